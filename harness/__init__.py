@@ -1,0 +1,1 @@
+"""A sweep harness for people whose training has plateaued."""

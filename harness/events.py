@@ -1,0 +1,110 @@
+"""Past facts, frozen: what the loop and the runner tell the observers and the policies."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from harness.task import Metric
+
+Status = Literal["completed", "pruned", "diverged", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run was built and is about to train; all that a reader needs to make sense of what follows."""
+
+    name: str
+    folder: Path
+    total_steps: int
+    log_every: int
+    params: Mapping[str, str]
+    """The dotted keys of the resolved configuration, and `effective.*`, read from the built objects."""
+    tags: Mapping[str, str]
+    constants: Mapping[str, float]
+    dataset: Mapping[str, str]
+    """name, digest and source of the training data."""
+
+
+@dataclass(frozen=True)
+class StepEnd:
+    """One optimizer update, or one that was skipped because a gradient was not finite."""
+
+    step: int
+    tokens: int
+    loss: float
+    lr: float
+    grad_norm: float
+    """Before clipping."""
+    is_clipped: bool
+    is_skipped: bool
+    seconds: float
+    step_tokens: int
+
+
+@dataclass(frozen=True)
+class EvalEnd:
+    """One pass over the whole validation set; step 0 is before training."""
+
+    step: int
+    tokens: int
+    metrics: Mapping[str, Metric]
+    best_val_loss: float
+    best_step: int
+    is_best: bool
+    evals_since_best: int
+    seconds: float
+
+    @property
+    def val_loss(self) -> float:
+        return self.metrics["loss"].value
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """A step batch did not fit; it is split anew and tried again."""
+
+    step: int
+    micro_batch_size: int
+    message: str
+
+
+@dataclass(frozen=True)
+class CheckpointSaved:
+    step: int
+    path: Path
+    kind: Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user must hear that is no error: a warm-up of 0 steps, a server that is down."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """`reason` is empty only for a completed run."""
+
+    status: Status
+    reason: str
+    step: int
+    tokens: int
+    seconds: float
+    best_val_loss: float
+    best_step: int
+    artifacts: tuple[Path, ...] = field(default=())
+
+
+Event = RunStart | StepEnd | EvalEnd | OutOfMemory | CheckpointSaved | Notice | RunEnd
+
+
+class Observer:
+    """Is told every event, in order, on the training thread; must not raise and must not be slow."""
+
+    def __call__(self, event: Event) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Finish what is under way; called once, after RunEnd."""

@@ -1,0 +1,96 @@
+"""All that a run would need to go on: the one thing a checkpoint holds."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from harness import seeding
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: `step` updates and `tokens` are done of `total_steps`."""
+
+    step: int
+    tokens: int
+    total_steps: int
+
+
+class Optimizer(Protocol):
+    """One or several torch optimizers over named parameter groups, each with its peak LR."""
+
+    parts: Sequence[torch.optim.Optimizer]
+
+    def set_lr(self, multiplier: float) -> None:
+        """Put every group's LR at `multiplier` times its peak."""
+
+    def lrs(self) -> dict[str, float]:
+        """The LR in force of every group, by name."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def zero_grad(self) -> None: ...
+    def train(self) -> None: ...
+    def eval(self) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Bring back the moments; the numbers (LR, decay, betas) stay those of the configuration."""
+
+
+class Schedule(Protocol):
+    """A multiplier of the peak LR, a pure function of progress."""
+
+    def multiplier(self, at: Progress) -> float: ...
+
+
+class ObservingSchedule(Schedule, Protocol):
+    """A schedule that also learns from the validation loss, and so has a state of its own."""
+
+    def observe(self, val_loss: float) -> None: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class TrainState:
+    """The mutable heart of a run. `examples` is the data position; instants and settings are not state."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    step: int = 0
+    examples: int = 0
+    tokens: int = 0
+    best_val_loss: float = math.inf
+    best_step: int = 0
+    evals_since_best: int = 0
+
+    COUNTERS = ("step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers and strings only, so that it loads as data and never as code."""
+        observed = self.schedule.state_dict() if hasattr(self.schedule, "state_dict") else {}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": observed,
+            "scaler": self.scaler.state_dict(),
+            "rng": seeding.rng_state(),
+            "counters": {name: getattr(self, name) for name in self.COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, load_moments: bool = True) -> None:
+        """Go on from `state`; with `load_moments` False the optimizer starts fresh."""
+        self.model.load_state_dict(state["model"])
+        if load_moments:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        if state["schedule"] and hasattr(self.schedule, "load_state_dict"):
+            self.schedule.load_state_dict(state["schedule"])
+        seeding.set_rng_state(state["rng"])
+        for name, value in state["counters"].items():
+            setattr(self, name, value)
