@@ -28,7 +28,7 @@ class RunStart:
 
 @dataclass(frozen=True)
 class StepEnd:
-    """One optimizer update, or one that was skipped because a gradient was not finite."""
+    """One optimizer update, applied or skipped."""
 
     step: int
     tokens: int
@@ -37,7 +37,8 @@ class StepEnd:
     grad_norm: float
     """Before clipping."""
     is_clipped: bool
-    is_skipped: bool
+    skips: int
+    """Updates skipped in a row, this one included, because a gradient was not finite; 0 when it was applied."""
     seconds: float
     step_tokens: int
 

@@ -68,8 +68,9 @@ class TrainState:
     best_val_loss: float = math.inf
     best_step: int = 0
     evals_since_best: int = 0
+    skips: int = 0
 
-    COUNTERS = ("step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best")
+    COUNTERS = ("step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best", "skips")
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that it loads as data and never as code."""

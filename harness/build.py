@@ -1,0 +1,162 @@
+"""From the configuration to the parts of a run: the only place that instantiates."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import nn
+
+from harness import lora, policies
+from harness.config import ConfigError, Settings, whitelist
+from harness.events import Observer
+from harness.loop import Plan
+from harness.optimizers import Optimizers, partition
+from harness.policies import Policy
+from harness.processes import World
+from harness.seeding import seed_everything
+from harness.state import TrainState
+from harness.task import Task
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `train` takes, and what it is worth knowing of it."""
+
+    task: Task
+    state: TrainState
+    plan: Plan
+    policies: tuple[Policy, ...]
+    effective: Mapping[str, str]
+    notices: tuple[str, ...]
+
+
+def make(cfg: DictConfig, key: str) -> Any:
+    """The object `cfg.<key>` describes; what its constructor refuses, now or when a partial is completed, becomes a
+    ConfigError under that key."""
+    try:
+        made = instantiate(cfg[key], _execution_whitelist_=whitelist(), _convert_="all")
+    except Exception as error:
+        raise _config_error(key, error.__cause__ or error) from error
+    return _named(key, made) if cfg[key].get("_partial_") else made
+
+
+def build_task(cfg: DictConfig, settings: Settings, world: World) -> Task:
+    """The task with its random or pretrained model, on the CPU; rank 0 prepares the data for all."""
+    build = make(cfg, "task")
+    components = {key: make(cfg, key) for key in ("model", "data", "tokenizer") if cfg.get(key) is not None}
+    seed_everything(settings.seed)
+    if not world.is_main:
+        world.wait()
+    task = build(**components, seed=settings.seed, cache_dir=settings.cache_dir)
+    if world.is_main:
+        world.wait()
+    return task
+
+
+def build(cfg: DictConfig, settings: Settings, world: World, task: Task) -> Parts:
+    """The parts of a run of `task`, whose model holds the weights to start from."""
+    if cfg.lora:
+        make(cfg, "lora")(task.model)
+    task.model.to(world.device)
+    optimizer = _build_optimizer(cfg, settings, task.model)
+    plan = _plan(settings, task, world)
+    schedule = make(cfg, "schedule")
+    scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision.autocast == "float16")
+    state = TrainState(task.model, optimizer, schedule, scaler)
+    try:
+        warmup_steps = schedule.warmup(plan.total_steps)
+    except ValueError as error:
+        raise _config_error("schedule", error) from error
+    notice = schedule.warmup_notice(plan.total_steps)
+    seed_everything(settings.seed + world.rank)  # dropout differs between processes; the weights do not
+    return Parts(
+        task=task,
+        state=state,
+        plan=plan,
+        policies=_build_policies(settings),
+        effective=_effective(state, plan, world, warmup_steps),
+        notices=(notice,) if notice else (),
+    )
+
+
+def build_observers(cfg: DictConfig) -> list[Observer]:
+    return [make(cfg.observers, name) for name in cfg.observers]
+
+
+def _build_optimizer(cfg: DictConfig, settings: Settings, model: nn.Module) -> Optimizers:
+    groups = partition(model, settings.weight_decay_scope)
+    return Optimizers(make(cfg, "optimizer")(groups))
+
+
+def _build_policies(settings: Settings) -> tuple[Policy, ...]:
+    chosen: list[Policy] = [
+        policies.stop_when_diverged(settings.precision.max_skips),
+        policies.shrink_when_out_of_memory,
+    ]
+    if settings.loop.patience is not None:
+        chosen.append(policies.stop_early(settings.loop.patience))
+    return tuple(chosen)
+
+
+def _plan(settings: Settings, task: Task, world: World) -> Plan:
+    batch, loop = settings.batch, settings.loop
+    try:
+        micro_batch_size = batch.per_forward(world.size)
+    except ValueError as error:
+        raise ConfigError(f"batch.{error}") from error
+    total_steps = loop.total_steps(batch.batch_size, task.examples, task.tokens_per_example)
+    autocast = settings.precision.autocast
+    return Plan(
+        total_steps=total_steps,
+        eval_steps=loop.eval_steps(total_steps),
+        batch_size=batch.batch_size,
+        micro_batch_size=micro_batch_size,
+        grad_clip=loop.grad_clip or float("inf"),
+        autocast=getattr(torch, autocast) if autocast else None,
+    )
+
+
+def _effective(state: TrainState, plan: Plan, world: World, warmup_steps: int) -> dict[str, str]:
+    """What is in force, read from the built objects and never from the configuration."""
+    parameters = list(state.model.parameters())
+    facts: dict[str, Any] = {
+        "device": world.device.type,
+        "devices": world.size,
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "total_steps": plan.total_steps,
+        "warmup_steps": warmup_steps,
+        "evals": len(plan.eval_steps),
+        "batch_size": plan.batch_size,
+        "micro_batch_size": plan.micro_batch_size,
+        "accum_steps": plan.batch_size // world.size // plan.micro_batch_size,
+        "grad_clip": plan.grad_clip,
+    }
+    for part in state.optimizer.parts:
+        facts["optimizer"] = "+".join(filter(None, (facts.get("optimizer"), type(part).__name__)))
+        for group in part.param_groups:
+            facts[f"peak_lr.{group['name']}"] = group["lr"]
+            facts[f"weight_decay.{group['name']}"] = group["weight_decay"]
+    return {f"effective.{name}": str(value) for name, value in facts.items()}
+
+
+def _named(key: str, partial: Callable) -> Callable:
+    def complete(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return partial(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            raise _config_error(key, error) from error
+
+    return complete
+
+
+def _config_error(key: str, error: BaseException) -> Exception:
+    """ValueError and OSError are the user's to mend; anything else is a fault of ours and keeps its traceback."""
+    if isinstance(error, ConfigError):
+        return error
+    return ConfigError(f"{key}: {error}") if isinstance(error, ValueError | OSError) else error

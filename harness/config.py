@@ -1,0 +1,264 @@
+"""The configuration, checked before anything is built: every refusal names the key, the value and the remedy."""
+
+import difflib
+import importlib
+import inspect
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TRUSTED_PACKAGES = ("harness", "torch.optim", "pytorch_optimizer", "peft")
+"""Where a `_target_` may come from. A user's own package is added by HARNESS_TRUST=package: by the environment, since
+a configuration must not say of itself that it may be trusted."""
+
+
+class ConfigError(Exception):
+    """Bad input; the message is for people, the exit status 2."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    batch_size: int
+    micro_batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(1, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
+
+    def per_forward(self, devices: int) -> int:
+        """Examples a forward pass on each of `devices`; ValueError where the batch does not divide."""
+        if self.batch_size % devices:
+            raise ValueError(f"batch_size: {self.batch_size} does not divide over {devices} devices")
+        share = self.batch_size // devices
+        micro = min(self.micro_batch_size or share, share)
+        if share % micro:
+            divisors = [str(n) for n in range(1, share + 1) if share % n == 0]
+            each = f"{share} examples a device" if devices > 1 else f"batch_size {share}"
+            raise ValueError(f"micro_batch_size: {micro} does not divide {each}; choose from {', '.join(divisors)}")
+        return micro
+
+
+@dataclass(frozen=True)
+class Loop:
+    max_steps: int | None = None
+    epochs: float | None = None
+    max_tokens: int | None = None
+    evals: int | None = None
+    eval_every: int | None = None
+    log_every: int = 10
+    grad_clip: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        _exactly_one(max_steps=self.max_steps, epochs=self.epochs, max_tokens=self.max_tokens)
+        _exactly_one(evals=self.evals, eval_every=self.eval_every)
+        _at_least(1, **{name: getattr(self, name) for name in (
+            "max_steps", "max_tokens", "evals", "eval_every", "log_every", "patience")})  # fmt: skip
+        _positive(epochs=self.epochs, grad_clip=self.grad_clip)
+
+    def total_steps(self, batch_size: int, examples: int, tokens_per_example: float) -> int:
+        """Updates in the run; an epoch is examples // batch_size of them, a token budget is rounded up."""
+        if self.max_steps is not None:
+            return self.max_steps
+        if self.epochs is not None:
+            return max(1, round(self.epochs * max(1, examples // batch_size)))
+        return max(1, -(-self.max_tokens // round(batch_size * tokens_per_example)))
+
+    def eval_steps(self, total_steps: int) -> frozenset[int]:
+        """The steps after which to evaluate; the last is always one."""
+        if self.eval_every is not None:
+            return frozenset(range(self.eval_every, total_steps, self.eval_every)) | {total_steps}
+        return frozenset(max(1, round(total_steps * k / self.evals)) for k in range(1, self.evals + 1))
+
+
+@dataclass(frozen=True)
+class Precision:
+    autocast: Literal["bfloat16", "float16"] | None = None
+    max_skips: int = 0
+
+    def __post_init__(self) -> None:
+        if self.autocast not in (None, "bfloat16", "float16"):
+            raise ValueError(f"autocast: {self.autocast!r} is none of null, bfloat16, float16")
+        _at_least(0, max_skips=self.max_skips)
+
+
+@dataclass(frozen=True)
+class Device:
+    kind: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(1, threads=self.threads)
+
+
+@dataclass(frozen=True)
+class Start:
+    kind: Literal["scratch", "warm"] = "scratch"
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("scratch", "warm"):
+            raise ValueError(f"kind: {self.kind!r} is none of scratch, warm")
+        if (self.kind == "warm") != bool(self.source):
+            raise ValueError(f"source: {self.source!r} does not go with kind {self.kind}; use start=warm start.source=…")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The numbers that are ours; the components stay in the configuration until they are built."""
+
+    seed: int
+    batch: Batch
+    loop: Loop
+    precision: Precision
+    device: Device
+    start: Start
+    weight_decay_scope: Literal["matrices", "all"]
+    output_dir: Path
+    cache_dir: Path
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """The configuration of `overrides`, with the search path of the running application where there is one."""
+    if GlobalHydra.instance().is_initialized():
+        return hydra_compose("config", overrides)
+    with initialize_config_dir(str(ROOT / "conf"), job_name="run"):
+        return hydra_compose("config", overrides)
+
+
+def validate(cfg: DictConfig) -> Settings:
+    """The settings of `cfg`; ConfigError at the first thing that cannot work, before anything is built."""
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError(f"{key} has no value; give it one: {key}=…")
+    groups = {field.name: field.type for field in fields(Settings) if hasattr(field.type, "__post_init__")}
+    sections = {name: _section(name, schema, cfg[name]) for name, schema in groups.items()}
+    if cfg.weight_decay_scope not in ("matrices", "all"):
+        raise ConfigError(f"weight_decay_scope: {cfg.weight_decay_scope!r} is neither matrices nor all")
+    for key, node in _targets(cfg):
+        bind(key, node)
+    _check_lrs(cfg.optimizer)
+    return Settings(
+        seed=_integer(cfg, "seed"),
+        weight_decay_scope=cfg.weight_decay_scope,
+        output_dir=_writable("output_dir", ROOT / cfg.output_dir),
+        cache_dir=_writable("cache_dir", ROOT / cfg.cache_dir),
+        **sections,
+    )
+
+
+def whitelist() -> tuple[str, ...]:
+    """The patterns of trusted targets, for Hydra's instantiate."""
+    own = filter(None, os.environ.get("HARNESS_TRUST", "").split(","))
+    return tuple(f"{package.strip()}.*" for package in (*TRUSTED_PACKAGES, *own))
+
+
+def bind(key: str, node: DictConfig) -> None:
+    """ConfigError unless the target of `node` is trusted, exists and takes these keywords."""
+    target = node["_target_"]
+    if not any(target.startswith(pattern.removesuffix("*")) for pattern in whitelist()):
+        package = target.partition(".")[0]
+        raise ConfigError(f"{key}._target_: {target} is not trusted; if you trust it, set HARNESS_TRUST={package}")
+    parameters = inspect.signature(locate(f"{key}._target_", target)).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in node:
+        if not (name.startswith("_") and name.endswith("_")) and name not in parameters:
+            raise ConfigError(f"{key}.{name}: {target} has no parameter {name!r}{nearest(name, parameters)}")
+    needed = {name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL}
+    if not node.get("_partial_") and needed - set(node):
+        raise ConfigError(f"{key}: {target} needs {', '.join(sorted(needed - set(node)))}")
+
+
+def locate(key: str, target: str) -> Any:
+    """The object that the dotted path `target` names; ConfigError with the nearest name where there is none."""
+    module_name, _, name = target.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"{key}: {target} cannot be imported ({error})") from error
+    if not hasattr(module, name):
+        raise ConfigError(f"{key}: {module_name} has no {name!r}{nearest(name, dir(module))}")
+    return getattr(module, name)
+
+
+def nearest(name: str, names: Any) -> str:
+    """A question that ends a message, or nothing where no name is near."""
+    close = difflib.get_close_matches(name, [str(n) for n in names], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _targets(cfg: DictConfig, key: str = "") -> Iterator[tuple[str, DictConfig]]:
+    for name, value in cfg.items():
+        path = f"{key}.{name}" if key else str(name)
+        if isinstance(value, DictConfig):
+            if value.get("_target_") is not None:
+                yield path, value
+            yield from _targets(value, path)
+
+
+def _section(name: str, schema: type, node: DictConfig) -> Any:
+    known = [field.name for field in fields(schema)]
+    for key in node:
+        if key not in known:
+            raise ConfigError(f"{name}.{key} does not exist{nearest(str(key), known)}")
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(schema), node)
+        return schema(**{key: typed[key] for key in known})
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{name}.{error.full_key}: {str(error).partition(chr(10))[0]}") from error
+    except ValueError as error:
+        raise ConfigError(f"{name}.{error}") from error
+
+
+def _check_lrs(optimizer: DictConfig) -> None:
+    for name, value in optimizer.items():
+        if name == "lr" or str(name).endswith("_lr"):
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise ConfigError(f"optimizer.{name}: {value!r} is no number")
+            if value <= 0:
+                raise ConfigError(f"optimizer.{name}: {value} must be above 0")
+
+
+def _integer(cfg: DictConfig, key: str) -> int:
+    value = cfg[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ConfigError(f"{key}: {value!r} must be a whole number, 0 or above")
+    return value
+
+
+def _writable(key: str, folder: Path) -> Path:
+    """`folder`, if it or the nearest folder above that exists can be written to."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}: {existing} cannot be written to; choose another folder with {key}=…")
+    return folder
+
+
+def _exactly_one(**given: Any) -> None:
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        said = " and ".join(f"{name}={given[name]}" for name in names) or "none of them is set"
+        one = names[0] if names else next(iter(given))
+        others = " ".join(f"loop.{name}=null" for name in given if name != one)
+        raise ValueError(f"{one}: exactly one of {', '.join(given)} says it, and {said}; add {others}")
+
+
+def _at_least(lowest: int, **given: Any) -> None:
+    for name, value in given.items():
+        if value is not None and value < lowest:
+            raise ValueError(f"{name}: {value} must be at least {lowest}")
+
+
+def _positive(**given: Any) -> None:
+    for name, value in given.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name}: {value} must be above 0")

@@ -1,0 +1,189 @@
+"""The training loop: it knows steps, evaluations and policies, and no model."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from harness.events import EvalEnd, Event, OutOfMemory, StepEnd
+from harness.policies import Policy, ShrinkMicroBatch, Stop, decide
+from harness.processes import World
+from harness.seeding import preserved_rng
+from harness.state import Progress, TrainState
+from harness.task import Mean, Metric, Task
+
+Emit = Callable[[Event], None]
+Save = Callable[[TrainState, Literal["best", "last"]], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The numbers a run follows. `batch_size` is examples a step over all processes; `micro_batch_size` examples a
+    forward pass in each."""
+
+    total_steps: int
+    eval_steps: frozenset[int]
+    batch_size: int
+    micro_batch_size: int
+    grad_clip: float = float("inf")
+    autocast: torch.dtype | None = None
+
+
+def train(
+    task: Task,
+    state: TrainState,
+    plan: Plan,
+    world: World,
+    *,
+    policies: Sequence[Policy] = (),
+    emit: Emit = lambda event: None,
+    save: Save = lambda state, kind: None,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> Stop:
+    """Train `state` to the end of `plan`, or to where a policy or a signal stops it; the answer says which."""
+    micro_batch_size = plan.micro_batch_size
+    _set_mode(state, is_training=True)
+    stop = _assess(task, state, plan, world, policies, emit, save) if state.step == 0 else None
+    while stop is None and state.step < plan.total_steps:
+        batch = task.batch(state.examples, plan.batch_size)
+        event = train_step(task, state, batch, plan, world, micro_batch_size)
+        emit(event)
+        decision = decide(policies, event)
+        if isinstance(decision, ShrinkMicroBatch):
+            micro_batch_size = decision.micro_batch_size
+            continue
+        stop = decision
+        if stop is None and state.step in plan.eval_steps:
+            stop = _assess(task, state, plan, world, policies, emit, save)
+        if stop is None and any(world.sum([float(is_stopping())])):
+            stop = Stop("interrupted", f"stopped by a signal after step {state.step}")
+    _set_mode(state, is_training=False)
+    save(state, "last")
+    return stop or Stop("completed", "")
+
+
+def train_step(
+    task: Task, state: TrainState, batch: Any, plan: Plan, world: World, micro_batch_size: int
+) -> StepEnd | OutOfMemory:
+    """One optimizer update on `batch`, whose loss is the mean over all its scored elements, however it is split."""
+    began_at = time.perf_counter()
+    multiplier = state.schedule.multiplier(Progress(state.step, state.tokens, plan.total_steps))
+    state.optimizer.set_lr(multiplier)
+    try:
+        loss, shortage = _accumulate(task, state, batch, plan, world, micro_batch_size), ""
+    except torch.OutOfMemoryError as error:
+        loss, shortage = 0.0, str(error).partition("\n")[0]
+    loss, processes_short = world.sum([loss, float(bool(shortage))])
+    if processes_short:
+        state.optimizer.zero_grad()
+        return OutOfMemory(state.step, micro_batch_size, shortage or "on another process")
+    grad_norm = _update(state, plan, world)
+    tokens = task.tokens(batch)
+    state.step, state.examples, state.tokens = state.step + 1, state.examples + plan.batch_size, state.tokens + tokens
+    state.skips = 0 if math.isfinite(loss) and math.isfinite(grad_norm) else state.skips + 1
+    return StepEnd(
+        step=state.step,
+        tokens=state.tokens,
+        loss=loss,
+        lr=state.optimizer.parts[0].param_groups[0]["lr"],
+        grad_norm=grad_norm,
+        is_clipped=grad_norm > plan.grad_clip,
+        skips=state.skips,
+        seconds=time.perf_counter() - began_at,
+        step_tokens=tokens,
+    )
+
+
+def evaluate(task: Task, world: World, autocast: torch.dtype | None = None) -> dict[str, Metric]:
+    """The task's metrics over its whole validation set, shared out without padding; no generator moves."""
+    was_training = task.model.training
+    task.model.eval()
+    means: dict[str, Mean] = {}
+    with torch.no_grad(), preserved_rng(), _autocast(world, autocast):
+        for batch in world.share(task.validation_batches()):
+            means = _merge(means, task.score(batch))
+    task.model.train(was_training)
+    return task.report(functools.reduce(_merge, world.gather(means)))
+
+
+def _assess(
+    task: Task, state: TrainState, plan: Plan, world: World, policies: Sequence[Policy], emit: Emit, save: Save
+) -> Stop | None:
+    """Evaluate, tell everyone, keep the best; the policies say whether to go on."""
+    began_at = time.perf_counter()
+    _set_mode(state, is_training=False)
+    metrics = evaluate(task, world, plan.autocast)
+    val_loss = metrics["loss"].value
+    is_best = val_loss < state.best_val_loss
+    if is_best:
+        state.best_val_loss, state.best_step, state.evals_since_best = val_loss, state.step, 0
+    else:
+        state.evals_since_best += 1
+    if state.step > 0 and hasattr(state.schedule, "observe"):
+        state.schedule.observe(val_loss)
+    event = EvalEnd(
+        step=state.step,
+        tokens=state.tokens,
+        metrics=metrics,
+        best_val_loss=state.best_val_loss,
+        best_step=state.best_step,
+        is_best=is_best,
+        evals_since_best=state.evals_since_best,
+        seconds=time.perf_counter() - began_at,
+    )
+    emit(event)
+    if is_best:
+        save(state, "best")
+    _set_mode(state, is_training=True)
+    return world.from_main(decide(policies, event))
+
+
+def _accumulate(task: Task, state: TrainState, batch: Any, plan: Plan, world: World, micro_batch_size: int) -> float:
+    """Backward over this process's share of `batch`; its part of the mean loss of the whole batch."""
+    state.optimizer.zero_grad()
+    total_count = task.count(batch)
+    share = -(-plan.batch_size // world.size)
+    loss_sum = torch.zeros((), device=world.device)
+    for part in world.share(task.split(batch, share)):
+        for micro_batch in task.split(part, micro_batch_size):
+            with _autocast(world, plan.autocast):
+                loss = task.loss(micro_batch).sum / total_count
+            state.scaler.scale(loss).backward()
+            loss_sum += loss.detach()
+    return loss_sum.item()
+
+
+def _update(state: TrainState, plan: Plan, world: World) -> float:
+    """Clip and apply the gradients unless one is not finite; the norm before clipping."""
+    parameters = list(state.optimizer.parameters())
+    world.sum_gradients(parameters)
+    for part in state.optimizer.parts:
+        state.scaler.unscale_(part)
+    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, plan.grad_clip).item()
+    if math.isfinite(grad_norm):
+        for part in state.optimizer.parts:
+            state.scaler.step(part)
+    state.scaler.update()
+    return grad_norm
+
+
+def _set_mode(state: TrainState, *, is_training: bool) -> None:
+    state.model.train(is_training)
+    if is_training:
+        state.optimizer.train()
+    else:
+        state.optimizer.eval()
+
+
+def _autocast(world: World, dtype: torch.dtype | None) -> AbstractContextManager:
+    return torch.autocast(world.device.type, dtype) if dtype else nullcontext()
+
+
+def _merge(left: dict[str, Mean], right: dict[str, Mean]) -> dict[str, Mean]:
+    return {name: left[name] + right[name] if name in left and name in right else left.get(name, right.get(name))
+            for name in {**left, **right}}

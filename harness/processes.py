@@ -1,0 +1,103 @@
+"""The processes of one run: what they add up, agree on and share. A single process pays nothing."""
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class World:
+    """`size` processes that hold the same weights; this one is `rank`. Rank 0 writes and decides."""
+
+    def __init__(self, device: torch.device, rank: int = 0, size: int = 1) -> None:
+        self.device, self.rank, self.size = device, rank, size
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, pieces: Iterable[T]) -> Iterator[T]:
+        """This process's pieces of what every process has whole."""
+        return islice(pieces, self.rank, None, self.size)
+
+    def sum(self, numbers: list[float]) -> list[float]:
+        """Each number added up over the processes, in float64 where the device has it."""
+        if self.size == 1:
+            return numbers
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        total = torch.tensor(numbers, dtype=dtype, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Add up the gradients in one message a data type; a parameter unused here counts as zero."""
+        if self.size == 1:
+            return
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            by_dtype.setdefault(parameter.dtype, []).append(parameter.grad)
+        for gradients in by_dtype.values():
+            flat = torch.cat([gradient.flatten() for gradient in gradients])
+            dist.all_reduce(torch.view_as_real(flat) if flat.is_complex() else flat)
+            for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of the ranks, everywhere."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: T) -> T:
+        """Rank 0's value, everywhere."""
+        if self.size == 1:
+            return value
+        box: list[Any] = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def wait(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def join(device_type: str) -> World:
+    """The world `torchrun` describes in the environment (gloo on CPU, nccl on CUDA), or one process."""
+    size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if device_type == "cuda":
+        torch.cuda.set_device(local_rank)
+        device = torch.device("cuda", local_rank)
+    else:
+        device = torch.device(device_type)
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+    return World(device, rank, size)
+
+
+def leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def pick_device(kind: str) -> str:
+    """`kind`, or the best there is for "auto"; ValueError for one this machine has not."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if kind == "auto":
+        return next(name for name, is_there in present.items() if is_there)
+    if kind not in present:
+        raise ValueError(f"{kind!r} is no device; choose auto, {', '.join(present)}")
+    if not present[kind]:
+        built = "this torch is a CPU build" if torch.version.cuda is None else "no such device is visible"
+        raise ValueError(f"{kind} was asked for, and there is none here ({built}); use device=cpu or device=auto")
+    return kind
