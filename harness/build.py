@@ -89,7 +89,7 @@ def build_observers(cfg: DictConfig) -> list[Observer]:
 
 def _build_optimizer(cfg: DictConfig, settings: Settings, model: nn.Module) -> Optimizers:
     groups = partition(model, settings.weight_decay_scope)
-    return Optimizers(make(cfg, "optimizer")(groups))
+    return Optimizers(make(cfg, "optimizer")(groups), model)
 
 
 def _build_policies(settings: Settings) -> tuple[Policy, ...]:

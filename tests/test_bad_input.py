@@ -1,0 +1,120 @@
+"""What a user gets wrong: one message with the key, the value and the remedy; exit status 2; nothing written."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import run
+from tests.conftest import run_py
+
+SMOKE = "experiment=smoke"
+
+TABLE = [
+    # what is typed, and what the message must say
+    (["optimizer=adamww"], ["optimizer=adamww", "did you mean 'adamw'?"]),
+    (["optimizr=adamw"], ["optimizr=adamw", "did you mean optimizer?"]),
+    (["optimizer.lrr=1"], ["optimizer.lrr=1", "did you mean optimizer.lr?"]),
+    (["loop.max_step=5"], ["loop.max_step=5", "loop.max_steps"]),
+    (["experiment=smok"], ["experiment=smok", "did you mean 'smoke'?"]),
+    (["seed"], ["'seed'", "key=value"]),
+    (["optimizer=adamw,sgd"], ["optimizer=adamw,sgd", "add -m"]),
+    (["+optimizer.betaas=[0.9,0.99]"], ["optimizer.betaas", "did you mean 'betas'?"]),
+    (["optimizer._target_=torch.optim.AdamWW"], ["optimizer._target_", "did you mean 'AdamW'?"]),
+    (["optimizer._target_=os.system"], ["os.system is not trusted", "HARNESS_TRUST=os"]),
+    (["+loop.steps=5"], ["loop.steps does not exist"]),
+    (["optimizer.lr=0"], ["optimizer.lr: 0 must be above 0"]),
+    (["optimizer.lr=-1e-3"], ["optimizer.lr: -0.001 must be above 0"]),
+    (["optimizer.lr=fast"], ["optimizer.lr: 'fast' is no number"]),
+    (["optimizer.betas=[1.5,0.9]"], ["optimizer", "1.5"]),
+    (["schedule.warmup_ratio=1.5"], ["schedule", "warmup_ratio=1.5"]),
+    (["schedule.warmup_steps=10"], ["warmup_steps=10", "schedule.warmup_ratio=null"]),
+    (["schedule.warmup_ratio=null", "schedule.warmup_steps=900"], ["warmup_steps=900", "20 steps"]),
+    (["loop.epochs=1"], ["loop.max_steps", "max_steps=20 and epochs=1", "loop.epochs=null"]),
+    (["loop.max_steps=null"], ["exactly one of max_steps, epochs, max_tokens", "none"]),
+    (["loop.eval_every=5"], ["exactly one of evals, eval_every"]),
+    (["loop.max_steps=many"], ["loop.max_steps", "many"]),
+    (["loop.grad_clip=-1"], ["loop.grad_clip: -1.0 must be above 0"]),
+    (["batch.micro_batch_size=5"], ["batch.micro_batch_size: 5 does not divide batch_size 32", "1, 2, 4, 8, 16, 32"]),
+    (["batch.batch_size=0"], ["batch.batch_size: 0 must be at least 1"]),
+    (["seed=-1"], ["seed: -1"]),
+    (["lora=all_linear", "lora.rank=0"], ["lora", "rank", "0"]),
+    (["lora=all_linear", "lora.target_modules=[nothing]"], ["lora", "nothing", "qkv"]),
+    (["data.sequence_length=4096"], ["data.sequence_length 4096", "128 positions", "data.sequence_length=128"]),
+    (["data.sequence_length=0"], ["data", "sequence_length", "0"]),
+    (["tokenizer=bpe", "tokenizer.vocab_size=5000000"], ["tokenizer", "5000000"]),
+    (["start=warm"], ["start.source has no value"]),
+    (["start=warm", "start.source=nowhere"], ["start.source: 'nowhere' is no file"]),
+    (["data=text"], ["data.source.path has no value"]),
+    (["data=text", "data.source.path=/nowhere/text.txt"], ["data", "/nowhere/text.txt"]),
+    (["weight_decay_scope=some"], ["weight_decay_scope: 'some'"]),
+    (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
+]
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """What the shell sees of `python run.py ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    return run.main()
+
+
+@pytest.mark.parametrize(("typed", "said"), TABLE, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_wrong_input_gets_one_message_and_leaves_nothing(typed, said, places, tmp_path, monkeypatch, capsys) -> None:
+    before = "experiment=smoke" if not any(word.startswith("experiment=") for word in typed) else "seed=1"
+    assert type_in(monkeypatch, before, *places, *typed) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message
+    assert "Traceback" not in message
+    for words in said:
+        assert words in message
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+BAD_FILES = {
+    "empty": (b"", ["empty"]),
+    "latin1": ("na\u00efve caf\u00e9 ".encode("latin-1") * 50, ["UTF-8"]),
+    "short": (b"a few words", ["validation"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_file_that_cannot_serve_is_named_with_the_reason(kind, places, tmp_path, monkeypatch, capsys) -> None:
+    content, said = BAD_FILES[kind]
+    file = tmp_path / f"{kind}.txt"
+    file.write_bytes(content)
+    chosen = ["data=text", f"data.source.path={file}", "tokenizer=bpe", "tokenizer.vocab_size=260"]
+    assert type_in(monkeypatch, SMOKE, *places, *chosen) == 2
+    message = capsys.readouterr().err
+    for words in (*said, "data"):
+        assert words in message
+    assert sorted(os.listdir(tmp_path)) == [file.name]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
+    assert type_in(monkeypatch, SMOKE, *places, "device=cuda") == 2
+    assert "device.kind: cuda was asked for" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+def test_a_model_name_that_cannot_be_reached_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert type_in(monkeypatch, SMOKE, *places, "model=hf", "model.name=nobody/no-such-model") == 2
+    assert "nobody/no-such-model" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+def test_weights_of_another_architecture_are_refused_with_both_shapes(places, tmp_path, monkeypatch, capsys) -> None:
+    torch.save({"blocks.0.attention.qkv.weight": torch.zeros(7, 5)}, tmp_path / "other.pt")
+    assert type_in(monkeypatch, SMOKE, *places, "start=warm", f"start.source={tmp_path}/other.pt") == 2
+    assert "blocks.0.attention.qkv.weight [7, 5] for [288, 96]" in capsys.readouterr().err
+
+
+def test_the_shell_sees_the_message_and_the_exit_status(places: list[str], tmp_path: Path) -> None:
+    done = run_py(SMOKE, *places, "optimizer=adamww")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == []
