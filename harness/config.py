@@ -146,6 +146,7 @@ def validate(cfg: DictConfig) -> Settings:
     for key, node in _targets(cfg):
         bind(key, node)
     _check_lrs(cfg.optimizer)
+    _writable("tracking.uri", _tracking_folder(cfg.tracking.uri))
     return Settings(
         seed=_integer(cfg, "seed"),
         weight_decay_scope=cfg.weight_decay_scope,
@@ -241,6 +242,11 @@ def _writable(key: str, folder: Path) -> Path:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"{key}: {existing} cannot be written to; choose another folder with {key}=…")
     return folder
+
+
+def _tracking_folder(uri: str | None) -> Path:
+    """Where the store's file goes; a server's address has none, and the project's own folder stands for it."""
+    return Path(uri.removeprefix("sqlite:///")).parent if (uri or "").startswith("sqlite:///") else ROOT / "mlruns"
 
 
 def _exactly_one(**given: Any) -> None:

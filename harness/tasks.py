@@ -10,12 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.data.tokens import TokenBatch, TokenData, order
+from harness.data.tokens import IGNORED, TokenBatch, TokenData, order
 from harness.models import positions
 from harness.task import Loss, Mean, Metric
-
-IGNORED = -100
-"""The target of a position that no loss scores: padding, a question."""
 
 
 def causal_lm(
@@ -48,7 +45,7 @@ class CausalLM:
 
     @property
     def dataset(self) -> Mapping[str, str]:
-        return {"name": self.data.name, "digest": self.data.digest}
+        return {"name": self.data.name, "digest": self.data.digest, "source": self.data.source}
 
     @property
     def examples(self) -> int:

@@ -50,6 +50,7 @@ TABLE = [
     (["data=text"], ["data.source.path has no value"]),
     (["data=text", "data.source.path=/nowhere/text.txt"], ["data", "/nowhere/text.txt"]),
     (["weight_decay_scope=some"], ["weight_decay_scope: 'some'"]),
+    (["tracking.uri=sqlite:////proc/store/mlflow.db"], ["tracking.uri: /proc", "cannot be written to"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
 ]
 
