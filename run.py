@@ -20,7 +20,10 @@ class RunEnded(Exception):
 def launch(cfg: DictConfig) -> float:
     from harness.runner import run
 
-    result = run(cfg)
+    try:
+        result = run(cfg)
+    except ConfigError as error:  # an exception would make Hydra print its own message first
+        sys.exit(refuse(str(error), 2))
     if result.status not in ("completed", "pruned"):
         raise RunEnded(f"{result.status}: {result.reason}")
     return result.best_val_loss
@@ -31,7 +34,7 @@ def main() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here
     try:
         launch()
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         return refuse(explain(error, sys.argv[1:]), 2)
     except RunEnded as error:
         return refuse(str(error), 1)

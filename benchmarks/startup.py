@@ -64,7 +64,9 @@ def first_step(folder: Path) -> tuple[float, float, float, dict[str, float]]:
 def main() -> None:
     for arguments in (["--help"], ["--cfg", "job"]):
         seconds = statistics.median(cpu_seconds(*arguments) for _ in range(5))
-        print(f"run.py {' '.join(arguments):9} {seconds:.2f} s of CPU, loads of {HEAVY}: {imported(*arguments) or 'none'}")
+        print(
+            f"run.py {' '.join(arguments):9} {seconds:.2f} s of CPU, loads of {HEAVY}: {imported(*arguments) or 'none'}"
+        )
     with tempfile.TemporaryDirectory() as name:
         first_step(Path(name))  # trains the base and makes the store where they are missing
         started, stepped, whole, imports = first_step(Path(name))

@@ -109,7 +109,7 @@ class Start:
         if self.kind not in ("scratch", "warm"):
             raise ValueError(f"kind: {self.kind!r} is none of scratch, warm")
         if (self.kind == "warm") != bool(self.source):
-            raise ValueError(f"source: {self.source!r} does not go with kind {self.kind}; use start=warm start.source=…")
+            raise ValueError(f"source: {self.source!r} does not go with kind {self.kind}; use start=warm with a source")
 
 
 @dataclass(frozen=True)

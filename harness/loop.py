@@ -185,5 +185,4 @@ def _autocast(world: World, dtype: torch.dtype | None) -> AbstractContextManager
 
 
 def _merge(left: dict[str, Mean], right: dict[str, Mean]) -> dict[str, Mean]:
-    return {name: left[name] + right[name] if name in left and name in right else left.get(name, right.get(name))
-            for name in {**left, **right}}
+    return left | {name: left[name] + mean if name in left else mean for name, mean in right.items()}

@@ -21,7 +21,7 @@ from torch import Tensor
 from harness import processes, provenance, starts
 from harness.build import Parts, build, build_observers, build_task, make
 from harness.checkpoint import Checkpointer, load_weights
-from harness.config import ROOT, ConfigError, Settings, compose, validate
+from harness.config import ConfigError, Settings, compose, validate
 from harness.events import Event, Notice, Observer, RunEnd, RunStart, Status
 from harness.loop import train
 from harness.policies import Policy, Stop
@@ -191,9 +191,10 @@ def _artifacts(folder: Path) -> tuple[Path, ...]:
 
 
 def _dotted(node: object, key: str = "") -> dict[str, str]:
-    if isinstance(node, dict) and node:
-        return {k: v for name, child in node.items() for k, v in _dotted(child, f"{key}.{name}" if key else name).items()}
-    return {key: str(node)}
+    if not isinstance(node, dict) or not node:
+        return {key: str(node)}
+    children = [_dotted(child, f"{key}.{name}" if key else name) for name, child in node.items()]
+    return {name: value for child in children for name, value in child.items()}
 
 
 @contextmanager

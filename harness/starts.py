@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from harness import lora
 from harness.build import build_task, make
 from harness.checkpoint import load_weights, read_state_dict
 from harness.config import ConfigError, Settings
+from harness.models import untie_head
 from harness.processes import World
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.")
@@ -42,6 +44,8 @@ def load_into(model: nn.Module, weights: dict[str, Tensor]) -> Match:
     renamed = {_own_name(name, own): tensor for name, tensor in weights.items()}
     fits = {name: t for name, t in renamed.items() if name in own and own[name].shape == t.shape}
     clash = sorted(name for name in renamed.keys() & own.keys() if name not in fits)
+    if _ties_break(own, fits):
+        untie_head(model)
     model.load_state_dict(fits, strict=False)
     filled = {own[name].data_ptr() for name in fits}
     return Match(
@@ -93,6 +97,13 @@ def run_weights(folder: Path, settings: Settings, world: World) -> dict[str, Ten
 def base_name(source: str) -> str | None:
     """The experiment that `source` says to train first, if it says so."""
     return source.removeprefix("experiment=") if source.startswith("experiment=") else None
+
+
+def _ties_break(own: dict[str, Tensor], fits: dict[str, Tensor]) -> bool:
+    """Whether the model has one tensor where the weights have two, as after a run that adapted a tied head."""
+    seen: dict[int, Tensor] = {}
+    pairs = [(seen.setdefault(own[name].data_ptr(), tensor), tensor) for name, tensor in fits.items()]
+    return any(first is not tensor and not torch.equal(first, tensor) for first, tensor in pairs)
 
 
 def _own_name(name: str, own: dict[str, Tensor]) -> str:

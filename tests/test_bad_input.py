@@ -58,7 +58,10 @@ TABLE = [
 def type_in(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """What the shell sees of `python run.py ARGUMENTS`."""
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    return run.main()
+    try:
+        return run.main()
+    except SystemExit as ended:
+        return ended.code
 
 
 @pytest.mark.parametrize(("typed", "said"), TABLE, ids=lambda value: " ".join(value) if isinstance(value, list) else "")

@@ -200,9 +200,10 @@ def test_a_run_in_two_parts_is_bitwise_the_straight_run() -> None:
     first_task = ToyTask(dropout=0.2)
     first = toy_state(first_task)
     train_toy(first_task, first, plan=toy_plan(20), is_stopping=lambda: first.step == 10)
+    saved = first.state_dict()
     second_task = ToyTask(dropout=0.2)
     second = toy_state(second_task)
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(saved)
     train(second_task, second, toy_plan(20), CPU)
     pairs = zip(straight_task.model.parameters(), second_task.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -214,5 +215,5 @@ def test_means_add_up_with_their_standard_error() -> None:
     assert (total.value, total.count) == (7 / 3, 3)
     assert total.standard_error == pytest.approx(torch.tensor([1.0, 2.0, 4.0]).std().item() / math.sqrt(3))
     assert (total + Mean(1.0, 1, "nats")).standard_error is None
-    with pytest.raises(ValueError, match="cannot add a mean in nats to one in bits"):
+    with pytest.raises(ValueError, match="cannot add a mean in bits to one in nats"):
         total + Mean(1.0, 1, "bits")

@@ -1,0 +1,85 @@
+"""A cached folder is whole or it is made again, whoever else wants it and whatever broke off."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.data.cache import cached
+
+
+def write_two_files(folder: Path) -> None:
+    (folder / "deeper").mkdir()
+    (folder / "numbers").write_bytes(bytes(1000))
+    (folder / "deeper" / "words").write_text("two words")
+
+
+def never(folder: Path) -> None:
+    raise AssertionError("written twice")
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "a file cut short": lambda folder: (folder / "numbers").write_bytes(bytes(500)),
+    "a file lost": lambda folder: (folder / "deeper" / "words").unlink(),
+    "a file too many": lambda folder: (folder / "stray").write_text(""),
+    "a manifest cut short": lambda folder: (folder / "files.json").write_text('{"numbers": 10'),
+    "a manifest lost": lambda folder: (folder / "files.json").unlink(),
+}
+
+
+def test_a_whole_folder_is_not_written_again(tmp_path: Path) -> None:
+    cached(tmp_path / "a", write_two_files)
+    assert (cached(tmp_path / "a", never) / "deeper" / "words").read_text() == "two words"
+
+
+@pytest.mark.parametrize("harm", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_folder_is_written_again(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+    harm(cached(tmp_path / "a", write_two_files))
+    folder = cached(tmp_path / "a", write_two_files)
+    assert (folder / "numbers").stat().st_size == 1000
+    assert not (folder / "stray").exists()
+    cached(folder, never)
+
+
+def test_a_writer_that_fails_leaves_nothing_that_counts(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        write_two_files(folder)
+        raise ValueError("no such text")
+
+    with pytest.raises(ValueError, match="no such text"):
+        cached(tmp_path / "a", fail)
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+    assert (cached(tmp_path / "a", write_two_files) / "numbers").exists()
+
+
+def test_a_process_that_dies_while_writing_blocks_no_one(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, sys
+from harness.data.cache import cached
+def die(folder):
+    (folder / "numbers").write_bytes(bytes(10))
+    os._exit(9)
+cached(pathlib.Path(sys.argv[1]), die)
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")]).returncode == 9
+    assert (cached(tmp_path / "a", write_two_files) / "numbers").stat().st_size == 1000
+
+
+def test_processes_that_want_a_folder_at_once_write_it_once(tmp_path: Path) -> None:
+    code = """
+import pathlib, sys, time
+from harness.data.cache import cached
+folder = pathlib.Path(sys.argv[1])
+def write(draft):
+    with folder.with_name("log").open("a") as log:
+        log.write("written\\n")
+    time.sleep(0.5)
+    (draft / "numbers").write_bytes(bytes(10))
+print((cached(folder, write) / "numbers").stat().st_size)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "a")]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=30)[0] for process in both] == ["10\n", "10\n"]
+    assert (tmp_path / "log").read_text() == "written\n"

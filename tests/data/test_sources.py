@@ -1,0 +1,197 @@
+"""Every source yields its documents in a fixed order, and says in one sentence what is wrong with a file."""
+
+import csv
+import gzip
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.data.sources import (
+    JSONL,
+    Document,
+    Headlines,
+    HuggingFace,
+    PydocQA,
+    PydocText,
+    QAMarkdown,
+    Source,
+    TextFiles,
+)
+
+SHARED = Path(os.environ.get("HARNESS_DATA") or Path(__file__).parents[3] / "shared" / "data")
+TITLES = [f"Title {number}" for number in range(50)]
+
+
+def shared(name: str) -> str:
+    if not (SHARED / name).exists():
+        pytest.skip(f"NOT TESTED on real data: {SHARED / name} is absent; set HARNESS_DATA to its folder")
+    return str(SHARED / name)
+
+
+def file(folder: Path, name: str, content: str | bytes) -> str:
+    raw = content if isinstance(content, bytes) else content.encode()
+    (folder / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    return str(folder / name)
+
+
+def texts(source: Source) -> list[str]:
+    return [document.text for document in source.documents()]
+
+
+def test_the_standard_library_yields_prose_without_duplicates() -> None:
+    prose = texts(PydocText())
+    assert len(prose) > 5000
+    assert sum(map(len, prose)) > 1_000_000
+    assert len(set(prose)) == len(prose)
+
+
+def test_the_standard_library_asks_what_a_name_does_and_answers_with_its_summary() -> None:
+    answers = {document.prompt: document.text for document in PydocQA().documents()}
+    assert len(answers) > 5000
+    assert " Join two or more pathname" in answers["QUESTION: What does `os.path.join` do?\nANSWER:"]
+    assert len(set(answers.values())) == len(answers)
+    names = [prompt.split("`")[1].split(".")[-1] for prompt in answers]
+    assert not [name for name in names if name.startswith("_") and not name.endswith("__")]
+
+
+def test_another_process_reads_the_standard_library_in_the_same_order() -> None:
+    code = "from harness.data.sources import PydocQA; import hashlib; print(PydocQA().fingerprint(), hashlib.sha256("
+    code += "repr(list(PydocQA().documents())).encode()).hexdigest())"
+    elsewhere = {**os.environ, "PYTHONHASHSEED": "7"}
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=elsewhere)
+    here = hashlib.sha256(repr(list(PydocQA().documents())).encode()).hexdigest()
+    assert told.stdout.split() == [PydocQA().fingerprint(), here]
+
+
+def test_a_text_is_one_document_or_as_many_as_a_pattern_parts(tmp_path: Path) -> None:
+    path = file(tmp_path, "a.txt", "\ufeffone\r\nline\r\n\r\n \r\ntwo\n= = = Title = = =\nthree")
+    assert texts(TextFiles(path)) == ["one\nline\n\n \ntwo\n= = = Title = = =\nthree"]
+    assert texts(TextFiles(path, r"\n\s*\n")) == ["one\nline", "two\n= = = Title = = =\nthree"]
+    assert texts(TextFiles(path, "^= = = .* = = =$")) == ["one\nline\n\n \ntwo", "three"]
+
+
+def test_a_folder_and_a_glob_read_their_text_files_in_order(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    for name in ("b.txt", "a.md.gz", "inner/c.markdown", "weights.bin"):
+        file(tmp_path, name, name)
+    assert texts(TextFiles(str(tmp_path))) == ["a.md.gz", "b.txt", "inner/c.markdown"]
+    assert texts(TextFiles(f"{tmp_path}/*.txt")) == ["b.txt"]
+
+
+@pytest.mark.parametrize("name", ["t.txt", "t.txt.gz", "t.csv", "t.tsv.gz"])
+def test_headlines_come_from_lines_or_a_column_shuffled_by_their_seed(tmp_path: Path, name: str) -> None:
+    mark = {"csv": ",", "tsv": "\t"}.get(name.split(".")[1])
+    rows = [f"{number}{mark}{title}" for number, title in enumerate(TITLES)]
+    lines = [f"id{mark}title", *rows] if mark else TITLES
+    path, column = file(tmp_path, name, "\n".join(lines) + "\n"), "title" if mark else None
+    shuffled = texts(Headlines(path, column))
+    assert sorted(shuffled) == sorted(TITLES)
+    assert shuffled != TITLES
+    assert texts(Headlines(path, column)) == shuffled
+    assert texts(Headlines(path, column, seed=1)) != shuffled
+    assert texts(Headlines(path, column, limit=7)) == shuffled[:7]
+
+
+def test_a_quoted_cell_may_hold_commas_and_a_tab_separated_one_lone_quotes(tmp_path: Path) -> None:
+    with (tmp_path / "t.csv").open("w", newline="") as table:
+        csv.writer(table).writerows([["title"], ['The new "Star Wars", again']])
+    assert texts(Headlines(f"{tmp_path}/t.csv", "title")) == ['The new "Star Wars", again']
+    assert texts(Headlines(file(tmp_path, "t.tsv", 'n\ttitle\n1\tThe 3.5" disk\n'), "title")) == ['The 3.5" disk']
+
+
+def test_questions_are_prompts_and_answers_text(tmp_path: Path) -> None:
+    path = file(tmp_path, "qa.md", "# Title\n\nQUESTION: a?\n\nANSWER: b\nc\n\nQUESTION: d?\nANSWER: QUESTION: e\n")
+    assert list(QAMarkdown(path).documents()) == [
+        Document(prompt="QUESTION: a?\nANSWER:", text=" b\nc"),
+        Document(prompt="QUESTION: d?\nANSWER:", text=" QUESTION: e"),
+    ]
+
+
+def test_a_field_of_a_row_may_be_the_prompt_of_another(tmp_path: Path) -> None:
+    rows = [{"q": "why?", "a": "because\u2028so"}, {"q": "how?", "a": "thus"}]
+    path = file(tmp_path, "rows.jsonl.gz", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
+    assert texts(JSONL(path, text="a")) == ["because\u2028so", "thus"]
+    assert next(JSONL(path, text="a", prompt="q").documents()) == Document("because\u2028so", "why?\n")
+
+
+def test_a_local_folder_is_a_hugging_face_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "rows").mkdir()
+    file(tmp_path / "rows", "train.jsonl", '{"text": "one", "q": "1?"}\n{"text": "two", "q": "2?"}\n')
+    assert texts(HuggingFace(f"{tmp_path}/rows")) == ["one", "two"]
+    datasets.Dataset.from_list([{"body": "three", "q": "3?"}]).save_to_disk(tmp_path / "saved")
+    saved = HuggingFace(f"{tmp_path}/saved", text="body", prompt="q")
+    assert list(saved.documents()) == [Document("three", "3?\n")]
+    assert saved.fingerprint() != HuggingFace(f"{tmp_path}/rows", text="body", prompt="q").fingerprint()
+
+
+def test_a_hub_data_set_that_is_out_of_reach_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(pytest.importorskip("datasets").config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"path='no-one/nothing'.*offline give a local folder"):
+        list(HuggingFace("no-one/nothing").documents())
+    assert constants.HF_HUB_OFFLINE
+
+
+def test_content_and_settings_make_the_digest_and_the_place_does_not(tmp_path: Path) -> None:
+    first, second = (file(tmp_path, name, "same") for name in ("a.txt", "b.txt"))
+    other = file(tmp_path, "c.txt", "other")
+    assert TextFiles(first).fingerprint() == TextFiles(second).fingerprint()
+    assert TextFiles(first).fingerprint() != TextFiles(other).fingerprint()
+    assert TextFiles(first).fingerprint() != TextFiles(first, "x").fingerprint()
+    assert TextFiles(first).fingerprint() != Headlines(first).fingerprint()
+
+
+BAD: dict[str, tuple[Callable[[str], Source], str, str | bytes | None, str]] = {
+    "missing": (TextFiles, "a.txt", None, "path='.*a.txt' does not exist"),
+    "no match": (lambda path: TextFiles(path + "*.md"), "a.txt", "x", "does not exist; give a file, a folder or"),
+    "folder without text": (lambda path: TextFiles(str(Path(path).parent)), "a.bin", "x", "holds no .txt, .md"),
+    "empty": (TextFiles, "a.txt", "", "empty: .*a.txt"),
+    "latin-1": (TextFiles, "a.txt", "caf\xe9 au lait".encode("latin-1"), "not UTF-8: byte 0xE9 at offset 3; convert"),
+    "no gzip": (TextFiles, "a.txt", "x", "not a whole gzip file"),
+    "pattern": (lambda path: TextFiles(path, "("), "a.txt", "x", r"split_on='\(' is no regular expression"),
+    "no column": (Headlines, "a.csv", "id,title\n1,x\n", "column=None: .*has the columns id, title; choose one"),
+    "no limit": (lambda path: Headlines(path, limit=0), "a.txt", "x", "limit=0 leaves no headline"),
+    "no question": (QAMarkdown, "a.md", "prose", "no line that begins with QUESTION:"),
+    "no answer": (QAMarkdown, "a.md", "QUESTION: a?\nANSWER: b\nQUESTION: c?\n", "question 2 has 0 ANSWER: lines"),
+    "no JSON": (JSONL, "a.jsonl", '{"text": "x"}\n{"text"', "line 2 is not JSON"),
+    "no object": (JSONL, "a.jsonl", "[1]", "line 1 is not a JSON object but list"),
+    "no field": (JSONL, "a.jsonl", '{"body": "x", "id": 1}', "text='text': .*line 1 has body, id; choose one"),
+    "no text": (JSONL, "a.jsonl", '{"text": 1}', "text='text': .*line 1 has int there, not text"),
+}
+
+
+@pytest.mark.parametrize(("build", "name", "content", "said"), BAD.values(), ids=BAD)
+def test_what_is_wrong_is_said_in_one_sentence(
+    tmp_path: Path, build: Callable[[str], Source], name: str, content: str | bytes | None, said: str
+) -> None:
+    path = str(tmp_path / name) if content is None else file(tmp_path, name, content)
+    if said == "not a whole gzip file":
+        path = str(Path(path).rename(f"{path}.gz"))
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
+        list(build(path).documents())
+    assert "\n" not in str(caught.value)
+
+
+def test_all_empty_files_are_named_at_once(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.txt"):
+        file(tmp_path, name, "" if name != "b.txt" else "x")
+    with pytest.raises(ValueError, match=r"a.txt, .*c.txt"):
+        TextFiles(str(tmp_path))
+
+
+def test_the_shared_data_reads_as_its_manifest_says() -> None:
+    assert len(texts(QAMarkdown(shared("gsm8k/qa_train.md.gz")))) == 7473
+    assert len(texts(JSONL(shared("gsm8k/test.jsonl.gz"), text="answer", prompt="question"))) == 1319
+    assert len(texts(Headlines(shared("headlines_clickbait/headlines.csv.gz"), "headline"))) == 32000
+    assert len(texts(Headlines(shared("hn_titles_gpt2_synthetic/titles.tsv.gz"), "title", limit=100_000))) == 100_000
+    assert len(texts(TextFiles(shared("gutenberg_children/gutenberg_children.txt.gz"), "^= = = .* = = =$"))) == 33

@@ -1,0 +1,133 @@
+import pytest
+import torch
+
+from harness.models import positions, untie_head
+from harness.models.gpt import GPT
+
+SIZES = {"vocab_size": 11, "positions": 12, "layers": 2, "width": 8, "heads": 2, "dropout": 0.0}
+
+
+def gpt(**changes) -> GPT:
+    torch.manual_seed(0)
+    return GPT(**{**SIZES, **changes})
+
+
+def randomised(model: GPT) -> GPT:
+    """Biases and positions away from 0, so that every path counts."""
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def test_the_headlines_model_has_27_172_864_parameters():
+    with torch.device("meta"):
+        model = GPT(vocab_size=16_000, positions=128, layers=6, width=512, heads=8, dropout=0.1)
+    assert sum(p.numel() for p in model.parameters()) == 27_172_864
+
+
+def test_the_tiny_model_has_three_quarters_of_a_million_parameters():
+    model = GPT(vocab_size=4096, positions=128, layers=3, width=96, heads=4, dropout=0.0)
+    assert sum(p.numel() for p in model.parameters()) == 741_216
+
+
+def test_initial_weights_are_normal_and_biases_and_positions_zero():
+    model = gpt(width=64, vocab_size=500)
+    assert model.head.weight is model.token_embedding.weight
+    assert model.token_embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.blocks[1].mlp.down.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not model.position_embedding.weight.any()
+    assert not any(p.any() for name, p in model.named_parameters() if name.endswith("bias"))
+    assert torch.equal(model.norm.weight, torch.ones(64))
+
+
+def plain(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
+    """The same network written out, one head at a time."""
+    x = model.token_embedding.weight[tokens] + model.position_embedding.weight[: tokens.shape[1]]
+    future = torch.ones(tokens.shape[1], tokens.shape[1]).triu(1).bool()
+    for block in model.blocks:
+        q, k, v = block.attention.qkv(block.attention_norm(x)).chunk(3, dim=-1)
+        heads = []
+        for part in torch.arange(q.shape[-1]).chunk(block.attention.heads):
+            scores = q[..., part] @ k[..., part].transpose(1, 2) / len(part) ** 0.5
+            heads.append(scores.masked_fill(future, -torch.inf).softmax(-1) @ v[..., part])
+        x = x + block.attention.out(torch.cat(heads, -1))
+        hidden = block.mlp.up(block.mlp_norm(x))
+        x = x + block.mlp.down(hidden * (1 + torch.erf(hidden / 2**0.5)) / 2)
+    return model.norm(x) @ model.token_embedding.weight.T
+
+
+def test_logits_equal_those_of_the_network_written_out():
+    model, tokens = randomised(gpt()), torch.arange(14).view(2, 7) % 11
+    torch.testing.assert_close(model(tokens).logits, plain(model, tokens), rtol=1e-4, atol=1e-4)
+
+
+def test_a_future_token_changes_no_past_logit():
+    model = randomised(gpt()).eval()
+    tokens = torch.randint(0, 11, (1, 12))
+    changed = tokens.clone()
+    changed[0, 7] = (tokens[0, 7] + 1) % 11
+    before, after = model(tokens).logits, model(changed).logits
+    assert torch.equal(before[:, :7], after[:, :7])
+    assert not torch.allclose(before[:, 7:], after[:, 7:])
+
+
+def test_padding_changes_no_logit_of_the_tokens_that_follow_it():
+    model = randomised(gpt()).eval()
+    tokens = torch.randint(0, 11, (2, 6))
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
+    other = torch.where(mask.bool(), tokens, (tokens + 1) % 11)
+    padded = model(tokens, attention_mask=mask).logits
+    assert padded.isfinite().all()
+    assert torch.equal(padded[mask.bool()], model(other, attention_mask=mask).logits[mask.bool()])
+    torch.testing.assert_close(padded[0], model(tokens).logits[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_gradient_checkpointing_gives_the_same_gradients(dropout):
+    tokens = torch.randint(0, 11, (2, 6))
+    gradients = []
+    for checkpointing in (False, True):
+        model = randomised(gpt(dropout=dropout, gradient_checkpointing=checkpointing)).train()
+        torch.manual_seed(5)
+        model(tokens).logits.square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_dropout_acts_in_training_only():
+    model, tokens = randomised(gpt(dropout=0.5)), torch.arange(8).view(1, 8)
+    assert not torch.equal(model(tokens).logits, model(tokens).logits)
+    model.eval()
+    assert torch.equal(model(tokens).logits, model(tokens).logits)
+
+
+def test_a_sequence_longer_than_the_positions_is_refused_with_both_numbers():
+    assert positions(gpt()) == 12
+    with pytest.raises(ValueError, match=r"13 tokens is longer than the model's positions=12"):
+        gpt()(torch.zeros(1, 13, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"heads": 3}, "width=8 is not divisible by heads=3"),
+        ({"layers": 0}, "layers=0"),
+        ({"dropout": 1.0}, "dropout=1.0"),
+    ],
+)
+def test_impossible_sizes_are_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=message):
+        gpt(**changes)
+
+
+def test_a_model_that_sets_no_limit_has_no_positions():
+    assert positions(torch.nn.Linear(2, 2)) is None
+
+
+def test_untying_leaves_the_function_as_it_was():
+    model, tokens = randomised(gpt()), torch.arange(8).view(1, 8)
+    before = model(tokens).logits
+    untie_head(model)
+    assert torch.equal(model(tokens).logits, before)
+    model.head.weight.data.zero_()
+    assert model.token_embedding.weight.any()

