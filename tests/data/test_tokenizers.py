@@ -46,7 +46,7 @@ def test_it_is_trained_on_the_training_split_or_on_all_or_on_a_corpus(tmp_path: 
         return (choice.build(*splits, folder).folder / "tokenizer.json").read_text()
 
     on_train = trained(ByteLevelBPE(300), train, val)
-    on_all = trained(ByteLevelBPE(300, on="all"), train, val)
+    on_all = trained(ByteLevelBPE(300, fit_on="all"), train, val)
     on_corpus = trained(ByteLevelBPE(300, corpus), train, val)
     assert on_train == trained(ByteLevelBPE(300), train, [])
     assert on_all == trained(ByteLevelBPE(300), [*train, *val], [])
@@ -58,7 +58,7 @@ def test_the_digest_follows_what_decides_the_ids() -> None:
     own, corpus = ByteLevelBPE(300), ByteLevelBPE(300, Given())
     assert own.fingerprint("a split") != own.fingerprint("another")
     assert corpus.fingerprint("a split") == corpus.fingerprint("another")
-    different = [own, corpus, ByteLevelBPE(301), ByteLevelBPE(300, on="all"), ByteLevelBPE(300, Given(seed=1))]
+    different = [own, corpus, ByteLevelBPE(301), ByteLevelBPE(300, fit_on="all"), ByteLevelBPE(300, Given(seed=1))]
     assert len({choice.fingerprint("a split") for choice in different}) == len(different)
 
 
@@ -94,7 +94,10 @@ def test_a_vocabulary_that_the_text_does_not_support_names_both_sizes(tmp_path: 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"vocab_size": 258}, "vocab_size=258 is below 259"), ({"vocab_size": 300, "on": "val"}, "on='val' is neither")],
+    [
+        ({"vocab_size": 258}, "vocab_size=258 is below 259"),
+        ({"vocab_size": 300, "fit_on": "val"}, "fit_on='val' is neither"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):

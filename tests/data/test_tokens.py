@@ -90,6 +90,7 @@ def test_padding_is_on_the_right_and_counts_nowhere(tmp_path: Path) -> None:
     assert batch.tokens == sum(batch.lengths)
     for row, length in enumerate(batch.lengths):
         assert (batch.targets[row, length:] == IGNORED).all()
+        assert (batch.inputs[row, length:] == data.eos_id).all()
 
 
 def test_slices_of_a_batch_are_the_batches_of_their_rows(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Documents, tokenizers and the cached token stream that every text task trains on."""

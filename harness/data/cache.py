@@ -1,0 +1,74 @@
+"""A folder written whole or not at all, whatever process or power supply gives up half-way."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+FORMAT = 1
+"""Part of every digest: one higher whenever the same source comes to be read, tokenised or stored differently."""
+MANIFEST = "files.json"
+"""The size in bytes of every other file of the folder; written last."""
+
+
+def digest(*parts: Any) -> str:
+    """16 hexadecimal digits of the SHA-256 of `parts`, which are numbers, strings and lists of them."""
+    return hashlib.sha256(json.dumps([FORMAT, *parts], ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of the file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cached(folder: Path, write: Callable[[Path], None]) -> Path:
+    """`folder`, which `write` fills where it is missing or torn; processes that want it at once write it once."""
+    if _is_whole(folder):
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not _is_whole(folder):
+            _publish(folder, write)
+    return folder
+
+
+def _publish(folder: Path, write: Callable[[Path], None]) -> None:
+    draft = folder.with_name(f"{folder.name}.tmp")
+    for leftover in (draft, folder):
+        shutil.rmtree(leftover, ignore_errors=True)
+    draft.mkdir()
+    try:
+        write(draft)
+        (draft / MANIFEST).write_text(json.dumps(_sizes(draft)))
+        for path in (*draft.rglob("*"), draft):
+            _sync(path)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    _sync(folder.parent)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        return json.loads((folder / MANIFEST).read_text()) == _sizes(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,283 @@
+"""Where documents come from. Each source has a digest that costs little and yields its documents in a fixed order."""
+
+import csv
+import glob
+import gzip
+import io
+import json
+import random
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from harness.data import pydoc
+from harness.data.cache import digest, file_digest
+from harness.data.hub import go_offline_if_unreachable
+
+PYDOC_ORDER_SEED = 1337
+SHORTEST_PROSE, SHORTEST_ANSWER = 20, 12
+"""In characters: below these a docstring says nothing."""
+PRIVATE = re.compile(r"(^|\.)_(?!.*__$)[^.]*$")
+"""A dotted name whose last part begins with an underscore and is no `__dunder__`."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """`text` is learned and scored; `prompt` stands before it and counts in no loss."""
+
+    text: str
+    prompt: str = ""
+
+
+class Source(Protocol):
+    def fingerprint(self) -> str:
+        """A digest of the content and the settings, without reading documents."""
+
+    def documents(self) -> Iterator[Document]:
+        """Every document, in the same order each time."""
+
+
+def question_answer(question: str, answer: str) -> Document:
+    """The space before the answer is the answer's, because a tokenizer joins it to the word that follows."""
+    return Document(prompt=f"QUESTION: {question.strip()}\nANSWER:", text=f" {answer.strip()}")
+
+
+@dataclass(frozen=True)
+class PydocText:
+    """The standard library's docstrings and help topics: about 2 MB of technical English, no download."""
+
+    def fingerprint(self) -> str:
+        return digest("prose", pydoc.fingerprint())
+
+    def documents(self) -> Iterator[Document]:
+        texts = [text for _, text in pydoc.docstrings()] + pydoc.topics()
+        return _shuffled(Document(text) for text in texts if len(text) >= SHORTEST_PROSE)
+
+
+@dataclass(frozen=True)
+class PydocQA:
+    """What does `os.path.join` do? Its summary. No two answers are equal, so none is both learned and held out."""
+
+    def fingerprint(self) -> str:
+        return digest("question-answer", pydoc.fingerprint())
+
+    def documents(self) -> Iterator[Document]:
+        public = [(name, text) for name, text in pydoc.docstrings() if not PRIVATE.search(name)]
+        summaries = {" ".join(text.split("\n\n")[0].split()): name for name, text in reversed(public)}
+        return _shuffled(
+            question_answer(f"What does `{name}` do?", summary)
+            for summary, name in summaries.items()
+            if len(summary) >= SHORTEST_ANSWER
+        )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """`path`: a file, a folder or a glob, each file plain or .gz, in UTF-8."""
+
+    path: str
+
+    SUFFIXES: ClassVar[tuple[str, ...]] = (".txt", ".md", ".markdown")
+    """Of the files to read in a folder; .gz may follow."""
+
+    def __post_init__(self) -> None:
+        self.files()
+
+    def files(self) -> list[Path]:
+        return _find(self.path, self.SUFFIXES)
+
+    def fingerprint(self) -> str:
+        """Content and settings: moved files keep their digest."""
+        settings = {**asdict(self), "path": None}
+        return digest(type(self).__name__, settings, [file_digest(path) for path in self.files()])
+
+
+@dataclass(frozen=True)
+class TextFiles(_Files):
+    """Plain text or markdown: a document a file, or a document between each two matches of the regular expression
+    `split_on`."""
+
+    split_on: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            re.compile(self.split_on or "")
+        except re.error as error:
+            raise ValueError(f"split_on={self.split_on!r} is no regular expression: {error}") from error
+
+    def documents(self) -> Iterator[Document]:
+        for path in self.files():
+            text = _read(path)
+            pieces = re.split(self.split_on, text, flags=re.MULTILINE) if self.split_on else [text]
+            yield from (Document(piece.strip()) for piece in pieces if piece.strip())
+
+
+@dataclass(frozen=True)
+class Headlines(_Files):
+    """One headline a line, or the column `column` of a .csv or .tsv with a header; shuffled by `seed`, then the first
+    `limit`."""
+
+    column: str | None = None
+    seed: int = 1337
+    limit: int | None = None
+
+    SUFFIXES = (".txt", ".csv", ".tsv")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit={self.limit} leaves no headline; use 1 or more, or null for all")
+
+    def documents(self) -> Iterator[Document]:
+        headlines = [line.strip() for path in self.files() for line in self._column(path) if line.strip()]
+        random.Random(self.seed).shuffle(headlines)
+        return map(Document, headlines[: self.limit])
+
+    def _column(self, path: Path) -> list[str]:
+        text, kind = _read(path), Path(path.name.removesuffix(".gz")).suffix
+        if kind not in (".csv", ".tsv"):
+            return text.split("\n")
+        dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
+        table = csv.DictReader(io.StringIO(text, newline=""), **dialect)
+        _require("column", self.column, table.fieldnames or [], f"{path} has the columns")
+        return [row[self.column] or "" for row in table]
+
+
+@dataclass(frozen=True)
+class QAMarkdown(_Files):
+    """Blocks of `QUESTION: ...` and `ANSWER: ...`, each at the start of a line; the question is the prompt."""
+
+    def documents(self) -> Iterator[Document]:
+        for path in self.files():
+            blocks = re.split(r"^QUESTION:", _read(path), flags=re.MULTILINE)[1:]
+            if not blocks:
+                raise ValueError(f"path: {path} has no line that begins with QUESTION:; for plain text use data=text")
+            for number, block in enumerate(blocks, 1):
+                question, *answers = re.split(r"^ANSWER:", block, flags=re.MULTILINE)
+                if len(answers) != 1:
+                    raise ValueError(f"path: {path}, question {number} has {len(answers)} ANSWER: lines; it needs one")
+                yield question_answer(question, answers[0])
+
+
+@dataclass(frozen=True)
+class JSONL(_Files):
+    """An object a line: its field `text` is scored; its field `prompt`, on a line of its own before it, is not."""
+
+    text: str = "text"
+    prompt: str | None = None
+
+    SUFFIXES = (".jsonl", ".ndjson")
+
+    def documents(self) -> Iterator[Document]:
+        for path in self.files():
+            for number, line in enumerate(_read(path).split("\n"), 1):
+                if line.strip():
+                    yield _from_row(_object(line, f"{path}, line {number}"), self, f"{path}, line {number} has")
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """A data set of the Hub, or a local folder, by the `datasets` library; a Hub data set is taken never to change."""
+
+    path: str
+    name: str | None = None
+    split: str = "train"
+    text: str = "text"
+    prompt: str | None = None
+
+    def fingerprint(self) -> str:
+        local = Path(self.path).expanduser()
+        files = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else []
+        settings = {**asdict(self), "path": None if files else self.path}
+        return digest("HuggingFace", settings, [file_digest(path) for path in files])
+
+    def documents(self) -> Iterator[Document]:
+        return (_from_row(row, self, f"{self.path} has") for row in self._load())
+
+    def _load(self) -> Any:
+        local = Path(self.path).expanduser()
+        if not local.exists():
+            go_offline_if_unreachable()
+        import datasets  # after the Hub was asked, for it reads once, at import, whether it is offline
+
+        try:
+            if (local / "dataset_dict.json").exists():
+                return datasets.load_from_disk(str(local / self.split))
+            if (local / "state.json").exists():
+                return datasets.load_from_disk(str(local))
+            return datasets.load_dataset(str(local) if local.exists() else self.path, self.name, split=self.split)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).split("\n")[0]
+            raise ValueError(
+                f"path={self.path!r} (name={self.name!r}, split={self.split!r}) does not load: {reason}; "
+                "check the three, and offline give a local folder"
+            ) from error
+
+
+def _shuffled(documents: Iterable[Document]) -> Iterator[Document]:
+    """Without duplicates, in an order in which a split by position is fair."""
+    unique = list(dict.fromkeys(documents))
+    random.Random(PYDOC_ORDER_SEED).shuffle(unique)
+    return iter(unique)
+
+
+def _from_row(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Document:
+    def field(parameter: str) -> str:
+        name = getattr(names, parameter)
+        _require(parameter, name, list(row), where)
+        if not isinstance(row[name], str):
+            raise ValueError(f"{parameter}={name!r}: {where} {type(row[name]).__name__} there, not text")
+        return row[name]
+
+    return Document(field("text"), f"{field('prompt').rstrip()}\n" if names.prompt else "")
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"path: {where} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"path: {where} is not a JSON object but {type(row).__name__}")
+    return row
+
+
+def _require(parameter: str, name: str | None, available: Iterable[str], where: str) -> None:
+    if name not in available:
+        raise ValueError(f"{parameter}={name!r}: {where} {', '.join(available)}; choose one")
+
+
+def _find(path: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The files that `path` names, sorted; FileNotFoundError where there are none, ValueError where some are empty."""
+    place = Path(path).expanduser()
+    if place.is_dir():
+        found = [file for file in place.rglob("*") if file.name.removesuffix(".gz").endswith(suffixes)]
+    else:
+        found = [place] if place.is_file() else [Path(match) for match in glob.glob(str(place), recursive=True)]
+    found = sorted(file for file in found if file.is_file())
+    if not found:
+        kind = f"holds no {', '.join(suffixes)} file" if place.is_dir() else "does not exist"
+        raise FileNotFoundError(f"path={path!r} {kind}; give a file, a folder or a glob")
+    if empty := [str(file) for file in found if not file.stat().st_size]:
+        raise ValueError(f"path={path!r}: empty: {', '.join(empty)}")
+    return found
+
+
+def _read(path: Path) -> str:
+    """The file's text with Unix line ends; ValueError where it is not UTF-8 or not a whole gzip file."""
+    content = path.read_bytes()
+    try:
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(
+            f"path: {path} is not UTF-8: byte 0x{byte:02X} at offset {error.start}; "
+            "convert it, for example with iconv -f latin1 -t utf-8"
+        ) from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"path: {path} is not a whole gzip file: {error}") from error
+    return text.removeprefix("\ufeff").replace("\r\n", "\n")

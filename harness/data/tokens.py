@@ -1,0 +1,213 @@
+"""The batches that are cut from a stream of token ids, cached on disk.
+
+A row is a stretch of the stream: inputs are stream[start : start + length], targets the same one token later, so that
+every token but the first is a target exactly once, whatever the layout and the sequence length: these only say where to
+cut, and change nothing on disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from harness.data import stream
+from harness.data.cache import cached, digest
+from harness.data.sources import Source
+from harness.data.tokenizers import Choice
+
+IGNORED = -100
+"""The target of a position that no loss scores: padding, a prompt."""
+
+Layout = Literal["packed", "examples"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Rows padded on the right to the longest: int64 `inputs` and `targets`, [rows, tokens], targets IGNORED where
+    nothing is scored. A slice of rows is a batch too, as narrow as its own longest row."""
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    lengths: np.ndarray
+    scored: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, rows: slice) -> "TokenBatch":
+        lengths = self.lengths[rows]
+        width = lengths.max(initial=0)
+        return TokenBatch(self.inputs[rows, :width], self.targets[rows, :width], lengths, self.scored[rows])
+
+    @property
+    def count(self) -> int:
+        """Scored targets."""
+        return int(self.scored.sum())
+
+    @property
+    def tokens(self) -> int:
+        """Inputs, padding left out."""
+        return int(self.lengths.sum())
+
+    def to(self, device: torch.device | str) -> "TokenBatch":
+        inputs, targets = (tensor.to(device, non_blocking=True) for tensor in (self.inputs, self.targets))
+        return TokenBatch(inputs, targets, self.lengths, self.scored)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenRows:
+    """Rows of a stream. `is_scored` is None where every target is; `scored` counts each row's scored targets."""
+
+    stream: np.ndarray
+    is_scored: np.ndarray | None
+    starts: np.ndarray
+    lengths: np.ndarray
+    scored: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @property
+    def tokens_per_row(self) -> float:
+        return float(self.lengths.mean())
+
+    @property
+    def scored_total(self) -> int:
+        return int(self.scored.sum())
+
+    def batch(self, rows: Sequence[int]) -> TokenBatch:
+        rows = np.asarray(rows)
+        lengths = self.lengths[rows]
+        columns = np.arange(lengths.max() + 1)
+        at = np.minimum(self.starts[rows, None] + columns, len(self.stream) - 1)
+        tokens = self.stream[at].astype(np.int64)
+        is_padding = columns[:-1] >= lengths[:, None]
+        inputs, targets = tokens[:, :-1].copy(), tokens[:, 1:].copy()
+        inputs[is_padding] = self.stream[0]
+        targets[is_padding] = IGNORED
+        if self.is_scored is not None:
+            targets[~self.is_scored[at[:, 1:]]] = IGNORED
+        return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), lengths, self.scored[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class TokenData:
+    """Both splits and what a reader of the losses needs: `unigram_entropy` in nats a validation target, and the
+    characters and UTF-8 bytes of the scored validation text. `tokenizer_path` is a folder that `transformers` loads."""
+
+    train: TokenRows
+    val: TokenRows
+    vocab_size: int
+    eos_id: int
+    unigram_entropy: float
+    val_characters: int
+    val_bytes: int
+    digest: str
+    name: str
+    source: str
+    tokenizer_path: Path
+    sequence_length: int
+    eval_batch_size: int
+    shuffle: bool
+    seed: int
+
+
+def prepare(
+    source: Source,
+    tokenizer: Choice,
+    *,
+    sequence_length: int,
+    layout: Layout,
+    val_share: float,
+    shuffle: bool,
+    seed: int,
+    eval_batch_size: int,
+    cache_dir: Path,
+) -> TokenData:
+    """The last `val_share` of the source's documents to validate on and the others to train on, tokenised once and
+    memory-mapped from `cache_dir` after that.
+
+    A row of layout `packed` is `sequence_length` tokens of the stream, whatever begins or ends there; one of `examples`
+    is a document, or a piece of one that is longer."""
+    _check(sequence_length, layout, val_share, eval_batch_size)
+    split = digest(source.fingerprint(), val_share)
+    key = digest(split, tokenizer.fingerprint(split))
+    tokenizers = Path(cache_dir) / "tokenizers" / tokenizer.fingerprint(split)
+    write = partial(stream.write, source=source, val_share=val_share, tokenizer=tokenizer, tokenizer_folder=tokenizers)
+    folder = cached(Path(cache_dir) / "data" / key, write)
+    train, val = (_rows(*stream.read(folder, name), layout, sequence_length) for name in ("train", "val"))
+    for name, rows in (("train", train), ("validation", val)):
+        if rows.lengths.sum() < (sequence_length if layout == "packed" else 1):
+            raise ValueError(
+                f"sequence_length={sequence_length} is more than the {rows.lengths.sum()} tokens of the {name} split "
+                f"at val_share={val_share}; lower the first, change the second, or use more text"
+            )
+    meta = stream.meta(folder)
+    facts = {name: meta[name] for name in ("vocab_size", "eos_id", "unigram_entropy", "val_characters", "val_bytes")}
+    return TokenData(
+        train,
+        _longest_first(val),
+        **facts,
+        digest=key,
+        name=type(source).__name__,
+        source=repr(source),
+        tokenizer_path=folder / "tokenizer",
+        sequence_length=sequence_length,
+        eval_batch_size=eval_batch_size,
+        shuffle=shuffle,
+        seed=seed,
+    )
+
+
+def order(position: int, size: int, n_rows: int, seed: int, shuffle: bool) -> list[int]:
+    """The rows of the `size` examples from `position` on in an endless stream of epochs, each a permutation that only
+    (seed, epoch) decide, or the natural order."""
+    rows: list[int] = []
+    while len(rows) < size:
+        epoch, offset = divmod(position + len(rows), n_rows)
+        permutation = _permutation(n_rows, seed, epoch if shuffle else None)
+        rows += permutation[offset : offset + size - len(rows)].tolist()
+    return rows
+
+
+@lru_cache(maxsize=2)
+def _permutation(n_rows: int, seed: int, epoch: int | None) -> np.ndarray:
+    return np.arange(n_rows) if epoch is None else np.random.default_rng([seed, epoch]).permutation(n_rows)
+
+
+def _check(sequence_length: int, layout: str, val_share: float, eval_batch_size: int) -> None:
+    if layout not in ("packed", "examples"):
+        raise ValueError(f"layout={layout!r} is neither packed nor examples")
+    if not 0 < val_share < 1:
+        raise ValueError(f"val_share={val_share} must lie between 0 and 1, for example 0.1")
+    for name, value in (("sequence_length", sequence_length), ("eval_batch_size", eval_batch_size)):
+        if value < 1:
+            raise ValueError(f"{name}={value} must be 1 or more")
+
+
+def _rows(
+    tokens: np.ndarray, is_scored: np.ndarray | None, ends: np.ndarray, layout: Layout, sequence_length: int
+) -> TokenRows:
+    starts, lengths = _cut(ends if layout == "examples" else ends[[0, -1]], sequence_length)
+    if is_scored is None:
+        return TokenRows(tokens, None, starts, lengths, lengths)
+    scored = np.add.reduceat(is_scored[1:], starts, dtype=np.int64)
+    kept = scored > 0  # a row of nothing but prompt teaches nothing
+    return TokenRows(tokens, is_scored, starts[kept], lengths[kept], scored[kept])
+
+
+def _longest_first(rows: TokenRows) -> TokenRows:
+    """The same rows, so that rows of a batch are alike in length and little of it is padding."""
+    at = np.argsort(-rows.lengths, kind="stable")
+    return replace(rows, starts=rows.starts[at], lengths=rows.lengths[at], scored=rows.scored[at])
+
+
+def _cut(ends: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, lengths) of the pieces of at most `longest` tokens that fill each stretch between two `ends`."""
+    pieces = -(-np.diff(ends) // longest)
+    earlier = np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = np.repeat(ends[:-1], pieces) + longest * (np.arange(pieces.sum()) - earlier)
+    return starts, np.minimum(longest, np.repeat(ends[1:], pieces) - starts)
