@@ -115,9 +115,10 @@ class Pretrained:
             go_offline_if_unreachable()
         from transformers import AutoTokenizer
 
-        where = {"gguf_file": place.name} if place.suffix == ".gguf" else {}
+        is_gguf = place.suffix == ".gguf"
+        name = place.parent if is_gguf else place if place.is_dir() else self.name
         try:
-            tokenizer = AutoTokenizer.from_pretrained(place.parent if where else self.name, **where)
+            tokenizer = AutoTokenizer.from_pretrained(name, **({"gguf_file": place.name} if is_gguf else {}))
         except (OSError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise ValueError(
