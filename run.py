@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config import ConfigError, whitelist
+from harness.config import ROOT, ConfigError, whitelist
 from harness.explain import explain
 
 
@@ -16,7 +16,7 @@ class RunEnded(Exception):
     """A run ended otherwise than completed or pruned; the message is its status and reason."""
 
 
-@hydra.main(config_path="conf", config_name="config", execution_whitelist=whitelist())
+@hydra.main(config_path=str(ROOT / "conf"), config_name="config", execution_whitelist=whitelist())
 def launch(cfg: DictConfig) -> float:
     from harness.runner import run
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from harness import lora, policies
+from harness import policies
 from harness.config import ConfigError, Settings, whitelist
 from harness.events import Observer
 from harness.loop import Plan

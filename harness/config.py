@@ -4,6 +4,7 @@ import difflib
 import importlib
 import inspect
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,16 +157,21 @@ def validate(cfg: DictConfig) -> Settings:
     )
 
 
-def whitelist() -> tuple[str, ...]:
-    """The patterns of trusted targets, for Hydra's instantiate."""
+def trusted() -> tuple[str, ...]:
+    """The packages that a `_target_` may come from."""
     own = filter(None, os.environ.get("HARNESS_TRUST", "").split(","))
-    return tuple(f"{package.strip()}.*" for package in (*TRUSTED_PACKAGES, *own))
+    return (*TRUSTED_PACKAGES, *(package.strip() for package in own))
+
+
+def whitelist() -> tuple[str, ...]:
+    """Hydra's patterns of what may be called, and of the models, callable too, that trusted targets return."""
+    return tuple(f"{package}.*" for package in (*trusted(), "transformers.models"))
 
 
 def bind(key: str, node: DictConfig) -> None:
     """ConfigError unless the target of `node` is trusted, exists and takes these keywords."""
     target = node["_target_"]
-    if not any(target.startswith(pattern.removesuffix("*")) for pattern in whitelist()):
+    if not any(target.startswith(f"{package}.") for package in trusted()):
         package = target.partition(".")[0]
         raise ConfigError(f"{key}._target_: {target} is not trusted; if you trust it, set HARNESS_TRUST={package}")
     parameters = inspect.signature(locate(f"{key}._target_", target)).parameters
@@ -197,13 +203,16 @@ def nearest(name: str, names: Any) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _targets(cfg: DictConfig, key: str = "") -> Iterator[tuple[str, DictConfig]]:
-    for name, value in cfg.items():
-        path = f"{key}.{name}" if key else str(name)
-        if isinstance(value, DictConfig):
-            if value.get("_target_") is not None:
-                yield path, value
-            yield from _targets(value, path)
+def _targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node under `node` that names a target, with its key."""
+    if isinstance(node, DictConfig):
+        if node.get("_target_") is not None:
+            yield key, node
+        for name in node:
+            yield from _targets(node[name], f"{key}.{name}" if key else str(name))
+    elif isinstance(node, ListConfig):
+        for index, child in enumerate(node):
+            yield from _targets(child, f"{key}[{index}]")
 
 
 def _section(name: str, schema: type, node: DictConfig) -> Any:
@@ -237,10 +246,12 @@ def _integer(cfg: DictConfig, key: str) -> int:
 
 
 def _writable(key: str, folder: Path) -> Path:
-    """`folder`, if it or the nearest folder above that exists can be written to."""
+    """`folder`, if a file can be made in the nearest folder above it that exists; none is left there."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"{key}: {existing} cannot be written to; choose another folder with {key}=…")
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise ConfigError(f"{key}: {existing} cannot be written to; choose another folder with {key}=…") from error
     return folder
 
 

