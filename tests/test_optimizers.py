@@ -113,9 +113,11 @@ def test_every_choice_trains_every_group_and_follows_the_schedule(path):
 
 
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: path.stem)
-def test_a_restored_optimizer_goes_on_bit_for_bit(path):
+def test_a_restored_optimizer_used_before_or_not_goes_on_bit_for_bit(path):
     model, other = tiny_gpt(), tiny_gpt()
     optimizer, restored = chosen(path, model), chosen(path, other)
+    restored.set_lr(0.1)
+    one_step(other, restored)
     for _ in range(3):
         one_step(model, optimizer)
     optimizer.eval()

