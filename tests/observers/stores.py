@@ -14,14 +14,14 @@ from functools import cache
 from pathlib import Path
 
 from harness.observers import record
-from harness.observers.upload import _connect
+from harness.observers.upload import connect
 
 
 @cache
 def _migrated() -> tempfile.TemporaryDirectory[str]:
     """A new store takes seconds of migrations: made once a session, and copied."""
     folder = tempfile.TemporaryDirectory()
-    _connect(f"sqlite:///{folder.name}/mlflow.db")
+    connect(f"sqlite:///{folder.name}/mlflow.db")
     return folder
 
 
@@ -33,7 +33,7 @@ def new_store(folder: Path) -> str:
 
 def only_run(uri: str, experiment: str = "default"):
     """A client and the one run of an experiment."""
-    client = _connect(uri)
+    client = connect(uri)
     [run] = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     return client, run
 

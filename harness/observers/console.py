@@ -1,0 +1,159 @@
+"""The run as a person at a terminal follows it; plain lines where the output is a file or a pipe."""
+
+import math
+import textwrap
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+
+from rich.console import Console as Terminal
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from harness.events import EvalEnd, Event, Observer, RunEnd, RunStart, StepEnd
+from harness.observers.window import Window, message
+
+LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
+WIDTH, BAR, SMALL = 118, 24, 0.01
+EFFECTIVE = "effective."
+SHOWN = {
+    "loss": "train/loss",
+    "val": "val/loss",
+    "best": "val/best_loss",
+    "lr": "train/lr",
+    "grad norm": "train/grad_norm",
+}
+
+
+class Console(Observer):
+    """What the run is, then one live line under the evaluations, then how it ended and how to see it again."""
+
+    def __init__(self) -> None:
+        self._window = Window()
+        self._latest: dict[str, float] = {}
+        self._live: Live | None = None
+
+    def __call__(self, event: Event) -> None:
+        with suppress(OSError):  # nobody reads any more, as in `python run.py | head`
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        row = self._window(event)
+        if row is not None:
+            self._latest |= row.metrics
+        match event:
+            case StepEnd():
+                self._step(event)
+            case EvalEnd():
+                self._print(eval_line(event))
+            case RunStart():
+                self._begin(event)
+            case RunEnd():
+                self.close()
+                self._print(*end_lines(event, self._start))
+            case _:
+                text = message(event)
+                if text:
+                    self._print(text)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _begin(self, start: RunStart) -> None:
+        self._start, self._steps = start, 0
+        self._shown_at = time.monotonic()
+        self._print(*header(start))
+        terminal = Terminal()
+        if terminal.is_terminal:
+            self._live = Live(console=terminal, auto_refresh=False, transient=True)
+            self._live.start()
+
+    def _step(self, event: StepEnd) -> None:
+        now = time.monotonic()
+        if self._steps == 0:
+            self._first_at = now
+        self._steps += 1
+        if now - self._shown_at < (PLAIN_SECONDS if self._live is None else LIVE_SECONDS):
+            return
+        self._shown_at = now
+        where = f"step {event.step}/{self._start.total_steps}"
+        tokens = self._latest.get("perf/tokens_per_second")
+        pace = [f"{tokens:,.0f} tokens/s"] if tokens else []
+        if self._steps > 1:  # the first is slower than all that follow
+            steps_left = self._start.total_steps - event.step
+            pace.append(f"{duration((now - self._first_at) / (self._steps - 1) * steps_left)} left")
+        if self._live is None:
+            self._print(" · ".join([where, *readings(self._latest), *pace]))
+        else:
+            filled = BAR * event.step // self._start.total_steps
+            bar = Text.assemble(("━" * filled, "green"), ("━" * (BAR - filled), "bright_black"), "  ")
+            bar.append(" · ".join([where, *pace]))
+            self._live.update(Group(bar, Text(" · ".join(readings(self._latest)))), refresh=True)
+
+    def _print(self, *lines: str) -> None:
+        print(*lines, sep="\n", flush=True)  # while the panel lives, rich puts this above it
+
+
+def header(start: RunStart) -> Iterator[str]:
+    """What runs, on what, with which settings in force."""
+    names = [name for name in start.params if name.startswith(EFFECTIVE)]
+    in_force = [f"{name.removeprefix(EFFECTIVE)} {_grouped(start.params[name])}" for name in names]
+    yield start.name
+    yield from _paragraph("data", [start.dataset.get(name, "") for name in ("name", "source", "digest")])
+    yield from _paragraph("in force", in_force)
+    yield from _paragraph("to judge by", [f"{name} {number(value)}" for name, value in start.constants.items()])
+
+
+def readings(latest: Mapping[str, float]) -> Iterator[str]:
+    """The latest value of what has been measured."""
+    for label, name in SHOWN.items():
+        if name in latest:
+            yield f"{label} {number(latest[name])}"
+    if latest.get("train/clip_fraction"):
+        yield f"clipped {latest['train/clip_fraction']:.0%}"
+
+
+def eval_line(event: EvalEnd) -> str:
+    """The loss with its standard error and unit, whether it is the best, and what else was measured."""
+    loss, others = event.metrics["loss"], {name: m for name, m in event.metrics.items() if name != "loss"}
+    error = f" ± {loss.standard_error:.2g}" if loss.standard_error is not None else ""
+    best = "best" if event.is_best else f"best {number(event.best_val_loss)} at step {event.best_step}"
+    parts = [f"val loss {number(loss.value)}{error} {loss.unit} ({best})"]
+    return " · ".join([f"step {event.step}", *parts, *(f"{name} {number(m.value)}" for name, m in others.items())])
+
+
+def end_lines(end: RunEnd, start: RunStart) -> Iterator[str]:
+    """How it ended, and the command that shows it."""
+    reason = f" ({end.reason})" if end.reason else ""
+    best = f" · best val loss {number(end.best_val_loss)} at step {end.best_step}"
+    found = best if math.isfinite(end.best_val_loss) else ""
+    yield f"{end.status}{reason} after {duration(end.seconds)} · step {end.step}{found}"
+    uri = start.params.get("tracking.uri", "None")
+    yield f"folder: {start.folder}"
+    yield f"to see it beside the others: python -m harness ui{'' if uri == 'None' else f' --uri {uri}'}"
+
+
+def number(value: float) -> str:
+    """Four significant digits; an exponent where the number is small or large."""
+    return f"{value:#.4g}".rstrip(".") if abs(value) >= SMALL or value == 0 else f"{value:.2e}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _grouped(value: str) -> str:
+    return f"{int(value):,}" if value.isdecimal() else value
+
+
+def _paragraph(title: str, parts: Iterable[str]) -> Iterator[str]:
+    text = " · ".join(filter(None, parts))
+    if text:
+        yield from textwrap.wrap(f"{title:12}{text}", WIDTH, subsequent_indent=" " * 12, break_long_words=False)

@@ -1,0 +1,119 @@
+"""Pictures of a run, drawn from its plain record when it ends."""
+
+import math
+import sys
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.events import Event, Observer, RunEnd, RunStart
+from harness.observers import record
+
+BLUE, ORANGE, GREEN, GREY = "#3b6fb6", "#e07b39", "#2e8b57", "#6b7280"
+
+
+class Figures(Observer):
+    """Draws loss, LR and gradient norm into the folder `figures` of the run. Comes after jsonl, which it reads."""
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStart):
+            self._folder = event.folder
+        if isinstance(event, RunEnd):
+            try:
+                draw(self._folder)
+            except Exception as error:  # a picture is never worth a run
+                print(f"warning: no figures: {error}", file=sys.stderr)
+
+
+@dataclass
+class Curves:
+    """What a record holds, by metric: the steps and the values."""
+
+    name: str = ""
+    params: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    points: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    @classmethod
+    def read(cls, path: Path) -> "Curves":
+        curves = cls()
+        for entry, _ in record.read(path):
+            if entry["kind"] == "start":
+                curves.name, curves.params = entry["name"], entry["params"]
+            curves.units |= entry.get("units", {})
+            for metric, value in entry.get("metrics", {}).items():
+                curves.points[metric].append((entry["step"], value if math.isfinite(value) else math.nan))
+        return curves
+
+
+def draw(folder: Path) -> list[Path]:
+    """The pictures of the run in `folder`; one without a point is not drawn."""
+    curves = Curves.read(folder / record.NAME)
+    drawn = []
+    for metric, picture in (("train/loss", _loss), ("train/lr", _lr), ("train/grad_norm", _grad_norm)):
+        if curves.points[metric]:
+            drawn.append(folder / "figures" / f"{metric.partition('/')[2]}.png")
+            picture(curves, drawn[-1])
+    return drawn
+
+
+def _loss(curves: Curves, path: Path) -> None:
+    unit = curves.units.get("val/loss")
+    axes = _axes(curves, "Loss", f"loss ({unit})" if unit else "loss")
+    axes.plot(*_columns(curves, "train/loss"), color=BLUE, linewidth=1.2, alpha=0.8, label="train")
+    if curves.points["val/loss"]:
+        steps, losses = _columns(curves, "val/loss")
+        axes.plot(steps, losses, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
+        best = min(range(len(losses)), key=lambda i: math.inf if math.isnan(losses[i]) else losses[i])
+        label = f"best {losses[best]:.4g} at step {steps[best]}"
+        axes.plot(steps[best], losses[best], "*", color=GREEN, markersize=15, linestyle="none", label=label)
+    axes.legend(frameon=False)
+    _save(axes, path)
+
+
+def _lr(curves: Curves, path: Path) -> None:
+    axes = _axes(curves, "Learning rate", "learning rate")
+    axes.plot(*_columns(curves, "train/lr"), color=BLUE, linewidth=1.8)
+    axes.set_ylim(bottom=0)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    _save(axes, path)
+
+
+def _grad_norm(curves: Curves, path: Path) -> None:
+    axes = _axes(curves, "Gradient norm before clipping", "L2 norm (mean of a window)")
+    steps, norms = _columns(curves, "train/grad_norm")
+    axes.plot(steps, norms, color=BLUE, linewidth=1.2, label="gradient norm")
+    clip = float(curves.params.get("effective.grad_clip", "inf"))
+    if math.isfinite(clip):
+        axes.axhline(clip, color=ORANGE, linewidth=1.5, linestyle="--", label=f"clipped above {clip:g}")
+    axes.set_yscale("log" if max(norms) > 30 * min(norms) > 0 else "linear")
+    axes.legend(frameon=False)
+    _save(axes, path)
+
+
+def _axes(curves: Curves, title: str, label: str) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.2), dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.11, 0.13, 0.86, 0.72))
+    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
+    axes.text(0, 1.03, curves.name, transform=axes.transAxes, color=GREY, fontsize=9)
+    axes.set_xlabel("step")
+    axes.set_ylabel(label)
+    axes.grid(color="#e5e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def _columns(curves: Curves, metric: str) -> tuple[list[int], list[float]]:
+    steps, values = zip(*curves.points[metric], strict=True)
+    return list(steps), list(values)
+
+
+def _save(axes: Any, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    axes.figure.savefig(path)

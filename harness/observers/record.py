@@ -1,0 +1,59 @@
+"""metrics.jsonl, a run's plain record: what a line looks like, and whether the process that writes it lives."""
+
+import fcntl
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+NAME = "metrics.jsonl"
+
+
+def encode(kind: str, **fields: Any) -> bytes:
+    """One line; numbers JSON lacks stand as the strings NaN, Infinity and -Infinity, which float() reads."""
+    return json.dumps(_valid({"kind": kind, **fields}), allow_nan=False).encode() + b"\n"
+
+
+def read(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """Each whole line from byte `offset` on, its metrics as floats, with the offset behind it."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            entry = json.loads(line)
+            if "metrics" in entry:
+                entry["metrics"] = {name: float(value) for name, value in entry["metrics"].items()}
+            offset += len(line)
+            yield entry, offset
+
+
+def hold(file: BinaryIO) -> None:
+    """Mark a record as being written, until `release` or the end of this process, however it ends."""
+    with suppress(OSError):  # some network file systems know no locks
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def release(file: BinaryIO) -> None:
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a living process writes this record; None where the file system cannot tell."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+    return False
+
+
+def _valid(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _valid(value) for key, value in node.items()}
+    return json.dumps(node) if isinstance(node, float) and not math.isfinite(node) else node

@@ -1,0 +1,31 @@
+"""TensorBoard, under the names every other record uses."""
+
+from importlib.util import find_spec
+from typing import Any
+
+from harness.events import Event, Observer, RunStart
+from harness.observers.window import Window
+
+
+class TensorBoard(Observer):
+    """Writes event files to the folder `tensorboard` of the run; ValueError where tensorboard is not installed."""
+
+    def __init__(self) -> None:
+        if find_spec("tensorboard") is None:
+            raise ValueError("tensorboard is not installed; run pip install -e '.[tensorboard]'")
+        self._window = Window()
+        self._writer: Any = None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStart):
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(event.folder / "tensorboard"))
+        row = self._window(event)
+        if row is not None:
+            for name, value in row.metrics.items():
+                self._writer.add_scalar(name, value, row.step)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
