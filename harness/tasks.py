@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.data.tokens import IGNORED, TokenBatch, TokenData, order
@@ -92,12 +92,27 @@ class CausalLM:
             "coverage": Metric(loss.count / self.data.val.scored_total, "share of validation tokens"),
         }
 
-    def _nats(self, batch: TokenBatch, reduction: str) -> torch.Tensor:
-        batch = batch.to(next(self.model.parameters()).device)
-        logits = self.model(input_ids=batch.inputs).logits
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=IGNORED, reduction=reduction
-        )
+    def _nats(self, batch: TokenBatch, reduction: str) -> Tensor:
+        scored = (batch.targets.flatten() != IGNORED).nonzero().squeeze(1)
+        device = next(self.model.parameters()).device
+        batch, scored = batch.to(device), scored.to(device)
+        with _projecting_only(scored, self.model.get_output_embeddings()):
+            logits = self.model(input_ids=batch.inputs).logits[0]
+        return F.cross_entropy(logits.float(), batch.targets.flatten()[scored], reduction=reduction)
+
+
+@contextmanager
+def _projecting_only(positions: Tensor, head: nn.Module) -> Iterator[None]:
+    """The head, by far the widest layer, projects these positions of the flattened batch and no others."""
+
+    def select(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0].flatten(0, 1).index_select(0, positions)[None],)
+
+    hook = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _exp(nats: float) -> float:

@@ -15,7 +15,7 @@ from harness.config import compose
 from harness.runner import run
 from tests.conftest import ROOT, run_py
 
-SMOKE = ["experiment=smoke", "device=cpu"]
+SMOKE = ["experiment=smoke", "device=cpu", "data.val_share=0.01"]
 
 
 def record(folder: Path) -> list[dict]:
@@ -156,9 +156,7 @@ def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp
         "import torch\nclass Careful(torch.optim.SGD):\n"
         "    def __init__(self, params, lr):\n        super().__init__(params, lr=lr / 2)\n"
     )
-    (own / "conf" / "optimizer" / "careful.yaml").write_text(
-        "_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n"
-    )
+    (own / "conf" / "optimizer" / "careful.yaml").write_text("_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n")
     chosen = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=quiet", "optimizer=careful"]
     env = {"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"}
     done = run_py(*chosen, env=env)
