@@ -99,7 +99,7 @@ def make_tokenizer(files: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {word: i for i, word in enumerate(["<eos>", "<unk>", *"the a of is to and in it for".split()])}
+    words = {word: i for i, word in enumerate(["<eos>", "<unk>", "the", "a", "of", "is", "to", "and", "in"])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>").save_pretrained(
@@ -128,7 +128,7 @@ def test_a_target_that_no_one_trusts_is_not_even_imported(monkeypatch, tmp_path)
     (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     cfg = compose(["experiment=smoke", "optimizer._target_=stranger.Optimizer"])
-    with pytest.raises(ConfigError, match="stranger.Optimizer is not trusted"):
+    with pytest.raises(ConfigError, match="is not trusted; if you trust it, set HARNESS_TRUST=stranger"):
         validate(cfg)
     with pytest.raises(Exception, match="stranger"):
         make(cfg, "optimizer")
