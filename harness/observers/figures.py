@@ -76,7 +76,7 @@ def _lr(curves: Curves, path: Path) -> None:
     axes = _axes(curves, "Learning rate", "learning rate")
     axes.plot(*_columns(curves, "train/lr"), color=BLUE, linewidth=1.8)
     axes.set_ylim(bottom=0)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axes.yaxis.set_major_formatter("{x:.3g}")
     _save(axes, path)
 
 
@@ -98,7 +98,7 @@ def _axes(curves: Curves, title: str, label: str) -> Any:
 
     figure = Figure(figsize=(7, 4.2), dpi=120)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.11, 0.13, 0.86, 0.72))
+    axes = figure.add_axes((0.14, 0.13, 0.83, 0.72))
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
     axes.text(0, 1.03, curves.name, transform=axes.transAxes, color=GREY, fontsize=9)
     axes.set_xlabel("step")
