@@ -61,7 +61,7 @@ def build(cfg: DictConfig, settings: Settings, world: World, task: Task) -> Part
     if cfg.lora:
         make(cfg, "lora")(task.model)
     task.model.to(world.device)
-    optimizer = _build_optimizer(cfg, settings, task.model)
+    optimizer = build_optimizer(cfg, task.model, settings.weight_decay_scope)
     plan = _plan(settings, task, world)
     schedule = make(cfg, "schedule")
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision.autocast == "float16")
@@ -86,9 +86,11 @@ def build_observers(cfg: DictConfig) -> list[Observer]:
     return [make(cfg.observers, name) for name in cfg.observers]
 
 
-def _build_optimizer(cfg: DictConfig, settings: Settings, model: nn.Module) -> Optimizers:
-    groups = partition(model, settings.weight_decay_scope)
-    return Optimizers(make(cfg, "optimizer")(groups), model)
+def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_scope: str) -> Optimizers:
+    """The optimizer of `cfg.optimizer` over every trainable parameter of `model`."""
+    if cfg.optimizer.get("fused") and any(parameter.is_complex() for parameter in model.parameters()):
+        raise ConfigError("optimizer.fused: the model has complex parameters, which no fused kernel takes; set it null")
+    return Optimizers(make(cfg, "optimizer")(partition(model, weight_decay_scope)), model)
 
 
 def _build_policies(settings: Settings) -> tuple[Policy, ...]:
