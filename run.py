@@ -8,8 +8,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config import ROOT, ConfigError, whitelist
-from harness.explain import explain
+from harness.config import ROOT
+from harness.explain import ConfigError, explain
+from harness.targets import whitelist
 
 
 class RunEnded(Exception):
@@ -18,12 +19,15 @@ class RunEnded(Exception):
 
 @hydra.main(config_path=str(ROOT / "conf"), config_name="config", execution_whitelist=whitelist())
 def launch(cfg: DictConfig) -> float:
+    from harness import processes
     from harness.runner import run
 
     try:
         result = run(cfg)
     except ConfigError as error:  # an exception would make Hydra print its own message first
         sys.exit(refuse(str(error), 2))
+    finally:
+        processes.leave()
     if result.status not in ("completed", "pruned"):
         raise RunEnded(f"{result.status}: {result.reason}")
     return result.best_val_loss
@@ -34,10 +38,10 @@ def main() -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here
     try:
         launch()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         return refuse(explain(error, sys.argv[1:]), 2)
-    except RunEnded as error:
-        return refuse(str(error), 1)
+    except (RunEnded, KeyboardInterrupt) as error:
+        return refuse(str(error) or "interrupted before the run began", 1)
     return 0
 
 

@@ -1,7 +1,8 @@
 """From the configuration to the parts of a run: the only place that instantiates."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,15 +11,21 @@ from omegaconf import DictConfig
 from torch import nn
 
 from harness import policies
-from harness.config import ConfigError, Settings, whitelist
+from harness.config import Settings
 from harness.events import Observer
+from harness.explain import ConfigError
 from harness.loop import Plan
 from harness.optimizers import Optimizers, partition
 from harness.policies import Policy
 from harness.processes import World
+from harness.schedules import Plateau
 from harness.seeding import seed_everything
-from harness.state import TrainState
+from harness.state import Schedule, TrainState
+from harness.targets import whitelist
 from harness.task import Task
+
+NO_NUMBERS = ("params", "param_names", "foreach", "fused", "capturable", "differentiable", "maximize")
+"""What a torch parameter group holds beside the numbers that decide an update."""
 
 
 @dataclass(frozen=True)
@@ -48,29 +55,22 @@ def build_task(cfg: DictConfig, settings: Settings, world: World) -> Task:
     build = make(cfg, "task")
     components = {key: make(cfg, key) for key in ("model", "data", "tokenizer") if cfg.get(key) is not None}
     seed_everything(settings.seed)
-    if not world.is_main:
-        world.wait()
-    task = build(**components, seed=settings.seed, cache_dir=settings.cache_dir)
-    if world.is_main:
-        world.wait()
-    return task
+    return world.main_first(lambda: build(**components, seed=settings.seed, cache_dir=settings.cache_dir))
 
 
 def build(cfg: DictConfig, settings: Settings, world: World, task: Task) -> Parts:
     """The parts of a run of `task`, whose model holds the weights to start from."""
+    seed_everything(settings.seed)  # whatever came before, a base or nothing, adapters are drawn alike
     if cfg.lora:
         make(cfg, "lora")(task.model)
     task.model.to(world.device)
+    world.copy_from_main(task.model)
     optimizer = build_optimizer(cfg, task.model, settings.weight_decay_scope)
     plan = _plan(settings, task, world)
     schedule = make(cfg, "schedule")
+    warmup_steps, notices = _named("schedule", partial(_check_schedule, schedule, plan))()
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision.autocast == "float16")
     state = TrainState(task.model, optimizer, schedule, scaler)
-    try:
-        warmup_steps = schedule.warmup(plan.total_steps)
-    except ValueError as error:
-        raise _config_error("schedule", error) from error
-    notice = schedule.warmup_notice(plan.total_steps)
     seed_everything(settings.seed + world.rank)  # dropout differs between processes; the weights do not
     return Parts(
         task=task,
@@ -78,7 +78,7 @@ def build(cfg: DictConfig, settings: Settings, world: World, task: Task) -> Part
         plan=plan,
         policies=_build_policies(settings),
         effective=_effective(state, plan, world, warmup_steps),
-        notices=(notice,) if notice else (),
+        notices=notices,
     )
 
 
@@ -90,7 +90,16 @@ def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_scope: str) 
     """The optimizer of `cfg.optimizer` over every trainable parameter of `model`."""
     if cfg.optimizer.get("fused") and any(parameter.is_complex() for parameter in model.parameters()):
         raise ConfigError("optimizer.fused: the model has complex parameters, which no fused kernel takes; set it null")
-    return Optimizers(make(cfg, "optimizer")(partition(model, weight_decay_scope)), model)
+    groups = _named("optimizer", partition)(model, weight_decay_scope)
+    return _named("optimizer", Optimizers)(make(cfg, "optimizer")(groups), model)
+
+
+def _check_schedule(schedule: Schedule, plan: Plan) -> tuple[int, tuple[str, ...]]:
+    """The steps of warm-up, and what the user must hear of the schedule in a run as long as this."""
+    notices = [schedule.warmup_notice(plan.total_steps)]
+    if isinstance(schedule, Plateau):
+        notices.append(schedule.idle_notice(len(plan.eval_steps)))
+    return schedule.warmup(plan.total_steps), tuple(filter(None, notices))
 
 
 def _build_policies(settings: Settings) -> tuple[Policy, ...]:
@@ -137,23 +146,29 @@ def _effective(state: TrainState, plan: Plan, world: World, warmup_steps: int) -
         "micro_batch_size": plan.micro_batch_size,
         "accum_steps": plan.batch_size // world.size // plan.micro_batch_size,
         "grad_clip": plan.grad_clip,
+        "autocast": str(plan.autocast or parameters[0].dtype).removeprefix("torch."),
     }
     for part in state.optimizer.parts:
         facts["optimizer"] = "+".join(filter(None, (facts.get("optimizer"), type(part).__name__)))
         for group in part.param_groups:
             facts[f"peak_lr.{group['name']}"] = group["lr"]
-            facts[f"weight_decay.{group['name']}"] = group["weight_decay"]
+            numbers = {name: value for name, value in group.items() if name not in ("name", "lr", *NO_NUMBERS)}
+            facts |= {f"{name}.{group['name']}": value for name, value in numbers.items() if value is not None}
+    if is_dataclass(state.schedule):
+        facts["schedule"] = type(state.schedule).__name__
+        settings = {field.name: getattr(state.schedule, field.name) for field in fields(state.schedule) if field.init}
+        facts |= {f"schedule.{name}": value for name, value in settings.items() if value is not None}
     return {f"effective.{name}": str(value) for name, value in facts.items()}
 
 
-def _named(key: str, partial: Callable) -> Callable:
-    def complete(*args: Any, **kwargs: Any) -> Any:
+def _named(key: str, call: Callable) -> Callable:
+    def named(*args: Any, **kwargs: Any) -> Any:
         try:
-            return partial(*args, **kwargs)
+            return call(*args, **kwargs)
         except (ValueError, OSError) as error:
             raise _config_error(key, error) from error
 
-    return complete
+    return named
 
 
 def _config_error(key: str, error: BaseException) -> Exception:

@@ -1,11 +1,8 @@
 """The configuration, checked before anything is built: every refusal names the key, the value and the remedy."""
 
-import difflib
-import importlib
-import inspect
-import os
+import math
+import re
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -13,18 +10,15 @@ from typing import Any, Literal
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from harness.explain import ConfigError, nearest
+from harness.targets import bind, targets
 
 ROOT = Path(__file__).resolve().parents[1]
 
-TRUSTED_PACKAGES = ("harness", "torch.optim", "pytorch_optimizer", "peft")
-"""Where a `_target_` may come from. A user's own package is added by HARNESS_TRUST=package: by the environment, since
-a configuration must not say of itself that it may be trusted."""
-
-
-class ConfigError(Exception):
-    """Bad input; the message is for people, the exit status 2."""
+RUN_NAME = r"[\w.+-]{1,80}"
 
 
 @dataclass(frozen=True)
@@ -40,7 +34,7 @@ class Batch:
         if self.batch_size % devices:
             raise ValueError(f"batch_size: {self.batch_size} does not divide over {devices} devices")
         share = self.batch_size // devices
-        micro = min(self.micro_batch_size or share, share)
+        micro = self.micro_batch_size or share
         if share % micro:
             divisors = [str(n) for n in range(1, share + 1) if share % n == 0]
             each = f"{share} examples a device" if devices > 1 else f"batch_size {share}"
@@ -140,11 +134,12 @@ def validate(cfg: DictConfig) -> Settings:
     """The settings of `cfg`; ConfigError at the first thing that cannot work, before anything is built."""
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{key} has no value; give it one: {key}=…")
+    _check_places(cfg)
     groups = {field.name: field.type for field in fields(Settings) if hasattr(field.type, "__post_init__")}
     sections = {name: _section(name, schema, cfg[name]) for name, schema in groups.items()}
     if cfg.weight_decay_scope not in ("matrices", "all"):
         raise ConfigError(f"weight_decay_scope: {cfg.weight_decay_scope!r} is neither matrices nor all")
-    for key, node in _targets(cfg):
+    for key, node in targets(cfg):
         bind(key, node)
     _check_lrs(cfg.optimizer)
     _writable("tracking.uri", _tracking_folder(cfg.tracking.uri))
@@ -157,62 +152,15 @@ def validate(cfg: DictConfig) -> Settings:
     )
 
 
-def trusted() -> tuple[str, ...]:
-    """The packages that a `_target_` may come from."""
-    own = filter(None, os.environ.get("HARNESS_TRUST", "").split(","))
-    return (*TRUSTED_PACKAGES, *(package.strip() for package in own))
-
-
-def whitelist() -> tuple[str, ...]:
-    """Hydra's patterns of what may be called, and of the models, callable too, that trusted targets return."""
-    return tuple(f"{package}.*" for package in (*trusted(), "transformers.models"))
-
-
-def bind(key: str, node: DictConfig) -> None:
-    """ConfigError unless the target of `node` is trusted, exists and takes these keywords."""
-    target = node["_target_"]
-    if not any(target.startswith(f"{package}.") for package in trusted()):
-        package = target.partition(".")[0]
-        raise ConfigError(f"{key}._target_: {target} is not trusted; if you trust it, set HARNESS_TRUST={package}")
-    parameters = inspect.signature(locate(f"{key}._target_", target)).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
-    for name in node:
-        if not (name.startswith("_") and name.endswith("_")) and name not in parameters:
-            raise ConfigError(f"{key}.{name}: {target} has no parameter {name!r}{nearest(name, parameters)}")
-    needed = {name for name, p in parameters.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL}
-    if not node.get("_partial_") and needed - set(node):
-        raise ConfigError(f"{key}: {target} needs {', '.join(sorted(needed - set(node)))}")
-
-
-def locate(key: str, target: str) -> Any:
-    """The object that the dotted path `target` names; ConfigError with the nearest name where there is none."""
-    module_name, _, name = target.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(f"{key}: {target} cannot be imported ({error})") from error
-    if not hasattr(module, name):
-        raise ConfigError(f"{key}: {module_name} has no {name!r}{nearest(name, dir(module))}")
-    return getattr(module, name)
-
-
-def nearest(name: str, names: Any) -> str:
-    """A question that ends a message, or nothing where no name is near."""
-    close = difflib.get_close_matches(name, [str(n) for n in names], n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node under `node` that names a target, with its key."""
-    if isinstance(node, DictConfig):
-        if node.get("_target_") is not None:
-            yield key, node
-        for name in node:
-            yield from _targets(node[name], f"{key}.{name}" if key else str(name))
-    elif isinstance(node, ListConfig):
-        for index, child in enumerate(node):
-            yield from _targets(child, f"{key}[{index}]")
+def _check_places(cfg: DictConfig) -> None:
+    for key in ("output_dir", "cache_dir"):
+        if not isinstance(cfg[key], str) or not cfg[key]:
+            raise ConfigError(f"{key}: {cfg[key]!r} is no folder")
+    if cfg.name is not None and not re.fullmatch(RUN_NAME, str(cfg.name)):
+        raise ConfigError(f"name: {cfg.name!r} may have up to 80 letters, digits and any of . _ + -")
+    for group in ("batch", "loop", "precision", "device", "start", "task", "optimizer", "schedule", "observers"):
+        if not isinstance(cfg.get(group), DictConfig):
+            raise ConfigError(f"{group}: nothing is chosen; `python run.py --help` shows the options")
 
 
 def _section(name: str, schema: type, node: DictConfig) -> Any:
@@ -233,15 +181,15 @@ def _check_lrs(optimizer: DictConfig) -> None:
     for name, value in optimizer.items():
         if name == "lr" or str(name).endswith("_lr"):
             if not isinstance(value, int | float) or isinstance(value, bool):
-                raise ConfigError(f"optimizer.{name}: {value!r} is no number")
-            if value <= 0:
+                raise ConfigError(f"optimizer.{name}: {value!r} is not a number")
+            if not 0 < value < math.inf:
                 raise ConfigError(f"optimizer.{name}: {value} must be above 0")
 
 
 def _integer(cfg: DictConfig, key: str) -> int:
     value = cfg[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ConfigError(f"{key}: {value!r} must be a whole number, 0 or above")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
+        raise ConfigError(f"{key}: {value!r} must be a whole number from 0 to {2**32 - 1}")
     return value
 
 

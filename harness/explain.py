@@ -1,16 +1,28 @@
 """What Hydra and OmegaConf refuse, in one sentence that names the key, the value and the remedy."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 from hydra.core.override_parser.overrides_parser import OverrideParseException
 from hydra.errors import MissingConfigException
 
-from harness.config import nearest
+
+class ConfigError(Exception):
+    """Bad input; the message is for people, the exit status 2."""
+
+
+def nearest(name: str, names: Iterable[object]) -> str:
+    """A question that ends a message, or nothing where no name is near."""
+    close = difflib.get_close_matches(name, [str(n) for n in names], n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def explain(error: Exception, arguments: list[str]) -> str:
     """One message for a person; an error that is not known to us keeps its own first line."""
     cause = error.__cause__
+    if "Config group override must be" in str(error):
+        return f"{next((a for a in arguments if a.endswith('=null')), 'null')}: a group needs an option"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(error)
     if isinstance(error, OverrideParseException):

@@ -1,13 +1,18 @@
 """The processes of one run: what they add up, agree on and share. A single process pays nothing."""
 
 import os
-from collections.abc import Iterable, Iterator
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -35,7 +40,7 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients in one message a data type; a parameter unused here counts as zero."""
         if self.size == 1:
             return
@@ -66,22 +71,46 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def wait(self) -> None:
-        if self.size > 1:
-            dist.barrier()
+    def main_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives, on rank 0 before the others, so that they find its files; its error is everyone's."""
+        if self.size == 1:
+            return make()
+        made, error = None, None
+        if self.is_main:
+            try:
+                made = make()
+            except Exception as raised:
+                error = raised
+        error = self.from_main(error)
+        if error is not None:
+            raise error
+        return made if self.is_main else make()
+
+    def copy_from_main(self, model: nn.Module) -> None:
+        """Rank 0's parameters and buffers, everywhere: one model, whatever each process has drawn."""
+        if self.size == 1:
+            return
+        for tensor in (*model.parameters(), *model.buffers()):
+            data = tensor.data
+            dist.broadcast(torch.view_as_real(data) if data.is_complex() else data, src=0)
 
 
 def join(device_type: str) -> World:
     """The world `torchrun` describes in the environment (gloo on CPU, nccl on CUDA), or one process."""
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if size > 1 and device_type == "mps":
+        raise ValueError("mps takes one process; use device=cpu or start without torchrun")
     if device_type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(f"process {local_rank} has no GPU: there are {torch.cuda.device_count()}; start as many")
         torch.cuda.set_device(local_rank)
         device = torch.device("cuda", local_rank)
     else:
         device = torch.device(device_type)
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
+        # Rank 0 may tokenise for a long time while the others wait.
+        dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
     return World(device, rank, size)
 
 
@@ -101,3 +130,25 @@ def pick_device(kind: str) -> str:
         built = "this torch is a CPU build" if torch.version.cuda is None else "no such device is visible"
         raise ValueError(f"{kind} was asked for, and there is none here ({built}); use device=cpu or device=auto")
     return kind
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """SIGINT and SIGTERM ask the loop to stop after the step under way; a second SIGINT stops at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -3,16 +3,15 @@
 import hashlib
 import platform
 import shutil
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -20,16 +19,19 @@ from torch import Tensor
 
 from harness import processes, provenance, starts
 from harness.build import Parts, build, build_observers, build_task, make
-from harness.checkpoint import Checkpointer, load_weights
-from harness.config import ConfigError, Settings, compose, validate
-from harness.events import Event, Notice, Observer, RunEnd, RunStart, Status
+from harness.checkpoint import WEIGHTS, Checkpointer, load_weights
+from harness.config import Settings, compose, validate
+from harness.data.cache import cached
+from harness.events import CheckpointSaved, Event, Notice, Observer, RunEnd, RunStart, Status
+from harness.explain import ConfigError
 from harness.loop import train
 from harness.policies import Policy, Stop
-from harness.processes import World
+from harness.processes import World, stop_on_signals
+from harness.state import TrainState
 from harness.task import Task
 
-SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir", "seed")
-"""The choices a base takes over from the run that needs it."""
+SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir")
+"""The choices a base takes over from the run that needs it; not the seed, so that fresh seeds share one base."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class RunResult:
     folder: Path
 
 
+class BaseEnded(Exception):
+    """The base that a run was to start from came to no good end."""
+
+    def __init__(self, result: RunResult) -> None:
+        self.result = replace(result, reason=f"its base, {result.folder.name}: {result.reason}")
+
+
 def run(cfg: DictConfig, policies: Sequence[Policy] = ()) -> RunResult:
     """Train what `cfg` says, recorded; ConfigError, with nothing written, for what cannot be built."""
     settings = validate(cfg)
@@ -50,10 +59,14 @@ def run(cfg: DictConfig, policies: Sequence[Policy] = ()) -> RunResult:
     if settings.device.threads:
         torch.set_num_threads(settings.device.threads)
     task = build_task(cfg, settings, world)
-    match = _warm_up(task, cfg, settings, world)
+    try:
+        match = _warm_up(task, cfg, settings, world)
+    except BaseEnded as ended:
+        return ended.result
     parts = build(cfg, settings, world, task)
     observers = build_observers(cfg) if world.is_main else []
-    folder = world.from_main(_make_folder(cfg, settings) if world.is_main else None)
+    folder = world.main_first(lambda: _make_folder(cfg, settings) if world.is_main else None)
+    folder = world.from_main(folder)
     notices = [*parts.notices, *([f"weights from {settings.start.source}: {match.table()}"] if match else [])]
     return _train(cfg, parts, world, folder, observers, policies, notices)
 
@@ -67,38 +80,56 @@ def _train(
     policies: Sequence[Policy],
     notices: list[str],
 ) -> RunResult:
-    def emit(event: Event) -> None:
-        for observer in observers:
-            observer(event)
+    state, emit, began_at = parts.state, _Broadcast(observers), time.perf_counter()
+    checkpointer = Checkpointer(folder / "checkpoints")
 
-    began_at = time.perf_counter()
+    def save(state: TrainState, kind: Literal["best", "last"]) -> None:
+        if world.is_main:
+            checkpointer(state, kind)
+            emit(CheckpointSaved(state.step, checkpointer.folder / kind, kind))
+
     emit(_run_start(cfg, parts, world, folder))
     for notice in notices:
         emit(Notice(notice))
-    state = parts.state
     with stop_on_signals() as is_stopping:
         try:
+            chosen = (*parts.policies, *policies)
             stop = train(
-                parts.task,
-                state,
-                parts.plan,
-                world,
-                policies=(*parts.policies, *policies),
-                emit=emit,
-                save=Checkpointer(folder / "checkpoints") if world.is_main else lambda state, kind: None,
-                is_stopping=is_stopping,
+                parts.task, state, parts.plan, world, policies=chosen, emit=emit, save=save, is_stopping=is_stopping
             )
         except KeyboardInterrupt:
             stop = Stop("interrupted", "stopped at once by a second signal")
         except Exception as error:
-            (folder / "error.txt").write_text(traceback.format_exc())
             stop = Stop("failed", f"{type(error).__name__}: {error}")
-    seconds = time.perf_counter() - began_at
+            with suppress(OSError):  # a full disk may be the very reason
+                (folder / f"error{world.rank or ''}.txt").write_text(traceback.format_exc())
     best = (state.best_val_loss, state.best_step)
+    seconds = time.perf_counter() - began_at
     emit(RunEnd(stop.status, stop.reason, state.step, state.tokens, seconds, *best, _artifacts(folder)))
-    for observer in observers:
-        observer.close()
+    emit.close()
     return RunResult(stop.status, stop.reason, *best, folder)
+
+
+class _Broadcast:
+    """Every event to every observer; one that raises is heard no more, and the run goes on."""
+
+    def __init__(self, observers: list[Observer]) -> None:
+        self.observers = observers
+
+    def __call__(self, event: Event) -> None:
+        self._each(lambda observer: observer(event))
+
+    def close(self) -> None:
+        self._each(lambda observer: observer.close())
+
+    def _each(self, tell: Callable[[Observer], None]) -> None:
+        for observer in list(self.observers):
+            try:
+                tell(observer)
+            except Exception as error:
+                self.observers.remove(observer)
+                name, said = type(observer).__name__, f"{type(error).__name__}: {error}"
+                print(f"warning: the observer {name} is left out from now on: {said}", file=sys.stderr)
 
 
 def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path) -> RunStart:
@@ -108,7 +139,7 @@ def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path) -> Run
         total_steps=parts.plan.total_steps,
         log_every=cfg.loop.log_every,
         params={**_dotted(OmegaConf.to_container(cfg, resolve=True)), **parts.effective},
-        tags=provenance.tags(world.device) if world.is_main else {},
+        tags={**provenance.tags(world.device), "data.digest": parts.task.dataset["digest"]},
         constants=parts.task.constants,
         dataset=parts.task.dataset,
     )
@@ -131,15 +162,27 @@ def _base(experiment: str, cfg: DictConfig, settings: Settings, world: World) ->
     with open_dict(base):
         for key in SHARED_WITH_BASE:
             base[key] = cfg[key]
-    cached = settings.cache_dir / "bases" / _digest(base) / "model.safetensors"
-    if not world.from_main(cached.exists()):
-        result = run(base)
-        if result.status != "completed":
-            raise RuntimeError(f"the base, {result.folder.name}, ended {result.status}: {result.reason}")
-        if world.is_main:
-            _copy_whole(result.folder / "checkpoints" / "best" / "model.safetensors", cached)
-        world.wait()
-    return load_weights(cached)
+    folder = settings.cache_dir / "bases" / _digest(base)
+    if not world.from_main((folder / WEIGHTS).exists()):
+        build(cfg, settings, world, build_task(cfg, settings, world))  # what cannot be built is refused before minutes
+        build_observers(cfg)  # are spent on its base
+        if world.size == 1:
+            cached(folder, lambda draft: _train_base(base, draft))
+        else:
+            _train_base(base, folder if world.is_main else None)
+            world.wait()
+    return load_weights(folder / WEIGHTS)
+
+
+def _train_base(base: DictConfig, folder: Path | None) -> None:
+    result = run(base)
+    if result.status != "completed":
+        raise BaseEnded(result)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{WEIGHTS}.partial"
+        shutil.copyfile(result.folder / "checkpoints" / "best" / WEIGHTS, partial)
+        partial.rename(folder / WEIGHTS)
 
 
 def _digest(cfg: DictConfig) -> str:
@@ -147,16 +190,10 @@ def _digest(cfg: DictConfig) -> str:
     resolved = OmegaConf.to_container(cfg, resolve=True)
     decisive = {key: value for key, value in resolved.items() if key not in ("observers", "tracking", "output_dir",
                 "cache_dir", "name", "device")}  # fmt: skip
+    decisive["model"].pop("gradient_checkpointing", None)
     source = make(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
     text = f"{sorted(decisive.items())}{source}{torch.__version__}{platform.python_version()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _copy_whole(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix(".partial")
-    shutil.copyfile(source, partial)
-    partial.rename(target)
 
 
 def _join(settings: Settings) -> World:
@@ -186,8 +223,7 @@ def _make_folder(cfg: DictConfig, settings: Settings) -> Path:
 
 
 def _artifacts(folder: Path) -> tuple[Path, ...]:
-    names = ("config.yaml", "command.txt", "diff.patch", "error.txt")
-    return tuple(folder / name for name in names if (folder / name).exists())
+    return tuple(path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".txt", ".patch"))
 
 
 def _dotted(node: object, key: str = "") -> dict[str, str]:
@@ -195,25 +231,3 @@ def _dotted(node: object, key: str = "") -> dict[str, str]:
         return {key: str(node)}
     children = [_dotted(child, f"{key}.{name}" if key else name) for name, child in node.items()]
     return {name: value for child in children for name, value in child.items()}
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM ask the loop to stop after the step under way; a second SIGINT stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    received: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -170,6 +170,13 @@ class Plateau(Schedule):
         if self.factor in (0, 1):
             raise ValueError(f"factor={self.factor} must lie between 0 and 1: 0.5 halves the LR at each plateau")
 
+    def idle_notice(self, evals: int) -> str | None:
+        """What the user must hear when a run of `evals` evaluations is over before the first cut can come."""
+        earliest = self.patience + 2  # one that is best, and more than `patience` that are not
+        if evals >= earliest:
+            return None
+        return f"patience={self.patience} allows a first cut after {earliest} evaluations, and the run has {evals}"
+
     def decay(self, share: float) -> float:
         return self.watched.ratio
 

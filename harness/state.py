@@ -1,12 +1,12 @@
 """All that a run would need to go on: the one thing a checkpoint holds."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness import seeding
 
@@ -44,6 +44,11 @@ class Schedule(Protocol):
     """A multiplier of the peak LR, a pure function of progress."""
 
     def multiplier(self, at: Progress) -> float: ...
+    def warmup(self, total_steps: int) -> int:
+        """Steps of warm-up; ValueError where the run is too short for them."""
+
+    def warmup_notice(self, total_steps: int) -> str | None:
+        """What the user must hear of a warm-up that comes to nothing."""
 
 
 class ObservingSchedule(Schedule, Protocol):
@@ -86,7 +91,7 @@ class TrainState:
 
     def load_state_dict(self, state: dict[str, Any], *, load_moments: bool = True) -> None:
         """Go on from `state`; with `load_moments` False the optimizer starts fresh."""
-        self.model.load_state_dict(state["model"])
+        load_model(self.model, state["model"])
         if load_moments:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
@@ -95,3 +100,21 @@ class TrainState:
         seeding.set_rng_state(state["rng"])
         for name, value in state["counters"].items():
             setattr(self, name, value)
+
+
+def load_model(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool = True) -> None:
+    """`model.load_state_dict`, but a ValueError where one of two tensors would silently overwrite the other."""
+    if pair := broken_tie(model, weights):
+        raise ValueError(f"{pair[0]} and {pair[1]} differ in the weights, but are one tensor in the model: untie it")
+    model.load_state_dict(weights, strict=strict)
+
+
+def broken_tie(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """Two names of one tensor of `model` under which `weights` hold different ones, as once a tied head is adapted."""
+    first_names: dict[int, str] = {}
+    for name, tensor in model.state_dict().items():
+        if name in weights and tensor.numel():
+            first = first_names.setdefault(tensor.data_ptr(), name)
+            if weights[first] is not weights[name] and not torch.equal(weights[first], weights[name]):
+                return first, name
+    return None

@@ -27,7 +27,7 @@ def causal_lm(
             f"data.sequence_length {tokens.sequence_length} is longer than the model's {limit} positions; "
             f"use data.sequence_length={limit} or a model with more"
         )
-    return CausalLM(network, tokens, seed)
+    return CausalLM(network, tokens)
 
 
 @dataclass
@@ -36,7 +36,6 @@ class CausalLM:
 
     model: nn.Module
     data: TokenData
-    seed: int
 
     @property
     def constants(self) -> Mapping[str, float]:
@@ -56,7 +55,7 @@ class CausalLM:
         return self.data.train.tokens_per_row
 
     def batch(self, position: int, size: int) -> TokenBatch:
-        rows = order(position, size, len(self.data.train), self.seed, self.data.shuffle)
+        rows = order(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
         return self.data.train.batch(rows)
 
     def split(self, batch: TokenBatch, size: int) -> list[TokenBatch]:
@@ -78,7 +77,7 @@ class CausalLM:
             yield self.data.val.batch(rows[start : start + self.data.eval_batch_size])
 
     def score(self, batch: TokenBatch) -> dict[str, Mean]:
-        nats = self._nats(batch, "none").double()
+        nats = self._nats(batch, "none").cpu().double()  # mps has no float64
         return {"loss": Mean(nats.sum().item(), batch.count, "nats/token", nats.square().sum().item())}
 
     def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:

@@ -43,4 +43,4 @@ def generated_lm(eval_batch_size: int = 16, dropout: float = 0.0) -> CausalLM:
     """A GPT of two layers and width 32 with dropout 0 on the generated stream."""
     torch.manual_seed(0)
     model = GPT(vocab_size=VOCABULARY, positions=LENGTH, layers=2, width=32, heads=4, dropout=dropout)
-    return CausalLM(model, token_data(eval_batch_size), seed=0)
+    return CausalLM(model, token_data(eval_batch_size))

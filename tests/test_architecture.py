@@ -17,7 +17,7 @@ ROWS = [
     {"tasks"},
     {"observers"},
     {"preflight"},
-    {"config", "explain", "build", "starts", "provenance", "runner"},
+    {"config", "targets", "explain", "build", "starts", "provenance", "runner"},
     {"run", "cli", "__main__", "sweeping", "evidence"},
 ]
 CONTRACTS = {"task", "events", "state", "seeding"}

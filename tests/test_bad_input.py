@@ -27,7 +27,24 @@ TABLE = [
     (["+loop.steps=5"], ["loop.steps does not exist"]),
     (["optimizer.lr=0"], ["optimizer.lr: 0 must be above 0"]),
     (["optimizer.lr=-1e-3"], ["optimizer.lr: -0.001 must be above 0"]),
-    (["optimizer.lr=fast"], ["optimizer.lr: 'fast' is no number"]),
+    (["optimizer.lr=fast"], ["optimizer.lr: 'fast' is not a number"]),
+    (["optimizer=lamb", "optimizer.lr=nan"], ["optimizer.lr: nan must be above 0"]),
+    (["optimizer.weight_decay=abc"], ["optimizer.weight_decay: 'abc' is not a number"]),
+    (["optimizer.betas=0.9"], ["optimizer.betas: 0.9 is not a list"]),
+    (["model.width=wide"], ["model.width: 'wide' is not a whole number"]),
+    (["model.layers=2.5"], ["model.layers: 2.5 is not a whole number"]),
+    (["tokenizer.vocab_size=abc"], ["tokenizer.vocab_size: 'abc'"]),
+    (["data.val_share=abc"], ["data.val_share: 'abc' is not a number"]),
+    (["lora=all_linear", "lora.alpha=abc"], ["lora.alpha: 'abc' is not a number"]),
+    (["output_dir=null"], ["output_dir: None is no folder"]),
+    (["name=a/b"], ["name: 'a/b'"]),
+    (["seed=99999999999999999999"], ["seed: 99999999999999999999"]),
+    (["loop=null"], ["loop=null", "needs an option"]),
+    (["optimizer._target_=harness.optimizers._state"], ["harness.optimizers._state is not trusted"]),
+    (["optimizer._target_=harness.data.cache.FileLock"], ["harness.data.cache.FileLock is not trusted"]),
+    (["optimizer._target_=harness.checkpoint.save_weights"], ["harness.checkpoint.save_weights is not trusted"]),
+    (["+optimizer._args_=[1]"], ["optimizer._args_"]),
+    (["batch.micro_batch_size=64"], ["batch.micro_batch_size: 64 does not divide batch_size 32"]),
     (["optimizer.betas=[1.5,0.9]"], ["optimizer", "1.5"]),
     (["schedule.warmup_ratio=1.5"], ["schedule", "warmup_ratio=1.5"]),
     (["schedule.warmup_steps=10"], ["warmup_steps=10", "schedule.warmup_ratio=null"]),
@@ -73,6 +90,16 @@ def test_wrong_input_gets_one_message_and_leaves_nothing(typed, said, places, tm
     assert "Traceback" not in message
     for words in said:
         assert words in message
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["schedule.warmup_ratio=1.5", "batch.micro_batch_size=5", "lora.rank=0", "optimizer.eps=-1", "lora.rank=1.5"],
+)
+def test_wrong_input_is_refused_before_a_base_is_trained_for_it(typed, places, tmp_path, monkeypatch, capsys) -> None:
+    assert type_in(monkeypatch, *places, "device=cpu", typed) == 2
+    assert capsys.readouterr().err.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == []
 
 

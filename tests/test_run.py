@@ -46,8 +46,10 @@ def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_pa
     assert params["effective.total_steps"] == "20"
     assert params["effective.warmup_steps"] == "1"
     assert float(params["effective.peak_lr.matrices"]) == float(params["optimizer.lr"])
-    assert recorded.data.tags["status"] == "completed"
-    assert recorded.data.tags["command"].startswith("python run.py experiment=smoke")
+    tags = recorded.data.tags
+    assert tags["status"] == "completed"
+    assert {"host", "device", "python", "version.torch", "data.digest", "command"} <= tags.keys()
+    assert tags["command"].startswith("python run.py experiment=smoke")
     steps = [metric.step for metric in client.get_metric_history(recorded.info.run_id, "train/loss")]
     assert sorted(steps) == list(range(1, 21))
     history = client.get_metric_history(recorded.info.run_id, "val/loss")
@@ -167,17 +169,53 @@ def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp
     assert "HARNESS_TRUST=my_package" in refused.stderr
 
 
-def test_a_base_is_trained_once_and_a_warm_start_begins_where_it_ended(places, tmp_path) -> None:
-    chosen = [*places, "device=cpu", "lora=none", "observers=quiet", "loop.max_steps=4"]
-    chosen += ["start=base", "start.source='experiment=smoke'"]
-    first = run(compose(chosen))
-    folders = {folder.name.split("_")[-1] for folder in (tmp_path / "outputs").iterdir()}
-    assert folders == {"smoke", "adamw-cosine"}
-    run(compose(chosen))
+BASED = ["device=cpu", "observers=quiet", "data.val_share=0.01", "loop.max_steps=4", "optimizer.lr=0.01"]
+BASED += ["start=base", "start.source='experiment=smoke'", "lora=all_linear"]
+
+
+def test_a_base_is_trained_once_and_a_run_is_the_same_whether_it_was_trained_for_it_or_found(places, tmp_path) -> None:
+    own_cache = [place for place in places if "cache_dir" not in place] + [f"cache_dir={tmp_path}/cache"]
+    first = run(compose([*own_cache, *BASED]))
+    assert {folder.name.split("_")[-1] for folder in (tmp_path / "outputs").iterdir()} == {"smoke", "adamw-cosine"}
+    second = run(compose([*own_cache, *BASED]))
     assert len(list((tmp_path / "outputs").iterdir())) == 3
-    warm = [*places, "device=cpu", "lora=none", "start=warm", f"start.source={first.folder.name}", "observers=quiet"]
-    again = run(compose([*warm, "loop.max_steps=1"]))
-    assert series(again.folder, "val/loss")[0] == pytest.approx(first.best_val_loss, rel=1e-6)
+    assert series(first.folder, "train/loss") == series(second.folder, "train/loss")
+    assert series(first.folder, "val/loss") == series(second.folder, "val/loss")
+
+
+def test_two_processes_that_adapt_a_base_they_trained_see_the_losses_of_one(places, tmp_path) -> None:
+    own_cache = [place for place in places if "cache_dir" not in place] + [f"cache_dir={tmp_path}/cache"]
+    torchrun(*own_cache, *BASED)
+    [together] = (tmp_path / "outputs").glob("*_adamw-cosine")
+    alone = run(compose([*own_cache, *BASED]))
+    assert series(together, "train/loss") == pytest.approx(series(alone.folder, "train/loss"), abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_learns_too_and_is_recorded_as_such(precision, places) -> None:
+    result = run(compose([*SMOKE, *places, "observers=quiet", f"precision={precision}", "loop.max_steps=6"]))
+    losses = series(result.folder, "train/loss")
+    assert result.status == "completed"
+    assert losses[-1] < losses[0]
+    assert record(result.folder)[0]["params"]["effective.autocast"].startswith(precision[:2])
+
+
+def test_a_run_that_fails_exits_1_and_is_failed_in_mlflow_with_the_reason(places, tmp_path) -> None:
+    (tmp_path / "my_package.py").write_text(
+        "import torch\nclass Breaks(torch.optim.SGD):\n"
+        "    def step(self, closure=None):\n        raise RuntimeError('the second hand broke')\n"
+    )
+    env = {"PYTHONPATH": str(tmp_path), "HARNESS_TRUST": "my_package"}
+    chosen = ["optimizer._target_=my_package.Breaks", "~optimizer.betas", "~optimizer.eps", "~observers.figures"]
+    done = run_py(*SMOKE, *places, *chosen, env=env)
+    assert done.returncode == 1
+    assert "failed: RuntimeError: the second hand broke" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "the second hand broke" in (only_folder(tmp_path) / "error.txt").read_text()
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    [recorded] = client.search_runs(["1"])
+    assert recorded.info.status == "FAILED"
+    assert recorded.data.tags["reason"] == "RuntimeError: the second hand broke"
 
 
 @pytest.mark.parametrize("lora", ["all_linear", "with_head"])
