@@ -4,19 +4,25 @@ import getpass
 import os
 import platform
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
 from harness.config import ROOT
+from harness.observers.store import shown
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "hydra-core", "optuna", "mlflow")
+MAX_NEW_BYTES = 1_000_000
 
 
-def tags(device: torch.device) -> dict[str, str]:
+def tags(device: torch.device, root: Path = ROOT) -> dict[str, str]:
     """Names and values for people who want to make this run again."""
     described = {
         "command": command(),
@@ -27,26 +33,64 @@ def tags(device: torch.device) -> dict[str, str]:
         "device": _device_name(device),
         **{f"version.{package}": version(package) for package in PACKAGES},
     }
-    commit = _git("rev-parse", "HEAD")
+    commit = _git(root, "rev-parse", "HEAD")
     if commit:
-        described["git.commit"] = commit.strip()
-        described["git.is_dirty"] = str(bool(_git("status", "--porcelain"))).lower()
+        described["git.commit"] = commit.decode().strip()
+        described["git.is_dirty"] = str(bool(_git(root, "status", "--porcelain", "--", "."))).lower()
     return described
 
 
 def command() -> str:
+    """What was typed, without passwords that stand in addresses."""
     program = os.path.basename(sys.argv[0]) or "python"
-    return shlex.join(["python", program, *sys.argv[1:]] if program.endswith(".py") else [program, *sys.argv[1:]])
+    words = [program, *map(shown, sys.argv[1:])]
+    return shlex.join(["python", *words] if program.endswith(".py") else words)
 
 
-def diff() -> str:
-    """What the working tree changes on top of its commit; empty where it is clean or no git repository."""
-    return _git("diff", "HEAD") or ""
-
-
-def _git(*arguments: str) -> str | None:
+def diff(root: Path = ROOT) -> str:
+    """A patch from the commit to the files under `root`, new ones included, large ones by name; empty where there is
+    no change or no commit."""
+    index = _git(root, "rev-parse", "--git-path", "index")
+    if index is None:
+        return ""
     try:
-        done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, timeout=10)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copy(root / os.fsdecode(index.rstrip(b"\n")), folder)  # the user's own stays as it is
+            return _patch(root, {"GIT_INDEX_FILE": copy})
+    except OSError:
+        return ""
+
+
+def _patch(root: Path, index: dict[str, str]) -> str:
+    """Of tracked files and, entered in `index` first, of new ones."""
+    small, others = _new_files(root)
+    entering = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
+    if _git(root, *entering, given=b"\0".join(small), environment=index) is None:
+        others += small
+    changes = _git(root, "diff", "--no-color", "--no-ext-diff", "HEAD", "--", ".", environment=index) or b""
+    named = b"".join(b"# new, not in this patch: %s\n" % name for name in others)
+    return (named + changes).decode(errors="replace")
+
+
+def _new_files(root: Path) -> tuple[list[bytes], list[bytes]]:
+    """Untracked names: the smallest files, MAX_NEW_BYTES together, and the others."""
+    names = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")[:-1]
+    paths = {name: os.path.join(os.fsencode(root), name) for name in names}
+    sizes = {name: os.lstat(path).st_size for name, path in paths.items()}
+    small, others, total = [], [], 0
+    for name in sorted(names, key=sizes.get):
+        total += sizes[name]
+        is_folder = name.endswith(b"/")  # a repository of its own
+        fits = total <= MAX_NEW_BYTES and not is_folder and os.access(paths[name], os.R_OK, follow_symlinks=False)
+        (small if fits else others).append(name)
+    return small, others
+
+
+def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] = {}) -> bytes | None:
+    """What git prints, None where it fails or is not there."""
+    command = ["git", "--literal-pathspecs", "--no-optional-locks", "-C", root, *arguments]
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, timeout=10, env={**os.environ, **environment})
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,6 +1,7 @@
 """The run as a person at a terminal follows it; plain lines where the output is a file or a pipe."""
 
 import math
+import shlex
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from harness.events import EvalEnd, Event, Observer, RunEnd, RunStart, StepEnd
+from harness.observers.store import shown, store_uri
 from harness.observers.window import Window, message
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
@@ -126,14 +128,13 @@ def eval_line(event: EvalEnd) -> str:
 
 
 def end_lines(end: RunEnd, start: RunStart) -> Iterator[str]:
-    """How it ended, and the command that shows it."""
+    """How it ended, and what shows it."""
     reason = f" ({end.reason})" if end.reason else ""
     best = f" · best val loss {number(end.best_val_loss)} at step {end.best_step}"
     found = best if math.isfinite(end.best_val_loss) else ""
     yield f"{end.status}{reason} after {duration(end.seconds)} · step {end.step}{found}"
-    uri = start.params.get("tracking.uri", "None")
     yield f"folder: {start.folder}"
-    yield f"to see it beside the others: python -m harness ui{'' if uri == 'None' else f' --uri {uri}'}"
+    yield f"to see it beside the others: {_way_to_see(start.params.get('tracking.uri', 'None'))}"
 
 
 def number(value: float) -> str:
@@ -147,6 +148,16 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _way_to_see(uri: str) -> str:
+    if uri == "None":
+        return "python -m harness ui"
+    if uri.startswith(("http", "databricks")):
+        return f"open {shown(uri)}"
+    with suppress(ValueError):  # nothing was tracked there, and the run is over
+        uri = store_uri(uri)
+    return f"python -m harness ui --uri {shlex.quote(shown(uri))}"
 
 
 def _grouped(value: str) -> str:

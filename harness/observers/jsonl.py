@@ -9,15 +9,18 @@ from typing import Any, BinaryIO
 
 from harness.events import Event, Observer, RunEnd, RunStart
 from harness.observers import record
+from harness.observers.store import shown
 from harness.observers.window import Window, message
 
 
 class Jsonl(Observer):
-    """Writes each line whole and at once; a full disk ends the record with a warning, never the run."""
+    """Writes each line at once; what a full disk refuses is kept and tried again with the next line."""
 
     def __init__(self) -> None:
         self._window = Window()
         self._file: BinaryIO | None = None
+        self._unwritten = bytearray()
+        self._has_warned = False
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunStart):
@@ -33,6 +36,7 @@ class Jsonl(Observer):
 
     def close(self) -> None:
         if self._file is not None:
+            self._flush()
             record.release(self._file)
             self._file.close()
             self._file = None
@@ -46,7 +50,7 @@ class Jsonl(Observer):
             id=uuid.uuid4().hex,
             name=start.name,
             total_steps=start.total_steps,
-            params=start.params,
+            params={name: shown(value) for name, value in start.params.items()},
             tags=start.tags,
             constants=start.constants,
             dataset=start.dataset,
@@ -57,15 +61,17 @@ class Jsonl(Observer):
         self._write("end", **{**asdict(end), "artifacts": artifacts})
 
     def _write(self, kind: str, **fields: Any) -> None:
-        if self._file is None:
-            return
-        line = record.encode(kind, at_ms=time.time_ns() // 1_000_000, **fields)
+        self._unwritten += record.encode(kind, at_ms=time.time_ns() // 1_000_000, **fields)
+        self._flush()
+
+    def _flush(self) -> None:
         try:
-            if self._file.write(line) < len(line):
-                raise OSError("no space for a whole line")
+            while self._unwritten:
+                del self._unwritten[: self._file.write(self._unwritten)]
         except OSError as error:
-            print(f"warning: {self._folder / record.NAME} ends here: {error}; training goes on", file=sys.stderr)
-            self.close()
+            if not self._has_warned:
+                print(f"warning: {self._folder / record.NAME} has to wait: {error}; training goes on", file=sys.stderr)
+            self._has_warned = True
 
 
 def _within(path: Path, folder: Path) -> Path:

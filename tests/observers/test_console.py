@@ -11,7 +11,7 @@ import pytest
 
 from harness.events import OutOfMemory
 from harness.observers import console
-from harness.observers.console import Console, duration, number, readings
+from harness.observers.console import Console, duration, end_lines, number, readings
 from tests.observers.facts import eval_end, run_end, run_start, step_end, tell, whole_run
 
 ROOT = Path(__file__).parents[2]
@@ -59,6 +59,23 @@ def test_a_worse_evaluation_names_the_best_and_a_failure_its_reason(tmp_path, ca
     assert "a micro-batch of 16 did not fit" in out
     assert "failed (RuntimeError: boom) after 12 s · step 20\n" in out
     assert "python -m harness ui --uri sqlite:////data/runs.db" in out
+
+
+@pytest.mark.parametrize(
+    ("uri", "way"),
+    [
+        ("http://me:secret@server:5000", "open http://server:5000"),
+        ("postgresql://me:secret@db/runs", "python -m harness ui --uri postgresql://db/runs"),
+        ("sqlite:///my runs/runs.db", "python -m harness ui --uri 'sqlite:///{here}/my runs/runs.db'"),
+        ("mlruns", "python -m harness ui --uri mlruns"),
+    ],
+)
+def test_the_end_says_what_shows_the_run_from_any_folder_without_a_password(
+    tmp_path, monkeypatch, uri: str, way: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    *_, last = end_lines(run_end(), run_start(tmp_path, params={"tracking.uri": uri}))
+    assert last == f"to see it beside the others: {way.format(here=tmp_path)}"
 
 
 def test_a_terminal_gets_a_live_panel_that_leaves_only_the_permanent_lines(tmp_path, monkeypatch) -> None:

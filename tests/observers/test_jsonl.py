@@ -3,10 +3,13 @@
 import json
 import math
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from benchmarks.startup import instants
 from harness.observers import record
 from harness.observers.jsonl import Jsonl
 from tests.observers.facts import run_end, run_start, step_end, tell, whole_run
@@ -19,6 +22,17 @@ def lines(folder: Path) -> list[dict]:
         raise AssertionError(f"{constant} is not JSON")
 
     return [json.loads(line, parse_constant=refuse) for line in (folder / record.NAME).read_text().splitlines()]
+
+
+@contextmanager
+def no_space_beyond(size: int) -> Iterator[None]:
+    """The kernel lets no file of this process grow past `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_the_record_tells_the_whole_run_in_order(tmp_path) -> None:
@@ -67,21 +81,44 @@ def test_a_line_cut_short_is_not_read_until_it_is_whole(tmp_path) -> None:
     assert [entry["text"] for entry, _ in record.read(path, offset)] == ["two"]
 
 
-def test_a_full_disk_ends_the_record_with_one_warning_and_not_the_run(tmp_path, capsys) -> None:
-    observer = Jsonl()
+def test_what_a_full_disk_refuses_is_written_once_there_is_space_by_a_record_held_throughout(tmp_path, capsys) -> None:
+    observer, path = Jsonl(), tmp_path / record.NAME
     observer(run_start(tmp_path, log_every=1))
-    size = (tmp_path / record.NAME).stat().st_size
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, hard))
-    try:
+    with no_space_beyond(path.stat().st_size + 100):
         for step in range(1, 4):
             observer(step_end(step))
-        observer(run_end(step=3))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert record.is_held(path) is True
+        assert [entry["kind"] for entry, _ in record.read(path)] == ["start", "metrics"]
+    observer(step_end(4))
+    observer(run_end(step=4))
     observer.close()
-    assert capsys.readouterr().err.count("ends here") == 1
-    assert [entry["kind"] for entry, _ in record.read(tmp_path / record.NAME)] == ["start", "metrics"]
+    assert capsys.readouterr().err.count("has to wait: ") == 1
+    assert [line.get("step") for line in lines(tmp_path)] == [None, 0, 1, 2, 3, 4, 4]
+    assert lines(tmp_path)[-1]["status"] == "completed"
+
+
+def test_a_disk_that_stays_full_does_not_end_the_run(tmp_path, capsys) -> None:
+    observer, path = Jsonl(), tmp_path / record.NAME
+    observer(run_start(tmp_path, log_every=1))
+    with no_space_beyond(path.stat().st_size):
+        observer(step_end(1))
+        observer(run_end(step=1))
+        observer.close()
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert record.is_held(path) is False
+    assert len(lines(tmp_path)) == 2
+
+
+def test_a_password_in_an_address_is_not_recorded(tmp_path) -> None:
+    Jsonl()(run_start(tmp_path, params={"tracking.uri": "http://me:secret@server:5000", "optimizer.lr": "0.001"}))
+    assert lines(tmp_path)[0]["params"] == {"tracking.uri": "http://server:5000", "optimizer.lr": "0.001"}
+
+
+def test_the_startup_benchmark_finds_the_start_and_the_first_step(tmp_path) -> None:
+    tell([Jsonl()], whole_run(tmp_path))
+    recorded = lines(tmp_path)
+    step = next(line for line in recorded if line.get("step") == 5)
+    assert instants(tmp_path / record.NAME) == (recorded[0]["at_ms"] / 1000, step["at_ms"] / 1000)
 
 
 def test_a_record_is_held_until_its_run_is_closed(tmp_path) -> None:
