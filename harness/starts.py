@@ -1,19 +1,25 @@
 """Weights to start from: found, read as data, and matched to the model name by name."""
 
 import json
+import re
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill as wrap
 
-import torch
+import yaml
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from harness import lora
-from harness.build import build_task, make
-from harness.checkpoint import load_weights, read_state_dict
-from harness.config import ConfigError, Settings
+from harness.build import make
+from harness.checkpoint import WEIGHTS, load_weights, read_state_dict, standing
+from harness.config import Settings
+from harness.explain import ConfigError
 from harness.models import untie_head
 from harness.processes import World
+from harness.state import broken_tie, load_model
+from harness.targets import bind
 
 PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.")
 """What data parallelism, torch.compile and wrapper classes put in front of a name."""
@@ -28,70 +34,75 @@ class Match:
     unexpected: list[str]
     mismatched: list[str]
 
+    @property
+    def is_whole(self) -> bool:
+        return not (self.missing or self.unexpected or self.mismatched)
+
+    def summary(self) -> str:
+        """One line: the counts, and the first names of what did not match."""
+        misfits = {kind: names for kind, names in vars(self).items() if kind != "matched" and names}
+        told = [f"{len(names)} {kind}: {', '.join(_first(names, 3))}" for kind, names in misfits.items()]
+        return "; ".join([f"{len(self.matched)} tensors matched", *told])
+
     def table(self) -> str:
-        rows = [f"{len(self.matched)} tensors matched"]
-        for title in ("missing", "unexpected", "mismatched"):
-            names = getattr(self, title)
-            if names:
-                more = f", … {len(names) - 8} more" if len(names) > 8 else ""
-                rows.append(f"{len(names)} {title}: {', '.join(names[:8])}{more}")
-        return "; ".join(rows)
+        """Lines of at most 100 columns: each kind, its count, and its names."""
+        rows = []
+        for kind, names in vars(self).items():
+            text = f"{kind:<11}{len(names):>5}  {', '.join(_first(names, 20))}"
+            rows.append(wrap(text, 100, subsequent_indent=" " * 18, break_on_hyphens=False).rstrip())
+        return "\n".join(rows)
+
+
+def start_warm(model: nn.Module, source: str, settings: Settings, world: World) -> Match:
+    """Load the weights `source` names into `model`; ConfigError, in one line, where nothing is found or fits.
+
+    A file may hold a part of the weights; a run's or Hugging Face folder must hold them all.
+    """
+    path = _find(source, settings)
+    try:
+        match = load_into(model, read_weights(path, model))
+    except (ConfigError, ValueError, OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"start.source: {path}: {' '.join(str(error).split())}") from error
+    if not match.matched:
+        raise ConfigError(f"start.source: nothing in {path} fits this model ({match.summary()})")
+    if match.mismatched or (path.is_dir() and not match.is_whole):
+        raise ConfigError(f"start.source: {path} is of another architecture ({match.summary()})")
+    return match
+
+
+def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The weights of a file, a Hugging Face folder or a run's, with LoRA adapters merged as they fit `model`."""
+    if path.is_file():
+        return read_state_dict(path)
+    if (path / "config.yaml").is_file():
+        return _run_weights(path, model)
+    shards = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
+    if not shards:
+        raise ValueError("it holds neither a run nor *.safetensors nor pytorch_model*.bin")
+    return {name: tensor for shard in shards for name, tensor in read_state_dict(shard).items()}
 
 
 def load_into(model: nn.Module, weights: dict[str, Tensor]) -> Match:
     """Copy every tensor whose name, after wrappers' prefixes, and shape fit; the rest is told, never guessed."""
     own = model.state_dict()
     renamed = {_own_name(name, own): tensor for name, tensor in weights.items()}
-    fits = {name: t for name, t in renamed.items() if name in own and own[name].shape == t.shape}
+    fits = {name: tensor for name, tensor in renamed.items() if name in own and own[name].shape == tensor.shape}
     clash = sorted(name for name in renamed.keys() & own.keys() if name not in fits)
-    if _ties_break(own, fits):
-        untie_head(model)
-    model.load_state_dict(fits, strict=False)
+    fill(model, fits)
     filled = {own[name].data_ptr() for name in fits}
     return Match(
         matched=sorted(fits),
         missing=sorted(name for name in own if name not in renamed and own[name].data_ptr() not in filled),
-        unexpected=sorted(renamed.keys() - own.keys()),
+        unexpected=sorted(name for name in renamed if name not in own and not _is_obsolete(name, model)),
         mismatched=[f"{name} {list(renamed[name].shape)} for {list(own[name].shape)}" for name in clash],
     )
 
 
-def start_warm(model: nn.Module, source: str, settings: Settings, world: World) -> Match:
-    """Load the weights `source` names into `model`; ConfigError where nothing is found or nothing fits."""
-    match = load_into(model, read_weights(source, settings, world))
-    if not match.matched:
-        raise ConfigError(f"start.source: nothing in {source} fits this model ({match.table()})")
-    if match.mismatched:
-        raise ConfigError(f"start.source: {source} is of another architecture ({match.table()})")
-    return match
-
-
-def read_weights(source: str, settings: Settings, world: World) -> dict[str, Tensor]:
-    """The weights of a file, a Hugging Face folder, or a run by id, folder or name, with LoRA adapters merged."""
-    path = _find(source, settings)
-    try:
-        if path.is_file():
-            return read_state_dict(path)
-        if (path / "config.yaml").is_file():
-            return run_weights(path, settings, world)
-        shards = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
-        if not shards:
-            raise ValueError("it holds neither a run nor *.safetensors nor pytorch_model*.bin")
-        return {name: tensor for shard in shards for name, tensor in read_state_dict(shard).items()}
-    except (ValueError, OSError) as error:
-        raise ConfigError(f"start.source: {path}: {error}") from error
-
-
-def run_weights(folder: Path, settings: Settings, world: World) -> dict[str, Tensor]:
-    """The best weights of the run in `folder`, under the names of its unadapted model."""
-    weights = load_weights(folder / "checkpoints" / "best" / "model.safetensors")
-    cfg = OmegaConf.load(folder / "config.yaml")
-    if not cfg.lora:
-        return weights
-    model = build_task(cfg, settings, world).model
-    make(cfg, "lora")(model)
-    model.load_state_dict(weights)
-    return lora.merged_state_dict(model)
+def fill(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Copy `weights` into `model`, whose head is untied first where they hold another one than the embedding."""
+    if broken_tie(model, weights) and hasattr(model, "get_output_embeddings"):
+        untie_head(model)
+    load_model(model, weights, strict=False)
 
 
 def base_name(source: str) -> str | None:
@@ -99,11 +110,18 @@ def base_name(source: str) -> str | None:
     return source.removeprefix("experiment=") if source.startswith("experiment=") else None
 
 
-def _ties_break(own: dict[str, Tensor], fits: dict[str, Tensor]) -> bool:
-    """Whether the model has one tensor where the weights have two, as after a run that adapted a tied head."""
-    seen: dict[int, Tensor] = {}
-    pairs = [(seen.setdefault(own[name].data_ptr(), tensor), tensor) for name, tensor in fits.items()]
-    return any(first is not tensor and not torch.equal(first, tensor) for first, tensor in pairs)
+def _run_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The best weights of the run in `folder`, under the names of `model`; its data and tokenizer are not needed."""
+    weights = load_weights(standing(folder / "checkpoints" / "best") / WEIGHTS)
+    cfg = OmegaConf.load(folder / "config.yaml")
+    if not cfg.get("lora"):
+        return weights
+    bind("lora", cfg.lora)
+    adapted = make(cfg, "lora")(deepcopy(model))
+    match = load_into(adapted, weights)
+    if not match.is_whole:
+        raise ValueError(f"its adapted weights do not fit this model ({match.summary()})")
+    return lora.merged_state_dict(adapted)
 
 
 def _own_name(name: str, own: dict[str, Tensor]) -> str:
@@ -116,12 +134,29 @@ def _own_name(name: str, own: dict[str, Tensor]) -> str:
     return stripped
 
 
+def _is_obsolete(name: str, model: nn.Module) -> bool:
+    """Whether `model` is of transformers and passes over a buffer that its older versions saved."""
+    return any(re.search(pattern, name) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+
+
+def _first(names: list[str], count: int) -> list[str]:
+    return names if len(names) <= count else [*names[:count], f"… {len(names) - count} more"]
+
+
 def _find(source: str, settings: Settings) -> Path:
     """A path as the user gave it, or a run's folder by its name or MLflow run id."""
     for path in (Path(source).expanduser(), settings.output_dir / source):
         if path.exists():
             return path
     for record in settings.output_dir.glob("*/mlflow.json"):
-        if json.loads(record.read_text()).get("run_id") == source:
+        if _run_id(record) == source:
             return record.parent
     raise ConfigError(f"start.source: {source!r} is no file, no folder, and no run in {settings.output_dir}")
+
+
+def _run_id(record: Path) -> str | None:
+    """None for a record cut off while it was written: what another run left is no reason to stop this one."""
+    try:
+        return json.loads(record.read_text()).get("run_id")
+    except (ValueError, OSError):
+        return None

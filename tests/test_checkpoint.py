@@ -48,9 +48,47 @@ def test_a_write_that_is_cut_off_leaves_the_old_checkpoint(tmp_path, monkeypatch
     load_checkpoint(toy_state(ToyTask()), tmp_path / "best")
 
 
-def test_tied_weights_are_written_once_and_come_back_under_both_names(tmp_path) -> None:
+def test_a_writer_cut_off_between_its_renames_leaves_the_old_checkpoint_to_be_found(tmp_path) -> None:
+    task = ToyTask()
+    state = toy_state(task)
+    train(task, state, toy_plan(3), CPU)
+    save_checkpoint(state, tmp_path / "best")
+    (tmp_path / "best").rename(tmp_path / "best.old")  # the first of the two
+    found = toy_state(ToyTask())
+    load_checkpoint(found, tmp_path / "best")
+    assert found.step == 3
+    save_checkpoint(state, tmp_path / "best")
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def tied_model() -> nn.ModuleDict:
     model = nn.ModuleDict({"embedding": nn.Embedding(50, 8), "head": nn.Linear(8, 50, bias=False)})
     model["head"].weight = model["embedding"].weight
+    return model
+
+
+def test_a_head_of_its_own_does_not_overwrite_the_embedding_it_is_tied_to(tmp_path) -> None:
+    state = toy_state(ToyTask())
+    state.model = tied_model()
+    save_checkpoint(state, tmp_path / "tied")
+    load_checkpoint(state, tmp_path / "tied")
+    untied = tied_model()
+    untied["head"].weight = nn.Parameter(torch.ones(50, 8))
+    before = state.model["embedding"].weight.clone()
+    with pytest.raises(ValueError, match=r"embedding\.weight and head\.weight differ"):
+        state.load_state_dict({**state.state_dict(), "model": untied.state_dict()})
+    assert torch.equal(state.model["embedding"].weight, before)
+
+
+def test_a_safetensors_file_that_is_cut_off_is_refused_by_name(tmp_path) -> None:
+    save_weights({"w": torch.ones(100)}, tmp_path / "whole.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"cut\.safetensors is no whole safetensors file"):
+        read_state_dict(tmp_path / "cut.safetensors")
+
+
+def test_tied_weights_are_written_once_and_come_back_under_both_names(tmp_path) -> None:
+    model = tied_model()
     save_weights(model.state_dict(), tmp_path / "tied.safetensors")
     assert (tmp_path / "tied.safetensors").stat().st_size < 2 * 50 * 8 * 4
     weights = load_weights(tmp_path / "tied.safetensors")
