@@ -165,7 +165,9 @@ def main() -> None:
                 milliseconds = per_step(run(), chosen.steps // 10)
                 if round_number:  # the first round warms up: migrations, caches, imports
                     times[arm].append(milliseconds)
-    print(f"\n{chosen.rounds} rounds of {chosen.steps} steps, batch {chosen.batch} x {LENGTH}, threads {chosen.threads}")
+    print(
+        f"\n{chosen.rounds} rounds of {chosen.steps} steps, batch {chosen.batch} x {LENGTH}, threads {chosen.threads}"
+    )
     for arm, values in times.items():
         ratios = [value / base for value, base in zip(values, times["bare loop"], strict=True)]
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"

@@ -25,6 +25,7 @@ from harness.data.cache import cached
 from harness.events import CheckpointSaved, Event, Notice, Observer, RunEnd, RunStart, Status
 from harness.explain import ConfigError
 from harness.loop import train
+from harness.observers.store import shown
 from harness.policies import Policy, Stop
 from harness.processes import World, stop_on_signals
 from harness.state import TrainState
@@ -153,7 +154,7 @@ def _warm_up(task: Task, cfg: DictConfig, settings: Settings, world: World) -> s
     experiment = starts.base_name(source)
     if experiment:
         return starts.load_into(task.model, _base(experiment, cfg, settings, world))
-    return starts.start_warm(task.model, source, settings, world)
+    return starts.start_warm(task.model, source, settings)
 
 
 def _base(experiment: str, cfg: DictConfig, settings: Settings, world: World) -> dict[str, Tensor]:
@@ -167,22 +168,26 @@ def _base(experiment: str, cfg: DictConfig, settings: Settings, world: World) ->
         build(cfg, settings, world, build_task(cfg, settings, world))  # what cannot be built is refused before minutes
         build_observers(cfg)  # are spent on its base
         if world.size == 1:
-            cached(folder, lambda draft: _train_base(base, draft))
+            cached(folder, lambda draft: _keep(_train_base(base), draft))
         else:
-            _train_base(base, folder if world.is_main else None)
-            world.wait()
+            trained = _train_base(base)
+            world.main_first(lambda: _keep(trained, folder) if world.is_main else None)
     return load_weights(folder / WEIGHTS)
 
 
-def _train_base(base: DictConfig, folder: Path | None) -> None:
+def _train_base(base: DictConfig) -> Path:
+    """The weights' file of a run of `base`; BaseEnded unless it completed."""
     result = run(base)
     if result.status != "completed":
         raise BaseEnded(result)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{WEIGHTS}.partial"
-        shutil.copyfile(result.folder / "checkpoints" / "best" / WEIGHTS, partial)
-        partial.rename(folder / WEIGHTS)
+    return result.folder / "checkpoints" / "best" / WEIGHTS
+
+
+def _keep(weights: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"{WEIGHTS}.partial"
+    shutil.copyfile(weights, partial)
+    partial.rename(folder / WEIGHTS)
 
 
 def _digest(cfg: DictConfig) -> str:
@@ -215,7 +220,8 @@ def _make_folder(cfg: DictConfig, settings: Settings) -> Path:
             break
         except FileExistsError:
             continue
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    shown_cfg = OmegaConf.merge(cfg, {"tracking": {"uri": cfg.tracking.uri and shown(cfg.tracking.uri)}})
+    OmegaConf.save(shown_cfg, folder / "config.yaml", resolve=True)
     (folder / "command.txt").write_text(provenance.command() + "\n")
     if diff := provenance.diff():
         (folder / "diff.patch").write_text(diff)

@@ -17,7 +17,6 @@ from harness.checkpoint import WEIGHTS, load_weights, read_state_dict, standing
 from harness.config import Settings
 from harness.explain import ConfigError
 from harness.models import untie_head
-from harness.processes import World
 from harness.state import broken_tie, load_model
 from harness.targets import bind
 
@@ -53,7 +52,7 @@ class Match:
         return "\n".join(rows)
 
 
-def start_warm(model: nn.Module, source: str, settings: Settings, world: World) -> Match:
+def start_warm(model: nn.Module, source: str, settings: Settings) -> Match:
     """Load the weights `source` names into `model`; ConfigError, in one line, where nothing is found or fits.
 
     A file may hold a part of the weights; a run's or Hugging Face folder must hold them all.

@@ -82,7 +82,14 @@ def test_every_option_composes_and_binds(option: Path, files: Path, places: list
     validate(composed(option, files, places))
 
 
-@pytest.mark.parametrize("option", [o for o in OPTIONS if o.parent.name != "experiment"], ids=str)
+BUILT = [
+    pytest.param(option, marks=pytest.mark.slow if option.name == "smollm2" else ())
+    for option in OPTIONS
+    if option.parent.name != "experiment"
+]
+
+
+@pytest.mark.parametrize("option", BUILT, ids=str)
 def test_every_option_builds(option: Path, files: Path, places: list[str]) -> None:
     if str(option) == "tokenizer/pretrained":
         make_tokenizer(files)

@@ -15,11 +15,9 @@ from harness.explain import ConfigError
 from harness.lora import adapt, merged_state_dict
 from harness.models.gpt import GPT
 from harness.models.pretrained import causal_lm
-from harness.processes import World
 from harness.runner import run
 from harness.starts import Match, load_into, start_warm
 
-CPU = World(torch.device("cpu"))
 GPT2 = GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=32, n_positions=16, bos_token_id=0, eos_token_id=0)
 ADAPTED = {"rank": 2, "alpha": 4, "dropout": 0.0}
 
@@ -64,7 +62,7 @@ def trained(model: nn.Module) -> nn.Module:
 
 def refusal(model: nn.Module, source: Path | str, settings: Settings) -> str:
     with pytest.raises(ConfigError) as refused:
-        start_warm(model, str(source), settings, CPU)
+        start_warm(model, str(source), settings)
     message = str(refused.value)
     assert message.startswith("start.source: ")
     assert "\n" not in message
@@ -74,7 +72,7 @@ def refusal(model: nn.Module, source: Path | str, settings: Settings) -> str:
 def test_the_embedding_survives_a_head_of_its_own_in_the_weights(tmp_path, settings) -> None:
     source = untied(gpt(1))
     model = gpt(2)
-    match = start_warm(model, str(recorded(source, tmp_path / "run")), settings, CPU)
+    match = start_warm(model, str(recorded(source, tmp_path / "run")), settings)
     assert match.is_whole
     assert same(model, source)
     assert model.head.weight is not model.token_embedding.weight
@@ -85,7 +83,7 @@ def test_the_embedding_survives_a_head_of_its_own_in_the_weights(tmp_path, setti
 def test_an_adapted_run_with_an_untied_head_is_merged_without_its_data(tmp_path, settings, lora, changes) -> None:
     source = trained(adapt(untied(gpt(1)), **ADAPTED, target_modules=lora, **changes))
     model = gpt(2)
-    match = start_warm(model, str(recorded(source, tmp_path / "run", lora, **changes)), settings, CPU)
+    match = start_warm(model, str(recorded(source, tmp_path / "run", lora, **changes)), settings)
     assert match.is_whole
     wanted = merged_state_dict(source)
     assert model.state_dict().keys() == wanted.keys()
@@ -119,7 +117,7 @@ def test_a_shallower_run_is_refused_and_a_users_partial_file_is_not(tmp_path, se
     assert "missing: blocks.1" in refusal(gpt(2, layers=2), recorded(source, tmp_path / "run"), settings)
     torch.save({**source.state_dict(), "extra": torch.zeros(1)}, tmp_path / "part.pt")
     model = gpt(2, layers=2)
-    match = start_warm(model, str(tmp_path / "part.pt"), settings, CPU)
+    match = start_warm(model, str(tmp_path / "part.pt"), settings)
     assert torch.equal(model.blocks[0].mlp.up.weight, source.blocks[0].mlp.up.weight)
     assert all(name.startswith("blocks.1.") for name in match.missing)
     assert match.unexpected == ["extra"]
@@ -135,7 +133,7 @@ def test_a_hugging_face_folder_fills_a_model_of_its_sizes_and_no_other(tmp_path,
     source.save_pretrained(tmp_path / "source")
     GPT2LMHeadModel(GPT2).save_pretrained(tmp_path / "other")
     model = causal_lm(name=str(tmp_path / "other"), vocab_size=32)
-    assert start_warm(model, str(tmp_path / "source"), settings, CPU).is_whole
+    assert start_warm(model, str(tmp_path / "source"), settings).is_whole
     assert same(model, source)
     deeper = GPT2LMHeadModel(GPT2Config(**{**GPT2.to_diff_dict(), "n_layer": 3}))
     assert "missing: transformer.h.2" in refusal(deeper, tmp_path / "source", settings)
@@ -146,13 +144,13 @@ def test_a_buffer_that_old_versions_of_transformers_saved_does_not_count(tmp_pat
     weights = {f"transformer.{name}": tensor for name, tensor in source.transformer.state_dict().items()}
     (tmp_path / "gpt2").mkdir()
     save_file({**weights, "transformer.h.0.attn.bias": torch.ones(1)}, tmp_path / "gpt2" / "model.safetensors")
-    assert start_warm(GPT2LMHeadModel(GPT2), str(tmp_path / "gpt2"), settings, CPU).is_whole
+    assert start_warm(GPT2LMHeadModel(GPT2), str(tmp_path / "gpt2"), settings).is_whole
 
 
 def test_a_safetensors_file_is_a_start(tmp_path, settings) -> None:
     source, model = gpt(1), gpt(2)
     save_weights(source.state_dict(), tmp_path / "weights.safetensors")
-    assert start_warm(model, str(tmp_path / "weights.safetensors"), settings, CPU).is_whole
+    assert start_warm(model, str(tmp_path / "weights.safetensors"), settings).is_whole
     assert same(model, source)
 
 
@@ -162,7 +160,7 @@ def test_an_mlflow_run_id_names_a_run_even_beside_a_torn_record(tmp_path, settin
     (folder / "mlflow.json").write_text(json.dumps({"run_id": "0123abcd"}))
     torn = recorded(gpt(3), settings.output_dir / "a")
     (torn / "mlflow.json").write_text('{"run_id": "01')
-    assert start_warm(model, "0123abcd", settings, CPU).is_whole
+    assert start_warm(model, "0123abcd", settings).is_whole
     assert same(model, source)
     assert "'4567' is no file, no folder, and no run" in refusal(model, "4567", settings)
 
