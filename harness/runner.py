@@ -68,7 +68,9 @@ def run(cfg: DictConfig, policies: Sequence[Policy] = ()) -> RunResult:
     observers = build_observers(cfg) if world.is_main else []
     folder = world.main_first(lambda: _make_folder(cfg, settings) if world.is_main else None)
     folder = world.from_main(folder)
-    notices = [*parts.notices, *([f"weights from {settings.start.source}: {match.table()}"] if match else [])]
+    notices = [*parts.notices, *(_told(match, settings.start.source) if match else [])]
+    if match and world.is_main:
+        (folder / "start.txt").write_text(match.table() + "\n")
     return _train(cfg, parts, world, folder, observers, policies, notices)
 
 
@@ -155,6 +157,13 @@ def _warm_up(task: Task, cfg: DictConfig, settings: Settings, world: World) -> s
     if experiment:
         return starts.load_into(task.model, _base(experiment, cfg, settings, world))
     return starts.start_warm(task.model, source, settings)
+
+
+def _told(match: starts.Match, source: str) -> list[str]:
+    """A line where everything fits, the table where it does not; start.txt in the run's folder has the table."""
+    return [
+        f"weights from {source}: {match.summary()}" if match.is_whole else f"weights from {source}:\n{match.table()}"
+    ]
 
 
 def _base(experiment: str, cfg: DictConfig, settings: Settings, world: World) -> dict[str, Tensor]:
