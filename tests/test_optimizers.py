@@ -7,9 +7,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from harness.config import whitelist
 from harness.models.gpt import GPT
 from harness.optimizers import Lamb, Optimizers, muon, partition
+from harness.targets import whitelist
 
 CHOICES = sorted((Path(__file__).parents[1] / "conf" / "optimizer").glob("*.yaml"))
 MUON = {"weight_decay": 0.1, "momentum": 0.9, "adamw_lr": 0.01, "adamw_betas": (0.9, 0.99)}

@@ -19,6 +19,13 @@ from harness.observers.window import Window, message
 LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
 WIDTH, BAR, SMALL = 118, 24, 0.01
 EFFECTIVE = "effective."
+HEADER = {
+    "model": ("parameters", "trainable_parameters"),
+    "run": ("total_steps", "evals", "batch_size", "accum_steps"),
+    "update": ("optimizer", "peak_lr", "weight_decay", "schedule", "warmup_steps", "grad_clip"),
+    "on": ("device", "devices", "threads", "autocast"),
+}
+"""The lines that open a run, each of settings in force."""
 SHOWN = {
     "loss": "train/loss",
     "val": "val/loss",
@@ -100,13 +107,24 @@ class Console(Observer):
 
 
 def header(start: RunStart) -> Iterator[str]:
-    """What runs, on what, with which settings in force."""
-    names = [name for name in start.params if name.startswith(EFFECTIVE)]
-    in_force = [f"{name.removeprefix(EFFECTIVE)} {_grouped(start.params[name])}" for name in names]
+    """What runs, on what, and the settings in force that decide it; config.yaml and MLflow have them all."""
     yield start.name
-    yield from _paragraph("data", [start.dataset.get(name, "") for name in ("name", "source", "digest")])
-    yield from _paragraph("in force", in_force)
-    yield from _paragraph("to judge by", [f"{name} {number(value)}" for name, value in start.constants.items()])
+    yield from _paragraph("data", [start.dataset.get(name, "") for name in ("name", "digest")])
+    for title, names in HEADER.items():
+        yield from _paragraph(title, [part for name in names for part in _in_force(start.params, name)])
+    constants = [f"{name.replace('_', ' ')} {number(value)}" for name, value in start.constants.items()]
+    yield from _paragraph("to judge by", constants)
+
+
+def _in_force(params: Mapping[str, str], name: str) -> list[str]:
+    """The setting by its name, or by its parameter groups where these differ."""
+    own, label = f"{EFFECTIVE}{name}", name.replace("_", " ")
+    by_group = {key.removeprefix(f"{own}."): value for key, value in params.items() if key.startswith(f"{own}.")}
+    if own in params:
+        return [f"{label} {_grouped(params[own])}"]
+    if len(set(by_group.values())) == 1:
+        return [f"{label} {next(iter(by_group.values()))}"]
+    return [f"{label} of {group} {value}" for group, value in by_group.items()]
 
 
 def readings(latest: Mapping[str, float]) -> Iterator[str]:

@@ -24,7 +24,7 @@ def test_plain_output_has_the_header_the_evaluations_the_notices_and_the_end(tmp
     head, *_ = text = out.splitlines()
     assert head == tmp_path.name
     assert "to judge by uniform 8.320 · unigram 6.110" in out
-    assert "parameters 740,352 · grad_clip 1.0" in out
+    assert "grad clip 1.0" in out
     evaluations = [line.split(" · ")[0] for line in text if "±" in line]
     assert evaluations == ["step 0", "step 10", "step 20"]
     assert "step 10 · val loss 3.777 ± 0.013 nats/token (best) · coverage 1.000" in text
