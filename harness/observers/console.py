@@ -138,11 +138,14 @@ def readings(latest: Mapping[str, float]) -> Iterator[str]:
 
 def eval_line(event: EvalEnd) -> str:
     """The loss with its standard error and unit, whether it is the best, and what else was measured."""
-    loss, others = event.metrics["loss"], {name: m for name, m in event.metrics.items() if name != "loss"}
+    loss = event.metrics["loss"]
     error = f" ± {loss.standard_error:.2g}" if loss.standard_error is not None else ""
     best = "best" if event.is_best else f"best {number(event.best_val_loss)} at step {event.best_step}"
-    parts = [f"val loss {number(loss.value)}{error} {loss.unit} ({best})"]
-    return " · ".join([f"step {event.step}", *parts, *(f"{name} {number(m.value)}" for name, m in others.items())])
+    parts = [f"step {event.step}", f"val loss {number(loss.value)}{error} {loss.unit} ({best})"]
+    others = {name: metric.value for name, metric in event.metrics.items() if name != "loss"}
+    if others.get("coverage") == 1:
+        del others["coverage"]  # worth a word only where something was left out
+    return " · ".join([*parts, *(f"{name.replace('_', ' ')} {number(value)}" for name, value in others.items())])
 
 
 def end_lines(end: RunEnd, start: RunStart) -> Iterator[str]:

@@ -27,7 +27,7 @@ def test_plain_output_has_the_header_the_evaluations_the_notices_and_the_end(tmp
     assert "grad clip 1.0" in out
     evaluations = [line.split(" · ")[0] for line in text if "±" in line]
     assert evaluations == ["step 0", "step 10", "step 20"]
-    assert "step 10 · val loss 3.777 ± 0.013 nats/token (best) · coverage 1.000" in text
+    assert "step 10 · val loss 3.777 ± 0.013 nats/token (best)" in text
     assert "the warm-up rounds to 0 steps" in text
     assert "completed after 12 s · step 20 · best val loss 3.000 at step 20" in text
     assert f"folder: {tmp_path}" in text

@@ -1,0 +1,34 @@
+"""Devices that are not there are refused by name; what is chosen automatically is there."""
+
+import pytest
+import torch
+
+from harness.processes import World, join, pick_device
+
+
+def test_auto_picks_a_device_that_is_there() -> None:
+    assert torch.zeros(1, device=pick_device("auto")).item() == 0
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is an MPS device")
+def test_mps_is_refused_where_there_is_none() -> None:
+    with pytest.raises(ValueError, match="mps was asked for, and there is none here"):
+        pick_device("mps")
+
+
+def test_an_unknown_device_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match="'tpu' is no device; choose auto, cuda, mps, cpu"):
+        pick_device("tpu")
+
+
+def test_mps_takes_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="mps takes one process"):
+        join("mps")
+
+
+def test_a_single_process_shares_and_sums_with_itself() -> None:
+    world = World(torch.device("cpu"))
+    assert list(world.share([1, 2, 3])) == [1, 2, 3]
+    assert world.sum([1.5, 2.0]) == [1.5, 2.0]
+    assert world.main_first(lambda: "made") == world.from_main("made") == "made"
