@@ -65,7 +65,7 @@ def ui(host: str, port: int, uri: str | None) -> int:
     except ValueError as error:
         return _refuse(f"--{error}", 2)
     if uri.startswith(("http", "databricks")):
-        return _refuse(f"--uri: {uri} is a server with a UI of its own; open that in a browser", 2)
+        return _refuse(f"--uri: {shown(uri)} is a server with a UI of its own; open that in a browser", 2)
     file = sqlite_file(uri)
     if file and not file.exists():
         return _refuse(f"there are no runs in {file} yet; make one: python run.py optimizer=adamw schedule=cosine", 2)

@@ -120,3 +120,12 @@ def test_a_plateau_restored_from_its_state_goes_on_as_if_never_stopped():
         second.observe(loss)
     assert second.state_dict() == whole.state_dict()
     assert whole.watched.ratio == 0.25
+
+
+def test_a_plateau_schedule_says_when_the_run_is_over_before_it_can_act():
+    schedule = Plateau(factor=0.5, patience=2)
+    assert schedule.idle_notice(3) == "patience=2 allows a first cut after 4 evaluations, and the run has 3"
+    assert schedule.idle_notice(4) is None
+    for _ in range(4):
+        schedule.observe(1.0)
+    assert schedule.decay(0.5) == 0.5
