@@ -225,3 +225,31 @@ def test_an_adapted_run_is_a_start_with_its_adapters_merged(lora, places, tmp_pa
     warm = ["lora=none", "start=warm", f"start.source={adapted.folder}", "loop.max_steps=1"]
     again = run(compose([*SMOKE, *places, "observers=quiet", *warm]))
     assert series(again.folder, "val/loss")[0] == pytest.approx(adapted.best_val_loss, rel=1e-5)
+
+
+def test_an_observer_that_raises_is_left_out_and_the_run_goes_on(places, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "my_observers.py").write_text(
+        "from harness.events import Observer\nclass Broken(Observer):\n"
+        "    def __call__(self, event):\n        raise OSError('its disk is full')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HARNESS_TRUST", "my_observers")
+    broken = "+observers.broken._target_=my_observers.Broken"
+    result = run(compose([*SMOKE, *places, "observers=quiet", broken, "loop.max_steps=2"]))
+    assert result.status == "completed"
+    assert len(series(result.folder, "train/loss")) == 2
+    assert capsys.readouterr().err.count("the observer Broken is left out from now on: OSError: its disk is full") == 1
+
+
+def test_a_base_that_diverges_ends_the_run_that_needs_it_with_its_reason(places, tmp_path) -> None:
+    own_cache = [place for place in places if "cache_dir" not in place] + [f"cache_dir={tmp_path}/cache"]
+    own = tmp_path / "conf" / "experiment"
+    own.mkdir(parents=True)
+    wild = "override /optimizer: sgd\n\noptimizer: {lr: 1e12}\nloop: {max_steps: 4, grad_clip: null}\nname: wild\n"
+    start = "# @package _global_\ndefaults:\n  - override /lora: none\n  - override /start: scratch\n  - "
+    (own / "wild.yaml").write_text(start + wild)
+    chosen = [*BASED[:-2], "start=base", "start.source='experiment=wild'"]
+    done = run_py("--config-dir", str(tmp_path / "conf"), *own_cache, *chosen)
+    assert done.returncode == 1
+    assert "diverged: its base, " in done.stderr
+    assert "Traceback" not in done.stderr
