@@ -32,9 +32,11 @@ def token_rows(documents: int, seed: int) -> TokenRows:
 
 
 def token_data(eval_batch_size: int = 16) -> TokenData:
+    val = token_rows(50, seed=2)
     return TokenData(
-        token_rows(200, seed=1), token_rows(50, seed=2), vocab_size=VOCABULARY, eos_id=0, unigram_entropy=4.0,
-        val_characters=1000, val_bytes=1200, digest="generated", name="generated", source="", tokenizer_path=Path(),
+        token_rows(200, seed=1), val, vocab_size=VOCABULARY, eos_id=0, unigram_entropy=4.0,
+        val_scored_tokens=int(val.is_scored.sum()), val_characters=1000, val_bytes=1200, digest="generated",
+        name="generated", source="", tokenizer_path=Path(),
         sequence_length=LENGTH, eval_batch_size=eval_batch_size, shuffle=True, seed=0,
     )  # fmt: skip
 

@@ -1,11 +1,13 @@
 """Causal language modelling: golden losses, and that only the tokens that should count do."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from harness.data.tokens import TokenRows
 from harness.events import Event, StepEnd
 from harness.loop import evaluate, train
 from harness.seeding import seed_everything
@@ -75,6 +77,14 @@ def test_every_validation_token_is_scored_whatever_the_evaluation_batch() -> Non
         assert report["coverage"].value == 1.0
         assert report["loss"].value == pytest.approx(reports[0]["loss"].value, rel=1e-6)
         assert report["loss"].standard_error == pytest.approx(reports[0]["loss"].standard_error, rel=1e-5)
+
+
+def test_an_evaluation_that_drops_the_tail_shows_it_in_its_coverage() -> None:
+    task = generated_lm()
+    val = task.data.val
+    kept = TokenRows(val.stream, val.is_scored, val.starts[:-10], val.lengths[:-10], val.scored[:-10])
+    task.data = replace(task.data, val=kept)
+    assert evaluate(task, CPU)["coverage"].value == pytest.approx(1 - val.scored[-10:].sum() / val.scored.sum())
 
 
 def test_every_metric_is_the_same_loss_in_its_unit() -> None:

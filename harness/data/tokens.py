@@ -18,6 +18,8 @@ from harness.data.cache import cached, digest
 from harness.data.sources import Source
 from harness.data.tokenizers import Choice
 
+KEPT = ("vocab_size", "eos_id", "unigram_entropy", "val_scored_tokens", "val_characters", "val_bytes")
+"""What a run needs of the facts counted when the stream was written."""
 IGNORED = -100
 """The target of a position that no loss scores: padding, a prompt."""
 
@@ -103,6 +105,7 @@ class TokenData:
     vocab_size: int
     eos_id: int
     unigram_entropy: float
+    val_scored_tokens: int
     val_characters: int
     val_bytes: int
     digest: str
@@ -146,7 +149,7 @@ def prepare(
                 f"at val_share={val_share}; lower the first, change the second, or use more text"
             )
     meta = stream.meta(folder)
-    facts = {name: meta[name] for name in ("vocab_size", "eos_id", "unigram_entropy", "val_characters", "val_bytes")}
+    facts = {name: meta[name] for name in KEPT}
     return TokenData(
         train,
         _longest_first(val),
