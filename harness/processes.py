@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import islice
 from typing import Any, TypeVar
@@ -115,7 +115,10 @@ def join(device_type: str) -> World:
 
 
 def leave() -> None:
+    """Go together: a process whose peers are still at work may die of their closed connections."""
     if dist.is_initialized():
+        with suppress(RuntimeError):  # a peer that has died is waited for no longer
+            dist.barrier()
         dist.destroy_process_group()
 
 
