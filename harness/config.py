@@ -20,6 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 RUN_NAME = r"[\w.+-]{1,80}"
 
+SWEEP_ONLY = ("sweep", "pruner")
+"""What only a sweep reads of a configuration."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -130,8 +133,14 @@ def compose(overrides: list[str]) -> DictConfig:
         return hydra_compose("config", overrides)
 
 
+def run_part(cfg: DictConfig) -> DictConfig:
+    """A copy of `cfg` without what only a sweep reads: all that a run knows and records."""
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key not in SWEEP_ONLY])
+
+
 def validate(cfg: DictConfig) -> Settings:
     """The settings of `cfg`; ConfigError at the first thing that cannot work, before anything is built."""
+    cfg = run_part(cfg)
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{key} has no value; give it one: {key}=…")
     _check_places(cfg)

@@ -54,6 +54,8 @@ class EvalEnd:
     best_step: int
     is_best: bool
     evals_since_best: int
+    share: float
+    """Of the run's steps, done by now."""
     seconds: float
 
     @property

@@ -134,6 +134,7 @@ def _assess(
         best_step=state.best_step,
         is_best=is_best,
         evals_since_best=state.evals_since_best,
+        share=state.step / plan.total_steps,
         seconds=time.perf_counter() - began_at,
     )
     emit(event)

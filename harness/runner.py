@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,11 +20,12 @@ from torch import Tensor
 from harness import processes, provenance, starts
 from harness.build import Parts, build, build_observers, build_task, make
 from harness.checkpoint import WEIGHTS, Checkpointer, load_weights
-from harness.config import Settings, compose, validate
+from harness.config import Settings, compose, run_part, validate
 from harness.data.cache import cached
 from harness.events import CheckpointSaved, Event, Notice, Observer, RunEnd, RunStart, Status
 from harness.explain import ConfigError
 from harness.loop import train
+from harness.observers import record
 from harness.observers.store import shown
 from harness.policies import Policy, Stop
 from harness.processes import World, stop_on_signals
@@ -37,26 +38,40 @@ SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "ou
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. `reason` is empty only for a completed one."""
+    """What a run came to. `reason` is empty only for a completed one; where its base failed, all is the base's but
+    `effective`, the parameters in force, which is empty."""
 
     status: Status
     reason: str
     best_val_loss: float
     best_step: int
+    step: int
+    tokens: int
+    seconds: float
     folder: Path
+    effective: Mapping[str, str]
 
 
 class BaseEnded(Exception):
     """The base that a run was to start from came to no good end."""
 
     def __init__(self, result: RunResult) -> None:
-        self.result = replace(result, reason=f"its base, {result.folder.name}: {result.reason}")
+        self.result = replace(result, reason=f"its base, {result.folder.name}: {result.reason}", effective={})
 
 
-def run(cfg: DictConfig, policies: Sequence[Policy] = ()) -> RunResult:
-    """Train what `cfg` says, recorded; ConfigError, with nothing written, for what cannot be built."""
+def run(
+    cfg: DictConfig,
+    policies: Sequence[Policy] = (),
+    *,
+    folder: Path | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> RunResult:
+    """Train what `cfg` says, recorded in `folder`, by default a new one in `output_dir`, with `tags` beside its own;
+    ConfigError, with nothing written, for what cannot be built and for a folder that holds a run."""
+    cfg = run_part(cfg)
     settings = validate(cfg)
     world = _join(settings)
+    world.main_first(lambda: _refuse_used(folder) if folder and world.is_main else None)
     if settings.device.threads:
         torch.set_num_threads(settings.device.threads)
     task = build_task(cfg, settings, world)
@@ -66,24 +81,23 @@ def run(cfg: DictConfig, policies: Sequence[Policy] = ()) -> RunResult:
         return ended.result
     parts = build(cfg, settings, world, task)
     observers = build_observers(cfg) if world.is_main else []
-    folder = world.main_first(lambda: _make_folder(cfg, settings) if world.is_main else None)
-    folder = world.from_main(folder)
+    folder = world.from_main(world.main_first(lambda: _make_folder(cfg, settings, folder) if world.is_main else None))
     notices = [*parts.notices, *(_told(match, settings.start.source) if match else [])]
     if match and world.is_main:
         (folder / "start.txt").write_text(match.table() + "\n")
-    return _train(cfg, parts, world, folder, observers, policies, notices)
+    start = _run_start(cfg, parts, world, folder, tags or {})
+    return _train(start, parts, world, observers, policies, notices)
 
 
 def _train(
-    cfg: DictConfig,
+    start: RunStart,
     parts: Parts,
     world: World,
-    folder: Path,
     observers: list[Observer],
     policies: Sequence[Policy],
     notices: list[str],
 ) -> RunResult:
-    state, emit, began_at = parts.state, _Broadcast(observers), time.perf_counter()
+    folder, state, emit, began_at = start.folder, parts.state, _Broadcast(observers), time.perf_counter()
     checkpointer = Checkpointer(folder / "checkpoints")
 
     def save(state: TrainState, kind: Literal["best", "last"]) -> None:
@@ -91,7 +105,7 @@ def _train(
             checkpointer(state, kind)
             emit(CheckpointSaved(state.step, checkpointer.folder / kind, kind))
 
-    emit(_run_start(cfg, parts, world, folder))
+    emit(start)
     for notice in notices:
         emit(Notice(notice))
     with stop_on_signals() as is_stopping:
@@ -106,11 +120,10 @@ def _train(
             stop = Stop("failed", f"{type(error).__name__}: {error}")
             with suppress(OSError):  # a full disk may be the very reason
                 (folder / f"error{world.rank or ''}.txt").write_text(traceback.format_exc())
-    best = (state.best_val_loss, state.best_step)
-    seconds = time.perf_counter() - began_at
-    emit(RunEnd(stop.status, stop.reason, state.step, state.tokens, seconds, *best, _artifacts(folder)))
+    best, spent = (state.best_val_loss, state.best_step), (state.step, state.tokens, time.perf_counter() - began_at)
+    emit(RunEnd(stop.status, stop.reason, *spent, *best, _artifacts(folder)))
     emit.close()
-    return RunResult(stop.status, stop.reason, *best, folder)
+    return RunResult(stop.status, stop.reason, *best, *spent, folder, parts.effective)
 
 
 class _Broadcast:
@@ -135,14 +148,14 @@ class _Broadcast:
                 print(f"warning: the observer {name} is left out from now on: {said}", file=sys.stderr)
 
 
-def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path) -> RunStart:
+def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path, tags: Mapping[str, str]) -> RunStart:
     return RunStart(
         name=folder.name,
         folder=folder,
         total_steps=parts.plan.total_steps,
         log_every=cfg.loop.log_every,
         params={**_dotted(OmegaConf.to_container(cfg, resolve=True)), **parts.effective},
-        tags={**provenance.tags(world.device), "data.digest": parts.task.dataset["digest"]},
+        tags={**provenance.tags(world.device), "data.digest": parts.task.dataset["digest"], **tags},
         constants=parts.task.constants,
         dataset=parts.task.dataset,
     )
@@ -168,7 +181,7 @@ def _told(match: starts.Match, source: str) -> list[str]:
 
 def _base(experiment: str, cfg: DictConfig, settings: Settings, world: World) -> dict[str, Tensor]:
     """The best weights of `experiment` with this run's model and tokenizer: trained once, a run of its own."""
-    base = compose([f"experiment={experiment}"])
+    base = run_part(compose([f"experiment={experiment}"]))
     with open_dict(base):
         for key in SHARED_WITH_BASE:
             base[key] = cfg[key]
@@ -217,8 +230,25 @@ def _join(settings: Settings) -> World:
         raise ConfigError(f"device.kind: {error}") from error
 
 
-def _make_folder(cfg: DictConfig, settings: Settings) -> Path:
-    """A folder no run had, named by the instant and the choices, with the resolved configuration in it."""
+def _refuse_used(folder: Path) -> None:
+    if (folder / record.NAME).exists():
+        raise ConfigError(f"{folder} holds a run already; give another folder")
+
+
+def _make_folder(cfg: DictConfig, settings: Settings, given: Path | None) -> Path:
+    """The folder of a run that is about to train, with the resolved configuration and the code's state in it."""
+    folder = given.absolute() if given else _new_folder(cfg, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown_cfg = OmegaConf.merge(cfg, {"tracking": {"uri": cfg.tracking.uri and shown(cfg.tracking.uri)}})
+    OmegaConf.save(shown_cfg, folder / "config.yaml", resolve=True)
+    (folder / "command.txt").write_text(provenance.command() + "\n")
+    if diff := provenance.diff():
+        (folder / "diff.patch").write_text(diff)
+    return folder
+
+
+def _new_folder(cfg: DictConfig, settings: Settings) -> Path:
+    """A folder that no run had, named by the instant and the choices."""
     choices = (cfg.optimizer._target_, cfg.schedule._target_)
     name = cfg.name or "-".join(target.rpartition(".")[2].lower() for target in choices)
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"
@@ -226,15 +256,10 @@ def _make_folder(cfg: DictConfig, settings: Settings) -> Path:
         folder = settings.output_dir / (f"{stem}_{attempt}" if attempt else stem)
         try:
             folder.mkdir(parents=True)
-            break
+            return folder
         except FileExistsError:
             continue
-    shown_cfg = OmegaConf.merge(cfg, {"tracking": {"uri": cfg.tracking.uri and shown(cfg.tracking.uri)}})
-    OmegaConf.save(shown_cfg, folder / "config.yaml", resolve=True)
-    (folder / "command.txt").write_text(provenance.command() + "\n")
-    if diff := provenance.diff():
-        (folder / "diff.patch").write_text(diff)
-    return folder
+    raise ConfigError(f"output_dir: {settings.output_dir} has a thousand runs named {stem}")
 
 
 def _artifacts(folder: Path) -> tuple[Path, ...]:
