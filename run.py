@@ -4,11 +4,12 @@ import os
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config import ROOT
+from harness.config import ROOT, check_locked
 from harness.explain import ConfigError, explain
 from harness.targets import whitelist
 
@@ -23,6 +24,7 @@ def launch(cfg: DictConfig) -> float:
     from harness.runner import run
 
     try:
+        check_locked(cfg, HydraConfig.get().overrides.task)
         result = run(cfg)
     except ConfigError as error:  # an exception would make Hydra print its own message first
         sys.exit(refuse(str(error), 2))

@@ -3,6 +3,7 @@
 import math
 import re
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,9 @@ from typing import Any, Literal
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.explain import ConfigError, nearest
@@ -145,7 +148,7 @@ def validate(cfg: DictConfig) -> Settings:
         raise ConfigError(f"{key} has no value; give it one: {key}=…")
     _check_places(cfg)
     groups = {field.name: field.type for field in fields(Settings) if hasattr(field.type, "__post_init__")}
-    sections = {name: _section(name, schema, cfg[name]) for name, schema in groups.items()}
+    sections = {name: section(name, schema, cfg[name]) for name, schema in groups.items()}
     if cfg.weight_decay_scope not in ("matrices", "all"):
         raise ConfigError(f"weight_decay_scope: {cfg.weight_decay_scope!r} is neither matrices nor all")
     for key, node in targets(cfg):
@@ -161,6 +164,73 @@ def validate(cfg: DictConfig) -> Settings:
     )
 
 
+def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """ConfigError where one of `overrides`, typed or swept, touches a key that `cfg` locks and does not unlock."""
+    typed = OverridesParser.create().parse_overrides(list(overrides))
+    touched = [(override.input_line, key) for override in typed for key in _touched(override)]
+    known = [*_keys(OmegaConf.to_container(cfg)), *(key for _, key in touched)]  # a deleted key is one, too
+    locked, unlock = _listed_keys(cfg, "locked", known), _listed_keys(cfg, "unlock", known)
+    for line, key in touched:
+        if _overlap(key, "locked"):
+            raise ConfigError(
+                f"{line}: only an experiment says what is locked; to change a key of them: 'unlock=[KEY]'"
+            )
+    broken = [
+        (line, key, lock)
+        for line, key in touched
+        for lock in locked
+        if _overlap(key, lock) and not any(_holds(free, key) or _holds(free, lock) for free in unlock)
+    ]
+    if broken:
+        line, _, lock = broken[0]
+        needed = dict.fromkeys([*unlock, *(max(key, lock, key=len) for _, key, lock in broken)])
+        names = [f"experiment {override.value()}" for override in typed if override.key_or_group == "experiment"]
+        raise ConfigError(
+            f"{line}: {names[0] if names else 'the experiment'} fixes {lock} (locked: {', '.join(locked)}); "
+            f"to change it on purpose: 'unlock=[{','.join(needed)}]'"
+        )
+
+
+def _listed_keys(cfg: DictConfig, name: str, known: list[str]) -> list[str]:
+    listed = cfg[name]
+    if not isinstance(listed, ListConfig):
+        raise ConfigError(f"{name}: {listed!r} is no list of keys; write '{name}=[{listed}]'")
+    for key in map(str, listed):
+        if key not in known:
+            raise ConfigError(f"{name}: there is no key {key!r}{nearest(key, known)}")
+    return list(listed)
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of all groups and values under `node`."""
+    for name in node if isinstance(node, dict) else ():
+        yield f"{prefix}{name}"
+        yield from _keys(node[name], f"{prefix}{name}.")
+
+
+def _touched(override: Override) -> set[str]:
+    """The dotted keys that an override sets: its own or its group's, and the package it puts a group into."""
+    key = re.sub(r"[/\[]", ".", override.key_or_group).replace("]", "")
+    return {key, override.package or key} - {"_global_"}
+
+
+def _overlap(one: str, other: str) -> bool:
+    return _holds(one, other) or _holds(other, one)
+
+
+def _holds(outer: str, inner: str) -> bool:
+    """Whether the dotted key `inner` is `outer` or lies in it."""
+    return f"{inner}.".startswith(f"{outer}.")
+
+
+def dotted(node: object, key: str = "") -> dict[str, str]:
+    """Every leaf of nested mappings, as text, under the keys that lead to it; an empty mapping is a leaf."""
+    if not isinstance(node, dict) or not node:
+        return {key: str(node)}
+    children = [dotted(child, f"{key}.{name}" if key else name) for name, child in node.items()]
+    return {name: value for child in children for name, value in child.items()}
+
+
 def _check_places(cfg: DictConfig) -> None:
     for key in ("output_dir", "cache_dir"):
         if not isinstance(cfg[key], str) or not cfg[key]:
@@ -172,7 +242,7 @@ def _check_places(cfg: DictConfig) -> None:
             raise ConfigError(f"{group}: nothing is chosen; `python run.py --help` shows the options")
 
 
-def _section(name: str, schema: type, node: DictConfig) -> Any:
+def section(name: str, schema: type, node: DictConfig) -> Any:
     known = [field.name for field in fields(schema)]
     for key in node:
         if key not in known:

@@ -20,7 +20,7 @@ from torch import Tensor
 from harness import processes, provenance, starts
 from harness.build import Parts, build, build_observers, build_task, make
 from harness.checkpoint import WEIGHTS, Checkpointer, load_weights
-from harness.config import Settings, compose, run_part, validate
+from harness.config import Settings, compose, dotted, run_part, validate
 from harness.data.cache import cached
 from harness.events import CheckpointSaved, Event, Notice, Observer, RunEnd, RunStart, Status
 from harness.explain import ConfigError
@@ -154,7 +154,7 @@ def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path, tags: 
         folder=folder,
         total_steps=parts.plan.total_steps,
         log_every=cfg.loop.log_every,
-        params={**_dotted(OmegaConf.to_container(cfg, resolve=True)), **parts.effective},
+        params={**dotted(OmegaConf.to_container(cfg, resolve=True)), **parts.effective},
         tags={**provenance.tags(world.device), "data.digest": parts.task.dataset["digest"], **tags},
         constants=parts.task.constants,
         dataset=parts.task.dataset,
@@ -216,7 +216,7 @@ def _digest(cfg: DictConfig) -> str:
     """Of all that decides the weights: settings, the data source, the versions that change bits."""
     resolved = OmegaConf.to_container(cfg, resolve=True)
     decisive = {key: value for key, value in resolved.items() if key not in ("observers", "tracking", "output_dir",
-                "cache_dir", "name", "device")}  # fmt: skip
+                "cache_dir", "name", "device", "locked", "unlock")}  # fmt: skip
     decisive["model"].pop("gradient_checkpointing", None)
     source = make(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
     text = f"{sorted(decisive.items())}{source}{torch.__version__}{platform.python_version()}"
@@ -264,10 +264,3 @@ def _new_folder(cfg: DictConfig, settings: Settings) -> Path:
 
 def _artifacts(folder: Path) -> tuple[Path, ...]:
     return tuple(path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".txt", ".patch"))
-
-
-def _dotted(node: object, key: str = "") -> dict[str, str]:
-    if not isinstance(node, dict) or not node:
-        return {key: str(node)}
-    children = [_dotted(child, f"{key}.{name}" if key else name) for name, child in node.items()]
-    return {name: value for child in children for name, value in child.items()}
