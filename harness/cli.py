@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from harness.observers import record
+from harness.observers import parent, record
+from harness.observers.client import UploadFailed
+from harness.observers.follow import uploader
 from harness.observers.store import artifact_root, shown, sqlite_file, store_uri
-from harness.observers.upload import UploadFailed, upload
 
 PORTS = 100
 SERVER_ENVIRONMENT = {
@@ -36,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ui_parser.add_argument("--uri", help="another store than mlruns/mlflow.db of the project")
     ui_parser.set_defaults(command=lambda args: ui(args.host, args.port, args.uri))
 
-    sync_parser = commands.add_parser("sync", help="upload to MLflow what it lacks of runs")
-    sync_parser.add_argument("folders", nargs="+", type=Path, metavar="RUN_FOLDER")
+    sync_parser = commands.add_parser("sync", help="upload to MLflow what it lacks of runs and sweeps")
+    sync_parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
     sync_parser.set_defaults(command=lambda args: max(sync(folder) for folder in args.folders))
 
     args = parser.parse_args(arguments)
@@ -45,15 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def sync(folder: Path) -> int:
-    """Upload what MLflow lacks of the run in `folder` and say what that was."""
-    if not (folder / record.NAME).is_file():
-        return _refuse(f"{folder} is no run folder: it holds no {record.NAME}", 2)
+    """Upload what MLflow lacks of the run or the sweep in `folder` and say what that was."""
+    if not (folder / record.NAME).is_file() and not parent.is_sweep(folder):
+        return _refuse(f"{folder} is no run folder: it holds no {record.NAME}, and no {parent.IDENTITY} of a sweep", 2)
     try:
-        done = upload(folder)
+        done = uploader(folder)()
     except UploadFailed as error:
         return _refuse(f"{folder}: {error}; what it has is kept, try again later", 1)
     brought = f"{done.lines} lines and {done.files} files went to" if done.lines or done.files else "nothing missing in"
-    print(f"{folder}: {brought} {done.uri}{'' if done.is_complete else '; the run still goes on'}")
+    print(f"{folder}: {brought} {done.uri}{'' if done.is_complete else '; it still goes on'}")
     return 0
 
 

@@ -19,7 +19,7 @@ def test_a_folder_that_is_no_run_is_named_with_exit_status_2(tmp_path, capsys) -
     assert cli.main(["sync", str(tmp_path / "absent")]) == 2
     assert cli.main(["sync", str(tmp_path)]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first == f"{tmp_path}/absent is no run folder: it holds no metrics.jsonl"
+    assert first == f"{tmp_path}/absent is no run folder: it holds no metrics.jsonl, and no sweep.json of a sweep"
     assert str(tmp_path) in second
     assert not list(tmp_path.iterdir())
 

@@ -30,6 +30,13 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
             yield entry, offset
 
 
+def replace(path: Path, node: Mapping[str, Any]) -> None:
+    """Write `node` as a JSON file that is there whole or not at all."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(_valid(node), allow_nan=False, indent=1) + "\n")
+    partial.replace(path)
+
+
 def hold(file: BinaryIO) -> None:
     """Mark a record as being written, until `release` or the end of this process, however it ends."""
     with suppress(OSError):  # some network file systems know no locks
@@ -56,4 +63,6 @@ def is_held(path: Path) -> bool | None:
 def _valid(node: Any) -> Any:
     if isinstance(node, Mapping):
         return {key: _valid(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_valid(value) for value in node]
     return json.dumps(node) if isinstance(node, float) and not math.isfinite(node) else node

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.observers import record
-from harness.observers.upload import connect
+from harness.observers.client import connect
 
 
 @cache

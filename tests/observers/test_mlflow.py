@@ -12,11 +12,12 @@ import pytest
 
 from harness import cli
 from harness.observers import record
+from harness.observers.client import UploadFailed
 from harness.observers.figures import Figures
 from harness.observers.jsonl import Jsonl
 from harness.observers.mlflow import Mlflow
 from harness.observers.store import artifact_root, default_uri, shown, store_uri
-from harness.observers.upload import Cursor, UploadFailed, upload
+from harness.observers.upload import Cursor, upload
 from tests.observers.facts import eval_end, run_end, run_start, step_end, tell, whole_run
 from tests.observers.stores import Server, free_port, new_store, only_run, recorded_points, stored_points, wait_until
 
