@@ -136,6 +136,17 @@ def pick_device(kind: str) -> str:
 
 
 @contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Give torch `count` CPU threads, where it is set, and take them back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM ask the loop to stop after the step under way; a second SIGINT stops at once."""
     if threading.current_thread() is not threading.main_thread():

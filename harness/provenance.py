@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from harness.config import ROOT
 from harness.observers.store import shown
@@ -38,6 +39,15 @@ def tags(device: torch.device, root: Path = ROOT) -> dict[str, str]:
         described["git.commit"] = commit.decode().strip()
         described["git.is_dirty"] = str(bool(_git(root, "status", "--porcelain", "--", "."))).lower()
     return described
+
+
+def write(folder: Path, cfg: DictConfig) -> None:
+    """Put the resolved `cfg`, the command and the code's changes into a run's folder, without passwords."""
+    hidden = OmegaConf.merge(cfg, {"tracking": {"uri": cfg.tracking.uri and shown(cfg.tracking.uri)}})
+    OmegaConf.save(hidden, folder / "config.yaml", resolve=True)
+    (folder / "command.txt").write_text(command() + "\n")
+    if changes := diff():
+        (folder / "diff.patch").write_text(changes)
 
 
 def command() -> str:

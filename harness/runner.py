@@ -3,14 +3,14 @@
 import hashlib
 import platform
 import shutil
-import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import torch
@@ -22,13 +22,14 @@ from harness.build import Parts, build, build_observers, build_task, make
 from harness.checkpoint import WEIGHTS, Checkpointer, load_weights
 from harness.config import Settings, compose, dotted, run_part, validate
 from harness.data.cache import cached
-from harness.events import CheckpointSaved, Event, Notice, Observer, RunEnd, RunStart, Status
+from harness.events import CheckpointSaved, EvalEnd, Event, Notice, Observer, RunEnd, RunStart, Status, StepEnd
 from harness.explain import ConfigError
 from harness.loop import train
 from harness.observers import record
-from harness.observers.store import shown
+from harness.observers.broadcast import Broadcast
 from harness.policies import Policy, Stop
 from harness.processes import World, stop_on_signals
+from harness.seeding import preserved_rng
 from harness.state import TrainState
 from harness.task import Task
 
@@ -52,10 +53,28 @@ class RunResult:
     effective: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a run would be: `effective` and the sizes are those in force, `tokens` its whole budget, `evals` those after
+    the first, which is before training, `digest` that of the data; seconds are None unless measured."""
+
+    effective: Mapping[str, str]
+    total_steps: int
+    warmup_steps: int
+    evals: int
+    tokens: int
+    digest: str
+    constants: Mapping[str, float]
+    dataset: Mapping[str, str]
+    seconds_per_step: float | None
+    seconds_per_eval: float | None
+
+
 class BaseEnded(Exception):
     """The base that a run was to start from came to no good end."""
 
     def __init__(self, result: RunResult) -> None:
+        super().__init__(f"{result.status}: {result.reason}")
         self.result = replace(result, reason=f"its base, {result.folder.name}: {result.reason}", effective={})
 
 
@@ -72,21 +91,67 @@ def run(
     settings = validate(cfg)
     world = _join(settings)
     world.main_first(lambda: _refuse_used(folder) if folder and world.is_main else None)
-    if settings.device.threads:
-        torch.set_num_threads(settings.device.threads)
+    with processes.threads(settings.device.threads):
+        try:
+            parts, match = _assemble(cfg, settings, world)
+        except BaseEnded as ended:
+            return ended.result
+        observers = build_observers(cfg) if world.is_main else []
+        chosen = world.main_first(lambda: _make_folder(cfg, settings, folder) if world.is_main else None)
+        start = _run_start(cfg, parts, world, world.from_main(chosen), tags or {})
+        if match and world.is_main:
+            (start.folder / "start.txt").write_text(match.table() + "\n")
+        notices = [*parts.notices, *(_told(match, settings.start.source) if match else [])]
+        return _train(start, parts, world, observers, policies, notices)
+
+
+def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
+    """What a run of `cfg` would build, recorded nowhere; ConfigError for what it would refuse.
+
+    A base that is missing is trained, a run of its own; BaseEnded unless that completes. With `steps` the model takes
+    so many, after one evaluation and one step to warm up, and their seconds are told."""
+    cfg = run_part(cfg)
+    settings = validate(cfg)
+    world = _join(settings)
+    with processes.threads(settings.device.threads), preserved_rng():
+        parts, _ = _assemble(cfg, settings, world)
+        build_observers(cfg)
+        of_step, of_eval = _seconds(parts, world, steps) if steps else (None, None)
+    plan, task = parts.plan, parts.task
+    return Prepared(
+        effective=parts.effective,
+        total_steps=plan.total_steps,
+        warmup_steps=parts.state.schedule.warmup(plan.total_steps),
+        evals=len(plan.eval_steps),
+        tokens=plan.total_steps * round(plan.batch_size * task.tokens_per_example),
+        digest=task.dataset["digest"],
+        constants=task.constants,
+        dataset=task.dataset,
+        seconds_per_step=of_step,
+        seconds_per_eval=of_eval,
+    )
+
+
+def _assemble(cfg: DictConfig, settings: Settings, world: World) -> tuple[Parts, starts.Match | None]:
+    """The parts of a run, and how the weights to start from fit, if there are any."""
     task = build_task(cfg, settings, world)
-    try:
-        match = _warm_up(task, cfg, settings, world)
-    except BaseEnded as ended:
-        return ended.result
-    parts = build(cfg, settings, world, task)
-    observers = build_observers(cfg) if world.is_main else []
-    folder = world.from_main(world.main_first(lambda: _make_folder(cfg, settings, folder) if world.is_main else None))
-    notices = [*parts.notices, *(_told(match, settings.start.source) if match else [])]
-    if match and world.is_main:
-        (folder / "start.txt").write_text(match.table() + "\n")
-    start = _run_start(cfg, parts, world, folder, tags or {})
-    return _train(start, parts, world, observers, policies, notices)
+    match = _warm_up(task, cfg, settings, world)
+    return build(cfg, settings, world, task), match
+
+
+def _seconds(parts: Parts, world: World, steps: int) -> tuple[float, float]:
+    """The medians of a step's and of an evaluation's seconds, by training as a run does."""
+    told: list[Event] = []
+
+    def enough(event: Event) -> Stop | None:
+        return Stop("completed", "") if isinstance(event, StepEnd) and event.step > steps else None
+
+    policies = (*parts.policies, enough)
+    stop = train(parts.task, parts.state, parts.plan, world, policies=policies, emit=told.append)
+    step_seconds = [event.seconds for event in told if isinstance(event, StepEnd)]
+    if not step_seconds:
+        raise ConfigError(f"the first step cannot be taken: {stop.reason}")
+    return median(step_seconds[1:] or step_seconds), median(e.seconds for e in told if isinstance(e, EvalEnd))
 
 
 def _train(
@@ -97,7 +162,7 @@ def _train(
     policies: Sequence[Policy],
     notices: list[str],
 ) -> RunResult:
-    folder, state, emit, began_at = start.folder, parts.state, _Broadcast(observers), time.perf_counter()
+    folder, state, emit, began_at = start.folder, parts.state, Broadcast(observers), time.perf_counter()
     checkpointer = Checkpointer(folder / "checkpoints")
 
     def save(state: TrainState, kind: Literal["best", "last"]) -> None:
@@ -124,28 +189,6 @@ def _train(
     emit(RunEnd(stop.status, stop.reason, *spent, *best, _artifacts(folder)))
     emit.close()
     return RunResult(stop.status, stop.reason, *best, *spent, folder, parts.effective)
-
-
-class _Broadcast:
-    """Every event to every observer; one that raises is heard no more, and the run goes on."""
-
-    def __init__(self, observers: list[Observer]) -> None:
-        self.observers = observers
-
-    def __call__(self, event: Event) -> None:
-        self._each(lambda observer: observer(event))
-
-    def close(self) -> None:
-        self._each(lambda observer: observer.close())
-
-    def _each(self, tell: Callable[[Observer], None]) -> None:
-        for observer in list(self.observers):
-            try:
-                tell(observer)
-            except Exception as error:
-                self.observers.remove(observer)
-                name, said = type(observer).__name__, f"{type(error).__name__}: {error}"
-                print(f"warning: the observer {name} is left out from now on: {said}", file=sys.stderr)
 
 
 def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path, tags: Mapping[str, str]) -> RunStart:
@@ -239,11 +282,7 @@ def _make_folder(cfg: DictConfig, settings: Settings, given: Path | None) -> Pat
     """The folder of a run that is about to train, with the resolved configuration and the code's state in it."""
     folder = given.absolute() if given else _new_folder(cfg, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    shown_cfg = OmegaConf.merge(cfg, {"tracking": {"uri": cfg.tracking.uri and shown(cfg.tracking.uri)}})
-    OmegaConf.save(shown_cfg, folder / "config.yaml", resolve=True)
-    (folder / "command.txt").write_text(provenance.command() + "\n")
-    if diff := provenance.diff():
-        (folder / "diff.patch").write_text(diff)
+    provenance.write(folder, cfg)
     return folder
 
 
