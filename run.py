@@ -1,21 +1,21 @@
 """Compose a configuration and run it: `python run.py optimizer=adamw schedule=cosine`."""
 
+import math
 import os
 import sys
+from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config import ROOT, check_locked
-from harness.explain import ConfigError, explain
+from harness.explain import ConfigError, Ended, explain
 from harness.targets import whitelist
-
-
-class RunEnded(Exception):
-    """A run ended otherwise than completed or pruned; the message is its status and reason."""
 
 
 @hydra.main(config_path=str(ROOT / "conf"), config_name="config", execution_whitelist=whitelist())
@@ -25,24 +25,43 @@ def launch(cfg: DictConfig) -> float:
 
     try:
         check_locked(cfg, HydraConfig.get().overrides.task)
-        result = run(cfg)
+        result = run(cfg, **_place_in_sweep())
     except ConfigError as error:  # an exception would make Hydra print its own message first
         sys.exit(refuse(str(error), 2))
     finally:
         processes.leave()
+    if HydraConfig.get().mode is RunMode.MULTIRUN:
+        if result.status == "interrupted":
+            raise KeyboardInterrupt(f"interrupted: {result.reason}")  # Hydra would go on with the next run
+        if result.status == "diverged":
+            return math.nan
     if result.status not in ("completed", "pruned"):
-        raise RunEnded(f"{result.status}: {result.reason}")
+        raise Ended(f"{result.status}: {result.reason}")
     return result.best_val_loss
 
 
+def _place_in_sweep() -> dict[str, Any]:
+    """Folder and tags of a run that a sweeper of Hydra's has started; nothing for a run of its own."""
+    from harness.observers import parent, upload
+
+    job = HydraConfig.get()
+    if job.mode is not RunMode.MULTIRUN:
+        return {}
+    sweep = Path(job.sweep.dir)
+    tags = {upload.SWEEP: parent.identity(sweep)["id"]} if parent.is_sweep(sweep) else {}
+    return {"folder": Path(job.runtime.output_dir), "tags": tags}
+
+
 def main() -> int:
-    """0; 1 for a run that failed, diverged or was interrupted; 2 for bad input, with nothing written."""
+    """0; 1 for a run or a sweep that failed, diverged or was interrupted; 2 for bad input, with nothing written."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here
     try:
         launch()
+    except ConfigError as error:
+        return refuse(str(error), 2)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         return refuse(explain(error, sys.argv[1:]), 2)
-    except (RunEnded, KeyboardInterrupt) as error:
+    except (Ended, KeyboardInterrupt) as error:
         return refuse(str(error) or "interrupted before the run began", 1)
     return 0
 

@@ -248,7 +248,7 @@ def section(name: str, schema: type, node: DictConfig) -> Any:
         if key not in known:
             raise ConfigError(f"{name}.{key} does not exist{nearest(str(key), known)}")
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema), node)
+        typed = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), node), resolve=True)
         return schema(**{key: typed[key] for key in known})
     except OmegaConfBaseException as error:
         raise ConfigError(f"{name}.{error.full_key}: {str(error).partition(chr(10))[0]}") from error

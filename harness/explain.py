@@ -12,6 +12,10 @@ class ConfigError(Exception):
     """Bad input; the message is for people, the exit status 2."""
 
 
+class Ended(Exception):
+    """A run or a sweep came to no good end; the message is its status and reason, the exit status 1."""
+
+
 def nearest(name: str, names: Iterable[object]) -> str:
     """A question that ends a message, or nothing where no name is near."""
     close = difflib.get_close_matches(name, [str(n) for n in names], n=1)

@@ -1,0 +1,138 @@
+"""What a sweep is asked to do, read from the configuration and the command line."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from harness.config import ROOT, check_locked, dotted, run_part, section
+from harness.explain import ConfigError
+from harness.sweeping.crew import cores
+from harness.sweeping.options import Options
+from harness.sweeping.plan import Plan
+from harness.sweeping.queue import Limits
+from harness.sweeping.space import Space, read_space
+from harness.sweeping.storage import check_url
+
+NO_MATTER = ("observers", "tracking", "output_dir", "cache_dir", "name", "device", "locked", "unlock")
+"""Parts of the configuration in which trials may differ and still be compared."""
+
+LOCAL_LAUNCHERS = ("basic", "joblib", "submitit_local")
+"""Those whose workers share this machine."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`cfg` is the present config, as a trial without parameters has it. `threads` and `gpus` are those of this
+    machine for a worker and for all, None and 0 where a launcher's machines are not known."""
+
+    cfg: DictConfig
+    options: Options
+    plan: Plan
+    space: Space
+    limits: Limits
+    name: str
+    folder: Path
+    launcher: str
+    n_jobs: int
+    threads: int | None
+    gpus: int
+
+
+def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
+    """ConfigError for whatever reading alone shows to be wrong."""
+    sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    options = _options(config, sweeper)
+    choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
+    params = {str(key): value for key, value in (sweeper["params"] or {}).items()}
+    space = read_space(params, arguments, options.conditional, choices)
+    if not space.ranges and not any(space.conditional.values()) and not sweeper["custom_search_space"]:
+        raise ConfigError(
+            "there is nothing to search: give a range, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
+        )
+    cfg = space.compose({}, ["observers=trial"])
+    ranges = [params, *options.conditional.values()]
+    check_locked(cfg, [*arguments, *(f"{key}={value}" for found in ranges for key, value in found.items())])
+    launcher = choices.get("hydra/launcher", "basic")
+    is_local = launcher in LOCAL_LAUNCHERS
+    gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
+    n_jobs = options.n_jobs or gpus or max(1, cores() // 2)
+    named = [choices[group] for group in ("sweeps", "experiment") if group in choices]
+    name = options.study or re.sub(r"[^\w.+-]", "_", "-".join(named))
+    plan = Plan(
+        params=params,
+        arguments=list(arguments),
+        conditional=options.conditional,
+        custom=sweeper["custom_search_space"],
+        choices=choices,
+        objectives=options.objectives,
+        sampler=sweeper["sampler"],
+        pruner=OmegaConf.to_container(config.pruner, resolve=True),
+        seed=cfg.seed,
+        warmup_share=0.0,
+        keep=options.keep,
+        config=_decisive(cfg, space),
+    )
+    plan.make_sampler()
+    plan.make_pruner()
+    _check_pruner(plan, choices.get("pruner", ""))
+    name = options.study or "-".join(
+        re.sub(r"[^\w.+-]", "_", choices[key]) for key in ("sweeps", "experiment") if key in choices
+    )
+    return Asked(
+        cfg=cfg,
+        options=options,
+        plan=plan,
+        space=space,
+        limits=_limits(options, sweeper, plan, space),
+        name=name,
+        folder=ROOT / cfg.output_dir / "sweeps" / name,
+        launcher=launcher,
+        n_jobs=n_jobs,
+        threads=max(1, cores() // n_jobs) if is_local else None,
+        gpus=gpus,
+    )
+
+
+def _options(config: DictConfig, sweeper: Mapping[str, Any]) -> Options:
+    """The `sweep` node, where the stock sweeper's own keys were not given instead."""
+    stock = {"n_trials": "n_trials", "n_jobs": "n_jobs", "study_name": "study", "storage": "storage"}
+    given = {ours: sweeper[theirs] for theirs, ours in stock.items()}
+    options = section("sweep", Options, OmegaConf.merge(config.sweep, given))
+    directions = sweeper["direction"] if isinstance(sweeper["direction"], list) else [sweeper["direction"]]
+    for direction in directions:
+        if str(getattr(direction, "name", direction)) != "minimize":
+            raise ConfigError(
+                f"hydra.sweeper.direction: {direction} was asked for, and {', '.join(options.objectives)} is minimised"
+            )
+    if options.storage is not None:
+        check_url(options.storage)
+    return options
+
+
+def _check_pruner(plan: Plan, choice: str) -> None:
+    if len(plan.objectives) > 1 and not str(plan.pruner.get("_target_")).endswith("NopPruner"):
+        names = ", ".join(plan.objectives)
+        raise ConfigError(f"pruner={choice}: with several objectives ({names}) nothing can be pruned; use pruner=none")
+
+
+def _limits(options: Options, sweeper: Mapping[str, Any], plan: Plan, space: Space) -> Limits:
+    return Limits(
+        n_trials=len(space.grid()) if plan.is_grid else options.n_trials,
+        max_tokens=options.max_tokens,
+        patience=options.patience,
+        max_failures=options.max_failures,
+        max_failure_rate=sweeper["max_failure_rate"],
+    )
+
+
+def _decisive(cfg: DictConfig, space: Space) -> dict[str, str]:
+    """What every trial has, but for what is swept and what changes no loss."""
+    nodes = OmegaConf.to_container(run_part(cfg), resolve=True)
+    kept = {key: node for key, node in nodes.items() if key not in NO_MATTER}
+    swept = tuple(f"{key}." for key in space.keys)
+    return {key: value for key, value in dotted(kept).items() if not f"{key}.".startswith(swept)}

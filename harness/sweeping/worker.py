@@ -1,0 +1,169 @@
+"""A process that serves many trials: it claims one, runs it, tells what it came to, until the study has no more.
+
+Started as `python -m harness.sweeping.worker`, with a `Post` as a line of JSON on its standard input, at whose end,
+when whoever started it has died, it dies too.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages._heartbeat import get_heartbeat_thread
+from optuna.trial import Trial, TrialState
+
+from harness.config import ROOT
+from harness.explain import ConfigError
+from harness.sweeping.marks import PLAN, RESULT, SWEEP_ID
+from harness.sweeping.plan import Plan
+from harness.sweeping.pruning import report_and_prune, stop_when
+from harness.sweeping.queue import Queue
+from harness.sweeping.space import trial_values
+from harness.sweeping.storage import open_storage
+from harness.targets import locate
+
+ENDED, CRASHED = 0, 1
+
+
+@dataclass(frozen=True)
+class Post:
+    """Where a worker works: which study it serves, where its trials' folders go, and on what share of the machine."""
+
+    study: str
+    storage: str | None
+    folder: str
+    threads: int | None = None
+    gpu: int | None = None
+
+
+def spawn(post: Post, log: Path) -> subprocess.Popen[str]:
+    """A worker at `post` that lives no longer than this process; what it prints goes to `log`."""
+    environment = dict(os.environ)
+    if post.gpu is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = str(post.gpu)
+    if post.threads is not None:
+        environment["OMP_NUM_THREADS"] = str(post.threads)
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harness.sweeping.worker"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            text=True,
+            process_group=0,  # Ctrl-C is for the sweep, which then tells its workers
+        )
+    process.stdin.write(json.dumps(asdict(post)) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def work(post: Post, is_stopping: Callable[[], bool]) -> None:
+    """Run trials until there are none left for this worker or it is asked to stop."""
+    from harness import runner  # torch, before a trial is claimed that would wait for it
+
+    folder = Path(post.folder)
+    queue, plan = open_queue(post)
+    while not is_stopping():
+        trial = queue.claim()
+        if trial is None:
+            return
+        with get_heartbeat_thread(trial._trial_id, queue.study._storage):
+            result = _run(runner.run, trial, plan, queue, post)
+            queue.tell(trial, result, [result[name] for name in plan.objectives])
+        _keep_best(queue.study, folder, plan.keep)
+
+
+def open_queue(post: Post) -> tuple[Queue, Plan]:
+    """The study of `post`, with the sampler, the pruner and the space that it was planned with."""
+    folder = Path(post.folder)
+    storage = open_storage(post.storage, folder)
+    study = optuna.load_study(study_name=post.study, storage=storage)
+    plan = Plan(**study.user_attrs[PLAN])
+    study.sampler, study.pruner = plan.make_sampler(), plan.make_pruner()
+    space = plan.space()
+    if plan.custom is None:
+        return Queue(study, space, folder), plan
+    extend = locate("hydra.sweeper.custom_search_space", plan.custom)
+    return Queue(study, space, folder, partial(extend, space.compose({}))), plan
+
+
+def _run(run: Callable, trial: Trial, plan: Plan, queue: Queue, post: Post) -> dict[str, Any]:
+    """What the run of a trial came to, whatever happens in it."""
+    folder = Path(post.folder) / str(trial.number)
+    policies = [stop_when(queue.is_stopping)]
+    if len(plan.objectives) == 1:
+        policies.insert(0, report_and_prune(trial, plan.warmup_share))
+    tags = {"harness.sweep": queue.study.user_attrs[SWEEP_ID], "trial": str(trial.number)}
+    try:
+        cfg = queue.space.compose(trial_values(trial), ["observers=trial"])
+        if cfg.device.threads is None:
+            cfg.device.threads = post.threads
+        result = run(cfg, policies, folder=folder, tags=tags)
+    except ConfigError as error:
+        return _failed(str(error))
+    except Exception as error:
+        traceback.print_exc()
+        return _failed(f"{type(error).__name__}: {error}")
+    found = {name: getattr(result, name) for name in ("status", "reason", "best_val_loss", "best_step", "step",
+             "tokens", "seconds")}  # fmt: skip
+    effective = result.effective
+    total = int(effective.get("total_steps", 0))
+    return {
+        **found,
+        "folder": folder.name,
+        "share": result.step / total if total else 0.0,
+        "threads": effective.get("threads"),
+        "device": effective.get("device"),
+        "trainable_parameters": int(effective.get("trainable_parameters", 0)),
+    }
+
+
+def _failed(reason: str) -> dict[str, Any]:
+    nothing = {"best_val_loss": float("inf"), "best_step": 0, "step": 0, "tokens": 0, "seconds": 0.0, "share": 0.0}
+    return {"status": "failed", "reason": reason, **nothing, "trainable_parameters": 0}
+
+
+def _keep_best(study: optuna.Study, folder: Path, keep: int) -> None:
+    """Remove the checkpoints of the trials that have lost, as far as their folders are on this host."""
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
+    best = {t.number for t in sorted(complete, key=lambda t: t.user_attrs[RESULT]["best_val_loss"])[:keep]}
+    for trial in ended:
+        checkpoints = folder / str(trial.number) / "checkpoints"
+        if trial.number not in best and checkpoints.exists():
+            shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def main() -> int:
+    post = Post(**json.loads(sys.stdin.readline()))
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: received.append(number))
+    warnings.filterwarnings("ignore", module="optuna")
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    work(post, lambda: bool(received))
+    return ENDED
+
+
+def _die_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(CRASHED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
