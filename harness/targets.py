@@ -27,8 +27,9 @@ def trusted() -> tuple[str, ...]:
 
 
 def whitelist() -> tuple[str, ...]:
-    """Hydra's patterns of what may be called, and of the models, callable too, that trusted targets return."""
-    return tuple(f"{package}.*" for package in (*trusted(), "transformers.models"))
+    """Hydra's patterns of what may be called: trusted packages, the models, callable too, that their targets return,
+    and what stands between us and Hydra."""
+    return tuple(f"{package}.*" for package in (*trusted(), "transformers.models", "harness.sweeping"))
 
 
 def targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:

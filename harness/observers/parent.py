@@ -15,7 +15,7 @@ from harness.observers.upload import DIED, STATUSES, Cursor, Uploaded, upload, w
 
 IDENTITY, SUMMARY = "sweep.json", "summary.json"
 UNDER_WAY = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
-ARTIFACTS = ("*.yaml", "figures/*.png")
+ARTIFACTS = ("sweep.yaml", "optimization_results.yaml", "figures/*.png")
 MAX_FAILURES = 3
 """Trials in one pass that may not go over before the store is left alone."""
 
@@ -92,8 +92,7 @@ class SweepUpload:
         if is_held is None or summary["status"] != "running":
             return summary
         ended_at = (path if path.exists() else self.folder / IDENTITY).stat().st_mtime
-        tags = summary["tags"] | {"reason": DIED["reason"]}
-        return summary | {"status": DIED["status"], "tags": tags, "ended_at_ms": int(ended_at * 1000)}
+        return summary | DIED | {"ended_at_ms": int(ended_at * 1000)}
 
     def _begin(self, is_over: bool) -> str:
         """Make or find the parent run; parameters are written once, so one that has changed since is a tag."""
@@ -148,7 +147,8 @@ class SweepUpload:
         step, at_ms = max(cursor.steps, default=0), summary["ended_at_ms"] or max(_instants(summary), default=0)
         metrics = {name: float(value) for name, value in summary["metrics"].items()}
         points += [(name, value, at_ms, step) for name, value in _changes(metrics, cursor.metrics).items()]
-        said = self._best(summary["tags"]) | summary["tags"] | {"status": summary["status"]}
+        last = {name: summary[name] for name in ("status", "reason") if summary.get(name)}
+        said = self._best(summary["tags"]) | summary["tags"] | last
         tags = _changes(dict.fromkeys(cursor.tags, "") | said, cursor.tags)  # what no longer holds is said no longer
         if points or tags:
             self.client.log(self.run_id, Batch(metrics=points, tags=tags))

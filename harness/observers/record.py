@@ -17,13 +17,19 @@ def encode(kind: str, **fields: Any) -> bytes:
 
 
 def read(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
-    """Each whole line from byte `offset` on, its metrics as floats, with the offset behind it."""
+    """Each whole line from byte `offset` on, its metrics as floats, with the offset behind it; ValueError for a line
+    that is no record's."""
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:
             if not line.endswith(b"\n"):
                 return
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                entry = None
+            if not isinstance(entry, dict):
+                raise ValueError(f"{path} holds no record at byte {offset}")
             if "metrics" in entry:
                 entry["metrics"] = {name: float(value) for name, value in entry["metrics"].items()}
             offset += len(line)

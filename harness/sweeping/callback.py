@@ -1,0 +1,143 @@
+"""What our own sweeper does itself, done for the others: a sweep's folder says who it is and what came out, and MLflow
+has a parent run over its trials. Loaded at every start, so that all that takes time is imported when it is needed."""
+
+import math
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, read_write
+
+OURS = "harness"
+Run = tuple[int, dict[str, Any], dict[str, Any]]
+"""Number, first line and last line of a run's record."""
+
+
+class ParentRun(Callback):
+    """Gives each sweep of Hydra's own sweepers a parent run."""
+
+    _folder: Path | None = None
+    _hold: BinaryIO
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.runtime.choices["hydra/sweeper"] == OURS or int(os.environ.get("RANK", 0)):
+            return
+        from harness.observers import parent, record
+
+        try:
+            identity = _identity(config)
+        except ValueError:
+            return  # the first run refuses it, and names the key
+        self._folder = _make_folder(config)
+        record.replace(self._folder / parent.IDENTITY, {"name": self._folder.name, **identity})
+        self._hold = parent.hold(self._folder)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if self._folder is None:
+            return
+        from harness.observers import parent, record
+        from harness.observers.follow import Follower
+
+        runs = _runs(self._folder)
+        if runs:
+            asked = parent.identity(self._folder)["params"]
+            summary = {**_ending(sys.exc_info()[1]), **_outcome(runs, _swept(runs, asked))}
+            record.replace(self._folder / parent.SUMMARY, summary)
+        self._hold.close()
+        if not runs:
+            (self._folder / parent.IDENTITY).unlink()
+        elif "mlflow" in config.observers:
+            Follower(self._folder).close()
+
+
+def _make_folder(config: DictConfig) -> Path:
+    """A folder that no sweep had, under the project wherever the command was started; the jobs are told of it."""
+    from harness.config import ROOT
+
+    wanted = ROOT / config.hydra.sweep.dir
+    for folder in (wanted, *(wanted.with_name(f"{wanted.name}_{attempt}") for attempt in range(1, 1000))):
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            continue
+    with read_write(config.hydra):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+    return folder
+
+
+def _identity(config: DictConfig) -> dict[str, Any]:
+    """What sweep.json says, but for the name; ValueError for an address that is no store's."""
+    from harness.observers.store import shown, store_uri
+    from harness.provenance import command
+
+    sweeper = config.hydra.sweeper
+    asked = dict(sweeper.get("params") or {})
+    for override in config.hydra.overrides.task:
+        key, _, value = override.lstrip("+~").partition("=")
+        asked[key] = value
+    options = {name: sweeper[name] for name in ("n_trials", "n_jobs") if name in sweeper}
+    params = {**asked, "sweeper": config.hydra.runtime.choices["hydra/sweeper"], **options}
+    return {
+        "id": uuid.uuid4().hex,
+        "uri": store_uri(config.tracking.uri),
+        "experiment": config.tracking.experiment,
+        "started_at_ms": _now_ms(),
+        "params": {name: shown(str(value)) for name, value in params.items()},
+        "tags": {"command": command()},
+    }
+
+
+def _runs(folder: Path) -> list[Run]:
+    """The runs in the folder in the order in which they ended; one that left no end died."""
+    from harness.observers import record
+    from harness.observers.upload import DIED
+
+    runs = []
+    for path in folder.glob(f"*/{record.NAME}"):
+        lines = [entry for entry, _ in record.read(path) if entry["kind"] in ("start", "end")]
+        if lines and path.parent.name.isdecimal():
+            end = lines[-1] if lines[-1]["kind"] == "end" else {**DIED, "at_ms": _now_ms()}
+            runs.append((int(path.parent.name), lines[0], end))
+    return sorted(runs, key=lambda run: run[2]["at_ms"])
+
+
+def _swept(runs: list[Run], asked: dict[str, str]) -> list[str]:
+    """The keys that were asked for and in which the runs differ."""
+    return [key for key in asked if len({start["params"].get(key) for _, start, _ in runs}) > 1]
+
+
+def _outcome(runs: list[Run], swept: list[str]) -> dict[str, Any]:
+    """Metrics, tags and history of runs in the order in which they ended."""
+    metrics: dict[str, float] = {"sweep/tokens": 0, "sweep/seconds": 0}
+    history, best, tags = [], math.inf, {}
+    for number, start, end in runs:
+        metrics["sweep/tokens"] += end.get("tokens", 0)
+        metrics["sweep/seconds"] += end.get("seconds", 0)
+        counted = f"sweep/trials.{end['status']}"
+        metrics[counted] = metrics.get(counted, 0) + 1
+        val_loss = float(end["best_val_loss"]) if end["status"] in ("completed", "pruned") else math.nan
+        if end["status"] == "completed" and val_loss < best:
+            best = metrics["sweep/best_val_loss"] = val_loss
+            tags = {"best_trial": str(number), **{f"best.{key}": start["params"][key] for key in swept}}
+        losses = {"sweep/val_loss": val_loss, "sweep/best_val_loss": best}
+        history.append([number, {name: loss for name, loss in losses.items() if math.isfinite(loss)}, end["at_ms"]])
+    return {"metrics": metrics, "tags": tags, "history": history}
+
+
+def _ending(error: BaseException | None) -> dict[str, Any]:
+    """Status, reason and instant of a sweep that ends now, by this error if any."""
+    if error is None:
+        return {"status": "completed", "ended_at_ms": _now_ms()}
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    reason = "a configuration was refused" if isinstance(error, SystemExit) else str(error).partition("\n")[0]
+    return {"status": status, "ended_at_ms": _now_ms(), "reason": reason}
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
