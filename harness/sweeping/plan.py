@@ -63,7 +63,7 @@ class Plan:
     def difference(self, other: "Plan") -> list[str]:
         """A line for each thing in which this plan's trials cannot be compared with those of `other`, an older one."""
         lines = _changes("space", other.space().texts(), self.space().texts())
-        lines += _changes("objectives", *({"": ", ".join(plan.objectives)} for plan in (other, self)))
+        lines += _changes("sweep", *({"objectives": ", ".join(plan.objectives)} for plan in (other, self)))
         return lines + _changes("config", other.config, self.config)
 
 

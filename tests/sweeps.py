@@ -1,0 +1,65 @@
+"""Sweeps small enough for tests: real studies, real training of a model that takes milliseconds."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+from optuna.trial import Trial
+
+from harness.config import ROOT
+from harness.sweeping.asked import Asked, read
+from harness.sweeping.queue import Queue
+from harness.sweeping.sweeper import open_study
+from harness.sweeping.worker import Post
+
+TINY = [
+    "start=scratch", "device=cpu", "model.layers=1", "model.width=16", "model.heads=2", "tokenizer.vocab_size=512",
+    "data.sequence_length=32", "data.val_share=0.005", "loop.max_steps=4", "loop.evals=2", "batch.batch_size=4",
+]  # fmt: skip
+
+
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra hands a sweeper for `python run.py -m` with these overrides."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
+    with initialize_config_dir(str(ROOT / "conf"), job_name="run"):
+        return compose("config", fixed, return_hydra_config=True)
+
+
+def asked(*overrides: str) -> Asked:
+    arguments = [override for override in overrides if not override.startswith("hydra")]
+    return read(composed(overrides), arguments)
+
+
+def begun(*overrides: str) -> Queue:
+    """The queue of a study that was just made, or found."""
+    wanted = asked(*overrides)
+    queue = open_study(wanted)
+    queue.limit(wanted.limits)
+    return queue
+
+
+def post(wanted: Asked) -> Post:
+    return Post(wanted.name, wanted.options.storage, str(wanted.folder), threads=1)
+
+
+def ended(status: str = "completed", loss: float = 1.0, **said: object) -> dict[str, object]:
+    """What a run came to, as a worker tells it."""
+    facts = {"best_step": 4, "step": 4, "tokens": 100, "seconds": 1.0, "share": 1.0, "folder": "0"}
+    return {"status": status, "reason": "" if status == "completed" else status, "best_val_loss": loss, **facts, **said}
+
+
+def serve(queue: Queue, loss: Callable[[Trial], float], count: int = 1000) -> list[Trial]:
+    """Claim and tell up to `count` trials without training; those that were run."""
+    served = []
+    while len(served) < count and (trial := queue.claim()) is not None:
+        value = loss(trial)
+        queue.tell(trial, ended(loss=value), [value])
+        served.append(trial)
+    return served
+
+
+def folder_of(tmp_path: Path, study: str = "default") -> Path:
+    return tmp_path / "outputs" / "sweeps" / study
