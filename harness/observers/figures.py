@@ -60,7 +60,7 @@ def draw(folder: Path) -> list[Path]:
 
 def _loss(curves: Curves, path: Path) -> None:
     unit = curves.units.get("val/loss")
-    axes = _axes(curves, "Loss", f"loss ({unit})" if unit else "loss")
+    axes = panel("Loss", curves.name, "step", f"loss ({unit})" if unit else "loss")
     axes.plot(*_columns(curves, "train/loss"), color=BLUE, linewidth=1.2, alpha=0.8, label="train")
     if curves.points["val/loss"]:
         steps, losses = _columns(curves, "val/loss")
@@ -69,19 +69,19 @@ def _loss(curves: Curves, path: Path) -> None:
         label = f"best {losses[best]:.4g} at step {steps[best]}"
         axes.plot(steps[best], losses[best], "*", color=GREEN, markersize=15, linestyle="none", label=label)
     axes.legend(frameon=False)
-    _save(axes, path)
+    save(axes.figure, path)
 
 
 def _lr(curves: Curves, path: Path) -> None:
-    axes = _axes(curves, "Learning rate", "learning rate")
+    axes = panel("Learning rate", curves.name, "step", "learning rate")
     axes.plot(*_columns(curves, "train/lr"), color=BLUE, linewidth=1.8)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:.3g}")
-    _save(axes, path)
+    save(axes.figure, path)
 
 
 def _grad_norm(curves: Curves, path: Path) -> None:
-    axes = _axes(curves, "Gradient norm before clipping", "L2 norm (mean of a window)")
+    axes = panel("Gradient norm before clipping", curves.name, "step", "L2 norm (mean of a window)")
     steps, norms = _columns(curves, "train/grad_norm")
     axes.plot(steps, norms, color=BLUE, linewidth=1.2, label="gradient norm")
     clip = float(curves.params.get("effective.grad_clip", "inf"))
@@ -89,24 +89,35 @@ def _grad_norm(curves: Curves, path: Path) -> None:
         axes.axhline(clip, color=ORANGE, linewidth=1.5, linestyle="--", label=f"clipped above {clip:g}")
     axes.set_yscale("log" if max(norms) > 30 * min(norms) > 0 else "linear")
     axes.legend(frameon=False)
-    _save(axes, path)
+    save(axes.figure, path)
 
 
-def _axes(curves: Curves, title: str, label: str) -> Any:
+def canvas(width: float = 7, height: float = 4.2) -> Any:
+    """An empty figure of this size in inches, apart from all state that pyplot keeps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.2), dpi=120)
+    figure = Figure(figsize=(width, height), dpi=120)
     FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.14, 0.13, 0.83, 0.72))
+    return figure
+
+
+def panel(title: str, name: str, across: str, up: str) -> Any:
+    """Axes that fill a figure of their own, headed by what they show and whose it is."""
+    axes = canvas().add_axes((0.14, 0.13, 0.83, 0.72))
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
-    axes.text(0, 1.03, curves.name, transform=axes.transAxes, color=GREY, fontsize=9)
-    axes.set_xlabel("step")
-    axes.set_ylabel(label)
+    axes.text(0, 1.03, name, transform=axes.transAxes, color=GREY, fontsize=9)
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    plain(axes)
+    return axes
+
+
+def plain(axes: Any) -> None:
+    """A light grid behind the points, and no more lines than that needs."""
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    return axes
 
 
 def _columns(curves: Curves, metric: str) -> tuple[list[int], list[float]]:
@@ -114,6 +125,9 @@ def _columns(curves: Curves, metric: str) -> tuple[list[int], list[float]]:
     return list(steps), list(values)
 
 
-def _save(axes: Any, path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
-    axes.figure.savefig(path)
+def save(figure: Any, path: Path) -> None:
+    """Writes the picture whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, format="png")
+    partial.replace(path)
