@@ -14,8 +14,8 @@ binaries() { # the folder of initdb and pg_ctl, the newest where there are sever
 
 binaries >/dev/null || {
   echo "postgres.sh: no initdb here, installing the package postgresql" >&2
-  apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql >&2 &&
-    binaries >/dev/null ||
+  apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    postgresql >&2 && binaries >/dev/null ||
     { echo "postgres.sh: PostgreSQL cannot be installed: put initdb and pg_ctl on PATH" >&2; exit 1; }
 }
 bin=$(binaries)
