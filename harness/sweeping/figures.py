@@ -59,9 +59,9 @@ class Drawn:
 def draw(study: Study, folder: Path) -> list[Path]:
     """The pictures of the study that there are trials enough for, written to `folder`; never an error."""
     written = []
+    drawn = Drawn(study, [label(name) for name in objective_names(study)], facts(study), study.get_trials(False))
     for name, picture in PICTURES.items():
         try:
-            drawn = Drawn(study, [label(o) for o in objective_names(study)], facts(study), study.get_trials(False))
             figure = picture(drawn) if len(drawn.done) >= FEWEST else None
             if figure is not None:
                 save(figure, folder / f"{name}.png")
