@@ -268,7 +268,8 @@ def test_the_stock_sweepers_runs_are_nested_and_one_that_diverges_does_not_end_t
     assert [found[name].data.tags["status"] for name in "012"] == ["diverged", "diverged", "completed"]
     assert (sweep.info.status, sweep.data.tags["best_trial"]) == ("FINISHED", "2")
     assert sweep.data.tags["best.optimizer.lr"] == found["2"].data.params["optimizer.lr"]
-    assert sweep.data.params["optimizer.lr"] == "tag(log,interval(1e-1,1e13))"
+    asked = {"sweeper": "optuna", "n_trials": "3", "n_jobs": "1", "space.optimizer.lr": "tag(log,interval(1e-1,1e13))"}
+    assert sweep.data.params == asked
     assert (sweep.data.metrics["sweep/trials.diverged"], sweep.data.metrics["sweep/trials.completed"]) == (2, 1)
     assert (artifacts("", sweep) / "optimization_results.yaml").is_file()
 

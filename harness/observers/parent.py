@@ -141,7 +141,8 @@ class SweepUpload:
 
     def _upload_summary(self, summary: dict[str, Any], cursor: ParentCursor) -> int:
         """Bring over what summary.json has new; the number of trials that it tells of for the first time."""
-        history = [entry for entry in summary["history"] if entry[0] not in cursor.steps]
+        known = set(cursor.steps)
+        history = [entry for entry in summary["history"] if entry[0] not in known]
         points = [(name, float(value), at_ms, step) for step, row, at_ms in history for name, value in row.items()]
         cursor.steps += [step for step, _, _ in history]
         step, at_ms = max(cursor.steps, default=0), summary["ended_at_ms"] or max(_instants(summary), default=0)

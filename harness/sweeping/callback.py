@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-OURS = "harness"
+OURS, SPACE = "harness", "space."
 Run = tuple[int, dict[str, Any], dict[str, Any]]
 """Number, first line and last line of a run's record."""
 
@@ -45,7 +45,8 @@ class ParentRun(Callback):
         runs = _runs(self._folder)
         if runs:
             asked = parent.identity(self._folder)["params"]
-            summary = {**_ending(sys.exc_info()[1]), **_outcome(runs, _swept(runs, asked))}
+            swept = [name.removeprefix(SPACE) for name in asked if name.startswith(SPACE)]
+            summary = {**_ending(sys.exc_info()[1]), **_outcome(runs, swept)}
             record.replace(self._folder / parent.SUMMARY, summary)
         self._hold.close()
         if not runs:
@@ -73,24 +74,30 @@ def _make_folder(config: DictConfig) -> Path:
 
 def _identity(config: DictConfig) -> dict[str, Any]:
     """What sweep.json says, but for the name; ValueError for an address that is no store's."""
-    from harness.observers.store import shown, store_uri
+    from harness.observers.store import store_uri
     from harness.provenance import command
 
     sweeper = config.hydra.sweeper
-    asked = dict(sweeper.get("params") or {})
-    for override in config.hydra.overrides.task:
-        key, _, value = override.lstrip("+~").partition("=")
-        asked[key] = value
     options = {name: sweeper[name] for name in ("n_trials", "n_jobs") if name in sweeper}
-    params = {**asked, "sweeper": config.hydra.runtime.choices["hydra/sweeper"], **options}
+    params = {"sweeper": config.hydra.runtime.choices["hydra/sweeper"], **options, **_space(config)}
     return {
         "id": uuid.uuid4().hex,
         "uri": store_uri(config.tracking.uri),
         "experiment": config.tracking.experiment,
         "started_at_ms": _now_ms(),
-        "params": {name: shown(str(value)) for name, value in params.items()},
+        "params": {name: str(value) for name, value in params.items()},
         "tags": {"command": command()},
     }
+
+
+def _space(config: DictConfig) -> dict[str, str]:
+    """What is swept, each key behind `space.`, as it was written; the command line is heard last."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
+    last = {override.key_or_group: override for override in parsed}
+    return {f"{SPACE}{key}": one.get_value_string() for key, one in last.items() if one.is_sweep_override()}
 
 
 def _runs(folder: Path) -> list[Run]:
@@ -107,11 +114,6 @@ def _runs(folder: Path) -> list[Run]:
     return sorted(runs, key=lambda run: run[2]["at_ms"])
 
 
-def _swept(runs: list[Run], asked: dict[str, str]) -> list[str]:
-    """The keys that were asked for and in which the runs differ."""
-    return [key for key in asked if len({start["params"].get(key) for _, start, _ in runs}) > 1]
-
-
 def _outcome(runs: list[Run], swept: list[str]) -> dict[str, Any]:
     """Metrics, tags and history of runs in the order in which they ended."""
     metrics: dict[str, float] = {"sweep/tokens": 0, "sweep/seconds": 0}
@@ -124,7 +126,8 @@ def _outcome(runs: list[Run], swept: list[str]) -> dict[str, Any]:
         val_loss = float(end["best_val_loss"]) if end["status"] in ("completed", "pruned") else math.nan
         if end["status"] == "completed" and val_loss < best:
             best = metrics["sweep/best_val_loss"] = val_loss
-            tags = {"best_trial": str(number), **{f"best.{key}": start["params"][key] for key in swept}}
+            params = start["params"]  # which name no groups, but what they chose
+            tags = {"best_trial": str(number), **{f"best.{key}": params[key] for key in swept if key in params}}
         losses = {"sweep/val_loss": val_loss, "sweep/best_val_loss": best}
         history.append([number, {name: loss for name, loss in losses.items() if math.isfinite(loss)}, end["at_ms"]])
     return {"metrics": metrics, "tags": tags, "history": history}
