@@ -37,7 +37,7 @@ def edge(name: str, value: Any, found: BaseDistribution) -> Edge | None:
         return None
     numbers = found.choices if isinstance(found, CategoricalDistribution) else (found.low, found.high)
     end = min(numbers) if direction == "down" else max(numbers)
-    return Edge(config_key(name), name.partition(WHERE)[2], value, end, direction, _written(wider))
+    return Edge(config_key(name), name.partition(WHERE)[2], value, end, direction, said(wider))
 
 
 def _direction(value: Any, found: BaseDistribution) -> Direction | None:
@@ -92,12 +92,6 @@ def _one_more(found: CategoricalDistribution, direction: Direction) -> Categoric
     if following == last or following <= 0:
         return None
     return CategoricalDistribution(sorted([*ordered, following]))
-
-
-def _written(found: BaseDistribution) -> str:
-    """As Hydra's sweep syntax has it, in which an interval is of decimals unless it is made one of whole numbers."""
-    is_interval = isinstance(found, IntDistribution) and found.step == 1
-    return f"int({said(found)})" if is_interval else said(found)
 
 
 def _tidy(number: float, is_whole: bool) -> float:

@@ -173,10 +173,12 @@ def said(found: BaseDistribution) -> str:
     """A range in Hydra's sweep syntax."""
     if isinstance(found, CategoricalDistribution):
         return ",".join(str(choice) for choice in found.choices)
-    if found.step not in (None, 1) or (isinstance(found, FloatDistribution) and found.step):
+    is_whole = isinstance(found, IntDistribution)
+    if found.step and not (is_whole and found.step == 1):
         return f"range({found.low},{found.high + found.step},{found.step})"
-    interval = f"interval({found.low},{found.high})"
-    return f"tag(log,{interval})" if found.log else interval
+    text = f"interval({found.low},{found.high})"
+    text = f"tag(log,{text})" if found.log else text
+    return f"int({text})" if is_whole else text
 
 
 def trial_values(trial: Trial | FrozenTrial) -> dict[str, Any]:

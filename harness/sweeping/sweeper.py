@@ -30,7 +30,7 @@ from harness.sweeping.plan import Plan
 from harness.sweeping.queue import Queue
 from harness.sweeping.storage import open_storage
 from harness.sweeping.table import Table, tell
-from harness.sweeping.worker import Post
+from harness.sweeping.worker import Post, hush
 
 LOOK_SECONDS, REAP_SECONDS = 0.5, 5.0
 MAX_DEATHS = 3
@@ -42,7 +42,7 @@ def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> No
 
     ConfigError, with no study made, for what cannot work; Ended where failures or the user ended it.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    hush()
     asked = read(config, arguments)
     checked = check_space(asked.space, asked.options.allow)
     asked = replace(asked, plan=replace(asked.plan, warmup_share=checked.warmup_share))
@@ -253,7 +253,7 @@ def _describe(asked: Asked, queue: Queue) -> None:
 
 
 def _write_summary(asked: Asked, queue: Queue, status: str) -> None:
-    summary = summarise(queue.study, asked.limits.n_trials, asked.space.fixed)
+    summary = summarise(queue.study, asked.limits.n_trials, asked.space.fixed, weigh=False)
     ended_at_ms = None if status == "running" else time.time_ns() // 1_000_000
     record.replace(asked.folder / parent.SUMMARY, summary_json(summary, status, ended_at_ms))
 

@@ -84,6 +84,8 @@ def work(post: Post, is_stopping: Callable[[], bool]) -> None:
             result = _run(runner.run, trial, plan, queue, post)
             queue.tell(trial, result, [result[name] for name in plan.objectives])
         _keep_best(queue.study, folder, plan.keep)
+        if result["status"] == "interrupted":
+            return
 
 
 def open_queue(post: Post) -> tuple[Queue, Plan]:
@@ -119,15 +121,14 @@ def _run(run: Callable, trial: Trial, plan: Plan, queue: Queue, post: Post) -> d
         return _failed(f"{type(error).__name__}: {error}")
     found = {name: getattr(result, name) for name in ("status", "reason", "best_val_loss", "best_step", "step",
              "tokens", "seconds")}  # fmt: skip
-    effective = result.effective
-    total = int(effective.get("total_steps", 0))
+    in_force = {name.removeprefix("effective."): value for name, value in result.effective.items()}
     return {
         **found,
         "folder": folder.name,
-        "share": result.step / total if total else 0.0,
-        "threads": effective.get("threads"),
-        "device": effective.get("device"),
-        "trainable_parameters": int(effective.get("trainable_parameters", 0)),
+        "share": result.step / int(in_force.get("total_steps", 1)),
+        "threads": int(in_force.get("threads", 0)),
+        "device": in_force.get("device", ""),
+        "trainable_parameters": int(in_force.get("trainable_parameters", 0)),
     }
 
 
@@ -153,11 +154,16 @@ def main() -> int:
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: received.append(number))
-    warnings.filterwarnings("ignore", module="optuna")
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    hush()
     work(post, lambda: bool(received))
     return ENDED
+
+
+def hush() -> None:
+    """Keep Optuna from telling of each trial, of what it calls experimental, and of heartbeats without `optimize`."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Heartbeat of storage")
 
 
 def _die_with_parent() -> None:
