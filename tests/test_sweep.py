@@ -191,7 +191,7 @@ def test_four_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> 
     queue = open_study(wanted)
     queue.limit(wanted.limits)
     crew = Crew(post(wanted), 4, gpus=0)
-    crew.start()
+    crew.start(is_served=False)
     wait_for(lambda: not crew.is_working, 120)
     assert crew.take_dead() == []
     trials = queue.study.trials

@@ -38,6 +38,7 @@ class Asked:
     name: str
     folder: Path
     launcher: str
+    is_local: bool
     n_jobs: int
     threads: int | None
     gpus: int
@@ -92,6 +93,7 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
         name=name,
         folder=ROOT / cfg.output_dir / "sweeps" / name,
         launcher=launcher,
+        is_local=is_local,
         n_jobs=n_jobs,
         threads=max(1, cores() // n_jobs) if is_local else None,
         gpus=gpus,

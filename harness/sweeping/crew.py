@@ -4,18 +4,22 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from harness.sweeping.queue import is_dead
 from harness.sweeping.worker import Post, spawn
 
 STOP_SECONDS = 60
 """How long a launcher's job waits for its worker to end a step and say so."""
+WATCH_SECONDS = 1.0
 
 
 class Crew:
@@ -25,8 +29,8 @@ class Crew:
         self._post, self.size, self._gpus = post, size, gpus
         self._workers: dict[int, subprocess.Popen[str]] = {}
 
-    def start(self) -> None:
-        """Start a worker for every place that has none."""
+    def start(self, is_served: bool) -> None:
+        """Start a worker for every place that has none, whoever else serves the study."""
         for seat in range(self.size):
             if not self._is_alive(seat):
                 gpu = seat % self._gpus if self._gpus else None
@@ -78,8 +82,9 @@ class Launched:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def start(self) -> None:
-        if not self.is_working:
+    def start(self, is_served: bool) -> None:
+        """Launch, unless jobs of an earlier launch, which another's failure ended, still run trials."""
+        if not self.is_working and not is_served:
             self._thread = threading.Thread(target=self._launch, daemon=True)
             self._thread.start()
 
@@ -108,23 +113,25 @@ class Launched:
             self._error = error
 
 
-def job(post: Post, cfg: DictConfig) -> int:
-    """What a launcher's job does: a worker in a process of its own, as clean as one of ours, and its exit status."""
+def job(post: Post, watched: dict[str, Any] | None, cfg: DictConfig) -> int:
+    """What a launcher's job does: a worker in a process of its own, as clean as one of ours, and its exit status. It
+    ends with the process it is told to watch, which no launcher sees to."""
     from hydra.core.hydra_config import HydraConfig
 
-    seat = HydraConfig.get().job.num
     folder = Path(post.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    worker = spawn(post, folder / f"worker-{seat}.log")
+    worker = spawn(post, folder / f"worker-{HydraConfig.get().job.num}.log")
     with suppress(ValueError):  # not the main thread: the launcher has the signals
         signal.signal(signal.SIGTERM, lambda *_: worker.send_signal(signal.SIGINT))
     try:
-        return worker.wait()
+        while worker.poll() is None and not (watched and is_dead(watched)):
+            time.sleep(WATCH_SECONDS)
     finally:
         worker.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             worker.wait(STOP_SECONDS)
         worker.kill()
+    return worker.wait()
 
 
 def cores() -> int:

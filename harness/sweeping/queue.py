@@ -110,7 +110,7 @@ class Queue:
         One that outlived a worker already is not tried a third time, unless they all died with their sweep.
         """
         with self.turn():
-            dead = [trial for trial in self._running() if _is_dead(trial)]
+            dead = [trial for trial in self._running() if _is_lost(trial)]
             for trial in dead:
                 self._fail(trial, is_leftover=is_leftover)
             if isinstance(self.study._storage, RDBStorage):
@@ -164,17 +164,21 @@ def tokens(trial: FrozenTrial) -> int:
     return trial.user_attrs.get(RESULT, {}).get("tokens", 0)
 
 
-def _is_dead(trial: FrozenTrial) -> bool:
-    """Of a process of this host; a trial that has no worker yet, seen in turn, never gets one."""
-    worker = trial.user_attrs.get(WORKER)
-    if worker is None:
-        return True
-    if worker["host"] != socket.gethostname():
+def is_dead(process: Mapping[str, Any]) -> bool:
+    """Whether a process of this host has ended; of other hosts' it cannot be known."""
+    if process["host"] != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(worker["pid"]).create_time() - worker["started_at"]) > 1  # seconds
+        found = psutil.Process(process["pid"])
+        is_another = abs(found.create_time() - process["started_at"]) > 1  # seconds
+        return is_another or found.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def _is_lost(trial: FrozenTrial) -> bool:
+    """A trial that has no worker yet, seen in turn, never gets one."""
+    return WORKER not in trial.user_attrs or is_dead(trial.user_attrs[WORKER])
 
 
 def _is_open(trials: Sequence[FrozenTrial], n_trials: int) -> bool:

@@ -27,7 +27,7 @@ from harness.sweeping.facts import facts, results, summarise, summary_json
 from harness.sweeping.figures import draw
 from harness.sweeping.marks import BASELINE, IS_OUTSIDE, PLAN, SWEEP_ID
 from harness.sweeping.plan import Plan
-from harness.sweeping.queue import Queue
+from harness.sweeping.queue import Queue, this_process
 from harness.sweeping.storage import open_storage
 from harness.sweeping.table import Table, tell
 from harness.sweeping.worker import Post, hush
@@ -161,7 +161,7 @@ def _work(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext)
 def _watch(asked: Asked, queue: Queue, crew: Crew | Launched, table: Table, is_stopping: Callable[[], bool]) -> str:
     """Show the trials and replace the workers that die, until there is nothing left to do; what went wrong, if so."""
     deaths, ended, looked_at = 0, 0, time.monotonic()
-    crew.start()
+    crew.start(is_served=False)
     while True:
         trials = facts(queue.study)
         table(trials)
@@ -176,7 +176,7 @@ def _watch(asked: Asked, queue: Queue, crew: Crew | Launched, table: Table, is_s
         if deaths >= MAX_DEATHS:
             return f"{deaths} workers died one after the other ({crew.last_words(dead[-1][0])})"
         if not is_stopping() and queue.has_more() and (dead or not crew.is_working):
-            crew.start()
+            crew.start(is_served=any(trial.status == "running" for trial in facts(queue.study)))
         elif not crew.is_working:
             return ""
         time.sleep(LOOK_SECONDS)
@@ -189,8 +189,9 @@ def _crew(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext)
     config = config.copy()
     with read_write(config):
         OmegaConf.update(config, "hydra.sweep.dir", str(asked.folder / "jobs"))
+    watched = this_process() if asked.is_local else None  # elsewhere, jobs are the cluster's and may go on alone
     launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=partial(job, post), config=config
+        hydra_context=context, task_function=partial(job, post, watched), config=config
     )
     return Launched(launcher, asked.n_jobs, stop=partial(queue.stop, True))
 
