@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from harness import policies
@@ -44,7 +44,8 @@ def make(cfg: DictConfig, key: str) -> Any:
     """The object `cfg.<key>` describes; what its constructor refuses, now or when a partial is completed, becomes a
     ConfigError under that key."""
     try:
-        made = instantiate(cfg[key], _execution_whitelist_=whitelist(), _convert_="all")
+        described = OmegaConf.to_container(cfg[key], resolve=True)  # alone, it takes no copy of all of `cfg` along
+        made = instantiate(described, _execution_whitelist_=whitelist(), _convert_="all")
     except Exception as error:
         raise _config_error(key, error.__cause__ or error) from error
     return _named(key, made) if cfg[key].get("_partial_") else made

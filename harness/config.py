@@ -3,17 +3,21 @@
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.explain import ConfigError, nearest
@@ -128,17 +132,29 @@ class Settings:
     cache_dir: Path
 
 
-def compose(overrides: list[str]) -> DictConfig:
-    """The configuration of `overrides`, with the search path of the running application where there is one."""
-    if GlobalHydra.instance().is_initialized():
-        return hydra_compose("config", overrides)
-    with initialize_config_dir(str(ROOT / "conf"), job_name="run"):
-        return hydra_compose("config", overrides)
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of `overrides`, with the search path of the running application where there is one.
+
+    A process that asks again gets what it got before, whatever has become of the files."""
+    hydra = GlobalHydra.instance()
+    return deepcopy(_composed(hydra.config_loader() if hydra.is_initialized() else None, tuple(overrides)))
+
+
+@lru_cache(maxsize=64)
+def _composed(application: ConfigLoader | None, overrides: tuple[str, ...]) -> DictConfig:
+    with nullcontext() if application else initialize_config_dir(str(ROOT / "conf"), job_name="run"):
+        return hydra_compose("config", list(overrides))
 
 
 def run_part(cfg: DictConfig) -> DictConfig:
-    """A copy of `cfg` without what only a sweep reads: all that a run knows and records."""
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key not in SWEEP_ONLY])
+    """`cfg` without what only a sweep reads: all that a run knows and records."""
+    if not cfg.keys() & set(SWEEP_ONLY):
+        return cfg
+    part = deepcopy(cfg)
+    with open_dict(part):
+        for key in SWEEP_ONLY:
+            part.pop(key, None)
+    return part
 
 
 def validate(cfg: DictConfig) -> Settings:
@@ -168,7 +184,7 @@ def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """ConfigError where one of `overrides`, typed or swept, touches a key that `cfg` locks and does not unlock."""
     typed = OverridesParser.create().parse_overrides(list(overrides))
     touched = [(override.input_line, key) for override in typed for key in _touched(override)]
-    known = [*_keys(OmegaConf.to_container(cfg)), *(key for _, key in touched)]  # a deleted key is one, too
+    known = [*cfg, *dotted(OmegaConf.to_container(cfg)), *(key for _, key in touched)]  # a deleted key is one, too
     locked, unlock = _listed_keys(cfg, "locked", known), _listed_keys(cfg, "unlock", known)
     for line, key in touched:
         if _overlap(key, "locked"):
@@ -196,16 +212,9 @@ def _listed_keys(cfg: DictConfig, name: str, known: list[str]) -> list[str]:
     if not isinstance(listed, ListConfig):
         raise ConfigError(f"{name}: {listed!r} is no list of keys; write '{name}=[{listed}]'")
     for key in map(str, listed):
-        if key not in known:
+        if not any(_holds(key, other) for other in known):
             raise ConfigError(f"{name}: there is no key {key!r}{nearest(key, known)}")
     return list(listed)
-
-
-def _keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted keys of all groups and values under `node`."""
-    for name in node if isinstance(node, dict) else ():
-        yield f"{prefix}{name}"
-        yield from _keys(node[name], f"{prefix}{name}.")
 
 
 def _touched(override: Override) -> set[str]:

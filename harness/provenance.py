@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,8 +27,13 @@ MAX_NEW_BYTES = 1_000_000
 
 def tags(device: torch.device, root: Path = ROOT) -> dict[str, str]:
     """Names and values for people who want to make this run again."""
+    return {"command": command(), **_surroundings(device, root)}
+
+
+@cache
+def _surroundings(device: torch.device, root: Path) -> Mapping[str, str]:
+    """The machine, and the code as this process has loaded it."""
     described = {
-        "command": command(),
         "host": socket.gethostname(),
         "user": _user(),
         "platform": platform.platform(),
@@ -43,7 +50,8 @@ def tags(device: torch.device, root: Path = ROOT) -> dict[str, str]:
 
 def write(folder: Path, cfg: DictConfig) -> None:
     """Put the resolved `cfg`, the command and the code's changes into a run's folder, without passwords."""
-    hidden = OmegaConf.merge(cfg, {"tracking": {"uri": cfg.tracking.uri and shown(cfg.tracking.uri)}})
+    hidden = deepcopy(cfg)
+    hidden.tracking.uri = cfg.tracking.uri and shown(cfg.tracking.uri)
     OmegaConf.save(hidden, folder / "config.yaml", resolve=True)
     (folder / "command.txt").write_text(command() + "\n")
     if changes := diff():
@@ -57,9 +65,10 @@ def command() -> str:
     return shlex.join(["python", *words] if program.endswith(".py") else words)
 
 
+@cache
 def diff(root: Path = ROOT) -> str:
     """A patch from the commit to the files under `root`, new ones included, large ones by name; empty where there is
-    no change or no commit."""
+    no change or no commit. Asked once a process, whose code stays what it has loaded."""
     index = _git(root, "rev-parse", "--git-path", "index")
     if index is None:
         return ""
