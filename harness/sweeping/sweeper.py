@@ -19,7 +19,7 @@ from harness.explain import ConfigError, Ended
 from harness.observers import parent, record
 from harness.observers.follow import Follower
 from harness.observers.store import default_uri, shown
-from harness.runner import prepare
+from harness.runner import BaseEnded, prepare
 from harness.sweeping.asked import Asked, read
 from harness.sweeping.check import check_space, present_values
 from harness.sweeping.crew import Crew, Launched, job
@@ -51,7 +51,7 @@ def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> No
     if asked.options.dry_run:
         print(forecast(asked))
         return
-    prepare(asked.cfg)  # trains the base, where one is missing, with the whole machine
+    _train_base(asked)
     queue = open_study(asked)
     _describe(asked, queue)
     status, why = _work(asked, queue, config, context)
@@ -61,6 +61,14 @@ def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> No
         raise Ended(f"{status}: {why}; the same command goes on with it")
     if why:
         print(f"No more trials: {why}.")
+
+
+def _train_base(asked: Asked) -> None:
+    """Have the base that trials start from, where one is missing, with the whole machine and told as any run is."""
+    try:
+        prepare(asked.space.compose({}))
+    except BaseEnded as error:
+        raise Ended(f"{error.result.status}: {error.result.reason}") from error
 
 
 def open_study(asked: Asked) -> Queue:
