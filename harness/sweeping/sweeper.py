@@ -44,6 +44,7 @@ def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> No
     """
     hush()
     asked = read(config, arguments)
+    print(f"Checking that both ends of every range can be trained, and compared: {', '.join(sorted(asked.space.keys))}")
     checked = check_space(asked.space, asked.options.allow)
     asked = replace(asked, plan=replace(asked.plan, warmup_share=checked.warmup_share))
     for notice in checked.notices:
@@ -54,6 +55,7 @@ def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> No
     _train_base(asked)
     queue = open_study(asked)
     _describe(asked, queue)
+    print(f"Study {asked.name}: {asked.limits.n_trials} trials by {_workers(asked)}, in {asked.folder}")
     status, why = _work(asked, queue, config, context)
     summary = summarise(queue.study, asked.limits.n_trials, asked.space.fixed)
     print(tell(summary))
@@ -106,13 +108,18 @@ def forecast(asked: Asked) -> str:
     trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * (run.evals + 1)
     n_trials, jobs = asked.limits.n_trials, asked.n_jobs
     return "\n".join([
-        f"{n_trials} trials by {jobs} worker{'s' * (jobs > 1)} ({asked.launcher}); study {asked.name}",
+        f"Study {asked.name}: {n_trials} trials by {_workers(asked)}",
         *(f"  {key}: {text}" for key, text in asked.space.texts().items()),
         f"a trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {run.evals + 1} evaluations of "
         f"{run.seconds_per_eval:.3g} s, {run.tokens:,.0f} tokens, {trial_seconds:.0f} s",
         f"in all: at most {n_trials * run.tokens:,.0f} tokens and {n_trials * trial_seconds / jobs / 60:.1f} min, if "
         "nothing is pruned, without a base that is still to be trained; workers that share a machine slow each other",
     ])  # fmt: skip
+
+
+def _workers(asked: Asked) -> str:
+    threads = f" of {asked.threads} threads" if asked.threads else ""
+    return f"{asked.n_jobs} worker{'s' * (asked.n_jobs > 1)}{threads}"
 
 
 def _enqueue(asked: Asked, study: optuna.Study) -> None:
