@@ -202,7 +202,7 @@ def _crew(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext)
     if asked.launcher == "basic":
         return Crew(post, asked.n_jobs, asked.gpus)
     config = config.copy()
-    with read_write(config):
+    with read_write(config.hydra):
         OmegaConf.update(config, "hydra.sweep.dir", str(asked.folder / "jobs"))
     watched = this_process() if asked.is_local else None  # elsewhere, jobs are the cluster's and may go on alone
     launcher = Plugins.instance().instantiate_launcher(
