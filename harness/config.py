@@ -183,7 +183,7 @@ def validate(cfg: DictConfig) -> Settings:
 def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """ConfigError where one of `overrides`, typed or swept, touches a key that `cfg` locks and does not unlock."""
     typed = OverridesParser.create().parse_overrides(list(overrides))
-    touched = [(override.input_line, key) for override in typed for key in _touched(override)]
+    touched = [(override.input_line, _touched(override)) for override in typed]
     known = [*cfg, *dotted(OmegaConf.to_container(cfg)), *(key for _, key in touched)]  # a deleted key is one, too
     locked, unlock = _listed_keys(cfg, "locked", known), _listed_keys(cfg, "unlock", known)
     for line, key in touched:
@@ -217,10 +217,10 @@ def _listed_keys(cfg: DictConfig, name: str, known: list[str]) -> list[str]:
     return list(listed)
 
 
-def _touched(override: Override) -> set[str]:
-    """The dotted keys that an override sets: its own or its group's, and the package it puts a group into."""
-    key = re.sub(r"[/\[]", ".", override.key_or_group).replace("]", "")
-    return {key, override.package or key} - {"_global_"}
+def _touched(override: Override) -> str:
+    """The dotted key that an override sets: its own, its group's, or the package that it puts a group into."""
+    is_elsewhere = override.package not in (None, "_global_")
+    return override.package if is_elsewhere else re.sub(r"[/\[]", ".", override.key_or_group).replace("]", "")
 
 
 def _overlap(one: str, other: str) -> bool:
