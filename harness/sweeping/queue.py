@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage, fail_stale_trials
+from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -72,6 +72,8 @@ class Queue:
                 return None
             trial = self.study.ask()
             trial.set_user_attr(WORKER, this_process())
+            if self._has_heartbeats:  # from now on, or a host that dies before the first is never missed
+                self.study._storage.record_heartbeat(trial._trial_id)
             if IS_OUTSIDE not in trial.user_attrs:
                 self.space.suggest(trial)
                 self._extend(trial)
@@ -85,8 +87,12 @@ class Queue:
         return not is_over and _is_open(trials, limits.n_trials)
 
     def tell(self, trial: Trial, result: Mapping[str, Any], values: Sequence[float]) -> None:
-        """End `trial` as its run ended; one that was interrupted is queued again."""
-        trial.set_user_attr(RESULT, dict(result))
+        """End `trial` as its run ended; one that was interrupted is queued again, one that was given up stays so."""
+        with suppress(UpdateFinishedTrialError):
+            trial.set_user_attr(RESULT, dict(result))
+            self._end(trial, result, values)
+
+    def _end(self, trial: Trial, result: Mapping[str, Any], values: Sequence[float]) -> None:
         match result["status"]:
             case "completed":
                 self.study.tell(trial, list(values))
@@ -105,21 +111,29 @@ class Queue:
                 self.study.tell(trial, state=TrialState.FAIL)
 
     def reap(self, *, is_leftover: bool) -> list[int]:
-        """End the trials whose process has died, queue them again, and return their numbers.
+        """End the trials whose process has died or, on another host, fallen silent; queue them again, and return their
+        numbers.
 
         One that outlived a worker already is not tried a third time, unless they all died with their sweep.
         """
         with self.turn():
-            dead = [trial for trial in self._running() if _is_lost(trial)]
+            silent = self._silent()
+            dead = [trial for trial in self._running() if _is_lost(trial) or trial._trial_id in silent]
             for trial in dead:
-                self._fail(trial, is_leftover=is_leftover)
-            if isinstance(self.study._storage, RDBStorage):
-                fail_stale_trials(self.study)  # of other hosts; the storage's callback repeats them
+                self._fail(trial, is_leftover=is_leftover and trial._trial_id not in silent)
         return [trial.number for trial in dead]
 
-    def repeat_stale(self, study: Study, trial: FrozenTrial) -> None:
-        """What Optuna calls for a trial whose heartbeat has stopped."""
-        self._repeat(trial, has_killed=True)
+    def is_served(self) -> bool:
+        """Whether trials are under way somewhere whose worker, should it die, will be missed."""
+        return self._has_heartbeats and bool(self._running())
+
+    @property
+    def _has_heartbeats(self) -> bool:
+        return is_heartbeat_enabled(self.study._storage)
+
+    def _silent(self) -> list[int]:
+        """Ids of the trials of any host whose heartbeat has stopped."""
+        return self.study._storage._get_stale_trial_ids(self.study._study_id) if self._has_heartbeats else []
 
     def stop(self, is_asked: bool) -> None:
         """Ask every process of the study, wherever it is, to stop at the next evaluation; or take that back."""

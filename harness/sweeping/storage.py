@@ -7,6 +7,7 @@ from zlib import crc32
 
 from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy import text
@@ -65,14 +66,14 @@ def check_url(url: str) -> str:
 @contextmanager
 def turn(storage: BaseStorage, folder: Path, study_name: str) -> Iterator[None]:
     """One process of the study at a time, over all its hosts; one that dies lets go."""
-    dialect = storage.engine.dialect.name if isinstance(storage, RDBStorage) else None
-    if dialect not in LOCKS:
+    database = storage._backend if isinstance(storage, _CachedStorage) else None  # a study wraps its storage
+    if database is None or database.engine.dialect.name not in LOCKS:
         with FileLock(folder / "turn.lock"):
             yield
         return
-    take, give = LOCKS[dialect]
+    take, give = LOCKS[database.engine.dialect.name]
     key = crc32(f"plateau-harness {study_name}".encode())
-    with storage.engine.connect() as connection:
+    with database.engine.connect() as connection:
         connection.execute(text(take), {"key": key})
         try:
             yield

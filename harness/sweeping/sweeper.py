@@ -22,7 +22,7 @@ from harness.observers.store import default_uri, shown
 from harness.runner import BaseEnded, prepare
 from harness.sweeping.asked import Asked, read
 from harness.sweeping.check import check_space, present_values
-from harness.sweeping.crew import Crew, Launched, job
+from harness.sweeping.crew import MAX_DEATHS, Crew, Launched, job
 from harness.sweeping.facts import facts, results, summarise, summary_json
 from harness.sweeping.figures import draw
 from harness.sweeping.marks import BASELINE, IS_OUTSIDE, PLAN, SWEEP_ID
@@ -33,8 +33,6 @@ from harness.sweeping.table import Table, tell
 from harness.sweeping.worker import Post, hush
 
 LOOK_SECONDS, REAP_SECONDS = 0.5, 5.0
-MAX_DEATHS = 3
-"""Workers that may die one after the other without a trial ending in between."""
 
 
 def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> None:
@@ -176,10 +174,13 @@ def _work(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext)
 def _watch(asked: Asked, queue: Queue, crew: Crew | Launched, table: Table, is_stopping: Callable[[], bool]) -> str:
     """Show the trials and replace the workers that die, until there is nothing left to do; what went wrong, if so."""
     deaths, ended, looked_at = 0, 0, time.monotonic()
+    table(facts(queue.study))  # before a launcher prints anything
     crew.start(is_served=False)
     while True:
         trials = facts(queue.study)
         table(trials)
+        if is_stopping():
+            crew.stop()
         dead = crew.take_dead()
         is_due = time.monotonic() - looked_at > REAP_SECONDS
         if dead or is_due:
@@ -188,11 +189,11 @@ def _watch(asked: Asked, queue: Queue, crew: Crew | Launched, table: Table, is_s
             looked_at = time.monotonic()
         over = sum(trial.is_over for trial in trials)
         deaths, ended = (deaths if over == ended else 0) + len(dead), over
-        if deaths >= MAX_DEATHS:
+        if deaths >= MAX_DEATHS and not is_stopping():
             return f"{deaths} workers died one after the other ({crew.last_words(dead[-1][0])})"
         if not is_stopping() and queue.has_more() and (dead or not crew.is_working):
             crew.start(is_served=any(trial.status == "running" for trial in facts(queue.study)))
-        elif not crew.is_working:
+        elif not crew.is_working and (is_stopping() or not queue.is_served()):
             return ""
         time.sleep(LOOK_SECONDS)
 
@@ -204,11 +205,13 @@ def _crew(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext)
     config = config.copy()
     with read_write(config.hydra):
         OmegaConf.update(config, "hydra.sweep.dir", str(asked.folder / "jobs"))
+        if config.hydra.launcher.get("n_jobs") == -1:  # joblib: as many as there are cores
+            config.hydra.launcher.n_jobs = asked.n_jobs
     watched = this_process() if asked.is_local else None  # elsewhere, jobs are the cluster's and may go on alone
     launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=partial(job, post, watched), config=config
+        hydra_context=context, task_function=partial(job, post, asked.gpus, watched), config=config
     )
-    return Launched(launcher, asked.n_jobs, stop=partial(queue.stop, True))
+    return Launched(launcher, asked.n_jobs, asked.folder, partial(queue.stop, not asked.is_local))
 
 
 @contextmanager
@@ -222,7 +225,6 @@ def _stoppable(crew: Crew | Launched) -> Iterator[Callable[[], bool]]:
         elif not received:
             received.append(number)
             print("\nstopping after the step under way; Ctrl-C again stops at once", file=sys.stderr)
-            crew.stop()
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {number: signal.signal(number, note) for number in numbers}

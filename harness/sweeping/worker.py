@@ -34,6 +34,7 @@ from harness.sweeping.storage import open_storage
 from harness.targets import locate
 
 ENDED, CRASHED = 0, 1
+MODULE = "harness.sweeping.worker"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def spawn(post: Post, log: Path) -> subprocess.Popen[str]:
         environment["OMP_NUM_THREADS"] = str(post.threads)
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "harness.sweeping.worker"],
+            [sys.executable, "-m", MODULE],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
