@@ -21,7 +21,7 @@ def report_and_prune(trial: Trial, warmup_share: float) -> Policy:
         if not isinstance(event, EvalEnd):
             return None
         trial.report(event.val_loss, percent(event.share))
-        is_judged = warmup_share < event.share < 1
+        is_judged = warmup_share <= event.share < 1
         if is_judged and trial.should_prune():
             return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.share:.0%} of the run")
         return None
