@@ -23,6 +23,10 @@ class ParentRun(Callback):
     _folder: Path | None = None
     _hold: BinaryIO
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file: launchers send the callbacks to their jobs."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hold"}
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.runtime.choices["hydra/sweeper"] == OURS or int(os.environ.get("RANK", 0)):
             return
