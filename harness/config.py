@@ -170,12 +170,12 @@ def validate(cfg: DictConfig) -> Settings:
     for key, node in targets(cfg):
         bind(key, node)
     _check_lrs(cfg.optimizer)
-    _writable("tracking.uri", _tracking_folder(cfg.tracking.uri))
+    writable("tracking.uri", _tracking_folder(cfg.tracking.uri))
     return Settings(
         seed=_integer(cfg, "seed"),
         weight_decay_scope=cfg.weight_decay_scope,
-        output_dir=_writable("output_dir", ROOT / cfg.output_dir),
-        cache_dir=_writable("cache_dir", ROOT / cfg.cache_dir),
+        output_dir=writable("output_dir", ROOT / cfg.output_dir),
+        cache_dir=writable("cache_dir", ROOT / cfg.cache_dir),
         **sections,
     )
 
@@ -195,7 +195,7 @@ def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
         (line, key, lock)
         for line, key in touched
         for lock in locked
-        if _overlap(key, lock) and not any(_holds(free, key) or _holds(free, lock) for free in unlock)
+        if _overlap(key, lock) and not any(holds(free, key) or holds(free, lock) for free in unlock)
     ]
     if broken:
         line, _, lock = broken[0]
@@ -212,7 +212,7 @@ def _listed_keys(cfg: DictConfig, name: str, known: list[str]) -> list[str]:
     if not isinstance(listed, ListConfig):
         raise ConfigError(f"{name}: {listed!r} is no list of keys; write '{name}=[{listed}]'")
     for key in map(str, listed):
-        if not any(_holds(key, other) for other in known):
+        if not any(holds(key, other) for other in known):
             raise ConfigError(f"{name}: there is no key {key!r}{nearest(key, known)}")
     return list(listed)
 
@@ -224,10 +224,10 @@ def _touched(override: Override) -> str:
 
 
 def _overlap(one: str, other: str) -> bool:
-    return _holds(one, other) or _holds(other, one)
+    return holds(one, other) or holds(other, one)
 
 
-def _holds(outer: str, inner: str) -> bool:
+def holds(outer: str, inner: str) -> bool:
     """Whether the dotted key `inner` is `outer` or lies in it."""
     return f"{inner}.".startswith(f"{outer}.")
 
@@ -281,7 +281,7 @@ def _integer(cfg: DictConfig, key: str) -> int:
     return value
 
 
-def _writable(key: str, folder: Path) -> Path:
+def writable(key: str, folder: Path) -> Path:
     """`folder`, if a file can be made in the nearest folder above it that exists; none is left there."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:

@@ -30,12 +30,14 @@ def explain(error: Exception, arguments: list[str]) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_option(error)
     if isinstance(error, OverrideParseException):
+        if wrong := re.search(r"while evaluating .*", str(error)):
+            return f"{error.override}: {wrong[0]}"
         return f"{error.override!r} is no override; write key=value, and quote what the shell or Hydra would split"
     key = re.match(r"Could not override '([^']+)'", str(error))
     if key:
         return _unknown_key(key[1], str(cause), arguments)
-    if "Ambiguous value" in str(error):
-        override = re.search(r"argument '([^']+)'", str(error))
+    if "Ambiguous value" in str(error) or "requires --multirun" in str(error):
+        override = re.search(r"'(.+)'", _first_line(error))
         return f"{override[1] if override else error}: several values are a sweep; add -m, or quote the value"
     return " ".join(part for part in (_first_line(error), _first_line(cause)) if part)
 

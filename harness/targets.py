@@ -47,7 +47,12 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
 def bind(key: str, node: DictConfig) -> None:
     """ConfigError unless the target of `node` is trusted, exists and takes these keywords and kinds of value."""
     target = str(node["_target_"])
-    found = locate(f"{key}._target_", target)
+    check_arguments(key, node, locate(f"{key}._target_", target))
+
+
+def check_arguments(key: str, node: DictConfig, found: Any) -> None:
+    """ConfigError unless `found` takes the keywords and kinds of value of `node`."""
+    target = str(node["_target_"])
     if "_args_" in node:
         raise ConfigError(f"{key}._args_: arguments are given by name")
     given = [name for name in node if not (name.startswith("_") and name.endswith("_"))]

@@ -1,5 +1,6 @@
 """What a sweep is asked to do, read from the configuration and the command line."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from harness.config import ROOT, check_locked, dotted, run_part, section
+from harness.config import check_locked, dotted, run_part, section, validate, writable
 from harness.explain import ConfigError
 from harness.sweeping.crew import cores
 from harness.sweeping.options import Options
 from harness.sweeping.plan import Plan
 from harness.sweeping.queue import Limits
-from harness.sweeping.space import Space, read_space
+from harness.sweeping.space import PLACES, Space, read_space
 from harness.sweeping.storage import check_url
+from harness.targets import locate
 
-NO_MATTER = ("observers", "tracking", "output_dir", "cache_dir", "name", "device", "locked", "unlock")
+NO_MATTER = (*PLACES, "device")
 """Parts of the configuration in which trials may differ and still be compared."""
 
 LOCAL_LAUNCHERS = ("basic", "joblib", "submitit_local")
@@ -46,6 +48,7 @@ class Asked:
 
 def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
     """ConfigError for whatever reading alone shows to be wrong."""
+    _refuse_torchrun()
     sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
     options = _options(config, sweeper)
     choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
@@ -62,8 +65,6 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
     is_local = launcher in LOCAL_LAUNCHERS
     gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
     n_jobs = options.n_jobs or gpus or max(1, cores() // 2)
-    named = [choices[group] for group in ("sweeps", "experiment") if group in choices]
-    name = options.study or re.sub(r"[^\w.+-]", "_", "-".join(named))
     plan = Plan(
         params=params,
         arguments=list(arguments),
@@ -81,9 +82,13 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
     plan.make_sampler()
     plan.make_pruner()
     _check_pruner(plan, choices.get("pruner", ""))
+    _check_points(options, space)
+    if plan.custom is not None:
+        locate("hydra.sweeper.custom_search_space", plan.custom)
     name = options.study or "-".join(
         re.sub(r"[^\w.+-]", "_", choices[key]) for key in ("sweeps", "experiment") if key in choices
     )
+    folder = validate(cfg).output_dir / "sweeps" / name
     return Asked(
         cfg=cfg,
         options=options,
@@ -91,7 +96,7 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
         space=space,
         limits=_limits(options, sweeper, plan, space),
         name=name,
-        folder=ROOT / cfg.output_dir / "sweeps" / name,
+        folder=writable("output_dir", folder),
         launcher=launcher,
         is_local=is_local,
         n_jobs=n_jobs,
@@ -100,11 +105,27 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
     )
 
 
+def _refuse_torchrun() -> None:
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    if size > 1:
+        raise ConfigError(
+            f"WORLD_SIZE={size}: every process would start a sweep of its own; start `python run.py -m` once, without "
+            "torchrun, and say how many workers it has with sweep.n_jobs"
+        )
+
+
 def _options(config: DictConfig, sweeper: Mapping[str, Any]) -> Options:
     """The `sweep` node, where the stock sweeper's own keys were not given instead."""
     stock = {"n_trials": "n_trials", "n_jobs": "n_jobs", "study_name": "study", "storage": "storage"}
     given = {ours: sweeper[theirs] for theirs, ours in stock.items()}
+    for name in ("objectives", "enqueue", "allow"):
+        if not isinstance(config.sweep[name], ListConfig):
+            value = config.sweep[name]
+            raise ConfigError(f"sweep.{name}: {value!r} is no list; write 'sweep.{name}=[{value}]'")
     options = section("sweep", Options, OmegaConf.merge(config.sweep, given))
+    rate = sweeper["max_failure_rate"]
+    if rate is not None and (isinstance(rate, str) or not 0 <= rate <= 1):
+        raise ConfigError(f"hydra.sweeper.max_failure_rate: {rate!r} must be a share from 0 to 1")
     directions = sweeper["direction"] if isinstance(sweeper["direction"], list) else [sweeper["direction"]]
     for direction in directions:
         if str(getattr(direction, "name", direction)) != "minimize":
@@ -114,6 +135,14 @@ def _options(config: DictConfig, sweeper: Mapping[str, Any]) -> Options:
     if options.storage is not None:
         check_url(options.storage)
     return options
+
+
+def _check_points(options: Options, space: Space) -> None:
+    for point in options.enqueue:
+        try:
+            space.named(point)
+        except ConfigError as error:
+            raise ConfigError(f"sweep.enqueue: {error}") from error
 
 
 def _check_pruner(plan: Plan, choice: str) -> None:

@@ -43,6 +43,9 @@ class Options:
             raise ValueError(f"study: {self.study!r} may have up to 80 letters, digits and any of . _ + -")
         unknown = [name for name in self.objectives if name not in OBJECTIVES]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise ValueError(f"objectives: {self.objectives} must be some of {', '.join(OBJECTIVES)}")
+            raise ValueError(f"objectives: {self.objectives} must be some of {', '.join(OBJECTIVES)}, each once")
+        for point in self.enqueue:
+            if not isinstance(point, dict):
+                raise ValueError(f"enqueue: {point!r} is no mapping of swept keys, such as {{optimizer.lr: 0.01}}")
         if len(self.objectives) > 1 and self.patience is not None:
             raise ValueError("patience: with several objectives there is no one best to wait for; set it null")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hydra.utils import instantiate
@@ -12,6 +13,7 @@ from optuna.samplers import GridSampler, QMCSampler, RandomSampler
 from harness.explain import ConfigError
 from harness.sweeping.sampler import Reseeded
 from harness.sweeping.space import Space, read_space
+from harness.targets import check_arguments
 
 TRUSTED = ("optuna.samplers.*", "optuna.pruners.*", "hydra_plugins.hydra_optuna_sweeper.*")
 
@@ -49,7 +51,7 @@ class Plan:
         options = {key: value for key, value in self.sampler.items() if key != "seed" and value is not None}
         if self.space().is_conditional and "group" in self.sampler:
             options |= {"group": True, "multivariate": True}
-        make = _made("hydra.sweeper.sampler", {**options, "_partial_": True})
+        make = _partial("hydra.sweeper.sampler", options)
         takes_seed = "seed" in self.sampler
         is_fixed = make.func is QMCSampler  # its sequence is kept in the study, and is one only under one seed
         try:
@@ -58,7 +60,10 @@ class Plan:
             raise ConfigError(f"hydra.sweeper.sampler: {error}") from error
 
     def make_pruner(self) -> BasePruner:
-        return _made("pruner", self.pruner)
+        try:
+            return _partial("pruner", self.pruner)()
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"pruner: {error}") from error
 
     def difference(self, other: "Plan") -> list[str]:
         """A line for each thing in which this plan's trials cannot be compared with those of `other`, an older one."""
@@ -67,11 +72,15 @@ class Plan:
         return lines + _changes("config", other.config, self.config)
 
 
-def _made(key: str, options: Mapping[str, Any]) -> Any:
+def _partial(key: str, options: Mapping[str, Any]) -> partial:
+    """What makes a sampler or pruner; ConfigError for options that it does not take."""
+    node = OmegaConf.create({**options, "_partial_": True})
     try:
-        return instantiate(OmegaConf.create(dict(options)), _execution_whitelist_=TRUSTED)
+        make = instantiate(node, _execution_whitelist_=TRUSTED)
     except Exception as error:
         raise ConfigError(f"{key}: {str(error.__cause__ or error).partition(chr(10))[0]}") from error
+    check_arguments(key, node, make.func)
+    return make
 
 
 def _changes(what: str, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -1,19 +1,22 @@
 """What a sweep searches: ranges by key, some of which hold only where a group's choice does."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra_plugins.hydra_optuna_sweeper._impl import create_params_from_overrides
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial
 
 from harness.config import compose, dotted
-from harness.explain import ConfigError, nearest
+from harness.explain import ConfigError, explain, nearest
+from harness.sweeping.grammar import read_ranges
 from harness.sweeping.marks import IS_OUTSIDE
 
 WHERE = " @ "
@@ -21,6 +24,11 @@ WHERE = " @ "
 
 OURS = ("sweep", "pruner")
 """Roots of keys that say how to search; they change no trial."""
+
+PLACES = ("observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock")
+"""Roots of keys that change nothing a run computes."""
+
+MAX_GRID = 10_000
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Space:
             name, found = known[key]
             if not contains(found, value):
                 raise ConfigError(f"{key}: {value} lies outside {said(found)}")
-            point[name] = value
+            point[name] = standing(found, value)
         return point
 
     def under(self, choices: Mapping[str, Any]) -> dict[str, BaseDistribution]:
@@ -73,17 +81,27 @@ class Space:
 
         ConfigError for a key that does not exist."""
         groups = [f"{key}={value}" for key, value in values.items() if self._is_choice(key)]
-        cfg = compose([*defaults, *self.fixed, *groups])
+        overrides = [*defaults, *self.fixed, *groups]
+        try:
+            cfg = compose(overrides)
+        except (HydraException, ValueError) as error:  # the latter for a group without an option
+            raise ConfigError(explain(error, overrides)) from error
         for key, value in values.items():
             if not self._is_choice(key):
-                _set(cfg, key, parsed(value))
+                _set(cfg, key, parsed(value), " ".join(groups))
         return cfg
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every combination, the last key varying fastest; ConfigError where a range has no steps."""
+        """Every combination, the last key varying fastest; ConfigError where a range has no steps, or too many."""
         if self.conditional:
             raise ConfigError("sweep.conditional: a grid runs every combination, so it takes no conditional ranges")
         values = {key: _all(key, found) for key, found in self.ranges.items()}
+        count = math.prod(map(len, values.values()))
+        if count > MAX_GRID:
+            raise ConfigError(
+                f"{', '.join(values)}: a grid runs every combination, and there are {count}; list at most {MAX_GRID}, "
+                "or sample them with hydra/sweeper/sampler=random"
+            )
         return [dict(zip(values, point, strict=True)) for point in itertools.product(*values.values())]
 
     def texts(self) -> dict[str, str]:
@@ -129,14 +147,18 @@ def read_space(
     """
     said_here = {argument.partition("=")[0] for argument in arguments}
     kept = [f"{key}={value}" for key, value in params.items() if key not in said_here]
-    ranges, fixed, deleted = _parse([*kept, *arguments])
+    ranges, fixed, deleted = read_ranges([*kept, *arguments])
     held = {}
     for where, inner in conditional.items():
         _check_where(where, choices)
-        found, constant, _ = _parse([f"{key}={value}" for key, value in inner.items()])
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"sweep.conditional.{where}: {inner!r} is no mapping of keys to ranges")
+        found, constant, _ = read_ranges([f"{key}={value}" for key, value in inner.items()])
         if constant:
             raise ConfigError(f"sweep.conditional.{where}: {', '.join(constant)} has one value and no range to search")
         held[where] = {key: one for key, one in found.items() if key not in said_here}
+    for key, one in [*ranges.items(), *(pair for inner in held.values() for pair in inner.items())]:
+        _check_searched(key, one, choices)
     chosen = {key: value for key, value in fixed.items() if key in choices}
     overrides = tuple(f"{key}={value}" for key, value in fixed.items() if _root(key) not in OURS)
     return Space(ranges, held, {**choices, **chosen}, (*overrides, *deleted))
@@ -155,13 +177,17 @@ def parsed(value: Any) -> Any:
 def contains(found: BaseDistribution, value: Any) -> bool:
     """Whether `value` lies in the range; a choice is compared as what Hydra makes of it."""
     if isinstance(found, CategoricalDistribution):
-        return value in found.choices
-    if isinstance(found, IntDistribution) and value != int(value):
+        return any(_is_same(parsed(choice), parsed(value)) for choice in found.choices)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         return False
-    try:
-        return found._contains(found.to_internal_repr(value))
-    except (TypeError, ValueError):
-        return False
+    is_whole = isinstance(found, FloatDistribution) or value == int(value)
+    return is_whole and found._contains(found.to_internal_repr(value))
+
+
+def standing(found: BaseDistribution, value: Any) -> Any:
+    """What stands for `value` in the range: a choice may be a text that Hydra makes it of."""
+    choices = found.choices if isinstance(found, CategoricalDistribution) else ()
+    return next((choice for choice in choices if _is_same(parsed(choice), parsed(value))), value)
 
 
 def ends(found: BaseDistribution) -> tuple[Any, ...]:
@@ -175,7 +201,7 @@ def said(found: BaseDistribution) -> str:
         return ",".join(str(choice) for choice in found.choices)
     is_whole = isinstance(found, IntDistribution)
     if found.step and not (is_whole and found.step == 1):
-        return f"range({found.low},{found.high + found.step},{found.step})"
+        return f"range({found.low},{Decimal(str(found.high)) + Decimal(str(found.step))},{found.step})"
     text = f"interval({found.low},{found.high})"
     text = f"tag(log,{text})" if found.log else text
     return f"int({text})" if is_whole else text
@@ -187,19 +213,28 @@ def trial_values(trial: Trial | FrozenTrial) -> dict[str, Any]:
     return {**outside, **{config_key(name): value for name, value in trial.params.items()}}
 
 
-def _set(cfg: DictConfig, key: str, value: Any) -> None:
+def _set(cfg: DictConfig, key: str, value: Any, chosen: str) -> None:
+    if not isinstance(value, dict) and isinstance(OmegaConf.select(cfg, key.lstrip("+")), DictConfig):
+        raise ConfigError(f"{key}: it holds several keys, and {value!r} is no mapping; search one of them")
     try:
         OmegaConf.update(cfg, key.lstrip("+"), value, force_add=key.startswith("+"))
     except OmegaConfBaseException as error:
         near = nearest(key, dotted(OmegaConf.to_container(cfg)))
-        raise ConfigError(f"{key}: there is no such key to search{near}") from error
+        under = f"under {chosen}; ranges for some options only go into sweep.conditional" if chosen else "to search"
+        raise ConfigError(f"{key}: there is no such key {under}{near}") from error
 
 
-def _parse(texts: list[str]) -> tuple[dict[str, BaseDistribution], dict[str, str], list[str]]:
-    try:
-        return create_params_from_overrides(texts)
-    except (ValueError, NotImplementedError) as error:
-        raise ConfigError(f"the search space: {error}") from error
+def _is_same(one: Any, other: Any) -> bool:
+    """1 and 1.0 are, 1 and true are not."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _check_searched(key: str, found: BaseDistribution, choices: Mapping[str, str]) -> None:
+    if _root(key) in (*OURS, *PLACES, "sweeps"):
+        raise ConfigError(f"{key}={said(found)}: no run's result depends on {key}; give it one value")
+    options = found.choices if isinstance(found, CategoricalDistribution) else (None,)
+    if key in choices and not all(isinstance(option, str) for option in options):
+        raise ConfigError(f"{key}={said(found)}: a group has options, not numbers; list them: {key}={choices[key]},…")
 
 
 def _check_where(where: str, choices: Mapping[str, str]) -> None:
@@ -217,7 +252,8 @@ def _all(key: str, found: BaseDistribution) -> list[Any]:
         return list(range(found.low, found.high + 1, found.step))
     if isinstance(found, FloatDistribution) and found.step:
         count = round((found.high - found.low) / found.step) + 1
-        return [found.low + index * found.step for index in range(count)]
+        low, step = Decimal(str(found.low)), Decimal(str(found.step))
+        return [float(low + index * step) for index in range(count)]
     raise ConfigError(f"{key}: a grid runs values, and {said(found)} has none; list them, or use range(low,high,step)")
 
 

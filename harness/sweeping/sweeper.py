@@ -50,6 +50,7 @@ def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> No
     if asked.options.dry_run:
         print(forecast(asked))
         return
+    check_study(asked)
     _train_base(asked)
     queue = open_study(asked)
     _describe(asked, queue)
@@ -71,6 +72,24 @@ def _train_base(asked: Asked) -> None:
         raise Ended(f"{error.result.status}: {error.result.reason}") from error
 
 
+def check_study(asked: Asked) -> None:
+    """ConfigError where the study cannot be kept, or was made for something else; it is told before a base is trained,
+    and no study is made."""
+    if asked.options.storage is None and not asked.folder.exists():
+        return
+    storage = open_storage(asked.options.storage, asked.folder)
+    if asked.name in optuna.get_all_study_names(storage):
+        _refuse_changes(asked, optuna.load_study(study_name=asked.name, storage=storage))
+
+
+def _refuse_changes(asked: Asked, study: optuna.Study) -> None:
+    known = study.user_attrs.get(PLAN)
+    changes = asked.plan.difference(Plan(**known)) if known else []
+    if changes:
+        told = "\n".join(changes)
+        raise ConfigError(f"study {asked.name} was made for something else:\n{told}\na new one: sweep.study=NAME")
+
+
 def open_study(asked: Asked) -> Queue:
     """The study, made or found; ConfigError, with the difference, where it was made for another space or objective."""
     asked.folder.mkdir(parents=True, exist_ok=True)
@@ -84,12 +103,8 @@ def open_study(asked: Asked) -> Queue:
     )
     queue = Queue(study, asked.space, asked.folder)
     with queue.turn():
-        known = study.user_attrs.get(PLAN)
-        changes = asked.plan.difference(Plan(**known)) if known else []
-        if changes:
-            told = "\n".join(changes)
-            raise ConfigError(f"study {asked.name} was made for something else:\n{told}\na new one: sweep.study=NAME")
-        if not known:
+        _refuse_changes(asked, study)
+        if PLAN not in study.user_attrs:
             study.set_user_attr(SWEEP_ID, uuid.uuid4().hex)
             _enqueue(asked, study)
         study.set_user_attr(PLAN, asdict(asked.plan))
