@@ -220,8 +220,6 @@ def _crew(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext)
     config = config.copy()
     with read_write(config.hydra):
         OmegaConf.update(config, "hydra.sweep.dir", str(asked.folder / "jobs"))
-        if config.hydra.launcher.get("n_jobs") == -1:  # joblib: as many as there are cores
-            config.hydra.launcher.n_jobs = asked.n_jobs
     watched = this_process() if asked.is_local else None  # elsewhere, jobs are the cluster's and may go on alone
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=partial(job, post, asked.gpus, watched), config=config
