@@ -53,6 +53,7 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
     options = _options(config, sweeper)
     choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
     params = {str(key): value for key, value in (sweeper["params"] or {}).items()}
+    arguments = [*_own_folders(config), *arguments]
     space = read_space(params, arguments, options.conditional, choices)
     if not space.ranges and not any(space.conditional.values()) and not sweeper["custom_search_space"]:
         raise ConfigError(
@@ -67,7 +68,7 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
     n_jobs = options.n_jobs or gpus or max(1, cores() // 2)
     plan = Plan(
         params=params,
-        arguments=list(arguments),
+        arguments=arguments,
         conditional=options.conditional,
         custom=sweeper["custom_search_space"],
         choices=choices,
@@ -103,6 +104,14 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
         threads=max(1, cores() // n_jobs) if is_local else None,
         gpus=gpus,
     )
+
+
+def _own_folders(config: DictConfig) -> list[str]:
+    """The user's own configuration folders, as an override that holds in every process of the sweep."""
+    ours = ("hydra", "main", "schema")
+    sources = [source for source in config.hydra.runtime.config_sources if source.provider not in ours]
+    folders = [f"{one.schema}://{Path(one.path).absolute() if one.schema == 'file' else one.path}" for one in sources]
+    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
 def _refuse_torchrun() -> None:
