@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from hydra.core.override_parser.overrides_parser import OverrideParseException
 from hydra.errors import MissingConfigException
 
+EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""What `pip install` calls the launchers that are packages of their own."""
+
 
 class ConfigError(Exception):
     """Bad input; the message is for people, the exit status 2."""
@@ -45,6 +48,8 @@ def explain(error: Exception, arguments: list[str]) -> str:
 def _missing_option(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     options = sorted(error.options or [])
+    if group == "hydra/launcher" and option in EXTRAS:
+        return f"{group}={option}: this launcher is not installed; pip install -e '.[{EXTRAS[option]}]'"
     if not group:
         return f"there is no configuration {option!r}{nearest(option, options)}"
     return f"{group}={option}: {group} has no option {option!r}{nearest(option, options)} (it has {', '.join(options)})"
