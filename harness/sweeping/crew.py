@@ -1,8 +1,10 @@
 """The workers of one sweep: processes of ours, or the jobs of a Hydra launcher."""
 
+import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -128,6 +130,9 @@ class Launched:
         return found
 
     def _launch(self) -> None:
+        for handler in logging.getLogger().handlers:  # Hydra's know the standard output from before there was a table
+            if isinstance(handler, logging.StreamHandler) and handler.stream is sys.__stdout__:
+                handler.setStream(sys.stdout)
         try:
             returns = self._launcher.launch([[] for _ in range(self.size)], initial_job_idx=0)
             statuses = [one.return_value for one in returns]  # raises what the job raised
