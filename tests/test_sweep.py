@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 from harness.config import compose
 from harness.runner import run
 from harness.sweeping.storage import open_storage
+from harness.sweeping.sweeper import forecast
 from tests.conftest import ROOT, run_py
 from tests.sweeps import TINY, asked, folder_of, post
 
@@ -57,50 +58,75 @@ def wait_for(condition, seconds: float = 60) -> None:
     raise AssertionError("it did not happen in time")
 
 
-def test_a_sweep_is_recorded_in_its_folder_and_in_mlflow_with_its_trials_nested(places, tmp_path) -> None:
-    done = run_py("-m", *TINY, *places, "sweep.n_trials=6", "sweep.keep=2", "sweep.n_jobs=2")
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, cache_dir) -> tuple[Path, list[str], subprocess.CompletedProcess[str]]:
+    """A sweep of six trials by two workers: where, what was asked, what it said."""
+    place = tmp_path_factory.mktemp("swept")
+    places = [f"output_dir={place}/outputs", f"cache_dir={cache_dir}", f"tracking.uri=sqlite:///{place}/mlflow.db"]
+    command = ["-m", *TINY, *places, "sweep.n_trials=6", "sweep.keep=2", "sweep.n_jobs=2", "pruner=none"]
+    done = run_py(*command)
     assert done.returncode == 0, done.stderr
-    folder = folder_of(tmp_path)
+    return place, command, done
+
+
+@pytest.mark.xdist_group("swept")
+def test_a_sweep_is_recorded_in_its_folder_with_the_checkpoints_of_the_best(swept) -> None:
+    place, _, done = swept
+    folder = folder_of(place)
     study = study_in(folder)
-    assert [trial.number for trial in study.trials] == list(range(6))
-    assert {trial.state for trial in study.trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     best = study.best_trial
+    assert [trial.number for trial in study.trials] == list(range(6))
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     found = OmegaConf.load(folder / "optimization_results.yaml")
-    assert (found.name, found.best_trial) == ("optuna", best.number)
-    assert found.best_value == best.value
+    assert (found.name, found.best_trial, found.best_value) == ("optuna", best.number, best.value)
     assert dict(found.best_params) == best.params
     assert f"trial {best.number}" in done.stdout
     assert f"optimizer.lr={best.params['optimizer.lr']}" in done.stdout
-    kept = [trial.number for trial in study.trials if (folder / str(trial.number) / "checkpoints").exists()]
-    assert len(kept) == 2
-    assert best.number in kept
+    ranked = sorted(study.trials, key=lambda trial: trial.value)
+    kept = {trial.number for trial in study.trials if (folder / str(trial.number) / "checkpoints").exists()}
+    assert kept == {trial.number for trial in ranked[:2]}
 
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+
+@pytest.mark.xdist_group("swept")
+def test_mlflow_has_a_parent_run_with_the_best_trial_and_the_trials_nested_under_it(swept) -> None:
+    place, _, _ = swept
+    study = study_in(folder_of(place))
+    best = study.best_trial
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
     [experiment] = [one for one in client.search_experiments() if one.name == "default"]
     runs = client.search_runs([experiment.experiment_id])
     [parent] = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
     trials = {one.info.run_name: one for one in runs if one is not parent}
     assert sorted(trials) == [str(number) for number in range(6)]
     assert {one.data.tags["mlflow.parentRunId"] for one in trials.values()} == {parent.info.run_id}
-    assert parent.info.run_name == "default"
+    assert (parent.info.run_name, parent.info.status) == ("default", "FINISHED")
     assert parent.data.tags["best_trial"] == str(best.number)
     assert parent.data.tags["best_run_id"] == trials[str(best.number)].info.run_id
     assert parent.data.metrics["sweep/best_val_loss"] == best.value
+    assert parent.data.metrics["sweep/trials.completed"] == 6
+    assert "figures/history.png" in [file.path for file in client.list_artifacts(parent.info.run_id, "figures")]
     for trial in study.trials:
         recorded = trials[str(trial.number)].data
         assert float(recorded.params["optimizer.lr"]) == trial.params["optimizer.lr"]
         assert recorded.params["effective.threads"] == "1"
-    assert trials[str(best.number)].data.metrics["val/best_loss"] == pytest.approx(best.value)
+        assert recorded.metrics["val/best_loss"] == pytest.approx(trial.value)
 
 
-def test_a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(places, tmp_path) -> None:
-    done = run_py("-m", *TINY, *places, "sweep.n_trials=4", "pruner=none", "sweep.n_jobs=1", NO_MLFLOW)
-    assert done.returncode == 0, done.stderr
-    last = study_in(folder_of(tmp_path)).trials[3]
-    threads = last.user_attrs["result"]["threads"]
+@pytest.mark.xdist_group("swept")
+def test_a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(swept, places) -> None:
+    last = study_in(folder_of(swept[0])).trials[5]
     chosen = [f"{key}={value}" for key, value in last.params.items()]
-    alone = run(compose([*TINY, *places, "observers=quiet", f"device.threads={threads}", *chosen]))
+    alone = run(compose([*TINY, *places, "observers=quiet", "device.threads=1", *chosen]))
     assert alone.best_val_loss == last.value
+
+
+@pytest.mark.xdist_group("swept")
+def test_a_finished_sweep_asked_again_says_so_and_runs_nothing(swept) -> None:
+    place, command, _ = swept
+    again = run_py(*command)
+    assert again.returncode == 0
+    assert "6 completed" in again.stdout
+    assert len(study_in(folder_of(place)).trials) == 6
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
@@ -162,25 +188,59 @@ def test_ctrl_c_ends_the_trials_cleanly_and_the_same_command_goes_on(places, tmp
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
 
 
-def test_out_of_memory_divergence_and_errors_end_as_trials_and_not_the_sweep(places, tmp_path) -> None:
-    """Diverging LRs are part of the space; a rank without room is refused by the run itself."""
-    done = run_py("-m", *TINY, *places, NO_MLFLOW, "sweep.n_trials=6", "sweep.baseline=false", "lora=none",
-                  "lora.rank=null" if False else "optimizer=sgd", "optimizer.lr=1e-2,1e30", "loop.grad_clip=null",
-                  "sweeps=grid")  # fmt: skip
+MOODY = """
+import torch
+
+class Moody(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.asked = lr
+        for parameter in (p for group in self.param_groups for p in group["params"] if lr == 0.2):
+            parameter.register_hook(lambda gradient: self.refuse())
+
+    def refuse(self):
+        raise torch.OutOfMemoryError("no room")
+
+    def step(self, closure=None):
+        if self.asked == 0.3:
+            raise RuntimeError("a bug of the user's")
+        super().step(closure)
+
+def more(cfg, trial):
+    trial.suggest_categorical("seed", [5])
+"""
+MOODY_YAML = "# python run.py optimizer=moody\n_target_: moody.Moody\n_partial_: true\nlr: 0.1\n"
+
+
+def test_divergence_lack_of_memory_and_errors_end_trials_and_not_the_sweep(places, tmp_path) -> None:
+    """By an optimizer of the user's own, and with a search space that is extended by a function of theirs."""
+    (tmp_path / "own" / "optimizer").mkdir(parents=True)
+    (tmp_path / "own" / "optimizer" / "moody.yaml").write_text(MOODY_YAML)
+    (tmp_path / "own" / "moody.py").write_text(MOODY)
+    done = run_py(
+        "-m", "--config-dir", f"{tmp_path}/own", *TINY, *places, NO_MLFLOW, "sweeps=grid", "optimizer=moody",
+        "optimizer.lr=0.1,1e30,0.2,0.3", "loop.grad_clip=null", "lora=none", "sweep.allow=[optimizer.lr]",
+        "hydra.sweeper.custom_search_space=moody.more",
+        env={"HARNESS_TRUST": "moody", "PYTHONPATH": str(tmp_path / "own")},
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    states = {t.params["optimizer.lr"]: t for t in study_in(folder_of(tmp_path, "grid")).trials}
-    assert states[0.01].state == TrialState.COMPLETE
-    assert states[1e30].state == TrialState.PRUNED
-    assert states[1e30].constraints == {"diverged": 1.0}
+    trials = study_in(folder_of(tmp_path, "grid")).trials
+    assert [trial.user_attrs["result"]["status"] for trial in trials] == ["completed", "diverged", "failed", "failed"]
+    assert [trial.state for trial in trials] == [
+        TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL
+    ]  # fmt: skip
+    assert trials[1].constraints == {"diverged": 1.0}
+    assert "no room" in trials[2].user_attrs["result"]["reason"]
+    assert trials[3].user_attrs["result"]["reason"] == "RuntimeError: a bug of the user's"
+    assert all(trial.params["seed"] == 5 for trial in trials)
 
 
-def test_a_finished_sweep_asked_again_says_so_and_runs_nothing(places, tmp_path) -> None:
-    command = ["-m", *TINY, *places, NO_MLFLOW, "sweep.n_trials=1"]
-    assert run_py(*command).returncode == 0
-    again = run_py(*command)
-    assert again.returncode == 0
-    assert "1 completed" in again.stdout
-    assert len(study_in(folder_of(tmp_path)).trials) == 1
+def test_a_dry_run_tells_the_cost_and_leaves_nothing(places, tmp_path) -> None:
+    told = forecast(asked(*TINY, *places, "sweep.n_trials=7", "sweep.n_jobs=2"))
+    assert "Study default: 7 trials by 2 workers" in told
+    assert "optimizer.lr: tag(log,interval(0.0003,0.1))" in told
+    assert "a trial: 4 steps of" in told
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_four_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> None:

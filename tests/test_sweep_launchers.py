@@ -124,7 +124,8 @@ def shared(database: str) -> optuna.Study:
 
 @pytest.mark.postgres
 def test_four_workers_on_postgresql_make_exactly_n_trials(database, places) -> None:
-    done = run_py("-m", *TINY, NO_MLFLOW, *places, "sweep.n_trials=9", "sweep.n_jobs=4", f"sweep.storage={database}")
+    command = [*TINY, NO_MLFLOW, *places, "sweep.n_trials=9", "sweep.n_jobs=4", f"sweep.storage={database}"]
+    done = run_py("-m", *command, timeout=240)
     assert done.returncode == 0, done.stderr
     study = shared(database)
     assert len(study.trials) == 9

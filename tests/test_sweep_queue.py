@@ -89,7 +89,9 @@ def test_a_known_good_point_is_checked_against_the_space(overrides, point, said)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_study_that_is_interrupted_again_and_again_proposes_what_an_uninterrupted_one_does(sampler, overrides) -> None:
+def test_a_study_that_is_interrupted_again_and_again_proposes_what_an_uninterrupted_one_does(
+    sampler, overrides
+) -> None:
     choice = [*overrides, f"hydra/sweeper/sampler={sampler}"]
     straight = params(serve(begun(*choice, "sweep.study=straight"), bowl))
     for _ in range(6):
