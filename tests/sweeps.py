@@ -9,10 +9,12 @@ from omegaconf import DictConfig
 from optuna.trial import Trial
 
 from harness.config import ROOT
+from harness.events import EvalEnd
 from harness.sweeping.asked import Asked, read
+from harness.sweeping.opening import open_study
 from harness.sweeping.queue import Queue
-from harness.sweeping.sweeper import open_study
 from harness.sweeping.worker import Post
+from harness.task import Metric
 
 TINY = [
     "start=scratch", "device=cpu", "model.layers=1", "model.width=16", "model.heads=2", "tokenizer.vocab_size=512",
@@ -37,7 +39,7 @@ def begun(*overrides: str) -> Queue:
     """The queue of a study that was just made, or found."""
     wanted = asked(*overrides)
     queue = open_study(wanted)
-    queue.limit(wanted.limits)
+    queue.begin(wanted.limits)
     return queue
 
 
@@ -49,6 +51,13 @@ def ended(status: str = "completed", loss: float = 1.0, **said: object) -> dict[
     """What a run came to, as a worker tells it."""
     facts = {"best_step": 4, "step": 4, "tokens": 100, "seconds": 1.0, "share": 1.0, "folder": "0"}
     return {"status": status, "reason": "" if status == "completed" else status, "best_val_loss": loss, **facts, **said}
+
+
+def evaluation(share: float, loss: float) -> EvalEnd:
+    metrics = {"loss": Metric(loss, "nats/token")}
+    return EvalEnd(
+        0, 0, metrics, best_val_loss=loss, best_step=0, is_best=True, evals_since_best=0, share=share, seconds=0
+    )
 
 
 def serve(queue: Queue, loss: Callable[[Trial], float], count: int = 1000) -> list[Trial]:

@@ -245,11 +245,11 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(places, tmp_path) -> None:
 
 def test_four_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> None:
     from harness.sweeping.crew import Crew
-    from harness.sweeping.sweeper import open_study
+    from harness.sweeping.opening import open_study
 
     wanted = asked(*TINY, *places, NO_MLFLOW, "sweep.n_trials=17", "sweep.n_jobs=4")
     queue = open_study(wanted)
-    queue.limit(wanted.limits)
+    queue.begin(wanted.limits)
     crew = Crew(post(wanted), 4, gpus=0)
     crew.start(is_served=False)
     wait_for(lambda: not crew.is_working, 120)

@@ -186,7 +186,7 @@ def test_the_parent_run_is_told_costs_counts_the_baseline_and_the_best() -> None
     assert told["metrics"]["sweep/tokens"] == 4700
     assert told["tags"]["best_trial"] == told["tags"]["best_folder"] == "1"
     assert told["tags"]["best.lora.rank"] == "64"
-    assert told["tags"]["command"].startswith("python run.py experiment=default optimizer.lr=0.009")
+    assert told["tags"]["best.command"].startswith("python run.py experiment=default optimizer.lr=0.009")
     assert all(isinstance(tag, str) for tag in told["tags"].values())
 
 

@@ -16,8 +16,8 @@ from hydra.errors import MissingConfigException
 from optuna.trial import TrialState
 
 from harness.explain import explain
+from harness.sweeping.life import this_process
 from harness.sweeping.marks import RETRY_OF, WORKER
-from harness.sweeping.queue import this_process
 from harness.sweeping.storage import GRACE_SECONDS, open_storage
 from tests.conftest import run_py
 from tests.sweeps import TINY, begun, ended, folder_of

@@ -11,10 +11,13 @@ from optuna.trial import Trial, TrialState
 
 from harness.explain import ConfigError
 from harness.sweeping import queue as queues
+from harness.sweeping.life import this_process
+from harness.sweeping.limits import Limits
 from harness.sweeping.marks import BASELINE, IS_OUTSIDE, RETRIES, RETRY_OF, WORKER
-from harness.sweeping.queue import Limits, this_process
+from harness.sweeping.pruning import report_and_prune
 from harness.sweeping.space import config_key
-from tests.sweeps import TINY, begun, ended, serve
+from tests.conftest import ROOT
+from tests.sweeps import TINY, asked, begun, ended, evaluation, serve
 
 SAMPLERS = ["tpe", "random"]
 
@@ -136,6 +139,58 @@ def test_a_retry_takes_no_trial_away(overrides) -> None:
     assert queue.claim() is None
 
 
+def test_failures_before_this_command_are_forgiven(overrides) -> None:
+    queue = begun(*overrides)
+    for _ in range(3):
+        queue.tell(queue.claim(), ended("failed"), [])
+    assert queue.claim() is None
+    queue.begin(Limits(9, began_at=time.time(), max_failures=3))
+    assert queue.claim() is not None
+
+
+def test_a_trial_whose_worker_died_before_it_had_its_parameters_is_given_those_it_was_queued_with(overrides) -> None:
+    queue = begun(*overrides, "sweep.enqueue=[{optimizer.lr: 0.02}]")
+    serve(queue, bowl, 1)
+    queue.study.ask()  # and no more: the worker dies here
+    assert queue.reap(is_leftover=False) == [1]
+    assert queue.claim().params["optimizer.lr"] == 0.02
+
+
+def test_workers_of_other_hosts_are_known_to_be_gone_only_where_the_sweep_is_alone(overrides) -> None:
+    queue = begun(*overrides)
+    queue.claim().set_user_attr(WORKER, {**this_process(), "host": "another"})
+    assert queue.reap(is_leftover=True) == []
+    assert queue.reap(is_leftover=True, is_alone=True) == [0]
+    assert queue.claim().user_attrs[RETRY_OF] == 0
+
+
+@pytest.mark.parametrize("pruner", sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")))
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "qmc"])
+def test_every_pruner_goes_with_every_sampler_and_spares_the_baseline(pruner, sampler, overrides) -> None:
+    queue = begun(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}")
+    asked_for = asked(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}").plan
+    queue.study.sampler, queue.study.pruner = asked_for.make_sampler(), asked_for.make_pruner()
+    for _ in range(8):
+        trial = queue.claim()
+        policy = report_and_prune(trial, 0.2)
+        stops = [policy(evaluation(share, bowl(trial) + 1 - share)) for share in (0.0, 0.2, 0.6, 1.0)]
+        assert stops[0] is None
+        assert stops[-1] is None
+        status = "pruned" if any(stops) else "completed"
+        queue.tell(trial, ended(status, loss=bowl(trial)), [bowl(trial)])
+    assert len(queue.study.trials) == 8
+
+
+def test_a_journal_whose_last_line_was_cut_off_can_be_written_on(overrides, tmp_path) -> None:
+    queue = begun(*overrides)
+    serve(queue, bowl, 2)
+    with (queue.folder / "study.journal").open("ab") as journal:
+        journal.write(b'{"op_code": 4, "worker_')
+    again = begun(*overrides)
+    serve(again, bowl, 1)
+    assert [trial.state for trial in begun(*overrides).study.trials] == [TrialState.COMPLETE] * 3
+
+
 def test_a_living_worker_keeps_its_trial(overrides) -> None:
     queue = begun(*overrides)
     trial = queue.claim()
@@ -184,11 +239,11 @@ def test_diverged_trials_teach_the_sampler_and_failed_ones_do_not(overrides) -> 
 
 
 LIMITS = {
-    "max_failures": (Limits(9, max_failures=2), "2 trials in a row failed (trial 1: failed; trial 2: failed)"),
-    "max_failure_rate": (Limits(9, max_failure_rate=0.5), "2 of 3 trials failed, which is more than 50%"),
+    "max_failures": (Limits(9, max_failures=2), "2 trials in a row failed (trial 2: failed; trial 3: failed)"),
+    "max_failure_rate": (Limits(9, max_failure_rate=0.5), "3 of 4 trials failed, which is more than 50%"),
     "deadline": (Limits(9, deadline=time.time() - 1), "its time is up"),
-    "max_tokens": (Limits(9, max_tokens=300), "300 tokens are spent"),
-    "patience": (Limits(9, patience=2), "no better value in 2 trials"),
+    "max_tokens": (Limits(9, max_tokens=400), "400 tokens are spent"),
+    "patience": (Limits(9, patience=3), "no better value in 3 trials"),
 }
 
 
@@ -197,18 +252,18 @@ def test_every_limit_ends_the_study_and_says_why(name, overrides) -> None:
     limits, said = LIMITS[name]
     queue = begun(*overrides)
     serve(queue, bowl, 1)
-    for _ in range(2):
+    for _ in range(3):
         queue.tell(queue.claim(), ended("failed"), [])
-    queue.limit(limits)
-    assert limits.reached(queue.study.trials, time.time()) == said
+    queue.begin(limits)
+    assert "".join(queue.ending()) == said
     assert queue.claim() is None
 
 
 def test_a_study_that_is_asked_to_stop_hands_out_nothing_until_that_is_taken_back(overrides) -> None:
     queue = begun(*overrides)
-    queue.stop(True)
+    queue.ask_to_stop()
     assert queue.claim() is None
-    queue.stop(False)
+    queue.begin(Limits(24))
     assert queue.claim() is not None
 
 
@@ -223,7 +278,7 @@ def test_a_study_that_is_asked_to_stop_hands_out_nothing_until_that_is_taken_bac
 def test_a_study_is_not_gone_on_with_under_another_objective(change, said, overrides) -> None:
     serve(begun(*overrides), bowl, 1)
     none = ["pruner=none"] if "objectives" in change else []
-    with pytest.raises(ConfigError, match="sweep.study=NAME") as refused:
+    with pytest.raises(ConfigError, match=r"sweep\.study=NAME") as refused:
         begun(*overrides, change, *none)
     assert said in str(refused.value)
     assert begun(*overrides, change, *none, "sweep.study=another").claim().number == 0

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -38,7 +39,7 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
 
 def replace(path: Path, node: Mapping[str, Any]) -> None:
     """Write `node` as a JSON file that is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     partial.write_text(json.dumps(_valid(node), allow_nan=False, indent=1) + "\n")
     partial.replace(path)
 

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,18 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from harness.config import check_locked, dotted, run_part, section, validate, writable
 from harness.explain import ConfigError
 from harness.sweeping.crew import cores
+from harness.sweeping.limits import Limits
 from harness.sweeping.options import Options
 from harness.sweeping.plan import Plan
-from harness.sweeping.queue import Limits
 from harness.sweeping.space import PLACES, Space, read_space
-from harness.sweeping.storage import check_url
+from harness.sweeping.storage import absolute
 from harness.targets import locate
 
 NO_MATTER = (*PLACES, "device")
 """Parts of the configuration in which trials may differ and still be compared."""
+
+MAX_JOBS = 4
+"""Workers by default at most: more of them propose with less to go by."""
 
 LOCAL_LAUNCHERS = ("basic", "joblib", "submitit_local")
 """Those whose workers share this machine."""
@@ -65,7 +68,9 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
     launcher = choices.get("hydra/launcher", "basic")
     is_local = launcher in LOCAL_LAUNCHERS
     gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
-    n_jobs = options.n_jobs or gpus or max(1, cores() // 2)
+    n_jobs = options.n_jobs or gpus or max(1, min(cores() // 2, MAX_JOBS))
+    if not is_local and options.n_jobs is None:
+        raise ConfigError(f"sweep.n_jobs: hydra/launcher={launcher} has machines of its own; say how many workers")
     plan = Plan(
         params=params,
         arguments=arguments,
@@ -141,9 +146,7 @@ def _options(config: DictConfig, sweeper: Mapping[str, Any]) -> Options:
             raise ConfigError(
                 f"hydra.sweeper.direction: {direction} was asked for, and {', '.join(options.objectives)} is minimised"
             )
-    if options.storage is not None:
-        check_url(options.storage)
-    return options
+    return options if options.storage is None else replace(options, storage=absolute(options.storage))
 
 
 def _check_points(options: Options, space: Space) -> None:

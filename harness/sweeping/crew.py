@@ -17,7 +17,7 @@ import psutil
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from harness.sweeping.queue import is_dead
+from harness.sweeping.life import is_dead
 from harness.sweeping.worker import CRASHED, ENDED, MODULE, Post, spawn
 
 MAX_DEATHS = 3

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.observers.store import shown
 from harness.sweeping.importance import idle, importances
 from harness.sweeping.marks import BASELINE, IS_OUTSIDE, PLAN, RESULT, RETRY_OF
 from harness.sweeping.ranges import Edge, edge
@@ -148,9 +149,10 @@ def results(study: Study) -> dict[str, Any]:
 def summary_json(summary: Summary, status: str, ended_at_ms: int | None = None) -> dict[str, Any]:
     """The content of summary.json. History has an entry a measured trial, in the order in which they ended, so that
     what was written once stays as it was; of several objectives it follows the first."""
+    whole = summary.baseline if summary.baseline and summary.baseline.status == "completed" else None
     metrics = {
         **_losses("sweep/best_val_loss", _lowest(summary.front)),
-        **_losses("sweep/baseline_val_loss", summary.baseline),
+        **_losses("sweep/baseline_val_loss", whole),
         "sweep/tokens": summary.tokens,
         "sweep/seconds": summary.seconds,
         **{f"sweep/trials.{name}": number for name, number in summary.counts.items()},
@@ -194,7 +196,7 @@ def count(trials: Iterable[TrialFacts]) -> dict[Status, int]:
 
 def command(fixed: Iterable[str], params: Mapping[str, Any]) -> str:
     """`python run.py` with these overrides, quoted for Hydra and for the shell, choices of groups first."""
-    words = [*fixed, *(override(key, value) for key, value in params.items())]
+    words = [*map(shown, fixed), *(override(key, value) for key, value in params.items())]
     words.sort(key=lambda word: "." in word.partition("=")[0])
     return shlex.join(["python", "run.py", *words])
 
@@ -241,7 +243,7 @@ def _facts(trial: FrozenTrial) -> TrialFacts:
         values=tuple(values) if values and status in ("completed", "pruned", "running") else None,
         params=trial_values(trial),
         share=100 if status == "completed" else last or 0,
-        seconds=result.get("seconds", trial.duration.total_seconds() if trial.duration else None),
+        seconds=result.get("seconds"),
         tokens=result.get("tokens", 0),
         reason=result.get("reason", "its worker died" if status == "failed" else ""),
         retry_of=attrs.get(RETRY_OF),
@@ -280,4 +282,4 @@ def _best_tags(summary: Summary) -> dict[str, str]:
         return {"best_trials": ",".join(str(trial.number) for trial in summary.front)} if summary.front else {}
     best = {f"best.{key}": str(value) for key, value in summary.best.params.items()}
     found = {"best_trial": str(summary.best.number), "best_folder": summary.best.folder, **best}
-    return found | {"chosen_from": str(summary.chosen_from), "command": summary.command}
+    return found | {"chosen_from": str(summary.chosen_from), "best.command": summary.command}

@@ -47,5 +47,9 @@ class Options:
         for point in self.enqueue:
             if not isinstance(point, dict):
                 raise ValueError(f"enqueue: {point!r} is no mapping of swept keys, such as {{optimizer.lr: 0.01}}")
+        if self.objectives[0] != OBJECTIVES[0]:
+            raise ValueError(
+                f"objectives: {self.objectives} must begin with {OBJECTIVES[0]}; a cost alone is least for nothing"
+            )
         if len(self.objectives) > 1 and self.patience is not None:
             raise ValueError("patience: with several objectives there is no one best to wait for; set it null")

@@ -21,7 +21,7 @@ def report_and_prune(trial: Trial, warmup_share: float) -> Policy:
         if not isinstance(event, EvalEnd):
             return None
         trial.report(event.val_loss, percent(event.share))
-        is_judged = warmup_share <= event.share < 1
+        is_judged = 0 < event.share < 1 and event.share >= warmup_share
         if is_judged and trial.should_prune():
             return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.share:.0%} of the run")
         return None
@@ -30,7 +30,7 @@ def report_and_prune(trial: Trial, warmup_share: float) -> Policy:
 
 
 def stop_when(is_asked: Callable[[], bool]) -> Policy:
-    """Ends the run at an evaluation once the whole sweep is asked to stop, as from another host."""
+    """Ends the run at an evaluation once its worker, or from another host the whole sweep, is asked to stop."""
 
     def policy(event: Event) -> Decision:
         if isinstance(event, EvalEnd) and is_asked():

@@ -77,7 +77,7 @@ def _further(found: FloatDistribution | IntDistribution, sign: int) -> float:
     half = (found.high - found.low) / 2
     half = max(1, round(half / found.step)) * found.step if found.step else half
     if sign > 0:
-        return min(end + half, 1.0) if found.low >= 0 and found.high < 1 else end + half
+        return min(end + half, 1.0) if found.low >= 0 and found.high <= 1 else end + half
     lowest = end if found.step not in (None, 1) else end / 2
     return max(end - half, lowest) if end >= 0 else end - half
 

@@ -21,7 +21,8 @@ class Reseeded(BaseSampler):
         self._sampler = make(seed)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        index = place(study.get_trials(deepcopy=False), trial.number)
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)  # Hyperband shows a bracket's alone
+        index = place(trials, trial.number)
         self._sampler = self._make(int(np.random.SeedSequence([self._seed, index]).generate_state(1)[0]))
         self._sampler.before_trial(_Seen(study), trial)
 
@@ -42,15 +43,25 @@ class Reseeded(BaseSampler):
         self._sampler.after_trial(_Seen(study), trial, state, values)
 
 
-class _Seen(Study):
-    """A study without the trials that lie outside its space, from which a sampler would learn what it cannot use."""
+class _Seen:
+    """A study without the trials that lie outside its space, from which a sampler would learn what it cannot use. It
+    may itself be seen through a pruner, as by Hyperband in brackets."""
 
     def __init__(self, study: Study) -> None:
-        self.__dict__.update(study.__dict__)
+        self._study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.get_trials()
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return self._get_trials(deepcopy, states)
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        return [
-            trial for trial in super()._get_trials(deepcopy, states, use_cache) if IS_OUTSIDE not in trial.user_attrs
-        ]
+        found = self._study._get_trials(deepcopy, states, use_cache)
+        return [trial for trial in found if IS_OUTSIDE not in trial.user_attrs]

@@ -1,7 +1,8 @@
 """Where a study is kept, and how its processes take turns."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
 
@@ -19,6 +20,9 @@ from harness.explain import ConfigError
 HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60
 """How often a worker says that it lives, and after how long a silent one on another host is taken for dead."""
 
+LONG_LINE = 1 << 24
+"""Bytes in which a journal's last line is looked for."""
+
 LOCKS = {
     "postgresql": ("SELECT pg_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)"),
     "mysql": ("SELECT GET_LOCK(:key, -1)", "SELECT RELEASE_LOCK(:key)"),
@@ -29,22 +33,32 @@ LOCKS = {
 class JournalLock(BaseJournalFileLock):
     """A lock that the system lets go of when its holder dies; Optuna's own make everyone wait half a minute."""
 
-    def __init__(self, path: Path) -> None:
-        self._lock = FileLock(path)
+    def __init__(self, journal: Path) -> None:
+        self._journal, self._lock = journal, FileLock(journal.with_name(f"{journal.name}.lock"))
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        self._drop_half_a_line()
         return True
 
     def release(self) -> None:
         self._lock.release()
+
+    def _drop_half_a_line(self) -> None:
+        """What a full disk has cut off would make the next line unreadable, and with it the study."""
+        with suppress(FileNotFoundError), self._journal.open("rb+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if not end or (file.seek(-1, os.SEEK_END), file.read(1))[1] == b"\n":
+                return
+            file.seek(max(0, end - LONG_LINE))
+            file.truncate(end - len(file.read().rpartition(b"\n")[2]))
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """The journal in `folder`, or the database at `url`, which knows its workers by their heartbeats."""
     if url is None:
         journal = folder / "study.journal"
-        return JournalStorage(JournalFileBackend(str(journal), JournalLock(folder / "study.journal.lock")))
+        return JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
     is_file = check_url(url).startswith("sqlite")
     beats = {} if is_file else {"heartbeat_interval": HEARTBEAT_SECONDS, "grace_period": GRACE_SECONDS}
     try:
@@ -61,6 +75,13 @@ def check_url(url: str) -> str:
     except ArgumentError as error:
         hint = "use null for a journal file, or an address such as postgresql+psycopg://user@host/database"
         raise ConfigError(f"sweep.storage: {url!r} is no address of a database; {hint}") from error
+
+
+def absolute(url: str) -> str:
+    """`url`, of a SQLite file the same from wherever it is opened; ConfigError for what is no address."""
+    is_file = check_url(url).startswith("sqlite")
+    path = make_url(url).database if is_file else None
+    return f"sqlite:///{Path(path).absolute()}" if path else url
 
 
 @contextmanager

@@ -1,38 +1,34 @@
 """One sweep from what is asked to its end: checked, begun or gone on with, watched, summed up."""
 
-import signal
-import sys
+import os
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 
-import optuna
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from harness import provenance
-from harness.explain import ConfigError, Ended
+from harness.explain import Ended
 from harness.observers import parent, record
 from harness.observers.follow import Follower
 from harness.observers.store import default_uri, shown
 from harness.runner import BaseEnded, prepare
 from harness.sweeping.asked import Asked, read
-from harness.sweeping.check import check_space, present_values
-from harness.sweeping.crew import MAX_DEATHS, Crew, Launched, job
+from harness.sweeping.check import check_space
+from harness.sweeping.crew import Crew, Launched, job
 from harness.sweeping.facts import facts, results, summarise, summary_json
 from harness.sweeping.figures import draw
-from harness.sweeping.marks import BASELINE, IS_OUTSIDE, PLAN, SWEEP_ID
-from harness.sweeping.plan import Plan
-from harness.sweeping.queue import Queue, this_process
-from harness.sweeping.storage import open_storage
+from harness.sweeping.life import this_process
+from harness.sweeping.marks import SWEEP_ID
+from harness.sweeping.opening import check_study, open_study
+from harness.sweeping.queue import Queue
 from harness.sweeping.table import Table, tell
+from harness.sweeping.watch import sole, stoppable, watch
 from harness.sweeping.worker import Post, hush
-
-LOOK_SECONDS, REAP_SECONDS = 0.5, 5.0
 
 
 def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> None:
@@ -53,7 +49,6 @@ def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> No
     check_study(asked)
     _train_base(asked)
     queue = open_study(asked)
-    _describe(asked, queue)
     print(f"Study {asked.name}: {asked.limits.n_trials} trials by {_workers(asked)}, in {asked.folder}")
     status, why = _work(asked, queue, config, context)
     summary = summarise(queue.study, asked.limits.n_trials, asked.space.fixed)
@@ -70,45 +65,6 @@ def _train_base(asked: Asked) -> None:
         prepare(asked.space.compose({}))
     except BaseEnded as error:
         raise Ended(f"{error.result.status}: {error.result.reason}") from error
-
-
-def check_study(asked: Asked) -> None:
-    """ConfigError where the study cannot be kept, or was made for something else; it is told before a base is trained,
-    and no study is made."""
-    if asked.options.storage is None and not asked.folder.exists():
-        return
-    storage = open_storage(asked.options.storage, asked.folder)
-    if asked.name in optuna.get_all_study_names(storage):
-        _refuse_changes(asked, optuna.load_study(study_name=asked.name, storage=storage))
-
-
-def _refuse_changes(asked: Asked, study: optuna.Study) -> None:
-    known = study.user_attrs.get(PLAN)
-    changes = asked.plan.difference(Plan(**known)) if known else []
-    if changes:
-        told = "\n".join(changes)
-        raise ConfigError(f"study {asked.name} was made for something else:\n{told}\na new one: sweep.study=NAME")
-
-
-def open_study(asked: Asked) -> Queue:
-    """The study, made or found; ConfigError, with the difference, where it was made for another space or objective."""
-    asked.folder.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        study_name=asked.name,
-        storage=open_storage(asked.options.storage, asked.folder),
-        sampler=asked.plan.make_sampler(),
-        pruner=asked.plan.make_pruner(),
-        directions=["minimize"] * len(asked.options.objectives),
-        load_if_exists=True,
-    )
-    queue = Queue(study, asked.space, asked.folder)
-    with queue.turn():
-        _refuse_changes(asked, study)
-        if PLAN not in study.user_attrs:
-            study.set_user_attr(SWEEP_ID, uuid.uuid4().hex)
-            _enqueue(asked, study)
-        study.set_user_attr(PLAN, asdict(asked.plan))
-    return queue
 
 
 def forecast(asked: Asked) -> str:
@@ -135,82 +91,38 @@ def _workers(asked: Asked) -> str:
     return f"{asked.n_jobs} worker{'s' * (asked.n_jobs > 1)}{threads}"
 
 
-def _enqueue(asked: Asked, study: optuna.Study) -> None:
-    """What is run before anything is sampled: a grid's combinations, or the present config and the known-good points.
-    What a killed process has enqueued already is left as it is."""
-    if asked.plan.is_grid:
-        for point in asked.space.grid():
-            study.enqueue_trial(asked.space.named(point), skip_if_exists=True)
-        return
-    points = [asked.space.named(point) for point in asked.options.enqueue]  # all checked before one is enqueued
-    if asked.options.baseline and not any(BASELINE in trial.user_attrs for trial in study.trials):
-        values, outside = present_values(asked.space, asked.cfg)
-        if outside:
-            print(f"note: the present config lies outside the space ({', '.join(outside)}); it is run all the same, as "
-                  "trial 0, and the sampler does not learn from it")  # fmt: skip
-            study.enqueue_trial({}, user_attrs={BASELINE: True, IS_OUTSIDE: values})
-        else:
-            study.enqueue_trial(asked.space.named(values), user_attrs={BASELINE: True})
-    for point in points:
-        study.enqueue_trial(point, skip_if_exists=True)
-
-
 def _work(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext) -> tuple[str, str]:
     """Status and reason of a sweep whose trials have all been run, or stopped; what it came to lies in its folder."""
-    deadline = time.time() + asked.options.max_seconds if asked.options.max_seconds else None
-    limits = replace(asked.limits, deadline=deadline)
-    queue.stop(False)
-    queue.limit(limits)
-    queue.reap(is_leftover=True)
+    began_at = time.time()
+    deadline = began_at + asked.options.max_seconds if asked.options.max_seconds else None
     crew = _crew(asked, queue, config, context)
-    table = Table(asked.options.objectives, limits.n_trials, asked.n_jobs)
-    _write_summary(asked, queue, "running")
-    follower = Follower(asked.folder) if "mlflow" in asked.cfg.observers else None
-    try:
-        with _stoppable(crew) as is_stopping:
-            trouble = _watch(asked, queue, crew, table, is_stopping)
-            is_stopped = is_stopping()
-    finally:
-        crew.kill()
-        queue.reap(is_leftover=True)
-        table(facts(queue.study))
-        table.close()
-    why = trouble or limits.reached(queue.study.get_trials(deepcopy=False), time.time())
-    has_failed = bool(trouble) or "failed" in why
-    status, why = (
-        ("interrupted", "stopped by a signal") if is_stopped else ("failed" if has_failed else "completed", why)
-    )
-    _write_results(asked, queue, status)
-    if follower is not None:
-        follower.close()
+    with ExitStack() as stack, stoppable(crew) as is_stopping:
+        is_alone = stack.enter_context(sole(asked.folder))
+        if is_alone:
+            _describe(asked, queue)
+        queue.begin(replace(asked.limits, began_at=began_at, deadline=deadline))
+        queue.reap(is_leftover=True, is_alone=is_alone and queue.is_journal)
+        _write_summary(asked, queue, "running")
+        if "mlflow" in asked.cfg.observers:
+            stack.callback(Follower(asked.folder).close)
+        status, why = _serve(asked, queue, crew, is_stopping)
+        stack.callback(_write_results, asked, queue, status)
     return status, why
 
 
-def _watch(asked: Asked, queue: Queue, crew: Crew | Launched, table: Table, is_stopping: Callable[[], bool]) -> str:
-    """Show the trials and replace the workers that die, until there is nothing left to do; what went wrong, if so."""
-    deaths, ended, looked_at = 0, 0, time.monotonic()
-    table(facts(queue.study))  # before a launcher prints anything
-    crew.start(is_served=False)
-    while True:
-        trials = facts(queue.study)
-        table(trials)
-        if is_stopping():
-            crew.stop()
-        dead = crew.take_dead()
-        is_due = time.monotonic() - looked_at > REAP_SECONDS
-        if dead or is_due:
-            queue.reap(is_leftover=False)
-            _write_summary(asked, queue, "running")
-            looked_at = time.monotonic()
-        over = sum(trial.is_over for trial in trials)
-        deaths, ended = (deaths if over == ended else 0) + len(dead), over
-        if deaths >= MAX_DEATHS and not is_stopping():
-            return f"{deaths} workers died one after the other ({crew.last_words(dead[-1][0])})"
-        if not is_stopping() and queue.has_more() and (dead or not crew.is_working):
-            crew.start(is_served=any(trial.status == "running" for trial in facts(queue.study)))
-        elif not crew.is_working and (is_stopping() or not queue.is_served()):
-            return ""
-        time.sleep(LOOK_SECONDS)
+def _serve(asked: Asked, queue: Queue, crew: Crew | Launched, is_stopping: Callable[[], bool]) -> tuple[str, str]:
+    """Have the trials run; however that ends, none of ours is left running."""
+    with ExitStack() as stack:
+        table = Table(asked.options.objectives, asked.limits.n_trials, asked.n_jobs)
+        stack.callback(table.close)
+        stack.callback(lambda: table(facts(queue.study)))
+        stack.callback(queue.reap, is_leftover=True)
+        stack.callback(crew.kill)
+        trouble = watch(queue, crew, table, is_stopping, tell=lambda: _write_summary(asked, queue, "running"))
+    if is_stopping():
+        return "interrupted", "stopped by a signal"
+    failures, spent = queue.ending()
+    return ("failed", trouble or failures) if trouble or failures else ("completed", spent)
 
 
 def _crew(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext) -> Crew | Launched:
@@ -224,28 +136,7 @@ def _crew(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=context, task_function=partial(job, post, asked.gpus, watched), config=config
     )
-    return Launched(launcher, asked.n_jobs, asked.folder, partial(queue.stop, not asked.is_local))
-
-
-@contextmanager
-def _stoppable(crew: Crew | Launched) -> Iterator[Callable[[], bool]]:
-    """A first signal ends the trials after the step under way, a second Ctrl-C at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT:
-            crew.kill()
-        elif not received:
-            received.append(number)
-            print("\nstopping after the step under way; Ctrl-C again stops at once", file=sys.stderr)
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, note) for number in numbers}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    return Launched(launcher, asked.n_jobs, asked.folder, queue.ask_to_stop)
 
 
 def _describe(asked: Asked, queue: Queue) -> None:
@@ -290,7 +181,7 @@ def _write_summary(asked: Asked, queue: Queue, status: str) -> None:
 
 
 def _write_results(asked: Asked, queue: Queue, status: str) -> None:
-    draft = asked.folder / "optimization_results.yaml.partial"
+    draft = asked.folder / f"optimization_results.yaml.{os.getpid()}.partial"
     OmegaConf.save(OmegaConf.create(results(queue.study)), draft)
     draft.rename(asked.folder / "optimization_results.yaml")
     draw(queue.study, asked.folder / "figures")

@@ -201,7 +201,7 @@ def _edge(edge: Edge) -> str:
     where = f" where {edge.where}" if edge.where else ""
     plain, held = f"'{edge.key}={edge.widened}'", f"{edge.widened} in sweep.conditional"
     at = f"{_shown(edge.value)} is near the {side} end of its range, {_shown(edge.end)}"
-    return f"{edge.key}{where}: {at}; try {held if edge.where else plain}"
+    return f"{edge.key}{where}: {at}; try {held if edge.where else plain} sweep.study=NAME"
 
 
 def _cost(summary: Summary) -> Iterator[str]:

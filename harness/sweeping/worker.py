@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import Trial, TrialState
 
 from harness.config import ROOT
 from harness.explain import ConfigError
-from harness.sweeping.marks import PLAN, RESULT, SWEEP_ID
+from harness.observers.upload import SWEEP
+from harness.sweeping.life import heartbeat
+from harness.sweeping.marks import BASELINE, PLAN, RESULT, SWEEP_ID
 from harness.sweeping.plan import Plan
 from harness.sweeping.pruning import report_and_prune, stop_when
 from harness.sweeping.queue import Queue
@@ -52,7 +53,8 @@ def spawn(post: Post, log: Path) -> subprocess.Popen[str]:
     """A worker at `post` that lives no longer than this process; what it prints goes to `log`."""
     environment = dict(os.environ)
     if post.gpu is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = str(post.gpu)
+        visible = environment.get("CUDA_VISIBLE_DEVICES")
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[post.gpu] if visible else str(post.gpu)
     if post.threads is not None:
         environment["OMP_NUM_THREADS"] = str(post.threads)
     with log.open("ab") as file:
@@ -81,8 +83,8 @@ def work(post: Post, is_stopping: Callable[[], bool]) -> None:
         trial = queue.claim()
         if trial is None:
             return
-        with get_heartbeat_thread(trial._trial_id, queue.study._storage):
-            result = _run(runner.run, trial, plan, queue, post)
+        with heartbeat(queue.study._storage, trial._trial_id):
+            result = _run(runner.run, trial, plan, queue, post, is_stopping)
             queue.tell(trial, result, [result[name] for name in plan.objectives])
         _keep_best(queue.study, folder, plan.keep)
         if result["status"] == "interrupted":
@@ -103,13 +105,16 @@ def open_queue(post: Post) -> tuple[Queue, Plan]:
     return Queue(study, space, folder, partial(extend, space.compose({}))), plan
 
 
-def _run(run: Callable, trial: Trial, plan: Plan, queue: Queue, post: Post) -> dict[str, Any]:
+def _run(
+    run: Callable, trial: Trial, plan: Plan, queue: Queue, post: Post, is_stopping: Callable[[], bool]
+) -> dict[str, Any]:
     """What the run of a trial came to, whatever happens in it."""
     folder = Path(post.folder) / str(trial.number)
-    policies = [stop_when(queue.is_stopping)]
+    policies = [stop_when(lambda: is_stopping() or queue.is_stopping())]
     if len(plan.objectives) == 1:
-        policies.insert(0, report_and_prune(trial, plan.warmup_share))
-    tags = {"harness.sweep": queue.study.user_attrs[SWEEP_ID], "trial": str(trial.number)}
+        not_before = 1.0 if BASELINE in trial.user_attrs else plan.warmup_share  # what all is compared with runs whole
+        policies.insert(0, report_and_prune(trial, not_before))
+    tags = {SWEEP: queue.study.user_attrs[SWEEP_ID], "trial": str(trial.number)}
     try:
         cfg = queue.space.compose(trial_values(trial), ["observers=trial"])
         if cfg.device.threads is None:
@@ -120,13 +125,15 @@ def _run(run: Callable, trial: Trial, plan: Plan, queue: Queue, post: Post) -> d
     except Exception as error:
         traceback.print_exc()
         return _failed(f"{type(error).__name__}: {error}")
+    if not result.effective and result.status != "interrupted":  # its base came to no good end
+        return _failed(result.reason)
     found = {name: getattr(result, name) for name in ("status", "reason", "best_val_loss", "best_step", "step",
              "tokens", "seconds")}  # fmt: skip
     in_force = {name.removeprefix("effective."): value for name, value in result.effective.items()}
     return {
         **found,
         "folder": folder.name,
-        "share": result.step / int(in_force.get("total_steps", 1)),
+        "share": result.step / int(in_force["total_steps"]) if in_force else 0.0,
         "threads": int(in_force.get("threads", 0)),
         "device": in_force.get("device", ""),
         "trainable_parameters": int(in_force.get("trainable_parameters", 0)),
@@ -143,6 +150,8 @@ def _keep_best(study: optuna.Study, folder: Path, keep: int) -> None:
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
     best = {t.number for t in sorted(complete, key=lambda t: t.user_attrs[RESULT]["best_val_loss"])[:keep]}
+    if len(study.directions) > 1 and keep:
+        best |= {trial.number for trial in study.best_trials}
     for trial in ended:
         checkpoints = folder / str(trial.number) / "checkpoints"
         if trial.number not in best and checkpoints.exists():
