@@ -8,7 +8,7 @@ run: .venv/installed
 	$(BIN)/python run.py optimizer=adamw schedule=cosine
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2
 
 ui: .venv/installed
 	$(BIN)/python -m harness ui

@@ -84,9 +84,10 @@ def run(
     *,
     folder: Path | None = None,
     tags: Mapping[str, str] | None = None,
+    params: Mapping[str, str] | None = None,
 ) -> RunResult:
-    """Train what `cfg` says, recorded in `folder`, by default a new one in `output_dir`, with `tags` beside its own;
-    ConfigError, with nothing written, for what cannot be built and for a folder that holds a run."""
+    """Train what `cfg` says, recorded in `folder`, by default a new one in `output_dir`, with `tags` and `params` beside
+    its own; ConfigError, with nothing written, for what cannot be built and for a folder that holds a run."""
     cfg = run_part(cfg)
     settings = validate(cfg)
     world = _join(settings)
@@ -98,7 +99,8 @@ def run(
             return ended.result
         observers = build_observers(cfg) if world.is_main else []
         chosen = world.main_first(lambda: _make_folder(cfg, settings, folder) if world.is_main else None)
-        start = _run_start(cfg, parts, world, world.from_main(chosen), tags or {})
+        start = _run_start(cfg, parts, world, world.from_main(chosen))
+        start = replace(start, tags={**start.tags, **(tags or {})}, params={**start.params, **(params or {})})
         if match and world.is_main:
             (start.folder / "start.txt").write_text(match.table() + "\n")
         notices = [*parts.notices, *(_told(match, settings.start.source) if match else [])]
@@ -191,14 +193,14 @@ def _train(
     return RunResult(stop.status, stop.reason, *best, *spent, folder, parts.effective)
 
 
-def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path, tags: Mapping[str, str]) -> RunStart:
+def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path) -> RunStart:
     return RunStart(
         name=folder.name,
         folder=folder,
         total_steps=parts.plan.total_steps,
         log_every=cfg.loop.log_every,
         params={**dotted(OmegaConf.to_container(cfg, resolve=True)), **parts.effective},
-        tags={**provenance.tags(world.device), "data.digest": parts.task.dataset["digest"], **tags},
+        tags={**provenance.tags(world.device), "data.digest": parts.task.dataset["digest"]},
         constants=parts.task.constants,
         dataset=parts.task.dataset,
     )

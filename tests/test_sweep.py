@@ -58,39 +58,21 @@ def wait_for(condition, seconds: float = 60) -> None:
     raise AssertionError("it did not happen in time")
 
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory, cache_dir) -> tuple[Path, list[str], subprocess.CompletedProcess[str]]:
-    """A sweep of six trials by two workers: where, what was asked, what it said."""
-    place = tmp_path_factory.mktemp("swept")
-    places = [f"output_dir={place}/outputs", f"cache_dir={cache_dir}", f"tracking.uri=sqlite:///{place}/mlflow.db"]
-    command = ["-m", *TINY, *places, "sweep.n_trials=6", "sweep.keep=2", "sweep.n_jobs=2", "pruner=none"]
-    done = run_py(*command)
-    assert done.returncode == 0, done.stderr
-    return place, command, done
-
-
-@pytest.mark.xdist_group("swept")
-def test_a_sweep_is_recorded_in_its_folder_with_the_checkpoints_of_the_best(swept) -> None:
-    place, _, done = swept
-    folder = folder_of(place)
-    study = study_in(folder)
+def the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder: Path, told: str) -> None:
     best = study.best_trial
     assert [trial.number for trial in study.trials] == list(range(6))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     found = OmegaConf.load(folder / "optimization_results.yaml")
     assert (found.name, found.best_trial, found.best_value) == ("optuna", best.number, best.value)
     assert dict(found.best_params) == best.params
-    assert f"trial {best.number}" in done.stdout
-    assert f"optimizer.lr={best.params['optimizer.lr']}" in done.stdout
+    assert f"trial {best.number}" in told
+    assert f"optimizer.lr={best.params['optimizer.lr']}" in told
     ranked = sorted(study.trials, key=lambda trial: trial.value)
     kept = {trial.number for trial in study.trials if (folder / str(trial.number) / "checkpoints").exists()}
     assert kept == {trial.number for trial in ranked[:2]}
 
 
-@pytest.mark.xdist_group("swept")
-def test_mlflow_has_a_parent_run_with_the_best_trial_and_the_trials_nested_under_it(swept) -> None:
-    place, _, _ = swept
-    study = study_in(folder_of(place))
+def mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, place: Path) -> None:
     best = study.best_trial
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
     [experiment] = [one for one in client.search_experiments() if one.name == "default"]
@@ -112,21 +94,25 @@ def test_mlflow_has_a_parent_run_with_the_best_trial_and_the_trials_nested_under
         assert recorded.metrics["val/best_loss"] == pytest.approx(trial.value)
 
 
-@pytest.mark.xdist_group("swept")
-def test_a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(swept, places) -> None:
-    last = study_in(folder_of(swept[0])).trials[5]
+def a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places: list[str]) -> None:
+    last = study.trials[5]
     chosen = [f"{key}={value}" for key, value in last.params.items()]
     alone = run(compose([*TINY, *places, "observers=quiet", "device.threads=1", *chosen]))
     assert alone.best_val_loss == last.value
 
 
-@pytest.mark.xdist_group("swept")
-def test_a_finished_sweep_asked_again_says_so_and_runs_nothing(swept) -> None:
-    place, command, _ = swept
+def test_a_sweep_is_recorded_and_a_finished_one_asked_again_runs_nothing(places, tmp_path) -> None:
+    command = ["-m", *TINY, *places, "sweep.n_trials=6", "sweep.keep=2", "sweep.n_jobs=2", "pruner=none"]
+    done = run_py(*command)
+    assert done.returncode == 0, done.stderr
+    study = study_in(folder_of(tmp_path))
+    the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder_of(tmp_path), done.stdout)
+    mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, tmp_path)
+    a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places)
     again = run_py(*command)
     assert again.returncode == 0
     assert "6 completed" in again.stdout
-    assert len(study_in(folder_of(place)).trials) == 6
+    assert len(study_in(folder_of(tmp_path)).trials) == 6
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])

@@ -217,7 +217,10 @@ def test_the_end_tells_the_best_its_command_the_baseline_and_how_sure_that_is() 
     assert "baseline: trial 0, the present configuration · val loss 4.300: the best is 1.298 lower" in lines
     again = "re-run it on fresh seeds before you believe the difference"
     assert f"best of 5 trials (completed, pruned or diverged); {again}" in lines
-    rank = "lora.rank: 64 is near the upper end of its range, 64; try 'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
+    rank = (
+        "lora.rank: 64 is near the upper end of its range, 64; "
+        "try 'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
+    )
     assert rank in lines
     assert "hardly mattered" not in text
     assert lines[-1].startswith("cost: 4,700 tokens and ")

@@ -116,10 +116,14 @@ def _run(
         policies.insert(0, report_and_prune(trial, not_before))
     tags = {SWEEP: queue.study.user_attrs[SWEEP_ID], "trial": str(trial.number)}
     try:
-        cfg = queue.space.compose(trial_values(trial), ["observers=trial"])
+        values = trial_values(trial)
+        cfg = queue.space.compose(values, ["observers=trial"])
         if cfg.device.threads is None:
             cfg.device.threads = post.threads
-        result = run(cfg, policies, folder=folder, tags=tags)
+        chosen = {
+            key: str(value) for key, value in values.items() if key in plan.choices
+        }  # of groups; the rest is in cfg
+        result = run(cfg, policies, folder=folder, tags=tags, params=chosen)
     except ConfigError as error:
         return _failed(str(error))
     except Exception as error:
