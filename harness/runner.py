@@ -86,8 +86,8 @@ def run(
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
 ) -> RunResult:
-    """Train what `cfg` says, recorded in `folder`, by default a new one in `output_dir`, with `tags` and `params` beside
-    its own; ConfigError, with nothing written, for what cannot be built and for a folder that holds a run."""
+    """Train what `cfg` says, recorded in `folder`, by default a new one in `output_dir`, with `tags` and `params`
+    beside its own; ConfigError, with nothing written, for what cannot be built and for a folder that holds a run."""
     cfg = run_part(cfg)
     settings = validate(cfg)
     world = _join(settings)
