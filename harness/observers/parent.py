@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -145,7 +146,8 @@ class SweepUpload:
         history = [entry for entry in summary["history"] if entry[0] not in known]
         points = [(name, float(value), at_ms, step) for step, row, at_ms in history for name, value in row.items()]
         cursor.steps += [step for step, _, _ in history]
-        step, at_ms = max(cursor.steps, default=0), summary["ended_at_ms"] or max(_instants(summary), default=0)
+        # of two values at one instant MLflow takes the larger
+        step, at_ms = max(cursor.steps, default=0), time.time_ns() // 1_000_000
         metrics = {name: float(value) for name, value in summary["metrics"].items()}
         points += [(name, value, at_ms, step) for name, value in _changes(metrics, cursor.metrics).items()]
         last = {name: summary[name] for name in ("status", "reason") if summary.get(name)}
@@ -181,8 +183,3 @@ class SweepUpload:
 
 def _changes(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in new.items() if name not in old or old[name] != value}
-
-
-def _instants(summary: dict[str, Any]) -> list[int]:
-    """When the trials of the history ended, in milliseconds."""
-    return [at_ms for _, _, at_ms in summary["history"]]

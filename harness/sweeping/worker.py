@@ -6,6 +6,7 @@ when whoever started it has died, it dies too.
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from optuna.trial import Trial, TrialState
 from harness.config import ROOT
 from harness.explain import ConfigError
 from harness.observers.upload import SWEEP
+from harness.sweeping.facts import command
 from harness.sweeping.life import heartbeat
 from harness.sweeping.marks import BASELINE, PLAN, RESULT, SWEEP_ID
 from harness.sweeping.plan import Plan
@@ -123,6 +125,7 @@ def _run(
         chosen = {
             key: str(value) for key, value in values.items() if key in plan.choices
         }  # of groups; the rest is in cfg
+        sys.argv = shlex.split(command(queue.space.fixed, values))[1:]  # what a person would type for this trial
         result = run(cfg, policies, folder=folder, tags=tags, params=chosen)
     except ConfigError as error:
         return _failed(str(error))
