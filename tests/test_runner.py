@@ -118,6 +118,7 @@ SECOND = ["optimizer=muon", "schedule=wsd", "seed=5", "device.threads=2", "data.
 FRESH = "import sys; from harness.config import compose; from harness.runner import run; run(compose(sys.argv[1:]))"
 
 
+@pytest.mark.slow  # tests/test_sweep.py compares a trial of a warm worker
 def test_runs_in_one_process_have_the_bits_of_runs_in_fresh_ones(places, tmp_path) -> None:
     warm = [compose([*SMOKE, *places, *changes]) for changes in (FIRST, SECOND, FIRST)]
     folders = [run(cfg).folder for cfg in warm]

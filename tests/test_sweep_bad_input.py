@@ -57,10 +57,10 @@ TABLE = [
     (["batch.batch_size=4,8"], ["780 tokens", "loop.max_tokens=388 loop.max_steps=null", "at batch.batch_size=8"]),
     (["sweep.allow=[optimizer.lrr]"], ["sweep.allow: 'optimizer.lrr' is not searched", "did you mean 'optimizer.lr'?"]),
     # how to search
-    (["sweep.objectives=[best_val_loss,tokens]"], ["pruner=median", "several objectives", "use pruner=none"]),
-    (["+pruner.n_startup_trial=3"], ["pruner.n_startup_trial", "did you mean 'n_startup_trials'?"]),
-    (["pruner.n_warmup_steps=abc"], ["pruner.n_warmup_steps: 'abc' is not a whole number"]),
-    (["pruner.n_startup_trials=-1"], ["pruner", "n_startup_trials=-1"]),
+    (["sweep.objectives=[best_val_loss,tokens]"], ["pruner=halving", "several objectives", "use pruner=none"]),
+    (["pruner=median", "+pruner.n_startup_trial=3"], ["pruner.n_startup_trial", "did you mean 'n_startup_trials'?"]),
+    (["pruner=median", "pruner.n_warmup_steps=abc"], ["pruner.n_warmup_steps: 'abc' is not a whole number"]),
+    (["pruner=median", "pruner.n_startup_trials=-1"], ["pruner", "n_startup_trials=-1"]),
     (["pruner=mediann"], ["pruner=mediann", "did you mean 'median'?"]),
     (["pruner._target_=os.system"], ["pruner", "os.system"]),
     (["+hydra.sweeper.sampler.n_ei_candidate=1"], ["sampler.n_ei_candidate", "did you mean 'n_ei_candidates'?"]),
@@ -217,7 +217,11 @@ def test_a_range_without_m_says_to_add_it(typed, places, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize(
     "typed",
-    ["optimizr.lr=interval(1e-4,1e-2)", "lora.rank=interval(2,64)", "sweep.storage=sqlite:////proc/study.db"],
+    [
+        "lora.rank=interval(2,64)",
+        pytest.param("optimizr.lr=interval(1e-4,1e-2)", marks=pytest.mark.slow),
+        pytest.param("sweep.storage=sqlite:////proc/study.db", marks=pytest.mark.slow),
+    ],
 )
 def test_the_shell_sees_one_message_and_the_exit_status(typed, places, tmp_path) -> None:
     done = run_py("-m", *places, typed)
@@ -227,6 +231,7 @@ def test_the_shell_sees_one_message_and_the_exit_status(typed, places, tmp_path)
     assert sorted(os.listdir(tmp_path)) == []
 
 
+@pytest.mark.slow
 def test_how_to_search_is_no_matter_to_a_single_run(places, tmp_path) -> None:
     done = run_py(*TINY, *places, "observers=quiet", "sweep.n_trials=5", "pruner=none")
     assert done.returncode == 0, done.stderr

@@ -59,7 +59,11 @@ def summarise(sweep: Path, losses: list[float], status: str = "running") -> None
         {
             "status": status,
             "ended_at_ms": None if status == "running" else 90_000,
-            "metrics": {"sweep/tokens": 2000 * len(losses), "sweep/best_val_loss": min(losses)},
+            "metrics": {
+                "sweep/tokens": 2000 * len(losses),
+                "sweep/best_val_loss": min(losses),
+                "sweep/trials.queued": max(0, 3 - len(losses)),
+            },
             "tags": {"best_trial": str(best)},
             "history": [
                 [number, {"sweep/val_loss": loss, "sweep/best_val_loss": min(losses[: number + 1])}, 10_000 + number]
@@ -117,7 +121,8 @@ def test_a_sweep_is_a_parent_run_that_grows_with_its_trials_and_ends_with_their_
     assert (lora.info.status, lora.info.start_time, lora.info.end_time) == ("FINISHED", 1_000, 90_000)
     assert lora.data.params == {"space.optimizer.lr": "tag(log, interval(3e-4, 1e-1))"}
     assert lora.data.metrics["sweep/tokens"] == 6000
-    assert points(store, lora, "sweep/best_val_loss") == [(0, 3.5), (1, 3.5), (2, 3.0), (2, 3.0)]
+    assert points(store, lora, "sweep/best_val_loss") == [(0, 3.5), (1, 3.5), (2, 3.0)]
+    assert lora.data.metrics["sweep/trials.queued"] == 0  # the last, though smaller than those before
     tags, best = lora.data.tags, found["2"].info
     assert (tags["status"], tags["best_trial"], tags["best_run_id"]) == ("completed", "2", best.run_id)
     assert f"#/experiments/{best.experiment_id}/runs/{best.run_id}" in tags["mlflow.note.content"]

@@ -146,10 +146,12 @@ class SweepUpload:
         history = [entry for entry in summary["history"] if entry[0] not in known]
         points = [(name, float(value), at_ms, step) for step, row, at_ms in history for name, value in row.items()]
         cursor.steps += [step for step, _, _ in history]
-        # of two values at one instant MLflow takes the larger
-        step, at_ms = max(cursor.steps, default=0), time.time_ns() // 1_000_000
+        step = max(cursor.steps, default=0)
+        told = {name: at_ms for _, row, at_ms in summary["history"] for name in row}
+        now = time.time_ns() // 1_000_000  # of two values at one instant MLflow would take the larger
         metrics = {name: float(value) for name, value in summary["metrics"].items()}
-        points += [(name, value, at_ms, step) for name, value in _changes(metrics, cursor.metrics).items()]
+        changed = _changes(metrics, cursor.metrics)
+        points += [(name, value, told.get(name, now), step) for name, value in changed.items()]
         last = {name: summary[name] for name in ("status", "reason") if summary.get(name)}
         said = self._best(summary["tags"]) | summary["tags"] | last
         tags = _changes(dict.fromkeys(cursor.tags, "") | said, cursor.tags)  # what no longer holds is said no longer
