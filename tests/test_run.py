@@ -182,6 +182,7 @@ def test_a_base_is_trained_once_and_a_run_is_the_same_whether_it_was_trained_for
     assert series(first.folder, "val/loss") == series(second.folder, "val/loss")
 
 
+@pytest.mark.slow
 def test_two_processes_that_adapt_a_base_they_trained_see_the_losses_of_one(places, tmp_path) -> None:
     own_cache = [place for place in places if "cache_dir" not in place] + [f"cache_dir={tmp_path}/cache"]
     torchrun(*own_cache, *BASED)

@@ -118,7 +118,7 @@ def test_a_sweep_is_recorded_and_a_finished_one_asked_again_runs_nothing(places,
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(kills, places, tmp_path) -> None:
     n_trials = 6 * kills
-    command = [*TINY, *places, NO_MLFLOW, f"sweep.n_trials={n_trials}", "sweep.n_jobs=2", "loop.max_steps=40",
+    command = [*TINY, *places, NO_MLFLOW, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=40",
                "sweep.max_failures=null", "hydra/sweeper/sampler=random", "pruner=none"]  # fmt: skip
     folder, log, chance = folder_of(tmp_path), tmp_path / "log.txt", random.Random(kills)
     finished: dict[int, tuple] = {}
