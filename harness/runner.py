@@ -64,8 +64,6 @@ class Prepared:
     evals: int
     tokens: int
     digest: str
-    constants: Mapping[str, float]
-    dataset: Mapping[str, str]
     seconds_per_step: float | None
     seconds_per_eval: float | None
 
@@ -127,8 +125,6 @@ def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
         evals=len(plan.eval_steps),
         tokens=plan.total_steps * round(plan.batch_size * task.tokens_per_example),
         digest=task.dataset["digest"],
-        constants=task.constants,
-        dataset=task.dataset,
         seconds_per_step=of_step,
         seconds_per_eval=of_eval,
     )

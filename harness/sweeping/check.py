@@ -29,9 +29,8 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Checked:
-    """`warmup_share` is the longest in the space; `run` is of the present config."""
+    """`warmup_share` is the longest in the space; the notices are for the user."""
 
-    run: Prepared
     warmup_share: float
     notices: tuple[str, ...]
 
@@ -42,11 +41,11 @@ def check_space(space: Space, allow: Sequence[str]) -> Checked:
     _check_allow(space, allow)
     for key in sorted(space.keys):
         _check_meaning(key, allow)
-    present = _prepared(space, {})
+    present = prepared(space.compose({}))
     warmup_share = _warmup_share(present)
 
     def tried(values: Mapping[str, Any]) -> Prepared:
-        corner = _prepared(space, values)
+        corner = prepared(space.compose(values))
         if not allow:
             _check_comparable(present, corner)
         return corner
@@ -57,7 +56,7 @@ def check_space(space: Space, allow: Sequence[str]) -> Checked:
         except ConfigError as error:
             least = _least(space, values, partial(_refusal, tried), str(error))
             raise ConfigError(f"{error} ({_found_at(space, least, partial(_refusal, tried))})") from error
-    return Checked(present, warmup_share, (*_late(warmup_share), *_unused(space)))
+    return Checked(warmup_share, (*_late(warmup_share), *_unused(space)))
 
 
 def present_values(space: Space, cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
@@ -68,13 +67,14 @@ def present_values(space: Space, cfg: DictConfig) -> tuple[dict[str, Any], list[
     return values, outside
 
 
-def _prepared(space: Space, values: Mapping[str, Any]) -> Prepared:
-    """A trial made ready without its base: what may be refused does not depend on the weights to start from."""
-    cfg = space.compose(values)
+def prepared(cfg: DictConfig, steps: int = 0) -> Prepared:
+    """A run of `cfg` made ready without its base: what may be refused, and what a step costs, does not depend on the
+    weights to start from."""
     validate(cfg)
+    cfg = cfg.copy()
     if cfg.start.kind == "warm":
         cfg.start.kind, cfg.start.source = "scratch", None
-    return prepare(cfg)
+    return prepare(cfg, steps)
 
 
 def _refusal(tried: Callable[[Mapping[str, Any]], Prepared], values: Mapping[str, Any]) -> str:
@@ -133,7 +133,7 @@ def _check_meaning(key: str, allow: Sequence[str]) -> None:
 
 def _check_comparable(present: Prepared, corner: Prepared) -> None:
     anyhow = "or name the key in sweep.allow to compare them all the same"
-    step = max(prepared.tokens / prepared.total_steps for prepared in (present, corner))
+    step = max(one.tokens / one.total_steps for one in (present, corner))
     if abs(corner.tokens - present.tokens) > step:
         raise ConfigError(
             f"a trial would train on {corner.tokens:.0f} tokens and the present config on {present.tokens:.0f}; "
@@ -151,8 +151,8 @@ def _late(warmup_share: float) -> Iterator[str]:
         )
 
 
-def _warmup_share(prepared: Prepared) -> float:
-    return min(1.0, prepared.warmup_steps / prepared.total_steps)
+def _warmup_share(run: Prepared) -> float:
+    return min(1.0, run.warmup_steps / run.total_steps)
 
 
 def _present(space: Space, cfg: DictConfig, key: str) -> Any:

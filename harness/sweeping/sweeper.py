@@ -1,5 +1,6 @@
 """One sweep from what is asked to its end: checked, begun or gone on with, watched, summed up."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from harness.observers.follow import Follower
 from harness.observers.store import default_uri, shown
 from harness.runner import BaseEnded, prepare
 from harness.sweeping.asked import Asked, read
-from harness.sweeping.check import check_space
+from harness.sweeping.check import check_space, prepared
 from harness.sweeping.crew import Crew, Launched, job
 from harness.sweeping.facts import facts, results, summarise, summary_json
 from harness.sweeping.figures import draw
@@ -71,17 +72,16 @@ def forecast(asked: Asked) -> str:
     """What the sweep would try and cost, from a few measured steps."""
     cfg = asked.cfg.copy()
     cfg.device.threads = cfg.device.threads or asked.threads
-    if cfg.start.get("kind") == "warm":
-        cfg.start.kind, cfg.start.source = "scratch", None
-    run = prepare(cfg, steps=5)
+    run = prepared(cfg, steps=5)
     trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * (run.evals + 1)
-    n_trials, jobs = asked.limits.n_trials, asked.n_jobs
+    n_trials = asked.limits.n_trials
+    minutes = math.ceil(n_trials / asked.n_jobs) * trial_seconds / 60
     return "\n".join([
         f"Study {asked.name}: {n_trials} trials by {_workers(asked)}",
         *(f"  {key}: {text}" for key, text in asked.space.texts().items()),
         f"a trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {run.evals + 1} evaluations of "
         f"{run.seconds_per_eval:.3g} s, {run.tokens:,.0f} tokens, {trial_seconds:.0f} s",
-        f"in all: at most {n_trials * run.tokens:,.0f} tokens and {n_trials * trial_seconds / jobs / 60:.1f} min, if "
+        f"in all: at most {n_trials * run.tokens:,.0f} tokens and {minutes:.1f} min, if "
         "nothing is pruned, without a base that is still to be trained; workers that share a machine slow each other",
     ])  # fmt: skip
 
@@ -96,7 +96,7 @@ def _work(asked: Asked, queue: Queue, config: DictConfig, context: HydraContext)
     began_at = time.time()
     deadline = began_at + asked.options.max_seconds if asked.options.max_seconds else None
     crew = _crew(asked, queue, config, context)
-    with ExitStack() as stack, stoppable(crew) as is_stopping:
+    with stoppable(crew) as is_stopping, ExitStack() as stack:  # what ends the sweep is not cut short by a signal
         is_alone = stack.enter_context(sole(asked.folder))
         if is_alone:
             _describe(asked, queue)

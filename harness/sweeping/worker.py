@@ -116,15 +116,13 @@ def _run(
     if len(plan.objectives) == 1:
         not_before = 1.0 if BASELINE in trial.user_attrs else plan.warmup_share  # what all is compared with runs whole
         policies.insert(0, report_and_prune(trial, not_before))
-    tags = {SWEEP: queue.study.user_attrs[SWEEP_ID], "trial": str(trial.number)}
+    tags = {SWEEP: queue.study.user_attrs[SWEEP_ID]}  # its number is its name
     try:
         values = trial_values(trial)
         cfg = queue.space.compose(values, ["observers=trial"])
         if cfg.device.threads is None:
             cfg.device.threads = post.threads
-        chosen = {
-            key: str(value) for key, value in values.items() if key in plan.choices
-        }  # of groups; the rest is in cfg
+        chosen = {key: str(value) for key, value in values.items() if key in plan.choices}  # what cfg does not name
         sys.argv = shlex.split(command(queue.space.fixed, values))[1:]  # what a person would type for this trial
         result = run(cfg, policies, folder=folder, tags=tags, params=chosen)
     except ConfigError as error:
