@@ -96,7 +96,7 @@ def run(
         except BaseEnded as ended:
             return ended.result
         observers = build_observers(cfg) if world.is_main else []
-        chosen = world.main_first(lambda: _make_folder(cfg, settings, folder) if world.is_main else None)
+        chosen = world.main_first(lambda: _make_folder(cfg, settings, folder, parts.task) if world.is_main else None)
         start = _run_start(cfg, parts, world, world.from_main(chosen))
         start = replace(start, tags={**start.tags, **(tags or {})}, params={**start.params, **(params or {})})
         if match and world.is_main:
@@ -276,11 +276,14 @@ def _refuse_used(folder: Path) -> None:
         raise ConfigError(f"{folder} holds a run already; give another folder")
 
 
-def _make_folder(cfg: DictConfig, settings: Settings, given: Path | None) -> Path:
-    """The folder of a run that is about to train, with the resolved configuration and the code's state in it."""
+def _make_folder(cfg: DictConfig, settings: Settings, given: Path | None, task: Task) -> Path:
+    """The folder of a run that is about to train, with the resolved configuration, the code's state and the task's
+    files in it."""
     folder = given.absolute() if given else _new_folder(cfg, settings)
     folder.mkdir(parents=True, exist_ok=True)
     provenance.write(folder, cfg)
+    for name, path in task.files.items():
+        shutil.copytree(path, folder / "checkpoints" / name)
     return folder
 
 

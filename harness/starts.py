@@ -57,7 +57,7 @@ def start_warm(model: nn.Module, source: str, settings: Settings) -> Match:
 
     A file may hold a part of the weights; a run's or Hugging Face folder must hold them all.
     """
-    path = _find(source, settings)
+    path = find(source, settings.output_dir, "start.source")
     try:
         match = load_into(model, read_weights(path, model))
     except (ConfigError, ValueError, OSError, yaml.YAMLError) as error:
@@ -109,18 +109,26 @@ def base_name(source: str) -> str | None:
     return source.removeprefix("experiment=") if source.startswith("experiment=") else None
 
 
-def _run_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """The best weights of the run in `folder`, under the names of `model`; its data and tokenizer are not needed."""
-    weights = load_weights(standing(folder / "checkpoints" / "best") / WEIGHTS)
+def load_run(folder: Path, model: nn.Module) -> nn.Module:
+    """`model`, adapted as the run in `folder` says, with its best weights; its data and tokenizer are not needed.
+
+    ValueError where they do not fit."""
     cfg = OmegaConf.load(folder / "config.yaml")
-    if not cfg.get("lora"):
-        return weights
-    bind("lora", cfg.lora)
-    adapted = make(cfg, "lora")(deepcopy(model))
-    match = load_into(adapted, weights)
+    weights = load_weights(standing(folder / "checkpoints" / "best") / WEIGHTS)
+    if cfg.get("lora"):
+        bind("lora", cfg.lora)
+        model = make(cfg, "lora")(model)
+    match = load_into(model, weights)
     if not match.is_whole:
-        raise ValueError(f"its adapted weights do not fit this model ({match.summary()})")
-    return lora.merged_state_dict(adapted)
+        raise ValueError(f"its weights do not fit this model ({match.summary()})")
+    return model
+
+
+def _run_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The best weights of the run in `folder`, under the names of `model`."""
+    if not OmegaConf.load(folder / "config.yaml").get("lora"):
+        return load_weights(standing(folder / "checkpoints" / "best") / WEIGHTS)
+    return lora.merged_state_dict(load_run(folder, deepcopy(model)))
 
 
 def _own_name(name: str, own: dict[str, Tensor]) -> str:
@@ -142,15 +150,15 @@ def _first(names: list[str], count: int) -> list[str]:
     return names if len(names) <= count else [*names[:count], f"… {len(names) - count} more"]
 
 
-def _find(source: str, settings: Settings) -> Path:
-    """A path as the user gave it, or a run's folder by its name or MLflow run id."""
-    for path in (Path(source).expanduser(), settings.output_dir / source):
+def find(source: str, output_dir: Path, key: str) -> Path:
+    """A path as the user gave it, or a run's folder by its name or MLflow run id; ConfigError, naming `key`, else."""
+    for path in (Path(source).expanduser(), output_dir / source):
         if path.exists():
             return path
-    for record in settings.output_dir.glob("*/mlflow.json"):
+    for record in output_dir.glob("*/mlflow.json"):
         if _run_id(record) == source:
             return record.parent
-    raise ConfigError(f"start.source: {source!r} is no file, no folder, and no run in {settings.output_dir}")
+    raise ConfigError(f"{key}: {source!r} is no file, no folder, and no run in {output_dir}")
 
 
 def _run_id(record: Path) -> str | None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -60,6 +61,14 @@ class Task(Protocol):
     model: nn.Module
     constants: Mapping[str, float]
     """What a reader judges the metrics by, such as ln(vocabulary); recorded once."""
+    dataset: Mapping[str, str]
+    """name, digest and source of the data."""
+    examples: int
+    """In an epoch."""
+    files: Mapping[str, Path]
+    """What the weights are of no use without, such as a tokenizer's folder, by name; kept beside them."""
+    tokens_per_example: float
+    """The mean of what an example spends of the token budget."""
 
     def batch(self, position: int, size: int) -> Any:
         """The step batch of `size` examples that starts at example `position` of an endless, seeded order."""

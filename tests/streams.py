@@ -7,7 +7,7 @@ import torch
 
 from harness.data.tokens import TokenData, TokenRows
 from harness.models.gpt import GPT
-from harness.tasks import CausalLM
+from harness.tasks.causal_lm import CausalLM
 
 VOCABULARY, LENGTH = 64, 24
 

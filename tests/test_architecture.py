@@ -17,8 +17,8 @@ ROWS = [
     {"tasks"},
     {"observers"},
     {"preflight"},
-    {"config", "targets", "explain", "build", "starts", "provenance", "runner"},
-    {"run", "cli", "__main__", "sweeping", "evidence"},
+    {"config", "targets", "explain", "build", "starts", "provenance", "recorded", "runner"},
+    {"run", "cli", "commands", "__main__", "sweeping", "evidence"},
 ]
 CONTRACTS = {"task", "events", "state", "seeding"}
 MAY_IMPORT = {
@@ -29,7 +29,7 @@ MAY_IMPORT = {
 }
 HOMES = {
     "mlflow": {"observers/client.py"},
-    "hydra": {"run.py", "build.py", "config.py", "explain.py", "cli.py", "sweeping/"},
+    "hydra": {"run.py", "build.py", "config.py", "explain.py", "sweeping/"},
     "optuna": {"sweeping/"},
     "transformers": {"models/pretrained.py", "data/tokenizers.py", "lora.py"},
     "peft": {"lora.py"},

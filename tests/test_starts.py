@@ -200,7 +200,7 @@ def broken(folder: Path, what: str) -> Path:
         ("no weights", "No such file"),
         ("torn configuration", "config.yaml"),
         ("code", "os.system"),
-        ("no adapters", "its adapted weights do not fit this model"),
+        ("no adapters", "its weights do not fit this model"),
     ],
 )
 def test_a_broken_run_is_refused_in_one_line(tmp_path, settings, what, said) -> None:

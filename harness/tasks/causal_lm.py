@@ -1,0 +1,61 @@
+"""Next-token prediction."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.data.tokens import IGNORED, TokenBatch, TokenData
+from harness.task import Loss, Mean, Metric
+from harness.tasks.text import TextTask, fitting, projecting_only
+
+
+def causal_lm(
+    *, model: Callable[..., nn.Module], data: Callable[..., TokenData], tokenizer: Any, seed: int, cache_dir: Path
+) -> "CausalLM":
+    """Next-token prediction; ValueError where the sequences are longer than the model's positions."""
+    tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
+    return CausalLM(fitting(model, tokens), tokens)
+
+
+class CausalLM(TextTask):
+    """Predicts each token from those before it. The model sees inputs only, so that no one shifts the labels twice."""
+
+    @property
+    def constants(self) -> Mapping[str, float]:
+        """In nats a token: what a uniform guess and the validation set's own token frequencies would score."""
+        return {"ln_vocabulary": math.log(self.data.vocab_size), "unigram_entropy": self.data.unigram_entropy}
+
+    def loss(self, batch: TokenBatch) -> Loss:
+        """Cross-entropy in nats, summed over the scored tokens."""
+        return Loss(self._nats(batch, "sum"), batch.count)
+
+    def score(self, batch: TokenBatch) -> dict[str, Mean]:
+        nats = self._nats(batch, "none").cpu().double()  # mps has no float64
+        return {"loss": Mean(nats.sum().item(), batch.count, "nats/token", nats.square().sum().item())}
+
+    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+        """Characters and bytes are those of the scored text; an end-of-text token costs nats and has neither."""
+        loss = means["loss"]
+        return {
+            "loss": Metric(loss.value, loss.unit, loss.standard_error),
+            "perplexity": Metric(_exp(loss.value), "1/token"),
+            "nats_per_character": Metric(loss.sum / self.data.val_characters, "nats/character"),
+            "bits_per_byte": Metric(loss.sum / math.log(2) / self.data.val_bytes, "bits/byte"),
+            "coverage": Metric(loss.count / self.data.val_scored_tokens, "share of validation tokens"),
+        }
+
+    def _nats(self, batch: TokenBatch, reduction: str) -> Tensor:
+        scored = (batch.targets.flatten() != IGNORED).nonzero().squeeze(1)
+        device = next(self.model.parameters()).device
+        batch, scored = batch.to(device), scored.to(device)
+        with projecting_only(scored, self.model.get_output_embeddings()):
+            logits = self.model(input_ids=batch.inputs).logits[0]
+        return F.cross_entropy(logits.float(), batch.targets.flatten()[scored], reduction=reduction)
+
+
+def _exp(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf

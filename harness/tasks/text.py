@@ -1,0 +1,79 @@
+"""What every task on a token stream shares: rows in, batches out, scores where a target stands."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from harness.data.tokens import TokenBatch, TokenData, order
+from harness.models import positions
+
+
+@dataclass
+class TextTask:
+    """The data side of a task: what it learns from a batch is for its kind to say."""
+
+    model: nn.Module
+    data: TokenData
+
+    @property
+    def dataset(self) -> Mapping[str, str]:
+        return {"name": self.data.name, "digest": self.data.digest, "source": self.data.source}
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        return {"tokenizer": self.data.tokenizer_path}
+
+    @property
+    def examples(self) -> int:
+        return len(self.data.train)
+
+    @property
+    def tokens_per_example(self) -> float:
+        return self.data.train.tokens_per_row
+
+    def batch(self, position: int, size: int) -> TokenBatch:
+        rows = order(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
+        return self.data.train.batch(rows)
+
+    def split(self, batch: TokenBatch, size: int) -> list[TokenBatch]:
+        return [batch[start : start + size] for start in range(0, len(batch), size)]
+
+    def count(self, batch: TokenBatch) -> int:
+        return batch.count
+
+    def tokens(self, batch: TokenBatch) -> int:
+        return batch.tokens
+
+    def validation_batches(self) -> Iterator[TokenBatch]:
+        rows = range(len(self.data.val))
+        for start in rows[:: self.data.eval_batch_size]:
+            yield self.data.val.batch(rows[start : start + self.data.eval_batch_size])
+
+
+def fitting(model: Callable[..., nn.Module], data: TokenData) -> nn.Module:
+    """The model for the vocabulary of `data`; ValueError where the sequences are longer than its positions."""
+    network = model(vocab_size=data.vocab_size)
+    limit = positions(network)
+    if limit is not None and data.sequence_length > limit:
+        raise ValueError(
+            f"data.sequence_length {data.sequence_length} is longer than the model's {limit} positions; "
+            f"use data.sequence_length={limit} or a model with more"
+        )
+    return network
+
+
+@contextmanager
+def projecting_only(positions: Tensor, head: nn.Module) -> Iterator[None]:
+    """The head, by far the widest layer, projects these positions of the flattened batch and no others."""
+
+    def select(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0].flatten(0, 1).index_select(0, positions)[None],)
+
+    hook = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
