@@ -8,13 +8,11 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from harness.config import ROOT, check_locked
-from harness.explain import ConfigError, Ended, explain
+from harness.explain import REFUSED, ConfigError, Ended, explain
 from harness.targets import whitelist
 
 
@@ -59,7 +57,7 @@ def main() -> int:
         launch()
     except ConfigError as error:
         return refuse(str(error), 2)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except (*REFUSED, ValueError) as error:
         return refuse(explain(error, sys.argv[1:]), 2)
     except (Ended, KeyboardInterrupt) as error:
         return refuse(str(error) or "interrupted before the run began", 1)

@@ -36,6 +36,7 @@ class Parts:
     state: TrainState
     plan: Plan
     policies: tuple[Policy, ...]
+    warmup_steps: int
     effective: Mapping[str, str]
     notices: tuple[str, ...]
 
@@ -59,25 +60,27 @@ def build_task(cfg: DictConfig, settings: Settings, world: World) -> Task:
     return world.main_first(lambda: build(**components, seed=settings.seed, cache_dir=settings.cache_dir))
 
 
-def build(cfg: DictConfig, settings: Settings, world: World, task: Task) -> Parts:
-    """The parts of a run of `task`, whose model holds the weights to start from."""
+def build(cfg: DictConfig, settings: Settings, world: World, task: Task, leg_step: int = 0) -> Parts:
+    """The parts of a run of `task`, whose model holds the weights to start from; its length and its schedule count
+    from `leg_step` on."""
     seed_everything(settings.seed)  # whatever came before, a base or nothing, adapters are drawn alike
     if cfg.lora:
         make(cfg, "lora")(task.model)
     task.model.to(world.device)
     world.copy_from_main(task.model)
     optimizer = build_optimizer(cfg, task.model, settings.weight_decay_scope)
-    plan = _plan(settings, task, world)
+    plan = _plan(settings, task, world, leg_step)
     schedule = make(cfg, "schedule")
-    warmup_steps, notices = _named("schedule", partial(_check_schedule, schedule, plan))()
+    warmup_steps, notices = _named("schedule", partial(_check_schedule, schedule, plan, leg_step))()
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision.autocast == "float16")
-    state = TrainState(task.model, optimizer, schedule, scaler)
+    state = TrainState(task.model, optimizer, schedule, scaler, epoch_examples=task.examples, leg_step=leg_step)
     seed_everything(settings.seed + world.rank)  # dropout differs between processes; the weights do not
     return Parts(
         task=task,
         state=state,
         plan=plan,
         policies=_build_policies(settings),
+        warmup_steps=warmup_steps,
         effective=_effective(state, plan, world, warmup_steps),
         notices=notices,
     )
@@ -95,17 +98,21 @@ def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_scope: str) 
     return _named("optimizer", Optimizers)(make(cfg, "optimizer")(groups), model)
 
 
-def _check_schedule(schedule: Schedule, plan: Plan) -> tuple[int, tuple[str, ...]]:
+def _check_schedule(schedule: Schedule, plan: Plan, leg_step: int) -> tuple[int, tuple[str, ...]]:
     """The steps of warm-up, and what the user must hear of the schedule in a run as long as this."""
-    notices = [schedule.warmup_notice(plan.total_steps)]
+    length = plan.total_steps - leg_step
+    notices = [schedule.warmup_notice(length)]
     if isinstance(schedule, Plateau):
         notices.append(schedule.idle_notice(len(plan.eval_steps)))
-    return schedule.warmup(plan.total_steps), tuple(filter(None, notices))
+    return schedule.warmup(length), tuple(filter(None, notices))
 
 
 def _build_policies(settings: Settings) -> tuple[Policy, ...]:
+    loop, max_skips = settings.loop, settings.precision.max_skips
+    rollbacks = {"lr_factor": loop.spike_lr_factor, "max_rollbacks": loop.max_rollbacks}
     chosen: list[Policy] = [
-        policies.stop_when_diverged(settings.precision.max_skips),
+        policies.watch_spikes(loop.on_spike, max_skips=max_skips, **rollbacks),
+        policies.stop_when_diverged(max_skips),
         policies.shrink_when_out_of_memory,
     ]
     if settings.loop.patience is not None:
@@ -113,21 +120,22 @@ def _build_policies(settings: Settings) -> tuple[Policy, ...]:
     return tuple(chosen)
 
 
-def _plan(settings: Settings, task: Task, world: World) -> Plan:
+def _plan(settings: Settings, task: Task, world: World, leg_step: int) -> Plan:
     batch, loop = settings.batch, settings.loop
     try:
         micro_batch_size = batch.per_forward(world.size)
     except ValueError as error:
         raise ConfigError(f"batch.{error}") from error
-    total_steps = loop.total_steps(batch.batch_size, task.examples, task.tokens_per_example)
+    length = loop.total_steps(batch.batch_size, task.examples, task.tokens_per_example)
     autocast = settings.precision.autocast
     return Plan(
-        total_steps=total_steps,
-        eval_steps=loop.eval_steps(total_steps),
+        total_steps=leg_step + length,
+        eval_steps=frozenset(leg_step + step for step in loop.eval_steps(length)),
         batch_size=batch.batch_size,
         micro_batch_size=micro_batch_size,
         grad_clip=loop.grad_clip or float("inf"),
         autocast=getattr(torch, autocast) if autocast else None,
+        save_every=loop.save_every,
     )
 
 

@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from harness.explain import ConfigError
+from harness.explain import REFUSED, ConfigError, explain
 
 COMMANDS = {
     "ui": "serve the MLflow UI over the recorded runs",
     "sync": "upload to MLflow what it lacks of runs and sweeps",
+    "verify-resume": "show that a run which is broken off and resumed is the straight run, bit by bit",
 }
 """Each is the module of that name in harness/commands, imported when it is chosen."""
 
@@ -29,4 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return import_module(f"harness.commands.{args.command.replace('-', '_')}").main(args.arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
-        return 2
+    except REFUSED as error:
+        print(explain(error, args.arguments), file=sys.stderr)
+    return 2

@@ -62,13 +62,23 @@ class Loop:
     log_every: int = 10
     grad_clip: float | None = None
     patience: int | None = None
+    on_spike: Literal["warn", "rollback", "stop"] = "warn"
+    spike_lr_factor: float = 0.5
+    max_rollbacks: int = 3
+    save_every: int | None = None
+    keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
         _exactly_one(max_steps=self.max_steps, epochs=self.epochs, max_tokens=self.max_tokens)
         _exactly_one(evals=self.evals, eval_every=self.eval_every)
         _at_least(1, **{name: getattr(self, name) for name in (
-            "max_steps", "max_tokens", "evals", "eval_every", "log_every", "patience")})  # fmt: skip
-        _positive(epochs=self.epochs, grad_clip=self.grad_clip)
+            "max_steps", "max_tokens", "evals", "eval_every", "log_every", "patience", "save_every",
+            "keep_checkpoints", "max_rollbacks")})  # fmt: skip
+        _positive(epochs=self.epochs, grad_clip=self.grad_clip, spike_lr_factor=self.spike_lr_factor)
+        if self.on_spike not in ("warn", "rollback", "stop"):
+            raise ValueError(f"on_spike: {self.on_spike!r} is none of warn, rollback, stop")
+        if self.spike_lr_factor > 1:
+            raise ValueError(f"spike_lr_factor: {self.spike_lr_factor} would raise the LR after a spike; use 1 or less")
 
     def total_steps(self, batch_size: int, examples: int, tokens_per_example: float) -> int:
         """Updates in the run; an epoch is examples // batch_size of them, a token budget is rounded up."""
@@ -107,14 +117,23 @@ class Device:
 
 @dataclass(frozen=True)
 class Start:
-    kind: Literal["scratch", "warm"] = "scratch"
+    kind: Literal["scratch", "warm", "resume"] = "scratch"
     source: str | None = None
+    run: str | None = None
+    checkpoint: str = "last"
+    schedule: Literal["continue", "restart"] = "continue"
 
     def __post_init__(self) -> None:
-        if self.kind not in ("scratch", "warm"):
-            raise ValueError(f"kind: {self.kind!r} is none of scratch, warm")
+        if self.kind not in ("scratch", "warm", "resume"):
+            raise ValueError(f"kind: {self.kind!r} is none of scratch, warm, resume")
         if (self.kind == "warm") != bool(self.source):
             raise ValueError(f"source: {self.source!r} does not go with kind {self.kind}; use start=warm with a source")
+        if (self.kind == "resume") != bool(self.run):
+            raise ValueError(f"run: {self.run!r} does not go with kind {self.kind}; use start=resume with a run")
+        if self.checkpoint not in ("best", "last") and not self.checkpoint.isdecimal():
+            raise ValueError(f"checkpoint: {self.checkpoint!r} is none of best, last and a step")
+        if self.schedule not in ("continue", "restart"):
+            raise ValueError(f"schedule: {self.schedule!r} is neither continue nor restart")
 
 
 @dataclass(frozen=True)

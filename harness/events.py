@@ -73,10 +73,17 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True)
-class CheckpointSaved:
+class Spike:
+    """The training loss left its course after step `began_at`. `back_to` is the step of the checkpoint that the run
+    went back to, to go on at `lr_factor` of every LR; None where it did not."""
+
     step: int
-    path: Path
-    kind: Literal["best", "last"]
+    began_at: int
+    loss: float
+    usual: float
+    action: Literal["warn", "rollback", "stop"]
+    back_to: int | None
+    lr_factor: float
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ class RunEnd:
     artifacts: tuple[Path, ...] = field(default=())
 
 
-Event = RunStart | StepEnd | EvalEnd | OutOfMemory | CheckpointSaved | Notice | RunEnd
+Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Notice | RunEnd
 
 
 class Observer:

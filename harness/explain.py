@@ -5,10 +5,15 @@ import re
 from collections.abc import Iterable
 
 from hydra.core.override_parser.overrides_parser import OverrideParseException
-from hydra.errors import MissingConfigException
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
 
 EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """What `pip install` calls the launchers that are packages of their own."""
+
+
+REFUSED = (HydraException, OmegaConfBaseException)
+"""What composing a configuration raises for bad input."""
 
 
 class ConfigError(Exception):

@@ -6,19 +6,22 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from harness.events import EvalEnd, Event, OutOfMemory, StepEnd
-from harness.policies import Policy, ShrinkMicroBatch, Stop, decide
+from harness.events import EvalEnd, Event, OutOfMemory, Spike, StepEnd
+from harness.policies import Decision, Policy, ShrinkMicroBatch, Spiked, Stop, decide
 from harness.processes import World
 from harness.seeding import preserved_rng
-from harness.state import Progress, TrainState
+from harness.state import TrainState
 from harness.task import Mean, Metric, Task
 
 Emit = Callable[[Event], None]
-Save = Callable[[TrainState, Literal["best", "last"]], None]
+Save = Callable[[TrainState, bool], None]
+"""Write the state down; the flag says whether it is the best so far."""
+GoBack = Callable[[TrainState, int], int | None]
+"""Bring the state to the last checkpoint of less than so many steps; its step, None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class Plan:
     micro_batch_size: int
     grad_clip: float = float("inf")
     autocast: torch.dtype | None = None
+    first_step: int = 0
+    """Where this run begins, if it goes on from another."""
+    save_every: int | None = None
+    """Steps between checkpoints; there is one at each evaluation anyhow."""
 
 
 def train(
@@ -42,14 +49,15 @@ def train(
     *,
     policies: Sequence[Policy] = (),
     emit: Emit = lambda event: None,
-    save: Save = lambda state, kind: None,
+    save: Save = lambda state, is_best: None,
+    go_back: GoBack = lambda state, before: None,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Stop:
     """Train `state` to the end of `plan`, or to where a policy or a signal stops it; the answer says which."""
     micro_batch_size = plan.micro_batch_size
     _set_mode(state, is_training=True)
-    stop = _assess(task, state, plan, world, policies, emit, save) if state.step == 0 else None
-    while stop is None and state.step < plan.total_steps:
+    decision = _assess(task, state, plan, world, policies, emit, save) if state.step == 0 else None
+    while not isinstance(decision, Stop) and state.step < plan.total_steps:
         batch = task.batch(state.examples, plan.batch_size)
         event = train_step(task, state, batch, plan, world, micro_batch_size)
         emit(event)
@@ -57,14 +65,19 @@ def train(
         if isinstance(decision, ShrinkMicroBatch):
             micro_batch_size = decision.micro_batch_size
             continue
-        stop = decision
-        if stop is None and state.step in plan.eval_steps:
-            stop = _assess(task, state, plan, world, policies, emit, save)
-        if stop is None and any(world.sum([float(is_stopping())])):
-            stop = Stop("interrupted", f"stopped by a signal after step {state.step}")
+        if decision is None and state.step in plan.eval_steps:
+            decision = _assess(task, state, plan, world, policies, emit, save)
+        elif decision is None and plan.save_every and state.step % plan.save_every == 0:
+            save(state, False)
+        if isinstance(decision, Spiked):
+            decision = _answer(decision, state, emit, go_back)
+        if decision is None and any(world.sum([float(is_stopping())])):
+            decision = Stop("interrupted", f"stopped by a signal after step {state.step}")
+    stop = decision or Stop("completed", "")
+    if stop.status != "diverged":  # what diverged is nothing to go on from
+        save(state, False)
     _set_mode(state, is_training=False)
-    save(state, "last")
-    return stop or Stop("completed", "")
+    return stop
 
 
 def train_step(
@@ -72,8 +85,8 @@ def train_step(
 ) -> StepEnd | OutOfMemory:
     """One optimizer update on `batch`, whose loss is the mean over all its scored elements, however it is split."""
     began_at = time.perf_counter()
-    multiplier = state.schedule.multiplier(Progress(state.step, state.tokens, plan.total_steps))
-    state.optimizer.set_lr(multiplier)
+    multiplier = state.schedule.multiplier(state.progress(plan.total_steps))
+    state.optimizer.set_lr(multiplier * state.lr_factor)
     try:
         loss, shortage = _accumulate(task, state, batch, plan, world, micro_batch_size), ""
     except torch.OutOfMemoryError as error:
@@ -113,8 +126,8 @@ def evaluate(task: Task, world: World, autocast: torch.dtype | None = None) -> d
 
 def _assess(
     task: Task, state: TrainState, plan: Plan, world: World, policies: Sequence[Policy], emit: Emit, save: Save
-) -> Stop | None:
-    """Evaluate, tell everyone, keep the best; the policies say whether to go on."""
+) -> Decision:
+    """Evaluate, tell everyone, save; the policies say whether to go on."""
     began_at = time.perf_counter()
     _set_mode(state, is_training=False)
     metrics = evaluate(task, world, plan.autocast)
@@ -134,14 +147,31 @@ def _assess(
         best_step=state.best_step,
         is_best=is_best,
         evals_since_best=state.evals_since_best,
-        share=state.step / plan.total_steps,
+        share=(state.step - plan.first_step) / (plan.total_steps - plan.first_step),
         seconds=time.perf_counter() - began_at,
     )
     emit(event)
-    if is_best:
-        save(state, "best")
+    if math.isfinite(val_loss):
+        save(state, is_best)
     _set_mode(state, is_training=True)
     return world.from_main(decide(policies, event))
+
+
+def _answer(spiked: Spiked, state: TrainState, emit: Emit, go_back: GoBack) -> Stop | None:
+    """Do what a policy says of a spike, and tell everyone. The batches at fault are not taken again: the position in
+    the data stays where it is, and so do the cuts of the LR."""
+    step, examples, lr_factor = state.step, state.examples, state.lr_factor * spiked.lr_factor
+    told = f"the loss rose from about {spiked.usual:.4g} to {spiked.loss:.4g} after step {spiked.began_at}"
+    back_to = go_back(state, spiked.began_at + 1) if spiked.action == "rollback" else None
+    if back_to is None:
+        state.spiked_at = spiked.began_at
+    else:
+        state.examples, state.lr_factor = examples, lr_factor
+    emit(Spike(step, spiked.began_at, spiked.loss, spiked.usual, spiked.action, back_to, state.lr_factor))
+    _set_mode(state, is_training=True)
+    if spiked.action == "warn" or back_to is not None:
+        return None
+    return Stop("diverged", told if spiked.action == "stop" else f"{told}, with no checkpoint before it")
 
 
 def _accumulate(task: Task, state: TrainState, batch: Any, plan: Plan, world: World, micro_batch_size: int) -> float:

@@ -1,10 +1,18 @@
 """What may change a run: pure functions of the facts, asked between steps, carried out by the loop."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from statistics import median
+from typing import Literal
 
 from harness.events import EvalEnd, Event, OutOfMemory, Status, StepEnd
+
+SPIKE_WINDOW, SPIKE_STEPS = 50, 3
+"""Steps that say what is usual; steps in a row that must lie above it."""
+SPIKE_SPREADS, SPIKE_SHARE = 6.0, 0.1
+"""How far above: in robust standard deviations, and as a share of the usual loss."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,19 @@ class ShrinkMicroBatch:
     micro_batch_size: int
 
 
-Decision = Stop | ShrinkMicroBatch | None
+@dataclass(frozen=True)
+class Spiked:
+    """The loss left its course after step `began_at`: say so, and stop or go back to the last checkpoint before it,
+    with every LR cut to `lr_factor` of what it was."""
+
+    began_at: int
+    loss: float
+    usual: float
+    action: Literal["warn", "rollback", "stop"]
+    lr_factor: float = 1.0
+
+
+Decision = Stop | ShrinkMicroBatch | Spiked | None
 Policy = Callable[[Event], Decision]
 
 
@@ -48,6 +68,54 @@ def stop_when_diverged(max_skips: int = 0) -> Policy:
         return None
 
     return policy
+
+
+def watch_spikes(
+    action: Literal["warn", "rollback", "stop"], *, lr_factor: float = 1.0, max_rollbacks: int = 0, max_skips: int = 0
+) -> Policy:
+    """Answer when SPIKE_STEPS training losses in a row lie far above those of the SPIKE_WINDOW steps before them.
+
+    A rollback also answers a loss that is not finite (under fp16 after more than `max_skips` skipped steps); after
+    `max_rollbacks` of them the next spike stops the run, as in Chowdhery et al., 2022 (section 5.1), who went back and
+    left out the batches at fault."""
+    losses: deque[float] = deque(maxlen=SPIKE_WINDOW + SPIKE_STEPS)
+    rollbacks = 0
+
+    def spiked(began_at: int, loss: float, usual: float) -> Spiked:
+        nonlocal rollbacks
+        losses.clear()
+        if action != "rollback":
+            return Spiked(began_at, loss, usual, action)
+        rollbacks += 1
+        return Spiked(began_at, loss, usual, "rollback" if rollbacks <= max_rollbacks else "stop", lr_factor)
+
+    def policy(event: Event) -> Decision:
+        if action == "rollback" and rollbacks < max_rollbacks and (broke_at := _broke_at(event, max_skips)) is not None:
+            loss = event.loss if isinstance(event, StepEnd) else event.val_loss
+            return spiked(broke_at, loss, median(losses) if losses else math.nan)
+        if not isinstance(event, StepEnd) or not math.isfinite(event.loss):
+            return None
+        losses.append(event.loss)
+        usual, latest = list(losses)[:SPIKE_WINDOW], list(losses)[SPIKE_WINDOW:]
+        if len(latest) < SPIKE_STEPS or min(latest) <= _ceiling(usual):
+            return None
+        return spiked(event.step - SPIKE_STEPS, event.loss, median(usual))
+
+    return policy
+
+
+def _broke_at(event: Event, max_skips: int) -> int | None:
+    """The last step before the loss was no longer finite, where it is not."""
+    if isinstance(event, EvalEnd) and event.step and not math.isfinite(event.val_loss):
+        return event.step - 1
+    return event.step - event.skips if isinstance(event, StepEnd) and event.skips > max_skips else None
+
+
+def _ceiling(usual: list[float]) -> float:
+    """Above what is usual: the median absolute deviation times 1.4826 is a normal distribution's standard deviation."""
+    middle = median(usual)
+    spread = 1.4826 * median(abs(loss - middle) for loss in usual)
+    return middle + max(SPIKE_SPREADS * spread, SPIKE_SHARE * abs(middle))
 
 
 def stop_early(patience: int) -> Policy:

@@ -7,22 +7,21 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from harness import processes, provenance, starts
+from harness import processes, provenance, resume, starts
 from harness.build import Parts, build, build_observers, build_task, make
 from harness.checkpoint import WEIGHTS, Checkpointer, load_weights
 from harness.config import Settings, compose, dotted, run_part, validate
 from harness.data.cache import cached
-from harness.events import CheckpointSaved, EvalEnd, Event, Notice, Observer, RunEnd, RunStart, Status, StepEnd
+from harness.events import EvalEnd, Event, Notice, Observer, RunEnd, RunStart, Status, StepEnd
 from harness.explain import ConfigError
 from harness.loop import train
 from harness.observers import record
@@ -30,7 +29,6 @@ from harness.observers.broadcast import Broadcast
 from harness.policies import Policy, Stop
 from harness.processes import World, stop_on_signals
 from harness.seeding import preserved_rng
-from harness.state import TrainState
 from harness.task import Task
 
 SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir")
@@ -92,17 +90,20 @@ def run(
     world.main_first(lambda: _refuse_used(folder) if folder and world.is_main else None)
     with processes.threads(settings.device.threads):
         try:
-            parts, match = _assemble(cfg, settings, world)
+            parts, origin = _assemble(cfg, settings, world)
         except BaseEnded as ended:
             return ended.result
         observers = build_observers(cfg) if world.is_main else []
         chosen = world.main_first(lambda: _make_folder(cfg, settings, folder, parts.task) if world.is_main else None)
         start = _run_start(cfg, parts, world, world.from_main(chosen))
-        start = replace(start, tags={**start.tags, **(tags or {})}, params={**start.params, **(params or {})})
-        if match and world.is_main:
-            (start.folder / "start.txt").write_text(match.table() + "\n")
-        notices = [*parts.notices, *(_told(match, settings.start.source) if match else [])]
-        return _train(start, parts, world, observers, policies, notices)
+        tags = {**start.tags, **origin.tags, **(tags or {})}
+        start = replace(start, tags=tags, params={**start.params, **(params or {})})
+        if origin.table and world.is_main:
+            (start.folder / "start.txt").write_text(origin.table + "\n")
+        checkpointer = Checkpointer(start.folder / "checkpoints", world, settings.loop.keep_checkpoints)
+        if origin.checkpoint:
+            checkpointer.begin_with(parts.state, origin.checkpoint.parent / "best")
+        return _train(start, parts, world, checkpointer, observers, policies, [*parts.notices, *origin.notices])
 
 
 def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
@@ -118,23 +119,40 @@ def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
         build_observers(cfg)
         of_step, of_eval = _seconds(parts, world, steps) if steps else (None, None)
     plan, task = parts.plan, parts.task
+    steps_to_take = plan.total_steps - plan.first_step
     return Prepared(
         effective=parts.effective,
-        total_steps=plan.total_steps,
-        warmup_steps=parts.state.schedule.warmup(plan.total_steps),
-        evals=len(plan.eval_steps),
-        tokens=plan.total_steps * round(plan.batch_size * task.tokens_per_example),
+        total_steps=steps_to_take,
+        warmup_steps=parts.warmup_steps,
+        evals=sum(step > plan.first_step for step in plan.eval_steps),
+        tokens=steps_to_take * round(plan.batch_size * task.tokens_per_example),
         digest=task.dataset["digest"],
         seconds_per_step=of_step,
         seconds_per_eval=of_eval,
     )
 
 
-def _assemble(cfg: DictConfig, settings: Settings, world: World) -> tuple[Parts, starts.Match | None]:
-    """The parts of a run, and how the weights to start from fit, if there are any."""
+@dataclass(frozen=True)
+class Origin:
+    """Where a run's weights come from, as far as it is worth telling; a table for its folder, tags for its record."""
+
+    notices: tuple[str, ...] = ()
+    table: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    checkpoint: Path | None = None
+
+
+def _assemble(cfg: DictConfig, settings: Settings, world: World) -> tuple[Parts, Origin]:
+    """The parts of a run, at the state it starts from."""
+    resumed = resume.locate(settings)
     task = build_task(cfg, settings, world)
     match = _warm_up(task, cfg, settings, world)
-    return build(cfg, settings, world, task), match
+    parts = build(cfg, settings, world, task, resumed.leg_step if resumed else 0)
+    if resumed:
+        parts, changes = resume.go_on(resumed, parts, _params(cfg, parts), world)
+        told = tuple(resume.told(resumed, parts, changes))
+        return parts, Origin(told, resume.table(changes), resume.tags(resumed), resumed.checkpoint)
+    return parts, Origin(tuple(_told(match, settings.start.source)), match.table()) if match else Origin()
 
 
 def _seconds(parts: Parts, world: World, steps: int) -> tuple[float, float]:
@@ -156,18 +174,12 @@ def _train(
     start: RunStart,
     parts: Parts,
     world: World,
+    checkpointer: Checkpointer,
     observers: list[Observer],
     policies: Sequence[Policy],
     notices: list[str],
 ) -> RunResult:
     folder, state, emit, began_at = start.folder, parts.state, Broadcast(observers), time.perf_counter()
-    checkpointer = Checkpointer(folder / "checkpoints")
-
-    def save(state: TrainState, kind: Literal["best", "last"]) -> None:
-        if world.is_main:
-            checkpointer(state, kind)
-            emit(CheckpointSaved(state.step, checkpointer.folder / kind, kind))
-
     emit(start)
     for notice in notices:
         emit(Notice(notice))
@@ -175,7 +187,15 @@ def _train(
         try:
             chosen = (*parts.policies, *policies)
             stop = train(
-                parts.task, state, parts.plan, world, policies=chosen, emit=emit, save=save, is_stopping=is_stopping
+                parts.task,
+                state,
+                parts.plan,
+                world,
+                policies=chosen,
+                emit=emit,
+                save=checkpointer.save,
+                go_back=checkpointer.go_back,
+                is_stopping=is_stopping,
             )
         except KeyboardInterrupt:
             stop = Stop("interrupted", "stopped at once by a second signal")
@@ -195,11 +215,16 @@ def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path) -> Run
         folder=folder,
         total_steps=parts.plan.total_steps,
         log_every=cfg.loop.log_every,
-        params={**dotted(OmegaConf.to_container(cfg, resolve=True)), **parts.effective},
+        params=_params(cfg, parts),
         tags={**provenance.tags(world.device), "data.digest": parts.task.dataset["digest"]},
         constants=parts.task.constants,
         dataset=parts.task.dataset,
     )
+
+
+def _params(cfg: DictConfig, parts: Parts) -> dict[str, str]:
+    """What was asked for and what is in force."""
+    return {**dotted(OmegaConf.to_container(cfg, resolve=True)), **parts.effective}
 
 
 def _warm_up(task: Task, cfg: DictConfig, settings: Settings, world: World) -> starts.Match | None:

@@ -85,15 +85,22 @@ def load_into(model: nn.Module, weights: dict[str, Tensor]) -> Match:
     """Copy every tensor whose name, after wrappers' prefixes, and shape fit; the rest is told, never guessed."""
     own = model.state_dict()
     renamed = {_own_name(name, own): tensor for name, tensor in weights.items()}
-    fits = {name: tensor for name, tensor in renamed.items() if name in own and own[name].shape == tensor.shape}
-    clash = sorted(name for name in renamed.keys() & own.keys() if name not in fits)
-    fill(model, fits)
+    match = compare(model, renamed)
+    fill(model, {name: renamed[name] for name in match.matched})
+    return match
+
+
+def compare(model: nn.Module, weights: dict[str, Tensor]) -> Match:
+    """How `weights`, under the model's own names, would fit."""
+    own = model.state_dict()
+    fits = {name for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
+    clash = sorted(name for name in weights.keys() & own.keys() if name not in fits)
     filled = {own[name].data_ptr() for name in fits}
     return Match(
         matched=sorted(fits),
-        missing=sorted(name for name in own if name not in renamed and own[name].data_ptr() not in filled),
-        unexpected=sorted(name for name in renamed if name not in own and not _is_obsolete(name, model)),
-        mismatched=[f"{name} {list(renamed[name].shape)} for {list(own[name].shape)}" for name in clash],
+        missing=sorted(name for name in own if name not in weights and own[name].data_ptr() not in filled),
+        unexpected=sorted(name for name in weights if name not in own and not _is_obsolete(name, model)),
+        mismatched=[f"{name} {list(weights[name].shape)} for {list(own[name].shape)}" for name in clash],
     )
 
 
@@ -156,12 +163,12 @@ def find(source: str, output_dir: Path, key: str) -> Path:
         if path.exists():
             return path
     for record in output_dir.glob("*/mlflow.json"):
-        if _run_id(record) == source:
+        if recorded_run_id(record) == source:
             return record.parent
     raise ConfigError(f"{key}: {source!r} is no file, no folder, and no run in {output_dir}")
 
 
-def _run_id(record: Path) -> str | None:
+def recorded_run_id(record: Path) -> str | None:
     """None for a record cut off while it was written: what another run left is no reason to stop this one."""
     try:
         return json.loads(record.read_text()).get("run_id")

@@ -74,30 +74,45 @@ class TrainState:
     best_step: int = 0
     evals_since_best: int = 0
     skips: int = 0
+    epoch_examples: int = 0
+    """What `examples` is to be read against, where the same data are cut into rows of another length."""
+    leg_step: int = 0
+    leg_tokens: int = 0
+    """Where the schedule began: at the start, or where a resumed run had it begin anew."""
+    lr_factor: float = 1.0
+    """Of every LR, cut at each rollback."""
+    spiked_at: int = 0
+    """The step at which the loss last left its course and was not brought back; 0 for never."""
 
-    COUNTERS = ("step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best", "skips")
+    COUNTERS = ("step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best", "skips",
+                "epoch_examples", "leg_step", "leg_tokens", "lr_factor", "spiked_at")  # fmt: skip
 
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors, numbers and strings only, so that it loads as data and never as code."""
+    def progress(self, total_steps: int) -> Progress:
+        """Where the schedule stands in a run that ends after `total_steps`."""
+        return Progress(self.step - self.leg_step, self.tokens - self.leg_tokens, total_steps - self.leg_step)
+
+    def state_dict(self, rng: Sequence[Any] | None = None) -> dict[str, Any]:
+        """Tensors, numbers and strings only, so that it loads as data and never as code; `rng` is the generators'
+        states of every process, by default of this one."""
         observed = self.schedule.state_dict() if hasattr(self.schedule, "state_dict") else {}
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": observed,
             "scaler": self.scaler.state_dict(),
-            "rng": seeding.rng_state(),
+            "rng": list(rng or [seeding.rng_state()]),
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
         }
 
-    def load_state_dict(self, state: dict[str, Any], *, load_moments: bool = True) -> None:
-        """Go on from `state`; with `load_moments` False the optimizer starts fresh."""
+    def load_state_dict(self, state: dict[str, Any], *, rank: int = 0) -> None:
+        """Go on from `state`; where fewer processes saved it than load it, the others keep the generators they have."""
         load_model(self.model, state["model"])
-        if load_moments:
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         if state["schedule"] and hasattr(self.schedule, "load_state_dict"):
             self.schedule.load_state_dict(state["schedule"])
-        seeding.set_rng_state(state["rng"])
+        if rank < len(state["rng"]):
+            seeding.set_rng_state(state["rng"][rank])
         for name, value in state["counters"].items():
             setattr(self, name, value)
 

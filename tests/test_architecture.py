@@ -17,7 +17,7 @@ ROWS = [
     {"tasks"},
     {"observers"},
     {"preflight"},
-    {"config", "targets", "explain", "build", "starts", "provenance", "recorded", "runner"},
+    {"config", "targets", "explain", "build", "starts", "provenance", "recorded", "resume", "runner"},
     {"run", "cli", "commands", "__main__", "sweeping", "evidence"},
 ]
 CONTRACTS = {"task", "events", "state", "seeding"}

@@ -83,12 +83,11 @@ def test_the_best_is_the_smallest_seen_and_is_saved_when_it_is_seen() -> None:
     task, saved = ToyTask(), []
     state = toy_state(task, lr=0.2)
     plan = toy_plan(eval_steps=frozenset(range(1, 21)))
-    events, _ = train_toy(task, state, plan=plan, save=lambda state, kind: saved.append((kind, state.step)))
+    events, _ = train_toy(task, state, plan=plan, save=lambda state, is_best: saved.append((state.step, is_best)))
     evals = [event for event in events if isinstance(event, EvalEnd)]
     best = min(evals, key=lambda event: event.val_loss)
     assert (state.best_val_loss, state.best_step) == (best.val_loss, best.step)
-    assert [step for kind, step in saved if kind == "best"] == [event.step for event in evals if event.is_best]
-    assert saved[-1] == ("last", 20)
+    assert saved == [*((event.step, event.is_best) for event in evals), (20, False)]
 
 
 def test_early_stopping_ends_the_run_as_completed_after_its_patience() -> None:

@@ -21,6 +21,8 @@ DIED = {"status": "failed", "reason": "its process died"}
 LAST_TAGS = ("status", "reason", "best_step")
 SWEEP = "harness.sweep"
 """The tag of a trial's record that names its sweep."""
+RESUMED = "resumed.run_id"
+"""The tag of a record that names the MLflow run which it goes on from."""
 COLUMNS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.git.commit", "user": "mlflow.user"}
 """Our tags that the MLflow UI shows under names of its own."""
 
@@ -122,9 +124,16 @@ class _Upload:
             if len(value) > MAX_VALUE:
                 self.say(f"MLflow takes {MAX_VALUE} of the {len(value)} characters of {name}; config.yaml has them all")
         self.batch.params = start["params"]
-        self.batch.tags = with_columns(start["tags"])
+        self.batch.tags = with_columns(start["tags"]) | self._link(start["tags"])
         if start["dataset"].get("name") and start["dataset"].get("digest"):
             self.client.log_dataset(self.cursor.run_id, start["dataset"])
+
+    def _link(self, tags: dict[str, str]) -> dict[str, str]:
+        """A description that leads to the run which this one goes on from."""
+        if RESUMED not in tags:
+            return {}
+        page = f"#/experiments/{self.client.experiment_id(self.cursor.experiment)}/runs/{tags[RESUMED]}"
+        return {"mlflow.note.content": f"Goes on from step {tags['resumed.step']} of [{tags['resumed.run']}]({page})"}
 
     def _join_sweep(self) -> None:
         """Nest the run under its sweep's, once that is there."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.events import EvalEnd, Event, Notice, OutOfMemory, RunEnd, RunStart, StepEnd
+from harness.events import EvalEnd, Event, Notice, OutOfMemory, RunEnd, RunStart, Spike, StepEnd
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ def message(event: Event) -> str | None:
         case OutOfMemory():
             size = event.micro_batch_size
             return f"step {event.step}: a micro-batch of {size} did not fit and is split: {event.message}"
+        case Spike():
+            told = f"step {event.step}: the loss spiked from about {event.usual:.4g} to {event.loss:.4g}"
+            if event.back_to is not None:
+                return f"{told}; back to step {event.back_to}, with {event.lr_factor:.3g} of the LR from there on"
+            return f"{told}; the last step before it was {event.began_at}, and checkpoints from here on say so"
     return None
 
 

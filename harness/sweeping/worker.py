@@ -138,11 +138,16 @@ def _run(
     return {
         **found,
         "folder": folder.name,
-        "share": result.step / int(in_force["total_steps"]) if in_force else 0.0,
+        "share": _share(result.step, int(in_force.get("first_step", 0)), int(in_force.get("total_steps", 0))),
         "threads": int(in_force.get("threads", 0)),
         "device": in_force.get("device", ""),
         "trainable_parameters": int(in_force.get("trainable_parameters", 0)),
     }
+
+
+def _share(step: int, first_step: int, total_steps: int) -> float:
+    """Of the steps that the run itself was to take."""
+    return (step - first_step) / (total_steps - first_step) if total_steps > first_step else 0.0
 
 
 def _failed(reason: str) -> dict[str, Any]:

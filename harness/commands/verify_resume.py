@@ -1,0 +1,87 @@
+"""python -m harness verify-resume OVERRIDES: 2N steps at once against N and N more from a checkpoint, bit by bit."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.checkpoint import REST, WEIGHTS, load_weights, name_of
+from harness.config import compose
+from harness.events import Event, StepEnd
+from harness.explain import ConfigError
+from harness.policies import Decision, Stop
+from harness.runner import RunResult, run
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m harness verify-resume", description=__doc__)
+    parser.add_argument("--steps", type=int, default=10, metavar="N", help="before and after the break (default: 10)")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
+    args = parser.parse_args(arguments)
+    if args.steps < 1:
+        raise ConfigError(f"--steps: {args.steps} must be at least 1")
+    with tempfile.TemporaryDirectory() as folder:
+        differences = verify(args.overrides, args.steps, Path(folder))
+    for part, (difference, count) in differences.items():
+        print(f"{part:<12}{count:>14,} numbers   largest difference {difference:g}")
+    largest = max(difference for difference, _ in differences.values())
+    print(f"{2 * args.steps} steps at once against {args.steps} and {args.steps} more: largest difference {largest:g}")
+    return int(largest > 0)
+
+
+def verify(overrides: Sequence[str], steps: int, folder: Path) -> dict[str, tuple[float, int]]:
+    """Of each part of the last checkpoint: the largest difference, and of how many numbers."""
+    length = ["loop.epochs=null", "loop.max_tokens=null", f"loop.max_steps={2 * steps}"]
+    often = ["loop.evals=null", f"loop.eval_every={steps + 1}", "loop.patience=null", "observers=quiet"]
+    asked = [*overrides, *length, *often, f"output_dir={folder}", "name=verify_resume"]
+    straight = _run(asked, folder / "straight")
+    first = _run(asked, folder / "first", stop_after=steps)
+    go_on = [*asked, "start=resume", f"start.run={first.folder}", "start.checkpoint=last", "start.schedule=continue"]
+    second = _run(go_on, folder / "second")
+    one, other = (_contents(result.folder, result.step) for result in (straight, second))
+    return {part: _difference(one[part], other[part]) for part in one}
+
+
+def _run(overrides: list[str], folder: Path, stop_after: int | None = None) -> RunResult:
+    begun: list[int] = []
+
+    def policy(event: Event) -> Decision:
+        if not isinstance(event, StepEnd) or stop_after is None:
+            return None
+        begun.append(event.step)
+        return Stop("interrupted", "half-way") if len(begun) == stop_after else None
+
+    result = run(compose(overrides), [policy], folder=folder)
+    if result.status != ("completed" if stop_after is None else "interrupted"):
+        raise ConfigError(f"a run of it does not come to its end: {result.status}: {result.reason}")
+    print(f"{folder.name}: step {result.step}", file=sys.stderr)
+    return result
+
+
+def _contents(folder: Path, step: int) -> dict[str, Any]:
+    checkpoint = folder / "checkpoints" / name_of(step)
+    return {"model": load_weights(checkpoint / WEIGHTS), **torch.load(checkpoint / REST, weights_only=True)}
+
+
+def _difference(one: Any, other: Any) -> tuple[float, int]:
+    """The largest difference of the numbers in two structures alike, infinite where they are not, and how many."""
+    pairs = list(_pairs(one, other))
+    return max((difference for difference, _ in pairs), default=0.0), sum(count for _, count in pairs)
+
+
+def _pairs(one: Any, other: Any) -> Iterator[tuple[float, int]]:
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from _pairs(one[key], other[key])
+    elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        for pair in zip(one, other, strict=True):
+            yield from _pairs(*pair)
+    elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
+        is_equal = torch.equal(one, other)  # exact, where a difference of infinities would be no number
+        yield 0.0 if is_equal else (one - other).abs().double().max().item() or float("inf"), one.numel()
+    else:
+        yield 0.0 if one == other else float("inf"), 1
