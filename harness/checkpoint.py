@@ -44,7 +44,7 @@ def load_checkpoint(state: TrainState, folder: Path, *, rank: int = 0) -> None:
     folder = standing(folder)
     if fault := damage(folder):
         raise ValueError(fault)
-    rest = torch.load(folder / REST, map_location="cpu", weights_only=True)
+    rest = _load_data(folder / REST)
     state.load_state_dict({**rest, "model": load_weights(folder / WEIGHTS)}, rank=rank)
 
 
@@ -129,16 +129,20 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     """A foreign `.pt`, `.bin` or safetensors state dict, loaded as data; ValueError for anything else."""
     if path.suffix == ".safetensors":
         return load_weights(path)
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be loaded as data: {str(error).partition(chr(10))[0]}") from error
+    loaded = _load_data(path)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
     if isinstance(loaded, nn.Module) or not isinstance(loaded, dict):
         raise ValueError(f"{path} holds a {type(loaded).__name__}, not a state dict")
     return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+
+
+def _load_data(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be loaded as data: {str(error).partition(chr(10))[0]}") from error
 
 
 class Checkpointer:

@@ -75,8 +75,6 @@ class Loop:
             "max_steps", "max_tokens", "evals", "eval_every", "log_every", "patience", "save_every",
             "keep_checkpoints", "max_rollbacks")})  # fmt: skip
         _positive(epochs=self.epochs, grad_clip=self.grad_clip, spike_lr_factor=self.spike_lr_factor)
-        if self.on_spike not in ("warn", "rollback", "stop"):
-            raise ValueError(f"on_spike: {self.on_spike!r} is none of warn, rollback, stop")
         if self.spike_lr_factor > 1:
             raise ValueError(f"spike_lr_factor: {self.spike_lr_factor} would raise the LR after a spike; use 1 or less")
 
@@ -132,8 +130,6 @@ class Start:
             raise ValueError(f"run: {self.run!r} does not go with kind {self.kind}; use start=resume with a run")
         if self.checkpoint not in ("best", "last") and not self.checkpoint.isdecimal():
             raise ValueError(f"checkpoint: {self.checkpoint!r} is none of best, last and a step")
-        if self.schedule not in ("continue", "restart"):
-            raise ValueError(f"schedule: {self.schedule!r} is neither continue nor restart")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from harness.checkpoint import name_of
 from harness.config import compose
 from harness.runner import run
 from tests.conftest import ROOT, run_py
@@ -96,8 +97,9 @@ def test_ctrl_c_ends_the_run_interrupted_with_its_weights_saved(places, tmp_path
     assert "interrupted: stopped by a signal" in said
     assert "Traceback" not in said
     folder = only_folder(tmp_path)
-    assert record(folder)[-1]["status"] == "interrupted"
-    assert (folder / "checkpoints" / "last" / "model.safetensors").exists()
+    end = record(folder)[-1]
+    assert end["status"] == "interrupted"
+    assert (folder / "checkpoints" / name_of(end["step"]) / "model.safetensors").exists()
 
 
 def wait_for_steps(tmp_path: Path, steps: int) -> None:
