@@ -1,5 +1,8 @@
 """From the configuration to the parts of a run: the only place that instantiates."""
 
+import os
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
@@ -68,6 +71,7 @@ def build(cfg: DictConfig, settings: Settings, world: World, task: Task, leg_ste
         make(cfg, "lora")(task.model)
     task.model.to(world.device)
     world.copy_from_main(task.model)
+    _compile(cfg.compile, task.model)
     optimizer = build_optimizer(cfg, task.model, settings.weight_decay_scope)
     plan = _plan(settings, task, world, leg_step)
     schedule = make(cfg, "schedule")
@@ -96,6 +100,17 @@ def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_scope: str) 
         raise ConfigError("optimizer.fused: the model has complex parameters, which no fused kernel takes; set it null")
     groups = _named("optimizer", partition)(model, weight_decay_scope)
     return _named("optimizer", Optimizers)(make(cfg, "optimizer")(groups), model)
+
+
+def _compile(is_wanted: bool, model: nn.Module) -> None:
+    """In place, so that the names in a state dict stay, and lazily: the first step of each shape waits for it."""
+    if not isinstance(is_wanted, bool):
+        raise ConfigError(f"compile: {is_wanted!r} is neither true nor false")
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if is_wanted and not shutil.which(compiler):
+        raise ConfigError(f"compile: true needs the C++ compiler {compiler}, which is not here; install it, or false")
+    if is_wanted:
+        model.compile()
 
 
 def _check_schedule(schedule: Schedule, plan: Plan, leg_step: int) -> tuple[int, tuple[str, ...]]:
