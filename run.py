@@ -11,8 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from harness.config import ROOT, check_locked
+from harness.config import ROOT
 from harness.explain import REFUSED, ConfigError, Ended, explain
+from harness.locked import check_locked
 from harness.targets import whitelist
 
 

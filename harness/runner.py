@@ -5,10 +5,9 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from statistics import median
 
@@ -16,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from harness import processes, provenance, resume, starts
+from harness import folders, processes, provenance, resume, starts
 from harness.build import Parts, build, build_observers, build_task, make
 from harness.checkpoint import WEIGHTS, Checkpointer, load_weights
 from harness.config import Settings, compose, dotted, run_part, validate
@@ -24,8 +23,8 @@ from harness.data.cache import cached
 from harness.events import EvalEnd, Event, Notice, Observer, RunEnd, RunStart, Status, StepEnd
 from harness.explain import ConfigError
 from harness.loop import train
-from harness.observers import record
 from harness.observers.broadcast import Broadcast
+from harness.observers.figures import Figures
 from harness.policies import Policy, Stop
 from harness.processes import World, stop_on_signals
 from harness.seeding import preserved_rng
@@ -87,14 +86,14 @@ def run(
     cfg = run_part(cfg)
     settings = validate(cfg)
     world = _join(settings)
-    world.main_first(lambda: _refuse_used(folder) if folder and world.is_main else None)
+    world.main_first(lambda: folders.refuse_used(folder) if folder and world.is_main else None)
     with processes.threads(settings.device.threads):
         try:
             parts, origin = _assemble(cfg, settings, world)
         except BaseEnded as ended:
             return ended.result
         observers = build_observers(cfg) if world.is_main else []
-        chosen = world.main_first(lambda: _make_folder(cfg, settings, folder, parts.task) if world.is_main else None)
+        chosen = world.main_first(lambda: folders.make(cfg, settings, folder, parts.task) if world.is_main else None)
         start = _run_start(cfg, parts, world, world.from_main(chosen))
         tags = {**start.tags, **origin.tags, **(tags or {})}
         start = replace(start, tags=tags, params={**start.params, **(params or {})})
@@ -203,10 +202,21 @@ def _train(
             stop = Stop("failed", f"{type(error).__name__}: {error}")
             with suppress(OSError):  # a full disk may be the very reason
                 (folder / f"error{world.rank or ''}.txt").write_text(traceback.format_exc())
+    if stop.status == "completed" and any(isinstance(observer, Figures) for observer in observers):
+        _illustrate(parts.task, folder, emit)
     best, spent = (state.best_val_loss, state.best_step), (state.step, state.tokens, time.perf_counter() - began_at)
-    emit(RunEnd(stop.status, stop.reason, *spent, *best, _artifacts(folder)))
+    emit(RunEnd(stop.status, stop.reason, *spent, *best, folders.described(folder)))
     emit.close()
     return RunResult(stop.status, stop.reason, *best, *spent, folder, parts.effective)
+
+
+def _illustrate(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
+    """Pictures of what the model makes of held-out examples, where the task draws some."""
+    if hasattr(task, "illustrate"):
+        try:
+            task.illustrate(folder / "figures")
+        except Exception as error:  # a picture is never worth a run
+            emit(Notice(f"no pictures of the task: {type(error).__name__}: {error}"))
 
 
 def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path) -> RunStart:
@@ -294,38 +304,3 @@ def _join(settings: Settings) -> World:
         return processes.join(processes.pick_device(settings.device.kind))
     except ValueError as error:
         raise ConfigError(f"device.kind: {error}") from error
-
-
-def _refuse_used(folder: Path) -> None:
-    if (folder / record.NAME).exists():
-        raise ConfigError(f"{folder} holds a run already; give another folder")
-
-
-def _make_folder(cfg: DictConfig, settings: Settings, given: Path | None, task: Task) -> Path:
-    """The folder of a run that is about to train, with the resolved configuration, the code's state and the task's
-    files in it."""
-    folder = given.absolute() if given else _new_folder(cfg, settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    provenance.write(folder, cfg)
-    for name, path in task.files.items():
-        shutil.copytree(path, folder / "checkpoints" / name)
-    return folder
-
-
-def _new_folder(cfg: DictConfig, settings: Settings) -> Path:
-    """A folder that no run had, named by the instant and the choices."""
-    choices = (cfg.optimizer._target_, cfg.schedule._target_)
-    name = cfg.name or "-".join(target.rpartition(".")[2].lower() for target in choices)
-    stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"
-    for attempt in range(1000):
-        folder = settings.output_dir / (f"{stem}_{attempt}" if attempt else stem)
-        try:
-            folder.mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            continue
-    raise ConfigError(f"output_dir: {settings.output_dir} has a thousand runs named {stem}")
-
-
-def _artifacts(folder: Path) -> tuple[Path, ...]:
-    return tuple(path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".txt", ".patch"))

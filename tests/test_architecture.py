@@ -17,7 +17,7 @@ ROWS = [
     {"tasks"},
     {"observers"},
     {"preflight"},
-    {"config", "targets", "explain", "build", "starts", "provenance", "recorded", "resume", "runner"},
+    {"config", "locked", "targets", "explain", "build", "folders", "starts", "provenance", "recorded", "resume", "runner"},
     {"run", "cli", "commands", "__main__", "sweeping", "evidence"},
 ]
 CONTRACTS = {"task", "events", "state", "seeding"}
@@ -29,9 +29,9 @@ MAY_IMPORT = {
 }
 HOMES = {
     "mlflow": {"observers/client.py"},
-    "hydra": {"run.py", "build.py", "config.py", "explain.py", "sweeping/"},
+    "hydra": {"run.py", "build.py", "config.py", "locked.py", "explain.py", "sweeping/"},
     "optuna": {"sweeping/"},
-    "transformers": {"models/pretrained.py", "data/tokenizers.py", "lora.py"},
+    "transformers": {"models/pretrained.py", "models/portable.py", "data/tokenizers.py", "lora.py"},
     "peft": {"lora.py"},
     "datasets": {"data/sources.py"},
     "tokenizers": {"data/tokenizers.py"},

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import run
-from harness.config import check_locked, compose
+from harness.config import compose
 from harness.explain import ConfigError
+from harness.locked import check_locked
 
 FIXED = """# @package _global_
 defaults:

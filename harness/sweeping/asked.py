@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from harness.config import check_locked, dotted, run_part, section, validate, writable
+from harness.config import dotted, run_part, section, validate, writable
 from harness.explain import ConfigError
+from harness.locked import check_locked
 from harness.sweeping.crew import cores
 from harness.sweeping.limits import Limits
 from harness.sweeping.options import Options
