@@ -9,6 +9,7 @@ import random
 import re
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -87,7 +88,7 @@ class _Files:
         self.files()
 
     def files(self) -> list[Path]:
-        return _find(self.path, self.SUFFIXES)
+        return find_files(self.path, self.SUFFIXES)
 
     def fingerprint(self) -> str:
         """Content and settings: moved files keep their digest."""
@@ -158,8 +159,11 @@ class QAMarkdown(_Files):
                 raise ValueError(f"path: {path} has no line that begins with QUESTION:; for plain text use data=text")
             for number, block in enumerate(blocks, 1):
                 question, *answers = re.split(r"^ANSWER:", block, flags=re.MULTILINE)
+                where = f"path: {path}, question {number} ({question.strip()[:40]!r})"
                 if len(answers) != 1:
-                    raise ValueError(f"path: {path}, question {number} has {len(answers)} ANSWER: lines; it needs one")
+                    raise ValueError(f"{where} has {len(answers)} ANSWER: lines; it needs one")
+                if not (question.strip() and answers[0].strip()):
+                    raise ValueError(f"{where} is empty or its answer is; write both, or leave it out")
                 yield question_answer(question, answers[0])
 
 
@@ -174,9 +178,7 @@ class JSONL(_Files):
 
     def documents(self) -> Iterator[Document]:
         for path in self.files():
-            for number, line in enumerate(_read(path).split("\n"), 1):
-                if line.strip():
-                    yield _from_row(_object(line, f"{path}, line {number}"), self, f"{path}, line {number} has")
+            yield from (_from_row(row, self, f"{where} has") for where, row in objects(path))
 
 
 @dataclass(frozen=True)
@@ -196,20 +198,35 @@ class HuggingFace:
         return digest("HuggingFace", settings, [file_digest(path) for path in files])
 
     def documents(self) -> Iterator[Document]:
-        return (_from_row(row, self, f"{self.path} has") for row in self._load())
+        return (_from_row(row, self, f"{self.path} has") for row in self.rows())
 
-    def _load(self) -> Any:
+    def rows(self) -> Iterable[dict[str, Any]]:
+        """As they are; ValueError where they do not load."""
         local = Path(self.path).expanduser()
-        if not local.exists():
-            go_offline_if_unreachable()
-        import datasets  # after the Hub was asked, for it reads once, at import, whether it is offline
-
-        try:
+        with self._told():
+            datasets = self._library()
             if (local / "dataset_dict.json").exists():
                 return datasets.load_from_disk(str(local / self.split))
             if (local / "state.json").exists():
                 return datasets.load_from_disk(str(local))
             return datasets.load_dataset(str(local) if local.exists() else self.path, self.name, split=self.split)
+
+    def names(self) -> list[str]:
+        """The configurations there are; ValueError where nobody can tell."""
+        with self._told():
+            return self._library().get_dataset_config_names(self.path)
+
+    def _library(self) -> Any:
+        if not Path(self.path).expanduser().exists():
+            go_offline_if_unreachable()
+        import datasets  # after the Hub was asked, for it reads once, at import, whether it is offline
+
+        return datasets
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
             raise ValueError(
@@ -236,6 +253,13 @@ def _from_row(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Do
     return Document(field("text"), f"{field('prompt').rstrip()}\n" if names.prompt else "")
 
 
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file and line, the JSON object there) of each line that is not blank; ValueError for one that holds none."""
+    for number, line in enumerate(_read(path).split("\n"), 1):
+        if line.strip():
+            yield (where := f"{path}, line {number}"), _object(line, where)
+
+
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
@@ -251,7 +275,7 @@ def _require(parameter: str, name: str | None, available: Iterable[str], where: 
         raise ValueError(f"{parameter}={name!r}: {where} {', '.join(available)}; choose one")
 
 
-def _find(path: str, suffixes: tuple[str, ...]) -> list[Path]:
+def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
     """The files that `path` names, sorted; FileNotFoundError where there are none, ValueError where some are empty."""
     place = Path(path).expanduser()
     if place.is_dir():
