@@ -10,6 +10,8 @@ from harness.explain import REFUSED, ConfigError, explain
 COMMANDS = {
     "ui": "serve the MLflow UI over the recorded runs",
     "sync": "upload to MLflow what it lacks of runs and sweeps",
+    "sample": "what a run's model writes after a prompt",
+    "export": "a run's model as transformers loads it, or its adapters as peft does",
     "verify-resume": "show that a run which is broken off and resumed is the straight run, bit by bit",
 }
 """Each is the module of that name in harness/commands, imported when it is chosen."""

@@ -1,11 +1,13 @@
-"""LoRA through peft: which layers are adapted, the adapters put in, and the weights merged without them."""
+"""LoRA through peft: which layers are adapted, the adapters put in, merged, taken out again and saved."""
 
 import re
 import warnings
-from collections.abc import Iterable
-from copy import deepcopy
+from collections.abc import Callable, Iterable
+from copy import copy
+from pathlib import Path
 
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from harness.models import untie_head
 
@@ -42,7 +44,7 @@ def adapt(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules="|".join(map(re.escape, names)),  # a pattern is matched whole, a list by endings
+        target_modules=_whole(names),
         use_rslora=rslora,
         use_dora=dora,
     )
@@ -73,23 +75,36 @@ def targets(model: nn.Module, target_modules: str | Iterable[str]) -> list[str]:
     return [name for name in linear if name in meant]
 
 
-def merged_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict under the names of the unadapted model, adapters merged into copies; `model` stays as it is."""
-    merged = {name: _merged(layer) for name, layer in model.named_modules() if hasattr(layer, "base_layer")}
-    state = {}
-    for name, tensor in model.state_dict().items():
-        layer, is_base, weight = name.partition(".base_layer.")
-        if is_base:
-            state[f"{layer}.{weight}"] = merged[layer][weight]
-        elif not any(name.startswith(f"{layer}.") for layer in merged):
-            state[name] = tensor
-    return state
+def without_adapters(model: nn.Module, *, merged: bool) -> nn.Module:
+    """`model` itself, each adapted layer replaced by its own, with the adapter's part added where `merged`."""
+    for name, layer in _adapted(model):
+        if merged:
+            layer.merge()
+        model.set_submodule(name, layer.base_layer)
+    return model
 
 
-def _merged(layer: nn.Module) -> dict[str, Tensor]:
-    copy = deepcopy(layer)
-    copy.merge()
-    return copy.base_layer.state_dict()
+def save_adapters(model: nn.Module, folder: Path, *, base: str, rename: Callable[[str], str] = str) -> None:
+    """Write the adapters of `model` as `peft.PeftModel.from_pretrained` reads them onto the model at `base`, in which
+    a layer goes by `rename` of its name here."""
+    from peft import get_peft_model_state_dict
+
+    config = copy(model.peft_config["default"])
+    config.target_modules = _whole([rename(name) for name, _ in _adapted(model)])
+    config.task_type, config.base_model_name_or_path, config.inference_mode = "CAUSAL_LM", base, True
+    config.save_pretrained(folder)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    weights = {f"base_model.model.{rename(name)}": tensor.contiguous() for name, tensor in state.items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _adapted(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "base_layer")]
+
+
+def _whole(names: list[str]) -> str:
+    """For peft, which matches a pattern against whole names and a list against their endings."""
+    return "|".join(map(re.escape, names))
 
 
 def _head(model: nn.Module) -> nn.Module | None:

@@ -135,7 +135,7 @@ def _run_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     """The best weights of the run in `folder`, under the names of `model`."""
     if not OmegaConf.load(folder / "config.yaml").get("lora"):
         return load_weights(standing(folder / "checkpoints" / "best") / WEIGHTS)
-    return lora.merged_state_dict(load_run(folder, deepcopy(model)))
+    return lora.without_adapters(load_run(folder, deepcopy(model)), merged=True).state_dict()
 
 
 def _own_name(name: str, own: dict[str, Tensor]) -> str:

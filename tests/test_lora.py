@@ -1,11 +1,12 @@
 from collections.abc import Callable
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from harness.lora import adapt, merged_state_dict, targets
+from harness.lora import adapt, targets, without_adapters
 from harness.models import untie_head
 from harness.models.gpt import GPT
 from harness.optimizers import partition
@@ -41,6 +42,10 @@ def made(build: Callable[[], nn.Module]) -> nn.Module:
 def adapted(build: Callable[[], nn.Module], target_modules="all_linear", **changes) -> nn.Module:
     settings = {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": target_modules, **changes}
     return adapt(made(build), **settings)
+
+
+def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return without_adapters(deepcopy(model), merged=True).state_dict()
 
 
 def loss(model: nn.Module) -> torch.Tensor:
@@ -79,6 +84,20 @@ def test_only_adapters_train_and_every_one_gets_a_gradient(build, target_modules
     assert changed == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
+@MODELS
+def test_at_first_every_b_has_a_gradient_and_no_a_and_after_one_step_every_a_has_one(build):
+    model = adapted(build, "with_head")
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.1)
+    has_gradient = []
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss(model).backward()
+        has_gradient.append({name: bool(p.grad.any()) for name, p in model.named_parameters() if p.requires_grad})
+        optimizer.step()
+    assert has_gradient[0] == {name: "lora_B" in name for name in has_gradient[0]}
+    assert all(has_gradient[1].values())
+
+
 @pytest.mark.parametrize("build", [lambda: our_gpt(checkpointing=True), gpt2])
 def test_gradient_checkpointing_hands_every_adapter_the_same_gradient(build):
     def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -106,17 +125,23 @@ def test_gradient_checkpointing_hands_every_adapter_the_same_gradient(build):
 @pytest.mark.parametrize("options", [{}, {"rslora": True}, {"dora": True}], ids=["plain", "rslora", "dora"])
 def test_merged_weights_in_a_plain_model_equal_the_adapted_model(build, target_modules, options):
     model = trained(adapted(build, target_modules, **options))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     plain = made(build)
     names = list(plain.state_dict())
     if target_modules == "with_head":
         untie_head(plain)
-    merged = merged_state_dict(model)
+    merged = merged_state(model)
     assert list(merged) == names
     plain.load_state_dict(merged)
     torch.testing.assert_close(plain(TOKENS).logits, model(TOKENS).logits, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(plain(TOKENS).logits, made(build)(TOKENS).logits, atol=1e-3)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@MODELS
+@TARGETS
+def test_a_model_whose_adapters_are_taken_out_unmerged_is_what_it_was_before(build, target_modules):
+    model = without_adapters(trained(adapted(build, target_modules)), merged=False)
+    assert torch.equal(model(TOKENS).logits, made(build)(TOKENS).logits)
+    assert not [name for name in model.state_dict() if "lora" in name]
 
 
 @MODELS
@@ -131,7 +156,7 @@ def test_an_adapted_head_shares_its_weight_no_longer_and_any_other_still_does(bu
 
 @MODELS
 def test_an_adapted_head_leaves_the_embedding_it_shared_as_it_was(build):
-    merged = merged_state_dict(trained(adapted(build, "with_head")))
+    merged = merged_state(trained(adapted(build, "with_head")))
     embedding = next(name for name in merged if "wte" in name or "token" in name)
     head = next(name for name in merged if name.endswith("head.weight"))
     assert torch.equal(merged[embedding], made(build).state_dict()[embedding])
@@ -140,7 +165,7 @@ def test_an_adapted_head_leaves_the_embedding_it_shared_as_it_was(build):
 
 def test_the_merged_state_of_an_unadapted_model_is_its_own():
     model = made(our_gpt)
-    merged = merged_state_dict(model)
+    merged = merged_state(model)
     assert list(merged) == list(model.state_dict())
     assert merged["head.weight"].data_ptr() == merged["token_embedding.weight"].data_ptr()
 
@@ -174,6 +199,11 @@ def test_targets_are_the_layers_meant(build, target_modules, endings):
     assert {name.rpartition(".")[2] for name in found} == endings
     if target_modules == "attention":
         assert all("attn" in name or "attention" in name for name in found)
+
+
+def test_the_head_and_all_linear_layers_are_those_that_document_1_names():
+    named = ["c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj", "lm_head"]
+    assert targets(made(gpt2), named) == targets(made(gpt2), "with_head")
 
 
 @pytest.mark.parametrize("target_modules", ["nothing", ["qkv", "nothing"], "kv"])

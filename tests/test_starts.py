@@ -12,7 +12,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from harness.checkpoint import load_weights, save_weights
 from harness.config import Settings, compose, validate
 from harness.explain import ConfigError
-from harness.lora import adapt, merged_state_dict
+from harness.lora import adapt, without_adapters
 from harness.models.gpt import GPT
 from harness.models.pretrained import causal_lm
 from harness.runner import run
@@ -85,7 +85,7 @@ def test_an_adapted_run_with_an_untied_head_is_merged_without_its_data(tmp_path,
     model = gpt(2)
     match = start_warm(model, str(recorded(source, tmp_path / "run", lora, **changes)), settings)
     assert match.is_whole
-    wanted = merged_state_dict(source)
+    wanted = without_adapters(source, merged=True).state_dict()
     assert model.state_dict().keys() == wanted.keys()
     assert all(torch.allclose(tensor, wanted[name]) for name, tensor in model.state_dict().items())
 

@@ -29,23 +29,28 @@ def file_digest(path: Path) -> str:
 
 def cached(folder: Path, write: Callable[[Path], None]) -> Path:
     """`folder`, which `write` fills where it is missing or torn; processes that want it at once write it once."""
+
+    def write_listed(draft: Path) -> None:
+        write(draft)
+        (draft / MANIFEST).write_text(json.dumps(_sizes(draft)))
+
     if _is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not _is_whole(folder):
-            _publish(folder, write)
+            shutil.rmtree(folder, ignore_errors=True)
+            write_whole(folder, write_listed)
     return folder
 
 
-def _publish(folder: Path, write: Callable[[Path], None]) -> None:
+def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill `folder`, which appears with every file on the disk or, where `write` fails, not at all."""
     draft = folder.with_name(f"{folder.name}.tmp")
-    for leftover in (draft, folder):
-        shutil.rmtree(leftover, ignore_errors=True)
-    draft.mkdir()
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
     try:
         write(draft)
-        (draft / MANIFEST).write_text(json.dumps(_sizes(draft)))
         for path in (*draft.rglob("*"), draft):
             _sync(path)
         draft.rename(folder)

@@ -1,0 +1,46 @@
+"""Text from a causal language model, ours or of transformers, a token at a time."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.models import positions
+
+
+def continuation(
+    model: nn.Module,
+    prompt: Sequence[int],
+    *,
+    temperature: float,
+    top_k: int | None,
+    eos_id: int,
+    generator: torch.Generator,
+) -> Iterator[int]:
+    """The tokens that follow `prompt`, drawn until `eos_id`, which is not told; the model sees the last ones, as many
+    as it has positions. At temperature 0 each is the likeliest."""
+    limit = positions(model) or len(prompt) + torch.iinfo(torch.int32).max
+    tokens = list(prompt)
+    while True:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([tokens[-limit:]])).logits[0, -1].float()
+        token = _drawn(logits, temperature, top_k, generator)
+        if token == eos_id:
+            return
+        tokens.append(token)
+        yield token
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether what stands after a position changes nothing there."""
+    with torch.inference_mode():
+        first, second = model(input_ids=torch.tensor([[0, 1], [0, 2]])).logits[:, 0]
+    return torch.allclose(first, second, rtol=1e-3, atol=1e-4)
+
+
+def _drawn(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    if top_k is not None and top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
+    return int(torch.multinomial((logits / temperature).softmax(0), 1, generator=generator))
