@@ -54,10 +54,6 @@ class TokenBatch:
         """Inputs, padding left out."""
         return int(self.lengths.sum())
 
-    def to(self, device: torch.device | str) -> "TokenBatch":
-        inputs, targets = (tensor.to(device, non_blocking=True) for tensor in (self.inputs, self.targets))
-        return TokenBatch(inputs, targets, self.lengths, self.scored)
-
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
@@ -80,19 +76,23 @@ class TokenRows:
     def scored_total(self) -> int:
         return int(self.scored.sum())
 
-    def batch(self, rows: Sequence[int]) -> TokenBatch:
+    def read(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(tokens, which of them are scored, lengths) of these rows, each with the token before it: [rows, 1 + tokens],
+        and beyond a row's end unscored ends of text."""
         rows = np.asarray(rows)
         lengths = self.lengths[rows]
         columns = np.arange(lengths.max() + 1)
         at = np.minimum(self.starts[rows, None] + columns, len(self.stream) - 1)
-        tokens = self.stream[at].astype(np.int64)
-        is_padding = columns[:-1] >= lengths[:, None]
-        inputs, targets = tokens[:, :-1].copy(), tokens[:, 1:].copy()
-        inputs[is_padding] = self.stream[0]
-        targets[is_padding] = IGNORED
-        if self.is_scored is not None:
-            targets[~self.is_scored[at[:, 1:]]] = IGNORED
-        return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), lengths, self.scored[rows])
+        is_inside = columns <= lengths[:, None]
+        tokens = np.where(is_inside, self.stream[at], self.stream[0]).astype(np.int64)
+        return tokens, is_inside if self.is_scored is None else is_inside & self.is_scored[at], lengths
+
+    def batch(self, rows: Sequence[int]) -> TokenBatch:
+        tokens, is_scored, lengths = self.read(rows)
+        inputs = tokens[:, :-1].copy()
+        inputs[np.arange(inputs.shape[1]) >= lengths[:, None]] = self.stream[0]
+        targets = np.where(is_scored[:, 1:], tokens[:, 1:], IGNORED)
+        return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), lengths, self.scored[np.asarray(rows)])
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.data.tokens import IGNORED, TokenBatch, TokenData
+from harness.data.tokens import TokenBatch, TokenData
 from harness.task import Loss, Mean, Metric
-from harness.tasks.text import TextTask, fitting, projecting_only
+from harness.tasks.text import TextTask, fitting, predictions
 
 
 def causal_lm(
@@ -49,12 +49,8 @@ class CausalLM(TextTask):
         }
 
     def _nats(self, batch: TokenBatch, reduction: str) -> Tensor:
-        scored = (batch.targets.flatten() != IGNORED).nonzero().squeeze(1)
-        device = next(self.model.parameters()).device
-        batch, scored = batch.to(device), scored.to(device)
-        with projecting_only(scored, self.model.get_output_embeddings()):
-            logits = self.model(input_ids=batch.inputs).logits[0]
-        return F.cross_entropy(logits.float(), batch.targets.flatten()[scored], reduction=reduction)
+        logits, targets = predictions(self.model, batch)
+        return F.cross_entropy(logits, targets, reduction=reduction)
 
 
 def _exp(nats: float) -> float:

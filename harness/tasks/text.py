@@ -1,14 +1,14 @@
 """What every task on a token stream shares: rows in, batches out, scores where a target stands."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from harness.data.tokens import TokenBatch, TokenData, order
+from harness.data.tokens import IGNORED, TokenBatch, TokenData, order
 from harness.models import positions
+from harness.models.heads import head_of, projecting_only
 
 
 @dataclass
@@ -65,15 +65,12 @@ def fitting(model: Callable[..., nn.Module], data: TokenData) -> nn.Module:
     return network
 
 
-@contextmanager
-def projecting_only(positions: Tensor, head: nn.Module) -> Iterator[None]:
-    """The head, by far the widest layer, projects these positions of the flattened batch and no others."""
-
-    def select(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0].flatten(0, 1).index_select(0, positions)[None],)
-
-    hook = head.register_forward_pre_hook(select)
-    try:
-        yield
-    finally:
-        hook.remove()
+def predictions(model: nn.Module, batch: TokenBatch, **given: Tensor) -> tuple[Tensor, Tensor]:
+    """(float32 logits, targets) of the scored positions of `batch`; `given` is what else the model takes."""
+    device = next(model.parameters()).device
+    targets = batch.targets.flatten()
+    scored = (targets != IGNORED).nonzero().squeeze(1)
+    targets = targets[scored].to(device, non_blocking=True)
+    with projecting_only(scored.to(device, non_blocking=True), head_of(model)):
+        logits = model(input_ids=batch.inputs.to(device, non_blocking=True), **given).logits[0]
+    return logits.float(), targets

@@ -101,8 +101,6 @@ def test_slices_of_a_batch_are_the_batches_of_their_rows(tmp_path: Path) -> None
         assert torch.equal(cut.targets, own.targets)
         assert (len(cut), cut.count, cut.tokens) == (len(own), own.count, own.tokens)
     assert (len(rows.batch(range(5))[5:]), rows.batch(range(5))[5:].count) == (0, 0)
-    moved = rows.batch([0, 1]).to("cpu")
-    assert moved.count == rows.batch([0, 1]).count
 
 
 def test_validation_rows_run_from_long_to_short(tmp_path: Path) -> None:

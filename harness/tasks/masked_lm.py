@@ -1,0 +1,152 @@
+"""Prediction of masked tokens from what stands on both sides of them."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from harness.data.masking import Masking, Unit, masking
+from harness.data.stream import entropy
+from harness.data.tokenizers import Tokenizer
+from harness.data.tokens import IGNORED, TokenBatch, TokenData, TokenRows, order
+from harness.task import Loss, Mean, Metric
+from harness.tasks.text import TextTask, fitting, predictions
+
+TRAINING, VALIDATION = 0, 1
+"""Two streams of random numbers."""
+
+
+def masked_lm(
+    *,
+    model: Callable[..., nn.Module],
+    data: Callable[..., TokenData],
+    tokenizer: Any,
+    seed: int,
+    cache_dir: Path,
+    mask: Unit,
+    mask_share: float,
+    within_documents: bool,
+) -> "MaskedLM":
+    """Masked language modelling. ValueError where the vocabulary has no mask, the sequences are longer than the model's
+    positions, or the model looks where it must not or not where it should."""
+    tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
+    masks = masking(Tokenizer.load(tokens.tokenizer_path), mask, mask_share, tokens.sequence_length)
+    task = MaskedLM(fitting(model, tokens), tokens, masks, within_documents)
+    _check_sight(task)
+    return task
+
+
+@dataclass
+class MaskedLM(TextTask):
+    """Predicts masked tokens. A row is what stands in the text, `[CLS] document [SEP]` or a stretch of many; attention
+    stays within a document if `within_documents`. Training masks follow from the seed and the example's place in the
+    endless order, so that every epoch has others; the validation set's are the same in every run."""
+
+    masking: Masking
+    within_documents: bool
+
+    @property
+    def constants(self) -> Mapping[str, float]:
+        """In nats a token: what a uniform guess and the validation text's own token frequencies would score."""
+        return {"ln_vocabulary": math.log(self.data.vocab_size), "unigram_entropy": entropy(self._validation_text())}
+
+    def batch(self, position: int, size: int) -> TokenBatch:
+        rows = order(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
+        return self._masked(self.data.train, rows, (self.data.seed, TRAINING), position)
+
+    def validation_batches(self) -> Iterator[TokenBatch]:
+        rows = range(len(self.data.val))
+        for start in rows[:: self.data.eval_batch_size]:
+            some = rows[start : start + self.data.eval_batch_size]
+            yield self._masked(self.data.val, some, (0, VALIDATION), start)
+
+    def count(self, batch: TokenBatch) -> int:
+        """Masked tokens; 1 for a batch that by chance has none, whose loss is 0."""
+        return max(1, batch.count)
+
+    def loss(self, batch: TokenBatch) -> Loss:
+        """Cross-entropy in nats, summed over the masked tokens."""
+        logits, targets = self._predictions(batch)
+        return Loss(F.cross_entropy(logits, targets, reduction="sum"), self.count(batch))
+
+    def score(self, batch: TokenBatch) -> dict[str, Mean]:
+        logits, targets = self._predictions(batch)
+        nats = F.cross_entropy(logits, targets, reduction="none").cpu().double()  # mps has no float64
+        hits = (logits.argmax(-1) == targets).sum().item()
+        return {
+            "loss": Mean(nats.sum().item(), batch.count, "nats/masked token", nats.square().sum().item()),
+            "accuracy": Mean(hits, batch.count, "share of masked tokens", hits),
+        }
+
+    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+        """There is no perplexity, and nothing a character: what is masked is guessed from both sides."""
+        metrics = {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
+        share = means["loss"].count / len(self._validation_text())
+        return {**metrics, "coverage": Metric(share, "share of validation tokens")}
+
+    def _predictions(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        return predictions(self.model, batch, **self._sight(batch))
+
+    def _sight(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """The mask of attention, where one is needed; within documents, padding sees itself alone."""
+        device = next(self.model.parameters()).device
+        if not self.within_documents:
+            is_token = torch.arange(batch.inputs.shape[1]) < torch.from_numpy(batch.lengths)[:, None]
+            return {} if is_token.all() else {"attention_mask": is_token.to(device, non_blocking=True)}
+        is_end = batch.inputs == self.data.eos_id
+        documents = is_end.cumsum(1) - is_end.long()
+        if not documents.any():
+            return {}
+        documents = documents.to(device, non_blocking=True)
+        visible = documents[:, :, None] == documents[:, None, :]
+        is_of_transformers = hasattr(self.model, "config")  # which take a mask as it is where it has a place for heads
+        return {"attention_mask": visible[:, None] if is_of_transformers else visible}
+
+    def _masked(self, rows: TokenRows, chosen: Sequence[int], key: tuple[int, int], first: int) -> TokenBatch:
+        tokens, is_scored, lengths = rows.read(chosen)
+        tokens, is_scored = tokens[:, 1:], is_scored[:, 1:]
+        inputs, is_masked = self.masking(tokens, is_scored, key=key, first=first)
+        targets = np.where(is_masked, tokens, IGNORED)
+        return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), lengths, is_masked.sum(1))
+
+    def _validation_text(self) -> np.ndarray:
+        """The tokens of the validation set that may be masked."""
+        val = self.data.val
+        tokens = val.stream[1:] if val.is_scored is None else val.stream[val.is_scored]
+        return tokens[~self.masking.is_special[tokens]]
+
+
+@torch.no_grad()
+def _check_sight(task: MaskedLM) -> None:
+    """ValueError unless a token sees what follows it in its document and, within documents, nothing of another one."""
+    allowed = np.flatnonzero(~task.masking.is_special)
+    one, other, end = int(allowed[0]), int(allowed[-1]), task.data.eos_id
+
+    def seen(*tokens: int) -> Tensor:
+        batch = TokenBatch(torch.tensor([tokens]), torch.tensor([tokens]), np.array([len(tokens)]), np.array([0]))
+        return task.model(input_ids=batch.inputs, **task._sight(batch)).logits[0, 0]
+
+    def keeps_within() -> bool:
+        try:
+            return torch.equal(seen(one, end, one), seen(one, end, other))
+        except (RuntimeError, ValueError):  # of transformers, for a mask of a shape that they do not take
+            return False
+
+    was_training = task.model.training
+    task.model.eval()
+    if torch.equal(seen(one, one), seen(one, other)):
+        raise ValueError(
+            "the model sees only what stands before a token; for masked_lm use one such as model=hf_masked"
+        )
+    if task.within_documents and not keeps_within():
+        raise ValueError(
+            f"{type(task.model).__name__} does not keep its attention within a document; use "
+            "task.within_documents=false, and data.layout=examples for a document a row"
+        )
+    task.model.train(was_training)
