@@ -1,8 +1,8 @@
-"""Pretrained causal language models of transformers; weights are read as data, and no remote code runs."""
+"""Pretrained language models of transformers; weights are read as data, and no remote code runs."""
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,10 +15,23 @@ def causal_lm(*, name: str, vocab_size: int, gradient_checkpointing: bool = Fals
 
     ValueError when it is not found or incomplete, or when the tokenizer's `vocab_size` exceeds its embedding.
     """
-    folder = Path(name).expanduser()
-    if not folder.is_dir():
-        go_offline_if_unreachable()
-    return _ready(_load(str(folder) if folder.is_dir() else name, dtype), vocab_size, gradient_checkpointing)
+    return _ready(_load("causal", _local(name), dtype), vocab_size, gradient_checkpointing)
+
+
+def masked_lm(*, name: str, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32") -> nn.Module:
+    """The masked LM in a folder or at a Hugging Face hub name; ValueError as for `causal_lm`."""
+    return _ready(_load("masked", _local(name), dtype), vocab_size, gradient_checkpointing)
+
+
+def is_masked(name: str) -> bool:
+    """Whether the model in a folder or at a hub name says that it is a masked LM; ValueError where there is none."""
+    from transformers import AutoConfig
+
+    try:
+        architectures = AutoConfig.from_pretrained(_local(name), trust_remote_code=False).architectures
+    except (OSError, ValueError) as error:
+        raise _unfit(name, "", error) from error
+    return any(architecture.endswith("ForMaskedLM") for architecture in architectures or ())
 
 
 def smollm2(*, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32") -> nn.Module:
@@ -26,7 +39,7 @@ def smollm2(*, vocab_size: int, gradient_checkpointing: bool = False, dtype: str
     from transformers import LlamaConfig, LlamaForCausalLM
 
     file = smollm2_file()
-    quantized = _load(str(file.parent), dtype, gguf_file=file.name)
+    quantized = _load("causal", str(file.parent), dtype, gguf_file=file.name)
     numbers = quantized.config.to_dict()
     del numbers["quantization_config"]  # with it, transformers refuses to save the model
     model = LlamaForCausalLM(LlamaConfig.from_dict(numbers)).to(quantized.dtype)
@@ -43,27 +56,40 @@ def smollm2_file() -> Path:
     return files[0]
 
 
-def _load(name: str, dtype: str, **where: Any) -> nn.Module:
-    from transformers import AutoModelForCausalLM
+def _local(name: str) -> str:
+    """The folder `name`, or `name` itself, for which the Hub is asked once."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        go_offline_if_unreachable()
+    return str(folder) if folder.is_dir() else name
+
+
+def _load(kind: Literal["causal", "masked"], name: str, dtype: str, **where: Any) -> nn.Module:
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.utils.logging import disable_progress_bar
 
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"dtype={dtype!r} must be float32, bfloat16 or float16")
     disable_progress_bar()
+    auto = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}[kind]
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto.from_pretrained(
             name, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True, **where
         )
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(
-            f"name={name!r} is no causal language model that loads: {reason} "
-            "Give a folder that holds config.json and weights, or go online once to fetch a hub name"
-        ) from error
+        raise _unfit(name, f"{kind} ", error) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(f"name={name!r} lacks {len(missing)} of the model's weights, such as {missing[0]}")
     return model
+
+
+def _unfit(name: str, kind: str, error: Exception) -> ValueError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return ValueError(
+        f"name={name!r} is no {kind}language model that loads: {reason} "
+        "Give a folder that holds config.json and weights, or go online once to fetch a hub name"
+    )
 
 
 def _ready(model: nn.Module, vocab_size: int, gradient_checkpointing: bool) -> nn.Module:
