@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ ENVIRONMENT = {
 
 RECORD_ID = "harness.record_id"
 PARENT = "mlflow.parentRunId"
+TABLES = "mlflow.loggedArtifacts"
 MAX_METRICS, MAX_VALUE, MAX_KEY, MAX_DIGEST = 1000, 6000, 250, 36
 
 
@@ -106,6 +107,14 @@ class Client:
     def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Keep a file among the run's artifacts, in place of one of that name."""
         self._mlflow.log_artifact(run_id, str(path), folder)
+
+    def log_table(self, run_id: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], name: str) -> None:
+        """Keep a table that the MLflow UI shows as one, in place of one of that name (MlflowClient's adds to it)."""
+        self._mlflow.log_dict(run_id, {"columns": list(columns), "data": [list(row) for row in rows]}, name)
+        shown = json.loads(self._mlflow.get_run(run_id).data.tags.get(TABLES, "[]"))
+        table = {"path": name, "type": "table"}
+        if table not in shown:
+            self._mlflow.set_tag(run_id, TABLES, json.dumps([*shown, table]))
 
     def end(self, run_id: str, status: str, at_ms: int) -> None:
         self._mlflow.set_terminated(run_id, status, at_ms)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.observers import record
+from harness.observers import record, results
 from harness.observers.client import MAX_METRICS, MAX_VALUE, PARENT, Batch, Client, alone, told
 from harness.observers.store import EXPERIMENT, default_uri, shown
 
@@ -38,6 +38,7 @@ class Cursor:
     sweep: str | None = None
     offset: int = 0
     files: list[str] = field(default_factory=list)
+    results: dict[str, str] = field(default_factory=dict)
     is_complete: bool = False
 
     @classmethod
@@ -70,7 +71,7 @@ def upload(folder: Path, say: Callable[[str], None] = print, client: Client | No
     with alone(folder / "mlflow.lock"):
         is_held = record.is_held(folder / record.NAME)  # asked before reading: what is let go of is whole
         cursor = Cursor.load(folder)
-        if cursor.is_complete and not cursor.lacks_parent:
+        if cursor.is_complete and not cursor.lacks_parent and cursor.results == results.digests(folder):
             return Uploaded(0, 0, True, shown(cursor.uri))
         with told(cursor.uri):
             if client is None or client.uri != cursor.uri:
@@ -96,7 +97,7 @@ class _Upload:
             if has_ended:
                 self.batch.tags |= {name: str(said[name]) for name in LAST_TAGS if said.get(name)}
             self._flush()
-            files = self._finish(end, said) if has_ended else 0
+            files = (self._finish(end, said) if has_ended else 0) + self._bring_results()
         return Uploaded(lines, files, has_ended, shown(self.cursor.uri))
 
     def _read(self) -> tuple[int, dict[str, Any] | None]:
@@ -156,6 +157,21 @@ class _Upload:
         self.cursor.is_complete = True
         self.cursor.save(self.folder)
         return files
+
+    def _bring_results(self) -> int:
+        """What was measured after the run, with its files; their number."""
+        lacking = results.digests(self.folder).items() - self.cursor.results.items()
+        for name, digest in lacking:
+            result = results.read(self.folder / name)
+            metrics = [(metric, float(value), result.at_ms, result.step) for metric, value in result.metrics.items()]
+            tags = {f"unit.{metric}": unit for metric, unit in result.units.items()}
+            self.client.log(self.cursor.run_id, Batch(metrics=metrics, tags=tags))
+            table = f"{Path(name).stem}_table.json"
+            self.client.log_table(self.cursor.run_id, result.columns, result.rows, table)
+            self.client.log_file(self.cursor.run_id, self.folder / name)
+            self.cursor.results[name] = digest
+            self.cursor.save(self.folder)
+        return len(lacking)
 
     def _files(self, end: dict[str, Any] | None) -> list[Path]:
         """What the end names; without one, what describes a run and lies in its folder."""
