@@ -66,7 +66,7 @@ class Masking:
 def masking(tokenizer: Tokenizer, unit: Unit, share: float, width: int) -> Masking:
     """The masking of rows of up to `width` tokens; ValueError where the vocabulary does not allow it."""
     if unit not in ("span", "subword", "whole_word"):
-        raise ValueError(f"masking={unit!r} is none of span, subword, whole_word")
+        raise ValueError(f"mask={unit!r} is none of span, subword, whole_word")
     if not 0 < share < 1:
         raise ValueError(f"mask_share={share} must lie between 0 and 1, for example 0.15")
     if tokenizer.mask_id is None:
@@ -78,7 +78,7 @@ def masking(tokenizer: Tokenizer, unit: Unit, share: float, width: int) -> Maski
     is_special[list(tokenizer.special_ids)] = True
     begins_word = tokenizer.begins_word()
     if unit == "whole_word" and not (begins_word & ~is_special).any():
-        raise ValueError("masking='whole_word': the tokenizer does not mark where words begin; use masking=span")
+        raise ValueError("mask='whole_word': the tokenizer does not mark where words begin; use mask=span")
     return Masking(unit, share, width, tokenizer.mask_id, is_special, begins_word)
 
 
