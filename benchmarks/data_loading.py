@@ -1,0 +1,57 @@
+"""The share of a training step that making its batch takes, for the small experiment of every system.
+
+python benchmarks/data_loading.py
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import torch
+
+from harness.build import build, build_task
+from harness.config import compose, validate
+from harness.loop import train_step
+from harness.processes import World
+
+EXPERIMENTS = ("headlines", "gpt2_lora", "ltg_bert", "operator")
+"""Document 2's is that of gpt2_lora, resumed."""
+
+
+def seconds(experiment: str, steps: int, cache_dir: str) -> list[tuple[float, float]]:
+    """Of each step after the first: of making its batch, and of all of it."""
+    cfg = compose([f"experiment={experiment}", "start=scratch", "device=cpu", f"cache_dir={cache_dir}"])
+    settings, world = validate(cfg), World(torch.device("cpu"))
+    parts = build(cfg, settings, world, build_task(cfg, settings, world))
+    task, state, plan = parts.task, parts.state, parts.plan
+    state.model.train()
+    taken = []
+    for _ in range(steps + 1):
+        began_at = time.perf_counter()
+        batch = task.batch(state.examples, plan.batch_size)
+        made_at = time.perf_counter()
+        train_step(task, state, batch, plan, world, plan.micro_batch_size)
+        taken.append((made_at - began_at, time.perf_counter() - began_at))
+    return taken[1:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("experiments", nargs="*", default=EXPERIMENTS)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--cache-dir", help="to keep the tokenised data; by default it is made anew and thrown away")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for experiment in chosen.experiments:
+            taken = seconds(experiment, chosen.steps, chosen.cache_dir or folder)
+            shares = [100 * batch / whole for batch, whole in taken]
+            batch, whole = (1000 * statistics.median(column) for column in zip(*taken, strict=True))
+            print(
+                f"{experiment:10} {batch:7.3f} ms of {whole:7.1f} ms a step, "
+                f"{statistics.median(shares):.2f}% ({min(shares):.2f} to {max(shares):.2f})"
+            )
+
+
+if __name__ == "__main__":
+    main()
