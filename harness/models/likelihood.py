@@ -40,9 +40,9 @@ class Likelihood:
     def __call__(self, sentences: Sequence[Sequence[int]], advance: Callable[[int], None] | None = None) -> Tensor:
         """Of each sentence of token ids, float64 on the CPU; `advance` hears how many tokens were scored since last.
 
-        ValueError for a sentence of no tokens, or of more than the model has positions for."""
+        ValueError as for `check`."""
+        self.check(sentences)
         inputs = [[*self.before, *sentence, *self.after] for sentence in sentences]
-        self._check(sentences, max(map(len, inputs), default=0))
         totals = torch.zeros(len(inputs), dtype=torch.float64)
         device = next(self.model.parameters()).device
         by_length = sorted(range(len(inputs)), key=lambda row: len(inputs[row]))
@@ -55,12 +55,18 @@ class Likelihood:
                     advance(len(nats))
         return totals
 
-    def _check(self, sentences: Sequence[Sequence[int]], longest: int) -> None:
-        if not all(sentences):
-            raise ValueError("a sentence has no tokens; leave empty ones out")
+    def check(self, sentences: Sequence[Sequence[int]]) -> None:
+        """ValueError for a sentence of no tokens, or of more than the model has positions for."""
+        lengths = [len(sentence) for sentence in sentences]
+        if 0 in lengths:
+            raise ValueError("a sentence has no tokens; leave it out")
         limit = positions(self.model)
+        longest = max(lengths, default=0) + len(self.before) + len(self.after)
         if limit is not None and longest > limit:
-            raise ValueError(f"a sentence takes {longest} tokens, and the model has {limit} positions; leave it out")
+            raise ValueError(
+                f"a sentence takes {longest} tokens, more than the model's {limit} positions; "
+                "leave it out or use a model with more"
+            )
 
     def _chained(self, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(of which row, nats) of every token."""

@@ -1,24 +1,34 @@
 """Next-token prediction."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.data.blimp import Pair
 from harness.data.tokens import TokenBatch, TokenData
 from harness.task import Loss, Mean, Metric
+from harness.tasks.minimal_pairs import minimal_pairs
 from harness.tasks.text import TextTask, fitting, predictions
 
 
 def causal_lm(
-    *, model: Callable[..., nn.Module], data: Callable[..., TokenData], tokenizer: Any, seed: int, cache_dir: Path
+    *,
+    model: Callable[..., nn.Module],
+    data: Callable[..., TokenData],
+    tokenizer: Any,
+    seed: int,
+    cache_dir: Path,
+    blimp: Sequence[Pair] = (),
 ) -> "CausalLM":
-    """Next-token prediction; ValueError where the sequences are longer than the model's positions."""
+    """Next-token prediction, and minimal pairs beside it; ValueError where either has sequences longer than the model's
+    positions."""
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
-    return CausalLM(fitting(model, tokens), tokens)
+    network = fitting(model, tokens)
+    return CausalLM(network, tokens, pairs=minimal_pairs(blimp, network, tokens, is_masked=False))
 
 
 class CausalLM(TextTask):
@@ -33,15 +43,14 @@ class CausalLM(TextTask):
         """Cross-entropy in nats, summed over the scored tokens."""
         return Loss(self._nats(batch, "sum"), batch.count)
 
-    def score(self, batch: TokenBatch) -> dict[str, Mean]:
+    def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
         nats = self._nats(batch, "none").cpu().double()  # mps has no float64
         return {"loss": Mean(nats.sum().item(), batch.count, "nats/token", nats.square().sum().item())}
 
     def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """Characters and bytes are those of the scored text; an end-of-text token costs nats and has neither."""
         loss = means["loss"]
-        return {
-            "loss": Metric(loss.value, loss.unit, loss.standard_error),
+        return super().report(means) | {
             "perplexity": Metric(_exp(loss.value), "1/token"),
             "nats_per_character": Metric(loss.sum / self.data.val_characters, "nats/character"),
             "bits_per_byte": Metric(loss.sum / math.log(2) / self.data.val_bytes, "bits/byte"),

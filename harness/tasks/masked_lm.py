@@ -1,7 +1,7 @@
 """Prediction of masked tokens from what stands on both sides of them."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.data.blimp import Pair
 from harness.data.masking import Masking, Unit, masking
 from harness.data.stream import entropy
 from harness.data.tokenizers import Tokenizer
 from harness.data.tokens import IGNORED, TokenBatch, TokenData, TokenRows, order
 from harness.task import Loss, Mean, Metric
+from harness.tasks.minimal_pairs import minimal_pairs
 from harness.tasks.text import TextTask, fitting, predictions
 
 TRAINING, VALIDATION = 0, 1
@@ -32,12 +34,15 @@ def masked_lm(
     mask: Unit,
     mask_share: float,
     within_documents: bool,
+    blimp: Sequence[Pair] = (),
 ) -> "MaskedLM":
-    """Masked language modelling. ValueError where the vocabulary has no mask, the sequences are longer than the model's
-    positions, or the model looks where it must not or not where it should."""
+    """Masked language modelling, and minimal pairs beside it. ValueError where the vocabulary has no mask, rows are longer
+    than the model's positions, or the model looks where it must not or not where it should."""
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
     masks = masking(Tokenizer.load(tokens.tokenizer_path), mask, mask_share, tokens.sequence_length)
-    task = MaskedLM(fitting(model, tokens), tokens, masks, within_documents)
+    network = fitting(model, tokens)
+    pairs = minimal_pairs(blimp, network, tokens, is_masked=True)
+    task = MaskedLM(network, tokens, masks, within_documents, pairs=pairs)
     _check_sight(task)
     return task
 
@@ -60,11 +65,8 @@ class MaskedLM(TextTask):
         rows = order(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
         return self._masked(self.data.train, rows, (self.data.seed, TRAINING), position)
 
-    def validation_batches(self) -> Iterator[TokenBatch]:
-        rows = range(len(self.data.val))
-        for start in rows[:: self.data.eval_batch_size]:
-            some = rows[start : start + self.data.eval_batch_size]
-            yield self._masked(self.data.val, some, (0, VALIDATION), start)
+    def validation_batch(self, rows: range) -> TokenBatch:
+        return self._masked(self.data.val, rows, (0, VALIDATION), rows.start)
 
     def count(self, batch: TokenBatch) -> int:
         """Masked tokens; 1 for a batch that by chance has none, whose loss is 0."""
@@ -75,7 +77,7 @@ class MaskedLM(TextTask):
         logits, targets = self._predictions(batch)
         return Loss(F.cross_entropy(logits, targets, reduction="sum"), self.count(batch))
 
-    def score(self, batch: TokenBatch) -> dict[str, Mean]:
+    def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
         logits, targets = self._predictions(batch)
         nats = F.cross_entropy(logits, targets, reduction="none").cpu().double()  # mps has no float64
         hits = (logits.argmax(-1) == targets).sum().item()
@@ -86,9 +88,8 @@ class MaskedLM(TextTask):
 
     def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """There is no perplexity, and nothing a character: what is masked is guessed from both sides."""
-        metrics = {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
         share = means["loss"].count / len(self._validation_text())
-        return {**metrics, "coverage": Metric(share, "share of validation tokens")}
+        return super().report(means) | {"coverage": Metric(share, "share of validation tokens")}
 
     def _predictions(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return predictions(self.model, batch, **self._sight(batch))

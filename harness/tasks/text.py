@@ -1,7 +1,7 @@
 """What every task on a token stream shares: rows in, batches out, scores where a target stands."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from harness.data.tokens import IGNORED, TokenBatch, TokenData, order
 from harness.models import positions
 from harness.models.heads import head_of, projecting_only
+from harness.task import Mean, Metric
+from harness.tasks.minimal_pairs import MinimalPairs, PairBatch
 
 
 @dataclass
@@ -17,6 +19,7 @@ class TextTask:
 
     model: nn.Module
     data: TokenData
+    pairs: MinimalPairs | None = field(default=None, kw_only=True)
 
     @property
     def dataset(self) -> Mapping[str, str]:
@@ -47,10 +50,25 @@ class TextTask:
     def tokens(self, batch: TokenBatch) -> int:
         return batch.tokens
 
-    def validation_batches(self) -> Iterator[TokenBatch]:
+    def validation_batches(self) -> Iterator[TokenBatch | PairBatch]:
         rows = range(len(self.data.val))
         for start in rows[:: self.data.eval_batch_size]:
-            yield self.data.val.batch(rows[start : start + self.data.eval_batch_size])
+            yield self.validation_batch(rows[start : start + self.data.eval_batch_size])
+        if self.pairs:
+            yield from self.pairs.batches()
+
+    def validation_batch(self, rows: range) -> TokenBatch:
+        return self.data.val.batch(rows)
+
+    def score(self, batch: TokenBatch | PairBatch) -> dict[str, Mean]:
+        return {"blimp": self.pairs.score(batch)} if isinstance(batch, PairBatch) else self.score_tokens(batch)
+
+    def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
+        """One batch's means, float64 sums."""
+        raise NotImplementedError
+
+    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+        return {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
 
 
 def fitting(model: Callable[..., nn.Module], data: TokenData) -> nn.Module:

@@ -1,0 +1,65 @@
+"""Minimal pairs beside the loss: how often a model in training finds the acceptable sentence the likelier one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from harness.data.blimp import Pair
+from harness.data.tokenizers import Tokenizer
+from harness.data.tokens import TokenData
+from harness.models.likelihood import Likelihood
+from harness.task import Mean
+
+PAIRS = 128
+"""In a batch, so that several processes have something to share."""
+
+
+def as_trained(model: nn.Module, tokenizer: Tokenizer, *, is_masked: bool, batch_tokens: int = 4096) -> Likelihood:
+    """The likelihood of sentences as documents of a training stream. A masked model reads `[CLS] document [SEP]` there,
+    without the brackets that its tokenizer lacks, and a causal one the document after the end of the one before."""
+    opening = () if tokenizer.cls_id is None else (tokenizer.cls_id,)
+    if is_masked:
+        return Likelihood(model, opening, (tokenizer.eos_id,), tokenizer.mask_id, batch_tokens)
+    return Likelihood(model, (tokenizer.eos_id, *opening), batch_tokens=batch_tokens)
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """The token ids of good sentences, and of the bad ones in the same order."""
+
+    good: list[list[int]]
+    bad: list[list[int]]
+
+
+@dataclass(frozen=True)
+class MinimalPairs:
+    """Pairs by length, to be scored by `likelihood`; a tie is no hit."""
+
+    likelihood: Likelihood
+    good: list[list[int]]
+    bad: list[list[int]]
+
+    def batches(self) -> Iterator[PairBatch]:
+        for start in range(0, len(self.good), PAIRS):
+            yield PairBatch(self.good[start : start + PAIRS], self.bad[start : start + PAIRS])
+
+    def score(self, batch: PairBatch) -> Mean:
+        good, bad = self.likelihood([*batch.good, *batch.bad]).chunk(2)
+        hits = (good > bad).sum().item()
+        return Mean(hits, len(batch.good), "share of pairs", hits)
+
+
+def minimal_pairs(pairs: Sequence[Pair], model: nn.Module, data: TokenData, *, is_masked: bool) -> MinimalPairs | None:
+    """`pairs` for a model that is trained on `data`, None where there are none; ValueError where a sentence is longer
+    than the model's positions."""
+    if not pairs:
+        return None
+    tokenizer = Tokenizer.load(data.tokenizer_path)
+    likelihood = as_trained(model, tokenizer, is_masked=is_masked)
+    good, bad = (
+        tokenizer.encode(sentences) for sentences in ([pair.good for pair in pairs], [pair.bad for pair in pairs])
+    )
+    likelihood.check([*good, *bad])
+    order = sorted(range(len(pairs)), key=lambda at: (len(good[at]), len(bad[at])))
+    return MinimalPairs(likelihood, [good[at] for at in order], [bad[at] for at in order])
