@@ -22,12 +22,13 @@ CPU = World(torch.device("cpu"))
 SOURCE, LENGTH, VOCABULARY = Given(count=120, longest=12), 32, 90
 
 
-def bert(*, vocab_size: int, kind: str = "Bert") -> nn.Module:
-    """A transformers encoder of one layer and random weights."""
+def bert(*, vocab_size: int, kind: str = "Bert", spread: float = 0.02) -> nn.Module:
+    """A transformers encoder of one layer and random weights; where they spread wide, all it sees shows in the loss."""
     import transformers
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = getattr(transformers, f"{kind}Config")(vocab_size=vocab_size, max_position_embeddings=64, **sizes)
+    sizes |= {"vocab_size": vocab_size, "max_position_embeddings": 64, "initializer_range": spread}
+    config = getattr(transformers, f"{kind}Config")(**sizes)
     return getattr(transformers, f"{kind}ForMaskedLM")(config)
 
 
@@ -79,7 +80,7 @@ def test_the_count_is_of_masked_tokens_and_the_tokens_are_of_the_text(folder: Pa
 
 @pytest.mark.parametrize("layout", ["packed", "examples"])
 def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_given_the_others(folder: Path, layout: str) -> None:
-    task = masked(folder, layout=layout)
+    task = masked(folder, layout=layout, model=partial(bert, spread=1.0))
     batch = task.batch(0, 8)
     by_hand = torch.zeros(())
     for row in range(8):  # alone, so that there is neither padding nor a mask but of documents
@@ -176,7 +177,7 @@ def test_what_cannot_be_trained_as_a_masked_model_is_said_in_one_sentence(
 
 
 def test_the_remedy_for_a_model_that_takes_no_such_mask_works(folder: Path) -> None:
-    choices = {"model": partial(bert, kind="MegatronBert"), "within_documents": False, "layout": "examples"}
+    choices = {"model": partial(bert, kind="MegatronBert", spread=1.0), "within_documents": False, "layout": "examples"}
     task = masked(folder, **choices)
     batch = task.batch(0, 8)
     alone = sum(task.loss(row).sum.item() for row in task.split(batch, 1))

@@ -100,9 +100,10 @@ def _spans(places: np.ndarray, lengths: np.ndarray, is_maskable: np.ndarray) -> 
 
 def _shuffled(begins: np.ndarray | None, places: np.ndarray, width: int) -> np.ndarray:
     """For each token, the place of its word in a random order of all words; of itself, where words do not matter."""
-    units = np.arange(width)[None].repeat(len(places), 0) if begins is None else np.cumsum(begins, axis=1)
-    if begins is not None:
-        units -= units[:, :1]  # a row may begin within a word
+    if begins is None:
+        units = np.arange(width)[None].repeat(len(places), 0)
+    else:
+        units = np.cumsum(begins, axis=1) - begins[:, :1]  # a row may begin within a word
     return np.take_along_axis(np.argsort(np.argsort(places, axis=1), axis=1), units, axis=1)
 
 

@@ -74,7 +74,10 @@ def test_span_lengths_are_geometric_modulo_ten() -> None:
     shares = np.bincount(lengths, minlength=11)[1:10] / len(lengths)
     # a row takes its one span with a chance in inverse proportion to the span's length, and has room for 33 - length
     weights = np.array([(2 / 3) ** (n - 1) / n * (33 - n) for n in range(1, 10)])
-    assert shares == pytest.approx(weights / weights.sum(), abs=0.02)
+    assert shares == pytest.approx(weights / weights.sum(), abs=0.005)
+    assert shares[-1] == pytest.approx(
+        weights[-1] / weights.sum(), rel=0.6
+    )  # three times as many, were longer ones cut
     assert lengths.max() == 9
 
 
