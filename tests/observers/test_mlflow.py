@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,15 @@ def test_a_run_that_did_not_complete_ends_with_its_reason(tmp_path, store, statu
     _, run = only_run(store)
     assert run.info.status == expected
     assert (run.data.tags["status"], run.data.tags["reason"]) == (status, "so it was")
+
+
+def test_a_run_that_goes_on_from_another_leads_to_it(tmp_path, store) -> None:
+    links = {"resumed.run": "the old one", "resumed.step": "1500", "resumed.run_id": "r" * 32}
+    [start, *rest] = whole_run(tmp_path / "run")
+    upload(recorded(tmp_path / "run", store, [replace(start, tags={**start.tags, **links}), *rest]))
+    _, run = only_run(store)
+    page = f"#/experiments/{run.info.experiment_id}/runs/{'r' * 32}"
+    assert run.data.tags["mlflow.note.content"] == f"Goes on from step 1500 of [the old one]({page})"
 
 
 def test_what_is_uploaded_again_from_the_start_is_there_once(tmp_path, store) -> None:
