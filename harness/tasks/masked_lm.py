@@ -36,8 +36,10 @@ def masked_lm(
     within_documents: bool,
     blimp: Sequence[Pair] = (),
 ) -> "MaskedLM":
-    """Masked language modelling, and minimal pairs beside it. ValueError where the vocabulary has no mask, rows are longer
-    than the model's positions, or the model looks where it must not or not where it should."""
+    """Masked language modelling, and minimal pairs beside it.
+
+    ValueError where the vocabulary has no mask, sequences are longer than the model's positions, or the model looks
+    where it must not or not where it should."""
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
     masks = masking(Tokenizer.load(tokens.tokenizer_path), mask, mask_share, tokens.sequence_length)
     network = fitting(model, tokens)
