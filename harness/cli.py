@@ -12,6 +12,7 @@ COMMANDS = {
     "sync": "upload to MLflow what it lacks of runs and sweeps",
     "sample": "what a run's model writes after a prompt",
     "export": "a run's model as transformers loads it, or its adapters as peft does",
+    "blimp": "how often a model finds the grammatical sentence of a pair the likelier one",
     "verify-resume": "show that a run which is broken off and resumed is the straight run, bit by bit",
 }
 """Each is the module of that name in harness/commands, imported when it is chosen."""
@@ -34,4 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
     except REFUSED as error:
         print(explain(error, args.arguments), file=sys.stderr)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 1
     return 2

@@ -177,7 +177,7 @@ class Pretrained:
 
     def build(self, train: Sequence[Document], val: Sequence[Document], folder: Path) -> Tokenizer:
         def write(draft: Path) -> None:
-            tokenizer = self._load()
+            tokenizer = self.load()
             backend = tokenizer.backend_tokenizer
             backend.no_truncation()
             backend.no_padding()
@@ -189,7 +189,8 @@ class Pretrained:
 
         return Tokenizer.load(cached(folder, write))
 
-    def _load(self) -> Any:
+    def load(self) -> Any:
+        """As transformers has it; ValueError where it does not load, or has no fast version or no end of a text."""
         place = Path(self.name).expanduser()
         if not place.exists():
             go_offline_if_unreachable()

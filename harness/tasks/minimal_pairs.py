@@ -1,6 +1,6 @@
 """Minimal pairs beside the loss: how often a model in training finds the acceptable sentence the likelier one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -24,6 +24,17 @@ def as_trained(model: nn.Module, tokenizer: Tokenizer, *, is_masked: bool, batch
     return Likelihood(model, (tokenizer.eos_id, *opening), batch_tokens=batch_tokens)
 
 
+def is_hit(
+    likelihood: Likelihood,
+    good: Sequence[Sequence[int]],
+    bad: Sequence[Sequence[int]],
+    advance: Callable[[int], None] | None = None,
+) -> list[bool]:
+    """Of each pair, whether the good sentence is the likelier one; a tie is none."""
+    totals = likelihood([*good, *bad], advance)
+    return (totals[: len(good)] > totals[len(good) :]).tolist()
+
+
 @dataclass(frozen=True)
 class PairBatch:
     """The token ids of good sentences, and of the bad ones in the same order."""
@@ -34,7 +45,7 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class MinimalPairs:
-    """Pairs by length, to be scored by `likelihood`; a tie is no hit."""
+    """Pairs by length, to be scored by `likelihood`."""
 
     likelihood: Likelihood
     good: list[list[int]]
@@ -45,8 +56,7 @@ class MinimalPairs:
             yield PairBatch(self.good[start : start + PAIRS], self.bad[start : start + PAIRS])
 
     def score(self, batch: PairBatch) -> Mean:
-        good, bad = self.likelihood([*batch.good, *batch.bad]).chunk(2)
-        hits = (good > bad).sum().item()
+        hits = sum(is_hit(self.likelihood, batch.good, batch.bad))
         return Mean(hits, len(batch.good), "share of pairs", hits)
 
 

@@ -1,0 +1,178 @@
+"""python -m harness blimp RUN --data PATH: how often a model finds the grammatical sentence of a pair the likelier
+one."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress, TimeElapsedColumn
+from rich.table import Table
+
+from harness.checkpoint import counters
+from harness.config import ROOT
+from harness.data.blimp import Accuracy, Pair, accuracies, read
+from harness.data.blimp_published import BABYLM, MODELS, PUBLISHED
+from harness.data.cache import digest
+from harness.data.tokenizers import Pretrained
+from harness.explain import ConfigError
+from harness.models import pretrained
+from harness.models.likelihood import Likelihood
+from harness.models.sampling import is_causal
+from harness.observers import results
+from harness.observers.client import UploadFailed
+from harness.observers.upload import upload
+from harness.processes import pick_device
+from harness.recorded import read_back
+from harness.starts import find
+from harness.tasks.minimal_pairs import as_trained, is_hit
+
+COLUMNS = ("kind", "name", "accuracy", "standard_error", "pairs", *MODELS)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be judged: how it finds sentences likely, its tokenizer, and the folder of the run it comes from."""
+
+    likelihood: Likelihood
+    encode: Callable[[list[str]], list[list[int]]]
+    folder: Path | None
+
+    @property
+    def method(self) -> str:
+        return "log-likelihood" if self.likelihood.mask_id is None else "pseudo-log-likelihood"
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m harness blimp", description=__doc__)
+    parser.add_argument("run", metavar="RUN", help="a run, or a folder or hub name of a language model of transformers")
+    parser.add_argument("--data", required=True, metavar="PATH", help="a file or folder of JSONL, or nyu-mll/blimp")
+    parser.add_argument("--per-paradigm", type=int, metavar="N", help="the first N pairs of each (default: all)")
+    parser.add_argument("--batch-tokens", type=int, default=4096, metavar="N", help="of a forward pass (default: 4096)")
+    args = parser.parse_args(arguments)
+    pairs = _named("--data", partial(read, args.data, args.per_paradigm))
+    subject = _named("RUN", partial(_subject, args.run, args.batch_tokens))
+    found = accuracies(pairs, _named("--data", partial(_judge, subject, pairs)))
+    _show(args.run, subject, found)
+    if subject.folder is None:
+        return 0
+    about = {"data": args.data, "digest": _digest(pairs), "per_paradigm": args.per_paradigm, "method": subject.method}
+    return _record(subject.folder, found, about)
+
+
+def _named(key: str, call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except ConfigError:
+        raise
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{key}: {error}") from error
+
+
+def _subject(run: str, batch_tokens: int) -> Subject:
+    """The run, or where there is none of that name the model of transformers."""
+    try:
+        folder = find(run, ROOT / "outputs", "RUN")
+    except ConfigError as no_run:
+        try:
+            return _of_transformers(run, batch_tokens)
+        except ValueError as error:
+            raise ConfigError(f"{no_run}; and as a model of transformers: {error}") from error
+    is_of_transformers = (folder / "config.json").is_file() and not (folder / "config.yaml").is_file()
+    return _of_transformers(str(folder), batch_tokens) if is_of_transformers else _of_run(folder, batch_tokens)
+
+
+def _of_run(folder: Path, batch_tokens: int) -> Subject:
+    run = read_back(str(folder))
+    model, tokenizer = run.model.to(pick_device("auto")), run.tokenizer
+    is_masked = tokenizer.mask_id is not None and not is_causal(model)
+    likelihood = as_trained(model, tokenizer, is_masked=is_masked, batch_tokens=batch_tokens)
+    return Subject(likelihood, tokenizer.encode, run.folder)
+
+
+def _of_transformers(name: str, batch_tokens: int) -> Subject:
+    """A masked model reads a sentence between its classifying and separating tokens, a causal one after that which
+    begins a text, or where there is none after that which ends one."""
+    is_masked = pretrained.is_masked(name)
+    tokenizer = Pretrained(name).load()
+    load = pretrained.masked_lm if is_masked else pretrained.causal_lm
+    model = load(name=name, vocab_size=len(tokenizer)).eval().to(pick_device("auto"))
+    if is_masked:
+        before, after, mask_id = tokenizer.cls_token_id, (tokenizer.sep_token_id,), tokenizer.mask_token_id
+        if None in (before, *after, mask_id):
+            raise ValueError(f"{name}: its tokenizer lacks one of the tokens [CLS], [SEP] and [MASK]")
+    else:
+        begin = tokenizer.bos_token_id
+        before, after, mask_id = tokenizer.eos_token_id if begin is None else begin, (), None
+    likelihood = Likelihood(model, (before,), after, mask_id, batch_tokens)
+    return Subject(likelihood, lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"], None)
+
+
+def _judge(subject: Subject, pairs: Sequence[Pair]) -> list[bool]:
+    good, bad = subject.encode([pair.good for pair in pairs]), subject.encode([pair.bad for pair in pairs])
+    terminal = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
+        task = progress.add_task(f"{len(pairs):,} pairs", total=sum(map(len, [*good, *bad])))
+        return is_hit(subject.likelihood, good, bad, partial(progress.advance, task))
+
+
+def _show(name: str, subject: Subject, found: Sequence[Accuracy]) -> None:
+    """A table of all but the paradigms, beside the published figures."""
+    table = Table(title=f"BLiMP: {escape(name)}, by {subject.method}", title_style="", box=None, pad_edge=False)
+    table.add_column("")
+    for column in ("accuracy, %", "pairs", *MODELS):
+        table.add_column(column, justify="right")
+    for one in found:
+        if one.kind != "paradigm":
+            published = [f"{100 * share:.1f}" for share in PUBLISHED.get(one.name, ())]
+            table.add_row(one.name, _points(one), f"{one.share.count:,.0f}", *published, end_section=one.kind == "all")
+    Console(highlight=False).print(table)
+    print(
+        f"± one standard error; a tie is no hit; accuracy is the mean over all pairs, of which a paradigm has "
+        f"{_spread(found)}.\nPublished: Warstadt et al. 2020, all 67,000 pairs. LTG-BERT of BabyLM 2024: "
+        f"{100 * BABYLM['10M']:.1f} after 10M words, {100 * BABYLM['100M']:.1f} after 100M."
+    )
+
+
+def _points(one: Accuracy) -> str:
+    error = one.share.standard_error
+    return f"{100 * one.share.value:.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")
+
+
+def _spread(found: Sequence[Accuracy]) -> str:
+    sizes = [int(one.share.count) for one in found if one.kind == "paradigm"]
+    return f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
+
+
+def _record(folder: Path, found: Sequence[Accuracy], about: dict[str, Any]) -> int:
+    """Into the run's folder, and to MLflow where the run is there."""
+    metrics, units, rows = {}, {}, []
+    for one in found:
+        metrics[f"blimp/{one.name}"], units[f"blimp/{one.name}"] = one.share.value, one.share.unit
+        if one.share.standard_error is not None:
+            metrics[f"blimp/{one.name}_se"] = one.share.standard_error
+        published = PUBLISHED.get(one.name, (None,) * len(MODELS))
+        rows.append((one.kind, one.name, one.share.value, one.share.standard_error, int(one.share.count), *published))
+    step = counters(folder / "checkpoints" / "best")["step"]
+    results.write(
+        folder, "blimp.json", step=step, metrics=metrics, units=units, columns=COLUMNS, rows=rows, about=about
+    )
+    print(f"{folder / 'blimp.json'} has every paradigm too")
+    if not (folder / "mlflow.json").is_file():
+        return 0
+    try:
+        print(f"and so has {upload(folder).uri}")
+    except UploadFailed as error:
+        print(f"{error}; later, python -m harness sync {folder}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _digest(pairs: Sequence[Pair]) -> str:
+    return digest("minimal pairs", [[pair.good, pair.bad, pair.paradigm] for pair in pairs])
