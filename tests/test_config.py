@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 COUNTS = {
-    "batch": 1, "data": 7, "device": 4, "experiment": 13, "loop": 1, "lora": 5, "model": 6, "observers": 4,
+    "batch": 1, "data": 7, "device": 4, "experiment": 13, "loop": 1, "lora": 5, "model": 10, "observers": 4,
     "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 7, "task": 2, "tokenizer": 5,
 }  # fmt: skip
 
@@ -35,6 +35,11 @@ FOR = {
     "device/mps": None,
     "model/hf": ["model.name={files}/gpt2", "tokenizer=pydoc"],
     "model/gpt2": ["model.name={files}/gpt2", "tokenizer=pydoc"],
+    "model/hf_masked": ["model.name={files}/bert", "tokenizer=wordpiece", "tokenizer.vocab_size=1024"],
+    **{
+        f"model/ltg_bert_{size}": ["tokenizer.vocab_size=1024", "model.layers=1"]  # built whole, this takes seconds
+        for size in ("base", "small", "xs")
+    },
     "experiment/gpt2_lora_before": ["data.source.path={files}/qa.md"],
     "experiment/gpt2_lora_after": ["data.source.path={files}/qa.md"],
     "model/smollm2": SMOLLM2,
@@ -58,10 +63,10 @@ def test_every_option_is_found() -> None:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small local files of every kind, and a small GPT-2 in a Hugging Face folder."""
+    """Small local files of every kind, and a small GPT-2 and a small BERT in Hugging Face folders."""
     import json
 
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
     folder = tmp_path_factory.mktemp("files")
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
@@ -74,6 +79,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     sizes = GPT2Config(vocab_size=4096, n_positions=128, n_embd=32, n_layer=2, n_head=2)
     GPT2LMHeadModel(sizes).save_pretrained(folder / "gpt2")
+    layers = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=1024, **layers)).save_pretrained(folder / "bert")
     return folder
 
 

@@ -1,0 +1,187 @@
+"""LTG-BERT (Samuel et al., Findings of EACL 2023): a masked language model whose attention tells what stands at a place
+from how far away it is (DeBERTa: He et al., 2021)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from harness.models.gpt import Output
+
+EPS = 1e-7
+"""Of every normalisation, as DeBERTa's."""
+
+
+class Attention(nn.Module):
+    """Disentangled self-attention: a query's content meets a key's, a query's content meets its distance from the key,
+    and a key's content meets its distance from the query."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_key = nn.Linear(width, 2 * width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, distances: Tensor, buckets: Tensor, is_hidden: Tensor | None) -> Tensor:
+        """Of `x` [batch, sequence, width], given the `distances` [buckets, width], each query and key's bucket, and
+        which keys a query must not see [batch, 1 or queries, keys]."""
+        batch, length, width = x.shape
+        query_key = self.query_key(x).view(batch, length, 2, self.heads, -1).permute(2, 3, 0, 1, 4).contiguous()
+        value = self.value(x).view(batch, length, self.heads, -1).permute(2, 0, 1, 3)
+        scores = self._scores(query_key, self.query_key(self.dropout(distances)), buckets)
+        if is_hidden is not None:
+            scores = scores.masked_fill(is_hidden, torch.finfo(scores.dtype).min)  # -inf is NaN where all are hidden
+        weights = scores.softmax(-1)
+        if is_hidden is not None:
+            weights = weights.masked_fill(is_hidden, 0.0)
+        y = self.dropout(weights) @ value
+        return self.out(y.permute(1, 2, 0, 3).reshape(batch, length, width))
+
+    def _scores(self, query_key: Tensor, distances: Tensor, buckets: Tensor) -> Tensor:
+        """[heads, batch, queries, keys]: content meets every distance once, and the places read off their bucket's."""
+        _, heads, batch, length, size = query_key.shape
+        key_query = distances.view(-1, 2, heads, size).permute(1, 2, 3, 0).flip(0)
+        met = query_key.view(2, heads, batch * length, size) @ key_query
+        met = met.view(2, heads, batch, length, -1).gather(-1, buckets.expand(2, heads, batch, -1, -1))
+        query, key = query_key.unbind()
+        return (query @ key.mT + met[0] + met[1].mT) / math.sqrt(3 * size)
+
+
+class GEGLU(nn.Module):
+    """A feed-forward network whose hidden units are gated and normalised (Shazeer, 2020)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, 2 * hidden, bias=False)
+        self.norm = nn.LayerNorm(hidden, EPS, elementwise_affine=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, gate = self.up(x).chunk(2, dim=-1)
+        return self.down(self.norm(x * F.gelu(gate, approximate="tanh")))
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward network, each added to the residual stream; the former normalised on both sides."""
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, EPS, elementwise_affine=False)
+        self.attention = Attention(width, heads, dropout)
+        self.attention_norm = nn.LayerNorm(width, EPS)
+        self.mlp = GEGLU(width, hidden)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, distances: Tensor, buckets: Tensor, is_hidden: Tensor | None) -> Tensor:
+        attended = self.attention(self.norm(x), distances, buckets, is_hidden)
+        x = x + self.dropout(self.attention_norm(attended))
+        return x + self.dropout(self.mlp(self.norm(x)))
+
+
+class PredictionHead(nn.Module):
+    """Logits of any hidden states of shape [..., width]; `decoder` shares the weight of the word embedding."""
+
+    def __init__(self, embedding: nn.Embedding, dropout: float) -> None:
+        super().__init__()
+        vocab_size, width = embedding.weight.shape
+        self.norm = nn.LayerNorm(width, EPS, elementwise_affine=False)
+        self.transform = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.decoder = nn.Linear(width, vocab_size)
+        self.decoder.weight = embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.dropout(self.norm(F.gelu(self.transform(self.norm(x))))))
+
+
+class LTGBert(nn.Module):
+    """LTG-BERT of 98,229,760 parameters at vocabulary 16,384, width 768, 12 layers, 12 heads and 2,048 hidden units.
+
+    Weights from a normal distribution of variance 2/(5 width), cut at two standard deviations; those of the i-th feed-
+    forward network times sqrt(1/2i); biases 0. ValueError for impossible sizes.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        hidden: int,
+        positions: int = 512,
+        position_buckets: int = 32,
+        dropout: float = 0.1,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(vocab_size=vocab_size, width=width, layers=layers, heads=heads, hidden=hidden, positions=positions)
+        if width % heads:
+            raise ValueError(f"width={width} is not divisible by heads={heads}")
+        if position_buckets < 2 or position_buckets % 2:
+            raise ValueError(f"position_buckets={position_buckets} must be even and at least 2: half of them are exact")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} must lie from 0 to below 1")
+        self.positions = positions
+        self.gradient_checkpointing = gradient_checkpointing
+        self.word_embedding = nn.Embedding(vocab_size, width)
+        self.norm = nn.LayerNorm(width, EPS, elementwise_affine=False)
+        self.dropout = nn.Dropout(dropout)
+        self.distance_embedding = nn.Embedding(2 * position_buckets - 1, width)
+        self.distance_norm = nn.LayerNorm(width, EPS)
+        self.layers = nn.ModuleList(Layer(width, heads, hidden, dropout) for _ in range(layers))
+        self.prediction_head = PredictionHead(self.word_embedding, dropout)
+        self.register_buffer("buckets", _buckets(positions, position_buckets), persistent=False)
+        self._initialise()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Output:
+        """Logits of the token at each place; `attention_mask` is 0 at padding, (batch, sequence), or says which keys a
+        query may see, (batch, sequence, sequence)."""
+        length = input_ids.shape[1]
+        if length > self.positions:
+            raise ValueError(f"a sequence of {length} tokens is longer than the model's positions={self.positions}")
+        is_hidden = None
+        if attention_mask is not None:
+            is_hidden = ~attention_mask.bool().view(len(input_ids), -1, length)
+        x = self.dropout(self.norm(self.word_embedding(input_ids)))
+        shared = self.distance_norm(self.distance_embedding.weight), self.buckets[:length, :length], is_hidden
+        for layer in self.layers:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, *shared, use_reentrant=False)
+            else:
+                x = layer(x, *shared)
+        return Output(self.prediction_head(x))
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.prediction_head.decoder
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        std = math.sqrt(2 / (5 * self.word_embedding.embedding_dim))
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.ndim > 1:
+                nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
+        for i, layer in enumerate(self.layers, start=1):
+            for parameter in layer.mlp.parameters():
+                parameter.mul_(math.sqrt(1 / (2 * i)))
+
+
+def _check(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} must be at least 1")
+
+
+def _buckets(positions: int, position_buckets: int) -> Tensor:
+    """The bucket of each query's distance from each key: of its own for a near one, and wider the farther away."""
+    offsets = torch.arange(positions)[:, None] - torch.arange(positions)
+    exact = position_buckets // 2
+    farness = (offsets.abs().clamp(min=exact).double() / exact).log() / math.log(max(positions - 1, exact + 1) / exact)
+    far = offsets.sign() * ((farness * (exact - 1)).ceil().long() + exact)
+    return torch.where(offsets.abs() <= exact, offsets, far) + position_buckets - 1
