@@ -4,12 +4,20 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel, GPT2Model
 
 from harness.models import positions
-from harness.models.pretrained import causal_lm, smollm2, smollm2_file
+from harness.models.pretrained import causal_lm, masked_lm, smollm2, smollm2_file
 
 CONFIG = GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=32, n_positions=16, bos_token_id=0, eos_token_id=0)
+BERT = BertConfig(
+    num_hidden_layers=2,
+    hidden_size=8,
+    num_attention_heads=2,
+    intermediate_size=16,
+    vocab_size=32,
+    max_position_embeddings=16,
+)
 
 
 @pytest.fixture
@@ -65,6 +73,27 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     CONFIG.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks \d+ of the model's weights, such as transformer\.h\.1"):
         causal_lm(name=str(tmp_path), vocab_size=32)
+
+
+def test_a_masked_model_comes_back_with_its_logits_and_positions(tmp_path):
+    torch.manual_seed(0)
+    bert = BertForMaskedLM(BERT).eval()
+    bert.save_pretrained(tmp_path)
+    model, tokens = masked_lm(name=str(tmp_path), vocab_size=32).eval(), torch.arange(20).view(2, 10)
+    assert torch.equal(model(input_ids=tokens).logits, bert(input_ids=tokens).logits)
+    assert positions(model) == 16
+
+
+def test_what_is_no_whole_masked_model_is_refused(tmp_path, gpt2):
+    gpt2.save_pretrained(tmp_path / "causal")
+    BertModel(BERT).save_pretrained(tmp_path / "headless")
+    with pytest.raises(ValueError, match="is no masked language model that loads"):
+        masked_lm(name=str(tmp_path / "causal"), vocab_size=32)
+    with pytest.raises(ValueError, match=r"lacks \d+ of the model's weights, such as cls\.predictions"):
+        masked_lm(name=str(tmp_path / "headless"), vocab_size=32)
+    BertForMaskedLM(BERT).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match=r"vocabulary of 33 is larger than the model's embedding of 32"):
+        masked_lm(name=str(tmp_path / "bert"), vocab_size=33)
 
 
 def test_an_unknown_dtype_is_refused(tmp_path, gpt2):
