@@ -30,13 +30,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def export(run: Recorded, output: Path, adapters: bool) -> str:
     """Write `output` whole or not at all and say how to load it; ConfigError where it exists, where transformers has no
-    class for the model, and for `adapters` of a run that has none."""
+    class for the model, and for `adapters` of a run that has none. `run.model` is used up."""
     if output.exists():
         raise ConfigError(f"--output: {output} exists; name another folder")
     if adapters and not run.cfg.get("lora"):
         raise ConfigError(f"--adapters: {run.folder} has none, for it trained every weight; leave --adapters out")
     base = _public_base(run) or str(output / "base")
-    write = partial(_adapters, run, base) if adapters else partial(_merged, run)
+    write = partial(_adapters, run, base) if adapters else partial(_model, run)
     try:
         write_whole(writable("--output", output), write)
     except ValueError as error:
@@ -45,7 +45,7 @@ def export(run: Recorded, output: Path, adapters: bool) -> str:
     return call if adapters else f"AutoModelForCausalLM.from_pretrained('{output}')"
 
 
-def _merged(run: Recorded, folder: Path, *, merged: bool = True) -> None:
+def _model(run: Recorded, folder: Path, *, merged: bool = True) -> None:
     model = as_transformers(without_adapters(run.model, merged=merged), run.tokenizer.eos_id)
     model.save_pretrained(folder)
     _copy_tokenizer(run, folder)
@@ -56,7 +56,7 @@ def _adapters(run: Recorded, base: str, folder: Path) -> None:
     save_adapters(run.model, folder, base=base, rename=partial(transformers_name, model=run.model))
     _copy_tokenizer(run, folder)
     if not _public_base(run):
-        _merged(run, folder / "base", merged=False)
+        _model(run, folder / "base", merged=False)
 
 
 def _public_base(run: Recorded) -> str | None:

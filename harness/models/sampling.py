@@ -19,11 +19,11 @@ def continuation(
 ) -> Iterator[int]:
     """The tokens that follow `prompt`, drawn until `eos_id`, which is not told; the model sees the last ones, as many
     as it has positions. At temperature 0 each is the likeliest."""
-    limit = positions(model) or len(prompt) + torch.iinfo(torch.int32).max
-    tokens = list(prompt)
+    limit, tokens = positions(model), list(prompt)
+    seen = slice(-limit, None) if limit else slice(None)
     while True:
         with torch.inference_mode():
-            logits = model(input_ids=torch.tensor([tokens[-limit:]])).logits[0, -1].float()
+            logits = model(input_ids=torch.tensor([tokens[seen]])).logits[0, -1].float()
         token = _drawn(logits, temperature, top_k, generator)
         if token == eos_id:
             return
