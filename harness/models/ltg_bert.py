@@ -32,23 +32,21 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         query_key = self.query_key(x).view(batch, length, 2, self.heads, -1).permute(2, 3, 0, 1, 4).contiguous()
         value = self.value(x).view(batch, length, self.heads, -1).permute(2, 0, 1, 3)
-        scores = self._scores(query_key, self.query_key(self.dropout(distances)), buckets)
+        scale = 1 / math.sqrt(3 * value.shape[-1])
+        bias = self._bias(query_key, self.query_key(self.dropout(distances)) * scale, buckets)
         if is_hidden is not None:
-            scores = scores.masked_fill(is_hidden, torch.finfo(scores.dtype).min)  # -inf is NaN where all are hidden
-        weights = scores.softmax(-1)
-        if is_hidden is not None:
-            weights = weights.masked_fill(is_hidden, 0.0)
-        y = self.dropout(weights) @ value
+            bias = bias.masked_fill(is_hidden, -torch.inf)
+        dropout = self.dropout.p if self.training else 0.0
+        y = F.scaled_dot_product_attention(*query_key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
         return self.out(y.permute(1, 2, 0, 3).reshape(batch, length, width))
 
-    def _scores(self, query_key: Tensor, distances: Tensor, buckets: Tensor) -> Tensor:
+    def _bias(self, query_key: Tensor, distances: Tensor, buckets: Tensor) -> Tensor:
         """[heads, batch, queries, keys]: content meets every distance once, and the places read off their bucket's."""
         _, heads, batch, length, size = query_key.shape
         key_query = distances.view(-1, 2, heads, size).permute(1, 2, 3, 0).flip(0)
-        met = query_key.view(2, heads, batch * length, size) @ key_query
-        met = met.view(2, heads, batch, length, -1).gather(-1, buckets.expand(2, heads, batch, -1, -1))
-        query, key = query_key.unbind()
-        return (query @ key.mT + met[0] + met[1].mT) / math.sqrt(3 * size)
+        met = (query_key.view(2, heads, batch * length, size) @ key_query).view(2, heads, batch, length, -1)
+        of_queries, of_keys = met.gather(-1, buckets.expand(2, heads, batch, -1, -1))
+        return of_queries + of_keys.mT
 
 
 class GEGLU(nn.Module):
