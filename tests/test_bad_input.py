@@ -1,14 +1,12 @@
 """What a user gets wrong: one message with the key, the value and the remedy; exit status 2; nothing written."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-import run
-from tests.conftest import run_py
+from tests.conftest import run_py, type_in
 
 SMOKE = "experiment=smoke"
 
@@ -70,15 +68,6 @@ TABLE = [
     (["tracking.uri=sqlite:////proc/store/mlflow.db"], ["tracking.uri: /proc", "cannot be written to"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
 ]
-
-
-def type_in(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """What the shell sees of `python run.py ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
-    try:
-        return run.main()
-    except SystemExit as ended:
-        return ended.code
 
 
 @pytest.mark.parametrize(("typed", "said"), TABLE, ids=lambda value: " ".join(value) if isinstance(value, list) else "")

@@ -14,9 +14,11 @@ from mlflow.tracking import MlflowClient
 from harness.checkpoint import name_of
 from harness.config import compose
 from harness.runner import run
-from tests.conftest import ROOT, run_py
+from tests.conftest import ROOT, run_py, type_in
+from tests.observers.stores import new_store
 
-SMOKE = ["experiment=smoke", "device=cpu", "data.val_share=0.01"]
+SMOKE = ["experiment=smoke", "device=cpu", "data.val_share=0.01", "model.layers=1", "model.width=16",
+         "batch.batch_size=8"]  # fmt: skip
 
 
 def record(folder: Path) -> list[dict]:
@@ -34,6 +36,7 @@ def only_folder(tmp_path: Path) -> Path:
 
 
 def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_path) -> None:
+    new_store(tmp_path)
     done = run_py(*SMOKE, *places, "optimizer=adamw", "schedule=cosine")
     assert done.returncode == 0, done.stderr
     folder = only_folder(tmp_path)
@@ -61,26 +64,32 @@ def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_pa
     assert "python -m harness ui" in done.stdout
 
 
-def test_the_same_command_gives_the_same_bits_and_does_not_tokenise_again(places, tmp_path, cache_dir) -> None:
-    commands = [compose([*SMOKE, *places, "observers=quiet"]) for _ in range(2)]
+def test_the_same_command_gives_the_same_bits_and_does_not_tokenise_again(places, tmp_path) -> None:
+    (tmp_path / "own.txt").write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
+    own = ["data=text", f"data.source.path={tmp_path}/own.txt", "tokenizer=bpe", "tokenizer.vocab_size=270"]
+    commands = [compose([*SMOKE, *places, *own, f"cache_dir={tmp_path}/cache", "observers=quiet"]) for _ in range(2)]
     first = run(commands[0])
-    written = {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*.npy")}
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/**/*.npy")}
     second = run(commands[1])
     assert series(first.folder, "train/loss") == series(second.folder, "train/loss")
     assert first.best_val_loss == second.best_val_loss
-    assert written == {path: path.stat().st_mtime_ns for path in cache_dir.rglob("*.npy")}
+    assert written
+    assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/**/*.npy")}
     assert first.folder != second.folder
 
 
-def test_a_run_that_diverges_exits_1_with_the_reason_and_keeps_finite_weights(places, tmp_path) -> None:
+def test_a_run_that_diverges_exits_1_with_the_reason_and_keeps_finite_weights(
+    places, tmp_path, monkeypatch, capsys
+) -> None:
     import torch
 
     from harness.checkpoint import load_weights
 
-    done = run_py(*SMOKE, *places, "observers=quiet", "optimizer=sgd", "optimizer.lr=1e12", "loop.grad_clip=null")
-    assert done.returncode == 1
-    assert "diverged: loss" in done.stderr
-    assert "Traceback" not in done.stderr
+    wild = ["observers=quiet", "optimizer=sgd", "optimizer.lr=1e12", "loop.grad_clip=null"]
+    assert type_in(monkeypatch, *SMOKE, *places, *wild) == 1
+    said = capsys.readouterr().err
+    assert "diverged: loss" in said
+    assert "Traceback" not in said
     folder = only_folder(tmp_path)
     assert record(folder)[-1]["status"] == "diverged"
     weights = load_weights(folder / "checkpoints" / "best" / "model.safetensors")
@@ -113,7 +122,7 @@ def wait_for_steps(tmp_path: Path, steps: int) -> None:
 
 
 def test_two_processes_see_the_losses_of_one(places, tmp_path) -> None:
-    chosen = [*SMOKE, *places, "observers=quiet", "model.dropout=0.0", "batch.micro_batch_size=8", "data=pydoc_qa"]
+    chosen = [*SMOKE, *places, "observers=quiet", "model.dropout=0.0", "batch.micro_batch_size=2", "data=pydoc_qa"]
     alone = run(compose(chosen))
     torchrun(*chosen)
     together = next(f for f in (tmp_path / "outputs").iterdir() if f != alone.folder)
@@ -152,7 +161,7 @@ def rank_of(launcher: int, rank: int) -> int:
     raise AssertionError(f"no rank {rank} under {launcher}")
 
 
-def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp_path) -> None:
+def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp_path, monkeypatch, capsys) -> None:
     own = tmp_path / "mine"
     (own / "conf" / "optimizer").mkdir(parents=True)
     (own / "my_package.py").write_text(
@@ -161,35 +170,34 @@ def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp
     )
     (own / "conf" / "optimizer" / "careful.yaml").write_text("_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n")
     chosen = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=quiet", "optimizer=careful"]
-    env = {"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"}
-    done = run_py(*chosen, env=env)
+    done = run_py(*chosen, env={"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"})
     assert done.returncode == 0, done.stderr
     assert record(only_folder(tmp_path))[0]["params"]["effective.peak_lr.matrices"] == "0.05"
-    refused = run_py(*chosen, env={**env, "HARNESS_TRUST": ""})
-    assert refused.returncode == 2
-    assert "HARNESS_TRUST=my_package" in refused.stderr
+    monkeypatch.syspath_prepend(own)
+    assert type_in(monkeypatch, *chosen) == 2
+    assert "HARNESS_TRUST=my_package" in capsys.readouterr().err
 
 
-BASED = ["device=cpu", "observers=quiet", "data.val_share=0.01", "loop.max_steps=4", "optimizer.lr=0.01"]
-BASED += ["start=base", "start.source='experiment=smoke'", "lora=all_linear"]
+BASED = [*SMOKE[1:], "observers=quiet", "loop.max_steps=4", "optimizer.lr=0.01", "start=base", "lora=all_linear"]
+BASED += ["start.source='experiment=smoke'"]
 
 
-def test_a_base_is_trained_once_and_a_run_is_the_same_whether_it_was_trained_for_it_or_found(places, tmp_path) -> None:
-    own_cache = [place for place in places if "cache_dir" not in place] + [f"cache_dir={tmp_path}/cache"]
-    first = run(compose([*own_cache, *BASED]))
+def test_a_base_is_trained_once_and_a_run_is_the_same_whether_it_was_trained_for_it_or_found(
+    places_without_bases, tmp_path
+) -> None:
+    first = run(compose([*places_without_bases, *BASED]))
     assert {folder.name.split("_")[-1] for folder in (tmp_path / "outputs").iterdir()} == {"smoke", "adamw-cosine"}
-    second = run(compose([*own_cache, *BASED]))
+    second = run(compose([*places_without_bases, *BASED]))
     assert len(list((tmp_path / "outputs").iterdir())) == 3
     assert series(first.folder, "train/loss") == series(second.folder, "train/loss")
     assert series(first.folder, "val/loss") == series(second.folder, "val/loss")
 
 
 @pytest.mark.slow
-def test_two_processes_that_adapt_a_base_they_trained_see_the_losses_of_one(places, tmp_path) -> None:
-    own_cache = [place for place in places if "cache_dir" not in place] + [f"cache_dir={tmp_path}/cache"]
-    torchrun(*own_cache, *BASED)
+def test_two_processes_that_adapt_a_base_they_trained_see_the_losses_of_one(places_without_bases, tmp_path) -> None:
+    torchrun(*places_without_bases, *BASED)
     [together] = (tmp_path / "outputs").glob("*_adamw-cosine")
-    alone = run(compose([*own_cache, *BASED]))
+    alone = run(compose([*places_without_bases, *BASED]))
     assert series(together, "train/loss") == pytest.approx(series(alone.folder, "train/loss"), abs=1e-5)
 
 
@@ -204,17 +212,21 @@ def test_lower_precision_learns_too_and_is_recorded_as_such(precision, places) -
     )
 
 
-def test_a_run_that_fails_exits_1_and_is_failed_in_mlflow_with_the_reason(places, tmp_path) -> None:
-    (tmp_path / "my_package.py").write_text(
+def test_a_run_that_fails_exits_1_and_is_failed_in_mlflow_with_the_reason(
+    places, tmp_path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "breaking.py").write_text(
         "import torch\nclass Breaks(torch.optim.SGD):\n"
         "    def step(self, closure=None):\n        raise RuntimeError('the second hand broke')\n"
     )
-    env = {"PYTHONPATH": str(tmp_path), "HARNESS_TRUST": "my_package"}
-    chosen = ["optimizer._target_=my_package.Breaks", "~optimizer.betas", "~optimizer.eps", "~observers.figures"]
-    done = run_py(*SMOKE, *places, *chosen, env=env)
-    assert done.returncode == 1
-    assert "failed: RuntimeError: the second hand broke" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HARNESS_TRUST", "breaking")
+    new_store(tmp_path)
+    chosen = ["optimizer._target_=breaking.Breaks", "~optimizer.betas", "~optimizer.eps", "~observers.figures"]
+    assert type_in(monkeypatch, *SMOKE, *places, *chosen) == 1
+    said = capsys.readouterr().err
+    assert "failed: RuntimeError: the second hand broke" in said
+    assert "Traceback" not in said
     assert "the second hand broke" in (only_folder(tmp_path) / "error.txt").read_text()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [recorded] = client.search_runs(["1"])
@@ -244,15 +256,16 @@ def test_an_observer_that_raises_is_left_out_and_the_run_goes_on(places, tmp_pat
     assert capsys.readouterr().err.count("the observer Broken is left out from now on: OSError: its disk is full") == 1
 
 
-def test_a_base_that_diverges_ends_the_run_that_needs_it_with_its_reason(places, tmp_path) -> None:
-    own_cache = [place for place in places if "cache_dir" not in place] + [f"cache_dir={tmp_path}/cache"]
+def test_a_base_that_diverges_ends_the_run_that_needs_it_with_its_reason(
+    places_without_bases, tmp_path, monkeypatch, capsys
+) -> None:
     own = tmp_path / "conf" / "experiment"
     own.mkdir(parents=True)
     wild = "override /optimizer: sgd\n\noptimizer: {lr: 1e12}\nloop: {max_steps: 4, grad_clip: null}\nname: wild\n"
     start = "# @package _global_\ndefaults:\n  - override /lora: none\n  - override /start: scratch\n  - "
     (own / "wild.yaml").write_text(start + wild)
-    chosen = [*BASED[:-2], "start=base", "start.source='experiment=wild'"]
-    done = run_py("--config-dir", str(tmp_path / "conf"), *own_cache, *chosen)
-    assert done.returncode == 1
-    assert "diverged: its base, " in done.stderr
-    assert "Traceback" not in done.stderr
+    chosen = ["--config-dir", str(tmp_path / "conf"), *places_without_bases, *BASED[:-1]]
+    assert type_in(monkeypatch, *chosen, "start.source='experiment=wild'") == 1
+    said = capsys.readouterr().err
+    assert "diverged: its base, " in said
+    assert "Traceback" not in said

@@ -2,14 +2,11 @@
 no study, no folder and no base made."""
 
 import os
-import sys
 
 import pytest
 
-import run
-from tests.conftest import run_py
+from tests.conftest import run_py, type_in
 from tests.sweeps import TINY, begun, folder_of
-from tests.test_bad_input import type_in
 from tests.test_locked import FIXED
 
 GRID = "sweeps=grid"
@@ -183,8 +180,7 @@ def test_a_range_over_a_locked_key_is_refused_by_name(places, tmp_path, monkeypa
 def test_a_changed_space_is_refused_with_a_difference_before_a_base_is_trained(places, monkeypatch, capsys) -> None:
     begun(*TINY, *places)
     changed = ["lora.rank=2,4", "model.width=32", "start=base"]
-    monkeypatch.setattr(sys, "argv", ["run.py", "-m", *TINY, *places, *changed])
-    assert run.main() == 2
+    assert swept(monkeypatch, *places, *changed) == 2
     said = capsys.readouterr()
     assert "space lora.rank: 2,4,8,16,32 -> 2,4\n" in said.err
     assert "config model.width: 16 -> 32\n" in said.err
