@@ -10,13 +10,14 @@ import torch
 
 from harness import cli
 from harness.checkpoint import REST, WEIGHTS, name_of
+from harness.commands.verify_resume import contents, difference
 from harness.config import compose
 from harness.events import Event, StepEnd
 from harness.explain import ConfigError
 from harness.policies import Decision, Policy, Stop
 from harness.runner import RunResult, prepare, run
 from tests.conftest import ROOT
-from tests.test_run import only_folder, record, series, wait_for_steps
+from tests.test_run import only_folder, record, series, torchrun, wait_for_steps
 
 TINY = ["experiment=smoke", "device=cpu", "data=pydoc_text", "data.val_share=0.01", "observers=quiet",
         "model.layers=1", "model.width=16", "model.dropout=0.1", "loop.max_steps=12", "loop.evals=3"]  # fmt: skip
@@ -145,6 +146,18 @@ def test_after_kill_9_the_last_checkpoint_serves(broken_off, places, tmp_path, c
     assert begun >= 9
     assert begun % 3 == 0
     assert series(again.folder, "train/loss")[0] == series(killed, "train/loss")[begun]
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_to_the_bit_each_with_its_own_generators(places, tmp_path) -> None:
+    chosen = [*TINY, *places]
+    torchrun(*chosen, "name=straight")
+    [straight] = (tmp_path / "outputs").iterdir()
+    torchrun(*chosen, "name=again", "start=resume", f"start.run={straight}", "start.checkpoint=8")
+    [again] = (tmp_path / "outputs").glob("*_again")
+    one, other = (contents(folder, 12) for folder in (straight, again))
+    assert [difference(one[part], other[part])[0] for part in one] == [0.0] * 6
+    assert len(one["rng"]) == 2
 
 
 def copied(broken_off: RunResult, tmp_path: Path) -> RunResult:

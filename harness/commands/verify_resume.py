@@ -42,8 +42,8 @@ def verify(overrides: Sequence[str], steps: int, folder: Path) -> dict[str, tupl
     first = _run(asked, folder / "first", stop_after=steps)
     go_on = [*asked, "start=resume", f"start.run={first.folder}", "start.checkpoint=last", "start.schedule=continue"]
     second = _run(go_on, folder / "second")
-    one, other = (_contents(result.folder, result.step) for result in (straight, second))
-    return {part: _difference(one[part], other[part]) for part in one}
+    one, other = (contents(result.folder, result.step) for result in (straight, second))
+    return {part: difference(one[part], other[part]) for part in one}
 
 
 def _run(overrides: list[str], folder: Path, stop_after: int | None = None) -> RunResult:
@@ -62,12 +62,13 @@ def _run(overrides: list[str], folder: Path, stop_after: int | None = None) -> R
     return result
 
 
-def _contents(folder: Path, step: int) -> dict[str, Any]:
+def contents(folder: Path, step: int) -> dict[str, Any]:
+    """What the checkpoint of `step` holds of the run in `folder`, by part."""
     checkpoint = folder / "checkpoints" / name_of(step)
     return {"model": load_weights(checkpoint / WEIGHTS), **torch.load(checkpoint / REST, weights_only=True)}
 
 
-def _difference(one: Any, other: Any) -> tuple[float, int]:
+def difference(one: Any, other: Any) -> tuple[float, int]:
     """The largest difference of the numbers in two structures alike, infinite where they are not, and how many."""
     pairs = list(_pairs(one, other))
     return max((difference for difference, _ in pairs), default=0.0), sum(count for _, count in pairs)
