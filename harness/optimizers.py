@@ -15,8 +15,8 @@ Group = dict[str, Any]
 def partition(model: nn.Module, weight_decay_scope: str = "matrices") -> list[Group]:
     """The trainable parameters, each once, in those of the groups `embeddings`, `matrices`, `vectors` that exist.
 
-    The output head counts as an embedding. `vectors` have fewer than two dimensions and, unless the scope is "all",
-    no weight decay. ValueError when nothing is trainable.
+    The output head counts as an embedding. `vectors` are biases, gains and gates, one number a channel, and have,
+    unless the scope is "all", no weight decay. ValueError when nothing is trainable.
     """
     if weight_decay_scope not in ("matrices", "all"):
         raise ValueError(f"weight_decay_scope={weight_decay_scope!r} must be matrices or all")
@@ -24,7 +24,7 @@ def partition(model: nn.Module, weight_decay_scope: str = "matrices") -> list[Gr
     embedded = {id(weight) for module in _embeddings(model) for weight in module.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            kind = "vectors" if parameter.ndim < 2 else "embeddings" if id(parameter) in embedded else "matrices"
+            kind = "vectors" if _is_vector(parameter) else "embeddings" if id(parameter) in embedded else "matrices"
             members[kind].append((name, parameter))
     if not any(members.values()):
         raise ValueError("the model has no trainable parameter: unfreeze it, or choose a lora that adapts it")
@@ -200,6 +200,11 @@ def _embeddings(model: nn.Module) -> Iterator[nn.Module]:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is not None:
         yield head
+
+
+def _is_vector(parameter: nn.Parameter) -> bool:
+    """Or shaped to be broadcast over a grid, such as [1, channels, 1, 1]."""
+    return parameter.ndim < 2 or (parameter.ndim > 2 and parameter.numel() == max(parameter.shape))
 
 
 def _named(group: Group) -> Iterator[tuple[str, nn.Parameter]]:

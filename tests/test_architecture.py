@@ -36,7 +36,8 @@ HOMES = {
     "datasets": {"data/sources.py"},
     "tokenizers": {"data/tokenizers.py"},
     "tensorboard": {"observers/tensorboard.py"},
-    "matplotlib": {"observers/figures.py", "sweeping/figures.py"},
+    "matplotlib": {"observers/figures.py", "sweeping/figures.py", "tasks/pictures.py"},
+    "neuralop": {"models/fno.py"},
 }
 LONG_FUNCTIONS, LONG_FILES = 60, 320
 

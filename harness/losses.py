@@ -1,0 +1,28 @@
+"""How far a predicted field is from the true one, relative to the true one's size."""
+
+import torch
+from torch import Tensor
+
+
+def relative_l2(predicted: Tensor, true: Tensor) -> Tensor:
+    """||predicted - true|| / ||true|| of each sample, [samples], over channels and grid; inf where `true` is 0."""
+    return _norms(predicted - true) / _norms(true)
+
+
+def relative_h1(predicted: Tensor, true: Tensor) -> Tensor:
+    """The same with the slopes in both directions in either norm, [samples]; fields are [samples, channels, y, x] on
+    the unit square and taken as periodic."""
+    return relative_l2(_with_slopes(predicted), _with_slopes(true))
+
+
+def _norms(fields: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(fields.flatten(1), dim=1)
+
+
+def _with_slopes(fields: Tensor) -> Tensor:
+    return torch.cat([fields, _slope(fields, -2), _slope(fields, -1)], dim=1)
+
+
+def _slope(fields: Tensor, dim: int) -> Tensor:
+    """Central differences over a grid of spacing 1 / points."""
+    return (fields.roll(-1, dim) - fields.roll(1, dim)) * (fields.shape[dim] / 2)

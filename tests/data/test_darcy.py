@@ -1,0 +1,92 @@
+"""The solver of Darcy flow converges as it must, keeps what the equation keeps, and its data are there again."""
+
+import numpy as np
+import pytest
+import torch
+
+from harness.data.darcy import HIGH, INTERVALS, LOW, darcy, media, solve
+
+SIZES = {"train": 6, "held_out": 3, "resolution": 8, "finer": 16, "eval_batch_size": 2, "shuffle": True, "seed": 0}
+
+
+def manufactured(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(u, a, f) with u = sin(pi x) sin(2 pi y) and a smooth a, at the nodes of a grid of n intervals."""
+    x, y = np.meshgrid(*[np.linspace(0, 1, n + 1)] * 2, indexing="ij")
+    u, a, slope = np.sin(np.pi * x) * np.sin(2 * np.pi * y), 5 + 2 * np.sin(2 * x + y), 2 * np.cos(2 * x + y)
+    u_x, u_y = np.pi * np.cos(np.pi * x) * np.sin(2 * np.pi * y), 2 * np.pi * np.sin(np.pi * x) * np.cos(2 * np.pi * y)
+    return u, a, 5 * np.pi**2 * a * u - 2 * slope * u_x - slope * u_y
+
+
+def test_it_converges_with_the_square_of_the_spacing() -> None:
+    errors = []
+    for n in (8, 16, 32, 64):
+        u, a, f = manufactured(n)
+        errors.append(np.abs(solve(a[None], f[None])[0] - u).max())
+    orders = np.log2(np.array(errors[:-1]) / errors[1:])
+    assert orders == pytest.approx([2, 2, 2], abs=0.1)
+
+
+def test_a_medium_of_one_kind_only_scales_the_solution() -> None:
+    low, high = solve(np.stack([np.full((17, 17), value) for value in (LOW, HIGH)]))
+    np.testing.assert_allclose(low * LOW, high * HIGH, rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def solved() -> tuple[np.ndarray, np.ndarray]:
+    a = media(4, seed=1)
+    return a, solve(a)
+
+
+def test_pressure_is_positive_inside_and_lies_between_those_of_the_two_media(solved) -> None:
+    _, u = solved
+    least, most = (solve(np.full((1, INTERVALS + 1, INTERVALS + 1), value))[0].max() for value in (HIGH, LOW))
+    assert (u[:, 1:-1, 1:-1] > 0).all()
+    assert not u[:, [0, -1]].any()
+    assert not u[:, :, [0, -1]].any()
+    assert ((least < u.max((1, 2))) & (u.max((1, 2)) < most)).all()
+
+
+def test_a_mirrored_medium_has_the_mirrored_pressure(solved) -> None:
+    a, u = solved
+    np.testing.assert_allclose(solve(a[:, ::-1]), u[:, ::-1], atol=1e-6 * u.max())
+    np.testing.assert_allclose(solve(a.transpose(0, 2, 1)), u.transpose(0, 2, 1), atol=1e-6 * u.max())
+
+
+def test_either_medium_fills_half_of_the_square_on_average() -> None:
+    assert set(np.unique(media(2, seed=0))) == {LOW, HIGH}
+    assert (media(200, seed=0) == HIGH).mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_both_grids_hold_the_same_held_out_solutions_and_none_of_the_training_set(tmp_path) -> None:
+    data = darcy(cache_dir=tmp_path, **SIZES)
+    coarse, fine = data.held_out
+    assert [len(fields) for fields in (data.train, coarse, fine)] == [6, 3, 3]
+    assert (coarse.grid, fine.grid) == ("8", "16")
+    torch.testing.assert_close(fine.y[:, :, ::2, ::2], coarse.y)
+    torch.testing.assert_close(fine.x[:, :, ::2, ::2], coarse.x)
+    assert not any((sample == other).all() for sample in data.train.y for other in coarse.y)
+
+
+def test_they_are_solved_once_and_do_not_change_with_the_seed_of_a_run(tmp_path) -> None:
+    first = darcy(cache_dir=tmp_path, **SIZES)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    second = darcy(cache_dir=tmp_path, **{**SIZES, "seed": 1})
+    assert first.digest == second.digest
+    assert torch.equal(first.train.y, second.train.y)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == written
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"resolution": 24}, "resolution=24 must be 2 or more and divide 64"),
+        ({"finer": 1}, "finer=1 must be 2 or more and divide 64"),
+        ({"finer": 8}, "finer=8 must be more than resolution=8"),
+        ({"train": 0}, "train=0 must be 1 or more"),
+        ({"held_out": 0}, "held_out=0 must be 1 or more"),
+        ({"eval_batch_size": 0}, "eval_batch_size=0 must be 1 or more"),
+    ],
+)
+def test_sizes_that_cannot_be_had_are_refused(sizes, message, tmp_path) -> None:
+    with pytest.raises(ValueError, match=message):
+        darcy(cache_dir=tmp_path, **{**SIZES, **sizes})

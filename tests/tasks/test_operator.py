@@ -1,0 +1,138 @@
+"""Document 3 end to end on a few fields: what is trained on, what is scored, what is recorded, drawn and resumed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness import cli
+from harness.build import build, build_task
+from harness.config import compose, validate
+from harness.explain import ConfigError
+from harness.loop import evaluate
+from harness.losses import relative_h1, relative_l2
+from harness.processes import World
+from harness.runner import run
+from harness.tasks.operator import Operator
+from tests.conftest import ROOT
+from tests.test_run import record, series
+from tests.toy import CPU
+
+TINY = ["experiment=operator", "device=cpu", "observers=quiet", "data.train=32", "data.held_out=5", "data.resolution=8",
+        "data.finer=16", "data.eval_batch_size=2", "model.modes=4", "model.width=8", "model.layers=2",
+        "batch.batch_size=8", "loop.epochs=5", "loop.evals=2"]  # fmt: skip
+DATA = Path(ROOT).parent / "shared" / "data" / "neuralop_pde"
+
+
+@pytest.fixture(scope="module")
+def task(cache_dir: Path) -> Operator:
+    cfg = compose([*TINY, f"cache_dir={cache_dir}"])
+    return build_task(cfg, validate(cfg), World(torch.device("cpu")))
+
+
+def test_a_run_learns_and_records_both_errors_on_both_grids_beside_what_needs_no_model(places) -> None:
+    result = run(compose([*TINY, *places, "~observers.mlflow", "observers=default", "task.loss=l2"]))
+    assert result.status == "completed"
+    start, *lines = record(result.folder)
+    assert start["constants"]["zero_predictor"] == 1.0
+    assert 0.1 < start["constants"]["mean_predictor"] < 0.6
+    assert start["dataset"]["name"] == "Darcy"
+    assert result.tokens == 5 * 32
+    units = next(line["units"] for line in lines if "val/loss" in line.get("metrics", {}))
+    for name, norm in {"loss": "L2", "h1": "H1", "loss_16": "L2", "h1_16": "H1"}.items():
+        assert units[f"val/{name}"] == f"relative {norm} of physical fields"
+        before, *_, after = series(result.folder, f"val/{name}")
+        assert after < before
+    assert series(result.folder, "val/loss_se")[-1] > 0
+    assert series(result.folder, "val/loss")[-1] < 0.6
+    pictures = [result.folder / "figures" / f"fields_{points}.png" for points in (8, 16)]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
+
+
+def test_training_is_on_normalised_fields_and_evaluation_on_physical_ones(task) -> None:
+    batch = task.data.train[:4]
+    with torch.no_grad():
+        predicted = task.model(batch.x)
+        expected = relative_h1((predicted - task.model.y_mean) / task.model.y_std, task.model.normalised(batch.y))
+        assert task.loss(batch).sum.item() == pytest.approx(expected.sum().item(), rel=1e-5)
+        fields = task.data.held_out[0]
+        errors = relative_l2(task.model(fields.x), fields.y)
+    report = evaluate(task, CPU)["loss"]
+    assert report.value == pytest.approx(errors.mean().item(), rel=1e-5)
+    assert report.standard_error == pytest.approx(errors.std().item() / len(errors) ** 0.5, rel=1e-4)
+
+
+def test_the_mean_predictor_is_the_mean_of_the_training_fields(task) -> None:
+    fields = task.data.held_out[0].y
+    guess = task.data.train.y.mean(0, keepdim=True).expand_as(fields)
+    errors = [(g - y).norm() / y.norm() for g, y in zip(guess, fields, strict=True)]
+    assert task.constants["mean_predictor"] == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
+
+
+def test_an_epoch_holds_every_sample_once_and_a_position_always_the_same_batch(task) -> None:
+    assert (task.examples, task.tokens_per_example) == (32, 1.0)
+    epoch = [task.batch(position, 8) for position in range(0, 32, 8)]
+    seen = torch.cat([batch.y for batch in epoch]).flatten(1)
+    assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, task.data.train.y.flatten(1).tolist()))
+    assert torch.equal(task.batch(40, 8).x, task.batch(40, 8).x)
+    assert not torch.equal(task.batch(0, 8).y, task.batch(32, 8).y)
+    assert [len(part) for part in task.split(epoch[0], 3)] == [3, 3, 2]
+
+
+def test_clipping_counts_a_complex_gradient_whole(task) -> None:
+    task.loss(task.data.train[:4]).sum.backward()
+    grads = [p.grad for p in task.model.parameters()]
+    parts = torch.cat([torch.view_as_real(g).flatten() if g.is_complex() else g.flatten() for g in grads])
+    assert any(g.is_complex() for g in grads)
+    assert torch.nn.utils.get_total_norm(grads).item() == pytest.approx(parts.norm().item(), rel=1e-5)
+
+
+def test_two_runs_of_n_steps_are_to_the_bit_one_of_2n(cache_dir, capsys) -> None:
+    overrides = [*TINY, f"cache_dir={cache_dir}", "schedule=plateau", "schedule.patience=0"]
+    assert cli.main(["verify-resume", "--steps", "3", *overrides]) == 0
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adafactor"])
+def test_an_optimizer_for_real_numbers_refuses_the_operator_by_name(optimizer, places) -> None:
+    with pytest.raises(ConfigError, match=r"cannot train complex parameters .*choose optimizer=adamw"):
+        built([*TINY, *places, f"optimizer={optimizer}", "~optimizer.fused"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("task.loss=l1", "task: loss='l1' is neither l2 nor h1"),
+        ("model.modes=9", "model: modes=9 is more than the 8 points of the training grid"),
+        ("optimizer.fused=true", "complex parameters, which no fused kernel takes; set it null"),
+        ("data.finer=20", "data: finer=20 must be 2 or more and divide 64"),
+    ],
+)
+def test_what_cannot_be_is_refused_under_its_key(override, message, places) -> None:
+    with pytest.raises(ConfigError, match=message):
+        built([*TINY, *places, override])
+
+
+def built(overrides: list[str]) -> None:
+    cfg = compose(overrides)
+    settings, world = validate(cfg), World(torch.device("cpu"))
+    build(cfg, settings, world, build_task(cfg, settings, world))
+
+
+def test_the_documents_scheduler_says_when_it_can_first_act(places, tmp_path) -> None:
+    torch.save({"x": torch.rand(8, 16, 16), "y": torch.rand(8, 16, 16)}, tmp_path / "fields.pt")
+    files = [f"data.train={tmp_path}/fields.pt", f"data.tests=[{tmp_path}/fields.pt]"]
+    cfg = compose(["experiment=operator_before", *files, *places, "loop.epochs=11", "loop.evals=11"])
+    settings, world = validate(cfg), World(torch.device("cpu"))
+    parts = build(cfg, settings, world, build_task(cfg, settings, world))
+    assert parts.notices == ("patience=10 allows a first cut after 12 evaluations, and the run has 11",)
+
+
+@pytest.mark.parametrize("name", ["darcy", "burgers"])
+def test_the_librarys_own_files_are_read_and_trained_on(name, places) -> None:
+    if not DATA.is_dir():
+        pytest.skip("the library's Darcy and Burgers files are not beside the project")
+    files = [f"data.train={DATA}/{name}_train_16.pt", f"data.tests=[{DATA}/{name}_test_16.pt]"]
+    sizes = ["model.width=8", "model.layers=2", "data.limit=256", "batch.batch_size=16", "loop.epochs=4", "loop.evals=1"]
+    result = run(compose(["experiment=operator", "observers=quiet", "data=pde_files", *files, *sizes, *places]))
+    losses = series(result.folder, "val/loss")
+    assert losses[-1] < 0.7 * losses[0]
