@@ -210,6 +210,16 @@ def test_the_table_of_distances_is_dropped_out_in_each_layer():
     assert not torch.equal(*tables)
 
 
+def test_what_is_attended_to_is_dropped_out_as_well():
+    model, tokens = randomised(ltg_bert()), some_tokens(1, 8)
+    nn.init.zeros_(model.distance_norm.weight)
+    nn.init.zeros_(model.distance_norm.bias)  # so that there is nothing in the table to drop
+    still = model(tokens).logits
+    model.layers[1].attention.dropout.p = 0.5
+    assert not torch.allclose(model(tokens).logits, still)
+    assert torch.equal(model.eval()(tokens).logits, still)
+
+
 def test_the_gradient_reaches_every_parameter():
     model = randomised(ltg_bert())
     model(some_tokens(2, 24)).logits.square().mean().backward()
