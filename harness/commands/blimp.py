@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
@@ -124,7 +123,7 @@ def _judge(subject: Subject, pairs: Sequence[Pair]) -> list[bool]:
 
 def _show(name: str, subject: Subject, found: Sequence[Accuracy]) -> None:
     """A table of all but the paradigms, beside the published figures."""
-    table = Table(title=f"BLiMP: {escape(name)}, by {subject.method}", title_style="", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     for column in ("accuracy, %", "pairs", *MODELS):
         table.add_column(column, justify="right")
@@ -132,9 +131,10 @@ def _show(name: str, subject: Subject, found: Sequence[Accuracy]) -> None:
         if one.kind != "paradigm":
             published = [f"{100 * share:.1f}" for share in PUBLISHED.get(one.name, ())]
             table.add_row(one.name, _points(one), f"{one.share.count:,.0f}", *published, end_section=one.kind == "all")
+    print(f"BLiMP: {name}, by {subject.method}\n")
     Console(highlight=False).print(table)
     print(
-        f"± one standard error; a tie is no hit; accuracy is the mean over all pairs, of which a paradigm has "
+        f"\n± one standard error; a tie is no hit; accuracy is the mean over all pairs, of which a paradigm has "
         f"{_spread(found)}.\nPublished: Warstadt et al. 2020, all 67,000 pairs. LTG-BERT of BabyLM 2024: "
         f"{100 * BABYLM['10M']:.1f} after 10M words, {100 * BABYLM['100M']:.1f} after 100M."
     )

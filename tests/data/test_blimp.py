@@ -1,0 +1,122 @@
+"""Minimal pairs are read whole, in order, and what is wrong with a file is said with its line and field."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.data.blimp import accuracies, read
+from harness.data.blimp_published import PUBLISHED
+from tests.conftest import ROOT
+
+SHARED = Path(ROOT).parent / "shared" / "data" / "blimp"
+
+
+def row(number: int, uid: str = "plural", term: str = "agreement", field: str = "morphology", **other: object) -> dict:
+    sentences = {"sentence_good": f"{number} cats sleep.", "sentence_bad": f"{number} cats sleeps."}
+    return {**sentences, "UID": uid, "linguistics_term": term, "field": field, **other}
+
+
+def lines(path: Path, rows: list[dict]) -> Path:
+    text = "\n".join(json.dumps(one) for one in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def test_a_file_a_paradigm_and_one_file_of_all_read_alike(tmp_path) -> None:
+    first, second = [row(n) for n in range(3)], [row(n, "case", "binding", "syntax/semantics") for n in range(3)]
+    (tmp_path / "folder").mkdir()
+    lines(tmp_path / "folder" / "plural.jsonl", first)
+    lines(tmp_path / "folder" / "case.jsonl.gz", second)
+    together = lines(tmp_path / "all.jsonl", [one for pair in zip(first, second, strict=True) for one in pair])
+    pairs = read(str(tmp_path / "folder"))
+    assert pairs == read(str(together))
+    assert [(pair.paradigm, pair.good[0]) for pair in pairs] == [(uid, n) for uid in ("case", "plural") for n in "012"]
+    assert {pair.field for pair in pairs} == {"morphology", "syntax_semantics"}
+
+
+def test_the_first_of_each_paradigm_are_kept(tmp_path) -> None:
+    file = lines(tmp_path / "all.jsonl", [row(n, uid) for n in range(9) for uid in ("plural", "case")])
+    pairs = read(str(file), per_paradigm=2)
+    assert [(pair.paradigm, pair.good[0]) for pair in pairs] == [(uid, n) for uid in ("case", "plural") for n in "01"]
+    with pytest.raises(ValueError, match="per_paradigm=0 must be at least 1"):
+        read(str(file), per_paradigm=0)
+
+
+def test_without_a_path_there_are_no_pairs() -> None:
+    assert read(None) == []
+
+
+def test_files_of_something_else_in_the_folder_are_left_out_but_not_if_asked_for(tmp_path) -> None:
+    lines(tmp_path / "pairs.jsonl", [row(1)])
+    other = lines(tmp_path / "summary.jsonl", [{"UID": "plural", "gpt2": 0.9}])
+    assert len(read(str(tmp_path))) == 1
+    with pytest.raises(ValueError, match=r"summary\.jsonl, line 1 has no sentence_good; a row needs text in sentence_"):
+        read(str(other))
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([row(1), {**row(2), "UID": None}], r"line 2 has None in UID; a row needs text in"),
+        ([row(1), {**row(2), "sentence_bad": " "}], r"line 2 has ' ' in sentence_bad"),
+        ([row(1), {k: v for k, v in row(2).items() if k != "field"}], r"line 2 has no field"),
+        ([row(1), row(2), row(1)], r"line 3 is the pair of .*line 1 again; leave one out"),
+        (
+            [row(1), row(2, term="binding")],
+            r"line 2 puts the UID 'plural' under 'binding' of .*line 1 under 'agree",
+        ),
+    ],
+)
+def test_a_row_that_is_no_pair_is_named(rows: list[dict], said: str, tmp_path) -> None:
+    with pytest.raises(ValueError, match=said):
+        read(str(lines(tmp_path / "rows.jsonl", rows)))
+
+
+def test_what_holds_no_pairs_is_refused(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="does not exist; give a file, a folder or a glob"):
+        read(str(tmp_path / "nothing.jsonl"))
+    with pytest.raises(FileNotFoundError, match=r"holds no \.jsonl, \.ndjson file"):
+        read(str(tmp_path))
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(ValueError, match=r"empty: .*empty\.jsonl"):
+        read(str(tmp_path))
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(ValueError, match="there are no pairs in it"):
+        read(str(tmp_path))
+    (tmp_path / "empty.jsonl").write_text("{")
+    with pytest.raises(ValueError, match=r"line 1 is not JSON"):
+        read(str(tmp_path))
+
+
+def test_accuracies_are_means_over_pairs_with_binomial_errors(tmp_path) -> None:
+    many = [row(n) for n in range(6)] + [row(n, "case", "binding", "syntax") for n in range(2)]
+    pairs = read(str(lines(tmp_path / "rows.jsonl", many)))
+    found = accuracies(pairs, [False, True, *[True] * 3, *[False] * 3])  # case, then plural
+    shares = {(one.kind, one.name): (one.share.value, one.share.count) for one in found}
+    assert shares == {
+        ("all", "accuracy"): (0.5, 8),
+        ("field", "morphology"): (0.5, 6),
+        ("field", "syntax"): (0.5, 2),
+        ("phenomenon", "agreement"): (0.5, 6),
+        ("phenomenon", "binding"): (0.5, 2),
+        ("paradigm", "case"): (0.5, 2),
+        ("paradigm", "plural"): (0.5, 6),
+    }
+    assert found[0].share.standard_error == pytest.approx((0.5 * 0.5 / 7) ** 0.5)
+    unequal = accuracies(pairs, [True, True, *[False] * 6])[0].share
+    assert unequal.value == 0.25  # the mean over the two paradigms is 0.5
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="BLiMP is not here: ../shared/data/blimp")
+def test_the_public_files_hold_67_paradigms_of_12_phenomena_as_published() -> None:
+    pairs = read(str(SHARED), per_paradigm=20)
+    assert len(pairs) == 67 * 20
+    assert {pair.phenomenon for pair in pairs} == PUBLISHED.keys() - {"accuracy"}
+    assert {pair.field for pair in pairs} == {"morphology", "syntax", "semantics", "syntax_semantics"}
+    published = [json.loads(line) for line in (SHARED / "models_summary.jsonl").read_text().splitlines()]
+    overall = {one["linguistics_term"]: one for one in published if one["UID"] == "overall"}
+    for name, shares in PUBLISHED.items():
+        theirs = overall["overall" if name == "accuracy" else name]
+        assert shares == pytest.approx([theirs[model] for model in ("ngram", "lstm", "txl", "gpt2")], abs=6e-5)
