@@ -23,7 +23,7 @@ smollm: .venv/installed
 # After a change of pyproject.toml: resolve every package anew and pin it.
 constraints:
 	rm -rf .venv && $(PYTHON) -m venv .venv
-	$(BIN)/pip install torch==2.13.0 -e '.[test,tensorboard,operator,smollm2,joblib,slurm,ray,postgres]'
+	$(BIN)/pip install torch==2.13.0 -e '.[test,tensorboard,operator,eval,smollm2,joblib,slurm,ray,postgres]'
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu//; s/ @ .*//' > constraints.txt
 
 .venv/installed: constraints.txt pyproject.toml

@@ -1,0 +1,71 @@
+"""Sentences scored a second, in batches and one forward pass at a time, by a masked and by a causal model.
+
+    python benchmarks/blimp.py --data blimp.jsonl.gz
+
+Weights are random, tokenizers those of the experiments on Python's documentation, which cut BLiMP's words finer than a
+tokenizer trained on books would."""
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import torch
+
+from harness.build import build_task
+from harness.config import compose, validate
+from harness.data.blimp import Pair, read
+from harness.data.tokenizers import Tokenizer
+from harness.processes import World
+from harness.tasks.minimal_pairs import as_trained, is_hit
+
+ARMS = {
+    "LTG-BERT xs, masked": ["experiment=ltg_bert"],
+    "GPT, causal": ["experiment=smoke", "model=gpt_small", "tokenizer=bpe", "tokenizer.vocab_size=4096"],
+}
+
+
+def seconds(task: object, pairs: list[Pair], batch_tokens: int) -> tuple[float, int]:
+    """For all `pairs`, tokenisation included; and how many tokens they have."""
+    began_at = time.perf_counter()
+    tokenizer = Tokenizer.load(task.data.tokenizer_path)
+    score = as_trained(task.model, tokenizer, is_masked=tokenizer.mask_id is not None, batch_tokens=batch_tokens)
+    good, bad = tokenizer.encode([pair.good for pair in pairs]), tokenizer.encode([pair.bad for pair in pairs])
+    is_hit(score, good, bad)
+    return time.perf_counter() - began_at, sum(map(len, good)) + sum(map(len, bad))
+
+
+def measure(arm: str, overrides: list[str], chosen: argparse.Namespace, folder: str) -> None:
+    """Rounds in which every size of batch has its turn."""
+    cfg = compose([*overrides, "device=cpu", f"cache_dir={folder}"])
+    task = build_task(cfg, validate(cfg), World(torch.device("cpu")))
+    task.model.eval()
+    many, few = read(chosen.data, chosen.per_paradigm), read(chosen.data, 1)
+    rates: dict[int, list[float]] = {size: [] for size in (1, *chosen.batch_tokens)}
+    for _ in range(chosen.rounds):
+        for size, found in rates.items():
+            pairs = few if size == 1 else many
+            took, tokens = seconds(task, pairs, size)
+            found.append(2 * len(pairs) / took)
+    sentences, alone = 2 * len(many), statistics.median(rates[1])
+    print(f"{arm}: {sentences:,} sentences of {tokens / sentences:.1f} tokens, {torch.get_num_threads()} threads")
+    for size, found in rates.items():
+        rate, name = statistics.median(found), f"batches of {size:,} tokens" if size > 1 else "one pass at a time"
+        spread = f"({min(found):.0f} to {max(found):.0f}), {rate / alone:.1f} x"
+        print(f"  {name:24} {rate:8.0f} sentences/s {spread}; all in {sentences / rate:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", required=True, help="BLiMP, a file or a folder")
+    parser.add_argument("--per-paradigm", type=int, default=20, help="in batches; alone it is 1")
+    parser.add_argument("--batch-tokens", type=int, nargs="+", default=[1024, 4096, 16384])
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for arm, overrides in ARMS.items():
+            measure(arm, overrides, chosen, folder)
+
+
+if __name__ == "__main__":
+    main()
