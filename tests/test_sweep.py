@@ -19,10 +19,9 @@ from harness.config import compose
 from harness.runner import run
 from harness.sweeping.storage import open_storage
 from harness.sweeping.sweeper import forecast
-from tests.conftest import ROOT, run_py
-from tests.sweeps import TINY, asked, folder_of, post
-
-NO_MLFLOW = "~observers.mlflow"
+from tests.conftest import ROOT, type_in
+from tests.observers.stores import new_store
+from tests.sweeps import LIGHT, TINY, asked, folder_of, post
 
 
 def study_in(folder: Path) -> optuna.Study:
@@ -101,25 +100,25 @@ def a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places: lis
     assert alone.best_val_loss == last.value
 
 
-def test_a_sweep_is_recorded_and_a_finished_one_asked_again_runs_nothing(places, tmp_path) -> None:
+def test_a_sweep_is_recorded_and_a_finished_one_asked_again_runs_nothing(places, tmp_path, monkeypatch, capsys) -> None:
+    new_store(tmp_path)
     command = ["-m", *TINY, *places, "sweep.n_trials=6", "sweep.keep=2", "sweep.n_jobs=2", "pruner=none"]
-    done = run_py(*command)
-    assert done.returncode == 0, done.stderr
+    assert type_in(monkeypatch, *command) == 0
     study = study_in(folder_of(tmp_path))
-    the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder_of(tmp_path), done.stdout)
+    told = capsys.readouterr().out
+    the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder_of(tmp_path), told)
     mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, tmp_path)
     a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places)
-    again = run_py(*command)
-    assert again.returncode == 0
-    assert "6 completed" in again.stdout
+    assert type_in(monkeypatch, *command) == 0
+    assert "6 completed" in capsys.readouterr().out
     assert len(study_in(folder_of(tmp_path)).trials) == 6
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(kills, places, tmp_path) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(kills, places, tmp_path, monkeypatch) -> None:
     n_trials = 6 * kills
-    command = [*TINY, *places, NO_MLFLOW, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=40",
-               "sweep.max_failures=null", "hydra/sweeper/sampler=random", "pruner=none"]  # fmt: skip
+    command = [*LIGHT, *places, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=40",
+               "sweep.max_failures=null", "hydra/sweeper/sampler=random"]  # fmt: skip
     folder, log, chance = folder_of(tmp_path), tmp_path / "log.txt", random.Random(kills)
     finished: dict[int, tuple] = {}
     for kill in range(kills):
@@ -138,8 +137,7 @@ def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(k
         sweep.wait()
         wait_for(lambda workers=workers: not any(map(is_alive, workers)), 5)
         finished |= ended(folder)
-    last = subprocess.run([sys.executable, "run.py", "-m", *command], cwd=ROOT, capture_output=True, text=True)
-    assert last.returncode == 0, last.stderr
+    assert type_in(monkeypatch, "-m", *command) == 0
     study = study_in(folder)
     assert not [trial for trial in study.trials if not trial.state.is_finished()]
     places_taken = [t for t in study.trials if t.state == TrialState.COMPLETE]
@@ -158,7 +156,7 @@ def ended(folder: Path) -> dict[int, tuple]:
 
 
 def test_ctrl_c_ends_the_trials_cleanly_and_the_same_command_goes_on(places, tmp_path) -> None:
-    command = [*TINY, *places, NO_MLFLOW, "sweep.n_trials=3", "sweep.n_jobs=1", "pruner=none"]
+    command = [*LIGHT, *places, "sweep.n_trials=3", "sweep.n_jobs=1"]
     folder = folder_of(tmp_path)
     sweep = start(*command, "loop.max_steps=100000", "sweep.study=default", log=tmp_path / "log.txt")
     wait_for(lambda: (folder / "0" / "metrics.jsonl").exists(), 90)
@@ -198,18 +196,20 @@ def more(cfg, trial):
 MOODY_YAML = "# python run.py optimizer=moody\n_target_: moody.Moody\n_partial_: true\nlr: 0.1\n"
 
 
-def test_divergence_lack_of_memory_and_errors_end_trials_and_not_the_sweep(places, tmp_path) -> None:
+def test_divergence_lack_of_memory_and_errors_end_trials_and_not_the_sweep(places, tmp_path, monkeypatch) -> None:
     """By an optimizer of the user's own, and with a search space that is extended by a function of theirs."""
     (tmp_path / "own" / "optimizer").mkdir(parents=True)
     (tmp_path / "own" / "optimizer" / "moody.yaml").write_text(MOODY_YAML)
     (tmp_path / "own" / "moody.py").write_text(MOODY)
-    done = run_py(
-        "-m", "--config-dir", f"{tmp_path}/own", *TINY, *places, NO_MLFLOW, "sweeps=grid", "optimizer=moody",
+    monkeypatch.setenv("HARNESS_TRUST", "moody")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"))  # of the worker
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    status = type_in(
+        monkeypatch, "-m", "--config-dir", f"{tmp_path}/own", *TINY, *places, "~observers.mlflow", "sweeps=grid", "optimizer=moody",
         "optimizer.lr=0.1,1e30,0.2,0.3", "loop.grad_clip=null", "lora=none", "sweep.allow=[optimizer.lr]",
         "hydra.sweeper.custom_search_space=moody.more",
-        env={"HARNESS_TRUST": "moody", "PYTHONPATH": str(tmp_path / "own")},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert status == 0
     trials = study_in(folder_of(tmp_path, "grid")).trials
     assert [trial.user_attrs["result"]["status"] for trial in trials] == ["completed", "diverged", "failed", "failed"]
     assert [trial.state for trial in trials] == [
@@ -229,19 +229,19 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(places, tmp_path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_four_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> None:
+def test_three_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> None:
     from harness.sweeping.crew import Crew
     from harness.sweeping.opening import open_study
 
-    wanted = asked(*TINY, *places, NO_MLFLOW, "sweep.n_trials=17", "sweep.n_jobs=4")
+    wanted = asked(*LIGHT, *places, "sweep.n_trials=11", "sweep.n_jobs=3")
     queue = open_study(wanted)
     queue.begin(wanted.limits)
-    crew = Crew(post(wanted), 4, gpus=0)
+    crew = Crew(post(wanted), 3, gpus=0)
     crew.start(is_served=False)
     wait_for(lambda: not crew.is_working, 120)
     assert crew.take_dead() == []
     trials = queue.study.trials
-    assert len(trials) == 17
+    assert len(trials) == 11
     assert all(trial.state.is_finished() for trial in trials)
-    assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 4
-    assert {folder.name for folder in wanted.folder.iterdir() if folder.is_dir()} == {str(n) for n in range(17)}
+    assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 3
+    assert {folder.name for folder in wanted.folder.iterdir() if folder.is_dir()} == {str(n) for n in range(11)}

@@ -20,10 +20,10 @@ from harness.sweeping.life import this_process
 from harness.sweeping.marks import RETRY_OF, WORKER
 from harness.sweeping.storage import GRACE_SECONDS, open_storage
 from tests.conftest import run_py
-from tests.sweeps import TINY, begun, ended, folder_of
-from tests.test_sweep import NO_MLFLOW, is_alive, start, study_in, wait_for
+from tests.sweeps import LIGHT, TINY, begun, ended, folder_of
+from tests.test_sweep import is_alive, start, study_in, wait_for
 
-SMALL = [*TINY, NO_MLFLOW, "pruner=none", "loop.max_steps=40", "sweep.n_jobs=2"]
+SMALL = [*LIGHT, "loop.max_steps=40", "sweep.n_jobs=2"]
 ENDLESS = ["loop.max_steps=1000000"]
 SLURM = pytest.mark.skipif("HARNESS_TEST_SLURM" not in os.environ, reason="tests/services/slurm.sh starts it")
 RAY = pytest.mark.skipif("HARNESS_TEST_RAY" not in os.environ, reason="tests/services/ray.sh installs it")
@@ -124,7 +124,7 @@ def shared(database: str) -> optuna.Study:
 
 @pytest.mark.postgres
 def test_four_workers_on_postgresql_make_exactly_n_trials(database, places) -> None:
-    command = [*TINY, NO_MLFLOW, *places, "sweep.n_trials=9", "sweep.n_jobs=4", f"sweep.storage={database}"]
+    command = [*LIGHT, *places, "sweep.n_trials=9", "sweep.n_jobs=4", f"sweep.storage={database}"]
     done = run_py("-m", *command, timeout=240)
     assert done.returncode == 0, done.stderr
     study = shared(database)

@@ -20,9 +20,10 @@ from harness.observers.jsonl import Jsonl
 from harness.observers.mlflow import Deferred
 from harness.observers.parent import SweepUpload
 from harness.observers.upload import Cursor
-from tests.conftest import ROOT, run_py
+from tests.conftest import ROOT, type_in
 from tests.observers.facts import tell, whole_run
 from tests.observers.stores import free_port, new_store, wait_until
+from tests.test_run import SMOKE
 
 SWEEP = "5" * 32
 
@@ -256,17 +257,19 @@ def test_a_sweep_without_its_server_is_told_once_and_brought_over_later(tmp_path
     assert_whole(store, [3.5])
 
 
-STOCK = ["hydra.sweeper.params=null", "experiment=smoke", "device=cpu", "data.val_share=0.01", "loop.max_steps=2"]
+STOCK = ["hydra.sweeper.params=null", *SMOKE, "loop.max_steps=2"]
 
 
-def test_the_stock_sweepers_runs_are_nested_and_one_that_diverges_does_not_end_the_sweep(places, tmp_path) -> None:
+def test_the_stock_sweepers_runs_are_nested_and_one_that_diverges_does_not_end_the_sweep(
+    places, tmp_path, store, monkeypatch
+) -> None:
     sampler = ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1"]
     counts = ["hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1"]
     space = ["optimizer=sgd", "loop.grad_clip=null", "optimizer.lr=tag(log,interval(1e-1,1e13))"]
-    done = run_py("-m", "hydra/sweeper=optuna", *sampler, *counts, *STOCK, *places, "observers=trial", *space)
-    assert done.returncode == 0, done.stderr
+    chosen = [*sampler, *counts, *STOCK, *places, "observers=trial", *space]
+    assert type_in(monkeypatch, "-m", "hydra/sweeper=optuna", *chosen) == 0
     [folder] = (tmp_path / "outputs" / "sweeps").iterdir()
-    found = runs(f"sqlite:///{tmp_path}/mlflow.db")
+    found = runs(store)
     sweep = found.pop(folder.name)
     assert sorted(found) == ["0", "1", "2"]
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {sweep.info.run_id}
@@ -279,10 +282,12 @@ def test_the_stock_sweepers_runs_are_nested_and_one_that_diverges_does_not_end_t
     assert (artifacts("", sweep) / "optimization_results.yaml").is_file()
 
 
-def test_a_sweep_whose_first_run_is_refused_says_so_once_and_leaves_no_record(places, tmp_path) -> None:
-    done = run_py("-m", "hydra/sweeper=basic", *STOCK, *places, "optimizer.lr=-1,1e-3")
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "optimizer.lr: -1 must be above 0"
-    assert "Traceback" not in done.stderr
+def test_a_sweep_whose_first_run_is_refused_says_so_once_and_leaves_no_record(
+    places, tmp_path, monkeypatch, capsys
+) -> None:
+    assert type_in(monkeypatch, "-m", "hydra/sweeper=basic", *STOCK, *places, "optimizer.lr=-1,1e-3") == 2
+    said = capsys.readouterr().err
+    assert said.splitlines()[-1] == "optimizer.lr: -1 must be above 0"
+    assert "Traceback" not in said
     assert not (tmp_path / "mlflow.db").exists()
     assert not list((tmp_path / "outputs" / "sweeps").glob("*/sweep.json"))
