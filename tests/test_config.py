@@ -38,6 +38,12 @@ FOR = {
     "data/headlines": ["data.source.path={files}/text.txt"],
     "data/huggingface": ["data.source.path={files}/hub"],
     "start/warm": ["start.source={files}/none.pt"],
+    "start/resume": ["start.run={files}/none"],
+    "experiment/gpt2_resume": ["start.run={files}/none"],
+    **{
+        f"experiment/gpt2_resume_{twin}": ["start.run={files}/none", "data.source.path={files}/qa.md"]
+        for twin in ("before", "after")
+    },
     "device/cuda": None,  # no such device on most machines that test; tests/test_bad_input.py has the refusal
     "device/mps": None,
     "model/hf": ["model.name={files}/gpt2", "tokenizer=pydoc"],
@@ -94,6 +100,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> list[str]:
+    """The same for all tests, for what is composed alike is composed once."""
+    folder = tmp_path_factory.mktemp("places")
+    return [f"output_dir={folder}/outputs", f"cache_dir={cache_dir}", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
+
+
 def composed(option: Path, files: Path, places: list[str]) -> DictConfig:
     needs = FOR.get(str(option), [])
     if needs is None:
@@ -103,16 +116,36 @@ def composed(option: Path, files: Path, places: list[str]) -> DictConfig:
     return compose([*base, *places, chosen, *(need.format(files=files) for need in needs)])
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=str)
-def test_every_option_composes_and_binds(option: Path, files: Path, places: list[str]) -> None:
+EXPERIMENTS = [option for option in OPTIONS if option.parent.name == "experiment"]
+LARGE = [option for option in OPTIONS if option.name == "smollm2"]
+BUILT = [
+    pytest.param(option, marks=pytest.mark.slow if option in LARGE else ())
+    for option in OPTIONS
+    if option not in EXPERIMENTS
+]
+
+
+@pytest.mark.parametrize("option", [*EXPERIMENTS, *LARGE], ids=str)
+def test_what_is_not_built_here_composes_and_binds(option: Path, files: Path, places: list[str]) -> None:
     validate(composed(option, files, places))
 
 
-BUILT = [
-    pytest.param(option, marks=pytest.mark.slow if option.name == "smollm2" else ())
-    for option in OPTIONS
-    if option.parent.name != "experiment"
-]
+@pytest.mark.parametrize("option", EXPERIMENTS, ids=str)
+def test_every_key_an_experiment_sets_survives_composition(option: Path, files: Path, places: list[str]) -> None:
+    wanted = OmegaConf.load(CONF / option.with_suffix(".yaml"))
+    cfg = composed(option, files, places)
+    wanted.pop("defaults", None)
+    given = {need.partition("=")[0] for need in FOR.get(str(option)) or []}
+    for key in set(flat_keys(wanted)) - given:
+        assert OmegaConf.select(cfg, key) == OmegaConf.select(wanted, key), key
+
+
+def flat_keys(node: DictConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name in node:
+        key = f"{prefix}{name}"
+        keys += flat_keys(node[name], f"{key}.") if isinstance(node[name], DictConfig) else [key]
+    return keys
 
 
 @pytest.mark.parametrize("option", BUILT, ids=str)
@@ -139,23 +172,6 @@ def make_tokenizer(files: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>").save_pretrained(
         files / "tokenizer"
     )
-
-
-@pytest.mark.parametrize("file", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_key_an_experiment_sets_survives_composition(file: Path) -> None:
-    wanted = OmegaConf.load(file)
-    cfg = compose([f"experiment={file.stem}"])
-    wanted.pop("defaults", None)
-    for key in flat_keys(wanted):
-        assert OmegaConf.select(cfg, key) == OmegaConf.select(wanted, key), key
-
-
-def flat_keys(node: DictConfig, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name in node:
-        key = f"{prefix}{name}"
-        keys += flat_keys(node[name], f"{key}.") if isinstance(node[name], DictConfig) else [key]
-    return keys
 
 
 def test_a_target_that_no_one_trusts_is_not_even_imported(monkeypatch, tmp_path) -> None:
