@@ -50,7 +50,7 @@ def read(path: str | None = None, per_paradigm: int | None = None) -> list[Pair]
         raise ValueError(f"per_paradigm={per_paradigm} must be at least 1, or null for all")
     if path is None:
         return []
-    rows = _public() if path == PUBLIC and not Path(path).exists() else _local(path)
+    rows = _public() if path == PUBLIC else _local(path)
     return _first(_checked(rows), per_paradigm)
 
 

@@ -4,8 +4,10 @@ import gzip
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
+from harness.data import blimp
 from harness.data.blimp import accuracies, read
 from harness.data.blimp_published import PUBLISHED
 from tests.conftest import ROOT
@@ -107,6 +109,26 @@ def test_accuracies_are_means_over_pairs_with_binomial_errors(tmp_path) -> None:
     assert found[0].share.standard_error == pytest.approx((0.5 * 0.5 / 7) ** 0.5)
     unequal = accuracies(pairs, [True, True, *[False] * 6])[0].share
     assert unequal.value == 0.25  # the mean over the two paradigms is 0.5
+
+
+def test_the_public_data_set_is_read_a_configuration_a_paradigm(tmp_path, monkeypatch) -> None:
+    local = tmp_path / "of_the_hub"
+    local.mkdir()
+    configurations = [f"- config_name: {uid}\n  data_files: {uid}.jsonl" for uid in ("plural", "case")]
+    (local / "README.md").write_text("\n".join(["---", "configs:", *configurations, "---"]))
+    for uid in ("plural", "case"):
+        lines(local / f"{uid}.jsonl", [row(n, uid, pair_id=n, simple_LM_method=True) for n in range(3)])
+    expected = read(str(local))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(blimp, "PUBLIC", str(local))
+    assert read(str(local)) == expected
+    assert len(expected) == 6
+
+
+def test_the_public_data_set_offline_is_refused_with_the_remedy(monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"path='nyu-mll/blimp' .* does not load: .*offline give a local folder"):
+        read("nyu-mll/blimp")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="BLiMP is not here: ../shared/data/blimp")
