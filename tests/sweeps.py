@@ -1,6 +1,7 @@
 """Sweeps small enough for tests: real studies, real training of a model that takes milliseconds."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -30,9 +31,13 @@ LIGHT = [
 def composed(overrides: Sequence[str]) -> DictConfig:
     """What Hydra hands a sweeper for `python run.py -m` with these overrides."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
+    return _composed(tuple(override.input_line for override in parsed if not override.is_sweep_override()))
+
+
+@cache
+def _composed(fixed: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), job_name="run"):
-        return compose("config", fixed, return_hydra_config=True)
+        return compose("config", list(fixed), return_hydra_config=True)
 
 
 def asked(*overrides: str) -> Asked:

@@ -1,10 +1,12 @@
 """The study's bookkeeping: who gets which trial, how trials end, what a resumed study proposes."""
 
 import math
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from optuna.trial import Trial, TrialState
@@ -31,6 +33,15 @@ def bowl(trial: Trial) -> float:
 
 def params(trials: list) -> list[dict]:
     return [dict(trial.params) for trial in trials]
+
+
+@pytest.fixture
+def tmp_path(tmp_path_factory) -> Path:
+    """Empty, and the same for all tests, for what is composed alike is composed once."""
+    folder = tmp_path_factory.getbasetemp() / "queue"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture
