@@ -10,6 +10,8 @@ import pytest
 from harness.config import compose
 from harness.runner import run
 from tests.conftest import ROOT
+from tests.observers.stores import new_store
+from tests.test_run import SMOKE
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
@@ -17,8 +19,8 @@ QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dis
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 def test_the_ui_shows_the_run(places: list[str], tmp_path: Path) -> None:
-    store = f"sqlite:///{tmp_path}/mlflow.db"
-    result = run(compose(["experiment=smoke", "device=cpu", "data.val_share=0.01", "loop.max_steps=3", *places]))
+    store = new_store(tmp_path)
+    result = run(compose([*SMOKE, *places, "loop.max_steps=3"]))
     command = [sys.executable, "-m", "harness", "ui", "--uri", store, "--port", "5870"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:

@@ -19,6 +19,8 @@ defaults:
 name: fixed
 locked: [seed, loop.epochs, data, batch.batch_size]
 loop: {max_steps: 1, evals: 1}
+model: {layers: 1, width: 16}
+data: {val_share: 0.01}
 """
 
 

@@ -15,7 +15,7 @@ from harness.checkpoint import name_of
 from harness.config import compose
 from harness.runner import run
 from tests.conftest import ROOT, run_py, type_in
-from tests.observers.stores import new_store
+from tests.observers.stores import free_port, new_store
 
 SMOKE = ["experiment=smoke", "device=cpu", "data.val_share=0.01", "model.layers=1", "model.width=16",
          "batch.batch_size=8"]  # fmt: skip
@@ -35,10 +35,9 @@ def only_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_path) -> None:
+def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_path, monkeypatch, capsys) -> None:
     new_store(tmp_path)
-    done = run_py(*SMOKE, *places, "optimizer=adamw", "schedule=cosine")
-    assert done.returncode == 0, done.stderr
+    assert type_in(monkeypatch, *SMOKE, *places, "optimizer=adamw", "schedule=cosine") == 0
     folder = only_folder(tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [experiment] = [e for e in client.search_experiments() if e.name == "default"]
@@ -61,7 +60,7 @@ def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_pa
     artifacts = {artifact.path for artifact in client.list_artifacts(recorded.info.run_id)}
     assert {"config.yaml", "command.txt", "metrics.jsonl", "figures"} <= artifacts
     assert recorded.inputs.dataset_inputs[0].dataset.digest
-    assert "python -m harness ui" in done.stdout
+    assert "python -m harness ui" in capsys.readouterr().out
 
 
 def test_the_same_command_gives_the_same_bits_and_does_not_tokenise_again(places, tmp_path) -> None:
@@ -139,26 +138,18 @@ def torchrun(*overrides: str) -> None:
 
 
 def test_a_stop_on_one_rank_stops_all(places, tmp_path) -> None:
-    chosen = [*SMOKE, *places, "observers=quiet", "loop.max_steps=100000"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "run.py"]
-    with subprocess.Popen([*command, *chosen], cwd=ROOT, stderr=subprocess.PIPE, text=True) as launcher:
+    command = [sys.executable, "run.py", *SMOKE, *places, "observers=quiet", "loop.max_steps=100000"]
+    group = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [subprocess.Popen(command, cwd=ROOT, env={**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    try:
         wait_for_steps(tmp_path, 3)
-        os.kill(rank_of(launcher.pid, 1), signal.SIGTERM)  # the rank that does not record
-        launcher.communicate(timeout=60)
+        ranks[1].terminate()  # the rank that does not record
+        assert [rank.wait(60) for rank in ranks] == [1, 1]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
     assert record(only_folder(tmp_path))[-1]["status"] == "interrupted"
-
-
-def rank_of(launcher: int, rank: int) -> int:
-    """The pid of the launcher's child with that RANK, from the kernel's tables."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            environment = (stat.parent / "environ").read_bytes().split(b"\0")
-        except (OSError, ValueError):
-            continue
-        if parent == launcher and f"RANK={rank}".encode() in environment:
-            return int(stat.parent.name)
-    raise AssertionError(f"no rank {rank} under {launcher}")
 
 
 def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp_path, monkeypatch, capsys) -> None:

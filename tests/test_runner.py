@@ -12,11 +12,11 @@ from harness.config import compose
 from harness.events import EvalEnd, Event
 from harness.explain import ConfigError
 from harness.runner import prepare, run
+from tests import test_run
 from tests.conftest import ROOT
 from tests.test_run import record, series
 
-SMOKE = ["experiment=smoke", "device=cpu", "observers=quiet", "data.val_share=0.01", "loop.max_steps=4"]
-SMOKE += ["batch.batch_size=8"]
+SMOKE = [*test_run.SMOKE, "observers=quiet", "loop.max_steps=4"]
 BASED = [*SMOKE[1:], "start=base", "start.source='experiment=smoke'", "lora=all_linear"]
 
 
@@ -66,10 +66,9 @@ def test_evaluations_say_what_share_of_the_run_is_done(places) -> None:
     assert shares == [0, 0.5, 1]
 
 
-def test_the_base_of_a_trial_is_a_run_beside_the_sweep_without_the_trials_tags(places, tmp_path) -> None:
+def test_the_base_of_a_trial_is_a_run_beside_the_sweep_without_the_trials_tags(places_without_bases, tmp_path) -> None:
     trial = tmp_path / "sweeps" / "0"
-    own_cache = [*(place for place in places if "cache_dir" not in place), f"cache_dir={tmp_path}/cache"]
-    cfg = compose([*BASED, *own_cache])
+    cfg = compose([*BASED, *places_without_bases])
     prepare(cfg)
     result = run(cfg, folder=trial, tags={"trial": "0"})
     [base] = (tmp_path / "outputs").iterdir()

@@ -17,6 +17,7 @@ from harness.models.gpt import GPT
 from harness.models.pretrained import causal_lm
 from harness.runner import run
 from harness.starts import Match, load_into, start_warm
+from tests.test_run import SMOKE
 
 GPT2 = GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=32, n_positions=16, bos_token_id=0, eos_token_id=0)
 ADAPTED = {"rank": 2, "alpha": 4, "dropout": 0.0}
@@ -93,7 +94,7 @@ def test_an_adapted_run_with_an_untied_head_is_merged_without_its_data(tmp_path,
 def test_a_run_warmed_from_an_adapted_one_needs_its_data_file_no_more(places, tmp_path) -> None:
     text = tmp_path / "own.txt"
     text.write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
-    chosen = [*places, "experiment=smoke", "device=cpu", "observers=quiet", "data.val_share=0.01", "loop.max_steps=2"]
+    chosen = [*places, *SMOKE, "observers=quiet", "loop.max_steps=2"]
     own = ["data=text", f"data.source.path={text}", "data.source.split_on='\\n'", "data.val_share=0.1"]
     adapted = run(compose([*chosen, *own, "lora=with_head", "optimizer.lr=0.01"]))
     text.unlink()
