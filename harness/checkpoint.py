@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.policies import SPIKE_STEPS
 from harness.processes import World
 from harness.seeding import rng_state
 from harness.state import TrainState
@@ -78,8 +80,11 @@ def choose(folder: Path, which: str) -> tuple[Path, list[str]]:
     known = ", ".join(["best", "last", *(str(step) for step in steps)])
     if which not in ("best", "last") and not (which.isdecimal() and int(which) in steps):
         raise ValueError(f"{which!r} is none of the checkpoints that {folder} keeps: {known}")
-    asked = [] if which == "last" else [folder / "best"] if which == "best" else [folder / name_of(int(which))]
-    earlier = [step for step in steps if not which.isdecimal() or step < int(which)]
+    if which == "best":
+        asked, limit = [folder / "best"], best_step(folder)
+    else:
+        asked, limit = [], int(which) if which.isdecimal() else math.inf
+    earlier = [step for step in steps if step <= limit]
     faults = []
     for path in map(standing, [*asked, *(folder / name_of(step) for step in reversed(earlier))]):
         fault = damage(path)
@@ -87,6 +92,22 @@ def choose(folder: Path, which: str) -> tuple[Path, list[str]]:
             return path, faults
         faults.append(fault)
     raise ValueError(f"no whole checkpoint is left in {folder}: {'; '.join(faults) or 'there is none'}")
+
+
+def best_step(folder: Path) -> float:
+    """The step of the best in `folder`, as it says itself or else another one does."""
+    for name, counter in (("best", "step"), *((name_of(step), "best_step") for step in reversed(saved_steps(folder)))):
+        with suppress(ValueError):
+            return counters(standing(folder / name))[counter]
+    return math.inf
+
+
+def holding(folder: Path, step: int) -> Path | None:
+    """A whole checkpoint of `step` in `folder`, as the best or among the last."""
+    for path in map(standing, (folder / "best", folder / name_of(step))):
+        if damage(path) is None and counters(path)["step"] == step:
+            return path
+    return None
 
 
 def saved_steps(folder: Path) -> list[int]:
@@ -146,7 +167,8 @@ def _load_data(path: Path) -> Any:
 
 
 class Checkpointer:
-    """Keeps the checkpoints of the last `keep` steps that were saved in `<folder>/step-…`, and `<folder>/best`."""
+    """Keeps the last `keep` checkpoints in `<folder>/step-…`, those of them that a spike may call for, and
+    `<folder>/best`."""
 
     def __init__(self, folder: Path, world: World, keep: int) -> None:
         self.folder, self.world, self.keep = folder, world, keep
@@ -163,13 +185,16 @@ class Checkpointer:
             save_checkpoint(state, path, rng)
         if is_best:
             _write_whole(self.folder / "best", lambda draft: _link(path.iterdir(), draft))
-        for step in saved_steps(self.folder)[: -self.keep]:
-            shutil.rmtree(self.folder / name_of(step))
+        saved = saved_steps(self.folder)
+        safe = max((step for step in saved if step <= state.step - SPIKE_STEPS), default=0)  # from a spike not yet seen
+        for step in saved[: -self.keep]:
+            if step < safe:
+                shutil.rmtree(self.folder / name_of(step))
 
-    def begin_with(self, state: TrainState, best: Path) -> None:
+    def begin_with(self, state: TrainState, best: Path | None) -> None:
         """Have what a run that goes on from another needs to stand alone: where it begins, and the best so far."""
         self.save(state, False)
-        if self.world.is_main and state.best_val_loss < math.inf and damage(best) is None:
+        if self.world.is_main and best:
             _write_whole(self.folder / "best", lambda draft: _link(best.iterdir(), draft))
 
     def go_back(self, state: TrainState, before: int) -> int | None:
@@ -179,7 +204,7 @@ class Checkpointer:
         if path is None:
             return None
         load_checkpoint(state, path, rank=self.world.rank)
-        self._saved_step = state.step
+        self._saved_step = None  # what comes of it differs from what is there
         if self.world.is_main:
             for step in saved_steps(self.folder):
                 if step > state.step:

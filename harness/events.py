@@ -81,9 +81,9 @@ class Spike:
     began_at: int
     loss: float
     usual: float
-    action: Literal["warn", "rollback", "stop"]
     back_to: int | None
     lr_factor: float
+    goes_on: bool
 
 
 @dataclass(frozen=True)

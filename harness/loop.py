@@ -20,6 +20,7 @@ from harness.task import Mean, Metric, Task
 Emit = Callable[[Event], None]
 Save = Callable[[TrainState, bool], None]
 """Write the state down; the flag says whether it is the best so far."""
+BEST = ("best_val_loss", "best_step", "evals_since_best")
 GoBack = Callable[[TrainState, int], int | None]
 """Bring the state to the last checkpoint of less than so many steps; its step, None where there is none."""
 
@@ -65,12 +66,13 @@ def train(
         if isinstance(decision, ShrinkMicroBatch):
             micro_batch_size = decision.micro_batch_size
             continue
-        if decision is None and state.step in plan.eval_steps:
-            decision = _assess(task, state, plan, world, policies, emit, save)
-        elif decision is None and plan.save_every and state.step % plan.save_every == 0:
-            save(state, False)
-        if isinstance(decision, Spiked):
-            decision = _answer(decision, state, emit, go_back)
+        decision = _settled(decision, state, emit, save, go_back)
+        if decision is None and state.step == event.step:  # and not back at an earlier one
+            if state.step in plan.eval_steps:
+                decision = _assess(task, state, plan, world, policies, emit, save)
+                decision = _settled(decision, state, emit, save, go_back)
+            elif plan.save_every and state.step % plan.save_every == 0:
+                save(state, False)
         if decision is None and any(world.sum([float(is_stopping())])):
             decision = Stop("interrupted", f"stopped by a signal after step {state.step}")
     stop = decision or Stop("completed", "")
@@ -157,21 +159,30 @@ def _assess(
     return world.from_main(decide(policies, event))
 
 
-def _answer(spiked: Spiked, state: TrainState, emit: Emit, go_back: GoBack) -> Stop | None:
-    """Do what a policy says of a spike, and tell everyone. The batches at fault are not taken again: the position in
-    the data stays where it is, and so do the cuts of the LR."""
-    step, examples, lr_factor = state.step, state.examples, state.lr_factor * spiked.lr_factor
-    told = f"the loss rose from about {spiked.usual:.4g} to {spiked.loss:.4g} after step {spiked.began_at}"
-    back_to = go_back(state, spiked.began_at + 1) if spiked.action == "rollback" else None
+def _settled(decision: Decision, state: TrainState, emit: Emit, save: Save, go_back: GoBack) -> Stop | None:
+    """`decision`, where it is to stop or nothing; a spike is told, and answered as the policy says.
+
+    What is left of it after going back stays: the batches at fault are not taken again, the LR is cut, the best so far
+    is the best so far. All of it is saved, so that a run stopped now goes on from there."""
+    if not isinstance(decision, Spiked):
+        return decision
+    kept = {name: getattr(state, name) for name in ("examples", "rollbacks", "lr_factor", *BEST)}
+    step, is_allowed = state.step, decision.action == "rollback" and state.rollbacks < decision.max_rollbacks
+    back_to = go_back(state, decision.began_at + 1) if is_allowed else None
     if back_to is None:
-        state.spiked_at = spiked.began_at
+        state.spiked_at = decision.began_at
     else:
-        state.examples, state.lr_factor = examples, lr_factor
-    emit(Spike(step, spiked.began_at, spiked.loss, spiked.usual, spiked.action, back_to, state.lr_factor))
-    _set_mode(state, is_training=True)
-    if spiked.action == "warn" or back_to is not None:
+        for name, value in kept.items():
+            setattr(state, name, value)
+        state.rollbacks, state.lr_factor = state.rollbacks + 1, state.lr_factor * decision.lr_factor
+        save(state, False)
+        _set_mode(state, is_training=True)
+    goes_on = decision.action == "warn" or back_to is not None
+    emit(Spike(step, decision.began_at, decision.loss, decision.usual, back_to, state.lr_factor, goes_on))
+    if goes_on:
         return None
-    return Stop("diverged", told if spiked.action == "stop" else f"{told}, with no checkpoint before it")
+    told = f"the loss rose from about {decision.usual:.4g} to {decision.loss:.4g} after step {decision.began_at}"
+    return Stop("diverged", f"{told}, with no checkpoint before it" if is_allowed else told)
 
 
 def _accumulate(task: Task, state: TrainState, batch: Any, plan: Plan, world: World, micro_batch_size: int) -> float:

@@ -33,13 +33,14 @@ class ShrinkMicroBatch:
 @dataclass(frozen=True)
 class Spiked:
     """The loss left its course after step `began_at`: say so, and stop or go back to the last checkpoint before it,
-    with every LR cut to `lr_factor` of what it was."""
+    with every LR cut to `lr_factor` of what it was; after `max_rollbacks` of these, stop."""
 
     began_at: int
     loss: float
     usual: float
     action: Literal["warn", "rollback", "stop"]
-    lr_factor: float = 1.0
+    lr_factor: float
+    max_rollbacks: int
 
 
 Decision = Stop | ShrinkMicroBatch | Spiked | None
@@ -75,22 +76,16 @@ def watch_spikes(
 ) -> Policy:
     """Answer when SPIKE_STEPS training losses in a row lie far above those of the SPIKE_WINDOW steps before them.
 
-    A rollback also answers a loss that is not finite (under fp16 after more than `max_skips` skipped steps); after
-    `max_rollbacks` of them the next spike stops the run, as in Chowdhery et al., 2022 (section 5.1), who went back and
-    left out the batches at fault."""
+    A rollback also answers a loss that is not finite (under fp16 after more than `max_skips` skipped steps), as in
+    Chowdhery et al., 2022 (section 5.1), who went back and left out the batches at fault."""
     losses: deque[float] = deque(maxlen=SPIKE_WINDOW + SPIKE_STEPS)
-    rollbacks = 0
 
     def spiked(began_at: int, loss: float, usual: float) -> Spiked:
-        nonlocal rollbacks
         losses.clear()
-        if action != "rollback":
-            return Spiked(began_at, loss, usual, action)
-        rollbacks += 1
-        return Spiked(began_at, loss, usual, "rollback" if rollbacks <= max_rollbacks else "stop", lr_factor)
+        return Spiked(began_at, loss, usual, action, lr_factor, max_rollbacks)
 
     def policy(event: Event) -> Decision:
-        if action == "rollback" and rollbacks < max_rollbacks and (broke_at := _broke_at(event, max_skips)) is not None:
+        if action == "rollback" and (broke_at := _broke_at(event, max_skips)) is not None:
             loss = event.loss if isinstance(event, StepEnd) else event.val_loss
             return spiked(broke_at, loss, median(losses) if losses else math.nan)
         if not isinstance(event, StepEnd) or not math.isfinite(event.loss):

@@ -1,39 +1,60 @@
 """Going on from a run's checkpoint: which one, what has changed since, and what is told of it."""
 
+import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from harness.build import Parts
-from harness.checkpoint import WEIGHTS, choose, counters, load_checkpoint, load_weights
+from harness.checkpoint import WEIGHTS, choose, counters, holding, load_checkpoint, load_weights
 from harness.config import Settings
 from harness.explain import ConfigError
+from harness.models import untie_head
 from harness.observers import record
 from harness.processes import World
 from harness.starts import compare, find, recorded_run_id
+from harness.state import TrainState, broken_tie
+from harness.task import Task
 
 NO_SETTINGS = ("start", "name", "output_dir", "cache_dir", "tracking", "observers", "locked", "unlock")
 """Keys that decide nothing about the training."""
-VALIDATION = ("data", "tokenizer", "task")
-"""Keys that decide what the validation loss is measured on."""
+VALIDATION, NOT_VALIDATION = ("data", "tokenizer", "task"), ("data.eval_batch_size", "data.shuffle", "task.blimp")
+"""Keys that decide what the validation loss is measured on, and those among them that do not."""
+
+OWN = ("effective.first_step", "effective.lr_factor")
+"""What is said of a resumed run alone."""
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """The checkpoint that a run goes on from. `leg_step` is where its schedule begins; `faults` names what was damaged
-    in the place of which it stands."""
+    """The checkpoint that a run goes on from; `recorded` is what that run said of itself at its start, `faults` names
+    what was damaged in the place of which the checkpoint stands."""
 
     run: Path
     checkpoint: Path
     counters: Mapping[str, Any]
-    leg_step: int
+    recorded: Mapping[str, Any]
+    restarts: bool
     faults: tuple[str, ...]
 
     @property
     def step(self) -> int:
         return self.counters["step"]
+
+    def leg_step(self, settings: Settings, task: Task) -> int:
+        """Where the schedule and the length of the run count from: what was done, in steps as they are now."""
+        if self.restarts:
+            return self.step
+        old_batch = int(self.recorded["params"]["effective.batch_size"])
+        old, new = self.counters["epoch_examples"] / old_batch, task.examples / settings.batch.batch_size
+        if settings.loop.max_steps is not None or old == new:
+            return self.counters["leg_step"]
+        return self.step - round((self.step - self.counters["leg_step"]) / old * new)
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,16 @@ class Change:
     key: str
     before: str
     after: str
+
+
+@dataclass(frozen=True)
+class GoneOn:
+    """A run that goes on: what differs from the one before, and where the weights of the best so far are, if it still
+    counts."""
+
+    parts: Parts
+    changes: list[Change]
+    best: Path | None
 
 
 def locate(settings: Settings) -> Resumed | None:
@@ -53,17 +84,25 @@ def locate(settings: Settings) -> Resumed | None:
     if not (run / "checkpoints").is_dir() or not (run / record.NAME).is_file():
         raise ConfigError(f"start.run: {run} keeps no checkpoints of a run; give the folder that holds {record.NAME}")
     try:
+        recorded = next(entry for entry, _ in record.read(run / record.NAME) if entry["kind"] == "start")
         checkpoint, faults = choose(run / "checkpoints", start.checkpoint)
         saved = counters(checkpoint)
+    except StopIteration:
+        raise ConfigError(f"start.run: {run / record.NAME} is empty: that run never began") from None
     except ValueError as error:
         raise ConfigError(f"start.checkpoint: {error}") from error
-    leg_step = saved["step"] if start.schedule == "restart" else saved["leg_step"]
-    return Resumed(run, checkpoint, saved, leg_step, tuple(faults))
+    return Resumed(run, checkpoint, saved, recorded, start.schedule == "restart", tuple(faults))
 
 
-def go_on(resumed: Resumed, parts: Parts, params: Mapping[str, str], world: World) -> tuple[Parts, list[Change]]:
-    """`parts` with the state of the checkpoint and the numbers of the configuration, and what differs between the two
-    runs; ConfigError where the checkpoint does not fit."""
+def untie(resumed: Resumed, model: nn.Module) -> None:
+    """Give `model` a head of its own where the checkpoint has one."""
+    if broken_tie(model, load_weights(resumed.checkpoint / WEIGHTS)) and hasattr(model, "get_output_embeddings"):
+        untie_head(model)
+
+
+def go_on(resumed: Resumed, parts: Parts, params: Mapping[str, str], world: World) -> GoneOn:
+    """`parts`, which `params` describe, with the state of the checkpoint and the numbers of the configuration;
+    ConfigError where the checkpoint does not fit."""
     state, total_steps = parts.state, parts.plan.total_steps
     if resumed.step >= total_steps:
         raise ConfigError(
@@ -76,42 +115,66 @@ def go_on(resumed: Resumed, parts: Parts, params: Mapping[str, str], world: Worl
             f"start.run: {resumed.checkpoint} is of another architecture ({match.summary()}); choose the model and "
             "lora of that run, or take what fits of its weights: start=warm start.source=…"
         )
-    epoch_examples = state.epoch_examples
+    built = replace(state, schedule=deepcopy(state.schedule))
     try:
         load_checkpoint(state, resumed.checkpoint, rank=world.rank)
     except ValueError as error:
         raise ConfigError(f"start.run: {resumed.checkpoint}: {error}") from error
-    changes = list(_changes(_recorded(resumed.run), params))
-    if resumed.leg_step != state.leg_step:
-        state.leg_step, state.leg_tokens = state.step, state.tokens
-    if state.epoch_examples != epoch_examples:  # rows of another length: the same share of the data lies behind
-        state.examples = round(state.examples * epoch_examples / state.epoch_examples)
-        state.epoch_examples = epoch_examples
-    if has_other_validation(changes):
+    changes = list(_changes(resumed.recorded, {**params, "data.digest": parts.task.dataset["digest"]}))
+    _adjust(state, built, resumed, changes)
+    best = holding(resumed.run / "checkpoints", state.best_step) if state.best_val_loss < inf else None
+    if best is None:
         state.best_val_loss, state.best_step, state.evals_since_best = inf, 0, 0
     effective = {**parts.effective, "effective.first_step": str(state.step)}
-    return replace(parts, plan=replace(parts.plan, first_step=state.step), effective=effective), changes
+    if state.lr_factor != 1:
+        effective["effective.lr_factor"] = str(state.lr_factor)
+    return GoneOn(replace(parts, plan=replace(parts.plan, first_step=state.step), effective=effective), changes, best)
+
+
+def _adjust(state: TrainState, built: TrainState, resumed: Resumed, changes: list[Change]) -> None:
+    """What of the loaded `state` does not hold for the run that was `built`."""
+    state.leg_step = built.leg_step
+    if state.epoch_examples != built.epoch_examples:  # the same share of the data lies behind
+        state.examples = round(state.examples * built.epoch_examples / state.epoch_examples)
+        state.epoch_examples = built.epoch_examples
+    if resumed.restarts:
+        state.schedule, state.leg_tokens, state.rollbacks = built.schedule, state.tokens, 0
+    if resumed.restarts or any(re.fullmatch(r"optimizer\..*lr", change.key) for change in changes):
+        state.lr_factor = 1.0
+    if resumed.restarts or has_other_validation(changes):
+        state.best_val_loss = inf
+    if has_other_validation(changes) and hasattr(state.schedule, "rebase"):
+        state.schedule.rebase()
 
 
 def has_other_validation(changes: list[Change]) -> bool:
-    return any(change.key.partition(".")[0] in VALIDATION for change in changes)
+    return any(
+        change.key.partition(".")[0] in VALIDATION and not change.key.startswith(NOT_VALIDATION) for change in changes
+    )
 
 
-def told(resumed: Resumed, parts: Parts, changes: list[Change]) -> Iterator[str]:
+def told(resumed: Resumed, gone_on: GoneOn) -> Iterator[str]:
     """What the user must hear, a table of the changes last."""
+    state, plan = gone_on.parts.state, gone_on.parts.plan
     yield from (f"damaged, so an earlier checkpoint is taken: {fault}" for fault in resumed.faults)
     yield f"goes on from {resumed.run.name}, step {resumed.step} ({resumed.counters['tokens']:,} tokens)"
     if resumed.counters["spiked_at"]:
         yield f"this checkpoint was saved after the loss spiked at step {resumed.counters['spiked_at']}"
-    if has_other_validation(changes):
+    if state.lr_factor != 1:
+        yield f"the LR stays at {state.lr_factor:.3g} of what the schedule says: rollbacks have cut it"
+    if resumed.restarts:
+        yield "the schedule, the length of the run and the best so far begin anew at this step"
+    elif has_other_validation(gone_on.changes):
         yield "the data or how they are cut differ: the best so far counts no longer"
-    done, length = resumed.step - resumed.leg_step, parts.plan.total_steps - resumed.leg_step
-    if any(change.key.startswith("schedule.") for change in changes) and resumed.leg_step < resumed.step:
+    elif gone_on.best is None:
+        yield "the weights of the best so far are no longer kept: it begins anew"
+    if not resumed.restarts and any(change.key.startswith("schedule.") for change in gone_on.changes):
+        done, length = state.step - state.leg_step, plan.total_steps - state.leg_step
         yield (
-            f"the schedule of {length} steps goes on at its step {done}, after {parts.state.schedule.warmup(length)} "
+            f"the schedule of {length} steps goes on at its step {done}, after {state.schedule.warmup(length)} "
             "of warm-up; start.schedule=restart begins it anew"
         )
-    yield table(changes)
+    yield table(gone_on.changes)
 
 
 def table(changes: list[Change]) -> str:
@@ -133,13 +196,11 @@ def tags(resumed: Resumed) -> dict[str, str]:
     }
 
 
-def _recorded(run: Path) -> Mapping[str, str]:
-    """The parameters of a recorded run."""
-    return next((entry["params"] for entry, _ in record.read(run / record.NAME) if entry["kind"] == "start"), {})
-
-
-def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Change]:
-    for key in [*after, *(key for key in before if key not in after)]:
+def _changes(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[Change]:
+    """Of the settings, and of the data behind them."""
+    before = {**recorded["params"], "data.digest": recorded["dataset"].get("digest", "-")}
+    gone = [key for key in before if key not in after and "." in key]  # without a dot: the name of a swept choice
+    for key in [*after, *gone]:
         was, now = before.get(key, "-"), after.get(key, "-")
-        if was != now and key.partition(".")[0] not in NO_SETTINGS and key != "effective.first_step":
+        if was != now and key.partition(".")[0] not in NO_SETTINGS and key not in OWN:
             yield Change(key, was, now)

@@ -22,7 +22,7 @@ from harness.config import Settings, compose, dotted, run_part, validate
 from harness.data.cache import cached
 from harness.events import EvalEnd, Event, Notice, Observer, RunEnd, RunStart, Status, StepEnd
 from harness.explain import ConfigError
-from harness.loop import train
+from harness.loop import evaluate, train
 from harness.observers.broadcast import Broadcast
 from harness.observers.figures import Figures
 from harness.policies import Policy, Stop
@@ -100,8 +100,8 @@ def run(
         if origin.table and world.is_main:
             (start.folder / "start.txt").write_text(origin.table + "\n")
         checkpointer = Checkpointer(start.folder / "checkpoints", world, settings.loop.keep_checkpoints)
-        if origin.checkpoint:
-            checkpointer.begin_with(parts.state, origin.checkpoint.parent / "best")
+        if settings.start.kind == "resume":
+            checkpointer.begin_with(parts.state, origin.best)
         return _train(start, parts, world, checkpointer, observers, policies, [*parts.notices, *origin.notices])
 
 
@@ -133,12 +133,13 @@ def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run's weights come from, as far as it is worth telling; a table for its folder, tags for its record."""
+    """Where a run's weights come from, as far as it is worth telling; a table for its folder, tags for its record, the
+    checkpoint of the best so far."""
 
     notices: tuple[str, ...] = ()
     table: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
-    checkpoint: Path | None = None
+    best: Path | None = None
 
 
 def _assemble(cfg: DictConfig, settings: Settings, world: World) -> tuple[Parts, Origin]:
@@ -146,11 +147,13 @@ def _assemble(cfg: DictConfig, settings: Settings, world: World) -> tuple[Parts,
     resumed = resume.locate(settings)
     task = build_task(cfg, settings, world)
     match = _warm_up(task, cfg, settings, world)
-    parts = build(cfg, settings, world, task, resumed.leg_step if resumed else 0)
     if resumed:
-        parts, changes = resume.go_on(resumed, parts, _params(cfg, parts), world)
-        told = tuple(resume.told(resumed, parts, changes))
-        return parts, Origin(told, resume.table(changes), resume.tags(resumed), resumed.checkpoint)
+        resume.untie(resumed, task.model)
+        parts = build(cfg, settings, world, task, resumed.leg_step(settings, task))
+        gone_on = resume.go_on(resumed, parts, _params(cfg, parts), world)
+        told = tuple(resume.told(resumed, gone_on))
+        return gone_on.parts, Origin(told, resume.table(gone_on.changes), resume.tags(resumed), gone_on.best)
+    parts = build(cfg, settings, world, task)
     return parts, Origin(tuple(_told(match, settings.start.source)), match.table()) if match else Origin()
 
 
@@ -159,14 +162,20 @@ def _seconds(parts: Parts, world: World, steps: int) -> tuple[float, float]:
     told: list[Event] = []
 
     def enough(event: Event) -> Stop | None:
-        return Stop("completed", "") if isinstance(event, StepEnd) and event.step > steps else None
+        taken = sum(isinstance(earlier, StepEnd) for earlier in told)
+        return Stop("completed", "") if isinstance(event, StepEnd) and taken > steps else None
 
     policies = (*parts.policies, enough)
     stop = train(parts.task, parts.state, parts.plan, world, policies=policies, emit=told.append)
     step_seconds = [event.seconds for event in told if isinstance(event, StepEnd)]
     if not step_seconds:
         raise ConfigError(f"the first step cannot be taken: {stop.reason}")
-    return median(step_seconds[1:] or step_seconds), median(e.seconds for e in told if isinstance(e, EvalEnd))
+    of_evals = [event.seconds for event in told if isinstance(event, EvalEnd)]
+    if not of_evals:  # a run that goes on does not begin with one
+        began_at = time.perf_counter()
+        evaluate(parts.task, world, parts.plan.autocast)
+        of_evals = [time.perf_counter() - began_at]
+    return median(step_seconds[1:] or step_seconds), median(of_evals)
 
 
 def _train(

@@ -190,6 +190,9 @@ class Plateau(Schedule):
             seen.ratio = max(seen.ratio * self.factor, self.min_ratio)
             seen.bad, seen.cooldown = 0, self.cooldown
 
+    def rebase(self) -> None:
+        self.watched.best, self.watched.bad = math.inf, 0
+
     def state_dict(self) -> dict[str, Any]:
         return asdict(self.watched)
 

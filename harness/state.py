@@ -55,6 +55,9 @@ class ObservingSchedule(Schedule, Protocol):
     """A schedule that also learns from the validation loss, and so has a state of its own."""
 
     def observe(self, val_loss: float) -> None: ...
+    def rebase(self) -> None:
+        """Losses from now on are of another kind: forget what was seen, not what was decided."""
+
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -78,14 +81,16 @@ class TrainState:
     """What `examples` is to be read against, where the same data are cut into rows of another length."""
     leg_step: int = 0
     leg_tokens: int = 0
-    """Where the schedule began: at the start, or where a resumed run had it begin anew."""
+    """Where the schedule began: at the start, or where a resumed run had it begin anew; where a resumed run takes other
+    batches, as many steps of these back as it has come, which may be before the start."""
     lr_factor: float = 1.0
     """Of every LR, cut at each rollback."""
+    rollbacks: int = 0
     spiked_at: int = 0
     """The step at which the loss last left its course and was not brought back; 0 for never."""
 
     COUNTERS = ("step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best", "skips",
-                "epoch_examples", "leg_step", "leg_tokens", "lr_factor", "spiked_at")  # fmt: skip
+                "epoch_examples", "leg_step", "leg_tokens", "lr_factor", "rollbacks", "spiked_at")  # fmt: skip
 
     def progress(self, total_steps: int) -> Progress:
         """Where the schedule stands in a run that ends after `total_steps`."""
@@ -108,7 +113,8 @@ class TrainState:
         """Go on from `state`; where fewer processes saved it than load it, the others keep the generators they have."""
         load_model(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where it was not enabled
+            self.scaler.load_state_dict(state["scaler"])
         if state["schedule"] and hasattr(self.schedule, "load_state_dict"):
             self.schedule.load_state_dict(state["schedule"])
         if rank < len(state["rng"]):

@@ -51,7 +51,7 @@ def start_of(result: RunResult) -> dict:
 
 def test_the_checkpoints_of_a_run_are_the_last_few_and_the_best(broken_off) -> None:
     names = {path.name for path in (broken_off.folder / "checkpoints").iterdir()}
-    assert names == {"step-00000004", "step-00000006", "best", "tokenizer"}
+    assert names == {"step-00000000", "step-00000004", "step-00000006", "best", "tokenizer"}  # 4 is within 3 steps of 6
 
 
 @pytest.mark.parametrize("extra", [[], ["optimizer=schedule_free", "schedule=plateau", "lora=all_linear"]], ids=str)
@@ -113,6 +113,42 @@ def test_the_best_so_far_is_carried_over_with_its_weights(broken_off, places) ->
     assert again.best_step == 4
     kept, old = (result.folder / "checkpoints" / "best" / WEIGHTS for result in (again, broken_off))
     assert kept.read_bytes() == old.read_bytes()
+
+
+def test_the_best_so_far_is_that_of_the_step_to_go_on_from(broken_off, places) -> None:
+    again = resumed(broken_off, places, "start.checkpoint=0", "loop.max_steps=1", "optimizer.lr=1.0")
+    assert again.best_step == 0
+    kept = again.folder / "checkpoints" / "best" / WEIGHTS
+    old = broken_off.folder / "checkpoints" / name_of(0) / WEIGHTS
+    assert kept.read_bytes() == old.read_bytes()
+
+
+def test_a_budget_of_tokens_counts_those_that_were_spent(broken_off, places) -> None:
+    budget = ["loop.max_steps=null", f"loop.max_tokens={12 * 32 * 96}", "batch.batch_size=16"]
+    again = resumed(broken_off, places, *budget)
+    assert (again.step, again.tokens) == (6 + 12, 12 * 32 * 96)
+    assert series(again.folder, "train/lr")[0] == pytest.approx(0.55e-3, rel=0.1)  # half-way down, as it was
+
+
+def test_another_precision_is_gone_on_with(broken_off, places) -> None:
+    assert resumed(broken_off, places, "precision=fp16").status == "completed"
+
+
+def test_other_data_behind_the_same_settings_are_told(broken_off, places, tmp_path) -> None:
+    spoilt = copied(broken_off, tmp_path)
+    lines = (spoilt.folder / "metrics.jsonl").read_text().splitlines()
+    digest = json.loads(lines[0])["dataset"]["digest"]
+    (spoilt.folder / "metrics.jsonl").write_text("\n".join([lines[0].replace(digest, "0" * 16), *lines[1:]]) + "\n")
+    again = resumed(spoilt, places)
+    assert f"data.digest  {'0' * 16}  {digest}" in (again.folder / "start.txt").read_text()
+    assert again.best_step > 6
+
+
+def test_the_time_of_a_resumed_step_can_be_measured(broken_off, places) -> None:
+    cfg = compose([*TINY, *places, "start=resume", f"start.run={broken_off.folder}", "start.schedule=restart"])
+    prepared = prepare(cfg, steps=2)
+    assert prepared.seconds_per_step > 0
+    assert prepared.seconds_per_eval > 0
 
 
 def test_a_new_run_says_which_one_it_goes_on_from(broken_off, places) -> None:
@@ -184,7 +220,7 @@ REFUSED = [
     (["start.run=nowhere"], "start.run: 'nowhere' is no file, no folder, and no run in"),
     (["start.run={files}"], "keeps no checkpoints of a run"),
     (["start.checkpoint=5"], "start.checkpoint: '5' is none of the checkpoints that"),
-    (["start.checkpoint=5"], "keeps: best, last, 4, 6"),
+    (["start.checkpoint=5"], "keeps: best, last, 0, 4, 6"),
     (["start.checkpoint=newest"], "start.checkpoint: 'newest' is none of best, last and a step"),
     (["start.schedule=again"], "start.schedule: Invalid value 'again', expected one of ['continue', 'restart']"),
     (["loop.max_steps=6"], "loop: the checkpoint has 6 steps and the run ends after 6"),

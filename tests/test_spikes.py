@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from harness.checkpoint import AFTER_SPIKE, Checkpointer, counters, name_of
-from harness.events import Event, Spike, StepEnd
+from harness.events import EvalEnd, Event, Spike, StepEnd
 from harness.loop import train
 from harness.policies import Decision, Policy, Stop, stop_when_diverged, watch_spikes
 from harness.seeding import seed_everything
@@ -44,17 +44,10 @@ def test_a_loss_that_stays_at_a_new_height_is_told_once() -> None:
     assert len(answers(watch_spikes("warn"), [*noise(100), *noise(300, level=9.0)])) == 1
 
 
-def test_rollbacks_end_after_as_many_as_were_asked_for() -> None:
-    losses = [*noise(60), 20, 20, 20] * 4
-    decided = answers(watch_spikes("rollback", lr_factor=0.5, max_rollbacks=2), losses)
-    assert [spiked.action for spiked in decided] == ["rollback", "rollback", "stop", "stop"]
-
-
-def test_a_loss_that_is_not_finite_is_rolled_back_until_that_is_used_up() -> None:
+def test_a_loss_that_is_not_finite_is_a_spike_where_it_can_be_brought_back() -> None:
     policy = watch_spikes("rollback", lr_factor=0.5, max_rollbacks=1)
     answer = policy(step_end(8, math.nan, skips=1))
     assert (answer.began_at, answer.action, answer.lr_factor) == (7, "rollback", 0.5)
-    assert policy(step_end(8, math.nan, skips=1)) is None
     assert watch_spikes("warn")(step_end(8, math.nan, skips=1)) is None
 
 
@@ -71,14 +64,14 @@ class Rough(ToyTask):
         return rows
 
 
-def trained(task: ToyTask, folder, action: str, *, keep: int = 2, **numbers):
+def trained(task: ToyTask, folder, action: str, *, keep: int = 2, eval_every: int = 10, until=None, **numbers):
     state, events = toy_state(task, lr=0.002), []
     checkpointer = Checkpointer(folder, CPU, keep)
-    plan = toy_plan(100, eval_steps=frozenset(range(10, 101, 10)))
+    plan = toy_plan(100, eval_steps=frozenset(range(eval_every, 101, eval_every)))
     seed_everything(0)
     policies = [watch_spikes(action, **numbers), stop_when_diverged()]
     stop = train(task, state, plan, CPU, policies=policies, emit=events.append, save=checkpointer.save,
-                 go_back=checkpointer.go_back)  # fmt: skip
+                 go_back=checkpointer.go_back, is_stopping=lambda: bool(until and until(events)))  # fmt: skip
     return stop, state, events
 
 
@@ -97,6 +90,37 @@ def test_a_rollback_goes_back_cuts_the_lr_and_leaves_out_the_batches_at_fault(tm
     assert max(event.loss for event in after) < 50
     assert (stop.status, state.step, state.examples) == ("completed", 100, 16 * 108)
     assert counters(tmp_path / name_of(100))["lr_factor"] == 0.5
+
+
+def test_rollbacks_end_after_as_many_as_were_asked_for(tmp_path) -> None:
+    class Endless(Rough):
+        length = 10**9
+
+        def loss(self, batch):
+            loss = super().loss(batch)
+            return Loss(loss.sum * math.nan, loss.count) if batch.targets.max() > 10 else loss
+
+    stop, _, events = trained(Endless(), tmp_path, "rollback", lr_factor=0.5, max_rollbacks=2)
+    assert [(spike.back_to, spike.goes_on) for spike in spikes(events)] == [(60, True), (60, True), (None, False)]
+    assert stop.status == "diverged"
+
+
+def test_a_run_stopped_right_after_a_rollback_goes_on_past_the_batches_at_fault(tmp_path) -> None:
+    stop, state, _ = trained(Rough(), tmp_path, "rollback", until=spikes, lr_factor=0.5, max_rollbacks=1)
+    assert (stop.status, state.step) == ("interrupted", 60)
+    saved = counters(tmp_path / name_of(60))
+    assert (saved["examples"], saved["lr_factor"], saved["rollbacks"]) == (16 * 68, 0.5, 1)
+
+
+def test_the_checkpoint_before_a_spike_under_way_is_not_given_up(tmp_path) -> None:
+    _, _, events = trained(Rough(), tmp_path, "rollback", keep=1, eval_every=1, lr_factor=0.5, max_rollbacks=1)
+    assert [spike.back_to for spike in spikes(events)] == [65]
+
+
+def test_a_spike_at_a_step_to_evaluate_leaves_no_evaluation_out(tmp_path) -> None:
+    _, _, events = trained(Rough(), tmp_path, "warn", eval_every=4)
+    assert spikes(events)[0].step == 68
+    assert [event.step for event in events if isinstance(event, EvalEnd)] == [0, *range(4, 101, 4)]
 
 
 def test_checkpoints_between_the_spike_and_the_rollback_are_marked(tmp_path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from harness.checkpoint import REST, WEIGHTS, load_weights, name_of
@@ -82,7 +83,14 @@ def _pairs(one: Any, other: Any) -> Iterator[tuple[float, int]]:
         for pair in zip(one, other, strict=True):
             yield from _pairs(*pair)
     elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
-        is_equal = torch.equal(one, other)  # exact, where a difference of infinities would be no number
-        yield 0.0 if is_equal else (one - other).abs().double().max().item() or float("inf"), one.numel()
+        yield _gap(one, other), one.numel()
     else:
         yield 0.0 if one == other else float("inf"), 1
+
+
+def _gap(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Infinite where one of two numbers is none."""
+    a, b = ((torch.view_as_real(t) if t.is_complex() else t).double().numpy() for t in (one, other))
+    with np.errstate(invalid="ignore"):
+        gaps = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
+    return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0))

@@ -92,7 +92,8 @@ def message(event: Event) -> str | None:
             told = f"step {event.step}: the loss spiked from about {event.usual:.4g} to {event.loss:.4g}"
             if event.back_to is not None:
                 return f"{told}; back to step {event.back_to}, with {event.lr_factor:.3g} of the LR from there on"
-            return f"{told}; the last step before it was {event.began_at}, and checkpoints from here on say so"
+            told = f"{told}; the last step before it was {event.began_at}"
+            return f"{told}, and checkpoints from here on say so" if event.goes_on else told
     return None
 
 

@@ -66,6 +66,7 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
     cfg = space.compose({}, ["observers=trial"])
     ranges = [params, *options.conditional.values()]
     check_locked(cfg, [*arguments, *(f"{key}={value}" for found in ranges for key, value in found.items())])
+    _refuse_a_shared_best(cfg)
     launcher = choices.get("hydra/launcher", "basic")
     is_local = launcher in LOCAL_LAUNCHERS
     gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
@@ -118,6 +119,14 @@ def _own_folders(config: DictConfig) -> list[str]:
     sources = [source for source in config.hydra.runtime.config_sources if source.provider not in ours]
     folders = [f"{one.schema}://{Path(one.path).absolute() if one.schema == 'file' else one.path}" for one in sources]
     return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+
+
+def _refuse_a_shared_best(cfg: DictConfig) -> None:
+    if cfg.start.kind == "resume" and cfg.start.schedule == "continue":
+        raise ConfigError(
+            "start.schedule: with 'continue' every trial would count the best of the run that all go on from as its "
+            "own; use start.schedule=restart"
+        )
 
 
 def _refuse_torchrun() -> None:
