@@ -301,7 +301,7 @@ def _digest(cfg: DictConfig) -> str:
     """Of all that decides the weights: settings, the data source, the versions that change bits."""
     resolved = OmegaConf.to_container(cfg, resolve=True)
     decisive = {key: value for key, value in resolved.items() if key not in ("observers", "tracking", "output_dir",
-                "cache_dir", "name", "device", "locked", "unlock")}  # fmt: skip
+                "cache_dir", "name", "device", "compile", "locked", "unlock")}  # fmt: skip
     decisive["model"].pop("gradient_checkpointing", None)
     source = make(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
     text = f"{sorted(decisive.items())}{source}{torch.__version__}{platform.python_version()}"
