@@ -4,16 +4,17 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor, nn
+if TYPE_CHECKING:  # torch takes seconds to import, and those who only read facts compute nothing
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Loss:
     """A loss summed over `count` scored elements (tokens, fields); `sum` carries the graph."""
 
-    sum: Tensor
+    sum: "Tensor"
     count: int
 
 
@@ -58,7 +59,7 @@ class Metric:
 class Task(Protocol):
     """A model, its data and its loss. A batch is whatever the task makes of it: the loop only passes it back."""
 
-    model: nn.Module
+    model: "nn.Module"
     constants: Mapping[str, float]
     """What a reader judges the metrics by, such as ln(vocabulary); recorded once."""
     dataset: Mapping[str, str]

@@ -101,10 +101,10 @@ def test_every_heavy_library_has_its_named_homes(library: str) -> None:
     assert not [user for user in users if not user.startswith(tuple(HOMES[library]))]
 
 
-@pytest.mark.parametrize("statement", ["import harness", "import run", "import harness.cli"])
-def test_starting_up_loads_nothing_heavy(statement: str) -> None:
+@pytest.mark.parametrize("module", ["harness", "run", "harness.cli", "harness.sweeping.crew"])
+def test_starting_up_loads_nothing_heavy(module: str) -> None:
     heavy = ("torch", "transformers", "mlflow", "peft")
-    code = f"{statement}; import sys; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import {module}; import sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
