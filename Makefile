@@ -8,7 +8,7 @@ run: .venv/installed
 	$(BIN)/python run.py optimizer=adamw schedule=cosine
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 ui: .venv/installed
 	$(BIN)/python -m harness ui

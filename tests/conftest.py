@@ -13,6 +13,11 @@ ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole sweeps first: with `-n 2 --dist worksteal` no process then waits for the other's last one."""
+    items.sort(key=lambda item: item.path.stem not in ("test_sweep", "test_sweep_launchers"))
+
+
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tokenised data and bases, paid for once a session, whatever the number of its processes."""

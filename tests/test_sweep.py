@@ -61,6 +61,8 @@ def the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder: 
     best = study.best_trial
     assert [trial.number for trial in study.trials] == list(range(6))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    assert len({trial.user_attrs["worker"]["pid"] for trial in study.trials}) == 2
+    assert {place.name for place in folder.iterdir() if place.name.isdecimal()} == {str(n) for n in range(6)}
     found = OmegaConf.load(folder / "optimization_results.yaml")
     assert (found.name, found.best_trial, found.best_value) == ("optuna", best.number, best.value)
     assert dict(found.best_params) == best.params
@@ -115,7 +117,9 @@ def test_a_sweep_is_recorded_and_a_finished_one_asked_again_runs_nothing(places,
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(kills, places, tmp_path, monkeypatch) -> None:
+def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(
+    kills, places, tmp_path, monkeypatch
+) -> None:
     n_trials = 6 * kills
     command = [*LIGHT, *places, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=40",
                "sweep.max_failures=null", "hydra/sweeper/sampler=random"]  # fmt: skip
@@ -205,7 +209,8 @@ def test_divergence_lack_of_memory_and_errors_end_trials_and_not_the_sweep(place
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"))  # of the worker
     monkeypatch.syspath_prepend(tmp_path / "own")
     status = type_in(
-        monkeypatch, "-m", "--config-dir", f"{tmp_path}/own", *TINY, *places, "~observers.mlflow", "sweeps=grid", "optimizer=moody",
+        monkeypatch, "-m", "--config-dir", f"{tmp_path}/own", *TINY, *places, "~observers.mlflow", "sweeps=grid",
+        "optimizer=moody",
         "optimizer.lr=0.1,1e30,0.2,0.3", "loop.grad_clip=null", "lora=none", "sweep.allow=[optimizer.lr]",
         "hydra.sweeper.custom_search_space=moody.more",
     )  # fmt: skip
@@ -229,19 +234,20 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(places, tmp_path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-def test_three_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> None:
+@pytest.mark.slow  # two workers are in the sweep that is recorded, many threads in tests/test_sweep_queue.py
+def test_four_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> None:
     from harness.sweeping.crew import Crew
     from harness.sweeping.opening import open_study
 
-    wanted = asked(*LIGHT, *places, "sweep.n_trials=11", "sweep.n_jobs=3")
+    wanted = asked(*LIGHT, *places, "sweep.n_trials=17", "sweep.n_jobs=4")
     queue = open_study(wanted)
     queue.begin(wanted.limits)
-    crew = Crew(post(wanted), 3, gpus=0)
+    crew = Crew(post(wanted), 4, gpus=0)
     crew.start(is_served=False)
     wait_for(lambda: not crew.is_working, 120)
     assert crew.take_dead() == []
     trials = queue.study.trials
-    assert len(trials) == 11
+    assert len(trials) == 17
     assert all(trial.state.is_finished() for trial in trials)
-    assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 3
-    assert {folder.name for folder in wanted.folder.iterdir() if folder.is_dir()} == {str(n) for n in range(11)}
+    assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 4
+    assert {folder.name for folder in wanted.folder.iterdir() if folder.is_dir()} == {str(n) for n in range(17)}

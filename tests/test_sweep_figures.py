@@ -70,7 +70,9 @@ def test_conditional_ranges_outsiders_and_losses_of_all_sizes_are_drawn(tmp_path
 
 
 @pytest.mark.parametrize("status", ["completed", "pruned", "diverged"])
-def test_each_way_to_end_changes_the_learning_curves(tmp_path, status: str) -> None:
+def test_each_way_to_end_changes_the_learning_curves(tmp_path, status: str, monkeypatch) -> None:
+    monkeypatch.setattr(figures, "PICTURES", {"curves": figures.PICTURES["curves"]})
+
     def curves(folder: str, *, with_it: bool) -> bytes:
         study = new_study()
         for lr in (1e-2, 2e-2):
