@@ -72,6 +72,8 @@ def build(cfg: DictConfig, settings: Settings, world: World, task: Task, leg_ste
     task.model.to(world.device)
     world.copy_from_main(task.model)
     _compile(cfg.compile, task.model)
+    if settings.precision.autocast and any(parameter.is_complex() for parameter in task.model.parameters()):
+        raise ConfigError("precision.autocast: the model has complex parameters; use precision=fp32")
     optimizer = build_optimizer(cfg, task.model, settings.weight_decay_scope)
     plan = _plan(settings, task, world, leg_step)
     schedule = make(cfg, "schedule")

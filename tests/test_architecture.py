@@ -17,7 +17,8 @@ ROWS = [
     {"tasks"},
     {"observers"},
     {"preflight"},
-    {"config", "locked", "targets", "explain", "build", "folders", "starts", "provenance", "recorded", "resume", "runner"},
+    {"config", "locked", "targets", "explain", "build", "folders", "starts", "provenance", "recorded"}
+    | {"resume", "runner"},
     {"run", "cli", "commands", "__main__", "sweeping", "evidence"},
 ]
 CONTRACTS = {"task", "events", "state", "seeding"}

@@ -40,7 +40,7 @@ TABLE = [
     (["optimizer=adamw,addam"], ["optimizer has no option 'addam'", "did you mean 'adam'?"]),
     (["start=scratch,warm"], ["start.source has no value", "(found at start=warm)"]),
     (["model=gpt_tiny,hf"], ["model=hf"]),
-    (["lora=all_linear,none", "lora.rank=2,4"], ["lora.rank: there is no such key under lora=none", "go into sweep.conditional"]),
+    (["lora=all_linear,none", "lora.rank=2,4"], ["there is no such key under lora=none", "go into sweep.conditional"]),
     (["sweep.n_trials=3,4"], ["sweep.n_trials=3,4: no run's result depends on sweep.n_trials"]),
     (["pruner=median,none"], ["pruner=median,none: no run's result depends on pruner"]),
     (["output_dir=a,b"], ["output_dir=a,b", "give it one value"]),

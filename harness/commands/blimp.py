@@ -20,9 +20,8 @@ from harness.data.blimp_published import BABYLM, MODELS, PUBLISHED
 from harness.data.cache import digest
 from harness.data.tokenizers import Pretrained
 from harness.explain import ConfigError
-from harness.models import pretrained
+from harness.models import is_causal, pretrained
 from harness.models.likelihood import Likelihood
-from harness.models.sampling import is_causal
 from harness.observers import results
 from harness.observers.client import UploadFailed
 from harness.observers.upload import upload

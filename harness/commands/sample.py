@@ -9,7 +9,8 @@ import torch
 
 from harness.data.sources import question_answer
 from harness.explain import ConfigError
-from harness.models.sampling import continuation, is_causal
+from harness.models import is_causal
+from harness.models.sampling import continuation
 from harness.recorded import Recorded, read_back
 
 

@@ -23,6 +23,8 @@ SEED = 0
 """Of the fields; a run's own seed does not touch them."""
 AT_ONCE = 50
 """Solved together: they fit a cache."""
+MOST = 1000
+"""Iterations; some twenty are enough for coefficients from LOW to HIGH."""
 TOLERANCE = 1e-7
 """Of the residual, relative; fields are stored in float32."""
 
@@ -38,9 +40,9 @@ def darcy(
             raise ValueError(f"{name}={points} must be 2 or more and divide {INTERVALS}")
     if finer <= resolution:
         raise ValueError(f"finer={finer} must be more than resolution={resolution}")
-    for name, samples in (("train", train), ("held_out", held_out)):
-        if samples < 1:
-            raise ValueError(f"{name}={samples} must be 1 or more")
+    for name, count in (("train", train), ("held_out", held_out), ("eval_batch_size", eval_batch_size)):
+        if count < 1:
+            raise ValueError(f"{name}={count} must be 1 or more")
     key = digest("darcy", train, held_out, resolution, finer, INTERVALS, HIGH, LOW, HARMONICS, SEED)
     folder = cached(Path(cache_dir) / "data" / key, partial(_write, sizes=(train, held_out), grids=(resolution, finer)))
     fields = [read(folder / f"{name}.pt") for name in ("train", f"test_{resolution}", f"test_{finer}")]
@@ -69,7 +71,7 @@ def solve(a: np.ndarray, f: np.ndarray | float = 1.0) -> np.ndarray:
     residual = np.broadcast_to(np.asarray(f, float), a.shape)[:, 1:-1, 1:-1] / n**2
     u, enough = np.zeros_like(residual), TOLERANCE * _dot(residual, residual) ** 0.5
     direction, energy = 0.0, 1.0
-    while True:
+    for _ in range(MOST):
         step = _inverse_laplacian(residual)
         energy, before = _dot(residual, step), energy
         direction = step + energy / before * direction
@@ -79,6 +81,7 @@ def solve(a: np.ndarray, f: np.ndarray | float = 1.0) -> np.ndarray:
         residual = residual - length * flow
         if (_dot(residual, residual) ** 0.5 <= enough).all():
             return np.pad(u, ((0, 0), (1, 1), (1, 1)))
+    raise ValueError(f"no solution in {MOST} iterations: a must be positive and finite, f finite and not 0 everywhere")
 
 
 def _write(folder: Path, *, sizes: tuple[int, int], grids: tuple[int, int]) -> None:

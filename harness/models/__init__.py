@@ -1,12 +1,27 @@
 """What every model is asked, ours or of transformers."""
 
+import torch
 from torch import nn
 
 
 def positions(model: nn.Module) -> int | None:
     """The longest sequence `model` takes, in tokens; None where it sets no limit."""
     own = getattr(model, "positions", None)
-    return own if own is not None else getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    limit = own if own is not None else getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return limit - module.padding_idx - 1  # RoBERTa's kind counts positions from behind that of padding
+    return limit
+
+
+@torch.no_grad()
+def is_causal(model: nn.Module) -> bool:
+    """Whether what stands after a token changes nothing there."""
+    was_training = model.training
+    model.eval()
+    first, second = model(input_ids=torch.tensor([[0, 1], [0, 2]])).logits[:, 0]
+    model.train(was_training)
+    return torch.allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
 def untie_head(model: nn.Module) -> None:

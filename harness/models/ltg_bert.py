@@ -2,10 +2,12 @@
 from how far away it is (DeBERTa: He et al., 2021)."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from harness.models.gpt import Output
@@ -37,7 +39,9 @@ class Attention(nn.Module):
         if is_hidden is not None:
             bias = bias.masked_fill(is_hidden, -torch.inf)
         dropout = self.dropout.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(*query_key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
+        # cuDNN's kernel, which newer GPUs prefer, has no gradient for a bias
+        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if x.is_cuda else nullcontext():
+            y = F.scaled_dot_product_attention(*query_key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
         return self.out(y.permute(1, 2, 0, 3).reshape(batch, length, width))
 
     def _bias(self, query_key: Tensor, distances: Tensor, buckets: Tensor) -> Tensor:

@@ -31,13 +31,6 @@ def continuation(
         yield token
 
 
-def is_causal(model: nn.Module) -> bool:
-    """Whether what stands after a position changes nothing there."""
-    with torch.inference_mode():
-        first, second = model(input_ids=torch.tensor([[0, 1], [0, 2]])).logits[:, 0]
-    return torch.allclose(first, second, rtol=1e-3, atol=1e-4)
-
-
 def _drawn(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())

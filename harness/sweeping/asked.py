@@ -88,7 +88,6 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
         config=_decisive(cfg, space),
     )
     plan.make_sampler()
-    plan.make_pruner()
     _check_pruner(plan, choices.get("pruner", ""))
     _check_points(options, space)
     if plan.custom is not None:
@@ -168,6 +167,7 @@ def _check_points(options: Options, space: Space) -> None:
 
 
 def _check_pruner(plan: Plan, choice: str) -> None:
+    plan.make_pruner()
     if len(plan.objectives) > 1 and not str(plan.pruner.get("_target_")).endswith("NopPruner"):
         names = ", ".join(plan.objectives)
         raise ConfigError(f"pruner={choice}: with several objectives ({names}) nothing can be pruned; use pruner=none")

@@ -27,7 +27,7 @@ def causal_lm(
     """Next-token prediction, and minimal pairs beside it; ValueError where either has sequences longer than the model's
     positions."""
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
-    network = fitting(model, tokens)
+    network = fitting(model, tokens, is_masked=False)
     return CausalLM(network, tokens, pairs=minimal_pairs(blimp, network, tokens, is_masked=False))
 
 

@@ -32,7 +32,7 @@ def mainrun(
 ) -> "Mainrun":
     """Next-token prediction on titles; ValueError where the document's windows do not fit the data or the model."""
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
-    network = fitting(model, tokens)
+    network = fitting(model, tokens, is_masked=False)
     _check(tokens, positions(network))
     return Mainrun(network, tokens)
 

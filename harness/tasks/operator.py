@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.data.fields import FieldData, Fields
 from harness.data.tokens import order
@@ -31,6 +31,9 @@ def operator(
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r} is neither l2 nor h1")
     fields = data(seed=seed, cache_dir=cache_dir)
+    y = fields.train.y
+    if (y == y[:1, :, :1, :1]).all():
+        raise ValueError("the training fields y are the same everywhere: there is nothing to learn; use other data")
     return Operator(model(x=fields.train.x, y=fields.train.y), fields, LOSSES[loss])
 
 
@@ -47,11 +50,11 @@ class Operator:
 
     @property
     def constants(self) -> Mapping[str, float]:
-        """The relative L2 on the validation set of a field of zeros, and of the mean of the training fields."""
-        truth = self.data.held_out[0].y
-        mean = self.data.train.y.mean(0, keepdim=True)
+        """The relative L2 on the validation set of a field of zeros, and of the mean of the training fields,
+        where both are on one grid."""
+        truth, mean = self.data.held_out[0].y, self.data.train.y.mean(0, keepdim=True)
         if mean.shape[2:] != truth.shape[2:]:
-            mean = nn.functional.interpolate(mean, truth.shape[2:], mode="bilinear")
+            return {"zero_predictor": 1.0}
         return {"zero_predictor": 1.0, "mean_predictor": relative_l2(mean, truth).mean().item()}
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from harness.data.tokens import IGNORED, TokenBatch, TokenData, order
-from harness.models import positions
+from harness.models import is_causal, positions
 from harness.models.heads import head_of, projecting_only
 from harness.task import Mean, Metric
 from harness.tasks.minimal_pairs import MinimalPairs, PairBatch
@@ -71,9 +71,16 @@ class TextTask:
         return {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
 
 
-def fitting(model: Callable[..., nn.Module], data: TokenData) -> nn.Module:
-    """The model for the vocabulary of `data`; ValueError where the sequences are longer than its positions."""
+def fitting(model: Callable[..., nn.Module], data: TokenData, *, is_masked: bool) -> nn.Module:
+    """The model for the vocabulary of `data`; ValueError where it sees what follows a token and is not to, or is to and
+    does not, and where the sequences are longer than its positions."""
     network = model(vocab_size=data.vocab_size)
+    if is_causal(network) == is_masked:
+        raise ValueError(
+            "the model sees only what stands before a token; for masked_lm use one such as model=hf_masked"
+            if is_masked
+            else "the model sees what follows a token, which it is to predict; use task=masked_lm for it"
+        )
     limit = positions(network)
     if limit is not None and data.sequence_length > limit:
         raise ValueError(

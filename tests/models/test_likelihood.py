@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForMaskedLM
 
+from harness.models import is_causal
 from harness.models.gpt import GPT
 from harness.models.likelihood import Likelihood
 from harness.models.ltg_bert import LTGBert
-from harness.models.sampling import is_causal
 
 VOCABULARY, START, END, MASK = 60, 2, 3, 4
 POSITIONS = 24

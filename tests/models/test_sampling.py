@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
+from harness.models import is_causal
 from harness.models.gpt import GPT, Output
-from harness.models.sampling import continuation, is_causal
+from harness.models.sampling import continuation
 
 SIZES = {"vocab_size": 12, "positions": 4, "layers": 1, "width": 8, "heads": 2, "dropout": 0.0}
 

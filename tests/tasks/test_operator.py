@@ -1,5 +1,6 @@
 """Document 3 end to end on a few fields: what is trained on, what is scored, what is recorded, drawn and resumed."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ import torch
 from harness import cli
 from harness.build import build, build_task
 from harness.config import compose, validate
+from harness.data.fields import Fields, checked
 from harness.explain import ConfigError
 from harness.loop import evaluate
 from harness.losses import relative_h1, relative_l2
 from harness.processes import World
-from harness.runner import run
-from harness.tasks.operator import Operator
+from harness.runner import prepare, run
+from harness.tasks.operator import Operator, operator
 from tests.conftest import ROOT
 from tests.test_run import record, series
 from tests.toy import CPU
@@ -132,7 +134,20 @@ def test_the_librarys_own_files_are_read_and_trained_on(name, places) -> None:
     if not DATA.is_dir():
         pytest.skip("the library's Darcy and Burgers files are not beside the project")
     files = [f"data.train={DATA}/{name}_train_16.pt", f"data.tests=[{DATA}/{name}_test_16.pt]"]
-    sizes = ["model.width=8", "model.layers=2", "data.limit=256", "batch.batch_size=16", "loop.epochs=4", "loop.evals=1"]
+    sizes = ["model.width=8", "model.layers=2", "data.limit=256", "batch.batch_size=16"]
+    sizes += ["loop.epochs=4", "loop.evals=1"]
     result = run(compose(["experiment=operator", "observers=quiet", "data=pde_files", *files, *sizes, *places]))
     losses = series(result.folder, "val/loss")
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_fields_that_never_change_are_refused_and_so_is_low_precision() -> None:
+    flat = Fields(torch.randn(8, 1, 16, 16), torch.ones(8, 1, 16, 16))
+    data = partial(checked, flat, [flat], "", "", "", 4, False)
+    with pytest.raises(ValueError, match="the training fields y are the same everywhere"):
+        operator(model=None, data=lambda seed, cache_dir: data(seed=seed), loss="l2", seed=0, cache_dir=None)
+
+
+def test_complex_weights_and_low_precision_are_refused_by_name(places) -> None:
+    with pytest.raises(ConfigError, match=r"precision\.autocast: the model has complex parameters"):
+        prepare(compose([*TINY, "precision=bf16", *places]))
