@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from harness.events import CheckpointSaved, Notice, OutOfMemory
+from harness.events import Notice, OutOfMemory
 from harness.observers.window import Row, Window, message
 from harness.task import Metric
 from tests.observers.facts import eval_end, run_end, run_start, step_end
@@ -77,7 +77,7 @@ def test_constants_are_a_row_at_step_0(tmp_path) -> None:
     assert rows(run_start(tmp_path)) == [Row(0, 0, {"constant/uniform": 8.32, "constant/unigram": 6.11})]
 
 
-def test_a_person_hears_of_notices_and_memory_only(tmp_path) -> None:
+def test_a_person_hears_of_notices_and_memory_only() -> None:
     assert message(Notice("no warm-up")) == "no warm-up"
     assert "micro-batch of 16" in message(OutOfMemory(3, 16, "tried to allocate 2 GiB"))
-    assert message(CheckpointSaved(3, tmp_path, "best")) is None
+    assert message(step_end(3)) is None
