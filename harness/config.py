@@ -140,7 +140,7 @@ class Settings:
     precision: Precision
     device: Device
     start: Start
-    weight_decay_scope: Literal["matrices", "all"]
+    weight_decay_scope: Literal["hidden", "matrices", "all"]
     output_dir: Path
     cache_dir: Path
 
@@ -178,8 +178,8 @@ def validate(cfg: DictConfig) -> Settings:
     _check_places(cfg)
     groups = {field.name: field.type for field in fields(Settings) if hasattr(field.type, "__post_init__")}
     sections = {name: section(name, schema, cfg[name]) for name, schema in groups.items()}
-    if cfg.weight_decay_scope not in ("matrices", "all"):
-        raise ConfigError(f"weight_decay_scope: {cfg.weight_decay_scope!r} is neither matrices nor all")
+    if cfg.weight_decay_scope not in ("hidden", "matrices", "all"):
+        raise ConfigError(f"weight_decay_scope: {cfg.weight_decay_scope!r} is none of hidden, matrices, all")
     for key, node in targets(cfg):
         bind(key, node)
     _check_lrs(cfg.optimizer)

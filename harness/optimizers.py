@@ -11,15 +11,18 @@ from torch.optim import Adafactor, AdamW, Muon, Optimizer
 
 Group = dict[str, Any]
 
+UNDECAYED = {"hidden": ("embeddings", "vectors"), "matrices": ("vectors",), "all": ()}
+"""By the scope of weight decay, the groups that it spares."""
+
 
 def partition(model: nn.Module, weight_decay_scope: str = "matrices") -> list[Group]:
     """The trainable parameters, each once, in those of the groups `embeddings`, `matrices`, `vectors` that exist.
 
-    The output head counts as an embedding. `vectors` are biases, gains and gates, one number a channel, and have,
-    unless the scope is "all", no weight decay. ValueError when nothing is trainable.
+    The output head counts as an embedding; `vectors` are biases, gains and gates, one number a channel. ValueError when
+    nothing is trainable.
     """
-    if weight_decay_scope not in ("matrices", "all"):
-        raise ValueError(f"weight_decay_scope={weight_decay_scope!r} must be matrices or all")
+    if weight_decay_scope not in UNDECAYED:
+        raise ValueError(f"weight_decay_scope={weight_decay_scope!r} must be one of {', '.join(UNDECAYED)}")
     members: dict[str, list[tuple[str, nn.Parameter]]] = {"embeddings": [], "matrices": [], "vectors": []}
     embedded = {id(weight) for module in _embeddings(model) for weight in module.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
@@ -28,8 +31,8 @@ def partition(model: nn.Module, weight_decay_scope: str = "matrices") -> list[Gr
             members[kind].append((name, parameter))
     if not any(members.values()):
         raise ValueError("the model has no trainable parameter: unfreeze it, or choose a lora that adapts it")
-    undecayed = {"vectors": {"weight_decay": 0.0}} if weight_decay_scope == "matrices" else {}
-    return [{"name": kind, "params": params, **undecayed.get(kind, {})} for kind, params in members.items() if params]
+    spared = {kind: {"weight_decay": 0.0} for kind in UNDECAYED[weight_decay_scope]}
+    return [{"name": kind, "params": params, **spared.get(kind, {})} for kind, params in members.items() if params]
 
 
 def muon(

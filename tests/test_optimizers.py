@@ -77,12 +77,13 @@ def test_a_bias_or_gate_shaped_to_lie_over_a_grid_is_a_vector_and_a_spectral_wei
     assert names(partition(Spectral())) == {"matrices": ["weight", "adapter"], "vectors": ["bias", "gate"]}
 
 
-def test_vectors_decay_only_when_the_scope_is_all():
+def test_the_scope_of_weight_decay_says_which_groups_it_spares():
     def decays(scope):
         optimizer = torch.optim.AdamW(partition(tiny_gpt(), scope), weight_decay=0.5)
         return {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
 
     assert decays("matrices") == {"embeddings": 0.5, "matrices": 0.5, "vectors": 0.0}
+    assert decays("hidden") == {"embeddings": 0.0, "matrices": 0.5, "vectors": 0.0}
     assert decays("all") == {"embeddings": 0.5, "matrices": 0.5, "vectors": 0.5}
     with pytest.raises(ValueError, match="weight_decay_scope='none'"):
         partition(tiny_gpt(), "none")
