@@ -84,14 +84,16 @@ def without_adapters(model: nn.Module, *, merged: bool) -> nn.Module:
     return model
 
 
-def save_adapters(model: nn.Module, folder: Path, *, base: str, rename: Callable[[str], str] = str) -> None:
+def save_adapters(
+    model: nn.Module, folder: Path, *, base: str, task_type: str | None, rename: Callable[[str], str] = str
+) -> None:
     """Write the adapters of `model` as `peft.PeftModel.from_pretrained` reads them onto the model at `base`, in which
     a layer goes by `rename` of its name here."""
     from peft import get_peft_model_state_dict
 
     config = copy(model.peft_config["default"])
     config.target_modules = _whole([rename(name) for name, _ in _adapted(model)])
-    config.task_type, config.base_model_name_or_path, config.inference_mode = "CAUSAL_LM", base, True
+    config.task_type, config.base_model_name_or_path, config.inference_mode = task_type, base, True
     config.save_pretrained(folder)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     weights = {f"base_model.model.{rename(name)}": tensor.contiguous() for name, tensor in state.items()}

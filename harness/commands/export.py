@@ -12,6 +12,7 @@ from harness.data.cache import write_whole
 from harness.data.tokenizers import FACTS
 from harness.explain import ConfigError
 from harness.lora import save_adapters, without_adapters
+from harness.models import is_causal
 from harness.models.portable import as_transformers, transformers_name
 from harness.recorded import Recorded, read_back
 
@@ -41,8 +42,9 @@ def export(run: Recorded, output: Path, adapters: bool) -> str:
         write_whole(writable("--output", output), write)
     except ValueError as error:
         raise ConfigError(f"RUN: {run.folder}: {error}; take {WEIGHTS} from its checkpoints/best") from error
+    loader = "AutoModelForCausalLM" if is_causal(run.model) else "AutoModelForMaskedLM"
     call = f"peft.PeftModel.from_pretrained(base, '{output}'), base from {base}"
-    return call if adapters else f"AutoModelForCausalLM.from_pretrained('{output}')"
+    return call if adapters else f"{loader}.from_pretrained('{output}')"
 
 
 def _model(run: Recorded, folder: Path, *, merged: bool = True) -> None:
@@ -53,7 +55,8 @@ def _model(run: Recorded, folder: Path, *, merged: bool = True) -> None:
 
 def _adapters(run: Recorded, base: str, folder: Path) -> None:
     """With the base beside them, unless it can be had where the run had it."""
-    save_adapters(run.model, folder, base=base, rename=partial(transformers_name, model=run.model))
+    task_type = "CAUSAL_LM" if is_causal(run.model) else None  # peft has none for masked models
+    save_adapters(run.model, folder, base=base, task_type=task_type, rename=partial(transformers_name, model=run.model))
     _copy_tokenizer(run, folder)
     if not _public_base(run):
         _model(run, folder / "base", merged=False)
