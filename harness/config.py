@@ -180,6 +180,8 @@ def validate(cfg: DictConfig) -> Settings:
     sections = {name: section(name, schema, cfg[name]) for name, schema in groups.items()}
     if cfg.weight_decay_scope not in ("hidden", "matrices", "all"):
         raise ConfigError(f"weight_decay_scope: {cfg.weight_decay_scope!r} is none of hidden, matrices, all")
+    if cfg.lora and cfg.lora.get("_target_") is None:
+        raise ConfigError(f"lora: {', '.join(cfg.lora)} set, and lora=none has no adapters; choose another lora")
     for key, node in targets(cfg):
         bind(key, node)
     _check_lrs(cfg.optimizer)
