@@ -221,10 +221,10 @@ def test_a_range_without_m_says_to_add_it(typed, places, tmp_path, monkeypatch, 
 
 
 def test_the_shell_sees_one_message_and_the_exit_status(places, tmp_path) -> None:
-    done = run_py("-m", *TINY, *places, "optimizr.lr=interval(1e-4,1e-2)")
+    done = run_py("-m", *TINY, *places, "sweep.keep=-1")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("optimizr.lr: ")
+    assert done.stderr.startswith("sweep.keep: -1 ")
     assert sorted(os.listdir(tmp_path)) == []
 
 
