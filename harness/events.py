@@ -1,6 +1,6 @@
 """Past facts, frozen: what the loop and the runner tell the observers and the policies."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -41,6 +41,10 @@ class StepEnd:
     """Updates skipped in a row, this one included, because a gradient was not finite; 0 when it was applied."""
     seconds: float
     step_tokens: int
+    examples: int = 0
+    """The data position: how many examples came before the next step."""
+    norms: Mapping[str, float] = field(default_factory=dict)
+    """The gradient's by layer group, before clipping; at the steps after which there is an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,19 @@ class Spike:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What diagnosis says of a run at `step`: the reason in a sentence, the numbers it rests on, and overrides to try,
+    as run.py takes them. `confidence` lies between 0 and 1."""
+
+    kind: str
+    step: int
+    confidence: float
+    reason: str
+    evidence: Mapping[str, float | str] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something the user must hear that is no error: a warm-up of 0 steps, a server that is down."""
 
@@ -107,13 +124,15 @@ class RunEnd:
     artifacts: tuple[Path, ...] = field(default=())
 
 
-Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Notice | RunEnd
+Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Verdict | Notice | RunEnd
 
 
 class Observer:
-    """Is told every event, in order, on the training thread; must not raise and must not be slow."""
+    """Is told every event, in order, on the training thread; must not raise and must not be slow.
 
-    def __call__(self, event: Event) -> None:
+    What it answers, if anything, are verdicts on what came before: all are told these first."""
+
+    def __call__(self, event: Event) -> Iterable[Verdict] | None:
         raise NotImplementedError
 
     def close(self) -> None:

@@ -1,0 +1,50 @@
+"""Checks of a training before it is searched or run at length: seconds that may save a sweep. Knows no Hydra."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+
+from harness.preflight.findings import Finding, Report
+from harness.preflight.subject import Asked, Data, Evaluated, Subject, Text, Tokens
+
+__all__ = ["CHECKS", "Asked", "Data", "Evaluated", "Finding", "Report", "Subject", "Text", "Tokens", "preflight"]
+
+CHECKS = {
+    "alignment": "each position predicts the token it is meant to",
+    "masks": "what must not be seen is not, what must be is",
+    "gradients": "they are right, and reach all that is to be trained and nothing else",
+    "reload": "a saved model is the model",
+    "in_force": "what is asked for is what runs",
+    "metric": "the validation loss means what it says",
+    "data": "the text is sound",
+    "first_loss": "the loss begins where such a model begins",
+    "overfit": "one batch can be learnt by heart",
+    "cost": "what the run or the sweep will take",
+}
+"""Each is the module of that name here, with a function `check(subject)`; causes stand before what they bring about."""
+
+
+def preflight(
+    subject: Subject, checks: Mapping[str, str] = CHECKS, tell: Callable[[str, Finding], None] = lambda *_: None
+) -> Report:
+    """Carry out `checks`, each on the subject as it was given, and leave it so; `tell` hears each finding at once.
+
+    A check that an error breaks off has failed: training would meet the same."""
+    began_at = time.perf_counter()
+    findings: dict[str, list[Finding]] = {}
+    for name in checks:
+        findings[name] = []
+        for finding in _carry_out(name, subject):
+            findings[name].append(finding)
+            tell(name, finding)
+    return Report(findings, time.perf_counter() - began_at)
+
+
+def _carry_out(name: str, subject: Subject) -> Iterator[Finding]:
+    check = import_module(f"harness.preflight.{name}").check
+    try:
+        with subject.untouched():
+            yield from check(subject)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".partition("\n")[0]
+        yield Finding("fail", "the check itself", f"it was broken off by {said}", "no error", "the error's cause")
