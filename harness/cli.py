@@ -10,6 +10,7 @@ from harness.explain import REFUSED, ConfigError, explain
 COMMANDS = {
     "ui": "serve the MLflow UI over the recorded runs",
     "sync": "upload to MLflow what it lacks of runs and sweeps",
+    "preflight": "check that a run would train what it is meant to, before it is searched",
     "sample": "what a run's model writes after a prompt",
     "export": "a run's model as transformers loads it, or its adapters as peft does",
     "blimp": "how often a model finds the grammatical sentence of a pair the likelier one",

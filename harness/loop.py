@@ -115,7 +115,12 @@ def train_step(
 
 
 def evaluate(task: Task, world: World, autocast: torch.dtype | None = None) -> dict[str, Metric]:
-    """The task's metrics over its whole validation set, shared out without padding; no generator moves."""
+    """The task's metrics over its whole validation set; no generator moves."""
+    return task.report(measure(task, world, autocast))
+
+
+def measure(task: Task, world: World, autocast: torch.dtype | None = None) -> dict[str, Mean]:
+    """What `evaluate` reports on, added up over the validation set, which is shared out without padding."""
     was_training = task.model.training
     task.model.eval()
     means: dict[str, Mean] = {}
@@ -123,7 +128,7 @@ def evaluate(task: Task, world: World, autocast: torch.dtype | None = None) -> d
         for batch in world.share(task.validation_batches()):
             means = _merge(means, task.score(batch))
     task.model.train(was_training)
-    return task.report(functools.reduce(_merge, world.gather(means)))
+    return functools.reduce(_merge, world.gather(means))
 
 
 def _assess(

@@ -5,8 +5,8 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -110,11 +110,7 @@ def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
 
     A base that is missing is trained, a run of its own; BaseEnded unless that completes. With `steps` the model takes
     so many, after one evaluation and one step to warm up, and their seconds are told."""
-    cfg = run_part(cfg)
-    settings = validate(cfg)
-    world = _join(settings)
-    with processes.threads(settings.device.threads), preserved_rng():
-        parts, _ = _assemble(cfg, settings, world)
+    with assembled(cfg) as (_, parts, world):
         build_observers(cfg)
         of_step, of_eval = _seconds(parts, world, steps) if steps else (None, None)
     plan, task = parts.plan, parts.task
@@ -129,6 +125,18 @@ def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
         seconds_per_step=of_step,
         seconds_per_eval=of_eval,
     )
+
+
+@contextmanager
+def assembled(cfg: DictConfig) -> Iterator[tuple[Settings, Parts, World]]:
+    """The parts of a run of `cfg` at the state it starts from, in its threads; no generator is moved for good.
+
+    ConfigError and BaseEnded as for `prepare`."""
+    cfg = run_part(cfg)
+    settings = validate(cfg)
+    world = _join(settings)
+    with processes.threads(settings.device.threads), preserved_rng():
+        yield settings, _assemble(cfg, settings, world)[0], world
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def test_random_weights_start_at_the_uniform_guess_and_accuracy_is_what_the_like
     assert report["loss"].standard_error > 0
     hits, masks = 0, 0
     for batch in task.validation_batches():
-        logits = task.model(input_ids=batch.inputs, **task._sight(batch)).logits
+        logits = task.model(input_ids=batch.inputs, **task.sight(batch)).logits
         is_masked = batch.targets != IGNORED
         hits += (logits.argmax(-1) == batch.targets)[is_masked].sum().item()
         masks += is_masked.sum().item()

@@ -94,9 +94,9 @@ class MaskedLM(TextTask):
         return super().report(means) | {"coverage": Metric(share, "share of validation tokens")}
 
     def _predictions(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        return predictions(self.model, batch, **self._sight(batch))
+        return predictions(self.model, batch, **self.sight(batch))
 
-    def _sight(self, batch: TokenBatch) -> dict[str, Tensor]:
+    def sight(self, batch: TokenBatch) -> dict[str, Tensor]:
         """The mask of attention, where one is needed; within documents, padding sees itself alone."""
         device = next(self.model.parameters()).device
         if not self.within_documents:
@@ -133,7 +133,7 @@ def _check_sight(task: MaskedLM) -> None:
 
     def seen(*tokens: int) -> Tensor:
         batch = TokenBatch(torch.tensor([tokens]), torch.tensor([tokens]), np.array([len(tokens)]), np.array([0]))
-        return task.model(input_ids=batch.inputs, **task._sight(batch)).logits[0, 0]
+        return task.model(input_ids=batch.inputs, **task.sight(batch)).logits[0, 0]
 
     def keeps_within() -> bool:
         try:

@@ -67,6 +67,14 @@ class TextTask:
         """One batch's means, float64 sums."""
         raise NotImplementedError
 
+    def logits(self, batch: TokenBatch) -> Tensor:
+        """[rows, tokens, vocabulary], of scored positions and of all others, from what the loss sees."""
+        return self.model(input_ids=batch.inputs.to(next(self.model.parameters()).device), **self.sight(batch)).logits
+
+    def sight(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """What the model is given beside the inputs, so that it looks where it is meant to."""
+        return {}
+
     def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         return {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
 

@@ -1,0 +1,33 @@
+"""python -m harness preflight experiment=headlines: check that a run would train what it is meant to."""
+
+import argparse
+from collections.abc import Sequence
+
+from harness.config import compose
+from harness.explain import ConfigError
+from harness.preflight import CHECKS, preflight
+from harness.preflight.told import line, summary
+from harness.runner import BaseEnded
+from harness.subjects import subject_of
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness preflight",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(f"  {name:<14} {does}" for name, does in CHECKS.items()),
+    )
+    parser.add_argument("--only", metavar="CHECK", action="append", help="this one of those below, and others so given")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
+    args = parser.parse_args(arguments)
+    for name in args.only or ():
+        if name not in CHECKS:
+            raise ConfigError(f"--only: {name!r} is none of {', '.join(CHECKS)}")
+    try:
+        with subject_of(compose(args.overrides)) as subject:
+            report = preflight(subject, args.only or CHECKS, tell=lambda check, finding: print(line(check, finding)))
+    except BaseEnded as ended:
+        raise ConfigError(f"the base to start from: {ended}") from ended
+    print(summary(report))
+    return int(bool(report.failed))

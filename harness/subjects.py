@@ -1,0 +1,244 @@
+"""A run laid open to preflight's checks: what is asked for from its configuration, what is in force from its parts."""
+
+import copy
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+
+from harness.build import Parts, build_task, make
+from harness.checkpoint import WEIGHTS, load_weights, save_weights
+from harness.config import Settings, run_part
+from harness.data import stream
+from harness.data.fields import Fields
+from harness.data.sources import Source
+from harness.data.tokenizers import Tokenizer
+from harness.data.tokens import IGNORED, TokenBatch, TokenData, TokenRows
+from harness.events import OutOfMemory
+from harness.loop import measure, train_step
+from harness.lora import without_adapters
+from harness.optimizers import UNDECAYED
+from harness.preflight import Asked, Data, Evaluated, Subject, Text, Tokens
+from harness.processes import World
+from harness.runner import assembled
+from harness.schedules import Plateau
+from harness.state import Progress, TrainState, load_model
+from harness.task import Loss, Task
+from harness.tasks.masked_lm import MaskedLM
+from harness.tasks.operator import Operator
+from harness.tasks.text import TextTask
+
+BATCHES = 4
+"""Step batches that are looked at."""
+HELD_OUT = 64
+"""Examples of the validation set that are evaluated, at different batch sizes."""
+
+
+@contextmanager
+def subject_of(cfg: DictConfig, runs: int = 1, at_once: int = 1) -> Iterator[Subject]:
+    """A run of `cfg`, one of `runs`, as it would begin; ConfigError and BaseEnded where it would not."""
+    cfg = run_part(cfg)
+    with assembled(cfg) as (settings, parts, world):
+        yield _Run(cfg, settings, parts, world).subject(runs, at_once)
+
+
+@dataclass(frozen=True)
+class _Run:
+    cfg: DictConfig
+    settings: Settings
+    parts: Parts
+    world: World
+
+    def subject(self, runs: int, at_once: int) -> Subject:
+        task, state, plan = self.parts.task, self.parts.state, self.parts.plan
+        sizes = range(0, BATCHES * plan.batch_size, plan.batch_size)
+        return Subject(
+            task.model,
+            [task.batch(state.examples + position, plan.batch_size) for position in sizes],
+            self.loss,
+            **self.kind(),
+            is_pretrained=self.settings.start.kind != "scratch" or ".pretrained." in self.cfg.model._target_,
+            asked=replace(self.asked(), runs=runs, at_once=at_once),
+            optimizer=state.optimizer.parts,
+            lrs=self.lrs,
+            step=self.step,
+            moved=[_Counters(state), state.scaler],
+            batch_size=len(task.split(task.batch(state.examples, plan.batch_size), 1)),
+            evaluate=self.evaluate,
+            save=lambda folder: save_weights(task.model.state_dict(), folder / WEIGHTS),
+            load=self.load,
+            merge=partial(without_adapters, merged=True) if self.cfg.lora else None,
+        )
+
+    def kind(self) -> dict[str, Any]:
+        """What only a kind of task has."""
+        task = self.parts.task
+        if isinstance(task, TextTask):
+            is_masked = isinstance(task, MaskedLM)
+            logits = lambda model, batch: _with(task, model).logits(batch)  # noqa: E731
+            return {
+                "text": Text(_read, _write, logits, shift=0 if is_masked else 1),
+                "is_causal": not is_masked,
+                "unigram_entropy": task.constants["unigram_entropy"],
+                "to_score": None if is_masked else _to_score(task.data),
+                "data": self.text_data(task.data),
+            }
+        if isinstance(task, Operator):
+            examples = {"train": task.data.train, "val": task.data.held_out[0]}
+            again = {name: _Again(partial(_samples, fields)) for name, fields in examples.items()}
+            return {"zero_predictor": 1.0, "data": Data(**again)}
+        return {}
+
+    def text_data(self, data: TokenData) -> Data:
+        folder, tokenizer = data.tokenizer_path.parent, Tokenizer.load(data.tokenizer_path)
+        unknown = getattr(tokenizer.backend.model, "unk_token", None)
+        source = make(self.cfg.data, "source") if "source" in self.cfg.data else None
+        return Data(
+            train=_Again(partial(_documents, folder, "train")),
+            val=_Again(partial(_documents, folder, "val")),
+            texts=None if source is None else _Again(partial(_texts, source)),
+            stream=data.train.stream,
+            unknown_id=None if unknown is None else tokenizer.backend.token_to_id(unknown),
+            tokenizer_saw_validation=_saw_validation(self.cfg.get("tokenizer")),
+        )
+
+    def asked(self) -> Asked:
+        """In the configuration's own numbers."""
+        state, total_steps = self.parts.state, self.parts.plan.total_steps - self.parts.state.leg_step
+        schedule, optimizer = self.cfg.schedule, self.cfg.optimizer
+        share, names = schedule.get("warmup_ratio"), list(state.optimizer.lrs())
+        others = optimizer.get("adamw_lr", optimizer.lr)
+        spared = UNDECAYED[self.settings.weight_decay_scope]
+        decay = optimizer.get("weight_decay")
+        start = Progress(0, 0, total_steps)
+        pure = None if isinstance(state.schedule, Plateau) else state.schedule
+        return Asked(
+            lr={name: optimizer.lr if name == "matrices" else others for name in names},
+            warmup_steps=schedule.get("warmup_steps") if share is None else share * total_steps,
+            total_steps=total_steps,
+            batch_size=self.settings.batch.batch_size,
+            evals=len(self.parts.plan.eval_steps),
+            weight_decay=None if decay is None else {name: 0.0 if name in spared else decay for name in names},
+            multiplier=None if pure is None else lambda step: pure.multiplier(replace(start, step=step)),
+        )
+
+    def loss(self, model: nn.Module, batch: Any) -> Loss:
+        task = _with(self.parts.task, model)
+        if self.parts.plan.autocast is None:
+            return task.loss(batch)
+        with torch.autocast(self.world.device.type, self.parts.plan.autocast):
+            return task.loss(batch)
+
+    def step(self, batch: Any) -> None:
+        """As the loop does; RuntimeError where it would have to split the batch further."""
+        state, plan = self.parts.state, self.parts.plan
+        state.model.train()
+        state.optimizer.train()
+        event = train_step(self.parts.task, state, batch, plan, self.world, plan.micro_batch_size)
+        if isinstance(event, OutOfMemory):
+            raise RuntimeError(f"a micro-batch of {event.micro_batch_size} does not fit: {event.message}")
+
+    def lrs(self, step: int) -> Mapping[str, float]:
+        """Read from the optimizer after the loop has made that update, on a single example."""
+        state, plan = self.parts.state, self.parts.plan
+        state.step = state.leg_step + step
+        one = self.parts.task.batch(state.examples, 1)
+        train_step(self.parts.task, state, one, replace(plan, batch_size=self.world.size), self.world, 1)
+        return state.optimizer.lrs()
+
+    def evaluate(self, size: int) -> Evaluated:
+        task = _with(self.parts.task, self.parts.task.model)
+        held_out = {"val": _first(task.data.val)} if isinstance(task, TextTask) else {}
+        task.data = replace(task.data, eval_batch_size=size, **held_out)
+        task.pairs = None
+        mean = measure(task, self.world, self.parts.plan.autocast)["loss"]
+        return Evaluated(mean.value, int(mean.count), mean.unit)
+
+    def load(self, folder: Path) -> nn.Module:
+        """As a run that goes on from it would."""
+        model = build_task(self.cfg, self.settings, self.world).model
+        if self.cfg.lora:
+            make(self.cfg, "lora")(model)
+        load_model(model, load_weights(folder / WEIGHTS))
+        return model.to(self.world.device)
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """What a step moves of a state beside model, optimizer and scaler."""
+
+    state: TrainState
+
+    def state_dict(self) -> dict[str, Any]:
+        observed = self.state.schedule.state_dict() if hasattr(self.state.schedule, "state_dict") else {}
+        return {"schedule": observed, **{name: getattr(self.state, name) for name in TrainState.COUNTERS}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["schedule"]:
+            self.state.schedule.load_state_dict(state["schedule"])
+        for name in TrainState.COUNTERS:
+            setattr(self.state, name, state[name])
+
+
+@dataclass(frozen=True)
+class _Again(Iterable):
+    """What `begin` yields, from the start each time it is asked."""
+
+    begin: Callable[[], Iterator[Any]]
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.begin()
+
+
+def _with(task: Task, model: nn.Module) -> Any:
+    other = copy.copy(task)
+    other.model = model
+    return other
+
+
+def _read(batch: TokenBatch) -> Tokens:
+    is_real = torch.arange(batch.inputs.shape[1]) < torch.from_numpy(batch.lengths)[:, None]
+    return Tokens(batch.inputs, batch.targets, is_real)
+
+
+def _write(tokens: Tokens) -> TokenBatch:
+    counts = (tokens.is_real.sum(1), (tokens.labels != IGNORED).sum(1))
+    return TokenBatch(tokens.inputs, tokens.labels, *(count.numpy() for count in counts))
+
+
+def _first(rows: TokenRows) -> TokenRows:
+    """So many rows, and of the stream what they need."""
+    starts, lengths, scored = (of[:HELD_OUT] for of in (rows.starts, rows.lengths, rows.scored))
+    return TokenRows(rows.stream[: (starts + lengths).max() + 1], rows.is_scored, starts, lengths, scored)
+
+
+def _to_score(data: TokenData) -> int:
+    """Of the rows that are evaluated here, and with what no row holds."""
+    return _first(data.val).scored_total + data.val_scored_tokens - data.val.scored_total
+
+
+def _documents(folder: Path, split: str) -> Iterator[Hashable]:
+    tokens, _, ends = stream.read(folder, split)
+    return (tokens[start + 1 : end + 1].tobytes() for start, end in pairwise(ends))
+
+
+def _texts(source: Source) -> Iterator[str]:
+    return (document.prompt + document.text for document in source.documents())
+
+
+def _samples(fields: Fields) -> Iterator[Hashable]:
+    return (sample.numpy().tobytes() for sample in fields.x)
+
+
+def _saw_validation(tokenizer: DictConfig | None) -> bool | None:
+    """Whether a tokenizer was trained on validation text; None where it comes from elsewhere."""
+    if not tokenizer or tokenizer.get("fit_on") is None or tokenizer.get("corpus") is not None:
+        return None
+    return tokenizer.fit_on == "all"
