@@ -25,8 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 RUN_NAME = r"[\w.+-]{1,80}"
 
-SWEEP_ONLY = ("sweep", "pruner")
+SWEEP_ONLY = ("sweep", "pruner", "preflight")
 """What only a sweep reads of a configuration."""
+IDLE = ("observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock", "expect", "thresholds")
+"""Keys that decide nothing about the training."""
 
 
 @dataclass(frozen=True)

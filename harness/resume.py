@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.build import Parts
 from harness.checkpoint import WEIGHTS, choose, counters, holding, load_checkpoint, load_weights
-from harness.config import Settings
+from harness.config import IDLE, Settings
 from harness.explain import ConfigError
 from harness.models import untie_head
 from harness.observers import record
@@ -21,8 +21,6 @@ from harness.starts import compare, find, recorded_run_id
 from harness.state import TrainState, broken_tie
 from harness.task import Task
 
-NO_SETTINGS = ("start", "name", "output_dir", "cache_dir", "tracking", "observers", "locked", "unlock")
-"""Keys that decide nothing about the training."""
 VALIDATION, NOT_VALIDATION = ("data", "tokenizer", "task"), ("data.eval_batch_size", "data.shuffle", "task.blimp")
 """Keys that decide what the validation loss is measured on, and those among them that do not."""
 
@@ -202,5 +200,5 @@ def _changes(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[
     gone = [key for key in before if key not in after and "." in key]  # without a dot: the name of a swept choice
     for key in [*after, *gone]:
         was, now = before.get(key, "-"), after.get(key, "-")
-        if was != now and key.partition(".")[0] not in NO_SETTINGS and key not in OWN:
+        if was != now and key.partition(".")[0] not in ("start", *IDLE) and key not in OWN:
             yield Change(key, was, now)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -18,11 +17,11 @@ from torch import Tensor
 from harness import folders, processes, provenance, resume, starts
 from harness.build import Parts, build, build_observers, build_task, make
 from harness.checkpoint import WEIGHTS, Checkpointer, load_weights
-from harness.config import Settings, compose, dotted, run_part, validate
+from harness.config import IDLE, Settings, compose, dotted, run_part, validate
 from harness.data.cache import cached
-from harness.events import EvalEnd, Event, Notice, Observer, RunEnd, RunStart, Status, StepEnd
+from harness.events import Event, Notice, Observer, RunEnd, RunStart, Status
 from harness.explain import ConfigError
-from harness.loop import evaluate, train
+from harness.loop import train
 from harness.observers.broadcast import Broadcast
 from harness.observers.figures import Figures
 from harness.policies import Policy, Stop
@@ -48,21 +47,6 @@ class RunResult:
     seconds: float
     folder: Path
     effective: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a run would be: `effective` and the sizes are those in force, `tokens` its whole budget, `evals` those after
-    the first, which is before training, `digest` that of the data; seconds are None unless measured."""
-
-    effective: Mapping[str, str]
-    total_steps: int
-    warmup_steps: int
-    evals: int
-    tokens: int
-    digest: str
-    seconds_per_step: float | None
-    seconds_per_eval: float | None
 
 
 class BaseEnded(Exception):
@@ -105,33 +89,12 @@ def run(
         return _train(start, parts, world, checkpointer, observers, policies, [*parts.notices, *origin.notices])
 
 
-def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
-    """What a run of `cfg` would build, recorded nowhere; ConfigError for what it would refuse.
-
-    A base that is missing is trained, a run of its own; BaseEnded unless that completes. With `steps` the model takes
-    so many, after one evaluation and one step to warm up, and their seconds are told."""
-    with assembled(cfg) as (_, parts, world):
-        build_observers(cfg)
-        of_step, of_eval = _seconds(parts, world, steps) if steps else (None, None)
-    plan, task = parts.plan, parts.task
-    steps_to_take = plan.total_steps - plan.first_step
-    return Prepared(
-        effective=parts.effective,
-        total_steps=steps_to_take,
-        warmup_steps=parts.warmup_steps,
-        evals=sum(step > plan.first_step for step in plan.eval_steps),
-        tokens=steps_to_take * round(plan.batch_size * task.tokens_per_example),
-        digest=task.dataset["digest"],
-        seconds_per_step=of_step,
-        seconds_per_eval=of_eval,
-    )
-
-
 @contextmanager
 def assembled(cfg: DictConfig) -> Iterator[tuple[Settings, Parts, World]]:
     """The parts of a run of `cfg` at the state it starts from, in its threads; no generator is moved for good.
 
-    ConfigError and BaseEnded as for `prepare`."""
+    ConfigError for what a run would refuse. A base that is missing is trained, a run of its own; BaseEnded unless
+    that completes."""
     cfg = run_part(cfg)
     settings = validate(cfg)
     world = _join(settings)
@@ -163,27 +126,6 @@ def _assemble(cfg: DictConfig, settings: Settings, world: World) -> tuple[Parts,
         return gone_on.parts, Origin(told, resume.table(gone_on.changes), resume.tags(resumed), gone_on.best)
     parts = build(cfg, settings, world, task)
     return parts, Origin(tuple(_told(match, settings.start.source)), match.table()) if match else Origin()
-
-
-def _seconds(parts: Parts, world: World, steps: int) -> tuple[float, float]:
-    """The medians of a step's and of an evaluation's seconds, by training as a run does."""
-    told: list[Event] = []
-
-    def enough(event: Event) -> Stop | None:
-        taken = sum(isinstance(earlier, StepEnd) for earlier in told)
-        return Stop("completed", "") if isinstance(event, StepEnd) and taken > steps else None
-
-    policies = (*parts.policies, enough)
-    stop = train(parts.task, parts.state, parts.plan, world, policies=policies, emit=told.append)
-    step_seconds = [event.seconds for event in told if isinstance(event, StepEnd)]
-    if not step_seconds:
-        raise ConfigError(f"the first step cannot be taken: {stop.reason}")
-    of_evals = [event.seconds for event in told if isinstance(event, EvalEnd)]
-    if not of_evals:  # a run that goes on does not begin with one
-        began_at = time.perf_counter()
-        evaluate(parts.task, world, parts.plan.autocast)
-        of_evals = [time.perf_counter() - began_at]
-    return median(step_seconds[1:] or step_seconds), median(of_evals)
 
 
 def _train(
@@ -308,8 +250,7 @@ def _keep(weights: Path, folder: Path) -> None:
 def _digest(cfg: DictConfig) -> str:
     """Of all that decides the weights: settings, the data source, the versions that change bits."""
     resolved = OmegaConf.to_container(cfg, resolve=True)
-    decisive = {key: value for key, value in resolved.items() if key not in ("observers", "tracking", "output_dir",
-                "cache_dir", "name", "device", "compile", "locked", "unlock")}  # fmt: skip
+    decisive = {key: value for key, value in resolved.items() if key not in (*IDLE, "device", "compile")}
     decisive["model"].pop("gradient_checkpointing", None)
     source = make(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
     text = f"{sorted(decisive.items())}{source}{torch.__version__}{platform.python_version()}"

@@ -18,7 +18,7 @@ ROWS = [
     {"observers"},
     {"preflight"},
     {"config", "locked", "targets", "explain", "build", "folders", "starts", "provenance", "recorded"}
-    | {"resume", "runner", "subjects"},
+    | {"resume", "runner", "rehearsal", "subjects"},
     {"run", "cli", "commands", "__main__", "sweeping", "evidence"},
 ]
 CONTRACTS = {"task", "events", "state", "seeding"}

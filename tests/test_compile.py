@@ -9,7 +9,8 @@ from torch._dynamo.utils import counters
 from harness.checkpoint import load_weights
 from harness.config import compose
 from harness.explain import ConfigError
-from harness.runner import prepare, run
+from harness.rehearsal import prepare
+from harness.runner import run
 from tests.streams import generated_lm
 from tests.test_run import SMOKE, series
 

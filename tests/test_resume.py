@@ -15,7 +15,8 @@ from harness.config import compose
 from harness.events import Event, StepEnd
 from harness.explain import ConfigError
 from harness.policies import Decision, Policy, Stop
-from harness.runner import RunResult, prepare, run
+from harness.rehearsal import prepare
+from harness.runner import RunResult, run
 from tests.conftest import ROOT
 from tests.test_run import only_folder, record, series, torchrun, wait_for_steps
 

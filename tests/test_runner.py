@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from harness.config import compose
 from harness.events import EvalEnd, Event
 from harness.explain import ConfigError
-from harness.runner import prepare, run
+from harness.rehearsal import prepare
+from harness.runner import run
 from tests import test_run
 from tests.conftest import ROOT
 from tests.test_run import record, series

@@ -16,7 +16,7 @@ from harness.observers.upload import DIED, STATUSES, Cursor, Uploaded, upload, w
 
 IDENTITY, SUMMARY = "sweep.json", "summary.json"
 UNDER_WAY = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
-ARTIFACTS = ("sweep.yaml", "optimization_results.yaml", "figures/*.png")
+ARTIFACTS = ("sweep.yaml", "preflight.txt", "optimization_results.yaml", "figures/*.png")
 MAX_FAILURES = 3
 """Trials in one pass that may not go over before the store is left alone."""
 

@@ -5,23 +5,23 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from harness.config import dotted, run_part, section, validate, writable
+from harness.config import IDLE, dotted, run_part, section, validate, writable
 from harness.explain import ConfigError
 from harness.locked import check_locked
 from harness.sweeping.crew import cores
 from harness.sweeping.limits import Limits
 from harness.sweeping.options import Options
 from harness.sweeping.plan import Plan
-from harness.sweeping.space import PLACES, Space, read_space
+from harness.sweeping.space import Space, read_space
 from harness.sweeping.storage import absolute
 from harness.targets import locate
 
-NO_MATTER = (*PLACES, "device")
+NO_MATTER = (*IDLE, "device")
 """Parts of the configuration in which trials may differ and still be compared."""
 
 MAX_JOBS = 4
@@ -44,6 +44,7 @@ class Asked:
     name: str
     folder: Path
     launcher: str
+    preflight: Literal["stop", "warn", "skip"]
     is_local: bool
     n_jobs: int
     threads: int | None
@@ -105,6 +106,7 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
         name=name,
         folder=writable("output_dir", folder),
         launcher=launcher,
+        preflight=_preflight(config.preflight),
         is_local=is_local,
         n_jobs=n_jobs,
         threads=max(1, cores() // n_jobs) if is_local else None,
@@ -126,6 +128,12 @@ def _refuse_a_shared_best(cfg: DictConfig) -> None:
             "start.schedule: with 'continue' every trial would count the best of the run that all go on from as its "
             "own; use start.schedule=restart"
         )
+
+
+def _preflight(choice: Any) -> Literal["stop", "warn", "skip"]:
+    if choice not in ("stop", "warn", "skip"):
+        raise ConfigError(f"preflight: {choice!r} is none of stop, warn, skip")
+    return choice
 
 
 def _refuse_torchrun() -> None:

@@ -11,7 +11,7 @@ from optuna.distributions import FloatDistribution
 
 from harness.config import holds, validate
 from harness.explain import ConfigError, nearest
-from harness.runner import Prepared, prepare
+from harness.rehearsal import Prepared, prepare
 from harness.sweeping.space import Space, contains, standing
 
 MEANINGS = {

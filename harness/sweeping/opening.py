@@ -14,14 +14,16 @@ from harness.sweeping.queue import Queue
 from harness.sweeping.storage import open_storage
 
 
-def check_study(asked: Asked) -> None:
-    """ConfigError where the study cannot be kept, or was made for something else; it is told before a base is trained,
-    and no study is made."""
+def check_study(asked: Asked) -> bool:
+    """Whether there is such a study; ConfigError where it cannot be kept, or was made for something else. It is told
+    before a base is trained, and no study is made."""
     if asked.options.storage is None and not asked.folder.exists():
-        return
+        return False
     storage = open_storage(asked.options.storage, asked.folder)
-    if asked.name in optuna.get_all_study_names(storage):
-        _refuse_changes(asked, optuna.load_study(study_name=asked.name, storage=storage))
+    if asked.name not in optuna.get_all_study_names(storage):
+        return False
+    _refuse_changes(asked, optuna.load_study(study_name=asked.name, storage=storage))
+    return True
 
 
 def _refuse_changes(asked: Asked, study: optuna.Study) -> None:

@@ -14,19 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial
 
-from harness.config import compose, dotted
+from harness.config import IDLE, SWEEP_ONLY, compose, dotted
 from harness.explain import ConfigError, explain, nearest
 from harness.sweeping.grammar import read_ranges
 from harness.sweeping.marks import IS_OUTSIDE
 
 WHERE = " @ "
 """Stands between the key and the choice in Optuna's name of a conditional parameter."""
-
-OURS = ("sweep", "pruner")
-"""Roots of keys that say how to search; they change no trial."""
-
-PLACES = ("observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock")
-"""Roots of keys that change nothing a run computes."""
 
 MAX_GRID = 10_000
 
@@ -160,7 +154,7 @@ def read_space(
     for key, one in [*ranges.items(), *(pair for inner in held.values() for pair in inner.items())]:
         _check_searched(key, one, choices)
     chosen = {key: value for key, value in fixed.items() if key in choices}
-    overrides = tuple(f"{key}={value}" for key, value in fixed.items() if _root(key) not in OURS)
+    overrides = tuple(f"{key}={value}" for key, value in fixed.items() if _root(key) not in SWEEP_ONLY)
     return Space(ranges, held, {**choices, **chosen}, (*overrides, *deleted))
 
 
@@ -230,7 +224,7 @@ def _is_same(one: Any, other: Any) -> bool:
 
 
 def _check_searched(key: str, found: BaseDistribution, choices: Mapping[str, str]) -> None:
-    if _root(key) in (*OURS, *PLACES, "sweeps"):
+    if _root(key) in (*SWEEP_ONLY, *IDLE, "sweeps"):
         raise ConfigError(f"{key}={said(found)}: no run's result depends on {key}; give it one value")
     options = found.choices if isinstance(found, CategoricalDistribution) else (None,)
     if key in choices and not all(isinstance(option, str) for option in options):

@@ -17,7 +17,11 @@ from harness.explain import Ended
 from harness.observers import parent, record
 from harness.observers.follow import Follower
 from harness.observers.store import default_uri, shown
-from harness.runner import BaseEnded, prepare
+from harness.preflight import CHECKS, preflight
+from harness.preflight.told import line, summary
+from harness.rehearsal import prepare
+from harness.runner import BaseEnded
+from harness.subjects import subject_of
 from harness.sweeping.asked import Asked, read
 from harness.sweeping.check import check_space, prepared
 from harness.sweeping.crew import Crew, Launched, job
@@ -47,9 +51,12 @@ def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> No
     if asked.options.dry_run:
         print(forecast(asked))
         return
-    check_study(asked)
+    is_known = check_study(asked)
     _train_base(asked)
+    findings = "" if is_known else _check_first(asked)
     queue = open_study(asked)
+    if findings:
+        (asked.folder / "preflight.txt").write_text(findings)
     print(f"Study {asked.name}: {asked.limits.n_trials} trials by {_workers(asked)}, in {asked.folder}")
     status, why = _work(asked, queue, config, context)
     summary = summarise(queue.study, asked.limits.n_trials, asked.space.fixed)
@@ -66,6 +73,19 @@ def _train_base(asked: Asked) -> None:
         prepare(asked.space.compose({}))
     except BaseEnded as error:
         raise Ended(f"{error.result.status}: {error.result.reason}") from error
+
+
+def _check_first(asked: Asked) -> str:
+    """What preflight finds of the present config, in lines; Ended where a check fails and is to stop the sweep."""
+    if asked.preflight == "skip":
+        return ""
+    print(f"Preflight of the present config (once; preflight=skip leaves it out): {', '.join(CHECKS)}")
+    with subject_of(asked.space.compose({}), asked.limits.n_trials, asked.n_jobs) as subject:
+        report = preflight(subject, tell=lambda check, finding: print(line(check, finding), flush=True))
+    print(summary(report))
+    if report.failed and asked.preflight == "stop":
+        raise Ended("nothing is searched, for a sweep over a fault is a waste; to search all the same: preflight=warn")
+    return "\n".join([*(line(check, finding) for check, finding in report), summary(report), ""])
 
 
 def forecast(asked: Asked) -> str:

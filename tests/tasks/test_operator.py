@@ -14,7 +14,8 @@ from harness.explain import ConfigError
 from harness.loop import evaluate
 from harness.losses import relative_h1, relative_l2
 from harness.processes import World
-from harness.runner import prepare, run
+from harness.rehearsal import prepare
+from harness.runner import run
 from harness.tasks.operator import Operator, operator
 from tests.conftest import ROOT
 from tests.test_run import record, series
