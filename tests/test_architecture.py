@@ -16,6 +16,7 @@ ROWS = [
     {"loop", "checkpoint", "policies", "processes"},
     {"tasks"},
     {"observers"},
+    {"readers"},
     {"preflight"},
     {"config", "locked", "targets", "explain", "build", "folders", "starts", "provenance", "recorded"}
     | {"resume", "runner", "rehearsal", "subjects"},
@@ -29,14 +30,14 @@ MAY_IMPORT = {
     "observers": CONTRACTS | {"verdicts", "observers"},
 }
 HOMES = {
-    "mlflow": {"observers/client.py"},
+    "mlflow": {"observers/client.py", "readers/mlflow.py"},
     "hydra": {"run.py", "build.py", "config.py", "locked.py", "explain.py", "sweeping/"},
     "optuna": {"sweeping/"},
     "transformers": {"models/pretrained.py", "models/portable.py", "data/tokenizers.py", "lora.py"},
     "peft": {"lora.py"},
     "datasets": {"data/sources.py"},
     "tokenizers": {"data/tokenizers.py"},
-    "tensorboard": {"observers/tensorboard.py"},
+    "tensorboard": {"observers/tensorboard.py", "readers/tensorboard.py"},
     "matplotlib": {"observers/figures.py", "sweeping/figures.py", "tasks/pictures.py"},
     "neuralop": {"models/fno.py"},
 }

@@ -1,0 +1,89 @@
+"""What others call the metrics that we know, and their points gathered into a history by our names."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from harness.verdicts.history import Facts, History
+
+Points = Mapping[str, Sequence[tuple[int, float]]]
+"""Step and value by the name that whoever recorded it gave."""
+
+OURS = ("train/", "val/", "perf/", "grad_norm/", "constant/")
+LOSSES = ("train/loss", "val/loss")
+
+SYNONYMS = {
+    "train/loss": "train_loss loss training_loss loss_train train_loss_step lm_loss train_err train_error train",
+    "val/loss": "val_loss eval_loss valid_loss validation_loss dev_loss test_loss loss_val loss_eval loss_valid "
+    "loss_validation val_error val_err val",
+    "train/lr": "lr learning_rate train_lr train_learning_rate lr_adamw",
+    "train/grad_norm": "grad_norm gradient_norm train_grad_norm gnorm norm train_gradient_norm total_grad_norm",
+    "train/clip_fraction": "clip_fraction train_clip_fraction clip_frac",
+    "train/tokens": "tokens num_input_tokens_seen train_num_input_tokens_seen tokens_seen num_tokens total_tokens",
+    "perf/tokens_per_second": "tokens_per_second tokens_per_sec tok_s tok_sec tokens_s tokens_sec tps",
+    "perf/steps_per_second": "steps_per_second steps_per_sec steps_s steps_sec it_s its_s",
+    "val/coverage": "coverage val_coverage eval_coverage",
+}
+STEPS = "step global_step trainer_global_step steps iter iteration iterations it update updates train_step batch"
+EPOCHS = "epoch epochs train_epoch"
+
+ORDER = {name: order for spelled in (*SYNONYMS.values(), STEPS, EPOCHS) for order, name in enumerate(spelled.split())}
+MEANING = {name: meaning for meaning, spelled in SYNONYMS.items() for name in spelled.split()}
+MEANING |= dict.fromkeys(STEPS.split(), "step") | dict.fromkeys(EPOCHS.split(), "epoch")
+WRAPPERS = ("metrics_", "metric_", "logs_", "log_")
+
+
+def meaning(name: str) -> str | None:
+    """What a name stands for: one of our metrics, `step`, `epoch`, or nothing known."""
+    return name if name.startswith(OURS) else MEANING.get(plain(name))
+
+
+def plain(name: str) -> str:
+    """`Train/LearningRate`, `train learning-rate` and `run 7 - Train/LearningRate` are all train_learning_rate."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.rpartition(" - ")[2])
+    text = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+    return next((text.removeprefix(wrapper) for wrapper in WRAPPERS if text.startswith(wrapper)), text)
+
+
+def history_of(points: Points, facts: Facts) -> History:
+    """The history of `points` by our names; of several names for one metric that with the most points counts. A loss
+    that is no number is infinite. What the curves tell beside themselves is added to the `facts` that lack it."""
+    chosen: dict[str, str] = {}
+    for name in points:
+        own = meaning(name)
+        if own not in (None, "step", "epoch") and (
+            own not in chosen or _rank(points, name) > _rank(points, chosen[own])
+        ):
+            chosen[own] = name
+    history = History(facts)
+    for own, name in chosen.items():
+        for step, value in points[name]:
+            history.add(step, {own: math.inf if value != value and own in LOSSES else value})
+    history.facts = _completed(history)
+    return history
+
+
+def steps_per_epoch(epochs: Sequence[tuple[int, float]]) -> float | None:
+    """From the steps at which each epoch, whole or not, is first told of; None where there is only one."""
+    first: dict[float, int] = {}
+    for step, epoch in epochs:
+        first.setdefault(epoch, step)
+    low, high = min(first, default=0), max(first, default=0)
+    return (first[high] - first[low]) / (high - low) if high > low and first[high] > first[low] else None
+
+
+def _rank(points: Points, name: str) -> tuple[bool, int, int]:
+    return name.startswith(OURS), len(points[name]), -ORDER.get(plain(name), 0)
+
+
+def _completed(history: History) -> Facts:
+    facts, lrs, steps = history.facts, history["train/lr"].values, history["train/loss"].steps
+    gaps = np.diff(steps)
+    return replace(
+        facts,
+        peak_lr=facts.peak_lr if facts.peak_lr is not None or not len(lrs) else float(lrs.max()),
+        log_every=facts.log_every if facts.log_every > 1 or not len(gaps) else max(1, round(float(np.median(gaps)))),
+    )

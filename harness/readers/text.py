@@ -1,0 +1,86 @@
+"""Plain text logs: what lines such as `Step 1500: train loss 6.65, val loss 6.74` tell."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from harness.readers.names import EPOCHS, STEPS, SYNONYMS, history_of, meaning, steps_per_epoch
+from harness.readers.tables import PER_EPOCH
+from harness.verdicts.history import Facts, History
+
+EXAMPLE = "step 100 | loss 3.21 | lr 1e-4 | grad norm 1.2"
+NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
+NAMES = sorted(chain.from_iterable(names.split() for names in (*SYNONYMS.values(), STEPS, EPOCHS)), key=len)[::-1]
+SPELLED = "|".join(name.replace("_", r"[\s_/.\-]*") for name in NAMES)
+READING = re.compile(
+    rf"(?<![A-Za-z0-9])(?P<name>{SPELLED})s?[\"'\])]*\s*[:=#~≈|@(\[]*\s*[\"'~≈(\[]*\s*(?P<value>{NUMBER})"
+    rf"(?:\s*/\s*(?P<of>\d+))?(?!\w)",
+    re.IGNORECASE,
+)
+ASIDE = re.compile(r"(?:best|lowest|minimum|min|target|expected|previous|ema|avg|average)[\s_/:-]*$", re.IGNORECASE)
+"""Before a name: what follows is no reading of this step."""
+
+
+def read(path: Path) -> History:
+    """ValueError, with a line of the file and one that would do, where no line tells of a step and a loss."""
+    lines = [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
+    readings = list(_numbered(map(readings_of, lines)))
+    points: dict[str, list[tuple[int, float]]] = {}
+    for step, reading in readings:
+        for name, value in reading.items():
+            points.setdefault(name, []).append((step, value))
+    if not {"train/loss", "val/loss"} & points.keys():
+        shown = f"; it begins {lines[0].strip()[:80]!r}" if lines else ""
+        raise ValueError(f"{path}: none of {len(lines)} lines tells a step and a loss, as {EXAMPLE!r} would{shown}")
+    source = f"text log {path}: {len(readings)} of {len(lines)} lines understood"
+    per_epoch = steps_per_epoch(points.get("epoch", []))
+    return history_of(points, Facts(name=path.stem, steps_per_epoch=per_epoch, source=source))
+
+
+def readings_of(line: str) -> dict[str, float]:
+    """The numbers of a line by our names, with `step`, `epoch` and, where it is told, `of`: the steps of an epoch."""
+    found: dict[str, float] = {}
+    for match in READING.finditer(line):
+        name = meaning(match["name"])
+        if name is None or name in found or ASIDE.search(line[: match.start()]):
+            continue
+        found[name] = float(match["value"].replace(",", ""))
+        if name == "step" and match["of"] and "epoch" in found:
+            found["of"] = float(match["of"])
+    return found
+
+
+def _numbered(readings: Iterable[dict[str, float]]) -> Iterator[tuple[int, dict[str, float]]]:
+    """Each line's readings at its step; a line without one belongs to the step before."""
+    lines = [reading for reading in readings if reading]
+    has_steps = any("step" in line for line in lines)
+    per_epoch = PER_EPOCH if any(line.get("epoch", 0) % 1 for line in lines) else 1
+    count, at = _Count(), None
+    for line in lines:
+        if "step" in line:
+            at = count(line)
+        elif not has_steps and "epoch" in line:
+            at = round(line["epoch"] * per_epoch)
+        told = {name: value for name, value in line.items() if name not in ("step", "of")}
+        if at is not None and told:
+            yield at, told
+
+
+class _Count:
+    """Steps of the run, where those of the log may begin anew in every epoch."""
+
+    def __init__(self) -> None:
+        self._before = self._latest = 0
+        self._first_epoch: float | None = None
+        self._epoch = -math.inf
+
+    def __call__(self, line: dict[str, float]) -> int:
+        step, epoch = round(line["step"]), line.get("epoch", self._epoch)
+        if self._first_epoch is None and "epoch" in line:
+            self._first_epoch = epoch
+        elif epoch > self._epoch and self._before + step <= self._latest:
+            self._before = round((epoch - self._first_epoch) * line["of"]) if "of" in line else self._latest
+        self._epoch, self._latest = epoch, self._before + step
+        return self._latest
