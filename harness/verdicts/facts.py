@@ -1,5 +1,6 @@
 """What a run of ours says of itself at its start, as diagnosis needs it."""
 
+import ast
 import math
 from collections.abc import Mapping
 
@@ -32,6 +33,7 @@ def facts_of(name: str, params: Mapping[str, str], constants: Mapping[str, float
         lora_rank=_whole(_number(params, "lora.rank")),
         uniform=constants.get("ln_vocabulary", constants.get("zero_predictor")),
         unigram=constants.get("unigram_entropy", constants.get("mean_predictor")),
+        expect=_texts(params.get("expect", "[]")),
     )
 
 
@@ -59,6 +61,14 @@ def _of_group(params: Mapping[str, str], name: str) -> float | None:
     own = [key for key in params if key.startswith(f"{EFFECTIVE}{name}.")]
     chosen = f"{EFFECTIVE}{name}.{TARGETS}"
     return _number(params, chosen if chosen in own else next(iter(own), ""))
+
+
+def _texts(listed: str) -> tuple[str, ...]:
+    """Of a list as Python writes it; none where it was cut off."""
+    try:
+        return tuple(map(str, ast.literal_eval(listed)))
+    except (ValueError, SyntaxError, TypeError):
+        return ()
 
 
 def _number(params: Mapping[str, str], key: str) -> float | None:

@@ -49,6 +49,8 @@ class Facts:
     """What the best guess that ignores the input scores: the unigram entropy, or the mean predictor."""
     lr_band: tuple[float, float] | None = None
     """Of a range test of this experiment: where the loss falls well."""
+    expect: tuple[str, ...] = ()
+    """Forecasts that were written down before it."""
     source: str = ""
 
 
