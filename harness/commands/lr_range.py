@@ -1,0 +1,179 @@
+"""python -m harness lr-range experiment=headlines: the loss while the LR rises, and the band that is worth a sweep."""
+
+import argparse
+import math
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.build import Parts
+from harness.config import compose, dotted, run_part, writable
+from harness.events import OutOfMemory
+from harness.explain import ConfigError
+from harness.loop import train_step
+from harness.observers import record
+from harness.observers.figures import BLUE, GREEN, ORANGE, panel, save
+from harness.policies import Stop, shrink_when_out_of_memory
+from harness.processes import World
+from harness.runner import BaseEnded, assembled
+from harness.schedules import Schedule
+from harness.state import Progress
+from harness.verdicts.lr_band import FEWEST, FOLDER, NAME, Band, band, key, smoothed
+
+EXPLODED, WINDOW = 4.0, 3
+"""The test ends where the mean of so many losses is so many times the least one (fast.ai's rule)."""
+ROWS, BAR = 17, 40
+"""Of the sketch in the terminal."""
+
+
+@dataclass(frozen=True)
+class Rise:
+    """The LR of the first parameter group goes from `low` to `high` in `steps`; those of the others keep their ratio
+    to it."""
+
+    low: float = 1e-7
+    high: float = 10.0
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        if not 0 < self.low < self.high < math.inf:
+            raise ConfigError(f"--low {self.low:g} --high {self.high:g}: the LR must rise, from above 0")
+        if self.steps < FEWEST:
+            raise ConfigError(f"--steps: {self.steps} must be at least {FEWEST}")
+
+    def at(self, step: int) -> float:
+        return self.low * (self.high / self.low) ** (step / (self.steps - 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rising(Schedule):
+    rise: Rise
+    first_step: int
+    peak_lr: float
+
+    def multiplier(self, at: Progress) -> float:
+        return self.rise.at(at.step - self.first_step) / self.peak_lr
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m harness lr-range", description=__doc__)
+    parser.add_argument("--low", type=float, default=Rise.low, help=f"the first LR (default: {Rise.low:g})")
+    parser.add_argument("--high", type=float, default=Rise.high, help=f"the last LR (default: {Rise.high:g})")
+    parser.add_argument("--steps", type=int, default=Rise.steps, help=f"from one to the other (default: {Rise.steps})")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
+    args = parser.parse_args(arguments)
+    rise, cfg = Rise(args.low, args.high, args.steps), run_part(compose(args.overrides))
+    try:
+        with assembled(cfg) as (settings, parts, world):
+            print(f"{rise.steps} steps, the LR of {_kind(parts)} rising from {rise.low:g} to {rise.high:g}", flush=True)
+            lrs, losses = range_test(parts, world, rise)
+    except BaseEnded as ended:
+        raise ConfigError(f"the base to start from: {ended}") from ended
+    if world.is_main:
+        found = band(lrs, losses)
+        print(*sketch(lrs, losses, found), sep="\n")
+        print(*_advice(found, cfg, args.overrides), sep="\n")
+        print(f"folder: {_write(settings.output_dir, cfg, lrs, losses, found)}")
+    return int(isinstance(found, str)) if world.is_main else 0
+
+
+def range_test(parts: Parts, world: World, rise: Rise) -> tuple[list[float], list[float]]:
+    """The LR of each update, and the training loss after it, up to where it explodes or is no number; the state of
+    `parts` is used up."""
+    task, state, plan = parts.task, parts.state, parts.plan
+    begun = state.step - state.leg_step
+    peak_lr = next(iter(state.optimizer.lrs().values()))
+    state.schedule, state.lr_factor = _Rising(rise=rise, first_step=begun, peak_lr=peak_lr), 1.0
+    state.model.train()
+    state.optimizer.train()
+    micro_batch_size, lrs, losses = plan.micro_batch_size, [], []
+    while len(losses) <= rise.steps - 1 and not _has_exploded(losses):
+        batch = task.batch(state.examples, plan.batch_size)
+        event = train_step(task, state, batch, plan, world, micro_batch_size)
+        if isinstance(event, OutOfMemory):
+            decision = shrink_when_out_of_memory(event)
+            if isinstance(decision, Stop):
+                raise ConfigError(f"batch.batch_size: {decision.reason}")
+            micro_batch_size = decision.micro_batch_size
+            continue
+        lrs.append(event.lr)
+        losses.append(event.loss)
+    finite = [loss for loss in losses[1:] if math.isfinite(loss)]  # the first was before any update
+    return lrs[: len(finite)], finite
+
+
+def _has_exploded(losses: Sequence[float]) -> bool:
+    if losses and not math.isfinite(losses[-1]):
+        return True
+    means = [sum(losses[end - WINDOW : end]) / WINDOW for end in range(WINDOW, len(losses) + 1)]
+    return bool(means) and means[-1] > EXPLODED * min(means)
+
+
+def sketch(lrs: Sequence[float], losses: Sequence[float], found: Band | str) -> Iterator[str]:
+    """A line for every half decade or so: the LR, the loss, a bar as long as that is high."""
+    smooth = smoothed(losses)
+    low, start = min(smooth), smooth[0]
+    height = max(1e-12, 1.5 * (start - low))
+    yield f"{'LR':>9}  {'loss':>9}"
+    for index in range(0, len(lrs), max(1, len(lrs) // ROWS)):
+        share = min(1.0, (smooth[index] - low) / height)
+        is_in = isinstance(found, Band) and found.low <= lrs[index] <= found.high
+        yield f"{lrs[index]:9.1e}  {smooth[index]:9.4g}  {'█' * round(1 + share * BAR)}{'  ← sweep' * is_in}"
+
+
+def _advice(found: Band | str, cfg: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
+    if isinstance(found, str):
+        yield f"no band: {found}; python -m harness preflight {shlex.join(overrides)}".rstrip()
+        return
+    ranges = ranges_of(found.low, found.high, cfg)
+    kept = [one for one in overrides if one.partition("=")[0] not in {text.partition("=")[0] for text in ranges}]
+    yield f"{found.reason}; an LR for a whole run mostly lies a factor of 2 to 10 below that"
+    yield f"sweep: {shlex.join(['python', 'run.py', '-m', *kept, *ranges])}"
+
+
+def ranges_of(low: float, high: float, cfg: DictConfig) -> list[str]:
+    """The band as a sweep takes it: of optimizer.lr, and of every other LR of the optimizer at its ratio to that."""
+    names = [name for name in cfg.optimizer if name == "lr" or str(name).endswith("_lr")]
+    ratios = {name: cfg.optimizer[name] / cfg.optimizer.lr for name in names}
+    return [f"optimizer.{name}=tag(log,interval({low * by:.0e},{high * by:.0e}))" for name, by in ratios.items()]
+
+
+def _write(outputs: Path, cfg: DictConfig, lrs: list[float], losses: list[float], found: Band | str) -> Path:
+    """A folder with the numbers and the picture; diagnosis finds the band there for runs that differ in no more than
+    LR, schedule, length and seed."""
+    folder = writable("output_dir", outputs / FOLDER) / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}_{cfg.name or 'run'}"
+    picture(folder / "lr_range.png", cfg.name or "", lrs, losses, found)
+    has_band = isinstance(found, Band)
+    record.replace(folder / NAME, {
+        "key": key(dotted(OmegaConf.to_container(cfg, resolve=True))),
+        "band": [found.low, found.high] if has_band else None,
+        "reason": found.reason if has_band else found,
+        "lrs": lrs,
+        "losses": losses,
+        "smoothed": smoothed(losses).tolist(),
+    })  # fmt: skip
+    return folder
+
+
+def picture(path: Path, name: str, lrs: Sequence[float], losses: Sequence[float], found: Band | str) -> None:
+    """Draw the losses against the LR, raw and smoothed, with the band."""
+    smooth = smoothed(losses)
+    axes = panel("Range test of the learning rate", name, "learning rate", "training loss after the update")
+    axes.plot(lrs, losses, color=BLUE, linewidth=0.8, alpha=0.4, label="each batch")
+    axes.plot(lrs, smooth, color=BLUE, linewidth=1.8, label="smoothed")
+    if isinstance(found, Band):
+        axes.axvspan(found.low, found.high, color=GREEN, alpha=0.15, label=f"sweep {found.low:.0e} to {found.high:.0e}")
+        axes.axvline(found.bottom, color=ORANGE, linewidth=1.2, linestyle="--", label="least")
+    axes.set_xscale("log")
+    fall = smooth[0] - min(smooth)
+    axes.set_ylim(min(smooth) - 0.2 * fall, smooth[0] + max(0.5 * fall, 0.05 * abs(smooth[0])))
+    axes.legend(frameon=False)
+    save(axes.figure, path)
+
+
+def _kind(parts: Parts) -> str:
+    return parts.effective["effective.optimizer"]
