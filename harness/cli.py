@@ -13,6 +13,7 @@ COMMANDS = {
     "preflight": "check that a run would train what it is meant to, before it is searched",
     "lr-range": "the loss while the LR rises, and the band of LRs that is worth a sweep",
     "diagnose": "what may be said of a run or a log, whoever recorded it, and what to try",
+    "prescribe": "the sweep, or the longer run, that follows from what is wrong with a run",
     "sample": "what a run's model writes after a prompt",
     "export": "a run's model as transformers loads it, or its adapters as peft does",
     "blimp": "how often a model finds the grammatical sentence of a pair the likelier one",

@@ -13,13 +13,13 @@ FILES = [ROOT / "run.py", *sorted((ROOT / "harness").rglob("*.py"))]
 ROWS = [
     {"task", "events", "state", "seeding"},
     {"losses", "schedules", "optimizers", "lora", "models", "data", "verdicts"},
-    {"loop", "checkpoint", "policies", "processes"},
+    {"loop", "checkpoint", "policies", "processes", "norms"},
     {"tasks"},
     {"observers"},
     {"readers"},
     {"preflight"},
     {"config", "locked", "targets", "explain", "build", "folders", "starts", "provenance", "recorded"}
-    | {"resume", "runner", "rehearsal", "subjects"},
+    | {"resume", "retyped", "runner", "rehearsal", "subjects"},
     {"run", "cli", "commands", "__main__", "sweeping", "evidence"},
 ]
 CONTRACTS = {"task", "events", "state", "seeding"}

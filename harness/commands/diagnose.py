@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import readers
-from harness.build import make
 from harness.config import ROOT, compose
 from harness.events import Verdict
 from harness.explain import ConfigError
@@ -19,6 +18,7 @@ from harness.starts import find
 from harness.verdicts import compare, diagnose
 from harness.verdicts.expectations import Expectation, parse, score
 from harness.verdicts.history import History
+from harness.verdicts.thresholds import Thresholds
 
 WIDTH = 118
 """Columns, where the output is a file or a pipe."""
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
                         help="held against each, such as 'step 1500: val/loss < 6.65'")  # fmt: skip
     parser.add_argument("--uri", help="another MLflow store than mlruns/mlflow.db of the project")
     args = parser.parse_args(arguments)
-    limits = make(compose([f"thresholds={args.thresholds}"]), "thresholds")
+    limits = limits_of(args.thresholds)
     forecasts = [_forecast(text) for text in args.expect]
     histories = [history_of(run, args.uri) for run in args.runs]
     console = Console()
@@ -44,6 +44,11 @@ def main(arguments: Sequence[str]) -> int:
     if len(histories) > 1:
         _tell(console, "compared", compare(histories), "these runs may be compared")
     return 0
+
+
+def limits_of(preset: str) -> Thresholds:
+    """The thresholds of conf/thresholds/PRESET.yaml."""
+    return Thresholds(**compose([f"thresholds={preset}"]).thresholds)
 
 
 def history_of(run: str, uri: str | None = None) -> History:

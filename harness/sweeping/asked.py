@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from harness.config import IDLE, dotted, run_part, section, validate, writable
+from harness.config import IDLE, ROOT, dotted, run_part, section, validate, writable
 from harness.explain import ConfigError
 from harness.locked import check_locked
 from harness.sweeping.crew import cores
@@ -49,6 +51,15 @@ class Asked:
     n_jobs: int
     threads: int | None
     gpus: int
+
+
+def ask(overrides: Sequence[str]) -> Asked:
+    """What `python run.py -m OVERRIDES` is asked to do."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
+    with initialize_config_dir(str(ROOT / "conf"), job_name="run"):
+        config = compose("config", fixed, return_hydra_config=True)
+    return read(config, [override for override in overrides if not override.startswith("hydra")])
 
 
 def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
@@ -93,9 +104,7 @@ def read(config: DictConfig, arguments: Sequence[str]) -> Asked:
     _check_points(options, space)
     if plan.custom is not None:
         locate("hydra.sweeper.custom_search_space", plan.custom)
-    name = options.study or "-".join(
-        re.sub(r"[^\w.+-]", "_", choices[key]) for key in ("sweeps", "experiment") if key in choices
-    )
+    name = options.study or _name(choices)
     folder = validate(cfg).output_dir / "sweeps" / name
     return Asked(
         cfg=cfg,
@@ -128,6 +137,11 @@ def _refuse_a_shared_best(cfg: DictConfig) -> None:
             "start.schedule: with 'continue' every trial would count the best of the run that all go on from as its "
             "own; use start.schedule=restart"
         )
+
+
+def _name(choices: Mapping[str, str]) -> str:
+    """A study's, by what is searched of what."""
+    return "-".join(re.sub(r"[^\w.+-]", "_", choices[key]) for key in ("sweeps", "experiment") if key in choices)
 
 
 def _preflight(choice: Any) -> Literal["stop", "warn", "skip"]:

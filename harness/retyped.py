@@ -1,0 +1,71 @@
+"""What to type to have a recorded run's configuration again."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from harness.config import IDLE, compose, run_part
+from harness.explain import REFUSED, ConfigError, explain
+from harness.observers import record
+
+NOT_AGAIN = ("name", "sweep", "sweeps", "hydra", "pruner", "preflight")
+"""Roots of overrides that are of that run or its sweep alone."""
+
+
+def retyped(folder: Path) -> list[str]:
+    """Overrides that compose to the configuration of the run in `folder`: those that were typed, as far as they are
+    known, and what differs beside them. ConfigError where no configuration of today is like it."""
+    wanted = OmegaConf.load(folder / "config.yaml")
+    typed = list(_typed(folder))
+    try:
+        differences = list(_differences(_plain(wanted), _plain(run_part(compose(typed)))))
+        compose([*typed, *differences])
+    except REFUSED as error:
+        raise ConfigError(
+            f"RUN: {folder} was made by another version of the project: {explain(error, typed)}"
+        ) from error
+    return [*typed, *differences]
+
+
+def _typed(folder: Path) -> Iterator[str]:
+    """From the command of `python run.py`; nothing of a run that was started otherwise."""
+    start = next((entry for entry, _ in record.read(folder / record.NAME)), {})
+    program, *words = shlex.split(start.get("tags", {}).get("command", ""))[1:] or [""]
+    for word in words if program == "run.py" else ():
+        if "=" in word and word.lstrip("+~").partition("=")[0].partition(".")[0] not in NOT_AGAIN:
+            yield word
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return {key: value for key, value in OmegaConf.to_container(cfg, resolve=True).items() if key not in IDLE}
+
+
+def _differences(wanted: Mapping[str, Any], made: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name in [*wanted, *(name for name in made if name not in wanted)]:
+        key = f"{prefix}{name}"
+        one, other = wanted.get(name), made.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{key}.")
+        elif name not in wanted:
+            yield f"~{key}"
+        elif name not in made or one != other:
+            yield f"{'' if name in made else '+'}{key}={_text(one)}"
+
+
+def _text(value: Any) -> str:
+    """As Hydra's grammar has it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "{" + ",".join(f"{name}:{_text(inner)}" for name, inner in value.items()) + "}"
+        case list():
+            return f"[{','.join(map(_text, value))}]"
+        case str():
+            return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return str(value)
