@@ -166,6 +166,7 @@ def _effective(state: TrainState, plan: Plan, world: World, warmup_steps: int) -
         "parameters": sum(p.numel() for p in parameters),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "total_steps": plan.total_steps,
+        "steps_per_epoch": max(1, state.epoch_examples // plan.batch_size),
         "warmup_steps": warmup_steps,
         "evals": len(plan.eval_steps),
         "batch_size": plan.batch_size,

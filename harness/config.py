@@ -15,11 +15,12 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.explain import ConfigError, nearest
 from harness.targets import bind, targets
+from harness.verdicts.expectations import parse
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -187,6 +188,7 @@ def validate(cfg: DictConfig) -> Settings:
     for key, node in targets(cfg):
         bind(key, node)
     _check_lrs(cfg.optimizer)
+    _check_forecasts(cfg.expect)
     writable("tracking.uri", _tracking_folder(cfg.tracking.uri))
     return Settings(
         seed=_integer(cfg, "seed"),
@@ -242,6 +244,16 @@ def _check_lrs(optimizer: DictConfig) -> None:
                 raise ConfigError(f"optimizer.{name}: {value!r} is not a number")
             if not 0 < value < math.inf:
                 raise ConfigError(f"optimizer.{name}: {value} must be above 0")
+
+
+def _check_forecasts(expect: Any) -> None:
+    if not isinstance(expect, ListConfig):
+        raise ConfigError(f"expect: {expect!r} is no list; write \"expect=['{expect}']\"")
+    for text in expect:
+        try:
+            parse(text)
+        except ValueError as error:
+            raise ConfigError(f"expect: {error}") from error
 
 
 def _integer(cfg: DictConfig, key: str) -> int:

@@ -43,8 +43,6 @@ class StepEnd:
     step_tokens: int
     examples: int = 0
     """The data position: how many examples came before the next step."""
-    norms: Mapping[str, float] = field(default_factory=dict)
-    """The gradient's by layer group, before clipping; at the steps after which there is an evaluation."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,8 @@ class EvalEnd:
     share: float
     """Of the run's steps, done by now."""
     seconds: float
+    grad_norms: Mapping[str, float] = field(default_factory=dict)
+    """By layer, of the step before, before clipping."""
 
     @property
     def val_loss(self) -> float:
@@ -88,6 +88,8 @@ class Spike:
     back_to: int | None
     lr_factor: float
     goes_on: bool
+    examples: tuple[int, int] = (0, 0)
+    """The data positions, from and up to, of the steps that led to it."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,16 @@ class Verdict:
     reason: str
     evidence: Mapping[str, float | str] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What holds of a run at its end, what was said of it and holds no longer, and how its forecasts did, in a
+    sentence, empty where there were none."""
+
+    verdicts: tuple[Verdict, ...]
+    passed: tuple[Verdict, ...]
+    forecasts: str
 
 
 @dataclass(frozen=True)
@@ -124,15 +136,15 @@ class RunEnd:
     artifacts: tuple[Path, ...] = field(default=())
 
 
-Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Verdict | Notice | RunEnd
+Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Verdict | Conclusion | Notice | RunEnd
 
 
 class Observer:
     """Is told every event, in order, on the training thread; must not raise and must not be slow.
 
-    What it answers, if anything, are verdicts on what came before: all are told these first."""
+    What it answers, if anything, is what may be said of what came before: all are told that first."""
 
-    def __call__(self, event: Event) -> Iterable[Verdict] | None:
+    def __call__(self, event: Event) -> Iterable[Verdict | Conclusion] | None:
         raise NotImplementedError
 
     def close(self) -> None:

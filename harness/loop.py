@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from harness.events import EvalEnd, Event, OutOfMemory, Spike, StepEnd
+from harness.norms import layer_norms
 from harness.policies import Decision, Policy, ShrinkMicroBatch, Spiked, Stop, decide
 from harness.processes import World
-from harness.seeding import preserved_rng
+from harness.seeding import preserved_rng, set_torch_rng_state, torch_rng_state
 from harness.state import TrainState
 from harness.task import Mean, Metric, Task
 
@@ -66,11 +67,11 @@ def train(
         if isinstance(decision, ShrinkMicroBatch):
             micro_batch_size = decision.micro_batch_size
             continue
-        decision = _settled(decision, state, emit, save, go_back)
+        decision = _settled(decision, state, plan, emit, save, go_back)
         if decision is None and state.step == event.step:  # and not back at an earlier one
             if state.step in plan.eval_steps:
-                decision = _assess(task, state, plan, world, policies, emit, save)
-                decision = _settled(decision, state, emit, save, go_back)
+                decision = _assess(task, state, plan, world, policies, emit, save, event.grad_norm)
+                decision = _settled(decision, state, plan, emit, save, go_back)
             elif plan.save_every and state.step % plan.save_every == 0:
                 save(state, False)
         if decision is None and any(world.sum([float(is_stopping())])):
@@ -86,7 +87,7 @@ def train_step(
     task: Task, state: TrainState, batch: Any, plan: Plan, world: World, micro_batch_size: int
 ) -> StepEnd | OutOfMemory:
     """One optimizer update on `batch`, whose loss is the mean over all its scored elements, however it is split."""
-    began_at = time.perf_counter()
+    began_at, generators = time.perf_counter(), torch_rng_state()
     multiplier = state.schedule.multiplier(state.progress(plan.total_steps))
     state.optimizer.set_lr(multiplier * state.lr_factor)
     try:
@@ -96,6 +97,7 @@ def train_step(
     loss, processes_short = world.sum([loss, float(bool(shortage))])
     if processes_short:
         state.optimizer.zero_grad()
+        set_torch_rng_state(generators)
         return OutOfMemory(state.step, micro_batch_size, shortage or "on another process")
     grad_norm = _update(state, plan, world)
     tokens = task.tokens(batch)
@@ -111,6 +113,7 @@ def train_step(
         skips=state.skips,
         seconds=time.perf_counter() - began_at,
         step_tokens=tokens,
+        examples=state.examples,
     )
 
 
@@ -132,9 +135,16 @@ def measure(task: Task, world: World, autocast: torch.dtype | None = None) -> di
 
 
 def _assess(
-    task: Task, state: TrainState, plan: Plan, world: World, policies: Sequence[Policy], emit: Emit, save: Save
+    task: Task,
+    state: TrainState,
+    plan: Plan,
+    world: World,
+    policies: Sequence[Policy],
+    emit: Emit,
+    save: Save,
+    grad_norm: float = 0.0,
 ) -> Decision:
-    """Evaluate, tell everyone, save; the policies say whether to go on."""
+    """Evaluate, tell everyone, save; the policies say whether to go on. `grad_norm` is that of the step before."""
     began_at = time.perf_counter()
     _set_mode(state, is_training=False)
     metrics = evaluate(task, world, plan.autocast)
@@ -156,6 +166,7 @@ def _assess(
         evals_since_best=state.evals_since_best,
         share=(state.step - plan.first_step) / (plan.total_steps - plan.first_step),
         seconds=time.perf_counter() - began_at,
+        grad_norms=layer_norms(state.model.named_parameters(), grad_norm),
     )
     emit(event)
     if math.isfinite(val_loss):
@@ -164,7 +175,7 @@ def _assess(
     return world.from_main(decide(policies, event))
 
 
-def _settled(decision: Decision, state: TrainState, emit: Emit, save: Save, go_back: GoBack) -> Stop | None:
+def _settled(decision: Decision, state: TrainState, plan: Plan, emit: Emit, save: Save, go_back: GoBack) -> Stop | None:
     """`decision`, where it is to stop or nothing; a spike is told, and answered as the policy says.
 
     What is left of it after going back stays: the batches at fault are not taken again, the LR is cut, the best so far
@@ -172,6 +183,7 @@ def _settled(decision: Decision, state: TrainState, emit: Emit, save: Save, go_b
     if not isinstance(decision, Spiked):
         return decision
     kept = {name: getattr(state, name) for name in ("examples", "rollbacks", "lr_factor", *BEST)}
+    fed = (state.examples - (state.step - decision.began_at) * plan.batch_size, state.examples)
     step, is_allowed = state.step, decision.action == "rollback" and state.rollbacks < decision.max_rollbacks
     back_to = go_back(state, decision.began_at + 1) if is_allowed else None
     if back_to is None:
@@ -183,7 +195,7 @@ def _settled(decision: Decision, state: TrainState, emit: Emit, save: Save, go_b
         save(state, False)
         _set_mode(state, is_training=True)
     goes_on = decision.action == "warn" or back_to is not None
-    emit(Spike(step, decision.began_at, decision.loss, decision.usual, back_to, state.lr_factor, goes_on))
+    emit(Spike(step, decision.began_at, decision.loss, decision.usual, back_to, state.lr_factor, goes_on, fed))
     if goes_on:
         return None
     told = f"the loss rose from about {decision.usual:.4g} to {decision.loss:.4g} after step {decision.began_at}"

@@ -22,11 +22,16 @@ def rng_state() -> dict[str, Any]:
     """The generators' states as tensors and plain numbers."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
-    state = {
+    return {
         "python": [version, list(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
+        **torch_rng_state(),
     }
+
+
+def torch_rng_state() -> dict[str, torch.Tensor]:
+    """Of the generators that a forward pass draws from; cheap enough for every step."""
+    state = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()  # of this process's own device
     return state
@@ -37,6 +42,10 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate((version, tuple(numbers), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    set_torch_rng_state(state)
+
+
+def set_torch_rng_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])

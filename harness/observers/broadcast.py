@@ -7,18 +7,19 @@ from harness.events import Event, Observer
 
 
 class Broadcast(Observer):
-    """Every event to every observer; one that raises is heard no more, and the run goes on."""
+    """Every event to every observer, and first to all what one answers to it; one that raises is heard no more, and the
+    run goes on."""
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self.observers = list(observers)
 
     def __call__(self, event: Event) -> None:
-        self._each(lambda observer: observer(event))
+        self._each(lambda observer: [self(verdict) for verdict in observer(event) or ()])
 
     def close(self) -> None:
         self._each(lambda observer: observer.close())
 
-    def _each(self, tell: Callable[[Observer], None]) -> None:
+    def _each(self, tell: Callable[[Observer], object]) -> None:
         for observer in list(self.observers):
             try:
                 tell(observer)

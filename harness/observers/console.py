@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from harness.events import EvalEnd, Event, Observer, RunEnd, RunStart, StepEnd
+from harness.events import Conclusion, EvalEnd, Event, Observer, RunEnd, RunStart, StepEnd, Verdict
 from harness.observers.store import shown, store_uri
 from harness.observers.window import Window, message
 
@@ -42,6 +42,7 @@ class Console(Observer):
         self._window = Window()
         self._latest: dict[str, float] = {}
         self._live: Live | None = None
+        self._concluded: Conclusion | None = None
 
     def __call__(self, event: Event) -> None:
         with suppress(OSError):  # nobody reads any more, as in `python run.py | head`
@@ -58,8 +59,13 @@ class Console(Observer):
                 self._print(eval_line(event))
             case RunStart():
                 self._begin(event)
+            case Verdict():
+                self._print(verdict_line(event))
+            case Conclusion():
+                self._concluded = event
             case RunEnd():
                 self.close()
+                self._print(*conclusion_lines(self._concluded))
                 self._print(*end_lines(event, self._start))
             case _:
                 text = message(event)
@@ -156,6 +162,30 @@ def end_lines(end: RunEnd, start: RunStart) -> Iterator[str]:
     yield f"{end.status}{reason} after {duration(end.seconds)} · step {end.step}{found}"
     yield f"folder: {start.folder}"
     yield f"to see it beside the others: {_way_to_see(start.params.get('tracking.uri', 'None'))}"
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """What holds from now on, and what to try."""
+    return f"step {verdict.step} · {verdict.kind}: {verdict.reason}{_to_try(verdict)}"
+
+
+def conclusion_lines(said: Conclusion | None) -> Iterator[str]:
+    """What holds at the end as a table, and how the forecasts did; nothing of a run that nobody diagnosed."""
+    if said is None:
+        return
+    if said.verdicts:
+        yield f"diagnosis   {len(said.verdicts)} verdict{'s' * (len(said.verdicts) > 1)}, what explains the most first"
+    for verdict in said.verdicts:
+        text = f"{verdict.kind:<18}{verdict.confidence:>4.0%}  {verdict.reason}{_to_try(verdict)}"
+        yield from textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 26, break_long_words=False)
+    if not said.verdicts:
+        yield "diagnosis   nothing speaks against this run"
+    if said.forecasts:
+        yield f"forecasts   {said.forecasts}"
+
+
+def _to_try(verdict: Verdict) -> str:
+    return f"; try {' '.join(verdict.overrides)}" if verdict.overrides else ""
 
 
 def number(value: float) -> str:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from harness.events import Event, Observer, RunEnd, RunStart
+from harness.events import Conclusion, Event, Observer, RunEnd, RunStart, Spike, Verdict
 from harness.observers import record
 from harness.observers.store import shown
 from harness.observers.window import Window, message
@@ -31,6 +31,13 @@ class Jsonl(Observer):
         text = message(event)
         if text is not None:
             self._write("notice", text=text)
+        match event:
+            case Spike():
+                self._write("spike", **asdict(event))
+            case Verdict():
+                self._write("verdict", verdict=asdict(event))
+            case Conclusion():
+                self._write("conclusion", **asdict(event))
         if isinstance(event, RunEnd):
             self._end(event)
 

@@ -1,4 +1,4 @@
-"""What is measured of a run after its end: a file of metrics and a table in its folder, which MLflow gets too."""
+"""What is found of a run apart from its record: a file of metrics and a table in its folder, which MLflow gets too."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.observers import record
 
-NAMES = ("blimp.json",)
+NAMES = ("blimp.json", "verdicts.json")
 """Of the files that may lie in a run's folder; a later measurement replaces an earlier one."""
 
 

@@ -23,6 +23,8 @@ SWEEP = "harness.sweep"
 """The tag of a trial's record that names its sweep."""
 RESUMED = "resumed.run_id"
 """The tag of a record that names the MLflow run which it goes on from."""
+VERDICT = "verdict."
+"""Begins the tags of what diagnosis says."""
 COLUMNS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.git.commit", "user": "mlflow.user"}
 """Our tags that the MLflow UI shows under names of its own."""
 
@@ -112,7 +114,7 @@ class _Upload:
             if len(self.batch.metrics) + len(values) > MAX_METRICS:
                 self._flush()
             self.batch.metrics += [(name, value, entry["at_ms"], entry["step"]) for name, value in values.items()]
-            self.batch.tags |= {f"unit.{name}": unit for name, unit in entry.get("units", {}).items()}
+            self.batch.tags |= {f"unit.{name}": unit for name, unit in entry.get("units", {}).items()} | _said(entry)
             lines, self.reached = lines + 1, offset
         return lines, None
 
@@ -189,6 +191,19 @@ class _Upload:
         self.cursor.files.append(str(name))
         self.cursor.save(self.folder)
         return True
+
+
+def _said(entry: dict[str, Any]) -> dict[str, str]:
+    """A tag for each verdict; one that held for a while is told so at the end."""
+    if entry["kind"] == "verdict":
+        verdict = entry["verdict"]
+        return {f"{VERDICT}{verdict['kind']}": f"step {verdict['step']}: {verdict['reason']}"}
+    if entry["kind"] != "conclusion":
+        return {}
+    tags = {"forecasts": entry["forecasts"]} if entry["forecasts"] else {}
+    for one in entry["passed"]:
+        tags[f"{VERDICT}{one['kind']}"] = f"step {one['step']}: {one['reason']}; not at the end"
+    return tags
 
 
 def with_columns(tags: dict[str, str]) -> dict[str, str]:

@@ -64,13 +64,14 @@ def step_metrics(steps: Sequence[StepEnd]) -> dict[str, float]:
 
 
 def eval_metrics(event: EvalEnd) -> dict[str, float]:
-    """Every metric the task reports, its standard error (`_se`) where that is known, and the best loss once there is
-    one."""
+    """Every metric the task reports, its standard error (`_se`) where that is known, the gradient's norm by layer, and
+    the best loss once there is one."""
     metrics: dict[str, float] = {}
     for name, metric in event.metrics.items():
         metrics[f"val/{name}"] = metric.value
         if metric.standard_error is not None:
             metrics[f"val/{name}_se"] = metric.standard_error
+    metrics |= {f"grad_norm/{layer}": norm for layer, norm in event.grad_norms.items()}
     if math.isfinite(event.best_val_loss):
         metrics["val/best_loss"] = event.best_val_loss
     return metrics
