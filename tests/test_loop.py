@@ -183,6 +183,38 @@ def test_out_of_memory_splits_the_same_batch_anew_and_changes_no_loss() -> None:
     assert stop.status == "completed"
 
 
+def test_a_step_that_is_taken_again_for_lack_of_memory_draws_what_it_would_have_drawn() -> None:
+    class Cramped(ToyTask):
+        """Runs out of memory once, in the third forward pass of a step, when generators have moved."""
+
+        is_short = True
+
+        def loss(self, batch):
+            if self.is_short and self.forwards == 6:
+                self.is_short = False
+                super().loss(batch)
+                raise torch.OutOfMemoryError("not now")
+            return super().loss(batch)
+
+    def same_size(event: Event) -> policies.Decision:
+        return policies.ShrinkMicroBatch(4) if isinstance(event, OutOfMemory) else None
+
+    plan = toy_plan(micro_batch_size=4)
+    undisturbed, _ = train_toy(ToyTask(dropout=0.3), plan=plan)
+    cramped, _ = train_toy(Cramped(dropout=0.3), plan=plan, policies=[same_size])
+    assert sum(isinstance(event, OutOfMemory) for event in cramped) == 1
+    assert losses(cramped) == losses(undisturbed)
+
+
+def test_an_evaluation_tells_the_gradients_norm_by_layer_of_the_step_before() -> None:
+    events, _ = train_toy(plan=toy_plan(20, grad_clip=0.01))
+    first, last = (event for event in events if isinstance(event, EvalEnd))
+    assert first.grad_norms == {}
+    assert set(last.grad_norms) == {"0", "3"}
+    norm = events[events.index(last) - 1].grad_norm
+    assert math.hypot(*last.grad_norms.values()) == pytest.approx(norm, rel=1e-4)
+
+
 def test_out_of_memory_with_a_single_example_fails_with_the_reason() -> None:
     class Tiny(ToyTask):
         def loss(self, batch):

@@ -1,0 +1,116 @@
+"""What may be said of a run is heard by all, once, in time, and kept with it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.events import Conclusion, Event, Observer, RunEnd, Spike, Verdict
+from harness.observers import record
+from harness.observers.broadcast import Broadcast
+from harness.observers.console import Console
+from harness.observers.diagnosis import NAME, Diagnosis
+from harness.observers.jsonl import Jsonl
+from harness.observers.mlflow import Deferred
+from harness.observers.upload import upload
+from tests.observers.facts import eval_end, run_end, run_start, step_end, whole_run
+from tests.observers.stores import new_store, only_run
+
+EXPECT = ["step 10: val/loss < 2", "step 10: val/loss < 4", "tokens 1e9: val/loss < 1"]
+
+
+class Memory(Observer):
+    def __init__(self) -> None:
+        self.heard: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.heard.append(event)
+
+
+def broadcast(events: Iterator[Event], *observers: Observer) -> None:
+    everyone = Broadcast(observers)
+    for event in events:
+        everyone(event)
+    everyone.close()
+
+
+def test_a_verdict_follows_the_evaluation_that_it_is_about_and_the_conclusion_comes_before_the_end(tmp_path) -> None:
+    memory = Memory()
+    broadcast(whole_run(tmp_path), Diagnosis(expect=EXPECT), memory)
+    kinds = [type(event).__name__ for event in memory.heard]
+    said = kinds.index("Verdict")
+    assert memory.heard[said - 1] == eval_end(10, memory.heard[said - 1].val_loss, memory.heard[said - 1].val_loss)
+    assert kinds.count("Verdict") == 1
+    assert kinds[-2:] == ["Conclusion", "RunEnd"]
+
+
+def test_forecasts_alarm_when_their_moment_passes_and_are_scored_at_the_end(tmp_path) -> None:
+    memory = Memory()
+    broadcast(whole_run(tmp_path), Diagnosis(expect=EXPECT), memory)
+    [verdict] = [event for event in memory.heard if isinstance(event, Verdict)]
+    assert (verdict.kind, verdict.step, verdict.evidence["forecast"]) == ("expectation", 10, EXPECT[0])
+    [conclusion] = [event for event in memory.heard if isinstance(event, Conclusion)]
+    assert conclusion.verdicts == (verdict,)
+    assert conclusion.forecasts.startswith("1 of 3 forecasts held, 1 missed, 1 never reached")
+
+
+def test_a_spike_is_said_with_the_examples_that_fed_it(tmp_path) -> None:
+    memory = Memory()
+
+    def spiked() -> Iterator[Event]:
+        yield run_start(tmp_path, 120, log_every=1)
+        for step in range(1, 101):
+            yield step_end(step, 2.0 if step < 61 else 9.0, examples=step * 8)
+            if step == 63:
+                yield Spike(63, 60, 9.0, 2.0, None, 1.0, True, (480, 504))
+        yield run_end("interrupted", "enough", 100)
+
+    broadcast(spiked(), Diagnosis(), memory)
+    found = next(event for event in memory.heard if isinstance(event, Verdict) and event.kind == "spike")
+    assert memory.heard.index(found) < memory.heard.index(step_end(65, 9.0, examples=520))
+    assert "480" in f"{found.reason} {found.evidence}"
+
+
+def test_the_terminal_shows_a_verdict_when_it_comes_and_a_table_at_the_end(tmp_path, capsys) -> None:
+    broadcast(whole_run(tmp_path), Diagnosis(expect=EXPECT), Console())
+    lines = capsys.readouterr().out.splitlines()
+    said = next(index for index, line in enumerate(lines) if line.startswith("step 10 · expectation: "))
+    assert lines[said - 1].startswith("step 10 · val loss")
+    table = lines.index("diagnosis   1 verdict, what explains the most first")
+    assert "100%  forecast 'step 10: val/loss < 2' did not hold" in lines[table + 1]
+    assert any(line.startswith("forecasts   1 of 3 forecasts held") for line in lines[table:])
+
+
+def test_the_record_and_mlflow_hold_the_verdicts_as_lines_tags_and_a_table(tmp_path) -> None:
+    store, folder = new_store(tmp_path), tmp_path / "a run"
+    broadcast(whole_run(folder), Diagnosis(expect=EXPECT), Deferred(store), Jsonl())
+    lines = [entry for entry, _ in record.read(folder / record.NAME)]
+    assert [line["kind"] for line in lines if line["kind"] in ("verdict", "conclusion", "end")] == [
+        "verdict", "conclusion", "end"
+    ]  # fmt: skip
+    kept = json.loads((folder / NAME).read_text())
+    assert kept["rows"][0][:2] == ["expectation", 10]
+    upload(folder)
+    _, run = only_run(store)
+    assert run.data.tags["verdict.expectation"].startswith("step 10: forecast")
+    assert run.data.tags["forecasts"].startswith("1 of 3")
+    artifacts = Path(tmp_path / "artifacts" / run.info.run_id / "artifacts")
+    assert {"verdicts.json", "verdicts_table.json"} <= {path.name for path in artifacts.iterdir()}
+
+
+def test_a_forecast_that_is_none_is_refused_with_the_grammar() -> None:
+    with pytest.raises(ValueError, match=r"'soon' is no forecast; a forecast is 'step 1500: val/loss < 6.65'"):
+        Diagnosis(expect=["soon"])
+
+
+def test_an_observer_that_raises_is_left_out_and_verdicts_still_reach_the_others(tmp_path, capsys) -> None:
+    class Broken(Observer):
+        def __call__(self, event: Event) -> None:
+            if isinstance(event, Verdict):
+                raise RuntimeError("no")
+
+    memory = Memory()
+    broadcast(whole_run(tmp_path), Diagnosis(expect=EXPECT), Broken(), memory)
+    assert "the observer Broken is left out" in capsys.readouterr().err
+    assert isinstance(memory.heard[-1], RunEnd)
