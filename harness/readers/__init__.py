@@ -40,7 +40,8 @@ def _read_file(path: Path) -> History:
     with path.open("rb") as file:
         head = file.read(4096)
         head += b"" if b"\n" in head else file.readline()
-    if not head.strip():
+    text = head.decode("utf-8-sig", errors="replace")
+    if not text.strip():
         raise ValueError(f"{path} is empty")
     if EVENTS in head[:64]:
         from harness.readers import tensorboard
@@ -48,7 +49,7 @@ def _read_file(path: Path) -> History:
         return tensorboard.read(path)
     if b"\0" in head:
         raise ValueError(f"{path} holds no text; give a run's folder, a log, a CSV, a JSONL or an event file")
-    return _read_text(path, head.decode("utf-8-sig", errors="replace"))
+    return _read_text(path, text)
 
 
 def _read_text(path: Path, head: str) -> History:

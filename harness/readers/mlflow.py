@@ -1,5 +1,7 @@
 """A run in an MLflow store, of ours or of anyone."""
 
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -60,7 +62,12 @@ def _found(run_id: str, uri: str) -> tuple[Any, Any]:
 def _points(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
     """In the order in which they were recorded, in which steps may come back."""
     recorded = sorted(client.get_metric_history(run_id, name), key=lambda metric: (metric.timestamp, metric.step))
-    return [(metric.step, metric.value) for metric in recorded]
+    return [(metric.step, _value(metric.value)) for metric in recorded]
+
+
+def _value(value: float) -> float:
+    """SQL stores hold infinity as the largest double."""
+    return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
 
 
 def _facts(run: Any, points: Points) -> Facts:

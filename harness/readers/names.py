@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -36,6 +37,7 @@ MEANING |= dict.fromkeys(STEPS.split(), "step") | dict.fromkeys(EPOCHS.split(), 
 WRAPPERS = ("metrics_", "metric_", "logs_", "log_")
 
 
+@lru_cache(4096)
 def meaning(name: str) -> str | None:
     """What a name stands for: one of our metrics, `step`, `epoch`, or nothing known."""
     return name if name.startswith(OURS) else MEANING.get(plain(name))

@@ -57,13 +57,15 @@ def delimiter(text: str) -> str | None:
     lines = [line for line in text.splitlines()[:10] if line.strip()]
     for mark in (",", "\t", ";"):
         first, *rows = csv.reader(lines, delimiter=mark)
-        if len(first) > 1 and (any(map(meaning, first)) or (rows and _is_data(rows[0], len(first)))):
+        if len(first) > 1 and (any(map(meaning, first)) or (rows and _is_header(first, rows[0]))):
             return mark
     return None
 
 
-def _is_data(row: list[str], width: int) -> bool:
-    return len(row) == width and 2 * len(numbers(dict(enumerate(row)))) >= width
+def _is_header(first: list[str], row: list[str]) -> bool:
+    cells = (dict(enumerate(line)) for line in (first, row))
+    in_first, in_row = (len(numbers(line)) for line in cells)
+    return len(row) == len(first) and not in_first and 2 * in_row >= len(row)
 
 
 def objects(text: str) -> Iterator[Mapping[str, Any]]:

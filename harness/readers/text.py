@@ -44,7 +44,7 @@ def readings_of(line: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for match in READING.finditer(line):
         name = meaning(match["name"])
-        if name is None or name in found or ASIDE.search(line[: match.start()]):
+        if name is None or name in found or ASIDE.search(line, max(0, match.start() - 16), match.start()):
             continue
         found[name] = float(match["value"].replace(",", ""))
         if name == "step" and match["of"] and "epoch" in found:
