@@ -1,9 +1,19 @@
-"""Devices that are not there are refused by name; what is chosen automatically is there."""
+"""Devices that are not there are refused by name; what is chosen automatically is there; all processes do the same."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from harness.processes import World, join, pick_device
+from tests.cramped import trained
+from tests.observers.stores import free_port
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_auto_picks_a_device_that_is_there() -> None:
@@ -32,3 +42,16 @@ def test_a_single_process_shares_and_sums_with_itself() -> None:
     assert list(world.share([1, 2, 3])) == [1, 2, 3]
     assert world.sum([1.5, 2.0]) == [1.5, 2.0]
     assert world.main_first(lambda: "made") == world.from_main("made") == "made"
+
+
+def test_where_one_process_lacks_memory_all_split_anew_together_and_no_loss_changes(tmp_path) -> None:
+    command = [sys.executable, "-m", "tests.cramped", str(tmp_path / "told")]
+    group = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [subprocess.Popen(command, cwd=ROOT, env={**group, "RANK": rank}) for rank in "01"]
+    assert [rank.wait(60) for rank in ranks] == [0, 0]
+    alone = trained(World(torch.device("cpu")))
+    together = [json.loads((tmp_path / f"told.{rank}").read_text()) for rank in "01"]
+    assert alone["sizes"] == []
+    for one in together:
+        assert one["sizes"] == [8, 4]
+        assert one["losses"] == pytest.approx(alone["losses"], abs=1e-6)
