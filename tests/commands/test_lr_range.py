@@ -1,0 +1,84 @@
+"""`python -m harness lr-range`: the real step at a rising LR, and what is left of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.commands.lr_range import Rise, range_test, ranges_of
+from harness.config import compose
+from harness.readers import ours
+from harness.runner import assembled
+from harness.sweeping.asked import ask
+
+
+def test_the_lr_rises_exponentially_and_the_loss_beside_it_is_the_one_after_that_update(overrides) -> None:
+    rise = Rise(low=1e-6, high=1e-2, steps=21)
+    with assembled(compose([*overrides, "schedule.warmup_ratio=0.5"])) as (_, parts, world):
+        lrs, losses = range_test(parts, world, rise)
+        assert parts.state.step == 21
+    assert len(lrs) == len(losses) == 20  # the last update has no loss after it
+    assert lrs[0] == pytest.approx(1e-6)
+    assert lrs[5] == pytest.approx(1e-5)
+    assert losses[-1] < losses[0]
+
+
+def test_every_group_keeps_its_ratio_to_the_first(overrides) -> None:
+    cfg = compose([*overrides, "optimizer=muon", "optimizer.lr=0.02", "optimizer.adamw_lr=0.001"])
+    with assembled(cfg) as (_, parts, world):
+        range_test(parts, world, Rise(low=1e-4, high=1e-1, steps=20))
+        lrs = parts.state.optimizer.lrs()
+    assert lrs["matrices"] == pytest.approx(1e-1)
+    assert lrs["embeddings"] == pytest.approx(5e-3)
+    assert ranges_of(1e-3, 1e-1, cfg) == [
+        "optimizer.lr=tag(log,interval(1e-03,1e-01))",
+        "optimizer.adamw_lr=tag(log,interval(5e-05,5e-03))",
+    ]
+
+
+def test_it_ends_where_the_loss_explodes(overrides) -> None:
+    exploding = [*overrides, "optimizer=sgd", "loop.grad_clip=null"]
+    with assembled(compose(exploding)) as (_, parts, world):
+        _, losses = range_test(parts, world, Rise(low=1e-2, high=1e6, steps=60))
+    assert len(losses) < 50
+    assert max(losses[:-3]) < max(losses)
+
+
+def test_it_leaves_numbers_a_picture_and_a_sweep_that_is_accepted_and_no_run(tested, overrides, capsys) -> None:
+    assert cli.main(["lr-range", "--steps", "40", "--low", "1e-5", *overrides, "optimizer.lr=0.5"]) == 0
+    said = capsys.readouterr().out
+    [command] = [line for line in said.splitlines() if line.startswith("sweep: ")]
+    assert "optimizer.lr=0.5" not in command
+    folder = Path(said.splitlines()[-1].removeprefix("folder: "))
+    numbers = json.loads((folder / "lr_range.json").read_text())
+    low, high = numbers["band"]
+    assert 1e-5 <= low <= high / 10 <= 1
+    assert len(numbers["lrs"]) == len(numbers["losses"]) == len(numbers["smoothed"])
+    assert (folder / "lr_range.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in tested.parent.iterdir() if "smoke" not in path.name) == ["lr_range"]
+    found = ask([*overrides, "sweeps=none", f"optimizer.lr=tag(log,interval({low},{high}))"]).space.ranges
+    assert (found["optimizer.lr"].low, found["optimizer.lr"].high) == (low, high)
+
+
+def test_a_run_of_the_same_experiment_finds_the_band_whatever_its_own_lr_and_seed(tested, finished) -> None:
+    band = ours.read(finished / "metrics.jsonl").facts.lr_band
+    assert band is not None
+    [latest] = sorted(tested.iterdir())[-1:]
+    assert list(band) == json.loads((latest / "lr_range.json").read_text())["band"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--low", "1", "--high", "0.1"], "--low 1 --high 0.1: the LR must rise"),
+        (["--low", "0"], "--low 0 --high 10: the LR must rise, from above 0"),
+        (["--steps", "5"], "--steps: 5 must be at least 20"),
+        (["optimiser.lr=1"], "there is no key 'optimiser.lr'"),
+        (["batch.batch_size=0"], "batch.batch_size: 0 must be at least 1"),
+    ],
+)
+def test_bad_input_is_named_with_exit_status_2_and_nothing_is_written(options, said, places, tmp_path, capsys) -> None:
+    assert cli.main(["lr-range", "experiment=smoke", *places, *options]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
