@@ -1,5 +1,6 @@
 """What to type to have a recorded run's configuration again."""
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -67,5 +68,6 @@ def _text(value: Any) -> str:
         case list():
             return f"[{','.join(map(_text, value))}]"
         case str():
-            return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+            escaped = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], value).replace("'", "\\'")
+            return f"'{escaped}'"
     return str(value)

@@ -36,9 +36,9 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise ConfigError(f"RUN: {error}") from error
     verdicts = diagnose(history, limits)
-    print(*_found(history, verdicts), sep="\n")
     prescription, typed = prescribe(history, verdicts, start["params"]), retyped(folder)
-    print(*told(prescription, typed, cost(folder / record.NAME, history)), sep="\n")
+    lines = told(prescription, typed, cost(folder / record.NAME, history))
+    print(*_found(history, verdicts), *lines, sep="\n")
     return int(bool(prescription.refusal))
 
 

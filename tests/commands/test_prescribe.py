@@ -1,0 +1,83 @@
+"""`python -m harness prescribe`: the command that it prints is accepted, and is about the run that it was given."""
+
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from harness import cli
+from harness.config import IDLE, compose, run_part
+from harness.retyped import retyped
+from harness.sweeping.asked import ask
+from harness.sweeping.check import check_space
+
+
+def plain(cfg) -> dict:
+    return {key: value for key, value in OmegaConf.to_container(cfg, resolve=True).items() if key not in IDLE}
+
+
+def test_the_sweep_is_accepted_and_its_present_config_is_the_run(finished, overrides, capsys) -> None:
+    assert cli.main(["prescribe", str(finished)]) == 0
+    *_, command, costs = capsys.readouterr().out.splitlines()
+    words = shlex.split(command)
+    assert words[:3] == ["python", "run.py", "-m"]
+    asked = ask([*words[3:], *overrides[-3:]])
+    check_space(asked.space, asked.options.allow)
+    assert "optimizer.lr" in asked.space.ranges
+    assert f"sweep.n_trials={asked.limits.n_trials}" in words
+    same, wanted = plain(run_part(asked.cfg)), plain(OmegaConf.load(finished / "config.yaml"))
+    assert same.pop("optimizer").keys() == wanted.pop("optimizer").keys()
+    assert same == wanted
+    assert f"{asked.limits.n_trials} trials by" in costs
+    assert "12 steps of" in costs
+    assert "4 evaluations of" in costs
+
+
+def test_what_was_typed_is_typed_again_and_the_rest_added(finished, tmp_path) -> None:
+    record = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    record[0]["tags"]["command"] = "python run.py experiment=smoke name=one optimizer.lr=0.5 sweep.n_trials=9 seed=5"
+    folder = tmp_path / "typed"
+    folder.mkdir()
+    shutil.copy(finished / "config.yaml", folder)
+    (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, record)) + "\n")
+    found = retyped(folder)
+    assert found[:3] == ["experiment=smoke", "optimizer.lr=0.5", "seed=5"]
+    assert "optimizer.lr=0.002" in found
+    assert "model.layers=1" in found
+    assert plain(run_part(compose(found))) == plain(OmegaConf.load(finished / "config.yaml"))
+
+
+WORDS = r"start.source='o\'clock \x, {y}\\'"
+
+
+@pytest.mark.parametrize("options", [["lora=none", "optimizer=muon"], ["start=warm", WORDS]])
+def test_any_configuration_is_typed_again(options, finished, tmp_path) -> None:
+    cfg = run_part(compose(options))
+    folder = tmp_path / "other"
+    folder.mkdir()
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    shutil.copy(finished / "metrics.jsonl", folder)
+    assert plain(run_part(compose(retyped(folder)))) == plain(cfg)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"), [("absent", "is no file, no folder, and no run"), (".", "is no run of ours")]
+)
+def test_what_is_no_run_is_named_with_exit_status_2(place, said, tmp_path, capsys) -> None:
+    assert cli.main(["prescribe", str(tmp_path / place)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_run_of_another_version_of_the_project_is_named(finished, tmp_path, capsys) -> None:
+    folder: Path = shutil.copytree(finished, tmp_path / "old", ignore=shutil.ignore_patterns("checkpoints"))
+    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg.loop.max_stepz = 3
+    del cfg.loop.max_steps
+    OmegaConf.save(cfg, folder / "config.yaml")
+    assert cli.main(["prescribe", str(folder)]) == 2
+    told = capsys.readouterr()
+    assert "loop.max_stepz does not exist" in told.err
+    assert told.out == ""
