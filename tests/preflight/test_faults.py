@@ -1,0 +1,121 @@
+"""Each fault, put into a healthy training, is found by the check that owns it, and named first."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.preflight import CHECKS, Report, preflight
+from harness.preflight.subject import IGNORED
+from tests.preflight.healthy import Training, collate, new_model
+
+BUILT = [check for check in CHECKS if find_spec(f"harness.preflight.{check}")]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What `inject` does to a training, `owner` finds; `consequences` fail with it, and nothing else does."""
+
+    name: str
+    owner: str
+    inject: Callable[[Training], Any]
+    consequences: frozenset[str] = frozenset()
+
+
+def labels_shifted_twice(training: Training) -> None:
+    """They are moved on already, and the loss moves them on again."""
+
+    def moved_on(rows: Any) -> dict[str, torch.Tensor]:
+        batch = collate(rows)
+        labels = batch["labels"].roll(-1, dims=1)
+        labels[:, -1] = IGNORED
+        return batch | {"labels": labels}
+
+    training.collate = moved_on
+
+
+def attention_mask_inverted(training: Training) -> None:
+    forward = training.model.forward
+    training.model.forward = lambda input_ids, attention_mask=None: forward(
+        input_ids, None if attention_mask is None else 1 - attention_mask
+    )
+
+
+def loss_averaged_over_padding(training: Training) -> None:
+    plain = training.loss_fn
+    training.loss_fn = lambda model, batch: plain(model, batch).sum / batch["labels"][:, 1:].numel()
+
+
+def noise_added_to_gradients(training: Training) -> None:
+    for parameter in training.model.parameters():
+        parameter.register_hook(lambda gradient: gradient + gradient.std() * torch.randn_like(gradient))
+
+
+def optimizer_missing_a_group(training: Training) -> None:
+    training.optimize([parameter for parameter in training.model.parameters() if parameter.ndim > 1])
+
+
+def weights_never_arrived(training: Training) -> None:
+    training.model.load_state_dict(new_model().state_dict())
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a low-rank change beside it; `is_cut` computes the frozen part outside the graph."""
+
+    def __init__(self, layer: nn.Linear, is_cut: bool) -> None:
+        super().__init__()
+        self.layer, self.is_cut = layer.requires_grad_(False), is_cut
+        self.down = nn.Parameter(torch.randn(4, layer.in_features) / layer.in_features**0.5)
+        self.up = nn.Parameter(torch.zeros(layer.out_features, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_cut):
+            frozen = self.layer(x)
+        return frozen + x @ self.down.T @ self.up.T
+
+
+def adapted(training: Training, is_cut: bool = False) -> None:
+    """Adapters in every linear layer, the head too, are all that is trained."""
+    model = training.model.requires_grad_(False)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear):
+            model.set_submodule(name, Adapted(module, is_cut))
+    training.optimize([parameter for parameter in model.parameters() if parameter.requires_grad])
+    training.load = None
+
+
+def frozen_base_outside_the_graph(training: Training) -> None:
+    adapted(training, is_cut=True)
+
+
+FAULTS = [
+    Fault("labels shifted twice", "alignment", labels_shifted_twice, frozenset({"first_loss"})),
+    Fault("inverted attention mask", "masks", attention_mask_inverted),
+    Fault("loss averaged over padding", "masks", loss_averaged_over_padding),
+    Fault("frozen base outside the graph", "gradients", frozen_base_outside_the_graph),
+    Fault("noise added to gradients", "gradients", noise_added_to_gradients),
+    Fault("optimizer missing a group", "gradients", optimizer_missing_a_group),
+    Fault("weights never arrived", "first_loss", weights_never_arrived),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_the_check_that_owns_a_fault_names_it_first(fault: Fault) -> None:
+    training = Training()
+    fault.inject(training)
+    report = preflight(training.subject(), BUILT)
+    assert report.failed[:1] == [fault.owner], said(report)
+    assert set(report.failed) == {fault.owner} | fault.consequences, said(report)
+
+
+def test_nothing_fails_on_a_healthy_training() -> None:
+    report = preflight(Training().subject(), BUILT)
+    assert not report.failed, said(report)
+
+
+def said(report: Report) -> str:
+    return "\n".join(f"{check}: {finding}" for check, finding in report if finding.level == "fail")
