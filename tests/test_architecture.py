@@ -124,4 +124,5 @@ def test_every_yaml_opens_with_the_command_that_uses_it_and_is_short() -> None:
     for file in sorted((ROOT / "conf").rglob("*.yaml")):
         lines = file.read_text().removeprefix("# @package _global_\n").splitlines()
         assert lines[0].startswith("# python run.py"), file
-        assert len(lines) < 20 or file.name == "config.yaml", file
+        is_table = file.parent.name == "thresholds"  # a number and its source a line, which no one reads on one screen
+        assert len(lines) < 20 or file.name == "config.yaml" or is_table, file

@@ -28,6 +28,7 @@ def facts_of(name: str, params: Mapping[str, str], constants: Mapping[str, float
         weight_decay=_of_group(params, "weight_decay"),
         schedule=schedule,
         watches="val/loss" if schedule == "Plateau" else None,
+        patience=_whole(_number(params, "schedule.patience")),
         warmup_asked=_warmup_asked(params, total_steps),
         warmup_steps=_whole(_number(params, "effective.warmup_steps")),
         lora_rank=_whole(_number(params, "lora.rank")),

@@ -37,6 +37,8 @@ class Facts:
     """Cosine, Plateau and so on, by the names of harness.schedules."""
     watches: str | None = None
     """The loss that a plateau schedule watches: val/loss or train/loss."""
+    patience: int | None = None
+    """Evaluations without a better one that it waits for."""
     warmup_asked: float | None = None
     """Steps, not rounded; `warmup_steps` are those in force."""
     warmup_steps: int | None = None

@@ -1,0 +1,174 @@
+"""Where the loss left its course: spikes, and what did not come back."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.events import Verdict
+from harness.verdicts.history import History, Series
+from harness.verdicts.stretch import finite
+from harness.verdicts.thresholds import Thresholds
+from harness.verdicts.trend import usual
+
+LONGEST = 3
+"""Steps that a spike lasts at least, as for the policy that watches for them; one odd batch is none."""
+MOST = 5
+"""Spikes told one by one, the first ones."""
+TRAIN_LEAST, VAL_LEAST = 10, 2
+"""Values that say what is usual."""
+BLOCK = 5
+
+
+class Peak(NamedTuple):
+    """A rise after step `began_at` whose largest value was `loss`; `until` is the step at which it was over."""
+
+    began_at: int
+    step: int
+    loss: float
+    usual: float
+    z: float
+    until: int | None
+
+
+def spike(history: History, limits: Thresholds) -> Iterator[Verdict]:
+    """Each rise far above what was usual, by median and median absolute deviation; those seen live come with the
+    examples that fed them."""
+    told = [_seen(history, limits, spiked) for spiked in history.spikes]
+    near = [spiked.began_at for spiked in history.spikes]
+    reach = 4 * history.facts.log_every
+    for peak in peaks(history, limits):
+        if all(abs(peak.began_at - other) > reach for other in near):
+            told.append(_told(history, peak, _examples(history, peak)))
+    yield from sorted(told, key=lambda verdict: verdict.evidence["began at"])[:MOST]
+
+
+def divergence(history: History, limits: Thresholds) -> Iterator[Verdict]:
+    """The loss is no number any more, or has risen far above its best and stayed there."""
+    for name in ("train/loss", "val/loss"):
+        values = history[name].values
+        is_over = history.facts.status == "diverged"
+        if len(values) and not np.isfinite(values[-1 if is_over else -2 :]).any():
+            step = _last_finite(history[name])
+            yield _diverged(
+                history, step, 1.0, f"{name} is no finite number after step {step}", {"last good step": step}
+            )
+            return
+    rise = _risen(history, limits)
+    if rise:
+        step, best, now = rise
+        told = f"train/loss was {best:.4g} at step {step} and has stayed above it since, at {now:.4g}"
+        yield _diverged(history, step, 0.95, told, {"best step": step, "best": best, "now": now})
+    elif history.facts.status == "diverged":
+        yield _diverged(history, history.last_step, 1.0, f"the run diverged at step {history.last_step}", {})
+
+
+def peaks(history: History, limits: Thresholds) -> list[Peak]:
+    """Of the training loss where it was recorded often enough, else of the validation loss."""
+    train, val = finite(history["train/loss"]), finite(history["val/loss"])
+    if len(train) > TRAIN_LEAST:
+        return _peaks(train, *usual(train.values, TRAIN_LEAST), limits, LONGEST)
+    return _peaks(val, *usual(val.values, VAL_LEAST, stride=1), limits, 1)
+
+
+def _peaks(series: Series, middle: np.ndarray, spread: np.ndarray, limits: Thresholds, longest: int) -> list[Peak]:
+    steps, values = series
+    margin = np.maximum.reduce(
+        [limits.spike_z * spread, limits.spike_share * np.abs(middle), np.full_like(middle, limits.spike_rise)]
+    )
+    found: list[Peak] = []
+    free_from = 0
+    for at in np.flatnonzero(values > middle + margin):
+        if at < free_from:
+            continue
+        back = np.flatnonzero(values[at:] <= middle[at] + margin[at])
+        end = at + back[0] if len(back) else len(values)
+        free_from = end
+        began_at = int(steps[at - 1])
+        if steps[end - 1] - began_at < longest:
+            continue
+        top = at + int(np.argmax(values[at:end]))
+        z = (values[top] - middle[at]) / spread[at] if spread[at] else math.inf
+        until = int(steps[end]) if end < len(values) else None
+        found.append(Peak(began_at, int(steps[top]), float(values[top]), float(middle[at]), float(z), until))
+    return found
+
+
+def _seen(history: History, limits: Thresholds, spiked: tuple) -> Verdict:
+    step, began_at, loss, usually, examples, back_to = spiked
+    losses = finite(history["train/loss"])
+    ceiling = usually + max(limits.spike_share * abs(usually), limits.spike_rise)
+    good = losses.steps[(losses.steps > step) & (losses.values <= ceiling)]
+    until = back_to if back_to is not None else (int(good[0]) if len(good) else None)
+    return _told(history, Peak(began_at, step, loss, usually, math.nan, until), examples, back_to)
+
+
+def _told(history: History, peak: Peak, examples: tuple[int, int] | None, back_to: int | None = None) -> Verdict:
+    good = [step for step in history.checkpoints if step <= peak.began_at]
+    evidence: dict[str, float | str] = {
+        "began at": peak.began_at,
+        "highest at": peak.step,
+        "loss": peak.loss,
+        "usual": peak.usual,
+    }
+    if peak.z == peak.z:
+        evidence["z"] = peak.z
+    if examples:
+        evidence |= {"from example": examples[0], "to example": examples[1]}
+    tokens = history.tokens(np.array([peak.began_at, peak.step]))
+    if tokens is not None:
+        evidence |= {"from token": float(tokens[0]), "to token": float(tokens[1])}
+    if good:
+        evidence["last good checkpoint"] = max(good)
+    ended = "and has not come back" if peak.until is None else f"and was back at step {peak.until}"
+    if back_to is not None:
+        ended = f"and the run went back to step {back_to}"
+    evidence["recovered"] = "no" if peak.until is None else "yes"
+    fed = f", fed by examples {examples[0]} to {examples[1]}" if examples else ""
+    told = f"the loss rose from about {peak.usual:.4g} to {peak.loss:.4g} after step {peak.began_at}{fed}, {ended}"
+    confidence = 1.0 if peak.z != peak.z else 1 - 0.5 * math.exp(-peak.z / 4)
+    overrides = ("loop.on_spike=rollback", *_lower_lr(history, 2))
+    return Verdict("spike", peak.step, confidence, told, evidence, overrides)
+
+
+def _examples(history: History, peak: Peak) -> tuple[int, int] | None:
+    size = history.facts.batch_size
+    return (peak.began_at * size, peak.step * size) if size else None
+
+
+def _risen(history: History, limits: Thresholds) -> tuple[int, float, float] | None:
+    """Step and value of the best level, and the lowest since then, where all of the last levels lie far above it."""
+    losses = finite(history["train/loss"])
+    count = len(losses) // BLOCK
+    if count < 3:
+        return None
+    levels = np.median(losses.values[: count * BLOCK].reshape(count, BLOCK), axis=1)
+    steps = losses.steps[BLOCK - 1 :: BLOCK][:count]
+    start = finite(history["val/loss"])
+    if len(start) and start.steps[0] == 0:
+        levels, steps = np.r_[start.values[0], levels], np.r_[0, steps]
+    best = int(np.argmin(levels))
+    last = levels[best + 1 :][-max(2, math.ceil(0.15 * count)) :]
+    noise = np.median(np.abs(np.diff(levels))) if count > 3 else 0.0
+    bound = levels[best] + max(limits.spike_z * noise, limits.spike_share * abs(levels[best]), limits.spike_rise)
+    if len(last) < max(2, math.ceil(0.15 * count)) or last.min() <= bound:
+        return None
+    return int(steps[best]), float(levels[best]), float(last.min())
+
+
+def _last_finite(series: Series) -> int:
+    good = series.steps[np.isfinite(series.values)]
+    return int(good[-1]) if len(good) else 0
+
+
+def _diverged(history: History, step: int, confidence: float, told: str, evidence: dict[str, float | str]) -> Verdict:
+    good = [saved for saved in history.checkpoints if saved <= step]
+    evidence |= {"last good checkpoint": max(good)} if good else {}
+    overrides = (*_lower_lr(history, 3), "loop.on_spike=rollback")
+    return Verdict("divergence", step, confidence, told, evidence, overrides)
+
+
+def _lower_lr(history: History, by: float) -> tuple[str, ...]:
+    lr = history.facts.peak_lr or max(history["train/lr"].values, default=0.0)
+    return (f"optimizer.lr={lr / by:.2g}",) if lr else ()

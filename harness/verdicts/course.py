@@ -1,0 +1,154 @@
+"""Whether a run learns: never, no longer, too little yet, or only what it was shown."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from harness.events import Verdict
+from harness.verdicts.history import History, Series
+from harness.verdicts.stretch import Stretch, finite, share_done, stretch
+from harness.verdicts.thresholds import Thresholds
+from harness.verdicts.trend import scatter
+
+HALF = 0.5
+
+
+def never_learnt(history: History, limits: Thresholds) -> Iterator[Verdict]:
+    """The loss is no better than a guess that ignores the input, or no better than it was at the start."""
+    losses = _losses(history)
+    if share_done(history) < HALF or len(losses) < 2:
+        return
+    best, start = float(losses.values[1:].min()), _start(losses)
+    guess = history.facts.unigram or history.facts.uniform
+    found = stretch(history, limits)
+    soon = found.fall if found else (losses.values[-2] - losses.values[-1])
+    if guess and best >= (bar := guess * (1 - limits.never_margin)) and best - max(0.0, soon) >= bar:
+        name = "the unigram or mean guess" if history.facts.unigram else "a guess without knowledge"
+        told = f"the best loss, {best:.4g}, is no better than {name} at {guess:.4g}: the input is not used"
+        yield _never(history, told, {"best": best, "guess": guess, "fall per doubling": soon})
+    elif (
+        start and abs(start - losses.values[-1]) <= limits.never_fall * start and best > start * (1 - limits.never_fall)
+    ):
+        told = (
+            f"the loss went from {start:.4g} to {losses.values[-1]:.4g}: a change of less than {limits.never_fall:.0%}"
+        )
+        yield _never(history, told, {"start": start, "best": best})
+
+
+def plateau(history: History, limits: Thresholds) -> Iterator[Verdict]:
+    """The loss stands still although the LR is near its peak: over the last doubling of tokens it fell by less than a
+    small share of itself, and it did not fall when the LR did."""
+    found = stretch(history, limits)
+    if found is None or share_done(history) < limits.least_share:
+        return
+    span = found.doublings if limits.plateau_steps else 1.0
+    bound = max(limits.plateau_drop, limits.plateau_fall * abs(found.trend.end)) / span
+    confidence = found.trend.chance_above(-bound)
+    if confidence < limits.confidence or _fell_later(history, found, bound):
+        return
+    low, high = (-slope for slope in found.trend.interval(limits.confidence)[::-1])
+    told = (
+        f"{found.metric} stands at {found.trend.end:.4g}: from step {found.first} to {found.last} it fell by "
+        f"{found.fall:.2g} ({low:.2g} to {high:.2g}) per doubling of {found.unit}; less than {bound:.2g} is nothing"
+    )
+    yield Verdict("plateau", found.last, confidence, told, found.evidence(limits.confidence), _other_lrs(history))
+
+
+def underfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
+    """At the end of the run the loss still fell by a good share of itself per doubling of tokens."""
+    found = stretch(history, limits)
+    is_over = share_done(history) == 1 and history.facts.status in (None, "completed")
+    if found is None or not is_over:
+        return
+    bound = limits.underfit_fall * abs(found.trend.end)
+    confidence = 1 - found.trend.chance_above(-bound)
+    if confidence >= limits.confidence:
+        steps = history.facts.total_steps or history.last_step
+        told = (
+            f"{found.metric} still fell by {found.fall:.2g} per doubling of {found.unit} at {found.trend.end:.4g}, "
+            f"from step {found.first} to {found.last}: more steps help before more rank does"
+        )
+        overrides = (f"loop.max_steps={2 * steps}",)
+        yield Verdict("underfitting", found.last, confidence, told, found.evidence(limits.confidence), overrides)
+
+
+def overfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
+    """The validation loss rises from its best by more than its noise while the training loss goes on falling."""
+    losses = finite(history["val/loss"])
+    if len(losses) < 4:
+        return
+    best = int(np.argmin(losses.values))
+    after = losses.values[best + 1 :]
+    noise = _noise(history, losses)
+    if len(after) < 2 or (gap := float(after[-2:].min() - losses.values[best])) <= 0:
+        return
+    if gap < limits.overfit_gap * abs(losses.values[best]) or gap < limits.overfit_z * noise:
+        return
+    fell = _train_fall(history, int(losses.steps[best]))
+    if fell is not None and fell <= 0:
+        return
+    z = gap / noise if noise else math.inf
+    confidence = (1 - 0.5 * math.exp(-z / 2)) * (1.0 if fell is not None else 0.7)
+    step, last = int(losses.steps[best]), int(losses.steps[-1])
+    training = "" if fell is None else f", while train/loss fell by {fell:.2g}"
+    told = (
+        f"val/loss was best at step {step}, {losses.values[best]:.4g}, and has risen by {gap:.2g} (noise {noise:.2g}) "
+        f"by step {last}{training}"
+    )
+    evidence = {"best step": step, "best": float(losses.values[best]), "gap": gap, "noise": noise, "to step": last}
+    decay = max(0.1, 3 * (history.facts.weight_decay or 0))
+    overrides = ("loop.patience=2", f"optimizer.weight_decay={decay:.2g}", f"loop.max_steps={max(1, step)}")
+    yield Verdict("overfitting", step, confidence, told, evidence, overrides)
+
+
+def _never(history: History, told: str, evidence: dict[str, float]) -> Verdict:
+    return Verdict("never learnt", history.last_step, 0.95, told, evidence, _other_lrs(history)[-1:])
+
+
+def _losses(history: History) -> Series:
+    """Validation, where there are two evaluations, else training."""
+    losses = finite(history["val/loss"])
+    return losses if len(losses) > 1 else finite(history["train/loss"])
+
+
+def _start(losses: Series) -> float | None:
+    """Where the loss began, if the curve goes back to there."""
+    return float(losses.values[0]) if losses.steps[0] <= losses.steps[-1] / 10 else None
+
+
+def _fell_later(history: History, found: Stretch, bound: float) -> bool:
+    """Whether the loss came down after the stretch, as it does where the LR was what held it up."""
+    losses = finite(history[found.metric])
+    later = losses.values[losses.steps > found.last]
+    if not len(later):
+        return False
+    level = float(np.median(later[-max(1, len(later) // 4) :]))
+    return found.trend.end - level > bound
+
+
+def _noise(history: History, losses: Series) -> float:
+    """Of a difference between two evaluations: seen, where there are enough of them, else by their standard error,
+    which is too large where both are of the same set."""
+    if len(losses) >= 6:
+        return math.sqrt(2) * scatter(losses.values)
+    errors = history["val/loss_se"].values
+    return math.sqrt(2) * float(np.median(errors)) if len(errors) else 0.0
+
+
+def _train_fall(history: History, since: int) -> float | None:
+    """Of the training loss, from around a step to the end; None where it has too few points."""
+    losses = finite(history["train/loss"])
+    at = int(np.searchsorted(losses.steps, since))
+    reach = max(2, len(losses) // 10)
+    if len(losses) < 6 or at < 1 or len(losses) - at < 2:
+        return None
+    around = losses.values[max(0, at - reach) : at + reach]
+    return float(np.median(around) - np.median(losses.values[-reach:]))
+
+
+def _other_lrs(history: History) -> tuple[str, ...]:
+    lr = history.facts.peak_lr or max(history["train/lr"].values, default=0.0)
+    is_flat = history.facts.schedule in (None, "Constant")
+    overrides = ("schedule=cosine",) if is_flat else ()
+    return (*overrides, f"optimizer.lr={3 * lr:.2g}") if lr else overrides

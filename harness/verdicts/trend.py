@@ -1,0 +1,91 @@
+"""Slopes, levels and noise of a curve, as robust as they are simple."""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+TO_DEVIATION = 1.4826
+"""A normal distribution's standard deviation over its median absolute deviation."""
+MOST_BINS = 48
+"""Means over bins leave little of the dependence between neighbours (batch means; Schmeiser, 1982)."""
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A straight line through `n` points: its slope, the standard error of that, and where it ends."""
+
+    slope: float
+    error: float
+    n: int
+    end: float
+
+    def interval(self, confidence: float) -> tuple[float, float]:
+        """Two-sided, of the slope."""
+        reach = self.error * _quantile((1 + confidence) / 2, self.n - 2)
+        return self.slope - reach, self.slope + reach
+
+    def chance_above(self, slope: float) -> float:
+        """Confidence, 0 to 1, that the slope is larger."""
+        if self.error == 0:
+            return float(self.slope > slope)
+        return _cumulative((self.slope - slope) / self.error, self.n - 2)
+
+
+def trend(x: np.ndarray, y: np.ndarray) -> Trend:
+    """Least squares over bin means, its error by Newey and West (1987) and never below that of independent points."""
+    x, y = binned(x), binned(y)
+    n, off = len(x), x - x.mean()
+    spread = (off**2).sum()
+    slope = float((off * y).sum() / spread)
+    left = y - y.mean() - slope * off
+    plain = (left**2).sum() / (n - 2) / spread
+    parts = off * left
+    total = (parts**2).sum()
+    lags = math.floor(4 * (n / 100) ** (2 / 9))
+    for lag in range(1, min(lags, n - 1) + 1):
+        total += 2 * (1 - lag / (lags + 1)) * (parts[lag:] * parts[:-lag]).sum()
+    robust = n / (n - 2) * total / spread**2
+    end = float(y.mean() + slope * (x[-1] - x.mean()))
+    return Trend(slope, math.sqrt(max(plain, robust)), n, end)
+
+
+def binned(values: np.ndarray) -> np.ndarray:
+    """Means over MOST_BINS stretches of equal length; the values themselves where there are few."""
+    if len(values) <= MOST_BINS:
+        return values
+    edges = np.linspace(0, len(values), MOST_BINS + 1).astype(int)
+    return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
+
+
+def usual(values: np.ndarray, least: int, window: int = 50, stride: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Median and robust standard deviation of the `window` values before each one, or of the at least `least` at the
+    beginning; NaN before those. Both move on every `stride` values, from the first on, so later values change none."""
+    middle, spread = np.full((2, len(values)), np.nan)
+    if len(values) > least:
+        mirrored = np.pad(values, (window - least, 0), "symmetric")
+        before = sliding_window_view(mirrored[:-1], window)[::stride]
+        medians = np.median(before, axis=1)
+        deviations = TO_DEVIATION * np.median(np.abs(before - medians[:, None]), axis=1)
+        middle[least:] = np.repeat(medians, stride)[: len(values) - least]
+        spread[least:] = np.repeat(deviations, stride)[: len(values) - least]
+    return middle, spread
+
+
+def scatter(values: np.ndarray) -> float:
+    """Robust standard deviation of the noise on a smooth curve, from second differences (Gasser et al., 1986)."""
+    second = values[2:] - 2 * values[1:-1] + values[:-2]
+    return float(TO_DEVIATION * np.median(np.abs(second)) / math.sqrt(6))
+
+
+def _quantile(share: float, dof: int) -> float:
+    """Of Student's distribution (Abramowitz and Stegun, 26.7.5)."""
+    z = NormalDist().inv_cdf(share)
+    return z + (z**3 + z) / (4 * dof) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
+
+
+def _cumulative(t: float, dof: int) -> float:
+    """Of Student's distribution (Abramowitz and Stegun, 26.7.8)."""
+    return NormalDist().cdf(t * (1 - 1 / (4 * dof)) / math.sqrt(1 + t**2 / (2 * dof)))
