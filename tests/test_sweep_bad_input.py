@@ -101,6 +101,7 @@ TABLE = [
     ([GRID, "seed=range(0,1000)", "lora.rank=range(1,1000)"], ["999000", "hydra/sweeper/sampler=random"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
     (["output_dir=null"], ["output_dir: None is no folder"]),
+    (["sweep.storage=sqlite:////proc/study.db"], ["sweep.storage: ", "/proc/study.db", "cannot be opened"]),
 ]  # fmt: skip
 
 
