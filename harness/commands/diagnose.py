@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from harness.verdicts.expectations import Expectation, parse, score
 from harness.verdicts.history import History
 from harness.verdicts.thresholds import Thresholds
 
+RUN_ID = r"[0-9a-f]{32}"
+"""Of MLflow."""
 WIDTH = 118
 """Columns, where the output is a file or a pipe."""
 COUNTED = ("train/loss", "val/loss", "train/lr", "train/grad_norm")
@@ -55,7 +58,7 @@ def history_of(run: str, uri: str | None = None) -> History:
     """The run or log that `run` names; ConfigError where there is none, or none that can be read."""
     try:
         path = _path(run)
-        history = readers.read(path) if path else mlflow.read(run, uri)
+        history = readers.read(path) if path else mlflow.read(run, uri) if re.fullmatch(RUN_ID, run) else None
     except (ValueError, OSError) as error:
         raise ConfigError(f"RUN_OR_LOG: {error}") from error
     if history is None:

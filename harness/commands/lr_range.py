@@ -4,10 +4,13 @@ import argparse
 import math
 import shlex
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from harness.build import Parts
@@ -24,8 +27,8 @@ from harness.schedules import Schedule
 from harness.state import Progress
 from harness.verdicts.lr_band import FEWEST, FOLDER, NAME, Band, band, key, smoothed
 
-EXPLODED, WINDOW = 4.0, 3
-"""The test ends where the mean of so many losses is so many times the least one (fast.ai's rule)."""
+EXPLODED = 1.5
+"""The test ends where the loss is so many times what it was before it."""
 ROWS, BAR = 17, 40
 """Of the sketch in the terminal."""
 
@@ -35,7 +38,7 @@ class Rise:
     """The LR of the first parameter group goes from `low` to `high` in `steps`; those of the others keep their ratio
     to it."""
 
-    low: float = 1e-7
+    low: float = 1e-6
     high: float = 10.0
     steps: int = 100
 
@@ -82,35 +85,45 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def range_test(parts: Parts, world: World, rise: Rise) -> tuple[list[float], list[float]]:
-    """The LR of each update, and the training loss after it, up to where it explodes or is no number; the state of
-    `parts` is used up."""
+    """The LR of each update, and the loss after it of a batch that is not trained on, the same each time, so that no
+    batch is harder than the last; up to where it explodes or is no number. The state of `parts` is used up."""
     task, state, plan = parts.task, parts.state, parts.plan
-    begun = state.step - state.leg_step
-    peak_lr = next(iter(state.optimizer.lrs().values()))
+    begun, peak_lr = state.step - state.leg_step, next(iter(state.optimizer.lrs().values()))
     state.schedule, state.lr_factor = _Rising(rise=rise, first_step=begun, peak_lr=peak_lr), 1.0
-    state.model.train()
+    kept = task.batch(state.examples + rise.steps * plan.batch_size, plan.batch_size)
     state.optimizer.train()
     micro_batch_size, lrs, losses = plan.micro_batch_size, [], []
-    while len(losses) <= rise.steps - 1 and not _has_exploded(losses):
+    highest = EXPLODED * _loss(parts, world, kept)
+    while len(losses) < rise.steps and (not losses or losses[-1] < highest):
+        state.model.train()
         batch = task.batch(state.examples, plan.batch_size)
         event = train_step(task, state, batch, plan, world, micro_batch_size)
         if isinstance(event, OutOfMemory):
-            decision = shrink_when_out_of_memory(event)
-            if isinstance(decision, Stop):
-                raise ConfigError(f"batch.batch_size: {decision.reason}")
-            micro_batch_size = decision.micro_batch_size
+            micro_batch_size = _smaller(event)
             continue
         lrs.append(event.lr)
-        losses.append(event.loss)
-    finite = [loss for loss in losses[1:] if math.isfinite(loss)]  # the first was before any update
+        losses.append(_loss(parts, world, kept))
+    finite = [loss for loss in losses if math.isfinite(loss)]
     return lrs[: len(finite)], finite
 
 
-def _has_exploded(losses: Sequence[float]) -> bool:
-    if losses and not math.isfinite(losses[-1]):
-        return True
-    means = [sum(losses[end - WINDOW : end]) / WINDOW for end in range(WINDOW, len(losses) + 1)]
-    return bool(means) and means[-1] > EXPLODED * min(means)
+def _smaller(event: OutOfMemory) -> int:
+    decision = shrink_when_out_of_memory(event)
+    if isinstance(decision, Stop):
+        raise ConfigError(f"batch.batch_size: {decision.reason}")
+    return decision.micro_batch_size
+
+
+def _loss(parts: Parts, world: World, batch: Any) -> float:
+    """Of a batch, without dropout and without a trace."""
+    task, plan = parts.task, parts.plan
+    share, total = -(-plan.batch_size // world.size), 0.0
+    task.model.eval()
+    autocast = torch.autocast(world.device.type, plan.autocast) if plan.autocast else nullcontext()
+    with torch.no_grad(), autocast:
+        for part in world.share(task.split(batch, share)):
+            total += sum(task.loss(one).sum.item() for one in task.split(part, plan.micro_batch_size))
+    return world.sum([total])[0] / task.count(batch)
 
 
 def sketch(lrs: Sequence[float], losses: Sequence[float], found: Band | str) -> Iterator[str]:
@@ -162,8 +175,8 @@ def _write(outputs: Path, cfg: DictConfig, lrs: list[float], losses: list[float]
 def picture(path: Path, name: str, lrs: Sequence[float], losses: Sequence[float], found: Band | str) -> None:
     """Draw the losses against the LR, raw and smoothed, with the band."""
     smooth = smoothed(losses)
-    axes = panel("Range test of the learning rate", name, "learning rate", "training loss after the update")
-    axes.plot(lrs, losses, color=BLUE, linewidth=0.8, alpha=0.4, label="each batch")
+    axes = panel("Range test of the learning rate", name, "learning rate", "loss of a batch apart")
+    axes.plot(lrs, losses, color=BLUE, linewidth=0.8, alpha=0.4, label="after each update")
     axes.plot(lrs, smooth, color=BLUE, linewidth=1.8, label="smoothed")
     if isinstance(found, Band):
         axes.axvspan(found.low, found.high, color=GREEN, alpha=0.15, label=f"sweep {found.low:.0e} to {found.high:.0e}")

@@ -8,10 +8,14 @@ import numpy as np
 from harness.events import Verdict
 from harness.verdicts.history import History
 
-BUGS = ("never learnt", "warm-up truncated", "incomparable", "vanishing gradients")
+BUGS = ("warm-up truncated", "incomparable", "vanishing gradients")
 """A search over these would search over a bug."""
+NEVER = "never learnt"
+"""A bug where the weights were trained before; from scratch it may be the LR."""
+NO_SEARCH = ("scheduler idle", "scheduler misled", "noisy evaluation", "throughput fell", "dominating layer")
+"""Not mended by a search; told with what to try."""
 TOO_HOT = ("learning rate too high", "divergence", "spike")
-TOO_COLD = ("learning rate too low",)
+TOO_COLD = ("learning rate too low", NEVER)
 UNSTEADY = ("warm-up too short", "divergence", "spike")
 LONGER = "underfitting"
 
@@ -50,7 +54,8 @@ class Prescription:
 def prescribe(history: History, verdicts: Sequence[Verdict], params: Mapping[str, str]) -> Prescription:
     """What to try after a run of ours with these dotted parameters and verdicts; what its experiment locks is left."""
     by_kind = {verdict.kind: verdict for verdict in reversed(verdicts)}
-    bug = next((by_kind[kind] for kind in BUGS if kind in by_kind), None)
+    bugs = (*BUGS, NEVER) if _is_pretrained(params) else BUGS
+    bug = next((by_kind[kind] for kind in bugs if kind in by_kind), None)
     if bug is not None:
         return Prescription(refusal=f"{bug.kind}: {bug.reason}")
     settings = tuple(_longer(params)) if LONGER in by_kind else ()
@@ -63,8 +68,9 @@ def prescribe(history: History, verdicts: Sequence[Verdict], params: Mapping[str
         *_decay(by_kind, params),
     ]
     free = tuple(part for part in ranges if not _is_locked(part.key, params))
-    notes = tuple(f"{part.key} is locked by the experiment; it is not searched" for part in ranges if part not in free)
-    return Prescription(free, settings, notes)
+    locked = [f"{part.key} is locked by the experiment; it is not searched" for part in ranges if part not in free]
+    aside = [_aside(by_kind[kind]) for kind in NO_SEARCH if kind in by_kind]
+    return Prescription(free, settings, (*locked, *aside))
 
 
 def _lrs(history: History, kinds: Collection[str], params: Mapping[str, str]) -> Iterator[Part]:
@@ -120,6 +126,15 @@ def _longer(params: Mapping[str, str]) -> Iterator[Part]:
         if params.get(key, "None") != "None":
             twice = 2 * float(params[key])
             yield Part(f"{key}={twice:.0f}" if twice % 1 == 0 else f"{key}={twice:g}", "the loss still fell at the end")
+
+
+def _aside(verdict: Verdict) -> str:
+    tries = f"; try {' or '.join(verdict.overrides)}" if verdict.overrides else ""
+    return f"{verdict.kind}: no search mends it{tries}"
+
+
+def _is_pretrained(params: Mapping[str, str]) -> bool:
+    return params.get("start.kind") in ("warm", "resume") or ".pretrained." in params.get("model._target_", "")
 
 
 def _is_locked(key: str, params: Mapping[str, str]) -> bool:

@@ -13,15 +13,15 @@ from harness.runner import assembled
 from harness.sweeping.asked import ask
 
 
-def test_the_lr_rises_exponentially_and_the_loss_beside_it_is_the_one_after_that_update(overrides) -> None:
+def test_the_lr_rises_exponentially_whatever_the_schedule_and_a_batch_apart_tells_of_every_update(overrides) -> None:
     rise = Rise(low=1e-6, high=1e-2, steps=21)
     with assembled(compose([*overrides, "schedule.warmup_ratio=0.5"])) as (_, parts, world):
         lrs, losses = range_test(parts, world, rise)
         assert parts.state.step == 21
-    assert len(lrs) == len(losses) == 20  # the last update has no loss after it
+    assert len(lrs) == len(losses) == 21
     assert lrs[0] == pytest.approx(1e-6)
     assert lrs[5] == pytest.approx(1e-5)
-    assert losses[-1] < losses[0]
+    assert losses == sorted(losses, reverse=True)  # no batch is harder than the last: it is always the same one
 
 
 def test_every_group_keeps_its_ratio_to_the_first(overrides) -> None:
@@ -42,7 +42,7 @@ def test_it_ends_where_the_loss_explodes(overrides) -> None:
     with assembled(compose(exploding)) as (_, parts, world):
         _, losses = range_test(parts, world, Rise(low=1e-2, high=1e6, steps=60))
     assert len(losses) < 50
-    assert max(losses[:-3]) < max(losses)
+    assert max(losses[:-1]) < 1.5 * losses[0]
 
 
 def test_it_leaves_numbers_a_picture_and_a_sweep_that_is_accepted_and_no_run(tested, overrides, capsys) -> None:

@@ -75,6 +75,20 @@ def test_a_loss_that_still_falls_asks_for_more_steps_and_no_sweep(params, length
     assert (list(ranges), settings) == (["optimizer.lr"], length)
 
 
+def test_what_never_learnt_is_a_bug_in_weights_that_were_trained_before_and_may_be_the_lr_of_others() -> None:
+    verdicts = [Verdict("never learnt", 5, 0.9, "it stayed at 9.2")]
+    for trained in ({"start.kind": "warm"}, {"model._target_": "harness.models.pretrained.causal"}):
+        assert prescribe(History(), verdicts, {**PARAMS, **trained}).refusal == "never learnt: it stayed at 9.2"
+    ranges, _ = asked("never learnt", **{"start.kind": "scratch"})
+    assert ranges["optimizer.lr"] == "tag(log,interval(1e-03,1e-01))"
+
+
+def test_what_no_search_mends_is_told_with_what_to_try() -> None:
+    found = prescribe(History(), [Verdict("scheduler idle", 5, 0.9, "", {}, ("schedule=cosine",))], PARAMS)
+    assert found.notes == ("scheduler idle: no search mends it; try schedule=cosine",)
+    assert [part.key for part in found.ranges] == ["optimizer.lr"]
+
+
 @pytest.mark.parametrize("kind", BUGS)
 def test_what_is_like_a_bug_is_never_searched_over(kind) -> None:
     verdicts = [Verdict("learning rate too low", 5, 0.9, "slow"), Verdict(kind, 5, 0.9, "it stayed at 9.2")]
