@@ -64,6 +64,8 @@ class Asked:
     """Of each parameter group, by name."""
     multiplier: Callable[[int], float] | None = None
     """Of the peak LR, for the update that follows so many."""
+    patience: int | None = None
+    """Evaluations without a better one that a plateau schedule of another kind than torch's waits for."""
     runs: int = 1
     """More than one in a sweep, `at_once` of them at a time."""
     at_once: int = 1
@@ -126,6 +128,8 @@ class Subject:
     """The validation loss, evaluated in batches of so many examples."""
     to_score: int | None = None
     """Elements that a whole evaluation scores."""
+    evaluated_share: float = 1.0
+    """Of the validation set, that `evaluate` scores; for the cost of a whole evaluation."""
     save: Callable[[Path], Any] | None = None
     """Write the model to a folder."""
     load: Callable[[Path], nn.Module] | None = None
