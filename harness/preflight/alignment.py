@@ -1,0 +1,198 @@
+"""Each position predicts the token it is meant to. The truth is read from the text and the logits, outside the loss."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from harness.preflight.findings import Finding
+from harness.preflight.probe import affordable, at_rest, descend, resolution, text_rows, written
+from harness.preflight.subject import IGNORED, Subject, Text, Tokens
+
+OFFSETS = (-1, 0, 1, 2)
+"""Places further on in the text than the token that is meant."""
+EQUAL = 1e-3
+"""Relative difference of two ways to compute one loss, in float32."""
+MARGIN = 0.1
+"""Nats by which a model that has learned tells one offset from another."""
+KNOWN, KNOWN_BY_COPYING = 0.9, 0.25
+"""Shares of ln(vocabulary) below which an offset is learned. With a tied head, random weights repeat their input."""
+TOY_TOKENS, TOY_LRS, TOY_STEPS, TOY_MARGIN = 16, (3e-3, 1e-2, 3e-4), 48, 0.5
+LOOK = "how labels are made and who moves them: the collator or the model's own loss, never both"
+NEEDS = "it takes `text`, or batches that are mappings with input_ids and labels"
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    text = subject.text
+    if text is None:
+        yield Finding("not checked", "labels against the text", "", NEEDS)
+        return
+    if subject.is_causal:
+        yield _labels(subject, text)
+    yield _loss(subject, text)
+    yield _learned(subject, text)
+    yield _toy(subject, text)
+
+
+def _labels(subject: Subject, text: Text) -> Finding:
+    """The labels of a model that predicts what follows are tokens of the text."""
+    what = "labels in the batches"
+    shares = dict.fromkeys(OFFSETS, 0.0)
+    for tokens in map(text.read, subject.batches):
+        for offset in OFFSETS:
+            shares[offset] += _agreement(tokens, text.shift + offset) / len(subject.batches)
+    best = max(shares, key=lambda offset: (shares[offset], offset == 0))
+    seen = f"{shares[0]:.0%} of them are the token {_place(text.shift)}"
+    expected = f"all of them the token {_place(text.shift)}"
+    if best != 0 and shares[best] > shares[0] + 0.5:
+        return Finding("fail", what, f"{seen}, {shares[best]:.0%} that {_place(text.shift + best)}", expected, LOOK)
+    return Finding("pass" if shares[0] > 0.9 else "warn", what, seen, expected, LOOK)
+
+
+def _agreement(tokens: Tokens, shift: int) -> float:
+    """The share of the labels that are the token so much further on."""
+    first, last = max(0, -shift), tokens.inputs.shape[1] - max(0, shift)
+    labels, there = tokens.labels[:, first:last], tokens.inputs[:, first + shift : last + shift]
+    is_scored = (labels != IGNORED) & tokens.is_real[:, first + shift : last + shift]
+    return ((labels == there) & is_scored).sum().item() / max(1, is_scored.sum().item())
+
+
+@torch.no_grad()
+def _loss(subject: Subject, text: Text) -> Finding:
+    """Whatever the weights, the loss is that of one offset."""
+    what = "the loss against the logits"
+    true = text_rows(subject, text, affordable(subject.model))
+    batch = written(true, subject, text)
+    with at_rest(subject.model):
+        loss, logits = subject.loss(batch).item(), text.logits(subject.model, batch)
+        tolerance = max(EQUAL, 4 * resolution(subject, batch))
+    nats = _nats(logits, true, subject)
+    far = {offset: abs(loss - value) / value for offset, value in nats.items()}
+    nearest = min(far, key=far.__getitem__)
+    seen = f"loss {loss:.4f}, cross-entropy {_told(nats, subject)}"
+    expected = f"the loss to be that of the token {_meant(0, subject)}"
+    if far[0] <= tolerance and far[0] <= 4 * far[nearest] + 1e-5:
+        return Finding("pass", what, seen, expected)
+    if far[nearest] > tolerance:
+        look = "whether more than cross-entropy is meant to be in it: label smoothing, a penalty, weights, another mean"
+        return Finding("warn", what, f"{seen}: it is none of them", expected, look)
+    seen += f": it is that of the token {_meant(nearest, subject)}"
+    return Finding("fail", what, seen + (", labels are shifted twice" if nearest == 1 else ""), expected, LOOK)
+
+
+@torch.no_grad()
+def _learned(subject: Subject, text: Text) -> Finding:
+    """What a trained model predicts is what is meant."""
+    what = "what the weights have learned to predict"
+    if not subject.is_pretrained:
+        return Finding("not checked", what, "", "it takes trained weights, and is_pretrained=True")
+    tokens = text.read(subject.batches[0])
+    rows = max(1, 4 * affordable(subject.model) // tokens.inputs.shape[1])
+    tokens = Tokens(tokens.inputs[:rows], tokens.labels[:rows], tokens.is_real[:rows])
+    with at_rest(subject.model):
+        logits = text.logits(subject.model, text.write(tokens))
+    is_scored = tokens.labels != IGNORED
+    true = tokens.inputs if subject.is_causal else tokens.labels.where(is_scored, tokens.inputs)
+    nats = _nats(logits, true, subject, at=tokens.is_real if subject.is_causal else is_scored, among=tokens.is_real)
+    uniform = math.log(logits.shape[-1])
+    best, seen = min(nats, key=nats.__getitem__), f"cross-entropy {_told(nats, subject)}"
+    expected = f"the token {_meant(0, subject)} to cost least"
+    if best == 0 and min(nats[offset] for offset in OFFSETS if offset) > nats[0] + MARGIN:
+        return Finding("pass", what, seen, expected)
+    is_known = nats[best] < uniform * (KNOWN_BY_COPYING if _distance(best, subject) == 0 else KNOWN)
+    if best != 0 and is_known and nats[best] < nats[0] - MARGIN:
+        return Finding("fail", what, seen, expected, "the labels that these weights were trained with; " + LOOK)
+    return Finding("not checked", what, "", f"it takes weights that tell one token from another: {seen}")
+
+
+def _toy(subject: Subject, text: Text) -> Finding:
+    """A rule that any such model learns in seconds: what follows a token, or what is shown for it, is fixed."""
+    what = "a toy text in which the token alone says what is meant"
+    rows = text_rows(subject, text, affordable(subject.model))
+    ids, counts = rows.unique(return_counts=True)
+    ids = ids[counts.argsort(descending=True)[:TOY_TOKENS]]
+    if len(ids) < 4:
+        return Finding("not checked", what, "", "it takes text of at least 4 different tokens")
+    shown, true = _toy_text(rows.shape, ids, bool(subject.is_causal))
+    batch = written(true, subject, text) if subject.is_causal else text.write(Tokens(shown, true, true >= 0))
+    tried, expected = [], f"logits that know the token {_meant(0, subject)}, by {TOY_MARGIN} nats from others"
+    for lr in TOY_LRS:
+        with subject.untouched():
+            loss, nats = _after(subject, text, batch, true, lr)
+        best = min(nats, key=nats.__getitem__)
+        lead = min(value for offset, value in nats.items() if offset != best) - nats[best]
+        tried.append(f"LR {lr:g}: training loss {loss:.2f}, cross-entropy {_told(nats, subject)}")
+        chance = math.log(len(ids))
+        is_learnt = lead > TOY_MARGIN and nats[best] < chance - TOY_MARGIN
+        if is_learnt and best == 0:
+            return Finding("pass", what, tried[-1], expected)
+        if is_learnt or loss < chance - 2 * TOY_MARGIN:
+            return Finding("fail", what, tried[-1], expected, LOOK)
+    look = "gradients and overfit below: nothing that this loss is given is learnt"
+    return Finding("warn", what, "not learnt; " + "; ".join(tried), expected, look)
+
+
+def _toy_text(shape: torch.Size, ids: Tensor, is_causal: bool) -> tuple[Tensor, Tensor]:
+    """(what is shown, what is meant) of `shape`, by a rule that turns the ids round."""
+    chance = torch.Generator().manual_seed(0)
+    ids = ids[torch.randperm(len(ids), generator=chance)]
+    at = torch.randint(len(ids), shape, generator=chance)
+    if is_causal:
+        at = (at[:, :1] + torch.arange(shape[1])) % len(ids)
+    return ids[at], ids[at if is_causal else (at + 1) % len(ids)]
+
+
+def _after(subject: Subject, text: Text, batch: object, true: Tensor, lr: float) -> tuple[float, Mapping[int, float]]:
+    """(training loss, nats by offset) as soon as one offset is known, or after so many steps."""
+    optimizer = torch.optim.AdamW(subject.trainable.values(), lr=lr, weight_decay=0.0)
+    losses, nats = [math.inf], _of_batch(subject, text, batch, true)
+    for loss in descend(subject, batch, [optimizer], TOY_STEPS):
+        losses.append(loss)
+        if len(losses) % 8 == 1:
+            nats = _of_batch(subject, text, batch, true)
+            first, second = sorted(nats.values())[:2]
+            if second - first > 2 * TOY_MARGIN and loss < losses[1] / 2:
+                break
+    return losses[-1], nats
+
+
+@torch.no_grad()
+def _of_batch(subject: Subject, text: Text, batch: object, true: Tensor) -> Mapping[int, float]:
+    with at_rest(subject.model):
+        return _nats(text.logits(subject.model, batch), true, subject)
+
+
+def _nats(
+    logits: Tensor, true: Tensor, subject: Subject, at: Tensor | None = None, among: Tensor | None = None
+) -> Mapping[int, float]:
+    """By offset the mean cross-entropy of the logits against the text, of places `at` and tokens `among` if given."""
+    everywhere = torch.ones_like(true, dtype=torch.bool)
+    at, among = everywhere if at is None else at, everywhere if among is None else among
+    logits, nats = logits.float().cpu(), {}
+    for offset in OFFSETS:
+        shift = _distance(offset, subject)
+        first, last = max(0, -shift), min(logits.shape[1], true.shape[1] - shift)
+        chosen = at[:, first:last] & among[:, first + shift : last + shift]
+        nats[offset] = F.cross_entropy(
+            logits[:, first:last][chosen], true[:, first + shift : last + shift][chosen]
+        ).item()
+    return nats
+
+
+def _distance(offset: int, subject: Subject) -> int:
+    """Places from that of the logits to that of the token."""
+    return offset + bool(subject.is_causal)
+
+
+def _meant(offset: int, subject: Subject) -> str:
+    return _place(_distance(offset, subject))
+
+
+def _place(distance: int) -> str:
+    return {-1: "before", 0: "at the place itself", 1: "that follows"}.get(distance, f"{distance} places on")
+
+
+def _told(nats: Mapping[int, float], subject: Subject) -> str:
+    return ", ".join(f"{nats[offset]:.4f} of the token {_meant(offset, subject)}" for offset in OFFSETS)

@@ -1,0 +1,137 @@
+"""What several checks do with a subject: look at it at rest, cut batches to what is cheap, train on one of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.preflight.subject import IGNORED, Subject, Text, Tokens
+
+PARAMETER_TOKENS, FEWEST, MOST = 2e8, 64, 256
+"""Of a step: parameters times tokens, and its bounds in tokens; some 30 steps then take seconds on two cores."""
+EXAMPLES = 4
+"""Of what is no text."""
+NORM = 1.0
+"""To which gradients are clipped, by which no learning rate that is tried here blows up at the first step."""
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Nothing is dropped out, and no statistics move."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def affordable(model: nn.Module) -> int:
+    """Tokens a step."""
+    return int(min(MOST, max(FEWEST, PARAMETER_TOKENS / sum(parameter.numel() for parameter in model.parameters()))))
+
+
+def few(subject: Subject) -> Any:
+    """The first batch, cut to the examples, or to the stretch of one, that a step can afford."""
+    batch = subject.batches[0]
+    if subject.text is None:
+        return _sliced(batch, len_of(batch))
+    tokens, most = subject.text.read(batch), affordable(subject.model)
+    scored = tokens.labels != IGNORED
+    rows, width = tokens.inputs.shape
+    if width <= most:
+        chosen = scored.sum(1).topk(min(rows, most // width)).indices.sort().values
+        return subject.text.write(Tokens(tokens.inputs[chosen], tokens.labels[chosen], tokens.is_real[chosen]))
+    row, start = divmod(int(scored.float().unfold(1, most, 1).sum(-1).argmax()), width - most + 1)
+    stretch = (slice(row, row + 1), slice(start, start + most))
+    return subject.text.write(Tokens(tokens.inputs[stretch], tokens.labels[stretch], tokens.is_real[stretch]))
+
+
+def len_of(batch: Any) -> int | None:
+    """The examples in a batch of a usual kind; None of another."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else None
+    if isinstance(batch, Mapping | tuple | list):
+        parts = batch.values() if isinstance(batch, Mapping) else batch
+        return max((size for part in parts if (size := len_of(part)) is not None), default=None)
+    return len(batch) if hasattr(batch, "__len__") and hasattr(batch, "__getitem__") else None
+
+
+def _sliced(batch: Any, size: int | None) -> Any:
+    """The first EXAMPLES of `size`; what holds no examples as it is."""
+    if size is None:
+        return batch
+    if isinstance(batch, Mapping):
+        return {name: _sliced(part, size) for name, part in batch.items()}
+    if type(batch) in (tuple, list):
+        return type(batch)(_sliced(part, size) for part in batch)
+    return batch[:EXAMPLES] if len_of(batch) == size and not isinstance(batch, str) else batch
+
+
+def text_rows(subject: Subject, text: Text, most: int) -> Tensor:
+    """[rows, tokens] of what stands in the text, nothing masked and no padding: up to `most` tokens."""
+    rows = []
+    for tokens in map(text.read, subject.batches):
+        true = tokens.labels.where((tokens.labels != IGNORED) & (not subject.is_causal), tokens.inputs)
+        rows += [row[is_real] for row, is_real in zip(true, tokens.is_real, strict=True)]
+    rows.sort(key=len, reverse=True)
+    width = min(len(rows[0]), most)
+    rows = [row[:width] for row in rows if 2 * len(row) >= width][: max(1, most // width)]
+    width = min(map(len, rows))
+    return torch.stack([row[:width] for row in rows])
+
+
+def written(true: Tensor, subject: Subject, text: Text) -> Any:
+    """The batch in which the rows of text `true` stand, all of it real and scored, labelled by the subject's rule."""
+    inputs = true[:, : true.shape[1] - text.shift]
+    return text.write(Tokens(inputs, true[:, text.shift :], torch.ones_like(inputs, dtype=torch.bool)))
+
+
+@torch.no_grad()
+def resolution(subject: Subject, batch: Any) -> float:
+    """The relative step between numbers of the coarsest kind that a layer makes on the way to the loss."""
+    seen = {torch.finfo(torch.float32).eps}
+
+    def look(module: nn.Module, inputs: Any, made: Any) -> None:
+        if isinstance(made, Tensor) and made.is_floating_point():
+            seen.add(torch.finfo(made.dtype).eps)
+
+    hooks = [module.register_forward_hook(look) for module in subject.model.modules()]
+    try:
+        subject.loss(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(seen)
+
+
+def descend(
+    subject: Subject, batch: Any, optimizers: Sequence[torch.optim.Optimizer], steps: int, clip: float = NORM
+) -> Iterator[float]:
+    """The loss before each of `steps` updates on one batch, and after the last, at rest; none where nothing that is to
+    be trained has a part in the loss."""
+    trainable = list(subject.trainable.values())
+    for optimizer in optimizers:
+        if hasattr(optimizer, "train"):
+            optimizer.train()
+    with at_rest(subject.model):
+        for _ in range(steps):
+            for parameter in trainable:
+                parameter.grad = None
+            loss = subject.loss(batch)
+            if not loss.requires_grad:
+                return
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trainable, clip)
+            for optimizer in optimizers:
+                optimizer.step()
+            yield loss.item()
+        with torch.no_grad():
+            yield subject.loss(batch).item()
+
+
+def named(names: Sequence[str], most: int = 3) -> str:
+    """Some of these, and how many there are more."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
