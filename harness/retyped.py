@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config import IDLE, compose, run_part
-from harness.explain import REFUSED, ConfigError, explain
+from harness.explain import REFUSED
 from harness.observers import record
 
 NOT_AGAIN = ("name", "sweep", "sweeps", "hydra", "pruner", "preflight")
@@ -18,17 +18,13 @@ NOT_AGAIN = ("name", "sweep", "sweeps", "hydra", "pruner", "preflight")
 
 def retyped(folder: Path) -> list[str]:
     """Overrides that compose to the configuration of the run in `folder`: those that were typed, as far as they are
-    known, and what differs beside them. ConfigError where no configuration of today is like it."""
-    wanted = OmegaConf.load(folder / "config.yaml")
-    typed = list(_typed(folder))
+    known and mean something here, and what differs beside them."""
+    wanted, typed = OmegaConf.load(folder / "config.yaml"), list(_typed(folder))
     try:
-        differences = list(_differences(_plain(wanted), _plain(run_part(compose(typed)))))
-        compose([*typed, *differences])
-    except REFUSED as error:
-        raise ConfigError(
-            f"RUN: {folder} was made by another version of the project: {explain(error, typed)}"
-        ) from error
-    return [*typed, *differences]
+        made = compose(typed)
+    except REFUSED:  # of a configuration folder of the user's own, or of another version of the project
+        typed, made = [], compose([])
+    return [*typed, *_differences(_plain(wanted), _plain(run_part(made)))]
 
 
 def _typed(folder: Path) -> Iterator[str]:

@@ -144,7 +144,7 @@ def _advice(found: Band | str, cfg: DictConfig, overrides: Sequence[str]) -> Ite
         return
     ranges = ranges_of(found.low, found.high, cfg)
     kept = [one for one in overrides if one.partition("=")[0] not in {text.partition("=")[0] for text in ranges}]
-    yield f"{found.reason}; an LR for a whole run mostly lies a factor of 2 to 10 below that"
+    yield f"{found.reason}; the best LR of a whole run is mostly about there or up to a tenth of it"
     yield f"sweep: {shlex.join(['python', 'run.py', '-m', *kept, *ranges])}"
 
 

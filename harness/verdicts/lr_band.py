@@ -20,6 +20,9 @@ BEGUN = 0.1
 """Share of its whole fall by which the loss has begun to fall."""
 NOISES, SHARE = 4.0, 0.01
 """A fall counts from so many standard deviations of the noise, and from such a share of the loss, on."""
+BELOW, ABOVE = 30.0, 3.0
+"""How far below and above the LR at which the loss was least a sweep goes: fast.ai takes a tenth of it, and warm-up and
+decay let runs here do best at it (docs/diagnosing.md)."""
 NARROWEST = 10.0
 """A decade: what a sweep should at least span."""
 
@@ -42,10 +45,8 @@ class Band:
 
 
 def band(lrs: Sequence[float], losses: Sequence[float]) -> Band | str:
-    """From where the loss has begun to fall up to where it is least, at least a decade; or why there is none.
-
-    LRs rise exponentially. The best LR of a whole run mostly lies a factor of 2 to 10 below the bottom of the test,
-    which is at the edge of what trains (Smith, 2017, section 3.3; fast.ai takes a tenth of it)."""
+    """From where the loss has begun to fall, but at most BELOW times below where it is least, up to ABOVE times above
+    that, but not to where it is back at its start; at least a decade. Or why there is none. LRs rise exponentially."""
     if len(losses) < FEWEST:
         return f"it ended after {len(losses)} steps: the loss broke off at an LR of {lrs[-1]:.1e}; begin lower"
     smooth = smoothed(losses)
@@ -56,16 +57,16 @@ def band(lrs: Sequence[float], losses: Sequence[float]) -> Band | str:
     least = max(NOISES * noise / math.sqrt(reach(len(losses))), SHARE * abs(start))
     if fall < least:
         return (
-            f"the loss of about {start:.4g} fell by {max(fall, 0):.2g} at most, and varies by {noise:.2g} by chance: "
-            "at no LR does it learn; look at labels and gradients first"
+            f"the loss of about {start:.4g} fell by {max(fall, 0):.2g} at most, where {least:.2g} would count: at no LR "
+            "does it learn; look at labels and gradients first"
         )
-    has_begun = np.flatnonzero(smooth[: at + 1] > start - BEGUN * fall)
-    begun = float(lrs[has_begun[-1] if len(has_begun) else 0])
+    begun = float(lrs[max(np.flatnonzero(smooth[: at + 1] > start - BEGUN * fall), default=0)])
+    back = np.flatnonzero(smooth[at:] > start)
     bottom = float(lrs[at])
-    reason = (
-        f"the loss fell from {start:.4g} from an LR of {begun:.1e} on, and was least, {smooth[at]:.4g}, at {bottom:.1e}"
-    )
-    return Band(_rounded(min(begun, bottom / NARROWEST)), _rounded(bottom), bottom, reason)
+    high = min(ABOVE * bottom, float(lrs[at + back[0]]) if len(back) else math.inf)
+    low = min(max(begun, bottom / BELOW), high / NARROWEST)
+    reason = f"the loss fell from {start:.4g}, from an LR of {begun:.1e} on, to {smooth[at]:.4g} at {bottom:.1e}"
+    return Band(_rounded(low), _rounded(high), bottom, reason)
 
 
 def smoothed(losses: Sequence[float]) -> np.ndarray:
@@ -80,11 +81,6 @@ def smoothed(losses: Sequence[float]) -> np.ndarray:
 def reach(steps: int) -> int:
     """Neighbours on each side that smoothing takes in: a quarter of a decade in a test of eight."""
     return max(1, steps // 32)
-
-
-def override(found: Band) -> str:
-    """The band as a sweep takes it."""
-    return f"optimizer.lr=tag(log,interval({found.low:.0e},{found.high:.0e}))"
 
 
 def key(params: Mapping[str, str]) -> str:

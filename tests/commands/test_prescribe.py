@@ -36,17 +36,31 @@ def test_the_sweep_is_accepted_and_its_present_config_is_the_run(finished, overr
     assert "4 evaluations of" in costs
 
 
-def test_what_was_typed_is_typed_again_and_the_rest_added(finished, tmp_path) -> None:
-    record = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    record[0]["tags"]["command"] = "python run.py experiment=smoke name=one optimizer.lr=0.5 sweep.n_trials=9 seed=5"
-    folder = tmp_path / "typed"
+def as_if_typed(command: str, finished: Path, folder: Path) -> Path:
+    """A copy of the run in `folder` that says it was started by this command."""
     folder.mkdir()
     shutil.copy(finished / "config.yaml", folder)
+    record = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    record[0]["tags"]["command"] = command
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, record)) + "\n")
-    found = retyped(folder)
+    return folder
+
+
+def test_what_was_typed_is_typed_again_and_the_rest_added(finished, tmp_path) -> None:
+    command = "python run.py experiment=smoke name=one optimizer.lr=0.5 sweep.n_trials=9 seed=5"
+    found = retyped(as_if_typed(command, finished, tmp_path / "typed"))
     assert found[:3] == ["experiment=smoke", "optimizer.lr=0.5", "seed=5"]
     assert "optimizer.lr=0.002" in found
     assert "model.layers=1" in found
+    assert plain(run_part(compose(found))) == plain(OmegaConf.load(finished / "config.yaml"))
+
+
+def test_what_was_typed_for_a_folder_that_is_not_here_is_left_out_and_all_that_it_set_is_spelled_out(
+    finished, tmp_path
+) -> None:
+    command = "python run.py --config-dir conf2 experiment=of_mine seed=5"
+    found = retyped(as_if_typed(command, finished, tmp_path / "typed"))
+    assert "experiment=of_mine" not in found
     assert plain(run_part(compose(found))) == plain(OmegaConf.load(finished / "config.yaml"))
 
 

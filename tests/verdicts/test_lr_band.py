@@ -20,17 +20,23 @@ def losses(noise: float = 0.02, fall: float = 2.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
-def test_the_band_reaches_from_where_the_loss_begins_to_fall_to_where_it_is_least(noise) -> None:
+def test_the_band_lies_about_the_lr_at_which_the_loss_is_least_and_where_it_falls(noise) -> None:
     found = band(LRS, losses(noise))
     assert isinstance(found, Band)
-    assert 1e-4 < found.low < 1e-3
-    assert 3e-3 < found.high < 3e-2
-    assert found.low < found.bottom
-    assert "the loss fell from" in found.reason
+    assert 3e-3 < found.bottom < 3e-2
+    assert found.bottom / 45 < found.low < found.bottom / 20  # rounded to one digit
+    assert 2 * found.bottom < found.high < 4.5 * found.bottom
+    assert found.reason.startswith("the loss fell from 6")
 
 
 def test_a_loss_that_only_varies_by_chance_has_no_band() -> None:
     assert "at no LR does it learn" in band(LRS, losses(noise=0.1, fall=0.0))
+
+
+def test_a_band_ends_where_the_loss_is_back_at_its_start() -> None:
+    cliff = np.where(LRS > 2e-2, 9.0, np.where(LRS < 1e-4, 6.0, 6 - np.log10(LRS / 1e-4)))
+    found = band(LRS, cliff)
+    assert found.high <= 2e-2 < 3 * found.bottom
 
 
 def test_a_band_is_at_least_a_decade_wide() -> None:
