@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +16,32 @@ from harness.observers import record
 NOT_AGAIN = ("name", "sweep", "sweeps", "hydra", "pruner", "preflight")
 """Roots of overrides that are of that run or its sweep alone."""
 
+PLAIN, NO_WORDS = r"[A-Za-z_][\w./-]*", ("null", "true", "false", "nan", "inf")
+"""What needs no quotes."""
+
 
 def retyped(folder: Path) -> list[str]:
     """Overrides that compose to the configuration of the run in `folder`: those that were typed, as far as they are
-    known and mean something here, and what differs beside them."""
-    wanted, typed = OmegaConf.load(folder / "config.yaml"), list(_typed(folder))
-    try:
-        made = compose(typed)
-    except REFUSED:  # of a configuration folder of the user's own, or of another version of the project
-        typed, made = [], compose([])
+    known and mean something here, or else the experiment of the run's name; and what differs beside them."""
+    wanted = OmegaConf.load(folder / "config.yaml")
+    typed, made = _begun(_typed(folder), [f"experiment={wanted.name}"])
     return [*typed, *_differences(_plain(wanted), _plain(run_part(made)))]
 
 
-def _typed(folder: Path) -> Iterator[str]:
+def _begun(*candidates: list[str]) -> tuple[list[str], DictConfig]:
+    """The first that is something and composes; a folder of the user's own, or another version, may have been meant."""
+    for overrides in filter(None, candidates):
+        with suppress(*REFUSED):
+            return overrides, compose(overrides)
+    return [], compose([])
+
+
+def _typed(folder: Path) -> list[str]:
     """From the command of `python run.py`; nothing of a run that was started otherwise."""
     start = next((entry for entry, _ in record.read(folder / record.NAME)), {})
     program, *words = shlex.split(start.get("tags", {}).get("command", ""))[1:] or [""]
-    for word in words if program == "run.py" else ():
-        if "=" in word and word.lstrip("+~").partition("=")[0].partition(".")[0] not in NOT_AGAIN:
-            yield word
+    given = [word for word in words if "=" in word] if program == "run.py" else []
+    return [word for word in given if word.lstrip("+~").partition("=")[0].partition(".")[0] not in NOT_AGAIN]
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -63,6 +71,8 @@ def _text(value: Any) -> str:
             return "{" + ",".join(f"{name}:{_text(inner)}" for name, inner in value.items()) + "}"
         case list():
             return f"[{','.join(map(_text, value))}]"
+        case str() if re.fullmatch(PLAIN, value) and value.lower() not in NO_WORDS:
+            return value
         case str():
             escaped = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], value).replace("'", "\\'")
             return f"'{escaped}'"

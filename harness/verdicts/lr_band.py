@@ -57,7 +57,7 @@ def band(lrs: Sequence[float], losses: Sequence[float]) -> Band | str:
     least = max(NOISES * noise / math.sqrt(reach(len(losses))), SHARE * abs(start))
     if fall < least:
         return (
-            f"the loss of about {start:.4g} fell by {max(fall, 0):.2g} at most, where {least:.2g} would count: at no LR "
+            f"the loss of about {start:.4g} fell by {max(fall, 0):.2g} at most, and {least:.2g} would count: at no LR "
             "does it learn; look at labels and gradients first"
         )
     begun = float(lrs[max(np.flatnonzero(smooth[: at + 1] > start - BEGUN * fall), default=0)])
