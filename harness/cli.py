@@ -11,6 +11,7 @@ COMMANDS = {
     "ui": "serve the MLflow UI over the recorded runs",
     "sync": "upload to MLflow what it lacks of runs and sweeps",
     "preflight": "check that a run would train what it is meant to, before it is searched",
+    "clean": "a copy of a text file without copies, broken and odd documents, and a list of what was dropped",
     "lr-range": "the loss while the LR rises, and the band of LRs that is worth a sweep",
     "diagnose": "what may be said of a run or a log, whoever recorded it, and what to try",
     "prescribe": "the sweep, or the longer run, that follows from what is wrong with a run",

@@ -112,7 +112,7 @@ class TextFiles(_Files):
 
     def documents(self) -> Iterator[Document]:
         for path in self.files():
-            text = _read(path)
+            text = read_text(path)
             pieces = re.split(self.split_on, text, flags=re.MULTILINE) if self.split_on else [text]
             yield from (Document(piece.strip()) for piece in pieces if piece.strip())
 
@@ -139,7 +139,7 @@ class Headlines(_Files):
         return map(Document, headlines[: self.limit])
 
     def _column(self, path: Path) -> list[str]:
-        text, kind = _read(path), Path(path.name.removesuffix(".gz")).suffix
+        text, kind = read_text(path), Path(path.name.removesuffix(".gz")).suffix
         if kind not in (".csv", ".tsv"):
             return text.split("\n")
         dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
@@ -154,7 +154,7 @@ class QAMarkdown(_Files):
 
     def documents(self) -> Iterator[Document]:
         for path in self.files():
-            blocks = re.split(r"^QUESTION:", _read(path), flags=re.MULTILINE)[1:]
+            blocks = re.split(r"^QUESTION:", read_text(path), flags=re.MULTILINE)[1:]
             if not blocks:
                 raise ValueError(f"path: {path} has no line that begins with QUESTION:; for plain text use data=text")
             for number, block in enumerate(blocks, 1):
@@ -255,7 +255,7 @@ def _from_row(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Do
 
 def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file and line, the JSON object there) of each line that is not blank; ValueError for one that holds none."""
-    for number, line in enumerate(_read(path).split("\n"), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):
         if line.strip():
             yield (where := f"{path}, line {number}"), _object(line, where)
 
@@ -291,7 +291,7 @@ def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     """The file's text with Unix line ends; ValueError where it is not UTF-8 or not a whole gzip file."""
     content = path.read_bytes()
     try:

@@ -54,7 +54,7 @@ def _overlap(data: Data) -> Finding:
     what = "validation examples in training"
     if data.train is None or data.val is None:
         return Finding("not checked", what, "", "needs data.train and data.val")
-    held_out = [example for example in data.val if len(example) != 0]  # type: ignore[arg-type]
+    held_out = [example for example in data.val if example not in ("", b"", ())]
     if not held_out:
         return Finding("fail", what, "there is no validation example", "some", "how the data is split")
     left = set(held_out)

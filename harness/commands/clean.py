@@ -1,0 +1,101 @@
+"""python -m harness clean data=qa_markdown data.source.path=notes.md --to cleaned.md: a copy without copies, empty and
+broken documents and passages unlike the rest, and beside it, in cleaned.md.changes, what was dropped or mended and why.
+The original stays as it is."""
+
+import argparse
+import gzip
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.build import make
+from harness.config import compose, writable
+from harness.data.cleaning import Change, clean
+from harness.data.sources import read_text
+from harness.explain import ConfigError
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "overrides", nargs="+", metavar="OVERRIDE", help="data=... and data.source....=..., as for run.py"
+    )
+    parser.add_argument("--to", type=Path, metavar="FILE", required=True, help="the copy; .gz is compressed")
+    parser.add_argument("--force", action="store_true", help="write over FILE where it exists")
+    args = parser.parse_args(arguments)
+    source, file = _source(args.overrides)
+    _check(args.to, file, args.force)
+    try:
+        before = read_text(file)
+        after, changes = clean(source, before)
+    except ValueError as error:
+        raise ConfigError(f"data.source: {error}") from error
+    if not after.strip():
+        raise ConfigError(f"data.source.path: nothing of {file} would be left; python -m harness preflight says more")
+    _write(args.to, after)
+    _write(beside(args.to), _table(changes))
+    print(_told(changes, before, after, args.to))
+    return 0
+
+
+def beside(copy: Path) -> Path:
+    """Where the list of what was changed stands."""
+    return copy.with_name(f"{copy.name}.changes")
+
+
+def _source(overrides: Sequence[str]) -> tuple[Any, Path]:
+    """The source of the data, and the one file that it reads."""
+    cfg = compose(overrides)
+    if "source" not in cfg.data or "path" not in cfg.data.source:
+        raise ConfigError("data: clean takes a file of text: data=text, qa_markdown, jsonl or headlines")
+    source = make(cfg.data, "source")
+    if not hasattr(source, "files"):
+        raise ConfigError(
+            f"data: {type(source).__name__} reads no file; take data=text, qa_markdown, jsonl or headlines"
+        )
+    files = source.files()
+    if len(files) != 1:
+        raise ConfigError(f"data.source.path: it names {len(files)} files, and clean takes one at a time")
+    return source, files[0]
+
+
+def _check(to: Path, file: Path, force: bool) -> None:
+    for path in (to, beside(to)):
+        if path.exists() and path.samefile(file):
+            raise ConfigError(f"--to: {path} is the original, which stays as it is; name another file")
+        if path.is_dir() or (path.exists() and not force):
+            raise ConfigError(f"--to: {path} exists; name another file, or write over it with --force")
+    if not to.absolute().parent.is_dir():
+        raise ConfigError(f"--to: there is no folder {to.absolute().parent}; make it, or name another")
+    writable("--to", to.absolute().parent)
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    content, draft = text.encode(), path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            file.write(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _table(changes: Sequence[Change]) -> str:
+    """As tab-separated values."""
+    rows = [("line", "did", "reason", "begins"), *((str(c.line), c.did, c.reason, c.begins) for c in changes)]
+    return "".join("\t".join(row) + "\n" for row in rows)
+
+
+def _told(changes: Sequence[Change], before: str, after: str, to: Path) -> str:
+    counts = Counter((change.did, change.reason.partition(":")[0]) for change in changes)
+    lines = [f"{number:>8,}  {did:<8} {reason}" for (did, reason), number in counts.most_common()]
+    lines.append(f"{to}: {len(after):,} of {len(before):,} characters")
+    lines.append(f"{beside(to)}: what was changed" if changes else "nothing was changed")
+    return "\n".join(lines)

@@ -1,0 +1,39 @@
+"""Broken encoding: what shows it, and what of it is mended because only one thing can have been meant."""
+
+import re
+
+_RAW = "\x80-\x84\x86-\x9f"
+_READ = "".join(bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0xC0))
+"""What UTF-8 characters go on with, as Latin-1 and as Windows-1252 reads it; U+0085 alone may be an end of line."""
+_NEXT = rf"[{_RAW}\x85{re.escape(_READ)}]"
+MISREAD = re.compile(
+    rf"[ÂÃ][{_RAW}\x85]|(?<![A-ZÀ-Þ])[ÂÃ]{_NEXT}|â[€‚„™œ\x80\x82\x84\x99\x9c]{_NEXT}|ð[Ÿ\x9f]{_NEXT}{{2}}|[{_RAW}]"
+)
+"""UTF-8 read as Windows-1252 or Latin-1, such as Ã© and â€™, and Windows-1252 read as Latin-1; but MANHÃ… stays, which
+is Portuguese."""
+BROKEN = re.compile(rf"[\ufffd\x00-\x08\x0e-\x1f\x7f{_RAW}]|â€|ðŸ")
+"""A replacement character, control characters, and misread characters of which a part is lost."""
+
+
+def mended(text: str) -> str:
+    """With what was misread read anew, as often as it was misread."""
+    while not text.isascii() and (better := MISREAD.sub(_read_anew, text)) != text:
+        text = better
+    return text
+
+
+def is_broken(text: str) -> bool:
+    """Whether `text` holds what shows broken encoding; what is mended holds only what no one can mend."""
+    return BROKEN.search(text) is not None
+
+
+def _read_anew(found: re.Match[str]) -> str:
+    content = b"".join(map(_byte, found.group()))
+    try:
+        return content.decode("cp1252" if len(content) == 1 else "utf-8")
+    except UnicodeDecodeError:
+        return found.group()
+
+
+def _byte(character: str) -> bytes:
+    return character.encode("latin-1" if "\x80" <= character <= "\x9f" else "cp1252")

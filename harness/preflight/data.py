@@ -1,0 +1,120 @@
+"""The text is sound: copies, empty and broken documents, unknown tokens, and passages unlike the rest."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from harness.data.flaws import is_broken, mended
+from harness.data.passages import WINDOW, Passage, unlike_the_rest
+from harness.preflight.findings import Finding, Level
+from harness.preflight.subject import Data, Subject
+
+MOST = 300_000
+"""Documents that are read."""
+WORTH_SAYING = {"copies": 0.01, "empty": 0.001, "broken encoding": 0.001, "unknown tokens": 0.001}
+"""Shares above which to look at them; small ones are in any text."""
+NOT_MEANT = 0.5
+"""Share of empty or broken documents, or of unknown tokens, that nobody can have meant."""
+NAMED = 3
+CLEAN = "python -m harness clean, which drops them and lists them"
+
+
+@dataclass
+class _Counts:
+    documents: int = 0
+    copies: int = 0
+    empty: int = 0
+    broken: int = 0
+    example: str = ""
+
+
+def check(subject: Subject) -> Iterator[Finding]:
+    """Of the documents, and of the stream of tokens that was made of them, as far as each is given."""
+    data = subject.data
+    if data.texts is None:
+        yield Finding("not checked", "documents", "", "needs data.texts")
+    else:
+        yield from _documents(data.texts)
+    if data.stream is None:
+        yield Finding("not checked", "passages", "", "needs data.stream, the training text as token ids")
+    else:
+        yield from _unknown(data)
+        yield _passages(data.stream)
+
+
+def _documents(texts: Iterable[str]) -> Iterator[Finding]:
+    counts = _counted(islice(texts, MOST))
+    total = counts.documents
+    if not total:
+        yield Finding("fail", "documents", "there is none", "some", "where the text comes from")
+        return
+    full = total - counts.empty
+    level: Level = "fail" if full > 1 and counts.copies == full - 1 else _level("copies", counts.copies, total)
+    yield Finding(level, "copies", _share(counts.copies, total), "none", CLEAN)
+    level = "fail" if counts.empty >= NOT_MEANT * total else _level("empty", counts.empty, total)
+    yield Finding(level, "empty documents", _share(counts.empty, total), "none", CLEAN)
+    seen = _share(counts.broken, total) + (f", such as {counts.example!r}" if counts.broken else "")
+    level = "fail" if counts.broken >= NOT_MEANT * total > 1 else _level("broken encoding", counts.broken, total)
+    yield Finding(level, "broken encoding", seen, "none", f"how the text was read; {CLEAN}")
+
+
+def _counted(texts: Iterable[str]) -> _Counts:
+    counts, seen = _Counts(), set()
+    for text in texts:
+        counts.documents += 1
+        if not (key := text.strip()):
+            counts.empty += 1
+            continue
+        if (of_text := hash(key)) in seen:
+            counts.copies += 1
+        seen.add(of_text)
+        if is_broken(text) or mended(text) != text:
+            counts.broken += 1
+            counts.example = counts.example or _excerpt(text)
+    return counts
+
+
+def _excerpt(text: str) -> str:
+    """A few characters around the first that is broken or would be mended."""
+    better = mended(text)
+    changed = next((at for at, (a, b) in enumerate(zip(text, better, strict=False)) if a != b), len(text))
+    at = next((at for at, character in enumerate(text) if is_broken(character)), len(text))
+    start = max(0, min(at, changed) - 12)
+    return text[start : start + 28]
+
+
+def _unknown(data: Data) -> Iterator[Finding]:
+    if data.unknown_id is None:
+        return
+    unknown = int((data.stream == data.unknown_id).sum())
+    level = "fail" if unknown >= NOT_MEANT * len(data.stream) else _level("unknown tokens", unknown, len(data.stream))
+    seen = _share(unknown, len(data.stream), "tokens")
+    yield Finding(level, "unknown tokens", seen, "none", "the tokenizer: whether it belongs to this text")
+
+
+def _passages(stream: np.ndarray) -> Finding:
+    what, found = "passages unlike the rest", sorted(unlike_the_rest(stream), key=lambda passage: passage.start)
+    if not found:
+        return Finding("pass", what, f"none in {len(stream):,} tokens, in windows of {WINDOW}")
+    longest = sorted(found, key=lambda passage: passage.start - passage.end)[:NAMED]
+    seen = "; ".join(map(_said, sorted(longest, key=lambda passage: passage.start)))
+    if len(found) > NAMED:
+        tokens = sum(passage.end - passage.start for passage in found)
+        seen = f"{len(found)} in {len(stream):,} tokens, {tokens / len(stream):.2%} of them; the longest: {seen}"
+    look_at = "the text there; a step that is fed such a passage may show as a spike; python -m harness clean"
+    return Finding("warn", what, seen, "none", look_at)
+
+
+def _said(passage: Passage) -> str:
+    measured = f"{passage.kind} {passage.seen:.1f} nats against {passage.usual:.1f}"
+    return f"tokens {passage.start:,} to {passage.end:,} ({measured})"
+
+
+def _level(what: str, count: int, total: int) -> Level:
+    return "warn" if count > WORTH_SAYING[what] * total else "pass"
+
+
+def _share(count: int, total: int, of: str = "documents") -> str:
+    return f"{count:,} of {total:,} {of}, {count / total:.2%}"
