@@ -1,41 +1,284 @@
 """How often each verdict is right: `python benchmarks/diagnosis.py`; `record [NAME...]` makes the real runs anew."""
 
+import itertools
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from harness.config import compose  # noqa: E402
+from harness.data.sources import PydocText  # noqa: E402
+from harness.events import EvalEnd, Event, Spike  # noqa: E402
+from harness.loop import train  # noqa: E402
+from harness.observers.window import Window  # noqa: E402
+from harness.policies import stop_when_diverged, watch_spikes  # noqa: E402
 from harness.readers import ours  # noqa: E402
 from harness.runner import run  # noqa: E402
+from harness.schedules import Constant, Cosine, Plateau, Schedule  # noqa: E402
+from harness.verdicts import diagnose  # noqa: E402
+from harness.verdicts.history import Facts, History, Spiked  # noqa: E402
+from tests.toy import CPU, Rows, ToyTask, toy_plan, toy_state  # noqa: E402
 from tests.verdicts import recorded  # noqa: E402
-from tests.verdicts.curves import Curve  # noqa: E402
+from tests.verdicts.curves import Curve, synthetic  # noqa: E402
 
 SMALL = [
     "experiment=smoke", "model.layers=1", "model.width=32", "model.heads=2", "tokenizer.vocab_size=512",
-    "data.sequence_length=32", "data.val_share=0.01", "batch.batch_size=16", "loop.max_steps=300", "loop.evals=10",
-    "loop.log_every=5", "optimizer.lr=1e-2",
+    "data.sequence_length=32", "data.val_share=0.01", "batch.batch_size=16", "loop.evals=10", "loop.log_every=5",
+    "optimizer.lr=1e-2", "loop.max_steps=300",
 ]  # fmt: skip
+LONG = ["loop.max_steps=2500", "loop.log_every=10"]
+FEW = ["data=text", "data.source.path={few}", "data.layout=packed", "data.val_share=0.3", "data.sequence_length=32"]
 
-RUNS: dict[str, tuple[list[str], set[str], set[str]]] = {
-    # overrides, what is wrong, what else may rightly be said of it
+Labels = tuple[list[str], set[str], set[str]]
+"""Overrides, what is wrong, what else may rightly be said of it."""
+SHORT = {"underfitting"}
+
+LM: dict[str, Labels] = {
     **{f"default_{seed}": ([f"seed={seed}"], set(), set()) for seed in range(10)},
-}
-HELD_OUT: set[str] = set()
+    "long": ([*SMALL, *LONG], set(), set()),
+    "long_constant": ([*SMALL, *LONG, "schedule=constant", "optimizer.lr=3e-3"], set(), set()),
+    "lr_far_too_low": ([*SMALL, "optimizer.lr=1e-6"], {"never learnt"}, set()),
+    "default_lr_far_too_low": (["optimizer.lr=1e-6", "seed=3"], {"never learnt"}, set()),
+    "lr_far_too_high": ([*SMALL, "optimizer.lr=3"], {"divergence"}, {"spike", "never learnt", "warm-up too short"}),
+    "clip_binds": ([*SMALL, "loop.grad_clip=0.02"], {"clipping binds"}, SHORT),
+    "no_warmup": ([*SMALL, "schedule.warmup_ratio=0.001"], {"warm-up truncated"}, SHORT | {"warm-up too short"}),
+    "idle_plateau": (
+        [*SMALL, "schedule=plateau", "schedule.patience=30", "optimizer.lr=1e-6"], {"never learnt", "scheduler idle"},
+        set(),
+    ),
+    "few_examples": ([*SMALL, *FEW, "loop.max_steps=600"], {"overfitting"}, set()),
+    "short": ([*SMALL, "loop.max_steps=80"], {"underfitting"}, set()),
+    "short_constant": ([*SMALL, "schedule=constant", "loop.max_steps=150"], {"underfitting"}, set()),
+    # held out: other sizes, numbers and seeds
+    "other_long": ([*SMALL, *LONG, "seed=7", "batch.batch_size=8", "schedule=wsd"], set(), set()),
+    "other_sgd_long": (
+        [*SMALL, *LONG, "seed=8", "optimizer=sgd", "optimizer.lr=1"], set(), {"clipping binds"},
+    ),
+    "other_lr_far_too_low": ([*SMALL, "seed=9", "optimizer=sgd", "optimizer.lr=1e-5"], {"never learnt"}, set()),
+    "other_lr_far_too_high": (
+        [*SMALL, "seed=10", "optimizer.lr=1", "schedule=constant"], {"divergence"},
+        {"spike", "never learnt", "warm-up too short"},
+    ),
+    "other_clip_binds": (
+        [*SMALL, "seed=11", "optimizer=sgd", "optimizer.lr=1", "loop.grad_clip=0.1"], {"clipping binds"},
+        SHORT | {"never learnt"},
+    ),
+    "other_no_warmup": (
+        [*SMALL, "seed=12", "schedule=linear", "schedule.warmup_ratio=0.001", "optimizer.lr=3e-3"],
+        {"warm-up truncated"}, SHORT,
+    ),
+    "other_few_examples": (
+        [*SMALL, *FEW, "seed=13", "loop.max_steps=900", "schedule=constant", "model.width=64"], {"overfitting"}, set(),
+    ),
+    "other_short": (
+        [*SMALL, "seed=14", "loop.max_steps=120", "model.width=64", "schedule=linear"], {"underfitting"}, set(),
+    ),
+}  # fmt: skip
+
+
+@dataclass
+class Bad(ToyTask):
+    """The toy task with a fault: batches at some positions carry wild targets, or another model, or few evaluated."""
+
+    bad: range = range(0)
+    make: Callable[[], nn.Module] | None = None
+    is_sampled: bool = False
+    is_fresh: bool = False
+    """No example comes twice."""
+    noise: float = 0.0
+    """Of the targets, so that the loss has a floor."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        generator = torch.Generator().manual_seed(2)
+        for rows in (self.train, self.val):
+            rows.targets += self.noise * torch.randn(rows.targets.shape, generator=generator)
+        self.model = self.make() if self.make else self.model
+        self.draws = np.random.default_rng(0)
+
+    def batch(self, position: int, size: int) -> Rows:
+        rows = self.fresh(position, size) if self.is_fresh else super().batch(position, size)
+        return replace(rows, targets=rows.targets + 6) if position // size in self.bad else rows
+
+    def fresh(self, position: int, size: int) -> Rows:
+        generator = torch.Generator().manual_seed(position + 10)
+        inputs = torch.randn(size, 7, 3, generator=generator)
+        wrong = self.noise * torch.randn(size, 7, 1, generator=generator)
+        return Rows(inputs, inputs.sum(-1, keepdim=True).sin() + wrong, torch.ones(size, 7, dtype=torch.bool))
+
+    def validation_batches(self) -> Iterable[Rows]:
+        return [self.val[self.draws.choice(16, 3).tolist()]] if self.is_sampled else super().validation_batches()
+
+
+def deep_sigmoid() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(9) for layer in (nn.Linear(16, 16), nn.Sigmoid())]
+    return nn.Sequential(nn.Linear(3, 16), nn.Sigmoid(), *layers, nn.Linear(16, 1))
+
+
+def too_small() -> nn.Module:
+    """Cannot bend, so it stands still at the best straight line."""
+    torch.manual_seed(0)
+    return nn.Linear(3, 1)
+
+
+def large_head() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1))
+    with torch.no_grad():
+        model[-1].weight.mul_(0.01)
+    return model
+
+
+TOY: dict[str, tuple[Bad, dict[str, object], set[str], set[str]]] = {
+    # the task, the run, what is wrong, what else may rightly be said of it
+    "toy": (Bad(), {}, set(), SHORT),
+    "toy_bad_batches": (Bad(bad=range(500, 504)), {}, {"spike"}, {"divergence"}),
+    "toy_vanishing": (Bad(make=deep_sigmoid), {"lr": 1e-3}, {"vanishing gradients"}, {"never learnt", "plateau"}),
+    "toy_dominating": (Bad(make=large_head), {"lr": 1e-5}, {"dominating layer"}, {"never learnt", "plateau"}),
+    "toy_diverging": (Bad(), {"lr": 30.0, "schedule": Constant()}, {"divergence"}, {"spike", "warm-up too short"}),
+    "toy_sampled_evaluation": (Bad(is_sampled=True), {"evals": 20}, {"noisy evaluation"}, SHORT | {"plateau"}),
+    "toy_few_noisy": (Bad(noise=1.0), {"schedule": Constant(), "steps": 3000, "lr": 0.01}, {"overfitting"}, set()),
+    "toy_stalled": (
+        Bad(make=too_small, is_fresh=True), {"schedule": Constant(), "steps": 4000, "lr": 2e-3, "evals": 20},
+        {"plateau"}, {"noisy evaluation"},
+    ),
+    "other_toy": (Bad(), {"lr": 0.02, "schedule": Cosine(warmup_ratio=0.1)}, set(), SHORT),
+    "other_toy_bad_batches": (Bad(bad=range(300, 306)), {"lr": 0.02}, {"spike"}, {"divergence"}),
+    "other_toy_idle": (
+        Bad(make=too_small, is_fresh=True, noise=0.3),
+        {"schedule": Plateau(patience=40), "steps": 3000, "lr": 1e-3, "evals": 16},
+        {"scheduler idle", "plateau"}, {"noisy evaluation"},
+    ),
+    "other_toy_sampled_evaluation": (
+        Bad(is_sampled=True), {"evals": 30, "lr": 0.02}, {"noisy evaluation"}, SHORT | {"plateau"},
+    ),
+}  # fmt: skip
 
 
 def record(names: list[str]) -> None:
-    for name in names or RUNS:
-        overrides, labels, may = RUNS[name]
-        with tempfile.TemporaryDirectory() as folder:
-            result = run(compose([*overrides, "observers=quiet", f"output_dir={folder}"]))
-            history = ours.read(result.folder / "metrics.jsonl")
-        recorded.write(Curve(name, history, frozenset(labels), frozenset(may), name in HELD_OUT))
-        print(name, result.status, f"{result.best_val_loss:.4g}", flush=True)
+    for name in names or [*LM, *TOY]:
+        history, labels, may = record_lm(name) if name in LM else record_toy(name)
+        is_held_out = name.startswith("other_") or name in {f"default_{seed}" for seed in range(5, 10)}
+        recorded.write(Curve(name, history, frozenset(labels), frozenset(may), is_held_out))
+        print(name, history.facts.status, sorted(labels), "->", [one.kind for one in diagnose(history)], flush=True)
+
+
+def record_lm(name: str) -> tuple[History, set[str], set[str]]:
+    overrides, labels, may = LM[name]
+    with tempfile.TemporaryDirectory() as folder:
+        few = Path(folder) / "few.txt"
+        few.write_text("\n".join(document.text for document in itertools.islice(PydocText().documents(), 60)))
+        given = [override.format(few=few) for override in overrides]
+        result = run(compose([*given, "observers=quiet", f"output_dir={folder}"]))
+        return ours.read(result.folder / "metrics.jsonl"), labels, may
+
+
+def record_toy(name: str) -> tuple[History, set[str], set[str]]:
+    task, how, labels, may = TOY[name]
+    steps, evals, log_every = int(how.get("steps", 1000)), int(how.get("evals", 10)), 5
+    schedule: Schedule = how.get("schedule", Cosine(warmup_ratio=0.05))
+    state = toy_state(task, lr=float(how.get("lr", 0.05)))
+    state.schedule = schedule
+    history = History(
+        Facts(
+            name=name,
+            total_steps=steps,
+            log_every=log_every,
+            batch_size=16,
+            optimizer="AdamW",
+            schedule=type(schedule).__name__,
+            watches="val/loss" if isinstance(schedule, Plateau) else None,
+            patience=getattr(schedule, "patience", None),
+            warmup_asked=float(schedule.warmup(steps)),
+            warmup_steps=schedule.warmup(steps),
+            unit="squared error",
+        )
+    )
+    window = Window()
+    window._log_every, window._total_steps = log_every, steps
+
+    def emit(event: Event) -> None:
+        if row := window(event):
+            history.add(row.step, row.metrics)
+        if isinstance(event, EvalEnd):
+            history.checkpoints.append(event.step)
+        if isinstance(event, Spike):
+            history.spikes.append(Spiked(event.step, event.began_at, event.loss, event.usual, event.examples, None))
+
+    plan = toy_plan(steps, eval_steps=frozenset(range(steps // evals, steps + 1, steps // evals)))
+    stop = train(task, state, plan, CPU, policies=[stop_when_diverged(), watch_spikes("warn")], emit=emit)
+    history.facts = replace(history.facts, status=stop.status)
+    return history, labels, may
+
+
+@dataclass
+class Score:
+    """Of a kind: how often it was rightly said, wrongly said, and missed."""
+
+    right: int = 0
+    wrong: int = 0
+    missed: int = 0
+
+    def __str__(self) -> str:
+        precision, recall = (_share(self.right, self.right + n) for n in (self.wrong, self.missed))
+        return f"{self.right + self.missed} | {precision} | {recall}"
+
+
+def score(curves: Iterable[Curve]) -> dict[str, Score]:
+    """By kind; what a curve's truth allows is neither right nor wrong."""
+    scores: dict[str, Score] = {}
+    for curve in curves:
+        said = {verdict.kind for verdict in diagnose(curve.history)}
+        for kind in said | curve.labels:
+            one = scores.setdefault(kind, Score())
+            one.right += kind in said & curve.labels
+            one.wrong += kind in said - curve.labels - curve.may
+            one.missed += kind in curve.labels - said
+    return scores
+
+
+def table(curves: list[Curve]) -> str:
+    parts = [[c for c in curves if (c.is_held_out, c.source) == (held, source)] for source, held in PARTS]
+    scores = [score(part) for part in parts]
+    kinds = sorted({kind for one in scores for kind in one})
+    heads = [
+        f"{source}, {'held out' if held else 'looked at'} ({len(part)})"
+        for (source, held), part in zip(PARTS, parts, strict=True)
+    ]
+    lines = ["| verdict | " + " | ".join(f"{head}: n | precision | recall" for head in heads) + " |"]
+    lines.append("|---|" + "---|" * (3 * len(PARTS)))
+    lines += [f"| {kind} | " + " | ".join(str(one.get(kind, Score())) for one in scores) + " |" for kind in kinds]
+    return "\n".join(lines)
+
+
+PARTS = [("synthetic", False), ("synthetic", True), ("real", False), ("real", True)]
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.2f}" if whole else "-"
+
+
+def main() -> None:
+    curves = [*synthetic(), *(recorded.read(path) for path in sorted(recorded.FOLDER.glob("*.jsonl")))]
+    print(table(curves))
+    for curve in curves:
+        said = {verdict.kind for verdict in diagnose(curve.history)}
+        if said - curve.labels - curve.may or curve.labels - said:
+            wrong, missed = sorted(said - curve.labels - curve.may), sorted(curve.labels - said)
+            print(f"{curve.source} {curve.name}: wrongly {wrong}, missed {missed}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["record"]:
         record(sys.argv[2:])
+    else:
+        main()

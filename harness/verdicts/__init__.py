@@ -33,6 +33,7 @@ RULES = (
 EXPLAINED = {
     "divergence": {"never learnt", "plateau", "underfitting", "overfitting", "scheduler idle", "noisy evaluation"},
     "never learnt": {"plateau", "underfitting", "overfitting"},
+    "vanishing gradients": {"dominating layer"},
     "overfitting": {"plateau", "underfitting"},
 }
 """What is not said beside a verdict because it follows from the same."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.events import Verdict
 from harness.verdicts.history import History, Series
-from harness.verdicts.stretch import finite
+from harness.verdicts.stretch import finite, scale
 from harness.verdicts.thresholds import Thresholds
 from harness.verdicts.trend import usual
 
@@ -68,37 +68,39 @@ def peaks(history: History, limits: Thresholds) -> list[Peak]:
     """Of the training loss where it was recorded often enough, else of the validation loss."""
     train, val = finite(history["train/loss"]), finite(history["val/loss"])
     if len(train) > TRAIN_LEAST:
-        return _peaks(train, *usual(train.values, TRAIN_LEAST), limits, LONGEST)
-    return _peaks(val, *usual(val.values, VAL_LEAST, stride=1), limits, 1)
+        middle, spread = usual(train.values, TRAIN_LEAST)
+        return _peaks(train, middle, middle + _margin(history, limits, middle, spread), spread, LONGEST)
+    middle, spread = usual(val.values, VAL_LEAST, stride=1)
+    return _peaks(val, middle, middle + _margin(history, limits, middle, spread), spread, 1)
 
 
-def _peaks(series: Series, middle: np.ndarray, spread: np.ndarray, limits: Thresholds, longest: int) -> list[Peak]:
+def _peaks(series: Series, middle: np.ndarray, ceiling: np.ndarray, spread: np.ndarray, longest: int) -> list[Peak]:
     steps, values = series
-    margin = np.maximum.reduce(
-        [limits.spike_z * spread, limits.spike_share * np.abs(middle), np.full_like(middle, limits.spike_rise)]
-    )
     found: list[Peak] = []
-    free_from = 0
-    for at in np.flatnonzero(values > middle + margin):
-        if at < free_from:
+    end = 0
+    for at in np.flatnonzero(values > ceiling):
+        if at < end:
             continue
-        back = np.flatnonzero(values[at:] <= middle[at] + margin[at])
-        end = at + back[0] if len(back) else len(values)
-        free_from = end
-        began_at = int(steps[at - 1])
-        if steps[end - 1] - began_at < longest:
-            continue
-        top = at + int(np.argmax(values[at:end]))
-        z = (values[top] - middle[at]) / spread[at] if spread[at] else math.inf
-        until = int(steps[end]) if end < len(values) else None
-        found.append(Peak(began_at, int(steps[top]), float(values[top]), float(middle[at]), float(z), until))
+        back = np.flatnonzero(values[at:] <= ceiling[at])
+        end = int(at + back[0]) if len(back) else len(values)
+        began_at, top = int(steps[at - 1]), at + int(np.argmax(values[at:end]))
+        if steps[end - 1] - began_at >= longest:
+            z = (values[top] - middle[at]) / spread[at] if spread[at] else math.inf
+            until = int(steps[end]) if end < len(values) else None
+            found.append(Peak(began_at, int(steps[top]), float(values[top]), float(middle[at]), float(z), until))
     return found
+
+
+def _margin(history: History, limits: Thresholds, middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """How far above what is usual is far."""
+    shares = limits.spike_share * np.maximum(np.abs(middle), scale(history, 0.0))
+    return np.maximum(np.maximum(limits.spike_z * spread, shares), limits.spike_rise)
 
 
 def _seen(history: History, limits: Thresholds, spiked: tuple) -> Verdict:
     step, began_at, loss, usually, examples, back_to = spiked
     losses = finite(history["train/loss"])
-    ceiling = usually + max(limits.spike_share * abs(usually), limits.spike_rise)
+    ceiling = usually + _margin(history, limits, np.array(usually), np.array(0.0))
     good = losses.steps[(losses.steps > step) & (losses.values <= ceiling)]
     until = back_to if back_to is not None else (int(good[0]) if len(good) else None)
     return _told(history, Peak(began_at, step, loss, usually, math.nan, until), examples, back_to)
@@ -150,8 +152,9 @@ def _risen(history: History, limits: Thresholds) -> tuple[int, float, float] | N
         levels, steps = np.r_[start.values[0], levels], np.r_[0, steps]
     best = int(np.argmin(levels))
     last = levels[best + 1 :][-max(2, math.ceil(0.15 * count)) :]
-    noise = np.median(np.abs(np.diff(levels))) if count > 3 else 0.0
-    bound = levels[best] + max(limits.spike_z * noise, limits.spike_share * abs(levels[best]), limits.spike_rise)
+    noise = np.median(np.abs(np.diff(levels[: best + 1]))) if best > 2 else 0.0
+    far = min(_margin(history, limits, levels[best], noise), scale(history, levels[best]))  # twice the best is far
+    bound = levels[best] + far
     if len(last) < max(2, math.ceil(0.15 * count)) or last.min() <= bound:
         return None
     return int(steps[best]), float(levels[best]), float(last.min())

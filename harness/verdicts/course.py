@@ -7,11 +7,14 @@ import numpy as np
 
 from harness.events import Verdict
 from harness.verdicts.history import History, Series
-from harness.verdicts.stretch import Stretch, finite, share_done, stretch
+from harness.verdicts.stretch import Stretch, finite, scale, share_done, stretch
 from harness.verdicts.thresholds import Thresholds
 from harness.verdicts.trend import scatter
 
 HALF = 0.5
+DOUBLINGS = (1.0, 2.0, 4.0)
+MEMORY = 4
+"""Evaluations, the present one included, of which one has to be sure of a plateau."""
 
 
 def never_learnt(history: History, limits: Thresholds) -> Iterator[Verdict]:
@@ -37,20 +40,24 @@ def never_learnt(history: History, limits: Thresholds) -> Iterator[Verdict]:
 
 
 def plateau(history: History, limits: Thresholds) -> Iterator[Verdict]:
-    """The loss stands still although the LR is near its peak: over the last doubling of tokens it fell by less than a
-    small share of itself, and it did not fall when the LR did."""
-    found = stretch(history, limits)
-    if found is None or share_done(history) < limits.least_share:
+    """The loss stands still although the LR is near its peak: over the last doublings of tokens it fell by less than a
+    small share of itself each, and it did not fall when the LR did.
+
+    Once sure of it, less will do at the next few evaluations, so that it does not come and go with the noise."""
+    if share_done(history) < limits.least_share or (standing := flattest(history, limits, limits.plateau_fall)) is None:
         return
-    span = found.doublings if limits.plateau_steps else 1.0
-    bound = max(limits.plateau_drop, limits.plateau_fall * abs(found.trend.end)) / span
-    confidence = found.trend.chance_above(-bound)
-    if confidence < limits.confidence or _fell_later(history, found, bound):
+    confidence, found = standing
+    sure = confidence
+    for until in reversed(history["val/loss"].steps[-MEMORY:-1].tolist()):
+        before = flattest(history, limits, limits.plateau_fall, until)
+        sure = max(sure, before[0] if before and sure >= HALF else 0.0)
+    bound = _nothing(history, found, limits, limits.plateau_fall)
+    if confidence < HALF or sure < limits.confidence or _fell_later(history, found, bound):
         return
     low, high = (-slope for slope in found.trend.interval(limits.confidence)[::-1])
     told = (
-        f"{found.metric} stands at {found.trend.end:.4g}: from step {found.first} to {found.last} it fell by "
-        f"{found.fall:.2g} ({low:.2g} to {high:.2g}) per doubling of {found.unit}; less than {bound:.2g} is nothing"
+        f"{found.metric} stands at {found.trend.end:.4g}: from step {found.first} to {found.last} it {found.moved} "
+        f"(a fall of {low:.2g} to {high:.2g}), and less than {bound:.2g} is nothing"
     )
     yield Verdict("plateau", found.last, confidence, told, found.evidence(limits.confidence), _other_lrs(history))
 
@@ -61,7 +68,7 @@ def underfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
     is_over = share_done(history) == 1 and history.facts.status in (None, "completed")
     if found is None or not is_over:
         return
-    bound = limits.underfit_fall * abs(found.trend.end)
+    bound = limits.underfit_fall * scale(history, found.trend.end)
     confidence = 1 - found.trend.chance_above(-bound)
     if confidence >= limits.confidence:
         steps = history.facts.total_steps or history.last_step
@@ -83,7 +90,7 @@ def overfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
     noise = _noise(history, losses)
     if len(after) < 2 or (gap := float(after[-2:].min() - losses.values[best])) <= 0:
         return
-    if gap < limits.overfit_gap * abs(losses.values[best]) or gap < limits.overfit_z * noise:
+    if gap < limits.overfit_gap * scale(history, losses.values[best]) or gap < limits.overfit_z * noise:
         return
     fell = _train_fall(history, int(losses.steps[best]))
     if fell is not None and fell <= 0:
@@ -100,6 +107,23 @@ def overfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
     decay = max(0.1, 3 * (history.facts.weight_decay or 0))
     overrides = ("loop.patience=2", f"optimizer.weight_decay={decay:.2g}", f"loop.max_steps={max(1, step)}")
     yield Verdict("overfitting", step, confidence, told, evidence, overrides)
+
+
+def flattest(
+    history: History, limits: Thresholds, share: float, until: float = math.inf
+) -> tuple[float, Stretch] | None:
+    """Of the last one, two and four doublings the stretch over which the loss stood still most surely, by less than
+    `share` of itself per doubling, and the confidence; more doublings show less through the same noise."""
+    found = [stretch(history, limits, until, doublings) for doublings in DOUBLINGS]
+    sure = [(one.trend.chance_above(-_nothing(history, one, limits, share)), one) for one in found if one]
+    return max(sure, key=lambda pair: pair[0]) if sure else None
+
+
+def _nothing(history: History, found: Stretch, limits: Thresholds, share: float) -> float:
+    """A fall per doubling that is none."""
+    if limits.plateau_steps:
+        return limits.plateau_drop / found.doublings
+    return share * scale(history, found.trend.end)
 
 
 def _never(history: History, told: str, evidence: dict[str, float]) -> Verdict:

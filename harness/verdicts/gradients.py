@@ -46,21 +46,20 @@ def high_norm(history: History, limits: Thresholds) -> Iterator[Verdict]:
 
 
 def vanishing_gradients(history: History, limits: Thresholds) -> Iterator[Verdict]:
-    """Layers whose norm stays a thousandth of the median layer's, or is 0, as where the graph is cut."""
+    """Layers whose norm stays a ten thousandth of the largest one's, or is 0, as where the graph is cut."""
     names, norms, steps = _layers(history)
     if not len(norms):
         return
-    middle = np.median(norms, axis=1, keepdims=True)
-    bar = limits.vanish_ratio * np.where(middle > 0, middle, norms.max(axis=1, keepdims=True))
-    gone = (norms <= bar).all(axis=0) & (norms.max(axis=1, keepdims=True) > 0).all()
+    largest = norms.max(axis=1, keepdims=True)
+    gone = (norms <= limits.vanish_ratio * largest).all(axis=0) & largest.all()
     if gone.any():
         few = [name for name, is_gone in zip(names, gone, strict=True) if is_gone]
-        largest = float(norms[-1, gone].max())
+        most = float(norms[-1, gone].max())
         told = (
-            f"{len(few)} of {len(names)} layers have a gradient of at most {largest:.2g}, such as {few[0]}, and the "
-            f"largest is {norms[-1].max():.2g}: {'none' if largest == 0 else 'hardly any'} reaches them"
+            f"{len(few)} of {len(names)} layers have a gradient of at most {most:.2g}, such as {few[0]}, and the "
+            f"largest is {norms[-1].max():.2g}: {'none' if most == 0 else 'hardly any'} reaches them"
         )
-        evidence = {"layers": ", ".join(few[:8]), "largest of them": largest, "largest of all": float(norms[-1].max())}
+        evidence = {"layers": ", ".join(few[:8]), "largest of them": most, "largest of all": float(norms[-1].max())}
         yield Verdict("vanishing gradients", int(steps[-1]), 0.95, told, evidence)
 
 

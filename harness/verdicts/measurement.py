@@ -1,43 +1,54 @@
 """What the figures are worth: evaluations that are noise, units that differ, a machine that slowed down."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from harness.events import Verdict
-from harness.verdicts.history import History
-from harness.verdicts.stretch import finite
+from harness.verdicts.history import History, Series
+from harness.verdicts.stretch import finite, scale
 from harness.verdicts.thresholds import Thresholds
 from harness.verdicts.trend import scatter
 
 FEWEST_ROWS, FEWEST_EVALS = 12, 8
 DECISIVE, OFTEN = 2 * 2**0.5, 0.3
 """Two standard deviations of a difference; share of evaluations that are worse than the one before, half by chance."""
+MEMORY = 4
+"""Evaluations, the present one included."""
 
 
 def noisy_evaluation(history: History, limits: Thresholds) -> Iterator[Verdict]:
-    """The steps from one best to the next are smaller than an evaluation's noise: which one is best is chance."""
+    """The steps from one best to the next are smaller than an evaluation's noise: which one is best is chance. It is
+    enough that this held at one of the last evaluations, for the noise is itself measured with noise."""
     losses = finite(history["val/loss"])
     values = losses.values[losses.steps > 0]
-    if len(values) < FEWEST_EVALS:
+    ends = range(max(FEWEST_EVALS, len(values) - MEMORY + 1), len(values) + 1)
+    read = [_read(history, limits, values[:end]) for end in ends]
+    seen = next((one for one in reversed(read) if one), None)
+    if seen is None:
         return
-    noise = scatter(values)
-    half = values[len(values) // 4 :]
-    bests = np.minimum.accumulate(half)
-    gains = -np.diff(bests)[np.diff(bests) < 0]
-    gain = float(np.median(gains)) if len(gains) else 0.0
-    turns = float((np.diff(half) > 0).mean())
-    if noise < limits.noise_share * abs(np.median(half)) or gain >= DECISIVE * noise or turns < OFTEN:
-        return
-    evidence: dict[str, float | str] = {"noise": noise, "median gain": gain, "rises": turns, "evaluations": len(values)}
     told = (
-        f"from one best to the next val/loss falls by {gain:.2g}, and one evaluation varies by {noise:.2g}: "
-        "which one is best is chance"
+        f"from one best to the next val/loss falls by {seen['median gain']:.2g}, and one evaluation varies by "
+        f"{seen['noise']:.2g}: which one is best is chance"
     )
-    errors = history["val/loss_se"].values
+    errors = finite(history["val/loss_se"]).values
     if len(errors):
-        evidence["standard error"] = float(np.median(errors))
-    yield Verdict("noisy evaluation", history.last_step, 0.9, told, evidence, ("data.val_share=0.1",))
+        seen["standard error"] = float(np.median(errors))
+    yield Verdict("noisy evaluation", history.last_step, 0.9, told, seen, ("data.val_share=0.2",))
+
+
+def _read(history: History, limits: Thresholds, values: np.ndarray) -> dict[str, float | str] | None:
+    """The noise of these evaluations and the median gain of a best, where the one hides the other."""
+    later = values[len(values) // 4 :]
+    noise = scatter(later)
+    gains = -np.diff(np.minimum.accumulate(later))
+    gain = float(np.median(gains[gains > 0])) if gains.any() else math.inf
+    rises = float((np.diff(later) > 0).mean())
+    is_small = noise < limits.noise_share * scale(history, float(np.median(later)))
+    if is_small or gain >= DECISIVE * noise or rises < OFTEN:
+        return None
+    return {"noise": noise, "median gain": gain, "share of rises": rises, "evaluations": len(values)}
 
 
 def throughput_fell(history: History, limits: Thresholds) -> Iterator[Verdict]:
@@ -45,7 +56,7 @@ def throughput_fell(history: History, limits: Thresholds) -> Iterator[Verdict]:
     for name in ("perf/tokens_per_second", "perf/steps_per_second"):
         speeds = finite(history[name])
         if len(speeds) >= FEWEST_ROWS:
-            yield from _slower(name, speeds.steps, speeds.values, limits)
+            yield from _slower(history, name, speeds, limits)
             return
 
 
@@ -75,11 +86,16 @@ def compare(histories: Sequence[History], limits: Thresholds | None = None) -> l
     return found
 
 
-def _slower(name: str, steps: np.ndarray, speeds: np.ndarray, limits: Thresholds) -> Iterator[Verdict]:
-    early, late = speeds[1 : len(speeds) // 2], speeds[-(len(speeds) // 4) :]
+def _slower(history: History, name: str, speeds: Series, limits: Thresholds) -> Iterator[Verdict]:
+    quarter = len(speeds) // 4
+    early, late = speeds.values[1 : len(speeds) // 2], speeds.values[-quarter:]
     before, now = float(np.median(early)), float(np.median(late))
-    if now < (1 - limits.slow_share) * before and np.quantile(late, 0.75) < np.quantile(early, 0.25):
-        step = int(steps[-(len(speeds) // 4)])
-        told = f"{name.removeprefix('perf/').replace('_', ' ')} fell from {before:.3g} to {now:.3g} by step {step}"
-        evidence = {"before": before, "now": now, "from step": step}
+    step, last = int(speeds.steps[-quarter]), int(speeds.steps[-1])
+    amounts = history.tokens(np.array([step, last])) if "tokens" in name else np.array([step, last])
+    seconds = math.inf if amounts is None else float(np.diff(amounts)[0]) / now
+    is_apart = np.quantile(late, 0.75) < np.quantile(early, 0.25)
+    if now < (1 - limits.slow_share) * before and is_apart and seconds >= limits.slow_seconds:
+        what = name.removeprefix("perf/").replace("_", " ")
+        told = f"{what} fell from {before:.3g} to {now:.3g} by step {step}: look at the machine and the data loading"
+        evidence = {"before": before, "now": now, "from step": step, "for seconds": seconds}
         yield Verdict("throughput fell", step, 0.95, told, evidence)

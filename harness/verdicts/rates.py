@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.events import Verdict
+from harness.verdicts.course import flattest
 from harness.verdicts.history import History
-from harness.verdicts.stretch import AT_PEAK, finite, share_done, stretch
+from harness.verdicts.stretch import AT_PEAK, finite, share_done
 from harness.verdicts.thresholds import Thresholds
 
 EARLY = 0.3
@@ -70,16 +71,12 @@ def scheduler_idle(history: History, limits: Thresholds) -> Iterator[Verdict]:
     if not _is_plateau(history) or len(lr) < 3 or len(evals) < 3 or share_done(history) < limits.least_share:
         return
     held = lr[int(np.argmax(lr >= AT_PEAK * lr.max())) :]
-    found = stretch(history, limits)
-    if held.min() < lr.max() * (1 - ROUNDING) or found is None:
+    standing = flattest(history, limits, 3 * limits.plateau_fall)  # a patience acts on less than a plateau
+    if held.min() < lr.max() * (1 - ROUNDING) or standing is None or standing[0] < limits.confidence:
         return
-    bound = 3 * limits.plateau_fall * abs(found.trend.end)
-    if found.trend.chance_above(-bound) < limits.confidence:
-        return
+    found = standing[1]
     patience = history.facts.patience
-    told = (
-        f"the plateau schedule left the LR at {lr.max():.2g} while {found.metric} fell by {found.fall:.2g} per doubling"
-    )
+    told = f"the plateau schedule left the LR at {lr.max():.2g} while {found.metric} {found.moved}"
     evidence: dict[str, float | str] = {"LR": float(lr.max()), **found.evidence(limits.confidence)}
     if patience is not None:
         earliest = _earliest(evals.steps[evals.steps > 0], patience)

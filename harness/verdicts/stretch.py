@@ -1,5 +1,6 @@
-"""The part of a run that tells whether it still learns: its last doubling near the peak LR."""
+"""The part of a run that tells whether it still learns: its last doublings near the peak LR."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +10,10 @@ from harness.verdicts.thresholds import Thresholds
 from harness.verdicts.trend import Trend, trend
 
 AT_PEAK = 0.99
-SHORTEST = 0.4
-"""Doublings below which a stretch tells nothing of a doubling."""
+FLOOR = 0.05
+"""Of the first loss: below it, differences count against that, or all is a large share of a loss that is nearly 0."""
+SHORTEST = 0.6
+"""Share of the doublings asked for that a stretch has to reach over."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,11 @@ class Stretch:
         """Of the loss, over a doubling."""
         return -self.trend.slope
 
+    @property
+    def moved(self) -> str:
+        """How, in words."""
+        return f"{'fell' if self.fall >= 0 else 'rose'} by {abs(self.fall):.2g} per doubling of {self.unit}"
+
     def evidence(self, confidence: float) -> dict[str, float | str]:
         low, high = self.trend.interval(confidence)
         return {
@@ -47,37 +55,40 @@ class Stretch:
         }
 
 
-def stretch(history: History, limits: Thresholds) -> Stretch | None:
-    """Of the validation loss where it has points enough, else of the training loss; None where neither has."""
+def stretch(history: History, limits: Thresholds, until: float = math.inf, doublings: float = 1.0) -> Stretch | None:
+    """As it was at step `until`: of the validation loss where it has points enough, else of the training loss; None
+    where neither has, or where it does not reach as far back as asked."""
     begin, end = near_peak(history, limits)
     for name in ("val/loss", "train/loss"):
         series = finite(history[name])
-        found = _cut(history, name, series, begin, end, limits) if len(series) else None
+        found = _cut(history, name, series, (begin, min(end, until)), limits, doublings) if len(series) else None
         if found:
             return found
     return None
 
 
-def _cut(history: History, name: str, series: Series, begin: int, end: int, limits: Thresholds) -> Stretch | None:
-    inside = (series.steps >= max(1, begin)) & (series.steps <= end)
+def _cut(
+    history: History, name: str, series: Series, ends: tuple[int, float], limits: Thresholds, doublings: float
+) -> Stretch | None:
     tokens = history.tokens(series.steps)
     amounts = series.steps.astype(float) if tokens is None else tokens
+    inside = (series.steps >= max(1, ends[0])) & (series.steps <= ends[1])
     if not inside.any():
         return None
+    last = np.flatnonzero(inside)[-1]
     if limits.plateau_steps:
-        if end - series.steps[0] < limits.plateau_steps:
-            return None
-        inside &= series.steps >= end - limits.plateau_steps
+        inside &= series.steps >= series.steps[last] - limits.plateau_steps
+        is_whole = series.steps[last] - series.steps[0] >= limits.plateau_steps
     else:
-        inside &= amounts >= amounts[inside][-1] / 2
-    if inside.sum() < max(3, limits.fewest):
+        inside &= amounts >= amounts[last] / 2**doublings
+        is_whole = math.log2(amounts[last] / amounts[inside][0]) >= SHORTEST * doublings
+    if inside.sum() < max(3, limits.fewest) or not is_whole:
         return None
-    steps, values, x = series.steps[inside], series.values[inside], np.log2(amounts[inside])
-    if not limits.plateau_steps and x[-1] - x[0] < SHORTEST:
-        return None
+    steps, x = series.steps[inside], np.log2(amounts[inside])
     unit = "steps" if tokens is None else "tokens"
-    ends = float(amounts[inside][0]), float(amounts[inside][-1])
-    return Stretch(name, int(steps[0]), int(steps[-1]), unit, ends, float(x[-1] - x[0]), trend(x, values))
+    counted = float(amounts[inside][0]), float(amounts[last])
+    line = trend(x, series.values[inside])
+    return Stretch(name, int(steps[0]), int(steps[-1]), unit, counted, float(x[-1] - x[0]), line)
 
 
 def near_peak(history: History, limits: Thresholds) -> tuple[int, int]:
@@ -90,6 +101,13 @@ def near_peak(history: History, limits: Thresholds) -> tuple[int, int]:
     begin = int(lr.steps[np.argmax(lr.values >= AT_PEAK * peak)])
     high = np.flatnonzero(lr.values >= limits.peak_share * peak)[-1]
     return begin, history.last_step if high == len(lr) - 1 else int(lr.steps[high])
+
+
+def scale(history: History, level: float) -> float:
+    """What a difference at this level of the loss is a share of."""
+    losses = finite(history["val/loss"]).values
+    losses = losses if len(losses) else finite(history["train/loss"]).values
+    return max(abs(level), FLOOR * abs(losses[0])) if len(losses) else abs(level)
 
 
 def finite(series: Series) -> Series:

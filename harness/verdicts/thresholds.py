@@ -12,7 +12,7 @@ class Thresholds:
     fewest: int = 4
     least_share: float = 0.3
     peak_share: float = 0.3
-    plateau_fall: float = 0.003
+    plateau_fall: float = 0.005
     plateau_drop: float = 0.0
     plateau_steps: int = 0
     underfit_fall: float = 0.05
@@ -26,9 +26,10 @@ class Thresholds:
     clip_share: float = 0.8
     norm_limit: float = math.inf
     norm_jump: float = 5.0
-    vanish_ratio: float = 1e-3
+    vanish_ratio: float = 1e-4
     dominate_share: float = 0.95
     warmup_rise: float = 0.05
     slow_share: float = 0.3
+    slow_seconds: float = 60.0
     noise_share: float = 0.003
     coverage_gap: float = 0.001

@@ -81,11 +81,12 @@ def scatter(values: np.ndarray) -> float:
 
 
 def _quantile(share: float, dof: int) -> float:
-    """Of Student's distribution (Abramowitz and Stegun, 26.7.5)."""
-    z = NormalDist().inv_cdf(share)
-    return z + (z**3 + z) / (4 * dof) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * dof**2)
+    """Of Student's distribution above one half, to 4% from 2 degrees of freedom on (Wallace, 1959)."""
+    z = NormalDist().inv_cdf(share) * (8 * dof + 3) / (8 * dof + 1)
+    return math.sqrt(dof * math.expm1(z**2 / dof))
 
 
 def _cumulative(t: float, dof: int) -> float:
-    """Of Student's distribution (Abramowitz and Stegun, 26.7.8)."""
-    return NormalDist().cdf(t * (1 - 1 / (4 * dof)) / math.sqrt(1 + t**2 / (2 * dof)))
+    """Of Student's distribution, the inverse of `_quantile`."""
+    z = (8 * dof + 1) / (8 * dof + 3) * math.sqrt(dof * math.log1p(t**2 / dof))
+    return NormalDist().cdf(math.copysign(z, t))
