@@ -3,15 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from harness.preflight import CHECKS, Report, preflight
+from harness.preflight import CHECKS, Evaluated, Report, preflight
 from harness.preflight.subject import IGNORED
-from tests.preflight.healthy import Training, collate, new_model
+from harness.task import Loss
+from tests.preflight.healthy import PEAK, STEPS, Training, collate, new_model
 
 BUILT = [check for check in CHECKS if find_spec(f"harness.preflight.{check}")]
 
@@ -39,15 +41,21 @@ def labels_shifted_twice(training: Training) -> None:
 
 
 def attention_mask_inverted(training: Training) -> None:
-    forward = training.model.forward
-    training.model.forward = lambda input_ids, attention_mask=None: forward(
-        input_ids, None if attention_mask is None else 1 - attention_mask
-    )
+    def inverted(model: nn.Module) -> nn.Module:
+        forward = model.forward
+        model.forward = lambda input_ids, attention_mask=None: forward(
+            input_ids, None if attention_mask is None else 1 - attention_mask
+        )
+        return model
+
+    load = training.load
+    inverted(training.model)
+    training.load = lambda folder: inverted(load(folder))
 
 
 def loss_averaged_over_padding(training: Training) -> None:
     plain = training.loss_fn
-    training.loss_fn = lambda model, batch: plain(model, batch).sum / batch["labels"][:, 1:].numel()
+    training.loss_fn = lambda model, batch: Loss(plain(model, batch).sum, batch["labels"][:, 1:].numel())
 
 
 def noise_added_to_gradients(training: Training) -> None:
@@ -92,14 +100,67 @@ def frozen_base_outside_the_graph(training: Training) -> None:
     adapted(training, is_cut=True)
 
 
+def warmup_truncated_to_0(training: Training) -> None:
+    """int(0.1) of the steps."""
+    training.multiplier = lambda step: 1 - step / STEPS
+    training.optimize(training.model.parameters())
+
+
+def lr_multiplied_by_the_number_of_devices(training: Training) -> None:
+    training.optimizer = torch.optim.AdamW(training.model.parameters(), lr=4 * PEAK, weight_decay=0.01)
+    training.schedule = torch.optim.lr_scheduler.LambdaLR(training.optimizer, training.multiplier)
+
+
+def scheduler_stepped_every_micro_batch(training: Training) -> None:
+    step = training.step
+
+    def with_four_micro_batches(batch: Any) -> None:
+        step(batch)
+        for _ in range(3):
+            training.schedule.step()
+
+    training.step = with_four_micro_batches
+
+
+def head_made_anew_on_loading(training: Training) -> None:
+    load = training.load
+
+    def without_head(folder: Path) -> nn.Module:
+        model = load(folder)
+        model.head.weight = nn.Parameter(torch.randn_like(model.head.weight) / 50)
+        return model
+
+    training.load = without_head
+
+
+def evaluation_that_drops_the_tail(training: Training) -> None:
+    whole, val = training.evaluate, training.val
+
+    def without_tail(size: int) -> Evaluated:
+        training.val = val[: len(val) // size * size]
+        return whole(size)
+
+    training.evaluate = without_tail
+
+
+def training_text_in_validation(training: Training) -> None:
+    training.val = [*training.val[:-3], *training.train[5:8]]
+
+
 FAULTS = [
-    Fault("labels shifted twice", "alignment", labels_shifted_twice, frozenset({"first_loss"})),
+    Fault("labels shifted twice", "alignment", labels_shifted_twice, frozenset({"first_loss", "metric"})),
     Fault("inverted attention mask", "masks", attention_mask_inverted),
-    Fault("loss averaged over padding", "masks", loss_averaged_over_padding),
+    Fault("loss averaged over padding", "masks", loss_averaged_over_padding, frozenset({"metric"})),
     Fault("frozen base outside the graph", "gradients", frozen_base_outside_the_graph, frozenset({"overfit"})),
     Fault("noise added to gradients", "gradients", noise_added_to_gradients),
     Fault("optimizer missing a group", "gradients", optimizer_missing_a_group),
     Fault("weights never arrived", "first_loss", weights_never_arrived),
+    Fault("head made anew on loading", "reload", head_made_anew_on_loading),
+    Fault("warm-up truncated to 0", "in_force", warmup_truncated_to_0),
+    Fault("LR multiplied by the number of devices", "in_force", lr_multiplied_by_the_number_of_devices),
+    Fault("scheduler stepped every micro-batch", "in_force", scheduler_stepped_every_micro_batch),
+    Fault("evaluation that drops the tail", "metric", evaluation_that_drops_the_tail),
+    Fault("training text in validation", "metric", training_text_in_validation),
 ]
 
 
