@@ -24,7 +24,7 @@ Kind = Literal["surprisal", "entropy"]
 
 @dataclass(frozen=True)
 class Passage:
-    """The tokens from position `start` to before `end`; their `kind` is `seen` nats a token, where `usual` is the median."""
+    """The tokens from position `start` to before `end`; their `kind` is `seen` nats a token, `usual` the median."""
 
     start: int
     end: int

@@ -7,7 +7,7 @@ from itertools import islice
 import numpy as np
 
 from harness.data.flaws import is_broken, mended
-from harness.data.passages import WINDOW, Passage, unlike_the_rest
+from harness.data.passages import FEWEST_WINDOWS, WINDOW, Passage, unlike_the_rest
 from harness.preflight.findings import Finding, Level
 from harness.preflight.subject import Data, Subject
 
@@ -96,6 +96,8 @@ def _unknown(data: Data) -> Iterator[Finding]:
 
 def _passages(stream: np.ndarray) -> Finding:
     what, found = "passages unlike the rest", sorted(unlike_the_rest(stream), key=lambda passage: passage.start)
+    if len(stream) < WINDOW * FEWEST_WINDOWS:
+        return Finding("not checked", what, "", f"needs {WINDOW * FEWEST_WINDOWS:,} tokens; there are {len(stream):,}")
     if not found:
         return Finding("pass", what, f"none in {len(stream):,} tokens, in windows of {WINDOW}")
     longest = sorted(found, key=lambda passage: passage.start - passage.end)[:NAMED]
