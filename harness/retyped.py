@@ -13,7 +13,7 @@ from harness.config import IDLE, compose, run_part
 from harness.explain import REFUSED
 from harness.observers import record
 
-NOT_AGAIN = ("name", "sweep", "sweeps", "hydra", "pruner", "preflight")
+NOT_AGAIN = ("name", "expect", "sweep", "sweeps", "hydra", "pruner", "preflight")
 """Roots of overrides that are of that run or its sweep alone."""
 
 PLAIN, NO_WORDS = r"[A-Za-z_][\w./-]*", ("null", "true", "false", "nan", "inf")

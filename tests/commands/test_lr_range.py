@@ -1,6 +1,7 @@
 """`python -m harness lr-range`: the real step at a rising LR, and what is left of it."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -57,8 +58,8 @@ def test_it_leaves_numbers_a_picture_and_a_sweep_that_is_accepted_and_no_run(tes
     assert len(numbers["lrs"]) == len(numbers["losses"]) == len(numbers["smoothed"])
     assert (folder / "lr_range.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tested.parent.iterdir() if "smoke" not in path.name) == ["lr_range"]
-    found = ask([*overrides, "sweeps=none", f"optimizer.lr=tag(log,interval({low},{high}))"]).space.ranges
-    assert (found["optimizer.lr"].low, found["optimizer.lr"].high) == (low, high)
+    found = ask(shlex.split(command)[4:]).space.ranges
+    assert {name: (one.low, one.high) for name, one in found.items()} == {"optimizer.lr": (low, high)}
 
 
 def test_a_run_of_the_same_experiment_finds_the_band_whatever_its_own_lr_and_seed(tested, finished) -> None:
