@@ -19,6 +19,8 @@ MOST = 5
 TRAIN_LEAST, VAL_LEAST = 10, 2
 """Values that say what is usual."""
 BLOCK = 5
+LAST = 0.15
+"""Share of the run over which a loss that has left its course stayed away."""
 
 
 class Peak(NamedTuple):
@@ -55,11 +57,11 @@ def divergence(history: History, limits: Thresholds) -> Iterator[Verdict]:
                 history, step, 1.0, f"{name} is no finite number after step {step}", {"last good step": step}
             )
             return
-    rise = _risen(history, limits)
-    if rise:
-        step, best, now = rise
-        told = f"train/loss was {best:.4g} at step {step} and has stayed above it since, at {now:.4g}"
-        yield _diverged(history, step, 0.95, told, {"best step": step, "best": best, "now": now})
+    levels = _levels(history)
+    if rise := levels and (_risen(history, limits, levels) or _above_start(history, levels)):
+        step, before, now, ended = rise
+        told = f"train/loss was {before:.4g} at step {step} and {ended}, at {now:.4g}"
+        yield _diverged(history, step, 0.95, told, {"good at step": step, "good": before, "then": now})
     elif history.facts.status == "diverged":
         yield _diverged(history, history.last_step, 1.0, f"the run diverged at step {history.last_step}", {})
 
@@ -139,25 +141,40 @@ def _examples(history: History, peak: Peak) -> tuple[int, int] | None:
     return (peak.began_at * size, peak.step * size) if size else None
 
 
-def _risen(history: History, limits: Thresholds) -> tuple[int, float, float] | None:
-    """Step and value of the best level, and the lowest since then, where all of the last levels lie far above it."""
-    losses = finite(history["train/loss"])
+def _levels(history: History) -> Series | None:
+    """Medians of BLOCK training losses, behind the validation loss before training where it is known; None where there
+    are too few."""
+    losses, val = finite(history["train/loss"]), finite(history["val/loss"])
     count = len(losses) // BLOCK
     if count < 3:
         return None
     levels = np.median(losses.values[: count * BLOCK].reshape(count, BLOCK), axis=1)
     steps = losses.steps[BLOCK - 1 :: BLOCK][:count]
-    start = finite(history["val/loss"])
-    if len(start) and start.steps[0] == 0:
-        levels, steps = np.r_[start.values[0], levels], np.r_[0, steps]
-    best = int(np.argmin(levels))
-    last = levels[best + 1 :][-max(2, math.ceil(0.15 * count)) :]
-    noise = np.median(np.abs(np.diff(levels[: best + 1]))) if best > 2 else 0.0
-    far = min(_margin(history, limits, levels[best], noise), scale(history, levels[best]))  # twice the best is far
-    bound = levels[best] + far
-    if len(last) < max(2, math.ceil(0.15 * count)) or last.min() <= bound:
+    first = (val.steps == 0)[:1]
+    return Series(np.r_[val.steps[:1][first], steps], np.r_[val.values[:1][first], levels])
+
+
+def _risen(history: History, limits: Thresholds, levels: Series) -> tuple[int, float, float, str] | None:
+    """Where all of the last levels lie far above the best."""
+    steps, values = levels
+    best, least = int(np.argmin(values)), max(2, math.ceil(LAST * len(values)))
+    noise = np.median(np.abs(np.diff(values[: best + 1]))) if best > 2 else 0.0
+    far = min(_margin(history, limits, values[best], noise), scale(history, values[best]))  # twice the best is far
+    last = values[best + 1 :][-least:]
+    if len(last) < least or last.min() <= values[best] + far:
         return None
-    return int(steps[best]), float(levels[best]), float(last.min())
+    return int(steps[best]), float(values[best]), float(last.min()), "has stayed far above it since"
+
+
+def _above_start(history: History, levels: Series) -> tuple[int, float, float, str] | None:
+    """Where a good part of the run lay at twice its start and more, even if it came back when the LR fell."""
+    steps, values = levels
+    above = values > values[0] + scale(history, values[0])
+    if above.mean() < LAST:
+        return None
+    first, last = np.flatnonzero(above)[[0, -1]]
+    ended = f"more than twice that up to step {steps[last]}"
+    return int(steps[max(0, first - 1)]), float(values[0]), float(values[above].max()), ended
 
 
 def _last_finite(series: Series) -> int:

@@ -22,7 +22,7 @@ def never_learnt(history: History, limits: Thresholds) -> Iterator[Verdict]:
     losses = _losses(history)
     if share_done(history) < HALF or len(losses) < 2:
         return
-    best, start = float(losses.values[1:].min()), _start(losses)
+    best, start = min(float(losses.values[1:].min()), _trained(history)), _start(losses)
     guess = history.facts.unigram or history.facts.uniform
     found = stretch(history, limits)
     soon = found.fall if found else (losses.values[-2] - losses.values[-1])
@@ -68,6 +68,8 @@ def underfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
     is_over = share_done(history) == 1 and history.facts.status in (None, "completed")
     if found is None or not is_over:
         return
+    if (start := _start(_losses(history))) is not None and found.trend.end > start:
+        return  # what comes down from above its start recovers
     bound = limits.underfit_fall * scale(history, found.trend.end)
     confidence = 1 - found.trend.chance_above(-bound)
     if confidence >= limits.confidence:
@@ -134,6 +136,12 @@ def _losses(history: History) -> Series:
     """Validation, where there are two evaluations, else training."""
     losses = finite(history["val/loss"])
     return losses if len(losses) > 1 else finite(history["train/loss"])
+
+
+def _trained(history: History) -> float:
+    """The level of the training loss at the end: where that is low, something was learnt, if only by heart."""
+    values = finite(history["train/loss"]).values
+    return float(np.median(values[-max(3, len(values) // 10) :])) if len(values) else math.inf
 
 
 def _start(losses: Series) -> float | None:

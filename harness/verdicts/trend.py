@@ -61,17 +61,24 @@ def binned(values: np.ndarray) -> np.ndarray:
 
 
 def usual(values: np.ndarray, least: int, window: int = 50, stride: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Median and robust standard deviation of the `window` values before each one, or of the at least `least` at the
-    beginning; NaN before those. Both move on every `stride` values, from the first on, so later values change none."""
-    middle, spread = np.full((2, len(values)), np.nan)
+    """Median of the `window` values before each one, of medians of `stride`, and the same of how far they lay off it,
+    as a standard deviation. NaN before the first `least`, which stand in for earlier ones; later values change none."""
+    middle = _median_before(values, least, window, stride)
+    if len(values) <= least:
+        return middle, middle
+    off = np.abs(values - np.where(np.isnan(middle), np.median(values[:least]), middle))
+    return middle, TO_DEVIATION * _median_before(off, least, window, stride)
+
+
+def _median_before(values: np.ndarray, least: int, window: int, stride: int) -> np.ndarray:
+    result = np.full(len(values), np.nan)
     if len(values) > least:
         mirrored = np.pad(values, (window - least, 0), "symmetric")
-        before = sliding_window_view(mirrored[:-1], window)[::stride]
-        medians = np.median(before, axis=1)
-        deviations = TO_DEVIATION * np.median(np.abs(before - medians[:, None]), axis=1)
-        middle[least:] = np.repeat(medians, stride)[: len(values) - least]
-        spread[least:] = np.repeat(deviations, stride)[: len(values) - least]
-    return middle, spread
+        count = len(mirrored) // stride
+        blocks = np.median(mirrored[: count * stride].reshape(count, stride), axis=1)
+        medians = np.median(sliding_window_view(blocks, window // stride), axis=1)
+        result[least:] = np.repeat(medians, stride)[: len(values) - least]
+    return result
 
 
 def scatter(values: np.ndarray) -> float:
