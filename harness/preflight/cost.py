@@ -12,7 +12,7 @@ import torch
 from harness.preflight.findings import Finding
 from harness.preflight.subject import Subject
 
-STEPS, SECONDS = 4, 2.0
+STEPS, SECONDS = 4, 1.5
 """Measured after one to warm up: so many at most, and no more once so long has passed."""
 EVALUATED_IN = 16
 CLOSE_TO_ALL = 0.9

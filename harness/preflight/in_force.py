@@ -13,6 +13,8 @@ from harness.preflight.subject import Asked, Subject
 
 CLOSE = 0.01
 """Share by which an LR may miss what was asked for."""
+ROUNDING = 1e-6
+"""Of the peak."""
 HORIZON, LONGEST = 4, 20_000
 """Lengths of the run over which a scheduler is rehearsed, in ticks at most LONGEST beyond the run."""
 TAKEN = 2
@@ -158,12 +160,13 @@ def _length(total: int, curve: np.ndarray, beyond: np.ndarray | None) -> Iterato
     if beyond is None or curve.min() == curve.max():
         yield Finding("pass", what, f"the LR is {last:.0%} of its peak in the last of {total} steps")
         return
-    after_peak = int(curve.argmax())
-    end = after_peak + int(np.abs(beyond[after_peak:]).argmin())
+    after_peak = int(np.argmax(curve >= (1 - ROUNDING) * curve.max()))
+    height = np.abs(beyond[after_peak:]) / curve.max()
+    end = after_peak + int(np.argmax(height <= height.min() + ROUNDING))
     is_known = end < len(beyond) - 1
     told = f"the LR comes to its lowest, {abs(beyond[end]):.2g}, at step {end} of {total}"
     if is_known and end < 0.9 * total:
-        is_over = np.abs(curve[end:]).max() <= 1e-6 * curve.max()
+        is_over = np.abs(curve[end:]).max() <= ROUNDING * curve.max()
         yield Finding("fail" if is_over else "warn", what, told, "at the end of the run", look_at)
     elif is_known and end > 1.1 * total and last > 0.1:
         yield Finding("warn", what, f"{told}, which ends at {last:.0%} of the peak", "at the end of the run", look_at)
