@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--expect", action="append", default=[], metavar="FORECAST",
                         help="held against each, such as 'step 1500: val/loss < 6.65'")  # fmt: skip
     parser.add_argument("--uri", help="another MLflow store than mlruns/mlflow.db of the project")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     limits = limits_of(args.thresholds)
     forecasts = [_forecast(text) for text in args.expect]
     histories = [history_of(run, args.uri) for run in args.runs]

@@ -29,7 +29,7 @@ from harness.verdicts.lr_band import FEWEST, FOLDER, NAME, Band, band, key, smoo
 
 EXPLODED = 1.5
 """The test ends where the loss is so many times what it was before it."""
-ROWS, BAR = 17, 40
+ROWS, BAR = 18, 40
 """Of the sketch in the terminal."""
 
 
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--high", type=float, default=Rise.high, help=f"the last LR (default: {Rise.high:g})")
     parser.add_argument("--steps", type=int, default=Rise.steps, help=f"from one to the other (default: {Rise.steps})")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     rise, cfg = Rise(args.low, args.high, args.steps), run_part(compose(args.overrides))
     try:
         with assembled(cfg) as (settings, parts, world):
@@ -132,7 +132,7 @@ def sketch(lrs: Sequence[float], losses: Sequence[float], found: Band | str) -> 
     low, start = min(smooth), smooth[0]
     height = max(1e-12, 1.5 * (start - low))
     yield f"{'LR':>9}  {'loss':>9}"
-    for index in range(0, len(lrs), max(1, len(lrs) // ROWS)):
+    for index in range(0, len(lrs), -(-len(lrs) // ROWS)):
         share = min(1.0, (smooth[index] - low) / height)
         is_in = isinstance(found, Band) and found.low <= lrs[index] <= found.high
         yield f"{lrs[index]:9.1e}  {smooth[index]:9.4g}  {'█' * round(1 + share * BAR)}{'  ← sweep' * is_in}"

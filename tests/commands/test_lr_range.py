@@ -47,7 +47,7 @@ def test_it_ends_where_the_loss_explodes(overrides) -> None:
 
 
 def test_it_leaves_numbers_a_picture_and_a_sweep_that_is_accepted_and_no_run(tested, overrides, capsys) -> None:
-    assert cli.main(["lr-range", "--steps", "40", "--low", "1e-5", *overrides, "optimizer.lr=0.5"]) == 0
+    assert cli.main(["lr-range", *overrides, "--steps", "40", "--low", "1e-5", "optimizer.lr=0.5"]) == 0
     said = capsys.readouterr().out
     [command] = [line for line in said.splitlines() if line.startswith("sweep: ")]
     assert "optimizer.lr=0.5" not in command
