@@ -125,7 +125,7 @@ def _toy(subject: Subject, text: Text) -> Finding:
         lead = min(value for offset, value in nats.items() if offset != best) - nats[best]
         tried.append(f"LR {lr:g}: training loss {loss:.2f}, cross-entropy {_told(nats, subject)}")
         chance = math.log(len(ids))
-        is_learnt = lead > TOY_MARGIN and nats[best] < chance - TOY_MARGIN
+        is_learnt = lead > TOY_MARGIN and nats[best] < chance
         if is_learnt and best == 0:
             return Finding("pass", what, tried[-1], expected)
         if is_learnt or loss < chance - 2 * TOY_MARGIN:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.preflight.findings import Finding
-from harness.preflight.probe import at_rest
+from harness.preflight.probe import affordable, at_rest, few
 from harness.preflight.subject import IGNORED, Subject
 
 BAND = 0.1
@@ -16,13 +16,16 @@ FAR_ABOVE = 1.5
 """Times ln(vocabulary): random weights that are this sure of what they do not know are initialised wrongly."""
 FAR_BELOW_ZERO, FAR_ABOVE_ZERO = 0.5, 3.0
 """Times the loss of a model that answers 0."""
+TIMES = 4
+"""Times the tokens of a step that can be afforded, of each batch: there is no way back to go."""
 UNTOLD = 0.8
 """Share of ln(vocabulary) above which no trained model begins, where the text's own frequencies are not known."""
 
 
 def check(subject: Subject) -> Iterator[Finding]:
     with torch.no_grad(), at_rest(subject.model):
-        losses = torch.stack([subject.loss(batch).detach().float().cpu() for batch in subject.batches])
+        batches = [few(subject, batch, TIMES * affordable(subject.model)) for batch in subject.batches]
+        losses = torch.stack([subject.loss(batch).detach().float().cpu() for batch in batches])
         loss = losses.mean().item()
         if not math.isfinite(loss):
             look = (
@@ -32,7 +35,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         elif subject.zero_predictor is not None:
             yield _of_fields(subject, loss)
         elif subject.text is not None:
-            vocabulary = subject.text.logits(subject.model, subject.batches[0]).shape[-1]
+            vocabulary = subject.text.logits(subject.model, batches[0]).shape[-1]
             yield _trained(subject, loss, vocabulary) if subject.is_pretrained else _random(subject, loss, vocabulary)
         else:
             needs = f"the first loss is {loss:.4g}; to judge it takes `text`, or `zero_predictor` for a relative error"

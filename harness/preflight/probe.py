@@ -11,7 +11,7 @@ from harness.preflight.subject import IGNORED, Subject, Text, Tokens
 
 PARAMETER_TOKENS, FEWEST, MOST = 2e8, 64, 256
 """Of a step: parameters times tokens, and its bounds in tokens; some 30 steps then take seconds on two cores."""
-EXAMPLES = 4
+EXAMPLES = 8
 """Of what is no text."""
 NORM = 1.0
 """To which gradients are clipped, by which no learning rate that is tried here blows up at the first step."""
@@ -33,12 +33,12 @@ def affordable(model: nn.Module) -> int:
     return int(min(MOST, max(FEWEST, PARAMETER_TOKENS / sum(parameter.numel() for parameter in model.parameters()))))
 
 
-def few(subject: Subject) -> Any:
-    """The first batch, cut to the examples, or to the stretch of one, that a step can afford."""
-    batch = subject.batches[0]
+def few(subject: Subject, batch: Any, most: int) -> Any:
+    """The batch, cut to the examples, or to the stretch of one, that are up to `most` tokens with as many labels as can
+    be."""
     if subject.text is None:
         return _sliced(batch, len_of(batch))
-    tokens, most = subject.text.read(batch), affordable(subject.model)
+    tokens = subject.text.read(batch)
     scored = tokens.labels != IGNORED
     rows, width = tokens.inputs.shape
     if width <= most:

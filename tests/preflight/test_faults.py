@@ -151,7 +151,7 @@ FAULTS = [
     Fault("labels shifted twice", "alignment", labels_shifted_twice, frozenset({"first_loss", "metric"})),
     Fault("inverted attention mask", "masks", attention_mask_inverted),
     Fault("loss averaged over padding", "masks", loss_averaged_over_padding, frozenset({"metric"})),
-    Fault("frozen base outside the graph", "gradients", frozen_base_outside_the_graph, frozenset({"overfit"})),
+    Fault("frozen base outside the graph", "gradients", frozen_base_outside_the_graph),
     Fault("noise added to gradients", "gradients", noise_added_to_gradients),
     Fault("optimizer missing a group", "gradients", optimizer_missing_a_group),
     Fault("weights never arrived", "first_loss", weights_never_arrived),
