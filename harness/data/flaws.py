@@ -11,13 +11,15 @@ MISREAD = re.compile(
 )
 """UTF-8 read as Windows-1252 or Latin-1, such as Ã© and â€™, and Windows-1252 read as Latin-1; but MANHÃ… stays, which
 is Portuguese."""
+SUSPECT = re.compile(rf"[ÂÃâð{_RAW}]")
+"""What each misreading begins with; looked for first, since that is ten times as fast."""
 BROKEN = re.compile(rf"[\ufffd\x00-\x08\x0e-\x1f\x7f{_RAW}]|â€|ðŸ")
 """A replacement character, control characters, and misread characters of which a part is lost."""
 
 
 def mended(text: str) -> str:
     """With what was misread read anew, as often as it was misread."""
-    while not text.isascii() and (better := MISREAD.sub(_read_anew, text)) != text:
+    while SUSPECT.search(text) and (better := MISREAD.sub(_read_anew, text)) != text:
         text = better
     return text
 
