@@ -29,6 +29,8 @@ from harness.verdicts.lr_band import FEWEST, FOLDER, NAME, Band, band, key, smoo
 
 EXPLODED = 1.5
 """The test ends where the loss is so many times what it was before it."""
+FEWEST_LOSSES = 3
+"""Fewer are no curve."""
 ROWS, BAR = 18, 40
 """Of the sketch in the terminal."""
 
@@ -104,6 +106,10 @@ def range_test(parts: Parts, world: World, rise: Rise) -> tuple[list[float], lis
         lrs.append(event.lr)
         losses.append(_loss(parts, world, kept))
     finite = [loss for loss in losses if math.isfinite(loss)]
+    if len(finite) < FEWEST_LOSSES:
+        raise ConfigError(
+            f"--low {rise.low:g}: the loss is no number or explodes at once; begin lower, or try preflight"
+        )
     return lrs[: len(finite)], finite
 
 
@@ -140,7 +146,7 @@ def sketch(lrs: Sequence[float], losses: Sequence[float], found: Band | str) -> 
 
 def _advice(found: Band | str, cfg: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
     if isinstance(found, str):
-        yield f"no band: {found}; python -m harness preflight {shlex.join(overrides)}".rstrip()
+        yield f"no band: {found}"
         return
     ranges = ranges_of(found.low, found.high, cfg)
     kept = [one for one in overrides if one.partition("=")[0] not in {text.partition("=")[0] for text in ranges}]

@@ -48,7 +48,9 @@ def band(lrs: Sequence[float], losses: Sequence[float]) -> Band | str:
     """From where the loss has begun to fall, but at most BELOW times below where it is least, up to ABOVE times above
     that, but not to where it is back at its start; at least a decade. Or why there is none. LRs rise exponentially."""
     if len(losses) < FEWEST:
-        return f"it ended after {len(losses)} steps: the loss broke off at an LR of {lrs[-1]:.1e}; begin lower"
+        return (
+            f"it ended after {len(losses)} steps: the loss broke off at an LR of {lrs[-1]:.1e}; begin lower, with --low"
+        )
     smooth = smoothed(losses)
     calm = np.asarray(losses[: max(5, round(len(losses) * CALM))])
     start, noise = float(np.median(calm)), float(np.std(calm, ddof=1))
@@ -58,7 +60,7 @@ def band(lrs: Sequence[float], losses: Sequence[float]) -> Band | str:
     if fall < least:
         return (
             f"the loss of about {start:.4g} fell by {max(fall, 0):.2g} at most, and {least:.2g} would count: at no LR "
-            "does it learn; look at labels and gradients first"
+            "does it learn; python -m harness preflight may show why"
         )
     begun = float(lrs[max(np.flatnonzero(smooth[: at + 1] > start - BEGUN * fall), default=0)])
     back = np.flatnonzero(smooth[at:] > start)

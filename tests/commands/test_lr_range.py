@@ -46,6 +46,12 @@ def test_it_ends_where_the_loss_explodes(overrides) -> None:
     assert max(losses[:-1]) < 1.5 * losses[0]
 
 
+def test_an_lr_at_which_nothing_trains_from_the_start_is_refused_with_the_option_that_helps(overrides, capsys) -> None:
+    hot = ["--low", "1e4", "--high", "1e5", "optimizer=sgd", "loop.grad_clip=null"]
+    assert cli.main(["lr-range", *overrides, *hot]) == 2
+    assert "--low 10000: the loss is no number or explodes at once; begin lower" in capsys.readouterr().err
+
+
 def test_it_leaves_numbers_a_picture_and_a_sweep_that_is_accepted_and_no_run(tested, overrides, capsys) -> None:
     assert cli.main(["lr-range", *overrides, "--steps", "40", "--low", "1e-5", "optimizer.lr=0.5"]) == 0
     said = capsys.readouterr().out
