@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.build import make
-from harness.config import compose, writable
-from harness.data.cleaning import Change, clean
+from harness.config import compose, validate, writable
+from harness.data.cleaning import READABLE, Change, clean
 from harness.data.sources import read_text
 from harness.explain import ConfigError
 
@@ -50,13 +50,12 @@ def beside(copy: Path) -> Path:
 def _source(overrides: Sequence[str]) -> tuple[Any, Path]:
     """The source of the data, and the one file that it reads."""
     cfg = compose(overrides)
-    if "source" not in cfg.data or "path" not in cfg.data.source:
-        raise ConfigError("data: clean takes a file of text: data=text, qa_markdown, jsonl or headlines")
+    if "path" not in (cfg.data.get("source") or {}).keys():  # noqa: SIM118, a value that is missing has its key
+        raise ConfigError("data: clean takes a file of text; choose data=text, qa_markdown, jsonl or headlines")
+    validate(cfg)
     source = make(cfg.data, "source")
-    if not hasattr(source, "files"):
-        raise ConfigError(
-            f"data: {type(source).__name__} reads no file; take data=text, qa_markdown, jsonl or headlines"
-        )
+    if not isinstance(source, READABLE):
+        raise ConfigError(f"data: clean takes a file of text, and {type(source).__name__} reads something else")
     files = source.files()
     if len(files) != 1:
         raise ConfigError(f"data.source.path: it names {len(files)} files, and clean takes one at a time")

@@ -16,6 +16,7 @@ from harness.data.flaws import is_broken, mended
 from harness.data.passages import FEWEST_WINDOWS, WINDOW, outlying
 from harness.data.sources import JSONL, Headlines, QAMarkdown, Source, TextFiles
 
+READABLE = (TextFiles, QAMarkdown, JSONL, Headlines)
 STRETCH = 2 * WINDOW
 """Characters at least of the whole lines that are judged together in a text that is one document."""
 LINE = re.compile(r"[^\n]*\n|[^\n]+")

@@ -8,13 +8,14 @@ _READ = "".join(bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80,
 _NEXT = rf"[{_RAW}\x85{re.escape(_READ)}]"
 MISREAD = re.compile(
     rf"[ÂÃ][{_RAW}\x85]|(?<![A-ZÀ-Þ])[ÂÃ]{_NEXT}|â[€‚„™œ\x80\x82\x84\x99\x9c]{_NEXT}|ð[Ÿ\x9f]{_NEXT}{{2}}|[{_RAW}]"
+    r"|(?:(?<=Ã[ƒ‚¢°])|(?<=â‚¬))(?:Å[’“\xa0¡½¾¸]|Æ’|Ë[†œ])"  # the second half of what was misread twice
 )
 """UTF-8 read as Windows-1252 or Latin-1, such as Ã© and â€™, and Windows-1252 read as Latin-1; but MANHÃ… stays, which
 is Portuguese."""
 SUSPECT = re.compile(rf"[ÂÃâð{_RAW}]")
 """What each misreading begins with; looked for first, since that is ten times as fast."""
-BROKEN = re.compile(rf"[\ufffd\x00-\x08\x0e-\x1f\x7f{_RAW}]|â€|ðŸ")
-"""A replacement character, control characters, and misread characters of which a part is lost."""
+BROKEN = re.compile(rf"[\ufffd\x00-\x08\x0e-\x1f\x7f{_RAW}]|ï¿½|â€|ðŸ")
+"""A replacement character, misread or not, control characters, and misread characters of which a part is lost."""
 
 
 def mended(text: str) -> str:

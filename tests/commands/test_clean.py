@@ -1,0 +1,104 @@
+"""python -m harness clean: a copy, a list of what was changed, and an original that stays as it is."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+
+ROWS = [*({"text": f"Text number {number}"} for number in range(5)), {"text": "Text number 3"}, {"text": "It\ufffds"}]
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return file
+
+
+def clean(file: Path, to: Path, *more: str) -> int:
+    return cli.main(["clean", "data=jsonl", f"data.source.path={file}", "--to", str(to), *more])
+
+
+def test_a_cleaned_copy_and_a_list_are_written_and_the_original_stays(original: Path, capsys) -> None:
+    before, to = original.read_bytes(), original.with_name("cleaned.jsonl")
+    assert clean(original, to) == 0
+    assert [json.loads(line) for line in to.read_text().splitlines()] == ROWS[:5]
+    assert original.read_bytes() == before
+    rows = [line.split("\t") for line in to.with_name("cleaned.jsonl.changes").read_text().splitlines()]
+    assert rows[0] == ["line", "did", "reason", "begins"]
+    assert [row[:3] for row in rows[1:]] == [["6", "dropped", "duplicate"], ["7", "dropped", "broken encoding"]]
+    told = capsys.readouterr().out
+    assert "1  dropped  duplicate" in told
+    assert sorted(path.name for path in original.parent.iterdir()) == [
+        "cleaned.jsonl",
+        "cleaned.jsonl.changes",
+        "rows.jsonl",
+    ]
+
+
+def test_a_second_run_over_the_copy_drops_nothing(original: Path, capsys) -> None:
+    to, again = original.with_name("cleaned.jsonl"), original.with_name("again.jsonl")
+    clean(original, to)
+    assert clean(to, again) == 0
+    assert again.read_bytes() == to.read_bytes()
+    assert "nothing was changed" in capsys.readouterr().out
+
+
+def test_a_compressed_copy_is_compressed(original: Path) -> None:
+    to = original.with_name("cleaned.jsonl.gz")
+    assert clean(original, to) == 0
+    assert len(gzip.decompress(to.read_bytes()).splitlines()) == 5
+
+
+def test_a_file_that_exists_is_written_over_only_on_purpose(original: Path, capsys) -> None:
+    to = original.with_name("cleaned.jsonl")
+    to.write_text("mine")
+    assert clean(original, to) == 2
+    assert "exists; name another file, or write over it with --force" in capsys.readouterr().err
+    assert to.read_text() == "mine"
+    assert clean(original, to, "--force") == 0
+    assert to.read_text() != "mine"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "link.jsonl"])
+def test_the_original_is_never_written_over(name: str, original: Path, capsys) -> None:
+    (original.parent / "link.jsonl").symlink_to(original)
+    before = original.read_bytes()
+    assert clean(original, original.parent / name, "--force") == 2
+    assert "is the original, which stays as it is" in capsys.readouterr().err
+    assert original.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data=pydoc_text"], "data: clean takes a file of text"),
+        (["experiment=operator"], "data: clean takes a file of text"),
+        (["data=jsonl"], "data.source.path has no value"),
+        (["data=huggingface", "data.source.path=/nowhere"], "HuggingFace reads something else"),
+        (["data=jsonl", "data.source.path=/nowhere.jsonl"], "path='/nowhere.jsonl' does not exist"),
+        (["data=text", "data.source.path={folder}"], "it names 2 files, and clean takes one at a time"),
+        (["data=qa_markdown", "data.source.path={folder}/a.txt"], "no line begins with QUESTION:"),
+        (["data=text", "data.source.path={folder}/latin1.dat"], "is not UTF-8"),
+        (["data=jsonl", "data.source.path={folder}/a.txt"], "nothing of {folder}/a.txt would be left"),
+    ],
+)
+def test_bad_input_is_refused_in_a_sentence_and_nothing_is_written(
+    arguments: list[str], message: str, tmp_path: Path, capsys
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("Some text\n")
+    (tmp_path / "latin1.dat").write_bytes(b"caf\xe9")
+    before = sorted(tmp_path.iterdir())
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    assert cli.main(["clean", *arguments, "--to", str(tmp_path / "new.txt")]) == 2
+    assert message.format(folder=tmp_path) in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_does_not_exist_is_refused(original: Path, capsys) -> None:
+    assert clean(original, original.parent / "new" / "cleaned.jsonl") == 2
+    assert "--to: there is no folder" in capsys.readouterr().err
