@@ -151,7 +151,7 @@ def _advice(found: Band | str, cfg: DictConfig, overrides: Sequence[str]) -> Ite
     ranges = ranges_of(found.low, found.high, cfg)
     kept = [one for one in overrides if one.partition("=")[0] not in {text.partition("=")[0] for text in ranges}]
     alone = [] if any(one.startswith("sweeps=") for one in kept) else ["sweeps=none"]
-    yield f"{found.reason}; the best LR of a whole run is mostly about there or up to a tenth of it"
+    yield f"{found.reason}; the best LR of a whole run is mostly near there, or below"
     yield f"sweep: {shlex.join(['python', 'run.py', '-m', *kept, *alone, *ranges])}"
 
 
