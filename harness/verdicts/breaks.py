@@ -12,8 +12,9 @@ from harness.verdicts.stretch import finite, scale
 from harness.verdicts.thresholds import Thresholds
 from harness.verdicts.trend import usual
 
-LONGEST = 3
-"""Steps that a spike lasts at least, as for the policy that watches for them; one odd batch is none."""
+FEW = 3
+"""Steps that a spike lasts at least, as for the policy that watches for them, for one odd batch is none; and values
+below the ceiling in a row that end it."""
 MOST = 5
 """Spikes told one by one, the first ones."""
 TRAIN_LEAST, VAL_LEAST = 10, 2
@@ -71,22 +72,23 @@ def peaks(history: History, limits: Thresholds) -> list[Peak]:
     train, val = finite(history["train/loss"]), finite(history["val/loss"])
     if len(train) > TRAIN_LEAST:
         middle, spread = usual(train.values, TRAIN_LEAST)
-        return _peaks(train, middle, middle + _margin(history, limits, middle, spread), spread, LONGEST)
+        return _peaks(train, middle, middle + _margin(history, limits, middle, spread), spread, FEW)
     middle, spread = usual(val.values, VAL_LEAST, stride=1)
     return _peaks(val, middle, middle + _margin(history, limits, middle, spread), spread, 1)
 
 
-def _peaks(series: Series, middle: np.ndarray, ceiling: np.ndarray, spread: np.ndarray, longest: int) -> list[Peak]:
+def _peaks(series: Series, middle: np.ndarray, ceiling: np.ndarray, spread: np.ndarray, few: int) -> list[Peak]:
     steps, values = series
     found: list[Peak] = []
     end = 0
     for at in np.flatnonzero(values > ceiling):
         if at < end:
             continue
-        back = np.flatnonzero(values[at:] <= ceiling[at])
+        below = np.convolve(values[at:] <= ceiling[at], np.ones(few), "valid") == few  # and stays there
+        back = np.flatnonzero(below)
         end = int(at + back[0]) if len(back) else len(values)
         began_at, top = int(steps[at - 1]), at + int(np.argmax(values[at:end]))
-        if steps[end - 1] - began_at >= longest:
+        if steps[end - 1] - began_at >= few:
             z = (values[top] - middle[at]) / spread[at] if spread[at] else math.inf
             until = int(steps[end]) if end < len(values) else None
             found.append(Peak(began_at, int(steps[top]), float(values[top]), float(middle[at]), float(z), until))

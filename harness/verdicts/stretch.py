@@ -16,6 +16,10 @@ SHORTEST = 0.6
 """Share of the doublings asked for that a stretch has to reach over."""
 
 
+STILL = 1e-6
+"""Of the loss: below it, what is left is rounding."""
+
+
 @dataclass(frozen=True)
 class Stretch:
     """The curve of `metric` from step `first` to `last`, over which what was trained on grew by `doublings`."""
@@ -37,6 +41,8 @@ class Stretch:
     @property
     def moved(self) -> str:
         """How, in words."""
+        if abs(self.fall) < STILL * abs(self.trend.end):
+            return "stood still"
         return f"{'fell' if self.fall >= 0 else 'rose'} by {abs(self.fall):.2g} per doubling of {self.unit}"
 
     def evidence(self, confidence: float) -> dict[str, float | str]:

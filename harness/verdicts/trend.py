@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 TO_DEVIATION = 1.4826
 """A normal distribution's standard deviation over its median absolute deviation."""
-MOST_BINS = 48
+MOST_BINS = 24
 """Means over bins leave little of the dependence between neighbours (batch means; Schmeiser, 1982)."""
 
 
@@ -73,9 +73,9 @@ def usual(values: np.ndarray, least: int, window: int = 50, stride: int = 5) -> 
 def _median_before(values: np.ndarray, least: int, window: int, stride: int) -> np.ndarray:
     result = np.full(len(values), np.nan)
     if len(values) > least:
-        mirrored = np.pad(values, (window - least, 0), "symmetric")
-        count = len(mirrored) // stride
-        blocks = np.median(mirrored[: count * stride].reshape(count, stride), axis=1)
+        longer = np.r_[np.resize(values[:least], window - least), values]
+        count = len(longer) // stride
+        blocks = np.median(longer[: count * stride].reshape(count, stride), axis=1)
         medians = np.median(sliding_window_view(blocks, window // stride), axis=1)
         result[least:] = np.repeat(medians, stride)[: len(values) - least]
     return result

@@ -1,0 +1,239 @@
+"""Each verdict is said where its fault is, rests on numbers, and stays said."""
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from harness.config import compose
+from harness.events import Verdict
+from harness.verdicts import compare, diagnose
+from harness.verdicts.history import Facts, History, Spiked
+from harness.verdicts.thresholds import Thresholds
+from tests.verdicts import recorded
+from tests.verdicts.curves import FAMILIES, Curve, Run, bump, overfit, replace_facts, simulate, steady
+from tests.verdicts.documents import documents, gpt2, gpt2_resumed, operator
+
+RECORDED = [recorded.read(path) for path in sorted(recorded.FOLDER.glob("*.jsonl"))]
+MISSED = {"short", "other_short", "other_toy_idle"}
+"""Of the real runs, those of which docs/diagnosis.md says what is missed or wrong."""
+
+
+def kinds(history: History, limits: Thresholds | None = None) -> set[str]:
+    return {verdict.kind for verdict in diagnose(history, limits)}
+
+
+def one(history: History, kind: str) -> Verdict:
+    [verdict] = [verdict for verdict in diagnose(history) if verdict.kind == kind]
+    return verdict
+
+
+def as_it_grew(history: History) -> Iterator[History]:
+    """What was known of the run after each evaluation but the one before training."""
+    rows: dict[int, dict[str, float]] = {}
+    for name in history.names():
+        for step, value in zip(*history[name], strict=True):
+            rows.setdefault(int(step), {})[name] = float(value)
+    grown = History(replace(history.facts, status=None), [], history.checkpoints)
+    for step in sorted(rows):
+        grown.add(step, rows[step])
+        grown.spikes = [spike for spike in history.spikes if spike.step <= step]
+        if step and "val/loss" in rows[step]:
+            yield grown
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_of_a_curve_with_a_fault_that_is_said_and_nothing_else(family: str) -> None:
+    make, labels, may = FAMILIES[family]
+    said = kinds(make(1).history())
+    assert labels <= said <= labels | may
+
+
+@pytest.mark.parametrize("curve", [curve for curve in RECORDED if not curve.labels], ids=lambda curve: curve.name)
+def test_of_a_healthy_run_made_here_nothing_is_said(curve: Curve) -> None:
+    assert kinds(curve.history) <= curve.may
+
+
+def test_there_are_ten_default_runs_among_them() -> None:
+    healthy = [curve for curve in RECORDED if curve.name.startswith("default_") and not curve.labels]
+    assert len(healthy) == 10
+    assert {curve.may for curve in healthy} == {frozenset()}
+
+
+@pytest.mark.parametrize(
+    "curve", [curve for curve in RECORDED if curve.labels and curve.name not in MISSED], ids=lambda curve: curve.name
+)
+def test_of_a_real_run_with_a_planted_fault_that_is_said(curve: Curve) -> None:
+    assert curve.labels - {"underfitting"} <= kinds(curve.history)
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family.startswith("healthy")])
+def test_a_healthy_run_hears_nothing_while_it_goes_on(family: str) -> None:
+    history = FAMILIES[family][0](2).history()
+    assert [kinds(grown) for grown in as_it_grew(history)] == [set()] * (len(history["val/loss"]) - 1)
+
+
+@pytest.mark.parametrize("family", ["stalled, constant", "spike that comes back", "rise that stays", "clipped, AdamW",
+                                    "evaluations of few examples", "a layer without gradient"])  # fmt: skip
+def test_what_was_said_once_stays_said(family: str) -> None:
+    make, labels, _ = FAMILIES[family]
+    said: set[str] = set()
+    for grown in as_it_grew(make(0).history()):
+        assert said <= kinds(grown) | set()
+        said = kinds(grown) & labels
+    assert said == labels
+
+
+def test_every_verdict_carries_numbers_and_overrides_that_compose() -> None:
+    for make, _, _ in FAMILIES.values():
+        for verdict in diagnose(make(1).history()):
+            assert verdict.evidence
+            assert re.search(r"\d", verdict.reason) or verdict.kind == "scheduler misled"
+            assert 0.5 <= verdict.confidence <= 1
+            for override in verdict.overrides:
+                compose([override] if "schedule." not in override else ["schedule=plateau", override])
+
+
+def test_asking_twice_gives_the_same_answer() -> None:
+    history = bump(3).history()
+    assert diagnose(history) == diagnose(history)
+
+
+def test_a_cosine_at_its_end_is_no_plateau_and_the_same_loss_at_a_constant_lr_is_one() -> None:
+    run = steady(4)
+    assert "plateau" not in kinds(run.history())
+    run.lr[:] = 1e-3
+    run.clean = np.full(run.steps, 3.0) + 3 * np.exp(-np.arange(run.steps) / 150)
+    run.val = run.clean[np.maximum(run.eval_steps - 1, 0)]
+    assert "plateau" in kinds(replace_facts(run, schedule="Constant").history())
+
+
+def test_a_loss_that_falls_when_the_lr_does_was_held_up_by_it_and_is_no_plateau() -> None:
+    run = steady(5)
+    held_up = np.where(run.lr > 2e-4, 0.5, 0.5 * run.lr / 2e-4)
+    run.clean = 3 + 3 * np.exp(-np.arange(run.steps) / 150) + held_up
+    run.val = run.clean[np.maximum(run.eval_steps - 1, 0)]
+    assert "plateau" not in kinds(run.history())
+    run.val = 3.5 + 3 * np.exp(-run.eval_steps / 150)
+    assert "plateau" in kinds(run.history())
+
+
+def test_a_spike_names_what_fed_it_and_the_last_good_checkpoint() -> None:
+    run = bump(0)
+    verdict = one(run.history(), "spike")
+    began_at = verdict.evidence["began at"]
+    assert verdict.evidence["from example"] == 32 * began_at
+    assert verdict.evidence["from token"] == 4096 * began_at
+    assert verdict.evidence["last good checkpoint"] == max(step for step in run.eval_steps if step <= began_at)
+    assert verdict.evidence["recovered"] == "yes"
+    assert verdict.evidence["z"] > 6
+
+
+def test_a_spike_that_was_seen_live_is_not_told_again_from_the_curve() -> None:
+    history = bump(0).history()
+    began_at = int(one(history, "spike").evidence["began at"])
+    history.spikes.append(Spiked(began_at + 5, began_at + 2, 5.0, 3.0, (640, 704), None))
+    verdict = one(history, "spike")
+    assert (verdict.evidence["from example"], verdict.evidence["to example"]) == (640, 704)
+
+
+def test_what_comes_later_does_not_change_what_was_a_spike() -> None:
+    first, *_, last = (diagnose(grown) for grown in as_it_grew(bump(2).history()) if "spike" in kinds(grown))
+    told = [[v.evidence["began at"] for v in verdicts if v.kind == "spike"] for verdicts in (first, last)]
+    assert told[0] == told[1]
+
+
+def test_a_validation_loss_that_falls_steeply_from_its_first_points_is_no_spike() -> None:
+    history = History(Facts())
+    for step, loss in enumerate([2.1, 1.74, 1.6, 1.54, 1.49, 1.45, 1.43]):
+        history.add(44 * step, {"val/loss": loss})
+    assert "spike" not in kinds(history)
+
+
+def test_a_training_loss_far_below_the_guess_is_overfitting_and_not_never_learnt() -> None:
+    run = overfit(1)
+    run.val = run.val + 5
+    run.train = run.train * np.linspace(1, 0.2, run.steps)
+    assert "never learnt" not in kinds(run.history())
+    assert "overfitting" in kinds(run.history())
+
+
+@pytest.mark.parametrize(("optimizer", "says"), [("AdamW", "under Adam a clip of 1 or 2 changes little"),
+                                                 ("SGD", "LR times clip")])  # fmt: skip
+def test_what_a_clip_that_binds_means_depends_on_the_optimizer(optimizer: str, says: str) -> None:
+    verdict = one(FAMILIES["clipped, AdamW"][0](1, optimizer).history(), "clipping binds")
+    assert says in verdict.reason
+    assert "before clipping" in verdict.reason
+    assert verdict.overrides == (f"loop.grad_clip={verdict.evidence['norm p90']:.2g}", "loop.grad_clip=null")
+
+
+def test_a_warmup_shorter_than_asked_is_seen_in_the_lr_alone() -> None:
+    run = replace_facts(steady(1, warmup=0), warmup_asked=400.0, warmup_steps=None)
+    assert one(run.history(), "warm-up truncated").overrides == (
+        "schedule.warmup_ratio=null",
+        "schedule.warmup_steps=400",
+    )
+    run = replace_facts(steady(1, warmup=400), warmup_asked=400.0, warmup_steps=None)
+    assert kinds(run.history()) == set()
+
+
+def test_an_idle_schedule_is_told_when_it_could_have_acted() -> None:
+    make = FAMILIES["plateau schedule that cannot act"][0]
+    history = make(1).history()
+    every = int(np.median(np.diff(history["val/loss"].steps)))
+    assert one(history, "scheduler idle").evidence["earliest cut at"] == 22 * every
+
+
+def test_losses_of_other_units_or_coverage_cannot_be_compared() -> None:
+    per_token, per_character = steady(1), replace_facts(steady(2), unit="nats/character")
+    assert compare([per_token.history(), steady(3).history()]) == []
+    [verdict] = compare([per_token.history(), per_character.history()])
+    assert (verdict.kind, verdict.evidence["units"]) == ("incomparable", "nats/character, nats/token")
+    whole, part = with_coverage(1, 1.0), with_coverage(2, 0.94)
+    assert [verdict.kind for verdict in compare([whole.history(), part.history()])] == ["incomparable"]
+
+
+def with_coverage(seed: int, share: float) -> Run:
+    run = steady(seed)
+    run.coverage = np.full(len(run.eval_steps), share)
+    return run
+
+
+def test_nothing_is_said_of_a_run_of_which_nothing_is_known() -> None:
+    assert diagnose(History()) == []
+    history = History()
+    history.add(1, {"train/loss": 3.0})
+    assert diagnose(history) == []
+
+
+def test_infinite_and_missing_values_are_borne() -> None:
+    run = simulate(1)
+    run.train[100:110] = math.inf
+    run.val[3] = math.inf
+    assert "divergence" not in kinds(run.history())
+
+
+def test_the_yaml_holds_the_same_numbers_as_the_code_each_with_its_source() -> None:
+    cfg = compose(["thresholds=default"])
+    assert dict(cfg.thresholds) == asdict(Thresholds())
+    lines = (recorded.FOLDER.parents[2] / "conf/thresholds/default.yaml").read_text().splitlines()[1:]
+    assert all(re.fullmatch(r"\w+: \S+ # .{10,}", line) for line in lines)
+
+
+def test_the_rules_of_the_documents_are_a_preset_that_calls_their_curves_what_they_did() -> None:
+    preset = Thresholds(**compose(["thresholds=documents"]).thresholds)
+    assert (preset.spike_rise, preset.norm_limit, preset.plateau_drop, preset.plateau_steps) == (0.3, 3.0, 0.01, 1500)
+    assert "plateau" in kinds(gpt2().history, preset)
+    assert "spike" in kinds(gpt2_resumed().history, preset)
+    assert "high gradient norm" in kinds(operator().history, preset)
+    assert "high gradient norm" not in kinds(operator().history)
+
+
+def test_what_is_said_of_the_documents_is_what_the_page_says() -> None:
+    page = (recorded.FOLDER.parents[2] / "docs/diagnosis.md").read_text()
+    for document in documents():
+        said = ", ".join(verdict.kind for verdict in diagnose(document.history)) or "nothing"
+        assert f"| {document.name} | {said} |" in page, (document.name, said)
