@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.observers.client import connect
 from harness.observers.store import shown, sqlite_file, store_uri
-from harness.readers.names import Points, history_of, steps_per_epoch
+from harness.readers.names import Points, history_of
 from harness.verdicts.facts import EFFECTIVE, facts_of
 from harness.verdicts.history import Facts, History
 
@@ -76,7 +76,7 @@ def _facts(run: Any, points: Points) -> Facts:
     if any(key.startswith(EFFECTIVE) for key in params):
         constants = {name.removeprefix("constant/"): last for name, ((_, last), *_) in points.items()}
         return replace(facts_of(name, params, constants), status=status, unit=tags.get("unit.val/loss"))
-    return Facts(name=name, status=status, steps_per_epoch=steps_per_epoch(points.get("epoch", [])), **_numbers(params))
+    return Facts(name=name, status=status, **_numbers(params))
 
 
 def _numbers(params: Mapping[str, str]) -> dict[str, Any]:

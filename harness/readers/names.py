@@ -34,13 +34,15 @@ EPOCHS = "epoch epochs train_epoch"
 ORDER = {name: order for spelled in (*SYNONYMS.values(), STEPS, EPOCHS) for order, name in enumerate(spelled.split())}
 MEANING = {name: meaning for meaning, spelled in SYNONYMS.items() for name in spelled.split()}
 MEANING |= dict.fromkeys(STEPS.split(), "step") | dict.fromkeys(EPOCHS.split(), "epoch")
+OF_THE_WHOLE = "train_steps_per_second"
+"""Stands in the summary at the end of a transformers Trainer, whose train_loss is the mean of the whole run."""
 WRAPPERS = ("metrics_", "metric_", "logs_", "log_")
 
 
 @lru_cache(4096)
 def meaning(name: str) -> str | None:
     """What a name stands for: one of our metrics, `step`, `epoch`, or nothing known."""
-    return name if name.startswith(OURS) else MEANING.get(plain(name))
+    return MEANING.get(plain(name), name if name.startswith(OURS) else None)
 
 
 def plain(name: str) -> str:
@@ -64,7 +66,7 @@ def history_of(points: Points, facts: Facts) -> History:
     for own, name in chosen.items():
         for step, value in points[name]:
             history.add(step, {own: math.inf if value != value and own in LOSSES else value})
-    history.facts = _completed(history)
+    history.facts = _completed(history, points)
     return history
 
 
@@ -81,11 +83,12 @@ def _rank(points: Points, name: str) -> tuple[bool, int, int]:
     return name.startswith(OURS), len(points[name]), -ORDER.get(plain(name), 0)
 
 
-def _completed(history: History) -> Facts:
-    facts, lrs, steps = history.facts, history["train/lr"].values, history["train/loss"].steps
-    gaps = np.diff(steps)
+def _completed(history: History, points: Points) -> Facts:
+    facts, lrs, gaps = history.facts, history["train/lr"].values, np.diff(history["train/loss"].steps)
+    told = [points[name] for name in points if meaning(name) == "epoch"]
     return replace(
         facts,
         peak_lr=facts.peak_lr if facts.peak_lr is not None or not len(lrs) else float(lrs.max()),
         log_every=facts.log_every if facts.log_every > 1 or not len(gaps) else max(1, round(float(np.median(gaps)))),
+        steps_per_epoch=facts.steps_per_epoch or next((found for found in map(steps_per_epoch, told) if found), None),
     )

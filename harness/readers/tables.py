@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.readers.names import history_of, meaning, steps_per_epoch
+from harness.readers.names import history_of, meaning
 from harness.verdicts.history import Facts, History
 
 PER_EPOCH = 100
@@ -30,26 +30,22 @@ def read_jsonl(path: Path) -> History:
 def history(rows: Iterable[Mapping[str, Any]], path: Path, kind: str) -> History:
     """ValueError, with the names that there are, where no column tells the steps or none a loss."""
     columns: dict[str, list[tuple[int, float]]] = {}
-    epochs: list[tuple[int, float]] = []
     numbered = [numbers(row) for row in rows]
     names = {name: None for row in numbered for name in row}
     step = _column(names, "step") or _column(names, "epoch")
     if step is None:
         raise ValueError(_refusal(path, kind, names, "steps, such as step, global_step or epoch"))
     scale = PER_EPOCH if meaning(step) == "epoch" and any(row.get(step, 0) % 1 for row in numbered) else 1
-    epoch = _column(names, "epoch")
     for row in numbered:
         if step in row:
             at = round(row[step] * scale)
-            if epoch in row:
-                epochs.append((at, row[epoch]))
             for name, value in row.items():
                 columns.setdefault(name, []).append((at, value))
     if not any(meaning(name) in ("train/loss", "val/loss") for name in columns):
         raise ValueError(_refusal(path, kind, names, "losses, such as loss, train_loss or val_loss"))
     by = {"step": "", "epoch": f", {scale} steps for an epoch" if scale > 1 else ", a step for an epoch"}[meaning(step)]
     source = f"{kind} {path}: {len(numbered)} rows, steps from {step!r}{by}"
-    return history_of(columns, Facts(name=path.stem, steps_per_epoch=steps_per_epoch(epochs), source=source))
+    return history_of(columns, Facts(name=path.stem, source=source))
 
 
 def delimiter(text: str) -> str | None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.readers.names import history_of, steps_per_epoch
+from harness.readers.names import history_of
 from harness.verdicts.history import Facts, History
 
 
@@ -15,7 +15,7 @@ def read(folder: Path) -> History:
     if find_spec("tensorboard") is None:
         raise ValueError(f"{folder}: to read event files, install tensorboard: pip install -e '.[tensorboard]'")
     points = _scalars(folder)
-    history = history_of(points, Facts(name=folder.name, steps_per_epoch=steps_per_epoch(points.get("epoch", []))))
+    history = history_of(points, Facts(name=folder.name))
     if not len(history["train/loss"]) and not len(history["val/loss"]):
         raise ValueError(f"{folder}: no tag of these events names a loss; they have {', '.join(points) or 'none'}")
     count = sum(map(len, points.values()))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from harness.readers.names import EPOCHS, STEPS, SYNONYMS, history_of, meaning, steps_per_epoch
+from harness.readers.names import EPOCHS, OF_THE_WHOLE, STEPS, SYNONYMS, history_of, meaning
 from harness.readers.tables import PER_EPOCH
 from harness.verdicts.history import Facts, History
 
@@ -15,7 +15,7 @@ NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)
 NAMES = sorted(chain.from_iterable(names.split() for names in (*SYNONYMS.values(), STEPS, EPOCHS)), key=len)[::-1]
 SPELLED = "|".join(name.replace("_", r"[\s_/.\-]*") for name in NAMES)
 READING = re.compile(
-    rf"(?<![A-Za-z0-9])(?P<name>{SPELLED})s?[\"'\])]*\s*[:=#~≈|@(\[]*\s*[\"'~≈(\[]*\s*(?P<value>{NUMBER})"
+    rf"(?<![A-Za-z0-9_])(?P<name>{SPELLED})s?[\"'\])]*\s*[:=#~≈|@(\[]*\s*[\"'~≈(\[]*\s*(?P<value>{NUMBER})"
     rf"(?:\s*/\s*(?P<of>\d+))?(?!\w)",
     re.IGNORECASE,
 )
@@ -26,7 +26,7 @@ ASIDE = re.compile(r"(?:best|lowest|minimum|min|target|expected|previous|ema|avg
 def read(path: Path) -> History:
     """ValueError, with a line of the file and one that would do, where no line tells of a step and a loss."""
     lines = [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
-    readings = list(_numbered(map(readings_of, lines)))
+    readings = list(_numbered(readings_of(line) for line in lines if OF_THE_WHOLE not in line))
     points: dict[str, list[tuple[int, float]]] = {}
     for step, reading in readings:
         for name, value in reading.items():
@@ -35,8 +35,7 @@ def read(path: Path) -> History:
         shown = f"; it begins {lines[0].strip()[:80]!r}" if lines else ""
         raise ValueError(f"{path}: none of {len(lines)} lines tells a step and a loss, as {EXAMPLE!r} would{shown}")
     source = f"text log {path}: {len(readings)} of {len(lines)} lines understood"
-    per_epoch = steps_per_epoch(points.get("epoch", []))
-    return history_of(points, Facts(name=path.stem, steps_per_epoch=per_epoch, source=source))
+    return history_of(points, Facts(name=path.stem, source=source))
 
 
 def readings_of(line: str) -> dict[str, float]:

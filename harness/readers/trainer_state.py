@@ -4,17 +4,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from harness.readers.names import history_of, steps_per_epoch
+from harness.readers.names import OF_THE_WHOLE, history_of
 from harness.verdicts.history import Facts, History
 
-SUMMARY = "train_runtime"
-"""In the last entry, whose train_loss is the mean of the whole run."""
+TOKENS = "num_input_tokens_seen"
 
 
 def read(path: Path) -> History:
     """ValueError where the file holds no log of a trainer."""
     state = json.loads(path.read_text(encoding="utf-8-sig"))
-    entries = [entry for entry in state["log_history"] if "step" in entry and SUMMARY not in entry]
+    entries = [entry for entry in state["log_history"] if "step" in entry and OF_THE_WHOLE not in entry]
     if not entries:
         raise ValueError(f"{path}: its log_history is empty; the trainer had not logged a step yet")
     points: dict[str, list[tuple[int, float]]] = {}
@@ -22,21 +21,18 @@ def read(path: Path) -> History:
         for name, value in entry.items():
             if isinstance(value, int | float):
                 points.setdefault(name, []).append((int(entry["step"]), float(value)))
-    points.pop("num_input_tokens_seen", None) if not any(
-        v for _, v in points.get("num_input_tokens_seen", [])
-    ) else None
-    history = history_of(points, _facts(state, points, path))
+    if not any(seen for _, seen in points.get(TOKENS, ())):  # they are counted only where that was asked for
+        points.pop(TOKENS, None)
+    history = history_of(points, _facts(state, path))
     history.facts = replace(history.facts, source=f"{path}: {len(entries)} entries of a transformers Trainer")
     return history
 
 
-def _facts(state: dict, points: dict[str, list[tuple[int, float]]], path: Path) -> Facts:
+def _facts(state: dict, path: Path) -> Facts:
     total, done = state.get("max_steps") or None, state.get("global_step", 0)
     folder = path.absolute().parent
     return Facts(
         name=folder.parent.name if folder.name.startswith("checkpoint-") else folder.name,
         status="completed" if total and done >= total else None,
         total_steps=total,
-        steps_per_epoch=steps_per_epoch(points.get("epoch", [])),
-        unit="nats/token",
     )

@@ -10,10 +10,25 @@ from harness.readers import mlflow, read
 from tests.observers.stores import new_store
 
 LOGGED = [
-    {"epoch": 0.5, "grad_norm": 1.2, "learning_rate": 5e-5, "loss": 3.5, "num_input_tokens_seen": 900, "step": 10},
+    {
+        "epoch": 0.5,
+        "grad_norm": 1.2,
+        "learning_rate": 5e-5,
+        "loss": 3.5,
+        "num_input_tokens_seen": 900,
+        "step": 10,
+        "train_runtime": 4.2,
+    },
     {"epoch": 0.5, "eval_loss": 3.6, "eval_runtime": 1.0, "num_input_tokens_seen": 900, "step": 10},
     {"epoch": 1.0, "grad_norm": 1.1, "learning_rate": 0.0, "loss": 3.4, "num_input_tokens_seen": 1800, "step": 20},
-    {"epoch": 1.0, "total_flos": 1e9, "train_loss": 3.45, "train_runtime": 9.0, "step": 20},
+    {
+        "epoch": 1.0,
+        "total_flos": 1e9,
+        "train_loss": 3.45,
+        "train_runtime": 9.0,
+        "step": 20,
+        "train_steps_per_second": 2.2,
+    },
 ]
 STATE = {"max_steps": 20, "global_step": 20, "num_train_epochs": 1, "logging_steps": 10, "log_history": LOGGED}
 
@@ -54,13 +69,15 @@ def test_tensorboards_tags_are_read_by_what_they_mean(tmp_path) -> None:
     with SummaryWriter(str(tmp_path / "logs" / "now")) as writer:
         for step in range(1, 4):
             writer.add_scalar("Train/Loss", 4 - step, step)
-            writer.add_scalar("Train/LearningRate", 1e-3, step)
+            writer.add_scalar("train/learning_rate", 1e-3, step)
+            writer.add_scalar("train/epoch", step / 4, step)
             writer.add_scalar("Train/Perplexity", 9, step)
         writer.add_scalar("Val/Loss", 2.5, 3)
     history = read(tmp_path / "logs")
     assert history["train/loss"].values.tolist() == [3, 2, 1]
     assert history["val/loss"].steps.tolist() == [3]
     assert history.facts.peak_lr == pytest.approx(1e-3)
+    assert history.facts.steps_per_epoch == 4
     [events] = (tmp_path / "logs" / "now").iterdir()
     assert read(events)["train/loss"].values.tolist() == [3, 2, 1]
 

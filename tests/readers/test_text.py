@@ -35,6 +35,7 @@ def log(tmp_path: Path, *lines: str) -> History:
         ('{"no json": step: 1500, "train_loss": 3.21', {"train/loss": 3.21}),
         ("iteration 1500/2000 - training loss: -.5E+1", {"train/loss": -5.0}),
         ("global_step: 1,500; Validation Loss: 6.7; best val loss 6.1 at step 900", {"val/loss": 6.7}),
+        ("step 1500: loss 3.2, eval_steps_per_second 180, best_loss 1.0", {"train/loss": 3.2}),
         ("step 1500: train loss nan, val loss inf", {"train/loss": float("inf"), "val/loss": float("inf")}),
     ],
 )
@@ -70,7 +71,9 @@ def test_where_only_epochs_are_told_these_are_the_steps(tmp_path) -> None:
 
 
 def test_fractions_of_an_epoch_are_steps_of_a_hundredth(tmp_path) -> None:
-    history = log(tmp_path, "{'loss': 3.2, 'learning_rate': 1e-4, 'epoch': 0.5}", "{'eval_loss': 3.4, 'epoch': 1.0}")
+    lines = ["{'loss': '3.2', 'learning_rate': '1e-4', 'epoch': '0.5'}", "{'eval_loss': '3.4', 'epoch': '1.0'}"]
+    whole = "{'train_runtime': '4.8', 'train_steps_per_second': '6.1', 'train_loss': '3.3', 'epoch': '1.0'}"
+    history = log(tmp_path, *lines, whole)
     assert points(history, "train/loss") == [(50, 3.2)]
     assert points(history, "val/loss") == [(100, 3.4)]
     assert history.facts.steps_per_epoch == 100
