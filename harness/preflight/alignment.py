@@ -21,7 +21,7 @@ KNOWN, KNOWN_BY_COPYING = 0.9, 0.25
 """Shares of ln(vocabulary) below which an offset is learned. With a tied head, random weights repeat their input."""
 TOY_TOKENS, TOY_LRS, TOY_STEPS, TOY_MARGIN = 16, (3e-3, 1e-2, 3e-4), 48, 0.5
 LOOK = "how labels are made and who moves them: the collator or the model's own loss, never both"
-NEEDS = "it takes `text`, or batches that are mappings with input_ids and labels"
+NEEDS = "needs `text`, or batches that are mappings with input_ids and labels"
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def _learned(subject: Subject, text: Text) -> Finding:
     """What a trained model predicts is what is meant."""
     what = "what the weights have learned to predict"
     if not subject.is_pretrained:
-        return Finding("not checked", what, "", "it takes trained weights, and is_pretrained=True")
+        return Finding("not checked", what, "", "needs trained weights, and is_pretrained=True")
     tokens = text.read(subject.batches[0])
     rows = max(1, 4 * affordable(subject.model) // tokens.inputs.shape[1])
     tokens = Tokens(tokens.inputs[:rows], tokens.labels[:rows], tokens.is_real[:rows])
@@ -104,7 +104,7 @@ def _learned(subject: Subject, text: Text) -> Finding:
     is_known = nats[best] < uniform * (KNOWN_BY_COPYING if _distance(best, subject) == 0 else KNOWN)
     if best != 0 and is_known and nats[best] < nats[0] - MARGIN:
         return Finding("fail", what, seen, expected, "the labels that these weights were trained with; " + LOOK)
-    return Finding("not checked", what, "", f"it takes weights that tell one token from another: {seen}")
+    return Finding("not checked", what, "", f"needs weights that tell one token from another: {seen}")
 
 
 def _toy(subject: Subject, text: Text) -> Finding:
@@ -114,7 +114,7 @@ def _toy(subject: Subject, text: Text) -> Finding:
     ids, counts = rows.unique(return_counts=True)
     ids = ids[counts.argsort(descending=True)[:TOY_TOKENS]]
     if len(ids) < 4:
-        return Finding("not checked", what, "", "it takes text of at least 4 different tokens")
+        return Finding("not checked", what, "", "needs text of at least 4 different tokens")
     shown, true = _toy_text(rows.shape, ids, bool(subject.is_causal))
     batch = written(true, subject, text) if subject.is_causal else text.write(Tokens(shown, true, true >= 0))
     tried, expected = [], f"logits that know the token {_meant(0, subject)}, by {TOY_MARGIN} nats from others"

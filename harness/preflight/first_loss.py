@@ -38,7 +38,7 @@ def check(subject: Subject) -> Iterator[Finding]:
             vocabulary = subject.text.logits(subject.model, batches[0]).shape[-1]
             yield _trained(subject, loss, vocabulary) if subject.is_pretrained else _random(subject, loss, vocabulary)
         else:
-            needs = f"the first loss is {loss:.4g}; to judge it takes `text`, or `zero_predictor` for a relative error"
+            needs = f"the first loss is {loss:.4g}; to judge it needs `text`, or `zero_predictor` for a relative error"
             yield Finding("not checked", "first loss", "", needs)
 
 

@@ -78,7 +78,7 @@ def _slopes(subject: Subject, batch: Any) -> Iterator[Finding]:
     loss, gradients = _gradients(subject, batch)
     fine = resolution(subject, batch)
     if fine > COARSE:
-        needs = "it takes float32: a difference of two losses says nothing in fewer digits"
+        needs = "needs float32: a difference of two losses says nothing in fewer digits"
         yield Finding("not checked", "gradients against finite differences", "", needs)
         return
     ruler = _Ruler(subject, batch, NOISE * fine * max(abs(loss), 1e-3))
@@ -263,7 +263,7 @@ def _held(subject: Subject) -> Finding:
     """The optimizers hold the trainable parameters and no others."""
     what, expected = "parameters in the optimizer", "exactly the trainable ones"
     if not subject.optimizers:
-        return Finding("not checked", what, "", "it takes `optimizer`")
+        return Finding("not checked", what, "", "needs `optimizer`")
     groups = [group for optimizer in subject.optimizers for group in optimizer.param_groups]
     held = {id(parameter) for group in groups for parameter in group["params"]}
     own = {id(parameter): name for name, parameter in subject.model.named_parameters()}

@@ -14,7 +14,7 @@ PADDING = 4
 """Tokens that are appended."""
 SAME = 1e-4
 """Of the logits' spread, and of the loss: what the order of float32 additions may change."""
-NEEDS = "it takes `text`, or batches that are mappings with input_ids and labels"
+NEEDS = "needs `text`, or batches that are mappings with input_ids and labels"
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -35,7 +35,7 @@ def _padding(subject: Subject, text: Text, true: Tensor, same: float) -> Iterato
     """Rows of text, and the same ones padded."""
     pad = _pad_id(subject, text)
     if pad is None:
-        yield Finding("not checked", "padding", "", "it takes a batch that has some; these have none")
+        yield Finding("not checked", "padding", "", "needs a batch that has some; these have none")
         return
     plain, padded = _write(text, true), _write(text, true, pad)
     logits, beside = text.logits(subject.model, plain), text.logits(subject.model, padded)[:, : plain_width(true, text)]

@@ -201,8 +201,8 @@ def _logits_of_mapping(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _shift(tokens: Tokens) -> int:
-    """0 or 1, by which more of the labels are the inputs, there or one further on."""
+    """1 where most labels are the inputs one further on, and else 0: there, or hidden by a mask."""
     scored = tokens.labels != IGNORED
     here = (tokens.labels == tokens.inputs)[scored].sum()
     next_one = (tokens.labels[:, :-1] == tokens.inputs[:, 1:])[scored[:, :-1]].sum()
-    return int(next_one > here)
+    return int(next_one > max(here, scored.sum() / 2))
