@@ -1,14 +1,16 @@
 """The text is sound: copies, empty and broken documents, unknown tokens, and passages unlike the rest."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+import torch
 
 from harness.data.flaws import is_broken, mended
 from harness.data.passages import FEWEST_WINDOWS, WINDOW, Passage, unlike_the_rest
 from harness.preflight.findings import Finding, Level
+from harness.preflight.probe import at_rest, written
 from harness.preflight.subject import Data, Subject
 
 MOST = 300_000
@@ -18,6 +20,8 @@ WORTH_SAYING = {"copies": 0.01, "empty": 0.001, "broken encoding": 0.001, "unkno
 NOT_MEANT = 0.5
 """Share of empty or broken documents, or of unknown tokens, that nobody can have meant."""
 NAMED = 3
+ROWS = 4
+"""On which the model's own loss is taken, in a passage and elsewhere."""
 CLEAN = "python -m harness clean, which drops them and lists them"
 
 
@@ -41,7 +45,7 @@ def check(subject: Subject) -> Iterator[Finding]:
         yield Finding("not checked", "passages", "", "needs data.stream, the training text as token ids")
     else:
         yield from _unknown(data)
-        yield _passages(data.stream)
+        yield _passages(subject, data.stream)
 
 
 def _documents(texts: Iterable[str]) -> Iterator[Finding]:
@@ -94,7 +98,7 @@ def _unknown(data: Data) -> Iterator[Finding]:
     yield Finding(level, "unknown tokens", seen, "none", "the tokenizer: whether it belongs to this text")
 
 
-def _passages(stream: np.ndarray) -> Finding:
+def _passages(subject: Subject, stream: np.ndarray) -> Finding:
     what, found = "passages unlike the rest", sorted(unlike_the_rest(stream), key=lambda passage: passage.start)
     if len(stream) < WINDOW * FEWEST_WINDOWS:
         return Finding("not checked", what, "", f"needs {WINDOW * FEWEST_WINDOWS:,} tokens; there are {len(stream):,}")
@@ -105,8 +109,31 @@ def _passages(stream: np.ndarray) -> Finding:
     if len(found) > NAMED:
         tokens = sum(passage.end - passage.start for passage in found)
         seen = f"{len(found)} in {len(stream):,} tokens, {tokens / len(stream):.2%} of them; the longest: {seen}"
+    if subject.text is not None and subject.is_causal:
+        seen += _losses(subject, stream, longest[0], found)
     look_at = "the text there; a step that is fed such a passage may show as a spike; python -m harness clean"
     return Finding("warn", what, seen, "none", look_at)
+
+
+def _losses(subject: Subject, stream: np.ndarray, passage: Passage, found: Sequence[Passage]) -> str:
+    """The model's own, on the passage and on rows apart from all of them; nothing where either has no whole row."""
+    width = subject.text.read(subject.batches[0]).inputs.shape[1]
+    inside = range(passage.start, passage.end - width + 1, width)
+    spread = range(0, len(stream) - width, max(1, len(stream) // (4 * ROWS)))
+    outside = [at for at in spread if all(at + width < other.start or at >= other.end for other in found)]
+    if not inside or not outside:
+        return ""
+    there, elsewhere = (_loss(subject, stream, starts[:ROWS], width) for starts in (inside, outside))
+    return f"; the model's loss is {there:.2f} in the longest, {elsewhere:.2f} elsewhere"
+
+
+@torch.no_grad()
+def _loss(subject: Subject, stream: np.ndarray, starts: Sequence[int], width: int) -> float:
+    """Of rows of the stream that begin at `starts`."""
+    rows = torch.from_numpy(np.stack([stream[at : at + width] for at in starts]).astype(np.int64))
+    device = subject.text.read(subject.batches[0]).inputs.device
+    with at_rest(subject.model):
+        return subject.loss(written(rows.to(device), subject, subject.text)).item()
 
 
 def _said(passage: Passage) -> str:

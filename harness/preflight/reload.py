@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.preflight.findings import Finding
+from harness.preflight.probe import MOST, few
 from harness.preflight.subject import Subject
 
 CLOSE, MERGED = 1e-6, {torch.float32: 1e-4, torch.float64: 1e-6}
@@ -121,11 +122,11 @@ def _merged(subject: Subject) -> Finding:
 
 @torch.no_grad()
 def _logits_off(subject: Subject, merged: Subject) -> float:
-    batch = subject.batches[0]
+    batch = few(subject, subject.batches[0], MOST)
     before, after = (subject.text.logits(each.model, batch).float() for each in (subject, merged))
     return ((after - before).abs().max() / before.std()).item()
 
 
 @torch.no_grad()
 def _loss(subject: Subject) -> float:
-    return subject.loss(subject.batches[0]).item()
+    return subject.loss(few(subject, subject.batches[0], MOST)).item()

@@ -1,6 +1,7 @@
 """Text that is sound, and what is planted in it."""
 
 import gzip
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from harness.preflight import Data, Finding, Subject
 from harness.preflight.data import check
+from tests.preflight.healthy import Training
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REAL = {
@@ -84,6 +86,18 @@ def test_a_passage_unlike_the_rest_is_found_where_it_is(kind: str) -> None:
     found = findings(stream=stream)["passages unlike the rest"]
     assert found.level == "warn"
     assert found.seen.startswith(f"tokens {start:,} to {end:,} ({kind} ")
+
+
+def test_the_loss_of_the_model_in_a_passage_is_set_beside_that_elsewhere() -> None:
+    training = Training()
+    stream = np.concatenate([np.array(row) for row in training.train] * 6)
+    stream[4096:5120] = 7
+    training.more = {"data": Data(stream=stream)}
+    *_, found = check(training.subject())
+    there, elsewhere = map(
+        float, re.search(r"loss is ([\d.]+) in the longest, ([\d.]+) elsewhere", found.seen).groups()
+    )
+    assert there > 1.5 * elsewhere
 
 
 def test_a_short_stream_is_not_judged() -> None:
