@@ -13,7 +13,7 @@ from harness.preflight.findings import Finding
 from harness.preflight.subject import Subject
 
 STEPS, SECONDS = 4, 1.5
-"""Measured after one to warm up: so many at most, and no more once so long has passed."""
+"""Measured after one to warm up: so many at most, and no more once so long has passed; then the first may have to do."""
 EVALUATED_IN = 16
 CLOSE_TO_ALL = 0.9
 """Share of the machine's memory."""
@@ -35,12 +35,10 @@ def check(subject: Subject) -> Iterator[Finding]:
 
 def _step_seconds(subject: Subject, device: torch.device) -> float:
     taken: list[float] = []
-    for index in range(1 + STEPS):
-        batch = subject.batches[index % len(subject.batches)]
+    while not taken or (len(taken) <= STEPS and sum(taken) < SECONDS):
+        batch = subject.batches[len(taken) % len(subject.batches)]
         taken.append(_timed(lambda batch=batch: subject.step(batch), device))
-        if index and sum(taken) > SECONDS:
-            break
-    return median(taken[1:])
+    return median(taken[1:] or taken)
 
 
 def _timed(act: Callable[[], Any], device: torch.device) -> float:

@@ -25,11 +25,16 @@ FACTORS = range(2, 65)
 
 @dataclass(frozen=True)
 class Rates:
-    """The LR of each group in the updates that follow `steps`; `beyond` is that of one group after the run."""
+    """The LR of each group in the updates that follow `steps`; `beyond` is that of the leading one, run and after."""
 
     steps: np.ndarray
     groups: Mapping[str, np.ndarray]
     beyond: np.ndarray | None = None
+
+    @property
+    def leading(self) -> np.ndarray:
+        """Of the group whose LR is highest."""
+        return max(self.groups.values(), key=np.max)
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -37,8 +42,9 @@ def check(subject: Subject) -> Iterator[Finding]:
     if subject.lrs or subject.optimizers:
         rates = read_rates(subject)
         yield from _peaks(subject.asked, rates)
-        yield from _warmup(subject.asked, rates)
-        yield from _course(subject.asked, rates)
+        if rates.leading.max() > 0:
+            yield from _warmup(subject.asked, rates)
+            yield from _course(subject.asked, rates)
     else:
         yield Finding("not checked", "learning rates", "", "needs the optimizer, and the schedule where there is one")
     yield from _ticks(subject)
@@ -74,7 +80,7 @@ def _rehearsed(subject: Subject) -> Rates:
     if not moves:
         read *= total
     curves = {name: np.array([lrs[name] for lrs in read]) for name in read[0]}
-    beyond = next(iter(curves.values())) if moves else None
+    beyond = max(curves.values(), key=np.max) if moves else None
     steps = np.arange(min(total, len(read)))
     return Rates(steps, {name: curve[: len(steps)] for name, curve in curves.items()}, beyond)
 
@@ -111,7 +117,7 @@ def _warmup(asked: Asked, rates: Rates) -> Iterator[Finding]:
             "warn", "warm-up", f"{wanted:.3g} steps, which is none", "1 step or more", "schedule.warmup_steps"
         )
         return
-    curve = next(iter(rates.groups.values()))
+    curve = rates.leading
     reached = int(rates.steps[np.argmax(curve >= (1 - CLOSE) * curve.max())])
     seen = f"the LR is at {curve[0] / curve.max():.0%} of its peak at step 0, and at its peak from step {reached} on"
     expected = f"a warm-up of {wanted:.4g} steps"
@@ -129,7 +135,7 @@ def _course(asked: Asked, rates: Rates) -> Iterator[Finding]:
     if asked.total_steps is None:
         yield Finding("not checked", "schedule", "", "needs asked.total_steps")
         return
-    curve = next(iter(rates.groups.values()))
+    curve = rates.leading
     if asked.multiplier is None:
         yield from _length(asked.total_steps, curve, rates.beyond)
         return

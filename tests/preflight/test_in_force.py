@@ -50,6 +50,11 @@ def test_a_capped_lr_is_told_as_one_that_is_not_reached() -> None:
     assert "cap" in peak.look_at
 
 
+def test_an_lr_that_is_always_0_fails_as_a_peak_that_is_not_reached() -> None:
+    found = findings(subject(lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)))
+    assert [name for name, finding in found.items() if finding.level == "fail"] == ["peak LR"]
+
+
 def test_a_warm_up_of_which_nothing_is_left_fails_and_one_that_rounds_to_nothing_warns() -> None:
     constant = lambda optimizer: lr_scheduler.ConstantLR(optimizer, factor=1.0)  # noqa: E731
     assert findings(subject(constant, warmup_steps=0.1 * STEPS))["warm-up"].level == "fail"
