@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         raise ConfigError(f"RUN: {error}") from error
     verdicts = diagnose(history, limits)
     prescription, typed = prescribe(history, verdicts, start["params"]), retyped(folder)
-    lines = told(prescription, typed, cost(folder / record.NAME, history))
+    lines = told(prescription, typed, history.facts.name, cost(folder / record.NAME, history))
     print(*_found(history, verdicts), *lines, sep="\n")
     return int(bool(prescription.refusal))
 
@@ -69,7 +70,7 @@ def cost(path: Path, history: History) -> Cost | None:
     return Cost(history.facts.total_steps, round(evals / share), of_step, of_eval)
 
 
-def told(prescription: Prescription, typed: Sequence[str], spent: Cost | None) -> Iterator[str]:
+def told(prescription: Prescription, typed: Sequence[str], run: str, spent: Cost | None) -> Iterator[str]:
     """Why, what to type, and what it will cost."""
     if prescription.refusal:
         yield f"no sweep: {prescription.refusal}"
@@ -86,10 +87,15 @@ def told(prescription: Prescription, typed: Sequence[str], spent: Cost | None) -
         yield f"one run instead of a sweep{_took(spent, longer=bool(settings))}"
         return
     wanted = [*kept, *settings, "sweeps=none", *(part.override for part in prescription.ranges)]
-    wanted += [f"sweep.n_trials={prescription.n_trials}"]
+    wanted += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={_study(run)}"]
     asked = ask(wanted)
     yield shlex.join(["python", "run.py", "-m", *wanted])
     yield _forecast(prescription.n_trials, asked.n_jobs, spent, longer=bool(settings))
+
+
+def _study(run: str) -> str:
+    """A name of its own, so that no study of another space is gone on with."""
+    return f"after_{re.sub(r'[^\w.+-]', '_', run)}"[:80]
 
 
 def _found(history: History, verdicts: Sequence) -> Iterator[str]:

@@ -28,6 +28,7 @@ def test_the_sweep_is_accepted_and_its_present_config_is_the_run(finished, overr
     check_space(asked.space, asked.options.allow)
     assert "optimizer.lr" in asked.space.ranges
     assert f"sweep.n_trials={asked.limits.n_trials}" in words
+    assert asked.name == f"after_{finished.name}"
     same, wanted = plain(run_part(asked.cfg)), plain(OmegaConf.load(finished / "config.yaml"))
     assert same.pop("optimizer").keys() == wanted.pop("optimizer").keys()
     assert same == wanted

@@ -104,6 +104,20 @@ def test_anyones_mlflow_run_is_read_by_what_its_metrics_and_parameters_mean(tmp_
     assert (facts.total_steps, facts.lora_rank, facts.steps_per_epoch) == (None, 8, 1)
 
 
+def test_a_run_of_ours_whose_folder_is_gone_is_known_by_what_mlflow_has_of_it(tmp_path) -> None:
+    store = new_store(tmp_path)
+    client = Client(store)
+    run_id = client.make_run("default", "1", "our run", 0)
+    params = {"effective.peak_lr.matrices": "0.02", "effective.total_steps": "9", "expect": "['step 1: val/loss < 3']"}
+    metrics = [("constant/ln_vocabulary", 7.6, 0, 0), ("val/loss", 3.0, 1, 9), ("val/loss_se", 0.1, 1, 9)]
+    client.log(run_id, Batch(params, metrics, {"unit.val/loss": "nats/token", "status": "diverged"}))
+    history = mlflow.read(run_id, store)
+    assert history["val/loss_se"].values.tolist() == [0.1]
+    facts = history.facts
+    assert (facts.peak_lr, facts.total_steps, facts.uniform) == (0.02, 9, 7.6)
+    assert (facts.unit, facts.status, facts.expect) == ("nats/token", "diverged", ("step 1: val/loss < 3",))
+
+
 def test_a_run_that_the_store_does_not_hold_is_none_and_no_store_is_made(tmp_path) -> None:
     assert mlflow.read("f" * 32, new_store(tmp_path)) is None
     assert mlflow.read("f" * 32, f"sqlite:///{tmp_path}/elsewhere.db") is None
