@@ -95,7 +95,8 @@ def told(prescription: Prescription, typed: Sequence[str], run: str, spent: Cost
 
 def _study(run: str) -> str:
     """A name of its own, so that no study of another space is gone on with."""
-    return f"after_{re.sub(r'[^\w.+-]', '_', run)}"[:80]
+    plain = re.sub(r"[^\w.+-]", "_", run)
+    return f"after_{plain}"[:80]
 
 
 def _found(history: History, verdicts: Sequence) -> Iterator[str]:
