@@ -39,14 +39,16 @@ class Rates:
 
 def check(subject: Subject) -> Iterator[Finding]:
     """Learning rates and their course, what a step ticks, examples a step, decay, when a plateau can act."""
-    if subject.lrs or subject.optimizers:
+    if not (subject.lrs or subject.optimizers):
+        yield Finding("not checked", "learning rates", "", "needs the optimizer, and the schedule where there is one")
+    elif subject.asked.total_steps is None and (subject.lrs or subject.schedule):
+        yield Finding("not checked", "learning rates", "", "needs asked.total_steps, the length of the run")
+    else:
         rates = read_rates(subject)
         yield from _peaks(subject.asked, rates)
         if rates.leading.max() > 0:
             yield from _warmup(subject.asked, rates)
             yield from _course(subject.asked, rates)
-    else:
-        yield Finding("not checked", "learning rates", "", "needs the optimizer, and the schedule where there is one")
     yield from _ticks(subject)
     yield from _batch(subject)
     yield from _decay(subject)

@@ -136,3 +136,9 @@ def test_without_an_optimizer_rates_are_not_checked() -> None:
     made = subject()
     made.optimizer = made.schedule = None
     assert findings(made)["learning rates"].level == "not checked"
+
+
+def test_a_schedule_without_the_length_of_the_run_is_not_checked() -> None:
+    found = findings(subject(lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.1, total_iters=5), total_steps=None))
+    assert found["learning rates"].level == "not checked"
+    assert "fail" not in {finding.level for finding in found.values()}
