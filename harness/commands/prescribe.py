@@ -58,16 +58,17 @@ class Cost:
 
 
 def cost(path: Path, history: History) -> Cost | None:
-    """Of a whole run such as the one whose record this is; None where it ended before it could be measured."""
+    """Of a whole run such as the one whose record this is, without what it went on from; None where it ended before it
+    could be measured."""
+    first = int(ours.start_of(path)["params"].get("effective.first_step", 0))
     end = next((entry for entry, _ in record.read(path) if entry["kind"] == "end"), None)
-    paces = history["perf/steps_per_second"].values
-    evals = len(history["val/loss"])
+    paces, evals = history["perf/steps_per_second"].values, len(history["val/loss"])
     if end is None or not len(paces) or not evals:
         return None
+    steps, taken = history.facts.total_steps - first, end["step"] - first
     of_step = median(1 / paces)
-    of_eval = max(0.0, end["seconds"] - of_step * end["step"]) / evals
-    share = end["step"] / history.facts.total_steps
-    return Cost(history.facts.total_steps, round(evals / share), of_step, of_eval)
+    of_eval = max(0.0, end["seconds"] - of_step * taken) / evals
+    return Cost(steps, round(evals * steps / taken), of_step, of_eval)
 
 
 def told(prescription: Prescription, typed: Sequence[str], run: str, spent: Cost | None) -> Iterator[str]:
