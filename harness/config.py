@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.explain import ConfigError, nearest
 from harness.targets import bind, targets
 from harness.verdicts.expectations import parse
+from harness.verdicts.thresholds import Thresholds
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -189,6 +190,7 @@ def validate(cfg: DictConfig) -> Settings:
         bind(key, node)
     _check_lrs(cfg.optimizer)
     _check_forecasts(cfg.expect)
+    section("thresholds", Thresholds, cfg.thresholds)
     writable("tracking.uri", _tracking_folder(cfg.tracking.uri))
     return Settings(
         seed=_integer(cfg, "seed"),

@@ -60,8 +60,9 @@ def train(
     _set_mode(state, is_training=True)
     decision = _assess(task, state, plan, world, policies, emit, save) if state.step == 0 else None
     while not isinstance(decision, Stop) and state.step < plan.total_steps:
+        began_at = time.perf_counter()
         batch = task.batch(state.examples, plan.batch_size)
-        event = train_step(task, state, batch, plan, world, micro_batch_size)
+        event = train_step(task, state, batch, plan, world, micro_batch_size, began_at)
         emit(event)
         decision = decide(policies, event)
         if isinstance(decision, ShrinkMicroBatch):
@@ -84,10 +85,17 @@ def train(
 
 
 def train_step(
-    task: Task, state: TrainState, batch: Any, plan: Plan, world: World, micro_batch_size: int
+    task: Task,
+    state: TrainState,
+    batch: Any,
+    plan: Plan,
+    world: World,
+    micro_batch_size: int,
+    began_at: float | None = None,
 ) -> StepEnd | OutOfMemory:
-    """One optimizer update on `batch`, whose loss is the mean over all its scored elements, however it is split."""
-    began_at, generators = time.perf_counter(), torch_rng_state()
+    """One optimizer update on `batch`, whose loss is the mean over all its scored elements, however it is split. It is
+    timed from `began_at`, when the batch was begun to be made."""
+    began_at, generators = began_at or time.perf_counter(), torch_rng_state()
     multiplier = state.schedule.multiplier(state.progress(plan.total_steps))
     state.optimizer.set_lr(multiplier * state.lr_factor)
     try:

@@ -1,16 +1,19 @@
 """What may be said of the run while it goes on."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from harness.events import Conclusion, EvalEnd, Event, Observer, RunEnd, RunStart, Spike, Verdict
 from harness.observers import results
+from harness.observers.store import PROJECT
 from harness.observers.window import Window
 from harness.verdicts import diagnose
 from harness.verdicts.expectations import missed, parse, score
 from harness.verdicts.facts import facts_of
 from harness.verdicts.history import History, Spiked
+from harness.verdicts.lr_band import find_band
 from harness.verdicts.thresholds import Thresholds
 
 NAME = "verdicts.json"
@@ -43,9 +46,12 @@ class Diagnosis(Observer):
         match event:
             case RunStart():
                 self._folder: Path = event.folder
-                self._history = History(facts_of(event.name, event.params, event.constants))
+                facts = facts_of(event.name, event.params, event.constants)
+                outputs = PROJECT / event.params.get("output_dir", "outputs")
+                self._history = History(replace(facts, lr_band=find_band(outputs, event.params)))
             case EvalEnd():
                 self._is_due = event.step > 0
+                self._history.checkpoints += [event.step] if math.isfinite(event.val_loss) else []
                 self._history.facts = replace(self._history.facts, unit=event.metrics["loss"].unit)
             case Spike():
                 self._is_due = True

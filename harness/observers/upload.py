@@ -1,7 +1,7 @@
 """Brings to MLflow what it lacks of a run's metrics.jsonl, now or long after the run."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -194,16 +194,20 @@ class _Upload:
 
 
 def _said(entry: dict[str, Any]) -> dict[str, str]:
-    """A tag for each verdict; one that held for a while is told so at the end."""
+    """A tag for each kind of verdict as soon as there is one; at the end what holds then, and what has passed."""
     if entry["kind"] == "verdict":
-        verdict = entry["verdict"]
-        return {f"{VERDICT}{verdict['kind']}": f"step {verdict['step']}: {verdict['reason']}"}
+        return _by_kind([entry["verdict"]], "")
     if entry["kind"] != "conclusion":
         return {}
-    tags = {"forecasts": entry["forecasts"]} if entry["forecasts"] else {}
-    for one in entry["passed"]:
-        tags[f"{VERDICT}{one['kind']}"] = f"step {one['step']}: {one['reason']}; not at the end"
-    return tags
+    forecasts = {"forecasts": entry["forecasts"]} if entry["forecasts"] else {}
+    return forecasts | _by_kind(entry["passed"], "; not at the end") | _by_kind(entry["verdicts"], "")
+
+
+def _by_kind(verdicts: Sequence[dict[str, Any]], ending: str) -> dict[str, str]:
+    told: dict[str, list[str]] = {}
+    for one in verdicts:
+        told.setdefault(f"{VERDICT}{one['kind']}", []).append(f"step {one['step']}: {one['reason']}{ending}")
+    return {tag: " | ".join(reasons) for tag, reasons in told.items()}
 
 
 def with_columns(tags: dict[str, str]) -> dict[str, str]:

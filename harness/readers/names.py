@@ -1,6 +1,5 @@
 """What others call the metrics that we know, and their points gathered into a history by our names."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +13,6 @@ Points = Mapping[str, Sequence[tuple[int, float]]]
 """Step and value by the name that whoever recorded it gave."""
 
 OURS = ("train/", "val/", "perf/", "grad_norm/", "constant/")
-LOSSES = ("train/loss", "val/loss")
 
 SYNONYMS = {
     "train/loss": "train_loss loss training_loss loss_train train_loss_step lm_loss train_err train_error train",
@@ -53,8 +51,8 @@ def plain(name: str) -> str:
 
 
 def history_of(points: Points, facts: Facts) -> History:
-    """The history of `points` by our names; of several names for one metric that with the most points counts. A loss
-    that is no number is infinite. What the curves tell beside themselves is added to the `facts` that lack it."""
+    """The history of `points` by our names; of several names for one metric that with the most points counts. What the
+    curves tell beside themselves is added to the `facts` that lack it."""
     chosen: dict[str, str] = {}
     for name in points:
         own = meaning(name)
@@ -65,7 +63,7 @@ def history_of(points: Points, facts: Facts) -> History:
     history = History(facts)
     for own, name in chosen.items():
         for step, value in points[name]:
-            history.add(step, {own: math.inf if value != value and own in LOSSES else value})
+            history.add(step, {own: value})
     history.facts = _completed(history, points)
     return history
 

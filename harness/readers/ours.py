@@ -8,7 +8,6 @@ from typing import Any
 from harness.checkpoint import saved_steps
 from harness.observers import record
 from harness.observers.store import PROJECT
-from harness.readers.names import LOSSES
 from harness.verdicts.facts import facts_of
 from harness.verdicts.history import History, Spiked
 from harness.verdicts.lr_band import find_band
@@ -45,8 +44,7 @@ def _take(history: History, entry: Mapping[str, Any]) -> None:
             outputs = PROJECT / params.get("output_dir", "outputs")
             history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=find_band(outputs, params))
         case "metrics":
-            values = entry["metrics"]
-            history.add(entry["step"], {name: _loss(name, value) for name, value in values.items()})
+            history.add(entry["step"], entry["metrics"])
             unit = entry["units"].get("val/loss")
             if unit and unit != history.facts.unit:
                 history.facts = replace(history.facts, unit=unit)
@@ -56,7 +54,3 @@ def _take(history: History, entry: Mapping[str, Any]) -> None:
             history.spikes.append(Spiked(*seen, examples, entry["back_to"]))
         case "end":
             history.facts = replace(history.facts, status=entry["status"])
-
-
-def _loss(name: str, value: float) -> float:
-    return float("inf") if value != value and name in LOSSES else value

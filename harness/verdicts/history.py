@@ -1,10 +1,13 @@
 """A run as its curves tell it, whoever recorded it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+
+LOSSES = ("train/loss", "val/loss")
 
 
 class Series(NamedTuple):
@@ -80,8 +83,11 @@ class History:
     _arrays: dict[str, Series] = field(default_factory=dict)
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One row; steps may come back after a rollback, and then what was there behind them goes."""
+        """One row; steps may come back after a rollback, and then what was there behind them goes. A loss that is no
+        number is infinite, any other such value is left out."""
         for name, value in metrics.items():
+            if value != value and name in LOSSES:
+                value = math.inf
             if value == value:
                 steps, values = self._points.setdefault(name, ([], []))
                 while steps and steps[-1] >= step:
