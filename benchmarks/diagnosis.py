@@ -185,7 +185,8 @@ def record_lm(name: str) -> tuple[History, set[str], set[str]]:
 
 def record_toy(name: str) -> tuple[History, set[str], set[str]]:
     task, how, labels, may = TOY[name]
-    steps, evals, log_every = int(how.get("steps", 1000)), int(how.get("evals", 10)), 5
+    steps, evals = int(how.get("steps", 1000)), int(how.get("evals", 10))
+    log_every = max(5, steps // 100)
     schedule: Schedule = how.get("schedule", Cosine(warmup_ratio=0.05))
     state = toy_state(task, lr=float(how.get("lr", 0.05)))
     state.schedule = schedule
@@ -231,7 +232,7 @@ class Score:
 
     def __str__(self) -> str:
         precision, recall = (_share(self.right, self.right + n) for n in (self.wrong, self.missed))
-        return f"{self.right + self.missed} | {precision} | {recall}"
+        return f"{precision} / {recall} of {self.right + self.missed}" if precision + recall != "--" else ""
 
 
 def score(curves: Iterable[Curve]) -> dict[str, Score]:
@@ -255,8 +256,7 @@ def table(curves: list[Curve]) -> str:
         f"{source}, {'held out' if held else 'looked at'} ({len(part)})"
         for (source, held), part in zip(PARTS, parts, strict=True)
     ]
-    lines = ["| verdict | " + " | ".join(f"{head}: n | precision | recall" for head in heads) + " |"]
-    lines.append("|---|" + "---|" * (3 * len(PARTS)))
+    lines = ["| verdict | " + " | ".join(heads) + " |", "|---|" + "---|" * len(PARTS)]
     lines += [f"| {kind} | " + " | ".join(str(one.get(kind, Score())) for one in scores) + " |" for kind in kinds]
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ def never_learnt(history: History, limits: Thresholds) -> Iterator[Verdict]:
     best, start = min(float(losses.values[1:].min()), _trained(history)), _start(losses)
     guess = history.facts.unigram or history.facts.uniform
     found = stretch(history, limits)
-    soon = found.fall if found else (losses.values[-2] - losses.values[-1])
+    soon = found.fall if found else float(losses.values[len(losses) // 2] - losses.values[-1])
     if guess and best >= (bar := guess * (1 - limits.never_margin)) and best - max(0.0, soon) >= bar:
         name = "the unigram or mean guess" if history.facts.unigram else "a guess without knowledge"
         told = f"the best loss, {best:.4g}, is no better than {name} at {guess:.4g}: the input is not used"
@@ -78,7 +78,7 @@ def underfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
             f"{found.metric} still fell by {found.fall:.2g} per doubling of {found.unit} at {found.trend.end:.4g}, "
             f"from step {found.first} to {found.last}: more steps help before more rank does"
         )
-        overrides = (f"loop.max_steps={2 * steps}",)
+        overrides = ("loop.epochs=null", "loop.max_tokens=null", f"loop.max_steps={2 * steps}")
         yield Verdict("underfitting", found.last, confidence, told, found.evidence(limits.confidence), overrides)
 
 
@@ -107,7 +107,7 @@ def overfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
     )
     evidence = {"best step": step, "best": float(losses.values[best]), "gap": gap, "noise": noise, "to step": last}
     decay = max(0.1, 3 * (history.facts.weight_decay or 0))
-    overrides = ("loop.patience=2", f"optimizer.weight_decay={decay:.2g}", f"loop.max_steps={max(1, step)}")
+    overrides = ("loop.patience=2", f"optimizer.weight_decay={decay:.2g}")
     yield Verdict("overfitting", step, confidence, told, evidence, overrides)
 
 

@@ -27,7 +27,7 @@ def clipping_binds(history: History, limits: Thresholds) -> Iterator[Verdict]:
         p50, p90 = (float(value) for value in np.percentile(norms, [50, 90]))
         evidence |= {"norm p50": p50, "norm p90": p90}
         told += f": the norm before clipping is {p50:.2g} (p50) and {p90:.2g} (p90)"
-        overrides = (f"loop.grad_clip={p90:.2g}", *overrides)
+        overrides = (f"loop.grad_clip={p90:.2g}",)
     if clip and math.isfinite(clip):
         evidence["clip"] = clip
         told += f", the clip {clip:g}"

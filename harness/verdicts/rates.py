@@ -42,7 +42,7 @@ def warmup_truncated(history: History, limits: Thresholds) -> Iterator[Verdict]:
         given = 0 if given == lr.steps[0] and given < asked / 2 else given
     if given == 0:
         steps = max(1, math.ceil(asked))
-        told = f"a warm-up of {asked:.3g} steps was asked for and 0 are in force: the first update has the whole LR"
+        told = f"a warm-up of {asked:.4g} steps was asked for and 0 are in force: the first update has the whole LR"
         overrides = ("schedule.warmup_ratio=null", f"schedule.warmup_steps={steps}")
         yield Verdict("warm-up truncated", 0, 1.0, told, {"asked": asked, "in force": 0}, overrides)
 
@@ -82,10 +82,8 @@ def scheduler_idle(history: History, limits: Thresholds) -> Iterator[Verdict]:
         earliest = _earliest(evals.steps[evals.steps > 0], patience)
         evidence |= {"patience": patience, "earliest cut at": earliest}
         told += f"; with a patience of {patience} it could act at step {earliest} at the earliest"
-    shorter = max(0, len(evals) // 3 - 1 if patience is None else min(patience - 1, len(evals) // 3 - 1))
-    yield Verdict(
-        "scheduler idle", history.last_step, 0.9, told, evidence, (f"schedule.patience={shorter}", "schedule=cosine")
-    )
+    shorter = max(0, min(len(evals) // 3, len(evals) if patience is None else patience) - 1)
+    yield Verdict("scheduler idle", history.last_step, 0.9, told, evidence, (f"schedule.patience={shorter}",))
 
 
 def scheduler_misled(history: History, limits: Thresholds) -> Iterator[Verdict]:

@@ -16,6 +16,8 @@ SHORTEST = 0.6
 """Share of the doublings asked for that a stretch has to reach over."""
 
 
+FEWEST_ROWS = 10
+"""Of the training loss, which is noisier than an evaluation."""
 STILL = 1e-6
 """Of the loss: below it, what is left is rounding."""
 
@@ -88,7 +90,7 @@ def _cut(
     else:
         inside &= amounts >= amounts[last] / 2**doublings
         is_whole = math.log2(amounts[last] / amounts[inside][0]) >= SHORTEST * doublings
-    if inside.sum() < max(3, limits.fewest) or not is_whole:
+    if inside.sum() < (max(3, limits.fewest) if name == "val/loss" else FEWEST_ROWS) or not is_whole:
         return None
     steps, x = series.steps[inside], np.log2(amounts[inside])
     unit = "steps" if tokens is None else "tokens"

@@ -10,7 +10,7 @@ import numpy as np
 from harness.verdicts.history import Facts, History, Spiked
 
 NONE: frozenset[str] = frozenset()
-DEV, HELD_OUT = range(3), range(100, 103)
+DEV, HELD_OUT = range(3), range(200, 210)
 """Seeds; held-out ones also draw from other ranges."""
 
 
