@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,8 @@ FAR_BELOW_ZERO, FAR_ABOVE_ZERO = 0.5, 3.0
 """Times the loss of a model that answers 0."""
 TIMES = 4
 """Times the tokens of a step that can be afforded, of each batch: there is no way back to go."""
+STREAM = 1_000_000
+"""Tokens of the training text that are counted."""
 UNTOLD = 0.8
 """Share of ln(vocabulary) above which no trained model begins, where the text's own frequencies are not known."""
 
@@ -55,10 +58,10 @@ def _random(subject: Subject, loss: float, vocabulary: int) -> Finding:
 
 
 def _trained(subject: Subject, loss: float, vocabulary: int) -> Finding:
-    uniform, unigram, source = math.log(vocabulary), subject.unigram_entropy, "the text's own token frequencies"
-    is_estimate = unigram is None
-    if is_estimate:
-        unigram, source = _estimated(subject, uniform)
+    uniform = math.log(vocabulary)
+    known = [entropy for entropy in (subject.unigram_entropy, _of_stream(subject.data.stream)) if entropy is not None]
+    is_estimate = not known
+    unigram, source = _estimated(subject, uniform) if is_estimate else (max(known), "the text's own token frequencies")
     seen = f"{loss:.3f} nats a token from trained weights"
     expected = f"below {unigram:.3f}, what {source} score, and far below ln {vocabulary} = {uniform:.3f}"
     look = (
@@ -70,6 +73,13 @@ def _trained(subject: Subject, loss: float, vocabulary: int) -> Finding:
     seen += ", worse than a uniform guess" if loss > uniform else ", worse than a guess that ignores the context"
     level = "warn" if is_estimate and loss < UNTOLD * uniform else "fail"
     return Finding(level, "first loss", f"{seen}: broken, not under-tuned", expected, look)
+
+
+def _of_stream(stream: np.ndarray | None) -> float | None:
+    """Of the training text: a small validation set's own frequencies say too much of it to be a guess."""
+    if stream is None:
+        return None
+    return _entropy(torch.from_numpy(np.asarray(stream[:STREAM]).astype(np.int64)).unique(return_counts=True)[1])
 
 
 def _estimated(subject: Subject, uniform: float) -> tuple[float, str]:

@@ -16,8 +16,8 @@ from harness.preflight.subject import Subject
 STEPS = 4
 REPEATED = 1e-3
 """Relative difference of two gradients of one batch, for devices that add up in no fixed order."""
-SIZES = (3e-2, 1e-2, 3e-3, 1e-3)
-"""Of what the weights are moved by, relative to them."""
+SIZES = (1e-2, 3e-2, 3e-3, 1e-3)
+"""Of what the weights are moved by, relative to them, in the order in which they are tried."""
 AGREED = 0.05
 """Of the slope that such a direction has on average."""
 NOISE = 2

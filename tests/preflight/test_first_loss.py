@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness.preflight import Finding, Subject, preflight
+from harness.preflight import Data, Finding, Subject, preflight
 from tests.preflight.healthy import Training, new_model
 from tests.preflight.others import operator
 
@@ -36,8 +36,13 @@ def test_trained_weights_that_are_not_said_to_be_are_told() -> None:
     assert "is_pretrained=True" in found.look_at
 
 
+def test_a_validation_set_too_small_to_count_is_not_held_against_trained_weights() -> None:
+    found = finding(replace(Training().subject(), unigram_entropy=1.5))
+    assert found.level == "pass"
+
+
 def test_without_the_texts_entropy_that_of_the_batches_is_compared_and_said() -> None:
-    found = finding(replace(Training().subject(), unigram_entropy=None))
+    found = finding(replace(Training().subject(), unigram_entropy=None, data=Data()))
     assert found.level == "pass"
     assert "the frequencies of these batches'" in found.expected
 
