@@ -135,3 +135,21 @@ def descend(
 def named(names: Sequence[str], most: int = 3) -> str:
     """Some of these, and how many there are more."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+@torch.no_grad()
+def is_coarse(subject: Subject) -> bool:
+    """Whether some layer's output is of fewer bits than 32, by the weights' type or by autocast."""
+    seen: set[torch.dtype] = set()
+
+    def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.is_floating_point():
+            seen.add(output.dtype)
+
+    hooks = [module.register_forward_hook(look) for module in subject.model.modules()]
+    try:
+        subject.loss(few(subject, subject.batches[0], FEWEST))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return any(dtype.itemsize < 4 for dtype in seen)

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from harness.preflight.findings import Finding
-from harness.preflight.probe import MOST, few
+from harness.preflight.probe import MOST, few, is_coarse
 from harness.preflight.subject import Subject
 
-CLOSE, MERGED = 1e-6, {torch.float32: 1e-4, torch.float64: 1e-6}
-"""Relative: of the loss after loading; of logits and loss after a merge, by the weights' type, for others COARSE."""
-COARSE = 3e-2
+CLOSE = 1e-6
+"""Relative, of the loss after loading."""
+MERGED, COARSE = 1e-4, 3e-2
+"""Relative, of logits and loss after a merge: of 32 bits, and of fewer."""
 NUDGE = 0.01
 """Of its own spread, by which each trainable weight is moved first, or what is made anew could pass for loaded."""
 NAMED = 3
@@ -107,8 +108,7 @@ def _same_loss(subject: Subject, loaded: nn.Module) -> Finding:
 def _merged(subject: Subject) -> Finding:
     """Merging is done on a copy."""
     merged = replace(subject, model=subject.merge(copy.deepcopy(subject.model)).eval())
-    dtype = next(iter(subject.trainable.values())).dtype
-    limit = MERGED.get(dtype, COARSE)
+    limit = COARSE if is_coarse(subject) else MERGED
     off = {"loss": abs(_loss(merged) - _loss(subject)) / max(abs(_loss(subject)), 1e-12)}
     if subject.text is not None:
         off["logits"] = _logits_off(subject, merged)

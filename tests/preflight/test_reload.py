@@ -11,6 +11,7 @@ from torch import nn
 
 from harness.lora import adapt, without_adapters
 from harness.preflight import Finding
+from harness.preflight.probe import is_coarse
 from harness.preflight.reload import check
 from tests.preflight.healthy import Training, new_model
 
@@ -65,6 +66,19 @@ def test_a_setting_that_is_not_saved_shows_in_the_loss_alone() -> None:
     loading(training, lambda model: setattr(model.norm, "eps", 1.0))
     found = findings(training)
     assert (found["tensors after loading"].level, found["loss after loading"].level) == ("pass", "fail")
+
+
+def test_rounding_is_coarser_where_the_loss_is_computed_in_16_bits() -> None:
+    training = Training()
+    assert not is_coarse(training.subject())
+    plain = training.loss_fn
+
+    def in_16_bits(model: nn.Module, batch: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return plain(model, batch)
+
+    training.loss_fn = in_16_bits
+    assert is_coarse(training.subject())
 
 
 @pytest.mark.parametrize(("scale", "level"), [(1.0, "pass"), (1.05, "fail")])
