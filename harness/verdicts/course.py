@@ -22,11 +22,12 @@ def never_learnt(history: History, limits: Thresholds) -> Iterator[Verdict]:
     losses = _losses(history)
     if share_done(history) < HALF or len(losses) < 2:
         return
-    best, start = min(float(losses.values[1:].min()), _trained(history)), _start(losses)
+    best, start = float(losses.values[1:].min()), _start(losses)
     guess = history.facts.unigram or history.facts.uniform
     found = stretch(history, limits)
     soon = found.fall if found else float(losses.values[len(losses) // 2] - losses.values[-1])
-    if guess and best >= (bar := guess * (1 - limits.never_margin)) and best - max(0.0, soon) >= bar:
+    bar = (guess or 0.0) * (1 - limits.never_margin)
+    if guess and min(best - max(0.0, soon), _trained(history)) >= bar:
         name = "the unigram or mean guess" if history.facts.unigram else "a guess without knowledge"
         told = f"the best loss, {best:.4g}, is no better than {name} at {guess:.4g}: the input is not used"
         yield _never(history, told, {"best": best, "guess": guess, "fall per doubling": soon})
