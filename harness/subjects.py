@@ -24,12 +24,13 @@ from harness.data.tokens import IGNORED, TokenBatch, TokenData, TokenRows
 from harness.events import OutOfMemory
 from harness.loop import measure, train_step
 from harness.lora import without_adapters
+from harness.models import untie_head
 from harness.optimizers import UNDECAYED
 from harness.preflight import Asked, Data, Evaluated, Subject, Text, Tokens
 from harness.processes import World
 from harness.runner import assembled
 from harness.schedules import Plateau
-from harness.state import Progress, TrainState, load_model
+from harness.state import Progress, TrainState, broken_tie, load_model
 from harness.task import Loss, Task
 from harness.tasks.masked_lm import MaskedLM
 from harness.tasks.operator import Operator
@@ -37,6 +38,8 @@ from harness.tasks.text import TextTask
 
 BATCHES = 4
 """Step batches that are looked at."""
+FEWEST, SHORTEST = 20, 40
+"""Validation documents, below which their lines are looked for in training, and characters of such a line."""
 HELD_OUT = 64
 """Examples of the validation set that are evaluated, at different batch sizes."""
 
@@ -88,6 +91,7 @@ class _Run:
                 "is_causal": not is_masked,
                 "unigram_entropy": task.constants["unigram_entropy"],
                 "to_score": None if is_masked else _to_score(task.data),
+                "evaluated_share": min(1.0, HELD_OUT / len(task.data.val)),
                 "data": self.text_data(task.data),
             }
         if isinstance(task, Operator):
@@ -100,9 +104,10 @@ class _Run:
         folder, tokenizer = data.tokenizer_path.parent, Tokenizer.load(data.tokenizer_path)
         unknown = getattr(tokenizer.backend.model, "unk_token", None)
         source = make(self.cfg.data, "source") if "source" in self.cfg.data else None
+        pieces = _documents if sum(1 for _ in _documents(folder, "val")) >= FEWEST else partial(_lines, tokenizer)
         return Data(
-            train=_Again(partial(_documents, folder, "train")),
-            val=_Again(partial(_documents, folder, "val")),
+            train=_Again(partial(pieces, folder, "train")),
+            val=_Again(partial(pieces, folder, "val")),
             texts=None if source is None else _Again(partial(_texts, source)),
             stream=data.train.stream,
             unknown_id=None if unknown is None else tokenizer.backend.token_to_id(unknown),
@@ -111,7 +116,8 @@ class _Run:
 
     def asked(self) -> Asked:
         """In the configuration's own numbers."""
-        state, total_steps = self.parts.state, self.parts.plan.total_steps - self.parts.state.leg_step
+        task, state, batch_size = self.parts.task, self.parts.state, self.settings.batch.batch_size
+        total_steps = self.settings.loop.total_steps(batch_size, task.examples, task.tokens_per_example)
         schedule, optimizer = self.cfg.schedule, self.cfg.optimizer
         share, names = schedule.get("warmup_ratio"), list(state.optimizer.lrs())
         others = optimizer.get("adamw_lr", optimizer.lr)
@@ -120,12 +126,14 @@ class _Run:
         start = Progress(0, 0, total_steps)
         pure = None if isinstance(state.schedule, Plateau) else state.schedule
         return Asked(
-            lr={name: optimizer.lr if name == "matrices" else others for name in names},
+            lr={name: (optimizer.lr if name == "matrices" else others) * state.lr_factor for name in names},
             warmup_steps=schedule.get("warmup_steps") if share is None else share * total_steps,
             total_steps=total_steps,
-            batch_size=self.settings.batch.batch_size,
-            evals=len(self.parts.plan.eval_steps),
+            steps_behind=state.step - state.leg_step,
+            batch_size=batch_size,
+            evals=sum(step > state.step for step in self.parts.plan.eval_steps),
             weight_decay=None if decay is None else {name: 0.0 if name in spared else decay for name in names},
+            patience=None if pure else state.schedule.patience,
             multiplier=None if pure is None else lambda step: pure.multiplier(replace(start, step=step)),
         )
 
@@ -166,7 +174,10 @@ class _Run:
         model = build_task(self.cfg, self.settings, self.world).model
         if self.cfg.lora:
             make(self.cfg, "lora")(model)
-        load_model(model, load_weights(folder / WEIGHTS))
+        weights = load_weights(folder / WEIGHTS)
+        if broken_tie(model, weights):  # the head was adapted once, and has weights of its own since
+            untie_head(model)
+        load_model(model, weights)
         return model.to(self.world.device)
 
 
@@ -227,6 +238,13 @@ def _to_score(data: TokenData) -> int:
 def _documents(folder: Path, split: str) -> Iterator[Hashable]:
     tokens, _, ends = stream.read(folder, split)
     return (tokens[start + 1 : end + 1].tobytes() for start, end in pairwise(ends))
+
+
+def _lines(tokenizer: Tokenizer, folder: Path, split: str) -> Iterator[Hashable]:
+    """Of documents as long as books, which are never copied whole; those too short to be anyone's own left out."""
+    tokens, _, ends = stream.read(folder, split)
+    texts = (tokenizer.backend.decode(tokens[start + 1 : end + 1].tolist()) for start, end in pairwise(ends))
+    return (line.strip() for text in texts for line in text.splitlines() if len(line.strip()) >= SHORTEST)
 
 
 def _texts(source: Source) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Checks of a training before it is searched or run at length: seconds that may save a sweep. Knows no Hydra."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 
 from harness.preflight.findings import Finding, Report
@@ -25,14 +25,14 @@ CHECKS = {
 
 
 def preflight(
-    subject: Subject, checks: Mapping[str, str] = CHECKS, tell: Callable[[str, Finding], None] = lambda *_: None
+    subject: Subject, checks: Iterable[str] = CHECKS, tell: Callable[[str, Finding], None] = lambda *_: None
 ) -> Report:
     """Carry out `checks`, each on the subject as it was given, and leave it so; `tell` hears each finding at once.
 
     A check that an error breaks off has failed: training would meet the same."""
     began_at = time.perf_counter()
     findings: dict[str, list[Finding]] = {}
-    for name in checks:
+    for name in (known for known in CHECKS if known in checks):
         findings[name] = []
         for finding in _carry_out(name, subject):
             findings[name].append(finding)

@@ -62,7 +62,8 @@ def _time(subject: Subject, seconds: float) -> Finding:
     if asked.total_steps is None:
         return Finding("pass", "time", f"{told}; the run's length is not given")
     device = next(subject.model.parameters()).device
-    whole, parts = seconds * asked.total_steps, [f"{asked.total_steps:,} steps"]
+    steps = asked.total_steps - asked.steps_behind
+    whole, parts = seconds * steps, [f"{steps:,} steps"]
     if asked.evals and subject.evaluate:
         part = _timed(lambda: subject.evaluate(EVALUATED_IN), device)
         whole += asked.evals * part / subject.evaluated_share

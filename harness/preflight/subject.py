@@ -57,6 +57,8 @@ class Asked:
     warmup_steps: float | None = None
     """Not rounded: a share of the run times its length."""
     total_steps: int | None = None
+    steps_behind: int = 0
+    """Of the total, where the run goes on from another."""
     batch_size: int | None = None
     """Examples a step, over all devices."""
     evals: int | None = None

@@ -1,5 +1,6 @@
 """One sweep from what is asked to its end: checked, begun or gone on with, watched, summed up."""
 
+import gc
 import math
 import os
 import time
@@ -8,6 +9,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
+import torch
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
@@ -54,13 +56,14 @@ def sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> No
     is_known = check_study(asked)
     _train_base(asked)
     findings = "" if is_known else _check_first(asked)
+    gc.collect()
+    torch.cuda.empty_cache()  # what the checks took of a GPU is the workers' now; does nothing without one
     queue = open_study(asked)
     if findings:
         (asked.folder / "preflight.txt").write_text(findings)
     print(f"Study {asked.name}: {asked.limits.n_trials} trials by {_workers(asked)}, in {asked.folder}")
     status, why = _work(asked, queue, config, context)
-    summary = summarise(queue.study, asked.limits.n_trials, asked.space.fixed)
-    print(tell(summary))
+    print(tell(summarise(queue.study, asked.limits.n_trials, asked.space.fixed)))
     if status != "completed":
         raise Ended(f"{status}: {why}; the same command goes on with it")
     if why:
@@ -80,7 +83,7 @@ def _check_first(asked: Asked) -> str:
     if asked.preflight == "skip":
         return ""
     print(f"Preflight of the present config (once; preflight=skip leaves it out): {', '.join(CHECKS)}")
-    with subject_of(asked.space.compose({}), asked.limits.n_trials, asked.n_jobs) as subject:
+    with subject_of(_in_a_worker(asked), asked.limits.n_trials, asked.n_jobs) as subject:
         report = preflight(subject, tell=lambda check, finding: print(line(check, finding), flush=True))
     print(summary(report))
     if report.failed and asked.preflight == "stop":
@@ -90,9 +93,7 @@ def _check_first(asked: Asked) -> str:
 
 def forecast(asked: Asked) -> str:
     """What the sweep would try and cost, from a few measured steps."""
-    cfg = asked.cfg.copy()
-    cfg.device.threads = cfg.device.threads or asked.threads
-    run = prepared(cfg, steps=5)
+    run = prepared(_in_a_worker(asked), steps=5)
     trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * (run.evals + 1)
     n_trials = asked.limits.n_trials
     minutes = math.ceil(n_trials / asked.n_jobs) * trial_seconds / 60
@@ -104,6 +105,13 @@ def forecast(asked: Asked) -> str:
         f"in all: at most {n_trials * run.tokens:,.0f} tokens and {minutes:.1f} min, if "
         "nothing is pruned, without a base that is still to be trained; workers that share a machine slow each other",
     ])  # fmt: skip
+
+
+def _in_a_worker(asked: Asked) -> DictConfig:
+    """The present config with the threads that it has there."""
+    cfg = asked.space.compose({})
+    cfg.device.threads = cfg.device.threads or asked.threads
+    return cfg
 
 
 def _workers(asked: Asked) -> str:
