@@ -23,6 +23,8 @@ SWEEP = "harness.sweep"
 """The tag of a trial's record that names its sweep."""
 RESUMED = "resumed.run_id"
 """The tag of a record that names the MLflow run which it goes on from."""
+NOTE = "mlflow.note.content"
+"""The description, in Markdown, that the UI shows of a run."""
 VERDICT = "verdict."
 """Begins the tags of what diagnosis says."""
 COLUMNS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.git.commit", "user": "mlflow.user"}
@@ -115,6 +117,8 @@ class _Upload:
                 self._flush()
             self.batch.metrics += [(name, value, entry["at_ms"], entry["step"]) for name, value in values.items()]
             self.batch.tags |= {f"unit.{name}": unit for name, unit in entry.get("units", {}).items()} | _said(entry)
+            if entry["kind"] == "conclusion":
+                self._describe(entry)
             lines, self.reached = lines + 1, offset
         return lines, None
 
@@ -127,16 +131,25 @@ class _Upload:
             if len(value) > MAX_VALUE:
                 self.say(f"MLflow takes {MAX_VALUE} of the {len(value)} characters of {name}; config.yaml has them all")
         self.batch.params = start["params"]
-        self.batch.tags = with_columns(start["tags"]) | self._link(start["tags"])
+        self.batch.tags = with_columns(start["tags"])
+        if link := self._link(start["tags"]):
+            self.batch.tags[NOTE] = link
         if start["dataset"].get("name") and start["dataset"].get("digest"):
             self.client.log_dataset(self.cursor.run_id, start["dataset"])
 
-    def _link(self, tags: dict[str, str]) -> dict[str, str]:
-        """A description that leads to the run which this one goes on from."""
+    def _link(self, tags: dict[str, str]) -> str:
+        """Leads to the run which this one goes on from, if any."""
         if RESUMED not in tags:
-            return {}
+            return ""
         page = f"#/experiments/{self.client.experiment_id(self.cursor.experiment)}/runs/{tags[RESUMED]}"
-        return {"mlflow.note.content": f"Goes on from step {tags['resumed.step']} of [{tags['resumed.run']}]({page})"}
+        return f"Goes on from step {tags['resumed.step']} of [{tags['resumed.run']}]({page})"
+
+    def _describe(self, conclusion: dict[str, Any]) -> None:
+        """The run's description: where it comes from, and what holds of it."""
+        start, _ = next(record.read(self.folder / record.NAME))
+        said = [self._link(start["tags"]), *map(_in_words, conclusion["verdicts"]), conclusion["forecasts"]]
+        if any(said):
+            self.batch.tags[NOTE] = "\n\n".join(filter(None, said))
 
     def _join_sweep(self) -> None:
         """Nest the run under its sweep's, once that is there."""
@@ -200,14 +213,20 @@ def _said(entry: dict[str, Any]) -> dict[str, str]:
     if entry["kind"] != "conclusion":
         return {}
     forecasts = {"forecasts": entry["forecasts"]} if entry["forecasts"] else {}
-    return forecasts | _by_kind(entry["passed"], "; not at the end") | _by_kind(entry["verdicts"], "")
+    return forecasts | _by_kind(entry["passed"], ", not at the end") | _by_kind(entry["verdicts"], "")
 
 
 def _by_kind(verdicts: Sequence[dict[str, Any]], ending: str) -> dict[str, str]:
     told: dict[str, list[str]] = {}
     for one in verdicts:
-        told.setdefault(f"{VERDICT}{one['kind']}", []).append(f"step {one['step']}: {one['reason']}{ending}")
-    return {tag: " | ".join(reasons) for tag, reasons in told.items()}
+        told.setdefault(f"{VERDICT}{one['kind']}", []).append(f"step {one['step']}, {one['confidence']:.0%}{ending}")
+    return {tag: " | ".join(times) for tag, times in told.items()}
+
+
+def _in_words(verdict: dict[str, Any]) -> str:
+    """One verdict in Markdown."""
+    tried = f" Try `{' '.join(verdict['overrides'])}`." if verdict["overrides"] else ""
+    return f"**{verdict['kind']}** at step {verdict['step']} ({verdict['confidence']:.0%}): {verdict['reason']}.{tried}"
 
 
 def with_columns(tags: dict[str, str]) -> dict[str, str]:

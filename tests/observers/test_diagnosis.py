@@ -93,7 +93,8 @@ def test_the_record_and_mlflow_hold_the_verdicts_as_lines_tags_and_a_table(tmp_p
     assert kept["rows"][0][:2] == ["expectation", 10]
     upload(folder)
     _, run = only_run(store)
-    assert run.data.tags["verdict.expectation"].startswith("step 10: forecast")
+    assert run.data.tags["verdict.expectation"] == "step 10, 100%"
+    assert "**expectation** at step 10 (100%): forecast" in run.data.tags["mlflow.note.content"]
     assert run.data.tags["forecasts"].startswith("1 of 3")
     artifacts = Path(tmp_path / "artifacts" / run.info.run_id / "artifacts")
     assert {"verdicts.json", "verdicts_table.json"} <= {path.name for path in artifacts.iterdir()}
