@@ -25,10 +25,10 @@ def _read_folder(folder: Path) -> History:
     if saved:
         return _read_file(max(saved, key=lambda state: state.stat().st_mtime))
     logs = sorted({path.parent for path in folder.rglob("*tfevents*")})
-    if len(logs) == 1:
+    if folder in logs or len(logs) == 1:
         from harness.readers import tensorboard
 
-        return tensorboard.read(logs[0])
+        return tensorboard.read(folder if folder in logs else logs[0])
     inside = logs or sorted(path.parent for path in folder.glob(f"*/{record.NAME}"))
     if inside:
         named = ", ".join(str(path) for path in inside[:3])

@@ -7,11 +7,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from harness.verdicts.history import Facts, History
+from harness.verdicts.history import LOSSES, Facts, History
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
 """Step and value by the name that whoever recorded it gave."""
 
+TOKENS = "train/tokens"
 OURS = ("train/", "val/", "perf/", "grad_norm/", "constant/")
 
 SYNONYMS = {
@@ -26,7 +27,10 @@ SYNONYMS = {
     "perf/steps_per_second": "steps_per_second steps_per_sec steps_s steps_sec it_s its_s",
     "val/coverage": "coverage val_coverage eval_coverage",
 }
-STEPS = "step global_step trainer_global_step steps iter iteration iterations it update updates train_step batch"
+STEPS = (
+    "global_step trainer_global_step train_global_step step steps iter iteration iterations it update updates "
+    "train_step batch"
+)
 EPOCHS = "epoch epochs train_epoch"
 
 ORDER = {name: order for spelled in (*SYNONYMS.values(), STEPS, EPOCHS) for order, name in enumerate(spelled.split())}
@@ -62,10 +66,34 @@ def history_of(points: Points, facts: Facts) -> History:
             chosen[own] = name
     history = History(facts)
     for own, name in chosen.items():
-        for step, value in points[name]:
-            history.add(step, {own: value})
+        if own != TOKENS:
+            _add(history, own, points[name])
+    per_step = _take_tokens(history, points[chosen[TOKENS]]) if TOKENS in chosen else None
+    left_out = "".join(_left_out(history, own, points[chosen[own]]) for own in LOSSES if own in chosen)
+    history.facts = replace(facts, source=facts.source + left_out, tokens_per_step=facts.tokens_per_step or per_step)
     history.facts = _completed(history, points)
     return history
+
+
+def _add(history: History, own: str, points: Sequence[tuple[int, float]]) -> None:
+    for step, value in points:
+        history.add(step, {own: value})
+
+
+def _take_tokens(history: History, points: Sequence[tuple[int, float]]) -> float | None:
+    """Into the history, if they rise, for only then are they those of the whole run; those of a step, if they are the
+    same in every row."""
+    counted = History()
+    _add(counted, TOKENS, points)
+    values = counted[TOKENS].values
+    if len(values) > 1 and values[-1] > values[0] and np.all(np.diff(values) >= 0):
+        _add(history, TOKENS, points)
+    return float(values[0]) if len(values) > 1 and values[0] > 0 and np.all(values == values[0]) else None
+
+
+def _left_out(history: History, own: str, points: Sequence[tuple[int, float]]) -> str:
+    lost = len(points) - len(history[own])
+    return f"; {lost} of {len(points)} points of {own} left out, as their steps come again later" if lost else ""
 
 
 def steps_per_epoch(epochs: Sequence[tuple[int, float]]) -> float | None:

@@ -3,12 +3,17 @@
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.readers.names import history_of, meaning
-from harness.verdicts.history import Facts, History
+from harness.readers.names import ORDER, history_of, meaning, plain
+from harness.readers.steps import Count, epochs_of, ordered, whole
+from harness.verdicts.history import LOSSES, Facts, History
+
+Numbered = list[tuple[int, dict[str, float]]]
+"""Rows by their steps."""
 
 PER_EPOCH = 100
 """Steps that stand for an epoch where only its fractions are told."""
@@ -17,42 +22,69 @@ PER_EPOCH = 100
 def read_csv(path: Path) -> History:
     """Separated by commas, tabs or semicolons, with a line of names at the top."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter(text) or ",")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter(text) or ",")
+    try:
+        rows = [(f"line {reader.line_num}", row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num + 1}: {error}; leave that column or row out") from error
     return history(rows, path, "CSV")
 
 
 def read_jsonl(path: Path) -> History:
     """An object a line, or a list of objects; what is nested has the names that lead to it."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return history((flat(row) for row in objects(text)), path, "JSONL")
+    return history([(place, flat(row)) for place, row in objects(text, path)], path, "JSONL")
 
 
-def history(rows: Iterable[Mapping[str, Any]], path: Path, kind: str) -> History:
-    """ValueError, with the names that there are, where no column tells the steps or none a loss."""
-    columns: dict[str, list[tuple[int, float]]] = {}
-    numbered = [numbers(row) for row in rows]
-    names = {name: None for row in numbered for name in row}
+def history(placed: Sequence[tuple[str, Mapping[str, Any]]], path: Path, kind: str) -> History:
+    """From rows and where each stands. ValueError, with the names that there are, where no column tells the steps or
+    none a loss; with its place where a step is no number."""
+    rows = [(place, numbers(row)) for place, row in placed]
+    names = Counter(name for _, row in rows for name in row)
     step = _column(names, "step") or _column(names, "epoch")
     if step is None:
         raise ValueError(_refusal(path, kind, names, "steps, such as step, global_step or epoch"))
-    scale = PER_EPOCH if meaning(step) == "epoch" and any(row.get(step, 0) % 1 for row in numbered) else 1
-    for row in numbered:
-        if step in row:
-            at = round(row[step] * scale)
-            for name, value in row.items():
-                columns.setdefault(name, []).append((at, value))
-    if not any(meaning(name) in ("train/loss", "val/loss") for name in columns):
+    if not any(meaning(name) in LOSSES for name in names):
         raise ValueError(_refusal(path, kind, names, "losses, such as loss, train_loss or val_loss"))
-    by = {"step": "", "epoch": f", {scale} steps for an epoch" if scale > 1 else ", a step for an epoch"}[meaning(step)]
-    source = f"{kind} {path}: {len(numbered)} rows, steps from {step!r}{by}"
-    return history_of(columns, Facts(name=path.stem, source=source))
+    is_epoch = meaning(step) == "epoch"
+    scale = PER_EPOCH if is_epoch and any(row.get(step, 0) % 1 for _, row in rows) else 1
+    numbered = [(whole(row[step] * scale, f"{path}, {place}"), row) for place, row in rows if step in row]
+    counted = numbered if is_epoch else _counted(numbered, _column(names, "epoch"))
+    columns: dict[str, list[tuple[int, float]]] = {}
+    for at, row in counted:
+        for name, value in row.items():
+            columns.setdefault(name, []).append((at, value))
+    by = (f", {scale} steps for an epoch" if scale > 1 else ", a step for an epoch") if is_epoch else ""
+    if any(at != before for (at, _), (before, _) in zip(counted, numbered, strict=True)):
+        by = ", which begin anew in every epoch and are counted on"
+    source = f"{kind} {path}: {len(rows)} rows, steps from {step!r}{by}"
+    return history_of({name: ordered(points) for name, points in columns.items()}, Facts(name=path.stem, source=source))
+
+
+def _counted(rows: Numbered, epoch: str | None) -> Numbered:
+    """In the order of the file, with the steps of the run."""
+    if epoch:
+        epochs = [row.get(epoch) for _, row in rows]
+    else:
+        losses = Counter(name for _, row in rows for name in row if meaning(name) in LOSSES)
+        loss = max(losses, key=losses.__getitem__, default=None)
+        epochs = epochs_of([step if loss in row else None for step, row in rows])
+    if epochs is None:
+        return rows
+    is_latest_first = epochs[0] is not None and epochs[-1] is not None and epochs[0] > epochs[-1]
+    count, order = Count(), range(len(rows))[:: -1 if is_latest_first else 1]
+    at = {index: count(rows[index][0], epochs[index]) for index in order}
+    return [(at[index], row) for index, (_, row) in enumerate(rows)]
 
 
 def delimiter(text: str) -> str | None:
     """What separates the columns, if the first line names a step or a metric or stands over lines of numbers."""
     lines = [line for line in text.splitlines()[:10] if line.strip()]
     for mark in (",", "\t", ";"):
-        first, *rows = csv.reader(lines, delimiter=mark)
+        try:
+            first, *rows = csv.reader(lines, delimiter=mark)
+        except csv.Error:  # what is wrong is told where the rows are read
+            first, *rows = csv.reader(lines[:1], delimiter=mark)
         if len(first) > 1 and (any(map(meaning, first)) or (rows and _is_header(first, rows[0]))):
             return mark
     return None
@@ -64,21 +96,22 @@ def _is_header(first: list[str], row: list[str]) -> bool:
     return len(row) == len(first) and not in_first and 2 * in_row >= len(row)
 
 
-def objects(text: str) -> Iterator[Mapping[str, Any]]:
-    """The objects of JSONL or of a JSON list; a line cut off at the end is passed over, any other is a ValueError."""
+def objects(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The objects of JSONL or of a JSON list, and where each stands; a line cut off at the end is passed over, any
+    other is a ValueError."""
     if text.lstrip().startswith("["):
-        yield from (row for row in json.loads(text) if isinstance(row, dict))
+        yield from ((f"object {at}", row) for at, row in enumerate(json.loads(text), 1) if isinstance(row, dict))
         return
-    lines = [line for line in text.splitlines() if line.strip()]
-    for number, line in enumerate(lines, 1):
+    lines = [(f"line {number}", line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    for place, line in lines:
         try:
             row = json.loads(line)
         except ValueError as error:
-            if number == len(lines) > 1:
+            if place == lines[-1][0] and len(lines) > 1:
                 return
-            raise ValueError(f"line {number} is no JSON: {line[:60]!r}") from error
+            raise ValueError(f"{path}: {place} is no JSON: {line[:60]!r}") from error
         if isinstance(row, dict):
-            yield row
+            yield place, row
 
 
 def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -101,8 +134,10 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _column(names: Iterable[str], wanted: str) -> str | None:
-    return next((name for name in names if meaning(name) == wanted), None)
+def _column(names: Mapping[str, int], wanted: str) -> str | None:
+    """Of several that which most rows have, the likelier name first."""
+    fitting = [name for name in names if meaning(name) == wanted]
+    return max(fitting, key=lambda name: (names[name], -ORDER[plain(name)]), default=None)
 
 
 def _refusal(path: Path, kind: str, names: Iterable[str], wanted: str) -> str:

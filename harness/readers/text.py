@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from harness.readers.names import EPOCHS, OF_THE_WHOLE, STEPS, SYNONYMS, history_of, meaning
+from harness.readers.steps import Count
 from harness.readers.tables import PER_EPOCH
 from harness.verdicts.history import Facts, History
 
@@ -45,7 +46,10 @@ def readings_of(line: str) -> dict[str, float]:
         name = meaning(match["name"])
         if name is None or name in found or ASIDE.search(line, max(0, match.start() - 16), match.start()):
             continue
-        found[name] = float(match["value"].replace(",", ""))
+        value = float(match["value"].replace(",", ""))
+        if name in ("step", "epoch") and not math.isfinite(value):
+            continue
+        found[name] = value
         if name == "step" and match["of"] and "epoch" in found:
             found["of"] = float(match["of"])
     return found
@@ -56,30 +60,12 @@ def _numbered(readings: Iterable[dict[str, float]]) -> Iterator[tuple[int, dict[
     lines = [reading for reading in readings if reading]
     has_steps = any("step" in line for line in lines)
     per_epoch = PER_EPOCH if any(line.get("epoch", 0) % 1 for line in lines) else 1
-    count, at = _Count(), None
+    count, at = Count(), None
     for line in lines:
         if "step" in line:
-            at = count(line)
+            at = count(round(line["step"]), line.get("epoch"), line.get("of"))
         elif not has_steps and "epoch" in line:
             at = round(line["epoch"] * per_epoch)
         told = {name: value for name, value in line.items() if name not in ("step", "of")}
         if at is not None and told:
             yield at, told
-
-
-class _Count:
-    """Steps of the run, where those of the log may begin anew in every epoch."""
-
-    def __init__(self) -> None:
-        self._before = self._latest = 0
-        self._first_epoch: float | None = None
-        self._epoch = -math.inf
-
-    def __call__(self, line: dict[str, float]) -> int:
-        step, epoch = round(line["step"]), line.get("epoch", self._epoch)
-        if self._first_epoch is None and "epoch" in line:
-            self._first_epoch = epoch
-        elif epoch > self._epoch and self._before + step <= self._latest:
-            self._before = round((epoch - self._first_epoch) * line["of"]) if "of" in line else self._latest
-        self._epoch, self._latest = epoch, self._before + step
-        return self._latest

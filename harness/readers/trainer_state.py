@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.readers.names import OF_THE_WHOLE, history_of
+from harness.readers.steps import whole
 from harness.verdicts.history import Facts, History
-
-TOKENS = "num_input_tokens_seen"
 
 
 def read(path: Path) -> History:
@@ -17,12 +16,11 @@ def read(path: Path) -> History:
     if not entries:
         raise ValueError(f"{path}: its log_history is empty; the trainer had not logged a step yet")
     points: dict[str, list[tuple[int, float]]] = {}
-    for entry in entries:
+    for number, entry in enumerate(entries, 1):
+        at = whole(entry["step"], f"{path}, entry {number}")
         for name, value in entry.items():
             if isinstance(value, int | float):
-                points.setdefault(name, []).append((int(entry["step"]), float(value)))
-    if not any(seen for _, seen in points.get(TOKENS, ())):  # they are counted only where that was asked for
-        points.pop(TOKENS, None)
+                points.setdefault(name, []).append((at, float(value)))
     history = history_of(points, _facts(state, path))
     history.facts = replace(history.facts, source=f"{path}: {len(entries)} entries of a transformers Trainer")
     return history

@@ -82,6 +82,19 @@ def test_tensorboards_tags_are_read_by_what_they_mean(tmp_path) -> None:
     assert read(events)["train/loss"].values.tolist() == [3, 2, 1]
 
 
+def test_events_that_lie_in_the_named_folder_come_before_those_further_down(tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    for folder, loss in (("a", 3.0), ("a/1", 2.0)):
+        with SummaryWriter(str(tmp_path / folder)) as writer:
+            writer.add_scalar("loss", loss, 1)
+    with pytest.raises(ValueError, match=r"holds 2 runs; name them: .*/a, .*/a/1"):
+        read(tmp_path)
+    assert read(tmp_path / "a")["train/loss"].values.tolist() == [3.0]
+    assert read(tmp_path / "a" / "1")["train/loss"].values.tolist() == [2.0]
+
+
 def test_a_folder_without_a_record_says_what_it_should_hold(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"holds no metrics.jsonl, no trainer_state.json and no event file"):
         read(tmp_path)

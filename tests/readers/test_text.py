@@ -64,6 +64,15 @@ def test_steps_that_begin_anew_in_every_epoch_are_counted_on(tmp_path, of) -> No
     assert history.facts.steps_per_epoch == 200
 
 
+def test_batches_that_count_from_0_take_no_point_of_the_epoch_before(tmp_path) -> None:
+    history = log(tmp_path, *(f"epoch {epoch} batch {step} loss: 3.5" for epoch in (0, 1) for step in (0, 1, 2)))
+    assert history["train/loss"].steps.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_step_that_is_no_number_is_none(tmp_path) -> None:
+    assert points(log(tmp_path, "step nan loss 9.5", "step 2 loss 3.5"), "train/loss") == [(2, 3.5)]
+
+
 def test_where_only_epochs_are_told_these_are_the_steps(tmp_path) -> None:
     history = log(tmp_path, *(f"Epoch {n}: train_err 0.8{n} val_err 0.7{n}" for n in (1, 2, 3)))
     assert points(history, "val/loss") == [(1, 0.71), (2, 0.72), (3, 0.73)]
