@@ -170,7 +170,8 @@ def _nats(
     """By offset the mean cross-entropy of the logits against the text, of places `at` and tokens `among` if given."""
     everywhere = torch.ones_like(true, dtype=torch.bool)
     at, among = everywhere if at is None else at, everywhere if among is None else among
-    logits, nats = logits.float().cpu(), {}
+    logits, true, at, among = logits.float().cpu(), true.cpu(), at.cpu(), among.cpu()
+    nats = {}
     for offset in OFFSETS:
         shift = _distance(offset, subject)
         first, last = max(0, -shift), min(logits.shape[1], true.shape[1] - shift)

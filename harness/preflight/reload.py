@@ -18,14 +18,12 @@ CLOSE = 1e-6
 """Relative, of the loss after loading."""
 MERGED, COARSE = 1e-4, 3e-2
 """Relative, of logits and loss after a merge: of 32 bits, and of fewer."""
-NUDGE = 0.01
-"""Of its own spread, by which each trainable weight is moved first, or what is made anew could pass for loaded."""
 NAMED = 3
 
 
 def check(subject: Subject) -> Iterator[Finding]:
-    """On weights that are moved a little first, as training would."""
-    _nudge(subject)
+    """On weights that are moved a little first, or what is made anew could pass for loaded."""
+    subject.nudge()
     subject.model.eval()
     if subject.save is None or subject.load is None:
         yield Finding("not checked", "save and load", "", "needs both")
@@ -38,13 +36,6 @@ def check(subject: Subject) -> Iterator[Finding]:
         yield _same_loss(subject, loaded)
     if subject.merge is not None:
         yield _merged(subject)
-
-
-@torch.no_grad()
-def _nudge(subject: Subject) -> None:
-    for parameter in subject.trainable.values():
-        spread = parameter.std() if parameter.numel() > 1 else parameter.abs().max()
-        parameter += NUDGE * (spread if spread > 0 else 1.0) * torch.randn_like(parameter)
 
 
 def _tensors(model: nn.Module, loaded: nn.Module) -> Finding:

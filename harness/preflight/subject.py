@@ -18,6 +18,8 @@ from harness.task import Loss
 
 IGNORED = -100
 """The label of a position that no loss scores."""
+NUDGE = 0.01
+"""Of its own spread, by which a weight is moved."""
 
 
 class Stateful(Protocol):
@@ -89,7 +91,7 @@ class Data:
     train: Iterable[Hashable] | None = None
     val: Iterable[Hashable] | None = None
     texts: Iterable[str] | None = None
-    """The training documents."""
+    """Documents, of training and of whatever else its source holds."""
     stream: np.ndarray | None = None
     """The training text as token ids, one-dimensional."""
     unknown_id: int | None = None
@@ -122,6 +124,8 @@ class Subject:
     """The LR of each parameter group in the update that follows so many; by default what `schedule` comes to."""
     step: Callable[[Any], Any] | None = None
     """One update on a batch, as the training loop makes it, scheduler and all."""
+    micro_batches: Callable[[Any], Sequence[Any]] | None = None
+    """A batch as `step` cuts it, where it does; what one takes then stands for the others."""
     moved: Sequence[Stateful] = ()
     """What `step` changes beside the model, the optimizer and the schedule."""
     batch_size: int | None = None
@@ -144,10 +148,54 @@ class Subject:
         if not self.batches:
             raise ValueError("batches: none is given; preflight needs at least one that training takes")
         if self.text is None:
-            self.text = found_text(self.batches[0])
+            self._find_text()
         if self.text is not None and self.is_causal is None:
+            try:
+                self.is_causal = self._looks_causal()
+            except Exception as error:
+                said = f"{type(error).__name__}: {error}".partition("\n")[0]
+                raise ValueError(
+                    f"is_causal: rows of two tokens do not pass through `text` and the model ({said}); "
+                    "say is_causal=True or is_causal=False"
+                ) from error
+
+    def _find_text(self) -> None:
+        """Where batches hold it and the model makes logits of it: not where labels are classes of rows or of tokens."""
+        found = found_text(self.batches[0])
+        if found is None or getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
+            return
+        self.text, largest = found, found.read(self.batches[0]).inputs.max().item()
+        try:
+            logits = self._logits(torch.tensor([[0, 1]]))
+        except Exception:
+            self.text = None
+            return
+        if logits.ndim != 3 or logits.shape[-1] <= largest:
+            self.text = None
+
+    @torch.no_grad()
+    def _logits(self, ids: Tensor) -> Tensor:
+        """Of rows of real tokens, on the device of the batches."""
+        ids = ids.to(self.text.read(self.batches[0]).inputs.device)
+        is_real = torch.ones_like(ids, dtype=torch.bool)
+        was_training = self.model.training
+        self.model.eval()
+        try:
             with preserved_rng():
-                self.is_causal = is_causal(self.model)
+                return self.text.logits(self.model, self.text.write(Tokens(ids, ids.clone(), is_real)))
+        finally:
+            self.model.train(was_training)
+
+    def _looks_causal(self) -> bool:
+        """After a nudge where the model sees nothing on either side, as with a head or branches that begin at 0."""
+        back = lambda ids: self._logits(ids.flip(1)).flip(1)  # noqa: E731
+        if not is_causal(self.model, self._logits):
+            return False
+        if not is_causal(self.model, back):
+            return True
+        with self.untouched():
+            self.nudge()
+            return is_causal(self.model, self._logits)
 
     @property
     def optimizers(self) -> Sequence[torch.optim.Optimizer]:
@@ -163,9 +211,16 @@ class Subject:
         loss = self.loss_fn(self.model, batch)
         return loss.sum / loss.count if isinstance(loss, Loss) else loss
 
+    @torch.no_grad()
+    def nudge(self) -> None:
+        """Move each trainable weight by NUDGE of its spread, one without a spread by NUDGE."""
+        for parameter in self.trainable.values():
+            spread = parameter.std() if parameter.numel() > 1 else parameter.abs().max()
+            parameter += NUDGE * (spread if spread > 0 else 1.0) * torch.randn_like(parameter)
+
     @contextmanager
     def untouched(self) -> Iterator[None]:
-        """Weights, gradients, mode, generators and all that `step` moves are afterwards what they were."""
+        """Weights, mode, generators and all that `step` moves are afterwards what they were; gradients are cleared."""
         stateful = [self.model, *self.optimizers, *([self.schedule] if self.schedule else []), *self.moved]
         states = [copy.deepcopy(one.state_dict()) for one in stateful]
         was_training = self.model.training
@@ -183,6 +238,8 @@ def found_text(batch: Any) -> Text | None:
     """Of batches as transformers takes them: whether labels are moved on already is read from this one. None of
     others."""
     if not isinstance(batch, Mapping) or not {"input_ids", "labels"} <= batch.keys():
+        return None
+    if batch["labels"].shape != batch["input_ids"].shape or batch["input_ids"].ndim != 2:
         return None
     return Text(_read_mapping, _write_mapping, _logits_of_mapping, _shift(_read_mapping(batch)))
 
