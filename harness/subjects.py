@@ -72,6 +72,7 @@ class _Run:
             optimizer=state.optimizer.parts,
             lrs=self.lrs,
             step=self.step,
+            micro_batches=lambda batch: task.split(batch, plan.micro_batch_size),
             moved=[_Counters(state), state.scaler],
             batch_size=len(task.split(task.batch(state.examples, plan.batch_size), 1)),
             evaluate=self.evaluate,

@@ -40,8 +40,9 @@ def _step_seconds(subject: Subject, device: torch.device) -> float:
         if sum(taken) > SLOW:
             break
         batch = subject.batches[len(taken) % len(subject.batches)]
-        taken.append(_timed(lambda batch=batch: subject.step(batch), device))
-    return median(taken[1:] or taken)
+        parts = subject.micro_batches(batch) if subject.micro_batches else [batch]
+        taken.append(_timed(lambda part=parts[0]: subject.step(part), device))
+    return len(parts) * median(taken[1:] or taken)
 
 
 def _timed(act: Callable[[], Any], device: torch.device) -> float:
