@@ -2,15 +2,18 @@
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config import IDLE, compose, run_part
-from harness.explain import REFUSED
+from harness.config import IDLE, compose, holds, run_part, validate
+from harness.events import Verdict
+from harness.explain import REFUSED, ConfigError
+from harness.locked import check_locked
 from harness.observers import record
 
 NOT_AGAIN = ("name", "expect", "sweep", "sweeps", "hydra", "pruner", "preflight")
@@ -26,6 +29,46 @@ def retyped(folder: Path) -> list[str]:
     wanted = OmegaConf.load(folder / "config.yaml")
     typed, made = _begun(_typed(folder), [f"experiment={wanted.name}"])
     return [*typed, *_differences(_plain(wanted), _plain(run_part(made)))]
+
+
+def takeable(folder: Path, verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts with those overrides alone that run.py takes for the run in `folder`."""
+    if not any(verdict.overrides for verdict in verdicts):
+        return list(verdicts)
+    typed = retyped(folder)
+    return [replace(verdict, overrides=accepted(typed, verdict.overrides)) for verdict in verdicts]
+
+
+def accepted(typed: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+    """What run.py takes of `wanted` in place of or beside what is `typed`: all, or each that goes with those before."""
+    if _is_taken(typed, wanted):
+        return tuple(wanted)
+    kept: tuple[str, ...] = ()
+    for override in wanted:
+        kept = (*kept, override) if _is_taken(typed, (*kept, override)) else kept
+    return kept
+
+
+def study_after(name: str) -> str:
+    """A study's name of its own, so that no study of another space is gone on with."""
+    plain = re.sub(r"[^\w.+-]", "_", name)
+    return f"after_{plain}"[:80]
+
+
+def _is_taken(typed: Sequence[str], wanted: Sequence[str]) -> bool:
+    replaced = [_key(override) for override in wanted]
+    overrides = [*(one for one in typed if not any(holds(key, _key(one)) for key in replaced)), *wanted]
+    try:
+        cfg = compose(overrides)
+        check_locked(cfg, overrides)
+        validate(cfg)
+    except (*REFUSED, ConfigError):
+        return False
+    return True
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _begun(*candidates: list[str]) -> tuple[list[str], DictConfig]:

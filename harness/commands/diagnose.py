@@ -14,7 +14,9 @@ from harness import readers
 from harness.config import ROOT, compose
 from harness.events import Verdict
 from harness.explain import ConfigError
+from harness.observers import record
 from harness.readers import mlflow
+from harness.retyped import takeable
 from harness.starts import find
 from harness.verdicts import compare, diagnose
 from harness.verdicts.expectations import Expectation, parse, score
@@ -42,10 +44,10 @@ def main(arguments: Sequence[str]) -> int:
     histories = [history_of(run, args.uri) for run in args.runs]
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
-    for history in histories:
-        show(console, history, diagnose(history, limits), forecasts)
+    for run, history in zip(args.runs, histories, strict=True):
+        show(console, history, _takeable(run, diagnose(history, limits)), forecasts)
     if len(histories) > 1:
-        _tell(console, "compared", compare(histories), "these runs may be compared")
+        _tell(console, "compared", compare(histories, limits), "these runs may be compared")
     return 0
 
 
@@ -83,6 +85,14 @@ def _path(run: str) -> Path | None:
         return find(run, ROOT / "outputs", "RUN_OR_LOG")
     except ConfigError:
         return None
+
+
+def _takeable(run: str, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+    """With no override that a run of ours would refuse; those for a log of others are as the default has them."""
+    path = _path(run)
+    folder = path if path is None or path.is_dir() else path.parent
+    is_ours = folder and (folder / record.NAME).is_file() and (folder / "config.yaml").is_file()
+    return takeable(folder, verdicts) if is_ours else verdicts
 
 
 def _header(history: History) -> Iterator[str]:

@@ -22,6 +22,7 @@ from harness.observers import record
 from harness.observers.figures import BLUE, GREEN, ORANGE, panel, save
 from harness.policies import Stop, shrink_when_out_of_memory
 from harness.processes import World
+from harness.retyped import study_after
 from harness.runner import BaseEnded, assembled
 from harness.schedules import Schedule
 from harness.state import Progress
@@ -75,20 +76,22 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with assembled(cfg) as (settings, parts, world):
             print(f"{rise.steps} steps, the LR of {_kind(parts)} rising from {rise.low:g} to {rise.high:g}", flush=True)
+            seen = trained_on(parts, rise)
             lrs, losses = range_test(parts, world, rise)
     except BaseEnded as ended:
         raise ConfigError(f"the base to start from: {ended}") from ended
     if world.is_main:
         found = band(lrs, losses)
         print(*sketch(lrs, losses, found), sep="\n")
-        print(*_advice(found, cfg, args.overrides), sep="\n")
-        print(f"folder: {_write(settings.output_dir, cfg, lrs, losses, found)}")
+        folder = _write(settings.output_dir, cfg, lrs, losses, found)
+        print(*seen, *_advice(found, cfg, args.overrides, study_after(folder.name)), sep="\n")
+        print(f"folder: {folder}")
     return int(isinstance(found, str)) if world.is_main else 0
 
 
 def range_test(parts: Parts, world: World, rise: Rise) -> tuple[list[float], list[float]]:
-    """The LR of each update, and the loss after it of a batch that is not trained on, the same each time, so that no
-    batch is harder than the last; up to where it explodes or is no number. The state of `parts` is used up."""
+    """The LR of each update, and the loss after it of a batch apart, the same each time, so that none is harder than
+    the last; up to where it explodes or is no number. The state of `parts` is used up."""
     task, state, plan = parts.task, parts.state, parts.plan
     begun, peak_lr = state.step - state.leg_step, next(iter(state.optimizer.lrs().values()))
     state.schedule, state.lr_factor = _Rising(rise=rise, first_step=begun, peak_lr=peak_lr), 1.0
@@ -111,6 +114,14 @@ def range_test(parts: Parts, world: World, rise: Rise) -> tuple[list[float], lis
             f"--low {rise.low:g}: the loss is no number or explodes at once; begin lower, or try preflight"
         )
     return lrs[: len(finite)], finite
+
+
+def trained_on(parts: Parts, rise: Rise) -> list[str]:
+    """A sentence where the data is too little for a batch apart."""
+    has, needs = parts.task.examples, (rise.steps + 1) * parts.plan.batch_size
+    if parts.state.examples % has + needs <= has:
+        return []
+    return [f"the batch apart may be trained on too: {needs} examples of one epoch are needed, and it has {has}"]
 
 
 def _smaller(event: OutOfMemory) -> int:
@@ -144,13 +155,15 @@ def sketch(lrs: Sequence[float], losses: Sequence[float], found: Band | str) -> 
         yield f"{lrs[index]:9.1e}  {smooth[index]:9.4g}  {'█' * round(1 + share * BAR)}{'  ← sweep' * is_in}"
 
 
-def _advice(found: Band | str, cfg: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
+def _advice(found: Band | str, cfg: DictConfig, overrides: Sequence[str], study: str) -> Iterator[str]:
     if isinstance(found, str):
         yield f"no band: {found}"
         return
     ranges = ranges_of(found.low, found.high, cfg)
     kept = [one for one in overrides if one.partition("=")[0] not in {text.partition("=")[0] for text in ranges}]
-    alone = [] if any(one.startswith("sweeps=") for one in kept) else ["sweeps=none"]
+    given = {one.partition("=")[0] for one in kept}
+    own = {"sweeps": "sweeps=none", "sweep.study": f"sweep.study={study}"}
+    alone = [override for key, override in own.items() if key not in given]
     yield f"{found.reason}; the best LR of a whole run is mostly near there, or below"
     yield f"sweep: {shlex.join(['python', 'run.py', '-m', *kept, *alone, *ranges])}"
 

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--only", metavar="CHECK", action="append", help="this one of those below, and others so given")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     for name in args.only or ():
         if name not in CHECKS:
             raise ConfigError(f"--only: {name!r} is none of {', '.join(CHECKS)}")

@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import re
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from harness.explain import ConfigError
 from harness.observers import record
 from harness.observers.console import duration
 from harness.readers import ours
-from harness.retyped import retyped
+from harness.retyped import retyped, study_after, takeable
 from harness.starts import find
 from harness.sweeping.asked import ask
 from harness.verdicts import diagnose
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         history, start = ours.read(folder / record.NAME), ours.start_of(folder / record.NAME)
     except ValueError as error:
         raise ConfigError(f"RUN: {error}") from error
-    verdicts = diagnose(history, limits)
+    verdicts = takeable(folder, diagnose(history, limits))
     prescription, typed = prescribe(history, verdicts, start["params"]), retyped(folder)
     lines = told(prescription, typed, history.facts.name, cost(folder / record.NAME, history))
     print(*_found(history, verdicts), *lines, sep="\n")
@@ -88,16 +87,10 @@ def told(prescription: Prescription, typed: Sequence[str], run: str, spent: Cost
         yield f"one run instead of a sweep{_took(spent, longer=bool(settings))}"
         return
     wanted = [*kept, *settings, "sweeps=none", *(part.override for part in prescription.ranges)]
-    wanted += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={_study(run)}"]
+    wanted += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={study_after(run)}"]
     asked = ask(wanted)
     yield shlex.join(["python", "run.py", "-m", *wanted])
     yield _forecast(prescription.n_trials, asked.n_jobs, spent, longer=bool(settings))
-
-
-def _study(run: str) -> str:
-    """A name of its own, so that no study of another space is gone on with."""
-    plain = re.sub(r"[^\w.+-]", "_", run)
-    return f"after_{plain}"[:80]
 
 
 def _found(history: History, verdicts: Sequence) -> Iterator[str]:

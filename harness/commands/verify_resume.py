@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness verify-resume", description=__doc__)
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="before and after the break (default: 10)")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     if args.steps < 1:
         raise ConfigError(f"--steps: {args.steps} must be at least 1")
     with tempfile.TemporaryDirectory() as folder:

@@ -11,11 +11,14 @@ from harness.verdicts.history import History
 BUGS = ("warm-up truncated", "incomparable", "vanishing gradients")
 """A search over these would search over a bug."""
 NEVER = "never learnt"
-"""A bug where the weights were trained before; from scratch it may be the LR."""
+"""A bug where weights that were trained before are no better than a guess; else it may be the LR, either way."""
+LEARNT = 0.6
+"""Of a guess that ignores the input: what begins below it had learnt before. GPT-2 begins at 0.3 on English text, and
+began at 0.85 where its weights were not loaded well (9.2 nats of 10.8)."""
 NO_SEARCH = ("scheduler idle", "scheduler misled", "noisy evaluation", "throughput fell", "dominating layer")
 """Not mended by a search; told with what to try."""
 TOO_HOT = ("learning rate too high", "divergence", "spike")
-TOO_COLD = ("learning rate too low", NEVER)
+TOO_COLD = "learning rate too low"
 UNSTEADY = ("warm-up too short", "divergence", "spike")
 LONGER = "underfitting"
 
@@ -54,7 +57,8 @@ class Prescription:
 def prescribe(history: History, verdicts: Sequence[Verdict], params: Mapping[str, str]) -> Prescription:
     """What to try after a run of ours with these dotted parameters and verdicts; what its experiment locks is left."""
     by_kind = {verdict.kind: verdict for verdict in reversed(verdicts)}
-    bugs = (*BUGS, NEVER) if _is_pretrained(params) else BUGS
+    is_broken = _is_pretrained(params) and NEVER in by_kind and not _had_learnt(by_kind[NEVER], history)
+    bugs = (*BUGS, NEVER) if is_broken else BUGS
     bug = next((by_kind[kind] for kind in bugs if kind in by_kind), None)
     if bug is not None:
         return Prescription(refusal=f"{bug.kind}: {bug.reason}")
@@ -78,10 +82,13 @@ def _lrs(history: History, kinds: Collection[str], params: Mapping[str, str]) ->
     lr, band = float(params["optimizer.lr"]), history.facts.lr_band
     if band is not None:
         low, high, why = *band, "the band of the range test of this experiment"
-    elif any(kind in kinds for kind in TOO_COLD):
+    elif TOO_COLD in kinds:
         low, high, why = lr, 100 * lr, f"the run's {lr:g} was too low: from there up"
     elif any(kind in kinds for kind in TOO_HOT):
         low, high, why = lr / 100, lr, f"the run's {lr:g} was too high: from there down"
+    elif NEVER in kinds:
+        why = f"the run's {lr:g} may be too low or too high: both sides of it; lr-range would tell which"
+        low, high = lr / 100, 100 * lr
     else:
         low, high, why = lr / 10, 10 * lr, f"a decade on either side of the run's {lr:g}"
     for name, value in params.items():
@@ -131,6 +138,12 @@ def _longer(params: Mapping[str, str]) -> Iterator[Part]:
 def _aside(verdict: Verdict) -> str:
     tries = f"; try {' or '.join(verdict.overrides)}" if verdict.overrides else ""
     return f"{verdict.kind}: no search mends it{tries}"
+
+
+def _had_learnt(never: Verdict, history: History) -> bool:
+    """Before the run that then gained little."""
+    start, guess = never.evidence.get("start"), history.facts.unigram or history.facts.uniform
+    return start is not None and guess is not None and start < LEARNT * guess
 
 
 def _is_pretrained(params: Mapping[str, str]) -> bool:

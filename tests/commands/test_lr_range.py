@@ -2,12 +2,13 @@
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness import cli
-from harness.commands.lr_range import Rise, range_test, ranges_of
+from harness.commands.lr_range import Rise, range_test, ranges_of, trained_on
 from harness.config import compose
 from harness.readers import ours
 from harness.runner import assembled
@@ -38,6 +39,14 @@ def test_every_group_keeps_its_ratio_to_the_first(overrides) -> None:
     ]
 
 
+@pytest.mark.parametrize(("examples", "is_told"), [(21, False), (20, True)])
+def test_where_the_epoch_has_too_few_examples_for_a_batch_apart_that_is_said(overrides, examples, is_told) -> None:
+    with assembled(compose(overrides)) as (_, parts, _):
+        each = parts.task.examples // examples
+        told = trained_on(replace(parts, plan=replace(parts.plan, batch_size=each)), Rise(steps=20))
+    assert bool(told) == is_told
+
+
 def test_it_ends_where_the_loss_explodes(overrides) -> None:
     exploding = [*overrides, "optimizer=sgd", "loop.grad_clip=null"]
     with assembled(compose(exploding)) as (_, parts, world):
@@ -64,7 +73,9 @@ def test_it_leaves_numbers_a_picture_and_a_sweep_that_is_accepted_and_no_run(tes
     assert len(numbers["lrs"]) == len(numbers["losses"]) == len(numbers["smoothed"])
     assert (folder / "lr_range.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tested.parent.iterdir() if "smoke" not in path.name) == ["lr_range"]
-    found = ask(shlex.split(command)[4:]).space.ranges
+    asked = ask(shlex.split(command)[4:])
+    found = asked.space.ranges
+    assert asked.name == f"after_{folder.name}"[:80]  # no other range test's
     assert {name: (one.low, one.high) for name, one in found.items()} == {"optimizer.lr": (low, high)}
 
 

@@ -9,8 +9,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness import cli
+from harness.commands.prescribe import cost
 from harness.config import IDLE, compose, run_part
-from harness.retyped import retyped
+from harness.events import Verdict
+from harness.readers import ours
+from harness.retyped import accepted, retyped, takeable
 from harness.sweeping.asked import ask
 from harness.sweeping.check import check_space
 
@@ -35,6 +38,45 @@ def test_the_sweep_is_accepted_and_its_present_config_is_the_run(finished, overr
     assert f"{asked.limits.n_trials} trials by" in costs
     assert "12 steps of" in costs
     assert "4 evaluations of" in costs
+
+
+def test_a_resumed_run_costs_its_own_steps(tmp_path) -> None:
+    rows = [{"kind": "start", "name": "a", "total_steps": 1000, "params": {"effective.first_step": "500"}}]
+    rows[0] |= {"constants": {}}
+    rows += [
+        {"kind": "metrics", "step": step, "metrics": metrics, "units": {}}
+        for step in range(600, 1001, 100)
+        for metrics in ({"perf/steps_per_second": 10.0}, {"val/loss": 3.0})
+    ]
+    rows += [{"kind": "end", "step": 1000, "seconds": 75.0, "status": "completed"}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    spent = cost(tmp_path / "metrics.jsonl", ours.read(tmp_path / "metrics.jsonl"))
+    assert (spent.steps, spent.evals, spent.of_step) == (500, 5, 0.1)
+    assert spent.of_eval == pytest.approx(5)
+
+
+TOGETHER = ("loop.epochs=null", "loop.max_steps=9")  # one without the other is refused
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted", "kept"),
+    [
+        (["experiment=operator"], ("data.val_share=0.2", "optimizer.lr=0.1"), ("optimizer.lr=0.1",)),
+        (["experiment=smoke", "loop.max_steps=null", "loop.epochs=1"], TOGETHER, TOGETHER),
+        (["experiment=headlines"], ("loop.epochs=9", "loop.patience=2"), ("loop.patience=2",)),  # it locks its epochs
+        (["schedule=plateau", "schedule.patience=3"], ("schedule=cosine",), ("schedule=cosine",)),
+        ([], ("loop.grad_clip=-1",), ()),
+    ],
+)
+def test_of_overrides_those_are_told_that_are_taken_with_what_was_typed(typed, wanted, kept) -> None:
+    assert accepted(typed, wanted) == kept
+
+
+def test_a_verdict_tells_no_override_that_the_run_would_refuse(finished, tmp_path) -> None:
+    OmegaConf.save(run_part(compose(["experiment=operator"])), tmp_path / "config.yaml", resolve=True)
+    shutil.copy(finished / "metrics.jsonl", tmp_path)
+    noisy = Verdict("noisy evaluation", 9, 0.9, "few", {}, ("data.val_share=0.2",))
+    assert [verdict.overrides for verdict in takeable(tmp_path, [noisy])] == [()]
 
 
 def as_if_typed(command: str, finished: Path, folder: Path) -> Path:

@@ -96,12 +96,7 @@ def test_steps_that_were_gone_through_again_are_those_of_the_last_time_and_that_
 
 @pytest.mark.parametrize(
     ("column", "in_all", "of_a_step"),
-    [
-        ([100, 200, 300], [100, 200, 300], None),
-        ([4096] * 3, None, 4096),
-        ([0] * 3, None, None),
-        ([9, 8, 9], None, None),
-    ],
+    [([100, 200, 300], [100, 200, 300], None), ([4096] * 3, [], 4096), ([0] * 3, [], None), ([9, 8, 9], [], None)],
 )
 def test_tokens_are_those_of_the_whole_run_only_if_they_rise(tmp_path, column, in_all, of_a_step) -> None:
     rows = (f"{step},{5 - step},{tokens}" for step, tokens in enumerate(column, 1))
