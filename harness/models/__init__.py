@@ -23,10 +23,7 @@ def is_causal(model: nn.Module, logits: Callable[[Tensor], Tensor] | None = None
     ids = torch.tensor([[0, 1], [0, 2]])
     was_training = model.training
     model.eval()
-    if logits is None:
-        made = model(input_ids=ids.to(next(model.parameters()).device)).logits
-    else:
-        made = logits(ids)
+    made = logits(ids) if logits else model(input_ids=ids.to(next(model.parameters()).device)).logits
     model.train(was_training)
     first, second = made[:, 0].float()
     return torch.allclose(first, second, rtol=1e-3, atol=1e-4)

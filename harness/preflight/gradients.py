@@ -1,19 +1,18 @@
 """Gradients are right, and reach all that is to be trained and nothing else."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.preflight.findings import Finding
-from harness.preflight.probe import affordable, at_rest, descend, few, named, resolution
+from harness.preflight.probe import ROUNDING, affordable, at_rest, few, fewer, named, resolution
+from harness.preflight.reach import reached
 from harness.preflight.subject import Subject
 
-STEPS = 4
 REPEATED = 1e-3
 """Relative difference of two gradients of one batch, for devices that add up in no fixed order."""
 SIZES = (1e-2, 3e-2, 3e-3, 1e-3)
@@ -25,10 +24,6 @@ NOISE = 2
 DIRECTIONS = 3
 COARSE = 1e-4
 """A resolution (bfloat16, float16) in which a difference of two losses says nothing."""
-ROUNDING = 1e-6
-"""Of the largest gradient: what is 0 but for rounding."""
-LR = 1e-3
-"""Of AdamW, where there is no optimizer."""
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -38,11 +33,12 @@ def check(subject: Subject) -> Iterator[Finding]:
         return
     batch = few(subject, subject.batches[0], affordable(subject.model))
     with at_rest(subject.model):
-        repeated = _repeated(subject, batch)
+        first = _gradients(subject, batch)
+        repeated = _repeated(first, _gradients(subject, batch))
         yield repeated
         if repeated.level == "pass":
-            yield from _slopes(subject, batch)
-    yield from _steps(subject)
+            yield from _slopes(subject, batch, *first)
+    yield from reached(subject)
     yield _held(subject)
 
 
@@ -57,9 +53,8 @@ def _gradients(subject: Subject, batch: Any) -> tuple[float, dict[str, Tensor]]:
     return loss.item(), {name: gradient.detach().clone() for name, gradient in found.items()}
 
 
-def _repeated(subject: Subject, batch: Any) -> Finding:
-    what = "the same batch twice"
-    (first, gradients), (second, again) = _gradients(subject, batch), _gradients(subject, batch)
+def _repeated(one: tuple[float, Mapping[str, Tensor]], other: tuple[float, Mapping[str, Tensor]]) -> Finding:
+    what, (first, gradients), (second, again) = "the same batch twice", one, other
     expected = "the same loss and the same gradients, with dropout off"
     if abs(first - second) > REPEATED * abs(first) or not math.isfinite(first):
         look = "what is drawn within the loss: noise, masks, dropout that eval() does not turn off"
@@ -72,10 +67,9 @@ def _repeated(subject: Subject, batch: Any) -> Finding:
     return Finding(level, what, seen, expected, look)
 
 
-def _slopes(subject: Subject, batch: Any) -> Iterator[Finding]:
+def _slopes(subject: Subject, batch: Any, loss: float, gradients: Mapping[str, Tensor]) -> Iterator[Finding]:
     """The gradient against finite differences: along directions drawn over all weights and half along the gradient, and
     along what is said not to matter."""
-    loss, gradients = _gradients(subject, batch)
     fine = resolution(subject, batch)
     if fine > COARSE:
         needs = "needs float32: a difference of two losses says nothing in fewer digits"
@@ -90,7 +84,7 @@ def _slopes(subject: Subject, batch: Any) -> Iterator[Finding]:
         if name not in gradients or gradients[name].abs().max().item() <= ROUNDING * largest
     }
     if silent:
-        yield _silence(ruler, silent)
+        yield from _silence(ruler, silent)
 
 
 @dataclass(frozen=True)
@@ -128,7 +122,7 @@ def _against_differences(ruler: _Ruler, gradients: Mapping[str, Tensor]) -> Find
     more than rounding."""
     trainable, chance = ruler.subject.trainable, torch.Generator().manual_seed(0)
     size = _norm(gradients)
-    drawn = [ruler.direction(trainable, chance) for _ in range(DIRECTIONS)]
+    drawn = [ruler.direction(trainable, chance) for _ in range(fewer(ruler.subject, DIRECTIONS))]
     usual = math.sqrt(sum(_scale(trainable[name]) ** 2 * _norm({name: of}) ** 2 for name, of in gradients.items()))
     for direction in drawn:  # and as steep along the gradient as they are by chance
         for name, gradient in gradients.items():
@@ -159,104 +153,17 @@ def _off(
     return math.sqrt(sum((one - other) ** 2 for one, other in zip(found, said, strict=True)) / len(said)), found
 
 
-def _silence(ruler: _Ruler, silent: Mapping[str, nn.Parameter]) -> Finding:
-    """Parameters whose gradient is 0 or missing do not matter, as an adapter's second half does not at the start."""
+def _silence(ruler: _Ruler, silent: Mapping[str, nn.Parameter]) -> Iterator[Finding]:
+    """Parameters without a gradient that matter all the same; an adapter's first half does not before the second."""
     direction = ruler.direction(silent, torch.Generator().manual_seed(0))
     slopes = [ruler.slope(direction, size) for size in SIZES[:2]]
     is_heard = all(abs(slope) > 4 * ruler.noise / size for slope, size in zip(slopes, SIZES, strict=False))
     is_steady = abs(slopes[0] - slopes[1]) < 0.5 * abs(slopes[1])  # a slope, and not the curvature of a saddle
-    what, seen = (
-        "parameters without a gradient",
-        f"{len(silent)} of {len(ruler.subject.trainable)}: {named(list(silent))}",
-    )
     if is_heard and is_steady:
+        seen = f"{len(silent)} of {len(ruler.subject.trainable)}: {named(list(silent))}"
         seen += f"; moving them changes the loss by {_told(slopes[-1:])} per one of their size"
         look = "what stands outside the graph, no_grad() or detach(): frozen means requires_grad=False, not outside it"
-        return Finding("fail", what, seen, "none that the loss depends on", look)
-    return Finding("pass", what, f"{seen}; the loss does not depend on them now", "none that the loss depends on")
-
-
-def _steps(subject: Subject) -> Iterator[Finding]:
-    """What a few steps of training reach."""
-    trainable = subject.trainable
-    frozen = {name: of for name, of in subject.model.named_parameters() if name not in trainable}
-    before = {name: of.detach().clone() for name, of in subject.model.named_parameters()}
-    largest, broken = dict.fromkeys(trainable, 0.0), {}
-
-    def heard(name: str) -> Callable[[Tensor], None]:
-        def look(parameter: Tensor) -> None:
-            size = parameter.grad.detach().abs().max().item()
-            largest[name] = max(largest[name], size)
-            if not math.isfinite(size):
-                broken.setdefault(name, size)
-
-        return look
-
-    hooks = [of.register_post_accumulate_grad_hook(heard(name)) for name, of in trainable.items()]
-    try:
-        _train(subject)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    now = dict(subject.model.named_parameters())
-    moved = {name for name, tensor in before.items() if not torch.equal(tensor, now[name])}
-    yield _reached(largest, broken)
-    if subject.optimizers:
-        yield _moved(subject, moved, largest)
-    yield Finding(
-        "fail" if moved & frozen.keys() else "pass",
-        "frozen parameters",
-        f"{len(moved & frozen.keys())} of {len(frozen)} moved{_which(moved & frozen.keys())}",
-        "none",
-        "what else writes to the weights: an optimizer that holds them, averaging, a scheduler of their own",
-    )
-
-
-def _train(subject: Subject) -> None:
-    """A few steps as the training takes them, or else as its optimizer does, or AdamW."""
-    most = affordable(subject.model)
-    batches = [few(subject, batch, most) for batch in islice(cycle(subject.batches), STEPS)]
-    if subject.step is not None:
-        for batch in batches:
-            subject.step(batch)
-        return
-    optimizers = subject.optimizers or [torch.optim.AdamW(subject.trainable.values(), lr=LR)]
-    for batch in batches:
-        for _ in descend(subject, batch, optimizers, 1):
-            pass
-
-
-def _reached(largest: Mapping[str, float], broken: Mapping[str, float]) -> Finding:
-    what, expected = f"gradients in {STEPS} steps", "a finite gradient that is not 0 for every trainable parameter"
-    if broken:
-        seen = f"{len(broken)} of {len(largest)} parameters had one that is not finite: {named(list(broken))}"
-        return Finding("fail", what, seen, expected, "overflow in float16, a division by 0, a logarithm of 0")
-    none = [name for name, size in largest.items() if size == 0]
-    if len(none) == len(largest):
-        return Finding("fail", what, "no parameter had one", expected, "whether the loss is part of the graph")
-    seen = f"{len(largest) - len(none)} of {len(largest)} parameters had one"
-    rounding = [name for name, size in largest.items() if 0 < size <= ROUNDING * max(largest.values())]
-    if rounding:
-        seen += f", {len(rounding)} of them no more than rounding ({named(rounding, 1)}), as a bias of keys has"
-    look = "modules that are never called: freeze them, or take them out"
-    return Finding("warn" if none else "pass", what, seen + (f"; none: {named(none)}" if none else ""), expected, look)
-
-
-def _moved(subject: Subject, moved: set[str], largest: Mapping[str, float]) -> Finding:
-    """Those with a gradient, by the subject's optimizer."""
-    still = [name for name, size in largest.items() if size > 0 and name not in moved]
-    what, seen = f"weights in {STEPS} steps", f"{len(largest) - len(still)} of {len(largest)} moved"
-    expected = "every trainable parameter moves"
-    if not still:
-        return Finding("pass", what, seen, expected)
-    groups = [group for optimizer in subject.optimizers for group in optimizer.param_groups]
-    holding = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    is_lost = all(holding.get(id(subject.trainable[name]), 0.0) > 0 for name in still)
-    seen += f"; with a gradient and at rest: {named(still)}"
-    if is_lost:
-        look = "the learning rate: it is too small for the precision of these weights"
-        return Finding("warn", what, seen, expected, look)
-    return Finding("fail", what, seen, expected, "the optimizer: which parameters it holds, and each group's LR")
+        yield Finding("fail", "parameters without a gradient", seen, "none that the loss depends on", look)
 
 
 def _held(subject: Subject) -> Finding:
@@ -294,7 +201,3 @@ def _dot(one: Tensor, other: Tensor) -> float:
 
 def _told(numbers: list[float]) -> str:
     return ", ".join(f"{number:.4g}" for number in numbers)
-
-
-def _which(names: set[str]) -> str:
-    return f": {named(sorted(names))}" if names else ""

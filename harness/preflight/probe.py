@@ -11,6 +11,10 @@ from harness.preflight.subject import IGNORED, Subject, Text, Tokens
 
 PARAMETER_TOKENS, FEWEST, MOST = 2e8, 64, 256
 """Of a step: parameters times tokens, and its bounds in tokens; some 30 steps then take seconds on two cores."""
+LARGE, FEW = 5e7, 2
+"""Parameters above which so few repetitions have to do; to reach an adapter's first half takes two steps."""
+ROUNDING = 1e-6
+"""Of the largest gradient: what is 0 but for rounding."""
 EXAMPLES = 8
 """Of what is no text."""
 NORM = 1.0
@@ -31,6 +35,11 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 def affordable(model: nn.Module) -> int:
     """Tokens a step."""
     return int(min(MOST, max(FEWEST, PARAMETER_TOKENS / sum(parameter.numel() for parameter in model.parameters()))))
+
+
+def fewer(subject: Subject, most: int) -> int:
+    """Repetitions of something as dear as a step."""
+    return most if sum(parameter.numel() for parameter in subject.model.parameters()) <= LARGE else min(most, FEW)
 
 
 def few(subject: Subject, batch: Any, most: int) -> Any:
