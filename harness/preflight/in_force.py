@@ -39,17 +39,21 @@ class Rates:
 
 def check(subject: Subject) -> Iterator[Finding]:
     """Learning rates and their course, what a step ticks, examples a step, decay, when a plateau can act."""
+    ticks = _ticks_a_step(subject)
     if not (subject.lrs or subject.optimizers):
         yield Finding("not checked", "learning rates", "", "needs the optimizer, and the schedule where there is one")
     elif subject.asked.total_steps is None and (subject.lrs or subject.schedule):
         yield Finding("not checked", "learning rates", "", "needs asked.total_steps, the length of the run")
+    elif ticks == 0 and subject.lrs is None:
+        needs = "needs a scheduler stepped by each step; this one is not, and the end of an epoch is not seen here"
+        yield Finding("not checked", "learning rates", "", needs)
     else:
         rates = read_rates(subject)
         yield from _peaks(subject.asked, rates)
         if rates.leading.max() > 0:
             yield from _warmup(subject.asked, rates)
             yield from _course(subject.asked, rates)
-    yield from _ticks(subject)
+    yield from _ticks(subject, ticks)
     yield from _batch(subject)
     yield from _decay(subject)
     yield from _plateau(subject)
@@ -170,6 +174,9 @@ def _length(total: int, curve: np.ndarray, beyond: np.ndarray | None) -> Iterato
         return
     after_peak = int(np.argmax(curve >= (1 - ROUNDING) * curve.max()))
     height = np.abs(beyond[after_peak:]) / curve.max()
+    if height.max() - height.min() <= ROUNDING:
+        yield Finding("pass", what, f"the LR stays at its peak from step {after_peak} on")
+        return
     end = after_peak + int(np.argmax(height <= height.min() + ROUNDING))
     is_known = end < len(beyond) - 1
     told = f"the LR comes to its lowest, {abs(beyond[end]):.2g}, at step {end} of {total}"
@@ -182,19 +189,23 @@ def _length(total: int, curve: np.ndarray, beyond: np.ndarray | None) -> Iterato
         yield Finding("pass", what, f"the LR is {last:.0%} of its peak in the last of {total} steps")
 
 
-def _ticks(subject: Subject) -> Iterator[Finding]:
-    """How often a step steps the scheduler."""
+def _ticks_a_step(subject: Subject) -> float | None:
+    """How often a step steps the scheduler; None where there is no step or nothing that ticks."""
     schedule = subject.schedule
-    if schedule is None or _is_plateau(schedule):
-        return
-    if subject.step is None:
-        yield Finding("not checked", "scheduler's ticks", "", "needs the step that training takes")
-        return
+    if schedule is None or subject.step is None or _is_plateau(schedule):
+        return None
     with subject.untouched():
         before = schedule.last_epoch
         for index in range(TAKEN):
             subject.step(subject.batches[index % len(subject.batches)])
-        ticks = (schedule.last_epoch - before) / TAKEN
+        return (schedule.last_epoch - before) / TAKEN
+
+
+def _ticks(subject: Subject, ticks: float | None) -> Iterator[Finding]:
+    if ticks is None:
+        if subject.schedule is not None and not _is_plateau(subject.schedule):
+            yield Finding("not checked", "scheduler's ticks", "", "needs the step that training takes")
+        return
     total, seen = subject.asked.total_steps, f"{ticks:g} a step"
     if ticks > 1:
         seen += f", so the schedule is over at step {total / ticks:.0f} of {total}" if total else ""

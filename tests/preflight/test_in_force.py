@@ -113,6 +113,23 @@ def test_a_scheduler_that_no_step_steps_is_told() -> None:
     assert findings(made)["scheduler's ticks"].level == "warn"
 
 
+@pytest.mark.parametrize("warmup", [None, 8], ids=["falling", "rising"])
+def test_a_scheduler_that_epochs_step_is_not_rehearsed_by_steps(warmup: int | None) -> None:
+    course = (1.0, 0.0) if warmup is None else (0.1, 1.0)
+    made = subject(lambda optimizer: lr_scheduler.LinearLR(optimizer, *course, total_iters=2), warmup_steps=warmup)
+    made.step = lambda batch: made.optimizers[0].step()
+    found = findings(made)
+    assert "fail" not in {finding.level for finding in found.values()}, found
+    assert found["learning rates"].level == "not checked"
+    assert "epoch" in found["learning rates"].expected
+
+
+def test_an_lr_that_stays_at_its_peak_after_a_warmup_passes() -> None:
+    warmup = lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4)  # noqa: E731
+    found = findings(subject(warmup, warmup_steps=4))["schedule"]
+    assert (found.level, found.seen) == ("pass", "the LR stays at its peak from step 4 on")
+
+
 def test_examples_a_step_are_compared_over_all_devices() -> None:
     made = subject(batch_size=ROWS // 2)
     assert "x2" in findings(made)["batch size"].look_at
