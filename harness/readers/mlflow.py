@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.observers.client import connect
 from harness.observers.store import shown, sqlite_file, store_uri
+from harness.readers import schedules
 from harness.readers.names import Points, history_of
 from harness.verdicts.facts import EFFECTIVE, facts_of
 from harness.verdicts.history import Facts, History
@@ -19,12 +20,12 @@ PARAMS = {
     "grad_clip": "max_grad_norm grad_clip gradient_clip_val clip_grad_norm max_norm",
     "weight_decay": "weight_decay optimizer.weight_decay",
     "total_steps": "max_steps total_steps num_training_steps",
-    "warmup_steps": "warmup_steps num_warmup_steps",
+    "patience": "lr_patience scheduler_patience plateau_patience",
     "batch_size": "batch_size train_batch_size effective_batch_size",
     "lora_rank": "lora_rank lora_r lora.r lora.rank",
 }
 """What others call the numbers that we know, the likelier names first."""
-WHOLE = ("total_steps", "warmup_steps", "batch_size", "lora_rank")
+WHOLE = ("total_steps", "patience", "batch_size", "lora_rank")
 
 
 def read(run_id: str, uri: str | None) -> History | None:
@@ -76,7 +77,12 @@ def _facts(run: Any, points: Points) -> Facts:
     if any(key.startswith(EFFECTIVE) for key in params):
         constants = {name.removeprefix("constant/"): last for name, ((_, last), *_) in points.items()}
         return replace(facts_of(name, params, constants), status=status, unit=tags.get("unit.val/loss"))
-    return Facts(name=name, status=status, **_numbers(params))
+    numbers = _numbers(params)
+    gone_through = (
+        max((step for one in points.values() for step, _ in one), default=0) if status == "completed" else None
+    )
+    schedule = schedules.told(params, numbers.get("total_steps", gone_through))
+    return Facts(name=name, status=status, **numbers, **schedule)
 
 
 def _numbers(params: Mapping[str, str]) -> dict[str, Any]:

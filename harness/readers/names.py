@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from harness.readers.schedules import drawn
 from harness.verdicts.history import LOSSES, Facts, History
 
 Points = Mapping[str, Sequence[tuple[int, float]]]
@@ -114,6 +115,7 @@ def _completed(history: History, points: Points) -> Facts:
     told = [points[name] for name in points if meaning(name) == "epoch"]
     return replace(
         facts,
+        schedule=facts.schedule or drawn(history["train/lr"]),
         peak_lr=facts.peak_lr if facts.peak_lr is not None or not len(lrs) else float(lrs.max()),
         log_every=facts.log_every if facts.log_every > 1 or not len(gaps) else max(1, round(float(np.median(gaps)))),
         steps_per_epoch=facts.steps_per_epoch or next((found for found in map(steps_per_epoch, told) if found), None),

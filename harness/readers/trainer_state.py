@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.readers.names import OF_THE_WHOLE, history_of
+from harness.readers.schedules import saved
 from harness.readers.steps import whole
 from harness.verdicts.history import Facts, History
 
@@ -33,4 +34,5 @@ def _facts(state: dict, path: Path) -> Facts:
         name=folder.parent.name if folder.name.startswith("checkpoint-") else folder.name,
         status="completed" if total and done >= total else None,
         total_steps=total,
+        **saved(folder, [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]),
     )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness.observers.client import Batch, Client
 from harness.readers import mlflow, read
@@ -57,6 +58,27 @@ def test_a_trainers_folder_stands_for_its_last_checkpoint_and_tokens_that_were_n
     assert history.tokens(history["train/loss"].steps) is None
 
 
+def test_a_trainers_plateau_schedule_is_known_by_the_state_that_it_saved(tmp_path) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=3)
+    linear = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    by_accuracy = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
+    plateau.step(3.6)
+    by_accuracy.step(0.5)
+    known = {}
+    for name, scheduler in (("plateau", plateau), ("by accuracy", by_accuracy), ("linear", linear)):
+        torch.save(scheduler.state_dict(), trainer(tmp_path / name) / "scheduler.pt")
+        facts = read(tmp_path / name).facts
+        known[name] = (facts.schedule, facts.watches, facts.patience)
+    assert known == {
+        "plateau": ("Plateau", "val/loss", 3),
+        "by accuracy": ("Plateau", None, 5),
+        "linear": (None, None, None),
+    }
+    (tmp_path / "linear" / "scheduler.pt").write_bytes(b"cut off")
+    assert read(tmp_path / "linear").facts.schedule is None
+
+
 def test_a_trainer_that_logged_nothing_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="its log_history is empty"):
         read(trainer(tmp_path / "run", log_history=[]))
@@ -107,6 +129,7 @@ def test_anyones_mlflow_run_is_read_by_what_its_metrics_and_parameters_mean(tmp_
     points = [("loss", 5.0 - step, step, step) for step in range(1, 4)]
     rest = [("eval_loss", 3.0, 4, 3), ("epoch", 1.0, 1, 1), ("epoch", 3.0, 3, 3), ("eval_loss", float("inf"), 9, 4)]
     params = {"learning_rate": "3e-4", "max_grad_norm": "1.0", "max_steps": "-1", "lora_r": "8"}
+    params |= {"lr_scheduler_type": "cosine", "warmup_ratio": "0.25", "warmup_steps": "0"}
     client.log(run_id, Batch(params, [*points, *rest]))
     client.end(run_id, "FINISHED", 9)
     history = mlflow.read(run_id, store)
@@ -115,6 +138,7 @@ def test_anyones_mlflow_run_is_read_by_what_its_metrics_and_parameters_mean(tmp_
     facts = history.facts
     assert (facts.name, facts.status, facts.peak_lr, facts.grad_clip) == ("their run", "completed", 3e-4, 1.0)
     assert (facts.total_steps, facts.lora_rank, facts.steps_per_epoch) == (None, 8, 1)
+    assert (facts.schedule, facts.warmup_asked, facts.warmup_steps) == ("Cosine", 1, None)
 
 
 def test_a_run_of_ours_whose_folder_is_gone_is_known_by_what_mlflow_has_of_it(tmp_path) -> None:
