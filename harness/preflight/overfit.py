@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from harness.preflight.findings import Finding
-from harness.preflight.probe import descend, few
+from harness.preflight.probe import at_rest, descend, few
 from harness.preflight.subject import Subject
 
 TOKENS, STEPS, SHARE = 64, 40, 0.5
@@ -22,6 +22,13 @@ def check(subject: Subject) -> Iterator[Finding]:
     if not subject.trainable:
         yield Finding("not checked", WHAT, "", "needs a trainable parameter")
         return
+    with torch.no_grad(), at_rest(subject.model):
+        first = subject.loss(few(subject, subject.batches[0], TOKENS)).item()
+    if first <= 0:
+        yield Finding(
+            "not checked", WHAT, "", f"needs a loss above 0 that falls towards it; this one begins at {first:.3g}"
+        )
+        return
     tried: dict[str, list[float]] = {}
     if subject.optimizers:
         with subject.untouched():
@@ -35,8 +42,8 @@ def check(subject: Subject) -> Iterator[Finding]:
             continue
         with subject.untouched():
             adamw = torch.optim.AdamW(subject.trainable.values(), lr=lr, weight_decay=0.0)
-            tried[f"plain AdamW at LR {lr:g}"] = _losses(subject, [adamw])
-        if _is_learnt(list(tried.values())[-1]):
+            losses = tried[f"plain AdamW at LR {lr:g}"] = _losses(subject, [adamw])
+        if _is_learnt(losses):
             break
     yield _judged(subject, tried)
 

@@ -59,24 +59,29 @@ def few(subject: Subject, batch: Any, most: int) -> Any:
 
 
 def len_of(batch: Any) -> int | None:
-    """The examples in a batch of a usual kind; None of another."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else None
+    """The examples in a batch of a usual kind; None of another, and where its parts are not all as long."""
+    sizes = _lengths(batch)
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def _lengths(batch: Any) -> set[int]:
     if isinstance(batch, Mapping | tuple | list):
         parts = batch.values() if isinstance(batch, Mapping) else batch
-        return max((size for part in parts if (size := len_of(part)) is not None), default=None)
-    return len(batch) if hasattr(batch, "__len__") and hasattr(batch, "__getitem__") else None
+        return set().union(*map(_lengths, parts))
+    if isinstance(batch, str) or (isinstance(batch, Tensor) and not batch.ndim):
+        return set()
+    return {len(batch)} if hasattr(batch, "__len__") and hasattr(batch, "__getitem__") else set()
 
 
 def _sliced(batch: Any, size: int | None) -> Any:
-    """The first EXAMPLES of `size`; what holds no examples as it is."""
+    """The first EXAMPLES of `size`; what holds no examples, or a grid beside them, as it is."""
     if size is None:
         return batch
     if isinstance(batch, Mapping):
         return {name: _sliced(part, size) for name, part in batch.items()}
     if type(batch) in (tuple, list):
         return type(batch)(_sliced(part, size) for part in batch)
-    return batch[:EXAMPLES] if len_of(batch) == size and not isinstance(batch, str) else batch
+    return batch[:EXAMPLES] if _lengths(batch) else batch
 
 
 def text_rows(subject: Subject, text: Text, most: int) -> Tensor:

@@ -55,6 +55,12 @@ def test_between_what_frequencies_score_and_a_uniform_guess_is_broken_and_not_un
     assert "broken, not under-tuned" in found.seen
 
 
+def test_trained_weights_that_begin_above_a_narrow_texts_frequencies_are_told_and_not_failed() -> None:
+    found = finding(replace(Training().subject(), unigram_entropy=0.5, data=Data()))
+    assert found.level == "warn"
+    assert "narrow" in found.look_at
+
+
 def test_a_relative_error_begins_at_1() -> None:
     assert finding(operator()).level == "pass"
     assert finding(replace(operator(), is_pretrained=True)).level == "fail"

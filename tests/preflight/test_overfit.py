@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 
@@ -36,6 +37,13 @@ def test_a_group_learns_at_the_rate_that_is_asked_for_it() -> None:
 
 def test_without_an_optimizer_adamw_is_tried() -> None:
     assert finding(replace(masked(), optimizer=None)).level == "pass"
+
+
+@pytest.mark.parametrize("loss", [0.0, -1.0])
+def test_a_loss_that_begins_at_0_or_below_is_not_checked(loss: float) -> None:
+    subject = operator()
+    found = finding(replace(subject, loss_fn=lambda model, batch: (field_loss(model, batch) * 0).tanh() + loss))
+    assert (found.level, f"begins at {loss:.3g}" in found.expected) == ("not checked", True)
 
 
 def test_inputs_that_tell_no_example_from_another_are_found_by_this_alone() -> None:
