@@ -14,11 +14,12 @@ import numpy as np
 
 from harness.data.flaws import is_broken, mended
 from harness.data.passages import FEWEST_WINDOWS, WINDOW, outlying
-from harness.data.sources import JSONL, Headlines, QAMarkdown, Source, TextFiles
+from harness.data.sources import JSONL, LONGEST_FIELD, Headlines, QAMarkdown, Source, TextFiles
 
 READABLE = (TextFiles, QAMarkdown, JSONL, Headlines)
 STRETCH = 2 * WINDOW
 """Characters at least of the whole lines that are judged together in a text that is one document."""
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
@@ -169,7 +170,13 @@ def _object(source: JSONL, line: int, raw: str) -> Piece:
         read = "\n".join(fields) if fields[-1].strip() else ""
     except (ValueError, KeyError, TypeError, AttributeError):
         return Piece(line, raw, raw, "", flaw="no object with text in its fields")
-    return Piece(line, raw, raw if new == row else json.dumps(new, ensure_ascii=False) + "\n", read)
+    return Piece(line, raw, raw if new == row else _written(new), read)
+
+
+def _written(row: dict[str, Any]) -> str:
+    """As a line of JSON; half characters (surrogates), which no UTF-8 holds, as escapes."""
+    plain = json.dumps(row, ensure_ascii=False)
+    return (json.dumps(row) if SURROGATE.search(plain) else plain) + "\n"
 
 
 @pieces.register
@@ -184,6 +191,7 @@ def _(source: Headlines, text: str) -> Iterator[Piece]:
 
 
 def _rows(lines: Sequence[str], column: str | None, dialect: dict[str, Any]) -> Iterator[Piece]:
+    csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(lines, **dialect)
     names = next(reader, [])
     if column not in names:

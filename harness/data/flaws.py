@@ -14,8 +14,9 @@ MISREAD = re.compile(
 is Portuguese."""
 SUSPECT = re.compile(rf"[ÂÃâð{_RAW}]")
 """What each misreading begins with; looked for first, since that is ten times as fast."""
-BROKEN = re.compile(rf"[\ufffd\x00-\x08\x0e-\x1f\x7f{_RAW}]|ï¿½|â€|ðŸ")
-"""A replacement character, misread or not, control characters, and misread characters of which a part is lost."""
+BROKEN = re.compile(rf"[\ufffd\ud800-\udfff\x00-\x08\x0e-\x1f\x7f{_RAW}]|ï¿½|â€|ðŸ")
+"""A replacement character, misread or not, half a pair of UTF-16 (a surrogate), control characters, and misread
+characters of which a part is lost."""
 
 
 def mended(text: str) -> str:

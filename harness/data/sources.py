@@ -21,6 +21,8 @@ from harness.data.hub import go_offline_if_unreachable
 PYDOC_ORDER_SEED = 1337
 SHORTEST_PROSE, SHORTEST_ANSWER = 20, 12
 """In characters: below these a docstring says nothing."""
+LONGEST_FIELD = 2**31 - 1
+"""Of a .csv, in characters; the csv module takes 131,072 unless told."""
 PRIVATE = re.compile(r"(^|\.)_(?!.*__$)[^.]*$")
 """A dotted name whose last part begins with an underscore and is no `__dunder__`."""
 
@@ -85,6 +87,7 @@ class _Files:
     """Of the files to read in a folder; .gz may follow."""
 
     def __post_init__(self) -> None:
+        _given(self.path)
         self.files()
 
     def files(self) -> list[Path]:
@@ -143,6 +146,7 @@ class Headlines(_Files):
         if kind not in (".csv", ".tsv"):
             return text.split("\n")
         dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
+        csv.field_size_limit(LONGEST_FIELD)
         table = csv.DictReader(io.StringIO(text, newline=""), **dialect)
         _require("column", self.column, table.fieldnames or [], f"{path} has the columns")
         return [row[self.column] or "" for row in table]
@@ -190,6 +194,9 @@ class HuggingFace:
     split: str = "train"
     text: str = "text"
     prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        _given(self.path)
 
     def fingerprint(self) -> str:
         local = Path(self.path).expanduser()
@@ -248,6 +255,13 @@ def _from_row(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Do
         _require(parameter, name, list(row), where)
         if not isinstance(row[name], str):
             raise ValueError(f"{parameter}={name!r}: {where} {type(row[name]).__name__} there, not text")
+        try:
+            row[name].encode()
+        except UnicodeEncodeError as error:
+            half = ascii(row[name][error.start])
+            raise ValueError(
+                f"{parameter}={name!r}: {where} half a character there, {half}; python -m harness clean drops it"
+            ) from error
         return row[name]
 
     return Document(field("text"), f"{field('prompt').rstrip()}\n" if names.prompt else "")
@@ -273,6 +287,12 @@ def _object(line: str, where: str) -> dict[str, Any]:
 def _require(parameter: str, name: str | None, available: Iterable[str], where: str) -> None:
     if name not in available:
         raise ValueError(f"{parameter}={name!r}: {where} {', '.join(available)}; choose one")
+
+
+def _given(path: str) -> None:
+    """ValueError for an empty path, which would be the working directory."""
+    if not path:
+        raise ValueError(f"path={path!r} is empty; give a file, a folder or a glob")
 
 
 def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:

@@ -78,6 +78,7 @@ def test_the_original_is_never_written_over(name: str, original: Path, capsys) -
         (["data=pydoc_text"], "data: clean takes a file of text"),
         (["experiment=operator"], "data: clean takes a file of text"),
         (["data=jsonl"], "data.source.path has no value"),
+        (["data=text", "data.source.path="], "path='' is empty"),
         (["data=huggingface", "data.source.path=/nowhere"], "HuggingFace reads something else"),
         (["data=jsonl", "data.source.path=/nowhere.jsonl"], "path='/nowhere.jsonl' does not exist"),
         (["data=text", "data.source.path={folder}"], "it names 2 files, and clean takes one at a time"),

@@ -160,3 +160,20 @@ def test_in_one_long_text_a_passage_goes_by_whole_lines_and_copies_of_lines_stay
 def test_a_source_that_reads_no_file_is_refused() -> None:
     with pytest.raises(ValueError, match="PydocText reads no file"):
         clean(PydocText(), "text")
+
+
+def test_half_a_character_is_broken_encoding_with_its_line_and_elsewhere_stays_an_escape(tmp_path: Path) -> None:
+    lines = [r'{"text": "A good one"}', r'{"text": "half \ud83d of one"}', r'{"id": "\ud83d", "text": "CafÃ© au lait"}']
+    content = "".join(f"{line}\n" for line in lines)
+    after, changes = clean(source(JSONL, tmp_path, content, "file.jsonl"), content)
+    assert [(change.line, change.did, change.reason) for change in changes] == [
+        (2, "dropped", "broken encoding"),
+        (3, "mended", "broken encoding"),
+    ]
+    assert after.encode().isascii()
+    assert [json.loads(line)["text"] for line in after.splitlines()] == ["A good one", "Café au lait"]
+
+
+def test_a_csv_field_of_any_length_stays(tmp_path: Path) -> None:
+    content = f"title\n{prose(40_000)}\n"
+    assert clean(source(Headlines, tmp_path, content, "file.csv", column="title"), content) == (content, [])

@@ -185,6 +185,24 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_a_csv_field_of_any_length_is_read(tmp_path: Path) -> None:
+    assert [len(text) for text in texts(Headlines(file(tmp_path, "a.csv", f"title\n{'a' * 200_000}\n"), "title"))] == [
+        200_000
+    ]
+
+
+def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = file(tmp_path, "a.jsonl", '{"text": "whole"}\n{"text": "half \\ud83d"}\n')
+    with pytest.raises(ValueError, match=r"a.jsonl, line 2 has half a character there, '\\ud83d'"):
+        list(JSONL(path).documents())
+
+
+@pytest.mark.parametrize("source", [TextFiles, JSONL, HuggingFace])
+def test_an_empty_path_is_refused_and_not_taken_for_the_working_directory(source: type) -> None:
+    with pytest.raises(ValueError, match="path='' is empty"):
+        source("")
+
+
 def test_all_empty_files_are_named_at_once(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt", "c.txt"):
         file(tmp_path, name, "" if name != "b.txt" else "x")
