@@ -1,5 +1,8 @@
 """A small run that has ended, and the range test of its experiment, made once for all that look at them."""
 
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -25,9 +28,18 @@ def finished(overrides: list[str]) -> Path:
     return run(compose([*overrides, "observers=quiet", "optimizer.lr=2e-3", "seed=5"])).folder
 
 
+@dataclass(frozen=True)
+class RangeTest:
+    """What `lr-range` printed, and the folder of its kind."""
+
+    said: str
+    folder: Path
+
+
 @pytest.fixture(scope="session")
-def tested(overrides: list[str]) -> Path:
-    """The folder of range tests, with one."""
-    assert cli.main(["lr-range", "--steps", "40", "--low", "1e-5", *overrides]) == 0
+def tested(overrides: list[str]) -> RangeTest:
+    said = StringIO()
+    with redirect_stdout(said):
+        assert cli.main(["lr-range", *overrides, "--steps", "40", "--low", "1e-5", "optimizer.lr=0.5"]) == 0
     [output_dir] = [one.removeprefix("output_dir=") for one in overrides if one.startswith("output_dir=")]
-    return Path(output_dir) / "lr_range"
+    return RangeTest(said.getvalue(), Path(output_dir) / "lr_range")
