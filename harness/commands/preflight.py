@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from harness.config import compose
 from harness.explain import ConfigError
 from harness.preflight import CHECKS, preflight
-from harness.preflight.told import line, summary
+from harness.preflight.told import show, summary
 from harness.runner import BaseEnded
 from harness.subjects import subject_of
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--only: {name!r} is none of {', '.join(CHECKS)}")
     try:
         with subject_of(compose(args.overrides)) as subject:
-            report = preflight(subject, args.only or CHECKS, tell=lambda check, finding: print(line(check, finding)))
+            report = preflight(subject, args.only or CHECKS, tell=show)
     except BaseEnded as ended:
         raise ConfigError(f"the base to start from: {ended}") from ended
     print(summary(report))

@@ -2,21 +2,30 @@
 
 import textwrap
 
+from rich.console import Console
+from rich.text import Text
+
 from harness.preflight.findings import GRAVITY, Finding, Report
 
 SIGNS = {"pass": "pass", "warn": "WARN", "fail": "FAIL", "not checked": "-"}
+COLOURS = {"pass": "green", "warn": "bold yellow", "fail": "bold red", "not checked": "bright_black"}
 WIDTH, INDENT = 118, 19
+
+
+def show(check: str, finding: Finding) -> None:
+    """Print one finding, in colour where there is a terminal."""
+    text = Text(line(check, finding))
+    text.stylize(COLOURS[finding.level], 0, len(SIGNS[finding.level]))
+    Console(soft_wrap=True, highlight=False).print(text)
 
 
 def line(check: str, finding: Finding) -> str:
     """One finding: what was seen, and unless it is well what was expected and where to look."""
     text = f"{finding.what}: {finding.seen}" if finding.seen else finding.what
-    if finding.level in ("warn", "fail"):
-        text += "".join(f"; {word} {said}" for word, said in (("expected", finding.expected),) if said)
-    elif finding.level == "not checked":
-        text = (
-            f"{finding.what}: not checked, {finding.expected}" if finding.expected else f"{finding.what}: not checked"
-        )
+    if finding.level == "not checked":
+        text = ": not checked, ".join(filter(None, (finding.what, finding.expected)))
+    elif finding.level != "pass" and finding.expected:
+        text += f"; expected {finding.expected}"
     lines = [text]
     if finding.level in ("warn", "fail") and finding.look_at:
         lines.append(f"look at {finding.look_at}")

@@ -20,7 +20,7 @@ from harness.observers import parent, record
 from harness.observers.follow import Follower
 from harness.observers.store import default_uri, shown
 from harness.preflight import CHECKS, preflight
-from harness.preflight.told import line, summary
+from harness.preflight.told import line, show, summary
 from harness.rehearsal import prepare
 from harness.runner import BaseEnded
 from harness.subjects import subject_of
@@ -84,7 +84,7 @@ def _check_first(asked: Asked) -> str:
         return ""
     print(f"Preflight of the present config (once; preflight=skip leaves it out): {', '.join(CHECKS)}")
     with subject_of(_in_a_worker(asked), asked.limits.n_trials, asked.n_jobs) as subject:
-        report = preflight(subject, tell=lambda check, finding: print(line(check, finding), flush=True))
+        report = preflight(subject, tell=show)
     print(summary(report))
     if report.failed and asked.preflight == "stop":
         raise Ended("nothing is searched, for a sweep over a fault is a waste; to search all the same: preflight=warn")
