@@ -74,7 +74,7 @@ def _loss(subject: Subject, text: Text) -> Finding:
     seen = f"loss {loss:.4f}, cross-entropy {_told(nats, subject)}"
     expected = f"the loss to be that of the token {_meant(0, subject)}"
     if far[0] <= tolerance and far[0] <= 4 * far[nearest] + 1e-5:
-        return Finding("pass", what, seen, expected)
+        return Finding("pass", what, f"loss {loss:.4f}; the token {_meant(0, subject)} costs {nats[0]:.4f}", expected)
     if far[nearest] > tolerance:
         look = "whether more than cross-entropy is meant to be in it: label smoothing, a penalty, weights, another mean"
         return Finding("warn", what, f"{seen}: it is none of them", expected, look)
@@ -100,7 +100,7 @@ def _learned(subject: Subject, text: Text) -> Finding:
     best, seen = min(nats, key=nats.__getitem__), f"cross-entropy {_told(nats, subject)}"
     expected = f"the token {_meant(0, subject)} to cost least"
     if best == 0 and min(nats[offset] for offset in OFFSETS if offset) > nats[0] + MARGIN:
-        return Finding("pass", what, seen, expected)
+        return Finding("pass", what, _brief(nats), expected)
     is_known = nats[best] < uniform * (KNOWN_BY_COPYING if _distance(best, subject) == 0 else KNOWN)
     if best != 0 and is_known and nats[best] < nats[0] - MARGIN:
         return Finding("fail", what, seen, expected, "the labels that these weights were trained with; " + LOOK)
@@ -127,7 +127,7 @@ def _toy(subject: Subject, text: Text) -> Finding:
         chance = math.log(len(ids))
         is_learnt = lead > TOY_MARGIN and nats[best] < chance
         if is_learnt and best == 0:
-            return Finding("pass", what, tried[-1], expected)
+            return Finding("pass", what, _brief(nats), expected)
         if is_learnt or loss < chance - 2 * TOY_MARGIN:
             return Finding("fail", what, tried[-1], expected, LOOK)
     look = "gradients and overfit below: nothing that this loss is given is learnt"
@@ -193,6 +193,11 @@ def _meant(offset: int, subject: Subject) -> str:
 
 def _place(distance: int) -> str:
     return {-1: "before", 0: "at the place itself", 1: "that follows"}.get(distance, f"{distance} places on")
+
+
+def _brief(nats: Mapping[int, float]) -> str:
+    others = min(value for offset, value in nats.items() if offset)
+    return f"{nats[0]:.2f} nats a token; at other places from {others:.2f}"
 
 
 def _told(nats: Mapping[int, float], subject: Subject) -> str:

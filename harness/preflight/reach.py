@@ -113,7 +113,7 @@ def _reached(subject: Subject, reach: _Reach) -> Finding:
     seen = f"{len(largest) - len(none)} of {len(largest)} parameters had one"
     rounding = [name for name, size in largest.items() if 0 < size <= ROUNDING * max(largest.values())]
     if rounding:
-        seen += f", {len(rounding)} of them no more than rounding ({named(rounding, 1)}), as a bias of keys has"
+        seen += f", {len(rounding)} of them no more than rounding, as biases of keys do"
     seen += f"; none: {named(none)}" if none else ""
     if reach.skipped:
         seen += f", after {reach.skipped} skipped over overflow"

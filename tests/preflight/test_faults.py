@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness.preflight import CHECKS, Evaluated, Report, preflight
+from harness.preflight import Evaluated, Report, Subject, preflight
 from harness.preflight.subject import IGNORED
 from harness.task import Loss
 from tests.preflight.healthy import PEAK, STEPS, Training, collate, new_model
-
-BUILT = [check for check in CHECKS if find_spec(f"harness.preflight.{check}")]
 
 
 @dataclass(frozen=True)
@@ -168,14 +165,61 @@ FAULTS = [
 def test_the_check_that_owns_a_fault_names_it_first(fault: Fault) -> None:
     training = Training()
     fault.inject(training)
-    report = preflight(training.subject(), BUILT)
+    report = preflight(training.subject())
     assert report.failed[:1] == [fault.owner], said(report)
     assert set(report.failed) == {fault.owner} | fault.consequences, said(report)
 
 
-def test_nothing_fails_on_a_healthy_training() -> None:
-    report = preflight(Training().subject(), BUILT)
+def as_it_is(training: Training) -> Subject:
+    return training.subject()
+
+
+def with_adapters(training: Training) -> Subject:
+    adapted(training)
+    return training.subject()
+
+
+def in_bfloat16(training: Training) -> Subject:
+    in_fewer_bits(training, torch.bfloat16)
+    return training.subject()
+
+
+def in_float16(training: Training) -> Subject:
+    """With a gradient scaler that begins too high."""
+    in_fewer_bits(training, torch.float16)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
+
+    def step(batch: Any) -> None:
+        training.model.train()
+        training.optimizer.zero_grad()
+        scaler.scale(training.loss(batch)).backward()
+        scaler.step(training.optimizer)
+        scaler.update()
+        training.schedule.step()
+
+    training.step = step
+    training.more = {"moved": [scaler]}
+    return training.subject()
+
+
+def in_fewer_bits(training: Training, dtype: torch.dtype) -> None:
+    plain = training.loss_fn
+
+    def loss(model: nn.Module, batch: Any) -> Any:
+        with torch.autocast("cpu", dtype):
+            return plain(model, batch)
+
+    training.loss_fn = loss
+
+
+@pytest.mark.parametrize("kind", [as_it_is, with_adapters, in_bfloat16, in_float16], ids=lambda kind: kind.__name__)
+def test_nothing_fails_on_a_healthy_training_and_what_passes_is_said_in_a_line(
+    kind: Callable[[Training], Subject],
+) -> None:
+    report = preflight(kind(Training()))
     assert not report.failed, said(report)
+    told = [f"{finding.what}: {finding.seen}" for _, finding in report if finding.level == "pass"]
+    assert not [line for line in told if len(line) > 100]
 
 
 def said(report: Report) -> str:
