@@ -12,14 +12,16 @@ ROWS = [*({"text": f"Text number {number}"} for number in range(5)), {"text": "T
 
 
 @pytest.fixture
-def original(tmp_path: Path) -> Path:
+def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the folder that a person is in, so that what is typed, and composed, is the same in every test."""
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return file
 
 
 def clean(file: Path, to: Path, *more: str) -> int:
-    return cli.main(["clean", "data=jsonl", f"data.source.path={file}", "--to", str(to), *more])
+    return cli.main(["clean", "data=jsonl", f"data.source.path={file.name}", "--to", str(to), *more])
 
 
 def test_a_cleaned_copy_and_a_list_are_written_and_the_original_stays(original: Path, capsys) -> None:

@@ -56,16 +56,15 @@ def test_a_resumed_run_costs_its_own_steps(tmp_path) -> None:
 
 
 TOGETHER = ("loop.epochs=null", "loop.max_steps=9")  # one without the other is refused
+LOCKED, ABSENT, NEGATIVE = "loop.epochs=9", "data.shares=0.2", "loop.grad_clip=-1"
 
 
 @pytest.mark.parametrize(
     ("typed", "wanted", "kept"),
     [
-        (["experiment=operator"], ("data.val_share=0.2", "optimizer.lr=0.1"), ("optimizer.lr=0.1",)),
+        (["experiment=headlines"], (LOCKED, ABSENT, NEGATIVE, "loop.patience=2"), ("loop.patience=2",)),
         (["experiment=smoke", "loop.max_steps=null", "loop.epochs=1"], TOGETHER, TOGETHER),
-        (["experiment=headlines"], ("loop.epochs=9", "loop.patience=2"), ("loop.patience=2",)),  # it locks its epochs
         (["schedule=plateau", "schedule.patience=3"], ("schedule=cosine",), ("schedule=cosine",)),
-        ([], ("loop.grad_clip=-1",), ()),
     ],
 )
 def test_of_overrides_those_are_told_that_are_taken_with_what_was_typed(typed, wanted, kept) -> None:
