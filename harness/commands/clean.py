@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--to", type=Path, metavar="FILE", required=True, help="the copy; .gz is compressed")
     parser.add_argument("--force", action="store_true", help="write over FILE where it exists")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     source, file = _source(args.overrides)
     _check(args.to, file, args.force)
     try:
