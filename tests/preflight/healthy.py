@@ -21,7 +21,8 @@ PEAK, WARMUP = 5e-3, 4
 PAD = 0
 
 
-def documents(count: int, seed: int) -> list[tuple[int, ...]]:
+@cache
+def documents(count: int, seed: int) -> tuple[tuple[int, ...], ...]:
     """Of 10 to 24 tokens: what follows a token is one of two most of the time, and else a common one."""
     chance, chain = np.random.default_rng(seed), np.random.default_rng(0)
     follows = np.stack([chain.permutation(np.arange(1, VOCABULARY)) for _ in range(2)])
@@ -34,7 +35,7 @@ def documents(count: int, seed: int) -> list[tuple[int, ...]]:
             free = 1 + chance.choice(VOCABULARY - 1, p=common / common.sum())
             tokens.append(int(free if kind == 2 else follows[kind, tokens[-1] - 1]))
         made.append(tuple(tokens))
-    return made
+    return tuple(made)
 
 
 def collate(rows: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
@@ -58,7 +59,7 @@ class Training:
     Any attribute may be set to something worse before `subject()` is asked."""
 
     def __init__(self) -> None:
-        self.train, self.val = documents(160, seed=1), documents(30, seed=2)
+        self.train, self.val = list(documents(160, seed=1)), list(documents(30, seed=2))
         self.collate, self.loss_fn = collate, next_token_loss
         self.model = new_model()
         self.model.load_state_dict(learned())
