@@ -87,7 +87,6 @@ class _Files:
     """Of the files to read in a folder; .gz may follow."""
 
     def __post_init__(self) -> None:
-        _given(self.path)
         self.files()
 
     def files(self) -> list[Path]:
@@ -196,7 +195,8 @@ class HuggingFace:
     prompt: str | None = None
 
     def __post_init__(self) -> None:
-        _given(self.path)
+        if not self.path:  # which would be the working directory
+            raise ValueError("path='' is empty; give a data set of the Hub or a folder")
 
     def fingerprint(self) -> str:
         local = Path(self.path).expanduser()
@@ -258,10 +258,8 @@ def _from_row(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Do
         try:
             row[name].encode()
         except UnicodeEncodeError as error:
-            half = ascii(row[name][error.start])
-            raise ValueError(
-                f"{parameter}={name!r}: {where} half a character there, {half}; python -m harness clean drops it"
-            ) from error
+            half = f"half a character there, {ascii(row[name][error.start])}; python -m harness clean drops it"
+            raise ValueError(f"{parameter}={name!r}: {where} {half}") from error
         return row[name]
 
     return Document(field("text"), f"{field('prompt').rstrip()}\n" if names.prompt else "")
@@ -289,14 +287,10 @@ def _require(parameter: str, name: str | None, available: Iterable[str], where: 
         raise ValueError(f"{parameter}={name!r}: {where} {', '.join(available)}; choose one")
 
 
-def _given(path: str) -> None:
-    """ValueError for an empty path, which would be the working directory."""
-    if not path:
-        raise ValueError(f"path={path!r} is empty; give a file, a folder or a glob")
-
-
 def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
     """The files that `path` names, sorted; FileNotFoundError where there are none, ValueError where some are empty."""
+    if not path:  # which would be the working directory
+        raise ValueError("path='' is empty; give a file, a folder or a glob")
     place = Path(path).expanduser()
     if place.is_dir():
         found = [file for file in place.rglob("*") if file.name.removesuffix(".gz").endswith(suffixes)]
