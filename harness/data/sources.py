@@ -21,8 +21,7 @@ from harness.data.hub import go_offline_if_unreachable
 PYDOC_ORDER_SEED = 1337
 SHORTEST_PROSE, SHORTEST_ANSWER = 20, 12
 """In characters: below these a docstring says nothing."""
-LONGEST_FIELD = 2**31 - 1
-"""Of a .csv, in characters; the csv module takes 131,072 unless told."""
+LONGEST_FIELD = 2**31 - 1  # characters of a .csv; the csv module takes 131,072 unless told
 PRIVATE = re.compile(r"(^|\.)_(?!.*__$)[^.]*$")
 """A dotted name whose last part begins with an underscore and is no `__dunder__`."""
 
@@ -195,7 +194,7 @@ class HuggingFace:
     prompt: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.path:  # which would be the working directory
+        if not self.path:
             raise ValueError("path='' is empty; give a data set of the Hub or a folder")
 
     def fingerprint(self) -> str:
@@ -258,7 +257,7 @@ def _from_row(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Do
         try:
             row[name].encode()
         except UnicodeEncodeError as error:
-            half = f"half a character there, {ascii(row[name][error.start])}; python -m harness clean drops it"
+            half = f"half a character there, {row[name][error.start]!a}; python -m harness clean drops it"
             raise ValueError(f"{parameter}={name!r}: {where} {half}") from error
         return row[name]
 
