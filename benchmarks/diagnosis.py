@@ -45,9 +45,11 @@ HOT = {"spike", "never learnt", "warm-up too short", "clipping binds"}
 LM: dict[str, Labels] = {
     **{f"default_{seed}": ([f"seed={seed}"], set(), set()) for seed in range(10)},
     "long": ([*SMALL, *LONG], set(), SHORT),
-    "long_constant": ([*SMALL, *LONG, "schedule=constant", "optimizer.lr=3e-3"], set(), SHORT | {"clipping binds"}),
+    "long_constant": (
+        [*SMALL, *LONG, "schedule=constant", "optimizer.lr=3e-3"], {"underfitting", "clipping binds"}, set(),
+    ),
     "lr_far_too_low": ([*SMALL, "optimizer.lr=1e-6"], {"never learnt"}, set()),
-    "default_lr_far_too_low": (["optimizer.lr=1e-6", "seed=3"], {"never learnt"}, set()),
+    "default_lr_far_too_low": (["optimizer.lr=1e-6", "seed=3"], {"plateau"}, set()),
     "lr_far_too_high": ([*SMALL, "optimizer.lr=3"], {"divergence"}, HOT),
     "clip_binds": ([*SMALL, "loop.grad_clip=0.02"], {"clipping binds"}, SHORT),
     "no_warmup": ([*SMALL, "schedule.warmup_ratio=0.001"], {"warm-up truncated"}, SHORT | {"warm-up too short"}),

@@ -24,6 +24,16 @@ LAST = 0.15
 """Share of the run over which a loss that has left its course stayed away."""
 
 
+class Rise(NamedTuple):
+    """Of the loss `name` from `before`, its level at step `step`, to `now`; `ended` says how."""
+
+    name: str
+    step: int
+    before: float
+    now: float
+    ended: str
+
+
 class Peak(NamedTuple):
     """A rise after step `began_at` whose largest value was `loss`; `until` is the step at which it was over."""
 
@@ -58,10 +68,10 @@ def divergence(history: History, limits: Thresholds) -> Iterator[Verdict]:
                 history, step, 1.0, f"{name} is no finite number after step {step}", {"last good step": step}
             )
             return
-    levels = _levels(history)
-    if rise := levels and (_risen(history, limits, levels) or _above_start(history, levels)):
-        step, before, now, ended = rise
-        told = f"train/loss was {before:.4g} at step {step} and {ended}, at {now:.4g}"
+    rise = _train_rise(history, limits) or _val_rise(history)
+    if rise:
+        name, step, before, now, ended = rise
+        told = f"{name} was {before:.4g} at step {step} and {ended}, at {now:.4g}"
         yield _diverged(history, step, 0.95, told, {"good at step": step, "good": before, "then": now})
     elif history.facts.status == "diverged":
         yield _diverged(history, history.last_step, 1.0, f"the run diverged at step {history.last_step}", {})
@@ -72,9 +82,9 @@ def peaks(history: History, limits: Thresholds) -> list[Peak]:
     train, val = finite(history["train/loss"]), finite(history["val/loss"])
     if len(train) > TRAIN_LEAST:
         middle, spread = usual(train.values, TRAIN_LEAST)
-        return _peaks(train, middle, middle + _margin(history, limits, middle, spread), spread, FEW)
+        return _peaks(train, middle, middle + _margin(train, limits, middle, spread), spread, FEW)
     middle, spread = usual(val.values, VAL_LEAST, stride=1)
-    return _peaks(val, middle, middle + _margin(history, limits, middle, spread), spread, 1)
+    return _peaks(val, middle, middle + _margin(val, limits, middle, spread), spread, 1)
 
 
 def _peaks(series: Series, middle: np.ndarray, ceiling: np.ndarray, spread: np.ndarray, few: int) -> list[Peak]:
@@ -95,16 +105,16 @@ def _peaks(series: Series, middle: np.ndarray, ceiling: np.ndarray, spread: np.n
     return found
 
 
-def _margin(history: History, limits: Thresholds, middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
+def _margin(losses: Series, limits: Thresholds, middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """How far above what is usual is far."""
-    shares = limits.spike_share * np.maximum(np.abs(middle), scale(history, 0.0))
+    shares = limits.spike_share * np.maximum(np.abs(middle), scale(losses, 0.0))
     return np.maximum(np.maximum(limits.spike_z * spread, shares), limits.spike_rise)
 
 
 def _seen(history: History, limits: Thresholds, spiked: tuple) -> Verdict:
     step, began_at, loss, usually, examples, back_to = spiked
     losses = finite(history["train/loss"])
-    ceiling = usually + _margin(history, limits, np.array(usually), np.array(0.0))
+    ceiling = usually + _margin(losses, limits, np.array(usually), np.array(0.0))
     good = losses.steps[(losses.steps > step) & (losses.values <= ceiling)]
     until = back_to if back_to is not None else (int(good[0]) if len(good) else None)
     return _told(history, Peak(began_at, step, loss, usually, math.nan, until), examples, back_to)
@@ -143,40 +153,46 @@ def _examples(history: History, peak: Peak) -> tuple[int, int] | None:
     return (peak.began_at * size, peak.step * size) if size else None
 
 
-def _levels(history: History) -> Series | None:
-    """Medians of BLOCK training losses, behind the validation loss before training where it is known; None where there
-    are too few."""
-    losses, val = finite(history["train/loss"]), finite(history["val/loss"])
+def _train_rise(history: History, limits: Thresholds) -> Rise | None:
+    losses = finite(history["train/loss"])
     count = len(losses) // BLOCK
     if count < 3:
         return None
     levels = np.median(losses.values[: count * BLOCK].reshape(count, BLOCK), axis=1)
-    steps = losses.steps[BLOCK - 1 :: BLOCK][:count]
-    first = (val.steps == 0)[:1]
-    return Series(np.r_[val.steps[:1][first], steps], np.r_[val.values[:1][first], levels])
+    blocks = Series(losses.steps[BLOCK - 1 :: BLOCK][:count], levels)
+    whole = Series(np.r_[losses.steps[:1], blocks.steps], np.r_[losses.values[:1], levels])
+    return _risen(blocks, limits) or _above_start("train/loss", whole)
 
 
-def _risen(history: History, limits: Thresholds, levels: Series) -> tuple[int, float, float, str] | None:
+def _val_rise(history: History) -> Rise | None:
+    """Held against itself before training, for it is measured without dropout, and may be in another unit; where the
+    training loss came down, it overfits."""
+    val, train = finite(history["val/loss"]), finite(history["train/loss"])
+    fell = len(train) >= BLOCK and np.median(train.values[-BLOCK:]) < train.values[0]
+    return None if len(val) < 3 or val.steps[0] > 0 or fell else _above_start("val/loss", val)
+
+
+def _risen(levels: Series, limits: Thresholds) -> Rise | None:
     """Where all of the last levels lie far above the best."""
     steps, values = levels
     best, least = int(np.argmin(values)), max(2, math.ceil(LAST * len(values)))
     noise = np.median(np.abs(np.diff(values[: best + 1]))) if best > 2 else 0.0
-    far = min(_margin(history, limits, values[best], noise), scale(history, values[best]))  # twice the best is far
+    far = min(_margin(levels, limits, values[best], noise), scale(levels, values[best]))  # twice the best is far
     last = values[best + 1 :][-least:]
     if len(last) < least or last.min() <= values[best] + far:
         return None
-    return int(steps[best]), float(values[best]), float(last.min()), "has stayed far above it since"
+    return Rise("train/loss", int(steps[best]), float(values[best]), float(last.min()), "has stayed far above it since")
 
 
-def _above_start(history: History, levels: Series) -> tuple[int, float, float, str] | None:
+def _above_start(name: str, losses: Series) -> Rise | None:
     """Where a good part of the run lay at twice its start and more, even if it came back when the LR fell."""
-    steps, values = levels
-    above = values > values[0] + scale(history, values[0])
+    steps, values = losses
+    above = values > values[0] + scale(losses, values[0])
     if above.mean() < LAST:
         return None
     first, last = np.flatnonzero(above)[[0, -1]]
     ended = f"more than twice that up to step {steps[last]}"
-    return int(steps[max(0, first - 1)]), float(values[0]), float(values[above].max()), ended
+    return Rise(name, int(steps[max(0, first - 1)]), float(values[0]), float(values[above].max()), ended)
 
 
 def _last_finite(series: Series) -> int:

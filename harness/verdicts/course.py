@@ -12,6 +12,10 @@ from harness.verdicts.thresholds import Thresholds
 from harness.verdicts.trend import scatter
 
 HALF = 0.5
+NOTHING = 0.001
+"""Of the first loss: a change that no user waits for a run to bring, be it noise or not."""
+FEWEST_FOR_NOISE = 6
+"""Evaluations; of fewer the bend of the curve is taken for noise."""
 DOUBLINGS = (1.0, 2.0, 4.0)
 MEMORY = 4
 """Evaluations, the present one included, of which one has to be sure of a plateau."""
@@ -23,20 +27,16 @@ def never_learnt(history: History, limits: Thresholds) -> Iterator[Verdict]:
     if share_done(history) < HALF or len(losses) < 2:
         return
     best, start = float(losses.values[1:].min()), _start(losses)
-    guess = history.facts.unigram or history.facts.uniform
+    guess, unigram = history.facts.unigram or history.facts.uniform, history.facts.unigram
     found = stretch(history, limits)
-    soon = found.fall if found else float(losses.values[len(losses) // 2] - losses.values[-1])
+    soon = found.fall if found else float(losses.values[(len(losses) - 1) // 2] - losses.values[-1])
     bar = (guess or 0.0) * (1 - limits.never_margin)
-    if guess and min(best - max(0.0, soon), _trained(history)) >= bar:
-        name = "the unigram or mean guess" if history.facts.unigram else "a guess without knowledge"
+    if guess and min(best - max(0.0, soon), _trained(history)) >= bar and not _falls(found, soon, best, limits):
+        name = "the unigram or mean guess" if unigram else "a guess without knowledge"
         told = f"the best loss, {best:.4g}, is no better than {name} at {guess:.4g}: the input is not used"
         yield _never(history, told, {"best": best, "guess": guess, "fall per doubling": soon})
-    elif (
-        start and abs(start - losses.values[-1]) <= limits.never_fall * start and best > start * (1 - limits.never_fall)
-    ):
-        told = (
-            f"the loss went from {start:.4g} to {losses.values[-1]:.4g}: a change of less than {limits.never_fall:.0%}"
-        )
+    elif start and not (unigram and best < bar) and _stood_still(losses, limits):
+        told = f"the loss went from {start:.4g} to {losses.values[-1]:.4g}: it did not move by more than its noise"
         yield _never(history, told, {"start": start, "best": best})
 
 
@@ -69,15 +69,16 @@ def underfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
     is_over = share_done(history) == 1 and history.facts.status in (None, "completed")
     if found is None or not is_over:
         return
-    if (start := _start(_losses(history))) is not None and found.trend.end > start:
+    if (start := _start(finite(history[found.metric]))) is not None and found.trend.end > start:
         return  # what comes down from above its start recovers
-    bound = limits.underfit_fall * scale(history, found.trend.end)
+    bound = limits.underfit_fall * scale(history[found.metric], found.trend.end)
     confidence = 1 - found.trend.chance_above(-bound)
     if confidence >= limits.confidence:
         steps = history.facts.total_steps or history.last_step
+        rank = " before more rank does" if history.facts.lora_rank else ""
         told = (
             f"{found.metric} still fell by {found.fall:.2g} per doubling of {found.unit} at {found.trend.end:.4g}, "
-            f"from step {found.first} to {found.last}: more steps help before more rank does"
+            f"from step {found.first} to {found.last}: more steps help{rank}"
         )
         overrides = ("loop.epochs=null", "loop.max_tokens=null", f"loop.max_steps={2 * steps}")
         yield Verdict("underfitting", found.last, confidence, told, found.evidence(limits.confidence), overrides)
@@ -93,7 +94,7 @@ def overfitting(history: History, limits: Thresholds) -> Iterator[Verdict]:
     noise = _noise(history, losses)
     if len(after) < 2 or (gap := float(after[-2:].min() - losses.values[best])) <= 0:
         return
-    if gap < limits.overfit_gap * scale(history, losses.values[best]) or gap < limits.overfit_z * noise:
+    if gap < limits.overfit_gap * scale(losses, losses.values[best]) or gap < limits.overfit_z * noise:
         return
     fell = _train_fall(history, int(losses.steps[best]))
     if fell is not None and fell <= 0:
@@ -126,11 +127,29 @@ def _nothing(history: History, found: Stretch, limits: Thresholds, share: float)
     """A fall per doubling that is none."""
     if limits.plateau_steps:
         return limits.plateau_drop / found.doublings
-    return share * scale(history, found.trend.end)
+    return share * scale(history[found.metric], found.trend.end)
 
 
 def _never(history: History, told: str, evidence: dict[str, float]) -> Verdict:
-    return Verdict("never learnt", history.last_step, 0.95, told, evidence, _other_lrs(history)[-1:])
+    """Without an LR to try: too low and too high look the same here."""
+    told += "; python -m harness preflight looks for a fault, python -m harness lr-range for an LR that learns"
+    return Verdict("never learnt", history.last_step, 0.95, told, evidence)
+
+
+def _falls(found: Stretch | None, soon: float, level: float, limits: Thresholds) -> bool:
+    """Whether it is on its way, if far from the guess: a short run from scratch is."""
+    bound = limits.plateau_fall * abs(level)
+    return soon > bound if found is None else 1 - found.trend.chance_above(-bound) >= limits.confidence
+
+
+def _stood_still(losses: Series, limits: Thresholds) -> bool:
+    """Whether the change is small and within the noise, or next to nothing."""
+    start, last = float(losses.values[0]), float(np.median(losses.values[1:][-3:]))
+    if losses.values.min() < start - limits.never_fall * abs(start):
+        return False
+    noise = math.sqrt(2) * scatter(losses.values) if len(losses) >= FEWEST_FOR_NOISE else 0.0
+    bound = min(limits.never_fall * abs(start), max(NOTHING * abs(start), limits.overfit_z * noise))
+    return abs(start - last) <= bound
 
 
 def _losses(history: History) -> Series:
@@ -163,7 +182,7 @@ def _fell_later(history: History, found: Stretch, bound: float) -> bool:
 def _noise(history: History, losses: Series) -> float:
     """Of a difference between two evaluations: seen, where there are enough of them, else by their standard error,
     which is too large where both are of the same set."""
-    if len(losses) >= 6:
+    if len(losses) >= FEWEST_FOR_NOISE:
         return math.sqrt(2) * scatter(losses.values)
     errors = history["val/loss_se"].values
     return math.sqrt(2) * float(np.median(errors)) if len(errors) else 0.0

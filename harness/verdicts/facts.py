@@ -34,6 +34,7 @@ def facts_of(name: str, params: Mapping[str, str], constants: Mapping[str, float
         lora_rank=_whole(_number(params, "lora.rank")),
         uniform=constants.get("ln_vocabulary", constants.get("zero_predictor")),
         unigram=constants.get("unigram_entropy", constants.get("mean_predictor")),
+        val_share=_number(params, "data.val_share"),
         expect=_texts(params.get("expect", "[]")),
     )
 

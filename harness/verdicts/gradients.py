@@ -12,8 +12,8 @@ from harness.verdicts.thresholds import Thresholds
 
 PREFIX = "grad_norm/"
 FEWEST_ROWS, FEWEST_EVALS, FEWEST_LAYERS = 5, 2, 3
-INVARIANT = ("Adam", "Lion", "Lamb", "LAMB", "Adafactor", "Muon", "AdamW", "NAdam", "RAdam")
-"""Optimizers whose step does not change when all gradients are scaled alike."""
+INVARIANT = ("adam", "lion", "lamb", "adafactor", "muon")
+"""Parts of the names of optimizers whose step does not change when all gradients are scaled alike."""
 
 
 def clipping_binds(history: History, limits: Thresholds) -> Iterator[Verdict]:
@@ -92,10 +92,11 @@ def _clipped(history: History) -> float | None:
 
 
 def _means(history: History) -> str:
-    if (history.facts.optimizer or "AdamW") in INVARIANT:
+    optimizer = history.facts.optimizer or "AdamW"
+    if any(part in optimizer.lower() for part in INVARIANT):
         return (
-            "under Adam a clip of 1 or 2 changes little, for only the relative size of steps matters: set it to about "
-            "the p90 or to null, and look at the LR and warm-up"
+            f"under {optimizer} a clip of 1 or 2 changes little, for only the relative size of steps matters: set it "
+            "to about the p90 or to null, and look at the LR and warm-up"
         )
     return "every step has the same length, LR times clip: set the clip to about the p90 and search the LR anew"
 

@@ -14,6 +14,8 @@ from harness.verdicts.trend import scatter
 FEWEST_ROWS, FEWEST_EVALS = 12, 8
 DECISIVE, OFTEN = 2 * 2**0.5, 0.3
 """Two standard deviations of a difference; share of evaluations that are worse than the one before, half by chance."""
+MOST_HELD_OUT = 0.3
+"""Share of the data beyond which training on less costs more than surer evaluations bring."""
 MEMORY = 4
 """Evaluations, the present one included."""
 
@@ -30,12 +32,14 @@ def noisy_evaluation(history: History, limits: Thresholds) -> Iterator[Verdict]:
         return
     told = (
         f"from one best to the next val/loss falls by {seen['median gain']:.2g}, and one evaluation varies by "
-        f"{seen['noise']:.2g}: which one is best is chance"
+        f"{seen['noise']:.2g}: which one is best is chance; hold out more examples"
     )
     errors = finite(history["val/loss_se"]).values
     if len(errors):
         seen["standard error"] = float(np.median(errors))
-    yield Verdict("noisy evaluation", history.last_step, 0.9, told, seen, ("data.val_share=0.2",))
+    share = history.facts.val_share
+    overrides = (f"data.val_share={min(MOST_HELD_OUT, 2 * share):.2g}",) if share and share < MOST_HELD_OUT else ()
+    yield Verdict("noisy evaluation", history.last_step, 0.9, told, seen, overrides)
 
 
 def _read(history: History, limits: Thresholds, values: np.ndarray) -> dict[str, float | str] | None:
@@ -45,7 +49,7 @@ def _read(history: History, limits: Thresholds, values: np.ndarray) -> dict[str,
     gains = -np.diff(np.minimum.accumulate(later))
     gain = float(np.median(gains[gains > 0])) if gains.any() else math.inf
     rises = float((np.diff(later) > 0).mean())
-    is_small = noise < limits.noise_share * scale(history, float(np.median(later)))
+    is_small = noise < limits.noise_share * scale(history["val/loss"], float(np.median(later)))
     if is_small or gain >= DECISIVE * noise or rises < OFTEN:
         return None
     return {"noise": noise, "median gain": gain, "share of rises": rises, "evaluations": len(values)}

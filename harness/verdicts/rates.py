@@ -103,19 +103,20 @@ def scheduler_misled(history: History, limits: Thresholds) -> Iterator[Verdict]:
 
 
 def _rise(history: History, peak: int, until: float, limits: Thresholds) -> tuple[str, dict[str, float]] | None:
-    losses, val = finite(history["train/loss"]), finite(history["val/loss"])
+    """Of the training loss above its own first rows: the validation loss knows no dropout and may be in another
+    unit."""
+    losses = finite(history["train/loss"])
     before = losses.values[losses.steps <= peak]
-    start = val.values[0] if len(val) and val.steps[0] == 0 else (before[0] if len(before) else None)
     after = losses.values[(losses.steps > peak) & (losses.steps <= until)]
-    if start is None or len(after) < 2:
+    if not len(before) or len(after) < 2:
         return None
-    least = float(min([start, *before[1:]]))
+    least = float(before.min())
     noise = float(np.median(np.abs(np.diff(losses.values)))) * 1.05
     rise = float(np.sort(after)[-2]) - least  # the second largest: one row is no rise
     if rise <= max(limits.warmup_rise * abs(least), limits.spike_z * noise):
         return None
     return (
-        f"the loss rose by {rise:.2g} from {least:.4g} right after the LR came to its peak at step {peak}",
+        f"train/loss rose by {rise:.2g} from {least:.4g} right after the LR came to its peak at step {peak}",
         {"rise": rise, "before": least},
     )
 

@@ -111,11 +111,10 @@ def near_peak(history: History, limits: Thresholds) -> tuple[int, int]:
     return begin, history.last_step if high == len(lr) - 1 else int(lr.steps[high])
 
 
-def scale(history: History, level: float) -> float:
-    """What a difference at this level of the loss is a share of."""
-    losses = finite(history["val/loss"]).values
-    losses = losses if len(losses) else finite(history["train/loss"]).values
-    return max(abs(level), FLOOR * abs(losses[0])) if len(losses) else abs(level)
+def scale(losses: Series, level: float) -> float:
+    """What a difference at this level of these losses is a share of."""
+    known = finite(losses).values
+    return max(abs(level), FLOOR * abs(known[0])) if len(known) else abs(level)
 
 
 def finite(series: Series) -> Series:
@@ -124,6 +123,6 @@ def finite(series: Series) -> Series:
 
 
 def share_done(history: History) -> float:
-    """Of the run; all of it where its length is not known or it is over."""
+    """Of the run; all of it where its length is not known or it was gone through."""
     total = history.facts.total_steps
-    return 1.0 if not total or history.facts.status else min(1.0, history.last_step / total)
+    return 1.0 if not total or history.facts.status == "completed" else min(1.0, history.last_step / total)

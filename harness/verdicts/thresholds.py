@@ -3,10 +3,17 @@
 import math
 from dataclasses import dataclass
 
+BOUNDS = {"confidence": (0.0, 0.9999), "fewest": (3, math.inf)}
+"""Student's interval is endless at a confidence of 1; a slope with an error rests on three points."""
+SHARES = ("_share", "_fall", "_gap", "_margin", "_ratio")
+"""Ends of the names of what lies between 0 and 1; of any other number only the sign is wrong."""
+
 
 @dataclass(frozen=True)
 class Thresholds:
-    """As conf/thresholds/default.yaml has them, each with its source; shares are between 0 and 1."""
+    """As conf/thresholds/default.yaml has them, each with its source.
+
+    Raises ValueError where one cannot be what it is called."""
 
     confidence: float = 0.95
     fewest: int = 4
@@ -33,3 +40,14 @@ class Thresholds:
     slow_seconds: float = 60.0
     noise_share: float = 0.003
     coverage_gap: float = 0.001
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            least, most = BOUNDS.get(name, (0.0, 1.0) if _is_share(name) else (0.0, math.inf))
+            if not least <= value <= most:
+                beyond = f"lie between {least:g} and {most:g}" if most < math.inf else f"be {least:g} or more"
+                raise ValueError(f"{name}: {value:g} must {beyond}")
+
+
+def _is_share(name: str) -> bool:
+    return name.endswith(SHARES)

@@ -172,8 +172,24 @@ def at_unigram(seed: int) -> Run:
 
 def no_fall(seed: int) -> Run:
     run = replace_facts(steady(seed), uniform=None, unigram=None)
-    run.clean = 4.0 - 0.01 * np.arange(run.steps) / run.steps
+    run.clean = 4.0 - 0.001 * np.arange(run.steps) / run.steps
     return relearn(run)
+
+
+def small_gain(seed: int, **facts: object) -> Run:
+    """Weights that had learnt before gain less than 1%, and far more than the noise."""
+    run = replace_facts(steady(seed), **{"uniform": None, "unigram": None, **facts})
+    run.clean = 2.0 - 0.018 * np.linspace(0, 1, run.steps) ** 0.5
+    relearn(run)
+    run.val = run.clean[np.maximum(run.eval_steps - 1, 0)] * (1 + 2e-5 * run.rng.standard_normal(len(run.eval_steps)))
+    return run
+
+
+def other_loss(seed: int, unit: float = 1.0, dropout: float = 1.08) -> Run:
+    """The training loss knows dropout, or is another one than that of validation."""
+    run = steady(seed)
+    run.train = unit * (dropout - 1) * 8 + unit * run.train
+    return run
 
 
 def bump(seed: int, *, height: float = 0.6, comes_back: bool = True, log_every: int = 5) -> Run:
@@ -301,6 +317,10 @@ FAMILIES: dict[str, tuple[Callable[[int], Run], set[str], set[str]]] = {
     "healthy, single odd batches": (odd_batch, set(), set()),
     "healthy, a machine with ups and downs": (slow_machine_noise, set(), set()),
     "healthy, layers of other sizes": (decaying_norms, set(), set()),
+    "healthy, dropout": (other_loss, set(), set()),
+    "healthy, label smoothing": (partial(other_loss, dropout=1.15), set(), set()),
+    "healthy, training in another unit": (partial(other_loss, unit=1.55), set(), set()),
+    "healthy, a small gain on trained weights": (small_gain, set(), {"plateau"}),
     "healthy, LR in its band": (partial(in_band, low=1e-4, high=1e-2), set(), set()),
     "stalled, constant": (stalled, {"plateau"}, set()),
     "stalled, cosine": (partial(stalled, schedule="Cosine"), {"plateau"}, set()),

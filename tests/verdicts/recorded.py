@@ -1,4 +1,5 @@
-"""Runs made here, kept as a few rows each: a line of what is known of the run, then a line a step."""
+"""Runs made here, in a few kilobytes each: a line of what is known of the run, then a line for all metrics that were
+written at the same steps."""
 
 import json
 from dataclasses import asdict
@@ -9,15 +10,18 @@ from tests.verdicts.curves import Curve
 
 FOLDER = Path(__file__).parent / "recorded"
 DIGITS = 4
-LEFT_OUT = ("perf/steps_per_second", "val/perplexity", "val/nats_per_character", "val/bits_per_byte", "val/best_loss")
-"""Of no use to a verdict; constant/ neither."""
+READ = ("train/loss", "train/lr", "train/clip_fraction", "train/tokens", "train/grad_norm", "val/loss", "val/loss_se",
+        "val/coverage", "perf/tokens_per_second", "grad_norm/")  # fmt: skip
+"""What a verdict reads, by its beginning."""
 
 
 def read(path: Path) -> Curve:
-    head, *rows = map(json.loads, path.read_text().splitlines())
+    head, *parts = map(json.loads, path.read_text().splitlines())
     history = History(Facts(**head["facts"]), [Spiked(*spike) for spike in head["spikes"]], head["checkpoints"])
-    for step, metrics in rows:
-        history.add(step, {name: float(value) for name, value in metrics.items()})
+    for steps, metrics in parts:
+        for name, values in metrics.items():
+            for step, value in zip(steps, values, strict=True):
+                history.add(step, {name: float(value)})
     return Curve(path.stem, history, frozenset(head["labels"]), frozenset(head["may"]), head["is_held_out"], "real")
 
 
@@ -34,13 +38,13 @@ def write(curve: Curve) -> None:
         "spikes": history.spikes,
         "checkpoints": history.checkpoints,
     }
-    rows: dict[int, dict[str, float | str]] = {}
-    kept = [name for name in history.names() if name not in LEFT_OUT and not name.startswith("constant/")]
-    for name in kept:
-        for step, value in zip(*history[name], strict=True):
-            rows.setdefault(int(step), {})[name] = _short(float(value))
-    lines = [head, *sorted(rows.items())]
-    (FOLDER / f"{curve.name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    parts: dict[tuple[int, ...], dict[str, list[float | str]]] = {}
+    for name in history.names():
+        if name.startswith(READ):
+            steps, values = history[name]
+            parts.setdefault(tuple(steps.tolist()), {})[name] = [_short(value) for value in values.tolist()]
+    lines = [json.dumps(line, separators=(",", ":")) for line in (head, *parts.items())]
+    (FOLDER / f"{curve.name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def _short(value: float) -> float | int | str:
