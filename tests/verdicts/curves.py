@@ -320,7 +320,7 @@ FAMILIES: dict[str, tuple[Callable[[int], Run], set[str], set[str]]] = {
     "healthy, dropout": (other_loss, set(), set()),
     "healthy, label smoothing": (partial(other_loss, dropout=1.15), set(), set()),
     "healthy, training in another unit": (partial(other_loss, unit=1.55), set(), set()),
-    "healthy, a small gain on trained weights": (small_gain, set(), {"plateau"}),
+    "a small gain on trained weights": (small_gain, set(), {"plateau"}),
     "healthy, LR in its band": (partial(in_band, low=1e-4, high=1e-2), set(), set()),
     "stalled, constant": (stalled, {"plateau"}, set()),
     "stalled, cosine": (partial(stalled, schedule="Cosine"), {"plateau"}, set()),
