@@ -40,6 +40,8 @@ BATCHES = 4
 """Step batches that are looked at."""
 FEWEST, SHORTEST = 20, 40
 """Validation documents, below which their lines are looked for in training, and characters of such a line."""
+PRETRAINED = "harness.models.pretrained"
+"""Where models come with weights."""
 HELD_OUT = 29
 """Examples of the validation set that are evaluated; so many leave a remainder in batches of 16 and of 13."""
 
@@ -67,7 +69,7 @@ class _Run:
             [task.batch(state.examples + position, plan.batch_size) for position in sizes],
             self.loss,
             **self.kind(),
-            is_pretrained=self.settings.start.kind != "scratch" or ".pretrained." in self.cfg.model._target_,
+            is_pretrained=self.settings.start.kind != "scratch" or _is_pretrained(self.cfg.get("model")),
             asked=replace(self.asked(), runs=runs, at_once=at_once),
             optimizer=state.optimizer.parts,
             lrs=self.lrs,
@@ -75,14 +77,13 @@ class _Run:
             micro_batches=lambda batch: task.split(batch, plan.micro_batch_size),
             moved=[_Counters(state), state.scaler],
             batch_size=len(task.split(task.batch(state.examples, plan.batch_size), 1)),
-            evaluate=self.evaluate,
             save=lambda folder: save_weights(task.model.state_dict(), folder / WEIGHTS),
             load=self.load,
             merge=partial(without_adapters, merged=True) if self.cfg.lora else None,
         )
 
     def kind(self) -> dict[str, Any]:
-        """What only a kind of task has."""
+        """What only a kind of task has; of a user's own, nothing more is known."""
         task = self.parts.task
         if isinstance(task, TextTask):
             is_masked = isinstance(task, MaskedLM)
@@ -91,6 +92,7 @@ class _Run:
                 "text": Text(_read, _write, logits, shift=0 if is_masked else 1),
                 "is_causal": not is_masked,
                 "unigram_entropy": task.constants["unigram_entropy"],
+                "evaluate": self.evaluate,
                 "to_score": None if is_masked else _to_score(task.data),
                 "evaluated_share": min(1.0, HELD_OUT / len(task.data.val)),
                 "data": self.text_data(task.data),
@@ -98,7 +100,7 @@ class _Run:
         if isinstance(task, Operator):
             examples = {"train": task.data.train, "val": task.data.held_out[0]}
             again = {name: _Again(partial(_samples, fields)) for name, fields in examples.items()}
-            return {"zero_predictor": 1.0, "data": Data(**again)}
+            return {"zero_predictor": 1.0, "evaluate": self.evaluate, "data": Data(**again)}
         return {}
 
     def text_data(self, data: TokenData) -> Data:
@@ -213,6 +215,10 @@ def _with(task: Task, model: nn.Module) -> Any:
     other = copy.copy(task)
     other.model = model
     return other
+
+
+def _is_pretrained(model: DictConfig | None) -> bool:
+    return model is not None and f"{PRETRAINED}." in model._target_
 
 
 def _read(batch: TokenBatch) -> Tokens:
