@@ -19,6 +19,7 @@ NO_SEARCH = ("scheduler idle", "scheduler misled", "noisy evaluation", "throughp
 """Not mended by a search; told with what to try."""
 TOO_HOT = ("learning rate too high", "divergence", "spike")
 TOO_COLD = "learning rate too low"
+STANDS = "plateau"
 UNSTEADY = ("warm-up too short", "divergence", "spike")
 LONGER = "underfitting"
 
@@ -86,7 +87,7 @@ def _lrs(history: History, kinds: Collection[str], params: Mapping[str, str]) ->
         low, high, why = lr, 100 * lr, f"the run's {lr:g} was too low: from there up"
     elif any(kind in kinds for kind in TOO_HOT):
         low, high, why = lr / 100, lr, f"the run's {lr:g} was too high: from there down"
-    elif NEVER in kinds:
+    elif NEVER in kinds or STANDS in kinds:
         why = f"the run's {lr:g} may be too low or too high: both sides of it; lr-range would tell which"
         low, high = lr / 100, 100 * lr
     else:

@@ -35,7 +35,7 @@ def test_without_a_verdict_the_lr_is_searched_a_decade_on_either_side() -> None:
         ("learning rate too low", "tag(log,interval(1e-03,1e-01))"),
         ("learning rate too high", "tag(log,interval(1e-05,1e-03))"),
         ("divergence", "tag(log,interval(1e-05,1e-03))"),
-        ("plateau", "tag(log,interval(1e-04,1e-02))"),
+        ("plateau", "tag(log,interval(1e-05,1e-01))"),
     ],
 )
 def test_the_range_of_the_lr_goes_where_the_verdict_points(kind, lr) -> None:
