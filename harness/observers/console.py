@@ -176,8 +176,8 @@ def conclusion_lines(said: Conclusion | None) -> Iterator[str]:
     if said.verdicts:
         yield f"diagnosis   {len(said.verdicts)} verdict{'s' * (len(said.verdicts) > 1)}, what explains the most first"
     for verdict in said.verdicts:
-        text = f"{verdict.kind:<18}{verdict.confidence:>4.0%}  {verdict.reason}{_to_try(verdict)}"
-        yield from textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 26, break_long_words=False)
+        text = f"{verdict.kind:<22}{verdict.confidence:>5.0%}  {verdict.reason}{_to_try(verdict)}"
+        yield from textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 31, break_long_words=False)
     if not said.verdicts:
         yield "diagnosis   nothing speaks against this run"
     if said.forecasts:
