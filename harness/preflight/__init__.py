@@ -29,10 +29,12 @@ def preflight(
 ) -> Report:
     """Carry out `checks`, each on the subject as it was given, and leave it so; `tell` hears each finding at once.
 
-    A check that an error breaks off has failed: training would meet the same."""
-    began_at = time.perf_counter()
+    A check that an error breaks off has failed: training would meet the same. ValueError for what is no check."""
+    began_at, chosen = time.perf_counter(), set(checks)
+    if unknown := chosen - CHECKS.keys():
+        raise ValueError(f"checks: {', '.join(sorted(unknown))} is none of {', '.join(CHECKS)}")
     findings: dict[str, list[Finding]] = {}
-    for name in (known for known in CHECKS if known in checks):
+    for name in (known for known in CHECKS if known in chosen):
         findings[name] = []
         for finding in _carry_out(name, subject):
             findings[name].append(finding)

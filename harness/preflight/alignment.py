@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from harness.preflight.findings import Finding
-from harness.preflight.probe import affordable, at_rest, descend, resolution, text_rows, written
+from harness.preflight.probe import NEEDS_TEXT, affordable, at_rest, descend, resolution, text_rows, written
 from harness.preflight.subject import IGNORED, Subject, Text, Tokens
 
 OFFSETS = (-1, 0, 1, 2)
@@ -21,13 +21,12 @@ KNOWN, KNOWN_BY_COPYING = 0.9, 0.25
 """Shares of ln(vocabulary) below which an offset is learned. With a tied head, random weights repeat their input."""
 TOY_TOKENS, TOY_LRS, TOY_STEPS, TOY_MARGIN = 16, (3e-3, 1e-2, 3e-4), 48, 0.5
 LOOK = "how labels are made and who moves them: the collator or the model's own loss, never both"
-NEEDS = "needs `text`, or batches that are mappings with input_ids and labels"
 
 
 def check(subject: Subject) -> Iterator[Finding]:
     text = subject.text
     if text is None:
-        yield Finding("not checked", "labels against the text", "", NEEDS)
+        yield Finding("not checked", "labels against the text", "", NEEDS_TEXT)
         return
     if subject.is_causal:
         yield _labels(subject, text)

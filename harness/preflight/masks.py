@@ -5,26 +5,22 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.models import positions
 from harness.preflight.findings import Finding
-from harness.preflight.probe import affordable, at_rest, resolution, text_rows
+from harness.preflight.probe import NEEDS_TEXT, affordable, at_rest, resolution, text_rows
 from harness.preflight.subject import IGNORED, Subject, Text, Tokens
 
 PADDING = 4
 """Tokens that are appended."""
 SAME = 1e-4
 """Of the logits' spread, and of the loss: what the order of float32 additions may change."""
-NEEDS = "needs `text`, or batches that are mappings with input_ids and labels"
 
 
 def check(subject: Subject) -> Iterator[Finding]:
     text = subject.text
     if text is None:
-        yield Finding("not checked", "attention", "", NEEDS)
+        yield Finding("not checked", "attention", "", NEEDS_TEXT)
         return
     true = text_rows(subject, text, affordable(subject.model))
-    limit = positions(subject.model)
-    true = true[:, : None if limit is None else limit - PADDING]
     subject.nudge()  # for a head or branches that begin at 0 show nothing of what they see
     with torch.no_grad(), at_rest(subject.model):
         spread = text.logits(subject.model, _write(text, true)).float().std(-1).mean().item()
@@ -42,6 +38,8 @@ def _padding(subject: Subject, text: Text, true: Tensor, same: float) -> Iterato
     if pad is None:
         yield Finding("not checked", "padding", "", "needs a batch that has some; these have none")
         return
+    widest = max(text.read(batch).inputs.shape[1] for batch in subject.batches)
+    true = true[:, : max(PADDING, widest - PADDING)]  # padded, as wide as what the model surely takes
     plain, padded = _write(text, true), _write(text, true, pad)
     logits, beside = text.logits(subject.model, plain), text.logits(subject.model, padded)[:, : plain_width(true, text)]
     change = _change(logits, beside).max().item()

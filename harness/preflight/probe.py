@@ -11,6 +11,7 @@ from harness.preflight.subject import IGNORED, Subject, Text, Tokens
 
 PARAMETER_TOKENS, FEWEST, MOST = 2e8, 64, 256
 """Of a step: parameters times tokens, and its bounds in tokens; some 30 steps then take seconds on two cores."""
+NEEDS_TEXT = "needs `text`, or batches that are mappings with input_ids and labels"
 LARGE, FEW = 5e7, 2
 """Parameters above which so few repetitions have to do; to reach an adapter's first half takes two steps."""
 ROUNDING = 1e-6

@@ -104,9 +104,6 @@ class History:
             self._arrays[name] = Series(np.array(steps, np.int64), np.array(values, np.float64))
         return self._arrays[name]
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._points
-
     def names(self, prefix: str = "") -> list[str]:
         return [name for name in self._points if name.startswith(prefix)]
 

@@ -133,3 +133,31 @@ def test_branches_that_begin_at_0_are_seen_through() -> None:
     subject = Subject(model, masked().batches, masked_loss)
     assert subject.is_causal is False
     assert preflight(subject, ["masks"]).level("masks") == "pass"
+
+
+def test_a_check_that_does_not_exist_is_refused_and_not_passed_over() -> None:
+    with pytest.raises(ValueError, match="checks: labels is none of alignment, masks"):
+        preflight(masked(), ["labels", "masks"])
+
+
+def test_padding_is_added_within_the_width_that_the_model_takes_in_training() -> None:
+    """A model that sets a limit nobody can ask it for."""
+    batch = collate(ROWS)
+    widest = batch["input_ids"].shape[1]
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gpt = new_model()
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
+            assert input_ids.shape[1] <= widest
+            return self.gpt(input_ids, attention_mask)
+
+    def loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        logits = model(batch["input_ids"], batch["attention_mask"]).logits
+        return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
+
+    report = preflight(Subject(Block(), [batch], loss), ["masks"])
+    assert not report.failed, list(report)
+    assert any(finding.what.startswith("padding and") for _, finding in report)
