@@ -11,16 +11,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from harness.config import ROOT
-from harness.explain import REFUSED, ConfigError, Ended, explain
-from harness.locked import check_locked
-from harness.targets import whitelist
+from harness.config.errors import REFUSED, ConfigError, Ended, explain
+from harness.config.locks import check_locked
+from harness.config.schema import ROOT
+from harness.config.targets import whitelist
 
 
 @hydra.main(config_path=str(ROOT / "conf"), config_name="config", execution_whitelist=whitelist())
 def launch(cfg: DictConfig) -> float:
-    from harness import processes
-    from harness.runner import run
+    from harness.core import distributed
+    from harness.run.runner import run
 
     try:
         check_locked(cfg, HydraConfig.get().overrides.task)
@@ -28,7 +28,7 @@ def launch(cfg: DictConfig) -> float:
     except ConfigError as error:  # an exception would make Hydra print its own message first
         sys.exit(refuse(str(error), 2))
     finally:
-        processes.leave()
+        distributed.leave()
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         if result.status == "interrupted":
             raise KeyboardInterrupt(f"interrupted: {result.reason}")  # Hydra would go on with the next run
@@ -41,13 +41,13 @@ def launch(cfg: DictConfig) -> float:
 
 def _place_in_sweep() -> dict[str, Any]:
     """Folder and tags of a run that a sweeper of Hydra's has started; nothing for a run of its own."""
-    from harness.observers import parent, upload
+    from harness.tracking import run_uploader, sweep_uploader
 
     job = HydraConfig.get()
     if job.mode is not RunMode.MULTIRUN:
         return {}
     sweep = Path(job.sweep.dir)
-    tags = {upload.SWEEP: parent.identity(sweep)["id"]} if parent.is_sweep(sweep) else {}
+    tags = {run_uploader.SWEEP: sweep_uploader.identity(sweep)["id"]} if sweep_uploader.is_sweep(sweep) else {}
     return {"folder": Path(job.runtime.output_dir), "tags": tags}
 
 

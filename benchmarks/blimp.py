@@ -11,11 +11,11 @@ import time
 
 import torch
 
-from harness.build import build_task
-from harness.config import compose, validate
+from harness.config.schema import compose, validate
+from harness.core.distributed import World
 from harness.data.blimp import Pair, read
 from harness.data.tokenizers import Tokenizer
-from harness.processes import World
+from harness.run.build import build_task
 from harness.tasks.minimal_pairs import as_trained, is_hit
 
 ARMS = {

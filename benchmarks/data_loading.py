@@ -10,10 +10,10 @@ import time
 
 import torch
 
-from harness.build import build, build_task
-from harness.config import compose, validate
-from harness.loop import train_step
-from harness.processes import World
+from harness.config.schema import compose, validate
+from harness.core.distributed import World
+from harness.run.build import build, build_task
+from harness.training.loop import train_step
 
 EXPERIMENTS = ("headlines", "gpt2_lora", "ltg_bert", "operator")
 """Document 2's is that of gpt2_lora, resumed."""

@@ -14,20 +14,20 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.config import compose  # noqa: E402
+from harness.config.schema import compose  # noqa: E402
+from harness.core.events import EvalEnd, Event, Spike  # noqa: E402
 from harness.data.sources import PydocText  # noqa: E402
-from harness.events import EvalEnd, Event, Spike  # noqa: E402
-from harness.loop import train  # noqa: E402
-from harness.observers.window import Window  # noqa: E402
-from harness.policies import stop_when_diverged, watch_spikes  # noqa: E402
-from harness.readers import ours  # noqa: E402
-from harness.runner import run  # noqa: E402
-from harness.schedules import Constant, Cosine, Plateau, Schedule  # noqa: E402
-from harness.verdicts import diagnose  # noqa: E402
-from harness.verdicts.history import Facts, History, Spiked  # noqa: E402
-from tests.toy import CPU, Rows, ToyTask, toy_plan, toy_state  # noqa: E402
-from tests.verdicts import recorded  # noqa: E402
-from tests.verdicts.curves import Curve, synthetic  # noqa: E402
+from harness.diagnosis import diagnose  # noqa: E402
+from harness.diagnosis.history import Facts, History, Spiked  # noqa: E402
+from harness.importers import native  # noqa: E402
+from harness.record.metric_rows import Window  # noqa: E402
+from harness.run.runner import run  # noqa: E402
+from harness.training.loop import train  # noqa: E402
+from harness.training.policies import stop_when_diverged, watch_spikes  # noqa: E402
+from harness.training.schedules import Constant, Cosine, Plateau, Schedule  # noqa: E402
+from tests.diagnosis import recorded_runs  # noqa: E402
+from tests.diagnosis.curves import Curve, synthetic  # noqa: E402
+from tests.toy_task import CPU, Rows, ToyTask, toy_plan, toy_state  # noqa: E402
 
 SMALL = [
     "experiment=smoke", "model.layers=1", "model.width=32", "model.heads=2", "tokenizer.vocab_size=512",
@@ -176,7 +176,7 @@ def record(names: list[str]) -> None:
     for name in names or [*LM, *TOY]:
         history, labels, may = record_lm(name) if name in LM else record_toy(name)
         is_held_out = name.startswith("other_") or name in {f"default_{seed}" for seed in range(5, 10)}
-        recorded.write(Curve(name, history, frozenset(labels), frozenset(may), is_held_out))
+        recorded_runs.write(Curve(name, history, frozenset(labels), frozenset(may), is_held_out))
         print(name, history.facts.status, sorted(labels), "->", [one.kind for one in diagnose(history)], flush=True)
 
 
@@ -187,7 +187,7 @@ def record_lm(name: str) -> tuple[History, set[str], set[str]]:
         few.write_text("\n".join(document.text for document in itertools.islice(PydocText().documents(), 60)))
         given = [override.format(few=few) for override in overrides]
         result = run(compose([*given, "observers=quiet", f"output_dir={folder}"]))
-        return ours.read(result.folder / "metrics.jsonl"), labels, may
+        return native.read(result.folder / "metrics.jsonl"), labels, may
 
 
 def record_toy(name: str) -> tuple[History, set[str], set[str]]:
@@ -276,7 +276,7 @@ def _share(part: int, whole: int) -> str:
 
 
 def main() -> None:
-    curves = [*synthetic(), *(recorded.read(path) for path in sorted(recorded.FOLDER.glob("*.jsonl")))]
+    curves = [*synthetic(), *(recorded_runs.read(path) for path in sorted(recorded_runs.FOLDER.glob("*.jsonl")))]
     print(table(curves))
     for curve in curves:
         said = {verdict.kind for verdict in diagnose(curve.history)}

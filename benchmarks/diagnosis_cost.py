@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from harness.events import EvalEnd, Event, RunEnd, RunStart, StepEnd
+from harness.core.events import EvalEnd, Event, RunEnd, RunStart, StepEnd
+from harness.core.seeding import torch_rng_state
+from harness.core.task import Metric
 from harness.models.gpt import GPT
-from harness.norms import layer_norms
 from harness.observers.diagnosis import Diagnosis
-from harness.seeding import torch_rng_state
-from harness.task import Metric
+from harness.training.grad_norms import layer_norms
 
 STEP_SECONDS = 0.010
 LAYERS = 12

@@ -69,8 +69,8 @@ def ours() -> tuple[float, float]:
     import matplotlib.pyplot  # noqa: F401, what the observers import counts as an import
     import mlflow.tracking  # noqa: F401
 
-    import harness.runner
-    from harness.config import compose
+    import harness.run.runner
+    from harness.config.schema import compose
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -21,11 +21,11 @@ from neuralop.models import FNO
 from neuralop.training import AdamW
 from torch.utils.data import DataLoader
 
-from harness.build import build, build_task
-from harness.config import compose, validate
-from harness.events import EvalEnd, Event, StepEnd
-from harness.loop import train
-from harness.processes import World
+from harness.config.schema import compose, validate
+from harness.core.distributed import World
+from harness.core.events import EvalEnd, Event, StepEnd
+from harness.run.build import build, build_task
+from harness.training.loop import train
 
 EPOCHS, BATCH = 15, 64
 SAME = ["batch.batch_size=64", "optimizer.lr=1e-2", "optimizer.weight_decay=1e-4", "schedule.warmup_ratio=0",

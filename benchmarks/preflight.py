@@ -8,11 +8,11 @@ The second looks at those too that need a file, a run or a pretrained model; wit
 import argparse
 import time
 
-from harness.config import ROOT, compose
+from harness.config.schema import ROOT, compose
 from harness.preflight import preflight
-from harness.preflight.findings import GRAVITY
-from harness.preflight.told import line
-from harness.subjects import subject_of
+from harness.preflight.render import line
+from harness.preflight.report import GRAVITY
+from harness.run.preflight_adapter import subject_of
 
 TITLES, BOOKS, QA = "data.source.path={titles}", "data.source.path={books}", "data.source.path={qa}"
 DARCY = ["data.train={darcy}/darcy_train_16.pt", "data.tests=[{darcy}/darcy_test_16.pt]"]

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from harness.build import build, build_observers, build_task
-from harness.config import compose, validate
-from harness.events import Event, RunEnd, RunStart, StepEnd
-from harness.loop import train
+from harness.config.schema import compose, validate
+from harness.core.distributed import World
+from harness.core.events import Event, RunEnd, RunStart, StepEnd
 from harness.models.gpt import GPT
-from harness.processes import World
+from harness.run.build import build, build_observers, build_task
+from harness.training.loop import train
 
 VOCABULARY, LENGTH, WIDTH, LAYERS, HEADS = 512, 64, 96, 3, 4
 PEAK_LR, WARMUP, CLIP, DECAY = 1e-3, 0.05, 1.0, 0.01

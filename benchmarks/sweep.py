@@ -30,14 +30,14 @@ from omegaconf import OmegaConf
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from harness.events import EvalEnd
-from harness.observers import record
-from harness.sweeping.marks import PLAN, RESULT
-from harness.sweeping.plan import Plan
-from harness.sweeping.pruning import report_and_prune
-from harness.sweeping.storage import open_storage
-from harness.sweeping.worker import hush
-from harness.task import Metric
+from harness.core.events import EvalEnd
+from harness.core.task import Metric
+from harness.record import metrics_file
+from harness.sweep.study.pruning import report_and_prune
+from harness.sweep.study.spec import Plan
+from harness.sweep.study.storage import open_storage
+from harness.sweep.study.trial_attrs import PLAN, RESULT
+from harness.sweep.workers.worker import hush
 
 ROOT = Path(__file__).resolve().parents[1]
 CORES = 2
@@ -114,12 +114,12 @@ def one_thread() -> dict[str, str]:
 
 def read_runs(sweep: Path) -> list[Run]:
     """The trials of a sweep's folder in the order in which they ran."""
-    runs = [read_run(path) for path in sweep.glob(f"*/{record.NAME}")]
+    runs = [read_run(path) for path in sweep.glob(f"*/{metrics_file.NAME}")]
     return sorted(runs, key=lambda run: run.started_at)
 
 
 def read_run(path: Path) -> Run:
-    start, *middle, end = [entry for entry, _ in record.read(path)]
+    start, *middle, end = [entry for entry, _ in metrics_file.read(path)]
     evaluations = [
         (entry["tokens"], (entry["at_ms"] - start["at_ms"]) / 1000, entry["metrics"]["val/best_loss"])
         for entry in middle
@@ -465,7 +465,9 @@ def main() -> None:
             parser.error(f"--out: {folder} exists already; give another folder")
         folder.mkdir(parents=True)
         measured = PARTS[part](chosen, folder)
-        record.replace(folder / "measured.json", {"asked": {k: str(v) for k, v in vars(chosen).items()}, **measured})
+        metrics_file.replace(
+            folder / "measured.json", {"asked": {k: str(v) for k, v in vars(chosen).items()}, **measured}
+        )
         print(f"\nthe numbers are in {folder / 'measured.json'}\n")
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from harness.explain import REFUSED, ConfigError, explain
+from harness.config.errors import REFUSED, ConfigError, explain
 
 COMMANDS = {
     "ui": "serve the MLflow UI over the recorded runs",

@@ -6,8 +6,8 @@ import pytest
 from optuna.pruners import MedianPruner, NopPruner
 
 from benchmarks.sweep import Point, Run, best_by, compare, pruner_options, read_runs, replay, trajectory, until
-from harness.observers.jsonl import Jsonl
-from tests.observers.facts import tell, whole_run
+from harness.observers.metrics_writer import Jsonl
+from tests.observers.sample_events import tell, whole_run
 
 
 def ran(status: str, *losses: float) -> Run:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.config import compose
-from harness.runner import run
+from harness.config.schema import compose
+from harness.run.runner import run
 from tests.conftest import ROOT
-from tests.observers.stores import new_store
-from tests.test_run import SMOKE
+from tests.run.test_run import SMOKE
+from tests.tracking.stores import new_store
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]

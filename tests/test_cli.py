@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from tests.observers.stores import answers, free_port, new_store
+from tests.tracking.stores import answers, free_port, new_store
 
 ROOT = Path(__file__).parents[1]
 

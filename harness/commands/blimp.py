@@ -13,22 +13,22 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from harness.checkpoint import counters
-from harness.config import ROOT
+from harness.config.errors import ConfigError
+from harness.config.schema import ROOT
+from harness.core.distributed import pick_device
 from harness.data.blimp import Accuracy, Pair, accuracies, read
 from harness.data.blimp_published import BABYLM, MODELS, PUBLISHED
 from harness.data.cache import digest
 from harness.data.tokenizers import Pretrained
-from harness.explain import ConfigError
 from harness.models import is_causal, pretrained
 from harness.models.likelihood import Likelihood
-from harness.observers import results
-from harness.observers.client import UploadFailed
-from harness.observers.upload import upload
-from harness.processes import pick_device
-from harness.recorded import read_back
-from harness.starts import find
+from harness.record import results_file
+from harness.run.initial_weights import find
+from harness.run.load import read_back
 from harness.tasks.minimal_pairs import as_trained, is_hit
+from harness.tracking.mlflow_client import UploadFailed
+from harness.tracking.run_uploader import upload
+from harness.training.checkpoint import counters
 
 COLUMNS = ("kind", "name", "accuracy", "standard_error", "pairs", *MODELS)
 
@@ -159,7 +159,7 @@ def _record(folder: Path, found: Sequence[Accuracy], about: dict[str, Any]) -> i
         published = PUBLISHED.get(one.name, (None,) * len(MODELS))
         rows.append((one.kind, one.name, one.share.value, one.share.standard_error, int(one.share.count), *published))
     step = counters(folder / "checkpoints" / "best")["step"]
-    results.write(
+    results_file.write(
         folder, "blimp.json", step=step, metrics=metrics, units=units, columns=COLUMNS, rows=rows, about=about
     )
     print(f"{folder / 'blimp.json'} has every paradigm too")

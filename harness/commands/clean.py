@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.build import make
-from harness.config import compose, validate, writable
+from harness.config.errors import ConfigError
+from harness.config.schema import compose, validate, writable
 from harness.data.cleaning import READABLE, Change, clean
 from harness.data.sources import read_text
-from harness.explain import ConfigError
+from harness.run.build import make
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,18 +10,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from harness import readers
-from harness.config import ROOT, compose
-from harness.events import Verdict
-from harness.explain import ConfigError
-from harness.observers import record
-from harness.readers import mlflow
-from harness.retyped import takeable
-from harness.starts import find
-from harness.verdicts import compare, diagnose
-from harness.verdicts.expectations import Expectation, parse, score
-from harness.verdicts.history import History
-from harness.verdicts.thresholds import Thresholds
+from harness import importers
+from harness.config.errors import ConfigError
+from harness.config.schema import ROOT, compose
+from harness.core.events import Verdict
+from harness.diagnosis import compare, diagnose
+from harness.diagnosis.expectations import Expectation, parse, score
+from harness.diagnosis.history import History
+from harness.diagnosis.thresholds import Thresholds
+from harness.importers import mlflow
+from harness.record import metrics_file
+from harness.run.initial_weights import find
+from harness.run.reproduce import takeable
 
 RUN_ID = r"[0-9a-f]{32}"
 """Of MLflow."""
@@ -60,7 +60,7 @@ def history_of(run: str, uri: str | None = None) -> History:
     """The run or log that `run` names; ConfigError where there is none, or none that can be read."""
     try:
         path = _path(run)
-        history = readers.read(path) if path else mlflow.read(run, uri) if re.fullmatch(RUN_ID, run) else None
+        history = importers.read(path) if path else mlflow.read(run, uri) if re.fullmatch(RUN_ID, run) else None
     except (ValueError, OSError) as error:
         raise ConfigError(f"RUN_OR_LOG: {error}") from error
     if history is None:
@@ -91,7 +91,7 @@ def _takeable(run: str, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
     """With no override that a run of ours would refuse; those for a log of others are as the default has them."""
     path = _path(run)
     folder = path if path is None or path.is_dir() else path.parent
-    is_ours = folder and (folder / record.NAME).is_file() and (folder / "config.yaml").is_file()
+    is_ours = folder and (folder / metrics_file.NAME).is_file() and (folder / "config.yaml").is_file()
     return takeable(folder, verdicts) if is_ours else verdicts
 
 

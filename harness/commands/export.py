@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.checkpoint import WEIGHTS
-from harness.config import writable
+from harness.config.errors import ConfigError
+from harness.config.schema import writable
 from harness.data.cache import write_whole
 from harness.data.tokenizers import FACTS
-from harness.explain import ConfigError
-from harness.lora import save_adapters, without_adapters
 from harness.models import is_causal
-from harness.models.portable import as_transformers, transformers_name
-from harness.recorded import Recorded, read_back
+from harness.models.hf_export import as_transformers, transformers_name
+from harness.run.load import Recorded, read_back
+from harness.training.checkpoint import WEIGHTS
+from harness.training.lora import save_adapters, without_adapters
 
 
 def main(arguments: Sequence[str]) -> int:

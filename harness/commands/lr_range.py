@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness.build import Parts
-from harness.config import compose, dotted, run_part, writable
-from harness.events import OutOfMemory
-from harness.explain import ConfigError
-from harness.loop import train_step
-from harness.observers import record
+from harness.config.errors import ConfigError
+from harness.config.schema import compose, dotted, run_part, writable
+from harness.core.distributed import World
+from harness.core.events import OutOfMemory
+from harness.core.state import Progress
+from harness.diagnosis.lr_band import FEWEST, FOLDER, NAME, Band, band, key, smoothed
 from harness.observers.figures import BLUE, GREEN, ORANGE, panel, save
-from harness.policies import Stop, shrink_when_out_of_memory
-from harness.processes import World
-from harness.retyped import study_after
-from harness.runner import BaseEnded, assembled
-from harness.schedules import Schedule
-from harness.state import Progress
-from harness.verdicts.lr_band import FEWEST, FOLDER, NAME, Band, band, key, smoothed
+from harness.record import metrics_file
+from harness.run.build import Parts
+from harness.run.reproduce import study_after
+from harness.run.runner import BaseEnded, assembled
+from harness.training.loop import train_step
+from harness.training.policies import Stop, shrink_when_out_of_memory
+from harness.training.schedules import Schedule
 
 EXPLODED = 1.5
 """The test ends where the loss is so many times what it was before it."""
@@ -181,7 +181,7 @@ def _write(outputs: Path, cfg: DictConfig, lrs: list[float], losses: list[float]
     folder = writable("output_dir", outputs / FOLDER) / f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}_{cfg.name or 'run'}"
     picture(folder / "lr_range.png", cfg.name or "", lrs, losses, found)
     has_band = isinstance(found, Band)
-    record.replace(folder / NAME, {
+    metrics_file.replace(folder / NAME, {
         "key": key(dotted(OmegaConf.to_container(cfg, resolve=True))),
         "band": [found.low, found.high] if has_band else None,
         "reason": found.reason if has_band else found,

@@ -3,12 +3,12 @@
 import argparse
 from collections.abc import Sequence
 
-from harness.config import compose
-from harness.explain import ConfigError
+from harness.config.errors import ConfigError
+from harness.config.schema import compose
 from harness.preflight import CHECKS, preflight
-from harness.preflight.told import show, summary
-from harness.runner import BaseEnded
-from harness.subjects import subject_of
+from harness.preflight.render import show, summary
+from harness.run.preflight_adapter import subject_of
+from harness.run.runner import BaseEnded
 
 
 def main(arguments: Sequence[str]) -> int:

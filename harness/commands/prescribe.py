@@ -9,17 +9,17 @@ from pathlib import Path
 from statistics import median
 
 from harness.commands.diagnose import limits_of
-from harness.config import ROOT
-from harness.explain import ConfigError
-from harness.observers import record
+from harness.config.errors import ConfigError
+from harness.config.schema import ROOT
+from harness.diagnosis import diagnose
+from harness.diagnosis.history import History
+from harness.diagnosis.prescription import Prescription, prescribe
+from harness.importers import native
 from harness.observers.console import duration
-from harness.readers import ours
-from harness.retyped import retyped, study_after, takeable
-from harness.starts import find
-from harness.sweeping.asked import ask
-from harness.verdicts import diagnose
-from harness.verdicts.history import History
-from harness.verdicts.prescription import Prescription, prescribe
+from harness.record import metrics_file
+from harness.run.initial_weights import find
+from harness.run.reproduce import retyped, study_after, takeable
+from harness.sweep.request import ask
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,16 +28,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--thresholds", default="default", metavar="NAME", help="one of conf/thresholds")
     args = parser.parse_args(arguments)
     folder = find(args.run, ROOT / "outputs", "RUN")
-    if not (folder / record.NAME).is_file() or not (folder / "config.yaml").is_file():
-        raise ConfigError(f"RUN: {folder} is no run of ours: it holds no {record.NAME} and config.yaml; try diagnose")
+    if not (folder / metrics_file.NAME).is_file() or not (folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"RUN: {folder} is no run of ours: it holds no {metrics_file.NAME} and config.yaml; try diagnose"
+        )
     limits = limits_of(args.thresholds)
     try:
-        history, start = ours.read(folder / record.NAME), ours.start_of(folder / record.NAME)
+        history, start = native.read(folder / metrics_file.NAME), native.start_of(folder / metrics_file.NAME)
     except ValueError as error:
         raise ConfigError(f"RUN: {error}") from error
     verdicts = takeable(folder, diagnose(history, limits))
     prescription, typed = prescribe(history, verdicts, start["params"]), retyped(folder)
-    lines = told(prescription, typed, history.facts.name, cost(folder / record.NAME, history))
+    lines = told(prescription, typed, history.facts.name, cost(folder / metrics_file.NAME, history))
     print(*_found(history, verdicts), *lines, sep="\n")
     return int(bool(prescription.refusal))
 
@@ -59,8 +61,8 @@ class Cost:
 def cost(path: Path, history: History) -> Cost | None:
     """Of a whole run such as the one whose record this is, without what it went on from; None where it ended before it
     could be measured."""
-    first = int(ours.start_of(path)["params"].get("effective.first_step", 0))
-    end = next((entry for entry, _ in record.read(path) if entry["kind"] == "end"), None)
+    first = int(native.start_of(path)["params"].get("effective.first_step", 0))
+    end = next((entry for entry, _ in metrics_file.read(path) if entry["kind"] == "end"), None)
     paces, evals = history["perf/steps_per_second"].values, len(history["val/loss"])
     if end is None or not len(paces) or not evals:
         return None

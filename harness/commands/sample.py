@@ -7,11 +7,11 @@ from itertools import islice
 
 import torch
 
+from harness.config.errors import ConfigError
 from harness.data.sources import question_answer
-from harness.explain import ConfigError
 from harness.models import is_causal
 from harness.models.sampling import continuation
-from harness.recorded import Recorded, read_back
+from harness.run.load import Recorded, read_back
 
 
 def main(arguments: Sequence[str]) -> int:

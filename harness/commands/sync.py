@@ -5,10 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.explain import ConfigError
-from harness.observers import parent, record
-from harness.observers.client import UploadFailed
-from harness.observers.follow import uploader
+from harness.config.errors import ConfigError
+from harness.record import metrics_file
+from harness.tracking import sweep_uploader
+from harness.tracking.mlflow_client import UploadFailed
+from harness.tracking.upload_process import uploader
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,8 +28,10 @@ def _told(folder: Path) -> int:
 
 def sync(folder: Path) -> int:
     """Upload what MLflow lacks of the run or the sweep in `folder` and say what that was."""
-    if not (folder / record.NAME).is_file() and not parent.is_sweep(folder):
-        raise ConfigError(f"{folder} is no run folder: it holds no {record.NAME}, and no {parent.IDENTITY} of a sweep")
+    if not (folder / metrics_file.NAME).is_file() and not sweep_uploader.is_sweep(folder):
+        raise ConfigError(
+            f"{folder} is no run folder: it holds no {metrics_file.NAME}, and no {sweep_uploader.IDENTITY} of a sweep"
+        )
     try:
         done = uploader(folder)()
     except UploadFailed as error:

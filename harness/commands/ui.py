@@ -11,8 +11,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 
-from harness.explain import ConfigError
-from harness.observers.store import artifact_root, shown, sqlite_file, store_uri
+from harness.config.errors import ConfigError
+from harness.tracking.store_uri import artifact_root, shown, sqlite_file, store_uri
 
 PORTS = 100
 SERVER_ENVIRONMENT = {

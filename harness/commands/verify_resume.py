@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.checkpoint import REST, WEIGHTS, load_weights, name_of
-from harness.config import compose
-from harness.events import Event, StepEnd
-from harness.explain import ConfigError
-from harness.policies import Decision, Stop
-from harness.runner import RunResult, run
+from harness.config.errors import ConfigError
+from harness.config.schema import compose
+from harness.core.events import Event, StepEnd
+from harness.run.runner import RunResult, run
+from harness.training.checkpoint import REST, WEIGHTS, load_weights, name_of
+from harness.training.policies import Decision, Stop
 
 
 def main(arguments: Sequence[str]) -> int:

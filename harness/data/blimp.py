@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.core.task import Mean
 from harness.data.sources import HuggingFace, find_files, objects
-from harness.task import Mean
 
 PUBLIC = "nyu-mll/blimp"
 """The Hub's data set, a configuration a paradigm."""

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.flaws import is_broken, mended
-from harness.data.passages import FEWEST_WINDOWS, WINDOW, outlying
+from harness.data.mojibake import is_broken, mended
+from harness.data.outlier_passages import FEWEST_WINDOWS, WINDOW, outlying
 from harness.data.sources import JSONL, LONGEST_FIELD, Headlines, QAMarkdown, Source, TextFiles
 
 READABLE = (TextFiles, QAMarkdown, JSONL, Headlines)

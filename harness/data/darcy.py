@@ -12,7 +12,7 @@ import torch
 from scipy.fft import dstn
 
 from harness.data.cache import cached, digest
-from harness.data.fields import FieldData, checked, read
+from harness.data.operator_data import FieldData, checked, read
 
 INTERVALS = 64
 """Of the grid on which every equation is solved, whatever the grid it is sampled on."""

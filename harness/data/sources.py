@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 from harness.data import pydoc
 from harness.data.cache import digest, file_digest
-from harness.data.hub import go_offline_if_unreachable
+from harness.data.hf_hub import go_offline_if_unreachable
 
 PYDOC_ORDER_SEED = 1337
 SHORTEST_PROSE, SHORTEST_ANSWER = 20, 12

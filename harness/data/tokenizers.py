@@ -12,7 +12,7 @@ import numpy as np
 import tokenizers
 
 from harness.data.cache import MANIFEST, cached, digest, file_digest
-from harness.data.hub import go_offline_if_unreachable
+from harness.data.hf_hub import go_offline_if_unreachable
 from harness.data.sources import Document, Source
 
 FACTS = "harness.json"

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from harness.data import stream
+from harness.data import token_stream
 from harness.data.cache import cached, digest
 from harness.data.sources import Source
 from harness.data.tokenizers import Choice
@@ -139,16 +139,18 @@ def prepare(
     split = digest(source.fingerprint(), val_share)
     key = digest(split, tokenizer.fingerprint(split))
     tokenizers = Path(cache_dir) / "tokenizers" / tokenizer.fingerprint(split)
-    write = partial(stream.write, source=source, val_share=val_share, tokenizer=tokenizer, tokenizer_folder=tokenizers)
+    write = partial(
+        token_stream.write, source=source, val_share=val_share, tokenizer=tokenizer, tokenizer_folder=tokenizers
+    )
     folder = cached(Path(cache_dir) / "data" / key, write)
-    train, val = (_rows(*stream.read(folder, name), layout, sequence_length) for name in ("train", "val"))
+    train, val = (_rows(*token_stream.read(folder, name), layout, sequence_length) for name in ("train", "val"))
     for name, rows in (("train", train), ("validation", val)):
         if rows.lengths.sum() < (sequence_length if layout == "packed" else 1):
             raise ValueError(
                 f"sequence_length={sequence_length} is more than the {rows.lengths.sum()} tokens of the {name} split "
                 f"at val_share={val_share}; lower the first, change the second, or use more text"
             )
-    meta = stream.meta(folder)
+    meta = token_stream.meta(folder)
     facts = {name: meta[name] for name in KEPT}
     return TokenData(
         train,

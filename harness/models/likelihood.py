@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.models import positions
-from harness.models.heads import head_of, projecting_only
+from harness.models.head_projection import head_of, projecting_only
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from harness.data.hub import go_offline_if_unreachable
+from harness.data.hf_hub import go_offline_if_unreachable
 
 
 def causal_lm(*, name: str, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32") -> nn.Module:

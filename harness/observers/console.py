@@ -12,9 +12,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from harness.events import Conclusion, EvalEnd, Event, Observer, RunEnd, RunStart, StepEnd, Verdict
-from harness.observers.store import shown, store_uri
-from harness.observers.window import Window, message
+from harness.core.events import Conclusion, EvalEnd, Event, Observer, RunEnd, RunStart, StepEnd, Verdict
+from harness.record.metric_rows import Window, message
+from harness.tracking.store_uri import shown, store_uri
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
 WIDTH, BAR, SMALL = 118, 24, 0.01

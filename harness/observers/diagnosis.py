@@ -5,16 +5,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.events import Conclusion, EvalEnd, Event, Observer, RunEnd, RunStart, Spike, Verdict
-from harness.observers import results
-from harness.observers.store import PROJECT
-from harness.observers.window import Window
-from harness.verdicts import diagnose
-from harness.verdicts.expectations import missed, parse, score
-from harness.verdicts.facts import facts_of
-from harness.verdicts.history import History, Spiked
-from harness.verdicts.lr_band import find_band
-from harness.verdicts.thresholds import Thresholds
+from harness.core.events import Conclusion, EvalEnd, Event, Observer, RunEnd, RunStart, Spike, Verdict
+from harness.diagnosis import diagnose
+from harness.diagnosis.expectations import missed, parse, score
+from harness.diagnosis.history import History, Spiked
+from harness.diagnosis.lr_band import find_band
+from harness.diagnosis.run_facts import facts_of
+from harness.diagnosis.thresholds import Thresholds
+from harness.record import results_file
+from harness.record.metric_rows import Window
+from harness.tracking.store_uri import PROJECT
 
 NAME = "verdicts.json"
 COLUMNS = ("kind", "step", "confidence", "reason", "try")
@@ -88,7 +88,7 @@ class Diagnosis(Observer):
         rows = [(one.kind, one.step, one.confidence, one.reason, " ".join(one.overrides)) for one in verdicts]
         about = {f"{one.kind} at {one.step}": dict(one.evidence) for one in verdicts}
         step = self._history.last_step
-        results.write(self._folder, NAME, step=step, metrics={}, units={}, columns=COLUMNS, rows=rows, about=about)
+        results_file.write(self._folder, NAME, step=step, metrics={}, units={}, columns=COLUMNS, rows=rows, about=about)
 
 
 def _key(verdict: Verdict) -> tuple[str, str]:

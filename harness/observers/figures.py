@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.events import Event, Observer, RunEnd, RunStart
-from harness.observers import record
+from harness.core.events import Event, Observer, RunEnd, RunStart
+from harness.record import metrics_file
 
 BLUE, ORANGE, GREEN, GREY = "#3b6fb6", "#e07b39", "#2e8b57", "#6b7280"
 
@@ -38,7 +38,7 @@ class Curves:
     @classmethod
     def read(cls, path: Path) -> "Curves":
         curves = cls()
-        for entry, _ in record.read(path):
+        for entry, _ in metrics_file.read(path):
             if entry["kind"] == "start":
                 curves.name, curves.params = entry["name"], entry["params"]
             curves.units |= entry.get("units", {})
@@ -49,7 +49,7 @@ class Curves:
 
 def draw(folder: Path) -> list[Path]:
     """The pictures of the run in `folder`; one without a point is not drawn."""
-    curves = Curves.read(folder / record.NAME)
+    curves = Curves.read(folder / metrics_file.NAME)
     drawn = []
     for metric, picture in (("train/loss", _loss), ("train/lr", _lr), ("train/grad_norm", _grad_norm)):
         if curves.points[metric]:

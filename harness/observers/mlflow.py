@@ -1,11 +1,11 @@
 """MLflow, fed from metrics.jsonl by a process of its own: its import and its first migrations take seconds of Python
 that a thread would take from training."""
 
-from harness.events import Event, Observer, RunStart
-from harness.observers import record
-from harness.observers.follow import Follower, warn
-from harness.observers.store import EXPERIMENT, store_uri
-from harness.observers.upload import Cursor
+from harness.core.events import Event, Observer, RunStart
+from harness.record import metrics_file
+from harness.tracking.run_uploader import Cursor
+from harness.tracking.store_uri import EXPERIMENT, store_uri
+from harness.tracking.upload_process import Follower, warn
 
 
 class Deferred(Observer):
@@ -31,8 +31,8 @@ class Mlflow(Deferred):
     def __call__(self, event: Event) -> None:
         if not isinstance(event, RunStart):
             return
-        if not (event.folder / record.NAME).exists():
-            warn(f"nothing goes to MLflow: it reads {record.NAME}, which observers.jsonl writes")
+        if not (event.folder / metrics_file.NAME).exists():
+            warn(f"nothing goes to MLflow: it reads {metrics_file.NAME}, which observers.jsonl writes")
             return
         super().__call__(event)
         self._follower = Follower(event.folder)

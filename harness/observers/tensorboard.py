@@ -3,8 +3,8 @@
 from importlib.util import find_spec
 from typing import Any
 
-from harness.events import Event, Observer, RunStart
-from harness.observers.window import Window
+from harness.core.events import Event, Observer, RunStart
+from harness.record.metric_rows import Window
 
 
 class TensorBoard(Observer):

@@ -4,20 +4,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 
-from harness.preflight.findings import Finding, Report
-from harness.preflight.subject import Asked, Data, Evaluated, Subject, Text, Tokens
+from harness.preflight.report import Finding, Report
+from harness.preflight.training_setup import Asked, Data, Evaluated, Subject, Text, Tokens
 
 __all__ = ["CHECKS", "Asked", "Data", "Evaluated", "Finding", "Report", "Subject", "Text", "Tokens", "preflight"]
 
 CHECKS = {
     "alignment": "each position predicts the token it is meant to",
-    "masks": "what must not be seen is not, what must be is",
+    "attention": "what must not be seen is not, what must be is",
     "gradients": "they are right, and reach all that is to be trained and nothing else",
     "reload": "a saved model is the model",
-    "in_force": "what is asked for is what runs",
-    "metric": "the validation loss means what it says",
+    "effective_settings": "what is asked for is what runs",
+    "evaluation": "the validation loss means what it says",
     "data": "the text is sound",
-    "first_loss": "the loss begins where such a model begins",
+    "initial_loss": "the loss begins where such a model begins",
     "overfit": "one batch can be learnt by heart",
     "cost": "what the run or the sweep will take",
 }

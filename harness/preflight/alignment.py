@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.preflight.findings import Finding
 from harness.preflight.probe import NEEDS_TEXT, affordable, at_rest, descend, resolution, text_rows, written
-from harness.preflight.subject import IGNORED, Subject, Text, Tokens
+from harness.preflight.report import Finding
+from harness.preflight.training_setup import IGNORED, Subject, Text, Tokens
 
 OFFSETS = (-1, 0, 1, 2)
 """Places further on in the text than the token that is meant."""

@@ -9,8 +9,8 @@ from typing import Any
 import psutil
 import torch
 
-from harness.preflight.findings import Finding
-from harness.preflight.subject import Subject
+from harness.preflight.report import Finding
+from harness.preflight.training_setup import Subject
 
 STEPS, SECONDS, SLOW = 4, 1.5, 10.0
 """Measured after one to warm up: so many at most, and no more once SECONDS have passed; where that one took longer than

@@ -7,11 +7,11 @@ from itertools import islice
 import numpy as np
 import torch
 
-from harness.data.flaws import is_broken, mended
-from harness.data.passages import FEWEST_WINDOWS, WINDOW, Passage, unlike_the_rest
-from harness.preflight.findings import Finding, Level
+from harness.data.mojibake import is_broken, mended
+from harness.data.outlier_passages import FEWEST_WINDOWS, WINDOW, Passage, unlike_the_rest
 from harness.preflight.probe import at_rest, written
-from harness.preflight.subject import Data, Subject
+from harness.preflight.report import Finding, Level
+from harness.preflight.training_setup import Data, Subject
 
 MOST = 300_000
 """Documents that are read."""

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.preflight.findings import Finding
+from harness.preflight.grad_coverage import reached
 from harness.preflight.probe import ROUNDING, affordable, at_rest, few, fewer, named, resolution
-from harness.preflight.reach import reached
-from harness.preflight.subject import Subject
+from harness.preflight.report import Finding
+from harness.preflight.training_setup import Subject
 
 REPEATED = 1e-3
 """Relative difference of two gradients of one batch, for devices that add up in no fixed order."""

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from harness.preflight.findings import Finding
 from harness.preflight.probe import at_rest, descend, few
-from harness.preflight.subject import Subject
+from harness.preflight.report import Finding
+from harness.preflight.training_setup import Subject
 
 TOKENS, STEPS, SHARE = 64, 40, 0.5
 """On so few tokens the loss is to fall under this share of where it began within so many steps."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.preflight.subject import IGNORED, Subject, Text, Tokens
+from harness.preflight.training_setup import IGNORED, Subject, Text, Tokens
 
 PARAMETER_TOKENS, FEWEST, MOST = 2e8, 64, 256
 """Of a step: parameters times tokens, and its bounds in tokens; some 30 steps then take seconds on two cores."""

@@ -10,9 +10,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from harness.preflight.findings import Finding
 from harness.preflight.probe import MOST, few, is_coarse
-from harness.preflight.subject import Subject
+from harness.preflight.report import Finding
+from harness.preflight.training_setup import Subject
 
 CLOSE = 1e-6
 """Relative, of the loss after loading."""

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.core.task import Loss, Mean, Metric
 from harness.data.blimp import Pair
 from harness.data.tokens import TokenBatch, TokenData
-from harness.task import Loss, Mean, Metric
 from harness.tasks.minimal_pairs import minimal_pairs
 from harness.tasks.text import TextTask, fitting, predictions
 

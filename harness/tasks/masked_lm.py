@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.core.task import Loss, Mean, Metric
 from harness.data.blimp import Pair
 from harness.data.masking import Masking, Unit, masking
-from harness.data.stream import entropy
+from harness.data.token_stream import entropy
 from harness.data.tokenizers import Tokenizer
 from harness.data.tokens import IGNORED, TokenBatch, TokenData, TokenRows, order
-from harness.task import Loss, Mean, Metric
 from harness.tasks.minimal_pairs import minimal_pairs
 from harness.tasks.text import TextTask, fitting, predictions
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from harness.core.task import Mean
 from harness.data.blimp import Pair
 from harness.data.tokenizers import Tokenizer
 from harness.data.tokens import TokenData
 from harness.models.likelihood import Likelihood
-from harness.task import Mean
 
 PAIRS = 128
 """In a batch, so that several processes have something to share."""

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from harness.data.fields import FieldData, Fields
+from harness.core.task import Loss, Mean, Metric
+from harness.data.operator_data import FieldData, Fields
 from harness.data.tokens import order
-from harness.losses import relative_h1, relative_l2
 from harness.models.fno import Scaled
-from harness.task import Loss, Mean, Metric
-from harness.tasks import pictures
+from harness.tasks import operator_plots
+from harness.training.operator_losses import relative_h1, relative_l2
 
 LOSSES = {"l2": relative_l2, "h1": relative_h1}
 UNITS = {"loss": "relative L2 of physical fields", "h1": "relative H1 of physical fields"}
@@ -101,9 +101,9 @@ class Operator:
     def illustrate(self, folder: Path) -> None:
         """A picture for each held-out set, fields_GRID.png in `folder`: inputs, truths, predictions and errors."""
         for fields in self.data.held_out:
-            shown = fields[: pictures.ROWS]
+            shown = fields[: operator_plots.ROWS]
             predicted = self.model(shown.x.to(self._device)).cpu()
-            pictures.draw(shown, predicted, folder / f"fields_{fields.grid}.png")
+            operator_plots.draw(shown, predicted, folder / f"fields_{fields.grid}.png")
 
     @property
     def _device(self) -> torch.device:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from harness.core.task import Mean, Metric
 from harness.data.tokens import IGNORED, TokenBatch, TokenData, order
 from harness.models import is_causal, positions
-from harness.models.heads import head_of, projecting_only
-from harness.task import Mean, Metric
+from harness.models.head_projection import head_of, projecting_only
 from harness.tasks.minimal_pairs import MinimalPairs, PairBatch
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.config import compose
-from harness.runner import run
-from tests.test_run import SMOKE
+from harness.config.schema import compose
+from harness.run.runner import run
+from tests.run.test_run import SMOKE
 
 CHOSEN = [*SMOKE, "loop.max_steps=12", "loop.evals=3", "expect=['step 4: val/loss < 1', 'epoch 1: val/loss < 9']"]
 

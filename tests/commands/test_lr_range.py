@@ -9,10 +9,10 @@ import pytest
 
 from harness import cli
 from harness.commands.lr_range import Rise, range_test, ranges_of, trained_on
-from harness.config import compose
-from harness.readers import ours
-from harness.runner import assembled
-from harness.sweeping.asked import ask
+from harness.config.schema import compose
+from harness.importers import native
+from harness.run.runner import assembled
+from harness.sweep.request import ask
 
 
 def test_the_lr_rises_exponentially_whatever_the_schedule_and_a_batch_apart_tells_of_every_update(overrides) -> None:
@@ -79,7 +79,7 @@ def test_it_leaves_numbers_a_picture_and_a_sweep_that_is_accepted_and_no_run(tes
 
 
 def test_a_run_of_the_same_experiment_finds_the_band_whatever_its_own_lr_and_seed(tested, finished) -> None:
-    band = ours.read(finished / "metrics.jsonl").facts.lr_band
+    band = native.read(finished / "metrics.jsonl").facts.lr_band
     assert band is not None
     [latest] = tested.folder.iterdir()
     assert list(band) == json.loads((latest / "lr_range.json").read_text())["band"]

@@ -10,12 +10,12 @@ from omegaconf import OmegaConf
 
 from harness import cli
 from harness.commands.prescribe import cost
-from harness.config import IDLE, compose, run_part
-from harness.events import Verdict
-from harness.readers import ours
-from harness.retyped import accepted, retyped, takeable
-from harness.sweeping.asked import ask
-from harness.sweeping.check import check_space
+from harness.config.schema import IDLE, compose, run_part
+from harness.core.events import Verdict
+from harness.importers import native
+from harness.run.reproduce import accepted, retyped, takeable
+from harness.sweep.request import ask
+from harness.sweep.space.validation import check_space
 
 
 def plain(cfg) -> dict:
@@ -50,7 +50,7 @@ def test_a_resumed_run_costs_its_own_steps(tmp_path) -> None:
     ]
     rows += [{"kind": "end", "step": 1000, "seconds": 75.0, "status": "completed"}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    spent = cost(tmp_path / "metrics.jsonl", ours.read(tmp_path / "metrics.jsonl"))
+    spent = cost(tmp_path / "metrics.jsonl", native.read(tmp_path / "metrics.jsonl"))
     assert (spent.steps, spent.evals, spent.of_step) == (500, 5, 0.1)
     assert spent.of_eval == pytest.approx(5)
 

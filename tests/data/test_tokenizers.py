@@ -7,7 +7,7 @@ import pytest
 
 from harness.data.sources import Document
 from harness.data.tokenizers import ByteLevelBPE, Pretrained, Tokenizer, WordPiece
-from tests.data.given import Given
+from tests.data.documents import Given
 
 DOCUMENTS = list(Given(count=60).documents())
 UNSEEN = ["Zürich, 東京!\n\n\tx", "", "<eos> and <pad> in a text", " leading space"]

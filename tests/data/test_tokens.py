@@ -14,7 +14,7 @@ import torch
 from harness.data.sources import Document, Headlines, PydocQA, TextFiles
 from harness.data.tokenizers import ByteLevelBPE, Pretrained, Tokenizer
 from harness.data.tokens import IGNORED, TokenData, TokenRows, order, prepare
-from tests.data.given import Given
+from tests.data.documents import Given
 
 BPE = ByteLevelBPE(280)
 PROMPTED = Given(count=30, longest=20, prompted=0.7)
@@ -155,7 +155,7 @@ import sys
 from pathlib import Path
 from harness.data.tokenizers import Pretrained
 from harness.data.tokens import prepare
-from tests.data.given import Given
+from tests.data.documents import Given
 source = Given(count=30, longest=20, prompted=0.7, is_open=False)
 data = prepare(source, Pretrained({pretrained.name!r}), sequence_length=16, layout="examples", val_share=0.2,
                shuffle=True, seed=0, eval_batch_size=8, cache_dir=Path({str(tmp_path)!r}))

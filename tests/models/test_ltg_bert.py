@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from harness.lora import adapt, without_adapters
 from harness.models import positions
-from harness.models.heads import head_of, projecting_only
+from harness.models.head_projection import head_of, projecting_only
 from harness.models.ltg_bert import LTGBert
+from harness.training.lora import adapt, without_adapters
 
 SIZES = {"vocab_size": 13, "width": 12, "layers": 2, "heads": 3, "hidden": 10, "positions": 24, "position_buckets": 8}
 

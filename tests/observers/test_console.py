@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.events import OutOfMemory
+from harness.core.events import OutOfMemory
 from harness.observers import console
 from harness.observers.console import Console, duration, end_lines, number, readings
-from tests.observers.facts import eval_end, run_end, run_start, step_end, tell, whole_run
+from tests.observers.sample_events import eval_end, run_end, run_start, step_end, tell, whole_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,7 +98,7 @@ def test_a_terminal_gets_a_live_panel_that_leaves_only_the_permanent_lines(tmp_p
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path) -> None:
     code = (
         "import sys; from pathlib import Path; from harness.observers.console import Console;"
-        "from harness.observers.jsonl import Jsonl; from tests.observers.facts import tell, whole_run;"
+        "from harness.observers.metrics_writer import Jsonl; from tests.observers.sample_events import tell, whole_run;"
         "tell([Jsonl(), Console()], whole_run(Path(sys.argv[1]), 20))"
     )
     reader, writer = os.pipe()

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.events import Conclusion, Event, Observer, RunEnd, Spike, Verdict
-from harness.observers import record
-from harness.observers.broadcast import Broadcast
+from harness.core.events import Conclusion, Event, Observer, RunEnd, Spike, Verdict
+from harness.observers.composite import Broadcast
 from harness.observers.console import Console
 from harness.observers.diagnosis import NAME, Diagnosis
-from harness.observers.jsonl import Jsonl
+from harness.observers.metrics_writer import Jsonl
 from harness.observers.mlflow import Deferred
-from harness.observers.upload import upload
-from tests.observers.facts import eval_end, run_end, run_start, step_end, whole_run
-from tests.observers.stores import new_store, only_run
+from harness.record import metrics_file
+from harness.tracking.run_uploader import upload
+from tests.observers.sample_events import eval_end, run_end, run_start, step_end, whole_run
+from tests.tracking.stores import new_store, only_run
 
 EXPECT = ["step 10: val/loss < 2", "step 10: val/loss < 4", "tokens 1e9: val/loss < 1"]
 
@@ -85,7 +85,7 @@ def test_the_terminal_shows_a_verdict_when_it_comes_and_a_table_at_the_end(tmp_p
 def test_the_record_and_mlflow_hold_the_verdicts_as_lines_tags_and_a_table(tmp_path) -> None:
     store, folder = new_store(tmp_path), tmp_path / "a run"
     broadcast(whole_run(folder), Diagnosis(expect=EXPECT), Deferred(store), Jsonl())
-    lines = [entry for entry, _ in record.read(folder / record.NAME)]
+    lines = [entry for entry, _ in metrics_file.read(folder / metrics_file.NAME)]
     assert [line["kind"] for line in lines if line["kind"] in ("verdict", "conclusion", "end")] == [
         "verdict", "conclusion", "end"
     ]  # fmt: skip

@@ -5,8 +5,8 @@ import struct
 from pathlib import Path
 
 from harness.observers.figures import Figures
-from harness.observers.jsonl import Jsonl
-from tests.observers.facts import run_end, run_start, step_end, tell, whole_run
+from harness.observers.metrics_writer import Jsonl
+from tests.observers.sample_events import run_end, run_start, step_end, tell, whole_run
 
 
 def png_size(path: Path) -> tuple[int, int]:

@@ -4,17 +4,17 @@ import sys
 
 import pytest
 
-from harness.observers import record
-from harness.observers.jsonl import Jsonl
+from harness.observers.metrics_writer import Jsonl
 from harness.observers.tensorboard import TensorBoard
-from tests.observers.facts import tell, whole_run
+from harness.record import metrics_file
+from tests.observers.sample_events import tell, whole_run
 
 
 def test_the_event_files_hold_the_rows_of_the_record(tmp_path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     tell([Jsonl(), TensorBoard()], whole_run(tmp_path))
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    rows = [entry for entry, _ in record.read(tmp_path / record.NAME) if entry["kind"] == "metrics"]
+    rows = [entry for entry, _ in metrics_file.read(tmp_path / metrics_file.NAME) if entry["kind"] == "metrics"]
     assert set(events.Tags()["scalars"]) == {name for row in rows for name in row["metrics"]}
     for name in ("train/loss", "val/loss", "constant/uniform"):
         expected = [(row["step"], row["metrics"][name]) for row in rows if name in row["metrics"]]

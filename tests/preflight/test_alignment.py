@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.preflight import Report, Subject, preflight
-from harness.preflight.subject import IGNORED
-from tests.preflight.healthy import Training, new_model
-from tests.preflight.others import masked, masked_loss, of_transformers, operator
+from harness.preflight.training_setup import IGNORED
+from tests.preflight.healthy_trainings import Training, new_model
+from tests.preflight.other_trainings import masked, masked_loss, of_transformers, operator
 
 
 def checked(subject: Subject) -> Report:

@@ -10,7 +10,7 @@ import pytest
 
 from harness.preflight import Finding
 from harness.preflight.cost import check, span
-from tests.preflight.healthy import Training
+from tests.preflight.healthy_trainings import Training
 
 
 def findings(**asked: Any) -> dict[str, Finding]:

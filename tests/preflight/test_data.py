@@ -12,7 +12,7 @@ from torch import nn
 
 from harness.preflight import Data, Finding, Subject
 from harness.preflight.data import check
-from tests.preflight.healthy import Training
+from tests.preflight.healthy_trainings import Training
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 REAL = {

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from harness.core.task import Loss
 from harness.preflight import Evaluated, Report, Subject, preflight
-from harness.preflight.subject import IGNORED
-from harness.task import Loss
-from tests.preflight.healthy import PEAK, STEPS, Training, collate, new_model
+from harness.preflight.training_setup import IGNORED
+from tests.preflight.healthy_trainings import PEAK, STEPS, Training, collate, new_model
 
 
 @dataclass(frozen=True)
@@ -145,19 +145,19 @@ def training_text_in_validation(training: Training) -> None:
 
 
 FAULTS = [
-    Fault("labels shifted twice", "alignment", labels_shifted_twice, frozenset({"first_loss", "metric"})),
-    Fault("inverted attention mask", "masks", attention_mask_inverted),
-    Fault("loss averaged over padding", "masks", loss_averaged_over_padding, frozenset({"metric"})),
+    Fault("labels shifted twice", "alignment", labels_shifted_twice, frozenset({"initial_loss", "evaluation"})),
+    Fault("inverted attention mask", "attention", attention_mask_inverted),
+    Fault("loss averaged over padding", "attention", loss_averaged_over_padding, frozenset({"evaluation"})),
     Fault("frozen base outside the graph", "gradients", frozen_base_outside_the_graph),
     Fault("noise added to gradients", "gradients", noise_added_to_gradients),
     Fault("optimizer missing a group", "gradients", optimizer_missing_a_group),
-    Fault("weights never arrived", "first_loss", weights_never_arrived),
+    Fault("weights never arrived", "initial_loss", weights_never_arrived),
     Fault("head made anew on loading", "reload", head_made_anew_on_loading),
-    Fault("warm-up truncated to 0", "in_force", warmup_truncated_to_0),
-    Fault("LR multiplied by the number of devices", "in_force", lr_multiplied_by_the_number_of_devices),
-    Fault("scheduler stepped every micro-batch", "in_force", scheduler_stepped_every_micro_batch),
-    Fault("evaluation that drops the tail", "metric", evaluation_that_drops_the_tail),
-    Fault("training text in validation", "metric", training_text_in_validation),
+    Fault("warm-up truncated to 0", "effective_settings", warmup_truncated_to_0),
+    Fault("LR multiplied by the number of devices", "effective_settings", lr_multiplied_by_the_number_of_devices),
+    Fault("scheduler stepped every micro-batch", "effective_settings", scheduler_stepped_every_micro_batch),
+    Fault("evaluation that drops the tail", "evaluation", evaluation_that_drops_the_tail),
+    Fault("training text in validation", "evaluation", training_text_in_validation),
 ]
 
 

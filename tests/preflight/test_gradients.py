@@ -6,10 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.lora import adapt
 from harness.preflight import Finding, Subject, preflight
-from tests.preflight.healthy import PEAK, Training
-from tests.preflight.others import field_loss, operator
+from harness.training.lora import adapt
+from tests.preflight.healthy_trainings import PEAK, Training
+from tests.preflight.other_trainings import field_loss, operator
 from tests.preflight.test_faults import adapted
 
 

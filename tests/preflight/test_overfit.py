@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from harness.preflight import CHECKS, Asked, Finding, Subject, preflight
-from tests.preflight.healthy import Training
-from tests.preflight.others import field_loss, masked, operator
+from tests.preflight.healthy_trainings import Training
+from tests.preflight.other_trainings import field_loss, masked, operator
 
 
 def finding(subject: Subject) -> Finding:

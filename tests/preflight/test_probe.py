@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from harness.preflight.probe import EXAMPLES, few
-from tests.preflight.others import operator
+from tests.preflight.other_trainings import operator
 
 
 def test_a_batch_is_taken_whole_where_its_parts_are_not_all_as_long() -> None:

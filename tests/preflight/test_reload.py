@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from harness.lora import adapt, without_adapters
 from harness.preflight import Finding
 from harness.preflight.probe import is_coarse
 from harness.preflight.reload import check
-from tests.preflight.healthy import Training, new_model
+from harness.training.lora import adapt, without_adapters
+from tests.preflight.healthy_trainings import Training, new_model
 
 
 def findings(training: Training) -> dict[str, Finding]:

@@ -7,19 +7,19 @@ import pytest
 import torch
 
 from harness import cli
-from harness.build import build, build_task
-from harness.config import compose, validate
-from harness.data.fields import Fields, checked
-from harness.explain import ConfigError
-from harness.loop import evaluate
-from harness.losses import relative_h1, relative_l2
-from harness.processes import World
-from harness.rehearsal import prepare
-from harness.runner import run
+from harness.config.errors import ConfigError
+from harness.config.schema import compose, validate
+from harness.core.distributed import World
+from harness.data.operator_data import Fields, checked
+from harness.run.build import build, build_task
+from harness.run.dry_run import prepare
+from harness.run.runner import run
 from harness.tasks.operator import Operator, operator
+from harness.training.loop import evaluate
+from harness.training.operator_losses import relative_h1, relative_l2
 from tests.conftest import ROOT
-from tests.test_run import record, series
-from tests.toy import CPU
+from tests.run.test_run import record, series
+from tests.toy_task import CPU
 
 TINY = ["experiment=operator", "device=cpu", "observers=quiet", "data.train=32", "data.held_out=5", "data.resolution=8",
         "data.finer=16", "data.eval_batch_size=2", "model.modes=4", "model.width=8", "model.layers=2",

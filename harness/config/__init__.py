@@ -1,0 +1,1 @@
+"""Configuration: schema, validation, trusted targets, experiment locks and error messages."""

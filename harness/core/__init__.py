@@ -1,0 +1,1 @@
+"""Contracts that every other package imports: tasks, events, training state, seeding and process groups."""

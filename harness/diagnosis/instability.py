@@ -1,0 +1,212 @@
+"""Where the loss left its course: spikes, and what did not come back."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from harness.core.events import Verdict
+from harness.diagnosis.history import History, Series
+from harness.diagnosis.plateau_window import finite, scale
+from harness.diagnosis.thresholds import Thresholds
+from harness.diagnosis.trend import usual
+
+FEW = 3
+"""Steps that a spike lasts at least, as for the policy that watches for them, for one odd batch is none; and values
+below the ceiling in a row that end it."""
+MOST = 5
+"""Spikes told one by one, the first ones."""
+TRAIN_LEAST, VAL_LEAST = 10, 2
+"""Values that say what is usual."""
+BLOCK = 5
+LAST = 0.15
+"""Share of the run over which a loss that has left its course stayed away."""
+
+
+class Rise(NamedTuple):
+    """Of the loss `name` from `before`, its level at step `step`, to `now`; `ended` says how."""
+
+    name: str
+    step: int
+    before: float
+    now: float
+    ended: str
+
+
+class Peak(NamedTuple):
+    """A rise after step `began_at` whose largest value was `loss`; `until` is the step at which it was over."""
+
+    began_at: int
+    step: int
+    loss: float
+    usual: float
+    z: float
+    until: int | None
+
+
+def spike(history: History, limits: Thresholds) -> Iterator[Verdict]:
+    """Each rise far above what was usual, by median and median absolute deviation; those seen live come with the
+    examples that fed them."""
+    told = [_seen(history, limits, spiked) for spiked in history.spikes]
+    near = [spiked.began_at for spiked in history.spikes]
+    reach = 4 * history.facts.log_every
+    for peak in peaks(history, limits):
+        if all(abs(peak.began_at - other) > reach for other in near):
+            told.append(_told(history, peak, _examples(history, peak)))
+    yield from sorted(told, key=lambda verdict: verdict.evidence["began at"])[:MOST]
+
+
+def divergence(history: History, limits: Thresholds) -> Iterator[Verdict]:
+    """The loss is no number any more, or has risen far above its best and stayed there."""
+    for name in ("train/loss", "val/loss"):
+        values = history[name].values
+        is_over = history.facts.status == "diverged"
+        if len(values) and not np.isfinite(values[-1 if is_over else -2 :]).any():
+            step = _last_finite(history[name])
+            yield _diverged(
+                history, step, 1.0, f"{name} is no finite number after step {step}", {"last good step": step}
+            )
+            return
+    rise = _train_rise(history, limits) or _val_rise(history)
+    if rise:
+        name, step, before, now, ended = rise
+        told = f"{name} was {before:.4g} at step {step} and {ended}, at {now:.4g}"
+        yield _diverged(history, step, 0.95, told, {"good at step": step, "good": before, "then": now})
+    elif history.facts.status == "diverged":
+        yield _diverged(history, history.last_step, 1.0, f"the run diverged at step {history.last_step}", {})
+
+
+def peaks(history: History, limits: Thresholds) -> list[Peak]:
+    """Of the training loss where it was recorded often enough, else of the validation loss."""
+    train, val = finite(history["train/loss"]), finite(history["val/loss"])
+    if len(train) > TRAIN_LEAST:
+        middle, spread = usual(train.values, TRAIN_LEAST)
+        return _peaks(train, middle, middle + _margin(train, limits, middle, spread), spread, FEW)
+    middle, spread = usual(val.values, VAL_LEAST, stride=1)
+    return _peaks(val, middle, middle + _margin(val, limits, middle, spread), spread, 1)
+
+
+def _peaks(series: Series, middle: np.ndarray, ceiling: np.ndarray, spread: np.ndarray, few: int) -> list[Peak]:
+    steps, values = series
+    found: list[Peak] = []
+    end = 0
+    for at in np.flatnonzero(values > ceiling):
+        if at < end:
+            continue
+        below = np.convolve(values[at:] <= ceiling[at], np.ones(few), "valid") == few  # and stays there
+        back = np.flatnonzero(below)
+        end = int(at + back[0]) if len(back) else len(values)
+        began_at, top = int(steps[at - 1]), at + int(np.argmax(values[at:end]))
+        if steps[end - 1] - began_at >= few:
+            z = (values[top] - middle[at]) / spread[at] if spread[at] else math.inf
+            until = int(steps[end]) if end < len(values) else None
+            found.append(Peak(began_at, int(steps[top]), float(values[top]), float(middle[at]), float(z), until))
+    return found
+
+
+def _margin(losses: Series, limits: Thresholds, middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """How far above what is usual is far."""
+    shares = limits.spike_share * np.maximum(np.abs(middle), scale(losses, 0.0))
+    return np.maximum(np.maximum(limits.spike_z * spread, shares), limits.spike_rise)
+
+
+def _seen(history: History, limits: Thresholds, spiked: tuple) -> Verdict:
+    step, began_at, loss, usually, examples, back_to = spiked
+    losses = finite(history["train/loss"])
+    ceiling = usually + _margin(losses, limits, np.array(usually), np.array(0.0))
+    good = losses.steps[(losses.steps > step) & (losses.values <= ceiling)]
+    until = back_to if back_to is not None else (int(good[0]) if len(good) else None)
+    return _told(history, Peak(began_at, step, loss, usually, math.nan, until), examples, back_to)
+
+
+def _told(history: History, peak: Peak, examples: tuple[int, int] | None, back_to: int | None = None) -> Verdict:
+    good = [step for step in history.checkpoints if step <= peak.began_at]
+    evidence: dict[str, float | str] = {
+        "began at": peak.began_at,
+        "highest at": peak.step,
+        "loss": peak.loss,
+        "usual": peak.usual,
+    }
+    if peak.z == peak.z:
+        evidence["z"] = peak.z
+    if examples:
+        evidence |= {"from example": examples[0], "to example": examples[1]}
+    tokens = history.tokens(np.array([peak.began_at, peak.step]))
+    if tokens is not None:
+        evidence |= {"from token": float(tokens[0]), "to token": float(tokens[1])}
+    if good:
+        evidence["last good checkpoint"] = max(good)
+    ended = "and has not come back" if peak.until is None else f"and was back at step {peak.until}"
+    if back_to is not None:
+        ended = f"and the run went back to step {back_to}"
+    evidence["recovered"] = "no" if peak.until is None else "yes"
+    fed = f", fed by examples {examples[0]} to {examples[1]}" if examples else ""
+    told = f"the loss rose from about {peak.usual:.4g} to {peak.loss:.4g} after step {peak.began_at}{fed}, {ended}"
+    confidence = 1.0 if peak.z != peak.z else 1 - 0.5 * math.exp(-peak.z / 4)
+    overrides = ("loop.on_spike=rollback", *_lower_lr(history, 2))
+    return Verdict("spike", peak.step, confidence, told, evidence, overrides)
+
+
+def _examples(history: History, peak: Peak) -> tuple[int, int] | None:
+    size = history.facts.batch_size
+    return (peak.began_at * size, peak.step * size) if size else None
+
+
+def _train_rise(history: History, limits: Thresholds) -> Rise | None:
+    losses = finite(history["train/loss"])
+    count = len(losses) // BLOCK
+    if count < 3:
+        return None
+    levels = np.median(losses.values[: count * BLOCK].reshape(count, BLOCK), axis=1)
+    blocks = Series(losses.steps[BLOCK - 1 :: BLOCK][:count], levels)
+    whole = Series(np.r_[losses.steps[:1], blocks.steps], np.r_[losses.values[:1], levels])
+    return _risen(blocks, limits) or _above_start("train/loss", whole)
+
+
+def _val_rise(history: History) -> Rise | None:
+    """Held against itself before training, for it is measured without dropout, and may be in another unit; where the
+    training loss came down, it overfits."""
+    val, train = finite(history["val/loss"]), finite(history["train/loss"])
+    fell = len(train) >= BLOCK and np.median(train.values[-BLOCK:]) < train.values[0]
+    return None if len(val) < 3 or val.steps[0] > 0 or fell else _above_start("val/loss", val)
+
+
+def _risen(levels: Series, limits: Thresholds) -> Rise | None:
+    """Where all of the last levels lie far above the best."""
+    steps, values = levels
+    best, least = int(np.argmin(values)), max(2, math.ceil(LAST * len(values)))
+    noise = np.median(np.abs(np.diff(values[: best + 1]))) if best > 2 else 0.0
+    far = min(_margin(levels, limits, values[best], noise), scale(levels, values[best]))  # twice the best is far
+    last = values[best + 1 :][-least:]
+    if len(last) < least or last.min() <= values[best] + far:
+        return None
+    return Rise("train/loss", int(steps[best]), float(values[best]), float(last.min()), "has stayed far above it since")
+
+
+def _above_start(name: str, losses: Series) -> Rise | None:
+    """Where a good part of the run lay at twice its start and more, even if it came back when the LR fell."""
+    steps, values = losses
+    above = values > values[0] + scale(losses, values[0])
+    if above.mean() < LAST:
+        return None
+    first, last = np.flatnonzero(above)[[0, -1]]
+    ended = f"more than twice that up to step {steps[last]}"
+    return Rise(name, int(steps[max(0, first - 1)]), float(values[0]), float(values[above].max()), ended)
+
+
+def _last_finite(series: Series) -> int:
+    good = series.steps[np.isfinite(series.values)]
+    return int(good[-1]) if len(good) else 0
+
+
+def _diverged(history: History, step: int, confidence: float, told: str, evidence: dict[str, float | str]) -> Verdict:
+    good = [saved for saved in history.checkpoints if saved <= step]
+    evidence |= {"last good checkpoint": max(good)} if good else {}
+    overrides = (*_lower_lr(history, 3), "loop.on_spike=rollback")
+    return Verdict("divergence", step, confidence, told, evidence, overrides)
+
+
+def _lower_lr(history: History, by: float) -> tuple[str, ...]:
+    lr = history.facts.peak_lr or max(history["train/lr"].values, default=0.0)
+    return (f"optimizer.lr={lr / by:.2g}",) if lr else ()

@@ -1,0 +1,29 @@
+"""One observer that stands for several."""
+
+import sys
+from collections.abc import Callable, Iterable
+
+from harness.core.events import Event, Observer
+
+
+class Broadcast(Observer):
+    """Every event to every observer, and first to all what one answers to it; one that raises is heard no more, and the
+    run goes on."""
+
+    def __init__(self, observers: Iterable[Observer]) -> None:
+        self.observers = list(observers)
+
+    def __call__(self, event: Event) -> None:
+        self._each(lambda observer: [self(verdict) for verdict in observer(event) or ()])
+
+    def close(self) -> None:
+        self._each(lambda observer: observer.close())
+
+    def _each(self, tell: Callable[[Observer], object]) -> None:
+        for observer in list(self.observers):
+            try:
+                tell(observer)
+            except Exception as error:
+                self.observers.remove(observer)
+                name, said = type(observer).__name__, f"{type(error).__name__}: {error}"
+                print(f"warning: the observer {name} is left out from now on: {said}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""File formats of what a run leaves on disk."""

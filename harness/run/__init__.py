@@ -1,0 +1,1 @@
+"""One training run: build it from a config, run it, resume it, and load it again."""

@@ -1,0 +1,205 @@
+"""From the configuration to the parts of a run: the only place that instantiates."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from harness.config.errors import ConfigError
+from harness.config.schema import Settings
+from harness.config.targets import whitelist
+from harness.core.distributed import World
+from harness.core.events import Observer
+from harness.core.seeding import seed_everything
+from harness.core.state import Schedule, TrainState
+from harness.core.task import Task
+from harness.training import policies
+from harness.training.loop import Plan
+from harness.training.optimizers import Optimizers, partition
+from harness.training.policies import Policy
+from harness.training.schedules import Plateau
+
+NO_NUMBERS = ("params", "param_names", "foreach", "fused", "capturable", "differentiable", "maximize")
+"""What a torch parameter group holds beside the numbers that decide an update."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What `train` takes, and what it is worth knowing of it."""
+
+    task: Task
+    state: TrainState
+    plan: Plan
+    policies: tuple[Policy, ...]
+    warmup_steps: int
+    effective: Mapping[str, str]
+    notices: tuple[str, ...]
+
+
+def make(cfg: DictConfig, key: str) -> Any:
+    """The object `cfg.<key>` describes; what its constructor refuses, now or when a partial is completed, becomes a
+    ConfigError under that key."""
+    try:
+        described = OmegaConf.to_container(cfg[key], resolve=True)  # alone, it takes no copy of all of `cfg` along
+        made = instantiate(described, _execution_whitelist_=whitelist(), _convert_="all")
+    except Exception as error:
+        raise _config_error(key, error.__cause__ or error) from error
+    return _named(key, made) if cfg[key].get("_partial_") else made
+
+
+def build_task(cfg: DictConfig, settings: Settings, world: World) -> Task:
+    """The task with its random or pretrained model, on the CPU; rank 0 prepares the data for all."""
+    build = make(cfg, "task")
+    components = {key: make(cfg, key) for key in ("model", "data", "tokenizer") if cfg.get(key) is not None}
+    seed_everything(settings.seed)
+    return world.main_first(lambda: build(**components, seed=settings.seed, cache_dir=settings.cache_dir))
+
+
+def build(cfg: DictConfig, settings: Settings, world: World, task: Task, leg_step: int = 0) -> Parts:
+    """The parts of a run of `task`, whose model holds the weights to start from; its length and its schedule count
+    from `leg_step` on."""
+    seed_everything(settings.seed)  # whatever came before, a base or nothing, adapters are drawn alike
+    if cfg.lora:
+        make(cfg, "lora")(task.model)
+    task.model.to(world.device)
+    world.copy_from_main(task.model)
+    _compile(cfg.compile, task.model)
+    if settings.precision.autocast and any(parameter.is_complex() for parameter in task.model.parameters()):
+        raise ConfigError("precision.autocast: the model has complex parameters; use precision=fp32")
+    optimizer = build_optimizer(cfg, task.model, settings.weight_decay_scope)
+    plan = _plan(settings, task, world, leg_step)
+    schedule = make(cfg, "schedule")
+    warmup_steps, notices = _named("schedule", partial(_check_schedule, schedule, plan, leg_step))()
+    scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision.autocast == "float16")
+    state = TrainState(task.model, optimizer, schedule, scaler, epoch_examples=task.examples, leg_step=leg_step)
+    seed_everything(settings.seed + world.rank)  # dropout differs between processes; the weights do not
+    return Parts(
+        task=task,
+        state=state,
+        plan=plan,
+        policies=_build_policies(settings),
+        warmup_steps=warmup_steps,
+        effective=_effective(state, plan, world, warmup_steps),
+        notices=notices,
+    )
+
+
+def build_observers(cfg: DictConfig) -> list[Observer]:
+    return [make(cfg.observers, name) for name in cfg.observers]
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_scope: str) -> Optimizers:
+    """The optimizer of `cfg.optimizer` over every trainable parameter of `model`."""
+    if cfg.optimizer.get("fused") and any(parameter.is_complex() for parameter in model.parameters()):
+        raise ConfigError("optimizer.fused: the model has complex parameters, which no fused kernel takes; set it null")
+    groups = _named("optimizer", partition)(model, weight_decay_scope)
+    return _named("optimizer", Optimizers)(make(cfg, "optimizer")(groups), model)
+
+
+def _compile(is_wanted: bool, model: nn.Module) -> None:
+    """In place, so that the names in a state dict stay, and lazily: the first step of each shape waits for it."""
+    if not isinstance(is_wanted, bool):
+        raise ConfigError(f"compile: {is_wanted!r} is neither true nor false")
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if is_wanted and not shutil.which(compiler):
+        raise ConfigError(f"compile: true needs the C++ compiler {compiler}, which is not here; install it, or false")
+    if is_wanted:
+        model.compile()
+
+
+def _check_schedule(schedule: Schedule, plan: Plan, leg_step: int) -> tuple[int, tuple[str, ...]]:
+    """The steps of warm-up, and what the user must hear of the schedule in a run as long as this."""
+    length = plan.total_steps - leg_step
+    notices = [schedule.warmup_notice(length)]
+    if isinstance(schedule, Plateau):
+        notices.append(schedule.idle_notice(len(plan.eval_steps)))
+    return schedule.warmup(length), tuple(filter(None, notices))
+
+
+def _build_policies(settings: Settings) -> tuple[Policy, ...]:
+    loop, max_skips = settings.loop, settings.precision.max_skips
+    rollbacks = {"lr_factor": loop.spike_lr_factor, "max_rollbacks": loop.max_rollbacks}
+    chosen: list[Policy] = [
+        policies.watch_spikes(loop.on_spike, max_skips=max_skips, **rollbacks),
+        policies.stop_when_diverged(max_skips),
+        policies.shrink_when_out_of_memory,
+    ]
+    if settings.loop.patience is not None:
+        chosen.append(policies.stop_early(settings.loop.patience))
+    return tuple(chosen)
+
+
+def _plan(settings: Settings, task: Task, world: World, leg_step: int) -> Plan:
+    batch, loop = settings.batch, settings.loop
+    try:
+        micro_batch_size = batch.per_forward(world.size)
+    except ValueError as error:
+        raise ConfigError(f"batch.{error}") from error
+    length = loop.total_steps(batch.batch_size, task.examples, task.tokens_per_example)
+    autocast = settings.precision.autocast
+    return Plan(
+        total_steps=leg_step + length,
+        eval_steps=frozenset(leg_step + step for step in loop.eval_steps(length)),
+        batch_size=batch.batch_size,
+        micro_batch_size=micro_batch_size,
+        grad_clip=loop.grad_clip or float("inf"),
+        autocast=getattr(torch, autocast) if autocast else None,
+        save_every=loop.save_every,
+    )
+
+
+def _effective(state: TrainState, plan: Plan, world: World, warmup_steps: int) -> dict[str, str]:
+    """What is in force, read from the built objects and never from the configuration."""
+    parameters = list(state.model.parameters())
+    facts: dict[str, Any] = {
+        "device": world.device.type,
+        "devices": world.size,
+        "threads": torch.get_num_threads(),
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "total_steps": plan.total_steps,
+        "steps_per_epoch": max(1, state.epoch_examples // plan.batch_size),
+        "warmup_steps": warmup_steps,
+        "evals": len(plan.eval_steps),
+        "batch_size": plan.batch_size,
+        "micro_batch_size": plan.micro_batch_size,
+        "accum_steps": plan.batch_size // world.size // plan.micro_batch_size,
+        "grad_clip": plan.grad_clip,
+        "autocast": str(plan.autocast or parameters[0].dtype).removeprefix("torch."),
+    }
+    for part in state.optimizer.parts:
+        facts["optimizer"] = "+".join(filter(None, (facts.get("optimizer"), type(part).__name__)))
+        for group in part.param_groups:
+            facts[f"peak_lr.{group['name']}"] = group["lr"]
+            numbers = {name: value for name, value in group.items() if name not in ("name", "lr", *NO_NUMBERS)}
+            facts |= {f"{name}.{group['name']}": value for name, value in numbers.items() if value is not None}
+    if is_dataclass(state.schedule):
+        facts["schedule"] = type(state.schedule).__name__
+        settings = {field.name: getattr(state.schedule, field.name) for field in fields(state.schedule) if field.init}
+        facts |= {f"schedule.{name}": value for name, value in settings.items() if value is not None}
+    return {f"effective.{name}": str(value) for name, value in facts.items()}
+
+
+def _named(key: str, call: Callable) -> Callable:
+    def named(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return call(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            raise _config_error(key, error) from error
+
+    return named
+
+
+def _config_error(key: str, error: BaseException) -> Exception:
+    """ValueError and OSError are the user's to mend; anything else is a fault of ours and keeps its traceback."""
+    if isinstance(error, ConfigError):
+        return error
+    return ConfigError(f"{key}: {error}") if isinstance(error, ValueError | OSError) else error

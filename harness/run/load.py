@@ -1,0 +1,43 @@
+"""A run that was recorded, read back: its model with the best weights, and its tokenizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from harness.config.errors import ConfigError
+from harness.config.schema import ROOT
+from harness.config.targets import bind
+from harness.data.tokenizers import Tokenizer
+from harness.run.build import make
+from harness.run.initial_weights import find, load_run
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """`model` is in evaluation mode on the CPU, adapters in place."""
+
+    folder: Path
+    cfg: DictConfig
+    model: nn.Module
+    tokenizer: Tokenizer
+
+
+def read_back(run: str, output_dir: Path | None = None) -> Recorded:
+    """The run that `run` names: a folder, a run's name or an MLflow run id. ConfigError where it is none, or of no
+    language model, or its weights are gone."""
+    folder = find(run, output_dir or ROOT / "outputs", "RUN")
+    kept = folder / "checkpoints" / "tokenizer"
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"RUN: {folder} holds no run; give a run's folder, its name or its MLflow run id")
+    if not kept.is_dir():
+        raise ConfigError(f"RUN: {folder} keeps no tokenizer: it is no language model's, or its checkpoints are gone")
+    cfg = OmegaConf.load(folder / "config.yaml")
+    bind("model", cfg.model)
+    tokenizer = Tokenizer.load(kept)
+    try:
+        model = load_run(folder, make(cfg, "model")(vocab_size=tokenizer.vocab_size))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"RUN: {folder}: {error}") from error
+    return Recorded(folder, cfg, model.eval(), tokenizer)

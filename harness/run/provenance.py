@@ -1,0 +1,128 @@
+"""Where a run comes from: code, command, machine, versions."""
+
+import getpass
+import os
+import platform
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from copy import deepcopy
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from harness.config.schema import ROOT
+from harness.tracking.store_uri import shown
+
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "hydra-core", "optuna", "mlflow")
+MAX_NEW_BYTES = 1_000_000
+
+
+def tags(device: torch.device, root: Path = ROOT) -> dict[str, str]:
+    """Names and values for people who want to make this run again."""
+    return {"command": command(), **_surroundings(device, root)}
+
+
+@cache
+def _surroundings(device: torch.device, root: Path) -> Mapping[str, str]:
+    """The machine, and the code as this process has loaded it."""
+    described = {
+        "host": socket.gethostname(),
+        "user": _user(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "device": _device_name(device),
+        **{f"version.{package}": version(package) for package in PACKAGES},
+    }
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit:
+        described["git.commit"] = commit.decode().strip()
+        described["git.is_dirty"] = str(bool(_git(root, "status", "--porcelain", "--", "."))).lower()
+    return described
+
+
+def write(folder: Path, cfg: DictConfig) -> None:
+    """Put the resolved `cfg`, the command and the code's changes into a run's folder, without passwords."""
+    hidden = deepcopy(cfg)
+    hidden.tracking.uri = cfg.tracking.uri and shown(cfg.tracking.uri)
+    OmegaConf.save(hidden, folder / "config.yaml", resolve=True)
+    (folder / "command.txt").write_text(command() + "\n")
+    if changes := diff():
+        (folder / "diff.patch").write_text(changes)
+
+
+def command() -> str:
+    """What was typed, without passwords that stand in addresses."""
+    program = os.path.basename(sys.argv[0]) or "python"
+    words = [program, *map(shown, sys.argv[1:])]
+    return shlex.join(["python", *words] if program.endswith(".py") else words)
+
+
+@cache
+def diff(root: Path = ROOT) -> str:
+    """A patch from the commit to the files under `root`, new ones included, large ones by name; empty where there is
+    no change or no commit. Asked once a process, whose code stays what it has loaded."""
+    index = _git(root, "rev-parse", "--git-path", "index")
+    if index is None:
+        return ""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copy(root / os.fsdecode(index.rstrip(b"\n")), folder)  # the user's own stays as it is
+            return _patch(root, {"GIT_INDEX_FILE": copy})
+    except OSError:
+        return ""
+
+
+def _patch(root: Path, index: dict[str, str]) -> str:
+    """Of tracked files and, entered in `index` first, of new ones."""
+    small, others = _new_files(root)
+    entering = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
+    if _git(root, *entering, given=b"\0".join(small), environment=index) is None:
+        others += small
+    changes = _git(root, "diff", "--no-color", "--no-ext-diff", "HEAD", "--", ".", environment=index) or b""
+    named = b"".join(b"# new, not in this patch: %s\n" % name for name in others)
+    return (named + changes).decode(errors="replace")
+
+
+def _new_files(root: Path) -> tuple[list[bytes], list[bytes]]:
+    """Untracked names: the smallest files, MAX_NEW_BYTES together, and the others."""
+    names = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")[:-1]
+    paths = {name: os.path.join(os.fsencode(root), name) for name in names}
+    sizes = {name: os.lstat(path).st_size for name, path in paths.items()}
+    small, others, total = [], [], 0
+    for name in sorted(names, key=sizes.get):
+        total += sizes[name]
+        is_folder = name.endswith(b"/")  # a repository of its own
+        fits = total <= MAX_NEW_BYTES and not is_folder and os.access(paths[name], os.R_OK, follow_symlinks=False)
+        (small if fits else others).append(name)
+    return small, others
+
+
+def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] = {}) -> bytes | None:
+    """What git prints, None where it fails or is not there."""
+    command = ["git", "--literal-pathspecs", "--no-optional-locks", "-C", root, *arguments]
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, timeout=10, env={**os.environ, **environment})
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

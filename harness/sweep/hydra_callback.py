@@ -1,0 +1,152 @@
+"""What our own sweeper does itself, done for the others: a sweep's folder says who it is and what came out, and MLflow
+has a parent run over its trials. Loaded at every start, so that all that takes time is imported when it is needed."""
+
+import math
+import os
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, read_write
+
+OURS, SPACE = "harness", "space."
+Run = tuple[int, dict[str, Any], dict[str, Any]]
+"""Number, first line and last line of a run's record."""
+
+
+class ParentRun(Callback):
+    """Gives each sweep of Hydra's own sweepers a parent run."""
+
+    _folder: Path | None = None
+    _hold: BinaryIO
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file: launchers send the callbacks to their jobs."""
+        return {name: value for name, value in self.__dict__.items() if name != "_hold"}
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        if config.hydra.runtime.choices["hydra/sweeper"] == OURS or int(os.environ.get("RANK", 0)):
+            return
+        from harness.record import metrics_file
+        from harness.tracking import sweep_uploader
+
+        try:
+            identity = _identity(config)
+        except ValueError:
+            return  # the first run refuses it, and names the key
+        self._folder = _make_folder(config)
+        metrics_file.replace(self._folder / sweep_uploader.IDENTITY, {"name": self._folder.name, **identity})
+        self._hold = sweep_uploader.hold(self._folder)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if self._folder is None:
+            return
+        from harness.record import metrics_file
+        from harness.tracking import sweep_uploader
+        from harness.tracking.upload_process import Follower
+
+        runs = _runs(self._folder)
+        if runs:
+            asked = sweep_uploader.identity(self._folder)["params"]
+            swept = [name.removeprefix(SPACE) for name in asked if name.startswith(SPACE)]
+            summary = {**_ending(sys.exc_info()[1]), **_outcome(runs, swept)}
+            metrics_file.replace(self._folder / sweep_uploader.SUMMARY, summary)
+        self._hold.close()
+        if not runs:
+            (self._folder / sweep_uploader.IDENTITY).unlink()
+        elif "mlflow" in config.observers:
+            Follower(self._folder).close()
+
+
+def _make_folder(config: DictConfig) -> Path:
+    """A folder that no sweep had, under the project wherever the command was started; the jobs are told of it."""
+    from harness.config.schema import ROOT
+
+    wanted = ROOT / config.hydra.sweep.dir
+    for folder in (wanted, *(wanted.with_name(f"{wanted.name}_{attempt}") for attempt in range(1, 1000))):
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            continue
+    with read_write(config.hydra):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{folder}'")
+    return folder
+
+
+def _identity(config: DictConfig) -> dict[str, Any]:
+    """What sweep.json says, but for the name; ValueError for an address that is no store's."""
+    from harness.run.provenance import command
+    from harness.tracking.store_uri import store_uri
+
+    sweeper = config.hydra.sweeper
+    options = {name: sweeper[name] for name in ("n_trials", "n_jobs") if name in sweeper}
+    params = {"sweeper": config.hydra.runtime.choices["hydra/sweeper"], **options, **_space(config)}
+    return {
+        "id": uuid.uuid4().hex,
+        "uri": store_uri(config.tracking.uri),
+        "experiment": config.tracking.experiment,
+        "started_at_ms": _now_ms(),
+        "params": {name: str(value) for name, value in params.items()},
+        "tags": {"command": command()},
+    }
+
+
+def _space(config: DictConfig) -> dict[str, str]:
+    """What is swept, each key behind `space.`, as it was written; the command line is heard last."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
+    last = {override.key_or_group: override for override in parsed}
+    return {f"{SPACE}{key}": one.get_value_string() for key, one in last.items() if one.is_sweep_override()}
+
+
+def _runs(folder: Path) -> list[Run]:
+    """The runs in the folder in the order in which they ended; one that left no end died."""
+    from harness.record import metrics_file
+    from harness.tracking.run_uploader import DIED
+
+    runs = []
+    for path in folder.glob(f"*/{metrics_file.NAME}"):
+        lines = [entry for entry, _ in metrics_file.read(path) if entry["kind"] in ("start", "end")]
+        if lines and path.parent.name.isdecimal():
+            end = lines[-1] if lines[-1]["kind"] == "end" else {**DIED, "at_ms": _now_ms()}
+            runs.append((int(path.parent.name), lines[0], end))
+    return sorted(runs, key=lambda run: run[2]["at_ms"])
+
+
+def _outcome(runs: list[Run], swept: list[str]) -> dict[str, Any]:
+    """Metrics, tags and history of runs in the order in which they ended."""
+    metrics: dict[str, float] = {"sweep/tokens": 0, "sweep/seconds": 0}
+    history, best, tags = [], math.inf, {}
+    for number, start, end in runs:
+        metrics["sweep/tokens"] += end.get("tokens", 0)
+        metrics["sweep/seconds"] += end.get("seconds", 0)
+        counted = f"sweep/trials.{end['status']}"
+        metrics[counted] = metrics.get(counted, 0) + 1
+        val_loss = float(end["best_val_loss"]) if end["status"] in ("completed", "pruned") else math.nan
+        if end["status"] == "completed" and val_loss < best:
+            best = metrics["sweep/best_val_loss"] = val_loss
+            params = start["params"]  # which name no groups, but what they chose
+            tags = {"best_trial": str(number), **{f"best.{key}": params[key] for key in swept if key in params}}
+        losses = {"sweep/val_loss": val_loss, "sweep/best_val_loss": best}
+        history.append([number, {name: loss for name, loss in losses.items() if math.isfinite(loss)}, end["at_ms"]])
+    return {"metrics": metrics, "tags": tags, "history": history}
+
+
+def _ending(error: BaseException | None) -> dict[str, Any]:
+    """Status, reason and instant of a sweep that ends now, by this error if any."""
+    if error is None:
+        return {"status": "completed", "ended_at_ms": _now_ms()}
+    status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+    reason = "a configuration was refused" if isinstance(error, SystemExit) else str(error).partition("\n")[0]
+    return {"status": status, "ended_at_ms": _now_ms(), "reason": reason}
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

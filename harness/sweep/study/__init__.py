@@ -1,0 +1,1 @@
+"""The Optuna study of a sweep: setup, storage, trial queue, budget, sampler and pruner."""

@@ -1,0 +1,1 @@
+"""Worker processes of a sweep and the process that monitors them."""

@@ -1,0 +1,1 @@
+"""Upload of runs and sweeps to MLflow."""

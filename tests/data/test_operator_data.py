@@ -1,0 +1,115 @@
+"""Files of fields: what shapes are taken, what is refused and in which words."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.data.operator_data import pt_files, read
+
+X, Y = torch.arange(96.0).view(6, 4, 4) + 1, -torch.arange(96.0).view(6, 4, 4) - 1
+SETTINGS = {"limit": None, "eval_batch_size": 4, "shuffle": True, "seed": 0}
+
+
+def saved(path: Path, **tensors: Any) -> Path:
+    torch.save(tensors, path)
+    return path
+
+
+def test_fields_of_one_channel_and_of_several_are_taken(tmp_path) -> None:
+    one = read(saved(tmp_path / "one.pt", x=X > 40, y=Y.double()))
+    assert one.x.shape == one.y.shape == (6, 1, 4, 4)
+    assert one.x.dtype == one.y.dtype == torch.float32
+    several = read(saved(tmp_path / "several.pt", x=X.unsqueeze(1), y=torch.stack([Y, Y], 1)))
+    assert several.y.shape == (6, 2, 4, 4)
+
+
+def test_a_state_at_the_start_stands_at_every_time_of_what_follows(tmp_path) -> None:
+    fields = read(saved(tmp_path / "burgers.pt", x=X[:, 0], y=torch.ones(6, 5, 4)))
+    assert fields.grid == "5x4"
+    assert torch.equal(fields.x[:, 0], X[:, :1].expand(6, 5, 4))
+
+
+def test_held_out_files_keep_their_order_and_only_training_is_limited(tmp_path) -> None:
+    fine = saved(tmp_path / "fine.pt", x=torch.ones(6, 8, 8), y=torch.ones(6, 8, 8))
+    coarse = saved(tmp_path / "coarse.pt", x=X, y=Y)
+    train, tests = str(coarse), [str(fine), str(coarse)]
+    data = pt_files(train=train, tests=tests, cache_dir=tmp_path, **{**SETTINGS, "limit": 2})
+    assert [fields.grid for fields in data.held_out] == ["8", "4"]
+    assert [len(fields) for fields in (data.train, *data.held_out)] == [2, 6, 6]
+    whole = pt_files(train=train, tests=tests, cache_dir=tmp_path, **SETTINGS)
+    assert whole.digest != data.digest
+    assert whole.source == "coarse.pt, fine.pt, coarse.pt"
+
+
+NAN = torch.where(torch.arange(6)[:, None, None] == 2, torch.nan, Y)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"x": X}, "has no tensor 'y': it holds a dictionary of x; save"),
+        ({"x": X, "y": [1, 2]}, "has no tensor 'y': it holds a dictionary of x, y"),
+        ({"x": X[0], "y": Y[0]}, r"\[4, 4\]; either must be \[samples, height, width\] or \[samples, channels"),
+        ({"x": X, "y": Y[:5]}, r"x of .* is \[6, 1, 4, 4\], y \[5, 1, 4, 4\]: they must have as many samples"),
+        ({"x": X[:0], "y": Y[:0]}, "and at least one"),
+        ({"x": X, "y": torch.ones(6, 8, 8)}, "their grids differ; sample both on one"),
+        ({"x": X, "y": NAN}, "y of .* is not finite in 1 samples, first in sample 2"),
+        ({"x": X, "y": torch.zeros(6, 4, 4)}, "y of .* is 0 everywhere in sample 0"),
+        ({"x": X, "y": Y + 1j}, "y of .* is complex; save its real and imaginary parts as two channels"),
+    ],
+)
+def test_a_file_that_does_not_serve_is_refused_with_the_reason(tensors, message, tmp_path) -> None:
+    with pytest.raises(ValueError, match=message):
+        read(saved(tmp_path / "bad.pt", **tensors))
+
+
+def test_a_file_that_holds_something_else_is_refused(tmp_path) -> None:
+    torch.save(X, tmp_path / "tensor.pt")
+    with pytest.raises(ValueError, match="it holds a Tensor"):
+        read(tmp_path / "tensor.pt")
+    (tmp_path / "text.pt").write_text("no tensors")
+    whole = saved(tmp_path / "torn.pt", x=X, y=Y).read_bytes()
+    (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
+    for name in ("text.pt", "torn.pt"):
+        with pytest.raises(ValueError, match=f"{name} is no file of tensors that torch.save wrote, or is damaged"):
+            read(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"none.pt does not exist; give a .pt file with x and y"):
+        read(tmp_path / "none.pt")
+
+
+class Harmful:
+    def __reduce__(self) -> tuple:
+        return Path.touch, (Path("ran"),)
+
+
+def test_code_in_a_file_is_not_run(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps({"x": Harmful(), "y": Y.tolist()}, protocol=2))
+    torch.save({"x": Harmful(), "y": Y}, tmp_path / "zip.pt")
+    for name in ("plain.pt", "zip.pt"):
+        with pytest.raises(ValueError, match="is no file of tensors"):
+            read(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"tests": "{0}"}, "tests='.*' must be a list of files"),
+        ({"tests": []}, r"tests=\[\] must be a list of files"),
+        ({"limit": 0}, "limit=0 must be 1 or more"),
+        ({"limit": 7}, "limit=7 is more than the 6 samples of .*lower it"),
+        ({"tests": ["{0}", "{0}"]}, "tests on the grids 4, 4 cannot be told apart"),
+        ({"tests": ["{1}"]}, "the channels of x and y differ from file to file"),
+    ],
+)
+def test_files_that_do_not_go_together_are_refused(changed, message, tmp_path) -> None:
+    one = saved(tmp_path / "one.pt", x=X, y=Y)
+    two = saved(tmp_path / "two.pt", x=torch.ones(2, 2, 4, 4), y=torch.ones(2, 1, 4, 4))
+    if isinstance(changed.get("tests"), list):
+        changed = {"tests": [test.format(one, two) for test in changed["tests"]]}
+    with pytest.raises(ValueError, match=message):
+        pt_files(**{"train": str(one), "tests": [str(one)], "cache_dir": tmp_path, **SETTINGS, **changed})

@@ -1,0 +1,172 @@
+"""A Trainer of transformers, TensorBoard and MLflow, which record by names of their own."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.importers import mlflow, read
+from harness.tracking.mlflow_client import Batch, Client
+from tests.tracking.stores import new_store
+
+LOGGED = [
+    {
+        "epoch": 0.5,
+        "grad_norm": 1.2,
+        "learning_rate": 5e-5,
+        "loss": 3.5,
+        "num_input_tokens_seen": 900,
+        "step": 10,
+        "train_runtime": 4.2,
+    },
+    {"epoch": 0.5, "eval_loss": 3.6, "eval_runtime": 1.0, "num_input_tokens_seen": 900, "step": 10},
+    {"epoch": 1.0, "grad_norm": 1.1, "learning_rate": 0.0, "loss": 3.4, "num_input_tokens_seen": 1800, "step": 20},
+    {
+        "epoch": 1.0,
+        "total_flos": 1e9,
+        "train_loss": 3.45,
+        "train_runtime": 9.0,
+        "step": 20,
+        "train_steps_per_second": 2.2,
+    },
+]
+STATE = {"max_steps": 20, "global_step": 20, "num_train_epochs": 1, "logging_steps": 10, "log_history": LOGGED}
+
+
+def trainer(folder: Path, **changes: object) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "trainer_state.json").write_text(json.dumps({**STATE, **changes}, indent=2))
+    return folder
+
+
+def test_a_trainers_state_is_read_without_its_summary_of_the_whole_run(tmp_path) -> None:
+    history = read(trainer(tmp_path / "my run" / "checkpoint-20") / "trainer_state.json")
+    assert history["train/loss"].values.tolist() == [3.5, 3.4]
+    assert history["val/loss"].steps.tolist() == [10]
+    assert history["train/tokens"].values.tolist() == [900, 1800]
+    facts = history.facts
+    assert (facts.name, facts.status, facts.total_steps, facts.log_every) == ("my run", "completed", 20, 10)
+    assert (facts.peak_lr, facts.steps_per_epoch) == (5e-5, 20)
+
+
+def test_a_trainers_folder_stands_for_its_last_checkpoint_and_tokens_that_were_not_counted_are_none(tmp_path) -> None:
+    entries = [{**entry, "num_input_tokens_seen": 0} for entry in LOGGED[:1]]
+    trainer(tmp_path / "run" / "checkpoint-10", global_step=10, log_history=entries)
+    history = read(tmp_path / "run")
+    assert history.facts.status is None
+    assert history.tokens(history["train/loss"].steps) is None
+
+
+def test_a_trainers_plateau_schedule_is_known_by_the_state_that_it_saved(tmp_path) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=3)
+    linear = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    by_accuracy = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
+    plateau.step(3.6)
+    by_accuracy.step(0.5)
+    known = {}
+    for name, scheduler in (("plateau", plateau), ("by accuracy", by_accuracy), ("linear", linear)):
+        torch.save(scheduler.state_dict(), trainer(tmp_path / name) / "scheduler.pt")
+        facts = read(tmp_path / name).facts
+        known[name] = (facts.schedule, facts.watches, facts.patience)
+    assert known == {
+        "plateau": ("Plateau", "val/loss", 3),
+        "by accuracy": ("Plateau", None, 5),
+        "linear": (None, None, None),
+    }
+    (tmp_path / "linear" / "scheduler.pt").write_bytes(b"cut off")
+    assert read(tmp_path / "linear").facts.schedule is None
+
+
+def test_a_trainer_that_logged_nothing_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="its log_history is empty"):
+        read(trainer(tmp_path / "run", log_history=[]))
+
+
+def test_tensorboards_tags_are_read_by_what_they_mean(tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path / "logs" / "now")) as writer:
+        for step in range(1, 4):
+            writer.add_scalar("Train/Loss", 4 - step, step)
+            writer.add_scalar("train/learning_rate", 1e-3, step)
+            writer.add_scalar("train/epoch", step / 4, step)
+            writer.add_scalar("Train/Perplexity", 9, step)
+        writer.add_scalar("Val/Loss", 2.5, 3)
+    history = read(tmp_path / "logs")
+    assert history["train/loss"].values.tolist() == [3, 2, 1]
+    assert history["val/loss"].steps.tolist() == [3]
+    assert history.facts.peak_lr == pytest.approx(1e-3)
+    assert history.facts.steps_per_epoch == 4
+    [events] = (tmp_path / "logs" / "now").iterdir()
+    assert read(events)["train/loss"].values.tolist() == [3, 2, 1]
+
+
+def test_events_that_lie_in_the_named_folder_come_before_those_further_down(tmp_path) -> None:
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    for folder, loss in (("a", 3.0), ("a/1", 2.0)):
+        with SummaryWriter(str(tmp_path / folder)) as writer:
+            writer.add_scalar("loss", loss, 1)
+    with pytest.raises(ValueError, match=r"holds 2 runs; name them: .*/a, .*/a/1"):
+        read(tmp_path)
+    assert read(tmp_path / "a")["train/loss"].values.tolist() == [3.0]
+    assert read(tmp_path / "a" / "1")["train/loss"].values.tolist() == [2.0]
+
+
+def test_a_folder_without_a_record_says_what_it_should_hold(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"holds no metrics.jsonl, no trainer_state.json and no event file"):
+        read(tmp_path)
+
+
+def test_anyones_mlflow_run_is_read_by_what_its_metrics_and_parameters_mean(tmp_path) -> None:
+    store = new_store(tmp_path)
+    client = Client(store)
+    run_id = client.make_run("theirs", "1", "their run", 0)
+    points = [("loss", 5.0 - step, step, step) for step in range(1, 4)]
+    rest = [("eval_loss", 3.0, 4, 3), ("epoch", 1.0, 1, 1), ("epoch", 3.0, 3, 3), ("eval_loss", float("inf"), 9, 4)]
+    params = {"learning_rate": "3e-4", "max_grad_norm": "1.0", "max_steps": "-1", "lora_r": "8"}
+    params |= {"lr_scheduler_type": "cosine", "warmup_ratio": "0.25", "warmup_steps": "0"}
+    client.log(run_id, Batch(params, [*points, *rest]))
+    client.end(run_id, "FINISHED", 9)
+    history = mlflow.read(run_id, store)
+    assert history["train/loss"].values.tolist() == [4, 3, 2]
+    assert history["val/loss"].values.tolist() == [3, float("inf")]
+    facts = history.facts
+    assert (facts.name, facts.status, facts.peak_lr, facts.grad_clip) == ("their run", "completed", 3e-4, 1.0)
+    assert (facts.total_steps, facts.lora_rank, facts.steps_per_epoch) == (None, 8, 1)
+    assert (facts.schedule, facts.warmup_asked, facts.warmup_steps) == ("Cosine", 1, None)
+
+
+def test_a_run_of_ours_whose_folder_is_gone_is_known_by_what_mlflow_has_of_it(tmp_path) -> None:
+    store = new_store(tmp_path)
+    client = Client(store)
+    run_id = client.make_run("default", "1", "our run", 0)
+    params = {"effective.peak_lr.matrices": "0.02", "effective.total_steps": "9", "expect": "['step 1: val/loss < 3']"}
+    metrics = [("constant/ln_vocabulary", 7.6, 0, 0), ("val/loss", 3.0, 1, 9), ("val/loss_se", 0.1, 1, 9)]
+    client.log(run_id, Batch(params, metrics, {"unit.val/loss": "nats/token", "status": "diverged"}))
+    history = mlflow.read(run_id, store)
+    assert history["val/loss_se"].values.tolist() == [0.1]
+    facts = history.facts
+    assert (facts.peak_lr, facts.total_steps, facts.uniform) == (0.02, 9, 7.6)
+    assert (facts.unit, facts.status, facts.expect) == ("nats/token", "diverged", ("step 1: val/loss < 3",))
+
+
+def test_a_run_that_the_store_does_not_hold_is_none_and_no_store_is_made(tmp_path) -> None:
+    assert mlflow.read("f" * 32, new_store(tmp_path)) is None
+    assert mlflow.read("f" * 32, f"sqlite:///{tmp_path}/elsewhere.db") is None
+    assert not (tmp_path / "elsewhere.db").exists()
+    with pytest.raises(ValueError, match="is no tracking store"):
+        mlflow.read("f" * 32, "mlruns")
+
+
+def test_an_mlflow_run_without_a_loss_names_the_metrics_that_it_has(tmp_path) -> None:
+    store = new_store(tmp_path)
+    client = Client(store)
+    run_id = client.make_run("theirs", "1", "their run", 0)
+    client.log(run_id, Batch(metrics=[("accuracy", 0.5, 1, 1)]))
+    with pytest.raises(ValueError, match="no metric of this MLflow run names a loss; it has accuracy"):
+        mlflow.read(run_id, store)

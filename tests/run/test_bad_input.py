@@ -1,0 +1,144 @@
+"""What a user gets wrong: one message with the key, the value and the remedy; exit status 2; nothing written."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import run_py, type_in
+
+SMOKE = "experiment=smoke"
+
+TABLE = [
+    # what is typed, and what the message must say
+    (["optimizer=adamww"], ["optimizer=adamww", "did you mean 'adamw'?"]),
+    (["optimizr=adamw"], ["optimizr=adamw", "did you mean optimizer?"]),
+    (["optimizer.lrr=1"], ["optimizer.lrr=1", "did you mean optimizer.lr?"]),
+    (["loop.max_step=5"], ["loop.max_step=5", "loop.max_steps"]),
+    (["experiment=smok"], ["experiment=smok", "did you mean 'smoke'?"]),
+    (["seed"], ["'seed'", "key=value"]),
+    (["optimizer=adamw,sgd"], ["optimizer=adamw,sgd", "add -m"]),
+    (["+optimizer.betaas=[0.9,0.99]"], ["optimizer.betaas", "did you mean 'betas'?"]),
+    (["optimizer._target_=torch.optim.AdamWW"], ["optimizer._target_", "did you mean 'AdamW'?"]),
+    (["optimizer._target_=os.system"], ["os.system is not trusted", "HARNESS_TRUST=os"]),
+    (["+loop.steps=5"], ["loop.steps does not exist"]),
+    (["optimizer.lr=0"], ["optimizer.lr: 0 must be above 0"]),
+    (["optimizer.lr=-1e-3"], ["optimizer.lr: -0.001 must be above 0"]),
+    (["optimizer.lr=fast"], ["optimizer.lr: 'fast' is not a number"]),
+    (["optimizer=lamb", "optimizer.lr=nan"], ["optimizer.lr: nan must be above 0"]),
+    (["optimizer.weight_decay=abc"], ["optimizer.weight_decay: 'abc' is not a number"]),
+    (["optimizer.betas=0.9"], ["optimizer.betas: 0.9 is not a list"]),
+    (["model.width=wide"], ["model.width: 'wide' is not a whole number"]),
+    (["model.layers=2.5"], ["model.layers: 2.5 is not a whole number"]),
+    (["tokenizer.vocab_size=abc"], ["tokenizer.vocab_size: 'abc'"]),
+    (["data.val_share=abc"], ["data.val_share: 'abc' is not a number"]),
+    (["lora=all_linear", "lora.alpha=abc"], ["lora.alpha: 'abc' is not a number"]),
+    (["output_dir=null"], ["output_dir: None is no folder"]),
+    (["name=a/b"], ["name: 'a/b'"]),
+    (["seed=99999999999999999999"], ["seed: 99999999999999999999"]),
+    (["loop=null"], ["loop=null", "needs an option"]),
+    (["optimizer._target_=harness.training.optimizers._state"], ["harness.training.optimizers._state is not trusted"]),
+    (["optimizer._target_=harness.data.cache.FileLock"], ["harness.data.cache.FileLock is not trusted"]),
+    (
+        ["optimizer._target_=harness.training.checkpoint.save_weights"],
+        ["harness.training.checkpoint.save_weights is not trusted"],
+    ),
+    (["+optimizer._args_=[1]"], ["optimizer._args_"]),
+    (["batch.micro_batch_size=64"], ["batch.micro_batch_size: 64 does not divide batch_size 32"]),
+    (["optimizer.betas=[1.5,0.9]"], ["optimizer", "1.5"]),
+    (["schedule.warmup_ratio=1.5"], ["schedule", "warmup_ratio=1.5"]),
+    (["schedule.warmup_steps=10"], ["warmup_steps=10", "schedule.warmup_ratio=null"]),
+    (["schedule.warmup_ratio=null", "schedule.warmup_steps=900"], ["warmup_steps=900", "20 steps"]),
+    (["loop.epochs=1"], ["loop.max_steps", "max_steps=20 and epochs=1", "loop.epochs=null"]),
+    (["loop.max_steps=null"], ["exactly one of max_steps, epochs, max_tokens", "none"]),
+    (["loop.eval_every=5"], ["exactly one of evals, eval_every"]),
+    (["loop.max_steps=many"], ["loop.max_steps", "many"]),
+    (["loop.grad_clip=-1"], ["loop.grad_clip: -1.0 must be above 0"]),
+    (["batch.micro_batch_size=5"], ["batch.micro_batch_size: 5 does not divide batch_size 32", "1, 2, 4, 8, 16, 32"]),
+    (["batch.batch_size=0"], ["batch.batch_size: 0 must be at least 1"]),
+    (["seed=-1"], ["seed: -1"]),
+    (["lora=all_linear", "lora.rank=0"], ["lora", "rank", "0"]),
+    (["lora=all_linear", "lora.target_modules=[nothing]"], ["lora", "nothing", "qkv"]),
+    (["data.sequence_length=4096"], ["data.sequence_length 4096", "128 positions", "data.sequence_length=128"]),
+    (["data.sequence_length=0"], ["data", "sequence_length", "0"]),
+    (["tokenizer=bpe", "tokenizer.vocab_size=5000000"], ["tokenizer", "5000000"]),
+    (["start=warm"], ["start.source has no value"]),
+    (["start=warm", "start.source=nowhere"], ["start.source: 'nowhere' is no file"]),
+    (["data=text"], ["data.source.path has no value"]),
+    (["data=text", "data.source.path=/nowhere/text.txt"], ["data", "/nowhere/text.txt"]),
+    (["lora=none", "+lora.rank=4"], ["lora: rank set, and lora=none has no adapters"]),
+    (["weight_decay_scope=some"], ["weight_decay_scope: 'some'"]),
+    (["tracking.uri=sqlite:////proc/store/mlflow.db"], ["tracking.uri: /proc", "cannot be written to"]),
+    (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
+]
+
+
+@pytest.mark.parametrize(("typed", "said"), TABLE, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
+def test_wrong_input_gets_one_message_and_leaves_nothing(typed, said, places, tmp_path, monkeypatch, capsys) -> None:
+    before = "experiment=smoke" if not any(word.startswith("experiment=") for word in typed) else "seed=1"
+    assert type_in(monkeypatch, before, *places, *typed) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message
+    assert "Traceback" not in message
+    for words in said:
+        assert words in message
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["schedule.warmup_ratio=1.5", "batch.micro_batch_size=5", "lora.rank=0", "optimizer.eps=-1", "lora.rank=1.5"],
+)
+def test_wrong_input_is_refused_before_a_base_is_trained_for_it(typed, places, tmp_path, monkeypatch, capsys) -> None:
+    assert type_in(monkeypatch, *places, "device=cpu", typed) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+BAD_FILES = {
+    "empty": (b"", ["empty"]),
+    "latin1": ("na\u00efve caf\u00e9 ".encode("latin-1") * 50, ["UTF-8"]),
+    "short": (b"a few words", ["5 tokens of the train split"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_file_that_cannot_serve_is_named_with_the_reason(kind, places, tmp_path, monkeypatch, capsys) -> None:
+    content, said = BAD_FILES[kind]
+    file = tmp_path / f"{kind}.txt"
+    file.write_bytes(content)
+    chosen = ["data=text", f"data.source.path={file}", "tokenizer=bpe", "tokenizer.vocab_size=260"]
+    assert type_in(monkeypatch, SMOKE, *places, *chosen) == 2
+    message = capsys.readouterr().err
+    for words in (*said, "data"):
+        assert words in message
+    assert sorted(os.listdir(tmp_path)) == [file.name]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
+    assert type_in(monkeypatch, SMOKE, *places, "device=cuda") == 2
+    assert "device.kind: cuda was asked for" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+def test_a_model_name_that_cannot_be_reached_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert type_in(monkeypatch, SMOKE, *places, "model=hf", "model.name=nobody/no-such-model") == 2
+    assert "nobody/no-such-model" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+def test_weights_of_another_architecture_are_refused_with_both_shapes(places, tmp_path, monkeypatch, capsys) -> None:
+    torch.save({"blocks.0.attention.qkv.weight": torch.zeros(7, 5)}, tmp_path / "other.pt")
+    assert type_in(monkeypatch, SMOKE, *places, "start=warm", f"start.source={tmp_path}/other.pt") == 2
+    assert "blocks.0.attention.qkv.weight [7, 5] for [288, 96]" in capsys.readouterr().err
+
+
+def test_the_shell_sees_the_message_and_the_exit_status(places: list[str], tmp_path: Path) -> None:
+    done = run_py(SMOKE, *places, "optimizer=adamww")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == []

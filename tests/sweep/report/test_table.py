@@ -1,0 +1,277 @@
+"""What a person reads while a sweep runs, and when it is over."""
+
+import io
+import re
+import shlex
+
+import pytest
+
+from harness.sweep.report.summary import facts, summarise
+from harness.sweep.report.table import Table, differing, newest, seconds_left, tell
+from tests.sweep.studies import ask, ask_conditional, complete, every_way, fail, new_study, outside
+
+
+class Screen(io.StringIO):
+    """A terminal that remembers what was written to it."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def frame(self) -> str:
+        """What was written since the last time, without colours and movements."""
+        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.getvalue()).replace("\r", "")
+        self.seek(0)
+        self.truncate()
+        return text
+
+
+@pytest.fixture
+def screen(monkeypatch) -> Screen:
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "118", "LINES": "40"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    return Screen()
+
+
+def rows(frame: str) -> dict[int, str]:
+    """The table's rows by trial."""
+    found = (re.match(r"\s*(?:★ )?(\d+)  ", line) for line in frame.splitlines())
+    return {int(match[1]): match.string for match in found if match}
+
+
+def test_the_table_shows_every_trial_the_best_marked_and_where_the_sweep_stands(screen) -> None:
+    table = Table(["best_val_loss"], 24, 2, stream=screen)
+    table(facts(every_way(new_study())))
+    frame = screen.frame()
+    assert frame.splitlines()[0].split() == [
+        "trial", "status", "val", "loss", "lr", "rank", "grad_clip", "time",
+    ]  # fmt: skip
+    shown = rows(frame)
+    assert sorted(shown) == list(range(8))
+    assert shown[1].split() == ["★", "1", "completed", "3.002", "0.009", "64", "1", "10", "s"]
+    assert shown[2].split()[1:3] == ["pruned", "7.386"]
+    assert shown[3].split()[1:3] == ["diverged", "0.09"]
+    assert shown[7].split()[1:5] == ["running", "50", "%", "4.500"]
+    assert "best so far: trial 1 · val loss 3.002" in frame
+    assert "6/24 trials · 3 completed · 1 pruned · 1 diverged · 2 failed · 1 running · " in frame
+    assert frame.count("★") == 1
+    table.close()
+
+
+def test_a_table_higher_than_the_terminal_shows_the_best_those_under_way_and_the_newest(screen, monkeypatch) -> None:
+    monkeypatch.setenv("LINES", "16")
+    study = new_study()
+    complete(study, ask(study), 3.0)
+    ask(study).report(5.0, 50)
+    for value in range(30):
+        complete(study, ask(study), 4.0 + value)
+    table = Table(["best_val_loss"], 40, 2, stream=screen)
+    table(facts(study))
+    frame = screen.frame()
+    assert sorted(rows(frame)) == [0, 1, *range(24, 32)]
+    assert "22 more trials, neither best nor newest" in frame
+    assert len(frame.splitlines()) < 16
+    table.close()
+    assert sorted(rows(screen.frame())) == list(range(32))
+
+
+def test_the_table_follows_a_trial_from_one_call_to_the_next(screen) -> None:
+    study = new_study()
+    trial = ask(study)
+    table = Table(["best_val_loss"], 3, 1, stream=screen)
+    table(facts(study))
+    assert rows(screen.frame())[0].split()[1] == "running"
+    complete(study, trial, 3.5)
+    table(facts(study))
+    assert rows(screen.frame())[0].split()[:4] == ["★", "0", "completed", "3.500"]
+    table.close()
+
+
+def test_only_parameters_that_differ_are_columns_and_a_missing_one_stays_empty() -> None:
+    study = new_study()
+    outside(study, 3.9, **{"optimizer.lr": 1.0, "loop.max_steps": 5})
+    for _ in range(8):
+        complete(study, ask_conditional(study))
+    assert differing(facts(study)) == ["optimizer.lr", "loop.max_steps", "optimizer"]
+    same = new_study()
+    for lr in (0.01, 0.02):
+        complete(same, ask(same, lr=lr, rank=8, clip=1.0))
+    assert differing(facts(same)) == ["optimizer.lr"]
+
+
+def test_values_that_look_like_markup_are_shown_as_they_are(screen) -> None:
+    study = new_study()
+    for layers in ("[bold]", "[/red]"):
+        outside(study, 3.9, **{"lora.target_modules": layers})
+    table = Table(["best_val_loss"], 2, 1, stream=screen)
+    table(facts(study))
+    shown = rows(screen.frame())
+    assert "[bold]" in shown[0]
+    assert "[/red]" in shown[1]
+    table.close()
+
+
+def test_several_objectives_are_columns_and_the_whole_front_is_marked(screen) -> None:
+    study = new_study(("best_val_loss", "tokens"))
+    for value, tokens in ((3.0, 1_200_000), (3.5, 600_000), (3.6, 700_000)):
+        complete(study, ask(study), value, tokens)
+    table = Table(["best_val_loss", "tokens"], 3, 1, stream=screen)
+    table(facts(study))
+    frame = screen.frame()
+    assert "val loss" in frame
+    assert "1,200,000" in rows(frame)[0]
+    assert [number for number, row in rows(frame).items() if "★" in row] == [0, 1]
+    assert "2 trials on the Pareto front" in frame
+    table.close()
+
+
+def test_without_a_terminal_there_is_a_line_a_trial_that_ends_and_one_for_its_retry() -> None:
+    study, stream = new_study(), io.StringIO()
+    table = Table(["best_val_loss"], 3, 1, stream=stream)
+    table(facts(study))
+    first = ask(study, lr=1e-2, rank=8, clip=1.0)
+    table(facts(study))
+    assert stream.getvalue() == ""
+    complete(study, first)
+    lost = ask(study, lr=2e-2, rank=4, clip=1.0)
+    table(facts(study))
+    fail(study, lost)
+    study.enqueue_trial(lost.params, user_attrs={"retry_of": 1})
+    for _ in range(3):
+        table(facts(study))
+    table.close()
+    assert "\x1b" not in stream.getvalue()
+    assert stream.getvalue().splitlines() == [
+        "trial 0 · completed · val loss 3.300 (best so far) · lr 0.01 · rank 8 · 10 s",
+        "trial 1 · failed (its worker died) · lr 0.02 · rank 4",
+        "trial 2 takes its place, with the same parameters",
+    ]
+
+
+def test_a_resumed_sweep_tells_in_one_line_what_was_there_before() -> None:
+    study, stream = every_way(new_study()), io.StringIO()
+    table = Table(["best_val_loss"], 24, 2, stream=stream)
+    table(facts(study))
+    complete(study, ask(study, lr=1e-2, rank=64, clip=1.0))
+    table(facts(study))
+    before, new = stream.getvalue().splitlines()
+    assert before.startswith("from before: best so far: trial 1 · val loss 3.002; 6/24 trials · 3 completed")
+    assert new.startswith("trial 8 · completed · val loss 3.000 (best so far)")
+
+
+def test_a_reader_that_has_gone_ends_nothing() -> None:
+    class Closed(io.StringIO):
+        def write(self, _: str) -> int:
+            raise BrokenPipeError
+
+    study = new_study()
+    table = Table(["best_val_loss"], 3, 1, stream=Closed())
+    table([])
+    complete(study, ask(study))
+    table(facts(study))
+    table.close()
+
+
+def test_closing_twice_or_before_the_first_trial_is_harmless(screen) -> None:
+    table = Table(["best_val_loss"], 3, 1, stream=screen)
+    table.close()
+    table.close()
+    assert screen.getvalue() == ""
+
+
+def test_time_left_counts_what_is_not_done_yet_over_the_workers() -> None:
+    study = new_study()
+    assert seconds_left(facts(study), 10, 2) is None
+    complete(study, ask(study))  # 10 s
+    complete(study, ask(study))
+    assert seconds_left(facts(study), 10, 2) == 40
+    ask(study).report(4.0, 50)
+    assert seconds_left(facts(study), 10, 2) == pytest.approx(37.5)
+    assert seconds_left(facts(study), 3, 2) == pytest.approx(5)  # one worker has nothing left to do
+    fail(study, ask(study))
+    study.enqueue_trial({}, user_attrs={"retry_of": 3})
+    assert seconds_left(facts(study), 4, 1) > 7  # half a trial, and the retry that no count of trials shows
+
+
+def test_the_best_the_running_and_the_newest_come_before_what_is_queued() -> None:
+    study = every_way(new_study())
+    for _ in range(5):
+        study.enqueue_trial({"optimizer.lr": 0.01})
+    trials = facts(study)
+    assert [trial.number for trial in newest(trials, [1], 4)] == [1, 5, 6, 7]
+    assert newest(trials, [1], 100) == trials
+
+
+def test_the_end_tells_the_best_its_command_the_baseline_and_how_sure_that_is() -> None:
+    summary = summarise(every_way(new_study()), 24, ["loop.max_steps=120"])
+    text = tell(summary)
+    lines = text.splitlines()
+    assert lines[0] == "sweep default: 3 completed · 1 pruned · 1 diverged · 2 failed · 1 running (of 24 asked)"
+    assert "  trial 6 failed: out of memory" in lines
+    assert "best: trial 1 · val loss 3.002" in lines
+    command = lines[lines.index("best: trial 1 · val loss 3.002") + 1]
+    assert shlex.split(command) == [
+        "python", "run.py", "loop.max_steps=120", "optimizer.lr=0.009", "lora.rank=64", "loop.grad_clip=1.0",
+    ]  # fmt: skip
+    assert "baseline: trial 0, the present configuration · val loss 4.300: the best is 1.298 lower" in lines
+    again = "re-run it on fresh seeds before you believe the difference"
+    assert f"best of 5 trials (completed, pruned or diverged); {again}" in lines
+    rank = (
+        "lora.rank: 64 is near the upper end of its range, 64; "
+        "try 'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
+    )
+    assert rank in lines
+    assert "hardly mattered" not in text
+    assert lines[-1].startswith("cost: 4,700 tokens and ")
+
+
+def test_a_sweep_that_did_not_beat_the_present_configuration_says_so() -> None:
+    study = new_study()
+    complete(study, ask(study, lr=1e-2, rank=32, clip=1.0, baseline=True))
+    complete(study, ask(study, lr=1e-3, rank=8, clip=1.0))
+    assert "val loss 3.100: no trial was better" in tell(summarise(study, 2))
+
+
+def test_a_baseline_that_failed_is_not_compared_with() -> None:
+    study = new_study()
+    fail(study, ask(study, lr=1e-2, baseline=True), "failed", "out of memory")
+    complete(study, ask(study))
+    text = tell(summarise(study, 2))
+    assert "baseline: trial 0, the present configuration: failed out of memory" in text
+    assert "lower" not in text.partition("baseline")[2].partition("\n")[0]
+
+
+def test_a_sweep_without_a_completed_trial_has_no_best() -> None:
+    study = new_study()
+    fail(study, ask(study), "failed", "out of memory")
+    text = tell(summarise(study, 1))
+    assert "no trial completed, so there is no best" in text
+    assert "python run.py" not in text
+    assert "fresh seeds" not in text
+
+
+def test_idle_parameters_are_told_with_the_number_of_trials_they_were_read_from() -> None:
+    study = new_study()
+    for _ in range(40):
+        complete(study, ask(study))
+    told = next(line for line in tell(summarise(study, 40)).splitlines() if line.startswith("hardly"))
+    assert told.startswith("hardly mattered in 40 completed trials (PED-ANOVA, and fANOVA agrees): loop.grad_clip ")
+
+
+def test_the_edge_of_a_conditional_range_is_to_be_widened_where_it_stands() -> None:
+    study = new_study()
+    study.enqueue_trial({"optimizer": "muon", "optimizer.lr @ optimizer=muon": 0.099})
+    complete(study, ask_conditional(study))
+    wider = "tag(log,interval(0.0001,0.4)) in sweep.conditional"
+    at = f"optimizer.lr where optimizer=muon: 0.099 is near the upper end of its range, 0.1; try {wider}"
+    assert at in tell(summarise(study, 1))
+
+
+def test_every_solution_of_a_front_has_its_command() -> None:
+    study = new_study(("best_val_loss", "tokens"))
+    for value, tokens in ((3.0, 1_200_000), (3.5, 600_000), (3.6, 700_000)):
+        complete(study, ask(study), value, tokens)
+    text = tell(summarise(study, 3))
+    assert text.count("python run.py") == text.count("on the Pareto front: trial ") == 2
+    assert "front of 3 trials" in text

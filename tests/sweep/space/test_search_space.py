@@ -1,0 +1,222 @@
+"""The space of a sweep: Hydra's grammar in, ranges, corners, grids, points and configurations out."""
+
+import pytest
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from harness.config.errors import ConfigError
+from harness.config.schema import compose
+from harness.sweep.space.search_space import Space, contains, parsed, read_space, said, standing
+from harness.sweep.space.validation import present_values
+
+CHOICES = {"optimizer": "adamw", "lora": "all_linear", "schedule": "cosine"}
+
+
+def space(*arguments: str, params: dict | None = None, conditional: dict | None = None) -> Space:
+    return read_space(params or {}, arguments, conditional or {}, CHOICES)
+
+
+def found(text: str):
+    return space(f"optimizer.lr={text}").ranges["optimizer.lr"]
+
+
+GRAMMAR = {
+    "interval(0.1,10)": FloatDistribution(0.1, 10),
+    "interval(2,64)": FloatDistribution(2, 64),
+    "int(interval(2,64))": IntDistribution(2, 64),
+    "tag(log,interval(1e-4,0.1))": FloatDistribution(1e-4, 0.1, log=True),
+    "tag(log,int(interval(2,64)))": IntDistribution(2, 64, log=True),
+    "range(1,4)": IntDistribution(1, 3),
+    "range(0,9,2)": IntDistribution(0, 8, step=2),
+    "range(0.1,0.4,0.1)": FloatDistribution(0.1, 0.3, step=0.1),
+    "range(0.7,0.9,0.1)": FloatDistribution(0.7, 0.8, step=0.1),
+    "1,2.5": CategoricalDistribution([1, 2.5]),
+    "true,false": CategoricalDistribution([True, False]),
+    "null,1.0": CategoricalDistribution(["null", 1.0]),
+    "'a,b','it is'": CategoricalDistribution(["'a,b'", "'it is'"]),
+    "'1','2'": CategoricalDistribution(["'1'", "'2'"]),
+    "[0.9,0.99],[0.8]": CategoricalDistribution(["[0.9,0.99]", "[0.8]"]),
+    "{x:1},{x:2}": CategoricalDistribution(["{x:1}", "{x:2}"]),
+    "choice(a,b)": CategoricalDistribution(["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("text", GRAMMAR)
+def test_every_form_of_hydras_grammar_is_read_and_told_in_the_same_grammar(text) -> None:
+    assert found(text) == GRAMMAR[text]
+    assert found(said(found(text))) == GRAMMAR[text]
+
+
+def test_the_command_line_has_the_last_word_on_every_key() -> None:
+    params = {"optimizer.lr": "interval(1,2)", "lora.rank": "2,4", "loop.grad_clip": "1,2", "seed": 3}
+    read = space("optimizer.lr=interval(3,4)", "lora.rank=8", params=params)
+    assert read.texts() == {"loop.grad_clip": "1,2", "optimizer.lr": "interval(3.0,4.0)"}
+    assert read.fixed == ("seed=3", "lora.rank=8")
+
+
+def test_what_says_how_to_search_is_no_override_of_a_trial() -> None:
+    assert space("lora.rank=2,4", "sweep.n_trials=3", "pruner=none", "seed=1", "~loop.patience").fixed == (
+        "seed=1", "~loop.patience",
+    )  # fmt: skip
+
+
+OPTIMIZERS = {
+    "optimizer=adamw": {"optimizer.lr": "tag(log,interval(1e-4,1e-2))"},
+    "optimizer=sgd": {"optimizer.lr": "interval(1,10)", "optimizer.momentum": "0,0.9"},
+}
+
+
+def test_a_conditional_range_holds_where_its_choice_does() -> None:
+    read = space("optimizer=adamw,sgd", "lora.rank=2,4", conditional=OPTIMIZERS)
+    assert read.is_conditional
+    assert list(read.under({})) == ["optimizer", "lora.rank", "optimizer.lr"]
+    assert said(read.under({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
+    assert read.keys == {"optimizer", "lora.rank", "optimizer.lr", "optimizer.momentum"}
+    assert "optimizer.momentum @ optimizer=sgd" in read.texts()
+
+
+def test_where_the_choice_is_fixed_its_range_is_an_ordinary_one() -> None:
+    read = space("optimizer=sgd", conditional=OPTIMIZERS)
+    assert not read.is_conditional
+    assert read.named({"optimizer.lr": 2}) == {"optimizer.lr": 2}
+
+
+def test_a_conditional_range_stands_before_one_for_all() -> None:
+    read = space("optimizer=adamw,sgd,lion", params={"optimizer.lr": "interval(20,30)"}, conditional=OPTIMIZERS)
+    assert said(read.under({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
+    assert said(read.under({"optimizer": "lion"})["optimizer.lr"]) == "interval(20.0,30.0)"
+
+
+def test_a_range_on_the_command_line_takes_the_place_of_the_conditional_ones() -> None:
+    read = space("optimizer=adamw,sgd", "optimizer.lr=3", conditional=OPTIMIZERS)
+    assert list(read.under({"optimizer": "sgd"})) == ["optimizer", "optimizer.momentum"]
+
+
+def test_a_range_on_the_command_line_for_all_choices_counts_for_all() -> None:
+    read = space("optimizer=adamw,sgd", "optimizer.lr=interval(5,6)", conditional=OPTIMIZERS)
+    assert said(read.under({"optimizer": "sgd"})["optimizer.lr"]) == "interval(5.0,6.0)"
+
+
+def test_the_corners_show_every_choice_and_both_ends_of_every_range() -> None:
+    corners = list(space("optimizer=adamw,sgd", "lora.rank=2,4,8", conditional=OPTIMIZERS).corners())
+    for key, values in {"optimizer": {"adamw", "sgd"}, "lora.rank": {2, 4, 8}, "optimizer.momentum": {0, 0.9}}.items():
+        assert {corner[key] for corner in corners if key in corner} == values
+    lrs = {(corner["optimizer"], corner["optimizer.lr"]) for corner in corners}
+    assert lrs == {("adamw", 1e-4), ("adamw", 1e-2), ("sgd", 1.0), ("sgd", 10.0)}
+    assert all(("optimizer.momentum" in corner) == (corner["optimizer"] == "sgd") for corner in corners)
+
+
+def test_a_grid_has_every_combination_with_the_last_key_varying_fastest() -> None:
+    grid = space("seed=range(1,3)", "optimizer.lr=range(0.1,0.4,0.1)").grid()
+    assert grid == [{"seed": seed, "optimizer.lr": lr} for seed in (1, 2) for lr in (0.1, 0.2, 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "conditional", "message"),
+    [
+        (["optimizer.lr=interval(1,2)"], {}, "a grid runs values"),
+        (["lora.rank=tag(log,int(interval(1,9)))"], {}, "a grid runs values"),
+        (["optimizer=adamw,sgd"], OPTIMIZERS, "takes no conditional ranges"),
+        (["seed=range(0,100000)", "lora.rank=range(1,1000)"], {}, "there are 99900000; list at most 10000"),
+    ],
+)
+def test_a_grid_of_what_has_no_end_is_refused(arguments, conditional, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        space(*arguments, conditional=conditional).grid()
+
+
+def test_a_point_is_named_as_the_study_names_it() -> None:
+    read = space("optimizer=adamw,sgd", "optimizer.betas=[0.9,0.99],[0.8,0.9]", conditional=OPTIMIZERS)
+    named = {"optimizer": "sgd", "optimizer.lr @ optimizer=sgd": 2}
+    assert read.named({"optimizer": "sgd", "optimizer.lr": 2}) == named
+    assert read.named({"optimizer.betas": [0.8, 0.9]}) == {"optimizer.betas": "[0.8,0.9]"}
+    with pytest.raises(ConfigError, match=r"optimizer.momentum: the sweep does not search it"):
+        read.named({"optimizer.momentum": 0})
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "is_in"),
+    [
+        ("true,false", True, True),
+        ("1,2", True, False),
+        ("1,2", 1.0, True),
+        ("true,false", 1, False),
+        ("null,1.0", None, True),
+        ("1.0,2.0", None, False),
+        ("[1,2],[3]", [1, 2], True),
+        ("[1,2],[3]", [2], False),
+        ("'1','2'", 1, False),
+        ("'a b',c", "a b", True),
+        ("interval(0,2)", True, False),
+        ("interval(0,2)", "1", False),
+        ("interval(0,2)", None, False),
+        ("interval(0,2)", float("nan"), False),
+        ("interval(0,2)", 1, True),
+        ("interval(0,2)", 2.1, False),
+        ("int(interval(1,8))", 8.0, True),
+        ("int(interval(1,8))", 7.5, False),
+        ("int(interval(1,8))", "many", False),
+        ("int(interval(1,8))", [1], False),
+        ("range(0,9,2)", 3, False),
+        ("range(0.1,0.4,0.1)", 0.2, True),
+        ("range(0.1,0.4,0.1)", 0.25, False),
+    ],
+)
+def test_whether_a_value_lies_in_a_range_is_asked_of_what_hydra_makes_of_it(text, value, is_in) -> None:
+    assert contains(found(text), value) is is_in
+    if is_in:
+        assert parsed(standing(found(text), value)) == value
+
+
+def test_the_present_config_is_a_point_whatever_its_values_are() -> None:
+    read = space("optimizer.betas=[0.9,0.999],[0.9,0.95]", "loop.grad_clip=null,1", "optimizer.fused=true,false",
+                 "lora.rank=8.0,4.0", "lora.target_modules=all_linear,attention", "optimizer=adamw,sgd")  # fmt: skip
+    values, outside = present_values(read, read.compose({}))
+    assert outside == []
+    assert read.named(values) == {
+        "optimizer": "adamw", "optimizer.betas": "[0.9,0.999]", "loop.grad_clip": 1, "optimizer.fused": True,
+        "lora.rank": 8.0, "lora.target_modules": "all_linear",
+    }  # fmt: skip
+    values, outside = present_values(read, read.compose({"loop.grad_clip": "null", "optimizer.fused": 0}))
+    assert (standing(read.ranges["loop.grad_clip"], None), outside) == ("null", ["optimizer.fused=0"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optimizer.lr", 0.01),
+        ("lora.rank", 4),
+        ("loop.grad_clip", "null"),
+        ("optimizer.fused", False),
+        ("optimizer.betas", "[0.8,0.9]"),
+        ("name", "'it is'"),
+        ("name", "'1'"),
+        ("optimizer", "sgd"),
+        ("+optimizer.maximize", True),
+        ("lora.target_modules", "[qkv,out]"),
+    ],
+)
+def test_a_trial_has_the_configuration_that_hydra_makes_of_the_same_override(key, value) -> None:
+    read = space("schedule=linear", "seed=7", "lora.dropout=0,0.1")
+    by_hydra = compose(["schedule=linear", "seed=7", f"{key}={value}"])
+    assert OmegaConf.to_container(read.compose({key: value})) == OmegaConf.to_container(by_hydra)
+
+
+def test_a_choice_is_made_before_the_keys_in_it_are_set() -> None:
+    cfg = space().compose({"optimizer.momentum": 0.5, "optimizer": "sgd"})
+    assert cfg.optimizer.momentum == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"optimizer.lrr": 1}, r"optimizer.lrr: there is no such key to search; did you mean 'optimizer.lr'\?"),
+        ({"optimizer": "sgdd"}, r"optimizer=sgdd: optimizer has no option 'sgdd'; did you mean 'sgd'\?"),
+        ({"optimizer": "null"}, "optimizer=null: a group needs an option"),
+        ({"optimizer": "lion", "optimizer.eps": 1}, "optimizer.eps: there is no such key under optimizer=lion"),
+        ({"tracking": "here"}, "tracking: it holds several keys"),
+    ],
+)
+def test_a_trial_that_cannot_be_composed_says_what_of_it(values, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        space().compose(values)

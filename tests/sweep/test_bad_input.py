@@ -1,0 +1,236 @@
+"""What a user of `python run.py -m` gets wrong: one message with the key, the value and the remedy; exit status 2;
+no study, no folder and no base made."""
+
+import os
+
+import pytest
+
+from tests.config.test_locks import FIXED
+from tests.conftest import run_py, type_in
+from tests.sweep.tiny_sweeps import TINY, begun, folder_of
+
+GRID = "sweeps=grid"
+NONE = "hydra.sweeper.params=null"
+RANGE = "optimizer.lr=tag(log,interval(3e-4,1e-1))"
+
+TABLE = [
+    # what is typed, and what the message must say
+    (["optimizr.lr=interval(1e-4,1e-2)"], ["optimizr.lr: there is no such key", "did you mean 'optimizer.lr'?"]),
+    (["optimizer.lrr=1e-4,1e-2"], ["optimizer.lrr", "did you mean 'optimizer.lr'?", "optimizer.lrr=0.0001"]),
+    (["+optimizer.foo=1,2"], ["optimizer.foo: torch.optim.AdamW has no parameter 'foo'"]),
+    (["optimizer=1,2"], ["optimizer=1,2: a group has options, not numbers"]),
+    (["optimizer=interval(1,2)"], ["optimizer=interval(1.0,2.0)", "list them: optimizer=adamw"]),
+    (["data.source=1,2", "sweep.allow=[data]"], ["data.source: it holds several keys"]),
+    (["lora.rank=interval(2,64)"], ["lora.rank: 2.0 is not a whole number", "write lora.rank=int(interval(2,64))"]),
+    (["batch.batch_size=interval(4,8)"], ["batch.batch_size", "write batch.batch_size=int(interval(4,8))"]),
+    (["lora.rank=0,2,4"], ["rank=0 must be a whole number of at least 1", "(found at lora.rank=0)"]),
+    (["loop.grad_clip=interval(0,10)"], ["loop.grad_clip: 0.0 must be above 0 (found at loop.grad_clip=0.0)"]),
+    (["loop.grad_clip=interval(-1,10)"], ["loop.grad_clip: -1.0 must be above 0"]),
+    (["schedule.warmup_ratio=interval(0,2)"], ["warmup_ratio=2.0", "(found at schedule.warmup_ratio=2.0)"]),
+    (["optimizer.lr=tag(log,interval(0,1))"], ["optimizer.lr=tag(log,interval(0,1)): ", "starts above 0"]),
+    (["optimizer.lr=interval(1e-2,1e-4)"], ["wrong way round; write interval(0.0001,0.01)"]),
+    (["optimizer.lr=interval(1e-4,inf)"], ["optimizer.lr=interval(1e-4,inf)", "finite"]),
+    (["optimizer.lr=interval(1,1)"], ["optimizer.lr=interval(1,1)", "one value", "write optimizer.lr=1.0"]),
+    (["optimizer.lr=choice(0.1)"], ["one value, and nothing to search; write optimizer.lr=0.1"]),
+    (["lora.rank=2,4,2"], ["lora.rank=2,4,2: it lists a value twice"]),
+    (["lora.rank=range(4,4)"], ["lora.rank=range(4,4): there is no value in it", "high itself is left out"]),
+    (["lora.rank=shuffle(2,4)"], ["lora.rank=shuffle(2,4)", "another one in every worker"]),
+    (["optimizer.lr=interval(1e-4)"], ["optimizer.lr=interval(1e-4)", "missing a required argument: 'end'"]),
+    (["optimizer=glob(*)"], ["optimizer=glob(*): glob is not searched; list the options"]),
+    (["optimizer=adamw,addam"], ["optimizer has no option 'addam'", "did you mean 'adam'?"]),
+    (["start=scratch,warm"], ["start.source has no value", "(found at start=warm)"]),
+    (["model=gpt_tiny,hf"], ["model=hf"]),
+    (["lora=all_linear,none", "lora.rank=2,4"], ["there is no such key under lora=none", "go into sweep.conditional"]),
+    (["sweep.n_trials=3,4"], ["sweep.n_trials=3,4: no run's result depends on sweep.n_trials"]),
+    (["pruner=median,none"], ["pruner=median,none: no run's result depends on pruner"]),
+    (["output_dir=a,b"], ["output_dir=a,b", "give it one value"]),
+    # what would change the meaning of the objective
+    (["tokenizer.vocab_size=512,1024"], ["tokenizer.vocab_size", "'sweep.allow=[tokenizer.vocab_size]'"]),
+    (["data.val_share=0.005,0.01"], ["data.val_share: it decides the data", "'sweep.allow=[data.val_share]'"]),
+    (["task=causal_lm,other"], ["task: it decides what is learnt", "'sweep.allow=[task]'"]),
+    (["loop.max_steps=4,8"], ["loop.max_steps: it decides the token budget"]),
+    (["loop.epochs=1,2"], ["loop.epochs: it decides the token budget"]),
+    (["loop.max_tokens=1000,2000"], ["loop.max_tokens: it decides the token budget"]),
+    (["loop.evals=2,4"], ["loop.evals: it decides how many evaluations"]),
+    (["loop.eval_every=2,4"], ["loop.eval_every: it decides how many evaluations"]),
+    (["batch.batch_size=4,8"], ["780 tokens", "loop.max_tokens=388 loop.max_steps=null", "at batch.batch_size=8"]),
+    (["sweep.allow=[optimizer.lrr]"], ["sweep.allow: 'optimizer.lrr' is not searched", "did you mean 'optimizer.lr'?"]),
+    # how to search
+    (["sweep.objectives=[best_val_loss,tokens]"], ["pruner=halving", "several objectives", "use pruner=none"]),
+    (["pruner=median", "+pruner.n_startup_trial=3"], ["pruner.n_startup_trial", "did you mean 'n_startup_trials'?"]),
+    (["pruner=median", "pruner.n_warmup_steps=abc"], ["pruner.n_warmup_steps: 'abc' is not a whole number"]),
+    (["pruner=median", "pruner.n_startup_trials=-1"], ["pruner", "n_startup_trials=-1"]),
+    (["pruner=mediann"], ["pruner=mediann", "did you mean 'median'?"]),
+    (["pruner._target_=os.system"], ["pruner", "os.system"]),
+    (["+hydra.sweeper.sampler.n_ei_candidate=1"], ["sampler.n_ei_candidate", "did you mean 'n_ei_candidates'?"]),
+    (["hydra/sweeper/sampler=tpee"], ["hydra/sweeper/sampler=tpee", "did you mean 'tpe'?"]),
+    (["hydra.sweeper.direction=maximize"], ["hydra.sweeper.direction: maximize", "best_val_loss is minimised"]),
+    (["hydra.sweeper.max_failure_rate=2"], ["hydra.sweeper.max_failure_rate: 2", "from 0 to 1"]),
+    (["hydra.sweeper.custom_search_space=os.system"], ["custom_search_space: os.system is not trusted"]),
+    (["sweep.ntrials=3"], ["sweep.ntrials=3", "did you mean sweep.n_trials?"]),
+    (["sweep.n_trials=0"], ["sweep.n_trials: 0 must be at least 1"]),
+    (["hydra.sweeper.n_trials=0"], ["n_trials: 0 must be at least 1"]),
+    (["sweep.n_trials=many"], ["sweep.n_trials", "'many'"]),
+    (["sweep.n_trials=null"], ["sweep.n_trials", "None"]),
+    (["sweep.n_jobs=-1"], ["sweep.n_jobs: -1 must be at least 1"]),
+    (["sweep.study=a/b"], ["sweep.study: 'a/b'", "letters, digits"]),
+    (["sweep.storage=nowhere"], ["sweep.storage: 'nowhere'", "postgresql+psycopg://"]),
+    (["sweep.storage=postgresql+psycopg://u:secret@127.0.0.1:1/x"], ["sweep.storage", "cannot be opened"]),
+    (["sweep.objectives=[accuracy]"], ["sweep.objectives: ['accuracy']", "best_val_loss, tokens"]),
+    (["sweep.objectives=[tokens,tokens]"], ["sweep.objectives", "each once"]),
+    (["sweep.objectives=best_val_loss"], ["sweep.objectives: 'best_val_loss' is no list", "[best_val_loss]"]),
+    (["sweep.max_seconds=-3"], ["sweep.max_seconds: -3.0 must be above 0"]),
+    (["sweep.max_tokens=0"], ["sweep.max_tokens: 0 must be at least 1"]),
+    (["sweep.patience=0"], ["sweep.patience: 0 must be at least 1"]),
+    (["sweep.patience=2", "sweep.objectives=[best_val_loss,tokens]"], ["sweep.patience", "set it null"]),
+    (["sweep.max_failures=0"], ["sweep.max_failures: 0 must be at least 1"]),
+    (["sweep.keep=-1"], ["sweep.keep: -1 must not be below 0"]),
+    (["sweep.baseline=maybe"], ["sweep.baseline", "'maybe'"]),
+    (["sweep.dry_run=perhaps"], ["sweep.dry_run", "'perhaps'"]),
+    (["sweep.allow=loop.evals"], ["sweep.allow: 'loop.evals' is no list; write 'sweep.allow=[loop.evals]'"]),
+    (["sweep.enqueue=3"], ["sweep.enqueue: 3 is no list"]),
+    (["sweep.enqueue=[3]"], ["sweep.enqueue: 3 is no mapping", "{optimizer.lr: 0.01}"]),
+    (["sweep.enqueue=[{optimizer.lr: 5}]"], ["sweep.enqueue: optimizer.lr: 5 lies outside tag(log,interval("]),
+    (["sweep.enqueue=[{optimizer.lr: '0.01'}]"], ["sweep.enqueue: optimizer.lr: 0.01 lies outside"]),
+    (["lora.rank=int(interval(2,8))", "sweep.enqueue=[{lora.rank: many}]"], ["lora.rank: many lies outside int("]),
+    (["+sweep.conditional.optimizer=3"], ["sweep.conditional: 'optimizer' is no choice", "write group=option"]),
+    (["sweep.conditional=3"], ["sweep.conditional: Cannot assign int"]),
+    ([NONE], ["there is nothing to search", "tag(log,interval("]),
+    ([GRID], ["there is nothing to search"]),
+    ([GRID, "optimizer.lr=interval(1e-3,1e-2)"], ["a grid runs values", "range(low,high,step)"]),
+    ([GRID, "seed=range(0,1000)", "lora.rank=range(1,1000)"], ["999000", "hydra/sweeper/sampler=random"]),
+    (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
+    (["output_dir=null"], ["output_dir: None is no folder"]),
+    (["sweep.storage=sqlite:////proc/study.db"], ["sweep.storage: ", "/proc/study.db", "cannot be opened"]),
+]  # fmt: skip
+
+
+def swept(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """What the shell sees of `python run.py -m ARGUMENTS`."""
+    return type_in(monkeypatch, "-m", *TINY, *arguments)
+
+
+def searched_beside(typed: list[str]) -> list[str]:
+    """One range, for both ends of every range are built, unless that one or none is what is typed."""
+    if {GRID, NONE} & set(typed):
+        return []
+    return [NONE] if any(word.startswith("optimizer.lr=") for word in typed) else [NONE, RANGE]
+
+
+@pytest.mark.parametrize(("typed", "said"), TABLE, ids=lambda value: " ".join(value))
+def test_a_wrong_sweep_gets_one_message_and_leaves_nothing(typed, said, places, tmp_path, monkeypatch, capsys) -> None:
+    assert swept(monkeypatch, *places, *searched_beside(typed), *typed) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message
+    for words in said:
+        assert words in message
+    assert "secret" not in message
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+SWEEP = """# @package _global_
+hydra: {sweeper: {params: {optimizer: "adamw,lion"}}}
+sweep: {conditional: %s}
+"""
+
+CONDITIONS = {
+    "optimzer=lion: {optimizer.lr: 'interval(1,2)'}": ["sweep.conditional.optimzer=lion", "did you mean 'optimizer'?"],
+    "optimizer=lionn: {optimizer.lr: 'interval(1,2)'}": ["optimizer has no option 'lionn'", "did you mean 'lion'?"],
+    "optimizer=lion: {optimizer.lr: 1}": ["optimizer=lion: optimizer.lr has one value"],
+    "optimizer=lion: {optimizer.lr: 'interval(0,1)'}": ["optimizer.lr: 0.0", "(found at optimizer=lion optimizer.lr="],
+    "optimizer=lion: {optimizer.lr: 'interval(1)'}": ["optimizer.lr=interval(1): ", "'end'"],
+    "optimizer=lion: 3": ["sweep.conditional.optimizer=lion: 3 is no mapping"],
+}
+
+
+@pytest.mark.parametrize("conditional", CONDITIONS)
+def test_a_wrong_conditional_range_is_refused_by_name(conditional, places, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(SWEEP % f"{{{conditional}}}")
+    assert swept(monkeypatch, "--config-dir", str(tmp_path), "sweeps=mine", *places) == 2
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message
+    for words in CONDITIONS[conditional]:
+        assert words in message
+    assert sorted(os.listdir(tmp_path)) == ["sweeps"]
+
+
+def test_a_conditional_range_that_no_trial_has_is_told(places, tmp_path, monkeypatch, capsys) -> None:
+    said = [*places, "optimizer=adamw,lion", "sweep.dry_run=true", "sweeps=optimizers"]
+    assert swept(monkeypatch, *said) == 0
+    assert "sweep.conditional.optimizer=sgd is of no trial's: optimizer is adamw or lion" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["sweep.allow=[loop.evals]", "loop.evals=2,4"],
+        ["sweep.allow=[data]", "data.val_share=0.005,0.01"],
+        ["batch.batch_size=4,8", "loop.max_steps=null", "loop.max_tokens=2000"],
+        ["hydra.sweeper.n_trials=5"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_meant_is_accepted_and_a_dry_run_writes_nothing(typed, places, tmp_path, monkeypatch, capsys) -> None:
+    assert swept(monkeypatch, *places, "sweep.dry_run=true", *typed) == 0
+    n_trials = 5 if "hydra.sweeper.n_trials=5" in typed else 24
+    assert f"Study default: {n_trials} trials" in capsys.readouterr().out
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+def test_a_range_over_a_locked_key_is_refused_by_name(places, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "fixed.yaml").write_text(FIXED)
+    typed = ["--config-dir", str(tmp_path / "conf"), "-m", "experiment=fixed", "sweeps=grid", *places, "seed=1,2"]
+    assert type_in(monkeypatch, *typed) == 2
+    assert capsys.readouterr().err.startswith("seed=1,2: experiment fixed fixes seed")
+    assert sorted(os.listdir(tmp_path)) == ["conf"]
+
+
+def test_a_changed_space_is_refused_with_a_difference_before_a_base_is_trained(places, monkeypatch, capsys) -> None:
+    begun(*TINY, *places)
+    changed = ["lora.rank=2,4", "model.width=32", "start=base"]
+    assert swept(monkeypatch, *places, *changed) == 2
+    said = capsys.readouterr()
+    assert "space lora.rank: 2,4,8,16,32 -> 2,4\n" in said.err
+    assert "config model.width: 16 -> 32\n" in said.err
+    assert said.err.endswith("a new one: sweep.study=NAME\n")
+    assert "step 0" not in said.out
+
+
+def test_a_folder_that_cannot_be_made_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
+    folder_of(tmp_path).parent.parent.mkdir()
+    folder_of(tmp_path).parent.write_text("a file where the sweeps go")
+    assert swept(monkeypatch, *places) == 2
+    assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_under_torchrun_one_message_refuses_what_would_be_a_sweep_a_process(places, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert swept(monkeypatch, *places) == 2
+    assert capsys.readouterr().err.startswith("WORLD_SIZE=2: every process would start a sweep of its own")
+    monkeypatch.setenv("RANK", "1")
+    assert swept(monkeypatch, *places) == 2
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("typed", ["optimizer.lr=interval(0.01,1)", "optimizer.lr=1e-4,1e-2", "lora.rank=range(1,4)"])
+def test_a_range_without_m_says_to_add_it(typed, places, tmp_path, monkeypatch, capsys) -> None:
+    assert type_in(monkeypatch, *places, typed) == 2
+    assert capsys.readouterr().err == f"{typed}: several values are a sweep; add -m, or quote the value\n"
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+def test_the_shell_sees_one_message_and_the_exit_status(places, tmp_path) -> None:
+    done = run_py("-m", *TINY, *places, "sweep.keep=-1")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("sweep.keep: -1 ")
+    assert sorted(os.listdir(tmp_path)) == []
+
+
+@pytest.mark.slow
+def test_how_to_search_is_no_matter_to_a_single_run(places, tmp_path) -> None:
+    done = run_py(*TINY, *places, "observers=quiet", "sweep.n_trials=5", "pruner=none")
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(tmp_path / "outputs")) != ["sweeps"]

@@ -1,0 +1,255 @@
+"""`python run.py -m` as a user meets it: recorded, resumed, killed, refused."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+from omegaconf import OmegaConf
+from optuna.trial import TrialState
+
+from harness.config.schema import compose
+from harness.run.runner import run
+from harness.sweep.study.storage import open_storage
+from harness.sweep.sweeper import forecast
+from tests.conftest import ROOT, type_in
+from tests.sweep.tiny_sweeps import LIGHT, TINY, asked, folder_of, post
+from tests.tracking.stores import new_store
+
+
+def study_in(folder: Path) -> optuna.Study:
+    return optuna.load_study(study_name=folder.name, storage=open_storage(None, folder))
+
+
+def start(*overrides: str, log: Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "run.py"), "-m", *overrides],
+        stdout=log.open("ab"),
+        stderr=subprocess.STDOUT,
+        process_group=0,
+    )
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    listed = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "harness.sweep.workers.worker"], capture_output=True
+    )
+    return [int(number) for number in listed.stdout.split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds: float = 60) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it did not happen in time")
+
+
+def the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder: Path, told: str) -> None:
+    best = study.best_trial
+    assert [trial.number for trial in study.trials] == list(range(6))
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
+    assert len({trial.user_attrs["worker"]["pid"] for trial in study.trials}) == 2
+    assert {place.name for place in folder.iterdir() if place.name.isdecimal()} == {str(n) for n in range(6)}
+    found = OmegaConf.load(folder / "optimization_results.yaml")
+    assert (found.name, found.best_trial, found.best_value) == ("optuna", best.number, best.value)
+    assert dict(found.best_params) == best.params
+    assert f"trial {best.number}" in told
+    assert f"optimizer.lr={best.params['optimizer.lr']}" in told
+    ranked = sorted(study.trials, key=lambda trial: trial.value)
+    kept = {trial.number for trial in study.trials if (folder / str(trial.number) / "checkpoints").exists()}
+    assert kept == {trial.number for trial in ranked[:2]}
+
+
+def mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, place: Path) -> None:
+    best = study.best_trial
+    client = MlflowClient(f"sqlite:///{place}/mlflow.db")
+    [experiment] = [one for one in client.search_experiments() if one.name == "default"]
+    runs = client.search_runs([experiment.experiment_id])
+    [parent] = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
+    trials = {one.info.run_name: one for one in runs if one is not parent}
+    assert sorted(trials) == [str(number) for number in range(6)]
+    assert {one.data.tags["mlflow.parentRunId"] for one in trials.values()} == {parent.info.run_id}
+    assert (parent.info.run_name, parent.info.status) == ("default", "FINISHED")
+    assert parent.data.tags["best_trial"] == str(best.number)
+    assert parent.data.tags["best_run_id"] == trials[str(best.number)].info.run_id
+    assert parent.data.metrics["sweep/best_val_loss"] == best.value
+    assert parent.data.metrics["sweep/trials.completed"] == 6
+    assert "figures/history.png" in [file.path for file in client.list_artifacts(parent.info.run_id, "figures")]
+    for trial in study.trials:
+        recorded = trials[str(trial.number)].data
+        assert float(recorded.params["optimizer.lr"]) == trial.params["optimizer.lr"]
+        assert recorded.params["effective.threads"] == "1"
+        assert recorded.metrics["val/best_loss"] == pytest.approx(trial.value)
+
+
+def a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places: list[str]) -> None:
+    last = study.trials[5]
+    chosen = [f"{key}={value}" for key, value in last.params.items()]
+    alone = run(compose([*TINY, *places, "observers=quiet", "device.threads=1", *chosen]))
+    assert alone.best_val_loss == last.value
+
+
+def test_a_sweep_is_recorded_and_a_finished_one_asked_again_runs_nothing(places, tmp_path, monkeypatch, capsys) -> None:
+    new_store(tmp_path)
+    command = ["-m", *TINY, *places, "sweep.n_trials=6", "sweep.keep=2", "sweep.n_jobs=2", "pruner=none"]
+    assert type_in(monkeypatch, *command) == 0
+    study = study_in(folder_of(tmp_path))
+    told = capsys.readouterr().out
+    the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder_of(tmp_path), told)
+    mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, tmp_path)
+    a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places)
+    assert type_in(monkeypatch, *command) == 0
+    assert "6 completed" in capsys.readouterr().out
+    assert len(study_in(folder_of(tmp_path)).trials) == 6
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(
+    kills, places, tmp_path, monkeypatch
+) -> None:
+    n_trials = 6 * kills
+    command = [*LIGHT, *places, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=40",
+               "sweep.max_failures=null", "hydra/sweeper/sampler=random"]  # fmt: skip
+    folder, log, chance = folder_of(tmp_path), tmp_path / "log.txt", random.Random(kills)
+    finished: dict[int, tuple] = {}
+    for kill in range(kills):
+        sweep = start(*command, log=log)
+        before = len(finished)
+        wait_for(lambda before=before: len(ended(folder)) > before, 120)
+        time.sleep(chance.random())
+        target = sweep.pid if kill % 2 == 0 else chance.choice(workers_of(sweep) or [sweep.pid])
+        workers = workers_of(sweep)
+        os.kill(target, signal.SIGKILL)
+        if target != sweep.pid:
+            count = len(ended(folder))
+            wait_for(lambda count=count, sweep=sweep: len(ended(folder)) > count or sweep.poll() is not None)
+            workers = workers_of(sweep)
+            sweep.kill()
+        sweep.wait()
+        wait_for(lambda workers=workers: not any(map(is_alive, workers)), 5)
+        finished |= ended(folder)
+    assert type_in(monkeypatch, "-m", *command) == 0
+    study = study_in(folder)
+    assert not [trial for trial in study.trials if not trial.state.is_finished()]
+    places_taken = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(places_taken) == n_trials
+    for number, values in finished.items():
+        assert (study.trials[number].values, study.trials[number].params) == values
+
+
+def ended(folder: Path) -> dict[int, tuple]:
+    """Value and parameters of every completed trial."""
+    try:
+        found = study_in(folder).get_trials(states=(TrialState.COMPLETE,))
+    except (KeyError, FileNotFoundError):  # not begun yet
+        return {}
+    return {trial.number: (trial.values, trial.params) for trial in found}
+
+
+def test_ctrl_c_ends_the_trials_cleanly_and_the_same_command_goes_on(places, tmp_path) -> None:
+    command = [*LIGHT, *places, "sweep.n_trials=3", "sweep.n_jobs=1"]
+    folder = folder_of(tmp_path)
+    sweep = start(*command, "loop.max_steps=100000", "sweep.study=default", log=tmp_path / "log.txt")
+    wait_for(lambda: (folder / "0" / "metrics.jsonl").exists(), 90)
+    time.sleep(1)
+    sweep.send_signal(signal.SIGINT)
+    assert sweep.wait(30) == 1
+    assert "interrupted" in (tmp_path / "log.txt").read_text().splitlines()[-1]
+    trials = study_in(folder).trials
+    assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert trials[0].user_attrs["result"]["status"] == "interrupted"
+    lines = (folder / "0" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["status"] == "interrupted"
+    assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
+
+
+MOODY = """
+import torch
+
+class Moody(torch.optim.SGD):
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.asked = lr
+        for parameter in (p for group in self.param_groups for p in group["params"] if lr == 0.2):
+            parameter.register_hook(lambda gradient: self.refuse())
+
+    def refuse(self):
+        raise torch.OutOfMemoryError("no room")
+
+    def step(self, closure=None):
+        if self.asked == 0.3:
+            raise RuntimeError("a bug of the user's")
+        super().step(closure)
+
+def more(cfg, trial):
+    trial.suggest_categorical("seed", [5])
+"""
+MOODY_YAML = "# python run.py optimizer=moody\n_target_: moody.Moody\n_partial_: true\nlr: 0.1\n"
+
+
+def test_divergence_lack_of_memory_and_errors_end_trials_and_not_the_sweep(places, tmp_path, monkeypatch) -> None:
+    """By an optimizer of the user's own, and with a search space that is extended by a function of theirs."""
+    (tmp_path / "own" / "optimizer").mkdir(parents=True)
+    (tmp_path / "own" / "optimizer" / "moody.yaml").write_text(MOODY_YAML)
+    (tmp_path / "own" / "moody.py").write_text(MOODY)
+    monkeypatch.setenv("HARNESS_TRUST", "moody")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"))  # of the worker
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    status = type_in(
+        monkeypatch, "-m", "--config-dir", f"{tmp_path}/own", *TINY, *places, "~observers.mlflow", "sweeps=grid",
+        "optimizer=moody",
+        "optimizer.lr=0.1,1e30,0.2,0.3", "loop.grad_clip=null", "lora=none", "sweep.allow=[optimizer.lr]",
+        "hydra.sweeper.custom_search_space=moody.more",
+    )  # fmt: skip
+    assert status == 0
+    trials = study_in(folder_of(tmp_path, "grid")).trials
+    assert [trial.user_attrs["result"]["status"] for trial in trials] == ["completed", "diverged", "failed", "failed"]
+    assert [trial.state for trial in trials] == [
+        TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL
+    ]  # fmt: skip
+    assert trials[1].constraints == {"diverged": 1.0}
+    assert "no room" in trials[2].user_attrs["result"]["reason"]
+    assert trials[3].user_attrs["result"]["reason"] == "RuntimeError: a bug of the user's"
+    assert all(trial.params["seed"] == 5 for trial in trials)
+
+
+def test_a_dry_run_tells_the_cost_and_leaves_nothing(places, tmp_path) -> None:
+    told = forecast(asked(*TINY, *places, "sweep.n_trials=7", "sweep.n_jobs=2"))
+    assert "Study default: 7 trials by 2 workers" in told
+    assert "optimizer.lr: tag(log,interval(0.0003,0.1))" in told
+    assert "a trial: 4 steps of" in told
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.slow  # two workers are in the sweep that is recorded, many threads in tests/sweep/study/test_trial_queue.py
+def test_four_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> None:
+    from harness.sweep.study.setup import open_study
+    from harness.sweep.workers.worker_pool import Crew
+
+    wanted = asked(*LIGHT, *places, "sweep.n_trials=17", "sweep.n_jobs=4")
+    queue = open_study(wanted)
+    queue.begin(wanted.limits)
+    crew = Crew(post(wanted), 4, gpus=0)
+    crew.start(is_served=False)
+    wait_for(lambda: not crew.is_working, 120)
+    assert crew.take_dead() == []
+    trials = queue.study.trials
+    assert len(trials) == 17
+    assert all(trial.state.is_finished() for trial in trials)
+    assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 4
+    assert {folder.name for folder in wanted.folder.iterdir() if folder.is_dir()} == {str(n) for n in range(17)}

@@ -1,0 +1,88 @@
+"""Headlines from scratch: the document's arithmetic and stream, and its two recipes, trained tiny and read back."""
+
+import random
+import string
+
+import numpy as np
+import pytest
+import torch
+
+from harness.config.schema import compose, validate
+from harness.core.distributed import World
+from harness.run.build import build, build_task
+from harness.run.runner import run
+from tests.run.test_run import record, series
+
+TINY = ["model.layers=1", "model.width=16", "model.heads=2", "observers=quiet", "device=cpu"]
+BYTES = "tokenizer.vocab_size=259"
+"""No merges: a token a byte, so that the length of a text is the length of its stream."""
+
+
+@pytest.fixture(scope="module")
+def document_sized(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Ten titles, nine of them to train on: 1,102,455 training tokens, as the document has, with their marks."""
+    path = tmp_path_factory.mktemp("titles") / "titles.txt"
+    words = ["".join(random.Random(n).choices(string.ascii_lowercase, k=9)) for n in range(10)]
+    title = (" ".join(words) * 2000)[: 1_102_455 // 9 - 1]
+    path.write_text("\n".join(f"{n}{title[1:]}" for n in range(10)))
+    return f"data.source.path={path}"
+
+
+@pytest.mark.parametrize(("twin", "warmup"), [("before", 0), ("after", 100)])
+def test_the_documents_seven_epochs_are_938_steps(twin: str, warmup: int, document_sized: str, places) -> None:
+    cfg = compose([f"experiment=headlines_{twin}", document_sized, BYTES, *places, *TINY])
+    settings, world = validate(cfg), World(torch.device("cpu"))
+    task = build_task(cfg, settings, world)
+    parts = build(cfg, settings, world, task)
+    assert int(task.data.train.lengths.sum()) == 1_102_455
+    assert parts.plan.total_steps == 938 == 1_102_455 // (64 * 128) * 7
+    assert sorted(parts.plan.eval_steps) == [*range(44, 938, 44), 938]
+    assert parts.warmup_steps == warmup
+    check_stream(task)
+
+
+def check_stream(task) -> None:
+    """Batches are one stream after the other, and the second epoch goes on where the first one ends."""
+    stream = torch.from_numpy(task.data.train.stream.astype("int64"))
+    for batch in (0, 1, 133):
+        taken = task.batch(64 * batch, 64)
+        window = stream[8192 * batch : 8192 * (batch + 1) + 1]
+        assert torch.equal(taken.inputs.flatten(), window[:-1])
+        assert torch.equal(taken.targets.flatten(), window[1:])
+    last = task.batch(64 * 134, 64)  # 4727 tokens are left of the text, and then it begins again
+    left = np.flatnonzero(last.lengths < 128)[0]
+    assert last.lengths[: left + 1].sum() == 1_102_455 - 134 * 8192
+    assert torch.equal(last.inputs[left + 1 :].flatten(), stream[: 128 * (63 - left)])
+
+
+@pytest.fixture(scope="module")
+def titles(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """2,400 titles of words that follow from each other; 240 of them, of about 40 bytes, are held out."""
+    choose = random.Random(0)
+    words = [f"{choose.choice(string.ascii_lowercase) * 2}{n}" for n in range(60)]
+    lines = [" ".join(words[(start * step + step) % 60] for step in range(1, 10)) for start in range(2400)]
+    path = tmp_path_factory.mktemp("titles") / "titles.csv"
+    path.write_text("title,points\n" + "\n".join(f'"{line}",1' for line in lines))
+    return f"data.source.path={path}"
+
+
+def test_the_small_twins_show_the_gap_and_record_the_documents_figure_beside_the_loss(titles: str, places) -> None:
+    runs = {}
+    for twin in ("before", "after"):
+        chosen = ["data.source.column=title", BYTES, "loop.eval_every=20", "schedule.warmup_steps=4"]
+        length = ["loop.epochs=null", "loop.max_steps=40", "optimizer.lr=0.003"]
+        chosen += length if twin == "after" else ["schedule.warmup_steps=0", *length[:2]]
+        runs[twin] = run(compose([f"experiment=headlines_small_{twin}", titles, *places, *TINY, *chosen]))
+    before, after = (series(runs[twin].folder, "val/loss") for twin in ("before", "after"))
+    assert before[0] == after[0]
+    assert after[-1] < before[-1] - 0.5
+    [*_, last] = [line for line in record(runs["after"].folder) if "val/loss" in line.get("metrics", {})]
+    metrics, units = last["metrics"], last["units"]
+    assert metrics["val/coverage"] == 1.0
+    assert 0 < metrics["val/mainrun_coverage"] < 1.0
+    assert metrics["val/mainrun_loss"] < metrics["val/nats_per_character"]  # fewer nats, over more characters
+    assert units["val/mainrun_loss"] == "nats in full windows/character of all"
+    params = record(runs["before"].folder)[0]["params"]
+    assert (params["effective.optimizer"], params["effective.momentum.matrices"]) == ("SGD", "0.0")
+    assert (params["effective.grad_clip"], params["effective.weight_decay.vectors"]) == ("1.0", "0.0")
+    assert record(runs["after"].folder)[0]["params"]["effective.weight_decay.vectors"] == "0.1"

@@ -1,0 +1,51 @@
+"""The pages of the five systems say of their twins what these compose to."""
+
+import re
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from harness.config.schema import compose, dotted, run_part
+from tests.conftest import ROOT
+
+PAGES = sorted((ROOT / "docs" / "systems").glob("*.md"))
+SYSTEMS = ["gpt2_lora", "gpt2_resume", "headlines", "ltg_bert", "operator"]
+HEADER = "| key | before | after | source |"
+
+
+def table(page: Path) -> dict[str, list[str]]:
+    """The first table under HEADER: before, after and source by key."""
+    lines = page.read_text().split(HEADER)[1].splitlines()[2:]
+    rows = [line.strip("|").split("|") for line in lines[: lines.index("") if "" in lines else None]]
+    return {row[0].strip().strip("`"): [cell.strip().strip("`") for cell in row[1:]] for row in rows}
+
+
+def values(experiment: str) -> dict[str, str]:
+    return dotted(OmegaConf.to_container(run_part(compose([f"experiment={experiment}"]))))
+
+
+def test_every_system_has_a_page_a_sweep_and_three_experiments() -> None:
+    assert [page.stem for page in PAGES] == SYSTEMS
+    for system in SYSTEMS:
+        assert (ROOT / "sweeps" / f"{system}.yaml").is_file()
+        for twin in ("", "_before", "_after"):
+            assert (ROOT / "conf" / "experiment" / f"{system}{twin}.yaml").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_table_of_a_page_is_what_its_twins_compose_to(page: Path) -> None:
+    before, after = values(f"{page.stem}_before"), values(f"{page.stem}_after")
+    told = table(page)
+    for key, (was, now, source) in told.items():
+        assert (was, now) == (before.get(key, "-"), after.get(key, "-")), key
+        assert source, key
+    different = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} - {"name"}
+    assert different <= told.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_says_how_many_runs_its_numbers_come_from_and_names_no_path_of_a_machine(page: Path) -> None:
+    text = page.read_text()
+    assert re.search(r"n = \d", text)
+    assert not re.search(r"(?<![\w.])/(work|tmp|home)/", text)

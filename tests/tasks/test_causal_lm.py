@@ -1,0 +1,104 @@
+"""Causal language modelling: golden losses, and that only the tokens that should count do."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness.core.events import Event, StepEnd
+from harness.core.seeding import seed_everything
+from harness.data.tokens import TokenRows
+from harness.training.loop import evaluate, train
+from tests.token_streams import LENGTH, VOCABULARY, generated_lm
+from tests.toy_task import CPU, toy_plan, toy_state
+
+GOLDEN = {1: 4.186403, 5: 3.685145, 9: 3.124505, 13: 2.640505, 17: 2.059753}
+"""Step and loss in nats a token: torch 2.13, CPU, one thread."""
+
+
+def first_losses(micro_batch_size: int = 16, steps: int = 20, dropout: float = 0.0) -> list[float]:
+    task = generated_lm(dropout=dropout)
+    events: list[Event] = []
+    plan = toy_plan(steps, micro_batch_size=micro_batch_size)
+    seed_everything(0)
+    train(task, toy_state(task, lr=0.01), plan, CPU, emit=events.append)
+    return [event.loss for event in events if isinstance(event, StepEnd)]
+
+
+def test_the_first_losses_are_the_golden_ones() -> None:
+    losses = first_losses()
+    assert {step: losses[step - 1] for step in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
+
+
+@pytest.mark.parametrize("micro_batch_size", [8, 4])
+def test_accumulation_changes_no_loss_though_counts_are_ragged(micro_batch_size: int) -> None:
+    assert first_losses(micro_batch_size) == pytest.approx(first_losses(), abs=1e-6)
+
+
+def test_the_same_seed_gives_the_same_bits_with_dropout_too() -> None:
+    assert first_losses(dropout=0.2) == first_losses(dropout=0.2)
+
+
+def test_a_batch_weighs_as_much_as_its_rows_alone_so_padding_counts_for_nothing() -> None:
+    task = generated_lm()
+    task.model.eval()
+    batch = task.batch(0, 8)
+    rows = task.split(batch, 1)
+    assert task.loss(batch).sum.item() == pytest.approx(sum(task.loss(row).sum.item() for row in rows), rel=1e-5)
+    assert task.count(batch) == sum(task.count(row) for row in rows) < task.tokens(batch)
+
+
+def test_the_prompt_is_context_and_no_target() -> None:
+    task = generated_lm()
+    row = task.data.train
+    batch = row.batch([0])
+    first_third = int(row.lengths[0]) // 3
+    assert (batch.targets[0, :first_third] == -100).all()
+    assert batch.count == row.lengths[0] - first_third
+
+
+def test_labels_are_shifted_exactly_once() -> None:
+    task = generated_lm()
+    task.model.eval()
+    rows = task.data.train
+    start, length = int(rows.starts[3]), int(rows.lengths[3])
+    tokens = torch.tensor(rows.stream[start : start + length + 1].astype("int64"))
+    logits = task.model(input_ids=tokens[None]).logits[0]
+    nats = F.cross_entropy(logits[:-1], tokens[1:], reduction="none")
+    by_hand = nats[torch.tensor(rows.is_scored[start + 1 : start + length + 1])].sum().item()
+    assert task.loss(rows.batch([3])).sum.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_every_validation_token_is_scored_whatever_the_evaluation_batch() -> None:
+    reports = [evaluate(generated_lm(size), CPU) for size in (1, 7, 64)]
+    for report in reports:
+        assert report["coverage"].value == 1.0
+        assert report["loss"].value == pytest.approx(reports[0]["loss"].value, rel=1e-6)
+        assert report["loss"].standard_error == pytest.approx(reports[0]["loss"].standard_error, rel=1e-5)
+
+
+def test_an_evaluation_that_drops_the_tail_shows_it_in_its_coverage() -> None:
+    task = generated_lm()
+    val = task.data.val
+    kept = TokenRows(val.stream, val.is_scored, val.starts[:-10], val.lengths[:-10], val.scored[:-10])
+    task.data = replace(task.data, val=kept)
+    assert evaluate(task, CPU)["coverage"].value == pytest.approx(1 - val.scored[-10:].sum() / val.scored.sum())
+
+
+def test_every_metric_is_the_same_loss_in_its_unit() -> None:
+    task = generated_lm()
+    report = evaluate(task, CPU)
+    nats = report["loss"].value * task.data.val.scored_total
+    assert report["perplexity"].value == pytest.approx(math.exp(report["loss"].value))
+    assert report["nats_per_character"].value == pytest.approx(nats / 1000)
+    assert report["bits_per_byte"].value == pytest.approx(nats / math.log(2) / 1200)
+    assert {metric.unit for metric in report.values()} >= {"nats/token", "bits/byte", "nats/character"}
+
+
+def test_random_weights_start_near_the_uniform_guess() -> None:
+    task = generated_lm()
+    assert evaluate(task, CPU)["loss"].value == pytest.approx(task.constants["ln_vocabulary"], abs=0.3)
+    assert task.constants["ln_vocabulary"] == math.log(VOCABULARY)
+    assert task.data.sequence_length == LENGTH

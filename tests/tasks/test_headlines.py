@@ -1,0 +1,91 @@
+"""The figure of document 4: what it sums, what it divides by, and why it is no objective."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from harness.data.tokens import TokenData, TokenRows
+from harness.models.gpt import GPT
+from harness.tasks.headlines import Mainrun, mainrun, windows
+from harness.training.loop import evaluate
+from tests.toy_task import CPU
+
+TITLES, WORDS = 2000, 9
+"""10 tokens a title with the mark after it: 19,999 tokens of text, two windows of 8193 and a rest of 3613."""
+
+
+def rows(tokens: np.ndarray, length: int = 128) -> TokenRows:
+    starts = np.arange(0, len(tokens) - 1, length)
+    lengths = np.minimum(length, len(tokens) - 1 - starts)
+    return TokenRows(tokens, None, starts, lengths, lengths)
+
+
+def titles(**changed: object) -> TokenData:
+    """Titles of nine one-character words out of 15; token 0 is the mark at either end and between them."""
+    stream = np.random.default_rng(0).integers(1, 16, TITLES * (WORDS + 1) + 1).astype(np.uint16)
+    stream[:: WORDS + 1] = 0
+    data = TokenData(
+        rows(stream), rows(stream), vocab_size=16, eos_id=0, unigram_entropy=2.7, val_scored_tokens=len(stream) - 1,
+        val_characters=TITLES * WORDS, val_bytes=TITLES * WORDS, digest="", name="", source="", tokenizer_path=Path(),
+        sequence_length=128, eval_batch_size=16, shuffle=False, seed=0,
+    )  # fmt: skip
+    return replace(data, **changed)
+
+
+def small(vocab_size: int, positions: int = 128) -> GPT:
+    torch.manual_seed(0)
+    model = GPT(vocab_size=vocab_size, positions=positions, layers=1, width=16, heads=2, dropout=0.0)
+    torch.nn.init.normal_(model.head.weight, std=0.5)  # far from uniform, so that a wrong token would show
+    return model
+
+
+def built(data: TokenData, positions: int = 128) -> Mainrun:
+    def model(vocab_size: int) -> GPT:
+        return small(vocab_size, positions)
+
+    return mainrun(model=model, data=lambda **_: data, tokenizer=None, seed=0, cache_dir=Path())
+
+
+def test_it_is_the_sum_over_full_windows_divided_by_every_character() -> None:
+    task = built(titles())
+    report = evaluate(task, CPU)
+    text = torch.from_numpy(task.data.val.stream[1:-1].astype("int64"))  # titles joined by marks
+    total = 0.0
+    for window in (text[:8193], text[8193:16386]):
+        logits = task.model.eval()(input_ids=window[:-1].view(64, 128)).logits
+        total += F.cross_entropy(logits.flatten(0, 1), window[1:], reduction="sum").item()
+    characters = 2000 * 9 + 1999 * len("<eos>")
+    assert report["mainrun_loss"].value == pytest.approx(total / characters, rel=1e-5)
+    assert report["mainrun_coverage"].value == 2 * 8192 / 20_000
+    assert report["coverage"].value == 1.0
+
+
+@pytest.mark.parametrize(("batch", "figure", "coverage"), [(64, 1.296, 0.936), (256, 1.111, 0.803), (1024, 0.0, 0.0)])
+def test_on_one_uniform_model_the_figure_falls_as_its_batch_grows(batch: int, figure: float, coverage: float) -> None:
+    tokens, characters, nats = 122_495, 530_963, 6.0
+    scored = windows(rows(np.zeros(tokens + 2, np.uint16)), batch).scored_total
+    assert scored * nats / characters == pytest.approx(figure, abs=5e-4)
+    assert scored / tokens == pytest.approx(coverage, abs=5e-4)
+
+
+def test_neither_the_figure_nor_the_objective_depends_on_the_evaluation_batch() -> None:
+    one, other = (evaluate(built(titles(eval_batch_size=size)), CPU) for size in (7, 64))
+    for name in ("loss", "mainrun_loss", "mainrun_coverage"):
+        assert one[name].value == pytest.approx(other[name].value, rel=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("data", "positions", "said"),
+    [
+        (titles(val=rows(np.zeros(8194, np.uint16))), 128, "does not fill a window of 64 x 128; raise data.val_share"),
+        (titles(val=replace(rows(np.zeros(9000, np.uint16)), is_scored=np.ones(9000, bool))), 128, "has prompts; use"),
+        (titles(sequence_length=64), 64, "64 positions are fewer than the 128 tokens .* use model.positions=128"),
+    ],
+)
+def test_data_and_models_that_the_windows_do_not_fit_are_refused(data: TokenData, positions: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        built(data, positions)

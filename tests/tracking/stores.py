@@ -1,0 +1,96 @@
+"""Real MLflow stores and servers."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from harness.record import metrics_file
+from harness.tracking.mlflow_client import connect
+
+
+@cache
+def _migrated() -> tempfile.TemporaryDirectory[str]:
+    """A new store takes seconds of migrations: made once a session, and copied."""
+    folder = tempfile.TemporaryDirectory()
+    connect(f"sqlite:///{folder.name}/mlflow.db")
+    return folder
+
+
+def new_store(folder: Path) -> str:
+    """The address of an empty SQLite store in `folder`."""
+    shutil.copy(Path(_migrated().name) / "mlflow.db", folder / "mlflow.db")
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def only_run(uri: str, experiment: str = "default"):
+    """A client and the one run of an experiment."""
+    client = connect(uri)
+    [run] = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    return client, run
+
+
+def stored_points(uri: str, experiment: str = "default") -> Counter:
+    """(metric, step, milliseconds, value as text) of every row the store holds of the one run."""
+    client, run = only_run(uri, experiment)
+    histories = [client.get_metric_history(run.info.run_id, name) for name in run.data.metrics]
+    return Counter((m.key, m.step, m.timestamp, str(m.value)) for history in histories for m in history)
+
+
+def recorded_points(folder: Path) -> Counter:
+    """The same of the record; MLflow's SQL stores hold infinity as the largest double."""
+    largest = {"inf": str(sys.float_info.max), "-inf": str(-sys.float_info.max)}
+    return Counter(
+        (name, entry["step"], entry["at_ms"], largest.get(str(value), str(value)))
+        for entry, _ in metrics_file.read(folder / metrics_file.NAME)
+        for name, value in entry.get("metrics", {}).items()
+    )
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A real MLflow server on loopback, with a process group of its own to be killed by."""
+
+    def __init__(self, store: str, port: int, artifacts: Path) -> None:
+        command = ["-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port), "--workers", "1"]
+        self.uri = f"http://127.0.0.1:{port}"
+        self.process = subprocess.Popen(
+            [sys.executable, *command, "--artifacts-destination", str(artifacts)],
+            env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            process_group=0,
+        )
+        wait_until(lambda: answers(port))
+
+    def kill(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,38 @@
+"""`python -m tests.training.out_of_memory_process FILE`, once a process: only the last rank's memory is short, and each writes what it saw to
+FILE.RANK."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from harness.core.distributed import World, join, leave
+from harness.core.events import Event, OutOfMemory, StepEnd
+from harness.training import policies
+from harness.training.loop import train
+from tests.toy_task import ToyTask, toy_plan, toy_state
+
+
+def trained(world: World) -> dict[str, list]:
+    """The losses, and the sizes of micro-batches that did not fit."""
+
+    class Cramped(ToyTask):
+        def loss(self, batch):
+            if world.rank == 1 and len(batch) > 2:
+                raise torch.OutOfMemoryError("only two fit")
+            return super().loss(batch)
+
+    task, events = Cramped(), list[Event]()
+    plan = toy_plan(micro_batch_size=16 // world.size)
+    train(task, toy_state(task), plan, world, policies=[policies.shrink_when_out_of_memory], emit=events.append)
+    return {
+        "losses": [event.loss for event in events if isinstance(event, StepEnd)],
+        "sizes": [event.micro_batch_size for event in events if isinstance(event, OutOfMemory)],
+    }
+
+
+if __name__ == "__main__":
+    world = join("cpu")
+    Path(f"{sys.argv[1]}.{world.rank}").write_text(json.dumps(trained(world)))
+    leave()

@@ -1,0 +1,319 @@
+import io
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+from harness.config.targets import whitelist
+from harness.models.gpt import GPT
+from harness.training.optimizers import Lamb, Optimizers, muon, partition
+
+CHOICES = sorted((Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
+MUON = {"weight_decay": 0.1, "momentum": 0.9, "adamw_lr": 0.01, "adamw_betas": (0.9, 0.99)}
+
+
+def tiny_gpt() -> GPT:
+    torch.manual_seed(0)
+    return GPT(vocab_size=16, positions=8, layers=1, width=8, heads=2, dropout=0.0)
+
+
+def chosen(path: Path, model: nn.Module) -> Optimizers:
+    make = instantiate(OmegaConf.load(path), _execution_whitelist_=whitelist(), _convert_="all")
+    return Optimizers(make(partition(model)), model)
+
+
+def one_step(model: nn.Module, optimizer: Optimizers) -> float:
+    tokens = torch.arange(16).view(2, 8)
+    loss = nn.functional.cross_entropy(model(tokens).logits.flatten(0, 1), tokens.flatten())
+    optimizer.zero_grad()
+    loss.backward()
+    for part in optimizer.parts:
+        part.step()
+    return loss.item()
+
+
+def names(groups: list) -> dict[str, list[str]]:
+    return {group["name"]: [name for name, _ in group["params"]] for group in groups}
+
+
+def test_groups_hold_every_trainable_parameter_once_and_tied_ones_under_one_name():
+    model = tiny_gpt()
+    model.norm.bias.requires_grad = False
+    groups = names(partition(model))
+    assert groups["embeddings"] == ["token_embedding.weight", "position_embedding.weight"]
+    layers = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+    assert groups["matrices"] == [f"blocks.0.{layer}.weight" for layer in layers]
+    everything = [name for members in groups.values() for name in members]
+    assert sorted(everything) == sorted(name for name, p in model.named_parameters() if p.requires_grad)
+
+
+def test_an_untied_head_is_an_embedding_and_its_bias_a_vector():
+    class Headed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(2, 2, bias=False), nn.Linear(2, 4)
+
+        def get_output_embeddings(self):
+            return self.head
+
+    assert names(partition(Headed())) == {
+        "embeddings": ["head.weight"],
+        "matrices": ["body.weight"],
+        "vectors": ["head.bias"],
+    }
+
+
+def test_a_bias_or_gate_shaped_to_lie_over_a_grid_is_a_vector_and_a_spectral_weight_a_matrix():
+    class Spectral(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(3, 3, 4, 2, dtype=torch.complex64))
+            self.bias, self.gate = nn.Parameter(torch.randn(3, 1, 1)), nn.Parameter(torch.randn(1, 3, 1, 1))
+            self.adapter = nn.Parameter(torch.randn(1, 3))
+
+    assert names(partition(Spectral())) == {"matrices": ["weight", "adapter"], "vectors": ["bias", "gate"]}
+
+
+def test_the_scope_of_weight_decay_says_which_groups_it_spares():
+    def decays(scope):
+        optimizer = torch.optim.AdamW(partition(tiny_gpt(), scope), weight_decay=0.5)
+        return {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
+
+    assert decays("matrices") == {"embeddings": 0.5, "matrices": 0.5, "vectors": 0.0}
+    assert decays("hidden") == {"embeddings": 0.0, "matrices": 0.5, "vectors": 0.0}
+    assert decays("all") == {"embeddings": 0.5, "matrices": 0.5, "vectors": 0.5}
+    with pytest.raises(ValueError, match="weight_decay_scope='none'"):
+        partition(tiny_gpt(), "none")
+
+
+def test_a_frozen_model_has_nothing_to_train():
+    with pytest.raises(ValueError, match="no trainable parameter"):
+        partition(tiny_gpt().requires_grad_(False))
+
+
+def test_an_optimizer_that_drops_or_repeats_parameters_is_refused():
+    model = tiny_gpt()
+    groups = partition(model)
+    with pytest.raises(ValueError, match=r"norm\.weight"):
+        Optimizers(torch.optim.SGD([g for g in groups if g["name"] != "vectors"], lr=0.1), model)
+    twice = [torch.optim.SGD(partition(model), lr=0.1), torch.optim.SGD(list(model.head.parameters()), lr=0.1)]
+    with pytest.raises(ValueError, match=r"token_embedding\.weight"):
+        Optimizers(twice, model)
+
+
+def test_the_eight_choices_are_there():
+    assert " ".join(path.stem for path in CHOICES) == "adafactor adam adamw lamb lion muon schedule_free sgd"
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=lambda path: path.stem)
+def test_every_choice_trains_every_group_and_follows_the_schedule(path):
+    model = tiny_gpt()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = chosen(path, model)
+    peaks = optimizer.lrs()
+    assert peaks.keys() == {"embeddings", "matrices", "vectors"}
+    first = one_step(model, optimizer)
+    optimizer.set_lr(0.5)
+    assert optimizer.lrs() == {name: lr / 2 for name, lr in peaks.items()}
+    for _ in range(30):
+        last = one_step(model, optimizer)
+    assert last < first
+    assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("path", CHOICES, ids=lambda path: path.stem)
+def test_a_restored_optimizer_used_before_or_not_goes_on_bit_for_bit(path):
+    model, other = tiny_gpt(), tiny_gpt()
+    optimizer, restored = chosen(path, model), chosen(path, other)
+    restored.set_lr(0.1)
+    one_step(other, restored)
+    for _ in range(3):
+        one_step(model, optimizer)
+    optimizer.eval()
+    file = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    other.load_state_dict(state["model"])
+    restored.load_state_dict(state["optimizer"])
+    assert restored.lrs() == optimizer.lrs()
+    optimizer.train()
+    restored.train()
+    for _ in range(3):
+        assert one_step(model, optimizer) == one_step(other, restored)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_moments_come_back_and_numbers_stay_those_of_the_configuration():
+    model = tiny_gpt()
+    old = Optimizers(torch.optim.AdamW(partition(model), lr=0.1, betas=(0.5, 0.5), weight_decay=0.3))
+    one_step(model, old)
+    old.set_lr(0.01)
+    new = Optimizers(torch.optim.AdamW(partition(model), lr=0.2, betas=(0.9, 0.99), weight_decay=0.0))
+    new.load_state_dict(old.state_dict())
+    weight = model.blocks[0].mlp.up.weight
+    assert torch.equal(new.parts[0].state[weight]["exp_avg"], old.parts[0].state[weight]["exp_avg"])
+    for group in new.parts[0].param_groups:
+        assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (0.2, (0.9, 0.99), 0.0)
+
+
+def test_moments_of_another_optimizer_or_another_model_are_refused():
+    model = tiny_gpt()
+    sgd = Optimizers(torch.optim.SGD(partition(model), lr=0.1))
+    adamw = Optimizers(torch.optim.AdamW(partition(model), lr=0.1))
+    with pytest.raises(ValueError, match=r"those of SGD over .* and the run trains AdamW"):
+        adamw.load_state_dict(sgd.state_dict())
+    model.head.requires_grad_(False)
+    with pytest.raises(ValueError, match="the same optimizer and parameters"):
+        Optimizers(torch.optim.SGD(partition(model), lr=0.1)).load_state_dict(sgd.state_dict())
+
+
+def test_an_lr_that_is_not_above_0_is_refused_by_group():
+    with pytest.raises(ValueError, match=r"lr=0\.0 of the embeddings must be above 0"):
+        Optimizers(torch.optim.SGD(partition(tiny_gpt()), lr=0.0))
+    with pytest.raises(ValueError, match=r"lr=0\.0 of the embeddings"):
+        Optimizers(muon(partition(tiny_gpt()), lr=0.1, **{**MUON, "adamw_lr": 0.0}))
+
+
+def weights_and_gradients() -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+    draw = torch.Generator().manual_seed(7)
+    shapes = [(6, 4), (5,), (3, 8)]
+    weights = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
+    weights[1].zero_()  # a bias at its start: the trust ratio has no norm to go by
+    weights[2] *= 40  # a norm of about 200: no cap
+    return weights, [[torch.randn(w.shape, generator=draw, dtype=torch.float64) for w in weights] for _ in range(6)]
+
+
+def train_on(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: list) -> None:
+    for gradients in steps:
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+
+
+def lamb_by_the_paper(weight, gradients, lr, beta1, beta2, eps, decay):
+    """Algorithm 2 of You et al., 2020, one tensor, a trust ratio of 1 where a norm is 0."""
+    x, m, v = weight.clone(), torch.zeros_like(weight), torch.zeros_like(weight)
+    for t, g in enumerate(gradients, start=1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        r = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + eps)
+        update = r + decay * x
+        ratio = x.norm() / update.norm() if x.norm() > 0 and update.norm() > 0 else 1.0
+        x = x - lr * ratio * update
+    return x
+
+
+def test_lamb_equals_the_paper():
+    weights, steps = weights_and_gradients()
+    parameters = [nn.Parameter(w.clone()) for w in weights]
+    train_on(Lamb(parameters, lr=0.01, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1), parameters, steps)
+    for index, parameter in enumerate(parameters):
+        expected = lamb_by_the_paper(weights[index], [g[index] for g in steps], 0.01, 0.9, 0.98, 1e-6, 0.1)
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_lamb_trains_a_complex_weight_as_its_two_real_parts():
+    weights, steps = weights_and_gradients()
+    real, steps = nn.Parameter(weights[0].view(6, 2, 2).clone()), [[g[0].view(6, 2, 2)] for g in steps]
+    imaginary = nn.Parameter(torch.view_as_complex(real.detach().clone()))
+    train_on(Lamb([real], weight_decay=0.1), [real], steps)
+    train_on(Lamb([imaginary], weight_decay=0.1), [imaginary], [[torch.view_as_complex(g)] for [g] in steps])
+    torch.testing.assert_close(torch.view_as_real(imaginary.detach()), real.detach())
+
+
+def test_lamb_refuses_betas_of_1():
+    with pytest.raises(ValueError, match="betas"):
+        Lamb([nn.Parameter(torch.ones(1))], betas=(0.9, 1.0))
+
+
+def muon_by_the_post(weight, gradients, lr, momentum, decay):
+    """Jordan et al., 2024, one matrix: momentum, Nesterov, five Newton-Schulz iterations, the shape's own LR."""
+    x, buffer = weight.clone(), torch.zeros_like(weight)
+    for g in gradients:
+        buffer = momentum * buffer + (1 - momentum) * g
+        update = (1 - momentum) * g + momentum * buffer
+        wide = update.T if x.shape[0] > x.shape[1] else update
+        wide = wide / wide.norm()
+        for _ in range(5):
+            gram = wide @ wide.T
+            wide = 3.4445 * wide + (-4.7750 * gram + 2.0315 * gram @ gram) @ wide
+        update = wide.T if x.shape[0] > x.shape[1] else wide
+        x = x * (1 - lr * decay) - lr * max(1, x.shape[0] / x.shape[1]) ** 0.5 * update
+    return x
+
+
+def test_muon_equals_the_post_on_matrices_and_adamw_elsewhere():
+    weights, steps = weights_and_gradients()
+    model = nn.ParameterList([nn.Parameter(w.clone()) for w in weights])
+    twin = nn.Parameter(weights[1].clone())
+    parts = muon(partition(model), lr=0.02, **MUON)
+    for part, indices in zip(parts, ([0, 2], [1]), strict=True):
+        train_on(part, [model[i] for i in indices], [[g[i] for i in indices] for g in steps])
+    train_on(torch.optim.AdamW([twin], 0.01, (0.9, 0.99), weight_decay=0.0), [twin], [[g[1]] for g in steps])
+    assert torch.equal(model[1], twin)
+    for index in (0, 2):
+        expected = muon_by_the_post(weights[index], [g[index] for g in steps], 0.02, 0.9, 0.1)
+        torch.testing.assert_close(model[index].detach(), expected, rtol=0, atol=3e-3)  # torch iterates in bfloat16
+
+
+def test_muon_leaves_kernels_to_adamw():
+    parts = muon(partition(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 3))), lr=0.1, **MUON)
+    optimizer = Optimizers(parts)
+    assert optimizer.lrs() == {"matrices": 0.1, "vectors": 0.01, "kernels": 0.01}
+    assert [type(part).__name__ for part in parts] == ["Muon", "AdamW"]
+
+
+def test_muon_without_a_matrix_is_refused():
+    with pytest.raises(ValueError, match="no two-dimensional matrix"):
+        muon(partition(nn.LayerNorm(3)), lr=0.1, **MUON)
+
+
+def test_muon_and_adafactor_refuse_complex_parameters_by_name():
+    model = nn.ParameterDict({"spectral": nn.Parameter(torch.zeros(2, 2, dtype=torch.cfloat))})
+    with pytest.raises(ValueError, match=r"Muon cannot train complex parameters \(spectral\)"):
+        muon(partition(model), lr=0.1, **MUON)
+    with pytest.raises(ValueError, match=r"Adafactor cannot train complex parameters \(spectral\)"):
+        Optimizers(torch.optim.Adafactor(partition(model)))
+
+
+def schedule_free_by_the_paper(weight, gradients, lr, beta1, beta2, eps, decay):
+    """Algorithm 1 of Defazio et al., 2024 (no warm-up): the weights for gradients and the averaged ones."""
+    z, x, y, v = weight.clone(), weight.clone(), weight.clone(), torch.zeros_like(weight)
+    for t, g in enumerate(gradients, start=1):
+        v = beta2 * v + (1 - beta2) * g**2
+        z = z - lr * (g / ((v / (1 - beta2**t)).sqrt() + eps) + decay * y)
+        x = (1 - 1 / t) * x + z / t
+        y = (1 - beta1) * z + beta1 * x
+    return y, x
+
+
+def test_schedule_free_equals_the_paper_and_evaluates_the_average():
+    from pytorch_optimizer import ScheduleFreeAdamW
+
+    weights, steps = weights_and_gradients()
+    parameters = [nn.Parameter(w.clone()) for w in weights]
+    part = ScheduleFreeAdamW(parameters, lr=0.01, betas=(0.9, 0.98), weight_decay=0.1)
+    optimizer = Optimizers(part)
+    train_on(part, parameters, steps)
+    expected = [
+        schedule_free_by_the_paper(weight, [g[i] for g in steps], 0.01, 0.9, 0.98, 1e-8, 0.1)
+        for i, weight in enumerate(weights)
+    ]
+    for mode, which in ((optimizer.train, 0), (optimizer.eval, 1), (optimizer.eval, 1), (optimizer.train, 0)):
+        mode()
+        for parameter, pair in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(parameter.detach(), pair[which], rtol=1e-9, atol=1e-12)
+
+
+def test_train_and_eval_leave_ordinary_optimizers_alone():
+    model = tiny_gpt()
+    optimizer = Optimizers(torch.optim.AdamW(partition(model), lr=0.1))
+    one_step(model, optimizer)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.eval()
+    optimizer.train()
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))

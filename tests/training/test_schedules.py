@@ -1,0 +1,131 @@
+import math
+import random
+
+import pytest
+import torch
+
+from harness.core.state import Progress
+from harness.training.schedules import WSD, Constant, Cosine, InverseSqrt, Linear, Plateau, Polynomial, Schedule
+
+
+def multipliers(schedule: Schedule, total_steps: int) -> list[float]:
+    return [schedule.multiplier(Progress(step, 0, total_steps)) for step in range(total_steps)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Constant(), [1, 1, 1, 1]),
+        (Constant(warmup_steps=4), [0.25, 0.5, 0.75, 1, 1]),
+        (Constant(warmup_ratio=0.4), [0.5, 1, 1, 1, 1]),
+        (Linear(), [1, 0.75, 0.5, 0.25]),
+        (Linear(final_ratio=0.5), [1, 0.875, 0.75, 0.625]),
+        (Linear(warmup_steps=2), [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        (Cosine(), [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2]),
+        (Cosine(final_ratio=0.1, warmup_steps=1), [1, 1, 0.55]),
+        (Polynomial(power=2), [1, 0.5625, 0.25, 0.0625]),
+        (Polynomial(power=0.5, final_ratio=0.2), [1, 0.2 + 0.8 * math.sqrt(0.5)]),
+        (WSD(decay_ratio=0.5), [1, 1, 1, 1, 1, 0.75, 0.5, 0.25]),
+        (WSD(decay_ratio=0.5, final_ratio=0.5, warmup_steps=2), [0.5, 1, 1, 1, 1, 0.75]),
+        (WSD(decay_ratio=0), [1, 1, 1]),
+        (InverseSqrt(warmup_steps=4), [0.25, 0.5, 0.75, 1, *(2 / math.sqrt(n) for n in range(5, 17))]),
+        (InverseSqrt(), [1, 1 / math.sqrt(2), 1 / math.sqrt(3), 0.5]),
+    ],
+)
+def test_multipliers_equal_the_values_worked_by_hand(schedule, expected):
+    assert multipliers(schedule, len(expected)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", [Linear, Cosine, Polynomial, WSD])
+def test_the_run_would_end_at_the_final_ratio(kind):
+    schedule = kind(final_ratio=0.3, warmup_steps=2)
+    assert schedule.multiplier(Progress(10, 0, 10)) == pytest.approx(0.3)
+
+
+def test_a_whole_run_of_warmup_ends_at_the_peak():
+    assert multipliers(Cosine(warmup_ratio=1), 4) == [0.25, 0.5, 0.75, 1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Constant(warmup_ratio=0.1, warmup_steps=5), "set schedule.warmup_ratio=null too"),
+        (lambda: Constant(warmup_ratio=1.1), "warmup_ratio=1.1"),
+        (lambda: Constant(warmup_ratio=-0.1), "warmup_ratio=-0.1"),
+        (lambda: Constant(warmup_ratio=math.nan), "warmup_ratio=nan"),
+        (lambda: Constant(warmup_ratio="lots"), "warmup_ratio='lots' must be a number from 0 to 1"),
+        (lambda: Constant(warmup_steps=-1), "warmup_steps=-1"),
+        (lambda: Constant(warmup_steps=2.5), "warmup_steps=2.5 must be a whole number"),
+        (lambda: Constant(warmup_steps=11).warmup(10), "warmup_steps=11 is longer than the run of 10 steps"),
+        (lambda: Cosine(final_ratio=2), "final_ratio=2"),
+        (lambda: Polynomial(power=-1), "power=-1"),
+        (lambda: WSD(decay_ratio=1.5), "decay_ratio=1.5"),
+        (lambda: Plateau(factor=1), "factor=1"),
+        (lambda: Plateau(patience=-1), "patience=-1"),
+        (lambda: Plateau(min_ratio=2), "min_ratio=2"),
+    ],
+)
+def test_a_bad_number_is_refused_by_name(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        wrong()
+
+
+def test_a_warmup_that_rounds_to_no_step_is_told():
+    assert "warmup_ratio=0.01 of 40 steps rounds to 0" in Constant(warmup_ratio=0.01).warmup_notice(40)
+    assert Constant(warmup_ratio=0.05).warmup_notice(40) is None
+    assert Constant(warmup_ratio=0.0).warmup_notice(40) is None
+    assert Constant(warmup_steps=0).warmup_notice(40) is None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_plateau_agrees_with_torch_over_random_losses(seed):
+    draw = random.Random(seed)
+    settings = {
+        "factor": draw.choice([0.1, 0.5, 0.9]),
+        "patience": draw.randrange(4),
+        "threshold": draw.choice([0.0, 1e-4, 0.1]),
+        "cooldown": draw.randrange(4),
+    }
+    min_ratio = draw.choice([0.0, 0.2])
+    ours = Plateau(**settings, min_ratio=min_ratio)
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        sgd, mode="min", threshold_mode="rel", min_lr=min_ratio, eps=0, **settings
+    )
+    for step in range(60):
+        loss = draw.choice([draw.random(), 1.0, math.nan])
+        ours.observe(loss)
+        theirs.step(loss)
+        assert ours.multiplier(Progress(step, 0, 60)) == pytest.approx(sgd.param_groups[0]["lr"])
+    assert ours.watched.ratio < 1
+
+
+def test_plateau_multiplies_the_warmup():
+    schedule = Plateau(warmup_steps=4, factor=0.5, patience=0)
+    schedule.observe(1.0)
+    schedule.observe(1.0)
+    assert multipliers(schedule, 6) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
+
+
+def test_a_plateau_restored_from_its_state_goes_on_as_if_never_stopped():
+    losses = [3.0, 2.0, 2.0, 2.0, 2.5, 2.0, 1.0, 1.0, 1.0, 1.0]
+    whole = Plateau(patience=1, cooldown=1)
+    first, second = Plateau(patience=1, cooldown=1), Plateau(patience=1, cooldown=1)
+    for loss in losses:
+        whole.observe(loss)
+    for loss in losses[:4]:
+        first.observe(loss)
+    second.load_state_dict(first.state_dict())
+    for loss in losses[4:]:
+        second.observe(loss)
+    assert second.state_dict() == whole.state_dict()
+    assert whole.watched.ratio == 0.25
+
+
+def test_a_plateau_schedule_says_when_the_run_is_over_before_it_can_act():
+    schedule = Plateau(factor=0.5, patience=2)
+    assert schedule.idle_notice(3) == "patience=2 allows a first cut after 4 evaluations, and the run has 3"
+    assert schedule.idle_notice(4) is None
+    for _ in range(4):
+        schedule.observe(1.0)
+    assert schedule.decay(0.5) == 0.5
