@@ -11,12 +11,12 @@ import time
 
 import torch
 
-from harness.config.schema import compose, validate
-from harness.core.distributed import World
-from harness.data.blimp import Pair, read
+from harness.config.schema import compose_config, validate_config
+from harness.core.distributed import ProcessGroup
+from harness.data.blimp import MinimalPair, read_minimal_pairs
 from harness.data.tokenizers import Tokenizer
 from harness.run.build import build_task
-from harness.tasks.minimal_pairs import as_trained, is_hit
+from harness.tasks.minimal_pairs import build_likelihood, compare_pairs
 
 ARMS = {
     "LTG-BERT xs, masked": ["experiment=ltg_bert"],
@@ -24,28 +24,28 @@ ARMS = {
 }
 
 
-def seconds(task: object, pairs: list[Pair], batch_tokens: int) -> tuple[float, int]:
+def time_scoring(task: object, pairs: list[MinimalPair], batch_tokens: int) -> tuple[float, int]:
     """Of CPU time for all `pairs`, tokenisation included; and how many tokens they have."""
     began_at = time.process_time()
     tokenizer = Tokenizer.load(task.data.tokenizer_path)
-    score = as_trained(task.model, tokenizer, is_masked=tokenizer.mask_id is not None, batch_tokens=batch_tokens)
+    score = build_likelihood(task.model, tokenizer, is_masked=tokenizer.mask_id is not None, batch_tokens=batch_tokens)
     good, bad = tokenizer.encode([pair.good for pair in pairs]), tokenizer.encode([pair.bad for pair in pairs])
-    is_hit(score, good, bad)
+    compare_pairs(score, good, bad)
     return time.process_time() - began_at, sum(map(len, good)) + sum(map(len, bad))
 
 
-def measure(arm: str, overrides: list[str], chosen: argparse.Namespace) -> None:
+def measure_model(arm: str, overrides: list[str], chosen: argparse.Namespace) -> None:
     """Rounds in which every size of batch has its turn."""
-    cfg = compose([*overrides, "device=cpu"])
-    task = build_task(cfg, validate(cfg), World(torch.device("cpu")))
+    cfg = compose_config([*overrides, "device=cpu"])
+    task = build_task(cfg, validate_config(cfg), ProcessGroup(torch.device("cpu")))
     task.model.eval()
-    many = read(chosen.data, chosen.per_paradigm)
+    many = read_minimal_pairs(chosen.data, chosen.per_paradigm)
     few = many[:: max(1, len(many) // 16)]
     rates: dict[int, list[float]] = {size: [] for size in (1, *chosen.batch_tokens)}
     for _ in range(chosen.rounds):
         for size, found in rates.items():
             pairs = few if size == 1 else many
-            took, tokens = seconds(task, pairs, size)
+            took, tokens = time_scoring(task, pairs, size)
             found.append(2 * len(pairs) / took)
     sentences, alone = 2 * len(many), statistics.median(rates[1])
     print(f"{arm}: {sentences:,} sentences of {tokens / sentences:.1f} tokens, {torch.get_num_threads()} threads")
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()
     for arm, overrides in ARMS.items():
-        measure(arm, overrides, chosen)
+        measure_model(arm, overrides, chosen)
 
 
 if __name__ == "__main__":

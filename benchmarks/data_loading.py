@@ -10,20 +10,20 @@ import time
 
 import torch
 
-from harness.config.schema import compose, validate
-from harness.core.distributed import World
-from harness.run.build import build, build_task
+from harness.config.schema import compose_config, validate_config
+from harness.core.distributed import ProcessGroup
+from harness.run.build import build_parts, build_task
 from harness.training.loop import train_step
 
 EXPERIMENTS = ("headlines", "gpt2_lora", "ltg_bert", "operator")
 """Document 2's is that of gpt2_lora, resumed."""
 
 
-def seconds(experiment: str, steps: int, cache_dir: str) -> list[tuple[float, float]]:
+def time_steps(experiment: str, steps: int, cache_dir: str) -> list[tuple[float, float]]:
     """Of each step after the first: of making its batch, and of all of it."""
-    cfg = compose([f"experiment={experiment}", "start=scratch", "device=cpu", f"cache_dir={cache_dir}"])
-    settings, world = validate(cfg), World(torch.device("cpu"))
-    parts = build(cfg, settings, world, build_task(cfg, settings, world))
+    cfg = compose_config([f"experiment={experiment}", "start=scratch", "device=cpu", f"cache_dir={cache_dir}"])
+    settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
+    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
     task, state, plan = parts.task, parts.state, parts.plan
     state.model.train()
     taken = []
@@ -44,7 +44,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for experiment in chosen.experiments:
-            taken = seconds(experiment, chosen.steps, chosen.cache_dir or folder)
+            taken = time_steps(experiment, chosen.steps, chosen.cache_dir or folder)
             shares = [100 * batch / whole for batch, whole in taken]
             batch, whole = (1000 * statistics.median(column) for column in zip(*taken, strict=True))
             print(

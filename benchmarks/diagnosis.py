@@ -14,19 +14,19 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.config.schema import compose  # noqa: E402
+from harness.config.schema import compose_config  # noqa: E402
 from harness.core.events import EvalEnd, Event, Spike  # noqa: E402
 from harness.data.sources import PydocText  # noqa: E402
 from harness.diagnosis import diagnose  # noqa: E402
-from harness.diagnosis.history import Facts, History, Spiked  # noqa: E402
+from harness.diagnosis.history import History, RunFacts, SpikeRecord  # noqa: E402
 from harness.importers import native  # noqa: E402
-from harness.record.metric_rows import Window  # noqa: E402
+from harness.record.metric_rows import MetricAggregator  # noqa: E402
 from harness.run.runner import run  # noqa: E402
 from harness.training.loop import train  # noqa: E402
 from harness.training.policies import stop_when_diverged, watch_spikes  # noqa: E402
-from harness.training.schedules import Constant, Cosine, Plateau, Schedule  # noqa: E402
+from harness.training.schedules import Constant, Cosine, Plateau, WarmupSchedule  # noqa: E402
 from tests.diagnosis import recorded_runs  # noqa: E402
-from tests.diagnosis.curves import Curve, synthetic  # noqa: E402
+from tests.diagnosis.curves import Curve, synthetic_curves  # noqa: E402
 from tests.toy_task import CPU, Rows, ToyTask, toy_plan, toy_state  # noqa: E402
 
 SMALL = [
@@ -176,7 +176,7 @@ def record(names: list[str]) -> None:
     for name in names or [*LM, *TOY]:
         history, labels, may = record_lm(name) if name in LM else record_toy(name)
         is_held_out = name.startswith("other_") or name in {f"default_{seed}" for seed in range(5, 10)}
-        recorded_runs.write(Curve(name, history, frozenset(labels), frozenset(may), is_held_out))
+        recorded_runs.write_curve(Curve(name, history, frozenset(labels), frozenset(may), is_held_out))
         print(name, history.facts.status, sorted(labels), "->", [one.kind for one in diagnose(history)], flush=True)
 
 
@@ -186,19 +186,19 @@ def record_lm(name: str) -> tuple[History, set[str], set[str]]:
         few = Path(folder) / "few.txt"
         few.write_text("\n".join(document.text for document in itertools.islice(PydocText().documents(), 60)))
         given = [override.format(few=few) for override in overrides]
-        result = run(compose([*given, "observers=quiet", f"output_dir={folder}"]))
-        return native.read(result.folder / "metrics.jsonl"), labels, may
+        result = run(compose_config([*given, "observers=quiet", f"output_dir={folder}"]))
+        return native.read_native(result.folder / "metrics.jsonl"), labels, may
 
 
 def record_toy(name: str) -> tuple[History, set[str], set[str]]:
     task, how, labels, may = TOY[name]
     steps, evals = int(how.get("steps", 1000)), int(how.get("evals", 10))
     log_every = max(5, steps // 100)
-    schedule: Schedule = how.get("schedule", Cosine(warmup_ratio=0.05))
+    schedule: WarmupSchedule = how.get("schedule", Cosine(warmup_ratio=0.05))
     state = toy_state(task, lr=float(how.get("lr", 0.05)))
     state.schedule = schedule
     history = History(
-        Facts(
+        RunFacts(
             name=name,
             total_steps=steps,
             log_every=log_every,
@@ -207,21 +207,23 @@ def record_toy(name: str) -> tuple[History, set[str], set[str]]:
             schedule=type(schedule).__name__,
             watches="val/loss" if isinstance(schedule, Plateau) else None,
             patience=getattr(schedule, "patience", None),
-            warmup_asked=float(schedule.warmup(steps)),
-            warmup_steps=schedule.warmup(steps),
+            warmup_asked=float(schedule.count_warmup_steps(steps)),
+            warmup_steps=schedule.count_warmup_steps(steps),
             unit="squared error",
         )
     )
-    window = Window()
+    window = MetricAggregator()
     window._log_every, window._total_steps = log_every, steps
 
     def emit(event: Event) -> None:
         if row := window(event):
-            history.add(row.step, row.metrics)
+            history.add_row(row.step, row.metrics)
         if isinstance(event, EvalEnd):
             history.checkpoints.append(event.step)
         if isinstance(event, Spike):
-            history.spikes.append(Spiked(event.step, event.began_at, event.loss, event.usual, event.examples, None))
+            history.spikes.append(
+                SpikeRecord(event.step, event.began_at, event.loss, event.usual, event.examples, None)
+            )
 
     plan = toy_plan(steps, eval_steps=frozenset(range(steps // evals, steps + 1, steps // evals)))
     stop = train(task, state, plan, CPU, policies=[stop_when_diverged(), watch_spikes("warn")], emit=emit)
@@ -250,7 +252,7 @@ def score(curves: Iterable[Curve]) -> dict[str, Score]:
         for kind in said | curve.labels:
             one = scores.setdefault(kind, Score())
             one.right += kind in said & curve.labels
-            one.wrong += kind in said - curve.labels - curve.may
+            one.wrong += kind in said - curve.labels - curve.allowed
             one.missed += kind in curve.labels - said
     return scores
 
@@ -276,12 +278,15 @@ def _share(part: int, whole: int) -> str:
 
 
 def main() -> None:
-    curves = [*synthetic(), *(recorded_runs.read(path) for path in sorted(recorded_runs.FOLDER.glob("*.jsonl")))]
+    curves = [
+        *synthetic_curves(),
+        *(recorded_runs.read_curve(path) for path in sorted(recorded_runs.FOLDER.glob("*.jsonl"))),
+    ]
     print(table(curves))
     for curve in curves:
         said = {verdict.kind for verdict in diagnose(curve.history)}
-        if said - curve.labels - curve.may or curve.labels - said:
-            wrong, missed = sorted(said - curve.labels - curve.may), sorted(curve.labels - said)
+        if said - curve.labels - curve.allowed or curve.labels - said:
+            wrong, missed = sorted(said - curve.labels - curve.allowed), sorted(curve.labels - said)
             print(f"{curve.source} {curve.name}: wrongly {wrong}, missed {missed}")
 
 

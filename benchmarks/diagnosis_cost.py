@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from harness.core.events import EvalEnd, Event, RunEnd, RunStart, StepEnd
-from harness.core.seeding import torch_rng_state
+from harness.core.seeding import get_torch_rng_state
 from harness.core.task import Metric
 from harness.models.gpt import GPT
-from harness.observers.diagnosis import Diagnosis
-from harness.training.grad_norms import layer_norms
+from harness.observers.diagnosis import DiagnosisObserver
+from harness.training.grad_norms import layer_grad_norms
 
 STEP_SECONDS = 0.010
 LAYERS = 12
@@ -63,7 +63,7 @@ def main() -> None:
         events = list(told(Path(name), chosen.steps, chosen.evals))
 
         def observe() -> None:
-            observer = Diagnosis()
+            observer = DiagnosisObserver()
             for event in events:
                 observer(event)
 
@@ -71,8 +71,8 @@ def main() -> None:
     model = GPT(vocab_size=16000, positions=128, layers=6, width=512, heads=8, dropout=0.0)
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    of_norms = seconds(lambda: layer_norms(model.named_parameters(), 1.0), 20)
-    of_generators = seconds(torch_rng_state, 1000)
+    of_norms = seconds(lambda: layer_grad_norms(model.named_parameters(), 1.0), 20)
+    of_generators = seconds(get_torch_rng_state, 1000)
     parts = {
         "the observer, a step": of_observer,
         "norms by layer of 27M parameters, an evaluation": of_norms,

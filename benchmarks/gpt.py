@@ -46,7 +46,7 @@ class Arm:
         self.optimizer.zero_grad()
         total = 0.0
         for start in range(0, len(batch), micro_batch):
-            loss = self.loss(batch[start : start + micro_batch]) / batch.count
+            loss = self.loss(batch[start : start + micro_batch]) / batch.n_scored
             loss.backward()
             total += loss.item()
         self.optimizer.step()
@@ -74,7 +74,7 @@ def theirs(weights: dict[str, Tensor]) -> Arm:
 
     def loss(batch: TokenBatch) -> Tensor:
         made = model(input_ids=batch.inputs, labels=batch.inputs, shift_labels=batch.targets)
-        return made.loss * batch.count
+        return made.loss * batch.n_scored
 
     return Arm(model.train(), loss)
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM
 
-from harness.data.tokens import IGNORED, TokenBatch
+from harness.data.tokens import IGNORE_INDEX, TokenBatch
 from harness.models.ltg_bert import LTGBert
 from harness.tasks.masked_lm import MaskedLM
 
@@ -71,7 +71,7 @@ def random_batch(size: int, generator: torch.Generator) -> TokenBatch:
     """15% of the tokens masked, by a token of their own."""
     tokens = torch.randint(1, WORDS + 1, (size, LENGTH), generator=generator)
     is_masked = torch.rand(size, LENGTH, generator=generator) < 0.15
-    inputs, targets = tokens.where(~is_masked, 0), tokens.where(is_masked, IGNORED)
+    inputs, targets = tokens.where(~is_masked, 0), tokens.where(is_masked, IGNORE_INDEX)
     return TokenBatch(inputs, targets, np.full(size, LENGTH), is_masked.sum(1).numpy())
 
 

@@ -70,7 +70,7 @@ def ours() -> tuple[float, float]:
     import mlflow.tracking  # noqa: F401
 
     import harness.run.runner
-    from harness.config.schema import compose
+    from harness.config.schema import compose_config
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -89,7 +89,7 @@ def ours() -> tuple[float, float]:
         # Another process prepares the data and the store: a loop has no part in either.
         subprocess.run([sys.executable, ROOT / "run.py", *chosen, "loop.max_steps=1"], capture_output=True, check=True)
         with Peak() as peak:
-            harness.runner.run(compose(chosen))
+            harness.runner.run(compose_config(chosen))
     return peak.base, peak.highest
 
 

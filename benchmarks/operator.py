@@ -21,10 +21,10 @@ from neuralop.models import FNO
 from neuralop.training import AdamW
 from torch.utils.data import DataLoader
 
-from harness.config.schema import compose, validate
-from harness.core.distributed import World
+from harness.config.schema import compose_config, validate_config
+from harness.core.distributed import ProcessGroup
 from harness.core.events import EvalEnd, Event, StepEnd
-from harness.run.build import build, build_task
+from harness.run.build import build_parts, build_task
 from harness.training.loop import train
 
 EPOCHS, BATCH = 15, 64
@@ -33,7 +33,7 @@ SAME = ["batch.batch_size=64", "optimizer.lr=1e-2", "optimizer.weight_decay=1e-4
 """The tutorial's numbers in ours, but for the end of the cosine, which is epoch 30 there and that of the run here."""
 
 
-def tutorial(folder: Path, seed: int, epochs: int = EPOCHS) -> dict[str, float]:
+def run_tutorial(folder: Path, seed: int, epochs: int = EPOCHS) -> dict[str, float]:
     """Modes 8, AdamW at 1e-2 with decay 1e-4, cosine over 30 epochs, H1 loss, evaluated every third epoch."""
     torch.manual_seed(seed)
     with redirect_stdout(StringIO()):
@@ -59,16 +59,16 @@ def tutorial(folder: Path, seed: int, epochs: int = EPOCHS) -> dict[str, float]:
     return {name: float(value) for name, value in figures.items()} | {"seconds": seconds, "ms": 1e3 * seconds / steps}
 
 
-def ours(folder: Path, seed: int, cache: Path, *overrides: str) -> dict[str, float]:
+def run_harness(folder: Path, seed: int, cache: Path, *overrides: str) -> dict[str, float]:
     """experiment=operator, with what is overridden: figures at the end, seconds of all, evaluations too, and a step."""
-    cfg = compose(
+    cfg = compose_config(
         [
             "experiment=operator", "data=pde_files", f"data.train={folder}/darcy_train_16.pt", f"seed={seed}",
             f"data.tests=[{folder}/darcy_test_16.pt,{folder}/darcy_test_32.pt]", f"cache_dir={cache}", *overrides,
         ]
     )  # fmt: skip
-    settings, world, told = validate(cfg), World(torch.device("cpu")), []
-    parts = build(cfg, settings, world, build_task(cfg, settings, world))
+    settings, world, told = validate_config(cfg), ProcessGroup(torch.device("cpu")), []
+    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
     began_at = time.perf_counter()
 
     def emit(event: Event) -> None:
@@ -94,11 +94,11 @@ def main() -> None:
     rounds: list[dict[str, dict[str, float]]] = []
     with TemporaryDirectory() as name:
         arms: dict[str, Callable[[int], dict[str, float]]] = {
-            "tutorial": lambda seed: tutorial(chosen.folder, seed),
-            "ours, its settings": lambda seed: ours(chosen.folder, seed, Path(name), *SAME),
-            "ours": lambda seed: ours(chosen.folder, seed, Path(name), *chosen.overrides),
+            "tutorial": lambda seed: run_tutorial(chosen.folder, seed),
+            "ours, its settings": lambda seed: run_harness(chosen.folder, seed, Path(name), *SAME),
+            "ours": lambda seed: run_harness(chosen.folder, seed, Path(name), *chosen.overrides),
         }
-        tutorial(chosen.folder, 0, epochs=1)  # imports, plans of transforms
+        run_tutorial(chosen.folder, 0, epochs=1)  # imports, plans of transforms
         for seed in range(chosen.rounds):
             rounds.append({arm: run(seed) for arm, run in arms.items()})
             print(f"seed {seed}", {arm: round(each["loss"], 4) for arm, each in rounds[-1].items()}, flush=True)

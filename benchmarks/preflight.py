@@ -8,11 +8,11 @@ The second looks at those too that need a file, a run or a pretrained model; wit
 import argparse
 import time
 
-from harness.config.schema import ROOT, compose
+from harness.config.schema import ROOT, compose_config
 from harness.preflight import preflight
-from harness.preflight.render import line
-from harness.preflight.report import GRAVITY
-from harness.run.preflight_adapter import subject_of
+from harness.preflight.render import format_finding
+from harness.preflight.report import LEVELS
+from harness.run.preflight_adapter import open_training_setup
 
 TITLES, BOOKS, QA = "data.source.path={titles}", "data.source.path={books}", "data.source.path={qa}"
 DARCY = ["data.train={darcy}/darcy_train_16.pt", "data.tests=[{darcy}/darcy_test_16.pt]"]
@@ -33,7 +33,7 @@ NEEDS = {
 }
 
 
-def overrides(experiment: str, given: dict[str, str]) -> list[str] | None:
+def compose_overrides(experiment: str, given: dict[str, str]) -> list[str] | None:
     """What it is composed of; None where something that it needs is not given."""
     try:
         return [f"experiment={experiment}", *(need.format(**given) for need in NEEDS.get(experiment, []))]
@@ -45,25 +45,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("given", nargs="*", metavar="NAME=VALUE")
     given = dict(pair.split("=", 1) for pair in parser.parse_args().given)
-    totals: dict[str, int] = dict.fromkeys(GRAVITY, 0)
+    totals: dict[str, int] = dict.fromkeys(LEVELS, 0)
     left_out = []
     for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
-        chosen = overrides(path.stem, given)
+        chosen = compose_overrides(path.stem, given)
         if chosen is None:
             left_out.append(path.stem)
             continue
         began_at = time.perf_counter()
-        with subject_of(compose(chosen)) as subject:
+        with open_training_setup(compose_config(chosen)) as subject:
             report = preflight(subject)
-        levels = [report.level(check) for check in report.findings]
-        counts = {level: levels.count(level) for level in GRAVITY}
-        totals = {level: totals[level] + counts[level] for level in GRAVITY}
+        levels = [report.get_level(check) for check in report.findings]
+        counts = {level: levels.count(level) for level in LEVELS}
+        totals = {level: totals[level] + counts[level] for level in LEVELS}
         told = ", ".join(f"{count} {level}" for level, count in counts.items() if count)
         whole = time.perf_counter() - began_at
         print(f"{path.stem:24} {told:44} {report.seconds:6.1f} s, {whole:6.1f} s with building", flush=True)
         for check, finding in report:
             if finding.level in ("warn", "fail"):
-                print("   ", line(check, finding).replace("\n", "\n    "))
+                print("   ", format_finding(check, finding).replace("\n", "\n    "))
     print(f"in all: {totals}; left out: {', '.join(left_out) or 'none'}")
 
 

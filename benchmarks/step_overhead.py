@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from harness.config.schema import compose, validate
-from harness.core.distributed import World
+from harness.config.schema import compose_config, validate_config
+from harness.core.distributed import ProcessGroup
 from harness.core.events import Event, RunEnd, RunStart, StepEnd
 from harness.models.gpt import GPT
-from harness.run.build import build, build_observers, build_task
+from harness.run.build import build_observers, build_parts, build_task
 from harness.training.loop import train
 
 VOCABULARY, LENGTH, WIDTH, LAYERS, HEADS = 512, 64, 96, 3, 4
@@ -67,7 +67,7 @@ def bare(stream: torch.Tensor, batch: int, steps: int) -> list[float]:
 
 
 def ours(text: Path, batch: int, steps: int, folder: Path) -> list[float]:
-    cfg = compose(
+    cfg = compose_config(
         [
             "experiment=smoke", "data=text", f"data.source.path={text}", "tokenizer=bpe",
             f"tokenizer.vocab_size={VOCABULARY}", f"data.sequence_length={LENGTH}", f"model.positions={LENGTH}",
@@ -77,9 +77,9 @@ def ours(text: Path, batch: int, steps: int, folder: Path) -> list[float]:
             f"cache_dir={folder}/cache", f"output_dir={folder}/outputs", f"tracking.uri=sqlite:///{folder}/mlflow.db",
         ]
     )  # fmt: skip
-    settings = validate(cfg)
-    world = World(torch.device("cpu"))
-    parts = build(cfg, settings, world, build_task(cfg, settings, world))
+    settings = validate_config(cfg)
+    world = ProcessGroup(torch.device("cpu"))
+    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
     observers = build_observers(cfg)
     run_folder = Path(tempfile.mkdtemp(dir=folder))
     instants: list[float] = []

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from harness.config.errors import REFUSED, ConfigError, explain
+from harness.config.errors import HYDRA_ERRORS, ConfigError, explain_error
 
 COMMANDS = {
     "ui": "serve the MLflow UI over the recorded runs",
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return import_module(f"harness.commands.{args.command.replace('-', '_')}").main(args.arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
-    except REFUSED as error:
-        print(explain(error, args.arguments), file=sys.stderr)
+    except HYDRA_ERRORS as error:
+        print(explain_error(error, args.arguments), file=sys.stderr)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 1

@@ -43,7 +43,7 @@ def places_without_bases(places: list[str], tmp_path: Path, cache_dir: Path) -> 
     return [*places, f"cache_dir={tmp_path}/cache"]
 
 
-def type_in(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit status of `python run.py ARGUMENTS`, without the seconds that a process of its own takes to start."""
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
     try:
@@ -52,7 +52,9 @@ def type_in(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         return ended.code
 
 
-def run_py(*overrides: str, env: dict[str, str] | None = None, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+def run_script(
+    *overrides: str, env: dict[str, str] | None = None, timeout: int = 120
+) -> subprocess.CompletedProcess[str]:
     """`python run.py` as a user's shell would start it."""
     return subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *overrides],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 from harness.run.runner import run
 from tests.conftest import ROOT
 from tests.run.test_run import SMOKE
@@ -20,7 +20,7 @@ QUIET = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dis
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 def test_the_ui_shows_the_run(places: list[str], tmp_path: Path) -> None:
     store = new_store(tmp_path)
-    result = run(compose([*SMOKE, *places, "loop.max_steps=3"]))
+    result = run(compose_config([*SMOKE, *places, "loop.max_steps=3"]))
     command = [sys.executable, "-m", "harness", "ui", "--uri", store, "--port", "5870"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
         try:

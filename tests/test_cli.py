@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from tests.tracking.stores import answers, free_port, new_store
+from tests.tracking.stores import free_port, is_port_open, new_store
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,4 +57,4 @@ def test_the_ui_takes_the_next_port_where_one_is_busy_and_leaves_nothing_behind(
         served.send_signal(signal.SIGINT)
         assert served.wait(timeout=20) == 0
         assert served.stdout.read() == ""  # its end: nobody holds the other side any more
-    assert not answers(int(address.rpartition(":")[2]))
+    assert not is_port_open(int(address.rpartition(":")[2]))

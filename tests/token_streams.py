@@ -12,7 +12,7 @@ from harness.tasks.causal_lm import CausalLM
 VOCABULARY, LENGTH = 64, 24
 
 
-def token_rows(documents: int, seed: int) -> TokenRows:
+def make_token_rows(documents: int, seed: int) -> TokenRows:
     """Documents of 5 to 24 tokens, each token a noisy function of the last; the first third of each is a prompt."""
     random = np.random.default_rng(seed)
     stream, is_scored, starts, lengths = [0], [False], [], []
@@ -31,18 +31,18 @@ def token_rows(documents: int, seed: int) -> TokenRows:
     return TokenRows(np.array(stream, np.uint16), scored, starts, lengths, counts)
 
 
-def token_data(eval_batch_size: int = 16) -> TokenData:
-    val = token_rows(50, seed=2)
+def make_token_data(eval_batch_size: int = 16) -> TokenData:
+    val = make_token_rows(50, seed=2)
     return TokenData(
-        token_rows(200, seed=1), val, vocab_size=VOCABULARY, eos_id=0, unigram_entropy=4.0,
+        make_token_rows(200, seed=1), val, vocab_size=VOCABULARY, eos_id=0, unigram_entropy=4.0,
         val_scored_tokens=int(val.is_scored.sum()), val_characters=1000, val_bytes=1200, digest="generated",
         name="generated", source="", tokenizer_path=Path(),
         sequence_length=LENGTH, eval_batch_size=eval_batch_size, shuffle=True, seed=0,
     )  # fmt: skip
 
 
-def generated_lm(eval_batch_size: int = 16, dropout: float = 0.0) -> CausalLM:
+def make_generated_lm(eval_batch_size: int = 16, dropout: float = 0.0) -> CausalLM:
     """A GPT of two layers and width 32 with dropout 0 on the generated stream."""
     torch.manual_seed(0)
     model = GPT(vocab_size=VOCABULARY, positions=LENGTH, layers=2, width=32, heads=4, dropout=dropout)
-    return CausalLM(model, token_data(eval_batch_size))
+    return CausalLM(model, make_token_data(eval_batch_size))

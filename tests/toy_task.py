@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from harness.core.distributed import World
+from harness.core.distributed import ProcessGroup
 from harness.core.state import TrainState
 from harness.core.task import Loss, Mean, Metric
-from harness.training.loop import Plan
-from harness.training.optimizers import Optimizers, partition
+from harness.training.loop import TrainingPlan
+from harness.training.optimizers import CombinedOptimizer, group_parameters
 from harness.training.schedules import Constant
 
-CPU = World(torch.device("cpu"))
+CPU = ProcessGroup(torch.device("cpu"))
 
 
 @dataclass
@@ -81,10 +81,10 @@ class ToyTask:
 
 def toy_state(task: ToyTask, lr: float = 0.05, scale: float | None = None) -> TrainState:
     scaler = torch.amp.GradScaler("cpu", enabled=scale is not None, init_scale=scale or 1.0, growth_interval=1000)
-    optimizer = Optimizers(torch.optim.AdamW(partition(task.model, "matrices"), lr=lr))
+    optimizer = CombinedOptimizer(torch.optim.AdamW(group_parameters(task.model, "matrices"), lr=lr))
     return TrainState(task.model, optimizer, Constant(), scaler)
 
 
-def toy_plan(total_steps: int = 20, **changes: object) -> Plan:
+def toy_plan(total_steps: int = 20, **changes: object) -> TrainingPlan:
     given = {"eval_steps": frozenset({total_steps}), "batch_size": 16, "micro_batch_size": 16, **changes}
-    return Plan(total_steps=total_steps, **given)
+    return TrainingPlan(total_steps=total_steps, **given)

@@ -15,34 +15,34 @@ from rich.table import Table
 
 from harness.config.errors import ConfigError
 from harness.config.schema import ROOT
-from harness.core.distributed import pick_device
-from harness.data.blimp import Accuracy, Pair, accuracies, read
-from harness.data.blimp_published import BABYLM, MODELS, PUBLISHED
-from harness.data.cache import digest
-from harness.data.tokenizers import Pretrained
+from harness.core.distributed import select_device
+from harness.data.blimp import GroupAccuracy, MinimalPair, compute_accuracies, read_minimal_pairs
+from harness.data.blimp_published import BABYLM_BASELINES, PUBLISHED_ACCURACY, PUBLISHED_MODELS
+from harness.data.cache import compute_digest
+from harness.data.tokenizers import PretrainedTokenizer
 from harness.models import is_causal, pretrained
-from harness.models.likelihood import Likelihood
+from harness.models.likelihood import SentenceLikelihood
 from harness.record import results_file
-from harness.run.initial_weights import find
-from harness.run.load import read_back
-from harness.tasks.minimal_pairs import as_trained, is_hit
-from harness.tracking.mlflow_client import UploadFailed
-from harness.tracking.run_uploader import upload
-from harness.training.checkpoint import counters
+from harness.run.initial_weights import find_run
+from harness.run.load import load_recorded_run
+from harness.tasks.minimal_pairs import build_likelihood, compare_pairs
+from harness.tracking.mlflow_client import UploadError
+from harness.tracking.run_uploader import upload_run
+from harness.training.checkpoint import read_counters
 
-COLUMNS = ("kind", "name", "accuracy", "standard_error", "pairs", *MODELS)
+TABLE_COLUMNS = ("kind", "name", "accuracy", "standard_error", "pairs", *PUBLISHED_MODELS)
 
 
 @dataclass(frozen=True)
-class Subject:
+class ScoredModel:
     """A model to be judged: how it finds sentences likely, its tokenizer, and the folder of the run it comes from."""
 
-    likelihood: Likelihood
+    likelihood: SentenceLikelihood
     encode: Callable[[list[str]], list[list[int]]]
     folder: Path | None
 
     @property
-    def method(self) -> str:
+    def scoring_method(self) -> str:
         return "log-likelihood" if self.likelihood.mask_id is None else "pseudo-log-likelihood"
 
 
@@ -53,17 +53,17 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--per-paradigm", type=int, metavar="N", help="the first N pairs of each (default: all)")
     parser.add_argument("--batch-tokens", type=int, default=4096, metavar="N", help="of a forward pass (default: 4096)")
     args = parser.parse_args(arguments)
-    pairs = _named("--data", partial(read, args.data, args.per_paradigm))
-    subject = _named("RUN", partial(_subject, args.run, args.batch_tokens))
-    found = accuracies(pairs, _named("--data", partial(_judge, subject, pairs)))
-    _show(args.run, subject, found)
+    pairs = _explain_errors("--data", partial(read_minimal_pairs, args.data, args.per_paradigm))
+    subject = _explain_errors("RUN", partial(_load_model, args.run, args.batch_tokens))
+    found = compute_accuracies(pairs, _explain_errors("--data", partial(_score_pairs, subject, pairs)))
+    _print_table(args.run, subject, found)
     if subject.folder is None:
         return 0
     about = {"data": args.data, "digest": _digest(pairs), "per_paradigm": args.per_paradigm, "method": subject.method}
-    return _record(subject.folder, found, about)
+    return _record_results(subject.folder, found, about)
 
 
-def _named(key: str, call: Callable[[], Any]) -> Any:
+def _explain_errors(key: str, call: Callable[[], Any]) -> Any:
     try:
         return call()
     except ConfigError:
@@ -72,34 +72,34 @@ def _named(key: str, call: Callable[[], Any]) -> Any:
         raise ConfigError(f"{key}: {error}") from error
 
 
-def _subject(run: str, batch_tokens: int) -> Subject:
+def _load_model(run: str, batch_tokens: int) -> ScoredModel:
     """The run, or where there is none of that name the model of transformers."""
     try:
-        folder = find(run, ROOT / "outputs", "RUN")
+        folder = find_run(run, ROOT / "outputs", "RUN")
     except ConfigError as no_run:
         try:
-            return _of_transformers(run, batch_tokens)
+            return _load_hf_model(run, batch_tokens)
         except ValueError as error:
             raise ConfigError(f"{no_run}; and as a model of transformers: {error}") from error
     is_of_transformers = (folder / "config.json").is_file() and not (folder / "config.yaml").is_file()
-    return _of_transformers(str(folder), batch_tokens) if is_of_transformers else _of_run(folder, batch_tokens)
+    return _load_hf_model(str(folder), batch_tokens) if is_of_transformers else _load_run_model(folder, batch_tokens)
 
 
-def _of_run(folder: Path, batch_tokens: int) -> Subject:
-    run = read_back(str(folder))
-    model, tokenizer = run.model.to(pick_device("auto")), run.tokenizer
+def _load_run_model(folder: Path, batch_tokens: int) -> ScoredModel:
+    run = load_recorded_run(str(folder))
+    model, tokenizer = run.model.to(select_device("auto")), run.tokenizer
     is_masked = tokenizer.mask_id is not None and not is_causal(model)
-    likelihood = as_trained(model, tokenizer, is_masked=is_masked, batch_tokens=batch_tokens)
-    return Subject(likelihood, tokenizer.encode, run.folder)
+    likelihood = build_likelihood(model, tokenizer, is_masked=is_masked, batch_tokens=batch_tokens)
+    return ScoredModel(likelihood, tokenizer.encode, run.folder)
 
 
-def _of_transformers(name: str, batch_tokens: int) -> Subject:
+def _load_hf_model(name: str, batch_tokens: int) -> ScoredModel:
     """A masked model reads a sentence between its classifying and separating tokens, a causal one after that which
     begins a text, or where there is none after that which ends one."""
-    is_masked = pretrained.is_masked(name)
-    tokenizer = Pretrained(name).load()
-    load = pretrained.masked_lm if is_masked else pretrained.causal_lm
-    model = load(name=name, vocab_size=len(tokenizer)).eval().to(pick_device("auto"))
+    is_masked = pretrained.is_masked_lm(name)
+    tokenizer = PretrainedTokenizer(name).load_hf_tokenizer()
+    load = pretrained.load_masked_lm if is_masked else pretrained.load_causal_lm
+    model = load(name=name, vocab_size=len(tokenizer)).eval().to(select_device("auto"))
     if is_masked:
         before, after, mask_id = tokenizer.cls_token_id, (tokenizer.sep_token_id,), tokenizer.mask_token_id
         if None in (before, *after, mask_id):
@@ -107,71 +107,75 @@ def _of_transformers(name: str, batch_tokens: int) -> Subject:
     else:
         begin = tokenizer.bos_token_id
         before, after, mask_id = tokenizer.eos_token_id if begin is None else begin, (), None
-    likelihood = Likelihood(model, (before,), after, mask_id, batch_tokens)
-    return Subject(likelihood, lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"], None)
+    likelihood = SentenceLikelihood(model, (before,), after, mask_id, batch_tokens)
+    return ScoredModel(likelihood, lambda texts: tokenizer(texts, add_special_tokens=False)["input_ids"], None)
 
 
-def _judge(subject: Subject, pairs: Sequence[Pair]) -> list[bool]:
+def _score_pairs(subject: ScoredModel, pairs: Sequence[MinimalPair]) -> list[bool]:
     good, bad = subject.encode([pair.good for pair in pairs]), subject.encode([pair.bad for pair in pairs])
     terminal = Console(stderr=True)
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as progress:
         task = progress.add_task(f"{len(pairs):,} pairs", total=sum(map(len, [*good, *bad])))
-        return is_hit(subject.likelihood, good, bad, partial(progress.advance, task))
+        return compare_pairs(subject.likelihood, good, bad, partial(progress.advance, task))
 
 
-def _show(name: str, subject: Subject, found: Sequence[Accuracy]) -> None:
+def _print_table(name: str, subject: ScoredModel, found: Sequence[GroupAccuracy]) -> None:
     """A table of all but the paradigms, beside the published figures."""
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for column in ("accuracy, %", "pairs", *MODELS):
+    for column in ("accuracy, %", "pairs", *PUBLISHED_MODELS):
         table.add_column(column, justify="right")
     for one in found:
         if one.kind != "paradigm":
-            published = [f"{100 * share:.1f}" for share in PUBLISHED.get(one.name, ())]
-            table.add_row(one.name, _points(one), f"{one.share.count:,.0f}", *published, end_section=one.kind == "all")
-    print(f"BLiMP: {name}, by {subject.method}\n")
+            published = [f"{100 * share:.1f}" for share in PUBLISHED_ACCURACY.get(one.name, ())]
+            table.add_row(
+                one.name, _format_percent(one), f"{one.accuracy.count:,.0f}", *published, end_section=one.kind == "all"
+            )
+    print(f"BLiMP: {name}, by {subject.scoring_method}\n")
     Console(highlight=False).print(table)
     print(
         f"\n± one standard error; a tie is no hit; accuracy is the mean over all pairs, of which a paradigm has "
-        f"{_spread(found)}.\nPublished: Warstadt et al. 2020, all 67,000 pairs. LTG-BERT of BabyLM 2024: "
-        f"{100 * BABYLM['10M']:.1f} after 10M words, {100 * BABYLM['100M']:.1f} after 100M."
+        f"{_format_pair_counts(found)}.\nPublished: Warstadt et al. 2020, all 67,000 pairs. LTG-BERT of BabyLM 2024: "
+        f"{100 * BABYLM_BASELINES['10M']:.1f} after 10M words, {100 * BABYLM_BASELINES['100M']:.1f} after 100M."
     )
 
 
-def _points(one: Accuracy) -> str:
-    error = one.share.standard_error
-    return f"{100 * one.share.value:.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")
+def _format_percent(one: GroupAccuracy) -> str:
+    error = one.accuracy.standard_error
+    return f"{100 * one.accuracy.value:.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")
 
 
-def _spread(found: Sequence[Accuracy]) -> str:
-    sizes = [int(one.share.count) for one in found if one.kind == "paradigm"]
+def _format_pair_counts(found: Sequence[GroupAccuracy]) -> str:
+    sizes = [int(one.accuracy.count) for one in found if one.kind == "paradigm"]
     return f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
 
 
-def _record(folder: Path, found: Sequence[Accuracy], about: dict[str, Any]) -> int:
+def _record_results(folder: Path, found: Sequence[GroupAccuracy], about: dict[str, Any]) -> int:
     """Into the run's folder, and to MLflow where the run is there."""
     metrics, units, rows = {}, {}, []
     for one in found:
-        metrics[f"blimp/{one.name}"], units[f"blimp/{one.name}"] = one.share.value, one.share.unit
-        if one.share.standard_error is not None:
-            metrics[f"blimp/{one.name}_se"] = one.share.standard_error
-        published = PUBLISHED.get(one.name, (None,) * len(MODELS))
-        rows.append((one.kind, one.name, one.share.value, one.share.standard_error, int(one.share.count), *published))
-    step = counters(folder / "checkpoints" / "best")["step"]
-    results_file.write(
-        folder, "blimp.json", step=step, metrics=metrics, units=units, columns=COLUMNS, rows=rows, about=about
+        metrics[f"blimp/{one.name}"], units[f"blimp/{one.name}"] = one.accuracy.value, one.accuracy.unit
+        if one.accuracy.standard_error is not None:
+            metrics[f"blimp/{one.name}_se"] = one.accuracy.standard_error
+        published = PUBLISHED_ACCURACY.get(one.name, (None,) * len(PUBLISHED_MODELS))
+        rows.append(
+            (one.kind, one.name, one.accuracy.value, one.accuracy.standard_error, int(one.accuracy.count), *published)
+        )
+    step = read_counters(folder / "checkpoints" / "best")["step"]
+    results_file.write_result(
+        folder, "blimp.json", step=step, metrics=metrics, units=units, columns=TABLE_COLUMNS, rows=rows, about=about
     )
     print(f"{folder / 'blimp.json'} has every paradigm too")
     if not (folder / "mlflow.json").is_file():
         return 0
     try:
-        print(f"and so has {upload(folder).uri}")
-    except UploadFailed as error:
+        print(f"and so has {upload_run(folder).uri}")
+    except UploadError as error:
         print(f"{error}; later, python -m harness sync {folder}", file=sys.stderr)
         return 1
     return 0
 
 
-def _digest(pairs: Sequence[Pair]) -> str:
-    return digest("minimal pairs", [[pair.good, pair.bad, pair.paradigm] for pair in pairs])
+def _digest(pairs: Sequence[MinimalPair]) -> str:
+    return compute_digest("minimal pairs", [[pair.good, pair.bad, pair.paradigm] for pair in pairs])

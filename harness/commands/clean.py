@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.errors import ConfigError
-from harness.config.schema import compose, validate, writable
-from harness.data.cleaning import READABLE, Change, clean
-from harness.data.sources import read_text
-from harness.run.build import make
+from harness.config.schema import check_writable, compose_config, validate_config
+from harness.data.cleaning import CLEANABLE_SOURCES, CleaningChange, clean_text
+from harness.data.sources import read_text_file
+from harness.run.build import instantiate_component
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,53 +27,53 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--to", type=Path, metavar="FILE", required=True, help="the copy; .gz is compressed")
     parser.add_argument("--force", action="store_true", help="write over FILE where it exists")
     args = parser.parse_intermixed_args(arguments)
-    source, file = _source(args.overrides)
-    _check(args.to, file, args.force)
+    source, file = _load_source(args.overrides)
+    _check_output(args.to, file, args.force)
     try:
-        before = read_text(file)
-        after, changes = clean(source, before)
+        before = read_text_file(file)
+        after, changes = clean_text(source, before)
     except ValueError as error:
         raise ConfigError(f"data.source: {error}") from error
     if not after.strip():
         raise ConfigError(f"data.source.path: nothing of {file} would be left; python -m harness preflight says more")
-    _write(args.to, after)
-    _write(beside(args.to), _table(changes))
-    print(_told(changes, before, after, args.to))
+    _write_file(args.to, after)
+    _write_file(get_changes_path(args.to), _format_table(changes))
+    print(_summarize_changes(changes, before, after, args.to))
     return 0
 
 
-def beside(copy: Path) -> Path:
+def get_changes_path(copy: Path) -> Path:
     """Where the list of what was changed stands."""
     return copy.with_name(f"{copy.name}.changes")
 
 
-def _source(overrides: Sequence[str]) -> tuple[Any, Path]:
+def _load_source(overrides: Sequence[str]) -> tuple[Any, Path]:
     """The source of the data, and the one file that it reads."""
-    cfg = compose(overrides)
+    cfg = compose_config(overrides)
     if "path" not in (cfg.data.get("source") or {}).keys():  # noqa: SIM118, a value that is missing has its key
         raise ConfigError("data: clean takes a file of text; choose data=text, qa_markdown, jsonl or headlines")
-    validate(cfg)
-    source = make(cfg.data, "source")
-    if not isinstance(source, READABLE):
+    validate_config(cfg)
+    source = instantiate_component(cfg.data, "source")
+    if not isinstance(source, CLEANABLE_SOURCES):
         raise ConfigError(f"data: clean takes a file of text, and {type(source).__name__} reads something else")
-    files = source.files()
+    files = source.list_files()
     if len(files) != 1:
         raise ConfigError(f"data.source.path: it names {len(files)} files, and clean takes one at a time")
     return source, files[0]
 
 
-def _check(to: Path, file: Path, force: bool) -> None:
-    for path in (to, beside(to)):
+def _check_output(to: Path, file: Path, force: bool) -> None:
+    for path in (to, get_changes_path(to)):
         if path.exists() and path.samefile(file):
             raise ConfigError(f"--to: {path} is the original, which stays as it is; name another file")
         if path.is_dir() or (path.exists() and not force):
             raise ConfigError(f"--to: {path} exists; name another file, or write over it with --force")
     if not to.absolute().parent.is_dir():
         raise ConfigError(f"--to: there is no folder {to.absolute().parent}; make it, or name another")
-    writable("--to", to.absolute().parent)
+    check_writable("--to", to.absolute().parent)
 
 
-def _write(path: Path, text: str) -> None:
+def _write_file(path: Path, text: str) -> None:
     """Whole or not at all."""
     content, draft = text.encode(), path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -86,15 +86,15 @@ def _write(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _table(changes: Sequence[Change]) -> str:
+def _format_table(changes: Sequence[CleaningChange]) -> str:
     """As tab-separated values."""
-    rows = [("line", "did", "reason", "begins"), *((str(c.line), c.did, c.reason, c.begins) for c in changes)]
+    rows = [("line", "did", "reason", "begins"), *((str(c.line), c.action, c.reason, c.excerpt) for c in changes)]
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
-def _told(changes: Sequence[Change], before: str, after: str, to: Path) -> str:
-    counts = Counter((change.did, change.reason.partition(":")[0]) for change in changes)
+def _summarize_changes(changes: Sequence[CleaningChange], before: str, after: str, to: Path) -> str:
+    counts = Counter((change.action, change.reason.partition(":")[0]) for change in changes)
     lines = [f"{number:>8,}  {did:<8} {reason}" for (did, reason), number in counts.most_common()]
     lines.append(f"{to}: {len(after):,} of {len(before):,} characters")
-    lines.append(f"{beside(to)}: what was changed" if changes else "nothing was changed")
+    lines.append(f"{get_changes_path(to)}: what was changed" if changes else "nothing was changed")
     return "\n".join(lines)

@@ -12,22 +12,22 @@ from rich.text import Text
 
 from harness import importers
 from harness.config.errors import ConfigError
-from harness.config.schema import ROOT, compose
-from harness.core.events import Verdict
-from harness.diagnosis import compare, diagnose
-from harness.diagnosis.expectations import Expectation, parse, score
+from harness.config.schema import ROOT, compose_config
+from harness.core.events import Diagnosis
+from harness.diagnosis import check_comparability, diagnose
+from harness.diagnosis.expectations import Expectation, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History
 from harness.diagnosis.thresholds import Thresholds
 from harness.importers import mlflow
 from harness.record import metrics_file
-from harness.run.initial_weights import find
-from harness.run.reproduce import takeable
+from harness.run.initial_weights import find_run
+from harness.run.reproduce import keep_accepted_overrides
 
 RUN_ID = r"[0-9a-f]{32}"
 """Of MLflow."""
 WIDTH = 118
 """Columns, where the output is a file or a pipe."""
-COUNTED = ("train/loss", "val/loss", "train/lr", "train/grad_norm")
+COUNTED_METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,28 +39,34 @@ def main(arguments: Sequence[str]) -> int:
                         help="held against each, such as 'step 1500: val/loss < 6.65'")  # fmt: skip
     parser.add_argument("--uri", help="another MLflow store than mlruns/mlflow.db of the project")
     args = parser.parse_intermixed_args(arguments)
-    limits = limits_of(args.thresholds)
-    forecasts = [_forecast(text) for text in args.expect]
-    histories = [history_of(run, args.uri) for run in args.runs]
+    limits = load_thresholds(args.thresholds)
+    forecasts = [_parse_expect_option(text) for text in args.expect]
+    histories = [load_history(run, args.uri) for run in args.runs]
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
     for run, history in zip(args.runs, histories, strict=True):
-        show(console, history, _takeable(run, diagnose(history, limits)), forecasts)
+        print_diagnosis(console, history, _drop_refused_overrides(run, diagnose(history, limits)), forecasts)
     if len(histories) > 1:
-        _tell(console, "compared", compare(histories, limits), "these runs may be compared")
+        _print_table(console, "compared", check_comparability(histories, limits), "these runs may be compared")
     return 0
 
 
-def limits_of(preset: str) -> Thresholds:
+def load_thresholds(preset: str) -> Thresholds:
     """The thresholds of conf/thresholds/PRESET.yaml."""
-    return Thresholds(**compose([f"thresholds={preset}"]).thresholds)
+    return Thresholds(**compose_config([f"thresholds={preset}"]).thresholds)
 
 
-def history_of(run: str, uri: str | None = None) -> History:
+def load_history(run: str, uri: str | None = None) -> History:
     """The run or log that `run` names; ConfigError where there is none, or none that can be read."""
     try:
-        path = _path(run)
-        history = importers.read(path) if path else mlflow.read(run, uri) if re.fullmatch(RUN_ID, run) else None
+        path = _find_run_path(run)
+        history = (
+            importers.read_history(path)
+            if path
+            else mlflow.read_mlflow_run(run, uri)
+            if re.fullmatch(RUN_ID, run)
+            else None
+        )
     except (ValueError, OSError) as error:
         raise ConfigError(f"RUN_OR_LOG: {error}") from error
     if history is None:
@@ -70,35 +76,39 @@ def history_of(run: str, uri: str | None = None) -> History:
     return history
 
 
-def show(console: Console, history: History, verdicts: Sequence[Verdict], forecasts: Sequence[Expectation]) -> None:
+def print_diagnosis(
+    console: Console, history: History, verdicts: Sequence[Diagnosis], forecasts: Sequence[Expectation]
+) -> None:
     """What was read, what is to be said of it, and what came of the forecasts, its own and those given."""
-    console.print(Text(history.facts.name, style="bold"), Text("\n".join(_header(history))), sep="\n", highlight=False)
-    _tell(console, "verdicts", verdicts, "nothing in these curves asks for a change")
-    judged = [one.judge(history) for one in (*map(parse, history.facts.expect), *forecasts)]
+    console.print(
+        Text(history.facts.name, style="bold"), Text("\n".join(_describe_history(history))), sep="\n", highlight=False
+    )
+    _print_table(console, "verdicts", verdicts, "nothing in these curves asks for a change")
+    judged = [one.evaluate(history) for one in (*map(parse_expectation, history.facts.expect), *forecasts)]
     if judged:
-        console.print(*map(str, judged), score(judged), sep="\n", markup=False, highlight=False)
+        console.print(*map(str, judged), summarize_expectations(judged), sep="\n", markup=False, highlight=False)
     console.print()
 
 
-def _path(run: str) -> Path | None:
+def _find_run_path(run: str) -> Path | None:
     try:
-        return find(run, ROOT / "outputs", "RUN_OR_LOG")
+        return find_run(run, ROOT / "outputs", "RUN_OR_LOG")
     except ConfigError:
         return None
 
 
-def _takeable(run: str, verdicts: Sequence[Verdict]) -> Sequence[Verdict]:
+def _drop_refused_overrides(run: str, verdicts: Sequence[Diagnosis]) -> Sequence[Diagnosis]:
     """With no override that a run of ours would refuse; those for a log of others are as the default has them."""
-    path = _path(run)
+    path = _find_run_path(run)
     folder = path if path is None or path.is_dir() else path.parent
-    is_ours = folder and (folder / metrics_file.NAME).is_file() and (folder / "config.yaml").is_file()
-    return takeable(folder, verdicts) if is_ours else verdicts
+    is_ours = folder and (folder / metrics_file.METRICS_FILE).is_file() and (folder / "config.yaml").is_file()
+    return keep_accepted_overrides(folder, verdicts) if is_ours else verdicts
 
 
-def _header(history: History) -> Iterator[str]:
+def _describe_history(history: History) -> Iterator[str]:
     facts = history.facts
     yield facts.source
-    counts = [f"{len(history[name])} of {name}" for name in COUNTED if len(history[name])]
+    counts = [f"{len(history[name])} of {name}" for name in COUNTED_METRICS if len(history[name])]
     length = f"step {history.last_step}" + (f" of {facts.total_steps}" if facts.total_steps else "")
     yield " · ".join(filter(None, (facts.status, length, f"points: {', '.join(counts)}")))
     losses = history["val/loss"]
@@ -109,7 +119,7 @@ def _header(history: History) -> Iterator[str]:
         yield f"best validation loss {losses.values[best]:.4g}{unit} at step {losses.steps[best]}"
 
 
-def _tell(console: Console, title: str, verdicts: Iterable[Verdict], otherwise: str) -> None:
+def _print_table(console: Console, title: str, verdicts: Iterable[Diagnosis], otherwise: str) -> None:
     table = Table(title=None, header_style="bold", show_lines=True)
     for column, ratio in ((title, 3), ("at step", 1), ("confidence", 1), ("reason", 8), ("try", 6)):
         table.add_column(column, ratio=ratio, overflow="fold")
@@ -119,8 +129,8 @@ def _tell(console: Console, title: str, verdicts: Iterable[Verdict], otherwise: 
     console.print(table if table.row_count else otherwise, highlight=False)
 
 
-def _forecast(text: str) -> Expectation:
+def _parse_expect_option(text: str) -> Expectation:
     try:
-        return parse(text)
+        return parse_expectation(text)
     except ValueError as error:
         raise ConfigError(f"--expect: {error}") from error

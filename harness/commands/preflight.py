@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 
 from harness.config.errors import ConfigError
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 from harness.preflight import CHECKS, preflight
-from harness.preflight.render import show, summary
-from harness.run.preflight_adapter import subject_of
-from harness.run.runner import BaseEnded
+from harness.preflight.render import print_finding, summarize_report
+from harness.run.preflight_adapter import open_training_setup
+from harness.run.runner import BaseRunFailed
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,9 +25,9 @@ def main(arguments: Sequence[str]) -> int:
         if name not in CHECKS:
             raise ConfigError(f"--only: {name!r} is none of {', '.join(CHECKS)}")
     try:
-        with subject_of(compose(args.overrides)) as subject:
-            report = preflight(subject, args.only or CHECKS, tell=show)
-    except BaseEnded as ended:
+        with open_training_setup(compose_config(args.overrides)) as subject:
+            report = preflight(subject, args.only or CHECKS, on_finding=print_finding)
+    except BaseRunFailed as ended:
         raise ConfigError(f"the base to start from: {ended}") from ended
-    print(summary(report))
-    return int(bool(report.failed))
+    print(summarize_report(report))
+    return int(bool(report.failed_checks))

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from harness.commands.diagnose import limits_of
+from harness.commands.diagnose import load_thresholds
 from harness.config.errors import ConfigError
 from harness.config.schema import ROOT
 from harness.diagnosis import diagnose
 from harness.diagnosis.history import History
 from harness.diagnosis.prescription import Prescription, prescribe
 from harness.importers import native
-from harness.observers.console import duration
+from harness.observers.console import format_duration
 from harness.record import metrics_file
-from harness.run.initial_weights import find
-from harness.run.reproduce import retyped, study_after, takeable
-from harness.sweep.request import ask
+from harness.run.initial_weights import find_run
+from harness.run.reproduce import keep_accepted_overrides, name_followup_study, reproduce_overrides
+from harness.sweep.request import compose_sweep_request
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,52 +27,59 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
     parser.add_argument("--thresholds", default="default", metavar="NAME", help="one of conf/thresholds")
     args = parser.parse_args(arguments)
-    folder = find(args.run, ROOT / "outputs", "RUN")
-    if not (folder / metrics_file.NAME).is_file() or not (folder / "config.yaml").is_file():
+    folder = find_run(args.run, ROOT / "outputs", "RUN")
+    if not (folder / metrics_file.METRICS_FILE).is_file() or not (folder / "config.yaml").is_file():
         raise ConfigError(
-            f"RUN: {folder} is no run of ours: it holds no {metrics_file.NAME} and config.yaml; try diagnose"
+            f"RUN: {folder} is no run of ours: it holds no {metrics_file.METRICS_FILE} and config.yaml; try diagnose"
         )
-    limits = limits_of(args.thresholds)
+    limits = load_thresholds(args.thresholds)
     try:
-        history, start = native.read(folder / metrics_file.NAME), native.start_of(folder / metrics_file.NAME)
+        history, start = (
+            native.read_native(folder / metrics_file.METRICS_FILE),
+            native.read_start_entry(folder / metrics_file.METRICS_FILE),
+        )
     except ValueError as error:
         raise ConfigError(f"RUN: {error}") from error
-    verdicts = takeable(folder, diagnose(history, limits))
-    prescription, typed = prescribe(history, verdicts, start["params"]), retyped(folder)
-    lines = told(prescription, typed, history.facts.name, cost(folder / metrics_file.NAME, history))
-    print(*_found(history, verdicts), *lines, sep="\n")
+    verdicts = keep_accepted_overrides(folder, diagnose(history, limits))
+    prescription, typed = prescribe(history, verdicts, start["params"]), reproduce_overrides(folder)
+    lines = describe_prescription(
+        prescription, typed, history.facts.name, estimate_run_cost(folder / metrics_file.METRICS_FILE, history)
+    )
+    print(*_describe_diagnoses(history, verdicts), *lines, sep="\n")
     return int(bool(prescription.refusal))
 
 
 @dataclass(frozen=True)
-class Cost:
+class RunCost:
     """What a run took: of `steps` and `evals` each so many seconds."""
 
     steps: int
     evals: int
-    of_step: float
-    of_eval: float
+    seconds_per_step: float
+    seconds_per_eval: float
 
     @property
-    def seconds(self) -> float:
-        return self.steps * self.of_step + self.evals * self.of_eval
+    def total_seconds(self) -> float:
+        return self.steps * self.seconds_per_step + self.evals * self.seconds_per_eval
 
 
-def cost(path: Path, history: History) -> Cost | None:
+def estimate_run_cost(path: Path, history: History) -> RunCost | None:
     """Of a whole run such as the one whose record this is, without what it went on from; None where it ended before it
     could be measured."""
-    first = int(native.start_of(path)["params"].get("effective.first_step", 0))
-    end = next((entry for entry, _ in metrics_file.read(path) if entry["kind"] == "end"), None)
+    first = int(native.read_start_entry(path)["params"].get("effective.first_step", 0))
+    end = next((entry for entry, _ in metrics_file.read_entries(path) if entry["kind"] == "end"), None)
     paces, evals = history["perf/steps_per_second"].values, len(history["val/loss"])
     if end is None or not len(paces) or not evals:
         return None
     steps, taken = history.facts.total_steps - first, end["step"] - first
     of_step = median(1 / paces)
     of_eval = max(0.0, end["seconds"] - of_step * taken) / evals
-    return Cost(steps, round(evals * steps / taken), of_step, of_eval)
+    return RunCost(steps, round(evals * steps / taken), of_step, of_eval)
 
 
-def told(prescription: Prescription, typed: Sequence[str], run: str, spent: Cost | None) -> Iterator[str]:
+def describe_prescription(
+    prescription: Prescription, typed: Sequence[str], run: str, spent: RunCost | None
+) -> Iterator[str]:
     """Why, what to type, and what it will cost."""
     if prescription.refusal:
         yield f"no sweep: {prescription.refusal}"
@@ -86,35 +93,35 @@ def told(prescription: Prescription, typed: Sequence[str], run: str, spent: Cost
     kept = [one for one in typed if one.partition("=")[0] not in {part.key for part in parts}]
     if not prescription.ranges:
         yield shlex.join(["python", "run.py", *kept, *settings])
-        yield f"one run instead of a sweep{_took(spent, longer=bool(settings))}"
+        yield f"one run instead of a sweep{_describe_cost(spent, longer=bool(settings))}"
         return
     wanted = [*kept, *settings, "sweeps=none", *(part.override for part in prescription.ranges)]
-    wanted += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={study_after(run)}"]
-    asked = ask(wanted)
+    wanted += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={name_followup_study(run)}"]
+    asked = compose_sweep_request(wanted)
     yield shlex.join(["python", "run.py", "-m", *wanted])
-    yield _forecast(prescription.n_trials, asked.n_jobs, spent, longer=bool(settings))
+    yield _describe_sweep_cost(prescription.n_trials, asked.n_jobs, spent, longer=bool(settings))
 
 
-def _found(history: History, verdicts: Sequence) -> Iterator[str]:
+def _describe_diagnoses(history: History, verdicts: Sequence) -> Iterator[str]:
     yield history.facts.name
     yield from (f"  {verdict.kind} ({verdict.confidence:.0%}): {verdict.reason}" for verdict in verdicts)
     if not verdicts:
         yield "  no verdict asks for a change; a sweep of the LR shows whether there is more to have"
 
 
-def _took(spent: Cost | None, longer: bool) -> str:
+def _describe_cost(spent: RunCost | None, longer: bool) -> str:
     if spent is None:
         return ""
-    return f"; the last took {duration(spent.seconds)}{', this one twice that' if longer else ''}"
+    return f"; the last took {format_duration(spent.total_seconds)}{', this one twice that' if longer else ''}"
 
 
-def _forecast(n_trials: int, n_jobs: int, spent: Cost | None, longer: bool) -> str:
+def _describe_sweep_cost(n_trials: int, n_jobs: int, spent: RunCost | None, longer: bool) -> str:
     workers = f"{n_trials} trials by {n_jobs} worker{'s' * (n_jobs > 1)}"
     if spent is None:
         return f"{workers}; what one costs is told by sweep.dry_run=true"
-    seconds = spent.seconds * (2 if longer else 1)
+    seconds = spent.total_seconds * (2 if longer else 1)
     return (
-        f"{workers}, each as this run: {spent.steps} steps of {spent.of_step:.3g} s and {spent.evals} evaluations of "
-        f"{spent.of_eval:.3g} s{', twice' if longer else ''}; in all at most "
-        f"{duration(math.ceil(n_trials / n_jobs) * seconds)}, less what is pruned"
+        f"{workers}, each as this run: {spent.steps} steps of {spent.seconds_per_step:.3g} s and {spent.evals} evaluations of "
+        f"{spent.seconds_per_eval:.3g} s{', twice' if longer else ''}; in all at most "
+        f"{format_duration(math.ceil(n_trials / n_jobs) * seconds)}, less what is pruned"
     )

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from harness.config.errors import ConfigError
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 from harness.core.events import Event, StepEnd
 from harness.run.runner import RunResult, run
-from harness.training.checkpoint import REST, WEIGHTS, load_weights, name_of
+from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, checkpoint_name, load_weights
 from harness.training.policies import Decision, Stop
 
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     if args.steps < 1:
         raise ConfigError(f"--steps: {args.steps} must be at least 1")
     with tempfile.TemporaryDirectory() as folder:
-        differences = verify(args.overrides, args.steps, Path(folder))
+        differences = compare_resumed_run(args.overrides, args.steps, Path(folder))
     for part, (difference, count) in differences.items():
         print(f"{part:<12}{count:>14,} numbers   largest difference {difference:g}")
     largest = max(difference for difference, _ in differences.values())
@@ -34,20 +34,20 @@ def main(arguments: Sequence[str]) -> int:
     return int(largest > 0)
 
 
-def verify(overrides: Sequence[str], steps: int, folder: Path) -> dict[str, tuple[float, int]]:
+def compare_resumed_run(overrides: Sequence[str], steps: int, folder: Path) -> dict[str, tuple[float, int]]:
     """Of each part of the last checkpoint: the largest difference, and of how many numbers."""
     length = ["loop.epochs=null", "loop.max_tokens=null", f"loop.max_steps={2 * steps}"]
     often = ["loop.evals=null", f"loop.eval_every={steps + 1}", "loop.patience=null", "observers=quiet"]
     asked = [*overrides, *length, *often, f"output_dir={folder}", "name=verify_resume"]
-    straight = _run(asked, folder / "straight")
-    first = _run(asked, folder / "first", stop_after=steps)
+    straight = _run_to_step(asked, folder / "straight")
+    first = _run_to_step(asked, folder / "first", stop_after=steps)
     go_on = [*asked, "start=resume", f"start.run={first.folder}", "start.checkpoint=last", "start.schedule=continue"]
-    second = _run(go_on, folder / "second")
-    one, other = (contents(result.folder, result.step) for result in (straight, second))
-    return {part: difference(one[part], other[part]) for part in one}
+    second = _run_to_step(go_on, folder / "second")
+    one, other = (read_checkpoint_parts(result.folder, result.step) for result in (straight, second))
+    return {part: max_difference(one[part], other[part]) for part in one}
 
 
-def _run(overrides: list[str], folder: Path, stop_after: int | None = None) -> RunResult:
+def _run_to_step(overrides: list[str], folder: Path, stop_after: int | None = None) -> RunResult:
     begun: list[int] = []
 
     def policy(event: Event) -> Decision:
@@ -56,39 +56,39 @@ def _run(overrides: list[str], folder: Path, stop_after: int | None = None) -> R
         begun.append(event.step)
         return Stop("interrupted", "half-way") if len(begun) == stop_after else None
 
-    result = run(compose(overrides), [policy], folder=folder)
+    result = run(compose_config(overrides), [policy], folder=folder)
     if result.status != ("completed" if stop_after is None else "interrupted"):
         raise ConfigError(f"a run of it does not come to its end: {result.status}: {result.reason}")
     print(f"{folder.name}: step {result.step}", file=sys.stderr)
     return result
 
 
-def contents(folder: Path, step: int) -> dict[str, Any]:
+def read_checkpoint_parts(folder: Path, step: int) -> dict[str, Any]:
     """What the checkpoint of `step` holds of the run in `folder`, by part."""
-    checkpoint = folder / "checkpoints" / name_of(step)
-    return {"model": load_weights(checkpoint / WEIGHTS), **torch.load(checkpoint / REST, weights_only=True)}
+    checkpoint = folder / "checkpoints" / checkpoint_name(step)
+    return {"model": load_weights(checkpoint / WEIGHTS_FILE), **torch.load(checkpoint / STATE_FILE, weights_only=True)}
 
 
-def difference(one: Any, other: Any) -> tuple[float, int]:
+def max_difference(one: Any, other: Any) -> tuple[float, int]:
     """The largest difference of the numbers in two structures alike, infinite where they are not, and how many."""
-    pairs = list(_pairs(one, other))
+    pairs = list(_compare_leaves(one, other))
     return max((difference for difference, _ in pairs), default=0.0), sum(count for _, count in pairs)
 
 
-def _pairs(one: Any, other: Any) -> Iterator[tuple[float, int]]:
+def _compare_leaves(one: Any, other: Any) -> Iterator[tuple[float, int]]:
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         for key in one:
-            yield from _pairs(one[key], other[key])
+            yield from _compare_leaves(one[key], other[key])
     elif isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
         for pair in zip(one, other, strict=True):
-            yield from _pairs(*pair)
+            yield from _compare_leaves(*pair)
     elif isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) and one.shape == other.shape:
-        yield _gap(one, other), one.numel()
+        yield _max_gap(one, other), one.numel()
     else:
         yield 0.0 if one == other else float("inf"), 1
 
 
-def _gap(one: torch.Tensor, other: torch.Tensor) -> float:
+def _max_gap(one: torch.Tensor, other: torch.Tensor) -> float:
     """Infinite where one of two numbers is none."""
     a, b = ((torch.view_as_real(t) if t.is_complex() else t).double().numpy() for t in (one, other))
     with np.errstate(invalid="ignore"):

@@ -8,11 +8,11 @@ from hydra.core.override_parser.overrides_parser import OverrideParseException
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """What `pip install` calls the launchers that are packages of their own."""
 
 
-REFUSED = (HydraException, OmegaConfBaseException)
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 """What composing a configuration raises for bad input."""
 
 
@@ -20,47 +20,47 @@ class ConfigError(Exception):
     """Bad input; the message is for people, the exit status 2."""
 
 
-class Ended(Exception):
+class RunFailedError(Exception):
     """A run or a sweep came to no good end; the message is its status and reason, the exit status 1."""
 
 
-def nearest(name: str, names: Iterable[object]) -> str:
+def did_you_mean(name: str, names: Iterable[object]) -> str:
     """A question that ends a message, or nothing where no name is near."""
     close = difflib.get_close_matches(name, [str(n) for n in names], n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def explain(error: Exception, arguments: list[str]) -> str:
+def explain_error(error: Exception, arguments: list[str]) -> str:
     """One message for a person; an error that is not known to us keeps its own first line."""
     cause = error.__cause__
     if "Config group override must be" in str(error):
         return f"{next((a for a in arguments if a.endswith('=null')), 'null')}: a group needs an option"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _missing_option(error)
+        return _explain_missing_option(error)
     if isinstance(error, OverrideParseException):
         if wrong := re.search(r"while evaluating .*", str(error)):
             return f"{error.override}: {wrong[0]}"
         return f"{error.override!r} is no override; write key=value, and quote what the shell or Hydra would split"
     key = re.match(r"Could not override '([^']+)'", str(error))
     if key:
-        return _unknown_key(key[1], str(cause), arguments)
+        return _explain_unknown_key(key[1], str(cause), arguments)
     if "Ambiguous value" in str(error) or "requires --multirun" in str(error):
         override = re.search(r"'(.+)'", _first_line(error))
         return f"{override[1] if override else error}: several values are a sweep; add -m, or quote the value"
     return " ".join(part for part in (_first_line(error), _first_line(cause)) if part)
 
 
-def _missing_option(error: MissingConfigException) -> str:
+def _explain_missing_option(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     options = sorted(error.options or [])
-    if group == "hydra/launcher" and option in EXTRAS:
-        return f"{group}={option}: this launcher is not installed; pip install -e '.[{EXTRAS[option]}]'"
+    if group == "hydra/launcher" and option in LAUNCHER_EXTRAS:
+        return f"{group}={option}: this launcher is not installed; pip install -e '.[{LAUNCHER_EXTRAS[option]}]'"
     if not group:
-        return f"there is no configuration {option!r}{nearest(option, options)}"
-    return f"{group}={option}: {group} has no option {option!r}{nearest(option, options)} (it has {', '.join(options)})"
+        return f"there is no configuration {option!r}{did_you_mean(option, options)}"
+    return f"{group}={option}: {group} has no option {option!r}{did_you_mean(option, options)} (it has {', '.join(options)})"
 
 
-def _unknown_key(key: str, cause: str, arguments: list[str]) -> str:
+def _explain_unknown_key(key: str, cause: str, arguments: list[str]) -> str:
     """OmegaConf names the nearest keys of the same level; the level stands in front of them."""
     parent = key.rpartition(".")[0]
     level = f"{parent}." if parent else ""

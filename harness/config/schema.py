@@ -18,30 +18,40 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config.errors import ConfigError, nearest
-from harness.config.targets import bind, targets
-from harness.diagnosis.expectations import parse
+from harness.config.errors import ConfigError, did_you_mean
+from harness.config.targets import check_target, find_targets
+from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.thresholds import Thresholds
 
 ROOT = Path(__file__).resolve().parents[2]
 
-RUN_NAME = r"[\w.+-]{1,80}"
+RUN_NAME_PATTERN = r"[\w.+-]{1,80}"
 
-SWEEP_ONLY = ("sweep", "pruner", "preflight")
+SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
 """What only a sweep reads of a configuration."""
-IDLE = ("observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock", "expect", "thresholds")
+NON_TRAINING_KEYS = (
+    "observers",
+    "tracking",
+    "output_dir",
+    "cache_dir",
+    "name",
+    "locked",
+    "unlock",
+    "expect",
+    "thresholds",
+)
 """Keys that decide nothing about the training."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class BatchSettings:
     batch_size: int
     micro_batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(1, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
+        _check_at_least(1, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
 
-    def per_forward(self, devices: int) -> int:
+    def resolve_micro_batch_size(self, devices: int) -> int:
         """Examples a forward pass on each of `devices`; ValueError where the batch does not divide."""
         if self.batch_size % devices:
             raise ValueError(f"batch_size: {self.batch_size} does not divide over {devices} devices")
@@ -55,7 +65,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Loop:
+class LoopSettings:
     max_steps: int | None = None
     epochs: float | None = None
     max_tokens: int | None = None
@@ -71,16 +81,16 @@ class Loop:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        _exactly_one(max_steps=self.max_steps, epochs=self.epochs, max_tokens=self.max_tokens)
-        _exactly_one(evals=self.evals, eval_every=self.eval_every)
-        _at_least(1, **{name: getattr(self, name) for name in (
+        _check_exactly_one(max_steps=self.max_steps, epochs=self.epochs, max_tokens=self.max_tokens)
+        _check_exactly_one(evals=self.evals, eval_every=self.eval_every)
+        _check_at_least(1, **{name: getattr(self, name) for name in (
             "max_steps", "max_tokens", "evals", "eval_every", "log_every", "patience", "save_every",
             "keep_checkpoints", "max_rollbacks")})  # fmt: skip
-        _positive(epochs=self.epochs, grad_clip=self.grad_clip, spike_lr_factor=self.spike_lr_factor)
+        _check_positive(epochs=self.epochs, grad_clip=self.grad_clip, spike_lr_factor=self.spike_lr_factor)
         if self.spike_lr_factor > 1:
             raise ValueError(f"spike_lr_factor: {self.spike_lr_factor} would raise the LR after a spike; use 1 or less")
 
-    def total_steps(self, batch_size: int, examples: int, tokens_per_example: float) -> int:
+    def compute_total_steps(self, batch_size: int, examples: int, tokens_per_example: float) -> int:
         """Updates in the run; an epoch is examples // batch_size of them, a token budget is rounded up."""
         if self.max_steps is not None:
             return self.max_steps
@@ -88,7 +98,7 @@ class Loop:
             return max(1, round(self.epochs * max(1, examples // batch_size)))
         return max(1, -(-self.max_tokens // round(batch_size * tokens_per_example)))
 
-    def eval_steps(self, total_steps: int) -> frozenset[int]:
+    def compute_eval_steps(self, total_steps: int) -> frozenset[int]:
         """The steps after which to evaluate; the last is always one."""
         if self.eval_every is not None:
             return frozenset(range(self.eval_every, total_steps, self.eval_every)) | {total_steps}
@@ -96,27 +106,27 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Precision:
+class PrecisionSettings:
     autocast: Literal["bfloat16", "float16"] | None = None
     max_skips: int = 0
 
     def __post_init__(self) -> None:
         if self.autocast not in (None, "bfloat16", "float16"):
             raise ValueError(f"autocast: {self.autocast!r} is none of null, bfloat16, float16")
-        _at_least(0, max_skips=self.max_skips)
+        _check_at_least(0, max_skips=self.max_skips)
 
 
 @dataclass(frozen=True)
-class Device:
+class DeviceSettings:
     kind: str = "auto"
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(1, threads=self.threads)
+        _check_at_least(1, threads=self.threads)
 
 
 @dataclass(frozen=True)
-class Start:
+class StartSettings:
     kind: Literal["scratch", "warm", "resume"] = "scratch"
     source: str | None = None
     run: str | None = None
@@ -135,101 +145,101 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """The numbers that are ours; the components stay in the configuration until they are built."""
 
     seed: int
-    batch: Batch
-    loop: Loop
-    precision: Precision
-    device: Device
-    start: Start
+    batch: BatchSettings
+    loop: LoopSettings
+    precision: PrecisionSettings
+    device: DeviceSettings
+    start: StartSettings
     weight_decay_scope: Literal["hidden", "matrices", "all"]
     output_dir: Path
     cache_dir: Path
 
 
-def compose(overrides: Sequence[str]) -> DictConfig:
+def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The configuration of `overrides`, with the search path of the running application where there is one.
 
     A process that asks again gets what it got before, whatever has become of the files."""
     hydra = GlobalHydra.instance()
-    return deepcopy(_composed(hydra.config_loader() if hydra.is_initialized() else None, tuple(overrides)))
+    return deepcopy(_compose_cached(hydra.config_loader() if hydra.is_initialized() else None, tuple(overrides)))
 
 
 @lru_cache(maxsize=64)
-def _composed(application: ConfigLoader | None, overrides: tuple[str, ...]) -> DictConfig:
+def _compose_cached(application: ConfigLoader | None, overrides: tuple[str, ...]) -> DictConfig:
     with nullcontext() if application else initialize_config_dir(str(ROOT / "conf"), job_name="run"):
         return hydra_compose("config", list(overrides))
 
 
-def run_part(cfg: DictConfig) -> DictConfig:
+def without_sweep_keys(cfg: DictConfig) -> DictConfig:
     """`cfg` without what only a sweep reads: all that a run knows and records."""
-    if not cfg.keys() & set(SWEEP_ONLY):
+    if not cfg.keys() & set(SWEEP_ONLY_KEYS):
         return cfg
     part = deepcopy(cfg)
     with open_dict(part):
-        for key in SWEEP_ONLY:
+        for key in SWEEP_ONLY_KEYS:
             part.pop(key, None)
     return part
 
 
-def validate(cfg: DictConfig) -> Settings:
+def validate_config(cfg: DictConfig) -> RunSettings:
     """The settings of `cfg`; ConfigError at the first thing that cannot work, before anything is built."""
-    cfg = run_part(cfg)
+    cfg = without_sweep_keys(cfg)
     for key in sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{key} has no value; give it one: {key}=…")
-    _check_places(cfg)
-    groups = {field.name: field.type for field in fields(Settings) if hasattr(field.type, "__post_init__")}
-    sections = {name: section(name, schema, cfg[name]) for name, schema in groups.items()}
+    _check_top_level(cfg)
+    groups = {field.name: field.type for field in fields(RunSettings) if hasattr(field.type, "__post_init__")}
+    sections = {name: parse_section(name, schema, cfg[name]) for name, schema in groups.items()}
     if cfg.weight_decay_scope not in ("hidden", "matrices", "all"):
         raise ConfigError(f"weight_decay_scope: {cfg.weight_decay_scope!r} is none of hidden, matrices, all")
     if cfg.lora and cfg.lora.get("_target_") is None:
         raise ConfigError(f"lora: {', '.join(cfg.lora)} set, and lora=none has no adapters; choose another lora")
-    for key, node in targets(cfg):
-        bind(key, node)
-    _check_lrs(cfg.optimizer)
-    _check_forecasts(cfg.expect)
-    section("thresholds", Thresholds, cfg.thresholds)
-    writable("tracking.uri", _tracking_folder(cfg.tracking.uri))
-    return Settings(
-        seed=_integer(cfg, "seed"),
+    for key, node in find_targets(cfg):
+        check_target(key, node)
+    _check_learning_rates(cfg.optimizer)
+    _check_expectations(cfg.expect)
+    parse_section("thresholds", Thresholds, cfg.thresholds)
+    check_writable("tracking.uri", _find_tracking_dir(cfg.tracking.uri))
+    return RunSettings(
+        seed=_read_seed(cfg, "seed"),
         weight_decay_scope=cfg.weight_decay_scope,
-        output_dir=writable("output_dir", ROOT / cfg.output_dir),
-        cache_dir=writable("cache_dir", ROOT / cfg.cache_dir),
+        output_dir=check_writable("output_dir", ROOT / cfg.output_dir),
+        cache_dir=check_writable("cache_dir", ROOT / cfg.cache_dir),
         **sections,
     )
 
 
-def holds(outer: str, inner: str) -> bool:
+def contains_key(outer: str, inner: str) -> bool:
     """Whether the dotted key `inner` is `outer` or lies in it."""
     return f"{inner}.".startswith(f"{outer}.")
 
 
-def dotted(node: object, key: str = "") -> dict[str, str]:
+def flatten_config(node: object, key: str = "") -> dict[str, str]:
     """Every leaf of nested mappings, as text, under the keys that lead to it; an empty mapping is a leaf."""
     if not isinstance(node, dict) or not node:
         return {key: str(node)}
-    children = [dotted(child, f"{key}.{name}" if key else name) for name, child in node.items()]
+    children = [flatten_config(child, f"{key}.{name}" if key else name) for name, child in node.items()]
     return {name: value for child in children for name, value in child.items()}
 
 
-def _check_places(cfg: DictConfig) -> None:
+def _check_top_level(cfg: DictConfig) -> None:
     for key in ("output_dir", "cache_dir"):
         if not isinstance(cfg[key], str) or not cfg[key]:
             raise ConfigError(f"{key}: {cfg[key]!r} is no folder")
-    if cfg.name is not None and not re.fullmatch(RUN_NAME, str(cfg.name)):
+    if cfg.name is not None and not re.fullmatch(RUN_NAME_PATTERN, str(cfg.name)):
         raise ConfigError(f"name: {cfg.name!r} may have up to 80 letters, digits and any of . _ + -")
     for group in ("batch", "loop", "precision", "device", "start", "task", "optimizer", "schedule", "observers"):
         if not isinstance(cfg.get(group), DictConfig):
             raise ConfigError(f"{group}: nothing is chosen; `python run.py --help` shows the options")
 
 
-def section(name: str, schema: type, node: DictConfig) -> Any:
+def parse_section(name: str, schema: type, node: DictConfig) -> Any:
     known = [field.name for field in fields(schema)]
     for key in node:
         if key not in known:
-            raise ConfigError(f"{name}.{key} does not exist{nearest(str(key), known)}")
+            raise ConfigError(f"{name}.{key} does not exist{did_you_mean(str(key), known)}")
     try:
         typed = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), node), resolve=True)
         return schema(**{key: typed[key] for key in known})
@@ -239,7 +249,7 @@ def section(name: str, schema: type, node: DictConfig) -> Any:
         raise ConfigError(f"{name}.{error}") from error
 
 
-def _check_lrs(optimizer: DictConfig) -> None:
+def _check_learning_rates(optimizer: DictConfig) -> None:
     for name, value in optimizer.items():
         if name == "lr" or str(name).endswith("_lr"):
             if not isinstance(value, int | float) or isinstance(value, bool):
@@ -248,24 +258,24 @@ def _check_lrs(optimizer: DictConfig) -> None:
                 raise ConfigError(f"optimizer.{name}: {value} must be above 0")
 
 
-def _check_forecasts(expect: Any) -> None:
+def _check_expectations(expect: Any) -> None:
     if not isinstance(expect, ListConfig):
         raise ConfigError(f"expect: {expect!r} is no list; write \"expect=['{expect}']\"")
     for text in expect:
         try:
-            parse(text)
+            parse_expectation(text)
         except ValueError as error:
             raise ConfigError(f"expect: {error}") from error
 
 
-def _integer(cfg: DictConfig, key: str) -> int:
+def _read_seed(cfg: DictConfig, key: str) -> int:
     value = cfg[key]
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
         raise ConfigError(f"{key}: {value!r} must be a whole number from 0 to {2**32 - 1}")
     return value
 
 
-def writable(key: str, folder: Path) -> Path:
+def check_writable(key: str, folder: Path) -> Path:
     """`folder`, if a file can be made in the nearest folder above it that exists; none is left there."""
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:
@@ -275,12 +285,12 @@ def writable(key: str, folder: Path) -> Path:
     return folder
 
 
-def _tracking_folder(uri: str | None) -> Path:
+def _find_tracking_dir(uri: str | None) -> Path:
     """Where the store's file goes; a server's address has none, and the project's own folder stands for it."""
     return Path(uri.removeprefix("sqlite:///")).parent if (uri or "").startswith("sqlite:///") else ROOT / "mlruns"
 
 
-def _exactly_one(**given: Any) -> None:
+def _check_exactly_one(**given: Any) -> None:
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
         said = " and ".join(f"{name}={given[name]}" for name in names) or "none of them is set"
@@ -289,13 +299,13 @@ def _exactly_one(**given: Any) -> None:
         raise ValueError(f"{one}: exactly one of {', '.join(given)} says it, and {said}; add {others}")
 
 
-def _at_least(lowest: int, **given: Any) -> None:
+def _check_at_least(lowest: int, **given: Any) -> None:
     for name, value in given.items():
         if value is not None and value < lowest:
             raise ValueError(f"{name}: {value} must be at least {lowest}")
 
 
-def _positive(**given: Any) -> None:
+def _check_positive(**given: Any) -> None:
     for name, value in given.items():
         if value is not None and not value > 0:
             raise ValueError(f"{name}: {value} must be above 0")

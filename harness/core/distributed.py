@@ -17,7 +17,7 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 
-class World:
+class ProcessGroup:
     """`size` processes that hold the same weights; this one is `rank`. Rank 0 writes and decides."""
 
     def __init__(self, device: torch.device, rank: int = 0, size: int = 1) -> None:
@@ -27,11 +27,11 @@ class World:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def share(self, pieces: Iterable[T]) -> Iterator[T]:
+    def shard(self, pieces: Iterable[T]) -> Iterator[T]:
         """This process's pieces of what every process has whole."""
         return islice(pieces, self.rank, None, self.size)
 
-    def sum(self, numbers: list[float]) -> list[float]:
+    def all_reduce(self, numbers: list[float]) -> list[float]:
         """Each number added up over the processes, in float64 where the device has it."""
         if self.size == 1:
             return numbers
@@ -40,7 +40,7 @@ class World:
         dist.all_reduce(total)
         return total.tolist()
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients in one message a data type; a parameter unused here counts as zero."""
         if self.size == 1:
             return
@@ -55,7 +55,7 @@ class World:
             for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
-    def gather(self, value: T) -> list[T]:
+    def all_gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of the ranks, everywhere."""
         if self.size == 1:
             return [value]
@@ -63,7 +63,7 @@ class World:
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """Rank 0's value, everywhere."""
         if self.size == 1:
             return value
@@ -71,7 +71,7 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
-    def main_first(self, make: Callable[[], T]) -> T:
+    def run_main_first(self, make: Callable[[], T]) -> T:
         """What `make` gives, on rank 0 before the others, so that they find its files; its error is everyone's."""
         if self.size == 1:
             return make()
@@ -81,12 +81,12 @@ class World:
                 made = make()
             except Exception as raised:
                 error = raised
-        error = self.from_main(error)
+        error = self.broadcast(error)
         if error is not None:
             raise error
         return made if self.is_main else make()
 
-    def copy_from_main(self, model: nn.Module) -> None:
+    def broadcast_model(self, model: nn.Module) -> None:
         """Rank 0's parameters and buffers, everywhere: one model, whatever each process has drawn."""
         if self.size == 1:
             return
@@ -95,7 +95,7 @@ class World:
             dist.broadcast(torch.view_as_real(data) if data.is_complex() else data, src=0)
 
 
-def join(device_type: str) -> World:
+def join_process_group(device_type: str) -> ProcessGroup:
     """The world `torchrun` describes in the environment (gloo on CPU, nccl on CUDA), or one process."""
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
@@ -111,10 +111,10 @@ def join(device_type: str) -> World:
     if size > 1 and not dist.is_initialized():
         # Rank 0 may tokenise for a long time while the others wait.
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
-    return World(device, rank, size)
+    return ProcessGroup(device, rank, size)
 
 
-def leave() -> None:
+def leave_process_group() -> None:
     """Go together: a process whose peers are still at work may die of their closed connections."""
     if dist.is_initialized():
         with suppress(RuntimeError):  # a peer that has died is waited for no longer
@@ -122,7 +122,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def pick_device(kind: str) -> str:
+def select_device(kind: str) -> str:
     """`kind`, or the best there is for "auto"; ValueError for one this machine has not."""
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if kind == "auto":
@@ -136,7 +136,7 @@ def pick_device(kind: str) -> str:
 
 
 @contextmanager
-def threads(count: int | None) -> Iterator[None]:
+def use_cpu_threads(count: int | None) -> Iterator[None]:
     """Give torch `count` CPU threads, where it is set, and take them back."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

@@ -93,7 +93,7 @@ class Spike:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Diagnosis:
     """What diagnosis says of a run at `step`: the reason in a sentence, the numbers it rests on, and overrides to try,
     as run.py takes them. `confidence` lies between 0 and 1."""
 
@@ -106,12 +106,12 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Conclusion:
+class FinalDiagnosis:
     """What holds of a run at its end, what was said of it and holds no longer, and how its forecasts did, in a
     sentence, empty where there were none."""
 
-    verdicts: tuple[Verdict, ...]
-    passed: tuple[Verdict, ...]
+    verdicts: tuple[Diagnosis, ...]
+    passed: tuple[Diagnosis, ...]
     forecasts: str
 
 
@@ -136,7 +136,7 @@ class RunEnd:
     artifacts: tuple[Path, ...] = field(default=())
 
 
-Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Verdict | Conclusion | Notice | RunEnd
+Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Diagnosis | FinalDiagnosis | Notice | RunEnd
 
 
 class Observer:
@@ -144,7 +144,7 @@ class Observer:
 
     What it answers, if anything, is what may be said of what came before: all are told that first."""
 
-    def __call__(self, event: Event) -> Iterable[Verdict | Conclusion] | None:
+    def __call__(self, event: Event) -> Iterable[Diagnosis | FinalDiagnosis] | None:
         raise NotImplementedError
 
     def close(self) -> None:

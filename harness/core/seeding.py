@@ -18,18 +18,18 @@ def seed_everything(seed: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def rng_state() -> dict[str, Any]:
+def get_rng_state() -> dict[str, Any]:
     """The generators' states as tensors and plain numbers."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
-        **torch_rng_state(),
+        **get_torch_rng_state(),
     }
 
 
-def torch_rng_state() -> dict[str, torch.Tensor]:
+def get_torch_rng_state() -> dict[str, torch.Tensor]:
     """Of the generators that a forward pass draws from; cheap enough for every step."""
     state = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -52,9 +52,9 @@ def set_torch_rng_state(state: dict[str, torch.Tensor]) -> None:
 
 
 @contextmanager
-def preserved_rng() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Leave every generator as it was found."""
-    state = rng_state()
+    state = get_rng_state()
     try:
         yield
     finally:

@@ -25,10 +25,10 @@ class Optimizer(Protocol):
 
     parts: Sequence[torch.optim.Optimizer]
 
-    def set_lr(self, multiplier: float) -> None:
+    def scale_lr(self, multiplier: float) -> None:
         """Put every group's LR at `multiplier` times its peak."""
 
-    def lrs(self) -> dict[str, float]:
+    def current_lrs(self) -> dict[str, float]:
         """The LR in force of every group, by name."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
@@ -43,8 +43,8 @@ class Optimizer(Protocol):
 class Schedule(Protocol):
     """A multiplier of the peak LR, a pure function of progress."""
 
-    def multiplier(self, at: Progress) -> float: ...
-    def warmup(self, total_steps: int) -> int:
+    def lr_multiplier(self, at: Progress) -> float: ...
+    def count_warmup_steps(self, total_steps: int) -> int:
         """Steps of warm-up; ValueError where the run is too short for them."""
 
     def warmup_notice(self, total_steps: int) -> str | None:
@@ -55,7 +55,7 @@ class ObservingSchedule(Schedule, Protocol):
     """A schedule that also learns from the validation loss, and so has a state of its own."""
 
     def observe(self, val_loss: float) -> None: ...
-    def rebase(self) -> None:
+    def reset_best(self) -> None:
         """Losses from now on are of another kind: forget what was seen, not what was decided."""
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -105,13 +105,13 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "schedule": observed,
             "scaler": self.scaler.state_dict(),
-            "rng": list(rng or [seeding.rng_state()]),
+            "rng": list(rng or [seeding.get_rng_state()]),
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
         }
 
     def load_state_dict(self, state: dict[str, Any], *, rank: int = 0) -> None:
         """Go on from `state`; where fewer processes saved it than load it, the others keep the generators they have."""
-        load_model(self.model, state["model"])
+        load_model_weights(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"]:  # empty where it was not enabled
             self.scaler.load_state_dict(state["scaler"])
@@ -123,14 +123,14 @@ class TrainState:
             setattr(self, name, value)
 
 
-def load_model(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool = True) -> None:
+def load_model_weights(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool = True) -> None:
     """`model.load_state_dict`, but a ValueError where one of two tensors would silently overwrite the other."""
-    if pair := broken_tie(model, weights):
+    if pair := find_broken_tie(model, weights):
         raise ValueError(f"{pair[0]} and {pair[1]} differ in the weights, but are one tensor in the model: untie it")
     model.load_state_dict(weights, strict=strict)
 
 
-def broken_tie(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, str] | None:
+def find_broken_tie(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """Two names of one tensor of `model` under which `weights` hold different ones, as once a tied head is adapted."""
     first_names: dict[int, str] = {}
     for name, tensor in model.state_dict().items():

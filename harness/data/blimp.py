@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.core.task import Mean
-from harness.data.sources import HuggingFace, find_files, objects
+from harness.data.sources import HuggingFace, find_data_files, read_json_objects
 
-PUBLIC = "nyu-mll/blimp"
+HUB_DATASET = "nyu-mll/blimp"
 """The Hub's data set, a configuration a paradigm."""
-SUFFIXES = (".jsonl", ".ndjson")
-SENTENCES = ("sentence_good", "sentence_bad")
-NAMES = ("UID", "linguistics_term", "field")
+FILE_SUFFIXES = (".jsonl", ".ndjson")
+SENTENCE_FIELDS = ("sentence_good", "sentence_bad")
+GROUP_FIELDS = ("UID", "linguistics_term", "field")
 """Of the paradigm, of the phenomenon it belongs to and of the field that studies it."""
-SPELLINGS = {"s-selection": "argument_structure", "syntax/semantics": "syntax_semantics"}
+PAPER_NAMES = {"s-selection": "argument_structure", "syntax/semantics": "syntax_semantics"}
 """Of the files, and what the paper's tables call them."""
 
-Kind = Literal["all", "field", "phenomenon", "paradigm"]
+GroupKind = Literal["all", "field", "phenomenon", "paradigm"]
 
 
 @dataclass(frozen=True)
-class Pair:
+class MinimalPair:
     """`good` is acceptable and `bad` is not; `paradigm`, `phenomenon` and `field` say in which respect."""
 
     good: str
@@ -32,15 +32,15 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class GroupAccuracy:
     """The share of the pairs of one kind and name of which the good sentence is the likelier one."""
 
-    kind: Kind
+    kind: GroupKind
     name: str
-    share: Mean
+    accuracy: Mean
 
 
-def read(path: str | None = None, per_paradigm: int | None = None) -> list[Pair]:
+def read_minimal_pairs(path: str | None = None, per_paradigm: int | None = None) -> list[MinimalPair]:
     """The pairs, at most the first `per_paradigm` of each paradigm: of a file or a folder of JSONL, plain or .gz, where
     files without a sentence_good or sentence_bad in their first row are left out; of the Hub's data set by its name
     nyu-mll/blimp; none where `path` is null.
@@ -50,36 +50,36 @@ def read(path: str | None = None, per_paradigm: int | None = None) -> list[Pair]
         raise ValueError(f"per_paradigm={per_paradigm} must be at least 1, or null for all")
     if path is None:
         return []
-    rows = _public() if path == PUBLIC else _local(path)
-    return _first(_checked(rows), per_paradigm)
+    rows = _read_hub_rows() if path == HUB_DATASET else _read_local_rows(path)
+    return _take_per_paradigm(_parse_rows(rows), per_paradigm)
 
 
-def accuracies(pairs: Sequence[Pair], is_right: Iterable[bool]) -> list[Accuracy]:
+def compute_accuracies(pairs: Sequence[MinimalPair], is_correct: Iterable[bool]) -> list[GroupAccuracy]:
     """Of all pairs, then of each field, phenomenon and paradigm by name; the overall one is the mean over pairs, which
     is the mean over paradigms where these have equally many."""
-    shares: dict[tuple[Kind, str], Mean] = {}
-    for pair, right in zip(pairs, is_right, strict=True):
+    shares: dict[tuple[GroupKind, str], Mean] = {}
+    for pair, right in zip(pairs, is_correct, strict=True):
         of = ("all", "accuracy"), ("field", pair.field), ("phenomenon", pair.phenomenon), ("paradigm", pair.paradigm)
         for key in of:
             one = Mean(float(right), 1, "share of pairs", float(right))
             shares[key] = shares[key] + one if key in shares else one
-    order: tuple[Kind, ...] = ("all", "field", "phenomenon", "paradigm")
-    return [Accuracy(*key, shares[key]) for key in sorted(shares, key=lambda key: (order.index(key[0]), key[1]))]
+    order: tuple[GroupKind, ...] = ("all", "field", "phenomenon", "paradigm")
+    return [GroupAccuracy(*key, shares[key]) for key in sorted(shares, key=lambda key: (order.index(key[0]), key[1]))]
 
 
-def _first(pairs: Iterable[Pair], per_paradigm: int | None) -> list[Pair]:
-    by_paradigm: dict[str, list[Pair]] = {}
+def _take_per_paradigm(pairs: Iterable[MinimalPair], per_paradigm: int | None) -> list[MinimalPair]:
+    by_paradigm: dict[str, list[MinimalPair]] = {}
     for pair in pairs:
         by_paradigm.setdefault(pair.paradigm, []).append(pair)
     return [pair for paradigm in sorted(by_paradigm) for pair in by_paradigm[paradigm][:per_paradigm]]
 
 
-def _checked(rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Pair]:
+def _parse_rows(rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[MinimalPair]:
     """ValueError for a row that lacks something, stands twice, or puts its paradigm elsewhere than one before it."""
-    seen: dict[Pair, str] = {}
+    seen: dict[MinimalPair, str] = {}
     groups: dict[str, tuple[tuple[str, str], str]] = {}
     for where, row in rows:
-        pair = _pair(row, where)
+        pair = _parse_row(row, where)
         if pair in seen:
             raise ValueError(f"path: {where} is the pair of {seen[pair]} again; leave one out")
         seen[pair] = where
@@ -94,25 +94,27 @@ def _checked(rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Pair]:
         raise ValueError("path: there are no pairs in it")
 
 
-def _pair(row: dict[str, Any], where: str) -> Pair:
-    for field in (*SENTENCES, *NAMES):
+def _parse_row(row: dict[str, Any], where: str) -> MinimalPair:
+    for field in (*SENTENCE_FIELDS, *GROUP_FIELDS):
         if not isinstance(row.get(field), str) or not row[field].strip():
             found = f"{row[field]!r} in" if field in row else "no"
             raise ValueError(
-                f"path: {where} has {found} {field}; a row needs text in {', '.join((*SENTENCES, *NAMES))}"
+                f"path: {where} has {found} {field}; a row needs text in {', '.join((*SENTENCE_FIELDS, *GROUP_FIELDS))}"
             )
-    return Pair(*(row[field] for field in SENTENCES), *(SPELLINGS.get(row[field], row[field]) for field in NAMES))
+    return MinimalPair(
+        *(row[field] for field in SENTENCE_FIELDS), *(PAPER_NAMES.get(row[field], row[field]) for field in GROUP_FIELDS)
+    )
 
 
-def _local(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_local_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     is_folder = Path(path).expanduser().is_dir()
-    for file in find_files(path, SUFFIXES):
-        rows = list(objects(file))
-        if not (is_folder and rows and rows[0][1].keys().isdisjoint(SENTENCES)):
+    for file in find_data_files(path, FILE_SUFFIXES):
+        rows = list(read_json_objects(file))
+        if not (is_folder and rows and rows[0][1].keys().isdisjoint(SENTENCE_FIELDS)):
             yield from rows
 
 
-def _public() -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in HuggingFace(PUBLIC).names():
-        for number, row in enumerate(HuggingFace(PUBLIC, name).rows(), 1):
-            yield f"{PUBLIC}, {name}, row {number}", row
+def _read_hub_rows() -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in HuggingFace(HUB_DATASET).list_configs():
+        for number, row in enumerate(HuggingFace(HUB_DATASET, name).load_rows(), 1):
+            yield f"{HUB_DATASET}, {name}, row {number}", row

@@ -1,8 +1,8 @@
 """What others measured on BLiMP, as shares of pairs."""
 
-MODELS = ("n-gram", "LSTM", "TXL", "GPT-2")
+PUBLISHED_MODELS = ("n-gram", "LSTM", "TXL", "GPT-2")
 """Of Warstadt et al. (TACL 2020), on all 67,000 pairs by the log-likelihood of whole sentences."""
-PUBLISHED = {
+PUBLISHED_ACCURACY = {
     "accuracy": (0.6124, 0.6981, 0.6963, 0.8302),
     "anaphor_agreement": (0.4790, 0.9170, 0.9410, 0.9930),
     "argument_structure": (0.7189, 0.7317, 0.7216, 0.8178),
@@ -18,5 +18,5 @@ PUBLISHED = {
     "subject_verb_agreement": (0.6030, 0.8007, 0.7595, 0.8635),
 }
 """By phenomenon and overall, in the order of MODELS; raw_results/summary of github.com/alexwarstadt/blimp, CC BY."""
-BABYLM = {"10M": 0.606, "100M": 0.692}
+BABYLM_BASELINES = {"10M": 0.606, "100M": 0.692}
 """Overall, by words of training text: the LTG-BERT baselines of the 2024 BabyLM challenge, in its own pipeline."""

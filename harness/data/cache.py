@@ -10,41 +10,41 @@ from typing import Any
 
 from filelock import FileLock
 
-FORMAT = 1
+CACHE_VERSION = 1
 """Part of every digest: one higher whenever the same source comes to be read, tokenised or stored differently."""
 MANIFEST = "files.json"
 """The size in bytes of every other file of the folder; written last."""
 
 
-def digest(*parts: Any) -> str:
+def compute_digest(*parts: Any) -> str:
     """16 hexadecimal digits of the SHA-256 of `parts`, which are numbers, strings and lists of them."""
-    return hashlib.sha256(json.dumps([FORMAT, *parts], ensure_ascii=False).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([CACHE_VERSION, *parts], ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def file_digest(path: Path) -> str:
+def compute_file_digest(path: Path) -> str:
     """The SHA-256 of the file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def cached(folder: Path, write: Callable[[Path], None]) -> Path:
+def ensure_cached(folder: Path, write: Callable[[Path], None]) -> Path:
     """`folder`, which `write` fills where it is missing or torn; processes that want it at once write it once."""
 
     def write_listed(draft: Path) -> None:
         write(draft)
-        (draft / MANIFEST).write_text(json.dumps(_sizes(draft)))
+        (draft / MANIFEST).write_text(json.dumps(_list_file_sizes(draft)))
 
-    if _is_whole(folder):
+    if _is_complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
-        if not _is_whole(folder):
+        if not _is_complete(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            write_whole(folder, write_listed)
+            write_folder_atomically(folder, write_listed)
     return folder
 
 
-def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
     """Have `write` fill `folder`, which appears with every file on the disk or, where `write` fails, not at all."""
     draft = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
@@ -52,26 +52,26 @@ def write_whole(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         write(draft)
         for path in (*draft.rglob("*"), draft):
-            _sync(path)
+            _sync_to_disk(path)
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    _sync(folder.parent)
+    _sync_to_disk(folder.parent)
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
-        return json.loads((folder / MANIFEST).read_text()) == _sizes(folder)
+        return json.loads((folder / MANIFEST).read_text()) == _list_file_sizes(folder)
     except (OSError, ValueError):
         return False
 
 
-def _sizes(folder: Path) -> dict[str, int]:
+def _list_file_sizes(folder: Path) -> dict[str, int]:
     files = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _sync(path: Path) -> None:
+def _sync_to_disk(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.data.cache import digest, file_digest
+from harness.data.cache import compute_digest, compute_file_digest
 
 
 @dataclass(frozen=True, eq=False)
-class Fields:
+class FieldPairs:
     """Samples of `x` and `y`, float32, [samples, channels, height, width] on one grid."""
 
     x: Tensor
@@ -20,11 +20,11 @@ class Fields:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, samples: slice | list[int]) -> "Fields":
-        return Fields(self.x[samples], self.y[samples])
+    def __getitem__(self, samples: slice | list[int]) -> "FieldPairs":
+        return FieldPairs(self.x[samples], self.y[samples])
 
-    def to(self, device: torch.device | str) -> "Fields":
-        return Fields(self.x.to(device, non_blocking=True), self.y.to(device, non_blocking=True))
+    def to(self, device: torch.device | str) -> "FieldPairs":
+        return FieldPairs(self.x.to(device, non_blocking=True), self.y.to(device, non_blocking=True))
 
     @property
     def grid(self) -> str:
@@ -37,8 +37,8 @@ class Fields:
 class FieldData:
     """What to train on, and what to score on: the first of `held_out` is the validation set, no two have one grid."""
 
-    train: Fields
-    held_out: tuple[Fields, ...]
+    train: FieldPairs
+    held_out: tuple[FieldPairs, ...]
     digest: str
     name: str
     source: str
@@ -47,7 +47,7 @@ class FieldData:
     seed: int
 
 
-def pt_files(
+def load_pt_files(
     *, train: str, tests: Sequence[str], limit: int | None, eval_batch_size: int, shuffle: bool, seed: int,
     cache_dir: Path,
 ) -> FieldData:  # fmt: skip
@@ -58,16 +58,16 @@ def pt_files(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be 1 or more, or null for every sample")
     paths = [Path(file).expanduser() for file in (train, *tests)]
-    fields = [read(path) for path in paths]
+    fields = [read_field_pairs(path) for path in paths]
     if limit is not None and limit > len(fields[0]):
         raise ValueError(f"limit={limit} is more than the {len(fields[0])} samples of {paths[0]}; lower it")
     names = ", ".join(path.name for path in paths)
-    key = digest(*map(file_digest, paths), limit)
-    return checked(fields[0][:limit], fields[1:], key, "PtFiles", names, eval_batch_size, shuffle, seed)
+    key = compute_digest(*map(compute_file_digest, paths), limit)
+    return build_field_data(fields[0][:limit], fields[1:], key, "PtFiles", names, eval_batch_size, shuffle, seed)
 
 
-def checked(
-    train: Fields, held_out: Sequence[Fields], key: str, name: str, source: str, eval_batch_size: int, shuffle: bool,
+def build_field_data(
+    train: FieldPairs, held_out: Sequence[FieldPairs], key: str, name: str, source: str, eval_batch_size: int, shuffle: bool,
     seed: int,
 ) -> FieldData:  # fmt: skip
     """The data, if they are of one kind and can be told apart; ValueError otherwise."""
@@ -82,7 +82,7 @@ def checked(
     return FieldData(train, tuple(held_out), key, name, source, eval_batch_size, shuffle, seed)
 
 
-def read(path: Path) -> Fields:
+def read_field_pairs(path: Path) -> FieldPairs:
     """The `x` and `y` of a dictionary that torch.save wrote, each [samples, height, width] or [samples, channels,
     height, width]; an x of a dimension less, such as a state at the start, stands in every row of y.
 
@@ -93,15 +93,15 @@ def read(path: Path) -> Fields:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of whatever kind the bytes happen to lead to
         raise ValueError(f"{path} is no file of tensors that torch.save wrote, or is damaged") from error
-    x, y = (_tensor(found, name, path) for name in ("x", "y"))
+    x, y = (_get_tensor(found, name, path) for name in ("x", "y"))
     if x.ndim == y.ndim - 1 and x.shape[1:] == y.shape[2:]:
         x = x.unsqueeze(1).expand_as(y)
     x, y = (fields.unsqueeze(1) if fields.ndim == 3 else fields for fields in (x, y))
     _check_pair(x, y, path)
-    return Fields(x.contiguous(), y.contiguous())
+    return FieldPairs(x.contiguous(), y.contiguous())
 
 
-def _tensor(found: object, name: str, path: Path) -> Tensor:
+def _get_tensor(found: object, name: str, path: Path) -> Tensor:
     if not isinstance(found, dict) or not isinstance(found.get(name), Tensor):
         held = (
             f"a dictionary of {', '.join(map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from harness.data import pydoc
-from harness.data.cache import digest, file_digest
+from harness.data.cache import compute_digest, compute_file_digest
 from harness.data.hf_hub import go_offline_if_unreachable
 
-PYDOC_ORDER_SEED = 1337
-SHORTEST_PROSE, SHORTEST_ANSWER = 20, 12
+PYDOC_SHUFFLE_SEED = 1337
+MIN_PROSE_CHARS, MIN_ANSWER_CHARS = 20, 12
 """In characters: below these a docstring says nothing."""
-LONGEST_FIELD = 2**31 - 1  # characters of a .csv; the csv module takes 131,072 unless told
-PRIVATE = re.compile(r"(^|\.)_(?!.*__$)[^.]*$")
+MAX_CSV_FIELD_CHARS = 2**31 - 1  # characters of a .csv; the csv module takes 131,072 unless told
+PRIVATE_NAME = re.compile(r"(^|\.)_(?!.*__$)[^.]*$")
 """A dotted name whose last part begins with an underscore and is no `__dunder__`."""
 
 
@@ -42,7 +42,7 @@ class Source(Protocol):
         """Every document, in the same order each time."""
 
 
-def question_answer(question: str, answer: str) -> Document:
+def format_qa_document(question: str, answer: str) -> Document:
     """The space before the answer is the answer's, because a tokenizer joins it to the word that follows."""
     return Document(prompt=f"QUESTION: {question.strip()}\nANSWER:", text=f" {answer.strip()}")
 
@@ -52,11 +52,11 @@ class PydocText:
     """The standard library's docstrings and help topics: about 2 MB of technical English, no download."""
 
     def fingerprint(self) -> str:
-        return digest("prose", pydoc.fingerprint())
+        return compute_digest("prose", pydoc.compute_stdlib_digest())
 
     def documents(self) -> Iterator[Document]:
-        texts = [text for _, text in pydoc.docstrings()] + pydoc.topics()
-        return _shuffled(Document(text) for text in texts if len(text) >= SHORTEST_PROSE)
+        texts = [text for _, text in pydoc.read_docstrings()] + pydoc.read_help_topics()
+        return _shuffle_unique(Document(text) for text in texts if len(text) >= MIN_PROSE_CHARS)
 
 
 @dataclass(frozen=True)
@@ -64,20 +64,20 @@ class PydocQA:
     """What does `os.path.join` do? Its summary. No two answers are equal, so none is both learned and held out."""
 
     def fingerprint(self) -> str:
-        return digest("question-answer", pydoc.fingerprint())
+        return compute_digest("question-answer", pydoc.compute_stdlib_digest())
 
     def documents(self) -> Iterator[Document]:
-        public = [(name, text) for name, text in pydoc.docstrings() if not PRIVATE.search(name)]
+        public = [(name, text) for name, text in pydoc.read_docstrings() if not PRIVATE_NAME.search(name)]
         summaries = {" ".join(text.split("\n\n")[0].split()): name for name, text in reversed(public)}
-        return _shuffled(
-            question_answer(f"What does `{name}` do?", summary)
+        return _shuffle_unique(
+            format_qa_document(f"What does `{name}` do?", summary)
             for summary, name in summaries.items()
-            if len(summary) >= SHORTEST_ANSWER
+            if len(summary) >= MIN_ANSWER_CHARS
         )
 
 
 @dataclass(frozen=True)
-class _Files:
+class _FileSource:
     """`path`: a file, a folder or a glob, each file plain or .gz, in UTF-8."""
 
     path: str
@@ -86,19 +86,19 @@ class _Files:
     """Of the files to read in a folder; .gz may follow."""
 
     def __post_init__(self) -> None:
-        self.files()
+        self.list_files()
 
-    def files(self) -> list[Path]:
-        return find_files(self.path, self.SUFFIXES)
+    def list_files(self) -> list[Path]:
+        return find_data_files(self.path, self.SUFFIXES)
 
     def fingerprint(self) -> str:
         """Content and settings: moved files keep their digest."""
         settings = {**asdict(self), "path": None}
-        return digest(type(self).__name__, settings, [file_digest(path) for path in self.files()])
+        return compute_digest(type(self).__name__, settings, [compute_file_digest(path) for path in self.list_files()])
 
 
 @dataclass(frozen=True)
-class TextFiles(_Files):
+class TextFiles(_FileSource):
     """Plain text or markdown: a document a file, or a document between each two matches of the regular expression
     `split_on`."""
 
@@ -112,14 +112,14 @@ class TextFiles(_Files):
             raise ValueError(f"split_on={self.split_on!r} is no regular expression: {error}") from error
 
     def documents(self) -> Iterator[Document]:
-        for path in self.files():
-            text = read_text(path)
+        for path in self.list_files():
+            text = read_text_file(path)
             pieces = re.split(self.split_on, text, flags=re.MULTILINE) if self.split_on else [text]
             yield from (Document(piece.strip()) for piece in pieces if piece.strip())
 
 
 @dataclass(frozen=True)
-class Headlines(_Files):
+class Headlines(_FileSource):
     """One headline a line, or the column `column` of a .csv or .tsv with a header; shuffled by `seed`, then the first
     `limit`."""
 
@@ -135,28 +135,28 @@ class Headlines(_Files):
             raise ValueError(f"limit={self.limit} leaves no headline; use 1 or more, or null for all")
 
     def documents(self) -> Iterator[Document]:
-        headlines = [line.strip() for path in self.files() for line in self._column(path) if line.strip()]
+        headlines = [line.strip() for path in self.list_files() for line in self._read_titles(path) if line.strip()]
         random.Random(self.seed).shuffle(headlines)
         return map(Document, headlines[: self.limit])
 
-    def _column(self, path: Path) -> list[str]:
-        text, kind = read_text(path), Path(path.name.removesuffix(".gz")).suffix
+    def _read_titles(self, path: Path) -> list[str]:
+        text, kind = read_text_file(path), Path(path.name.removesuffix(".gz")).suffix
         if kind not in (".csv", ".tsv"):
             return text.split("\n")
         dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
-        csv.field_size_limit(LONGEST_FIELD)
+        csv.field_size_limit(MAX_CSV_FIELD_CHARS)
         table = csv.DictReader(io.StringIO(text, newline=""), **dialect)
-        _require("column", self.column, table.fieldnames or [], f"{path} has the columns")
+        _check_column("column", self.column, table.fieldnames or [], f"{path} has the columns")
         return [row[self.column] or "" for row in table]
 
 
 @dataclass(frozen=True)
-class QAMarkdown(_Files):
+class QAMarkdown(_FileSource):
     """Blocks of `QUESTION: ...` and `ANSWER: ...`, each at the start of a line; the question is the prompt."""
 
     def documents(self) -> Iterator[Document]:
-        for path in self.files():
-            blocks = re.split(r"^QUESTION:", read_text(path), flags=re.MULTILINE)[1:]
+        for path in self.list_files():
+            blocks = re.split(r"^QUESTION:", read_text_file(path), flags=re.MULTILINE)[1:]
             if not blocks:
                 raise ValueError(f"path: {path} has no line that begins with QUESTION:; for plain text use data=text")
             for number, block in enumerate(blocks, 1):
@@ -166,11 +166,11 @@ class QAMarkdown(_Files):
                     raise ValueError(f"{where} has {len(answers)} ANSWER: lines; it needs one")
                 if not (question.strip() and answers[0].strip()):
                     raise ValueError(f"{where} is empty or its answer is; write both, or leave it out")
-                yield question_answer(question, answers[0])
+                yield format_qa_document(question, answers[0])
 
 
 @dataclass(frozen=True)
-class JSONL(_Files):
+class JSONL(_FileSource):
     """An object a line: its field `text` is scored; its field `prompt`, on a line of its own before it, is not."""
 
     text: str = "text"
@@ -179,8 +179,8 @@ class JSONL(_Files):
     SUFFIXES = (".jsonl", ".ndjson")
 
     def documents(self) -> Iterator[Document]:
-        for path in self.files():
-            yield from (_from_row(row, self, f"{where} has") for where, row in objects(path))
+        for path in self.list_files():
+            yield from (_row_to_document(row, self, f"{where} has") for where, row in read_json_objects(path))
 
 
 @dataclass(frozen=True)
@@ -201,28 +201,28 @@ class HuggingFace:
         local = Path(self.path).expanduser()
         files = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else []
         settings = {**asdict(self), "path": None if files else self.path}
-        return digest("HuggingFace", settings, [file_digest(path) for path in files])
+        return compute_digest("HuggingFace", settings, [compute_file_digest(path) for path in files])
 
     def documents(self) -> Iterator[Document]:
-        return (_from_row(row, self, f"{self.path} has") for row in self.rows())
+        return (_row_to_document(row, self, f"{self.path} has") for row in self.load_rows())
 
-    def rows(self) -> Iterable[dict[str, Any]]:
+    def load_rows(self) -> Iterable[dict[str, Any]]:
         """As they are; ValueError where they do not load."""
         local = Path(self.path).expanduser()
-        with self._told():
-            datasets = self._library()
+        with self._explain_load_errors():
+            datasets = self._import_datasets()
             if (local / "dataset_dict.json").exists():
                 return datasets.load_from_disk(str(local / self.split))
             if (local / "state.json").exists():
                 return datasets.load_from_disk(str(local))
             return datasets.load_dataset(str(local) if local.exists() else self.path, self.name, split=self.split)
 
-    def names(self) -> list[str]:
+    def list_configs(self) -> list[str]:
         """The configurations there are; ValueError where nobody can tell."""
-        with self._told():
-            return self._library().get_dataset_config_names(self.path)
+        with self._explain_load_errors():
+            return self._import_datasets().get_dataset_config_names(self.path)
 
-    def _library(self) -> Any:
+    def _import_datasets(self) -> Any:
         if not Path(self.path).expanduser().exists():
             go_offline_if_unreachable()
         import datasets  # after the Hub was asked, for it reads once, at import, whether it is offline
@@ -230,7 +230,7 @@ class HuggingFace:
         return datasets
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _explain_load_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
@@ -241,17 +241,17 @@ class HuggingFace:
             ) from error
 
 
-def _shuffled(documents: Iterable[Document]) -> Iterator[Document]:
+def _shuffle_unique(documents: Iterable[Document]) -> Iterator[Document]:
     """Without duplicates, in an order in which a split by position is fair."""
     unique = list(dict.fromkeys(documents))
-    random.Random(PYDOC_ORDER_SEED).shuffle(unique)
+    random.Random(PYDOC_SHUFFLE_SEED).shuffle(unique)
     return iter(unique)
 
 
-def _from_row(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Document:
+def _row_to_document(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Document:
     def field(parameter: str) -> str:
         name = getattr(names, parameter)
-        _require(parameter, name, list(row), where)
+        _check_column(parameter, name, list(row), where)
         if not isinstance(row[name], str):
             raise ValueError(f"{parameter}={name!r}: {where} {type(row[name]).__name__} there, not text")
         try:
@@ -264,14 +264,14 @@ def _from_row(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Do
     return Document(field("text"), f"{field('prompt').rstrip()}\n" if names.prompt else "")
 
 
-def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file and line, the JSON object there) of each line that is not blank; ValueError for one that holds none."""
-    for number, line in enumerate(read_text(path).split("\n"), 1):
+    for number, line in enumerate(read_text_file(path).split("\n"), 1):
         if line.strip():
-            yield (where := f"{path}, line {number}"), _object(line, where)
+            yield (where := f"{path}, line {number}"), _parse_json_object(line, where)
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
+def _parse_json_object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -281,12 +281,12 @@ def _object(line: str, where: str) -> dict[str, Any]:
     return row
 
 
-def _require(parameter: str, name: str | None, available: Iterable[str], where: str) -> None:
+def _check_column(parameter: str, name: str | None, available: Iterable[str], where: str) -> None:
     if name not in available:
         raise ValueError(f"{parameter}={name!r}: {where} {', '.join(available)}; choose one")
 
 
-def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
+def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
     """The files that `path` names, sorted; FileNotFoundError where there are none, ValueError where some are empty."""
     if not path:  # which would be the working directory
         raise ValueError("path='' is empty; give a file, a folder or a glob")
@@ -304,7 +304,7 @@ def find_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def read_text(path: Path) -> str:
+def read_text_file(path: Path) -> str:
     """The file's text with Unix line ends; ValueError where it is not UTF-8 or not a whole gzip file."""
     content = path.read_bytes()
     try:

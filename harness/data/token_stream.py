@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from harness.data.sources import Document, Source
-from harness.data.tokenizers import Choice, Tokenizer
+from harness.data.tokenizers import Tokenizer, TokenizerBuilder
 
-DOCUMENTS_AT_ONCE = 4096
+ENCODE_BATCH_SIZE = 4096
 
 
-def write(folder: Path, *, source: Source, val_share: float, tokenizer: Choice, tokenizer_folder: Path) -> None:
+def write_token_stream(
+    folder: Path, *, source: Source, val_share: float, tokenizer: TokenizerBuilder, tokenizer_folder: Path
+) -> None:
     """Split, train or load the tokenizer, encode; ValueError where there are not two documents, or pieces of one."""
     documents = [document for document in source.documents() if document.text.strip()]
-    train, val = _split(documents, val_share, source)
+    train, val = _split_documents(documents, val_share, source)
     built = tokenizer.build(train, val, tokenizer_folder)
     built.save(folder / "tokenizer")
     _write_split(folder, "train", train, built)
@@ -32,7 +34,7 @@ def write(folder: Path, *, source: Source, val_share: float, tokenizer: Choice, 
         "val_characters": sum(len(document.text) for document in val),
         "val_bytes": sum(len(document.text.encode()) for document in val),
         "val_scored_tokens": len(targets),
-        "unigram_entropy": entropy(targets),
+        "unigram_entropy": compute_unigram_entropy(targets),
         "tokenizer": tokenizer_folder.name,
         "vocab_size": built.vocab_size,
         "eos_id": built.eos_id,
@@ -41,28 +43,30 @@ def write(folder: Path, *, source: Source, val_share: float, tokenizer: Choice, 
     (folder / "meta.json").write_text(json.dumps(facts, indent=1))
 
 
-def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+def read_token_stream(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """(token ids, which of them are scored or None where all are, where documents begin and end), memory-mapped."""
     names = (f"{split}.npy", f"{split}_scored.npy", f"{split}_ends.npy")
     # a plain view of the map is indexed faster than the map
     return tuple(np.asarray(np.load(folder / n, mmap_mode="r")) if (folder / n).exists() else None for n in names)
 
 
-def meta(folder: Path) -> dict[str, Any]:
+def read_stream_metadata(folder: Path) -> dict[str, Any]:
     """What `write` learned of the data."""
     return json.loads((folder / "meta.json").read_text())
 
 
-def _split(documents: list[Document], val_share: float, source: Source) -> tuple[list[Document], list[Document]]:
+def _split_documents(
+    documents: list[Document], val_share: float, source: Source
+) -> tuple[list[Document], list[Document]]:
     if len(documents) == 1:
-        documents = _halves(documents[0], val_share)
+        documents = _split_lone_document(documents[0], val_share)
     if len(documents) < 2:
         raise ValueError(f"{source} holds no document with text")
     held_out = min(max(1, round(val_share * len(documents))), len(documents) - 1)
     return documents[:-held_out], documents[-held_out:]
 
 
-def _halves(document: Document, val_share: float) -> list[Document]:
+def _split_lone_document(document: Document, val_share: float) -> list[Document]:
     """A lone text, such as one book, cut where the validation share begins, or at the end of a word just before."""
     text, target = document.text, round(len(document.text) * (1 - val_share))
     boundary = max(text.rfind(" ", 1, target), text.rfind("\n", 1, target))
@@ -76,8 +80,8 @@ def _write_split(folder: Path, name: str, documents: list[Document], tokenizer: 
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     stream, is_scored, ends = array(dtype.char, [tokenizer.eos_id]), bytearray(b"\0"), array("q", [0])
     opening = [] if tokenizer.cls_id is None else [tokenizer.cls_id]
-    for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
-        some = documents[start : start + DOCUMENTS_AT_ONCE]
+    for start in range(0, len(documents), ENCODE_BATCH_SIZE):
+        some = documents[start : start + ENCODE_BATCH_SIZE]
         prompts = tokenizer.encode([document.prompt for document in some])
         texts = tokenizer.encode([document.text for document in some])
         for prompt, text in zip(prompts, texts, strict=True):
@@ -92,7 +96,7 @@ def _write_split(folder: Path, name: str, documents: list[Document], tokenizer: 
     return tokens[scored]
 
 
-def entropy(tokens: np.ndarray) -> float:
+def compute_unigram_entropy(tokens: np.ndarray) -> float:
     """In nats: what the best guess that ignores context would score on `tokens`."""
     counts = np.bincount(tokens)
     shares = counts[counts > 0] / len(tokens)

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from harness.data import token_stream
-from harness.data.cache import cached, digest
+from harness.data.cache import compute_digest, ensure_cached
 from harness.data.sources import Source
-from harness.data.tokenizers import Choice
+from harness.data.tokenizers import TokenizerBuilder
 
-KEPT = ("vocab_size", "eos_id", "unigram_entropy", "val_scored_tokens", "val_characters", "val_bytes")
+METADATA_KEYS = ("vocab_size", "eos_id", "unigram_entropy", "val_scored_tokens", "val_characters", "val_bytes")
 """What a run needs of the facts counted when the stream was written."""
-IGNORED = -100
+IGNORE_INDEX = -100
 """The target of a position that no loss scores: padding, a prompt."""
 
 Layout = Literal["packed", "examples"]
@@ -34,7 +34,7 @@ class TokenBatch:
     inputs: torch.Tensor
     targets: torch.Tensor
     lengths: np.ndarray
-    scored: np.ndarray
+    scored_per_row: np.ndarray
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -42,15 +42,15 @@ class TokenBatch:
     def __getitem__(self, rows: slice) -> "TokenBatch":
         lengths = self.lengths[rows]
         width = lengths.max(initial=0)
-        return TokenBatch(self.inputs[rows, :width], self.targets[rows, :width], lengths, self.scored[rows])
+        return TokenBatch(self.inputs[rows, :width], self.targets[rows, :width], lengths, self.scored_per_row[rows])
 
     @property
-    def count(self) -> int:
+    def n_scored(self) -> int:
         """Scored targets."""
-        return int(self.scored.sum())
+        return int(self.scored_per_row.sum())
 
     @property
-    def tokens(self) -> int:
+    def n_tokens(self) -> int:
         """Inputs, padding left out."""
         return int(self.lengths.sum())
 
@@ -63,20 +63,20 @@ class TokenRows:
     is_scored: np.ndarray | None
     starts: np.ndarray
     lengths: np.ndarray
-    scored: np.ndarray
+    scored_per_row: np.ndarray
 
     def __len__(self) -> int:
         return len(self.starts)
 
     @property
-    def tokens_per_row(self) -> float:
+    def mean_tokens_per_row(self) -> float:
         return float(self.lengths.mean())
 
     @property
-    def scored_total(self) -> int:
-        return int(self.scored.sum())
+    def n_scored(self) -> int:
+        return int(self.scored_per_row.sum())
 
-    def read(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read_rows(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(tokens, which of them are scored, lengths) of these rows, each with the token before it: [rows, 1 + tokens],
         and beyond a row's end unscored ends of text."""
         rows = np.asarray(rows)
@@ -87,12 +87,14 @@ class TokenRows:
         tokens = np.where(is_inside, self.stream[at], self.stream[0]).astype(np.int64)
         return tokens, is_inside if self.is_scored is None else is_inside & self.is_scored[at], lengths
 
-    def batch(self, rows: Sequence[int]) -> TokenBatch:
-        tokens, is_scored, lengths = self.read(rows)
+    def make_batch(self, rows: Sequence[int]) -> TokenBatch:
+        tokens, is_scored, lengths = self.read_rows(rows)
         inputs = tokens[:, :-1].copy()
         inputs[np.arange(inputs.shape[1]) >= lengths[:, None]] = self.stream[0]
-        targets = np.where(is_scored[:, 1:], tokens[:, 1:], IGNORED)
-        return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), lengths, self.scored[np.asarray(rows)])
+        targets = np.where(is_scored[:, 1:], tokens[:, 1:], IGNORE_INDEX)
+        return TokenBatch(
+            torch.from_numpy(inputs), torch.from_numpy(targets), lengths, self.scored_per_row[np.asarray(rows)]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +120,9 @@ class TokenData:
     seed: int
 
 
-def prepare(
+def prepare_token_data(
     source: Source,
-    tokenizer: Choice,
+    tokenizer: TokenizerBuilder,
     *,
     sequence_length: int,
     layout: Layout,
@@ -135,26 +137,32 @@ def prepare(
 
     A row of layout `packed` is `sequence_length` tokens of the stream, whatever begins or ends there; one of `examples`
     is a document, or a piece of one that is longer."""
-    _check(sequence_length, layout, val_share, eval_batch_size)
-    split = digest(source.fingerprint(), val_share)
-    key = digest(split, tokenizer.fingerprint(split))
+    _check_settings(sequence_length, layout, val_share, eval_batch_size)
+    split = compute_digest(source.fingerprint(), val_share)
+    key = compute_digest(split, tokenizer.fingerprint(split))
     tokenizers = Path(cache_dir) / "tokenizers" / tokenizer.fingerprint(split)
     write = partial(
-        token_stream.write, source=source, val_share=val_share, tokenizer=tokenizer, tokenizer_folder=tokenizers
+        token_stream.write_token_stream,
+        source=source,
+        val_share=val_share,
+        tokenizer=tokenizer,
+        tokenizer_folder=tokenizers,
     )
-    folder = cached(Path(cache_dir) / "data" / key, write)
-    train, val = (_rows(*token_stream.read(folder, name), layout, sequence_length) for name in ("train", "val"))
+    folder = ensure_cached(Path(cache_dir) / "data" / key, write)
+    train, val = (
+        _make_rows(*token_stream.read_token_stream(folder, name), layout, sequence_length) for name in ("train", "val")
+    )
     for name, rows in (("train", train), ("validation", val)):
         if rows.lengths.sum() < (sequence_length if layout == "packed" else 1):
             raise ValueError(
                 f"sequence_length={sequence_length} is more than the {rows.lengths.sum()} tokens of the {name} split "
                 f"at val_share={val_share}; lower the first, change the second, or use more text"
             )
-    meta = token_stream.meta(folder)
-    facts = {name: meta[name] for name in KEPT}
+    meta = token_stream.read_stream_metadata(folder)
+    facts = {name: meta[name] for name in METADATA_KEYS}
     return TokenData(
         train,
-        _longest_first(val),
+        _sort_longest_first(val),
         **facts,
         digest=key,
         name=type(source).__name__,
@@ -167,23 +175,23 @@ def prepare(
     )
 
 
-def order(position: int, size: int, n_rows: int, seed: int, shuffle: bool) -> list[int]:
+def get_example_indices(position: int, size: int, n_examples: int, seed: int, shuffle: bool) -> list[int]:
     """The rows of the `size` examples from `position` on in an endless stream of epochs, each a permutation that only
     (seed, epoch) decide, or the natural order."""
     rows: list[int] = []
     while len(rows) < size:
-        epoch, offset = divmod(position + len(rows), n_rows)
-        permutation = _permutation(n_rows, seed, epoch if shuffle else None)
+        epoch, offset = divmod(position + len(rows), n_examples)
+        permutation = _permute_epoch(n_examples, seed, epoch if shuffle else None)
         rows += permutation[offset : offset + size - len(rows)].tolist()
     return rows
 
 
 @lru_cache(maxsize=2)
-def _permutation(n_rows: int, seed: int, epoch: int | None) -> np.ndarray:
+def _permute_epoch(n_rows: int, seed: int, epoch: int | None) -> np.ndarray:
     return np.arange(n_rows) if epoch is None else np.random.default_rng([seed, epoch]).permutation(n_rows)
 
 
-def _check(sequence_length: int, layout: str, val_share: float, eval_batch_size: int) -> None:
+def _check_settings(sequence_length: int, layout: str, val_share: float, eval_batch_size: int) -> None:
     if layout not in ("packed", "examples"):
         raise ValueError(f"layout={layout!r} is neither packed nor examples")
     if not 0 < val_share < 1:
@@ -193,10 +201,10 @@ def _check(sequence_length: int, layout: str, val_share: float, eval_batch_size:
             raise ValueError(f"{name}={value} must be 1 or more")
 
 
-def _rows(
+def _make_rows(
     tokens: np.ndarray, is_scored: np.ndarray | None, ends: np.ndarray, layout: Layout, sequence_length: int
 ) -> TokenRows:
-    starts, lengths = _cut(ends if layout == "examples" else ends[[0, -1]], sequence_length)
+    starts, lengths = _cut_rows(ends if layout == "examples" else ends[[0, -1]], sequence_length)
     if is_scored is None:
         return TokenRows(tokens, None, starts, lengths, lengths)
     scored = np.add.reduceat(is_scored[1:], starts, dtype=np.int64)
@@ -204,13 +212,13 @@ def _rows(
     return TokenRows(tokens, is_scored, starts[kept], lengths[kept], scored[kept])
 
 
-def _longest_first(rows: TokenRows) -> TokenRows:
+def _sort_longest_first(rows: TokenRows) -> TokenRows:
     """The same rows, so that rows of a batch are alike in length and little of it is padding."""
     at = np.argsort(-rows.lengths, kind="stable")
-    return replace(rows, starts=rows.starts[at], lengths=rows.lengths[at], scored=rows.scored[at])
+    return replace(rows, starts=rows.starts[at], lengths=rows.lengths[at], scored_per_row=rows.scored_per_row[at])
 
 
-def _cut(ends: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+def _cut_rows(ends: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """(starts, lengths) of the pieces of at most `longest` tokens that fill each stretch between two `ends`."""
     pieces = -(-np.diff(ends) // longest)
     earlier = np.repeat(np.cumsum(pieces) - pieces, pieces)

@@ -5,20 +5,24 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.core.events import Verdict
+from harness.core.events import Diagnosis
 from harness.diagnosis.history import History
-from harness.diagnosis.plateau_window import finite
+from harness.diagnosis.plateau_window import drop_non_finite
 from harness.diagnosis.thresholds import Thresholds
 
-PREFIX = "grad_norm/"
-FEWEST_ROWS, FEWEST_EVALS, FEWEST_LAYERS = 5, 2, 3
-INVARIANT = ("adam", "lion", "lamb", "adafactor", "muon")
+LAYER_PREFIX = "grad_norm/"
+MIN_ROWS, MIN_EVALS, MIN_LAYERS = 5, 2, 3
+SCALE_INVARIANT_OPTIMIZERS = ("adam", "lion", "lamb", "adafactor", "muon")
 """Parts of the names of optimizers whose step does not change when all gradients are scaled alike."""
 
 
-def clipping_binds(history: History, limits: Thresholds) -> Iterator[Verdict]:
+def detect_binding_clip(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
     """Nearly every step is clipped, so the clip is a part of the learning rate and no guard."""
-    clip, norms, fraction = history.facts.grad_clip, finite(history["train/grad_norm"]).values, _clipped(history)
+    clip, norms, fraction = (
+        history.facts.grad_clip,
+        drop_non_finite(history["train/grad_norm"]).values,
+        _get_clip_fraction(history),
+    )
     if fraction is None or fraction < limits.clip_share:
         return
     evidence: dict[str, float | str] = {"clip fraction": fraction}
@@ -31,23 +35,25 @@ def clipping_binds(history: History, limits: Thresholds) -> Iterator[Verdict]:
     if clip and math.isfinite(clip):
         evidence["clip"] = clip
         told += f", the clip {clip:g}"
-    yield Verdict("clipping binds", history.last_step, 0.99, f"{told}; {_means(history)}", evidence, overrides)
+    yield Diagnosis(
+        "clipping binds", history.last_step, 0.99, f"{told}; {_explain_clipping(history)}", evidence, overrides
+    )
 
 
-def high_norm(history: History, limits: Thresholds) -> Iterator[Verdict]:
+def high_norm(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
     """The norm goes beyond a limit of the user's; there is none by default, for its size means nothing by itself."""
-    norms = finite(history["train/grad_norm"])
+    norms = drop_non_finite(history["train/grad_norm"])
     above = np.flatnonzero(norms.values > limits.norm_limit)
     if len(above):
         step, norm = int(norms.steps[above[0]]), float(norms.values.max())
         told = f"the gradient norm went beyond {limits.norm_limit:g} at step {step}; its largest was {norm:.3g}"
         evidence = {"limit": limits.norm_limit, "first at": step, "largest": norm, "times": len(above)}
-        yield Verdict("high gradient norm", step, 1.0, told, evidence, ("loop.grad_clip=1.0",))
+        yield Diagnosis("high gradient norm", step, 1.0, told, evidence, ("loop.grad_clip=1.0",))
 
 
-def vanishing_gradients(history: History, limits: Thresholds) -> Iterator[Verdict]:
+def detect_vanishing_gradients(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
     """Layers whose norm stays a ten thousandth of the largest one's, or is 0, as where the graph is cut."""
-    names, norms, steps = _layers(history)
+    names, norms, steps = _stack_layer_norms(history)
     if not len(norms):
         return
     largest = norms.max(axis=1, keepdims=True)
@@ -60,12 +66,12 @@ def vanishing_gradients(history: History, limits: Thresholds) -> Iterator[Verdic
             f"largest is {norms[-1].max():.2g}: {'none' if most == 0 else 'hardly any'} reaches them"
         )
         evidence = {"layers": ", ".join(few[:8]), "largest of them": most, "largest of all": float(norms[-1].max())}
-        yield Verdict("vanishing gradients", int(steps[-1]), 0.95, told, evidence)
+        yield Diagnosis("vanishing gradients", int(steps[-1]), 0.95, told, evidence)
 
 
-def dominating_layer(history: History, limits: Thresholds) -> Iterator[Verdict]:
+def detect_dominating_layer(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
     """One layer holds nearly all of the squared norm at every evaluation, so it alone decides how much is clipped."""
-    names, norms, steps = _layers(history)
+    names, norms, steps = _stack_layer_norms(history)
     if not len(norms) or not norms.any(axis=1).all():
         return
     shares = norms**2 / (norms**2).sum(axis=1, keepdims=True)
@@ -74,26 +80,26 @@ def dominating_layer(history: History, limits: Thresholds) -> Iterator[Verdict]:
     if shares[:, at].min() >= limits.dominate_share:
         told = f"{names[at]} holds {share:.0%} of the squared gradient norm: it alone decides what is clipped"
         evidence = {"layer": names[at], "share": share, "layers": len(names)}
-        yield Verdict("dominating layer", int(steps[-1]), 0.9, told, evidence)
+        yield Diagnosis("dominating layer", int(steps[-1]), 0.9, told, evidence)
 
 
-def _clipped(history: History) -> float | None:
+def _get_clip_fraction(history: History) -> float | None:
     """Share of the steps, by what was recorded or else by the norms; None where neither tells."""
     fractions, norms, clip = (
         history["train/clip_fraction"].values,
-        finite(history["train/grad_norm"]).values,
+        drop_non_finite(history["train/grad_norm"]).values,
         history.facts.grad_clip,
     )
-    if len(fractions) >= FEWEST_ROWS:
+    if len(fractions) >= MIN_ROWS:
         return float(fractions.mean())
-    if len(norms) >= FEWEST_ROWS and clip:
+    if len(norms) >= MIN_ROWS and clip:
         return float((norms > clip).mean())
     return None
 
 
-def _means(history: History) -> str:
+def _explain_clipping(history: History) -> str:
     optimizer = history.facts.optimizer or "AdamW"
-    if any(part in optimizer.lower() for part in INVARIANT):
+    if any(part in optimizer.lower() for part in SCALE_INVARIANT_OPTIMIZERS):
         return (
             f"under {optimizer} a clip of 1 or 2 changes little, for only the relative size of steps matters: set it "
             "to about the p90 or to null, and look at the LR and warm-up"
@@ -101,12 +107,12 @@ def _means(history: History) -> str:
     return "every step has the same length, LR times clip: set the clip to about the p90 and search the LR anew"
 
 
-def _layers(history: History) -> tuple[list[str], np.ndarray, np.ndarray]:
+def _stack_layer_norms(history: History) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Names, norms (evaluations x layers) after the start, and steps; empty where there are too few."""
-    names = history.names(PREFIX)
-    series = [finite(history[name]) for name in names]
+    names = history.metric_names(LAYER_PREFIX)
+    series = [drop_non_finite(history[name]) for name in names]
     shared = sorted(set.intersection(*(set(one.steps.tolist()) for one in series)) - {0}) if series else []
-    if len(names) < FEWEST_LAYERS or len(shared) < FEWEST_EVALS:
+    if len(names) < MIN_LAYERS or len(shared) < MIN_EVALS:
         return [], np.empty((0, 0)), np.empty(0)
     norms = np.stack([one.values[np.searchsorted(one.steps, shared)] for one in series], axis=1)
-    return [name.removeprefix(PREFIX) for name in names], norms, np.array(shared)
+    return [name.removeprefix(LAYER_PREFIX) for name in names], norms, np.array(shared)

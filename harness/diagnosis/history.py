@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-LOSSES = ("train/loss", "val/loss")
+LOSS_METRICS = ("train/loss", "val/loss")
 
 
 class Series(NamedTuple):
@@ -21,7 +21,7 @@ class Series(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """What is known of a run beside its curves; None where it is not."""
 
     name: str = ""
@@ -61,7 +61,7 @@ class Facts:
     source: str = ""
 
 
-class Spiked(NamedTuple):
+class SpikeRecord(NamedTuple):
     """A spike that was seen while training, with the examples (from, to) that fed it."""
 
     step: int
@@ -77,18 +77,18 @@ class History:
     """Curves by our metric names (`train/loss`, `train/lr`, `train/grad_norm`, `train/clip_fraction`, `train/tokens`,
     `val/loss`, `val/loss_se`, `val/coverage`, `perf/tokens_per_second`, `grad_norm/LAYERS`), grown row by row."""
 
-    facts: Facts = field(default_factory=Facts)
-    spikes: list[Spiked] = field(default_factory=list)
+    facts: RunFacts = field(default_factory=RunFacts)
+    spikes: list[SpikeRecord] = field(default_factory=list)
     checkpoints: list[int] = field(default_factory=list)
     """Steps at which the state was written down."""
     _points: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     _arrays: dict[str, Series] = field(default_factory=dict)
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+    def add_row(self, step: int, metrics: Mapping[str, float]) -> None:
         """One row; steps may come back after a rollback, and then what was there behind them goes. A loss that is no
         number is infinite, any other such value is left out."""
         for name, value in metrics.items():
-            if value != value and name in LOSSES:
+            if value != value and name in LOSS_METRICS:
                 value = math.inf
             if value == value:
                 steps, values = self._points.setdefault(name, ([], []))
@@ -104,14 +104,14 @@ class History:
             self._arrays[name] = Series(np.array(steps, np.int64), np.array(values, np.float64))
         return self._arrays[name]
 
-    def names(self, prefix: str = "") -> list[str]:
+    def metric_names(self, prefix: str = "") -> list[str]:
         return [name for name in self._points if name.startswith(prefix)]
 
     @property
     def last_step(self) -> int:
         return max((steps[-1] for steps, _ in self._points.values() if steps), default=0)
 
-    def tokens(self, steps: np.ndarray) -> np.ndarray | None:
+    def tokens_at(self, steps: np.ndarray) -> np.ndarray | None:
         """Trained on by these steps; None where nothing tells."""
         known = self["train/tokens"]
         if len(known) > 1:

@@ -6,25 +6,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from harness.core.events import Verdict
+from harness.core.events import Diagnosis
 from harness.diagnosis.history import History, Series
-from harness.diagnosis.plateau_window import finite, scale
+from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
 from harness.diagnosis.thresholds import Thresholds
-from harness.diagnosis.trend import usual
+from harness.diagnosis.trend import rolling_baseline
 
-FEW = 3
+MIN_SPIKE_STEPS = 3
 """Steps that a spike lasts at least, as for the policy that watches for them, for one odd batch is none; and values
 below the ceiling in a row that end it."""
-MOST = 5
+MAX_SPIKES = 5
 """Spikes told one by one, the first ones."""
-TRAIN_LEAST, VAL_LEAST = 10, 2
+MIN_TRAIN_ROWS, MIN_EVALS = 10, 2
 """Values that say what is usual."""
-BLOCK = 5
-LAST = 0.15
+BLOCK_SIZE = 5
+DIVERGED_SHARE = 0.15
 """Share of the run over which a loss that has left its course stayed away."""
 
 
-class Rise(NamedTuple):
+class LossRise(NamedTuple):
     """Of the loss `name` from `before`, its level at step `step`, to `now`; `ended` says how."""
 
     name: str
@@ -34,7 +34,7 @@ class Rise(NamedTuple):
     ended: str
 
 
-class Peak(NamedTuple):
+class LossPeak(NamedTuple):
     """A rise after step `began_at` whose largest value was `loss`; `until` is the step at which it was over."""
 
     began_at: int
@@ -45,51 +45,55 @@ class Peak(NamedTuple):
     until: int | None
 
 
-def spike(history: History, limits: Thresholds) -> Iterator[Verdict]:
+def detect_spikes(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
     """Each rise far above what was usual, by median and median absolute deviation; those seen live come with the
     examples that fed them."""
-    told = [_seen(history, limits, spiked) for spiked in history.spikes]
+    told = [_describe_live_spike(history, limits, spiked) for spiked in history.spikes]
     near = [spiked.began_at for spiked in history.spikes]
     reach = 4 * history.facts.log_every
-    for peak in peaks(history, limits):
+    for peak in find_loss_peaks(history, limits):
         if all(abs(peak.began_at - other) > reach for other in near):
-            told.append(_told(history, peak, _examples(history, peak)))
-    yield from sorted(told, key=lambda verdict: verdict.evidence["began at"])[:MOST]
+            told.append(_describe_spike(history, peak, _estimate_examples(history, peak)))
+    yield from sorted(told, key=lambda verdict: verdict.evidence["began at"])[:MAX_SPIKES]
 
 
-def divergence(history: History, limits: Thresholds) -> Iterator[Verdict]:
+def detect_divergence(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
     """The loss is no number any more, or has risen far above its best and stayed there."""
     for name in ("train/loss", "val/loss"):
         values = history[name].values
         is_over = history.facts.status == "diverged"
         if len(values) and not np.isfinite(values[-1 if is_over else -2 :]).any():
-            step = _last_finite(history[name])
-            yield _diverged(
+            step = _last_finite_step(history[name])
+            yield _describe_divergence(
                 history, step, 1.0, f"{name} is no finite number after step {step}", {"last good step": step}
             )
             return
-    rise = _train_rise(history, limits) or _val_rise(history)
+    rise = _find_train_rise(history, limits) or _find_val_rise(history)
     if rise:
         name, step, before, now, ended = rise
         told = f"{name} was {before:.4g} at step {step} and {ended}, at {now:.4g}"
-        yield _diverged(history, step, 0.95, told, {"good at step": step, "good": before, "then": now})
+        yield _describe_divergence(history, step, 0.95, told, {"good at step": step, "good": before, "then": now})
     elif history.facts.status == "diverged":
-        yield _diverged(history, history.last_step, 1.0, f"the run diverged at step {history.last_step}", {})
+        yield _describe_divergence(history, history.last_step, 1.0, f"the run diverged at step {history.last_step}", {})
 
 
-def peaks(history: History, limits: Thresholds) -> list[Peak]:
+def find_loss_peaks(history: History, limits: Thresholds) -> list[LossPeak]:
     """Of the training loss where it was recorded often enough, else of the validation loss."""
-    train, val = finite(history["train/loss"]), finite(history["val/loss"])
-    if len(train) > TRAIN_LEAST:
-        middle, spread = usual(train.values, TRAIN_LEAST)
-        return _peaks(train, middle, middle + _margin(train, limits, middle, spread), spread, FEW)
-    middle, spread = usual(val.values, VAL_LEAST, stride=1)
-    return _peaks(val, middle, middle + _margin(val, limits, middle, spread), spread, 1)
+    train, val = drop_non_finite(history["train/loss"]), drop_non_finite(history["val/loss"])
+    if len(train) > MIN_TRAIN_ROWS:
+        middle, spread = rolling_baseline(train.values, MIN_TRAIN_ROWS)
+        return _find_peaks_above(
+            train, middle, middle + _spike_margin(train, limits, middle, spread), spread, MIN_SPIKE_STEPS
+        )
+    middle, spread = rolling_baseline(val.values, MIN_EVALS, stride=1)
+    return _find_peaks_above(val, middle, middle + _spike_margin(val, limits, middle, spread), spread, 1)
 
 
-def _peaks(series: Series, middle: np.ndarray, ceiling: np.ndarray, spread: np.ndarray, few: int) -> list[Peak]:
+def _find_peaks_above(
+    series: Series, middle: np.ndarray, ceiling: np.ndarray, spread: np.ndarray, few: int
+) -> list[LossPeak]:
     steps, values = series
-    found: list[Peak] = []
+    found: list[LossPeak] = []
     end = 0
     for at in np.flatnonzero(values > ceiling):
         if at < end:
@@ -101,26 +105,28 @@ def _peaks(series: Series, middle: np.ndarray, ceiling: np.ndarray, spread: np.n
         if steps[end - 1] - began_at >= few:
             z = (values[top] - middle[at]) / spread[at] if spread[at] else math.inf
             until = int(steps[end]) if end < len(values) else None
-            found.append(Peak(began_at, int(steps[top]), float(values[top]), float(middle[at]), float(z), until))
+            found.append(LossPeak(began_at, int(steps[top]), float(values[top]), float(middle[at]), float(z), until))
     return found
 
 
-def _margin(losses: Series, limits: Thresholds, middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
+def _spike_margin(losses: Series, limits: Thresholds, middle: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """How far above what is usual is far."""
-    shares = limits.spike_share * np.maximum(np.abs(middle), scale(losses, 0.0))
+    shares = limits.spike_share * np.maximum(np.abs(middle), loss_scale(losses, 0.0))
     return np.maximum(np.maximum(limits.spike_z * spread, shares), limits.spike_rise)
 
 
-def _seen(history: History, limits: Thresholds, spiked: tuple) -> Verdict:
+def _describe_live_spike(history: History, limits: Thresholds, spiked: tuple) -> Diagnosis:
     step, began_at, loss, usually, examples, back_to = spiked
-    losses = finite(history["train/loss"])
-    ceiling = usually + _margin(losses, limits, np.array(usually), np.array(0.0))
+    losses = drop_non_finite(history["train/loss"])
+    ceiling = usually + _spike_margin(losses, limits, np.array(usually), np.array(0.0))
     good = losses.steps[(losses.steps > step) & (losses.values <= ceiling)]
     until = back_to if back_to is not None else (int(good[0]) if len(good) else None)
-    return _told(history, Peak(began_at, step, loss, usually, math.nan, until), examples, back_to)
+    return _describe_spike(history, LossPeak(began_at, step, loss, usually, math.nan, until), examples, back_to)
 
 
-def _told(history: History, peak: Peak, examples: tuple[int, int] | None, back_to: int | None = None) -> Verdict:
+def _describe_spike(
+    history: History, peak: LossPeak, examples: tuple[int, int] | None, back_to: int | None = None
+) -> Diagnosis:
     good = [step for step in history.checkpoints if step <= peak.began_at]
     evidence: dict[str, float | str] = {
         "began at": peak.began_at,
@@ -132,7 +138,7 @@ def _told(history: History, peak: Peak, examples: tuple[int, int] | None, back_t
         evidence["z"] = peak.z
     if examples:
         evidence |= {"from example": examples[0], "to example": examples[1]}
-    tokens = history.tokens(np.array([peak.began_at, peak.step]))
+    tokens = history.tokens_at(np.array([peak.began_at, peak.step]))
     if tokens is not None:
         evidence |= {"from token": float(tokens[0]), "to token": float(tokens[1])}
     if good:
@@ -144,69 +150,75 @@ def _told(history: History, peak: Peak, examples: tuple[int, int] | None, back_t
     fed = f", fed by examples {examples[0]} to {examples[1]}" if examples else ""
     told = f"the loss rose from about {peak.usual:.4g} to {peak.loss:.4g} after step {peak.began_at}{fed}, {ended}"
     confidence = 1.0 if peak.z != peak.z else 1 - 0.5 * math.exp(-peak.z / 4)
-    overrides = ("loop.on_spike=rollback", *_lower_lr(history, 2))
-    return Verdict("spike", peak.step, confidence, told, evidence, overrides)
+    overrides = ("loop.on_spike=rollback", *_suggest_lower_lr(history, 2))
+    return Diagnosis("spike", peak.step, confidence, told, evidence, overrides)
 
 
-def _examples(history: History, peak: Peak) -> tuple[int, int] | None:
+def _estimate_examples(history: History, peak: LossPeak) -> tuple[int, int] | None:
     size = history.facts.batch_size
     return (peak.began_at * size, peak.step * size) if size else None
 
 
-def _train_rise(history: History, limits: Thresholds) -> Rise | None:
-    losses = finite(history["train/loss"])
-    count = len(losses) // BLOCK
+def _find_train_rise(history: History, limits: Thresholds) -> LossRise | None:
+    losses = drop_non_finite(history["train/loss"])
+    count = len(losses) // BLOCK_SIZE
     if count < 3:
         return None
-    levels = np.median(losses.values[: count * BLOCK].reshape(count, BLOCK), axis=1)
-    blocks = Series(losses.steps[BLOCK - 1 :: BLOCK][:count], levels)
+    levels = np.median(losses.values[: count * BLOCK_SIZE].reshape(count, BLOCK_SIZE), axis=1)
+    blocks = Series(losses.steps[BLOCK_SIZE - 1 :: BLOCK_SIZE][:count], levels)
     whole = Series(np.r_[losses.steps[:1], blocks.steps], np.r_[losses.values[:1], levels])
-    return _risen(blocks, limits) or _above_start("train/loss", whole)
+    return _find_lasting_rise(blocks, limits) or _find_rise_above_start("train/loss", whole)
 
 
-def _val_rise(history: History) -> Rise | None:
+def _find_val_rise(history: History) -> LossRise | None:
     """Held against itself before training, for it is measured without dropout, and may be in another unit; where the
     training loss came down, it overfits."""
-    val, train = finite(history["val/loss"]), finite(history["train/loss"])
-    fell = len(train) >= BLOCK and np.median(train.values[-BLOCK:]) < train.values[0]
-    return None if len(val) < 3 or val.steps[0] > 0 or fell else _above_start("val/loss", val)
+    val, train = drop_non_finite(history["val/loss"]), drop_non_finite(history["train/loss"])
+    fell = len(train) >= BLOCK_SIZE and np.median(train.values[-BLOCK_SIZE:]) < train.values[0]
+    return None if len(val) < 3 or val.steps[0] > 0 or fell else _find_rise_above_start("val/loss", val)
 
 
-def _risen(levels: Series, limits: Thresholds) -> Rise | None:
+def _find_lasting_rise(levels: Series, limits: Thresholds) -> LossRise | None:
     """Where all of the last levels lie far above the best."""
     steps, values = levels
-    best, least = int(np.argmin(values)), max(2, math.ceil(LAST * len(values)))
+    best, least = int(np.argmin(values)), max(2, math.ceil(DIVERGED_SHARE * len(values)))
     noise = np.median(np.abs(np.diff(values[: best + 1]))) if best > 2 else 0.0
-    far = min(_margin(levels, limits, values[best], noise), scale(levels, values[best]))  # twice the best is far
+    far = min(
+        _spike_margin(levels, limits, values[best], noise), loss_scale(levels, values[best])
+    )  # twice the best is far
     last = values[best + 1 :][-least:]
     if len(last) < least or last.min() <= values[best] + far:
         return None
-    return Rise("train/loss", int(steps[best]), float(values[best]), float(last.min()), "has stayed far above it since")
+    return LossRise(
+        "train/loss", int(steps[best]), float(values[best]), float(last.min()), "has stayed far above it since"
+    )
 
 
-def _above_start(name: str, losses: Series) -> Rise | None:
+def _find_rise_above_start(name: str, losses: Series) -> LossRise | None:
     """Where a good part of the run lay at twice its start and more, even if it came back when the LR fell."""
     steps, values = losses
-    above = values > values[0] + scale(losses, values[0])
-    if above.mean() < LAST:
+    above = values > values[0] + loss_scale(losses, values[0])
+    if above.mean() < DIVERGED_SHARE:
         return None
     first, last = np.flatnonzero(above)[[0, -1]]
     ended = f"more than twice that up to step {steps[last]}"
-    return Rise(name, int(steps[max(0, first - 1)]), float(values[0]), float(values[above].max()), ended)
+    return LossRise(name, int(steps[max(0, first - 1)]), float(values[0]), float(values[above].max()), ended)
 
 
-def _last_finite(series: Series) -> int:
+def _last_finite_step(series: Series) -> int:
     good = series.steps[np.isfinite(series.values)]
     return int(good[-1]) if len(good) else 0
 
 
-def _diverged(history: History, step: int, confidence: float, told: str, evidence: dict[str, float | str]) -> Verdict:
+def _describe_divergence(
+    history: History, step: int, confidence: float, told: str, evidence: dict[str, float | str]
+) -> Diagnosis:
     good = [saved for saved in history.checkpoints if saved <= step]
     evidence |= {"last good checkpoint": max(good)} if good else {}
-    overrides = (*_lower_lr(history, 3), "loop.on_spike=rollback")
-    return Verdict("divergence", step, confidence, told, evidence, overrides)
+    overrides = (*_suggest_lower_lr(history, 3), "loop.on_spike=rollback")
+    return Diagnosis("divergence", step, confidence, told, evidence, overrides)
 
 
-def _lower_lr(history: History, by: float) -> tuple[str, ...]:
+def _suggest_lower_lr(history: History, by: float) -> tuple[str, ...]:
     lr = history.facts.peak_lr or max(history["train/lr"].values, default=0.0)
     return (f"optimizer.lr={lr / by:.2g}",) if lr else ()

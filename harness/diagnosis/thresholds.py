@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 BOUNDS = {"confidence": (0.0, 0.9999), "fewest": (3, math.inf)}
 """Student's interval is endless at a confidence of 1; a slope with an error rests on three points."""
-SHARES = ("_share", "_fall", "_gap", "_margin", "_ratio")
+SHARE_SUFFIXES = ("_share", "_fall", "_gap", "_margin", "_ratio")
 """Ends of the names of what lies between 0 and 1; of any other number only the sign is wrong."""
 
 
@@ -50,4 +50,4 @@ class Thresholds:
 
 
 def _is_share(name: str) -> bool:
-    return name.endswith(SHARES)
+    return name.endswith(SHARE_SUFFIXES)

@@ -7,9 +7,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-TO_DEVIATION = 1.4826
+MAD_TO_STD = 1.4826
 """A normal distribution's standard deviation over its median absolute deviation."""
-MOST_BINS = 24
+MAX_BINS = 24
 """Means over bins leave little of the dependence between neighbours (batch means; Schmeiser, 1982)."""
 
 
@@ -18,25 +18,25 @@ class Trend:
     """A straight line through `n` points: its slope, the standard error of that, and where it ends."""
 
     slope: float
-    error: float
+    slope_error: float
     n: int
     end: float
 
     def interval(self, confidence: float) -> tuple[float, float]:
         """Two-sided, of the slope."""
-        reach = self.error * _quantile((1 + confidence) / 2, self.n - 2)
+        reach = self.slope_error * _quantile((1 + confidence) / 2, self.n - 2)
         return self.slope - reach, self.slope + reach
 
-    def chance_above(self, slope: float) -> float:
+    def confidence_above(self, slope: float) -> float:
         """Confidence, 0 to 1, that the slope is larger."""
-        if self.error == 0:
+        if self.slope_error == 0:
             return float(self.slope > slope)
-        return _cumulative((self.slope - slope) / self.error, self.n - 2)
+        return _cumulative((self.slope - slope) / self.slope_error, self.n - 2)
 
 
-def trend(x: np.ndarray, y: np.ndarray) -> Trend:
+def fit_trend(x: np.ndarray, y: np.ndarray) -> Trend:
     """Least squares over bin means, its error by Newey and West (1987) and never below that of independent points."""
-    x, y = binned(x), binned(y)
+    x, y = bin_means(x), bin_means(y)
     n, off = len(x), x - x.mean()
     spread = (off**2).sum()
     slope = float((off * y).sum() / spread)
@@ -52,25 +52,27 @@ def trend(x: np.ndarray, y: np.ndarray) -> Trend:
     return Trend(slope, math.sqrt(max(plain, robust)), n, end)
 
 
-def binned(values: np.ndarray) -> np.ndarray:
+def bin_means(values: np.ndarray) -> np.ndarray:
     """Means over MOST_BINS stretches of equal length; the values themselves where there are few."""
-    if len(values) <= MOST_BINS:
+    if len(values) <= MAX_BINS:
         return values
-    edges = np.linspace(0, len(values), MOST_BINS + 1).astype(int)
+    edges = np.linspace(0, len(values), MAX_BINS + 1).astype(int)
     return np.add.reduceat(values, edges[:-1]) / np.diff(edges)
 
 
-def usual(values: np.ndarray, least: int, window: int = 50, stride: int = 5) -> tuple[np.ndarray, np.ndarray]:
+def rolling_baseline(
+    values: np.ndarray, least: int, window: int = 50, stride: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
     """Median of the `window` values before each one, of medians of `stride`, and the same of how far they lay off it,
     as a standard deviation. NaN before the first `least`, which stand in for earlier ones; later values change none."""
-    middle = _median_before(values, least, window, stride)
+    middle = _rolling_median_before(values, least, window, stride)
     if len(values) <= least:
         return middle, middle
     off = np.abs(values - np.where(np.isnan(middle), np.median(values[:least]), middle))
-    return middle, TO_DEVIATION * _median_before(off, least, window, stride)
+    return middle, MAD_TO_STD * _rolling_median_before(off, least, window, stride)
 
 
-def _median_before(values: np.ndarray, least: int, window: int, stride: int) -> np.ndarray:
+def _rolling_median_before(values: np.ndarray, least: int, window: int, stride: int) -> np.ndarray:
     result = np.full(len(values), np.nan)
     if len(values) > least:
         longer = np.r_[np.resize(values[:least], window - least), values]
@@ -81,10 +83,10 @@ def _median_before(values: np.ndarray, least: int, window: int, stride: int) -> 
     return result
 
 
-def scatter(values: np.ndarray) -> float:
+def estimate_noise(values: np.ndarray) -> float:
     """Robust standard deviation of the noise on a smooth curve, from second differences (Gasser et al., 1986)."""
     second = values[2:] - 2 * values[1:-1] + values[:-2]
-    return float(TO_DEVIATION * np.median(np.abs(second)) / math.sqrt(6))
+    return float(MAD_TO_STD * np.median(np.abs(second)) / math.sqrt(6))
 
 
 def _quantile(share: float, dof: int) -> float:

@@ -11,12 +11,12 @@ import numpy as np
 
 from harness.diagnosis.history import Series
 
-KINDS = {
+SCHEDULE_PATTERNS = {
     "plateau": "Plateau", "cosine|onecycle": "Cosine", "inverse.?sqrt": "InverseSqrt", "stable.?decay|wsd": "WSD",
     "polynomial": "Polynomial", "linear": "Linear", "constant": "Constant",
 }  # fmt: skip
 """Of harness.training.schedules, by what is in the names of transformers and torch."""
-NAMES = (
+SCHEDULE_PARAMS = (
     "lr_scheduler_type",
     "lr_scheduler",
     "scheduler",
@@ -25,32 +25,36 @@ NAMES = (
     "lr_schedule",
     "schedule",
 )
-WATCHED = "metric_for_best_model"
+WATCHED_METRIC_PARAM = "metric_for_best_model"
 """Of the Trainer of transformers, whose plateau schedule watches it too; evaluations alone."""
 
-EVEN, CUT = 0.01, 0.95
+FACTOR_TOLERANCE, LARGEST_CUT = 0.01, 0.95
 """Factors so near to each other are one; a fall to more than that is no cut."""
-PLANNED = 12
+MAX_PLANNED_MULTIPLE = 12
 """Cuts at so small multiples of one number of steps may have been planned."""
 
 
-def told(params: Mapping[str, str], total_steps: int | None) -> dict[str, Any]:
+def schedule_from_params(params: Mapping[str, str], total_steps: int | None) -> dict[str, Any]:
     """The facts of a schedule and its warm-up that these parameters of others tell."""
-    found = {"schedule": next((kind for name in NAMES if (kind := kind_of(params.get(name, "")))), None)}
-    if found["schedule"] == "Plateau" and WATCHED in params:
-        found["watches"] = "val/loss" if params[WATCHED] in ("loss", "eval_loss") else None
-    steps, share = (_number(params.get(name)) for name in ("warmup_steps", "warmup_ratio"))
+    found = {
+        "schedule": next(
+            (kind for name in SCHEDULE_PARAMS if (kind := parse_schedule_name(params.get(name, "")))), None
+        )
+    }
+    if found["schedule"] == "Plateau" and WATCHED_METRIC_PARAM in params:
+        found["watches"] = "val/loss" if params[WATCHED_METRIC_PARAM] in ("loss", "eval_loss") else None
+    steps, share = (_parse_number(params.get(name)) for name in ("warmup_steps", "warmup_ratio"))
     steps, share = (0.0, steps) if 0 < steps < 1 else (steps, share)  # transformers 5 knows but one of them
     asked = steps or (share * total_steps if total_steps else 0.0)
     return found | {"warmup_asked": asked or None}
 
 
-def kind_of(name: str) -> str | None:
+def parse_schedule_name(name: str) -> str | None:
     """By our names; None for what is none of ours."""
-    return next((kind for pattern, kind in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), None)
+    return next((kind for pattern, kind in SCHEDULE_PATTERNS.items() if re.search(pattern, name, re.IGNORECASE)), None)
 
 
-def saved(folder: Path, losses: Sequence[float]) -> dict[str, Any]:
+def schedule_from_state(folder: Path, losses: Sequence[float]) -> dict[str, Any]:
     """The facts of a plateau schedule whose state transformers saved in `folder`, and whether its best is one of these
     validation losses; of other schedules the state tells nothing."""
     path = folder / "scheduler.pt"
@@ -68,27 +72,27 @@ def saved(folder: Path, losses: Sequence[float]) -> dict[str, Any]:
     return {"schedule": "Plateau", "watches": watches, "patience": state["patience"]}
 
 
-def drawn(lr: Series) -> str | None:
+def schedule_from_curve(lr: Series) -> str | None:
     """Plateau for an LR that only stands and is cut by one factor, at steps that no plan explains; else None."""
     if not len(lr) or not np.all(np.isfinite(lr.values)) or not lr.values.max() > 0:
         return None
     steps, values = (part[int(np.argmax(lr.values)) :] for part in lr)
     factors = values[1:] / np.maximum(values[:-1], np.finfo(float).tiny)
-    at = np.flatnonzero(np.abs(factors - 1) > EVEN / 10)
+    at = np.flatnonzero(np.abs(factors - 1) > FACTOR_TOLERANCE / 10)
     if len(at) < 2 or len(values) < 3 * (len(at) + 1):
         return None
     usual = float(np.median(factors[at]))
-    is_one_factor = 0 < usual < CUT and np.all(np.abs(factors[at] - usual) < EVEN)
-    may_be_planned = any(_is_even(steps[0], marks) for marks in (steps[at], steps[at + 1]))
+    is_one_factor = 0 < usual < LARGEST_CUT and np.all(np.abs(factors[at] - usual) < FACTOR_TOLERANCE)
+    may_be_planned = any(_may_be_planned(steps[0], marks) for marks in (steps[at], steps[at + 1]))
     return "Plateau" if is_one_factor and not may_be_planned else None
 
 
-def _is_even(start: int, marks: np.ndarray) -> bool:
+def _may_be_planned(start: int, marks: np.ndarray) -> bool:
     gaps = np.diff([start, *marks])
-    return bool(marks[-1] <= PLANNED * math.gcd(*marks.tolist()) or np.ptp(gaps) <= 0.1 * gaps.mean())
+    return bool(marks[-1] <= MAX_PLANNED_MULTIPLE * math.gcd(*marks.tolist()) or np.ptp(gaps) <= 0.1 * gaps.mean())
 
 
-def _number(text: str | None) -> float:
+def _parse_number(text: str | None) -> float:
     """0 where there is none: transformers writes 0 and -1 for what was not asked for."""
     try:
         return max(0.0, float(text))

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.diagnosis.history import Facts, History
-from harness.diagnosis.run_facts import EFFECTIVE, facts_of
+from harness.diagnosis.history import History, RunFacts
+from harness.diagnosis.run_facts import EFFECTIVE, extract_run_facts
 from harness.importers import lr_schedules
-from harness.importers.metric_aliases import Points, history_of
-from harness.tracking.mlflow_client import connect
-from harness.tracking.store_uri import shown, sqlite_file, store_uri
+from harness.importers.metric_aliases import MetricPoints, build_history
+from harness.tracking.mlflow_client import connect_to_store
+from harness.tracking.store_uri import hide_credentials, resolve_store_uri, sqlite_path
 
-STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
+RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
 
-PARAMS = {
+PARAM_ALIASES = {
     "peak_lr": "learning_rate lr optimizer.lr peak_lr max_lr",
     "grad_clip": "max_grad_norm grad_clip gradient_clip_val clip_grad_norm max_norm",
     "weight_decay": "weight_decay optimizer.weight_decay",
@@ -25,74 +25,74 @@ PARAMS = {
     "lora_rank": "lora_rank lora_r lora.r lora.rank",
 }
 """What others call the numbers that we know, the likelier names first."""
-WHOLE = ("total_steps", "patience", "batch_size", "lora_rank")
+INTEGER_FACTS = ("total_steps", "patience", "batch_size", "lora_rank")
 
 
-def read(run_id: str, uri: str | None) -> History | None:
+def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
     """None where the store holds no such run; ValueError where there is no store, or no loss in the run."""
-    uri = store_uri(uri)
-    file = sqlite_file(uri)
+    uri = resolve_store_uri(uri)
+    file = sqlite_path(uri)
     if file and not file.exists():
         return None
-    client, run = _found(run_id, uri)
+    client, run = _find_run(run_id, uri)
     if run is None:
         return None
-    points = {name: _points(client, run_id, name) for name in run.data.metrics}
-    history = history_of(points, _facts(run, points))
+    points = {name: _read_points(client, run_id, name) for name in run.data.metrics}
+    history = build_history(points, _read_facts(run, points))
     if not len(history["train/loss"]) and not len(history["val/loss"]):
         has = ", ".join(sorted(points)) or "none"
         raise ValueError(f"{run_id}: no metric of this MLflow run names a loss; it has {has}")
     count = sum(map(len, points.values()))
-    source = f"MLflow run {run_id} at {shown(uri)}: {count} points of {len(points)} metrics"
+    source = f"MLflow run {run_id} at {hide_credentials(uri)}: {count} points of {len(points)} metrics"
     history.facts = replace(history.facts, source=source)
     return history
 
 
-def _found(run_id: str, uri: str) -> tuple[Any, Any]:
+def _find_run(run_id: str, uri: str) -> tuple[Any, Any]:
     from mlflow.exceptions import MlflowException
 
-    client = connect(uri)
+    client = connect_to_store(uri)
     try:
         return client, client.get_run(run_id)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return client, None
-        raise ValueError(f"--uri: MLflow at {shown(uri)}: {str(error).partition(chr(10))[0]}") from error
+        raise ValueError(f"--uri: MLflow at {hide_credentials(uri)}: {str(error).partition(chr(10))[0]}") from error
 
 
-def _points(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
+def _read_points(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
     """In the order in which they were recorded, in which steps may come back."""
     recorded = sorted(client.get_metric_history(run_id, name), key=lambda metric: (metric.timestamp, metric.step))
-    return [(metric.step, _value(metric.value)) for metric in recorded]
+    return [(metric.step, _restore_infinity(metric.value)) for metric in recorded]
 
 
-def _value(value: float) -> float:
+def _restore_infinity(value: float) -> float:
     """SQL stores hold infinity as the largest double."""
     return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
 
 
-def _facts(run: Any, points: Points) -> Facts:
+def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
     params, tags, name = run.data.params, run.data.tags, run.info.run_name
-    status = tags.get("status") or STATUSES.get(run.info.status)
+    status = tags.get("status") or RUN_STATUSES.get(run.info.status)
     if any(key.startswith(EFFECTIVE) for key in params):
         constants = {name.removeprefix("constant/"): last for name, ((_, last), *_) in points.items()}
-        return replace(facts_of(name, params, constants), status=status, unit=tags.get("unit.val/loss"))
-    numbers = _numbers(params)
+        return replace(extract_run_facts(name, params, constants), status=status, unit=tags.get("unit.val/loss"))
+    numbers = _parse_params(params)
     gone_through = (
         max((step for one in points.values() for step, _ in one), default=0) if status == "completed" else None
     )
-    schedule = lr_schedules.told(params, numbers.get("total_steps", gone_through))
-    return Facts(name=name, status=status, **numbers, **schedule)
+    schedule = lr_schedules.schedule_from_params(params, numbers.get("total_steps", gone_through))
+    return RunFacts(name=name, status=status, **numbers, **schedule)
 
 
-def _numbers(params: Mapping[str, str]) -> dict[str, Any]:
+def _parse_params(params: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for fact, names in PARAMS.items():
+    for fact, names in PARAM_ALIASES.items():
         for name in names.split():
             try:
                 value = float(params.get(name, ""))
             except ValueError:
                 continue
             if value > 0:  # transformers writes -1 and 0 for what was not asked for
-                found.setdefault(fact, round(value) if fact in WHOLE else value)
+                found.setdefault(fact, round(value) if fact in INTEGER_FACTS else value)
     return found

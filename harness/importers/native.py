@@ -5,52 +5,52 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.diagnosis.history import History, Spiked
-from harness.diagnosis.lr_band import find_band
-from harness.diagnosis.run_facts import facts_of
+from harness.diagnosis.history import History, SpikeRecord
+from harness.diagnosis.lr_band import load_lr_band
+from harness.diagnosis.run_facts import extract_run_facts
 from harness.record import metrics_file
 from harness.tracking.store_uri import PROJECT
-from harness.training.checkpoint import saved_steps
+from harness.training.checkpoint import list_saved_steps
 
 
-def read(path: Path) -> History:
+def read_native(path: Path) -> History:
     """The history of the run whose metrics.jsonl this is; ValueError where that run never began."""
     history = History()
     rows = 0
-    for entry, _ in metrics_file.read(path):
+    for entry, _ in metrics_file.read_entries(path):
         rows += entry["kind"] == "metrics"
-        _take(history, entry)
+        _add_entry(history, entry)
     if not history.facts.name:
         raise ValueError(f"{path} is empty: that run never began")
     checkpoints = path.parent / "checkpoints"
-    history.checkpoints += saved_steps(checkpoints) if checkpoints.is_dir() else []
+    history.checkpoints += list_saved_steps(checkpoints) if checkpoints.is_dir() else []
     history.facts = replace(history.facts, source=f"our run {path.parent}: {rows} rows")
     return history
 
 
-def start_of(path: Path) -> dict[str, Any]:
+def read_start_entry(path: Path) -> dict[str, Any]:
     """The line in which a record says what the run is; ValueError where there is none."""
-    entry = next((entry for entry, _ in metrics_file.read(path)), {})
+    entry = next((entry for entry, _ in metrics_file.read_entries(path)), {})
     if entry.get("kind") != "start":
         raise ValueError(f"{path} is no record of a run: it does not begin with its start")
     return entry
 
 
-def _take(history: History, entry: Mapping[str, Any]) -> None:
+def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
     match entry["kind"]:
         case "start":
             params = entry["params"]
-            facts = facts_of(entry["name"], params, entry["constants"])
+            facts = extract_run_facts(entry["name"], params, entry["constants"])
             outputs = PROJECT / params.get("output_dir", "outputs")
-            history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=find_band(outputs, params))
+            history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=load_lr_band(outputs, params))
         case "metrics":
-            history.add(entry["step"], entry["metrics"])
+            history.add_row(entry["step"], entry["metrics"])
             unit = entry["units"].get("val/loss")
             if unit and unit != history.facts.unit:
                 history.facts = replace(history.facts, unit=unit)
         case "spike":
             examples = tuple(entry["examples"]) if entry.get("examples") else None
             seen = (entry[name] for name in ("step", "began_at", "loss", "usual"))
-            history.spikes.append(Spiked(*seen, examples, entry["back_to"]))
+            history.spikes.append(SpikeRecord(*seen, examples, entry["back_to"]))
         case "end":
             history.facts = replace(history.facts, status=entry["status"])

@@ -8,48 +8,48 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.diagnosis.history import LOSSES, Facts, History
-from harness.importers.metric_aliases import ORDER, history_of, meaning, plain
-from harness.importers.step_numbering import Count, epochs_of, ordered, whole
+from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
+from harness.importers.metric_aliases import ALIAS_ORDER, build_history, canonical_name, normalize_name
+from harness.importers.step_numbering import StepCounter, infer_epochs, round_step, sort_by_step
 
-Numbered = list[tuple[int, dict[str, float]]]
+NumberedRows = list[tuple[int, dict[str, float]]]
 """Rows by their steps."""
 
-PER_EPOCH = 100
+STEPS_PER_EPOCH = 100
 """Steps that stand for an epoch where only its fractions are told."""
 
 
-def read_csv(path: Path) -> History:
+def read_csv_history(path: Path) -> History:
     """Separated by commas, tabs or semicolons, with a line of names at the top."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter(text) or ",")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=detect_delimiter(text) or ",")
     try:
         rows = [(f"line {reader.line_num}", row) for row in reader]
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num + 1}: {error}; leave that column or row out") from error
-    return history(rows, path, "CSV")
+    return history_from_rows(rows, path, "CSV")
 
 
-def read_jsonl(path: Path) -> History:
+def read_jsonl_history(path: Path) -> History:
     """An object a line, or a list of objects; what is nested has the names that lead to it."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return history([(place, flat(row)) for place, row in objects(text, path)], path, "JSONL")
+    return history_from_rows([(place, flatten_row(row)) for place, row in iterate_objects(text, path)], path, "JSONL")
 
 
-def history(placed: Sequence[tuple[str, Mapping[str, Any]]], path: Path, kind: str) -> History:
+def history_from_rows(placed: Sequence[tuple[str, Mapping[str, Any]]], path: Path, kind: str) -> History:
     """From rows and where each stands. ValueError, with the names that there are, where no column tells the steps or
     none a loss; with its place where a step is no number."""
-    rows = [(place, numbers(row)) for place, row in placed]
+    rows = [(place, numeric_values(row)) for place, row in placed]
     names = Counter(name for _, row in rows for name in row)
-    step = _column(names, "step") or _column(names, "epoch")
+    step = _find_column(names, "step") or _find_column(names, "epoch")
     if step is None:
-        raise ValueError(_refusal(path, kind, names, "steps, such as step, global_step or epoch"))
-    if not any(meaning(name) in LOSSES for name in names):
-        raise ValueError(_refusal(path, kind, names, "losses, such as loss, train_loss or val_loss"))
-    is_epoch = meaning(step) == "epoch"
-    scale = PER_EPOCH if is_epoch and any(row.get(step, 0) % 1 for _, row in rows) else 1
-    numbered = [(whole(row[step] * scale, f"{path}, {place}"), row) for place, row in rows if step in row]
-    counted = numbered if is_epoch else _counted(numbered, _column(names, "epoch"))
+        raise ValueError(_missing_column_message(path, kind, names, "steps, such as step, global_step or epoch"))
+    if not any(canonical_name(name) in LOSS_METRICS for name in names):
+        raise ValueError(_missing_column_message(path, kind, names, "losses, such as loss, train_loss or val_loss"))
+    is_epoch = canonical_name(step) == "epoch"
+    scale = STEPS_PER_EPOCH if is_epoch and any(row.get(step, 0) % 1 for _, row in rows) else 1
+    numbered = [(round_step(row[step] * scale, f"{path}, {place}"), row) for place, row in rows if step in row]
+    counted = numbered if is_epoch else _continue_steps(numbered, _find_column(names, "epoch"))
     columns: dict[str, list[tuple[int, float]]] = {}
     for at, row in counted:
         for name, value in row.items():
@@ -58,26 +58,28 @@ def history(placed: Sequence[tuple[str, Mapping[str, Any]]], path: Path, kind: s
     if any(at != before for (at, _), (before, _) in zip(counted, numbered, strict=True)):
         by = ", which begin anew in every epoch and are counted on"
     source = f"{kind} {path}: {len(rows)} rows, steps from {step!r}{by}"
-    return history_of({name: ordered(points) for name, points in columns.items()}, Facts(name=path.stem, source=source))
+    return build_history(
+        {name: sort_by_step(points) for name, points in columns.items()}, RunFacts(name=path.stem, source=source)
+    )
 
 
-def _counted(rows: Numbered, epoch: str | None) -> Numbered:
+def _continue_steps(rows: NumberedRows, epoch: str | None) -> NumberedRows:
     """In the order of the file, with the steps of the run."""
     if epoch:
         epochs = [row.get(epoch) for _, row in rows]
     else:
-        losses = Counter(name for _, row in rows for name in row if meaning(name) in LOSSES)
+        losses = Counter(name for _, row in rows for name in row if canonical_name(name) in LOSS_METRICS)
         loss = max(losses, key=losses.__getitem__, default=None)
-        epochs = epochs_of([step if loss in row else None for step, row in rows])
+        epochs = infer_epochs([step if loss in row else None for step, row in rows])
     if epochs is None:
         return rows
     is_latest_first = epochs[0] is not None and epochs[-1] is not None and epochs[0] > epochs[-1]
-    count, order = Count(), range(len(rows))[:: -1 if is_latest_first else 1]
+    count, order = StepCounter(), range(len(rows))[:: -1 if is_latest_first else 1]
     at = {index: count(rows[index][0], epochs[index]) for index in order}
     return [(at[index], row) for index, (_, row) in enumerate(rows)]
 
 
-def delimiter(text: str) -> str | None:
+def detect_delimiter(text: str) -> str | None:
     """What separates the columns, if the first line names a step or a metric or stands over lines of numbers."""
     lines = [line for line in text.splitlines()[:10] if line.strip()]
     for mark in (",", "\t", ";"):
@@ -85,18 +87,18 @@ def delimiter(text: str) -> str | None:
             first, *rows = csv.reader(lines, delimiter=mark)
         except csv.Error:  # what is wrong is told where the rows are read
             first, *rows = csv.reader(lines[:1], delimiter=mark)
-        if len(first) > 1 and (any(map(meaning, first)) or (rows and _is_header(first, rows[0]))):
+        if len(first) > 1 and (any(map(canonical_name, first)) or (rows and _is_header(first, rows[0]))):
             return mark
     return None
 
 
 def _is_header(first: list[str], row: list[str]) -> bool:
     cells = (dict(enumerate(line)) for line in (first, row))
-    in_first, in_row = (len(numbers(line)) for line in cells)
+    in_first, in_row = (len(numeric_values(line)) for line in cells)
     return len(row) == len(first) and not in_first and 2 * in_row >= len(row)
 
 
-def objects(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def iterate_objects(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The objects of JSONL or of a JSON list, and where each stands; a line cut off at the end is passed over, any
     other is a ValueError."""
     if text.lstrip().startswith("["):
@@ -114,14 +116,14 @@ def objects(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield place, row
 
 
-def flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_row(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in node.items():
-        found |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    for name, value in row.items():
+        found |= flatten_row(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return found
 
 
-def numbers(row: Mapping[str, Any]) -> dict[str, float]:
+def numeric_values(row: Mapping[str, Any]) -> dict[str, float]:
     """What of a row is a number, by names without the ends that W&B gives to extremes."""
     found = {}
     for name, value in row.items():
@@ -134,11 +136,11 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _column(names: Mapping[str, int], wanted: str) -> str | None:
+def _find_column(names: Mapping[str, int], concept: str) -> str | None:
     """Of several that which most rows have, the likelier name first."""
-    fitting = [name for name in names if meaning(name) == wanted]
-    return max(fitting, key=lambda name: (names[name], -ORDER[plain(name)]), default=None)
+    fitting = [name for name in names if canonical_name(name) == concept]
+    return max(fitting, key=lambda name: (names[name], -ALIAS_ORDER[normalize_name(name)]), default=None)
 
 
-def _refusal(path: Path, kind: str, names: Iterable[str], wanted: str) -> str:
+def _missing_column_message(path: Path, kind: str, names: Iterable[str], wanted: str) -> str:
     return f"{path}: no column of this {kind} names {wanted}; it has {', '.join(names) or 'no numbers at all'}"

@@ -5,17 +5,17 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from harness.diagnosis.history import Facts, History
-from harness.importers.metric_aliases import history_of
+from harness.diagnosis.history import History, RunFacts
+from harness.importers.metric_aliases import build_history
 
 
-def read(folder: Path) -> History:
+def read_tensorboard(folder: Path) -> History:
     """The scalars of the event files in `folder`, or of one such file; ValueError where tensorboard is not installed
     or there is no loss among them."""
     if find_spec("tensorboard") is None:
         raise ValueError(f"{folder}: to read event files, install tensorboard: pip install -e '.[tensorboard]'")
-    points = _scalars(folder)
-    history = history_of(points, Facts(name=folder.name))
+    points = _read_scalars(folder)
+    history = build_history(points, RunFacts(name=folder.name))
     if not len(history["train/loss"]) and not len(history["val/loss"]):
         raise ValueError(f"{folder}: no tag of these events names a loss; they have {', '.join(points) or 'none'}")
     count = sum(map(len, points.values()))
@@ -23,7 +23,7 @@ def read(folder: Path) -> History:
     return history
 
 
-def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+def _read_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """By tag; a scalar may be held as a tensor, as TensorFlow 2 and JAX write them."""
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def positions(model: nn.Module) -> int | None:
+def max_positions(model: nn.Module) -> int | None:
     """The longest sequence `model` takes, in tokens; None where it sets no limit."""
     own = getattr(model, "positions", None)
     limit = own if own is not None else getattr(getattr(model, "config", None), "max_position_embeddings", None)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 
-def fno(*, x: Tensor, y: Tensor, modes: int, width: int, layers: int) -> "Scaled":
+def build_fno(*, x: Tensor, y: Tensor, modes: int, width: int, layers: int) -> "NormalizedOperator":
     """A two-dimensional FNO (Li et al., 2021) with `modes` in each direction for the training set `x`, `y`, [samples,
     channels, height, width]; ValueError for a size below 1 and for more modes than the grid has points."""
     for name, size in (("modes", modes), ("width", width), ("layers", layers)):
@@ -35,10 +35,10 @@ def fno(*, x: Tensor, y: Tensor, modes: int, width: int, layers: int) -> "Scaled
         channel_mlp_skip="soft-gating",
     )
     network.state_dict = MethodType(nn.Module.state_dict, network)  # tensors only: the library's has functions in it
-    return Scaled(network, x, y)
+    return NormalizedOperator(network, x, y)
 
 
-class Scaled(nn.Module):
+class NormalizedOperator(nn.Module):
     """`network` between fields in their own units; what it sees and makes has mean 0 and standard deviation 1 over the
     training set, channel by channel. The scales go where the weights go."""
 
@@ -54,6 +54,6 @@ class Scaled(nn.Module):
         """float32 fields in the units of y, on the grid of `x`."""
         return self.network((x - self.x_mean) / self.x_std).float() * self.y_std + self.y_mean
 
-    def normalised(self, y: Tensor) -> Tensor:
+    def normalize_targets(self, y: Tensor) -> Tensor:
         """`y`, true or predicted, as the network makes it."""
         return (y - self.y_mean) / self.y_std

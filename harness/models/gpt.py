@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 @dataclass(frozen=True)
-class Output:
+class LMOutput:
     """`logits` of shape (batch, sequence, vocabulary)."""
 
     logits: Tensor
@@ -93,9 +93,9 @@ class GPT(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocab_size, bias=False)
         self.head.weight = self.token_embedding.weight
-        self._initialise()
+        self._init_weights()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Output:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> LMOutput:
         """Logits of the token that follows each; `attention_mask` (batch, sequence) is 0 at padding."""
         length = input_ids.shape[1]
         if length > self.positions:
@@ -107,12 +107,12 @@ class GPT(nn.Module):
                 x = checkpoint(block, x, mask, use_reentrant=False)
             else:
                 x = block(x, mask)
-        return Output(self.head(self.norm(x)))
+        return LMOutput(self.head(self.norm(x)))
 
     def get_output_embeddings(self) -> nn.Module:
         return self.head
 
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith("bias") or name.startswith("position_embedding"):
                 nn.init.zeros_(parameter)

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 
-def head_of(model: nn.Module) -> nn.Module:
+def find_output_head(model: nn.Module) -> nn.Module:
     """What turns a position's features into logits: all of LTG-BERT's head, of transformers' the last layer."""
     return getattr(model, "prediction_head", None) or model.get_output_embeddings()
 
 
 @contextmanager
-def projecting_only(positions: Tensor, head: nn.Module) -> Iterator[None]:
+def project_only(positions: Tensor, head: nn.Module) -> Iterator[None]:
     """The head projects these positions of the flattened batch and no others: logits of shape [1, positions, ...]."""
-    selections = [hook for hook in head._forward_pre_hooks.values() if isinstance(hook, _Selection)]
-    selection = selections[0] if selections else _Selection()
+    selections = [hook for hook in head._forward_pre_hooks.values() if isinstance(hook, _PositionSelector)]
+    selection = selections[0] if selections else _PositionSelector()
     if not selections:
         head.register_forward_pre_hook(selection)
     selection.positions = positions
@@ -26,7 +26,7 @@ def projecting_only(positions: Tensor, head: nn.Module) -> Iterator[None]:
         selection.positions = None
 
 
-class _Selection:
+class _PositionSelector:
     """Stays on the head for good, and out of its graph: a hook of each batch's own compiles a model anew each time."""
 
     positions: Tensor | None = None

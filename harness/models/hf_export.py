@@ -20,25 +20,25 @@ GPT2_NAMES = {
     "head": "lm_head",
 }
 """What GPT-2 calls the parts of our GPT, none of which is the beginning of a later one."""
-PARTS = re.compile("|".join(map(re.escape, GPT2_NAMES)))
+GPT_PART_NAMES = re.compile("|".join(map(re.escape, GPT2_NAMES)))
 
 
-def as_transformers(model: nn.Module, eos_id: int) -> nn.Module:
+def to_transformers_model(model: nn.Module, eos_id: int) -> nn.Module:
     """`model`, without adapters, as a class of transformers that computes the same; ValueError where there is none."""
     if isinstance(model, GPT):
-        return _gpt2(model, eos_id)
+        return _convert_gpt(model, eos_id)
     if not hasattr(model, "save_pretrained"):
         raise ValueError(f"transformers has no class that computes what {type(model).__name__} does")
     model.config.use_cache = True
     return model
 
 
-def transformers_name(name: str, model: nn.Module) -> str:
+def to_transformers_name(name: str, model: nn.Module) -> str:
     """What `as_transformers(model)` calls the layer or the parameter `name` of `model`."""
-    return PARTS.sub(lambda part: GPT2_NAMES[part[0]], name) if isinstance(model, GPT) else name
+    return GPT_PART_NAMES.sub(lambda part: GPT2_NAMES[part[0]], name) if isinstance(model, GPT) else name
 
 
-def _gpt2(model: GPT, eos_id: int) -> nn.Module:
+def _convert_gpt(model: GPT, eos_id: int) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
     from transformers.utils.logging import disable_progress_bar
 
@@ -59,7 +59,7 @@ def _gpt2(model: GPT, eos_id: int) -> nn.Module:
         eos_token_id=eos_id,
     )
     twin = GPT2LMHeadModel(config).eval()
-    renamed = {transformers_name(name, model): tensor for name, tensor in model.state_dict().items()}
+    renamed = {to_transformers_name(name, model): tensor for name, tensor in model.state_dict().items()}
     is_transposed = re.compile(r"\.c_\w+\.weight$")  # Conv1D keeps [in, out]
     twin.load_state_dict({name: tensor.T if is_transposed.search(name) else tensor for name, tensor in renamed.items()})
     return twin

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from harness.models.gpt import Output
+from harness.models.gpt import LMOutput
 
 EPS = 1e-7
 """Of every normalisation, as DeBERTa's."""
@@ -35,7 +35,7 @@ class Attention(nn.Module):
         query_key = self.query_key(x).view(batch, length, 2, self.heads, -1).permute(2, 3, 0, 1, 4).contiguous()
         value = self.value(x).view(batch, length, self.heads, -1).permute(2, 0, 1, 3)
         scale = 1 / math.sqrt(3 * value.shape[-1])
-        bias = self._bias(query_key, self.query_key(self.dropout(distances)) * scale, buckets)
+        bias = self._position_bias(query_key, self.query_key(self.dropout(distances)) * scale, buckets)
         if is_hidden is not None:
             bias = bias.masked_fill(is_hidden, -torch.inf)
         dropout = self.dropout.p if self.training else 0.0
@@ -44,7 +44,7 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(*query_key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
         return self.out(y.permute(1, 2, 0, 3).reshape(batch, length, width))
 
-    def _bias(self, query_key: Tensor, distances: Tensor, buckets: Tensor) -> Tensor:
+    def _position_bias(self, query_key: Tensor, distances: Tensor, buckets: Tensor) -> Tensor:
         """[heads, batch, queries, keys]: content meets every distance once, and the places read off their bucket's."""
         _, heads, batch, length, size = query_key.shape
         key_query = distances.view(-1, 2, heads, size).permute(1, 2, 3, 0).flip(0)
@@ -67,7 +67,7 @@ class GEGLU(nn.Module):
         return self.down(self.norm(x * F.gelu(gate, approximate="tanh")))
 
 
-class Layer(nn.Module):
+class EncoderLayer(nn.Module):
     """Attention and feed-forward network, each added to the residual stream; the former normalised on both sides."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
@@ -121,7 +121,7 @@ class LTGBert(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        _check(vocab_size=vocab_size, width=width, layers=layers, heads=heads, hidden=hidden, positions=positions)
+        _check_sizes(vocab_size=vocab_size, width=width, layers=layers, heads=heads, hidden=hidden, positions=positions)
         if width % heads:
             raise ValueError(f"width={width} is not divisible by heads={heads}")
         if position_buckets < 2 or position_buckets % 2:
@@ -135,12 +135,12 @@ class LTGBert(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.distance_embedding = nn.Embedding(2 * position_buckets - 1, width)
         self.distance_norm = nn.LayerNorm(width, EPS)
-        self.layers = nn.ModuleList(Layer(width, heads, hidden, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, hidden, dropout) for _ in range(layers))
         self.prediction_head = PredictionHead(self.word_embedding, dropout)
-        self.register_buffer("buckets", _buckets(positions, position_buckets), persistent=False)
-        self._initialise()
+        self.register_buffer("buckets", _relative_position_buckets(positions, position_buckets), persistent=False)
+        self._init_weights()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Output:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> LMOutput:
         """Logits of the token at each place; `attention_mask` is 0 at padding, (batch, sequence), or says which keys a
         query may see, (batch, sequence, sequence)."""
         length = input_ids.shape[1]
@@ -156,13 +156,13 @@ class LTGBert(nn.Module):
                 x = checkpoint(layer, x, *shared, use_reentrant=False)
             else:
                 x = layer(x, *shared)
-        return Output(self.prediction_head(x))
+        return LMOutput(self.prediction_head(x))
 
     def get_output_embeddings(self) -> nn.Module:
         return self.prediction_head.decoder
 
     @torch.no_grad()
-    def _initialise(self) -> None:
+    def _init_weights(self) -> None:
         std = math.sqrt(2 / (5 * self.word_embedding.embedding_dim))
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -174,13 +174,13 @@ class LTGBert(nn.Module):
                 parameter.mul_(math.sqrt(1 / (2 * i)))
 
 
-def _check(**sizes: int) -> None:
+def _check_sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name}={size} must be at least 1")
 
 
-def _buckets(positions: int, position_buckets: int) -> Tensor:
+def _relative_position_buckets(positions: int, position_buckets: int) -> Tensor:
     """The bucket of each query's distance from each key: of its own for a near one, and wider the farther away."""
     offsets = torch.arange(positions)[:, None] - torch.arange(positions)
     exact = position_buckets // 2

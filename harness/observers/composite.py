@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from harness.core.events import Event, Observer
 
 
-class Broadcast(Observer):
+class CompositeObserver(Observer):
     """Every event to every observer, and first to all what one answers to it; one that raises is heard no more, and the
     run goes on."""
 
@@ -14,15 +14,15 @@ class Broadcast(Observer):
         self.observers = list(observers)
 
     def __call__(self, event: Event) -> None:
-        self._each(lambda observer: [self(verdict) for verdict in observer(event) or ()])
+        self._call_each(lambda observer: [self(verdict) for verdict in observer(event) or ()])
 
     def close(self) -> None:
-        self._each(lambda observer: observer.close())
+        self._call_each(lambda observer: observer.close())
 
-    def _each(self, tell: Callable[[Observer], object]) -> None:
+    def _call_each(self, call: Callable[[Observer], object]) -> None:
         for observer in list(self.observers):
             try:
-                tell(observer)
+                call(observer)
             except Exception as error:
                 self.observers.remove(observer)
                 name, said = type(observer).__name__, f"{type(error).__name__}: {error}"

@@ -12,21 +12,21 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from harness.core.events import Conclusion, EvalEnd, Event, Observer, RunEnd, RunStart, StepEnd, Verdict
-from harness.record.metric_rows import Window, message
-from harness.tracking.store_uri import shown, store_uri
+from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, StepEnd
+from harness.record.metric_rows import MetricAggregator, describe_event
+from harness.tracking.store_uri import hide_credentials, resolve_store_uri
 
-LIVE_SECONDS, PLAIN_SECONDS = 0.25, 10.0
+LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.25, 10.0
 WIDTH, BAR, SMALL = 118, 24, 0.01
 EFFECTIVE = "effective."
-HEADER = {
+HEADER_SETTINGS = {
     "model": ("parameters", "trainable_parameters"),
     "run": ("total_steps", "evals", "batch_size", "accum_steps"),
     "update": ("optimizer", "peak_lr", "weight_decay", "schedule", "warmup_steps", "grad_clip"),
     "on": ("device", "devices", "threads", "autocast"),
 }
 """The lines that open a run, each of settings in force."""
-SHOWN = {
+DISPLAYED_METRICS = {
     "loss": "train/loss",
     "val": "val/loss",
     "best": "val/best_loss",
@@ -35,63 +35,63 @@ SHOWN = {
 }
 
 
-class Console(Observer):
+class ConsolePrinter(Observer):
     """What the run is, then one live line under the evaluations, then how it ended and how to see it again."""
 
     def __init__(self) -> None:
-        self._window = Window()
+        self._window = MetricAggregator()
         self._latest: dict[str, float] = {}
         self._live: Live | None = None
-        self._concluded: Conclusion | None = None
+        self._concluded: FinalDiagnosis | None = None
 
     def __call__(self, event: Event) -> None:
         with suppress(OSError):  # nobody reads any more, as in `python run.py | head`
-            self._tell(event)
+            self._handle_event(event)
 
-    def _tell(self, event: Event) -> None:
+    def _handle_event(self, event: Event) -> None:
         row = self._window(event)
         if row is not None:
             self._latest |= row.metrics
         match event:
             case StepEnd():
-                self._step(event)
+                self._show_progress(event)
             case EvalEnd():
-                self._print(eval_line(event))
+                self._print_lines(format_evaluation(event))
             case RunStart():
-                self._begin(event)
-            case Verdict():
-                self._print(verdict_line(event))
-            case Conclusion():
+                self._start_display(event)
+            case Diagnosis():
+                self._print_lines(format_diagnosis(event))
+            case FinalDiagnosis():
                 self._concluded = event
             case RunEnd():
                 self.close()
-                self._print(*conclusion_lines(self._concluded))
-                self._print(*end_lines(event, self._start))
+                self._print_lines(*format_conclusion(self._concluded))
+                self._print_lines(*format_run_end(event, self._start))
             case _:
-                text = message(event)
+                text = describe_event(event)
                 if text:
-                    self._print(text)
+                    self._print_lines(text)
 
     def close(self) -> None:
         if self._live is not None:
             self._live.stop()
             self._live = None
 
-    def _begin(self, start: RunStart) -> None:
+    def _start_display(self, start: RunStart) -> None:
         self._start, self._steps = start, 0
         self._shown_at = time.monotonic()
-        self._print(*header(start))
+        self._print_lines(*format_header(start))
         terminal = Terminal()
         if terminal.is_terminal:
             self._live = Live(console=terminal, auto_refresh=False, transient=True)
             self._live.start()
 
-    def _step(self, event: StepEnd) -> None:
+    def _show_progress(self, event: StepEnd) -> None:
         now = time.monotonic()
         if self._steps == 0:
             self._first_at = now
         self._steps += 1
-        if now - self._shown_at < (PLAIN_SECONDS if self._live is None else LIVE_SECONDS):
+        if now - self._shown_at < (PLAIN_INTERVAL_S if self._live is None else LIVE_INTERVAL_S):
             return
         self._shown_at = now
         where = f"step {event.step}/{self._start.total_steps}"
@@ -99,84 +99,84 @@ class Console(Observer):
         pace = [f"{tokens:,.0f} tokens/s"] if tokens else []
         if self._steps > 1:  # the first is slower than all that follow
             steps_left = self._start.total_steps - event.step
-            pace.append(f"{duration((now - self._first_at) / (self._steps - 1) * steps_left)} left")
+            pace.append(f"{format_duration((now - self._first_at) / (self._steps - 1) * steps_left)} left")
         if self._live is None:
-            self._print(" · ".join([where, *readings(self._latest), *pace]))
+            self._print_lines(" · ".join([where, *format_metrics(self._latest), *pace]))
         else:
             filled = BAR * event.step // self._start.total_steps
             bar = Text.assemble(("━" * filled, "green"), ("━" * (BAR - filled), "bright_black"), "  ")
             bar.append(" · ".join([where, *pace]))
-            self._live.update(Group(bar, Text(" · ".join(readings(self._latest)))), refresh=True)
+            self._live.update(Group(bar, Text(" · ".join(format_metrics(self._latest)))), refresh=True)
 
-    def _print(self, *lines: str) -> None:
+    def _print_lines(self, *lines: str) -> None:
         print(*lines, sep="\n", flush=True)  # while the panel lives, rich puts this above it
 
 
-def header(start: RunStart) -> Iterator[str]:
+def format_header(start: RunStart) -> Iterator[str]:
     """What runs, on what, and the settings in force that decide it; config.yaml and MLflow have them all."""
     yield start.name
-    yield from _paragraph("data", [start.dataset.get(name, "") for name in ("name", "digest")])
-    for title, names in HEADER.items():
-        yield from _paragraph(title, [part for name in names for part in _in_force(start.params, name)])
-    constants = [f"{name.replace('_', ' ')} {number(value)}" for name, value in start.constants.items()]
-    yield from _paragraph("to judge by", constants)
+    yield from _wrap_paragraph("data", [start.dataset.get(name, "") for name in ("name", "digest")])
+    for title, names in HEADER_SETTINGS.items():
+        yield from _wrap_paragraph(title, [part for name in names for part in _format_setting(start.params, name)])
+    constants = [f"{name.replace('_', ' ')} {format_number(value)}" for name, value in start.constants.items()]
+    yield from _wrap_paragraph("to judge by", constants)
 
 
-def _in_force(params: Mapping[str, str], name: str) -> list[str]:
+def _format_setting(params: Mapping[str, str], name: str) -> list[str]:
     """The setting by its name, or by its parameter groups where these differ."""
     own, label = f"{EFFECTIVE}{name}", name.replace("_", " ")
     by_group = {key.removeprefix(f"{own}."): value for key, value in params.items() if key.startswith(f"{own}.")}
     if own in params:
-        return [f"{label} {_grouped(params[own])}"]
+        return [f"{label} {_group_digits(params[own])}"]
     if len(set(by_group.values())) == 1:
         return [f"{label} {next(iter(by_group.values()))}"]
     return [f"{label} of {group} {value}" for group, value in by_group.items()]
 
 
-def readings(latest: Mapping[str, float]) -> Iterator[str]:
+def format_metrics(latest: Mapping[str, float]) -> Iterator[str]:
     """The latest value of what has been measured."""
-    for label, name in SHOWN.items():
+    for label, name in DISPLAYED_METRICS.items():
         if name in latest:
-            yield f"{label} {number(latest[name])}"
+            yield f"{label} {format_number(latest[name])}"
     if latest.get("train/clip_fraction"):
         yield f"clipped {latest['train/clip_fraction']:.0%}"
 
 
-def eval_line(event: EvalEnd) -> str:
+def format_evaluation(event: EvalEnd) -> str:
     """The loss with its standard error and unit, whether it is the best, and what else was measured."""
     loss = event.metrics["loss"]
     error = f" ± {loss.standard_error:.2g}" if loss.standard_error is not None else ""
-    best = "best" if event.is_best else f"best {number(event.best_val_loss)} at step {event.best_step}"
-    parts = [f"step {event.step}", f"val loss {number(loss.value)}{error} {loss.unit} ({best})"]
+    best = "best" if event.is_best else f"best {format_number(event.best_val_loss)} at step {event.best_step}"
+    parts = [f"step {event.step}", f"val loss {format_number(loss.value)}{error} {loss.unit} ({best})"]
     others = {name: metric.value for name, metric in event.metrics.items() if name != "loss"}
     if others.get("coverage") == 1:
         del others["coverage"]  # worth a word only where something was left out
-    return " · ".join([*parts, *(f"{name.replace('_', ' ')} {number(value)}" for name, value in others.items())])
+    return " · ".join([*parts, *(f"{name.replace('_', ' ')} {format_number(value)}" for name, value in others.items())])
 
 
-def end_lines(end: RunEnd, start: RunStart) -> Iterator[str]:
+def format_run_end(end: RunEnd, start: RunStart) -> Iterator[str]:
     """How it ended, and what shows it."""
     reason = f" ({end.reason})" if end.reason else ""
-    best = f" · best val loss {number(end.best_val_loss)} at step {end.best_step}"
+    best = f" · best val loss {format_number(end.best_val_loss)} at step {end.best_step}"
     found = best if math.isfinite(end.best_val_loss) else ""
-    yield f"{end.status}{reason} after {duration(end.seconds)} · step {end.step}{found}"
+    yield f"{end.status}{reason} after {format_duration(end.seconds)} · step {end.step}{found}"
     yield f"folder: {start.folder}"
-    yield f"to see it beside the others: {_way_to_see(start.params.get('tracking.uri', 'None'))}"
+    yield f"to see it beside the others: {_viewer_command(start.params.get('tracking.uri', 'None'))}"
 
 
-def verdict_line(verdict: Verdict) -> str:
+def format_diagnosis(verdict: Diagnosis) -> str:
     """What holds from now on, and what to try."""
-    return f"step {verdict.step} · {verdict.kind}: {verdict.reason}{_to_try(verdict)}"
+    return f"step {verdict.step} · {verdict.kind}: {verdict.reason}{_format_suggestion(verdict)}"
 
 
-def conclusion_lines(said: Conclusion | None) -> Iterator[str]:
+def format_conclusion(said: FinalDiagnosis | None) -> Iterator[str]:
     """What holds at the end as a table, and how the forecasts did; nothing of a run that nobody diagnosed."""
     if said is None:
         return
     if said.verdicts:
         yield f"diagnosis   {len(said.verdicts)} verdict{'s' * (len(said.verdicts) > 1)}, what explains the most first"
     for verdict in said.verdicts:
-        text = f"{verdict.kind:<22}{verdict.confidence:>5.0%}  {verdict.reason}{_to_try(verdict)}"
+        text = f"{verdict.kind:<22}{verdict.confidence:>5.0%}  {verdict.reason}{_format_suggestion(verdict)}"
         yield from textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 31, break_long_words=False)
     if not said.verdicts:
         yield "diagnosis   nothing speaks against this run"
@@ -184,16 +184,16 @@ def conclusion_lines(said: Conclusion | None) -> Iterator[str]:
         yield f"forecasts   {said.forecasts}"
 
 
-def _to_try(verdict: Verdict) -> str:
+def _format_suggestion(verdict: Diagnosis) -> str:
     return f"; try {' '.join(verdict.overrides)}" if verdict.overrides else ""
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """Four significant digits; an exponent where the number is small or large."""
     return f"{value:#.4g}".rstrip(".") if abs(value) >= SMALL or value == 0 else f"{value:.2e}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -201,21 +201,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _way_to_see(uri: str) -> str:
+def _viewer_command(uri: str) -> str:
     if uri == "None":
         return "python -m harness ui"
     if uri.startswith(("http", "databricks")):
-        return f"open {shown(uri)}"
+        return f"open {hide_credentials(uri)}"
     with suppress(ValueError):  # nothing was tracked there, and the run is over
-        uri = store_uri(uri)
-    return f"python -m harness ui --uri {shlex.quote(shown(uri))}"
+        uri = resolve_store_uri(uri)
+    return f"python -m harness ui --uri {shlex.quote(hide_credentials(uri))}"
 
 
-def _grouped(value: str) -> str:
+def _group_digits(value: str) -> str:
     return f"{int(value):,}" if value.isdecimal() else value
 
 
-def _paragraph(title: str, parts: Iterable[str]) -> Iterator[str]:
+def _wrap_paragraph(title: str, parts: Iterable[str]) -> Iterator[str]:
     text = " · ".join(filter(None, parts))
     if text:
         yield from textwrap.wrap(f"{title:12}{text}", WIDTH, subsequent_indent=" " * 12, break_long_words=False)

@@ -5,50 +5,50 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.core.events import Conclusion, EvalEnd, Event, Observer, RunEnd, RunStart, Spike, Verdict
+from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, Spike
 from harness.diagnosis import diagnose
-from harness.diagnosis.expectations import missed, parse, score
-from harness.diagnosis.history import History, Spiked
-from harness.diagnosis.lr_band import find_band
-from harness.diagnosis.run_facts import facts_of
+from harness.diagnosis.expectations import find_missed_expectations, parse_expectation, summarize_expectations
+from harness.diagnosis.history import History, SpikeRecord
+from harness.diagnosis.lr_band import load_lr_band
+from harness.diagnosis.run_facts import extract_run_facts
 from harness.diagnosis.thresholds import Thresholds
 from harness.record import results_file
-from harness.record.metric_rows import Window
+from harness.record.metric_rows import MetricAggregator
 from harness.tracking.store_uri import PROJECT
 
-NAME = "verdicts.json"
+FILE_NAME = "verdicts.json"
 COLUMNS = ("kind", "step", "confidence", "reason", "try")
 
 
-class Diagnosis(Observer):
+class DiagnosisObserver(Observer):
     """Answers with each verdict once, when it first holds: after an evaluation or a spike, and before the end; and at
     the end with all that hold then. Comes first, so that others hear of it in time."""
 
     def __init__(self, thresholds: Mapping[str, float] | None = None, expect: Sequence[str] = ()) -> None:
         self._limits = Thresholds(**(thresholds or {}))
-        self._expected = [parse(text) for text in expect]
-        self._window = Window()
-        self._told: dict[tuple[str, str], Verdict] = {}
+        self._expected = [parse_expectation(text) for text in expect]
+        self._window = MetricAggregator()
+        self._told: dict[tuple[str, str], Diagnosis] = {}
         self._is_due = False
 
-    def __call__(self, event: Event) -> list[Verdict | Conclusion]:
-        said: list[Verdict | Conclusion] = []
+    def __call__(self, event: Event) -> list[Diagnosis | FinalDiagnosis]:
+        said: list[Diagnosis | FinalDiagnosis] = []
         if self._is_due and not isinstance(event, RunEnd):  # after the event that it is about was shown to all
-            said += self._new(self._holding())
+            said += self._keep_new(self._diagnose_now())
             self._is_due = False
-        self._take(event)
+        self._record_event(event)
         if isinstance(event, RunEnd):
             said += self._conclude()
         return said
 
-    def _take(self, event: Event) -> None:
+    def _record_event(self, event: Event) -> None:
         row = self._window(event)
         match event:
             case RunStart():
                 self._folder: Path = event.folder
-                facts = facts_of(event.name, event.params, event.constants)
+                facts = extract_run_facts(event.name, event.params, event.constants)
                 outputs = PROJECT / event.params.get("output_dir", "outputs")
-                self._history = History(replace(facts, lr_band=find_band(outputs, event.params)))
+                self._history = History(replace(facts, lr_band=load_lr_band(outputs, event.params)))
             case EvalEnd():
                 self._is_due = event.step > 0
                 self._history.checkpoints += [event.step] if math.isfinite(event.val_loss) else []
@@ -56,41 +56,43 @@ class Diagnosis(Observer):
             case Spike():
                 self._is_due = True
                 self._history.spikes.append(
-                    Spiked(event.step, event.began_at, event.loss, event.usual, event.examples, event.back_to)
+                    SpikeRecord(event.step, event.began_at, event.loss, event.usual, event.examples, event.back_to)
                 )
             case RunEnd():
                 self._history.facts = replace(self._history.facts, status=event.status)
         if row is not None:
-            self._history.add(row.step, row.metrics)
+            self._history.add_row(row.step, row.metrics)
 
-    def _holding(self) -> list[Verdict]:
-        return [*diagnose(self._history, self._limits), *missed(self._expected, self._history)]
+    def _diagnose_now(self) -> list[Diagnosis]:
+        return [*diagnose(self._history, self._limits), *find_missed_expectations(self._expected, self._history)]
 
-    def _new(self, holding: Sequence[Verdict]) -> list[Verdict]:
+    def _keep_new(self, holding: Sequence[Diagnosis]) -> list[Diagnosis]:
         """Those that were not told before; what was is kept with the run."""
-        new = {_key(verdict): verdict for verdict in holding if _key(verdict) not in self._told}
+        new = {_identify(verdict): verdict for verdict in holding if _identify(verdict) not in self._told}
         self._told |= new
         if new:
-            self._write(list(self._told.values()))
+            self._write_results(list(self._told.values()))
         return list(new.values())
 
-    def _conclude(self) -> Iterator[Verdict | Conclusion]:
-        holding = self._holding()
-        yield from self._new(holding)
+    def _conclude(self) -> Iterator[Diagnosis | FinalDiagnosis]:
+        holding = self._diagnose_now()
+        yield from self._keep_new(holding)
         if self._told:
-            self._write(holding)
+            self._write_results(holding)
         kinds = {verdict.kind for verdict in holding}
         passed = [verdict for verdict in self._told.values() if verdict.kind not in kinds]
-        judged = [expected.judge(self._history) for expected in self._expected]
-        yield Conclusion(tuple(holding), tuple(passed), score(judged))
+        judged = [expected.evaluate(self._history) for expected in self._expected]
+        yield FinalDiagnosis(tuple(holding), tuple(passed), summarize_expectations(judged))
 
-    def _write(self, verdicts: Sequence[Verdict]) -> None:
+    def _write_results(self, verdicts: Sequence[Diagnosis]) -> None:
         rows = [(one.kind, one.step, one.confidence, one.reason, " ".join(one.overrides)) for one in verdicts]
         about = {f"{one.kind} at {one.step}": dict(one.evidence) for one in verdicts}
         step = self._history.last_step
-        results_file.write(self._folder, NAME, step=step, metrics={}, units={}, columns=COLUMNS, rows=rows, about=about)
+        results_file.write_result(
+            self._folder, FILE_NAME, step=step, metrics={}, units={}, columns=COLUMNS, rows=rows, about=about
+        )
 
 
-def _key(verdict: Verdict) -> tuple[str, str]:
+def _identify(verdict: Diagnosis) -> tuple[str, str]:
     """What is said once: of a forecast and of a spike each one, of all else the kind."""
     return verdict.kind, str(verdict.evidence.get("forecast", verdict.evidence.get("began at", "")))

@@ -13,7 +13,7 @@ from harness.record import metrics_file
 BLUE, ORANGE, GREEN, GREY = "#3b6fb6", "#e07b39", "#2e8b57", "#6b7280"
 
 
-class Figures(Observer):
+class FigureWriter(Observer):
     """Draws loss, LR and gradient norm into the folder `figures` of the run. Comes after jsonl, which it reads."""
 
     def __call__(self, event: Event) -> None:
@@ -21,7 +21,7 @@ class Figures(Observer):
             self._folder = event.folder
         if isinstance(event, RunEnd):
             try:
-                draw(self._folder)
+                draw_run_figures(self._folder)
             except Exception as error:  # a picture is never worth a run
                 print(f"warning: no figures: {error}", file=sys.stderr)
 
@@ -38,7 +38,7 @@ class Curves:
     @classmethod
     def read(cls, path: Path) -> "Curves":
         curves = cls()
-        for entry, _ in metrics_file.read(path):
+        for entry, _ in metrics_file.read_entries(path):
             if entry["kind"] == "start":
                 curves.name, curves.params = entry["name"], entry["params"]
             curves.units |= entry.get("units", {})
@@ -47,20 +47,20 @@ class Curves:
         return curves
 
 
-def draw(folder: Path) -> list[Path]:
+def draw_run_figures(folder: Path) -> list[Path]:
     """The pictures of the run in `folder`; one without a point is not drawn."""
-    curves = Curves.read(folder / metrics_file.NAME)
+    curves = Curves.read(folder / metrics_file.METRICS_FILE)
     drawn = []
-    for metric, picture in (("train/loss", _loss), ("train/lr", _lr), ("train/grad_norm", _grad_norm)):
+    for metric, picture in (("train/loss", _draw_loss), ("train/lr", _draw_lr), ("train/grad_norm", _draw_grad_norm)):
         if curves.points[metric]:
             drawn.append(folder / "figures" / f"{metric.partition('/')[2]}.png")
             picture(curves, drawn[-1])
     return drawn
 
 
-def _loss(curves: Curves, path: Path) -> None:
+def _draw_loss(curves: Curves, path: Path) -> None:
     unit = curves.units.get("val/loss")
-    axes = panel("Loss", curves.name, "step", f"loss ({unit})" if unit else "loss")
+    axes = make_axes("Loss", curves.name, "step", f"loss ({unit})" if unit else "loss")
     axes.plot(*_columns(curves, "train/loss"), color=BLUE, linewidth=1.2, alpha=0.8, label="train")
     if curves.points["val/loss"]:
         steps, losses = _columns(curves, "val/loss")
@@ -69,19 +69,19 @@ def _loss(curves: Curves, path: Path) -> None:
         label = f"best {losses[best]:.4g} at step {steps[best]}"
         axes.plot(steps[best], losses[best], "*", color=GREEN, markersize=15, linestyle="none", label=label)
     axes.legend(frameon=False)
-    save(axes.figure, path)
+    save_figure(axes.figure, path)
 
 
-def _lr(curves: Curves, path: Path) -> None:
-    axes = panel("Learning rate", curves.name, "step", "learning rate")
+def _draw_lr(curves: Curves, path: Path) -> None:
+    axes = make_axes("Learning rate", curves.name, "step", "learning rate")
     axes.plot(*_columns(curves, "train/lr"), color=BLUE, linewidth=1.8)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter("{x:.3g}")
-    save(axes.figure, path)
+    save_figure(axes.figure, path)
 
 
-def _grad_norm(curves: Curves, path: Path) -> None:
-    axes = panel("Gradient norm before clipping", curves.name, "step", "L2 norm (mean of a window)")
+def _draw_grad_norm(curves: Curves, path: Path) -> None:
+    axes = make_axes("Gradient norm before clipping", curves.name, "step", "L2 norm (mean of a window)")
     steps, norms = _columns(curves, "train/grad_norm")
     axes.plot(steps, norms, color=BLUE, linewidth=1.2, label="gradient norm")
     clip = float(curves.params.get("effective.grad_clip", "inf"))
@@ -89,10 +89,10 @@ def _grad_norm(curves: Curves, path: Path) -> None:
         axes.axhline(clip, color=ORANGE, linewidth=1.5, linestyle="--", label=f"clipped above {clip:g}")
     axes.set_yscale("log" if max(norms) > 30 * min(norms) > 0 else "linear")
     axes.legend(frameon=False)
-    save(axes.figure, path)
+    save_figure(axes.figure, path)
 
 
-def canvas(width: float = 7, height: float = 4.2) -> Any:
+def make_figure(width: float = 7, height: float = 4.2) -> Any:
     """An empty figure of this size in inches, apart from all state that pyplot keeps."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,18 +102,18 @@ def canvas(width: float = 7, height: float = 4.2) -> Any:
     return figure
 
 
-def panel(title: str, name: str, across: str, up: str) -> Any:
+def make_axes(title: str, name: str, across: str, up: str) -> Any:
     """Axes that fill a figure of their own, headed by what they show and whose it is."""
-    axes = canvas().add_axes((0.14, 0.13, 0.83, 0.72))
+    axes = make_figure().add_axes((0.14, 0.13, 0.83, 0.72))
     axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
     axes.text(0, 1.03, name, transform=axes.transAxes, color=GREY, fontsize=9)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    plain(axes)
+    style_axes(axes)
     return axes
 
 
-def plain(axes: Any) -> None:
+def style_axes(axes: Any) -> None:
     """A light grid behind the points, and no more lines than that needs."""
     axes.grid(color="#e5e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -125,7 +125,7 @@ def _columns(curves: Curves, metric: str) -> tuple[list[int], list[float]]:
     return list(steps), list(values)
 
 
-def save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
     """Writes the picture whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")

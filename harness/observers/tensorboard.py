@@ -4,16 +4,16 @@ from importlib.util import find_spec
 from typing import Any
 
 from harness.core.events import Event, Observer, RunStart
-from harness.record.metric_rows import Window
+from harness.record.metric_rows import MetricAggregator
 
 
-class TensorBoard(Observer):
+class TensorBoardWriter(Observer):
     """Writes event files to the folder `tensorboard` of the run; ValueError where tensorboard is not installed."""
 
     def __init__(self) -> None:
         if find_spec("tensorboard") is None:
             raise ValueError("tensorboard is not installed; run pip install -e '.[tensorboard]'")
-        self._window = Window()
+        self._window = MetricAggregator()
         self._writer: Any = None
 
     def __call__(self, event: Event) -> None:

@@ -4,10 +4,28 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 
-from harness.preflight.report import Finding, Report
-from harness.preflight.training_setup import Asked, Data, Evaluated, Subject, Text, Tokens
+from harness.preflight.report import Finding, PreflightReport
+from harness.preflight.training_setup import (
+    EvalResult,
+    LabeledTokens,
+    RequestedSettings,
+    TextFormat,
+    TrainingData,
+    TrainingSetup,
+)
 
-__all__ = ["CHECKS", "Asked", "Data", "Evaluated", "Finding", "Report", "Subject", "Text", "Tokens", "preflight"]
+__all__ = [
+    "CHECKS",
+    "RequestedSettings",
+    "TrainingData",
+    "EvalResult",
+    "Finding",
+    "PreflightReport",
+    "TrainingSetup",
+    "TextFormat",
+    "LabeledTokens",
+    "preflight",
+]
 
 CHECKS = {
     "alignment": "each position predicts the token it is meant to",
@@ -25,8 +43,8 @@ CHECKS = {
 
 
 def preflight(
-    subject: Subject, checks: Iterable[str] = CHECKS, tell: Callable[[str, Finding], None] = lambda *_: None
-) -> Report:
+    setup: TrainingSetup, checks: Iterable[str] = CHECKS, on_finding: Callable[[str, Finding], None] = lambda *_: None
+) -> PreflightReport:
     """Carry out `checks`, each on the subject as it was given, and leave it so; `tell` hears each finding at once.
 
     A check that an error breaks off has failed: training would meet the same. ValueError for what is no check."""
@@ -36,16 +54,16 @@ def preflight(
     findings: dict[str, list[Finding]] = {}
     for name in (known for known in CHECKS if known in chosen):
         findings[name] = []
-        for finding in _carry_out(name, subject):
+        for finding in _run_check(name, setup):
             findings[name].append(finding)
-            tell(name, finding)
-    return Report(findings, time.perf_counter() - began_at)
+            on_finding(name, finding)
+    return PreflightReport(findings, time.perf_counter() - began_at)
 
 
-def _carry_out(name: str, subject: Subject) -> Iterator[Finding]:
+def _run_check(name: str, subject: TrainingSetup) -> Iterator[Finding]:
     check = import_module(f"harness.preflight.{name}").check
     try:
-        with subject.untouched():
+        with subject.preserved_state():
             yield from check(subject)
     except Exception as error:
         said = f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -7,50 +7,60 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from harness.preflight.probe import NEEDS_TEXT, affordable, at_rest, descend, resolution, text_rows, written
+from harness.preflight.probe import (
+    NEEDS_TEXT,
+    affordable_tokens,
+    eval_mode,
+    extract_text_rows,
+    make_text_batch,
+    measure_resolution,
+    train_on_batch,
+)
 from harness.preflight.report import Finding
-from harness.preflight.training_setup import IGNORED, Subject, Text, Tokens
+from harness.preflight.training_setup import IGNORED, LabeledTokens, TextFormat, TrainingSetup
 
 OFFSETS = (-1, 0, 1, 2)
 """Places further on in the text than the token that is meant."""
-EQUAL = 1e-3
+LOSS_TOLERANCE = 1e-3
 """Relative difference of two ways to compute one loss, in float32."""
-MARGIN = 0.1
+LEARNED_MARGIN = 0.1
 """Nats by which a model that has learned tells one offset from another."""
 KNOWN, KNOWN_BY_COPYING = 0.9, 0.25
 """Shares of ln(vocabulary) below which an offset is learned. With a tied head, random weights repeat their input."""
 TOY_TOKENS, TOY_LRS, TOY_STEPS, TOY_MARGIN = 16, (3e-3, 1e-2, 3e-4), 48, 0.5
-LOOK = "how labels are made and who moves them: the collator or the model's own loss, never both"
+HINT = "how labels are made and who moves them: the collator or the model's own loss, never both"
 
 
-def check(subject: Subject) -> Iterator[Finding]:
+def check(subject: TrainingSetup) -> Iterator[Finding]:
     text = subject.text
     if text is None:
         yield Finding("not checked", "labels against the text", "", NEEDS_TEXT)
         return
     if subject.is_causal:
-        yield _labels(subject, text)
-    yield _loss(subject, text)
-    yield _learned(subject, text)
-    yield _toy(subject, text)
+        yield _check_labels(subject, text)
+    yield _check_loss_offset(subject, text)
+    yield _check_learned_offset(subject, text)
+    yield _check_toy_text(subject, text)
 
 
-def _labels(subject: Subject, text: Text) -> Finding:
+def _check_labels(subject: TrainingSetup, text: TextFormat) -> Finding:
     """The labels of a model that predicts what follows are tokens of the text."""
     what = "labels in the batches"
     shares = dict.fromkeys(OFFSETS, 0.0)
     for tokens in map(text.read, subject.batches):
         for offset in OFFSETS:
-            shares[offset] += _agreement(tokens, text.shift + offset) / len(subject.batches)
+            shares[offset] += _label_agreement(tokens, text.shift + offset) / len(subject.batches)
     best = max(shares, key=lambda offset: (shares[offset], offset == 0))
-    seen = f"{shares[0]:.0%} of them are the token {_place(text.shift)}"
-    expected = f"all of them the token {_place(text.shift)}"
+    seen = f"{shares[0]:.0%} of them are the token {_describe_distance(text.shift)}"
+    expected = f"all of them the token {_describe_distance(text.shift)}"
     if best != 0 and shares[best] > shares[0] + 0.5:
-        return Finding("fail", what, f"{seen}, {shares[best]:.0%} that {_place(text.shift + best)}", expected, LOOK)
-    return Finding("pass" if shares[0] > 0.9 else "warn", what, seen, expected, LOOK)
+        return Finding(
+            "fail", what, f"{seen}, {shares[best]:.0%} that {_describe_distance(text.shift + best)}", expected, HINT
+        )
+    return Finding("pass" if shares[0] > 0.9 else "warn", what, seen, expected, HINT)
 
 
-def _agreement(tokens: Tokens, shift: int) -> float:
+def _label_agreement(tokens: LabeledTokens, shift: int) -> float:
     """The share of the labels that are the token so much further on."""
     first, last = max(0, -shift), tokens.inputs.shape[1] - max(0, shift)
     labels, there = tokens.labels[:, first:last], tokens.inputs[:, first + shift : last + shift]
@@ -59,81 +69,87 @@ def _agreement(tokens: Tokens, shift: int) -> float:
 
 
 @torch.no_grad()
-def _loss(subject: Subject, text: Text) -> Finding:
+def _check_loss_offset(subject: TrainingSetup, text: TextFormat) -> Finding:
     """Whatever the weights, the loss is that of one offset."""
     what = "the loss against the logits"
-    true = text_rows(subject, text, affordable(subject.model))
-    batch = written(true, subject, text)
-    with at_rest(subject.model):
-        loss, logits = subject.loss(batch).item(), text.logits(subject.model, batch)
-        tolerance = max(EQUAL, 4 * resolution(subject, batch))
-    nats = _nats(logits, true, subject)
+    true = extract_text_rows(subject, text, affordable_tokens(subject.model))
+    batch = make_text_batch(true, subject, text)
+    with eval_mode(subject.model):
+        loss, logits = subject.compute_loss(batch).item(), text.logits(subject.model, batch)
+        tolerance = max(LOSS_TOLERANCE, 4 * measure_resolution(subject, batch))
+    nats = _entropies_by_offset(logits, true, subject)
     far = {offset: abs(loss - value) / value for offset, value in nats.items()}
     nearest = min(far, key=far.__getitem__)
-    seen = f"loss {loss:.4f}, cross-entropy {_told(nats, subject)}"
-    expected = f"the loss to be that of the token {_meant(0, subject)}"
+    seen = f"loss {loss:.4f}, cross-entropy {_describe_entropies(nats, subject)}"
+    expected = f"the loss to be that of the token {_describe_offset(0, subject)}"
     if far[0] <= tolerance and far[0] <= 4 * far[nearest] + 1e-5:
-        return Finding("pass", what, f"loss {loss:.4f}; the token {_meant(0, subject)} costs {nats[0]:.4f}", expected)
+        return Finding(
+            "pass", what, f"loss {loss:.4f}; the token {_describe_offset(0, subject)} costs {nats[0]:.4f}", expected
+        )
     if far[nearest] > tolerance:
         look = "whether more than cross-entropy is meant to be in it: label smoothing, a penalty, weights, another mean"
         return Finding("warn", what, f"{seen}: it is none of them", expected, look)
-    seen += f": it is that of the token {_meant(nearest, subject)}"
-    return Finding("fail", what, seen + (", labels are shifted twice" if nearest == 1 else ""), expected, LOOK)
+    seen += f": it is that of the token {_describe_offset(nearest, subject)}"
+    return Finding("fail", what, seen + (", labels are shifted twice" if nearest == 1 else ""), expected, HINT)
 
 
 @torch.no_grad()
-def _learned(subject: Subject, text: Text) -> Finding:
+def _check_learned_offset(subject: TrainingSetup, text: TextFormat) -> Finding:
     """What a trained model predicts is what is meant."""
     what = "what the weights have learned to predict"
     if not subject.is_pretrained:
         return Finding("not checked", what, "", "needs trained weights, and is_pretrained=True")
     tokens = text.read(subject.batches[0])
-    rows = max(1, 4 * affordable(subject.model) // tokens.inputs.shape[1])
-    tokens = Tokens(tokens.inputs[:rows], tokens.labels[:rows], tokens.is_real[:rows])
-    with at_rest(subject.model):
+    rows = max(1, 4 * affordable_tokens(subject.model) // tokens.inputs.shape[1])
+    tokens = LabeledTokens(tokens.inputs[:rows], tokens.labels[:rows], tokens.is_real[:rows])
+    with eval_mode(subject.model):
         logits = text.logits(subject.model, text.write(tokens))
     is_scored = tokens.labels != IGNORED
     true = tokens.inputs if subject.is_causal else tokens.labels.where(is_scored, tokens.inputs)
-    nats = _nats(logits, true, subject, at=tokens.is_real if subject.is_causal else is_scored, among=tokens.is_real)
+    nats = _entropies_by_offset(
+        logits, true, subject, at=tokens.is_real if subject.is_causal else is_scored, among=tokens.is_real
+    )
     uniform = math.log(logits.shape[-1])
-    best, seen = min(nats, key=nats.__getitem__), f"cross-entropy {_told(nats, subject)}"
-    expected = f"the token {_meant(0, subject)} to cost least"
-    if best == 0 and min(nats[offset] for offset in OFFSETS if offset) > nats[0] + MARGIN:
-        return Finding("pass", what, _brief(nats), expected)
-    is_known = nats[best] < uniform * (KNOWN_BY_COPYING if _distance(best, subject) == 0 else KNOWN)
-    if best != 0 and is_known and nats[best] < nats[0] - MARGIN:
-        return Finding("fail", what, seen, expected, "the labels that these weights were trained with; " + LOOK)
+    best, seen = min(nats, key=nats.__getitem__), f"cross-entropy {_describe_entropies(nats, subject)}"
+    expected = f"the token {_describe_offset(0, subject)} to cost least"
+    if best == 0 and min(nats[offset] for offset in OFFSETS if offset) > nats[0] + LEARNED_MARGIN:
+        return Finding("pass", what, _describe_lead(nats), expected)
+    is_known = nats[best] < uniform * (KNOWN_BY_COPYING if _logit_distance(best, subject) == 0 else KNOWN)
+    if best != 0 and is_known and nats[best] < nats[0] - LEARNED_MARGIN:
+        return Finding("fail", what, seen, expected, "the labels that these weights were trained with; " + HINT)
     return Finding("not checked", what, "", f"needs weights that tell one token from another: {seen}")
 
 
-def _toy(subject: Subject, text: Text) -> Finding:
+def _check_toy_text(subject: TrainingSetup, text: TextFormat) -> Finding:
     """A rule that any such model learns in seconds: what follows a token, or what is shown for it, is fixed."""
     what = "a toy text in which the token alone says what is meant"
-    rows = text_rows(subject, text, affordable(subject.model))
+    rows = extract_text_rows(subject, text, affordable_tokens(subject.model))
     ids, counts = rows.unique(return_counts=True)
     ids = ids[counts.argsort(descending=True)[:TOY_TOKENS]]
     if len(ids) < 4:
         return Finding("not checked", what, "", "needs text of at least 4 different tokens")
-    shown, true = _toy_text(rows.shape, ids, bool(subject.is_causal))
-    batch = written(true, subject, text) if subject.is_causal else text.write(Tokens(shown, true, true >= 0))
-    tried, expected = [], f"logits that know the token {_meant(0, subject)}, by {TOY_MARGIN} nats from others"
+    shown, true = _make_toy_text(rows.shape, ids, bool(subject.is_causal))
+    batch = (
+        make_text_batch(true, subject, text) if subject.is_causal else text.write(LabeledTokens(shown, true, true >= 0))
+    )
+    tried, expected = [], f"logits that know the token {_describe_offset(0, subject)}, by {TOY_MARGIN} nats from others"
     for lr in TOY_LRS:
-        with subject.untouched():
-            loss, nats = _after(subject, text, batch, true, lr)
+        with subject.preserved_state():
+            loss, nats = _train_on_toy_text(subject, text, batch, true, lr)
         best = min(nats, key=nats.__getitem__)
         lead = min(value for offset, value in nats.items() if offset != best) - nats[best]
-        tried.append(f"LR {lr:g}: training loss {loss:.2f}, cross-entropy {_told(nats, subject)}")
+        tried.append(f"LR {lr:g}: training loss {loss:.2f}, cross-entropy {_describe_entropies(nats, subject)}")
         chance = math.log(len(ids))
         is_learnt = lead > TOY_MARGIN and nats[best] < chance
         if is_learnt and best == 0:
-            return Finding("pass", what, _brief(nats), expected)
+            return Finding("pass", what, _describe_lead(nats), expected)
         if is_learnt or loss < chance - 2 * TOY_MARGIN:
-            return Finding("fail", what, tried[-1], expected, LOOK)
+            return Finding("fail", what, tried[-1], expected, HINT)
     look = "gradients and overfit below: nothing that this loss is given is learnt"
     return Finding("warn", what, "not learnt; " + "; ".join(tried), expected, look)
 
 
-def _toy_text(shape: torch.Size, ids: Tensor, is_causal: bool) -> tuple[Tensor, Tensor]:
+def _make_toy_text(shape: torch.Size, ids: Tensor, is_causal: bool) -> tuple[Tensor, Tensor]:
     """(what is shown, what is meant) of `shape`, by a rule that turns the ids round."""
     chance = torch.Generator().manual_seed(0)
     ids = ids[torch.randperm(len(ids), generator=chance)]
@@ -143,14 +159,16 @@ def _toy_text(shape: torch.Size, ids: Tensor, is_causal: bool) -> tuple[Tensor, 
     return ids[at], ids[at if is_causal else (at + 1) % len(ids)]
 
 
-def _after(subject: Subject, text: Text, batch: object, true: Tensor, lr: float) -> tuple[float, Mapping[int, float]]:
+def _train_on_toy_text(
+    subject: TrainingSetup, text: TextFormat, batch: object, true: Tensor, lr: float
+) -> tuple[float, Mapping[int, float]]:
     """(training loss, nats by offset) as soon as one offset is known, or after so many steps."""
-    optimizer = torch.optim.AdamW(subject.trainable.values(), lr=lr, weight_decay=0.0)
-    losses, nats = [math.inf], _of_batch(subject, text, batch, true)
-    for loss in descend(subject, batch, [optimizer], TOY_STEPS):
+    optimizer = torch.optim.AdamW(subject.trainable_parameters.values(), lr=lr, weight_decay=0.0)
+    losses, nats = [math.inf], _batch_entropies(subject, text, batch, true)
+    for loss in train_on_batch(subject, batch, [optimizer], TOY_STEPS):
         losses.append(loss)
         if len(losses) % 8 == 1:
-            nats = _of_batch(subject, text, batch, true)
+            nats = _batch_entropies(subject, text, batch, true)
             first, second = sorted(nats.values())[:2]
             if second - first > 2 * TOY_MARGIN and loss < losses[1] / 2:
                 break
@@ -158,13 +176,13 @@ def _after(subject: Subject, text: Text, batch: object, true: Tensor, lr: float)
 
 
 @torch.no_grad()
-def _of_batch(subject: Subject, text: Text, batch: object, true: Tensor) -> Mapping[int, float]:
-    with at_rest(subject.model):
-        return _nats(text.logits(subject.model, batch), true, subject)
+def _batch_entropies(subject: TrainingSetup, text: TextFormat, batch: object, true: Tensor) -> Mapping[int, float]:
+    with eval_mode(subject.model):
+        return _entropies_by_offset(text.logits(subject.model, batch), true, subject)
 
 
-def _nats(
-    logits: Tensor, true: Tensor, subject: Subject, at: Tensor | None = None, among: Tensor | None = None
+def _entropies_by_offset(
+    logits: Tensor, true: Tensor, subject: TrainingSetup, at: Tensor | None = None, among: Tensor | None = None
 ) -> Mapping[int, float]:
     """By offset the mean cross-entropy of the logits against the text, of places `at` and tokens `among` if given."""
     everywhere = torch.ones_like(true, dtype=torch.bool)
@@ -172,7 +190,7 @@ def _nats(
     logits, true, at, among = logits.float().cpu(), true.cpu(), at.cpu(), among.cpu()
     nats = {}
     for offset in OFFSETS:
-        shift = _distance(offset, subject)
+        shift = _logit_distance(offset, subject)
         first, last = max(0, -shift), min(logits.shape[1], true.shape[1] - shift)
         chosen = at[:, first:last] & among[:, first + shift : last + shift]
         nats[offset] = F.cross_entropy(
@@ -181,23 +199,23 @@ def _nats(
     return nats
 
 
-def _distance(offset: int, subject: Subject) -> int:
+def _logit_distance(offset: int, subject: TrainingSetup) -> int:
     """Places from that of the logits to that of the token."""
     return offset + bool(subject.is_causal)
 
 
-def _meant(offset: int, subject: Subject) -> str:
-    return _place(_distance(offset, subject))
+def _describe_offset(offset: int, subject: TrainingSetup) -> str:
+    return _describe_distance(_logit_distance(offset, subject))
 
 
-def _place(distance: int) -> str:
+def _describe_distance(distance: int) -> str:
     return {-1: "before", 0: "at the place itself", 1: "that follows"}.get(distance, f"{distance} places on")
 
 
-def _brief(nats: Mapping[int, float]) -> str:
+def _describe_lead(nats: Mapping[int, float]) -> str:
     others = min(value for offset, value in nats.items() if offset)
     return f"{nats[0]:.2f} nats a token; at other places from {others:.2f}"
 
 
-def _told(nats: Mapping[int, float], subject: Subject) -> str:
-    return ", ".join(f"{nats[offset]:.4f} of the token {_meant(offset, subject)}" for offset in OFFSETS)
+def _describe_entropies(nats: Mapping[int, float], subject: TrainingSetup) -> str:
+    return ", ".join(f"{nats[offset]:.4f} of the token {_describe_offset(offset, subject)}" for offset in OFFSETS)

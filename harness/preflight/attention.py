@@ -5,53 +5,56 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from harness.preflight.probe import NEEDS_TEXT, affordable, at_rest, resolution, text_rows
+from harness.preflight.probe import NEEDS_TEXT, affordable_tokens, eval_mode, extract_text_rows, measure_resolution
 from harness.preflight.report import Finding
-from harness.preflight.training_setup import IGNORED, Subject, Text, Tokens
+from harness.preflight.training_setup import IGNORED, LabeledTokens, TextFormat, TrainingSetup
 
-PADDING = 4
+PAD_TOKENS = 4
 """Tokens that are appended."""
-SAME = 1e-4
+TOLERANCE = 1e-4
 """Of the logits' spread, and of the loss: what the order of float32 additions may change."""
 
 
-def check(subject: Subject) -> Iterator[Finding]:
+def check(subject: TrainingSetup) -> Iterator[Finding]:
     text = subject.text
     if text is None:
         yield Finding("not checked", "attention", "", NEEDS_TEXT)
         return
-    true = text_rows(subject, text, affordable(subject.model))
-    subject.nudge()  # for a head or branches that begin at 0 show nothing of what they see
-    with torch.no_grad(), at_rest(subject.model):
-        spread = text.logits(subject.model, _write(text, true)).float().std(-1).mean().item()
+    true = extract_text_rows(subject, text, affordable_tokens(subject.model))
+    subject.perturb_weights()  # for a head or branches that begin at 0 show nothing of what they see
+    with torch.no_grad(), eval_mode(subject.model):
+        spread = text.logits(subject.model, _make_text_batch(text, true)).float().std(-1).mean().item()
         if spread == 0:
             yield Finding("not checked", "attention", "", "needs logits that differ; all of these are equal")
             return
-        same = max(SAME, 4 * resolution(subject, _write(text, true)))
-        yield from _padding(subject, text, true, same)
-        yield from _sight(subject, text, true, same)
+        same = max(TOLERANCE, 4 * measure_resolution(subject, _make_text_batch(text, true)))
+        yield from _check_padding(subject, text, true, same)
+        yield from _check_attention_direction(subject, text, true, same)
 
 
-def _padding(subject: Subject, text: Text, true: Tensor, same: float) -> Iterator[Finding]:
+def _check_padding(subject: TrainingSetup, text: TextFormat, true: Tensor, same: float) -> Iterator[Finding]:
     """Rows of text, and the same ones padded."""
-    pad = _pad_id(subject, text)
+    pad = _find_pad_id(subject, text)
     if pad is None:
         yield Finding("not checked", "padding", "", "needs a batch that has some; these have none")
         return
     widest = max(text.read(batch).inputs.shape[1] for batch in subject.batches)
-    true = true[:, : max(PADDING, widest - PADDING)]  # padded, as wide as what the model surely takes
-    plain, padded = _write(text, true), _write(text, true, pad)
-    logits, beside = text.logits(subject.model, plain), text.logits(subject.model, padded)[:, : plain_width(true, text)]
-    change = _change(logits, beside).max().item()
+    true = true[:, : max(PAD_TOKENS, widest - PAD_TOKENS)]  # padded, as wide as what the model surely takes
+    plain, padded = _make_text_batch(text, true), _make_text_batch(text, true, pad)
+    logits, beside = (
+        text.logits(subject.model, plain),
+        text.logits(subject.model, padded)[:, : _input_width(true, text)],
+    )
+    change = _relative_change(logits, beside).max().item()
     yield Finding(
         "pass" if change <= same else "fail",
         "padding and the logits of real tokens",
-        f"{PADDING} tokens of padding move them by {change:.1e} of their spread",
+        f"{PAD_TOKENS} tokens of padding move them by {change:.1e} of their spread",
         f"at most {same:.0e}",
         "the attention mask: 1 for a real token, 0 for padding, given to the model; positions that count padding",
     )
-    loss, beside_loss = subject.loss(plain).item(), subject.loss(padded).item()
-    share = PADDING / (plain_width(true, text) + PADDING)
+    loss, beside_loss = subject.compute_loss(plain).item(), subject.compute_loss(padded).item()
+    share = PAD_TOKENS / (_input_width(true, text) + PAD_TOKENS)
     yield Finding(
         "pass" if abs(beside_loss - loss) <= same * abs(loss) else "fail",
         "padding and the mean loss",
@@ -61,15 +64,17 @@ def _padding(subject: Subject, text: Text, true: Tensor, same: float) -> Iterato
     )
 
 
-def _sight(subject: Subject, text: Text, true: Tensor, same: float) -> Iterator[Finding]:
+def _check_attention_direction(
+    subject: TrainingSetup, text: TextFormat, true: Tensor, same: float
+) -> Iterator[Finding]:
     """One token is exchanged for another, and the logits before and after it are looked at."""
-    width = plain_width(true, text)
-    logits = text.logits(subject.model, _write(text, true))
+    width = _input_width(true, text)
+    logits = text.logits(subject.model, _make_text_batch(text, true))
     before = after = 0.0
     for place in sorted({width // 4, width // 2, 3 * width // 4}):
         other = true.clone()
         other[:, place] = true.roll(1, 1)[:, place].where(true.roll(1, 1)[:, place] != true[:, place], true[:, 0])
-        change = _change(logits, text.logits(subject.model, _write(text, other)))
+        change = _relative_change(logits, text.logits(subject.model, _make_text_batch(text, other)))
         before = max(before, change[:, :place].max().item())
         after = max(after, change[:, place + 1 :].max().item())
     seen = "another token moves the logits {} it by {:.1e} of their spread"
@@ -100,10 +105,10 @@ def _sight(subject: Subject, text: Text, true: Tensor, same: float) -> Iterator[
         f"more than {same:.0e}: a masked model sees both sides",
         look,
     )
-    yield _hidden(subject, text)
+    yield _check_masked_targets(subject, text)
 
 
-def _hidden(subject: Subject, text: Text) -> Finding:
+def _check_masked_targets(subject: TrainingSetup, text: TextFormat) -> Finding:
     """A model that sees both sides is asked for what is hidden from it."""
     tokens = text.read(subject.batches[0])
     scored = tokens.labels != IGNORED
@@ -115,7 +120,7 @@ def _hidden(subject: Subject, text: Text) -> Finding:
     return Finding("fail" if max(shown, ahead) > 0.9 else "pass", "what is to be predicted", seen, expected, look)
 
 
-def _pad_id(subject: Subject, text: Text) -> int | None:
+def _find_pad_id(subject: TrainingSetup, text: TextFormat) -> int | None:
     """What stands for padding in these batches."""
     for tokens in map(text.read, subject.batches):
         if not tokens.is_real.all():
@@ -123,22 +128,22 @@ def _pad_id(subject: Subject, text: Text) -> int | None:
     return None
 
 
-def plain_width(true: Tensor, text: Text) -> int:
+def _input_width(true: Tensor, text: TextFormat) -> int:
     return true.shape[1] - text.shift
 
 
-def _write(text: Text, true: Tensor, pad: int | None = None) -> object:
+def _make_text_batch(text: TextFormat, true: Tensor, pad: int | None = None) -> object:
     """The batch of these rows, all of it scored, and PADDING tokens of `pad` behind them where it is given."""
-    inputs, labels = true[:, : plain_width(true, text)], true[:, text.shift :]
+    inputs, labels = true[:, : _input_width(true, text)], true[:, text.shift :]
     is_real = torch.ones_like(inputs, dtype=torch.bool)
     if pad is not None:
-        behind = (0, PADDING)
+        behind = (0, PAD_TOKENS)
         inputs = torch.nn.functional.pad(inputs, behind, value=pad)
         labels = torch.nn.functional.pad(labels, behind, value=IGNORED)
         is_real = torch.nn.functional.pad(is_real, behind, value=False)
-    return text.write(Tokens(inputs, labels, is_real))
+    return text.write(LabeledTokens(inputs, labels, is_real))
 
 
-def _change(one: Tensor, other: Tensor) -> Tensor:
+def _relative_change(one: Tensor, other: Tensor) -> Tensor:
     """[rows, tokens], of the first's spread over the vocabulary."""
     return (one - other).abs().amax(-1).float() / one.float().std(-1).mean()

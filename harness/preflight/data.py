@@ -7,26 +7,26 @@ from itertools import islice
 import numpy as np
 import torch
 
-from harness.data.mojibake import is_broken, mended
-from harness.data.outlier_passages import FEWEST_WINDOWS, WINDOW, Passage, unlike_the_rest
-from harness.preflight.probe import at_rest, written
+from harness.data.mojibake import has_broken_encoding, repair_encoding
+from harness.data.outlier_passages import MIN_WINDOWS, WINDOW_SIZE, OutlierPassage, find_outlier_passages
+from harness.preflight.probe import eval_mode, make_text_batch
 from harness.preflight.report import Finding, Level
-from harness.preflight.training_setup import Data, Subject
+from harness.preflight.training_setup import TrainingData, TrainingSetup
 
-MOST = 300_000
+MAX_DOCUMENTS = 300_000
 """Documents that are read."""
-WORTH_SAYING = {"copies": 0.01, "empty": 0.001, "broken encoding": 0.001, "unknown tokens": 0.001}
+WARN_SHARES = {"copies": 0.01, "empty": 0.001, "broken encoding": 0.001, "unknown tokens": 0.001}
 """Shares above which to look at them; small ones are in any text."""
-NOT_MEANT = 0.5
+FAIL_SHARE = 0.5
 """Share of empty or broken documents, or of unknown tokens, that nobody can have meant."""
-NAMED = 3
+MAX_PASSAGES = 3
 ROWS = 4
 """On which the model's own loss is taken, in a passage and elsewhere."""
 CLEAN = "python -m harness clean, which drops them and lists them"
 
 
 @dataclass
-class _Counts:
+class _DocumentCounts:
     documents: int = 0
     copies: int = 0
     empty: int = 0
@@ -34,38 +34,38 @@ class _Counts:
     example: str = ""
 
 
-def check(subject: Subject) -> Iterator[Finding]:
+def check(subject: TrainingSetup) -> Iterator[Finding]:
     """Of the documents, and of the stream of tokens that was made of them, as far as each is given."""
     data = subject.data
     if data.texts is None:
         yield Finding("not checked", "documents", "", "needs data.texts")
     else:
-        yield from _documents(data.texts)
+        yield from _check_documents(data.texts)
     if data.stream is None:
         yield Finding("not checked", "passages", "", "needs data.stream, the training text as token ids")
     else:
-        yield from _unknown(data)
-        yield _passages(subject, data.stream)
+        yield from _check_unknown_tokens(data)
+        yield _check_passages(subject, data.stream)
 
 
-def _documents(texts: Iterable[str]) -> Iterator[Finding]:
-    counts = _counted(islice(texts, MOST))
+def _check_documents(texts: Iterable[str]) -> Iterator[Finding]:
+    counts = _count_documents(islice(texts, MAX_DOCUMENTS))
     total = counts.documents
     if not total:
         yield Finding("fail", "documents", "there is none", "some", "where the text comes from")
         return
     full = total - counts.empty
-    level: Level = "fail" if full > 1 and counts.copies == full - 1 else _level("copies", counts.copies, total)
-    yield Finding(level, "copies", _share(counts.copies, total), "none", CLEAN)
-    level = "fail" if counts.empty >= NOT_MEANT * total else _level("empty", counts.empty, total)
-    yield Finding(level, "empty documents", _share(counts.empty, total), "none", CLEAN)
-    seen = _share(counts.broken, total) + (f", such as {counts.example!r}" if counts.broken else "")
-    level = "fail" if counts.broken >= NOT_MEANT * total > 1 else _level("broken encoding", counts.broken, total)
+    level: Level = "fail" if full > 1 and counts.copies == full - 1 else _share_level("copies", counts.copies, total)
+    yield Finding(level, "copies", _format_share(counts.copies, total), "none", CLEAN)
+    level = "fail" if counts.empty >= FAIL_SHARE * total else _share_level("empty", counts.empty, total)
+    yield Finding(level, "empty documents", _format_share(counts.empty, total), "none", CLEAN)
+    seen = _format_share(counts.broken, total) + (f", such as {counts.example!r}" if counts.broken else "")
+    level = "fail" if counts.broken >= FAIL_SHARE * total > 1 else _share_level("broken encoding", counts.broken, total)
     yield Finding(level, "broken encoding", seen, "none", f"how the text was read; {CLEAN}")
 
 
-def _counted(texts: Iterable[str]) -> _Counts:
-    counts, seen = _Counts(), set()
+def _count_documents(texts: Iterable[str]) -> _DocumentCounts:
+    counts, seen = _DocumentCounts(), set()
     for text in texts:
         counts.documents += 1
         if not (key := text.strip()):
@@ -74,48 +74,56 @@ def _counted(texts: Iterable[str]) -> _Counts:
         if (of_text := hash(key)) in seen:
             counts.copies += 1
         seen.add(of_text)
-        if is_broken(text) or mended(text) != text:
+        if has_broken_encoding(text) or repair_encoding(text) != text:
             counts.broken += 1
-            counts.example = counts.example or _excerpt(text)
+            counts.example = counts.example or _broken_excerpt(text)
     return counts
 
 
-def _excerpt(text: str) -> str:
+def _broken_excerpt(text: str) -> str:
     """A few characters around the first that is broken or would be mended."""
-    better = mended(text)
+    better = repair_encoding(text)
     changed = next((at for at, (a, b) in enumerate(zip(text, better, strict=False)) if a != b), len(text))
-    at = next((at for at, character in enumerate(text) if is_broken(character)), len(text))
+    at = next((at for at, character in enumerate(text) if has_broken_encoding(character)), len(text))
     start = max(0, min(at, changed) - 12)
     return text[start : start + 28]
 
 
-def _unknown(data: Data) -> Iterator[Finding]:
+def _check_unknown_tokens(data: TrainingData) -> Iterator[Finding]:
     if data.unknown_id is None:
         return
     unknown = int((data.stream == data.unknown_id).sum())
-    level = "fail" if unknown >= NOT_MEANT * len(data.stream) else _level("unknown tokens", unknown, len(data.stream))
-    seen = _share(unknown, len(data.stream), "tokens")
+    level = (
+        "fail"
+        if unknown >= FAIL_SHARE * len(data.stream)
+        else _share_level("unknown tokens", unknown, len(data.stream))
+    )
+    seen = _format_share(unknown, len(data.stream), "tokens")
     yield Finding(level, "unknown tokens", seen, "none", "the tokenizer: whether it belongs to this text")
 
 
-def _passages(subject: Subject, stream: np.ndarray) -> Finding:
-    what, found = "passages unlike the rest", sorted(unlike_the_rest(stream), key=lambda passage: passage.start)
-    if len(stream) < WINDOW * FEWEST_WINDOWS:
-        return Finding("not checked", what, "", f"needs {WINDOW * FEWEST_WINDOWS:,} tokens; there are {len(stream):,}")
+def _check_passages(subject: TrainingSetup, stream: np.ndarray) -> Finding:
+    what, found = "passages unlike the rest", sorted(find_outlier_passages(stream), key=lambda passage: passage.start)
+    if len(stream) < WINDOW_SIZE * MIN_WINDOWS:
+        return Finding(
+            "not checked", what, "", f"needs {WINDOW_SIZE * MIN_WINDOWS:,} tokens; there are {len(stream):,}"
+        )
     if not found:
-        return Finding("pass", what, f"none in {len(stream):,} tokens, in windows of {WINDOW}")
-    longest = sorted(found, key=lambda passage: passage.start - passage.end)[:NAMED]
-    seen = "; ".join(map(_said, sorted(longest, key=lambda passage: passage.start)))
-    if len(found) > NAMED:
+        return Finding("pass", what, f"none in {len(stream):,} tokens, in windows of {WINDOW_SIZE}")
+    longest = sorted(found, key=lambda passage: passage.start - passage.end)[:MAX_PASSAGES]
+    seen = "; ".join(map(_describe_passage, sorted(longest, key=lambda passage: passage.start)))
+    if len(found) > MAX_PASSAGES:
         tokens = sum(passage.end - passage.start for passage in found)
         seen = f"{len(found)} in {len(stream):,} tokens, {tokens / len(stream):.2%} of them; the longest: {seen}"
     if subject.text is not None and subject.is_causal:
-        seen += _losses(subject, stream, longest[0], found)
+        seen += _compare_losses(subject, stream, longest[0], found)
     look_at = "the text there; a step that is fed such a passage may show as a spike; python -m harness clean"
     return Finding("warn", what, seen, "none", look_at)
 
 
-def _losses(subject: Subject, stream: np.ndarray, passage: Passage, found: Sequence[Passage]) -> str:
+def _compare_losses(
+    subject: TrainingSetup, stream: np.ndarray, passage: OutlierPassage, found: Sequence[OutlierPassage]
+) -> str:
     """The model's own, on the passage and on rows apart from all of them; nothing where either has no whole row."""
     width = subject.text.read(subject.batches[0]).inputs.shape[1]
     inside = range(passage.start, passage.end - width + 1, width)
@@ -123,27 +131,27 @@ def _losses(subject: Subject, stream: np.ndarray, passage: Passage, found: Seque
     outside = [at for at in spread if all(at + width < other.start or at >= other.end for other in found)]
     if not inside or not outside:
         return ""
-    there, elsewhere = (_loss(subject, stream, starts[:ROWS], width) for starts in (inside, outside))
+    there, elsewhere = (_mean_row_loss(subject, stream, starts[:ROWS], width) for starts in (inside, outside))
     return f"; the model's loss is {there:.2f} in the longest, {elsewhere:.2f} elsewhere"
 
 
 @torch.no_grad()
-def _loss(subject: Subject, stream: np.ndarray, starts: Sequence[int], width: int) -> float:
+def _mean_row_loss(subject: TrainingSetup, stream: np.ndarray, starts: Sequence[int], width: int) -> float:
     """Of rows of the stream that begin at `starts`."""
     rows = torch.from_numpy(np.stack([stream[at : at + width] for at in starts]).astype(np.int64))
     device = subject.text.read(subject.batches[0]).inputs.device
-    with at_rest(subject.model):
-        return subject.loss(written(rows.to(device), subject, subject.text)).item()
+    with eval_mode(subject.model):
+        return subject.compute_loss(make_text_batch(rows.to(device), subject, subject.text)).item()
 
 
-def _said(passage: Passage) -> str:
-    measured = f"{passage.kind} {passage.seen:.1f} nats against {passage.usual:.1f}"
+def _describe_passage(passage: OutlierPassage) -> str:
+    measured = f"{passage.kind} {passage.value:.1f} nats against {passage.median:.1f}"
     return f"tokens {passage.start:,} to {passage.end:,} ({measured})"
 
 
-def _level(what: str, count: int, total: int) -> Level:
-    return "warn" if count > WORTH_SAYING[what] * total else "pass"
+def _share_level(what: str, count: int, total: int) -> Level:
+    return "warn" if count > WARN_SHARES[what] * total else "pass"
 
 
-def _share(count: int, total: int, of: str = "documents") -> str:
+def _format_share(count: int, total: int, of: str = "documents") -> str:
     return f"{count:,} of {total:,} {of}, {count / total:.2%}"

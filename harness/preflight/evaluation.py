@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterator
 
-from harness.preflight.probe import is_coarse
+from harness.preflight.probe import has_reduced_precision
 from harness.preflight.report import Finding
-from harness.preflight.training_setup import Data, Subject
+from harness.preflight.training_setup import TrainingData, TrainingSetup
 
-SIZES = (16, 13)
+BATCH_SIZES = (16, 13)
 """Of evaluation batches; one at least leaves a remainder, unless the examples are a multiple of 208."""
 CLOSE, COARSE = 1e-5, 1e-3
 """Relative, of losses in batches of two sizes: of 32 bits, and of fewer."""
@@ -15,32 +15,34 @@ LEAKED, FEW = 0.01, 2
 """Share of validation examples that may be training examples too, and how many are never more than chance."""
 
 
-def check(subject: Subject) -> Iterator[Finding]:
+def check(subject: TrainingSetup) -> Iterator[Finding]:
     """The loss in batches of two sizes, how much it scores, and what validation shares with training."""
     if subject.evaluate is None:
         yield Finding("not checked", "evaluation", "", "needs evaluate(batch_size)")
     else:
-        yield from _evaluation(subject)
-    yield _overlap(subject.data)
-    yield from _tokenizer(subject.data)
+        yield from _check_evaluation(subject)
+    yield _check_overlap(subject.data)
+    yield from _check_tokenizer(subject.data)
 
 
-def _evaluation(subject: Subject) -> Iterator[Finding]:
-    first, second = (subject.evaluate(size) for size in SIZES)
+def _check_evaluation(subject: TrainingSetup) -> Iterator[Finding]:
+    first, second = (subject.evaluate(size) for size in BATCH_SIZES)
     unit = first.unit or "no unit given"
     yield Finding("pass" if first.unit else "warn", "unit", f"{unit}, the mean over {first.count:,}", "a unit", "")
     if first.count != second.count:
-        seen = f"{first.count:,} scored in batches of {SIZES[0]}, {second.count:,} in batches of {SIZES[1]}"
-        yield Finding("fail", "coverage", seen, "everything, whatever the batch", _TAIL)
+        seen = f"{first.count:,} scored in batches of {BATCH_SIZES[0]}, {second.count:,} in batches of {BATCH_SIZES[1]}"
+        yield Finding("fail", "coverage", seen, "everything, whatever the batch", _TAIL_HINT)
     elif subject.to_score is None:
-        yield Finding("pass", "coverage", f"{first.count:,} scored in batches of {SIZES[0]} and of {SIZES[1]}")
+        yield Finding(
+            "pass", "coverage", f"{first.count:,} scored in batches of {BATCH_SIZES[0]} and of {BATCH_SIZES[1]}"
+        )
     else:
         share = first.count / subject.to_score
         seen = f"{first.count:,} of {subject.to_score:,} scored: {share:.2%}"
         level = "pass" if first.count == subject.to_score else "fail"
-        yield Finding(level, "coverage", seen, "100%", "" if level == "pass" else _TAIL)
-    seen = f"{first.loss:.6g} in batches of {SIZES[0]}, {second.loss:.6g} in batches of {SIZES[1]}"
-    close = COARSE if is_coarse(subject) else CLOSE
+        yield Finding(level, "coverage", seen, "100%", "" if level == "pass" else _TAIL_HINT)
+    seen = f"{first.loss:.6g} in batches of {BATCH_SIZES[0]}, {second.loss:.6g} in batches of {BATCH_SIZES[1]}"
+    close = COARSE if has_reduced_precision(subject) else CLOSE
     expected = f"equal to {close:g}, relative"
     if math.isclose(first.loss, second.loss, rel_tol=close):
         yield Finding("pass", "loss by batch", seen, expected)
@@ -49,10 +51,10 @@ def _evaluation(subject: Subject) -> Iterator[Finding]:
         yield Finding("fail", "loss by batch", seen, expected, look_at)
 
 
-_TAIL = "a last batch that is dropped (drop_last, //), and what is skipped at the end of the text"
+_TAIL_HINT = "a last batch that is dropped (drop_last, //), and what is skipped at the end of the text"
 
 
-def _overlap(data: Data) -> Finding:
+def _check_overlap(data: TrainingData) -> Finding:
     """Exact duplicates of validation examples in training."""
     what = "validation examples in training"
     if data.train is None or data.val is None:
@@ -71,7 +73,7 @@ def _overlap(data: Data) -> Finding:
     return Finding("warn" if leaked else "pass", what, seen, "none", "duplicates: python -m harness clean drops them")
 
 
-def _tokenizer(data: Data) -> Iterator[Finding]:
+def _check_tokenizer(data: TrainingData) -> Iterator[Finding]:
     if data.tokenizer_saw_validation is None:
         return
     if data.tokenizer_saw_validation:

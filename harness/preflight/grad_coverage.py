@@ -8,9 +8,16 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
-from harness.preflight.probe import ROUNDING, affordable, descend, few, fewer, named
+from harness.preflight.probe import (
+    ROUNDING,
+    affordable_repeats,
+    affordable_tokens,
+    format_names,
+    subsample_batch,
+    train_on_batch,
+)
 from harness.preflight.report import Finding
-from harness.preflight.training_setup import Subject
+from harness.preflight.training_setup import TrainingSetup
 
 STEPS, SKIPPED = 4, 32
 """Updates that are taken, and those that may be skipped over overflow before them: halvings of a gradient scaler."""
@@ -18,28 +25,28 @@ LR = 1e-3
 """Of AdamW, where there is no optimizer."""
 
 
-def reached(subject: Subject) -> Iterator[Finding]:
+def check_grad_coverage(subject: TrainingSetup) -> Iterator[Finding]:
     """What a few steps of training reach."""
-    trainable = subject.trainable
+    trainable = subject.trainable_parameters
     frozen = {name: of for name, of in subject.model.named_parameters() if name not in trainable}
     before = {name: of.detach().clone() for name, of in subject.model.named_parameters()}
-    reach = _take(subject)
+    reach = _train_and_record(subject)
     now = dict(subject.model.named_parameters())
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, now[name])}
-    yield _reached(subject, reach)
-    if subject.optimizers:
-        yield _moved(subject, moved, reach)
+    yield _judge_gradients(subject, reach)
+    if subject.optimizer_list:
+        yield _judge_updates(subject, moved, reach)
     yield Finding(
         "fail" if moved & frozen.keys() else "pass",
         "frozen parameters",
-        f"{len(moved & frozen.keys())} of {len(frozen)} moved{_which(moved & frozen.keys())}",
+        f"{len(moved & frozen.keys())} of {len(frozen)} moved{_list_names(moved & frozen.keys())}",
         "none",
         "what else writes to the weights: an optimizer that holds them, averaging, a scheduler of their own",
     )
 
 
 @dataclass
-class _Reach:
+class _GradCoverage:
     """By parameter the `largest` gradient of the updates `taken`, and of the last one those that are not finite."""
 
     largest: dict[str, float]
@@ -48,9 +55,9 @@ class _Reach:
     skipped: int = 0
 
 
-def _take(subject: Subject) -> _Reach:
+def _train_and_record(subject: TrainingSetup) -> _GradCoverage:
     """Train until enough updates are taken, one of them is broken, or too many are skipped."""
-    reach, sizes = _Reach(dict.fromkeys(subject.trainable, 0.0)), dict[str, float]()
+    reach, sizes = _GradCoverage(dict.fromkeys(subject.trainable_parameters, 0.0)), dict[str, float]()
 
     def heard(name: str) -> Callable[[Tensor], None]:
         def look(parameter: Tensor) -> None:
@@ -59,11 +66,11 @@ def _take(subject: Subject) -> _Reach:
 
         return look
 
-    hooks = [of.register_post_accumulate_grad_hook(heard(name)) for name, of in subject.trainable.items()]
-    steps, weights = fewer(subject, STEPS), _sums(subject)
+    hooks = [of.register_post_accumulate_grad_hook(heard(name)) for name, of in subject.trainable_parameters.items()]
+    steps, weights = affordable_repeats(subject, STEPS), _weight_sums(subject)
     try:
-        for _ in _train(subject):
-            were, weights = weights, _sums(subject)
+        for _ in _training_steps(subject):
+            were, weights = weights, _weight_sums(subject)
             reach.broken = [name for name, size in sizes.items() if math.isinf(size)]
             is_skipped = bool(reach.broken) and weights == were
             if is_skipped:
@@ -80,31 +87,33 @@ def _take(subject: Subject) -> _Reach:
     return reach
 
 
-def _train(subject: Subject) -> Iterator[None]:
+def _training_steps(subject: TrainingSetup) -> Iterator[None]:
     """Steps as the training takes them, or else as its optimizer does, or AdamW."""
-    most = affordable(subject.model)
-    optimizers = subject.optimizers or [torch.optim.AdamW(subject.trainable.values(), lr=LR)]
-    for batch in cycle([few(subject, batch, most) for batch in subject.batches]):
+    most = affordable_tokens(subject.model)
+    optimizers = subject.optimizer_list or [torch.optim.AdamW(subject.trainable_parameters.values(), lr=LR)]
+    for batch in cycle([subsample_batch(subject, batch, most) for batch in subject.batches]):
         if subject.step is not None:
             subject.step(batch)
         else:
-            for _ in descend(subject, batch, optimizers, 1):
+            for _ in train_on_batch(subject, batch, optimizers, 1):
                 pass
         yield
 
 
 @torch.no_grad()
-def _sums(subject: Subject) -> list[float]:
+def _weight_sums(subject: TrainingSetup) -> list[float]:
     """Of the trainable weights, by which it is seen that they moved."""
-    real = (torch.view_as_real(of) if of.is_complex() else of for of in subject.trainable.values())
+    real = (torch.view_as_real(of) if of.is_complex() else of for of in subject.trainable_parameters.values())
     return [of.sum(dtype=torch.float64).item() for of in real]
 
 
-def _reached(subject: Subject, reach: _Reach) -> Finding:
+def _judge_gradients(subject: TrainingSetup, reach: _GradCoverage) -> Finding:
     largest, what = reach.largest, f"gradients in {reach.taken} steps"
     expected = "a finite gradient that is not 0 for every trainable parameter"
     if reach.broken:
-        seen = f"{len(reach.broken)} of {len(largest)} parameters had one that is not finite: {named(reach.broken)}"
+        seen = (
+            f"{len(reach.broken)} of {len(largest)} parameters had one that is not finite: {format_names(reach.broken)}"
+        )
         seen += f"; {reach.skipped} updates were skipped" if reach.skipped else ""
         return Finding("fail", what, seen, expected, "overflow in float16, a division by 0, a logarithm of 0")
     none = [name for name, size in largest.items() if size == 0]
@@ -114,7 +123,7 @@ def _reached(subject: Subject, reach: _Reach) -> Finding:
     rounding = [name for name, size in largest.items() if 0 < size <= ROUNDING * max(largest.values())]
     if rounding:
         seen += f", {len(rounding)} of them no more than rounding, as biases of keys do"
-    seen += f"; none: {named(none)}" if none else ""
+    seen += f"; none: {format_names(none)}" if none else ""
     if reach.skipped:
         seen += f", after {reach.skipped} skipped over overflow"
     if reach.skipped and not any(isinstance(one, torch.amp.GradScaler) for one in subject.moved):
@@ -124,7 +133,7 @@ def _reached(subject: Subject, reach: _Reach) -> Finding:
     return Finding("warn" if none else "pass", what, seen, expected, look)
 
 
-def _moved(subject: Subject, moved: set[str], reach: _Reach) -> Finding:
+def _judge_updates(subject: TrainingSetup, moved: set[str], reach: _GradCoverage) -> Finding:
     """Those with a gradient, by the subject's optimizer."""
     largest = reach.largest
     still = [name for name, size in largest.items() if size > 0 and name not in moved]
@@ -132,15 +141,15 @@ def _moved(subject: Subject, moved: set[str], reach: _Reach) -> Finding:
     expected = "every trainable parameter moves"
     if not still:
         return Finding("pass", what, seen, expected)
-    groups = [group for optimizer in subject.optimizers for group in optimizer.param_groups]
+    groups = [group for optimizer in subject.optimizer_list for group in optimizer.param_groups]
     holding = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    is_lost = all(holding.get(id(subject.trainable[name]), 0.0) > 0 for name in still)
-    seen += f"; with a gradient and at rest: {named(still)}"
+    is_lost = all(holding.get(id(subject.trainable_parameters[name]), 0.0) > 0 for name in still)
+    seen += f"; with a gradient and at rest: {format_names(still)}"
     if is_lost:
         look = "the learning rate: it is too small for the precision of these weights"
         return Finding("warn", what, seen, expected, look)
     return Finding("fail", what, seen, expected, "the optimizer: which parameters it holds, and each group's LR")
 
 
-def _which(names: set[str]) -> str:
-    return f": {named(sorted(names))}" if names else ""
+def _list_names(names: set[str]) -> str:
+    return f": {format_names(sorted(names))}" if names else ""

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.preflight.probe import affordable, at_rest, few
+from harness.preflight.probe import affordable_tokens, eval_mode, subsample_batch
 from harness.preflight.report import Finding
-from harness.preflight.training_setup import IGNORED, Subject
+from harness.preflight.training_setup import IGNORED, TrainingSetup
 
 BAND = 0.1
 """Share of ln(vocabulary) by which random weights differ from a uniform guess."""
@@ -26,10 +26,12 @@ UNTOLD = 0.8
 begin above what that text's own frequencies score."""
 
 
-def check(subject: Subject) -> Iterator[Finding]:
-    with torch.no_grad(), at_rest(subject.model):
-        batches = [few(subject, batch, TIMES * affordable(subject.model)) for batch in subject.batches]
-        losses = torch.stack([subject.loss(batch).detach().float().cpu() for batch in batches])
+def check(subject: TrainingSetup) -> Iterator[Finding]:
+    with torch.no_grad(), eval_mode(subject.model):
+        batches = [
+            subsample_batch(subject, batch, TIMES * affordable_tokens(subject.model)) for batch in subject.batches
+        ]
+        losses = torch.stack([subject.compute_loss(batch).detach().float().cpu() for batch in batches])
         loss = losses.mean().item()
         if not math.isfinite(loss):
             look = (
@@ -37,16 +39,20 @@ def check(subject: Subject) -> Iterator[Finding]:
             )
             yield Finding("fail", "first loss", f"{loss}", "a finite number", look)
         elif subject.zero_predictor is not None:
-            yield _of_fields(subject, loss)
+            yield _judge_relative_error(subject, loss)
         elif subject.text is not None:
             vocabulary = subject.text.logits(subject.model, batches[0]).shape[-1]
-            yield _trained(subject, loss, vocabulary) if subject.is_pretrained else _random(subject, loss, vocabulary)
+            yield (
+                _judge_pretrained_weights(subject, loss, vocabulary)
+                if subject.is_pretrained
+                else _judge_random_weights(subject, loss, vocabulary)
+            )
         else:
             needs = f"the first loss is {loss:.4g}; to judge it needs `text`, or `zero_predictor` for a relative error"
             yield Finding("not checked", "first loss", "", needs)
 
 
-def _random(subject: Subject, loss: float, vocabulary: int) -> Finding:
+def _judge_random_weights(subject: TrainingSetup, loss: float, vocabulary: int) -> Finding:
     uniform = math.log(vocabulary)
     seen = f"{loss:.3f} nats a token from random weights, {loss / uniform - 1:+.0%} from a uniform guess"
     expected = f"ln {vocabulary} = {uniform:.3f}, give or take {BAND:.0%}"
@@ -58,10 +64,14 @@ def _random(subject: Subject, loss: float, vocabulary: int) -> Finding:
     return Finding(level, "first loss", seen, expected, look)
 
 
-def _trained(subject: Subject, loss: float, vocabulary: int) -> Finding:
+def _judge_pretrained_weights(subject: TrainingSetup, loss: float, vocabulary: int) -> Finding:
     uniform = math.log(vocabulary)
-    known = [entropy for entropy in (subject.unigram_entropy, _of_stream(subject.data.stream)) if entropy is not None]
-    unigram, source = (max(known), "the text's own token frequencies") if known else _estimated(subject, uniform)
+    known = [
+        entropy for entropy in (subject.unigram_entropy, _stream_entropy(subject.data.stream)) if entropy is not None
+    ]
+    unigram, source = (
+        (max(known), "the text's own token frequencies") if known else _estimate_unigram_entropy(subject, uniform)
+    )
     seen = f"{loss:.3f} nats a token from trained weights"
     expected = f"below {unigram:.3f}, what {source} score, and far below ln {vocabulary} = {uniform:.3f}"
     if loss < unigram:
@@ -75,27 +85,27 @@ def _trained(subject: Subject, loss: float, vocabulary: int) -> Finding:
     return Finding("fail", "first loss", f"{seen}: broken, not under-tuned", expected, look)
 
 
-def _of_stream(stream: np.ndarray | None) -> float | None:
+def _stream_entropy(stream: np.ndarray | None) -> float | None:
     """Of the training text: a small validation set's own frequencies say too much of it to be a guess."""
     if stream is None:
         return None
-    return _entropy(torch.from_numpy(np.asarray(stream[:STREAM]).astype(np.int64)).unique(return_counts=True)[1])
+    return _count_entropy(torch.from_numpy(np.asarray(stream[:STREAM]).astype(np.int64)).unique(return_counts=True)[1])
 
 
-def _estimated(subject: Subject, uniform: float) -> tuple[float, str]:
+def _estimate_unigram_entropy(subject: TrainingSetup, uniform: float) -> tuple[float, str]:
     """From the labels of the batches, corrected for how few they are (Miller, 1955)."""
     labels = torch.cat([subject.text.read(batch).labels.flatten() for batch in subject.batches])
     counts = labels[labels != IGNORED].unique(return_counts=True)[1]
-    entropy = _entropy(counts) + (len(counts) - 1) / (2 * counts.sum().item())
+    entropy = _count_entropy(counts) + (len(counts) - 1) / (2 * counts.sum().item())
     return min(entropy, uniform), f"the frequencies of these batches' {counts.sum().item()} tokens"
 
 
-def _entropy(counts: Tensor) -> float:
+def _count_entropy(counts: Tensor) -> float:
     shares = counts.double() / counts.sum()
     return -(shares * shares.log()).sum().item()
 
 
-def _of_fields(subject: Subject, loss: float) -> Finding:
+def _judge_relative_error(subject: TrainingSetup, loss: float) -> Finding:
     zero = subject.zero_predictor
     seen, look = f"{loss:.4g}, {loss / zero:.2f} times what a model that answers 0 scores", "the scale of the targets"
     if subject.is_pretrained:

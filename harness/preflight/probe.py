@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.preflight.training_setup import IGNORED, Subject, Text, Tokens
+from harness.preflight.training_setup import IGNORED, LabeledTokens, TextFormat, TrainingSetup
 
 PARAMETER_TOKENS, FEWEST, MOST = 2e8, 64, 256
 """Of a step: parameters times tokens, and its bounds in tokens; some 30 steps then take seconds on two cores."""
@@ -23,7 +23,7 @@ NORM = 1.0
 
 
 @contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Nothing is dropped out, and no statistics move."""
     was_training = model.training
     model.eval()
@@ -33,59 +33,59 @@ def at_rest(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def affordable(model: nn.Module) -> int:
+def affordable_tokens(model: nn.Module) -> int:
     """Tokens a step."""
     return int(min(MOST, max(FEWEST, PARAMETER_TOKENS / sum(parameter.numel() for parameter in model.parameters()))))
 
 
-def fewer(subject: Subject, most: int) -> int:
+def affordable_repeats(subject: TrainingSetup, most: int) -> int:
     """Repetitions of something as dear as a step."""
     return most if sum(parameter.numel() for parameter in subject.model.parameters()) <= LARGE else min(most, FEW)
 
 
-def few(subject: Subject, batch: Any, most: int) -> Any:
+def subsample_batch(subject: TrainingSetup, batch: Any, most: int) -> Any:
     """The batch, cut to the examples, or to the stretch of one, that are up to `most` tokens with as many labels as can
     be."""
     if subject.text is None:
-        return _sliced(batch, len_of(batch))
+        return _slice_examples(batch, count_examples(batch))
     tokens = subject.text.read(batch)
     scored = tokens.labels != IGNORED
     rows, width = tokens.inputs.shape
     if width <= most:
         chosen = scored.sum(1).topk(min(rows, most // width)).indices.sort().values
-        return subject.text.write(Tokens(tokens.inputs[chosen], tokens.labels[chosen], tokens.is_real[chosen]))
+        return subject.text.write(LabeledTokens(tokens.inputs[chosen], tokens.labels[chosen], tokens.is_real[chosen]))
     row, start = divmod(int(scored.float().unfold(1, most, 1).sum(-1).argmax()), width - most + 1)
     stretch = (slice(row, row + 1), slice(start, start + most))
-    return subject.text.write(Tokens(tokens.inputs[stretch], tokens.labels[stretch], tokens.is_real[stretch]))
+    return subject.text.write(LabeledTokens(tokens.inputs[stretch], tokens.labels[stretch], tokens.is_real[stretch]))
 
 
-def len_of(batch: Any) -> int | None:
+def count_examples(batch: Any) -> int | None:
     """The examples in a batch of a usual kind; None of another, and where its parts are not all as long."""
-    sizes = _lengths(batch)
+    sizes = _part_lengths(batch)
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def _lengths(batch: Any) -> set[int]:
+def _part_lengths(batch: Any) -> set[int]:
     if isinstance(batch, Mapping | tuple | list):
         parts = batch.values() if isinstance(batch, Mapping) else batch
-        return set().union(*map(_lengths, parts))
+        return set().union(*map(_part_lengths, parts))
     if isinstance(batch, str) or (isinstance(batch, Tensor) and not batch.ndim):
         return set()
     return {len(batch)} if hasattr(batch, "__len__") and hasattr(batch, "__getitem__") else set()
 
 
-def _sliced(batch: Any, size: int | None) -> Any:
+def _slice_examples(batch: Any, size: int | None) -> Any:
     """The first EXAMPLES of `size`; what holds no examples, or a grid beside them, as it is."""
     if size is None:
         return batch
     if isinstance(batch, Mapping):
-        return {name: _sliced(part, size) for name, part in batch.items()}
+        return {name: _slice_examples(part, size) for name, part in batch.items()}
     if type(batch) in (tuple, list):
-        return type(batch)(_sliced(part, size) for part in batch)
-    return batch[:EXAMPLES] if _lengths(batch) else batch
+        return type(batch)(_slice_examples(part, size) for part in batch)
+    return batch[:EXAMPLES] if _part_lengths(batch) else batch
 
 
-def text_rows(subject: Subject, text: Text, most: int) -> Tensor:
+def extract_text_rows(subject: TrainingSetup, text: TextFormat, most: int) -> Tensor:
     """[rows, tokens] of what stands in the text, nothing masked and no padding: up to `most` tokens."""
     rows = []
     for tokens in map(text.read, subject.batches):
@@ -98,14 +98,14 @@ def text_rows(subject: Subject, text: Text, most: int) -> Tensor:
     return torch.stack([row[:width] for row in rows])
 
 
-def written(true: Tensor, subject: Subject, text: Text) -> Any:
+def make_text_batch(true: Tensor, subject: TrainingSetup, text: TextFormat) -> Any:
     """The batch in which the rows of text `true` stand, all of it real and scored, labelled by the subject's rule."""
     inputs = true[:, : true.shape[1] - text.shift]
-    return text.write(Tokens(inputs, true[:, text.shift :], torch.ones_like(inputs, dtype=torch.bool)))
+    return text.write(LabeledTokens(inputs, true[:, text.shift :], torch.ones_like(inputs, dtype=torch.bool)))
 
 
 @torch.no_grad()
-def resolution(subject: Subject, batch: Any) -> float:
+def measure_resolution(subject: TrainingSetup, batch: Any) -> float:
     """The relative step between numbers of the coarsest kind that a layer makes on the way to the loss."""
     seen = {torch.finfo(torch.float32).eps}
 
@@ -115,27 +115,27 @@ def resolution(subject: Subject, batch: Any) -> float:
 
     hooks = [module.register_forward_hook(look) for module in subject.model.modules()]
     try:
-        subject.loss(batch)
+        subject.compute_loss(batch)
     finally:
         for hook in hooks:
             hook.remove()
     return max(seen)
 
 
-def descend(
-    subject: Subject, batch: Any, optimizers: Sequence[torch.optim.Optimizer], steps: int, clip: float = NORM
+def train_on_batch(
+    subject: TrainingSetup, batch: Any, optimizers: Sequence[torch.optim.Optimizer], steps: int, clip: float = NORM
 ) -> Iterator[float]:
     """The loss before each of `steps` updates on one batch, and after the last, at rest; none where nothing that is to
     be trained has a part in the loss."""
-    trainable = list(subject.trainable.values())
+    trainable = list(subject.trainable_parameters.values())
     for optimizer in optimizers:
         if hasattr(optimizer, "train"):
             optimizer.train()
-    with at_rest(subject.model):
+    with eval_mode(subject.model):
         for _ in range(steps):
             for parameter in trainable:
                 parameter.grad = None
-            loss = subject.loss(batch)
+            loss = subject.compute_loss(batch)
             if not loss.requires_grad:
                 return
             loss.backward()
@@ -144,16 +144,16 @@ def descend(
                 optimizer.step()
             yield loss.item()
         with torch.no_grad():
-            yield subject.loss(batch).item()
+            yield subject.compute_loss(batch).item()
 
 
-def named(names: Sequence[str], most: int = 3) -> str:
+def format_names(names: Sequence[str], most: int = 3) -> str:
     """Some of these, and how many there are more."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 @torch.no_grad()
-def is_coarse(subject: Subject) -> bool:
+def has_reduced_precision(subject: TrainingSetup) -> bool:
     """Whether some layer's output is of fewer bits than 32, by the weights' type or by autocast."""
     seen: set[torch.dtype] = set()
 
@@ -163,7 +163,7 @@ def is_coarse(subject: Subject) -> bool:
 
     hooks = [module.register_forward_hook(look) for module in subject.model.modules()]
     try:
-        subject.loss(few(subject, subject.batches[0], FEWEST))
+        subject.compute_loss(subsample_batch(subject, subject.batches[0], FEWEST))
     finally:
         for hook in hooks:
             hook.remove()

@@ -5,21 +5,21 @@ import textwrap
 from rich.console import Console
 from rich.text import Text
 
-from harness.preflight.report import GRAVITY, Finding, Report
+from harness.preflight.report import LEVELS, Finding, PreflightReport
 
-SIGNS = {"pass": "pass", "warn": "WARN", "fail": "FAIL", "not checked": "-"}
+LABELS = {"pass": "pass", "warn": "WARN", "fail": "FAIL", "not checked": "-"}
 COLOURS = {"pass": "green", "warn": "bold yellow", "fail": "bold red", "not checked": "bright_black"}
 WIDTH, INDENT = 118, 19
 
 
-def show(check: str, finding: Finding) -> None:
+def print_finding(check: str, finding: Finding) -> None:
     """Print one finding, in colour where there is a terminal."""
-    text = Text(line(check, finding))
-    text.stylize(COLOURS[finding.level], 0, len(SIGNS[finding.level]))
+    text = Text(format_finding(check, finding))
+    text.stylize(COLOURS[finding.level], 0, len(LABELS[finding.level]))
     Console(soft_wrap=True, highlight=False).print(text)
 
 
-def line(check: str, finding: Finding) -> str:
+def format_finding(check: str, finding: Finding) -> str:
     """One finding: what was seen, and unless it is well what was expected and where to look."""
     text = f"{finding.what}: {finding.seen}" if finding.seen else finding.what
     if finding.level == "not checked":
@@ -29,18 +29,20 @@ def line(check: str, finding: Finding) -> str:
     lines = [text]
     if finding.level in ("warn", "fail") and finding.look_at:
         lines.append(f"look at {finding.look_at}")
-    head = f"{SIGNS[finding.level]:<6}{check:<13}"
+    head = f"{LABELS[finding.level]:<6}{check:<13}"
     wrapped = [part for text in lines for part in textwrap.wrap(text, WIDTH - INDENT, break_long_words=False)]
     return "\n".join([head + wrapped[0], *(" " * INDENT + part for part in wrapped[1:])])
 
 
-def summary(report: Report) -> str:
+def summarize_report(report: PreflightReport) -> str:
     """The checks by their level, and of those that failed the first, which is the one to look at."""
-    levels = {level: [check for check in report.findings if report.level(check) == level] for level in GRAVITY}
+    levels = {level: [check for check in report.findings if report.get_level(check) == level] for level in LEVELS}
     words = {"pass": "passed", "warn": "to be looked at", "fail": "failed", "not checked": "not checked"}
-    counts = ", ".join(f"{len(levels[level])} {words[level]}" for level in reversed(GRAVITY) if levels[level])
+    counts = ", ".join(f"{len(levels[level])} {words[level]}" for level in reversed(LEVELS) if levels[level])
     told = f"preflight: {counts}, in {report.seconds:.1f} s"
-    if report.failed:
-        others = f"; what follows from it may be {', '.join(report.failed[1:])}" if report.failed[1:] else ""
-        told += f". Look at {report.failed[0]} first{others}"
+    if report.failed_checks:
+        others = (
+            f"; what follows from it may be {', '.join(report.failed_checks[1:])}" if report.failed_checks[1:] else ""
+        )
+        told += f". Look at {report.failed_checks[0]} first{others}"
     return told

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["pass", "warn", "fail", "not checked"]
-GRAVITY: tuple[Level, ...] = ("not checked", "pass", "warn", "fail")
+LEVELS: tuple[Level, ...] = ("not checked", "pass", "warn", "fail")
 
 
 @dataclass(frozen=True)
@@ -21,20 +21,20 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Report:
+class PreflightReport:
     """The findings of every check, by its name, in the order of causes: what a fault brings about stands after it."""
 
     findings: Mapping[str, Sequence[Finding]]
     seconds: float
 
-    def level(self, check: str) -> Level:
+    def get_level(self, check: str) -> Level:
         """The gravest of its findings."""
-        return max((finding.level for finding in self.findings[check]), key=GRAVITY.index, default="not checked")
+        return max((finding.level for finding in self.findings[check]), key=LEVELS.index, default="not checked")
 
     @property
-    def failed(self) -> list[str]:
+    def failed_checks(self) -> list[str]:
         """The checks that failed; the first is the one to look at."""
-        return [check for check in self.findings if self.level(check) == "fail"]
+        return [check for check in self.findings if self.get_level(check) == "fail"]
 
     def __iter__(self) -> Iterator[tuple[str, Finding]]:
         return ((check, finding) for check, found in self.findings.items() for finding in found)

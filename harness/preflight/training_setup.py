@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from harness.core.seeding import preserved_rng
+from harness.core.seeding import preserve_rng_state
 from harness.core.task import Loss
 from harness.models import is_causal
 
 IGNORED = -100
 """The label of a position that no loss scores."""
-NUDGE = 0.01
+PERTURBATION = 0.01
 """Of its own spread, by which a weight is moved."""
 
 
@@ -28,7 +28,7 @@ class Stateful(Protocol):
 
 
 @dataclass(frozen=True)
-class Tokens:
+class LabeledTokens:
     """Rows of text: int64 `inputs` and `labels`, [rows, tokens], labels IGNORED where nothing is scored, and bool
     `is_real`, False for padding, which stands at the end of its row."""
 
@@ -38,20 +38,20 @@ class Tokens:
 
 
 @dataclass(frozen=True)
-class Text:
+class TextFormat:
     """How a subject's batches hold text: `read` and `write` are inverse to each other, and `logits(model, batch)` are
     [rows, tokens, vocabulary], computed as the loss computes them. `shift` is how much further on in the text than its
     position a label is: 1 where labels are the next tokens already, 0 where they are the inputs, and the model's own
     loss moves them, or where a mask hides them."""
 
-    read: Callable[[Any], Tokens]
-    write: Callable[[Tokens], Any]
+    read: Callable[[Any], LabeledTokens]
+    write: Callable[[LabeledTokens], Any]
     logits: Callable[[nn.Module, Any], Tensor]
     shift: int
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedSettings:
     """What a run is asked to do, in the user's numbers, before any code has read them."""
 
     lr: float | Mapping[str, float] | None = None
@@ -76,7 +76,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class EvalResult:
     """A validation loss, and over how many elements (tokens, fields) it is the mean."""
 
     loss: float
@@ -85,7 +85,7 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
-class Data:
+class TrainingData:
     """What is learned from and judged by. Examples are hashable: texts, tuples of token ids, bytes."""
 
     train: Iterable[Hashable] | None = None
@@ -99,7 +99,7 @@ class Data:
 
 
 @dataclass
-class Subject:
+class TrainingSetup:
     """A user's training, or a run of ours, laid open to the checks.
 
     `loss_fn(model, batch)` is the mean loss as a scalar tensor, or a Loss. What is not given is not checked; `text` is
@@ -109,7 +109,7 @@ class Subject:
     batches: Sequence[Any]
     """A few of those that training takes."""
     loss_fn: Callable[[nn.Module, Any], Tensor | Loss]
-    text: Text | None = None
+    text: TextFormat | None = None
     is_causal: bool | None = None
     """Whether the model is meant to see only what stands before a token; by default whether it does."""
     is_pretrained: bool = False
@@ -117,7 +117,7 @@ class Subject:
     """Of the validation targets, in nats: what a guess that ignores the context scores."""
     zero_predictor: float | None = None
     """The training loss of a model that answers 0, where the loss is a relative error."""
-    asked: Asked = field(default_factory=Asked)
+    asked: RequestedSettings = field(default_factory=RequestedSettings)
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None
     schedule: LRScheduler | None = None
     lrs: Callable[[int], Mapping[str, float]] | None = None
@@ -130,7 +130,7 @@ class Subject:
     """What `step` changes beside the model, the optimizer and the schedule."""
     batch_size: int | None = None
     """Examples a step in force, over all devices."""
-    evaluate: Callable[[int], Evaluated] | None = None
+    evaluate: Callable[[int], EvalResult] | None = None
     """The validation loss, evaluated in batches of so many examples."""
     to_score: int | None = None
     """Elements that a whole evaluation scores."""
@@ -142,16 +142,16 @@ class Subject:
     """A model made anew from what `save` wrote."""
     merge: Callable[[nn.Module], nn.Module] | None = None
     """The model that it is given, its adapters merged into the layers that they adapt."""
-    data: Data = field(default_factory=Data)
+    data: TrainingData = field(default_factory=TrainingData)
 
     def __post_init__(self) -> None:
         if not self.batches:
             raise ValueError("batches: none is given; preflight needs at least one that training takes")
         if self.text is None:
-            self._find_text()
+            self._detect_text()
         if self.text is not None and self.is_causal is None:
             try:
-                self.is_causal = self._looks_causal()
+                self.is_causal = self._detect_causality()
             except Exception as error:
                 said = f"{type(error).__name__}: {error}".partition("\n")[0]
                 raise ValueError(
@@ -159,14 +159,14 @@ class Subject:
                     "say is_causal=True or is_causal=False"
                 ) from error
 
-    def _find_text(self) -> None:
+    def _detect_text(self) -> None:
         """Where batches hold it and the model makes logits of it: not where labels are classes of rows or of tokens."""
-        found = found_text(self.batches[0])
+        found = detect_text_format(self.batches[0])
         if found is None or getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
             return
         self.text, largest = found, found.read(self.batches[0]).inputs.max().item()
         try:
-            logits = self._logits(torch.tensor([[0, 1]]))
+            logits = self._compute_logits(torch.tensor([[0, 1]]))
         except Exception:
             self.text = None
             return
@@ -174,57 +174,57 @@ class Subject:
             self.text = None
 
     @torch.no_grad()
-    def _logits(self, ids: Tensor) -> Tensor:
+    def _compute_logits(self, ids: Tensor) -> Tensor:
         """Of rows of real tokens, on the device of the batches."""
         ids = ids.to(self.text.read(self.batches[0]).inputs.device)
         is_real = torch.ones_like(ids, dtype=torch.bool)
         was_training = self.model.training
         self.model.eval()
         try:
-            with preserved_rng():
-                return self.text.logits(self.model, self.text.write(Tokens(ids, ids.clone(), is_real)))
+            with preserve_rng_state():
+                return self.text.logits(self.model, self.text.write(LabeledTokens(ids, ids.clone(), is_real)))
         finally:
             self.model.train(was_training)
 
-    def _looks_causal(self) -> bool:
+    def _detect_causality(self) -> bool:
         """After a nudge where the model sees nothing on either side, as with a head or branches that begin at 0."""
-        back = lambda ids: self._logits(ids.flip(1)).flip(1)  # noqa: E731
-        if not is_causal(self.model, self._logits):
+        back = lambda ids: self._compute_logits(ids.flip(1)).flip(1)  # noqa: E731
+        if not is_causal(self.model, self._compute_logits):
             return False
         if not is_causal(self.model, back):
             return True
-        with self.untouched():
-            self.nudge()
-            return is_causal(self.model, self._logits)
+        with self.preserved_state():
+            self.perturb_weights()
+            return is_causal(self.model, self._compute_logits)
 
     @property
-    def optimizers(self) -> Sequence[torch.optim.Optimizer]:
+    def optimizer_list(self) -> Sequence[torch.optim.Optimizer]:
         given = self.optimizer
         return [] if given is None else [given] if isinstance(given, torch.optim.Optimizer) else list(given)
 
     @property
-    def trainable(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
-    def loss(self, batch: Any) -> Tensor:
+    def compute_loss(self, batch: Any) -> Tensor:
         """The mean loss of a batch, with its graph."""
         loss = self.loss_fn(self.model, batch)
         return loss.sum / loss.count if isinstance(loss, Loss) else loss
 
     @torch.no_grad()
-    def nudge(self) -> None:
+    def perturb_weights(self) -> None:
         """Move each trainable weight by NUDGE of its spread, one without a spread by NUDGE."""
-        for parameter in self.trainable.values():
+        for parameter in self.trainable_parameters.values():
             spread = parameter.std() if parameter.numel() > 1 else parameter.abs().max()
-            parameter += NUDGE * (spread if spread > 0 else 1.0) * torch.randn_like(parameter)
+            parameter += PERTURBATION * (spread if spread > 0 else 1.0) * torch.randn_like(parameter)
 
     @contextmanager
-    def untouched(self) -> Iterator[None]:
+    def preserved_state(self) -> Iterator[None]:
         """Weights, mode, generators and all that `step` moves are afterwards what they were; gradients are cleared."""
-        stateful = [self.model, *self.optimizers, *([self.schedule] if self.schedule else []), *self.moved]
+        stateful = [self.model, *self.optimizer_list, *([self.schedule] if self.schedule else []), *self.moved]
         states = [copy.deepcopy(one.state_dict()) for one in stateful]
         was_training = self.model.training
-        with preserved_rng():
+        with preserve_rng_state():
             try:
                 yield
             finally:
@@ -234,32 +234,34 @@ class Subject:
                 self.model.train(was_training)
 
 
-def found_text(batch: Any) -> Text | None:
+def detect_text_format(batch: Any) -> TextFormat | None:
     """Of batches as transformers takes them: whether labels are moved on already is read from this one. None of
     others."""
     if not isinstance(batch, Mapping) or not {"input_ids", "labels"} <= batch.keys():
         return None
     if batch["labels"].shape != batch["input_ids"].shape or batch["input_ids"].ndim != 2:
         return None
-    return Text(_read_mapping, _write_mapping, _logits_of_mapping, _shift(_read_mapping(batch)))
+    return TextFormat(_read_tokens, _make_batch, _compute_logits, _detect_label_shift(_read_tokens(batch)))
 
 
-def _read_mapping(batch: Mapping[str, Tensor]) -> Tokens:
+def _read_tokens(batch: Mapping[str, Tensor]) -> LabeledTokens:
     inputs = batch["input_ids"]
     mask = batch.get("attention_mask")
-    return Tokens(inputs, batch["labels"], torch.ones_like(inputs, dtype=torch.bool) if mask is None else mask.bool())
+    return LabeledTokens(
+        inputs, batch["labels"], torch.ones_like(inputs, dtype=torch.bool) if mask is None else mask.bool()
+    )
 
 
-def _write_mapping(tokens: Tokens) -> dict[str, Tensor]:
+def _make_batch(tokens: LabeledTokens) -> dict[str, Tensor]:
     return {"input_ids": tokens.inputs, "labels": tokens.labels, "attention_mask": tokens.is_real.long()}
 
 
-def _logits_of_mapping(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+def _compute_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     made = model(**{name: value for name, value in batch.items() if name != "labels"})
     return getattr(made, "logits", made)
 
 
-def _shift(tokens: Tokens) -> int:
+def _detect_label_shift(tokens: LabeledTokens) -> int:
     """1 where most labels are the inputs one further on, and else 0: there, or hidden by a mask."""
     scored = tokens.labels != IGNORED
     here = (tokens.labels == tokens.inputs)[scored].sum()

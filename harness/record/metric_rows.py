@@ -8,7 +8,7 @@ from harness.core.events import EvalEnd, Event, Notice, OutOfMemory, RunEnd, Run
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricRow:
     """What is recorded at one step; units only of what a task measures."""
 
     step: int
@@ -17,32 +17,32 @@ class Row:
     units: Mapping[str, str] = field(default_factory=dict)
 
 
-class Window:
+class MetricAggregator:
     """Told every event of a run, answers with a row when one is due: every `log_every` steps, at the last, and at
     evaluations."""
 
     def __init__(self) -> None:
         self._steps: list[StepEnd] = []
 
-    def __call__(self, event: Event) -> Row | None:
+    def __call__(self, event: Event) -> MetricRow | None:
         match event:
             case StepEnd():
                 self._steps.append(event)
                 is_due = event.step % self._log_every == 0 or event.step == self._total_steps
-                return self._fold() if is_due else None
+                return self._aggregate_steps() if is_due else None
             case EvalEnd():
-                return Row(event.step, event.tokens, eval_metrics(event), eval_units(event))
+                return MetricRow(event.step, event.tokens, eval_metrics(event), eval_units(event))
             case RunStart():
                 self._log_every, self._total_steps = event.log_every, event.total_steps
                 constants = {f"constant/{name}": value for name, value in event.constants.items()}
-                return Row(0, 0, constants) if constants else None
+                return MetricRow(0, 0, constants) if constants else None
             case RunEnd():
-                return self._fold() if self._steps else None
+                return self._aggregate_steps() if self._steps else None
         return None
 
-    def _fold(self) -> Row:
+    def _aggregate_steps(self) -> MetricRow:
         steps, self._steps = self._steps, []
-        return Row(steps[-1].step, steps[-1].tokens, step_metrics(steps))
+        return MetricRow(steps[-1].step, steps[-1].tokens, step_metrics(steps))
 
 
 def step_metrics(steps: Sequence[StepEnd]) -> dict[str, float]:
@@ -81,7 +81,7 @@ def eval_units(event: EvalEnd) -> dict[str, str]:
     return {f"val/{name}": metric.unit for name, metric in event.metrics.items()}
 
 
-def message(event: Event) -> str | None:
+def describe_event(event: Event) -> str | None:
     """What a person is told of an event, if anything."""
     match event:
         case Notice():

@@ -9,15 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-NAME = "metrics.jsonl"
+METRICS_FILE = "metrics.jsonl"
 
 
-def encode(kind: str, **fields: Any) -> bytes:
+def encode_entry(kind: str, **fields: Any) -> bytes:
     """One line; numbers JSON lacks stand as the strings NaN, Infinity and -Infinity, which float() reads."""
-    return json.dumps(_valid({"kind": kind, **fields}), allow_nan=False).encode() + b"\n"
+    return json.dumps(_encode_nonfinite({"kind": kind, **fields}), allow_nan=False).encode() + b"\n"
 
 
-def read(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
     """Each whole line from byte `offset` on, its metrics as floats, with the offset behind it; ValueError for a line
     that is no record's."""
     with path.open("rb") as file:
@@ -37,10 +37,10 @@ def read(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
             yield entry, offset
 
 
-def replace(path: Path, node: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `node` as a JSON file that is there whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(_valid(node), allow_nan=False, indent=1) + "\n")
+    partial.write_text(json.dumps(_encode_nonfinite(value), allow_nan=False, indent=1) + "\n")
     partial.replace(path)
 
 
@@ -67,9 +67,9 @@ def is_held(path: Path) -> bool | None:
     return False
 
 
-def _valid(node: Any) -> Any:
-    if isinstance(node, Mapping):
-        return {key: _valid(value) for key, value in node.items()}
-    if isinstance(node, list | tuple):
-        return [_valid(value) for value in node]
-    return json.dumps(node) if isinstance(node, float) and not math.isfinite(node) else node
+def _encode_nonfinite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _encode_nonfinite(value) for key, value in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode_nonfinite(value) for value in value]
+    return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value

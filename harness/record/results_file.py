@@ -10,12 +10,12 @@ from typing import Any
 
 from harness.record import metrics_file
 
-NAMES = ("blimp.json", "verdicts.json")
+RESULT_FILES = ("blimp.json", "verdicts.json")
 """Of the files that may lie in a run's folder; a later measurement replaces an earlier one."""
 
 
 @dataclass(frozen=True)
-class Result:
+class SavedResult:
     """Of the weights after `step`: metrics with units, a table of `columns` and `rows`, and how they came about."""
 
     step: int
@@ -27,16 +27,16 @@ class Result:
     at_ms: int
 
 
-def write(folder: Path, name: str, **measured: Any) -> None:
+def write_result(folder: Path, name: str, **measured: Any) -> None:
     """Put a Result of now into the run's `folder`."""
-    metrics_file.replace(folder / name, asdict(Result(**measured, at_ms=time.time_ns() // 1_000_000)))
+    metrics_file.write_json(folder / name, asdict(SavedResult(**measured, at_ms=time.time_ns() // 1_000_000)))
 
 
-def read(path: Path) -> Result:
-    return Result(**json.loads(path.read_text()))
+def read_result(path: Path) -> SavedResult:
+    return SavedResult(**json.loads(path.read_text()))
 
 
-def digests(folder: Path) -> dict[str, str]:
+def result_digests(folder: Path) -> dict[str, str]:
     """Of the content of each result in `folder`."""
-    found = [folder / name for name in NAMES if (folder / name).is_file()]
+    found = [folder / name for name in RESULT_FILES if (folder / name).is_file()]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in found}

@@ -14,97 +14,105 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from harness.config.errors import ConfigError
-from harness.config.schema import Settings
-from harness.config.targets import whitelist
-from harness.core.distributed import World
+from harness.config.schema import RunSettings
+from harness.config.targets import hydra_whitelist
+from harness.core.distributed import ProcessGroup
 from harness.core.events import Observer
 from harness.core.seeding import seed_everything
 from harness.core.state import Schedule, TrainState
 from harness.core.task import Task
 from harness.training import policies
-from harness.training.loop import Plan
-from harness.training.optimizers import Optimizers, partition
+from harness.training.loop import TrainingPlan
+from harness.training.optimizers import CombinedOptimizer, group_parameters
 from harness.training.policies import Policy
 from harness.training.schedules import Plateau
 
-NO_NUMBERS = ("params", "param_names", "foreach", "fused", "capturable", "differentiable", "maximize")
+NON_NUMERIC_KEYS = ("params", "param_names", "foreach", "fused", "capturable", "differentiable", "maximize")
 """What a torch parameter group holds beside the numbers that decide an update."""
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunParts:
     """What `train` takes, and what it is worth knowing of it."""
 
     task: Task
     state: TrainState
-    plan: Plan
+    plan: TrainingPlan
     policies: tuple[Policy, ...]
     warmup_steps: int
     effective: Mapping[str, str]
     notices: tuple[str, ...]
 
 
-def make(cfg: DictConfig, key: str) -> Any:
+def instantiate_component(cfg: DictConfig, key: str) -> Any:
     """The object `cfg.<key>` describes; what its constructor refuses, now or when a partial is completed, becomes a
     ConfigError under that key."""
     try:
         described = OmegaConf.to_container(cfg[key], resolve=True)  # alone, it takes no copy of all of `cfg` along
-        made = instantiate(described, _execution_whitelist_=whitelist(), _convert_="all")
+        made = instantiate(described, _execution_whitelist_=hydra_whitelist(), _convert_="all")
     except Exception as error:
-        raise _config_error(key, error.__cause__ or error) from error
-    return _named(key, made) if cfg[key].get("_partial_") else made
+        raise _to_config_error(key, error.__cause__ or error) from error
+    return _report_errors_under(key, made) if cfg[key].get("_partial_") else made
 
 
-def build_task(cfg: DictConfig, settings: Settings, world: World) -> Task:
+def build_task(cfg: DictConfig, settings: RunSettings, world: ProcessGroup) -> Task:
     """The task with its random or pretrained model, on the CPU; rank 0 prepares the data for all."""
-    build = make(cfg, "task")
-    components = {key: make(cfg, key) for key in ("model", "data", "tokenizer") if cfg.get(key) is not None}
+    build = instantiate_component(cfg, "task")
+    components = {
+        key: instantiate_component(cfg, key) for key in ("model", "data", "tokenizer") if cfg.get(key) is not None
+    }
     seed_everything(settings.seed)
-    return world.main_first(lambda: build(**components, seed=settings.seed, cache_dir=settings.cache_dir))
+    return world.run_main_first(lambda: build(**components, seed=settings.seed, cache_dir=settings.cache_dir))
 
 
-def build(cfg: DictConfig, settings: Settings, world: World, task: Task, leg_step: int = 0) -> Parts:
+def build_parts(
+    cfg: DictConfig, settings: RunSettings, world: ProcessGroup, task: Task, schedule_start_step: int = 0
+) -> RunParts:
     """The parts of a run of `task`, whose model holds the weights to start from; its length and its schedule count
     from `leg_step` on."""
     seed_everything(settings.seed)  # whatever came before, a base or nothing, adapters are drawn alike
     if cfg.lora:
-        make(cfg, "lora")(task.model)
+        instantiate_component(cfg, "lora")(task.model)
     task.model.to(world.device)
-    world.copy_from_main(task.model)
-    _compile(cfg.compile, task.model)
+    world.broadcast_model(task.model)
+    _compile_model(cfg.compile, task.model)
     if settings.precision.autocast and any(parameter.is_complex() for parameter in task.model.parameters()):
         raise ConfigError("precision.autocast: the model has complex parameters; use precision=fp32")
     optimizer = build_optimizer(cfg, task.model, settings.weight_decay_scope)
-    plan = _plan(settings, task, world, leg_step)
-    schedule = make(cfg, "schedule")
-    warmup_steps, notices = _named("schedule", partial(_check_schedule, schedule, plan, leg_step))()
+    plan = _build_plan(settings, task, world, schedule_start_step)
+    schedule = instantiate_component(cfg, "schedule")
+    warmup_steps, notices = _report_errors_under(
+        "schedule", partial(_check_schedule, schedule, plan, schedule_start_step)
+    )()
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision.autocast == "float16")
-    state = TrainState(task.model, optimizer, schedule, scaler, epoch_examples=task.examples, leg_step=leg_step)
+    state = TrainState(
+        task.model, optimizer, schedule, scaler, epoch_examples=task.examples, leg_step=schedule_start_step
+    )
     seed_everything(settings.seed + world.rank)  # dropout differs between processes; the weights do not
-    return Parts(
+    return RunParts(
         task=task,
         state=state,
         plan=plan,
         policies=_build_policies(settings),
         warmup_steps=warmup_steps,
-        effective=_effective(state, plan, world, warmup_steps),
+        effective=_read_effective_settings(state, plan, world, warmup_steps),
         notices=notices,
     )
 
 
 def build_observers(cfg: DictConfig) -> list[Observer]:
-    return [make(cfg.observers, name) for name in cfg.observers]
+    return [instantiate_component(cfg.observers, name) for name in cfg.observers]
 
 
-def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_scope: str) -> Optimizers:
+def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_scope: str) -> CombinedOptimizer:
     """The optimizer of `cfg.optimizer` over every trainable parameter of `model`."""
     if cfg.optimizer.get("fused") and any(parameter.is_complex() for parameter in model.parameters()):
         raise ConfigError("optimizer.fused: the model has complex parameters, which no fused kernel takes; set it null")
-    groups = _named("optimizer", partition)(model, weight_decay_scope)
-    return _named("optimizer", Optimizers)(make(cfg, "optimizer")(groups), model)
+    groups = _report_errors_under("optimizer", group_parameters)(model, weight_decay_scope)
+    return _report_errors_under("optimizer", CombinedOptimizer)(instantiate_component(cfg, "optimizer")(groups), model)
 
 
-def _compile(is_wanted: bool, model: nn.Module) -> None:
+def _compile_model(is_wanted: bool, model: nn.Module) -> None:
     """In place, so that the names in a state dict stay, and lazily: the first step of each shape waits for it."""
     if not isinstance(is_wanted, bool):
         raise ConfigError(f"compile: {is_wanted!r} is neither true nor false")
@@ -115,16 +123,16 @@ def _compile(is_wanted: bool, model: nn.Module) -> None:
         model.compile()
 
 
-def _check_schedule(schedule: Schedule, plan: Plan, leg_step: int) -> tuple[int, tuple[str, ...]]:
+def _check_schedule(schedule: Schedule, plan: TrainingPlan, leg_step: int) -> tuple[int, tuple[str, ...]]:
     """The steps of warm-up, and what the user must hear of the schedule in a run as long as this."""
     length = plan.total_steps - leg_step
     notices = [schedule.warmup_notice(length)]
     if isinstance(schedule, Plateau):
         notices.append(schedule.idle_notice(len(plan.eval_steps)))
-    return schedule.warmup(length), tuple(filter(None, notices))
+    return schedule.count_warmup_steps(length), tuple(filter(None, notices))
 
 
-def _build_policies(settings: Settings) -> tuple[Policy, ...]:
+def _build_policies(settings: RunSettings) -> tuple[Policy, ...]:
     loop, max_skips = settings.loop, settings.precision.max_skips
     rollbacks = {"lr_factor": loop.spike_lr_factor, "max_rollbacks": loop.max_rollbacks}
     chosen: list[Policy] = [
@@ -137,17 +145,17 @@ def _build_policies(settings: Settings) -> tuple[Policy, ...]:
     return tuple(chosen)
 
 
-def _plan(settings: Settings, task: Task, world: World, leg_step: int) -> Plan:
+def _build_plan(settings: RunSettings, task: Task, world: ProcessGroup, leg_step: int) -> TrainingPlan:
     batch, loop = settings.batch, settings.loop
     try:
-        micro_batch_size = batch.per_forward(world.size)
+        micro_batch_size = batch.resolve_micro_batch_size(world.size)
     except ValueError as error:
         raise ConfigError(f"batch.{error}") from error
-    length = loop.total_steps(batch.batch_size, task.examples, task.tokens_per_example)
+    length = loop.compute_total_steps(batch.batch_size, task.examples, task.tokens_per_example)
     autocast = settings.precision.autocast
-    return Plan(
+    return TrainingPlan(
         total_steps=leg_step + length,
-        eval_steps=frozenset(leg_step + step for step in loop.eval_steps(length)),
+        eval_steps=frozenset(leg_step + step for step in loop.compute_eval_steps(length)),
         batch_size=batch.batch_size,
         micro_batch_size=micro_batch_size,
         grad_clip=loop.grad_clip or float("inf"),
@@ -156,7 +164,9 @@ def _plan(settings: Settings, task: Task, world: World, leg_step: int) -> Plan:
     )
 
 
-def _effective(state: TrainState, plan: Plan, world: World, warmup_steps: int) -> dict[str, str]:
+def _read_effective_settings(
+    state: TrainState, plan: TrainingPlan, world: ProcessGroup, warmup_steps: int
+) -> dict[str, str]:
     """What is in force, read from the built objects and never from the configuration."""
     parameters = list(state.model.parameters())
     facts: dict[str, Any] = {
@@ -179,7 +189,7 @@ def _effective(state: TrainState, plan: Plan, world: World, warmup_steps: int) -
         facts["optimizer"] = "+".join(filter(None, (facts.get("optimizer"), type(part).__name__)))
         for group in part.param_groups:
             facts[f"peak_lr.{group['name']}"] = group["lr"]
-            numbers = {name: value for name, value in group.items() if name not in ("name", "lr", *NO_NUMBERS)}
+            numbers = {name: value for name, value in group.items() if name not in ("name", "lr", *NON_NUMERIC_KEYS)}
             facts |= {f"{name}.{group['name']}": value for name, value in numbers.items() if value is not None}
     if is_dataclass(state.schedule):
         facts["schedule"] = type(state.schedule).__name__
@@ -188,17 +198,17 @@ def _effective(state: TrainState, plan: Plan, world: World, warmup_steps: int) -
     return {f"effective.{name}": str(value) for name, value in facts.items()}
 
 
-def _named(key: str, call: Callable) -> Callable:
+def _report_errors_under(key: str, call: Callable) -> Callable:
     def named(*args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
         except (ValueError, OSError) as error:
-            raise _config_error(key, error) from error
+            raise _to_config_error(key, error) from error
 
     return named
 
 
-def _config_error(key: str, error: BaseException) -> Exception:
+def _to_config_error(key: str, error: BaseException) -> Exception:
     """ValueError and OSError are the user's to mend; anything else is a fault of ours and keeps its traceback."""
     if isinstance(error, ConfigError):
         return error

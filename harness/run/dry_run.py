@@ -8,16 +8,16 @@ from statistics import median
 from omegaconf import DictConfig
 
 from harness.config.errors import ConfigError
-from harness.core.distributed import World
+from harness.core.distributed import ProcessGroup
 from harness.core.events import EvalEnd, Event, StepEnd
-from harness.run.build import Parts, build_observers
-from harness.run.runner import assembled
+from harness.run.build import RunParts, build_observers
+from harness.run.runner import built_run
 from harness.training.loop import evaluate, train
 from harness.training.policies import Stop
 
 
 @dataclass(frozen=True)
-class Prepared:
+class DryRun:
     """What a run would be: `effective` and the sizes are those in force, `tokens` its whole budget, `evals` those after
     the first, which is before training, `digest` that of the data; seconds are None unless measured."""
 
@@ -31,17 +31,17 @@ class Prepared:
     seconds_per_eval: float | None
 
 
-def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
+def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
     """What a run of `cfg` would build, recorded nowhere; ConfigError for what it would refuse.
 
     BaseEnded as for `assembled`. With `steps` the model takes so many, after one evaluation and one step to warm up,
     and their seconds are told."""
-    with assembled(cfg) as (_, parts, world):
+    with built_run(cfg) as (_, parts, world):
         build_observers(cfg)
-        of_step, of_eval = _seconds(parts, world, steps) if steps else (None, None)
+        of_step, of_eval = _measure_seconds(parts, world, timed_steps) if timed_steps else (None, None)
     plan, task = parts.plan, parts.task
     steps_to_take = plan.total_steps - plan.first_step
-    return Prepared(
+    return DryRun(
         effective=parts.effective,
         total_steps=steps_to_take,
         warmup_steps=parts.warmup_steps,
@@ -53,7 +53,7 @@ def prepare(cfg: DictConfig, steps: int = 0) -> Prepared:
     )
 
 
-def _seconds(parts: Parts, world: World, steps: int) -> tuple[float, float]:
+def _measure_seconds(parts: RunParts, world: ProcessGroup, steps: int) -> tuple[float, float]:
     """The medians of a step's and of an evaluation's seconds, by training as a run does."""
     told: list[Event] = []
 

@@ -12,20 +12,20 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from harness.config.errors import ConfigError
-from harness.config.schema import Settings
-from harness.config.targets import bind
-from harness.core.state import broken_tie, load_model
+from harness.config.schema import RunSettings
+from harness.config.targets import check_target
+from harness.core.state import find_broken_tie, load_model_weights
 from harness.models import untie_head
-from harness.run.build import make
+from harness.run.build import instantiate_component
 from harness.training import lora
-from harness.training.checkpoint import WEIGHTS, load_weights, read_state_dict, standing
+from harness.training.checkpoint import WEIGHTS_FILE, load_weights, read_state_dict, resolve_checkpoint
 
-PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.")
+WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.")
 """What data parallelism, torch.compile and wrapper classes put in front of a name."""
 
 
 @dataclass(frozen=True)
-class Match:
+class WeightMatch:
     """How a state dict fits a model; `mismatched` names come with both shapes."""
 
     matched: list[str]
@@ -34,38 +34,38 @@ class Match:
     mismatched: list[str]
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         return not (self.missing or self.unexpected or self.mismatched)
 
-    def summary(self) -> str:
+    def summarize(self) -> str:
         """One line: the counts, and the first names of what did not match."""
         misfits = {kind: names for kind, names in vars(self).items() if kind != "matched" and names}
-        told = [f"{len(names)} {kind}: {', '.join(_first(names, 3))}" for kind, names in misfits.items()]
+        told = [f"{len(names)} {kind}: {', '.join(_truncate_names(names, 3))}" for kind, names in misfits.items()]
         return "; ".join([f"{len(self.matched)} tensors matched", *told])
 
-    def table(self) -> str:
+    def format_table(self) -> str:
         """Lines of at most 100 columns: each kind, its count, and its names."""
         rows = []
         for kind, names in vars(self).items():
-            text = f"{kind:<11}{len(names):>5}  {', '.join(_first(names, 20))}"
+            text = f"{kind:<11}{len(names):>5}  {', '.join(_truncate_names(names, 20))}"
             rows.append(wrap(text, 100, subsequent_indent=" " * 18, break_on_hyphens=False).rstrip())
         return "\n".join(rows)
 
 
-def start_warm(model: nn.Module, source: str, settings: Settings) -> Match:
+def load_warm_start(model: nn.Module, source: str, settings: RunSettings) -> WeightMatch:
     """Load the weights `source` names into `model`; ConfigError, in one line, where nothing is found or fits.
 
     A file may hold a part of the weights; a run's or Hugging Face folder must hold them all.
     """
-    path = find(source, settings.output_dir, "start.source")
+    path = find_run(source, settings.output_dir, "start.source")
     try:
-        match = load_into(model, read_weights(path, model))
+        match = load_matching_weights(model, read_weights(path, model))
     except (ConfigError, ValueError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"start.source: {path}: {' '.join(str(error).split())}") from error
     if not match.matched:
-        raise ConfigError(f"start.source: nothing in {path} fits this model ({match.summary()})")
-    if match.mismatched or (path.is_dir() and not match.is_whole):
-        raise ConfigError(f"start.source: {path} is of another architecture ({match.summary()})")
+        raise ConfigError(f"start.source: nothing in {path} fits this model ({match.summarize()})")
+    if match.mismatched or (path.is_dir() and not match.is_complete):
+        raise ConfigError(f"start.source: {path} is of another architecture ({match.summarize()})")
     return match
 
 
@@ -74,101 +74,101 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     if path.is_file():
         return read_state_dict(path)
     if (path / "config.yaml").is_file():
-        return _run_weights(path, model)
+        return _read_run_weights(path, model)
     shards = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
     if not shards:
         raise ValueError("it holds neither a run nor *.safetensors nor pytorch_model*.bin")
     return {name: tensor for shard in shards for name, tensor in read_state_dict(shard).items()}
 
 
-def load_into(model: nn.Module, weights: dict[str, Tensor]) -> Match:
+def load_matching_weights(model: nn.Module, weights: dict[str, Tensor]) -> WeightMatch:
     """Copy every tensor whose name, after wrappers' prefixes, and shape fit; the rest is told, never guessed."""
     own = model.state_dict()
-    renamed = {_own_name(name, own): tensor for name, tensor in weights.items()}
-    match = compare(model, renamed)
-    fill(model, {name: renamed[name] for name in match.matched})
+    renamed = {_find_own_name(name, own): tensor for name, tensor in weights.items()}
+    match = match_weights(model, renamed)
+    copy_weights(model, {name: renamed[name] for name in match.matched})
     return match
 
 
-def compare(model: nn.Module, weights: dict[str, Tensor]) -> Match:
+def match_weights(model: nn.Module, weights: dict[str, Tensor]) -> WeightMatch:
     """How `weights`, under the model's own names, would fit."""
     own = model.state_dict()
     fits = {name for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
     clash = sorted(name for name in weights.keys() & own.keys() if name not in fits)
     filled = {own[name].data_ptr() for name in fits}
-    return Match(
+    return WeightMatch(
         matched=sorted(fits),
         missing=sorted(name for name in own if name not in weights and own[name].data_ptr() not in filled),
-        unexpected=sorted(name for name in weights if name not in own and not _is_obsolete(name, model)),
+        unexpected=sorted(name for name in weights if name not in own and not _is_ignored_buffer(name, model)),
         mismatched=[f"{name} {list(weights[name].shape)} for {list(own[name].shape)}" for name in clash],
     )
 
 
-def fill(model: nn.Module, weights: dict[str, Tensor]) -> None:
+def copy_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Copy `weights` into `model`, whose head is untied first where they hold another one than the embedding."""
-    if broken_tie(model, weights) and hasattr(model, "get_output_embeddings"):
+    if find_broken_tie(model, weights) and hasattr(model, "get_output_embeddings"):
         untie_head(model)
-    load_model(model, weights, strict=False)
+    load_model_weights(model, weights, strict=False)
 
 
-def base_name(source: str) -> str | None:
+def parse_base_experiment(source: str) -> str | None:
     """The experiment that `source` says to train first, if it says so."""
     return source.removeprefix("experiment=") if source.startswith("experiment=") else None
 
 
-def load_run(folder: Path, model: nn.Module) -> nn.Module:
+def load_best_weights(folder: Path, model: nn.Module) -> nn.Module:
     """`model`, adapted as the run in `folder` says, with its best weights; its data and tokenizer are not needed.
 
     ValueError where they do not fit."""
     cfg = OmegaConf.load(folder / "config.yaml")
-    weights = load_weights(standing(folder / "checkpoints" / "best") / WEIGHTS)
+    weights = load_weights(resolve_checkpoint(folder / "checkpoints" / "best") / WEIGHTS_FILE)
     if cfg.get("lora"):
-        bind("lora", cfg.lora)
-        model = make(cfg, "lora")(model)
-    match = load_into(model, weights)
-    if not match.is_whole:
-        raise ValueError(f"its weights do not fit this model ({match.summary()})")
+        check_target("lora", cfg.lora)
+        model = instantiate_component(cfg, "lora")(model)
+    match = load_matching_weights(model, weights)
+    if not match.is_complete:
+        raise ValueError(f"its weights do not fit this model ({match.summarize()})")
     return model
 
 
-def _run_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+def _read_run_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     """The best weights of the run in `folder`, under the names of `model`."""
     if not OmegaConf.load(folder / "config.yaml").get("lora"):
-        return load_weights(standing(folder / "checkpoints" / "best") / WEIGHTS)
-    return lora.without_adapters(load_run(folder, deepcopy(model)), merged=True).state_dict()
+        return load_weights(resolve_checkpoint(folder / "checkpoints" / "best") / WEIGHTS_FILE)
+    return lora.remove_adapters(load_best_weights(folder, deepcopy(model)), merged=True).state_dict()
 
 
-def _own_name(name: str, own: dict[str, Tensor]) -> str:
+def _find_own_name(name: str, own: dict[str, Tensor]) -> str:
     stripped = name
     while stripped not in own:
-        prefix = next((p for p in PREFIXES if stripped.startswith(p)), None)
+        prefix = next((p for p in WRAPPER_PREFIXES if stripped.startswith(p)), None)
         if prefix is None:
-            return next((p + name for p in PREFIXES if p + name in own), name)
+            return next((p + name for p in WRAPPER_PREFIXES if p + name in own), name)
         stripped = stripped.removeprefix(prefix)
     return stripped
 
 
-def _is_obsolete(name: str, model: nn.Module) -> bool:
+def _is_ignored_buffer(name: str, model: nn.Module) -> bool:
     """Whether `model` is of transformers and passes over a buffer that its older versions saved."""
     return any(re.search(pattern, name) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
 
 
-def _first(names: list[str], count: int) -> list[str]:
+def _truncate_names(names: list[str], count: int) -> list[str]:
     return names if len(names) <= count else [*names[:count], f"… {len(names) - count} more"]
 
 
-def find(source: str, output_dir: Path, key: str) -> Path:
+def find_run(source: str, output_dir: Path, key: str) -> Path:
     """A path as the user gave it, or a run's folder by its name or MLflow run id; ConfigError, naming `key`, else."""
     for path in (Path(source).expanduser(), output_dir / source):
         if path.exists():
             return path
     for record in output_dir.glob("*/mlflow.json"):
-        if recorded_run_id(record) == source:
+        if read_mlflow_run_id(record) == source:
             return record.parent
     raise ConfigError(f"{key}: {source!r} is no file, no folder, and no run in {output_dir}")
 
 
-def recorded_run_id(record: Path) -> str | None:
+def read_mlflow_run_id(record: Path) -> str | None:
     """None for a record cut off while it was written: what another run left is no reason to stop this one."""
     try:
         return json.loads(record.read_text()).get("run_id")

@@ -8,14 +8,14 @@ from torch import nn
 
 from harness.config.errors import ConfigError
 from harness.config.schema import ROOT
-from harness.config.targets import bind
+from harness.config.targets import check_target
 from harness.data.tokenizers import Tokenizer
-from harness.run.build import make
-from harness.run.initial_weights import find, load_run
+from harness.run.build import instantiate_component
+from harness.run.initial_weights import find_run, load_best_weights
 
 
 @dataclass(frozen=True)
-class Recorded:
+class LoadedRun:
     """`model` is in evaluation mode on the CPU, adapters in place."""
 
     folder: Path
@@ -24,20 +24,20 @@ class Recorded:
     tokenizer: Tokenizer
 
 
-def read_back(run: str, output_dir: Path | None = None) -> Recorded:
+def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
     """The run that `run` names: a folder, a run's name or an MLflow run id. ConfigError where it is none, or of no
     language model, or its weights are gone."""
-    folder = find(run, output_dir or ROOT / "outputs", "RUN")
+    folder = find_run(run, output_dir or ROOT / "outputs", "RUN")
     kept = folder / "checkpoints" / "tokenizer"
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"RUN: {folder} holds no run; give a run's folder, its name or its MLflow run id")
     if not kept.is_dir():
         raise ConfigError(f"RUN: {folder} keeps no tokenizer: it is no language model's, or its checkpoints are gone")
     cfg = OmegaConf.load(folder / "config.yaml")
-    bind("model", cfg.model)
+    check_target("model", cfg.model)
     tokenizer = Tokenizer.load(kept)
     try:
-        model = load_run(folder, make(cfg, "model")(vocab_size=tokenizer.vocab_size))
+        model = load_best_weights(folder, instantiate_component(cfg, "model")(vocab_size=tokenizer.vocab_size))
     except (ValueError, OSError) as error:
         raise ConfigError(f"RUN: {folder}: {error}") from error
-    return Recorded(folder, cfg, model.eval(), tokenizer)
+    return LoadedRun(folder, cfg, model.eval(), tokenizer)

@@ -19,81 +19,81 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.schema import ROOT
-from harness.tracking.store_uri import shown
+from harness.tracking.store_uri import hide_credentials
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "hydra-core", "optuna", "mlflow")
 MAX_NEW_BYTES = 1_000_000
 
 
-def tags(device: torch.device, root: Path = ROOT) -> dict[str, str]:
+def collect_provenance(device: torch.device, root: Path = ROOT) -> dict[str, str]:
     """Names and values for people who want to make this run again."""
-    return {"command": command(), **_surroundings(device, root)}
+    return {"command": current_command(), **_describe_environment(device, root)}
 
 
 @cache
-def _surroundings(device: torch.device, root: Path) -> Mapping[str, str]:
+def _describe_environment(device: torch.device, root: Path) -> Mapping[str, str]:
     """The machine, and the code as this process has loaded it."""
     described = {
         "host": socket.gethostname(),
-        "user": _user(),
+        "user": _user_name(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "device": _device_name(device),
         **{f"version.{package}": version(package) for package in PACKAGES},
     }
-    commit = _git(root, "rev-parse", "HEAD")
+    commit = _run_git(root, "rev-parse", "HEAD")
     if commit:
         described["git.commit"] = commit.decode().strip()
-        described["git.is_dirty"] = str(bool(_git(root, "status", "--porcelain", "--", "."))).lower()
+        described["git.is_dirty"] = str(bool(_run_git(root, "status", "--porcelain", "--", "."))).lower()
     return described
 
 
-def write(folder: Path, cfg: DictConfig) -> None:
+def write_provenance(folder: Path, cfg: DictConfig) -> None:
     """Put the resolved `cfg`, the command and the code's changes into a run's folder, without passwords."""
     hidden = deepcopy(cfg)
-    hidden.tracking.uri = cfg.tracking.uri and shown(cfg.tracking.uri)
+    hidden.tracking.uri = cfg.tracking.uri and hide_credentials(cfg.tracking.uri)
     OmegaConf.save(hidden, folder / "config.yaml", resolve=True)
-    (folder / "command.txt").write_text(command() + "\n")
-    if changes := diff():
+    (folder / "command.txt").write_text(current_command() + "\n")
+    if changes := diff_from_commit():
         (folder / "diff.patch").write_text(changes)
 
 
-def command() -> str:
+def current_command() -> str:
     """What was typed, without passwords that stand in addresses."""
     program = os.path.basename(sys.argv[0]) or "python"
-    words = [program, *map(shown, sys.argv[1:])]
+    words = [program, *map(hide_credentials, sys.argv[1:])]
     return shlex.join(["python", *words] if program.endswith(".py") else words)
 
 
 @cache
-def diff(root: Path = ROOT) -> str:
+def diff_from_commit(root: Path = ROOT) -> str:
     """A patch from the commit to the files under `root`, new ones included, large ones by name; empty where there is
     no change or no commit. Asked once a process, whose code stays what it has loaded."""
-    index = _git(root, "rev-parse", "--git-path", "index")
+    index = _run_git(root, "rev-parse", "--git-path", "index")
     if index is None:
         return ""
     try:
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copy(root / os.fsdecode(index.rstrip(b"\n")), folder)  # the user's own stays as it is
-            return _patch(root, {"GIT_INDEX_FILE": copy})
+            return _make_patch(root, {"GIT_INDEX_FILE": copy})
     except OSError:
         return ""
 
 
-def _patch(root: Path, index: dict[str, str]) -> str:
+def _make_patch(root: Path, index: dict[str, str]) -> str:
     """Of tracked files and, entered in `index` first, of new ones."""
-    small, others = _new_files(root)
+    small, others = _list_new_files(root)
     entering = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
-    if _git(root, *entering, given=b"\0".join(small), environment=index) is None:
+    if _run_git(root, *entering, given=b"\0".join(small), environment=index) is None:
         others += small
-    changes = _git(root, "diff", "--no-color", "--no-ext-diff", "HEAD", "--", ".", environment=index) or b""
+    changes = _run_git(root, "diff", "--no-color", "--no-ext-diff", "HEAD", "--", ".", environment=index) or b""
     named = b"".join(b"# new, not in this patch: %s\n" % name for name in others)
     return (named + changes).decode(errors="replace")
 
 
-def _new_files(root: Path) -> tuple[list[bytes], list[bytes]]:
+def _list_new_files(root: Path) -> tuple[list[bytes], list[bytes]]:
     """Untracked names: the smallest files, MAX_NEW_BYTES together, and the others."""
-    names = (_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")[:-1]
+    names = (_run_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")[:-1]
     paths = {name: os.path.join(os.fsencode(root), name) for name in names}
     sizes = {name: os.lstat(path).st_size for name, path in paths.items()}
     small, others, total = [], [], 0
@@ -105,7 +105,7 @@ def _new_files(root: Path) -> tuple[list[bytes], list[bytes]]:
     return small, others
 
 
-def _git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] = {}) -> bytes | None:
+def _run_git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] = {}) -> bytes | None:
     """What git prints, None where it fails or is not there."""
     command = ["git", "--literal-pathspecs", "--no-optional-locks", "-C", root, *arguments]
     try:
@@ -121,7 +121,7 @@ def _device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def _user() -> str:
+def _user_name() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -10,100 +10,102 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config.errors import REFUSED, ConfigError
+from harness.config.errors import HYDRA_ERRORS, ConfigError
 from harness.config.locks import check_locked
-from harness.config.schema import IDLE, compose, holds, run_part, validate
-from harness.core.events import Verdict
+from harness.config.schema import NON_TRAINING_KEYS, compose_config, contains_key, validate_config, without_sweep_keys
+from harness.core.events import Diagnosis
 from harness.record import metrics_file
 
-NOT_AGAIN = ("name", "expect", "sweep", "sweeps", "hydra", "pruner", "preflight")
+NOT_REPRODUCED_KEYS = ("name", "expect", "sweep", "sweeps", "hydra", "pruner", "preflight")
 """Roots of overrides that are of that run or its sweep alone."""
 
-PLAIN, NO_WORDS = r"[A-Za-z_][\w./-]*", ("null", "true", "false", "nan", "inf")
+UNQUOTED_PATTERN, RESERVED_WORDS = r"[A-Za-z_][\w./-]*", ("null", "true", "false", "nan", "inf")
 """What needs no quotes."""
 
 
-def retyped(folder: Path) -> list[str]:
+def reproduce_overrides(folder: Path) -> list[str]:
     """Overrides that compose to the configuration of the run in `folder`: those that were typed, as far as they are
     known and mean something here, or else the experiment of the run's name; and what differs beside them."""
     wanted = OmegaConf.load(folder / "config.yaml")
-    typed, made = _begun(_typed(folder), [f"experiment={wanted.name}"])
-    return [*typed, *_differences(_plain(wanted), _plain(run_part(made)))]
+    typed, made = _compose_first(_recorded_overrides(folder), [f"experiment={wanted.name}"])
+    return [*typed, *_diff_settings(_training_settings(wanted), _training_settings(without_sweep_keys(made)))]
 
 
-def takeable(folder: Path, verdicts: Sequence[Verdict]) -> list[Verdict]:
+def keep_accepted_overrides(folder: Path, verdicts: Sequence[Diagnosis]) -> list[Diagnosis]:
     """The verdicts with those overrides alone that run.py takes for the run in `folder`."""
     if not any(verdict.overrides for verdict in verdicts):
         return list(verdicts)
-    typed = retyped(folder)
-    return [replace(verdict, overrides=accepted(typed, verdict.overrides)) for verdict in verdicts]
+    typed = reproduce_overrides(folder)
+    return [replace(verdict, overrides=select_valid_overrides(typed, verdict.overrides)) for verdict in verdicts]
 
 
-def accepted(typed: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
+def select_valid_overrides(typed: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:
     """What run.py takes of `wanted` in place of or beside what is `typed`: all, or each that goes with those before."""
-    if _is_taken(typed, wanted):
+    if _is_valid_change(typed, wanted):
         return tuple(wanted)
     kept: tuple[str, ...] = ()
     for override in wanted:
-        kept = (*kept, override) if _is_taken(typed, (*kept, override)) else kept
+        kept = (*kept, override) if _is_valid_change(typed, (*kept, override)) else kept
     return kept
 
 
-def study_after(name: str) -> str:
+def name_followup_study(name: str) -> str:
     """A study's name of its own, so that no study of another space is gone on with."""
     plain = re.sub(r"[^\w.+-]", "_", name)
     return f"after_{plain}"[:80]
 
 
-def _is_taken(typed: Sequence[str], wanted: Sequence[str]) -> bool:
-    replaced = [_key(override) for override in wanted]
-    overrides = [*(one for one in typed if not any(holds(key, _key(one)) for key in replaced)), *wanted]
+def _is_valid_change(typed: Sequence[str], wanted: Sequence[str]) -> bool:
+    replaced = [_override_key(override) for override in wanted]
+    overrides = [*(one for one in typed if not any(contains_key(key, _override_key(one)) for key in replaced)), *wanted]
     try:
-        cfg = compose(overrides)
+        cfg = compose_config(overrides)
         check_locked(cfg, overrides)
-        validate(cfg)
-    except (*REFUSED, ConfigError):
+        validate_config(cfg)
+    except (*HYDRA_ERRORS, ConfigError):
         return False
     return True
 
 
-def _key(override: str) -> str:
+def _override_key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _begun(*candidates: list[str]) -> tuple[list[str], DictConfig]:
+def _compose_first(*candidates: list[str]) -> tuple[list[str], DictConfig]:
     """The first that is something and composes; a folder of the user's own, or another version, may have been meant."""
     for overrides in filter(None, candidates):
-        with suppress(*REFUSED):
-            return overrides, compose(overrides)
-    return [], compose([])
+        with suppress(*HYDRA_ERRORS):
+            return overrides, compose_config(overrides)
+    return [], compose_config([])
 
 
-def _typed(folder: Path) -> list[str]:
+def _recorded_overrides(folder: Path) -> list[str]:
     """From the command of `python run.py`; nothing of a run that was started otherwise."""
-    start = next((entry for entry, _ in metrics_file.read(folder / metrics_file.NAME)), {})
+    start = next((entry for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)), {})
     program, *words = shlex.split(start.get("tags", {}).get("command", ""))[1:] or [""]
     given = [word for word in words if "=" in word] if program == "run.py" else []
-    return [word for word in given if word.lstrip("+~").partition("=")[0].partition(".")[0] not in NOT_AGAIN]
+    return [word for word in given if word.lstrip("+~").partition("=")[0].partition(".")[0] not in NOT_REPRODUCED_KEYS]
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    return {key: value for key, value in OmegaConf.to_container(cfg, resolve=True).items() if key not in IDLE}
+def _training_settings(cfg: DictConfig) -> dict[str, Any]:
+    return {
+        key: value for key, value in OmegaConf.to_container(cfg, resolve=True).items() if key not in NON_TRAINING_KEYS
+    }
 
 
-def _differences(wanted: Mapping[str, Any], made: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def _diff_settings(wanted: Mapping[str, Any], made: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for name in [*wanted, *(name for name in made if name not in wanted)]:
         key = f"{prefix}{name}"
         one, other = wanted.get(name), made.get(name)
         if isinstance(one, dict) and isinstance(other, dict):
-            yield from _differences(one, other, f"{key}.")
+            yield from _diff_settings(one, other, f"{key}.")
         elif name not in wanted:
             yield f"~{key}"
         elif name not in made or one != other:
-            yield f"{'' if name in made else '+'}{key}={_text(one)}"
+            yield f"{'' if name in made else '+'}{key}={_format_value(one)}"
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """As Hydra's grammar has it."""
     match value:
         case None:
@@ -111,10 +113,10 @@ def _text(value: Any) -> str:
         case bool():
             return str(value).lower()
         case dict():
-            return "{" + ",".join(f"{name}:{_text(inner)}" for name, inner in value.items()) + "}"
+            return "{" + ",".join(f"{name}:{_format_value(inner)}" for name, inner in value.items()) + "}"
         case list():
-            return f"[{','.join(map(_text, value))}]"
-        case str() if re.fullmatch(PLAIN, value) and value.lower() not in NO_WORDS:
+            return f"[{','.join(map(_format_value, value))}]"
+        case str() if re.fullmatch(UNQUOTED_PATTERN, value) and value.lower() not in RESERVED_WORDS:
             return value
         case str():
             escaped = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], value).replace("'", "\\'")

@@ -11,42 +11,52 @@ from typing import Any
 from torch import nn
 
 from harness.config.errors import ConfigError
-from harness.config.schema import IDLE, Settings
-from harness.core.distributed import World
-from harness.core.state import TrainState, broken_tie
+from harness.config.schema import NON_TRAINING_KEYS, RunSettings
+from harness.core.distributed import ProcessGroup
+from harness.core.state import TrainState, find_broken_tie
 from harness.core.task import Task
 from harness.models import untie_head
 from harness.record import metrics_file
-from harness.run.build import Parts
-from harness.run.initial_weights import compare, find, recorded_run_id
-from harness.training.checkpoint import WEIGHTS, choose, counters, holding, load_checkpoint, load_weights
+from harness.run.build import RunParts
+from harness.run.initial_weights import find_run, match_weights, read_mlflow_run_id
+from harness.training.checkpoint import (
+    WEIGHTS_FILE,
+    choose_checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+    read_counters,
+)
 
-VALIDATION, NOT_VALIDATION = ("data", "tokenizer", "task"), ("data.eval_batch_size", "data.shuffle", "task.blimp")
+VALIDATION_KEYS, NOT_VALIDATION_KEYS = (
+    ("data", "tokenizer", "task"),
+    ("data.eval_batch_size", "data.shuffle", "task.blimp"),
+)
 """Keys that decide what the validation loss is measured on, and those among them that do not."""
 
-OWN = ("effective.first_step", "effective.lr_factor")
+RESUMED_ONLY = ("effective.first_step", "effective.lr_factor")
 """What is said of a resumed run alone."""
 
 
 @dataclass(frozen=True)
-class Resumed:
+class ResumePoint:
     """The checkpoint that a run goes on from; `recorded` is what that run said of itself at its start, `faults` names
     what was damaged in the place of which the checkpoint stands."""
 
-    run: Path
+    folder: Path
     checkpoint: Path
     counters: Mapping[str, Any]
     recorded: Mapping[str, Any]
-    restarts: bool
-    faults: tuple[str, ...]
+    restarts_schedule: bool
+    damaged: tuple[str, ...]
 
     @property
     def step(self) -> int:
         return self.counters["step"]
 
-    def leg_step(self, settings: Settings, task: Task) -> int:
+    def schedule_start_step(self, settings: RunSettings, task: Task) -> int:
         """Where the schedule and the length of the run count from: what was done, in steps as they are now."""
-        if self.restarts:
+        if self.restarts_schedule:
             return self.step
         old_batch = int(self.recorded["params"]["effective.batch_size"])
         old, new = self.counters["epoch_examples"] / old_batch, task.examples / settings.batch.batch_size
@@ -56,51 +66,55 @@ class Resumed:
 
 
 @dataclass(frozen=True)
-class Change:
+class SettingChange:
     key: str
     before: str
     after: str
 
 
 @dataclass(frozen=True)
-class GoneOn:
+class RestoredRun:
     """A run that goes on: what differs from the one before, and where the weights of the best so far are, if it still
     counts."""
 
-    parts: Parts
-    changes: list[Change]
+    parts: RunParts
+    changes: list[SettingChange]
     best: Path | None
 
 
-def locate(settings: Settings) -> Resumed | None:
+def find_resume_point(settings: RunSettings) -> ResumePoint | None:
     """The checkpoint that `start.run` and `start.checkpoint` name, if any; ConfigError where there is none that is
     whole."""
     start = settings.start
     if start.kind != "resume":
         return None
-    run = find(start.run, settings.output_dir, "start.run")
-    if not (run / "checkpoints").is_dir() or not (run / metrics_file.NAME).is_file():
+    run = find_run(start.run, settings.output_dir, "start.run")
+    if not (run / "checkpoints").is_dir() or not (run / metrics_file.METRICS_FILE).is_file():
         raise ConfigError(
-            f"start.run: {run} keeps no checkpoints of a run; give the folder that holds {metrics_file.NAME}"
+            f"start.run: {run} keeps no checkpoints of a run; give the folder that holds {metrics_file.METRICS_FILE}"
         )
     try:
-        recorded = next(entry for entry, _ in metrics_file.read(run / metrics_file.NAME) if entry["kind"] == "start")
-        checkpoint, faults = choose(run / "checkpoints", start.checkpoint)
-        saved = counters(checkpoint)
+        recorded = next(
+            entry for entry, _ in metrics_file.read_entries(run / metrics_file.METRICS_FILE) if entry["kind"] == "start"
+        )
+        checkpoint, faults = choose_checkpoint(run / "checkpoints", start.checkpoint)
+        saved = read_counters(checkpoint)
     except StopIteration:
-        raise ConfigError(f"start.run: {run / metrics_file.NAME} is empty: that run never began") from None
+        raise ConfigError(f"start.run: {run / metrics_file.METRICS_FILE} is empty: that run never began") from None
     except ValueError as error:
         raise ConfigError(f"start.checkpoint: {error}") from error
-    return Resumed(run, checkpoint, saved, recorded, start.schedule == "restart", tuple(faults))
+    return ResumePoint(run, checkpoint, saved, recorded, start.schedule == "restart", tuple(faults))
 
 
-def untie(resumed: Resumed, model: nn.Module) -> None:
+def match_head_tying(resumed: ResumePoint, model: nn.Module) -> None:
     """Give `model` a head of its own where the checkpoint has one."""
-    if broken_tie(model, load_weights(resumed.checkpoint / WEIGHTS)) and hasattr(model, "get_output_embeddings"):
+    if find_broken_tie(model, load_weights(resumed.checkpoint / WEIGHTS_FILE)) and hasattr(
+        model, "get_output_embeddings"
+    ):
         untie_head(model)
 
 
-def go_on(resumed: Resumed, parts: Parts, params: Mapping[str, str], world: World) -> GoneOn:
+def restore_run(resumed: ResumePoint, parts: RunParts, params: Mapping[str, str], world: ProcessGroup) -> RestoredRun:
     """`parts`, which `params` describe, with the state of the checkpoint and the numbers of the configuration;
     ConfigError where the checkpoint does not fit."""
     state, total_steps = parts.state, parts.plan.total_steps
@@ -109,10 +123,10 @@ def go_on(resumed: Resumed, parts: Parts, params: Mapping[str, str], world: Worl
             f"loop: the checkpoint has {resumed.step} steps and the run ends after {total_steps}; ask for more steps "
             "in all, or count them from the checkpoint on with start.schedule=restart"
         )
-    match = compare(state.model, load_weights(resumed.checkpoint / WEIGHTS))
-    if not match.is_whole:
+    match = match_weights(state.model, load_weights(resumed.checkpoint / WEIGHTS_FILE))
+    if not match.is_complete:
         raise ConfigError(
-            f"start.run: {resumed.checkpoint} is of another architecture ({match.summary()}); choose the model and "
+            f"start.run: {resumed.checkpoint} is of another architecture ({match.summarize()}); choose the model and "
             "lora of that run, or take what fits of its weights: start=warm start.source=…"
         )
     built = replace(state, schedule=deepcopy(state.schedule))
@@ -120,64 +134,67 @@ def go_on(resumed: Resumed, parts: Parts, params: Mapping[str, str], world: Worl
         load_checkpoint(state, resumed.checkpoint, rank=world.rank)
     except ValueError as error:
         raise ConfigError(f"start.run: {resumed.checkpoint}: {error}") from error
-    changes = list(_changes(resumed.recorded, {**params, "data.digest": parts.task.dataset["digest"]}))
-    _adjust(state, built, resumed, changes)
-    best = holding(resumed.run / "checkpoints", state.best_step) if state.best_val_loss < inf else None
+    changes = list(_compare_settings(resumed.recorded, {**params, "data.digest": parts.task.dataset["digest"]}))
+    _adapt_state(state, built, resumed, changes)
+    best = find_checkpoint(resumed.folder / "checkpoints", state.best_step) if state.best_val_loss < inf else None
     if best is None:
         state.best_val_loss, state.best_step, state.evals_since_best = inf, 0, 0
     effective = {**parts.effective, "effective.first_step": str(state.step)}
     if state.lr_factor != 1:
         effective["effective.lr_factor"] = str(state.lr_factor)
-    return GoneOn(replace(parts, plan=replace(parts.plan, first_step=state.step), effective=effective), changes, best)
+    return RestoredRun(
+        replace(parts, plan=replace(parts.plan, first_step=state.step), effective=effective), changes, best
+    )
 
 
-def _adjust(state: TrainState, built: TrainState, resumed: Resumed, changes: list[Change]) -> None:
+def _adapt_state(state: TrainState, built: TrainState, resumed: ResumePoint, changes: list[SettingChange]) -> None:
     """What of the loaded `state` does not hold for the run that was `built`."""
     state.leg_step = built.leg_step
     if state.epoch_examples != built.epoch_examples:  # the same share of the data lies behind
         state.examples = round(state.examples * built.epoch_examples / state.epoch_examples)
         state.epoch_examples = built.epoch_examples
-    if resumed.restarts:
+    if resumed.restarts_schedule:
         state.schedule, state.leg_tokens, state.rollbacks = built.schedule, state.tokens, 0
-    if resumed.restarts or any(re.fullmatch(r"optimizer\..*lr", change.key) for change in changes):
+    if resumed.restarts_schedule or any(re.fullmatch(r"optimizer\..*lr", change.key) for change in changes):
         state.lr_factor = 1.0
-    if resumed.restarts or has_other_validation(changes):
+    if resumed.restarts_schedule or has_changed_validation(changes):
         state.best_val_loss = inf
-    if has_other_validation(changes) and hasattr(state.schedule, "rebase"):
+    if has_changed_validation(changes) and hasattr(state.schedule, "reset_best"):
         state.schedule.rebase()
 
 
-def has_other_validation(changes: list[Change]) -> bool:
+def has_changed_validation(changes: list[SettingChange]) -> bool:
     return any(
-        change.key.partition(".")[0] in VALIDATION and not change.key.startswith(NOT_VALIDATION) for change in changes
+        change.key.partition(".")[0] in VALIDATION_KEYS and not change.key.startswith(NOT_VALIDATION_KEYS)
+        for change in changes
     )
 
 
-def told(resumed: Resumed, gone_on: GoneOn) -> Iterator[str]:
+def describe_resume(resumed: ResumePoint, gone_on: RestoredRun) -> Iterator[str]:
     """What the user must hear, a table of the changes last."""
     state, plan = gone_on.parts.state, gone_on.parts.plan
-    yield from (f"damaged, so an earlier checkpoint is taken: {fault}" for fault in resumed.faults)
-    yield f"goes on from {resumed.run.name}, step {resumed.step} ({resumed.counters['tokens']:,} tokens)"
+    yield from (f"damaged, so an earlier checkpoint is taken: {fault}" for fault in resumed.damaged)
+    yield f"goes on from {resumed.folder.name}, step {resumed.step} ({resumed.counters['tokens']:,} tokens)"
     if resumed.counters["spiked_at"]:
         yield f"this checkpoint was saved after the loss spiked at step {resumed.counters['spiked_at']}"
     if state.lr_factor != 1:
         yield f"the LR stays at {state.lr_factor:.3g} of what the schedule says: rollbacks have cut it"
-    if resumed.restarts:
+    if resumed.restarts_schedule:
         yield "the schedule, the length of the run and the best so far begin anew at this step"
-    elif has_other_validation(gone_on.changes):
+    elif has_changed_validation(gone_on.changes):
         yield "the data or how they are cut differ: the best so far counts no longer"
     elif gone_on.best is None:
         yield "the weights of the best so far are no longer kept: it begins anew"
-    if not resumed.restarts and any(change.key.startswith("schedule.") for change in gone_on.changes):
+    if not resumed.restarts_schedule and any(change.key.startswith("schedule.") for change in gone_on.changes):
         done, length = state.step - state.leg_step, plan.total_steps - state.leg_step
         yield (
-            f"the schedule of {length} steps goes on at its step {done}, after {state.schedule.warmup(length)} "
+            f"the schedule of {length} steps goes on at its step {done}, after {state.schedule.count_warmup_steps(length)} "
             "of warm-up; start.schedule=restart begins it anew"
         )
-    yield table(gone_on.changes)
+    yield format_changes(gone_on.changes)
 
 
-def table(changes: list[Change]) -> str:
+def format_changes(changes: list[SettingChange]) -> str:
     """A line a change, its key, what it was and what it is; or that there is none."""
     if not changes:
         return "no setting has changed"
@@ -186,21 +203,21 @@ def table(changes: list[Change]) -> str:
     return "\n".join(f"{key:<{widths[0]}}  {before:<{widths[1]}}  {after}" for key, before, after in rows)
 
 
-def tags(resumed: Resumed) -> dict[str, str]:
+def resume_tags(resumed: ResumePoint) -> dict[str, str]:
     """What links the new run to the old one."""
-    run_id = recorded_run_id(resumed.run / "mlflow.json")
+    run_id = read_mlflow_run_id(resumed.folder / "mlflow.json")
     return {
-        "resumed.run": resumed.run.name,
+        "resumed.run": resumed.folder.name,
         "resumed.step": str(resumed.step),
         **({"resumed.run_id": run_id} if run_id else {}),
     }
 
 
-def _changes(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[Change]:
+def _compare_settings(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[SettingChange]:
     """Of the settings, and of the data behind them."""
     before = {**recorded["params"], "data.digest": recorded["dataset"].get("digest", "-")}
     gone = [key for key in before if key not in after and "." in key]  # without a dot: the name of a swept choice
     for key in [*after, *gone]:
         was, now = before.get(key, "-"), after.get(key, "-")
-        if was != now and key.partition(".")[0] not in ("start", *IDLE) and key not in OWN:
-            yield Change(key, was, now)
+        if was != now and key.partition(".")[0] not in ("start", *NON_TRAINING_KEYS) and key not in RESUMED_ONLY:
+            yield SettingChange(key, was, now)

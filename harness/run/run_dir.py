@@ -7,30 +7,30 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from harness.config.errors import ConfigError
-from harness.config.schema import Settings
+from harness.config.schema import RunSettings
 from harness.core.task import Task
 from harness.record import metrics_file
 from harness.run import provenance
 
 
-def refuse_used(folder: Path) -> None:
+def check_unused(folder: Path) -> None:
     """ConfigError where `folder` holds a run."""
-    if (folder / metrics_file.NAME).exists():
+    if (folder / metrics_file.METRICS_FILE).exists():
         raise ConfigError(f"{folder} holds a run already; give another folder")
 
 
-def make(cfg: DictConfig, settings: Settings, given: Path | None, task: Task) -> Path:
+def create_run_dir(cfg: DictConfig, settings: RunSettings, given: Path | None, task: Task) -> Path:
     """The folder of a run that is about to train, with the resolved configuration, the code's state and the task's
     files in it."""
-    folder = given.absolute() if given else _new_folder(cfg, settings)
+    folder = given.absolute() if given else _create_unique_dir(cfg, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    provenance.write(folder, cfg)
+    provenance.write_provenance(folder, cfg)
     for name, path in task.files.items():
         shutil.copytree(path, folder / "checkpoints" / name)
     return folder
 
 
-def _new_folder(cfg: DictConfig, settings: Settings) -> Path:
+def _create_unique_dir(cfg: DictConfig, settings: RunSettings) -> Path:
     """A folder that no run had, named by the instant and the choices."""
     choices = (cfg.optimizer._target_, cfg.schedule._target_)
     name = cfg.name or "-".join(target.rpartition(".")[2].lower() for target in choices)
@@ -45,6 +45,6 @@ def _new_folder(cfg: DictConfig, settings: Settings) -> Path:
     raise ConfigError(f"output_dir: {settings.output_dir} has a thousand runs named {stem}")
 
 
-def described(folder: Path) -> tuple[Path, ...]:
+def list_description_files(folder: Path) -> tuple[Path, ...]:
     """The files that say what the run was."""
     return tuple(path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".txt", ".patch"))

@@ -15,18 +15,25 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
 from harness.config.errors import ConfigError
-from harness.config.schema import IDLE, Settings, compose, dotted, run_part, validate
+from harness.config.schema import (
+    NON_TRAINING_KEYS,
+    RunSettings,
+    compose_config,
+    flatten_config,
+    validate_config,
+    without_sweep_keys,
+)
 from harness.core import distributed
-from harness.core.distributed import World, stop_on_signals
+from harness.core.distributed import ProcessGroup, stop_on_signals
 from harness.core.events import Event, Notice, Observer, RunEnd, RunStart, Status
-from harness.core.seeding import preserved_rng
+from harness.core.seeding import preserve_rng_state
 from harness.core.task import Task
-from harness.data.cache import cached
-from harness.observers.composite import Broadcast
-from harness.observers.figures import Figures
+from harness.data.cache import ensure_cached
+from harness.observers.composite import CompositeObserver
+from harness.observers.figures import FigureWriter
 from harness.run import initial_weights, provenance, resume, run_dir
-from harness.run.build import Parts, build, build_observers, build_task, make
-from harness.training.checkpoint import WEIGHTS, Checkpointer, load_weights
+from harness.run.build import RunParts, build_observers, build_parts, build_task, instantiate_component
+from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer, load_weights
 from harness.training.loop import train
 from harness.training.policies import Policy, Stop
 
@@ -50,7 +57,7 @@ class RunResult:
     effective: Mapping[str, str]
 
 
-class BaseEnded(Exception):
+class BaseRunFailed(Exception):
     """The base that a run was to start from came to no good end."""
 
     def __init__(self, result: RunResult) -> None:
@@ -68,43 +75,47 @@ def run(
 ) -> RunResult:
     """Train what `cfg` says, recorded in `folder`, by default a new one in `output_dir`, with `tags` and `params`
     beside its own; ConfigError, with nothing written, for what cannot be built and for a folder that holds a run."""
-    cfg = run_part(cfg)
-    settings = validate(cfg)
-    world = _join(settings)
-    world.main_first(lambda: run_dir.refuse_used(folder) if folder and world.is_main else None)
-    with distributed.threads(settings.device.threads):
+    cfg = without_sweep_keys(cfg)
+    settings = validate_config(cfg)
+    world = _join_processes(settings)
+    world.run_main_first(lambda: run_dir.check_unused(folder) if folder and world.is_main else None)
+    with distributed.use_cpu_threads(settings.device.threads):
         try:
-            parts, origin = _assemble(cfg, settings, world)
-        except BaseEnded as ended:
+            parts, origin = _build_run(cfg, settings, world)
+        except BaseRunFailed as ended:
             return ended.result
         observers = build_observers(cfg) if world.is_main else []
-        chosen = world.main_first(lambda: run_dir.make(cfg, settings, folder, parts.task) if world.is_main else None)
-        start = _run_start(cfg, parts, world, world.from_main(chosen))
+        chosen = world.run_main_first(
+            lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task) if world.is_main else None
+        )
+        start = _make_run_start(cfg, parts, world, world.broadcast(chosen))
         tags = {**start.tags, **origin.tags, **(tags or {})}
         start = replace(start, tags=tags, params={**start.params, **(params or {})})
         if origin.table and world.is_main:
             (start.folder / "start.txt").write_text(origin.table + "\n")
         checkpointer = Checkpointer(start.folder / "checkpoints", world, settings.loop.keep_checkpoints)
         if settings.start.kind == "resume":
-            checkpointer.begin_with(parts.state, origin.best)
-        return _train(start, parts, world, checkpointer, observers, policies, [*parts.notices, *origin.notices])
+            checkpointer.save_resumed_start(parts.state, origin.best)
+        return _train_and_record(
+            start, parts, world, checkpointer, observers, policies, [*parts.notices, *origin.notices]
+        )
 
 
 @contextmanager
-def assembled(cfg: DictConfig) -> Iterator[tuple[Settings, Parts, World]]:
+def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessGroup]]:
     """The parts of a run of `cfg` at the state it starts from, in its threads; no generator is moved for good.
 
     ConfigError for what a run would refuse. A base that is missing is trained, a run of its own; BaseEnded unless
     that completes."""
-    cfg = run_part(cfg)
-    settings = validate(cfg)
-    world = _join(settings)
-    with distributed.threads(settings.device.threads), preserved_rng():
-        yield settings, _assemble(cfg, settings, world)[0], world
+    cfg = without_sweep_keys(cfg)
+    settings = validate_config(cfg)
+    world = _join_processes(settings)
+    with distributed.use_cpu_threads(settings.device.threads), preserve_rng_state():
+        yield settings, _build_run(cfg, settings, world)[0], world
 
 
 @dataclass(frozen=True)
-class Origin:
+class StartInfo:
     """Where a run's weights come from, as far as it is worth telling; a table for its folder, tags for its record, the
     checkpoint of the best so far."""
 
@@ -114,31 +125,35 @@ class Origin:
     best: Path | None = None
 
 
-def _assemble(cfg: DictConfig, settings: Settings, world: World) -> tuple[Parts, Origin]:
+def _build_run(cfg: DictConfig, settings: RunSettings, world: ProcessGroup) -> tuple[RunParts, StartInfo]:
     """The parts of a run, at the state it starts from."""
-    resumed = resume.locate(settings)
+    resumed = resume.find_resume_point(settings)
     task = build_task(cfg, settings, world)
-    match = _warm_up(task, cfg, settings, world)
+    match = _load_initial_weights(task, cfg, settings, world)
     if resumed:
-        resume.untie(resumed, task.model)
-        parts = build(cfg, settings, world, task, resumed.leg_step(settings, task))
-        gone_on = resume.go_on(resumed, parts, _params(cfg, parts), world)
-        told = tuple(resume.told(resumed, gone_on))
-        return gone_on.parts, Origin(told, resume.table(gone_on.changes), resume.tags(resumed), gone_on.best)
-    parts = build(cfg, settings, world, task)
-    return parts, Origin(tuple(_told(match, settings.start.source)), match.table()) if match else Origin()
+        resume.match_head_tying(resumed, task.model)
+        parts = build_parts(cfg, settings, world, task, resumed.schedule_start_step(settings, task))
+        gone_on = resume.restore_run(resumed, parts, _collect_params(cfg, parts), world)
+        told = tuple(resume.describe_resume(resumed, gone_on))
+        return gone_on.parts, StartInfo(
+            told, resume.format_changes(gone_on.changes), resume.resume_tags(resumed), gone_on.best
+        )
+    parts = build_parts(cfg, settings, world, task)
+    return parts, StartInfo(
+        tuple(_describe_match(match, settings.start.source)), match.format_table()
+    ) if match else StartInfo()
 
 
-def _train(
+def _train_and_record(
     start: RunStart,
-    parts: Parts,
-    world: World,
+    parts: RunParts,
+    world: ProcessGroup,
     checkpointer: Checkpointer,
     observers: list[Observer],
     policies: Sequence[Policy],
     notices: list[str],
 ) -> RunResult:
-    folder, state, emit, began_at = start.folder, parts.state, Broadcast(observers), time.perf_counter()
+    folder, state, emit, began_at = start.folder, parts.state, CompositeObserver(observers), time.perf_counter()
     emit(start)
     for notice in notices:
         emit(Notice(notice))
@@ -153,7 +168,7 @@ def _train(
                 policies=chosen,
                 emit=emit,
                 save=checkpointer.save,
-                go_back=checkpointer.go_back,
+                restore_before=checkpointer.restore_before,
                 is_stopping=is_stopping,
             )
         except KeyboardInterrupt:
@@ -162,104 +177,112 @@ def _train(
             stop = Stop("failed", f"{type(error).__name__}: {error}")
             with suppress(OSError):  # a full disk may be the very reason
                 (folder / f"error{world.rank or ''}.txt").write_text(traceback.format_exc())
-    if stop.status == "completed" and any(isinstance(observer, Figures) for observer in observers):
-        _illustrate(parts.task, folder, emit)
+    if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in observers):
+        _draw_predictions(parts.task, folder, emit)
     best, spent = (state.best_val_loss, state.best_step), (state.step, state.tokens, time.perf_counter() - began_at)
-    emit(RunEnd(stop.status, stop.reason, *spent, *best, run_dir.described(folder)))
+    emit(RunEnd(stop.status, stop.reason, *spent, *best, run_dir.list_description_files(folder)))
     emit.close()
     return RunResult(stop.status, stop.reason, *best, *spent, folder, parts.effective)
 
 
-def _illustrate(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
+def _draw_predictions(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
     """Pictures of what the model makes of held-out examples, where the task draws some."""
-    if hasattr(task, "illustrate"):
+    if hasattr(task, "save_figures"):
         try:
             task.illustrate(folder / "figures")
         except Exception as error:  # a picture is never worth a run
             emit(Notice(f"no pictures of the task: {type(error).__name__}: {error}"))
 
 
-def _run_start(cfg: DictConfig, parts: Parts, world: World, folder: Path) -> RunStart:
+def _make_run_start(cfg: DictConfig, parts: RunParts, world: ProcessGroup, folder: Path) -> RunStart:
     return RunStart(
         name=folder.name,
         folder=folder,
         total_steps=parts.plan.total_steps,
         log_every=cfg.loop.log_every,
-        params=_params(cfg, parts),
-        tags={**provenance.tags(world.device), "data.digest": parts.task.dataset["digest"]},
+        params=_collect_params(cfg, parts),
+        tags={**provenance.collect_provenance(world.device), "data.digest": parts.task.dataset["digest"]},
         constants=parts.task.constants,
         dataset=parts.task.dataset,
     )
 
 
-def _params(cfg: DictConfig, parts: Parts) -> dict[str, str]:
+def _collect_params(cfg: DictConfig, parts: RunParts) -> dict[str, str]:
     """What was asked for and what is in force."""
-    return {**dotted(OmegaConf.to_container(cfg, resolve=True)), **parts.effective}
+    return {**flatten_config(OmegaConf.to_container(cfg, resolve=True)), **parts.effective}
 
 
-def _warm_up(task: Task, cfg: DictConfig, settings: Settings, world: World) -> initial_weights.Match | None:
+def _load_initial_weights(
+    task: Task, cfg: DictConfig, settings: RunSettings, world: ProcessGroup
+) -> initial_weights.WeightMatch | None:
     """Load the weights to start from, if any; an `experiment=` is trained first where it has not been."""
     source = settings.start.source
     if source is None:
         return None
-    experiment = initial_weights.base_name(source)
+    experiment = initial_weights.parse_base_experiment(source)
     if experiment:
-        return initial_weights.load_into(task.model, _base(experiment, cfg, settings, world))
-    return initial_weights.start_warm(task.model, source, settings)
+        return initial_weights.load_matching_weights(task.model, _get_base_weights(experiment, cfg, settings, world))
+    return initial_weights.load_warm_start(task.model, source, settings)
 
 
-def _told(match: initial_weights.Match, source: str) -> list[str]:
+def _describe_match(match: initial_weights.WeightMatch, source: str) -> list[str]:
     """A line where everything fits, the table where it does not; start.txt in the run's folder has the table."""
     return [
-        f"weights from {source}: {match.summary()}" if match.is_whole else f"weights from {source}:\n{match.table()}"
+        f"weights from {source}: {match.summarize()}"
+        if match.is_complete
+        else f"weights from {source}:\n{match.format_table()}"
     ]
 
 
-def _base(experiment: str, cfg: DictConfig, settings: Settings, world: World) -> dict[str, Tensor]:
+def _get_base_weights(
+    experiment: str, cfg: DictConfig, settings: RunSettings, world: ProcessGroup
+) -> dict[str, Tensor]:
     """The best weights of `experiment` with this run's model and tokenizer: trained once, a run of its own."""
-    base = run_part(compose([f"experiment={experiment}"]))
+    base = without_sweep_keys(compose_config([f"experiment={experiment}"]))
     with open_dict(base):
         for key in SHARED_WITH_BASE:
             base[key] = cfg[key]
-    folder = settings.cache_dir / "bases" / _digest(base)
-    if not world.from_main((folder / WEIGHTS).exists()):
-        build(cfg, settings, world, build_task(cfg, settings, world))  # what cannot be built is refused before minutes
+    folder = settings.cache_dir / "bases" / _hash_base_config(base)
+    if not world.broadcast((folder / WEIGHTS_FILE).exists()):
+        build_parts(
+            cfg, settings, world, build_task(cfg, settings, world)
+        )  # what cannot be built is refused before minutes
         build_observers(cfg)  # are spent on its base
         if world.size == 1:
-            cached(folder, lambda draft: _keep(_train_base(base), draft))
+            ensure_cached(folder, lambda draft: _store_weights(_train_base(base), draft))
         else:
             trained = _train_base(base)
-            world.main_first(lambda: _keep(trained, folder) if world.is_main else None)
-    return load_weights(folder / WEIGHTS)
+            world.run_main_first(lambda: _store_weights(trained, folder) if world.is_main else None)
+    return load_weights(folder / WEIGHTS_FILE)
 
 
 def _train_base(base: DictConfig) -> Path:
     """The weights' file of a run of `base`; BaseEnded unless it completed."""
     result = run(base)
     if result.status != "completed":
-        raise BaseEnded(result)
-    return result.folder / "checkpoints" / "best" / WEIGHTS
+        raise BaseRunFailed(result)
+    return result.folder / "checkpoints" / "best" / WEIGHTS_FILE
 
 
-def _keep(weights: Path, folder: Path) -> None:
+def _store_weights(weights: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{WEIGHTS}.partial"
+    partial = folder / f"{WEIGHTS_FILE}.partial"
     shutil.copyfile(weights, partial)
-    partial.rename(folder / WEIGHTS)
+    partial.rename(folder / WEIGHTS_FILE)
 
 
-def _digest(cfg: DictConfig) -> str:
+def _hash_base_config(cfg: DictConfig) -> str:
     """Of all that decides the weights: settings, the data source, the versions that change bits."""
     resolved = OmegaConf.to_container(cfg, resolve=True)
-    decisive = {key: value for key, value in resolved.items() if key not in (*IDLE, "device", "compile")}
+    decisive = {key: value for key, value in resolved.items() if key not in (*NON_TRAINING_KEYS, "device", "compile")}
     decisive["model"].pop("gradient_checkpointing", None)
-    source = make(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
+    source = instantiate_component(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
     text = f"{sorted(decisive.items())}{source}{torch.__version__}{platform.python_version()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _join(settings: Settings) -> World:
+def _join_processes(settings: RunSettings) -> ProcessGroup:
     try:
-        return distributed.join(distributed.pick_device(settings.device.kind))
+        return distributed.join_process_group(distributed.select_device(settings.device.kind))
     except ValueError as error:
         raise ConfigError(f"device.kind: {error}") from error

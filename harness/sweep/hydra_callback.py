@@ -12,12 +12,12 @@ from typing import Any, BinaryIO
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
-OURS, SPACE = "harness", "space."
-Run = tuple[int, dict[str, Any], dict[str, Any]]
+HARNESS_SWEEPER, SPACE_PREFIX = "harness", "space."
+RecordedRun = tuple[int, dict[str, Any], dict[str, Any]]
 """Number, first line and last line of a run's record."""
 
 
-class ParentRun(Callback):
+class ParentRunCallback(Callback):
     """Gives each sweep of Hydra's own sweepers a parent run."""
 
     _folder: Path | None = None
@@ -28,40 +28,40 @@ class ParentRun(Callback):
         return {name: value for name, value in self.__dict__.items() if name != "_hold"}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        if config.hydra.runtime.choices["hydra/sweeper"] == OURS or int(os.environ.get("RANK", 0)):
+        if config.hydra.runtime.choices["hydra/sweeper"] == HARNESS_SWEEPER or int(os.environ.get("RANK", 0)):
             return
         from harness.record import metrics_file
         from harness.tracking import sweep_uploader
 
         try:
-            identity = _identity(config)
+            identity = _build_identity(config)
         except ValueError:
             return  # the first run refuses it, and names the key
-        self._folder = _make_folder(config)
-        metrics_file.replace(self._folder / sweep_uploader.IDENTITY, {"name": self._folder.name, **identity})
-        self._hold = sweep_uploader.hold(self._folder)
+        self._folder = _make_sweep_dir(config)
+        metrics_file.write_json(self._folder / sweep_uploader.SWEEP_FILE, {"name": self._folder.name, **identity})
+        self._hold = sweep_uploader.mark_sweep_running(self._folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self._folder is None:
             return
         from harness.record import metrics_file
         from harness.tracking import sweep_uploader
-        from harness.tracking.upload_process import Follower
+        from harness.tracking.upload_process import UploadProcess
 
-        runs = _runs(self._folder)
+        runs = _read_recorded_runs(self._folder)
         if runs:
-            asked = sweep_uploader.identity(self._folder)["params"]
-            swept = [name.removeprefix(SPACE) for name in asked if name.startswith(SPACE)]
-            summary = {**_ending(sys.exc_info()[1]), **_outcome(runs, swept)}
-            metrics_file.replace(self._folder / sweep_uploader.SUMMARY, summary)
+            asked = sweep_uploader.read_sweep_identity(self._folder)["params"]
+            swept = [name.removeprefix(SPACE_PREFIX) for name in asked if name.startswith(SPACE_PREFIX)]
+            summary = {**_end_status(sys.exc_info()[1]), **_summarize_runs(runs, swept)}
+            metrics_file.write_json(self._folder / sweep_uploader.SUMMARY_FILE, summary)
         self._hold.close()
         if not runs:
-            (self._folder / sweep_uploader.IDENTITY).unlink()
+            (self._folder / sweep_uploader.SWEEP_FILE).unlink()
         elif "mlflow" in config.observers:
-            Follower(self._folder).close()
+            UploadProcess(self._folder).close()
 
 
-def _make_folder(config: DictConfig) -> Path:
+def _make_sweep_dir(config: DictConfig) -> Path:
     """A folder that no sweep had, under the project wherever the command was started; the jobs are told of it."""
     from harness.config.schema import ROOT
 
@@ -78,49 +78,49 @@ def _make_folder(config: DictConfig) -> Path:
     return folder
 
 
-def _identity(config: DictConfig) -> dict[str, Any]:
+def _build_identity(config: DictConfig) -> dict[str, Any]:
     """What sweep.json says, but for the name; ValueError for an address that is no store's."""
-    from harness.run.provenance import command
-    from harness.tracking.store_uri import store_uri
+    from harness.run.provenance import current_command
+    from harness.tracking.store_uri import resolve_store_uri
 
     sweeper = config.hydra.sweeper
     options = {name: sweeper[name] for name in ("n_trials", "n_jobs") if name in sweeper}
-    params = {"sweeper": config.hydra.runtime.choices["hydra/sweeper"], **options, **_space(config)}
+    params = {"sweeper": config.hydra.runtime.choices["hydra/sweeper"], **options, **_swept_ranges(config)}
     return {
         "id": uuid.uuid4().hex,
-        "uri": store_uri(config.tracking.uri),
+        "uri": resolve_store_uri(config.tracking.uri),
         "experiment": config.tracking.experiment,
         "started_at_ms": _now_ms(),
         "params": {name: str(value) for name, value in params.items()},
-        "tags": {"command": command()},
+        "tags": {"command": current_command()},
     }
 
 
-def _space(config: DictConfig) -> dict[str, str]:
+def _swept_ranges(config: DictConfig) -> dict[str, str]:
     """What is swept, each key behind `space.`, as it was written; the command line is heard last."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
     parsed = OverridesParser.create().parse_overrides([*given, *config.hydra.overrides.task])
     last = {override.key_or_group: override for override in parsed}
-    return {f"{SPACE}{key}": one.get_value_string() for key, one in last.items() if one.is_sweep_override()}
+    return {f"{SPACE_PREFIX}{key}": one.get_value_string() for key, one in last.items() if one.is_sweep_override()}
 
 
-def _runs(folder: Path) -> list[Run]:
+def _read_recorded_runs(folder: Path) -> list[RecordedRun]:
     """The runs in the folder in the order in which they ended; one that left no end died."""
     from harness.record import metrics_file
-    from harness.tracking.run_uploader import DIED
+    from harness.tracking.run_uploader import PROCESS_DIED
 
     runs = []
-    for path in folder.glob(f"*/{metrics_file.NAME}"):
-        lines = [entry for entry, _ in metrics_file.read(path) if entry["kind"] in ("start", "end")]
+    for path in folder.glob(f"*/{metrics_file.METRICS_FILE}"):
+        lines = [entry for entry, _ in metrics_file.read_entries(path) if entry["kind"] in ("start", "end")]
         if lines and path.parent.name.isdecimal():
-            end = lines[-1] if lines[-1]["kind"] == "end" else {**DIED, "at_ms": _now_ms()}
+            end = lines[-1] if lines[-1]["kind"] == "end" else {**PROCESS_DIED, "at_ms": _now_ms()}
             runs.append((int(path.parent.name), lines[0], end))
     return sorted(runs, key=lambda run: run[2]["at_ms"])
 
 
-def _outcome(runs: list[Run], swept: list[str]) -> dict[str, Any]:
+def _summarize_runs(runs: list[RecordedRun], swept: list[str]) -> dict[str, Any]:
     """Metrics, tags and history of runs in the order in which they ended."""
     metrics: dict[str, float] = {"sweep/tokens": 0, "sweep/seconds": 0}
     history, best, tags = [], math.inf, {}
@@ -139,7 +139,7 @@ def _outcome(runs: list[Run], swept: list[str]) -> dict[str, Any]:
     return {"metrics": metrics, "tags": tags, "history": history}
 
 
-def _ending(error: BaseException | None) -> dict[str, Any]:
+def _end_status(error: BaseException | None) -> dict[str, Any]:
     """Status, reason and instant of a sweep that ends now, by this error if any."""
     if error is None:
         return {"status": "completed", "ended_at_ms": _now_ms()}

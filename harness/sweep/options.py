@@ -4,14 +4,14 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.config.schema import RUN_NAME
+from harness.config.schema import RUN_NAME_PATTERN
 
 OBJECTIVES = ("best_val_loss", "tokens", "seconds", "trainable_parameters")
 """What a run's result says of it; all are to be small."""
 
 
 @dataclass(frozen=True)
-class Options:
+class SweepOptions:
     """Seconds are those of this command, tokens those of the whole study; None where there is no limit."""
 
     n_trials: int = 24
@@ -39,7 +39,7 @@ class Options:
             raise ValueError(f"keep: {self.keep} must not be below 0")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds: {self.max_seconds} must be above 0")
-        if self.study is not None and not re.fullmatch(RUN_NAME, self.study):
+        if self.study is not None and not re.fullmatch(RUN_NAME_PATTERN, self.study):
             raise ValueError(f"study: {self.study!r} may have up to 80 letters, digits and any of . _ + -")
         unknown = [name for name in self.objectives if name not in OBJECTIVES]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):

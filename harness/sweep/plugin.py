@@ -35,6 +35,6 @@ class StudySweeper(Sweeper):
         self._hydra_context, self._config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
-        from harness.sweep.sweeper import sweep
+        from harness.sweep.sweeper import run_sweep
 
-        sweep(self._config, self._hydra_context, arguments)
+        run_sweep(self._config, self._hydra_context, arguments)

@@ -9,26 +9,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.core.task import Loss, Mean, Metric
-from harness.data.blimp import Pair
+from harness.data.blimp import MinimalPair
 from harness.data.tokens import TokenBatch, TokenData
-from harness.tasks.minimal_pairs import minimal_pairs
-from harness.tasks.text import TextTask, fitting, predictions
+from harness.tasks.minimal_pairs import build_pair_scorer
+from harness.tasks.text import TextTask, build_checked_model, predict_scored
 
 
-def causal_lm(
+def build_causal_lm_task(
     *,
     model: Callable[..., nn.Module],
     data: Callable[..., TokenData],
     tokenizer: Any,
     seed: int,
     cache_dir: Path,
-    blimp: Sequence[Pair] = (),
+    blimp: Sequence[MinimalPair] = (),
 ) -> "CausalLM":
     """Next-token prediction, and minimal pairs beside it; ValueError where either has sequences longer than the model's
     positions."""
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
-    network = fitting(model, tokens, is_masked=False)
-    return CausalLM(network, tokens, pairs=minimal_pairs(blimp, network, tokens, is_masked=False))
+    network = build_checked_model(model, tokens, is_masked=False)
+    return CausalLM(network, tokens, pairs=build_pair_scorer(blimp, network, tokens, is_masked=False))
 
 
 class CausalLM(TextTask):
@@ -41,11 +41,11 @@ class CausalLM(TextTask):
 
     def loss(self, batch: TokenBatch) -> Loss:
         """Cross-entropy in nats, summed over the scored tokens."""
-        return Loss(self._nats(batch, "sum"), batch.count)
+        return Loss(self._compute_nats(batch, "sum"), batch.n_scored)
 
     def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
-        nats = self._nats(batch, "none").cpu().double()  # mps has no float64
-        return {"loss": Mean(nats.sum().item(), batch.count, "nats/token", nats.square().sum().item())}
+        nats = self._compute_nats(batch, "none").cpu().double()  # mps has no float64
+        return {"loss": Mean(nats.sum().item(), batch.n_scored, "nats/token", nats.square().sum().item())}
 
     def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """Characters and bytes are those of the scored text; an end-of-text token costs nats and has neither."""
@@ -57,8 +57,8 @@ class CausalLM(TextTask):
             "coverage": Metric(loss.count / self.data.val_scored_tokens, "share of validation tokens"),
         }
 
-    def _nats(self, batch: TokenBatch, reduction: str) -> Tensor:
-        logits, targets = predictions(self.model, batch)
+    def _compute_nats(self, batch: TokenBatch, reduction: str) -> Tensor:
+        logits, targets = predict_scored(self.model, batch)
         return F.cross_entropy(logits, targets, reduction=reduction)
 
 

@@ -12,40 +12,40 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.core.task import Loss, Mean, Metric
-from harness.data.blimp import Pair
-from harness.data.masking import Masking, Unit, masking
-from harness.data.token_stream import entropy
+from harness.data.blimp import MinimalPair
+from harness.data.masking import Masking, MaskUnit, build_masking
+from harness.data.token_stream import compute_unigram_entropy
 from harness.data.tokenizers import Tokenizer
-from harness.data.tokens import IGNORED, TokenBatch, TokenData, TokenRows, order
-from harness.tasks.minimal_pairs import minimal_pairs
-from harness.tasks.text import TextTask, fitting, predictions
+from harness.data.tokens import IGNORE_INDEX, TokenBatch, TokenData, TokenRows, get_example_indices
+from harness.tasks.minimal_pairs import build_pair_scorer
+from harness.tasks.text import TextTask, build_checked_model, predict_scored
 
-TRAINING, VALIDATION = 0, 1
+TRAIN_STREAM, VAL_STREAM = 0, 1
 """Two streams of random numbers."""
 
 
-def masked_lm(
+def build_masked_lm_task(
     *,
     model: Callable[..., nn.Module],
     data: Callable[..., TokenData],
     tokenizer: Any,
     seed: int,
     cache_dir: Path,
-    mask: Unit,
+    mask: MaskUnit,
     mask_share: float,
     within_documents: bool,
-    blimp: Sequence[Pair] = (),
+    blimp: Sequence[MinimalPair] = (),
 ) -> "MaskedLM":
     """Masked language modelling, and minimal pairs beside it.
 
     ValueError where the vocabulary has no mask, sequences are longer than the model's positions, or the model looks
     where it must not or not where it should."""
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
-    masks = masking(Tokenizer.load(tokens.tokenizer_path), mask, mask_share, tokens.sequence_length)
-    network = fitting(model, tokens, is_masked=True)
-    pairs = minimal_pairs(blimp, network, tokens, is_masked=True)
+    masks = build_masking(Tokenizer.load(tokens.tokenizer_path), mask, mask_share, tokens.sequence_length)
+    network = build_checked_model(model, tokens, is_masked=True)
+    pairs = build_pair_scorer(blimp, network, tokens, is_masked=True)
     task = MaskedLM(network, tokens, masks, within_documents, pairs=pairs)
-    _check_sight(task)
+    _check_document_attention(task)
     return task
 
 
@@ -61,42 +61,45 @@ class MaskedLM(TextTask):
     @property
     def constants(self) -> Mapping[str, float]:
         """In nats a token: what a uniform guess and the validation text's own token frequencies would score."""
-        return {"ln_vocabulary": math.log(self.data.vocab_size), "unigram_entropy": entropy(self._validation_text())}
+        return {
+            "ln_vocabulary": math.log(self.data.vocab_size),
+            "unigram_entropy": compute_unigram_entropy(self._get_maskable_val_tokens()),
+        }
 
     def batch(self, position: int, size: int) -> TokenBatch:
-        rows = order(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
-        return self._masked(self.data.train, rows, (self.data.seed, TRAINING), position)
+        rows = get_example_indices(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
+        return self._mask_rows(self.data.train, rows, (self.data.seed, TRAIN_STREAM), position)
 
     def validation_batch(self, rows: range) -> TokenBatch:
-        return self._masked(self.data.val, rows, (0, VALIDATION), rows.start)
+        return self._mask_rows(self.data.val, rows, (0, VAL_STREAM), rows.start)
 
     def count(self, batch: TokenBatch) -> int:
         """Masked tokens; 1 for a batch that by chance has none, whose loss is 0."""
-        return max(1, batch.count)
+        return max(1, batch.n_scored)
 
     def loss(self, batch: TokenBatch) -> Loss:
         """Cross-entropy in nats, summed over the masked tokens."""
-        logits, targets = self._predictions(batch)
+        logits, targets = self._predict_masked(batch)
         return Loss(F.cross_entropy(logits, targets, reduction="sum"), self.count(batch))
 
     def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
-        logits, targets = self._predictions(batch)
+        logits, targets = self._predict_masked(batch)
         nats = F.cross_entropy(logits, targets, reduction="none").cpu().double()  # mps has no float64
         hits = (logits.argmax(-1) == targets).sum().item()
         return {
-            "loss": Mean(nats.sum().item(), batch.count, "nats/masked token", nats.square().sum().item()),
-            "accuracy": Mean(hits, batch.count, "share of masked tokens", hits),
+            "loss": Mean(nats.sum().item(), batch.n_scored, "nats/masked token", nats.square().sum().item()),
+            "accuracy": Mean(hits, batch.n_scored, "share of masked tokens", hits),
         }
 
     def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """There is no perplexity, and nothing a character: what is masked is guessed from both sides."""
-        share = means["loss"].count / len(self._validation_text())
+        share = means["loss"].count / len(self._get_maskable_val_tokens())
         return super().report(means) | {"coverage": Metric(share, "share of validation tokens")}
 
-    def _predictions(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-        return predictions(self.model, batch, **self.sight(batch))
+    def _predict_masked(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        return predict_scored(self.model, batch, **self.attention_inputs(batch))
 
-    def sight(self, batch: TokenBatch) -> dict[str, Tensor]:
+    def attention_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
         """The mask of attention, where one is needed; within documents, padding sees itself alone."""
         device = next(self.model.parameters()).device
         if not self.within_documents:
@@ -111,14 +114,14 @@ class MaskedLM(TextTask):
         is_of_transformers = hasattr(self.model, "config")  # which take a mask as it is where it has a place for heads
         return {"attention_mask": visible[:, None] if is_of_transformers else visible}
 
-    def _masked(self, rows: TokenRows, chosen: Sequence[int], key: tuple[int, int], first: int) -> TokenBatch:
-        tokens, is_scored, lengths = rows.read(chosen)
+    def _mask_rows(self, rows: TokenRows, chosen: Sequence[int], key: tuple[int, int], first: int) -> TokenBatch:
+        tokens, is_scored, lengths = rows.read_rows(chosen)
         tokens, is_scored = tokens[:, 1:], is_scored[:, 1:]
-        inputs, is_masked = self.masking(tokens, is_scored, key=key, first=first)
-        targets = np.where(is_masked, tokens, IGNORED)
+        inputs, is_masked = self.masking(tokens, is_scored, key=key, first_row=first)
+        targets = np.where(is_masked, tokens, IGNORE_INDEX)
         return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), lengths, is_masked.sum(1))
 
-    def _validation_text(self) -> np.ndarray:
+    def _get_maskable_val_tokens(self) -> np.ndarray:
         """The tokens of the validation set that may be masked."""
         val = self.data.val
         tokens = val.stream[1:] if val.is_scored is None else val.stream[val.is_scored]
@@ -126,14 +129,14 @@ class MaskedLM(TextTask):
 
 
 @torch.no_grad()
-def _check_sight(task: MaskedLM) -> None:
+def _check_document_attention(task: MaskedLM) -> None:
     """ValueError where attention is to stay within a document and does not."""
     allowed = np.flatnonzero(~task.masking.is_special)
     one, other, end = int(allowed[0]), int(allowed[-1]), task.data.eos_id
 
     def seen(*tokens: int) -> Tensor:
         batch = TokenBatch(torch.tensor([tokens]), torch.tensor([tokens]), np.array([len(tokens)]), np.array([0]))
-        return task.model(input_ids=batch.inputs, **task.sight(batch)).logits[0, 0]
+        return task.model(input_ids=batch.inputs, **task.attention_inputs(batch)).logits[0, 0]
 
     def keeps_within() -> bool:
         try:

@@ -6,26 +6,28 @@ from dataclasses import dataclass
 from torch import nn
 
 from harness.core.task import Mean
-from harness.data.blimp import Pair
+from harness.data.blimp import MinimalPair
 from harness.data.tokenizers import Tokenizer
 from harness.data.tokens import TokenData
-from harness.models.likelihood import Likelihood
+from harness.models.likelihood import SentenceLikelihood
 
-PAIRS = 128
+PAIRS_PER_BATCH = 128
 """In a batch, so that several processes have something to share."""
 
 
-def as_trained(model: nn.Module, tokenizer: Tokenizer, *, is_masked: bool, batch_tokens: int = 4096) -> Likelihood:
+def build_likelihood(
+    model: nn.Module, tokenizer: Tokenizer, *, is_masked: bool, batch_tokens: int = 4096
+) -> SentenceLikelihood:
     """The likelihood of sentences as documents of a training stream. A masked model reads `[CLS] document [SEP]` there,
     without the brackets that its tokenizer lacks, and a causal one the document after the end of the one before."""
     opening = () if tokenizer.cls_id is None else (tokenizer.cls_id,)
     if is_masked:
-        return Likelihood(model, opening, (tokenizer.eos_id,), tokenizer.mask_id, batch_tokens)
-    return Likelihood(model, (tokenizer.eos_id, *opening), batch_tokens=batch_tokens)
+        return SentenceLikelihood(model, opening, (tokenizer.eos_id,), tokenizer.mask_id, batch_tokens)
+    return SentenceLikelihood(model, (tokenizer.eos_id, *opening), batch_tokens=batch_tokens)
 
 
-def is_hit(
-    likelihood: Likelihood,
+def compare_pairs(
+    likelihood: SentenceLikelihood,
     good: Sequence[Sequence[int]],
     bad: Sequence[Sequence[int]],
     advance: Callable[[int], None] | None = None,
@@ -44,32 +46,34 @@ class PairBatch:
 
 
 @dataclass(frozen=True)
-class MinimalPairs:
+class MinimalPairScorer:
     """Pairs by length, to be scored by `likelihood`."""
 
-    likelihood: Likelihood
+    likelihood: SentenceLikelihood
     good: list[list[int]]
     bad: list[list[int]]
 
-    def batches(self) -> Iterator[PairBatch]:
-        for start in range(0, len(self.good), PAIRS):
-            yield PairBatch(self.good[start : start + PAIRS], self.bad[start : start + PAIRS])
+    def iter_batches(self) -> Iterator[PairBatch]:
+        for start in range(0, len(self.good), PAIRS_PER_BATCH):
+            yield PairBatch(self.good[start : start + PAIRS_PER_BATCH], self.bad[start : start + PAIRS_PER_BATCH])
 
-    def score(self, batch: PairBatch) -> Mean:
-        hits = sum(is_hit(self.likelihood, batch.good, batch.bad))
+    def score_batch(self, batch: PairBatch) -> Mean:
+        hits = sum(compare_pairs(self.likelihood, batch.good, batch.bad))
         return Mean(hits, len(batch.good), "share of pairs", hits)
 
 
-def minimal_pairs(pairs: Sequence[Pair], model: nn.Module, data: TokenData, *, is_masked: bool) -> MinimalPairs | None:
+def build_pair_scorer(
+    pairs: Sequence[MinimalPair], model: nn.Module, data: TokenData, *, is_masked: bool
+) -> MinimalPairScorer | None:
     """`pairs` for a model that is trained on `data`, None where there are none; ValueError where a sentence is longer
     than the model's positions."""
     if not pairs:
         return None
     tokenizer = Tokenizer.load(data.tokenizer_path)
-    likelihood = as_trained(model, tokenizer, is_masked=is_masked)
+    likelihood = build_likelihood(model, tokenizer, is_masked=is_masked)
     good, bad = (
         tokenizer.encode(sentences) for sentences in ([pair.good for pair in pairs], [pair.bad for pair in pairs])
     )
-    likelihood.check([*good, *bad])
+    likelihood.check_lengths([*good, *bad])
     order = sorted(range(len(pairs)), key=lambda at: (len(good[at]), len(bad[at])))
-    return MinimalPairs(likelihood, [good[at] for at in order], [bad[at] for at in order])
+    return MinimalPairScorer(likelihood, [good[at] for at in order], [bad[at] for at in order])

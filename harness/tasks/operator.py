@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 from harness.core.task import Loss, Mean, Metric
-from harness.data.operator_data import FieldData, Fields
-from harness.data.tokens import order
-from harness.models.fno import Scaled
+from harness.data.operator_data import FieldData, FieldPairs
+from harness.data.tokens import get_example_indices
+from harness.models.fno import NormalizedOperator
 from harness.tasks import operator_plots
 from harness.training.operator_losses import relative_h1, relative_l2
 
 LOSSES = {"l2": relative_l2, "h1": relative_h1}
-UNITS = {"loss": "relative L2 of physical fields", "h1": "relative H1 of physical fields"}
+METRIC_UNITS = {"loss": "relative L2 of physical fields", "h1": "relative H1 of physical fields"}
 
 
-def operator(
+def build_operator_task(
     *,
-    model: Callable[..., Scaled],
+    model: Callable[..., NormalizedOperator],
     data: Callable[..., FieldData],
     loss: Literal["l2", "h1"],
     seed: int,
     cache_dir: Path,
-) -> "Operator":
+) -> "OperatorTask":
     """Fields from fields, trained on the relative `loss` of normalised ones; ValueError where it is neither."""
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r} is neither l2 nor h1")
@@ -34,15 +34,15 @@ def operator(
     y = fields.train.y
     if (y == y[:1, :, :1, :1]).all():
         raise ValueError("the training fields y are the same everywhere: there is nothing to learn; use other data")
-    return Operator(model(x=fields.train.x, y=fields.train.y), fields, LOSSES[loss])
+    return OperatorTask(model(x=fields.train.x, y=fields.train.y), fields, LOSSES[loss])
 
 
 @dataclass
-class Operator:
+class OperatorTask:
     """A batch is a set of samples. The objective is the relative L2 on physical fields of the first held-out set; every
     other one has figures of its own, named after its grid."""
 
-    model: Scaled
+    model: NormalizedOperator
     data: FieldData
     criterion: Callable[[Tensor, Tensor], Tensor]
     files: ClassVar[Mapping[str, Path]] = {}
@@ -65,51 +65,51 @@ class Operator:
     def examples(self) -> int:
         return len(self.data.train)
 
-    def batch(self, position: int, size: int) -> Fields:
-        return self.data.train[order(position, size, self.examples, self.data.seed, self.data.shuffle)]
+    def batch(self, position: int, size: int) -> FieldPairs:
+        return self.data.train[get_example_indices(position, size, self.examples, self.data.seed, self.data.shuffle)]
 
-    def split(self, batch: Fields, size: int) -> list[Fields]:
+    def split(self, batch: FieldPairs, size: int) -> list[FieldPairs]:
         return [batch[start : start + size] for start in range(0, len(batch), size)]
 
-    def count(self, batch: Fields) -> int:
+    def count(self, batch: FieldPairs) -> int:
         return len(batch)
 
-    def tokens(self, batch: Fields) -> int:
+    def tokens(self, batch: FieldPairs) -> int:
         return len(batch)
 
-    def loss(self, batch: Fields) -> Loss:
+    def loss(self, batch: FieldPairs) -> Loss:
         """The relative error of normalised fields, summed over the samples."""
         batch = batch.to(self._device)
-        predicted, true = self.model.normalised(self.model(batch.x)), self.model.normalised(batch.y)
+        predicted, true = self.model.normalize_targets(self.model(batch.x)), self.model.normalize_targets(batch.y)
         return Loss(self.criterion(predicted, true).sum(), len(batch))
 
-    def validation_batches(self) -> Iterator[Fields]:
+    def validation_batches(self) -> Iterator[FieldPairs]:
         for fields in self.data.held_out:
             yield from self.split(fields, self.data.eval_batch_size)
 
-    def score(self, batch: Fields) -> dict[str, Mean]:
+    def score(self, batch: FieldPairs) -> dict[str, Mean]:
         batch = batch.to(self._device)
         predicted = self.model(batch.x)
         suffix = "" if batch.grid == self.data.held_out[0].grid else f"_{batch.grid}"
         errors = {"loss": relative_l2(predicted, batch.y), "h1": relative_h1(predicted, batch.y)}
-        return {f"{name}{suffix}": _mean(values, UNITS[name]) for name, values in errors.items()}
+        return {f"{name}{suffix}": _to_mean(values, METRIC_UNITS[name]) for name, values in errors.items()}
 
     def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         return {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
 
     @torch.no_grad()
-    def illustrate(self, folder: Path) -> None:
+    def save_figures(self, folder: Path) -> None:
         """A picture for each held-out set, fields_GRID.png in `folder`: inputs, truths, predictions and errors."""
         for fields in self.data.held_out:
-            shown = fields[: operator_plots.ROWS]
+            shown = fields[: operator_plots.MAX_SAMPLES]
             predicted = self.model(shown.x.to(self._device)).cpu()
-            operator_plots.draw(shown, predicted, folder / f"fields_{fields.grid}.png")
+            operator_plots.plot_field_samples(shown, predicted, folder / f"fields_{fields.grid}.png")
 
     @property
     def _device(self) -> torch.device:
         return self.model.x_mean.device
 
 
-def _mean(errors: Tensor, unit: str) -> Mean:
+def _to_mean(errors: Tensor, unit: str) -> Mean:
     errors = errors.cpu().double()  # mps has no float64
     return Mean(errors.sum().item(), len(errors), unit, errors.square().sum().item())

@@ -5,15 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
-from harness.data.operator_data import Fields
+from harness.data.operator_data import FieldPairs
 from harness.training.operator_losses import relative_l2
 
-ROWS = 3
+MAX_SAMPLES = 3
 """Samples in a picture."""
 COLUMNS = ("input", "truth", "prediction", "|error|")
 
 
-def draw(fields: Fields, predicted: Tensor, path: Path) -> None:
+def plot_field_samples(fields: FieldPairs, predicted: Tensor, path: Path) -> None:
     """The first channel of the samples, a row each; truth and prediction share their colours."""
     from matplotlib.figure import Figure
 
@@ -24,13 +24,13 @@ def draw(fields: Fields, predicted: Tensor, path: Path) -> None:
         limits = {"vmin": y.min(), "vmax": y.max()}
         shown = ((x, {}), (y, limits), (guess, limits), (abs(guess - y), {"vmin": 0}))
         for axes, name, (field, given) in zip(row, COLUMNS, shown, strict=True):
-            _panel(axes, field, given, name if index == 0 else "")
+            _plot_panel(axes, field, given, name if index == 0 else "")
         row[2].set_xlabel(f"relative L2 {errors[index]:.3g}")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
-def _panel(axes: Any, field: Any, limits: dict[str, float], title: str) -> None:
+def _plot_panel(axes: Any, field: Any, limits: dict[str, float], title: str) -> None:
     picture = axes.imshow(field, origin="lower", aspect="auto", **limits)
     axes.figure.colorbar(picture, ax=axes)
     axes.set(title=title, xticks=[], yticks=[])

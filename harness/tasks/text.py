@@ -7,10 +7,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from harness.core.task import Mean, Metric
-from harness.data.tokens import IGNORED, TokenBatch, TokenData, order
-from harness.models import is_causal, positions
-from harness.models.head_projection import head_of, projecting_only
-from harness.tasks.minimal_pairs import MinimalPairs, PairBatch
+from harness.data.tokens import IGNORE_INDEX, TokenBatch, TokenData, get_example_indices
+from harness.models import is_causal, max_positions
+from harness.models.head_projection import find_output_head, project_only
+from harness.tasks.minimal_pairs import MinimalPairScorer, PairBatch
 
 
 @dataclass
@@ -19,7 +19,7 @@ class TextTask:
 
     model: nn.Module
     data: TokenData
-    pairs: MinimalPairs | None = field(default=None, kw_only=True)
+    pairs: MinimalPairScorer | None = field(default=None, kw_only=True)
 
     @property
     def dataset(self) -> Mapping[str, str]:
@@ -35,43 +35,45 @@ class TextTask:
 
     @property
     def tokens_per_example(self) -> float:
-        return self.data.train.tokens_per_row
+        return self.data.train.mean_tokens_per_row
 
     def batch(self, position: int, size: int) -> TokenBatch:
-        rows = order(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
-        return self.data.train.batch(rows)
+        rows = get_example_indices(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
+        return self.data.train.make_batch(rows)
 
     def split(self, batch: TokenBatch, size: int) -> list[TokenBatch]:
         return [batch[start : start + size] for start in range(0, len(batch), size)]
 
     def count(self, batch: TokenBatch) -> int:
-        return batch.count
+        return batch.n_scored
 
     def tokens(self, batch: TokenBatch) -> int:
-        return batch.tokens
+        return batch.n_tokens
 
     def validation_batches(self) -> Iterator[TokenBatch | PairBatch]:
         rows = range(len(self.data.val))
         for start in rows[:: self.data.eval_batch_size]:
             yield self.validation_batch(rows[start : start + self.data.eval_batch_size])
         if self.pairs:
-            yield from self.pairs.batches()
+            yield from self.pairs.iter_batches()
 
     def validation_batch(self, rows: range) -> TokenBatch:
-        return self.data.val.batch(rows)
+        return self.data.val.make_batch(rows)
 
     def score(self, batch: TokenBatch | PairBatch) -> dict[str, Mean]:
-        return {"blimp": self.pairs.score(batch)} if isinstance(batch, PairBatch) else self.score_tokens(batch)
+        return {"blimp": self.pairs.score_batch(batch)} if isinstance(batch, PairBatch) else self.score_tokens(batch)
 
     def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
         """One batch's means, float64 sums."""
         raise NotImplementedError
 
-    def logits(self, batch: TokenBatch) -> Tensor:
+    def compute_logits(self, batch: TokenBatch) -> Tensor:
         """[rows, tokens, vocabulary], of scored positions and of all others, from what the loss sees."""
-        return self.model(input_ids=batch.inputs.to(next(self.model.parameters()).device), **self.sight(batch)).logits
+        return self.model(
+            input_ids=batch.inputs.to(next(self.model.parameters()).device), **self.attention_inputs(batch)
+        ).logits
 
-    def sight(self, batch: TokenBatch) -> dict[str, Tensor]:
+    def attention_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
         """What the model is given beside the inputs, so that it looks where it is meant to."""
         return {}
 
@@ -79,7 +81,7 @@ class TextTask:
         return {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
 
 
-def fitting(model: Callable[..., nn.Module], data: TokenData, *, is_masked: bool) -> nn.Module:
+def build_checked_model(model: Callable[..., nn.Module], data: TokenData, *, is_masked: bool) -> nn.Module:
     """The model for the vocabulary of `data`; ValueError where it sees what follows a token and is not to, or is to and
     does not, and where the sequences are longer than its positions."""
     network = model(vocab_size=data.vocab_size)
@@ -89,7 +91,7 @@ def fitting(model: Callable[..., nn.Module], data: TokenData, *, is_masked: bool
             if is_masked
             else "the model sees what follows a token, which it is to predict; use task=masked_lm for it"
         )
-    limit = positions(network)
+    limit = max_positions(network)
     if limit is not None and data.sequence_length > limit:
         raise ValueError(
             f"data.sequence_length {data.sequence_length} is longer than the model's {limit} positions; "
@@ -98,12 +100,12 @@ def fitting(model: Callable[..., nn.Module], data: TokenData, *, is_masked: bool
     return network
 
 
-def predictions(model: nn.Module, batch: TokenBatch, **given: Tensor) -> tuple[Tensor, Tensor]:
+def predict_scored(model: nn.Module, batch: TokenBatch, **given: Tensor) -> tuple[Tensor, Tensor]:
     """(float32 logits, targets) of the scored positions of `batch`; `given` is what else the model takes."""
     device = next(model.parameters()).device
     targets = batch.targets.flatten()
-    scored = (targets != IGNORED).nonzero().squeeze(1)
+    scored = (targets != IGNORE_INDEX).nonzero().squeeze(1)
     targets = targets[scored].to(device, non_blocking=True)
-    with projecting_only(scored.to(device, non_blocking=True), head_of(model)):
+    with project_only(scored.to(device, non_blocking=True), find_output_head(model)):
         logits = model(input_ids=batch.inputs.to(device, non_blocking=True), **given).logits[0]
     return logits.float(), targets

@@ -4,19 +4,19 @@ import re
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-EXPERIMENT = "default"
+DEFAULT_EXPERIMENT = "default"
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 
 
-def default_uri() -> str:
+def default_store_uri() -> str:
     """The SQLite store of this project, wherever a command is started."""
     return f"sqlite:///{PROJECT}/mlruns/mlflow.db"
 
 
-def store_uri(uri: str | None) -> str:
+def resolve_store_uri(uri: str | None) -> str:
     """`uri`, a SQLite one with an absolute path; the default store for None; ValueError for what no store has."""
     if uri is None:
-        return default_uri()
+        return default_store_uri()
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in SCHEMES:
         raise ValueError(f"uri: {uri!r} is no tracking store; use sqlite:///FILE or http://HOST:PORT")
@@ -28,7 +28,7 @@ def store_uri(uri: str | None) -> str:
     return f"sqlite:///{Path(path).absolute()}"
 
 
-def sqlite_file(uri: str) -> Path | None:
+def sqlite_path(uri: str) -> Path | None:
     """The file of a SQLite store, None for any other."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
@@ -37,11 +37,11 @@ def artifact_root(uri: str) -> str | None:
     """Where runs recorded straight into a database keep their files; None where a server decides."""
     if uri.startswith(("http", "databricks")):
         return None
-    file = sqlite_file(uri)
+    file = sqlite_path(uri)
     folder = file.parent if file else PROJECT / "mlruns"
     return (folder / "artifacts").as_uri()
 
 
-def shown(uri: str) -> str:
+def hide_credentials(uri: str) -> str:
     """`uri` without the user and password that may stand in it."""
     return re.sub(r"(?<=://)[^/@]*@", "", uri)

@@ -15,12 +15,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.core.distributed import World
-from harness.core.seeding import rng_state
+from harness.core.distributed import ProcessGroup
+from harness.core.seeding import get_rng_state
 from harness.core.state import TrainState
 from harness.training.policies import SPIKE_STEPS
 
-WEIGHTS, REST, SUMMARY = "model.safetensors", "state.pt", "checkpoint.json"
+WEIGHTS_FILE, STATE_FILE, SUMMARY_FILE = "model.safetensors", "state.pt", "checkpoint.json"
 AFTER_SPIKE = ".after-spike"
 """Ends the names of the checkpoints that a rollback went back behind."""
 
@@ -33,90 +33,93 @@ def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None =
     rest = state.state_dict(rng)
 
     def write(draft: Path) -> None:
-        save_weights(rest.pop("model"), draft / WEIGHTS)
-        torch.save(rest, draft / REST)
-        sums = {name: _digest(draft / name) for name in (WEIGHTS, REST)}
-        (draft / SUMMARY).write_text(json.dumps({"counters": rest["counters"], "sha256": sums}, indent=1))
+        save_weights(rest.pop("model"), draft / WEIGHTS_FILE)
+        torch.save(rest, draft / STATE_FILE)
+        sums = {name: _file_sha256(draft / name) for name in (WEIGHTS_FILE, STATE_FILE)}
+        (draft / SUMMARY_FILE).write_text(json.dumps({"counters": rest["counters"], "sha256": sums}, indent=1))
 
-    _write_whole(folder, write)
+    _write_folder(folder, write)
 
 
 def load_checkpoint(state: TrainState, folder: Path, *, rank: int = 0) -> None:
     """Bring `state` to where `folder` left it; ValueError where a file is damaged."""
-    folder = standing(folder)
-    if fault := damage(folder):
+    folder = resolve_checkpoint(folder)
+    if fault := find_damage(folder):
         raise ValueError(fault)
-    rest = _load_data(folder / REST)
-    state.load_state_dict({**rest, "model": load_weights(folder / WEIGHTS)}, rank=rank)
+    rest = _load_tensors(folder / STATE_FILE)
+    state.load_state_dict({**rest, "model": load_weights(folder / WEIGHTS_FILE)}, rank=rank)
 
 
-def counters(folder: Path) -> dict[str, Any]:
+def read_counters(folder: Path) -> dict[str, Any]:
     """Step, tokens, best so far and so on of a checkpoint; ValueError where that file is damaged."""
     try:
-        return json.loads((folder / SUMMARY).read_text())["counters"]
+        return json.loads((folder / SUMMARY_FILE).read_text())["counters"]
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder / SUMMARY} is damaged") from error
+        raise ValueError(f"{folder / SUMMARY_FILE} is damaged") from error
 
 
-def damage(folder: Path) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """Which file of a checkpoint is not what was written, if any."""
     try:
-        sums = json.loads((folder / SUMMARY).read_text())["sha256"]
+        sums = json.loads((folder / SUMMARY_FILE).read_text())["sha256"]
     except (OSError, ValueError, KeyError):
-        return f"{folder / SUMMARY} is missing or damaged"
+        return f"{folder / SUMMARY_FILE} is missing or damaged"
     for name, written in sums.items():
         if not (folder / name).is_file():
             return f"{folder / name} is missing"
-        if _digest(folder / name) != written:
-            return f"{folder / name} is damaged: its SHA-256 is not the one in {SUMMARY}"
+        if _file_sha256(folder / name) != written:
+            return f"{folder / name} is damaged: its SHA-256 is not the one in {SUMMARY_FILE}"
     return None
 
 
-def choose(folder: Path, which: str) -> tuple[Path, list[str]]:
+def choose_checkpoint(folder: Path, which: str) -> tuple[Path, list[str]]:
     """The checkpoint in `folder` that `which` names, best, last or a step, and what is damaged on the way to it.
 
     In the place of a damaged one stands the newest whole one before it. ValueError where there is none."""
-    steps = saved_steps(folder)
+    steps = list_saved_steps(folder)
     known = ", ".join(["best", "last", *(str(step) for step in steps)])
     if which not in ("best", "last") and not (which.isdecimal() and int(which) in steps):
         raise ValueError(f"{which!r} is none of the checkpoints that {folder} keeps: {known}")
     if which == "best":
-        asked, limit = [folder / "best"], best_step(folder)
+        asked, limit = [folder / "best"], find_best_step(folder)
     else:
         asked, limit = [], int(which) if which.isdecimal() else math.inf
     earlier = [step for step in steps if step <= limit]
     faults = []
-    for path in map(standing, [*asked, *(folder / name_of(step) for step in reversed(earlier))]):
-        fault = damage(path)
+    for path in map(resolve_checkpoint, [*asked, *(folder / checkpoint_name(step) for step in reversed(earlier))]):
+        fault = find_damage(path)
         if fault is None:
             return path, faults
         faults.append(fault)
     raise ValueError(f"no whole checkpoint is left in {folder}: {'; '.join(faults) or 'there is none'}")
 
 
-def best_step(folder: Path) -> float:
+def find_best_step(folder: Path) -> float:
     """The step of the best in `folder`, as it says itself or else another one does."""
-    for name, counter in (("best", "step"), *((name_of(step), "best_step") for step in reversed(saved_steps(folder)))):
+    for name, counter in (
+        ("best", "step"),
+        *((checkpoint_name(step), "best_step") for step in reversed(list_saved_steps(folder))),
+    ):
         with suppress(ValueError):
-            return counters(standing(folder / name))[counter]
+            return read_counters(resolve_checkpoint(folder / name))[counter]
     return math.inf
 
 
-def holding(folder: Path, step: int) -> Path | None:
+def find_checkpoint(folder: Path, step: int) -> Path | None:
     """A whole checkpoint of `step` in `folder`, as the best or among the last."""
-    for path in map(standing, (folder / "best", folder / name_of(step))):
-        if damage(path) is None and counters(path)["step"] == step:
+    for path in map(resolve_checkpoint, (folder / "best", folder / checkpoint_name(step))):
+        if find_damage(path) is None and read_counters(path)["step"] == step:
             return path
     return None
 
 
-def saved_steps(folder: Path) -> list[int]:
+def list_saved_steps(folder: Path) -> list[int]:
     """The steps of the checkpoints in `folder`, oldest first, without those after a spike."""
     names = {path.name.removesuffix(".old") for path in folder.glob("step-*")}
     return sorted(int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdecimal())
 
 
-def name_of(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
@@ -150,7 +153,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     """A foreign `.pt`, `.bin` or safetensors state dict, loaded as data; ValueError for anything else."""
     if path.suffix == ".safetensors":
         return load_weights(path)
-    loaded = _load_data(path)
+    loaded = _load_tensors(path)
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
@@ -159,7 +162,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
     return {name: tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
 
 
-def _load_data(path: Path) -> Any:
+def _load_tensors(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -170,69 +173,73 @@ class Checkpointer:
     """Keeps the last `keep` checkpoints in `<folder>/step-…`, those of them that a spike may call for, and
     `<folder>/best`."""
 
-    def __init__(self, folder: Path, world: World, keep: int) -> None:
+    def __init__(self, folder: Path, world: ProcessGroup, keep: int) -> None:
         self.folder, self.world, self.keep = folder, world, keep
         self._saved_step: int | None = None
 
     def save(self, state: TrainState, is_best: bool) -> None:
         """Called by every process: each has generators of its own. What is saved already is not written again."""
-        path = self.folder / name_of(state.step)
+        path = self.folder / checkpoint_name(state.step)
         is_saved, self._saved_step = self._saved_step == state.step, state.step
-        rng = None if is_saved else self.world.gather(rng_state())
+        rng = None if is_saved else self.world.all_gather(get_rng_state())
         if not self.world.is_main:
             return
         if not is_saved:
             save_checkpoint(state, path, rng)
         if is_best:
-            _write_whole(self.folder / "best", lambda draft: _link(path.iterdir(), draft))
-        saved = saved_steps(self.folder)
+            _write_folder(self.folder / "best", lambda draft: _link_files(path.iterdir(), draft))
+        saved = list_saved_steps(self.folder)
         safe = max((step for step in saved if step <= state.step - SPIKE_STEPS), default=0)  # from a spike not yet seen
         for step in saved[: -self.keep]:
             if step < safe:
-                shutil.rmtree(self.folder / name_of(step))
+                shutil.rmtree(self.folder / checkpoint_name(step))
 
-    def begin_with(self, state: TrainState, best: Path | None) -> None:
+    def save_resumed_start(self, state: TrainState, best: Path | None) -> None:
         """Have what a run that goes on from another needs to stand alone: where it begins, and the best so far."""
         self.save(state, False)
         if self.world.is_main and best:
-            _write_whole(self.folder / "best", lambda draft: _link(best.iterdir(), draft))
+            _write_folder(self.folder / "best", lambda draft: _link_files(best.iterdir(), draft))
 
-    def go_back(self, state: TrainState, before: int) -> int | None:
+    def restore_before(self, state: TrainState, before: int) -> int | None:
         """Bring `state` to the last whole checkpoint of less than `before` steps and mark those after it; its step, or
         None where there is none."""
-        path = self.world.from_main(self._last_before(before) if self.world.is_main else None)
+        path = self.world.broadcast(self._find_last_before(before) if self.world.is_main else None)
         if path is None:
             return None
         load_checkpoint(state, path, rank=self.world.rank)
         self._saved_step = None  # what comes of it differs from what is there
         if self.world.is_main:
-            for step in saved_steps(self.folder):
+            for step in list_saved_steps(self.folder):
                 if step > state.step:
-                    _replace(self.folder / name_of(step), self.folder / f"{name_of(step)}{AFTER_SPIKE}")
+                    _replace_folder(
+                        self.folder / checkpoint_name(step), self.folder / f"{checkpoint_name(step)}{AFTER_SPIKE}"
+                    )
         return state.step
 
-    def _last_before(self, step: int) -> Path | None:
-        paths = [self.folder / name_of(saved) for saved in reversed(saved_steps(self.folder)) if saved < step]
-        return next((path for path in map(standing, paths) if damage(path) is None), None)
+    def _find_last_before(self, step: int) -> Path | None:
+        paths = [
+            self.folder / checkpoint_name(saved) for saved in reversed(list_saved_steps(self.folder)) if saved < step
+        ]
+        return next((path for path in map(resolve_checkpoint, paths) if find_damage(path) is None), None)
 
 
-def standing(folder: Path) -> Path:
+def resolve_checkpoint(folder: Path) -> Path:
     """`folder`, or what it was to replace where the writer was cut off between the two renames."""
-    old = _old(folder)
+    old = _previous_path(folder)
     return old if old.exists() and not folder.exists() else folder
 
 
-def _write_whole(folder: Path, write: Callable[[Path], None]) -> None:
+def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     draft = folder.with_name(folder.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     write(draft)
     for path in (*draft.iterdir(), draft):
         _flush(path)
-    _replace(draft, folder)
+    _replace_folder(draft, folder)
 
 
-def _link(files: Iterable[Path], folder: Path) -> None:
+def _link_files(files: Iterable[Path], folder: Path) -> None:
     """The same files under another name, copied where the file system has no links."""
     for file in files:
         try:
@@ -241,9 +248,9 @@ def _link(files: Iterable[Path], folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
 
 
-def _replace(new: Path, folder: Path) -> None:
+def _replace_folder(new: Path, folder: Path) -> None:
     """A folder cannot be renamed over one that has files: the old one steps aside first, and goes last."""
-    old = _old(folder)
+    old = _previous_path(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
@@ -252,7 +259,7 @@ def _replace(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _old(folder: Path) -> Path:
+def _previous_path(folder: Path) -> Path:
     return folder.with_name(folder.name + ".old")
 
 
@@ -265,6 +272,6 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
-def _digest(path: Path) -> str:
+def _file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

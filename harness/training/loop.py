@@ -10,24 +10,24 @@ from typing import Any
 
 import torch
 
-from harness.core.distributed import World
+from harness.core.distributed import ProcessGroup
 from harness.core.events import EvalEnd, Event, OutOfMemory, Spike, StepEnd
-from harness.core.seeding import preserved_rng, set_torch_rng_state, torch_rng_state
+from harness.core.seeding import get_torch_rng_state, preserve_rng_state, set_torch_rng_state
 from harness.core.state import TrainState
 from harness.core.task import Mean, Metric, Task
-from harness.training.grad_norms import layer_norms
-from harness.training.policies import Decision, Policy, ShrinkMicroBatch, Spiked, Stop, decide
+from harness.training.grad_norms import layer_grad_norms
+from harness.training.policies import Decision, HandleSpike, Policy, ShrinkMicroBatch, Stop, first_decision
 
 Emit = Callable[[Event], None]
 Save = Callable[[TrainState, bool], None]
 """Write the state down; the flag says whether it is the best so far."""
 BEST = ("best_val_loss", "best_step", "evals_since_best")
-GoBack = Callable[[TrainState, int], int | None]
+RestoreBefore = Callable[[TrainState, int], int | None]
 """Bring the state to the last checkpoint of less than so many steps; its step, None where there is none."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """The numbers a run follows. `batch_size` is examples a step over all processes; `micro_batch_size` examples a
     forward pass in each."""
 
@@ -46,36 +46,36 @@ class Plan:
 def train(
     task: Task,
     state: TrainState,
-    plan: Plan,
-    world: World,
+    plan: TrainingPlan,
+    world: ProcessGroup,
     *,
     policies: Sequence[Policy] = (),
     emit: Emit = lambda event: None,
     save: Save = lambda state, is_best: None,
-    go_back: GoBack = lambda state, before: None,
+    restore_before: RestoreBefore = lambda state, before: None,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> Stop:
     """Train `state` to the end of `plan`, or to where a policy or a signal stops it; the answer says which."""
     micro_batch_size = plan.micro_batch_size
     _set_mode(state, is_training=True)
-    decision = _assess(task, state, plan, world, policies, emit, save) if state.step == 0 else None
+    decision = _evaluate_and_checkpoint(task, state, plan, world, policies, emit, save) if state.step == 0 else None
     while not isinstance(decision, Stop) and state.step < plan.total_steps:
         began_at = time.perf_counter()
         batch = task.batch(state.examples, plan.batch_size)
         event = train_step(task, state, batch, plan, world, micro_batch_size, began_at)
         emit(event)
-        decision = decide(policies, event)
+        decision = first_decision(policies, event)
         if isinstance(decision, ShrinkMicroBatch):
             micro_batch_size = decision.micro_batch_size
             continue
-        decision = _settled(decision, state, plan, emit, save, go_back)
+        decision = _handle_spike(decision, state, plan, emit, save, restore_before)
         if decision is None and state.step == event.step:  # and not back at an earlier one
             if state.step in plan.eval_steps:
-                decision = _assess(task, state, plan, world, policies, emit, save, event.grad_norm)
-                decision = _settled(decision, state, plan, emit, save, go_back)
+                decision = _evaluate_and_checkpoint(task, state, plan, world, policies, emit, save, event.grad_norm)
+                decision = _handle_spike(decision, state, plan, emit, save, restore_before)
             elif plan.save_every and state.step % plan.save_every == 0:
                 save(state, False)
-        if decision is None and any(world.sum([float(is_stopping())])):
+        if decision is None and any(world.all_reduce([float(is_stopping())])):
             decision = Stop("interrupted", f"stopped by a signal after step {state.step}")
     stop = decision or Stop("completed", "")
     if stop.status != "diverged":  # what diverged is nothing to go on from
@@ -88,26 +88,26 @@ def train_step(
     task: Task,
     state: TrainState,
     batch: Any,
-    plan: Plan,
-    world: World,
+    plan: TrainingPlan,
+    world: ProcessGroup,
     micro_batch_size: int,
     began_at: float | None = None,
 ) -> StepEnd | OutOfMemory:
     """One optimizer update on `batch`, whose loss is the mean over all its scored elements, however it is split. It is
     timed from `began_at`, when the batch was begun to be made."""
-    began_at, generators = began_at or time.perf_counter(), torch_rng_state()
-    multiplier = state.schedule.multiplier(state.progress(plan.total_steps))
-    state.optimizer.set_lr(multiplier * state.lr_factor)
+    began_at, generators = began_at or time.perf_counter(), get_torch_rng_state()
+    multiplier = state.schedule.lr_multiplier(state.progress(plan.total_steps))
+    state.optimizer.scale_lr(multiplier * state.lr_factor)
     try:
-        loss, shortage = _accumulate(task, state, batch, plan, world, micro_batch_size), ""
+        loss, shortage = _accumulate_gradients(task, state, batch, plan, world, micro_batch_size), ""
     except torch.OutOfMemoryError as error:
         loss, shortage = 0.0, str(error).partition("\n")[0]
-    loss, processes_short = world.sum([loss, float(bool(shortage))])
+    loss, processes_short = world.all_reduce([loss, float(bool(shortage))])
     if processes_short:
         state.optimizer.zero_grad()
         set_torch_rng_state(generators)
         return OutOfMemory(state.step, micro_batch_size, shortage or "on another process")
-    grad_norm = _update(state, plan, world)
+    grad_norm = _clip_and_step(state, plan, world)
     tokens = task.tokens(batch)
     state.step, state.examples, state.tokens = state.step + 1, state.examples + plan.batch_size, state.tokens + tokens
     state.skips = 0 if math.isfinite(loss) and math.isfinite(grad_norm) else state.skips + 1
@@ -125,28 +125,28 @@ def train_step(
     )
 
 
-def evaluate(task: Task, world: World, autocast: torch.dtype | None = None) -> dict[str, Metric]:
+def evaluate(task: Task, world: ProcessGroup, autocast: torch.dtype | None = None) -> dict[str, Metric]:
     """The task's metrics over its whole validation set; no generator moves."""
-    return task.report(measure(task, world, autocast))
+    return task.report(score_validation_set(task, world, autocast))
 
 
-def measure(task: Task, world: World, autocast: torch.dtype | None = None) -> dict[str, Mean]:
+def score_validation_set(task: Task, world: ProcessGroup, autocast: torch.dtype | None = None) -> dict[str, Mean]:
     """What `evaluate` reports on, added up over the validation set, which is shared out without padding."""
     was_training = task.model.training
     task.model.eval()
     means: dict[str, Mean] = {}
-    with torch.no_grad(), preserved_rng(), _autocast(world, autocast):
-        for batch in world.share(task.validation_batches()):
-            means = _merge(means, task.score(batch))
+    with torch.no_grad(), preserve_rng_state(), _autocast(world, autocast):
+        for batch in world.shard(task.validation_batches()):
+            means = _add_means(means, task.score(batch))
     task.model.train(was_training)
-    return functools.reduce(_merge, world.gather(means))
+    return functools.reduce(_add_means, world.all_gather(means))
 
 
-def _assess(
+def _evaluate_and_checkpoint(
     task: Task,
     state: TrainState,
-    plan: Plan,
-    world: World,
+    plan: TrainingPlan,
+    world: ProcessGroup,
     policies: Sequence[Policy],
     emit: Emit,
     save: Save,
@@ -174,28 +174,30 @@ def _assess(
         evals_since_best=state.evals_since_best,
         share=(state.step - plan.first_step) / (plan.total_steps - plan.first_step),
         seconds=time.perf_counter() - began_at,
-        grad_norms=layer_norms(state.model.named_parameters(), grad_norm),
+        grad_norms=layer_grad_norms(state.model.named_parameters(), grad_norm),
     )
     emit(event)
     if math.isfinite(val_loss):
         save(state, is_best)
     _set_mode(state, is_training=True)
-    return world.from_main(decide(policies, event))
+    return world.broadcast(first_decision(policies, event))
 
 
-def _settled(decision: Decision, state: TrainState, plan: Plan, emit: Emit, save: Save, go_back: GoBack) -> Stop | None:
+def _handle_spike(
+    decision: Decision, state: TrainState, plan: TrainingPlan, emit: Emit, save: Save, go_back: RestoreBefore
+) -> Stop | None:
     """`decision`, where it is to stop or nothing; a spike is told, and answered as the policy says.
 
     What is left of it after going back stays: the batches at fault are not taken again, the LR is cut, the best so far
     is the best so far. All of it is saved, so that a run stopped now goes on from there."""
-    if not isinstance(decision, Spiked):
+    if not isinstance(decision, HandleSpike):
         return decision
     kept = {name: getattr(state, name) for name in ("examples", "rollbacks", "lr_factor", *BEST)}
-    fed = (state.examples - (state.step - decision.began_at) * plan.batch_size, state.examples)
+    fed = (state.examples - (state.step - decision.last_good_step) * plan.batch_size, state.examples)
     step, is_allowed = state.step, decision.action == "rollback" and state.rollbacks < decision.max_rollbacks
-    back_to = go_back(state, decision.began_at + 1) if is_allowed else None
+    back_to = go_back(state, decision.last_good_step + 1) if is_allowed else None
     if back_to is None:
-        state.spiked_at = decision.began_at
+        state.spiked_at = decision.last_good_step
     else:
         for name, value in kept.items():
             setattr(state, name, value)
@@ -203,20 +205,26 @@ def _settled(decision: Decision, state: TrainState, plan: Plan, emit: Emit, save
         save(state, False)
         _set_mode(state, is_training=True)
     goes_on = decision.action == "warn" or back_to is not None
-    emit(Spike(step, decision.began_at, decision.loss, decision.usual, back_to, state.lr_factor, goes_on, fed))
+    emit(
+        Spike(
+            step, decision.last_good_step, decision.loss, decision.baseline_loss, back_to, state.lr_factor, goes_on, fed
+        )
+    )
     if goes_on:
         return None
-    told = f"the loss rose from about {decision.usual:.4g} to {decision.loss:.4g} after step {decision.began_at}"
+    told = f"the loss rose from about {decision.baseline_loss:.4g} to {decision.loss:.4g} after step {decision.last_good_step}"
     return Stop("diverged", f"{told}, with no checkpoint before it" if is_allowed else told)
 
 
-def _accumulate(task: Task, state: TrainState, batch: Any, plan: Plan, world: World, micro_batch_size: int) -> float:
+def _accumulate_gradients(
+    task: Task, state: TrainState, batch: Any, plan: TrainingPlan, world: ProcessGroup, micro_batch_size: int
+) -> float:
     """Backward over this process's share of `batch`; its part of the mean loss of the whole batch."""
     state.optimizer.zero_grad()
     total_count = task.count(batch)
     share = -(-plan.batch_size // world.size)
     loss_sum = torch.zeros((), device=world.device)
-    for part in world.share(task.split(batch, share)):
+    for part in world.shard(task.split(batch, share)):
         for micro_batch in task.split(part, micro_batch_size):
             with _autocast(world, plan.autocast):
                 loss = task.loss(micro_batch).sum / total_count
@@ -225,10 +233,10 @@ def _accumulate(task: Task, state: TrainState, batch: Any, plan: Plan, world: Wo
     return loss_sum.item()
 
 
-def _update(state: TrainState, plan: Plan, world: World) -> float:
+def _clip_and_step(state: TrainState, plan: TrainingPlan, world: ProcessGroup) -> float:
     """Clip and apply the gradients unless one is not finite; the norm before clipping."""
     parameters = list(state.optimizer.parameters())
-    world.sum_gradients(parameters)
+    world.all_reduce_gradients(parameters)
     for part in state.optimizer.parts:
         state.scaler.unscale_(part)
     grad_norm = torch.nn.utils.clip_grad_norm_(parameters, plan.grad_clip).item()
@@ -247,9 +255,9 @@ def _set_mode(state: TrainState, *, is_training: bool) -> None:
         state.optimizer.eval()
 
 
-def _autocast(world: World, dtype: torch.dtype | None) -> AbstractContextManager:
+def _autocast(world: ProcessGroup, dtype: torch.dtype | None) -> AbstractContextManager:
     return torch.autocast(world.device.type, dtype) if dtype else nullcontext()
 
 
-def _merge(left: dict[str, Mean], right: dict[str, Mean]) -> dict[str, Mean]:
+def _add_means(left: dict[str, Mean], right: dict[str, Mean]) -> dict[str, Mean]:
     return left | {name: left[name] + mean if name in left else mean for name, mean in right.items()}

@@ -12,7 +12,7 @@ from torch import nn
 from harness.models import untie_head
 
 
-def adapt(
+def add_adapters(
     model: nn.Module,
     *,
     rank: int,
@@ -33,18 +33,18 @@ def adapt(
         raise ValueError(f"alpha={alpha} must be above 0: the adapters' output is scaled by alpha/rank")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout} must lie from 0 to below 1")
-    names = targets(model, target_modules)
+    names = find_target_layers(model, target_modules)
 
     from peft import LoraConfig, inject_adapter_in_model
 
-    head = _head(model)
+    head = _output_head(model)
     if any(model.get_submodule(name) is head for name in names):
         untie_head(model)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=_whole(names),
+        target_modules=_exact_pattern(names),
         use_rslora=rslora,
         use_dora=dora,
     )
@@ -53,10 +53,10 @@ def adapt(
         return inject_adapter_in_model(config, model)
 
 
-def targets(model: nn.Module, target_modules: str | Iterable[str]) -> list[str]:
+def find_target_layers(model: nn.Module, target_modules: str | Iterable[str]) -> list[str]:
     """The full names of the linear layers meant; ValueError, with the endings that exist, where one means none."""
     linear = {name: module for name, module in model.named_modules() if _is_linear(module)}
-    body = [name for name, module in linear.items() if module is not _head(model)]
+    body = [name for name, module in linear.items() if module is not _output_head(model)]
     chosen = {
         "attention": [name for name in body if re.search("attn|attention", name.rpartition(".")[0])],
         "all_linear": body,
@@ -75,9 +75,9 @@ def targets(model: nn.Module, target_modules: str | Iterable[str]) -> list[str]:
     return [name for name in linear if name in meant]
 
 
-def without_adapters(model: nn.Module, *, merged: bool) -> nn.Module:
+def remove_adapters(model: nn.Module, *, merged: bool) -> nn.Module:
     """`model` itself, each adapted layer replaced by its own, with the adapter's part added where `merged`."""
-    for name, layer in _adapted(model):
+    for name, layer in _adapted_layers(model):
         if merged:
             layer.merge()
         model.set_submodule(name, layer.base_layer)
@@ -92,7 +92,7 @@ def save_adapters(
     from peft import get_peft_model_state_dict
 
     config = copy(model.peft_config["default"])
-    config.target_modules = _whole([rename(name) for name, _ in _adapted(model)])
+    config.target_modules = _exact_pattern([rename(name) for name, _ in _adapted_layers(model)])
     config.task_type, config.base_model_name_or_path, config.inference_mode = task_type, base, True
     config.save_pretrained(folder)
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -100,16 +100,16 @@ def save_adapters(
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _adapted(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def _adapted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "base_layer")]
 
 
-def _whole(names: list[str]) -> str:
+def _exact_pattern(names: list[str]) -> str:
     """For peft, which matches a pattern against whole names and a list against their endings."""
     return "|".join(map(re.escape, names))
 
 
-def _head(model: nn.Module) -> nn.Module | None:
+def _output_head(model: nn.Module) -> nn.Module | None:
     return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 

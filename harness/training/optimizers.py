@@ -11,31 +11,31 @@ from torch.optim import Adafactor, AdamW, Muon, Optimizer
 
 Group = dict[str, Any]
 
-UNDECAYED = {"hidden": ("embeddings", "vectors"), "matrices": ("vectors",), "all": ()}
+GROUPS_WITHOUT_DECAY = {"hidden": ("embeddings", "vectors"), "matrices": ("vectors",), "all": ()}
 """By the scope of weight decay, the groups that it spares."""
 
 
-def partition(model: nn.Module, weight_decay_scope: str = "matrices") -> list[Group]:
+def group_parameters(model: nn.Module, weight_decay_scope: str = "matrices") -> list[Group]:
     """The trainable parameters, each once, in those of the groups `embeddings`, `matrices`, `vectors` that exist.
 
     The output head counts as an embedding; `vectors` are biases, gains and gates, one number a channel. ValueError when
     nothing is trainable.
     """
-    if weight_decay_scope not in UNDECAYED:
-        raise ValueError(f"weight_decay_scope={weight_decay_scope!r} must be one of {', '.join(UNDECAYED)}")
+    if weight_decay_scope not in GROUPS_WITHOUT_DECAY:
+        raise ValueError(f"weight_decay_scope={weight_decay_scope!r} must be one of {', '.join(GROUPS_WITHOUT_DECAY)}")
     members: dict[str, list[tuple[str, nn.Parameter]]] = {"embeddings": [], "matrices": [], "vectors": []}
-    embedded = {id(weight) for module in _embeddings(model) for weight in module.parameters(recurse=False)}
+    embedded = {id(weight) for module in _embedding_modules(model) for weight in module.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             kind = "vectors" if _is_vector(parameter) else "embeddings" if id(parameter) in embedded else "matrices"
             members[kind].append((name, parameter))
     if not any(members.values()):
         raise ValueError("the model has no trainable parameter: unfreeze it, or choose a lora that adapts it")
-    spared = {kind: {"weight_decay": 0.0} for kind in UNDECAYED[weight_decay_scope]}
+    spared = {kind: {"weight_decay": 0.0} for kind in GROUPS_WITHOUT_DECAY[weight_decay_scope]}
     return [{"name": kind, "params": params, **spared.get(kind, {})} for kind, params in members.items() if params]
 
 
-def muon(
+def build_muon(
     groups: list[Group],
     *,
     lr: float,
@@ -49,7 +49,7 @@ def muon(
 
     ValueError where there is no such matrix or a parameter is complex.
     """
-    _refuse_complex("Muon", chain.from_iterable(group["params"] for group in groups))
+    _reject_complex("Muon", chain.from_iterable(group["params"] for group in groups))
     by_name = {group["name"]: group for group in groups}
     matrices = by_name.pop("matrices", {"params": []})["params"]
     flat = [member for member in matrices if member[1].ndim == 2]
@@ -89,14 +89,14 @@ class Lamb(Optimizer):
             group["step"] += 1
             trained = [parameter for parameter in group["params"] if parameter.grad is not None]
             if trained:
-                self._update(group, trained)
+                self._update_parameters(group, trained)
 
-    def _update(self, group: Group, trained: list[nn.Parameter]) -> None:
+    def _update_parameters(self, group: Group, trained: list[nn.Parameter]) -> None:
         for parameter in trained:
             if not self.state[parameter]:
-                zeros = torch.zeros_like(_real(parameter))
+                zeros = torch.zeros_like(_as_real(parameter))
                 self.state[parameter] = {"exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-        weights, grads = [_real(p) for p in trained], [_real(p.grad) for p in trained]
+        weights, grads = [_as_real(p) for p in trained], [_as_real(p.grad) for p in trained]
         means = [self.state[p]["exp_avg"] for p in trained]
         squares = [self.state[p]["exp_avg_sq"] for p in trained]
         beta1, beta2 = group["betas"]
@@ -113,7 +113,7 @@ class Lamb(Optimizer):
         torch._foreach_add_(weights, updates, alpha=-group["lr"])
 
 
-class Optimizers:
+class CombinedOptimizer:
     """The optimizer port over one or several torch optimizers.
 
     ValueError for an LR that is not above 0, for complex parameters where an optimizer cannot take them, and, where
@@ -122,26 +122,26 @@ class Optimizers:
 
     def __init__(self, built: Optimizer | Sequence[Optimizer], model: nn.Module | None = None) -> None:
         self.parts = [built] if isinstance(built, Optimizer) else list(built)
-        for index, group in enumerate(self._groups()):
+        for index, group in enumerate(self._param_groups()):
             group.setdefault("name", f"group{index}")
             if not group["lr"] > 0:
                 raise ValueError(f"lr={group['lr']} of the {group['name']} must be above 0")
         for part in self.parts:
             if isinstance(part, Adafactor):
-                _refuse_complex("Adafactor", chain.from_iterable(map(_named, part.param_groups)))
+                _reject_complex("Adafactor", chain.from_iterable(map(_named_parameters, part.param_groups)))
         if model is not None:
-            _check_exact(self.parameters(), model)
-        self._configured = [[_numbers(group) for group in part.param_groups] for part in self.parts]
+            _check_coverage(self.parameters(), model)
+        self._configured = [[_hyperparameters(group) for group in part.param_groups] for part in self.parts]
 
-    def set_lr(self, multiplier: float) -> None:
-        for group, configured in zip(self._groups(), chain(*self._configured), strict=True):
+    def scale_lr(self, multiplier: float) -> None:
+        for group, configured in zip(self._param_groups(), chain(*self._configured), strict=True):
             group["lr"] = configured["lr"] * multiplier
 
-    def lrs(self) -> dict[str, float]:
-        return {group["name"]: group["lr"] for group in self._groups()}
+    def current_lrs(self) -> dict[str, float]:
+        return {group["name"]: group["lr"] for group in self._param_groups()}
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        return (parameter for group in self._groups() for parameter in group["params"])
+        return (parameter for group in self._param_groups() for parameter in group["params"])
 
     def zero_grad(self) -> None:
         for part in self.parts:
@@ -161,11 +161,11 @@ class Optimizers:
 
     def state_dict(self) -> dict[str, Any]:
         """The moments, and the numbers an optimizer has itself moved on, such as a count of steps."""
-        return {"parts": [_state(*pair) for pair in zip(self.parts, self._configured, strict=True)]}
+        return {"parts": [_part_state(*pair) for pair in zip(self.parts, self._configured, strict=True)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Bring back the moments; the numbers stay those of the configuration. ValueError where they do not fit."""
-        saved, own = _description(state), _description(self.state_dict())
+        saved, own = _describe_parts(state), _describe_parts(self.state_dict())
         if saved != own:
             raise ValueError(
                 f"the moments are those of {saved}, and the run trains {own}: "
@@ -177,28 +177,28 @@ class Optimizers:
             merged = [{**group, **number, **progress} for group, number, progress in numbers]
             part.load_state_dict({"state": moved["moments"], "param_groups": merged})
 
-    def _groups(self) -> Iterator[Group]:
+    def _param_groups(self) -> Iterator[Group]:
         return chain.from_iterable(part.param_groups for part in self.parts)
 
 
-def _state(part: Optimizer, configured: list[Group]) -> dict[str, Any]:
+def _part_state(part: Optimizer, configured: list[Group]) -> dict[str, Any]:
     progress = []
     for group, was in zip(part.param_groups, configured, strict=True):
-        now = _numbers(group)
+        now = _hyperparameters(group)
         progress.append({key: now[key] for key in now if key != "lr" and (key not in was or now[key] != was[key])})
     sizes = [len(group["params"]) for group in part.param_groups]
     return {"kind": type(part).__name__, "sizes": sizes, "progress": progress, "moments": part.state_dict()["state"]}
 
 
-def _description(state: dict[str, Any]) -> str:
+def _describe_parts(state: dict[str, Any]) -> str:
     return " and ".join(f"{part['kind']} over {part['sizes']} parameters" for part in state["parts"])
 
 
-def _numbers(group: Group) -> Group:
+def _hyperparameters(group: Group) -> Group:
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}
 
 
-def _embeddings(model: nn.Module) -> Iterator[nn.Module]:
+def _embedding_modules(model: nn.Module) -> Iterator[nn.Module]:
     yield from (module for module in model.modules() if isinstance(module, nn.Embedding))
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is not None:
@@ -210,18 +210,18 @@ def _is_vector(parameter: nn.Parameter) -> bool:
     return parameter.ndim < 2 or (parameter.ndim > 2 and parameter.numel() == max(parameter.shape))
 
 
-def _named(group: Group) -> Iterator[tuple[str, nn.Parameter]]:
+def _named_parameters(group: Group) -> Iterator[tuple[str, nn.Parameter]]:
     names = group.get("param_names") or [group["name"]] * len(group["params"])
     return zip(names, group["params"], strict=True)
 
 
-def _refuse_complex(kind: str, named: Iterable[tuple[str, nn.Parameter]]) -> None:
+def _reject_complex(kind: str, named: Iterable[tuple[str, nn.Parameter]]) -> None:
     names = [name for name, parameter in named if parameter.is_complex()]
     if names:
         raise ValueError(f"{kind} cannot train complex parameters ({', '.join(names)}): choose optimizer=adamw")
 
 
-def _check_exact(held: Iterable[nn.Parameter], model: nn.Module) -> None:
+def _check_coverage(held: Iterable[nn.Parameter], model: nn.Module) -> None:
     counts = Counter(map(id, held))
     trainable = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     wrong = [name for key, name in trainable.items() if counts[key] != 1]
@@ -232,5 +232,5 @@ def _check_exact(held: Iterable[nn.Parameter], model: nn.Module) -> None:
         )
 
 
-def _real(tensor: torch.Tensor) -> torch.Tensor:
+def _as_real(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -11,7 +11,7 @@ from harness.core.events import EvalEnd, Event, OutOfMemory, Status, StepEnd
 
 SPIKE_WINDOW, SPIKE_STEPS = 50, 3
 """Steps that say what is usual; steps in a row that must lie above it."""
-SPIKE_SPREADS, SPIKE_SHARE = 6.0, 0.1
+SPIKE_DEVIATIONS, SPIKE_FRACTION = 6.0, 0.1
 """How far above: in robust standard deviations, and as a share of the usual loss."""
 
 
@@ -31,23 +31,23 @@ class ShrinkMicroBatch:
 
 
 @dataclass(frozen=True)
-class Spiked:
+class HandleSpike:
     """The loss left its course after step `began_at`: say so, and stop or go back to the last checkpoint before it,
     with every LR cut to `lr_factor` of what it was; after `max_rollbacks` of these, stop."""
 
-    began_at: int
+    last_good_step: int
     loss: float
-    usual: float
+    baseline_loss: float
     action: Literal["warn", "rollback", "stop"]
     lr_factor: float
     max_rollbacks: int
 
 
-Decision = Stop | ShrinkMicroBatch | Spiked | None
+Decision = Stop | ShrinkMicroBatch | HandleSpike | None
 Policy = Callable[[Event], Decision]
 
 
-def decide(policies: Iterable[Policy], event: Event) -> Decision:
+def first_decision(policies: Iterable[Policy], event: Event) -> Decision:
     """The first answer that is not to continue."""
     for policy in policies:
         decision = policy(event)
@@ -80,37 +80,37 @@ def watch_spikes(
     Chowdhery et al., 2022 (section 5.1), who went back and left out the batches at fault."""
     losses: deque[float] = deque(maxlen=SPIKE_WINDOW + SPIKE_STEPS)
 
-    def spiked(began_at: int, loss: float, usual: float) -> Spiked:
+    def spiked(began_at: int, loss: float, usual: float) -> HandleSpike:
         losses.clear()
-        return Spiked(began_at, loss, usual, action, lr_factor, max_rollbacks)
+        return HandleSpike(began_at, loss, usual, action, lr_factor, max_rollbacks)
 
     def policy(event: Event) -> Decision:
-        if action == "rollback" and (broke_at := _broke_at(event, max_skips)) is not None:
+        if action == "rollback" and (broke_at := _last_finite_step(event, max_skips)) is not None:
             loss = event.loss if isinstance(event, StepEnd) else event.val_loss
             return spiked(broke_at, loss, median(losses) if losses else math.nan)
         if not isinstance(event, StepEnd) or not math.isfinite(event.loss):
             return None
         losses.append(event.loss)
         usual, latest = list(losses)[:SPIKE_WINDOW], list(losses)[SPIKE_WINDOW:]
-        if len(latest) < SPIKE_STEPS or min(latest) <= _ceiling(usual):
+        if len(latest) < SPIKE_STEPS or min(latest) <= _spike_threshold(usual):
             return None
         return spiked(event.step - SPIKE_STEPS, event.loss, median(usual))
 
     return policy
 
 
-def _broke_at(event: Event, max_skips: int) -> int | None:
+def _last_finite_step(event: Event, max_skips: int) -> int | None:
     """The last step before the loss was no longer finite, where it is not."""
     if isinstance(event, EvalEnd) and event.step and not math.isfinite(event.val_loss):
         return event.step - 1
     return event.step - event.skips if isinstance(event, StepEnd) and event.skips > max_skips else None
 
 
-def _ceiling(usual: list[float]) -> float:
+def _spike_threshold(usual: list[float]) -> float:
     """Above what is usual: the median absolute deviation times 1.4826 is a normal distribution's standard deviation."""
     middle = median(usual)
     spread = 1.4826 * median(abs(loss - middle) for loss in usual)
-    return middle + max(SPIKE_SPREADS * spread, SPIKE_SHARE * abs(middle))
+    return middle + max(SPIKE_DEVIATIONS * spread, SPIKE_FRACTION * abs(middle))
 
 
 def stop_early(patience: int) -> Policy:

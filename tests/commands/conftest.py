@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 from harness.run.runner import run
 from tests.run.test_run import SMOKE
 
@@ -25,14 +25,14 @@ def overrides(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> list
 @pytest.fixture(scope="session")
 def finished(overrides: list[str]) -> Path:
     """The folder of the run."""
-    return run(compose([*overrides, "observers=quiet", "optimizer.lr=2e-3", "seed=5"])).folder
+    return run(compose_config([*overrides, "observers=quiet", "optimizer.lr=2e-3", "seed=5"])).folder
 
 
 @dataclass(frozen=True)
 class RangeTest:
     """What `lr-range` printed, and the folder of its kind."""
 
-    said: str
+    output: str
     folder: Path
 
 

@@ -10,16 +10,16 @@ import torch
 
 from harness import cli
 from harness.config.errors import ConfigError
-from harness.config.schema import compose
-from harness.data.blimp_published import MODELS
-from harness.run.load import read_back
+from harness.config.schema import compose_config
+from harness.data.blimp_published import PUBLISHED_MODELS
+from harness.run.load import load_recorded_run
 from harness.run.runner import run
-from harness.tasks.minimal_pairs import as_trained, is_hit
-from harness.tracking.mlflow_client import connect
-from harness.tracking.run_uploader import Cursor, upload
-from tests.data.documents import WORDS, Given
-from tests.data.test_blimp import lines
-from tests.run.test_run import series
+from harness.tasks.minimal_pairs import build_likelihood, compare_pairs
+from harness.tracking.mlflow_client import connect_to_store
+from harness.tracking.run_uploader import UploadCursor, upload_run
+from tests.data.documents import WORDS, SyntheticDocuments
+from tests.data.test_blimp import write_jsonl
+from tests.run.test_run import read_series
 from tests.tracking.stores import new_store, only_run
 
 SHORT = ["device=cpu", "observers=quiet", "data=text", "data.sequence_length=32", "batch.batch_size=8", "loop.evals=2"]
@@ -33,29 +33,29 @@ MASKED += ["model.width=16", "model.heads=2", "model.hidden=32"]
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(text in the invented language, its minimal pairs: a sentence, and the same backwards)."""
     folder = tmp_path_factory.mktemp("given")
-    (folder / "text.txt").write_text("\n".join(document.text for document in Given(count=200).documents()))
+    (folder / "text.txt").write_text("\n".join(document.text for document in SyntheticDocuments(count=200).documents()))
     rows = []
     for number in range(24):
         words = WORDS[number : number + 3 + number % 4]
         uid = ("order_1", "order_2", "agreement_1")[number % 3]
         sentences = {"sentence_good": " ".join(words), "sentence_bad": " ".join(reversed(words))}
         rows.append({**sentences, "UID": uid, "linguistics_term": uid[:-2], "field": "syntax"})
-    return folder / "text.txt", lines(folder / "pairs.jsonl", rows)
+    return folder / "text.txt", write_jsonl(folder / "pairs.jsonl", rows)
 
 
-def trained(kind: list[str], given: tuple[Path, Path], places: list[str], *more: str) -> Path:
+def train_run(kind: list[str], given: tuple[Path, Path], places: list[str], *more: str) -> Path:
     text, pairs = given
     chosen = [*kind, *places, f"data.source.path={text}", f"task.blimp.path={pairs}", "task.blimp.per_paradigm=null"]
-    result = run(compose([*chosen, *more]))
+    result = run(compose_config([*chosen, *more]))
     assert result.status == "completed", result.reason
     return result.folder
 
 
 @pytest.mark.parametrize("kind", [CAUSAL, MASKED], ids=["causal", "masked"])
 def test_a_run_is_judged_as_it_was_at_its_best_evaluation(kind: list[str], given, places, capsys) -> None:
-    folder = trained(kind, given, places)
-    losses, shares = series(folder, "val/loss"), series(folder, "val/blimp")
-    assert len(losses) == len(shares) == len(series(folder, "val/blimp_se")) == 3
+    folder = train_run(kind, given, places)
+    losses, shares = read_series(folder, "val/loss"), read_series(folder, "val/blimp")
+    assert len(losses) == len(shares) == len(read_series(folder, "val/blimp_se")) == 3
     assert cli.main(["blimp", str(folder), "--data", str(given[1])]) == 0
     said = capsys.readouterr().out
     assert ("pseudo-log-likelihood" if kind is MASKED else "by log-likelihood") in said
@@ -67,27 +67,27 @@ def test_a_run_is_judged_as_it_was_at_its_best_evaluation(kind: list[str], given
 
 
 def test_a_sentence_stands_as_a_document_does_in_training(given, places) -> None:
-    run = read_back(str(trained(MASKED, given, places, "task.blimp.path=null")))
-    assert not series(run.folder, "val/blimp")
+    run = load_recorded_run(str(train_run(MASKED, given, places, "task.blimp.path=null")))
+    assert not read_series(run.folder, "val/blimp")
     around = {name: run.tokenizer.backend.token_to_id(name) for name in ("[CLS]", "[SEP]", "[MASK]")}
-    score = as_trained(run.model, run.tokenizer, is_masked=True)
-    assert (score.before, score.after, score.mask_id) == ((around["[CLS]"],), (around["[SEP]"],), around["[MASK]"])
-    causal = as_trained(run.model, run.tokenizer, is_masked=False)
-    assert (causal.before, causal.after, causal.mask_id) == ((around["[SEP]"], around["[CLS]"]), (), None)
+    score = build_likelihood(run.model, run.tokenizer, is_masked=True)
+    assert (score.prefix, score.suffix, score.mask_id) == ((around["[CLS]"],), (around["[SEP]"],), around["[MASK]"])
+    causal = build_likelihood(run.model, run.tokenizer, is_masked=False)
+    assert (causal.prefix, causal.suffix, causal.mask_id) == ((around["[SEP]"], around["[CLS]"]), (), None)
 
 
 def test_a_tie_is_no_hit(given, places) -> None:
-    run = read_back(str(trained(CAUSAL, given, places)))
+    run = load_recorded_run(str(train_run(CAUSAL, given, places)))
     good, bad = run.tokenizer.encode([" ".join(WORDS[:4]), " ".join(WORDS[4:9])])
-    score = as_trained(run.model, run.tokenizer, is_masked=False)
-    assert is_hit(score, [good, good, bad], [good, bad, good]) in ([False, True, False], [False, False, True])
+    score = build_likelihood(run.model, run.tokenizer, is_masked=False)
+    assert compare_pairs(score, [good, good, bad], [good, bad, good]) in ([False, True, False], [False, False, True])
 
 
 def test_mlflow_gets_metrics_and_a_table_and_a_second_measurement_replaces_the_first(given, places, tmp_path) -> None:
-    folder = trained(CAUSAL, given, places)
+    folder = train_run(CAUSAL, given, places)
     store = new_store(tmp_path)
-    Cursor(store, "default").save(folder)
-    upload(folder)
+    UploadCursor(store, "default").save(folder)
+    upload_run(folder)
     ended = only_run(store)[1].info.end_time
     for per_paradigm in ("2", "8"):
         assert cli.main(["blimp", str(folder), "--data", str(given[1]), "--per-paradigm", per_paradigm]) == 0
@@ -102,16 +102,16 @@ def test_mlflow_gets_metrics_and_a_table_and_a_second_measurement_replaces_the_f
     artifacts = {file.path: file for file in client.list_artifacts(recorded.info.run_id)}
     assert {"blimp.json", "blimp_table.json"} <= artifacts.keys()
     table = json.loads(Path(client.download_artifacts(recorded.info.run_id, "blimp_table.json")).read_text())
-    assert table["columns"] == ["kind", "name", "accuracy", "standard_error", "pairs", *MODELS]
+    assert table["columns"] == ["kind", "name", "accuracy", "standard_error", "pairs", *PUBLISHED_MODELS]
     assert [row[4] for row in table["data"] if row[1] == "accuracy"] == [24]
     assert json.loads(recorded.data.tags["mlflow.loggedArtifacts"]) == [{"path": "blimp_table.json", "type": "table"}]
 
 
 def test_a_store_that_is_away_gets_it_later_by_sync(given, places, tmp_path, capsys) -> None:
-    folder = trained(CAUSAL, given, places)
+    folder = train_run(CAUSAL, given, places)
     store = new_store(tmp_path)
-    Cursor(store, "default").save(folder)
-    upload(folder)
+    UploadCursor(store, "default").save(folder)
+    upload_run(folder)
     hidden = (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
     (tmp_path / "mlflow.db").mkdir()
     assert cli.main(["blimp", str(folder), "--data", str(given[1])]) == 1
@@ -119,7 +119,7 @@ def test_a_store_that_is_away_gets_it_later_by_sync(given, places, tmp_path, cap
     (tmp_path / "mlflow.db").rmdir()
     hidden.rename(tmp_path / "mlflow.db")
     assert cli.main(["sync", str(folder)]) == 0
-    recorded = connect(store).search_runs(["1"])[0]
+    recorded = connect_to_store(store).search_runs(["1"])[0]
     assert (
         recorded.data.metrics["blimp/accuracy"]
         == json.loads((folder / "blimp.json").read_text())["metrics"]["blimp/accuracy"]
@@ -173,10 +173,10 @@ def test_bad_input_is_said_in_one_line(arguments, said, of_transformers, given, 
 
 
 def test_sentences_too_long_for_the_model_are_refused_before_a_run_is_made(given, places, tmp_path) -> None:
-    long = lines(tmp_path / "long.jsonl", [
+    long = write_jsonl(tmp_path / "long.jsonl", [
         {"sentence_good": "b " * 200, "sentence_bad": "a", "UID": "u", "linguistics_term": "t", "field": "f"}
     ])  # fmt: skip
     chosen = [*CAUSAL, *places, f"data.source.path={given[0]}", f"task.blimp.path={long}"]
     with pytest.raises(ConfigError, match=r"task: a sentence takes \d+ tokens, more than the model's 128 positions"):
-        run(compose(chosen))
+        run(compose_config(chosen))
     assert not (tmp_path / "outputs").exists()

@@ -20,13 +20,13 @@ def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return file
 
 
-def clean(file: Path, to: Path, *more: str) -> int:
+def run_clean(file: Path, to: Path, *more: str) -> int:
     return cli.main(["clean", "data=jsonl", f"data.source.path={file.name}", "--to", str(to), *more])
 
 
 def test_a_cleaned_copy_and_a_list_are_written_and_the_original_stays(original: Path, capsys) -> None:
     before, to = original.read_bytes(), original.with_name("cleaned.jsonl")
-    assert clean(original, to) == 0
+    assert run_clean(original, to) == 0
     assert [json.loads(line) for line in to.read_text().splitlines()] == ROWS[:5]
     assert original.read_bytes() == before
     rows = [line.split("\t") for line in to.with_name("cleaned.jsonl.changes").read_text().splitlines()]
@@ -43,25 +43,25 @@ def test_a_cleaned_copy_and_a_list_are_written_and_the_original_stays(original: 
 
 def test_a_second_run_over_the_copy_drops_nothing(original: Path, capsys) -> None:
     to, again = original.with_name("cleaned.jsonl"), original.with_name("again.jsonl")
-    clean(original, to)
-    assert clean(to, again) == 0
+    run_clean(original, to)
+    assert run_clean(to, again) == 0
     assert again.read_bytes() == to.read_bytes()
     assert "nothing was changed" in capsys.readouterr().out
 
 
 def test_a_compressed_copy_is_compressed(original: Path) -> None:
     to = original.with_name("cleaned.jsonl.gz")
-    assert clean(original, to) == 0
+    assert run_clean(original, to) == 0
     assert len(gzip.decompress(to.read_bytes()).splitlines()) == 5
 
 
 def test_a_file_that_exists_is_written_over_only_on_purpose(original: Path, capsys) -> None:
     to = original.with_name("cleaned.jsonl")
     to.write_text("mine")
-    assert clean(original, to) == 2
+    assert run_clean(original, to) == 2
     assert "exists; name another file, or write over it with --force" in capsys.readouterr().err
     assert to.read_text() == "mine"
-    assert clean(original, to, "--force") == 0
+    assert run_clean(original, to, "--force") == 0
     assert to.read_text() != "mine"
 
 
@@ -69,7 +69,7 @@ def test_a_file_that_exists_is_written_over_only_on_purpose(original: Path, caps
 def test_the_original_is_never_written_over(name: str, original: Path, capsys) -> None:
     (original.parent / "link.jsonl").symlink_to(original)
     before = original.read_bytes()
-    assert clean(original, original.parent / name, "--force") == 2
+    assert run_clean(original, original.parent / name, "--force") == 2
     assert "is the original, which stays as it is" in capsys.readouterr().err
     assert original.read_bytes() == before
 
@@ -103,5 +103,5 @@ def test_bad_input_is_refused_in_a_sentence_and_nothing_is_written(
 
 
 def test_a_folder_that_does_not_exist_is_refused(original: Path, capsys) -> None:
-    assert clean(original, original.parent / "new" / "cleaned.jsonl") == 2
+    assert run_clean(original, original.parent / "new" / "cleaned.jsonl") == 2
     assert "--to: there is no folder" in capsys.readouterr().err

@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.commands.lr_range import Rise, range_test, ranges_of, trained_on
-from harness.config.schema import compose
+from harness.commands.lr_range import LRRamp, describe_data_shortage, format_lr_ranges, run_range_test
+from harness.config.schema import compose_config
 from harness.importers import native
-from harness.run.runner import assembled
-from harness.sweep.request import ask
+from harness.run.runner import built_run
+from harness.sweep.request import compose_sweep_request
 
 
 def test_the_lr_rises_exponentially_whatever_the_schedule_and_a_batch_apart_tells_of_every_update(overrides) -> None:
-    rise = Rise(low=1e-6, high=1e-2, steps=21)
-    with assembled(compose([*overrides, "schedule.warmup_ratio=0.5"])) as (_, parts, world):
-        lrs, losses = range_test(parts, world, rise)
+    rise = LRRamp(low=1e-6, high=1e-2, steps=21)
+    with built_run(compose_config([*overrides, "schedule.warmup_ratio=0.5"])) as (_, parts, world):
+        lrs, losses = run_range_test(parts, world, rise)
         assert parts.state.step == 21
     assert len(lrs) == len(losses) == 21
     assert lrs[0] == pytest.approx(1e-6)
@@ -27,13 +27,13 @@ def test_the_lr_rises_exponentially_whatever_the_schedule_and_a_batch_apart_tell
 
 
 def test_every_group_keeps_its_ratio_to_the_first(overrides) -> None:
-    cfg = compose([*overrides, "optimizer=muon", "optimizer.lr=0.02", "optimizer.adamw_lr=0.001"])
-    with assembled(cfg) as (_, parts, world):
-        range_test(parts, world, Rise(low=1e-4, high=1e-1, steps=20))
-        lrs = parts.state.optimizer.lrs()
+    cfg = compose_config([*overrides, "optimizer=muon", "optimizer.lr=0.02", "optimizer.adamw_lr=0.001"])
+    with built_run(cfg) as (_, parts, world):
+        run_range_test(parts, world, LRRamp(low=1e-4, high=1e-1, steps=20))
+        lrs = parts.state.optimizer.current_lrs()
     assert lrs["matrices"] == pytest.approx(1e-1)
     assert lrs["embeddings"] == pytest.approx(5e-3)
-    assert ranges_of(1e-3, 1e-1, cfg) == [
+    assert format_lr_ranges(1e-3, 1e-1, cfg) == [
         "optimizer.lr=tag(log,interval(1e-03,1e-01))",
         "optimizer.adamw_lr=tag(log,interval(5e-05,5e-03))",
     ]
@@ -41,16 +41,16 @@ def test_every_group_keeps_its_ratio_to_the_first(overrides) -> None:
 
 @pytest.mark.parametrize(("examples", "is_told"), [(21, False), (20, True)])
 def test_where_the_epoch_has_too_few_examples_for_a_batch_apart_that_is_said(overrides, examples, is_told) -> None:
-    with assembled(compose(overrides)) as (_, parts, _):
+    with built_run(compose_config(overrides)) as (_, parts, _):
         each = parts.task.examples // examples
-        told = trained_on(replace(parts, plan=replace(parts.plan, batch_size=each)), Rise(steps=20))
+        told = describe_data_shortage(replace(parts, plan=replace(parts.plan, batch_size=each)), LRRamp(steps=20))
     assert bool(told) == is_told
 
 
 def test_it_ends_where_the_loss_explodes(overrides) -> None:
     exploding = [*overrides, "optimizer=sgd", "loop.grad_clip=null"]
-    with assembled(compose(exploding)) as (_, parts, world):
-        _, losses = range_test(parts, world, Rise(low=1e-2, high=1e6, steps=60))
+    with built_run(compose_config(exploding)) as (_, parts, world):
+        _, losses = run_range_test(parts, world, LRRamp(low=1e-2, high=1e6, steps=60))
     assert len(losses) < 50
     assert max(losses[:-1]) < 1.5 * losses[0]
 
@@ -72,14 +72,14 @@ def test_it_leaves_numbers_a_picture_and_a_sweep_that_is_accepted_and_no_run(tes
     assert len(numbers["lrs"]) == len(numbers["losses"]) == len(numbers["smoothed"])
     assert (folder / "lr_range.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in tested.folder.parent.iterdir() if "smoke" not in path.name) == ["lr_range"]
-    asked = ask(shlex.split(command)[4:])
+    asked = compose_sweep_request(shlex.split(command)[4:])
     found = asked.space.ranges
-    assert asked.name == f"after_{folder.name}"[:80]  # no other range test's
+    assert asked.study_name == f"after_{folder.name}"[:80]  # no other range test's
     assert {name: (one.low, one.high) for name, one in found.items()} == {"optimizer.lr": (low, high)}
 
 
 def test_a_run_of_the_same_experiment_finds_the_band_whatever_its_own_lr_and_seed(tested, finished) -> None:
-    band = native.read(finished / "metrics.jsonl").facts.lr_band
+    band = native.read_native(finished / "metrics.jsonl").facts.lr_band
     assert band is not None
     [latest] = tested.folder.iterdir()
     assert list(band) == json.loads((latest / "lr_range.json").read_text())["band"]

@@ -9,17 +9,19 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness import cli
-from harness.commands.prescribe import cost
-from harness.config.schema import IDLE, compose, run_part
-from harness.core.events import Verdict
+from harness.commands.prescribe import estimate_run_cost
+from harness.config.schema import NON_TRAINING_KEYS, compose_config, without_sweep_keys
+from harness.core.events import Diagnosis
 from harness.importers import native
-from harness.run.reproduce import accepted, retyped, takeable
-from harness.sweep.request import ask
-from harness.sweep.space.validation import check_space
+from harness.run.reproduce import keep_accepted_overrides, reproduce_overrides, select_valid_overrides
+from harness.sweep.request import compose_sweep_request
+from harness.sweep.space.validation import check_search_space
 
 
 def plain(cfg) -> dict:
-    return {key: value for key, value in OmegaConf.to_container(cfg, resolve=True).items() if key not in IDLE}
+    return {
+        key: value for key, value in OmegaConf.to_container(cfg, resolve=True).items() if key not in NON_TRAINING_KEYS
+    }
 
 
 def test_the_sweep_is_accepted_and_its_present_config_is_the_run(finished, overrides, capsys) -> None:
@@ -27,15 +29,15 @@ def test_the_sweep_is_accepted_and_its_present_config_is_the_run(finished, overr
     *_, command, costs = capsys.readouterr().out.splitlines()
     words = shlex.split(command)
     assert words[:3] == ["python", "run.py", "-m"]
-    asked = ask([*words[3:], *overrides[-3:]])
-    check_space(asked.space, asked.options.allow)
+    asked = compose_sweep_request([*words[3:], *overrides[-3:]])
+    check_search_space(asked.space, asked.options.allow)
     assert "optimizer.lr" in asked.space.ranges
-    assert f"sweep.n_trials={asked.limits.n_trials}" in words
-    assert asked.name == f"after_{finished.name}"
-    same, wanted = plain(run_part(asked.cfg)), plain(OmegaConf.load(finished / "config.yaml"))
+    assert f"sweep.n_trials={asked.budget.n_trials}" in words
+    assert asked.study_name == f"after_{finished.name}"
+    same, wanted = plain(without_sweep_keys(asked.cfg)), plain(OmegaConf.load(finished / "config.yaml"))
     assert same.pop("optimizer").keys() == wanted.pop("optimizer").keys()
     assert same == wanted
-    assert f"{asked.limits.n_trials} trials by" in costs
+    assert f"{asked.budget.n_trials} trials by" in costs
     assert "12 steps of" in costs
     assert "4 evaluations of" in costs
 
@@ -50,9 +52,9 @@ def test_a_resumed_run_costs_its_own_steps(tmp_path) -> None:
     ]
     rows += [{"kind": "end", "step": 1000, "seconds": 75.0, "status": "completed"}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    spent = cost(tmp_path / "metrics.jsonl", native.read(tmp_path / "metrics.jsonl"))
-    assert (spent.steps, spent.evals, spent.of_step) == (500, 5, 0.1)
-    assert spent.of_eval == pytest.approx(5)
+    spent = estimate_run_cost(tmp_path / "metrics.jsonl", native.read_native(tmp_path / "metrics.jsonl"))
+    assert (spent.steps, spent.evals, spent.seconds_per_step) == (500, 5, 0.1)
+    assert spent.seconds_per_eval == pytest.approx(5)
 
 
 TOGETHER = ("loop.epochs=null", "loop.max_steps=9")  # one without the other is refused
@@ -68,14 +70,14 @@ LOCKED, ABSENT, NEGATIVE = "loop.epochs=9", "data.shares=0.2", "loop.grad_clip=-
     ],
 )
 def test_of_overrides_those_are_told_that_are_taken_with_what_was_typed(typed, wanted, kept) -> None:
-    assert accepted(typed, wanted) == kept
+    assert select_valid_overrides(typed, wanted) == kept
 
 
 def test_a_verdict_tells_no_override_that_the_run_would_refuse(finished, tmp_path) -> None:
-    OmegaConf.save(run_part(compose(["experiment=operator"])), tmp_path / "config.yaml", resolve=True)
+    OmegaConf.save(without_sweep_keys(compose_config(["experiment=operator"])), tmp_path / "config.yaml", resolve=True)
     shutil.copy(finished / "metrics.jsonl", tmp_path)
-    noisy = Verdict("noisy evaluation", 9, 0.9, "few", {}, ("data.val_share=0.2",))
-    assert [verdict.overrides for verdict in takeable(tmp_path, [noisy])] == [()]
+    noisy = Diagnosis("noisy evaluation", 9, 0.9, "few", {}, ("data.val_share=0.2",))
+    assert [verdict.overrides for verdict in keep_accepted_overrides(tmp_path, [noisy])] == [()]
 
 
 def as_if_typed(command: str, finished: Path, folder: Path) -> Path:
@@ -90,20 +92,20 @@ def as_if_typed(command: str, finished: Path, folder: Path) -> Path:
 
 def test_what_was_typed_is_typed_again_and_the_rest_added(finished, tmp_path) -> None:
     command = "python run.py experiment=smoke name=one optimizer.lr=0.5 sweep.n_trials=9 seed=5"
-    found = retyped(as_if_typed(command, finished, tmp_path / "typed"))
+    found = reproduce_overrides(as_if_typed(command, finished, tmp_path / "typed"))
     assert found[:3] == ["experiment=smoke", "optimizer.lr=0.5", "seed=5"]
     assert "optimizer.lr=0.002" in found
     assert "model.layers=1" in found
-    assert plain(run_part(compose(found))) == plain(OmegaConf.load(finished / "config.yaml"))
+    assert plain(without_sweep_keys(compose_config(found))) == plain(OmegaConf.load(finished / "config.yaml"))
 
 
 def test_where_what_was_typed_is_not_here_the_run_s_experiment_and_all_that_differs_is_spelled_out(
     finished, tmp_path
 ) -> None:
     command = "python run.py --config-dir conf2 experiment=of_mine seed=5"
-    found = retyped(as_if_typed(command, finished, tmp_path / "typed"))
+    found = reproduce_overrides(as_if_typed(command, finished, tmp_path / "typed"))
     assert found[0] == "experiment=smoke"  # by the run's name
-    assert plain(run_part(compose(found))) == plain(OmegaConf.load(finished / "config.yaml"))
+    assert plain(without_sweep_keys(compose_config(found))) == plain(OmegaConf.load(finished / "config.yaml"))
 
 
 WORDS = r"start.source='o\'clock \x, {y}\\'"
@@ -111,12 +113,12 @@ WORDS = r"start.source='o\'clock \x, {y}\\'"
 
 @pytest.mark.parametrize("options", [["lora=none", "optimizer=muon"], ["start=warm", WORDS]])
 def test_any_configuration_is_typed_again(options, finished, tmp_path) -> None:
-    cfg = run_part(compose(options))
+    cfg = without_sweep_keys(compose_config(options))
     folder = tmp_path / "other"
     folder.mkdir()
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     shutil.copy(finished / "metrics.jsonl", folder)
-    assert plain(run_part(compose(retyped(folder)))) == plain(cfg)
+    assert plain(without_sweep_keys(compose_config(reproduce_overrides(folder)))) == plain(cfg)
 
 
 @pytest.mark.parametrize(

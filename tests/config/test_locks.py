@@ -10,7 +10,7 @@ import pytest
 import run
 from harness.config.errors import ConfigError
 from harness.config.locks import check_locked
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 
 FIXED = """# @package _global_
 defaults:
@@ -33,9 +33,9 @@ def conf(tmp_path: Path) -> Path:
     return folder
 
 
-def check(conf: Path, *overrides: str, swept: tuple[str, ...] = ()) -> None:
+def check_overrides(conf: Path, *overrides: str, swept: tuple[str, ...] = ()) -> None:
     typed = ["experiment=fixed", *overrides]
-    check_locked(compose([f"hydra.searchpath=[file://{conf}]", *typed]), [*typed, *swept])
+    check_locked(compose_config([f"hydra.searchpath=[file://{conf}]", *typed]), [*typed, *swept])
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def check(conf: Path, *overrides: str, swept: tuple[str, ...] = ()) -> None:
 )
 def test_a_locked_key_all_in_it_and_the_group_around_it_are_refused_by_name(conf: Path, override, lock) -> None:
     with pytest.raises(ConfigError) as refused:
-        check(conf, override)
+        check_overrides(conf, override)
     said = f"{override}: experiment fixed fixes {lock} (locked: seed, loop.epochs, data, batch.batch_size); to change"
     assert str(refused.value).startswith(said)
 
@@ -63,16 +63,16 @@ def test_a_locked_key_all_in_it_and_the_group_around_it_are_refused_by_name(conf
 @pytest.mark.parametrize("swept", ["seed=range(1,4)", "data=pydoc_qa,pydoc_text", "loop.epochs=interval(1,3)"])
 def test_a_range_over_a_locked_key_is_refused_like_a_value(conf: Path, swept: str) -> None:
     with pytest.raises(ConfigError, match="experiment fixed fixes"):
-        check(conf, swept=(swept,))
+        check_overrides(conf, swept=(swept,))
 
 
 def test_the_remedy_in_the_message_works(conf: Path) -> None:
     changes = ["seed=7", "data.val_share=0.2", "loop=default", "unlock=[batch.batch_size]"]
     with pytest.raises(ConfigError) as refused:
-        check(conf, *changes)
+        check_overrides(conf, *changes)
     remedy = str(refused.value).rpartition("on purpose: ")[2].strip("'")
     assert remedy == "unlock=[batch.batch_size,seed,data.val_share,loop.epochs]"
-    check(conf, *changes[:-1], remedy)
+    check_overrides(conf, *changes[:-1], remedy)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_remedy_in_the_message_works(conf: Path) -> None:
     ],
 )
 def test_what_is_not_locked_or_is_unlocked_passes(conf: Path, overrides: list[str]) -> None:
-    check(conf, *overrides)
+    check_overrides(conf, *overrides)
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,14 @@ def test_what_is_not_locked_or_is_unlocked_passes(conf: Path, overrides: list[st
 )
 def test_unlocking_is_exact(conf: Path, overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError) as refused:
-        check(conf, *overrides)
+        check_overrides(conf, *overrides)
     assert str(refused.value).startswith(said)
 
 
 def test_an_experiment_that_locks_what_is_not_there_is_told(conf: Path) -> None:
     (conf / "experiment" / "fixed.yaml").write_text(FIXED.replace("loop.epochs", "loop.epoch"))
     with pytest.raises(ConfigError, match=r"locked: there is no key 'loop\.epoch'; did you mean 'loop\.epochs'\?"):
-        check(conf)
+        check_overrides(conf)
 
 
 def test_the_command_line_refuses_and_the_record_lists_what_was_locked(conf, places, tmp_path, monkeypatch, capsys):

@@ -8,9 +8,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.errors import ConfigError
-from harness.config.schema import Batch, Loop, compose, validate
-from harness.core.distributed import World
-from harness.run.build import build, build_observers, build_optimizer, build_task, make
+from harness.config.schema import BatchSettings, LoopSettings, compose_config, validate_config
+from harness.core.distributed import ProcessGroup
+from harness.run.build import build_observers, build_optimizer, build_parts, build_task, instantiate_component
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -108,13 +108,13 @@ def places(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> list[st
     return [f"output_dir={folder}/outputs", f"cache_dir={cache_dir}", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
 
 
-def composed(option: Path, files: Path, places: list[str]) -> DictConfig:
+def compose_option(option: Path, files: Path, places: list[str]) -> DictConfig:
     needs = FOR.get(str(option), [])
     if needs is None:
         pytest.skip(f"{option} needs what is not here")
     chosen = f"{option.parent}={option.name}"
     base = [] if option.parent.name == "experiment" else ["experiment=smoke"]
-    return compose([*base, *places, chosen, *(need.format(files=files) for need in needs)])
+    return compose_config([*base, *places, chosen, *(need.format(files=files) for need in needs)])
 
 
 EXPERIMENTS = [option for option in OPTIONS if option.parent.name == "experiment"]
@@ -128,13 +128,13 @@ BUILT = [
 
 @pytest.mark.parametrize("option", [*EXPERIMENTS, *LARGE], ids=str)
 def test_what_is_not_built_here_composes_and_binds(option: Path, files: Path, places: list[str]) -> None:
-    validate(composed(option, files, places))
+    validate_config(compose_option(option, files, places))
 
 
 @pytest.mark.parametrize("option", EXPERIMENTS, ids=str)
 def test_every_key_an_experiment_sets_survives_composition(option: Path, files: Path, places: list[str]) -> None:
     wanted = OmegaConf.load(CONF / option.with_suffix(".yaml"))
-    cfg = composed(option, files, places)
+    cfg = compose_option(option, files, places)
     wanted.pop("defaults", None)
     given = {need.partition("=")[0] for need in FOR.get(str(option)) or []}
     for key in set(flat_keys(wanted)) - given:
@@ -153,10 +153,10 @@ def flat_keys(node: DictConfig, prefix: str = "") -> list[str]:
 def test_every_option_builds(option: Path, files: Path, places: list[str]) -> None:
     if str(option) == "tokenizer/pretrained":
         make_tokenizer(files)
-    cfg = composed(option, files, places)
-    settings = validate(cfg)
-    world = World(torch.device("cpu"))
-    parts = build(cfg, settings, world, build_task(cfg, settings, world))
+    cfg = compose_option(option, files, places)
+    settings = validate_config(cfg)
+    world = ProcessGroup(torch.device("cpu"))
+    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
     assert parts.plan.total_steps == 20
     assert len(build_observers(cfg)) == len(cfg.observers)
     assert int(parts.effective["effective.trainable_parameters"]) > 0
@@ -178,15 +178,15 @@ def make_tokenizer(files: Path) -> None:
 def test_a_target_that_no_one_trusts_is_not_even_imported(monkeypatch, tmp_path) -> None:
     (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    cfg = compose(["experiment=smoke", "optimizer._target_=stranger.Optimizer"])
+    cfg = compose_config(["experiment=smoke", "optimizer._target_=stranger.Optimizer"])
     with pytest.raises(ConfigError, match="is not trusted; if you trust it, set HARNESS_TRUST=stranger"):
-        validate(cfg)
+        validate_config(cfg)
     with pytest.raises(Exception, match="stranger"):
-        make(cfg, "optimizer")
+        instantiate_component(cfg, "optimizer")
 
 
 def test_a_fused_kernel_refuses_complex_parameters_by_name() -> None:
-    cfg = compose(["experiment=smoke", "optimizer.fused=true"])
+    cfg = compose_config(["experiment=smoke", "optimizer.fused=true"])
     model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.complex64))])
     with pytest.raises(ConfigError, match="the model has complex parameters"):
         build_optimizer(cfg, model, "matrices")
@@ -195,26 +195,26 @@ def test_a_fused_kernel_refuses_complex_parameters_by_name() -> None:
 @pytest.mark.parametrize(
     ("loop", "steps"),
     [
-        (Loop(max_steps=7, evals=1), 7),
-        (Loop(epochs=7, evals=1), 7 * 134),  # 1,102,455 tokens // 8192 = 134 batches, 938 steps in 7 epochs
-        (Loop(epochs=0.5, evals=1), 67),
-        (Loop(max_tokens=8192 * 10 + 1, evals=1), 11),
+        (LoopSettings(max_steps=7, evals=1), 7),
+        (LoopSettings(epochs=7, evals=1), 7 * 134),  # 1,102,455 tokens // 8192 = 134 batches, 938 steps in 7 epochs
+        (LoopSettings(epochs=0.5, evals=1), 67),
+        (LoopSettings(max_tokens=8192 * 10 + 1, evals=1), 11),
     ],
 )
-def test_the_length_of_a_run_is_what_was_asked_for(loop: Loop, steps: int) -> None:
-    assert loop.total_steps(batch_size=64, examples=1_102_455 // 128, tokens_per_example=128) == steps
+def test_the_length_of_a_run_is_what_was_asked_for(loop: LoopSettings, steps: int) -> None:
+    assert loop.compute_total_steps(batch_size=64, examples=1_102_455 // 128, tokens_per_example=128) == steps
 
 
 def test_evaluations_are_spread_evenly_or_come_every_so_often_and_always_end_the_run() -> None:
-    assert sorted(Loop(max_steps=10, evals=4).eval_steps(10)) == [2, 5, 8, 10]
-    assert sorted(Loop(max_steps=10, eval_every=4).eval_steps(10)) == [4, 8, 10]
-    assert sorted(Loop(max_steps=10, evals=100).eval_steps(10)) == list(range(1, 11))
+    assert sorted(LoopSettings(max_steps=10, evals=4).compute_eval_steps(10)) == [2, 5, 8, 10]
+    assert sorted(LoopSettings(max_steps=10, eval_every=4).compute_eval_steps(10)) == [4, 8, 10]
+    assert sorted(LoopSettings(max_steps=10, evals=100).compute_eval_steps(10)) == list(range(1, 11))
 
 
 def test_a_batch_is_shared_out_over_devices_and_split_evenly() -> None:
-    assert Batch(32).per_forward(2) == 16
-    assert Batch(32, 4).per_forward(2) == 4
+    assert BatchSettings(32).resolve_micro_batch_size(2) == 16
+    assert BatchSettings(32, 4).resolve_micro_batch_size(2) == 4
     with pytest.raises(ValueError, match="32 does not divide over 3 devices"):
-        Batch(32).per_forward(3)
+        BatchSettings(32).resolve_micro_batch_size(3)
     with pytest.raises(ValueError, match="choose from 1, 2, 4, 8, 16"):
-        Batch(32, 5).per_forward(2)
+        BatchSettings(32, 5).resolve_micro_batch_size(2)

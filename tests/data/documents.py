@@ -4,32 +4,32 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from harness.data.cache import digest
+from harness.data.cache import compute_digest
 from harness.data.sources import Document
 
 WORDS = [first + second + third for first in "bdgklm" for second in "aeiou" for third in ("n", "nto", "ris", "é")]
 
 
 @dataclass(frozen=True)
-class Given:
+class SyntheticDocuments:
     """`count` documents of up to `longest` words, `prompted` of them after a question; read only if `is_open`."""
 
     count: int = 40
     longest: int = 30
-    prompted: float = 0.0
+    prompt_chance: float = 0.0
     seed: int = 0
-    is_open: bool = True
+    is_readable: bool = True
 
     def fingerprint(self) -> str:
-        return digest("given", self.count, self.longest, self.prompted, self.seed)
+        return compute_digest("given", self.count, self.longest, self.prompt_chance, self.seed)
 
     def documents(self) -> Iterator[Document]:
-        assert self.is_open, "the documents were read"
+        assert self.is_readable, "the documents were read"
         chance = random.Random(self.seed)
 
         def words(most: int) -> str:
             return " ".join(chance.choices(WORDS, k=chance.randint(1, most)))
 
         for _ in range(self.count):
-            prompt = f"{words(2 * self.longest)}?" if chance.random() < self.prompted else ""
+            prompt = f"{words(2 * self.longest)}?" if chance.random() < self.prompt_chance else ""
             yield Document(words(self.longest), prompt)

@@ -8,95 +8,100 @@ import huggingface_hub
 import pytest
 
 from harness.data import blimp
-from harness.data.blimp import accuracies, read
-from harness.data.blimp_published import PUBLISHED
+from harness.data.blimp import compute_accuracies, read_minimal_pairs
+from harness.data.blimp_published import PUBLISHED_ACCURACY
 from tests.conftest import ROOT
 
 SHARED = Path(ROOT).parent / "shared" / "data" / "blimp"
 
 
-def row(number: int, uid: str = "plural", term: str = "agreement", field: str = "morphology", **other: object) -> dict:
+def make_row(
+    number: int, uid: str = "plural", term: str = "agreement", field: str = "morphology", **other: object
+) -> dict:
     sentences = {"sentence_good": f"{number} cats sleep.", "sentence_bad": f"{number} cats sleeps."}
     return {**sentences, "UID": uid, "linguistics_term": term, "field": field, **other}
 
 
-def lines(path: Path, rows: list[dict]) -> Path:
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
     text = "\n".join(json.dumps(one) for one in rows)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
     return path
 
 
 def test_a_file_a_paradigm_and_one_file_of_all_read_alike(tmp_path) -> None:
-    first, second = [row(n) for n in range(3)], [row(n, "case", "binding", "syntax/semantics") for n in range(3)]
+    first, second = (
+        [make_row(n) for n in range(3)],
+        [make_row(n, "case", "binding", "syntax/semantics") for n in range(3)],
+    )
     (tmp_path / "folder").mkdir()
-    lines(tmp_path / "folder" / "plural.jsonl", first)
-    lines(tmp_path / "folder" / "case.jsonl.gz", second)
-    together = lines(tmp_path / "all.jsonl", [one for pair in zip(first, second, strict=True) for one in pair])
-    pairs = read(str(tmp_path / "folder"))
-    assert pairs == read(str(together))
+    write_jsonl(tmp_path / "folder" / "plural.jsonl", first)
+    write_jsonl(tmp_path / "folder" / "case.jsonl.gz", second)
+    together = write_jsonl(tmp_path / "all.jsonl", [one for pair in zip(first, second, strict=True) for one in pair])
+    pairs = read_minimal_pairs(str(tmp_path / "folder"))
+    assert pairs == read_minimal_pairs(str(together))
     assert [(pair.paradigm, pair.good[0]) for pair in pairs] == [(uid, n) for uid in ("case", "plural") for n in "012"]
     assert {pair.field for pair in pairs} == {"morphology", "syntax_semantics"}
 
 
 def test_the_first_of_each_paradigm_are_kept(tmp_path) -> None:
-    file = lines(tmp_path / "all.jsonl", [row(n, uid) for n in range(9) for uid in ("plural", "case")])
-    pairs = read(str(file), per_paradigm=2)
+    file = write_jsonl(tmp_path / "all.jsonl", [make_row(n, uid) for n in range(9) for uid in ("plural", "case")])
+    pairs = read_minimal_pairs(str(file), per_paradigm=2)
     assert [(pair.paradigm, pair.good[0]) for pair in pairs] == [(uid, n) for uid in ("case", "plural") for n in "01"]
     with pytest.raises(ValueError, match="per_paradigm=0 must be at least 1"):
-        read(str(file), per_paradigm=0)
+        read_minimal_pairs(str(file), per_paradigm=0)
 
 
 def test_without_a_path_there_are_no_pairs() -> None:
-    assert read(None) == []
+    assert read_minimal_pairs(None) == []
 
 
 def test_files_of_something_else_in_the_folder_are_left_out_but_not_if_asked_for(tmp_path) -> None:
-    lines(tmp_path / "pairs.jsonl", [row(1)])
-    other = lines(tmp_path / "summary.jsonl", [{"UID": "plural", "gpt2": 0.9}])
-    assert len(read(str(tmp_path))) == 1
+    write_jsonl(tmp_path / "pairs.jsonl", [make_row(1)])
+    other = write_jsonl(tmp_path / "summary.jsonl", [{"UID": "plural", "gpt2": 0.9}])
+    assert len(read_minimal_pairs(str(tmp_path))) == 1
     with pytest.raises(ValueError, match=r"summary\.jsonl, line 1 has no sentence_good; a row needs text in sentence_"):
-        read(str(other))
+        read_minimal_pairs(str(other))
 
 
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([row(1), {**row(2), "UID": None}], r"line 2 has None in UID; a row needs text in"),
-        ([row(1), {**row(2), "sentence_bad": " "}], r"line 2 has ' ' in sentence_bad"),
-        ([row(1), {k: v for k, v in row(2).items() if k != "field"}], r"line 2 has no field"),
-        ([row(1), row(2), row(1)], r"line 3 is the pair of .*line 1 again; leave one out"),
+        ([make_row(1), {**make_row(2), "UID": None}], r"line 2 has None in UID; a row needs text in"),
+        ([make_row(1), {**make_row(2), "sentence_bad": " "}], r"line 2 has ' ' in sentence_bad"),
+        ([make_row(1), {k: v for k, v in make_row(2).items() if k != "field"}], r"line 2 has no field"),
+        ([make_row(1), make_row(2), make_row(1)], r"line 3 is the pair of .*line 1 again; leave one out"),
         (
-            [row(1), row(2, term="binding")],
+            [make_row(1), make_row(2, term="binding")],
             r"line 2 puts the UID 'plural' under 'binding' of .*line 1 under 'agree",
         ),
     ],
 )
 def test_a_row_that_is_no_pair_is_named(rows: list[dict], said: str, tmp_path) -> None:
     with pytest.raises(ValueError, match=said):
-        read(str(lines(tmp_path / "rows.jsonl", rows)))
+        read_minimal_pairs(str(write_jsonl(tmp_path / "rows.jsonl", rows)))
 
 
 def test_what_holds_no_pairs_is_refused(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist; give a file, a folder or a glob"):
-        read(str(tmp_path / "nothing.jsonl"))
+        read_minimal_pairs(str(tmp_path / "nothing.jsonl"))
     with pytest.raises(FileNotFoundError, match=r"holds no \.jsonl, \.ndjson file"):
-        read(str(tmp_path))
+        read_minimal_pairs(str(tmp_path))
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(ValueError, match=r"empty: .*empty\.jsonl"):
-        read(str(tmp_path))
+        read_minimal_pairs(str(tmp_path))
     (tmp_path / "empty.jsonl").write_text("\n\n")
     with pytest.raises(ValueError, match="there are no pairs in it"):
-        read(str(tmp_path))
+        read_minimal_pairs(str(tmp_path))
     (tmp_path / "empty.jsonl").write_text("{")
     with pytest.raises(ValueError, match=r"line 1 is not JSON"):
-        read(str(tmp_path))
+        read_minimal_pairs(str(tmp_path))
 
 
 def test_accuracies_are_means_over_pairs_with_binomial_errors(tmp_path) -> None:
-    many = [row(n) for n in range(6)] + [row(n, "case", "binding", "syntax") for n in range(2)]
-    pairs = read(str(lines(tmp_path / "rows.jsonl", many)))
-    found = accuracies(pairs, [False, True, *[True] * 3, *[False] * 3])  # case, then plural
-    shares = {(one.kind, one.name): (one.share.value, one.share.count) for one in found}
+    many = [make_row(n) for n in range(6)] + [make_row(n, "case", "binding", "syntax") for n in range(2)]
+    pairs = read_minimal_pairs(str(write_jsonl(tmp_path / "rows.jsonl", many)))
+    found = compute_accuracies(pairs, [False, True, *[True] * 3, *[False] * 3])  # case, then plural
+    shares = {(one.kind, one.name): (one.accuracy.value, one.accuracy.count) for one in found}
     assert shares == {
         ("all", "accuracy"): (0.5, 8),
         ("field", "morphology"): (0.5, 6),
@@ -106,8 +111,8 @@ def test_accuracies_are_means_over_pairs_with_binomial_errors(tmp_path) -> None:
         ("paradigm", "case"): (0.5, 2),
         ("paradigm", "plural"): (0.5, 6),
     }
-    assert found[0].share.standard_error == pytest.approx((0.5 * 0.5 / 7) ** 0.5)
-    unequal = accuracies(pairs, [True, True, *[False] * 6])[0].share
+    assert found[0].accuracy.standard_error == pytest.approx((0.5 * 0.5 / 7) ** 0.5)
+    unequal = compute_accuracies(pairs, [True, True, *[False] * 6])[0].accuracy
     assert unequal.value == 0.25  # the mean over the two paradigms is 0.5
 
 
@@ -117,28 +122,28 @@ def test_the_public_data_set_is_read_a_configuration_a_paradigm(tmp_path, monkey
     configurations = [f"- config_name: {uid}\n  data_files: {uid}.jsonl" for uid in ("plural", "case")]
     (local / "README.md").write_text("\n".join(["---", "configs:", *configurations, "---"]))
     for uid in ("plural", "case"):
-        lines(local / f"{uid}.jsonl", [row(n, uid, pair_id=n, simple_LM_method=True) for n in range(3)])
-    expected = read(str(local))
+        write_jsonl(local / f"{uid}.jsonl", [make_row(n, uid, pair_id=n, simple_LM_method=True) for n in range(3)])
+    expected = read_minimal_pairs(str(local))
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(blimp, "PUBLIC", str(local))
-    assert read(str(local)) == expected
+    monkeypatch.setattr(blimp, "HUB_DATASET", str(local))
+    assert read_minimal_pairs(str(local)) == expected
     assert len(expected) == 6
 
 
 def test_the_public_data_set_offline_is_refused_with_the_remedy(monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"path='nyu-mll/blimp' .* does not load: .*offline give a local folder"):
-        read("nyu-mll/blimp")
+        read_minimal_pairs("nyu-mll/blimp")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="BLiMP is not here: ../shared/data/blimp")
 def test_the_public_files_hold_67_paradigms_of_12_phenomena_as_published() -> None:
-    pairs = read(str(SHARED), per_paradigm=20)
+    pairs = read_minimal_pairs(str(SHARED), per_paradigm=20)
     assert len(pairs) == 67 * 20
-    assert {pair.phenomenon for pair in pairs} == PUBLISHED.keys() - {"accuracy"}
+    assert {pair.phenomenon for pair in pairs} == PUBLISHED_ACCURACY.keys() - {"accuracy"}
     assert {pair.field for pair in pairs} == {"morphology", "syntax", "semantics", "syntax_semantics"}
     published = [json.loads(line) for line in (SHARED / "models_summary.jsonl").read_text().splitlines()]
     overall = {one["linguistics_term"]: one for one in published if one["UID"] == "overall"}
-    for name, shares in PUBLISHED.items():
+    for name, shares in PUBLISHED_ACCURACY.items():
         theirs = overall["overall" if name == "accuracy" else name]
         assert shares == pytest.approx([theirs[model] for model in ("ngram", "lstm", "txl", "gpt2")], abs=6e-5)

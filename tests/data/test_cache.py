@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.cache import cached
+from harness.data.cache import ensure_cached
 
 
 def write_two_files(folder: Path) -> None:
@@ -16,7 +16,7 @@ def write_two_files(folder: Path) -> None:
     (folder / "deeper" / "words").write_text("two words")
 
 
-def never(folder: Path) -> None:
+def fail_if_called(folder: Path) -> None:
     raise AssertionError("written twice")
 
 
@@ -30,17 +30,17 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 def test_a_whole_folder_is_not_written_again(tmp_path: Path) -> None:
-    cached(tmp_path / "a", write_two_files)
-    assert (cached(tmp_path / "a", never) / "deeper" / "words").read_text() == "two words"
+    ensure_cached(tmp_path / "a", write_two_files)
+    assert (ensure_cached(tmp_path / "a", fail_if_called) / "deeper" / "words").read_text() == "two words"
 
 
 @pytest.mark.parametrize("harm", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_folder_is_written_again(tmp_path: Path, harm: Callable[[Path], object]) -> None:
-    harm(cached(tmp_path / "a", write_two_files))
-    folder = cached(tmp_path / "a", write_two_files)
+    harm(ensure_cached(tmp_path / "a", write_two_files))
+    folder = ensure_cached(tmp_path / "a", write_two_files)
     assert (folder / "numbers").stat().st_size == 1000
     assert not (folder / "stray").exists()
-    cached(folder, never)
+    ensure_cached(folder, fail_if_called)
 
 
 def test_a_writer_that_fails_leaves_nothing_that_counts(tmp_path: Path) -> None:
@@ -49,9 +49,9 @@ def test_a_writer_that_fails_leaves_nothing_that_counts(tmp_path: Path) -> None:
         raise ValueError("no such text")
 
     with pytest.raises(ValueError, match="no such text"):
-        cached(tmp_path / "a", fail)
+        ensure_cached(tmp_path / "a", fail)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
-    assert (cached(tmp_path / "a", write_two_files) / "numbers").exists()
+    assert (ensure_cached(tmp_path / "a", write_two_files) / "numbers").exists()
 
 
 def test_a_process_that_dies_while_writing_blocks_no_one(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def die(folder):
 cached(pathlib.Path(sys.argv[1]), die)
 """
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")]).returncode == 9
-    assert (cached(tmp_path / "a", write_two_files) / "numbers").stat().st_size == 1000
+    assert (ensure_cached(tmp_path / "a", write_two_files) / "numbers").stat().st_size == 1000
 
 
 def test_processes_that_want_a_folder_at_once_write_it_once(tmp_path: Path) -> None:

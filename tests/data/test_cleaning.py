@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.data.cleaning import clean, pieces
+from harness.data.cleaning import clean_text, split_segments
 from harness.data.sources import JSONL, Headlines, PydocText, QAMarkdown, TextFiles
 
 WORDS = [
@@ -32,28 +32,28 @@ WORDS = [
 BROKEN, MISREAD = "caf\ufffd noir", "CafÃ© au lait"
 
 
-def prose(words: int, seed: int = 0) -> str:
+def make_prose(words: int, seed: int = 0) -> str:
     return " ".join(random.Random(seed).choices(WORDS, k=words))
 
 
-def source(kind: type, folder: Path, content: str, name: str = "file.txt", **settings: Any) -> Any:
+def write_source(kind: type, folder: Path, content: str, name: str = "file.txt", **settings: Any) -> Any:
     file = folder / name
     file.write_text(content)
     return kind(str(file), **settings)
 
 
-def rows(*texts: str) -> str:
+def make_jsonl(*texts: str) -> str:
     return "".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(texts))
 
 
-def blocks(*texts: str) -> str:
+def make_qa_blocks(*texts: str) -> str:
     return "".join(f"QUESTION: {text}?\n\nANSWER: {text}.\n\n" for text in texts)
 
 
 GOOD, COPY = "A good one", "A good one"
 FORMATS = {
-    "jsonl": (JSONL, "file.jsonl", rows, {}),
-    "questions": (QAMarkdown, "file.md", lambda *texts: "# Questions\n\n" + blocks(*texts), {}),
+    "jsonl": (JSONL, "file.jsonl", make_jsonl, {}),
+    "questions": (QAMarkdown, "file.md", lambda *texts: "# Questions\n\n" + make_qa_blocks(*texts), {}),
     "lines": (Headlines, "file.txt", lambda *texts: "".join(f"{text}\n" for text in texts), {}),
     "csv": (
         Headlines,
@@ -74,39 +74,41 @@ FORMATS = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_copies_and_broken_documents_go_misread_ones_are_mended_and_the_format_stays(name: str, tmp_path: Path) -> None:
     kind, file, write, settings = FORMATS[name]
-    made = source(kind, tmp_path, write("placeholder"), file, **settings)
-    kept, changes = clean(made, write(GOOD, BROKEN, "Another", COPY, MISREAD, "Last"))
-    said = sorted((change.did, change.reason) for change in changes)
+    made = write_source(kind, tmp_path, write("placeholder"), file, **settings)
+    kept, changes = clean_text(made, write(GOOD, BROKEN, "Another", COPY, MISREAD, "Last"))
+    said = sorted((change.action, change.reason) for change in changes)
     assert said == [("dropped", "broken encoding"), ("dropped", "duplicate"), ("mended", "broken encoding")]
     (tmp_path / file).write_text(kept)
     read = [document.prompt + document.text for document in made.documents()]
     assert len(read) == 4
     assert sum("Café au lait" in text for text in read) == 1
-    assert clean(made, kept) == (kept, [])
+    assert clean_text(made, kept) == (kept, [])
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_sound_file_stays_as_it_is_to_the_last_character(name: str, tmp_path: Path) -> None:
     kind, file, write, settings = FORMATS[name]
     text = write("One", "Two – “three”", "日本語 🙂", "Four")
-    assert clean(source(kind, tmp_path, text, file, **settings), text) == (text, [])
+    assert clean_text(write_source(kind, tmp_path, text, file, **settings), text) == (text, [])
 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_pieces_of_a_file_are_the_file(name: str, tmp_path: Path) -> None:
     kind, file, write, settings = FORMATS[name]
     text = write(GOOD, BROKEN, "", MISREAD, COPY)
-    made = source(kind, tmp_path, text, file, **settings)
-    found = list(pieces(made, text))
+    made = write_source(kind, tmp_path, text, file, **settings)
+    found = list(split_segments(made, text))
     assert "".join(piece.raw for piece in found) == text
     [broken] = [piece for piece in found if "\ufffd" in (piece.text or "")]
     assert text.split("\n")[broken.line - 1].strip().startswith(broken.raw.strip().split("\n")[0])
 
 
 def test_a_block_without_an_answer_goes_and_one_with_two_and_what_is_left_loads(tmp_path: Path) -> None:
-    text = blocks("One", "Two") + "QUESTION: none\n\nQUESTION: two\nANSWER: a\nANSWER: b\n\nQUESTION:\nANSWER: x\n"
-    made = source(QAMarkdown, tmp_path, text)
-    kept, changes = clean(made, text)
+    text = (
+        make_qa_blocks("One", "Two") + "QUESTION: none\n\nQUESTION: two\nANSWER: a\nANSWER: b\n\nQUESTION:\nANSWER: x\n"
+    )
+    made = write_source(QAMarkdown, tmp_path, text)
+    kept, changes = clean_text(made, text)
     assert [change.reason for change in changes] == ["0 ANSWER: lines", "2 ANSWER: lines", "empty"]
     assert [change.line for change in changes] == [9, 11, 15]
     Path(made.path).write_text(kept)
@@ -114,59 +116,59 @@ def test_a_block_without_an_answer_goes_and_one_with_two_and_what_is_left_loads(
 
 
 def test_lines_that_are_no_object_with_text_go(tmp_path: Path) -> None:
-    text = rows("One", "Two", " ") + '{"id": 7}\nnot json\n[1]\n{"text": 5}\n'
-    kept, changes = clean(source(JSONL, tmp_path, text, "file.jsonl"), text)
-    assert kept == rows("One", "Two")
+    text = make_jsonl("One", "Two", " ") + '{"id": 7}\nnot json\n[1]\n{"text": 5}\n'
+    kept, changes = clean_text(write_source(JSONL, tmp_path, text, "file.jsonl"), text)
+    assert kept == make_jsonl("One", "Two")
     assert [change.line for change in changes] == [3, 4, 5, 6, 7]
     assert {change.reason for change in changes} == {"empty", "no object with text in its fields"}
 
 
 def test_the_same_answer_to_another_prompt_is_no_copy(tmp_path: Path) -> None:
     text = "".join(json.dumps({"q": question, "a": "yes"}) + "\n" for question in ("Is it?", "Was it?", "Is it?"))
-    _, [change] = clean(source(JSONL, tmp_path, text, "f.jsonl", text="a", prompt="q"), text)
+    _, [change] = clean_text(write_source(JSONL, tmp_path, text, "f.jsonl", text="a", prompt="q"), text)
     assert (change.line, change.reason) == (3, "duplicate")
 
 
 def test_what_is_mended_in_json_is_what_it_says_and_not_how_it_is_written(tmp_path: Path) -> None:
     text = '{"text": "Caf\\u00c3\\u00a9", "n": 1}\n{"text":   "spaced \\u00e9"}\n'
-    kept, [change] = clean(source(JSONL, tmp_path, text, "f.jsonl"), text)
+    kept, [change] = clean_text(write_source(JSONL, tmp_path, text, "f.jsonl"), text)
     assert kept.splitlines() == ['{"text": "Café", "n": 1}', '{"text":   "spaced \\u00e9"}']
-    assert (change.line, change.did) == (1, "mended")
+    assert (change.line, change.action) == (1, "mended")
 
 
 @pytest.mark.parametrize("odd", ["ha " * 1300, "\n".join(f"{n * 7919 % 99991:05d}{n:08b}$#%" for n in range(300))])
 def test_a_document_unlike_the_rest_goes_wherever_it_stands(odd: str, tmp_path: Path) -> None:
-    texts = [prose(300, seed) for seed in range(40)]
-    made = source(TextFiles, tmp_path, "x", split_on=r"\n\n")
-    kept, [change] = clean(made, "\n\n".join([*texts[:20], odd, *texts[20:]]))
+    texts = [make_prose(300, seed) for seed in range(40)]
+    made = write_source(TextFiles, tmp_path, "x", split_on=r"\n\n")
+    kept, [change] = clean_text(made, "\n\n".join([*texts[:20], odd, *texts[20:]]))
     assert change.reason.startswith("unlike the rest: ")
     assert (change.line, kept) == (41, "\n\n".join(texts))
-    assert clean(made, kept) == (kept, [])
+    assert clean_text(made, kept) == (kept, [])
 
 
 def test_in_one_long_text_a_passage_goes_by_whole_lines_and_copies_of_lines_stay(tmp_path: Path) -> None:
-    lines = [prose(12, seed % 50) + "\n" for seed in range(3000)]
+    lines = [make_prose(12, seed % 50) + "\n" for seed in range(3000)]
     noise = [f"{number * 104729 % 1000003} $#% {number:b} ^~|\n" for number in range(200)]
-    made = source(TextFiles, tmp_path, "x")
-    kept, changes = clean(made, "".join([*lines[:1500], *noise, *lines[1500:]]))
+    made = write_source(TextFiles, tmp_path, "x")
+    kept, changes = clean_text(made, "".join([*lines[:1500], *noise, *lines[1500:]]))
     assert changes
     assert {change.reason.partition(":")[0] for change in changes} == {"unlike the rest"}
     left = kept.splitlines(keepends=True)
     assert sum(line in left for line in noise) < 30
     assert len([line for line in left if line in lines]) > 2970
-    assert clean(made, kept) == (kept, [])
+    assert clean_text(made, kept) == (kept, [])
 
 
 def test_a_source_that_reads_no_file_is_refused() -> None:
     with pytest.raises(ValueError, match="PydocText reads no file"):
-        clean(PydocText(), "text")
+        clean_text(PydocText(), "text")
 
 
 def test_half_a_character_is_broken_encoding_with_its_line_and_elsewhere_stays_an_escape(tmp_path: Path) -> None:
     lines = [r'{"text": "A good one"}', r'{"text": "half \ud83d of one"}', r'{"id": "\ud83d", "text": "CafÃ© au lait"}']
     content = "".join(f"{line}\n" for line in lines)
-    after, changes = clean(source(JSONL, tmp_path, content, "file.jsonl"), content)
-    assert [(change.line, change.did, change.reason) for change in changes] == [
+    after, changes = clean_text(write_source(JSONL, tmp_path, content, "file.jsonl"), content)
+    assert [(change.line, change.action, change.reason) for change in changes] == [
         (2, "dropped", "broken encoding"),
         (3, "mended", "broken encoding"),
     ]
@@ -175,5 +177,5 @@ def test_half_a_character_is_broken_encoding_with_its_line_and_elsewhere_stays_a
 
 
 def test_a_csv_field_of_any_length_stays(tmp_path: Path) -> None:
-    content = f"title\n{prose(40_000)}\n"
-    assert clean(source(Headlines, tmp_path, content, "file.csv", column="title"), content) == (content, [])
+    content = f"title\n{make_prose(40_000)}\n"
+    assert clean_text(write_source(Headlines, tmp_path, content, "file.csv", column="title"), content) == (content, [])

@@ -4,12 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from harness.data.darcy import HIGH, INTERVALS, LOW, darcy, media, solve
+from harness.data.darcy import (
+    GRID_INTERVALS,
+    HIGH_COEFFICIENT,
+    LOW_COEFFICIENT,
+    build_darcy_data,
+    sample_coefficients,
+    solve_darcy,
+)
 
 SIZES = {"train": 6, "held_out": 3, "resolution": 8, "finer": 16, "eval_batch_size": 2, "shuffle": True, "seed": 0}
 
 
-def manufactured(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def make_manufactured_solution(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(u, a, f) with u = sin(pi x) sin(2 pi y) and a smooth a, at the nodes of a grid of n intervals."""
     x, y = np.meshgrid(*[np.linspace(0, 1, n + 1)] * 2, indexing="ij")
     u, a, slope = np.sin(np.pi * x) * np.sin(2 * np.pi * y), 5 + 2 * np.sin(2 * x + y), 2 * np.cos(2 * x + y)
@@ -20,26 +27,29 @@ def manufactured(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def test_it_converges_with_the_square_of_the_spacing() -> None:
     errors = []
     for n in (8, 16, 32, 64):
-        u, a, f = manufactured(n)
-        errors.append(np.abs(solve(a[None], f[None])[0] - u).max())
+        u, a, f = make_manufactured_solution(n)
+        errors.append(np.abs(solve_darcy(a[None], f[None])[0] - u).max())
     orders = np.log2(np.array(errors[:-1]) / errors[1:])
     assert orders == pytest.approx([2, 2, 2], abs=0.1)
 
 
 def test_a_medium_of_one_kind_only_scales_the_solution() -> None:
-    low, high = solve(np.stack([np.full((17, 17), value) for value in (LOW, HIGH)]))
-    np.testing.assert_allclose(low * LOW, high * HIGH, rtol=1e-6)
+    low, high = solve_darcy(np.stack([np.full((17, 17), value) for value in (LOW_COEFFICIENT, HIGH_COEFFICIENT)]))
+    np.testing.assert_allclose(low * LOW_COEFFICIENT, high * HIGH_COEFFICIENT, rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
 def solved() -> tuple[np.ndarray, np.ndarray]:
-    a = media(4, seed=1)
-    return a, solve(a)
+    a = sample_coefficients(4, seed=1)
+    return a, solve_darcy(a)
 
 
 def test_pressure_is_positive_inside_and_lies_between_those_of_the_two_media(solved) -> None:
     _, u = solved
-    least, most = (solve(np.full((1, INTERVALS + 1, INTERVALS + 1), value))[0].max() for value in (HIGH, LOW))
+    least, most = (
+        solve_darcy(np.full((1, GRID_INTERVALS + 1, GRID_INTERVALS + 1), value))[0].max()
+        for value in (HIGH_COEFFICIENT, LOW_COEFFICIENT)
+    )
     assert (u[:, 1:-1, 1:-1] > 0).all()
     assert not u[:, [0, -1]].any()
     assert not u[:, :, [0, -1]].any()
@@ -48,17 +58,17 @@ def test_pressure_is_positive_inside_and_lies_between_those_of_the_two_media(sol
 
 def test_a_mirrored_medium_has_the_mirrored_pressure(solved) -> None:
     a, u = solved
-    np.testing.assert_allclose(solve(a[:, ::-1]), u[:, ::-1], atol=1e-6 * u.max())
-    np.testing.assert_allclose(solve(a.transpose(0, 2, 1)), u.transpose(0, 2, 1), atol=1e-6 * u.max())
+    np.testing.assert_allclose(solve_darcy(a[:, ::-1]), u[:, ::-1], atol=1e-6 * u.max())
+    np.testing.assert_allclose(solve_darcy(a.transpose(0, 2, 1)), u.transpose(0, 2, 1), atol=1e-6 * u.max())
 
 
 def test_either_medium_fills_half_of_the_square_on_average() -> None:
-    assert set(np.unique(media(2, seed=0))) == {LOW, HIGH}
-    assert (media(200, seed=0) == HIGH).mean() == pytest.approx(0.5, abs=0.03)
+    assert set(np.unique(sample_coefficients(2, seed=0))) == {LOW_COEFFICIENT, HIGH_COEFFICIENT}
+    assert (sample_coefficients(200, seed=0) == HIGH_COEFFICIENT).mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_both_grids_hold_the_same_held_out_solutions_and_none_of_the_training_set(tmp_path) -> None:
-    data = darcy(cache_dir=tmp_path, **SIZES)
+    data = build_darcy_data(cache_dir=tmp_path, **SIZES)
     coarse, fine = data.held_out
     assert [len(fields) for fields in (data.train, coarse, fine)] == [6, 3, 3]
     assert (coarse.grid, fine.grid) == ("8", "16")
@@ -68,9 +78,9 @@ def test_both_grids_hold_the_same_held_out_solutions_and_none_of_the_training_se
 
 
 def test_they_are_solved_once_and_do_not_change_with_the_seed_of_a_run(tmp_path) -> None:
-    first = darcy(cache_dir=tmp_path, **SIZES)
+    first = build_darcy_data(cache_dir=tmp_path, **SIZES)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
-    second = darcy(cache_dir=tmp_path, **{**SIZES, "seed": 1})
+    second = build_darcy_data(cache_dir=tmp_path, **{**SIZES, "seed": 1})
     assert first.digest == second.digest
     assert torch.equal(first.train.y, second.train.y)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == written
@@ -89,4 +99,4 @@ def test_they_are_solved_once_and_do_not_change_with_the_seed_of_a_run(tmp_path)
 )
 def test_sizes_that_cannot_be_had_are_refused(sizes, message, tmp_path) -> None:
     with pytest.raises(ValueError, match=message):
-        darcy(cache_dir=tmp_path, **{**SIZES, **sizes})
+        build_darcy_data(cache_dir=tmp_path, **{**SIZES, **sizes})

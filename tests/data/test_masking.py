@@ -9,20 +9,20 @@ VOCABULARY, WIDTH, SPECIALS, MASK = 200, 128, 5, 4
 KEY = (7, 0)
 
 
-def choice(unit: str = "span", share: float = 0.15, width: int = WIDTH) -> Masking:
+def make_masking(unit: str = "span", share: float = 0.15, width: int = WIDTH) -> Masking:
     """Ids 0 to 4 are special; of the others, the even ones begin a word."""
     ids = np.arange(VOCABULARY)
     return Masking(unit, share, width, MASK, ids < SPECIALS, (ids < SPECIALS) | (ids % 2 == 0))
 
 
-def text(rows: int = 400, width: int = WIDTH, specials: float = 0.1) -> np.ndarray:
+def make_tokens(rows: int = 400, width: int = WIDTH, specials: float = 0.1) -> np.ndarray:
     random = np.random.default_rng(0)
     tokens = random.integers(SPECIALS, VOCABULARY, (rows, width))
     return np.where(random.random((rows, width)) < specials, random.integers(0, SPECIALS, (rows, width)), tokens)
 
 
-def masked(masking: Masking, tokens: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    return masking(tokens, np.ones(tokens.shape, bool), key=KEY, first=first)
+def apply_masking(masking: Masking, tokens: np.ndarray, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    return masking(tokens, np.ones(tokens.shape, bool), key=KEY, first_row=first)
 
 
 UNITS = pytest.mark.parametrize("unit", ["span", "subword", "whole_word"])
@@ -31,15 +31,15 @@ UNITS = pytest.mark.parametrize("unit", ["span", "subword", "whole_word"])
 @UNITS
 @pytest.mark.parametrize(("share", "width"), [(0.15, WIDTH), (0.4, WIDTH), (0.15, 12)])
 def test_the_share_that_was_asked_for_is_masked_however_short_the_rows(unit: str, share: float, width: int) -> None:
-    tokens = text(rows=40_000 // width * 4, width=width)
-    _, is_masked = masked(choice(unit, share, width), tokens)
+    tokens = make_tokens(rows=40_000 // width * 4, width=width)
+    _, is_masked = apply_masking(make_masking(unit, share, width), tokens)
     assert is_masked.sum() / (tokens >= SPECIALS).sum() == pytest.approx(share, rel=0.03)
 
 
 @UNITS
 def test_specials_and_what_is_no_text_are_never_masked_and_never_changed(unit: str) -> None:
-    tokens, is_text = text(), np.arange(WIDTH)[None].repeat(400, 0) >= 40
-    inputs, is_masked = choice(unit)(tokens, is_text, key=KEY, first=0)
+    tokens, is_text = make_tokens(), np.arange(WIDTH)[None].repeat(400, 0) >= 40
+    inputs, is_masked = make_masking(unit)(tokens, is_text, key=KEY, first_row=0)
     kept = (tokens < SPECIALS) | ~is_text
     assert not is_masked[kept].any()
     assert (inputs == tokens)[~is_masked].all()
@@ -48,8 +48,8 @@ def test_specials_and_what_is_no_text_are_never_masked_and_never_changed(unit: s
 
 @UNITS
 def test_of_what_is_masked_eight_tenths_become_the_mask_one_random_and_one_stays(unit: str) -> None:
-    tokens = text(2000)
-    inputs, is_masked = masked(choice(unit), tokens)
+    tokens = make_tokens(2000)
+    inputs, is_masked = apply_masking(make_masking(unit), tokens)
     shown, true = inputs[is_masked], tokens[is_masked]
     other = (shown != MASK) & (shown != true)
     assert (shown == MASK).mean() == pytest.approx(0.8, abs=0.015)
@@ -60,13 +60,13 @@ def test_of_what_is_masked_eight_tenths_become_the_mask_one_random_and_one_stays
 
 
 def test_every_place_in_a_row_is_as_often_masked_as_any_other() -> None:
-    _, is_masked = masked(choice(), text(20_000, 64, specials=0))
+    _, is_masked = apply_masking(make_masking(), make_tokens(20_000, 64, specials=0))
     assert is_masked.mean(0) == pytest.approx(0.15, abs=0.015)
 
 
 def test_span_lengths_are_geometric_modulo_ten() -> None:
-    tokens = text(60_000, 32, specials=0)
-    _, is_masked = masked(choice(share=0.02, width=32), tokens)  # so few that hardly any two overlap
+    tokens = make_tokens(60_000, 32, specials=0)
+    _, is_masked = apply_masking(make_masking(share=0.02, width=32), tokens)  # so few that hardly any two overlap
     inner = is_masked & (is_masked.cumsum(1) > 0)
     inner[is_masked[:, 0] | is_masked[:, -1]] = False  # spans that an edge cuts
     edges = np.diff(np.pad(inner.astype(int), ((0, 0), (1, 1))), axis=1)
@@ -82,16 +82,16 @@ def test_span_lengths_are_geometric_modulo_ten() -> None:
 
 
 def test_a_span_has_one_fate() -> None:
-    tokens = text(20_000, 32, specials=0)
-    inputs, is_masked = masked(choice(share=0.05, width=32), tokens)
+    tokens = make_tokens(20_000, 32, specials=0)
+    inputs, is_masked = apply_masking(make_masking(share=0.05, width=32), tokens)
     both = is_masked[:, 1:] & is_masked[:, :-1]
     is_mask = inputs == MASK
     assert (is_mask[:, 1:] == is_mask[:, :-1])[both].mean() > 0.95  # two spans may touch
 
 
 def test_whole_words_are_masked_whole_with_one_fate() -> None:
-    tokens = text(500)
-    inputs, is_masked = masked(choice("whole_word"), tokens)
+    tokens = make_tokens(500)
+    inputs, is_masked = apply_masking(make_masking("whole_word"), tokens)
     goes_on = (tokens[:, 1:] >= SPECIALS) & (tokens[:, 1:] % 2 == 1) & (tokens[:, :-1] >= SPECIALS)
     assert (is_masked[:, 1:] == is_masked[:, :-1])[goes_on].all()
     is_mask = inputs == MASK
@@ -100,27 +100,27 @@ def test_whole_words_are_masked_whole_with_one_fate() -> None:
 
 @UNITS
 def test_the_key_and_the_number_of_an_example_alone_decide_its_mask(unit: str) -> None:
-    masking, tokens = choice(unit), text(50)
-    whole = masked(masking, tokens, first=1000)
-    part = masked(masking, tokens[20:30], first=1020)
+    masking, tokens = make_masking(unit), make_tokens(50)
+    whole = apply_masking(masking, tokens, first=1000)
+    part = apply_masking(masking, tokens[20:30], first=1020)
     assert (whole[0][20:30] == part[0]).all()
     assert (whole[1][20:30] == part[1]).all()
-    assert (masked(masking, tokens, first=1050)[1] != whole[1]).any(1).all()
-    assert (masking(tokens, np.ones(tokens.shape, bool), key=(8, 0), first=1000)[1] != whole[1]).any(1).all()
+    assert (apply_masking(masking, tokens, first=1050)[1] != whole[1]).any(1).all()
+    assert (masking(tokens, np.ones(tokens.shape, bool), key=(8, 0), first_row=1000)[1] != whole[1]).any(1).all()
 
 
 @UNITS
 def test_a_row_beside_longer_ones_has_the_mask_it_has_alone(unit: str) -> None:
-    masking, tokens = choice(unit), text(30)
+    masking, tokens = make_masking(unit), make_tokens(30)
     is_text = np.arange(WIDTH)[None].repeat(30, 0) < 50
-    wide = masking(tokens, is_text, key=KEY, first=0)
-    narrow = masking(tokens[:, :60], is_text[:, :60], key=KEY, first=0)
+    wide = masking(tokens, is_text, key=KEY, first_row=0)
+    narrow = masking(tokens[:, :60], is_text[:, :60], key=KEY, first_row=0)
     assert (wide[0][:, :60] == narrow[0]).all()
     assert (wide[1][:, :60] == narrow[1]).all()
 
 
 def test_a_row_with_nothing_to_mask_stays_as_it_is() -> None:
     tokens = np.full((3, 20), 2)
-    inputs, is_masked = masked(choice(width=20), tokens)
+    inputs, is_masked = apply_masking(make_masking(width=20), tokens)
     assert not is_masked.any()
     assert (inputs == tokens).all()

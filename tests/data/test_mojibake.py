@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.data.mojibake import is_broken, mended
+from harness.data.mojibake import has_broken_encoding, repair_encoding
 
 SOUND = [
     "plain",
@@ -21,22 +21,22 @@ def test_text_that_was_misread_is_as_it_was(text: str, misread_as: str, times: i
     for _ in range(times):
         misread = misread.encode().decode(misread_as, "replace")
     if "\ufffd" in misread or "ï¿½" in misread:  # Windows-1252 lacks five bytes
-        assert is_broken(mended(misread))
+        assert has_broken_encoding(repair_encoding(misread))
     elif "日" not in text:
-        assert mended(misread) == text
-        assert not is_broken(mended(misread))
+        assert repair_encoding(misread) == text
+        assert not has_broken_encoding(repair_encoding(misread))
 
 
 def test_windows_1252_read_as_latin_1_is_mended() -> None:
-    assert mended("it\x92s \x93so\x94") == "it’s “so”"
+    assert repair_encoding("it\x92s \x93so\x94") == "it’s “so”"
 
 
 @pytest.mark.parametrize("text", SOUND)
 def test_sound_text_is_left_alone(text: str) -> None:
-    assert mended(text) == text
-    assert not is_broken(text)
+    assert repair_encoding(text) == text
+    assert not has_broken_encoding(text)
 
 
 @pytest.mark.parametrize("text", ["caf\ufffd", "a\x00b", "\x1b[31mred", "Meetâ€s", "\x81"])
 def test_what_no_one_can_mend_is_broken(text: str) -> None:
-    assert is_broken(mended(text))
+    assert has_broken_encoding(repair_encoding(text))

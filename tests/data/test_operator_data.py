@@ -7,39 +7,39 @@ from typing import Any
 import pytest
 import torch
 
-from harness.data.operator_data import pt_files, read
+from harness.data.operator_data import load_pt_files, read_field_pairs
 
 X, Y = torch.arange(96.0).view(6, 4, 4) + 1, -torch.arange(96.0).view(6, 4, 4) - 1
 SETTINGS = {"limit": None, "eval_batch_size": 4, "shuffle": True, "seed": 0}
 
 
-def saved(path: Path, **tensors: Any) -> Path:
+def save_tensors(path: Path, **tensors: Any) -> Path:
     torch.save(tensors, path)
     return path
 
 
 def test_fields_of_one_channel_and_of_several_are_taken(tmp_path) -> None:
-    one = read(saved(tmp_path / "one.pt", x=X > 40, y=Y.double()))
+    one = read_field_pairs(save_tensors(tmp_path / "one.pt", x=X > 40, y=Y.double()))
     assert one.x.shape == one.y.shape == (6, 1, 4, 4)
     assert one.x.dtype == one.y.dtype == torch.float32
-    several = read(saved(tmp_path / "several.pt", x=X.unsqueeze(1), y=torch.stack([Y, Y], 1)))
+    several = read_field_pairs(save_tensors(tmp_path / "several.pt", x=X.unsqueeze(1), y=torch.stack([Y, Y], 1)))
     assert several.y.shape == (6, 2, 4, 4)
 
 
 def test_a_state_at_the_start_stands_at_every_time_of_what_follows(tmp_path) -> None:
-    fields = read(saved(tmp_path / "burgers.pt", x=X[:, 0], y=torch.ones(6, 5, 4)))
+    fields = read_field_pairs(save_tensors(tmp_path / "burgers.pt", x=X[:, 0], y=torch.ones(6, 5, 4)))
     assert fields.grid == "5x4"
     assert torch.equal(fields.x[:, 0], X[:, :1].expand(6, 5, 4))
 
 
 def test_held_out_files_keep_their_order_and_only_training_is_limited(tmp_path) -> None:
-    fine = saved(tmp_path / "fine.pt", x=torch.ones(6, 8, 8), y=torch.ones(6, 8, 8))
-    coarse = saved(tmp_path / "coarse.pt", x=X, y=Y)
+    fine = save_tensors(tmp_path / "fine.pt", x=torch.ones(6, 8, 8), y=torch.ones(6, 8, 8))
+    coarse = save_tensors(tmp_path / "coarse.pt", x=X, y=Y)
     train, tests = str(coarse), [str(fine), str(coarse)]
-    data = pt_files(train=train, tests=tests, cache_dir=tmp_path, **{**SETTINGS, "limit": 2})
+    data = load_pt_files(train=train, tests=tests, cache_dir=tmp_path, **{**SETTINGS, "limit": 2})
     assert [fields.grid for fields in data.held_out] == ["8", "4"]
     assert [len(fields) for fields in (data.train, *data.held_out)] == [2, 6, 6]
-    whole = pt_files(train=train, tests=tests, cache_dir=tmp_path, **SETTINGS)
+    whole = load_pt_files(train=train, tests=tests, cache_dir=tmp_path, **SETTINGS)
     assert whole.digest != data.digest
     assert whole.source == "coarse.pt, fine.pt, coarse.pt"
 
@@ -63,21 +63,21 @@ NAN = torch.where(torch.arange(6)[:, None, None] == 2, torch.nan, Y)
 )
 def test_a_file_that_does_not_serve_is_refused_with_the_reason(tensors, message, tmp_path) -> None:
     with pytest.raises(ValueError, match=message):
-        read(saved(tmp_path / "bad.pt", **tensors))
+        read_field_pairs(save_tensors(tmp_path / "bad.pt", **tensors))
 
 
 def test_a_file_that_holds_something_else_is_refused(tmp_path) -> None:
     torch.save(X, tmp_path / "tensor.pt")
     with pytest.raises(ValueError, match="it holds a Tensor"):
-        read(tmp_path / "tensor.pt")
+        read_field_pairs(tmp_path / "tensor.pt")
     (tmp_path / "text.pt").write_text("no tensors")
-    whole = saved(tmp_path / "torn.pt", x=X, y=Y).read_bytes()
+    whole = save_tensors(tmp_path / "torn.pt", x=X, y=Y).read_bytes()
     (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
     for name in ("text.pt", "torn.pt"):
         with pytest.raises(ValueError, match=f"{name} is no file of tensors that torch.save wrote, or is damaged"):
-            read(tmp_path / name)
+            read_field_pairs(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"none.pt does not exist; give a .pt file with x and y"):
-        read(tmp_path / "none.pt")
+        read_field_pairs(tmp_path / "none.pt")
 
 
 class Harmful:
@@ -91,7 +91,7 @@ def test_code_in_a_file_is_not_run(tmp_path, monkeypatch) -> None:
     torch.save({"x": Harmful(), "y": Y}, tmp_path / "zip.pt")
     for name in ("plain.pt", "zip.pt"):
         with pytest.raises(ValueError, match="is no file of tensors"):
-            read(tmp_path / name)
+            read_field_pairs(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
 
@@ -107,9 +107,9 @@ def test_code_in_a_file_is_not_run(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_files_that_do_not_go_together_are_refused(changed, message, tmp_path) -> None:
-    one = saved(tmp_path / "one.pt", x=X, y=Y)
-    two = saved(tmp_path / "two.pt", x=torch.ones(2, 2, 4, 4), y=torch.ones(2, 1, 4, 4))
+    one = save_tensors(tmp_path / "one.pt", x=X, y=Y)
+    two = save_tensors(tmp_path / "two.pt", x=torch.ones(2, 2, 4, 4), y=torch.ones(2, 1, 4, 4))
     if isinstance(changed.get("tests"), list):
         changed = {"tests": [test.format(one, two) for test in changed["tests"]]}
     with pytest.raises(ValueError, match=message):
-        pt_files(**{"train": str(one), "tests": [str(one)], "cache_dir": tmp_path, **SETTINGS, **changed})
+        load_pt_files(**{"train": str(one), "tests": [str(one)], "cache_dir": tmp_path, **SETTINGS, **changed})

@@ -28,24 +28,24 @@ SHARED = Path(os.environ.get("HARNESS_DATA") or Path(__file__).parents[3] / "sha
 TITLES = [f"Title {number}" for number in range(50)]
 
 
-def shared(name: str) -> str:
+def find_shared_data(name: str) -> str:
     if not (SHARED / name).exists():
         pytest.skip(f"NOT TESTED on real data: {SHARED / name} is absent; set HARNESS_DATA to its folder")
     return str(SHARED / name)
 
 
-def file(folder: Path, name: str, content: str | bytes) -> str:
+def write_file(folder: Path, name: str, content: str | bytes) -> str:
     raw = content if isinstance(content, bytes) else content.encode()
     (folder / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
     return str(folder / name)
 
 
-def texts(source: Source) -> list[str]:
+def read_texts(source: Source) -> list[str]:
     return [document.text for document in source.documents()]
 
 
 def test_the_standard_library_yields_prose_without_duplicates() -> None:
-    prose = texts(PydocText())
+    prose = read_texts(PydocText())
     assert len(prose) > 5000
     assert sum(map(len, prose)) > 1_000_000
     assert len(set(prose)) == len(prose)
@@ -70,18 +70,18 @@ def test_another_process_reads_the_standard_library_in_the_same_order() -> None:
 
 
 def test_a_text_is_one_document_or_as_many_as_a_pattern_parts(tmp_path: Path) -> None:
-    path = file(tmp_path, "a.txt", "\ufeffone\r\nline\r\n\r\n \r\ntwo\n= = = Title = = =\nthree")
-    assert texts(TextFiles(path)) == ["one\nline\n\n \ntwo\n= = = Title = = =\nthree"]
-    assert texts(TextFiles(path, r"\n\s*\n")) == ["one\nline", "two\n= = = Title = = =\nthree"]
-    assert texts(TextFiles(path, "^= = = .* = = =$")) == ["one\nline\n\n \ntwo", "three"]
+    path = write_file(tmp_path, "a.txt", "\ufeffone\r\nline\r\n\r\n \r\ntwo\n= = = Title = = =\nthree")
+    assert read_texts(TextFiles(path)) == ["one\nline\n\n \ntwo\n= = = Title = = =\nthree"]
+    assert read_texts(TextFiles(path, r"\n\s*\n")) == ["one\nline", "two\n= = = Title = = =\nthree"]
+    assert read_texts(TextFiles(path, "^= = = .* = = =$")) == ["one\nline\n\n \ntwo", "three"]
 
 
 def test_a_folder_and_a_glob_read_their_text_files_in_order(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     for name in ("b.txt", "a.md.gz", "inner/c.markdown", "weights.bin"):
-        file(tmp_path, name, name)
-    assert texts(TextFiles(str(tmp_path))) == ["a.md.gz", "b.txt", "inner/c.markdown"]
-    assert texts(TextFiles(f"{tmp_path}/*.txt")) == ["b.txt"]
+        write_file(tmp_path, name, name)
+    assert read_texts(TextFiles(str(tmp_path))) == ["a.md.gz", "b.txt", "inner/c.markdown"]
+    assert read_texts(TextFiles(f"{tmp_path}/*.txt")) == ["b.txt"]
 
 
 @pytest.mark.parametrize("name", ["t.txt", "t.txt.gz", "t.csv", "t.tsv.gz"])
@@ -89,24 +89,28 @@ def test_headlines_come_from_lines_or_a_column_shuffled_by_their_seed(tmp_path: 
     mark = {"csv": ",", "tsv": "\t"}.get(name.split(".")[1])
     rows = [f"{number}{mark}{title}" for number, title in enumerate(TITLES)]
     lines = [f"id{mark}title", *rows] if mark else TITLES
-    path, column = file(tmp_path, name, "\n".join(lines) + "\n"), "title" if mark else None
-    shuffled = texts(Headlines(path, column))
+    path, column = write_file(tmp_path, name, "\n".join(lines) + "\n"), "title" if mark else None
+    shuffled = read_texts(Headlines(path, column))
     assert sorted(shuffled) == sorted(TITLES)
     assert shuffled != TITLES
-    assert texts(Headlines(path, column)) == shuffled
-    assert texts(Headlines(path, column, seed=1)) != shuffled
-    assert texts(Headlines(path, column, limit=7)) == shuffled[:7]
+    assert read_texts(Headlines(path, column)) == shuffled
+    assert read_texts(Headlines(path, column, seed=1)) != shuffled
+    assert read_texts(Headlines(path, column, limit=7)) == shuffled[:7]
 
 
 def test_a_quoted_cell_may_hold_commas_and_a_tab_separated_one_lone_quotes(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open("w", newline="") as table:
         csv.writer(table).writerows([["title"], ['The new "Star Wars", again']])
-    assert texts(Headlines(f"{tmp_path}/t.csv", "title")) == ['The new "Star Wars", again']
-    assert texts(Headlines(file(tmp_path, "t.tsv", 'n\ttitle\n1\tThe 3.5" disk\n'), "title")) == ['The 3.5" disk']
+    assert read_texts(Headlines(f"{tmp_path}/t.csv", "title")) == ['The new "Star Wars", again']
+    assert read_texts(Headlines(write_file(tmp_path, "t.tsv", 'n\ttitle\n1\tThe 3.5" disk\n'), "title")) == [
+        'The 3.5" disk'
+    ]
 
 
 def test_questions_are_prompts_and_answers_text(tmp_path: Path) -> None:
-    path = file(tmp_path, "qa.md", "# Title\n\nQUESTION: a?\n\nANSWER: b\nc\n\nQUESTION: d?\nANSWER: QUESTION: e\n")
+    path = write_file(
+        tmp_path, "qa.md", "# Title\n\nQUESTION: a?\n\nANSWER: b\nc\n\nQUESTION: d?\nANSWER: QUESTION: e\n"
+    )
     assert list(QAMarkdown(path).documents()) == [
         Document(prompt="QUESTION: a?\nANSWER:", text=" b\nc"),
         Document(prompt="QUESTION: d?\nANSWER:", text=" QUESTION: e"),
@@ -115,8 +119,10 @@ def test_questions_are_prompts_and_answers_text(tmp_path: Path) -> None:
 
 def test_a_field_of_a_row_may_be_the_prompt_of_another(tmp_path: Path) -> None:
     rows = [{"q": "why?", "a": "because\u2028so"}, {"q": "how?", "a": "thus"}]
-    path = file(tmp_path, "rows.jsonl.gz", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n")
-    assert texts(JSONL(path, text="a")) == ["because\u2028so", "thus"]
+    path = write_file(
+        tmp_path, "rows.jsonl.gz", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
+    )
+    assert read_texts(JSONL(path, text="a")) == ["because\u2028so", "thus"]
     assert next(JSONL(path, text="a", prompt="q").documents()) == Document("because\u2028so", "why?\n")
 
 
@@ -124,8 +130,8 @@ def test_a_local_folder_is_a_hugging_face_data_set(tmp_path: Path, monkeypatch: 
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "rows").mkdir()
-    file(tmp_path / "rows", "train.jsonl", '{"text": "one", "q": "1?"}\n{"text": "two", "q": "2?"}\n')
-    assert texts(HuggingFace(f"{tmp_path}/rows")) == ["one", "two"]
+    write_file(tmp_path / "rows", "train.jsonl", '{"text": "one", "q": "1?"}\n{"text": "two", "q": "2?"}\n')
+    assert read_texts(HuggingFace(f"{tmp_path}/rows")) == ["one", "two"]
     datasets.Dataset.from_list([{"body": "three", "q": "3?"}]).save_to_disk(tmp_path / "saved")
     saved = HuggingFace(f"{tmp_path}/saved", text="body", prompt="q")
     assert list(saved.documents()) == [Document("three", "3?\n")]
@@ -143,8 +149,8 @@ def test_a_hub_data_set_that_is_out_of_reach_is_one_clear_error(monkeypatch: pyt
 
 
 def test_content_and_settings_make_the_digest_and_the_place_does_not(tmp_path: Path) -> None:
-    first, second = (file(tmp_path, name, "same") for name in ("a.txt", "b.txt"))
-    other = file(tmp_path, "c.txt", "other")
+    first, second = (write_file(tmp_path, name, "same") for name in ("a.txt", "b.txt"))
+    other = write_file(tmp_path, "c.txt", "other")
     assert TextFiles(first).fingerprint() == TextFiles(second).fingerprint()
     assert TextFiles(first).fingerprint() != TextFiles(other).fingerprint()
     assert TextFiles(first).fingerprint() != TextFiles(first, "x").fingerprint()
@@ -177,7 +183,7 @@ BAD: dict[str, tuple[Callable[[str], Source], str, str | bytes | None, str]] = {
 def test_what_is_wrong_is_said_in_one_sentence(
     tmp_path: Path, build: Callable[[str], Source], name: str, content: str | bytes | None, said: str
 ) -> None:
-    path = str(tmp_path / name) if content is None else file(tmp_path, name, content)
+    path = str(tmp_path / name) if content is None else write_file(tmp_path, name, content)
     if said == "not a whole gzip file":
         path = str(Path(path).rename(f"{path}.gz"))
     with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
@@ -186,13 +192,13 @@ def test_what_is_wrong_is_said_in_one_sentence(
 
 
 def test_a_csv_field_of_any_length_is_read(tmp_path: Path) -> None:
-    assert [len(text) for text in texts(Headlines(file(tmp_path, "a.csv", f"title\n{'a' * 200_000}\n"), "title"))] == [
-        200_000
-    ]
+    assert [
+        len(text) for text in read_texts(Headlines(write_file(tmp_path, "a.csv", f"title\n{'a' * 200_000}\n"), "title"))
+    ] == [200_000]
 
 
 def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
-    path = file(tmp_path, "a.jsonl", '{"text": "whole"}\n{"text": "half \\ud83d"}\n')
+    path = write_file(tmp_path, "a.jsonl", '{"text": "whole"}\n{"text": "half \\ud83d"}\n')
     with pytest.raises(ValueError, match=r"a.jsonl, line 2 has half a character there, '\\ud83d'"):
         list(JSONL(path).documents())
 
@@ -205,14 +211,20 @@ def test_an_empty_path_is_refused_and_not_taken_for_the_working_directory(source
 
 def test_all_empty_files_are_named_at_once(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt", "c.txt"):
-        file(tmp_path, name, "" if name != "b.txt" else "x")
+        write_file(tmp_path, name, "" if name != "b.txt" else "x")
     with pytest.raises(ValueError, match=r"a.txt, .*c.txt"):
         TextFiles(str(tmp_path))
 
 
 def test_the_shared_data_reads_as_its_manifest_says() -> None:
-    assert len(texts(QAMarkdown(shared("gsm8k/qa_train.md.gz")))) == 7473
-    assert len(texts(JSONL(shared("gsm8k/test.jsonl.gz"), text="answer", prompt="question"))) == 1319
-    assert len(texts(Headlines(shared("headlines_clickbait/headlines.csv.gz"), "headline"))) == 32000
-    assert len(texts(Headlines(shared("hn_titles_gpt2_synthetic/titles.tsv.gz"), "title", limit=100_000))) == 100_000
-    assert len(texts(TextFiles(shared("gutenberg_children/gutenberg_children.txt.gz"), "^= = = .* = = =$"))) == 33
+    assert len(read_texts(QAMarkdown(find_shared_data("gsm8k/qa_train.md.gz")))) == 7473
+    assert len(read_texts(JSONL(find_shared_data("gsm8k/test.jsonl.gz"), text="answer", prompt="question"))) == 1319
+    assert len(read_texts(Headlines(find_shared_data("headlines_clickbait/headlines.csv.gz"), "headline"))) == 32000
+    assert (
+        len(read_texts(Headlines(find_shared_data("hn_titles_gpt2_synthetic/titles.tsv.gz"), "title", limit=100_000)))
+        == 100_000
+    )
+    assert (
+        len(read_texts(TextFiles(find_shared_data("gutenberg_children/gutenberg_children.txt.gz"), "^= = = .* = = =$")))
+        == 33
+    )

@@ -6,42 +6,46 @@ import numpy as np
 import pytest
 
 from harness.data.sources import Document
-from harness.data.tokenizers import ByteLevelBPE, Pretrained, Tokenizer, WordPiece
-from tests.data.documents import Given
+from harness.data.tokenizers import ByteLevelBPE, PretrainedTokenizer, Tokenizer, WordPiece
+from tests.data.documents import SyntheticDocuments
 
-DOCUMENTS = list(Given(count=60).documents())
+DOCUMENTS = list(SyntheticDocuments(count=60).documents())
 UNSEEN = ["Zürich, 東京!\n\n\tx", "", "<eos> and <pad> in a text", " leading space"]
 
 
-def build(folder: Path, vocab_size: int = 300) -> Tokenizer:
+def train_bpe(folder: Path, vocab_size: int = 300) -> Tokenizer:
     return ByteLevelBPE(vocab_size).build(DOCUMENTS, [], folder)
 
 
 def test_a_trained_tokenizer_gives_back_any_text(tmp_path: Path) -> None:
-    tokenizer = build(tmp_path / "t")
+    tokenizer = train_bpe(tmp_path / "t")
     assert tokenizer.vocab_size == 300
     assert [tokenizer.backend.decode(ids, skip_special_tokens=False) for ids in tokenizer.encode(UNSEEN)] == UNSEEN
 
 
 def test_a_special_token_spelt_out_in_a_text_is_text(tmp_path: Path) -> None:
-    tokenizer = build(tmp_path / "t")
+    tokenizer = train_bpe(tmp_path / "t")
     assert tokenizer.eos_id not in tokenizer.encode(["one <eos> two"])[0]
     assert tokenizer.backend.decode([tokenizer.eos_id], skip_special_tokens=False) == "<eos>"
 
 
 def test_training_twice_gives_the_same_tokenizer(tmp_path: Path) -> None:
-    first, second = (build(tmp_path / name).folder / "tokenizer.json" for name in "ab")
+    first, second = (train_bpe(tmp_path / name).folder / "tokenizer.json" for name in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_cached_tokenizer_is_not_trained_again(tmp_path: Path) -> None:
-    build(tmp_path / "t")
-    closed = ByteLevelBPE(300, corpus=Given(is_open=False))
+    train_bpe(tmp_path / "t")
+    closed = ByteLevelBPE(300, corpus=SyntheticDocuments(is_readable=False))
     assert closed.build([], [], tmp_path / "t").vocab_size == 300
 
 
 def test_it_is_trained_on_the_training_split_or_on_all_or_on_a_corpus(tmp_path: Path) -> None:
-    train, val, corpus = list(Given(seed=1).documents()), list(Given(seed=2).documents()), Given(seed=3)
+    train, val, corpus = (
+        list(SyntheticDocuments(seed=1).documents()),
+        list(SyntheticDocuments(seed=2).documents()),
+        SyntheticDocuments(seed=3),
+    )
 
     def trained(choice: ByteLevelBPE, *splits: list) -> str:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -57,21 +61,27 @@ def test_it_is_trained_on_the_training_split_or_on_all_or_on_a_corpus(tmp_path: 
 
 
 def test_the_digest_follows_what_decides_the_ids() -> None:
-    own, corpus = ByteLevelBPE(300), ByteLevelBPE(300, Given())
+    own, corpus = ByteLevelBPE(300), ByteLevelBPE(300, SyntheticDocuments())
     assert own.fingerprint("a split") != own.fingerprint("another")
     assert corpus.fingerprint("a split") == corpus.fingerprint("another")
-    different = [own, corpus, ByteLevelBPE(301), ByteLevelBPE(300, fit_on="all"), ByteLevelBPE(300, Given(seed=1))]
+    different = [
+        own,
+        corpus,
+        ByteLevelBPE(301),
+        ByteLevelBPE(300, fit_on="all"),
+        ByteLevelBPE(300, SyntheticDocuments(seed=1)),
+    ]
     assert len({choice.fingerprint("a split") for choice in different}) == len(different)
 
 
 def test_a_saved_tokenizer_is_a_pretrained_one(tmp_path: Path) -> None:
-    trained = build(tmp_path / "t")
-    pretrained = Pretrained(str(trained.folder))
+    trained = train_bpe(tmp_path / "t")
+    pretrained = PretrainedTokenizer(str(trained.folder))
     loaded = pretrained.build([], [], tmp_path / "p")
     texts = [document.text for document in DOCUMENTS]
     assert loaded.encode(texts) == trained.encode(texts)
     assert (loaded.vocab_size, loaded.eos_id) == (300, trained.eos_id)
-    assert pretrained.fingerprint("") != Pretrained(str(build(tmp_path / "u", 301).folder)).fingerprint("")
+    assert pretrained.fingerprint("") != PretrainedTokenizer(str(train_bpe(tmp_path / "u", 301).folder)).fingerprint("")
 
 
 def test_a_name_that_the_hub_cannot_answer_for_is_one_clear_error(
@@ -81,27 +91,27 @@ def test_a_name_that_the_hub_cannot_answer_for_is_one_clear_error(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match=r"tokenizer.name='no-one/nothing' does not load: .*offline give a folder"):
-        Pretrained("no-one/nothing").build([], [], tmp_path / "t")
+        PretrainedTokenizer("no-one/nothing").build([], [], tmp_path / "t")
 
 
 def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not load"):
-        Pretrained(str(tmp_path)).build([], [], tmp_path / "t")
+        PretrainedTokenizer(str(tmp_path)).build([], [], tmp_path / "t")
 
 
 def test_a_vocabulary_that_the_text_does_not_support_names_both_sizes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"vocab_size=9000 is more than the text supports, (\d+); use .*=\1 or less"):
-        build(tmp_path / "t", 9000)
+        train_bpe(tmp_path / "t", 9000)
 
 
-def wordpiece(folder: Path, vocab_size: int = 100) -> Tokenizer:
+def train_wordpiece(folder: Path, vocab_size: int = 100) -> Tokenizer:
     return WordPiece(vocab_size).build(DOCUMENTS, [], folder)
 
 
 def test_wordpiece_has_what_a_masked_model_needs_and_plain_transformers_loads_it(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = wordpiece(tmp_path / "t")
+    tokenizer = train_wordpiece(tmp_path / "t")
     plain = AutoTokenizer.from_pretrained(tokenizer.folder)
     assert (tokenizer.vocab_size, len(plain)) == (100, 100)
     assert (tokenizer.cls_id, tokenizer.eos_id, tokenizer.mask_id) == (2, 3, 4)
@@ -118,31 +128,31 @@ def test_the_name_of_a_mask_in_a_text_is_text(tmp_path: Path) -> None:
 
 
 def test_a_word_begins_where_no_mark_of_wordpiece_says_that_it_goes_on(tmp_path: Path) -> None:
-    tokenizer = wordpiece(tmp_path / "t")
-    begins = tokenizer.begins_word()
+    tokenizer = train_wordpiece(tmp_path / "t")
+    begins = tokenizer.find_word_starts()
     pieces = [tokenizer.backend.id_to_token(id) for id in range(100)]
     assert [piece for piece in pieces if piece.startswith("##")] == [pieces[id] for id in np.flatnonzero(~begins)]
     assert 0 < begins.sum() < 100
 
 
 def test_a_word_begins_at_a_space_of_a_byte_level_vocabulary(tmp_path: Path) -> None:
-    tokenizer = build(tmp_path / "t", 400)
+    tokenizer = train_bpe(tmp_path / "t", 400)
     [ids] = tokenizer.encode(["gan dento\nbonto kin"])
-    starts = tokenizer.begins_word()[ids]
+    starts = tokenizer.find_word_starts()[ids]
     words = [tokenizer.backend.decode([id]) for id, is_start in zip(ids, starts, strict=True) if is_start]
     assert sum(starts) == 3  # the first word of a text has no space before it
     assert all(word[0].isspace() for word in words)
 
 
 def test_a_pretrained_masked_model_ends_its_documents_with_its_separator(tmp_path: Path) -> None:
-    trained = wordpiece(tmp_path / "t")
-    loaded = Pretrained(str(trained.folder)).build([], [], tmp_path / "p")
+    trained = train_wordpiece(tmp_path / "t")
+    loaded = PretrainedTokenizer(str(trained.folder)).build([], [], tmp_path / "p")
     for fact in ("eos_id", "cls_id", "mask_id", "special_ids", "vocab_size"):
         assert getattr(loaded, fact) == getattr(trained, fact)
 
 
 def test_a_tokenizer_without_a_mask_opens_no_document(tmp_path: Path) -> None:
-    tokenizer = build(tmp_path / "t")
+    tokenizer = train_bpe(tmp_path / "t")
     assert (tokenizer.cls_id, tokenizer.mask_id) == (None, None)
 
 
@@ -157,7 +167,7 @@ def test_a_wordpiece_vocabulary_that_does_not_match_the_text_is_refused(
     tmp_path: Path, vocab_size: int, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        wordpiece(tmp_path / "t", vocab_size)
+        train_wordpiece(tmp_path / "t", vocab_size)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from harness.diagnosis.history import Facts, History, Spiked
+from harness.diagnosis.history import History, RunFacts, SpikeRecord
 
 NONE: frozenset[str] = frozenset()
 DEV, HELD_OUT = range(3), range(200, 210)
@@ -21,18 +21,18 @@ class Curve:
     name: str
     history: History
     labels: frozenset[str] = NONE
-    may: frozenset[str] = NONE
+    allowed: frozenset[str] = NONE
     is_held_out: bool = False
     """Was not looked at when thresholds were chosen."""
     source: str = "synthetic"
 
 
 @dataclass
-class Run:
+class SimulatedRun:
     """Step by step, before it is folded into rows: arrays of one value a step, evaluations at `eval_steps`."""
 
     rng: np.random.Generator
-    facts: Facts
+    facts: RunFacts
     lr: np.ndarray
     clean: np.ndarray
     """The loss without noise, which is the validation loss but for its own noise."""
@@ -44,7 +44,7 @@ class Run:
     layers: dict[str, np.ndarray] = field(default_factory=dict)
     coverage: np.ndarray | None = None
     has_train: bool = True
-    spikes: list[Spiked] = field(default_factory=list)
+    spikes: list[SpikeRecord] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -59,9 +59,9 @@ class Run:
         for step in range(0, self.steps + 1, every):
             if step and self.has_train:
                 window = slice(step - every, step)
-                history.add(step, self._row(window, step, clip))
+                history.add_row(step, self._row(window, step, clip))
             while due is not None and self.eval_steps[due] <= step:
-                history.add(int(self.eval_steps[due]), self._evaluation(due))
+                history.add_row(int(self.eval_steps[due]), self._evaluation(due))
                 due = next(evals, None)
         return history
 
@@ -81,7 +81,7 @@ class Run:
         return row | ({} if self.coverage is None else {"val/coverage": float(self.coverage[at])})
 
 
-def simulate(
+def simulate_run(
     seed: int,
     *,
     steps: int = 1000,
@@ -95,7 +95,7 @@ def simulate(
     noise: float = 0.04,
     val_noise: float = 0.0005,
     stall_at: float = 1.0,
-) -> Run:
+) -> SimulatedRun:
     """A loss that falls from about 8 by a power law in what was learnt, the sum of the LR, above what the LR in force
     holds up; from `stall_at` of the run on nothing more is learnt."""
     rng = np.random.default_rng(seed)
@@ -113,49 +113,49 @@ def simulate(
     clean = low + (8 - low) * (1 + learnt * pace * 10) ** -power + held_up
     eval_steps = np.linspace(0, steps, evals + 1).astype(int) // log_every * log_every
     val = clean[np.maximum(eval_steps - 1, 0)] * (1 + val_noise * rng.standard_normal(evals + 1))
-    facts = Facts(
+    facts = RunFacts(
         name=f"seed {seed}", status="completed", total_steps=steps // log_every * log_every, log_every=log_every,
         batch_size=32, tokens_per_step=4096.0, optimizer="AdamW", peak_lr=1e-3, grad_clip=1.0, schedule=schedule,
         warmup_asked=float(warmup), warmup_steps=warmup, uniform=9.0, unigram=7.2, unit="nats/token",
     )  # fmt: skip
-    return Run(
+    return SimulatedRun(
         rng, facts, 1e-3 * multiplier, clean, clean * (1 + noise * rng.standard_normal(steps)),
         0.4 * np.exp(0.25 * rng.standard_normal(steps)) * (1 + 2 * np.exp(-np.arange(steps) / 30)), eval_steps, val,
         2e4 * (1 + 0.08 * rng.standard_normal(steps)),
     )  # fmt: skip
 
 
-def steady(seed: int, **changes: object) -> Run:
+def healthy_run(seed: int, **changes: object) -> SimulatedRun:
     """Healthy: long enough to have learnt most of what there is."""
-    return simulate(seed, **{"steps": 4000, "pace": 0.05, "log_every": 10, **changes})
+    return simulate_run(seed, **{"steps": 4000, "pace": 0.05, "log_every": 10, **changes})
 
 
-def loose_clip(seed: int) -> Run:
-    run = steady(seed)
+def loose_clip(seed: int) -> SimulatedRun:
+    run = healthy_run(seed)
     run.norm *= 2.2  # a third to a half of the steps clipped
     return run
 
 
-def odd_batch(seed: int) -> Run:
-    run = replace_facts(steady(seed, log_every=1, steps=1500, pace=0.1), log_every=1)
+def odd_batch(seed: int) -> SimulatedRun:
+    run = replace_facts(healthy_run(seed, log_every=1, steps=1500, pace=0.1), log_every=1)
     run.train[run.rng.integers(300, 1200, 4)] *= 1.6
     return run
 
 
-def slow_machine_noise(seed: int) -> Run:
-    run = steady(seed)
+def slow_machine_noise(seed: int) -> SimulatedRun:
+    run = healthy_run(seed)
     run.speed *= 1 - 0.15 * (np.sin(np.arange(run.steps) / 300) > 0)
     return run
 
 
-def decaying_norms(seed: int) -> Run:
-    run = steady(seed)
+def decaying_norms(seed: int) -> SimulatedRun:
+    run = healthy_run(seed)
     sizes = {"embedding": 0.5, "blocks.0": 0.3, "blocks.1": 0.2, "blocks.2": 0.15, "norm": 0.02}
     return with_layers(run, sizes)
 
 
-def overfit(seed: int, has_train: bool = True) -> Run:
-    run = steady(seed)
+def overfit_run(seed: int, has_train: bool = True) -> SimulatedRun:
+    run = healthy_run(seed)
     turn = run.rng.uniform(0.25, 0.5)
     share = run.eval_steps / run.steps
     run.val = run.val + 0.8 * np.maximum(0, share - turn)
@@ -164,155 +164,155 @@ def overfit(seed: int, has_train: bool = True) -> Run:
     return run
 
 
-def at_unigram(seed: int) -> Run:
-    run = steady(seed)
+def at_unigram(seed: int) -> SimulatedRun:
+    run = healthy_run(seed)
     run.clean = 7.25 + 1.5 * np.exp(-np.arange(run.steps) / 100)
-    return relearn(run)
+    return recompute_losses(run)
 
 
-def no_fall(seed: int) -> Run:
-    run = replace_facts(steady(seed), uniform=None, unigram=None)
+def no_fall(seed: int) -> SimulatedRun:
+    run = replace_facts(healthy_run(seed), uniform=None, unigram=None)
     run.clean = 4.0 - 0.001 * np.arange(run.steps) / run.steps
-    return relearn(run)
+    return recompute_losses(run)
 
 
-def small_gain(seed: int, **facts: object) -> Run:
+def small_gain(seed: int, **facts: object) -> SimulatedRun:
     """Weights that had learnt before gain less than 1%, and far more than the noise."""
-    run = replace_facts(steady(seed), **{"uniform": None, "unigram": None, **facts})
+    run = replace_facts(healthy_run(seed), **{"uniform": None, "unigram": None, **facts})
     run.clean = 2.0 - 0.018 * np.linspace(0, 1, run.steps) ** 0.5
-    relearn(run)
+    recompute_losses(run)
     run.val = run.clean[np.maximum(run.eval_steps - 1, 0)] * (1 + 2e-5 * run.rng.standard_normal(len(run.eval_steps)))
     return run
 
 
-def other_loss(seed: int, unit: float = 1.0, dropout: float = 1.08) -> Run:
+def other_loss(seed: int, unit: float = 1.0, dropout: float = 1.08) -> SimulatedRun:
     """The training loss knows dropout, or is another one than that of validation."""
-    run = steady(seed)
+    run = healthy_run(seed)
     run.train = unit * (dropout - 1) * 8 + unit * run.train
     return run
 
 
-def bump(seed: int, *, height: float = 0.6, comes_back: bool = True, log_every: int = 5) -> Run:
-    run = steady(seed, log_every=log_every)
+def loss_bump(seed: int, *, height: float = 0.6, comes_back: bool = True, log_every: int = 5) -> SimulatedRun:
+    run = healthy_run(seed, log_every=log_every)
     at = int(run.rng.uniform(0.4, 0.7) * run.steps)
     after = np.arange(run.steps) - at
     shape = np.where(after >= 0, np.exp(-after / 60) if comes_back else 1.0, 0.0)
     run.clean = run.clean * (1 + height * shape)
-    return relearn(run)
+    return recompute_losses(run)
 
 
-def rolled_back(seed: int) -> Run:
-    run = steady(seed)
+def rolled_back(seed: int) -> SimulatedRun:
+    run = healthy_run(seed)
     at = int(run.rng.uniform(0.3, 0.8) * run.steps)
-    run.spikes = [Spiked(at + 3, at, 6.2, 4.1, (32 * at, 32 * (at + 3)), max(0, at - at % 100))]
+    run.spikes = [SpikeRecord(at + 3, at, 6.2, 4.1, (32 * at, 32 * (at + 3)), max(0, at - at % 100))]
     return run
 
 
-def to_infinity(seed: int) -> Run:
-    run = steady(seed)
+def to_infinity(seed: int) -> SimulatedRun:
+    run = healthy_run(seed)
     at = int(run.rng.uniform(0.3, 0.8) * run.steps)
     run.train[at:] = math.inf
     run.val[run.eval_steps > at] = math.inf
     return replace_facts(run, status="diverged")
 
 
-def clipped(seed: int, optimizer: str = "AdamW") -> Run:
-    run = replace_facts(steady(seed), optimizer=optimizer)
+def clipped(seed: int, optimizer: str = "AdamW") -> SimulatedRun:
+    run = replace_facts(healthy_run(seed), optimizer=optimizer)
     run.norm *= run.rng.uniform(8, 50)
     return run
 
 
-def with_layers(run: Run, sizes: dict[str, float]) -> Run:
+def with_layers(run: SimulatedRun, sizes: dict[str, float]) -> SimulatedRun:
     count = len(run.eval_steps)
     run.layers = {name: size * np.exp(0.3 * run.rng.standard_normal(count)) for name, size in sizes.items()}
     return run
 
 
-def vanishing(seed: int) -> Run:
+def vanishing(seed: int) -> SimulatedRun:
     least = 0.0 if seed % 2 else 1e-6
-    return with_layers(steady(seed), {"blocks.0": least, "blocks.1": 0.1, "blocks.2": 0.1, "head": 0.3})
+    return with_layers(healthy_run(seed), {"blocks.0": least, "blocks.1": 0.1, "blocks.2": 0.1, "head": 0.3})
 
 
-def dominating(seed: int) -> Run:
-    return with_layers(steady(seed), {"blocks.0": 0.05, "blocks.1": 0.06, "blocks.2": 0.04, "head": 2.0})
+def dominating(seed: int) -> SimulatedRun:
+    return with_layers(healthy_run(seed), {"blocks.0": 0.05, "blocks.1": 0.06, "blocks.2": 0.04, "head": 2.0})
 
 
-def truncated(seed: int) -> Run:
+def truncated(seed: int) -> SimulatedRun:
     known = 0 if seed % 2 else None
-    return replace_facts(steady(seed, warmup=0), warmup_asked=100.0, warmup_steps=known)
+    return replace_facts(healthy_run(seed, warmup=0), warmup_asked=100.0, warmup_steps=known)
 
 
-def short_warmup(seed: int) -> Run:
-    run = steady(seed, warmup=40)
+def short_warmup(seed: int) -> SimulatedRun:
+    run = healthy_run(seed, warmup=40)
     after = np.arange(run.steps) - 40
     run.clean = run.clean * (1 + run.rng.uniform(0.6, 1.0) * np.where(after >= 0, np.exp(-after / 80), 0))
-    return relearn(run)
+    return recompute_losses(run)
 
 
-def norm_jump(seed: int) -> Run:
-    run = steady(seed, warmup=100)
+def norm_jump(seed: int) -> SimulatedRun:
+    run = healthy_run(seed, warmup=100)
     after = np.arange(run.steps) - 100
     run.norm *= 1 + 20 * np.where(after >= 0, np.exp(-after / 40), 0) * (after < 200)
     return run
 
 
-def stalled(seed: int, schedule: str = "Constant", **facts: object) -> Run:
+def stalled(seed: int, schedule: str = "Constant", **facts: object) -> SimulatedRun:
     share = np.random.default_rng(seed + 1).uniform(0.2, 0.35)
-    return replace_facts(steady(seed, schedule=schedule, stall_at=share), schedule=schedule, **facts)
+    return replace_facts(healthy_run(seed, schedule=schedule, stall_at=share), schedule=schedule, **facts)
 
 
-def watching_training(seed: int) -> Run:
-    run = steady(seed, schedule="Constant", exponent=(0.15, 0.2))
+def watching_training(seed: int) -> SimulatedRun:
+    run = healthy_run(seed, schedule="Constant", exponent=(0.15, 0.2))
     return replace_facts(run, schedule="Plateau", watches="train/loss", patience=5)
 
 
-def train_cuts(seed: int) -> Run:
+def train_cuts(seed: int) -> SimulatedRun:
     """The LR is halved twice while every evaluation is better than the one before."""
-    run = replace_facts(steady(seed, schedule="Constant", pace=0.02), schedule="ReduceLROnPlateau")
+    run = replace_facts(healthy_run(seed, schedule="Constant", pace=0.02), schedule="ReduceLROnPlateau")
     run.lr = run.lr * np.where(np.arange(run.steps) > 0.55 * run.steps, 0.5, 1)
     run.lr = run.lr * np.where(np.arange(run.steps) > 0.75 * run.steps, 0.5, 1)
     return run
 
 
-def replace_facts(run: Run, **changes: object) -> Run:
+def replace_facts(run: SimulatedRun, **changes: object) -> SimulatedRun:
     run.facts = replace(run.facts, **changes)
     return run
 
 
-def in_band(seed: int, low: float, high: float) -> Run:
-    return replace_facts(steady(seed), lr_band=(low, high))
+def in_band(seed: int, low: float, high: float) -> SimulatedRun:
+    return replace_facts(healthy_run(seed), lr_band=(low, high))
 
 
-def noisy_evals(seed: int) -> Run:
-    return steady(seed, evals=24, val_noise=0.03)
+def noisy_evals(seed: int) -> SimulatedRun:
+    return healthy_run(seed, evals=24, val_noise=0.03)
 
 
-def slowing(seed: int) -> Run:
-    run = steady(seed)
+def slowing(seed: int) -> SimulatedRun:
+    run = healthy_run(seed)
     run.speed *= np.where(np.arange(run.steps) > run.rng.uniform(0.5, 0.7) * run.steps, run.rng.uniform(0.4, 0.62), 1)
     return run
 
 
-def partial_coverage(seed: int) -> Run:
-    run = steady(seed)
+def partial_coverage(seed: int) -> SimulatedRun:
+    run = healthy_run(seed)
     run.coverage = np.where(np.arange(len(run.eval_steps)) > 5, 0.94, 1.0)
     return run
 
 
-def relearn(run: Run) -> Run:
+def recompute_losses(run: SimulatedRun) -> SimulatedRun:
     """Both curves from a changed `clean`."""
     run.train = run.clean * (1 + 0.03 * run.rng.standard_normal(run.steps))
     run.val = run.clean[np.maximum(run.eval_steps - 1, 0)] * (1 + 0.0005 * run.rng.standard_normal(len(run.eval_steps)))
     return run
 
 
-FAMILIES: dict[str, tuple[Callable[[int], Run], set[str], set[str]]] = {
+FAMILIES: dict[str, tuple[Callable[[int], SimulatedRun], set[str], set[str]]] = {
     # what makes it, what is wrong with it, what else may rightly be said of that
-    "healthy cosine": (steady, set(), set()),
-    "healthy, many evaluations": (partial(steady, evals=40), set(), set()),
-    "healthy, wsd": (partial(steady, schedule="WSD"), set(), set()),
-    "healthy, constant, still improving": (partial(steady, schedule="Constant", exponent=(0.15, 0.2)), set(), set()),
-    "healthy, noisy batches": (partial(steady, noise=0.12), set(), set()),
+    "healthy cosine": (healthy_run, set(), set()),
+    "healthy, many evaluations": (partial(healthy_run, evals=40), set(), set()),
+    "healthy, wsd": (partial(healthy_run, schedule="WSD"), set(), set()),
+    "healthy, constant, still improving": (partial(healthy_run, schedule="Constant", exponent=(0.15, 0.2)), set(), set()),
+    "healthy, noisy batches": (partial(healthy_run, noise=0.12), set(), set()),
     "healthy, a third of the steps clipped": (loose_clip, set(), set()),
     "healthy, single odd batches": (odd_batch, set(), set()),
     "healthy, a machine with ups and downs": (slow_machine_noise, set(), set()),
@@ -324,16 +324,16 @@ FAMILIES: dict[str, tuple[Callable[[int], Run], set[str], set[str]]] = {
     "healthy, LR in its band": (partial(in_band, low=1e-4, high=1e-2), set(), set()),
     "stalled, constant": (stalled, {"plateau"}, set()),
     "stalled, cosine": (partial(stalled, schedule="Cosine"), {"plateau"}, set()),
-    "short, constant": (partial(simulate, schedule="Constant", pace=0.002), {"underfitting"}, set()),
-    "short, cosine": (partial(simulate, pace=0.002), {"underfitting"}, set()),
-    "overfit": (overfit, {"overfitting"}, set()),
-    "overfit, no training curve": (partial(overfit, has_train=False), {"overfitting"}, set()),
+    "short, constant": (partial(simulate_run, schedule="Constant", pace=0.002), {"underfitting"}, set()),
+    "short, cosine": (partial(simulate_run, pace=0.002), {"underfitting"}, set()),
+    "overfit": (overfit_run, {"overfitting"}, set()),
+    "overfit, no training curve": (partial(overfit_run, has_train=False), {"overfitting"}, set()),
     "at the unigram level": (at_unigram, {"never learnt"}, set()),
     "no fall": (no_fall, {"never learnt"}, set()),
-    "spike that comes back": (bump, {"spike"}, set()),
-    "spike, every step logged": (partial(bump, log_every=1), {"spike"}, set()),
+    "spike that comes back": (loss_bump, {"spike"}, set()),
+    "spike, every step logged": (partial(loss_bump, log_every=1), {"spike"}, set()),
     "spike, rolled back": (rolled_back, {"spike"}, set()),
-    "rise that stays": (partial(bump, comes_back=False), {"divergence"}, {"spike"}),
+    "rise that stays": (partial(loss_bump, comes_back=False), {"divergence"}, {"spike"}),
     "to infinity": (to_infinity, {"divergence"}, set()),
     "clipped, AdamW": (clipped, {"clipping binds"}, set()),
     "clipped, SGD": (partial(clipped, optimizer="SGD"), {"clipping binds"}, set()),
@@ -355,7 +355,7 @@ FAMILIES: dict[str, tuple[Callable[[int], Run], set[str], set[str]]] = {
 }  # fmt: skip
 
 
-def synthetic() -> Iterator[Curve]:
+def synthetic_curves() -> Iterator[Curve]:
     for family, (make, labels, may) in FAMILIES.items():
         for seed in (*DEV, *HELD_OUT):
             name = f"{family}, {seed}"

@@ -5,42 +5,42 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.diagnosis.history import Facts, History, Spiked
+from harness.diagnosis.history import History, RunFacts, SpikeRecord
 from tests.diagnosis.curves import Curve
 
 FOLDER = Path(__file__).parent / "recorded"
 DIGITS = 4
-READ = ("train/loss", "train/lr", "train/clip_fraction", "train/tokens", "train/grad_norm", "val/loss", "val/loss_se",
+KEPT_METRICS = ("train/loss", "train/lr", "train/clip_fraction", "train/tokens", "train/grad_norm", "val/loss", "val/loss_se",
         "val/coverage", "perf/tokens_per_second", "grad_norm/")  # fmt: skip
 """What a verdict reads, by its beginning."""
 
 
-def read(path: Path) -> Curve:
+def read_curve(path: Path) -> Curve:
     head, *parts = map(json.loads, path.read_text().splitlines())
-    history = History(Facts(**head["facts"]), [Spiked(*spike) for spike in head["spikes"]], head["checkpoints"])
+    history = History(RunFacts(**head["facts"]), [SpikeRecord(*spike) for spike in head["spikes"]], head["checkpoints"])
     for steps, metrics in parts:
         for name, values in metrics.items():
             for step, value in zip(steps, values, strict=True):
-                history.add(step, {name: float(value)})
+                history.add_row(step, {name: float(value)})
     return Curve(path.stem, history, frozenset(head["labels"]), frozenset(head["may"]), head["is_held_out"], "real")
 
 
-def write(curve: Curve) -> None:
+def write_curve(curve: Curve) -> None:
     history = curve.history
     known = {
         name: value for name, value in asdict(history.facts).items() if value not in (None, "", ()) and name != "source"
     }
     head = {
         "labels": sorted(curve.labels),
-        "may": sorted(curve.may),
+        "may": sorted(curve.allowed),
         "is_held_out": curve.is_held_out,
         "facts": known,
         "spikes": history.spikes,
         "checkpoints": history.checkpoints,
     }
     parts: dict[tuple[int, ...], dict[str, list[float | str]]] = {}
-    for name in history.names():
-        if name.startswith(READ):
+    for name in history.metric_names():
+        if name.startswith(KEPT_METRICS):
             steps, values = history[name]
             parts.setdefault(tuple(steps.tolist()), {})[name] = [_short(value) for value in values.tolist()]
     lines = [json.dumps(line, separators=(",", ":")) for line in (head, *parts.items())]

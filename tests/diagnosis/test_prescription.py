@@ -2,10 +2,10 @@
 
 import pytest
 
-from harness.core.events import Verdict
-from harness.diagnosis.history import Facts, History
-from harness.diagnosis.prescription import BUGS, prescribe
-from harness.sweep.space.range_syntax import read_ranges
+from harness.core.events import Diagnosis
+from harness.diagnosis.history import History, RunFacts
+from harness.diagnosis.prescription import BUG_KINDS, prescribe
+from harness.sweep.space.range_syntax import parse_ranges
 
 PARAMS = {
     "optimizer.lr": "0.001", "optimizer.weight_decay": "0.01", "schedule.warmup_ratio": "0.05",
@@ -14,12 +14,12 @@ PARAMS = {
 }  # fmt: skip
 
 
-def asked(*kinds: str, facts: Facts | None = None, **params: str) -> tuple[dict[str, str], dict[str, str]]:
+def asked(*kinds: str, facts: RunFacts | None = None, **params: str) -> tuple[dict[str, str], dict[str, str]]:
     """Ranges and settings, by key."""
-    history = History(facts or Facts())
+    history = History(facts or RunFacts())
     for step in range(1, 11):
-        history.add(step, {"train/grad_norm": float(step)})
-    verdicts = [Verdict(kind, 5, 0.9, "because") for kind in kinds]
+        history.add_row(step, {"train/grad_norm": float(step)})
+    verdicts = [Diagnosis(kind, 5, 0.9, "because") for kind in kinds]
     found = prescribe(history, verdicts, {**PARAMS, **params})
     assert found.refusal == ""
     return tuple(dict(part.override.split("=", 1) for part in parts) for parts in (found.ranges, found.settings))
@@ -43,7 +43,7 @@ def test_the_range_of_the_lr_goes_where_the_verdict_points(kind, lr) -> None:
 
 
 def test_a_range_test_says_more_than_any_verdict_and_every_lr_keeps_its_ratio() -> None:
-    ranges, _ = asked("learning rate too low", facts=Facts(lr_band=(2e-2, 3e-1)), **{"optimizer.adamw_lr": "0.0001"})
+    ranges, _ = asked("learning rate too low", facts=RunFacts(lr_band=(2e-2, 3e-1)), **{"optimizer.adamw_lr": "0.0001"})
     assert ranges["optimizer.lr"] == "tag(log,interval(2e-02,3e-01))"
     assert ranges["optimizer.adamw_lr"] == "tag(log,interval(2e-03,3e-02))"
 
@@ -76,7 +76,7 @@ def test_a_loss_that_still_falls_asks_for_more_steps_and_no_sweep(params, length
 
 
 def test_what_never_learnt_is_a_bug_in_weights_that_were_trained_before_and_may_be_the_lr_of_others() -> None:
-    verdicts = [Verdict("never learnt", 5, 0.9, "it stayed at 9.2")]
+    verdicts = [Diagnosis("never learnt", 5, 0.9, "it stayed at 9.2")]
     for trained in ({"start.kind": "warm"}, {"model._target_": "harness.models.pretrained.causal"}):
         assert prescribe(History(), verdicts, {**PARAMS, **trained}).refusal == "never learnt: it stayed at 9.2"
     ranges, _ = asked("never learnt", **{"start.kind": "scratch"})
@@ -85,28 +85,28 @@ def test_what_never_learnt_is_a_bug_in_weights_that_were_trained_before_and_may_
 
 @pytest.mark.parametrize(("start", "is_bug"), [(3.3, False), (9.2, True)])
 def test_trained_weights_that_begin_well_and_gain_little_are_no_bug(start, is_bug) -> None:
-    verdicts = [Verdict("never learnt", 5, 0.9, "little", {"start": start, "best": start - 0.01})]
-    found = prescribe(History(Facts(uniform=10.8)), verdicts, {**PARAMS, "start.kind": "warm"})
+    verdicts = [Diagnosis("never learnt", 5, 0.9, "little", {"start": start, "best": start - 0.01})]
+    found = prescribe(History(RunFacts(uniform=10.8)), verdicts, {**PARAMS, "start.kind": "warm"})
     assert bool(found.refusal) == is_bug
     assert [part.key for part in found.ranges] == ([] if is_bug else ["optimizer.lr"])
 
 
 def test_what_no_search_mends_is_told_with_what_to_try() -> None:
-    found = prescribe(History(), [Verdict("scheduler idle", 5, 0.9, "", {}, ("schedule=cosine",))], PARAMS)
+    found = prescribe(History(), [Diagnosis("scheduler idle", 5, 0.9, "", {}, ("schedule=cosine",))], PARAMS)
     assert found.notes == ("scheduler idle: no search mends it; try schedule=cosine",)
     assert [part.key for part in found.ranges] == ["optimizer.lr"]
 
 
-@pytest.mark.parametrize("kind", BUGS)
+@pytest.mark.parametrize("kind", BUG_KINDS)
 def test_what_is_like_a_bug_is_never_searched_over(kind) -> None:
-    verdicts = [Verdict("learning rate too low", 5, 0.9, "slow"), Verdict(kind, 5, 0.9, "it stayed at 9.2")]
+    verdicts = [Diagnosis("learning rate too low", 5, 0.9, "slow"), Diagnosis(kind, 5, 0.9, "it stayed at 9.2")]
     found = prescribe(History(), verdicts, PARAMS)
     assert (found.ranges, found.settings) == ((), ())
     assert found.refusal == f"{kind}: it stayed at 9.2"
 
 
 def test_what_an_experiment_locks_is_not_searched_and_that_is_said() -> None:
-    verdicts = [Verdict("overfitting", 5, 0.9, "because")]
+    verdicts = [Diagnosis("overfitting", 5, 0.9, "because")]
     found = prescribe(History(), verdicts, {**PARAMS, "locked": "['model', 'optimizer.weight_decay']"})
     assert [part.key for part in found.ranges] == ["optimizer.lr", "lora.dropout"]
     assert [note.partition(" ")[0] for note in found.notes] == ["optimizer.weight_decay", "model.dropout"]
@@ -115,5 +115,5 @@ def test_what_an_experiment_locks_is_not_searched_and_that_is_said() -> None:
 def test_every_range_is_one_that_a_sweep_reads() -> None:
     kinds = ("learning rate too low", "spike", "clipping binds", "overfitting")
     ranges, _ = asked(*kinds)
-    read, fixed, _ = read_ranges([f"{key}={text}" for key, text in ranges.items()])
+    read, fixed, _ = parse_ranges([f"{key}={text}" for key, text in ranges.items()])
     assert (read.keys(), fixed) == (ranges.keys(), {})

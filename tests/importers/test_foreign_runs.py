@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.importers import mlflow, read
-from harness.tracking.mlflow_client import Batch, Client
+from harness.importers import mlflow, read_history
+from harness.tracking.mlflow_client import LogBatch, TrackingClient
 from tests.tracking.stores import new_store
 
 LOGGED = [
@@ -41,7 +41,7 @@ def trainer(folder: Path, **changes: object) -> Path:
 
 
 def test_a_trainers_state_is_read_without_its_summary_of_the_whole_run(tmp_path) -> None:
-    history = read(trainer(tmp_path / "my run" / "checkpoint-20") / "trainer_state.json")
+    history = read_history(trainer(tmp_path / "my run" / "checkpoint-20") / "trainer_state.json")
     assert history["train/loss"].values.tolist() == [3.5, 3.4]
     assert history["val/loss"].steps.tolist() == [10]
     assert history["train/tokens"].values.tolist() == [900, 1800]
@@ -53,9 +53,9 @@ def test_a_trainers_state_is_read_without_its_summary_of_the_whole_run(tmp_path)
 def test_a_trainers_folder_stands_for_its_last_checkpoint_and_tokens_that_were_not_counted_are_none(tmp_path) -> None:
     entries = [{**entry, "num_input_tokens_seen": 0} for entry in LOGGED[:1]]
     trainer(tmp_path / "run" / "checkpoint-10", global_step=10, log_history=entries)
-    history = read(tmp_path / "run")
+    history = read_history(tmp_path / "run")
     assert history.facts.status is None
-    assert history.tokens(history["train/loss"].steps) is None
+    assert history.tokens_at(history["train/loss"].steps) is None
 
 
 def test_a_trainers_plateau_schedule_is_known_by_the_state_that_it_saved(tmp_path) -> None:
@@ -68,7 +68,7 @@ def test_a_trainers_plateau_schedule_is_known_by_the_state_that_it_saved(tmp_pat
     known = {}
     for name, scheduler in (("plateau", plateau), ("by accuracy", by_accuracy), ("linear", linear)):
         torch.save(scheduler.state_dict(), trainer(tmp_path / name) / "scheduler.pt")
-        facts = read(tmp_path / name).facts
+        facts = read_history(tmp_path / name).facts
         known[name] = (facts.schedule, facts.watches, facts.patience)
     assert known == {
         "plateau": ("Plateau", "val/loss", 3),
@@ -76,12 +76,12 @@ def test_a_trainers_plateau_schedule_is_known_by_the_state_that_it_saved(tmp_pat
         "linear": (None, None, None),
     }
     (tmp_path / "linear" / "scheduler.pt").write_bytes(b"cut off")
-    assert read(tmp_path / "linear").facts.schedule is None
+    assert read_history(tmp_path / "linear").facts.schedule is None
 
 
 def test_a_trainer_that_logged_nothing_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="its log_history is empty"):
-        read(trainer(tmp_path / "run", log_history=[]))
+        read_history(trainer(tmp_path / "run", log_history=[]))
 
 
 def test_tensorboards_tags_are_read_by_what_they_mean(tmp_path) -> None:
@@ -95,13 +95,13 @@ def test_tensorboards_tags_are_read_by_what_they_mean(tmp_path) -> None:
             writer.add_scalar("train/epoch", step / 4, step)
             writer.add_scalar("Train/Perplexity", 9, step)
         writer.add_scalar("Val/Loss", 2.5, 3)
-    history = read(tmp_path / "logs")
+    history = read_history(tmp_path / "logs")
     assert history["train/loss"].values.tolist() == [3, 2, 1]
     assert history["val/loss"].steps.tolist() == [3]
     assert history.facts.peak_lr == pytest.approx(1e-3)
     assert history.facts.steps_per_epoch == 4
     [events] = (tmp_path / "logs" / "now").iterdir()
-    assert read(events)["train/loss"].values.tolist() == [3, 2, 1]
+    assert read_history(events)["train/loss"].values.tolist() == [3, 2, 1]
 
 
 def test_events_that_lie_in_the_named_folder_come_before_those_further_down(tmp_path) -> None:
@@ -112,27 +112,27 @@ def test_events_that_lie_in_the_named_folder_come_before_those_further_down(tmp_
         with SummaryWriter(str(tmp_path / folder)) as writer:
             writer.add_scalar("loss", loss, 1)
     with pytest.raises(ValueError, match=r"holds 2 runs; name them: .*/a, .*/a/1"):
-        read(tmp_path)
-    assert read(tmp_path / "a")["train/loss"].values.tolist() == [3.0]
-    assert read(tmp_path / "a" / "1")["train/loss"].values.tolist() == [2.0]
+        read_history(tmp_path)
+    assert read_history(tmp_path / "a")["train/loss"].values.tolist() == [3.0]
+    assert read_history(tmp_path / "a" / "1")["train/loss"].values.tolist() == [2.0]
 
 
 def test_a_folder_without_a_record_says_what_it_should_hold(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"holds no metrics.jsonl, no trainer_state.json and no event file"):
-        read(tmp_path)
+        read_history(tmp_path)
 
 
 def test_anyones_mlflow_run_is_read_by_what_its_metrics_and_parameters_mean(tmp_path) -> None:
     store = new_store(tmp_path)
-    client = Client(store)
-    run_id = client.make_run("theirs", "1", "their run", 0)
+    client = TrackingClient(store)
+    run_id = client.get_or_create_run("theirs", "1", "their run", 0)
     points = [("loss", 5.0 - step, step, step) for step in range(1, 4)]
     rest = [("eval_loss", 3.0, 4, 3), ("epoch", 1.0, 1, 1), ("epoch", 3.0, 3, 3), ("eval_loss", float("inf"), 9, 4)]
     params = {"learning_rate": "3e-4", "max_grad_norm": "1.0", "max_steps": "-1", "lora_r": "8"}
     params |= {"lr_scheduler_type": "cosine", "warmup_ratio": "0.25", "warmup_steps": "0"}
-    client.log(run_id, Batch(params, [*points, *rest]))
-    client.end(run_id, "FINISHED", 9)
-    history = mlflow.read(run_id, store)
+    client.log_batch(run_id, LogBatch(params, [*points, *rest]))
+    client.end_run(run_id, "FINISHED", 9)
+    history = mlflow.read_mlflow_run(run_id, store)
     assert history["train/loss"].values.tolist() == [4, 3, 2]
     assert history["val/loss"].values.tolist() == [3, float("inf")]
     facts = history.facts
@@ -143,12 +143,12 @@ def test_anyones_mlflow_run_is_read_by_what_its_metrics_and_parameters_mean(tmp_
 
 def test_a_run_of_ours_whose_folder_is_gone_is_known_by_what_mlflow_has_of_it(tmp_path) -> None:
     store = new_store(tmp_path)
-    client = Client(store)
-    run_id = client.make_run("default", "1", "our run", 0)
+    client = TrackingClient(store)
+    run_id = client.get_or_create_run("default", "1", "our run", 0)
     params = {"effective.peak_lr.matrices": "0.02", "effective.total_steps": "9", "expect": "['step 1: val/loss < 3']"}
     metrics = [("constant/ln_vocabulary", 7.6, 0, 0), ("val/loss", 3.0, 1, 9), ("val/loss_se", 0.1, 1, 9)]
-    client.log(run_id, Batch(params, metrics, {"unit.val/loss": "nats/token", "status": "diverged"}))
-    history = mlflow.read(run_id, store)
+    client.log_batch(run_id, LogBatch(params, metrics, {"unit.val/loss": "nats/token", "status": "diverged"}))
+    history = mlflow.read_mlflow_run(run_id, store)
     assert history["val/loss_se"].values.tolist() == [0.1]
     facts = history.facts
     assert (facts.peak_lr, facts.total_steps, facts.uniform) == (0.02, 9, 7.6)
@@ -156,17 +156,17 @@ def test_a_run_of_ours_whose_folder_is_gone_is_known_by_what_mlflow_has_of_it(tm
 
 
 def test_a_run_that_the_store_does_not_hold_is_none_and_no_store_is_made(tmp_path) -> None:
-    assert mlflow.read("f" * 32, new_store(tmp_path)) is None
-    assert mlflow.read("f" * 32, f"sqlite:///{tmp_path}/elsewhere.db") is None
+    assert mlflow.read_mlflow_run("f" * 32, new_store(tmp_path)) is None
+    assert mlflow.read_mlflow_run("f" * 32, f"sqlite:///{tmp_path}/elsewhere.db") is None
     assert not (tmp_path / "elsewhere.db").exists()
     with pytest.raises(ValueError, match="is no tracking store"):
-        mlflow.read("f" * 32, "mlruns")
+        mlflow.read_mlflow_run("f" * 32, "mlruns")
 
 
 def test_an_mlflow_run_without_a_loss_names_the_metrics_that_it_has(tmp_path) -> None:
     store = new_store(tmp_path)
-    client = Client(store)
-    run_id = client.make_run("theirs", "1", "their run", 0)
-    client.log(run_id, Batch(metrics=[("accuracy", 0.5, 1, 1)]))
+    client = TrackingClient(store)
+    run_id = client.get_or_create_run("theirs", "1", "their run", 0)
+    client.log_batch(run_id, LogBatch(metrics=[("accuracy", 0.5, 1, 1)]))
     with pytest.raises(ValueError, match="no metric of this MLflow run names a loss; it has accuracy"):
-        mlflow.read(run_id, store)
+        mlflow.read_mlflow_run(run_id, store)

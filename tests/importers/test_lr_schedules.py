@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from harness.diagnosis.history import Series
-from harness.importers.lr_schedules import drawn, told
+from harness.importers.lr_schedules import schedule_from_curve, schedule_from_params
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ from harness.importers.lr_schedules import drawn, told
     ],
 )
 def test_parameters_tell_schedule_what_it_watches_and_the_warm_up_that_was_asked_for(params, facts) -> None:
-    found = told(params, total_steps=200)
+    found = schedule_from_params(params, total_steps=200)
     assert {name: found.get(name) for name in facts} == facts
 
 
 def test_a_share_of_a_length_that_is_not_known_is_none() -> None:
-    assert told({"warmup_ratio": "0.1"}, total_steps=None)["warmup_asked"] is None
+    assert schedule_from_params({"warmup_ratio": "0.1"}, total_steps=None)["warmup_asked"] is None
 
 
 def cut(*at: int, by: float = 0.5, every: int = 1, last: int = 300) -> Series:
@@ -45,7 +45,7 @@ def cut(*at: int, by: float = 0.5, every: int = 1, last: int = 300) -> Series:
 
 @pytest.mark.parametrize("lr", [cut(57, 103, 211), cut(571, 1034, every=10, last=3000), cut(57, 103, by=0.1)])
 def test_an_lr_that_is_cut_by_one_factor_at_odd_steps_is_of_a_plateau_schedule(lr) -> None:
-    assert drawn(lr) == "Plateau"
+    assert schedule_from_curve(lr) == "Plateau"
 
 
 NO_PLATEAU = {
@@ -63,4 +63,4 @@ NO_PLATEAU = {
 
 @pytest.mark.parametrize("name", NO_PLATEAU)
 def test_what_a_plan_may_have_drawn_is_not_taken_for_a_plateau_schedule(name) -> None:
-    assert drawn(NO_PLATEAU[name]) is None
+    assert schedule_from_curve(NO_PLATEAU[name]) is None

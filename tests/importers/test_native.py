@@ -3,9 +3,9 @@
 import pytest
 
 from harness.core.events import RunEnd, Spike
-from harness.importers import read
-from harness.observers.metrics_writer import Jsonl
-from tests.observers.sample_events import eval_end, run_end, run_start, step_end, tell, whole_run
+from harness.importers import read_history
+from harness.observers.metrics_writer import MetricsWriter
+from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, send_events, step_end
 
 PARAMS = {
     "effective.total_steps": "20", "effective.optimizer": "Muon+AdamW", "effective.peak_lr.matrices": "0.02",
@@ -17,8 +17,8 @@ PARAMS = {
 
 
 def test_the_curves_are_those_that_were_recorded(tmp_path) -> None:
-    tell([Jsonl()], whole_run(tmp_path / "a run"))
-    history = read(tmp_path / "a run")
+    send_events([MetricsWriter()], sample_run(tmp_path / "a run"))
+    history = read_history(tmp_path / "a run")
     assert history["train/loss"].steps.tolist() == [5, 10, 15, 20]
     assert history["val/loss"].steps.tolist() == [0, 10, 20]
     assert history["val/loss_se"].values.tolist() == [0.0125] * 3
@@ -30,8 +30,8 @@ def test_the_curves_are_those_that_were_recorded(tmp_path) -> None:
 
 def test_the_facts_are_those_in_force_and_say_what_was_asked_for_beside(tmp_path) -> None:
     start = run_start(tmp_path, params=PARAMS, constants={"ln_vocabulary": 7.6, "unigram_entropy": 6.1})
-    tell([Jsonl()], iter([start, run_end("interrupted", step=0)]))
-    facts = read(tmp_path).facts
+    send_events([MetricsWriter()], iter([start, run_end("interrupted", step=0)]))
+    facts = read_history(tmp_path).facts
     assert (facts.optimizer, facts.peak_lr, facts.weight_decay, facts.batch_size) == ("Muon+AdamW", 0.02, 0.1, 8)
     assert facts.grad_clip == float("inf")
     assert (facts.schedule, facts.watches) == ("Plateau", "val/loss")
@@ -47,8 +47,8 @@ def test_spikes_come_with_what_fed_them_and_a_rollback_takes_back_what_was_behin
     spike = Spike(15, 12, 9.0, 3.0, back_to=10, lr_factor=0.5, goes_on=True, examples=(96, 120))
     steps = [step_end(step, 3.0) for step in range(1, 16)]
     again = [step_end(step, 2.5) for step in range(11, 21)]
-    tell([Jsonl()], iter([run_start(tmp_path), *steps, spike, *again, run_end()]))
-    history = read(tmp_path)
+    send_events([MetricsWriter()], iter([run_start(tmp_path), *steps, spike, *again, run_end()]))
+    history = read_history(tmp_path)
     assert history.spikes == [(15, 12, 9.0, 3.0, (96, 120), 10)]
     assert history["train/loss"].steps.tolist() == [5, 10, 15, 20]
     assert history["train/loss"].values.tolist() == [3.0, 3.0, 2.5, 2.5]
@@ -60,8 +60,8 @@ def test_a_loss_that_is_no_number_is_infinite_and_checkpoints_are_those_that_sta
         (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
     events = [run_start(tmp_path), eval_end(5, 3.0, 3.0), step_end(10, nan, grad_norm=nan), RunEnd(
         "diverged", "loss nan", 10, 1000, 1.0, 3.0, 5)]  # fmt: skip
-    tell([Jsonl()], iter(events))
-    history = read(tmp_path)
+    send_events([MetricsWriter()], iter(events))
+    history = read_history(tmp_path)
     assert history["train/loss"].values.tolist() == [float("inf")]
     assert history["train/grad_norm"].values.tolist() == []
     assert history.facts.status == "diverged"
@@ -70,6 +70,6 @@ def test_a_loss_that_is_no_number_is_infinite_and_checkpoints_are_those_that_sta
 
 def test_a_folder_of_runs_names_them(tmp_path) -> None:
     for name in ("one", "two"):
-        tell([Jsonl()], whole_run(tmp_path / name))
+        send_events([MetricsWriter()], sample_run(tmp_path / name))
     with pytest.raises(ValueError, match=r"holds 2 runs; name them: .*/one, .*/two"):
-        read(tmp_path)
+        read_history(tmp_path)

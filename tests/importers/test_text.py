@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.diagnosis.history import History
-from harness.importers import read
+from harness.importers import read_history
 
 
 def points(history: History, name: str) -> list[tuple[int, float]]:
@@ -15,7 +15,7 @@ def points(history: History, name: str) -> list[tuple[int, float]]:
 def log(tmp_path: Path, *lines: str) -> History:
     path = tmp_path / "train.log"
     path.write_text("\n".join(lines))
-    return read(path)
+    return read_history(path)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,9 @@ def log(tmp_path: Path, *lines: str) -> History:
 )
 def test_a_line_with_a_step_and_a_loss_is_understood_in_many_forms(tmp_path, line, found) -> None:
     history = log(tmp_path, "loading", line)
-    assert {name: points(history, name) for name in history.names()} == {k: [(1500, v)] for k, v in found.items()}
+    assert {name: points(history, name) for name in history.metric_names()} == {
+        k: [(1500, v)] for k, v in found.items()
+    }
     assert history.facts.source.endswith("train.log: 1 of 2 lines understood")
 
 

@@ -3,22 +3,22 @@
 import pytest
 import torch
 
-from harness.models.fno import Scaled, fno
+from harness.models.fno import NormalizedOperator, build_fno
 
 SIZES = {"modes": 4, "width": 6, "layers": 1}
 
 
-def fields(samples: int = 8, channels: int = 1, points: int = 8) -> torch.Tensor:
+def make_fields(samples: int = 8, channels: int = 1, points: int = 8) -> torch.Tensor:
     return 3 + 5 * torch.randn(samples, channels, points, points, generator=torch.Generator().manual_seed(channels))
 
 
 def test_it_has_the_parameters_of_document_3() -> None:
-    model = fno(x=fields(points=16), y=fields(points=16), modes=16, width=24, layers=4)
+    model = build_fno(x=make_fields(points=16), y=make_fields(points=16), modes=16, width=24, layers=4)
     assert sum(p.numel() * (2 if p.is_complex() else 1) for p in model.parameters()) == 671_113
 
 
 def test_it_sees_and_makes_fields_of_mean_0_and_deviation_1_and_gives_back_physical_ones() -> None:
-    x, y = fields(channels=1), fields(channels=2)
+    x, y = make_fields(channels=1), make_fields(channels=2)
     seen: list[torch.Tensor] = []
 
     class Watching(torch.nn.Module):
@@ -26,29 +26,29 @@ def test_it_sees_and_makes_fields_of_mean_0_and_deviation_1_and_gives_back_physi
             seen.append(given)
             return (y - y.mean((0, 2, 3), keepdim=True)) / y.std((0, 2, 3), keepdim=True)
 
-    model = Scaled(Watching(), x, y)
+    model = NormalizedOperator(Watching(), x, y)
     torch.testing.assert_close(model(x), y)
     torch.testing.assert_close(seen[0].mean(), torch.tensor(0.0), atol=1e-6, rtol=0)
     torch.testing.assert_close(seen[0].std(), torch.tensor(1.0))
-    torch.testing.assert_close(model.normalised(y).std((0, 2, 3)), torch.ones(2))
+    torch.testing.assert_close(model.normalize_targets(y).std((0, 2, 3)), torch.ones(2))
 
 
 def test_a_channel_that_never_changes_is_left_finite() -> None:
-    model = Scaled(torch.nn.Identity(), torch.ones(2, 1, 4, 4), torch.ones(2, 1, 4, 4))
+    model = NormalizedOperator(torch.nn.Identity(), torch.ones(2, 1, 4, 4), torch.ones(2, 1, 4, 4))
     assert model(torch.ones(1, 1, 4, 4)).isfinite().all()
 
 
 def test_its_state_is_tensors_alone_and_brings_the_scales_along() -> None:
-    model, other = (fno(x=shift + fields(), y=fields(), **SIZES) for shift in (0, 7))
+    model, other = (build_fno(x=shift + make_fields(), y=make_fields(), **SIZES) for shift in (0, 7))
     state = model.state_dict()
     assert all(isinstance(value, torch.Tensor) for value in state.values())
     other.load_state_dict(state)
-    torch.testing.assert_close(other(fields()), model(fields()), rtol=0, atol=0)
+    torch.testing.assert_close(other(make_fields()), model(make_fields()), rtol=0, atol=0)
 
 
 def test_one_model_serves_grids_of_every_resolution() -> None:
-    model = fno(x=fields(), y=fields(channels=2), **SIZES)
-    assert model(fields(samples=2, points=24)).shape == (2, 2, 24, 24)
+    model = build_fno(x=make_fields(), y=make_fields(channels=2), **SIZES)
+    assert model(make_fields(samples=2, points=24)).shape == (2, 2, 24, 24)
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_one_model_serves_grids_of_every_resolution() -> None:
 )
 def test_sizes_that_cannot_be_are_refused(sizes, message) -> None:
     with pytest.raises(ValueError, match=message):
-        fno(x=fields(), y=fields(), **{**SIZES, **sizes})
+        build_fno(x=make_fields(), y=make_fields(), **{**SIZES, **sizes})

@@ -2,18 +2,18 @@ import pytest
 import torch
 from torch import nn
 
-from harness.models import positions, untie_head
+from harness.models import max_positions, untie_head
 from harness.models.gpt import GPT
 
 SIZES = {"vocab_size": 11, "positions": 12, "layers": 2, "width": 8, "heads": 2, "dropout": 0.0}
 
 
-def gpt(**changes) -> GPT:
+def make_gpt(**changes) -> GPT:
     torch.manual_seed(0)
     return GPT(**{**SIZES, **changes})
 
 
-def randomised(model: GPT) -> GPT:
+def randomize_weights(model: GPT) -> GPT:
     """Biases and positions away from 0, so that every path counts."""
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
@@ -32,7 +32,7 @@ def test_the_tiny_model_has_three_quarters_of_a_million_parameters():
 
 
 def test_initial_weights_are_normal_and_biases_and_positions_zero():
-    model = gpt(width=64, vocab_size=500)
+    model = make_gpt(width=64, vocab_size=500)
     assert model.head.weight is model.token_embedding.weight
     assert model.token_embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert model.blocks[1].mlp.down.weight.std().item() == pytest.approx(0.02, rel=0.05)
@@ -41,7 +41,7 @@ def test_initial_weights_are_normal_and_biases_and_positions_zero():
     assert torch.equal(model.norm.weight, torch.ones(64))
 
 
-def plain(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
+def reference_forward(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
     """The same network written out, one head at a time."""
     x = model.token_embedding.weight[tokens] + model.position_embedding.weight[: tokens.shape[1]]
     future = torch.ones(tokens.shape[1], tokens.shape[1]).triu(1).bool()
@@ -58,12 +58,12 @@ def plain(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def test_logits_equal_those_of_the_network_written_out():
-    model, tokens = randomised(gpt()), torch.arange(14).view(2, 7) % 11
-    torch.testing.assert_close(model(tokens).logits, plain(model, tokens), rtol=1e-4, atol=1e-4)
+    model, tokens = randomize_weights(make_gpt()), torch.arange(14).view(2, 7) % 11
+    torch.testing.assert_close(model(tokens).logits, reference_forward(model, tokens), rtol=1e-4, atol=1e-4)
 
 
 def test_a_future_token_changes_no_past_logit():
-    model = randomised(gpt()).eval()
+    model = randomize_weights(make_gpt()).eval()
     tokens = torch.randint(0, 11, (1, 12))
     changed = tokens.clone()
     changed[0, 7] = (tokens[0, 7] + 1) % 11
@@ -73,7 +73,7 @@ def test_a_future_token_changes_no_past_logit():
 
 
 def test_padding_changes_no_logit_of_the_tokens_that_follow_it():
-    model = randomised(gpt()).eval()
+    model = randomize_weights(make_gpt()).eval()
     tokens = torch.randint(0, 11, (2, 6))
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
     other = torch.where(mask.bool(), tokens, (tokens + 1) % 11)
@@ -89,7 +89,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(dropout):
     tokens = torch.randint(0, 11, (2, 6))
     gradients = []
     for checkpointing in (False, True):
-        model = randomised(gpt(dropout=dropout, gradient_checkpointing=checkpointing)).train()
+        model = randomize_weights(make_gpt(dropout=dropout, gradient_checkpointing=checkpointing)).train()
         torch.manual_seed(5)
         model(tokens).logits.square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
@@ -106,7 +106,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(dropout):
     ],
 )
 def test_dropout_acts_on_attention_and_both_branches_only(silenced, on_attention, on_branches, acts):
-    model, tokens = randomised(gpt()), torch.arange(8).view(1, 8)
+    model, tokens = randomize_weights(make_gpt()), torch.arange(8).view(1, 8)
     for block in model.blocks:
         block.attention.dropout, block.dropout.p = on_attention, on_branches
         for name in silenced:
@@ -118,9 +118,9 @@ def test_dropout_acts_on_attention_and_both_branches_only(silenced, on_attention
 
 
 def test_a_sequence_longer_than_the_positions_is_refused_with_both_numbers():
-    assert positions(gpt()) == 12
+    assert max_positions(make_gpt()) == 12
     with pytest.raises(ValueError, match=r"13 tokens is longer than the model's positions=12"):
-        gpt()(torch.zeros(1, 13, dtype=torch.long))
+        make_gpt()(torch.zeros(1, 13, dtype=torch.long))
 
 
 @pytest.mark.parametrize(
@@ -133,15 +133,15 @@ def test_a_sequence_longer_than_the_positions_is_refused_with_both_numbers():
 )
 def test_impossible_sizes_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
-        gpt(**changes)
+        make_gpt(**changes)
 
 
 def test_a_model_that_sets_no_limit_has_no_positions():
-    assert positions(nn.Linear(2, 2)) is None
+    assert max_positions(nn.Linear(2, 2)) is None
 
 
 def test_untying_leaves_the_function_as_it_was():
-    model, tokens = randomised(gpt()), torch.arange(8).view(1, 8)
+    model, tokens = randomize_weights(make_gpt()), torch.arange(8).view(1, 8)
     before = model(tokens).logits
     untie_head(model)
     assert torch.equal(model(tokens).logits, before)
@@ -150,5 +150,5 @@ def test_untying_leaves_the_function_as_it_was():
 
 
 def test_the_dropout_asked_for_is_that_of_every_block():
-    model = gpt(dropout=0.3)
+    model = make_gpt(dropout=0.3)
     assert [(block.attention.dropout, block.dropout.p) for block in model.blocks] == [(0.3, 0.3)] * 2

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadMode
 
 from harness.models import is_causal
 from harness.models.gpt import GPT
-from harness.models.likelihood import Likelihood
+from harness.models.likelihood import SentenceLikelihood
 from harness.models.ltg_bert import LTGBert
 
 VOCABULARY, START, END, MASK = 60, 2, 3, 4
@@ -20,7 +20,7 @@ SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 @cache
-def models() -> dict[str, nn.Module]:
+def make_models() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     gpt2 = GPT2Config(
         vocab_size=VOCABULARY, n_positions=POSITIONS, n_layer=2, n_embd=32, n_head=2, bos_token_id=2, eos_token_id=2
@@ -45,70 +45,72 @@ def sentences() -> list[list[int]]:
     return [torch.randint(5, VOCABULARY, (n,), generator=generator).tolist() for n in (3, 9, 4, 1, 9, 3, 17, 9)]
 
 
-def likelihood(name: str, batch_tokens: int = 4096) -> Likelihood:
+def make_likelihood(name: str, batch_tokens: int = 4096) -> SentenceLikelihood:
     if name in MASKED:
-        return Likelihood(models()[name], (START,), (END,), MASK, batch_tokens)
-    return Likelihood(models()[name], (START,), batch_tokens=batch_tokens)
+        return SentenceLikelihood(make_models()[name], (START,), (END,), MASK, batch_tokens)
+    return SentenceLikelihood(make_models()[name], (START,), batch_tokens=batch_tokens)
 
 
 @torch.no_grad()
-def one_at_a_time(name: str, sentence: list[int]) -> float:
+def reference_likelihood(name: str, sentence: list[int]) -> float:
     """The definition, word for word."""
     total = 0.0
     for at, token in enumerate(sentence):
         tokens, place = [START, *sentence[:at]], at
         if name in MASKED:
             tokens, place = [START, *sentence[:at], MASK, *sentence[at + 1 :], END], at + 1
-        logits = models()[name](input_ids=torch.tensor([tokens])).logits[0, place]
+        logits = make_models()[name](input_ids=torch.tensor([tokens])).logits[0, place]
         total += logits.double().log_softmax(0)[token].item()
     return total
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, *MASKED])
 def test_a_batch_scores_what_one_forward_pass_a_token_does(name: str, sentences) -> None:
-    expected = [one_at_a_time(name, sentence) for sentence in sentences]
-    assert likelihood(name)(sentences).tolist() == pytest.approx(expected, abs=1e-4)
+    expected = [reference_likelihood(name, sentence) for sentence in sentences]
+    assert make_likelihood(name)(sentences).tolist() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["our GPT", "LTG-BERT"])
 @pytest.mark.parametrize("batch_tokens", [1, 50])
 def test_the_size_of_a_batch_changes_nothing(name: str, batch_tokens: int, sentences) -> None:
-    whole = likelihood(name)(sentences)
-    torch.testing.assert_close(likelihood(name, batch_tokens)(sentences), whole, rtol=0, atol=1e-5)
+    whole = make_likelihood(name)(sentences)
+    torch.testing.assert_close(make_likelihood(name, batch_tokens)(sentences), whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["our GPT", "LTG-BERT"])
 def test_every_token_is_told_once_and_nothing_stays_on_the_model(name: str, sentences) -> None:
     told: list[int] = []
-    before = models()[name](input_ids=torch.tensor([sentences[1]])).logits
-    likelihood(name, 50)(sentences, told.append)
+    before = make_models()[name](input_ids=torch.tensor([sentences[1]])).logits
+    make_likelihood(name, 50)(sentences, told.append)
     assert len(told) > 4
     assert sum(told) == sum(map(len, sentences))
-    torch.testing.assert_close(models()[name](input_ids=torch.tensor([sentences[1]])).logits, before)
+    torch.testing.assert_close(make_models()[name](input_ids=torch.tensor([sentences[1]])).logits, before)
 
 
 def test_what_stands_around_a_sentence_matters_and_scores_nothing() -> None:
     uniform = GPT(vocab_size=VOCABULARY, positions=8, layers=1, width=8, heads=1, dropout=0.0)
     nn.init.zeros_(uniform.head.weight)
-    assert Likelihood(uniform, (START, END))([[7, 8, 9]]).item() == pytest.approx(-3 * math.log(VOCABULARY), rel=1e-6)
-    shifted = Likelihood(models()["BERT"], (END,), (START,), MASK)
-    assert shifted([[7, 8, 9]]).item() != likelihood("BERT")([[7, 8, 9]]).item()
+    assert SentenceLikelihood(uniform, (START, END))([[7, 8, 9]]).item() == pytest.approx(
+        -3 * math.log(VOCABULARY), rel=1e-6
+    )
+    shifted = SentenceLikelihood(make_models()["BERT"], (END,), (START,), MASK)
+    assert shifted([[7, 8, 9]]).item() != make_likelihood("BERT")([[7, 8, 9]]).item()
 
 
 def test_which_models_are_causal_is_found_out() -> None:
-    assert {name for name, model in models().items() if not is_causal(model)} == set(MASKED)
+    assert {name for name, model in make_models().items() if not is_causal(model)} == set(MASKED)
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
     with pytest.raises(ValueError, match=r"takes 25 tokens, more than the model's 24 positions; leave it out or use"):
-        likelihood("our GPT")([[7] * 24])
+        make_likelihood("our GPT")([[7] * 24])
     with pytest.raises(ValueError, match="has no tokens"):
-        likelihood("our GPT")([[7], []])
+        make_likelihood("our GPT")([[7], []])
     with pytest.raises(ValueError, match="batch_tokens=0 must be at least 1"):
-        likelihood("our GPT", 0)
+        make_likelihood("our GPT", 0)
     with pytest.raises(ValueError, match="nothing to predict a sentence's first token from"):
-        Likelihood(models()["our GPT"], ())
-    assert likelihood("our GPT")([]).tolist() == []
+        SentenceLikelihood(make_models()["our GPT"], ())
+    assert make_likelihood("our GPT")([]).tolist() == []
 
 
 @pytest.mark.slow
@@ -135,9 +137,9 @@ def test_minicons_agrees_on_every_sentence(name: str, tmp_path) -> None:
     texts = [" ".join(words[token - 5] for token in sentence) for sentence in sentences]
     total = {"reduction": lambda scores: scores.sum().item()}
     if name == "BERT":
-        theirs = scorer.MaskedLMScorer(models()[name], "cpu", tokenizer=tokenizer).sequence_score(texts, **total)
+        theirs = scorer.MaskedLMScorer(make_models()[name], "cpu", tokenizer=tokenizer).sequence_score(texts, **total)
     else:
-        theirs = scorer.IncrementalLMScorer(models()[name], "cpu", tokenizer=tokenizer).sequence_score(
+        theirs = scorer.IncrementalLMScorer(make_models()[name], "cpu", tokenizer=tokenizer).sequence_score(
             texts, bos_token=True, **total
         )
-    assert likelihood(name)(sentences).tolist() == pytest.approx(theirs, abs=1e-3)
+    assert make_likelihood(name)(sentences).tolist() == pytest.approx(theirs, abs=1e-3)

@@ -5,27 +5,27 @@ import pytest
 import torch
 from torch import nn
 
-from harness.models import positions
-from harness.models.head_projection import head_of, projecting_only
+from harness.models import max_positions
+from harness.models.head_projection import find_output_head, project_only
 from harness.models.ltg_bert import LTGBert
-from harness.training.lora import adapt, without_adapters
+from harness.training.lora import add_adapters, remove_adapters
 
 SIZES = {"vocab_size": 13, "width": 12, "layers": 2, "heads": 3, "hidden": 10, "positions": 24, "position_buckets": 8}
 
 
-def ltg_bert(**changes) -> LTGBert:
+def make_ltg_bert(**changes) -> LTGBert:
     torch.manual_seed(0)
     return LTGBert(**{**SIZES, "dropout": 0.0, **changes})
 
 
-def randomised(model: LTGBert) -> LTGBert:
+def randomize_weights(model: LTGBert) -> LTGBert:
     """Biases away from 0, and weights wide, so that every path counts."""
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     return model.double()
 
 
-def some_tokens(*shape: int) -> torch.Tensor:
+def random_tokens(*shape: int) -> torch.Tensor:
     return torch.randint(0, 13, shape, generator=torch.Generator().manual_seed(1))
 
 
@@ -126,13 +126,13 @@ def by_hand(model: LTGBert, tokens: list[int]) -> list[list[float]]:
 
 
 def test_logits_equal_those_of_the_equations_in_loops():
-    model, tokens = randomised(ltg_bert()), some_tokens(2, 19)
+    model, tokens = randomize_weights(make_ltg_bert()), random_tokens(2, 19)
     logits = torch.tensor([by_hand(model, row) for row in tokens.tolist()], dtype=torch.float64)
     torch.testing.assert_close(model(tokens).logits, logits, rtol=1e-9, atol=1e-9)
 
 
 def test_padding_changes_no_logit_of_a_token():
-    model, tokens = randomised(ltg_bert()), some_tokens(3, 9)
+    model, tokens = randomize_weights(make_ltg_bert()), random_tokens(3, 9)
     mask = torch.tensor([[1] * 9, [1] * 5 + [0] * 4, [0] * 3 + [1] * 6])
     padded = model(tokens, attention_mask=mask).logits
     for row, is_token in enumerate(mask.bool()):
@@ -141,7 +141,7 @@ def test_padding_changes_no_logit_of_a_token():
 
 
 def test_documents_in_one_row_score_as_alone():
-    model, tokens = randomised(ltg_bert()), some_tokens(2, 12)
+    model, tokens = randomize_weights(make_ltg_bert()), random_tokens(2, 12)
     document = torch.tensor([[0] * 3 + [1] * 8 + [2] * 1, [0] * 7 + [1] * 5])
     packed = model(tokens, attention_mask=document[:, :, None] == document[:, None, :]).logits
     for row in range(2):
@@ -150,7 +150,7 @@ def test_documents_in_one_row_score_as_alone():
 
 
 def test_a_row_of_padding_alone_leaves_logits_and_gradients_finite():
-    model, tokens = randomised(ltg_bert()), some_tokens(2, 6)
+    model, tokens = randomize_weights(make_ltg_bert()), random_tokens(2, 6)
     logits = model(tokens, attention_mask=torch.tensor([[1] * 6, [0] * 6])).logits
     logits.square().mean().backward()
     assert logits.isfinite().all()
@@ -158,7 +158,7 @@ def test_a_row_of_padding_alone_leaves_logits_and_gradients_finite():
 
 
 def test_initial_weights_are_cut_at_two_deviations_and_later_mlps_are_smaller():
-    model = ltg_bert(vocab_size=3000, width=48, hidden=96, layers=3)
+    model = make_ltg_bert(vocab_size=3000, width=48, hidden=96, layers=3)
     std = math.sqrt(2 / (5 * 48))
     of_cut = 0.8796  # of the deviation of a normal distribution, once it is cut at two of them
     sizes = {"word_embedding": 1, "layers.2.attention.query_key": 1, "prediction_head.transform": 1}
@@ -172,18 +172,18 @@ def test_initial_weights_are_cut_at_two_deviations_and_later_mlps_are_smaller():
 
 
 def test_random_weights_start_near_the_uniform_guess():
-    model, tokens = ltg_bert(vocab_size=500, width=48, heads=4, hidden=96), torch.randint(500, (8, 24))
+    model, tokens = make_ltg_bert(vocab_size=500, width=48, heads=4, hidden=96), torch.randint(500, (8, 24))
     loss = nn.functional.cross_entropy(model(tokens).logits.flatten(0, 1), torch.randint(500, (8 * 24,)))
     assert loss.item() == pytest.approx(math.log(500), abs=0.3)
 
 
 def test_the_decoder_is_the_word_embedding_and_the_head_projects_no_more_than_is_asked_for():
-    model, tokens = randomised(ltg_bert()), some_tokens(2, 7)
+    model, tokens = randomize_weights(make_ltg_bert()), random_tokens(2, 7)
     assert model.get_output_embeddings().weight is model.word_embedding.weight
     assert "buckets" not in model.state_dict()
     whole, chosen, seen = model(tokens).logits, torch.tensor([0, 5, 9]), []
     hook = model.prediction_head.transform.register_forward_hook(lambda module, given, made: seen.append(made.shape))
-    with projecting_only(chosen, head_of(model)):
+    with project_only(chosen, find_output_head(model)):
         torch.testing.assert_close(model(tokens).logits[0], whole.flatten(0, 1)[chosen])
     hook.remove()
     assert seen == [(1, 3, 12)]
@@ -193,7 +193,7 @@ def test_the_decoder_is_the_word_embedding_and_the_head_projects_no_more_than_is
     "name", ["dropout", "layers.0.dropout", "layers.1.attention.dropout", "prediction_head.dropout"]
 )
 def test_every_dropout_acts_in_training_and_none_in_evaluation(name):
-    model, tokens = randomised(ltg_bert()), some_tokens(1, 8)
+    model, tokens = randomize_weights(make_ltg_bert()), random_tokens(1, 8)
     still = model(tokens).logits
     model.get_submodule(name).p = 0.5
     assert not torch.allclose(model(tokens).logits, still)
@@ -201,7 +201,7 @@ def test_every_dropout_acts_in_training_and_none_in_evaluation(name):
 
 
 def test_the_table_of_distances_is_dropped_out_in_each_layer():
-    model, tokens, seen = ltg_bert(dropout=0.5), some_tokens(1, 8), []
+    model, tokens, seen = make_ltg_bert(dropout=0.5), random_tokens(1, 8), []
     for layer in model.layers:
         layer.attention.query_key.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
     model(tokens)
@@ -211,7 +211,7 @@ def test_the_table_of_distances_is_dropped_out_in_each_layer():
 
 
 def test_what_is_attended_to_is_dropped_out_as_well():
-    model, tokens = randomised(ltg_bert()), some_tokens(1, 8)
+    model, tokens = randomize_weights(make_ltg_bert()), random_tokens(1, 8)
     nn.init.zeros_(model.distance_norm.weight)
     nn.init.zeros_(model.distance_norm.bias)  # so that there is nothing in the table to drop
     still = model(tokens).logits
@@ -221,8 +221,8 @@ def test_what_is_attended_to_is_dropped_out_as_well():
 
 
 def test_the_gradient_reaches_every_parameter():
-    model = randomised(ltg_bert())
-    model(some_tokens(2, 24)).logits.square().mean().backward()
+    model = randomize_weights(make_ltg_bert())
+    model(random_tokens(2, 24)).logits.square().mean().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
     assert model.distance_embedding.weight.grad.abs().sum(1).min() > 0
 
@@ -231,9 +231,9 @@ def test_the_gradient_reaches_every_parameter():
 def test_gradient_checkpointing_gives_the_same_gradients(dropout):
     gradients = []
     for checkpointing in (False, True):
-        model = randomised(ltg_bert(dropout=dropout, gradient_checkpointing=checkpointing))
+        model = randomize_weights(make_ltg_bert(dropout=dropout, gradient_checkpointing=checkpointing))
         torch.manual_seed(5)
-        model(some_tokens(2, 8), attention_mask=torch.ones(2, 8)).logits.square().mean().backward()
+        model(random_tokens(2, 8), attention_mask=torch.ones(2, 8)).logits.square().mean().backward()
         gradients.append([p.grad for p in model.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)
@@ -248,15 +248,15 @@ def bert() -> nn.Module:
 
 @pytest.mark.parametrize(
     ("build", "layers", "with_head"),
-    [(lambda: ltg_bert().eval(), 2 * 5 + 1, 12), (bert, 2 * 6 + 1, 14)],
+    [(lambda: make_ltg_bert().eval(), 2 * 5 + 1, 12), (bert, 2 * 6 + 1, 14)],
     ids=["LTG-BERT", "BERT"],
 )
 def test_lora_adapts_masked_models_too(build, layers, with_head):
-    tokens = some_tokens(2, 8)
+    tokens = random_tokens(2, 8)
     for target_modules, count in (("all_linear", layers), ("with_head", with_head)):
         model = build()
         before = model(tokens).logits
-        adapt(model, rank=2, alpha=4, dropout=0.0, target_modules=target_modules)
+        add_adapters(model, rank=2, alpha=4, dropout=0.0, target_modules=target_modules)
         assert sum(name.endswith("lora_B.default") for name, _ in model.named_modules()) == count
         torch.testing.assert_close(model(tokens).logits, before)
         model(tokens).logits.square().mean().backward()
@@ -266,19 +266,19 @@ def test_lora_adapts_masked_models_too(build, layers, with_head):
             nn.init.normal_(p, std=0.3)
         changed = model(tokens).logits
         assert not torch.allclose(changed, before)
-        merged = without_adapters(deepcopy(model), merged=True)
+        merged = remove_adapters(deepcopy(model), merged=True)
         torch.testing.assert_close(merged(tokens).logits, changed, rtol=1e-4, atol=1e-4)
 
 
 def test_a_sequence_longer_than_the_positions_is_refused_with_both_numbers():
-    assert positions(ltg_bert()) == 24
+    assert max_positions(make_ltg_bert()) == 24
     with pytest.raises(ValueError, match=r"25 tokens is longer than the model's positions=24"):
-        ltg_bert()(torch.zeros(1, 25, dtype=torch.long))
+        make_ltg_bert()(torch.zeros(1, 25, dtype=torch.long))
 
 
 @pytest.mark.parametrize("positions", [1, 3, 5])
 def test_few_positions_need_no_shared_buckets(positions):
-    buckets = ltg_bert(positions=positions).buckets
+    buckets = make_ltg_bert(positions=positions).buckets
     offsets = torch.arange(positions)[:, None] - torch.arange(positions)
     assert torch.equal(buckets, offsets + 7)
 
@@ -297,4 +297,4 @@ def test_few_positions_need_no_shared_buckets(positions):
 )
 def test_impossible_sizes_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
-        ltg_bert(**changes)
+        make_ltg_bert(**changes)

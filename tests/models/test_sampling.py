@@ -8,8 +8,8 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from harness.models import is_causal
-from harness.models.gpt import GPT, Output
-from harness.models.sampling import continuation
+from harness.models.gpt import GPT, LMOutput
+from harness.models.sampling import generate_tokens
 
 SIZES = {"vocab_size": 12, "positions": 4, "layers": 1, "width": 8, "heads": 2, "dropout": 0.0}
 
@@ -19,9 +19,9 @@ class Counting(nn.Module):
 
     positions = 4
 
-    def forward(self, input_ids: torch.Tensor) -> Output:
+    def forward(self, input_ids: torch.Tensor) -> LMOutput:
         assert input_ids.shape[1] <= self.positions
-        return Output(torch.stack([self.row(int(last)) for last in input_ids[0]])[None])
+        return LMOutput(torch.stack([self.row(int(last)) for last in input_ids[0]])[None])
 
     def row(self, last: int) -> torch.Tensor:
         logits = torch.full((12,), -torch.inf)
@@ -32,7 +32,7 @@ class Counting(nn.Module):
 def drawn(prompt: list[int], tokens: int, *, eos_id: int = -1, seed: int = 0, model: nn.Module | None = None, **how):
     generator = torch.Generator().manual_seed(seed)
     how = {"temperature": 1.0, "top_k": None, **how}
-    return list(islice(continuation(model or Counting(), prompt, eos_id=eos_id, generator=generator, **how), tokens))
+    return list(islice(generate_tokens(model or Counting(), prompt, eos_id=eos_id, generator=generator, **how), tokens))
 
 
 def test_at_temperature_0_and_with_one_candidate_the_likeliest_token_comes_each_time_beyond_the_positions_too():

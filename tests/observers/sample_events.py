@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.core.events import EvalEnd, Event, Notice, Observer, RunEnd, RunStart, StepEnd
 from harness.core.task import Metric
 
-TOKENS = 100
+TOKENS_PER_STEP = 100
 
 
 def run_start(folder: Path, total_steps: int = 20, log_every: int = 5, **changes: object) -> RunStart:
@@ -27,14 +27,14 @@ def run_start(folder: Path, total_steps: int = 20, log_every: int = 5, **changes
 def step_end(step: int, loss: float = 2.0, **changes: object) -> StepEnd:
     given = {
         "step": step,
-        "tokens": step * TOKENS,
+        "tokens": step * TOKENS_PER_STEP,
         "loss": loss,
         "lr": 0.001 * step,
         "grad_norm": 1.5,
         "is_clipped": True,
         "skips": 0,
         "seconds": 0.25,
-        "step_tokens": TOKENS,
+        "step_tokens": TOKENS_PER_STEP,
     }
     return StepEnd(**{**given, **changes})
 
@@ -42,15 +42,17 @@ def step_end(step: int, loss: float = 2.0, **changes: object) -> StepEnd:
 def eval_end(step: int, loss: float, best: float, **changes: object) -> EvalEnd:
     metrics = {"loss": Metric(loss, "nats/token", 0.0125), "coverage": Metric(1.0, "share")}
     given = {"metrics": metrics, "best_step": step, "evals_since_best": 0, "share": step / 20, "seconds": 1.0}
-    return EvalEnd(step=step, tokens=step * TOKENS, best_val_loss=best, is_best=loss <= best, **{**given, **changes})
+    return EvalEnd(
+        step=step, tokens=step * TOKENS_PER_STEP, best_val_loss=best, is_best=loss <= best, **{**given, **changes}
+    )
 
 
 def run_end(status: str = "completed", reason: str = "", step: int = 20, **changes: object) -> RunEnd:
-    given = {"tokens": step * TOKENS, "seconds": 12.0, "best_val_loss": 3.0, "best_step": 20}
+    given = {"tokens": step * TOKENS_PER_STEP, "seconds": 12.0, "best_val_loss": 3.0, "best_step": 20}
     return RunEnd(status=status, reason=reason, step=step, **{**given, **changes})
 
 
-def whole_run(folder: Path, total_steps: int = 20, status: str = "completed", reason: str = "") -> Iterator[Event]:
+def sample_run(folder: Path, total_steps: int = 20, status: str = "completed", reason: str = "") -> Iterator[Event]:
     """Start, steps with evaluations before, halfway and after, a notice, and the end, with two files to keep."""
     folder.mkdir(parents=True, exist_ok=True)
     files = (folder / "config.yaml", folder / "command.txt")
@@ -67,7 +69,7 @@ def whole_run(folder: Path, total_steps: int = 20, status: str = "completed", re
     yield run_end(status, reason, total_steps, artifacts=files)
 
 
-def tell(observers: list[Observer], events: Iterator[Event]) -> None:
+def send_events(observers: list[Observer], events: Iterator[Event]) -> None:
     """All events to all observers, then the close, as the runner does."""
     for event in events:
         for observer in observers:

@@ -11,14 +11,14 @@ import pytest
 
 from harness.core.events import OutOfMemory
 from harness.observers import console
-from harness.observers.console import Console, duration, end_lines, number, readings
-from tests.observers.sample_events import eval_end, run_end, run_start, step_end, tell, whole_run
+from harness.observers.console import ConsolePrinter, format_duration, format_metrics, format_number, format_run_end
+from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, send_events, step_end
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_plain_output_has_the_header_the_evaluations_the_notices_and_the_end(tmp_path, capsys) -> None:
-    tell([Console()], whole_run(tmp_path))
+    send_events([ConsolePrinter()], sample_run(tmp_path))
     out = capsys.readouterr().out
     assert "\x1b" not in out
     head, *_ = text = out.splitlines()
@@ -35,8 +35,8 @@ def test_plain_output_has_the_header_the_evaluations_the_notices_and_the_end(tmp
 
 
 def test_plain_progress_shows_only_what_was_measured(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(console, "PLAIN_SECONDS", 0.0)
-    observer = Console()
+    monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
+    observer = ConsolePrinter()
     observer(run_start(tmp_path, log_every=2))
     observer(step_end(1))
     assert capsys.readouterr().out.splitlines()[-1] == "step 1/20"
@@ -48,7 +48,7 @@ def test_plain_progress_shows_only_what_was_measured(tmp_path, capsys, monkeypat
 
 
 def test_a_worse_evaluation_names_the_best_and_a_failure_its_reason(tmp_path, capsys) -> None:
-    observer = Console()
+    observer = ConsolePrinter()
     tracked = {**run_start(tmp_path).params, "tracking.uri": "sqlite:////data/runs.db"}
     observer(run_start(tmp_path, params=tracked))
     observer(replace(eval_end(30, 3.5, 3.25), best_step=20))
@@ -74,18 +74,18 @@ def test_the_end_says_what_shows_the_run_from_any_folder_without_a_password(
     tmp_path, monkeypatch, uri: str, way: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    *_, last = end_lines(run_end(), run_start(tmp_path, params={"tracking.uri": uri}))
+    *_, last = format_run_end(run_end(), run_start(tmp_path, params={"tracking.uri": uri}))
     assert last == f"to see it beside the others: {way.format(here=tmp_path)}"
 
 
 def test_a_terminal_gets_a_live_panel_that_leaves_only_the_permanent_lines(tmp_path, monkeypatch) -> None:
     keyboard, screen = os.openpty()
-    monkeypatch.setattr(console, "LIVE_SECONDS", 0.0)
+    monkeypatch.setattr(console, "LIVE_INTERVAL_S", 0.0)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "100")
     with os.fdopen(screen, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        tell([Console()], whole_run(tmp_path, total_steps=6))
+        send_events([ConsolePrinter()], sample_run(tmp_path, total_steps=6))
         monkeypatch.undo()
         shown = os.read(keyboard, 100_000).decode()
     os.close(keyboard)
@@ -113,15 +113,15 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path) -> None:
     [(3.36213, "3.362"), (0.0003, "3.00e-04"), (0.0, "0.000"), (4100.4, "4100"), (1e9, "1.000e+09"), (math.nan, "nan")],
 )
 def test_numbers_have_four_digits(value: float, text: str) -> None:
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (7260, "2 h 01 min")]
 )
 def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_readings_leave_out_a_clip_fraction_of_zero() -> None:
-    assert list(readings({"train/grad_norm": 0.5, "train/clip_fraction": 0.0})) == ["grad norm 0.5000"]
+    assert list(format_metrics({"train/grad_norm": 0.5, "train/clip_fraction": 0.0})) == ["grad norm 0.5000"]

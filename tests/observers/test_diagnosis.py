@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.events import Conclusion, Event, Observer, RunEnd, Spike, Verdict
-from harness.observers.composite import Broadcast
-from harness.observers.console import Console
-from harness.observers.diagnosis import NAME, Diagnosis
-from harness.observers.metrics_writer import Jsonl
-from harness.observers.mlflow import Deferred
+from harness.core.events import Diagnosis, Event, FinalDiagnosis, Observer, RunEnd, Spike
+from harness.observers.composite import CompositeObserver
+from harness.observers.console import ConsolePrinter
+from harness.observers.diagnosis import FILE_NAME, DiagnosisObserver
+from harness.observers.metrics_writer import MetricsWriter
+from harness.observers.mlflow import DeferredMlflowUpload
 from harness.record import metrics_file
-from harness.tracking.run_uploader import upload
-from tests.observers.sample_events import eval_end, run_end, run_start, step_end, whole_run
+from harness.tracking.run_uploader import upload_run
+from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, step_end
 from tests.tracking.stores import new_store, only_run
 
 EXPECT = ["step 10: val/loss < 2", "step 10: val/loss < 4", "tokens 1e9: val/loss < 1"]
@@ -29,7 +29,7 @@ class Memory(Observer):
 
 
 def broadcast(events: Iterator[Event], *observers: Observer) -> None:
-    everyone = Broadcast(observers)
+    everyone = CompositeObserver(observers)
     for event in events:
         everyone(event)
     everyone.close()
@@ -37,20 +37,20 @@ def broadcast(events: Iterator[Event], *observers: Observer) -> None:
 
 def test_a_verdict_follows_the_evaluation_that_it_is_about_and_the_conclusion_comes_before_the_end(tmp_path) -> None:
     memory = Memory()
-    broadcast(whole_run(tmp_path), Diagnosis(expect=EXPECT), memory)
+    broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), memory)
     kinds = [type(event).__name__ for event in memory.heard]
-    said = kinds.index("Verdict")
+    said = kinds.index("Diagnosis")
     assert memory.heard[said - 1] == eval_end(10, memory.heard[said - 1].val_loss, memory.heard[said - 1].val_loss)
-    assert kinds.count("Verdict") == 1
-    assert kinds[-2:] == ["Conclusion", "RunEnd"]
+    assert kinds.count("Diagnosis") == 1
+    assert kinds[-2:] == ["FinalDiagnosis", "RunEnd"]
 
 
 def test_forecasts_alarm_when_their_moment_passes_and_are_scored_at_the_end(tmp_path) -> None:
     memory = Memory()
-    broadcast(whole_run(tmp_path), Diagnosis(expect=EXPECT), memory)
-    [verdict] = [event for event in memory.heard if isinstance(event, Verdict)]
+    broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), memory)
+    [verdict] = [event for event in memory.heard if isinstance(event, Diagnosis)]
     assert (verdict.kind, verdict.step, verdict.evidence["forecast"]) == ("expectation", 10, EXPECT[0])
-    [conclusion] = [event for event in memory.heard if isinstance(event, Conclusion)]
+    [conclusion] = [event for event in memory.heard if isinstance(event, FinalDiagnosis)]
     assert conclusion.verdicts == (verdict,)
     assert conclusion.forecasts.startswith("1 of 3 forecasts held, 1 missed, 1 never reached")
 
@@ -66,14 +66,14 @@ def test_a_spike_is_said_with_the_examples_that_fed_it(tmp_path) -> None:
                 yield Spike(63, 60, 9.0, 2.0, None, 1.0, True, (480, 504))
         yield run_end("interrupted", "enough", 100)
 
-    broadcast(spiked(), Diagnosis(), memory)
-    found = next(event for event in memory.heard if isinstance(event, Verdict) and event.kind == "spike")
+    broadcast(spiked(), DiagnosisObserver(), memory)
+    found = next(event for event in memory.heard if isinstance(event, Diagnosis) and event.kind == "spike")
     assert memory.heard.index(found) < memory.heard.index(step_end(65, 9.0, examples=520))
     assert "480" in f"{found.reason} {found.evidence}"
 
 
 def test_the_terminal_shows_a_verdict_when_it_comes_and_a_table_at_the_end(tmp_path, capsys) -> None:
-    broadcast(whole_run(tmp_path), Diagnosis(expect=EXPECT), Console())
+    broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), ConsolePrinter())
     lines = capsys.readouterr().out.splitlines()
     said = next(index for index, line in enumerate(lines) if line.startswith("step 10 · expectation: "))
     assert lines[said - 1].startswith("step 10 · val loss")
@@ -84,14 +84,14 @@ def test_the_terminal_shows_a_verdict_when_it_comes_and_a_table_at_the_end(tmp_p
 
 def test_the_record_and_mlflow_hold_the_verdicts_as_lines_tags_and_a_table(tmp_path) -> None:
     store, folder = new_store(tmp_path), tmp_path / "a run"
-    broadcast(whole_run(folder), Diagnosis(expect=EXPECT), Deferred(store), Jsonl())
-    lines = [entry for entry, _ in metrics_file.read(folder / metrics_file.NAME)]
+    broadcast(sample_run(folder), DiagnosisObserver(expect=EXPECT), DeferredMlflowUpload(store), MetricsWriter())
+    lines = [entry for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)]
     assert [line["kind"] for line in lines if line["kind"] in ("verdict", "conclusion", "end")] == [
         "verdict", "conclusion", "end"
     ]  # fmt: skip
-    kept = json.loads((folder / NAME).read_text())
+    kept = json.loads((folder / FILE_NAME).read_text())
     assert kept["rows"][0][:2] == ["expectation", 10]
-    upload(folder)
+    upload_run(folder)
     _, run = only_run(store)
     assert run.data.tags["verdict.expectation"] == "step 10, 100%"
     assert "**expectation** at step 10 (100%): forecast" in run.data.tags["mlflow.note.content"]
@@ -102,16 +102,16 @@ def test_the_record_and_mlflow_hold_the_verdicts_as_lines_tags_and_a_table(tmp_p
 
 def test_a_forecast_that_is_none_is_refused_with_the_grammar() -> None:
     with pytest.raises(ValueError, match=r"'soon' is no forecast; a forecast is 'step 1500: val/loss < 6.65'"):
-        Diagnosis(expect=["soon"])
+        DiagnosisObserver(expect=["soon"])
 
 
 def test_an_observer_that_raises_is_left_out_and_verdicts_still_reach_the_others(tmp_path, capsys) -> None:
     class Broken(Observer):
         def __call__(self, event: Event) -> None:
-            if isinstance(event, Verdict):
+            if isinstance(event, Diagnosis):
                 raise RuntimeError("no")
 
     memory = Memory()
-    broadcast(whole_run(tmp_path), Diagnosis(expect=EXPECT), Broken(), memory)
+    broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), Broken(), memory)
     assert "the observer Broken is left out" in capsys.readouterr().err
     assert isinstance(memory.heard[-1], RunEnd)

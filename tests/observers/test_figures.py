@@ -4,9 +4,9 @@ import math
 import struct
 from pathlib import Path
 
-from harness.observers.figures import Figures
-from harness.observers.metrics_writer import Jsonl
-from tests.observers.sample_events import run_end, run_start, step_end, tell, whole_run
+from harness.observers.figures import FigureWriter
+from harness.observers.metrics_writer import MetricsWriter
+from tests.observers.sample_events import run_end, run_start, sample_run, send_events, step_end
 
 
 def png_size(path: Path) -> tuple[int, int]:
@@ -16,7 +16,7 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def test_a_run_leaves_three_pictures_of_readable_size(tmp_path) -> None:
-    tell([Jsonl(), Figures()], whole_run(tmp_path))
+    send_events([MetricsWriter(), FigureWriter()], sample_run(tmp_path))
     pictures = sorted((tmp_path / "figures").iterdir())
     assert [picture.name for picture in pictures] == ["grad_norm.png", "loss.png", "lr.png"]
     for picture in pictures:
@@ -28,11 +28,11 @@ def test_a_run_leaves_three_pictures_of_readable_size(tmp_path) -> None:
 
 def test_a_run_that_diverged_at_once_is_drawn_as_far_as_it_went(tmp_path, capsys) -> None:
     lost = [step_end(1, math.nan, grad_norm=math.nan, skips=1), run_end("diverged", "the loss is nan", step=1)]
-    tell([Jsonl(), Figures()], iter([run_start(tmp_path, log_every=1), *lost]))
+    send_events([MetricsWriter(), FigureWriter()], iter([run_start(tmp_path, log_every=1), *lost]))
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["loss.png", "lr.png"]
     assert capsys.readouterr().err == ""
 
 
 def test_without_a_record_there_is_a_warning_and_no_error(tmp_path, capsys) -> None:
-    tell([Figures()], iter([run_start(tmp_path), run_end()]))
+    send_events([FigureWriter()], iter([run_start(tmp_path), run_end()]))
     assert "warning: no figures" in capsys.readouterr().err

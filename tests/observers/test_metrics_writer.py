@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.startup import instants
-from harness.observers.metrics_writer import Jsonl
+from harness.observers.metrics_writer import MetricsWriter
 from harness.record import metrics_file
-from tests.observers.sample_events import run_end, run_start, step_end, tell, whole_run
+from tests.observers.sample_events import run_end, run_start, sample_run, send_events, step_end
 
 
 def lines(folder: Path) -> list[dict]:
@@ -21,7 +21,10 @@ def lines(folder: Path) -> list[dict]:
     def refuse(constant: str) -> float:
         raise AssertionError(f"{constant} is not JSON")
 
-    return [json.loads(line, parse_constant=refuse) for line in (folder / metrics_file.NAME).read_text().splitlines()]
+    return [
+        json.loads(line, parse_constant=refuse)
+        for line in (folder / metrics_file.METRICS_FILE).read_text().splitlines()
+    ]
 
 
 @contextmanager
@@ -36,7 +39,7 @@ def no_space_beyond(size: int) -> Iterator[None]:
 
 
 def test_the_record_tells_the_whole_run_in_order(tmp_path) -> None:
-    tell([Jsonl()], whole_run(tmp_path))
+    send_events([MetricsWriter()], sample_run(tmp_path))
     start, constants, before, notice, *measured, end = lines(tmp_path)
     assert start["kind"] == "start"
     assert start["params"]["optimizer.lr"] == "0.001"
@@ -54,7 +57,7 @@ def test_the_record_tells_the_whole_run_in_order(tmp_path) -> None:
 
 
 def test_every_line_is_on_disk_before_the_next_step(tmp_path) -> None:
-    observer = Jsonl()
+    observer = MetricsWriter()
     observer(run_start(tmp_path, log_every=1))
     for step in range(1, 4):
         observer(step_end(step))
@@ -63,32 +66,32 @@ def test_every_line_is_on_disk_before_the_next_step(tmp_path) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-310, 0.1 + 0.2])
 def test_every_number_comes_back_as_it_was(tmp_path, value: float) -> None:
-    observer = Jsonl()
+    observer = MetricsWriter()
     observer(run_start(tmp_path, total_steps=1))
     observer(step_end(1, value))
     assert lines(tmp_path)
-    *_, (entry, _) = metrics_file.read(tmp_path / metrics_file.NAME)
+    *_, (entry, _) = metrics_file.read_entries(tmp_path / metrics_file.METRICS_FILE)
     assert str(entry["metrics"]["train/loss"]) == str(value)
 
 
 def test_a_line_cut_short_is_not_read_until_it_is_whole(tmp_path) -> None:
-    path = tmp_path / metrics_file.NAME
-    first, second = metrics_file.encode("notice", text="one"), metrics_file.encode("notice", text="two")
+    path = tmp_path / metrics_file.METRICS_FILE
+    first, second = metrics_file.encode_entry("notice", text="one"), metrics_file.encode_entry("notice", text="two")
     path.write_bytes(first + second[:-3])
-    [(entry, offset)] = metrics_file.read(path)
+    [(entry, offset)] = metrics_file.read_entries(path)
     assert (entry["text"], offset) == ("one", len(first))
     path.write_bytes(first + second)
-    assert [entry["text"] for entry, _ in metrics_file.read(path, offset)] == ["two"]
+    assert [entry["text"] for entry, _ in metrics_file.read_entries(path, offset)] == ["two"]
 
 
 def test_what_a_full_disk_refuses_is_written_once_there_is_space_by_a_record_held_throughout(tmp_path, capsys) -> None:
-    observer, path = Jsonl(), tmp_path / metrics_file.NAME
+    observer, path = MetricsWriter(), tmp_path / metrics_file.METRICS_FILE
     observer(run_start(tmp_path, log_every=1))
     with no_space_beyond(path.stat().st_size + 100):
         for step in range(1, 4):
             observer(step_end(step))
         assert metrics_file.is_held(path) is True
-        assert [entry["kind"] for entry, _ in metrics_file.read(path)] == ["start", "metrics"]
+        assert [entry["kind"] for entry, _ in metrics_file.read_entries(path)] == ["start", "metrics"]
     observer(step_end(4))
     observer(run_end(step=4))
     observer.close()
@@ -98,7 +101,7 @@ def test_what_a_full_disk_refuses_is_written_once_there_is_space_by_a_record_hel
 
 
 def test_a_disk_that_stays_full_does_not_end_the_run(tmp_path, capsys) -> None:
-    observer, path = Jsonl(), tmp_path / metrics_file.NAME
+    observer, path = MetricsWriter(), tmp_path / metrics_file.METRICS_FILE
     observer(run_start(tmp_path, log_every=1))
     with no_space_beyond(path.stat().st_size):
         observer(step_end(1))
@@ -110,30 +113,32 @@ def test_a_disk_that_stays_full_does_not_end_the_run(tmp_path, capsys) -> None:
 
 
 def test_a_password_in_an_address_is_not_recorded(tmp_path) -> None:
-    Jsonl()(run_start(tmp_path, params={"tracking.uri": "http://me:secret@server:5000", "optimizer.lr": "0.001"}))
+    MetricsWriter()(
+        run_start(tmp_path, params={"tracking.uri": "http://me:secret@server:5000", "optimizer.lr": "0.001"})
+    )
     assert lines(tmp_path)[0]["params"] == {"tracking.uri": "http://server:5000", "optimizer.lr": "0.001"}
 
 
 def test_the_startup_benchmark_finds_the_start_and_the_first_step(tmp_path) -> None:
-    tell([Jsonl()], whole_run(tmp_path))
+    send_events([MetricsWriter()], sample_run(tmp_path))
     recorded = lines(tmp_path)
     step = next(line for line in recorded if line.get("step") == 5)
-    assert instants(tmp_path / metrics_file.NAME) == (recorded[0]["at_ms"] / 1000, step["at_ms"] / 1000)
+    assert instants(tmp_path / metrics_file.METRICS_FILE) == (recorded[0]["at_ms"] / 1000, step["at_ms"] / 1000)
 
 
 def test_a_record_is_held_until_its_run_is_closed(tmp_path) -> None:
-    observer = Jsonl()
+    observer = MetricsWriter()
     observer(run_start(tmp_path))
-    assert metrics_file.is_held(tmp_path / metrics_file.NAME) is True
+    assert metrics_file.is_held(tmp_path / metrics_file.METRICS_FILE) is True
     observer(run_end())
-    assert metrics_file.is_held(tmp_path / metrics_file.NAME) is True
+    assert metrics_file.is_held(tmp_path / metrics_file.METRICS_FILE) is True
     observer.close()
-    assert metrics_file.is_held(tmp_path / metrics_file.NAME) is False
+    assert metrics_file.is_held(tmp_path / metrics_file.METRICS_FILE) is False
 
 
 def test_a_record_that_exists_is_never_written_over(tmp_path) -> None:
-    tell([Jsonl()], whole_run(tmp_path))
-    before = (tmp_path / metrics_file.NAME).read_bytes()
+    send_events([MetricsWriter()], sample_run(tmp_path))
+    before = (tmp_path / metrics_file.METRICS_FILE).read_bytes()
     with pytest.raises(FileExistsError):
-        Jsonl()(run_start(tmp_path))
-    assert (tmp_path / metrics_file.NAME).read_bytes() == before
+        MetricsWriter()(run_start(tmp_path))
+    assert (tmp_path / metrics_file.METRICS_FILE).read_bytes() == before

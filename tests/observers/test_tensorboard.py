@@ -4,17 +4,21 @@ import sys
 
 import pytest
 
-from harness.observers.metrics_writer import Jsonl
-from harness.observers.tensorboard import TensorBoard
+from harness.observers.metrics_writer import MetricsWriter
+from harness.observers.tensorboard import TensorBoardWriter
 from harness.record import metrics_file
-from tests.observers.sample_events import tell, whole_run
+from tests.observers.sample_events import sample_run, send_events
 
 
 def test_the_event_files_hold_the_rows_of_the_record(tmp_path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    tell([Jsonl(), TensorBoard()], whole_run(tmp_path))
+    send_events([MetricsWriter(), TensorBoardWriter()], sample_run(tmp_path))
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    rows = [entry for entry, _ in metrics_file.read(tmp_path / metrics_file.NAME) if entry["kind"] == "metrics"]
+    rows = [
+        entry
+        for entry, _ in metrics_file.read_entries(tmp_path / metrics_file.METRICS_FILE)
+        if entry["kind"] == "metrics"
+    ]
     assert set(events.Tags()["scalars"]) == {name for row in rows for name in row["metrics"]}
     for name in ("train/loss", "val/loss", "constant/uniform"):
         expected = [(row["step"], row["metrics"][name]) for row in rows if name in row["metrics"]]
@@ -24,4 +28,4 @@ def test_the_event_files_hold_the_rows_of_the_record(tmp_path) -> None:
 def test_where_it_is_not_installed_the_message_says_how_to_install_it(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # what Python itself does to block an import
     with pytest.raises(ValueError, match=r"pip install -e '\.\[tensorboard\]'"):
-        TensorBoard()
+        TensorBoardWriter()

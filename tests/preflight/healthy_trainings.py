@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from harness.core.task import Loss
 from harness.models.gpt import GPT
-from harness.preflight import Asked, Data, Evaluated, Subject
+from harness.preflight import EvalResult, RequestedSettings, TrainingData, TrainingSetup
 from harness.preflight.training_setup import IGNORED
 
 VOCABULARY, ROWS, STEPS = 40, 8, 40
@@ -22,7 +22,7 @@ PAD = 0
 
 
 @cache
-def documents(count: int, seed: int) -> tuple[tuple[int, ...], ...]:
+def make_documents(count: int, seed: int) -> tuple[tuple[int, ...], ...]:
     """Of 10 to 24 tokens: what follows a token is one of two most of the time, and else a common one."""
     chance, chain = np.random.default_rng(seed), np.random.default_rng(0)
     follows = np.stack([chain.permutation(np.arange(1, VOCABULARY)) for _ in range(2)])
@@ -59,15 +59,15 @@ class Training:
     Any attribute may be set to something worse before `subject()` is asked."""
 
     def __init__(self) -> None:
-        self.train, self.val = list(documents(160, seed=1)), list(documents(30, seed=2))
+        self.train, self.val = list(make_documents(160, seed=1)), list(make_documents(30, seed=2))
         self.collate, self.loss_fn = collate, next_token_loss
-        self.model = new_model()
-        self.model.load_state_dict(learned())
-        self.optimize(self.model.parameters())
+        self.model = make_model()
+        self.model.load_state_dict(pretrained_weights())
+        self.set_optimizer(self.model.parameters())
         self.more: dict[str, Any] = {}
         """Further fields of the subject."""
 
-    def optimize(self, parameters: Any) -> None:
+    def set_optimizer(self, parameters: Any) -> None:
         self.optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.multiplier)
 
@@ -90,34 +90,34 @@ class Training:
         self.schedule.step()
 
     @torch.no_grad()
-    def evaluate(self, size: int) -> Evaluated:
+    def evaluate(self, size: int) -> EvalResult:
         self.model.eval()
         parts = [
             self.loss_fn(self.model, self.collate(self.val[at : at + size])) for at in range(0, len(self.val), size)
         ]
         count = sum(part.count for part in parts)
-        return Evaluated(sum(part.sum.item() for part in parts) / count, count, "nats/token")
+        return EvalResult(sum(part.sum.item() for part in parts) / count, count, "nats/token")
 
     def save(self, folder: Path) -> None:
         torch.save(self.model.state_dict(), folder / "model.pt")
 
     def load(self, folder: Path) -> nn.Module:
-        model = new_model()
+        model = make_model()
         model.load_state_dict(torch.load(folder / "model.pt"))
         return model
 
-    def data(self) -> Data:
+    def data(self) -> TrainingData:
         texts = [" ".join(f"w{token}" for token in row) for row in self.train]
         examples: list[Sequence[Hashable]] = [self.train, self.val]
-        return Data(*examples, texts, np.concatenate([np.array(row) for row in self.train]), None, False)
+        return TrainingData(*examples, texts, np.concatenate([np.array(row) for row in self.train]), None, False)
 
-    def subject(self) -> Subject:
+    def make_setup(self) -> TrainingSetup:
         targets = [token for row in self.val for token in row[1:]]
         shares = np.array(list(Counter(targets).values())) / len(targets)
         given = {
             "is_pretrained": True,
             "unigram_entropy": float(-(shares * np.log(shares)).sum()),
-            "asked": Asked(
+            "asked": RequestedSettings(
                 lr=PEAK,
                 warmup_steps=WARMUP,
                 total_steps=STEPS,
@@ -135,18 +135,18 @@ class Training:
             "load": self.load,
             "data": self.data(),
         }
-        return Subject(self.model, self.batches(), self.loss_fn, **given | self.more)
+        return TrainingSetup(self.model, self.batches(), self.loss_fn, **given | self.more)
 
 
-def new_model() -> GPT:
+def make_model() -> GPT:
     torch.manual_seed(0)
     return GPT(vocab_size=VOCABULARY, positions=32, layers=2, width=32, heads=2, dropout=0.1)
 
 
 @cache
-def learned() -> Mapping[str, Tensor]:
+def pretrained_weights() -> Mapping[str, Tensor]:
     """The weights after a few epochs."""
-    model, rows = new_model(), documents(400, seed=3)
+    model, rows = make_model(), make_documents(400, seed=3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(120):
         optimizer.zero_grad()

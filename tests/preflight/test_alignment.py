@@ -8,26 +8,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from harness.preflight import Report, Subject, preflight
+from harness.preflight import PreflightReport, TrainingSetup, preflight
 from harness.preflight.training_setup import IGNORED
-from tests.preflight.healthy_trainings import Training, new_model
-from tests.preflight.other_trainings import masked, masked_loss, of_transformers, operator
+from tests.preflight.healthy_trainings import Training, make_model
+from tests.preflight.other_trainings import (
+    make_masked_setup,
+    make_operator_setup,
+    make_transformers_setup,
+    masked_lm_loss,
+)
 
 
-def checked(subject: Subject) -> Report:
+def checked(subject: TrainingSetup) -> PreflightReport:
     return preflight(subject, ["alignment"])
 
 
-def levels(subject: Subject) -> dict[str, str]:
+def levels(subject: TrainingSetup) -> dict[str, str]:
     return {finding.what: finding.level for _, finding in checked(subject)}
 
 
 def test_random_weights_show_a_shifted_loss_as_well_as_trained_ones() -> None:
     training = Training()
-    training.model.load_state_dict(new_model().state_dict())
+    training.model.load_state_dict(make_model().state_dict())
     training.more = {"is_pretrained": False}
     training.loss_fn = unmoved_loss
-    assert levels(training.subject())["the loss against the logits"] == "fail"
+    assert levels(training.make_setup())["the loss against the logits"] == "fail"
 
 
 def unmoved_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -43,22 +48,22 @@ def test_a_model_that_learned_to_repeat_its_input_is_told_from_one_that_predicts
         optimizer.zero_grad()
         unmoved_loss(training.model, batch).backward()
         optimizer.step()
-    assert levels(training.subject())["what the weights have learned to predict"] == "fail"
+    assert levels(training.make_setup())["what the weights have learned to predict"] == "fail"
 
 
 def test_labels_moved_on_against_the_rule_that_is_stated_fail() -> None:
     training = Training()
-    text = training.subject().text
+    text = training.make_setup().text
     batches = [batch | {"labels": batch["labels"].roll(-1, 1)} for batch in training.batches()]
-    subject = replace(training.subject(), batches=batches, text=text)
+    subject = replace(training.make_setup(), batches=batches, text=text)
     assert levels(subject)["labels in the batches"] == "fail"
 
 
 def test_masked_labels_one_place_off_fail() -> None:
-    subject = masked()
+    subject = make_masked_setup()
 
     def beside(model: nn.Module, batch: dict[str, Tensor]) -> object:
-        return masked_loss(model, batch | {"labels": batch["labels"].roll(1, 1)})
+        return masked_lm_loss(model, batch | {"labels": batch["labels"].roll(1, 1)})
 
     found = levels(replace(subject, loss_fn=beside))
     assert found["the loss against the logits"] == "fail"
@@ -74,23 +79,23 @@ def test_a_loss_with_label_smoothing_is_to_be_looked_at_and_no_fault() -> None:
         return F.cross_entropy(logits, labels, ignore_index=IGNORED, label_smoothing=0.1)
 
     training.loss_fn = smoothed
-    assert checked(training.subject()).level("alignment") == "warn"
+    assert checked(training.make_setup()).get_level("alignment") == "warn"
 
 
 def test_no_text_is_not_checked_and_it_is_said_what_that_needs() -> None:
-    [(_, finding)] = checked(operator())
+    [(_, finding)] = checked(make_operator_setup())
     assert finding.level == "not checked"
     assert "input_ids" in finding.expected
 
 
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_what_transformers_takes_is_read_as_it_is(kind: str) -> None:
-    assert checked(of_transformers(kind)).level("alignment") == "pass"
+    assert checked(make_transformers_setup(kind)).get_level("alignment") == "pass"
 
 
 def test_a_mask_that_hides_every_label_is_no_shift() -> None:
-    subject = masked()
+    subject = make_masked_setup()
     hidden = [
         batch | {"input_ids": batch["input_ids"].where(batch["labels"] == IGNORED, 1)} for batch in subject.batches
     ]
-    assert Subject(subject.model, hidden, masked_loss).text.shift == 0
+    assert TrainingSetup(subject.model, hidden, masked_lm_loss).text.shift == 0

@@ -9,14 +9,14 @@ import psutil
 import pytest
 
 from harness.preflight import Finding
-from harness.preflight.cost import check, span
+from harness.preflight.cost import check, describe_duration
 from tests.preflight.healthy_trainings import Training
 
 
 def findings(**asked: Any) -> dict[str, Finding]:
-    made = Training().subject()
+    made = Training().make_setup()
     made.asked = replace(made.asked, **asked)
-    with made.untouched():
+    with made.preserved_state():
         return {finding.what: finding for finding in check(made)}
 
 
@@ -39,7 +39,7 @@ def test_a_slower_evaluation_of_a_part_counts_for_the_whole() -> None:
         return evaluate(size)
 
     training.evaluate, training.more = slow, {"evaluated_share": 0.001}
-    made = training.subject()
+    made = training.make_setup()
     [told, _] = check(made)
     assert "minutes for 40 steps and 4 evaluations" in told.seen  # 4 * 0.1 s / 0.001 is 400 s
 
@@ -54,10 +54,10 @@ def test_runs_at_once_that_need_more_than_the_machine_has_warn() -> None:
 def test_without_a_step_nothing_is_measured() -> None:
     training = Training()
     training.more = {"step": None}
-    [found] = check(training.subject())
+    [found] = check(training.make_setup())
     assert found.level == "not checked"
 
 
 @pytest.mark.parametrize(("seconds", "said"), [(0.5, "0.5 seconds"), (90, "90 seconds"), (9000, "2.5 hours")])
 def test_spans_are_in_a_unit_that_one_would_say(seconds: float, said: str) -> None:
-    assert span(seconds) == said
+    assert describe_duration(seconds) == said

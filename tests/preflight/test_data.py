@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.preflight import Data, Finding, Subject
+from harness.preflight import Finding, TrainingData, TrainingSetup
 from harness.preflight.data import check
 from tests.preflight.healthy_trainings import Training
 
@@ -24,8 +24,8 @@ REAL = {
 
 def findings(texts: Iterable[str] | None = None, **of_stream: object) -> dict[str, Finding]:
     model = nn.Linear(1, 1)
-    subject = Subject(
-        model, [torch.ones(1)], lambda model, batch: model(batch).sum(), data=Data(texts=texts, **of_stream)
+    subject = TrainingSetup(
+        model, [torch.ones(1)], lambda model, batch: model(batch).sum(), data=TrainingData(texts=texts, **of_stream)
     )
     return {finding.what: finding for finding in check(subject)}
 
@@ -92,8 +92,8 @@ def test_the_loss_of_the_model_in_a_passage_is_set_beside_that_elsewhere() -> No
     training = Training()
     stream = np.concatenate([np.array(row) for row in training.train] * 6)
     stream[4096:5120] = 7
-    training.more = {"data": Data(stream=stream)}
-    *_, found = check(training.subject())
+    training.more = {"data": TrainingData(stream=stream)}
+    *_, found = check(training.make_setup())
     there, elsewhere = map(
         float, re.search(r"loss is ([\d.]+) in the longest, ([\d.]+) elsewhere", found.seen).groups()
     )

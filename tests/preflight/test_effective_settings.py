@@ -8,25 +8,25 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from harness.preflight import Finding, Subject
+from harness.preflight import Finding, TrainingSetup
 from harness.preflight.effective_settings import check
 from tests.preflight.healthy_trainings import PEAK, ROWS, STEPS, Training
 
 
-def subject(schedule: Callable[[torch.optim.Optimizer], Any] | None = None, **asked: Any) -> Subject:
+def subject(schedule: Callable[[torch.optim.Optimizer], Any] | None = None, **asked: Any) -> TrainingSetup:
     """With another schedule, of which nobody says what its course should be."""
     training = Training()
     if schedule is not None:
-        training.optimize(training.model.parameters())
+        training.set_optimizer(training.model.parameters())
         training.optimizer.param_groups[0]["lr"] = training.optimizer.param_groups[0]["initial_lr"] = PEAK
         training.schedule = schedule(training.optimizer)
-    made = training.subject()
+    made = training.make_setup()
     made.asked = replace(made.asked, **({"multiplier": None, "warmup_steps": None} if schedule else {}) | asked)
     return made
 
 
-def findings(of: Subject) -> dict[str, Finding]:
-    with of.untouched():
+def findings(of: TrainingSetup) -> dict[str, Finding]:
+    with of.preserved_state():
         return {finding.what: finding for finding in check(of)}
 
 
@@ -109,7 +109,7 @@ def test_a_course_that_runs_ahead_of_the_one_asked_for_says_how_much() -> None:
 
 def test_a_scheduler_that_no_step_steps_is_told() -> None:
     made = subject()
-    made.step = lambda batch: made.optimizers[0].step()
+    made.step = lambda batch: made.optimizer_list[0].step()
     assert findings(made)["scheduler's ticks"].level == "warn"
 
 
@@ -117,7 +117,7 @@ def test_a_scheduler_that_no_step_steps_is_told() -> None:
 def test_a_scheduler_that_epochs_step_is_not_rehearsed_by_steps(warmup: int | None) -> None:
     course = (1.0, 0.0) if warmup is None else (0.1, 1.0)
     made = subject(lambda optimizer: lr_scheduler.LinearLR(optimizer, *course, total_iters=2), warmup_steps=warmup)
-    made.step = lambda batch: made.optimizers[0].step()
+    made.step = lambda batch: made.optimizer_list[0].step()
     found = findings(made)
     assert "fail" not in {finding.level for finding in found.values()}, found
     assert found["learning rates"].level == "not checked"

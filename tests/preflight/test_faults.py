@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from harness.core.task import Loss
-from harness.preflight import Evaluated, Report, Subject, preflight
+from harness.preflight import EvalResult, PreflightReport, TrainingSetup, preflight
 from harness.preflight.training_setup import IGNORED
-from tests.preflight.healthy_trainings import PEAK, STEPS, Training, collate, new_model
+from tests.preflight.healthy_trainings import PEAK, STEPS, Training, collate, make_model
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ def noise_added_to_gradients(training: Training) -> None:
 
 
 def optimizer_missing_a_group(training: Training) -> None:
-    training.optimize([parameter for parameter in training.model.parameters() if parameter.ndim > 1])
+    training.set_optimizer([parameter for parameter in training.model.parameters() if parameter.ndim > 1])
 
 
 def weights_never_arrived(training: Training) -> None:
-    training.model.load_state_dict(new_model().state_dict())
+    training.model.load_state_dict(make_model().state_dict())
 
 
-class Adapted(nn.Module):
+class LoRALinear(nn.Module):
     """A frozen layer with a low-rank change beside it; `is_cut` computes the frozen part outside the graph."""
 
     def __init__(self, layer: nn.Linear, is_cut: bool) -> None:
@@ -83,24 +83,24 @@ class Adapted(nn.Module):
         return frozen + x @ self.down.T @ self.up.T
 
 
-def adapted(training: Training, is_cut: bool = False) -> None:
+def add_adapters(training: Training, is_cut: bool = False) -> None:
     """Adapters in every linear layer, the head too, are all that is trained."""
     model = training.model.requires_grad_(False)
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
-            model.set_submodule(name, Adapted(module, is_cut))
-    training.optimize([parameter for parameter in model.parameters() if parameter.requires_grad])
+            model.set_submodule(name, LoRALinear(module, is_cut))
+    training.set_optimizer([parameter for parameter in model.parameters() if parameter.requires_grad])
     training.load = None
 
 
 def frozen_base_outside_the_graph(training: Training) -> None:
-    adapted(training, is_cut=True)
+    add_adapters(training, is_cut=True)
 
 
 def warmup_truncated_to_0(training: Training) -> None:
     """int(0.1) of the steps."""
     training.multiplier = lambda step: 1 - step / STEPS
-    training.optimize(training.model.parameters())
+    training.set_optimizer(training.model.parameters())
 
 
 def lr_multiplied_by_the_number_of_devices(training: Training) -> None:
@@ -133,7 +133,7 @@ def head_made_anew_on_loading(training: Training) -> None:
 def evaluation_that_drops_the_tail(training: Training) -> None:
     whole, val = training.evaluate, training.val
 
-    def without_tail(size: int) -> Evaluated:
+    def without_tail(size: int) -> EvalResult:
         training.val = val[: len(val) // size * size]
         return whole(size)
 
@@ -165,26 +165,26 @@ FAULTS = [
 def test_the_check_that_owns_a_fault_names_it_first(fault: Fault) -> None:
     training = Training()
     fault.inject(training)
-    report = preflight(training.subject())
-    assert report.failed[:1] == [fault.owner], said(report)
-    assert set(report.failed) == {fault.owner} | fault.consequences, said(report)
+    report = preflight(training.make_setup())
+    assert report.failed_checks[:1] == [fault.owner], said(report)
+    assert set(report.failed_checks) == {fault.owner} | fault.consequences, said(report)
 
 
-def as_it_is(training: Training) -> Subject:
-    return training.subject()
+def as_it_is(training: Training) -> TrainingSetup:
+    return training.make_setup()
 
 
-def with_adapters(training: Training) -> Subject:
-    adapted(training)
-    return training.subject()
+def with_adapters(training: Training) -> TrainingSetup:
+    add_adapters(training)
+    return training.make_setup()
 
 
-def in_bfloat16(training: Training) -> Subject:
+def in_bfloat16(training: Training) -> TrainingSetup:
     in_fewer_bits(training, torch.bfloat16)
-    return training.subject()
+    return training.make_setup()
 
 
-def in_float16(training: Training) -> Subject:
+def in_float16(training: Training) -> TrainingSetup:
     """With a gradient scaler that begins too high."""
     in_fewer_bits(training, torch.float16)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20)
@@ -199,7 +199,7 @@ def in_float16(training: Training) -> Subject:
 
     training.step = step
     training.more = {"moved": [scaler]}
-    return training.subject()
+    return training.make_setup()
 
 
 def in_fewer_bits(training: Training, dtype: torch.dtype) -> None:
@@ -214,13 +214,13 @@ def in_fewer_bits(training: Training, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("kind", [as_it_is, with_adapters, in_bfloat16, in_float16], ids=lambda kind: kind.__name__)
 def test_nothing_fails_on_a_healthy_training_and_what_passes_is_said_in_a_line(
-    kind: Callable[[Training], Subject],
+    kind: Callable[[Training], TrainingSetup],
 ) -> None:
     report = preflight(kind(Training()))
-    assert not report.failed, said(report)
+    assert not report.failed_checks, said(report)
     told = [f"{finding.what}: {finding.seen}" for _, finding in report if finding.level == "pass"]
     assert not [line for line in told if len(line) > 100]
 
 
-def said(report: Report) -> str:
+def said(report: PreflightReport) -> str:
     return "\n".join(f"{check}: {finding}" for check, finding in report if finding.level == "fail")

@@ -10,15 +10,15 @@ import torch
 from torch import nn
 
 from harness.preflight import Finding
-from harness.preflight.probe import is_coarse
+from harness.preflight.probe import has_reduced_precision
 from harness.preflight.reload import check
-from harness.training.lora import adapt, without_adapters
-from tests.preflight.healthy_trainings import Training, new_model
+from harness.training.lora import add_adapters, remove_adapters
+from tests.preflight.healthy_trainings import Training, make_model
 
 
 def findings(training: Training) -> dict[str, Finding]:
-    made = training.subject()
-    with made.untouched():
+    made = training.make_setup()
+    with made.preserved_state():
         return {finding.what: finding for finding in check(made)}
 
 
@@ -39,8 +39,8 @@ def test_a_model_that_comes_back_passes() -> None:
 
 def test_a_model_made_anew_from_the_same_seed_is_not_taken_for_loaded() -> None:
     training = Training()
-    training.model.load_state_dict(new_model().state_dict())
-    training.load = lambda folder: new_model()
+    training.model.load_state_dict(make_model().state_dict())
+    training.load = lambda folder: make_model()
     assert findings(training)["tensors after loading"].level == "fail"
 
 
@@ -70,7 +70,7 @@ def test_a_setting_that_is_not_saved_shows_in_the_loss_alone() -> None:
 
 def test_rounding_is_coarser_where_the_loss_is_computed_in_16_bits() -> None:
     training = Training()
-    assert not is_coarse(training.subject())
+    assert not has_reduced_precision(training.make_setup())
     plain = training.loss_fn
 
     def in_16_bits(model: nn.Module, batch: Any) -> Any:
@@ -78,19 +78,19 @@ def test_rounding_is_coarser_where_the_loss_is_computed_in_16_bits() -> None:
             return plain(model, batch)
 
     training.loss_fn = in_16_bits
-    assert is_coarse(training.subject())
+    assert has_reduced_precision(training.make_setup())
 
 
 @pytest.mark.parametrize(("scale", "level"), [(1.0, "pass"), (1.05, "fail")])
 def test_a_merge_changes_nothing_but_rounding(scale: float, level: str) -> None:
     training = Training()
-    adapt(training.model, rank=4, alpha=8, dropout=0.0, target_modules="all_linear")
+    add_adapters(training.model, rank=4, alpha=8, dropout=0.0, target_modules="all_linear")
 
     def merge(model: nn.Module) -> nn.Module:
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
                 parameter.data *= scale
-        return without_adapters(model, merged=True)
+        return remove_adapters(model, merged=True)
 
     training.load, training.more = None, {"merge": merge}
     before = copy.deepcopy(training.model.state_dict())

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.models import is_causal
-from harness.preflight import Subject, Text, Tokens, preflight
-from tests.preflight.healthy_trainings import VOCABULARY, collate, documents, new_model
-from tests.preflight.other_trainings import masked, masked_loss
+from harness.preflight import LabeledTokens, TextFormat, TrainingSetup, preflight
+from tests.preflight.healthy_trainings import VOCABULARY, collate, make_documents, make_model
+from tests.preflight.other_trainings import make_masked_setup, masked_lm_loss
 
-ROWS = documents(8, seed=1)
+ROWS = make_documents(8, seed=1)
 
 
 class Bare(nn.Module):
@@ -21,22 +21,22 @@ class Bare(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.gpt = new_model()
+        self.gpt = make_model()
 
     def forward(self, idx: Tensor) -> Tensor:
         return self.gpt(idx).logits
 
 
-def nano(model: nn.Module) -> Subject:
+def nano(model: nn.Module) -> TrainingSetup:
     """Batches are pairs of ids and the next ones."""
     inputs = torch.tensor([row[:10] for row in ROWS])
-    text = Text(
-        lambda batch: Tokens(*batch, torch.ones_like(batch[0], dtype=torch.bool)),
+    text = TextFormat(
+        lambda batch: LabeledTokens(*batch, torch.ones_like(batch[0], dtype=torch.bool)),
         lambda tokens: (tokens.inputs, tokens.labels),
         lambda model, batch: model(batch[0]),
         shift=1,
     )
-    return Subject(model, [(inputs[:, :-1], inputs[:, 1:])], nano_loss, text)
+    return TrainingSetup(model, [(inputs[:, :-1], inputs[:, 1:])], nano_loss, text)
 
 
 def nano_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -46,7 +46,7 @@ def nano_loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 def test_a_model_of_another_signature_is_looked_at_through_its_text() -> None:
     subject = nano(Bare())
     assert subject.is_causal
-    assert not preflight(subject, ["alignment", "attention"]).failed
+    assert not preflight(subject, ["alignment", "attention"]).failed_checks
 
 
 def test_a_model_that_takes_no_two_tokens_asks_for_is_causal() -> None:
@@ -63,7 +63,7 @@ def test_a_model_that_takes_no_two_tokens_asks_for_is_causal() -> None:
 @pytest.mark.parametrize("shape", [(8,), (8, 3)], ids=["classes of rows", "another text"])
 def test_labels_of_another_shape_are_no_text(shape: tuple[int, ...]) -> None:
     batch = collate(ROWS) | {"labels": torch.zeros(shape, dtype=torch.long)}
-    assert Subject(new_model(), [batch], lambda model, batch: torch.zeros(())).text is None
+    assert TrainingSetup(make_model(), [batch], lambda model, batch: torch.zeros(())).text is None
 
 
 def test_classes_of_tokens_are_no_text() -> None:
@@ -73,13 +73,13 @@ def test_classes_of_tokens_are_no_text() -> None:
 
     batch = collate(ROWS)
     batch["labels"] = batch["input_ids"] % 5
-    assert Subject(Tagger(), [batch], lambda model, batch: torch.zeros(())).text is None
+    assert TrainingSetup(Tagger(), [batch], lambda model, batch: torch.zeros(())).text is None
 
 
 def test_an_encoder_with_a_decoder_reads_no_text_of_its_own() -> None:
-    model = new_model()
+    model = make_model()
     model.config = SimpleNamespace(is_encoder_decoder=True)
-    assert Subject(model, [collate(ROWS)], lambda model, batch: torch.zeros(())).text is None
+    assert TrainingSetup(model, [collate(ROWS)], lambda model, batch: torch.zeros(())).text is None
 
 
 def test_ids_are_made_on_the_models_device() -> None:
@@ -96,8 +96,8 @@ def test_ids_are_made_on_the_models_device() -> None:
 
 
 def test_a_masked_model_whose_head_begins_at_0_is_not_taken_for_a_causal_one() -> None:
-    model = zero_headed(masked().model)
-    subject = Subject(model, masked().batches, masked_loss)
+    model = zero_headed(make_masked_setup().model)
+    subject = TrainingSetup(model, make_masked_setup().batches, masked_lm_loss)
     assert subject.is_causal is False
     assert not any(weight.any() for weight in model.lm_head.parameters()), "the weights are as they were"
 
@@ -119,25 +119,29 @@ def zero_headed(model: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("kind", ["causal", "masked"])
 def test_a_head_that_begins_at_0_fails_no_mask(kind: str) -> None:
     given: tuple[nn.Module, list[Mapping[str, Tensor]]]
-    given = (new_model(), [collate(ROWS)]) if kind == "causal" else (masked().model, masked().batches)
-    subject = Subject(zero_headed(given[0]), given[1], masked_loss)
+    given = (
+        (make_model(), [collate(ROWS)])
+        if kind == "causal"
+        else (make_masked_setup().model, make_masked_setup().batches)
+    )
+    subject = TrainingSetup(zero_headed(given[0]), given[1], masked_lm_loss)
     report = preflight(subject, ["attention"])
-    assert report.level("attention") == "pass", [finding for _, finding in report]
+    assert report.get_level("attention") == "pass", [finding for _, finding in report]
 
 
 def test_branches_that_begin_at_0_are_seen_through() -> None:
-    model = masked().model
+    model = make_masked_setup().model
     for name, weight in model.named_parameters():
         if "attention" in name and weight.ndim > 1 and name.endswith(("out.weight", "output.weight")):
             nn.init.zeros_(weight)
-    subject = Subject(model, masked().batches, masked_loss)
+    subject = TrainingSetup(model, make_masked_setup().batches, masked_lm_loss)
     assert subject.is_causal is False
-    assert preflight(subject, ["attention"]).level("attention") == "pass"
+    assert preflight(subject, ["attention"]).get_level("attention") == "pass"
 
 
 def test_a_check_that_does_not_exist_is_refused_and_not_passed_over() -> None:
     with pytest.raises(ValueError, match="checks: labels is none of alignment, masks"):
-        preflight(masked(), ["labels", "attention"])
+        preflight(make_masked_setup(), ["labels", "attention"])
 
 
 def test_padding_is_added_within_the_width_that_the_model_takes_in_training() -> None:
@@ -148,7 +152,7 @@ def test_padding_is_added_within_the_width_that_the_model_takes_in_training() ->
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.gpt = new_model()
+            self.gpt = make_model()
 
         def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Any:
             assert input_ids.shape[1] <= widest
@@ -158,6 +162,6 @@ def test_padding_is_added_within_the_width_that_the_model_takes_in_training() ->
         logits = model(batch["input_ids"], batch["attention_mask"]).logits
         return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
 
-    report = preflight(Subject(Block(), [batch], loss), ["attention"])
-    assert not report.failed, list(report)
+    report = preflight(TrainingSetup(Block(), [batch], loss), ["attention"])
+    assert not report.failed_checks, list(report)
     assert any(finding.what.startswith("padding and") for _, finding in report)

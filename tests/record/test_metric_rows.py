@@ -6,12 +6,12 @@ import pytest
 
 from harness.core.events import Notice, OutOfMemory
 from harness.core.task import Metric
-from harness.record.metric_rows import Row, Window, message
+from harness.record.metric_rows import MetricAggregator, MetricRow, describe_event
 from tests.observers.sample_events import eval_end, run_end, run_start, step_end
 
 
-def rows(*events) -> list[Row]:
-    window = Window()
+def rows(*events) -> list[MetricRow]:
+    window = MetricAggregator()
     return [row for row in map(window, events) if row is not None]
 
 
@@ -74,10 +74,10 @@ def test_there_is_no_best_loss_before_one_was_found() -> None:
 
 
 def test_constants_are_a_row_at_step_0(tmp_path) -> None:
-    assert rows(run_start(tmp_path)) == [Row(0, 0, {"constant/uniform": 8.32, "constant/unigram": 6.11})]
+    assert rows(run_start(tmp_path)) == [MetricRow(0, 0, {"constant/uniform": 8.32, "constant/unigram": 6.11})]
 
 
 def test_a_person_hears_of_notices_and_memory_only() -> None:
-    assert message(Notice("no warm-up")) == "no warm-up"
-    assert "micro-batch of 16" in message(OutOfMemory(3, 16, "tried to allocate 2 GiB"))
-    assert message(step_end(3)) is None
+    assert describe_event(Notice("no warm-up")) == "no warm-up"
+    assert "micro-batch of 16" in describe_event(OutOfMemory(3, 16, "tried to allocate 2 GiB"))
+    assert describe_event(step_end(3)) is None

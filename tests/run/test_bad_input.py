@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import run_py, type_in
+from tests.conftest import run_main, run_script
 
 SMOKE = "experiment=smoke"
 
@@ -38,7 +38,10 @@ TABLE = [
     (["name=a/b"], ["name: 'a/b'"]),
     (["seed=99999999999999999999"], ["seed: 99999999999999999999"]),
     (["loop=null"], ["loop=null", "needs an option"]),
-    (["optimizer._target_=harness.training.optimizers._state"], ["harness.training.optimizers._state is not trusted"]),
+    (
+        ["optimizer._target_=harness.training.optimizers._part_state"],
+        ["harness.training.optimizers._part_state is not trusted"],
+    ),
     (["optimizer._target_=harness.data.cache.FileLock"], ["harness.data.cache.FileLock is not trusted"]),
     (
         ["optimizer._target_=harness.training.checkpoint.save_weights"],
@@ -77,7 +80,7 @@ TABLE = [
 @pytest.mark.parametrize(("typed", "said"), TABLE, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
 def test_wrong_input_gets_one_message_and_leaves_nothing(typed, said, places, tmp_path, monkeypatch, capsys) -> None:
     before = "experiment=smoke" if not any(word.startswith("experiment=") for word in typed) else "seed=1"
-    assert type_in(monkeypatch, before, *places, *typed) == 2
+    assert run_main(monkeypatch, before, *places, *typed) == 2
     message = capsys.readouterr().err.strip()
     assert "\n" not in message
     assert "Traceback" not in message
@@ -91,7 +94,7 @@ def test_wrong_input_gets_one_message_and_leaves_nothing(typed, said, places, tm
     ["schedule.warmup_ratio=1.5", "batch.micro_batch_size=5", "lora.rank=0", "optimizer.eps=-1", "lora.rank=1.5"],
 )
 def test_wrong_input_is_refused_before_a_base_is_trained_for_it(typed, places, tmp_path, monkeypatch, capsys) -> None:
-    assert type_in(monkeypatch, *places, "device=cpu", typed) == 2
+    assert run_main(monkeypatch, *places, "device=cpu", typed) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == []
 
@@ -109,7 +112,7 @@ def test_a_file_that_cannot_serve_is_named_with_the_reason(kind, places, tmp_pat
     file = tmp_path / f"{kind}.txt"
     file.write_bytes(content)
     chosen = ["data=text", f"data.source.path={file}", "tokenizer=bpe", "tokenizer.vocab_size=260"]
-    assert type_in(monkeypatch, SMOKE, *places, *chosen) == 2
+    assert run_main(monkeypatch, SMOKE, *places, *chosen) == 2
     message = capsys.readouterr().err
     for words in (*said, "data"):
         assert words in message
@@ -118,26 +121,26 @@ def test_a_file_that_cannot_serve_is_named_with_the_reason(kind, places, tmp_pat
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
-    assert type_in(monkeypatch, SMOKE, *places, "device=cuda") == 2
+    assert run_main(monkeypatch, SMOKE, *places, "device=cuda") == 2
     assert "device.kind: cuda was asked for" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == []
 
 
 def test_a_model_name_that_cannot_be_reached_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert type_in(monkeypatch, SMOKE, *places, "model=hf", "model.name=nobody/no-such-model") == 2
+    assert run_main(monkeypatch, SMOKE, *places, "model=hf", "model.name=nobody/no-such-model") == 2
     assert "nobody/no-such-model" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == []
 
 
 def test_weights_of_another_architecture_are_refused_with_both_shapes(places, tmp_path, monkeypatch, capsys) -> None:
     torch.save({"blocks.0.attention.qkv.weight": torch.zeros(7, 5)}, tmp_path / "other.pt")
-    assert type_in(monkeypatch, SMOKE, *places, "start=warm", f"start.source={tmp_path}/other.pt") == 2
+    assert run_main(monkeypatch, SMOKE, *places, "start=warm", f"start.source={tmp_path}/other.pt") == 2
     assert "blocks.0.attention.qkv.weight [7, 5] for [288, 96]" in capsys.readouterr().err
 
 
 def test_the_shell_sees_the_message_and_the_exit_status(places: list[str], tmp_path: Path) -> None:
-    done = run_py(SMOKE, *places, "optimizer=adamww")
+    done = run_script(SMOKE, *places, "optimizer=adamww")
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -10,13 +10,13 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from harness.config.errors import ConfigError
-from harness.config.schema import Settings, compose, validate
+from harness.config.schema import RunSettings, compose_config, validate_config
 from harness.models.gpt import GPT
-from harness.models.pretrained import causal_lm
-from harness.run.initial_weights import Match, load_into, start_warm
+from harness.models.pretrained import load_causal_lm
+from harness.run.initial_weights import WeightMatch, load_matching_weights, load_warm_start
 from harness.run.runner import run
 from harness.training.checkpoint import load_weights, save_weights
-from harness.training.lora import adapt, without_adapters
+from harness.training.lora import add_adapters, remove_adapters
 from tests.run.test_run import SMOKE
 
 GPT2 = GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=32, n_positions=16, bos_token_id=0, eos_token_id=0)
@@ -24,26 +24,26 @@ ADAPTED = {"rank": 2, "alpha": 4, "dropout": 0.0}
 
 
 @pytest.fixture
-def settings(places: list[str]) -> Settings:
-    return validate(compose([*places, "experiment=smoke"]))
+def settings(places: list[str]) -> RunSettings:
+    return validate_config(compose_config([*places, "experiment=smoke"]))
 
 
-def gpt(seed: int = 0, layers: int = 1, width: int = 8) -> GPT:
+def make_gpt(seed: int = 0, layers: int = 1, width: int = 8) -> GPT:
     torch.manual_seed(seed)
     return GPT(vocab_size=20, positions=8, layers=layers, width=width, heads=2, dropout=0.0)
 
 
-def same(model: nn.Module, other: nn.Module) -> bool:
+def has_same_weights(model: nn.Module, other: nn.Module) -> bool:
     one, two = model.state_dict(), other.state_dict()
     return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def recorded(model: nn.Module, folder: Path, lora: str = "none", **changes) -> Path:
+def save_run(model: nn.Module, folder: Path, lora: str = "none", **changes) -> Path:
     """A run's folder as `run` leaves it, without the run."""
     (folder / "checkpoints" / "best").mkdir(parents=True)
     save_weights(model.state_dict(), folder / "checkpoints" / "best" / "model.safetensors")
     chosen = {
-        "_target_": "harness.training.lora.adapt",
+        "_target_": "harness.training.lora.add_adapters",
         "_partial_": True,
         **ADAPTED,
         "target_modules": lora,
@@ -53,12 +53,12 @@ def recorded(model: nn.Module, folder: Path, lora: str = "none", **changes) -> P
     return folder
 
 
-def untied(model: GPT) -> GPT:
+def untie_model(model: GPT) -> GPT:
     model.head.weight = nn.Parameter(model.head.weight.detach() + 1)
     return model
 
 
-def trained(model: nn.Module) -> nn.Module:
+def perturb_adapters(model: nn.Module) -> nn.Module:
     """Every adapter moved, as training would."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -67,9 +67,9 @@ def trained(model: nn.Module) -> nn.Module:
     return model
 
 
-def refusal(model: nn.Module, source: Path | str, settings: Settings) -> str:
+def get_error(model: nn.Module, source: Path | str, settings: RunSettings) -> str:
     with pytest.raises(ConfigError) as refused:
-        start_warm(model, str(source), settings)
+        load_warm_start(model, str(source), settings)
     message = str(refused.value)
     assert message.startswith("start.source: ")
     assert "\n" not in message
@@ -77,22 +77,22 @@ def refusal(model: nn.Module, source: Path | str, settings: Settings) -> str:
 
 
 def test_the_embedding_survives_a_head_of_its_own_in_the_weights(tmp_path, settings) -> None:
-    source = untied(gpt(1))
-    model = gpt(2)
-    match = start_warm(model, str(recorded(source, tmp_path / "run")), settings)
-    assert match.is_whole
-    assert same(model, source)
+    source = untie_model(make_gpt(1))
+    model = make_gpt(2)
+    match = load_warm_start(model, str(save_run(source, tmp_path / "run")), settings)
+    assert match.is_complete
+    assert has_same_weights(model, source)
     assert model.head.weight is not model.token_embedding.weight
 
 
 @pytest.mark.parametrize("changes", [{}, {"rslora": True}, {"dora": True}])
 @pytest.mark.parametrize("lora", ["all_linear", "with_head"])
 def test_an_adapted_run_with_an_untied_head_is_merged_without_its_data(tmp_path, settings, lora, changes) -> None:
-    source = trained(adapt(untied(gpt(1)), **ADAPTED, target_modules=lora, **changes))
-    model = gpt(2)
-    match = start_warm(model, str(recorded(source, tmp_path / "run", lora, **changes)), settings)
-    assert match.is_whole
-    wanted = without_adapters(source, merged=True).state_dict()
+    source = perturb_adapters(add_adapters(untie_model(make_gpt(1)), **ADAPTED, target_modules=lora, **changes))
+    model = make_gpt(2)
+    match = load_warm_start(model, str(save_run(source, tmp_path / "run", lora, **changes)), settings)
+    assert match.is_complete
+    wanted = remove_adapters(source, merged=True).state_dict()
     assert model.state_dict().keys() == wanted.keys()
     assert all(torch.allclose(tensor, wanted[name]) for name, tensor in model.state_dict().items())
 
@@ -102,9 +102,9 @@ def test_a_run_warmed_from_an_adapted_one_needs_its_data_file_no_more(places, tm
     text.write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
     chosen = [*places, *SMOKE, "observers=quiet", "loop.max_steps=2"]
     own = ["data=text", f"data.source.path={text}", "data.source.split_on='\\n'", "data.val_share=0.1"]
-    adapted = run(compose([*chosen, *own, "lora=with_head", "optimizer.lr=0.01"]))
+    adapted = run(compose_config([*chosen, *own, "lora=with_head", "optimizer.lr=0.01"]))
     text.unlink()
-    warm = run(compose([*chosen, "start=warm", f"start.source={adapted.folder.name}"]))
+    warm = run(compose_config([*chosen, "start=warm", f"start.source={adapted.folder.name}"]))
     assert warm.status == "completed"
     weights = load_weights(warm.folder / "checkpoints" / "best" / "model.safetensors")
     assert not torch.equal(weights["head.weight"], weights["token_embedding.weight"])
@@ -113,18 +113,18 @@ def test_a_run_warmed_from_an_adapted_one_needs_its_data_file_no_more(places, tm
 @pytest.mark.parametrize("sizes", [{"layers": 2}, {"width": 4}], ids=["deeper", "narrower"])
 @pytest.mark.parametrize("lora", ["none", "all_linear"])
 def test_a_run_that_does_not_fit_whole_is_refused_with_the_names(tmp_path, settings, sizes, lora) -> None:
-    source = gpt(1, **sizes)
-    saved = source if lora == "none" else adapt(source, **ADAPTED, target_modules=lora)
-    message = refusal(gpt(2), recorded(saved, tmp_path / "run", lora), settings)
+    source = make_gpt(1, **sizes)
+    saved = source if lora == "none" else add_adapters(source, **ADAPTED, target_modules=lora)
+    message = get_error(make_gpt(2), save_run(saved, tmp_path / "run", lora), settings)
     assert "unexpected: blocks.1" in message or "[4] for [8]" in message
 
 
 def test_a_shallower_run_is_refused_and_a_users_partial_file_is_not(tmp_path, settings) -> None:
-    source = gpt(1)
-    assert "missing: blocks.1" in refusal(gpt(2, layers=2), recorded(source, tmp_path / "run"), settings)
+    source = make_gpt(1)
+    assert "missing: blocks.1" in get_error(make_gpt(2, layers=2), save_run(source, tmp_path / "run"), settings)
     torch.save({**source.state_dict(), "extra": torch.zeros(1)}, tmp_path / "part.pt")
-    model = gpt(2, layers=2)
-    match = start_warm(model, str(tmp_path / "part.pt"), settings)
+    model = make_gpt(2, layers=2)
+    match = load_warm_start(model, str(tmp_path / "part.pt"), settings)
     assert torch.equal(model.blocks[0].mlp.up.weight, source.blocks[0].mlp.up.weight)
     assert all(name.startswith("blocks.1.") for name in match.missing)
     assert match.unexpected == ["extra"]
@@ -132,18 +132,18 @@ def test_a_shallower_run_is_refused_and_a_users_partial_file_is_not(tmp_path, se
 
 def test_a_file_of_which_nothing_fits_is_refused(tmp_path, settings) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
-    assert "nothing in" in refusal(gpt(), tmp_path / "other.pt", settings)
+    assert "nothing in" in get_error(make_gpt(), tmp_path / "other.pt", settings)
 
 
 def test_a_hugging_face_folder_fills_a_model_of_its_sizes_and_no_other(tmp_path, settings) -> None:
     source = GPT2LMHeadModel(GPT2)
     source.save_pretrained(tmp_path / "source")
     GPT2LMHeadModel(GPT2).save_pretrained(tmp_path / "other")
-    model = causal_lm(name=str(tmp_path / "other"), vocab_size=32)
-    assert start_warm(model, str(tmp_path / "source"), settings).is_whole
-    assert same(model, source)
+    model = load_causal_lm(name=str(tmp_path / "other"), vocab_size=32)
+    assert load_warm_start(model, str(tmp_path / "source"), settings).is_complete
+    assert has_same_weights(model, source)
     deeper = GPT2LMHeadModel(GPT2Config(**{**GPT2.to_diff_dict(), "n_layer": 3}))
-    assert "missing: transformer.h.2" in refusal(deeper, tmp_path / "source", settings)
+    assert "missing: transformer.h.2" in get_error(deeper, tmp_path / "source", settings)
 
 
 def test_a_buffer_that_old_versions_of_transformers_saved_does_not_count(tmp_path, settings) -> None:
@@ -151,43 +151,43 @@ def test_a_buffer_that_old_versions_of_transformers_saved_does_not_count(tmp_pat
     weights = {f"transformer.{name}": tensor for name, tensor in source.transformer.state_dict().items()}
     (tmp_path / "gpt2").mkdir()
     save_file({**weights, "transformer.h.0.attn.bias": torch.ones(1)}, tmp_path / "gpt2" / "model.safetensors")
-    assert start_warm(GPT2LMHeadModel(GPT2), str(tmp_path / "gpt2"), settings).is_whole
+    assert load_warm_start(GPT2LMHeadModel(GPT2), str(tmp_path / "gpt2"), settings).is_complete
 
 
 def test_a_safetensors_file_is_a_start(tmp_path, settings) -> None:
-    source, model = gpt(1), gpt(2)
+    source, model = make_gpt(1), make_gpt(2)
     save_weights(source.state_dict(), tmp_path / "weights.safetensors")
-    assert start_warm(model, str(tmp_path / "weights.safetensors"), settings).is_whole
-    assert same(model, source)
+    assert load_warm_start(model, str(tmp_path / "weights.safetensors"), settings).is_complete
+    assert has_same_weights(model, source)
 
 
 def test_an_mlflow_run_id_names_a_run_even_beside_a_torn_record(tmp_path, settings) -> None:
-    source, model = gpt(1), gpt(2)
-    folder = recorded(source, settings.output_dir / "b")
+    source, model = make_gpt(1), make_gpt(2)
+    folder = save_run(source, settings.output_dir / "b")
     (folder / "mlflow.json").write_text(json.dumps({"run_id": "0123abcd"}))
-    torn = recorded(gpt(3), settings.output_dir / "a")
+    torn = save_run(make_gpt(3), settings.output_dir / "a")
     (torn / "mlflow.json").write_text('{"run_id": "01')
-    assert start_warm(model, "0123abcd", settings).is_whole
-    assert same(model, source)
-    assert "'4567' is no file, no folder, and no run" in refusal(model, "4567", settings)
+    assert load_warm_start(model, "0123abcd", settings).is_complete
+    assert has_same_weights(model, source)
+    assert "'4567' is no file, no folder, and no run" in get_error(model, "4567", settings)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_what_wrappers_put_before_a_name_is_passed_over(prefix) -> None:
-    source, model = gpt(1), gpt(2)
-    match = load_into(model, {prefix + name: tensor for name, tensor in source.state_dict().items()})
-    assert match.is_whole
-    assert same(model, source)
+    source, model = make_gpt(1), make_gpt(2)
+    match = load_matching_weights(model, {prefix + name: tensor for name, tensor in source.state_dict().items()})
+    assert match.is_complete
+    assert has_same_weights(model, source)
 
 
 def test_a_bare_transformer_fills_the_model_that_wraps_it() -> None:
     source, model = GPT2LMHeadModel(GPT2), GPT2LMHeadModel(GPT2)
-    assert load_into(model, source.transformer.state_dict()).is_whole
-    assert same(model, source)
+    assert load_matching_weights(model, source.transformer.state_dict()).is_complete
+    assert has_same_weights(model, source)
 
 
-def broken(folder: Path, what: str) -> Path:
-    recorded(gpt(1), folder, "all_linear")  # weights without adapters under a configuration with them
+def save_broken_run(folder: Path, what: str) -> Path:
+    save_run(make_gpt(1), folder, "all_linear")  # weights without adapters under a configuration with them
     weights = folder / "checkpoints" / "best" / "model.safetensors"
     if what == "cut off":
         weights.write_bytes(weights.read_bytes()[:-100])
@@ -211,17 +211,17 @@ def broken(folder: Path, what: str) -> Path:
     ],
 )
 def test_a_broken_run_is_refused_in_one_line(tmp_path, settings, what, said) -> None:
-    assert said in refusal(gpt(2), broken(tmp_path / "run", what), settings)
+    assert said in get_error(make_gpt(2), save_broken_run(tmp_path / "run", what), settings)
 
 
 def test_the_table_has_a_row_a_kind_with_its_count_and_at_most_twenty_names() -> None:
-    match = Match([f"layers.{i}.weight" for i in range(25)], ["head.weight"], [], ["bias [3] for [4]"])
-    lines = match.table().splitlines()
+    match = WeightMatch([f"layers.{i}.weight" for i in range(25)], ["head.weight"], [], ["bias [3] for [4]"])
+    lines = match.format_table().splitlines()
     kinds = [line.split()[:2] for line in lines if not line.startswith(" ")]
     assert kinds == [["matched", "25"], ["missing", "1"], ["unexpected", "0"], ["mismatched", "1"]]
     assert max(map(len, lines)) <= 100
-    assert "layers.19.weight" in match.table()
-    assert "layers.20.weight" not in match.table()
-    assert "… 5 more" in match.table()
+    assert "layers.19.weight" in match.format_table()
+    assert "layers.20.weight" not in match.format_table()
+    assert "… 5 more" in match.format_table()
     assert "bias [3] for [4]" in lines[-1]
-    assert match.summary() == "25 tensors matched; 1 missing: head.weight; 1 mismatched: bias [3] for [4]"
+    assert match.summarize() == "25 tensors matched; 1 missing: head.weight; 1 mismatched: bias [3] for [4]"

@@ -10,7 +10,7 @@ import torch
 from harness.run import provenance
 
 
-def git(folder: Path, *arguments: str, given: str = "") -> str:
+def run_git(folder: Path, *arguments: str, given: str = "") -> str:
     identity = ("-c", "user.name=me", "-c", "user.email=me@here")
     command = ["git", "-C", folder, *identity, *arguments]
     return subprocess.run(command, input=given, capture_output=True, text=True, check=True).stdout
@@ -20,18 +20,18 @@ def git(folder: Path, *arguments: str, given: str = "") -> str:
 def repository(tmp_path) -> Path:
     """One commit of one file."""
     (tmp_path / "model.py").write_text("width = 96\n")
-    git(tmp_path, "init")
-    git(tmp_path, "add", ".")
-    git(tmp_path, "commit", "-m", "first")
+    run_git(tmp_path, "init")
+    run_git(tmp_path, "add", ".")
+    run_git(tmp_path, "commit", "-m", "first")
     return tmp_path
 
 
 def is_dirty(root: Path) -> str:
-    return provenance.tags(torch.device("cpu"), root)["git.is_dirty"]
+    return provenance.collect_provenance(torch.device("cpu"), root)["git.is_dirty"]
 
 
 def test_a_clean_tree_has_no_diff(repository) -> None:
-    assert provenance.diff(repository) == ""
+    assert provenance.diff_from_commit(repository) == ""
     assert is_dirty(repository) == "false"
 
 
@@ -41,34 +41,34 @@ def test_the_diff_turns_the_commit_into_what_ran_new_files_included_and_leaves_t
     (repository / "my parts").mkdir()
     for name, text in ran.items():
         (repository / name).write_text(text)
-    patch = provenance.diff(repository)
+    patch = provenance.diff_from_commit(repository)
     assert is_dirty(repository) == "true"
     assert (repository / ".git" / "index").read_bytes() == staged
-    git(repository, "checkout", ".")
-    git(repository, "clean", "-df")
-    git(repository, "apply", given=patch)
+    run_git(repository, "checkout", ".")
+    run_git(repository, "clean", "-df")
+    run_git(repository, "apply", given=patch)
     assert {name: (repository / name).read_text() for name in ran} == ran
 
 
 def test_bytes_that_are_no_utf_8_do_not_stop_a_run(repository) -> None:
     (repository / "model.py").write_bytes(b"name = 'caf\xe9'\n")
-    assert "+name = 'caf\N{REPLACEMENT CHARACTER}'" in provenance.diff(repository)
+    assert "+name = 'caf\N{REPLACEMENT CHARACTER}'" in provenance.diff_from_commit(repository)
 
 
 def test_new_files_that_are_large_or_binary_are_named_only(repository) -> None:
     (repository / "corpus.txt").write_text("word\n" * (provenance.MAX_NEW_BYTES // 5 + 1))
     (repository / "weights.bin").write_bytes(bytes(100))
-    patch = provenance.diff(repository)
+    patch = provenance.diff_from_commit(repository)
     assert "# new, not in this patch: corpus.txt" in patch
     assert "weights.bin differ" in patch
     assert len(patch) < 500
 
 
 def test_outside_a_repository_there_is_no_diff(tmp_path) -> None:
-    assert provenance.diff(tmp_path) == ""
-    assert "git.commit" not in provenance.tags(torch.device("cpu"), tmp_path)
+    assert provenance.diff_from_commit(tmp_path) == ""
+    assert "git.commit" not in provenance.collect_provenance(torch.device("cpu"), tmp_path)
 
 
 def test_the_recorded_command_holds_no_password(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/here/run.py", "tracking.uri=http://me:secret@server:5000", "name=a run"])
-    assert provenance.command() == "python run.py tracking.uri=http://server:5000 'name=a run'"
+    assert provenance.current_command() == "python run.py tracking.uri=http://server:5000 'name=a run'"

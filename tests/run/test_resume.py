@@ -9,22 +9,22 @@ import pytest
 import torch
 
 from harness import cli
-from harness.commands.verify_resume import contents, difference
+from harness.commands.verify_resume import max_difference, read_checkpoint_parts
 from harness.config.errors import ConfigError
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 from harness.core.events import Event, StepEnd
-from harness.run.dry_run import prepare
+from harness.run.dry_run import dry_run
 from harness.run.runner import RunResult, run
-from harness.training.checkpoint import REST, WEIGHTS, name_of
+from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, checkpoint_name
 from harness.training.policies import Decision, Policy, Stop
 from tests.conftest import ROOT
-from tests.run.test_run import only_folder, record, series, torchrun, wait_for_steps
+from tests.run.test_run import find_only_run, read_record, read_series, run_with_torchrun, wait_for_steps
 
 TINY = ["experiment=smoke", "device=cpu", "data=pydoc_text", "data.val_share=0.01", "observers=quiet",
         "model.layers=1", "model.width=16", "model.dropout=0.1", "loop.max_steps=12", "loop.evals=3"]  # fmt: skip
 
 
-def stopping_after(steps: int) -> Policy:
+def stop_after(steps: int) -> Policy:
     taken: list[Event] = []
 
     def policy(event: Event) -> Decision:
@@ -39,15 +39,15 @@ def stopping_after(steps: int) -> Policy:
 def broken_off(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> RunResult:
     """A run of 12 steps, evaluated at 4, 8 and 12, that was interrupted after 6."""
     folder = tmp_path_factory.mktemp("broken_off") / "first"
-    return run(compose([*TINY, f"cache_dir={cache_dir}"]), [stopping_after(6)], folder=folder)
+    return run(compose_config([*TINY, f"cache_dir={cache_dir}"]), [stop_after(6)], folder=folder)
 
 
-def resumed(broken_off: RunResult, places: list[str], *changes: str) -> RunResult:
-    return run(compose([*TINY, *places, "start=resume", f"start.run={broken_off.folder}", *changes]))
+def resume_run(broken_off: RunResult, places: list[str], *changes: str) -> RunResult:
+    return run(compose_config([*TINY, *places, "start=resume", f"start.run={broken_off.folder}", *changes]))
 
 
-def start_of(result: RunResult) -> dict:
-    return record(result.folder)[0]
+def read_start(result: RunResult) -> dict:
+    return read_record(result.folder)[0]
 
 
 def test_the_checkpoints_of_a_run_are_the_last_few_and_the_best(broken_off) -> None:
@@ -74,9 +74,9 @@ def test_a_run_that_is_not_repeated_to_the_bit_is_told_with_exit_status_1(cache_
 
 def test_changed_numbers_act_and_are_recorded_as_before_and_after(broken_off, places) -> None:
     changes = ["optimizer.lr=1e-4", "optimizer.betas=[0.8,0.9]", "optimizer.weight_decay=0.3", "loop.grad_clip=0.5"]
-    again = resumed(broken_off, places, *changes, "schedule=constant", "schedule.warmup_ratio=0")
-    assert series(again.folder, "train/lr") == [1e-4] * 6
-    params = start_of(again)["params"]
+    again = resume_run(broken_off, places, *changes, "schedule=constant", "schedule.warmup_ratio=0")
+    assert read_series(again.folder, "train/lr") == [1e-4] * 6
+    params = read_start(again)["params"]
     assert params["effective.betas.matrices"] == "(0.8, 0.9)"
     assert params["effective.weight_decay.matrices"] == "0.3"
     table = (again.folder / "start.txt").read_text()
@@ -86,84 +86,86 @@ def test_changed_numbers_act_and_are_recorded_as_before_and_after(broken_off, pl
     assert rows["loop.grad_clip"] == ["1.0", "0.5"]
     assert rows["effective.schedule"] == ["Cosine", "Constant"]
     assert "seed" not in rows
-    assert [line["text"] for line in record(again.folder) if line["kind"] == "notice"][-1] == table.rstrip("\n")
+    assert [line["text"] for line in read_record(again.folder) if line["kind"] == "notice"][-1] == table.rstrip("\n")
 
 
 def test_a_new_batch_and_sequence_length_act_and_the_curve_goes_on_by_tokens(broken_off, places) -> None:
-    again = resumed(broken_off, places, "batch.batch_size=16", "data.sequence_length=48")
-    tokens = [line["tokens"] for line in record(again.folder) if "train/loss" in line.get("metrics", {})]
+    again = resume_run(broken_off, places, "batch.batch_size=16", "data.sequence_length=48")
+    tokens = [line["tokens"] for line in read_record(again.folder) if "train/loss" in line.get("metrics", {})]
     before = broken_off.tokens
     assert before == 6 * 32 * 96
     assert tokens == [before + n * 16 * 48 for n in range(1, 7)]
-    counters = json.loads((again.folder / "checkpoints" / name_of(12) / "checkpoint.json").read_text())["counters"]
+    counters = json.loads((again.folder / "checkpoints" / checkpoint_name(12) / "checkpoint.json").read_text())[
+        "counters"
+    ]
     assert counters["examples"] == pytest.approx(2 * 6 * 32 + 6 * 16, abs=2)  # the same share of the data, then more
     assert again.best_step > 6  # what was best on other rows counts no longer
 
 
 def test_a_restarted_schedule_warms_up_anew_and_the_length_counts_from_the_checkpoint(broken_off, places) -> None:
     anew = ["schedule.warmup_ratio=0.5", "loop.max_steps=4", "loop.evals=2"]
-    again = resumed(broken_off, places, "start.schedule=restart", *anew)
+    again = resume_run(broken_off, places, "start.schedule=restart", *anew)
     assert again.step == 10
-    assert series(again.folder, "train/lr")[:2] == pytest.approx([0.5e-3, 1e-3])
-    once_more = resumed(again, places, "start.checkpoint=8", *anew)
+    assert read_series(again.folder, "train/lr")[:2] == pytest.approx([0.5e-3, 1e-3])
+    once_more = resume_run(again, places, "start.checkpoint=8", *anew)
     assert once_more.step == 10
-    assert series(once_more.folder, "train/lr") == series(again.folder, "train/lr")[2:]
-    assert series(once_more.folder, "train/loss") == series(again.folder, "train/loss")[2:]
+    assert read_series(once_more.folder, "train/lr") == read_series(again.folder, "train/lr")[2:]
+    assert read_series(once_more.folder, "train/loss") == read_series(again.folder, "train/loss")[2:]
 
 
 def test_the_best_so_far_is_carried_over_with_its_weights(broken_off, places) -> None:
-    again = resumed(broken_off, places, "optimizer.lr=1.0", "schedule=constant")
+    again = resume_run(broken_off, places, "optimizer.lr=1.0", "schedule=constant")
     assert again.best_step == 4
-    kept, old = (result.folder / "checkpoints" / "best" / WEIGHTS for result in (again, broken_off))
+    kept, old = (result.folder / "checkpoints" / "best" / WEIGHTS_FILE for result in (again, broken_off))
     assert kept.read_bytes() == old.read_bytes()
 
 
 def test_the_best_so_far_is_that_of_the_step_to_go_on_from(broken_off, places) -> None:
-    again = resumed(broken_off, places, "start.checkpoint=0", "loop.max_steps=1", "optimizer.lr=1.0")
+    again = resume_run(broken_off, places, "start.checkpoint=0", "loop.max_steps=1", "optimizer.lr=1.0")
     assert again.best_step == 0
-    kept = again.folder / "checkpoints" / "best" / WEIGHTS
-    old = broken_off.folder / "checkpoints" / name_of(0) / WEIGHTS
+    kept = again.folder / "checkpoints" / "best" / WEIGHTS_FILE
+    old = broken_off.folder / "checkpoints" / checkpoint_name(0) / WEIGHTS_FILE
     assert kept.read_bytes() == old.read_bytes()
 
 
 def test_a_budget_of_tokens_counts_those_that_were_spent(broken_off, places) -> None:
     budget = ["loop.max_steps=null", f"loop.max_tokens={12 * 32 * 96}", "batch.batch_size=16"]
-    again = resumed(broken_off, places, *budget)
+    again = resume_run(broken_off, places, *budget)
     assert (again.step, again.tokens) == (6 + 12, 12 * 32 * 96)
-    assert series(again.folder, "train/lr")[0] == pytest.approx(0.55e-3, rel=0.1)  # half-way down, as it was
+    assert read_series(again.folder, "train/lr")[0] == pytest.approx(0.55e-3, rel=0.1)  # half-way down, as it was
 
 
 def test_another_precision_is_gone_on_with(broken_off, places) -> None:
-    assert resumed(broken_off, places, "precision=fp16").status == "completed"
+    assert resume_run(broken_off, places, "precision=fp16").status == "completed"
 
 
 def test_other_data_behind_the_same_settings_are_told(broken_off, places, tmp_path) -> None:
-    spoilt = copied(broken_off, tmp_path)
+    spoilt = copy_run(broken_off, tmp_path)
     lines = (spoilt.folder / "metrics.jsonl").read_text().splitlines()
     digest = json.loads(lines[0])["dataset"]["digest"]
     (spoilt.folder / "metrics.jsonl").write_text("\n".join([lines[0].replace(digest, "0" * 16), *lines[1:]]) + "\n")
-    again = resumed(spoilt, places)
+    again = resume_run(spoilt, places)
     assert f"data.digest  {'0' * 16}  {digest}" in (again.folder / "start.txt").read_text()
     assert again.best_step > 6
 
 
 def test_the_time_of_a_resumed_step_can_be_measured(broken_off, places) -> None:
-    cfg = compose([*TINY, *places, "start=resume", f"start.run={broken_off.folder}", "start.schedule=restart"])
-    prepared = prepare(cfg, steps=2)
+    cfg = compose_config([*TINY, *places, "start=resume", f"start.run={broken_off.folder}", "start.schedule=restart"])
+    prepared = dry_run(cfg, timed_steps=2)
     assert prepared.seconds_per_step > 0
     assert prepared.seconds_per_eval > 0
 
 
 def test_a_new_run_says_which_one_it_goes_on_from(broken_off, places) -> None:
     (broken_off.folder / "mlflow.json").write_text(json.dumps({"run_id": "abc123"}))
-    tags = start_of(resumed(broken_off, places))["tags"]
+    tags = read_start(resume_run(broken_off, places))["tags"]
     (broken_off.folder / "mlflow.json").unlink()
     assert {name: tags[name] for name in tags if name.startswith("resumed")} == {
         "resumed.run": "first", "resumed.step": "6", "resumed.run_id": "abc123"}  # fmt: skip
 
 
 def test_what_a_resumed_run_would_spend_is_what_is_left_of_it(broken_off, places) -> None:
-    prepared = prepare(compose([*TINY, *places, "start=resume", f"start.run={broken_off.folder}"]))
+    prepared = dry_run(compose_config([*TINY, *places, "start=resume", f"start.run={broken_off.folder}"]))
     assert (prepared.total_steps, prepared.evals, prepared.tokens) == (6, 2, 6 * 32 * 96)
 
 
@@ -179,27 +181,27 @@ def test_after_kill_9_the_last_checkpoint_serves(broken_off, places, tmp_path, c
     with subprocess.Popen([sys.executable, "run.py", *endless], cwd=ROOT, stderr=subprocess.DEVNULL) as child:
         wait_for_steps(tmp_path, 10)
         child.kill()
-    killed = only_folder(tmp_path)
-    again = run(compose([*endless, "start=resume", f"start.run={killed.name}"]), [stopping_after(2)])
+    killed = find_only_run(tmp_path)
+    again = run(compose_config([*endless, "start=resume", f"start.run={killed.name}"]), [stop_after(2)])
     begun = int(again.effective["effective.first_step"])
     assert begun >= 9
     assert begun % 3 == 0
-    assert series(again.folder, "train/loss")[0] == series(killed, "train/loss")[begun]
+    assert read_series(again.folder, "train/loss")[0] == read_series(killed, "train/loss")[begun]
 
 
 @pytest.mark.slow
 def test_two_processes_go_on_to_the_bit_each_with_its_own_generators(places, tmp_path) -> None:
     chosen = [*TINY, *places]
-    torchrun(*chosen, "name=straight")
+    run_with_torchrun(*chosen, "name=straight")
     [straight] = (tmp_path / "outputs").iterdir()
-    torchrun(*chosen, "name=again", "start=resume", f"start.run={straight}", "start.checkpoint=8")
+    run_with_torchrun(*chosen, "name=again", "start=resume", f"start.run={straight}", "start.checkpoint=8")
     [again] = (tmp_path / "outputs").glob("*_again")
-    one, other = (contents(folder, 12) for folder in (straight, again))
-    assert [difference(one[part], other[part])[0] for part in one] == [0.0] * 6
+    one, other = (read_checkpoint_parts(folder, 12) for folder in (straight, again))
+    assert [max_difference(one[part], other[part])[0] for part in one] == [0.0] * 6
     assert len(one["rng"]) == 2
 
 
-def copied(broken_off: RunResult, tmp_path: Path) -> RunResult:
+def copy_run(broken_off: RunResult, tmp_path: Path) -> RunResult:
     import shutil
     from dataclasses import replace
 
@@ -207,16 +209,16 @@ def copied(broken_off: RunResult, tmp_path: Path) -> RunResult:
     return replace(broken_off, folder=tmp_path / "copy")
 
 
-@pytest.mark.parametrize("file", [WEIGHTS, REST, "checkpoint.json"])
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, STATE_FILE, "checkpoint.json"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(file, broken_off, places, tmp_path) -> None:
-    spoilt = copied(broken_off, tmp_path)
-    path = spoilt.folder / "checkpoints" / name_of(6) / file
+    spoilt = copy_run(broken_off, tmp_path)
+    path = spoilt.folder / "checkpoints" / checkpoint_name(6) / file
     path.write_bytes(path.read_bytes()[:-7] + b"garbage")
-    again = resumed(spoilt, places)
-    notices = [line["text"] for line in record(again.folder) if line["kind"] == "notice"]
+    again = resume_run(spoilt, places)
+    notices = [line["text"] for line in read_record(again.folder) if line["kind"] == "notice"]
     assert notices[0].startswith(f"damaged, so an earlier checkpoint is taken: {path}")
     assert "goes on from copy, step 4" in notices[1]
-    assert len(series(again.folder, "train/loss")) == 8
+    assert len(read_series(again.folder, "train/loss")) == 8
 
 
 REFUSED = [
@@ -238,18 +240,18 @@ def test_what_cannot_be_gone_on_from_is_refused_and_nothing_is_written(
     changes, said, broken_off, places, tmp_path
 ) -> None:
     with pytest.raises(ConfigError) as refused:
-        resumed(broken_off, places, *(change.format(files=tmp_path) for change in changes))
+        resume_run(broken_off, places, *(change.format(files=tmp_path) for change in changes))
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "outputs").exists()
 
 
 def test_a_checkpoint_of_which_nothing_whole_is_left_is_refused(broken_off, places, tmp_path) -> None:
-    spoilt = copied(broken_off, tmp_path)
-    for path in (spoilt.folder / "checkpoints").glob(f"*/{REST}"):
+    spoilt = copy_run(broken_off, tmp_path)
+    for path in (spoilt.folder / "checkpoints").glob(f"*/{STATE_FILE}"):
         path.unlink()
     with pytest.raises(ConfigError, match=r"no whole checkpoint is left in .*state\.pt is missing"):
-        resumed(spoilt, places)
+        resume_run(spoilt, places)
 
 
 def test_a_checkpoint_that_holds_code_is_refused_and_does_not_run(broken_off, places, tmp_path, capsys) -> None:
@@ -257,12 +259,12 @@ def test_a_checkpoint_that_holds_code_is_refused_and_does_not_run(broken_off, pl
 
     from tests.training.test_checkpoint import Payload
 
-    spoilt = copied(broken_off, tmp_path)
-    folder = spoilt.folder / "checkpoints" / name_of(6)
-    torch.save({"counters": Payload()}, folder / REST)
+    spoilt = copy_run(broken_off, tmp_path)
+    folder = spoilt.folder / "checkpoints" / checkpoint_name(6)
+    torch.save({"counters": Payload()}, folder / STATE_FILE)
     summary = json.loads((folder / "checkpoint.json").read_text())
-    summary["sha256"][REST] = hashlib.sha256((folder / REST).read_bytes()).hexdigest()
+    summary["sha256"][STATE_FILE] = hashlib.sha256((folder / STATE_FILE).read_bytes()).hexdigest()
     (folder / "checkpoint.json").write_text(json.dumps(summary))
     with pytest.raises(ConfigError, match="cannot be loaded as data"):
-        resumed(spoilt, places)
+        resume_run(spoilt, places)
     assert "code ran" not in capsys.readouterr().out

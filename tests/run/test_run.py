@@ -11,34 +11,34 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 from harness.run.runner import run
-from harness.training.checkpoint import name_of
-from tests.conftest import ROOT, run_py, type_in
+from harness.training.checkpoint import checkpoint_name
+from tests.conftest import ROOT, run_main, run_script
 from tests.tracking.stores import free_port, new_store
 
 SMOKE = ["experiment=smoke", "device=cpu", "data.val_share=0.01", "model.layers=1", "model.width=16",
          "batch.batch_size=8"]  # fmt: skip
 
 
-def record(folder: Path) -> list[dict]:
+def read_record(folder: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def series(folder: Path, name: str) -> list[float]:
-    return [line["metrics"][name] for line in record(folder) if name in line.get("metrics", {})]
+def read_series(folder: Path, name: str) -> list[float]:
+    return [line["metrics"][name] for line in read_record(folder) if name in line.get("metrics", {})]
 
 
-def only_folder(tmp_path: Path) -> Path:
+def find_only_run(tmp_path: Path) -> Path:
     [folder] = (tmp_path / "outputs").iterdir()
     return folder
 
 
 def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_path, monkeypatch, capsys) -> None:
     new_store(tmp_path)
-    assert type_in(monkeypatch, *SMOKE, *places, "optimizer=adamw", "schedule=cosine") == 0
-    folder = only_folder(tmp_path)
+    assert run_main(monkeypatch, *SMOKE, *places, "optimizer=adamw", "schedule=cosine") == 0
+    folder = find_only_run(tmp_path)
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [experiment] = [e for e in client.search_experiments() if e.name == "default"]
     [recorded] = client.search_runs([experiment.experiment_id])
@@ -56,7 +56,7 @@ def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_pa
     steps = [metric.step for metric in client.get_metric_history(recorded.info.run_id, "train/loss")]
     assert sorted(steps) == list(range(1, 21))
     history = client.get_metric_history(recorded.info.run_id, "val/loss")
-    assert [m.value for m in sorted(history, key=lambda m: m.step)] == series(folder, "val/loss")
+    assert [m.value for m in sorted(history, key=lambda m: m.step)] == read_series(folder, "val/loss")
     artifacts = {artifact.path for artifact in client.list_artifacts(recorded.info.run_id)}
     assert {"config.yaml", "command.txt", "metrics.jsonl", "figures"} <= artifacts
     assert recorded.inputs.dataset_inputs[0].dataset.digest
@@ -66,11 +66,13 @@ def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_pa
 def test_the_same_command_gives_the_same_bits_and_does_not_tokenise_again(places, tmp_path) -> None:
     (tmp_path / "own.txt").write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
     own = ["data=text", f"data.source.path={tmp_path}/own.txt", "tokenizer=bpe", "tokenizer.vocab_size=270"]
-    commands = [compose([*SMOKE, *places, *own, f"cache_dir={tmp_path}/cache", "observers=quiet"]) for _ in range(2)]
+    commands = [
+        compose_config([*SMOKE, *places, *own, f"cache_dir={tmp_path}/cache", "observers=quiet"]) for _ in range(2)
+    ]
     first = run(commands[0])
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/**/*.npy")}
     second = run(commands[1])
-    assert series(first.folder, "train/loss") == series(second.folder, "train/loss")
+    assert read_series(first.folder, "train/loss") == read_series(second.folder, "train/loss")
     assert first.best_val_loss == second.best_val_loss
     assert written
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/**/*.npy")}
@@ -85,12 +87,12 @@ def test_a_run_that_diverges_exits_1_with_the_reason_and_keeps_finite_weights(
     from harness.training.checkpoint import load_weights
 
     wild = ["observers=quiet", "optimizer=sgd", "optimizer.lr=1e12", "loop.grad_clip=null"]
-    assert type_in(monkeypatch, *SMOKE, *places, *wild) == 1
+    assert run_main(monkeypatch, *SMOKE, *places, *wild) == 1
     said = capsys.readouterr().err
     assert "diverged: loss" in said
     assert "Traceback" not in said
-    folder = only_folder(tmp_path)
-    assert record(folder)[-1]["status"] == "diverged"
+    folder = find_only_run(tmp_path)
+    assert read_record(folder)[-1]["status"] == "diverged"
     weights = load_weights(folder / "checkpoints" / "best" / "model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
@@ -104,10 +106,10 @@ def test_ctrl_c_ends_the_run_interrupted_with_its_weights_saved(places, tmp_path
     assert child.returncode == 1
     assert "interrupted: stopped by a signal" in said
     assert "Traceback" not in said
-    folder = only_folder(tmp_path)
-    end = record(folder)[-1]
+    folder = find_only_run(tmp_path)
+    end = read_record(folder)[-1]
     assert end["status"] == "interrupted"
-    assert (folder / "checkpoints" / name_of(end["step"]) / "model.safetensors").exists()
+    assert (folder / "checkpoints" / checkpoint_name(end["step"]) / "model.safetensors").exists()
 
 
 def wait_for_steps(tmp_path: Path, steps: int) -> None:
@@ -122,16 +124,16 @@ def wait_for_steps(tmp_path: Path, steps: int) -> None:
 
 def test_two_processes_see_the_losses_of_one(places, tmp_path) -> None:
     chosen = [*SMOKE, *places, "observers=quiet", "model.dropout=0.0", "batch.micro_batch_size=2", "data=pydoc_qa"]
-    alone = run(compose(chosen))
-    torchrun(*chosen)
+    alone = run(compose_config(chosen))
+    run_with_torchrun(*chosen)
     together = next(f for f in (tmp_path / "outputs").iterdir() if f != alone.folder)
-    one, two = series(alone.folder, "train/loss"), series(together, "train/loss")
+    one, two = read_series(alone.folder, "train/loss"), read_series(together, "train/loss")
     assert len(one) == len(two) == 20
     assert two == pytest.approx(one, abs=1e-5)
-    assert series(together, "val/loss") == pytest.approx(series(alone.folder, "val/loss"), abs=1e-5)
+    assert read_series(together, "val/loss") == pytest.approx(read_series(alone.folder, "val/loss"), abs=1e-5)
 
 
-def torchrun(*overrides: str) -> None:
+def run_with_torchrun(*overrides: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "run.py"]
     done = subprocess.run([*command, *overrides], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -149,7 +151,7 @@ def test_a_stop_on_one_rank_stops_all(places, tmp_path) -> None:
         for rank in ranks:
             rank.kill()
             rank.wait()
-    assert record(only_folder(tmp_path))[-1]["status"] == "interrupted"
+    assert read_record(find_only_run(tmp_path))[-1]["status"] == "interrupted"
 
 
 def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp_path, monkeypatch, capsys) -> None:
@@ -161,11 +163,11 @@ def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp
     )
     (own / "conf" / "optimizer" / "careful.yaml").write_text("_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n")
     chosen = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=quiet", "optimizer=careful"]
-    done = run_py(*chosen, env={"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"})
+    done = run_script(*chosen, env={"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"})
     assert done.returncode == 0, done.stderr
-    assert record(only_folder(tmp_path))[0]["params"]["effective.peak_lr.matrices"] == "0.05"
+    assert read_record(find_only_run(tmp_path))[0]["params"]["effective.peak_lr.matrices"] == "0.05"
     monkeypatch.syspath_prepend(own)
-    assert type_in(monkeypatch, *chosen) == 2
+    assert run_main(monkeypatch, *chosen) == 2
     assert "HARNESS_TRUST=my_package" in capsys.readouterr().err
 
 
@@ -176,29 +178,29 @@ BASED += ["start.source='experiment=smoke'"]
 def test_a_base_is_trained_once_and_a_run_is_the_same_whether_it_was_trained_for_it_or_found(
     places_without_bases, tmp_path
 ) -> None:
-    first = run(compose([*places_without_bases, *BASED]))
+    first = run(compose_config([*places_without_bases, *BASED]))
     assert {folder.name.split("_")[-1] for folder in (tmp_path / "outputs").iterdir()} == {"smoke", "adamw-cosine"}
-    second = run(compose([*places_without_bases, *BASED]))
+    second = run(compose_config([*places_without_bases, *BASED]))
     assert len(list((tmp_path / "outputs").iterdir())) == 3
-    assert series(first.folder, "train/loss") == series(second.folder, "train/loss")
-    assert series(first.folder, "val/loss") == series(second.folder, "val/loss")
+    assert read_series(first.folder, "train/loss") == read_series(second.folder, "train/loss")
+    assert read_series(first.folder, "val/loss") == read_series(second.folder, "val/loss")
 
 
 @pytest.mark.slow
 def test_two_processes_that_adapt_a_base_they_trained_see_the_losses_of_one(places_without_bases, tmp_path) -> None:
-    torchrun(*places_without_bases, *BASED)
+    run_with_torchrun(*places_without_bases, *BASED)
     [together] = (tmp_path / "outputs").glob("*_adamw-cosine")
-    alone = run(compose([*places_without_bases, *BASED]))
-    assert series(together, "train/loss") == pytest.approx(series(alone.folder, "train/loss"), abs=1e-5)
+    alone = run(compose_config([*places_without_bases, *BASED]))
+    assert read_series(together, "train/loss") == pytest.approx(read_series(alone.folder, "train/loss"), abs=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_learns_too_and_is_recorded_as_such(precision, places) -> None:
-    result = run(compose([*SMOKE, *places, "observers=quiet", f"precision={precision}", "loop.max_steps=6"]))
-    losses = series(result.folder, "train/loss")
+    result = run(compose_config([*SMOKE, *places, "observers=quiet", f"precision={precision}", "loop.max_steps=6"]))
+    losses = read_series(result.folder, "train/loss")
     assert result.status == "completed"
     assert losses[-1] < losses[0]
-    assert record(result.folder)[0]["params"]["effective.autocast"].startswith(
+    assert read_record(result.folder)[0]["params"]["effective.autocast"].startswith(
         {"bf16": "bfloat16", "fp16": "float16"}[precision]
     )
 
@@ -214,11 +216,11 @@ def test_a_run_that_fails_exits_1_and_is_failed_in_mlflow_with_the_reason(
     monkeypatch.setenv("HARNESS_TRUST", "breaking")
     new_store(tmp_path)
     chosen = ["optimizer._target_=breaking.Breaks", "~optimizer.betas", "~optimizer.eps", "~observers.figures"]
-    assert type_in(monkeypatch, *SMOKE, *places, *chosen) == 1
+    assert run_main(monkeypatch, *SMOKE, *places, *chosen) == 1
     said = capsys.readouterr().err
     assert "failed: RuntimeError: the second hand broke" in said
     assert "Traceback" not in said
-    assert "the second hand broke" in (only_folder(tmp_path) / "error.txt").read_text()
+    assert "the second hand broke" in (find_only_run(tmp_path) / "error.txt").read_text()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [recorded] = client.search_runs(["1"])
     assert recorded.info.status == "FAILED"
@@ -227,10 +229,10 @@ def test_a_run_that_fails_exits_1_and_is_failed_in_mlflow_with_the_reason(
 
 @pytest.mark.parametrize("lora", ["all_linear", "with_head"])
 def test_an_adapted_run_is_a_start_with_its_adapters_merged(lora, places, tmp_path) -> None:
-    adapted = run(compose([*SMOKE, *places, "observers=quiet", f"lora={lora}", "optimizer.lr=0.01"]))
+    adapted = run(compose_config([*SMOKE, *places, "observers=quiet", f"lora={lora}", "optimizer.lr=0.01"]))
     warm = ["lora=none", "start=warm", f"start.source={adapted.folder}", "loop.max_steps=1"]
-    again = run(compose([*SMOKE, *places, "observers=quiet", *warm]))
-    assert series(again.folder, "val/loss")[0] == pytest.approx(adapted.best_val_loss, rel=1e-5)
+    again = run(compose_config([*SMOKE, *places, "observers=quiet", *warm]))
+    assert read_series(again.folder, "val/loss")[0] == pytest.approx(adapted.best_val_loss, rel=1e-5)
 
 
 def test_an_observer_that_raises_is_left_out_and_the_run_goes_on(places, tmp_path, monkeypatch, capsys) -> None:
@@ -241,9 +243,9 @@ def test_an_observer_that_raises_is_left_out_and_the_run_goes_on(places, tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("HARNESS_TRUST", "my_observers")
     broken = "+observers.broken._target_=my_observers.Broken"
-    result = run(compose([*SMOKE, *places, "observers=quiet", broken, "loop.max_steps=2"]))
+    result = run(compose_config([*SMOKE, *places, "observers=quiet", broken, "loop.max_steps=2"]))
     assert result.status == "completed"
-    assert len(series(result.folder, "train/loss")) == 2
+    assert len(read_series(result.folder, "train/loss")) == 2
     assert capsys.readouterr().err.count("the observer Broken is left out from now on: OSError: its disk is full") == 1
 
 
@@ -256,7 +258,7 @@ def test_a_base_that_diverges_ends_the_run_that_needs_it_with_its_reason(
     start = "# @package _global_\ndefaults:\n  - override /lora: none\n  - override /start: scratch\n  - "
     (own / "wild.yaml").write_text(start + wild)
     chosen = ["--config-dir", str(tmp_path / "conf"), *places_without_bases, *BASED[:-1]]
-    assert type_in(monkeypatch, *chosen, "start.source='experiment=wild'") == 1
+    assert run_main(monkeypatch, *chosen, "start.source='experiment=wild'") == 1
     said = capsys.readouterr().err
     assert "diverged: its base, " in said
     assert "Traceback" not in said

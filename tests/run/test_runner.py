@@ -9,13 +9,13 @@ import torch
 from omegaconf import OmegaConf
 
 from harness.config.errors import ConfigError
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 from harness.core.events import EvalEnd, Event
-from harness.run.dry_run import prepare
+from harness.run.dry_run import dry_run
 from harness.run.runner import run
 from tests.conftest import ROOT
 from tests.run import test_run
-from tests.run.test_run import record, series
+from tests.run.test_run import read_record, read_series
 
 SMOKE = [*test_run.SMOKE, "observers=quiet", "loop.max_steps=4"]
 BASED = [*SMOKE[1:], "start=base", "start.source='experiment=smoke'", "lora=all_linear"]
@@ -23,8 +23,8 @@ BASED = [*SMOKE[1:], "start=base", "start.source='experiment=smoke'", "lora=all_
 
 def test_a_run_in_a_folder_of_its_own_is_named_after_it_and_carries_its_tags(places, tmp_path) -> None:
     folder = tmp_path / "sweeps" / "study" / "7"
-    result = run(compose([*SMOKE, *places]), folder=folder, tags={"trial": "7", "host": "elsewhere"})
-    start, end = record(folder)[0], record(folder)[-1]
+    result = run(compose_config([*SMOKE, *places]), folder=folder, tags={"trial": "7", "host": "elsewhere"})
+    start, end = read_record(folder)[0], read_record(folder)[-1]
     assert result.folder == folder
     assert start["name"] == "7"
     assert start["tags"]["trial"] == "7"
@@ -43,14 +43,14 @@ def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(places, tmp_pat
     folder.mkdir()
     (folder / "metrics.jsonl").write_text("a run's record")
     with pytest.raises(ConfigError, match="7 holds a run already; give another folder"):
-        run(compose([*SMOKE, *places]), folder=folder)
+        run(compose_config([*SMOKE, *places]), folder=folder)
     assert [path.read_text() for path in folder.iterdir()] == ["a run's record"]
 
 
 def test_what_only_a_sweep_reads_is_neither_checked_nor_recorded(places) -> None:
-    cfg = compose([*SMOKE, *places, "+pruner.more._target_=os.system", "++sweep.n_trials=???"])
+    cfg = compose_config([*SMOKE, *places, "+pruner.more._target_=os.system", "++sweep.n_trials=???"])
     folder = run(cfg).folder
-    names = {name.partition(".")[0] for name in record(folder)[0]["params"]}
+    names = {name.partition(".")[0] for name in read_record(folder)[0]["params"]}
     assert {"sweep", "pruner"} <= cfg.keys()
     assert not names & {"sweep", "pruner"}
     assert not OmegaConf.load(folder / "config.yaml").keys() & {"sweep", "pruner"}
@@ -63,53 +63,53 @@ def test_evaluations_say_what_share_of_the_run_is_done(places) -> None:
         if isinstance(event, EvalEnd):
             shares.append(event.share)
 
-    run(compose([*SMOKE, *places, "loop.evals=2"]), [note])
+    run(compose_config([*SMOKE, *places, "loop.evals=2"]), [note])
     assert shares == [0, 0.5, 1]
 
 
 def test_the_base_of_a_trial_is_a_run_beside_the_sweep_without_the_trials_tags(places_without_bases, tmp_path) -> None:
     trial = tmp_path / "sweeps" / "0"
-    cfg = compose([*BASED, *places_without_bases])
-    prepare(cfg)
+    cfg = compose_config([*BASED, *places_without_bases])
+    dry_run(cfg)
     result = run(cfg, folder=trial, tags={"trial": "0"})
     [base] = (tmp_path / "outputs").iterdir()
     assert base.name.endswith("_smoke")
-    assert "trial" not in record(base)[0]["tags"]
-    assert record(base)[-1]["step"] == 20
-    assert record(trial)[0]["tags"]["trial"] == "0"
+    assert "trial" not in read_record(base)[0]["tags"]
+    assert read_record(base)[-1]["step"] == 20
+    assert read_record(trial)[0]["tags"]["trial"] == "0"
     assert result.step == 4
 
 
 def test_what_is_prepared_is_what_a_run_then_has_and_nothing_is_left_behind(places, tmp_path) -> None:
     chosen = ["loop.max_steps=null", "loop.max_tokens=5000", "device.threads=2", "schedule.warmup_ratio=0.5"]
-    cfg = compose([*SMOKE, *places, *chosen])
+    cfg = compose_config([*SMOKE, *places, *chosen])
     before = (torch.get_rng_state(), torch.get_num_threads())
-    prepared = prepare(cfg, steps=2)
+    prepared = dry_run(cfg, timed_steps=2)
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == torch.get_num_threads()
     assert list(tmp_path.iterdir()) == []
     assert prepared.seconds_per_step > 0
     assert prepared.seconds_per_eval > 0
     result = run(cfg)
-    params = record(result.folder)[0]["params"]
+    params = read_record(result.folder)[0]["params"]
     assert prepared.effective == result.effective
     assert str(prepared.total_steps) == params["effective.total_steps"]
     assert str(prepared.warmup_steps) == params["effective.warmup_steps"]
     assert str(prepared.evals) == params["effective.evals"]
-    assert prepared.digest == record(result.folder)[0]["tags"]["data.digest"]
+    assert prepared.digest == read_record(result.folder)[0]["tags"]["data.digest"]
     step = prepared.tokens / prepared.total_steps
     assert 5000 <= prepared.tokens < 5000 + step
 
 
 def test_measuring_may_take_more_steps_than_the_run_has(places) -> None:
-    prepared = prepare(compose([*SMOKE, *places, "loop.max_steps=1", "loop.evals=1"]), steps=3)
+    prepared = dry_run(compose_config([*SMOKE, *places, "loop.max_steps=1", "loop.evals=1"]), timed_steps=3)
     assert prepared.total_steps == 1
     assert prepared.seconds_per_step > 0
 
 
 def test_what_a_run_would_refuse_is_refused_when_it_is_prepared(places, tmp_path) -> None:
     with pytest.raises(ConfigError, match="rank=0 must be a whole number"):
-        prepare(compose([*SMOKE, *places, "lora=all_linear", "lora.rank=0"]))
+        dry_run(compose_config([*SMOKE, *places, "lora=all_linear", "lora.rank=0"]))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -120,17 +120,19 @@ FRESH = "import sys; from harness.config.schema import compose; from harness.run
 
 @pytest.mark.slow  # tests/sweep/test_sweep.py compares a trial of a warm worker
 def test_runs_in_one_process_have_the_bits_of_runs_in_fresh_ones(places, tmp_path) -> None:
-    warm = [compose([*SMOKE, *places, *changes]) for changes in (FIRST, SECOND, FIRST)]
+    warm = [compose_config([*SMOKE, *places, *changes]) for changes in (FIRST, SECOND, FIRST)]
     folders = [run(cfg).folder for cfg in warm]
-    fresh = [alone([*SMOKE, *places, *changes], tmp_path / str(i)) for i, changes in enumerate((FIRST, SECOND))]
+    fresh = [
+        run_in_subprocess([*SMOKE, *places, *changes], tmp_path / str(i)) for i, changes in enumerate((FIRST, SECOND))
+    ]
     for folder, twin in zip(folders, (*fresh, fresh[0]), strict=True):
         for name in ("train/loss", "train/grad_norm", "val/loss"):
-            assert len(series(folder, name)) >= 2
-            assert series(folder, name) == series(twin, name)
-    assert series(folders[0], "train/loss") != series(folders[1], "train/loss")
+            assert len(read_series(folder, name)) >= 2
+            assert read_series(folder, name) == read_series(twin, name)
+    assert read_series(folders[0], "train/loss") != read_series(folders[1], "train/loss")
 
 
-def alone(overrides: list[str], outputs: Path) -> Path:
+def run_in_subprocess(overrides: list[str], outputs: Path) -> Path:
     """The folder of a run in a process of its own."""
     command = [sys.executable, "-c", FRESH, *overrides, f"output_dir={outputs}"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120, capture_output=True)
@@ -140,6 +142,6 @@ def alone(overrides: list[str], outputs: Path) -> Path:
 
 def test_a_composed_configuration_is_the_callers_own() -> None:
     overrides = ["experiment=smoke", "optimizer.lr=0.5"]
-    compose(overrides).optimizer.lr = 7.0
-    assert compose(overrides).optimizer.lr == 0.5
-    assert compose(["experiment=smoke", "optimizer.lr=0.25"]).optimizer.lr == 0.25
+    compose_config(overrides).optimizer.lr = 7.0
+    assert compose_config(overrides).optimizer.lr == 0.5
+    assert compose_config(["experiment=smoke", "optimizer.lr=0.25"]).optimizer.lr == 0.25

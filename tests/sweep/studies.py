@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from harness.sweep.study.trial_attrs import BASELINE, IS_OUTSIDE, PLAN, RESULT, RETRY_OF
+from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRY_OF, STUDY_SPEC
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -18,11 +18,11 @@ def new_study(objectives: Sequence[str] = ("best_val_loss",), **options: Any) ->
     study = optuna.create_study(
         study_name="default", sampler=RandomSampler(seed=1), directions=["minimize"] * len(objectives), **options
     )
-    study.set_user_attr(PLAN, {"objectives": list(objectives)})
+    study.set_user_attr(STUDY_SPEC, {"objectives": list(objectives)})
     return study
 
 
-def ask(study: Study, **values: Any) -> Trial:
+def ask_trial(study: Study, **values: Any) -> Trial:
     """A running trial of the space, at the point given as far as it is given."""
     names = {"lr": "optimizer.lr", "rank": "lora.rank", "clip": "loop.grad_clip"}
     fixed = {names[name]: value for name, value in values.items() if name in names}
@@ -35,7 +35,7 @@ def ask(study: Study, **values: Any) -> Trial:
     return trial
 
 
-def ask_conditional(study: Study) -> Trial:
+def ask_conditional_trial(study: Study) -> Trial:
     """A running trial of a space in which each optimizer has a range of its own for the same key."""
     trial = study.ask()
     optimizer = trial.suggest_categorical("optimizer", ["adamw", "muon"])
@@ -43,13 +43,13 @@ def ask_conditional(study: Study) -> Trial:
     return trial
 
 
-def loss(params: Mapping[str, Any]) -> float:
+def quadratic_loss(params: Mapping[str, Any]) -> float:
     """Least at LR 0.01; more with a small rank; the clip changes nothing."""
     lr = next(value for name, value in params.items() if name.startswith("optimizer.lr"))
     return 3.0 + (math.log10(lr) + 2) ** 2 + 0.1 * math.log2(64 / params.get("lora.rank", 64))
 
 
-def result(trial: Trial, status: str, **fields: Any) -> None:
+def set_result(trial: Trial, status: str, **fields: Any) -> None:
     trial.set_user_attr(
         RESULT,
         {"status": status, "reason": "", "seconds": 10.0, "tokens": 1000, "best_step": 90, "folder": str(trial.number)}
@@ -57,53 +57,53 @@ def result(trial: Trial, status: str, **fields: Any) -> None:
     )
 
 
-def complete(study: Study, trial: Trial, *values: float) -> None:
-    values = values or (loss(trial.params),)
+def complete_trial(study: Study, trial: Trial, *values: float) -> None:
+    values = values or (quadratic_loss(trial.params),)
     if len(study.directions) == 1:
         for share in (0, 50, 100):
             trial.report(values[0] + (100 - share) / 50, share)
-    result(trial, "completed")
+    set_result(trial, "completed")
     study.tell(trial, list(values))
 
 
-def prune(study: Study, trial: Trial) -> None:
-    trial.report(loss(trial.params) + 1, 50)
-    result(trial, "pruned", reason="validation loss 5 after 50% of the run", tokens=500, seconds=5.0)
+def prune_trial(study: Study, trial: Trial) -> None:
+    trial.report(quadratic_loss(trial.params) + 1, 50)
+    set_result(trial, "pruned", reason="validation loss 5 after 50% of the run", tokens=500, seconds=5.0)
     study.tell(trial, state=TrialState.PRUNED)
 
 
-def diverge(study: Study, trial: Trial) -> None:
+def diverge_trial(study: Study, trial: Trial) -> None:
     if len(study.directions) == 1:
         trial.report(9.0, 10)
         trial.report(math.nan, 20)
     trial.set_constraint("diverged", 1.0)
-    result(trial, "diverged", reason="the loss is nan", tokens=200, seconds=2.0)
+    set_result(trial, "diverged", reason="the loss is nan", tokens=200, seconds=2.0)
     study.tell(trial, state=TrialState.PRUNED)
 
 
-def fail(study: Study, trial: Trial, status: str | None = None, reason: str = "") -> None:
+def fail_trial(study: Study, trial: Trial, status: str | None = None, reason: str = "") -> None:
     """With a status, as a run that ended so; without, as whoever finds the worker dead."""
     if status:
-        result(trial, status, reason=reason)
+        set_result(trial, status, reason=reason)
     study.tell(trial, state=TrialState.FAIL)
 
 
-def outside(study: Study, value: float, **overrides: Any) -> Trial:
+def complete_outside_trial(study: Study, value: float, **overrides: Any) -> Trial:
     """The present configuration, which is no point of the space."""
-    study.enqueue_trial({}, user_attrs={BASELINE: True, IS_OUTSIDE: overrides})
+    study.enqueue_trial({}, user_attrs={BASELINE: True, OUT_OF_SPACE_VALUES: overrides})
     trial = study.ask()
-    complete(study, trial, value)
+    complete_trial(study, trial, value)
     return trial
 
 
-def every_way(study: Study) -> Study:
+def add_every_outcome(study: Study) -> Study:
     """Trials 0 to 7: a baseline, completed, pruned, diverged, dead and its retry, failed, and one at half way."""
-    complete(study, ask(study, lr=1e-3, rank=8, clip=1.0, baseline=True))
-    complete(study, ask(study, lr=9e-3, rank=64, clip=1.0))
-    prune(study, ask(study, lr=2e-4, rank=2, clip=1.0))
-    diverge(study, ask(study, lr=9e-2, rank=8, clip=1.0))
-    fail(study, ask(study, lr=5e-3, rank=16, clip=2.0))
-    complete(study, ask(study, lr=5e-3, rank=16, clip=2.0, retry_of=4))
-    fail(study, ask(study, lr=3e-3, rank=4, clip=1.0), "failed", "out of memory")
-    ask(study, lr=2e-2, rank=32, clip=1.0).report(4.5, 50)
+    complete_trial(study, ask_trial(study, lr=1e-3, rank=8, clip=1.0, baseline=True))
+    complete_trial(study, ask_trial(study, lr=9e-3, rank=64, clip=1.0))
+    prune_trial(study, ask_trial(study, lr=2e-4, rank=2, clip=1.0))
+    diverge_trial(study, ask_trial(study, lr=9e-2, rank=8, clip=1.0))
+    fail_trial(study, ask_trial(study, lr=5e-3, rank=16, clip=2.0))
+    complete_trial(study, ask_trial(study, lr=5e-3, rank=16, clip=2.0, retry_of=4))
+    fail_trial(study, ask_trial(study, lr=3e-3, rank=4, clip=1.0), "failed", "out of memory")
+    ask_trial(study, lr=2e-2, rank=32, clip=1.0).report(4.5, 50)
     return study

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from tests.config.test_locks import FIXED
-from tests.conftest import run_py, type_in
-from tests.sweep.tiny_sweeps import TINY, begun, folder_of
+from tests.conftest import run_main, run_script
+from tests.sweep.tiny_sweeps import TINY, start_study, study_folder
 
 GRID = "sweeps=grid"
 NONE = "hydra.sweeper.params=null"
@@ -105,9 +105,9 @@ TABLE = [
 ]  # fmt: skip
 
 
-def swept(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+def type_sweep(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """What the shell sees of `python run.py -m ARGUMENTS`."""
-    return type_in(monkeypatch, "-m", *TINY, *arguments)
+    return run_main(monkeypatch, "-m", *TINY, *arguments)
 
 
 def searched_beside(typed: list[str]) -> list[str]:
@@ -119,7 +119,7 @@ def searched_beside(typed: list[str]) -> list[str]:
 
 @pytest.mark.parametrize(("typed", "said"), TABLE, ids=lambda value: " ".join(value))
 def test_a_wrong_sweep_gets_one_message_and_leaves_nothing(typed, said, places, tmp_path, monkeypatch, capsys) -> None:
-    assert swept(monkeypatch, *places, *searched_beside(typed), *typed) == 2
+    assert type_sweep(monkeypatch, *places, *searched_beside(typed), *typed) == 2
     message = capsys.readouterr().err.strip()
     assert "\n" not in message
     for words in said:
@@ -147,7 +147,7 @@ CONDITIONS = {
 def test_a_wrong_conditional_range_is_refused_by_name(conditional, places, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "mine.yaml").write_text(SWEEP % f"{{{conditional}}}")
-    assert swept(monkeypatch, "--config-dir", str(tmp_path), "sweeps=mine", *places) == 2
+    assert type_sweep(monkeypatch, "--config-dir", str(tmp_path), "sweeps=mine", *places) == 2
     message = capsys.readouterr().err.strip()
     assert "\n" not in message
     for words in CONDITIONS[conditional]:
@@ -157,7 +157,7 @@ def test_a_wrong_conditional_range_is_refused_by_name(conditional, places, tmp_p
 
 def test_a_conditional_range_that_no_trial_has_is_told(places, tmp_path, monkeypatch, capsys) -> None:
     said = [*places, "optimizer=adamw,lion", "sweep.dry_run=true", "sweeps=optimizers"]
-    assert swept(monkeypatch, *said) == 0
+    assert type_sweep(monkeypatch, *said) == 0
     assert "sweep.conditional.optimizer=sgd is of no trial's: optimizer is adamw or lion" in capsys.readouterr().out
 
 
@@ -172,7 +172,7 @@ def test_a_conditional_range_that_no_trial_has_is_told(places, tmp_path, monkeyp
     ids=" ".join,
 )
 def test_what_is_meant_is_accepted_and_a_dry_run_writes_nothing(typed, places, tmp_path, monkeypatch, capsys) -> None:
-    assert swept(monkeypatch, *places, "sweep.dry_run=true", *typed) == 0
+    assert type_sweep(monkeypatch, *places, "sweep.dry_run=true", *typed) == 0
     n_trials = 5 if "hydra.sweeper.n_trials=5" in typed else 24
     assert f"Study default: {n_trials} trials" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == []
@@ -182,15 +182,15 @@ def test_a_range_over_a_locked_key_is_refused_by_name(places, tmp_path, monkeypa
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "fixed.yaml").write_text(FIXED)
     typed = ["--config-dir", str(tmp_path / "conf"), "-m", "experiment=fixed", "sweeps=grid", *places, "seed=1,2"]
-    assert type_in(monkeypatch, *typed) == 2
+    assert run_main(monkeypatch, *typed) == 2
     assert capsys.readouterr().err.startswith("seed=1,2: experiment fixed fixes seed")
     assert sorted(os.listdir(tmp_path)) == ["conf"]
 
 
 def test_a_changed_space_is_refused_with_a_difference_before_a_base_is_trained(places, monkeypatch, capsys) -> None:
-    begun(*TINY, *places)
+    start_study(*TINY, *places)
     changed = ["lora.rank=2,4", "model.width=32", "start=base"]
-    assert swept(monkeypatch, *places, *changed) == 2
+    assert type_sweep(monkeypatch, *places, *changed) == 2
     said = capsys.readouterr()
     assert "space lora.rank: 2,4,8,16,32 -> 2,4\n" in said.err
     assert "config model.width: 16 -> 32\n" in said.err
@@ -199,30 +199,30 @@ def test_a_changed_space_is_refused_with_a_difference_before_a_base_is_trained(p
 
 
 def test_a_folder_that_cannot_be_made_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
-    folder_of(tmp_path).parent.parent.mkdir()
-    folder_of(tmp_path).parent.write_text("a file where the sweeps go")
-    assert swept(monkeypatch, *places) == 2
+    study_folder(tmp_path).parent.parent.mkdir()
+    study_folder(tmp_path).parent.write_text("a file where the sweeps go")
+    assert type_sweep(monkeypatch, *places) == 2
     assert "cannot be written to" in capsys.readouterr().err
 
 
 def test_under_torchrun_one_message_refuses_what_would_be_a_sweep_a_process(places, monkeypatch, capsys) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert swept(monkeypatch, *places) == 2
+    assert type_sweep(monkeypatch, *places) == 2
     assert capsys.readouterr().err.startswith("WORLD_SIZE=2: every process would start a sweep of its own")
     monkeypatch.setenv("RANK", "1")
-    assert swept(monkeypatch, *places) == 2
+    assert type_sweep(monkeypatch, *places) == 2
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("typed", ["optimizer.lr=interval(0.01,1)", "optimizer.lr=1e-4,1e-2", "lora.rank=range(1,4)"])
 def test_a_range_without_m_says_to_add_it(typed, places, tmp_path, monkeypatch, capsys) -> None:
-    assert type_in(monkeypatch, *places, typed) == 2
+    assert run_main(monkeypatch, *places, typed) == 2
     assert capsys.readouterr().err == f"{typed}: several values are a sweep; add -m, or quote the value\n"
     assert sorted(os.listdir(tmp_path)) == []
 
 
 def test_the_shell_sees_one_message_and_the_exit_status(places, tmp_path) -> None:
-    done = run_py("-m", *TINY, *places, "sweep.keep=-1")
+    done = run_script("-m", *TINY, *places, "sweep.keep=-1")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("sweep.keep: -1 ")
@@ -231,6 +231,6 @@ def test_the_shell_sees_one_message_and_the_exit_status(places, tmp_path) -> Non
 
 @pytest.mark.slow
 def test_how_to_search_is_no_matter_to_a_single_run(places, tmp_path) -> None:
-    done = run_py(*TINY, *places, "observers=quiet", "sweep.n_trials=5", "pruner=none")
+    done = run_script(*TINY, *places, "observers=quiet", "sweep.n_trials=5", "pruner=none")
     assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(tmp_path / "outputs")) != ["sweeps"]

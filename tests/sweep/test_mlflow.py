@@ -13,16 +13,16 @@ from mlflow.tracking import MlflowClient
 
 from harness import cli
 from harness.core.events import Event, RunStart
-from harness.observers.metrics_writer import Jsonl
-from harness.observers.mlflow import Deferred
+from harness.observers.metrics_writer import MetricsWriter
+from harness.observers.mlflow import DeferredMlflowUpload
 from harness.record import metrics_file
 from harness.tracking import sweep_uploader
-from harness.tracking.mlflow_client import UploadFailed, alone
-from harness.tracking.run_uploader import Cursor
-from harness.tracking.sweep_uploader import SweepUpload
-from harness.tracking.upload_process import Follower
-from tests.conftest import ROOT, type_in
-from tests.observers.sample_events import tell, whole_run
+from harness.tracking.mlflow_client import UploadError, alone
+from harness.tracking.run_uploader import UploadCursor
+from harness.tracking.sweep_uploader import SweepUploader
+from harness.tracking.upload_process import UploadProcess
+from tests.conftest import ROOT, run_main
+from tests.observers.sample_events import sample_run, send_events
 from tests.run.test_run import SMOKE
 from tests.tracking.stores import free_port, new_store, wait_until
 
@@ -39,24 +39,24 @@ def new_sweep(folder: Path, uri: str, **params: str) -> Path:
     folder.mkdir(exist_ok=True)
     begun = {"id": SWEEP, "name": "lora", "uri": uri, "experiment": "default", "started_at_ms": 1_000}
     asked = {"space.optimizer.lr": "tag(log, interval(3e-4, 1e-1))", **params}
-    metrics_file.replace(folder / "sweep.json", {**begun, "params": asked, "tags": {"command": "python run.py -m"}})
+    metrics_file.write_json(folder / "sweep.json", {**begun, "params": asked, "tags": {"command": "python run.py -m"}})
     return folder
 
 
 def trial_events(folder: Path, status: str = "completed") -> Iterator[Event]:
-    for event in whole_run(folder, 20, status, "" if status == "completed" else "so it was"):
+    for event in sample_run(folder, 20, status, "" if status == "completed" else "so it was"):
         yield replace(event, tags={"harness.sweep": SWEEP}) if isinstance(event, RunStart) else event
 
 
 def run_trial(sweep: Path, number: int, uri: str, status: str = "completed") -> Path:
-    tell([Deferred(uri), Jsonl()], trial_events(sweep / str(number), status))
+    send_events([DeferredMlflowUpload(uri), MetricsWriter()], trial_events(sweep / str(number), status))
     return sweep / str(number)
 
 
 def summarise(sweep: Path, losses: list[float], status: str = "running") -> None:
     """summary.json once the trials of these losses are over."""
     best = losses.index(min(losses))
-    metrics_file.replace(
+    metrics_file.write_json(
         sweep / "summary.json",
         {
             "status": status,
@@ -105,7 +105,7 @@ def assert_whole(uri: str, losses: list[float]) -> None:
 
 def test_a_sweep_is_a_parent_run_that_grows_with_its_trials_and_ends_with_their_sum(tmp_path, store) -> None:
     sweep = new_sweep(tmp_path / "lora", store)
-    held, bring = sweep_uploader.hold(sweep), SweepUpload(sweep)
+    held, bring = sweep_uploader.mark_sweep_running(sweep), SweepUploader(sweep)
     assert not bring().is_complete
     assert runs(store)["lora"].info.status == "RUNNING"
     run_trial(sweep, 0, store)
@@ -137,7 +137,7 @@ def test_what_is_uploaded_again_is_there_once_and_a_complete_trial_is_not_looked
     sweep = new_sweep(tmp_path / "lora", store)
     trial = run_trial(sweep, 0, store)
     summarise(sweep, [3.5], "completed")
-    bring = SweepUpload(sweep)
+    bring = SweepUploader(sweep)
     bring()
     (trial / "mlflow.json").unlink()
     again = bring()
@@ -157,8 +157,8 @@ def test_a_resumed_sweep_runs_again_and_what_was_asked_anew_is_a_tag(tmp_path, s
     assert cli.main(["sync", str(sweep)]) == 0
     assert runs(store)["lora"].info.status == "KILLED"
     new_sweep(sweep, store, n_trials="2", n_jobs="1")
-    with sweep_uploader.hold(sweep):
-        SweepUpload(sweep)()
+    with sweep_uploader.mark_sweep_running(sweep):
+        SweepUploader(sweep)()
         assert runs(store)["lora"].info.status == "RUNNING"
     run_trial(sweep, 1, store)
     summarise(sweep, [3.5, 3.0], "completed")
@@ -207,7 +207,7 @@ def test_a_trial_whose_worker_died_at_once_holds_nothing_up(tmp_path, store) -> 
     (sweep / "0" / "metrics.jsonl").write_text('{"kind": "start", "na')
     run_trial(sweep, 1, store)
     summarise(sweep, [3.5], "completed")
-    assert SweepUpload(sweep)().is_complete
+    assert SweepUploader(sweep)().is_complete
     assert set(runs(store)) == {"lora", "1"}
 
 
@@ -216,8 +216,8 @@ def test_a_record_that_cannot_be_read_does_not_keep_other_trials_from_the_store(
     (sweep / "0").mkdir()
     (sweep / "0" / "metrics.jsonl").write_text("no record\n")
     run_trial(sweep, 1, store)
-    with pytest.raises(UploadFailed, match=r"0/metrics\.jsonl holds no record at byte 0"):
-        SweepUpload(sweep)()
+    with pytest.raises(UploadError, match=r"0/metrics\.jsonl holds no record at byte 0"):
+        SweepUploader(sweep)()
     assert runs(store)["1"].info.status == "FINISHED"
 
 
@@ -230,7 +230,7 @@ def test_a_sweep_is_whole_after_its_uploader_was_killed_and_its_coordinator_too(
     command = [sys.executable, "-m", "harness.tracking.upload_process", str(sweep)]
     with alone(sweep / "2" / "mlflow.lock"):  # it comes so far and waits
         uploading = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        wait_until(lambda: Cursor.load(sweep / "1").is_complete)
+        wait_until(lambda: UploadCursor.load(sweep / "1").is_complete)
         uploading.kill()
         uploading.communicate()
     assert set(runs(store)) == {"lora", "0", "1"}
@@ -243,7 +243,7 @@ def test_a_sweep_is_whole_after_its_uploader_was_killed_and_its_coordinator_too(
 
 def test_a_sweep_without_its_server_is_told_once_and_brought_over_later(tmp_path, store, capsys) -> None:
     sweep = new_sweep(tmp_path / "lora", f"http://127.0.0.1:{free_port()}")
-    beside = Follower(sweep)
+    beside = UploadProcess(sweep)
     run_trial(sweep, 0, store)
     time.sleep(0.1)
     summarise(sweep, [3.5], "completed")
@@ -268,7 +268,7 @@ def test_the_stock_sweepers_runs_are_nested_and_one_that_diverges_does_not_end_t
     counts = ["hydra.sweeper.n_trials=3", "hydra.sweeper.n_jobs=1"]
     space = ["optimizer=sgd", "loop.grad_clip=null", "optimizer.lr=tag(log,interval(1e-1,1e13))"]
     chosen = [*sampler, *counts, *STOCK, *places, "observers=trial", *space]
-    assert type_in(monkeypatch, "-m", "hydra/sweeper=optuna", *chosen) == 0
+    assert run_main(monkeypatch, "-m", "hydra/sweeper=optuna", *chosen) == 0
     [folder] = (tmp_path / "outputs" / "sweeps").iterdir()
     found = runs(store)
     sweep = found.pop(folder.name)
@@ -286,7 +286,7 @@ def test_the_stock_sweepers_runs_are_nested_and_one_that_diverges_does_not_end_t
 def test_a_sweep_whose_first_run_is_refused_says_so_once_and_leaves_no_record(
     places, tmp_path, monkeypatch, capsys
 ) -> None:
-    assert type_in(monkeypatch, "-m", "hydra/sweeper=basic", *STOCK, *places, "optimizer.lr=-1,1e-3") == 2
+    assert run_main(monkeypatch, "-m", "hydra/sweeper=basic", *STOCK, *places, "optimizer.lr=-1,1e-3") == 2
     said = capsys.readouterr().err
     assert said.splitlines()[-1] == "optimizer.lr: -1 must be above 0"
     assert "Traceback" not in said

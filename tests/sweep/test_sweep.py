@@ -15,20 +15,20 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 from harness.run.runner import run
 from harness.sweep.study.storage import open_storage
-from harness.sweep.sweeper import forecast
-from tests.conftest import ROOT, type_in
-from tests.sweep.tiny_sweeps import LIGHT, TINY, asked, folder_of, post
+from harness.sweep.sweeper import format_cost_estimate
+from tests.conftest import ROOT, run_main
+from tests.sweep.tiny_sweeps import TINY, TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, study_folder
 from tests.tracking.stores import new_store
 
 
-def study_in(folder: Path) -> optuna.Study:
+def load_study(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name=folder.name, storage=open_storage(None, folder))
 
 
-def start(*overrides: str, log: Path) -> subprocess.Popen:
+def start_sweep(*overrides: str, log: Path) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), "-m", *overrides],
         stdout=log.open("ab"),
@@ -37,7 +37,7 @@ def start(*overrides: str, log: Path) -> subprocess.Popen:
     )
 
 
-def workers_of(process: subprocess.Popen) -> list[int]:
+def find_workers(process: subprocess.Popen) -> list[int]:
     listed = subprocess.run(
         ["pgrep", "-P", str(process.pid), "-f", "harness.sweep.workers.worker"], capture_output=True
     )
@@ -100,22 +100,22 @@ def mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, place: Path) 
 def a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places: list[str]) -> None:
     last = study.trials[5]
     chosen = [f"{key}={value}" for key, value in last.params.items()]
-    alone = run(compose([*TINY, *places, "observers=quiet", "device.threads=1", *chosen]))
+    alone = run(compose_config([*TINY, *places, "observers=quiet", "device.threads=1", *chosen]))
     assert alone.best_val_loss == last.value
 
 
 def test_a_sweep_is_recorded_and_a_finished_one_asked_again_runs_nothing(places, tmp_path, monkeypatch, capsys) -> None:
     new_store(tmp_path)
     command = ["-m", *TINY, *places, "sweep.n_trials=6", "sweep.keep=2", "sweep.n_jobs=2", "pruner=none"]
-    assert type_in(monkeypatch, *command) == 0
-    study = study_in(folder_of(tmp_path))
+    assert run_main(monkeypatch, *command) == 0
+    study = load_study(study_folder(tmp_path))
     told = capsys.readouterr().out
-    the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder_of(tmp_path), told)
+    the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, study_folder(tmp_path), told)
     mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, tmp_path)
     a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places)
-    assert type_in(monkeypatch, *command) == 0
+    assert run_main(monkeypatch, *command) == 0
     assert "6 completed" in capsys.readouterr().out
-    assert len(study_in(folder_of(tmp_path)).trials) == 6
+    assert len(load_study(study_folder(tmp_path)).trials) == 6
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
@@ -123,28 +123,28 @@ def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(
     kills, places, tmp_path, monkeypatch
 ) -> None:
     n_trials = 6 * kills
-    command = [*LIGHT, *places, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=40",
+    command = [*TINY_WITHOUT_LORA, *places, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=40",
                "sweep.max_failures=null", "hydra/sweeper/sampler=random"]  # fmt: skip
-    folder, log, chance = folder_of(tmp_path), tmp_path / "log.txt", random.Random(kills)
+    folder, log, chance = study_folder(tmp_path), tmp_path / "log.txt", random.Random(kills)
     finished: dict[int, tuple] = {}
     for kill in range(kills):
-        sweep = start(*command, log=log)
+        sweep = start_sweep(*command, log=log)
         before = len(finished)
-        wait_for(lambda before=before: len(ended(folder)) > before, 120)
+        wait_for(lambda before=before: len(read_completed(folder)) > before, 120)
         time.sleep(chance.random())
-        target = sweep.pid if kill % 2 == 0 else chance.choice(workers_of(sweep) or [sweep.pid])
-        workers = workers_of(sweep)
+        target = sweep.pid if kill % 2 == 0 else chance.choice(find_workers(sweep) or [sweep.pid])
+        workers = find_workers(sweep)
         os.kill(target, signal.SIGKILL)
         if target != sweep.pid:
-            count = len(ended(folder))
-            wait_for(lambda count=count, sweep=sweep: len(ended(folder)) > count or sweep.poll() is not None)
-            workers = workers_of(sweep)
+            count = len(read_completed(folder))
+            wait_for(lambda count=count, sweep=sweep: len(read_completed(folder)) > count or sweep.poll() is not None)
+            workers = find_workers(sweep)
             sweep.kill()
         sweep.wait()
         wait_for(lambda workers=workers: not any(map(is_alive, workers)), 5)
-        finished |= ended(folder)
-    assert type_in(monkeypatch, "-m", *command) == 0
-    study = study_in(folder)
+        finished |= read_completed(folder)
+    assert run_main(monkeypatch, "-m", *command) == 0
+    study = load_study(folder)
     assert not [trial for trial in study.trials if not trial.state.is_finished()]
     places_taken = [t for t in study.trials if t.state == TrialState.COMPLETE]
     assert len(places_taken) == n_trials
@@ -152,25 +152,25 @@ def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(
         assert (study.trials[number].values, study.trials[number].params) == values
 
 
-def ended(folder: Path) -> dict[int, tuple]:
+def read_completed(folder: Path) -> dict[int, tuple]:
     """Value and parameters of every completed trial."""
     try:
-        found = study_in(folder).get_trials(states=(TrialState.COMPLETE,))
+        found = load_study(folder).get_trials(states=(TrialState.COMPLETE,))
     except (KeyError, FileNotFoundError):  # not begun yet
         return {}
     return {trial.number: (trial.values, trial.params) for trial in found}
 
 
 def test_ctrl_c_ends_the_trials_cleanly_and_the_same_command_goes_on(places, tmp_path) -> None:
-    command = [*LIGHT, *places, "sweep.n_trials=3", "sweep.n_jobs=1"]
-    folder = folder_of(tmp_path)
-    sweep = start(*command, "loop.max_steps=100000", "sweep.study=default", log=tmp_path / "log.txt")
+    command = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=3", "sweep.n_jobs=1"]
+    folder = study_folder(tmp_path)
+    sweep = start_sweep(*command, "loop.max_steps=100000", "sweep.study=default", log=tmp_path / "log.txt")
     wait_for(lambda: (folder / "0" / "metrics.jsonl").exists(), 90)
     time.sleep(1)
     sweep.send_signal(signal.SIGINT)
     assert sweep.wait(30) == 1
     assert "interrupted" in (tmp_path / "log.txt").read_text().splitlines()[-1]
-    trials = study_in(folder).trials
+    trials = load_study(folder).trials
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.WAITING]
     assert trials[0].user_attrs["result"]["status"] == "interrupted"
     lines = (folder / "0" / "metrics.jsonl").read_text().splitlines()
@@ -210,14 +210,14 @@ def test_divergence_lack_of_memory_and_errors_end_trials_and_not_the_sweep(place
     monkeypatch.setenv("HARNESS_TRUST", "moody")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"))  # of the worker
     monkeypatch.syspath_prepend(tmp_path / "own")
-    status = type_in(
+    status = run_main(
         monkeypatch, "-m", "--config-dir", f"{tmp_path}/own", *TINY, *places, "~observers.mlflow", "sweeps=grid",
         "optimizer=moody",
         "optimizer.lr=0.1,1e30,0.2,0.3", "loop.grad_clip=null", "lora=none", "sweep.allow=[optimizer.lr]",
         "hydra.sweeper.custom_search_space=moody.more",
     )  # fmt: skip
     assert status == 0
-    trials = study_in(folder_of(tmp_path, "grid")).trials
+    trials = load_study(study_folder(tmp_path, "grid")).trials
     assert [trial.user_attrs["result"]["status"] for trial in trials] == ["completed", "diverged", "failed", "failed"]
     assert [trial.state for trial in trials] == [
         TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL
@@ -229,7 +229,7 @@ def test_divergence_lack_of_memory_and_errors_end_trials_and_not_the_sweep(place
 
 
 def test_a_dry_run_tells_the_cost_and_leaves_nothing(places, tmp_path) -> None:
-    told = forecast(asked(*TINY, *places, "sweep.n_trials=7", "sweep.n_jobs=2"))
+    told = format_cost_estimate(read_tiny_request(*TINY, *places, "sweep.n_trials=7", "sweep.n_jobs=2"))
     assert "Study default: 7 trials by 2 workers" in told
     assert "optimizer.lr: tag(log,interval(0.0003,0.1))" in told
     assert "a trial: 4 steps of" in told
@@ -239,15 +239,15 @@ def test_a_dry_run_tells_the_cost_and_leaves_nothing(places, tmp_path) -> None:
 @pytest.mark.slow  # two workers are in the sweep that is recorded, many threads in tests/sweep/study/test_trial_queue.py
 def test_four_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> None:
     from harness.sweep.study.setup import open_study
-    from harness.sweep.workers.worker_pool import Crew
+    from harness.sweep.workers.worker_pool import WorkerPool
 
-    wanted = asked(*LIGHT, *places, "sweep.n_trials=17", "sweep.n_jobs=4")
+    wanted = read_tiny_request(*TINY_WITHOUT_LORA, *places, "sweep.n_trials=17", "sweep.n_jobs=4")
     queue = open_study(wanted)
-    queue.begin(wanted.limits)
-    crew = Crew(post(wanted), 4, gpus=0)
-    crew.start(is_served=False)
-    wait_for(lambda: not crew.is_working, 120)
-    assert crew.take_dead() == []
+    queue.set_budget(wanted.budget)
+    crew = WorkerPool(make_worker_spec(wanted), 4, gpus=0)
+    crew.start_workers(has_heartbeat_trials=False)
+    wait_for(lambda: not crew.has_workers, 120)
+    assert crew.take_dead_workers() == []
     trials = queue.study.trials
     assert len(trials) == 17
     assert all(trial.state.is_finished() for trial in trials)

@@ -12,74 +12,74 @@ from optuna.trial import Trial
 from harness.config.schema import ROOT
 from harness.core.events import EvalEnd
 from harness.core.task import Metric
-from harness.sweep.request import Asked, read
+from harness.sweep.request import SweepRequest, read_sweep_request
 from harness.sweep.study.setup import open_study
-from harness.sweep.study.trial_queue import Queue
-from harness.sweep.workers.worker import Post
+from harness.sweep.study.trial_queue import TrialQueue
+from harness.sweep.workers.worker import WorkerSpec
 
 TINY = [
     "start=scratch", "device=cpu", "model.layers=1", "model.width=16", "model.heads=2", "tokenizer.vocab_size=512",
     "data.sequence_length=32", "data.val_share=0.005", "loop.max_steps=4", "loop.evals=2", "batch.batch_size=4",
     "preflight=skip",
 ]  # fmt: skip
-LIGHT = [
+TINY_WITHOUT_LORA = [
     *TINY, "lora=none", "hydra.sweeper.params=null", "optimizer.lr=tag(log,interval(3e-4,1e-1))",
     "loop.grad_clip=tag(log,interval(0.1,10.0))", "~observers.mlflow", "pruner=none",
 ]  # fmt: skip
 """Without adapters, whose libraries take each worker longer to import than all the rest."""
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
+def compose_sweep_config(overrides: Sequence[str]) -> DictConfig:
     """What Hydra hands a sweeper for `python run.py -m` with these overrides."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return _composed(tuple(override.input_line for override in parsed if not override.is_sweep_override()))
+    return _compose_fixed(tuple(override.input_line for override in parsed if not override.is_sweep_override()))
 
 
 @cache
-def _composed(fixed: tuple[str, ...]) -> DictConfig:
+def _compose_fixed(fixed: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(ROOT / "conf"), job_name="run"):
         return compose("config", list(fixed), return_hydra_config=True)
 
 
-def asked(*overrides: str) -> Asked:
+def read_tiny_request(*overrides: str) -> SweepRequest:
     arguments = [override for override in overrides if not override.startswith("hydra")]
-    return read(composed(overrides), arguments)
+    return read_sweep_request(compose_sweep_config(overrides), arguments)
 
 
-def begun(*overrides: str) -> Queue:
+def start_study(*overrides: str) -> TrialQueue:
     """The queue of a study that was just made, or found."""
-    wanted = asked(*overrides)
+    wanted = read_tiny_request(*overrides)
     queue = open_study(wanted)
-    queue.begin(wanted.limits)
+    queue.set_budget(wanted.budget)
     return queue
 
 
-def post(wanted: Asked) -> Post:
-    return Post(wanted.name, wanted.options.storage, str(wanted.folder), threads=1)
+def make_worker_spec(wanted: SweepRequest) -> WorkerSpec:
+    return WorkerSpec(wanted.study_name, wanted.options.storage, str(wanted.folder), threads=1)
 
 
-def ended(status: str = "completed", loss: float = 1.0, **said: object) -> dict[str, object]:
+def make_result(status: str = "completed", loss: float = 1.0, **said: object) -> dict[str, object]:
     """What a run came to, as a worker tells it."""
     facts = {"best_step": 4, "step": 4, "tokens": 100, "seconds": 1.0, "share": 1.0, "folder": "0"}
     return {"status": status, "reason": "" if status == "completed" else status, "best_val_loss": loss, **facts, **said}
 
 
-def evaluation(share: float, loss: float) -> EvalEnd:
+def make_eval_end(share: float, loss: float) -> EvalEnd:
     metrics = {"loss": Metric(loss, "nats/token")}
     return EvalEnd(
         0, 0, metrics, best_val_loss=loss, best_step=0, is_best=True, evals_since_best=0, share=share, seconds=0
     )
 
 
-def serve(queue: Queue, loss: Callable[[Trial], float], count: int = 1000) -> list[Trial]:
+def serve_trials(queue: TrialQueue, loss: Callable[[Trial], float], count: int = 1000) -> list[Trial]:
     """Claim and tell up to `count` trials without training; those that were run."""
     served = []
-    while len(served) < count and (trial := queue.claim()) is not None:
+    while len(served) < count and (trial := queue.claim_trial()) is not None:
         value = loss(trial)
-        queue.tell(trial, ended(loss=value), [value])
+        queue.finish_trial(trial, make_result(loss=value), [value])
         served.append(trial)
     return served
 
 
-def folder_of(tmp_path: Path, study: str = "default") -> Path:
+def study_folder(tmp_path: Path, study: str = "default") -> Path:
     return tmp_path / "outputs" / "sweeps" / study

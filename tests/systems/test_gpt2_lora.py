@@ -14,15 +14,15 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from harness import cli
-from harness.commands.export import export
-from harness.commands.sample import as_learned, sample
+from harness.commands.export import export_model
+from harness.commands.sample import format_prompt, print_samples
 from harness.config.errors import ConfigError
-from harness.config.schema import compose
-from harness.data.tokens import IGNORED, TokenBatch
-from harness.run.load import Recorded, read_back
+from harness.config.schema import compose_config
+from harness.data.tokens import IGNORE_INDEX, TokenBatch
+from harness.run.load import LoadedRun, load_recorded_run
 from harness.run.runner import run
 from harness.tasks.causal_lm import CausalLM
-from tests.token_streams import VOCABULARY, generated_lm
+from tests.token_streams import VOCABULARY, make_generated_lm
 
 QUESTIONS = "".join(f"QUESTION: What follows {n}?\nANSWER: After {n} comes {n + 1}.\n\n" for n in range(1, 301))
 SMALL = ["device=cpu", "observers=quiet", "loop.eval_every=6", "loop.max_steps=6", "batch.batch_size=4"]
@@ -42,30 +42,30 @@ def folders(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> dict[s
     chosen = ["experiment=gpt2_lora_after", f"data.source.path={folder}/qa.md", *SMALL, f"cache_dir={cache_dir}"]
     chosen += [f"output_dir={folder}/outputs", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
     kinds = {"pretrained": [f"model.name={folder}/gpt2"], "ours": OURS, "full": [*OURS, "lora=none"]}
-    return {kind: run(compose([*chosen, *changes, f"name={kind}"])).folder for kind, changes in kinds.items()}
+    return {kind: run(compose_config([*chosen, *changes, f"name={kind}"])).folder for kind, changes in kinds.items()}
 
 
 @pytest.fixture
-def recorded(folders: dict[str, Path], request: pytest.FixtureRequest) -> Recorded:
-    return read_back(str(folders[request.param]))
+def recorded(folders: dict[str, Path], request: pytest.FixtureRequest) -> LoadedRun:
+    return load_recorded_run(str(folders[request.param]))
 
 
-def a_run(*kinds: str) -> pytest.MarkDecorator:
+def with_run(*kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("recorded", kinds, indirect=True)
 
 
-def some_tokens(run: Recorded) -> torch.Tensor:
+def encode_questions(run: LoadedRun) -> torch.Tensor:
     return torch.tensor(run.tokenizer.encode([QUESTIONS])[0][:96]).view(4, 24)
 
 
-def loss(model: nn.Module, tokens: torch.Tensor) -> float:
+def compute_mean_loss(model: nn.Module, tokens: torch.Tensor) -> float:
     """The mean over next tokens, in nats."""
     with torch.no_grad():
         logits = model(input_ids=tokens).logits[:, :-1]
     return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
 
 
-def counting_gpt2() -> GPT2LMHeadModel:
+def train_counting_gpt2() -> GPT2LMHeadModel:
     """One that has learned that after n comes n + 1."""
     torch.manual_seed(0)
     sizes = {"vocab_size": VOCABULARY, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
@@ -80,21 +80,23 @@ def counting_gpt2() -> GPT2LMHeadModel:
 
 
 def test_our_loss_is_that_of_transformers_given_unshifted_labels_and_labels_shifted_twice_would_be_seen():
-    model = counting_gpt2()
+    model = train_counting_gpt2()
     tokens = (torch.tensor([[3], [20]]) + torch.arange(9)) % VOCABULARY
-    batch = TokenBatch(tokens[:, :-1], tokens[:, 1:].clone(), lengths=np.array([8, 8]), scored=np.array([5, 8]))
-    batch.targets[0, :3] = IGNORED  # as of a prompt
-    task = CausalLM(model, generated_lm().data)
-    ours = task.loss(batch).sum.item() / batch.count
-    labels = torch.cat([torch.full((2, 1), IGNORED), batch.targets], dim=1)  # where they stand, for it shifts itself
+    batch = TokenBatch(tokens[:, :-1], tokens[:, 1:].clone(), lengths=np.array([8, 8]), scored_per_row=np.array([5, 8]))
+    batch.targets[0, :3] = IGNORE_INDEX  # as of a prompt
+    task = CausalLM(model, make_generated_lm().data)
+    ours = task.loss(batch).sum.item() / batch.n_scored
+    labels = torch.cat(
+        [torch.full((2, 1), IGNORE_INDEX), batch.targets], dim=1
+    )  # where they stand, for it shifts itself
     assert ours == pytest.approx(model(input_ids=tokens, labels=labels).loss.item(), rel=1e-5)
     twice = model(input_ids=batch.inputs, labels=batch.targets).loss.item()
     assert ours < 0.5
     assert twice > math.log(VOCABULARY)
 
 
-@a_run("pretrained")
-def test_a_run_of_the_experiment_records_that_adapters_alone_trained_and_that_they_learned(recorded: Recorded):
+@with_run("pretrained")
+def test_a_run_of_the_experiment_records_that_adapters_alone_trained_and_that_they_learned(recorded: LoadedRun):
     lines = [json.loads(line) for line in (recorded.folder / "metrics.jsonl").read_text().splitlines()]
     params = next(line["params"] for line in lines if "params" in line)
     adapters = sum(p.numel() for name, p in recorded.model.named_parameters() if "lora_" in name)
@@ -106,14 +108,14 @@ def test_a_run_of_the_experiment_records_that_adapters_alone_trained_and_that_th
     assert lines[-1]["status"] == "completed"
 
 
-@a_run("pretrained", "ours", "full")
-def test_an_exported_model_has_the_same_loss_and_tokens_in_plain_transformers(recorded: Recorded, tmp_path: Path):
-    tokens, kept = some_tokens(recorded), recorded.model.state_dict()
-    wanted, is_adapted = loss(recorded.model, tokens), any("lora_" in name for name in kept)
-    export(recorded, tmp_path / "out", adapters=False)
+@with_run("pretrained", "ours", "full")
+def test_an_exported_model_has_the_same_loss_and_tokens_in_plain_transformers(recorded: LoadedRun, tmp_path: Path):
+    tokens, kept = encode_questions(recorded), recorded.model.state_dict()
+    wanted, is_adapted = compute_mean_loss(recorded.model, tokens), any("lora_" in name for name in kept)
+    export_model(recorded, tmp_path / "out", adapters=False)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert loss(model, tokens) == pytest.approx(wanted, rel=1e-5)
+    assert compute_mean_loss(model, tokens) == pytest.approx(wanted, rel=1e-5)
     assert tokenizer(QUESTIONS)["input_ids"] == recorded.tokenizer.encode([QUESTIONS])[0]
     assert tokenizer.eos_token_id == recorded.tokenizer.eos_id
     assert model.config.tie_word_embeddings != is_adapted
@@ -121,31 +123,31 @@ def test_an_exported_model_has_the_same_loss_and_tokens_in_plain_transformers(re
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-@a_run("pretrained", "ours")
-def test_exported_adapters_have_the_same_loss_in_plain_peft(recorded: Recorded, tmp_path: Path):
-    tokens, wanted = some_tokens(recorded), loss(recorded.model, some_tokens(recorded))
-    export(recorded, tmp_path / "out", adapters=True)
+@with_run("pretrained", "ours")
+def test_exported_adapters_have_the_same_loss_in_plain_peft(recorded: LoadedRun, tmp_path: Path):
+    tokens, wanted = encode_questions(recorded), compute_mean_loss(recorded.model, encode_questions(recorded))
+    export_model(recorded, tmp_path / "out", adapters=True)
     base = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"]
     is_public = recorded.cfg.model.get("name") == base
     assert is_public != (base == str(tmp_path / "out" / "base"))
     assert (tmp_path / "out" / "base").exists() != is_public
     plain = AutoModelForCausalLM.from_pretrained(base).eval()
-    before = loss(plain, tokens)
+    before = compute_mean_loss(plain, tokens)
     model = PeftModel.from_pretrained(plain, tmp_path / "out").eval()
-    assert loss(model, tokens) == pytest.approx(wanted, rel=1e-5)
+    assert compute_mean_loss(model, tokens) == pytest.approx(wanted, rel=1e-5)
     assert abs(before - wanted) > 0.01
 
 
-@a_run("full")
-def test_what_cannot_be_exported_is_refused_in_one_sentence_and_leaves_nothing(recorded: Recorded, tmp_path: Path):
+@with_run("full")
+def test_what_cannot_be_exported_is_refused_in_one_sentence_and_leaves_nothing(recorded: LoadedRun, tmp_path: Path):
     (tmp_path / "there").mkdir()
     with pytest.raises(ConfigError, match=r"--output: .*there exists; name another folder"):
-        export(recorded, tmp_path / "there", adapters=False)
+        export_model(recorded, tmp_path / "there", adapters=False)
     with pytest.raises(ConfigError, match=r"--adapters: .* has none, .*; leave --adapters out"):
-        export(recorded, tmp_path / "out", adapters=True)
+        export_model(recorded, tmp_path / "out", adapters=True)
     strange = replace(recorded, model=nn.Linear(2, 2))
     with pytest.raises(ConfigError, match=r"no class that computes what Linear does; take model.safetensors from"):
-        export(strange, tmp_path / "out", adapters=False)
+        export_model(strange, tmp_path / "out", adapters=False)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
@@ -181,7 +183,7 @@ def test_a_question_is_asked_as_in_training_and_the_same_seed_gives_the_same_tex
     ],
 )
 def test_a_prompt_is_put_as_the_data_has_it_only_where_it_begins_with_a_question(typed: str, asked: str):
-    assert as_learned(typed) == asked
+    assert format_prompt(typed) == asked
 
 
 @pytest.mark.parametrize(
@@ -203,17 +205,17 @@ def test_a_name_that_is_no_run_is_refused_by_both_commands(capsys):
         assert "RUN: 'no-such-run' is no file, no folder, and no run in" in capsys.readouterr().err
 
 
-@a_run("full")
-def test_a_masked_model_is_not_sampled(recorded: Recorded):
+@with_run("full")
+def test_a_masked_model_is_not_sampled(recorded: LoadedRun):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     bert = BertForMaskedLM(BertConfig(vocab_size=304, initializer_range=0.5, **sizes)).eval()
     with pytest.raises(ConfigError, match="sees what follows; only a causal one writes"):
-        sample(replace(recorded, model=bert), Namespace())
+        print_samples(replace(recorded, model=bert), Namespace())
 
 
-@a_run("full")
-def test_a_tokenizer_larger_than_the_pretrained_embedding_is_refused_by_name(recorded: Recorded, folders):
-    bigger = compose(["experiment=gpt2_lora_after", *SMALL, f"model.name={folders['full'].parents[1]}/gpt2"])
+@with_run("full")
+def test_a_tokenizer_larger_than_the_pretrained_embedding_is_refused_by_name(recorded: LoadedRun, folders):
+    bigger = compose_config(["experiment=gpt2_lora_after", *SMALL, f"model.name={folders['full'].parents[1]}/gpt2"])
     bigger.data.source.path, bigger.tokenizer.vocab_size = f"{folders['full'].parents[1]}/qa.md", 320
     bigger.cache_dir, bigger.output_dir = recorded.cfg.cache_dir, recorded.cfg.output_dir
     with pytest.raises(ConfigError, match="vocabulary of 320 is larger than the model's embedding of 304"):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config.schema import compose, validate
-from harness.core.distributed import World
-from harness.run.build import build, build_task
+from harness.config.schema import compose_config, validate_config
+from harness.core.distributed import ProcessGroup
+from harness.run.build import build_parts, build_task
 from harness.run.runner import run
-from tests.run.test_run import record, series
+from tests.run.test_run import read_record, read_series
 
 TINY = ["model.layers=1", "model.width=16", "model.heads=2", "observers=quiet", "device=cpu"]
 BYTES = "tokenizer.vocab_size=259"
@@ -30,10 +30,10 @@ def document_sized(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize(("twin", "warmup"), [("before", 0), ("after", 100)])
 def test_the_documents_seven_epochs_are_938_steps(twin: str, warmup: int, document_sized: str, places) -> None:
-    cfg = compose([f"experiment=headlines_{twin}", document_sized, BYTES, *places, *TINY])
-    settings, world = validate(cfg), World(torch.device("cpu"))
+    cfg = compose_config([f"experiment=headlines_{twin}", document_sized, BYTES, *places, *TINY])
+    settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
     task = build_task(cfg, settings, world)
-    parts = build(cfg, settings, world, task)
+    parts = build_parts(cfg, settings, world, task)
     assert int(task.data.train.lengths.sum()) == 1_102_455
     assert parts.plan.total_steps == 938 == 1_102_455 // (64 * 128) * 7
     assert sorted(parts.plan.eval_steps) == [*range(44, 938, 44), 938]
@@ -72,17 +72,17 @@ def test_the_small_twins_show_the_gap_and_record_the_documents_figure_beside_the
         chosen = ["data.source.column=title", BYTES, "loop.eval_every=20", "schedule.warmup_steps=4"]
         length = ["loop.epochs=null", "loop.max_steps=40", "optimizer.lr=0.003"]
         chosen += length if twin == "after" else ["schedule.warmup_steps=0", *length[:2]]
-        runs[twin] = run(compose([f"experiment=headlines_small_{twin}", titles, *places, *TINY, *chosen]))
-    before, after = (series(runs[twin].folder, "val/loss") for twin in ("before", "after"))
+        runs[twin] = run(compose_config([f"experiment=headlines_small_{twin}", titles, *places, *TINY, *chosen]))
+    before, after = (read_series(runs[twin].folder, "val/loss") for twin in ("before", "after"))
     assert before[0] == after[0]
     assert after[-1] < before[-1] - 0.5
-    [*_, last] = [line for line in record(runs["after"].folder) if "val/loss" in line.get("metrics", {})]
+    [*_, last] = [line for line in read_record(runs["after"].folder) if "val/loss" in line.get("metrics", {})]
     metrics, units = last["metrics"], last["units"]
     assert metrics["val/coverage"] == 1.0
     assert 0 < metrics["val/mainrun_coverage"] < 1.0
     assert metrics["val/mainrun_loss"] < metrics["val/nats_per_character"]  # fewer nats, over more characters
     assert units["val/mainrun_loss"] == "nats in full windows/character of all"
-    params = record(runs["before"].folder)[0]["params"]
+    params = read_record(runs["before"].folder)[0]["params"]
     assert (params["effective.optimizer"], params["effective.momentum.matrices"]) == ("SGD", "0.0")
     assert (params["effective.grad_clip"], params["effective.weight_decay.vectors"]) == ("1.0", "0.0")
-    assert record(runs["after"].folder)[0]["params"]["effective.weight_decay.vectors"] == "0.1"
+    assert read_record(runs["after"].folder)[0]["params"]["effective.weight_decay.vectors"] == "0.1"

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from harness.config.errors import ConfigError
-from harness.config.schema import compose
+from harness.config.schema import compose_config
 from harness.data.tokenizers import WordPiece
-from harness.data.tokens import IGNORED, TokenBatch, prepare
+from harness.data.tokens import IGNORE_INDEX, TokenBatch, prepare_token_data
 from harness.models.ltg_bert import LTGBert
-from harness.run.load import read_back
+from harness.run.load import load_recorded_run
 from harness.run.runner import run
-from harness.tasks.masked_lm import masked_lm
-from tests.data.documents import Given
-from tests.run.test_run import record, series
+from harness.tasks.masked_lm import build_masked_lm_task
+from tests.data.documents import SyntheticDocuments
+from tests.run.test_run import read_record, read_series
 
 SIZES = {"width": 32, "layers": 2, "heads": 2, "hidden": 64}
 SHORT = ["device=cpu", "observers=quiet", "data=text", "data.sequence_length=32", "batch.batch_size=8", "loop.evals=2"]
@@ -28,14 +28,14 @@ TINY += [f"model.{name}={size}" for name, size in SIZES.items()]
 def text(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A document a line."""
     file = tmp_path_factory.mktemp("text") / "documents.txt"
-    file.write_text("\n".join(document.text for document in Given(count=300).documents()))
+    file.write_text("\n".join(document.text for document in SyntheticDocuments(count=300).documents()))
     return [f"data.source.path={file}", "data.source.split_on=\\n"]
 
 
-def nats(task: object, batch: TokenBatch, row: int, start: int, end: int) -> float:
+def compute_piece_loss(task: object, batch: TokenBatch, row: int, start: int, end: int) -> float:
     """The loss of a part of a row that stands alone."""
     inputs, targets = batch.inputs[row : row + 1, start:end], batch.targets[row : row + 1, start:end]
-    count = (targets != IGNORED).sum(1).numpy()
+    count = (targets != IGNORE_INDEX).sum(1).numpy()
     return task.loss(TokenBatch(inputs, targets, count * 0 + (end - start), count)).sum.item()
 
 
@@ -43,9 +43,9 @@ def test_a_document_in_a_packed_row_scores_exactly_as_alone(tmp_path: Path) -> N
     torch.manual_seed(0)
     model = partial(LTGBert, **SIZES, dropout=0.0)
     rows = {"sequence_length": 64, "layout": "packed", "val_share": 0.2, "shuffle": True, "eval_batch_size": 8}
-    data, tokenizer = partial(prepare, Given(count=100, longest=12), **rows), WordPiece(90)
+    data, tokenizer = partial(prepare_token_data, SyntheticDocuments(count=100, longest=12), **rows), WordPiece(90)
     choices = {"mask": "span", "mask_share": 0.15, "within_documents": True}
-    task = masked_lm(model=model, data=data, tokenizer=tokenizer, seed=0, cache_dir=tmp_path, **choices)
+    task = build_masked_lm_task(model=model, data=data, tokenizer=tokenizer, seed=0, cache_dir=tmp_path, **choices)
     for parameter in task.model.parameters():  # so that all that is seen shows in the loss
         parameter.data.mul_(4)
     batch = task.batch(0, 4)
@@ -53,7 +53,7 @@ def test_a_document_in_a_packed_row_scores_exactly_as_alone(tmp_path: Path) -> N
         ends = [0, *(batch.inputs[row] == task.data.eos_id).nonzero().flatten().add(1).tolist(), 64]
         pieces = [(start, end) for start, end in pairwise(ends) if start < end]
         assert len(pieces) >= 3
-        alone = sum(nats(task, batch, row, *piece) for piece in pieces)
+        alone = sum(compute_piece_loss(task, batch, row, *piece) for piece in pieces)
         assert task.loss(batch[row : row + 1]).sum.item() == pytest.approx(alone, rel=1e-5)
         task.within_documents = False
         assert abs(task.loss(batch[row : row + 1]).sum.item() - alone) > 1e-3 * alone
@@ -61,25 +61,27 @@ def test_a_document_in_a_packed_row_scores_exactly_as_alone(tmp_path: Path) -> N
 
 
 def test_a_run_learns_and_is_read_back_with_what_scores_sentences(places: list[str], text: list[str]) -> None:
-    result = run(compose([*TINY, *text, *places]))
-    start, losses = record(result.folder)[0], series(result.folder, "val/loss")
+    result = run(compose_config([*TINY, *text, *places]))
+    start, losses = read_record(result.folder)[0], read_series(result.folder, "val/loss")
     assert result.status == "completed"
     assert losses[0] == pytest.approx(start["constants"]["ln_vocabulary"], abs=0.3)
     assert losses[-1] < losses[0] - 0.5
     assert 0 < start["constants"]["unigram_entropy"] < start["constants"]["ln_vocabulary"]
-    assert 0 < series(result.folder, "val/accuracy")[-1] < 1
-    assert series(result.folder, "val/coverage")[-1] == pytest.approx(0.15, abs=0.03)
+    assert 0 < read_series(result.folder, "val/accuracy")[-1] < 1
+    assert read_series(result.folder, "val/coverage")[-1] == pytest.approx(0.15, abs=0.03)
     assert start["params"]["effective.optimizer"] == "Lamb"
-    recorded = read_back(str(result.folder))
+    recorded = load_recorded_run(str(result.folder))
     assert isinstance(recorded.model, LTGBert)
     assert (recorded.tokenizer.mask_id, recorded.tokenizer.vocab_size) == (4, 90)
 
 
 def test_adapters_start_from_its_weights_at_its_loss(places: list[str], text: list[str]) -> None:
-    first = run(compose([*TINY, *text, *places, "loop.max_steps=4"]))
+    first = run(compose_config([*TINY, *text, *places, "loop.max_steps=4"]))
     changes = ["start=warm", f"start.source={first.folder}", "lora=all_linear", "loop.max_steps=2"]
-    second = run(compose([*TINY, *text, *places, *changes]))
-    assert series(second.folder, "val/loss")[0] == pytest.approx(series(first.folder, "val/loss")[-1], rel=1e-5)
+    second = run(compose_config([*TINY, *text, *places, *changes]))
+    assert read_series(second.folder, "val/loss")[0] == pytest.approx(
+        read_series(first.folder, "val/loss")[-1], rel=1e-5
+    )
     trained = int(second.effective["effective.trainable_parameters"])
     assert 0 < trained < int(second.effective["effective.parameters"]) / 3
 
@@ -87,7 +89,7 @@ def test_adapters_start_from_its_weights_at_its_loss(places: list[str], text: li
 def test_a_masked_model_of_transformers_trains_too(places: list[str], text: list[str], tmp_path: Path) -> None:
     from transformers import BertConfig, BertForMaskedLM
 
-    tokenizer = WordPiece(90).build(list(Given(count=300).documents()), [], tmp_path / "bert")
+    tokenizer = WordPiece(90).build(list(SyntheticDocuments(count=300).documents()), [], tmp_path / "bert")
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     BertForMaskedLM(BertConfig(vocab_size=90, **sizes)).save_pretrained(tokenizer.folder)
     chosen = [
@@ -97,8 +99,8 @@ def test_a_masked_model_of_transformers_trains_too(places: list[str], text: list
         "optimizer.lr=3e-3",
         "loop.max_steps=12",
     ]
-    result = run(compose([*chosen, *SHORT, *text, *places]))
-    losses = series(result.folder, "val/loss")
+    result = run(compose_config([*chosen, *SHORT, *text, *places]))
+    losses = read_series(result.folder, "val/loss")
     assert losses[-1] < losses[0] - 0.2
 
 
@@ -106,5 +108,5 @@ def test_a_vocabulary_that_does_not_match_is_refused_before_anything_is_written(
     places: list[str], text: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="task: the tokenizer's vocabulary does not match a masked model"):
-        run(compose([*TINY, *text, *places, "tokenizer=bpe", "tokenizer.vocab_size=280"]))
+        run(compose_config([*TINY, *text, *places, "tokenizer=bpe", "tokenizer.vocab_size=280"]))
     assert not (tmp_path / "outputs").exists()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from harness.config.schema import compose, dotted, run_part
+from harness.config.schema import compose_config, flatten_config, without_sweep_keys
 from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "docs" / "systems").glob("*.md"))
@@ -14,15 +14,15 @@ SYSTEMS = ["gpt2_lora", "gpt2_resume", "headlines", "ltg_bert", "operator"]
 HEADER = "| key | before | after | source |"
 
 
-def table(page: Path) -> dict[str, list[str]]:
+def read_settings_table(page: Path) -> dict[str, list[str]]:
     """The first table under HEADER: before, after and source by key."""
     lines = page.read_text().split(HEADER)[1].splitlines()[2:]
     rows = [line.strip("|").split("|") for line in lines[: lines.index("") if "" in lines else None]]
     return {row[0].strip().strip("`"): [cell.strip().strip("`") for cell in row[1:]] for row in rows}
 
 
-def values(experiment: str) -> dict[str, str]:
-    return dotted(OmegaConf.to_container(run_part(compose([f"experiment={experiment}"]))))
+def compose_values(experiment: str) -> dict[str, str]:
+    return flatten_config(OmegaConf.to_container(without_sweep_keys(compose_config([f"experiment={experiment}"]))))
 
 
 def test_every_system_has_a_page_a_sweep_and_three_experiments() -> None:
@@ -35,8 +35,8 @@ def test_every_system_has_a_page_a_sweep_and_three_experiments() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_table_of_a_page_is_what_its_twins_compose_to(page: Path) -> None:
-    before, after = values(f"{page.stem}_before"), values(f"{page.stem}_after")
-    told = table(page)
+    before, after = compose_values(f"{page.stem}_before"), compose_values(f"{page.stem}_after")
+    told = read_settings_table(page)
     for key, (was, now, source) in told.items():
         assert (was, now) == (before.get(key, "-"), after.get(key, "-")), key
         assert source, key

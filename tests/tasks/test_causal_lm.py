@@ -11,7 +11,7 @@ from harness.core.events import Event, StepEnd
 from harness.core.seeding import seed_everything
 from harness.data.tokens import TokenRows
 from harness.training.loop import evaluate, train
-from tests.token_streams import LENGTH, VOCABULARY, generated_lm
+from tests.token_streams import LENGTH, VOCABULARY, make_generated_lm
 from tests.toy_task import CPU, toy_plan, toy_state
 
 GOLDEN = {1: 4.186403, 5: 3.685145, 9: 3.124505, 13: 2.640505, 17: 2.059753}
@@ -19,7 +19,7 @@ GOLDEN = {1: 4.186403, 5: 3.685145, 9: 3.124505, 13: 2.640505, 17: 2.059753}
 
 
 def first_losses(micro_batch_size: int = 16, steps: int = 20, dropout: float = 0.0) -> list[float]:
-    task = generated_lm(dropout=dropout)
+    task = make_generated_lm(dropout=dropout)
     events: list[Event] = []
     plan = toy_plan(steps, micro_batch_size=micro_batch_size)
     seed_everything(0)
@@ -42,7 +42,7 @@ def test_the_same_seed_gives_the_same_bits_with_dropout_too() -> None:
 
 
 def test_a_batch_weighs_as_much_as_its_rows_alone_so_padding_counts_for_nothing() -> None:
-    task = generated_lm()
+    task = make_generated_lm()
     task.model.eval()
     batch = task.batch(0, 8)
     rows = task.split(batch, 1)
@@ -51,16 +51,16 @@ def test_a_batch_weighs_as_much_as_its_rows_alone_so_padding_counts_for_nothing(
 
 
 def test_the_prompt_is_context_and_no_target() -> None:
-    task = generated_lm()
+    task = make_generated_lm()
     row = task.data.train
-    batch = row.batch([0])
+    batch = row.make_batch([0])
     first_third = int(row.lengths[0]) // 3
     assert (batch.targets[0, :first_third] == -100).all()
-    assert batch.count == row.lengths[0] - first_third
+    assert batch.n_scored == row.lengths[0] - first_third
 
 
 def test_labels_are_shifted_exactly_once() -> None:
-    task = generated_lm()
+    task = make_generated_lm()
     task.model.eval()
     rows = task.data.train
     start, length = int(rows.starts[3]), int(rows.lengths[3])
@@ -68,11 +68,11 @@ def test_labels_are_shifted_exactly_once() -> None:
     logits = task.model(input_ids=tokens[None]).logits[0]
     nats = F.cross_entropy(logits[:-1], tokens[1:], reduction="none")
     by_hand = nats[torch.tensor(rows.is_scored[start + 1 : start + length + 1])].sum().item()
-    assert task.loss(rows.batch([3])).sum.item() == pytest.approx(by_hand, rel=1e-5)
+    assert task.loss(rows.make_batch([3])).sum.item() == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_every_validation_token_is_scored_whatever_the_evaluation_batch() -> None:
-    reports = [evaluate(generated_lm(size), CPU) for size in (1, 7, 64)]
+    reports = [evaluate(make_generated_lm(size), CPU) for size in (1, 7, 64)]
     for report in reports:
         assert report["coverage"].value == 1.0
         assert report["loss"].value == pytest.approx(reports[0]["loss"].value, rel=1e-6)
@@ -80,17 +80,19 @@ def test_every_validation_token_is_scored_whatever_the_evaluation_batch() -> Non
 
 
 def test_an_evaluation_that_drops_the_tail_shows_it_in_its_coverage() -> None:
-    task = generated_lm()
+    task = make_generated_lm()
     val = task.data.val
-    kept = TokenRows(val.stream, val.is_scored, val.starts[:-10], val.lengths[:-10], val.scored[:-10])
+    kept = TokenRows(val.stream, val.is_scored, val.starts[:-10], val.lengths[:-10], val.scored_per_row[:-10])
     task.data = replace(task.data, val=kept)
-    assert evaluate(task, CPU)["coverage"].value == pytest.approx(1 - val.scored[-10:].sum() / val.scored.sum())
+    assert evaluate(task, CPU)["coverage"].value == pytest.approx(
+        1 - val.scored_per_row[-10:].sum() / val.scored_per_row.sum()
+    )
 
 
 def test_every_metric_is_the_same_loss_in_its_unit() -> None:
-    task = generated_lm()
+    task = make_generated_lm()
     report = evaluate(task, CPU)
-    nats = report["loss"].value * task.data.val.scored_total
+    nats = report["loss"].value * task.data.val.n_scored
     assert report["perplexity"].value == pytest.approx(math.exp(report["loss"].value))
     assert report["nats_per_character"].value == pytest.approx(nats / 1000)
     assert report["bits_per_byte"].value == pytest.approx(nats / math.log(2) / 1200)
@@ -98,7 +100,7 @@ def test_every_metric_is_the_same_loss_in_its_unit() -> None:
 
 
 def test_random_weights_start_near_the_uniform_guess() -> None:
-    task = generated_lm()
+    task = make_generated_lm()
     assert evaluate(task, CPU)["loss"].value == pytest.approx(task.constants["ln_vocabulary"], abs=0.3)
     assert task.constants["ln_vocabulary"] == math.log(VOCABULARY)
     assert task.data.sequence_length == LENGTH

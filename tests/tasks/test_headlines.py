@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from harness.data.tokens import TokenData, TokenRows
 from harness.models.gpt import GPT
-from harness.tasks.headlines import Mainrun, mainrun, windows
+from harness.tasks.headlines import HeadlinesLM, build_headlines_task, cut_full_windows
 from harness.training.loop import evaluate
 from tests.toy_task import CPU
 
@@ -18,40 +18,40 @@ TITLES, WORDS = 2000, 9
 """10 tokens a title with the mark after it: 19,999 tokens of text, two windows of 8193 and a rest of 3613."""
 
 
-def rows(tokens: np.ndarray, length: int = 128) -> TokenRows:
+def make_rows(tokens: np.ndarray, length: int = 128) -> TokenRows:
     starts = np.arange(0, len(tokens) - 1, length)
     lengths = np.minimum(length, len(tokens) - 1 - starts)
     return TokenRows(tokens, None, starts, lengths, lengths)
 
 
-def titles(**changed: object) -> TokenData:
+def make_title_data(**changed: object) -> TokenData:
     """Titles of nine one-character words out of 15; token 0 is the mark at either end and between them."""
     stream = np.random.default_rng(0).integers(1, 16, TITLES * (WORDS + 1) + 1).astype(np.uint16)
     stream[:: WORDS + 1] = 0
     data = TokenData(
-        rows(stream), rows(stream), vocab_size=16, eos_id=0, unigram_entropy=2.7, val_scored_tokens=len(stream) - 1,
+        make_rows(stream), make_rows(stream), vocab_size=16, eos_id=0, unigram_entropy=2.7, val_scored_tokens=len(stream) - 1,
         val_characters=TITLES * WORDS, val_bytes=TITLES * WORDS, digest="", name="", source="", tokenizer_path=Path(),
         sequence_length=128, eval_batch_size=16, shuffle=False, seed=0,
     )  # fmt: skip
     return replace(data, **changed)
 
 
-def small(vocab_size: int, positions: int = 128) -> GPT:
+def make_small_gpt(vocab_size: int, positions: int = 128) -> GPT:
     torch.manual_seed(0)
     model = GPT(vocab_size=vocab_size, positions=positions, layers=1, width=16, heads=2, dropout=0.0)
     torch.nn.init.normal_(model.head.weight, std=0.5)  # far from uniform, so that a wrong token would show
     return model
 
 
-def built(data: TokenData, positions: int = 128) -> Mainrun:
+def build_task_on(data: TokenData, positions: int = 128) -> HeadlinesLM:
     def model(vocab_size: int) -> GPT:
-        return small(vocab_size, positions)
+        return make_small_gpt(vocab_size, positions)
 
-    return mainrun(model=model, data=lambda **_: data, tokenizer=None, seed=0, cache_dir=Path())
+    return build_headlines_task(model=model, data=lambda **_: data, tokenizer=None, seed=0, cache_dir=Path())
 
 
 def test_it_is_the_sum_over_full_windows_divided_by_every_character() -> None:
-    task = built(titles())
+    task = build_task_on(make_title_data())
     report = evaluate(task, CPU)
     text = torch.from_numpy(task.data.val.stream[1:-1].astype("int64"))  # titles joined by marks
     total = 0.0
@@ -67,13 +67,13 @@ def test_it_is_the_sum_over_full_windows_divided_by_every_character() -> None:
 @pytest.mark.parametrize(("batch", "figure", "coverage"), [(64, 1.296, 0.936), (256, 1.111, 0.803), (1024, 0.0, 0.0)])
 def test_on_one_uniform_model_the_figure_falls_as_its_batch_grows(batch: int, figure: float, coverage: float) -> None:
     tokens, characters, nats = 122_495, 530_963, 6.0
-    scored = windows(rows(np.zeros(tokens + 2, np.uint16)), batch).scored_total
+    scored = cut_full_windows(make_rows(np.zeros(tokens + 2, np.uint16)), batch).n_scored
     assert scored * nats / characters == pytest.approx(figure, abs=5e-4)
     assert scored / tokens == pytest.approx(coverage, abs=5e-4)
 
 
 def test_neither_the_figure_nor_the_objective_depends_on_the_evaluation_batch() -> None:
-    one, other = (evaluate(built(titles(eval_batch_size=size)), CPU) for size in (7, 64))
+    one, other = (evaluate(build_task_on(make_title_data(eval_batch_size=size)), CPU) for size in (7, 64))
     for name in ("loss", "mainrun_loss", "mainrun_coverage"):
         assert one[name].value == pytest.approx(other[name].value, rel=1e-6), name
 
@@ -81,11 +81,23 @@ def test_neither_the_figure_nor_the_objective_depends_on_the_evaluation_batch() 
 @pytest.mark.parametrize(
     ("data", "positions", "said"),
     [
-        (titles(val=rows(np.zeros(8194, np.uint16))), 128, "does not fill a window of 64 x 128; raise data.val_share"),
-        (titles(val=replace(rows(np.zeros(9000, np.uint16)), is_scored=np.ones(9000, bool))), 128, "has prompts; use"),
-        (titles(sequence_length=64), 64, "64 positions are fewer than the 128 tokens .* use model.positions=128"),
+        (
+            make_title_data(val=make_rows(np.zeros(8194, np.uint16))),
+            128,
+            "does not fill a window of 64 x 128; raise data.val_share",
+        ),
+        (
+            make_title_data(val=replace(make_rows(np.zeros(9000, np.uint16)), is_scored=np.ones(9000, bool))),
+            128,
+            "has prompts; use",
+        ),
+        (
+            make_title_data(sequence_length=64),
+            64,
+            "64 positions are fewer than the 128 tokens .* use model.positions=128",
+        ),
     ],
 )
 def test_data_and_models_that_the_windows_do_not_fit_are_refused(data: TokenData, positions: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        built(data, positions)
+        build_task_on(data, positions)

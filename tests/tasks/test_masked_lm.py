@@ -10,19 +10,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.core.distributed import World
-from harness.data.tokenizers import ByteLevelBPE, Choice, Tokenizer, WordPiece
-from harness.data.tokens import IGNORED, order, prepare
+from harness.core.distributed import ProcessGroup
+from harness.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerBuilder, WordPiece
+from harness.data.tokens import IGNORE_INDEX, get_example_indices, prepare_token_data
 from harness.models.gpt import GPT
-from harness.tasks.masked_lm import MaskedLM, masked_lm
+from harness.tasks.masked_lm import MaskedLM, build_masked_lm_task
 from harness.training.loop import evaluate
-from tests.data.documents import Given
+from tests.data.documents import SyntheticDocuments
 
-CPU = World(torch.device("cpu"))
-SOURCE, LENGTH, VOCABULARY = Given(count=120, longest=12), 32, 90
+CPU = ProcessGroup(torch.device("cpu"))
+SOURCE, LENGTH, VOCABULARY = SyntheticDocuments(count=120, longest=12), 32, 90
 
 
-def bert(*, vocab_size: int, kind: str = "Bert", spread: float = 0.02) -> nn.Module:
+def make_bert(*, vocab_size: int, kind: str = "Bert", spread: float = 0.02) -> nn.Module:
     """A transformers encoder of one layer and random weights; where they spread wide, all it sees shows in the loss."""
     import transformers
 
@@ -38,49 +38,54 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("masked")
 
 
-def masked(
-    folder: Path, *, model: object = bert, tokenizer: Choice | None = None, seed: int = 0, **changes: object
+def make_masked_task(
+    folder: Path,
+    *,
+    model: object = make_bert,
+    tokenizer: TokenizerBuilder | None = None,
+    seed: int = 0,
+    **changes: object,
 ) -> MaskedLM:
     rows = {"sequence_length": LENGTH, "layout": "packed", "val_share": 0.25, "shuffle": True, "eval_batch_size": 8}
     cut = {name: changes.pop(name) for name in list(changes) if name in rows}
     torch.manual_seed(0)
     choices = {"mask": "span", "mask_share": 0.15, "within_documents": True, **changes}
-    data, tokenizer = partial(prepare, SOURCE, **{**rows, **cut}), tokenizer or WordPiece(VOCABULARY)
-    task = masked_lm(model=model, data=data, tokenizer=tokenizer, seed=seed, cache_dir=folder, **choices)
+    data, tokenizer = partial(prepare_token_data, SOURCE, **{**rows, **cut}), tokenizer or WordPiece(VOCABULARY)
+    task = build_masked_lm_task(model=model, data=data, tokenizer=tokenizer, seed=seed, cache_dir=folder, **choices)
     task.model.eval()
     return task
 
 
 def test_a_row_of_the_examples_layout_is_a_document_between_its_marks(folder: Path) -> None:
-    task = masked(folder, layout="examples", sequence_length=60)
+    task = make_masked_task(folder, layout="examples", sequence_length=60)
     tokenizer = Tokenizer.load(task.data.tokenizer_path)
     encoded = tokenizer.encode([document.text for document in SOURCE.documents()])
     batch = task.batch(0, 20)
-    for row, which in enumerate(order(0, 20, len(task.data.train), 0, True)):
-        true = torch.where(batch.targets[row] == IGNORED, batch.inputs[row], batch.targets[row])
+    for row, which in enumerate(get_example_indices(0, 20, len(task.data.train), 0, True)):
+        true = torch.where(batch.targets[row] == IGNORE_INDEX, batch.inputs[row], batch.targets[row])
         assert true[: batch.lengths[row]].tolist() == [tokenizer.cls_id, *encoded[which], tokenizer.eos_id]
 
 
 def test_packed_rows_hold_every_token_of_the_text_once(folder: Path) -> None:
-    task = masked(folder)
-    batch = task.data.train.read(range(len(task.data.train)))
+    task = make_masked_task(folder)
+    batch = task.data.train.read_rows(range(len(task.data.train)))
     tokens = [row[1 : 1 + length] for row, length in zip(batch[0], batch[2], strict=True)]
     assert [token for row in tokens for token in row] == task.data.train.stream[1:].tolist()
     assert {len(row) for row in tokens[:-1]} == {LENGTH}
 
 
 def test_the_count_is_of_masked_tokens_and_the_tokens_are_of_the_text(folder: Path) -> None:
-    task = masked(folder, layout="examples", sequence_length=60)
+    task = make_masked_task(folder, layout="examples", sequence_length=60)
     batch = task.batch(5, 16)
-    assert task.count(batch) == (batch.targets != IGNORED).sum()
+    assert task.count(batch) == (batch.targets != IGNORE_INDEX).sum()
     assert task.tokens(batch) == batch.lengths.sum() < batch.inputs.numel()
     parts = task.split(batch, 3)
-    assert sum(part.count for part in parts) == task.count(batch)
+    assert sum(part.n_scored for part in parts) == task.count(batch)
 
 
 @pytest.mark.parametrize("layout", ["packed", "examples"])
 def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_given_the_others(folder: Path, layout: str) -> None:
-    task = masked(folder, layout=layout, model=partial(bert, spread=1.0))
+    task = make_masked_task(folder, layout=layout, model=partial(make_bert, spread=1.0))
     batch = task.batch(0, 8)
     by_hand = torch.zeros(())
     for row in range(8):  # alone, so that there is neither padding nor a mask but of documents
@@ -94,15 +99,15 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_given_the_others(fol
 
 
 def test_random_weights_start_at_the_uniform_guess_and_accuracy_is_what_the_likeliest_token_hits(folder: Path) -> None:
-    task = masked(folder)
+    task = make_masked_task(folder)
     report = evaluate(task, CPU)
     assert report["loss"].value == pytest.approx(math.log(VOCABULARY), abs=0.05)
     assert report["loss"].unit == "nats/masked token"
     assert report["loss"].standard_error > 0
     hits, masks = 0, 0
     for batch in task.validation_batches():
-        logits = task.model(input_ids=batch.inputs, **task.sight(batch)).logits
-        is_masked = batch.targets != IGNORED
+        logits = task.model(input_ids=batch.inputs, **task.attention_inputs(batch)).logits
+        is_masked = batch.targets != IGNORE_INDEX
         hits += (logits.argmax(-1) == batch.targets)[is_masked].sum().item()
         masks += is_masked.sum().item()
     assert report["accuracy"].value == hits / masks
@@ -111,7 +116,7 @@ def test_random_weights_start_at_the_uniform_guess_and_accuracy_is_what_the_like
 
 
 def test_the_unigram_entropy_is_of_words_not_of_marks(folder: Path) -> None:
-    task = masked(folder)
+    task = make_masked_task(folder)
     tokenizer = Tokenizer.load(task.data.tokenizer_path)
     held_out = [document.text for document in SOURCE.documents()][-30:]
     tokens = torch.tensor([token for ids in tokenizer.encode(held_out) for token in ids])
@@ -122,14 +127,14 @@ def test_the_unigram_entropy_is_of_words_not_of_marks(folder: Path) -> None:
 
 
 def test_the_validation_masks_are_the_same_in_every_run(folder: Path) -> None:
-    tasks = [masked(folder, seed=seed, eval_batch_size=size) for seed, size in ((0, 8), (3, 8), (3, 5))]
+    tasks = [make_masked_task(folder, seed=seed, eval_batch_size=size) for seed, size in ((0, 8), (3, 8), (3, 5))]
     losses = [evaluate(task, CPU)["loss"].value for task in tasks]
     assert losses[0] == losses[1]
     assert losses[2] == pytest.approx(losses[0], rel=1e-6)
 
 
 def test_every_epoch_has_other_masks_and_a_position_always_the_same(folder: Path) -> None:
-    task = masked(folder, shuffle=False)
+    task = make_masked_task(folder, shuffle=False)
     rows = len(task.data.train)
     first, again, next_epoch = (task.batch(position, 8) for position in (4, 4, 4 + rows))
     assert torch.equal(first.targets, again.targets)
@@ -137,13 +142,13 @@ def test_every_epoch_has_other_masks_and_a_position_always_the_same(folder: Path
     assert not torch.equal(first.targets, next_epoch.targets)
     inside = task.batch(0, 8).targets[4:]
     assert torch.equal(inside, first.targets[:4])
-    assert not torch.equal(first.targets, masked(folder, shuffle=False, seed=1).batch(4, 8).targets)
+    assert not torch.equal(first.targets, make_masked_task(folder, shuffle=False, seed=1).batch(4, 8).targets)
 
 
 def test_a_batch_without_a_masked_token_costs_nothing_and_breaks_nothing(folder: Path) -> None:
-    task = masked(folder)
+    task = make_masked_task(folder)
     batch = task.batch(0, 2)
-    empty = replace(batch, targets=torch.full_like(batch.targets, IGNORED), scored=batch.scored * 0)
+    empty = replace(batch, targets=torch.full_like(batch.targets, IGNORE_INDEX), scored_per_row=batch.scored_per_row * 0)
     loss = task.loss(empty)
     loss.sum.backward()
     assert (loss.sum.item(), loss.count) == (0, 1)
@@ -162,7 +167,7 @@ BAD = {
         "sees only what stands before a token; for masked_lm use",
     ),
     "a model that takes no such mask": (
-        {"model": partial(bert, kind="MegatronBert")},
+        {"model": partial(make_bert, kind="MegatronBert")},
         "MegatronBertForMaskedLM does not keep its attention within a document; use task.within_documents=false",
     ),
 }
@@ -173,12 +178,16 @@ def test_what_cannot_be_trained_as_a_masked_model_is_said_in_one_sentence(
     folder: Path, changes: dict, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
-        masked(folder, **changes)
+        make_masked_task(folder, **changes)
 
 
 def test_the_remedy_for_a_model_that_takes_no_such_mask_works(folder: Path) -> None:
-    choices = {"model": partial(bert, kind="MegatronBert", spread=1.0), "within_documents": False, "layout": "examples"}
-    task = masked(folder, **choices)
+    choices = {
+        "model": partial(make_bert, kind="MegatronBert", spread=1.0),
+        "within_documents": False,
+        "layout": "examples",
+    }
+    task = make_masked_task(folder, **choices)
     batch = task.batch(0, 8)
     alone = sum(task.loss(row).sum.item() for row in task.split(batch, 1))
     assert task.loss(batch).sum.item() == pytest.approx(alone, rel=1e-4)

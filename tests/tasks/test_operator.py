@@ -8,17 +8,17 @@ import torch
 
 from harness import cli
 from harness.config.errors import ConfigError
-from harness.config.schema import compose, validate
-from harness.core.distributed import World
-from harness.data.operator_data import Fields, checked
-from harness.run.build import build, build_task
-from harness.run.dry_run import prepare
+from harness.config.schema import compose_config, validate_config
+from harness.core.distributed import ProcessGroup
+from harness.data.operator_data import FieldPairs, build_field_data
+from harness.run.build import build_parts, build_task
+from harness.run.dry_run import dry_run
 from harness.run.runner import run
-from harness.tasks.operator import Operator, operator
+from harness.tasks.operator import OperatorTask, build_operator_task
 from harness.training.loop import evaluate
 from harness.training.operator_losses import relative_h1, relative_l2
 from tests.conftest import ROOT
-from tests.run.test_run import record, series
+from tests.run.test_run import read_record, read_series
 from tests.toy_task import CPU
 
 TINY = ["experiment=operator", "device=cpu", "observers=quiet", "data.train=32", "data.held_out=5", "data.resolution=8",
@@ -28,15 +28,15 @@ DATA = Path(ROOT).parent / "shared" / "data" / "neuralop_pde"
 
 
 @pytest.fixture(scope="module")
-def task(cache_dir: Path) -> Operator:
-    cfg = compose([*TINY, f"cache_dir={cache_dir}"])
-    return build_task(cfg, validate(cfg), World(torch.device("cpu")))
+def task(cache_dir: Path) -> OperatorTask:
+    cfg = compose_config([*TINY, f"cache_dir={cache_dir}"])
+    return build_task(cfg, validate_config(cfg), ProcessGroup(torch.device("cpu")))
 
 
 def test_a_run_learns_and_records_both_errors_on_both_grids_beside_what_needs_no_model(places) -> None:
-    result = run(compose([*TINY, *places, "~observers.mlflow", "observers=default", "task.loss=l2"]))
+    result = run(compose_config([*TINY, *places, "~observers.mlflow", "observers=default", "task.loss=l2"]))
     assert result.status == "completed"
-    start, *lines = record(result.folder)
+    start, *lines = read_record(result.folder)
     assert start["constants"]["zero_predictor"] == 1.0
     assert 0.1 < start["constants"]["mean_predictor"] < 0.6
     assert start["dataset"]["name"] == "Darcy"
@@ -44,10 +44,10 @@ def test_a_run_learns_and_records_both_errors_on_both_grids_beside_what_needs_no
     units = next(line["units"] for line in lines if "val/loss" in line.get("metrics", {}))
     for name, norm in {"loss": "L2", "h1": "H1", "loss_16": "L2", "h1_16": "H1"}.items():
         assert units[f"val/{name}"] == f"relative {norm} of physical fields"
-        before, *_, after = series(result.folder, f"val/{name}")
+        before, *_, after = read_series(result.folder, f"val/{name}")
         assert after < before
-    assert series(result.folder, "val/loss_se")[-1] > 0
-    assert series(result.folder, "val/loss")[-1] < 0.6
+    assert read_series(result.folder, "val/loss_se")[-1] > 0
+    assert read_series(result.folder, "val/loss")[-1] < 0.6
     pictures = [result.folder / "figures" / f"fields_{points}.png" for points in (8, 16)]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
@@ -98,7 +98,7 @@ def test_two_runs_of_n_steps_are_to_the_bit_one_of_2n(cache_dir, capsys) -> None
 @pytest.mark.parametrize("optimizer", ["muon", "adafactor"])
 def test_an_optimizer_for_real_numbers_refuses_the_operator_by_name(optimizer, places) -> None:
     with pytest.raises(ConfigError, match=r"cannot train complex parameters .*choose optimizer=adamw"):
-        built([*TINY, *places, f"optimizer={optimizer}", "~optimizer.fused"])
+        build_run([*TINY, *places, f"optimizer={optimizer}", "~optimizer.fused"])
 
 
 @pytest.mark.parametrize(
@@ -112,21 +112,21 @@ def test_an_optimizer_for_real_numbers_refuses_the_operator_by_name(optimizer, p
 )
 def test_what_cannot_be_is_refused_under_its_key(override, message, places) -> None:
     with pytest.raises(ConfigError, match=message):
-        built([*TINY, *places, override])
+        build_run([*TINY, *places, override])
 
 
-def built(overrides: list[str]) -> None:
-    cfg = compose(overrides)
-    settings, world = validate(cfg), World(torch.device("cpu"))
-    build(cfg, settings, world, build_task(cfg, settings, world))
+def build_run(overrides: list[str]) -> None:
+    cfg = compose_config(overrides)
+    settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
+    build_parts(cfg, settings, world, build_task(cfg, settings, world))
 
 
 def test_the_documents_scheduler_says_when_it_can_first_act(places, tmp_path) -> None:
     torch.save({"x": torch.rand(8, 16, 16), "y": torch.rand(8, 16, 16)}, tmp_path / "fields.pt")
     files = [f"data.train={tmp_path}/fields.pt", f"data.tests=[{tmp_path}/fields.pt]"]
-    cfg = compose(["experiment=operator_before", *files, *places, "loop.epochs=11", "loop.evals=11"])
-    settings, world = validate(cfg), World(torch.device("cpu"))
-    parts = build(cfg, settings, world, build_task(cfg, settings, world))
+    cfg = compose_config(["experiment=operator_before", *files, *places, "loop.epochs=11", "loop.evals=11"])
+    settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
+    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
     assert parts.notices == ("patience=10 allows a first cut after 12 evaluations, and the run has 11",)
 
 
@@ -137,18 +137,18 @@ def test_the_librarys_own_files_are_read_and_trained_on(name, places) -> None:
     files = [f"data.train={DATA}/{name}_train_16.pt", f"data.tests=[{DATA}/{name}_test_16.pt]"]
     sizes = ["model.width=8", "model.layers=2", "data.limit=256", "batch.batch_size=16"]
     sizes += ["loop.epochs=4", "loop.evals=1"]
-    result = run(compose(["experiment=operator", "observers=quiet", "data=pde_files", *files, *sizes, *places]))
-    losses = series(result.folder, "val/loss")
+    result = run(compose_config(["experiment=operator", "observers=quiet", "data=pde_files", *files, *sizes, *places]))
+    losses = read_series(result.folder, "val/loss")
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_fields_that_never_change_are_refused_and_so_is_low_precision() -> None:
-    flat = Fields(torch.randn(8, 1, 16, 16), torch.ones(8, 1, 16, 16))
-    data = partial(checked, flat, [flat], "", "", "", 4, False)
+    flat = FieldPairs(torch.randn(8, 1, 16, 16), torch.ones(8, 1, 16, 16))
+    data = partial(build_field_data, flat, [flat], "", "", "", 4, False)
     with pytest.raises(ValueError, match="the training fields y are the same everywhere"):
-        operator(model=None, data=lambda seed, cache_dir: data(seed=seed), loss="l2", seed=0, cache_dir=None)
+        build_operator_task(model=None, data=lambda seed, cache_dir: data(seed=seed), loss="l2", seed=0, cache_dir=None)
 
 
 def test_complex_weights_and_low_precision_are_refused_by_name(places) -> None:
     with pytest.raises(ConfigError, match=r"precision\.autocast: the model has complex parameters"):
-        prepare(compose([*TINY, "precision=bf16", *places]))
+        dry_run(compose_config([*TINY, "precision=bf16", *places]))

@@ -14,26 +14,26 @@ from functools import cache
 from pathlib import Path
 
 from harness.record import metrics_file
-from harness.tracking.mlflow_client import connect
+from harness.tracking.mlflow_client import connect_to_store
 
 
 @cache
-def _migrated() -> tempfile.TemporaryDirectory[str]:
+def _migrated_store() -> tempfile.TemporaryDirectory[str]:
     """A new store takes seconds of migrations: made once a session, and copied."""
     folder = tempfile.TemporaryDirectory()
-    connect(f"sqlite:///{folder.name}/mlflow.db")
+    connect_to_store(f"sqlite:///{folder.name}/mlflow.db")
     return folder
 
 
 def new_store(folder: Path) -> str:
     """The address of an empty SQLite store in `folder`."""
-    shutil.copy(Path(_migrated().name) / "mlflow.db", folder / "mlflow.db")
+    shutil.copy(Path(_migrated_store().name) / "mlflow.db", folder / "mlflow.db")
     return f"sqlite:///{folder}/mlflow.db"
 
 
 def only_run(uri: str, experiment: str = "default"):
     """A client and the one run of an experiment."""
-    client = connect(uri)
+    client = connect_to_store(uri)
     [run] = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     return client, run
 
@@ -50,14 +50,14 @@ def recorded_points(folder: Path) -> Counter:
     largest = {"inf": str(sys.float_info.max), "-inf": str(-sys.float_info.max)}
     return Counter(
         (name, entry["step"], entry["at_ms"], largest.get(str(value), str(value)))
-        for entry, _ in metrics_file.read(folder / metrics_file.NAME)
+        for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)
         for name, value in entry.get("metrics", {}).items()
     )
 
 
-def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not is_so():
+    while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
 
@@ -68,7 +68,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-class Server:
+class MlflowServer:
     """A real MLflow server on loopback, with a process group of its own to be killed by."""
 
     def __init__(self, store: str, port: int, artifacts: Path) -> None:
@@ -81,14 +81,14 @@ class Server:
             stderr=subprocess.DEVNULL,
             process_group=0,
         )
-        wait_until(lambda: answers(port))
+        wait_until(lambda: is_port_open(port))
 
     def kill(self) -> None:
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
 
-def answers(port: int) -> bool:
+def is_port_open(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
         return True

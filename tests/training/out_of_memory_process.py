@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from harness.core.distributed import World, join, leave
+from harness.core.distributed import ProcessGroup, join_process_group, leave_process_group
 from harness.core.events import Event, OutOfMemory, StepEnd
 from harness.training import policies
 from harness.training.loop import train
 from tests.toy_task import ToyTask, toy_plan, toy_state
 
 
-def trained(world: World) -> dict[str, list]:
+def train_with_limited_memory(world: ProcessGroup) -> dict[str, list]:
     """The losses, and the sizes of micro-batches that did not fit."""
 
     class Cramped(ToyTask):
@@ -33,6 +33,6 @@ def trained(world: World) -> dict[str, list]:
 
 
 if __name__ == "__main__":
-    world = join("cpu")
-    Path(f"{sys.argv[1]}.{world.rank}").write_text(json.dumps(trained(world)))
-    leave()
+    world = join_process_group("cpu")
+    Path(f"{sys.argv[1]}.{world.rank}").write_text(json.dumps(train_with_limited_memory(world)))
+    leave_process_group()

@@ -32,7 +32,7 @@ def test_the_numbers_come_from_the_configuration_and_the_moments_from_the_checkp
     save_checkpoint(state, tmp_path / "last")
     fresh = toy_state(ToyTask(), lr=0.01)
     load_checkpoint(fresh, tmp_path / "last")
-    assert set(fresh.optimizer.lrs().values()) == {0.01}
+    assert set(fresh.optimizer.current_lrs().values()) == {0.01}
     moments = [s["exp_avg"].abs().sum().item() for s in fresh.optimizer.parts[0].state.values()]
     assert len(moments) == 4
     assert min(moments) > 0

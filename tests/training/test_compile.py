@@ -7,12 +7,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from harness.config.errors import ConfigError
-from harness.config.schema import compose
-from harness.run.dry_run import prepare
+from harness.config.schema import compose_config
+from harness.run.dry_run import dry_run
 from harness.run.runner import run
 from harness.training.checkpoint import load_weights
-from tests.run.test_run import SMOKE, series
-from tests.token_streams import generated_lm
+from tests.run.test_run import SMOKE, read_series
+from tests.token_streams import make_generated_lm
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def compiled_graphs() -> Iterator[dict]:
 
 
 def test_a_model_is_compiled_for_its_shapes_and_not_for_each_batch(compiled_graphs) -> None:
-    task, plain = generated_lm(), generated_lm()
+    task, plain = make_generated_lm(), make_generated_lm()
     task.model.compile(backend="eager")  # traced and guarded as ever, without minutes of C++
     seen = []
     for position in range(0, 160, 16):  # ragged: each batch has another number of scored tokens
@@ -39,15 +39,17 @@ def test_a_model_is_compiled_for_its_shapes_and_not_for_each_batch(compiled_grap
 @pytest.mark.slow
 def test_a_compiled_run_has_the_losses_and_names_of_another_which_can_start_from_it(places, compiled_graphs) -> None:
     fixed = ["data=pydoc_text", "observers=quiet", "model.dropout=0.0", "loop.max_steps=8"]
-    cfg = compose([*SMOKE, *places, *fixed, "compile=true"])
-    compiled, plain = run(cfg), run(compose([*SMOKE, *places, *fixed]))
+    cfg = compose_config([*SMOKE, *places, *fixed, "compile=true"])
+    compiled, plain = run(cfg), run(compose_config([*SMOKE, *places, *fixed]))
     assert compiled_graphs["unique_graphs"] > 0
-    assert series(compiled.folder, "train/loss") == pytest.approx(series(plain.folder, "train/loss"), abs=1e-4)
-    assert series(compiled.folder, "val/loss") == pytest.approx(series(plain.folder, "val/loss"), abs=1e-4)
+    assert read_series(compiled.folder, "train/loss") == pytest.approx(
+        read_series(plain.folder, "train/loss"), abs=1e-4
+    )
+    assert read_series(compiled.folder, "val/loss") == pytest.approx(read_series(plain.folder, "val/loss"), abs=1e-4)
     weights = [load_weights(r.folder / "checkpoints" / "best" / "model.safetensors") for r in (compiled, plain)]
     assert weights[0].keys() == weights[1].keys()
-    again = run(compose([*SMOKE, *places, *fixed, "start=warm", f"start.source={compiled.folder}"]))
-    assert series(again.folder, "val/loss")[0] == pytest.approx(compiled.best_val_loss, abs=1e-4)
+    again = run(compose_config([*SMOKE, *places, *fixed, "start=warm", f"start.source={compiled.folder}"]))
+    assert read_series(again.folder, "val/loss")[0] == pytest.approx(compiled.best_val_loss, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -62,5 +64,5 @@ def test_what_cannot_be_compiled_is_refused_before_anything_is_written(
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
     with pytest.raises(ConfigError, match=said):
-        prepare(compose([*SMOKE, *places, f"compile={value}"]))
+        dry_run(compose_config([*SMOKE, *places, f"compile={value}"]))
     assert not (tmp_path / "outputs").exists()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness.training.grad_norms import layer_norms, layer_of
+from harness.training.grad_norms import layer_grad_norms, layer_name
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from harness.training.grad_norms import layer_norms, layer_of
     ],
 )
 def test_parameters_are_taken_together_by_layer(name: str, layer: str) -> None:
-    assert layer_of(name) == layer
+    assert layer_name(name) == layer
 
 
 def test_the_norms_are_those_before_clipping_and_add_up_to_the_whole() -> None:
@@ -28,12 +28,12 @@ def test_the_norms_are_those_before_clipping_and_add_up_to_the_whole() -> None:
     model(torch.ones(2, 3)).square().sum().backward()
     true = [math.sqrt(sum(p.grad.norm() ** 2 for p in layer.parameters())) for layer in model]
     total = torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3).item()
-    norms = layer_norms(((f"layers.{name}", p) for name, p in model.named_parameters()), total)
+    norms = layer_grad_norms(((f"layers.{name}", p) for name, p in model.named_parameters()), total)
     assert norms == {"layers.0": pytest.approx(true[0], rel=1e-4), "layers.1": pytest.approx(true[1], rel=1e-4)}
 
 
 def test_nothing_is_said_without_gradients_and_of_such_as_are_not_finite() -> None:
     model = nn.Linear(2, 1)
-    assert layer_norms(model.named_parameters(), 1.0) == {}
+    assert layer_grad_norms(model.named_parameters(), 1.0) == {}
     model(torch.ones(1, 2)).sum().backward()
-    assert layer_norms(model.named_parameters(), math.nan) == {}
+    assert layer_grad_norms(model.named_parameters(), math.nan) == {}

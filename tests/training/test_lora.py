@@ -8,8 +8,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from harness.models import untie_head
 from harness.models.gpt import GPT
-from harness.training.lora import adapt, targets, without_adapters
-from harness.training.optimizers import partition
+from harness.training.lora import add_adapters, find_target_layers, remove_adapters
+from harness.training.optimizers import group_parameters
 
 TOKENS = torch.arange(24).view(3, 8)
 GPT2 = {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 40, "n_positions": 16}
@@ -41,11 +41,11 @@ def made(build: Callable[[], nn.Module]) -> nn.Module:
 
 def adapted(build: Callable[[], nn.Module], target_modules="all_linear", **changes) -> nn.Module:
     settings = {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": target_modules, **changes}
-    return adapt(made(build), **settings)
+    return add_adapters(made(build), **settings)
 
 
 def merged_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    return without_adapters(deepcopy(model), merged=True).state_dict()
+    return remove_adapters(deepcopy(model), merged=True).state_dict()
 
 
 def loss(model: nn.Module) -> torch.Tensor:
@@ -139,7 +139,7 @@ def test_merged_weights_in_a_plain_model_equal_the_adapted_model(build, target_m
 @MODELS
 @TARGETS
 def test_a_model_whose_adapters_are_taken_out_unmerged_is_what_it_was_before(build, target_modules):
-    model = without_adapters(trained(adapted(build, target_modules)), merged=False)
+    model = remove_adapters(trained(adapted(build, target_modules)), merged=False)
     assert torch.equal(model(TOKENS).logits, made(build)(TOKENS).logits)
     assert not [name for name in model.state_dict() if "lora" in name]
 
@@ -175,7 +175,7 @@ def test_with_head_on_gpt2_trains_as_many_parameters_as_document_1(rank, trainab
     with torch.device("meta"):
         model = GPT2LMHeadModel(GPT2Config())
         assert sum(p.numel() for p in model.parameters()) == 124_439_808
-        adapt(model, rank=rank, alpha=16, dropout=0.0, target_modules="with_head")
+        add_adapters(model, rank=rank, alpha=16, dropout=0.0, target_modules="with_head")
     assert sum(hasattr(module, "base_layer") for module in model.modules()) == 49
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trainable
 
@@ -195,7 +195,7 @@ def test_with_head_on_gpt2_trains_as_many_parameters_as_document_1(rank, trainab
     ],
 )
 def test_targets_are_the_layers_meant(build, target_modules, endings):
-    found = targets(made(build), target_modules)
+    found = find_target_layers(made(build), target_modules)
     assert {name.rpartition(".")[2] for name in found} == endings
     if target_modules == "attention":
         assert all("attn" in name or "attention" in name for name in found)
@@ -203,7 +203,7 @@ def test_targets_are_the_layers_meant(build, target_modules, endings):
 
 def test_the_head_and_all_linear_layers_are_those_that_document_1_names():
     named = ["c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj", "lm_head"]
-    assert targets(made(gpt2), named) == targets(made(gpt2), "with_head")
+    assert find_target_layers(made(gpt2), named) == find_target_layers(made(gpt2), "with_head")
 
 
 @pytest.mark.parametrize("target_modules", ["nothing", ["qkv", "nothing"], "kv"])
@@ -246,7 +246,7 @@ def test_the_scale_is_alpha_over_rank_or_over_its_root():
 
 
 def test_adapters_of_the_head_are_matrices_to_the_optimizer():
-    groups = partition(adapted(gpt2, "with_head", dora=True))
+    groups = group_parameters(adapted(gpt2, "with_head", dora=True))
     assert {group["name"] for group in groups} == {"matrices", "vectors"}
     vectors = next(group for group in groups if group["name"] == "vectors")
     assert all("lora_magnitude" in name for name, _ in vectors["params"])

@@ -7,9 +7,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from harness.config.targets import whitelist
+from harness.config.targets import hydra_whitelist
 from harness.models.gpt import GPT
-from harness.training.optimizers import Lamb, Optimizers, muon, partition
+from harness.training.optimizers import CombinedOptimizer, Lamb, build_muon, group_parameters
 
 CHOICES = sorted((Path(__file__).parents[2] / "conf" / "optimizer").glob("*.yaml"))
 MUON = {"weight_decay": 0.1, "momentum": 0.9, "adamw_lr": 0.01, "adamw_betas": (0.9, 0.99)}
@@ -20,12 +20,12 @@ def tiny_gpt() -> GPT:
     return GPT(vocab_size=16, positions=8, layers=1, width=8, heads=2, dropout=0.0)
 
 
-def chosen(path: Path, model: nn.Module) -> Optimizers:
-    make = instantiate(OmegaConf.load(path), _execution_whitelist_=whitelist(), _convert_="all")
-    return Optimizers(make(partition(model)), model)
+def chosen(path: Path, model: nn.Module) -> CombinedOptimizer:
+    make = instantiate(OmegaConf.load(path), _execution_whitelist_=hydra_whitelist(), _convert_="all")
+    return CombinedOptimizer(make(group_parameters(model)), model)
 
 
-def one_step(model: nn.Module, optimizer: Optimizers) -> float:
+def one_step(model: nn.Module, optimizer: CombinedOptimizer) -> float:
     tokens = torch.arange(16).view(2, 8)
     loss = nn.functional.cross_entropy(model(tokens).logits.flatten(0, 1), tokens.flatten())
     optimizer.zero_grad()
@@ -42,7 +42,7 @@ def names(groups: list) -> dict[str, list[str]]:
 def test_groups_hold_every_trainable_parameter_once_and_tied_ones_under_one_name():
     model = tiny_gpt()
     model.norm.bias.requires_grad = False
-    groups = names(partition(model))
+    groups = names(group_parameters(model))
     assert groups["embeddings"] == ["token_embedding.weight", "position_embedding.weight"]
     layers = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
     assert groups["matrices"] == [f"blocks.0.{layer}.weight" for layer in layers]
@@ -59,7 +59,7 @@ def test_an_untied_head_is_an_embedding_and_its_bias_a_vector():
         def get_output_embeddings(self):
             return self.head
 
-    assert names(partition(Headed())) == {
+    assert names(group_parameters(Headed())) == {
         "embeddings": ["head.weight"],
         "matrices": ["body.weight"],
         "vectors": ["head.bias"],
@@ -74,34 +74,34 @@ def test_a_bias_or_gate_shaped_to_lie_over_a_grid_is_a_vector_and_a_spectral_wei
             self.bias, self.gate = nn.Parameter(torch.randn(3, 1, 1)), nn.Parameter(torch.randn(1, 3, 1, 1))
             self.adapter = nn.Parameter(torch.randn(1, 3))
 
-    assert names(partition(Spectral())) == {"matrices": ["weight", "adapter"], "vectors": ["bias", "gate"]}
+    assert names(group_parameters(Spectral())) == {"matrices": ["weight", "adapter"], "vectors": ["bias", "gate"]}
 
 
 def test_the_scope_of_weight_decay_says_which_groups_it_spares():
     def decays(scope):
-        optimizer = torch.optim.AdamW(partition(tiny_gpt(), scope), weight_decay=0.5)
+        optimizer = torch.optim.AdamW(group_parameters(tiny_gpt(), scope), weight_decay=0.5)
         return {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
 
     assert decays("matrices") == {"embeddings": 0.5, "matrices": 0.5, "vectors": 0.0}
     assert decays("hidden") == {"embeddings": 0.0, "matrices": 0.5, "vectors": 0.0}
     assert decays("all") == {"embeddings": 0.5, "matrices": 0.5, "vectors": 0.5}
     with pytest.raises(ValueError, match="weight_decay_scope='none'"):
-        partition(tiny_gpt(), "none")
+        group_parameters(tiny_gpt(), "none")
 
 
 def test_a_frozen_model_has_nothing_to_train():
     with pytest.raises(ValueError, match="no trainable parameter"):
-        partition(tiny_gpt().requires_grad_(False))
+        group_parameters(tiny_gpt().requires_grad_(False))
 
 
 def test_an_optimizer_that_drops_or_repeats_parameters_is_refused():
     model = tiny_gpt()
-    groups = partition(model)
+    groups = group_parameters(model)
     with pytest.raises(ValueError, match=r"norm\.weight"):
-        Optimizers(torch.optim.SGD([g for g in groups if g["name"] != "vectors"], lr=0.1), model)
-    twice = [torch.optim.SGD(partition(model), lr=0.1), torch.optim.SGD(list(model.head.parameters()), lr=0.1)]
+        CombinedOptimizer(torch.optim.SGD([g for g in groups if g["name"] != "vectors"], lr=0.1), model)
+    twice = [torch.optim.SGD(group_parameters(model), lr=0.1), torch.optim.SGD(list(model.head.parameters()), lr=0.1)]
     with pytest.raises(ValueError, match=r"token_embedding\.weight"):
-        Optimizers(twice, model)
+        CombinedOptimizer(twice, model)
 
 
 def test_the_eight_choices_are_there():
@@ -113,11 +113,11 @@ def test_every_choice_trains_every_group_and_follows_the_schedule(path):
     model = tiny_gpt()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = chosen(path, model)
-    peaks = optimizer.lrs()
+    peaks = optimizer.current_lrs()
     assert peaks.keys() == {"embeddings", "matrices", "vectors"}
     first = one_step(model, optimizer)
-    optimizer.set_lr(0.5)
-    assert optimizer.lrs() == {name: lr / 2 for name, lr in peaks.items()}
+    optimizer.scale_lr(0.5)
+    assert optimizer.current_lrs() == {name: lr / 2 for name, lr in peaks.items()}
     for _ in range(30):
         last = one_step(model, optimizer)
     assert last < first
@@ -128,7 +128,7 @@ def test_every_choice_trains_every_group_and_follows_the_schedule(path):
 def test_a_restored_optimizer_used_before_or_not_goes_on_bit_for_bit(path):
     model, other = tiny_gpt(), tiny_gpt()
     optimizer, restored = chosen(path, model), chosen(path, other)
-    restored.set_lr(0.1)
+    restored.scale_lr(0.1)
     one_step(other, restored)
     for _ in range(3):
         one_step(model, optimizer)
@@ -139,7 +139,7 @@ def test_a_restored_optimizer_used_before_or_not_goes_on_bit_for_bit(path):
     state = torch.load(file, weights_only=True)
     other.load_state_dict(state["model"])
     restored.load_state_dict(state["optimizer"])
-    assert restored.lrs() == optimizer.lrs()
+    assert restored.current_lrs() == optimizer.current_lrs()
     optimizer.train()
     restored.train()
     for _ in range(3):
@@ -149,10 +149,10 @@ def test_a_restored_optimizer_used_before_or_not_goes_on_bit_for_bit(path):
 
 def test_moments_come_back_and_numbers_stay_those_of_the_configuration():
     model = tiny_gpt()
-    old = Optimizers(torch.optim.AdamW(partition(model), lr=0.1, betas=(0.5, 0.5), weight_decay=0.3))
+    old = CombinedOptimizer(torch.optim.AdamW(group_parameters(model), lr=0.1, betas=(0.5, 0.5), weight_decay=0.3))
     one_step(model, old)
-    old.set_lr(0.01)
-    new = Optimizers(torch.optim.AdamW(partition(model), lr=0.2, betas=(0.9, 0.99), weight_decay=0.0))
+    old.scale_lr(0.01)
+    new = CombinedOptimizer(torch.optim.AdamW(group_parameters(model), lr=0.2, betas=(0.9, 0.99), weight_decay=0.0))
     new.load_state_dict(old.state_dict())
     weight = model.blocks[0].mlp.up.weight
     assert torch.equal(new.parts[0].state[weight]["exp_avg"], old.parts[0].state[weight]["exp_avg"])
@@ -162,20 +162,20 @@ def test_moments_come_back_and_numbers_stay_those_of_the_configuration():
 
 def test_moments_of_another_optimizer_or_another_model_are_refused():
     model = tiny_gpt()
-    sgd = Optimizers(torch.optim.SGD(partition(model), lr=0.1))
-    adamw = Optimizers(torch.optim.AdamW(partition(model), lr=0.1))
+    sgd = CombinedOptimizer(torch.optim.SGD(group_parameters(model), lr=0.1))
+    adamw = CombinedOptimizer(torch.optim.AdamW(group_parameters(model), lr=0.1))
     with pytest.raises(ValueError, match=r"those of SGD over .* and the run trains AdamW"):
         adamw.load_state_dict(sgd.state_dict())
     model.head.requires_grad_(False)
     with pytest.raises(ValueError, match="the same optimizer and parameters"):
-        Optimizers(torch.optim.SGD(partition(model), lr=0.1)).load_state_dict(sgd.state_dict())
+        CombinedOptimizer(torch.optim.SGD(group_parameters(model), lr=0.1)).load_state_dict(sgd.state_dict())
 
 
 def test_an_lr_that_is_not_above_0_is_refused_by_group():
     with pytest.raises(ValueError, match=r"lr=0\.0 of the embeddings must be above 0"):
-        Optimizers(torch.optim.SGD(partition(tiny_gpt()), lr=0.0))
+        CombinedOptimizer(torch.optim.SGD(group_parameters(tiny_gpt()), lr=0.0))
     with pytest.raises(ValueError, match=r"lr=0\.0 of the embeddings"):
-        Optimizers(muon(partition(tiny_gpt()), lr=0.1, **{**MUON, "adamw_lr": 0.0}))
+        CombinedOptimizer(build_muon(group_parameters(tiny_gpt()), lr=0.1, **{**MUON, "adamw_lr": 0.0}))
 
 
 def weights_and_gradients() -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
@@ -250,7 +250,7 @@ def test_muon_equals_the_post_on_matrices_and_adamw_elsewhere():
     weights, steps = weights_and_gradients()
     model = nn.ParameterList([nn.Parameter(w.clone()) for w in weights])
     twin = nn.Parameter(weights[1].clone())
-    parts = muon(partition(model), lr=0.02, **MUON)
+    parts = build_muon(group_parameters(model), lr=0.02, **MUON)
     for part, indices in zip(parts, ([0, 2], [1]), strict=True):
         train_on(part, [model[i] for i in indices], [[g[i] for i in indices] for g in steps])
     train_on(torch.optim.AdamW([twin], 0.01, (0.9, 0.99), weight_decay=0.0), [twin], [[g[1]] for g in steps])
@@ -261,23 +261,23 @@ def test_muon_equals_the_post_on_matrices_and_adamw_elsewhere():
 
 
 def test_muon_leaves_kernels_to_adamw():
-    parts = muon(partition(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 3))), lr=0.1, **MUON)
-    optimizer = Optimizers(parts)
-    assert optimizer.lrs() == {"matrices": 0.1, "vectors": 0.01, "kernels": 0.01}
+    parts = build_muon(group_parameters(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 3))), lr=0.1, **MUON)
+    optimizer = CombinedOptimizer(parts)
+    assert optimizer.current_lrs() == {"matrices": 0.1, "vectors": 0.01, "kernels": 0.01}
     assert [type(part).__name__ for part in parts] == ["Muon", "AdamW"]
 
 
 def test_muon_without_a_matrix_is_refused():
     with pytest.raises(ValueError, match="no two-dimensional matrix"):
-        muon(partition(nn.LayerNorm(3)), lr=0.1, **MUON)
+        build_muon(group_parameters(nn.LayerNorm(3)), lr=0.1, **MUON)
 
 
 def test_muon_and_adafactor_refuse_complex_parameters_by_name():
     model = nn.ParameterDict({"spectral": nn.Parameter(torch.zeros(2, 2, dtype=torch.cfloat))})
     with pytest.raises(ValueError, match=r"Muon cannot train complex parameters \(spectral\)"):
-        muon(partition(model), lr=0.1, **MUON)
+        build_muon(group_parameters(model), lr=0.1, **MUON)
     with pytest.raises(ValueError, match=r"Adafactor cannot train complex parameters \(spectral\)"):
-        Optimizers(torch.optim.Adafactor(partition(model)))
+        CombinedOptimizer(torch.optim.Adafactor(group_parameters(model)))
 
 
 def schedule_free_by_the_paper(weight, gradients, lr, beta1, beta2, eps, decay):
@@ -297,7 +297,7 @@ def test_schedule_free_equals_the_paper_and_evaluates_the_average():
     weights, steps = weights_and_gradients()
     parameters = [nn.Parameter(w.clone()) for w in weights]
     part = ScheduleFreeAdamW(parameters, lr=0.01, betas=(0.9, 0.98), weight_decay=0.1)
-    optimizer = Optimizers(part)
+    optimizer = CombinedOptimizer(part)
     train_on(part, parameters, steps)
     expected = [
         schedule_free_by_the_paper(weight, [g[i] for g in steps], 0.01, 0.9, 0.98, 1e-8, 0.1)
@@ -311,7 +311,7 @@ def test_schedule_free_equals_the_paper_and_evaluates_the_average():
 
 def test_train_and_eval_leave_ordinary_optimizers_alone():
     model = tiny_gpt()
-    optimizer = Optimizers(torch.optim.AdamW(partition(model), lr=0.1))
+    optimizer = CombinedOptimizer(torch.optim.AdamW(group_parameters(model), lr=0.1))
     one_step(model, optimizer)
     before = [p.detach().clone() for p in model.parameters()]
     optimizer.eval()

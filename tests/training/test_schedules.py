@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from harness.core.state import Progress
-from harness.training.schedules import WSD, Constant, Cosine, InverseSqrt, Linear, Plateau, Polynomial, Schedule
+from harness.training.schedules import WSD, Constant, Cosine, InverseSqrt, Linear, Plateau, Polynomial, WarmupSchedule
 
 
-def multipliers(schedule: Schedule, total_steps: int) -> list[float]:
-    return [schedule.multiplier(Progress(step, 0, total_steps)) for step in range(total_steps)]
+def multipliers(schedule: WarmupSchedule, total_steps: int) -> list[float]:
+    return [schedule.lr_multiplier(Progress(step, 0, total_steps)) for step in range(total_steps)]
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_multipliers_equal_the_values_worked_by_hand(schedule, expected):
 @pytest.mark.parametrize("kind", [Linear, Cosine, Polynomial, WSD])
 def test_the_run_would_end_at_the_final_ratio(kind):
     schedule = kind(final_ratio=0.3, warmup_steps=2)
-    assert schedule.multiplier(Progress(10, 0, 10)) == pytest.approx(0.3)
+    assert schedule.lr_multiplier(Progress(10, 0, 10)) == pytest.approx(0.3)
 
 
 def test_a_whole_run_of_warmup_ends_at_the_peak():
@@ -56,7 +56,10 @@ def test_a_whole_run_of_warmup_ends_at_the_peak():
         (lambda: Constant(warmup_ratio="lots"), "warmup_ratio='lots' must be a number from 0 to 1"),
         (lambda: Constant(warmup_steps=-1), "warmup_steps=-1"),
         (lambda: Constant(warmup_steps=2.5), "warmup_steps=2.5 must be a whole number"),
-        (lambda: Constant(warmup_steps=11).warmup(10), "warmup_steps=11 is longer than the run of 10 steps"),
+        (
+            lambda: Constant(warmup_steps=11).count_warmup_steps(10),
+            "warmup_steps=11 is longer than the run of 10 steps",
+        ),
         (lambda: Cosine(final_ratio=2), "final_ratio=2"),
         (lambda: Polynomial(power=-1), "power=-1"),
         (lambda: WSD(decay_ratio=1.5), "decay_ratio=1.5"),
@@ -96,8 +99,8 @@ def test_plateau_agrees_with_torch_over_random_losses(seed):
         loss = draw.choice([draw.random(), 1.0, math.nan])
         ours.observe(loss)
         theirs.step(loss)
-        assert ours.multiplier(Progress(step, 0, 60)) == pytest.approx(sgd.param_groups[0]["lr"])
-    assert ours.watched.ratio < 1
+        assert ours.lr_multiplier(Progress(step, 0, 60)) == pytest.approx(sgd.param_groups[0]["lr"])
+    assert ours.plateau_state.ratio < 1
 
 
 def test_plateau_multiplies_the_warmup():
@@ -119,7 +122,7 @@ def test_a_plateau_restored_from_its_state_goes_on_as_if_never_stopped():
     for loss in losses[4:]:
         second.observe(loss)
     assert second.state_dict() == whole.state_dict()
-    assert whole.watched.ratio == 0.25
+    assert whole.plateau_state.ratio == 0.25
 
 
 def test_a_plateau_schedule_says_when_the_run_is_over_before_it_can_act():
@@ -128,4 +131,4 @@ def test_a_plateau_schedule_says_when_the_run_is_over_before_it_can_act():
     assert schedule.idle_notice(4) is None
     for _ in range(4):
         schedule.observe(1.0)
-    assert schedule.decay(0.5) == 0.5
+    assert schedule.decay_multiplier(0.5) == 0.5

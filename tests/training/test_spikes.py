@@ -9,7 +9,7 @@ import torch
 from harness.core.events import EvalEnd, Event, Spike, StepEnd
 from harness.core.seeding import seed_everything
 from harness.core.task import Loss
-from harness.training.checkpoint import AFTER_SPIKE, Checkpointer, counters, name_of
+from harness.training.checkpoint import AFTER_SPIKE, Checkpointer, checkpoint_name, read_counters
 from harness.training.loop import train
 from harness.training.policies import Decision, Policy, Stop, stop_when_diverged, watch_spikes
 from tests.toy_task import CPU, ToyTask, toy_plan, toy_state
@@ -30,8 +30,8 @@ def noise(count: int, level: float = 6.65, spread: float = 0.1) -> list[float]:
 
 def test_a_jump_like_the_documents_is_a_spike_from_the_step_after_which_it_came() -> None:
     [spiked] = answers(watch_spikes("warn"), [*noise(100), 9.5, 9.6, 9.58, 9.5])
-    assert (spiked.began_at, spiked.loss, spiked.action) == (100, 9.58, "warn")
-    assert spiked.usual == pytest.approx(6.65, abs=0.05)
+    assert (spiked.last_good_step, spiked.loss, spiked.action) == (100, 9.58, "warn")
+    assert spiked.baseline_loss == pytest.approx(6.65, abs=0.05)
 
 
 def test_noise_one_odd_batch_and_a_falling_loss_are_no_spikes() -> None:
@@ -47,7 +47,7 @@ def test_a_loss_that_stays_at_a_new_height_is_told_once() -> None:
 def test_a_loss_that_is_not_finite_is_a_spike_where_it_can_be_brought_back() -> None:
     policy = watch_spikes("rollback", lr_factor=0.5, max_rollbacks=1)
     answer = policy(step_end(8, math.nan, skips=1))
-    assert (answer.began_at, answer.action, answer.lr_factor) == (7, "rollback", 0.5)
+    assert (answer.last_good_step, answer.action, answer.lr_factor) == (7, "rollback", 0.5)
     assert watch_spikes("warn")(step_end(8, math.nan, skips=1)) is None
 
 
@@ -71,7 +71,7 @@ def trained(task: ToyTask, folder, action: str, *, keep: int = 2, eval_every: in
     seed_everything(0)
     policies = [watch_spikes(action, **numbers), stop_when_diverged()]
     stop = train(task, state, plan, CPU, policies=policies, emit=events.append, save=checkpointer.save,
-                 go_back=checkpointer.go_back, is_stopping=lambda: bool(until and until(events)))  # fmt: skip
+                 restore_before=checkpointer.restore_before, is_stopping=lambda: bool(until and until(events)))  # fmt: skip
     return stop, state, events
 
 
@@ -89,7 +89,7 @@ def test_a_rollback_goes_back_cuts_the_lr_and_leaves_out_the_batches_at_fault(tm
     assert {event.lr for event in after} == {0.001}
     assert max(event.loss for event in after) < 50
     assert (stop.status, state.step, state.examples) == ("completed", 100, 16 * 108)
-    assert counters(tmp_path / name_of(100))["lr_factor"] == 0.5
+    assert read_counters(tmp_path / checkpoint_name(100))["lr_factor"] == 0.5
 
 
 def test_rollbacks_end_after_as_many_as_were_asked_for(tmp_path) -> None:
@@ -108,7 +108,7 @@ def test_rollbacks_end_after_as_many_as_were_asked_for(tmp_path) -> None:
 def test_a_run_stopped_right_after_a_rollback_goes_on_past_the_batches_at_fault(tmp_path) -> None:
     stop, state, _ = trained(Rough(), tmp_path, "rollback", until=spikes, lr_factor=0.5, max_rollbacks=1)
     assert (stop.status, state.step) == ("interrupted", 60)
-    saved = counters(tmp_path / name_of(60))
+    saved = read_counters(tmp_path / checkpoint_name(60))
     assert (saved["examples"], saved["lr_factor"], saved["rollbacks"]) == (16 * 68, 0.5, 1)
 
 
@@ -128,15 +128,15 @@ def test_checkpoints_between_the_spike_and_the_rollback_are_marked(tmp_path) -> 
     task.since = 16 * 58  # seen at step 61, after the checkpoint of step 60
     _, _, events = trained(task, tmp_path, "rollback", lr_factor=0.5, max_rollbacks=1)
     assert spikes(events)[0].back_to == 50
-    assert (tmp_path / f"{name_of(60)}{AFTER_SPIKE}").is_dir()
-    assert not counters(tmp_path / name_of(100))["spiked_at"]
+    assert (tmp_path / f"{checkpoint_name(60)}{AFTER_SPIKE}").is_dir()
+    assert not read_counters(tmp_path / checkpoint_name(100))["spiked_at"]
 
 
 def test_a_warning_goes_on_and_marks_the_checkpoints_that_follow(tmp_path) -> None:
     stop, _, events = trained(Rough(), tmp_path, "warn", keep=20)
     assert spikes(events)[0].back_to is None
     assert stop.status == "completed"
-    marks = {step: counters(tmp_path / name_of(step))["spiked_at"] for step in (60, 70, 100)}
+    marks = {step: read_counters(tmp_path / checkpoint_name(step))["spiked_at"] for step in (60, 70, 100)}
     assert marks == {60: 0, 70: 65, 100: 65}
 
 
@@ -144,14 +144,16 @@ def test_a_stop_ends_the_run_as_diverged_with_the_numbers(tmp_path) -> None:
     stop, state, _ = trained(Rough(), tmp_path, "stop")
     assert (stop.status, state.step) == ("diverged", 68)
     assert "after step 65" in stop.reason
-    assert not (tmp_path / name_of(68)).exists()
+    assert not (tmp_path / checkpoint_name(68)).exists()
 
 
 def test_without_a_checkpoint_before_the_spike_a_rollback_stops(tmp_path) -> None:
     task = Rough()
     checkpointer = Checkpointer(tmp_path, CPU, 2)
     policies = [watch_spikes("rollback", lr_factor=0.5, max_rollbacks=1)]
-    stop = train(task, toy_state(task), toy_plan(100), CPU, policies=policies, go_back=checkpointer.go_back)
+    stop = train(
+        task, toy_state(task), toy_plan(100), CPU, policies=policies, restore_before=checkpointer.restore_before
+    )
     assert stop.status == "diverged"
     assert "no checkpoint before it" in stop.reason
 

@@ -6,41 +6,43 @@ from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness.sweep.space.search_space import WHERE, config_key, said
+from harness.sweep.space.search_space import CONDITION_SEPARATOR, config_key, format_range
 
-NEAR = 0.05
+EDGE_SHARE = 0.05
 """Share of a range, on its own scale, that counts as its edge; a whole number has to be the last one."""
-WIDEST = 4.0
+MAX_LOG_FACTOR = 4.0
 """The factor by which a logarithmic range is widened at most."""
 
 Direction = Literal["down", "up"]
 
 
 @dataclass(frozen=True)
-class Edge:
+class BoundaryHit:
     """A parameter near an end of its range; `widened` is a wider one in Hydra's sweep syntax, for `key`, and where
     `where` is not empty, for that choice of a group only."""
 
     key: str
-    where: str
+    condition: str
     value: float
-    end: float
+    bound: float
     direction: Direction
-    widened: str
+    wider_range: str
 
 
-def edge(name: str, value: Any, found: BaseDistribution) -> Edge | None:
+def find_boundary_hit(name: str, value: Any, found: BaseDistribution) -> BoundaryHit | None:
     """The edge that `value` of Optuna's parameter `name` lies at; None where it lies at none that can be moved."""
-    direction = _direction(value, found)
-    wider = _widened(found, direction) if direction else None
+    direction = _find_direction(value, found)
+    wider = _widen_range(found, direction) if direction else None
     if direction is None or wider is None:
         return None
     numbers = found.choices if isinstance(found, CategoricalDistribution) else (found.low, found.high)
     end = min(numbers) if direction == "down" else max(numbers)
-    return Edge(config_key(name), name.partition(WHERE)[2], value, end, direction, said(wider))
+    return BoundaryHit(
+        config_key(name), name.partition(CONDITION_SEPARATOR)[2], value, end, direction, format_range(wider)
+    )
 
 
-def _direction(value: Any, found: BaseDistribution) -> Direction | None:
+def _find_direction(value: Any, found: BaseDistribution) -> Direction | None:
     if isinstance(found, CategoricalDistribution):
         numbers = found.choices
         if len(numbers) < 3 or any(isinstance(choice, bool | str | None) for choice in numbers):
@@ -49,31 +51,31 @@ def _direction(value: Any, found: BaseDistribution) -> Direction | None:
     if found.low == found.high:
         return None
     low, here, high = (math.log(x) if found.log else x for x in (found.low, value, found.high))
-    share, near = (here - low) / (high - low), NEAR if isinstance(found, FloatDistribution) else 0.0
+    share, near = (here - low) / (high - low), EDGE_SHARE if isinstance(found, FloatDistribution) else 0.0
     return "down" if share <= near else "up" if share >= 1 - near else None
 
 
-def _widened(found: BaseDistribution, direction: Direction) -> BaseDistribution | None:
+def _widen_range(found: BaseDistribution, direction: Direction) -> BaseDistribution | None:
     if isinstance(found, CategoricalDistribution):
-        return _one_more(found, direction)
+        return _add_choice(found, direction)
     assert isinstance(found, FloatDistribution | IntDistribution)
     is_whole = isinstance(found, IntDistribution)
     low, high = found.low, found.high
     if direction == "down":
-        low = _tidy(_further(found, -1), is_whole)
+        low = _round_bound(_extend_bound(found, -1), is_whole)
         low = max(low, 1) if is_whole and found.low > 0 else low
     else:
-        high = _tidy(_further(found, 1), is_whole)
+        high = _round_bound(_extend_bound(found, 1), is_whole)
     if (low, high) == (found.low, found.high):
         return None
     return type(found)(low, high, log=found.log, step=found.step)
 
 
-def _further(found: FloatDistribution | IntDistribution, sign: int) -> float:
+def _extend_bound(found: FloatDistribution | IntDistribution, sign: int) -> float:
     """Half the range further out; what was positive stays so, and what lay within 0..1 stays there."""
     end = found.high if sign > 0 else found.low
     if found.log:
-        return end * float(f"{min(math.sqrt(found.high / found.low), WIDEST):.2g}") ** sign
+        return end * float(f"{min(math.sqrt(found.high / found.low), MAX_LOG_FACTOR):.2g}") ** sign
     half = (found.high - found.low) / 2
     half = max(1, round(half / found.step)) * found.step if found.step else half
     if sign > 0:
@@ -82,17 +84,17 @@ def _further(found: FloatDistribution | IntDistribution, sign: int) -> float:
     return max(end - half, lowest) if end >= 0 else end - half
 
 
-def _one_more(found: CategoricalDistribution, direction: Direction) -> CategoricalDistribution | None:
+def _add_choice(found: CategoricalDistribution, direction: Direction) -> CategoricalDistribution | None:
     """The choices and one beyond them, in the proportion of the last two."""
     ordered = sorted(found.choices, reverse=direction == "down")
     before, last = ordered[-2:]
     if before <= 0 or last <= 0:
         return None
-    following = _tidy(last * last / before, all(isinstance(choice, int) for choice in ordered))
+    following = _round_bound(last * last / before, all(isinstance(choice, int) for choice in ordered))
     if following == last or following <= 0:
         return None
     return CategoricalDistribution(sorted([*ordered, following]))
 
 
-def _tidy(number: float, is_whole: bool) -> float:
+def _round_bound(number: float, is_whole: bool) -> float:
     return round(number) if is_whole else float(f"{number:.6g}")

@@ -15,25 +15,25 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from harness.config.errors import ConfigError
 
 
-def read_ranges(texts: Sequence[str]) -> tuple[dict[str, BaseDistribution], dict[str, str], list[str]]:
+def parse_ranges(texts: Sequence[str]) -> tuple[dict[str, BaseDistribution], dict[str, str], list[str]]:
     """Ranges by key, fixed values by key, and what is deleted; ConfigError for a range that holds nothing to search."""
     for text in texts:
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
             raise ConfigError(f"{text}: {str(error).strip().splitlines()[-1]}") from error
-        slip = _slip(override) if override.is_sweep_override() else ""
+        slip = _find_range_error(override) if override.is_sweep_override() else ""
         if slip:
             raise ConfigError(f"{text}: {slip}")
     return create_params_from_overrides(list(texts))
 
 
-def _slip(override: Override) -> str:
+def _find_range_error(override: Override) -> str:
     """What is wrong with a range, and what to write instead; nothing where it is right."""
     value = override.value()
     if isinstance(value, Glob):
         return "glob is not searched; list the options, such as optimizer=adamw,sgd"
-    if isinstance(value, IntervalSweep) and (slip := _interval_slip(value)):
+    if isinstance(value, IntervalSweep) and (slip := _find_interval_error(value)):
         return slip
     if isinstance(value, ChoiceSweep | RangeSweep) and value.shuffle:
         return "a shuffled list is another one in every worker; leave it as it is, the sampler chooses"
@@ -49,7 +49,7 @@ def _slip(override: Override) -> str:
     return ""
 
 
-def _interval_slip(value: IntervalSweep) -> str:
+def _find_interval_error(value: IntervalSweep) -> str:
     low, high = float(value.start), float(value.end)
     if not (math.isfinite(low) and math.isfinite(high)):
         return "both ends must be finite"

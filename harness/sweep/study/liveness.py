@@ -16,15 +16,15 @@ from optuna.storages._heartbeat import is_heartbeat_enabled
 
 def this_process() -> dict[str, Any]:
     """What tells this process from all others, also from a later one of the same number."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started_at": _started_at(os.getpid())}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "started_at": _start_time(os.getpid())}
 
 
 def is_dead(process: Mapping[str, Any]) -> bool:
     """Whether a process of this host has ended; of other hosts' it cannot be known."""
-    return process["host"] == socket.gethostname() and _started_at(process["pid"]) != process["started_at"]
+    return process["host"] == socket.gethostname() and _start_time(process["pid"]) != process["started_at"]
 
 
-def heartbeat(storage: BaseStorage, trial_id: int) -> AbstractContextManager[object]:
+def send_heartbeats(storage: BaseStorage, trial_id: int) -> AbstractContextManager[object]:
     """Has a database hear that the trial lives, where it wants to, for as long as this lasts."""
     return _Heartbeat(storage, trial_id) if is_heartbeat_enabled(storage) else nullcontext()
 
@@ -35,7 +35,7 @@ class _Heartbeat:
     def __init__(self, storage: BaseStorage, trial_id: int) -> None:
         self._storage, self._trial_id = storage, trial_id
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True)
+        self._thread = threading.Thread(target=self._send_beats, daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -44,7 +44,7 @@ class _Heartbeat:
         self._is_over.set()
         self._thread.join()
 
-    def _beat(self) -> None:
+    def _send_beats(self) -> None:
         while True:
             with suppress(Exception):
                 self._storage.record_heartbeat(self._trial_id)
@@ -52,7 +52,7 @@ class _Heartbeat:
                 return
 
 
-def _started_at(pid: int) -> float | None:
+def _start_time(pid: int) -> float | None:
     """An instant that no clock moves: on Linux in ticks since the machine started. None for no living process."""
     if sys.platform == "linux":
         try:

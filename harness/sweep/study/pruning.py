@@ -8,7 +8,7 @@ from harness.core.events import EvalEnd, Event
 from harness.training.policies import Decision, Policy, Stop
 
 
-def percent(share: float) -> int:
+def to_rung(share: float) -> int:
     """A rung: the share of the run's steps, and so of its tokens, as Optuna takes it. Arms of different batch size
     that spend the same tokens meet at the same rungs."""
     return round(100 * share)
@@ -20,7 +20,7 @@ def report_and_prune(trial: Trial, warmup_share: float) -> Policy:
     def policy(event: Event) -> Decision:
         if not isinstance(event, EvalEnd):
             return None
-        trial.report(event.val_loss, percent(event.share))
+        trial.report(event.val_loss, to_rung(event.share))
         is_judged = 0 < event.share < 1 and event.share >= warmup_share
         if is_judged and trial.should_prune():
             return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.share:.0%} of the run")

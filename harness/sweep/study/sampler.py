@@ -9,10 +9,10 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.sweep.study.trial_attrs import IS_OUTSIDE, place
+from harness.sweep.study.trial_attrs import OUT_OF_SPACE_VALUES, trial_position
 
 
-class Reseeded(BaseSampler):
+class ReproducibleSampler(BaseSampler):
     """Makes the sampler anew for every trial, from the seed and the trial's place in the study: what the samplers of
     Optuna carry from ask to ask, a generator, is lost when a process ends, and one seeded again repeats its start."""
 
@@ -22,28 +22,28 @@ class Reseeded(BaseSampler):
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         trials = study._storage.get_all_trials(study._study_id, deepcopy=False)  # Hyperband shows a bracket's alone
-        index = place(trials, trial.number)
+        index = trial_position(trials, trial.number)
         self._sampler = self._make(int(np.random.SeedSequence([self._seed, index]).generate_state(1)[0]))
-        self._sampler.before_trial(_Seen(study), trial)
+        self._sampler.before_trial(_FilteredStudy(study), trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(_Seen(study), trial)
+        return self._sampler.infer_relative_search_space(_FilteredStudy(study), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._sampler.sample_relative(_Seen(study), trial, search_space)
+        return self._sampler.sample_relative(_FilteredStudy(study), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return self._sampler.sample_independent(_Seen(study), trial, param_name, param_distribution)
+        return self._sampler.sample_independent(_FilteredStudy(study), trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: list[float] | None) -> None:
-        self._sampler.after_trial(_Seen(study), trial, state, values)
+        self._sampler.after_trial(_FilteredStudy(study), trial, state, values)
 
 
-class _Seen:
+class _FilteredStudy:
     """A study without the trials that lie outside its space, from which a sampler would learn what it cannot use. It
     may itself be seen through a pruner, as by Hyperband in brackets."""
 
@@ -64,4 +64,4 @@ class _Seen:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         found = self._study._get_trials(deepcopy, states, use_cache)
-        return [trial for trial in found if IS_OUTSIDE not in trial.user_attrs]
+        return [trial for trial in found if OUT_OF_SPACE_VALUES not in trial.user_attrs]

@@ -20,10 +20,10 @@ from harness.config.errors import ConfigError
 HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60
 """How often a worker says that it lives, and after how long a silent one on another host is taken for dead."""
 
-LONG_LINE = 1 << 24
+MAX_LINE_BYTES = 1 << 24
 """Bytes in which a journal's last line is looked for."""
 
-LOCKS = {
+ADVISORY_LOCK_SQL = {
     "postgresql": ("SELECT pg_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)"),
     "mysql": ("SELECT GET_LOCK(:key, -1)", "SELECT RELEASE_LOCK(:key)"),
 }
@@ -38,19 +38,19 @@ class JournalLock(BaseJournalFileLock):
 
     def acquire(self) -> bool:
         self._lock.acquire()
-        self._drop_half_a_line()
+        self._truncate_partial_line()
         return True
 
     def release(self) -> None:
         self._lock.release()
 
-    def _drop_half_a_line(self) -> None:
+    def _truncate_partial_line(self) -> None:
         """What a full disk has cut off would make the next line unreadable, and with it the study."""
         with suppress(FileNotFoundError), self._journal.open("rb+") as file:
             end = file.seek(0, os.SEEK_END)
             if not end or (file.seek(-1, os.SEEK_END), file.read(1))[1] == b"\n":
                 return
-            file.seek(max(0, end - LONG_LINE))
+            file.seek(max(0, end - MAX_LINE_BYTES))
             file.truncate(end - len(file.read().rpartition(b"\n")[2]))
 
 
@@ -59,7 +59,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     if url is None:
         journal = folder / "study.journal"
         return JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
-    is_file = check_url(url).startswith("sqlite")
+    is_file = parse_dialect(url).startswith("sqlite")
     beats = {} if is_file else {"heartbeat_interval": HEARTBEAT_SECONDS, "grace_period": GRACE_SECONDS}
     try:
         return RDBStorage(url, engine_kwargs={} if is_file else {"pool_pre_ping": True}, **beats)
@@ -68,7 +68,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         raise ConfigError(f"sweep.storage: {make_url(url)!r} cannot be opened ({reason})") from error
 
 
-def check_url(url: str) -> str:
+def parse_dialect(url: str) -> str:
     """The dialect of an SQLAlchemy address; ConfigError for what is none."""
     try:
         return make_url(url).get_backend_name()
@@ -77,22 +77,22 @@ def check_url(url: str) -> str:
         raise ConfigError(f"sweep.storage: {url!r} is no address of a database; {hint}") from error
 
 
-def absolute(url: str) -> str:
+def absolute_storage_url(url: str) -> str:
     """`url`, of a SQLite file the same from wherever it is opened; ConfigError for what is no address."""
-    is_file = check_url(url).startswith("sqlite")
+    is_file = parse_dialect(url).startswith("sqlite")
     path = make_url(url).database if is_file else None
     return f"sqlite:///{Path(path).absolute()}" if path else url
 
 
 @contextmanager
-def turn(storage: BaseStorage, folder: Path, study_name: str) -> Iterator[None]:
+def study_lock(storage: BaseStorage, folder: Path, study_name: str) -> Iterator[None]:
     """One process of the study at a time, over all its hosts; one that dies lets go."""
     database = storage._backend if isinstance(storage, _CachedStorage) else None  # a study wraps its storage
-    if database is None or database.engine.dialect.name not in LOCKS:
+    if database is None or database.engine.dialect.name not in ADVISORY_LOCK_SQL:
         with FileLock(folder / "turn.lock"):
             yield
         return
-    take, give = LOCKS[database.engine.dialect.name]
+    take, give = ADVISORY_LOCK_SQL[database.engine.dialect.name]
     key = crc32(f"plateau-harness {study_name}".encode())
     with database.engine.connect() as connection:
         connection.execute(text(take), {"key": key})

@@ -13,14 +13,14 @@ RETRY_OF = "retry_of"
 RETRIES = "retries"
 """How many workers died of it before."""
 BASELINE = "baseline"
-IS_OUTSIDE = "overrides"
+OUT_OF_SPACE_VALUES = "overrides"
 """The present config as {key: value}, where it lies outside the space and has no parameters in Optuna's sense."""
 
-PLAN, LIMITS, STOP, SWEEP_ID = "plan", "limits", "stop", "sweep_id"
+STUDY_SPEC, BUDGET, STOP_REQUESTED, SWEEP_ID = "plan", "limits", "stop", "sweep_id"
 """Of a study: what makes trials comparable, how far to go, whether to stop, and the MLflow parent's identity."""
 
 
-def place(trials: Sequence[FrozenTrial], number: int) -> int:
+def trial_position(trials: Sequence[FrozenTrial], number: int) -> int:
     """The trial's place among those that count: a retry has that of the trial it repeats."""
     number = trials[number].user_attrs.get(RETRY_OF, number)
     return sum(RETRY_OF not in trial.user_attrs for trial in trials[:number])

@@ -14,100 +14,117 @@ from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from harness.sweep.space.search_space import Space
-from harness.sweep.study.budget import Limits
+from harness.sweep.space.search_space import SearchSpace
+from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import is_dead, this_process
-from harness.sweep.study.pruning import percent
-from harness.sweep.study.storage import turn
-from harness.sweep.study.trial_attrs import BASELINE, IS_OUTSIDE, LIMITS, RESULT, RETRIES, RETRY_OF, STOP, WORKER
+from harness.sweep.study.pruning import to_rung
+from harness.sweep.study.storage import study_lock
+from harness.sweep.study.trial_attrs import (
+    BASELINE,
+    BUDGET,
+    OUT_OF_SPACE_VALUES,
+    RESULT,
+    RETRIES,
+    RETRY_OF,
+    STOP_REQUESTED,
+    WORKER,
+)
 
-DIED = {"status": "failed", "reason": "its worker died"}
-ABANDONED = {"status": "interrupted", "reason": "the sweep was killed"}
+WORKER_DIED = {"status": "failed", "reason": "its worker died"}
+SWEEP_KILLED = {"status": "interrupted", "reason": "the sweep was killed"}
 
 
-class Queue:
+class TrialQueue:
     """Of one process. What changes who runs what happens in turn; the study is the only memory."""
 
     def __init__(
-        self, study: Study, space: Space, folder: Path, extend: Callable[[Trial], None] = lambda trial: None
+        self, study: Study, space: SearchSpace, folder: Path, extend: Callable[[Trial], None] = lambda trial: None
     ) -> None:
         self.study, self.space, self.folder, self._extend = study, space, folder, extend
 
-    def turn(self) -> AbstractContextManager[None]:
-        return turn(self.study._storage, self.folder, self.study.study_name)
+    def hold_lock(self) -> AbstractContextManager[None]:
+        return study_lock(self.study._storage, self.folder, self.study.study_name)
 
-    def claim(self) -> Trial | None:
+    def claim_trial(self) -> Trial | None:
         """A trial to run, with its parameters; None when the study has no more for anyone."""
-        with self.turn():
-            if not self.has_more():
+        with self.hold_lock():
+            if not self.has_more_trials():
                 return None
             trial = self.study.ask()
             trial.set_user_attr(WORKER, this_process())
             if self._has_heartbeats:  # from now on, or a host that dies before the first is never missed
                 self.study._storage.record_heartbeat(trial._trial_id)
-            if IS_OUTSIDE not in trial.user_attrs:
-                self.space.suggest(trial)
+            if OUT_OF_SPACE_VALUES not in trial.user_attrs:
+                self.space.suggest_values(trial)
                 self._extend(trial)
             return trial
 
-    def has_more(self) -> bool:
+    def has_more_trials(self) -> bool:
         """Whether there is a trial to be begun, as things stand."""
-        limits, trials = self._standing()
-        if self.is_stopping() or not limits.is_open(trials):
+        limits, trials = self._read_budget_and_trials()
+        if self.is_stopping() or not limits.has_trials_left(trials):
             return False
-        return not (limits.failures(trials) or limits.spent(trials, time.time()))
+        return not (limits.describe_failures(trials) or limits.describe_exhaustion(trials, time.time()))
 
-    def ending(self) -> tuple[str, str]:
+    def describe_end(self) -> tuple[str, str]:
         """What keeps trials from being begun: the failures, and the budget that is used up, each in words."""
-        limits, trials = self._standing()
-        return (limits.failures(trials), limits.spent(trials, time.time())) if limits.is_open(trials) else ("", "")
+        limits, trials = self._read_budget_and_trials()
+        return (
+            (limits.describe_failures(trials), limits.describe_exhaustion(trials, time.time()))
+            if limits.has_trials_left(trials)
+            else ("", "")
+        )
 
-    def tell(self, trial: Trial, result: Mapping[str, Any], values: Sequence[float]) -> None:
+    def finish_trial(self, trial: Trial, result: Mapping[str, Any], values: Sequence[float]) -> None:
         """End `trial` as its run ended; one that was interrupted is queued again, one that was given up stays so."""
         with suppress(UpdateFinishedTrialError):
             trial.set_user_attr(RESULT, dict(result))
-            self._end(trial, result, values)
+            self._tell_study(trial, result, values)
 
-    def reap(self, *, is_leftover: bool, is_alone: bool = False) -> list[int]:
+    def reap_dead_trials(self, *, is_leftover: bool, is_only_sweep: bool = False) -> list[int]:
         """End the trials whose process has died or, on another host, fallen silent; queue them again, and return their
         numbers.
 
         One that outlived a worker already is not tried a third time, unless they all died with their sweep. With
         `is_alone` no worker is left anywhere, which of other hosts only a database could know.
         """
-        with self.turn():
-            silent = self._silent()
-            dead = [trial for trial in self._running() if is_alone or _is_lost(trial) or trial._trial_id in silent]
+        with self.hold_lock():
+            silent = self._stale_trial_ids()
+            dead = [
+                trial
+                for trial in self._running_trials()
+                if is_only_sweep or _is_orphaned(trial) or trial._trial_id in silent
+            ]
             for trial in dead:
-                self._fail(trial, is_leftover=is_leftover and trial._trial_id not in silent)
+                self._fail_trial(trial, is_leftover=is_leftover and trial._trial_id not in silent)
         return [trial.number for trial in dead]
 
-    def is_served(self) -> bool:
+    def has_heartbeat_trials(self) -> bool:
         """Whether trials are under way somewhere whose worker, should it die, will be missed."""
-        return self._has_heartbeats and bool(self._running())
+        return self._has_heartbeats and bool(self._running_trials())
 
     @property
     def is_journal(self) -> bool:
         return isinstance(self.study._storage, JournalStorage)
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """Ask every process of the study, wherever it is, to stop at the next evaluation."""
         if not self.is_stopping():
-            self.study.set_user_attr(STOP, True)
+            self.study.set_user_attr(STOP_REQUESTED, True)
 
-    def begin(self, limits: Limits) -> None:
+    def set_budget(self, limits: Budget) -> None:
         """Set how far to go from now on, for every process, and take back what was asked before."""
-        self.study.set_user_attr(LIMITS, asdict(limits))
+        self.study.set_user_attr(BUDGET, asdict(limits))
         if self.is_stopping():
-            self.study.set_user_attr(STOP, False)
+            self.study.set_user_attr(STOP_REQUESTED, False)
 
     def is_stopping(self) -> bool:
-        return bool(self.study.user_attrs.get(STOP))
+        return bool(self.study.user_attrs.get(STOP_REQUESTED))
 
-    def _standing(self) -> tuple[Limits, list[FrozenTrial]]:
-        return Limits(**self.study.user_attrs[LIMITS]), self.study.get_trials(deepcopy=False)
+    def _read_budget_and_trials(self) -> tuple[Budget, list[FrozenTrial]]:
+        return Budget(**self.study.user_attrs[BUDGET]), self.study.get_trials(deepcopy=False)
 
-    def _end(self, trial: Trial, result: Mapping[str, Any], values: Sequence[float]) -> None:
+    def _tell_study(self, trial: Trial, result: Mapping[str, Any], values: Sequence[float]) -> None:
         match result["status"]:
             case "completed":
                 self.study.tell(trial, list(values))
@@ -115,13 +132,13 @@ class Queue:
                 self.study.tell(trial, state=TrialState.PRUNED)
             case "diverged":
                 if len(self.study.directions) == 1:
-                    self._report_nan(trial, percent(result["share"]))
+                    self._report_nan(trial, to_rung(result["share"]))
                 trial.set_constraint("diverged", 1.0)
                 self.study.tell(trial, state=TrialState.PRUNED)
             case "interrupted":
-                with self.turn():
+                with self.hold_lock():
                     self.study.tell(trial, state=TrialState.FAIL)
-                    self._repeat(self.study.get_trials(deepcopy=False)[trial.number])
+                    self._requeue_trial(self.study.get_trials(deepcopy=False)[trial.number])
             case _:
                 self.study.tell(trial, state=TrialState.FAIL)
 
@@ -134,30 +151,30 @@ class Queue:
     def _has_heartbeats(self) -> bool:
         return is_heartbeat_enabled(self.study._storage)
 
-    def _silent(self) -> list[int]:
+    def _stale_trial_ids(self) -> list[int]:
         """Ids of the trials of any host whose heartbeat has stopped."""
         return self.study._storage._get_stale_trial_ids(self.study._study_id) if self._has_heartbeats else []
 
-    def _running(self) -> list[FrozenTrial]:
+    def _running_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
-    def _fail(self, trial: FrozenTrial, *, is_leftover: bool) -> None:
+    def _fail_trial(self, trial: FrozenTrial, *, is_leftover: bool) -> None:
         storage = self.study._storage
         with suppress(UpdateFinishedTrialError):  # it was not dead after all
-            storage.set_trial_user_attr(trial._trial_id, RESULT, ABANDONED if is_leftover else DIED)
+            storage.set_trial_user_attr(trial._trial_id, RESULT, SWEEP_KILLED if is_leftover else WORKER_DIED)
             storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            self._repeat(trial, has_killed=not is_leftover)
+            self._requeue_trial(trial, has_killed=not is_leftover)
 
-    def _repeat(self, trial: FrozenTrial, *, has_killed: bool = False) -> None:
+    def _requeue_trial(self, trial: FrozenTrial, *, has_killed: bool = False) -> None:
         retries = trial.user_attrs.get(RETRIES, 0) + has_killed
         if retries > 1:
             return
-        kept = {key: trial.user_attrs[key] for key in (BASELINE, IS_OUTSIDE) if key in trial.user_attrs}
+        kept = {key: trial.user_attrs[key] for key in (BASELINE, OUT_OF_SPACE_VALUES) if key in trial.user_attrs}
         marks = {**kept, RETRY_OF: trial.user_attrs.get(RETRY_OF, trial.number), RETRIES: retries}
         queued = trial.system_attrs.get("fixed_params", {})  # what it was to have, had it lived to be given all of it
         self.study.enqueue_trial({**queued, **trial.params}, user_attrs=marks)
 
 
-def _is_lost(trial: FrozenTrial) -> bool:
+def _is_orphaned(trial: FrozenTrial) -> bool:
     """A trial that has no worker yet, seen in turn, never gets one."""
     return WORKER not in trial.user_attrs or is_dead(trial.user_attrs[WORKER])

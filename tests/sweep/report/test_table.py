@@ -6,9 +6,23 @@ import shlex
 
 import pytest
 
-from harness.sweep.report.summary import facts, summarise
-from harness.sweep.report.table import Table, differing, newest, seconds_left, tell
-from tests.sweep.studies import ask, ask_conditional, complete, every_way, fail, new_study, outside
+from harness.sweep.report.summary import summarize_study, summarize_trials
+from harness.sweep.report.table import (
+    ProgressTable,
+    estimate_seconds_left,
+    find_varying_keys,
+    format_sweep_summary,
+    select_shown_trials,
+)
+from tests.sweep.studies import (
+    add_every_outcome,
+    ask_conditional_trial,
+    ask_trial,
+    complete_outside_trial,
+    complete_trial,
+    fail_trial,
+    new_study,
+)
 
 
 class Screen(io.StringIO):
@@ -41,8 +55,8 @@ def rows(frame: str) -> dict[int, str]:
 
 
 def test_the_table_shows_every_trial_the_best_marked_and_where_the_sweep_stands(screen) -> None:
-    table = Table(["best_val_loss"], 24, 2, stream=screen)
-    table(facts(every_way(new_study())))
+    table = ProgressTable(["best_val_loss"], 24, 2, stream=screen)
+    table(summarize_trials(add_every_outcome(new_study())))
     frame = screen.frame()
     assert frame.splitlines()[0].split() == [
         "trial", "status", "val", "loss", "lr", "rank", "grad_clip", "time",
@@ -62,12 +76,12 @@ def test_the_table_shows_every_trial_the_best_marked_and_where_the_sweep_stands(
 def test_a_table_higher_than_the_terminal_shows_the_best_those_under_way_and_the_newest(screen, monkeypatch) -> None:
     monkeypatch.setenv("LINES", "16")
     study = new_study()
-    complete(study, ask(study), 3.0)
-    ask(study).report(5.0, 50)
+    complete_trial(study, ask_trial(study), 3.0)
+    ask_trial(study).report(5.0, 50)
     for value in range(30):
-        complete(study, ask(study), 4.0 + value)
-    table = Table(["best_val_loss"], 40, 2, stream=screen)
-    table(facts(study))
+        complete_trial(study, ask_trial(study), 4.0 + value)
+    table = ProgressTable(["best_val_loss"], 40, 2, stream=screen)
+    table(summarize_trials(study))
     frame = screen.frame()
     assert sorted(rows(frame)) == [0, 1, *range(24, 32)]
     assert "22 more trials, neither best nor newest" in frame
@@ -78,34 +92,34 @@ def test_a_table_higher_than_the_terminal_shows_the_best_those_under_way_and_the
 
 def test_the_table_follows_a_trial_from_one_call_to_the_next(screen) -> None:
     study = new_study()
-    trial = ask(study)
-    table = Table(["best_val_loss"], 3, 1, stream=screen)
-    table(facts(study))
+    trial = ask_trial(study)
+    table = ProgressTable(["best_val_loss"], 3, 1, stream=screen)
+    table(summarize_trials(study))
     assert rows(screen.frame())[0].split()[1] == "running"
-    complete(study, trial, 3.5)
-    table(facts(study))
+    complete_trial(study, trial, 3.5)
+    table(summarize_trials(study))
     assert rows(screen.frame())[0].split()[:4] == ["★", "0", "completed", "3.500"]
     table.close()
 
 
 def test_only_parameters_that_differ_are_columns_and_a_missing_one_stays_empty() -> None:
     study = new_study()
-    outside(study, 3.9, **{"optimizer.lr": 1.0, "loop.max_steps": 5})
+    complete_outside_trial(study, 3.9, **{"optimizer.lr": 1.0, "loop.max_steps": 5})
     for _ in range(8):
-        complete(study, ask_conditional(study))
-    assert differing(facts(study)) == ["optimizer.lr", "loop.max_steps", "optimizer"]
+        complete_trial(study, ask_conditional_trial(study))
+    assert find_varying_keys(summarize_trials(study)) == ["optimizer.lr", "loop.max_steps", "optimizer"]
     same = new_study()
     for lr in (0.01, 0.02):
-        complete(same, ask(same, lr=lr, rank=8, clip=1.0))
-    assert differing(facts(same)) == ["optimizer.lr"]
+        complete_trial(same, ask_trial(same, lr=lr, rank=8, clip=1.0))
+    assert find_varying_keys(summarize_trials(same)) == ["optimizer.lr"]
 
 
 def test_values_that_look_like_markup_are_shown_as_they_are(screen) -> None:
     study = new_study()
     for layers in ("[bold]", "[/red]"):
-        outside(study, 3.9, **{"lora.target_modules": layers})
-    table = Table(["best_val_loss"], 2, 1, stream=screen)
-    table(facts(study))
+        complete_outside_trial(study, 3.9, **{"lora.target_modules": layers})
+    table = ProgressTable(["best_val_loss"], 2, 1, stream=screen)
+    table(summarize_trials(study))
     shown = rows(screen.frame())
     assert "[bold]" in shown[0]
     assert "[/red]" in shown[1]
@@ -115,9 +129,9 @@ def test_values_that_look_like_markup_are_shown_as_they_are(screen) -> None:
 def test_several_objectives_are_columns_and_the_whole_front_is_marked(screen) -> None:
     study = new_study(("best_val_loss", "tokens"))
     for value, tokens in ((3.0, 1_200_000), (3.5, 600_000), (3.6, 700_000)):
-        complete(study, ask(study), value, tokens)
-    table = Table(["best_val_loss", "tokens"], 3, 1, stream=screen)
-    table(facts(study))
+        complete_trial(study, ask_trial(study), value, tokens)
+    table = ProgressTable(["best_val_loss", "tokens"], 3, 1, stream=screen)
+    table(summarize_trials(study))
     frame = screen.frame()
     assert "val loss" in frame
     assert "1,200,000" in rows(frame)[0]
@@ -128,18 +142,18 @@ def test_several_objectives_are_columns_and_the_whole_front_is_marked(screen) ->
 
 def test_without_a_terminal_there_is_a_line_a_trial_that_ends_and_one_for_its_retry() -> None:
     study, stream = new_study(), io.StringIO()
-    table = Table(["best_val_loss"], 3, 1, stream=stream)
-    table(facts(study))
-    first = ask(study, lr=1e-2, rank=8, clip=1.0)
-    table(facts(study))
+    table = ProgressTable(["best_val_loss"], 3, 1, stream=stream)
+    table(summarize_trials(study))
+    first = ask_trial(study, lr=1e-2, rank=8, clip=1.0)
+    table(summarize_trials(study))
     assert stream.getvalue() == ""
-    complete(study, first)
-    lost = ask(study, lr=2e-2, rank=4, clip=1.0)
-    table(facts(study))
-    fail(study, lost)
+    complete_trial(study, first)
+    lost = ask_trial(study, lr=2e-2, rank=4, clip=1.0)
+    table(summarize_trials(study))
+    fail_trial(study, lost)
     study.enqueue_trial(lost.params, user_attrs={"retry_of": 1})
     for _ in range(3):
-        table(facts(study))
+        table(summarize_trials(study))
     table.close()
     assert "\x1b" not in stream.getvalue()
     assert stream.getvalue().splitlines() == [
@@ -150,11 +164,11 @@ def test_without_a_terminal_there_is_a_line_a_trial_that_ends_and_one_for_its_re
 
 
 def test_a_resumed_sweep_tells_in_one_line_what_was_there_before() -> None:
-    study, stream = every_way(new_study()), io.StringIO()
-    table = Table(["best_val_loss"], 24, 2, stream=stream)
-    table(facts(study))
-    complete(study, ask(study, lr=1e-2, rank=64, clip=1.0))
-    table(facts(study))
+    study, stream = add_every_outcome(new_study()), io.StringIO()
+    table = ProgressTable(["best_val_loss"], 24, 2, stream=stream)
+    table(summarize_trials(study))
+    complete_trial(study, ask_trial(study, lr=1e-2, rank=64, clip=1.0))
+    table(summarize_trials(study))
     before, new = stream.getvalue().splitlines()
     assert before.startswith("from before: best so far: trial 1 · val loss 3.002; 6/24 trials · 3 completed")
     assert new.startswith("trial 8 · completed · val loss 3.000 (best so far)")
@@ -166,15 +180,15 @@ def test_a_reader_that_has_gone_ends_nothing() -> None:
             raise BrokenPipeError
 
     study = new_study()
-    table = Table(["best_val_loss"], 3, 1, stream=Closed())
+    table = ProgressTable(["best_val_loss"], 3, 1, stream=Closed())
     table([])
-    complete(study, ask(study))
-    table(facts(study))
+    complete_trial(study, ask_trial(study))
+    table(summarize_trials(study))
     table.close()
 
 
 def test_closing_twice_or_before_the_first_trial_is_harmless(screen) -> None:
-    table = Table(["best_val_loss"], 3, 1, stream=screen)
+    table = ProgressTable(["best_val_loss"], 3, 1, stream=screen)
     table.close()
     table.close()
     assert screen.getvalue() == ""
@@ -182,30 +196,32 @@ def test_closing_twice_or_before_the_first_trial_is_harmless(screen) -> None:
 
 def test_time_left_counts_what_is_not_done_yet_over_the_workers() -> None:
     study = new_study()
-    assert seconds_left(facts(study), 10, 2) is None
-    complete(study, ask(study))  # 10 s
-    complete(study, ask(study))
-    assert seconds_left(facts(study), 10, 2) == 40
-    ask(study).report(4.0, 50)
-    assert seconds_left(facts(study), 10, 2) == pytest.approx(37.5)
-    assert seconds_left(facts(study), 3, 2) == pytest.approx(5)  # one worker has nothing left to do
-    fail(study, ask(study))
+    assert estimate_seconds_left(summarize_trials(study), 10, 2) is None
+    complete_trial(study, ask_trial(study))  # 10 s
+    complete_trial(study, ask_trial(study))
+    assert estimate_seconds_left(summarize_trials(study), 10, 2) == 40
+    ask_trial(study).report(4.0, 50)
+    assert estimate_seconds_left(summarize_trials(study), 10, 2) == pytest.approx(37.5)
+    assert estimate_seconds_left(summarize_trials(study), 3, 2) == pytest.approx(5)  # one worker has nothing left to do
+    fail_trial(study, ask_trial(study))
     study.enqueue_trial({}, user_attrs={"retry_of": 3})
-    assert seconds_left(facts(study), 4, 1) > 7  # half a trial, and the retry that no count of trials shows
+    assert (
+        estimate_seconds_left(summarize_trials(study), 4, 1) > 7
+    )  # half a trial, and the retry that no count of trials shows
 
 
 def test_the_best_the_running_and_the_newest_come_before_what_is_queued() -> None:
-    study = every_way(new_study())
+    study = add_every_outcome(new_study())
     for _ in range(5):
         study.enqueue_trial({"optimizer.lr": 0.01})
-    trials = facts(study)
-    assert [trial.number for trial in newest(trials, [1], 4)] == [1, 5, 6, 7]
-    assert newest(trials, [1], 100) == trials
+    trials = summarize_trials(study)
+    assert [trial.number for trial in select_shown_trials(trials, [1], 4)] == [1, 5, 6, 7]
+    assert select_shown_trials(trials, [1], 100) == trials
 
 
 def test_the_end_tells_the_best_its_command_the_baseline_and_how_sure_that_is() -> None:
-    summary = summarise(every_way(new_study()), 24, ["loop.max_steps=120"])
-    text = tell(summary)
+    summary = summarize_study(add_every_outcome(new_study()), 24, ["loop.max_steps=120"])
+    text = format_sweep_summary(summary)
     lines = text.splitlines()
     assert lines[0] == "sweep default: 3 completed · 1 pruned · 1 diverged · 2 failed · 1 running (of 24 asked)"
     assert "  trial 6 failed: out of memory" in lines
@@ -228,24 +244,24 @@ def test_the_end_tells_the_best_its_command_the_baseline_and_how_sure_that_is() 
 
 def test_a_sweep_that_did_not_beat_the_present_configuration_says_so() -> None:
     study = new_study()
-    complete(study, ask(study, lr=1e-2, rank=32, clip=1.0, baseline=True))
-    complete(study, ask(study, lr=1e-3, rank=8, clip=1.0))
-    assert "val loss 3.100: no trial was better" in tell(summarise(study, 2))
+    complete_trial(study, ask_trial(study, lr=1e-2, rank=32, clip=1.0, baseline=True))
+    complete_trial(study, ask_trial(study, lr=1e-3, rank=8, clip=1.0))
+    assert "val loss 3.100: no trial was better" in format_sweep_summary(summarize_study(study, 2))
 
 
 def test_a_baseline_that_failed_is_not_compared_with() -> None:
     study = new_study()
-    fail(study, ask(study, lr=1e-2, baseline=True), "failed", "out of memory")
-    complete(study, ask(study))
-    text = tell(summarise(study, 2))
+    fail_trial(study, ask_trial(study, lr=1e-2, baseline=True), "failed", "out of memory")
+    complete_trial(study, ask_trial(study))
+    text = format_sweep_summary(summarize_study(study, 2))
     assert "baseline: trial 0, the present configuration: failed out of memory" in text
     assert "lower" not in text.partition("baseline")[2].partition("\n")[0]
 
 
 def test_a_sweep_without_a_completed_trial_has_no_best() -> None:
     study = new_study()
-    fail(study, ask(study), "failed", "out of memory")
-    text = tell(summarise(study, 1))
+    fail_trial(study, ask_trial(study), "failed", "out of memory")
+    text = format_sweep_summary(summarize_study(study, 1))
     assert "no trial completed, so there is no best" in text
     assert "python run.py" not in text
     assert "fresh seeds" not in text
@@ -254,24 +270,26 @@ def test_a_sweep_without_a_completed_trial_has_no_best() -> None:
 def test_idle_parameters_are_told_with_the_number_of_trials_they_were_read_from() -> None:
     study = new_study()
     for _ in range(40):
-        complete(study, ask(study))
-    told = next(line for line in tell(summarise(study, 40)).splitlines() if line.startswith("hardly"))
+        complete_trial(study, ask_trial(study))
+    told = next(
+        line for line in format_sweep_summary(summarize_study(study, 40)).splitlines() if line.startswith("hardly")
+    )
     assert told.startswith("hardly mattered in 40 completed trials (PED-ANOVA, and fANOVA agrees): loop.grad_clip ")
 
 
 def test_the_edge_of_a_conditional_range_is_to_be_widened_where_it_stands() -> None:
     study = new_study()
     study.enqueue_trial({"optimizer": "muon", "optimizer.lr @ optimizer=muon": 0.099})
-    complete(study, ask_conditional(study))
+    complete_trial(study, ask_conditional_trial(study))
     wider = "tag(log,interval(0.0001,0.4)) in sweep.conditional"
     at = f"optimizer.lr where optimizer=muon: 0.099 is near the upper end of its range, 0.1; try {wider}"
-    assert at in tell(summarise(study, 1))
+    assert at in format_sweep_summary(summarize_study(study, 1))
 
 
 def test_every_solution_of_a_front_has_its_command() -> None:
     study = new_study(("best_val_loss", "tokens"))
     for value, tokens in ((3.0, 1_200_000), (3.5, 600_000), (3.6, 700_000)):
-        complete(study, ask(study), value, tokens)
-    text = tell(summarise(study, 3))
+        complete_trial(study, ask_trial(study), value, tokens)
+    text = format_sweep_summary(summarize_study(study, 3))
     assert text.count("python run.py") == text.count("on the Pareto front: trial ") == 2
     assert "front of 3 trials" in text

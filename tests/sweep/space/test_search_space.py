@@ -5,19 +5,26 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.config.errors import ConfigError
-from harness.config.schema import compose
-from harness.sweep.space.search_space import Space, contains, parsed, read_space, said, standing
-from harness.sweep.space.validation import present_values
+from harness.config.schema import compose_config
+from harness.sweep.space.search_space import (
+    SearchSpace,
+    format_range,
+    is_in_range,
+    match_choice,
+    parse_choice,
+    read_search_space,
+)
+from harness.sweep.space.validation import baseline_values
 
 CHOICES = {"optimizer": "adamw", "lora": "all_linear", "schedule": "cosine"}
 
 
-def space(*arguments: str, params: dict | None = None, conditional: dict | None = None) -> Space:
-    return read_space(params or {}, arguments, conditional or {}, CHOICES)
+def make_space(*arguments: str, params: dict | None = None, conditional: dict | None = None) -> SearchSpace:
+    return read_search_space(params or {}, arguments, conditional or {}, CHOICES)
 
 
-def found(text: str):
-    return space(f"optimizer.lr={text}").ranges["optimizer.lr"]
+def read_range(text: str):
+    return make_space(f"optimizer.lr={text}").ranges["optimizer.lr"]
 
 
 GRAMMAR = {
@@ -43,19 +50,19 @@ GRAMMAR = {
 
 @pytest.mark.parametrize("text", GRAMMAR)
 def test_every_form_of_hydras_grammar_is_read_and_told_in_the_same_grammar(text) -> None:
-    assert found(text) == GRAMMAR[text]
-    assert found(said(found(text))) == GRAMMAR[text]
+    assert read_range(text) == GRAMMAR[text]
+    assert read_range(format_range(read_range(text))) == GRAMMAR[text]
 
 
 def test_the_command_line_has_the_last_word_on_every_key() -> None:
     params = {"optimizer.lr": "interval(1,2)", "lora.rank": "2,4", "loop.grad_clip": "1,2", "seed": 3}
-    read = space("optimizer.lr=interval(3,4)", "lora.rank=8", params=params)
-    assert read.texts() == {"loop.grad_clip": "1,2", "optimizer.lr": "interval(3.0,4.0)"}
+    read = make_space("optimizer.lr=interval(3,4)", "lora.rank=8", params=params)
+    assert read.format_ranges() == {"loop.grad_clip": "1,2", "optimizer.lr": "interval(3.0,4.0)"}
     assert read.fixed == ("seed=3", "lora.rank=8")
 
 
 def test_what_says_how_to_search_is_no_override_of_a_trial() -> None:
-    assert space("lora.rank=2,4", "sweep.n_trials=3", "pruner=none", "seed=1", "~loop.patience").fixed == (
+    assert make_space("lora.rank=2,4", "sweep.n_trials=3", "pruner=none", "seed=1", "~loop.patience").fixed == (
         "seed=1", "~loop.patience",
     )  # fmt: skip
 
@@ -67,38 +74,38 @@ OPTIMIZERS = {
 
 
 def test_a_conditional_range_holds_where_its_choice_does() -> None:
-    read = space("optimizer=adamw,sgd", "lora.rank=2,4", conditional=OPTIMIZERS)
+    read = make_space("optimizer=adamw,sgd", "lora.rank=2,4", conditional=OPTIMIZERS)
     assert read.is_conditional
-    assert list(read.under({})) == ["optimizer", "lora.rank", "optimizer.lr"]
-    assert said(read.under({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
-    assert read.keys == {"optimizer", "lora.rank", "optimizer.lr", "optimizer.momentum"}
-    assert "optimizer.momentum @ optimizer=sgd" in read.texts()
+    assert list(read.active_ranges({})) == ["optimizer", "lora.rank", "optimizer.lr"]
+    assert format_range(read.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
+    assert read.searched_keys == {"optimizer", "lora.rank", "optimizer.lr", "optimizer.momentum"}
+    assert "optimizer.momentum @ optimizer=sgd" in read.format_ranges()
 
 
 def test_where_the_choice_is_fixed_its_range_is_an_ordinary_one() -> None:
-    read = space("optimizer=sgd", conditional=OPTIMIZERS)
+    read = make_space("optimizer=sgd", conditional=OPTIMIZERS)
     assert not read.is_conditional
-    assert read.named({"optimizer.lr": 2}) == {"optimizer.lr": 2}
+    assert read.to_trial_params({"optimizer.lr": 2}) == {"optimizer.lr": 2}
 
 
 def test_a_conditional_range_stands_before_one_for_all() -> None:
-    read = space("optimizer=adamw,sgd,lion", params={"optimizer.lr": "interval(20,30)"}, conditional=OPTIMIZERS)
-    assert said(read.under({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
-    assert said(read.under({"optimizer": "lion"})["optimizer.lr"]) == "interval(20.0,30.0)"
+    read = make_space("optimizer=adamw,sgd,lion", params={"optimizer.lr": "interval(20,30)"}, conditional=OPTIMIZERS)
+    assert format_range(read.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
+    assert format_range(read.active_ranges({"optimizer": "lion"})["optimizer.lr"]) == "interval(20.0,30.0)"
 
 
 def test_a_range_on_the_command_line_takes_the_place_of_the_conditional_ones() -> None:
-    read = space("optimizer=adamw,sgd", "optimizer.lr=3", conditional=OPTIMIZERS)
-    assert list(read.under({"optimizer": "sgd"})) == ["optimizer", "optimizer.momentum"]
+    read = make_space("optimizer=adamw,sgd", "optimizer.lr=3", conditional=OPTIMIZERS)
+    assert list(read.active_ranges({"optimizer": "sgd"})) == ["optimizer", "optimizer.momentum"]
 
 
 def test_a_range_on_the_command_line_for_all_choices_counts_for_all() -> None:
-    read = space("optimizer=adamw,sgd", "optimizer.lr=interval(5,6)", conditional=OPTIMIZERS)
-    assert said(read.under({"optimizer": "sgd"})["optimizer.lr"]) == "interval(5.0,6.0)"
+    read = make_space("optimizer=adamw,sgd", "optimizer.lr=interval(5,6)", conditional=OPTIMIZERS)
+    assert format_range(read.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(5.0,6.0)"
 
 
 def test_the_corners_show_every_choice_and_both_ends_of_every_range() -> None:
-    corners = list(space("optimizer=adamw,sgd", "lora.rank=2,4,8", conditional=OPTIMIZERS).corners())
+    corners = list(make_space("optimizer=adamw,sgd", "lora.rank=2,4,8", conditional=OPTIMIZERS).iterate_corners())
     for key, values in {"optimizer": {"adamw", "sgd"}, "lora.rank": {2, 4, 8}, "optimizer.momentum": {0, 0.9}}.items():
         assert {corner[key] for corner in corners if key in corner} == values
     lrs = {(corner["optimizer"], corner["optimizer.lr"]) for corner in corners}
@@ -107,7 +114,7 @@ def test_the_corners_show_every_choice_and_both_ends_of_every_range() -> None:
 
 
 def test_a_grid_has_every_combination_with_the_last_key_varying_fastest() -> None:
-    grid = space("seed=range(1,3)", "optimizer.lr=range(0.1,0.4,0.1)").grid()
+    grid = make_space("seed=range(1,3)", "optimizer.lr=range(0.1,0.4,0.1)").list_grid_points()
     assert grid == [{"seed": seed, "optimizer.lr": lr} for seed in (1, 2) for lr in (0.1, 0.2, 0.3)]
 
 
@@ -122,16 +129,16 @@ def test_a_grid_has_every_combination_with_the_last_key_varying_fastest() -> Non
 )
 def test_a_grid_of_what_has_no_end_is_refused(arguments, conditional, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        space(*arguments, conditional=conditional).grid()
+        make_space(*arguments, conditional=conditional).list_grid_points()
 
 
 def test_a_point_is_named_as_the_study_names_it() -> None:
-    read = space("optimizer=adamw,sgd", "optimizer.betas=[0.9,0.99],[0.8,0.9]", conditional=OPTIMIZERS)
+    read = make_space("optimizer=adamw,sgd", "optimizer.betas=[0.9,0.99],[0.8,0.9]", conditional=OPTIMIZERS)
     named = {"optimizer": "sgd", "optimizer.lr @ optimizer=sgd": 2}
-    assert read.named({"optimizer": "sgd", "optimizer.lr": 2}) == named
-    assert read.named({"optimizer.betas": [0.8, 0.9]}) == {"optimizer.betas": "[0.8,0.9]"}
+    assert read.to_trial_params({"optimizer": "sgd", "optimizer.lr": 2}) == named
+    assert read.to_trial_params({"optimizer.betas": [0.8, 0.9]}) == {"optimizer.betas": "[0.8,0.9]"}
     with pytest.raises(ConfigError, match=r"optimizer.momentum: the sweep does not search it"):
-        read.named({"optimizer.momentum": 0})
+        read.to_trial_params({"optimizer.momentum": 0})
 
 
 @pytest.mark.parametrize(
@@ -163,22 +170,22 @@ def test_a_point_is_named_as_the_study_names_it() -> None:
     ],
 )
 def test_whether_a_value_lies_in_a_range_is_asked_of_what_hydra_makes_of_it(text, value, is_in) -> None:
-    assert contains(found(text), value) is is_in
+    assert is_in_range(read_range(text), value) is is_in
     if is_in:
-        assert parsed(standing(found(text), value)) == value
+        assert parse_choice(match_choice(read_range(text), value)) == value
 
 
 def test_the_present_config_is_a_point_whatever_its_values_are() -> None:
-    read = space("optimizer.betas=[0.9,0.999],[0.9,0.95]", "loop.grad_clip=null,1", "optimizer.fused=true,false",
+    read = make_space("optimizer.betas=[0.9,0.999],[0.9,0.95]", "loop.grad_clip=null,1", "optimizer.fused=true,false",
                  "lora.rank=8.0,4.0", "lora.target_modules=all_linear,attention", "optimizer=adamw,sgd")  # fmt: skip
-    values, outside = present_values(read, read.compose({}))
+    values, outside = baseline_values(read, read.compose_config({}))
     assert outside == []
-    assert read.named(values) == {
+    assert read.to_trial_params(values) == {
         "optimizer": "adamw", "optimizer.betas": "[0.9,0.999]", "loop.grad_clip": 1, "optimizer.fused": True,
         "lora.rank": 8.0, "lora.target_modules": "all_linear",
     }  # fmt: skip
-    values, outside = present_values(read, read.compose({"loop.grad_clip": "null", "optimizer.fused": 0}))
-    assert (standing(read.ranges["loop.grad_clip"], None), outside) == ("null", ["optimizer.fused=0"])
+    values, outside = baseline_values(read, read.compose_config({"loop.grad_clip": "null", "optimizer.fused": 0}))
+    assert (match_choice(read.ranges["loop.grad_clip"], None), outside) == ("null", ["optimizer.fused=0"])
 
 
 @pytest.mark.parametrize(
@@ -197,13 +204,13 @@ def test_the_present_config_is_a_point_whatever_its_values_are() -> None:
     ],
 )
 def test_a_trial_has_the_configuration_that_hydra_makes_of_the_same_override(key, value) -> None:
-    read = space("schedule=linear", "seed=7", "lora.dropout=0,0.1")
-    by_hydra = compose(["schedule=linear", "seed=7", f"{key}={value}"])
-    assert OmegaConf.to_container(read.compose({key: value})) == OmegaConf.to_container(by_hydra)
+    read = make_space("schedule=linear", "seed=7", "lora.dropout=0,0.1")
+    by_hydra = compose_config(["schedule=linear", "seed=7", f"{key}={value}"])
+    assert OmegaConf.to_container(read.compose_config({key: value})) == OmegaConf.to_container(by_hydra)
 
 
 def test_a_choice_is_made_before_the_keys_in_it_are_set() -> None:
-    cfg = space().compose({"optimizer.momentum": 0.5, "optimizer": "sgd"})
+    cfg = make_space().compose_config({"optimizer.momentum": 0.5, "optimizer": "sgd"})
     assert cfg.optimizer.momentum == 0.5
 
 
@@ -219,4 +226,4 @@ def test_a_choice_is_made_before_the_keys_in_it_are_set() -> None:
 )
 def test_a_trial_that_cannot_be_composed_says_what_of_it(values, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        space().compose(values)
+        make_space().compose_config(values)

@@ -14,24 +14,24 @@ from optuna.trial import Trial, TrialState
 from harness.config.errors import ConfigError
 from harness.sweep.space.search_space import config_key
 from harness.sweep.study import trial_queue as queues
-from harness.sweep.study.budget import Limits
+from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.pruning import report_and_prune
-from harness.sweep.study.trial_attrs import BASELINE, IS_OUTSIDE, RETRIES, RETRY_OF, WORKER
+from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RETRIES, RETRY_OF, WORKER
 from tests.conftest import ROOT
-from tests.sweep.tiny_sweeps import TINY, asked, begun, ended, evaluation, serve
+from tests.sweep.tiny_sweeps import TINY, make_eval_end, make_result, read_tiny_request, serve_trials, start_study
 
 SAMPLERS = ["tpe", "random"]
 
 
-def bowl(trial: Trial) -> float:
+def bowl_loss(trial: Trial) -> float:
     """Least at an LR of 1e-2; rank and warm-up matter a little."""
     params = {config_key(name): value for name, value in trial.params.items()}
     lr = math.log10(params.get("optimizer.lr", 1e-3))
     return 1 + (lr + 2) ** 2 + 0.01 * params.get("lora.rank", 8) + params.get("schedule.warmup_ratio", 0)
 
 
-def params(trials: list) -> list[dict]:
+def trial_params(trials: list) -> list[dict]:
     return [dict(trial.params) for trial in trials]
 
 
@@ -59,8 +59,8 @@ def dead_process() -> dict:
 
 
 def test_the_first_trial_is_the_present_config(overrides) -> None:
-    queue = begun(*overrides, "optimizer.weight_decay=0.1")
-    trial = queue.claim()
+    queue = start_study(*overrides, "optimizer.weight_decay=0.1")
+    trial = queue.claim_trial()
     assert trial.user_attrs[BASELINE]
     assert trial.params == {
         "optimizer.lr": 1e-3, "lora.rank": 8, "loop.grad_clip": 1.0, "schedule.warmup_ratio": 0.05
@@ -69,22 +69,22 @@ def test_the_first_trial_is_the_present_config(overrides) -> None:
 
 def test_a_present_config_outside_the_space_is_run_and_not_learnt_from(overrides, capsys) -> None:
     choice = [*overrides, "optimizer.lr=tag(log,interval(1e-2,1e-1))", "sweep.n_trials=14"]
-    queue = begun(*choice)
+    queue = start_study(*choice)
     assert "optimizer.lr=0.001" in capsys.readouterr().out
-    trial = queue.claim()
-    assert trial.user_attrs[IS_OUTSIDE]["optimizer.lr"] == 1e-3
+    trial = queue.claim_trial()
+    assert trial.user_attrs[OUT_OF_SPACE_VALUES]["optimizer.lr"] == 1e-3
     assert trial.params == {}
-    queue.tell(trial, ended(loss=-100.0), [-100.0])
-    later = params(serve(queue, bowl))
-    without = begun(*choice, "sweep.study=without", "sweep.baseline=false", "sweep.n_trials=13")
+    queue.finish_trial(trial, make_result(loss=-100.0), [-100.0])
+    later = trial_params(serve_trials(queue, bowl_loss))
+    without = start_study(*choice, "sweep.study=without", "sweep.baseline=false", "sweep.n_trials=13")
     assert len(later) == 13
     assert all(1e-2 <= point["optimizer.lr"] <= 1e-1 for point in later)
-    assert len(params(serve(without, bowl))) == 13
+    assert len(trial_params(serve_trials(without, bowl_loss))) == 13
 
 
 def test_known_good_points_follow_the_present_config(overrides) -> None:
-    queue = begun(*overrides, "sweep.enqueue=[{optimizer.lr: 0.01}, {lora.rank: 32, optimizer.lr: 0.02}]")
-    _, first, second = serve(queue, bowl, 3)
+    queue = start_study(*overrides, "sweep.enqueue=[{optimizer.lr: 0.01}, {lora.rank: 32, optimizer.lr: 0.02}]")
+    _, first, second = serve_trials(queue, bowl_loss, 3)
     assert first.params["optimizer.lr"] == 0.01
     assert (second.params["optimizer.lr"], second.params["lora.rank"]) == (0.02, 32)
 
@@ -99,7 +99,7 @@ def test_known_good_points_follow_the_present_config(overrides) -> None:
 )
 def test_a_known_good_point_is_checked_against_the_space(overrides, point, said) -> None:
     with pytest.raises(ConfigError, match=said.replace("(", r"\(").replace(")", r"\)").replace("?", r"\?")):
-        begun(*overrides, f"sweep.enqueue=[{point}]")
+        start_study(*overrides, f"sweep.enqueue=[{point}]")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -107,122 +107,122 @@ def test_a_study_that_is_interrupted_again_and_again_proposes_what_an_uninterrup
     sampler, overrides
 ) -> None:
     choice = [*overrides, f"hydra/sweeper/sampler={sampler}"]
-    straight = params(serve(begun(*choice, "sweep.study=straight"), bowl))
+    straight = trial_params(serve_trials(start_study(*choice, "sweep.study=straight"), bowl_loss))
     for _ in range(6):
-        queue = begun(*choice, "sweep.study=broken")  # a new process knows only what is stored
-        queue.reap(is_leftover=True)
-        serve(queue, bowl, 4)
-        dying = queue.claim()
+        queue = start_study(*choice, "sweep.study=broken")  # a new process knows only what is stored
+        queue.reap_dead_trials(is_leftover=True)
+        serve_trials(queue, bowl_loss, 4)
+        dying = queue.claim_trial()
         if dying is not None:
             dying.set_user_attr(WORKER, dead_process())
-    queue.reap(is_leftover=True)
-    serve(queue, bowl)
+    queue.reap_dead_trials(is_leftover=True)
+    serve_trials(queue, bowl_loss)
     trials = queue.study.trials
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(complete) == 24
     assert sum(trial.state == TrialState.FAIL for trial in trials) == sum(RETRY_OF in t.user_attrs for t in trials) > 3
-    assert params(complete) == straight
+    assert trial_params(complete) == straight
 
 
 def test_a_trial_that_has_killed_two_workers_is_not_tried_a_third_time(overrides) -> None:
-    queue = begun(*overrides, "sweep.n_trials=2")
+    queue = start_study(*overrides, "sweep.n_trials=2")
     for number in (0, 1):
-        trial = queue.claim()
+        trial = queue.claim_trial()
         assert trial.number == number
         trial.set_user_attr(WORKER, dead_process())
-        assert queue.reap(is_leftover=False) == [number]
+        assert queue.reap_dead_trials(is_leftover=False) == [number]
     assert queue.study.trials[1].user_attrs[RETRIES] == 1
     assert queue.study.trials[1].params == queue.study.trials[0].params
-    served = serve(queue, bowl)
+    served = serve_trials(queue, bowl_loss)
     assert [trial.number for trial in served] == [2]
     assert RETRY_OF not in served[0].user_attrs
 
 
 def test_a_retry_takes_no_trial_away(overrides) -> None:
-    queue = begun(*overrides, "sweep.n_trials=5")
-    serve(queue, bowl, 2)
-    lost = queue.claim()
-    queue.tell(lost, ended("interrupted"), [])
-    serve(queue, bowl)
+    queue = start_study(*overrides, "sweep.n_trials=5")
+    serve_trials(queue, bowl_loss, 2)
+    lost = queue.claim_trial()
+    queue.finish_trial(lost, make_result("interrupted"), [])
+    serve_trials(queue, bowl_loss)
     states = [trial.state for trial in queue.study.trials]
     assert states == [*[TrialState.COMPLETE] * 2, TrialState.FAIL, *[TrialState.COMPLETE] * 3]
     assert queue.study.trials[3].params == queue.study.trials[2].params
-    assert queue.claim() is None
+    assert queue.claim_trial() is None
 
 
 def test_failures_before_this_command_are_forgiven(overrides) -> None:
-    queue = begun(*overrides)
+    queue = start_study(*overrides)
     for _ in range(3):
-        queue.tell(queue.claim(), ended("failed"), [])
-    assert queue.claim() is None
-    queue.begin(Limits(9, began_at=time.time(), max_failures=3))
-    assert queue.claim() is not None
+        queue.finish_trial(queue.claim_trial(), make_result("failed"), [])
+    assert queue.claim_trial() is None
+    queue.set_budget(Budget(9, started_at=time.time(), max_failures=3))
+    assert queue.claim_trial() is not None
 
 
 def test_a_trial_whose_worker_died_before_it_had_its_parameters_is_given_those_it_was_queued_with(overrides) -> None:
-    queue = begun(*overrides, "sweep.enqueue=[{optimizer.lr: 0.02}]")
-    serve(queue, bowl, 1)
+    queue = start_study(*overrides, "sweep.enqueue=[{optimizer.lr: 0.02}]")
+    serve_trials(queue, bowl_loss, 1)
     queue.study.ask()  # and no more: the worker dies here
-    assert queue.reap(is_leftover=False) == [1]
-    assert queue.claim().params["optimizer.lr"] == 0.02
+    assert queue.reap_dead_trials(is_leftover=False) == [1]
+    assert queue.claim_trial().params["optimizer.lr"] == 0.02
 
 
 def test_workers_of_other_hosts_are_known_to_be_gone_only_where_the_sweep_is_alone(overrides) -> None:
-    queue = begun(*overrides)
-    queue.claim().set_user_attr(WORKER, {**this_process(), "host": "another"})
-    assert queue.reap(is_leftover=True) == []
-    assert queue.reap(is_leftover=True, is_alone=True) == [0]
-    assert queue.claim().user_attrs[RETRY_OF] == 0
+    queue = start_study(*overrides)
+    queue.claim_trial().set_user_attr(WORKER, {**this_process(), "host": "another"})
+    assert queue.reap_dead_trials(is_leftover=True) == []
+    assert queue.reap_dead_trials(is_leftover=True, is_only_sweep=True) == [0]
+    assert queue.claim_trial().user_attrs[RETRY_OF] == 0
 
 
 @pytest.mark.parametrize("pruner", sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")))
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "qmc"])
 def test_every_pruner_goes_with_every_sampler_and_spares_the_baseline(pruner, sampler, overrides) -> None:
-    queue = begun(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}")
-    asked_for = asked(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}").plan
+    queue = start_study(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}")
+    asked_for = read_tiny_request(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}").spec
     queue.study.sampler, queue.study.pruner = asked_for.make_sampler(), asked_for.make_pruner()
     for _ in range(8):
-        trial = queue.claim()
+        trial = queue.claim_trial()
         policy = report_and_prune(trial, 0.2)
-        stops = [policy(evaluation(share, bowl(trial) + 1 - share)) for share in (0.0, 0.2, 0.6, 1.0)]
+        stops = [policy(make_eval_end(share, bowl_loss(trial) + 1 - share)) for share in (0.0, 0.2, 0.6, 1.0)]
         assert stops[0] is None
         assert stops[-1] is None
         status = "pruned" if any(stops) else "completed"
-        queue.tell(trial, ended(status, loss=bowl(trial)), [bowl(trial)])
+        queue.finish_trial(trial, make_result(status, loss=bowl_loss(trial)), [bowl_loss(trial)])
     assert len(queue.study.trials) == 8
 
 
 def test_a_journal_whose_last_line_was_cut_off_can_be_written_on(overrides, tmp_path) -> None:
-    queue = begun(*overrides)
-    serve(queue, bowl, 2)
+    queue = start_study(*overrides)
+    serve_trials(queue, bowl_loss, 2)
     with (queue.folder / "study.journal").open("ab") as journal:
         journal.write(b'{"op_code": 4, "worker_')
-    again = begun(*overrides)
-    serve(again, bowl, 1)
-    assert [trial.state for trial in begun(*overrides).study.trials] == [TrialState.COMPLETE] * 3
+    again = start_study(*overrides)
+    serve_trials(again, bowl_loss, 1)
+    assert [trial.state for trial in start_study(*overrides).study.trials] == [TrialState.COMPLETE] * 3
 
 
 def test_a_living_worker_keeps_its_trial(overrides) -> None:
-    queue = begun(*overrides)
-    trial = queue.claim()
-    assert queue.reap(is_leftover=False) == []
+    queue = start_study(*overrides)
+    trial = queue.claim_trial()
+    assert queue.reap_dead_trials(is_leftover=False) == []
     assert queue.study.trials[trial.number].state == TrialState.RUNNING
 
 
 def test_a_process_number_that_was_given_to_another_process_is_not_the_worker(overrides) -> None:
-    queue = begun(*overrides)
-    trial = queue.claim()
+    queue = start_study(*overrides)
+    trial = queue.claim_trial()
     trial.set_user_attr(WORKER, {**this_process(), "started_at": this_process()["started_at"] - 1000})
-    assert queue.reap(is_leftover=False) == [trial.number]
+    assert queue.reap_dead_trials(is_leftover=False) == [trial.number]
 
 
 def test_many_threads_of_many_queues_take_every_trial_once(overrides) -> None:
     choice = [*overrides, "sweep.n_trials=40"]
-    open_queues = [begun(*choice) for _ in range(4)]
+    open_queues = [start_study(*choice) for _ in range(4)]
     taken: list[int] = []
 
-    def work(queue: queues.Queue) -> None:
-        taken.extend(trial.number for trial in serve(queue, bowl))
+    def work(queue: queues.TrialQueue) -> None:
+        taken.extend(trial.number for trial in serve_trials(queue, bowl_loss))
 
     threads = [threading.Thread(target=work, args=(queue,)) for queue in open_queues]
     for thread in threads:
@@ -230,17 +230,17 @@ def test_many_threads_of_many_queues_take_every_trial_once(overrides) -> None:
     for thread in threads:
         thread.join()
     assert sorted(taken) == list(range(40))
-    assert len({tuple(point.items()) for point in params(open_queues[0].study.trials)}) == 40
+    assert len({tuple(point.items()) for point in trial_params(open_queues[0].study.trials)}) == 40
 
 
 def test_diverged_trials_teach_the_sampler_and_failed_ones_do_not(overrides) -> None:
-    queue = begun(*overrides, "sweep.n_trials=3", "sweep.baseline=false")
-    first, second, third = (queue.claim() for _ in range(3))
+    queue = start_study(*overrides, "sweep.n_trials=3", "sweep.baseline=false")
+    first, second, third = (queue.claim_trial() for _ in range(3))
     first.report(2.0, 20)
-    queue.tell(first, ended("diverged", share=0.5), [])
+    queue.finish_trial(first, make_result("diverged", share=0.5), [])
     second.report(2.0, 20)
-    queue.tell(second, ended("pruned", share=0.2), [])
-    queue.tell(third, ended("failed"), [])
+    queue.finish_trial(second, make_result("pruned", share=0.2), [])
+    queue.finish_trial(third, make_result("failed"), [])
     diverged, pruned, failed = queue.study.trials
     assert diverged.state == pruned.state == TrialState.PRUNED
     assert math.isnan(diverged.intermediate_values[50])
@@ -250,32 +250,32 @@ def test_diverged_trials_teach_the_sampler_and_failed_ones_do_not(overrides) -> 
 
 
 LIMITS = {
-    "max_failures": (Limits(9, max_failures=2), "2 trials in a row failed (trial 2: failed; trial 3: failed)"),
-    "max_failure_rate": (Limits(9, max_failure_rate=0.5), "3 of 4 trials failed, which is more than 50%"),
-    "deadline": (Limits(9, deadline=time.time() - 1), "its time is up"),
-    "max_tokens": (Limits(9, max_tokens=400), "400 tokens are spent"),
-    "patience": (Limits(9, patience=3), "no better value in 3 trials"),
+    "max_failures": (Budget(9, max_failures=2), "2 trials in a row failed (trial 2: failed; trial 3: failed)"),
+    "max_failure_rate": (Budget(9, max_failure_rate=0.5), "3 of 4 trials failed, which is more than 50%"),
+    "deadline": (Budget(9, deadline=time.time() - 1), "its time is up"),
+    "max_tokens": (Budget(9, max_tokens=400), "400 tokens are spent"),
+    "patience": (Budget(9, patience=3), "no better value in 3 trials"),
 }
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_every_limit_ends_the_study_and_says_why(name, overrides) -> None:
     limits, said = LIMITS[name]
-    queue = begun(*overrides)
-    serve(queue, bowl, 1)
+    queue = start_study(*overrides)
+    serve_trials(queue, bowl_loss, 1)
     for _ in range(3):
-        queue.tell(queue.claim(), ended("failed"), [])
-    queue.begin(limits)
-    assert "".join(queue.ending()) == said
-    assert queue.claim() is None
+        queue.finish_trial(queue.claim_trial(), make_result("failed"), [])
+    queue.set_budget(limits)
+    assert "".join(queue.describe_end()) == said
+    assert queue.claim_trial() is None
 
 
 def test_a_study_that_is_asked_to_stop_hands_out_nothing_until_that_is_taken_back(overrides) -> None:
-    queue = begun(*overrides)
-    queue.ask_to_stop()
-    assert queue.claim() is None
-    queue.begin(Limits(24))
-    assert queue.claim() is not None
+    queue = start_study(*overrides)
+    queue.request_stop()
+    assert queue.claim_trial() is None
+    queue.set_budget(Budget(24))
+    assert queue.claim_trial() is not None
 
 
 @pytest.mark.parametrize(
@@ -287,23 +287,23 @@ def test_a_study_that_is_asked_to_stop_hands_out_nothing_until_that_is_taken_bac
     ],
 )
 def test_a_study_is_not_gone_on_with_under_another_objective(change, said, overrides) -> None:
-    serve(begun(*overrides), bowl, 1)
+    serve_trials(start_study(*overrides), bowl_loss, 1)
     none = ["pruner=none"] if "objectives" in change else []
     with pytest.raises(ConfigError, match=r"sweep\.study=NAME") as refused:
-        begun(*overrides, change, *none)
+        start_study(*overrides, change, *none)
     assert said in str(refused.value)
-    assert begun(*overrides, change, *none, "sweep.study=another").claim().number == 0
+    assert start_study(*overrides, change, *none, "sweep.study=another").claim_trial().number == 0
 
 
 def test_more_trials_another_pruner_and_other_places_go_on_with_the_study(overrides) -> None:
-    serve(begun(*overrides, "sweep.n_trials=2"), bowl)
-    queue = begun(*overrides, "sweep.n_trials=4", "pruner=percentile", "tracking.experiment=other")
-    assert [trial.number for trial in serve(queue, bowl)] == [2, 3]
+    serve_trials(start_study(*overrides, "sweep.n_trials=2"), bowl_loss)
+    queue = start_study(*overrides, "sweep.n_trials=4", "pruner=percentile", "tracking.experiment=other")
+    assert [trial.number for trial in serve_trials(queue, bowl_loss)] == [2, 3]
 
 
 def test_choices_of_a_group_are_searched_each_with_a_range_of_its_own(overrides) -> None:
-    queue = begun(*overrides, "sweeps=optimizers", "sweep.n_trials=20")
-    serve(queue, bowl)
+    queue = start_study(*overrides, "sweeps=optimizers", "sweep.n_trials=20")
+    serve_trials(queue, bowl_loss)
     names = {name for trial in queue.study.trials for name in trial.params}
     assert {"optimizer.lr @ optimizer=lion", "optimizer.lr @ optimizer=sgd", "optimizer"} <= names
     for trial in queue.study.trials:
@@ -317,7 +317,7 @@ def test_choices_of_a_group_are_searched_each_with_a_range_of_its_own(overrides)
 
 
 def test_a_grid_runs_every_combination_once(overrides) -> None:
-    queue = begun(*overrides, "sweeps=grid", "seed=1,2,3", "optimizer=adamw,sgd")
-    served = serve(queue, bowl)
-    assert params(served) == [{"seed": s, "optimizer": o} for s in (1, 2, 3) for o in ("adamw", "sgd")]
-    assert serve(begun(*overrides, "sweeps=grid", "seed=1,2,3", "optimizer=adamw,sgd"), bowl) == []
+    queue = start_study(*overrides, "sweeps=grid", "seed=1,2,3", "optimizer=adamw,sgd")
+    served = serve_trials(queue, bowl_loss)
+    assert trial_params(served) == [{"seed": s, "optimizer": o} for s in (1, 2, 3) for o in ("adamw", "sgd")]
+    assert serve_trials(start_study(*overrides, "sweeps=grid", "seed=1,2,3", "optimizer=adamw,sgd"), bowl_loss) == []

@@ -15,30 +15,30 @@ import sqlalchemy
 from hydra.errors import MissingConfigException
 from optuna.trial import TrialState
 
-from harness.config.errors import explain
+from harness.config.errors import explain_error
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.storage import GRACE_SECONDS, open_storage
 from harness.sweep.study.trial_attrs import RETRY_OF, WORKER
-from tests.conftest import run_py
-from tests.sweep.test_sweep import is_alive, start, study_in, wait_for
-from tests.sweep.tiny_sweeps import LIGHT, TINY, begun, ended, folder_of
+from tests.conftest import run_script
+from tests.sweep.test_sweep import is_alive, load_study, start_sweep, wait_for
+from tests.sweep.tiny_sweeps import TINY, TINY_WITHOUT_LORA, make_result, start_study, study_folder
 
-SMALL = [*LIGHT, "loop.max_steps=40", "sweep.n_jobs=2"]
+SMALL = [*TINY_WITHOUT_LORA, "loop.max_steps=40", "sweep.n_jobs=2"]
 ENDLESS = ["loop.max_steps=1000000"]
 SLURM = pytest.mark.skipif("HARNESS_TEST_SLURM" not in os.environ, reason="tests/services/slurm.sh starts it")
 RAY = pytest.mark.skipif("HARNESS_TEST_RAY" not in os.environ, reason="tests/services/ray.sh installs it")
-HERE = ["joblib", "submitit_local"]
-ELSEWHERE = [
+LOCAL_LAUNCHERS = ["joblib", "submitit_local"]
+CLUSTER_LAUNCHERS = [
     pytest.param("submitit_slurm", marks=[pytest.mark.slurm, SLURM]),
     pytest.param("ray", marks=[pytest.mark.ray, RAY]),
 ]
 
 
-def pids(study: optuna.Study) -> set[int]:
+def worker_pids(study: optuna.Study) -> set[int]:
     return {trial.user_attrs[WORKER]["pid"] for trial in study.trials if WORKER in trial.user_attrs}
 
 
-def running(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def running_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(states=(TrialState.RUNNING,))
 
 
@@ -47,64 +47,64 @@ def wait_for_trials(folder: Path, count: int) -> None:
     wait_for(lambda: len(list(folder.glob("*/metrics.jsonl"))) >= count, 120)
 
 
-def below(pid: int) -> list[int]:
+def descendant_pids(pid: int) -> list[int]:
     return [process.pid for process in psutil.Process(pid).children(recursive=True)]
 
 
-@pytest.mark.parametrize("launcher", [*HERE, *ELSEWHERE])
+@pytest.mark.parametrize("launcher", [*LOCAL_LAUNCHERS, *CLUSTER_LAUNCHERS])
 def test_a_launchers_jobs_make_exactly_n_trials_between_them(launcher, places, tmp_path) -> None:
-    done = run_py("-m", *SMALL, *places, "sweep.n_trials=5", f"hydra/launcher={launcher}")
+    done = run_script("-m", *SMALL, *places, "sweep.n_trials=5", f"hydra/launcher={launcher}")
     assert done.returncode == 0, done.stdout + done.stderr
-    study = study_in(folder_of(tmp_path))
+    study = load_study(study_folder(tmp_path))
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 5
-    assert len(pids(study)) == 2
+    assert len(worker_pids(study)) == 2
     assert {trial.user_attrs["result"]["threads"] for trial in study.trials} == {1}
 
 
 def test_a_launcher_that_is_not_installed_is_named_with_what_installs_it() -> None:
     missing = MissingConfigException("", missing_cfg_file="hydra/launcher/submitit_slurm", options=["basic"])
     said = "hydra/launcher=submitit_slurm: this launcher is not installed; pip install -e '.[slurm]'"
-    assert explain(missing, []) == said
+    assert explain_error(missing, []) == said
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", HERE)
+@pytest.mark.parametrize("launcher", LOCAL_LAUNCHERS)
 def test_a_launchers_workers_end_with_their_sweep_and_with_ctrl_c(launcher, places, tmp_path) -> None:
     command = [*SMALL, *places, *ENDLESS, "sweep.n_trials=3", f"hydra/launcher={launcher}"]
-    folder = folder_of(tmp_path)
-    killed = start(*command, log=tmp_path / "killed.txt")
+    folder = study_folder(tmp_path)
+    killed = start_sweep(*command, log=tmp_path / "killed.txt")
     wait_for_trials(folder, 2)
-    started = below(killed.pid)
+    started = descendant_pids(killed.pid)
     killed.kill()
     killed.wait()
     wait_for(lambda: not any(map(is_alive, started)), 20)
 
-    stopped = start(*command, log=tmp_path / "stopped.txt")
+    stopped = start_sweep(*command, log=tmp_path / "stopped.txt")
     wait_for_trials(folder, 4)
-    started = below(stopped.pid)
+    started = descendant_pids(stopped.pid)
     stopped.send_signal(signal.SIGINT)
     assert stopped.wait(30) == 1
     wait_for(lambda: not any(map(is_alive, started)), 20)
     assert "interrupted" in (tmp_path / "stopped.txt").read_text().splitlines()[-1]
-    assert not running(study_in(folder))
+    assert not running_trials(load_study(folder))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", HERE)
+@pytest.mark.parametrize("launcher", LOCAL_LAUNCHERS)
 def test_a_launchers_dead_worker_is_replaced_and_its_trial_run_again(launcher, places, tmp_path) -> None:
     command = [*SMALL, *places, "loop.max_steps=400", "sweep.n_trials=4", f"hydra/launcher={launcher}"]
-    folder = folder_of(tmp_path)
-    sweep = start(*command, log=tmp_path / "log.txt")
+    folder = study_folder(tmp_path)
+    sweep = start_sweep(*command, log=tmp_path / "log.txt")
     wait_for_trials(folder, 2)
-    lost = running(study_in(folder))[0]
+    lost = running_trials(load_study(folder))[0]
     os.kill(lost.user_attrs[WORKER]["pid"], signal.SIGKILL)
     assert sweep.wait(100) == 0, (tmp_path / "log.txt").read_text()
-    study = study_in(folder)
+    study = load_study(folder)
     states = [trial.state for trial in study.trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.FAIL)) == (4, 1)
     [again] = [trial for trial in study.trials if RETRY_OF in trial.user_attrs]
     assert (again.user_attrs[RETRY_OF], again.params) == (lost.number, lost.params)
-    assert len(pids(study)) == 3
+    assert len(worker_pids(study)) == 3
 
 
 @pytest.fixture
@@ -118,30 +118,30 @@ def database() -> str:
     return server.set(database=name).render_as_string(hide_password=False)
 
 
-def shared(database: str) -> optuna.Study:
+def load_shared_study(database: str) -> optuna.Study:
     return optuna.load_study(study_name="default", storage=open_storage(database, Path()))
 
 
 @pytest.mark.postgres
 def test_four_workers_on_postgresql_make_exactly_n_trials(database, places) -> None:
-    command = [*LIGHT, *places, "sweep.n_trials=9", "sweep.n_jobs=4", f"sweep.storage={database}"]
-    done = run_py("-m", *command, timeout=240)
+    command = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=9", "sweep.n_jobs=4", f"sweep.storage={database}"]
+    done = run_script("-m", *command, timeout=240)
     assert done.returncode == 0, done.stderr
-    study = shared(database)
+    study = load_shared_study(database)
     assert len(study.trials) == 9
     assert all(trial.state.is_finished() for trial in study.trials)
-    assert len(pids(study)) == 4
+    assert len(worker_pids(study)) == 4
 
 
 @pytest.mark.postgres
 def test_a_trial_on_postgresql_whose_worker_was_killed_is_run_again(database, places, tmp_path) -> None:
     command = [*SMALL, *places, "loop.max_steps=400", "sweep.n_trials=3", f"sweep.storage={database}"]
-    sweep = start(*command, log=tmp_path / "log.txt")
-    wait_for_trials(folder_of(tmp_path), 1)
-    lost = running(shared(database))[0]
+    sweep = start_sweep(*command, log=tmp_path / "log.txt")
+    wait_for_trials(study_folder(tmp_path), 1)
+    lost = running_trials(load_shared_study(database))[0]
     os.kill(lost.user_attrs[WORKER]["pid"], signal.SIGKILL)
     assert sweep.wait(100) == 0, (tmp_path / "log.txt").read_text()
-    trials = shared(database).trials
+    trials = load_shared_study(database).trials
     assert trials[lost.number].state == TrialState.FAIL
     [again] = [trial for trial in trials if RETRY_OF in trial.user_attrs]
     assert (again.user_attrs[RETRY_OF], again.params) == (lost.number, lost.params)
@@ -154,12 +154,12 @@ def test_two_hosts_that_start_together_make_exactly_n_trials_between_them(databa
     for name in ("one", "two"):
         command = [*SMALL, "sweep.n_trials=8", f"sweep.storage={database}", f"cache_dir={cache_dir}"]
         log = tmp_path / f"{name}.txt"
-        hosts.append((start(*command, f"output_dir={tmp_path / name}", log=log), log))
+        hosts.append((start_sweep(*command, f"output_dir={tmp_path / name}", log=log), log))
     for host, log in hosts:
         assert host.wait(240) == 0, log.read_text()
-    study = shared(database)
+    study = load_shared_study(database)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 8
-    assert len(pids(study)) == 4
+    assert len(worker_pids(study)) == 4
     made = [{folder.name for folder in (tmp_path / name / "sweeps/default").glob("[0-9]*")} for name in ("one", "two")]
     assert made[0]
     assert made[1]
@@ -170,30 +170,30 @@ def test_two_hosts_that_start_together_make_exactly_n_trials_between_them(databa
 @pytest.mark.postgres
 def test_processes_of_different_folders_take_turns_on_postgresql(database, places, tmp_path) -> None:
     choice = [*TINY, *places, f"sweep.storage={database}"]
-    here = begun(*choice)
-    there = begun(*choice, f"output_dir={tmp_path}/elsewhere")
-    with here.turn():
-        waiting = threading.Thread(target=there.claim)
+    here = start_study(*choice)
+    there = start_study(*choice, f"output_dir={tmp_path}/elsewhere")
+    with here.hold_lock():
+        waiting = threading.Thread(target=there.claim_trial)
         waiting.start()
         time.sleep(0.5)
         assert waiting.is_alive()
     waiting.join(20)
-    assert [trial.number for trial in running(here.study)] == [0]
+    assert [trial.number for trial in running_trials(here.study)] == [0]
 
 
 @pytest.mark.postgres
 def test_a_trial_of_another_host_whose_heartbeat_has_stopped_is_run_again(database, places) -> None:
-    queue = begun(*TINY, *places, f"sweep.storage={database}")
-    trial = queue.claim()
+    queue = start_study(*TINY, *places, f"sweep.storage={database}")
+    trial = queue.claim_trial()
     trial.set_user_attr(WORKER, {**this_process(), "host": "elsewhere"})
-    assert queue.reap(is_leftover=False) == []
+    assert queue.reap_dead_trials(is_leftover=False) == []
     with sqlalchemy.create_engine(database).begin() as connection:
         old = f"UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '{GRACE_SECONDS + 1} seconds'"
         assert connection.execute(sqlalchemy.text(old)).rowcount == 1
-    assert queue.reap(is_leftover=True) == [0]
-    again = queue.claim()
+    assert queue.reap_dead_trials(is_leftover=True) == [0]
+    again = queue.claim_trial()
     assert (again.user_attrs[RETRY_OF], again.params) == (0, trial.params)
-    queue.tell(trial, ended(), [1.0])  # it was only cut off, and has lost its place
+    queue.finish_trial(trial, make_result(), [1.0])  # it was only cut off, and has lost its place
     assert queue.study.trials[0].state == TrialState.FAIL
-    queue.tell(again, ended(), [2.0])
+    queue.finish_trial(again, make_result(), [2.0])
     assert queue.study.best_trial.number == again.number
