@@ -31,11 +31,11 @@ from tests.toy_task import CPU, Rows, ToyTask, toy_plan, toy_state  # noqa: E402
 
 SMALL = [
     "experiment=smoke", "model.layers=1", "model.width=32", "model.heads=2", "tokenizer.vocab_size=512",
-    "data.sequence_length=32", "data.val_share=0.01", "batch.batch_size=16", "loop.evals=10", "loop.log_every=5",
+    "data.sequence_length=32", "data.val_fraction=0.01", "batch.batch_size=16", "loop.evals=10", "loop.log_every=5",
     "optimizer.lr=1e-2", "loop.max_steps=300",
 ]  # fmt: skip
 LONG = ["loop.max_steps=1500", "loop.log_every=10"]
-FEW = ["data=text", "data.source.path={few}", "data.layout=packed", "data.val_share=0.3", "data.sequence_length=32"]
+FEW = ["data=text", "data.source.path={few}", "data.layout=packed", "data.val_fraction=0.3", "data.sequence_length=32"]
 
 Labels = tuple[list[str], set[str], set[str]]
 """Overrides, what is wrong, what else may rightly be said of it."""
@@ -184,7 +184,7 @@ def record_lm(name: str) -> tuple[History, set[str], set[str]]:
     overrides, labels, may = LM[name]
     with tempfile.TemporaryDirectory() as folder:
         few = Path(folder) / "few.txt"
-        few.write_text("\n".join(document.text for document in itertools.islice(PydocText().documents(), 60)))
+        few.write_text("\n".join(document.text for document in itertools.islice(PydocText().iter_documents(), 60)))
         given = [override.format(few=few) for override in overrides]
         result = run(compose_config([*given, "observers=quiet", f"output_dir={folder}"]))
         return native.read_native(result.folder / "metrics.jsonl"), labels, may

@@ -82,7 +82,7 @@ def ours() -> tuple[float, float]:
         chosen = [
             "experiment=smoke", "model=gpt_headlines", "data=text", f"data.source.path={folder}/text.txt",
             "tokenizer=bpe", f"tokenizer.vocab_size={VOCABULARY}", f"data.sequence_length={LENGTH}",
-            f"data.eval_batch_size={BATCH}", "data.val_share=0.01", f"batch.batch_size={BATCH}",
+            f"data.eval_batch_size={BATCH}", "data.val_fraction=0.01", f"batch.batch_size={BATCH}",
             f"loop.max_steps={STEPS}", "loop.evals=1", f"cache_dir={folder}/cache", f"output_dir={folder}/outputs",
             f"tracking.uri=sqlite:///{folder}/mlflow.db",
         ]  # fmt: skip

@@ -43,12 +43,12 @@ ROOT = Path(__file__).resolve().parents[1]
 N_PARALLEL = 2
 """Processes that train at a time, one thread each."""
 
-SMALL = ["data.val_share=0.01", "batch.batch_size=8", "loop.evals=5", "observers=quiet", "device.threads=1"]
+SMALL = ["data.val_fraction=0.01", "batch.batch_size=8", "loop.evals=5", "observers=quiet", "device.threads=1"]
 """The default experiment, made small: the same base, LoRA and questions."""
 
 TINY = [
     "start=scratch", "device=cpu", "device.threads=1", "model.layers=1", "model.width=16", "model.heads=2",
-    "tokenizer.vocab_size=512", "data.sequence_length=32", "data.val_share=0.005", "loop.max_steps=4", "loop.evals=2",
+    "tokenizer.vocab_size=512", "data.sequence_length=32", "data.val_fraction=0.005", "loop.max_steps=4", "loop.evals=2",
     "batch.batch_size=4",
 ]  # fmt: skip
 

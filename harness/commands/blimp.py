@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     _print_table(args.run, subject, found)
     if subject.folder is None:
         return 0
-    about = {"data": args.data, "digest": _digest(pairs), "per_paradigm": args.per_paradigm, "method": subject.method}
+    about = {"data": args.data, "digest": _digest(pairs), "per_paradigm": args.per_paradigm, "method": subject.scoring_method}
     return _record_results(subject.folder, found, about)
 
 

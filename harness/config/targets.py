@@ -11,7 +11,15 @@ from omegaconf import DictConfig, ListConfig
 
 from harness.config.errors import ConfigError, did_you_mean
 
-COMPONENT_PACKAGES = ("tasks", "models", "data", "training.lora", "training.optimizers", "training.schedules", "observers")
+COMPONENT_PACKAGES = (
+    "tasks",
+    "models",
+    "data",
+    "training.lora",
+    "training.optimizers",
+    "training.schedules",
+    "observers",
+)
 TRUSTED_PACKAGES = (*(f"harness.{name}" for name in COMPONENT_PACKAGES), "torch.optim", "pytorch_optimizer")
 """Where a `_target_` may come from. A user's own package is added by HARNESS_TRUST=package: by the environment, since
 a configuration must not say of itself that it may be trusted."""

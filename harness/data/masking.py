@@ -70,7 +70,7 @@ def build_masking(tokenizer: Tokenizer, unit: MaskUnit, share: float, width: int
     if unit not in ("span", "subword", "whole_word"):
         raise ValueError(f"mask={unit!r} is none of span, subword, whole_word")
     if not 0 < share < 1:
-        raise ValueError(f"mask_share={share} must lie between 0 and 1, for example 0.15")
+        raise ValueError(f"mask_fraction={share} must lie between 0 and 1, for example 0.15")
     if tokenizer.mask_id is None:
         raise ValueError(
             "the tokenizer's vocabulary does not match a masked model: it has no mask token; "

@@ -38,7 +38,7 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """A digest of the content and the settings, without reading documents."""
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         """Every document, in the same order each time."""
 
 
@@ -54,7 +54,7 @@ class PydocText:
     def fingerprint(self) -> str:
         return compute_digest("prose", pydoc.compute_stdlib_digest())
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         texts = [text for _, text in pydoc.read_docstrings()] + pydoc.read_help_topics()
         return _shuffle_unique(Document(text) for text in texts if len(text) >= MIN_PROSE_CHARS)
 
@@ -66,7 +66,7 @@ class PydocQA:
     def fingerprint(self) -> str:
         return compute_digest("question-answer", pydoc.compute_stdlib_digest())
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         public = [(name, text) for name, text in pydoc.read_docstrings() if not PRIVATE_NAME.search(name)]
         summaries = {" ".join(text.split("\n\n")[0].split()): name for name, text in reversed(public)}
         return _shuffle_unique(
@@ -111,7 +111,7 @@ class TextFiles(_FileSource):
         except re.error as error:
             raise ValueError(f"split_on={self.split_on!r} is no regular expression: {error}") from error
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         for path in self.list_files():
             text = read_text_file(path)
             pieces = re.split(self.split_on, text, flags=re.MULTILINE) if self.split_on else [text]
@@ -134,7 +134,7 @@ class Headlines(_FileSource):
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit={self.limit} leaves no headline; use 1 or more, or null for all")
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         headlines = [line.strip() for path in self.list_files() for line in self._read_titles(path) if line.strip()]
         random.Random(self.seed).shuffle(headlines)
         return map(Document, headlines[: self.limit])
@@ -154,7 +154,7 @@ class Headlines(_FileSource):
 class QAMarkdown(_FileSource):
     """Blocks of `QUESTION: ...` and `ANSWER: ...`, each at the start of a line; the question is the prompt."""
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         for path in self.list_files():
             blocks = re.split(r"^QUESTION:", read_text_file(path), flags=re.MULTILINE)[1:]
             if not blocks:
@@ -178,7 +178,7 @@ class JSONL(_FileSource):
 
     SUFFIXES = (".jsonl", ".ndjson")
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         for path in self.list_files():
             yield from (_row_to_document(row, self, f"{where} has") for where, row in read_json_objects(path))
 
@@ -203,7 +203,7 @@ class HuggingFace:
         settings = {**asdict(self), "path": None if files else self.path}
         return compute_digest("HuggingFace", settings, [compute_file_digest(path) for path in files])
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         return (_row_to_document(row, self, f"{self.path} has") for row in self.load_rows())
 
     def load_rows(self) -> Iterable[dict[str, Any]]:

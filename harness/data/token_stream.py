@@ -18,11 +18,11 @@ ENCODE_BATCH_SIZE = 4096
 
 
 def write_token_stream(
-    folder: Path, *, source: Source, val_share: float, tokenizer: TokenizerBuilder, tokenizer_folder: Path
+    folder: Path, *, source: Source, val_fraction: float, tokenizer: TokenizerBuilder, tokenizer_folder: Path
 ) -> None:
     """Split, train or load the tokenizer, encode; ValueError where there are not two documents, or pieces of one."""
-    documents = [document for document in source.documents() if document.text.strip()]
-    train, val = _split_documents(documents, val_share, source)
+    documents = [document for document in source.iter_documents() if document.text.strip()]
+    train, val = _split_documents(documents, val_fraction, source)
     built = tokenizer.build(train, val, tokenizer_folder)
     built.save(folder / "tokenizer")
     _write_split(folder, "train", train, built)
@@ -56,19 +56,19 @@ def read_stream_metadata(folder: Path) -> dict[str, Any]:
 
 
 def _split_documents(
-    documents: list[Document], val_share: float, source: Source
+    documents: list[Document], val_fraction: float, source: Source
 ) -> tuple[list[Document], list[Document]]:
     if len(documents) == 1:
-        documents = _split_lone_document(documents[0], val_share)
+        documents = _split_lone_document(documents[0], val_fraction)
     if len(documents) < 2:
         raise ValueError(f"{source} holds no document with text")
-    held_out = min(max(1, round(val_share * len(documents))), len(documents) - 1)
+    held_out = min(max(1, round(val_fraction * len(documents))), len(documents) - 1)
     return documents[:-held_out], documents[-held_out:]
 
 
-def _split_lone_document(document: Document, val_share: float) -> list[Document]:
+def _split_lone_document(document: Document, val_fraction: float) -> list[Document]:
     """A lone text, such as one book, cut where the validation share begins, or at the end of a word just before."""
-    text, target = document.text, round(len(document.text) * (1 - val_share))
+    text, target = document.text, round(len(document.text) * (1 - val_fraction))
     boundary = max(text.rfind(" ", 1, target), text.rfind("\n", 1, target))
     if boundary < 0:
         boundary = target

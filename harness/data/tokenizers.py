@@ -99,7 +99,9 @@ class _TrainedTokenizer:
 
     def build(self, train: Sequence[Document], val: Sequence[Document], folder: Path) -> Tokenizer:
         def write(draft: Path) -> None:
-            documents = self.corpus.documents() if self.corpus else [*train, *(val if self.fit_on == "all" else ())]
+            documents = (
+                self.corpus.iter_documents() if self.corpus else [*train, *(val if self.fit_on == "all" else ())]
+            )
             backend, trainer = self._create_untrained()
             _train_to_size(backend, trainer, documents, self.vocab_size)
             backend.save(str(draft / "tokenizer.json"))

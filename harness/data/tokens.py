@@ -126,25 +126,25 @@ def prepare_token_data(
     *,
     sequence_length: int,
     layout: Layout,
-    val_share: float,
+    val_fraction: float,
     shuffle: bool,
     seed: int,
     eval_batch_size: int,
     cache_dir: Path,
 ) -> TokenData:
-    """The last `val_share` of the source's documents to validate on and the others to train on, tokenised once and
+    """The last `val_fraction` of the source's documents to validate on and the others to train on, tokenised once and
     memory-mapped from `cache_dir` after that.
 
     A row of layout `packed` is `sequence_length` tokens of the stream, whatever begins or ends there; one of `examples`
     is a document, or a piece of one that is longer."""
-    _check_settings(sequence_length, layout, val_share, eval_batch_size)
-    split = compute_digest(source.fingerprint(), val_share)
+    _check_settings(sequence_length, layout, val_fraction, eval_batch_size)
+    split = compute_digest(source.fingerprint(), val_fraction)
     key = compute_digest(split, tokenizer.fingerprint(split))
     tokenizers = Path(cache_dir) / "tokenizers" / tokenizer.fingerprint(split)
     write = partial(
         token_stream.write_token_stream,
         source=source,
-        val_share=val_share,
+        val_fraction=val_fraction,
         tokenizer=tokenizer,
         tokenizer_folder=tokenizers,
     )
@@ -156,7 +156,7 @@ def prepare_token_data(
         if rows.lengths.sum() < (sequence_length if layout == "packed" else 1):
             raise ValueError(
                 f"sequence_length={sequence_length} is more than the {rows.lengths.sum()} tokens of the {name} split "
-                f"at val_share={val_share}; lower the first, change the second, or use more text"
+                f"at val_fraction={val_fraction}; lower the first, change the second, or use more text"
             )
     meta = token_stream.read_stream_metadata(folder)
     facts = {name: meta[name] for name in METADATA_KEYS}
@@ -191,11 +191,11 @@ def _permute_epoch(n_rows: int, seed: int, epoch: int | None) -> np.ndarray:
     return np.arange(n_rows) if epoch is None else np.random.default_rng([seed, epoch]).permutation(n_rows)
 
 
-def _check_settings(sequence_length: int, layout: str, val_share: float, eval_batch_size: int) -> None:
+def _check_settings(sequence_length: int, layout: str, val_fraction: float, eval_batch_size: int) -> None:
     if layout not in ("packed", "examples"):
         raise ValueError(f"layout={layout!r} is neither packed nor examples")
-    if not 0 < val_share < 1:
-        raise ValueError(f"val_share={val_share} must lie between 0 and 1, for example 0.1")
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"val_fraction={val_fraction} must lie between 0 and 1, for example 0.1")
     for name, value in (("sequence_length", sequence_length), ("eval_batch_size", eval_batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value} must be 1 or more")

@@ -37,8 +37,8 @@ def detect_noisy_evaluation(history: History, limits: Thresholds) -> Iterator[Di
     errors = drop_non_finite(history["val/loss_se"]).values
     if len(errors):
         seen["standard error"] = float(np.median(errors))
-    share = history.facts.val_share
-    overrides = (f"data.val_share={min(MAX_VAL_SHARE, 2 * share):.2g}",) if share and share < MAX_VAL_SHARE else ()
+    share = history.facts.val_fraction
+    overrides = (f"data.val_fraction={min(MAX_VAL_SHARE, 2 * share):.2g}",) if share and share < MAX_VAL_SHARE else ()
     yield Diagnosis("noisy evaluation", history.last_step, 0.9, told, seen, overrides)
 
 

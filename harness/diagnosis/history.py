@@ -54,7 +54,7 @@ class RunFacts:
     """What the best guess that ignores the input scores: the unigram entropy, or the mean predictor."""
     lr_band: tuple[float, float] | None = None
     """Of a range test of this experiment: where the loss falls well."""
-    val_share: float | None = None
+    val_fraction: float | None = None
     """Of the data, held out for evaluation; None where no such share is set."""
     expect: tuple[str, ...] = ()
     """Forecasts that were written down before it."""

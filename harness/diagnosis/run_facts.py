@@ -34,7 +34,7 @@ def extract_run_facts(name: str, params: Mapping[str, str], constants: Mapping[s
         lora_rank=_round_or_none(_get_number(params, "lora.rank")),
         uniform=constants.get("ln_vocabulary", constants.get("zero_predictor")),
         unigram=constants.get("unigram_entropy", constants.get("mean_predictor")),
-        val_share=_get_number(params, "data.val_share"),
+        val_fraction=_get_number(params, "data.val_fraction"),
         expect=_parse_list(params.get("expect", "[]")),
     )
 

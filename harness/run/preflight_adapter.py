@@ -259,7 +259,7 @@ def _read_lines(tokenizer: Tokenizer, folder: Path, split: str) -> Iterator[Hash
 
 
 def _read_texts(source: Source) -> Iterator[str]:
-    return (document.prompt + document.text for document in source.documents())
+    return (document.prompt + document.text for document in source.iter_documents())
 
 
 def _sample_bytes(fields: FieldPairs) -> Iterator[Hashable]:

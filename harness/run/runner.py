@@ -189,7 +189,7 @@ def _draw_predictions(task: Task, folder: Path, emit: Callable[[Event], None]) -
     """Pictures of what the model makes of held-out examples, where the task draws some."""
     if hasattr(task, "save_figures"):
         try:
-            task.illustrate(folder / "figures")
+            task.save_figures(folder / "figures")
         except Exception as error:  # a picture is never worth a run
             emit(Notice(f"no pictures of the task: {type(error).__name__}: {error}"))
 

@@ -48,13 +48,13 @@ def _check_windows_fit(data: TokenData, limit: int | None) -> None:
     if not len(cut_full_windows(data.val)):
         raise ValueError(
             f"the validation text of {data.val_scored_tokens} tokens does not fill a window of {WINDOW_ROWS} x {ROW_LENGTH}; "
-            "raise data.val_share, use more text, or use task=causal_lm"
+            "raise data.val_fraction, use more text, or use task=causal_lm"
         )
 
 
 class HeadlinesLM(CausalLM):
-    """`mainrun_loss` is the cross-entropy summed over full windows and divided by all characters: it falls where less
-    is covered, so `mainrun_coverage` stands beside it, and the objective stays the mean over every token."""
+    """`windowed_loss` is the cross-entropy summed over full windows and divided by all characters: it falls where less
+    is covered, so `windowed_coverage` stands beside it, and the objective stays the mean over every token."""
 
     def validation_batches(self) -> Iterator[TokenBatch | WindowBatch]:
         yield from super().validation_batches()
@@ -64,14 +64,14 @@ class HeadlinesLM(CausalLM):
 
     def score(self, batch: TokenBatch | WindowBatch) -> dict[str, Mean]:
         if isinstance(batch, WindowBatch):
-            return {"mainrun_loss": super().score(batch.rows)["loss"]}
+            return {"windowed_loss": super().score(batch.rows)["loss"]}
         return super().score(batch)
 
     def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
-        total = means["mainrun_loss"]
+        total = means["windowed_loss"]
         return super().report(means) | {
-            "mainrun_loss": Metric(total.sum / self._count_characters, "nats in full windows/character of all"),
-            "mainrun_coverage": Metric(total.count / self.data.val_scored_tokens, "share of validation tokens"),
+            "windowed_loss": Metric(total.sum / self._count_characters, "nats in full windows/character of all"),
+            "windowed_coverage": Metric(total.count / self.data.val_scored_tokens, "share of validation tokens"),
         }
 
     @property

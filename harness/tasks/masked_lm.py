@@ -32,7 +32,7 @@ def build_masked_lm_task(
     seed: int,
     cache_dir: Path,
     mask: MaskUnit,
-    mask_share: float,
+    mask_fraction: float,
     within_documents: bool,
     blimp: Sequence[MinimalPair] = (),
 ) -> "MaskedLM":
@@ -41,7 +41,7 @@ def build_masked_lm_task(
     ValueError where the vocabulary has no mask, sequences are longer than the model's positions, or the model looks
     where it must not or not where it should."""
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
-    masks = build_masking(Tokenizer.load(tokens.tokenizer_path), mask, mask_share, tokens.sequence_length)
+    masks = build_masking(Tokenizer.load(tokens.tokenizer_path), mask, mask_fraction, tokens.sequence_length)
     network = build_checked_model(model, tokens, is_masked=True)
     pairs = build_pair_scorer(blimp, network, tokens, is_masked=True)
     task = MaskedLM(network, tokens, masks, within_documents, pairs=pairs)

@@ -33,7 +33,9 @@ MASKED += ["model.width=16", "model.heads=2", "model.hidden=32"]
 def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(text in the invented language, its minimal pairs: a sentence, and the same backwards)."""
     folder = tmp_path_factory.mktemp("given")
-    (folder / "text.txt").write_text("\n".join(document.text for document in SyntheticDocuments(count=200).documents()))
+    (folder / "text.txt").write_text(
+        "\n".join(document.text for document in SyntheticDocuments(count=200).iter_documents())
+    )
     rows = []
     for number in range(24):
         words = WORDS[number : number + 3 + number % 4]

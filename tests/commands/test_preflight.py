@@ -24,7 +24,13 @@ def leaked(tmp_path: Path) -> list[str]:
     texts = [" ".join(chance.choices(words, k=40)) for _ in range(60)]
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts * 5))
-    return ["data=jsonl", f"data.source.path={file}", "tokenizer=bpe", "tokenizer.vocab_size=270", "data.val_share=0.1"]
+    return [
+        "data=jsonl",
+        f"data.source.path={file}",
+        "tokenizer=bpe",
+        "tokenizer.vocab_size=270",
+        "data.val_fraction=0.1",
+    ]
 
 
 def test_what_is_asked_for_is_read_from_the_configuration_and_what_runs_from_the_loop(places) -> None:

@@ -76,7 +76,7 @@ def test_of_overrides_those_are_told_that_are_taken_with_what_was_typed(typed, w
 def test_a_verdict_tells_no_override_that_the_run_would_refuse(finished, tmp_path) -> None:
     OmegaConf.save(without_sweep_keys(compose_config(["experiment=operator"])), tmp_path / "config.yaml", resolve=True)
     shutil.copy(finished / "metrics.jsonl", tmp_path)
-    noisy = Diagnosis("noisy evaluation", 9, 0.9, "few", {}, ("data.val_share=0.2",))
+    noisy = Diagnosis("noisy evaluation", 9, 0.9, "few", {}, ("data.val_fraction=0.2",))
     assert [verdict.overrides for verdict in keep_accepted_overrides(tmp_path, [noisy])] == [()]
 
 

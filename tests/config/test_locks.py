@@ -20,7 +20,7 @@ name: fixed
 locked: [seed, loop.epochs, data, batch.batch_size]
 loop: {max_steps: 1, evals: 1}
 model: {layers: 1, width: 16}
-data: {val_share: 0.01}
+data: {val_fraction: 0.01}
 """
 
 
@@ -47,7 +47,7 @@ def check_overrides(conf: Path, *overrides: str, swept: tuple[str, ...] = ()) ->
         ("loop.epochs=3", "loop.epochs"),
         ("loop=default", "loop.epochs"),
         ("data=pydoc_text", "data"),
-        ("data.val_share=0.2", "data"),
+        ("data.val_fraction=0.2", "data"),
         ("+data.more=1", "data"),
         ("+loop@data.source=default", "data"),
         ("+data@_global_=pydoc_text", "data"),
@@ -67,11 +67,11 @@ def test_a_range_over_a_locked_key_is_refused_like_a_value(conf: Path, swept: st
 
 
 def test_the_remedy_in_the_message_works(conf: Path) -> None:
-    changes = ["seed=7", "data.val_share=0.2", "loop=default", "unlock=[batch.batch_size]"]
+    changes = ["seed=7", "data.val_fraction=0.2", "loop=default", "unlock=[batch.batch_size]"]
     with pytest.raises(ConfigError) as refused:
         check_overrides(conf, *changes)
     remedy = str(refused.value).rpartition("on purpose: ")[2].strip("'")
-    assert remedy == "unlock=[batch.batch_size,seed,data.val_share,loop.epochs]"
+    assert remedy == "unlock=[batch.batch_size,seed,data.val_fraction,loop.epochs]"
     check_overrides(conf, *changes[:-1], remedy)
 
 
@@ -79,8 +79,8 @@ def test_the_remedy_in_the_message_works(conf: Path) -> None:
     "overrides",
     [
         ["loop.max_steps=3", "optimizer=sgd", "batch.micro_batch_size=8"],
-        ["data=pydoc_text", "data.val_share=0.2", "unlock=[data]"],
-        ["data.val_share=0.2", "unlock=[data.val_share]"],
+        ["data=pydoc_text", "data.val_fraction=0.2", "unlock=[data]"],
+        ["data.val_fraction=0.2", "unlock=[data.val_fraction]"],
         ["loop=default", "unlock=[loop]"],
         ["~data.shuffle", "unlock=[data.shuffle]"],
     ],
@@ -92,7 +92,7 @@ def test_what_is_not_locked_or_is_unlocked_passes(conf: Path, overrides: list[st
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["data=pydoc_text", "unlock=[data.val_share]"], "data=pydoc_text: experiment fixed fixes data"),
+        (["data=pydoc_text", "unlock=[data.val_fraction]"], "data=pydoc_text: experiment fixed fixes data"),
         (["locked=[]"], "locked=[]: only an experiment says what is locked"),
         (["locked=[]", "unlock=[locked]"], "locked=[]: only an experiment says what is locked"),
         (["unlock=[sed]"], "unlock: there is no key 'sed'; did you mean 'seed'?"),

@@ -63,7 +63,7 @@ FOR = {
         f"experiment/headlines_{twin}": ["data.source.path={files}/text.txt"]
         for twin in ("before", "after", "small_before", "small_after")
     },
-    "task/mainrun": ["data=pydoc_text"],
+    "task/headlines": ["data=pydoc_text"],
     "task/masked_lm": ["model=ltg_bert_xs", "tokenizer.vocab_size=1024", "model.layers=1"],
     **{f"experiment/ltg_bert_{twin}": ["data.source.path={files}/text.txt"] for twin in ("before", "after")},
     "tokenizer/wordpiece": ["tokenizer.vocab_size=1024"],

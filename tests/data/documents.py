@@ -23,7 +23,7 @@ class SyntheticDocuments:
     def fingerprint(self) -> str:
         return compute_digest("given", self.count, self.longest, self.prompt_chance, self.seed)
 
-    def documents(self) -> Iterator[Document]:
+    def iter_documents(self) -> Iterator[Document]:
         assert self.is_readable, "the documents were read"
         chance = random.Random(self.seed)
 

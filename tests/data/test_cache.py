@@ -57,11 +57,11 @@ def test_a_writer_that_fails_leaves_nothing_that_counts(tmp_path: Path) -> None:
 def test_a_process_that_dies_while_writing_blocks_no_one(tmp_path: Path) -> None:
     code = """
 import os, pathlib, sys
-from harness.data.cache import cached
+from harness.data.cache import ensure_cached
 def die(folder):
     (folder / "numbers").write_bytes(bytes(10))
     os._exit(9)
-cached(pathlib.Path(sys.argv[1]), die)
+ensure_cached(pathlib.Path(sys.argv[1]), die)
 """
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")]).returncode == 9
     assert (ensure_cached(tmp_path / "a", write_two_files) / "numbers").stat().st_size == 1000
@@ -70,14 +70,14 @@ cached(pathlib.Path(sys.argv[1]), die)
 def test_processes_that_want_a_folder_at_once_write_it_once(tmp_path: Path) -> None:
     code = """
 import pathlib, sys, time
-from harness.data.cache import cached
+from harness.data.cache import ensure_cached
 folder = pathlib.Path(sys.argv[1])
 def write(draft):
     with folder.with_name("log").open("a") as log:
         log.write("written\\n")
     time.sleep(0.5)
     (draft / "numbers").write_bytes(bytes(10))
-print((cached(folder, write) / "numbers").stat().st_size)
+print((ensure_cached(folder, write) / "numbers").stat().st_size)
 """
     command = [sys.executable, "-c", code, str(tmp_path / "a")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

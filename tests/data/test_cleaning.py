@@ -79,7 +79,7 @@ def test_copies_and_broken_documents_go_misread_ones_are_mended_and_the_format_s
     said = sorted((change.action, change.reason) for change in changes)
     assert said == [("dropped", "broken encoding"), ("dropped", "duplicate"), ("mended", "broken encoding")]
     (tmp_path / file).write_text(kept)
-    read = [document.prompt + document.text for document in made.documents()]
+    read = [document.prompt + document.text for document in made.iter_documents()]
     assert len(read) == 4
     assert sum("Café au lait" in text for text in read) == 1
     assert clean_text(made, kept) == (kept, [])
@@ -112,7 +112,7 @@ def test_a_block_without_an_answer_goes_and_one_with_two_and_what_is_left_loads(
     assert [change.reason for change in changes] == ["0 ANSWER: lines", "2 ANSWER: lines", "empty"]
     assert [change.line for change in changes] == [9, 11, 15]
     Path(made.path).write_text(kept)
-    assert len(list(made.documents())) == 2
+    assert len(list(made.iter_documents())) == 2
 
 
 def test_lines_that_are_no_object_with_text_go(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def write_file(folder: Path, name: str, content: str | bytes) -> str:
 
 
 def read_texts(source: Source) -> list[str]:
-    return [document.text for document in source.documents()]
+    return [document.text for document in source.iter_documents()]
 
 
 def test_the_standard_library_yields_prose_without_duplicates() -> None:
@@ -52,7 +52,7 @@ def test_the_standard_library_yields_prose_without_duplicates() -> None:
 
 
 def test_the_standard_library_asks_what_a_name_does_and_answers_with_its_summary() -> None:
-    answers = {document.prompt: document.text for document in PydocQA().documents()}
+    answers = {document.prompt: document.text for document in PydocQA().iter_documents()}
     assert len(answers) > 5000
     assert " Join two or more pathname" in answers["QUESTION: What does `os.path.join` do?\nANSWER:"]
     assert len(set(answers.values())) == len(answers)
@@ -62,10 +62,10 @@ def test_the_standard_library_asks_what_a_name_does_and_answers_with_its_summary
 
 def test_another_process_reads_the_standard_library_in_the_same_order() -> None:
     code = "from harness.data.sources import PydocQA; import hashlib; print(PydocQA().fingerprint(), hashlib.sha256("
-    code += "repr(list(PydocQA().documents())).encode()).hexdigest())"
+    code += "repr(list(PydocQA().iter_documents())).encode()).hexdigest())"
     elsewhere = {**os.environ, "PYTHONHASHSEED": "7"}
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=elsewhere)
-    here = hashlib.sha256(repr(list(PydocQA().documents())).encode()).hexdigest()
+    here = hashlib.sha256(repr(list(PydocQA().iter_documents())).encode()).hexdigest()
     assert told.stdout.split() == [PydocQA().fingerprint(), here]
 
 
@@ -111,7 +111,7 @@ def test_questions_are_prompts_and_answers_text(tmp_path: Path) -> None:
     path = write_file(
         tmp_path, "qa.md", "# Title\n\nQUESTION: a?\n\nANSWER: b\nc\n\nQUESTION: d?\nANSWER: QUESTION: e\n"
     )
-    assert list(QAMarkdown(path).documents()) == [
+    assert list(QAMarkdown(path).iter_documents()) == [
         Document(prompt="QUESTION: a?\nANSWER:", text=" b\nc"),
         Document(prompt="QUESTION: d?\nANSWER:", text=" QUESTION: e"),
     ]
@@ -123,7 +123,7 @@ def test_a_field_of_a_row_may_be_the_prompt_of_another(tmp_path: Path) -> None:
         tmp_path, "rows.jsonl.gz", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
     )
     assert read_texts(JSONL(path, text="a")) == ["because\u2028so", "thus"]
-    assert next(JSONL(path, text="a", prompt="q").documents()) == Document("because\u2028so", "why?\n")
+    assert next(JSONL(path, text="a", prompt="q").iter_documents()) == Document("because\u2028so", "why?\n")
 
 
 def test_a_local_folder_is_a_hugging_face_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_a_local_folder_is_a_hugging_face_data_set(tmp_path: Path, monkeypatch: 
     assert read_texts(HuggingFace(f"{tmp_path}/rows")) == ["one", "two"]
     datasets.Dataset.from_list([{"body": "three", "q": "3?"}]).save_to_disk(tmp_path / "saved")
     saved = HuggingFace(f"{tmp_path}/saved", text="body", prompt="q")
-    assert list(saved.documents()) == [Document("three", "3?\n")]
+    assert list(saved.iter_documents()) == [Document("three", "3?\n")]
     assert saved.fingerprint() != HuggingFace(f"{tmp_path}/rows", text="body", prompt="q").fingerprint()
 
 
@@ -144,7 +144,7 @@ def test_a_hub_data_set_that_is_out_of_reach_is_one_clear_error(monkeypatch: pyt
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(pytest.importorskip("datasets").config, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"path='no-one/nothing'.*offline give a local folder"):
-        list(HuggingFace("no-one/nothing").documents())
+        list(HuggingFace("no-one/nothing").iter_documents())
     assert constants.HF_HUB_OFFLINE
 
 
@@ -187,7 +187,7 @@ def test_what_is_wrong_is_said_in_one_sentence(
     if said == "not a whole gzip file":
         path = str(Path(path).rename(f"{path}.gz"))
     with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
-        list(build(path).documents())
+        list(build(path).iter_documents())
     assert "\n" not in str(caught.value)
 
 
@@ -200,7 +200,7 @@ def test_a_csv_field_of_any_length_is_read(tmp_path: Path) -> None:
 def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
     path = write_file(tmp_path, "a.jsonl", '{"text": "whole"}\n{"text": "half \\ud83d"}\n')
     with pytest.raises(ValueError, match=r"a.jsonl, line 2 has half a character there, '\\ud83d'"):
-        list(JSONL(path).documents())
+        list(JSONL(path).iter_documents())
 
 
 @pytest.mark.parametrize("source", [TextFiles, JSONL, HuggingFace])

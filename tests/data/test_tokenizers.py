@@ -9,7 +9,7 @@ from harness.data.sources import Document
 from harness.data.tokenizers import ByteLevelBPE, PretrainedTokenizer, Tokenizer, WordPiece
 from tests.data.documents import SyntheticDocuments
 
-DOCUMENTS = list(SyntheticDocuments(count=60).documents())
+DOCUMENTS = list(SyntheticDocuments(count=60).iter_documents())
 UNSEEN = ["Zürich, 東京!\n\n\tx", "", "<eos> and <pad> in a text", " leading space"]
 
 
@@ -42,8 +42,8 @@ def test_a_cached_tokenizer_is_not_trained_again(tmp_path: Path) -> None:
 
 def test_it_is_trained_on_the_training_split_or_on_all_or_on_a_corpus(tmp_path: Path) -> None:
     train, val, corpus = (
-        list(SyntheticDocuments(seed=1).documents()),
-        list(SyntheticDocuments(seed=2).documents()),
+        list(SyntheticDocuments(seed=1).iter_documents()),
+        list(SyntheticDocuments(seed=2).iter_documents()),
         SyntheticDocuments(seed=3),
     )
 
@@ -56,7 +56,7 @@ def test_it_is_trained_on_the_training_split_or_on_all_or_on_a_corpus(tmp_path: 
     on_corpus = trained(ByteLevelBPE(300, corpus), train, val)
     assert on_train == trained(ByteLevelBPE(300), train, [])
     assert on_all == trained(ByteLevelBPE(300), [*train, *val], [])
-    assert on_corpus == trained(ByteLevelBPE(300), list(corpus.documents()), [])
+    assert on_corpus == trained(ByteLevelBPE(300), list(corpus.iter_documents()), [])
     assert len({on_train, on_all, on_corpus}) == 3
 
 

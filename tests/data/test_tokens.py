@@ -23,7 +23,7 @@ PROMPTED = SyntheticDocuments(count=30, longest=20, prompt_chance=0.7)
 def make_token_data(
     cache_dir: Path, source: object = PROMPTED, tokenizer: object = BPE, **changes: object
 ) -> TokenData:
-    settings = {"sequence_length": 16, "layout": "examples", "val_share": 0.2, "shuffle": True, "eval_batch_size": 8}
+    settings = {"sequence_length": 16, "layout": "examples", "val_fraction": 0.2, "shuffle": True, "eval_batch_size": 8}
     return prepare_token_data(source, tokenizer, seed=0, cache_dir=cache_dir, **{**settings, **changes})
 
 
@@ -47,7 +47,7 @@ def test_every_scored_token_is_a_target_exactly_once(
     for prompted in (0.0, 0.7):
         source = SyntheticDocuments(count=30, longest=40, prompt_chance=prompted, seed=seed)
         data = make_token_data(tmp_path, source, layout=layout, sequence_length=sequence_length)
-        documents = list(source.documents())
+        documents = list(source.iter_documents())
         assert collect_scored_tokens(data.train) == encode_documents(data, documents[:24])
         assert collect_scored_tokens(data.val) == encode_documents(data, documents[24:])
         for rows in (data.train, data.val):
@@ -78,7 +78,7 @@ def test_prompts_are_seen_and_never_scored(tmp_path: Path) -> None:
     data = make_token_data(tmp_path, SyntheticDocuments(count=20, prompt_chance=1.0), sequence_length=400)
     tokenizer = Tokenizer.load(data.tokenizer_path)
     batch = data.train.make_batch(range(len(data.train)))
-    for row, document in enumerate(list(SyntheticDocuments(count=20, prompt_chance=1.0).documents())[:16]):
+    for row, document in enumerate(list(SyntheticDocuments(count=20, prompt_chance=1.0).iter_documents())[:16]):
         prompt, text = tokenizer.encode([document.prompt, document.text])
         length = batch.lengths[row]
         assert batch.inputs[row, :length].tolist() == [data.eos_id, *prompt, *text]
@@ -130,7 +130,7 @@ def test_a_position_alone_decides_the_rows_that_follow() -> None:
 
 def test_statistics_are_those_of_the_validation_text(tmp_path: Path) -> None:
     data = make_token_data(tmp_path)
-    held_out = list(PROMPTED.documents())[24:]
+    held_out = list(PROMPTED.iter_documents())[24:]
     counts = Counter(encode_documents(data, held_out))
     shares = [count / counts.total() for count in counts.values()]
     assert data.unigram_entropy == pytest.approx(-sum(share * math.log(share) for share in shares))
@@ -146,26 +146,26 @@ def test_settings_that_only_cut_do_not_read_the_documents_again(tmp_path: Path) 
     second = make_token_data(tmp_path, closed, **changes)
     assert second.digest == first.digest
     with pytest.raises(AssertionError, match="the documents were read"):
-        make_token_data(tmp_path, closed, val_share=0.3)
+        make_token_data(tmp_path, closed, val_fraction=0.3)
     with pytest.raises(AssertionError, match="the documents were read"):
         make_token_data(tmp_path, closed, ByteLevelBPE(281))
 
 
 def test_a_second_run_needs_neither_the_documents_nor_transformers(tmp_path: Path) -> None:
     pretrained = PretrainedTokenizer(
-        str(ByteLevelBPE(280).build(list(SyntheticDocuments().documents()), [], tmp_path / "own").folder)
+        str(ByteLevelBPE(280).build(list(SyntheticDocuments().iter_documents()), [], tmp_path / "own").folder)
     )
     first = make_token_data(tmp_path, tokenizer=pretrained)
     code = f"""
 import sys
 from pathlib import Path
-from harness.data.tokenizers import Pretrained
-from harness.data.tokens import prepare
-from tests.data.documents import Given
-source = Given(count=30, longest=20, prompted=0.7, is_open=False)
-data = prepare(source, Pretrained({pretrained.name!r}), sequence_length=16, layout="examples", val_share=0.2,
-               shuffle=True, seed=0, eval_batch_size=8, cache_dir=Path({str(tmp_path)!r}))
-print(data.digest, data.train.batch(range(9)).inputs.sum().item(), "transformers" in sys.modules)
+from harness.data.tokenizers import PretrainedTokenizer
+from harness.data.tokens import prepare_token_data
+from tests.data.documents import SyntheticDocuments
+source = SyntheticDocuments(count=30, longest=20, prompt_chance=0.7, is_readable=False)
+data = prepare_token_data(source, PretrainedTokenizer({pretrained.name!r}), sequence_length=16, layout="examples",
+                          val_fraction=0.2, shuffle=True, seed=0, eval_batch_size=8, cache_dir=Path({str(tmp_path)!r}))
+print(data.digest, data.train.make_batch(range(9)).inputs.sum().item(), "transformers" in sys.modules)
 """
     root = Path(__file__).parents[2]
     told = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
@@ -188,7 +188,7 @@ def test_a_torn_cache_is_made_again(tmp_path: Path, torn: str) -> None:
 
 
 def test_the_vocabulary_of_a_large_tokenizer_is_stored_whole(tmp_path: Path) -> None:
-    folder = ByteLevelBPE(280).build(list(SyntheticDocuments().documents()), [], tmp_path / "own").folder
+    folder = ByteLevelBPE(280).build(list(SyntheticDocuments().iter_documents()), [], tmp_path / "own").folder
     facts = json.loads((folder / "harness.json").read_text())
     (folder / "harness.json").write_text(json.dumps({**facts, "vocab_size": 70_000, "eos_id": 69_999}))
     large = Tokenizer.load(folder)
@@ -202,9 +202,9 @@ def test_the_vocabulary_of_a_large_tokenizer_is_stored_whole(tmp_path: Path) -> 
 
 
 def test_a_lone_text_is_cut_between_words_where_validation_begins(tmp_path: Path) -> None:
-    words = " ".join(document.text for document in SyntheticDocuments(count=60).documents())
+    words = " ".join(document.text for document in SyntheticDocuments(count=60).iter_documents())
     (tmp_path / "book.txt").write_text(words)
-    data = make_token_data(tmp_path, TextFiles(str(tmp_path / "book.txt")), layout="packed", val_share=0.25)
+    data = make_token_data(tmp_path, TextFiles(str(tmp_path / "book.txt")), layout="packed", val_fraction=0.25)
     assert data.val_characters == pytest.approx(len(words) / 4, abs=6)
     decoded = Tokenizer.load(data.tokenizer_path).backend.decode(collect_scored_tokens(data.val))
     assert decoded.startswith(" ")
@@ -212,7 +212,7 @@ def test_a_lone_text_is_cut_between_words_where_validation_begins(tmp_path: Path
 
 
 def test_answers_of_the_standard_library_fit_their_rows(tmp_path: Path) -> None:
-    data = make_token_data(tmp_path, PydocQA(), ByteLevelBPE(1000), sequence_length=96, val_share=0.1)
+    data = make_token_data(tmp_path, PydocQA(), ByteLevelBPE(1000), sequence_length=96, val_fraction=0.1)
     batch = data.train.make_batch(get_example_indices(0, 32, len(data.train), 0, True))
     assert 0 < batch.n_scored < batch.n_tokens < batch.inputs.numel()
     assert data.unigram_entropy < math.log(1000)
@@ -220,20 +220,20 @@ def test_answers_of_the_standard_library_fit_their_rows(tmp_path: Path) -> None:
 
 BAD = {
     "layout": ({"layout": "rows"}, "layout='rows' is neither packed nor examples"),
-    "val_share 0": ({"val_share": 0.0}, "val_share=0.0 must lie between 0 and 1"),
-    "val_share 1": ({"val_share": 1}, "val_share=1 must lie between 0 and 1"),
+    "val_fraction 0": ({"val_fraction": 0.0}, "val_fraction=0.0 must lie between 0 and 1"),
+    "val_fraction 1": ({"val_fraction": 1}, "val_fraction=1 must lie between 0 and 1"),
     "sequence_length": ({"sequence_length": 0}, "sequence_length=0 must be 1 or more"),
     "eval_batch_size": ({"eval_batch_size": 0}, "eval_batch_size=0 must be 1 or more"),
     "validation": (
         {"layout": "packed", "sequence_length": 900},
-        r"sequence_length=900 is more than the \d+ tokens of the validation split at val_share=0.2; lower",
+        r"sequence_length=900 is more than the \d+ tokens of the validation split at val_fraction=0.2; lower",
     ),
     "training": (
-        {"layout": "packed", "sequence_length": 900, "val_share": 0.9},
+        {"layout": "packed", "sequence_length": 900, "val_fraction": 0.9},
         r"sequence_length=900 is more than the \d+ tokens of the train split",
     ),
     "vocabulary": ({"tokenizer": ByteLevelBPE(9000)}, r"tokenizer.vocab_size=9000 is more than the text supports, \d+"),
-    "no text": ({"source": SyntheticDocuments(count=0)}, "Given.count=0.* holds no document with text"),
+    "no text": ({"source": SyntheticDocuments(count=0)}, "SyntheticDocuments.count=0.* holds no document with text"),
 }
 
 
@@ -244,7 +244,7 @@ def test_what_cannot_be_prepared_is_said_in_one_sentence(tmp_path: Path, changes
 
 
 def test_headlines_from_a_file_reach_the_batch(tmp_path: Path) -> None:
-    titles = [document.text for document in SyntheticDocuments(count=50).documents()]
+    titles = [document.text for document in SyntheticDocuments(count=50).iter_documents()]
     (tmp_path / "titles.txt").write_text("\n".join(titles))
     data = make_token_data(tmp_path, Headlines(str(tmp_path / "titles.txt")), layout="packed")
     text = Tokenizer.load(data.tokenizer_path).backend.decode(

@@ -123,7 +123,9 @@ def test_what_never_learnt_gets_no_lr_but_the_way_to_one() -> None:
 def test_a_share_to_hold_out_is_proposed_only_where_there_is_one() -> None:
     run = FAMILIES["evaluations of few examples"][0](1)
     assert one(run.history(), "noisy evaluation").overrides == ()
-    assert one(replace_facts(run, val_share=0.1).history(), "noisy evaluation").overrides == ("data.val_share=0.2",)
+    assert one(replace_facts(run, val_fraction=0.1).history(), "noisy evaluation").overrides == (
+        "data.val_fraction=0.2",
+    )
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ TABLE = [
     (["model.width=wide"], ["model.width: 'wide' is not a whole number"]),
     (["model.layers=2.5"], ["model.layers: 2.5 is not a whole number"]),
     (["tokenizer.vocab_size=abc"], ["tokenizer.vocab_size: 'abc'"]),
-    (["data.val_share=abc"], ["data.val_share: 'abc' is not a number"]),
+    (["data.val_fraction=abc"], ["data.val_fraction: 'abc' is not a number"]),
     (["lora=all_linear", "lora.alpha=abc"], ["lora.alpha: 'abc' is not a number"]),
     (["output_dir=null"], ["output_dir: None is no folder"]),
     (["name=a/b"], ["name: 'a/b'"]),

@@ -17,7 +17,7 @@ from harness.training.checkpoint import checkpoint_name
 from tests.conftest import ROOT, run_main, run_script
 from tests.tracking.stores import free_port, new_store
 
-SMOKE = ["experiment=smoke", "device=cpu", "data.val_share=0.01", "model.layers=1", "model.width=16",
+SMOKE = ["experiment=smoke", "device=cpu", "data.val_fraction=0.01", "model.layers=1", "model.width=16",
          "batch.batch_size=8"]  # fmt: skip
 
 

@@ -46,7 +46,7 @@ TABLE = [
     (["output_dir=a,b"], ["output_dir=a,b", "give it one value"]),
     # what would change the meaning of the objective
     (["tokenizer.vocab_size=512,1024"], ["tokenizer.vocab_size", "'sweep.allow=[tokenizer.vocab_size]'"]),
-    (["data.val_share=0.005,0.01"], ["data.val_share: it decides the data", "'sweep.allow=[data.val_share]'"]),
+    (["data.val_fraction=0.005,0.01"], ["data.val_fraction: it decides the data", "'sweep.allow=[data.val_fraction]'"]),
     (["task=causal_lm,other"], ["task: it decides what is learnt", "'sweep.allow=[task]'"]),
     (["loop.max_steps=4,8"], ["loop.max_steps: it decides the token budget"]),
     (["loop.epochs=1,2"], ["loop.epochs: it decides the token budget"]),
@@ -165,7 +165,7 @@ def test_a_conditional_range_that_no_trial_has_is_told(places, tmp_path, monkeyp
     "typed",
     [
         ["sweep.allow=[loop.evals]", "loop.evals=2,4"],
-        ["sweep.allow=[data]", "data.val_share=0.005,0.01"],
+        ["sweep.allow=[data]", "data.val_fraction=0.005,0.01"],
         ["batch.batch_size=4,8", "loop.max_steps=null", "loop.max_tokens=2000"],
         ["hydra.sweeper.n_trials=5"],
     ],

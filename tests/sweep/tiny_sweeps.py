@@ -19,7 +19,7 @@ from harness.sweep.workers.worker import WorkerSpec
 
 TINY = [
     "start=scratch", "device=cpu", "model.layers=1", "model.width=16", "model.heads=2", "tokenizer.vocab_size=512",
-    "data.sequence_length=32", "data.val_share=0.005", "loop.max_steps=4", "loop.evals=2", "batch.batch_size=4",
+    "data.sequence_length=32", "data.val_fraction=0.005", "loop.max_steps=4", "loop.evals=2", "batch.batch_size=4",
     "preflight=skip",
 ]  # fmt: skip
 TINY_WITHOUT_LORA = [

@@ -79,9 +79,9 @@ def test_the_small_twins_show_the_gap_and_record_the_documents_figure_beside_the
     [*_, last] = [line for line in read_record(runs["after"].folder) if "val/loss" in line.get("metrics", {})]
     metrics, units = last["metrics"], last["units"]
     assert metrics["val/coverage"] == 1.0
-    assert 0 < metrics["val/mainrun_coverage"] < 1.0
-    assert metrics["val/mainrun_loss"] < metrics["val/nats_per_character"]  # fewer nats, over more characters
-    assert units["val/mainrun_loss"] == "nats in full windows/character of all"
+    assert 0 < metrics["val/windowed_coverage"] < 1.0
+    assert metrics["val/windowed_loss"] < metrics["val/nats_per_character"]  # fewer nats, over more characters
+    assert units["val/windowed_loss"] == "nats in full windows/character of all"
     params = read_record(runs["before"].folder)[0]["params"]
     assert (params["effective.optimizer"], params["effective.momentum.matrices"]) == ("SGD", "0.0")
     assert (params["effective.grad_clip"], params["effective.weight_decay.vectors"]) == ("1.0", "0.0")

@@ -28,7 +28,7 @@ TINY += [f"model.{name}={size}" for name, size in SIZES.items()]
 def text(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A document a line."""
     file = tmp_path_factory.mktemp("text") / "documents.txt"
-    file.write_text("\n".join(document.text for document in SyntheticDocuments(count=300).documents()))
+    file.write_text("\n".join(document.text for document in SyntheticDocuments(count=300).iter_documents()))
     return [f"data.source.path={file}", "data.source.split_on=\\n"]
 
 
@@ -42,9 +42,9 @@ def compute_piece_loss(task: object, batch: TokenBatch, row: int, start: int, en
 def test_a_document_in_a_packed_row_scores_exactly_as_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = partial(LTGBert, **SIZES, dropout=0.0)
-    rows = {"sequence_length": 64, "layout": "packed", "val_share": 0.2, "shuffle": True, "eval_batch_size": 8}
+    rows = {"sequence_length": 64, "layout": "packed", "val_fraction": 0.2, "shuffle": True, "eval_batch_size": 8}
     data, tokenizer = partial(prepare_token_data, SyntheticDocuments(count=100, longest=12), **rows), WordPiece(90)
-    choices = {"mask": "span", "mask_share": 0.15, "within_documents": True}
+    choices = {"mask": "span", "mask_fraction": 0.15, "within_documents": True}
     task = build_masked_lm_task(model=model, data=data, tokenizer=tokenizer, seed=0, cache_dir=tmp_path, **choices)
     for parameter in task.model.parameters():  # so that all that is seen shows in the loss
         parameter.data.mul_(4)
@@ -89,7 +89,7 @@ def test_adapters_start_from_its_weights_at_its_loss(places: list[str], text: li
 def test_a_masked_model_of_transformers_trains_too(places: list[str], text: list[str], tmp_path: Path) -> None:
     from transformers import BertConfig, BertForMaskedLM
 
-    tokenizer = WordPiece(90).build(list(SyntheticDocuments(count=300).documents()), [], tmp_path / "bert")
+    tokenizer = WordPiece(90).build(list(SyntheticDocuments(count=300).iter_documents()), [], tmp_path / "bert")
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
     BertForMaskedLM(BertConfig(vocab_size=90, **sizes)).save_pretrained(tokenizer.folder)
     chosen = [

@@ -59,8 +59,8 @@ def test_it_is_the_sum_over_full_windows_divided_by_every_character() -> None:
         logits = task.model.eval()(input_ids=window[:-1].view(64, 128)).logits
         total += F.cross_entropy(logits.flatten(0, 1), window[1:], reduction="sum").item()
     characters = 2000 * 9 + 1999 * len("<eos>")
-    assert report["mainrun_loss"].value == pytest.approx(total / characters, rel=1e-5)
-    assert report["mainrun_coverage"].value == 2 * 8192 / 20_000
+    assert report["windowed_loss"].value == pytest.approx(total / characters, rel=1e-5)
+    assert report["windowed_coverage"].value == 2 * 8192 / 20_000
     assert report["coverage"].value == 1.0
 
 
@@ -74,7 +74,7 @@ def test_on_one_uniform_model_the_figure_falls_as_its_batch_grows(batch: int, fi
 
 def test_neither_the_figure_nor_the_objective_depends_on_the_evaluation_batch() -> None:
     one, other = (evaluate(build_task_on(make_title_data(eval_batch_size=size)), CPU) for size in (7, 64))
-    for name in ("loss", "mainrun_loss", "mainrun_coverage"):
+    for name in ("loss", "windowed_loss", "windowed_coverage"):
         assert one[name].value == pytest.approx(other[name].value, rel=1e-6), name
 
 
@@ -84,7 +84,7 @@ def test_neither_the_figure_nor_the_objective_depends_on_the_evaluation_batch() 
         (
             make_title_data(val=make_rows(np.zeros(8194, np.uint16))),
             128,
-            "does not fill a window of 64 x 128; raise data.val_share",
+            "does not fill a window of 64 x 128; raise data.val_fraction",
         ),
         (
             make_title_data(val=replace(make_rows(np.zeros(9000, np.uint16)), is_scored=np.ones(9000, bool))),

@@ -46,10 +46,10 @@ def make_masked_task(
     seed: int = 0,
     **changes: object,
 ) -> MaskedLM:
-    rows = {"sequence_length": LENGTH, "layout": "packed", "val_share": 0.25, "shuffle": True, "eval_batch_size": 8}
+    rows = {"sequence_length": LENGTH, "layout": "packed", "val_fraction": 0.25, "shuffle": True, "eval_batch_size": 8}
     cut = {name: changes.pop(name) for name in list(changes) if name in rows}
     torch.manual_seed(0)
-    choices = {"mask": "span", "mask_share": 0.15, "within_documents": True, **changes}
+    choices = {"mask": "span", "mask_fraction": 0.15, "within_documents": True, **changes}
     data, tokenizer = partial(prepare_token_data, SOURCE, **{**rows, **cut}), tokenizer or WordPiece(VOCABULARY)
     task = build_masked_lm_task(model=model, data=data, tokenizer=tokenizer, seed=seed, cache_dir=folder, **choices)
     task.model.eval()
@@ -59,7 +59,7 @@ def make_masked_task(
 def test_a_row_of_the_examples_layout_is_a_document_between_its_marks(folder: Path) -> None:
     task = make_masked_task(folder, layout="examples", sequence_length=60)
     tokenizer = Tokenizer.load(task.data.tokenizer_path)
-    encoded = tokenizer.encode([document.text for document in SOURCE.documents()])
+    encoded = tokenizer.encode([document.text for document in SOURCE.iter_documents()])
     batch = task.batch(0, 20)
     for row, which in enumerate(get_example_indices(0, 20, len(task.data.train), 0, True)):
         true = torch.where(batch.targets[row] == IGNORE_INDEX, batch.inputs[row], batch.targets[row])
@@ -118,7 +118,7 @@ def test_random_weights_start_at_the_uniform_guess_and_accuracy_is_what_the_like
 def test_the_unigram_entropy_is_of_words_not_of_marks(folder: Path) -> None:
     task = make_masked_task(folder)
     tokenizer = Tokenizer.load(task.data.tokenizer_path)
-    held_out = [document.text for document in SOURCE.documents()][-30:]
+    held_out = [document.text for document in SOURCE.iter_documents()][-30:]
     tokens = torch.tensor([token for ids in tokenizer.encode(held_out) for token in ids])
     shares = tokens.bincount() / len(tokens)
     assert task.constants["unigram_entropy"] == pytest.approx(
@@ -148,7 +148,9 @@ def test_every_epoch_has_other_masks_and_a_position_always_the_same(folder: Path
 def test_a_batch_without_a_masked_token_costs_nothing_and_breaks_nothing(folder: Path) -> None:
     task = make_masked_task(folder)
     batch = task.batch(0, 2)
-    empty = replace(batch, targets=torch.full_like(batch.targets, IGNORE_INDEX), scored_per_row=batch.scored_per_row * 0)
+    empty = replace(
+        batch, targets=torch.full_like(batch.targets, IGNORE_INDEX), scored_per_row=batch.scored_per_row * 0
+    )
     loss = task.loss(empty)
     loss.sum.backward()
     assert (loss.sum.item(), loss.count) == (0, 1)
@@ -160,7 +162,7 @@ BAD = {
         "vocabulary does not match a masked model: it has no mask token; use",
     ),
     "unit": ({"mask": "sentence"}, "mask='sentence' is none of span, subword, whole_word"),
-    "share": ({"mask_share": 0.0}, "mask_share=0.0 must lie between 0 and 1"),
+    "share": ({"mask_fraction": 0.0}, "mask_fraction=0.0 must lie between 0 and 1"),
     "positions": ({"sequence_length": 65}, "sequence_length 65 is longer than the model's 64 positions"),
     "a causal model": (
         {"model": partial(GPT, positions=64, layers=1, width=16, heads=2, dropout=0.0)},

@@ -56,7 +56,7 @@ def test_training_is_on_normalised_fields_and_evaluation_on_physical_ones(task) 
     batch = task.data.train[:4]
     with torch.no_grad():
         predicted = task.model(batch.x)
-        expected = relative_h1((predicted - task.model.y_mean) / task.model.y_std, task.model.normalised(batch.y))
+        expected = relative_h1((predicted - task.model.y_mean) / task.model.y_std, task.model.normalize_targets(batch.y))
         assert task.loss(batch).sum.item() == pytest.approx(expected.sum().item(), rel=1e-5)
         fields = task.data.held_out[0]
         errors = relative_l2(task.model(fields.x), fields.y)
