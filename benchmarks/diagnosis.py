@@ -1,4 +1,4 @@
-"""How often each verdict is right: `python benchmarks/diagnosis.py`; `record [NAME...]` makes the real runs anew."""
+"""How often each diagnosis is right: `python benchmarks/diagnosis.py`; `record [NAME...]` makes the real runs anew."""
 
 import itertools
 import sys
@@ -248,7 +248,7 @@ def score(curves: Iterable[Curve]) -> dict[str, Score]:
     """By kind; what a curve's truth allows is neither right nor wrong."""
     scores: dict[str, Score] = {}
     for curve in curves:
-        said = {verdict.kind for verdict in diagnose(curve.history)}
+        said = {diagnosis.kind for diagnosis in diagnose(curve.history)}
         for kind in said | curve.labels:
             one = scores.setdefault(kind, Score())
             one.right += kind in said & curve.labels
@@ -265,7 +265,7 @@ def table(curves: list[Curve]) -> str:
         f"{source}, {'held out' if held else 'looked at'} ({len(part)})"
         for (source, held), part in zip(PARTS, parts, strict=True)
     ]
-    lines = ["| verdict | " + " | ".join(heads) + " |", "|---|" + "---|" * len(PARTS)]
+    lines = ["| diagnosis | " + " | ".join(heads) + " |", "|---|" + "---|" * len(PARTS)]
     lines += [f"| {kind} | " + " | ".join(str(one.get(kind, Score())) for one in scores) + " |" for kind in kinds]
     return "\n".join(lines)
 
@@ -284,7 +284,7 @@ def main() -> None:
     ]
     print(table(curves))
     for curve in curves:
-        said = {verdict.kind for verdict in diagnose(curve.history)}
+        said = {diagnosis.kind for diagnosis in diagnose(curve.history)}
         if said - curve.labels - curve.allowed or curve.labels - said:
             wrong, missed = sorted(said - curve.labels - curve.allowed), sorted(curve.labels - said)
             print(f"{curve.source} {curve.name}: wrongly {wrong}, missed {missed}")

@@ -1,4 +1,4 @@
-"""What diagnosis takes of a run: the observer with all its verdicts, the gradients' norms by layer at evaluations, and
+"""What diagnosis takes of a run: the observer with all its diagnoses, the gradients' norms by layer at evaluations, and
 keeping the generators for a step that may be taken again, as a share of steps of 10 ms.
 
     python benchmarks/diagnosis_cost.py

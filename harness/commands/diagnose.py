@@ -77,13 +77,13 @@ def load_history(run: str, uri: str | None = None) -> History:
 
 
 def print_diagnosis(
-    console: Console, history: History, verdicts: Sequence[Diagnosis], forecasts: Sequence[Expectation]
+    console: Console, history: History, diagnoses: Sequence[Diagnosis], forecasts: Sequence[Expectation]
 ) -> None:
     """What was read, what is to be said of it, and what came of the forecasts, its own and those given."""
     console.print(
         Text(history.facts.name, style="bold"), Text("\n".join(_describe_history(history))), sep="\n", highlight=False
     )
-    _print_table(console, "verdicts", verdicts, "nothing in these curves asks for a change")
+    _print_table(console, "diagnoses", diagnoses, "nothing in these curves asks for a change")
     judged = [one.evaluate(history) for one in (*map(parse_expectation, history.facts.expect), *forecasts)]
     if judged:
         console.print(*map(str, judged), summarize_expectations(judged), sep="\n", markup=False, highlight=False)
@@ -97,12 +97,12 @@ def _find_run_path(run: str) -> Path | None:
         return None
 
 
-def _drop_refused_overrides(run: str, verdicts: Sequence[Diagnosis]) -> Sequence[Diagnosis]:
+def _drop_refused_overrides(run: str, diagnoses: Sequence[Diagnosis]) -> Sequence[Diagnosis]:
     """With no override that a run of ours would refuse; those for a log of others are as the default has them."""
     path = _find_run_path(run)
     folder = path if path is None or path.is_dir() else path.parent
     is_ours = folder and (folder / metrics_file.METRICS_FILE).is_file() and (folder / "config.yaml").is_file()
-    return keep_accepted_overrides(folder, verdicts) if is_ours else verdicts
+    return keep_accepted_overrides(folder, diagnoses) if is_ours else diagnoses
 
 
 def _describe_history(history: History) -> Iterator[str]:
@@ -119,13 +119,13 @@ def _describe_history(history: History) -> Iterator[str]:
         yield f"best validation loss {losses.values[best]:.4g}{unit} at step {losses.steps[best]}"
 
 
-def _print_table(console: Console, title: str, verdicts: Iterable[Diagnosis], otherwise: str) -> None:
+def _print_table(console: Console, title: str, diagnoses: Iterable[Diagnosis], otherwise: str) -> None:
     table = Table(title=None, header_style="bold", show_lines=True)
     for column, ratio in ((title, 3), ("at step", 1), ("confidence", 1), ("reason", 8), ("try", 6)):
         table.add_column(column, ratio=ratio, overflow="fold")
-    for verdict in verdicts:
-        tries = Text("\n".join(verdict.overrides))
-        table.add_row(verdict.kind, str(verdict.step), f"{verdict.confidence:.0%}", Text(verdict.reason), tries)
+    for diagnosis in diagnoses:
+        tries = Text("\n".join(diagnosis.overrides))
+        table.add_row(diagnosis.kind, str(diagnosis.step), f"{diagnosis.confidence:.0%}", Text(diagnosis.reason), tries)
     console.print(table if table.row_count else otherwise, highlight=False)
 
 

@@ -40,12 +40,12 @@ def main(arguments: Sequence[str]) -> int:
         )
     except ValueError as error:
         raise ConfigError(f"RUN: {error}") from error
-    verdicts = keep_accepted_overrides(folder, diagnose(history, limits))
-    prescription, typed = prescribe(history, verdicts, start["params"]), reproduce_overrides(folder)
+    diagnoses = keep_accepted_overrides(folder, diagnose(history, limits))
+    prescription, typed = prescribe(history, diagnoses, start["params"]), reproduce_overrides(folder)
     lines = describe_prescription(
         prescription, typed, history.facts.name, estimate_run_cost(folder / metrics_file.METRICS_FILE, history)
     )
-    print(*_describe_diagnoses(history, verdicts), *lines, sep="\n")
+    print(*_describe_diagnoses(history, diagnoses), *lines, sep="\n")
     return int(bool(prescription.refusal))
 
 
@@ -102,11 +102,11 @@ def describe_prescription(
     yield _describe_sweep_cost(prescription.n_trials, asked.n_jobs, spent, longer=bool(settings))
 
 
-def _describe_diagnoses(history: History, verdicts: Sequence) -> Iterator[str]:
+def _describe_diagnoses(history: History, diagnoses: Sequence) -> Iterator[str]:
     yield history.facts.name
-    yield from (f"  {verdict.kind} ({verdict.confidence:.0%}): {verdict.reason}" for verdict in verdicts)
-    if not verdicts:
-        yield "  no verdict asks for a change; a sweep of the LR shows whether there is more to have"
+    yield from (f"  {diagnosis.kind} ({diagnosis.confidence:.0%}): {diagnosis.reason}" for diagnosis in diagnoses)
+    if not diagnoses:
+        yield "  no diagnosis asks for a change; a sweep of the LR shows whether there is more to have"
 
 
 def _describe_cost(spent: RunCost | None, longer: bool) -> str:

@@ -110,9 +110,9 @@ class FinalDiagnosis:
     """What holds of a run at its end, what was said of it and holds no longer, and how its forecasts did, in a
     sentence, empty where there were none."""
 
-    verdicts: tuple[Diagnosis, ...]
-    passed: tuple[Diagnosis, ...]
-    forecasts: str
+    diagnoses: tuple[Diagnosis, ...]
+    resolved: tuple[Diagnosis, ...]
+    expectations: str
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,12 @@ CONSEQUENCES = {
     "vanishing gradients": {"dominating layer"},
     "overfitting": {"plateau", "underfitting"},
 }
-"""What is not said beside a verdict because it follows from the same."""
+"""What is not said beside a diagnosis because it follows from the same."""
 
 
 def diagnose(history: History, limits: Thresholds | None = None) -> list[Diagnosis]:
     """All that holds of the run so far, what explains the most first; none for one that is as it should be."""
     limits = limits or Thresholds()
-    found = [verdict for rule in RULES for verdict in rule(history, limits)]
-    explained = set().union(*(CONSEQUENCES.get(verdict.kind, set()) for verdict in found))
-    return [verdict for verdict in found if verdict.kind not in explained]
+    found = [diagnosis for rule in RULES for diagnosis in rule(history, limits)]
+    explained = set().union(*(CONSEQUENCES.get(diagnosis.kind, set()) for diagnosis in found))
+    return [diagnosis for diagnosis in found if diagnosis.kind not in explained]

@@ -1,8 +1,9 @@
-"""Forecasts of a run, written down before it and held against it: `epoch 5: val/loss < 3.2`."""
+"""Expectations: forecasts written down before a run and checked against it, such as `epoch 5: val/loss < 3.2`."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
@@ -13,41 +14,41 @@ from harness.core.events import Diagnosis
 from harness.diagnosis.history import History
 
 KIND = "expectation"
-SYNTAX = "a forecast is 'step 1500: val/loss < 6.65', at a step, an epoch or tokens, with < or >"
+SYNTAX = "write 'step 1500: val/loss < 6.65', with step, epoch or tokens, and < or >"
 PATTERN = re.compile(
     r"\s*(?P<unit>step|epoch|tokens)\s+(?P<at>\S+)\s*:\s*(?P<metric>[\w/.-]+)\s*(?P<sign>[<>])\s*(?P<bound>\S+)\s*"
 )
 
-Outcome = Literal["met", "missed", "not yet", "never reached", "not known"]
-"""`never reached`: the run is over and there was no such evaluation; `not known`: nothing tells when an epoch or a
-token count was reached."""
+Outcome = Literal["met", "missed", "pending", "not reached", "unknown"]
+"""`not reached`: the run ended before that moment. `unknown`: nothing says when an epoch or token count was reached."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """That `metric` lies below (`<`) or above (`>`) `bound` at the first evaluation at or after a moment."""
+    """`metric` is below (`<`) or above (`>`) `bound` at the first evaluation at or after a step, epoch or token count."""
 
     text: str
-    unit: Literal["step", "epoch", "tokens"]
+    unit: str  # step, epoch or tokens
     at: float
     metric: str
-    sign: Literal["<", ">"]
+    sign: str
     bound: float
 
     def evaluate(self, history: History) -> "ExpectationResult":
-        """As far as the history goes; nothing is interpolated."""
+        """Compare with the history so far, without interpolating between evaluations."""
         steps, values = history[self.metric]
         reached = self._find_reached(history, steps)
         if reached is None:
-            return ExpectationResult(self, "not known")
+            return ExpectationResult(self, "unknown")
         if not reached.any():
-            return ExpectationResult(self, "never reached" if _has_ended(history) else "not yet")
+            return ExpectationResult(self, "not reached" if _has_ended(history) else "pending")
         first = int(np.argmax(reached))
-        seen = float(values[first])
-        is_met = seen < self.bound if self.sign == "<" else seen > self.bound
-        return ExpectationResult(self, "met" if is_met else "missed", int(steps[first]), seen)
+        value = float(values[first])
+        is_met = value < self.bound if self.sign == "<" else value > self.bound
+        return ExpectationResult(self, "met" if is_met else "missed", int(steps[first]), value)
 
     def _find_reached(self, history: History, steps: np.ndarray) -> np.ndarray | None:
+        """Return a mask of the steps at or after the moment; None if unknown."""
         if self.unit == "step":
             return steps >= self.at
         if self.unit == "tokens":
@@ -59,73 +60,79 @@ class Expectation:
 
 @dataclass(frozen=True)
 class ExpectationResult:
-    """What came of a forecast: what was `seen`, at which `step`; None where it was not judged."""
+    """Outcome of an expectation: the `value` at `step`, or 0 and NaN if it could not be compared yet."""
 
     expectation: Expectation
     outcome: Outcome
-    step: int | None = None
-    value: float | None = None
+    step: int = 0
+    value: float = float("nan")
 
     @property
-    def deviation(self) -> float | None:
-        """By how much the metric lies above the bound, or below it where it is negative."""
-        return None if self.value is None else self.value - self.expectation.bound
+    def is_decided(self) -> bool:
+        return self.outcome in ("met", "missed")
+
+    @property
+    def deviation(self) -> float:
+        """Return the distance from the bound, positive above it."""
+        return self.value - self.expectation.bound
 
     def __str__(self) -> str:
-        """The forecast and what came of it, in a line."""
-        said = f"{self.expectation.text}: {self.outcome}"
-        if self.value is None:
-            return said
-        return f"{said}, {self.value:.4g} at step {self.step}, {abs(self.deviation):.3g} {_above_or_below(self.deviation)} it"
+        line = f"{self.expectation.text}: {self.outcome}"
+        if not self.is_decided:
+            return line
+        return f"{line} ({self.value:.4g} at step {self.step}, {_format_deviation(self.deviation)})"
 
 
-def parse_expectation(text: str) -> Expectation:
-    """ValueError, with the grammar, for what is no forecast."""
-    form = PATTERN.fullmatch(text) if isinstance(text, str) else None
-    try:
-        at, bound = (float(form[name].replace("_", "")) for name in ("at", "bound"))
-    except (TypeError, ValueError):
-        at = bound = float("nan")
-    if not (0 <= at < float("inf") and bound == bound):
-        raise ValueError(f"{text!r} is no forecast; {SYNTAX}")
-    return Expectation(text.strip(), form["unit"], at, form["metric"], form["sign"], bound)
+def parse_expectation(text: object) -> Expectation:
+    """Parse an expectation; raise ValueError with the syntax if it is malformed."""
+    match = PATTERN.fullmatch(text) if isinstance(text, str) else None
+    if match:
+        with suppress(ValueError):  # not a number
+            at, bound = (float(match[name].replace("_", "")) for name in ("at", "bound"))
+            if 0 <= at < float("inf") and bound == bound:
+                return Expectation(match.string.strip(), match["unit"], at, match["metric"], match["sign"], bound)
+    raise ValueError(f"{text!r} is not a valid expectation; {SYNTAX}")
 
 
 def find_missed_expectations(expectations: Iterable[Expectation], history: History) -> list[Diagnosis]:
-    """A verdict for each forecast whose moment has passed and that did not hold."""
-    judged = (expectation.evaluate(history) for expectation in expectations)
-    return [_to_diagnosis(one) for one in judged if one.outcome == "missed"]
+    """Return a diagnosis for every expectation that was missed so far."""
+    results = (expectation.evaluate(history) for expectation in expectations)
+    return [_to_diagnosis(result) for result in results if result.outcome == "missed"]
 
 
-def summarize_expectations(judged: Sequence[ExpectationResult]) -> str:
-    """How many forecasts held, and how far from its bound each metric lay on average; empty for no forecasts."""
-    if not judged:
+def summarize_expectations(results: Sequence[ExpectationResult]) -> str:
+    """Return the number of each outcome and the mean deviation of each metric; empty without results."""
+    if not results:
         return ""
-    held = sum(one.outcome == "met" for one in judged)
-    parts = [f"{held} of {len(judged)} forecasts held"]
-    for outcome in ("missed", "not yet", "never reached", "not known"):
-        count = sum(one.outcome == outcome for one in judged)
-        parts += [f"{count} {outcome}"] if count else []
-    errors = defaultdict(list)
-    for one in judged:
-        if one.deviation is not None:
-            errors[one.expectation.metric].append(one.deviation)
-    off = [
-        f"{metric} lay {abs(mean(by)):.3g} {_above_or_below(mean(by))} its bounds on average"
-        for metric, by in errors.items()
+    met = sum(result.outcome == "met" for result in results)
+    counts = [f"{met} of {len(results)} expectations met"]
+    for outcome in ("missed", "pending", "not reached", "unknown"):
+        count = sum(result.outcome == outcome for result in results)
+        counts += [f"{count} {outcome}"] if count else []
+    deviations = defaultdict(list)
+    for result in results:
+        if result.is_decided:
+            deviations[result.expectation.metric].append(result.deviation)
+    means = [
+        f"{metric} was {_format_deviation(mean(each))} its bound on average" for metric, each in deviations.items()
     ]
-    return "; ".join([", ".join(parts), *off])
+    return "; ".join([", ".join(counts), *means])
 
 
-def _to_diagnosis(one: ExpectationResult) -> Diagnosis:
-    wanted = one.expectation
-    evidence = {"forecast": wanted.text, "seen": one.value, "bound": wanted.bound, "off by": abs(one.deviation)}
-    reason = f"forecast {wanted.text!r} did not hold: {one.value:.4g}, {abs(one.deviation):.3g} {_above_or_below(one.deviation)} it"
-    return Diagnosis(KIND, one.step, 1.0, reason, evidence)
+def _to_diagnosis(result: ExpectationResult) -> Diagnosis:
+    wanted = result.expectation
+    reason = f"expected {wanted.text!r}, got {result.value:.4g} ({_format_deviation(result.deviation)})"
+    evidence: dict[str, float | str] = {
+        "expectation": wanted.text,
+        "value": result.value,
+        "bound": wanted.bound,
+        "deviation": result.deviation,
+    }
+    return Diagnosis(KIND, result.step, 1.0, reason, evidence)
 
 
-def _above_or_below(error: float) -> str:
-    return "above" if error > 0 else "below"
+def _format_deviation(deviation: float) -> str:
+    return f"{abs(deviation):.3g} {'above' if deviation > 0 else 'below'}"
 
 
 def _has_ended(history: History) -> bool:

@@ -54,7 +54,7 @@ def detect_spikes(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
     for peak in find_loss_peaks(history, limits):
         if all(abs(peak.began_at - other) > reach for other in near):
             told.append(_describe_spike(history, peak, _estimate_examples(history, peak)))
-    yield from sorted(told, key=lambda verdict: verdict.evidence["began at"])[:MAX_SPIKES]
+    yield from sorted(told, key=lambda diagnosis: diagnosis.evidence["began at"])[:MAX_SPIKES]
 
 
 def detect_divergence(history: History, limits: Thresholds) -> Iterator[Diagnosis]:

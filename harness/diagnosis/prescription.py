@@ -1,4 +1,4 @@
-"""From what is wrong with a run to what to try next: a sweep centred by the verdicts, a longer run, or no search."""
+"""From what is wrong with a run to what to try next: a sweep centred by the diagnoses, a longer run, or no search."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,9 +55,9 @@ class Prescription:
         return FIRST_TRIALS + TRIALS_PER_FURTHER_RANGE * (len(self.ranges) - 1)
 
 
-def prescribe(history: History, verdicts: Sequence[Diagnosis], params: Mapping[str, str]) -> Prescription:
-    """What to try after a run of ours with these dotted parameters and verdicts; what its experiment locks is left."""
-    by_kind = {verdict.kind: verdict for verdict in reversed(verdicts)}
+def prescribe(history: History, diagnoses: Sequence[Diagnosis], params: Mapping[str, str]) -> Prescription:
+    """What to try after a run of ours with these dotted parameters and diagnoses; what its experiment locks is left."""
+    by_kind = {diagnosis.kind: diagnosis for diagnosis in reversed(diagnoses)}
     is_broken = _is_pretrained(params) and NEVER in by_kind and not _had_learnt(by_kind[NEVER], history)
     bugs = (*BUG_KINDS, NEVER) if is_broken else BUG_KINDS
     bug = next((by_kind[kind] for kind in bugs if kind in by_kind), None)
@@ -138,9 +138,9 @@ def _longer_run(params: Mapping[str, str]) -> Iterator[PrescribedOverride]:
             )
 
 
-def _note_without_search(verdict: Diagnosis) -> str:
-    tries = f"; try {' or '.join(verdict.overrides)}" if verdict.overrides else ""
-    return f"{verdict.kind}: no search mends it{tries}"
+def _note_without_search(diagnosis: Diagnosis) -> str:
+    tries = f"; try {' or '.join(diagnosis.overrides)}" if diagnosis.overrides else ""
+    return f"{diagnosis.kind}: no search mends it{tries}"
 
 
 def _had_learnt(never: Diagnosis, history: History) -> bool:

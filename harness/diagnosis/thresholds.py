@@ -1,4 +1,4 @@
-"""Where a number becomes a verdict."""
+"""Where a number becomes a diagnosis."""
 
 import math
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ class CompositeObserver(Observer):
         self.observers = list(observers)
 
     def __call__(self, event: Event) -> None:
-        self._call_each(lambda observer: [self(verdict) for verdict in observer(event) or ()])
+        self._call_each(lambda observer: [self(diagnosis) for diagnosis in observer(event) or ()])
 
     def close(self) -> None:
         self._call_each(lambda observer: observer.close())

@@ -164,28 +164,28 @@ def format_run_end(end: RunEnd, start: RunStart) -> Iterator[str]:
     yield f"to see it beside the others: {_viewer_command(start.params.get('tracking.uri', 'None'))}"
 
 
-def format_diagnosis(verdict: Diagnosis) -> str:
+def format_diagnosis(diagnosis: Diagnosis) -> str:
     """What holds from now on, and what to try."""
-    return f"step {verdict.step} · {verdict.kind}: {verdict.reason}{_format_suggestion(verdict)}"
+    return f"step {diagnosis.step} · {diagnosis.kind}: {diagnosis.reason}{_format_suggestion(diagnosis)}"
 
 
 def format_conclusion(said: FinalDiagnosis | None) -> Iterator[str]:
     """What holds at the end as a table, and how the forecasts did; nothing of a run that nobody diagnosed."""
     if said is None:
         return
-    if said.verdicts:
-        yield f"diagnosis   {len(said.verdicts)} verdict{'s' * (len(said.verdicts) > 1)}, what explains the most first"
-    for verdict in said.verdicts:
-        text = f"{verdict.kind:<22}{verdict.confidence:>5.0%}  {verdict.reason}{_format_suggestion(verdict)}"
+    if said.diagnoses:
+        yield f"diagnosis   {len(said.diagnoses)} found, root causes first"
+    for diagnosis in said.diagnoses:
+        text = f"{diagnosis.kind:<22}{diagnosis.confidence:>5.0%}  {diagnosis.reason}{_format_suggestion(diagnosis)}"
         yield from textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 31, break_long_words=False)
-    if not said.verdicts:
-        yield "diagnosis   nothing speaks against this run"
-    if said.forecasts:
-        yield f"forecasts   {said.forecasts}"
+    if not said.diagnoses:
+        yield "diagnosis   no problems found"
+    if said.expectations:
+        yield f"expectations {said.expectations}"
 
 
-def _format_suggestion(verdict: Diagnosis) -> str:
-    return f"; try {' '.join(verdict.overrides)}" if verdict.overrides else ""
+def _format_suggestion(diagnosis: Diagnosis) -> str:
+    return f"; try {' '.join(diagnosis.overrides)}" if diagnosis.overrides else ""
 
 
 def format_number(value: float) -> str:

@@ -16,12 +16,12 @@ from harness.record import results_file
 from harness.record.metric_rows import MetricAggregator
 from harness.tracking.store_uri import PROJECT
 
-FILE_NAME = "verdicts.json"
+FILE_NAME = "diagnoses.json"
 COLUMNS = ("kind", "step", "confidence", "reason", "try")
 
 
 class DiagnosisObserver(Observer):
-    """Answers with each verdict once, when it first holds: after an evaluation or a spike, and before the end; and at
+    """Answers with each diagnosis once, when it first holds: after an evaluation or a spike, and before the end; and at
     the end with all that hold then. Comes first, so that others hear of it in time."""
 
     def __init__(self, thresholds: Mapping[str, float] | None = None, expect: Sequence[str] = ()) -> None:
@@ -68,7 +68,7 @@ class DiagnosisObserver(Observer):
 
     def _keep_new(self, holding: Sequence[Diagnosis]) -> list[Diagnosis]:
         """Those that were not told before; what was is kept with the run."""
-        new = {_identify(verdict): verdict for verdict in holding if _identify(verdict) not in self._told}
+        new = {_identify(diagnosis): diagnosis for diagnosis in holding if _identify(diagnosis) not in self._told}
         self._told |= new
         if new:
             self._write_results(list(self._told.values()))
@@ -79,20 +79,20 @@ class DiagnosisObserver(Observer):
         yield from self._keep_new(holding)
         if self._told:
             self._write_results(holding)
-        kinds = {verdict.kind for verdict in holding}
-        passed = [verdict for verdict in self._told.values() if verdict.kind not in kinds]
+        kinds = {diagnosis.kind for diagnosis in holding}
+        passed = [diagnosis for diagnosis in self._told.values() if diagnosis.kind not in kinds]
         judged = [expected.evaluate(self._history) for expected in self._expected]
         yield FinalDiagnosis(tuple(holding), tuple(passed), summarize_expectations(judged))
 
-    def _write_results(self, verdicts: Sequence[Diagnosis]) -> None:
-        rows = [(one.kind, one.step, one.confidence, one.reason, " ".join(one.overrides)) for one in verdicts]
-        about = {f"{one.kind} at {one.step}": dict(one.evidence) for one in verdicts}
+    def _write_results(self, diagnoses: Sequence[Diagnosis]) -> None:
+        rows = [(one.kind, one.step, one.confidence, one.reason, " ".join(one.overrides)) for one in diagnoses]
+        about = {f"{one.kind} at {one.step}": dict(one.evidence) for one in diagnoses}
         step = self._history.last_step
         results_file.write_result(
             self._folder, FILE_NAME, step=step, metrics={}, units={}, columns=COLUMNS, rows=rows, about=about
         )
 
 
-def _identify(verdict: Diagnosis) -> tuple[str, str]:
+def _identify(diagnosis: Diagnosis) -> tuple[str, str]:
     """What is said once: of a forecast and of a spike each one, of all else the kind."""
-    return verdict.kind, str(verdict.evidence.get("forecast", verdict.evidence.get("began at", "")))
+    return diagnosis.kind, str(diagnosis.evidence.get("expectation", diagnosis.evidence.get("began at", "")))

@@ -35,9 +35,9 @@ class MetricsWriter(Observer):
             case Spike():
                 self._write_entry("spike", **asdict(event))
             case Diagnosis():
-                self._write_entry("verdict", verdict=asdict(event))
+                self._write_entry("diagnosis", diagnosis=asdict(event))
             case FinalDiagnosis():
-                self._write_entry("conclusion", **asdict(event))
+                self._write_entry("final_diagnosis", **asdict(event))
         if isinstance(event, RunEnd):
             self._write_end(event)
 

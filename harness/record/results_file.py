@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.record import metrics_file
 
-RESULT_FILES = ("blimp.json", "verdicts.json")
+RESULT_FILES = ("blimp.json", "diagnoses.json")
 """Of the files that may lie in a run's folder; a later measurement replaces an earlier one."""
 
 

@@ -31,12 +31,12 @@ def reproduce_overrides(folder: Path) -> list[str]:
     return [*typed, *_diff_settings(_training_settings(wanted), _training_settings(without_sweep_keys(made)))]
 
 
-def keep_accepted_overrides(folder: Path, verdicts: Sequence[Diagnosis]) -> list[Diagnosis]:
-    """The verdicts with those overrides alone that run.py takes for the run in `folder`."""
-    if not any(verdict.overrides for verdict in verdicts):
-        return list(verdicts)
+def keep_accepted_overrides(folder: Path, diagnoses: Sequence[Diagnosis]) -> list[Diagnosis]:
+    """The diagnoses with those overrides alone that run.py takes for the run in `folder`."""
+    if not any(diagnosis.overrides for diagnosis in diagnoses):
+        return list(diagnoses)
     typed = reproduce_overrides(folder)
-    return [replace(verdict, overrides=select_valid_overrides(typed, verdict.overrides)) for verdict in verdicts]
+    return [replace(diagnosis, overrides=select_valid_overrides(typed, diagnosis.overrides)) for diagnosis in diagnoses]
 
 
 def select_valid_overrides(typed: Sequence[str], wanted: Sequence[str]) -> tuple[str, ...]:

@@ -33,7 +33,7 @@ RESUMED_TAG = "resumed.run_id"
 """The tag of a record that names the MLflow run which it goes on from."""
 DESCRIPTION_TAG = "mlflow.note.content"
 """The description, in Markdown, that the UI shows of a run."""
-DIAGNOSIS_TAG_PREFIX = "verdict."
+DIAGNOSIS_TAG_PREFIX = "diagnosis."
 """Begins the tags of what diagnosis says."""
 UI_COLUMN_TAGS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.git.commit", "user": "mlflow.user"}
 """Our tags that the MLflow UI shows under names of its own."""
@@ -136,7 +136,7 @@ class _RunUpload:
             self.batch.tags |= {
                 f"unit.{name}": unit for name, unit in entry.get("units", {}).items()
             } | _diagnosis_tags(entry)
-            if entry["kind"] == "conclusion":
+            if entry["kind"] == "final_diagnosis":
                 self._set_description(entry)
             lines, self.reached = lines + 1, offset
         return lines, None
@@ -172,8 +172,8 @@ class _RunUpload:
         start, _ = next(metrics_file.read_entries(self.folder / metrics_file.METRICS_FILE))
         said = [
             self._resumed_link(start["tags"]),
-            *map(_format_markdown, conclusion["verdicts"]),
-            conclusion["forecasts"],
+            *map(_format_markdown, conclusion["diagnoses"]),
+            conclusion["expectations"],
         ]
         if any(said):
             self.batch.tags[DESCRIPTION_TAG] = "\n\n".join(filter(None, said))
@@ -234,28 +234,28 @@ class _RunUpload:
 
 
 def _diagnosis_tags(entry: dict[str, Any]) -> dict[str, str]:
-    """A tag for each kind of verdict as soon as there is one; at the end what holds then, and what has passed."""
-    if entry["kind"] == "verdict":
-        return _group_by_kind([entry["verdict"]], "")
-    if entry["kind"] != "conclusion":
+    """A tag for each kind of diagnosis as soon as there is one; at the end what holds then, and what has passed."""
+    if entry["kind"] == "diagnosis":
+        return _group_by_kind([entry["diagnosis"]], "")
+    if entry["kind"] != "final_diagnosis":
         return {}
-    forecasts = {"forecasts": entry["forecasts"]} if entry["forecasts"] else {}
-    return forecasts | _group_by_kind(entry["passed"], ", not at the end") | _group_by_kind(entry["verdicts"], "")
+    expectations = {"expectations": entry["expectations"]} if entry["expectations"] else {}
+    return expectations | _group_by_kind(entry["resolved"], ", not at the end") | _group_by_kind(entry["diagnoses"], "")
 
 
-def _group_by_kind(verdicts: Sequence[dict[str, Any]], ending: str) -> dict[str, str]:
+def _group_by_kind(diagnoses: Sequence[dict[str, Any]], ending: str) -> dict[str, str]:
     told: dict[str, list[str]] = {}
-    for one in verdicts:
+    for one in diagnoses:
         told.setdefault(f"{DIAGNOSIS_TAG_PREFIX}{one['kind']}", []).append(
             f"step {one['step']}, {one['confidence']:.0%}{ending}"
         )
     return {tag: " | ".join(times) for tag, times in told.items()}
 
 
-def _format_markdown(verdict: dict[str, Any]) -> str:
-    """One verdict in Markdown."""
-    tried = f" Try `{' '.join(verdict['overrides'])}`." if verdict["overrides"] else ""
-    return f"**{verdict['kind']}** at step {verdict['step']} ({verdict['confidence']:.0%}): {verdict['reason']}.{tried}"
+def _format_markdown(diagnosis: dict[str, Any]) -> str:
+    """One diagnosis in Markdown."""
+    tried = f" Try `{' '.join(diagnosis['overrides'])}`." if diagnosis["overrides"] else ""
+    return f"**{diagnosis['kind']}** at step {diagnosis['step']} ({diagnosis['confidence']:.0%}): {diagnosis['reason']}.{tried}"
 
 
 def add_column_tags(tags: dict[str, str]) -> dict[str, str]:

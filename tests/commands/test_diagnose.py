@@ -22,11 +22,11 @@ def test_a_run_and_a_log_are_headed_by_what_was_read_and_scored_by_their_forecas
     assert ours.startswith(f"{finished.name}\n")
     assert "completed · step 12 of 12 · points: 12 of train/loss, 4 of val/loss" in ours
     assert "step 4: val/loss < 1: missed" in ours
-    assert "of 3 forecasts held" in ours
+    assert "of 3 expectations met" in ours
     assert f"text log {log}: 4 of 4 lines understood" in theirs
     assert "step 1500 · points: 4 of train/loss, 4 of val/loss" in theirs
     assert "best validation loss 3.75 at step 1500" in theirs
-    assert "step 1000: val/loss < 4.2: met, 4.167 at step 1000, 0.0333 below it" in theirs
+    assert "step 1000: val/loss < 4.2: met (4.167 at step 1000, 0.0333 below)" in theirs
 
 
 def test_several_runs_are_said_to_be_comparable_or_not(finished, log, capsys) -> None:
@@ -46,7 +46,7 @@ def test_the_thresholds_are_those_of_the_preset(preset, log) -> None:
         (["{folder}/empty"], "holds no metrics.jsonl, no trainer_state.json and no event file"),
         (["{folder}/theirs.log", "{folder}/words.txt"], "words.txt: none of 1 lines tells a step and a loss"),
         (["{folder}/theirs.log", "--thresholds", "strict"], "thresholds has no option 'strict'"),
-        (["{folder}/theirs.log", "--expect", "loss 3"], "--expect: 'loss 3' is no forecast"),
+        (["{folder}/theirs.log", "--expect", "loss 3"], "--expect: 'loss 3' is not a valid expectation"),
         (["f" * 32, "--uri", "mlruns"], "'mlruns' is no tracking store"),
     ],
 )

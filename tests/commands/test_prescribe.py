@@ -77,7 +77,7 @@ def test_a_verdict_tells_no_override_that_the_run_would_refuse(finished, tmp_pat
     OmegaConf.save(without_sweep_keys(compose_config(["experiment=operator"])), tmp_path / "config.yaml", resolve=True)
     shutil.copy(finished / "metrics.jsonl", tmp_path)
     noisy = Diagnosis("noisy evaluation", 9, 0.9, "few", {}, ("data.val_fraction=0.2",))
-    assert [verdict.overrides for verdict in keep_accepted_overrides(tmp_path, [noisy])] == [()]
+    assert [diagnosis.overrides for diagnosis in keep_accepted_overrides(tmp_path, [noisy])] == [()]
 
 
 def as_if_typed(command: str, finished: Path, folder: Path) -> Path:

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent / "recorded"
 DIGITS = 4
 KEPT_METRICS = ("train/loss", "train/lr", "train/clip_fraction", "train/tokens", "train/grad_norm", "val/loss", "val/loss_se",
         "val/coverage", "perf/tokens_per_second", "grad_norm/")  # fmt: skip
-"""What a verdict reads, by its beginning."""
+"""What a diagnosis reads, by its beginning."""
 
 
 def read_curve(path: Path) -> Curve:

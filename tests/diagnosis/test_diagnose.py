@@ -1,4 +1,4 @@
-"""Each verdict is said where its fault is, rests on numbers, and stays said."""
+"""Each diagnosis is said where its fault is, rests on numbers, and stays said."""
 
 import math
 import re
@@ -35,12 +35,12 @@ WRONG = {"other_lr_far_too_high": {"dominating layer"}}
 
 
 def kinds(history: History, limits: Thresholds | None = None) -> set[str]:
-    return {verdict.kind for verdict in diagnose(history, limits)}
+    return {diagnosis.kind for diagnosis in diagnose(history, limits)}
 
 
 def one(history: History, kind: str) -> Diagnosis:
-    [verdict] = [verdict for verdict in diagnose(history) if verdict.kind == kind]
-    return verdict
+    [diagnosis] = [diagnosis for diagnosis in diagnose(history) if diagnosis.kind == kind]
+    return diagnosis
 
 
 def as_it_grew(history: History) -> Iterator[History]:
@@ -115,9 +115,9 @@ def test_a_short_run_from_scratch_that_falls_is_on_its_way_to_the_guess() -> Non
 
 
 def test_what_never_learnt_gets_no_lr_but_the_way_to_one() -> None:
-    verdict = one(FAMILIES["at the unigram level"][0](1).history(), "never learnt")
-    assert verdict.overrides == ()
-    assert "python -m harness lr-range" in verdict.reason
+    diagnosis = one(FAMILIES["at the unigram level"][0](1).history(), "never learnt")
+    assert diagnosis.overrides == ()
+    assert "python -m harness lr-range" in diagnosis.reason
 
 
 def test_a_share_to_hold_out_is_proposed_only_where_there_is_one() -> None:
@@ -157,11 +157,11 @@ def test_what_was_said_once_stays_said(family: str) -> None:
 
 def test_every_verdict_carries_numbers_and_overrides_that_compose_together() -> None:
     for make, _, _ in FAMILIES.values():
-        for verdict in diagnose(make(1).history()):
-            assert verdict.evidence
-            assert re.search(r"\d", verdict.reason) or verdict.kind == "scheduler misled"
-            assert 0.5 <= verdict.confidence <= 1
-            compose_config(["schedule=plateau", *verdict.overrides])
+        for diagnosis in diagnose(make(1).history()):
+            assert diagnosis.evidence
+            assert re.search(r"\d", diagnosis.reason) or diagnosis.kind == "scheduler misled"
+            assert 0.5 <= diagnosis.confidence <= 1
+            compose_config(["schedule=plateau", *diagnosis.overrides])
 
 
 def test_asking_twice_gives_the_same_answer() -> None:
@@ -190,26 +190,26 @@ def test_a_loss_that_falls_when_the_lr_does_was_held_up_by_it_and_is_no_plateau(
 
 def test_a_spike_names_what_fed_it_and_the_last_good_checkpoint() -> None:
     run = loss_bump(0)
-    verdict = one(run.history(), "spike")
-    began_at = verdict.evidence["began at"]
-    assert verdict.evidence["from example"] == 32 * began_at
-    assert verdict.evidence["from token"] == 4096 * began_at
-    assert verdict.evidence["last good checkpoint"] == max(step for step in run.eval_steps if step <= began_at)
-    assert verdict.evidence["recovered"] == "yes"
-    assert verdict.evidence["z"] > 6
+    diagnosis = one(run.history(), "spike")
+    began_at = diagnosis.evidence["began at"]
+    assert diagnosis.evidence["from example"] == 32 * began_at
+    assert diagnosis.evidence["from token"] == 4096 * began_at
+    assert diagnosis.evidence["last good checkpoint"] == max(step for step in run.eval_steps if step <= began_at)
+    assert diagnosis.evidence["recovered"] == "yes"
+    assert diagnosis.evidence["z"] > 6
 
 
 def test_a_spike_that_was_seen_live_is_not_told_again_from_the_curve() -> None:
     history = loss_bump(0).history()
     began_at = int(one(history, "spike").evidence["began at"])
     history.spikes.append(SpikeRecord(began_at + 5, began_at + 2, 5.0, 3.0, (640, 704), None))
-    verdict = one(history, "spike")
-    assert (verdict.evidence["from example"], verdict.evidence["to example"]) == (640, 704)
+    diagnosis = one(history, "spike")
+    assert (diagnosis.evidence["from example"], diagnosis.evidence["to example"]) == (640, 704)
 
 
 def test_what_comes_later_does_not_change_what_was_a_spike() -> None:
     first, *_, last = (diagnose(grown) for grown in as_it_grew(loss_bump(2).history()) if "spike" in kinds(grown))
-    told = [[v.evidence["began at"] for v in verdicts if v.kind == "spike"] for verdicts in (first, last)]
+    told = [[v.evidence["began at"] for v in diagnoses if v.kind == "spike"] for diagnoses in (first, last)]
     assert told[0] == told[1]
 
 
@@ -233,10 +233,10 @@ def test_a_training_loss_far_below_the_guess_is_overfitting_and_not_never_learnt
                                                  ("SGDScheduleFree", "LR times clip"),
                                                  ("SGD", "LR times clip")])  # fmt: skip
 def test_what_a_clip_that_binds_means_depends_on_the_optimizer(optimizer: str, says: str) -> None:
-    verdict = one(FAMILIES["clipped, AdamW"][0](1, optimizer).history(), "clipping binds")
-    assert says in verdict.reason
-    assert "before clipping" in verdict.reason
-    assert verdict.overrides == (f"loop.grad_clip={verdict.evidence['norm p90']:.2g}",)
+    diagnosis = one(FAMILIES["clipped, AdamW"][0](1, optimizer).history(), "clipping binds")
+    assert says in diagnosis.reason
+    assert "before clipping" in diagnosis.reason
+    assert diagnosis.overrides == (f"loop.grad_clip={diagnosis.evidence['norm p90']:.2g}",)
 
 
 def test_a_warmup_shorter_than_asked_is_seen_in_the_lr_alone() -> None:
@@ -259,10 +259,10 @@ def test_an_idle_schedule_is_told_when_it_could_have_acted() -> None:
 def test_losses_of_other_units_or_coverage_cannot_be_compared() -> None:
     per_token, per_character = healthy_run(1), replace_facts(healthy_run(2), unit="nats/character")
     assert check_comparability([per_token.history(), healthy_run(3).history()]) == []
-    [verdict] = check_comparability([per_token.history(), per_character.history()])
-    assert (verdict.kind, verdict.evidence["units"]) == ("incomparable", "nats/character, nats/token")
+    [diagnosis] = check_comparability([per_token.history(), per_character.history()])
+    assert (diagnosis.kind, diagnosis.evidence["units"]) == ("incomparable", "nats/character, nats/token")
     whole, part = with_coverage(1, 1.0), with_coverage(2, 0.94)
-    assert [verdict.kind for verdict in check_comparability([whole.history(), part.history()])] == ["incomparable"]
+    assert [diagnosis.kind for diagnosis in check_comparability([whole.history(), part.history()])] == ["incomparable"]
 
 
 def with_coverage(seed: int, share: float) -> SimulatedRun:
@@ -311,5 +311,5 @@ def test_the_page_counts_the_families_and_the_real_runs() -> None:
 def test_what_is_said_of_the_documents_is_what_the_page_says() -> None:
     page = (recorded_runs.FOLDER.parents[2] / "docs/diagnosis.md").read_text()
     for document in list_documented_runs():
-        said = ", ".join(verdict.kind for verdict in diagnose(document.history)) or "nothing"
+        said = ", ".join(diagnosis.kind for diagnosis in diagnose(document.history)) or "nothing"
         assert f"| {document.name} | {said} |" in page, (document.name, said)

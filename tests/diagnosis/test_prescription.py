@@ -1,4 +1,4 @@
-"""What follows from verdicts: ranges about the run's own values, a longer run, or no search before the bug is found."""
+"""What follows from diagnoses: ranges about the run's own values, a longer run, or no search before the bug is found."""
 
 import pytest
 
@@ -19,8 +19,8 @@ def asked(*kinds: str, facts: RunFacts | None = None, **params: str) -> tuple[di
     history = History(facts or RunFacts())
     for step in range(1, 11):
         history.add_row(step, {"train/grad_norm": float(step)})
-    verdicts = [Diagnosis(kind, 5, 0.9, "because") for kind in kinds]
-    found = prescribe(history, verdicts, {**PARAMS, **params})
+    diagnoses = [Diagnosis(kind, 5, 0.9, "because") for kind in kinds]
+    found = prescribe(history, diagnoses, {**PARAMS, **params})
     assert found.refusal == ""
     return tuple(dict(part.override.split("=", 1) for part in parts) for parts in (found.ranges, found.settings))
 
@@ -76,17 +76,17 @@ def test_a_loss_that_still_falls_asks_for_more_steps_and_no_sweep(params, length
 
 
 def test_what_never_learnt_is_a_bug_in_weights_that_were_trained_before_and_may_be_the_lr_of_others() -> None:
-    verdicts = [Diagnosis("never learnt", 5, 0.9, "it stayed at 9.2")]
+    diagnoses = [Diagnosis("never learnt", 5, 0.9, "it stayed at 9.2")]
     for trained in ({"start.kind": "warm"}, {"model._target_": "harness.models.pretrained.causal"}):
-        assert prescribe(History(), verdicts, {**PARAMS, **trained}).refusal == "never learnt: it stayed at 9.2"
+        assert prescribe(History(), diagnoses, {**PARAMS, **trained}).refusal == "never learnt: it stayed at 9.2"
     ranges, _ = asked("never learnt", **{"start.kind": "scratch"})
     assert ranges["optimizer.lr"] == "tag(log,interval(1e-05,1e-01))"  # it may be too low and too high
 
 
 @pytest.mark.parametrize(("start", "is_bug"), [(3.3, False), (9.2, True)])
 def test_trained_weights_that_begin_well_and_gain_little_are_no_bug(start, is_bug) -> None:
-    verdicts = [Diagnosis("never learnt", 5, 0.9, "little", {"start": start, "best": start - 0.01})]
-    found = prescribe(History(RunFacts(uniform=10.8)), verdicts, {**PARAMS, "start.kind": "warm"})
+    diagnoses = [Diagnosis("never learnt", 5, 0.9, "little", {"start": start, "best": start - 0.01})]
+    found = prescribe(History(RunFacts(uniform=10.8)), diagnoses, {**PARAMS, "start.kind": "warm"})
     assert bool(found.refusal) == is_bug
     assert [part.key for part in found.ranges] == ([] if is_bug else ["optimizer.lr"])
 
@@ -99,15 +99,15 @@ def test_what_no_search_mends_is_told_with_what_to_try() -> None:
 
 @pytest.mark.parametrize("kind", BUG_KINDS)
 def test_what_is_like_a_bug_is_never_searched_over(kind) -> None:
-    verdicts = [Diagnosis("learning rate too low", 5, 0.9, "slow"), Diagnosis(kind, 5, 0.9, "it stayed at 9.2")]
-    found = prescribe(History(), verdicts, PARAMS)
+    diagnoses = [Diagnosis("learning rate too low", 5, 0.9, "slow"), Diagnosis(kind, 5, 0.9, "it stayed at 9.2")]
+    found = prescribe(History(), diagnoses, PARAMS)
     assert (found.ranges, found.settings) == ((), ())
     assert found.refusal == f"{kind}: it stayed at 9.2"
 
 
 def test_what_an_experiment_locks_is_not_searched_and_that_is_said() -> None:
-    verdicts = [Diagnosis("overfitting", 5, 0.9, "because")]
-    found = prescribe(History(), verdicts, {**PARAMS, "locked": "['model', 'optimizer.weight_decay']"})
+    diagnoses = [Diagnosis("overfitting", 5, 0.9, "because")]
+    found = prescribe(History(), diagnoses, {**PARAMS, "locked": "['model', 'optimizer.weight_decay']"})
     assert [part.key for part in found.ranges] == ["optimizer.lr", "lora.dropout"]
     assert [note.partition(" ")[0] for note in found.notes] == ["optimizer.weight_decay", "model.dropout"]
 

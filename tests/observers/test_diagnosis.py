@@ -48,11 +48,11 @@ def test_a_verdict_follows_the_evaluation_that_it_is_about_and_the_conclusion_co
 def test_forecasts_alarm_when_their_moment_passes_and_are_scored_at_the_end(tmp_path) -> None:
     memory = Memory()
     broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), memory)
-    [verdict] = [event for event in memory.heard if isinstance(event, Diagnosis)]
-    assert (verdict.kind, verdict.step, verdict.evidence["forecast"]) == ("expectation", 10, EXPECT[0])
+    [diagnosis] = [event for event in memory.heard if isinstance(event, Diagnosis)]
+    assert (diagnosis.kind, diagnosis.step, diagnosis.evidence["expectation"]) == ("expectation", 10, EXPECT[0])
     [conclusion] = [event for event in memory.heard if isinstance(event, FinalDiagnosis)]
-    assert conclusion.verdicts == (verdict,)
-    assert conclusion.forecasts.startswith("1 of 3 forecasts held, 1 missed, 1 never reached")
+    assert conclusion.diagnoses == (diagnosis,)
+    assert conclusion.expectations.startswith("1 of 3 expectations met, 1 missed, 1 not reached")
 
 
 def test_a_spike_is_said_with_the_examples_that_fed_it(tmp_path) -> None:
@@ -77,31 +77,31 @@ def test_the_terminal_shows_a_verdict_when_it_comes_and_a_table_at_the_end(tmp_p
     lines = capsys.readouterr().out.splitlines()
     said = next(index for index, line in enumerate(lines) if line.startswith("step 10 · expectation: "))
     assert lines[said - 1].startswith("step 10 · val loss")
-    table = lines.index("diagnosis   1 verdict, what explains the most first")
-    assert "100%  forecast 'step 10: val/loss < 2' did not hold" in lines[table + 1]
-    assert any(line.startswith("forecasts   1 of 3 forecasts held") for line in lines[table:])
+    table = lines.index("diagnosis   1 found, root causes first")
+    assert "100%  expected 'step 10: val/loss < 2', got" in lines[table + 1]
+    assert any(line.startswith("expectations 1 of 3 expectations met") for line in lines[table:])
 
 
 def test_the_record_and_mlflow_hold_the_verdicts_as_lines_tags_and_a_table(tmp_path) -> None:
     store, folder = new_store(tmp_path), tmp_path / "a run"
     broadcast(sample_run(folder), DiagnosisObserver(expect=EXPECT), DeferredMlflowUpload(store), MetricsWriter())
     lines = [entry for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)]
-    assert [line["kind"] for line in lines if line["kind"] in ("verdict", "conclusion", "end")] == [
-        "verdict", "conclusion", "end"
+    assert [line["kind"] for line in lines if line["kind"] in ("diagnosis", "final_diagnosis", "end")] == [
+        "diagnosis", "final_diagnosis", "end"
     ]  # fmt: skip
     kept = json.loads((folder / FILE_NAME).read_text())
     assert kept["rows"][0][:2] == ["expectation", 10]
     upload_run(folder)
     _, run = only_run(store)
-    assert run.data.tags["verdict.expectation"] == "step 10, 100%"
-    assert "**expectation** at step 10 (100%): forecast" in run.data.tags["mlflow.note.content"]
-    assert run.data.tags["forecasts"].startswith("1 of 3")
+    assert run.data.tags["diagnosis.expectation"] == "step 10, 100%"
+    assert "**expectation** at step 10 (100%): expected" in run.data.tags["mlflow.note.content"]
+    assert run.data.tags["expectations"].startswith("1 of 3")
     artifacts = Path(tmp_path / "artifacts" / run.info.run_id / "artifacts")
-    assert {"verdicts.json", "verdicts_table.json"} <= {path.name for path in artifacts.iterdir()}
+    assert {"diagnoses.json", "diagnoses_table.json"} <= {path.name for path in artifacts.iterdir()}
 
 
 def test_a_forecast_that_is_none_is_refused_with_the_grammar() -> None:
-    with pytest.raises(ValueError, match=r"'soon' is no forecast; a forecast is 'step 1500: val/loss < 6.65'"):
+    with pytest.raises(ValueError, match="'soon' is not a valid expectation; write 'step 1500: val/loss < 6.65'"):
         DiagnosisObserver(expect=["soon"])
 
 
