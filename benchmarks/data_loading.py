@@ -29,7 +29,7 @@ def time_steps(experiment: str, steps: int, cache_dir: str) -> list[tuple[float,
     taken = []
     for _ in range(steps + 1):
         began_at = time.perf_counter()
-        batch = task.batch(state.examples, plan.batch_size)
+        batch = task.get_batch(state.examples, plan.batch_size)
         made_at = time.perf_counter()
         train_step(task, state, batch, plan, world, plan.micro_batch_size)
         taken.append((made_at - began_at, time.perf_counter() - began_at))

@@ -112,8 +112,8 @@ class Bad(ToyTask):
         self.model = self.make() if self.make else self.model
         self.draws = np.random.default_rng(0)
 
-    def batch(self, position: int, size: int) -> Rows:
-        rows = self.fresh(position, size) if self.is_fresh else super().batch(position, size)
+    def get_batch(self, position: int, size: int) -> Rows:
+        rows = self.fresh(position, size) if self.is_fresh else super().get_batch(position, size)
         return replace(rows, targets=rows.targets + 6) if position // size in self.bad else rows
 
     def fresh(self, position: int, size: int) -> Rows:
@@ -222,7 +222,9 @@ def record_toy(name: str) -> tuple[History, set[str], set[str]]:
             history.checkpoints.append(event.step)
         if isinstance(event, Spike):
             history.spikes.append(
-                SpikeRecord(event.step, event.began_at, event.loss, event.usual, event.examples, None)
+                SpikeRecord(
+                    event.step, event.last_good_step, event.loss, event.baseline_loss, event.example_range, None
+                )
             )
 
     plan = toy_plan(steps, eval_steps=frozenset(range(steps // evals, steps + 1, steps // evals)))

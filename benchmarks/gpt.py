@@ -60,7 +60,7 @@ def ours() -> Arm:
         vocab_size=VOCABULARY, positions=LENGTH, layers=LAYERS, width=WIDTH, heads=HEADS, dropout=0.0
     )  # dropout 0, or no two losses are equal
     task = CausalLM(model, data=None)
-    return Arm(model, lambda batch: task.loss(batch).sum)
+    return Arm(model, lambda batch: task.compute_loss(batch).sum)
 
 
 def theirs(weights: dict[str, Tensor]) -> Arm:

@@ -40,7 +40,7 @@ class Arm:
     def step(self, batch: TokenBatch) -> None:
         began_at = time.perf_counter()
         self.optimizer.zero_grad()
-        loss = self.task.loss(batch)
+        loss = self.task.compute_loss(batch)
         (loss.sum / loss.count).backward()
         self.optimizer.step()
         self.losses.append(loss.sum.item() / loss.count)
@@ -49,7 +49,7 @@ class Arm:
     def arithmetic(self, batch: TokenBatch) -> int:
         """Floating-point operations of the matrix products of a step."""
         with FlopCounterMode(display=False) as counter:
-            self.task.loss(batch).sum.backward()
+            self.task.compute_loss(batch).sum.backward()
         return counter.get_total_flops()
 
 

@@ -405,7 +405,7 @@ def replay_pruner(
 
 def make_evaluation(percent: int, loss: float) -> EvalEnd:
     metrics = {"loss": Metric(loss, "nats/token")}
-    return EvalEnd(percent, 0, metrics, loss, percent, False, 0, share=percent / 100, seconds=0.0)
+    return EvalEnd(percent, 0, metrics, loss, percent, False, 0, fraction_done=percent / 100, seconds=0.0)
 
 
 def load_pruner_options(said: str) -> dict[str, Any]:

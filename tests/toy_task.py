@@ -49,29 +49,31 @@ class ToyTask:
 
     constants: Mapping[str, float] = field(default_factory=dict)
 
-    def batch(self, position: int, size: int) -> Rows:
+    def get_batch(self, position: int, size: int) -> Rows:
         return self.train[[row % len(self.train) for row in range(position, position + size)]]
 
-    def split(self, batch: Rows, size: int) -> list[Rows]:
+    def split_batch(self, batch: Rows, size: int) -> list[Rows]:
         return [batch[start : start + size] for start in range(0, len(batch), size)]
 
-    def count(self, batch: Rows) -> int:
+    def count_scored(self, batch: Rows) -> int:
         return int(batch.mask.sum())
 
-    tokens = count
+    count_tokens = count_scored
 
-    def loss(self, batch: Rows) -> Loss:
+    def compute_loss(self, batch: Rows) -> Loss:
         self.forwards += 1
-        return Loss(self._errors(batch).sum(), self.count(batch))
+        return Loss(self._errors(batch).sum(), self.count_scored(batch))
 
     def validation_batches(self) -> Iterator[Rows]:
-        yield from self.split(self.val, self.eval_batch_size)
+        yield from self.split_batch(self.val, self.eval_batch_size)
 
-    def score(self, batch: Rows) -> dict[str, Mean]:
+    def score_batch(self, batch: Rows) -> dict[str, Mean]:
         errors = self._errors(batch).double()
-        return {"loss": Mean(errors.sum().item(), self.count(batch), "squared error", errors.square().sum().item())}
+        return {
+            "loss": Mean(errors.sum().item(), self.count_scored(batch), "squared error", errors.square().sum().item())
+        }
 
-    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+    def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         return {"loss": Metric(means["loss"].value, means["loss"].unit, means["loss"].standard_error)}
 
     def _errors(self, batch: Rows) -> Tensor:

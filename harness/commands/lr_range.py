@@ -106,15 +106,15 @@ def run_range_test(parts: RunParts, world: ProcessGroup, rise: LRRamp) -> tuple[
     """The LR of each update, and the loss after it of a batch apart, the same each time, so that none is harder than
     the last; up to where it explodes or is no number. The state of `parts` is used up."""
     task, state, plan = parts.task, parts.state, parts.plan
-    begun, peak_lr = state.step - state.leg_step, next(iter(state.optimizer.current_lrs().values()))
+    begun, peak_lr = state.step - state.schedule_start_step, next(iter(state.optimizer.current_lrs().values()))
     state.schedule, state.lr_factor = _RampSchedule(rise=rise, first_step=begun, peak_lr=peak_lr), 1.0
-    kept = task.batch(state.examples + rise.steps * plan.batch_size, plan.batch_size)
+    kept = task.get_batch(state.examples + rise.steps * plan.batch_size, plan.batch_size)
     state.optimizer.train()
     micro_batch_size, lrs, losses = plan.micro_batch_size, [], []
     highest = MAX_LOSS_RATIO * _evaluate_batch(parts, world, kept)
     while len(losses) < rise.steps and (not losses or losses[-1] < highest):
         state.model.train()
-        batch = task.batch(state.examples, plan.batch_size)
+        batch = task.get_batch(state.examples, plan.batch_size)
         event = train_step(task, state, batch, plan, world, micro_batch_size)
         if isinstance(event, OutOfMemory):
             micro_batch_size = _shrink_micro_batch(event)
@@ -151,9 +151,9 @@ def _evaluate_batch(parts: RunParts, world: ProcessGroup, batch: Any) -> float:
     task.model.eval()
     autocast = torch.autocast(world.device.type, plan.autocast) if plan.autocast else nullcontext()
     with torch.no_grad(), autocast:
-        for part in world.shard(task.split(batch, share)):
-            total += sum(task.loss(one).sum.item() for one in task.split(part, plan.micro_batch_size))
-    return world.all_reduce([total])[0] / task.count(batch)
+        for part in world.shard(task.split_batch(batch, share)):
+            total += sum(task.compute_loss(one).sum.item() for one in task.split_batch(part, plan.micro_batch_size))
+    return world.all_reduce([total])[0] / task.count_scored(batch)
 
 
 def format_bar_chart(lrs: Sequence[float], losses: Sequence[float], found: LRBand | str) -> Iterator[str]:

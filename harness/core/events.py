@@ -56,8 +56,8 @@ class EvalEnd:
     best_step: int
     is_best: bool
     evals_since_best: int
-    share: float
-    """Of the run's steps, done by now."""
+    fraction_done: float
+    """Share of the run's steps completed, 0 to 1."""
     seconds: float
     grad_norms: Mapping[str, float] = field(default_factory=dict)
     """By layer, of the step before, before clipping."""
@@ -78,17 +78,17 @@ class OutOfMemory:
 
 @dataclass(frozen=True)
 class Spike:
-    """The training loss left its course after step `began_at`. `back_to` is the step of the checkpoint that the run
+    """The training loss left its course after step `last_good_step`. `restored_step` is the step of the checkpoint that the run
     went back to, to go on at `lr_factor` of every LR; None where it did not."""
 
     step: int
-    began_at: int
+    last_good_step: int
     loss: float
-    usual: float
-    back_to: int | None
+    baseline_loss: float
+    restored_step: int | None
     lr_factor: float
-    goes_on: bool
-    examples: tuple[int, int] = (0, 0)
+    is_continuing: bool
+    example_range: tuple[int, int] = (0, 0)
     """The data positions, from and up to, of the steps that led to it."""
 
 

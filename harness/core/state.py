@@ -77,24 +77,28 @@ class TrainState:
     best_step: int = 0
     evals_since_best: int = 0
     skips: int = 0
-    epoch_examples: int = 0
+    examples_per_epoch: int = 0
     """What `examples` is to be read against, where the same data are cut into rows of another length."""
-    leg_step: int = 0
-    leg_tokens: int = 0
+    schedule_start_step: int = 0
+    schedule_start_tokens: int = 0
     """Where the schedule began: at the start, or where a resumed run had it begin anew; where a resumed run takes other
     batches, as many steps of these back as it has come, which may be before the start."""
     lr_factor: float = 1.0
     """Of every LR, cut at each rollback."""
     rollbacks: int = 0
-    spiked_at: int = 0
+    last_spike_step: int = 0
     """The step at which the loss last left its course and was not brought back; 0 for never."""
 
     COUNTERS = ("step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best", "skips",
-                "epoch_examples", "leg_step", "leg_tokens", "lr_factor", "rollbacks", "spiked_at")  # fmt: skip
+                "examples_per_epoch", "schedule_start_step", "schedule_start_tokens", "lr_factor", "rollbacks", "last_spike_step")  # fmt: skip
 
     def progress(self, total_steps: int) -> Progress:
         """Where the schedule stands in a run that ends after `total_steps`."""
-        return Progress(self.step - self.leg_step, self.tokens - self.leg_tokens, total_steps - self.leg_step)
+        return Progress(
+            self.step - self.schedule_start_step,
+            self.tokens - self.schedule_start_tokens,
+            total_steps - self.schedule_start_step,
+        )
 
     def state_dict(self, rng: Sequence[Any] | None = None) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that it loads as data and never as code; `rng` is the generators'

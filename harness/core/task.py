@@ -71,25 +71,25 @@ class Task(Protocol):
     tokens_per_example: float
     """The mean of what an example spends of the token budget."""
 
-    def batch(self, position: int, size: int) -> Any:
+    def get_batch(self, position: int, size: int) -> Any:
         """The step batch of `size` examples that starts at example `position` of an endless, seeded order."""
 
-    def split(self, batch: Any, size: int) -> list[Any]:
+    def split_batch(self, batch: Any, size: int) -> list[Any]:
         """`batch` cut into pieces of at most `size` examples, in order."""
 
-    def count(self, batch: Any) -> int:
+    def count_scored(self, batch: Any) -> int:
         """How many elements of `batch` the loss scores; known before the forward pass."""
 
-    def tokens(self, batch: Any) -> int:
+    def count_tokens(self, batch: Any) -> int:
         """How much of the token budget `batch` spends (fields, where there are no tokens)."""
 
-    def loss(self, batch: Any) -> Loss: ...
+    def compute_loss(self, batch: Any) -> Loss: ...
 
     def validation_batches(self) -> Iterator[Any]:
         """The held-out set, whole, in a fixed order, independent of the training batch."""
 
-    def score(self, batch: Any) -> dict[str, Mean]:
+    def score_batch(self, batch: Any) -> dict[str, Mean]:
         """One validation batch's means, float64 sums."""
 
-    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+    def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """The metrics of a whole evaluation; `loss` is the objective."""

@@ -49,8 +49,8 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
             if unit and unit != history.facts.unit:
                 history.facts = replace(history.facts, unit=unit)
         case "spike":
-            examples = tuple(entry["examples"]) if entry.get("examples") else None
-            seen = (entry[name] for name in ("step", "began_at", "loss", "usual"))
-            history.spikes.append(SpikeRecord(*seen, examples, entry["back_to"]))
+            examples = tuple(entry["example_range"]) if entry.get("example_range") else None
+            seen = (entry[name] for name in ("step", "last_good_step", "loss", "baseline_loss"))
+            history.spikes.append(SpikeRecord(*seen, examples, entry["restored_step"]))
         case "end":
             history.facts = replace(history.facts, status=entry["status"])

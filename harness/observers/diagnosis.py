@@ -56,7 +56,14 @@ class DiagnosisObserver(Observer):
             case Spike():
                 self._is_due = True
                 self._history.spikes.append(
-                    SpikeRecord(event.step, event.began_at, event.loss, event.usual, event.examples, event.back_to)
+                    SpikeRecord(
+                        event.step,
+                        event.last_good_step,
+                        event.loss,
+                        event.baseline_loss,
+                        event.example_range,
+                        event.restored_step,
+                    )
                 )
             case RunEnd():
                 self._history.facts = replace(self._history.facts, status=event.status)

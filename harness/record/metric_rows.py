@@ -90,11 +90,11 @@ def describe_event(event: Event) -> str | None:
             size = event.micro_batch_size
             return f"step {event.step}: a micro-batch of {size} did not fit and is split: {event.message}"
         case Spike():
-            told = f"step {event.step}: the loss spiked from about {event.usual:.4g} to {event.loss:.4g}"
-            if event.back_to is not None:
-                return f"{told}; back to step {event.back_to}, with {event.lr_factor:.3g} of the LR from there on"
-            told = f"{told}; the last step before it was {event.began_at}"
-            return f"{told}, and checkpoints from here on say so" if event.goes_on else told
+            told = f"step {event.step}: the loss spiked from about {event.baseline_loss:.4g} to {event.loss:.4g}"
+            if event.restored_step is not None:
+                return f"{told}; back to step {event.restored_step}, with {event.lr_factor:.3g} of the LR from there on"
+            told = f"{told}; the last step before it was {event.last_good_step}"
+            return f"{told}, and checkpoints from here on say so" if event.is_continuing else told
     return None
 
 

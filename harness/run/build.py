@@ -69,7 +69,7 @@ def build_parts(
     cfg: DictConfig, settings: RunSettings, world: ProcessGroup, task: Task, schedule_start_step: int = 0
 ) -> RunParts:
     """The parts of a run of `task`, whose model holds the weights to start from; its length and its schedule count
-    from `leg_step` on."""
+    from `schedule_start_step` on."""
     seed_everything(settings.seed)  # whatever came before, a base or nothing, adapters are drawn alike
     if cfg.lora:
         instantiate_component(cfg, "lora")(task.model)
@@ -86,7 +86,12 @@ def build_parts(
     )()
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision.autocast == "float16")
     state = TrainState(
-        task.model, optimizer, schedule, scaler, epoch_examples=task.examples, leg_step=schedule_start_step
+        task.model,
+        optimizer,
+        schedule,
+        scaler,
+        examples_per_epoch=task.examples,
+        schedule_start_step=schedule_start_step,
     )
     seed_everything(settings.seed + world.rank)  # dropout differs between processes; the weights do not
     return RunParts(
@@ -123,9 +128,9 @@ def _compile_model(is_wanted: bool, model: nn.Module) -> None:
         model.compile()
 
 
-def _check_schedule(schedule: Schedule, plan: TrainingPlan, leg_step: int) -> tuple[int, tuple[str, ...]]:
+def _check_schedule(schedule: Schedule, plan: TrainingPlan, schedule_start_step: int) -> tuple[int, tuple[str, ...]]:
     """The steps of warm-up, and what the user must hear of the schedule in a run as long as this."""
-    length = plan.total_steps - leg_step
+    length = plan.total_steps - schedule_start_step
     notices = [schedule.warmup_notice(length)]
     if isinstance(schedule, Plateau):
         notices.append(schedule.idle_notice(len(plan.eval_steps)))
@@ -145,7 +150,7 @@ def _build_policies(settings: RunSettings) -> tuple[Policy, ...]:
     return tuple(chosen)
 
 
-def _build_plan(settings: RunSettings, task: Task, world: ProcessGroup, leg_step: int) -> TrainingPlan:
+def _build_plan(settings: RunSettings, task: Task, world: ProcessGroup, schedule_start_step: int) -> TrainingPlan:
     batch, loop = settings.batch, settings.loop
     try:
         micro_batch_size = batch.resolve_micro_batch_size(world.size)
@@ -154,8 +159,8 @@ def _build_plan(settings: RunSettings, task: Task, world: ProcessGroup, leg_step
     length = loop.compute_total_steps(batch.batch_size, task.examples, task.tokens_per_example)
     autocast = settings.precision.autocast
     return TrainingPlan(
-        total_steps=leg_step + length,
-        eval_steps=frozenset(leg_step + step for step in loop.compute_eval_steps(length)),
+        total_steps=schedule_start_step + length,
+        eval_steps=frozenset(schedule_start_step + step for step in loop.compute_eval_steps(length)),
         batch_size=batch.batch_size,
         micro_batch_size=micro_batch_size,
         grad_clip=loop.grad_clip or float("inf"),
@@ -176,7 +181,7 @@ def _read_effective_settings(
         "parameters": sum(p.numel() for p in parameters),
         "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
         "total_steps": plan.total_steps,
-        "steps_per_epoch": max(1, state.epoch_examples // plan.batch_size),
+        "steps_per_epoch": max(1, state.examples_per_epoch // plan.batch_size),
         "warmup_steps": warmup_steps,
         "evals": len(plan.eval_steps),
         "batch_size": plan.batch_size,

@@ -66,7 +66,7 @@ class _RunAdapter:
         sizes = range(0, BATCHES * plan.batch_size, plan.batch_size)
         return TrainingSetup(
             task.model,
-            [task.batch(state.examples + position, plan.batch_size) for position in sizes],
+            [task.get_batch(state.examples + position, plan.batch_size) for position in sizes],
             self.compute_loss,
             **self.task_fields(),
             is_pretrained=self.settings.start.kind != "scratch" or _is_pretrained(self.cfg.get("model")),
@@ -74,9 +74,9 @@ class _RunAdapter:
             optimizer=state.optimizer.parts,
             lrs=self.lrs_at,
             step=self.take_step,
-            micro_batches=lambda batch: task.split(batch, plan.micro_batch_size),
+            micro_batches=lambda batch: task.split_batch(batch, plan.micro_batch_size),
             moved=[_StateCounters(state), state.scaler],
-            batch_size=len(task.split(task.batch(state.examples, plan.batch_size), 1)),
+            batch_size=len(task.split_batch(task.get_batch(state.examples, plan.batch_size), 1)),
             save=lambda folder: save_weights(task.model.state_dict(), folder / WEIGHTS_FILE),
             load=self.load_model,
             merge=partial(remove_adapters, merged=True) if self.cfg.lora else None,
@@ -136,7 +136,7 @@ class _RunAdapter:
             lr={name: (optimizer.lr if name == "matrices" else others) * state.lr_factor for name in names},
             warmup_steps=schedule.get("warmup_steps") if share is None else share * total_steps,
             total_steps=total_steps,
-            steps_behind=state.step - state.leg_step,
+            steps_behind=state.step - state.schedule_start_step,
             batch_size=batch_size,
             evals=sum(step > state.step for step in self.parts.plan.eval_steps),
             weight_decay=None if decay is None else {name: 0.0 if name in spared else decay for name in names},
@@ -147,9 +147,9 @@ class _RunAdapter:
     def compute_loss(self, model: nn.Module, batch: Any) -> Loss:
         task = _with_model(self.parts.task, model)
         if self.parts.plan.autocast is None:
-            return task.loss(batch)
+            return task.compute_loss(batch)
         with torch.autocast(self.world.device.type, self.parts.plan.autocast):
-            return task.loss(batch)
+            return task.compute_loss(batch)
 
     def take_step(self, batch: Any) -> None:
         """As the loop does; RuntimeError where it would have to split the batch further."""
@@ -163,8 +163,8 @@ class _RunAdapter:
     def lrs_at(self, step: int) -> Mapping[str, float]:
         """Read from the optimizer after the loop has made that update, on a single example."""
         state, plan = self.parts.state, self.parts.plan
-        state.step = state.leg_step + step
-        one = self.parts.task.batch(state.examples, 1)
+        state.step = state.schedule_start_step + step
+        one = self.parts.task.get_batch(state.examples, 1)
         train_step(self.parts.task, state, one, replace(plan, batch_size=self.world.size), self.world, 1)
         return state.optimizer.current_lrs()
 

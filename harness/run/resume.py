@@ -59,10 +59,10 @@ class ResumePoint:
         if self.restarts_schedule:
             return self.step
         old_batch = int(self.recorded["params"]["effective.batch_size"])
-        old, new = self.counters["epoch_examples"] / old_batch, task.examples / settings.batch.batch_size
+        old, new = self.counters["examples_per_epoch"] / old_batch, task.examples / settings.batch.batch_size
         if settings.loop.max_steps is not None or old == new:
-            return self.counters["leg_step"]
-        return self.step - round((self.step - self.counters["leg_step"]) / old * new)
+            return self.counters["schedule_start_step"]
+        return self.step - round((self.step - self.counters["schedule_start_step"]) / old * new)
 
 
 @dataclass(frozen=True)
@@ -149,12 +149,12 @@ def restore_run(resumed: ResumePoint, parts: RunParts, params: Mapping[str, str]
 
 def _adapt_state(state: TrainState, built: TrainState, resumed: ResumePoint, changes: list[SettingChange]) -> None:
     """What of the loaded `state` does not hold for the run that was `built`."""
-    state.leg_step = built.leg_step
-    if state.epoch_examples != built.epoch_examples:  # the same share of the data lies behind
-        state.examples = round(state.examples * built.epoch_examples / state.epoch_examples)
-        state.epoch_examples = built.epoch_examples
+    state.schedule_start_step = built.schedule_start_step
+    if state.examples_per_epoch != built.examples_per_epoch:  # the same share of the data lies behind
+        state.examples = round(state.examples * built.examples_per_epoch / state.examples_per_epoch)
+        state.examples_per_epoch = built.examples_per_epoch
     if resumed.restarts_schedule:
-        state.schedule, state.leg_tokens, state.rollbacks = built.schedule, state.tokens, 0
+        state.schedule, state.schedule_start_tokens, state.rollbacks = built.schedule, state.tokens, 0
     if resumed.restarts_schedule or any(re.fullmatch(r"optimizer\..*lr", change.key) for change in changes):
         state.lr_factor = 1.0
     if resumed.restarts_schedule or has_changed_validation(changes):
@@ -175,8 +175,8 @@ def describe_resume(resumed: ResumePoint, gone_on: RestoredRun) -> Iterator[str]
     state, plan = gone_on.parts.state, gone_on.parts.plan
     yield from (f"damaged, so an earlier checkpoint is taken: {fault}" for fault in resumed.damaged)
     yield f"goes on from {resumed.folder.name}, step {resumed.step} ({resumed.counters['tokens']:,} tokens)"
-    if resumed.counters["spiked_at"]:
-        yield f"this checkpoint was saved after the loss spiked at step {resumed.counters['spiked_at']}"
+    if resumed.counters["last_spike_step"]:
+        yield f"this checkpoint was saved after the loss spiked at step {resumed.counters['last_spike_step']}"
     if state.lr_factor != 1:
         yield f"the LR stays at {state.lr_factor:.3g} of what the schedule says: rollbacks have cut it"
     if resumed.restarts_schedule:
@@ -186,7 +186,7 @@ def describe_resume(resumed: ResumePoint, gone_on: RestoredRun) -> Iterator[str]
     elif gone_on.best is None:
         yield "the weights of the best so far are no longer kept: it begins anew"
     if not resumed.restarts_schedule and any(change.key.startswith("schedule.") for change in gone_on.changes):
-        done, length = state.step - state.leg_step, plan.total_steps - state.leg_step
+        done, length = state.step - state.schedule_start_step, plan.total_steps - state.schedule_start_step
         yield (
             f"the schedule of {length} steps goes on at its step {done}, after {state.schedule.count_warmup_steps(length)} "
             "of warm-up; start.schedule=restart begins it anew"

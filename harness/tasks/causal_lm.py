@@ -39,7 +39,7 @@ class CausalLM(TextTask):
         """In nats a token: what a uniform guess and the validation set's own token frequencies would score."""
         return {"ln_vocabulary": math.log(self.data.vocab_size), "unigram_entropy": self.data.unigram_entropy}
 
-    def loss(self, batch: TokenBatch) -> Loss:
+    def compute_loss(self, batch: TokenBatch) -> Loss:
         """Cross-entropy in nats, summed over the scored tokens."""
         return Loss(self._compute_nats(batch, "sum"), batch.n_scored)
 
@@ -47,10 +47,10 @@ class CausalLM(TextTask):
         nats = self._compute_nats(batch, "none").cpu().double()  # mps has no float64
         return {"loss": Mean(nats.sum().item(), batch.n_scored, "nats/token", nats.square().sum().item())}
 
-    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+    def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """Characters and bytes are those of the scored text; an end-of-text token costs nats and has neither."""
         loss = means["loss"]
-        return super().report(means) | {
+        return super().compute_metrics(means) | {
             "perplexity": Metric(_exp(loss.value), "1/token"),
             "nats_per_character": Metric(loss.sum / self.data.val_characters, "nats/character"),
             "bits_per_byte": Metric(loss.sum / math.log(2) / self.data.val_bytes, "bits/byte"),

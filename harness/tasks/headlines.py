@@ -62,14 +62,14 @@ class HeadlinesLM(CausalLM):
         for start in range(0, len(rows), size):
             yield WindowBatch(rows.make_batch(range(start, min(start + size, len(rows)))))
 
-    def score(self, batch: TokenBatch | WindowBatch) -> dict[str, Mean]:
+    def score_batch(self, batch: TokenBatch | WindowBatch) -> dict[str, Mean]:
         if isinstance(batch, WindowBatch):
-            return {"windowed_loss": super().score(batch.rows)["loss"]}
-        return super().score(batch)
+            return {"windowed_loss": super().score_batch(batch.rows)["loss"]}
+        return super().score_batch(batch)
 
-    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+    def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         total = means["windowed_loss"]
-        return super().report(means) | {
+        return super().compute_metrics(means) | {
             "windowed_loss": Metric(total.sum / self._count_characters, "nats in full windows/character of all"),
             "windowed_coverage": Metric(total.count / self.data.val_scored_tokens, "share of validation tokens"),
         }

@@ -66,21 +66,21 @@ class MaskedLM(TextTask):
             "unigram_entropy": compute_unigram_entropy(self._get_maskable_val_tokens()),
         }
 
-    def batch(self, position: int, size: int) -> TokenBatch:
+    def get_batch(self, position: int, size: int) -> TokenBatch:
         rows = get_example_indices(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
         return self._mask_rows(self.data.train, rows, (self.data.seed, TRAIN_STREAM), position)
 
     def validation_batch(self, rows: range) -> TokenBatch:
         return self._mask_rows(self.data.val, rows, (0, VAL_STREAM), rows.start)
 
-    def count(self, batch: TokenBatch) -> int:
+    def count_scored(self, batch: TokenBatch) -> int:
         """Masked tokens; 1 for a batch that by chance has none, whose loss is 0."""
         return max(1, batch.n_scored)
 
-    def loss(self, batch: TokenBatch) -> Loss:
+    def compute_loss(self, batch: TokenBatch) -> Loss:
         """Cross-entropy in nats, summed over the masked tokens."""
         logits, targets = self._predict_masked(batch)
-        return Loss(F.cross_entropy(logits, targets, reduction="sum"), self.count(batch))
+        return Loss(F.cross_entropy(logits, targets, reduction="sum"), self.count_scored(batch))
 
     def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
         logits, targets = self._predict_masked(batch)
@@ -91,10 +91,10 @@ class MaskedLM(TextTask):
             "accuracy": Mean(hits, batch.n_scored, "share of masked tokens", hits),
         }
 
-    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+    def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """There is no perplexity, and nothing a character: what is masked is guessed from both sides."""
         share = means["loss"].count / len(self._get_maskable_val_tokens())
-        return super().report(means) | {"coverage": Metric(share, "share of validation tokens")}
+        return super().compute_metrics(means) | {"coverage": Metric(share, "share of validation tokens")}
 
     def _predict_masked(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return predict_scored(self.model, batch, **self.attention_inputs(batch))

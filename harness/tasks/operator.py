@@ -65,19 +65,19 @@ class OperatorTask:
     def examples(self) -> int:
         return len(self.data.train)
 
-    def batch(self, position: int, size: int) -> FieldPairs:
+    def get_batch(self, position: int, size: int) -> FieldPairs:
         return self.data.train[get_example_indices(position, size, self.examples, self.data.seed, self.data.shuffle)]
 
-    def split(self, batch: FieldPairs, size: int) -> list[FieldPairs]:
+    def split_batch(self, batch: FieldPairs, size: int) -> list[FieldPairs]:
         return [batch[start : start + size] for start in range(0, len(batch), size)]
 
-    def count(self, batch: FieldPairs) -> int:
+    def count_scored(self, batch: FieldPairs) -> int:
         return len(batch)
 
-    def tokens(self, batch: FieldPairs) -> int:
+    def count_tokens(self, batch: FieldPairs) -> int:
         return len(batch)
 
-    def loss(self, batch: FieldPairs) -> Loss:
+    def compute_loss(self, batch: FieldPairs) -> Loss:
         """The relative error of normalised fields, summed over the samples."""
         batch = batch.to(self._device)
         predicted, true = self.model.normalize_targets(self.model(batch.x)), self.model.normalize_targets(batch.y)
@@ -85,16 +85,16 @@ class OperatorTask:
 
     def validation_batches(self) -> Iterator[FieldPairs]:
         for fields in self.data.held_out:
-            yield from self.split(fields, self.data.eval_batch_size)
+            yield from self.split_batch(fields, self.data.eval_batch_size)
 
-    def score(self, batch: FieldPairs) -> dict[str, Mean]:
+    def score_batch(self, batch: FieldPairs) -> dict[str, Mean]:
         batch = batch.to(self._device)
         predicted = self.model(batch.x)
         suffix = "" if batch.grid == self.data.held_out[0].grid else f"_{batch.grid}"
         errors = {"loss": relative_l2(predicted, batch.y), "h1": relative_h1(predicted, batch.y)}
         return {f"{name}{suffix}": _to_mean(values, METRIC_UNITS[name]) for name, values in errors.items()}
 
-    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+    def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         return {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
 
     @torch.no_grad()

@@ -37,17 +37,17 @@ class TextTask:
     def tokens_per_example(self) -> float:
         return self.data.train.mean_tokens_per_row
 
-    def batch(self, position: int, size: int) -> TokenBatch:
+    def get_batch(self, position: int, size: int) -> TokenBatch:
         rows = get_example_indices(position, size, len(self.data.train), self.data.seed, self.data.shuffle)
         return self.data.train.make_batch(rows)
 
-    def split(self, batch: TokenBatch, size: int) -> list[TokenBatch]:
+    def split_batch(self, batch: TokenBatch, size: int) -> list[TokenBatch]:
         return [batch[start : start + size] for start in range(0, len(batch), size)]
 
-    def count(self, batch: TokenBatch) -> int:
+    def count_scored(self, batch: TokenBatch) -> int:
         return batch.n_scored
 
-    def tokens(self, batch: TokenBatch) -> int:
+    def count_tokens(self, batch: TokenBatch) -> int:
         return batch.n_tokens
 
     def validation_batches(self) -> Iterator[TokenBatch | PairBatch]:
@@ -60,7 +60,7 @@ class TextTask:
     def validation_batch(self, rows: range) -> TokenBatch:
         return self.data.val.make_batch(rows)
 
-    def score(self, batch: TokenBatch | PairBatch) -> dict[str, Mean]:
+    def score_batch(self, batch: TokenBatch | PairBatch) -> dict[str, Mean]:
         return {"blimp": self.pairs.score_batch(batch)} if isinstance(batch, PairBatch) else self.score_tokens(batch)
 
     def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
@@ -77,7 +77,7 @@ class TextTask:
         """What the model is given beside the inputs, so that it looks where it is meant to."""
         return {}
 
-    def report(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
+    def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         return {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
 
 

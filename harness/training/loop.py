@@ -61,7 +61,7 @@ def train(
     decision = _evaluate_and_checkpoint(task, state, plan, world, policies, emit, save) if state.step == 0 else None
     while not isinstance(decision, Stop) and state.step < plan.total_steps:
         began_at = time.perf_counter()
-        batch = task.batch(state.examples, plan.batch_size)
+        batch = task.get_batch(state.examples, plan.batch_size)
         event = train_step(task, state, batch, plan, world, micro_batch_size, began_at)
         emit(event)
         decision = first_decision(policies, event)
@@ -108,7 +108,7 @@ def train_step(
         set_torch_rng_state(generators)
         return OutOfMemory(state.step, micro_batch_size, shortage or "on another process")
     grad_norm = _clip_and_step(state, plan, world)
-    tokens = task.tokens(batch)
+    tokens = task.count_tokens(batch)
     state.step, state.examples, state.tokens = state.step + 1, state.examples + plan.batch_size, state.tokens + tokens
     state.skips = 0 if math.isfinite(loss) and math.isfinite(grad_norm) else state.skips + 1
     return StepEnd(
@@ -127,7 +127,7 @@ def train_step(
 
 def evaluate(task: Task, world: ProcessGroup, autocast: torch.dtype | None = None) -> dict[str, Metric]:
     """The task's metrics over its whole validation set; no generator moves."""
-    return task.report(score_validation_set(task, world, autocast))
+    return task.compute_metrics(score_validation_set(task, world, autocast))
 
 
 def score_validation_set(task: Task, world: ProcessGroup, autocast: torch.dtype | None = None) -> dict[str, Mean]:
@@ -137,7 +137,7 @@ def score_validation_set(task: Task, world: ProcessGroup, autocast: torch.dtype 
     means: dict[str, Mean] = {}
     with torch.no_grad(), preserve_rng_state(), _autocast(world, autocast):
         for batch in world.shard(task.validation_batches()):
-            means = _add_means(means, task.score(batch))
+            means = _add_means(means, task.score_batch(batch))
     task.model.train(was_training)
     return functools.reduce(_add_means, world.all_gather(means))
 
@@ -172,7 +172,7 @@ def _evaluate_and_checkpoint(
         best_step=state.best_step,
         is_best=is_best,
         evals_since_best=state.evals_since_best,
-        share=(state.step - plan.first_step) / (plan.total_steps - plan.first_step),
+        fraction_done=(state.step - plan.first_step) / (plan.total_steps - plan.first_step),
         seconds=time.perf_counter() - began_at,
         grad_norms=layer_grad_norms(state.model.named_parameters(), grad_norm),
     )
@@ -197,7 +197,7 @@ def _handle_spike(
     step, is_allowed = state.step, decision.action == "rollback" and state.rollbacks < decision.max_rollbacks
     back_to = go_back(state, decision.last_good_step + 1) if is_allowed else None
     if back_to is None:
-        state.spiked_at = decision.last_good_step
+        state.last_spike_step = decision.last_good_step
     else:
         for name, value in kept.items():
             setattr(state, name, value)
@@ -221,13 +221,13 @@ def _accumulate_gradients(
 ) -> float:
     """Backward over this process's share of `batch`; its part of the mean loss of the whole batch."""
     state.optimizer.zero_grad()
-    total_count = task.count(batch)
+    total_count = task.count_scored(batch)
     share = -(-plan.batch_size // world.size)
     loss_sum = torch.zeros((), device=world.device)
-    for part in world.shard(task.split(batch, share)):
-        for micro_batch in task.split(part, micro_batch_size):
+    for part in world.shard(task.split_batch(batch, share)):
+        for micro_batch in task.split_batch(part, micro_batch_size):
             with _autocast(world, plan.autocast):
-                loss = task.loss(micro_batch).sum / total_count
+                loss = task.compute_loss(micro_batch).sum / total_count
             state.scaler.scale(loss).backward()
             loss_sum += loss.detach()
     return loss_sum.item()

@@ -44,7 +44,7 @@ def test_the_facts_are_those_in_force_and_say_what_was_asked_for_beside(tmp_path
 
 
 def test_spikes_come_with_what_fed_them_and_a_rollback_takes_back_what_was_behind_it(tmp_path) -> None:
-    spike = Spike(15, 12, 9.0, 3.0, back_to=10, lr_factor=0.5, goes_on=True, examples=(96, 120))
+    spike = Spike(15, 12, 9.0, 3.0, restored_step=10, lr_factor=0.5, is_continuing=True, example_range=(96, 120))
     steps = [step_end(step, 3.0) for step in range(1, 16)]
     again = [step_end(step, 2.5) for step in range(11, 21)]
     send_events([MetricsWriter()], iter([run_start(tmp_path), *steps, spike, *again, run_end()]))

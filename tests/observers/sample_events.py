@@ -41,7 +41,7 @@ def step_end(step: int, loss: float = 2.0, **changes: object) -> StepEnd:
 
 def eval_end(step: int, loss: float, best: float, **changes: object) -> EvalEnd:
     metrics = {"loss": Metric(loss, "nats/token", 0.0125), "coverage": Metric(1.0, "share")}
-    given = {"metrics": metrics, "best_step": step, "evals_since_best": 0, "share": step / 20, "seconds": 1.0}
+    given = {"metrics": metrics, "best_step": step, "evals_since_best": 0, "fraction_done": step / 20, "seconds": 1.0}
     return EvalEnd(
         step=step, tokens=step * TOKENS_PER_STEP, best_val_loss=best, is_best=loss <= best, **{**given, **changes}
     )

@@ -61,7 +61,7 @@ def test_evaluations_say_what_share_of_the_run_is_done(places) -> None:
 
     def note(event: Event) -> None:
         if isinstance(event, EvalEnd):
-            shares.append(event.share)
+            shares.append(event.fraction_done)
 
     run(compose_config([*SMOKE, *places, "loop.evals=2"]), [note])
     assert shares == [0, 0.5, 1]

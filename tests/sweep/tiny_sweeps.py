@@ -67,7 +67,7 @@ def make_result(status: str = "completed", loss: float = 1.0, **said: object) ->
 def make_eval_end(share: float, loss: float) -> EvalEnd:
     metrics = {"loss": Metric(loss, "nats/token")}
     return EvalEnd(
-        0, 0, metrics, best_val_loss=loss, best_step=0, is_best=True, evals_since_best=0, share=share, seconds=0
+        0, 0, metrics, best_val_loss=loss, best_step=0, is_best=True, evals_since_best=0, fraction_done=share, seconds=0
     )
 
 

@@ -85,7 +85,7 @@ def test_our_loss_is_that_of_transformers_given_unshifted_labels_and_labels_shif
     batch = TokenBatch(tokens[:, :-1], tokens[:, 1:].clone(), lengths=np.array([8, 8]), scored_per_row=np.array([5, 8]))
     batch.targets[0, :3] = IGNORE_INDEX  # as of a prompt
     task = CausalLM(model, make_generated_lm().data)
-    ours = task.loss(batch).sum.item() / batch.n_scored
+    ours = task.compute_loss(batch).sum.item() / batch.n_scored
     labels = torch.cat(
         [torch.full((2, 1), IGNORE_INDEX), batch.targets], dim=1
     )  # where they stand, for it shifts itself

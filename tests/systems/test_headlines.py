@@ -45,11 +45,11 @@ def check_stream(task) -> None:
     """Batches are one stream after the other, and the second epoch goes on where the first one ends."""
     stream = torch.from_numpy(task.data.train.stream.astype("int64"))
     for batch in (0, 1, 133):
-        taken = task.batch(64 * batch, 64)
+        taken = task.get_batch(64 * batch, 64)
         window = stream[8192 * batch : 8192 * (batch + 1) + 1]
         assert torch.equal(taken.inputs.flatten(), window[:-1])
         assert torch.equal(taken.targets.flatten(), window[1:])
-    last = task.batch(64 * 134, 64)  # 4727 tokens are left of the text, and then it begins again
+    last = task.get_batch(64 * 134, 64)  # 4727 tokens are left of the text, and then it begins again
     left = np.flatnonzero(last.lengths < 128)[0]
     assert last.lengths[: left + 1].sum() == 1_102_455 - 134 * 8192
     assert torch.equal(last.inputs[left + 1 :].flatten(), stream[: 128 * (63 - left)])

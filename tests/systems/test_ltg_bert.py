@@ -36,7 +36,7 @@ def compute_piece_loss(task: object, batch: TokenBatch, row: int, start: int, en
     """The loss of a part of a row that stands alone."""
     inputs, targets = batch.inputs[row : row + 1, start:end], batch.targets[row : row + 1, start:end]
     count = (targets != IGNORE_INDEX).sum(1).numpy()
-    return task.loss(TokenBatch(inputs, targets, count * 0 + (end - start), count)).sum.item()
+    return task.compute_loss(TokenBatch(inputs, targets, count * 0 + (end - start), count)).sum.item()
 
 
 def test_a_document_in_a_packed_row_scores_exactly_as_alone(tmp_path: Path) -> None:
@@ -48,15 +48,15 @@ def test_a_document_in_a_packed_row_scores_exactly_as_alone(tmp_path: Path) -> N
     task = build_masked_lm_task(model=model, data=data, tokenizer=tokenizer, seed=0, cache_dir=tmp_path, **choices)
     for parameter in task.model.parameters():  # so that all that is seen shows in the loss
         parameter.data.mul_(4)
-    batch = task.batch(0, 4)
+    batch = task.get_batch(0, 4)
     for row in range(4):
         ends = [0, *(batch.inputs[row] == task.data.eos_id).nonzero().flatten().add(1).tolist(), 64]
         pieces = [(start, end) for start, end in pairwise(ends) if start < end]
         assert len(pieces) >= 3
         alone = sum(compute_piece_loss(task, batch, row, *piece) for piece in pieces)
-        assert task.loss(batch[row : row + 1]).sum.item() == pytest.approx(alone, rel=1e-5)
+        assert task.compute_loss(batch[row : row + 1]).sum.item() == pytest.approx(alone, rel=1e-5)
         task.within_documents = False
-        assert abs(task.loss(batch[row : row + 1]).sum.item() - alone) > 1e-3 * alone
+        assert abs(task.compute_loss(batch[row : row + 1]).sum.item() - alone) > 1e-3 * alone
         task.within_documents = True
 
 

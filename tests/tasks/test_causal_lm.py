@@ -44,10 +44,12 @@ def test_the_same_seed_gives_the_same_bits_with_dropout_too() -> None:
 def test_a_batch_weighs_as_much_as_its_rows_alone_so_padding_counts_for_nothing() -> None:
     task = make_generated_lm()
     task.model.eval()
-    batch = task.batch(0, 8)
-    rows = task.split(batch, 1)
-    assert task.loss(batch).sum.item() == pytest.approx(sum(task.loss(row).sum.item() for row in rows), rel=1e-5)
-    assert task.count(batch) == sum(task.count(row) for row in rows) < task.tokens(batch)
+    batch = task.get_batch(0, 8)
+    rows = task.split_batch(batch, 1)
+    assert task.compute_loss(batch).sum.item() == pytest.approx(
+        sum(task.compute_loss(row).sum.item() for row in rows), rel=1e-5
+    )
+    assert task.count_scored(batch) == sum(task.count_scored(row) for row in rows) < task.count_tokens(batch)
 
 
 def test_the_prompt_is_context_and_no_target() -> None:
@@ -68,7 +70,7 @@ def test_labels_are_shifted_exactly_once() -> None:
     logits = task.model(input_ids=tokens[None]).logits[0]
     nats = F.cross_entropy(logits[:-1], tokens[1:], reduction="none")
     by_hand = nats[torch.tensor(rows.is_scored[start + 1 : start + length + 1])].sum().item()
-    assert task.loss(rows.make_batch([3])).sum.item() == pytest.approx(by_hand, rel=1e-5)
+    assert task.compute_loss(rows.make_batch([3])).sum.item() == pytest.approx(by_hand, rel=1e-5)
 
 
 def test_every_validation_token_is_scored_whatever_the_evaluation_batch() -> None:

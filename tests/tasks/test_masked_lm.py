@@ -60,7 +60,7 @@ def test_a_row_of_the_examples_layout_is_a_document_between_its_marks(folder: Pa
     task = make_masked_task(folder, layout="examples", sequence_length=60)
     tokenizer = Tokenizer.load(task.data.tokenizer_path)
     encoded = tokenizer.encode([document.text for document in SOURCE.iter_documents()])
-    batch = task.batch(0, 20)
+    batch = task.get_batch(0, 20)
     for row, which in enumerate(get_example_indices(0, 20, len(task.data.train), 0, True)):
         true = torch.where(batch.targets[row] == IGNORE_INDEX, batch.inputs[row], batch.targets[row])
         assert true[: batch.lengths[row]].tolist() == [tokenizer.cls_id, *encoded[which], tokenizer.eos_id]
@@ -76,17 +76,17 @@ def test_packed_rows_hold_every_token_of_the_text_once(folder: Path) -> None:
 
 def test_the_count_is_of_masked_tokens_and_the_tokens_are_of_the_text(folder: Path) -> None:
     task = make_masked_task(folder, layout="examples", sequence_length=60)
-    batch = task.batch(5, 16)
-    assert task.count(batch) == (batch.targets != IGNORE_INDEX).sum()
-    assert task.tokens(batch) == batch.lengths.sum() < batch.inputs.numel()
-    parts = task.split(batch, 3)
-    assert sum(part.n_scored for part in parts) == task.count(batch)
+    batch = task.get_batch(5, 16)
+    assert task.count_scored(batch) == (batch.targets != IGNORE_INDEX).sum()
+    assert task.count_tokens(batch) == batch.lengths.sum() < batch.inputs.numel()
+    parts = task.split_batch(batch, 3)
+    assert sum(part.n_scored for part in parts) == task.count_scored(batch)
 
 
 @pytest.mark.parametrize("layout", ["packed", "examples"])
 def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_given_the_others(folder: Path, layout: str) -> None:
     task = make_masked_task(folder, layout=layout, model=partial(make_bert, spread=1.0))
-    batch = task.batch(0, 8)
+    batch = task.get_batch(0, 8)
     by_hand = torch.zeros(())
     for row in range(8):  # alone, so that there is neither padding nor a mask but of documents
         inputs = batch.inputs[row : row + 1, : batch.lengths[row]]
@@ -94,8 +94,8 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_given_the_others(fol
         visible = (documents[:, :, None] == documents[:, None, :])[:, None]
         logits = task.model(input_ids=inputs, attention_mask=visible).logits[0]
         by_hand += F.cross_entropy(logits, batch.targets[row, : batch.lengths[row]], reduction="sum")
-    assert task.loss(batch).sum.item() == pytest.approx(by_hand.item(), rel=1e-5)
-    assert sum(task.loss(part).sum.item() for part in task.split(batch, 3)) == pytest.approx(by_hand.item(), rel=1e-5)
+    assert task.compute_loss(batch).sum.item() == pytest.approx(by_hand.item(), rel=1e-5)
+    assert sum(task.compute_loss(part).sum.item() for part in task.split_batch(batch, 3)) == pytest.approx(by_hand.item(), rel=1e-5)
 
 
 def test_random_weights_start_at_the_uniform_guess_and_accuracy_is_what_the_likeliest_token_hits(folder: Path) -> None:
@@ -136,22 +136,22 @@ def test_the_validation_masks_are_the_same_in_every_run(folder: Path) -> None:
 def test_every_epoch_has_other_masks_and_a_position_always_the_same(folder: Path) -> None:
     task = make_masked_task(folder, shuffle=False)
     rows = len(task.data.train)
-    first, again, next_epoch = (task.batch(position, 8) for position in (4, 4, 4 + rows))
+    first, again, next_epoch = (task.get_batch(position, 8) for position in (4, 4, 4 + rows))
     assert torch.equal(first.targets, again.targets)
     assert torch.equal(first.inputs, again.inputs)
     assert not torch.equal(first.targets, next_epoch.targets)
-    inside = task.batch(0, 8).targets[4:]
+    inside = task.get_batch(0, 8).targets[4:]
     assert torch.equal(inside, first.targets[:4])
-    assert not torch.equal(first.targets, make_masked_task(folder, shuffle=False, seed=1).batch(4, 8).targets)
+    assert not torch.equal(first.targets, make_masked_task(folder, shuffle=False, seed=1).get_batch(4, 8).targets)
 
 
 def test_a_batch_without_a_masked_token_costs_nothing_and_breaks_nothing(folder: Path) -> None:
     task = make_masked_task(folder)
-    batch = task.batch(0, 2)
+    batch = task.get_batch(0, 2)
     empty = replace(
         batch, targets=torch.full_like(batch.targets, IGNORE_INDEX), scored_per_row=batch.scored_per_row * 0
     )
-    loss = task.loss(empty)
+    loss = task.compute_loss(empty)
     loss.sum.backward()
     assert (loss.sum.item(), loss.count) == (0, 1)
 
@@ -190,6 +190,6 @@ def test_the_remedy_for_a_model_that_takes_no_such_mask_works(folder: Path) -> N
         "layout": "examples",
     }
     task = make_masked_task(folder, **choices)
-    batch = task.batch(0, 8)
-    alone = sum(task.loss(row).sum.item() for row in task.split(batch, 1))
-    assert task.loss(batch).sum.item() == pytest.approx(alone, rel=1e-4)
+    batch = task.get_batch(0, 8)
+    alone = sum(task.compute_loss(row).sum.item() for row in task.split_batch(batch, 1))
+    assert task.compute_loss(batch).sum.item() == pytest.approx(alone, rel=1e-4)

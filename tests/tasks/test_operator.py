@@ -57,7 +57,7 @@ def test_training_is_on_normalised_fields_and_evaluation_on_physical_ones(task) 
     with torch.no_grad():
         predicted = task.model(batch.x)
         expected = relative_h1((predicted - task.model.y_mean) / task.model.y_std, task.model.normalize_targets(batch.y))
-        assert task.loss(batch).sum.item() == pytest.approx(expected.sum().item(), rel=1e-5)
+        assert task.compute_loss(batch).sum.item() == pytest.approx(expected.sum().item(), rel=1e-5)
         fields = task.data.held_out[0]
         errors = relative_l2(task.model(fields.x), fields.y)
     report = evaluate(task, CPU)["loss"]
@@ -74,16 +74,16 @@ def test_the_mean_predictor_is_the_mean_of_the_training_fields(task) -> None:
 
 def test_an_epoch_holds_every_sample_once_and_a_position_always_the_same_batch(task) -> None:
     assert (task.examples, task.tokens_per_example) == (32, 1.0)
-    epoch = [task.batch(position, 8) for position in range(0, 32, 8)]
+    epoch = [task.get_batch(position, 8) for position in range(0, 32, 8)]
     seen = torch.cat([batch.y for batch in epoch]).flatten(1)
     assert sorted(map(tuple, seen.tolist())) == sorted(map(tuple, task.data.train.y.flatten(1).tolist()))
-    assert torch.equal(task.batch(40, 8).x, task.batch(40, 8).x)
-    assert not torch.equal(task.batch(0, 8).y, task.batch(32, 8).y)
-    assert [len(part) for part in task.split(epoch[0], 3)] == [3, 3, 2]
+    assert torch.equal(task.get_batch(40, 8).x, task.get_batch(40, 8).x)
+    assert not torch.equal(task.get_batch(0, 8).y, task.get_batch(32, 8).y)
+    assert [len(part) for part in task.split_batch(epoch[0], 3)] == [3, 3, 2]
 
 
 def test_clipping_counts_a_complex_gradient_whole(task) -> None:
-    task.loss(task.data.train[:4]).sum.backward()
+    task.compute_loss(task.data.train[:4]).sum.backward()
     grads = [p.grad for p in task.model.parameters()]
     parts = torch.cat([torch.view_as_real(g).flatten() if g.is_complex() else g.flatten() for g in grads])
     assert any(g.is_complex() for g in grads)

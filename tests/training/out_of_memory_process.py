@@ -18,10 +18,10 @@ def train_with_limited_memory(world: ProcessGroup) -> dict[str, list]:
     """The losses, and the sizes of micro-batches that did not fit."""
 
     class Cramped(ToyTask):
-        def loss(self, batch):
+        def compute_loss(self, batch):
             if world.rank == 1 and len(batch) > 2:
                 raise torch.OutOfMemoryError("only two fit")
-            return super().loss(batch)
+            return super().compute_loss(batch)
 
     task, events = Cramped(), list[Event]()
     plan = toy_plan(micro_batch_size=16 // world.size)

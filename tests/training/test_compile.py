@@ -29,8 +29,8 @@ def test_a_model_is_compiled_for_its_shapes_and_not_for_each_batch(compiled_grap
     task.model.compile(backend="eager")  # traced and guarded as ever, without minutes of C++
     seen = []
     for position in range(0, 160, 16):  # ragged: each batch has another number of scored tokens
-        batch = task.batch(position, 16)
-        assert task.loss(batch).sum.item() == pytest.approx(plain.loss(batch).sum.item(), rel=1e-5)
+        batch = task.get_batch(position, 16)
+        assert task.compute_loss(batch).sum.item() == pytest.approx(plain.compute_loss(batch).sum.item(), rel=1e-5)
         seen.append(compiled_graphs["unique_graphs"])
     assert 0 < seen[0] < 3
     assert seen[-1] == seen[-4] <= 4  # the body and the head, each for the first shape and then for any

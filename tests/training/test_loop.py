@@ -113,8 +113,8 @@ def test_a_signal_ends_the_run_after_the_step_under_way() -> None:
 class Spoilt(ToyTask):
     """A task whose loss is not finite from a chosen forward pass on."""
 
-    def loss(self, batch):
-        loss = super().loss(batch)
+    def compute_loss(self, batch):
+        loss = super().compute_loss(batch)
         return Loss(loss.sum * math.nan, loss.count) if self.forwards > 5 else loss
 
 
@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_last_good_weights
 
 def test_a_validation_loss_that_is_not_finite_is_divergence() -> None:
     class Blind(ToyTask):
-        def score(self, batch):
+        def score_batch(self, batch):
             return {"loss": Mean(math.inf, 1, "squared error")}
 
     _, stop = train_toy(Blind(), policies=[policies.stop_when_diverged()])
@@ -169,10 +169,10 @@ def test_fp16_that_only_skips_has_diverged() -> None:
 class Cramped(ToyTask):
     """A task that has memory for four examples a forward pass."""
 
-    def loss(self, batch):
+    def compute_loss(self, batch):
         if len(batch) > 4:
             raise torch.OutOfMemoryError("only four fit")
-        return super().loss(batch)
+        return super().compute_loss(batch)
 
 
 def test_out_of_memory_splits_the_same_batch_anew_and_changes_no_loss() -> None:
@@ -189,12 +189,12 @@ def test_a_step_that_is_taken_again_for_lack_of_memory_draws_what_it_would_have_
 
         is_short = True
 
-        def loss(self, batch):
+        def compute_loss(self, batch):
             if self.is_short and self.forwards == 6:
                 self.is_short = False
-                super().loss(batch)
+                super().compute_loss(batch)
                 raise torch.OutOfMemoryError("not now")
-            return super().loss(batch)
+            return super().compute_loss(batch)
 
     def same_size(event: Event) -> policies.Decision:
         return policies.ShrinkMicroBatch(4) if isinstance(event, OutOfMemory) else None
@@ -217,7 +217,7 @@ def test_an_evaluation_tells_the_gradients_norm_by_layer_of_the_step_before() ->
 
 def test_out_of_memory_with_a_single_example_fails_with_the_reason() -> None:
     class Tiny(ToyTask):
-        def loss(self, batch):
+        def compute_loss(self, batch):
             raise torch.OutOfMemoryError("nothing fits")
 
     _, stop = train_toy(Tiny(), policies=[policies.shrink_when_out_of_memory])

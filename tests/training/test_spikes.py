@@ -57,8 +57,8 @@ class Rough(ToyTask):
 
     since, length, height = 16 * 65, 16 * 3, 50.0
 
-    def batch(self, position: int, size: int):
-        rows = super().batch(position, size)
+    def get_batch(self, position: int, size: int):
+        rows = super().get_batch(position, size)
         if self.since <= position < self.since + self.length:
             rows.targets = rows.targets + self.height
         return rows
@@ -82,7 +82,7 @@ def spikes(events: list[Event]) -> list[Spike]:
 def test_a_rollback_goes_back_cuts_the_lr_and_leaves_out_the_batches_at_fault(tmp_path) -> None:
     stop, state, events = trained(Rough(), tmp_path, "rollback", lr_factor=0.5, max_rollbacks=1)
     [spike] = spikes(events)
-    assert (spike.began_at, spike.step, spike.back_to, spike.lr_factor) == (65, 68, 60, 0.5)
+    assert (spike.last_good_step, spike.step, spike.restored_step, spike.lr_factor) == (65, 68, 60, 0.5)
     steps = [event for event in events if isinstance(event, StepEnd)]
     after = steps[next(i for i, event in enumerate(steps) if event.step == 68) + 1 :]
     assert after[0].step == 61
@@ -96,12 +96,16 @@ def test_rollbacks_end_after_as_many_as_were_asked_for(tmp_path) -> None:
     class Endless(Rough):
         length = 10**9
 
-        def loss(self, batch):
-            loss = super().loss(batch)
+        def compute_loss(self, batch):
+            loss = super().compute_loss(batch)
             return Loss(loss.sum * math.nan, loss.count) if batch.targets.max() > 10 else loss
 
     stop, _, events = trained(Endless(), tmp_path, "rollback", lr_factor=0.5, max_rollbacks=2)
-    assert [(spike.back_to, spike.goes_on) for spike in spikes(events)] == [(60, True), (60, True), (None, False)]
+    assert [(spike.restored_step, spike.is_continuing) for spike in spikes(events)] == [
+        (60, True),
+        (60, True),
+        (None, False),
+    ]
     assert stop.status == "diverged"
 
 
@@ -114,7 +118,7 @@ def test_a_run_stopped_right_after_a_rollback_goes_on_past_the_batches_at_fault(
 
 def test_the_checkpoint_before_a_spike_under_way_is_not_given_up(tmp_path) -> None:
     _, _, events = trained(Rough(), tmp_path, "rollback", keep=1, eval_every=1, lr_factor=0.5, max_rollbacks=1)
-    assert [spike.back_to for spike in spikes(events)] == [65]
+    assert [spike.restored_step for spike in spikes(events)] == [65]
 
 
 def test_a_spike_at_a_step_to_evaluate_leaves_no_evaluation_out(tmp_path) -> None:
@@ -127,16 +131,16 @@ def test_checkpoints_between_the_spike_and_the_rollback_are_marked(tmp_path) -> 
     task = Rough()
     task.since = 16 * 58  # seen at step 61, after the checkpoint of step 60
     _, _, events = trained(task, tmp_path, "rollback", lr_factor=0.5, max_rollbacks=1)
-    assert spikes(events)[0].back_to == 50
+    assert spikes(events)[0].restored_step == 50
     assert (tmp_path / f"{checkpoint_name(60)}{AFTER_SPIKE}").is_dir()
-    assert not read_counters(tmp_path / checkpoint_name(100))["spiked_at"]
+    assert not read_counters(tmp_path / checkpoint_name(100))["last_spike_step"]
 
 
 def test_a_warning_goes_on_and_marks_the_checkpoints_that_follow(tmp_path) -> None:
     stop, _, events = trained(Rough(), tmp_path, "warn", keep=20)
-    assert spikes(events)[0].back_to is None
+    assert spikes(events)[0].restored_step is None
     assert stop.status == "completed"
-    marks = {step: read_counters(tmp_path / checkpoint_name(step))["spiked_at"] for step in (60, 70, 100)}
+    marks = {step: read_counters(tmp_path / checkpoint_name(step))["last_spike_step"] for step in (60, 70, 100)}
     assert marks == {60: 0, 70: 65, 100: 65}
 
 
@@ -160,11 +164,11 @@ def test_without_a_checkpoint_before_the_spike_a_rollback_stops(tmp_path) -> Non
 
 def test_a_loss_that_is_no_number_is_brought_back_and_the_run_completes(tmp_path) -> None:
     class Broken(Rough):
-        def loss(self, batch):
-            loss = super().loss(batch)
+        def compute_loss(self, batch):
+            loss = super().compute_loss(batch)
             return Loss(loss.sum * math.nan, loss.count) if batch.targets.max() > 10 else loss
 
     stop, state, events = trained(Broken(), tmp_path, "rollback", lr_factor=0.5, max_rollbacks=4)
     assert stop == Stop("completed", "")
-    assert [spike.back_to for spike in spikes(events)] == [60] * 3
+    assert [spike.restored_step for spike in spikes(events)] == [60] * 3
     assert all(torch.isfinite(parameter).all() for parameter in state.model.parameters())

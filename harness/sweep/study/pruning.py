@@ -20,10 +20,10 @@ def report_and_prune(trial: Trial, warmup_share: float) -> Policy:
     def policy(event: Event) -> Decision:
         if not isinstance(event, EvalEnd):
             return None
-        trial.report(event.val_loss, to_rung(event.share))
-        is_judged = 0 < event.share < 1 and event.share >= warmup_share
+        trial.report(event.val_loss, to_rung(event.fraction_done))
+        is_judged = 0 < event.fraction_done < 1 and event.fraction_done >= warmup_share
         if is_judged and trial.should_prune():
-            return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.share:.0%} of the run")
+            return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.fraction_done:.0%} of the run")
         return None
 
     return policy
