@@ -4,7 +4,6 @@ The original stays as it is."""
 
 import argparse
 import gzip
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from harness.config.errors import ConfigError
 from harness.config.schema import check_writable, compose_config, validate_config
+from harness.core.files import write_atomically
 from harness.data.cleaning import CLEANABLE_SOURCES, CleaningChange, clean_text
 from harness.data.sources import read_text_file
 from harness.run.build import instantiate_component
@@ -75,15 +75,8 @@ def _check_output(to: Path, file: Path, force: bool) -> None:
 
 def _write_file(path: Path, text: str) -> None:
     """Whole or not at all."""
-    content, draft = text.encode(), path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.write(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    content = text.encode()
+    write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _format_table(changes: Sequence[CleaningChange]) -> str:

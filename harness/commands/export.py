@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.config.errors import ConfigError
 from harness.config.schema import check_writable
-from harness.data.cache import write_folder_atomically
+from harness.core.files import write_folder_atomically
 from harness.data.tokenizers import METADATA_FILE
 from harness.models import is_causal
 from harness.models.hf_export import to_transformers_model, to_transformers_name

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from harness.core.files import FileLock, write_folder_atomically
 
 CACHE_VERSION = 1
 """Part of every digest: one higher whenever the same source comes to be read, tokenised or stored differently."""
@@ -36,27 +34,10 @@ def ensure_cached(folder: Path, write: Callable[[Path], None]) -> Path:
 
     if _is_complete(folder):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
         if not _is_complete(folder):
-            shutil.rmtree(folder, ignore_errors=True)
             write_folder_atomically(folder, write_listed)
     return folder
-
-
-def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
-    """Have `write` fill `folder`, which appears with every file on the disk or, where `write` fails, not at all."""
-    draft = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    try:
-        write(draft)
-        for path in (*draft.rglob("*"), draft):
-            _sync_to_disk(path)
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    _sync_to_disk(folder.parent)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -69,11 +50,3 @@ def _is_complete(folder: Path) -> bool:
 def _list_file_sizes(folder: Path) -> dict[str, int]:
     files = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-
-
-def _sync_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

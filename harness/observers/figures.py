@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.events import Event, Observer, RunEnd, RunStart
+from harness.core.files import open_atomically
 from harness.record import metrics_file
 
 BLUE, ORANGE, GREEN, GREY = "#3b6fb6", "#e07b39", "#2e8b57", "#6b7280"
@@ -128,6 +129,5 @@ def _columns(curves: Curves, metric: str) -> tuple[list[int], list[float]]:
 def save_figure(figure: Any, path: Path) -> None:
     """Writes the picture whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    with open_atomically(path) as file:
+        figure.savefig(file, format="png")

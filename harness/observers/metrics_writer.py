@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness.core.events import Diagnosis, Event, FinalDiagnosis, Observer, RunEnd, RunStart, Spike
+from harness.core.files import FileLock
 from harness.record import metrics_file
 from harness.record.metric_rows import MetricAggregator, describe_event
 from harness.tracking.store_uri import hide_credentials
@@ -44,14 +45,15 @@ class MetricsWriter(Observer):
     def close(self) -> None:
         if self._file is not None:
             self._flush()
-            metrics_file.release(self._file)
+            self._lock.release()
             self._file.close()
             self._file = None
 
     def _write_start(self, start: RunStart) -> None:
         self._folder = start.folder
         self._file = (start.folder / metrics_file.METRICS_FILE).open("xb", buffering=0)
-        metrics_file.hold(self._file)
+        self._lock = FileLock(self._folder / metrics_file.METRICS_FILE, required=False)
+        self._lock.acquire()
         self._write_entry(
             "start",
             id=uuid.uuid4().hex,

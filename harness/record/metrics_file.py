@@ -1,13 +1,12 @@
 """metrics.jsonl, a run's plain record: what a line looks like, and whether the process that writes it lives."""
 
-import fcntl
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from harness.core.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -39,32 +38,7 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `node` as a JSON file that is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(_encode_nonfinite(value), allow_nan=False, indent=1) + "\n")
-    partial.replace(path)
-
-
-def hold(file: BinaryIO) -> None:
-    """Mark a record as being written, until `release` or the end of this process, however it ends."""
-    with suppress(OSError):  # some network file systems know no locks
-        fcntl.flock(file, fcntl.LOCK_EX)
-
-
-def release(file: BinaryIO) -> None:
-    with suppress(OSError):
-        fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def is_held(path: Path) -> bool | None:
-    """Whether a living process writes this record; None where the file system cannot tell."""
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return None
-    return False
+    write_atomically(path, json.dumps(_encode_nonfinite(value), allow_nan=False, indent=1) + "\n")
 
 
 def _encode_nonfinite(value: Any) -> Any:

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from harness.config.errors import ConfigError
 from harness.config.schema import RunSettings
 from harness.config.targets import check_target
+from harness.core.files import find_intact_folder
 from harness.core.state import find_broken_tie, load_model_weights
 from harness.models import untie_head
 from harness.run.build import instantiate_component
 from harness.training import lora
-from harness.training.checkpoint import WEIGHTS_FILE, load_weights, read_state_dict, resolve_checkpoint
+from harness.training.checkpoint import WEIGHTS_FILE, load_weights, read_state_dict
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.")
 """What data parallelism, torch.compile and wrapper classes put in front of a name."""
@@ -121,7 +122,7 @@ def load_best_weights(folder: Path, model: nn.Module) -> nn.Module:
 
     ValueError where they do not fit."""
     cfg = OmegaConf.load(folder / "config.yaml")
-    weights = load_weights(resolve_checkpoint(folder / "checkpoints" / "best") / WEIGHTS_FILE)
+    weights = load_weights(find_intact_folder(folder / "checkpoints" / "best") / WEIGHTS_FILE)
     if cfg.get("lora"):
         check_target("lora", cfg.lora)
         model = instantiate_component(cfg, "lora")(model)
@@ -134,7 +135,7 @@ def load_best_weights(folder: Path, model: nn.Module) -> nn.Module:
 def _read_run_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     """The best weights of the run in `folder`, under the names of `model`."""
     if not OmegaConf.load(folder / "config.yaml").get("lora"):
-        return load_weights(resolve_checkpoint(folder / "checkpoints" / "best") / WEIGHTS_FILE)
+        return load_weights(find_intact_folder(folder / "checkpoints" / "best") / WEIGHTS_FILE)
     return lora.remove_adapters(load_best_weights(folder, deepcopy(model)), merged=True).state_dict()
 
 

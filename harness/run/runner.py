@@ -26,6 +26,7 @@ from harness.config.schema import (
 from harness.core import distributed
 from harness.core.distributed import ProcessGroup, stop_on_signals
 from harness.core.events import Event, Notice, Observer, RunEnd, RunStart, Status
+from harness.core.files import open_atomically
 from harness.core.seeding import preserve_rng_state
 from harness.core.task import Task
 from harness.data.cache import ensure_cached
@@ -266,9 +267,8 @@ def _train_base(base: DictConfig) -> Path:
 
 def _store_weights(weights: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{WEIGHTS_FILE}.partial"
-    shutil.copyfile(weights, partial)
-    partial.rename(folder / WEIGHTS_FILE)
+    with weights.open("rb") as source, open_atomically(folder / WEIGHTS_FILE) as target:
+        shutil.copyfileobj(source, target)
 
 
 def _hash_base_config(cfg: DictConfig) -> str:

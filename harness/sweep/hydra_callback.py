@@ -7,10 +7,12 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
+
+from harness.core.files import FileLock
 
 HARNESS_SWEEPER, SPACE_PREFIX = "harness", "space."
 RecordedRun = tuple[int, dict[str, Any], dict[str, Any]]
@@ -21,11 +23,11 @@ class ParentRunCallback(Callback):
     """Gives each sweep of Hydra's own sweepers a parent run."""
 
     _folder: Path | None = None
-    _hold: BinaryIO
+    _sweep_lock: FileLock
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the open file: launchers send the callbacks to their jobs."""
-        return {name: value for name, value in self.__dict__.items() if name != "_hold"}
+        return {name: value for name, value in self.__dict__.items() if name != "_sweep_lock"}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.runtime.choices["hydra/sweeper"] == HARNESS_SWEEPER or int(os.environ.get("RANK", 0)):
@@ -39,7 +41,7 @@ class ParentRunCallback(Callback):
             return  # the first run refuses it, and names the key
         self._folder = _make_sweep_dir(config)
         metrics_file.write_json(self._folder / sweep_uploader.SWEEP_FILE, {"name": self._folder.name, **identity})
-        self._hold = sweep_uploader.mark_sweep_running(self._folder)
+        self._sweep_lock = sweep_uploader.mark_sweep_running(self._folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self._folder is None:
@@ -54,7 +56,7 @@ class ParentRunCallback(Callback):
             swept = [name.removeprefix(SPACE_PREFIX) for name in asked if name.startswith(SPACE_PREFIX)]
             summary = {**_end_status(sys.exc_info()[1]), **_summarize_runs(runs, swept)}
             metrics_file.write_json(self._folder / sweep_uploader.SUMMARY_FILE, summary)
-        self._hold.close()
+        self._sweep_lock.release()
         if not runs:
             (self._folder / sweep_uploader.SWEEP_FILE).unlink()
         elif "mlflow" in config.observers:

@@ -2,7 +2,6 @@
 
 import gc
 import math
-import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -15,6 +14,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from harness.config.errors import RunFailedError
+from harness.core.files import write_atomically
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import format_finding, print_finding, summarize_report
 from harness.record import metrics_file
@@ -223,8 +223,7 @@ def _write_summary(asked: SweepRequest, queue: TrialQueue, status: str) -> None:
 
 
 def _write_results(asked: SweepRequest, queue: TrialQueue, status: str) -> None:
-    draft = asked.folder / f"optimization_results.yaml.{os.getpid()}.partial"
-    OmegaConf.save(OmegaConf.create(optimization_results(queue.study)), draft)
-    draft.rename(asked.folder / "optimization_results.yaml")
+    results = OmegaConf.to_yaml(OmegaConf.create(optimization_results(queue.study)))
+    write_atomically(asked.folder / "optimization_results.yaml", results)
     draw_study_figures(queue.study, asked.folder / "figures")
     _write_summary(asked, queue, status)

@@ -1,15 +1,15 @@
 """An MLflow store in our words, and the only module that knows MLflow; all that is said may be said again."""
 
-import fcntl
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.core.files import FileLock
 from harness.tracking.store_uri import artifact_root, hide_credentials, sqlite_path
 
 CLIENT_ENVIRONMENT = {
@@ -135,18 +135,8 @@ def connect_to_store(uri: str) -> Any:
     from mlflow import MlflowClient
 
     file = sqlite_path(uri)
-    with alone(file.with_name(f"{file.name}.lock")) if file else nullcontext():
+    with FileLock(file.with_name(f"{file.name}.lock"), required=False) if file else nullcontext():
         return MlflowClient(uri, uri)
-
-
-@contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """One process at a time; the system lets go for one that dies."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("wb") as file:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

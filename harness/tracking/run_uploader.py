@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.core.files import FileLock, is_locked
 from harness.record import metrics_file, results_file
 from harness.tracking.mlflow_client import (
     MAX_METRICS_PER_BATCH,
@@ -13,7 +14,6 @@ from harness.tracking.mlflow_client import (
     PARENT_TAG,
     LogBatch,
     TrackingClient,
-    alone,
     convert_errors,
 )
 from harness.tracking.store_uri import DEFAULT_EXPERIMENT, default_store_uri, hide_credentials
@@ -82,10 +82,8 @@ def upload_run(
     folder: Path, on_message: Callable[[str], None] = print, client: TrackingClient | None = None
 ) -> UploadResult:
     """Bring over what is missing, nothing twice; UploadFailed, to be called again, where the store does not take it."""
-    with alone(folder / "mlflow.lock"):
-        is_held = metrics_file.is_held(
-            folder / metrics_file.METRICS_FILE
-        )  # asked before reading: what is let go of is whole
+    with FileLock(folder / "mlflow.lock", required=False):
+        is_held = is_locked(folder / metrics_file.METRICS_FILE)  # asked before reading: what is let go of is whole
         cursor = UploadCursor.load(folder)
         if cursor.is_complete and not cursor.lacks_parent and cursor.results == results_file.result_digests(folder):
             return UploadResult(0, 0, True, hide_credentials(cursor.uri))

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from harness.core.files import FileLock, is_locked
 from harness.record import metrics_file
 from harness.tracking.mlflow_client import (
     MAX_VALUE_LENGTH,
     LogBatch,
     TrackingClient,
     UploadError,
-    alone,
     convert_errors,
     sanitize_key,
 )
@@ -64,12 +64,12 @@ def read_sweep_identity(folder: Path) -> dict[str, Any]:
     return json.loads((folder / SWEEP_FILE).read_text())
 
 
-def mark_sweep_running(folder: Path) -> BinaryIO:
-    """A file that marks the sweep as running until it is closed or this process ends."""
-    file = (folder / SWEEP_FILE).open("rb")
-    if not metrics_file.is_held(folder / SWEEP_FILE):  # another process may run the same sweep
-        metrics_file.hold(file)
-    return file
+def mark_sweep_running(folder: Path) -> FileLock:
+    """Return a lock that marks the sweep as running until it is released or this process ends."""
+    lock = FileLock(folder / SWEEP_FILE, required=False)
+    if not is_locked(folder / SWEEP_FILE):  # another process may run the same sweep
+        lock.acquire()
+    return lock
 
 
 class SweepUploader:
@@ -84,8 +84,8 @@ class SweepUploader:
         """Trials of which nothing is missing any more; they are not looked at again."""
 
     def __call__(self) -> UploadResult:
-        with alone(self.folder / "mlflow.lock"), convert_errors(self.identity["uri"]):
-            is_held = metrics_file.is_held(self.folder / SWEEP_FILE)  # asked before reading: what is let go of is whole
+        with FileLock(self.folder / "mlflow.lock", required=False), convert_errors(self.identity["uri"]):
+            is_held = is_locked(self.folder / SWEEP_FILE)  # asked before reading: what is let go of is whole
             summary = self._read_summary(is_held)
             is_over = summary["status"] != "running"
             self.client = self.client or TrackingClient(self.identity["uri"])

@@ -30,7 +30,7 @@ class UploadProcess:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
-        self._hold = (
+        self._sweep_lock = (
             sweep_uploader.mark_sweep_running(self._folder) if sweep_uploader.is_sweep_folder(self._folder) else None
         )
         self._process = subprocess.Popen(
@@ -47,8 +47,8 @@ class UploadProcess:
 
     def close(self) -> None:
         """Wait, a minute at most, until MLflow has all; say what to do where it has not."""
-        if self._hold is not None:
-            self._hold.close()
+        if self._sweep_lock is not None:
+            self._sweep_lock.release()
         self._process.stdin.close()
         try:
             status = self._process.wait(FINAL_TIMEOUT_S)

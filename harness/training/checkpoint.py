@@ -5,7 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.core.distributed import ProcessGroup
+from harness.core.files import find_intact_folder, replace_folder, write_folder_atomically
 from harness.core.seeding import get_rng_state
 from harness.core.state import TrainState
 from harness.training.policies import SPIKE_STEPS
@@ -38,12 +39,12 @@ def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None =
         sums = {name: _file_sha256(draft / name) for name in (WEIGHTS_FILE, STATE_FILE)}
         (draft / SUMMARY_FILE).write_text(json.dumps({"counters": rest["counters"], "sha256": sums}, indent=1))
 
-    _write_folder(folder, write)
+    write_folder_atomically(folder, write)
 
 
 def load_checkpoint(state: TrainState, folder: Path, *, rank: int = 0) -> None:
     """Bring `state` to where `folder` left it; ValueError where a file is damaged."""
-    folder = resolve_checkpoint(folder)
+    folder = find_intact_folder(folder)
     if fault := find_damage(folder):
         raise ValueError(fault)
     rest = _load_tensors(folder / STATE_FILE)
@@ -86,7 +87,7 @@ def choose_checkpoint(folder: Path, which: str) -> tuple[Path, list[str]]:
         asked, limit = [], int(which) if which.isdecimal() else math.inf
     earlier = [step for step in steps if step <= limit]
     faults = []
-    for path in map(resolve_checkpoint, [*asked, *(folder / checkpoint_name(step) for step in reversed(earlier))]):
+    for path in map(find_intact_folder, [*asked, *(folder / checkpoint_name(step) for step in reversed(earlier))]):
         fault = find_damage(path)
         if fault is None:
             return path, faults
@@ -101,13 +102,13 @@ def find_best_step(folder: Path) -> float:
         *((checkpoint_name(step), "best_step") for step in reversed(list_saved_steps(folder))),
     ):
         with suppress(ValueError):
-            return read_counters(resolve_checkpoint(folder / name))[counter]
+            return read_counters(find_intact_folder(folder / name))[counter]
     return math.inf
 
 
 def find_checkpoint(folder: Path, step: int) -> Path | None:
     """A whole checkpoint of `step` in `folder`, as the best or among the last."""
-    for path in map(resolve_checkpoint, (folder / "best", folder / checkpoint_name(step))):
+    for path in map(find_intact_folder, (folder / "best", folder / checkpoint_name(step))):
         if find_damage(path) is None and read_counters(path)["step"] == step:
             return path
     return None
@@ -187,7 +188,7 @@ class Checkpointer:
         if not is_saved:
             save_checkpoint(state, path, rng)
         if is_best:
-            _write_folder(self.folder / "best", lambda draft: _link_files(path.iterdir(), draft))
+            write_folder_atomically(self.folder / "best", lambda draft: _link_files(path.iterdir(), draft))
         saved = list_saved_steps(self.folder)
         safe = max((step for step in saved if step <= state.step - SPIKE_STEPS), default=0)  # from a spike not yet seen
         for step in saved[: -self.keep]:
@@ -198,7 +199,7 @@ class Checkpointer:
         """Have what a run that goes on from another needs to stand alone: where it begins, and the best so far."""
         self.save(state, False)
         if self.world.is_main and best:
-            _write_folder(self.folder / "best", lambda draft: _link_files(best.iterdir(), draft))
+            write_folder_atomically(self.folder / "best", lambda draft: _link_files(best.iterdir(), draft))
 
     def restore_before(self, state: TrainState, before: int) -> int | None:
         """Bring `state` to the last whole checkpoint of less than `before` steps and mark those after it; its step, or
@@ -211,7 +212,7 @@ class Checkpointer:
         if self.world.is_main:
             for step in list_saved_steps(self.folder):
                 if step > state.step:
-                    _replace_folder(
+                    replace_folder(
                         self.folder / checkpoint_name(step), self.folder / f"{checkpoint_name(step)}{AFTER_SPIKE}"
                     )
         return state.step
@@ -220,23 +221,7 @@ class Checkpointer:
         paths = [
             self.folder / checkpoint_name(saved) for saved in reversed(list_saved_steps(self.folder)) if saved < step
         ]
-        return next((path for path in map(resolve_checkpoint, paths) if find_damage(path) is None), None)
-
-
-def resolve_checkpoint(folder: Path) -> Path:
-    """`folder`, or what it was to replace where the writer was cut off between the two renames."""
-    old = _previous_path(folder)
-    return old if old.exists() and not folder.exists() else folder
-
-
-def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    draft = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    write(draft)
-    for path in (*draft.iterdir(), draft):
-        _flush(path)
-    _replace_folder(draft, folder)
+        return next((path for path in map(find_intact_folder, paths) if find_damage(path) is None), None)
 
 
 def _link_files(files: Iterable[Path], folder: Path) -> None:
@@ -246,30 +231,6 @@ def _link_files(files: Iterable[Path], folder: Path) -> None:
             os.link(file, folder / file.name)
         except OSError:
             shutil.copyfile(file, folder / file.name)
-
-
-def _replace_folder(new: Path, folder: Path) -> None:
-    """A folder cannot be renamed over one that has files: the old one steps aside first, and goes last."""
-    old = _previous_path(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    new.rename(folder)
-    _flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _previous_path(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".old")
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold what a file says, or which names a folder has."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _file_sha256(path: Path) -> str:

@@ -97,9 +97,9 @@ def test_a_terminal_gets_a_live_panel_that_leaves_only_the_permanent_lines(tmp_p
 
 def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path) -> None:
     code = (
-        "import sys; from pathlib import Path; from harness.observers.console import Console;"
-        "from harness.observers.metrics_writer import Jsonl; from tests.observers.sample_events import tell, whole_run;"
-        "tell([Jsonl(), Console()], whole_run(Path(sys.argv[1]), 20))"
+        "import sys; from pathlib import Path; from harness.observers.console import ConsolePrinter;"
+        "from harness.observers.metrics_writer import MetricsWriter; from tests.observers.sample_events import send_events, sample_run;"
+        "send_events([MetricsWriter(), ConsolePrinter()], sample_run(Path(sys.argv[1]), 20))"
     )
     reader, writer = os.pipe()
     os.close(reader)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.startup import instants
+from harness.core.files import is_locked
 from harness.observers.metrics_writer import MetricsWriter
 from harness.record import metrics_file
 from tests.observers.sample_events import run_end, run_start, sample_run, send_events, step_end
@@ -90,7 +91,7 @@ def test_what_a_full_disk_refuses_is_written_once_there_is_space_by_a_record_hel
     with no_space_beyond(path.stat().st_size + 100):
         for step in range(1, 4):
             observer(step_end(step))
-        assert metrics_file.is_held(path) is True
+        assert is_locked(path) is True
         assert [entry["kind"] for entry, _ in metrics_file.read_entries(path)] == ["start", "metrics"]
     observer(step_end(4))
     observer(run_end(step=4))
@@ -108,7 +109,7 @@ def test_a_disk_that_stays_full_does_not_end_the_run(tmp_path, capsys) -> None:
         observer(run_end(step=1))
         observer.close()
     assert len(capsys.readouterr().err.splitlines()) == 1
-    assert metrics_file.is_held(path) is False
+    assert is_locked(path) is False
     assert len(lines(tmp_path)) == 2
 
 
@@ -129,11 +130,11 @@ def test_the_startup_benchmark_finds_the_start_and_the_first_step(tmp_path) -> N
 def test_a_record_is_held_until_its_run_is_closed(tmp_path) -> None:
     observer = MetricsWriter()
     observer(run_start(tmp_path))
-    assert metrics_file.is_held(tmp_path / metrics_file.METRICS_FILE) is True
+    assert is_locked(tmp_path / metrics_file.METRICS_FILE) is True
     observer(run_end())
-    assert metrics_file.is_held(tmp_path / metrics_file.METRICS_FILE) is True
+    assert is_locked(tmp_path / metrics_file.METRICS_FILE) is True
     observer.close()
-    assert metrics_file.is_held(tmp_path / metrics_file.METRICS_FILE) is False
+    assert is_locked(tmp_path / metrics_file.METRICS_FILE) is False
 
 
 def test_a_record_that_exists_is_never_written_over(tmp_path) -> None:

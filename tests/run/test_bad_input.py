@@ -42,7 +42,7 @@ TABLE = [
         ["optimizer._target_=harness.training.optimizers._part_state"],
         ["harness.training.optimizers._part_state is not trusted"],
     ),
-    (["optimizer._target_=harness.data.cache.FileLock"], ["harness.data.cache.FileLock is not trusted"]),
+    (["optimizer._target_=harness.data.cache.Path"], ["harness.data.cache.Path is not trusted"]),
     (
         ["optimizer._target_=harness.training.checkpoint.save_weights"],
         ["harness.training.checkpoint.save_weights is not trusted"],

@@ -13,11 +13,12 @@ from mlflow.tracking import MlflowClient
 
 from harness import cli
 from harness.core.events import Event, RunStart
+from harness.core.files import FileLock
 from harness.observers.metrics_writer import MetricsWriter
 from harness.observers.mlflow import DeferredMlflowUpload
 from harness.record import metrics_file
 from harness.tracking import sweep_uploader
-from harness.tracking.mlflow_client import UploadError, alone
+from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import UploadCursor
 from harness.tracking.sweep_uploader import SweepUploader
 from harness.tracking.upload_process import UploadProcess
@@ -105,7 +106,7 @@ def assert_whole(uri: str, losses: list[float]) -> None:
 
 def test_a_sweep_is_a_parent_run_that_grows_with_its_trials_and_ends_with_their_sum(tmp_path, store) -> None:
     sweep = new_sweep(tmp_path / "lora", store)
-    held, bring = sweep_uploader.mark_sweep_running(sweep), SweepUploader(sweep)
+    lock, bring = sweep_uploader.mark_sweep_running(sweep), SweepUploader(sweep)
     assert not bring().is_complete
     assert runs(store)["lora"].info.status == "RUNNING"
     run_trial(sweep, 0, store)
@@ -115,7 +116,7 @@ def test_a_sweep_is_a_parent_run_that_grows_with_its_trials_and_ends_with_their_
     run_trial(sweep, 2, store, "pruned")
     summarise(sweep, [3.5, 4.0, 3.0], "completed")
     (sweep / "optimization_results.yaml").write_text("name: optuna\n")
-    held.close()
+    lock.release()
     assert bring().is_complete
     assert_whole(store, [3.5, 4.0, 3.0])
     found = runs(store)
@@ -157,9 +158,10 @@ def test_a_resumed_sweep_runs_again_and_what_was_asked_anew_is_a_tag(tmp_path, s
     assert cli.main(["sync", str(sweep)]) == 0
     assert runs(store)["lora"].info.status == "KILLED"
     new_sweep(sweep, store, n_trials="2", n_jobs="1")
-    with sweep_uploader.mark_sweep_running(sweep):
-        SweepUploader(sweep)()
-        assert runs(store)["lora"].info.status == "RUNNING"
+    lock = sweep_uploader.mark_sweep_running(sweep)
+    SweepUploader(sweep)()
+    assert runs(store)["lora"].info.status == "RUNNING"
+    lock.release()
     run_trial(sweep, 1, store)
     summarise(sweep, [3.5, 3.0], "completed")
     (sweep / "figures" / "history.png").write_bytes(b"two trials")
@@ -228,7 +230,7 @@ def test_a_sweep_is_whole_after_its_uploader_was_killed_and_its_coordinator_too(
         run_trial(sweep, number, store)
     summarise(sweep, losses)
     command = [sys.executable, "-m", "harness.tracking.upload_process", str(sweep)]
-    with alone(sweep / "2" / "mlflow.lock"):  # it comes so far and waits
+    with FileLock(sweep / "2" / "mlflow.lock"):  # it comes so far and waits
         uploading = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         wait_until(lambda: UploadCursor.load(sweep / "1").is_complete)
         uploading.kill()

@@ -164,11 +164,11 @@ def test_two_uploads_at_once_make_one_run(tmp_path, store) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from harness.observers.metrics_writer import Jsonl
-from harness.observers.mlflow import Mlflow
-from tests.observers.sample_events import step_end, whole_run
-observers = [Jsonl(), *(Mlflow(sys.argv[2]) for _ in sys.argv[2:])]
-for event in whole_run(Path(sys.argv[1]), 1000):
+from harness.observers.metrics_writer import MetricsWriter
+from harness.observers.mlflow import MlflowUploader
+from tests.observers.sample_events import step_end, sample_run
+observers = [MetricsWriter(), *(MlflowUploader(sys.argv[2]) for _ in sys.argv[2:])]
+for event in sample_run(Path(sys.argv[1]), 1000):
     for observer in observers:
         observer(event)
     if event == step_end(750, event.loss if hasattr(event, "loss") else 0):

@@ -6,7 +6,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from zlib import crc32
 
-from filelock import FileLock
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal import JournalFileBackend
@@ -16,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from harness.config.errors import ConfigError
+from harness.core.files import FileLock
 
 HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60
 """How often a worker says that it lives, and after how long a silent one on another host is taken for dead."""

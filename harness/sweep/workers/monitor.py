@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.core.files import FileLock
 from harness.sweep.report.summary import summarize_trials
 from harness.sweep.report.table import ProgressTable
 from harness.sweep.study.trial_queue import TrialQueue
@@ -114,11 +114,6 @@ def exclusive_lock(folder: Path) -> Iterator[bool]:
     """Whether no other process sweeps in `folder`, which is known by a lock that is held as long as this lasts."""
     lock = FileLock(folder / "sweep.lock")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    try:
-        yield True
+        yield lock.acquire(blocking=False)
     finally:
         lock.release()

@@ -1,0 +1,133 @@
+"""Atomic writes and file locks.
+
+A path written here holds either the old content or the new one, whatever process or power supply fails half-way.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Write `data` to a temporary file beside `path` and rename it to `path`."""
+    with open_atomically(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes `path` when the block ends; an exception leaves `path` as it was."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None:
+    """Have `write` fill a temporary folder, flush its files to disk and move it to `folder`.
+
+    One process at a time may write a folder; hold a `FileLock` where several could.
+    """
+    draft = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        write(draft)
+        for path in (*draft.rglob("*"), draft):
+            _flush_to_disk(path)
+        replace_folder(draft, folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Move `new` to `folder`. If the process dies between the two renames, `find_intact_folder` finds the old one."""
+    backup = _backup_path(folder)
+    if folder.exists():  # rename refuses a target that has files
+        shutil.rmtree(backup, ignore_errors=True)
+        folder.rename(backup)
+    new.rename(folder)
+    _flush_to_disk(folder.parent)
+    shutil.rmtree(backup, ignore_errors=True)
+
+
+def find_intact_folder(folder: Path) -> Path:
+    """Return `folder`, or its backup where `replace_folder` was interrupted."""
+    backup = _backup_path(folder)
+    return backup if backup.exists() and not folder.exists() else folder
+
+
+def _backup_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
+
+
+def _flush_to_disk(path: Path) -> None:
+    """Flush a file's content, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class FileLock:
+    """Exclusive lock on a file, between processes and between threads, released by the system when its holder dies.
+
+    Some network file systems have no locks. There `acquire` raises OSError, or goes without one if not `required`.
+    """
+
+    def __init__(self, path: Path, required: bool = True) -> None:
+        self._path, self._required = path, required
+        self._file: BinaryIO | None = None
+
+    def acquire(self, blocking: bool = True) -> bool:
+        """Take the lock and return True; return False if `blocking` is off and someone else holds it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = self._path.open("ab")  # NFS gives exclusive locks on writable files only
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if blocking else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        except OSError:
+            if self._required:
+                file.close()
+                raise
+        self._file = file
+        return True
+
+    def release(self) -> None:
+        """Release the lock if it is held."""
+        file, self._file = self._file, None  # before unlocking: another thread may acquire at once
+        if file is not None:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)  # for forked processes too, which share the open file
+            file.close()
+
+    def __enter__(self) -> "FileLock":
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def is_locked(path: Path) -> bool | None:
+    """Return whether a living process holds the `FileLock` of an existing file; None if the file system cannot tell."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that ask do not see each other
+        except BlockingIOError:
+            return True
+        except OSError:
+            return None
+    return False
