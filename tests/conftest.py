@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import run
+from harness.commands import run
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -47,7 +47,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit status of `python run.py ARGUMENTS`, without the seconds that a process of its own takes to start."""
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
     try:
-        return run.main()
+        return run.main(arguments)
     except SystemExit as ended:
         return ended.code
 

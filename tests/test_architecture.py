@@ -25,7 +25,7 @@ ROWS = [
 ]
 HOMES = {
     "mlflow": {"tracking/mlflow_client.py", "importers/mlflow.py"},
-    "hydra": {"run.py", "config/", "run/build.py", "sweep/"},
+    "hydra": {"config/", "commands/run.py", "run/build.py", "sweep/"},
     "optuna": {"sweep/"},
     "transformers": {"models/pretrained.py", "models/hf_export.py", "data/tokenizers.py", "training/lora.py"},
     "peft": {"training/lora.py"},
@@ -35,7 +35,7 @@ HOMES = {
     "matplotlib": {"observers/figures.py", "sweep/report/figures.py", "tasks/operator_plots.py"},
     "neuralop": {"models/fno.py"},
 }
-LONG_FUNCTIONS, LONG_FILES = 60, 320
+LONG_FUNCTIONS, LONG_FILES = 60, 350
 
 
 def imported_names(file: Path) -> set[str]:

@@ -16,14 +16,14 @@ from harness.preflight.training_setup import (
 
 __all__ = [
     "CHECKS",
-    "RequestedSettings",
-    "TrainingData",
     "EvalResult",
     "Finding",
-    "PreflightReport",
-    "TrainingSetup",
-    "TextFormat",
     "LabeledTokens",
+    "PreflightReport",
+    "RequestedSettings",
+    "TextFormat",
+    "TrainingData",
+    "TrainingSetup",
     "preflight",
 ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import run
+from harness.commands import run
 from harness.config.errors import ConfigError
 from harness.config.locks import check_locked
 from harness.config.schema import compose_config
@@ -115,11 +115,11 @@ def test_the_command_line_refuses_and_the_record_lists_what_was_locked(conf, pla
     typed = ["--config-dir", str(conf), "experiment=fixed", "device=cpu", "observers=quiet", *places, "seed=7"]
     monkeypatch.setattr(sys, "argv", ["run.py", *typed])
     with pytest.raises(SystemExit, match="2"):
-        run.main()
+        run.main(typed)
     assert capsys.readouterr().err.startswith("seed=7: experiment fixed fixes seed")
     assert os.listdir(tmp_path) == ["conf"]
     monkeypatch.setattr(sys, "argv", ["run.py", *typed, "unlock=[seed]"])
-    assert run.main() == 0
+    assert run.main([*typed, "unlock=[seed]"]) == 0
     [record] = tmp_path.glob("outputs/*/metrics.jsonl")
     params = json.loads(record.read_text().partition("\n")[0])["params"]
     assert params["locked"] == "['seed', 'loop.epochs', 'data', 'batch.batch_size']"
