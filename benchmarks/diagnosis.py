@@ -186,7 +186,7 @@ def record_lm(name: str) -> tuple[History, set[str], set[str]]:
         few = Path(folder) / "few.txt"
         few.write_text("\n".join(document.text for document in itertools.islice(PydocText().iter_documents(), 60)))
         given = [override.format(few=few) for override in overrides]
-        result = run(compose_config([*given, "observers=quiet", f"output_dir={folder}"]))
+        result = run(compose_config([*given, "observers=metrics_only", f"output_dir={folder}"]))
         return native.read_native(result.folder / "metrics.jsonl"), labels, may
 
 

@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 N_PARALLEL = 2
 """Processes that train at a time, one thread each."""
 
-SMALL = ["data.val_fraction=0.01", "batch.batch_size=8", "loop.evals=5", "observers=quiet", "device.threads=1"]
+SMALL = ["data.val_fraction=0.01", "batch.batch_size=8", "loop.evals=5", "observers=metrics_only", "device.threads=1"]
 """The default experiment, made small: the same base, LoRA and questions."""
 
 TINY = [
@@ -336,7 +336,7 @@ def bench_pruners(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Each pruner told the curves of trials that all ran to their end, in sweeps of 24 of them in random order."""
     if chosen.study is None:
         chosen.study = folder / "sweeps" / "sweep"
-        every = ["hydra/sweeper/sampler=random", "pruner=none", "loop.evals=10", "observers=quiet"]
+        every = ["hydra/sweeper/sampler=random", "pruner=none", "loop.evals=10", "observers=metrics_only"]
         run_sweep_command(folder, *every, "sweep.n_trials=48")
     study = load_sweep_study(chosen.study)
     plan = StudySpec(**study.user_attrs[STUDY_SPEC])

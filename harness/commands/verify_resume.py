@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
 def compare_resumed_run(overrides: Sequence[str], steps: int, folder: Path) -> dict[str, tuple[float, int]]:
     """Of each part of the last checkpoint: the largest difference, and of how many numbers."""
     length = ["loop.epochs=null", "loop.max_tokens=null", f"loop.max_steps={2 * steps}"]
-    often = ["loop.evals=null", f"loop.eval_every={steps + 1}", "loop.patience=null", "observers=quiet"]
+    often = ["loop.evals=null", f"loop.eval_every={steps + 1}", "loop.patience=null", "observers=metrics_only"]
     asked = [*overrides, *length, *often, f"output_dir={folder}", "name=verify_resume"]
     straight = _run_to_step(asked, folder / "straight")
     first = _run_to_step(asked, folder / "first", stop_after=steps)

@@ -32,7 +32,7 @@ class MlflowUploader(DeferredMlflowUpload):
         if not isinstance(event, RunStart):
             return
         if not (event.folder / metrics_file.METRICS_FILE).exists():
-            print_warning(f"nothing goes to MLflow: it reads {metrics_file.METRICS_FILE}, which observers.jsonl writes")
+            print_warning(f"nothing goes to MLflow: it reads {metrics_file.METRICS_FILE}, which observers.metrics_file writes")
             return
         super().__call__(event)
         self._process = UploadProcess(event.folder)

@@ -25,7 +25,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> list
 @pytest.fixture(scope="session")
 def finished(overrides: list[str]) -> Path:
     """The folder of the run."""
-    return run(compose_config([*overrides, "observers=quiet", "optimizer.lr=2e-3", "seed=5"])).folder
+    return run(compose_config([*overrides, "observers=metrics_only", "optimizer.lr=2e-3", "seed=5"])).folder
 
 
 @dataclass(frozen=True)

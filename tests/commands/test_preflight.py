@@ -13,7 +13,7 @@ from harness.run.preflight_adapter import open_training_setup
 from tests.conftest import run_main
 from tests.sweep.tiny_sweeps import TINY, TINY_WITHOUT_LORA
 
-RUN = ["experiment=smoke", "observers=quiet"]
+RUN = ["experiment=smoke", "observers=metrics_only"]
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ def test_an_experiment_that_locks_what_is_not_there_is_told(conf: Path) -> None:
 
 
 def test_the_command_line_refuses_and_the_record_lists_what_was_locked(conf, places, tmp_path, monkeypatch, capsys):
-    typed = ["--config-dir", str(conf), "experiment=fixed", "device=cpu", "observers=quiet", *places, "seed=7"]
+    typed = ["--config-dir", str(conf), "experiment=fixed", "device=cpu", "observers=metrics_only", *places, "seed=7"]
     monkeypatch.setattr(sys, "argv", ["run.py", *typed])
     with pytest.raises(SystemExit, match="2"):
         run.main(typed)

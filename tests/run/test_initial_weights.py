@@ -100,7 +100,7 @@ def test_an_adapted_run_with_an_untied_head_is_merged_without_its_data(tmp_path,
 def test_a_run_warmed_from_an_adapted_one_needs_its_data_file_no_more(places, tmp_path) -> None:
     text = tmp_path / "own.txt"
     text.write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
-    chosen = [*places, *SMOKE, "observers=quiet", "loop.max_steps=2"]
+    chosen = [*places, *SMOKE, "observers=metrics_only", "loop.max_steps=2"]
     own = ["data=text", f"data.source.path={text}", "data.source.split_on='\\n'", "data.val_fraction=0.1"]
     adapted = run(compose_config([*chosen, *own, "lora=with_head", "optimizer.lr=0.01"]))
     text.unlink()

@@ -20,7 +20,7 @@ from harness.training.policies import Decision, Policy, Stop
 from tests.conftest import ROOT
 from tests.run.test_run import find_only_run, read_record, read_series, run_with_torchrun, wait_for_steps
 
-TINY = ["experiment=smoke", "device=cpu", "data=pydoc_text", "data.val_fraction=0.01", "observers=quiet",
+TINY = ["experiment=smoke", "device=cpu", "data=pydoc_text", "data.val_fraction=0.01", "observers=metrics_only",
         "model.layers=1", "model.width=16", "model.dropout=0.1", "loop.max_steps=12", "loop.evals=3"]  # fmt: skip
 
 

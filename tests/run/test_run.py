@@ -67,7 +67,7 @@ def test_the_same_command_gives_the_same_bits_and_does_not_tokenise_again(places
     (tmp_path / "own.txt").write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
     own = ["data=text", f"data.source.path={tmp_path}/own.txt", "tokenizer=bpe", "tokenizer.vocab_size=270"]
     commands = [
-        compose_config([*SMOKE, *places, *own, f"cache_dir={tmp_path}/cache", "observers=quiet"]) for _ in range(2)
+        compose_config([*SMOKE, *places, *own, f"cache_dir={tmp_path}/cache", "observers=metrics_only"]) for _ in range(2)
     ]
     first = run(commands[0])
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/**/*.npy")}
@@ -86,7 +86,7 @@ def test_a_run_that_diverges_exits_1_with_the_reason_and_keeps_finite_weights(
 
     from harness.training.checkpoint import load_weights
 
-    wild = ["observers=quiet", "optimizer=sgd", "optimizer.lr=1e12", "loop.grad_clip=null"]
+    wild = ["observers=metrics_only", "optimizer=sgd", "optimizer.lr=1e12", "loop.grad_clip=null"]
     assert run_main(monkeypatch, *SMOKE, *places, *wild) == 1
     said = capsys.readouterr().err
     assert "diverged: loss" in said
@@ -98,7 +98,7 @@ def test_a_run_that_diverges_exits_1_with_the_reason_and_keeps_finite_weights(
 
 
 def test_ctrl_c_ends_the_run_interrupted_with_its_weights_saved(places, tmp_path) -> None:
-    command = [sys.executable, "run.py", *SMOKE, *places, "observers=quiet", "loop.max_steps=100000"]
+    command = [sys.executable, "run.py", *SMOKE, *places, "observers=metrics_only", "loop.max_steps=100000"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as child:
         wait_for_steps(tmp_path, 3)
         child.send_signal(signal.SIGINT)
@@ -123,7 +123,7 @@ def wait_for_steps(tmp_path: Path, steps: int) -> None:
 
 
 def test_two_processes_see_the_losses_of_one(places, tmp_path) -> None:
-    chosen = [*SMOKE, *places, "observers=quiet", "model.dropout=0.0", "batch.micro_batch_size=2", "data=pydoc_qa"]
+    chosen = [*SMOKE, *places, "observers=metrics_only", "model.dropout=0.0", "batch.micro_batch_size=2", "data=pydoc_qa"]
     alone = run(compose_config(chosen))
     run_with_torchrun(*chosen)
     together = next(f for f in (tmp_path / "outputs").iterdir() if f != alone.folder)
@@ -140,7 +140,7 @@ def run_with_torchrun(*overrides: str) -> None:
 
 
 def test_a_stop_on_one_rank_stops_all(places, tmp_path) -> None:
-    command = [sys.executable, "run.py", *SMOKE, *places, "observers=quiet", "loop.max_steps=100000"]
+    command = [sys.executable, "run.py", *SMOKE, *places, "observers=metrics_only", "loop.max_steps=100000"]
     group = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [subprocess.Popen(command, cwd=ROOT, env={**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
     try:
@@ -162,7 +162,7 @@ def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp
         "    def __init__(self, params, lr):\n        super().__init__(params, lr=lr / 2)\n"
     )
     (own / "conf" / "optimizer" / "careful.yaml").write_text("_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n")
-    chosen = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=quiet", "optimizer=careful"]
+    chosen = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=metrics_only", "optimizer=careful"]
     done = run_script(*chosen, env={"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"})
     assert done.returncode == 0, done.stderr
     assert read_record(find_only_run(tmp_path))[0]["params"]["effective.peak_lr.matrices"] == "0.05"
@@ -171,7 +171,7 @@ def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp
     assert "HARNESS_TRUST=my_package" in capsys.readouterr().err
 
 
-BASED = [*SMOKE[1:], "observers=quiet", "loop.max_steps=4", "optimizer.lr=0.01", "start=base", "lora=all_linear"]
+BASED = [*SMOKE[1:], "observers=metrics_only", "loop.max_steps=4", "optimizer.lr=0.01", "start=base", "lora=all_linear"]
 BASED += ["start.source='experiment=smoke'"]
 
 
@@ -196,7 +196,7 @@ def test_two_processes_that_adapt_a_base_they_trained_see_the_losses_of_one(plac
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_learns_too_and_is_recorded_as_such(precision, places) -> None:
-    result = run(compose_config([*SMOKE, *places, "observers=quiet", f"precision={precision}", "loop.max_steps=6"]))
+    result = run(compose_config([*SMOKE, *places, "observers=metrics_only", f"precision={precision}", "loop.max_steps=6"]))
     losses = read_series(result.folder, "train/loss")
     assert result.status == "completed"
     assert losses[-1] < losses[0]
@@ -229,9 +229,9 @@ def test_a_run_that_fails_exits_1_and_is_failed_in_mlflow_with_the_reason(
 
 @pytest.mark.parametrize("lora", ["all_linear", "with_head"])
 def test_an_adapted_run_is_a_start_with_its_adapters_merged(lora, places, tmp_path) -> None:
-    adapted = run(compose_config([*SMOKE, *places, "observers=quiet", f"lora={lora}", "optimizer.lr=0.01"]))
+    adapted = run(compose_config([*SMOKE, *places, "observers=metrics_only", f"lora={lora}", "optimizer.lr=0.01"]))
     warm = ["lora=none", "start=warm", f"start.source={adapted.folder}", "loop.max_steps=1"]
-    again = run(compose_config([*SMOKE, *places, "observers=quiet", *warm]))
+    again = run(compose_config([*SMOKE, *places, "observers=metrics_only", *warm]))
     assert read_series(again.folder, "val/loss")[0] == pytest.approx(adapted.best_val_loss, rel=1e-5)
 
 
@@ -243,7 +243,7 @@ def test_an_observer_that_raises_is_left_out_and_the_run_goes_on(places, tmp_pat
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("HARNESS_TRUST", "my_observers")
     broken = "+observers.broken._target_=my_observers.Broken"
-    result = run(compose_config([*SMOKE, *places, "observers=quiet", broken, "loop.max_steps=2"]))
+    result = run(compose_config([*SMOKE, *places, "observers=metrics_only", broken, "loop.max_steps=2"]))
     assert result.status == "completed"
     assert len(read_series(result.folder, "train/loss")) == 2
     assert capsys.readouterr().err.count("the observer Broken is left out from now on: OSError: its disk is full") == 1

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 from tests.run import test_run
 from tests.run.test_run import read_record, read_series
 
-SMOKE = [*test_run.SMOKE, "observers=quiet", "loop.max_steps=4"]
+SMOKE = [*test_run.SMOKE, "observers=metrics_only", "loop.max_steps=4"]
 BASED = [*SMOKE[1:], "start=base", "start.source='experiment=smoke'", "lora=all_linear"]
 
 

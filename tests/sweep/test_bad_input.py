@@ -231,6 +231,6 @@ def test_the_shell_sees_one_message_and_the_exit_status(places, tmp_path) -> Non
 
 @pytest.mark.slow
 def test_how_to_search_is_no_matter_to_a_single_run(places, tmp_path) -> None:
-    done = run_script(*TINY, *places, "observers=quiet", "sweep.n_trials=5", "pruner=none")
+    done = run_script(*TINY, *places, "observers=metrics_only", "sweep.n_trials=5", "pruner=none")
     assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(tmp_path / "outputs")) != ["sweeps"]

@@ -100,7 +100,7 @@ def mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, place: Path) 
 def a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places: list[str]) -> None:
     last = study.trials[5]
     chosen = [f"{key}={value}" for key, value in last.params.items()]
-    alone = run(compose_config([*TINY, *places, "observers=quiet", "device.threads=1", *chosen]))
+    alone = run(compose_config([*TINY, *places, "observers=metrics_only", "device.threads=1", *chosen]))
     assert alone.best_val_loss == last.value
 
 

@@ -25,7 +25,7 @@ from harness.tasks.causal_lm import CausalLM
 from tests.token_streams import VOCABULARY, make_generated_lm
 
 QUESTIONS = "".join(f"QUESTION: What follows {n}?\nANSWER: After {n} comes {n + 1}.\n\n" for n in range(1, 301))
-SMALL = ["device=cpu", "observers=quiet", "loop.eval_every=6", "loop.max_steps=6", "batch.batch_size=4"]
+SMALL = ["device=cpu", "observers=metrics_only", "loop.eval_every=6", "loop.max_steps=6", "batch.batch_size=4"]
 SMALL += ["data.sequence_length=32", "data.val_fraction=0.02", "optimizer.lr=0.01", "schedule.warmup_ratio=0"]
 SMALL += ["tokenizer=bpe", "tokenizer.vocab_size=300"]
 OURS = ["model=gpt_tiny", "model.layers=1", "model.width=16", "start=scratch"]

@@ -13,7 +13,7 @@ from harness.run.build import build_parts, build_task
 from harness.run.runner import run
 from tests.run.test_run import read_record, read_series
 
-TINY = ["model.layers=1", "model.width=16", "model.heads=2", "observers=quiet", "device=cpu"]
+TINY = ["model.layers=1", "model.width=16", "model.heads=2", "observers=metrics_only", "device=cpu"]
 BYTES = "tokenizer.vocab_size=259"
 """No merges: a token a byte, so that the length of a text is the length of its stream."""
 

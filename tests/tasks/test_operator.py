@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 from tests.run.test_run import read_record, read_series
 from tests.toy_task import CPU
 
-TINY = ["experiment=operator", "device=cpu", "observers=quiet", "data.train=32", "data.held_out=5", "data.resolution=8",
+TINY = ["experiment=operator", "device=cpu", "observers=metrics_only", "data.train=32", "data.held_out=5", "data.resolution=8",
         "data.finer=16", "data.eval_batch_size=2", "model.modes=4", "model.width=8", "model.layers=2",
         "batch.batch_size=8", "loop.epochs=5", "loop.evals=2"]  # fmt: skip
 DATA = Path(ROOT).parent / "shared" / "data" / "neuralop_pde"
@@ -137,7 +137,7 @@ def test_the_librarys_own_files_are_read_and_trained_on(name, places) -> None:
     files = [f"data.train={DATA}/{name}_train_16.pt", f"data.tests=[{DATA}/{name}_test_16.pt]"]
     sizes = ["model.width=8", "model.layers=2", "data.limit=256", "batch.batch_size=16"]
     sizes += ["loop.epochs=4", "loop.evals=1"]
-    result = run(compose_config(["experiment=operator", "observers=quiet", "data=pde_files", *files, *sizes, *places]))
+    result = run(compose_config(["experiment=operator", "observers=metrics_only", "data=pde_files", *files, *sizes, *places]))
     losses = read_series(result.folder, "val/loss")
     assert losses[-1] < 0.7 * losses[0]
 

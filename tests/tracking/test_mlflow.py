@@ -280,7 +280,7 @@ def test_a_failed_upload_names_the_store_and_the_cause(tmp_path) -> None:
 
 def test_without_a_record_to_read_there_is_a_warning_and_nothing_else(tmp_path, capsys) -> None:
     send_events([MlflowUploader(f"sqlite:///{tmp_path}/mlflow.db")], iter([run_start(tmp_path), run_end()]))
-    expected = "warning: nothing goes to MLflow: it reads metrics.jsonl, which observers.jsonl writes\n"
+    expected = "warning: nothing goes to MLflow: it reads metrics.jsonl, which observers.metrics_file writes\n"
     assert capsys.readouterr().err == expected
     assert not list(tmp_path.iterdir())
 

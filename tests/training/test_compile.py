@@ -38,7 +38,7 @@ def test_a_model_is_compiled_for_its_shapes_and_not_for_each_batch(compiled_grap
 
 @pytest.mark.slow
 def test_a_compiled_run_has_the_losses_and_names_of_another_which_can_start_from_it(places, compiled_graphs) -> None:
-    fixed = ["data=pydoc_text", "observers=quiet", "model.dropout=0.0", "loop.max_steps=8"]
+    fixed = ["data=pydoc_text", "observers=metrics_only", "model.dropout=0.0", "loop.max_steps=8"]
     cfg = compose_config([*SMOKE, *places, *fixed, "compile=true"])
     compiled, plain = run(cfg), run(compose_config([*SMOKE, *places, *fixed]))
     assert compiled_graphs["unique_graphs"] > 0
