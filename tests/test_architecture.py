@@ -13,7 +13,7 @@ FILES = [ROOT / "run.py", *sorted((ROOT / "harness").rglob("*.py"))]
 ROWS = [
     {"core"},
     {"training.operator_losses", "training.schedules", "training.optimizers", "training.lora"}
-    | {"models", "data", "diagnosis"},
+    | {"models", "data", "diagnosis", "plotting"},
     {"training.loop", "training.checkpoint", "training.policies", "training.grad_norms"},
     {"record"},
     {"tasks", "observers", "tracking", "importers"},
@@ -32,7 +32,7 @@ HOMES = {
     "datasets": {"data/sources.py"},
     "tokenizers": {"data/tokenizers.py"},
     "tensorboard": {"observers/tensorboard.py", "importers/tensorboard.py"},
-    "matplotlib": {"observers/figures.py", "sweep/report/figures.py", "tasks/operator_plots.py"},
+    "matplotlib": {"plotting.py", "sweep/report/figures.py"},
     "neuralop": {"models/fno.py"},
 }
 LONG_FUNCTIONS, LONG_FILES = 60, 350

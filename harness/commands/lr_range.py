@@ -27,7 +27,7 @@ from harness.diagnosis.lr_band import (
     range_test_key,
     smooth_losses,
 )
-from harness.observers.figures import BLUE, GREEN, ORANGE, make_axes, save_figure
+from harness.plotting import BLUE, GREEN, ORANGE, make_axes, save_figure
 from harness.record import metrics_file
 from harness.run.build import RunParts
 from harness.run.reproduce import name_followup_study

@@ -5,13 +5,10 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from harness.core.events import Event, Observer, RunEnd, RunStart
-from harness.core.files import open_atomically
+from harness.plotting import BLUE, ORANGE, make_axes, mark_best, save_figure
 from harness.record import metrics_file
-
-BLUE, ORANGE, GREEN, GREY = "#3b6fb6", "#e07b39", "#2e8b57", "#6b7280"
 
 
 class FigureWriter(Observer):
@@ -68,7 +65,7 @@ def _draw_loss(curves: Curves, path: Path) -> None:
         axes.plot(steps, losses, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
         best = min(range(len(losses)), key=lambda i: math.inf if math.isnan(losses[i]) else losses[i])
         label = f"best {losses[best]:.4g} at step {steps[best]}"
-        axes.plot(steps[best], losses[best], "*", color=GREEN, markersize=15, linestyle="none", label=label)
+        mark_best(axes, steps[best], losses[best], label)
     axes.legend(frameon=False)
     save_figure(axes.figure, path)
 
@@ -93,41 +90,6 @@ def _draw_grad_norm(curves: Curves, path: Path) -> None:
     save_figure(axes.figure, path)
 
 
-def make_figure(width: float = 7, height: float = 4.2) -> Any:
-    """An empty figure of this size in inches, apart from all state that pyplot keeps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=120)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def make_axes(title: str, name: str, across: str, up: str) -> Any:
-    """Axes that fill a figure of their own, headed by what they show and whose it is."""
-    axes = make_figure().add_axes((0.14, 0.13, 0.83, 0.72))
-    axes.set_title(title, loc="left", fontsize=13, fontweight="bold", pad=22)
-    axes.text(0, 1.03, name, transform=axes.transAxes, color=GREY, fontsize=9)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
-    style_axes(axes)
-    return axes
-
-
-def style_axes(axes: Any) -> None:
-    """A light grid behind the points, and no more lines than that needs."""
-    axes.grid(color="#e5e7eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def _columns(curves: Curves, metric: str) -> tuple[list[int], list[float]]:
     steps, values = zip(*curves.points[metric], strict=True)
     return list(steps), list(values)
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Writes the picture whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open_atomically(path) as file:
-        figure.savefig(file, format="png")

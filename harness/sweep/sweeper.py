@@ -23,8 +23,10 @@ from harness.run.dry_run import dry_run
 from harness.run.preflight_adapter import open_training_setup
 from harness.run.runner import BaseRunFailed
 from harness.sweep.report.figures import draw_study_figures
-from harness.sweep.report.summary import optimization_results, summarize_study, summarize_trials, summary_to_json
-from harness.sweep.report.table import ProgressTable, format_sweep_summary
+from harness.sweep.report.final_report import format_sweep_summary
+from harness.sweep.report.result_files import optimization_results, summary_to_json
+from harness.sweep.report.summary import summarize_study, summarize_trials
+from harness.sweep.report.table import ProgressTable
 from harness.sweep.request import SweepRequest, read_sweep_request
 from harness.sweep.space.validation import check_search_space, prepare_from_scratch
 from harness.sweep.study.liveness import this_process

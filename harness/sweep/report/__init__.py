@@ -1,1 +1,1 @@
-"""What is shown of a sweep: summary, importance, table and figures."""
+"""Reports of a study: summary, parameter importances, tables and figures."""

@@ -1,6 +1,7 @@
-"""Where a parameter ended up at the end of its range, and how to widen that range."""
+"""Find parameters of the best trial that lie at the boundary of their range, and suggest a wider range."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,17 +10,20 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from harness.sweep.space.search_space import CONDITION_SEPARATOR, config_key, format_range
 
 EDGE_SHARE = 0.05
-"""Share of a range, on its own scale, that counts as its edge; a whole number has to be the last one."""
+"""Share of a float range, on its own scale, that counts as its boundary; an integer must equal the bound."""
 MAX_LOG_FACTOR = 4.0
-"""The factor by which a logarithmic range is widened at most."""
+"""Largest factor by which a logarithmic range is widened."""
 
 Direction = Literal["down", "up"]
+Interval = FloatDistribution | IntDistribution
 
 
 @dataclass(frozen=True)
 class BoundaryHit:
-    """A parameter near an end of its range; `widened` is a wider one in Hydra's sweep syntax, for `key`, and where
-    `where` is not empty, for that choice of a group only."""
+    """A value near a bound of its range.
+
+    `wider_range` is in Hydra's sweep syntax. If `condition` is not empty, the range holds only for that group choice.
+    """
 
     key: str
     condition: str
@@ -29,64 +33,71 @@ class BoundaryHit:
     wider_range: str
 
 
-def find_boundary_hit(name: str, value: Any, found: BaseDistribution) -> BoundaryHit | None:
-    """The edge that `value` of Optuna's parameter `name` lies at; None where it lies at none that can be moved."""
-    direction = _find_direction(value, found)
-    wider = _widen_range(found, direction) if direction else None
-    if direction is None or wider is None:
-        return None
-    numbers = found.choices if isinstance(found, CategoricalDistribution) else (found.low, found.high)
-    end = min(numbers) if direction == "down" else max(numbers)
-    return BoundaryHit(
-        config_key(name), name.partition(CONDITION_SEPARATOR)[2], value, end, direction, format_range(wider)
-    )
-
-
-def _find_direction(value: Any, found: BaseDistribution) -> Direction | None:
-    if isinstance(found, CategoricalDistribution):
-        numbers = found.choices
-        if len(numbers) < 3 or any(isinstance(choice, bool | str | None) for choice in numbers):
+def find_boundary_hit(name: str, value: Any, distribution: BaseDistribution) -> BoundaryHit | None:
+    """Return the boundary hit of Optuna's parameter `name`; None if `value` is inside or the bound cannot be moved."""
+    wider: BaseDistribution | None
+    choices: list[Any] = []
+    if isinstance(distribution, CategoricalDistribution):
+        if len(distribution.choices) < 3 or any(isinstance(one, bool | str | None) for one in distribution.choices):
             return None
-        return "down" if value == min(numbers) else "up" if value == max(numbers) else None
-    if found.low == found.high:
-        return None
-    low, here, high = (math.log(x) if found.log else x for x in (found.low, value, found.high))
-    share, near = (here - low) / (high - low), EDGE_SHARE if isinstance(found, FloatDistribution) else 0.0
-    return "down" if share <= near else "up" if share >= 1 - near else None
-
-
-def _widen_range(found: BaseDistribution, direction: Direction) -> BaseDistribution | None:
-    if isinstance(found, CategoricalDistribution):
-        return _add_choice(found, direction)
-    assert isinstance(found, FloatDistribution | IntDistribution)
-    is_whole = isinstance(found, IntDistribution)
-    low, high = found.low, found.high
-    if direction == "down":
-        low = _round_bound(_extend_bound(found, -1), is_whole)
-        low = max(low, 1) if is_whole and found.low > 0 else low
+        choices = sorted(distribution.choices)
+        low, high, edge = choices[0], choices[-1], 0.0
     else:
-        high = _round_bound(_extend_bound(found, 1), is_whole)
-    if (low, high) == (found.low, found.high):
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        low, high, edge = distribution.low, distribution.high, EDGE_SHARE * isinstance(distribution, FloatDistribution)
+    direction = _find_direction(value, low, high, edge, is_log=getattr(distribution, "log", False))
+    if direction is None:
         return None
-    return type(found)(low, high, log=found.log, step=found.step)
+    if isinstance(distribution, CategoricalDistribution):
+        wider = _add_choice(choices if direction == "up" else choices[::-1])
+    else:
+        wider = _widen_interval(distribution, direction)
+    if wider is None:
+        return None
+    condition = name.partition(CONDITION_SEPARATOR)[2]
+    bound = low if direction == "down" else high
+    return BoundaryHit(config_key(name), condition, value, bound, direction, format_range(wider))
 
 
-def _extend_bound(found: FloatDistribution | IntDistribution, sign: int) -> float:
-    """Half the range further out; what was positive stays so, and what lay within 0..1 stays there."""
-    end = found.high if sign > 0 else found.low
-    if found.log:
-        return end * float(f"{min(math.sqrt(found.high / found.low), MAX_LOG_FACTOR):.2g}") ** sign
-    half = (found.high - found.low) / 2
-    half = max(1, round(half / found.step)) * found.step if found.step else half
+def _find_direction(value: float, low: float, high: float, edge: float, *, is_log: bool) -> Direction | None:
+    """Return the bound within a share `edge` of the range from `value`, if any."""
+    if low == high:
+        return None
+    low, high, value = (math.log(x) if is_log else x for x in (low, high, value))
+    share = (value - low) / (high - low)
+    return "down" if share <= edge else "up" if share >= 1 - edge else None
+
+
+def _widen_interval(interval: Interval, direction: Direction) -> Interval | None:
+    is_int = isinstance(interval, IntDistribution)
+    low: Any = interval.low
+    high: Any = interval.high
+    if direction == "down":
+        low = _round_bound(_extend_bound(interval, -1), is_int)
+        low = max(low, 1) if is_int and interval.low > 0 else low
+    else:
+        high = _round_bound(_extend_bound(interval, 1), is_int)
+    if (low, high) == (interval.low, interval.high):
+        return None
+    step: Any = interval.step
+    return type(interval)(low, high, log=interval.log, step=step)
+
+
+def _extend_bound(interval: Interval, sign: int) -> float:
+    """Move the bound outwards by half the range; positive ranges stay positive and shares stay within 0 to 1."""
+    bound = interval.high if sign > 0 else interval.low
+    if interval.log:
+        return bound * float(f"{min(math.sqrt(interval.high / interval.low), MAX_LOG_FACTOR):.2g}") ** sign
+    half = (interval.high - interval.low) / 2
+    half = max(1, round(half / interval.step)) * interval.step if interval.step else half
     if sign > 0:
-        return min(end + half, 1.0) if found.low >= 0 and found.high <= 1 else end + half
-    lowest = end if found.step not in (None, 1) else end / 2
-    return max(end - half, lowest) if end >= 0 else end - half
+        return min(bound + half, 1.0) if interval.low >= 0 and interval.high <= 1 else bound + half
+    lowest = bound if interval.step not in (None, 1) else bound / 2
+    return max(bound - half, lowest) if bound >= 0 else bound - half
 
 
-def _add_choice(found: CategoricalDistribution, direction: Direction) -> CategoricalDistribution | None:
-    """The choices and one beyond them, in the proportion of the last two."""
-    ordered = sorted(found.choices, reverse=direction == "down")
+def _add_choice(ordered: Sequence[float]) -> CategoricalDistribution | None:
+    """Add a choice after the last, in the ratio of the last two."""
     before, last = ordered[-2:]
     if before <= 0 or last <= 0:
         return None
@@ -96,5 +107,5 @@ def _add_choice(found: CategoricalDistribution, direction: Direction) -> Categor
     return CategoricalDistribution(sorted([*ordered, following]))
 
 
-def _round_bound(number: float, is_whole: bool) -> float:
-    return round(number) if is_whole else float(f"{number:.6g}")
+def _round_bound(number: float, is_int: bool) -> float:
+    return round(number) if is_int else float(f"{number:.6g}")

@@ -1,248 +1,200 @@
-"""Pictures of a study. Optuna's own restyle all of matplotlib, and call every trial infeasible that has no constraint
-while another has; ours stand by those of a run."""
+"""Figures of a study.
+
+Slices, parallel coordinates and the Pareto front are Optuna's. The others show what Optuna's versions do not: pruned
+and diverged trials, the baseline, and one learning-rate axis for all conditional ranges.
+"""
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import optuna
 from optuna.study import Study
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from harness.observers.figures import BLUE, GREEN, GREY, ORANGE, make_axes, make_figure, save_figure, style_axes
+from harness.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    SERIES_COLORS,
+    make_axes,
+    mark_best,
+    save_figure,
+)
+from harness.sweep.report.formatting import objective_label, shorten_keys
 from harness.sweep.report.importance import compute_importances
 from harness.sweep.report.summary import (
     TrialSummary,
     find_baseline,
     find_best_trials,
-    objective_label,
     read_objectives,
-    shorten_keys,
     summarize_trials,
 )
 from harness.sweep.space.search_space import CONDITION_SEPARATOR, config_key
 
-RED = "#c0392b"
-SERIES_COLORS = (BLUE, ORANGE, GREEN, "#8b5cf6", "#0e9aa7", "#b45309")
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 STATUS_COLORS = {"completed": BLUE, "pruned": ORANGE, "diverged": RED}
-MIN_COMPLETED, LOG_SCALE_RATIO = 2, 10.0
-"""Completed trials that make a picture, and the ratio of losses from which they are drawn on a logarithmic scale."""
+MIN_COMPLETED = 2
+LOG_SCALE_RATIO = 10.0
+"""Ratio of largest to smallest loss from which the loss axis is logarithmic."""
 
 
 @dataclass(frozen=True)
 class StudyData:
-    """A study as its pictures need it; `done` are the completed trials, `keys` what differs among them, `logs` the keys
-    that are searched logarithmically."""
+    """A study in the form its figures need: objective labels, and every trial as our summary and as Optuna's."""
 
     study: Study
     labels: Sequence[str]
     trials: Sequence[TrialSummary]
     frozen: Sequence[FrozenTrial]
 
-    @property
+    @cached_property
     def completed(self) -> list[TrialSummary]:
         return [trial for trial in self.trials if trial.status == "completed" and all(map(math.isfinite, trial.values))]
 
-    @property
-    def best(self) -> TrialSummary | None:
-        return next(iter(find_best_trials(self.trials)), None)
+    @cached_property
+    def best(self) -> TrialSummary:
+        return find_best_trials(self.trials)[0]
 
     @property
-    def varying_keys(self) -> list[str]:
-        found = dict.fromkeys(config_key(name) for trial in self.frozen for name in trial.params)
-        return [key for key in found if len({str(trial.params.get(key)) for trial in self.completed}) > 1]
-
-    @property
-    def log_keys(self) -> set[str]:
-        return {
-            config_key(name)
-            for trial in self.frozen
-            for name, found in trial.distributions.items()
-            if getattr(found, "log", False)
-        }
+    def losses(self) -> list[float]:
+        return [trial.values[0] for trial in self.trials if trial.values]
 
 
 def draw_study_figures(study: Study, folder: Path) -> list[Path]:
-    """The pictures of the study that there are trials enough for, written to `folder`; never an error."""
+    """Write every figure that the study has enough trials for to `folder`; errors become warnings."""
+    labels = [objective_label(name) for name in read_objectives(study)]
+    data = StudyData(study, labels, summarize_trials(study), study.get_trials(deepcopy=False))
+    if len(data.completed) < MIN_COMPLETED:
+        return []
     written = []
-    drawn = StudyData(
-        study,
-        [objective_label(name) for name in read_objectives(study)],
-        summarize_trials(study),
-        study.get_trials(False),
-    )
-    for name, picture in FIGURES.items():
+    for name, plot in FIGURES.items():
+        path = folder / f"{name}.png"
         try:
-            figure = picture(drawn) if len(drawn.completed) >= MIN_COMPLETED else None
+            figure = plot(data)
             if figure is not None:
-                save_figure(figure, folder / f"{name}.png")
-                written.append(folder / f"{name}.png")
-        except Exception as error:  # a picture is never worth a sweep
-            print(f"warning: no picture of the sweep's {name}: {error}", file=sys.stderr)
+                save_figure(figure, path)
+                written.append(path)
+        except Exception as error:  # a figure must never end a sweep
+            print(f"warning: could not draw {path.name}: {error}", file=sys.stderr)
     return written
 
 
-def _plot_history(drawn: StudyData) -> Any:
-    if len(drawn.labels) > 1:
+def _plot_history(data: StudyData) -> "Figure | None":
+    if len(data.labels) > 1:
         return None
-    axes = make_axes("Trials", drawn.study.study_name, "trial", drawn.labels[0])
+    axes = make_axes("Trials", data.study.study_name, "trial", data.labels[0])
     for status, marker in (("completed", "o"), ("pruned", "v")):
-        found = [trial for trial in drawn.trials if trial.status == status and trial.values]
-        _add_points(
-            axes, found, [trial.number for trial in found], STATUS_COLORS[status], marker, f"{len(found)} {status}"
-        )
-    _add_diverged(axes, drawn, [trial.number for trial in drawn.trials if trial.status == "diverged"])
-    ends = [*drawn.completed, drawn.trials[-1]]
-    lowest = [min(trial.values[0] for trial in drawn.completed[: at + 1]) for at in range(len(drawn.completed))]
-    axes.step([trial.number for trial in ends], [*lowest, lowest[-1]], where="post", color=GREEN, label="best so far")
-    _add_baseline(axes, drawn)
-    _add_best(axes, drawn, drawn.best.number)
-    _add_legend(axes, [trial.values[0] for trial in drawn.trials if trial.values])
+        points = [(trial.number, trial) for trial in data.trials if trial.status == status and trial.values]
+        _add_points(axes, points, STATUS_COLORS[status], marker, f"{len(points)} {status}")
+    _add_diverged(axes, [trial.number for trial in data.trials if trial.status == "diverged"])
+    numbers = [trial.number for trial in (*data.completed, data.trials[-1])]
+    lowest = [min(trial.values[0] for trial in data.completed[: end + 1]) for end in range(len(data.completed))]
+    axes.step(numbers, [*lowest, lowest[-1]], where="post", color=GREEN, label="best so far")
+    _add_baseline(axes, data)
+    _add_best(axes, data, data.best.number)
+    _finish_axes(axes, data.losses)
     axes.xaxis.get_major_locator().set_params(integer=True)
     return axes.figure
 
 
-def _plot_learning_curves(drawn: StudyData) -> Any:
-    if not any(trial.intermediate_values for trial in drawn.frozen):
+def _plot_learning_curves(data: StudyData) -> "Figure | None":
+    if not any(trial.intermediate_values for trial in data.frozen):
         return None
-    axes = make_axes("Learning curves", drawn.study.study_name, "share of the run (%)", "validation loss")
-    losses, named = [], set()
-    for trial, frozen in zip(drawn.trials, drawn.frozen, strict=True):
-        points = [(at, loss) for at, loss in sorted(frozen.intermediate_values.items()) if math.isfinite(loss)]
+    axes = make_axes("Learning curves", data.study.study_name, "share of the run (%)", "validation loss")
+    losses: list[float] = []
+    labels: set[str] = set()
+    for trial, frozen in zip(data.trials, data.frozen, strict=True):
+        points = [
+            (percent, loss) for percent, loss in sorted(frozen.intermediate_values.items()) if math.isfinite(loss)
+        ]
         if not points or trial.status not in STATUS_COLORS:
             continue
-        colour, size = STATUS_COLORS[trial.status], sum(other.status == trial.status for other in drawn.trials)
-        text, look = f"{size} {trial.status}", {"color": colour, "linewidth": 1, "alpha": 0.6}
-        if trial == drawn.best:
-            text, look = f"best: trial {trial.number}", {"color": GREEN, "linewidth": 2.8, "zorder": 3}
+        style: dict[str, Any]
+        color, n_alike = STATUS_COLORS[trial.status], sum(other.status == trial.status for other in data.trials)
+        label, style = f"{n_alike} {trial.status}", {"color": color, "linewidth": 1, "alpha": 0.6}
+        if trial == data.best:
+            label, style = f"best: trial {trial.number}", {"color": GREEN, "linewidth": 2.8, "zorder": 3}
         losses += [loss for _, loss in points]
-        axes.plot(*zip(*points, strict=True), **look, label=None if text in named else text)
-        named.add(text)
+        axes.plot(*zip(*points, strict=True), **style, label=None if label in labels else label)
+        labels.add(label)
         if trial.status != "completed":
-            axes.plot(*points[-1], "v" if trial.status == "pruned" else "x", color=colour, markersize=6)
-    _add_legend(axes, losses)
+            axes.plot(*points[-1], "v" if trial.status == "pruned" else "x", color=color, markersize=6)
+    _finish_axes(axes, losses)
     return axes.figure
 
 
-def _plot_importances(drawn: StudyData) -> Any:
-    weights = compute_importances(drawn.study)
-    if not weights:
+def _plot_importances(data: StudyData) -> "Figure | None":
+    importances = compute_importances(data.study)
+    if not importances:
         return None
-    across = f"importance for {drawn.labels[0]} (PED-ANOVA, {len(drawn.completed)} completed trials)"
-    axes = make_axes("What set the best trials apart", drawn.study.study_name, across, "")
+    x_label = f"importance for {data.labels[0]} (PED-ANOVA, {len(data.completed)} completed trials)"
+    axes = make_axes("Parameter importances", data.study.study_name, x_label, "")
     axes.set_position((0.32, 0.13, 0.62, 0.72))
-    names = shorten_keys(dict.fromkeys(config_key(name) for name in weights))
-    rows = [f"{names[config_key(name)]}{_format_condition(name)}" for name in weights][::-1]
-    bars = axes.barh(range(len(rows)), [*weights.values()][::-1], color=BLUE, height=0.6)
+    labels = _label_params(importances)
+    bars = axes.barh([labels[name] for name in importances], importances.values(), color=BLUE, height=0.6)
+    axes.invert_yaxis()
     axes.bar_label(bars, fmt="{:.0%}", padding=4, fontsize=9)
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set_xlim(0, 1.1 * max(weights.values()))
+    axes.set_xlim(0, 1.1 * max(importances.values()))
     axes.xaxis.set_major_formatter("{x:.0%}")
     return axes.figure
 
 
-def _plot_parallel_coordinates(drawn: StudyData) -> Any:
-    if not drawn.varying_keys:
-        return None
-    columns = [*drawn.varying_keys, drawn.labels[0]]
-    figure = make_figure(max(7, 1.5 * len(columns)), 4.2)
-    axes = figure.add_axes((0.07, 0.13, 0.86, 0.68))
-    axes.set_title("Parameters and loss", loc="left", fontsize=13, fontweight="bold", pad=36)
-    axes.text(0, 1.1, drawn.study.study_name, transform=axes.transAxes, color=GREY, fontsize=9)
-    places = [_axis_positions(drawn, key) for key in drawn.varying_keys] + [
-        _scale_to_axis([t.values[0] for t in drawn.completed], is_log=False)
-    ]
-    colours = axes.scatter([], [], c=[], cmap="Blues_r").to_rgba([0.8 * height for height in places[-1][0]], norm=False)
-    for row in sorted(range(len(drawn.completed)), key=lambda row: -drawn.completed[row].values[0]):  # the best on top
-        is_best = drawn.completed[row] == drawn.best
-        look = {"linewidth": 3, "color": GREEN} if is_best else {"linewidth": 1.3, "color": colours[row]}
-        axes.plot(range(len(columns)), [column[row] for column, _ in places], **look)
-    for at, (_, ticks) in enumerate(places):
-        axes.axvline(at, color=GREY, linewidth=1, zorder=0)
-        for height, text in ticks:
-            axes.text(at + 0.03, height, text, fontsize=8, va="center", bbox={"color": "white", "alpha": 0.7, "pad": 1})
-    names = shorten_keys(drawn.varying_keys)
-    axes.set_xticks(range(len(columns)), [names.get(column, column) for column in columns])
-    axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
-    axes.set_yticks([])
-    axes.spines[:].set_visible(False)
-    best = f"green: trial {drawn.best.number}, the best of {len(drawn.completed)} completed; the paler, the higher its"
-    axes.text(0, -0.1, f"{best} {drawn.labels[0]}", transform=axes.transAxes, color=GREY, fontsize=9)
-    return figure
-
-
-def _plot_slices(drawn: StudyData) -> Any:
-    keys, names = drawn.varying_keys, shorten_keys(drawn.varying_keys)
-    if not keys:
-        return None
-    across = min(3, len(keys))
-    down = math.ceil(len(keys) / across)
-    figure = make_figure(1 + 3 * across, 0.9 + 2.7 * down)
-    figure.suptitle(f"{drawn.study.study_name}: {drawn.labels[0]} by parameter", x=0.02, ha="left", fontweight="bold")
-    for at, key in enumerate(keys):
-        axes = figure.add_subplot(down, across, at + 1)
-        style_axes(axes)
-        places, found = zip(*[(t.params[key], t) for t in drawn.completed if key in t.params], strict=True)
-        places = places if _is_numeric(places) else [str(place) for place in places]
-        heights = [trial.values[0] for trial in found]
-        seen = axes.scatter(places, heights, c=[t.number for t in found], cmap="Blues", edgecolors=GREY, linewidths=0.5)
-        if drawn.best in found:
-            axes.plot(places[found.index(drawn.best)], drawn.best.values[0], "*", color=GREEN, markersize=15)
-        if key in drawn.log_keys:
-            axes.set_xscale("log")
-            axes.set_xticks(*_axis_ticks(min(places), max(places), is_log=True), minor=False)
-            axes.set_xticks([], minor=True)
-        axes.set_yscale(_choose_scale(heights))
-        axes.set_xlabel(names[key])
-    figure.set_layout_engine("constrained")
-    figure.colorbar(seen, ax=figure.axes, label="trial")
-    return figure
-
-
-def _plot_lr(drawn: StudyData) -> Any:
+def _plot_lr(data: StudyData) -> "Figure | None":
     series: dict[str, list[tuple[float, TrialSummary]]] = {}
-    for trial, frozen in zip(drawn.trials, drawn.frozen, strict=True):
+    for trial, frozen in zip(data.trials, data.frozen, strict=True):
         for name, value in frozen.params.items():
             if config_key(name).split(".")[-1] == "lr" and isinstance(value, float | int):
                 series.setdefault(name, []).append((value, trial))
     if not series:
         return None
-    axes = make_axes("Learning rate and loss", drawn.study.study_name, "learning rate", drawn.labels[0])
-    shown = shorten_keys(dict.fromkeys(map(config_key, series)))
-    for at, (name, found) in enumerate(series.items()):
-        colour, text = SERIES_COLORS[at % len(SERIES_COLORS)], f"{shown[config_key(name)]}{_format_condition(name)}"
-        for status, marker in (("completed", "o"), ("pruned", "v")):
-            points = [(x, trial) for x, trial in found if trial.status == status and trial.values]
-            suffix = "" if status == "completed" else ", pruned"
-            _add_points(axes, [t for _, t in points], [x for x, _ in points], colour, marker, text + suffix)
-        if drawn.best in [trial for _, trial in found]:
-            _add_best(axes, drawn, next(x for x, trial in found if trial == drawn.best))
-    _add_diverged(axes, drawn, [x for found in series.values() for x, trial in found if trial.status == "diverged"])
-    _add_baseline(axes, drawn)
+    axes = make_axes("Learning rate and loss", data.study.study_name, "learning rate", data.labels[0])
+    labels = _label_params(series)
+    for index, (name, trials) in enumerate(series.items()):
+        color = SERIES_COLORS[index % len(SERIES_COLORS)]
+        for status, marker, suffix in (("completed", "o", ""), ("pruned", "v", ", pruned")):
+            points = [(lr, trial) for lr, trial in trials if trial.status == status and trial.values]
+            _add_points(axes, points, color, marker, labels[name] + suffix)
+        for lr, trial in trials:
+            if trial == data.best:
+                _add_best(axes, data, lr)
+    _add_diverged(axes, [lr for trials in series.values() for lr, trial in trials if trial.status == "diverged"])
+    _add_baseline(axes, data)
     axes.set_xscale("log")
-    _add_legend(axes, [trial.values[0] for trial in drawn.trials if trial.values])
+    _finish_axes(axes, data.losses)
     return axes.figure
 
 
-def _plot_pareto_front(drawn: StudyData) -> Any:
-    if len(drawn.labels) < 2:
+def _plot_pareto_front(data: StudyData) -> "Figure | None":
+    if len(data.labels) < 2:
         return None
-    axes = make_axes("Pareto front", drawn.study.study_name, drawn.labels[1], drawn.labels[0])
-    best = sorted(find_best_trials(drawn.trials), key=lambda trial: trial.values[1])
-    behind = [trial for trial in drawn.completed if trial not in best]
-    _add_points(axes, behind, [trial.values[1] for trial in behind], GREY, "o", f"{len(behind)} others")
-    axes.plot([t.values[1] for t in best], [t.values[0] for t in best], color=GREEN, linewidth=1, alpha=0.5)
-    _add_points(axes, best, [trial.values[1] for trial in best], GREEN, "o", f"{len(best)} that none beats in all")
-    for trial in best:
-        axes.annotate(f" {trial.number}", (trial.values[1], trial.values[0]), fontsize=8)
-    _add_baseline(axes, drawn)
-    _add_legend(axes, [trial.values[0] for trial in drawn.completed])
-    return axes.figure
+    plot = optuna.visualization.matplotlib.plot_pareto_front
+    return _plot_with_optuna(plot, _reduce_study(data, 2), target_names=list(data.labels[:2]))
 
 
-FIGURES: dict[str, Callable[[StudyData], Any]] = {
+def _plot_slices(data: StudyData) -> "Figure | None":
+    plot = optuna.visualization.matplotlib.plot_slice
+    figure = _plot_with_optuna(plot, _reduce_study(data), target_name=data.labels[0])
+    for axes in figure.axes:
+        axes.tick_params("x", which="both", labelrotation=90)  # labels of a short logarithmic axis overlap otherwise
+    return figure
+
+
+def _plot_parallel_coordinates(data: StudyData) -> "Figure | None":
+    plot = optuna.visualization.matplotlib.plot_parallel_coordinate
+    return _plot_with_optuna(plot, _reduce_study(data), target_name=data.labels[0])
+
+
+FIGURES: dict[str, Callable[[StudyData], "Figure | None"]] = {
     "history": _plot_history,
     "pareto": _plot_pareto_front,
     "curves": _plot_learning_curves,
@@ -253,76 +205,79 @@ FIGURES: dict[str, Callable[[StudyData], Any]] = {
 }
 
 
-def _add_points(
-    axes: Any, trials: Iterable[TrialSummary], across: Sequence[float], colour: str, marker: str, text: str
-) -> None:
-    heights = [trial.values[0] for trial in trials]
-    face = colour if marker == "o" else "none"
-    if heights:
-        axes.plot(across, heights, marker, color=colour, markerfacecolor=face, alpha=0.8, markersize=6, label=text)
+def _reduce_study(data: StudyData, n_objectives: int = 1) -> Study:
+    """Return an in-memory copy for Optuna's figures: without constraints, and with one parameter per configuration key.
+
+    Optuna calls a trial without constraints infeasible once another trial has one, and it draws conditional ranges of
+    one key as separate parameters. Only completed trials count in its figures; the others stay so that numbers match.
+    """
+    kinds: dict[str, set[tuple[object, ...]]] = {}
+    for trial in data.frozen:
+        for name, dist in trial.distributions.items():
+            kind = (type(dist), getattr(dist, "log", None), getattr(dist, "choices", None))
+            kinds.setdefault(config_key(name), set()).add(kind)
+
+    def rename(name: str) -> str:
+        return config_key(name) if len(kinds[config_key(name)]) == 1 else name  # mixed kinds cannot share an axis
+
+    completed = {trial.number for trial in data.completed}
+    reduced = optuna.create_study(directions=["minimize"] * n_objectives)
+    for trial in data.frozen:
+        is_completed = trial.number in completed
+        copy = create_trial(
+            state=TrialState.COMPLETE if is_completed else TrialState.FAIL,
+            values=trial.values[:n_objectives] if is_completed else None,
+            params={rename(name): value for name, value in trial.params.items()},
+            distributions={rename(name): dist for name, dist in trial.distributions.items()},
+        )
+        reduced.add_trial(copy)
+    return reduced
 
 
-def _add_diverged(axes: Any, drawn: StudyData, across: Sequence[float]) -> None:
-    """At the top, for they have no loss."""
-    if across:
-        top, text = axes.get_xaxis_transform(), f"{len(across)} diverged"
-        axes.plot(across, [0.98] * len(across), "x", color=RED, transform=top, label=text)
+def _plot_with_optuna(plot: Callable[..., Any], study: Study, **options: Any) -> "Figure":
+    """Call one of Optuna's plot functions without leaving its style or its figure in pyplot."""
+    from matplotlib import pyplot, rc_context
+
+    with rc_context(), warnings.catch_warnings(action="ignore"):  # they are marked experimental
+        axes = plot(study, **options)
+    figure = getattr(axes, "flat", [axes])[0].figure
+    pyplot.close(figure)
+    return figure
 
 
-def _add_best(axes: Any, drawn: StudyData, x: float) -> None:
-    best = drawn.best
-    text = f"best: trial {best.number}, {best.values[0]:.4g}"
-    axes.plot(x, best.values[0], "*", color=GREEN, markersize=15, linestyle="none", label=text)
+def _add_points(axes: Any, points: Sequence[tuple[float, TrialSummary]], color: str, marker: str, label: str) -> None:
+    if points:
+        x, y = zip(*((x, trial.values[0]) for x, trial in points), strict=True)
+        face = color if marker == "o" else "none"
+        axes.plot(x, y, marker, color=color, markerfacecolor=face, alpha=0.8, markersize=6, label=label)
 
 
-def _add_baseline(axes: Any, drawn: StudyData) -> None:
-    base = find_baseline(drawn.trials)
-    if base is not None and base.status == "completed":
-        text = f"baseline, {base.values[0]:.4g}"
-        axes.axhline(base.values[0], color=GREY, linewidth=1.2, linestyle="--", label=text)
+def _add_diverged(axes: Any, x: Sequence[float]) -> None:
+    """Mark diverged trials at the upper border, as they have no loss."""
+    if x:
+        transform = axes.get_xaxis_transform()
+        axes.plot(x, [0.98] * len(x), "x", color=RED, transform=transform, label=f"{len(x)} diverged")
 
 
-def _add_legend(axes: Any, losses: Sequence[float]) -> None:
-    axes.set_yscale(_choose_scale(losses))
+def _add_best(axes: Any, data: StudyData, x: float) -> None:
+    loss = data.best.values[0]
+    mark_best(axes, x, loss, f"best: trial {data.best.number}, {loss:.4g}")
+
+
+def _add_baseline(axes: Any, data: StudyData) -> None:
+    baseline = find_baseline(data.trials)
+    if baseline is not None and baseline.status == "completed":
+        loss = baseline.values[0]
+        axes.axhline(loss, color=GREY, linewidth=1.2, linestyle="--", label=f"baseline, {loss:.4g}")
+
+
+def _finish_axes(axes: Any, losses: Sequence[float]) -> None:
+    axes.set_yscale("log" if max(losses) > LOG_SCALE_RATIO * min(losses) > 0 else "linear")
     axes.legend(frameon=False, fontsize=9)
 
 
-def _choose_scale(losses: Sequence[float]) -> str:
-    return "log" if max(losses) > LOG_SCALE_RATIO * min(losses) > 0 else "linear"
-
-
-def _format_condition(name: str) -> str:
-    where = name.partition(CONDITION_SEPARATOR)[2]
-    return f" ({where})" if where else ""
-
-
-def _is_numeric(values: Iterable[Any]) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-
-
-def _axis_positions(drawn: StudyData, key: str) -> tuple[list[float], list[tuple[float, str]]]:
-    """Heights of the trials on the key's axis, NaN for those without it, and what to write at which height."""
-    values = [trial.params.get(key) for trial in drawn.completed]
-    given = [value for value in values if value is not None]
-    if _is_numeric(given):
-        return _scale_to_axis([math.nan if value is None else value for value in values], is_log=key in drawn.log_keys)
-    order = sorted({str(value) for value in given})
-    heights = {text: (at + 0.5) / len(order) for at, text in enumerate(order)}
-    return [heights.get(str(value), math.nan) for value in values], [(height, text) for text, height in heights.items()]
-
-
-def _scale_to_axis(values: Sequence[float], *, is_log: bool) -> tuple[list[float], list[tuple[float, str]]]:
-    low, high = (pick(value for value in values if not math.isnan(value)) for pick in (min, max))
-    bend = math.log if is_log and low > 0 else float
-    span = bend(high) - bend(low) or 1.0
-    ticks = [
-        ((bend(value) - bend(low)) / span, text) for value, text in zip(*_axis_ticks(low, high, is_log), strict=True)
-    ]
-    return [(bend(value) - bend(low)) / span for value in values], ticks
-
-
-def _axis_ticks(low: float, high: float, is_log: bool) -> tuple[list[float], list[str]]:
-    """Both ends and the middle."""
-    middle = math.sqrt(low * high) if is_log and low > 0 else (low + high) / 2
-    values = list(dict.fromkeys((low, middle, high)))
-    return values, [f"{value:.3g}" for value in values]
+def _label_params(names: Iterable[str]) -> dict[str, str]:
+    """Return short labels for Optuna's parameter names, with the condition of a conditional range in brackets."""
+    keys = shorten_keys(dict.fromkeys(map(config_key, names)))
+    conditions = {name: name.partition(CONDITION_SEPARATOR)[2] for name in names}
+    return {name: keys[config_key(name)] + (f" ({text})" if text else "") for name, text in conditions.items()}

@@ -1,4 +1,4 @@
-"""Which parameters mattered, as far as the trials of a study show."""
+"""Parameter importances of a study."""
 
 import warnings
 from collections.abc import Mapping
@@ -8,33 +8,39 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-MIN_TRIALS, MIN_TRIALS_FOR_IDLE, IDLE_IMPORTANCE = 8, 12, 0.05
-"""Completed trials to weigh parameters by, to call one idle, and the importance below which it may be."""
+MIN_TRIALS = 8
+"""Completed trials from which importances are computed."""
+MIN_TRIALS_FOR_IDLE = 12
+"""Completed trials from which a parameter may be called idle."""
+IDLE_IMPORTANCE = 0.05
 
 
 def compute_importances(study: Study) -> dict[str, float]:
-    """Shares of the first objective's variation by Optuna's parameter names, largest first (PED-ANOVA,
-    arXiv:2304.10255); empty where too few trials completed to tell."""
-    if len(_completed_trials(study)) < MIN_TRIALS:
-        return {}
-    return _evaluate_importances(study)
+    """Return the PED-ANOVA importances (arXiv:2304.10255) for the first objective, largest first.
+
+    Keys are Optuna's parameter names. Empty with fewer than `MIN_TRIALS` completed trials.
+    """
+    return _evaluate_importances(study) if len(_completed_trials(study)) >= MIN_TRIALS else {}
 
 
-def find_idle_params(study: Study, weights: Mapping[str, float]) -> list[str]:
-    """The parameters that two measures find idle: PED-ANOVA sees only what sets the best tenth apart, and from a dozen
-    trials calls one in five of those idle that matter some. Conditional ones, of fewer trials, are never called so."""
+def find_idle_params(study: Study, importances: Mapping[str, float]) -> list[str]:
+    """Return the parameters that PED-ANOVA and fANOVA both find idle.
+
+    PED-ANOVA alone only sees what distinguishes the best tenth: from a dozen trials it calls one in five parameters
+    idle that do matter. Conditional parameters have fewer trials and are never called idle.
+    """
     trials = _completed_trials(study)
-    everywhere = [name for name in weights if all(name in trial.params for trial in trials)]
-    light = [name for name in everywhere if weights[name] < IDLE_IMPORTANCE]
-    if not light or len(trials) < MIN_TRIALS_FOR_IDLE:
+    unconditional = [name for name in importances if all(name in trial.params for trial in trials)]
+    candidates = [name for name in unconditional if importances[name] < IDLE_IMPORTANCE]
+    if not candidates or len(trials) < MIN_TRIALS_FOR_IDLE:
         return []
     fanova = optuna.importance.FanovaImportanceEvaluator(n_trees=16, seed=0)
-    second = _evaluate_importances(study, evaluator=fanova, params=everywhere)
-    return [name for name in light if second.get(name, 1.0) < IDLE_IMPORTANCE]
+    second_opinion = _evaluate_importances(study, evaluator=fanova, params=unconditional)
+    return [name for name in candidates if second_opinion.get(name, 1.0) < IDLE_IMPORTANCE]
 
 
 def _completed_trials(study: Study) -> list[FrozenTrial]:
-    """Completed trials that have parameters, which a baseline outside the space has not."""
+    """Return the completed trials with parameters; a baseline outside the search space has none."""
     return [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.params]
 
 
@@ -44,5 +50,5 @@ def _evaluate_importances(study: Study, **options: Any) -> dict[str, float]:
     with warnings.catch_warnings(action="ignore"):
         try:
             return {k: float(v) for k, v in optuna.importance.get_param_importances(study, **options).items()}
-        except (ValueError, RuntimeError, ArithmeticError):  # as where all trials are alike
+        except (ValueError, RuntimeError, ArithmeticError):  # for example if all trials are equal
             return {}

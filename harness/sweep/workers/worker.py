@@ -26,7 +26,7 @@ from optuna.trial import Trial, TrialState
 from harness.config.errors import ConfigError
 from harness.config.schema import ROOT
 from harness.config.targets import import_target
-from harness.sweep.report.summary import format_run_command
+from harness.sweep.report.formatting import format_run_command
 from harness.sweep.space.search_space import trial_values
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import report_and_prune, stop_when

@@ -1,19 +1,12 @@
-"""What a person reads while a sweep runs, and when it is over."""
+"""The live table on a terminal and the lines in a file."""
 
 import io
 import re
-import shlex
 
 import pytest
 
-from harness.sweep.report.summary import summarize_study, summarize_trials
-from harness.sweep.report.table import (
-    ProgressTable,
-    estimate_seconds_left,
-    find_varying_keys,
-    format_sweep_summary,
-    select_shown_trials,
-)
+from harness.sweep.report.summary import summarize_trials
+from harness.sweep.report.table import ProgressTable, estimate_seconds_left, find_varying_keys, select_shown_trials
 from tests.sweep.studies import (
     add_every_outcome,
     ask_conditional_trial,
@@ -54,7 +47,7 @@ def rows(frame: str) -> dict[int, str]:
     return {int(match[1]): match.string for match in found if match}
 
 
-def test_the_table_shows_every_trial_the_best_marked_and_where_the_sweep_stands(screen) -> None:
+def test_table_shows_all_trials_and_progress(screen) -> None:
     table = ProgressTable(["best_val_loss"], 24, 2, stream=screen)
     table(summarize_trials(add_every_outcome(new_study())))
     frame = screen.frame()
@@ -73,7 +66,7 @@ def test_the_table_shows_every_trial_the_best_marked_and_where_the_sweep_stands(
     table.close()
 
 
-def test_a_table_higher_than_the_terminal_shows_the_best_those_under_way_and_the_newest(screen, monkeypatch) -> None:
+def test_table_is_cut_to_terminal_height(screen, monkeypatch) -> None:
     monkeypatch.setenv("LINES", "16")
     study = new_study()
     complete_trial(study, ask_trial(study), 3.0)
@@ -90,7 +83,7 @@ def test_a_table_higher_than_the_terminal_shows_the_best_those_under_way_and_the
     assert sorted(rows(screen.frame())) == list(range(32))
 
 
-def test_the_table_follows_a_trial_from_one_call_to_the_next(screen) -> None:
+def test_table_follows_a_trial(screen) -> None:
     study = new_study()
     trial = ask_trial(study)
     table = ProgressTable(["best_val_loss"], 3, 1, stream=screen)
@@ -102,7 +95,7 @@ def test_the_table_follows_a_trial_from_one_call_to_the_next(screen) -> None:
     table.close()
 
 
-def test_only_parameters_that_differ_are_columns_and_a_missing_one_stays_empty() -> None:
+def test_varying_keys() -> None:
     study = new_study()
     complete_outside_trial(study, 3.9, **{"optimizer.lr": 1.0, "loop.max_steps": 5})
     for _ in range(8):
@@ -114,7 +107,7 @@ def test_only_parameters_that_differ_are_columns_and_a_missing_one_stays_empty()
     assert find_varying_keys(summarize_trials(same)) == ["optimizer.lr"]
 
 
-def test_values_that_look_like_markup_are_shown_as_they_are(screen) -> None:
+def test_table_escapes_markup(screen) -> None:
     study = new_study()
     for layers in ("[bold]", "[/red]"):
         complete_outside_trial(study, 3.9, **{"lora.target_modules": layers})
@@ -126,7 +119,7 @@ def test_values_that_look_like_markup_are_shown_as_they_are(screen) -> None:
     table.close()
 
 
-def test_several_objectives_are_columns_and_the_whole_front_is_marked(screen) -> None:
+def test_table_with_several_objectives(screen) -> None:
     study = new_study(("best_val_loss", "tokens"))
     for value, tokens in ((3.0, 1_200_000), (3.5, 600_000), (3.6, 700_000)):
         complete_trial(study, ask_trial(study), value, tokens)
@@ -140,7 +133,7 @@ def test_several_objectives_are_columns_and_the_whole_front_is_marked(screen) ->
     table.close()
 
 
-def test_without_a_terminal_there_is_a_line_a_trial_that_ends_and_one_for_its_retry() -> None:
+def test_lines_without_terminal() -> None:
     study, stream = new_study(), io.StringIO()
     table = ProgressTable(["best_val_loss"], 3, 1, stream=stream)
     table(summarize_trials(study))
@@ -159,22 +152,22 @@ def test_without_a_terminal_there_is_a_line_a_trial_that_ends_and_one_for_its_re
     assert stream.getvalue().splitlines() == [
         "trial 0 · completed · val loss 3.300 (best so far) · lr 0.01 · rank 8 · 10 s",
         "trial 1 · failed (its worker died) · lr 0.02 · rank 4",
-        "trial 2 takes its place, with the same parameters",
+        "trial 2 retries it with the same parameters",
     ]
 
 
-def test_a_resumed_sweep_tells_in_one_line_what_was_there_before() -> None:
+def test_resumed_sweep_summarizes_earlier_trials_in_one_line() -> None:
     study, stream = add_every_outcome(new_study()), io.StringIO()
     table = ProgressTable(["best_val_loss"], 24, 2, stream=stream)
     table(summarize_trials(study))
     complete_trial(study, ask_trial(study, lr=1e-2, rank=64, clip=1.0))
     table(summarize_trials(study))
     before, new = stream.getvalue().splitlines()
-    assert before.startswith("from before: best so far: trial 1 · val loss 3.002; 6/24 trials · 3 completed")
+    assert before.startswith("resumed: best so far: trial 1 · val loss 3.002; 6/24 trials · 3 completed")
     assert new.startswith("trial 8 · completed · val loss 3.000 (best so far)")
 
 
-def test_a_reader_that_has_gone_ends_nothing() -> None:
+def test_closed_output_is_ignored() -> None:
     class Closed(io.StringIO):
         def write(self, _: str) -> int:
             raise BrokenPipeError
@@ -187,14 +180,14 @@ def test_a_reader_that_has_gone_ends_nothing() -> None:
     table.close()
 
 
-def test_closing_twice_or_before_the_first_trial_is_harmless(screen) -> None:
+def test_close_twice_or_before_first_trial(screen) -> None:
     table = ProgressTable(["best_val_loss"], 3, 1, stream=screen)
     table.close()
     table.close()
     assert screen.getvalue() == ""
 
 
-def test_time_left_counts_what_is_not_done_yet_over_the_workers() -> None:
+def test_estimate_of_seconds_left() -> None:
     study = new_study()
     assert estimate_seconds_left(summarize_trials(study), 10, 2) is None
     complete_trial(study, ask_trial(study))  # 10 s
@@ -210,86 +203,10 @@ def test_time_left_counts_what_is_not_done_yet_over_the_workers() -> None:
     )  # half a trial, and the retry that no count of trials shows
 
 
-def test_the_best_the_running_and_the_newest_come_before_what_is_queued() -> None:
+def test_shown_trials_by_priority() -> None:
     study = add_every_outcome(new_study())
     for _ in range(5):
         study.enqueue_trial({"optimizer.lr": 0.01})
     trials = summarize_trials(study)
     assert [trial.number for trial in select_shown_trials(trials, [1], 4)] == [1, 5, 6, 7]
     assert select_shown_trials(trials, [1], 100) == trials
-
-
-def test_the_end_tells_the_best_its_command_the_baseline_and_how_sure_that_is() -> None:
-    summary = summarize_study(add_every_outcome(new_study()), 24, ["loop.max_steps=120"])
-    text = format_sweep_summary(summary)
-    lines = text.splitlines()
-    assert lines[0] == "sweep default: 3 completed · 1 pruned · 1 diverged · 2 failed · 1 running (of 24 asked)"
-    assert "  trial 6 failed: out of memory" in lines
-    assert "best: trial 1 · val loss 3.002" in lines
-    command = lines[lines.index("best: trial 1 · val loss 3.002") + 1]
-    assert shlex.split(command) == [
-        "python", "run.py", "loop.max_steps=120", "optimizer.lr=0.009", "lora.rank=64", "loop.grad_clip=1.0",
-    ]  # fmt: skip
-    assert "baseline: trial 0, the present configuration · val loss 4.300: the best is 1.298 lower" in lines
-    again = "re-run it on fresh seeds before you believe the difference"
-    assert f"best of 5 trials (completed, pruned or diverged); {again}" in lines
-    rank = (
-        "lora.rank: 64 is near the upper end of its range, 64; "
-        "try 'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
-    )
-    assert rank in lines
-    assert "hardly mattered" not in text
-    assert lines[-1].startswith("cost: 4,700 tokens and ")
-
-
-def test_a_sweep_that_did_not_beat_the_present_configuration_says_so() -> None:
-    study = new_study()
-    complete_trial(study, ask_trial(study, lr=1e-2, rank=32, clip=1.0, baseline=True))
-    complete_trial(study, ask_trial(study, lr=1e-3, rank=8, clip=1.0))
-    assert "val loss 3.100: no trial was better" in format_sweep_summary(summarize_study(study, 2))
-
-
-def test_a_baseline_that_failed_is_not_compared_with() -> None:
-    study = new_study()
-    fail_trial(study, ask_trial(study, lr=1e-2, baseline=True), "failed", "out of memory")
-    complete_trial(study, ask_trial(study))
-    text = format_sweep_summary(summarize_study(study, 2))
-    assert "baseline: trial 0, the present configuration: failed out of memory" in text
-    assert "lower" not in text.partition("baseline")[2].partition("\n")[0]
-
-
-def test_a_sweep_without_a_completed_trial_has_no_best() -> None:
-    study = new_study()
-    fail_trial(study, ask_trial(study), "failed", "out of memory")
-    text = format_sweep_summary(summarize_study(study, 1))
-    assert "no trial completed, so there is no best" in text
-    assert "python run.py" not in text
-    assert "fresh seeds" not in text
-
-
-def test_idle_parameters_are_told_with_the_number_of_trials_they_were_read_from() -> None:
-    study = new_study()
-    for _ in range(40):
-        complete_trial(study, ask_trial(study))
-    told = next(
-        line for line in format_sweep_summary(summarize_study(study, 40)).splitlines() if line.startswith("hardly")
-    )
-    assert told.startswith("hardly mattered in 40 completed trials (PED-ANOVA, and fANOVA agrees): loop.grad_clip ")
-
-
-def test_the_edge_of_a_conditional_range_is_to_be_widened_where_it_stands() -> None:
-    study = new_study()
-    study.enqueue_trial({"optimizer": "muon", "optimizer.lr @ optimizer=muon": 0.099})
-    complete_trial(study, ask_conditional_trial(study))
-    wider = "tag(log,interval(0.0001,0.4)) in sweep.conditional"
-    at = f"optimizer.lr where optimizer=muon: 0.099 is near the upper end of its range, 0.1; try {wider}"
-    assert at in format_sweep_summary(summarize_study(study, 1))
-
-
-def test_every_solution_of_a_front_has_its_command() -> None:
-    study = new_study(("best_val_loss", "tokens"))
-    for value, tokens in ((3.0, 1_200_000), (3.5, 600_000), (3.6, 700_000)):
-        complete_trial(study, ask_trial(study), value, tokens)
-    text = format_sweep_summary(summarize_study(study, 3))
-    assert text.count("python run.py") == text.count("on the Pareto front: trial ") == 2
-    assert "front of 3 trials" in text

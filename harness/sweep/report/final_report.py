@@ -1,0 +1,73 @@
+"""The text printed at the end of a sweep."""
+
+from collections.abc import Iterator
+
+from harness.observers.console import format_duration, format_number
+from harness.sweep.report.boundaries import BoundaryHit
+from harness.sweep.report.formatting import (
+    format_objectives,
+    format_param,
+    format_run_command,
+    format_status_counts,
+    objective_label,
+)
+from harness.sweep.report.summary import MEASURED, SweepSummary
+
+MAX_FAILURES_SHOWN = 5
+
+
+def format_sweep_summary(summary: SweepSummary) -> str:
+    """Return the results, the baseline, ranges to widen, idle parameters and the cost, in lines."""
+    size = len(summary.trials)
+    cost = f"cost: {summary.tokens:,} tokens and {format_duration(summary.seconds)} of training in {size} trials"
+    return "\n".join([*_result_lines(summary), *_advice_lines(summary), cost])
+
+
+def _result_lines(summary: SweepSummary) -> Iterator[str]:
+    labels = [objective_label(name) for name in summary.objectives]
+    yield f"sweep {summary.study}: {format_status_counts(summary.counts)} (of {summary.n_trials} requested)"
+    failed = [trial for trial in summary.trials if trial.status == "failed"]
+    yield from (f"  trial {trial.number} failed: {trial.reason}" for trial in failed[:MAX_FAILURES_SHOWN])
+    if not summary.best_trials:
+        yield "no trial completed, so there is no best trial"
+    for trial in summary.best_trials:
+        head = "best" if summary.best_trial else "on the Pareto front"
+        yield f"{head}: trial {trial.number} · {format_objectives(labels, trial.values)}"
+        yield f"  {format_run_command(summary.fixed, trial.params)}"
+    yield from _baseline_lines(summary)
+    if summary.best_trials:
+        head, which = ("best", "it") if summary.best_trial else ("Pareto front", "them")
+        statuses = f"{', '.join(MEASURED[:-1])} or {MEASURED[-1]}"
+        yield f"{head} of {summary.n_measured} trials ({statuses}); rerun {which} on fresh seeds to confirm"
+
+
+def _baseline_lines(summary: SweepSummary) -> Iterator[str]:
+    baseline, best = summary.baseline, summary.best_trial
+    if baseline is None:
+        return
+    head = f"baseline: trial {baseline.number}, the current configuration"
+    if baseline.status != "completed":
+        yield f"{head}: {baseline.status} {baseline.reason}".rstrip()
+        return
+    head += f" · {objective_label(summary.objectives[0])} {format_number(baseline.values[0])}"
+    if best is None:
+        yield head
+    elif best.number == baseline.number:
+        yield f"{head}: no trial was better"
+    else:
+        yield f"{head}: the best is {format_number(baseline.values[0] - best.values[0])} lower"
+
+
+def _advice_lines(summary: SweepSummary) -> Iterator[str]:
+    yield from map(_boundary_line, summary.boundary_hits)
+    if summary.idle_params:
+        params = ", ".join(f"{name} {summary.importances[name]:.0%}" for name in summary.idle_params)
+        yield f"little effect in {summary.n_completed} completed trials (by PED-ANOVA and fANOVA): {params}"
+
+
+def _boundary_line(hit: BoundaryHit) -> str:
+    side = "lower" if hit.direction == "down" else "upper"
+    condition = f" with {hit.condition}" if hit.condition else ""
+    remedy = f"{hit.wider_range} in sweep.conditional" if condition else f"'{hit.key}={hit.wider_range}'"
+    position = f"{format_param(hit.value)} is near the {side} bound {format_param(hit.bound)}"
+    return f"{hit.key}{condition}: {position}; try {remedy} sweep.study=NAME"

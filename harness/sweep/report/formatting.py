@@ -1,0 +1,73 @@
+"""Text shared by tables, figures and result files: commands, overrides, labels and values."""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+from harness.observers.console import format_number
+from harness.tracking.store_uri import hide_credentials
+
+MIN_WITHOUT_DECIMALS = 10_000
+"""Values from here on, such as token counts, are shown without decimals."""
+
+
+def format_run_command(fixed: Iterable[str], params: Mapping[str, Any]) -> str:
+    """Return `python run.py` with the overrides `fixed` and `params`, quoted for Hydra and the shell.
+
+    Choices of groups come first, as in Hydra's own documentation.
+    """
+    words = [*map(hide_credentials, fixed), *(format_override(key, value) for key, value in params.items())]
+    words.sort(key=lambda word: "." in word.partition("=")[0])
+    return shlex.join(["python", "run.py", *words])
+
+
+def format_override(key: str, value: Any) -> str:
+    """Return the override that sets `key` to `value`, quoted where Hydra would read the text as something else."""
+    text = "null" if value is None else str(value)
+    if isinstance(value, str):
+        try:
+            is_plain = not OverridesParser.create().parse_override(f"{key}={value}").is_sweep_override()
+        except HydraException:
+            is_plain = False
+        text = value if is_plain else QuotedString(value, Quote.single).with_quotes()
+    return f"{key}={text}"
+
+
+def objective_label(objective: str) -> str:
+    """Return the objective as a column header, such as "val loss"."""
+    return objective.removeprefix("best_").replace("_", " ")
+
+
+def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Return for each dotted key its shortest suffix that is unique among `keys`."""
+    parts = {key: key.split(".") for key in keys}
+
+    def shortest(key: str) -> str:
+        for size in range(1, len(parts[key])):
+            if sum(other[-size:] == parts[key][-size:] for other in parts.values()) == 1:
+                return ".".join(parts[key][-size:])
+        return key
+
+    return {key: shortest(key) for key in parts}
+
+
+def format_measure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= MIN_WITHOUT_DECIMALS else format_number(value)
+
+
+def format_objectives(labels: Sequence[str], values: Sequence[float]) -> str:
+    """Return labels and values in one line; a running trial may have fewer values than labels."""
+    return " · ".join(f"{label} {format_measure(value)}" for label, value in zip(labels, values, strict=False))
+
+
+def format_param(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def format_status_counts(counts: Mapping[Any, int]) -> str:
+    """Return the numbers of trials by status in one line, zeros left out."""
+    return " · ".join(f"{count} {status}" for status, count in counts.items() if count)

@@ -1,0 +1,72 @@
+"""Contents of the result files of a sweep: summary.json and optimization_results.yaml."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from optuna.study import Study
+
+from harness.sweep.report.summary import SweepSummary, TrialSummary, find_best_trials, summarize_trials
+
+
+def optimization_results(study: Study) -> dict[str, Any]:
+    """Return the content of optimization_results.yaml: hydra-optuna-sweeper's format plus trial numbers."""
+    best = find_best_trials(summarize_trials(study))
+    if len(study.directions) > 1:
+        solutions = [
+            {"params": dict(trial.params), "values": list(trial.values), "number": trial.number} for trial in best
+        ]
+        return {"name": "optuna", "solutions": solutions}
+    if not best:
+        return {"name": "optuna", "best_params": {}, "best_value": None, "best_trial": None}
+    trial = best[0]
+    params = dict(trial.params)
+    return {"name": "optuna", "best_params": params, "best_value": trial.values[0], "best_trial": trial.number}
+
+
+def summary_to_json(summary: SweepSummary, status: str, ended_at_ms: int | None = None) -> dict[str, Any]:
+    """Return the content of summary.json.
+
+    The history has one entry per measured trial in the order in which they ended, so that later versions of the file
+    only append to it. With several objectives it follows the first.
+    """
+    baseline = summary.baseline
+    metrics = {
+        **_loss_metric("sweep/best_val_loss", _lowest_loss_trial(summary.best_trials)),
+        **_loss_metric("sweep/baseline_val_loss", baseline if baseline and baseline.status == "completed" else None),
+        "sweep/tokens": summary.tokens,
+        "sweep/seconds": summary.seconds,
+        **{f"sweep/trials.{name}": number for name, number in summary.counts.items()},
+    }
+    history: list[list[Any]] = []
+    best: TrialSummary | None = None
+    for trial in sorted((trial for trial in summary.trials if trial.is_over), key=lambda trial: trial.ended_at or 0.0):
+        best = _lowest_loss_trial([each for each in (best, trial) if each and each.status == "completed"])
+        row = _loss_metric("sweep/val_loss", trial) | _loss_metric("sweep/best_val_loss", best)
+        if row:
+            history.append([trial.number, row, round(1000 * (trial.ended_at or 0.0))])
+    tags = {"study": summary.study, "status": status, **_best_trial_tags(summary)}
+    return {"status": status, "ended_at_ms": ended_at_ms, "metrics": metrics, "tags": tags, "history": history}
+
+
+def _lowest_loss_trial(trials: Iterable[TrialSummary]) -> TrialSummary | None:
+    return min(trials, key=lambda trial: trial.values[0], default=None)
+
+
+def _loss_metric(name: str, trial: TrialSummary | None) -> dict[str, float]:
+    return {name: trial.values[0]} if trial and trial.values and math.isfinite(trial.values[0]) else {}
+
+
+def _best_trial_tags(summary: SweepSummary) -> dict[str, str]:
+    best = summary.best_trial
+    if best is None:
+        return (
+            {"best_trials": ",".join(str(trial.number) for trial in summary.best_trials)} if summary.best_trials else {}
+        )
+    return {
+        "best_trial": str(best.number),
+        "best_folder": best.folder,
+        **{f"best.{key}": str(value) for key, value in best.params.items()},
+        "n_measured": str(summary.n_measured),
+        "best.command": summary.best_command,
+    }

@@ -1,0 +1,90 @@
+"""The text printed at the end of a sweep."""
+
+import shlex
+
+from harness.sweep.report.final_report import format_sweep_summary
+from harness.sweep.report.summary import summarize_study
+from tests.sweep.studies import (
+    add_every_outcome,
+    ask_conditional_trial,
+    ask_trial,
+    complete_trial,
+    fail_trial,
+    new_study,
+)
+
+
+def test_report_of_every_outcome() -> None:
+    summary = summarize_study(add_every_outcome(new_study()), 24, ["loop.max_steps=120"])
+    text = format_sweep_summary(summary)
+    lines = text.splitlines()
+    assert lines[0] == "sweep default: 3 completed · 1 pruned · 1 diverged · 2 failed · 1 running (of 24 requested)"
+    assert "  trial 6 failed: out of memory" in lines
+    assert "best: trial 1 · val loss 3.002" in lines
+    command = lines[lines.index("best: trial 1 · val loss 3.002") + 1]
+    assert shlex.split(command) == [
+        "python", "run.py", "loop.max_steps=120", "optimizer.lr=0.009", "lora.rank=64", "loop.grad_clip=1.0",
+    ]  # fmt: skip
+    assert "baseline: trial 0, the current configuration · val loss 4.300: the best is 1.298 lower" in lines
+    again = "rerun it on fresh seeds to confirm"
+    assert f"best of 5 trials (completed, pruned or diverged); {again}" in lines
+    rank = (
+        "lora.rank: 64 is near the upper bound 64; "
+        "try 'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
+    )
+    assert rank in lines
+    assert "little effect" not in text
+    assert lines[-1].startswith("cost: 4,700 tokens and ")
+
+
+def test_report_when_baseline_is_best() -> None:
+    study = new_study()
+    complete_trial(study, ask_trial(study, lr=1e-2, rank=32, clip=1.0, baseline=True))
+    complete_trial(study, ask_trial(study, lr=1e-3, rank=8, clip=1.0))
+    assert "val loss 3.100: no trial was better" in format_sweep_summary(summarize_study(study, 2))
+
+
+def test_report_with_failed_baseline() -> None:
+    study = new_study()
+    fail_trial(study, ask_trial(study, lr=1e-2, baseline=True), "failed", "out of memory")
+    complete_trial(study, ask_trial(study))
+    text = format_sweep_summary(summarize_study(study, 2))
+    assert "baseline: trial 0, the current configuration: failed out of memory" in text
+    assert "lower" not in text.partition("baseline")[2].partition("\n")[0]
+
+
+def test_report_without_completed_trial() -> None:
+    study = new_study()
+    fail_trial(study, ask_trial(study), "failed", "out of memory")
+    text = format_sweep_summary(summarize_study(study, 1))
+    assert "no trial completed, so there is no best trial" in text
+    assert "python run.py" not in text
+    assert "fresh seeds" not in text
+
+
+def test_report_of_idle_params() -> None:
+    study = new_study()
+    for _ in range(40):
+        complete_trial(study, ask_trial(study))
+    told = next(
+        line for line in format_sweep_summary(summarize_study(study, 40)).splitlines() if line.startswith("little effect")
+    )
+    assert told.startswith("little effect in 40 completed trials (by PED-ANOVA and fANOVA): loop.grad_clip ")
+
+
+def test_report_of_conditional_boundary_hit() -> None:
+    study = new_study()
+    study.enqueue_trial({"optimizer": "muon", "optimizer.lr @ optimizer=muon": 0.099})
+    complete_trial(study, ask_conditional_trial(study))
+    wider = "tag(log,interval(0.0001,0.4)) in sweep.conditional"
+    at = f"optimizer.lr with optimizer=muon: 0.099 is near the upper bound 0.1; try {wider}"
+    assert at in format_sweep_summary(summarize_study(study, 1))
+
+
+def test_report_of_pareto_front() -> None:
+    study = new_study(("best_val_loss", "tokens"))
+    for value, tokens in ((3.0, 1_200_000), (3.5, 600_000), (3.6, 700_000)):
+        complete_trial(study, ask_trial(study), value, tokens)
+    text = format_sweep_summary(summarize_study(study, 3))
+    assert text.count("python run.py") == text.count("on the Pareto front: trial ") == 2
+    assert "Pareto front of 3 trials" in text

@@ -1,0 +1,75 @@
+"""Contents of optimization_results.yaml and summary.json."""
+
+import math
+
+from omegaconf import OmegaConf
+
+from harness.sweep.report.result_files import optimization_results, summary_to_json
+from harness.sweep.report.summary import summarize_study
+from tests.sweep.studies import (
+    add_every_outcome,
+    ask_conditional_trial,
+    ask_trial,
+    complete_trial,
+    fail_trial,
+    new_study,
+    quadratic_loss,
+)
+
+
+def test_results_extend_the_format_of_hydra_optuna_sweeper(tmp_path) -> None:
+    study = new_study()
+    for _ in range(3):
+        trial = ask_conditional_trial(study)
+        complete_trial(study, trial)
+    best = study.best_trial
+    found = optimization_results(study)
+    OmegaConf.save(OmegaConf.create(found), tmp_path / "optimization_results.yaml")
+    assert OmegaConf.load(tmp_path / "optimization_results.yaml") == found
+    assert list(found) == ["name", "best_params", "best_value", "best_trial"]
+    assert found["name"] == "optuna"
+    assert set(found["best_params"]) == {"optimizer", "optimizer.lr"}
+    assert (found["best_value"], found["best_trial"]) == (best.value, best.number)
+
+
+def test_results_with_several_objectives() -> None:
+    study = new_study(("best_val_loss", "tokens"))
+    complete_trial(study, ask_trial(study, lr=1e-2, rank=8, clip=1.0), 3.1, 500.0)
+    complete_trial(study, ask_trial(study), 3.0, 600.0)
+    first = {"optimizer.lr": 1e-2, "lora.rank": 8, "loop.grad_clip": 1.0}
+    assert optimization_results(study)["solutions"][1] == {"params": first, "values": [3.1, 500.0], "number": 0}
+
+
+def test_results_without_completed_trial() -> None:
+    study = new_study()
+    fail_trial(study, ask_trial(study))
+    assert optimization_results(study)["best_trial"] is None
+
+
+def test_history_is_append_only_and_finite() -> None:
+    study = add_every_outcome(new_study())
+    before = summary_to_json(summarize_study(study, 24), "running")
+    complete_trial(study, ask_trial(study, lr=1e-2, rank=64, clip=1.0))
+    after = summary_to_json(summarize_study(study, 24), "completed", 5)
+    assert [step for step, _, _ in before["history"]] == [0, 1, 2, 3, 4, 5, 6]
+    assert after["history"][: len(before["history"])] == before["history"]
+    best = [row["sweep/best_val_loss"] for _, row, _ in after["history"]]
+    assert best == sorted(best, reverse=True)
+    assert "sweep/val_loss" not in {step: row for step, row, _ in after["history"]}[3]
+    assert all(math.isfinite(value) for _, row, _ in after["history"] for value in row.values())
+    assert after["history"][-1][1]["sweep/val_loss"] == after["metrics"]["sweep/best_val_loss"] == 3.0
+    assert before["ended_at_ms"] is None
+    assert (after["status"], after["ended_at_ms"]) == ("completed", 5)
+
+
+def test_metrics_and_tags_of_summary() -> None:
+    study = add_every_outcome(new_study())
+    told = summary_to_json(summarize_study(study, 24, ["experiment=default"]), "completed", 5)
+    assert told["metrics"]["sweep/baseline_val_loss"] == quadratic_loss({"optimizer.lr": 1e-3, "lora.rank": 8})
+    assert told["metrics"]["sweep/trials.failed"] == 2
+    assert told["metrics"]["sweep/trials.queued"] == 0
+    assert told["metrics"]["sweep/tokens"] == 4700
+    assert told["tags"]["best_trial"] == told["tags"]["best_folder"] == "1"
+    assert told["tags"]["best.lora.rank"] == "64"
+    assert told["tags"]["best.command"].startswith("python run.py experiment=default optimizer.lr=0.009")
+    assert all(isinstance(tag, str) for tag in told["tags"].values())
