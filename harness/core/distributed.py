@@ -1,4 +1,4 @@
-"""The processes of one run: what they add up, agree on and share. A single process pays nothing."""
+"""Process groups, devices and signals: what the processes of one run share. A single process pays nothing."""
 
 import os
 import signal
@@ -18,21 +18,25 @@ T = TypeVar("T")
 
 
 class ProcessGroup:
-    """`size` processes that hold the same weights; this one is `rank`. Rank 0 writes and decides."""
+    """The processes of a run, which hold the same weights. Rank 0 writes files and decides.
+
+    Wraps torch's default process group. With one process every method is local.
+    """
 
     def __init__(self, device: torch.device, rank: int = 0, size: int = 1) -> None:
         self.device, self.rank, self.size = device, rank, size
 
     @property
     def is_main(self) -> bool:
+        """Whether this is rank 0."""
         return self.rank == 0
 
-    def shard(self, pieces: Iterable[T]) -> Iterator[T]:
-        """This process's pieces of what every process has whole."""
-        return islice(pieces, self.rank, None, self.size)
+    def shard(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield every `size`-th item, starting at this rank."""
+        return islice(items, self.rank, None, self.size)
 
     def all_reduce(self, numbers: list[float]) -> list[float]:
-        """Each number added up over the processes, in float64 where the device has it."""
+        """Sum each number over the processes, in float64 if the device supports it."""
         if self.size == 1:
             return numbers
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
@@ -41,7 +45,7 @@ class ProcessGroup:
         return total.tolist()
 
     def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients in one message a data type; a parameter unused here counts as zero."""
+        """Sum the gradients in one message per dtype. A missing gradient counts as zero."""
         if self.size == 1:
             return
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
@@ -56,7 +60,7 @@ class ProcessGroup:
                 gradient.copy_(part.view_as(gradient))
 
     def all_gather(self, value: T) -> list[T]:
-        """Every rank's value, in the order of the ranks, everywhere."""
+        """Return the values of all ranks, in rank order."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -64,7 +68,7 @@ class ProcessGroup:
         return values
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value, everywhere."""
+        """Return the value of rank 0."""
         if self.size == 1:
             return value
         box: list[Any] = [value]
@@ -72,7 +76,7 @@ class ProcessGroup:
         return box[0]
 
     def run_main_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives, on rank 0 before the others, so that they find its files; its error is everyone's."""
+        """Call `make` on rank 0 and then on the others, which find its files. An error on rank 0 is raised by all."""
         if self.size == 1:
             return make()
         made, error = None, None
@@ -84,10 +88,10 @@ class ProcessGroup:
         error = self.broadcast(error)
         if error is not None:
             raise error
-        return made if self.is_main else make()
+        return made if self.is_main else make()  # type: ignore[return-value]  # without an error, rank 0 has made it
 
     def broadcast_model(self, model: nn.Module) -> None:
-        """Rank 0's parameters and buffers, everywhere: one model, whatever each process has drawn."""
+        """Copy parameters and buffers from rank 0, since each process may have drawn different initial weights."""
         if self.size == 1:
             return
         for tensor in (*model.parameters(), *model.buffers()):
@@ -96,48 +100,57 @@ class ProcessGroup:
 
 
 def join_process_group(device_type: str) -> ProcessGroup:
-    """The world `torchrun` describes in the environment (gloo on CPU, nccl on CUDA), or one process."""
+    """Join the group that `torchrun` describes in the environment (gloo on CPU, nccl on CUDA), or use one process.
+
+    Raises:
+        ValueError: If this process has no GPU, or for several processes on MPS.
+    """
     size, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     if size > 1 and device_type == "mps":
-        raise ValueError("mps takes one process; use device=cpu or start without torchrun")
+        raise ValueError("mps supports one process only; use device=cpu or start without torchrun")
     if device_type == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise ValueError(f"process {local_rank} has no GPU: there are {torch.cuda.device_count()}; start as many")
+        n_gpus = torch.cuda.device_count()
+        if local_rank >= n_gpus:
+            raise ValueError(f"process {local_rank} has no GPU; start at most {n_gpus} processes on this machine")
         torch.cuda.set_device(local_rank)
         device = torch.device("cuda", local_rank)
     else:
         device = torch.device(device_type)
     if size > 1 and not dist.is_initialized():
-        # Rank 0 may tokenise for a long time while the others wait.
+        # Rank 0 may tokenize for a long time while the others wait.
         dist.init_process_group("nccl" if device_type == "cuda" else "gloo", timeout=timedelta(hours=2))
     return ProcessGroup(device, rank, size)
 
 
 def leave_process_group() -> None:
-    """Go together: a process whose peers are still at work may die of their closed connections."""
+    """Wait for the other processes, then leave: closing early could crash peers that still communicate."""
     if dist.is_initialized():
-        with suppress(RuntimeError):  # a peer that has died is waited for no longer
+        with suppress(RuntimeError):  # do not wait for a peer that has died
             dist.barrier()
         dist.destroy_process_group()
 
 
 def select_device(kind: str) -> str:
-    """`kind`, or the best there is for "auto"; ValueError for one this machine has not."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """Return `kind`, or the best available device type for "auto".
+
+    Raises:
+        ValueError: If `kind` is unknown or not available on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if kind == "auto":
-        return next(name for name, is_there in present.items() if is_there)
-    if kind not in present:
-        raise ValueError(f"{kind!r} is no device; choose auto, {', '.join(present)}")
-    if not present[kind]:
-        built = "this torch is a CPU build" if torch.version.cuda is None else "no such device is visible"
-        raise ValueError(f"{kind} was asked for, and there is none here ({built}); use device=cpu or device=auto")
+        return next(name for name, is_available in available.items() if is_available)
+    if kind not in available:
+        raise ValueError(f"{kind!r} must be one of auto, {', '.join(available)}")
+    if not available[kind]:
+        reason = "this torch is a CPU build" if torch.version.cuda is None else "no such device is visible"
+        raise ValueError(f"{kind} is not available ({reason}); use device=cpu or device=auto")
     return kind
 
 
 @contextmanager
 def use_cpu_threads(count: int | None) -> Iterator[None]:
-    """Give torch `count` CPU threads, where it is set, and take them back."""
+    """Let torch use `count` CPU threads (None: no change) and restore the previous number on exit."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -148,19 +161,19 @@ def use_cpu_threads(count: int | None) -> Iterator[None]:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM ask the loop to stop after the step under way; a second SIGINT stops at once."""
+    """Yield a function that tells whether SIGINT or SIGTERM was received; a second SIGINT interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     received: list[int] = []
 
-    def note(number: int, frame: object) -> None:
+    def handle_signal(number: int, frame: object) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)
+        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(received)
     finally:

@@ -1,4 +1,4 @@
-"""Random numbers: one seed in, the same bits out on the same machine."""
+"""Seeding and saving of the random generators of Python, NumPy and torch."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch on every device; ask cuDNN for deterministic kernels."""
+    """Seed Python, NumPy and torch on every device, and request deterministic cuDNN kernels."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -19,9 +19,9 @@ def seed_everything(seed: int) -> None:
 
 
 def get_rng_state() -> dict[str, Any]:
-    """The generators' states as tensors and plain numbers."""
+    """Return the states of all generators as tensors and plain numbers."""
     version, numbers, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],
@@ -30,14 +30,15 @@ def get_rng_state() -> dict[str, Any]:
 
 
 def get_torch_rng_state() -> dict[str, torch.Tensor]:
-    """Of the generators that a forward pass draws from; cheap enough for every step."""
+    """Return the states of the generators that a forward pass draws from; fast enough for every step."""
     state = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()  # of this process's own device
+        state["cuda"] = torch.cuda.get_rng_state()  # current device only: each process has its own
     return state
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
+    """Restore what `get_rng_state` returned."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -46,6 +47,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def set_torch_rng_state(state: dict[str, torch.Tensor]) -> None:
+    """Restore what `get_torch_rng_state` returned."""
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
@@ -53,7 +55,7 @@ def set_torch_rng_state(state: dict[str, torch.Tensor]) -> None:
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Leave every generator as it was found."""
+    """Restore the state of every generator on exit."""
     state = get_rng_state()
     try:
         yield

@@ -1,9 +1,9 @@
-"""All that a run would need to go on: the one thing a checkpoint holds."""
+"""The state of a run: everything a checkpoint holds."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from harness.core import seeding
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: `step` updates and `tokens` are done of `total_steps`."""
+    """Position in a run: completed steps and tokens, and the total number of steps."""
 
     step: int
     tokens: int
@@ -21,15 +21,15 @@ class Progress:
 
 
 class Optimizer(Protocol):
-    """One or several torch optimizers over named parameter groups, each with its peak LR."""
+    """One or several torch optimizers over named parameter groups, each with its own peak LR."""
 
     parts: Sequence[torch.optim.Optimizer]
 
     def scale_lr(self, multiplier: float) -> None:
-        """Put every group's LR at `multiplier` times its peak."""
+        """Set the LR of every group to `multiplier` times its peak."""
 
     def current_lrs(self) -> dict[str, float]:
-        """The LR in force of every group, by name."""
+        """Return the current LR of every group by name."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
     def zero_grad(self) -> None: ...
@@ -37,26 +37,31 @@ class Optimizer(Protocol):
     def eval(self) -> None: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Bring back the moments; the numbers (LR, decay, betas) stay those of the configuration."""
+        """Restore the moments. Hyperparameters (LR, decay, betas) keep their configured values."""
 
 
 class Schedule(Protocol):
-    """A multiplier of the peak LR, a pure function of progress."""
+    """A multiplier of the peak LR as a pure function of progress."""
 
     def lr_multiplier(self, at: Progress) -> float: ...
     def count_warmup_steps(self, total_steps: int) -> int:
-        """Steps of warm-up; ValueError where the run is too short for them."""
+        """Return the number of warm-up steps.
+
+        Raises:
+            ValueError: If the run is shorter than the warm-up.
+        """
 
     def warmup_notice(self, total_steps: int) -> str | None:
-        """What the user must hear of a warm-up that comes to nothing."""
+        """Return a notice if the requested warm-up rounds to 0 steps."""
 
 
+@runtime_checkable
 class ObservingSchedule(Schedule, Protocol):
-    """A schedule that also learns from the validation loss, and so has a state of its own."""
+    """A schedule that also depends on the validation loss and therefore has state."""
 
     def observe(self, val_loss: float) -> None: ...
     def reset_best(self) -> None:
-        """Losses from now on are of another kind: forget what was seen, not what was decided."""
+        """Forget the losses seen so far, for example because the validation data changed. LR cuts remain."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -64,62 +69,69 @@ class ObservingSchedule(Schedule, Protocol):
 
 @dataclass
 class TrainState:
-    """The mutable heart of a run. `examples` is the data position; instants and settings are not state."""
+    """Everything that changes during a run. Settings and times are not part of it."""
 
     model: nn.Module
     optimizer: Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
     step: int = 0
-    examples: int = 0
+    examples: int = 0  # data position: number of examples consumed
     tokens: int = 0
     best_val_loss: float = math.inf
     best_step: int = 0
     evals_since_best: int = 0
-    skips: int = 0
-    examples_per_epoch: int = 0
-    """What `examples` is to be read against, where the same data are cut into rows of another length."""
+    skips: int = 0  # consecutive updates skipped because a gradient was not finite
+    examples_per_epoch: int = 0  # to convert `examples` if the same data are cut into rows of another length
+    # Origin of the schedule: 0, or the step at which a resumed run restarted it. If a resumed run uses another batch
+    # size, it is set so that the same share of the schedule is done; it may then be negative.
     schedule_start_step: int = 0
     schedule_start_tokens: int = 0
-    """Where the schedule began: at the start, or where a resumed run had it begin anew; where a resumed run takes other
-    batches, as many steps of these back as it has come, which may be before the start."""
-    lr_factor: float = 1.0
-    """Of every LR, cut at each rollback."""
+    lr_factor: float = 1.0  # applied to every LR; reduced by each rollback
     rollbacks: int = 0
-    last_spike_step: int = 0
-    """The step at which the loss last left its course and was not brought back; 0 for never."""
+    last_spike_step: int = 0  # last step before the latest spike that was not rolled back; 0 if none
 
-    COUNTERS = ("step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best", "skips",
-                "examples_per_epoch", "schedule_start_step", "schedule_start_tokens", "lr_factor", "rollbacks", "last_spike_step")  # fmt: skip
+    COUNTERS: ClassVar[tuple[str, ...]] = (
+        "step", "examples", "tokens", "best_val_loss", "best_step", "evals_since_best", "skips", "examples_per_epoch",
+        "schedule_start_step", "schedule_start_tokens", "lr_factor", "rollbacks", "last_spike_step",
+    )  # fmt: skip
+
+    def train(self) -> None:
+        """Switch model and optimizer to training mode."""
+        self.model.train()
+        self.optimizer.train()
+
+    def eval(self) -> None:
+        """Switch model and optimizer to evaluation mode."""
+        self.model.eval()
+        self.optimizer.eval()
 
     def progress(self, total_steps: int) -> Progress:
-        """Where the schedule stands in a run that ends after `total_steps`."""
-        return Progress(
-            self.step - self.schedule_start_step,
-            self.tokens - self.schedule_start_tokens,
-            total_steps - self.schedule_start_step,
-        )
+        """Return the position of the schedule in a run that ends after `total_steps`."""
+        start = self.schedule_start_step
+        return Progress(self.step - start, self.tokens - self.schedule_start_tokens, total_steps - start)
 
     def state_dict(self, rng: Sequence[Any] | None = None) -> dict[str, Any]:
-        """Tensors, numbers and strings only, so that it loads as data and never as code; `rng` is the generators'
-        states of every process, by default of this one."""
-        observed = self.schedule.state_dict() if hasattr(self.schedule, "state_dict") else {}
+        """Return tensors, numbers and strings only, so that the state loads without executing code.
+
+        `rng` holds the generator states of every process; by default, those of this process.
+        """
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": observed,
+            "schedule": self.schedule.state_dict() if isinstance(self.schedule, ObservingSchedule) else {},
             "scaler": self.scaler.state_dict(),
             "rng": list(rng or [seeding.get_rng_state()]),
             "counters": {name: getattr(self, name) for name in self.COUNTERS},
         }
 
     def load_state_dict(self, state: dict[str, Any], *, rank: int = 0) -> None:
-        """Go on from `state`; where fewer processes saved it than load it, the others keep the generators they have."""
+        """Restore `state`. Processes beyond those that saved it keep their own generators."""
         load_model_weights(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"]:  # empty where it was not enabled
+        if state["scaler"]:  # empty if it was disabled
             self.scaler.load_state_dict(state["scaler"])
-        if state["schedule"] and hasattr(self.schedule, "load_state_dict"):
+        if state["schedule"] and isinstance(self.schedule, ObservingSchedule):
             self.schedule.load_state_dict(state["schedule"])
         if rank < len(state["rng"]):
             seeding.set_rng_state(state["rng"][rank])
@@ -128,14 +140,18 @@ class TrainState:
 
 
 def load_model_weights(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool = True) -> None:
-    """`model.load_state_dict`, but a ValueError where one of two tensors would silently overwrite the other."""
+    """Call `model.load_state_dict` after checking that tied parameters agree.
+
+    Raises:
+        ValueError: If two entries of `weights` differ but share one tensor in `model`.
+    """
     if pair := find_broken_tie(model, weights):
-        raise ValueError(f"{pair[0]} and {pair[1]} differ in the weights, but are one tensor in the model: untie it")
+        raise ValueError(f"{pair[0]} and {pair[1]} differ in the weights but are tied in the model; untie them first")
     model.load_state_dict(weights, strict=strict)
 
 
 def find_broken_tie(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, str] | None:
-    """Two names of one tensor of `model` under which `weights` hold different ones, as once a tied head is adapted."""
+    """Return two names of one tensor of `model` that differ in `weights`, as after training adapters of a tied head."""
     first_names: dict[int, str] = {}
     for name, tensor in model.state_dict().items():
         if name in weights and tensor.numel():

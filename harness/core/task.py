@@ -1,4 +1,4 @@
-"""The contract between a task and the loop: what is trained, on what, and how it is scored."""
+"""The contract between a task and the training loop: model, data, loss and metrics."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-if TYPE_CHECKING:  # torch takes seconds to import, and those who only read facts compute nothing
+if TYPE_CHECKING:  # importing torch takes a second, and readers of records do not need it
     from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss summed over `count` scored elements (tokens, fields); `sum` carries the graph."""
+    """A loss summed over `count` scored elements (tokens, fields). `sum` carries the autograd graph."""
 
     sum: "Tensor"
     count: int
@@ -20,7 +20,7 @@ class Loss:
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean that adds up over batches and processes; `sum_sq` where the elements' spread is known."""
+    """A mean that can be added over batches and processes. `sum_sq` is None if the spread is unknown."""
 
     sum: float
     count: float
@@ -30,17 +30,17 @@ class Mean:
     def __add__(self, other: "Mean") -> "Mean":
         if self.unit != other.unit:
             raise ValueError(f"cannot add a mean in {other.unit} to one in {self.unit}")
-        spread_is_known = self.sum_sq is not None and other.sum_sq is not None
-        sum_sq = self.sum_sq + other.sum_sq if spread_is_known else None
+        sum_sq = None if self.sum_sq is None or other.sum_sq is None else self.sum_sq + other.sum_sq
         return Mean(self.sum + other.sum, self.count + other.count, self.unit, sum_sq)
 
     @property
     def value(self) -> float:
+        """The mean; nan if there are no elements."""
         return self.sum / self.count if self.count else math.nan
 
     @property
     def standard_error(self) -> float | None:
-        """Of the mean, elements taken as independent; None where their spread is unknown."""
+        """Standard error of the mean, assuming independent elements; None if the spread is unknown."""
         if self.sum_sq is None or self.count < 2:
             return None
         variance = max(0.0, self.sum_sq / self.count - self.value**2)
@@ -49,7 +49,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of an evaluation, with what a reader needs to compare it."""
+    """One number of an evaluation with its unit and, if known, its standard error."""
 
     value: float
     unit: str
@@ -57,39 +57,34 @@ class Metric:
 
 
 class Task(Protocol):
-    """A model, its data and its loss. A batch is whatever the task makes of it: the loop only passes it back."""
+    """A model, its data and its loss. Only the task looks inside a batch; the loop passes it back."""
 
     model: "nn.Module"
-    constants: Mapping[str, float]
-    """What a reader judges the metrics by, such as ln(vocabulary); recorded once."""
-    dataset: Mapping[str, str]
-    """name, digest and source of the data."""
-    examples: int
-    """In an epoch."""
-    files: Mapping[str, Path]
-    """What the weights are of no use without, such as a tokenizer's folder, by name; kept beside them."""
-    tokens_per_example: float
-    """The mean of what an example spends of the token budget."""
+    constants: Mapping[str, float]  # reference values for the metrics, such as ln(vocabulary); recorded once
+    dataset: Mapping[str, str]  # name, digest and source of the data
+    examples: int  # per epoch
+    files: Mapping[str, Path]  # needed to use the weights, such as a tokenizer's folder; kept beside them
+    tokens_per_example: float  # mean number of tokens that an example takes from the token budget
 
     def get_batch(self, position: int, size: int) -> Any:
-        """The step batch of `size` examples that starts at example `position` of an endless, seeded order."""
+        """Return the `size` examples that start at example `position` of an endless, seeded order."""
 
     def split_batch(self, batch: Any, size: int) -> list[Any]:
-        """`batch` cut into pieces of at most `size` examples, in order."""
+        """Split `batch` into pieces of at most `size` examples, in order."""
 
     def count_scored(self, batch: Any) -> int:
-        """How many elements of `batch` the loss scores; known before the forward pass."""
+        """Return the number of elements of `batch` that the loss scores, without a forward pass."""
 
     def count_tokens(self, batch: Any) -> int:
-        """How much of the token budget `batch` spends (fields, where there are no tokens)."""
+        """Return the number of tokens that `batch` takes from the budget (fields, if there are no tokens)."""
 
     def compute_loss(self, batch: Any) -> Loss: ...
 
     def validation_batches(self) -> Iterator[Any]:
-        """The held-out set, whole, in a fixed order, independent of the training batch."""
+        """Yield the whole validation set in a fixed order, independent of the training batch size."""
 
     def score_batch(self, batch: Any) -> dict[str, Mean]:
-        """One validation batch's means, float64 sums."""
+        """Return the sums over one validation batch, in float64."""
 
     def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
-        """The metrics of a whole evaluation; `loss` is the objective."""
+        """Return the metrics of a whole evaluation. `loss` is the objective."""
