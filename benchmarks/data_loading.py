@@ -13,7 +13,7 @@ import torch
 from harness.config.schema import compose_config, validate_config
 from harness.core.distributed import ProcessGroup
 from harness.run.build import build_parts, build_task
-from harness.training.loop import train_step
+from harness.training.loop import Trainer
 
 EXPERIMENTS = ("headlines", "gpt2_lora", "ltg_bert", "operator")
 """Document 2's is that of gpt2_lora, resumed."""
@@ -25,13 +25,14 @@ def time_steps(experiment: str, steps: int, cache_dir: str) -> list[tuple[float,
     settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
     parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
     task, state, plan = parts.task, parts.state, parts.plan
-    state.model.train()
+    trainer = Trainer(task, state, plan, world)
+    state.train()
     taken = []
     for _ in range(steps + 1):
         began_at = time.perf_counter()
         batch = task.get_batch(state.examples, plan.batch_size)
         made_at = time.perf_counter()
-        train_step(task, state, batch, plan, world, plan.micro_batch_size)
+        trainer.train_step(batch)
         taken.append((made_at - began_at, time.perf_counter() - began_at))
     return taken[1:]
 

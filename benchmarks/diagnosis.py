@@ -22,7 +22,7 @@ from harness.diagnosis.history import History, RunFacts, SpikeRecord  # noqa: E4
 from harness.importers import native  # noqa: E402
 from harness.record.metric_rows import MetricAggregator  # noqa: E402
 from harness.run.runner import run  # noqa: E402
-from harness.training.loop import train  # noqa: E402
+from harness.training.loop import Trainer  # noqa: E402
 from harness.training.policies import stop_when_diverged, watch_spikes  # noqa: E402
 from harness.training.schedules import Constant, Cosine, Plateau, WarmupSchedule  # noqa: E402
 from tests.diagnosis import recorded_runs  # noqa: E402
@@ -228,7 +228,8 @@ def record_toy(name: str) -> tuple[History, set[str], set[str]]:
             )
 
     plan = toy_plan(steps, eval_steps=frozenset(range(steps // evals, steps + 1, steps // evals)))
-    stop = train(task, state, plan, CPU, policies=[stop_when_diverged(), watch_spikes("warn")], emit=emit)
+    policies = [stop_when_diverged(), watch_spikes("warn")]
+    stop = Trainer(task, state, plan, CPU, policies=policies, emit=emit).train()
     history.facts = replace(history.facts, status=stop.status)
     return history, labels, may
 

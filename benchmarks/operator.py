@@ -14,8 +14,9 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import neuralop
 import torch
-from neuralop import H1Loss, LpLoss, Trainer
+from neuralop import H1Loss, LpLoss
 from neuralop.data.datasets import DarcyDataset
 from neuralop.models import FNO
 from neuralop.training import AdamW
@@ -25,7 +26,7 @@ from harness.config.schema import compose_config, validate_config
 from harness.core.distributed import ProcessGroup
 from harness.core.events import EvalEnd, Event, StepEnd
 from harness.run.build import build_parts, build_task
-from harness.training.loop import train
+from harness.training.loop import Trainer
 
 EPOCHS, BATCH = 15, 64
 SAME = ["batch.batch_size=64", "optimizer.lr=1e-2", "optimizer.weight_decay=1e-4", "schedule.warmup_ratio=0",
@@ -46,7 +47,7 @@ def run_tutorial(folder: Path, seed: int, epochs: int = EPOCHS) -> dict[str, flo
     optimizer = AdamW(model.parameters(), lr=1e-2, weight_decay=1e-4)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
     losses = {"l2": LpLoss(d=2, p=2), "h1": H1Loss(d=2)}
-    trainer = Trainer(model=model, n_epochs=epochs, data_processor=data.data_processor, eval_interval=3)
+    trainer = neuralop.Trainer(model=model, n_epochs=epochs, data_processor=data.data_processor, eval_interval=3)
     began_at = time.perf_counter()
     trainer.train(
         DataLoader(data.train_db, batch_size=BATCH, shuffle=True), loaders, optimizer, scheduler,
@@ -74,7 +75,7 @@ def run_harness(folder: Path, seed: int, cache: Path, *overrides: str) -> dict[s
     def emit(event: Event) -> None:
         told.append(event)
 
-    train(parts.task, parts.state, parts.plan, world, policies=parts.policies, emit=emit)
+    Trainer(parts.task, parts.state, parts.plan, world, policies=parts.policies, emit=emit).train()
     seconds = time.perf_counter() - began_at
     last = [event for event in told if isinstance(event, EvalEnd)][-1]
     steps = sum(isinstance(event, StepEnd) for event in told)

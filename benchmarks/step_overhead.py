@@ -22,7 +22,7 @@ from harness.core.distributed import ProcessGroup
 from harness.core.events import Event, RunEnd, RunStart, StepEnd
 from harness.models.gpt import GPT
 from harness.run.build import build_observers, build_parts, build_task
-from harness.training.loop import train
+from harness.training.loop import Trainer
 
 VOCABULARY, LENGTH, WIDTH, LAYERS, HEADS = 512, 64, 96, 3, 4
 PEAK_LR, WARMUP, CLIP, DECAY = 1e-3, 0.05, 1.0, 0.01
@@ -91,7 +91,7 @@ def ours(text: Path, batch: int, steps: int, folder: Path) -> list[float]:
             instants.append(time.perf_counter())
 
     emit(RunStart("bench", run_folder, steps, cfg.loop.log_every, parts.effective, {}, {}, {"name": "", "digest": ""}))
-    train(parts.task, parts.state, parts.plan, world, policies=parts.policies, emit=emit)
+    Trainer(parts.task, parts.state, parts.plan, world, policies=parts.policies, emit=emit).train()
     emit(RunEnd("completed", "", steps, 0, 0.0, 0.0, 0))
     for observer in observers:
         observer.close()

@@ -32,7 +32,7 @@ from harness.record import metrics_file
 from harness.run.build import RunParts
 from harness.run.reproduce import name_followup_study
 from harness.run.runner import BaseRunFailed, built_run
-from harness.training.loop import train_step
+from harness.training.loop import Trainer
 from harness.training.policies import Stop, shrink_when_out_of_memory
 from harness.training.schedules import WarmupSchedule
 
@@ -110,14 +110,16 @@ def run_range_test(parts: RunParts, world: ProcessGroup, rise: LRRamp) -> tuple[
     state.schedule, state.lr_factor = _RampSchedule(rise=rise, first_step=begun, peak_lr=peak_lr), 1.0
     kept = task.get_batch(state.examples + rise.steps * plan.batch_size, plan.batch_size)
     state.optimizer.train()
-    micro_batch_size, lrs, losses = plan.micro_batch_size, [], []
+    trainer = Trainer(task, state, plan, world)
+    lrs: list[float] = []
+    losses: list[float] = []
     highest = MAX_LOSS_RATIO * _evaluate_batch(parts, world, kept)
     while len(losses) < rise.steps and (not losses or losses[-1] < highest):
         state.model.train()
         batch = task.get_batch(state.examples, plan.batch_size)
-        event = train_step(task, state, batch, plan, world, micro_batch_size)
+        event = trainer.train_step(batch)
         if isinstance(event, OutOfMemory):
-            micro_batch_size = _shrink_micro_batch(event)
+            trainer.micro_batch_size = _shrink_micro_batch(event)
             continue
         lrs.append(event.lr)
         losses.append(_evaluate_batch(parts, world, kept))

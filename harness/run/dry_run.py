@@ -12,7 +12,7 @@ from harness.core.distributed import ProcessGroup
 from harness.core.events import EvalEnd, Event, StepEnd
 from harness.run.build import RunParts, build_observers
 from harness.run.runner import built_run
-from harness.training.loop import evaluate, train
+from harness.training.loop import Trainer, evaluate
 from harness.training.policies import Stop
 
 
@@ -62,7 +62,7 @@ def _measure_seconds(parts: RunParts, world: ProcessGroup, steps: int) -> tuple[
         return Stop("completed", "") if isinstance(event, StepEnd) and taken > steps else None
 
     policies = (*parts.policies, enough)
-    stop = train(parts.task, parts.state, parts.plan, world, policies=policies, emit=told.append)
+    stop = Trainer(parts.task, parts.state, parts.plan, world, policies=policies, emit=told.append).train()
     step_seconds = [event.seconds for event in told if isinstance(event, StepEnd)]
     if not step_seconds:
         raise ConfigError(f"the first step cannot be taken: {stop.reason}")

@@ -31,7 +31,7 @@ from harness.tasks.masked_lm import MaskedLM
 from harness.tasks.operator import OperatorTask
 from harness.tasks.text import TextTask
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights, save_weights
-from harness.training.loop import score_validation_set, train_step
+from harness.training.loop import Trainer, score_validation_set
 from harness.training.lora import remove_adapters
 from harness.training.optimizers import GROUPS_WITHOUT_DECAY
 from harness.training.schedules import Plateau
@@ -153,10 +153,8 @@ class _RunAdapter:
 
     def take_step(self, batch: Any) -> None:
         """As the loop does; RuntimeError where it would have to split the batch further."""
-        state, plan = self.parts.state, self.parts.plan
-        state.model.train()
-        state.optimizer.train()
-        event = train_step(self.parts.task, state, batch, plan, self.world, plan.micro_batch_size)
+        self.parts.state.train()
+        event = Trainer(self.parts.task, self.parts.state, self.parts.plan, self.world).train_step(batch)
         if isinstance(event, OutOfMemory):
             raise RuntimeError(f"a micro-batch of {event.micro_batch_size} does not fit: {event.message}")
 
@@ -165,7 +163,8 @@ class _RunAdapter:
         state, plan = self.parts.state, self.parts.plan
         state.step = state.schedule_start_step + step
         one = self.parts.task.get_batch(state.examples, 1)
-        train_step(self.parts.task, state, one, replace(plan, batch_size=self.world.size), self.world, 1)
+        plan = replace(plan, batch_size=self.world.size, micro_batch_size=1)
+        Trainer(self.parts.task, state, plan, self.world).train_step(one)
         return state.optimizer.current_lrs()
 
     def evaluate(self, size: int) -> EvalResult:

@@ -35,7 +35,7 @@ from harness.observers.figures import FigureWriter
 from harness.run import initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task, instantiate_component
 from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer, load_weights
-from harness.training.loop import train
+from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
 
 SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir")
@@ -161,7 +161,7 @@ def _train_and_record(
     with stop_on_signals() as is_stopping:
         try:
             chosen = (*parts.policies, *policies)
-            stop = train(
+            trainer = Trainer(
                 parts.task,
                 state,
                 parts.plan,
@@ -172,6 +172,7 @@ def _train_and_record(
                 restore_before=checkpointer.restore_before,
                 is_stopping=is_stopping,
             )
+            stop = trainer.train()
         except KeyboardInterrupt:
             stop = Stop("interrupted", "stopped at once by a second signal")
         except Exception as error:

@@ -239,9 +239,7 @@ def evaluate(task: Task, processes: ProcessGroup, autocast: torch.dtype | None =
     return task.compute_metrics(score_validation_set(task, processes, autocast))
 
 
-def score_validation_set(
-    task: Task, processes: ProcessGroup, autocast: torch.dtype | None = None
-) -> dict[str, Mean]:
+def score_validation_set(task: Task, processes: ProcessGroup, autocast: torch.dtype | None = None) -> dict[str, Mean]:
     """Return the sums behind `evaluate`. Processes share the batches without padding, so each is scored once."""
     was_training = task.model.training
     task.model.eval()

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from harness.core.events import Event, StepEnd
 from harness.core.seeding import seed_everything
 from harness.data.tokens import TokenRows
-from harness.training.loop import evaluate, train
+from harness.training.loop import Trainer, evaluate
 from tests.token_streams import LENGTH, VOCABULARY, make_generated_lm
 from tests.toy_task import CPU, toy_plan, toy_state
 
@@ -23,7 +23,7 @@ def first_losses(micro_batch_size: int = 16, steps: int = 20, dropout: float = 0
     events: list[Event] = []
     plan = toy_plan(steps, micro_batch_size=micro_batch_size)
     seed_everything(0)
-    train(task, toy_state(task, lr=0.01), plan, CPU, emit=events.append)
+    Trainer(task, toy_state(task, lr=0.01), plan, CPU, emit=events.append).train()
     return [event.loss for event in events if isinstance(event, StepEnd)]
 
 

@@ -7,20 +7,20 @@ import torch
 from torch import nn
 
 from harness.training.checkpoint import load_checkpoint, load_weights, read_state_dict, save_checkpoint, save_weights
-from harness.training.loop import train
+from harness.training.loop import Trainer
 from tests.toy_task import CPU, ToyTask, toy_plan, toy_state
 
 
 def test_a_loaded_checkpoint_goes_on_where_the_saved_run_stood(tmp_path) -> None:
     task = ToyTask()
     state = toy_state(task)
-    train(task, state, toy_plan(5), CPU)
+    Trainer(task, state, toy_plan(5), CPU).train()
     save_checkpoint(state, tmp_path / "last")
     other_task = ToyTask()
     other = toy_state(other_task)
     load_checkpoint(other, tmp_path / "last")
-    train(task, state, toy_plan(9), CPU)
-    train(other_task, other, toy_plan(9), CPU)
+    Trainer(task, state, toy_plan(9), CPU).train()
+    Trainer(other_task, other, toy_plan(9), CPU).train()
     pairs = zip(task.model.parameters(), other_task.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -28,7 +28,7 @@ def test_a_loaded_checkpoint_goes_on_where_the_saved_run_stood(tmp_path) -> None
 def test_the_numbers_come_from_the_configuration_and_the_moments_from_the_checkpoint(tmp_path) -> None:
     task = ToyTask()
     state = toy_state(task, lr=0.05)
-    train(task, state, toy_plan(5), CPU)
+    Trainer(task, state, toy_plan(5), CPU).train()
     save_checkpoint(state, tmp_path / "last")
     fresh = toy_state(ToyTask(), lr=0.01)
     load_checkpoint(fresh, tmp_path / "last")
@@ -51,7 +51,7 @@ def test_a_write_that_is_cut_off_leaves_the_old_checkpoint(tmp_path, monkeypatch
 def test_a_writer_cut_off_between_its_renames_leaves_the_old_checkpoint_to_be_found(tmp_path) -> None:
     task = ToyTask()
     state = toy_state(task)
-    train(task, state, toy_plan(3), CPU)
+    Trainer(task, state, toy_plan(3), CPU).train()
     save_checkpoint(state, tmp_path / "best")
     (tmp_path / "best").rename(tmp_path / "best.old")  # the first of the two
     found = toy_state(ToyTask())
