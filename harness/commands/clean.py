@@ -13,7 +13,7 @@ from harness.config.errors import ConfigError
 from harness.config.schema import check_writable, compose_config, validate_config
 from harness.core.files import write_atomically
 from harness.data.cleaning import CLEANABLE_SOURCES, CleaningChange, clean_text
-from harness.data.sources import read_text_file
+from harness.data.text_files import read_text_file
 from harness.run.build import instantiate_component
 
 

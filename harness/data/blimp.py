@@ -1,4 +1,4 @@
-"""BLiMP: pairs of sentences that differ in what makes one of them English (Warstadt et al., TACL 2020)."""
+"""BLiMP (Warstadt et al., TACL 2020): minimal pairs, an acceptable sentence and an unacceptable variant of it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -6,23 +6,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.core.task import Mean
-from harness.data.sources import HuggingFace, find_data_files, read_json_objects
+from harness.data.sources import HuggingFace
+from harness.data.text_files import find_data_files, read_json_objects
 
-HUB_DATASET = "nyu-mll/blimp"
-"""The Hub's data set, a configuration a paradigm."""
+HUB_DATASET = "nyu-mll/blimp"  # one configuration per paradigm
 FILE_SUFFIXES = (".jsonl", ".ndjson")
 SENTENCE_FIELDS = ("sentence_good", "sentence_bad")
-GROUP_FIELDS = ("UID", "linguistics_term", "field")
-"""Of the paradigm, of the phenomenon it belongs to and of the field that studies it."""
+GROUP_FIELDS = ("UID", "linguistics_term", "field")  # paradigm, phenomenon, field of linguistics
+# The files spell these differently from the paper's tables.
 PAPER_NAMES = {"s-selection": "argument_structure", "syntax/semantics": "syntax_semantics"}
-"""Of the files, and what the paper's tables call them."""
 
 GroupKind = Literal["all", "field", "phenomenon", "paradigm"]
 
 
 @dataclass(frozen=True)
 class MinimalPair:
-    """`good` is acceptable and `bad` is not; `paradigm`, `phenomenon` and `field` say in which respect."""
+    """An acceptable sentence, an unacceptable one, and the groups that the pair belongs to."""
 
     good: str
     bad: str
@@ -33,7 +32,7 @@ class MinimalPair:
 
 @dataclass(frozen=True)
 class GroupAccuracy:
-    """The share of the pairs of one kind and name of which the good sentence is the likelier one."""
+    """Fraction of the pairs of one group whose good sentence is the more likely one."""
 
     kind: GroupKind
     name: str
@@ -41,57 +40,64 @@ class GroupAccuracy:
 
 
 def read_minimal_pairs(path: str | None = None, per_paradigm: int | None = None) -> list[MinimalPair]:
-    """The pairs, at most the first `per_paradigm` of each paradigm: of a file or a folder of JSONL, plain or .gz, where
-    files without a sentence_good or sentence_bad in their first row are left out; of the Hub's data set by its name
-    nyu-mll/blimp; none where `path` is null.
+    """Read minimal pairs, sorted by paradigm.
 
-    FileNotFoundError where there is no file; ValueError, with file, line and field, for a row that is no pair."""
+    `path` is a JSONL file (.gz too), a folder of them, the Hub's data set `nyu-mll/blimp`, or None for no pairs. Files
+    of a folder without sentences in their first row are skipped. `per_paradigm` keeps the first pairs of each paradigm.
+
+    Raises:
+        FileNotFoundError: if no file matches `path`.
+        ValueError: if a row is invalid; the message names file, line and field.
+    """
     if per_paradigm is not None and per_paradigm < 1:
         raise ValueError(f"per_paradigm={per_paradigm} must be at least 1, or null for all")
     if path is None:
         return []
     rows = _read_hub_rows() if path == HUB_DATASET else _read_local_rows(path)
-    return _take_per_paradigm(_parse_rows(rows), per_paradigm)
-
-
-def compute_accuracies(pairs: Sequence[MinimalPair], is_correct: Iterable[bool]) -> list[GroupAccuracy]:
-    """Of all pairs, then of each field, phenomenon and paradigm by name; the overall one is the mean over pairs, which
-    is the mean over paradigms where these have equally many."""
-    shares: dict[tuple[GroupKind, str], Mean] = {}
-    for pair, right in zip(pairs, is_correct, strict=True):
-        of = ("all", "accuracy"), ("field", pair.field), ("phenomenon", pair.phenomenon), ("paradigm", pair.paradigm)
-        for key in of:
-            one = Mean(float(right), 1, "share of pairs", float(right))
-            shares[key] = shares[key] + one if key in shares else one
-    order: tuple[GroupKind, ...] = ("all", "field", "phenomenon", "paradigm")
-    return [GroupAccuracy(*key, shares[key]) for key in sorted(shares, key=lambda key: (order.index(key[0]), key[1]))]
-
-
-def _take_per_paradigm(pairs: Iterable[MinimalPair], per_paradigm: int | None) -> list[MinimalPair]:
     by_paradigm: dict[str, list[MinimalPair]] = {}
-    for pair in pairs:
+    for pair in _parse_rows(rows):
         by_paradigm.setdefault(pair.paradigm, []).append(pair)
     return [pair for paradigm in sorted(by_paradigm) for pair in by_paradigm[paradigm][:per_paradigm]]
 
 
+def compute_accuracies(pairs: Sequence[MinimalPair], is_correct: Iterable[bool]) -> list[GroupAccuracy]:
+    """Return the accuracy over all pairs, then by field, phenomenon and paradigm, each sorted by name.
+
+    The overall accuracy is the mean over pairs. It equals the mean over paradigms if these have equally many pairs.
+    """
+    means: dict[tuple[GroupKind, str], Mean] = {}
+    for pair, correct in zip(pairs, is_correct, strict=True):
+        hit = Mean(float(correct), 1, "fraction of pairs", float(correct))
+        groups: tuple[tuple[GroupKind, str], ...] = (
+            ("all", "accuracy"),
+            ("field", pair.field),
+            ("phenomenon", pair.phenomenon),
+            ("paradigm", pair.paradigm),
+        )
+        for group in groups:
+            means[group] = means[group] + hit if group in means else hit
+    order = ("all", "field", "phenomenon", "paradigm")
+    return [GroupAccuracy(*group, means[group]) for group in sorted(means, key=lambda g: (order.index(g[0]), g[1]))]
+
+
 def _parse_rows(rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[MinimalPair]:
-    """ValueError for a row that lacks something, stands twice, or puts its paradigm elsewhere than one before it."""
+    """Yield the pairs; reject duplicates and paradigms that are filed under two phenomena or fields."""
     seen: dict[MinimalPair, str] = {}
     groups: dict[str, tuple[tuple[str, str], str]] = {}
     for where, row in rows:
         pair = _parse_row(row, where)
         if pair in seen:
-            raise ValueError(f"path: {where} is the pair of {seen[pair]} again; leave one out")
+            raise ValueError(f"path: {where} repeats the pair of {seen[pair]}; remove one")
         seen[pair] = where
         group, first = groups.setdefault(pair.paradigm, ((pair.phenomenon, pair.field), where))
         if group != (pair.phenomenon, pair.field):
             raise ValueError(
                 f"path: {where} puts the UID {pair.paradigm!r} under {pair.phenomenon!r} of {pair.field!r}, "
-                f"and {first} under {group[0]!r} of {group[1]!r}; make them agree"
+                f"but {first} under {group[0]!r} of {group[1]!r}; make them agree"
             )
         yield pair
     if not seen:
-        raise ValueError("path: there are no pairs in it")
+        raise ValueError("path: contains no pairs")
 
 
 def _parse_row(row: dict[str, Any], where: str) -> MinimalPair:
@@ -101,9 +107,8 @@ def _parse_row(row: dict[str, Any], where: str) -> MinimalPair:
             raise ValueError(
                 f"path: {where} has {found} {field}; a row needs text in {', '.join((*SENTENCE_FIELDS, *GROUP_FIELDS))}"
             )
-    return MinimalPair(
-        *(row[field] for field in SENTENCE_FIELDS), *(PAPER_NAMES.get(row[field], row[field]) for field in GROUP_FIELDS)
-    )
+    good, bad = (row[field] for field in SENTENCE_FIELDS)
+    return MinimalPair(good, bad, *(PAPER_NAMES.get(row[field], row[field]) for field in GROUP_FIELDS))
 
 
 def _read_local_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:

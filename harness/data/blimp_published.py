@@ -1,7 +1,8 @@
-"""What others measured on BLiMP, as shares of pairs."""
+"""Published BLiMP accuracies, as fractions of pairs."""
 
 PUBLISHED_MODELS = ("n-gram", "LSTM", "TXL", "GPT-2")
-"""Of Warstadt et al. (TACL 2020), on all 67,000 pairs by the log-likelihood of whole sentences."""
+# Overall and by phenomenon, in the order of PUBLISHED_MODELS: Warstadt et al. (TACL 2020), all 67,000 pairs, log-likelihood
+# of whole sentences. Source: raw_results/summary of github.com/alexwarstadt/blimp, CC BY.
 PUBLISHED_ACCURACY = {
     "accuracy": (0.6124, 0.6981, 0.6963, 0.8302),
     "anaphor_agreement": (0.4790, 0.9170, 0.9410, 0.9930),
@@ -17,6 +18,5 @@ PUBLISHED_ACCURACY = {
     "quantifiers": (0.5350, 0.6448, 0.6930, 0.7903),
     "subject_verb_agreement": (0.6030, 0.8007, 0.7595, 0.8635),
 }
-"""By phenomenon and overall, in the order of MODELS; raw_results/summary of github.com/alexwarstadt/blimp, CC BY."""
+# Overall, by words of training text: LTG-BERT baselines of the 2024 BabyLM challenge, scored by its own pipeline.
 BABYLM_BASELINES = {"10M": 0.606, "100M": 0.692}
-"""Overall, by words of training text: the LTG-BERT baselines of the 2024 BabyLM challenge, in its own pipeline."""

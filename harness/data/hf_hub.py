@@ -1,14 +1,16 @@
-"""The Hugging Face Hub, which may be out of reach."""
+"""Access to the Hugging Face Hub."""
 
 
 def go_offline_if_unreachable() -> None:
-    """Ask the Hub once; where it does not answer, its libraries use their caches and fail at once in this process,
-    instead of retrying for most of a minute."""
+    """Switch the Hub's libraries to offline mode in this process if the Hub does not answer.
+
+    They then use their caches or fail at once, instead of retrying for most of a minute.
+    """
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return
     try:
         get_session().head(constants.ENDPOINT, timeout=5)
-    except Exception:  # of whichever HTTP library the installed version uses
+    except Exception:  # the type depends on the HTTP library of the installed version
         constants.HF_HUB_OFFLINE = True

@@ -1,4 +1,4 @@
-"""Pairs of fields on regular grids, an input and what an operator makes of it, from files of tensors."""
+"""Data for operator learning: pairs of input and output fields on regular grids, read from tensor files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from harness.data.cache import compute_digest, compute_file_digest
 
 @dataclass(frozen=True, eq=False)
 class FieldPairs:
-    """Samples of `x` and `y`, float32, [samples, channels, height, width] on one grid."""
+    """Samples of inputs `x` and outputs `y` on one grid, float32, [samples, channels, height, width]."""
 
     x: Tensor
     y: Tensor
@@ -28,14 +28,14 @@ class FieldPairs:
 
     @property
     def grid(self) -> str:
-        """Such as 16, or 17x16."""
+        """Grid size, such as `16` or `17x16`."""
         height, width = self.y.shape[-2:]
         return str(height) if height == width else f"{height}x{width}"
 
 
 @dataclass(frozen=True, eq=False)
 class FieldData:
-    """What to train on, and what to score on: the first of `held_out` is the validation set, no two have one grid."""
+    """Training and held-out samples. The first held-out set is the validation set; all have different grids."""
 
     train: FieldPairs
     held_out: tuple[FieldPairs, ...]
@@ -48,52 +48,71 @@ class FieldData:
 
 
 def load_pt_files(
-    *, train: str, tests: Sequence[str], limit: int | None, eval_batch_size: int, shuffle: bool, seed: int,
+    *,
+    train: str,
+    tests: Sequence[str],
+    limit: int | None,
+    eval_batch_size: int,
+    shuffle: bool,
+    seed: int,
     cache_dir: Path,
-) -> FieldData:  # fmt: skip
-    """The first `limit` samples of `train`, or all, and all of `tests`, the files that `read` takes; FileNotFoundError
-    or ValueError where they do not serve."""
+) -> FieldData:
+    """Load the first `limit` samples of the file `train` (all if None) and all samples of the files `tests`.
+
+    Raises FileNotFoundError or ValueError if a file is missing or unsuitable; see `read_field_pairs`.
+    """
     if isinstance(tests, str) or not tests:
         raise ValueError(f"tests={tests!r} must be a list of files, such as [test_16.pt,test_32.pt]")
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be 1 or more, or null for every sample")
     paths = [Path(file).expanduser() for file in (train, *tests)]
-    fields = [read_field_pairs(path) for path in paths]
-    if limit is not None and limit > len(fields[0]):
-        raise ValueError(f"limit={limit} is more than the {len(fields[0])} samples of {paths[0]}; lower it")
+    splits = [read_field_pairs(path) for path in paths]
+    if limit is not None and limit > len(splits[0]):
+        raise ValueError(f"limit={limit} is more than the {len(splits[0])} samples of {paths[0]}; lower it")
     names = ", ".join(path.name for path in paths)
     key = compute_digest(*map(compute_file_digest, paths), limit)
-    return build_field_data(fields[0][:limit], fields[1:], key, "PtFiles", names, eval_batch_size, shuffle, seed)
+    return build_field_data(splits[0][:limit], splits[1:], key, "PtFiles", names, eval_batch_size, shuffle, seed)
 
 
 def build_field_data(
-    train: FieldPairs, held_out: Sequence[FieldPairs], key: str, name: str, source: str, eval_batch_size: int, shuffle: bool,
+    train: FieldPairs,
+    held_out: Sequence[FieldPairs],
+    key: str,
+    name: str,
+    source: str,
+    eval_batch_size: int,
+    shuffle: bool,
     seed: int,
-) -> FieldData:  # fmt: skip
-    """The data, if they are of one kind and can be told apart; ValueError otherwise."""
+) -> FieldData:
+    """Build the data; raise ValueError if channels differ between sets or two held-out sets have the same grid."""
     if eval_batch_size < 1:
         raise ValueError(f"eval_batch_size={eval_batch_size} must be 1 or more")
     channels = [(fields.x.shape[1], fields.y.shape[1]) for fields in (train, *held_out)]
     if len(set(channels)) > 1:
-        raise ValueError(f"the channels of x and y differ from file to file: {channels}; take files of one problem")
+        raise ValueError(f"the channels of x and y differ between files: {channels}; use files of one problem")
     grids = [fields.grid for fields in held_out]
     if len(set(grids)) < len(grids):
-        raise ValueError(f"tests on the grids {', '.join(grids)} cannot be told apart; give one a grid, or join them")
+        raise ValueError(f"two of the tests have the same grid: {', '.join(grids)}; give one file per grid")
     return FieldData(train, tuple(held_out), key, name, source, eval_batch_size, shuffle, seed)
 
 
 def read_field_pairs(path: Path) -> FieldPairs:
-    """The `x` and `y` of a dictionary that torch.save wrote, each [samples, height, width] or [samples, channels,
-    height, width]; an x of a dimension less, such as a state at the start, stands in every row of y.
+    """Read `{"x": ..., "y": ...}` saved with torch.save, without running code from the file.
 
-    Read as data, never as code. FileNotFoundError, or ValueError that says what is wrong with the file."""
+    Each tensor is [samples, height, width] or [samples, channels, height, width]. An x with one dimension less, such as
+    an initial state, is repeated in every row of y.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if its content is unsuitable; the message says why.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a .pt file with x and y")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of whatever kind the bytes happen to lead to
-        raise ValueError(f"{path} is no file of tensors that torch.save wrote, or is damaged") from error
-    x, y = (_get_tensor(found, name, path) for name in ("x", "y"))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types, depending on the bytes
+        raise ValueError(f"{path} is damaged or not a file of tensors saved with torch.save") from error
+    x, y = (_get_tensor(content, name, path) for name in ("x", "y"))
     if x.ndim == y.ndim - 1 and x.shape[1:] == y.shape[2:]:
         x = x.unsqueeze(1).expand_as(y)
     x, y = (fields.unsqueeze(1) if fields.ndim == 3 else fields for fields in (x, y))
@@ -101,29 +120,32 @@ def read_field_pairs(path: Path) -> FieldPairs:
     return FieldPairs(x.contiguous(), y.contiguous())
 
 
-def _get_tensor(found: object, name: str, path: Path) -> Tensor:
-    if not isinstance(found, dict) or not isinstance(found.get(name), Tensor):
-        held = (
-            f"a dictionary of {', '.join(map(str, found))}" if isinstance(found, dict) else f"a {type(found).__name__}"
-        )
-        raise ValueError(f"{path} has no tensor {name!r}: it holds {held}; save {{'x': ..., 'y': ...}}")
-    if found[name].is_complex():
+def _get_tensor(content: object, name: str, path: Path) -> Tensor:
+    found = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(found, Tensor):
+        kind = f"a {type(content).__name__}"
+        if isinstance(content, dict):
+            kind = f"a dictionary of {', '.join(map(str, content))}"
+        raise ValueError(f"{path} has no tensor {name!r}: it holds {kind}; save {{'x': ..., 'y': ...}}")
+    if found.is_complex():
         raise ValueError(f"{name} of {path} is complex; save its real and imaginary parts as two channels")
-    return found[name].float()
+    return found.float()
 
 
 def _check_pair(x: Tensor, y: Tensor, path: Path) -> None:
     shapes = f"x of {path} is {list(x.shape)}, y {list(y.shape)}"
     if x.ndim != 4 or y.ndim != 4:
-        raise ValueError(f"{shapes}; either must be [samples, height, width] or [samples, channels, height, width]")
+        raise ValueError(f"{shapes}; both must be [samples, height, width] or [samples, channels, height, width]")
     if not len(x) or len(x) != len(y):
-        raise ValueError(f"{shapes}: they must have as many samples as each other, and at least one")
+        raise ValueError(f"{shapes}: both need the same number of samples, at least one")
     if x.shape[2:] != y.shape[2:]:
-        raise ValueError(f"{shapes}: their grids differ; sample both on one")
+        raise ValueError(f"{shapes}: their grids differ; sample both on the same grid")
     for name, fields in (("x", x), ("y", y)):
-        wrong = (~fields.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
-        if wrong:
-            raise ValueError(f"{name} of {path} is not finite in {len(wrong)} samples, first in sample {wrong[0]}")
+        bad = (~fields.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(f"{name} of {path} is not finite in {len(bad)} samples, the first is sample {bad[0]}")
     zero = (y == 0).flatten(1).all(1).nonzero().flatten().tolist()
     if zero:
-        raise ValueError(f"y of {path} is 0 everywhere in sample {zero[0]}: no error is relative to it; leave it out")
+        raise ValueError(
+            f"y of {path} is 0 everywhere in sample {zero[0]}: its relative error is undefined; remove the sample"
+        )

@@ -1,4 +1,4 @@
-"""English that every Python carries: the standard library's docstrings, read without importing a module."""
+"""English text that every Python has: docstrings of the standard library, parsed without importing a module."""
 
 import ast
 import os
@@ -16,7 +16,7 @@ DEFINITION_NODES = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @cache
 def compute_stdlib_digest() -> str:
-    """Of the Python version and the size of each file, since distributions ship more or less of the library."""
+    """Return a digest of the Python version and of all file sizes: distributions ship different parts of the library."""
     root = _get_stdlib_dir()
     sizes = [[path.relative_to(root).as_posix(), path.stat().st_size] for path in _list_source_files(root)]
     return compute_digest("pydoc", platform.python_implementation(), platform.python_version(), sizes)
@@ -24,33 +24,38 @@ def compute_stdlib_digest() -> str:
 
 @cache
 def read_docstrings() -> tuple[tuple[str, str], ...]:
-    """(`os.path.join`, its docstring) and so on, in the order of the files; ValueError where there is no source."""
+    """Return pairs of a dotted name, such as `os.path.join`, and its docstring, in the order of the files.
+
+    Raises ValueError if this Python has no source files.
+    """
     root = _get_stdlib_dir()
-    found = []
+    found: list[tuple[str, str]] = []
     for path in _list_source_files(root):
         module = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
         found += _walk_docstrings(ast.parse(path.read_bytes()), module.replace("posixpath", "os.path"))
     if not found:
-        raise ValueError(f"this Python keeps no source with docstrings in {root}; use data=text data.source.path=FILE")
+        raise ValueError(f"no source files with docstrings in {root}; use data=text data.source.path=FILE")
     return tuple(found)
 
 
 def read_help_topics() -> list[str]:
-    """What `help('FOR')` and its like print: chapters of the language reference."""
+    """Return the chapters of the language reference that `help('FOR')` and similar calls print."""
     from pydoc_data.topics import topics
 
     return [topics[name].strip() for name in sorted(topics)]
 
 
-def _walk_docstrings(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
+def _walk_docstrings(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
+) -> Iterator[tuple[str, str]]:
     if docstring := ast.get_docstring(node):
         yield name, docstring
     for child in _iter_definitions(node):
         yield from _walk_docstrings(child, f"{name}.{child.name}")
 
 
-def _iter_definitions(node: ast.AST) -> Iterator[ast.AST]:
-    """The classes and functions of a body, also those under an `if` or a `try`."""
+def _iter_definitions(node: ast.AST) -> Iterator[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield the classes and functions of a body, including those under an `if` or a `try`."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, DEFINITION_NODES):
             yield child

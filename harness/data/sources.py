@@ -1,13 +1,9 @@
-"""Where documents come from. Each source has a digest that costs little and yields its documents in a fixed order."""
+"""Document sources. Each has a cheap fingerprint and yields its documents in a fixed order."""
 
 import csv
-import glob
-import gzip
 import io
-import json
 import random
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,39 +13,48 @@ from typing import Any, ClassVar, Protocol
 from harness.data import pydoc
 from harness.data.cache import compute_digest, compute_file_digest
 from harness.data.hf_hub import go_offline_if_unreachable
+from harness.data.text_files import (
+    MAX_CSV_FIELD_CHARS,
+    find_data_files,
+    get_csv_dialect,
+    read_json_objects,
+    read_text_file,
+)
 
 PYDOC_SHUFFLE_SEED = 1337
-MIN_PROSE_CHARS, MIN_ANSWER_CHARS = 20, 12
-"""In characters: below these a docstring says nothing."""
-MAX_CSV_FIELD_CHARS = 2**31 - 1  # characters of a .csv; the csv module takes 131,072 unless told
-PRIVATE_NAME = re.compile(r"(^|\.)_(?!.*__$)[^.]*$")
-"""A dotted name whose last part begins with an underscore and is no `__dunder__`."""
+MIN_PROSE_CHARS, MIN_ANSWER_CHARS = 20, 12  # shorter docstrings say nothing
+PRIVATE_NAME = re.compile(r"(^|\.)_(?!.*__$)[^.]*$")  # last part of a dotted name: _private, but not __dunder__
 
 
 @dataclass(frozen=True)
 class Document:
-    """`text` is learned and scored; `prompt` stands before it and counts in no loss."""
+    """A text to train on and a prompt before it. Only `text` is scored by the loss."""
 
     text: str
     prompt: str = ""
 
 
 class Source(Protocol):
+    """A collection of documents."""
+
     def fingerprint(self) -> str:
-        """A digest of the content and the settings, without reading documents."""
+        """Return a digest of content and settings without reading the documents."""
 
     def iter_documents(self) -> Iterator[Document]:
-        """Every document, in the same order each time."""
+        """Yield every document, in the same order each time."""
 
 
 def format_qa_document(question: str, answer: str) -> Document:
-    """The space before the answer is the answer's, because a tokenizer joins it to the word that follows."""
+    """Return a question as the prompt and its answer as the text.
+
+    The space before the answer belongs to the text: tokenizers join it to the word that follows.
+    """
     return Document(prompt=f"QUESTION: {question.strip()}\nANSWER:", text=f" {answer.strip()}")
 
 
 @dataclass(frozen=True)
 class PydocText:
-    """The standard library's docstrings and help topics: about 2 MB of technical English, no download."""
+    """Docstrings and help topics of the standard library: about 2 MB of technical English, no download."""
 
     def fingerprint(self) -> str:
         return compute_digest("prose", pydoc.compute_stdlib_digest())
@@ -61,7 +66,10 @@ class PydocText:
 
 @dataclass(frozen=True)
 class PydocQA:
-    """What does `os.path.join` do? Its summary. No two answers are equal, so none is both learned and held out."""
+    """Questions such as "What does `os.path.join` do?", answered by docstring summaries.
+
+    All answers differ, so no validation answer is in the training set.
+    """
 
     def fingerprint(self) -> str:
         return compute_digest("question-answer", pydoc.compute_stdlib_digest())
@@ -78,12 +86,11 @@ class PydocQA:
 
 @dataclass(frozen=True)
 class _FileSource:
-    """`path`: a file, a folder or a glob, each file plain or .gz, in UTF-8."""
+    """Files named by `path`: a file, a folder or a glob; UTF-8, plain or .gz."""
 
     path: str
 
-    SUFFIXES: ClassVar[tuple[str, ...]] = (".txt", ".md", ".markdown")
-    """Of the files to read in a folder; .gz may follow."""
+    SUFFIXES: ClassVar[tuple[str, ...]] = (".txt", ".md", ".markdown")  # read in a folder; .gz may follow
 
     def __post_init__(self) -> None:
         self.list_files()
@@ -92,15 +99,13 @@ class _FileSource:
         return find_data_files(self.path, self.SUFFIXES)
 
     def fingerprint(self) -> str:
-        """Content and settings: moved files keep their digest."""
-        settings = {**asdict(self), "path": None}
+        settings = {**asdict(self), "path": None}  # moving a file does not change its fingerprint
         return compute_digest(type(self).__name__, settings, [compute_file_digest(path) for path in self.list_files()])
 
 
 @dataclass(frozen=True)
 class TextFiles(_FileSource):
-    """Plain text or markdown: a document a file, or a document between each two matches of the regular expression
-    `split_on`."""
+    """Plain text or markdown: one document per file, or the parts between matches of the regular expression `split_on`."""
 
     split_on: str | None = None
 
@@ -109,19 +114,21 @@ class TextFiles(_FileSource):
         try:
             re.compile(self.split_on or "")
         except re.error as error:
-            raise ValueError(f"split_on={self.split_on!r} is no regular expression: {error}") from error
+            raise ValueError(f"split_on={self.split_on!r} is not a regular expression: {error}") from error
 
     def iter_documents(self) -> Iterator[Document]:
         for path in self.list_files():
             text = read_text_file(path)
-            pieces = re.split(self.split_on, text, flags=re.MULTILINE) if self.split_on else [text]
-            yield from (Document(piece.strip()) for piece in pieces if piece.strip())
+            parts = re.split(self.split_on, text, flags=re.MULTILINE) if self.split_on else [text]
+            yield from (Document(part.strip()) for part in parts if part.strip())
 
 
 @dataclass(frozen=True)
 class Headlines(_FileSource):
-    """One headline a line, or the column `column` of a .csv or .tsv with a header; shuffled by `seed`, then the first
-    `limit`."""
+    """One headline per line, or per row of `column` in a .csv or .tsv file with a header.
+
+    Headlines are shuffled with `seed`; then the first `limit` are kept.
+    """
 
     column: str | None = None
     seed: int = 1337
@@ -132,7 +139,7 @@ class Headlines(_FileSource):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit={self.limit} leaves no headline; use 1 or more, or null for all")
+            raise ValueError(f"limit={self.limit} must be 1 or more, or null for all")
 
     def iter_documents(self) -> Iterator[Document]:
         headlines = [line.strip() for path in self.list_files() for line in self._read_titles(path) if line.strip()]
@@ -140,19 +147,18 @@ class Headlines(_FileSource):
         return map(Document, headlines[: self.limit])
 
     def _read_titles(self, path: Path) -> list[str]:
-        text, kind = read_text_file(path), Path(path.name.removesuffix(".gz")).suffix
-        if kind not in (".csv", ".tsv"):
+        text, dialect = read_text_file(path), get_csv_dialect(path)
+        if dialect is None:
             return text.split("\n")
-        dialect = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == ".tsv" else {}
         csv.field_size_limit(MAX_CSV_FIELD_CHARS)
         table = csv.DictReader(io.StringIO(text, newline=""), **dialect)
-        _check_column("column", self.column, table.fieldnames or [], f"{path} has the columns")
-        return [row[self.column] or "" for row in table]
+        column = _check_column("column", self.column, table.fieldnames or [], f"{path} has the columns")
+        return [row[column] or "" for row in table]
 
 
 @dataclass(frozen=True)
 class QAMarkdown(_FileSource):
-    """Blocks of `QUESTION: ...` and `ANSWER: ...`, each at the start of a line; the question is the prompt."""
+    """Blocks of `QUESTION: ...` and `ANSWER: ...`, each at the start of a line. The question is the prompt."""
 
     def iter_documents(self) -> Iterator[Document]:
         for path in self.list_files():
@@ -165,13 +171,13 @@ class QAMarkdown(_FileSource):
                 if len(answers) != 1:
                     raise ValueError(f"{where} has {len(answers)} ANSWER: lines; it needs one")
                 if not (question.strip() and answers[0].strip()):
-                    raise ValueError(f"{where} is empty or its answer is; write both, or leave it out")
+                    raise ValueError(f"{where} has an empty question or answer; fill in both, or remove it")
                 yield format_qa_document(question, answers[0])
 
 
 @dataclass(frozen=True)
 class JSONL(_FileSource):
-    """An object a line: its field `text` is scored; its field `prompt`, on a line of its own before it, is not."""
+    """One JSON object per line. The field `text` is scored; the field `prompt`, on a line before it, is not."""
 
     text: str = "text"
     prompt: str | None = None
@@ -185,7 +191,10 @@ class JSONL(_FileSource):
 
 @dataclass(frozen=True)
 class HuggingFace:
-    """A data set of the Hub, or a local folder, by the `datasets` library; a Hub data set is taken never to change."""
+    """A data set of the Hub or of a local folder, read with the `datasets` library.
+
+    The content of a Hub data set is assumed never to change.
+    """
 
     path: str
     name: str | None = None
@@ -207,7 +216,7 @@ class HuggingFace:
         return (_row_to_document(row, self, f"{self.path} has") for row in self.load_rows())
 
     def load_rows(self) -> Iterable[dict[str, Any]]:
-        """As they are; ValueError where they do not load."""
+        """Load the rows of the split. Raises ValueError if the data set does not load."""
         local = Path(self.path).expanduser()
         with self._explain_load_errors():
             datasets = self._import_datasets()
@@ -218,14 +227,14 @@ class HuggingFace:
             return datasets.load_dataset(str(local) if local.exists() else self.path, self.name, split=self.split)
 
     def list_configs(self) -> list[str]:
-        """The configurations there are; ValueError where nobody can tell."""
+        """Return the names of the data set's configurations. Raises ValueError if the data set does not load."""
         with self._explain_load_errors():
             return self._import_datasets().get_dataset_config_names(self.path)
 
     def _import_datasets(self) -> Any:
         if not Path(self.path).expanduser().exists():
             go_offline_if_unreachable()
-        import datasets  # after the Hub was asked, for it reads once, at import, whether it is offline
+        import datasets  # only now: it reads the offline setting once, at import
 
         return datasets
 
@@ -237,84 +246,34 @@ class HuggingFace:
             reason = str(error).split("\n")[0]
             raise ValueError(
                 f"path={self.path!r} (name={self.name!r}, split={self.split!r}) does not load: {reason}; "
-                "check the three, and offline give a local folder"
+                "check all three; offline, give a local folder"
             ) from error
 
 
 def _shuffle_unique(documents: Iterable[Document]) -> Iterator[Document]:
-    """Without duplicates, in an order in which a split by position is fair."""
+    """Remove duplicates and shuffle, so that a split by position is a random split."""
     unique = list(dict.fromkeys(documents))
     random.Random(PYDOC_SHUFFLE_SEED).shuffle(unique)
     return iter(unique)
 
 
 def _row_to_document(row: dict[str, Any], names: JSONL | HuggingFace, where: str) -> Document:
-    def field(parameter: str) -> str:
-        name = getattr(names, parameter)
-        _check_column(parameter, name, list(row), where)
-        if not isinstance(row[name], str):
-            raise ValueError(f"{parameter}={name!r}: {where} {type(row[name]).__name__} there, not text")
+    def get_field(parameter: str) -> str:
+        name = _check_column(parameter, getattr(names, parameter), list(row), where)
+        value = row[name]
+        if not isinstance(value, str):
+            raise ValueError(f"{parameter}={name!r}: {where} {type(value).__name__} there, not text")
         try:
-            row[name].encode()
+            value.encode()
         except UnicodeEncodeError as error:
-            half = f"half a character there, {row[name][error.start]!a}; python -m harness clean drops it"
-            raise ValueError(f"{parameter}={name!r}: {where} {half}") from error
-        return row[name]
+            surrogate = f"a lone surrogate there, {value[error.start]!a}; python -m harness clean drops such rows"
+            raise ValueError(f"{parameter}={name!r}: {where} {surrogate}") from error
+        return value
 
-    return Document(field("text"), f"{field('prompt').rstrip()}\n" if names.prompt else "")
-
-
-def read_json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file and line, the JSON object there) of each line that is not blank; ValueError for one that holds none."""
-    for number, line in enumerate(read_text_file(path).split("\n"), 1):
-        if line.strip():
-            yield (where := f"{path}, line {number}"), _parse_json_object(line, where)
+    return Document(get_field("text"), f"{get_field('prompt').rstrip()}\n" if names.prompt else "")
 
 
-def _parse_json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"path: {where} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"path: {where} is not a JSON object but {type(row).__name__}")
-    return row
-
-
-def _check_column(parameter: str, name: str | None, available: Iterable[str], where: str) -> None:
-    if name not in available:
+def _check_column(parameter: str, name: str | None, available: Iterable[str], where: str) -> str:
+    if name is None or name not in available:
         raise ValueError(f"{parameter}={name!r}: {where} {', '.join(available)}; choose one")
-
-
-def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """The files that `path` names, sorted; FileNotFoundError where there are none, ValueError where some are empty."""
-    if not path:  # which would be the working directory
-        raise ValueError("path='' is empty; give a file, a folder or a glob")
-    place = Path(path).expanduser()
-    if place.is_dir():
-        found = [file for file in place.rglob("*") if file.name.removesuffix(".gz").endswith(suffixes)]
-    else:
-        found = [place] if place.is_file() else [Path(match) for match in glob.glob(str(place), recursive=True)]
-    found = sorted(file for file in found if file.is_file())
-    if not found:
-        kind = f"holds no {', '.join(suffixes)} file" if place.is_dir() else "does not exist"
-        raise FileNotFoundError(f"path={path!r} {kind}; give a file, a folder or a glob")
-    if empty := [str(file) for file in found if not file.stat().st_size]:
-        raise ValueError(f"path={path!r}: empty: {', '.join(empty)}")
-    return found
-
-
-def read_text_file(path: Path) -> str:
-    """The file's text with Unix line ends; ValueError where it is not UTF-8 or not a whole gzip file."""
-    content = path.read_bytes()
-    try:
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise ValueError(
-            f"path: {path} is not UTF-8: byte 0x{byte:02X} at offset {error.start}; "
-            "convert it, for example with iconv -f latin1 -t utf-8"
-        ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"path: {path} is not a whole gzip file: {error}") from error
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+    return name

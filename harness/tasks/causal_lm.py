@@ -54,7 +54,7 @@ class CausalLM(TextTask):
             "perplexity": Metric(_exp(loss.value), "1/token"),
             "nats_per_character": Metric(loss.sum / self.data.val_characters, "nats/character"),
             "bits_per_byte": Metric(loss.sum / math.log(2) / self.data.val_bytes, "bits/byte"),
-            "coverage": Metric(loss.count / self.data.val_scored_tokens, "share of validation tokens"),
+            "coverage": Metric(loss.count / self.data.val_scored_tokens, "fraction of validation tokens"),
         }
 
     def _compute_nats(self, batch: TokenBatch, reduction: str) -> Tensor:

@@ -71,7 +71,7 @@ class HeadlinesLM(CausalLM):
         total = means["windowed_loss"]
         return super().compute_metrics(means) | {
             "windowed_loss": Metric(total.sum / self._count_characters, "nats in full windows/character of all"),
-            "windowed_coverage": Metric(total.count / self.data.val_scored_tokens, "share of validation tokens"),
+            "windowed_coverage": Metric(total.count / self.data.val_scored_tokens, "fraction of validation tokens"),
         }
 
     @property

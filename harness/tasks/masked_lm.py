@@ -88,13 +88,13 @@ class MaskedLM(TextTask):
         hits = (logits.argmax(-1) == targets).sum().item()
         return {
             "loss": Mean(nats.sum().item(), batch.n_scored, "nats/masked token", nats.square().sum().item()),
-            "accuracy": Mean(hits, batch.n_scored, "share of masked tokens", hits),
+            "accuracy": Mean(hits, batch.n_scored, "fraction of masked tokens", hits),
         }
 
     def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """There is no perplexity, and nothing a character: what is masked is guessed from both sides."""
         share = means["loss"].count / len(self._get_maskable_val_tokens())
-        return super().compute_metrics(means) | {"coverage": Metric(share, "share of validation tokens")}
+        return super().compute_metrics(means) | {"coverage": Metric(share, "fraction of validation tokens")}
 
     def _predict_masked(self, batch: TokenBatch) -> tuple[Tensor, Tensor]:
         return predict_scored(self.model, batch, **self.attention_inputs(batch))

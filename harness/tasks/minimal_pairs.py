@@ -59,7 +59,7 @@ class MinimalPairScorer:
 
     def score_batch(self, batch: PairBatch) -> Mean:
         hits = sum(compare_pairs(self.likelihood, batch.good, batch.bad))
-        return Mean(hits, len(batch.good), "share of pairs", hits)
+        return Mean(hits, len(batch.good), "fraction of pairs", hits)
 
 
 def build_pair_scorer(

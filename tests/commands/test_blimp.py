@@ -98,7 +98,7 @@ def test_mlflow_gets_metrics_and_a_table_and_a_second_measurement_replaces_the_f
     metrics = json.loads((folder / "blimp.json").read_text())["metrics"]
     assert metrics.items() <= recorded.data.metrics.items()
     assert {"blimp/accuracy", "blimp/accuracy_se", "blimp/syntax", "blimp/order", "blimp/order_1"} <= metrics.keys()
-    assert recorded.data.tags["unit.blimp/accuracy"] == "share of pairs"
+    assert recorded.data.tags["unit.blimp/accuracy"] == "fraction of pairs"
     step = json.loads((folder / "checkpoints" / "best" / "checkpoint.json").read_text())["counters"]["step"]
     assert {point.step for point in client.get_metric_history(recorded.info.run_id, "blimp/accuracy")} == {step}
     artifacts = {file.path: file for file in client.list_artifacts(recorded.info.run_id)}
