@@ -98,9 +98,9 @@ def _find_outliers(kept: Sequence[Segment]) -> dict[int, str]:
     is_outlier, values = find_outlier_windows(np.stack(windows))
     for kind, mask in is_outlier.items():
         median = np.median(values[kind])
-        for index in np.flatnonzero(np.bincount(owner[mask], minlength=len(kept)) > windows_per_segment / 2):
-            value = values[kind][owner == index].mean()
-            outliers[int(index)] = f"outlier: {kind} {value:.1f} nats/byte, median {median:.1f}"
+        for outlier in np.flatnonzero(np.bincount(owner[mask], minlength=len(kept)) > windows_per_segment / 2):
+            value = values[kind][owner == outlier].mean()
+            outliers[int(outlier)] = f"outlier: {kind} {value:.1f} nats/byte, median {median:.1f}"
     return outliers
 
 

@@ -81,10 +81,9 @@ def solve_darcy(a: np.ndarray, f: np.ndarray | float = 1.0) -> np.ndarray:
     n = a.shape[-1] - 1
     conductivity = _compute_face_conductivity(a, 1), _compute_face_conductivity(a, 2)
     residual = np.broadcast_to(np.asarray(f, float), a.shape)[:, 1:-1, 1:-1] / n**2
-    u = np.zeros_like(residual)
+    u, direction = np.zeros_like(residual), np.zeros_like(residual)
     target_norm = TOLERANCE * _batched_dot(residual, residual) ** 0.5
-    direction: np.ndarray | float = 0.0
-    energy: np.ndarray | float = 1.0
+    energy = np.ones((len(a), 1, 1))
     for _ in range(MAX_ITERATIONS):
         preconditioned = _invert_laplacian(residual)
         energy, previous = _batched_dot(residual, preconditioned), energy

@@ -1,4 +1,4 @@
-"""Tokenizers: trained on the data or pretrained, kept in the cache as folders that `transformers` can load too."""
+"""Tokenizers: trained on the data or pretrained, cached as folders that `transformers` can load."""
 
 import json
 import re
@@ -16,14 +16,16 @@ from harness.data.hf_hub import go_offline_if_unreachable
 from harness.data.sources import Document, Source
 
 METADATA_FILE = "harness.json"
-SPACE_PREFIXES = ("\u0120", "\u010a", "\u2581")
-"""A space and a line's end in byte-level vocabularies, and SentencePiece's space."""
+SPACE_PREFIXES = ("\u0120", "\u010a", "\u2581")  # space and newline of byte-level vocabularies, space of SentencePiece
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer at rest in `folder`; a document ends with `eos_id` and, where there is a `cls_id`, begins with that.
-    Only one of a masked model has a `mask_id`, and only such a one a `cls_id`."""
+    """A tokenizer stored in `folder`.
+
+    Documents end with `eos_id` and begin with `cls_id` if there is one. Only tokenizers of masked models have a
+    `mask_id` and a `cls_id`.
+    """
 
     folder: Path
     backend: tokenizers.Tokenizer
@@ -35,18 +37,20 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        facts = json.loads((folder / METADATA_FILE).read_text())
+        metadata = json.loads((folder / METADATA_FILE).read_text())
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        backend.encode_special_tokens = facts.pop("is_plain")
-        return cls(folder, backend, **{**facts, "special_ids": tuple(facts.get("special_ids", ()))})
+        backend.encode_special_tokens = metadata.pop("is_plain")
+        return cls(folder, backend, **{**metadata, "special_ids": tuple(metadata["special_ids"])})
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, nothing added."""
+        """Return the ids of each text, without special tokens."""
         return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def find_word_starts(self) -> np.ndarray:
-        """Of each id, whether a word may begin there: by WordPiece's mark of what continues one, or by the space that
-        byte-level and SentencePiece vocabularies put before one."""
+        """Return whether a word may begin at each id, [vocab_size].
+
+        WordPiece marks tokens that continue a word; byte-level and SentencePiece vocabularies put a space before words.
+        """
         prefix = getattr(self.backend.model, "continuing_subword_prefix", None)
         begins = np.ones(self.vocab_size, bool)
         for token, id in self.backend.get_vocab().items():
@@ -59,39 +63,40 @@ class Tokenizer:
 
 
 class TokenizerBuilder(Protocol):
-    """A tokenizer as configured: its digest is known before it is trained or loaded."""
+    """A configured tokenizer; its fingerprint is known before it is trained or loaded."""
 
     def fingerprint(self, split_digest: str) -> str:
-        """Of all that decides the ids; `split` is the digest of the data and of how it is split."""
+        """Return a digest of everything that decides the ids. `split_digest` stands for the data and its split."""
 
     def build(self, train: Sequence[Document], val: Sequence[Document], folder: Path) -> Tokenizer:
-        """From the cache in `folder`, or made and put there."""
+        """Load the tokenizer from the cache `folder`, or train or download it and store it there."""
 
 
 @dataclass(frozen=True)
 class _TrainedTokenizer:
-    """Of exactly `vocab_size` tokens: trained on `corpus`, or on the data's own text, of the training split or of
-    `all`. A special token's name in a text is text."""
+    """A tokenizer of exactly `vocab_size` tokens, trained on `corpus` or, if None, on the data's own text.
+
+    `fit_on` chooses the training split or all of the data. The name of a special token within a text is encoded as text.
+    """
 
     vocab_size: int
     corpus: Source | None = None
     fit_on: Literal["train", "all"] = "train"
 
     KIND: ClassVar[str]
-    SPECIAL_TOKENS: ClassVar[dict[str, str]]
-    """Their names in transformers, in the order of their ids."""
-    ALPHABET: ClassVar[tuple[int, str]]
-    """What a vocabulary holds at least, beside the specials."""
+    SPECIAL_TOKENS: ClassVar[dict[str, str]]  # by their names in transformers, in the order of their ids
+    ALPHABET: ClassVar[tuple[int, str]]  # number of tokens that every vocabulary has beside the special ones, and what
 
     def __post_init__(self) -> None:
         size, name = self.ALPHABET
         smallest = size + len(self.SPECIAL_TOKENS)
         if self.vocab_size < smallest:
             raise ValueError(
-                f"vocab_size={self.vocab_size} is below {smallest}: {name}, {len(self.SPECIAL_TOKENS)} specials"
+                f"vocab_size={self.vocab_size} must be at least {smallest}: {name}, "
+                f"{len(self.SPECIAL_TOKENS)} special tokens"
             )
         if self.fit_on not in ("train", "all"):
-            raise ValueError(f"fit_on={self.fit_on!r} is neither train nor all")
+            raise ValueError(f"fit_on={self.fit_on!r} must be train or all")
 
     def fingerprint(self, split_digest: str) -> str:
         text = self.corpus.fingerprint() if self.corpus else [self.fit_on, split_digest]
@@ -99,26 +104,25 @@ class _TrainedTokenizer:
 
     def build(self, train: Sequence[Document], val: Sequence[Document], folder: Path) -> Tokenizer:
         def write(draft: Path) -> None:
-            documents = (
-                self.corpus.iter_documents() if self.corpus else [*train, *(val if self.fit_on == "all" else ())]
-            )
+            own_text = [*train, *val] if self.fit_on == "all" else train
+            documents = self.corpus.iter_documents() if self.corpus else own_text
             backend, trainer = self._create_untrained()
             _train_to_size(backend, trainer, documents, self.vocab_size)
             backend.save(str(draft / "tokenizer.json"))
             config = {"tokenizer_class": "PreTrainedTokenizerFast", **self.SPECIAL_TOKENS}
             (draft / "tokenizer_config.json").write_text(json.dumps(config))
             ids = {name: backend.token_to_id(token) for name, token in self.SPECIAL_TOKENS.items()}
-            _write_metadata(draft, backend, ids, list(ids.values()), is_plain=True)
+            _write_metadata(draft, backend, ids, range(len(ids)), is_plain=True)
 
         return Tokenizer.load(ensure_cached(folder, write))
 
     def _create_untrained(self) -> tuple[tokenizers.Tokenizer, Any]:
-        """An empty tokenizer and its trainer."""
+        """Return an empty tokenizer and its trainer."""
         raise NotImplementedError
 
 
 class ByteLevelBPE(_TrainedTokenizer):
-    """GPT-2's kind."""
+    """Byte-level BPE, as in GPT-2."""
 
     KIND = "byte-level BPE"
     SPECIAL_TOKENS: ClassVar = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
@@ -139,8 +143,11 @@ class ByteLevelBPE(_TrainedTokenizer):
 
 
 class WordPiece(_TrainedTokenizer):
-    """BERT's kind, case and accents kept: words and punctuation apart, `##` before what continues a word. A document
-    is `[CLS] text [SEP]`."""
+    """WordPiece as in BERT, with case and accents preserved.
+
+    Words and punctuation are separate tokens, tokens that continue a word begin with `##`, and a document is
+    `[CLS] text [SEP]`.
+    """
 
     KIND = "WordPiece"
     SPECIAL_TOKENS: ClassVar = {
@@ -169,7 +176,10 @@ class WordPiece(_TrainedTokenizer):
 
 @dataclass(frozen=True)
 class PretrainedTokenizer:
-    """Any fast tokenizer of Hugging Face, by name, by folder or by .gguf file; a name is taken never to change."""
+    """A fast tokenizer of Hugging Face, by Hub name, folder or .gguf file.
+
+    The content behind a Hub name is assumed never to change.
+    """
 
     name: str | Path
 
@@ -186,15 +196,17 @@ class PretrainedTokenizer:
             backend.no_truncation()
             backend.no_padding()
             tokenizer.save_pretrained(draft)
-            ids = {
-                name: getattr(tokenizer, f"{name}_id") for name in ("eos_token", "sep_token", "cls_token", "mask_token")
-            }
+            names = ("eos_token", "sep_token", "cls_token", "mask_token")
+            ids = {name: getattr(tokenizer, f"{name}_id") for name in names}
             _write_metadata(draft, backend, ids, tokenizer.all_special_ids, is_plain=False)
 
         return Tokenizer.load(ensure_cached(folder, write))
 
     def load_hf_tokenizer(self) -> Any:
-        """As transformers has it; ValueError where it does not load, or has no fast version or no end of a text."""
+        """Load the tokenizer with transformers.
+
+        Raises ValueError if it does not load, has no fast version, or no token that ends a text.
+        """
         place = Path(self.name).expanduser()
         if not place.exists():
             go_offline_if_unreachable()
@@ -208,32 +220,34 @@ class PretrainedTokenizer:
             reason = str(error).split("\n")[0]
             raise ValueError(
                 f"tokenizer.name={str(self.name)!r} does not load: {reason}; "
-                "check the name, and offline give a folder that holds a tokenizer.json"
+                "check the name; offline, give a folder with a tokenizer.json"
             ) from error
         if not tokenizer.is_fast or (tokenizer.eos_token_id is None and tokenizer.sep_token_id is None):
-            lack = "end-of-text token" if tokenizer.is_fast else "fast version"
-            raise ValueError(f"tokenizer.name={str(self.name)!r} has no {lack}; choose another")
+            missing = "end-of-text token" if tokenizer.is_fast else "fast version"
+            raise ValueError(f"tokenizer.name={str(self.name)!r} has no {missing}; choose another")
         return tokenizer
 
 
-def _train_to_size(backend: tokenizers.Tokenizer, trainer: Any, documents: Iterable[Document], vocab_size: int) -> None:
+def _train_to_size(
+    backend: tokenizers.Tokenizer, trainer: Any, documents: Iterable[Document], vocab_size: int
+) -> None:
     backend.train_from_iterator((text for document in documents for text in (document.prompt, document.text)), trainer)
     size = backend.get_vocab_size()
     if size != vocab_size:
-        limit, remedy = ("more than the text supports", "or less, or more text")
+        limit, remedy = "more than the text supports", "or less, or more text"
         if size > vocab_size:
-            limit, remedy = "less than the characters of the text take", "or more"
+            limit, remedy = "less than the characters of the text need", "or more"
         raise ValueError(
             f"tokenizer.vocab_size={vocab_size} is {limit}, {size}; use tokenizer.vocab_size={size} {remedy}"
         )
 
 
 def _write_metadata(
-    folder: Path, backend: tokenizers.Tokenizer, ids: dict[str, int | None], special_ids: list[int], *, is_plain: bool
+    folder: Path, backend: tokenizers.Tokenizer, ids: dict[str, int | None], special_ids: Iterable[int], *, is_plain: bool
 ) -> None:
-    """`ids` are the special tokens', by their names in transformers; where no token ends a text, a separator does."""
+    """Write what `Tokenizer.load` reads. `ids` are those of the special tokens, by their names in transformers."""
     end, mask_id = ids.get("eos_token"), ids.get("mask_token")
-    facts = {
+    metadata = {
         "vocab_size": max(backend.get_vocab().values()) + 1,
         "eos_id": ids["sep_token"] if end is None else end,
         "cls_id": None if mask_id is None else ids.get("cls_token"),
@@ -241,4 +255,4 @@ def _write_metadata(
         "special_ids": sorted(special_ids),
         "is_plain": is_plain,
     }
-    (folder / METADATA_FILE).write_text(json.dumps(facts))
+    (folder / METADATA_FILE).write_text(json.dumps(metadata))

@@ -1,8 +1,9 @@
-"""The batches that are cut from a stream of token ids, cached on disk.
+"""Batches of a token stream that is cached on disk.
 
-A row is a stretch of the stream: inputs are stream[start : start + length], targets the same one token later, so that
-every token but the first is a target exactly once, whatever the layout and the sequence length: these only say where to
-cut, and change nothing on disk."""
+A row is a section of the stream: its inputs are stream[start : start + length] and its targets the same section shifted
+by one. Every token but the first is a target exactly once. Layout and sequence length only decide where rows are cut;
+they do not change what is on disk.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,26 +14,23 @@ from typing import Literal
 import numpy as np
 import torch
 
-from harness.data import token_stream
 from harness.data.cache import compute_digest, ensure_cached
 from harness.data.sources import Source
+from harness.data.token_stream import read_stream_metadata, read_token_stream, write_token_stream
 from harness.data.tokenizers import TokenizerBuilder
 
 METADATA_KEYS = ("vocab_size", "eos_id", "unigram_entropy", "val_scored_tokens", "val_characters", "val_bytes")
-"""What a run needs of the facts counted when the stream was written."""
-IGNORE_INDEX = -100
-"""The target of a position that no loss scores: padding, a prompt."""
+IGNORE_INDEX = -100  # target of positions that no loss scores: padding and prompts; PyTorch's default
 
 Layout = Literal["packed", "examples"]
 
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
-    """Rows padded on the right to the longest: int64 `inputs` and `targets`, [rows, tokens], targets IGNORED where
-    nothing is scored. A slice of rows is a batch too, as narrow as its own longest row."""
+    """Rows padded on the right to the longest one. A slice of rows is a batch, padded to its own longest row."""
 
-    inputs: torch.Tensor
-    targets: torch.Tensor
+    inputs: torch.Tensor  # int64 [rows, tokens]
+    targets: torch.Tensor  # int64 [rows, tokens], IGNORE_INDEX where nothing is scored
     lengths: np.ndarray
     scored_per_row: np.ndarray
 
@@ -46,21 +44,21 @@ class TokenBatch:
 
     @property
     def n_scored(self) -> int:
-        """Scored targets."""
+        """Number of scored targets."""
         return int(self.scored_per_row.sum())
 
     @property
     def n_tokens(self) -> int:
-        """Inputs, padding left out."""
+        """Number of inputs without padding."""
         return int(self.lengths.sum())
 
 
 @dataclass(frozen=True, eq=False)
 class TokenRows:
-    """Rows of a stream. `is_scored` is None where every target is; `scored` counts each row's scored targets."""
+    """Rows of a token stream."""
 
     stream: np.ndarray
-    is_scored: np.ndarray | None
+    is_scored: np.ndarray | None  # one boolean per token of the stream; None if all are scored
     starts: np.ndarray
     lengths: np.ndarray
     scored_per_row: np.ndarray
@@ -77,43 +75,43 @@ class TokenRows:
         return int(self.scored_per_row.sum())
 
     def read_rows(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(tokens, which of them are scored, lengths) of these rows, each with the token before it: [rows, 1 + tokens],
-        and beyond a row's end unscored ends of text."""
-        rows = np.asarray(rows)
-        lengths = self.lengths[rows]
+        """Return tokens and a mask of the scored ones, both [rows, 1 + tokens], and the lengths of the rows.
+
+        Each row starts with the token before it and is padded with unscored end-of-text tokens.
+        """
+        index = np.asarray(rows)
+        lengths = self.lengths[index]
         columns = np.arange(lengths.max() + 1)
-        at = np.minimum(self.starts[rows, None] + columns, len(self.stream) - 1)
+        positions = np.minimum(self.starts[index, None] + columns, len(self.stream) - 1)
         is_inside = columns <= lengths[:, None]
-        tokens = np.where(is_inside, self.stream[at], self.stream[0]).astype(np.int64)
-        return tokens, is_inside if self.is_scored is None else is_inside & self.is_scored[at], lengths
+        tokens = np.where(is_inside, self.stream[positions], self.stream[0]).astype(np.int64)
+        return tokens, is_inside if self.is_scored is None else is_inside & self.is_scored[positions], lengths
 
     def make_batch(self, rows: Sequence[int]) -> TokenBatch:
         tokens, is_scored, lengths = self.read_rows(rows)
         inputs = tokens[:, :-1].copy()
         inputs[np.arange(inputs.shape[1]) >= lengths[:, None]] = self.stream[0]
         targets = np.where(is_scored[:, 1:], tokens[:, 1:], IGNORE_INDEX)
-        return TokenBatch(
-            torch.from_numpy(inputs), torch.from_numpy(targets), lengths, self.scored_per_row[np.asarray(rows)]
-        )
+        scored = self.scored_per_row[np.asarray(rows)]
+        return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), lengths, scored)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenData:
-    """Both splits and what a reader of the losses needs: `unigram_entropy` in nats a validation target, and the
-    characters and UTF-8 bytes of the scored validation text. `tokenizer_path` is a folder that `transformers` loads."""
+    """Both splits, and what is needed to interpret losses on them."""
 
     train: TokenRows
     val: TokenRows
     vocab_size: int
     eos_id: int
-    unigram_entropy: float
+    unigram_entropy: float  # nats per validation target
     val_scored_tokens: int
-    val_characters: int
-    val_bytes: int
+    val_characters: int  # of the scored validation text
+    val_bytes: int  # the same text in UTF-8
     digest: str
     name: str
     source: str
-    tokenizer_path: Path
+    tokenizer_path: Path  # a folder that transformers loads
     sequence_length: int
     eval_batch_size: int
     shuffle: bool
@@ -132,25 +130,27 @@ def prepare_token_data(
     eval_batch_size: int,
     cache_dir: Path,
 ) -> TokenData:
-    """The last `val_fraction` of the source's documents to validate on and the others to train on, tokenised once and
-    memory-mapped from `cache_dir` after that.
+    """Split and tokenise the documents of `source`, once, and open the result from `cache_dir`.
 
-    A row of layout `packed` is `sequence_length` tokens of the stream, whatever begins or ends there; one of `examples`
-    is a document, or a piece of one that is longer."""
+    The last `val_fraction` of the documents is for validation. With layout `packed` a row is `sequence_length` tokens
+    of the stream, across documents; with `examples` a row is a document, or a part of one that is longer.
+
+    Raises ValueError if a setting is invalid or a split has too few tokens.
+    """
     _check_settings(sequence_length, layout, val_fraction, eval_batch_size)
     split = compute_digest(source.fingerprint(), val_fraction)
-    key = compute_digest(split, tokenizer.fingerprint(split))
-    tokenizers = Path(cache_dir) / "tokenizers" / tokenizer.fingerprint(split)
+    tokenizer_digest = tokenizer.fingerprint(split)
+    key = compute_digest(split, tokenizer_digest)
     write = partial(
-        token_stream.write_token_stream,
+        write_token_stream,
         source=source,
         val_fraction=val_fraction,
         tokenizer=tokenizer,
-        tokenizer_folder=tokenizers,
+        tokenizer_folder=Path(cache_dir) / "tokenizers" / tokenizer_digest,
     )
     folder = ensure_cached(Path(cache_dir) / "data" / key, write)
     train, val = (
-        _make_rows(*token_stream.read_token_stream(folder, name), layout, sequence_length) for name in ("train", "val")
+        _make_rows(*read_token_stream(folder, name), layout, sequence_length) for name in ("train", "val")
     )
     for name, rows in (("train", train), ("validation", val)):
         if rows.lengths.sum() < (sequence_length if layout == "packed" else 1):
@@ -158,12 +158,11 @@ def prepare_token_data(
                 f"sequence_length={sequence_length} is more than the {rows.lengths.sum()} tokens of the {name} split "
                 f"at val_fraction={val_fraction}; lower the first, change the second, or use more text"
             )
-    meta = token_stream.read_stream_metadata(folder)
-    facts = {name: meta[name] for name in METADATA_KEYS}
+    metadata = read_stream_metadata(folder)
     return TokenData(
         train,
         _sort_longest_first(val),
-        **facts,
+        **{name: metadata[name] for name in METADATA_KEYS},
         digest=key,
         name=type(source).__name__,
         source=repr(source),
@@ -176,24 +175,26 @@ def prepare_token_data(
 
 
 def get_example_indices(position: int, size: int, n_examples: int, seed: int, shuffle: bool) -> list[int]:
-    """The rows of the `size` examples from `position` on in an endless stream of epochs, each a permutation that only
-    (seed, epoch) decide, or the natural order."""
-    rows: list[int] = []
-    while len(rows) < size:
-        epoch, offset = divmod(position + len(rows), n_examples)
+    """Return the indices of `size` examples from `position` on in an endless sequence of epochs.
+
+    Each epoch is a permutation that depends on (seed, epoch) only, or the natural order if `shuffle` is off.
+    """
+    indices: list[int] = []
+    while len(indices) < size:
+        epoch, offset = divmod(position + len(indices), n_examples)
         permutation = _permute_epoch(n_examples, seed, epoch if shuffle else None)
-        rows += permutation[offset : offset + size - len(rows)].tolist()
-    return rows
+        indices += permutation[offset : offset + size - len(indices)].tolist()
+    return indices
 
 
 @lru_cache(maxsize=2)
-def _permute_epoch(n_rows: int, seed: int, epoch: int | None) -> np.ndarray:
-    return np.arange(n_rows) if epoch is None else np.random.default_rng([seed, epoch]).permutation(n_rows)
+def _permute_epoch(n_examples: int, seed: int, epoch: int | None) -> np.ndarray:
+    return np.arange(n_examples) if epoch is None else np.random.default_rng([seed, epoch]).permutation(n_examples)
 
 
 def _check_settings(sequence_length: int, layout: str, val_fraction: float, eval_batch_size: int) -> None:
     if layout not in ("packed", "examples"):
-        raise ValueError(f"layout={layout!r} is neither packed nor examples")
+        raise ValueError(f"layout={layout!r} must be packed or examples")
     if not 0 < val_fraction < 1:
         raise ValueError(f"val_fraction={val_fraction} must lie between 0 and 1, for example 0.1")
     for name, value in (("sequence_length", sequence_length), ("eval_batch_size", eval_batch_size)):
@@ -208,19 +209,21 @@ def _make_rows(
     if is_scored is None:
         return TokenRows(tokens, None, starts, lengths, lengths)
     scored = np.add.reduceat(is_scored[1:], starts, dtype=np.int64)
-    kept = scored > 0  # a row of nothing but prompt teaches nothing
+    kept = scored > 0  # a row that is all prompt has no loss
     return TokenRows(tokens, is_scored, starts[kept], lengths[kept], scored[kept])
 
 
 def _sort_longest_first(rows: TokenRows) -> TokenRows:
-    """The same rows, so that rows of a batch are alike in length and little of it is padding."""
-    at = np.argsort(-rows.lengths, kind="stable")
-    return replace(rows, starts=rows.starts[at], lengths=rows.lengths[at], scored_per_row=rows.scored_per_row[at])
+    """Sort the rows so that those of a batch have similar lengths and need little padding."""
+    order = np.argsort(-rows.lengths, kind="stable")
+    return replace(
+        rows, starts=rows.starts[order], lengths=rows.lengths[order], scored_per_row=rows.scored_per_row[order]
+    )
 
 
 def _cut_rows(ends: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, lengths) of the pieces of at most `longest` tokens that fill each stretch between two `ends`."""
-    pieces = -(-np.diff(ends) // longest)
-    earlier = np.repeat(np.cumsum(pieces) - pieces, pieces)
-    starts = np.repeat(ends[:-1], pieces) + longest * (np.arange(pieces.sum()) - earlier)
-    return starts, np.minimum(longest, np.repeat(ends[1:], pieces) - starts)
+    """Cut the stream between consecutive `ends` into rows of at most `longest` tokens; return starts and lengths."""
+    n_rows = -(-np.diff(ends) // longest)
+    earlier = np.repeat(np.cumsum(n_rows) - n_rows, n_rows)
+    starts = np.repeat(ends[:-1], n_rows) + longest * (np.arange(n_rows.sum()) - earlier)
+    return starts, np.minimum(longest, np.repeat(ends[1:], n_rows) - starts)
