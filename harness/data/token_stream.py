@@ -60,7 +60,9 @@ def read_token_stream(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray 
     """
 
     def load(name: str) -> np.ndarray:
-        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))  # a plain view is indexed faster than a memmap
+        return np.asarray(
+            np.load(folder / f"{name}.npy", mmap_mode="r")
+        )  # a plain view is indexed faster than a memmap
 
     has_mask = (folder / f"{split}_scored.npy").exists()
     return load(split), load(f"{split}_scored") if has_mask else None, load(f"{split}_ends")

@@ -228,9 +228,7 @@ class PretrainedTokenizer:
         return tokenizer
 
 
-def _train_to_size(
-    backend: tokenizers.Tokenizer, trainer: Any, documents: Iterable[Document], vocab_size: int
-) -> None:
+def _train_to_size(backend: tokenizers.Tokenizer, trainer: Any, documents: Iterable[Document], vocab_size: int) -> None:
     backend.train_from_iterator((text for document in documents for text in (document.prompt, document.text)), trainer)
     size = backend.get_vocab_size()
     if size != vocab_size:
@@ -243,7 +241,12 @@ def _train_to_size(
 
 
 def _write_metadata(
-    folder: Path, backend: tokenizers.Tokenizer, ids: dict[str, int | None], special_ids: Iterable[int], *, is_plain: bool
+    folder: Path,
+    backend: tokenizers.Tokenizer,
+    ids: dict[str, int | None],
+    special_ids: Iterable[int],
+    *,
+    is_plain: bool,
 ) -> None:
     """Write what `Tokenizer.load` reads. `ids` are those of the special tokens, by their names in transformers."""
     end, mask_id = ids.get("eos_token"), ids.get("mask_token")

@@ -149,9 +149,7 @@ def prepare_token_data(
         tokenizer_folder=Path(cache_dir) / "tokenizers" / tokenizer_digest,
     )
     folder = ensure_cached(Path(cache_dir) / "data" / key, write)
-    train, val = (
-        _make_rows(*read_token_stream(folder, name), layout, sequence_length) for name in ("train", "val")
-    )
+    train, val = (_make_rows(*read_token_stream(folder, name), layout, sequence_length) for name in ("train", "val"))
     for name, rows in (("train", train), ("validation", val)):
         if rows.lengths.sum() < (sequence_length if layout == "packed" else 1):
             raise ValueError(

@@ -69,7 +69,7 @@ def test_files_of_something_else_in_the_folder_are_left_out_but_not_if_asked_for
         ([make_row(1), {**make_row(2), "UID": None}], r"line 2 has None in UID; a row needs text in"),
         ([make_row(1), {**make_row(2), "sentence_bad": " "}], r"line 2 has ' ' in sentence_bad"),
         ([make_row(1), {k: v for k, v in make_row(2).items() if k != "field"}], r"line 2 has no field"),
-        ([make_row(1), make_row(2), make_row(1)], r"line 3 is the pair of .*line 1 again; leave one out"),
+        ([make_row(1), make_row(2), make_row(1)], r"line 3 repeats the pair of .*line 1; remove one"),
         (
             [make_row(1), make_row(2, term="binding")],
             r"line 2 puts the UID 'plural' under 'binding' of .*line 1 under 'agree",
@@ -90,7 +90,7 @@ def test_what_holds_no_pairs_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"empty: .*empty\.jsonl"):
         read_minimal_pairs(str(tmp_path))
     (tmp_path / "empty.jsonl").write_text("\n\n")
-    with pytest.raises(ValueError, match="there are no pairs in it"):
+    with pytest.raises(ValueError, match="contains no pairs"):
         read_minimal_pairs(str(tmp_path))
     (tmp_path / "empty.jsonl").write_text("{")
     with pytest.raises(ValueError, match=r"line 1 is not JSON"):
@@ -132,7 +132,7 @@ def test_the_public_data_set_is_read_a_configuration_a_paradigm(tmp_path, monkey
 
 def test_the_public_data_set_offline_is_refused_with_the_remedy(monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"path='nyu-mll/blimp' .* does not load: .*offline give a local folder"):
+    with pytest.raises(ValueError, match=r"path='nyu-mll/blimp' .* does not load: .*offline, give a local folder"):
         read_minimal_pairs("nyu-mll/blimp")
 
 

@@ -77,7 +77,7 @@ def test_copies_and_broken_documents_go_misread_ones_are_mended_and_the_format_s
     made = write_source(kind, tmp_path, write("placeholder"), file, **settings)
     kept, changes = clean_text(made, write(GOOD, BROKEN, "Another", COPY, MISREAD, "Last"))
     said = sorted((change.action, change.reason) for change in changes)
-    assert said == [("dropped", "broken encoding"), ("dropped", "duplicate"), ("mended", "broken encoding")]
+    assert said == [("dropped", "broken encoding"), ("dropped", "duplicate"), ("repaired", "broken encoding")]
     (tmp_path / file).write_text(kept)
     read = [document.prompt + document.text for document in made.iter_documents()]
     assert len(read) == 4
@@ -120,7 +120,7 @@ def test_lines_that_are_no_object_with_text_go(tmp_path: Path) -> None:
     kept, changes = clean_text(write_source(JSONL, tmp_path, text, "file.jsonl"), text)
     assert kept == make_jsonl("One", "Two")
     assert [change.line for change in changes] == [3, 4, 5, 6, 7]
-    assert {change.reason for change in changes} == {"empty", "no object with text in its fields"}
+    assert {change.reason for change in changes} == {"empty", "not an object with text in its fields"}
 
 
 def test_the_same_answer_to_another_prompt_is_no_copy(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_what_is_mended_in_json_is_what_it_says_and_not_how_it_is_written(tmp_pa
     text = '{"text": "Caf\\u00c3\\u00a9", "n": 1}\n{"text":   "spaced \\u00e9"}\n'
     kept, [change] = clean_text(write_source(JSONL, tmp_path, text, "f.jsonl"), text)
     assert kept.splitlines() == ['{"text": "Café", "n": 1}', '{"text":   "spaced \\u00e9"}']
-    assert (change.line, change.action) == (1, "mended")
+    assert (change.line, change.action) == (1, "repaired")
 
 
 @pytest.mark.parametrize("odd", ["ha " * 1300, "\n".join(f"{n * 7919 % 99991:05d}{n:08b}$#%" for n in range(300))])
@@ -141,7 +141,7 @@ def test_a_document_unlike_the_rest_goes_wherever_it_stands(odd: str, tmp_path: 
     texts = [make_prose(300, seed) for seed in range(40)]
     made = write_source(TextFiles, tmp_path, "x", split_on=r"\n\n")
     kept, [change] = clean_text(made, "\n\n".join([*texts[:20], odd, *texts[20:]]))
-    assert change.reason.startswith("unlike the rest: ")
+    assert change.reason.startswith("outlier: ")
     assert (change.line, kept) == (41, "\n\n".join(texts))
     assert clean_text(made, kept) == (kept, [])
 
@@ -152,7 +152,7 @@ def test_in_one_long_text_a_passage_goes_by_whole_lines_and_copies_of_lines_stay
     made = write_source(TextFiles, tmp_path, "x")
     kept, changes = clean_text(made, "".join([*lines[:1500], *noise, *lines[1500:]]))
     assert changes
-    assert {change.reason.partition(":")[0] for change in changes} == {"unlike the rest"}
+    assert {change.reason.partition(":")[0] for change in changes} == {"outlier"}
     left = kept.splitlines(keepends=True)
     assert sum(line in left for line in noise) < 30
     assert len([line for line in left if line in lines]) > 2970
@@ -160,7 +160,7 @@ def test_in_one_long_text_a_passage_goes_by_whole_lines_and_copies_of_lines_stay
 
 
 def test_a_source_that_reads_no_file_is_refused() -> None:
-    with pytest.raises(ValueError, match="PydocText reads no file"):
+    with pytest.raises(ValueError, match="PydocText does not read text files"):
         clean_text(PydocText(), "text")
 
 
@@ -170,7 +170,7 @@ def test_half_a_character_is_broken_encoding_with_its_line_and_elsewhere_stays_a
     after, changes = clean_text(write_source(JSONL, tmp_path, content, "file.jsonl"), content)
     assert [(change.line, change.action, change.reason) for change in changes] == [
         (2, "dropped", "broken encoding"),
-        (3, "mended", "broken encoding"),
+        (3, "repaired", "broken encoding"),
     ]
     assert after.encode().isascii()
     assert [json.loads(line)["text"] for line in after.splitlines()] == ["A good one", "Café au lait"]

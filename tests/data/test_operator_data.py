@@ -52,11 +52,11 @@ NAN = torch.where(torch.arange(6)[:, None, None] == 2, torch.nan, Y)
     [
         ({"x": X}, "has no tensor 'y': it holds a dictionary of x; save"),
         ({"x": X, "y": [1, 2]}, "has no tensor 'y': it holds a dictionary of x, y"),
-        ({"x": X[0], "y": Y[0]}, r"\[4, 4\]; either must be \[samples, height, width\] or \[samples, channels"),
-        ({"x": X, "y": Y[:5]}, r"x of .* is \[6, 1, 4, 4\], y \[5, 1, 4, 4\]: they must have as many samples"),
-        ({"x": X[:0], "y": Y[:0]}, "and at least one"),
-        ({"x": X, "y": torch.ones(6, 8, 8)}, "their grids differ; sample both on one"),
-        ({"x": X, "y": NAN}, "y of .* is not finite in 1 samples, first in sample 2"),
+        ({"x": X[0], "y": Y[0]}, r"\[4, 4\]; both must be \[samples, height, width\] or \[samples, channels"),
+        ({"x": X, "y": Y[:5]}, r"x of .* is \[6, 1, 4, 4\], y \[5, 1, 4, 4\]: both need the same number of samples"),
+        ({"x": X[:0], "y": Y[:0]}, "at least one"),
+        ({"x": X, "y": torch.ones(6, 8, 8)}, "their grids differ; sample both on the same grid"),
+        ({"x": X, "y": NAN}, "y of .* is not finite in 1 samples, the first is sample 2"),
         ({"x": X, "y": torch.zeros(6, 4, 4)}, "y of .* is 0 everywhere in sample 0"),
         ({"x": X, "y": Y + 1j}, "y of .* is complex; save its real and imaginary parts as two channels"),
     ],
@@ -74,7 +74,7 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path) -> None:
     whole = save_tensors(tmp_path / "torn.pt", x=X, y=Y).read_bytes()
     (tmp_path / "torn.pt").write_bytes(whole[: len(whole) // 2])
     for name in ("text.pt", "torn.pt"):
-        with pytest.raises(ValueError, match=f"{name} is no file of tensors that torch.save wrote, or is damaged"):
+        with pytest.raises(ValueError, match=f"{name} is damaged or not a file of tensors saved with torch.save"):
             read_field_pairs(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"none.pt does not exist; give a .pt file with x and y"):
         read_field_pairs(tmp_path / "none.pt")
@@ -90,7 +90,7 @@ def test_code_in_a_file_is_not_run(tmp_path, monkeypatch) -> None:
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"x": Harmful(), "y": Y.tolist()}, protocol=2))
     torch.save({"x": Harmful(), "y": Y}, tmp_path / "zip.pt")
     for name in ("plain.pt", "zip.pt"):
-        with pytest.raises(ValueError, match="is no file of tensors"):
+        with pytest.raises(ValueError, match="not a file of tensors"):
             read_field_pairs(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
@@ -102,8 +102,8 @@ def test_code_in_a_file_is_not_run(tmp_path, monkeypatch) -> None:
         ({"tests": []}, r"tests=\[\] must be a list of files"),
         ({"limit": 0}, "limit=0 must be 1 or more"),
         ({"limit": 7}, "limit=7 is more than the 6 samples of .*lower it"),
-        ({"tests": ["{0}", "{0}"]}, "tests on the grids 4, 4 cannot be told apart"),
-        ({"tests": ["{1}"]}, "the channels of x and y differ from file to file"),
+        ({"tests": ["{0}", "{0}"]}, "two of the tests have the same grid: 4, 4"),
+        ({"tests": ["{1}"]}, "the channels of x and y differ between files"),
     ],
 )
 def test_files_that_do_not_go_together_are_refused(changed, message, tmp_path) -> None:

@@ -143,7 +143,7 @@ def test_a_hub_data_set_that_is_out_of_reach_is_one_clear_error(monkeypatch: pyt
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(pytest.importorskip("datasets").config, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match=r"path='no-one/nothing'.*offline give a local folder"):
+    with pytest.raises(ValueError, match=r"path='no-one/nothing'.*offline, give a local folder"):
         list(HuggingFace("no-one/nothing").iter_documents())
     assert constants.HF_HUB_OFFLINE
 
@@ -163,15 +163,20 @@ BAD: dict[str, tuple[Callable[[str], Source], str, str | bytes | None, str]] = {
     "folder without text": (lambda path: TextFiles(str(Path(path).parent)), "a.bin", "x", "holds no .txt, .md"),
     "empty": (TextFiles, "a.txt", "", "empty: .*a.txt"),
     "latin-1": (TextFiles, "a.txt", "caf\xe9 au lait".encode("latin-1"), "not UTF-8: byte 0xE9 at offset 3; convert"),
-    "no gzip": (TextFiles, "a.txt", "x", "not a whole gzip file"),
-    "pattern": (lambda path: TextFiles(path, "("), "a.txt", "x", r"split_on='\(' is no regular expression"),
+    "no gzip": (TextFiles, "a.txt", "x", "not a complete gzip file"),
+    "pattern": (lambda path: TextFiles(path, "("), "a.txt", "x", r"split_on='\(' is not a regular expression"),
     "no column": (Headlines, "a.csv", "id,title\n1,x\n", "column=None: .*has the columns id, title; choose one"),
-    "no limit": (lambda path: Headlines(path, limit=0), "a.txt", "x", "limit=0 leaves no headline"),
+    "no limit": (lambda path: Headlines(path, limit=0), "a.txt", "x", "limit=0 must be 1 or more"),
     "no question": (QAMarkdown, "a.md", "prose", "no line that begins with QUESTION:"),
     "no answer": (QAMarkdown, "a.md", "QUESTION: a?\nANSWER: b\nQUESTION: c?\n", r"question 2 \('c\?'\) has 0 ANSWER:"),
     "two answers": (QAMarkdown, "a.md", "QUESTION: a?\nANSWER: b\nANSWER: c", r"question 1 \('a\?'\) has 2 ANSWER:"),
-    "empty answer": (QAMarkdown, "a.md", "QUESTION: a?\nANSWER: \n", r"question 1 \('a\?'\) is empty or its answer is"),
-    "empty question": (QAMarkdown, "a.md", "QUESTION:\nANSWER: b\n", r"question 1 \(''\) is empty"),
+    "empty answer": (
+        QAMarkdown,
+        "a.md",
+        "QUESTION: a?\nANSWER: \n",
+        r"question 1 \('a\?'\) has an empty question or answer",
+    ),
+    "empty question": (QAMarkdown, "a.md", "QUESTION:\nANSWER: b\n", r"question 1 \(''\) has an empty"),
     "no JSON": (JSONL, "a.jsonl", '{"text": "x"}\n{"text"', "line 2 is not JSON"),
     "no object": (JSONL, "a.jsonl", "[1]", "line 1 is not a JSON object but list"),
     "no field": (JSONL, "a.jsonl", '{"body": "x", "id": 1}', "text='text': .*line 1 has body, id; choose one"),
@@ -184,7 +189,7 @@ def test_what_is_wrong_is_said_in_one_sentence(
     tmp_path: Path, build: Callable[[str], Source], name: str, content: str | bytes | None, said: str
 ) -> None:
     path = str(tmp_path / name) if content is None else write_file(tmp_path, name, content)
-    if said == "not a whole gzip file":
+    if said == "not a complete gzip file":
         path = str(Path(path).rename(f"{path}.gz"))
     with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
         list(build(path).iter_documents())
@@ -199,7 +204,7 @@ def test_a_csv_field_of_any_length_is_read(tmp_path: Path) -> None:
 
 def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
     path = write_file(tmp_path, "a.jsonl", '{"text": "whole"}\n{"text": "half \\ud83d"}\n')
-    with pytest.raises(ValueError, match=r"a.jsonl, line 2 has half a character there, '\\ud83d'"):
+    with pytest.raises(ValueError, match=r"a.jsonl, line 2 has a lone surrogate there, '\\ud83d'"):
         list(JSONL(path).iter_documents())
 
 

@@ -90,7 +90,7 @@ def test_a_name_that_the_hub_cannot_answer_for_is_one_clear_error(
     constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match=r"tokenizer.name='no-one/nothing' does not load: .*offline give a folder"):
+    with pytest.raises(ValueError, match=r"tokenizer.name='no-one/nothing' does not load: .*offline, give a folder"):
         PretrainedTokenizer("no-one/nothing").build([], [], tmp_path / "t")
 
 
@@ -173,8 +173,8 @@ def test_a_wordpiece_vocabulary_that_does_not_match_the_text_is_refused(
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"vocab_size": 258}, "vocab_size=258 is below 259"),
-        ({"vocab_size": 300, "fit_on": "val"}, "fit_on='val' is neither"),
+        ({"vocab_size": 258}, "vocab_size=258 must be at least 259"),
+        ({"vocab_size": 300, "fit_on": "val"}, "fit_on='val' must be train or all"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict, said: str) -> None:
@@ -183,5 +183,5 @@ def test_settings_that_cannot_be_are_refused(settings: dict, said: str) -> None:
 
 
 def test_a_wordpiece_vocabulary_has_room_for_its_specials() -> None:
-    with pytest.raises(ValueError, match="vocab_size=5 is below 6: a character, 5 specials"):
+    with pytest.raises(ValueError, match="vocab_size=5 must be at least 6: a character, 5 special tokens"):
         WordPiece(5)

@@ -219,7 +219,7 @@ def test_answers_of_the_standard_library_fit_their_rows(tmp_path: Path) -> None:
 
 
 BAD = {
-    "layout": ({"layout": "rows"}, "layout='rows' is neither packed nor examples"),
+    "layout": ({"layout": "rows"}, "layout='rows' must be packed or examples"),
     "val_fraction 0": ({"val_fraction": 0.0}, "val_fraction=0.0 must lie between 0 and 1"),
     "val_fraction 1": ({"val_fraction": 1}, "val_fraction=1 must lie between 0 and 1"),
     "sequence_length": ({"sequence_length": 0}, "sequence_length=0 must be 1 or more"),

@@ -161,7 +161,7 @@ BAD = {
         {"tokenizer": ByteLevelBPE(280)},
         "vocabulary does not match a masked model: it has no mask token; use",
     ),
-    "unit": ({"mask": "sentence"}, "mask='sentence' is none of span, subword, whole_word"),
+    "unit": ({"mask": "sentence"}, "mask='sentence' must be one of span, subword, whole_word"),
     "share": ({"mask_fraction": 0.0}, "mask_fraction=0.0 must lie between 0 and 1"),
     "positions": ({"sequence_length": 65}, "sequence_length 65 is longer than the model's 64 positions"),
     "a causal model": (
