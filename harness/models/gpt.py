@@ -1,4 +1,4 @@
-"""A GPT: pre-norm blocks, learned positions, a head tied to the token embedding."""
+"""GPT with pre-norm blocks, learned positions and a head tied to the token embedding."""
 
 from dataclasses import dataclass
 
@@ -10,13 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 @dataclass(frozen=True)
 class LMOutput:
-    """`logits` of shape (batch, sequence, vocabulary)."""
+    """Logits of shape (batch, sequence, vocabulary), under the attribute name that transformers uses."""
 
     logits: Tensor
 
 
 class Attention(nn.Module):
-    """Causal self-attention; a position masked out as padding is attended to by none but itself."""
+    """Causal self-attention. Only a padded position itself attends to it."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each normalised before and dropped out after, added to the residual stream."""
+    """Attention and MLP with layer norm before and dropout after, each added to the residual stream."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -60,9 +60,12 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """A GPT of 27,172,864 parameters at vocabulary 16,000, 128 positions, 6 layers, width 512 and 8 heads.
+    """GPT language model; 27,172,864 parameters with vocabulary 16,000, 128 positions, 6 layers, width 512 and 8 heads.
 
-    Weights from N(0, 0.02), biases and positions 0. ValueError when the heads do not divide the width.
+    Weights are drawn from N(0, 0.02); biases and position embeddings start at 0.
+
+    Raises:
+        ValueError: for a size below 1 and if `heads` does not divide `width`.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class GPT(nn.Module):
         if width % heads:
             raise ValueError(f"width={width} is not divisible by heads={heads}")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must lie from 0 to below 1")
+            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
         self.positions = positions
         self.gradient_checkpointing = gradient_checkpointing
         self.token_embedding = nn.Embedding(vocab_size, width)
@@ -96,7 +99,7 @@ class GPT(nn.Module):
         self._init_weights()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> LMOutput:
-        """Logits of the token that follows each; `attention_mask` (batch, sequence) is 0 at padding."""
+        """Return the logits of each next token; `attention_mask` of shape (batch, sequence) is 0 at padding."""
         length = input_ids.shape[1]
         if length > self.positions:
             raise ValueError(f"a sequence of {length} tokens is longer than the model's positions={self.positions}")
@@ -121,7 +124,7 @@ class GPT(nn.Module):
 
 
 def _causal_mask(attention_mask: Tensor) -> Tensor:
-    """True where a query may look: (batch, 1, sequence, sequence), the diagonal always."""
+    """Return which keys each query sees: bool of shape (batch, 1, sequence, sequence), always with the diagonal."""
     length = attention_mask.shape[1]
     square = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device)
     visible = square.tril() & attention_mask.bool()[:, None, None, :]

@@ -1,33 +1,34 @@
-"""The head of a language model, by far its widest layer, asked for no more than is needed."""
+"""Apply a language model's output head, by far its widest layer, only at the positions that are needed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
-def find_output_head(model: nn.Module) -> nn.Module:
-    """What turns a position's features into logits: all of LTG-BERT's head, of transformers' the last layer."""
+def find_output_head(model: Any) -> nn.Module:
+    """Return the module that maps features to logits: LTG-BERT's whole head, or the last layer in transformers."""
     return getattr(model, "prediction_head", None) or model.get_output_embeddings()
 
 
 @contextmanager
 def project_only(positions: Tensor, head: nn.Module) -> Iterator[None]:
-    """The head projects these positions of the flattened batch and no others: logits of shape [1, positions, ...]."""
-    selections = [hook for hook in head._forward_pre_hooks.values() if isinstance(hook, _PositionSelector)]
-    selection = selections[0] if selections else _PositionSelector()
-    if not selections:
-        head.register_forward_pre_hook(selection)
-    selection.positions = positions
+    """Have `head` project only these positions of the flattened batch: logits of shape (1, positions, ...)."""
+    selectors = [hook for hook in head._forward_pre_hooks.values() if isinstance(hook, _PositionSelector)]
+    selector = selectors[0] if selectors else _PositionSelector()
+    if not selectors:
+        head.register_forward_pre_hook(selector)
+    selector.positions = positions
     try:
         yield
     finally:
-        selection.positions = None
+        selector.positions = None
 
 
 class _PositionSelector:
-    """Stays on the head for good, and out of its graph: a hook of each batch's own compiles a model anew each time."""
+    """Hook that stays registered and outside the compiled graph; a new hook per batch would recompile each time."""
 
     positions: Tensor | None = None
 

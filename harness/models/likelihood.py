@@ -1,5 +1,4 @@
-"""How likely a model finds whole sentences: by the chain rule where it is causal, by pseudo-log-likelihood where it is
-masked."""
+"""Log-likelihoods of whole sentences: by the chain rule for causal models, pseudo-log-likelihoods for masked ones."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +14,15 @@ from harness.models.head_projection import find_output_head, project_only
 
 @dataclass(frozen=True)
 class SentenceLikelihood:
-    """The log-likelihood of a sentence in nats: the sum over its tokens of log p.
+    """Log-likelihood of a sentence in nats, the sum of log p over its tokens.
 
-    Of a causal model, each token given those before it, in one forward pass. Of a masked one, whose `mask_id` is given,
-    each token given all the others, itself masked, in a forward pass a token (Salazar et al., ACL 2020). A sentence
-    stands between `before` and `after`, as a document does in training; these are context and score nothing.
+    A causal model scores each token given those before it, in one forward pass. A masked model, for which `mask_id` is
+    given, scores each token given all others, with the token itself masked and one forward pass per token (Salazar et
+    al., ACL 2020). The tokens `prefix` and `suffix` surround each sentence, as in training; they are not scored.
 
-    Only inputs of one length share a forward pass, of at most `batch_tokens` but one input at least: without padding
-    no model needs a mask, and batches change nothing but rounding."""
+    Only inputs of equal length share a forward pass, so that no model needs padding and batching changes nothing but
+    rounding. A batch has at most `batch_tokens` tokens, and at least one input.
+    """
 
     model: nn.Module
     prefix: tuple[int, ...]
@@ -34,29 +34,33 @@ class SentenceLikelihood:
         if self.batch_tokens < 1:
             raise ValueError(f"batch_tokens={self.batch_tokens} must be at least 1")
         if self.mask_id is None and not self.prefix:
-            raise ValueError("before=() gives a causal model nothing to predict a sentence's first token from")
+            raise ValueError("prefix=(): a causal model needs a token before the sentence to predict its first token")
 
     @torch.no_grad()
     def __call__(self, sentences: Sequence[Sequence[int]], on_progress: Callable[[int], None] | None = None) -> Tensor:
-        """Of each sentence of token ids, float64 on the CPU; `advance` hears how many tokens were scored since last.
+        """Return the log-likelihood of each sentence of token ids, as float64 on the CPU.
 
-        ValueError as for `check`."""
+        `on_progress` is called with the number of tokens scored since the last call.
+
+        Raises:
+            ValueError: as `check_lengths`.
+        """
         self.check_lengths(sentences)
         inputs = [[*self.prefix, *sentence, *self.suffix] for sentence in sentences]
         totals = torch.zeros(len(inputs), dtype=torch.float64)
         device = next(self.model.parameters()).device
         by_length = sorted(range(len(inputs)), key=lambda row: len(inputs[row]))
         score = self._score_causal if self.mask_id is None else self._score_masked
-        for _, rows in groupby(by_length, key=lambda row: len(inputs[row])):
-            rows = torch.tensor(list(rows))
-            for at, nats in score(torch.tensor([inputs[row] for row in rows], device=device)):
-                totals.index_add_(0, rows[at], -nats.cpu().double())  # on the CPU: mps has no float64
+        for _, group in groupby(by_length, key=lambda row: len(inputs[row])):
+            rows = torch.tensor(list(group))
+            for scored_rows, nats in score(torch.tensor([inputs[row] for row in rows], device=device)):
+                totals.index_add_(0, rows[scored_rows], -nats.cpu().double())  # on the CPU: mps has no float64
                 if on_progress:
                     on_progress(len(nats))
         return totals
 
     def check_lengths(self, sentences: Sequence[Sequence[int]]) -> None:
-        """ValueError for a sentence of no tokens, or of more than the model has positions for."""
+        """Raise ValueError for an empty sentence and for one longer than the model's positions."""
         lengths = [len(sentence) for sentence in sentences]
         if 0 in lengths:
             raise ValueError("a sentence has no tokens; leave it out")
@@ -65,11 +69,11 @@ class SentenceLikelihood:
         if limit is not None and longest > limit:
             raise ValueError(
                 f"a sentence takes {longest} tokens, more than the model's {limit} positions; "
-                "leave it out or use a model with more"
+                "leave it out or use a model with more positions"
             )
 
     def _score_causal(self, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """(of which row, nats) of every token."""
+        """Yield the rows and the negative log-likelihoods in nats of all tokens, one batch at a time."""
         first = len(self.prefix)
         for rows in torch.arange(len(inputs)).split(max(1, self.batch_tokens // inputs.shape[1])):
             tokens = inputs[rows]
@@ -78,7 +82,8 @@ class SentenceLikelihood:
             yield rows.repeat_interleave(tokens.shape[1] - first), nats
 
     def _score_masked(self, inputs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """(of which row, nats) of every token, of a copy of its row in which it alone is masked."""
+        """Yield as `_score_causal`, from one copy of its row per token, in which only that token is masked."""
+        assert self.mask_id is not None
         length = inputs.shape[1]
         scored = length - len(self.prefix) - len(self.suffix)
         for copies in torch.arange(len(inputs) * scored).split(max(1, self.batch_tokens // length)):

@@ -1,5 +1,6 @@
-"""LTG-BERT (Samuel et al., Findings of EACL 2023): a masked language model whose attention tells what stands at a place
-from how far away it is (DeBERTa: He et al., 2021)."""
+"""LTG-BERT (Samuel et al., Findings of EACL 2023): a masked language model with disentangled attention, which scores
+content and relative position separately (DeBERTa: He et al., 2021).
+"""
 
 import math
 from contextlib import nullcontext
@@ -12,13 +13,13 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.models.gpt import LMOutput
 
-EPS = 1e-7
-"""Of every normalisation, as DeBERTa's."""
+EPS = 1e-7  # of every layer norm, as in DeBERTa
 
 
 class Attention(nn.Module):
-    """Disentangled self-attention: a query's content meets a key's, a query's content meets its distance from the key,
-    and a key's content meets its distance from the query."""
+    """Disentangled self-attention, the sum of three scores: content to content, content of the query to relative
+    position, and content of the key to relative position.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -29,23 +30,30 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, distances: Tensor, buckets: Tensor, is_hidden: Tensor | None) -> Tensor:
-        """Of `x` [batch, sequence, width], given the `distances` [buckets, width], each query and key's bucket, and
-        which keys a query must not see [batch, 1 or queries, keys]."""
+        """Return attention over `x` of shape (batch, sequence, width).
+
+        `distances` of shape (buckets, width) embeds relative positions, `buckets` gives the bucket of each query and
+        key, and `is_hidden` of shape (batch, 1 or queries, keys) is True for keys that a query must not see.
+        """
         batch, length, width = x.shape
         query_key = self.query_key(x).view(batch, length, 2, self.heads, -1).permute(2, 3, 0, 1, 4).contiguous()
+        query, key = query_key
         value = self.value(x).view(batch, length, self.heads, -1).permute(2, 0, 1, 3)
         scale = 1 / math.sqrt(3 * value.shape[-1])
         bias = self._position_bias(query_key, self.query_key(self.dropout(distances)) * scale, buckets)
         if is_hidden is not None:
             bias = bias.masked_fill(is_hidden, -torch.inf)
         dropout = self.dropout.p if self.training else 0.0
-        # cuDNN's kernel, which newer GPUs prefer, has no gradient for a bias
+        # cuDNN's kernel, the default on newer GPUs, has no gradient for an attention bias.
         with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]) if x.is_cuda else nullcontext():
-            y = F.scaled_dot_product_attention(*query_key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
+            y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
         return self.out(y.permute(1, 2, 0, 3).reshape(batch, length, width))
 
     def _position_bias(self, query_key: Tensor, distances: Tensor, buckets: Tensor) -> Tensor:
-        """[heads, batch, queries, keys]: content meets every distance once, and the places read off their bucket's."""
+        """Return the position scores, of shape (heads, batch, queries, keys).
+
+        Contents are multiplied with each bucket's embedding once, and positions gather the products of their bucket.
+        """
         _, heads, batch, length, size = query_key.shape
         key_query = distances.view(-1, 2, heads, size).permute(1, 2, 3, 0).flip(0)
         met = (query_key.view(2, heads, batch * length, size) @ key_query).view(2, heads, batch, length, -1)
@@ -54,7 +62,7 @@ class Attention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """A feed-forward network whose hidden units are gated and normalised (Shazeer, 2020)."""
+    """Gated feed-forward network (Shazeer, 2020) with normalized hidden units."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
@@ -68,7 +76,7 @@ class GEGLU(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Attention and feed-forward network, each added to the residual stream; the former normalised on both sides."""
+    """Attention, with layer norm before and after, and feed-forward network, each added to the residual stream."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -85,7 +93,7 @@ class EncoderLayer(nn.Module):
 
 
 class PredictionHead(nn.Module):
-    """Logits of any hidden states of shape [..., width]; `decoder` shares the weight of the word embedding."""
+    """Logits of hidden states of shape (..., width); `decoder` shares its weight with the word embedding."""
 
     def __init__(self, embedding: nn.Embedding, dropout: float) -> None:
         super().__init__()
@@ -101,11 +109,16 @@ class PredictionHead(nn.Module):
 
 
 class LTGBert(nn.Module):
-    """LTG-BERT of 98,229,760 parameters at vocabulary 16,384, width 768, 12 layers, 12 heads and 2,048 hidden units.
+    """LTG-BERT; 98,229,760 parameters with vocabulary 16,384, width 768, 12 layers, 12 heads and 2,048 hidden units.
 
-    Weights from a normal distribution of variance 2/(5 width), cut at two standard deviations; those of the i-th feed-
-    forward network times sqrt(1/2i); biases 0. ValueError for impossible sizes.
+    Weights are drawn from a normal distribution of variance 2 / (5 width), truncated at two standard deviations; those
+    of the i-th feed-forward network are scaled by sqrt(1 / 2i). Biases start at 0.
+
+    Raises:
+        ValueError: for impossible sizes.
     """
+
+    buckets: Tensor
 
     def __init__(
         self,
@@ -125,9 +138,9 @@ class LTGBert(nn.Module):
         if width % heads:
             raise ValueError(f"width={width} is not divisible by heads={heads}")
         if position_buckets < 2 or position_buckets % 2:
-            raise ValueError(f"position_buckets={position_buckets} must be even and at least 2: half of them are exact")
+            raise ValueError(f"position_buckets={position_buckets} must be even and at least 2")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout} must lie from 0 to below 1")
+            raise ValueError(f"dropout={dropout} must be at least 0 and below 1")
         self.positions = positions
         self.gradient_checkpointing = gradient_checkpointing
         self.word_embedding = nn.Embedding(vocab_size, width)
@@ -141,8 +154,11 @@ class LTGBert(nn.Module):
         self._init_weights()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> LMOutput:
-        """Logits of the token at each place; `attention_mask` is 0 at padding, (batch, sequence), or says which keys a
-        query may see, (batch, sequence, sequence)."""
+        """Return the logits of the token at each position.
+
+        `attention_mask` is 0 at padding, of shape (batch, sequence), or 1 for keys that a query sees, of shape
+        (batch, sequence, sequence).
+        """
         length = input_ids.shape[1]
         if length > self.positions:
             raise ValueError(f"a sequence of {length} tokens is longer than the model's positions={self.positions}")
@@ -170,6 +186,7 @@ class LTGBert(nn.Module):
             elif parameter.ndim > 1:
                 nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
         for i, layer in enumerate(self.layers, start=1):
+            assert isinstance(layer, EncoderLayer)
             for parameter in layer.mlp.parameters():
                 parameter.mul_(math.sqrt(1 / (2 * i)))
 
@@ -181,7 +198,10 @@ def _check_sizes(**sizes: int) -> None:
 
 
 def _relative_position_buckets(positions: int, position_buckets: int) -> Tensor:
-    """The bucket of each query's distance from each key: of its own for a near one, and wider the farther away."""
+    """Return the bucket of the distance between each query and key.
+
+    Near distances have their own buckets; farther ones share buckets of logarithmically growing width.
+    """
     offsets = torch.arange(positions)[:, None] - torch.arange(positions)
     exact = position_buckets // 2
     farness = (offsets.abs().clamp(min=exact).double() / exact).log() / math.log(max(positions - 1, exact + 1) / exact)

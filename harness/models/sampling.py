@@ -1,4 +1,4 @@
-"""Text from a causal language model, ours or of transformers, a token at a time."""
+"""Generate text with a causal language model, ours or one of transformers."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,8 +17,10 @@ def generate_tokens(
     eos_id: int,
     generator: torch.Generator,
 ) -> Iterator[int]:
-    """The tokens that follow `prompt`, drawn until `eos_id`, which is not told; the model sees the last ones, as many
-    as it has positions. At temperature 0 each is the likeliest."""
+    """Yield sampled tokens after `prompt` until `eos_id`, which is not yielded.
+
+    The model sees as many of the last tokens as it has positions. Temperature 0 takes the most likely token each time.
+    """
     limit, tokens = max_positions(model), list(prompt)
     seen = slice(-limit, None) if limit else slice(None)
     while True:

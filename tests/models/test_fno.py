@@ -1,4 +1,4 @@
-"""The Fourier neural operator of document 3, and the scales it is wrapped in."""
+"""The Fourier neural operator and its normalization."""
 
 import pytest
 import torch
@@ -12,12 +12,12 @@ def make_fields(samples: int = 8, channels: int = 1, points: int = 8) -> torch.T
     return 3 + 5 * torch.randn(samples, channels, points, points, generator=torch.Generator().manual_seed(channels))
 
 
-def test_it_has_the_parameters_of_document_3() -> None:
+def test_parameter_count_of_original_system() -> None:
     model = build_fno(x=make_fields(points=16), y=make_fields(points=16), modes=16, width=24, layers=4)
     assert sum(p.numel() * (2 if p.is_complex() else 1) for p in model.parameters()) == 671_113
 
 
-def test_it_sees_and_makes_fields_of_mean_0_and_deviation_1_and_gives_back_physical_ones() -> None:
+def test_inputs_and_outputs_are_normalized() -> None:
     x, y = make_fields(channels=1), make_fields(channels=2)
     seen: list[torch.Tensor] = []
 
@@ -33,12 +33,12 @@ def test_it_sees_and_makes_fields_of_mean_0_and_deviation_1_and_gives_back_physi
     torch.testing.assert_close(model.normalize_targets(y).std((0, 2, 3)), torch.ones(2))
 
 
-def test_a_channel_that_never_changes_is_left_finite() -> None:
+def test_constant_channel_stays_finite() -> None:
     model = NormalizedOperator(torch.nn.Identity(), torch.ones(2, 1, 4, 4), torch.ones(2, 1, 4, 4))
     assert model(torch.ones(1, 1, 4, 4)).isfinite().all()
 
 
-def test_its_state_is_tensors_alone_and_brings_the_scales_along() -> None:
+def test_state_dict_holds_only_tensors_and_statistics() -> None:
     model, other = (build_fno(x=shift + make_fields(), y=make_fields(), **SIZES) for shift in (0, 7))
     state = model.state_dict()
     assert all(isinstance(value, torch.Tensor) for value in state.values())
@@ -46,7 +46,7 @@ def test_its_state_is_tensors_alone_and_brings_the_scales_along() -> None:
     torch.testing.assert_close(other(make_fields()), model(make_fields()), rtol=0, atol=0)
 
 
-def test_one_model_serves_grids_of_every_resolution() -> None:
+def test_other_resolutions() -> None:
     model = build_fno(x=make_fields(), y=make_fields(channels=2), **SIZES)
     assert model(make_fields(samples=2, points=24)).shape == (2, 2, 24, 24)
 
@@ -60,6 +60,6 @@ def test_one_model_serves_grids_of_every_resolution() -> None:
         ({"layers": 0}, "layers=0 must be 1 or more"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(sizes, message) -> None:
+def test_invalid_sizes(sizes, message) -> None:
     with pytest.raises(ValueError, match=message):
         build_fno(x=make_fields(), y=make_fields(), **{**SIZES, **sizes})

@@ -14,24 +14,24 @@ def make_gpt(**changes) -> GPT:
 
 
 def randomize_weights(model: GPT) -> GPT:
-    """Biases and positions away from 0, so that every path counts."""
+    """Move biases and positions away from 0, so that every term matters."""
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     return model
 
 
-def test_the_headlines_model_has_27_172_864_parameters():
+def test_parameter_count_of_headlines_gpt():
     with torch.device("meta"):
         model = GPT(vocab_size=16_000, positions=128, layers=6, width=512, heads=8, dropout=0.1)
     assert sum(p.numel() for p in model.parameters()) == 27_172_864
 
 
-def test_the_tiny_model_has_three_quarters_of_a_million_parameters():
+def test_parameter_count_of_tiny_gpt():
     model = GPT(vocab_size=4096, positions=128, layers=3, width=96, heads=4, dropout=0.0)
     assert sum(p.numel() for p in model.parameters()) == 741_216
 
 
-def test_initial_weights_are_normal_and_biases_and_positions_zero():
+def test_initial_weights():
     model = make_gpt(width=64, vocab_size=500)
     assert model.head.weight is model.token_embedding.weight
     assert model.token_embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
@@ -42,7 +42,7 @@ def test_initial_weights_are_normal_and_biases_and_positions_zero():
 
 
 def reference_forward(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
-    """The same network written out, one head at a time."""
+    """Compute the logits one head at a time."""
     x = model.token_embedding.weight[tokens] + model.position_embedding.weight[: tokens.shape[1]]
     future = torch.ones(tokens.shape[1], tokens.shape[1]).triu(1).bool()
     for block in model.blocks:
@@ -57,12 +57,12 @@ def reference_forward(model: GPT, tokens: torch.Tensor) -> torch.Tensor:
     return model.norm(x) @ model.token_embedding.weight.T
 
 
-def test_logits_equal_those_of_the_network_written_out():
+def test_logits_match_reference():
     model, tokens = randomize_weights(make_gpt()), torch.arange(14).view(2, 7) % 11
     torch.testing.assert_close(model(tokens).logits, reference_forward(model, tokens), rtol=1e-4, atol=1e-4)
 
 
-def test_a_future_token_changes_no_past_logit():
+def test_causality():
     model = randomize_weights(make_gpt()).eval()
     tokens = torch.randint(0, 11, (1, 12))
     changed = tokens.clone()
@@ -72,7 +72,7 @@ def test_a_future_token_changes_no_past_logit():
     assert not torch.allclose(before[:, 7:], after[:, 7:])
 
 
-def test_padding_changes_no_logit_of_the_tokens_that_follow_it():
+def test_padding_does_not_affect_later_tokens():
     model = randomize_weights(make_gpt()).eval()
     tokens = torch.randint(0, 11, (2, 6))
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
@@ -85,7 +85,7 @@ def test_padding_changes_no_logit_of_the_tokens_that_follow_it():
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_gradient_checkpointing_gives_the_same_gradients(dropout):
+def test_gradient_checkpointing_keeps_gradients(dropout):
     tokens = torch.randint(0, 11, (2, 6))
     gradients = []
     for checkpointing in (False, True):
@@ -105,7 +105,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(dropout):
         (["attention.out", "mlp.down"], 0.5, 0.5, False),
     ],
 )
-def test_dropout_acts_on_attention_and_both_branches_only(silenced, on_attention, on_branches, acts):
+def test_places_of_dropout(silenced, on_attention, on_branches, acts):
     model, tokens = randomize_weights(make_gpt()), torch.arange(8).view(1, 8)
     for block in model.blocks:
         block.attention.dropout, block.dropout.p = on_attention, on_branches
@@ -117,7 +117,7 @@ def test_dropout_acts_on_attention_and_both_branches_only(silenced, on_attention
     assert torch.equal(model(tokens).logits, model(tokens).logits)
 
 
-def test_a_sequence_longer_than_the_positions_is_refused_with_both_numbers():
+def test_too_long_sequence():
     assert max_positions(make_gpt()) == 12
     with pytest.raises(ValueError, match=r"13 tokens is longer than the model's positions=12"):
         make_gpt()(torch.zeros(1, 13, dtype=torch.long))
@@ -131,16 +131,16 @@ def test_a_sequence_longer_than_the_positions_is_refused_with_both_numbers():
         ({"dropout": 1.0}, "dropout=1.0"),
     ],
 )
-def test_impossible_sizes_are_refused_by_name(changes, message):
+def test_invalid_sizes(changes, message):
     with pytest.raises(ValueError, match=message):
         make_gpt(**changes)
 
 
-def test_a_model_that_sets_no_limit_has_no_positions():
+def test_max_positions_without_limit():
     assert max_positions(nn.Linear(2, 2)) is None
 
 
-def test_untying_leaves_the_function_as_it_was():
+def test_untie_head_keeps_logits():
     model, tokens = randomize_weights(make_gpt()), torch.arange(8).view(1, 8)
     before = model(tokens).logits
     untie_head(model)
@@ -149,6 +149,6 @@ def test_untying_leaves_the_function_as_it_was():
     assert model.token_embedding.weight.any()
 
 
-def test_the_dropout_asked_for_is_that_of_every_block():
+def test_dropout_of_every_block():
     model = make_gpt(dropout=0.3)
     assert [(block.attention.dropout, block.dropout.p) for block in model.blocks] == [(0.3, 0.3)] * 2

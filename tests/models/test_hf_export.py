@@ -1,4 +1,4 @@
-"""Our GPT as GPT-2 of transformers: another layout of the same numbers."""
+"""Conversion of our GPT to GPT-2 of transformers."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def make_gpt() -> GPT:
 
 
 @pytest.mark.parametrize("is_tied", [True, False])
-def test_our_gpt_and_the_gpt2_made_of_it_have_equal_logits_and_share_or_not_alike(is_tied: bool) -> None:
+def test_converted_gpt_has_equal_logits_and_tying(is_tied: bool) -> None:
     model = make_gpt()
     if not is_tied:
         untie_head(model)
@@ -31,17 +31,17 @@ def test_our_gpt_and_the_gpt2_made_of_it_have_equal_logits_and_share_or_not_alik
     assert sum(p.numel() for p in twin.parameters()) == sum(p.numel() for p in model.parameters())
 
 
-def test_the_gpt2_made_of_ours_drops_out_where_ours_does_and_ends_at_our_token() -> None:
+def test_converted_gpt_keeps_dropout_and_eos() -> None:
     config = to_transformers_model(make_gpt(), eos_id=3).config
     assert (config.resid_pdrop, config.attn_pdrop, config.embd_pdrop, config.eos_token_id) == (0.1, 0.1, 0.0, 3)
 
 
-def test_every_parameter_has_the_name_it_has_in_the_gpt2_made_of_ours() -> None:
+def test_converted_parameter_names() -> None:
     model = make_gpt()
     names = [to_transformers_name(name, model) for name in model.state_dict()]
     assert sorted(names) == sorted(to_transformers_model(model, eos_id=3).state_dict())
 
 
-def test_a_model_that_transformers_has_no_class_for_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="transformers has no class that computes what Linear does"):
+def test_model_without_equivalent_class() -> None:
+    with pytest.raises(ValueError, match="Linear: transformers has no equivalent class"):
         to_transformers_model(nn.Linear(2, 2), eos_id=0)

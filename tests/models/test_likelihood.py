@@ -1,4 +1,4 @@
-"""Log-likelihoods of sentences against one forward pass at a time, and against minicons."""
+"""Log-likelihoods of sentences against one forward pass per token, and against minicons."""
 
 import math
 from functools import cache
@@ -53,7 +53,7 @@ def make_likelihood(name: str, batch_tokens: int = 4096) -> SentenceLikelihood:
 
 @torch.no_grad()
 def reference_likelihood(name: str, sentence: list[int]) -> float:
-    """The definition, word for word."""
+    """Score one token at a time, by definition."""
     total = 0.0
     for at, token in enumerate(sentence):
         tokens, place = [START, *sentence[:at]], at
@@ -65,20 +65,20 @@ def reference_likelihood(name: str, sentence: list[int]) -> float:
 
 
 @pytest.mark.parametrize("name", [*CAUSAL, *MASKED])
-def test_a_batch_scores_what_one_forward_pass_a_token_does(name: str, sentences) -> None:
+def test_likelihood_matches_one_forward_pass_per_token(name: str, sentences) -> None:
     expected = [reference_likelihood(name, sentence) for sentence in sentences]
     assert make_likelihood(name)(sentences).tolist() == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["our GPT", "LTG-BERT"])
 @pytest.mark.parametrize("batch_tokens", [1, 50])
-def test_the_size_of_a_batch_changes_nothing(name: str, batch_tokens: int, sentences) -> None:
+def test_batch_size_does_not_change_scores(name: str, batch_tokens: int, sentences) -> None:
     whole = make_likelihood(name)(sentences)
     torch.testing.assert_close(make_likelihood(name, batch_tokens)(sentences), whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["our GPT", "LTG-BERT"])
-def test_every_token_is_told_once_and_nothing_stays_on_the_model(name: str, sentences) -> None:
+def test_progress_counts_tokens_and_model_is_unchanged(name: str, sentences) -> None:
     told: list[int] = []
     before = make_models()[name](input_ids=torch.tensor([sentences[1]])).logits
     make_likelihood(name, 50)(sentences, told.append)
@@ -87,7 +87,7 @@ def test_every_token_is_told_once_and_nothing_stays_on_the_model(name: str, sent
     torch.testing.assert_close(make_models()[name](input_ids=torch.tensor([sentences[1]])).logits, before)
 
 
-def test_what_stands_around_a_sentence_matters_and_scores_nothing() -> None:
+def test_prefix_and_suffix_are_context_only() -> None:
     uniform = GPT(vocab_size=VOCABULARY, positions=8, layers=1, width=8, heads=1, dropout=0.0)
     nn.init.zeros_(uniform.head.weight)
     assert SentenceLikelihood(uniform, (START, END))([[7, 8, 9]]).item() == pytest.approx(
@@ -97,18 +97,18 @@ def test_what_stands_around_a_sentence_matters_and_scores_nothing() -> None:
     assert shifted([[7, 8, 9]]).item() != make_likelihood("BERT")([[7, 8, 9]]).item()
 
 
-def test_which_models_are_causal_is_found_out() -> None:
+def test_is_causal() -> None:
     assert {name for name, model in make_models().items() if not is_causal(model)} == set(MASKED)
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
+def test_invalid_sentences_and_settings() -> None:
     with pytest.raises(ValueError, match=r"takes 25 tokens, more than the model's 24 positions; leave it out or use"):
         make_likelihood("our GPT")([[7] * 24])
     with pytest.raises(ValueError, match="has no tokens"):
         make_likelihood("our GPT")([[7], []])
     with pytest.raises(ValueError, match="batch_tokens=0 must be at least 1"):
         make_likelihood("our GPT", 0)
-    with pytest.raises(ValueError, match="nothing to predict a sentence's first token from"):
+    with pytest.raises(ValueError, match="a causal model needs a token before the sentence"):
         SentenceLikelihood(make_models()["our GPT"], ())
     assert make_likelihood("our GPT")([]).tolist() == []
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("minicons") is None, reason="minicons is not installed: pip install '.[eval]'")
 @pytest.mark.parametrize("name", ["GPT-2", "BERT"])
-def test_minicons_agrees_on_every_sentence(name: str, tmp_path) -> None:
+def test_likelihood_matches_minicons(name: str, tmp_path) -> None:
     from minicons import scorer
     from tokenizers import Tokenizer, pre_tokenizers, processors
     from tokenizers.models import WordLevel

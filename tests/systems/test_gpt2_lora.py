@@ -146,7 +146,7 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence_and_leaves_nothing(r
     with pytest.raises(ConfigError, match=r"--adapters: .* has none, .*; leave --adapters out"):
         export_model(recorded, tmp_path / "out", adapters=True)
     strange = replace(recorded, model=nn.Linear(2, 2))
-    with pytest.raises(ConfigError, match=r"no class that computes what Linear does; take model.safetensors from"):
+    with pytest.raises(ConfigError, match=r"Linear: transformers has no equivalent class; take model.safetensors from"):
         export_model(strange, tmp_path / "out", adapters=False)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
@@ -218,5 +218,5 @@ def test_a_tokenizer_larger_than_the_pretrained_embedding_is_refused_by_name(rec
     bigger = compose_config(["experiment=gpt2_lora_after", *SMALL, f"model.name={folders['full'].parents[1]}/gpt2"])
     bigger.data.source.path, bigger.tokenizer.vocab_size = f"{folders['full'].parents[1]}/qa.md", 320
     bigger.cache_dir, bigger.output_dir = recorded.cfg.cache_dir, recorded.cfg.output_dir
-    with pytest.raises(ConfigError, match="vocabulary of 320 is larger than the model's embedding of 304"):
+    with pytest.raises(ConfigError, match="vocabulary of 320 exceeds the model's embedding of 304"):
         run(bigger)
