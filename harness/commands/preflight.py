@@ -1,4 +1,4 @@
-"""python -m harness preflight experiment=headlines: check that a run would train what it is meant to."""
+"""python -m harness preflight experiment=headlines: check a training setup before it is run or searched."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,18 +16,18 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m harness preflight",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(f"  {name:<14} {does}" for name, does in CHECKS.items()),
+        epilog="checks:\n" + "\n".join(f"  {name:<18} {description}" for name, description in CHECKS.items()),
     )
-    parser.add_argument("--only", metavar="CHECK", action="append", help="this one of those below, and others so given")
+    parser.add_argument("--only", metavar="CHECK", action="append", help="run only this check; may be repeated")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
     args = parser.parse_intermixed_args(arguments)
     for name in args.only or ():
         if name not in CHECKS:
-            raise ConfigError(f"--only: {name!r} is none of {', '.join(CHECKS)}")
+            raise ConfigError(f"--only: {name}: must be one of {', '.join(CHECKS)}")
     try:
-        with open_training_setup(compose_config(args.overrides)) as subject:
-            report = preflight(subject, args.only or CHECKS, on_finding=print_finding)
-    except BaseRunFailed as ended:
-        raise ConfigError(f"the base to start from: {ended}") from ended
+        with open_training_setup(compose_config(args.overrides)) as setup:
+            report = preflight(setup, args.only or CHECKS, on_finding=print_finding)
+    except BaseRunFailed as error:
+        raise ConfigError(f"the run to start from: {error}") from error
     print(summarize_report(report))
     return int(bool(report.failed_checks))

@@ -1,149 +1,128 @@
-"""What must not be seen is not, what must be is: padding, the future, and what stands around a token."""
+"""Check the attention masks: padding and, in a causal model, later tokens have no effect; all other tokens do."""
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from harness.preflight.probe import NEEDS_TEXT, affordable_tokens, eval_mode, extract_text_rows, measure_resolution
-from harness.preflight.report import Finding
-from harness.preflight.training_setup import IGNORED, LabeledTokens, TextFormat, TrainingSetup
+from harness.data.tokens import IGNORE_INDEX
+from harness.preflight.probe import (
+    NEEDS_TEXT,
+    affordable_tokens,
+    eval_mode,
+    extract_text_rows,
+    make_text_batch,
+    measure_resolution,
+)
+from harness.preflight.report import Finding, passed_if, skipped
+from harness.preflight.training_setup import TextFormat, TrainingSetup
 
-PAD_TOKENS = 4
-"""Tokens that are appended."""
-TOLERANCE = 1e-4
-"""Of the logits' spread, and of the loss: what the order of float32 additions may change."""
+PAD_TOKENS = 4  # tokens of padding that are appended
+TOLERANCE = 1e-4  # relative change of logits and loss that the order of float32 additions may cause
 
 
-def check(subject: TrainingSetup) -> Iterator[Finding]:
-    text = subject.text
+def check(setup: TrainingSetup) -> Iterator[Finding]:
+    text = setup.text
     if text is None:
-        yield Finding("not checked", "attention", "", NEEDS_TEXT)
+        yield skipped("attention", NEEDS_TEXT)
         return
-    true = extract_text_rows(subject, text, affordable_tokens(subject.model))
-    subject.perturb_weights()  # for a head or branches that begin at 0 show nothing of what they see
-    with torch.no_grad(), eval_mode(subject.model):
-        spread = text.logits(subject.model, _make_text_batch(text, true)).float().std(-1).mean().item()
-        if spread == 0:
-            yield Finding("not checked", "attention", "", "needs logits that differ; all of these are equal")
+    rows = extract_text_rows(setup, text, affordable_tokens(setup.model))
+    setup.perturb_weights()  # a head or branches initialized to 0 would hide what the model sees
+    with torch.no_grad(), eval_mode(setup.model):
+        batch = make_text_batch(text, rows)
+        if text.logits(setup.model, batch).float().std(-1).mean().item() == 0:
+            yield skipped("attention", "needs logits that differ; all of them are equal")
             return
-        same = max(TOLERANCE, 4 * measure_resolution(subject, _make_text_batch(text, true)))
-        yield from _check_padding(subject, text, true, same)
-        yield from _check_attention_direction(subject, text, true, same)
+        tolerance = max(TOLERANCE, 4 * measure_resolution(setup, batch))
+        yield from _check_padding(setup, text, rows, tolerance)
+        yield from _check_attention_direction(setup, text, rows, tolerance)
 
 
-def _check_padding(subject: TrainingSetup, text: TextFormat, true: Tensor, same: float) -> Iterator[Finding]:
-    """Rows of text, and the same ones padded."""
-    pad = _find_pad_id(subject, text)
-    if pad is None:
-        yield Finding("not checked", "padding", "", "needs a batch that has some; these have none")
+def _check_padding(setup: TrainingSetup, text: TextFormat, rows: Tensor, tolerance: float) -> Iterator[Finding]:
+    """Compare logits and loss of rows with and without padding."""
+    pad_id = _find_pad_id(setup, text)
+    if pad_id is None:
+        yield skipped("padding", "needs a batch with padding")
         return
-    widest = max(text.read(batch).inputs.shape[1] for batch in subject.batches)
-    true = true[:, : max(PAD_TOKENS, widest - PAD_TOKENS)]  # padded, as wide as what the model surely takes
-    plain, padded = _make_text_batch(text, true), _make_text_batch(text, true, pad)
-    logits, beside = (
-        text.logits(subject.model, plain),
-        text.logits(subject.model, padded)[:, : _input_width(true, text)],
+    widest = max(text.read(batch).inputs.shape[1] for batch in setup.batches)
+    rows = rows[:, : max(PAD_TOKENS, widest - PAD_TOKENS)]  # padded rows must not exceed the model's maximum width
+    plain, padded = make_text_batch(text, rows), make_text_batch(text, rows, pad_id, PAD_TOKENS)
+    width = rows.shape[1] - text.label_shift
+    logits, padded_logits = text.logits(setup.model, plain), text.logits(setup.model, padded)[:, :width]
+    change = _relative_change(logits, padded_logits).max().item()
+    yield passed_if(
+        change <= tolerance,
+        "padding and logits",
+        f"{PAD_TOKENS} tokens of padding change the logits by {change:.1e} of their spread",
+        f"at most {tolerance:.0e}",
+        "the attention mask (1 for a real token, 0 for padding): is it given to the model? position ids: do they "
+        "count padding?",
     )
-    change = _relative_change(logits, beside).max().item()
-    yield Finding(
-        "pass" if change <= same else "fail",
-        "padding and the logits of real tokens",
-        f"{PAD_TOKENS} tokens of padding move them by {change:.1e} of their spread",
-        f"at most {same:.0e}",
-        "the attention mask: 1 for a real token, 0 for padding, given to the model; positions that count padding",
-    )
-    loss, beside_loss = subject.compute_loss(plain).item(), subject.compute_loss(padded).item()
-    share = PAD_TOKENS / (_input_width(true, text) + PAD_TOKENS)
-    yield Finding(
-        "pass" if abs(beside_loss - loss) <= same * abs(loss) else "fail",
-        "padding and the mean loss",
-        f"loss {loss:.4f} without padding, {beside_loss:.4f} where {share:.0%} is padding",
+    loss, padded_loss = setup.compute_loss(plain).item(), setup.compute_loss(padded).item()
+    yield passed_if(
+        abs(padded_loss - loss) <= tolerance * abs(loss),
+        "padding and mean loss",
+        f"loss {loss:.4f} without padding, {padded_loss:.4f} with {PAD_TOKENS / (width + PAD_TOKENS):.0%} padding",
         "the same loss",
-        f"the labels of padding, {IGNORED}: no loss may score it; what the sum is divided by: scored tokens alone",
+        f"the labels of padding, which must be {IGNORE_INDEX}, and the mean, which must divide by the scored tokens",
     )
 
 
 def _check_attention_direction(
-    subject: TrainingSetup, text: TextFormat, true: Tensor, same: float
+    setup: TrainingSetup, text: TextFormat, rows: Tensor, tolerance: float
 ) -> Iterator[Finding]:
-    """One token is exchanged for another, and the logits before and after it are looked at."""
-    width = _input_width(true, text)
-    logits = text.logits(subject.model, _make_text_batch(text, true))
-    before = after = 0.0
-    for place in sorted({width // 4, width // 2, 3 * width // 4}):
-        other = true.clone()
-        other[:, place] = true.roll(1, 1)[:, place].where(true.roll(1, 1)[:, place] != true[:, place], true[:, 0])
-        change = _relative_change(logits, text.logits(subject.model, _make_text_batch(text, other)))
-        before = max(before, change[:, :place].max().item())
-        after = max(after, change[:, place + 1 :].max().item())
-    seen = "another token moves the logits {} it by {:.1e} of their spread"
-    look = "the attention mask: it may be inverted, or hide every other token"
-    yield Finding(
-        "pass" if after > same else "fail",
-        "what stands before a token",
-        seen.format("after", after),
-        f"more than {same:.0e}: it is seen",
-        look,
+    """Replace single tokens and check which logits change: those after the token, those before it, or both."""
+    width = rows.shape[1] - text.label_shift
+    logits = text.logits(setup.model, make_text_batch(text, rows))
+    change_before = change_after = 0.0
+    for position in sorted({width // 4, width // 2, 3 * width // 4}):
+        changed, neighbors = rows.clone(), rows.roll(1, 1)[:, position]
+        changed[:, position] = neighbors.where(neighbors != rows[:, position], rows[:, 0])
+        change = _relative_change(logits, text.logits(setup.model, make_text_batch(text, changed)))
+        change_before = max(change_before, change[:, :position].max().item())
+        change_after = max(change_after, change[:, position + 1 :].max().item())
+    observed = "replacing a token changes the logits {} it by {:.1e} of their spread"
+    hint = "the attention mask: it may be inverted or hide every other token"
+    yield passed_if(
+        change_after > tolerance,
+        "earlier tokens",
+        observed.format("after", change_after),
+        f"more than {tolerance:.0e}, as they are visible",
+        hint,
     )
-    if subject.is_causal:
-        look = (
-            "the causal mask: with is_causal=True attention, or a mask added to the scores, no token sees a later one"
-        )
-        yield Finding(
-            "pass" if before <= same else "fail",
-            "what follows a token",
-            seen.format("before", before),
-            f"at most {same:.0e}: it is not seen",
-            look,
-        )
-        return
-    yield Finding(
-        "pass" if before > same else "fail",
-        "what follows a token",
-        seen.format("before", before),
-        f"more than {same:.0e}: a masked model sees both sides",
-        look,
+    observed = observed.format("before", change_before)
+    if setup.is_causal:
+        hint = "the causal mask (is_causal=True, or a mask added to the scores)"
+        expected = f"at most {tolerance:.0e}, as they are hidden"
+        yield passed_if(change_before <= tolerance, "later tokens", observed, expected, hint)
+    else:
+        expected = f"more than {tolerance:.0e}, as a masked model sees both sides"
+        yield passed_if(change_before > tolerance, "later tokens", observed, expected, hint)
+        yield _check_hidden_targets(setup, text)
+
+
+def _check_hidden_targets(setup: TrainingSetup, text: TextFormat) -> Finding:
+    """Check that a model that sees both sides does not see its targets."""
+    tokens = text.read(setup.batches[0])
+    is_scored = tokens.labels != IGNORE_INDEX
+    same = (tokens.labels == tokens.inputs)[is_scored].float().mean().item()
+    following = (tokens.labels[:, :-1] == tokens.inputs[:, 1:])[is_scored[:, :-1]].float().mean().item()
+    return passed_if(
+        max(same, following) <= 0.9,
+        "hidden targets",
+        f"{max(same, following):.0%} of the targets are visible in the inputs",
+        "about 10% for a masked model",
+        "the causal mask, if the model should predict the next token; otherwise the masking of the inputs",
     )
-    yield _check_masked_targets(subject, text)
 
 
-def _check_masked_targets(subject: TrainingSetup, text: TextFormat) -> Finding:
-    """A model that sees both sides is asked for what is hidden from it."""
-    tokens = text.read(subject.batches[0])
-    scored = tokens.labels != IGNORED
-    shown = (tokens.labels == tokens.inputs)[scored].float().mean().item()
-    ahead = (tokens.labels[:, :-1] == tokens.inputs[:, 1:])[scored[:, :-1]].float().mean().item()
-    seen = f"of what is to be predicted, {max(shown, ahead):.0%} stands in the inputs"
-    expected = "a tenth or so for a masked model, whose labels are hidden from it"
-    look = "the causal mask, if this is to predict what follows; else the masking of the inputs"
-    return Finding("fail" if max(shown, ahead) > 0.9 else "pass", "what is to be predicted", seen, expected, look)
-
-
-def _find_pad_id(subject: TrainingSetup, text: TextFormat) -> int | None:
-    """What stands for padding in these batches."""
-    for tokens in map(text.read, subject.batches):
+def _find_pad_id(setup: TrainingSetup, text: TextFormat) -> int | None:
+    for tokens in map(text.read, setup.batches):
         if not tokens.is_real.all():
             return int(tokens.inputs[~tokens.is_real][0])
     return None
 
 
-def _input_width(true: Tensor, text: TextFormat) -> int:
-    return true.shape[1] - text.shift
-
-
-def _make_text_batch(text: TextFormat, true: Tensor, pad: int | None = None) -> object:
-    """The batch of these rows, all of it scored, and PADDING tokens of `pad` behind them where it is given."""
-    inputs, labels = true[:, : _input_width(true, text)], true[:, text.shift :]
-    is_real = torch.ones_like(inputs, dtype=torch.bool)
-    if pad is not None:
-        behind = (0, PAD_TOKENS)
-        inputs = torch.nn.functional.pad(inputs, behind, value=pad)
-        labels = torch.nn.functional.pad(labels, behind, value=IGNORED)
-        is_real = torch.nn.functional.pad(is_real, behind, value=False)
-    return text.write(LabeledTokens(inputs, labels, is_real))
-
-
-def _relative_change(one: Tensor, other: Tensor) -> Tensor:
-    """[rows, tokens], of the first's spread over the vocabulary."""
-    return (one - other).abs().amax(-1).float() / one.float().std(-1).mean()
+def _relative_change(before: Tensor, after: Tensor) -> Tensor:
+    """Return the change of the logits at each position, [rows, tokens], relative to their spread."""
+    return (before - after).abs().amax(-1).float() / before.float().std(-1).mean()

@@ -1,111 +1,103 @@
-"""What the run or the sweep will take: hours and gigabytes, from steps that are really taken."""
+"""Estimate time and memory of the run or the sweep from measured steps."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from statistics import median
 from typing import Any
 
 import psutil
 import torch
 
-from harness.preflight.report import Finding
+from harness.preflight.report import Finding, passed, skipped, warned
 from harness.preflight.training_setup import TrainingSetup
 
-STEPS, SECONDS, SLOW = 4, 1.5, 10.0
-"""Measured after one to warm up: so many at most, and no more once SECONDS have passed; where that one took longer than
-SLOW, it has to do."""
-EVALUATED_IN = 16
-CLOSE_TO_ALL = 0.9
-"""Share of the machine's memory."""
+MAX_STEPS, MAX_SECONDS = 4, 1.5  # measured after one step to warm up
+SLOW_SECONDS = 10.0  # a first step that takes longer is the only one
+EVAL_BATCH_SIZE = 16
+MEMORY_LIMIT = 0.9  # share of the available memory
 GB = 1e9
 
 
-def check(subject: TrainingSetup) -> Iterator[Finding]:
-    """Seconds of a step and of an evaluation, memory at the batch that training takes."""
-    if subject.step is None:
-        yield Finding("not checked", "time and memory", "", "needs the step that training takes")
+def check(setup: TrainingSetup) -> Iterator[Finding]:
+    """Measure steps, evaluations and memory at the batch size of training."""
+    if setup.train_step is None:
+        yield skipped("time and memory", "needs `train_step`")
         return
-    device = next(subject.model.parameters()).device
+    device = next(setup.model.parameters()).device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = _measure_step_seconds(subject, device)
-    yield _check_time(subject, seconds)
-    yield _check_memory(subject, device)
+    yield _check_time(setup, _measure_step_seconds(setup, setup.train_step, device), device)
+    yield _check_memory(setup, device)
 
 
-def _measure_step_seconds(subject: TrainingSetup, device: torch.device) -> float:
-    taken: list[float] = []
-    while len(taken) < 2 or (len(taken) <= STEPS and sum(taken) < SECONDS):
-        if sum(taken) > SLOW:
+def _measure_step_seconds(setup: TrainingSetup, train_step: Callable[[Any], Any], device: torch.device) -> float:
+    seconds: list[float] = []
+    while len(seconds) < 2 or (len(seconds) <= MAX_STEPS and sum(seconds) < MAX_SECONDS):
+        if sum(seconds) > SLOW_SECONDS:
             break
-        batch = subject.batches[len(taken) % len(subject.batches)]
-        parts = subject.micro_batches(batch) if subject.micro_batches else [batch]
-        taken.append(_time_call(lambda part=parts[0]: subject.step(part), device))
-    return len(parts) * median(taken[1:] or taken)
+        batch = setup.batches[len(seconds) % len(setup.batches)]
+        parts = setup.split_batch(batch) if setup.split_batch else [batch]
+        seconds.append(_time_call(partial(train_step, parts[0]), device))
+    return len(parts) * median(seconds[1:] or seconds)
 
 
-def _time_call(act: Callable[[], Any], device: torch.device) -> float:
-    _synchronize_device(device)
-    began_at = time.perf_counter()
-    act()
-    _synchronize_device(device)
-    return time.perf_counter() - began_at
+def _time_call(function: Callable[[], Any], device: torch.device) -> float:
+    synchronize = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    synchronize()
+    started_at = time.perf_counter()
+    function()
+    synchronize()
+    return time.perf_counter() - started_at
 
 
-def _synchronize_device(device: torch.device) -> None:
+def _check_time(setup: TrainingSetup, step_seconds: float, device: torch.device) -> Finding:
+    requested, text = setup.requested, f"{step_seconds:.3g} s/step"
+    if requested.total_steps is None:
+        return passed("time", f"{text}; the length of the run is unknown")
+    steps = requested.total_steps - requested.completed_steps
+    run_seconds, parts = step_seconds * steps, [f"{steps:,} steps"]
+    if requested.evals and setup.evaluate:
+        eval_seconds = _time_call(partial(setup.evaluate, EVAL_BATCH_SIZE), device) / setup.eval_fraction
+        run_seconds += requested.evals * eval_seconds
+        parts.append(f"{requested.evals} evaluations")
+    text += f"; {describe_duration(run_seconds)} for {' and '.join(parts)}"
+    if requested.n_runs > 1:
+        sweep_seconds = run_seconds * requested.n_runs / requested.n_parallel
+        parallel = f", {requested.n_parallel} in parallel" if requested.n_parallel > 1 else ""
+        text += f"; {describe_duration(sweep_seconds)} for {requested.n_runs} runs{parallel}, without pruning"
+    return passed("time", text)
+
+
+def _check_memory(setup: TrainingSetup, device: torch.device) -> Finding:
+    """Report the memory of the model's device. Parallel runs on a CPU share the machine's memory."""
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _check_time(subject: TrainingSetup, seconds: float) -> Finding:
-    asked, told = subject.asked, f"{seconds:.3g} s a step"
-    if asked.total_steps is None:
-        return Finding("pass", "time", f"{told}; the run's length is not given")
-    device = next(subject.model.parameters()).device
-    steps = asked.total_steps - asked.steps_behind
-    whole, parts = seconds * steps, [f"{steps:,} steps"]
-    if asked.evals and subject.evaluate:
-        part = _time_call(lambda: subject.evaluate(EVALUATED_IN), device)
-        whole += asked.evals * part / subject.evaluated_share
-        parts.append(f"{asked.evals} evaluations")
-    told += f"; {describe_duration(whole)} for {' and '.join(parts)}"
-    if asked.runs > 1:
-        at_once = f", {asked.at_once} at once" if asked.at_once > 1 else ""
-        told += (
-            f"; {describe_duration(whole * asked.runs / asked.at_once)} for {asked.runs} runs{at_once}, none cut short"
-        )
-    return Finding("pass", "time", told)
-
-
-def _check_memory(subject: TrainingSetup, device: torch.device) -> Finding:
-    """Of the device where the model is; a processor's runs at once share what the machine has."""
-    if device.type == "cuda":
-        used, has = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
-        what, runs = f"at the peak on {torch.cuda.get_device_name(device)}", 1
+        used, available = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        what, runs = f"peak on {torch.cuda.get_device_name(device)}", 1
     else:
-        used, has = _peak_resident_bytes(), psutil.virtual_memory().total
-        what, runs = "resident at the peak, this process whole", subject.asked.at_once
-    told = f"{used / GB:.2g} GB {what}" + (f"; {runs * used / GB:.2g} GB for {runs} runs at once" if runs > 1 else "")
-    told += f"; there are {has / GB:.3g} GB"
-    if runs * used > CLOSE_TO_ALL * has:
-        look_at = "batch.micro_batch_size, which changes memory and no result; fewer runs at once"
-        return Finding("warn", "memory", told, f"at most {CLOSE_TO_ALL:.0%} of that", look_at)
-    return Finding("pass", "memory", told)
+        used, available = _peak_resident_bytes(), psutil.virtual_memory().total
+        what, runs = "peak resident memory of this process", setup.requested.n_parallel
+    text = f"{used / GB:.2g} GB {what}"
+    text += f"; {runs * used / GB:.2g} GB for {runs} parallel runs" if runs > 1 else ""
+    text += f"; {available / GB:.3g} GB available"
+    if runs * used > MEMORY_LIMIT * available:
+        hint = "batch.micro_batch_size, which reduces memory without changing results, or fewer parallel runs"
+        return warned("memory", text, f"at most {MEMORY_LIMIT:.0%} of the available memory", hint)
+    return passed("memory", text)
 
 
 def _peak_resident_bytes() -> int:
-    """Bytes."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
+    return peak if sys.platform == "darwin" else 1024 * peak  # macOS reports bytes, Linux kilobytes
 
 
 def describe_duration(seconds: float) -> str:
-    """In the unit that a person would say it in."""
+    """Return a duration in the unit that suits its size."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""The text is sound: copies, empty and broken documents, unknown tokens, and passages unlike the rest."""
+"""Check the text: duplicates, empty and broken documents, unknown tokens, and outlier passages."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,148 +10,143 @@ import torch
 from harness.data.mojibake import has_broken_encoding, repair_encoding
 from harness.data.outlier_passages import MIN_WINDOWS, WINDOW_SIZE, OutlierPassage, find_outlier_passages
 from harness.preflight.probe import eval_mode, make_text_batch
-from harness.preflight.report import Finding, Level
-from harness.preflight.training_setup import TrainingData, TrainingSetup
+from harness.preflight.report import Finding, Level, failed, passed, skipped, warned
+from harness.preflight.training_setup import TextFormat, TrainingSetup
 
 MAX_DOCUMENTS = 300_000
-"""Documents that are read."""
-WARN_SHARES = {"copies": 0.01, "empty": 0.001, "broken encoding": 0.001, "unknown tokens": 0.001}
-"""Shares above which to look at them; small ones are in any text."""
-FAIL_SHARE = 0.5
-"""Share of empty or broken documents, or of unknown tokens, that nobody can have meant."""
-MAX_PASSAGES = 3
-ROWS = 4
-"""On which the model's own loss is taken, in a passage and elsewhere."""
-CLEAN = "python -m harness clean, which drops them and lists them"
+WARN_SHARES = {"duplicates": 0.01, "empty documents": 0.001, "broken encoding": 0.001, "unknown tokens": 0.001}
+FAIL_SHARE = 0.5  # of empty or broken documents, or of unknown tokens
+MAX_PASSAGES = 3  # that are described
+LOSS_ROWS = 4  # of which the loss is computed, in a passage and elsewhere
+HINT = "python -m harness clean, which removes and lists them"
 
 
 @dataclass
 class _DocumentCounts:
     documents: int = 0
-    copies: int = 0
+    duplicates: int = 0
     empty: int = 0
     broken: int = 0
-    example: str = ""
+    broken_example: str = ""
 
 
-def check(subject: TrainingSetup) -> Iterator[Finding]:
-    """Of the documents, and of the stream of tokens that was made of them, as far as each is given."""
-    data = subject.data
-    if data.texts is None:
-        yield Finding("not checked", "documents", "", "needs data.texts")
+def check(setup: TrainingSetup) -> Iterator[Finding]:
+    """Check the documents and the token stream made from them, as far as they are given."""
+    data = setup.data
+    if data.documents is None:
+        yield skipped("documents", "needs `data.documents`")
     else:
-        yield from _check_documents(data.texts)
-    if data.stream is None:
-        yield Finding("not checked", "passages", "", "needs data.stream, the training text as token ids")
+        yield from _check_documents(data.documents)
+    if data.token_stream is None:
+        yield skipped("outlier passages", "needs `data.token_stream`, the training text as token ids")
     else:
-        yield from _check_unknown_tokens(data)
-        yield _check_passages(subject, data.stream)
+        if data.unknown_token_id is not None:
+            yield _check_unknown_tokens(data.token_stream, data.unknown_token_id)
+        yield _check_passages(setup, data.token_stream)
 
 
-def _check_documents(texts: Iterable[str]) -> Iterator[Finding]:
-    counts = _count_documents(islice(texts, MAX_DOCUMENTS))
-    total = counts.documents
+def _check_documents(documents: Iterable[str]) -> Iterator[Finding]:
+    counts = _count_documents(islice(documents, MAX_DOCUMENTS))
+    total, nonempty = counts.documents, counts.documents - counts.empty
     if not total:
-        yield Finding("fail", "documents", "there is none", "some", "where the text comes from")
+        yield failed("documents", "there are none", "some", "the source of the text")
         return
-    full = total - counts.empty
-    level: Level = "fail" if full > 1 and counts.copies == full - 1 else _share_level("copies", counts.copies, total)
-    yield Finding(level, "copies", _format_share(counts.copies, total), "none", CLEAN)
-    level = "fail" if counts.empty >= FAIL_SHARE * total else _share_level("empty", counts.empty, total)
-    yield Finding(level, "empty documents", _format_share(counts.empty, total), "none", CLEAN)
-    seen = _format_share(counts.broken, total) + (f", such as {counts.example!r}" if counts.broken else "")
-    level = "fail" if counts.broken >= FAIL_SHARE * total > 1 else _share_level("broken encoding", counts.broken, total)
-    yield Finding(level, "broken encoding", seen, "none", f"how the text was read; {CLEAN}")
+    are_all_equal = nonempty > 1 and counts.duplicates == nonempty - 1
+    yield _judge_share("duplicates", counts.duplicates, total, HINT, is_failed=are_all_equal)
+    yield _judge_share("empty documents", counts.empty, total, HINT, is_failed=counts.empty >= FAIL_SHARE * total)
+    yield _judge_share(
+        "broken encoding",
+        counts.broken,
+        total,
+        f"the encoding with which the text is read; {HINT}",
+        is_failed=counts.broken >= FAIL_SHARE * total > 1,
+        example=counts.broken_example,
+    )
 
 
-def _count_documents(texts: Iterable[str]) -> _DocumentCounts:
+def _count_documents(documents: Iterable[str]) -> _DocumentCounts:
     counts, seen = _DocumentCounts(), set()
-    for text in texts:
+    for document in documents:
         counts.documents += 1
-        if not (key := text.strip()):
+        if not (text := document.strip()):
             counts.empty += 1
             continue
-        if (of_text := hash(key)) in seen:
-            counts.copies += 1
-        seen.add(of_text)
-        if has_broken_encoding(text) or repair_encoding(text) != text:
+        counts.duplicates += hash(text) in seen
+        seen.add(hash(text))
+        if has_broken_encoding(document) or repair_encoding(document) != document:
             counts.broken += 1
-            counts.example = counts.example or _broken_excerpt(text)
+            counts.broken_example = counts.broken_example or _broken_excerpt(document)
     return counts
 
 
 def _broken_excerpt(text: str) -> str:
-    """A few characters around the first that is broken or would be mended."""
-    better = repair_encoding(text)
-    changed = next((at for at, (a, b) in enumerate(zip(text, better, strict=False)) if a != b), len(text))
-    at = next((at for at, character in enumerate(text) if has_broken_encoding(character)), len(text))
-    start = max(0, min(at, changed) - 12)
+    """Return the characters around the first one that is broken or would be repaired."""
+    pairs = zip(text, repair_encoding(text), strict=False)
+    first_repaired = next((index for index, (old, new) in enumerate(pairs) if old != new), len(text))
+    first_broken = next((index for index, character in enumerate(text) if has_broken_encoding(character)), len(text))
+    start = max(0, min(first_broken, first_repaired) - 12)
     return text[start : start + 28]
 
 
-def _check_unknown_tokens(data: TrainingData) -> Iterator[Finding]:
-    if data.unknown_id is None:
-        return
-    unknown = int((data.stream == data.unknown_id).sum())
-    level = (
-        "fail"
-        if unknown >= FAIL_SHARE * len(data.stream)
-        else _share_level("unknown tokens", unknown, len(data.stream))
-    )
-    seen = _format_share(unknown, len(data.stream), "tokens")
-    yield Finding(level, "unknown tokens", seen, "none", "the tokenizer: whether it belongs to this text")
+def _check_unknown_tokens(stream: np.ndarray, unknown_id: int) -> Finding:
+    unknown = int((stream == unknown_id).sum())
+    is_failed = unknown >= FAIL_SHARE * len(stream)
+    hint = "the tokenizer: does it belong to this text?"
+    return _judge_share("unknown tokens", unknown, len(stream), hint, is_failed, unit="tokens")
 
 
-def _check_passages(subject: TrainingSetup, stream: np.ndarray) -> Finding:
-    what, found = "passages unlike the rest", sorted(find_outlier_passages(stream), key=lambda passage: passage.start)
+def _judge_share(
+    title: str, count: int, total: int, hint: str, is_failed: bool, unit: str = "documents", example: str = ""
+) -> Finding:
+    level: Level = "fail" if is_failed else "warn" if count > WARN_SHARES[title] * total else "pass"
+    observed = f"{count:,} of {total:,} {unit}, {count / total:.2%}" + (f", such as {example!r}" if example else "")
+    return Finding(level, title, observed, "none", hint)
+
+
+def _check_passages(setup: TrainingSetup, stream: np.ndarray) -> Finding:
+    title, passages = "outlier passages", sorted(find_outlier_passages(stream), key=lambda passage: passage.start)
     if len(stream) < WINDOW_SIZE * MIN_WINDOWS:
-        return Finding(
-            "not checked", what, "", f"needs {WINDOW_SIZE * MIN_WINDOWS:,} tokens; there are {len(stream):,}"
-        )
-    if not found:
-        return Finding("pass", what, f"none in {len(stream):,} tokens, in windows of {WINDOW_SIZE}")
-    longest = sorted(found, key=lambda passage: passage.start - passage.end)[:MAX_PASSAGES]
-    seen = "; ".join(map(_describe_passage, sorted(longest, key=lambda passage: passage.start)))
-    if len(found) > MAX_PASSAGES:
-        tokens = sum(passage.end - passage.start for passage in found)
-        seen = f"{len(found)} in {len(stream):,} tokens, {tokens / len(stream):.2%} of them; the longest: {seen}"
-    if subject.text is not None and subject.is_causal:
-        seen += _compare_losses(subject, stream, longest[0], found)
-    look_at = "the text there; a step that is fed such a passage may show as a spike; python -m harness clean"
-    return Finding("warn", what, seen, "none", look_at)
+        return skipped(title, f"needs {WINDOW_SIZE * MIN_WINDOWS:,} tokens; there are {len(stream):,}")
+    if not passages:
+        return passed(title, f"none in {len(stream):,} tokens, in windows of {WINDOW_SIZE}")
+    longest = sorted(passages, key=lambda passage: passage.start - passage.end)[:MAX_PASSAGES]
+    observed = "; ".join(map(_describe_passage, sorted(longest, key=lambda passage: passage.start)))
+    if len(passages) > MAX_PASSAGES:
+        tokens = sum(passage.end - passage.start for passage in passages)
+        share = f"{tokens / len(stream):.2%}"
+        observed = f"{len(passages)} with {share} of the {len(stream):,} tokens; the longest are {observed}"
+    if setup.text is not None and setup.is_causal:
+        observed += _compare_losses(setup, setup.text, stream, longest[0], passages)
+    hint = "the text there, which may cause loss spikes; python -m harness clean removes such passages"
+    return warned(title, observed, "none", hint)
 
 
 def _compare_losses(
-    subject: TrainingSetup, stream: np.ndarray, passage: OutlierPassage, found: Sequence[OutlierPassage]
+    setup: TrainingSetup, text: TextFormat, stream: np.ndarray, longest: OutlierPassage, passages: list[OutlierPassage]
 ) -> str:
-    """The model's own, on the passage and on rows apart from all of them; nothing where either has no whole row."""
-    width = subject.text.read(subject.batches[0]).inputs.shape[1]
-    inside = range(passage.start, passage.end - width + 1, width)
-    spread = range(0, len(stream) - width, max(1, len(stream) // (4 * ROWS)))
-    outside = [at for at in spread if all(at + width < other.start or at >= other.end for other in found)]
+    """Describe the model's loss in the longest passage and outside all passages, if both hold complete rows."""
+    width = text.read(setup.batches[0]).inputs.shape[1]
+    inside = range(longest.start, longest.end - width + 1, width)
+    candidates = range(0, len(stream) - width, max(1, len(stream) // (4 * LOSS_ROWS)))
+    outside = [
+        start for start in candidates if all(start + width < other.start or start >= other.end for other in passages)
+    ]
     if not inside or not outside:
         return ""
-    there, elsewhere = (_mean_row_loss(subject, stream, starts[:ROWS], width) for starts in (inside, outside))
-    return f"; the model's loss is {there:.2f} in the longest, {elsewhere:.2f} elsewhere"
+    inner, outer = (_mean_row_loss(setup, text, stream, starts[:LOSS_ROWS], width) for starts in (inside, outside))
+    return f"; the model's loss is {inner:.2f} in the longest, {outer:.2f} elsewhere"
 
 
 @torch.no_grad()
-def _mean_row_loss(subject: TrainingSetup, stream: np.ndarray, starts: Sequence[int], width: int) -> float:
-    """Of rows of the stream that begin at `starts`."""
-    rows = torch.from_numpy(np.stack([stream[at : at + width] for at in starts]).astype(np.int64))
-    device = subject.text.read(subject.batches[0]).inputs.device
-    with eval_mode(subject.model):
-        return subject.compute_loss(make_text_batch(rows.to(device), subject, subject.text)).item()
+def _mean_row_loss(
+    setup: TrainingSetup, text: TextFormat, stream: np.ndarray, starts: Sequence[int], width: int
+) -> float:
+    rows = torch.from_numpy(np.stack([stream[start : start + width] for start in starts]).astype(np.int64))
+    device = text.read(setup.batches[0]).inputs.device
+    with eval_mode(setup.model):
+        return setup.compute_loss(make_text_batch(text, rows.to(device))).item()
 
 
 def _describe_passage(passage: OutlierPassage) -> str:
-    measured = f"{passage.kind} {passage.value:.1f} nats against {passage.median:.1f}"
+    measured = f"{passage.kind} {passage.value:.1f} nats, elsewhere {passage.median:.1f}"
     return f"tokens {passage.start:,} to {passage.end:,} ({measured})"
-
-
-def _share_level(what: str, count: int, total: int) -> Level:
-    return "warn" if count > WARN_SHARES[what] * total else "pass"
-
-
-def _format_share(count: int, total: int, of: str = "documents") -> str:
-    return f"{count:,} of {total:,} {of}, {count / total:.2%}"

@@ -1,4 +1,6 @@
-"""What is asked for is what runs: learning rates, lengths, batch and decay, read from the optimizer."""
+"""Check that learning rates, schedule, batch size and weight decay in force are those requested.
+
+They are read from the optimizer, not from the configuration."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -8,24 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from harness.preflight.report import Finding
+from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
 from harness.preflight.training_setup import RequestedSettings, TrainingSetup
 
-CLOSE = 0.01
-"""Share by which an LR may miss what was asked for."""
-ROUNDING = 1e-6
-"""Of the peak."""
-HORIZON, LONGEST = 4, 20_000
-"""Lengths of the run over which a scheduler is rehearsed, in ticks at most LONGEST beyond the run."""
-TAKEN = 2
-"""Real steps in which the scheduler's ticks are counted."""
-FACTORS = range(2, 65)
-"""Times a scheduler may have been stepped too often."""
+TOLERANCE = 0.01  # relative error of an LR
+ROUNDING = 1e-6  # relative to the peak
+# A scheduler is simulated for this many times the length of the run, at most MAX_EXTRA_STEPS beyond it.
+HORIZON, MAX_EXTRA_STEPS = 4, 20_000
+COUNTED_STEPS = 2  # training steps in which the scheduler's steps are counted
+SPEEDUPS = range(2, 65)  # candidates for the number of scheduler steps per training step
 
 
 @dataclass(frozen=True)
 class LRCurves:
-    """The LR of each group in the updates that follow `steps`; `beyond` is that of the leading one, run and after."""
+    """LR of each parameter group in the updates after `steps` completed ones.
+
+    `beyond` is the curve with the highest LR, from the first step to beyond the run's end, if it was simulated."""
 
     steps: np.ndarray
     groups: Mapping[str, np.ndarray]
@@ -33,255 +33,241 @@ class LRCurves:
 
     @property
     def highest(self) -> np.ndarray:
-        """Of the group whose LR is highest."""
+        """The curve of the group with the highest LR."""
         return max(self.groups.values(), key=np.max)
 
 
-def check(subject: TrainingSetup) -> Iterator[Finding]:
-    """Learning rates and their course, what a step ticks, examples a step, decay, when a plateau can act."""
-    ticks = _count_scheduler_steps(subject)
-    if not (subject.lrs or subject.optimizer_list):
-        yield Finding("not checked", "learning rates", "", "needs the optimizer, and the schedule where there is one")
-    elif subject.asked.total_steps is None and (subject.lrs or subject.schedule):
-        yield Finding("not checked", "learning rates", "", "needs asked.total_steps, the length of the run")
-    elif ticks == 0 and subject.lrs is None:
-        needs = "needs a scheduler stepped by each step; this one is not, and the end of an epoch is not seen here"
-        yield Finding("not checked", "learning rates", "", needs)
+def check(setup: TrainingSetup) -> Iterator[Finding]:
+    requested, scheduler_steps = setup.requested, _count_scheduler_steps(setup)
+    if not (setup.lrs_at or setup.optimizer_list):
+        yield skipped("learning rates", "needs `optimizer`, and `scheduler` if there is one")
+    elif requested.total_steps is None and (setup.lrs_at or setup.scheduler):
+        yield skipped("learning rates", "needs `requested.total_steps`, the length of the run")
+    elif scheduler_steps == 0 and setup.lrs_at is None:
+        reason = "needs a scheduler that each training step advances; one advanced per epoch cannot be followed here"
+        yield skipped("learning rates", reason)
     else:
-        rates = read_lr_curves(subject)
-        yield from _check_peak_lr(subject.asked, rates)
-        if rates.highest.max() > 0:
-            yield from _check_warmup(subject.asked, rates)
-            yield from _check_schedule(subject.asked, rates)
-    yield from _check_scheduler_steps(subject, ticks)
-    yield from _check_batch_size(subject)
-    yield from _check_weight_decay(subject)
-    yield from _check_plateau_patience(subject)
+        curves = read_lr_curves(setup)
+        yield from _check_peak_lr(requested, curves)
+        if curves.highest.max() > 0:
+            yield from _check_warmup(requested, curves)
+            yield from _check_schedule(requested, curves)
+    yield from _check_scheduler_steps(setup, scheduler_steps)
+    yield _check_batch_size(setup)
+    yield from _check_weight_decay(setup)
+    yield from _check_plateau_patience(setup)
 
 
-def read_lr_curves(subject: TrainingSetup) -> LRCurves:
-    """From `lrs` at the steps that matter, or of every step by letting the scheduler tick without training."""
-    with subject.preserved_state(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a scheduler's, that no update comes before its tick
-        if subject.lrs is None:
-            return _simulate_scheduler(subject)
-        total, warmup = subject.asked.total_steps or 1, round(subject.asked.warmup_steps or 0)
+def read_lr_curves(setup: TrainingSetup) -> LRCurves:
+    """Read LRs from `lrs_at` at the steps that matter, or at every step by advancing the scheduler without training."""
+    requested = setup.requested
+    with setup.preserved_state(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns if a scheduler's step does not follow an update
+        if setup.lrs_at is None:
+            return _simulate_scheduler(setup)
+        total, warmup = requested.total_steps or 1, round(requested.warmup_steps or 0)
         wanted = {0, warmup // 2, warmup - 1, warmup, total // 4, total // 2, 3 * total // 4, total - 1}
         steps = sorted(step for step in wanted if 0 <= step < total)
-        read = [subject.lrs(step) for step in steps]
-        return LRCurves(np.array(steps), {name: np.array([lrs[name] for lrs in read]) for name in read[0]})
+        lrs = [setup.lrs_at(step) for step in steps]
+        return LRCurves(np.array(steps), {name: np.array([read[name] for read in lrs]) for name in lrs[0]})
 
 
-def _simulate_scheduler(subject: TrainingSetup) -> LRCurves:
-    total, schedule = subject.asked.total_steps or 1, subject.schedule
-    moves = schedule is not None and not _is_plateau_schedule(schedule)
-    ticks = min(HORIZON * total, total + LONGEST) if moves else total
-    read = [_read_group_lrs(subject)]
-    for _ in range(ticks - 1 if moves else 0):
-        try:
-            schedule.step()
-        except ValueError:  # one that knows its length goes no further
-            break
-        read.append(_read_group_lrs(subject))
-    if not moves:
-        read *= total
-    curves = {name: np.array([lrs[name] for lrs in read]) for name in read[0]}
-    beyond = max(curves.values(), key=np.max) if moves else None
-    steps = np.arange(min(total, len(read)))
+def _simulate_scheduler(setup: TrainingSetup) -> LRCurves:
+    total, scheduler = setup.requested.total_steps or 1, setup.scheduler
+    lrs, beyond = [_read_group_lrs(setup)], None
+    if scheduler is None or _is_plateau_scheduler(scheduler):
+        lrs *= total
+    else:
+        for _ in range(min(HORIZON * total, total + MAX_EXTRA_STEPS) - 1):
+            try:
+                scheduler.step()
+            except ValueError:  # OneCycleLR ends at its own length
+                break
+            lrs.append(_read_group_lrs(setup))
+    curves = {name: np.array([read[name] for read in lrs]) for name in lrs[0]}
+    if scheduler is not None and not _is_plateau_scheduler(scheduler):
+        beyond = max(curves.values(), key=np.max)
+    steps = np.arange(min(total, len(lrs)))
     return LRCurves(steps, {name: curve[: len(steps)] for name, curve in curves.items()}, beyond)
 
 
-def _check_peak_lr(asked: RequestedSettings, rates: LRCurves) -> Iterator[Finding]:
-    if asked.lr is None:
-        yield Finding("not checked", "peak LR", "", "needs asked.lr")
+def _check_peak_lr(requested: RequestedSettings, curves: LRCurves) -> Iterator[Finding]:
+    if requested.lr is None:
+        yield skipped("peak LR", "needs `requested.lr`")
         return
-    height = 1.0 if asked.multiplier is None else max(asked.multiplier(int(step)) for step in rates.steps)
-    told, factors = [], []
-    for name, curve in rates.groups.items():
-        peak = asked.lr.get(name) if isinstance(asked.lr, Mapping) else asked.lr
+    multiplier, observed, wrong = requested.lr_multiplier, [], []
+    height = 1.0 if multiplier is None else max(multiplier(int(step)) for step in curves.steps)
+    for name, curve in curves.groups.items():
+        peak = requested.lr.get(name) if isinstance(requested.lr, Mapping) else requested.lr
         if peak:
-            factor = curve.max() / (peak * height)
-            factors.append(factor)
-            told.append(f"{curve.max():.3g} at step {rates.steps[curve.argmax()]} in {name}")
-            if abs(factor - 1) > CLOSE:
-                told[-1] += f", x{factor:.3g} of what was asked for"
-    wrong = [factor for factor in factors if abs(factor - 1) > CLOSE]
-    expected = f"{_format_numbers(asked.lr)}, reached and not passed"
-    look_at = "what else multiplies it, such as the number of devices or the batch; a cap; a peak of each group's own"
+            ratio = curve.max() / (peak * height)
+            observed.append(f"{curve.max():.3g} at step {curves.steps[curve.argmax()]} in {name}")
+            if abs(ratio - 1) > TOLERANCE:
+                observed[-1] += f", x{ratio:.3g} of what was requested"
+                wrong.append(ratio)
+    hint = "what else multiplies the LR, such as the number of devices or the batch size; caps; peaks per group"
     if wrong and max(wrong) < 1:
-        look_at = "a warm-up that the run does not come to the end of, or a cap; peaks of groups by name in asked.lr"
-    yield Finding("fail" if wrong else "pass", "peak LR", "; ".join(told), expected, look_at if wrong else "")
+        hint = "a warm-up that is longer than the run, or a cap; `requested.lr` may hold peaks by group"
+    yield passed_if(not wrong, "peak LR", "; ".join(observed), f"{_format_numbers(requested.lr)} at the peak", hint)
 
 
-def _check_warmup(asked: RequestedSettings, rates: LRCurves) -> Iterator[Finding]:
-    """Where the LR first comes to its peak."""
-    wanted = asked.warmup_steps
+def _check_warmup(requested: RequestedSettings, curves: LRCurves) -> Iterator[Finding]:
+    """Check when the LR first reaches its peak."""
+    wanted = requested.warmup_steps
     if not wanted:
         return
     if round(wanted) == 0:
-        yield Finding(
-            "warn", "warm-up", f"{wanted:.3g} steps, which is none", "1 step or more", "schedule.warmup_steps"
-        )
+        yield warned("warm-up", f"{wanted:.3g} steps, rounded to none", "1 step or more", "schedule.warmup_steps")
         return
-    curve = rates.highest
-    reached = int(rates.steps[np.argmax(curve >= (1 - CLOSE) * curve.max())])
-    seen = f"the LR is at {curve[0] / curve.max():.0%} of its peak at step 0, and at its peak from step {reached} on"
+    curve = curves.highest
+    reached = int(curves.steps[np.argmax(curve >= (1 - TOLERANCE) * curve.max())])
     expected = f"a warm-up of {wanted:.4g} steps"
     if wanted >= 1.5 and reached == 0:
-        look_at = "the share as a whole number, such as int(0.1), and whether the schedule is given the warm-up"
-        yield Finding("fail", "warm-up", "0 steps: the LR is at its peak in the first", expected, look_at)
-    elif not 0.75 * wanted - 2 <= reached <= 1.25 * wanted + 1:
-        yield Finding("fail", "warm-up", seen, expected, "the length that its share is taken of")
-    else:
-        yield Finding("pass", "warm-up", seen, expected)
+        hint = "a share converted to an integer, such as int(0.1); does the schedule receive the warm-up?"
+        yield failed("warm-up", "0 steps: the LR starts at its peak", expected, hint)
+        return
+    observed = f"LR at {curve[0] / curve.max():.0%} of its peak at step 0, at its peak from step {reached} on"
+    is_close = 0.75 * wanted - 2 <= reached <= 1.25 * wanted + 1
+    yield passed_if(is_close, "warm-up", observed, expected, "the length of the run that the share refers to")
 
 
-def _check_schedule(asked: RequestedSettings, rates: LRCurves) -> Iterator[Finding]:
-    """The whole curve, peaks and all else aside."""
-    if asked.total_steps is None:
-        yield Finding("not checked", "schedule", "", "needs asked.total_steps")
+def _check_schedule(requested: RequestedSettings, curves: LRCurves) -> Iterator[Finding]:
+    """Compare the shape of the curve, relative to its peak, with the requested one."""
+    total, multiplier = requested.total_steps, requested.lr_multiplier
+    if total is None:
+        yield skipped("schedule", "needs `requested.total_steps`")
         return
-    curve = rates.highest
-    if asked.multiplier is None:
-        yield from _check_schedule_length(asked.total_steps, curve, rates.beyond)
+    curve, steps = curves.highest, curves.steps
+    if multiplier is None:
+        yield _check_schedule_length(total, curve, curves.beyond)
         return
-    seen = curve / curve.max()
-    meant = np.array([asked.multiplier(int(step)) for step in rates.steps])
-    meant = meant / meant.max()
-    off = np.abs(seen - meant)
-    at = int(off.argmax())
-    told = ", ".join(
-        f"{seen[index]:.0%} at step {rates.steps[index]}" for index in _end_and_middle_indices(rates.steps)
-    )
-    expected = f"the schedule asked for over the {asked.total_steps} steps of the run"
-    if off[at] <= CLOSE:
-        yield Finding("pass", "schedule", f"{told} of the peak", expected)
+    actual = curve / curve.max()
+    wanted = np.array([multiplier(int(step)) for step in steps])
+    height = wanted.max()
+    errors = np.abs(actual - wanted / height)
+    worst = int(errors.argmax())
+    expected = f"the requested schedule over the run's {total} steps"
+    if errors[worst] <= TOLERANCE:
+        indices = sorted({0, len(steps) // 2, len(steps) - 1})
+        shares = ", ".join(f"{actual[index]:.0%} at step {steps[index]}" for index in indices)
+        yield passed("schedule", f"{shares} of the peak", expected)
         return
-    step = int(rates.steps[at])
-    wrong = f"{seen[at]:.0%} of the peak at step {step}, where {meant[at]:.0%} is asked for"
-    for factor in FACTORS:
-        hurried = np.array([asked.multiplier(int(factor * step)) for step in rates.steps])
-        if np.abs(seen - hurried / meant.max())[rates.steps * factor < asked.total_steps].max() <= CLOSE:
-            wrong += f", as if stepped {factor} times a step"
+    observed = f"{actual[worst]:.0%} of the peak at step {steps[worst]} instead of {wanted[worst] / height:.0%}"
+    for speedup in SPEEDUPS:
+        faster = np.array([multiplier(int(speedup * step)) for step in steps]) / height
+        if np.abs(actual - faster)[steps * speedup < total].max() <= TOLERANCE:
+            observed += f", as if advanced {speedup} times per step"
             break
-    yield Finding("fail", "schedule", wrong, expected, "the length that the schedule is given, and who steps it")
+    yield failed("schedule", observed, expected, "the length given to the schedule, and what advances it")
 
 
-def _check_schedule_length(total: int, curve: np.ndarray, beyond: np.ndarray | None) -> Iterator[Finding]:
-    """Where a scheduler comes to its end, when nobody says what it should be."""
-    what, look_at = "schedule", "the number of steps that the scheduler is given"
+def _check_schedule_length(total: int, curve: np.ndarray, beyond: np.ndarray | None) -> Finding:
+    """Check where an unknown schedule reaches its lowest LR."""
+    title, hint = "schedule", "the number of steps given to the scheduler"
     last = curve[-1] / curve.max()
+    final = passed(title, f"LR at {last:.0%} of its peak in the last of {total} steps")
     if beyond is None or curve.min() == curve.max():
-        yield Finding("pass", what, f"the LR is {last:.0%} of its peak in the last of {total} steps")
-        return
+        return final
     after_peak = int(np.argmax(curve >= (1 - ROUNDING) * curve.max()))
     height = np.abs(beyond[after_peak:]) / curve.max()
     if height.max() - height.min() <= ROUNDING:
-        yield Finding("pass", what, f"the LR stays at its peak from step {after_peak} on")
-        return
+        return passed(title, f"LR at its peak from step {after_peak} on")
     end = after_peak + int(np.argmax(height <= height.min() + ROUNDING))
-    is_known = end < len(beyond) - 1
-    told = f"the LR comes to its lowest, {abs(beyond[end]):.2g}, at step {end} of {total}"
-    if is_known and end < 0.9 * total:
-        is_over = np.abs(curve[end:]).max() <= ROUNDING * curve.max()
-        yield Finding("fail" if is_over else "warn", what, told, "at the end of the run", look_at)
-    elif is_known and end > 1.1 * total and last > 0.1:
-        yield Finding("warn", what, f"{told}, which ends at {last:.0%} of the peak", "at the end of the run", look_at)
-    else:
-        yield Finding("pass", what, f"the LR is {last:.0%} of its peak in the last of {total} steps")
+    observed = f"the LR reaches its minimum, {abs(beyond[end]):.2g}, at step {end} of {total}"
+    if end == len(beyond) - 1:  # still falling at the end of the simulation
+        return final
+    if end < 0.9 * total:
+        is_zero = np.abs(curve[end:]).max() <= ROUNDING * curve.max()
+        return (failed if is_zero else warned)(title, observed, "at the end of the run", hint)
+    if end > 1.1 * total and last > 0.1:
+        return warned(title, f"{observed}, which ends at {last:.0%} of the peak", "at the end of the run", hint)
+    return final
 
 
-def _count_scheduler_steps(subject: TrainingSetup) -> float | None:
-    """How often a step steps the scheduler; None where there is no step or nothing that ticks."""
-    schedule = subject.schedule
-    if schedule is None or subject.step is None or _is_plateau_schedule(schedule):
+def _count_scheduler_steps(setup: TrainingSetup) -> float | None:
+    """Return how often a training step advances the scheduler, or None if either is missing."""
+    scheduler = setup.scheduler
+    if scheduler is None or setup.train_step is None or _is_plateau_scheduler(scheduler):
         return None
-    with subject.preserved_state():
-        before = schedule.last_epoch
-        for index in range(TAKEN):
-            subject.step(subject.batches[index % len(subject.batches)])
-        return (schedule.last_epoch - before) / TAKEN
+    with setup.preserved_state():
+        before = scheduler.last_epoch
+        for index in range(COUNTED_STEPS):
+            setup.train_step(setup.batches[index % len(setup.batches)])
+        return (scheduler.last_epoch - before) / COUNTED_STEPS
 
 
-def _check_scheduler_steps(subject: TrainingSetup, ticks: float | None) -> Iterator[Finding]:
-    if ticks is None:
-        if subject.schedule is not None and not _is_plateau_schedule(subject.schedule):
-            yield Finding("not checked", "scheduler's ticks", "", "needs the step that training takes")
-        return
-    total, seen = subject.asked.total_steps, f"{ticks:g} a step"
-    if ticks > 1:
-        seen += f", so the schedule is over at step {total / ticks:.0f} of {total}" if total else ""
-        look_at = "scheduler.step() in the loop over micro-batches, or in two places"
-        yield Finding("fail", "scheduler's ticks", seen, "1 a step", look_at)
-    elif ticks < 1:
-        look_at = "whether something else steps it, such as the end of an epoch"
-        yield Finding("warn", "scheduler's ticks", f"{seen}, so that the LR stays as it is", "1 a step", look_at)
+def _check_scheduler_steps(setup: TrainingSetup, scheduler_steps: float | None) -> Iterator[Finding]:
+    title, expected, total = "scheduler steps", "1 per training step", setup.requested.total_steps
+    observed = f"{scheduler_steps:g} per training step" if scheduler_steps is not None else ""
+    if scheduler_steps is None:
+        if setup.scheduler is not None and not _is_plateau_scheduler(setup.scheduler):
+            yield skipped(title, "needs `train_step`")
+    elif scheduler_steps > 1:
+        observed += f", so the schedule ends at step {total / scheduler_steps:.0f} of {total}" if total else ""
+        hint = "scheduler.step() inside the loop over micro-batches, or in two places"
+        yield failed(title, observed, expected, hint)
+    elif scheduler_steps < 1:
+        hint = "what else advances the scheduler, such as the end of an epoch"
+        yield warned(title, f"{observed}, so the LR does not change", expected, hint)
     else:
-        yield Finding("pass", "scheduler's ticks", seen, "1 a step")
+        yield passed(title, observed, expected)
 
 
-def _check_batch_size(subject: TrainingSetup) -> Iterator[Finding]:
-    asked, seen = subject.asked.batch_size, subject.batch_size
-    if asked is None or seen is None:
-        yield Finding("not checked", "batch size", "", "needs asked.batch_size and batch_size, over all devices")
+def _check_batch_size(setup: TrainingSetup) -> Finding:
+    requested, actual = setup.requested.batch_size, setup.batch_size
+    if requested is None or actual is None:
+        return skipped("batch size", "needs `requested.batch_size` and `batch_size`, over all devices")
+    observed = f"{actual} examples per step over all devices"
+    hint = f"the number of devices and accumulation steps: it is x{actual / requested:.3g} of what was requested"
+    return passed_if(actual == requested, "batch size", observed, str(requested), hint)
+
+
+def _check_weight_decay(setup: TrainingSetup) -> Iterator[Finding]:
+    requested = setup.requested.weight_decay
+    if requested is None or not setup.optimizer_list:
         return
-    told = f"{seen} examples a step, over all devices"
-    if seen != asked:
-        look_at = f"devices and accumulation: it is x{seen / asked:.3g}"
-        yield Finding("fail", "batch size", told, str(asked), look_at)
-    else:
-        yield Finding("pass", "batch size", told, str(asked))
+    actual = {name: float(group.get("weight_decay", 0.0)) for name, group in _named_param_groups(setup)}
+    wrong = {name: decay for name, decay in actual.items() if name in requested and decay != requested[name]}
+    missing = [name for name in requested if name not in actual]
+    observed = _format_numbers(wrong or actual)
+    if missing and not wrong:
+        observed = f"no group named {', '.join(missing)}"
+    hint = "the parameter groups given to the optimizer"
+    yield passed_if(not (wrong or missing), "weight decay", observed, _format_numbers(requested), hint)
 
 
-def _check_weight_decay(subject: TrainingSetup) -> Iterator[Finding]:
-    asked = subject.asked.weight_decay
-    if asked is None or not subject.optimizer_list:
-        return
-    seen = {name: float(group.get("weight_decay", 0.0)) for name, group in _named_param_groups(subject)}
-    wrong = {name: decay for name, decay in seen.items() if name in asked and decay != asked[name]}
-    missing = [name for name in asked if name not in seen]
-    expected = _format_numbers(asked)
-    if wrong or missing:
-        told = _format_numbers(wrong) if wrong else f"no group named {', '.join(missing)}"
-        yield Finding("fail", "weight decay", told, expected, "the groups that the optimizer is given")
-    else:
-        yield Finding("pass", "weight decay", _format_numbers(seen), expected)
-
-
-def _check_plateau_patience(subject: TrainingSetup) -> Iterator[Finding]:
-    """The earliest step at which a schedule that waits for a plateau can act."""
-    asked = subject.asked
-    patience = subject.schedule.patience if _is_plateau_schedule(subject.schedule) else asked.patience
+def _check_plateau_patience(setup: TrainingSetup) -> Iterator[Finding]:
+    """Check that a schedule that waits for a plateau can act within the run."""
+    requested = setup.requested
+    patience = getattr(setup.scheduler, "patience", requested.patience)
     if patience is None:
         return
-    if not (asked.evals and asked.total_steps):
-        yield Finding("not checked", "plateau", f"a patience of {patience}", "needs asked.evals and asked.total_steps")
+    if not (requested.evals and requested.total_steps):
+        reason = f"patience of {patience}; needs `requested.evals` and `requested.total_steps`"
+        yield skipped("plateau", reason)
         return
-    period, needed = asked.total_steps / asked.evals, patience + 2  # one that is best, and more than patience others
-    told = f"it can act after {needed} evaluations, step {round(period * needed)}, at the earliest; the run has"
-    told += f" {asked.evals} in {asked.total_steps} steps"
-    if needed > asked.evals:
-        yield Finding("warn", "plateau", told, "a cut within the run", "a lower patience, or evaluating more often")
-    else:
-        yield Finding("pass", "plateau", told)
+    needed = patience + 2  # the best evaluation, and more than `patience` others
+    first_step = round(requested.total_steps / requested.evals * needed)
+    observed = f"first possible LR cut after {needed} evaluations, at step {first_step}; "
+    observed += f"the run has {requested.evals} in {requested.total_steps} steps"
+    result = passed if needed <= requested.evals else warned
+    yield result("plateau", observed, "a cut within the run", "a lower patience, or more frequent evaluations")
 
 
-def _is_plateau_schedule(schedule: Any) -> bool:
-    return hasattr(schedule, "patience")
+def _is_plateau_scheduler(scheduler: Any) -> bool:
+    return hasattr(scheduler, "patience")
 
 
-def _named_param_groups(subject: TrainingSetup) -> list[tuple[str, dict[str, Any]]]:
-    groups = chain.from_iterable(optimizer.param_groups for optimizer in subject.optimizer_list)
+def _named_param_groups(setup: TrainingSetup) -> list[tuple[str, dict[str, Any]]]:
+    groups = chain.from_iterable(optimizer.param_groups for optimizer in setup.optimizer_list)
     return [(group.get("name", f"group{index}"), group) for index, group in enumerate(groups)]
 
 
-def _read_group_lrs(subject: TrainingSetup) -> dict[str, float]:
-    return {name: float(group["lr"]) for name, group in _named_param_groups(subject)}
+def _read_group_lrs(setup: TrainingSetup) -> dict[str, float]:
+    return {name: float(group["lr"]) for name, group in _named_param_groups(setup)}
 
 
-def _end_and_middle_indices(steps: np.ndarray) -> list[int]:
-    return sorted({0, len(steps) // 2, len(steps) - 1})
-
-
-def _format_numbers(of: float | Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in of.items()) if isinstance(of, Mapping) else f"{of:.3g}"
+def _format_numbers(values: float | Mapping[str, float]) -> str:
+    if isinstance(values, Mapping):
+        return ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+    return f"{values:.3g}"

@@ -1,83 +1,75 @@
-"""The validation loss means what it says: unit, coverage, batch size, and text that was not learned."""
+"""Check the validation loss: its unit, its coverage, its independence of the batch size, and leakage."""
 
 import math
 from collections.abc import Iterator
 
 from harness.preflight.probe import has_reduced_precision
-from harness.preflight.report import Finding
+from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
 from harness.preflight.training_setup import TrainingData, TrainingSetup
 
+# Evaluation batch sizes. At least one leaves a remainder, unless the number of examples is a multiple of 208.
 BATCH_SIZES = (16, 13)
-"""Of evaluation batches; one at least leaves a remainder, unless the examples are a multiple of 208."""
-CLOSE, COARSE = 1e-5, 1e-3
-"""Relative, of losses in batches of two sizes: of 32 bits, and of fewer."""
-LEAKED, FEW = 0.01, 2
-"""Share of validation examples that may be training examples too, and how many are never more than chance."""
+TOLERANCE, REDUCED_TOLERANCE = 1e-5, 1e-3  # relative, of losses in 32 and in fewer bits
+MAX_LEAKED_SHARE = 0.01  # of the validation examples
+MIN_LEAKED = 2  # a single shared example may be chance
+TAIL_HINT = "a last batch that is dropped (drop_last, //), and the end of the text"
 
 
-def check(subject: TrainingSetup) -> Iterator[Finding]:
-    """The loss in batches of two sizes, how much it scores, and what validation shares with training."""
-    if subject.evaluate is None:
-        yield Finding("not checked", "evaluation", "", "needs evaluate(batch_size)")
+def check(setup: TrainingSetup) -> Iterator[Finding]:
+    """Compare the loss in batches of two sizes, and validation with training examples."""
+    if setup.evaluate is None:
+        yield skipped("evaluation", "needs `evaluate`")
     else:
-        yield from _check_evaluation(subject)
-    yield _check_overlap(subject.data)
-    yield from _check_tokenizer(subject.data)
+        yield from _check_evaluation(setup)
+    yield _check_overlap(setup.data)
+    yield from _check_tokenizer(setup.data)
 
 
-def _check_evaluation(subject: TrainingSetup) -> Iterator[Finding]:
-    first, second = (subject.evaluate(size) for size in BATCH_SIZES)
-    unit = first.unit or "no unit given"
-    yield Finding("pass" if first.unit else "warn", "unit", f"{unit}, the mean over {first.count:,}", "a unit", "")
+def _check_evaluation(setup: TrainingSetup) -> Iterator[Finding]:
+    assert setup.evaluate is not None
+    first, second = (setup.evaluate(size) for size in BATCH_SIZES)
+    unit = passed if first.unit else warned
+    yield unit("unit", f"{first.unit or 'none'}, the mean over {first.count:,}", "a unit", "`unit` of EvalResult")
     if first.count != second.count:
-        seen = f"{first.count:,} scored in batches of {BATCH_SIZES[0]}, {second.count:,} in batches of {BATCH_SIZES[1]}"
-        yield Finding("fail", "coverage", seen, "everything, whatever the batch", _TAIL_HINT)
-    elif subject.to_score is None:
-        yield Finding(
-            "pass", "coverage", f"{first.count:,} scored in batches of {BATCH_SIZES[0]} and of {BATCH_SIZES[1]}"
-        )
+        observed = f"{first.count:,} scored at batch size {BATCH_SIZES[0]}, {second.count:,} at {BATCH_SIZES[1]}"
+        yield failed("coverage", observed, "everything, at any batch size", TAIL_HINT)
+    elif setup.eval_count is None:
+        sizes = " and ".join(map(str, BATCH_SIZES))
+        yield passed("coverage", f"{first.count:,} scored at batch sizes {sizes}")
     else:
-        share = first.count / subject.to_score
-        seen = f"{first.count:,} of {subject.to_score:,} scored: {share:.2%}"
-        level = "pass" if first.count == subject.to_score else "fail"
-        yield Finding(level, "coverage", seen, "100%", "" if level == "pass" else _TAIL_HINT)
-    seen = f"{first.loss:.6g} in batches of {BATCH_SIZES[0]}, {second.loss:.6g} in batches of {BATCH_SIZES[1]}"
-    close = COARSE if has_reduced_precision(subject) else CLOSE
-    expected = f"equal to {close:g}, relative"
-    if math.isclose(first.loss, second.loss, rel_tol=close):
-        yield Finding("pass", "loss by batch", seen, expected)
-    else:
-        look_at = "a mean of batch means, where a sum over a count is meant; padding that is scored; dropped tails"
-        yield Finding("fail", "loss by batch", seen, expected, look_at)
-
-
-_TAIL_HINT = "a last batch that is dropped (drop_last, //), and what is skipped at the end of the text"
+        observed = f"{first.count:,} of {setup.eval_count:,} scored: {first.count / setup.eval_count:.2%}"
+        yield passed_if(first.count == setup.eval_count, "coverage", observed, "100%", TAIL_HINT)
+    tolerance = REDUCED_TOLERANCE if has_reduced_precision(setup) else TOLERANCE
+    yield passed_if(
+        math.isclose(first.loss, second.loss, rel_tol=tolerance),
+        "loss by batch size",
+        f"{first.loss:.6g} at batch size {BATCH_SIZES[0]}, {second.loss:.6g} at {BATCH_SIZES[1]}",
+        f"a relative difference of at most {tolerance:g}",
+        "a mean of batch means instead of a sum divided by a count; scored padding; dropped tails",
+    )
 
 
 def _check_overlap(data: TrainingData) -> Finding:
-    """Exact duplicates of validation examples in training."""
-    what = "validation examples in training"
+    """Look for exact copies of validation examples in the training data."""
+    title = "validation examples in training"
     if data.train is None or data.val is None:
-        return Finding("not checked", what, "", "needs data.train and data.val")
-    held_out = [example for example in data.val if example not in ("", b"", ())]
-    if not held_out:
-        return Finding("fail", what, "there is no validation example", "some", "how the data is split")
-    left = set(held_out)
-    for example in data.train:
-        left.discard(example)
-    leaked = sum(example not in left for example in held_out)
-    seen = f"{leaked:,} of {len(held_out):,}, {leaked / len(held_out):.2%}"
-    if leaked >= FEW and leaked > LEAKED * len(held_out):
-        look_at = "duplicates, which python -m harness clean drops, and a split that keeps copies together"
-        return Finding("fail", what, seen, "none", look_at)
-    return Finding("warn" if leaked else "pass", what, seen, "none", "duplicates: python -m harness clean drops them")
+        return skipped(title, "needs `data.train` and `data.val`")
+    val = [example for example in data.val if example not in ("", b"", ())]
+    if not val:
+        return failed(title, "there are no validation examples", "some", "how the data is split")
+    unseen = set(val).difference(data.train)
+    leaked = sum(example not in unseen for example in val)
+    observed = f"{leaked:,} of {len(val):,}, {leaked / len(val):.2%}"
+    if leaked >= MIN_LEAKED and leaked > MAX_LEAKED_SHARE * len(val):
+        hint = "duplicates (python -m harness clean removes them), and a split that keeps copies together"
+        return failed(title, observed, "none", hint)
+    hint = "duplicates; python -m harness clean removes them"
+    return (warned if leaked else passed)(title, observed, "none", hint)
 
 
 def _check_tokenizer(data: TrainingData) -> Iterator[Finding]:
-    if data.tokenizer_saw_validation is None:
-        return
     if data.tokenizer_saw_validation:
-        look_at = "tokenizer.fit_on; runs that share this tokenizer can be compared all the same"
-        yield Finding("warn", "tokenizer", "fitted on validation text too", "on training text alone", look_at)
-    else:
-        yield Finding("pass", "tokenizer", "fitted on training text alone")
+        hint = "tokenizer.fit_on; runs that share this tokenizer can still be compared"
+        yield warned("tokenizer", "fitted on validation text too", "fitted on training text only", hint)
+    elif data.tokenizer_saw_validation is not None:
+        yield passed("tokenizer", "fitted on training text only")

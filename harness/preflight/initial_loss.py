@@ -1,4 +1,4 @@
-"""The loss begins where such a model begins: chance for random weights, far below it for trained ones."""
+"""Check the first loss: chance level for random weights, far below it for pretrained ones."""
 
 import math
 from collections.abc import Iterator
@@ -7,97 +7,92 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.probe import affordable_tokens, eval_mode, subsample_batch
-from harness.preflight.report import Finding
-from harness.preflight.training_setup import IGNORED, TrainingSetup
+from harness.preflight.report import Finding, Level, failed, passed, passed_if, skipped, warned
+from harness.preflight.training_setup import TextFormat, TrainingSetup
 
-BAND = 0.1
-"""Share of ln(vocabulary) by which random weights differ from a uniform guess."""
-FAR_ABOVE = 1.5
-"""Times ln(vocabulary): random weights that are this sure of what they do not know are initialised wrongly."""
-FAR_BELOW_ZERO, FAR_ABOVE_ZERO = 0.5, 3.0
-"""Times the loss of a model that answers 0."""
-TIMES = 4
-"""Times the tokens of a step that can be afforded, of each batch: there is no way back to go."""
-STREAM = 1_000_000
-"""Tokens of the training text that are counted."""
-UNTOLD = 0.8
-"""Share of ln(vocabulary) above which no trained model begins; on narrow text, such as numbers, a healthy one may well
-begin above what that text's own frequencies score."""
+TOLERANCE = 0.1  # random weights: relative difference from ln(vocabulary)
+OVERCONFIDENT = 1.5  # random weights: times ln(vocabulary) from which the initialization is wrong
+MIN_ERROR_RATIO, MAX_ERROR_RATIO = 0.5, 3.0  # relative errors: times the loss of a model that outputs 0
+FORWARD_TOKENS = 4  # times the tokens of an affordable training step, as there is no backward pass
+MAX_COUNTED_TOKENS = 1_000_000  # of the training text
+# Pretrained weights start below this share of ln(vocabulary). On narrow text, such as numbers, a healthy model may
+# start above the entropy of the text's token frequencies.
+UNTRAINED_SHARE = 0.8
+TITLE = "first loss"
 
 
-def check(subject: TrainingSetup) -> Iterator[Finding]:
-    with torch.no_grad(), eval_mode(subject.model):
-        batches = [
-            subsample_batch(subject, batch, TIMES * affordable_tokens(subject.model)) for batch in subject.batches
-        ]
-        losses = torch.stack([subject.compute_loss(batch).detach().float().cpu() for batch in batches])
+def check(setup: TrainingSetup) -> Iterator[Finding]:
+    with torch.no_grad(), eval_mode(setup.model):
+        max_tokens = FORWARD_TOKENS * affordable_tokens(setup.model)
+        batches = [subsample_batch(setup, batch, max_tokens) for batch in setup.batches]
+        losses = torch.stack([setup.compute_loss(batch).detach().float().cpu() for batch in batches])
         loss = losses.mean().item()
         if not math.isfinite(loss):
-            look = (
-                "the batch for values that are not finite, the logits for overflow, a batch in which nothing is scored"
-            )
-            yield Finding("fail", "first loss", f"{loss}", "a finite number", look)
-        elif subject.zero_predictor is not None:
-            yield _judge_relative_error(subject, loss)
-        elif subject.text is not None:
-            vocabulary = subject.text.logits(subject.model, batches[0]).shape[-1]
-            yield (
-                _judge_pretrained_weights(subject, loss, vocabulary)
-                if subject.is_pretrained
-                else _judge_random_weights(subject, loss, vocabulary)
-            )
+            hint = "values in the batch that are not finite, overflow in the logits, a batch without scored tokens"
+            yield failed(TITLE, f"{loss}", "a finite number", hint)
+        elif setup.zero_output_loss is not None:
+            yield _judge_relative_error(loss, setup.zero_output_loss, setup.is_pretrained)
+        elif setup.text is not None:
+            vocab_size = setup.text.logits(setup.model, batches[0]).shape[-1]
+            if setup.is_pretrained:
+                yield _judge_pretrained_weights(setup, setup.text, loss, vocab_size)
+            else:
+                yield _judge_random_weights(loss, vocab_size)
         else:
-            needs = f"the first loss is {loss:.4g}; to judge it needs `text`, or `zero_predictor` for a relative error"
-            yield Finding("not checked", "first loss", "", needs)
+            needs = "needs `text`, or `zero_output_loss` for a relative error"
+            yield skipped(TITLE, f"{needs}; the loss is {loss:.4g}")
 
 
-def _judge_random_weights(subject: TrainingSetup, loss: float, vocabulary: int) -> Finding:
-    uniform = math.log(vocabulary)
-    seen = f"{loss:.3f} nats a token from random weights, {loss / uniform - 1:+.0%} from a uniform guess"
-    expected = f"ln {vocabulary} = {uniform:.3f}, give or take {BAND:.0%}"
-    if loss < (1 - BAND) * uniform:
-        look = "whether the model sees what it is to predict; if the weights are trained ones, say is_pretrained=True"
-        return Finding("warn", "first loss", seen, expected, look)
-    look = "the size of the first weights: a standard deviation of 0.02, or 1/sqrt(width), for embedding and head"
-    level = "pass" if loss <= (1 + BAND) * uniform else "warn" if loss < FAR_ABOVE * uniform else "fail"
-    return Finding(level, "first loss", seen, expected, look)
+def _judge_random_weights(loss: float, vocab_size: int) -> Finding:
+    uniform = math.log(vocab_size)
+    observed = f"{loss:.3f} nats/token from random weights, {loss / uniform - 1:+.0%} from a uniform guess"
+    expected = f"ln {vocab_size} = {uniform:.3f} +- {TOLERANCE:.0%}"
+    if loss < (1 - TOLERANCE) * uniform:
+        hint = "whether the model sees its targets; for pretrained weights, set is_pretrained=True"
+        return warned(TITLE, observed, expected, hint)
+    hint = "the initialization: a standard deviation of 0.02 or 1/sqrt(width) for embedding and head"
+    level: Level = "fail"
+    if loss < OVERCONFIDENT * uniform:
+        level = "pass" if loss <= (1 + TOLERANCE) * uniform else "warn"
+    return Finding(level, TITLE, observed, expected, hint)
 
 
-def _judge_pretrained_weights(subject: TrainingSetup, loss: float, vocabulary: int) -> Finding:
-    uniform = math.log(vocabulary)
-    known = [
-        entropy for entropy in (subject.unigram_entropy, _stream_entropy(subject.data.stream)) if entropy is not None
-    ]
-    unigram, source = (
-        (max(known), "the text's own token frequencies") if known else _estimate_unigram_entropy(subject, uniform)
-    )
-    seen = f"{loss:.3f} nats a token from trained weights"
-    expected = f"below {unigram:.3f}, what {source} score, and far below ln {vocabulary} = {uniform:.3f}"
+def _judge_pretrained_weights(setup: TrainingSetup, text: TextFormat, loss: float, vocab_size: int) -> Finding:
+    uniform = math.log(vocab_size)
+    # A small validation set's own frequencies fit it too well, so the training text's are used if they are higher.
+    known = [setup.unigram_entropy] if setup.unigram_entropy is not None else []
+    if setup.data.token_stream is not None:
+        known.append(_stream_entropy(setup.data.token_stream))
+    if known:
+        unigram, source = max(known), "the text's token frequencies"
+    else:
+        unigram, source = _estimate_unigram_entropy(setup, text, uniform)
+    observed = f"{loss:.3f} nats/token from pretrained weights"
+    expected = f"below {unigram:.3f}, the entropy of {source}, and far below ln {vocab_size} = {uniform:.3f}"
     if loss < unigram:
-        return Finding("pass", "first loss", seen, expected)
-    seen += ", worse than a uniform guess" if loss > uniform else ", worse than a guess that ignores the context"
-    look = "alignment, then whether the weights arrived: their names, the tokenizer that they were trained with"
-    if loss < UNTOLD * uniform:
-        look += "; where this text is narrow (numbers, code, templates), a base may begin so"
-        return Finding("warn", "first loss", seen, expected, look)
-    look += "; no tuning mends this"
-    return Finding("fail", "first loss", f"{seen}: broken, not under-tuned", expected, look)
+        return passed(TITLE, observed, expected)
+    observed += ", worse than a uniform guess" if loss > uniform else ", worse than a guess that ignores the context"
+    hint = "alignment, then whether the weights were loaded: their names, the tokenizer they were trained with"
+    if loss < UNTRAINED_SHARE * uniform:
+        hint += "; on narrow text (numbers, code, templates) this may be normal"
+        return warned(TITLE, observed, expected, hint)
+    hint += "; no hyperparameter fixes this"
+    return failed(TITLE, f"{observed}: broken, not under-tuned", expected, hint)
 
 
-def _stream_entropy(stream: np.ndarray | None) -> float | None:
-    """Of the training text: a small validation set's own frequencies say too much of it to be a guess."""
-    if stream is None:
-        return None
-    return _count_entropy(torch.from_numpy(np.asarray(stream[:STREAM]).astype(np.int64)).unique(return_counts=True)[1])
+def _stream_entropy(stream: np.ndarray) -> float:
+    tokens = torch.from_numpy(np.asarray(stream[:MAX_COUNTED_TOKENS]).astype(np.int64))
+    return _count_entropy(tokens.unique(return_counts=True)[1])
 
 
-def _estimate_unigram_entropy(subject: TrainingSetup, uniform: float) -> tuple[float, str]:
-    """From the labels of the batches, corrected for how few they are (Miller, 1955)."""
-    labels = torch.cat([subject.text.read(batch).labels.flatten() for batch in subject.batches])
-    counts = labels[labels != IGNORED].unique(return_counts=True)[1]
+def _estimate_unigram_entropy(setup: TrainingSetup, text: TextFormat, uniform: float) -> tuple[float, str]:
+    """Return (entropy, its source), from the labels of the batches, corrected for their small number (Miller, 1955)."""
+    labels = torch.cat([text.read(batch).labels.flatten() for batch in setup.batches])
+    counts = labels[labels != IGNORE_INDEX].unique(return_counts=True)[1]
     entropy = _count_entropy(counts) + (len(counts) - 1) / (2 * counts.sum().item())
-    return min(entropy, uniform), f"the frequencies of these batches' {counts.sum().item()} tokens"
+    return min(entropy, uniform), f"the frequencies of the {counts.sum().item()} tokens in these batches"
 
 
 def _count_entropy(counts: Tensor) -> float:
@@ -105,13 +100,11 @@ def _count_entropy(counts: Tensor) -> float:
     return -(shares * shares.log()).sum().item()
 
 
-def _judge_relative_error(subject: TrainingSetup, loss: float) -> Finding:
-    zero = subject.zero_predictor
-    seen, look = f"{loss:.4g}, {loss / zero:.2f} times what a model that answers 0 scores", "the scale of the targets"
-    if subject.is_pretrained:
-        level = "pass" if loss < zero else "fail"
-        look = "whether the weights arrived, and the data are scaled as those that they were trained on"
-        return Finding(level, "first loss", seen, f"below {zero:g}, for the weights are trained", look)
-    level = "pass" if FAR_BELOW_ZERO < loss / zero < FAR_ABOVE_ZERO else "warn"
-    look = "the scale of inputs and targets, which is normalised where; a loss far below sees its targets"
-    return Finding(level, "first loss", seen, f"about {zero:g}, the loss of random weights", look)
+def _judge_relative_error(loss: float, zero_loss: float, is_pretrained: bool) -> Finding:
+    observed = f"{loss:.4g}, {loss / zero_loss:.2f} times the loss of a model that outputs 0"
+    if is_pretrained:
+        hint = "whether the weights were loaded, and whether the data is scaled as in their training"
+        return passed_if(loss < zero_loss, TITLE, observed, f"below {zero_loss:g} for pretrained weights", hint)
+    hint = "the scale of inputs and targets, and where they are normalized; far below, the model sees its targets"
+    result = passed if MIN_ERROR_RATIO < loss / zero_loss < MAX_ERROR_RATIO else warned
+    return result(TITLE, observed, f"about {zero_loss:g}, the loss of random weights", hint)

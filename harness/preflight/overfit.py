@@ -1,4 +1,4 @@
-"""One batch can be learnt by heart: what cannot even that will learn nothing."""
+"""Check that the model can overfit a single batch; if it cannot, it will learn nothing."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,69 +6,64 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from harness.preflight.probe import eval_mode, subsample_batch, train_on_batch
-from harness.preflight.report import Finding
+from harness.preflight.report import Finding, failed, passed, skipped, warned
 from harness.preflight.training_setup import TrainingSetup
 
-TOKENS, STEPS, SHARE = 64, 40, 0.5
-"""On so few tokens the loss is to fall under this share of where it began within so many steps."""
-SLOW = 0.8
-"""What gets no further than this is learning, if slowly."""
-LRS = (1e-3, 1e-2)
-"""Of AdamW, where the subject's own optimizer does not."""
-WHAT, EXPECTED = "one batch, learnt by heart", f"under {SHARE:.0%} of where it began, within {STEPS} steps"
+TOKENS, STEPS = 64, 40
+LEARNED_RATIO = 0.5  # final over initial loss
+SLOW_RATIO = 0.8  # below it, the model learns slowly
+ADAMW_LRS = (1e-3, 1e-2)  # tried if the setup's own optimizer does not overfit
+TITLE, EXPECTED = "overfit one batch", f"under {LEARNED_RATIO:.0%} of the initial loss within {STEPS} steps"
 
 
-def check(subject: TrainingSetup) -> Iterator[Finding]:
-    if not subject.trainable_parameters:
-        yield Finding("not checked", WHAT, "", "needs a trainable parameter")
+def check(setup: TrainingSetup) -> Iterator[Finding]:
+    if not setup.trainable_parameters:
+        yield skipped(TITLE, "needs a trainable parameter")
         return
-    with torch.no_grad(), eval_mode(subject.model):
-        first = subject.compute_loss(subsample_batch(subject, subject.batches[0], TOKENS)).item()
-    if first <= 0:
-        yield Finding(
-            "not checked", WHAT, "", f"needs a loss above 0 that falls towards it; this one begins at {first:.3g}"
-        )
+    with torch.no_grad(), eval_mode(setup.model):
+        initial_loss = setup.compute_loss(subsample_batch(setup, setup.batches[0], TOKENS)).item()
+    if initial_loss <= 0:
+        yield skipped(TITLE, f"needs a loss above 0 that decreases towards 0; this one starts at {initial_loss:.3g}")
         return
-    tried: dict[str, list[float]] = {}
-    if subject.optimizer_list:
-        with subject.preserved_state():
-            own = _set_peak_lrs(subject)
-            tried[own] = _train_on_few(subject, subject.optimizer_list)
-        if _is_learned(tried[own]):
-            yield Finding("pass", WHAT, _describe_losses(own, tried[own]), EXPECTED)
+    attempts: dict[str, list[float]] = {}
+    if setup.optimizer_list:
+        with setup.preserved_state():
+            name = _set_peak_lrs(setup)
+            attempts[name] = _train_on_few(setup, setup.optimizer_list)
+        if _is_learned(attempts[name]):
+            yield passed(TITLE, _describe_losses(name, attempts[name]), EXPECTED)
             return
-    for lr in LRS:
-        if f"AdamW at LR {lr:g}" in tried:
+    for lr in ADAMW_LRS:
+        if f"AdamW at LR {lr:g}" in attempts:
             continue
-        with subject.preserved_state():
-            adamw = torch.optim.AdamW(subject.trainable_parameters.values(), lr=lr, weight_decay=0.0)
-            losses = tried[f"plain AdamW at LR {lr:g}"] = _train_on_few(subject, [adamw])
+        with setup.preserved_state():
+            adamw = torch.optim.AdamW(setup.trainable_parameters.values(), lr=lr, weight_decay=0.0)
+            losses = attempts[f"plain AdamW at LR {lr:g}"] = _train_on_few(setup, [adamw])
         if _is_learned(losses):
             break
-    yield _judge_attempts(subject, tried)
+    yield _judge_attempts(setup, attempts)
 
 
-def _judge_attempts(subject: TrainingSetup, tried: Mapping[str, Sequence[float]]) -> Finding:
-    """After all that was tried, of which the last learnt it or nothing did."""
-    seen, last = "; ".join(_describe_losses(who, losses) for who, losses in tried.items()), list(tried)[-1]
-    if _is_learned(tried[last]):
-        look = (
-            f"the learning rate asked for, or the optimizer, for {last} learns it; python -m harness lr-range says more"
-        )
-        return Finding("warn" if subject.optimizer_list else "pass", WHAT, seen, EXPECTED, look)
-    best = min((losses[-1] / losses[0] for losses in tried.values() if losses), default=math.inf)
-    if best < SLOW:
-        look = "what little is trained: the rank of adapters, what is frozen; or the learning rate"
-        return Finding("warn", WHAT, seen, EXPECTED, look)
-    look = "whether the inputs that reach the model differ between examples and belong to their targets; what is frozen"
-    return Finding("fail", WHAT, seen, EXPECTED, look)
+def _judge_attempts(setup: TrainingSetup, attempts: Mapping[str, Sequence[float]]) -> Finding:
+    """Judge all attempts, of which only the last may have been successful."""
+    observed = "; ".join(_describe_losses(name, losses) for name, losses in attempts.items())
+    last = list(attempts)[-1]
+    if _is_learned(attempts[last]):
+        hint = f"the requested LR or the optimizer, as {last} succeeds; see also python -m harness lr-range"
+        return (warned if setup.optimizer_list else passed)(TITLE, observed, EXPECTED, hint)
+    best = min((losses[-1] / losses[0] for losses in attempts.values() if losses), default=math.inf)
+    if best < SLOW_RATIO:
+        hint = "the number of trainable weights (adapter rank, frozen layers), or the LR"
+        return warned(TITLE, observed, EXPECTED, hint)
+    hint = "whether the model's inputs differ between examples and match their targets; frozen layers"
+    return failed(TITLE, observed, EXPECTED, hint)
 
 
-def _train_on_few(subject: TrainingSetup, optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
-    """On a few examples, until they are learnt or the steps are spent."""
+def _train_on_few(setup: TrainingSetup, optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
+    """Return the losses on a few examples until they are learned or all steps are taken."""
     losses: list[float] = []
-    batch = subsample_batch(subject, subject.batches[0], TOKENS)
-    for loss in train_on_batch(subject, batch, optimizers, STEPS):
+    batch = subsample_batch(setup, setup.batches[0], TOKENS)
+    for loss in train_on_batch(setup, batch, optimizers, STEPS):
         losses.append(loss)
         if _is_learned(losses):
             break
@@ -76,21 +71,21 @@ def _train_on_few(subject: TrainingSetup, optimizers: Sequence[torch.optim.Optim
 
 
 def _is_learned(losses: Sequence[float]) -> bool:
-    return len(losses) > 1 and losses[-1] < SHARE * losses[0]
+    return len(losses) > 1 and losses[-1] < LEARNED_RATIO * losses[0]
 
 
-def _set_peak_lrs(subject: TrainingSetup) -> str:
-    """Each group of the optimizers at its peak LR: what is asked for it, or else begun with, or in force. Who they are,
-    in words."""
-    asked, lrs = subject.asked.lr, set()
-    for group in (group for optimizer in subject.optimizer_list for group in optimizer.param_groups):
-        own = asked.get(group.get("name")) if isinstance(asked, Mapping) else asked
-        group["lr"] = group.get("initial_lr", group["lr"]) if own is None else own
+def _set_peak_lrs(setup: TrainingSetup) -> str:
+    """Set each group to its peak LR: the requested, the initial or the current one. Describe the optimizers."""
+    requested, lrs = setup.requested.lr, set()
+    for group in (group for optimizer in setup.optimizer_list for group in optimizer.param_groups):
+        peak = requested.get(group.get("name", "")) if isinstance(requested, Mapping) else requested
+        group["lr"] = group.get("initial_lr", group["lr"]) if peak is None else peak
         lrs.add(f"{float(group['lr']):g}")
-    return f"{' and '.join(type(one).__name__ for one in subject.optimizer_list)} at LR {', '.join(sorted(lrs))}"
+    names = " and ".join(type(optimizer).__name__ for optimizer in setup.optimizer_list)
+    return f"{names} at LR {', '.join(sorted(lrs))}"
 
 
-def _describe_losses(who: str, losses: Sequence[float]) -> str:
+def _describe_losses(name: str, losses: Sequence[float]) -> str:
     if not losses:
-        return f"{who}: no step could be taken, for nothing that is trained has a part in the loss"
-    return f"{who}: loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses) - 1} steps"
+        return f"{name}: no step possible, as the loss does not depend on a trainable parameter"
+    return f"{name}: loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses) - 1} steps"

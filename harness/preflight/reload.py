@@ -1,8 +1,8 @@
-"""A saved model is the model: same tensors, same ties, same loss; and so is one with its adapters merged."""
+"""Check that saving and loading preserves the model (tensors, ties, loss), and so does merging its adapters."""
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,51 +10,48 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor, nn
 
-from harness.preflight.probe import MOST, has_reduced_precision, subsample_batch
-from harness.preflight.report import Finding
+from harness.preflight.probe import MAX_TOKENS, format_names, has_reduced_precision, subsample_batch
+from harness.preflight.report import Finding, failed, passed, passed_if, skipped
 from harness.preflight.training_setup import TrainingSetup
 
-CLOSE = 1e-6
-"""Relative, of the loss after loading."""
-MERGED, COARSE = 1e-4, 3e-2
-"""Relative, of logits and loss after a merge: of 32 bits, and of fewer."""
-NAMED = 3
+TOLERANCE = 1e-6  # relative, of the loss after loading
+MERGE_TOLERANCE, REDUCED_MERGE_TOLERANCE = 1e-4, 3e-2  # relative, of logits and loss, in 32 and in fewer bits
 
 
-def check(subject: TrainingSetup) -> Iterator[Finding]:
-    """On weights that are moved a little first, or what is made anew could pass for loaded."""
-    subject.perturb_weights()
-    subject.model.eval()
-    if subject.save is None or subject.load is None:
-        yield Finding("not checked", "save and load", "", "needs both")
+def check(setup: TrainingSetup) -> Iterator[Finding]:
+    """Perturb the weights first: a newly initialized model must not pass for a loaded one."""
+    setup.perturb_weights()
+    setup.model.eval()
+    if setup.save is None or setup.load is None:
+        yield skipped("save and load", "needs `save` and `load`")
     else:
         with TemporaryDirectory() as folder:
-            subject.save(Path(folder))
-            loaded = subject.load(Path(folder)).eval()
-        yield _compare_tensors(subject.model, loaded)
-        yield _compare_ties(subject.model, loaded)
-        yield _compare_losses(subject, loaded)
-    if subject.merge is not None:
-        yield _check_merged_adapters(subject)
+            setup.save(Path(folder))
+            loaded = setup.load(Path(folder)).eval()
+        yield _compare_tensors(setup.model, loaded)
+        yield _compare_ties(setup.model, loaded)
+        yield _compare_losses(setup, loaded)
+    if setup.merge_adapters is not None:
+        yield _check_merged_adapters(setup, setup.merge_adapters)
 
 
 def _compare_tensors(model: nn.Module, loaded: nn.Module) -> Finding:
     before, after = model.state_dict(), loaded.state_dict()
-    wrong = [f"{name} is missing" for name in before if name not in after]
-    wrong += [f"{name} is new" for name in after if name not in before]
-    wrong += [f"{name} {_describe_difference(before[name], after[name])}" for name in before if name in after]
-    wrong = [said for said in wrong if not said.endswith(" ")]
-    expected = f"all {len(before)} tensors as they were"
-    if not wrong:
-        return Finding("pass", "tensors after loading", "each is equal, bit by bit", expected)
-    more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-    seen = f"{len(wrong)} of {len(before)} differ: {'; '.join(wrong[:NAMED])}{more}"
-    look_at = "what is made anew after the weights are loaded, and keys that loading leaves out (strict=False)"
-    return Finding("fail", "tensors after loading", seen, expected, look_at)
+    differences = [f"{name} is missing" for name in before if name not in after]
+    differences += [f"{name} is new" for name in after if name not in before]
+    for name in (name for name in before if name in after):
+        if difference := _describe_difference(before[name], after[name]):
+            differences.append(f"{name} {difference}")
+    expected = f"all {len(before)} tensors unchanged"
+    if not differences:
+        return passed("tensors after loading", "all bit-identical", expected)
+    observed = f"{len(differences)} of {len(before)} differ: {format_names(differences)}"
+    hint = "layers created after the weights are loaded, and keys that loading ignores (strict=False)"
+    return failed("tensors after loading", observed, expected, hint)
 
 
 def _describe_difference(before: object, after: object) -> str:
-    """Nothing where there is none."""
+    """Return an empty string if there is no difference."""
     if not isinstance(before, Tensor) or not isinstance(after, Tensor):
         return "" if before == after else "differs"
     if (before.shape, before.dtype) != (after.shape, after.dtype):
@@ -73,11 +70,11 @@ def _describe_tensor(tensor: Tensor) -> str:
 def _compare_ties(model: nn.Module, loaded: nn.Module) -> Finding:
     before, after = _find_tied_parameters(model), _find_tied_parameters(loaded)
     lost = [names for names in before if not any(names <= others for others in after)]
-    said = "; ".join(" = ".join(sorted(names)) for names in lost or before)
-    if lost:
-        look_at = "tying after loading (tie_weights), and saving tied weights once"
-        return Finding("fail", "tied weights", f"no longer one tensor: {said}", "tied as before saving", look_at)
-    return Finding("pass", "tied weights", f"still one tensor: {said}" if said else "there are none")
+    groups = "; ".join(" = ".join(sorted(names)) for names in lost or before)
+    state = "no longer one tensor" if lost else "still one tensor"
+    hint = "tying after loading (tie_weights), and saving tied weights once"
+    observed = f"{state}: {groups}" if groups else "none"
+    return passed_if(not lost, "tied weights", observed, "tied as before saving", hint)
 
 
 def _find_tied_parameters(model: nn.Module) -> list[frozenset[str]]:
@@ -87,37 +84,33 @@ def _find_tied_parameters(model: nn.Module) -> list[frozenset[str]]:
     return [frozenset(group) for group in names.values() if len(group) > 1]
 
 
-def _compare_losses(subject: TrainingSetup, loaded: nn.Module) -> Finding:
-    before, after = _sample_loss(subject), _sample_loss(replace(subject, model=loaded))
-    seen = f"{after:.7g} where it was {before:.7g}"
-    if math.isclose(before, after, rel_tol=CLOSE):
-        return Finding("pass", "loss after loading", seen, f"equal to {CLOSE:g}, relative")
-    look_at = "the tensors that differ, and settings of the model that are not saved with it"
-    return Finding("fail", "loss after loading", seen, f"equal to {CLOSE:g}, relative", look_at)
+def _compare_losses(setup: TrainingSetup, loaded: nn.Module) -> Finding:
+    before, after = _sample_loss(setup), _sample_loss(replace(setup, model=loaded))
+    observed, expected = f"{after:.7g}, before {before:.7g}", f"a relative difference of at most {TOLERANCE:g}"
+    hint = "the tensors that differ, and settings of the model that are not saved"
+    is_close = math.isclose(before, after, rel_tol=TOLERANCE)
+    return passed_if(is_close, "loss after loading", observed, expected, hint)
 
 
-def _check_merged_adapters(subject: TrainingSetup) -> Finding:
-    """Merging is done on a copy."""
-    merged = replace(subject, model=subject.merge(copy.deepcopy(subject.model)).eval())
-    limit = COARSE if has_reduced_precision(subject) else MERGED
-    off = {"loss": abs(_sample_loss(merged) - _sample_loss(subject)) / max(abs(_sample_loss(subject)), 1e-12)}
-    if subject.text is not None:
-        off["logits"] = _logits_change(subject, merged)
-    seen = f"{', '.join(f'{name} moved by {value:.1g}' for name, value in off.items())}, relative"
-    expected = f"at most {limit:g}, which is rounding"
-    if max(off.values()) <= limit:
-        return Finding("pass", "merged adapters", seen, expected)
-    look_at = "the adapters' scale (alpha over rank), their bias, and layers that share a weight"
-    return Finding("fail", "merged adapters", seen, expected, look_at)
-
-
-@torch.no_grad()
-def _logits_change(subject: TrainingSetup, merged: TrainingSetup) -> float:
-    batch = subsample_batch(subject, subject.batches[0], MOST)
-    before, after = (subject.text.logits(each.model, batch).float() for each in (subject, merged))
-    return ((after - before).abs().max() / before.std()).item()
+def _check_merged_adapters(setup: TrainingSetup, merge_adapters: Callable[[nn.Module], nn.Module]) -> Finding:
+    merged = replace(setup, model=merge_adapters(copy.deepcopy(setup.model)).eval())
+    tolerance = REDUCED_MERGE_TOLERANCE if has_reduced_precision(setup) else MERGE_TOLERANCE
+    loss = _sample_loss(setup)
+    changes = {"loss": abs(_sample_loss(merged) - loss) / max(abs(loss), 1e-12)}
+    if setup.text is not None:
+        batch = subsample_batch(setup, setup.batches[0], MAX_TOKENS)
+        with torch.no_grad():
+            before, after = (setup.text.logits(each.model, batch).float() for each in (setup, merged))
+        changes["logits"] = ((after - before).abs().max() / before.std()).item()
+    return passed_if(
+        max(changes.values()) <= tolerance,
+        "merged adapters",
+        f"relative change {', '.join(f'{value:.1g} of the {name}' for name, value in changes.items())}",
+        f"at most {tolerance:g}, which is rounding",
+        "the adapters' scale (alpha over rank), their bias, and layers that share a weight",
+    )
 
 
 @torch.no_grad()
-def _sample_loss(subject: TrainingSetup) -> float:
-    return subject.compute_loss(subsample_batch(subject, subject.batches[0], MOST)).item()
+def _sample_loss(setup: TrainingSetup) -> float:
+    return setup.compute_loss(subsample_batch(setup, setup.batches[0], MAX_TOKENS)).item()

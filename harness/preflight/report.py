@@ -1,40 +1,56 @@
-"""What a check answers."""
+"""Findings of a check, and the report over all checks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
-Level = Literal["pass", "warn", "fail", "not checked"]
-LEVELS: tuple[Level, ...] = ("not checked", "pass", "warn", "fail")
+Level = Literal["pass", "warn", "fail", "skip"]
+LEVELS: tuple[Level, ...] = ("skip", "pass", "warn", "fail")  # in order of severity
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what was `seen`, with its numbers, what was `expected`, and what to `look_at` where
-    these differ. A thing that could not be looked at is `not checked`, and `expected` says what that would take."""
+    """One thing that a check examined: what was `observed`, with its numbers, what was `expected`, and a `hint` where
+    to look if the two differ. A skipped finding holds the reason in `observed`."""
 
     level: Level
-    what: str
-    seen: str
+    title: str
+    observed: str
     expected: str = ""
-    look_at: str = ""
+    hint: str = ""
+
+
+passed = partial(Finding, "pass")
+warned = partial(Finding, "warn")
+failed = partial(Finding, "fail")
+
+
+def passed_if(condition: bool, title: str, observed: str, expected: str, hint: str) -> Finding:
+    """Return a finding that passed if `condition` holds and failed otherwise."""
+    return Finding("pass" if condition else "fail", title, observed, expected, hint)
+
+
+def skipped(title: str, reason: str) -> Finding:
+    """Return a finding for something that could not be checked; `reason` says what the check needs."""
+    return Finding("skip", title, reason)
 
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """The findings of every check, by its name, in the order of causes: what a fault brings about stands after it."""
+    """The findings by check. Causes come before their consequences, so the first failed check is the one to fix."""
 
     findings: Mapping[str, Sequence[Finding]]
     seconds: float
 
     def get_level(self, check: str) -> Level:
-        """The gravest of its findings."""
-        return max((finding.level for finding in self.findings[check]), key=LEVELS.index, default="not checked")
+        """Return the most severe level among the findings of `check`."""
+        return max((finding.level for finding in self.findings[check]), key=LEVELS.index, default="skip")
 
     @property
     def failed_checks(self) -> list[str]:
-        """The checks that failed; the first is the one to look at."""
+        """Names of the failed checks; fix the first one first."""
         return [check for check in self.findings if self.get_level(check) == "fail"]
 
     def __iter__(self) -> Iterator[tuple[str, Finding]]:
-        return ((check, finding) for check, found in self.findings.items() for finding in found)
+        return ((check, finding) for check, findings in self.findings.items() for finding in findings)

@@ -1,4 +1,4 @@
-"""A run laid open to preflight's checks: what is asked for from its configuration, what is in force from its parts."""
+"""Adapt a run to preflight: requested settings come from its configuration, those in force from its parts."""
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -36,22 +36,22 @@ from harness.training.lora import remove_adapters
 from harness.training.optimizers import GROUPS_WITHOUT_DECAY
 from harness.training.schedules import Plateau
 
-BATCHES = 4
-"""Step batches that are looked at."""
-FEWEST, SHORTEST = 20, 40
-"""Validation documents, below which their lines are looked for in training, and characters of such a line."""
-PRETRAINED = "harness.models.pretrained"
-"""Where models come with weights."""
-HELD_OUT = 29
-"""Examples of the validation set that are evaluated; so many leave a remainder in batches of 16 and of 13."""
+BATCHES = 4  # training batches given to the checks
+MIN_DOCUMENTS = 20  # validation documents; below it, lines are looked for in the training text instead of documents
+MIN_LINE_LENGTH = 40  # characters; shorter lines may occur twice by chance
+EVAL_EXAMPLES = 29  # validation examples that are scored; not a multiple of preflight's batch sizes, 16 and 13
 
 
 @contextmanager
-def open_training_setup(cfg: DictConfig, runs: int = 1, at_once: int = 1) -> Iterator[TrainingSetup]:
-    """A run of `cfg`, one of `runs`, as it would begin; ConfigError and BaseEnded where it would not."""
+def open_training_setup(cfg: DictConfig, n_runs: int = 1, n_parallel: int = 1) -> Iterator[TrainingSetup]:
+    """Build the run of `cfg` and yield its training setup, as one of `n_runs` of which `n_parallel` run at a time.
+
+    Raises:
+        ConfigError: The run cannot be built.
+        BaseRunFailed: The run it starts from failed."""
     cfg = without_sweep_keys(cfg)
     with built_run(cfg) as (settings, parts, world):
-        yield _RunAdapter(cfg, settings, parts, world).build_setup(runs, at_once)
+        yield _RunAdapter(cfg, settings, parts, world).build_setup(n_runs, n_parallel)
 
 
 @dataclass(frozen=True)
@@ -61,87 +61,88 @@ class _RunAdapter:
     parts: RunParts
     world: ProcessGroup
 
-    def build_setup(self, runs: int, at_once: int) -> TrainingSetup:
+    def build_setup(self, n_runs: int, n_parallel: int) -> TrainingSetup:
         task, state, plan = self.parts.task, self.parts.state, self.parts.plan
-        sizes = range(0, BATCHES * plan.batch_size, plan.batch_size)
+        positions = range(state.examples, state.examples + BATCHES * plan.batch_size, plan.batch_size)
+        model_target = self.cfg.model._target_ if self.cfg.get("model") else ""
+        is_pretrained = self.settings.start.kind != "scratch" or "harness.models.pretrained." in model_target
         return TrainingSetup(
             task.model,
-            [task.get_batch(state.examples + position, plan.batch_size) for position in sizes],
+            [task.get_batch(position, plan.batch_size) for position in positions],
             self.compute_loss,
             **self.task_fields(),
-            is_pretrained=self.settings.start.kind != "scratch" or _is_pretrained(self.cfg.get("model")),
-            asked=replace(self.read_requested(), runs=runs, at_once=at_once),
+            is_pretrained=is_pretrained,
+            requested=replace(self.read_requested(), n_runs=n_runs, n_parallel=n_parallel),
             optimizer=state.optimizer.parts,
-            lrs=self.lrs_at,
-            step=self.take_step,
-            micro_batches=lambda batch: task.split_batch(batch, plan.micro_batch_size),
-            moved=[_StateCounters(state), state.scaler],
+            lrs_at=self.lrs_at,
+            train_step=self.take_step,
+            split_batch=lambda batch: task.split_batch(batch, plan.micro_batch_size),
+            extra_state=[_StateCounters(state), state.scaler],
             batch_size=len(task.split_batch(task.get_batch(state.examples, plan.batch_size), 1)),
             save=lambda folder: save_weights(task.model.state_dict(), folder / WEIGHTS_FILE),
             load=self.load_model,
-            merge=partial(remove_adapters, merged=True) if self.cfg.lora else None,
+            merge_adapters=partial(remove_adapters, merged=True) if self.cfg.lora else None,
         )
 
     def task_fields(self) -> dict[str, Any]:
-        """What only a kind of task has; of a user's own, nothing more is known."""
+        """Return what depends on the kind of task; nothing is known of a user's own task."""
         task = self.parts.task
         if isinstance(task, TextTask):
             is_masked = isinstance(task, MaskedLM)
-            logits = lambda model, batch: _with_model(task, model).logits(batch)  # noqa: E731
+
+            def logits(model: nn.Module, batch: TokenBatch) -> torch.Tensor:
+                return _with_model(task, model).compute_logits(batch)
+
             return {
-                "text": TextFormat(_read_tokens, _make_batch, logits, shift=0 if is_masked else 1),
+                "text": TextFormat(_read_tokens, _make_batch, logits, label_shift=0 if is_masked else 1),
                 "is_causal": not is_masked,
                 "unigram_entropy": task.constants["unigram_entropy"],
                 "evaluate": self.evaluate,
-                "to_score": None if is_masked else _count_scored(task.data),
-                "evaluated_share": min(1.0, HELD_OUT / len(task.data.val)),
+                "eval_count": None if is_masked else _count_scored(task.data),
+                "eval_fraction": min(1.0, EVAL_EXAMPLES / len(task.data.val)),
                 "data": self.build_text_data(task.data),
             }
         if isinstance(task, OperatorTask):
-            examples = {"train": task.data.train, "val": task.data.held_out[0]}
-            again = {name: _Reiterable(partial(_sample_bytes, fields)) for name, fields in examples.items()}
-            return {"zero_predictor": 1.0, "evaluate": self.evaluate, "data": TrainingData(**again)}
+            train, val = (_Reiterable(partial(_sample_bytes, of)) for of in (task.data.train, task.data.held_out[0]))
+            return {"zero_output_loss": 1.0, "evaluate": self.evaluate, "data": TrainingData(train=train, val=val)}
         return {}
 
     def build_text_data(self, data: TokenData) -> TrainingData:
         folder, tokenizer = data.tokenizer_path.parent, Tokenizer.load(data.tokenizer_path)
         unknown = getattr(tokenizer.backend.model, "unk_token", None)
         source = instantiate_component(self.cfg.data, "source") if "source" in self.cfg.data else None
-        pieces = (
-            _read_documents
-            if sum(1 for _ in _read_documents(folder, "val")) >= FEWEST
-            else partial(_read_lines, tokenizer)
-        )
+        has_documents = sum(1 for _ in _read_documents(folder, "val")) >= MIN_DOCUMENTS
+        read_examples = _read_documents if has_documents else partial(_read_lines, tokenizer)
         return TrainingData(
-            train=_Reiterable(partial(pieces, folder, "train")),
-            val=_Reiterable(partial(pieces, folder, "val")),
-            texts=None if source is None else _Reiterable(partial(_read_texts, source)),
-            stream=data.train.stream,
-            unknown_id=None if unknown is None else tokenizer.backend.token_to_id(unknown),
+            train=_Reiterable(partial(read_examples, folder, "train")),
+            val=_Reiterable(partial(read_examples, folder, "val")),
+            documents=None if source is None else _Reiterable(partial(_read_texts, source)),
+            token_stream=data.train.stream,
+            unknown_token_id=None if unknown is None else tokenizer.backend.token_to_id(unknown),
             tokenizer_saw_validation=_tokenizer_saw_validation(self.cfg.get("tokenizer")),
         )
 
     def read_requested(self) -> RequestedSettings:
-        """In the configuration's own numbers."""
+        """Read the requested settings from the configuration, not from the parts built from it."""
         task, state, batch_size = self.parts.task, self.parts.state, self.settings.batch.batch_size
         total_steps = self.settings.loop.compute_total_steps(batch_size, task.examples, task.tokens_per_example)
         schedule, optimizer = self.cfg.schedule, self.cfg.optimizer
-        share, names = schedule.get("warmup_ratio"), list(state.optimizer.current_lrs())
-        others = optimizer.get("adamw_lr", optimizer.lr)
-        spared = GROUPS_WITHOUT_DECAY[self.settings.weight_decay_scope]
+        warmup_ratio, names = schedule.get("warmup_ratio"), list(state.optimizer.current_lrs())
+        other_lr = optimizer.get("adamw_lr", optimizer.lr)
+        undecayed = GROUPS_WITHOUT_DECAY[self.settings.weight_decay_scope]
         decay = optimizer.get("weight_decay")
         start = Progress(0, 0, total_steps)
-        pure = None if isinstance(state.schedule, Plateau) else state.schedule
+        plateau = state.schedule if isinstance(state.schedule, Plateau) else None
         return RequestedSettings(
-            lr={name: (optimizer.lr if name == "matrices" else others) * state.lr_factor for name in names},
-            warmup_steps=schedule.get("warmup_steps") if share is None else share * total_steps,
+            lr={name: (optimizer.lr if name == "matrices" else other_lr) * state.lr_factor for name in names},
+            warmup_steps=schedule.get("warmup_steps") if warmup_ratio is None else warmup_ratio * total_steps,
             total_steps=total_steps,
-            steps_behind=state.step - state.schedule_start_step,
+            completed_steps=state.step - state.schedule_start_step,
             batch_size=batch_size,
             evals=sum(step > state.step for step in self.parts.plan.eval_steps),
-            weight_decay=None if decay is None else {name: 0.0 if name in spared else decay for name in names},
-            patience=None if pure else state.schedule.patience,
-            multiplier=None if pure is None else lambda step: pure.lr_multiplier(replace(start, step=step)),
+            weight_decay=None if decay is None else {name: 0.0 if name in undecayed else decay for name in names},
+            patience=plateau.patience if plateau else None,
+            lr_multiplier=None if plateau else lambda step: state.schedule.lr_multiplier(replace(start, step=step)),
         )
 
     def compute_loss(self, model: nn.Module, batch: Any) -> Loss:
@@ -152,36 +153,39 @@ class _RunAdapter:
             return task.compute_loss(batch)
 
     def take_step(self, batch: Any) -> None:
-        """As the loop does; RuntimeError where it would have to split the batch further."""
+        """Take a step as the training loop does.
+
+        Raises:
+            RuntimeError: A micro-batch does not fit in memory."""
         self.parts.state.train()
         event = Trainer(self.parts.task, self.parts.state, self.parts.plan, self.world).train_step(batch)
         if isinstance(event, OutOfMemory):
             raise RuntimeError(f"a micro-batch of {event.micro_batch_size} does not fit: {event.message}")
 
     def lrs_at(self, step: int) -> Mapping[str, float]:
-        """Read from the optimizer after the loop has made that update, on a single example."""
+        """Read the LRs from the optimizer after the loop's update at `step`, made on a single example."""
         state, plan = self.parts.state, self.parts.plan
         state.step = state.schedule_start_step + step
-        one = self.parts.task.get_batch(state.examples, 1)
         plan = replace(plan, batch_size=self.world.size, micro_batch_size=1)
-        Trainer(self.parts.task, state, plan, self.world).train_step(one)
+        trainer = Trainer(self.parts.task, state, plan, self.world)
+        trainer.train_step(self.parts.task.get_batch(state.examples, 1))
         return state.optimizer.current_lrs()
 
-    def evaluate(self, size: int) -> EvalResult:
+    def evaluate(self, batch_size: int) -> EvalResult:
         task = _with_model(self.parts.task, self.parts.task.model)
-        held_out = {"val": _first_rows(task.data.val)} if isinstance(task, TextTask) else {}
-        task.data = replace(task.data, eval_batch_size=size, **held_out)
+        val = {"val": _first_rows(task.data.val)} if isinstance(task, TextTask) else {}
+        task.data = replace(task.data, eval_batch_size=batch_size, **val)
         task.pairs = None
         mean = score_validation_set(task, self.world, self.parts.plan.autocast)["loss"]
         return EvalResult(mean.value, int(mean.count), mean.unit)
 
     def load_model(self, folder: Path) -> nn.Module:
-        """As a run that goes on from it would."""
+        """Load the model as a resumed run does."""
         model = build_task(self.cfg, self.settings, self.world).model
         if self.cfg.lora:
             instantiate_component(self.cfg, "lora")(model)
         weights = load_weights(folder / WEIGHTS_FILE)
-        if find_broken_tie(model, weights):  # the head was adapted once, and has weights of its own since
+        if find_broken_tie(model, weights):  # an adapted head has had weights of its own since it was merged
             untie_head(model)
         load_model_weights(model, weights)
         return model.to(self.world.device)
@@ -189,39 +193,38 @@ class _RunAdapter:
 
 @dataclass(frozen=True)
 class _StateCounters:
-    """What a step moves of a state beside model, optimizer and scaler."""
+    """The part of a TrainState that a step changes besides model, optimizer and scaler."""
 
     state: TrainState
 
     def state_dict(self) -> dict[str, Any]:
-        observed = self.state.schedule.state_dict() if hasattr(self.state.schedule, "state_dict") else {}
-        return {"schedule": observed, **{name: getattr(self.state, name) for name in TrainState.COUNTERS}}
+        schedule: Any = self.state.schedule
+        schedule_state = schedule.state_dict() if hasattr(schedule, "state_dict") else {}
+        return {"schedule": schedule_state, **{name: getattr(self.state, name) for name in TrainState.COUNTERS}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        schedule: Any = self.state.schedule
         if state["schedule"]:
-            self.state.schedule.load_state_dict(state["schedule"])
+            schedule.load_state_dict(state["schedule"])
         for name in TrainState.COUNTERS:
             setattr(self.state, name, state[name])
 
 
 @dataclass(frozen=True)
-class _Reiterable(Iterable):
-    """What `begin` yields, from the start each time it is asked."""
+class _Reiterable(Iterable[Any]):
+    """An iterable that calls `make_iterator` each time it is iterated over."""
 
-    begin: Callable[[], Iterator[Any]]
+    make_iterator: Callable[[], Iterator[Any]]
 
     def __iter__(self) -> Iterator[Any]:
-        return self.begin()
+        return self.make_iterator()
 
 
 def _with_model(task: Task, model: nn.Module) -> Any:
-    other = copy.copy(task)
+    """Return a copy of the task with another model."""
+    other: Any = copy.copy(task)
     other.model = model
     return other
-
-
-def _is_pretrained(model: DictConfig | None) -> bool:
-    return model is not None and f"{PRETRAINED}." in model._target_
 
 
 def _read_tokens(batch: TokenBatch) -> LabeledTokens:
@@ -235,13 +238,13 @@ def _make_batch(tokens: LabeledTokens) -> TokenBatch:
 
 
 def _first_rows(rows: TokenRows) -> TokenRows:
-    """So many rows, and of the stream what they need."""
-    starts, lengths, scored = (of[:HELD_OUT] for of in (rows.starts, rows.lengths, rows.scored_per_row))
+    """Return the first EVAL_EXAMPLES rows, and only as much of the stream as they need."""
+    starts, lengths, scored = (array[:EVAL_EXAMPLES] for array in (rows.starts, rows.lengths, rows.scored_per_row))
     return TokenRows(rows.stream[: (starts + lengths).max() + 1], rows.is_scored, starts, lengths, scored)
 
 
 def _count_scored(data: TokenData) -> int:
-    """Of the rows that are evaluated here, and with what no row holds."""
+    """Return the number of targets to score: those of the first rows and those that are in no row."""
     return _first_rows(data.val).n_scored + data.val_scored_tokens - data.val.n_scored
 
 
@@ -251,10 +254,10 @@ def _read_documents(folder: Path, split: str) -> Iterator[Hashable]:
 
 
 def _read_lines(tokenizer: Tokenizer, folder: Path, split: str) -> Iterator[Hashable]:
-    """Of documents as long as books, which are never copied whole; those too short to be anyone's own left out."""
+    """Yield the lines of documents such as books, of which no complete copies are to be expected."""
     tokens, _, ends = token_stream.read_token_stream(folder, split)
     texts = (tokenizer.backend.decode(tokens[start + 1 : end + 1].tolist()) for start, end in pairwise(ends))
-    return (line.strip() for text in texts for line in text.splitlines() if len(line.strip()) >= SHORTEST)
+    return (line.strip() for text in texts for line in text.splitlines() if len(line.strip()) >= MIN_LINE_LENGTH)
 
 
 def _read_texts(source: Source) -> Iterator[str]:
@@ -266,7 +269,7 @@ def _sample_bytes(fields: FieldPairs) -> Iterator[Hashable]:
 
 
 def _tokenizer_saw_validation(tokenizer: DictConfig | None) -> bool | None:
-    """Whether a tokenizer was trained on validation text; None where it comes from elsewhere."""
+    """Return whether a tokenizer is trained on validation text, or None if it is not trained on this data."""
     if not tokenizer or tokenizer.get("fit_on") is None or tokenizer.get("corpus") is not None:
         return None
     return tokenizer.fit_on == "all"

@@ -88,8 +88,8 @@ def _run_preflight(asked: SweepRequest) -> str:
     if asked.preflight == "skip":
         return ""
     print(f"Preflight of the present config (once; preflight=skip leaves it out): {', '.join(CHECKS)}")
-    with open_training_setup(_worker_config(asked), asked.budget.n_trials, asked.n_jobs) as subject:
-        report = preflight(subject, on_finding=print_finding)
+    with open_training_setup(_worker_config(asked), asked.budget.n_trials, asked.n_jobs) as setup:
+        report = preflight(setup, on_finding=print_finding)
     print(summarize_report(report))
     if report.failed_checks and asked.preflight == "stop":
         raise RunFailedError(

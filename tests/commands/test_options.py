@@ -8,7 +8,7 @@ from harness import cli
 @pytest.mark.parametrize(
     ("command", "option", "said"),
     [
-        ("preflight", ["--only", "all"], "--only: 'all' is none of"),
+        ("preflight", ["--only", "all"], "--only: all: must be one of"),
         ("verify-resume", ["--steps", "0"], "--steps: 0 must be at least 1"),
         ("lr-range", ["--steps", "5"], "--steps: 5 must be at least 20"),
         ("clean", ["--to", "/nowhere/a.txt"], "data: clean takes a file of text"),

@@ -1,4 +1,4 @@
-"""Preflight as a user meets it: the command, before a sweep, over what is shipped."""
+"""Preflight of configured runs: the command, and the checks before a sweep."""
 
 import json
 import random
@@ -17,11 +17,11 @@ RUN = ["experiment=smoke", "observers=metrics_only"]
 
 
 @pytest.fixture
-def leaked(tmp_path: Path) -> list[str]:
-    """Overrides for data in which every document stands five times, so that what is held out is learned."""
-    chance = random.Random(0)
+def leaked_data(tmp_path: Path) -> list[str]:
+    """Overrides for data in which each document occurs five times, in training and in validation."""
+    rng = random.Random(0)
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
-    texts = [" ".join(chance.choices(words, k=40)) for _ in range(60)]
+    texts = [" ".join(rng.choices(words, k=40)) for _ in range(60)]
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts * 5))
     return [
@@ -33,69 +33,80 @@ def leaked(tmp_path: Path) -> list[str]:
     ]
 
 
-def test_what_is_asked_for_is_read_from_the_configuration_and_what_runs_from_the_loop(places) -> None:
-    chosen = [*RUN, *places, "optimizer=muon", "schedule.warmup_ratio=0.1", "loop.max_steps=50", "batch.batch_size=6"]
-    with open_training_setup(compose_config(chosen), runs=24, at_once=2) as subject:
-        assert (subject.asked.total_steps, subject.asked.warmup_steps, subject.asked.batch_size) == (50, 5.0, 6)
-        assert (subject.asked.runs, subject.asked.at_once, subject.batch_size) == (24, 2, 6)
-        with subject.preserved_state():
-            peak = subject.lrs(5)
-        assert peak == pytest.approx(subject.asked.lr)
-        assert set(peak) == {"embeddings", "matrices", "vectors"}
+def test_requested_settings_come_from_config_and_lrs_from_the_loop(places) -> None:
+    overrides = [
+        *RUN,
+        *places,
+        "optimizer=muon",
+        "schedule.warmup_ratio=0.1",
+        "loop.max_steps=50",
+        "batch.batch_size=6",
+    ]
+    with open_training_setup(compose_config(overrides), n_runs=24, n_parallel=2) as setup:
+        requested = setup.requested
+        assert (requested.total_steps, requested.warmup_steps, requested.batch_size) == (50, 5.0, 6)
+        assert (requested.n_runs, requested.n_parallel, setup.batch_size) == (24, 2, 6)
+        with setup.preserved_state():
+            lrs = setup.lrs_at(5)
+        assert lrs == pytest.approx(requested.lr)
+        assert set(lrs) == {"embeddings", "matrices", "vectors"}
 
 
-def test_checking_a_run_leaves_no_trace_in_it(places) -> None:
-    with open_training_setup(compose_config([*RUN, *places])) as subject:
-        before = subject.compute_loss(subject.batches[0]).item()
-        with subject.preserved_state():
+def test_checks_leave_the_run_unchanged(places) -> None:
+    with open_training_setup(compose_config([*RUN, *places])) as setup:
+        before = setup.compute_loss(setup.batches[0]).item()
+        with setup.preserved_state():
             for step in (0, 7):
-                subject.lrs(step)
-            subject.step(subject.batches[0])
-            assert subject.compute_loss(subject.batches[0]).item() != before
-        assert subject.compute_loss(subject.batches[0]).item() == before
-        assert all(not optimizer.state for optimizer in subject.optimizer_list)
+                setup.lrs_at(step)
+            setup.train_step(setup.batches[0])
+            assert setup.compute_loss(setup.batches[0]).item() != before
+        assert setup.compute_loss(setup.batches[0]).item() == before
+        assert all(not optimizer.state for optimizer in setup.optimizer_list)
 
 
-def test_the_command_checks_a_run_and_exits_0_where_nothing_failed(places, capsys) -> None:
+def test_command_exits_with_0_if_no_check_fails(places, capsys) -> None:
     assert cli.main(["preflight", *RUN, *places]) == 0
-    told = capsys.readouterr().out
-    assert all(f" {check} " in told for check in CHECKS)
-    assert "FAIL" not in told
-    assert told.splitlines()[-1].startswith("preflight: ")
+    output = capsys.readouterr().out
+    assert all(f" {check} " in output for check in CHECKS)
+    assert "FAIL" not in output
+    assert output.splitlines()[-1].startswith("preflight: ")
 
 
-def test_a_fault_is_named_and_the_command_exits_1(places, leaked, capsys) -> None:
-    assert cli.main(["preflight", *RUN, *places, *leaked, "--only", "evaluation"]) == 1
-    told = capsys.readouterr().out
-    assert "FAIL  evaluation" in told
-    assert "Look at metric first" in told
+def test_command_exits_with_1_and_names_the_failed_check(places, leaked_data, capsys) -> None:
+    assert cli.main(["preflight", *RUN, *places, *leaked_data, "--only", "evaluation"]) == 1
+    output = capsys.readouterr().out
+    assert "FAIL  evaluation" in output
+    assert "Look at evaluation first" in output
 
 
-def test_a_check_that_does_not_exist_is_refused_with_those_that_do(capsys) -> None:
+def test_command_rejects_unknown_check(capsys) -> None:
     assert cli.main(["preflight", "--only", "labels"]) == 2
-    assert f"--only: 'labels' is none of {', '.join(CHECKS)}" in capsys.readouterr().err
+    assert f"--only: labels: must be one of {', '.join(CHECKS)}" in capsys.readouterr().err
 
 
-def test_a_failed_check_stops_the_sweep_before_there_is_a_study(places, leaked, tmp_path, monkeypatch, capsys) -> None:
-    assert run_main(monkeypatch, "-m", *TINY_WITHOUT_LORA, *places, *leaked, "preflight=stop") == 1
+def test_failed_check_stops_the_sweep_before_a_study_exists(places, leaked_data, tmp_path, monkeypatch, capsys) -> None:
+    assert run_main(monkeypatch, "-m", *TINY_WITHOUT_LORA, *places, *leaked_data, "preflight=stop") == 1
     captured = capsys.readouterr()
     assert "FAIL  evaluation" in captured.out
-    assert "to search all the same: preflight=warn" in captured.err
+    assert "preflight=warn" in captured.err
     assert not (tmp_path / "outputs" / "sweeps").exists()
 
 
-def test_with_preflight_warn_the_sweep_goes_on_and_keeps_what_was_found(
-    places, leaked, tmp_path, monkeypatch, capsys
+def test_sweep_with_preflight_warn_continues_and_saves_the_findings_once(
+    places, leaked_data, tmp_path, monkeypatch, capsys
 ) -> None:
-    chosen = [*TINY_WITHOUT_LORA, *places, *leaked, "preflight=warn", "sweep.n_trials=1", "sweep.n_jobs=1"]
-    assert run_main(monkeypatch, "-m", *chosen) == 0
-    [kept] = (tmp_path / "outputs" / "sweeps").glob("*/preflight.txt")
-    assert "FAIL  evaluation" in kept.read_text()
-    capsys.readouterr()
-    assert run_main(monkeypatch, "-m", *chosen) == 0
-    assert "Preflight" not in capsys.readouterr().out
+    overrides = [*TINY_WITHOUT_LORA, *places, *leaked_data, "preflight=warn", "sweep.n_trials=1", "sweep.n_jobs=1"]
+    assert run_main(monkeypatch, "-m", *overrides) == 0
+    [findings] = (tmp_path / "outputs" / "sweeps").glob("*/preflight.txt")
+    assert "FAIL  evaluation" in findings.read_text()
+    assert "FAIL  evaluation" in capsys.readouterr().out
+    assert run_main(monkeypatch, "-m", *overrides) == 0
+    assert "FAIL  evaluation" not in capsys.readouterr().out
 
 
-def test_another_word_for_preflight_is_refused(places, monkeypatch, capsys) -> None:
+def test_unknown_preflight_mode_is_rejected(places, monkeypatch, capsys) -> None:
     assert run_main(monkeypatch, "-m", *TINY, *places, "preflight=maybe") == 2
-    assert "preflight: 'maybe' is none of stop, warn, skip" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "preflight: " in error
+    assert "maybe" in error
+    assert "stop, warn, skip" in error

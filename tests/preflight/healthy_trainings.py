@@ -1,7 +1,7 @@
-"""Trainings in which nothing is wrong, with every part that a check may ask for; a test spoils one of them."""
+"""A healthy training with everything that the checks can use; tests break one part of it."""
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,51 +12,51 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.core.task import Loss
+from harness.data.tokens import IGNORE_INDEX
 from harness.models.gpt import GPT
 from harness.preflight import EvalResult, RequestedSettings, TrainingData, TrainingSetup
-from harness.preflight.training_setup import IGNORED
 
-VOCABULARY, ROWS, STEPS = 40, 8, 40
-PEAK, WARMUP = 5e-3, 4
-PAD = 0
+VOCAB_SIZE, BATCH_SIZE, STEPS = 40, 8, 40
+PEAK_LR, WARMUP_STEPS = 5e-3, 4
+PAD_ID = 0
 
 
 @cache
 def make_documents(count: int, seed: int) -> tuple[tuple[int, ...], ...]:
-    """Of 10 to 24 tokens: what follows a token is one of two most of the time, and else a common one."""
-    chance, chain = np.random.default_rng(seed), np.random.default_rng(0)
-    follows = np.stack([chain.permutation(np.arange(1, VOCABULARY)) for _ in range(2)])
-    common = 1 / np.arange(1, VOCABULARY)
-    made = []
-    for length in chance.integers(10, 25, count):
-        tokens = [int(chance.integers(1, VOCABULARY))]
+    """Return documents of 10 to 24 tokens. 70% of the tokens are one of two successors of the token before."""
+    rng, successor_rng = np.random.default_rng(seed), np.random.default_rng(0)
+    successors = np.stack([successor_rng.permutation(np.arange(1, VOCAB_SIZE)) for _ in range(2)])
+    frequencies = 1 / np.arange(1, VOCAB_SIZE)
+    documents = []
+    for length in rng.integers(10, 25, count):
+        tokens = [int(rng.integers(1, VOCAB_SIZE))]
         while len(tokens) < length:
-            kind = chance.choice(3, p=[0.5, 0.2, 0.3])
-            free = 1 + chance.choice(VOCABULARY - 1, p=common / common.sum())
-            tokens.append(int(free if kind == 2 else follows[kind, tokens[-1] - 1]))
-        made.append(tuple(tokens))
-    return tuple(made)
+            kind = rng.choice(3, p=[0.5, 0.2, 0.3])
+            frequent = 1 + rng.choice(VOCAB_SIZE - 1, p=frequencies / frequencies.sum())
+            tokens.append(int(frequent if kind == 2 else successors[kind, tokens[-1] - 1]))
+        documents.append(tuple(tokens))
+    return tuple(documents)
 
 
 def collate(rows: Sequence[tuple[int, ...]]) -> dict[str, Tensor]:
-    """As transformers takes them: the labels are the inputs, and the loss moves them on."""
+    """Return a batch as in transformers: the labels are the inputs, and the loss shifts them."""
     width = max(map(len, rows))
-    inputs = torch.tensor([row + (PAD,) * (width - len(row)) for row in rows])
+    inputs = torch.tensor([row + (PAD_ID,) * (width - len(row)) for row in rows])
     is_real = torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
-    return {"input_ids": inputs, "labels": inputs.where(is_real, IGNORED), "attention_mask": is_real.long()}
+    return {"input_ids": inputs, "labels": inputs.where(is_real, IGNORE_INDEX), "attention_mask": is_real.long()}
 
 
 def next_token_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Loss:
     logits = model(batch["input_ids"], batch["attention_mask"]).logits[:, :-1]
     labels = batch["labels"][:, 1:]
-    nats = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return Loss(nats, int((labels != IGNORED).sum()))
+    nats = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
+    return Loss(nats, int((labels != IGNORE_INDEX).sum()))
 
 
 class Training:
-    """A small GPT that has learned its text for a while, goes on with AdamW and a warm-up, and is judged on text apart.
+    """A small pretrained GPT, trained on with AdamW and a warm-up, and evaluated on held-out text.
 
-    Any attribute may be set to something worse before `subject()` is asked."""
+    Tests replace attributes before they call `make_setup()`; `overrides` are further fields of the setup."""
 
     def __init__(self) -> None:
         self.train, self.val = list(make_documents(160, seed=1)), list(make_documents(30, seed=2))
@@ -64,39 +64,37 @@ class Training:
         self.model = make_model()
         self.model.load_state_dict(pretrained_weights())
         self.set_optimizer(self.model.parameters())
-        self.more: dict[str, Any] = {}
-        """Further fields of the subject."""
+        self.overrides: dict[str, Any] = {}
 
     def set_optimizer(self, parameters: Any) -> None:
-        self.optimizer = torch.optim.AdamW(parameters, lr=PEAK, weight_decay=0.01)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.multiplier)
+        self.optimizer = torch.optim.AdamW(parameters, lr=PEAK_LR, weight_decay=0.01)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.lr_multiplier)
 
     @staticmethod
-    def multiplier(step: int) -> float:
-        return min(1.0, (step + 1) / WARMUP) * (1 - step / STEPS)
+    def lr_multiplier(step: int) -> float:
+        return min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / STEPS)
 
-    def batches(self) -> list[Any]:
-        return [self.collate(self.train[start : start + ROWS]) for start in range(0, 4 * ROWS, ROWS)]
+    def make_batches(self) -> list[Any]:
+        return [self.collate(self.train[start : start + BATCH_SIZE]) for start in range(0, 4 * BATCH_SIZE, BATCH_SIZE)]
 
-    def loss(self, batch: Any) -> Tensor:
+    def compute_loss(self, batch: Any) -> Tensor:
         loss = self.loss_fn(self.model, batch)
         return loss.sum / loss.count if isinstance(loss, Loss) else loss
 
     def step(self, batch: Any) -> None:
         self.model.train()
         self.optimizer.zero_grad()
-        self.loss(batch).backward()
+        self.compute_loss(batch).backward()
         self.optimizer.step()
-        self.schedule.step()
+        self.scheduler.step()
 
     @torch.no_grad()
-    def evaluate(self, size: int) -> EvalResult:
+    def evaluate(self, batch_size: int) -> EvalResult:
         self.model.eval()
-        parts = [
-            self.loss_fn(self.model, self.collate(self.val[at : at + size])) for at in range(0, len(self.val), size)
-        ]
-        count = sum(part.count for part in parts)
-        return EvalResult(sum(part.sum.item() for part in parts) / count, count, "nats/token")
+        rows = [self.val[start : start + batch_size] for start in range(0, len(self.val), batch_size)]
+        losses = [self.loss_fn(self.model, self.collate(part)) for part in rows]
+        count = sum(loss.count for loss in losses)
+        return EvalResult(sum(loss.sum.item() for loss in losses) / count, count, "nats/token")
 
     def save(self, folder: Path) -> None:
         torch.save(self.model.state_dict(), folder / "model.pt")
@@ -106,46 +104,50 @@ class Training:
         model.load_state_dict(torch.load(folder / "model.pt"))
         return model
 
-    def data(self) -> TrainingData:
-        texts = [" ".join(f"w{token}" for token in row) for row in self.train]
-        examples: list[Sequence[Hashable]] = [self.train, self.val]
-        return TrainingData(*examples, texts, np.concatenate([np.array(row) for row in self.train]), None, False)
+    def make_data(self) -> TrainingData:
+        return TrainingData(
+            train=self.train,
+            val=self.val,
+            documents=[" ".join(f"w{token}" for token in row) for row in self.train],
+            token_stream=np.concatenate([np.array(row) for row in self.train]),
+            tokenizer_saw_validation=False,
+        )
 
     def make_setup(self) -> TrainingSetup:
         targets = [token for row in self.val for token in row[1:]]
         shares = np.array(list(Counter(targets).values())) / len(targets)
-        given = {
+        fields: dict[str, Any] = {
             "is_pretrained": True,
             "unigram_entropy": float(-(shares * np.log(shares)).sum()),
-            "asked": RequestedSettings(
-                lr=PEAK,
-                warmup_steps=WARMUP,
+            "requested": RequestedSettings(
+                lr=PEAK_LR,
+                warmup_steps=WARMUP_STEPS,
                 total_steps=STEPS,
-                batch_size=ROWS,
+                batch_size=BATCH_SIZE,
                 evals=4,
-                multiplier=Training.multiplier,
+                lr_multiplier=Training.lr_multiplier,
             ),
             "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "step": self.step,
-            "batch_size": ROWS,
+            "scheduler": self.scheduler,
+            "train_step": self.step,
+            "batch_size": BATCH_SIZE,
             "evaluate": self.evaluate,
-            "to_score": len(targets),
+            "eval_count": len(targets),
             "save": self.save,
             "load": self.load,
-            "data": self.data(),
+            "data": self.make_data(),
         }
-        return TrainingSetup(self.model, self.batches(), self.loss_fn, **given | self.more)
+        return TrainingSetup(self.model, self.make_batches(), self.loss_fn, **fields | self.overrides)
 
 
 def make_model() -> GPT:
     torch.manual_seed(0)
-    return GPT(vocab_size=VOCABULARY, positions=32, layers=2, width=32, heads=2, dropout=0.1)
+    return GPT(vocab_size=VOCAB_SIZE, positions=32, layers=2, width=32, heads=2, dropout=0.1)
 
 
 @cache
 def pretrained_weights() -> Mapping[str, Tensor]:
-    """The weights after a few epochs."""
+    """Return the weights after 120 steps of training."""
     model, rows = make_model(), make_documents(400, seed=3)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(120):

@@ -1,28 +1,25 @@
-"""What may be seen and what not."""
-
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from harness.models.ltg_bert import LTGBert
 from harness.preflight import Finding, TrainingSetup, preflight
 from harness.preflight.training_setup import detect_text_format
-from tests.preflight.healthy_trainings import VOCABULARY, Training
-from tests.preflight.other_trainings import make_masked_setup, masked_lm_loss
+from tests.preflight.healthy_trainings import Training
+from tests.preflight.other_trainings import make_ltg_bert, make_masked_setup, masked_lm_loss
 
 
-def found(subject: TrainingSetup) -> dict[str, Finding]:
-    return {finding.what: finding for _, finding in preflight(subject, ["attention"])}
+def check_attention(setup: TrainingSetup) -> dict[str, Finding]:
+    return {finding.title: finding for _, finding in preflight(setup, ["attention"])}
 
 
-def failed(subject: TrainingSetup) -> set[str]:
-    return {what for what, finding in found(subject).items() if finding.level == "fail"}
+def get_failed(setup: TrainingSetup) -> set[str]:
+    return {title for title, finding in check_attention(setup).items() if finding.level == "fail"}
 
 
-def seeing(model: nn.Module, change: Callable[[Tensor], Tensor | None]) -> nn.Module:
-    """The model with another attention mask than it is given."""
+def change_attention_mask(model: nn.Module, change: Callable[[Tensor], Tensor | None]) -> nn.Module:
+    """Let the model receive a changed attention mask."""
     forward = model.forward
     model.forward = lambda input_ids, attention_mask=None: forward(
         input_ids, None if attention_mask is None else change(attention_mask)
@@ -30,47 +27,43 @@ def seeing(model: nn.Module, change: Callable[[Tensor], Tensor | None]) -> nn.Mo
     return model
 
 
-def test_padding_that_is_attended_to_fails() -> None:
-    subject = make_masked_setup()
-    seeing(subject.model, lambda mask: None)
-    assert failed(subject) == {"padding and the logits of real tokens", "padding and the mean loss"}
+def test_visible_padding_fails() -> None:
+    setup = make_masked_setup()
+    change_attention_mask(setup.model, lambda mask: None)
+    assert get_failed(setup) == {"padding and logits", "padding and mean loss"}
 
 
-def test_a_causal_model_that_sees_the_future_fails() -> None:
-    subject = make_masked_setup()
-    lost = replace(subject, is_causal=True)
-    assert "what follows a token" in failed(lost)
+def test_causal_model_that_sees_later_tokens_fails() -> None:
+    assert "later tokens" in get_failed(replace(make_masked_setup(), is_causal=True))
 
 
-def test_a_causal_mask_that_is_lost_is_found_though_nobody_said_that_there_was_one() -> None:
-    torch.manual_seed(0)
-    model = LTGBert(vocab_size=VOCABULARY, width=32, layers=2, heads=2, hidden=64, positions=32)
-    assert failed(TrainingSetup(model, Training().batches(), masked_lm_loss)) == {"what is to be predicted"}
+def test_missing_causal_mask_fails_although_is_causal_is_not_given() -> None:
+    setup = TrainingSetup(make_ltg_bert(), Training().make_batches(), masked_lm_loss)
+    assert get_failed(setup) == {"hidden targets"}
 
 
-def test_a_masked_model_that_sees_one_side_fails() -> None:
-    training = Training()
-    batches = make_masked_setup().batches
-    subject = TrainingSetup(training.model, batches, masked_lm_loss, is_causal=False)
-    assert "what follows a token" in failed(subject)
+def test_masked_model_that_sees_one_side_fails() -> None:
+    setup = TrainingSetup(Training().model, make_masked_setup().batches, masked_lm_loss, is_causal=False)
+    assert "later tokens" in get_failed(setup)
 
 
-def test_attention_within_documents_is_no_fault() -> None:
-    subject, end = make_masked_setup(), 5
+def test_attention_within_documents_passes() -> None:
+    setup, end_id = make_masked_setup(), 5
 
-    def documents(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        of = (batch["input_ids"] == end).cumsum(1)
-        visible = (of[:, :, None] == of[:, None, :]) & batch["attention_mask"].bool()[:, None, :]
-        return model(batch["input_ids"], visible | torch.eye(of.shape[1], dtype=torch.bool)).logits
+    def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        document = (batch["input_ids"] == end_id).cumsum(1)
+        is_visible = (document[:, :, None] == document[:, None, :]) & batch["attention_mask"].bool()[:, None, :]
+        return model(batch["input_ids"], is_visible | torch.eye(document.shape[1], dtype=torch.bool)).logits
 
     def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return nn.functional.cross_entropy(documents(model, batch).flatten(0, 1), batch["labels"].flatten())
+        return nn.functional.cross_entropy(logits(model, batch).flatten(0, 1), batch["labels"].flatten())
 
-    text = replace(detect_text_format(subject.batches[0]), logits=documents)
-    assert not failed(replace(subject, text=text, loss_fn=loss))
+    text = detect_text_format(setup.batches[0])
+    assert text is not None
+    assert not get_failed(replace(setup, text=replace(text, logits=logits), loss_fn=loss))
 
 
-def test_padding_is_not_checked_where_the_batches_have_none() -> None:
+def test_padding_is_skipped_without_padded_batches() -> None:
     training = Training()
     training.collate = lambda rows: Training().collate([row[:10] for row in rows])
-    assert found(training.make_setup())["padding"].level == "not checked"
+    assert check_attention(training.make_setup())["padding"].level == "skip"

@@ -1,5 +1,3 @@
-"""Asked for against in force, on schedulers of torch and on a plain function."""
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,152 +8,164 @@ from torch.optim import lr_scheduler
 
 from harness.preflight import Finding, TrainingSetup
 from harness.preflight.effective_settings import check
-from tests.preflight.healthy_trainings import PEAK, ROWS, STEPS, Training
+from tests.preflight.healthy_trainings import BATCH_SIZE, PEAK_LR, STEPS, Training
+
+MakeScheduler = Callable[[torch.optim.Optimizer], Any]
 
 
-def subject(schedule: Callable[[torch.optim.Optimizer], Any] | None = None, **asked: Any) -> TrainingSetup:
-    """With another schedule, of which nobody says what its course should be."""
+def make_setup(make_scheduler: MakeScheduler | None = None, **requested: Any) -> TrainingSetup:
+    """Return a healthy setup, with another scheduler and no requested schedule if `make_scheduler` is given."""
     training = Training()
-    if schedule is not None:
-        training.set_optimizer(training.model.parameters())
-        training.optimizer.param_groups[0]["lr"] = training.optimizer.param_groups[0]["initial_lr"] = PEAK
-        training.schedule = schedule(training.optimizer)
-    made = training.make_setup()
-    made.asked = replace(made.asked, **({"multiplier": None, "warmup_steps": None} if schedule else {}) | asked)
-    return made
+    if make_scheduler is not None:
+        training.optimizer = torch.optim.AdamW(training.model.parameters(), lr=PEAK_LR, weight_decay=0.01)
+        training.scheduler = make_scheduler(training.optimizer)
+        requested = {"lr_multiplier": None, "warmup_steps": None} | requested
+    setup = training.make_setup()
+    setup.requested = replace(setup.requested, **requested)
+    return setup
 
 
-def findings(of: TrainingSetup) -> dict[str, Finding]:
-    with of.preserved_state():
-        return {finding.what: finding for finding in check(of)}
+def check_settings(setup: TrainingSetup) -> dict[str, Finding]:
+    with setup.preserved_state():
+        return {finding.title: finding for finding in check(setup)}
 
 
-def test_what_is_as_asked_passes_and_says_its_numbers() -> None:
-    found = findings(subject())
-    assert {finding.level for finding in found.values()} == {"pass"}
-    assert "0.00463 at step 3" in found["peak LR"].seen  # 5e-3 * 37/40: the decay begins with the warm-up
-    assert f"{ROWS} examples a step" in found["batch size"].seen
+def get_failed(findings: dict[str, Finding]) -> list[str]:
+    return [title for title, finding in findings.items() if finding.level == "fail"]
 
 
-def test_the_factor_by_which_an_lr_is_too_high_is_told() -> None:
-    peak = findings(subject(lr=PEAK / 4))["peak LR"]
-    assert peak.level == "fail"
-    assert "x4 of what was asked for" in peak.seen
-    assert "number of devices" in peak.look_at
-
-
-def test_a_capped_lr_is_told_as_one_that_is_not_reached() -> None:
-    peak = findings(subject(lr=PEAK * 2))["peak LR"]
-    assert (peak.level, "x0.5" in peak.seen) == ("fail", True)
-    assert "cap" in peak.look_at
-
-
-def test_an_lr_that_is_always_0_fails_as_a_peak_that_is_not_reached() -> None:
-    found = findings(subject(lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)))
-    assert [name for name, finding in found.items() if finding.level == "fail"] == ["peak LR"]
-
-
-def test_a_warm_up_of_which_nothing_is_left_fails_and_one_that_rounds_to_nothing_warns() -> None:
-    constant = lambda optimizer: lr_scheduler.ConstantLR(optimizer, factor=1.0)  # noqa: E731
-    assert findings(subject(constant, warmup_steps=0.1 * STEPS))["warm-up"].level == "fail"
-    assert findings(subject(constant, warmup_steps=0.3))["warm-up"].level == "warn"
-    assert "warm-up" not in findings(subject(constant, warmup_steps=0))
-
-
-def test_a_warm_up_of_another_length_fails() -> None:
-    tenfold = lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.05, total_iters=20)  # noqa: E731
-    found = findings(subject(tenfold, warmup_steps=4))["warm-up"]
-    assert found.level == "fail"
-    assert "from step 20 on" in found.seen
-    assert findings(subject(tenfold, warmup_steps=20))["warm-up"].level == "pass"
+def test_healthy_training_passes() -> None:
+    findings = check_settings(make_setup())
+    assert {finding.level for finding in findings.values()} == {"pass"}
+    assert "0.00463 at step 3" in findings["peak LR"].observed  # 5e-3 * 37/40: the decay starts during the warm-up
+    assert f"{BATCH_SIZE} examples per step" in findings["batch size"].observed
 
 
 @pytest.mark.parametrize(
-    ("length", "level"), [(STEPS, "pass"), (STEPS // 4, "warn"), (3 * STEPS, "warn")], ids=["its own", "short", "long"]
+    ("requested_lr", "ratio", "hint"), [(PEAK_LR / 4, "x4", "number of devices"), (2 * PEAK_LR, "x0.5", "cap")]
 )
-def test_a_cosine_is_as_long_as_the_run(length: int, level: str) -> None:
-    found = findings(subject(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, length)))["schedule"]
-    assert found.level == level, found
-    assert level == "pass" or f"at step {length} of {STEPS}" in found.seen
+def test_wrong_peak_lr_fails_with_its_ratio(requested_lr: float, ratio: str, hint: str) -> None:
+    finding = check_settings(make_setup(lr=requested_lr))["peak LR"]
+    assert finding.level == "fail"
+    assert f"{ratio} of what was requested" in finding.observed
+    assert hint in finding.hint
 
 
-def test_an_lr_that_is_0_for_most_of_the_run_fails() -> None:
-    falling = lambda optimizer: lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=10)  # noqa: E731
-    assert findings(subject(falling))["schedule"].level == "fail"
+def test_lr_of_0_fails() -> None:
+    findings = check_settings(make_setup(lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)))
+    assert get_failed(findings) == ["peak LR"]
+
+
+@pytest.mark.parametrize(("warmup_steps", "level"), [(0.1 * STEPS, "fail"), (0.3, "warn"), (0, None)])
+def test_missing_warmup(warmup_steps: float, level: str | None) -> None:
+    setup = make_setup(lambda optimizer: lr_scheduler.ConstantLR(optimizer, factor=1.0), warmup_steps=warmup_steps)
+    finding = check_settings(setup).get("warm-up")
+    assert (finding and finding.level) == level
+
+
+@pytest.mark.parametrize(("warmup_steps", "level"), [(4, "fail"), (20, "pass")])
+def test_warmup_length(warmup_steps: int, level: str) -> None:
+    setup = make_setup(
+        lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.05, total_iters=20), warmup_steps=warmup_steps
+    )
+    finding = check_settings(setup)["warm-up"]
+    assert finding.level == level
+    assert "from step 20 on" in finding.observed
+
+
+@pytest.mark.parametrize(("length", "level"), [(STEPS, "pass"), (STEPS // 4, "warn"), (3 * STEPS, "warn")])
+def test_cosine_length(length: int, level: str) -> None:
+    setup = make_setup(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, length))
+    finding = check_settings(setup)["schedule"]
+    assert finding.level == level, finding
+    assert level == "pass" or f"at step {length} of {STEPS}" in finding.observed
+
+
+def test_schedule_that_is_0_for_most_of_the_run_fails() -> None:
+    setup = make_setup(lambda optimizer: lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=10))
+    assert check_settings(setup)["schedule"].level == "fail"
 
 
 @pytest.mark.parametrize(
-    "schedule",
+    "make_scheduler",
     [
         lambda optimizer: lr_scheduler.LinearLR(optimizer, 1.0, 0.5, total_iters=STEPS),
         lambda optimizer: lr_scheduler.StepLR(optimizer, 15),
         lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.97),
-        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, PEAK, total_steps=STEPS),
+        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=STEPS),
         lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: (step + 1) ** -0.5),
     ],
-    ids=["linear to a half", "steps", "exponential", "one cycle", "inverse root"],
+    ids=["linear", "step", "exponential", "one-cycle", "inverse-sqrt"],
 )
-def test_schedules_of_every_kind_are_as_long_as_the_run(schedule: Callable[[torch.optim.Optimizer], Any]) -> None:
-    assert {finding.level for finding in findings(subject(schedule)).values()} == {"pass"}
+def test_healthy_schedules_pass(make_scheduler: MakeScheduler) -> None:
+    assert {finding.level for finding in check_settings(make_setup(make_scheduler)).values()} == {"pass"}
 
 
-def test_a_course_that_runs_ahead_of_the_one_asked_for_says_how_much() -> None:
-    made = subject(warmup_steps=None, multiplier=lambda step: 1 - step / STEPS)
-    made.lrs = lambda step: {"group0": PEAK * max(0.0, 1 - 3 * step / STEPS)}
-    found = findings(made)["schedule"]
-    assert found.level == "fail"
-    assert "as if stepped 3 times a step" in found.seen
+def test_schedule_that_is_advanced_too_often_fails_with_the_factor() -> None:
+    setup = make_setup(warmup_steps=None, lr_multiplier=lambda step: 1 - step / STEPS)
+    setup.lrs_at = lambda step: {"group0": PEAK_LR * max(0.0, 1 - 3 * step / STEPS)}
+    finding = check_settings(setup)["schedule"]
+    assert finding.level == "fail"
+    assert "as if advanced 3 times per step" in finding.observed
 
 
-def test_a_scheduler_that_no_step_steps_is_told() -> None:
-    made = subject()
-    made.step = lambda batch: made.optimizer_list[0].step()
-    assert findings(made)["scheduler's ticks"].level == "warn"
+def test_scheduler_that_is_not_advanced_warns() -> None:
+    setup = make_setup()
+    setup.train_step = lambda batch: setup.optimizer_list[0].step()
+    assert check_settings(setup)["scheduler steps"].level == "warn"
 
 
-@pytest.mark.parametrize("warmup", [None, 8], ids=["falling", "rising"])
-def test_a_scheduler_that_epochs_step_is_not_rehearsed_by_steps(warmup: int | None) -> None:
-    course = (1.0, 0.0) if warmup is None else (0.1, 1.0)
-    made = subject(lambda optimizer: lr_scheduler.LinearLR(optimizer, *course, total_iters=2), warmup_steps=warmup)
-    made.step = lambda batch: made.optimizer_list[0].step()
-    found = findings(made)
-    assert "fail" not in {finding.level for finding in found.values()}, found
-    assert found["learning rates"].level == "not checked"
-    assert "epoch" in found["learning rates"].expected
+@pytest.mark.parametrize("warmup_steps", [None, 8], ids=["decay", "warm-up"])
+def test_scheduler_that_is_advanced_per_epoch_is_skipped(warmup_steps: int | None) -> None:
+    factors = (1.0, 0.0) if warmup_steps is None else (0.1, 1.0)
+    setup = make_setup(
+        lambda optimizer: lr_scheduler.LinearLR(optimizer, *factors, total_iters=2), warmup_steps=warmup_steps
+    )
+    setup.train_step = lambda batch: setup.optimizer_list[0].step()
+    findings = check_settings(setup)
+    assert not get_failed(findings)
+    assert findings["learning rates"].level == "skip"
+    assert "epoch" in findings["learning rates"].observed
 
 
-def test_an_lr_that_stays_at_its_peak_after_a_warmup_passes() -> None:
-    warmup = lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4)  # noqa: E731
-    found = findings(subject(warmup, warmup_steps=4))["schedule"]
-    assert (found.level, found.seen) == ("pass", "the LR stays at its peak from step 4 on")
+def test_constant_lr_after_warmup_passes() -> None:
+    setup = make_setup(lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.1, total_iters=4), warmup_steps=4)
+    finding = check_settings(setup)["schedule"]
+    assert (finding.level, finding.observed) == ("pass", "LR at its peak from step 4 on")
 
 
-def test_examples_a_step_are_compared_over_all_devices() -> None:
-    made = subject(batch_size=ROWS // 2)
-    assert "x2" in findings(made)["batch size"].look_at
+def test_wrong_batch_size_fails_with_its_ratio() -> None:
+    finding = check_settings(make_setup(batch_size=BATCH_SIZE // 2))["batch size"]
+    assert finding.level == "fail"
+    assert "x2" in finding.hint
 
 
-def test_decay_is_compared_group_by_group() -> None:
-    assert findings(subject(weight_decay={"group0": 0.01}))["weight decay"].level == "pass"
-    assert findings(subject(weight_decay={"group0": 0.1}))["weight decay"].level == "fail"
-    assert "no group named vectors" in findings(subject(weight_decay={"vectors": 0.0}))["weight decay"].seen
+def test_weight_decay_is_compared_by_group() -> None:
+    assert check_settings(make_setup(weight_decay={"group0": 0.01}))["weight decay"].level == "pass"
+    assert check_settings(make_setup(weight_decay={"group0": 0.1}))["weight decay"].level == "fail"
+    finding = check_settings(make_setup(weight_decay={"vectors": 0.0}))["weight decay"]
+    assert "no group named vectors" in finding.observed
 
 
-def test_the_first_step_at_which_a_plateau_can_act_is_told_and_a_run_that_ends_before_it() -> None:
-    plateau = lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)  # noqa: E731
-    found = findings(subject(plateau, evals=4))["plateau"]
-    assert (found.level, "step 70, at the earliest" in found.seen) == ("warn", True)
-    assert findings(subject(plateau, evals=8))["plateau"].level == "pass"
-    assert findings(subject(patience=5, evals=4))["plateau"].level == "warn"
+def test_plateau_schedule_that_cannot_act_within_the_run_warns() -> None:
+    def make_scheduler(optimizer: torch.optim.Optimizer) -> lr_scheduler.ReduceLROnPlateau:
+        return lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
+
+    finding = check_settings(make_setup(make_scheduler, evals=4))["plateau"]
+    assert finding.level == "warn"
+    assert "at step 70" in finding.observed
+    assert check_settings(make_setup(make_scheduler, evals=8))["plateau"].level == "pass"
+    assert check_settings(make_setup(patience=5, evals=4))["plateau"].level == "warn"
 
 
-def test_without_an_optimizer_rates_are_not_checked() -> None:
-    made = subject()
-    made.optimizer = made.schedule = None
-    assert findings(made)["learning rates"].level == "not checked"
+def test_learning_rates_are_skipped_without_optimizer() -> None:
+    setup = make_setup()
+    setup.optimizer = setup.scheduler = None
+    assert check_settings(setup)["learning rates"].level == "skip"
 
 
-def test_a_schedule_without_the_length_of_the_run_is_not_checked() -> None:
-    found = findings(subject(lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.1, total_iters=5), total_steps=None))
-    assert found["learning rates"].level == "not checked"
-    assert "fail" not in {finding.level for finding in found.values()}
+def test_learning_rates_are_skipped_without_total_steps() -> None:
+    setup = make_setup(lambda optimizer: lr_scheduler.LinearLR(optimizer, 0.1, total_iters=5), total_steps=None)
+    findings = check_settings(setup)
+    assert findings["learning rates"].level == "skip"
+    assert not get_failed(findings)

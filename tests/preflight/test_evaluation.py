@@ -1,5 +1,3 @@
-"""A validation loss that means what it says, and those that do not."""
-
 import pytest
 
 from harness.preflight import EvalResult, Finding, TrainingData
@@ -7,54 +5,56 @@ from harness.preflight.evaluation import check
 from tests.preflight.healthy_trainings import Training
 
 
-def findings(training: Training) -> dict[str, Finding]:
-    return {finding.what: finding for finding in check(training.make_setup())}
+def check_evaluation(training: Training) -> dict[str, Finding]:
+    return {finding.title: finding for finding in check(training.make_setup())}
 
 
-def test_a_mean_of_batch_means_is_told_by_its_batches() -> None:
+def check_examples(data: TrainingData) -> Finding:
     training = Training()
-    whole = training.evaluate
-    training.evaluate = lambda size: EvalResult(whole(size).loss * (1 + 1e-3 / size), whole(size).count, "nats/token")
-    assert findings(training)["loss by batch"].level == "fail"
+    training.overrides = {"data": data}
+    return check_evaluation(training)["validation examples in training"]
 
 
-def test_what_is_scored_is_all_there_is_to_score() -> None:
+def test_loss_that_depends_on_batch_size_fails() -> None:
     training = Training()
-    training.more = {"to_score": 500}
-    found = findings(training)["coverage"]
-    assert (found.level, "478 of 500 scored: 95.60%" in found.seen) == ("fail", True)
+    whole = training.evaluate(16)
+    training.evaluate = lambda size: EvalResult(whole.loss * (1 + 1e-3 / size), whole.count, "nats/token")
+    assert check_evaluation(training)["loss by batch size"].level == "fail"
 
 
-def test_a_loss_without_a_unit_is_told() -> None:
+def test_incomplete_coverage_fails() -> None:
     training = Training()
-    whole = training.evaluate
-    training.evaluate = lambda size: EvalResult(whole(size).loss, whole(size).count)
-    assert findings(training)["unit"].level == "warn"
+    training.overrides = {"eval_count": 500}
+    finding = check_evaluation(training)["coverage"]
+    assert finding.level == "fail"
+    assert "478 of 500 scored: 95.60%" in finding.observed
 
 
-@pytest.mark.parametrize(("shared", "level"), [(0, "pass"), (1, "warn"), (5, "warn"), (6, "fail")])
-def test_a_few_validation_examples_in_training_warn_and_more_than_a_hundredth_fail(shared: int, level: str) -> None:
+def test_missing_unit_warns() -> None:
     training = Training()
-    training.more = {"data": TrainingData(train=range(10_000), val=range(10_000 - shared, 10_500 - shared))}
-    found = findings(training)["validation examples in training"]
-    assert (found.level, found.seen.startswith(f"{shared} of 500")) == (level, True)
+    whole = training.evaluate(16)
+    training.evaluate = lambda size: EvalResult(whole.loss, whole.count)
+    assert check_evaluation(training)["unit"].level == "warn"
 
 
-def test_one_copy_among_few_examples_and_empty_ones_are_no_leak() -> None:
+@pytest.mark.parametrize(("n_shared", "level"), [(0, "pass"), (1, "warn"), (5, "warn"), (6, "fail")])
+def test_leaked_examples_warn_and_fail_above_1_percent(n_shared: int, level: str) -> None:
+    finding = check_examples(TrainingData(train=range(10_000), val=range(10_000 - n_shared, 10_500 - n_shared)))
+    assert finding.level == level
+    assert finding.observed.startswith(f"{n_shared} of 500")
+
+
+def test_single_and_empty_leaked_examples_do_not_fail() -> None:
+    assert check_examples(TrainingData(train=["a", "", "b"], val=["", "", "b", "c", "d"])).level == "warn"
+
+
+def test_empty_validation_set_fails() -> None:
+    assert check_examples(TrainingData(train=["a"], val=[])).level == "fail"
+
+
+def test_tokenizer_fitted_on_validation_text_warns() -> None:
     training = Training()
-    training.more = {"data": TrainingData(train=["a", "", "b"], val=["", "", "b", "c", "d"])}
-    assert findings(training)["validation examples in training"].level == "warn"
-
-
-def test_no_validation_example_at_all_fails() -> None:
-    training = Training()
-    training.more = {"data": TrainingData(train=["a"], val=[])}
-    assert findings(training)["validation examples in training"].level == "fail"
-
-
-def test_a_tokenizer_that_saw_validation_text_is_said() -> None:
-    training = Training()
-    training.more = {"data": TrainingData(tokenizer_saw_validation=True)}
-    found = findings(training)
-    assert found["tokenizer"].level == "warn"
-    assert found["validation examples in training"].level == "not checked"
+    training.overrides = {"data": TrainingData(tokenizer_saw_validation=True)}
+    findings = check_evaluation(training)
+    assert findings["tokenizer"].level == "warn"
+    assert findings["validation examples in training"].level == "skip"

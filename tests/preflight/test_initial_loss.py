@@ -1,6 +1,5 @@
-"""Where a loss begins."""
-
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,70 +9,75 @@ from tests.preflight.healthy_trainings import Training, make_model
 from tests.preflight.other_trainings import make_operator_setup
 
 
-def finding(subject: TrainingSetup) -> Finding:
-    [(_, found)] = preflight(subject, ["initial_loss"])
-    return found
+def check_initial_loss(setup: TrainingSetup) -> Finding:
+    [(_, finding)] = preflight(setup, ["initial_loss"])
+    return finding
 
 
-def test_random_weights_read_the_logarithm_of_the_vocabulary() -> None:
+def check_pretrained(**fields: Any) -> Finding:
+    return check_initial_loss(replace(Training().make_setup(), **fields))
+
+
+def make_untrained_setup(**fields: Any) -> TrainingSetup:
     training = Training()
     training.model.load_state_dict(make_model().state_dict())
-    found = finding(replace(training.make_setup(), is_pretrained=False))
-    assert (found.level, "ln 40 = 3.689" in found.expected) == ("pass", True)
+    return replace(training.make_setup(), **fields)
+
+
+def test_random_weights_pass_at_log_of_vocab_size() -> None:
+    finding = check_initial_loss(make_untrained_setup(is_pretrained=False))
+    assert finding.level == "pass"
+    assert "ln 40 = 3.689" in finding.expected
 
 
 @pytest.mark.parametrize(("std", "level"), [(0.1, "warn"), (1.0, "fail")])
-def test_random_weights_that_are_sure_of_themselves_are_too_large(std: float, level: str) -> None:
-    training = Training()
-    training.model.load_state_dict(make_model().state_dict())
-    torch.nn.init.normal_(training.model.token_embedding.weight, std=std)
-    assert finding(replace(training.make_setup(), is_pretrained=False)).level == level
+def test_large_initial_weights(std: float, level: str) -> None:
+    setup = make_untrained_setup(is_pretrained=False)
+    torch.nn.init.normal_(setup.model.token_embedding.weight, std=std)
+    assert check_initial_loss(setup).level == level
 
 
-def test_trained_weights_that_are_not_said_to_be_are_told() -> None:
-    found = finding(replace(Training().make_setup(), is_pretrained=False))
-    assert found.level == "warn"
-    assert "is_pretrained=True" in found.look_at
+def test_pretrained_weights_without_is_pretrained_warn() -> None:
+    finding = check_pretrained(is_pretrained=False)
+    assert finding.level == "warn"
+    assert "is_pretrained=True" in finding.hint
 
 
-def test_a_validation_set_too_small_to_count_is_not_held_against_trained_weights() -> None:
-    found = finding(replace(Training().make_setup(), unigram_entropy=1.5))
-    assert found.level == "pass"
+def test_entropy_of_training_text_counts_if_validation_set_is_too_small() -> None:
+    assert check_pretrained(unigram_entropy=1.5).level == "pass"
 
 
-def test_without_the_texts_entropy_that_of_the_batches_is_compared_and_said() -> None:
-    found = finding(replace(Training().make_setup(), unigram_entropy=None, data=TrainingData()))
-    assert found.level == "pass"
-    assert "the frequencies of these batches'" in found.expected
+def test_unigram_entropy_is_estimated_from_batches_if_unknown() -> None:
+    finding = check_pretrained(unigram_entropy=None, data=TrainingData())
+    assert finding.level == "pass"
+    assert "tokens in these batches" in finding.expected
 
 
-def test_between_what_frequencies_score_and_a_uniform_guess_is_broken_and_not_under_tuned() -> None:
-    training = Training()
-    training.model.load_state_dict(make_model().state_dict())
-    found = finding(replace(training.make_setup(), unigram_entropy=3.0))
-    assert found.level == "fail"
-    assert "broken, not under-tuned" in found.seen
+def test_pretrained_weights_at_chance_level_fail() -> None:
+    finding = check_initial_loss(make_untrained_setup(unigram_entropy=3.0))
+    assert finding.level == "fail"
+    assert "broken, not under-tuned" in finding.observed
 
 
-def test_trained_weights_that_begin_above_a_narrow_texts_frequencies_are_told_and_not_failed() -> None:
-    found = finding(replace(Training().make_setup(), unigram_entropy=0.5, data=TrainingData()))
-    assert found.level == "warn"
-    assert "narrow" in found.look_at
+def test_pretrained_weights_above_entropy_of_narrow_text_warn() -> None:
+    finding = check_pretrained(unigram_entropy=0.5, data=TrainingData())
+    assert finding.level == "warn"
+    assert "narrow" in finding.hint
 
 
-def test_a_relative_error_begins_at_1() -> None:
-    assert finding(make_operator_setup()).level == "pass"
-    assert finding(replace(make_operator_setup(), is_pretrained=True)).level == "fail"
+def test_relative_error_of_random_weights_is_1() -> None:
+    assert check_initial_loss(make_operator_setup()).level == "pass"
+    assert check_initial_loss(replace(make_operator_setup(), is_pretrained=True)).level == "fail"
 
 
-def test_a_loss_that_is_not_finite_fails() -> None:
-    training = Training()
+def test_loss_that_is_not_finite_fails() -> None:
+    setup = Training().make_setup()
     with torch.no_grad():
-        training.model.norm.bias[0] = torch.nan
-    assert finding(training.make_setup()).level == "fail"
+        setup.model.norm.bias[0] = torch.nan
+    assert check_initial_loss(setup).level == "fail"
 
 
-def test_a_loss_of_unknown_scale_is_not_checked() -> None:
-    found = finding(replace(make_operator_setup(), zero_predictor=None))
-    assert found.level == "not checked"
-    assert "zero_predictor" in found.expected
+def test_loss_of_unknown_scale_is_skipped() -> None:
+    finding = check_initial_loss(replace(make_operator_setup(), zero_output_loss=None))
+    assert finding.level == "skip"
+    assert "zero_output_loss" in finding.observed
