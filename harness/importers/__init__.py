@@ -1,77 +1,83 @@
-"""Curves read back, whoever recorded them: by what a file holds, never by what it is called."""
+"""Import of training curves recorded by this harness or by other programs, one format per file.
+
+The format is detected from the content of a file, not from its name. Modules are imported on demand.
+"""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from harness.diagnosis.history import History
-from harness.record import metrics_file
+from harness.record.metrics_file import METRICS_FILE
 
 TENSORBOARD_MARKER = b"brain.Event:"
-"""In the first record of every event file of TensorBoard."""
+"""Part of the first record of every TensorBoard event file."""
 
 
 def read_history(path: Path) -> History:
-    """The history in a run's folder, a trainer's, a folder of event files, or in one file of any kind that is known;
-    ValueError, in a sentence that names the path, for all else."""
+    """Read the history in a run's folder, a transformers output folder, a folder of event files, or one log file.
+
+    Raises:
+        ValueError: The path holds no known format, or several runs; the message names the path.
+    """
     return _read_folder(path) if path.is_dir() else _read_file(path)
 
 
 def _read_folder(folder: Path) -> History:
-    if (folder / metrics_file.METRICS_FILE).is_file():
-        return _read_file(folder / metrics_file.METRICS_FILE)
+    if (folder / METRICS_FILE).is_file():
+        return _read_file(folder / METRICS_FILE)
     states = [folder / "trainer_state.json", *folder.glob("checkpoint-*/trainer_state.json")]
-    saved = [state for state in states if state.is_file()]
-    if saved:
-        return _read_file(max(saved, key=lambda state: state.stat().st_mtime))
-    logs = sorted({path.parent for path in folder.rglob("*tfevents*")})
-    if folder in logs or len(logs) == 1:
+    existing = [state for state in states if state.is_file()]
+    if existing:
+        return _read_file(max(existing, key=lambda state: state.stat().st_mtime))
+    event_folders = sorted({path.parent for path in folder.rglob("*tfevents*")})
+    if folder in event_folders or len(event_folders) == 1:
         from harness.importers import tensorboard
 
-        return tensorboard.read_tensorboard(folder if folder in logs else logs[0])
-    inside = logs or sorted(path.parent for path in folder.glob(f"*/{metrics_file.METRICS_FILE}"))
-    if inside:
-        named = ", ".join(str(path) for path in inside[:3])
-        raise ValueError(f"{folder} holds {len(inside)} runs; name them: {named}{', …' * (len(inside) > 3)}")
+        return tensorboard.read_tensorboard(folder if folder in event_folders else event_folders[0])
+    runs = event_folders or sorted(path.parent for path in folder.glob(f"*/{METRICS_FILE}"))
+    if runs:
+        examples = ", ".join(str(path) for path in runs[:3])
+        raise ValueError(f"{folder}: contains {len(runs)} runs; pass their paths: {examples}{', …' * (len(runs) > 3)}")
     raise ValueError(
-        f"{folder} holds no {metrics_file.METRICS_FILE}, no trainer_state.json and no event file; name a log in it"
+        f"{folder}: contains no {METRICS_FILE}, trainer_state.json or TensorBoard event file; pass the path of a log"
     )
 
 
 def _read_file(path: Path) -> History:
     with path.open("rb") as file:
         head = file.read(4096)
-        head += b"" if b"\n" in head else file.readline()
+        head += b"" if b"\n" in head else file.readline()  # the first line of JSONL may be long
     text = head.decode("utf-8-sig", errors="replace")
     if not text.strip():
-        raise ValueError(f"{path} is empty")
+        raise ValueError(f"{path}: the file is empty")
     if TENSORBOARD_MARKER in head[:64]:
         from harness.importers import tensorboard
 
         return tensorboard.read_tensorboard(path)
     if b"\0" in head:
-        raise ValueError(f"{path} holds no text; give a run's folder, a log, a CSV, a JSONL or an event file")
+        raise ValueError(f"{path}: not a text file; pass a run's folder, a log, CSV, JSONL or a TensorBoard event file")
     return _read_text(path, text)
 
 
 def _read_text(path: Path, head: str) -> History:
     from harness.importers import native, tables, text, trainer_state
 
-    first = _parse_json(head.lstrip().partition("\n")[0])
-    if isinstance(first, dict) and first.get("kind") == "start":
+    first_line = _parse_json(head.lstrip().partition("\n")[0])
+    if isinstance(first_line, dict) and first_line.get("kind") == "start":
         return native.read_native(path)
-    whole = _parse_json(path.read_text(encoding="utf-8-sig", errors="replace")) if head.lstrip()[0] in "{[" else None
-    if isinstance(whole, dict) and "log_history" in whole:
+    content = _parse_json(path.read_text(encoding="utf-8-sig", errors="replace")) if head.lstrip()[0] in "{[" else None
+    if isinstance(content, dict) and "log_history" in content:
         return trainer_state.read_trainer_state(path)
-    if isinstance(first, dict) or isinstance(whole, list):
+    if isinstance(first_line, dict) or isinstance(content, list):
         return tables.read_jsonl_history(path)
-    if isinstance(whole, dict):
-        raise ValueError(f"{path} is JSON without the log_history of a trainer_state.json, and no JSONL")
+    if isinstance(content, dict):
+        raise ValueError(f"{path}: neither JSONL nor a trainer_state.json, which would have a log_history")
     return tables.read_csv_history(path) if tables.detect_delimiter(head) else text.read_text_log(path)
 
 
 def _parse_json(text: str) -> Any:
-    """None for what is no JSON."""
+    """Return the parsed value, or None for invalid JSON."""
     try:
         return json.loads(text)
     except ValueError:

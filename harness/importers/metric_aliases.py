@@ -1,4 +1,4 @@
-"""What others call the metrics that we know, and their points gathered into a history by our names."""
+"""Names that other programs give to our metrics, and the history built from points recorded under them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
 from harness.importers.lr_schedules import schedule_from_curve
 
 MetricPoints = Mapping[str, Sequence[tuple[int, float]]]
-"""Step and value by the name that whoever recorded it gave."""
+"""(step, value) pairs by the name they were recorded under."""
 
 TOKENS = "train/tokens"
 NATIVE_PREFIXES = ("train/", "val/", "perf/", "grad_norm/", "constant/")
@@ -27,55 +27,60 @@ METRIC_ALIASES = {
     "perf/tokens_per_second": "tokens_per_second tokens_per_sec tok_s tok_sec tokens_s tokens_sec tps",
     "perf/steps_per_second": "steps_per_second steps_per_sec steps_s steps_sec it_s its_s",
     "val/coverage": "coverage val_coverage eval_coverage",
+    "step": "global_step trainer_global_step train_global_step step steps iter iteration iterations it update updates "
+    "train_step batch",
+    "epoch": "epoch epochs train_epoch",
 }
-STEP_ALIASES = (
-    "global_step trainer_global_step train_global_step step steps iter iteration iterations it update updates "
-    "train_step batch"
-)
-EPOCH_ALIASES = "epoch epochs train_epoch"
+"""Aliases of each metric after `normalize_name`, the most specific first."""
+CANONICAL_NAMES = {alias: metric for metric, aliases in METRIC_ALIASES.items() for alias in aliases.split()}
+ALIAS_ORDER = {alias: order for aliases in METRIC_ALIASES.values() for order, alias in enumerate(aliases.split())}
 
-ALIAS_ORDER = {
-    name: order
-    for spelled in (*METRIC_ALIASES.values(), STEP_ALIASES, EPOCH_ALIASES)
-    for order, name in enumerate(spelled.split())
-}
-CANONICAL_NAMES = {name: meaning for meaning, spelled in METRIC_ALIASES.items() for name in spelled.split()}
-CANONICAL_NAMES |= dict.fromkeys(STEP_ALIASES.split(), "step") | dict.fromkeys(EPOCH_ALIASES.split(), "epoch")
 SUMMARY_KEY = "train_steps_per_second"
-"""Stands in the summary at the end of a transformers Trainer, whose train_loss is the mean of the whole run."""
+"""Marks the last log entry of a transformers Trainer, whose train_loss is the mean over the whole run."""
 WRAPPER_PREFIXES = ("metrics_", "metric_", "logs_", "log_")
 
 
 @lru_cache(4096)
 def canonical_name(name: str) -> str | None:
-    """What a name stands for: one of our metrics, `step`, `epoch`, or nothing known."""
+    """Return the metric of ours that `name` stands for, "step" or "epoch", or None if the name is unknown."""
     return CANONICAL_NAMES.get(normalize_name(name), name if name.startswith(NATIVE_PREFIXES) else None)
 
 
 def normalize_name(name: str) -> str:
-    """`Train/LearningRate`, `train learning-rate` and `run 7 - Train/LearningRate` are all train_learning_rate."""
+    """Return `name` in snake case without the prefix of a dashboard.
+
+    `Train/LearningRate`, `train learning-rate` and `run 7 - Train/LearningRate` (W&B) become train_learning_rate.
+    """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name.rpartition(" - ")[2])
     text = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
-    return next((text.removeprefix(wrapper) for wrapper in WRAPPER_PREFIXES if text.startswith(wrapper)), text)
+    return next((text.removeprefix(prefix) for prefix in WRAPPER_PREFIXES if text.startswith(prefix)), text)
 
 
 def build_history(points: MetricPoints, facts: RunFacts) -> History:
-    """The history of `points` by our names; of several names for one metric that with the most points counts. What the
-    curves tell beside themselves is added to the `facts` that lack it."""
+    """Return the history of `points` under our metric names.
+
+    Of several names for one metric, the one with the most points is used. Facts that are missing are inferred from the
+    curves where possible.
+    """
     chosen: dict[str, str] = {}
     for name in points:
-        own = canonical_name(name)
-        if own not in (None, "step", "epoch") and (
-            own not in chosen or _rank_alias(points, name) > _rank_alias(points, chosen[own])
-        ):
-            chosen[own] = name
+        metric = canonical_name(name)
+        if metric in (None, "step", "epoch"):
+            continue
+        if metric not in chosen or _rank_alias(points, name) > _rank_alias(points, chosen[metric]):
+            chosen[metric] = name
     history = History(facts)
-    for own, name in chosen.items():
-        if own != TOKENS:
-            _add_points(history, own, points[name])
+    for metric, name in chosen.items():
+        if metric != TOKENS:
+            _add_points(history, metric, points[name])
     per_step = _add_tokens(history, points[chosen[TOKENS]]) if TOKENS in chosen else None
-    left_out = "".join(_describe_dropped(history, own, points[chosen[own]]) for own in LOSS_METRICS if own in chosen)
-    history.facts = replace(facts, source=facts.source + left_out, tokens_per_step=facts.tokens_per_step or per_step)
+    source = facts.source
+    for metric in LOSS_METRICS:
+        if metric in chosen and (n_dropped := len(points[chosen[metric]]) - len(history[metric])):
+            source += (
+                f"; {metric}: {n_dropped} of {len(points[chosen[metric]])} points dropped, their steps were repeated"
+            )
+    history.facts = replace(facts, source=source, tokens_per_step=facts.tokens_per_step or per_step)
     history.facts = _infer_facts(history, points)
     return history
 
@@ -86,23 +91,20 @@ def _add_points(history: History, metric: str, points: Sequence[tuple[int, float
 
 
 def _add_tokens(history: History, points: Sequence[tuple[int, float]]) -> float | None:
-    """Into the history, if they rise, for only then are they those of the whole run; those of a step, if they are the
-    same in every row."""
-    counted = History()
-    _add_points(counted, TOKENS, points)
-    values = counted[TOKENS].values
+    """Add the token counts if they are cumulative, or return the tokens per step if all counts are equal."""
+    counts = History()
+    _add_points(counts, TOKENS, points)
+    values = counts[TOKENS].values
     if len(values) > 1 and values[-1] > values[0] and np.all(np.diff(values) >= 0):
         _add_points(history, TOKENS, points)
     return float(values[0]) if len(values) > 1 and values[0] > 0 and np.all(values == values[0]) else None
 
 
-def _describe_dropped(history: History, metric: str, points: Sequence[tuple[int, float]]) -> str:
-    lost = len(points) - len(history[metric])
-    return f"; {lost} of {len(points)} points of {metric} left out, as their steps come again later" if lost else ""
-
-
 def infer_steps_per_epoch(epochs: Sequence[tuple[int, float]]) -> float | None:
-    """From the steps at which each epoch, whole or not, is first told of; None where there is only one."""
+    """Return the steps per epoch, from the first step of the lowest and of the highest epoch, which may be fractions.
+
+    None if there is only one epoch.
+    """
     first: dict[float, int] = {}
     for step, epoch in epochs:
         first.setdefault(epoch, step)
@@ -116,12 +118,11 @@ def _rank_alias(points: MetricPoints, name: str) -> tuple[bool, int, int]:
 
 def _infer_facts(history: History, points: MetricPoints) -> RunFacts:
     facts, lrs, gaps = history.facts, history["train/lr"].values, np.diff(history["train/loss"].steps)
-    told = [points[name] for name in points if canonical_name(name) == "epoch"]
+    epochs = (infer_steps_per_epoch(points[name]) for name in points if canonical_name(name) == "epoch")
     return replace(
         facts,
         schedule=facts.schedule or schedule_from_curve(history["train/lr"]),
         peak_lr=facts.peak_lr if facts.peak_lr is not None or not len(lrs) else float(lrs.max()),
         log_every=facts.log_every if facts.log_every > 1 or not len(gaps) else max(1, round(float(np.median(gaps)))),
-        steps_per_epoch=facts.steps_per_epoch
-        or next((found for found in map(infer_steps_per_epoch, told) if found), None),
+        steps_per_epoch=facts.steps_per_epoch or next(filter(None, epochs), None),
     )

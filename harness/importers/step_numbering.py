@@ -1,66 +1,75 @@
-"""Steps as others number them, made those of the whole run."""
+"""Conversion of the step numbers in a log to steps of the whole run."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 
 class StepCounter:
-    """Steps of the run, where those of a log may begin anew in every epoch."""
+    """Counts steps of the whole run where the steps of a log may restart in every epoch.
+
+    Call it for each row in order of time.
+    """
 
     def __init__(self) -> None:
-        self._offsets: dict[float, int] = {}
-        """Steps of the run before those of an epoch."""
+        self._offsets: dict[float | None, int] = {}  # steps of the run before each epoch
         self._epoch: float | None = None
         self._latest, self._gap = 0, 1
 
-    def __call__(self, step: int, epoch: float | None = None, of: float | None = None) -> int:
-        """`of` are the steps of an epoch, where they are told. Without an `epoch` it is that of the step before."""
+    def __call__(self, step: int, epoch: float | None = None, epoch_length: float | None = None) -> int:
+        """Return the step of the run at `step` of `epoch`, by default the epoch of the previous row.
+
+        `epoch_length` is in steps, for logs that print it.
+        """
         epoch = self._epoch if epoch is None else epoch
         if epoch not in self._offsets:
-            self._offsets[epoch] = self._epoch_offset(step, epoch, of)
-        at = self._offsets[epoch] + step
-        self._gap = at - self._latest if at > self._latest else self._gap
-        self._epoch, self._latest = epoch, at
-        return at
+            self._offsets[epoch] = self._epoch_offset(step, epoch, epoch_length)
+        run_step = self._offsets[epoch] + step
+        self._gap = run_step - self._latest if run_step > self._latest else self._gap
+        self._epoch, self._latest = epoch, run_step
+        return run_step
 
-    def _epoch_offset(self, step: int, epoch: float | None, of: float | None) -> int:
+    def _epoch_offset(self, step: int, epoch: float | None, epoch_length: float | None) -> int:
         if not self._offsets:
             return 0
-        before = self._offsets[self._epoch]
-        if self._epoch is None or epoch < self._epoch or before + step > self._latest:
-            return before
-        if of:
-            return round((epoch - min(one for one in self._offsets if one is not None)) * of)
-        return self._latest + (self._gap if step <= 0 else 0)  # counted from 0
+        offset = self._offsets[self._epoch]
+        if self._epoch is None or epoch is None or epoch < self._epoch or offset + step > self._latest:
+            return offset  # steps do not restart
+        if epoch_length:
+            return round((epoch - min(known for known in self._offsets if known is not None)) * epoch_length)
+        return self._latest + (self._gap if step <= 0 else 0)  # an epoch may count from 0
 
 
-def infer_epochs(steps: Sequence[float | None]) -> list[int] | None:
-    """The epoch of each row, where its steps begin anew at the same number after the same number every time, the last
-    perhaps sooner; None where they do not. None for a row that tells nothing."""
+def infer_epochs(steps: Sequence[float | None]) -> list[float | None] | None:
+    """Return the epoch of each row if its steps restart regularly, else None.
+
+    Regularly means at the same number after the same number; the last epoch may be incomplete. A row without a step,
+    None, belongs to the current epoch.
+    """
     known = [step for step in steps if step is not None]
-    falls = [(one, other) for one, other in pairwise(known) if other < one]
-    ends = {end for end, _ in falls}
-    if not falls or {begin for _, begin in falls} != {known[0]} or len(ends) > 1 or known[-1] > ends.pop():
+    restarts = [(last, first) for last, first in pairwise(known) if first < last]
+    last_steps = {last for last, _ in restarts}
+    if not restarts or {first for _, first in restarts} != {known[0]} or len(last_steps) > 1:
         return None
-    return list(_count_epochs(steps))
-
-
-def _count_epochs(steps: Sequence[float | None]) -> Iterator[int]:
+    if known[-1] > last_steps.pop():
+        return None
+    epochs: list[float | None] = []
     epoch, latest = 0, -math.inf
     for step in steps:
-        epoch += step is not None and step < latest
-        latest = latest if step is None else step
-        yield epoch
+        if step is not None:
+            epoch += step < latest
+            latest = step
+        epochs.append(epoch)
+    return epochs
 
 
 def sort_by_step(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
-    """By their steps, where these are all different, so that nothing but their order can be wrong."""
+    """Sort the points if all steps differ; repeated steps come from a rollback, where the order matters."""
     return sorted(points) if len({step for step, _ in points}) == len(points) else points
 
 
 def round_step(value: float, location: str) -> int:
-    """A step; ValueError, with the place and the remedy, for what is no number."""
+    """Round a step; ValueError, starting with `location`, if it is not finite."""
     if not math.isfinite(value):
-        raise ValueError(f"{location}: the step is {value}; give it a number, or leave that row out")
+        raise ValueError(f"{location}: the step is {value}; set it to a number or delete the row")
     return round(value)

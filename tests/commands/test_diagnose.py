@@ -23,7 +23,7 @@ def test_a_run_and_a_log_are_headed_by_what_was_read_and_scored_by_their_forecas
     assert "completed · step 12 of 12 · points: 12 of train/loss, 4 of val/loss" in ours
     assert "step 4: val/loss < 1: missed" in ours
     assert "of 3 expectations met" in ours
-    assert f"text log {log}: 4 of 4 lines understood" in theirs
+    assert f"text log {log}: 4 of 4 lines parsed" in theirs
     assert "step 1500 · points: 4 of train/loss, 4 of val/loss" in theirs
     assert "best validation loss 3.75 at step 1500" in theirs
     assert "step 1000: val/loss < 4.2: met (4.167 at step 1000, 0.0333 below)" in theirs
@@ -43,7 +43,7 @@ def test_the_thresholds_are_those_of_the_preset(preset, log) -> None:
     ("arguments", "said"),
     [
         (["{folder}/absent.log"], "absent.log' is no file, no folder, no run in"),
-        (["{folder}/empty"], "holds no metrics.jsonl, no trainer_state.json and no event file"),
+        (["{folder}/empty"], "contains no metrics.jsonl, trainer_state.json or TensorBoard event file"),
         (["{folder}/theirs.log", "{folder}/words.txt"], "words.txt: none of 1 lines tells a step and a loss"),
         (["{folder}/theirs.log", "--thresholds", "strict"], "thresholds has no option 'strict'"),
         (["{folder}/theirs.log", "--expect", "loss 3"], "--expect: 'loss 3' is not a valid expectation"),

@@ -1,4 +1,4 @@
-"""A Trainer of transformers, TensorBoard and MLflow, which record by names of their own."""
+"""Runs recorded by the transformers Trainer, TensorBoard and MLflow under their own names."""
 
 import json
 from pathlib import Path
@@ -34,14 +34,14 @@ LOGGED = [
 STATE = {"max_steps": 20, "global_step": 20, "num_train_epochs": 1, "logging_steps": 10, "log_history": LOGGED}
 
 
-def trainer(folder: Path, **changes: object) -> Path:
+def write_state(folder: Path, **changes: object) -> Path:
     folder.mkdir(parents=True)
     (folder / "trainer_state.json").write_text(json.dumps({**STATE, **changes}, indent=2))
     return folder
 
 
-def test_a_trainers_state_is_read_without_its_summary_of_the_whole_run(tmp_path) -> None:
-    history = read_history(trainer(tmp_path / "my run" / "checkpoint-20") / "trainer_state.json")
+def test_trainer_state_without_the_summary_entry(tmp_path: Path) -> None:
+    history = read_history(write_state(tmp_path / "my run" / "checkpoint-20") / "trainer_state.json")
     assert history["train/loss"].values.tolist() == [3.5, 3.4]
     assert history["val/loss"].steps.tolist() == [10]
     assert history["train/tokens"].values.tolist() == [900, 1800]
@@ -50,27 +50,27 @@ def test_a_trainers_state_is_read_without_its_summary_of_the_whole_run(tmp_path)
     assert (facts.peak_lr, facts.steps_per_epoch) == (5e-5, 20)
 
 
-def test_a_trainers_folder_stands_for_its_last_checkpoint_and_tokens_that_were_not_counted_are_none(tmp_path) -> None:
+def test_trainer_folder_is_read_from_its_last_checkpoint(tmp_path: Path) -> None:
     entries = [{**entry, "num_input_tokens_seen": 0} for entry in LOGGED[:1]]
-    trainer(tmp_path / "run" / "checkpoint-10", global_step=10, log_history=entries)
+    write_state(tmp_path / "run" / "checkpoint-10", global_step=10, log_history=entries)
     history = read_history(tmp_path / "run")
     assert history.facts.status is None
     assert history.tokens_at(history["train/loss"].steps) is None
 
 
-def test_a_trainers_plateau_schedule_is_known_by_the_state_that_it_saved(tmp_path) -> None:
+def test_plateau_schedule_is_read_from_the_scheduler_state(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))])
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=3)
     linear = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     by_accuracy = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=5)
     plateau.step(3.6)
     by_accuracy.step(0.5)
-    known = {}
+    found = {}
     for name, scheduler in (("plateau", plateau), ("by accuracy", by_accuracy), ("linear", linear)):
-        torch.save(scheduler.state_dict(), trainer(tmp_path / name) / "scheduler.pt")
+        torch.save(scheduler.state_dict(), write_state(tmp_path / name) / "scheduler.pt")
         facts = read_history(tmp_path / name).facts
-        known[name] = (facts.schedule, facts.watches, facts.patience)
-    assert known == {
+        found[name] = (facts.schedule, facts.watches, facts.patience)
+    assert found == {
         "plateau": ("Plateau", "val/loss", 3),
         "by accuracy": ("Plateau", None, 5),
         "linear": (None, None, None),
@@ -79,12 +79,12 @@ def test_a_trainers_plateau_schedule_is_known_by_the_state_that_it_saved(tmp_pat
     assert read_history(tmp_path / "linear").facts.schedule is None
 
 
-def test_a_trainer_that_logged_nothing_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="its log_history is empty"):
-        read_history(trainer(tmp_path / "run", log_history=[]))
+def test_empty_log_history_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="log_history is empty"):
+        read_history(write_state(tmp_path / "run", log_history=[]))
 
 
-def test_tensorboards_tags_are_read_by_what_they_mean(tmp_path) -> None:
+def test_tensorboard_tags(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
@@ -104,25 +104,25 @@ def test_tensorboards_tags_are_read_by_what_they_mean(tmp_path) -> None:
     assert read_history(events)["train/loss"].values.tolist() == [3, 2, 1]
 
 
-def test_events_that_lie_in_the_named_folder_come_before_those_further_down(tmp_path) -> None:
+def test_event_files_of_the_folder_itself_are_preferred_to_those_below(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
     for folder, loss in (("a", 3.0), ("a/1", 2.0)):
         with SummaryWriter(str(tmp_path / folder)) as writer:
             writer.add_scalar("loss", loss, 1)
-    with pytest.raises(ValueError, match=r"holds 2 runs; name them: .*/a, .*/a/1"):
+    with pytest.raises(ValueError, match=r"contains 2 runs; pass their paths: .*/a, .*/a/1"):
         read_history(tmp_path)
     assert read_history(tmp_path / "a")["train/loss"].values.tolist() == [3.0]
     assert read_history(tmp_path / "a" / "1")["train/loss"].values.tolist() == [2.0]
 
 
-def test_a_folder_without_a_record_says_what_it_should_hold(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"holds no metrics.jsonl, no trainer_state.json and no event file"):
+def test_folder_without_a_known_format_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"contains no metrics.jsonl, trainer_state.json or TensorBoard event file"):
         read_history(tmp_path)
 
 
-def test_anyones_mlflow_run_is_read_by_what_its_metrics_and_parameters_mean(tmp_path) -> None:
+def test_mlflow_run_of_another_program(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     client = TrackingClient(store)
     run_id = client.get_or_create_run("theirs", "1", "their run", 0)
@@ -141,7 +141,7 @@ def test_anyones_mlflow_run_is_read_by_what_its_metrics_and_parameters_mean(tmp_
     assert (facts.schedule, facts.warmup_asked, facts.warmup_steps) == ("Cosine", 1, None)
 
 
-def test_a_run_of_ours_whose_folder_is_gone_is_known_by_what_mlflow_has_of_it(tmp_path) -> None:
+def test_mlflow_run_of_ours(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     client = TrackingClient(store)
     run_id = client.get_or_create_run("default", "1", "our run", 0)
@@ -155,7 +155,7 @@ def test_a_run_of_ours_whose_folder_is_gone_is_known_by_what_mlflow_has_of_it(tm
     assert (facts.unit, facts.status, facts.expect) == ("nats/token", "diverged", ("step 1: val/loss < 3",))
 
 
-def test_a_run_that_the_store_does_not_hold_is_none_and_no_store_is_made(tmp_path) -> None:
+def test_unknown_mlflow_run_is_none_and_no_store_is_created(tmp_path: Path) -> None:
     assert mlflow.read_mlflow_run("f" * 32, new_store(tmp_path)) is None
     assert mlflow.read_mlflow_run("f" * 32, f"sqlite:///{tmp_path}/elsewhere.db") is None
     assert not (tmp_path / "elsewhere.db").exists()
@@ -163,7 +163,7 @@ def test_a_run_that_the_store_does_not_hold_is_none_and_no_store_is_made(tmp_pat
         mlflow.read_mlflow_run("f" * 32, "mlruns")
 
 
-def test_an_mlflow_run_without_a_loss_names_the_metrics_that_it_has(tmp_path) -> None:
+def test_mlflow_run_without_a_loss_is_rejected(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     client = TrackingClient(store)
     run_id = client.get_or_create_run("theirs", "1", "their run", 0)

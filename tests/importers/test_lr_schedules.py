@@ -1,4 +1,6 @@
-"""What parameters and curves of others tell of the schedule; what they do not tell stays unknown."""
+"""Detection of LR schedules from parameters and curves; what they do not reveal stays unknown."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from harness.importers.lr_schedules import schedule_from_curve, schedule_from_pa
 
 
 @pytest.mark.parametrize(
-    ("params", "facts"),
+    ("params", "expected"),
     [
         (
             {"lr_scheduler_type": "SchedulerType.COSINE", "warmup_ratio": "0.1"},
@@ -28,39 +30,42 @@ from harness.importers.lr_schedules import schedule_from_curve, schedule_from_pa
         ({"scheduler": "StepLR", "warmup_steps": "0"}, {"schedule": None, "warmup_asked": None}),
     ],
 )
-def test_parameters_tell_schedule_what_it_watches_and_the_warm_up_that_was_asked_for(params, facts) -> None:
-    found = schedule_from_params(params, total_steps=200)
-    assert {name: found.get(name) for name in facts} == facts
+def test_schedule_from_params(params: dict[str, str], expected: dict[str, Any]) -> None:
+    facts = schedule_from_params(params, total_steps=200)
+    assert {name: facts.get(name) for name in expected} == expected
 
 
-def test_a_share_of_a_length_that_is_not_known_is_none() -> None:
+def test_warmup_ratio_of_a_run_of_unknown_length() -> None:
     assert schedule_from_params({"warmup_ratio": "0.1"}, total_steps=None)["warmup_asked"] is None
 
 
-def cut(*at: int, by: float = 0.5, every: int = 1, last: int = 300) -> Series:
-    """An LR that is cut behind each of these steps, after a warm-up of 5."""
+def cut_lr(*cuts: int, factor: float = 0.5, every: int = 1, last: int = 300) -> Series:
+    """Return an LR, recorded every `every` steps, that is cut after each of these steps; the warm-up has 5 steps."""
     steps = np.arange(every, last + 1, every)
-    return Series(steps, 1e-3 * np.minimum(1, steps / 5) * by ** sum((steps > one).astype(float) for one in at))
+    n_cuts = sum((steps > cut).astype(float) for cut in cuts)
+    return Series(steps, 1e-3 * np.minimum(1, steps / 5) * factor**n_cuts)
 
 
-@pytest.mark.parametrize("lr", [cut(57, 103, 211), cut(571, 1034, every=10, last=3000), cut(57, 103, by=0.1)])
-def test_an_lr_that_is_cut_by_one_factor_at_odd_steps_is_of_a_plateau_schedule(lr) -> None:
+@pytest.mark.parametrize(
+    "lr", [cut_lr(57, 103, 211), cut_lr(571, 1034, every=10, last=3000), cut_lr(57, 103, factor=0.1)]
+)
+def test_cuts_by_one_factor_at_irregular_steps_are_a_plateau_schedule(lr: Series) -> None:
     assert schedule_from_curve(lr) == "Plateau"
 
 
-NO_PLATEAU = {
-    "constant": cut(),
-    "one cut": cut(57),
-    "steps": cut(50, 100, 150, 200, 250),
-    "steps seen late": cut(*range(25, 300, 25), every=10),
-    "milestones": cut(150, 225),
+OTHER_CURVES = {
+    "constant": cut_lr(),
+    "one cut": cut_lr(57),
+    "steps": cut_lr(50, 100, 150, 200, 250),
+    "steps, rarely recorded": cut_lr(*range(25, 300, 25), every=10),
+    "milestones": cut_lr(150, 225),
     "several factors": Series(np.arange(100), np.r_[np.ones(23), np.full(30, 0.5), np.full(47, 0.1)]),
     "cosine": Series(np.arange(100), 0.5 + 0.5 * np.cos(np.arange(100) * np.pi / 100)),
     "exponential": Series(np.arange(100), 0.9 ** np.arange(100)),
-    "nothing": Series(np.array([], int), np.array([])),
+    "empty": Series(np.array([], int), np.array([])),
 }
 
 
-@pytest.mark.parametrize("name", NO_PLATEAU)
-def test_what_a_plan_may_have_drawn_is_not_taken_for_a_plateau_schedule(name) -> None:
-    assert schedule_from_curve(NO_PLATEAU[name]) is None
+@pytest.mark.parametrize("name", OTHER_CURVES)
+def test_curves_of_planned_schedules_are_not_a_plateau_schedule(name: str) -> None:
+    assert schedule_from_curve(OTHER_CURVES[name]) is None

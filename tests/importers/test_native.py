@@ -1,4 +1,6 @@
-"""A record of ours comes back as the curves, the facts and the spikes that the run had."""
+"""A run of ours read back from its metrics.jsonl."""
+
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +18,7 @@ PARAMS = {
 }  # fmt: skip
 
 
-def test_the_curves_are_those_that_were_recorded(tmp_path) -> None:
+def test_read_curves(tmp_path: Path) -> None:
     send_events([MetricsWriter()], sample_run(tmp_path / "a run"))
     history = read_history(tmp_path / "a run")
     assert history["train/loss"].steps.tolist() == [5, 10, 15, 20]
@@ -28,7 +30,7 @@ def test_the_curves_are_those_that_were_recorded(tmp_path) -> None:
     assert facts.source.endswith("a run: 8 rows")
 
 
-def test_the_facts_are_those_in_force_and_say_what_was_asked_for_beside(tmp_path) -> None:
+def test_read_facts(tmp_path: Path) -> None:
     start = run_start(tmp_path, params=PARAMS, constants={"ln_vocabulary": 7.6, "unigram_entropy": 6.1})
     send_events([MetricsWriter()], iter([start, run_end("interrupted", step=0)]))
     facts = read_history(tmp_path).facts
@@ -43,7 +45,7 @@ def test_the_facts_are_those_in_force_and_say_what_was_asked_for_beside(tmp_path
     assert facts.status == "interrupted"
 
 
-def test_spikes_come_with_what_fed_them_and_a_rollback_takes_back_what_was_behind_it(tmp_path) -> None:
+def test_spikes_and_rollbacks(tmp_path: Path) -> None:
     spike = Spike(15, 12, 9.0, 3.0, restored_step=10, lr_factor=0.5, is_continuing=True, example_range=(96, 120))
     steps = [step_end(step, 3.0) for step in range(1, 16)]
     again = [step_end(step, 2.5) for step in range(11, 21)]
@@ -54,7 +56,7 @@ def test_spikes_come_with_what_fed_them_and_a_rollback_takes_back_what_was_behin
     assert history["train/loss"].values.tolist() == [3.0, 3.0, 2.5, 2.5]
 
 
-def test_a_loss_that_is_no_number_is_infinite_and_checkpoints_are_those_that_stand(tmp_path) -> None:
+def test_nan_losses_are_infinite_and_existing_checkpoints_are_listed(tmp_path: Path) -> None:
     nan = float("nan")
     for step in (5, 10):
         (tmp_path / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
@@ -68,8 +70,8 @@ def test_a_loss_that_is_no_number_is_infinite_and_checkpoints_are_those_that_sta
     assert history.checkpoints == [5, 10]
 
 
-def test_a_folder_of_runs_names_them(tmp_path) -> None:
+def test_folder_of_several_runs_is_rejected(tmp_path: Path) -> None:
     for name in ("one", "two"):
         send_events([MetricsWriter()], sample_run(tmp_path / name))
-    with pytest.raises(ValueError, match=r"holds 2 runs; name them: .*/one, .*/two"):
+    with pytest.raises(ValueError, match=r"contains 2 runs; pass their paths: .*/one, .*/two"):
         read_history(tmp_path)

@@ -1,4 +1,4 @@
-"""Plain text logs, as people's training scripts print them."""
+"""Plain text logs, as training scripts print them."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ def points(history: History, name: str) -> list[tuple[int, float]]:
     return list(zip(history[name].steps.tolist(), history[name].values.tolist(), strict=True))
 
 
-def log(tmp_path: Path, *lines: str) -> History:
+def read_log(tmp_path: Path, *lines: str) -> History:
     path = tmp_path / "train.log"
     path.write_text("\n".join(lines))
     return read_history(path)
 
 
 @pytest.mark.parametrize(
-    ("line", "found"),
+    ("line", "expected"),
     [
         ("Step 1500: train loss 6.65, val loss 6.74", {"train/loss": 6.65, "val/loss": 6.74}),
         ("Step 1500: train loss ~6.65, val loss ~6.74 (starting point)", {"train/loss": 6.65, "val/loss": 6.74}),
@@ -39,58 +39,58 @@ def log(tmp_path: Path, *lines: str) -> History:
         ("step 1500: train loss nan, val loss inf", {"train/loss": float("inf"), "val/loss": float("inf")}),
     ],
 )
-def test_a_line_with_a_step_and_a_loss_is_understood_in_many_forms(tmp_path, line, found) -> None:
-    history = log(tmp_path, "loading", line)
+def test_line_formats(tmp_path: Path, line: str, expected: dict[str, float]) -> None:
+    history = read_log(tmp_path, "loading", line)
     assert {name: points(history, name) for name in history.metric_names()} == {
-        k: [(1500, v)] for k, v in found.items()
+        name: [(1500, value)] for name, value in expected.items()
     }
-    assert history.facts.source.endswith("train.log: 1 of 2 lines understood")
+    assert history.facts.source.endswith("train.log: 1 of 2 lines parsed")
 
 
-def test_commas_in_numbers_make_no_columns(tmp_path) -> None:
-    history = log(tmp_path, *(f"step {n} | loss 3.2 | tok/s 12,345" for n in (1, 2)))
+def test_commas_in_numbers_are_not_delimiters(tmp_path: Path) -> None:
+    history = read_log(tmp_path, *(f"step {n} | loss 3.2 | tok/s 12,345" for n in (1, 2)))
     assert points(history, "perf/tokens_per_second") == [(1, 12345), (2, 12345)]
 
 
-def test_a_line_without_a_step_belongs_to_the_step_before(tmp_path) -> None:
-    history = log(tmp_path, "lr 3e-4", "step 10 loss 3.5", "  validation loss: 3.6", "step 20 loss 3.4")
+def test_line_without_a_step_belongs_to_the_previous_step(tmp_path: Path) -> None:
+    history = read_log(tmp_path, "lr 3e-4", "step 10 loss 3.5", "  validation loss: 3.6", "step 20 loss 3.4")
     assert points(history, "val/loss") == [(10, 3.6)]
     assert points(history, "train/loss") == [(10, 3.5), (20, 3.4)]
 
 
-@pytest.mark.parametrize("of", ["/200", ""])
-def test_steps_that_begin_anew_in_every_epoch_are_counted_on(tmp_path, of) -> None:
-    lines = [f"epoch {epoch} iter {step}{of} loss: {5 - epoch}" for epoch in (1, 2, 3) for step in (100, 200)]
-    history = log(tmp_path, *lines)
+@pytest.mark.parametrize("total", ["/200", ""])
+def test_steps_that_restart_in_every_epoch(tmp_path: Path, total: str) -> None:
+    lines = [f"epoch {epoch} iter {step}{total} loss: {5 - epoch}" for epoch in (1, 2, 3) for step in (100, 200)]
+    history = read_log(tmp_path, *lines)
     assert history["train/loss"].steps.tolist() == [100, 200, 300, 400, 500, 600]
     assert history.facts.steps_per_epoch == 200
 
 
-def test_batches_that_count_from_0_take_no_point_of_the_epoch_before(tmp_path) -> None:
-    history = log(tmp_path, *(f"epoch {epoch} batch {step} loss: 3.5" for epoch in (0, 1) for step in (0, 1, 2)))
+def test_batches_counted_from_0(tmp_path: Path) -> None:
+    history = read_log(tmp_path, *(f"epoch {epoch} batch {step} loss: 3.5" for epoch in (0, 1) for step in (0, 1, 2)))
     assert history["train/loss"].steps.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_step_that_is_no_number_is_none(tmp_path) -> None:
-    assert points(log(tmp_path, "step nan loss 9.5", "step 2 loss 3.5"), "train/loss") == [(2, 3.5)]
+def test_nan_step_is_ignored(tmp_path: Path) -> None:
+    assert points(read_log(tmp_path, "step nan loss 9.5", "step 2 loss 3.5"), "train/loss") == [(2, 3.5)]
 
 
-def test_where_only_epochs_are_told_these_are_the_steps(tmp_path) -> None:
-    history = log(tmp_path, *(f"Epoch {n}: train_err 0.8{n} val_err 0.7{n}" for n in (1, 2, 3)))
+def test_epochs_are_the_steps_of_a_log_without_steps(tmp_path: Path) -> None:
+    history = read_log(tmp_path, *(f"Epoch {n}: train_err 0.8{n} val_err 0.7{n}" for n in (1, 2, 3)))
     assert points(history, "val/loss") == [(1, 0.71), (2, 0.72), (3, 0.73)]
     assert history.facts.steps_per_epoch == 1
 
 
-def test_fractions_of_an_epoch_are_steps_of_a_hundredth(tmp_path) -> None:
+def test_fractions_of_epochs_become_100_steps_per_epoch(tmp_path: Path) -> None:
     lines = ["{'loss': '3.2', 'learning_rate': '1e-4', 'epoch': '0.5'}", "{'eval_loss': '3.4', 'epoch': '1.0'}"]
-    whole = "{'train_runtime': '4.8', 'train_steps_per_second': '6.1', 'train_loss': '3.3', 'epoch': '1.0'}"
-    history = log(tmp_path, *lines, whole)
+    summary = "{'train_runtime': '4.8', 'train_steps_per_second': '6.1', 'train_loss': '3.3', 'epoch': '1.0'}"
+    history = read_log(tmp_path, *lines, summary)
     assert points(history, "train/loss") == [(50, 3.2)]
     assert points(history, "val/loss") == [(100, 3.4)]
     assert history.facts.steps_per_epoch == 100
 
 
-def test_a_log_of_which_nothing_is_understood_is_refused_with_a_line_that_would_be(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"none of 2 lines tells a step and a loss, as 'step 100 \| loss 3.21") as said:
-        log(tmp_path, "epoch one went well", "loss went down")
-    assert "it begins 'epoch one went well'" in str(said.value)
+def test_log_without_losses_is_rejected_with_an_example(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no step and loss found in 2 lines; expected e.g. 'step 100 \|") as error:
+        read_log(tmp_path, "epoch one went well", "loss went down")
+    assert "the first line is 'epoch one went well'" in str(error.value)
