@@ -76,10 +76,9 @@ def build_history(points: MetricPoints, facts: RunFacts) -> History:
     per_step = _add_tokens(history, points[chosen[TOKENS]]) if TOKENS in chosen else None
     source = facts.source
     for metric in LOSS_METRICS:
-        if metric in chosen and (n_dropped := len(points[chosen[metric]]) - len(history[metric])):
-            source += (
-                f"; {metric}: {n_dropped} of {len(points[chosen[metric]])} points dropped, their steps were repeated"
-            )
+        recorded = len(points[chosen[metric]]) if metric in chosen else 0
+        if dropped := recorded - len(history[metric]):
+            source += f"; {metric}: {dropped} of {recorded} points dropped, their steps were repeated"
     history.facts = replace(facts, source=source, tokens_per_step=facts.tokens_per_step or per_step)
     history.facts = _infer_facts(history, points)
     return history

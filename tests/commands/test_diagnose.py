@@ -44,7 +44,7 @@ def test_the_thresholds_are_those_of_the_preset(preset, log) -> None:
     [
         (["{folder}/absent.log"], "absent.log' is no file, no folder, no run in"),
         (["{folder}/empty"], "contains no metrics.jsonl, trainer_state.json or TensorBoard event file"),
-        (["{folder}/theirs.log", "{folder}/words.txt"], "words.txt: none of 1 lines tells a step and a loss"),
+        (["{folder}/theirs.log", "{folder}/words.txt"], "words.txt: no step and loss found in 1 lines"),
         (["{folder}/theirs.log", "--thresholds", "strict"], "thresholds has no option 'strict'"),
         (["{folder}/theirs.log", "--expect", "loss 3"], "--expect: 'loss 3' is not a valid expectation"),
         (["f" * 32, "--uri", "mlruns"], "'mlruns' is no tracking store"),
