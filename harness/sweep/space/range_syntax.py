@@ -1,4 +1,4 @@
-"""Hydra's sweep syntax, read into Optuna's ranges; what it would make of a slip is refused by name."""
+"""Parse Hydra's sweep syntax into Optuna distributions, and reject ranges that cannot be searched."""
 
 import math
 from collections.abc import Sequence
@@ -6,55 +6,59 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
-from hydra_plugins.hydra_optuna_sweeper._impl import (
-    create_optuna_distribution_from_override,
-    create_params_from_overrides,
-)
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import CategoricalDistribution
 
 from harness.config.errors import ConfigError
+from harness.sweep.hydra_internals import Range, parse_distribution, split_overrides
 
 
-def parse_ranges(texts: Sequence[str]) -> tuple[dict[str, BaseDistribution], dict[str, str], list[str]]:
-    """Ranges by key, fixed values by key, and what is deleted; ConfigError for a range that holds nothing to search."""
-    for text in texts:
+def parse_ranges(overrides: Sequence[str]) -> tuple[dict[str, Range], dict[str, str], list[str]]:
+    """Split overrides into ranges by key, fixed values by key, and deletions.
+
+    Raises:
+        ConfigError: An override cannot be parsed, or its range holds nothing to search.
+    """
+    for text in overrides:
         try:
             override = OverridesParser.create().parse_override(text)
         except HydraException as error:
             raise ConfigError(f"{text}: {str(error).strip().splitlines()[-1]}") from error
-        slip = _find_range_error(override) if override.is_sweep_override() else ""
-        if slip:
-            raise ConfigError(f"{text}: {slip}")
-    return create_params_from_overrides(list(texts))
+        problem = _find_range_error(override) if override.is_sweep_override() else ""
+        if problem:
+            raise ConfigError(f"{text}: {problem}")
+    return split_overrides(overrides)
 
 
 def _find_range_error(override: Override) -> str:
-    """What is wrong with a range, and what to write instead; nothing where it is right."""
+    """Return what is wrong with a range and what to write instead, or an empty string."""
     value = override.value()
     if isinstance(value, Glob):
-        return "glob is not searched; list the options, such as optimizer=adamw,sgd"
-    if isinstance(value, IntervalSweep) and (slip := _find_interval_error(value)):
-        return slip
+        return "glob is not supported in a sweep; list the options, such as optimizer=adamw,sgd"
+    if isinstance(value, IntervalSweep) and (problem := _find_interval_error(value)):
+        return problem
     if isinstance(value, ChoiceSweep | RangeSweep) and value.shuffle:
-        return "a shuffled list is another one in every worker; leave it as it is, the sampler chooses"
+        return "every worker would shuffle the list differently; remove shuffle, the sampler chooses the order"
     try:
-        found = create_optuna_distribution_from_override(override)
+        distribution = parse_distribution(override)
     except ValueError:
-        return "there is no value in it; write range(low,high) or range(low,high,step), high itself is left out"
-    if found.single():
-        only = found.choices[0] if isinstance(found, CategoricalDistribution) else found.low
-        return f"it has one value, and nothing to search; write {override.get_key_element()}={only}"
-    if isinstance(found, CategoricalDistribution) and len({repr(one) for one in found.choices}) < len(found.choices):
-        return "it lists a value twice"
+        return "the range is empty; write range(low,high) or range(low,high,step), which exclude high"
+    choices = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
+    if distribution.single():
+        only = choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
+        return f"there is only one value, so nothing to search; write {override.get_key_element()}={only}"
+    if len({repr(choice) for choice in choices}) < len(choices):
+        return "a value is listed twice; remove one"
     return ""
 
 
 def _find_interval_error(value: IntervalSweep) -> str:
+    assert value.start is not None  # interval() takes two arguments
+    assert value.end is not None
     low, high = float(value.start), float(value.end)
     if not (math.isfinite(low) and math.isfinite(high)):
-        return "both ends must be finite"
+        return "both bounds must be finite"
     if low > high:
-        return f"the ends are the wrong way round; write interval({value.end},{value.start})"
+        return f"the lower bound is above the upper bound; write interval({value.end},{value.start})"
     if "log" in value.tags and low <= 0:
-        return f"a logarithmic range starts above 0, and this one at {value.start}"
+        return f"a logarithmic range must start above 0, not at {value.start}"
     return ""

@@ -1,9 +1,8 @@
-"""Refuses a sweep that could not run, or whose trials could not be compared, before there is a study."""
+"""Reject sweeps that cannot run, or whose trials would not be comparable, before a study is created."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -12,142 +11,139 @@ from optuna.distributions import FloatDistribution
 from harness.config.errors import ConfigError, did_you_mean
 from harness.config.schema import contains_key, validate_config
 from harness.run.dry_run import DryRun, dry_run
-from harness.sweep.space.search_space import SearchSpace, is_in_range, match_choice
+from harness.sweep.space.search_space import SearchSpace, is_in_range, match_choice, range_ends
 
+# What each key changes about the objective. Trials that differ in one of them cannot be compared.
 OBJECTIVE_KEYS = {
-    "task": "what is learnt",
-    "tokenizer": "the tokens that the loss is an average over",
-    "data": "the data, and with it the validation loss",
+    "task": "what is learned",
+    "tokenizer": "the tokens that the loss is averaged over",
+    "data": "the data, and so the validation loss",
     "loop.max_steps": "the token budget",
     "loop.epochs": "the token budget",
     "loop.max_tokens": "the token budget",
     "loop.evals": "how many evaluations the best is taken from",
     "loop.eval_every": "how many evaluations the best is taken from",
 }
-"""What a key decides of the objective, so that trials that differ in it cannot be compared."""
+LONG_WARMUP_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class SpaceCheck:
-    """`warmup_share` is the longest in the space; the notices are for the user."""
+    """Longest warm-up in the space, as a share of a run, and notes for the user."""
 
     warmup_share: float
     notices: tuple[str, ...]
 
 
 def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
-    """Build the present config and the ends of every range as a run would; ConfigError for the first that cannot work
-    or that spends other tokens, or reads other data, than the present config."""
-    _check_allowed_keys(space, allow)
+    """Dry-run the current config and the bounds of every range.
+
+    `allow` are keys that may be searched although they change the objective.
+
+    Raises:
+        ConfigError: A config cannot run, or uses other data or another number of tokens than the current one.
+    """
+    for name in allow:
+        if not any(contains_key(name, key) for key in space.searched_keys):
+            raise ConfigError(f"sweep.allow: {name!r} is not searched{did_you_mean(name, space.searched_keys)}")
     for key in sorted(space.searched_keys):
         _check_objective_key(key, allow)
-    present = prepare_from_scratch(space.compose_config({}))
-    warmup_share = _warmup_share(present)
+    current = dry_run_from_scratch(space.compose_config({}))
 
-    def tried(values: Mapping[str, Any]) -> DryRun:
-        corner = prepare_from_scratch(space.compose_config(values))
+    def check_point(values: Mapping[str, Any]) -> DryRun:
+        corner = dry_run_from_scratch(space.compose_config(values))
         if not allow:
-            _check_comparable(present, corner)
+            _check_comparable(current, corner)
         return corner
 
+    warmup_share = _warmup_share(current)
     for values in space.iterate_corners():
         try:
-            warmup_share = max(warmup_share, _warmup_share(tried(values)))
+            warmup_share = max(warmup_share, _warmup_share(check_point(values)))
         except ConfigError as error:
-            least = _find_minimal_point(space, values, partial(_find_error, tried), str(error))
-            raise ConfigError(f"{error} ({_describe_point(space, least, partial(_find_error, tried))})") from error
-    return SpaceCheck(warmup_share, (*_late(warmup_share), *_find_unused_conditions(space)))
+            raise ConfigError(f"{error} ({_describe_failure(space, values, check_point, str(error))})") from error
+    notices = list(_find_unused_conditions(space))
+    if warmup_share > LONG_WARMUP_SHARE:
+        notices.append(
+            f"the longest warm-up in the space is {warmup_share:.0%} of a run, and trials are not pruned before it "
+            "ends; a shorter warm-up would let bad trials end sooner"
+        )
+    return SpaceCheck(warmup_share, tuple(notices))
 
 
 def baseline_values(space: SearchSpace, cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """The present config as a point of the space, and what of it lies outside, in words."""
-    held = space.active_ranges(space.choices)
-    values = {key: match_choice(found, _baseline_value(space, cfg, key)) for key, found in held.items()}
-    outside = [f"{key}={values[key]}" for key, found in held.items() if not is_in_range(found, values[key])]
-    return values, outside
+    """Return the current config as a point of the space, and its settings that are out of range as `key=value`."""
+    ranges = space.active_ranges(space.choices)
+    values = {key: match_choice(dist, _baseline_value(space, cfg, key)) for key, dist in ranges.items()}
+    out_of_range = [f"{key}={values[key]}" for key, dist in ranges.items() if not is_in_range(dist, values[key])]
+    return values, out_of_range
 
 
-def prepare_from_scratch(cfg: DictConfig, steps: int = 0) -> DryRun:
-    """A run of `cfg` made ready without its base: what may be refused, and what a step costs, does not depend on the
-    weights to start from."""
+def dry_run_from_scratch(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
+    """Dry-run `cfg` without the weights it would start from: they change neither its validity nor its cost."""
     validate_config(cfg)
     cfg = cfg.copy()
     if cfg.start.kind == "warm":
         cfg.start.kind, cfg.start.source = "scratch", None
-    return dry_run(cfg, steps)
+    return dry_run(cfg, timed_steps)
 
 
-def _find_error(tried: Callable[[Mapping[str, Any]], DryRun], values: Mapping[str, Any]) -> str:
-    try:
-        tried(values)
-    except ConfigError as error:
-        return str(error)
-    return ""
+def _describe_failure(
+    space: SearchSpace, values: Mapping[str, Any], check_point: Callable[[Mapping[str, Any]], DryRun], message: str
+) -> str:
+    """Name the fewest settings that fail with `message`, and suggest an integer range where that would help."""
 
+    def find_error(point: Mapping[str, Any]) -> str:
+        try:
+            check_point(point)
+        except ConfigError as error:
+            return str(error)
+        return ""
 
-def _find_minimal_point(
-    space: SearchSpace, values: Mapping[str, Any], refusal: Callable[[Mapping[str, Any]], str], message: str
-) -> Mapping[str, Any]:
-    """As little of a point as is refused in the same words: its choices, or one key beside them."""
     choices = {key: value for key, value in values.items() if key in space.choices}
-    points = [choices, *({**choices, key: values[key]} for key in values if key not in choices)]
-    return next((point for point in points if refusal(point) == message), values)
-
-
-def _describe_point(space: SearchSpace, point: Mapping[str, Any], refusal: Callable[[Mapping[str, Any]], str]) -> str:
-    """A point in words, and how to write a range of whole numbers where it is refused for being none."""
-    said = "found at " + " ".join(f"{key}={value}" for key, value in point.items())
-    key = next(reversed(point))
-    found = space.active_ranges(point)[key]
-    if not isinstance(found, FloatDistribution) or found.step or refusal({**point, key: math.ceil(point[key])}):
-        return said
-    low, high = math.ceil(found.low), math.floor(found.high)
-    whole = f"tag(log,int(interval({low},{high})))" if found.log else f"int(interval({low},{high}))"
-    return f"{said}; an interval is of decimals, for whole numbers write {key}={whole}"
-
-
-def _check_allowed_keys(space: SearchSpace, allow: Sequence[str]) -> None:
-    for name in allow:
-        if not any(contains_key(name, key) for key in space.searched_keys):
-            raise ConfigError(f"sweep.allow: {name!r} is not searched{did_you_mean(name, space.searched_keys)}")
+    candidates = [choices, *({**choices, key: values[key]} for key in values if key not in choices)]
+    point = next((point for point in candidates if find_error(point) == message), values)
+    text = "found at " + " ".join(f"{key}={value}" for key, value in point.items())
+    key = list(point)[-1]
+    dist = space.active_ranges(point)[key]
+    if not isinstance(dist, FloatDistribution) or dist.step or find_error({**point, key: math.ceil(point[key])}):
+        return text
+    interval = f"int(interval({math.ceil(dist.low)},{math.floor(dist.high)}))"
+    integers = f"tag(log,{interval})" if dist.log else interval
+    return f"{text}; interval() yields decimals, for whole numbers write {key}={integers}"
 
 
 def _find_unused_conditions(space: SearchSpace) -> Iterator[str]:
-    """Conditional ranges of a choice that no trial makes; ConfigError for one that cannot be made."""
-    for where in space.conditional:
-        group, _, choice = where.partition("=")
-        made = space.ranges[group].choices if group in space.ranges else (space.choices[group],)
-        if choice not in made:
-            space.compose_config({group: choice})
-            yield f"sweep.conditional.{where} is of no trial's: {group} is {' or '.join(made)}"
+    """Yield a note for each condition that no trial meets, after checking that its option exists."""
+    for condition in space.conditional:
+        group, _, option = condition.partition("=")
+        options = range_ends(space.ranges[group]) if group in space.ranges else (space.choices[group],)
+        if option not in options:
+            space.compose_config({group: option})
+            yield f"sweep.conditional.{condition} applies to no trial: {group} is {' or '.join(map(str, options))}"
 
 
 def _check_objective_key(key: str, allow: Sequence[str]) -> None:
     for part, meaning in OBJECTIVE_KEYS.items():
         if (contains_key(part, key) or contains_key(key, part)) and not any(contains_key(name, key) for name in allow):
             raise ConfigError(
-                f"{key}: it decides {meaning}, so trials that differ in it cannot be compared; "
-                f"fix it, or sweep it on purpose with 'sweep.allow=[{key}]'"
+                f"{key}: it determines {meaning}, so trials that differ in it cannot be compared; "
+                f"fix it, or sweep it anyway with 'sweep.allow=[{key}]'"
             )
 
 
-def _check_comparable(present: DryRun, corner: DryRun) -> None:
-    anyhow = "or name the key in sweep.allow to compare them all the same"
-    step = max(one.tokens / one.total_steps for one in (present, corner))
-    if abs(corner.tokens - present.tokens) > step:
+def _check_comparable(current: DryRun, corner: DryRun) -> None:
+    """Compare tokens, to within one step, and data."""
+    tokens_per_step = max(run.tokens / run.total_steps for run in (current, corner))
+    if abs(corner.tokens - current.tokens) > tokens_per_step:
         raise ConfigError(
-            f"a trial would train on {corner.tokens:.0f} tokens and the present config on {present.tokens:.0f}; "
-            f"give all the same with loop.max_tokens={present.tokens:.0f} loop.max_steps=null, {anyhow}"
+            f"a trial would train on {corner.tokens:.0f} tokens and the current config on {current.tokens:.0f}; "
+            f"set loop.max_tokens={current.tokens:.0f} loop.max_steps=null, or add the key to sweep.allow"
         )
-    if corner.digest != present.digest:
-        raise ConfigError(f"a trial would read other data than the present config; search no data, {anyhow}")
-
-
-def _late(warmup_share: float) -> Iterator[str]:
-    if warmup_share > 0.5:
-        yield (
-            f"the longest warm-up of the space is {warmup_share:.0%} of a run, and nothing is pruned before it ends; "
-            "a shorter one would save more"
+    if corner.digest != current.digest:
+        raise ConfigError(
+            "a trial would read other data than the current config; do not search data settings, "
+            "or add the key to sweep.allow"
         )
 
 

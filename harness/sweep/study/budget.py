@@ -1,4 +1,4 @@
-"""How far a study goes."""
+"""When a study ends: trials, time, tokens, patience and failures."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.sweep.study.trial_attrs import RESULT, RETRY_OF
 
-MIN_TRIALS_FOR_RATE = 4
-"""Ended trials from which on a rate of failures is one."""
+MIN_TRIALS_FOR_RATE = 4  # finished trials before a failure rate is computed
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`began_at`, when this command began, and `deadline` are in seconds since 1970; `max_tokens` counts all trials. A
-    trial that is repeated is none of its own, and failures before this command are forgiven."""
+    """Limits of a study.
+
+    `started_at`, when this command started, and `deadline` are in seconds since the epoch. `max_tokens` counts all
+    trials. Retries do not count towards `n_trials`, nor failures from before `started_at` towards the limits on those.
+    """
 
     n_trials: int
     started_at: float = 0.0
@@ -26,53 +28,47 @@ class Budget:
     max_failure_rate: float | None = None
 
     def has_trials_left(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether there is a trial to be run again, or one that was never run."""
-        counted = sum(RETRY_OF not in trial.user_attrs for trial in trials)
-        return counted < self.n_trials or any(trial.state == TrialState.WAITING for trial in trials)
+        """Return whether a trial is queued, or another may be created."""
+        n_started = sum(RETRY_OF not in trial.user_attrs for trial in trials)
+        return n_started < self.n_trials or any(trial.state == TrialState.WAITING for trial in trials)
 
     def describe_failures(self, trials: Sequence[FrozenTrial]) -> str:
-        """Why failures end the study, or nothing."""
-        ended = [
-            trial for trial in _finished_attempts(trials) if trial.datetime_complete.timestamp() >= self.started_at
-        ]
-        failed = [trial for trial in ended if trial.state == TrialState.FAIL]
+        """Return why failures end the study, or an empty string."""
+        ended = [trial for trial in _finished_attempts(trials) if _end_time(trial) >= self.started_at]
+        n_failed = sum(trial.state == TrialState.FAIL for trial in ended)
         last = ended[-self.max_failures :] if self.max_failures else []
         if self.max_failures and len(last) == self.max_failures and all(t.state == TrialState.FAIL for t in last):
-            reasons = "; ".join(f"trial {trial.number}: {_failure_reason(trial)}" for trial in last)
+            reasons = "; ".join(f"trial {t.number}: {t.user_attrs.get(RESULT, {}).get('reason', '')}" for t in last)
             return f"{self.max_failures} trials in a row failed ({reasons})"
-        if (
-            self.max_failure_rate is not None
-            and len(ended) >= MIN_TRIALS_FOR_RATE
-            and len(failed) > self.max_failure_rate * len(ended)
-        ):
-            return f"{len(failed)} of {len(ended)} trials failed, which is more than {self.max_failure_rate:.0%}"
+        if self.max_failure_rate is None or len(ended) < MIN_TRIALS_FOR_RATE:
+            return ""
+        if n_failed > self.max_failure_rate * len(ended):
+            return f"{n_failed} of {len(ended)} trials failed, more than {self.max_failure_rate:.0%}"
         return ""
 
     def describe_exhaustion(self, trials: Sequence[FrozenTrial], now: float) -> str:
-        """Which budget is used up, or nothing."""
+        """Return which part of the budget is used up, or an empty string."""
         if self.deadline is not None and now >= self.deadline:
-            return "its time is up"
-        if self.max_tokens is not None and sum(_tokens_used(trial) for trial in trials) >= self.max_tokens:
-            return f"{self.max_tokens} tokens are spent"
+            return "the time budget is used up"
+        tokens = sum(trial.user_attrs.get(RESULT, {}).get("tokens", 0) for trial in trials)
+        if self.max_tokens is not None and tokens >= self.max_tokens:
+            return f"the budget of {self.max_tokens} tokens is used up"
         if self.patience is not None and _trials_since_best(_finished_attempts(trials)) >= self.patience:
             return f"no better value in {self.patience} trials"
         return ""
 
 
 def _finished_attempts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The last trial of each place, where that is over."""
-    standing = {trial.user_attrs.get(RETRY_OF, trial.number): trial for trial in trials}
-    return [trial for trial in standing.values() if trial.state.is_finished()]
+    """Return the last attempt at each trial, where it has finished."""
+    last_attempts = {trial.user_attrs.get(RETRY_OF, trial.number): trial for trial in trials}
+    return [trial for trial in last_attempts.values() if trial.state.is_finished()]
 
 
-def _failure_reason(trial: FrozenTrial) -> str:
-    return trial.user_attrs.get(RESULT, {}).get("reason", "")
-
-
-def _tokens_used(trial: FrozenTrial) -> int:
-    return trial.user_attrs.get(RESULT, {}).get("tokens", 0)
+def _end_time(trial: FrozenTrial) -> float:
+    return trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0
 
 
 def _trials_since_best(ended: Sequence[FrozenTrial]) -> int:
-    values = [trial.value if trial.state == TrialState.COMPLETE else math.inf for trial in ended]
-    return len(values) - 1 - values.index(min(values)) if values and min(values) < math.inf else 0
+    values = [math.inf if trial.value is None or trial.state != TrialState.COMPLETE else trial.value for trial in ended]
+    best = min(values, default=math.inf)
+    return len(values) - 1 - values.index(best) if best < math.inf else 0

@@ -1,59 +1,63 @@
-"""Whether the process that runs a trial still lives."""
+"""Whether the process that runs a trial is alive, on this host by its pid and elsewhere by its heartbeats."""
 
 import os
 import socket
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-from optuna.storages import BaseStorage
-from optuna.storages._heartbeat import is_heartbeat_enabled
+from optuna.trial import Trial
+
+from harness.sweep.optuna_internals import get_heartbeat_interval, record_heartbeat
 
 
 def this_process() -> dict[str, Any]:
-    """What tells this process from all others, also from a later one of the same number."""
+    """Return host, pid and start time, which identify this process even when the system reuses its pid."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "started_at": _start_time(os.getpid())}
 
 
 def is_dead(process: Mapping[str, Any]) -> bool:
-    """Whether a process of this host has ended; of other hosts' it cannot be known."""
+    """Return whether a process of this host has ended. Of one on another host nothing is known: return False."""
     return process["host"] == socket.gethostname() and _start_time(process["pid"]) != process["started_at"]
 
 
-def send_heartbeats(storage: BaseStorage, trial_id: int) -> AbstractContextManager[object]:
-    """Has a database hear that the trial lives, where it wants to, for as long as this lasts."""
-    return _Heartbeat(storage, trial_id) if is_heartbeat_enabled(storage) else nullcontext()
+@contextmanager
+def send_heartbeats(trial: Trial) -> Iterator[None]:
+    """Record heartbeats in the background where the storage keeps them.
 
+    Unlike Optuna's own thread, which ends when the database does not answer once, this one tries again.
+    """
+    interval = get_heartbeat_interval(trial.study)
+    if interval is None:
+        yield
+        return
+    is_over = threading.Event()
 
-class _Heartbeat:
-    """A beat that a database misses is made up for by the next: Optuna's own thread ends at the first."""
-
-    def __init__(self, storage: BaseStorage, trial_id: int) -> None:
-        self._storage, self._trial_id = storage, trial_id
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._send_beats, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._is_over.set()
-        self._thread.join()
-
-    def _send_beats(self) -> None:
+    def send() -> None:
         while True:
             with suppress(Exception):
-                self._storage.record_heartbeat(self._trial_id)
-            if self._is_over.wait(self._storage.get_heartbeat_interval()):
+                record_heartbeat(trial)
+            if is_over.wait(interval):
                 return
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _start_time(pid: int) -> float | None:
-    """An instant that no clock moves: on Linux in ticks since the machine started. None for no living process."""
+    """Return when a process started, None if it is not alive.
+
+    On Linux in clock ticks since boot, because psutil's time of day shifts when the clock is set.
+    """
     if sys.platform == "linux":
         try:
             state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

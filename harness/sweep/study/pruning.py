@@ -1,4 +1,4 @@
-"""A trial's learning curve, told to the study, which may end it."""
+"""Training policies that report a trial's learning curve to its study and end the run when the study asks."""
 
 from collections.abc import Callable
 
@@ -9,31 +9,33 @@ from harness.training.policies import Decision, Policy, Stop
 
 
 def to_rung(share: float) -> int:
-    """A rung: the share of the run's steps, and so of its tokens, as Optuna takes it. Arms of different batch size
-    that spend the same tokens meet at the same rungs."""
+    """Convert a share of the run's steps to a rung, Optuna's integer step, in percent.
+
+    Runs that spend the same tokens reach the same rungs, whatever their batch size.
+    """
     return round(100 * share)
 
 
 def report_and_prune(trial: Trial, warmup_share: float) -> Policy:
-    """Report every evaluation; stop where the study's pruner says so, never before `warmup_share` of the run."""
+    """Return a policy that reports every evaluation and stops where the pruner says so, after `warmup_share`."""
 
     def policy(event: Event) -> Decision:
         if not isinstance(event, EvalEnd):
             return None
         trial.report(event.val_loss, to_rung(event.fraction_done))
-        is_judged = 0 < event.fraction_done < 1 and event.fraction_done >= warmup_share
-        if is_judged and trial.should_prune():
+        may_prune = 0 < event.fraction_done < 1 and event.fraction_done >= warmup_share
+        if may_prune and trial.should_prune():
             return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.fraction_done:.0%} of the run")
         return None
 
     return policy
 
 
-def stop_when(is_asked: Callable[[], bool]) -> Policy:
-    """Ends the run at an evaluation once its worker, or from another host the whole sweep, is asked to stop."""
+def stop_when(is_stopping: Callable[[], bool]) -> Policy:
+    """Return a policy that interrupts the run at the next evaluation once `is_stopping()` is true."""
 
     def policy(event: Event) -> Decision:
-        if isinstance(event, EvalEnd) and is_asked():
+        if isinstance(event, EvalEnd) and is_stopping():
             return Stop("interrupted", "the sweep was asked to stop")
         return None
 

@@ -1,4 +1,4 @@
-"""A study, made or found, with what is to be run before anything is sampled."""
+"""Create or open a study, and enqueue the trials that run before the sampler proposes any."""
 
 import uuid
 from dataclasses import asdict
@@ -15,8 +15,11 @@ from harness.sweep.study.trial_queue import TrialQueue
 
 
 def check_existing_study(request: SweepRequest) -> bool:
-    """Whether there is such a study; ConfigError where it cannot be kept, or was made for something else. It is told
-    before a base is trained, and no study is made."""
+    """Return whether the study exists, without creating it.
+
+    Raises:
+        ConfigError: The storage cannot be opened, or the study searches something else.
+    """
     if request.options.storage is None and not request.folder.exists():
         return False
     storage = open_storage(request.options.storage, request.folder)
@@ -26,18 +29,12 @@ def check_existing_study(request: SweepRequest) -> bool:
     return True
 
 
-def _check_unchanged(request: SweepRequest, study: optuna.Study) -> None:
-    known = study.user_attrs.get(STUDY_SPEC)
-    changes = request.spec.describe_changes(StudySpec(**known)) if known else []
-    if changes:
-        told = "\n".join(changes)
-        raise ConfigError(
-            f"study {request.study_name} was made for something else:\n{told}\na new one: sweep.study=NAME"
-        )
-
-
 def open_study(request: SweepRequest) -> TrialQueue:
-    """The study, made or found; ConfigError, with the difference, where it was made for another space or objective."""
+    """Create or open the study.
+
+    Raises:
+        ConfigError: The study exists with another search space, objective or config; the message lists the changes.
+    """
     request.folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         study_name=request.study_name,
@@ -53,27 +50,41 @@ def open_study(request: SweepRequest) -> TrialQueue:
         if STUDY_SPEC not in study.user_attrs:
             study.set_user_attr(SWEEP_ID, uuid.uuid4().hex)
             _enqueue_initial_trials(request, study)
-        study.set_user_attr(STUDY_SPEC, asdict(request.spec))
+        study.set_user_attr(STUDY_SPEC, asdict(request.spec))  # last: until then setup may have been cut off
     return queue
 
 
+def _check_unchanged(request: SweepRequest, study: optuna.Study) -> None:
+    stored = study.user_attrs.get(STUDY_SPEC)
+    changes = request.spec.describe_changes(StudySpec(**stored)) if stored else []
+    if changes:
+        raise ConfigError(
+            f"study {request.study_name} exists with other settings:\n"
+            + "\n".join(changes)
+            + "\nstart a new study with sweep.study=NAME"
+        )
+
+
 def _enqueue_initial_trials(request: SweepRequest, study: optuna.Study) -> None:
-    """What is run before anything is sampled: a grid's combinations, or the present config and the known-good points.
-    What a killed process has enqueued already is left as it is."""
+    """Enqueue all points of a grid, or else the current config and the points of `sweep.enqueue`.
+
+    Trials that a killed process already enqueued are kept.
+    """
+    space = request.space
     if request.spec.is_grid:
-        for point in request.space.list_grid_points():
-            study.enqueue_trial(request.space.to_trial_params(point), skip_if_exists=True)
+        for point in space.list_grid_points():
+            study.enqueue_trial(space.to_trial_params(point), skip_if_exists=True)
         return
-    points = [
-        request.space.to_trial_params(point) for point in request.options.enqueue
-    ]  # all checked before one is enqueued
+    points = [space.to_trial_params(point) for point in request.options.enqueue]  # raises before any is enqueued
     if request.options.baseline and not any(BASELINE in trial.user_attrs for trial in study.trials):
-        values, outside = baseline_values(request.space, request.cfg)
-        if outside:
-            print(f"note: the present config lies outside the space ({', '.join(outside)}); it is run all the same, as "
-                  "trial 0, and the sampler does not learn from it")  # fmt: skip
+        values, out_of_range = baseline_values(space, request.cfg)
+        if out_of_range:
+            print(
+                f"note: the current config is outside the search space ({', '.join(out_of_range)}); "
+                "it still runs as trial 0, but the sampler does not learn from it"
+            )
             study.enqueue_trial({}, user_attrs={BASELINE: True, OUT_OF_SPACE_VALUES: values})
         else:
-            study.enqueue_trial(request.space.to_trial_params(values), user_attrs={BASELINE: True})
+            study.enqueue_trial(space.to_trial_params(values), user_attrs={BASELINE: True})
     for point in points:
         study.enqueue_trial(point, skip_if_exists=True)

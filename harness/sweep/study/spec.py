@@ -1,4 +1,4 @@
-"""What makes the trials of a study comparable, kept in the study itself, so that any process can join it."""
+"""The settings that make the trials of a study comparable, stored in the study so that any process can join it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from optuna.pruners import BasePruner
-from optuna.samplers import GridSampler, QMCSampler, RandomSampler
+from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 
 from harness.config.errors import ConfigError
 from harness.config.targets import check_arguments
@@ -20,8 +20,12 @@ TRUSTED_TARGETS = ("optuna.samplers.*", "optuna.pruners.*", "hydra_plugins.hydra
 
 @dataclass(frozen=True)
 class StudySpec:
-    """Plain data. `params` and `conditional` are ranges in Hydra's sweep syntax, `arguments` the command line,
-    `choices` the option of every group, `config` what every trial has, by dotted key."""
+    """Plain data, stored as JSON.
+
+    `params` and `conditional` are ranges in Hydra's sweep syntax, `arguments` the command line, `choices` the option
+    of every config group, `sampler` and `pruner` `_target_` nodes. `config` holds the settings that all trials share,
+    by dotted key. `keep` is the number of best trials whose checkpoints are kept.
+    """
 
     params: Mapping[str, Any]
     arguments: Sequence[str]
@@ -44,49 +48,63 @@ class StudySpec:
         return str(self.sampler.get("_target_")).endswith(GridSampler.__name__)
 
     def make_sampler(self) -> ReproducibleSampler:
-        """The sampler, made anew for every trial; ConfigError for options that it does not take."""
-        seed = self.seed if self.sampler.get("seed") is None else self.sampler["seed"]
-        if self.is_grid:  # all is enqueued, nothing is sampled
-            return ReproducibleSampler(RandomSampler, seed)
+        """Build the sampler.
+
+        Raises:
+            ConfigError: The sampler does not take its options.
+        """
+        study_seed = self.seed if self.sampler.get("seed") is None else self.sampler["seed"]
+        if self.is_grid:  # every point is enqueued, so nothing is sampled
+            return ReproducibleSampler(lambda seed: RandomSampler(seed), study_seed)
         options = {key: value for key, value in self.sampler.items() if key != "seed" and value is not None}
         if self.build_search_space().is_conditional and "group" in self.sampler:
             options |= {"group": True, "multivariate": True}
-        make = _resolve_factory("hydra.sweeper.sampler", options)
-        takes_seed = "seed" in self.sampler
-        is_fixed = make.func is QMCSampler  # its sequence is kept in the study, and is one only under one seed
+        factory = _resolve_factory("hydra.sweeper.sampler", options)
+
+        def make_sampler(trial_seed: int) -> BaseSampler:
+            if "seed" not in self.sampler:
+                return factory()
+            # The study stores the position in the quasi-random sequence, which only one seed continues.
+            return factory(seed=study_seed if factory.func is QMCSampler else trial_seed)
+
         try:
-            return ReproducibleSampler(
-                lambda anew: make(seed=seed if is_fixed else anew) if takes_seed else make(), seed
-            )
+            return ReproducibleSampler(make_sampler, study_seed)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"hydra.sweeper.sampler: {error}") from error
 
     def make_pruner(self) -> BasePruner:
+        """Build the pruner.
+
+        Raises:
+            ConfigError: The pruner does not take its options.
+        """
         try:
             return _resolve_factory("pruner", self.pruner)()
         except (TypeError, ValueError) as error:
             raise ConfigError(f"pruner: {error}") from error
 
-    def describe_changes(self, other: "StudySpec") -> list[str]:
-        """A line for each thing in which this plan's trials cannot be compared with those of `other`, an older one."""
-        lines = _format_changes(
-            "space", other.build_search_space().format_ranges(), self.build_search_space().format_ranges()
-        )
-        lines += _format_changes("sweep", *({"objectives": ", ".join(plan.objectives)} for plan in (other, self)))
-        return lines + _format_changes("config", other.config, self.config)
+    def describe_changes(self, old: "StudySpec") -> list[str]:
+        """Return a line for each difference that makes trials of the two specs incomparable."""
+        ranges, old_ranges = self.build_search_space().format_ranges(), old.build_search_space().format_ranges()
+        objectives, old_objectives = ({"objectives": ", ".join(spec.objectives)} for spec in (self, old))
+        return [
+            *_format_changes("space", old_ranges, ranges),
+            *_format_changes("sweep", old_objectives, objectives),
+            *_format_changes("config", old.config, self.config),
+        ]
 
 
-def _resolve_factory(key: str, options: Mapping[str, Any]) -> partial:
-    """What makes a sampler or pruner; ConfigError for options that it does not take."""
+def _resolve_factory(key: str, options: Mapping[str, Any]) -> partial[Any]:
+    """Return the factory of a sampler or pruner with its options bound."""
     node = OmegaConf.create({**options, "_partial_": True})
     try:
-        make = instantiate(node, _execution_whitelist_=TRUSTED_TARGETS)
+        factory = instantiate(node, _execution_whitelist_=TRUSTED_TARGETS)
     except Exception as error:
         raise ConfigError(f"{key}: {str(error.__cause__ or error).partition(chr(10))[0]}") from error
-    check_arguments(key, node, make.func)
-    return make
+    check_arguments(key, node, factory.func)
+    return factory
 
 
-def _format_changes(what: str, before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    return [f"  {what} {key}: {before.get(key, 'nothing')} -> {now.get(key, 'nothing')}" for key in sorted(keys)]
+def _format_changes(section: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"  {section} {key}: {old.get(key, 'nothing')} -> {new.get(key, 'nothing')}" for key in sorted(keys)]

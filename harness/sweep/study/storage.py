@@ -1,37 +1,34 @@
-"""Where a study is kept, and how its processes take turns."""
+"""Where a study is stored, and the lock that its processes share."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study import Study
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from harness.config.errors import ConfigError
 from harness.core.files import FileLock
+from harness.sweep.optuna_internals import JournalFileLock, get_database_engine
 
-HEARTBEAT_SECONDS, GRACE_SECONDS = 10, 60
-"""How often a worker says that it lives, and after how long a silent one on another host is taken for dead."""
-
-MAX_LINE_BYTES = 1 << 24
-"""Bytes in which a journal's last line is looked for."""
-
-ADVISORY_LOCK_SQL = {
+HEARTBEAT_SECONDS = 10
+GRACE_SECONDS = 60  # without a heartbeat, before a worker on another host is considered dead
+MAX_LINE_BYTES = 1 << 24  # of a journal
+ADVISORY_LOCK_SQL = {  # locks that the server releases when the connection of a dead process closes
     "postgresql": ("SELECT pg_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)"),
     "mysql": ("SELECT GET_LOCK(:key, -1)", "SELECT RELEASE_LOCK(:key)"),
 }
-"""Locks that a server lets go of when the connection of a dead process ends."""
 
 
-class JournalLock(BaseJournalFileLock):
-    """A lock that the system lets go of when its holder dies; Optuna's own make everyone wait half a minute."""
+class JournalLock(JournalFileLock):
+    """Lock of a journal file that the system releases when its holder dies. Optuna's own lock expires after 30 s."""
 
     def __init__(self, journal: Path) -> None:
         self._journal, self._lock = journal, FileLock(journal.with_name(f"{journal.name}.lock"))
@@ -45,7 +42,7 @@ class JournalLock(BaseJournalFileLock):
         self._lock.release()
 
     def _truncate_partial_line(self) -> None:
-        """What a full disk has cut off would make the next line unreadable, and with it the study."""
+        """Remove a last line without newline, as a full disk leaves it: appending to it would corrupt the study."""
         with suppress(FileNotFoundError), self._journal.open("rb+") as file:
             end = file.seek(0, os.SEEK_END)
             if not end or (file.seek(-1, os.SEEK_END), file.read(1))[1] == b"\n":
@@ -55,48 +52,57 @@ class JournalLock(BaseJournalFileLock):
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The journal in `folder`, or the database at `url`, which knows its workers by their heartbeats."""
+    """Open the database at `url`, or the journal file in `folder`.
+
+    Raises:
+        ConfigError: `url` is not an SQLAlchemy URL, or the database cannot be opened.
+    """
     if url is None:
         journal = folder / "study.journal"
         return JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
-    is_file = parse_dialect(url).startswith("sqlite")
-    beats = {} if is_file else {"heartbeat_interval": HEARTBEAT_SECONDS, "grace_period": GRACE_SECONDS}
+    options: dict[str, Any] = {}
+    if parse_dialect(url) != "sqlite":  # a file, whose workers are all on this host and are known by their pids
+        options = {"heartbeat_interval": HEARTBEAT_SECONDS, "grace_period": GRACE_SECONDS}
+        options["engine_kwargs"] = {"pool_pre_ping": True}
     try:
-        return RDBStorage(url, engine_kwargs={} if is_file else {"pool_pre_ping": True}, **beats)
-    except Exception as error:  # whatever a driver raises
+        return RDBStorage(url, **options)
+    except Exception as error:  # drivers raise their own types
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise ConfigError(f"sweep.storage: {make_url(url)!r} cannot be opened ({reason})") from error
 
 
 def parse_dialect(url: str) -> str:
-    """The dialect of an SQLAlchemy address; ConfigError for what is none."""
+    """Return the dialect of an SQLAlchemy URL, such as "postgresql".
+
+    Raises:
+        ConfigError: `url` is not one.
+    """
     try:
         return make_url(url).get_backend_name()
     except ArgumentError as error:
-        hint = "use null for a journal file, or an address such as postgresql+psycopg://user@host/database"
-        raise ConfigError(f"sweep.storage: {url!r} is no address of a database; {hint}") from error
+        hint = "use null for a journal file, or a URL such as postgresql+psycopg://user@host/database"
+        raise ConfigError(f"sweep.storage: {url!r} is not a database URL; {hint}") from error
 
 
 def absolute_storage_url(url: str) -> str:
-    """`url`, of a SQLite file the same from wherever it is opened; ConfigError for what is no address."""
-    is_file = parse_dialect(url).startswith("sqlite")
-    path = make_url(url).database if is_file else None
+    """Return `url` with an absolute path if it names an SQLite file, so that it is valid from any folder."""
+    path = make_url(url).database if parse_dialect(url) == "sqlite" else None
     return f"sqlite:///{Path(path).absolute()}" if path else url
 
 
 @contextmanager
-def study_lock(storage: BaseStorage, folder: Path, study_name: str) -> Iterator[None]:
-    """One process of the study at a time, over all its hosts; one that dies lets go."""
-    database = storage._backend if isinstance(storage, _CachedStorage) else None  # a study wraps its storage
-    if database is None or database.engine.dialect.name not in ADVISORY_LOCK_SQL:
-        with FileLock(folder / "turn.lock"):
+def study_lock(study: Study, folder: Path) -> Iterator[None]:
+    """Hold the lock that all processes of a study share, over all hosts. The death of its holder releases it."""
+    engine = get_database_engine(study)
+    if engine is None or engine.dialect.name not in ADVISORY_LOCK_SQL:
+        with FileLock(folder / "study.lock"):
             yield
         return
-    take, give = ADVISORY_LOCK_SQL[database.engine.dialect.name]
-    key = crc32(f"plateau-harness {study_name}".encode())
-    with database.engine.connect() as connection:
-        connection.execute(text(take), {"key": key})
+    lock, unlock = ADVISORY_LOCK_SQL[engine.dialect.name]
+    key = crc32(f"plateau-harness {study.study_name}".encode())
+    with engine.connect() as connection:
+        connection.execute(text(lock), {"key": key})
         try:
             yield
         finally:
-            connection.execute(text(give), {"key": key})
+            connection.execute(text(unlock), {"key": key})

@@ -1,26 +1,51 @@
-"""What we write on Optuna's trials and studies beside what it keeps itself."""
+"""User attributes that the harness sets on Optuna's studies and trials."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
 
 from optuna.trial import FrozenTrial
 
-WORKER = "worker"
-"""host, pid and started_at of the process that runs the trial."""
-RESULT = "result"
-"""What its run came to."""
-RETRY_OF = "retry_of"
-"""The number of the trial whose place it takes, which it does not take a second time of `n_trials`."""
-RETRIES = "retries"
-"""How many workers died of it before."""
-BASELINE = "baseline"
-OUT_OF_SPACE_VALUES = "overrides"
-"""The present config as {key: value}, where it lies outside the space and has no parameters in Optuna's sense."""
+from harness.core.events import Status
 
-STUDY_SPEC, BUDGET, STOP_REQUESTED, SWEEP_ID = "plan", "limits", "stop", "sweep_id"
-"""Of a study: what makes trials comparable, how far to go, whether to stop, and the MLflow parent's identity."""
+# Of a study.
+STUDY_SPEC = "study_spec"  # what makes its trials comparable
+BUDGET = "budget"
+STOP_REQUESTED = "stop_requested"
+SWEEP_ID = "sweep_id"  # identifies the MLflow parent run
+
+# Of a trial.
+WORKER = "worker"  # host, pid and start time of the process that runs it
+RESULT = "result"  # a TrialResult as a dict
+RETRY_OF = "retry_of"  # number of the trial that it repeats; a retry does not count towards n_trials
+RETRIES = "retries"  # how many workers died running it
+BASELINE = "baseline"
+OUT_OF_SPACE_VALUES = "out_of_space_values"  # {key: value} of a current config out of range, which has no params
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """Result of a trial's run.
+
+    `fraction_done` is the part of the run's steps that were
+    taken, from 0 to 1; `device` and `threads` are those it ran on, and `folder` is the name of its run folder.
+    """
+
+    status: Status
+    reason: str = ""
+    best_val_loss: float = inf
+    best_step: int = 0
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    fraction_done: float = 0.0
+    trainable_parameters: int = 0
+    folder: str = ""
+    threads: int = 0
+    device: str = ""
 
 
 def trial_position(trials: Sequence[FrozenTrial], number: int) -> int:
-    """The trial's place among those that count: a retry has that of the trial it repeats."""
+    """Return a trial's index among those that are not retries; a retry has the index of the trial it repeats."""
     number = trials[number].user_attrs.get(RETRY_OF, number)
     return sum(RETRY_OF not in trial.user_attrs for trial in trials[:number])

@@ -1,19 +1,25 @@
-"""The trials of a study, handed out one at a time, and what becomes of each."""
+"""Hands out the trials of a study one at a time, and records how each ends."""
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import JournalStorage
-from optuna.storages._heartbeat import is_heartbeat_enabled
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from harness.sweep.optuna_internals import (
+    fail_trial,
+    find_stale_trials,
+    get_enqueued_params,
+    get_heartbeat_interval,
+    get_storage,
+    record_heartbeat,
+)
 from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import is_dead, this_process
@@ -28,14 +34,19 @@ from harness.sweep.study.trial_attrs import (
     RETRY_OF,
     STOP_REQUESTED,
     WORKER,
+    TrialResult,
 )
 
+MAX_WORKER_DEATHS = 2  # a trial that kills this many workers is not tried again
 WORKER_DIED = {"status": "failed", "reason": "its worker died"}
 SWEEP_KILLED = {"status": "interrupted", "reason": "the sweep was killed"}
 
 
 class TrialQueue:
-    """Of one process. What changes who runs what happens in turn; the study is the only memory."""
+    """One process's access to a study.
+
+    Everything that decides which process runs which trial happens under the study's lock, and is stored in the study.
+    """
 
     def __init__(
         self, study: Study, space: SearchSpace, folder: Path, extend: Callable[[Trial], None] = lambda trial: None
@@ -43,78 +54,84 @@ class TrialQueue:
         self.study, self.space, self.folder, self._extend = study, space, folder, extend
 
     def hold_lock(self) -> AbstractContextManager[None]:
-        return study_lock(self.study._storage, self.folder, self.study.study_name)
+        return study_lock(self.study, self.folder)
 
     def claim_trial(self) -> Trial | None:
-        """A trial to run, with its parameters; None when the study has no more for anyone."""
+        """Return a trial to run, with its params suggested, or None if the study has none left."""
         with self.hold_lock():
             if not self.has_more_trials():
                 return None
             trial = self.study.ask()
             trial.set_user_attr(WORKER, this_process())
-            if self._has_heartbeats:  # from now on, or a host that dies before the first is never missed
-                self.study._storage.record_heartbeat(trial._trial_id)
+            record_heartbeat(trial)  # already here, because a trial without any heartbeat never becomes stale
             if OUT_OF_SPACE_VALUES not in trial.user_attrs:
                 self.space.suggest_values(trial)
                 self._extend(trial)
             return trial
 
     def has_more_trials(self) -> bool:
-        """Whether there is a trial to be begun, as things stand."""
-        limits, trials = self._read_budget_and_trials()
-        if self.is_stopping() or not limits.has_trials_left(trials):
-            return False
-        return not (limits.describe_failures(trials) or limits.describe_exhaustion(trials, time.time()))
-
-    def describe_end(self) -> tuple[str, str]:
-        """What keeps trials from being begun: the failures, and the budget that is used up, each in words."""
-        limits, trials = self._read_budget_and_trials()
+        """Return whether another trial may start now."""
+        budget, trials = self._read_budget_and_trials()
         return (
-            (limits.describe_failures(trials), limits.describe_exhaustion(trials, time.time()))
-            if limits.has_trials_left(trials)
-            else ("", "")
+            not self.is_stopping()
+            and budget.has_trials_left(trials)
+            and not budget.describe_failures(trials)
+            and not budget.describe_exhaustion(trials, time.time())
         )
 
-    def finish_trial(self, trial: Trial, result: Mapping[str, Any], values: Sequence[float]) -> None:
-        """End `trial` as its run ended; one that was interrupted is queued again, one that was given up stays so."""
+    def describe_end(self) -> tuple[str, str]:
+        """Return the failures and the exhausted budget that keep trials from starting; empty strings for neither."""
+        budget, trials = self._read_budget_and_trials()
+        if not budget.has_trials_left(trials):
+            return "", ""
+        return budget.describe_failures(trials), budget.describe_exhaustion(trials, time.time())
+
+    def finish_trial(self, trial: Trial, result: TrialResult, values: Sequence[float] = ()) -> None:
+        """End a trial as its run ended; `values` are the objectives of a completed one.
+
+        Interrupted trials are queued again. A trial that was ended in the meantime, as dead, is left as it is.
+        """
         with suppress(UpdateFinishedTrialError):
-            trial.set_user_attr(RESULT, dict(result))
+            trial.set_user_attr(RESULT, asdict(result))
             self._tell_study(trial, result, values)
 
     def reap_dead_trials(self, *, is_leftover: bool, is_only_sweep: bool = False) -> list[int]:
-        """End the trials whose process has died or, on another host, fallen silent; queue them again, and return their
-        numbers.
+        """End and requeue the trials whose process died or stopped sending heartbeats, and return their numbers.
 
-        One that outlived a worker already is not tried a third time, unless they all died with their sweep. With
-        `is_alone` no worker is left anywhere, which of other hosts only a database could know.
+        Args:
+            is_leftover: The workers were killed together with their sweep, so their trials are not to blame.
+            is_only_sweep: No other sweep serves the study, so every running trial is dead, on other hosts too.
         """
         with self.hold_lock():
-            silent = self._stale_trial_ids()
+            stale = find_stale_trials(self.study)
             dead = [
                 trial
                 for trial in self._running_trials()
-                if is_only_sweep or _is_orphaned(trial) or trial._trial_id in silent
+                if is_only_sweep or _is_orphaned(trial) or trial.number in stale
             ]
             for trial in dead:
-                self._fail_trial(trial, is_leftover=is_leftover and trial._trial_id not in silent)
+                was_killed = is_leftover and trial.number not in stale
+                with suppress(UpdateFinishedTrialError):  # its worker was alive after all and ended it
+                    fail_trial(self.study, trial, {RESULT: SWEEP_KILLED if was_killed else WORKER_DIED})
+                    self._requeue_trial(trial, has_killed=not was_killed)
         return [trial.number for trial in dead]
 
     def has_heartbeat_trials(self) -> bool:
-        """Whether trials are under way somewhere whose worker, should it die, will be missed."""
-        return self._has_heartbeats and bool(self._running_trials())
+        """Return whether trials are running, anywhere, whose death the storage would notice."""
+        return get_heartbeat_interval(self.study) is not None and bool(self._running_trials())
 
     @property
     def is_journal(self) -> bool:
-        return isinstance(self.study._storage, JournalStorage)
+        return isinstance(get_storage(self.study), JournalStorage)
 
     def request_stop(self) -> None:
-        """Ask every process of the study, wherever it is, to stop at the next evaluation."""
+        """Ask every process of the study, on any host, to stop at its next evaluation."""
         if not self.is_stopping():
             self.study.set_user_attr(STOP_REQUESTED, True)
 
-    def set_budget(self, limits: Budget) -> None:
-        """Set how far to go from now on, for every process, and take back what was asked before."""
-        self.study.set_user_attr(BUDGET, asdict(limits))
+    def set_budget(self, budget: Budget) -> None:
+        """Set the budget for all processes, and withdraw an earlier request to stop."""
+        self.study.set_user_attr(BUDGET, asdict(budget))
         if self.is_stopping():
             self.study.set_user_attr(STOP_REQUESTED, False)
 
@@ -124,15 +141,15 @@ class TrialQueue:
     def _read_budget_and_trials(self) -> tuple[Budget, list[FrozenTrial]]:
         return Budget(**self.study.user_attrs[BUDGET]), self.study.get_trials(deepcopy=False)
 
-    def _tell_study(self, trial: Trial, result: Mapping[str, Any], values: Sequence[float]) -> None:
-        match result["status"]:
+    def _tell_study(self, trial: Trial, result: TrialResult, values: Sequence[float]) -> None:
+        match result.status:
             case "completed":
                 self.study.tell(trial, list(values))
             case "pruned":
                 self.study.tell(trial, state=TrialState.PRUNED)
             case "diverged":
                 if len(self.study.directions) == 1:
-                    self._report_nan(trial, to_rung(result["share"]))
+                    self._report_nan(trial, to_rung(result.fraction_done))
                 trial.set_constraint("diverged", 1.0)
                 self.study.tell(trial, state=TrialState.PRUNED)
             case "interrupted":
@@ -143,38 +160,23 @@ class TrialQueue:
                 self.study.tell(trial, state=TrialState.FAIL)
 
     def _report_nan(self, trial: Trial, step: int) -> None:
-        """As the last value, which Optuna ignores at a step that has one already."""
+        """Report NaN as the last value. Optuna ignores a second value at the same step, so use a later one."""
         last = self.study.get_trials(deepcopy=False)[trial.number].last_step
         trial.report(math.nan, step if last is None else max(step, last + 1))
-
-    @property
-    def _has_heartbeats(self) -> bool:
-        return is_heartbeat_enabled(self.study._storage)
-
-    def _stale_trial_ids(self) -> list[int]:
-        """Ids of the trials of any host whose heartbeat has stopped."""
-        return self.study._storage._get_stale_trial_ids(self.study._study_id) if self._has_heartbeats else []
 
     def _running_trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
 
-    def _fail_trial(self, trial: FrozenTrial, *, is_leftover: bool) -> None:
-        storage = self.study._storage
-        with suppress(UpdateFinishedTrialError):  # it was not dead after all
-            storage.set_trial_user_attr(trial._trial_id, RESULT, SWEEP_KILLED if is_leftover else WORKER_DIED)
-            storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            self._requeue_trial(trial, has_killed=not is_leftover)
-
     def _requeue_trial(self, trial: FrozenTrial, *, has_killed: bool = False) -> None:
         retries = trial.user_attrs.get(RETRIES, 0) + has_killed
-        if retries > 1:
+        if retries >= MAX_WORKER_DEATHS:
             return
         kept = {key: trial.user_attrs[key] for key in (BASELINE, OUT_OF_SPACE_VALUES) if key in trial.user_attrs}
-        marks = {**kept, RETRY_OF: trial.user_attrs.get(RETRY_OF, trial.number), RETRIES: retries}
-        queued = trial.system_attrs.get("fixed_params", {})  # what it was to have, had it lived to be given all of it
-        self.study.enqueue_trial({**queued, **trial.params}, user_attrs=marks)
+        attrs = {**kept, RETRY_OF: trial.user_attrs.get(RETRY_OF, trial.number), RETRIES: retries}
+        # A worker may die before it has suggested all params, so those that were enqueued are repeated too.
+        self.study.enqueue_trial({**get_enqueued_params(trial), **trial.params}, user_attrs=attrs)
 
 
 def _is_orphaned(trial: FrozenTrial) -> bool:
-    """A trial that has no worker yet, seen in turn, never gets one."""
+    """Return whether the trial has no live worker. Under the lock, a trial without a worker never gets one."""
     return WORKER not in trial.user_attrs or is_dead(trial.user_attrs[WORKER])

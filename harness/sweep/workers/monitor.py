@@ -1,4 +1,4 @@
-"""Watches a sweep while it runs: what it shows, whom it replaces, when it ends."""
+"""Monitor a running sweep: update the table, replace dead workers, and find out when it has ended."""
 
 import signal
 import sys
@@ -17,91 +17,86 @@ from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.workers.worker_pool import MAX_CONSECUTIVE_DEATHS, LauncherPool, WorkerPool
 
 POLL_SECONDS, REAP_SECONDS = 0.5, 5.0
-STORAGE_TIMEOUT_SECONDS = 600.0
-"""How long a storage may not answer, or a disk be full, before the sweep gives up; its workers go on meanwhile."""
-
 STORAGE_ERRORS = (OSError, StorageInternalError, SQLAlchemyError)
+STORAGE_TIMEOUT_SECONDS = 600.0  # of storage errors, such as a full disk; workers continue meanwhile
 
 
-def monitor_sweep(
-    queue: TrialQueue,
-    pool: WorkerPool | LauncherPool,
-    table: ProgressTable,
-    is_stopping: Callable[[], bool],
-    on_update: Callable[[], None],
-) -> str:
-    """Show the trials and replace the workers that die, until there is nothing left to do; what went wrong, if so."""
-    table(summarize_trials(queue.study))  # before a launcher prints anything
-    pool.start_workers(has_heartbeat_trials=False)
-    round_of = _MonitorRound(queue, pool, table, is_stopping, on_update)
-    away_at = None
-    while True:
-        try:
-            ending = round_of()
-            away_at = None
-        except STORAGE_ERRORS as error:
-            if away_at is None:
-                said = str(error).partition("\n")[0]
-                print(f"warning: the study cannot be looked at ({said}); the workers go on", file=sys.stderr)
-            away_at = away_at or time.monotonic()
-            ending = (
-                f"the study did not answer: {error}" if time.monotonic() - away_at > STORAGE_TIMEOUT_SECONDS else None
-            )
-        if ending is not None:
-            return ending
-        time.sleep(POLL_SECONDS)
-
-
-class _MonitorRound:
-    """One look at everything; None while the sweep goes on."""
+class SweepMonitor:
+    """Polls a sweep until it ends. `on_update` is called whenever dead trials have been reaped."""
 
     def __init__(
         self,
         queue: TrialQueue,
-        crew: WorkerPool | LauncherPool,
+        pool: WorkerPool | LauncherPool,
         table: ProgressTable,
         is_stopping: Callable[[], bool],
-        tell: Callable[[], None],
+        on_update: Callable[[], None],
     ) -> None:
-        self._queue, self._crew, self._table, self._is_stopping, self._tell = queue, crew, table, is_stopping, tell
-        self._deaths, self._ended, self._reaped_at = 0, 0, time.monotonic()
+        self._queue, self._pool, self._table = queue, pool, table
+        self._is_stopping, self._on_update = is_stopping, on_update
+        self._n_deaths, self._n_ended, self._reaped_at = 0, 0, time.monotonic()
 
-    def __call__(self) -> str | None:
+    def run(self) -> str:
+        """Poll until no trials are left or the sweep is stopped; return what went wrong, or an empty string."""
+        self._table(summarize_trials(self._queue.study))  # before a launcher prints anything
+        self._pool.start_workers(has_heartbeat_trials=False)
+        failing_since = None
+        while True:
+            try:
+                problem = self._poll_once()
+                failing_since = None
+            except STORAGE_ERRORS as error:
+                problem = None
+                if failing_since is None:
+                    failing_since = time.monotonic()
+                    reason = str(error).partition("\n")[0]
+                    print(f"warning: cannot read the study ({reason}); the workers continue", file=sys.stderr)
+                elif time.monotonic() - failing_since > STORAGE_TIMEOUT_SECONDS:
+                    problem = f"the study's storage did not answer: {error}"
+            if problem is not None:
+                return problem
+            time.sleep(POLL_SECONDS)
+
+    def _poll_once(self) -> str | None:
+        """Return None while the sweep is running, then what went wrong, or an empty string."""
         trials = summarize_trials(self._queue.study)
         self._table(trials)
         if self._is_stopping():
-            self._crew.stop_workers()
-        dead = self._crew.take_dead_workers()
+            self._pool.stop_workers()
+        dead = self._pool.take_dead_workers()
         if dead or time.monotonic() - self._reaped_at > REAP_SECONDS:
             self._reaped_at = time.monotonic()
             self._queue.reap_dead_trials(is_leftover=False)
-            self._tell()
-        ended = sum(trial.is_over for trial in trials)
-        self._deaths, self._ended = (self._deaths if ended == self._ended else 0) + len(dead), ended
-        if self._deaths >= MAX_CONSECUTIVE_DEATHS and not self._is_stopping():
-            return f"{self._deaths} workers died one after the other ({self._crew.describe_last_output(dead[-1][0])})"
-        if not self._is_stopping() and self._queue.has_more_trials() and (dead or not self._crew.has_workers):
-            self._crew.start_workers(has_heartbeat_trials=self._queue.has_heartbeat_trials())
+            self._on_update()
+        n_ended = sum(trial.is_over for trial in trials)
+        if n_ended != self._n_ended:
+            self._n_deaths = 0
+        self._n_deaths, self._n_ended = self._n_deaths + len(dead), n_ended
+        if self._is_stopping():
+            return None if self._pool.has_workers else ""
+        if self._n_deaths >= MAX_CONSECUTIVE_DEATHS:
+            return f"{self._n_deaths} workers died in a row ({self._pool.describe_last_output(dead[-1][0])})"
+        if self._queue.has_more_trials() and (dead or not self._pool.has_workers):
+            self._pool.start_workers(has_heartbeat_trials=self._queue.has_heartbeat_trials())
             return None
-        is_over = not self._crew.has_workers and (self._is_stopping() or not self._queue.has_heartbeat_trials())
-        return "" if is_over else None
+        return None if self._pool.has_workers or self._queue.has_heartbeat_trials() else ""
 
 
 @contextmanager
 def handle_stop_signals(pool: WorkerPool | LauncherPool) -> Iterator[Callable[[], bool]]:
-    """A first signal ends the trials after the step under way, a second Ctrl-C at once."""
+    """Yield a function that returns whether a stop signal was received. A second Ctrl-C kills the workers."""
     received: list[int] = []
 
-    def note(number: int, frame: object) -> None:
+    def handle(number: int, frame: object) -> None:
         if received and number == signal.SIGINT:
             pool.kill_workers()
         elif not received:
             received.append(number)
-            with suppress(OSError):  # the terminal may be what has gone
-                print("\nstopping after the step under way; Ctrl-C again stops at once", file=sys.stderr)
+            with suppress(OSError):  # after SIGHUP there is no terminal
+                print("\nstopping after the current step; press Ctrl-C again to stop now", file=sys.stderr)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    previous = {number: signal.signal(number, note) for number in numbers}
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield lambda: bool(received)
     finally:
@@ -111,7 +106,7 @@ def handle_stop_signals(pool: WorkerPool | LauncherPool) -> Iterator[Callable[[]
 
 @contextmanager
 def exclusive_lock(folder: Path) -> Iterator[bool]:
-    """Whether no other process sweeps in `folder`, which is known by a lock that is held as long as this lasts."""
+    """Lock a sweep's folder, and yield whether this is its only sweep process."""
     lock = FileLock(folder / "sweep.lock")
     try:
         yield lock.acquire(blocking=False)

@@ -1,7 +1,7 @@
-"""A process that serves many trials: it claims one, runs it, tells what it came to, until the study has no more.
+"""A worker process: claim a trial, run it, record its result, and repeat until the study has no more trials.
 
-Started as `python -m harness.sweep.workers.worker`, with a `Post` as a line of JSON on its standard input, at whose end,
-when whoever started it has died, it dies too.
+Start it as `python -m harness.sweep.workers.worker` with a `WorkerSpec` as one line of JSON on its standard input. When
+its parent dies, standard input closes, and the worker exits.
 """
 
 import json
@@ -13,12 +13,10 @@ import subprocess
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -26,13 +24,14 @@ from optuna.trial import Trial, TrialState
 from harness.config.errors import ConfigError
 from harness.config.schema import ROOT
 from harness.config.targets import import_target
+from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.formatting import format_run_command
 from harness.sweep.space.search_space import trial_values
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import report_and_prune, stop_when
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import open_storage
-from harness.sweep.study.trial_attrs import BASELINE, RESULT, STUDY_SPEC, SWEEP_ID
+from harness.sweep.study.trial_attrs import BASELINE, RESULT, STUDY_SPEC, SWEEP_ID, TrialResult
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.tracking.run_uploader import SWEEP_TAG
 
@@ -42,154 +41,145 @@ WORKER_MODULE = "harness.sweep.workers.worker"
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """Where a worker works: which study it serves, where its trials' folders go, and on what share of the machine."""
+    """What a worker needs to know: the study, where it is stored, the sweep's folder, and its number of threads."""
 
-    study: str
+    study_name: str
     storage: str | None
     folder: str
-    threads: int | None = None
-    gpu: int | None = None
+    n_threads: int | None = None
 
 
-def spawn_worker(spec: WorkerSpec, log: Path) -> subprocess.Popen[str]:
-    """A worker at `post` that lives no longer than this process; what it prints goes to `log`."""
+def spawn_worker(spec: WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[str]:
+    """Start a worker that exits with this process and, if there are GPUs, sees one of them. It prints to its log."""
     environment = dict(os.environ)
-    if spec.gpu is not None:
+    if n_gpus:
         visible = environment.get("CUDA_VISIBLE_DEVICES")
-        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[spec.gpu] if visible else str(spec.gpu)
-    if spec.threads is not None:
-        environment["OMP_NUM_THREADS"] = str(spec.threads)
-    with log.open("ab") as file:
+        gpu = index % n_gpus
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
+    if spec.n_threads is not None:
+        environment["OMP_NUM_THREADS"] = str(spec.n_threads)
+    with worker_log_path(spec.folder, index).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER_MODULE],
             cwd=ROOT,
             env=environment,
             stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
+            stdout=log,
+            stderr=log,
             text=True,
-            process_group=0,  # Ctrl-C is for the sweep, which then tells its workers
+            process_group=0,  # so that Ctrl-C reaches only the sweep, which then signals its workers
         )
+    assert process.stdin is not None
     process.stdin.write(json.dumps(asdict(spec)) + "\n")
     process.stdin.flush()
     return process
 
 
-def run_trials(spec: WorkerSpec, is_stopping: Callable[[], bool]) -> None:
-    """Run trials until there are none left for this worker or it is asked to stop."""
-    from harness.run import runner  # torch, before a trial is claimed that would wait for it
+def worker_log_path(sweep_folder: str | Path, index: int) -> Path:
+    return Path(sweep_folder) / f"worker-{index}.log"
 
-    folder = Path(spec.folder)
-    queue, plan = open_queue(spec)
+
+def run_trials(spec: WorkerSpec, is_stopping: Callable[[], bool]) -> None:
+    """Run trials until none are left or the worker is asked to stop."""
+    import harness.run.runner  # noqa: F401  # imports torch now, so that no claimed trial waits for it
+
+    queue, study_spec = open_queue(spec)
     while not is_stopping():
         trial = queue.claim_trial()
         if trial is None:
             return
-        with send_heartbeats(queue.study._storage, trial._trial_id):
-            result = _run_trial(runner.run, trial, plan, queue, spec, is_stopping)
-            queue.finish_trial(trial, result, [result[name] for name in plan.objectives])
-        _delete_losing_checkpoints(queue.study, folder, plan.keep)
-        if result["status"] == "interrupted":
+        with send_heartbeats(trial):
+            result = _run_trial(trial, queue, study_spec, spec, is_stopping)
+            queue.finish_trial(trial, result, [getattr(result, name) for name in study_spec.objectives])
+        _delete_losing_checkpoints(queue.study, Path(spec.folder), study_spec.keep)
+        if result.status == "interrupted":
             return
 
 
 def open_queue(spec: WorkerSpec) -> tuple[TrialQueue, StudySpec]:
-    """The study of `post`, with the sampler, the pruner and the space that it was planned with."""
+    """Open an existing study with the sampler, pruner and search space it was created with."""
     folder = Path(spec.folder)
-    storage = open_storage(spec.storage, folder)
-    study = optuna.load_study(study_name=spec.study, storage=storage)
-    plan = StudySpec(**study.user_attrs[STUDY_SPEC])
-    study.sampler, study.pruner = plan.make_sampler(), plan.make_pruner()
-    space = plan.build_search_space()
-    if plan.custom_search_space is None:
-        return TrialQueue(study, space, folder), plan
-    extend = import_target("hydra.sweeper.custom_search_space", plan.custom_search_space)
-    return TrialQueue(study, space, folder, partial(extend, space.compose_config({}))), plan
+    study = optuna.load_study(study_name=spec.study_name, storage=open_storage(spec.storage, folder))
+    study_spec = StudySpec(**study.user_attrs[STUDY_SPEC])
+    study.sampler, study.pruner = study_spec.make_sampler(), study_spec.make_pruner()
+    space = study_spec.build_search_space()
+    if study_spec.custom_search_space is None:
+        return TrialQueue(study, space, folder), study_spec
+    extend = import_target("hydra.sweeper.custom_search_space", study_spec.custom_search_space)
+    return TrialQueue(study, space, folder, partial(extend, space.compose_config({}))), study_spec
 
 
 def _run_trial(
-    run: Callable, trial: Trial, plan: StudySpec, queue: TrialQueue, post: WorkerSpec, is_stopping: Callable[[], bool]
-) -> dict[str, Any]:
-    """What the run of a trial came to, whatever happens in it."""
-    folder = Path(post.folder) / str(trial.number)
+    trial: Trial, queue: TrialQueue, study_spec: StudySpec, spec: WorkerSpec, is_stopping: Callable[[], bool]
+) -> TrialResult:
+    """Train with the trial's values. Errors become a failed result, so that the worker goes on to the next trial."""
+    from harness.run.runner import run
+
+    folder = Path(spec.folder) / str(trial.number)
     policies = [stop_when(lambda: is_stopping() or queue.is_stopping())]
-    if len(plan.objectives) == 1:
-        not_before = 1.0 if BASELINE in trial.user_attrs else plan.warmup_share  # what all is compared with runs whole
-        policies.insert(0, report_and_prune(trial, not_before))
-    tags = {SWEEP_TAG: queue.study.user_attrs[SWEEP_ID]}  # its number is its name
+    if len(study_spec.objectives) == 1:  # Optuna does not prune trials with several
+        is_baseline = BASELINE in trial.user_attrs  # never pruned: every report compares with it
+        policies.insert(0, report_and_prune(trial, 1.0 if is_baseline else study_spec.warmup_share))
     try:
         values = trial_values(trial)
         cfg = queue.space.compose_config(values, ["observers=trial"])
         if cfg.device.threads is None:
-            cfg.device.threads = post.threads
-        chosen = {key: str(value) for key, value in values.items() if key in plan.choices}  # what cfg does not name
-        sys.argv = shlex.split(format_run_command(queue.space.fixed, values))[
-            1:
-        ]  # what a person would type for this trial
-        result = run(cfg, policies, folder=folder, tags=tags, params=chosen)
+            cfg.device.threads = spec.n_threads
+        choices = {key: str(value) for key, value in values.items() if key in study_spec.choices}
+        sys.argv = shlex.split(format_run_command(queue.space.fixed, values))[1:]
+        tags = {SWEEP_TAG: queue.study.user_attrs[SWEEP_ID]}
+        result = run(cfg, policies, folder=folder, tags=tags, params=choices)
     except ConfigError as error:
-        return _failed_result(str(error))
+        return TrialResult("failed", str(error))
     except Exception as error:
         traceback.print_exc()
-        return _failed_result(f"{type(error).__name__}: {error}")
-    if not result.effective and result.status != "interrupted":  # its base came to no good end
-        return _failed_result(result.reason)
-    found = {name: getattr(result, name) for name in ("status", "reason", "best_val_loss", "best_step", "step",
-             "tokens", "seconds")}  # fmt: skip
-    in_force = {name.removeprefix("effective."): value for name, value in result.effective.items()}
-    return {
-        **found,
-        "folder": folder.name,
-        "share": _completed_share(result.step, int(in_force.get("first_step", 0)), int(in_force.get("total_steps", 0))),
-        "threads": int(in_force.get("threads", 0)),
-        "device": in_force.get("device", ""),
-        "trainable_parameters": int(in_force.get("trainable_parameters", 0)),
-    }
-
-
-def _completed_share(step: int, first_step: int, total_steps: int) -> float:
-    """Of the steps that the run itself was to take."""
-    return (step - first_step) / (total_steps - first_step) if total_steps > first_step else 0.0
-
-
-def _failed_result(reason: str) -> dict[str, Any]:
-    nothing = {"best_val_loss": float("inf"), "best_step": 0, "step": 0, "tokens": 0, "seconds": 0.0, "share": 0.0}
-    return {"status": "failed", "reason": reason, **nothing, "trainable_parameters": 0}
+        return TrialResult("failed", f"{type(error).__name__}: {error}")
+    if not result.effective and result.status != "interrupted":  # training its base model failed
+        return TrialResult("failed", result.reason)
+    effective = {name.removeprefix("effective."): value for name, value in result.effective.items()}
+    first_step, total_steps = int(effective.get("first_step", 0)), int(effective.get("total_steps", 0))
+    return TrialResult(
+        status=result.status,
+        reason=result.reason,
+        best_val_loss=result.best_val_loss,
+        best_step=result.best_step,
+        step=result.step,
+        tokens=result.tokens,
+        seconds=result.seconds,
+        fraction_done=(result.step - first_step) / (total_steps - first_step) if total_steps > first_step else 0.0,
+        trainable_parameters=int(effective.get("trainable_parameters", 0)),
+        folder=folder.name,
+        threads=int(effective.get("threads", 0)),
+        device=effective.get("device", ""),
+    )
 
 
 def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> None:
-    """Remove the checkpoints of the trials that have lost, as far as their folders are on this host."""
-    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    complete = [trial for trial in ended if trial.state == TrialState.COMPLETE]
-    best = {t.number for t in sorted(complete, key=lambda t: t.user_attrs[RESULT]["best_val_loss"])[:keep]}
+    """Delete the checkpoints of finished trials, except the `keep` best and the Pareto front, in this host's folder."""
+    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    completed = [trial for trial in finished if trial.state == TrialState.COMPLETE]
+    completed.sort(key=lambda trial: trial.user_attrs[RESULT]["best_val_loss"])
+    kept = {trial.number for trial in completed[:keep]}
     if len(study.directions) > 1 and keep:
-        best |= {trial.number for trial in study.best_trials}
-    for trial in ended:
-        checkpoints = folder / str(trial.number) / "checkpoints"
-        if trial.number not in best and checkpoints.exists():
-            shutil.rmtree(checkpoints, ignore_errors=True)
+        kept |= {trial.number for trial in study.best_trials}
+    for trial in finished:
+        if trial.number not in kept:
+            shutil.rmtree(folder / str(trial.number) / "checkpoints", ignore_errors=True)
 
 
 def main() -> int:
-    post = WorkerSpec(**json.loads(sys.stdin.readline()))
+    spec = WorkerSpec(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: received.append(number))
     silence_optuna()
-    run_trials(post, lambda: bool(received))
+    run_trials(spec, lambda: bool(received))
     return EXIT_OK
 
 
-def silence_optuna() -> None:
-    """Keep Optuna from telling of each trial, of what it calls experimental, and of heartbeats without `optimize`."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    warnings.filterwarnings("ignore", message="Heartbeat of storage")
-
-
 def _exit_with_parent() -> None:
-    sys.stdin.read()
+    sys.stdin.read()  # returns when the parent has died
     os._exit(EXIT_CRASHED)
 
 

@@ -1,0 +1,116 @@
+"""Every private part of Optuna that the harness uses. tests/sweep/test_internals.py fails when Optuna changes one."""
+
+import warnings
+from collections.abc import Container, Mapping
+from typing import Any, cast
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage
+from optuna.storages._cached_storage import _CachedStorage
+from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.engine import Engine
+
+JournalFileLock = BaseJournalFileLock
+"""Base class of the locks that `JournalFileBackend` accepts; it has `acquire() -> bool` and `release()`."""
+
+
+def get_storage(study: Study) -> BaseStorage:
+    """Return the storage of a study. Optuna wraps an `RDBStorage` in a cache."""
+    return study._storage
+
+
+def get_database_engine(study: Study) -> Engine | None:
+    """Return the SQLAlchemy engine of a study kept in a database, None for a journal file."""
+    storage = study._storage
+    return storage._backend.engine if isinstance(storage, _CachedStorage) else None
+
+
+def get_all_trials(study: Study) -> list[FrozenTrial]:
+    """Return all trials, also where Hyperband passes a study that shows only those of one bracket."""
+    return study._storage.get_all_trials(study._study_id, deepcopy=False)
+
+
+def suggest_value(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
+    """Suggest a value from any distribution. The public methods each take one kind of distribution."""
+    return trial._suggest(name, distribution)
+
+
+def is_in_distribution(distribution: BaseDistribution, value: Any) -> bool:
+    """Return whether a distribution contains a value of its own type."""
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def get_enqueued_params(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the params a trial was enqueued with, which `trial.params` lacks until they are suggested."""
+    return trial.system_attrs.get("fixed_params", {})
+
+
+def get_heartbeat_interval(study: Study) -> int | None:
+    """Return the seconds between two heartbeats, None where the storage keeps no heartbeats."""
+    storage = study._storage
+    return storage.get_heartbeat_interval() if isinstance(storage, BaseHeartbeat) else None
+
+
+def record_heartbeat(trial: Trial) -> None:
+    """Record that the trial is still running, if the storage keeps heartbeats."""
+    storage = trial.storage
+    if isinstance(storage, BaseHeartbeat) and storage.get_heartbeat_interval() is not None:
+        storage.record_heartbeat(trial._trial_id)
+
+
+def find_stale_trials(study: Study) -> set[int]:
+    """Return the numbers of running trials whose last heartbeat is older than the storage's grace period."""
+    storage = study._storage
+    if not isinstance(storage, BaseHeartbeat) or storage.get_heartbeat_interval() is None:
+        return set()
+    return {storage.get_trial_number_from_id(trial_id) for trial_id in storage._get_stale_trial_ids(study._study_id)}
+
+
+def fail_trial(study: Study, trial: FrozenTrial, user_attrs: Mapping[str, Any]) -> None:
+    """Set user attributes and the state FAIL on a trial that another process was running.
+
+    Raises:
+        optuna.exceptions.UpdateFinishedTrialError: The trial ended in the meantime.
+    """
+    for key, value in user_attrs.items():
+        study._storage.set_trial_user_attr(trial._trial_id, key, value)
+    study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def hide_trials(study: Study, user_attr: str) -> Study:
+    """Return a view of a study without the trials that have this user attribute, for a sampler to read."""
+    return cast(Study, _FilteredStudy(study, user_attr))
+
+
+def silence_optuna() -> None:
+    """Turn off Optuna's log line per trial, and its warnings of experimental classes and unused heartbeats."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    warnings.filterwarnings("ignore", message="Heartbeat of storage")
+
+
+class _FilteredStudy:
+    """Wraps a study, which may itself be a pruner's view of one. Samplers read trials through `_get_trials`."""
+
+    def __init__(self, study: Study, hidden_attr: str) -> None:
+        self._study, self._hidden_attr = study, hidden_attr
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.get_trials()
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return self._get_trials(deepcopy, states)
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = self._study._get_trials(deepcopy, states, use_cache)
+        return [trial for trial in trials if self._hidden_attr not in trial.user_attrs]
