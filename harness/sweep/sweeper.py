@@ -22,19 +22,20 @@ from harness.run import provenance
 from harness.run.dry_run import dry_run
 from harness.run.preflight_adapter import open_training_setup
 from harness.run.runner import BaseRunFailed
+from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.figures import draw_study_figures
 from harness.sweep.report.final_report import format_sweep_summary
 from harness.sweep.report.result_files import optimization_results, summary_to_json
 from harness.sweep.report.summary import summarize_study, summarize_trials
 from harness.sweep.report.table import ProgressTable
 from harness.sweep.request import SweepRequest, read_sweep_request
-from harness.sweep.space.validation import check_search_space, prepare_from_scratch
+from harness.sweep.space.validation import check_search_space, dry_run_from_scratch
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.setup import check_existing_study, open_study
 from harness.sweep.study.trial_attrs import SWEEP_ID
 from harness.sweep.study.trial_queue import TrialQueue
-from harness.sweep.workers.monitor import exclusive_lock, handle_stop_signals, monitor_sweep
-from harness.sweep.workers.worker import WorkerSpec, silence_optuna
+from harness.sweep.workers.monitor import SweepMonitor, exclusive_lock, handle_stop_signals
+from harness.sweep.workers.worker import WorkerSpec
 from harness.sweep.workers.worker_pool import LauncherPool, WorkerPool, run_launcher_job
 from harness.tracking import sweep_uploader
 from harness.tracking.store_uri import default_store_uri, hide_credentials
@@ -100,7 +101,7 @@ def _run_preflight(asked: SweepRequest) -> str:
 
 def format_cost_estimate(asked: SweepRequest) -> str:
     """What the sweep would try and cost, from a few measured steps."""
-    run = prepare_from_scratch(_worker_config(asked), steps=5)
+    run = dry_run_from_scratch(_worker_config(asked), timed_steps=5)
     trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * (run.evals + 1)
     n_trials = asked.budget.n_trials
     minutes = math.ceil(n_trials / asked.n_jobs) * trial_seconds / 60
@@ -158,9 +159,8 @@ def _supervise_workers(
         stack.callback(lambda: table(summarize_trials(queue.study)))
         stack.callback(queue.reap_dead_trials, is_leftover=True)
         stack.callback(crew.kill_workers)
-        trouble = monitor_sweep(
-            queue, crew, table, is_stopping, on_update=lambda: _write_summary(asked, queue, "running")
-        )
+        monitor = SweepMonitor(queue, crew, table, is_stopping, lambda: _write_summary(asked, queue, "running"))
+        trouble = monitor.run()
     if is_stopping():
         return "interrupted", "stopped by a signal"
     failures, spent = queue.describe_end()

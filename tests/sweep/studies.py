@@ -1,4 +1,4 @@
-"""Real studies with a cheap loss, whose trials end in every way there is."""
+"""Real studies with a loss that costs nothing, whose trials end in every possible way."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ def new_study(objectives: Sequence[str] = ("best_val_loss",), **options: Any) ->
 
 
 def ask_trial(study: Study, **values: Any) -> Trial:
-    """A running trial of the space, at the point given as far as it is given."""
+    """Return a running trial, at the given values of the search space; the sampler chooses the others."""
     names = {"lr": "optimizer.lr", "rank": "lora.rank", "clip": "loop.grad_clip"}
     fixed = {names[name]: value for name, value in values.items() if name in names}
     if fixed:
@@ -36,7 +36,7 @@ def ask_trial(study: Study, **values: Any) -> Trial:
 
 
 def ask_conditional_trial(study: Study) -> Trial:
-    """A running trial of a space in which each optimizer has a range of its own for the same key."""
+    """Return a running trial of a space in which each optimizer has its own LR range."""
     trial = study.ask()
     optimizer = trial.suggest_categorical("optimizer", ["adamw", "muon"])
     trial.suggest_float(f"optimizer.lr @ optimizer={optimizer}", 1e-4, 1e-1, log=True)
@@ -44,7 +44,7 @@ def ask_conditional_trial(study: Study) -> Trial:
 
 
 def quadratic_loss(params: Mapping[str, Any]) -> float:
-    """Least at LR 0.01; more with a small rank; the clip changes nothing."""
+    """Return a loss that is least at LR 0.01, falls with the rank, and does not depend on clipping."""
     lr = next(value for name, value in params.items() if name.startswith("optimizer.lr"))
     return 3.0 + (math.log10(lr) + 2) ** 2 + 0.1 * math.log2(64 / params.get("lora.rank", 64))
 
@@ -82,14 +82,14 @@ def diverge_trial(study: Study, trial: Trial) -> None:
 
 
 def fail_trial(study: Study, trial: Trial, status: str | None = None, reason: str = "") -> None:
-    """With a status, as a run that ended so; without, as whoever finds the worker dead."""
+    """Fail a trial: with a status, as its run would; without, as when its worker is found dead."""
     if status:
         set_result(trial, status, reason=reason)
     study.tell(trial, state=TrialState.FAIL)
 
 
 def complete_outside_trial(study: Study, value: float, **overrides: Any) -> Trial:
-    """The present configuration, which is no point of the space."""
+    """Complete a baseline trial whose config is outside the search space."""
     study.enqueue_trial({}, user_attrs={BASELINE: True, OUT_OF_SPACE_VALUES: overrides})
     trial = study.ask()
     complete_trial(study, trial, value)
@@ -97,7 +97,7 @@ def complete_outside_trial(study: Study, value: float, **overrides: Any) -> Tria
 
 
 def add_every_outcome(study: Study) -> Study:
-    """Trials 0 to 7: a baseline, completed, pruned, diverged, dead and its retry, failed, and one at half way."""
+    """Add trials 0 to 7: the baseline, completed, pruned, diverged, failed and its retry, failed, and one running."""
     complete_trial(study, ask_trial(study, lr=1e-3, rank=8, clip=1.0, baseline=True))
     complete_trial(study, ask_trial(study, lr=9e-3, rank=64, clip=1.0))
     prune_trial(study, ask_trial(study, lr=2e-4, rank=2, clip=1.0))

@@ -15,44 +15,44 @@ RANGE = "optimizer.lr=tag(log,interval(3e-4,1e-1))"
 
 TABLE = [
     # what is typed, and what the message must say
-    (["optimizr.lr=interval(1e-4,1e-2)"], ["optimizr.lr: there is no such key", "did you mean 'optimizer.lr'?"]),
+    (["optimizr.lr=interval(1e-4,1e-2)"], ["optimizr.lr: no such key", "did you mean 'optimizer.lr'?"]),
     (["optimizer.lrr=1e-4,1e-2"], ["optimizer.lrr", "did you mean 'optimizer.lr'?", "optimizer.lrr=0.0001"]),
     (["+optimizer.foo=1,2"], ["optimizer.foo: torch.optim.AdamW has no parameter 'foo'"]),
-    (["optimizer=1,2"], ["optimizer=1,2: a group has options, not numbers"]),
+    (["optimizer=1,2"], ["optimizer=1,2: a config group takes option names, not numbers"]),
     (["optimizer=interval(1,2)"], ["optimizer=interval(1.0,2.0)", "list them: optimizer=adamw"]),
-    (["data.source=1,2", "sweep.allow=[data]"], ["data.source: it holds several keys"]),
+    (["data.source=1,2", "sweep.allow=[data]"], ["data.source: a section with several keys"]),
     (["lora.rank=interval(2,64)"], ["lora.rank: 2.0 is not a whole number", "write lora.rank=int(interval(2,64))"]),
     (["batch.batch_size=interval(4,8)"], ["batch.batch_size", "write batch.batch_size=int(interval(4,8))"]),
     (["lora.rank=0,2,4"], ["rank=0 must be a whole number of at least 1", "(found at lora.rank=0)"]),
     (["loop.grad_clip=interval(0,10)"], ["loop.grad_clip: 0.0 must be above 0 (found at loop.grad_clip=0.0)"]),
     (["loop.grad_clip=interval(-1,10)"], ["loop.grad_clip: -1.0 must be above 0"]),
     (["schedule.warmup_ratio=interval(0,2)"], ["warmup_ratio=2.0", "(found at schedule.warmup_ratio=2.0)"]),
-    (["optimizer.lr=tag(log,interval(0,1))"], ["optimizer.lr=tag(log,interval(0,1)): ", "starts above 0"]),
-    (["optimizer.lr=interval(1e-2,1e-4)"], ["wrong way round; write interval(0.0001,0.01)"]),
+    (["optimizer.lr=tag(log,interval(0,1))"], ["optimizer.lr=tag(log,interval(0,1)): ", "must start above 0"]),
+    (["optimizer.lr=interval(1e-2,1e-4)"], ["the lower bound is above the upper bound; write interval(0.0001,0.01)"]),
     (["optimizer.lr=interval(1e-4,inf)"], ["optimizer.lr=interval(1e-4,inf)", "finite"]),
     (["optimizer.lr=interval(1,1)"], ["optimizer.lr=interval(1,1)", "one value", "write optimizer.lr=1.0"]),
-    (["optimizer.lr=choice(0.1)"], ["one value, and nothing to search; write optimizer.lr=0.1"]),
-    (["lora.rank=2,4,2"], ["lora.rank=2,4,2: it lists a value twice"]),
-    (["lora.rank=range(4,4)"], ["lora.rank=range(4,4): there is no value in it", "high itself is left out"]),
-    (["lora.rank=shuffle(2,4)"], ["lora.rank=shuffle(2,4)", "another one in every worker"]),
+    (["optimizer.lr=choice(0.1)"], ["only one value, so nothing to search; write optimizer.lr=0.1"]),
+    (["lora.rank=2,4,2"], ["lora.rank=2,4,2: a value is listed twice"]),
+    (["lora.rank=range(4,4)"], ["lora.rank=range(4,4): the range is empty", "exclude high"]),
+    (["lora.rank=shuffle(2,4)"], ["lora.rank=shuffle(2,4)", "every worker would shuffle the list differently"]),
     (["optimizer.lr=interval(1e-4)"], ["optimizer.lr=interval(1e-4)", "missing a required argument: 'end'"]),
-    (["optimizer=glob(*)"], ["optimizer=glob(*): glob is not searched; list the options"]),
+    (["optimizer=glob(*)"], ["optimizer=glob(*): glob is not supported in a sweep; list the options"]),
     (["optimizer=adamw,addam"], ["optimizer has no option 'addam'", "did you mean 'adam'?"]),
     (["start=scratch,warm"], ["start.source has no value", "(found at start=warm)"]),
     (["model=gpt_tiny,hf"], ["model=hf"]),
-    (["lora=all_linear,none", "lora.rank=2,4"], ["there is no such key under lora=none", "go into sweep.conditional"]),
-    (["sweep.n_trials=3,4"], ["sweep.n_trials=3,4: no run's result depends on sweep.n_trials"]),
-    (["pruner=median,none"], ["pruner=median,none: no run's result depends on pruner"]),
+    (["lora=all_linear,none", "lora.rank=2,4"], ["lora.rank: no such key under lora=none", "into sweep.conditional"]),
+    (["sweep.n_trials=3,4"], ["sweep.n_trials=3,4: sweep.n_trials does not affect the result of a run"]),
+    (["pruner=median,none"], ["pruner=median,none: pruner does not affect the result of a run"]),
     (["output_dir=a,b"], ["output_dir=a,b", "give it one value"]),
     # what would change the meaning of the objective
     (["tokenizer.vocab_size=512,1024"], ["tokenizer.vocab_size", "'sweep.allow=[tokenizer.vocab_size]'"]),
-    (["data.val_fraction=0.005,0.01"], ["data.val_fraction: it decides the data", "'sweep.allow=[data.val_fraction]'"]),
-    (["task=causal_lm,other"], ["task: it decides what is learnt", "'sweep.allow=[task]'"]),
-    (["loop.max_steps=4,8"], ["loop.max_steps: it decides the token budget"]),
-    (["loop.epochs=1,2"], ["loop.epochs: it decides the token budget"]),
-    (["loop.max_tokens=1000,2000"], ["loop.max_tokens: it decides the token budget"]),
-    (["loop.evals=2,4"], ["loop.evals: it decides how many evaluations"]),
-    (["loop.eval_every=2,4"], ["loop.eval_every: it decides how many evaluations"]),
+    (["data.val_fraction=0.005,0.01"], ["data.val_fraction: it determines the data", "'sweep.allow=[data.val_fraction]'"]),
+    (["task=causal_lm,other"], ["task: it determines what is learned", "'sweep.allow=[task]'"]),
+    (["loop.max_steps=4,8"], ["loop.max_steps: it determines the token budget"]),
+    (["loop.epochs=1,2"], ["loop.epochs: it determines the token budget"]),
+    (["loop.max_tokens=1000,2000"], ["loop.max_tokens: it determines the token budget"]),
+    (["loop.evals=2,4"], ["loop.evals: it determines how many evaluations"]),
+    (["loop.eval_every=2,4"], ["loop.eval_every: it determines how many evaluations"]),
     (["batch.batch_size=4,8"], ["780 tokens", "loop.max_tokens=388 loop.max_steps=null", "at batch.batch_size=8"]),
     (["sweep.allow=[optimizer.lrr]"], ["sweep.allow: 'optimizer.lrr' is not searched", "did you mean 'optimizer.lr'?"]),
     # how to search
@@ -90,14 +90,14 @@ TABLE = [
     (["sweep.allow=loop.evals"], ["sweep.allow: 'loop.evals' is no list; write 'sweep.allow=[loop.evals]'"]),
     (["sweep.enqueue=3"], ["sweep.enqueue: 3 is no list"]),
     (["sweep.enqueue=[3]"], ["sweep.enqueue: 3 is no mapping", "{optimizer.lr: 0.01}"]),
-    (["sweep.enqueue=[{optimizer.lr: 5}]"], ["sweep.enqueue: optimizer.lr: 5 lies outside tag(log,interval("]),
-    (["sweep.enqueue=[{optimizer.lr: '0.01'}]"], ["sweep.enqueue: optimizer.lr: 0.01 lies outside"]),
-    (["lora.rank=int(interval(2,8))", "sweep.enqueue=[{lora.rank: many}]"], ["lora.rank: many lies outside int("]),
-    (["+sweep.conditional.optimizer=3"], ["sweep.conditional: 'optimizer' is no choice", "write group=option"]),
+    (["sweep.enqueue=[{optimizer.lr: 5}]"], ["sweep.enqueue: optimizer.lr: 5 is outside tag(log,interval("]),
+    (["sweep.enqueue=[{optimizer.lr: '0.01'}]"], ["sweep.enqueue: optimizer.lr: 0.01 is outside"]),
+    (["lora.rank=int(interval(2,8))", "sweep.enqueue=[{lora.rank: many}]"], ["lora.rank: many is outside int("]),
+    (["+sweep.conditional.optimizer=3"], ["sweep.conditional: 'optimizer' must be group=option"]),
     (["sweep.conditional=3"], ["sweep.conditional: Cannot assign int"]),
     ([NONE], ["there is nothing to search", "tag(log,interval("]),
     ([GRID], ["there is nothing to search"]),
-    ([GRID, "optimizer.lr=interval(1e-3,1e-2)"], ["a grid runs values", "range(low,high,step)"]),
+    ([GRID, "optimizer.lr=interval(1e-3,1e-2)"], ["a grid cannot run interval(0.001,0.01)", "range(low,high,step)"]),
     ([GRID, "seed=range(0,1000)", "lora.rank=range(1,1000)"], ["999000", "hydra/sweeper/sampler=random"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
     (["output_dir=null"], ["output_dir: None is no folder"]),
@@ -136,10 +136,10 @@ sweep: {conditional: %s}
 CONDITIONS = {
     "optimzer=lion: {optimizer.lr: 'interval(1,2)'}": ["sweep.conditional.optimzer=lion", "did you mean 'optimizer'?"],
     "optimizer=lionn: {optimizer.lr: 'interval(1,2)'}": ["optimizer has no option 'lionn'", "did you mean 'lion'?"],
-    "optimizer=lion: {optimizer.lr: 1}": ["optimizer=lion: optimizer.lr has one value"],
+    "optimizer=lion: {optimizer.lr: 1}": ["optimizer=lion: optimizer.lr must be a range"],
     "optimizer=lion: {optimizer.lr: 'interval(0,1)'}": ["optimizer.lr: 0.0", "(found at optimizer=lion optimizer.lr="],
     "optimizer=lion: {optimizer.lr: 'interval(1)'}": ["optimizer.lr=interval(1): ", "'end'"],
-    "optimizer=lion: 3": ["sweep.conditional.optimizer=lion: 3 is no mapping"],
+    "optimizer=lion: 3": ["sweep.conditional.optimizer=lion: 3 must be a mapping"],
 }
 
 
@@ -158,7 +158,7 @@ def test_a_wrong_conditional_range_is_refused_by_name(conditional, places, tmp_p
 def test_a_conditional_range_that_no_trial_has_is_told(places, tmp_path, monkeypatch, capsys) -> None:
     said = [*places, "optimizer=adamw,lion", "sweep.dry_run=true", "sweeps=optimizers"]
     assert type_sweep(monkeypatch, *said) == 0
-    assert "sweep.conditional.optimizer=sgd is of no trial's: optimizer is adamw or lion" in capsys.readouterr().out
+    assert "sweep.conditional.optimizer=sgd applies to no trial: optimizer is adamw or lion" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_changed_space_is_refused_with_a_difference_before_a_base_is_trained(p
     said = capsys.readouterr()
     assert "space lora.rank: 2,4,8,16,32 -> 2,4\n" in said.err
     assert "config model.width: 16 -> 32\n" in said.err
-    assert said.err.endswith("a new one: sweep.study=NAME\n")
+    assert said.err.endswith("start a new study with sweep.study=NAME\n")
     assert "step 0" not in said.out
 
 

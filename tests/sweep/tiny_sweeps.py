@@ -1,4 +1,4 @@
-"""Sweeps small enough for tests: real studies, real training of a model that takes milliseconds."""
+"""Sweeps small enough for tests: real studies, and real training of a model whose step takes milliseconds."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -10,10 +10,11 @@ from omegaconf import DictConfig
 from optuna.trial import Trial
 
 from harness.config.schema import ROOT
-from harness.core.events import EvalEnd
+from harness.core.events import EvalEnd, Status
 from harness.core.task import Metric
 from harness.sweep.request import SweepRequest, read_sweep_request
 from harness.sweep.study.setup import open_study
+from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.workers.worker import WorkerSpec
 
@@ -25,12 +26,11 @@ TINY = [
 TINY_WITHOUT_LORA = [
     *TINY, "lora=none", "hydra.sweeper.params=null", "optimizer.lr=tag(log,interval(3e-4,1e-1))",
     "loop.grad_clip=tag(log,interval(0.1,10.0))", "~observers.mlflow", "pruner=none",
-]  # fmt: skip
-"""Without adapters, whose libraries take each worker longer to import than all the rest."""
+]  # fmt: skip  # each worker would need seconds to import peft
 
 
 def compose_sweep_config(overrides: Sequence[str]) -> DictConfig:
-    """What Hydra hands a sweeper for `python run.py -m` with these overrides."""
+    """Compose the config that Hydra passes to a sweeper for `python run.py -m OVERRIDES`."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return _compose_fixed(tuple(override.input_line for override in parsed if not override.is_sweep_override()))
 
@@ -47,33 +47,42 @@ def read_tiny_request(*overrides: str) -> SweepRequest:
 
 
 def start_study(*overrides: str) -> TrialQueue:
-    """The queue of a study that was just made, or found."""
-    wanted = read_tiny_request(*overrides)
-    queue = open_study(wanted)
-    queue.set_budget(wanted.budget)
+    """Create or open a study, and set its budget."""
+    request = read_tiny_request(*overrides)
+    queue = open_study(request)
+    queue.set_budget(request.budget)
     return queue
 
 
-def make_worker_spec(wanted: SweepRequest) -> WorkerSpec:
-    return WorkerSpec(wanted.study_name, wanted.options.storage, str(wanted.folder), threads=1)
+def make_worker_spec(request: SweepRequest) -> WorkerSpec:
+    return WorkerSpec(request.study_name, request.options.storage, str(request.folder), n_threads=1)
 
 
-def make_result(status: str = "completed", loss: float = 1.0, **said: object) -> dict[str, object]:
-    """What a run came to, as a worker tells it."""
-    facts = {"best_step": 4, "step": 4, "tokens": 100, "seconds": 1.0, "share": 1.0, "folder": "0"}
-    return {"status": status, "reason": "" if status == "completed" else status, "best_val_loss": loss, **facts, **said}
+def make_result(status: Status = "completed", loss: float = 1.0, fraction_done: float = 1.0) -> TrialResult:
+    """Return the result of a run of 4 steps."""
+    return TrialResult(
+        status=status,
+        reason="" if status == "completed" else status,
+        best_val_loss=loss,
+        best_step=4,
+        step=4,
+        tokens=100,
+        seconds=1.0,
+        fraction_done=fraction_done,
+        folder="0",
+    )
 
 
-def make_eval_end(share: float, loss: float) -> EvalEnd:
+def make_eval_end(fraction_done: float, loss: float) -> EvalEnd:
     metrics = {"loss": Metric(loss, "nats/token")}
     return EvalEnd(
-        0, 0, metrics, best_val_loss=loss, best_step=0, is_best=True, evals_since_best=0, fraction_done=share, seconds=0
+        0, 0, metrics, best_val_loss=loss, best_step=0, is_best=True, evals_since_best=0, fraction_done=fraction_done, seconds=0
     )
 
 
 def serve_trials(queue: TrialQueue, loss: Callable[[Trial], float], count: int = 1000) -> list[Trial]:
-    """Claim and tell up to `count` trials without training; those that were run."""
-    served = []
+    """Claim and complete up to `count` trials without training, and return them."""
+    served: list[Trial] = []
     while len(served) < count and (trial := queue.claim_trial()) is not None:
         value = loss(trial)
         queue.finish_trial(trial, make_result(loss=value), [value])

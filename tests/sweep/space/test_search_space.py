@@ -1,4 +1,4 @@
-"""The space of a sweep: Hydra's grammar in, ranges, corners, grids, points and configurations out."""
+"""Search spaces: parsing of ranges, corners, grids, points and trial configs."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -49,19 +49,19 @@ GRAMMAR = {
 
 
 @pytest.mark.parametrize("text", GRAMMAR)
-def test_every_form_of_hydras_grammar_is_read_and_told_in_the_same_grammar(text) -> None:
+def test_every_form_of_sweep_syntax_is_parsed_and_formatted(text) -> None:
     assert read_range(text) == GRAMMAR[text]
     assert read_range(format_range(read_range(text))) == GRAMMAR[text]
 
 
-def test_the_command_line_has_the_last_word_on_every_key() -> None:
+def test_the_command_line_takes_precedence_over_params() -> None:
     params = {"optimizer.lr": "interval(1,2)", "lora.rank": "2,4", "loop.grad_clip": "1,2", "seed": 3}
     read = make_space("optimizer.lr=interval(3,4)", "lora.rank=8", params=params)
     assert read.format_ranges() == {"loop.grad_clip": "1,2", "optimizer.lr": "interval(3.0,4.0)"}
     assert read.fixed == ("seed=3", "lora.rank=8")
 
 
-def test_what_says_how_to_search_is_no_override_of_a_trial() -> None:
+def test_sweep_settings_are_not_overrides_of_trials() -> None:
     assert make_space("lora.rank=2,4", "sweep.n_trials=3", "pruner=none", "seed=1", "~loop.patience").fixed == (
         "seed=1", "~loop.patience",
     )  # fmt: skip
@@ -82,29 +82,29 @@ def test_a_conditional_range_holds_where_its_choice_does() -> None:
     assert "optimizer.momentum @ optimizer=sgd" in read.format_ranges()
 
 
-def test_where_the_choice_is_fixed_its_range_is_an_ordinary_one() -> None:
+def test_a_conditional_range_of_a_fixed_choice_is_unconditional() -> None:
     read = make_space("optimizer=sgd", conditional=OPTIMIZERS)
     assert not read.is_conditional
     assert read.to_trial_params({"optimizer.lr": 2}) == {"optimizer.lr": 2}
 
 
-def test_a_conditional_range_stands_before_one_for_all() -> None:
+def test_a_conditional_range_takes_precedence_over_a_general_one() -> None:
     read = make_space("optimizer=adamw,sgd,lion", params={"optimizer.lr": "interval(20,30)"}, conditional=OPTIMIZERS)
     assert format_range(read.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
     assert format_range(read.active_ranges({"optimizer": "lion"})["optimizer.lr"]) == "interval(20.0,30.0)"
 
 
-def test_a_range_on_the_command_line_takes_the_place_of_the_conditional_ones() -> None:
+def test_a_fixed_value_on_the_command_line_replaces_conditional_ranges() -> None:
     read = make_space("optimizer=adamw,sgd", "optimizer.lr=3", conditional=OPTIMIZERS)
     assert list(read.active_ranges({"optimizer": "sgd"})) == ["optimizer", "optimizer.momentum"]
 
 
-def test_a_range_on_the_command_line_for_all_choices_counts_for_all() -> None:
+def test_a_range_on_the_command_line_replaces_conditional_ranges() -> None:
     read = make_space("optimizer=adamw,sgd", "optimizer.lr=interval(5,6)", conditional=OPTIMIZERS)
     assert format_range(read.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(5.0,6.0)"
 
 
-def test_the_corners_show_every_choice_and_both_ends_of_every_range() -> None:
+def test_corners_cover_every_choice_and_both_bounds_of_every_range() -> None:
     corners = list(make_space("optimizer=adamw,sgd", "lora.rank=2,4,8", conditional=OPTIMIZERS).iterate_corners())
     for key, values in {"optimizer": {"adamw", "sgd"}, "lora.rank": {2, 4, 8}, "optimizer.momentum": {0, 0.9}}.items():
         assert {corner[key] for corner in corners if key in corner} == values
@@ -113,7 +113,7 @@ def test_the_corners_show_every_choice_and_both_ends_of_every_range() -> None:
     assert all(("optimizer.momentum" in corner) == (corner["optimizer"] == "sgd") for corner in corners)
 
 
-def test_a_grid_has_every_combination_with_the_last_key_varying_fastest() -> None:
+def test_a_grid_has_every_combination_and_the_last_key_varies_fastest() -> None:
     grid = make_space("seed=range(1,3)", "optimizer.lr=range(0.1,0.4,0.1)").list_grid_points()
     assert grid == [{"seed": seed, "optimizer.lr": lr} for seed in (1, 2) for lr in (0.1, 0.2, 0.3)]
 
@@ -121,23 +121,23 @@ def test_a_grid_has_every_combination_with_the_last_key_varying_fastest() -> Non
 @pytest.mark.parametrize(
     ("arguments", "conditional", "message"),
     [
-        (["optimizer.lr=interval(1,2)"], {}, "a grid runs values"),
-        (["lora.rank=tag(log,int(interval(1,9)))"], {}, "a grid runs values"),
-        (["optimizer=adamw,sgd"], OPTIMIZERS, "takes no conditional ranges"),
-        (["seed=range(0,100000)", "lora.rank=range(1,1000)"], {}, "there are 99900000; list at most 10000"),
+        (["optimizer.lr=interval(1,2)"], {}, "a grid cannot run"),
+        (["lora.rank=tag(log,int(interval(1,9)))"], {}, "a grid cannot run"),
+        (["optimizer=adamw,sgd"], OPTIMIZERS, "not supported by a grid"),
+        (["seed=range(0,100000)", "lora.rank=range(1,1000)"], {}, "has 99900000 combinations; list at most 10000"),
     ],
 )
-def test_a_grid_of_what_has_no_end_is_refused(arguments, conditional, message) -> None:
+def test_a_grid_rejects_continuous_conditional_and_huge_spaces(arguments, conditional, message) -> None:
     with pytest.raises(ConfigError, match=message):
         make_space(*arguments, conditional=conditional).list_grid_points()
 
 
-def test_a_point_is_named_as_the_study_names_it() -> None:
+def test_values_are_converted_to_trial_params() -> None:
     read = make_space("optimizer=adamw,sgd", "optimizer.betas=[0.9,0.99],[0.8,0.9]", conditional=OPTIMIZERS)
     named = {"optimizer": "sgd", "optimizer.lr @ optimizer=sgd": 2}
     assert read.to_trial_params({"optimizer": "sgd", "optimizer.lr": 2}) == named
     assert read.to_trial_params({"optimizer.betas": [0.8, 0.9]}) == {"optimizer.betas": "[0.8,0.9]"}
-    with pytest.raises(ConfigError, match=r"optimizer.momentum: the sweep does not search it"):
+    with pytest.raises(ConfigError, match=r"optimizer.momentum: not searched by this sweep"):
         read.to_trial_params({"optimizer.momentum": 0})
 
 
@@ -169,13 +169,13 @@ def test_a_point_is_named_as_the_study_names_it() -> None:
         ("range(0.1,0.4,0.1)", 0.25, False),
     ],
 )
-def test_whether_a_value_lies_in_a_range_is_asked_of_what_hydra_makes_of_it(text, value, is_in) -> None:
+def test_values_are_compared_with_choices_after_parsing(text, value, is_in) -> None:
     assert is_in_range(read_range(text), value) is is_in
     if is_in:
         assert parse_choice(match_choice(read_range(text), value)) == value
 
 
-def test_the_present_config_is_a_point_whatever_its_values_are() -> None:
+def test_the_baseline_is_a_point_of_the_space_for_values_of_any_type() -> None:
     read = make_space("optimizer.betas=[0.9,0.999],[0.9,0.95]", "loop.grad_clip=null,1", "optimizer.fused=true,false",
                  "lora.rank=8.0,4.0", "lora.target_modules=all_linear,attention", "optimizer=adamw,sgd")  # fmt: skip
     values, outside = baseline_values(read, read.compose_config({}))
@@ -203,13 +203,13 @@ def test_the_present_config_is_a_point_whatever_its_values_are() -> None:
         ("lora.target_modules", "[qkv,out]"),
     ],
 )
-def test_a_trial_has_the_configuration_that_hydra_makes_of_the_same_override(key, value) -> None:
+def test_a_trial_has_the_config_that_hydra_composes_from_the_same_overrides(key, value) -> None:
     read = make_space("schedule=linear", "seed=7", "lora.dropout=0,0.1")
-    by_hydra = compose_config(["schedule=linear", "seed=7", f"{key}={value}"])
-    assert OmegaConf.to_container(read.compose_config({key: value})) == OmegaConf.to_container(by_hydra)
+    expected = compose_config(["schedule=linear", "seed=7", f"{key}={value}"])
+    assert OmegaConf.to_container(read.compose_config({key: value})) == OmegaConf.to_container(expected)
 
 
-def test_a_choice_is_made_before_the_keys_in_it_are_set() -> None:
+def test_groups_are_chosen_before_their_keys_are_set() -> None:
     cfg = make_space().compose_config({"optimizer.momentum": 0.5, "optimizer": "sgd"})
     assert cfg.optimizer.momentum == 0.5
 
@@ -217,13 +217,13 @@ def test_a_choice_is_made_before_the_keys_in_it_are_set() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"optimizer.lrr": 1}, r"optimizer.lrr: there is no such key to search; did you mean 'optimizer.lr'\?"),
+        ({"optimizer.lrr": 1}, r"optimizer.lrr: no such key; did you mean 'optimizer.lr'\?"),
         ({"optimizer": "sgdd"}, r"optimizer=sgdd: optimizer has no option 'sgdd'; did you mean 'sgd'\?"),
         ({"optimizer": "null"}, "optimizer=null: a group needs an option"),
-        ({"optimizer": "lion", "optimizer.eps": 1}, "optimizer.eps: there is no such key under optimizer=lion"),
-        ({"tracking": "here"}, "tracking: it holds several keys"),
+        ({"optimizer": "lion", "optimizer.eps": 1}, "optimizer.eps: no such key under optimizer=lion"),
+        ({"tracking": "here"}, "tracking: a section with several keys"),
     ],
 )
-def test_a_trial_that_cannot_be_composed_says_what_of_it(values, message) -> None:
+def test_a_config_that_cannot_be_composed_names_the_key(values, message) -> None:
     with pytest.raises(ConfigError, match=message):
         make_space().compose_config(values)

@@ -1,6 +1,7 @@
-"""The study's bookkeeping: who gets which trial, how trials end, what a resumed study proposes."""
+"""Trial queue: claiming, finishing and requeuing trials, budgets, and what a resumed study proposes."""
 
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -13,11 +14,11 @@ from optuna.trial import Trial, TrialState
 
 from harness.config.errors import ConfigError
 from harness.sweep.space.search_space import config_key
-from harness.sweep.study import trial_queue as queues
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.pruning import report_and_prune
 from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RETRIES, RETRY_OF, WORKER
+from harness.sweep.study.trial_queue import TrialQueue
 from tests.conftest import ROOT
 from tests.sweep.tiny_sweeps import TINY, make_eval_end, make_result, read_tiny_request, serve_trials, start_study
 
@@ -25,7 +26,7 @@ SAMPLERS = ["tpe", "random"]
 
 
 def bowl_loss(trial: Trial) -> float:
-    """Least at an LR of 1e-2; rank and warm-up matter a little."""
+    """Return a loss that is least at an LR of 1e-2 and depends a little on rank and warm-up."""
     params = {config_key(name): value for name, value in trial.params.items()}
     lr = math.log10(params.get("optimizer.lr", 1e-3))
     return 1 + (lr + 2) ** 2 + 0.01 * params.get("lora.rank", 8) + params.get("schedule.warmup_ratio", 0)
@@ -37,7 +38,7 @@ def trial_params(trials: list) -> list[dict]:
 
 @pytest.fixture
 def tmp_path(tmp_path_factory) -> Path:
-    """Empty, and the same for all tests, for what is composed alike is composed once."""
+    """An empty folder at the same path for all tests, so that the cache of composed configs serves all of them."""
     folder = tmp_path_factory.getbasetemp() / "queue"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -50,7 +51,7 @@ def overrides(places) -> list[str]:
 
 
 def dead_process() -> dict:
-    """A worker that has just died."""
+    """Return the identity of a process that has just died."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     found = {**this_process(), "pid": child.pid}
     child.kill()
@@ -58,7 +59,7 @@ def dead_process() -> dict:
     return found
 
 
-def test_the_first_trial_is_the_present_config(overrides) -> None:
+def test_the_first_trial_is_the_current_config(overrides) -> None:
     queue = start_study(*overrides, "optimizer.weight_decay=0.1")
     trial = queue.claim_trial()
     assert trial.user_attrs[BASELINE]
@@ -67,7 +68,7 @@ def test_the_first_trial_is_the_present_config(overrides) -> None:
     }  # fmt: skip
 
 
-def test_a_present_config_outside_the_space_is_run_and_not_learnt_from(overrides, capsys) -> None:
+def test_a_current_config_outside_the_space_runs_but_is_hidden_from_the_sampler(overrides, capsys) -> None:
     choice = [*overrides, "optimizer.lr=tag(log,interval(1e-2,1e-1))", "sweep.n_trials=14"]
     queue = start_study(*choice)
     assert "optimizer.lr=0.001" in capsys.readouterr().out
@@ -82,7 +83,7 @@ def test_a_present_config_outside_the_space_is_run_and_not_learnt_from(overrides
     assert len(trial_params(serve_trials(without, bowl_loss))) == 13
 
 
-def test_known_good_points_follow_the_present_config(overrides) -> None:
+def test_enqueued_points_run_after_the_current_config(overrides) -> None:
     queue = start_study(*overrides, "sweep.enqueue=[{optimizer.lr: 0.01}, {lora.rank: 32, optimizer.lr: 0.02}]")
     _, first, second = serve_trials(queue, bowl_loss, 3)
     assert first.params["optimizer.lr"] == 0.01
@@ -90,26 +91,24 @@ def test_known_good_points_follow_the_present_config(overrides) -> None:
 
 
 @pytest.mark.parametrize(
-    ("point", "said"),
+    ("point", "message"),
     [
-        ("{optimizer.lr: 5}", "optimizer.lr: 5 lies outside tag(log,interval(0.0003,0.1))"),
-        ("{lora.rank: 3}", "lora.rank: 3 lies outside 2,4,8,16,32"),
-        ("{lora.rnk: 4}", "lora.rnk: the sweep does not search it; did you mean 'lora.rank'?"),
+        ("{optimizer.lr: 5}", "optimizer.lr: 5 is outside tag(log,interval(0.0003,0.1))"),
+        ("{lora.rank: 3}", "lora.rank: 3 is outside 2,4,8,16,32"),
+        ("{lora.rnk: 4}", "lora.rnk: not searched by this sweep; did you mean 'lora.rank'?"),
     ],
 )
-def test_a_known_good_point_is_checked_against_the_space(overrides, point, said) -> None:
-    with pytest.raises(ConfigError, match=said.replace("(", r"\(").replace(")", r"\)").replace("?", r"\?")):
+def test_an_enqueued_point_is_checked_against_the_space(overrides, point, message) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
         start_study(*overrides, f"sweep.enqueue=[{point}]")
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_study_that_is_interrupted_again_and_again_proposes_what_an_uninterrupted_one_does(
-    sampler, overrides
-) -> None:
+def test_a_study_that_is_interrupted_often_proposes_the_trials_of_an_uninterrupted_one(sampler, overrides) -> None:
     choice = [*overrides, f"hydra/sweeper/sampler={sampler}"]
-    straight = trial_params(serve_trials(start_study(*choice, "sweep.study=straight"), bowl_loss))
+    expected = trial_params(serve_trials(start_study(*choice, "sweep.study=uninterrupted"), bowl_loss))
     for _ in range(6):
-        queue = start_study(*choice, "sweep.study=broken")  # a new process knows only what is stored
+        queue = start_study(*choice, "sweep.study=interrupted")  # a new process knows only what is stored
         queue.reap_dead_trials(is_leftover=True)
         serve_trials(queue, bowl_loss, 4)
         dying = queue.claim_trial()
@@ -121,10 +120,10 @@ def test_a_study_that_is_interrupted_again_and_again_proposes_what_an_uninterrup
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(complete) == 24
     assert sum(trial.state == TrialState.FAIL for trial in trials) == sum(RETRY_OF in t.user_attrs for t in trials) > 3
-    assert trial_params(complete) == straight
+    assert trial_params(complete) == expected
 
 
-def test_a_trial_that_has_killed_two_workers_is_not_tried_a_third_time(overrides) -> None:
+def test_a_trial_that_killed_two_workers_is_not_tried_again(overrides) -> None:
     queue = start_study(*overrides, "sweep.n_trials=2")
     for number in (0, 1):
         trial = queue.claim_trial()
@@ -138,7 +137,7 @@ def test_a_trial_that_has_killed_two_workers_is_not_tried_a_third_time(overrides
     assert RETRY_OF not in served[0].user_attrs
 
 
-def test_a_retry_takes_no_trial_away(overrides) -> None:
+def test_a_retry_does_not_count_towards_n_trials(overrides) -> None:
     queue = start_study(*overrides, "sweep.n_trials=5")
     serve_trials(queue, bowl_loss, 2)
     lost = queue.claim_trial()
@@ -150,7 +149,7 @@ def test_a_retry_takes_no_trial_away(overrides) -> None:
     assert queue.claim_trial() is None
 
 
-def test_failures_before_this_command_are_forgiven(overrides) -> None:
+def test_failures_of_earlier_commands_do_not_count(overrides) -> None:
     queue = start_study(*overrides)
     for _ in range(3):
         queue.finish_trial(queue.claim_trial(), make_result("failed"), [])
@@ -159,15 +158,15 @@ def test_failures_before_this_command_are_forgiven(overrides) -> None:
     assert queue.claim_trial() is not None
 
 
-def test_a_trial_whose_worker_died_before_it_had_its_parameters_is_given_those_it_was_queued_with(overrides) -> None:
+def test_a_retry_keeps_the_enqueued_params_that_were_not_yet_suggested(overrides) -> None:
     queue = start_study(*overrides, "sweep.enqueue=[{optimizer.lr: 0.02}]")
     serve_trials(queue, bowl_loss, 1)
-    queue.study.ask()  # and no more: the worker dies here
+    queue.study.ask()  # its worker dies before it suggests any value
     assert queue.reap_dead_trials(is_leftover=False) == [1]
     assert queue.claim_trial().params["optimizer.lr"] == 0.02
 
 
-def test_workers_of_other_hosts_are_known_to_be_gone_only_where_the_sweep_is_alone(overrides) -> None:
+def test_workers_on_other_hosts_are_dead_only_if_this_is_the_only_sweep(overrides) -> None:
     queue = start_study(*overrides)
     queue.claim_trial().set_user_attr(WORKER, {**this_process(), "host": "another"})
     assert queue.reap_dead_trials(is_leftover=True) == []
@@ -177,10 +176,10 @@ def test_workers_of_other_hosts_are_known_to_be_gone_only_where_the_sweep_is_alo
 
 @pytest.mark.parametrize("pruner", sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")))
 @pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "qmc"])
-def test_every_pruner_goes_with_every_sampler_and_spares_the_baseline(pruner, sampler, overrides) -> None:
+def test_every_pruner_works_with_every_sampler(pruner, sampler, overrides) -> None:
     queue = start_study(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}")
-    asked_for = read_tiny_request(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}").spec
-    queue.study.sampler, queue.study.pruner = asked_for.make_sampler(), asked_for.make_pruner()
+    spec = read_tiny_request(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}").spec
+    queue.study.sampler, queue.study.pruner = spec.make_sampler(), spec.make_pruner()
     for _ in range(8):
         trial = queue.claim_trial()
         policy = report_and_prune(trial, 0.2)
@@ -192,36 +191,35 @@ def test_every_pruner_goes_with_every_sampler_and_spares_the_baseline(pruner, sa
     assert len(queue.study.trials) == 8
 
 
-def test_a_journal_whose_last_line_was_cut_off_can_be_written_on(overrides, tmp_path) -> None:
+def test_a_journal_whose_last_line_was_cut_off_is_repaired(overrides) -> None:
     queue = start_study(*overrides)
     serve_trials(queue, bowl_loss, 2)
     with (queue.folder / "study.journal").open("ab") as journal:
         journal.write(b'{"op_code": 4, "worker_')
-    again = start_study(*overrides)
-    serve_trials(again, bowl_loss, 1)
+    serve_trials(start_study(*overrides), bowl_loss, 1)
     assert [trial.state for trial in start_study(*overrides).study.trials] == [TrialState.COMPLETE] * 3
 
 
-def test_a_living_worker_keeps_its_trial(overrides) -> None:
+def test_a_live_worker_keeps_its_trial(overrides) -> None:
     queue = start_study(*overrides)
     trial = queue.claim_trial()
     assert queue.reap_dead_trials(is_leftover=False) == []
     assert queue.study.trials[trial.number].state == TrialState.RUNNING
 
 
-def test_a_process_number_that_was_given_to_another_process_is_not_the_worker(overrides) -> None:
+def test_a_reused_pid_is_not_taken_for_the_worker(overrides) -> None:
     queue = start_study(*overrides)
     trial = queue.claim_trial()
     trial.set_user_attr(WORKER, {**this_process(), "started_at": this_process()["started_at"] - 1000})
     assert queue.reap_dead_trials(is_leftover=False) == [trial.number]
 
 
-def test_many_threads_of_many_queues_take_every_trial_once(overrides) -> None:
+def test_concurrent_queues_run_every_trial_once(overrides) -> None:
     choice = [*overrides, "sweep.n_trials=40"]
     open_queues = [start_study(*choice) for _ in range(4)]
     taken: list[int] = []
 
-    def work(queue: queues.TrialQueue) -> None:
+    def work(queue: TrialQueue) -> None:
         taken.extend(trial.number for trial in serve_trials(queue, bowl_loss))
 
     threads = [threading.Thread(target=work, args=(queue,)) for queue in open_queues]
@@ -233,13 +231,13 @@ def test_many_threads_of_many_queues_take_every_trial_once(overrides) -> None:
     assert len({tuple(point.items()) for point in trial_params(open_queues[0].study.trials)}) == 40
 
 
-def test_diverged_trials_teach_the_sampler_and_failed_ones_do_not(overrides) -> None:
+def test_the_sampler_learns_from_diverged_and_pruned_trials_but_not_from_failed_ones(overrides) -> None:
     queue = start_study(*overrides, "sweep.n_trials=3", "sweep.baseline=false")
     first, second, third = (queue.claim_trial() for _ in range(3))
     first.report(2.0, 20)
-    queue.finish_trial(first, make_result("diverged", share=0.5), [])
+    queue.finish_trial(first, make_result("diverged", fraction_done=0.5), [])
     second.report(2.0, 20)
-    queue.finish_trial(second, make_result("pruned", share=0.2), [])
+    queue.finish_trial(second, make_result("pruned", fraction_done=0.2), [])
     queue.finish_trial(third, make_result("failed"), [])
     diverged, pruned, failed = queue.study.trials
     assert diverged.state == pruned.state == TrialState.PRUNED
@@ -249,28 +247,28 @@ def test_diverged_trials_teach_the_sampler_and_failed_ones_do_not(overrides) -> 
     assert failed.state == TrialState.FAIL
 
 
-LIMITS = {
+BUDGETS = {
     "max_failures": (Budget(9, max_failures=2), "2 trials in a row failed (trial 2: failed; trial 3: failed)"),
-    "max_failure_rate": (Budget(9, max_failure_rate=0.5), "3 of 4 trials failed, which is more than 50%"),
-    "deadline": (Budget(9, deadline=time.time() - 1), "its time is up"),
-    "max_tokens": (Budget(9, max_tokens=400), "400 tokens are spent"),
+    "max_failure_rate": (Budget(9, max_failure_rate=0.5), "3 of 4 trials failed, more than 50%"),
+    "deadline": (Budget(9, deadline=time.time() - 1), "the time budget is used up"),
+    "max_tokens": (Budget(9, max_tokens=400), "the budget of 400 tokens is used up"),
     "patience": (Budget(9, patience=3), "no better value in 3 trials"),
 }
 
 
-@pytest.mark.parametrize("name", LIMITS)
-def test_every_limit_ends_the_study_and_says_why(name, overrides) -> None:
-    limits, said = LIMITS[name]
+@pytest.mark.parametrize("name", BUDGETS)
+def test_every_budget_ends_the_study_with_a_reason(name, overrides) -> None:
+    budget, reason = BUDGETS[name]
     queue = start_study(*overrides)
     serve_trials(queue, bowl_loss, 1)
     for _ in range(3):
         queue.finish_trial(queue.claim_trial(), make_result("failed"), [])
-    queue.set_budget(limits)
-    assert "".join(queue.describe_end()) == said
+    queue.set_budget(budget)
+    assert "".join(queue.describe_end()) == reason
     assert queue.claim_trial() is None
 
 
-def test_a_study_that_is_asked_to_stop_hands_out_nothing_until_that_is_taken_back(overrides) -> None:
+def test_a_stopping_study_hands_out_no_trials_until_a_new_budget_is_set(overrides) -> None:
     queue = start_study(*overrides)
     queue.request_stop()
     assert queue.claim_trial() is None
@@ -279,29 +277,29 @@ def test_a_study_that_is_asked_to_stop_hands_out_nothing_until_that_is_taken_bac
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "difference"),
     [
         ("optimizer.lr=tag(log,interval(1e-4,1e-2))", "space optimizer.lr: tag(log,interval(0.0003,0.1)) -> "),
         ("sweep.objectives=[best_val_loss,tokens]", "sweep objectives: best_val_loss -> best_val_loss, tokens"),
         ("loop.max_steps=8", "config loop.max_steps: 4 -> 8"),
     ],
 )
-def test_a_study_is_not_gone_on_with_under_another_objective(change, said, overrides) -> None:
+def test_a_study_with_another_space_objective_or_config_is_not_resumed(change, difference, overrides) -> None:
     serve_trials(start_study(*overrides), bowl_loss, 1)
     none = ["pruner=none"] if "objectives" in change else []
-    with pytest.raises(ConfigError, match=r"sweep\.study=NAME") as refused:
+    with pytest.raises(ConfigError, match=r"sweep\.study=NAME") as error:
         start_study(*overrides, change, *none)
-    assert said in str(refused.value)
+    assert difference in str(error.value)
     assert start_study(*overrides, change, *none, "sweep.study=another").claim_trial().number == 0
 
 
-def test_more_trials_another_pruner_and_other_places_go_on_with_the_study(overrides) -> None:
+def test_a_study_is_resumed_with_more_trials_another_pruner_or_tracking(overrides) -> None:
     serve_trials(start_study(*overrides, "sweep.n_trials=2"), bowl_loss)
     queue = start_study(*overrides, "sweep.n_trials=4", "pruner=percentile", "tracking.experiment=other")
     assert [trial.number for trial in serve_trials(queue, bowl_loss)] == [2, 3]
 
 
-def test_choices_of_a_group_are_searched_each_with_a_range_of_its_own(overrides) -> None:
+def test_every_option_of_a_group_has_its_own_range(overrides) -> None:
     queue = start_study(*overrides, "sweeps=optimizers", "sweep.n_trials=20")
     serve_trials(queue, bowl_loss)
     names = {name for trial in queue.study.trials for name in trial.params}

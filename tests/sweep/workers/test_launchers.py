@@ -1,4 +1,4 @@
-"""The same sweep through Hydra's launchers, and on a database that several hosts share."""
+"""Sweeps through Hydra's launchers, and on a database shared by several hosts."""
 
 import os
 import signal
@@ -25,8 +25,8 @@ from tests.sweep.tiny_sweeps import TINY, TINY_WITHOUT_LORA, make_result, start_
 
 SMALL = [*TINY_WITHOUT_LORA, "loop.max_steps=40", "sweep.n_jobs=2"]
 ENDLESS = ["loop.max_steps=1000000"]
-SLURM = pytest.mark.skipif("HARNESS_TEST_SLURM" not in os.environ, reason="tests/services/slurm.sh starts it")
-RAY = pytest.mark.skipif("HARNESS_TEST_RAY" not in os.environ, reason="tests/services/ray.sh installs it")
+SLURM = pytest.mark.skipif("HARNESS_TEST_SLURM" not in os.environ, reason="run tests/services/slurm.sh")
+RAY = pytest.mark.skipif("HARNESS_TEST_RAY" not in os.environ, reason="run tests/services/ray.sh")
 LOCAL_LAUNCHERS = ["joblib", "submitit_local"]
 CLUSTER_LAUNCHERS = [
     pytest.param("submitit_slurm", marks=[pytest.mark.slurm, SLURM]),
@@ -43,7 +43,7 @@ def running_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
 
 
 def wait_for_trials(folder: Path, count: int) -> None:
-    """Until `count` trials train."""
+    """Wait until `count` trials have started to train."""
     wait_for(lambda: len(list(folder.glob("*/metrics.jsonl"))) >= count, 120)
 
 
@@ -52,7 +52,7 @@ def descendant_pids(pid: int) -> list[int]:
 
 
 @pytest.mark.parametrize("launcher", [*LOCAL_LAUNCHERS, *CLUSTER_LAUNCHERS])
-def test_a_launchers_jobs_make_exactly_n_trials_between_them(launcher, places, tmp_path) -> None:
+def test_a_launchers_jobs_run_exactly_n_trials(launcher, places, tmp_path) -> None:
     done = run_script("-m", *SMALL, *places, "sweep.n_trials=5", f"hydra/launcher={launcher}")
     assert done.returncode == 0, done.stdout + done.stderr
     study = load_study(study_folder(tmp_path))
@@ -61,15 +61,15 @@ def test_a_launchers_jobs_make_exactly_n_trials_between_them(launcher, places, t
     assert {trial.user_attrs["result"]["threads"] for trial in study.trials} == {1}
 
 
-def test_a_launcher_that_is_not_installed_is_named_with_what_installs_it() -> None:
+def test_a_missing_launcher_is_reported_with_the_command_that_installs_it() -> None:
     missing = MissingConfigException("", missing_cfg_file="hydra/launcher/submitit_slurm", options=["basic"])
-    said = "hydra/launcher=submitit_slurm: this launcher is not installed; pip install -e '.[slurm]'"
-    assert explain_error(missing, []) == said
+    message = "hydra/launcher=submitit_slurm: this launcher is not installed; pip install -e '.[slurm]'"
+    assert explain_error(missing, []) == message
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LOCAL_LAUNCHERS)
-def test_a_launchers_workers_end_with_their_sweep_and_with_ctrl_c(launcher, places, tmp_path) -> None:
+def test_a_launchers_workers_end_with_their_sweep_and_on_ctrl_c(launcher, places, tmp_path) -> None:
     command = [*SMALL, *places, *ENDLESS, "sweep.n_trials=3", f"hydra/launcher={launcher}"]
     folder = study_folder(tmp_path)
     killed = start_sweep(*command, log=tmp_path / "killed.txt")
@@ -91,7 +91,7 @@ def test_a_launchers_workers_end_with_their_sweep_and_with_ctrl_c(launcher, plac
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LOCAL_LAUNCHERS)
-def test_a_launchers_dead_worker_is_replaced_and_its_trial_run_again(launcher, places, tmp_path) -> None:
+def test_a_launchers_dead_worker_is_replaced_and_its_trial_retried(launcher, places, tmp_path) -> None:
     command = [*SMALL, *places, "loop.max_steps=400", "sweep.n_trials=4", f"hydra/launcher={launcher}"]
     folder = study_folder(tmp_path)
     sweep = start_sweep(*command, log=tmp_path / "log.txt")
@@ -109,9 +109,9 @@ def test_a_launchers_dead_worker_is_replaced_and_its_trial_run_again(launcher, p
 
 @pytest.fixture
 def database() -> str:
-    """A new database of the server at HARNESS_TEST_POSTGRES."""
+    """Create a database on the server at HARNESS_TEST_POSTGRES and return its URL."""
     if "HARNESS_TEST_POSTGRES" not in os.environ:
-        pytest.skip("tests/services/postgres.sh starts it")
+        pytest.skip("run tests/services/postgres.sh")
     server, name = sqlalchemy.make_url(os.environ["HARNESS_TEST_POSTGRES"]), f"test_{uuid4().hex}"
     with sqlalchemy.create_engine(server, isolation_level="AUTOCOMMIT").connect() as connection:
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
@@ -123,7 +123,7 @@ def load_shared_study(database: str) -> optuna.Study:
 
 
 @pytest.mark.postgres
-def test_four_workers_on_postgresql_make_exactly_n_trials(database, places) -> None:
+def test_four_workers_on_postgresql_run_exactly_n_trials(database, places) -> None:
     command = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=9", "sweep.n_jobs=4", f"sweep.storage={database}"]
     done = run_script("-m", *command, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -134,7 +134,7 @@ def test_four_workers_on_postgresql_make_exactly_n_trials(database, places) -> N
 
 
 @pytest.mark.postgres
-def test_a_trial_on_postgresql_whose_worker_was_killed_is_run_again(database, places, tmp_path) -> None:
+def test_on_postgresql_the_trial_of_a_killed_worker_is_retried(database, places, tmp_path) -> None:
     command = [*SMALL, *places, "loop.max_steps=400", "sweep.n_trials=3", f"sweep.storage={database}"]
     sweep = start_sweep(*command, log=tmp_path / "log.txt")
     wait_for_trials(study_folder(tmp_path), 1)
@@ -149,7 +149,7 @@ def test_a_trial_on_postgresql_whose_worker_was_killed_is_run_again(database, pl
 
 
 @pytest.mark.postgres
-def test_two_hosts_that_start_together_make_exactly_n_trials_between_them(database, cache_dir, tmp_path) -> None:
+def test_two_hosts_that_start_together_run_exactly_n_trials(database, cache_dir, tmp_path) -> None:
     hosts: list[tuple[subprocess.Popen, Path]] = []
     for name in ("one", "two"):
         command = [*SMALL, "sweep.n_trials=8", f"sweep.storage={database}", f"cache_dir={cache_dir}"]
@@ -168,7 +168,7 @@ def test_two_hosts_that_start_together_make_exactly_n_trials_between_them(databa
 
 
 @pytest.mark.postgres
-def test_processes_of_different_folders_take_turns_on_postgresql(database, places, tmp_path) -> None:
+def test_on_postgresql_processes_with_different_folders_share_one_lock(database, places, tmp_path) -> None:
     choice = [*TINY, *places, f"sweep.storage={database}"]
     here = start_study(*choice)
     there = start_study(*choice, f"output_dir={tmp_path}/elsewhere")
@@ -182,7 +182,7 @@ def test_processes_of_different_folders_take_turns_on_postgresql(database, place
 
 
 @pytest.mark.postgres
-def test_a_trial_of_another_host_whose_heartbeat_has_stopped_is_run_again(database, places) -> None:
+def test_a_trial_on_another_host_is_retried_when_its_heartbeat_stops(database, places) -> None:
     queue = start_study(*TINY, *places, f"sweep.storage={database}")
     trial = queue.claim_trial()
     trial.set_user_attr(WORKER, {**this_process(), "host": "elsewhere"})
@@ -193,7 +193,7 @@ def test_a_trial_of_another_host_whose_heartbeat_has_stopped_is_run_again(databa
     assert queue.reap_dead_trials(is_leftover=True) == [0]
     again = queue.claim_trial()
     assert (again.user_attrs[RETRY_OF], again.params) == (0, trial.params)
-    queue.finish_trial(trial, make_result(), [1.0])  # it was only cut off, and has lost its place
+    queue.finish_trial(trial, make_result(), [1.0])  # its worker was alive after all
     assert queue.study.trials[0].state == TrialState.FAIL
     queue.finish_trial(again, make_result(), [2.0])
     assert queue.study.best_trial.number == again.number

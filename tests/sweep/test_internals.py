@@ -1,0 +1,176 @@
+"""Every private part of Optuna and Hydra that the harness uses, checked against the installed versions."""
+
+import inspect
+import logging
+import re
+import warnings
+from datetime import datetime, timedelta
+
+import optuna
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import TrialState
+from sqlalchemy import text
+
+from harness.sweep import hydra_internals, optuna_internals
+from tests.conftest import ROOT
+
+LR = FloatDistribution(1e-4, 1e-1, log=True)
+
+
+@pytest.fixture
+def database_study(tmp_path) -> Study:
+    """A study in a database with heartbeats every second, stale after two."""
+    storage = RDBStorage(f"sqlite:///{tmp_path}/study.db", heartbeat_interval=1, grace_period=2)
+    return optuna.create_study(storage=storage)
+
+
+def test_only_the_two_files_of_internals_use_private_names() -> None:
+    private = re.compile(
+        r"optuna\.[\w.]*\._|hydra_optuna_sweeper\._|\b(study|storage|trial|dist|distribution)\._(?!get_trials\b)[a-z]"
+    )
+    offenders = [
+        f"{file.relative_to(ROOT)}: {line.strip()}"
+        for folder in ("harness", "benchmarks")
+        for file in (ROOT / folder).rglob("*.py")
+        if file.name not in ("optuna_internals.py", "hydra_internals.py")
+        for line in file.read_text().splitlines()
+        if private.search(line)
+    ]
+    assert offenders == []
+
+
+def test_a_study_gives_its_storage_and_the_engine_of_its_database(database_study, tmp_path) -> None:
+    engine = optuna_internals.get_database_engine(database_study)
+    assert engine is not None
+    assert engine.dialect.name == "sqlite"
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
+    study = optuna.create_study(storage=storage)
+    assert optuna_internals.get_storage(study) is storage
+    assert optuna_internals.get_database_engine(study) is None
+
+
+def test_a_journal_takes_a_lock_of_ours(tmp_path) -> None:
+    calls = []
+
+    class Lock(optuna_internals.JournalFileLock):
+        def acquire(self) -> bool:
+            calls.append("acquire")
+            return True
+
+        def release(self) -> None:
+            calls.append("release")
+
+    optuna.create_study(storage=JournalStorage(JournalFileBackend(str(tmp_path / "journal"), Lock())))
+    assert calls[:2] == ["acquire", "release"]
+
+
+def test_values_of_any_distribution_are_suggested_and_checked() -> None:
+    trial = optuna.create_study().ask()
+    distributions = {"lr": LR, "rank": IntDistribution(2, 8), "optimizer": CategoricalDistribution(["adamw", "sgd"])}
+    for name, distribution in distributions.items():
+        value = optuna_internals.suggest_value(trial, name, distribution)
+        assert optuna_internals.is_in_distribution(distribution, value)
+    assert trial.distributions == distributions
+    assert not optuna_internals.is_in_distribution(LR, 1.0)
+
+
+def test_enqueued_params_are_known_before_they_are_suggested() -> None:
+    study = optuna.create_study()
+    study.enqueue_trial({"lr": 0.01})
+    study.ask()
+    assert study.trials[0].params == {}
+    assert optuna_internals.get_enqueued_params(study.trials[0]) == {"lr": 0.01}
+
+
+def test_heartbeats_are_recorded_and_missed(database_study) -> None:
+    assert optuna_internals.get_heartbeat_interval(database_study) == 1
+    trial, silent = database_study.ask(), database_study.ask()
+    for one in (trial, silent):
+        optuna_internals.record_heartbeat(one)
+    with optuna_internals.get_database_engine(database_study).begin() as connection:
+        old = {"at": datetime.now() - timedelta(days=2), "id": silent.number + 1}
+        changed = connection.execute(text("UPDATE trial_heartbeats SET heartbeat = :at WHERE trial_id = :id"), old)
+        assert changed.rowcount == 1
+    assert optuna_internals.find_stale_trials(database_study) == {silent.number}
+
+
+def test_a_storage_without_heartbeats_misses_none() -> None:
+    study = optuna.create_study(storage=InMemoryStorage())
+    optuna_internals.record_heartbeat(study.ask())
+    assert optuna_internals.get_heartbeat_interval(study) is None
+    assert optuna_internals.find_stale_trials(study) == set()
+
+
+def test_a_running_trial_of_another_process_is_failed_once(database_study) -> None:
+    database_study.ask()
+    [running] = database_study.trials
+    optuna_internals.fail_trial(database_study, running, {"result": {"status": "failed"}})
+    [failed] = database_study.trials
+    assert (failed.state, failed.user_attrs) == (TrialState.FAIL, {"result": {"status": "failed"}})
+    with pytest.raises(UpdateFinishedTrialError):
+        optuna_internals.fail_trial(database_study, running, {"result": {}})
+
+
+@pytest.mark.parametrize("sampler", ["TPESampler", "CmaEsSampler", "QMCSampler", "GPSampler"])
+def test_hidden_trials_are_not_read_by_samplers(sampler) -> None:
+    assert "_get_trials" in inspect.getsource(inspect.getmodule(getattr(optuna.samplers, sampler)))
+    study = optuna.create_study()
+    for attrs in ({}, {"hidden": True}):
+        study.enqueue_trial({}, user_attrs=attrs)
+        study.tell(study.ask(), 1.0)
+    view = optuna_internals.hide_trials(study, "hidden")
+    expected = [study.trials[0]]
+    assert view.trials == view.get_trials() == view._get_trials(deepcopy=False, use_cache=True) == expected
+    assert view.study_name == study.study_name
+    assert list(inspect.signature(Study._get_trials).parameters) == ["self", "deepcopy", "states", "use_cache"]
+
+
+def test_all_trials_are_read_through_a_bracket_of_hyperband() -> None:
+    study = optuna.create_study(pruner=optuna.pruners.HyperbandPruner(1, 9, 3))
+    seen = []
+
+    class Sampler(optuna.samplers.RandomSampler):
+        def before_trial(self, study: Study, trial: optuna.trial.FrozenTrial) -> None:
+            seen.append((len(study.get_trials()), len(optuna_internals.get_all_trials(study))))
+
+    for _ in range(12):
+        trial = study.ask()
+        for step in (1, 3, 9):
+            trial.report(1.0, step)
+            trial.should_prune()
+        study.tell(trial, 1.0)
+    study.sampler = Sampler()
+    study.ask()
+    [(in_bracket, total)] = seen
+    assert in_bracket < total == 13
+
+
+def test_optuna_is_silent() -> None:
+    verbosity = optuna.logging.get_verbosity()
+    with warnings.catch_warnings(record=True) as caught:
+        optuna_internals.silence_optuna()
+        optuna.samplers.QMCSampler(seed=1)
+        study = optuna.create_study(
+            storage=RDBStorage("sqlite:///:memory:", heartbeat_interval=1), sampler=optuna.samplers.RandomSampler()
+        )
+        study.tell(study.ask(), 1.0)
+        assert not logging.getLogger("optuna").isEnabledFor(logging.INFO)
+    optuna.logging.set_verbosity(verbosity)
+    assert [warning for warning in caught if issubclass(warning.category, ExperimentalWarning)] == []
+    assert [warning for warning in caught if "Heartbeat of storage" in str(warning.message)] == []
+
+
+def test_hydras_sweep_syntax_becomes_distributions() -> None:
+    override = OverridesParser.create().parse_override("optimizer.lr=tag(log,interval(1e-4,1e-1))")
+    assert hydra_internals.parse_distribution(override) == LR
+    with pytest.raises(ValueError, match="at least one value"):
+        hydra_internals.parse_distribution(OverridesParser.create().parse_override("lora.rank=range(4,4)"))
+    overrides = ["lora.rank=int(interval(2,8))", "seed=3", "~loop.patience"]
+    expected = ({"lora.rank": IntDistribution(2, 8)}, {"seed": "3"}, ["~loop.patience"])
+    assert hydra_internals.split_overrides(overrides) == expected
