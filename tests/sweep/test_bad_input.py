@@ -46,7 +46,7 @@ TABLE = [
     (["output_dir=a,b"], ["output_dir=a,b", "give it one value"]),
     # what would change the meaning of the objective
     (["tokenizer.vocab_size=512,1024"], ["tokenizer.vocab_size", "'sweep.allow=[tokenizer.vocab_size]'"]),
-    (["data.val_fraction=0.005,0.01"], ["data.val_fraction: it determines the data", "'sweep.allow=[data.val_fraction]'"]),
+    (["data.val_fraction=0.005,0.01"], ["val_fraction: it determines the data", "'sweep.allow=[data.val_fraction]'"]),
     (["task=causal_lm,other"], ["task: it determines what is learned", "'sweep.allow=[task]'"]),
     (["loop.max_steps=4,8"], ["loop.max_steps: it determines the token budget"]),
     (["loop.epochs=1,2"], ["loop.epochs: it determines the token budget"]),

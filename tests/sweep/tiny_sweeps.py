@@ -76,7 +76,15 @@ def make_result(status: Status = "completed", loss: float = 1.0, fraction_done: 
 def make_eval_end(fraction_done: float, loss: float) -> EvalEnd:
     metrics = {"loss": Metric(loss, "nats/token")}
     return EvalEnd(
-        0, 0, metrics, best_val_loss=loss, best_step=0, is_best=True, evals_since_best=0, fraction_done=fraction_done, seconds=0
+        0,
+        0,
+        metrics,
+        best_val_loss=loss,
+        best_step=0,
+        is_best=True,
+        evals_since_best=0,
+        fraction_done=fraction_done,
+        seconds=0,
     )
 
 
