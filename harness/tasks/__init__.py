@@ -1,1 +1,1 @@
-"""Builders, one a file: a model and its data in, a `Task` out."""
+"""Tasks: one file per kind, with a builder that turns a model and its data into a `Task`."""

@@ -1,4 +1,4 @@
-"""Minimal pairs beside the loss: how often a model in training finds the acceptable sentence the likelier one."""
+"""Minimal pairs during training: how often the model prefers the acceptable sentence."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from harness.data.tokenizers import Tokenizer
 from harness.data.tokens import TokenData
 from harness.models.likelihood import SentenceLikelihood
 
-PAIRS_PER_BATCH = 128
-"""In a batch, so that several processes have something to share."""
+PAIRS_PER_BATCH = 128  # small enough that several processes can share the pairs
 
 
 def build_likelihood(
     model: nn.Module, tokenizer: Tokenizer, *, is_masked: bool, batch_tokens: int = 4096
 ) -> SentenceLikelihood:
-    """The likelihood of sentences as documents of a training stream. A masked model reads `[CLS] document [SEP]` there,
-    without the brackets that its tokenizer lacks, and a causal one the document after the end of the one before."""
+    """Return the likelihood of sentences in the context that documents have in training.
+
+    This is `[CLS] sentence [SEP]` for a masked model (without [CLS] if the tokenizer has none), and the end-of-text
+    token before the sentence for a causal one.
+    """
     opening = () if tokenizer.cls_id is None else (tokenizer.cls_id,)
     if is_masked:
         return SentenceLikelihood(model, opening, (tokenizer.eos_id,), tokenizer.mask_id, batch_tokens)
@@ -30,16 +32,20 @@ def compare_pairs(
     likelihood: SentenceLikelihood,
     good: Sequence[Sequence[int]],
     bad: Sequence[Sequence[int]],
-    advance: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[bool]:
-    """Of each pair, whether the good sentence is the likelier one; a tie is none."""
-    totals = likelihood([*good, *bad], advance)
-    return (totals[: len(good)] > totals[len(good) :]).tolist()
+    """Return for each pair whether the good sentence is more likely than the bad one; a tie counts as wrong.
+
+    `on_progress` is called with the number of tokens scored since the last call.
+    """
+    totals = likelihood([*good, *bad], on_progress)
+    is_correct: list[bool] = (totals[: len(good)] > totals[len(good) :]).tolist()
+    return is_correct
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """The token ids of good sentences, and of the bad ones in the same order."""
+    """Token ids of good sentences and of the corresponding bad ones."""
 
     good: list[list[int]]
     bad: list[list[int]]
@@ -47,7 +53,7 @@ class PairBatch:
 
 @dataclass(frozen=True)
 class MinimalPairScorer:
-    """Pairs by length, to be scored by `likelihood`."""
+    """Minimal pairs as token ids, sorted by length, and the likelihood that scores them."""
 
     likelihood: SentenceLikelihood
     good: list[list[int]]
@@ -57,7 +63,7 @@ class MinimalPairScorer:
         for start in range(0, len(self.good), PAIRS_PER_BATCH):
             yield PairBatch(self.good[start : start + PAIRS_PER_BATCH], self.bad[start : start + PAIRS_PER_BATCH])
 
-    def score_batch(self, batch: PairBatch) -> Mean:
+    def compute_accuracy(self, batch: PairBatch) -> Mean:
         hits = sum(compare_pairs(self.likelihood, batch.good, batch.bad))
         return Mean(hits, len(batch.good), "fraction of pairs", hits)
 
@@ -65,15 +71,16 @@ class MinimalPairScorer:
 def build_pair_scorer(
     pairs: Sequence[MinimalPair], model: nn.Module, data: TokenData, *, is_masked: bool
 ) -> MinimalPairScorer | None:
-    """`pairs` for a model that is trained on `data`, None where there are none; ValueError where a sentence is longer
-    than the model's positions."""
+    """Return the scorer of `pairs` for a model trained on `data`, or None if there are no pairs.
+
+    Raises ValueError if a sentence is longer than the model's positions.
+    """
     if not pairs:
         return None
     tokenizer = Tokenizer.load(data.tokenizer_path)
     likelihood = build_likelihood(model, tokenizer, is_masked=is_masked)
-    good, bad = (
-        tokenizer.encode(sentences) for sentences in ([pair.good for pair in pairs], [pair.bad for pair in pairs])
-    )
+    good = tokenizer.encode([pair.good for pair in pairs])
+    bad = tokenizer.encode([pair.bad for pair in pairs])
     likelihood.check_lengths([*good, *bad])
-    order = sorted(range(len(pairs)), key=lambda at: (len(good[at]), len(bad[at])))
-    return MinimalPairScorer(likelihood, [good[at] for at in order], [bad[at] for at in order])
+    by_length = sorted(zip(good, bad, strict=True), key=lambda pair: (len(pair[0]), len(pair[1])))
+    return MinimalPairScorer(likelihood, [pair[0] for pair in by_length], [pair[1] for pair in by_length])

@@ -1,4 +1,4 @@
-"""Learning the operator that makes one field of another, such as a pressure of a permeability."""
+"""Operator learning: predict one field from another, such as pressure from permeability."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from harness.core.task import Loss, Mean, Metric
 from harness.data.operator_data import FieldData, FieldPairs
 from harness.data.tokens import get_example_indices
 from harness.models.fno import NormalizedOperator
-from harness.tasks import operator_plots
+from harness.tasks.metrics import mean_of_values, to_metrics
+from harness.tasks.operator_plots import MAX_SAMPLES, plot_field_samples
 from harness.training.operator_losses import relative_h1, relative_l2
 
 LOSSES = {"l2": relative_l2, "h1": relative_h1}
-METRIC_UNITS = {"loss": "relative L2 of physical fields", "h1": "relative H1 of physical fields"}
 
 
 def build_operator_task(
@@ -27,20 +27,26 @@ def build_operator_task(
     seed: int,
     cache_dir: Path,
 ) -> "OperatorTask":
-    """Fields from fields, trained on the relative `loss` of normalised ones; ValueError where it is neither."""
+    """Build the task of predicting y from x, trained on the relative `loss` of normalized fields.
+
+    Raises ValueError if there is no such loss, or if the training fields y are constant.
+    """
     if loss not in LOSSES:
-        raise ValueError(f"loss={loss!r} is neither l2 nor h1")
+        raise ValueError(f"loss={loss!r} must be l2 or h1")
     fields = data(seed=seed, cache_dir=cache_dir)
     y = fields.train.y
     if (y == y[:1, :, :1, :1]).all():
         raise ValueError("the training fields y are the same everywhere: there is nothing to learn; use other data")
-    return OperatorTask(model(x=fields.train.x, y=fields.train.y), fields, LOSSES[loss])
+    return OperatorTask(model(x=fields.train.x, y=y), fields, LOSSES[loss])
 
 
 @dataclass
 class OperatorTask:
-    """A batch is a set of samples. The objective is the relative L2 on physical fields of the first held-out set; every
-    other one has figures of its own, named after its grid."""
+    """Predicts fields from fields; an example is a sample.
+
+    The objective is the relative L2 error of physical fields on the first held-out set. Metrics of the other held-out
+    sets end in their grid size, such as `loss_32`.
+    """
 
     model: NormalizedOperator
     data: FieldData
@@ -50,8 +56,7 @@ class OperatorTask:
 
     @property
     def constants(self) -> Mapping[str, float]:
-        """The relative L2 on the validation set of a field of zeros, and of the mean of the training fields,
-        where both are on one grid."""
+        """Relative L2 on the validation set of all zeros and, if the grids are equal, of the mean training field."""
         truth, mean = self.data.held_out[0].y, self.data.train.y.mean(0, keepdim=True)
         if mean.shape[2:] != truth.shape[2:]:
             return {"zero_predictor": 1.0}
@@ -66,7 +71,8 @@ class OperatorTask:
         return len(self.data.train)
 
     def get_batch(self, position: int, size: int) -> FieldPairs:
-        return self.data.train[get_example_indices(position, size, self.examples, self.data.seed, self.data.shuffle)]
+        data = self.data
+        return data.train[get_example_indices(position, size, self.examples, data.seed, data.shuffle)]
 
     def split_batch(self, batch: FieldPairs, size: int) -> list[FieldPairs]:
         return [batch[start : start + size] for start in range(0, len(batch), size)]
@@ -78,7 +84,7 @@ class OperatorTask:
         return len(batch)
 
     def compute_loss(self, batch: FieldPairs) -> Loss:
-        """The relative error of normalised fields, summed over the samples."""
+        """Return the relative error of normalized fields, summed over the samples."""
         batch = batch.to(self._device)
         predicted, true = self.model.normalize_targets(self.model(batch.x)), self.model.normalize_targets(batch.y)
         return Loss(self.criterion(predicted, true).sum(), len(batch))
@@ -91,25 +97,22 @@ class OperatorTask:
         batch = batch.to(self._device)
         predicted = self.model(batch.x)
         suffix = "" if batch.grid == self.data.held_out[0].grid else f"_{batch.grid}"
-        errors = {"loss": relative_l2(predicted, batch.y), "h1": relative_h1(predicted, batch.y)}
-        return {f"{name}{suffix}": _to_mean(values, METRIC_UNITS[name]) for name, values in errors.items()}
+        return {
+            f"loss{suffix}": mean_of_values(relative_l2(predicted, batch.y), "relative L2 of physical fields"),
+            f"h1{suffix}": mean_of_values(relative_h1(predicted, batch.y), "relative H1 of physical fields"),
+        }
 
     def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
-        return {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
+        return to_metrics(means)
 
     @torch.no_grad()
     def save_figures(self, folder: Path) -> None:
-        """A picture for each held-out set, fields_GRID.png in `folder`: inputs, truths, predictions and errors."""
+        """Write a figure for each held-out set: inputs, truths, predictions and errors of its first samples."""
         for fields in self.data.held_out:
-            shown = fields[: operator_plots.MAX_SAMPLES]
+            shown = fields[:MAX_SAMPLES]
             predicted = self.model(shown.x.to(self._device)).cpu()
-            operator_plots.plot_field_samples(shown, predicted, folder / f"fields_{fields.grid}.png")
+            plot_field_samples(shown, predicted, folder / f"fields_{fields.grid}.png")
 
     @property
     def _device(self) -> torch.device:
-        return self.model.x_mean.device
-
-
-def _to_mean(errors: Tensor, unit: str) -> Mean:
-    errors = errors.cpu().double()  # mps has no float64
-    return Mean(errors.sum().item(), len(errors), unit, errors.square().sum().item())
+        return next(self.model.parameters()).device

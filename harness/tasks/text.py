@@ -1,8 +1,9 @@
-"""What every task on a token stream shares: rows in, batches out, scores where a target stands."""
+"""Base of all tasks on token streams: batches of rows, and scores at the target positions."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,12 +11,13 @@ from harness.core.task import Mean, Metric
 from harness.data.tokens import IGNORE_INDEX, TokenBatch, TokenData, get_example_indices
 from harness.models import is_causal, max_positions
 from harness.models.head_projection import find_output_head, project_only
+from harness.tasks.metrics import to_metrics
 from harness.tasks.minimal_pairs import MinimalPairScorer, PairBatch
 
 
 @dataclass
 class TextTask:
-    """The data side of a task: what it learns from a batch is for its kind to say."""
+    """A model with token data and, optionally, minimal pairs to score. Subclasses define the loss."""
 
     model: nn.Module
     data: TokenData
@@ -50,62 +52,67 @@ class TextTask:
     def count_tokens(self, batch: TokenBatch) -> int:
         return batch.n_tokens
 
-    def validation_batches(self) -> Iterator[TokenBatch | PairBatch]:
+    def validation_batches(self) -> Iterator[Any]:
         rows = range(len(self.data.val))
         for start in rows[:: self.data.eval_batch_size]:
-            yield self.validation_batch(rows[start : start + self.data.eval_batch_size])
+            yield self.get_validation_batch(rows[start : start + self.data.eval_batch_size])
         if self.pairs:
             yield from self.pairs.iter_batches()
 
-    def validation_batch(self, rows: range) -> TokenBatch:
+    def get_validation_batch(self, rows: range) -> TokenBatch:
         return self.data.val.make_batch(rows)
 
-    def score_batch(self, batch: TokenBatch | PairBatch) -> dict[str, Mean]:
-        return {"blimp": self.pairs.score_batch(batch)} if isinstance(batch, PairBatch) else self.score_tokens(batch)
+    def score_batch(self, batch: Any) -> dict[str, Mean]:
+        if self.pairs and isinstance(batch, PairBatch):
+            return {"blimp": self.pairs.compute_accuracy(batch)}
+        return self.score_tokens(batch)
 
     def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
-        """One batch's means, float64 sums."""
+        """Return the means of one validation batch."""
         raise NotImplementedError
 
     def compute_logits(self, batch: TokenBatch) -> Tensor:
-        """[rows, tokens, vocabulary], of scored positions and of all others, from what the loss sees."""
-        return self.model(
-            input_ids=batch.inputs.to(next(self.model.parameters()).device), **self.attention_inputs(batch)
-        ).logits
+        """Return the logits at all positions, scored or not, [rows, tokens, vocabulary]."""
+        inputs = batch.inputs.to(next(self.model.parameters()).device)
+        logits: Tensor = self.model(input_ids=inputs, **self.attention_inputs(batch)).logits
+        return logits
 
     def attention_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
-        """What the model is given beside the inputs, so that it looks where it is meant to."""
+        """Return the arguments that restrict attention, besides the inputs."""
         return {}
 
     def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
-        return {name: Metric(mean.value, mean.unit, mean.standard_error) for name, mean in means.items()}
+        return to_metrics(means)
 
 
 def build_checked_model(model: Callable[..., nn.Module], data: TokenData, *, is_masked: bool) -> nn.Module:
-    """The model for the vocabulary of `data`; ValueError where it sees what follows a token and is not to, or is to and
-    does not, and where the sequences are longer than its positions."""
+    """Build the model for the vocabulary of `data`.
+
+    Raises ValueError if its attention is causal for a masked task or bidirectional for a causal one, or if sequences
+    are longer than its positions.
+    """
     network = model(vocab_size=data.vocab_size)
     if is_causal(network) == is_masked:
         raise ValueError(
-            "the model sees only what stands before a token; for masked_lm use one such as model=hf_masked"
+            "the model sees only the tokens before each position; use a bidirectional one, such as model=hf_masked"
             if is_masked
-            else "the model sees what follows a token, which it is to predict; use task=masked_lm for it"
+            else "the model sees the token that it is to predict; use task=masked_lm, or a causal model"
         )
     limit = max_positions(network)
     if limit is not None and data.sequence_length > limit:
         raise ValueError(
-            f"data.sequence_length {data.sequence_length} is longer than the model's {limit} positions; "
+            f"data.sequence_length={data.sequence_length} is longer than the model's {limit} positions; "
             f"use data.sequence_length={limit} or a model with more"
         )
     return network
 
 
-def predict_scored(model: nn.Module, batch: TokenBatch, **given: Tensor) -> tuple[Tensor, Tensor]:
-    """(float32 logits, targets) of the scored positions of `batch`; `given` is what else the model takes."""
+def predict_scored(model: nn.Module, batch: TokenBatch, **model_inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return float32 logits and targets of the scored positions; logits at other positions are not computed."""
     device = next(model.parameters()).device
     targets = batch.targets.flatten()
     scored = (targets != IGNORE_INDEX).nonzero().squeeze(1)
     targets = targets[scored].to(device, non_blocking=True)
     with project_only(scored.to(device, non_blocking=True), find_output_head(model)):
-        logits = model(input_ids=batch.inputs.to(device, non_blocking=True), **given).logits[0]
+        logits = model(input_ids=batch.inputs.to(device, non_blocking=True), **model_inputs).logits[0]
     return logits.float(), targets

@@ -163,14 +163,14 @@ BAD = {
     ),
     "unit": ({"mask": "sentence"}, "mask='sentence' must be one of span, subword, whole_word"),
     "share": ({"mask_fraction": 0.0}, "mask_fraction=0.0 must lie between 0 and 1"),
-    "positions": ({"sequence_length": 65}, "sequence_length 65 is longer than the model's 64 positions"),
+    "positions": ({"sequence_length": 65}, "sequence_length=65 is longer than the model's 64 positions"),
     "a causal model": (
         {"model": partial(GPT, positions=64, layers=1, width=16, heads=2, dropout=0.0)},
-        "sees only what stands before a token; for masked_lm use",
+        "sees only the tokens before each position; use a bidir",
     ),
     "a model that takes no such mask": (
         {"model": partial(make_bert, kind="MegatronBert")},
-        "MegatronBertForMaskedLM does not keep its attention within a document; use task.within_documents=false",
+        "MegatronBertForMaskedLM does not keep attention within documents; use task.within_documents=false",
     ),
 }
 

@@ -104,7 +104,7 @@ def test_an_optimizer_for_real_numbers_refuses_the_operator_by_name(optimizer, p
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("task.loss=l1", "task: loss='l1' is neither l2 nor h1"),
+        ("task.loss=l1", "task: loss='l1' must be l2 or h1"),
         ("model.modes=9", "model: modes=9 is more than the 8 points of the training grid"),
         ("optimizer.fused=true", "complex parameters, which no fused kernel takes; set it null"),
         ("data.finer=20", "data: finer=20 must be 2 or more and divide 64"),
