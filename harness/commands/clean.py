@@ -1,6 +1,10 @@
-"""python -m harness clean data=qa_markdown data.source.path=notes.md --to cleaned.md: a copy without copies, empty and
-broken documents and passages unlike the rest, and beside it, in cleaned.md.changes, what was dropped or mended and why.
-The original stays as it is."""
+"""Write a cleaned copy of a text file, and a list of the changes.
+
+    python -m harness clean data=qa_markdown data.source.path=notes.md --to cleaned.md
+
+Drops duplicate, empty and broken documents and outlying passages, and repairs broken encoding. cleaned.md.changes lists
+each change with its reason. The original file is not modified.
+"""
 
 import argparse
 import gzip
@@ -22,10 +26,10 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m harness clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "overrides", nargs="+", metavar="OVERRIDE", help="data=... and data.source....=..., as for run.py"
+        "overrides", nargs="+", metavar="OVERRIDE", help="data=... and data.source.KEY=..., as for run.py"
     )
-    parser.add_argument("--to", type=Path, metavar="FILE", required=True, help="the copy; .gz is compressed")
-    parser.add_argument("--force", action="store_true", help="write over FILE where it exists")
+    parser.add_argument("--to", type=Path, metavar="FILE", required=True, help="the cleaned copy; .gz is compressed")
+    parser.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
     args = parser.parse_intermixed_args(arguments)
     source, file = _load_source(args.overrides)
     _check_output(args.to, file, args.force)
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise ConfigError(f"data.source: {error}") from error
     if not after.strip():
-        raise ConfigError(f"data.source.path: nothing of {file} would be left; python -m harness preflight says more")
+        raise ConfigError(f"data.source.path: nothing of {file} would be left; see python -m harness preflight")
     _write_file(args.to, after)
     _write_file(get_changes_path(args.to), _format_table(changes))
     print(_summarize_changes(changes, before, after, args.to))
@@ -43,51 +47,50 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def get_changes_path(copy: Path) -> Path:
-    """Where the list of what was changed stands."""
+    """Return the path of the list of changes."""
     return copy.with_name(f"{copy.name}.changes")
 
 
 def _load_source(overrides: Sequence[str]) -> tuple[Any, Path]:
-    """The source of the data, and the one file that it reads."""
+    """Return the configured source and the file that it reads."""
     cfg = compose_config(overrides)
-    if "path" not in (cfg.data.get("source") or {}).keys():  # noqa: SIM118, a value that is missing has its key
-        raise ConfigError("data: clean takes a file of text; choose data=text, qa_markdown, jsonl or headlines")
+    if "path" not in (cfg.data.get("source") or {}).keys():  # noqa: SIM118, finds keys whose value is missing
+        raise ConfigError("data: clean needs a text file; choose data=text, qa_markdown, jsonl or headlines")
     validate_config(cfg)
     source = instantiate_component(cfg.data, "source")
     if not isinstance(source, CLEANABLE_SOURCES):
-        raise ConfigError(f"data: clean takes a file of text, and {type(source).__name__} reads something else")
+        raise ConfigError(f"data: clean needs a text file, but {type(source).__name__} reads something else")
     files = source.list_files()
     if len(files) != 1:
-        raise ConfigError(f"data.source.path: it names {len(files)} files, and clean takes one at a time")
+        raise ConfigError(f"data.source.path: names {len(files)} files; clean takes one at a time")
     return source, files[0]
 
 
 def _check_output(to: Path, file: Path, force: bool) -> None:
     for path in (to, get_changes_path(to)):
         if path.exists() and path.samefile(file):
-            raise ConfigError(f"--to: {path} is the original, which stays as it is; name another file")
+            raise ConfigError(f"--to: {path} is the original file; name another one")
         if path.is_dir() or (path.exists() and not force):
-            raise ConfigError(f"--to: {path} exists; name another file, or write over it with --force")
+            raise ConfigError(f"--to: {path} exists; name another file, or overwrite it with --force")
     if not to.absolute().parent.is_dir():
-        raise ConfigError(f"--to: there is no folder {to.absolute().parent}; make it, or name another")
+        raise ConfigError(f"--to: there is no folder {to.absolute().parent}; create it, or name another")
     check_writable("--to", to.absolute().parent)
 
 
 def _write_file(path: Path, text: str) -> None:
-    """Whole or not at all."""
     content = text.encode()
     write_atomically(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def _format_table(changes: Sequence[CleaningChange]) -> str:
-    """As tab-separated values."""
-    rows = [("line", "did", "reason", "begins"), *((str(c.line), c.action, c.reason, c.excerpt) for c in changes)]
+    """Return the changes as tab-separated values."""
+    rows = [("line", "action", "reason", "excerpt"), *((str(c.line), c.action, c.reason, c.excerpt) for c in changes)]
     return "".join("\t".join(row) + "\n" for row in rows)
 
 
 def _summarize_changes(changes: Sequence[CleaningChange], before: str, after: str, to: Path) -> str:
     counts = Counter((change.action, change.reason.partition(":")[0]) for change in changes)
-    lines = [f"{number:>8,}  {did:<8} {reason}" for (did, reason), number in counts.most_common()]
+    lines = [f"{number:>8,}  {action:<8} {reason}" for (action, reason), number in counts.most_common()]
     lines.append(f"{to}: {len(after):,} of {len(before):,} characters")
-    lines.append(f"{get_changes_path(to)}: what was changed" if changes else "nothing was changed")
+    lines.append(f"{get_changes_path(to)}: list of changes" if changes else "no changes")
     return "\n".join(lines)

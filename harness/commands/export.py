@@ -1,4 +1,7 @@
-"""python -m harness export RUN: the run's best model in a folder that transformers loads, or its adapters for peft."""
+"""Export a run's best model to a folder that transformers loads, or its adapters for peft.
+
+python -m harness export RUN
+"""
 
 import argparse
 import shutil
@@ -20,8 +23,8 @@ from harness.training.lora import remove_adapters, save_adapters
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness export", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default exported or adapters, in the run's")
-    parser.add_argument("--adapters", action="store_true", help="the adapters alone, not merged, in peft's format")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/exported or RUN/adapters")
+    parser.add_argument("--adapters", action="store_true", help="export the adapters only, unmerged, in peft's format")
     args = parser.parse_args(arguments)
     run = load_recorded_run(args.run)
     output = args.output or run.folder / ("adapters" if args.adapters else "exported")
@@ -30,18 +33,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def export_model(run: LoadedRun, output: Path, adapters: bool) -> str:
-    """Write `output` whole or not at all and say how to load it; ConfigError where it exists, where transformers has no
-    class for the model, and for `adapters` of a run that has none. `run.model` is used up."""
+    """Write the model to `output` and return the call that loads it. `run.model` is modified.
+
+    Raises ConfigError if `output` exists, if transformers has no class for the model, or if `adapters` is set for a run
+    without adapters.
+    """
     if output.exists():
         raise ConfigError(f"--output: {output} exists; name another folder")
     if adapters and not run.cfg.get("lora"):
-        raise ConfigError(f"--adapters: {run.folder} has none, for it trained every weight; leave --adapters out")
+        raise ConfigError(f"--adapters: {run.folder} has none: it trained all weights; leave out --adapters")
     base = _find_public_base(run) or str(output / "base")
     write = partial(_write_adapters, run, base) if adapters else partial(_write_model, run)
     try:
         write_folder_atomically(check_writable("--output", output), write)
     except ValueError as error:
-        raise ConfigError(f"RUN: {run.folder}: {error}; take {WEIGHTS_FILE} from its checkpoints/best") from error
+        raise ConfigError(f"RUN: {run.folder}: {error}; use {WEIGHTS_FILE} of its checkpoints/best") from error
     loader = "AutoModelForCausalLM" if is_causal(run.model) else "AutoModelForMaskedLM"
     call = f"peft.PeftModel.from_pretrained(base, '{output}'), base from {base}"
     return call if adapters else f"{loader}.from_pretrained('{output}')"
@@ -54,8 +60,8 @@ def _write_model(run: LoadedRun, folder: Path, *, merged: bool = True) -> None:
 
 
 def _write_adapters(run: LoadedRun, base: str, folder: Path) -> None:
-    """With the base beside them, unless it can be had where the run had it."""
-    task_type = "CAUSAL_LM" if is_causal(run.model) else None  # peft has none for masked models
+    """Write the adapters, and their base model too unless it can be loaded from where the run did."""
+    task_type = "CAUSAL_LM" if is_causal(run.model) else None  # peft has no type for masked models
     save_adapters(
         run.model, folder, base=base, task_type=task_type, rename=partial(to_transformers_name, model=run.model)
     )
@@ -65,7 +71,7 @@ def _write_adapters(run: LoadedRun, base: str, folder: Path) -> None:
 
 
 def _find_public_base(run: LoadedRun) -> str | None:
-    """The hub name or the folder that a run adapted as it stood."""
+    """Return the Hub name or folder of the model that the run adapted, None if it was trained here."""
     name = run.cfg.model.get("name") if run.cfg.start.kind == "scratch" else None
     return str(Path(name).absolute()) if name and Path(name).is_dir() else name
 

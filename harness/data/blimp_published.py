@@ -1,8 +1,8 @@
 """Published BLiMP accuracies, as fractions of pairs."""
 
 PUBLISHED_MODELS = ("n-gram", "LSTM", "TXL", "GPT-2")
-# Overall and by phenomenon, in the order of PUBLISHED_MODELS: Warstadt et al. (TACL 2020), all 67,000 pairs, log-likelihood
-# of whole sentences. Source: raw_results/summary of github.com/alexwarstadt/blimp, CC BY.
+# Overall and by phenomenon, in the order of PUBLISHED_MODELS: Warstadt et al. (TACL 2020), all 67,000 pairs, by the
+# log-likelihood of whole sentences. Source: raw_results/summary of github.com/alexwarstadt/blimp, CC BY.
 PUBLISHED_ACCURACY = {
     "accuracy": (0.6124, 0.6981, 0.6963, 0.8302),
     "anaphor_agreement": (0.4790, 0.9170, 0.9410, 0.9930),

@@ -6,8 +6,8 @@ _C1_CONTROLS = "\x80-\x84\x86-\x9f"  # U+0085 is left out: on its own it may be 
 # UTF-8 continuation bytes, as Latin-1 and as Windows-1252 decode them
 _CP1252_CONTINUATIONS = "".join(bytes([byte]).decode("cp1252", "ignore") for byte in range(0x80, 0xC0))
 _CONTINUATION = rf"[{_C1_CONTROLS}\x85{re.escape(_CP1252_CONTINUATIONS)}]"
-# UTF-8 decoded as Windows-1252 or Latin-1, such as Ã© and â€™, and Windows-1252 decoded as Latin-1. The look-behind keeps
-# words in capitals, such as Portuguese MANHÃ.
+# UTF-8 decoded as Windows-1252 or Latin-1, such as Ã© and â€™, and Windows-1252 decoded as Latin-1. The look-behind
+# protects words in capitals, such as Portuguese MANHÃ.
 MISREAD = re.compile(
     rf"[ÂÃ][{_C1_CONTROLS}\x85]|(?<![A-ZÀ-Þ])[ÂÃ]{_CONTINUATION}|â[€‚„™œ\x80\x82\x84\x99\x9c]{_CONTINUATION}"
     rf"|ð[Ÿ\x9f]{_CONTINUATION}{{2}}|[{_C1_CONTROLS}]"

@@ -16,7 +16,7 @@ DEFINITION_NODES = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 @cache
 def compute_stdlib_digest() -> str:
-    """Return a digest of the Python version and of all file sizes: distributions ship different parts of the library."""
+    """Return a digest of the Python version and all file sizes: distributions ship different parts of the library."""
     root = _get_stdlib_dir()
     sizes = [[path.relative_to(root).as_posix(), path.stat().st_size] for path in _list_source_files(root)]
     return compute_digest("pydoc", platform.python_implementation(), platform.python_version(), sizes)

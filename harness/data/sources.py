@@ -105,7 +105,10 @@ class _FileSource:
 
 @dataclass(frozen=True)
 class TextFiles(_FileSource):
-    """Plain text or markdown: one document per file, or the parts between matches of the regular expression `split_on`."""
+    """Plain text or markdown.
+
+    Each file is one document, or several, separated by matches of the regular expression `split_on`.
+    """
 
     split_on: str | None = None
 

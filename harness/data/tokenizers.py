@@ -76,7 +76,7 @@ class TokenizerBuilder(Protocol):
 class _TrainedTokenizer:
     """A tokenizer of exactly `vocab_size` tokens, trained on `corpus` or, if None, on the data's own text.
 
-    `fit_on` chooses the training split or all of the data. The name of a special token within a text is encoded as text.
+    `fit_on` chooses the training split or all of the data. Names of special tokens within a text are encoded as text.
     """
 
     vocab_size: int

@@ -1,7 +1,7 @@
 """Next-token prediction on headlines, with a second loss that is comparable to published results on them.
 
-The published loss is the cross-entropy summed over full windows of 64 x 128 tokens, divided by the number of characters of
-the whole validation text. What does not fill a window is left out of the sum but not of the divisor.
+The published loss is the cross-entropy summed over full windows of 64 x 128 tokens, divided by the number of characters
+of the whole validation text. Tokens that do not fill a window are left out of the sum but not of the divisor.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -82,7 +82,7 @@ class HeadlinesLM(CausalLM):
 def cut_full_windows(split: TokenRows, rows: int = WINDOW_ROWS) -> TokenRows:
     """Return the rows of every full window of `rows` x 128 tokens.
 
-    Of the `rows` x 128 + 1 tokens of a window the first is not a target. The rest after the last full window is dropped.
+    The first of a window's `rows` x 128 + 1 tokens is not a target. Tokens after the last full window are dropped.
     """
     stride = rows * ROW_LENGTH + 1
     n_tokens = len(split.stream) - 2  # published streams have no separators before the first and after the last title

@@ -22,7 +22,14 @@ from tests.data.test_blimp import write_jsonl
 from tests.run.test_run import read_series
 from tests.tracking.stores import new_store, only_run
 
-SHORT = ["device=cpu", "observers=metrics_only", "data=text", "data.sequence_length=32", "batch.batch_size=8", "loop.evals=2"]
+SHORT = [
+    "device=cpu",
+    "observers=metrics_only",
+    "data=text",
+    "data.sequence_length=32",
+    "batch.batch_size=8",
+    "loop.evals=2",
+]
 SHORT += ["tokenizer.vocab_size=400", "loop.max_steps=6", "data.source.split_on=\\n"]
 CAUSAL = ["experiment=smoke", *SHORT, "tokenizer=bpe", "model.layers=1", "model.width=16", "model.heads=2"]
 MASKED = ["experiment=ltg_bert", *SHORT, "tokenizer.vocab_size=90", "optimizer.lr=0.01", "model.layers=1"]
@@ -161,7 +168,7 @@ def test_a_folder_of_transformers_is_judged_too_and_nothing_is_written(of_transf
         (["{pairs}", "--data", "{pairs}"], "holds no run"),
         (
             ["nobody/nothing", "--data", "{pairs}"],
-            "no run in .*; and as a model of transformers: name='nobody",
+            "no run in .*; and as a transformers model: name='nobody",
         ),
     ],
 )

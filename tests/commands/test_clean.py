@@ -30,7 +30,7 @@ def test_a_cleaned_copy_and_a_list_are_written_and_the_original_stays(original: 
     assert [json.loads(line) for line in to.read_text().splitlines()] == ROWS[:5]
     assert original.read_bytes() == before
     rows = [line.split("\t") for line in to.with_name("cleaned.jsonl.changes").read_text().splitlines()]
-    assert rows[0] == ["line", "did", "reason", "begins"]
+    assert rows[0] == ["line", "action", "reason", "excerpt"]
     assert [row[:3] for row in rows[1:]] == [["6", "dropped", "duplicate"], ["7", "dropped", "broken encoding"]]
     told = capsys.readouterr().out
     assert "1  dropped  duplicate" in told
@@ -46,7 +46,7 @@ def test_a_second_run_over_the_copy_drops_nothing(original: Path, capsys) -> Non
     run_clean(original, to)
     assert run_clean(to, again) == 0
     assert again.read_bytes() == to.read_bytes()
-    assert "nothing was changed" in capsys.readouterr().out
+    assert "no changes" in capsys.readouterr().out
 
 
 def test_a_compressed_copy_is_compressed(original: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_file_that_exists_is_written_over_only_on_purpose(original: Path, caps
     to = original.with_name("cleaned.jsonl")
     to.write_text("mine")
     assert run_clean(original, to) == 2
-    assert "exists; name another file, or write over it with --force" in capsys.readouterr().err
+    assert "exists; name another file, or overwrite it with --force" in capsys.readouterr().err
     assert to.read_text() == "mine"
     assert run_clean(original, to, "--force") == 0
     assert to.read_text() != "mine"
@@ -70,20 +70,20 @@ def test_the_original_is_never_written_over(name: str, original: Path, capsys) -
     (original.parent / "link.jsonl").symlink_to(original)
     before = original.read_bytes()
     assert run_clean(original, original.parent / name, "--force") == 2
-    assert "is the original, which stays as it is" in capsys.readouterr().err
+    assert "is the original file; name another one" in capsys.readouterr().err
     assert original.read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["data=pydoc_text"], "data: clean takes a file of text"),
-        (["experiment=operator"], "data: clean takes a file of text"),
+        (["data=pydoc_text"], "data: clean needs a text file"),
+        (["experiment=operator"], "data: clean needs a text file"),
         (["data=jsonl"], "data.source.path has no value"),
         (["data=text", "data.source.path="], "path='' is empty"),
         (["data=huggingface", "data.source.path=/nowhere"], "HuggingFace reads something else"),
         (["data=jsonl", "data.source.path=/nowhere.jsonl"], "path='/nowhere.jsonl' does not exist"),
-        (["data=text", "data.source.path={folder}"], "it names 2 files, and clean takes one at a time"),
+        (["data=text", "data.source.path={folder}"], "names 2 files; clean takes one at a time"),
         (["data=qa_markdown", "data.source.path={folder}/a.txt"], "no line begins with QUESTION:"),
         (["data=text", "data.source.path={folder}/latin1.dat"], "is not UTF-8"),
         (["data=jsonl", "data.source.path={folder}/a.txt"], "nothing of {folder}/a.txt would be left"),

@@ -143,7 +143,7 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence_and_leaves_nothing(r
     (tmp_path / "there").mkdir()
     with pytest.raises(ConfigError, match=r"--output: .*there exists; name another folder"):
         export_model(recorded, tmp_path / "there", adapters=False)
-    with pytest.raises(ConfigError, match=r"--adapters: .* has none, .*; leave --adapters out"):
+    with pytest.raises(ConfigError, match=r"--adapters: .* has none: .*; leave out --adapters"):
         export_model(recorded, tmp_path / "out", adapters=True)
     strange = replace(recorded, model=nn.Linear(2, 2))
     with pytest.raises(ConfigError, match=r"Linear: transformers has no equivalent class; take model.safetensors from"):
@@ -165,7 +165,7 @@ def test_a_question_is_asked_as_in_training_and_the_same_seed_gives_the_same_tex
     first = capsys.readouterr()
     assert first.out.startswith("QUESTION: What follows 7?\nANSWER:")
     assert len(first.out.split("---\nQUESTION: What follows 7?\nANSWER:")) == 2
-    assert "asked as in training: 'QUESTION: What follows 7?\\nANSWER:'" in first.err
+    assert "prompt in the format of the training data: 'QUESTION: What follows 7?\\nANSWER:'" in first.err
     cli.main(asked)
     assert capsys.readouterr().out == first.out
     cli.main([*asked, "--seed", "2"])
@@ -209,7 +209,7 @@ def test_a_name_that_is_no_run_is_refused_by_both_commands(capsys):
 def test_a_masked_model_is_not_sampled(recorded: LoadedRun):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     bert = BertForMaskedLM(BertConfig(vocab_size=304, initializer_range=0.5, **sizes)).eval()
-    with pytest.raises(ConfigError, match="sees what follows; only a causal one writes"):
+    with pytest.raises(ConfigError, match="is not a causal model; only causal models generate text"):
         print_samples(replace(recorded, model=bert), Namespace())
 
 

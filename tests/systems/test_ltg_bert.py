@@ -19,7 +19,14 @@ from tests.data.documents import SyntheticDocuments
 from tests.run.test_run import read_record, read_series
 
 SIZES = {"width": 32, "layers": 2, "heads": 2, "hidden": 64}
-SHORT = ["device=cpu", "observers=metrics_only", "data=text", "data.sequence_length=32", "batch.batch_size=8", "loop.evals=2"]
+SHORT = [
+    "device=cpu",
+    "observers=metrics_only",
+    "data=text",
+    "data.sequence_length=32",
+    "batch.batch_size=8",
+    "loop.evals=2",
+]
 TINY = ["experiment=ltg_bert", *SHORT, "tokenizer.vocab_size=90", "loop.max_steps=30", "optimizer.lr=0.03"]
 TINY += [f"model.{name}={size}" for name, size in SIZES.items()]
 

@@ -95,7 +95,9 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_given_the_others(fol
         logits = task.model(input_ids=inputs, attention_mask=visible).logits[0]
         by_hand += F.cross_entropy(logits, batch.targets[row, : batch.lengths[row]], reduction="sum")
     assert task.compute_loss(batch).sum.item() == pytest.approx(by_hand.item(), rel=1e-5)
-    assert sum(task.compute_loss(part).sum.item() for part in task.split_batch(batch, 3)) == pytest.approx(by_hand.item(), rel=1e-5)
+    assert sum(task.compute_loss(part).sum.item() for part in task.split_batch(batch, 3)) == pytest.approx(
+        by_hand.item(), rel=1e-5
+    )
 
 
 def test_random_weights_start_at_the_uniform_guess_and_accuracy_is_what_the_likeliest_token_hits(folder: Path) -> None:

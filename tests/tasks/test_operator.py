@@ -56,7 +56,9 @@ def test_training_is_on_normalised_fields_and_evaluation_on_physical_ones(task) 
     batch = task.data.train[:4]
     with torch.no_grad():
         predicted = task.model(batch.x)
-        expected = relative_h1((predicted - task.model.y_mean) / task.model.y_std, task.model.normalize_targets(batch.y))
+        expected = relative_h1(
+            (predicted - task.model.y_mean) / task.model.y_std, task.model.normalize_targets(batch.y)
+        )
         assert task.compute_loss(batch).sum.item() == pytest.approx(expected.sum().item(), rel=1e-5)
         fields = task.data.held_out[0]
         errors = relative_l2(task.model(fields.x), fields.y)
@@ -137,7 +139,9 @@ def test_the_librarys_own_files_are_read_and_trained_on(name, places) -> None:
     files = [f"data.train={DATA}/{name}_train_16.pt", f"data.tests=[{DATA}/{name}_test_16.pt]"]
     sizes = ["model.width=8", "model.layers=2", "data.limit=256", "batch.batch_size=16"]
     sizes += ["loop.epochs=4", "loop.evals=1"]
-    result = run(compose_config(["experiment=operator", "observers=metrics_only", "data=pde_files", *files, *sizes, *places]))
+    result = run(
+        compose_config(["experiment=operator", "observers=metrics_only", "data=pde_files", *files, *sizes, *places])
+    )
     losses = read_series(result.folder, "val/loss")
     assert losses[-1] < 0.7 * losses[0]
 
