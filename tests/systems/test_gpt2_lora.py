@@ -146,7 +146,7 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence_and_leaves_nothing(r
     with pytest.raises(ConfigError, match=r"--adapters: .* has none: .*; leave out --adapters"):
         export_model(recorded, tmp_path / "out", adapters=True)
     strange = replace(recorded, model=nn.Linear(2, 2))
-    with pytest.raises(ConfigError, match=r"Linear: transformers has no equivalent class; take model.safetensors from"):
+    with pytest.raises(ConfigError, match=r"Linear: transformers has no equivalent class; use model.safetensors of"):
         export_model(strange, tmp_path / "out", adapters=False)
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
