@@ -17,6 +17,7 @@ from harness.config.errors import ConfigError
 from harness.config.schema import check_writable, compose_config, flatten_config, without_sweep_keys
 from harness.core.distributed import ProcessGroup
 from harness.core.events import OutOfMemory
+from harness.core.lr_keys import is_lr_key
 from harness.core.state import Progress
 from harness.diagnosis.lr_band import (
     MIN_STEPS,
@@ -185,7 +186,7 @@ def _suggest_sweep(found: LRBand | str, cfg: DictConfig, overrides: Sequence[str
 
 def format_lr_ranges(low: float, high: float, cfg: DictConfig) -> list[str]:
     """The band as a sweep takes it: of optimizer.lr, and of every other LR of the optimizer at its ratio to that."""
-    names = [name for name in cfg.optimizer if name == "lr" or str(name).endswith("_lr")]
+    names = [name for name in cfg.optimizer if is_lr_key(f"optimizer.{name}")]
     ratios = {name: cfg.optimizer[name] / cfg.optimizer.lr for name in names}
     return [f"optimizer.{name}=tag(log,interval({low * by:.0e},{high * by:.0e}))" for name, by in ratios.items()]
 

@@ -1,4 +1,4 @@
-"""Past facts, frozen: what the loop and the runner tell the observers and the policies."""
+"""Immutable events of a run, sent by the loop and the runner to observers and policies."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -34,20 +34,17 @@ class StepEnd:
     tokens: int
     loss: float
     lr: float
-    grad_norm: float
-    """Before clipping."""
+    grad_norm: float  # before clipping
     is_clipped: bool
-    skips: int
-    """Updates skipped in a row, this one included, because a gradient was not finite; 0 when it was applied."""
+    skips: int  # consecutive updates skipped because a gradient was not finite; 0 if this one was applied
     seconds: float
     step_tokens: int
-    examples: int = 0
-    """The data position: how many examples came before the next step."""
+    examples: int = 0  # data position: number of examples before the next step
 
 
 @dataclass(frozen=True)
 class EvalEnd:
-    """One pass over the whole validation set; step 0 is before training."""
+    """One pass over the whole validation set. Step 0 is before training."""
 
     step: int
     tokens: int
@@ -56,20 +53,19 @@ class EvalEnd:
     best_step: int
     is_best: bool
     evals_since_best: int
-    fraction_done: float
-    """Share of the run's steps completed, 0 to 1."""
+    fraction_done: float  # share of the run's steps completed, 0 to 1
     seconds: float
-    grad_norms: Mapping[str, float] = field(default_factory=dict)
-    """By layer, of the step before, before clipping."""
+    grad_norms: Mapping[str, float] = field(default_factory=dict)  # by layer, of the last step, before clipping
 
     @property
     def val_loss(self) -> float:
+        """The objective."""
         return self.metrics["loss"].value
 
 
 @dataclass(frozen=True)
 class OutOfMemory:
-    """A step batch did not fit; it is split anew and tried again."""
+    """A micro-batch did not fit into memory. The step is retried with a smaller one."""
 
     step: int
     micro_batch_size: int
@@ -78,53 +74,49 @@ class OutOfMemory:
 
 @dataclass(frozen=True)
 class Spike:
-    """The training loss left its course after step `last_good_step`. `restored_step` is the step of the checkpoint that the run
-    went back to, to go on at `lr_factor` of every LR; None where it did not."""
+    """The training loss rose sharply after `last_good_step`."""
 
     step: int
     last_good_step: int
     loss: float
     baseline_loss: float
-    restored_step: int | None
-    lr_factor: float
+    restored_step: int | None  # step of the restored checkpoint; None without a rollback
+    lr_factor: float  # applied to every LR from here on
     is_continuing: bool
-    example_range: tuple[int, int] = (0, 0)
-    """The data positions, from and up to, of the steps that led to it."""
+    example_range: tuple[int, int] = (0, 0)  # data positions [from, to) of the steps that led to the spike
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What diagnosis says of a run at `step`: the reason in a sentence, the numbers it rests on, and overrides to try,
-    as run.py takes them. `confidence` lies between 0 and 1."""
+    """A problem found in the curves of a run at `step`, with the numbers behind it and overrides to try."""
 
     kind: str
     step: int
-    confidence: float
-    reason: str
+    confidence: float  # 0 to 1
+    reason: str  # one sentence
     evidence: Mapping[str, float | str] = field(default_factory=dict)
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()  # in the syntax of run.py
 
 
 @dataclass(frozen=True)
 class FinalDiagnosis:
-    """What holds of a run at its end, what was said of it and holds no longer, and how its forecasts did, in a
-    sentence, empty where there were none."""
+    """Diagnoses at the end of a run."""
 
     diagnoses: tuple[Diagnosis, ...]
-    resolved: tuple[Diagnosis, ...]
-    expectations: str
+    resolved: tuple[Diagnosis, ...]  # reported earlier, but no longer true
+    expectations: str  # one sentence on how the user's forecasts did; empty if there were none
 
 
 @dataclass(frozen=True)
 class Notice:
-    """Something the user must hear that is no error: a warm-up of 0 steps, a server that is down."""
+    """A message for the user that is not an error, such as a warm-up of 0 steps or an unreachable server."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class RunEnd:
-    """`reason` is empty only for a completed run."""
+    """The run is over. `reason` is empty only for a completed run."""
 
     status: Status
     reason: str
@@ -140,12 +132,13 @@ Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Diagnosis | FinalDi
 
 
 class Observer:
-    """Is told every event, in order, on the training thread; must not raise and must not be slow.
+    """Receives every event in order, on the training thread. It must not raise and must be fast.
 
-    What it answers, if anything, is what may be said of what came before: all are told that first."""
+    It may return further events that follow from this one; all observers receive them after it.
+    """
 
     def __call__(self, event: Event) -> Iterable[Diagnosis | FinalDiagnosis] | None:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Finish what is under way; called once, after RunEnd."""
+        """Finish pending work; called once, after RunEnd."""

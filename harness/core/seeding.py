@@ -22,6 +22,7 @@ def get_rng_state() -> dict[str, Any]:
     """Return the states of all generators as tensors and plain numbers."""
     version, numbers, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    keys = np.asarray(keys)
     return {
         "python": [version, list(numbers), gauss],
         "numpy": [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached],

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.core.events import Diagnosis
+from harness.core.lr_keys import is_lr_key
 from harness.diagnosis.history import History
 
 BUG_KINDS = ("warm-up truncated", "incomparable", "vanishing gradients")
@@ -93,7 +94,7 @@ def _lr_ranges(history: History, kinds: Collection[str], params: Mapping[str, st
     else:
         low, high, why = lr / 10, 10 * lr, f"a decade on either side of the run's {lr:g}"
     for name, value in params.items():
-        if name == "optimizer.lr" or (name.startswith("optimizer.") and name.endswith("_lr")):
+        if is_lr_key(name):
             by = float(value) / lr
             yield PrescribedOverride(f"{name}={format_log_range(low * by, high * by)}", why)
 

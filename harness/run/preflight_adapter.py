@@ -33,7 +33,7 @@ from harness.tasks.text import TextTask
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights, save_weights
 from harness.training.loop import Trainer, score_validation_set
 from harness.training.lora import remove_adapters
-from harness.training.optimizers import GROUPS_WITHOUT_DECAY
+from harness.training.optimizers import GROUPS_WITHOUT_DECAY, configured_lr
 from harness.training.schedules import Plateau
 
 BATCHES = 4  # training batches given to the checks
@@ -128,13 +128,12 @@ class _RunAdapter:
         total_steps = self.settings.loop.compute_total_steps(batch_size, task.examples, task.tokens_per_example)
         schedule, optimizer = self.cfg.schedule, self.cfg.optimizer
         warmup_ratio, names = schedule.get("warmup_ratio"), list(state.optimizer.current_lrs())
-        other_lr = optimizer.get("adamw_lr", optimizer.lr)
         undecayed = GROUPS_WITHOUT_DECAY[self.settings.weight_decay_scope]
         decay = optimizer.get("weight_decay")
         start = Progress(0, 0, total_steps)
         plateau = state.schedule if isinstance(state.schedule, Plateau) else None
         return RequestedSettings(
-            lr={name: (optimizer.lr if name == "matrices" else other_lr) * state.lr_factor for name in names},
+            lr={name: configured_lr(name, optimizer.lr, optimizer.get("adamw_lr")) * state.lr_factor for name in names},
             warmup_steps=schedule.get("warmup_steps") if warmup_ratio is None else warmup_ratio * total_steps,
             total_steps=total_steps,
             completed_steps=state.step - state.schedule_start_step,

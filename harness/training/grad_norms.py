@@ -1,4 +1,4 @@
-"""How large the gradient is in each part of a model."""
+"""Gradient norms by layer."""
 
 import math
 import re
@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-LAYER = re.compile(r"(.*?\.\d+)\.")
-"""The name of a layer among its like, such as `blocks.3`."""
+NUMBERED_LAYER = re.compile(r"(.*?\.\d+)\.")  # such as `blocks.3` in `blocks.3.mlp.up.weight`
 
 
 def layer_grad_norms(parameters: Iterable[tuple[str, nn.Parameter]], total: float) -> Mapping[str, float]:
-    """The gradient's L2 norm of each layer, scaled so that all of them together have the norm `total`, as before
-    clipping; nothing where that is not finite or there is no gradient."""
+    """Return the L2 norm of the gradient of each layer, scaled so that together they have the norm `total`.
+
+    With the total norm before clipping, the norms by layer are those before clipping too. Empty if there are no
+    gradients or a norm is not finite.
+    """
     layers: dict[str, list[Tensor]] = {}
     for name, parameter in parameters:
         if parameter.grad is not None:
@@ -26,9 +28,9 @@ def layer_grad_norms(parameters: Iterable[tuple[str, nn.Parameter]], total: floa
     return dict(zip(layers, values, strict=True)) if all(map(math.isfinite, values)) else {}
 
 
-def layer_name(name: str) -> str:
-    """The layer that a parameter belongs to: among its like, or else the module; an adapter to what it adapts."""
-    if numbered := LAYER.match(name):
+def layer_name(parameter_name: str) -> str:
+    """Return the numbered layer of a parameter, or else its module. An adapter belongs to the layer it adapts."""
+    if numbered := NUMBERED_LAYER.match(parameter_name):
         return numbered[1]
-    adapted, lora, _ = name.partition(".lora_")
-    return adapted if lora else name.rpartition(".")[0] or name
+    adapted, lora, _ = parameter_name.partition(".lora_")
+    return adapted if lora else parameter_name.rpartition(".")[0] or parameter_name

@@ -135,7 +135,7 @@ class Trainer:
             for micro_batch in self.task.split_batch(part, self.micro_batch_size):
                 with _autocast(self.processes, self.plan.autocast):
                     loss = self.task.compute_loss(micro_batch).sum / total_count
-                self.state.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch
+                self.state.scaler.scale(loss).backward()
                 loss_sum += loss.detach()
         return loss_sum.item()
 

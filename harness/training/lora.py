@@ -1,15 +1,17 @@
-"""LoRA through peft: which layers are adapted, the adapters put in, merged, taken out again and saved."""
+"""LoRA adapters through peft: add them to a model, merge or remove them, and save them."""
 
 import re
 import warnings
 from collections.abc import Callable, Iterable
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import nn
 
 from harness.models import untie_head
+from harness.training.optimizers import output_head
 
 
 def add_adapters(
@@ -22,10 +24,13 @@ def add_adapters(
     rslora: bool = False,
     dora: bool = False,
 ) -> nn.Module:
-    """`model` with adapters as its only trainable parameters and its outputs unchanged (Hu et al., 2022).
+    """Add adapters as the only trainable parameters; the outputs do not change (Hu et al., 2022).
 
-    `target_modules` is attention, all_linear, with_head, or endings of layer names. The head, when adapted, shares
-    its weight no longer. ValueError for a rank below 1 and for targets that match nothing.
+    `target_modules` is attention, all_linear, with_head, or endings of layer names. An adapted head is untied from
+    the embedding.
+
+    Raises:
+        ValueError: If a number is out of range or a target matches no layer.
     """
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank={rank} must be a whole number of at least 1; for no adapters choose lora=none")
@@ -35,48 +40,52 @@ def add_adapters(
         raise ValueError(f"dropout={dropout} must lie from 0 to below 1")
     names = find_target_layers(model, target_modules)
 
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
 
-    head = _output_head(model)
+    head = output_head(model)
     if any(model.get_submodule(name) is head for name in names):
         untie_head(model)
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft accepts floats
         lora_dropout=dropout,
         target_modules=_exact_pattern(names),
         use_rslora=rslora,
         use_dora=dora,
     )
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it itself, layer by layer
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft corrects it for each layer
         return inject_adapter_in_model(config, model)
 
 
 def find_target_layers(model: nn.Module, target_modules: str | Iterable[str]) -> list[str]:
-    """The full names of the linear layers meant; ValueError, with the endings that exist, where one means none."""
+    """Return the full names of the linear layers that `target_modules` selects.
+
+    Raises:
+        ValueError: If a target matches no layer. The message lists the possible endings.
+    """
     linear = {name: module for name, module in model.named_modules() if _is_linear(module)}
-    body = [name for name, module in linear.items() if module is not _output_head(model)]
-    chosen = {
+    body = [name for name, module in linear.items() if module is not output_head(model)]
+    presets = {
         "attention": [name for name in body if re.search("attn|attention", name.rpartition(".")[0])],
         "all_linear": body,
         "with_head": list(linear),
     }
-    wanted = [target_modules] if isinstance(target_modules, str) else list(target_modules or [])
-    found = {key: chosen.get(key, [name for name in linear if f".{name}".endswith(f".{key}")]) for key in wanted}
-    idle = [key for key, names in found.items() if not names] if wanted else ["[]"]
-    if idle:
+    targets = [target_modules] if isinstance(target_modules, str) else list(target_modules or [])
+    found = {key: presets.get(key, [name for name in linear if f".{name}".endswith(f".{key}")]) for key in targets}
+    unmatched = [key for key, names in found.items() if not names] if targets else ["[]"]
+    if unmatched:
         endings = sorted({name.rpartition(".")[2] for name in linear})
         raise ValueError(
-            f"target_modules={', '.join(idle)} matches no linear layer of the model: choose {', '.join(chosen)}, "
+            f"target_modules={', '.join(unmatched)} matches no linear layer of the model; choose {', '.join(presets)}, "
             f"or among the endings {', '.join(endings)}"
         )
-    meant = set().union(*found.values())
-    return [name for name in linear if name in meant]
+    selected = set().union(*found.values())
+    return [name for name in linear if name in selected]
 
 
 def remove_adapters(model: nn.Module, *, merged: bool) -> nn.Module:
-    """`model` itself, each adapted layer replaced by its own, with the adapter's part added where `merged`."""
+    """Replace each adapted layer of `model` by the original one, with the adapter added to its weight if `merged`."""
     for name, layer in _adapted_layers(model):
         if merged:
             layer.merge()
@@ -87,11 +96,14 @@ def remove_adapters(model: nn.Module, *, merged: bool) -> nn.Module:
 def save_adapters(
     model: nn.Module, folder: Path, *, base: str, task_type: str | None, rename: Callable[[str], str] = str
 ) -> None:
-    """Write the adapters of `model` as `peft.PeftModel.from_pretrained` reads them onto the model at `base`, in which
-    a layer goes by `rename` of its name here."""
+    """Write the adapters of `model` for `peft.PeftModel.from_pretrained` on top of the model at `base`.
+
+    `rename` maps the name of a layer here to its name in that model.
+    """
     from peft import get_peft_model_state_dict
 
-    config = copy(model.peft_config["default"])
+    peft_config: Any = model.peft_config
+    config = copy(peft_config["default"])
     config.target_modules = _exact_pattern([rename(name) for name, _ in _adapted_layers(model)])
     config.task_type, config.base_model_name_or_path, config.inference_mode = task_type, base, True
     config.save_pretrained(folder)
@@ -100,18 +112,16 @@ def save_adapters(
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def _adapted_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+def _adapted_layers(model: nn.Module) -> list[tuple[str, Any]]:  # layers of peft
     return [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "base_layer")]
 
 
 def _exact_pattern(names: list[str]) -> str:
-    """For peft, which matches a pattern against whole names and a list against their endings."""
+    # peft matches a pattern against whole names, but a list against the ends of names.
     return "|".join(map(re.escape, names))
 
 
-def _output_head(model: nn.Module) -> nn.Module | None:
-    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-
-
 def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # transformers' name for GPT-2's linear
+    return (
+        isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+    )  # the linear layer of GPT-2 in transformers

@@ -1,17 +1,22 @@
-"""How far a predicted field is from the true one, relative to the true one's size."""
+"""Relative errors of predicted fields."""
 
 import torch
 from torch import Tensor
 
 
 def relative_l2(predicted: Tensor, true: Tensor) -> Tensor:
-    """||predicted - true|| / ||true|| of each sample, [samples], over channels and grid; inf where `true` is 0."""
+    """Return ||predicted - true|| / ||true|| per sample, shape [samples]; inf where `true` is 0.
+
+    The norms run over channels and grid.
+    """
     return _sample_norms(predicted - true) / _sample_norms(true)
 
 
 def relative_h1(predicted: Tensor, true: Tensor) -> Tensor:
-    """The same with the slopes in both directions in either norm, [samples]; fields are [samples, channels, y, x] on
-    the unit square and taken as periodic."""
+    """Return the relative error in the H1 norm per sample, shape [samples]: values and slopes in both directions.
+
+    Fields have shape [samples, channels, y, x], lie on the unit square and are taken as periodic.
+    """
     return relative_l2(_append_slopes(predicted), _append_slopes(true))
 
 
@@ -24,5 +29,4 @@ def _append_slopes(fields: Tensor) -> Tensor:
 
 
 def _central_difference(fields: Tensor, dim: int) -> Tensor:
-    """Central differences over a grid of spacing 1 / points."""
-    return (fields.roll(-1, dim) - fields.roll(1, dim)) * (fields.shape[dim] / 2)
+    return (fields.roll(-1, dim) - fields.roll(1, dim)) * (fields.shape[dim] / 2)  # grid spacing is 1 / points

@@ -1,4 +1,4 @@
-"""Optimizers: named parameter groups, one port over one or several torch optimizers, and what torch lacks."""
+"""Optimizers: parameter groups, one interface over several torch optimizers, Muon with AdamW, and LAMB."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,20 +6,22 @@ from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adafactor, AdamW, Muon, Optimizer
 
 Group = dict[str, Any]
 
+# Parameter groups without weight decay, by scope.
 GROUPS_WITHOUT_DECAY = {"hidden": ("embeddings", "vectors"), "matrices": ("vectors",), "all": ()}
-"""By the scope of weight decay, the groups that it spares."""
 
 
 def group_parameters(model: nn.Module, weight_decay_scope: str = "matrices") -> list[Group]:
-    """The trainable parameters, each once, in those of the groups `embeddings`, `matrices`, `vectors` that exist.
+    """Return the trainable parameters in the groups `embeddings`, `matrices` and `vectors`, without empty groups.
 
-    The output head counts as an embedding; `vectors` are biases, gains and gates, one number a channel. ValueError when
-    nothing is trainable.
+    The output head counts as an embedding. `vectors` are biases, gains and gates: one number per channel.
+
+    Raises:
+        ValueError: If nothing is trainable or the scope is unknown.
     """
     if weight_decay_scope not in GROUPS_WITHOUT_DECAY:
         raise ValueError(f"weight_decay_scope={weight_decay_scope!r} must be one of {', '.join(GROUPS_WITHOUT_DECAY)}")
@@ -30,9 +32,14 @@ def group_parameters(model: nn.Module, weight_decay_scope: str = "matrices") -> 
             kind = "vectors" if _is_vector(parameter) else "embeddings" if id(parameter) in embedded else "matrices"
             members[kind].append((name, parameter))
     if not any(members.values()):
-        raise ValueError("the model has no trainable parameter: unfreeze it, or choose a lora that adapts it")
-    spared = {kind: {"weight_decay": 0.0} for kind in GROUPS_WITHOUT_DECAY[weight_decay_scope]}
-    return [{"name": kind, "params": params, **spared.get(kind, {})} for kind, params in members.items() if params]
+        raise ValueError("the model has no trainable parameter; unfreeze it, or choose a lora that adapts it")
+    no_decay = {kind: {"weight_decay": 0.0} for kind in GROUPS_WITHOUT_DECAY[weight_decay_scope]}
+    return [{"name": kind, "params": params, **no_decay.get(kind, {})} for kind, params in members.items() if params]
+
+
+def configured_lr(group_name: str, lr: float, adamw_lr: float | None = None) -> float:
+    """Return the peak LR of a parameter group. Muon trains `matrices` at `lr` and leaves the rest to AdamW."""
+    return lr if adamw_lr is None or group_name == "matrices" else adamw_lr
 
 
 def build_muon(
@@ -45,9 +52,10 @@ def build_muon(
     adamw_betas: tuple[float, float],
     adjust_lr_fn: str = "original",
 ) -> list[Optimizer]:
-    """Muon at `lr` on the two-dimensional `matrices` and AdamW at `adamw_lr` on all else.
+    """Return Muon for the two-dimensional `matrices` at `lr`, and AdamW for everything else at `adamw_lr`.
 
-    ValueError where there is no such matrix or a parameter is complex.
+    Raises:
+        ValueError: If there is no such matrix or a parameter is complex.
     """
     _reject_complex("Muon", chain.from_iterable(group["params"] for group in groups))
     by_name = {group["name"]: group for group in groups}
@@ -55,21 +63,27 @@ def build_muon(
     flat = [member for member in matrices if member[1].ndim == 2]
     kernels = [member for member in matrices if member[1].ndim != 2]
     if not flat:
-        raise ValueError("Muon has no two-dimensional matrix to train in this model: choose another optimizer")
-    rest = [*by_name.values(), *([{"name": "kernels", "params": kernels}] if kernels else [])]
-    hidden = {"name": "matrices", "params": flat}
-    built: list[Optimizer] = [
-        Muon([hidden], lr=lr, weight_decay=weight_decay, momentum=momentum, adjust_lr_fn=adjust_lr_fn)
+        raise ValueError("Muon needs a two-dimensional matrix and the model has none; choose another optimizer")
+    hidden = {"name": "matrices", "params": flat, "lr": configured_lr("matrices", lr, adamw_lr)}
+    others = [*by_name.values(), *([{"name": "kernels", "params": kernels}] if kernels else [])]
+    others = [{**group, "lr": configured_lr(group["name"], lr, adamw_lr)} for group in others]
+    optimizers: list[Optimizer] = [
+        Muon([hidden], weight_decay=weight_decay, momentum=momentum, adjust_lr_fn=adjust_lr_fn)
     ]
-    if rest:
-        built.append(AdamW(rest, lr=adamw_lr, betas=adamw_betas, weight_decay=weight_decay))
-    return built
+    if others:
+        optimizers.append(AdamW(others, betas=adamw_betas, weight_decay=weight_decay))
+    return optimizers
+
+
+def output_head(model: Any) -> nn.Module | None:
+    """Return the output layer of a language model; None for other models."""
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
 
 
 class Lamb(Optimizer):
-    """Adam's update plus decay, scaled to each tensor's own norm (You et al., 2020, algorithm 2, phi the identity)."""
+    """LAMB: Adam's update plus decay, scaled to the norm of each tensor (You et al., 2020, algorithm 2, phi = id)."""
 
-    # Ours, because pytorch_optimizer's caps the norm at 10 and cannot correct the second moment's bias.
+    # pytorch_optimizer's LAMB caps the norm at 10 and does not correct the bias of the second moment.
 
     def __init__(
         self,
@@ -84,7 +98,8 @@ class Lamb(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "step": 0})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
             group["step"] += 1
             trained = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -96,7 +111,7 @@ class Lamb(Optimizer):
             if not self.state[parameter]:
                 zeros = torch.zeros_like(_as_real(parameter))
                 self.state[parameter] = {"exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-        weights, grads = [_as_real(p) for p in trained], [_as_real(p.grad) for p in trained]
+        weights, grads = [_as_real(p) for p in trained], [_as_real(p.grad) for p in trained if p.grad is not None]
         means = [self.state[p]["exp_avg"] for p in trained]
         squares = [self.state[p]["exp_avg_sq"] for p in trained]
         beta1, beta2 = group["betas"]
@@ -114,14 +129,15 @@ class Lamb(Optimizer):
 
 
 class CombinedOptimizer:
-    """The optimizer port over one or several torch optimizers.
+    """One interface over one or several torch optimizers.
 
-    ValueError for an LR that is not above 0, for complex parameters where an optimizer cannot take them, and, where
-    the `model` is given, unless the parts hold each of its trainable parameters exactly once.
+    Raises:
+        ValueError: If an LR is not above 0, if Adafactor gets complex parameters, or if `model` is given and the
+            optimizers do not hold each of its trainable parameters exactly once.
     """
 
-    def __init__(self, built: Optimizer | Sequence[Optimizer], model: nn.Module | None = None) -> None:
-        self.parts = [built] if isinstance(built, Optimizer) else list(built)
+    def __init__(self, optimizers: Optimizer | Sequence[Optimizer], model: nn.Module | None = None) -> None:
+        self.parts = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
         for index, group in enumerate(self._param_groups()):
             group.setdefault("name", f"group{index}")
             if not group["lr"] > 0:
@@ -134,58 +150,67 @@ class CombinedOptimizer:
         self._configured = [[_hyperparameters(group) for group in part.param_groups] for part in self.parts]
 
     def scale_lr(self, multiplier: float) -> None:
+        """Set the LR of every group to `multiplier` times its peak."""
         for group, configured in zip(self._param_groups(), chain(*self._configured), strict=True):
             group["lr"] = configured["lr"] * multiplier
 
     def current_lrs(self) -> dict[str, float]:
+        """Return the current LR of every group by name."""
         return {group["name"]: group["lr"] for group in self._param_groups()}
 
     def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of all groups."""
         return (parameter for group in self._param_groups() for parameter in group["params"])
 
     def zero_grad(self) -> None:
+        """Clear the gradients."""
         for part in self.parts:
             part.zero_grad()
 
     def train(self) -> None:
-        """Schedule-free optimizers put the model at the weights where gradients are taken."""
+        """Let schedule-free optimizers load the weights at which gradients are computed."""
         for part in self.parts:
             if hasattr(part, "train"):
                 part.train()
 
     def eval(self) -> None:
-        """Schedule-free optimizers put the model at their averaged weights."""
+        """Let schedule-free optimizers load their averaged weights."""
         for part in self.parts:
             if hasattr(part, "eval"):
                 part.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """The moments, and the numbers an optimizer has itself moved on, such as a count of steps."""
+        """Return the moments and the hyperparameters that an optimizer changes itself, such as a step count."""
         return {"parts": [_part_state(*pair) for pair in zip(self.parts, self._configured, strict=True)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Bring back the moments; the numbers stay those of the configuration. ValueError where they do not fit."""
+        """Restore the moments. Hyperparameters keep their configured values.
+
+        Raises:
+            ValueError: If the state is of another kind of optimizer or of other parameters.
+        """
         saved, own = _describe_parts(state), _describe_parts(self.state_dict())
         if saved != own:
             raise ValueError(
-                f"the moments are those of {saved}, and the run trains {own}: "
-                "take the same optimizer and parameters, or start from the weights alone"
+                f"the checkpoint has the optimizer state of {saved}, but this run trains {own}; "
+                "use the same optimizer and parameters, or start from the weights alone"
             )
-        for part, configured, moved in zip(self.parts, self._configured, state["parts"], strict=True):
-            groups = part.state_dict()["param_groups"]
-            numbers = zip(groups, configured, moved["progress"], strict=True)
-            merged = [{**group, **number, **progress} for group, number, progress in numbers]
-            part.load_state_dict({"state": moved["moments"], "param_groups": merged})
+        for part, configured, saved_part in zip(self.parts, self._configured, state["parts"], strict=True):
+            groups = zip(part.state_dict()["param_groups"], configured, saved_part["progress"], strict=True)
+            merged = [{**group, **hyperparameters, **progress} for group, hyperparameters, progress in groups]
+            part.load_state_dict({"state": saved_part["moments"], "param_groups": merged})
 
     def _param_groups(self) -> Iterator[Group]:
         return chain.from_iterable(part.param_groups for part in self.parts)
 
 
 def _part_state(part: Optimizer, configured: list[Group]) -> dict[str, Any]:
-    progress = []
-    for group, was in zip(part.param_groups, configured, strict=True):
+    progress = []  # what the optimizer has changed since construction, except the LR, which the schedule sets
+    for group, before in zip(part.param_groups, configured, strict=True):
         now = _hyperparameters(group)
-        progress.append({key: now[key] for key in now if key != "lr" and (key not in was or now[key] != was[key])})
+        progress.append(
+            {key: now[key] for key in now if key != "lr" and (key not in before or now[key] != before[key])}
+        )
     sizes = [len(group["params"]) for group in part.param_groups]
     return {"kind": type(part).__name__, "sizes": sizes, "progress": progress, "moments": part.state_dict()["state"]}
 
@@ -200,13 +225,12 @@ def _hyperparameters(group: Group) -> Group:
 
 def _embedding_modules(model: nn.Module) -> Iterator[nn.Module]:
     yield from (module for module in model.modules() if isinstance(module, nn.Embedding))
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    if head is not None:
+    if (head := output_head(model)) is not None:
         yield head
 
 
 def _is_vector(parameter: nn.Parameter) -> bool:
-    """Or shaped to be broadcast over a grid, such as [1, channels, 1, 1]."""
+    # Biases and gates may be shaped to broadcast over a grid, such as [1, channels, 1, 1].
     return parameter.ndim < 2 or (parameter.ndim > 2 and parameter.numel() == max(parameter.shape))
 
 
@@ -218,19 +242,18 @@ def _named_parameters(group: Group) -> Iterator[tuple[str, nn.Parameter]]:
 def _reject_complex(kind: str, named: Iterable[tuple[str, nn.Parameter]]) -> None:
     names = [name for name, parameter in named if parameter.is_complex()]
     if names:
-        raise ValueError(f"{kind} cannot train complex parameters ({', '.join(names)}): choose optimizer=adamw")
+        raise ValueError(f"{kind} cannot train complex parameters ({', '.join(names)}); choose optimizer=adamw")
 
 
 def _check_coverage(held: Iterable[nn.Parameter], model: nn.Module) -> None:
     counts = Counter(map(id, held))
     trainable = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     wrong = [name for key, name in trainable.items() if counts[key] != 1]
-    if wrong or counts.keys() - trainable.keys():
-        raise ValueError(
-            f"the optimizer must hold every trainable parameter of the model once and no other; not so: "
-            f"{', '.join(wrong) or 'it holds others'}"
-        )
+    if wrong:
+        raise ValueError(f"the optimizer must hold every trainable parameter exactly once: {', '.join(wrong)}")
+    if counts.keys() - trainable.keys():
+        raise ValueError("the optimizer must hold only trainable parameters of the model; it holds others")
 
 
-def _as_real(tensor: torch.Tensor) -> torch.Tensor:
+def _as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor

@@ -203,7 +203,7 @@ def save_broken_run(folder: Path, what: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("cut off", "no whole safetensors file"),
+        ("cut off", "not a complete safetensors file"),
         ("no weights", "No such file"),
         ("torn configuration", "config.yaml"),
         ("code", "os.system"),

@@ -224,7 +224,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(file, brok
 REFUSED = [
     (["start.run=nowhere"], "start.run: 'nowhere' is no file, no folder, and no run in"),
     (["start.run={files}"], "keeps no checkpoints of a run"),
-    (["start.checkpoint=5"], "start.checkpoint: '5' is none of the checkpoints that"),
+    (["start.checkpoint=5"], "start.checkpoint: '5' must be one of the checkpoints in"),
     (["start.checkpoint=5"], "keeps: best, last, 0, 4, 6"),
     (["start.checkpoint=newest"], "start.checkpoint: 'newest' is none of best, last and a step"),
     (["start.schedule=again"], "start.schedule: Invalid value 'again', expected one of ['continue', 'restart']"),
@@ -250,7 +250,7 @@ def test_a_checkpoint_of_which_nothing_whole_is_left_is_refused(broken_off, plac
     spoilt = copy_run(broken_off, tmp_path)
     for path in (spoilt.folder / "checkpoints").glob(f"*/{STATE_FILE}"):
         path.unlink()
-    with pytest.raises(ConfigError, match=r"no whole checkpoint is left in .*state\.pt is missing"):
+    with pytest.raises(ConfigError, match=r"no intact checkpoint in .*state\.pt is missing"):
         resume_run(spoilt, places)
 
 

@@ -83,7 +83,7 @@ def test_a_head_of_its_own_does_not_overwrite_the_embedding_it_is_tied_to(tmp_pa
 def test_a_safetensors_file_that_is_cut_off_is_refused_by_name(tmp_path) -> None:
     save_weights({"w": torch.ones(100)}, tmp_path / "whole.safetensors")
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-8])
-    with pytest.raises(ValueError, match=r"cut\.safetensors is no whole safetensors file"):
+    with pytest.raises(ValueError, match=r"cut\.safetensors is not a complete safetensors file"):
         read_state_dict(tmp_path / "cut.safetensors")
 
 

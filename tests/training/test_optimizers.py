@@ -164,7 +164,7 @@ def test_moments_of_another_optimizer_or_another_model_are_refused():
     model = tiny_gpt()
     sgd = CombinedOptimizer(torch.optim.SGD(group_parameters(model), lr=0.1))
     adamw = CombinedOptimizer(torch.optim.AdamW(group_parameters(model), lr=0.1))
-    with pytest.raises(ValueError, match=r"those of SGD over .* and the run trains AdamW"):
+    with pytest.raises(ValueError, match=r"optimizer state of SGD over .* but this run trains AdamW"):
         adamw.load_state_dict(sgd.state_dict())
     model.head.requires_grad_(False)
     with pytest.raises(ValueError, match="the same optimizer and parameters"):
@@ -268,7 +268,7 @@ def test_muon_leaves_kernels_to_adamw():
 
 
 def test_muon_without_a_matrix_is_refused():
-    with pytest.raises(ValueError, match="no two-dimensional matrix"):
+    with pytest.raises(ValueError, match="needs a two-dimensional matrix"):
         build_muon(group_parameters(nn.LayerNorm(3)), lr=0.1, **MUON)
 
 
