@@ -19,7 +19,7 @@ def test_a_folder_that_is_no_run_is_named_with_exit_status_2(tmp_path, capsys) -
     assert cli.main(["sync", str(tmp_path / "absent")]) == 2
     assert cli.main(["sync", str(tmp_path)]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first == f"{tmp_path}/absent is no run folder: it holds no metrics.jsonl, and no sweep.json of a sweep"
+    assert first == f"{tmp_path}/absent: not the folder of a run or a sweep: it contains no metrics.jsonl of a run or sweep.json of a sweep"
     assert str(tmp_path) in second
     assert not list(tmp_path.iterdir())
 
@@ -33,8 +33,8 @@ def test_no_runs_yet_says_how_to_make_one(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--uri", "mlruns"], "--uri: 'mlruns' is no tracking store"),
-        (["--uri", "http://elsewhere:5000"], "http://elsewhere:5000 is a server with a UI of its own"),
+        (["--uri", "mlruns"], "--uri: 'mlruns' is not a tracking store"),
+        (["--uri", "http://elsewhere:5000"], "http://elsewhere:5000 is a server that has its own UI"),
         (["--port", "70000"], "--port 70000"),
         (["--host", "192.0.2.1"], "--host 192.0.2.1"),  # reserved for documentation: no machine has it
     ],
@@ -50,7 +50,7 @@ def test_the_ui_takes_the_next_port_where_one_is_busy_and_leaves_nothing_behind(
         port = busy.getsockname()[1]
         command = [sys.executable, "-m", "harness", "ui", "--uri", store, "--port", str(port)]
         served = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        assert served.stdout.readline().startswith(f"port {port} is busy; taking ")
+        assert served.stdout.readline().startswith(f"port {port} is busy; using ")
         address = served.stdout.readline().split(": ", 1)[1].split()[0]
         with urllib.request.urlopen(address, timeout=20) as page:
             assert b"MLflow" in page.read()

@@ -1,12 +1,11 @@
-"""python -m harness sync FOLDER: what MLflow lacks of runs and sweeps is uploaded."""
+"""python -m harness sync FOLDER: upload what MLflow lacks of runs and sweeps."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.config.errors import ConfigError
-from harness.record import metrics_file
+from harness.record.metrics_file import METRICS_FILE
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.upload_process import make_uploader
@@ -15,28 +14,24 @@ from harness.tracking.upload_process import make_uploader
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness sync", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run or a sweep")
-    return max(_sync_with_exit_status(folder) for folder in parser.parse_args(arguments).folders)
-
-
-def _sync_with_exit_status(folder: Path) -> int:
-    try:
-        return sync_folder(folder)
-    except ConfigError as error:  # the other folders have their turn
-        print(error, file=sys.stderr)
-        return 2
+    return max(sync_folder(folder) for folder in parser.parse_args(arguments).folders)
 
 
 def sync_folder(folder: Path) -> int:
-    """Upload what MLflow lacks of the run or the sweep in `folder` and say what that was."""
-    if not (folder / metrics_file.METRICS_FILE).is_file() and not sweep_uploader.is_sweep_folder(folder):
-        raise ConfigError(
-            f"{folder} is no run folder: it holds no {metrics_file.METRICS_FILE}, and no {sweep_uploader.SWEEP_FILE} of a sweep"
-        )
+    """Upload what MLflow lacks of the run or sweep in `folder` and return the exit status.
+
+    0 if MLflow has everything so far, 1 if the upload failed, 2 if the folder holds neither a run nor a sweep.
+    """
+    if not (folder / METRICS_FILE).is_file() and not sweep_uploader.is_sweep_folder(folder):
+        expected = f"{METRICS_FILE} of a run or {sweep_uploader.SWEEP_FILE} of a sweep"
+        print(f"{folder}: not the folder of a run or a sweep: it contains no {expected}", file=sys.stderr)
+        return 2
     try:
-        done = make_uploader(folder)()
+        result = make_uploader(folder)()
     except UploadError as error:
-        print(f"{folder}: {error}; what it has is kept, try again later", file=sys.stderr)
+        print(f"{folder}: {error}; try again later", file=sys.stderr)
         return 1
-    brought = f"{done.lines} lines and {done.files} files went to" if done.lines or done.files else "nothing missing in"
-    print(f"{folder}: {brought} {done.uri}{'' if done.is_complete else '; it still goes on'}")
+    has_news = result.lines or result.files
+    uploaded = f"uploaded {result.lines} lines and {result.files} files to" if has_news else "nothing to upload to"
+    print(f"{folder}: {uploaded} {result.uri}{'' if result.is_complete else ' (still running)'}")
     return 0

@@ -1,4 +1,4 @@
-"""python -m harness ui: the MLflow UI over the recorded runs."""
+"""python -m harness ui: browse the recorded runs in the MLflow UI."""
 
 import argparse
 import errno
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 
 from harness.config.errors import ConfigError
 from harness.tracking.store_uri import artifact_root, hide_credentials, resolve_store_uri, sqlite_path
@@ -19,57 +20,57 @@ SERVER_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # no processes of its own for a page that shows runs
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its worker processes are not needed to show runs
 }
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness ui", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=5000, help="the first to try")
-    parser.add_argument("--uri", help="another store than mlruns/mlflow.db of the project")
+    parser.add_argument("--port", type=int, default=5000, help="if it is busy, the next free one is used")
+    parser.add_argument("--uri", help="a store other than mlruns/mlflow.db of the project")
     args = parser.parse_args(arguments)
     return serve_ui(args.host, args.port, args.uri)
 
 
 def serve_ui(host: str, port: int, uri: str | None) -> int:
-    """Serve the MLflow UI until Ctrl-C, on the first free port from `port` on."""
+    """Serve the MLflow UI on the first free port from `port` until Ctrl-C; return the exit status."""
     try:
         uri = resolve_store_uri(uri)
         free = _find_free_port(host, port)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
     if uri.startswith(("http", "databricks")):
-        raise ConfigError(f"--uri: {hide_credentials(uri)} is a server with a UI of its own; open that in a browser")
+        raise ConfigError(f"--uri: {hide_credentials(uri)} is a server that has its own UI; open it in a browser")
     file = sqlite_path(uri)
     if file and not file.exists():
-        raise ConfigError(f"there are no runs in {file} yet; make one: python run.py optimizer=adamw schedule=cosine")
+        raise ConfigError(f"no runs in {file} yet; record one with python run.py optimizer=adamw schedule=cosine")
     if free != port:
-        print(f"port {port} is busy; taking {free}", flush=True)
+        print(f"port {port} is busy; using {free}", flush=True)
     return _run_server(host, free, uri)
 
 
 def _run_server(host: str, port: int, uri: str) -> int:
-    """Run the server as a child that does not outlive us; its exit status, 0 where we ended it."""
+    """Run the server as a child process that ends with this one; return its exit status, 0 if a signal ended it."""
     options = {
         "--backend-store-uri": uri,
         "--registry-store-uri": uri,
-        "--artifacts-destination": artifact_root(uri),
+        "--artifacts-destination": artifact_root(uri) or "",  # a database always has one
         "--host": host,
         "--port": str(port),
         "--workers": "1",
         "--uvicorn-opts": "--log-level warning",
     }
     server = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)],
+        [sys.executable, "-m", "mlflow", "server", *chain(*options.items())],
         env={**SERVER_ENVIRONMENT, **os.environ},
-        process_group=0,  # Ctrl-C reaches it through us, and one signal reaches all that it starts
+        process_group=0,  # this process passes Ctrl-C on, and one signal can reach all its workers
     )
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: server.terminate())
     try:
         if _wait_until_ready(server, host, port):
-            print(f"MLflow UI of {hide_credentials(uri)}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+            print(f"MLflow UI of {hide_credentials(uri)}: http://{host}:{port} (Ctrl-C to stop)", flush=True)
         return max(0, server.wait())
     finally:
         with suppress(ProcessLookupError):
@@ -77,7 +78,7 @@ def _run_server(host: str, port: int, uri: str) -> int:
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], host: str, port: int) -> bool:
-    """Wait until the server takes connections; False where it ends before."""
+    """Wait until the server accepts connections; return False if it exits first."""
     while server.poll() is None:
         try:
             socket.create_connection((host, port), timeout=1).close()
@@ -88,7 +89,7 @@ def _wait_until_ready(server: subprocess.Popen[bytes], host: str, port: int) -> 
 
 
 def _find_free_port(host: str, port: int) -> int:
-    """The first port from `port` on that nobody listens on; ValueError where there is none or the host is not ours."""
+    """Return the first free port from `port`; ValueError if there is none or the address is not of this machine."""
     for candidate in range(port, port + PORT_ATTEMPTS):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -98,4 +99,4 @@ def _find_free_port(host: str, port: int) -> int:
             except (OSError, OverflowError) as error:
                 if getattr(error, "errno", None) != errno.EADDRINUSE:
                     raise ValueError(f"host {host} --port {candidate}: {error}") from error
-    raise ValueError(f"port {port}: it is busy, and so are the {PORT_ATTEMPTS - 1} after it; choose another")
+    raise ValueError(f"port {port}: busy, like the next {PORT_ATTEMPTS - 1}; choose another")

@@ -1,1 +1,1 @@
-"""Who is told what happens in a run: the terminal, the plain record, the figures, MLflow, TensorBoard."""
+"""Observers receive the events of a run and print, record or upload them. One observer per file."""

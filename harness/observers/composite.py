@@ -1,4 +1,4 @@
-"""One observer that stands for several."""
+"""An observer that passes events on to several others."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -7,23 +7,29 @@ from harness.core.events import Event, Observer
 
 
 class CompositeObserver(Observer):
-    """Every event to every observer, and first to all what one answers to it; one that raises is heard no more, and the
-    run goes on."""
+    """Passes every event to every observer, and what an observer returns to all of them before the next event.
+
+    An observer that raises is disabled with a warning; the run continues.
+    """
 
     def __init__(self, observers: Iterable[Observer]) -> None:
         self.observers = list(observers)
 
     def __call__(self, event: Event) -> None:
-        self._call_each(lambda observer: [self(diagnosis) for diagnosis in observer(event) or ()])
+        def notify(observer: Observer) -> None:
+            for reply in observer(event) or ():
+                self(reply)
+
+        self._call_each(notify)
 
     def close(self) -> None:
         self._call_each(lambda observer: observer.close())
 
-    def _call_each(self, call: Callable[[Observer], object]) -> None:
+    def _call_each(self, call: Callable[[Observer], None]) -> None:
         for observer in list(self.observers):
             try:
                 call(observer)
             except Exception as error:
                 self.observers.remove(observer)
-                name, said = type(observer).__name__, f"{type(error).__name__}: {error}"
-                print(f"warning: the observer {name} is left out from now on: {said}", file=sys.stderr)
+                name, problem = type(observer).__name__, f"{type(error).__name__}: {error}"
+                print(f"warning: observer {name} is disabled after {problem}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""TensorBoard, under the names every other record uses."""
+"""TensorBoard event files with the metric names of metrics.jsonl."""
 
 from importlib.util import find_spec
 from typing import Any
@@ -8,12 +8,12 @@ from harness.record.metric_rows import MetricAggregator
 
 
 class TensorBoardWriter(Observer):
-    """Writes event files to the folder `tensorboard` of the run; ValueError where tensorboard is not installed."""
+    """Writes event files to the folder `tensorboard` of the run; ValueError if tensorboard is not installed."""
 
     def __init__(self) -> None:
         if find_spec("tensorboard") is None:
             raise ValueError("tensorboard is not installed; run pip install -e '.[tensorboard]'")
-        self._window = MetricAggregator()
+        self._aggregate = MetricAggregator()
         self._writer: Any = None
 
     def __call__(self, event: Event) -> None:
@@ -21,7 +21,7 @@ class TensorBoardWriter(Observer):
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(event.folder / "tensorboard"))
-        row = self._window(event)
+        row = self._aggregate(event)
         if row is not None:
             for name, value in row.metrics.items():
                 self._writer.add_scalar(name, value, row.step)

@@ -1,1 +1,1 @@
-"""File formats of what a run leaves on disk."""
+"""Formats of the files that a run leaves in its folder."""

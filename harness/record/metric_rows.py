@@ -1,4 +1,4 @@
-"""Folds a run's facts into rows of metrics: the one home of their names."""
+"""Rows of metrics made from a run's events, and the text of the events that people should read."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +9,7 @@ from harness.core.events import EvalEnd, Event, Notice, OutOfMemory, RunEnd, Run
 
 @dataclass(frozen=True)
 class MetricRow:
-    """What is recorded at one step; units only of what a task measures."""
+    """Metrics recorded at one step; `units` are those of the metrics that a task measures."""
 
     step: int
     tokens: int
@@ -18,11 +18,11 @@ class MetricRow:
 
 
 class MetricAggregator:
-    """Told every event of a run, answers with a row when one is due: every `log_every` steps, at the last, and at
-    evaluations."""
+    """Makes rows of metrics, every `log_every` steps, at the last step and at evaluations. Call it for each event."""
 
     def __init__(self) -> None:
         self._steps: list[StepEnd] = []
+        self._log_every = self._total_steps = 0
 
     def __call__(self, event: Event) -> MetricRow | None:
         match event:
@@ -31,7 +31,8 @@ class MetricAggregator:
                 is_due = event.step % self._log_every == 0 or event.step == self._total_steps
                 return self._aggregate_steps() if is_due else None
             case EvalEnd():
-                return MetricRow(event.step, event.tokens, eval_metrics(event), eval_units(event))
+                units = {f"val/{name}": metric.unit for name, metric in event.metrics.items()}
+                return MetricRow(event.step, event.tokens, eval_metrics(event), units)
             case RunStart():
                 self._log_every, self._total_steps = event.log_every, event.total_steps
                 constants = {f"constant/{name}": value for name, value in event.constants.items()}
@@ -46,7 +47,10 @@ class MetricAggregator:
 
 
 def step_metrics(steps: Sequence[StepEnd]) -> dict[str, float]:
-    """The metrics of consecutive steps; a step that was skipped has no finite norm and was not clipped."""
+    """Return the metrics of consecutive steps, as means; the LR and the token count are those of the last step.
+
+    A skipped step does not count as clipped, and its gradient norm, which is not finite, is left out.
+    """
     last, seconds = steps[-1], sum(step.seconds for step in steps)
     norms = [step.grad_norm for step in steps if math.isfinite(step.grad_norm)]
     metrics = {
@@ -64,8 +68,7 @@ def step_metrics(steps: Sequence[StepEnd]) -> dict[str, float]:
 
 
 def eval_metrics(event: EvalEnd) -> dict[str, float]:
-    """Every metric the task reports, its standard error (`_se`) where that is known, the gradient's norm by layer, and
-    the best loss once there is one."""
+    """Return the task's metrics with their standard errors (`_se`), the best loss and the gradient norm by layer."""
     metrics: dict[str, float] = {}
     for name, metric in event.metrics.items():
         metrics[f"val/{name}"] = metric.value
@@ -77,27 +80,23 @@ def eval_metrics(event: EvalEnd) -> dict[str, float]:
     return metrics
 
 
-def eval_units(event: EvalEnd) -> dict[str, str]:
-    return {f"val/{name}": metric.unit for name, metric in event.metrics.items()}
-
-
 def describe_event(event: Event) -> str | None:
-    """What a person is told of an event, if anything."""
+    """Return the message of a notice, an out-of-memory error or a spike, None for any other event."""
     match event:
         case Notice():
             return event.text
         case OutOfMemory():
             size = event.micro_batch_size
-            return f"step {event.step}: a micro-batch of {size} did not fit and is split: {event.message}"
+            return f"step {event.step}: out of memory, micro-batches of {size} are split: {event.message}"
         case Spike():
-            told = f"step {event.step}: the loss spiked from about {event.baseline_loss:.4g} to {event.loss:.4g}"
+            spike = f"step {event.step}: loss spike from about {event.baseline_loss:.4g} to {event.loss:.4g}"
             if event.restored_step is not None:
-                return f"{told}; back to step {event.restored_step}, with {event.lr_factor:.3g} of the LR from there on"
-            told = f"{told}; the last step before it was {event.last_good_step}"
-            return f"{told}, and checkpoints from here on say so" if event.is_continuing else told
+                return f"{spike}; restored step {event.restored_step}, continuing with {event.lr_factor:.3g} of the LR"
+            consequence = "; later checkpoints are marked" if event.is_continuing else ""
+            return f"{spike}; last good step: {event.last_good_step}{consequence}"
     return None
 
 
 def _mean(values: Iterable[float]) -> float:
     numbers = list(values)
-    return sum(numbers) / len(numbers)
+    return sum(numbers) / len(numbers)  # statistics.fmean fails on infinities of both signs

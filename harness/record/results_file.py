@@ -1,4 +1,4 @@
-"""What is found of a run apart from its record: a file of metrics and a table in its folder, which MLflow gets too."""
+"""Result files in a run's folder: metrics and a table, measured apart from training. They are uploaded to MLflow."""
 
 import hashlib
 import json
@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.record import metrics_file
+from harness.record.metrics_file import write_json
 
 RESULT_FILES = ("blimp.json", "diagnoses.json")
-"""Of the files that may lie in a run's folder; a later measurement replaces an earlier one."""
+"""Names of result files. A new measurement overwrites the file."""
 
 
 @dataclass(frozen=True)
 class SavedResult:
-    """Of the weights after `step`: metrics with units, a table of `columns` and `rows`, and how they came about."""
+    """Metrics of the weights after `step` with their units, a table of `columns` and `rows`, and details in `about`."""
 
     step: int
     metrics: Mapping[str, float]
@@ -27,9 +27,9 @@ class SavedResult:
     at_ms: int
 
 
-def write_result(folder: Path, name: str, **measured: Any) -> None:
-    """Put a Result of now into the run's `folder`."""
-    metrics_file.write_json(folder / name, asdict(SavedResult(**measured, at_ms=time.time_ns() // 1_000_000)))
+def write_result(folder: Path, name: str, **fields: Any) -> None:
+    """Write a SavedResult with these fields, measured now, to a file in the run's `folder`."""
+    write_json(folder / name, asdict(SavedResult(**fields, at_ms=time.time_ns() // 1_000_000)))
 
 
 def read_result(path: Path) -> SavedResult:
@@ -37,6 +37,6 @@ def read_result(path: Path) -> SavedResult:
 
 
 def result_digests(folder: Path) -> dict[str, str]:
-    """Of the content of each result in `folder`."""
-    found = [folder / name for name in RESULT_FILES if (folder / name).is_file()]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in found}
+    """Return a digest of each result file in `folder` by name."""
+    paths = [folder / name for name in RESULT_FILES if (folder / name).is_file()]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths}

@@ -1,4 +1,4 @@
-"""Addresses of MLflow stores: the project's own, made absolute, checked and shown."""
+"""Addresses of MLflow stores: the default store, validation, and display without credentials."""
 
 import re
 from pathlib import Path
@@ -9,32 +9,36 @@ SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databrick
 
 
 def default_store_uri() -> str:
-    """The SQLite store of this project, wherever a command is started."""
+    """Return the address of the project's SQLite store, whatever the current folder."""
     return f"sqlite:///{PROJECT}/mlruns/mlflow.db"
 
 
 def resolve_store_uri(uri: str | None) -> str:
-    """`uri`, a SQLite one with an absolute path; the default store for None; ValueError for what no store has."""
+    """Return `uri` with the path of a SQLite file made absolute, the default store for None.
+
+    Raises:
+        ValueError: Not the address of a tracking store.
+    """
     if uri is None:
         return default_store_uri()
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in SCHEMES:
-        raise ValueError(f"uri: {uri!r} is no tracking store; use sqlite:///FILE or http://HOST:PORT")
+        raise ValueError(f"uri: {uri!r} is not a tracking store; use sqlite:///FILE or http://HOST:PORT")
     if scheme != "sqlite":
         return uri
     path = uri.removeprefix("sqlite:///")
     if path in ("", ":memory:") or path == uri:
-        raise ValueError(f"uri: {uri!r} names no file; use sqlite:///FILE")
+        raise ValueError(f"uri: {uri!r} has no file name; use sqlite:///FILE")
     return f"sqlite:///{Path(path).absolute()}"
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of a SQLite store, None for any other."""
+    """Return the file of a SQLite store, None for any other store."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def artifact_root(uri: str) -> str | None:
-    """Where runs recorded straight into a database keep their files; None where a server decides."""
+    """Return the folder of artifacts, as a URI, for a store without a server; None where the server decides."""
     if uri.startswith(("http", "databricks")):
         return None
     file = sqlite_path(uri)
@@ -43,5 +47,5 @@ def artifact_root(uri: str) -> str | None:
 
 
 def hide_credentials(uri: str) -> str:
-    """`uri` without the user and password that may stand in it."""
+    """Return `uri` without user and password."""
     return re.sub(r"(?<=://)[^/@]*@", "", uri)

@@ -1,4 +1,4 @@
-"""Brings a sweep's folder to MLflow: a parent run from sweep.json and summary.json, and the trials nested under it."""
+"""Upload of a sweep's folder to MLflow: a parent run from sweep.json and summary.json, its trials nested below."""
 
 import hashlib
 import json
@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from harness.tracking.mlflow_client import (
     sanitize_key,
 )
 from harness.tracking.run_uploader import (
+    DESCRIPTION_TAG,
     MLFLOW_STATUSES,
     PROCESS_DIED,
     UploadCursor,
@@ -30,21 +32,20 @@ from harness.tracking.run_uploader import (
 from harness.tracking.store_uri import hide_credentials
 
 SWEEP_FILE, SUMMARY_FILE = "sweep.json", "summary.json"
-RUNNING_SUMMARY = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
+RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
 ARTIFACT_PATTERNS = ("sweep.yaml", "preflight.txt", "optimization_results.yaml", "figures/*.png")
 MAX_FAILED_TRIALS = 3
-"""Trials in one pass that may not go over before the store is left alone."""
+"""Failed trials after which one pass gives up: the store is down."""
 
 
 @dataclass
 class SweepCursor:
-    """What MLflow has of a sweep's own facts, beside them in mlflow.json; of the trials, each has its own."""
+    """What MLflow has of the parent run, kept in mlflow.json in the sweep's folder. Each trial has its own cursor."""
 
     steps: list[int] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-    """Names and digests."""
+    files: dict[str, str] = field(default_factory=dict)  # digests by name
 
     @classmethod
     def load(cls, folder: Path) -> "SweepCursor":
@@ -60,7 +61,7 @@ def is_sweep_folder(folder: Path) -> bool:
 
 
 def read_sweep_identity(folder: Path) -> dict[str, Any]:
-    """Who a sweep is: id, name, uri, experiment, started_at_ms, params, tags."""
+    """Return a sweep's id, name, uri, experiment, started_at_ms, params and tags."""
     return json.loads((folder / SWEEP_FILE).read_text())
 
 
@@ -73,122 +74,124 @@ def mark_sweep_running(folder: Path) -> FileLock:
 
 
 class SweepUploader:
-    """Brings over what is missing of a sweep each time it is called, with one client for all of it."""
+    """Uploads what MLflow lacks of a sweep each time it is called, with one client for everything."""
 
     def __init__(self, folder: Path, on_message: Callable[[str], None] = print) -> None:
         self.folder, self.on_message = folder, on_message
         self.identity = read_sweep_identity(folder)
-        self.client: TrackingClient | None = None
-        self.run_id: str | None = None
-        self.complete_trials: set[str] = set()
-        """Trials of which nothing is missing any more; they are not looked at again."""
+        self.run_id = ""  # until the parent run exists
+        self.complete_trials: set[str] = set()  # not looked at again
+
+    @cached_property
+    def client(self) -> TrackingClient:
+        return TrackingClient(self.identity["uri"])
 
     def __call__(self) -> UploadResult:
         with FileLock(self.folder / "mlflow.lock", required=False), convert_errors(self.identity["uri"]):
-            is_held = is_locked(self.folder / SWEEP_FILE)  # asked before reading: what is let go of is whole
-            summary = self._read_summary(is_held)
-            is_over = summary["status"] != "running"
-            self.client = self.client or TrackingClient(self.identity["uri"])
-            self.run_id = self.run_id or self._start_run(is_over)
+            # asked before reading: a sweep that is not running has written everything
+            summary = self._read_summary(is_locked(self.folder / SWEEP_FILE))
+            has_ended = summary["status"] != "running"
+            self.run_id = self.run_id or self._start_run(has_ended)
             lines, files = self._upload_trials()
             cursor = SweepCursor.load(self.folder)
             lines += self._upload_summary(summary, cursor)
-            if is_over:
+            if has_ended:
                 files += self._upload_artifacts(cursor)
                 self.client.end_run(self.run_id, MLFLOW_STATUSES[summary["status"]], summary["ended_at_ms"])
-            is_complete = is_over and not self._pending_trials()
+            is_complete = has_ended and not self._pending_trials()
             return UploadResult(lines, files, is_complete, hide_credentials(self.identity["uri"]))
 
-    def _read_summary(self, is_held: bool | None) -> dict[str, Any]:
-        """What summary.json says; a sweep that says it runs, and that no process holds, died."""
+    def _read_summary(self, is_running: bool | None) -> dict[str, Any]:
+        """Read summary.json. A sweep whose summary says "running", but which no process holds, has died."""
         path = self.folder / SUMMARY_FILE
         summary = RUNNING_SUMMARY | (json.loads(path.read_text()) if path.exists() else {})
-        if is_held:
+        if is_running:
             return summary | {"status": "running"}
-        if is_held is None or summary["status"] != "running":
+        if is_running is None or summary["status"] != "running":
             return summary
         ended_at = (path if path.exists() else self.folder / SWEEP_FILE).stat().st_mtime
         return summary | PROCESS_DIED | {"ended_at_ms": int(ended_at * 1000)}
 
-    def _start_run(self, is_over: bool) -> str:
-        """Make or find the parent run; parameters are written once, so one that has changed since is a tag."""
+    def _start_run(self, has_ended: bool) -> str:
+        """Return the id of the parent run, created if needed.
+
+        MLflow does not let parameters change, so those that a resumed sweep changed become tags.
+        """
         sweep = self.identity
         run_id = self.client.get_or_create_run(sweep["experiment"], sweep["id"], sweep["name"], sweep["started_at_ms"])
-        known = self.client.read_params(run_id)
+        logged = self.client.read_params(run_id)
         params, tags = {}, add_column_tags(sweep["tags"])
         for name, value in sweep["params"].items():
-            written = known.get(sanitize_key(name))
-            if written is None:
+            logged_value = logged.get(sanitize_key(name))
+            if logged_value is None:
                 params[name] = value
-            elif written != value[:MAX_VALUE_LENGTH]:
+            elif logged_value != value[:MAX_VALUE_LENGTH]:
                 tags[name] = value
         self.client.log_batch(run_id, LogBatch(params=params, tags=tags))
-        if not is_over:
+        if not has_ended:
             self.client.reopen_run(run_id)
         return run_id
 
     def _upload_trials(self) -> tuple[int, int]:
-        """The lines and files brought over; the first failure, once those after it had their turn."""
-        lines, files, failures = 0, 0, []
+        """Upload all trials and return the numbers of lines and files; then raise the first error, if any."""
+        lines, files, errors = 0, 0, []
         for folder in self._pending_trials():
             try:
-                uploaded = upload_run(folder, self.on_message, self.client)
+                result = upload_run(folder, self.on_message, self.client)
             except UploadError as error:
-                failures.append(error)
-                if len(failures) == MAX_FAILED_TRIALS:
+                errors.append(error)
+                if len(errors) == MAX_FAILED_TRIALS:
                     break
                 continue
-            lines, files = lines + uploaded.lines, files + uploaded.files
-            if uploaded.is_complete:
+            lines, files = lines + result.lines, files + result.files
+            if result.is_complete:
                 self.complete_trials.add(folder.name)
-        if failures:
-            raise failures[0]
+        if errors:
+            raise errors[0]
         return lines, files
 
     def _pending_trials(self) -> list[Path]:
-        """The runs' folders of which something may be missing; one without a cursor goes where the sweep goes."""
+        """Return the trials' folders, by number, that may not be uploaded completely; each gets a cursor."""
         names = {entry.name for entry in os.scandir(self.folder) if entry.is_dir()} - self.complete_trials
         folders = [self.folder / name for name in sorted(names, key=lambda name: (len(name), name))]
-        found = [folder for folder in folders if (folder / metrics_file.METRICS_FILE).is_file()]
-        for folder in found:
+        trials = [folder for folder in folders if (folder / metrics_file.METRICS_FILE).is_file()]
+        for folder in trials:
             if not (folder / "mlflow.json").exists():
                 UploadCursor(self.identity["uri"], self.identity["experiment"]).save(folder)
-        return found
+        return trials
 
     def _upload_summary(self, summary: dict[str, Any], cursor: SweepCursor) -> int:
-        """Bring over what summary.json has new; the number of trials that it tells of for the first time."""
+        """Upload what is new in summary.json and return the number of new trials."""
         known = set(cursor.steps)
-        history = [entry for entry in summary["history"] if entry[0] not in known]
-        points = [(name, float(value), at_ms, step) for step, row, at_ms in history for name, value in row.items()]
-        cursor.steps += [step for step, _, _ in history]
-        step = max(cursor.steps, default=0)
-        told = {name: at_ms for _, row, at_ms in summary["history"] for name in row}
-        now = time.time_ns() // 1_000_000  # of two values at one instant MLflow would take the larger
+        new_rows = [row for row in summary["history"] if row[0] not in known]
+        points = [(name, float(value), at_ms, step) for step, row, at_ms in new_rows for name, value in row.items()]
+        cursor.steps += [step for step, _, _ in new_rows]
+        last_step = max(cursor.steps, default=0)
+        logged_at = {name: at_ms for _, row, at_ms in summary["history"] for name in row}
+        now = time.time_ns() // 1_000_000  # of two values with one timestamp, MLflow shows the larger
         metrics = {name: float(value) for name, value in summary["metrics"].items()}
         changed = _changed_items(metrics, cursor.metrics)
-        points += [(name, value, told.get(name, now), step) for name, value in changed.items()]
-        last = {name: summary[name] for name in ("status", "reason") if summary.get(name)}
-        said = self._best_trial_tags(summary["tags"]) | summary["tags"] | last
-        tags = _changed_items(
-            dict.fromkeys(cursor.tags, "") | said, cursor.tags
-        )  # what no longer holds is said no longer
-        if points or tags:
-            self.client.log_batch(self.run_id, LogBatch(metrics=points, tags=tags))
-            cursor.metrics, cursor.tags = metrics, said
+        points += [(name, value, logged_at.get(name, now), last_step) for name, value in changed.items()]
+        end_tags = {name: summary[name] for name in ("status", "reason") if summary.get(name)}
+        tags = self._best_trial_tags(summary["tags"]) | summary["tags"] | end_tags
+        changed_tags = _changed_items(dict.fromkeys(cursor.tags, "") | tags, cursor.tags)  # empty: no longer true
+        if points or changed_tags:
+            self.client.log_batch(self.run_id, LogBatch(metrics=points, tags=changed_tags))
+            cursor.metrics, cursor.tags = metrics, tags
             cursor.save(self.folder)
-        return len(history)
+        return len(new_rows)
 
     def _best_trial_tags(self, tags: dict[str, str]) -> dict[str, str]:
-        """The best trial's run and a link to it, once MLflow has that run."""
+        """Return tags with the best trial's run and a link to it, if MLflow has that run."""
         number = tags.get("best_trial")
         run_id = UploadCursor.load(self.folder / number).run_id if number else None
         if run_id is None:
             return {}
         page = f"#/experiments/{self.client.get_or_create_experiment(self.identity['experiment'])}/runs/{run_id}"
-        return {"best_run_id": run_id, "mlflow.note.content": f"Best: [trial {number}]({page})"}
+        return {"best_run_id": run_id, DESCRIPTION_TAG: f"Best: [trial {number}]({page})"}
 
     def _upload_artifacts(self, cursor: SweepCursor) -> int:
-        """The number of artifacts that are new or have changed."""
+        """Upload new and changed files and return their number."""
         files = 0
         for path in sorted(path for pattern in ARTIFACT_PATTERNS for path in self.folder.glob(pattern)):
             name, digest = path.relative_to(self.folder), hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""The process that uploads to MLflow beside a run or a sweep: the one who starts it, and what it does."""
+"""The process that uploads a run or a sweep to MLflow while it is under way, and the handle that starts it."""
 
 import os
 import select
@@ -20,19 +20,20 @@ from harness.tracking.store_uri import PROJECT, sqlite_path
 
 POLL_INTERVAL_S = {"run": 2.0, "sweep": 5.0}
 FINAL_ATTEMPTS = {"file": 8, "server": 3}
-"""Once all is over: a file that is locked is soon free, a server that is down is not. Less than a minute in all."""
+"""Attempts after the run has ended, less than a minute in all. A locked file is soon free, a server seldom back."""
 FINAL_TIMEOUT_S = 60
 
 
 class UploadProcess:
-    """Has a run's or a sweep's folder uploaded as it grows, by a process that sees to the end of it however this one
-    ends. A sweep counts as running until `close`."""
+    """Starts a process that uploads the folder of a run or a sweep as it grows.
+
+    The process completes the upload however this one ends. A sweep counts as running until `close`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
-        self._sweep_lock = (
-            sweep_uploader.mark_sweep_running(self._folder) if sweep_uploader.is_sweep_folder(self._folder) else None
-        )
+        is_sweep = sweep_uploader.is_sweep_folder(self._folder)
+        self._sweep_lock = sweep_uploader.mark_sweep_running(self._folder) if is_sweep else None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "harness.tracking.upload_process", str(self._folder)],
             cwd=PROJECT,
@@ -40,15 +41,17 @@ class UploadProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            process_group=0,  # Ctrl-C is for the run, which then tells this process
+            process_group=0,  # Ctrl-C is for the run, whose end the process sees on its stdin
         )
+        assert self._process.stdout is not None
         self._relay = threading.Thread(target=_relay_warnings, args=(self._process.stdout,), daemon=True)
         self._relay.start()
 
     def close(self) -> None:
-        """Wait, a minute at most, until MLflow has all; say what to do where it has not."""
+        """Wait up to a minute for the upload to complete; if it does not, print the command that completes it."""
         if self._sweep_lock is not None:
             self._sweep_lock.release()
+        assert self._process.stdin is not None
         self._process.stdin.close()
         try:
             status = self._process.wait(FINAL_TIMEOUT_S)
@@ -57,7 +60,7 @@ class UploadProcess:
             status = self._process.wait()
         self._relay.join()
         if status:
-            print_warning(f"MLflow does not have all of it yet; later, python -m harness sync {self._folder}")
+            print_warning(f"the upload to MLflow is incomplete; complete it with python -m harness sync {self._folder}")
 
 
 def print_warning(text: str) -> None:
@@ -70,42 +73,40 @@ def _relay_warnings(lines: IO[str]) -> None:
 
 
 def upload_until_complete(folder: Path) -> int:
-    """Upload a folder as it grows until its end or the death of who writes it; 0 once MLflow has all, else 1."""
+    """Upload a folder as it grows, until its writer ends or dies. Return 0 if MLflow has everything, else 1."""
     os.nice(10)  # training comes first
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # meant for the run, whose end shows below
+        signal.signal(number, signal.SIG_IGN)  # meant for the run
     is_sweep = sweep_uploader.is_sweep_folder(folder)
-    bring = make_uploader(folder, _print_message)
+    upload = make_uploader(folder, _print_message)
     uri = sweep_uploader.read_sweep_identity(folder)["uri"] if is_sweep else UploadCursor.load(folder).uri
-    tries = FINAL_ATTEMPTS["file" if sqlite_path(uri) else "server"]
-    has_warned, is_over = False, False
-    while tries:
+    attempts = FINAL_ATTEMPTS["file" if sqlite_path(uri) else "server"]
+    has_warned, has_ended = False, False
+    while attempts:
         try:
-            if bring().is_complete:
+            if upload().is_complete:
                 return 0
         except UploadError as error:
             if not has_warned:
-                _print_message(f"{error}; training goes on and everything is kept in {folder}")
+                _print_message(f"{error}; training continues, and everything is kept in {folder}")
             has_warned = True
-        if is_over:
-            tries -= 1
+        if has_ended:
+            attempts -= 1
             time.sleep(1)
-        else:  # readable at its end: the writer let go, or died
-            is_over = bool(select.select([sys.stdin], [], [], POLL_INTERVAL_S["sweep" if is_sweep else "run"])[0])
+        else:  # stdin becomes readable when its writer closes it or dies
+            has_ended = bool(select.select([sys.stdin], [], [], POLL_INTERVAL_S["sweep" if is_sweep else "run"])[0])
     return 1
 
 
 def make_uploader(folder: Path, on_message: Callable[[str], None] = print) -> Callable[[], UploadResult]:
-    """What brings over all that MLflow lacks of a run's or a sweep's folder, each time it is called."""
-    return (
-        sweep_uploader.SweepUploader(folder, on_message)
-        if sweep_uploader.is_sweep_folder(folder)
-        else partial(upload_run, folder, on_message)
-    )
+    """Return a function that uploads what MLflow lacks of a run's or a sweep's folder."""
+    if sweep_uploader.is_sweep_folder(folder):
+        return sweep_uploader.SweepUploader(folder, on_message)
+    return partial(upload_run, folder, on_message)
 
 
 def _print_message(text: str) -> None:
-    with suppress(OSError):  # the run that listened may be gone
+    with suppress(OSError):  # the run that reads it may have died
         print(text, flush=True)
 
 

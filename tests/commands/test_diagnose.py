@@ -47,7 +47,7 @@ def test_the_thresholds_are_those_of_the_preset(preset, log) -> None:
         (["{folder}/theirs.log", "{folder}/words.txt"], "words.txt: no step and loss found in 1 lines"),
         (["{folder}/theirs.log", "--thresholds", "strict"], "thresholds has no option 'strict'"),
         (["{folder}/theirs.log", "--expect", "loss 3"], "--expect: 'loss 3' is not a valid expectation"),
-        (["f" * 32, "--uri", "mlruns"], "'mlruns' is no tracking store"),
+        (["f" * 32, "--uri", "mlruns"], "'mlruns' is not a tracking store"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_exit_status_2_and_nothing_is_told(arguments, said, log, capsys) -> None:

@@ -159,7 +159,7 @@ def test_unknown_mlflow_run_is_none_and_no_store_is_created(tmp_path: Path) -> N
     assert mlflow.read_mlflow_run("f" * 32, new_store(tmp_path)) is None
     assert mlflow.read_mlflow_run("f" * 32, f"sqlite:///{tmp_path}/elsewhere.db") is None
     assert not (tmp_path / "elsewhere.db").exists()
-    with pytest.raises(ValueError, match="is no tracking store"):
+    with pytest.raises(ValueError, match="is not a tracking store"):
         mlflow.read_mlflow_run("f" * 32, "mlruns")
 
 

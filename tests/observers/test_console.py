@@ -56,7 +56,7 @@ def test_a_worse_evaluation_names_the_best_and_a_failure_its_reason(tmp_path, ca
     observer(run_end("failed", "RuntimeError: boom", best_val_loss=math.inf))
     out = capsys.readouterr().out
     assert "(best 3.250 at step 20)" in out
-    assert "a micro-batch of 16 did not fit" in out
+    assert "out of memory, micro-batches of 16 are split" in out
     assert "failed (RuntimeError: boom) after 12 s · step 20\n" in out
     assert "python -m harness ui --uri sqlite:////data/runs.db" in out
 

@@ -113,5 +113,5 @@ def test_an_observer_that_raises_is_left_out_and_verdicts_still_reach_the_others
 
     memory = Memory()
     broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), Broken(), memory)
-    assert "the observer Broken is left out" in capsys.readouterr().err
+    assert "observer Broken is disabled" in capsys.readouterr().err
     assert isinstance(memory.heard[-1], RunEnd)

@@ -77,7 +77,7 @@ def test_every_number_comes_back_as_it_was(tmp_path, value: float) -> None:
 
 def test_a_line_cut_short_is_not_read_until_it_is_whole(tmp_path) -> None:
     path = tmp_path / metrics_file.METRICS_FILE
-    first, second = metrics_file.encode_entry("notice", text="one"), metrics_file.encode_entry("notice", text="two")
+    first, second = (metrics_file.encode_entry({"kind": "notice", "text": text}) for text in ("one", "two"))
     path.write_bytes(first + second[:-3])
     [(entry, offset)] = metrics_file.read_entries(path)
     assert (entry["text"], offset) == ("one", len(first))
@@ -96,7 +96,7 @@ def test_what_a_full_disk_refuses_is_written_once_there_is_space_by_a_record_hel
     observer(step_end(4))
     observer(run_end(step=4))
     observer.close()
-    assert capsys.readouterr().err.count("has to wait: ") == 1
+    assert capsys.readouterr().err.count("will write later") == 1
     assert [line.get("step") for line in lines(tmp_path)] == [None, 0, 1, 2, 3, 4, 4]
     assert lines(tmp_path)[-1]["status"] == "completed"
 

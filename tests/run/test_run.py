@@ -246,7 +246,7 @@ def test_an_observer_that_raises_is_left_out_and_the_run_goes_on(places, tmp_pat
     result = run(compose_config([*SMOKE, *places, "observers=metrics_only", broken, "loop.max_steps=2"]))
     assert result.status == "completed"
     assert len(read_series(result.folder, "train/loss")) == 2
-    assert capsys.readouterr().err.count("the observer Broken is left out from now on: OSError: its disk is full") == 1
+    assert capsys.readouterr().err.count("observer Broken is disabled after OSError: its disk is full") == 1
 
 
 def test_a_base_that_diverges_ends_the_run_that_needs_it_with_its_reason(

@@ -172,7 +172,7 @@ def test_a_resumed_sweep_runs_again_and_what_was_asked_anew_is_a_tag(tmp_path, s
     assert (lora.data.params["n_trials"], lora.data.tags["n_trials"], lora.data.params["n_jobs"]) == ("1", "2", "1")
     assert (artifacts(store, lora) / "figures" / "history.png").read_bytes() == b"two trials"
     assert cli.main(["sync", str(sweep)]) == 0
-    assert "nothing missing" in capsys.readouterr().out.splitlines()[-1]
+    assert "nothing to upload" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_sweep_that_was_killed_is_told_so_until_it_is_resumed(tmp_path, store) -> None:
@@ -252,7 +252,7 @@ def test_a_sweep_without_its_server_is_told_once_and_brought_over_later(tmp_path
     beside.close()
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
-    assert "did not take it" in warnings[0]
+    assert "upload to MLflow at" in warnings[0]
     assert f"kept in {sweep}" in warnings[0]
     assert warnings[1].endswith(f"python -m harness sync {sweep}")
     new_sweep(sweep, store)

@@ -84,7 +84,7 @@ def test_a_run_that_goes_on_from_another_leads_to_it(tmp_path, store) -> None:
     upload_run(recorded(tmp_path / "run", store, [replace(start, tags={**start.tags, **links}), *rest]))
     _, run = only_run(store)
     page = f"#/experiments/{run.info.experiment_id}/runs/{'r' * 32}"
-    assert run.data.tags["mlflow.note.content"] == f"Goes on from step 1500 of [the old one]({page})"
+    assert run.data.tags["mlflow.note.content"] == f"Resumed from step 1500 of [the old one]({page})"
 
 
 def test_what_is_uploaded_again_from_the_start_is_there_once(tmp_path, store) -> None:
@@ -131,7 +131,7 @@ def test_more_than_a_batch_of_metrics_and_parameters_arrives_and_a_long_value_is
     said: list[str] = []
     folder = recorded(tmp_path, store, iter([start, *map(step_end, range(1, 401)), run_end(step=400)]))
     upload_run(folder, said.append)
-    assert said == ["MLflow takes 6000 of the 7000 characters of data.text; config.yaml has them all"]
+    assert said == ["data.text: MLflow takes 6000 of 7000 characters; config.yaml has the whole value"]
     _, run = only_run(store)
     assert len(run.data.params) == 253
     assert run.data.params["data.text"] == "x" * 6000
@@ -206,7 +206,7 @@ def test_a_run_that_is_killed_with_all_its_helpers_is_uploaded_by_sync(tmp_path,
     assert cli.main(["sync", str(folder)]) == 0
     assert_died(store, folder)
     assert cli.main(["sync", str(folder)]) == 0
-    assert "nothing missing" in capsys.readouterr().out
+    assert "nothing to upload" in capsys.readouterr().out
     assert_died(store, folder)
 
 
@@ -274,13 +274,13 @@ def test_a_run_without_its_server_is_recorded_whole_and_says_so_once(outage) -> 
 def test_a_failed_upload_names_the_store_and_the_cause(tmp_path) -> None:
     port = free_port()
     folder = recorded(tmp_path, f"http://user:secret@127.0.0.1:{port}")
-    with pytest.raises(UploadError, match=rf"http://127.0.0.1:{port} did not take it \(.*refused\)"):
+    with pytest.raises(UploadError, match=rf"upload to MLflow at http://127.0.0.1:{port} failed: .*refused"):
         upload_run(folder)
 
 
 def test_without_a_record_to_read_there_is_a_warning_and_nothing_else(tmp_path, capsys) -> None:
     send_events([MlflowUploader(f"sqlite:///{tmp_path}/mlflow.db")], iter([run_start(tmp_path), run_end()]))
-    expected = "warning: nothing goes to MLflow: it reads metrics.jsonl, which observers.metrics_file writes\n"
+    expected = "warning: no upload to MLflow: it reads metrics.jsonl, which observers.metrics_file writes\n"
     assert capsys.readouterr().err == expected
     assert not list(tmp_path.iterdir())
 
