@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import BaseStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -18,14 +17,9 @@ JournalFileLock = BaseJournalFileLock
 """Base class of the locks that `JournalFileBackend` accepts; it has `acquire() -> bool` and `release()`."""
 
 
-def get_storage(study: Study) -> BaseStorage:
-    """Return the storage of a study. Optuna wraps an `RDBStorage` in a cache."""
-    return study._storage
-
-
 def get_database_engine(study: Study) -> Engine | None:
-    """Return the SQLAlchemy engine of a study kept in a database, None for a journal file."""
-    storage = study._storage
+    """Return the SQLAlchemy engine of a study in a database, None for a journal file."""
+    storage = study._storage  # Optuna wraps an RDBStorage in a cache
     return storage._backend.engine if isinstance(storage, _CachedStorage) else None
 
 

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Runs a command beside a Slurm of one node and four processors: tests/services/slurm.sh python -m pytest -m slurm
+# Run a command with a temporary Slurm cluster of one node and four processors: tests/services/slurm.sh python -m pytest -m slurm
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: $0 COMMAND [ARGUMENT...]" >&2; exit 2; }
 
 export PATH="$PATH:/usr/sbin:/sbin"
 have() { command -v munged && command -v slurmctld && command -v slurmd && command -v srun; } >/dev/null
 have || {
-  echo "slurm.sh: no Slurm here, installing the packages slurm-wlm and munge" >&2
+  echo "slurm.sh: Slurm not found, installing the packages slurm-wlm and munge" >&2
   apt-get update -qq >&2 && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
     slurm-wlm munge >&2 && have ||
-    { echo "slurm.sh: Slurm cannot be installed: put munged, slurmctld, slurmd and srun on PATH" >&2; exit 1; }
+    { echo "slurm.sh: cannot install Slurm; put munged, slurmctld, slurmd and srun on PATH" >&2; exit 1; }
 }
 
 folder=$(mktemp -d)
-chmod 711 "$folder" # munged wants a socket that all can reach
+chmod 711 "$folder" # munged requires a socket that all users can reach
 pids=()
 stop() {
   timeout 5 scancel --quiet --user "$(id -un)" 2>/dev/null || true
@@ -59,7 +59,7 @@ ReturnToService=2
 NodeName=$host NodeAddr=127.0.0.1 CPUs=4 RealMemory=1000 State=UNKNOWN
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
-cgroup=disabled # before Slurm 23 there is no such word
+cgroup=disabled # Slurm before 23 does not know "disabled"
 if [[ "$(slurmd -V)" =~ \ 2[0-2]\. ]]; then cgroup=cgroup/v1; fi
 echo "CgroupPlugin=$cgroup" >"$folder/cgroup.conf"
 
@@ -76,9 +76,9 @@ for _ in {1..100}; do
   [[ "$(timeout 2 sinfo --noheader --format %T 2>/dev/null)" == idle* ]] && break
   sleep 0.2
 done
-timeout 10 srun true || { echo "slurm.sh: Slurm does not start" >&2; cat "$folder"/*.log "$folder"/*.out >&2; exit 1; }
+timeout 10 srun true || { echo "slurm.sh: Slurm did not start" >&2; cat "$folder"/*.log "$folder"/*.out >&2; exit 1; }
 
-# submitit learns of a dead job from sacct, which wants a database: the queue remembers jobs for long enough here.
+# submitit detects dead jobs with sacct, which needs a database. squeue keeps jobs long enough for the tests.
 cat >"$folder/bin/sacct" <<'END'
 #!/usr/bin/env bash
 while [ $# -gt 1 ]; do [ "$1" = -j ] && jobs+=",$2"; shift; done

@@ -1,4 +1,4 @@
-"""Every private part of Optuna and Hydra that the harness uses, checked against the installed versions."""
+"""The private parts of Optuna and Hydra that the harness uses, checked against the installed versions."""
 
 import inspect
 import logging
@@ -30,7 +30,7 @@ def database_study(tmp_path) -> Study:
     return optuna.create_study(storage=storage)
 
 
-def test_only_the_two_files_of_internals_use_private_names() -> None:
+def test_no_other_file_uses_private_names() -> None:
     private = re.compile(
         r"optuna\.[\w.]*\._|hydra_optuna_sweeper\._|\b(study|storage|trial|dist|distribution)\._(?!get_trials\b)[a-z]"
     )
@@ -45,17 +45,15 @@ def test_only_the_two_files_of_internals_use_private_names() -> None:
     assert offenders == []
 
 
-def test_a_study_gives_its_storage_and_the_engine_of_its_database(database_study, tmp_path) -> None:
+def test_the_engine_of_a_database_is_found_and_a_journal_has_none(database_study, tmp_path) -> None:
     engine = optuna_internals.get_database_engine(database_study)
     assert engine is not None
     assert engine.dialect.name == "sqlite"
-    storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
-    study = optuna.create_study(storage=storage)
-    assert optuna_internals.get_storage(study) is storage
-    assert optuna_internals.get_database_engine(study) is None
+    journal = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(tmp_path / "journal"))))
+    assert optuna_internals.get_database_engine(journal) is None
 
 
-def test_a_journal_takes_a_lock_of_ours(tmp_path) -> None:
+def test_a_journal_accepts_a_custom_lock(tmp_path) -> None:
     calls = []
 
     class Lock(optuna_internals.JournalFileLock):
@@ -70,7 +68,7 @@ def test_a_journal_takes_a_lock_of_ours(tmp_path) -> None:
     assert calls[:2] == ["acquire", "release"]
 
 
-def test_values_of_any_distribution_are_suggested_and_checked() -> None:
+def test_any_distribution_is_suggested_and_checked() -> None:
     trial = optuna.create_study().ask()
     distributions = {"lr": LR, "rank": IntDistribution(2, 8), "optimizer": CategoricalDistribution(["adamw", "sgd"])}
     for name, distribution in distributions.items():
@@ -80,7 +78,7 @@ def test_values_of_any_distribution_are_suggested_and_checked() -> None:
     assert not optuna_internals.is_in_distribution(LR, 1.0)
 
 
-def test_enqueued_params_are_known_before_they_are_suggested() -> None:
+def test_enqueued_params_are_read_before_they_are_suggested() -> None:
     study = optuna.create_study()
     study.enqueue_trial({"lr": 0.01})
     study.ask()
@@ -88,7 +86,7 @@ def test_enqueued_params_are_known_before_they_are_suggested() -> None:
     assert optuna_internals.get_enqueued_params(study.trials[0]) == {"lr": 0.01}
 
 
-def test_heartbeats_are_recorded_and_missed(database_study) -> None:
+def test_a_trial_without_recent_heartbeat_is_stale(database_study) -> None:
     assert optuna_internals.get_heartbeat_interval(database_study) == 1
     trial, silent = database_study.ask(), database_study.ask()
     for one in (trial, silent):
@@ -100,14 +98,14 @@ def test_heartbeats_are_recorded_and_missed(database_study) -> None:
     assert optuna_internals.find_stale_trials(database_study) == {silent.number}
 
 
-def test_a_storage_without_heartbeats_misses_none() -> None:
+def test_a_storage_without_heartbeats_has_no_stale_trials() -> None:
     study = optuna.create_study(storage=InMemoryStorage())
     optuna_internals.record_heartbeat(study.ask())
     assert optuna_internals.get_heartbeat_interval(study) is None
     assert optuna_internals.find_stale_trials(study) == set()
 
 
-def test_a_running_trial_of_another_process_is_failed_once(database_study) -> None:
+def test_a_running_trial_of_another_process_is_failed_only_once(database_study) -> None:
     database_study.ask()
     [running] = database_study.trials
     optuna_internals.fail_trial(database_study, running, {"result": {"status": "failed"}})
@@ -118,7 +116,7 @@ def test_a_running_trial_of_another_process_is_failed_once(database_study) -> No
 
 
 @pytest.mark.parametrize("sampler", ["TPESampler", "CmaEsSampler", "QMCSampler", "GPSampler"])
-def test_hidden_trials_are_not_read_by_samplers(sampler) -> None:
+def test_samplers_do_not_read_hidden_trials(sampler) -> None:
     assert "_get_trials" in inspect.getsource(inspect.getmodule(getattr(optuna.samplers, sampler)))
     study = optuna.create_study()
     for attrs in ({}, {"hidden": True}):
@@ -131,7 +129,7 @@ def test_hidden_trials_are_not_read_by_samplers(sampler) -> None:
     assert list(inspect.signature(Study._get_trials).parameters) == ["self", "deepcopy", "states", "use_cache"]
 
 
-def test_all_trials_are_read_through_a_bracket_of_hyperband() -> None:
+def test_all_trials_are_read_through_a_hyperband_bracket() -> None:
     study = optuna.create_study(pruner=optuna.pruners.HyperbandPruner(1, 9, 3))
     seen = []
 
@@ -166,7 +164,7 @@ def test_optuna_is_silent() -> None:
     assert [warning for warning in caught if "Heartbeat of storage" in str(warning.message)] == []
 
 
-def test_hydras_sweep_syntax_becomes_distributions() -> None:
+def test_sweep_syntax_is_parsed_into_distributions() -> None:
     override = OverridesParser.create().parse_override("optimizer.lr=tag(log,interval(1e-4,1e-1))")
     assert hydra_internals.parse_distribution(override) == LR
     with pytest.raises(ValueError, match="at least one value"):

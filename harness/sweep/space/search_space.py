@@ -128,7 +128,7 @@ class SearchSpace:
 
     @property
     def is_conditional(self) -> bool:
-        """Whether two trials may search different keys."""
+        """True if two trials may search different keys."""
         return any(condition.partition("=")[0] in self.ranges for condition in self.conditional)
 
     def _active_params(self, choices: Mapping[str, Any]) -> dict[str, tuple[str, Range]]:

@@ -1,4 +1,4 @@
-"""Whether the process that runs a trial is alive, on this host by its pid and elsewhere by its heartbeats."""
+"""Detect dead workers: on this host by pid and start time, on others by heartbeats in the storage."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Where a study is stored, and the lock that its processes share."""
+"""Storage of a study, and the lock that its processes share."""
 
 import os
 from collections.abc import Iterator

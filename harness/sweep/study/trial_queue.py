@@ -8,16 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import JournalStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.sweep.optuna_internals import (
     fail_trial,
     find_stale_trials,
+    get_database_engine,
     get_enqueued_params,
     get_heartbeat_interval,
-    get_storage,
     record_heartbeat,
 )
 from harness.sweep.space.search_space import SearchSpace
@@ -122,7 +121,7 @@ class TrialQueue:
 
     @property
     def is_journal(self) -> bool:
-        return isinstance(get_storage(self.study), JournalStorage)
+        return get_database_engine(self.study) is None
 
     def request_stop(self) -> None:
         """Ask every process of the study, on any host, to stop at its next evaluation."""

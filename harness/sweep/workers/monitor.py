@@ -93,7 +93,7 @@ def handle_stop_signals(pool: WorkerPool | LauncherPool) -> Iterator[Callable[[]
         elif not received:
             received.append(number)
             with suppress(OSError):  # after SIGHUP there is no terminal
-                print("\nstopping after the current step; press Ctrl-C again to stop now", file=sys.stderr)
+                print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     previous = {number: signal.signal(number, handle) for number in numbers}

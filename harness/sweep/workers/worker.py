@@ -41,7 +41,7 @@ WORKER_MODULE = "harness.sweep.workers.worker"
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a worker needs to know: the study, where it is stored, the sweep's folder, and its number of threads."""
+    """Settings of a worker: the study, its storage, the sweep's folder and the number of CPU threads."""
 
     study_name: str
     storage: str | None

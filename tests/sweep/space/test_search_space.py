@@ -56,9 +56,9 @@ def test_every_form_of_sweep_syntax_is_parsed_and_formatted(text) -> None:
 
 def test_the_command_line_takes_precedence_over_params() -> None:
     params = {"optimizer.lr": "interval(1,2)", "lora.rank": "2,4", "loop.grad_clip": "1,2", "seed": 3}
-    read = make_space("optimizer.lr=interval(3,4)", "lora.rank=8", params=params)
-    assert read.format_ranges() == {"loop.grad_clip": "1,2", "optimizer.lr": "interval(3.0,4.0)"}
-    assert read.fixed == ("seed=3", "lora.rank=8")
+    space = make_space("optimizer.lr=interval(3,4)", "lora.rank=8", params=params)
+    assert space.format_ranges() == {"loop.grad_clip": "1,2", "optimizer.lr": "interval(3.0,4.0)"}
+    assert space.fixed == ("seed=3", "lora.rank=8")
 
 
 def test_sweep_settings_are_not_overrides_of_trials() -> None:
@@ -74,34 +74,34 @@ OPTIMIZERS = {
 
 
 def test_a_conditional_range_holds_where_its_choice_does() -> None:
-    read = make_space("optimizer=adamw,sgd", "lora.rank=2,4", conditional=OPTIMIZERS)
-    assert read.is_conditional
-    assert list(read.active_ranges({})) == ["optimizer", "lora.rank", "optimizer.lr"]
-    assert format_range(read.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
-    assert read.searched_keys == {"optimizer", "lora.rank", "optimizer.lr", "optimizer.momentum"}
-    assert "optimizer.momentum @ optimizer=sgd" in read.format_ranges()
+    space = make_space("optimizer=adamw,sgd", "lora.rank=2,4", conditional=OPTIMIZERS)
+    assert space.is_conditional
+    assert list(space.active_ranges({})) == ["optimizer", "lora.rank", "optimizer.lr"]
+    assert format_range(space.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
+    assert space.searched_keys == {"optimizer", "lora.rank", "optimizer.lr", "optimizer.momentum"}
+    assert "optimizer.momentum @ optimizer=sgd" in space.format_ranges()
 
 
 def test_a_conditional_range_of_a_fixed_choice_is_unconditional() -> None:
-    read = make_space("optimizer=sgd", conditional=OPTIMIZERS)
-    assert not read.is_conditional
-    assert read.to_trial_params({"optimizer.lr": 2}) == {"optimizer.lr": 2}
+    space = make_space("optimizer=sgd", conditional=OPTIMIZERS)
+    assert not space.is_conditional
+    assert space.to_trial_params({"optimizer.lr": 2}) == {"optimizer.lr": 2}
 
 
 def test_a_conditional_range_takes_precedence_over_a_general_one() -> None:
-    read = make_space("optimizer=adamw,sgd,lion", params={"optimizer.lr": "interval(20,30)"}, conditional=OPTIMIZERS)
-    assert format_range(read.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
-    assert format_range(read.active_ranges({"optimizer": "lion"})["optimizer.lr"]) == "interval(20.0,30.0)"
+    space = make_space("optimizer=adamw,sgd,lion", params={"optimizer.lr": "interval(20,30)"}, conditional=OPTIMIZERS)
+    assert format_range(space.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
+    assert format_range(space.active_ranges({"optimizer": "lion"})["optimizer.lr"]) == "interval(20.0,30.0)"
 
 
 def test_a_fixed_value_on_the_command_line_replaces_conditional_ranges() -> None:
-    read = make_space("optimizer=adamw,sgd", "optimizer.lr=3", conditional=OPTIMIZERS)
-    assert list(read.active_ranges({"optimizer": "sgd"})) == ["optimizer", "optimizer.momentum"]
+    space = make_space("optimizer=adamw,sgd", "optimizer.lr=3", conditional=OPTIMIZERS)
+    assert list(space.active_ranges({"optimizer": "sgd"})) == ["optimizer", "optimizer.momentum"]
 
 
 def test_a_range_on_the_command_line_replaces_conditional_ranges() -> None:
-    read = make_space("optimizer=adamw,sgd", "optimizer.lr=interval(5,6)", conditional=OPTIMIZERS)
-    assert format_range(read.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(5.0,6.0)"
+    space = make_space("optimizer=adamw,sgd", "optimizer.lr=interval(5,6)", conditional=OPTIMIZERS)
+    assert format_range(space.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(5.0,6.0)"
 
 
 def test_corners_cover_every_choice_and_both_bounds_of_every_range() -> None:
@@ -133,12 +133,12 @@ def test_a_grid_rejects_continuous_conditional_and_huge_spaces(arguments, condit
 
 
 def test_values_are_converted_to_trial_params() -> None:
-    read = make_space("optimizer=adamw,sgd", "optimizer.betas=[0.9,0.99],[0.8,0.9]", conditional=OPTIMIZERS)
+    space = make_space("optimizer=adamw,sgd", "optimizer.betas=[0.9,0.99],[0.8,0.9]", conditional=OPTIMIZERS)
     named = {"optimizer": "sgd", "optimizer.lr @ optimizer=sgd": 2}
-    assert read.to_trial_params({"optimizer": "sgd", "optimizer.lr": 2}) == named
-    assert read.to_trial_params({"optimizer.betas": [0.8, 0.9]}) == {"optimizer.betas": "[0.8,0.9]"}
+    assert space.to_trial_params({"optimizer": "sgd", "optimizer.lr": 2}) == named
+    assert space.to_trial_params({"optimizer.betas": [0.8, 0.9]}) == {"optimizer.betas": "[0.8,0.9]"}
     with pytest.raises(ConfigError, match=r"optimizer.momentum: not searched by this sweep"):
-        read.to_trial_params({"optimizer.momentum": 0})
+        space.to_trial_params({"optimizer.momentum": 0})
 
 
 @pytest.mark.parametrize(
@@ -176,16 +176,16 @@ def test_values_are_compared_with_choices_after_parsing(text, value, is_in) -> N
 
 
 def test_the_baseline_is_a_point_of_the_space_for_values_of_any_type() -> None:
-    read = make_space("optimizer.betas=[0.9,0.999],[0.9,0.95]", "loop.grad_clip=null,1", "optimizer.fused=true,false",
+    space = make_space("optimizer.betas=[0.9,0.999],[0.9,0.95]", "loop.grad_clip=null,1", "optimizer.fused=true,false",
                  "lora.rank=8.0,4.0", "lora.target_modules=all_linear,attention", "optimizer=adamw,sgd")  # fmt: skip
-    values, outside = baseline_values(read, read.compose_config({}))
+    values, outside = baseline_values(space, space.compose_config({}))
     assert outside == []
-    assert read.to_trial_params(values) == {
+    assert space.to_trial_params(values) == {
         "optimizer": "adamw", "optimizer.betas": "[0.9,0.999]", "loop.grad_clip": 1, "optimizer.fused": True,
         "lora.rank": 8.0, "lora.target_modules": "all_linear",
     }  # fmt: skip
-    values, outside = baseline_values(read, read.compose_config({"loop.grad_clip": "null", "optimizer.fused": 0}))
-    assert (match_choice(read.ranges["loop.grad_clip"], None), outside) == ("null", ["optimizer.fused=0"])
+    values, outside = baseline_values(space, space.compose_config({"loop.grad_clip": "null", "optimizer.fused": 0}))
+    assert (match_choice(space.ranges["loop.grad_clip"], None), outside) == ("null", ["optimizer.fused=0"])
 
 
 @pytest.mark.parametrize(
@@ -204,9 +204,9 @@ def test_the_baseline_is_a_point_of_the_space_for_values_of_any_type() -> None:
     ],
 )
 def test_a_trial_has_the_config_that_hydra_composes_from_the_same_overrides(key, value) -> None:
-    read = make_space("schedule=linear", "seed=7", "lora.dropout=0,0.1")
+    space = make_space("schedule=linear", "seed=7", "lora.dropout=0,0.1")
     expected = compose_config(["schedule=linear", "seed=7", f"{key}={value}"])
-    assert OmegaConf.to_container(read.compose_config({key: value})) == OmegaConf.to_container(expected)
+    assert OmegaConf.to_container(space.compose_config({key: value})) == OmegaConf.to_container(expected)
 
 
 def test_groups_are_chosen_before_their_keys_are_set() -> None:

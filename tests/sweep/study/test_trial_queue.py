@@ -20,7 +20,7 @@ from harness.sweep.study.pruning import report_and_prune
 from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RETRIES, RETRY_OF, WORKER
 from harness.sweep.study.trial_queue import TrialQueue
 from tests.conftest import ROOT
-from tests.sweep.tiny_sweeps import TINY, make_eval_end, make_result, read_tiny_request, serve_trials, start_study
+from tests.sweep.tiny_sweeps import TINY, make_eval_end, make_result, serve_trials, start_study
 
 SAMPLERS = ["tpe", "random"]
 
@@ -53,10 +53,10 @@ def overrides(places) -> list[str]:
 def dead_process() -> dict:
     """Return the identity of a process that has just died."""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    found = {**this_process(), "pid": child.pid}
+    process = {**this_process(), "pid": child.pid}
     child.kill()
     child.wait()
-    return found
+    return process
 
 
 def test_the_first_trial_is_the_current_config(overrides) -> None:
@@ -69,15 +69,15 @@ def test_the_first_trial_is_the_current_config(overrides) -> None:
 
 
 def test_a_current_config_outside_the_space_runs_but_is_hidden_from_the_sampler(overrides, capsys) -> None:
-    choice = [*overrides, "optimizer.lr=tag(log,interval(1e-2,1e-1))", "sweep.n_trials=14"]
-    queue = start_study(*choice)
+    arguments = [*overrides, "optimizer.lr=tag(log,interval(1e-2,1e-1))", "sweep.n_trials=14"]
+    queue = start_study(*arguments)
     assert "optimizer.lr=0.001" in capsys.readouterr().out
     trial = queue.claim_trial()
     assert trial.user_attrs[OUT_OF_SPACE_VALUES]["optimizer.lr"] == 1e-3
     assert trial.params == {}
     queue.finish_trial(trial, make_result(loss=-100.0), [-100.0])
     later = trial_params(serve_trials(queue, bowl_loss))
-    without = start_study(*choice, "sweep.study=without", "sweep.baseline=false", "sweep.n_trials=13")
+    without = start_study(*arguments, "sweep.study=without", "sweep.baseline=false", "sweep.n_trials=13")
     assert len(later) == 13
     assert all(1e-2 <= point["optimizer.lr"] <= 1e-1 for point in later)
     assert len(trial_params(serve_trials(without, bowl_loss))) == 13
@@ -105,10 +105,10 @@ def test_an_enqueued_point_is_checked_against_the_space(overrides, point, messag
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_study_that_is_interrupted_often_proposes_the_trials_of_an_uninterrupted_one(sampler, overrides) -> None:
-    choice = [*overrides, f"hydra/sweeper/sampler={sampler}"]
-    expected = trial_params(serve_trials(start_study(*choice, "sweep.study=uninterrupted"), bowl_loss))
+    arguments = [*overrides, f"hydra/sweeper/sampler={sampler}"]
+    expected = trial_params(serve_trials(start_study(*arguments, "sweep.study=uninterrupted"), bowl_loss))
     for _ in range(6):
-        queue = start_study(*choice, "sweep.study=interrupted")  # a new process knows only what is stored
+        queue = start_study(*arguments, "sweep.study=interrupted")  # a new process knows only what is stored
         queue.reap_dead_trials(is_leftover=True)
         serve_trials(queue, bowl_loss, 4)
         dying = queue.claim_trial()
@@ -174,18 +174,22 @@ def test_workers_on_other_hosts_are_dead_only_if_this_is_the_only_sweep(override
     assert queue.claim_trial().user_attrs[RETRY_OF] == 0
 
 
-@pytest.mark.parametrize("pruner", sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")))
-@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "qmc"])
-def test_every_pruner_works_with_every_sampler(pruner, sampler, overrides) -> None:
+PRUNERS = sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml"))
+# Samplers notice only the pruners that hide trials from them (hyperband) or compare rungs (halving).
+PAIRS = [
+    *[("tpe", pruner) for pruner in PRUNERS],
+    *[(sampler, pruner) for sampler in ("random", "cmaes", "qmc") for pruner in ("hyperband", "halving")],
+]
+
+
+@pytest.mark.parametrize(("sampler", "pruner"), PAIRS)
+def test_pruners_and_samplers_work_together(sampler, pruner, overrides) -> None:
     queue = start_study(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}")
-    spec = read_tiny_request(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}").spec
-    queue.study.sampler, queue.study.pruner = spec.make_sampler(), spec.make_pruner()
     for _ in range(8):
         trial = queue.claim_trial()
         policy = report_and_prune(trial, 0.2)
         stops = [policy(make_eval_end(share, bowl_loss(trial) + 1 - share)) for share in (0.0, 0.2, 0.6, 1.0)]
-        assert stops[0] is None
-        assert stops[-1] is None
+        assert stops[0] is stops[-1] is None  # never pruned before or after training
         status = "pruned" if any(stops) else "completed"
         queue.finish_trial(trial, make_result(status, loss=bowl_loss(trial)), [bowl_loss(trial)])
     assert len(queue.study.trials) == 8
@@ -215,8 +219,8 @@ def test_a_reused_pid_is_not_taken_for_the_worker(overrides) -> None:
 
 
 def test_concurrent_queues_run_every_trial_once(overrides) -> None:
-    choice = [*overrides, "sweep.n_trials=40"]
-    open_queues = [start_study(*choice) for _ in range(4)]
+    arguments = [*overrides, "sweep.n_trials=40"]
+    open_queues = [start_study(*arguments) for _ in range(4)]
     taken: list[int] = []
 
     def work(queue: TrialQueue) -> None:

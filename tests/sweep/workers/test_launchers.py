@@ -169,9 +169,9 @@ def test_two_hosts_that_start_together_run_exactly_n_trials(database, cache_dir,
 
 @pytest.mark.postgres
 def test_on_postgresql_processes_with_different_folders_share_one_lock(database, places, tmp_path) -> None:
-    choice = [*TINY, *places, f"sweep.storage={database}"]
-    here = start_study(*choice)
-    there = start_study(*choice, f"output_dir={tmp_path}/elsewhere")
+    arguments = [*TINY, *places, f"sweep.storage={database}"]
+    here = start_study(*arguments)
+    there = start_study(*arguments, f"output_dir={tmp_path}/elsewhere")
     with here.hold_lock():
         waiting = threading.Thread(target=there.claim_trial)
         waiting.start()
