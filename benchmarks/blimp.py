@@ -11,7 +11,8 @@ import time
 
 import torch
 
-from harness.config.schema import compose_config, validate_config
+from harness.config.compose import compose_config
+from harness.config.validation import validate_config
 from harness.core.distributed import ProcessGroup
 from harness.data.blimp import MinimalPair, read_minimal_pairs
 from harness.data.tokenizers import Tokenizer

@@ -10,7 +10,8 @@ import time
 
 import torch
 
-from harness.config.schema import compose_config, validate_config
+from harness.config.compose import compose_config
+from harness.config.validation import validate_config
 from harness.core.distributed import ProcessGroup
 from harness.run.build import build_parts, build_task
 from harness.training.loop import Trainer

@@ -14,7 +14,7 @@ from torch import nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from harness.config.schema import compose_config  # noqa: E402
+from harness.config.compose import compose_config  # noqa: E402
 from harness.core.events import EvalEnd, Event, Spike  # noqa: E402
 from harness.data.sources import PydocText  # noqa: E402
 from harness.diagnosis import diagnose  # noqa: E402

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from harness.core.effective_settings import EffectiveSettings
 from harness.core.events import EvalEnd, Event, RunEnd, RunStart, StepEnd
 from harness.core.seeding import get_torch_rng_state
 from harness.core.task import Metric
@@ -28,8 +29,8 @@ LAYERS = 12
 def told(folder: Path, steps: int, evals: int) -> Iterator[Event]:
     """A healthy run: a loss that falls with noise, evaluations, norms of twelve layers."""
     chance = random.Random(0)
-    params = {"effective.total_steps": str(steps), "effective.grad_clip": "1.0", "effective.optimizer": "AdamW"}
-    yield RunStart("bench", folder, steps, 10, params, {}, {"ln_vocabulary": 9.0, "unigram_entropy": 7.0}, {})
+    effective = EffectiveSettings("cpu", 1, 1, 1, 1, steps, steps, 0, evals, 8, 8, 1, 1.0, "float32", "AdamW", {})
+    yield RunStart("bench", folder, steps, 10, {}, effective, {}, {"ln_vocabulary": 9.0, "unigram_entropy": 7.0}, {})
     best = float("inf")
     for step in range(1, steps + 1):
         loss = 3 + 6 * (1 + step / 50) ** -0.5 + chance.gauss(0, 0.05)

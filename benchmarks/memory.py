@@ -70,7 +70,7 @@ def ours() -> tuple[float, float]:
     import mlflow.tracking  # noqa: F401
 
     import harness.run.runner
-    from harness.config.schema import compose_config
+    from harness.config.compose import compose_config
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

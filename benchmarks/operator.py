@@ -22,7 +22,8 @@ from neuralop.models import FNO
 from neuralop.training import AdamW
 from torch.utils.data import DataLoader
 
-from harness.config.schema import compose_config, validate_config
+from harness.config.compose import compose_config
+from harness.config.validation import validate_config
 from harness.core.distributed import ProcessGroup
 from harness.core.events import EvalEnd, Event, StepEnd
 from harness.run.build import build_parts, build_task

@@ -8,7 +8,8 @@ The second looks at those too that need a file, a run or a pretrained model; wit
 import argparse
 import time
 
-from harness.config.schema import ROOT, compose_config
+from harness.config.compose import compose_config
+from harness.core.paths import config_dir
 from harness.preflight import preflight
 from harness.preflight.render import format_finding
 from harness.preflight.report import LEVELS
@@ -47,7 +48,7 @@ def main() -> None:
     given = dict(pair.split("=", 1) for pair in parser.parse_args().given)
     totals: dict[str, int] = dict.fromkeys(LEVELS, 0)
     left_out = []
-    for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
+    for path in sorted((config_dir() / "experiment").glob("*.yaml")):
         chosen = compose_overrides(path.stem, given)
         if chosen is None:
             left_out.append(path.stem)

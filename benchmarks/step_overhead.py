@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from harness.config.schema import compose_config, validate_config
+from harness.config.compose import compose_config
+from harness.config.validation import validate_config
 from harness.core.distributed import ProcessGroup
 from harness.core.events import Event, RunEnd, RunStart, StepEnd
 from harness.models.gpt import GPT
@@ -90,7 +91,8 @@ def ours(text: Path, batch: int, steps: int, folder: Path) -> list[float]:
         if isinstance(event, StepEnd):
             instants.append(time.perf_counter())
 
-    emit(RunStart("bench", run_folder, steps, cfg.loop.log_every, parts.effective, {}, {}, {"name": "", "digest": ""}))
+    dataset = {"name": "", "digest": ""}
+    emit(RunStart("bench", run_folder, steps, cfg.loop.log_every, {}, parts.effective, {}, {}, dataset))
     Trainer(parts.task, parts.state, parts.plan, world, policies=parts.policies, emit=emit).train()
     emit(RunEnd("completed", "", steps, 0, 0.0, 0.0, 0))
     for observer in observers:

@@ -33,11 +33,11 @@ from optuna.trial import TrialState
 from harness.core.events import EvalEnd
 from harness.core.task import Metric
 from harness.record import metrics_file
+from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.study.pruning import report_and_prune
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import open_storage
 from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC
-from harness.sweep.optuna_internals import silence_optuna
 
 ROOT = Path(__file__).resolve().parents[1]
 N_PARALLEL = 2

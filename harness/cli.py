@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from harness.config.errors import HYDRA_ERRORS, ConfigError, explain_error
+from harness.config.errors import HYDRA_ERRORS, explain_error
+from harness.core.errors import ConfigError
 
 COMMANDS = {
     "ui": "serve the MLflow UI over the recorded runs",

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from harness.config.errors import ConfigError
-from harness.config.schema import ROOT
 from harness.core.distributed import select_device
+from harness.core.errors import ConfigError
+from harness.core.paths import project_dir
 from harness.core.task import Mean
 from harness.data.blimp import GroupAccuracy, MinimalPair, compute_accuracies, read_minimal_pairs
 from harness.data.blimp_published import BABYLM_BASELINES, PUBLISHED_ACCURACY, PUBLISHED_MODELS
@@ -26,7 +26,7 @@ from harness.data.tokenizers import PretrainedTokenizer
 from harness.models import is_causal, pretrained
 from harness.models.likelihood import SentenceLikelihood
 from harness.record import results_file
-from harness.run.initial_weights import find_run
+from harness.record.run_lookup import find_run
 from harness.run.load import load_recorded_run
 from harness.tasks.minimal_pairs import build_likelihood, compare_pairs
 from harness.tracking.mlflow_client import UploadError
@@ -79,7 +79,7 @@ def _explain_errors(key: str, call: Callable[[], Any]) -> Any:
 def _load_model(run: str, batch_tokens: int) -> ScoredModel:
     """Load the run, or the transformers model if there is no run of that name."""
     try:
-        folder = find_run(run, ROOT / "outputs", "RUN")
+        folder = find_run(run, project_dir() / "outputs", "RUN")
     except ConfigError as no_run:
         try:
             return _load_hf_model(run, batch_tokens)

@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.config.errors import ConfigError
-from harness.config.schema import check_writable, compose_config, validate_config
+from harness.config.compose import compose_config
+from harness.config.validation import check_writable, validate_config
+from harness.core.errors import ConfigError
 from harness.core.files import write_atomically
 from harness.data.cleaning import CLEANABLE_SOURCES, CleaningChange, clean_text
 from harness.data.text_files import read_text_file

@@ -11,16 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import importers
-from harness.config.errors import ConfigError
-from harness.config.schema import ROOT, compose_config
+from harness.config.compose import compose_config
+from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
+from harness.core.paths import project_dir
 from harness.diagnosis import check_comparability, diagnose
 from harness.diagnosis.expectations import Expectation, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History
 from harness.diagnosis.thresholds import Thresholds
 from harness.importers import mlflow
 from harness.record import metrics_file
-from harness.run.initial_weights import find_run
+from harness.record.run_lookup import find_run
 from harness.run.reproduce import keep_accepted_overrides
 
 RUN_ID = r"[0-9a-f]{32}"
@@ -71,7 +72,7 @@ def load_history(run: str, uri: str | None = None) -> History:
         raise ConfigError(f"RUN_OR_LOG: {error}") from error
     if history is None:
         raise ConfigError(
-            f"RUN_OR_LOG: {run!r} is no file, no folder, no run in {ROOT / 'outputs'} and no run of MLflow"
+            f"RUN_OR_LOG: {run!r} is no file, no folder, no run in {project_dir() / 'outputs'} and no run of MLflow"
         )
     return history
 
@@ -92,7 +93,7 @@ def print_diagnosis(
 
 def _find_run_path(run: str) -> Path | None:
     try:
-        return find_run(run, ROOT / "outputs", "RUN_OR_LOG")
+        return find_run(run, project_dir() / "outputs", "RUN_OR_LOG")
     except ConfigError:
         return None
 

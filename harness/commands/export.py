@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from harness.config.errors import ConfigError
-from harness.config.schema import check_writable
+from harness.config.validation import check_writable
+from harness.core.errors import ConfigError
 from harness.core.files import write_folder_atomically
 from harness.data.tokenizers import METADATA_FILE
 from harness.models import is_causal

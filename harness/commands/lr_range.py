@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config.errors import ConfigError
-from harness.config.schema import check_writable, compose_config, flatten_config, without_sweep_keys
+from harness.config.compose import compose_config, flatten_config, without_sweep_keys
+from harness.config.validation import check_writable
 from harness.core.distributed import ProcessGroup
+from harness.core.errors import ConfigError
 from harness.core.events import OutOfMemory
 from harness.core.lr_keys import is_lr_key
 from harness.core.state import Progress
@@ -228,4 +229,4 @@ def plot_range_test(path: Path, name: str, lrs: Sequence[float], losses: Sequenc
 
 
 def _optimizer_name(parts: RunParts) -> str:
-    return parts.effective["effective.optimizer"]
+    return parts.effective.optimizer

@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Sequence
 
-from harness.config.errors import ConfigError
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
+from harness.core.errors import ConfigError
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import print_finding, summarize_report
 from harness.run.preflight_adapter import open_training_setup

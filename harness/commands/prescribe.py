@@ -9,15 +9,15 @@ from pathlib import Path
 from statistics import median
 
 from harness.commands.diagnose import load_thresholds
-from harness.config.errors import ConfigError
-from harness.config.schema import ROOT
+from harness.core.errors import ConfigError
+from harness.core.paths import project_dir
 from harness.diagnosis import diagnose
 from harness.diagnosis.history import History
 from harness.diagnosis.prescription import Prescription, prescribe
 from harness.importers import native
 from harness.observers.console import format_duration
 from harness.record import metrics_file
-from harness.run.initial_weights import find_run
+from harness.record.run_lookup import find_run
 from harness.run.reproduce import keep_accepted_overrides, name_followup_study, reproduce_overrides
 from harness.sweep.request import compose_sweep_request
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
     parser.add_argument("--thresholds", default="default", metavar="NAME", help="one of conf/thresholds")
     args = parser.parse_args(arguments)
-    folder = find_run(args.run, ROOT / "outputs", "RUN")
+    folder = find_run(args.run, project_dir() / "outputs", "RUN")
     if not (folder / metrics_file.METRICS_FILE).is_file() or not (folder / "config.yaml").is_file():
         raise ConfigError(
             f"RUN: {folder} is no run of ours: it holds no {metrics_file.METRICS_FILE} and config.yaml; try diagnose"
@@ -66,7 +66,7 @@ class RunCost:
 def estimate_run_cost(path: Path, history: History) -> RunCost | None:
     """Of a whole run such as the one whose record this is, without what it went on from; None where it ended before it
     could be measured."""
-    first = int(native.read_start_entry(path)["params"].get("effective.first_step", 0))
+    first = native.read_start_entry(path)["effective"]["first_step"]
     end = next((entry for entry, _ in metrics_file.read_entries(path) if entry["kind"] == "end"), None)
     paces, evals = history["perf/steps_per_second"].values, len(history["val/loss"])
     if end is None or not len(paces) or not evals:

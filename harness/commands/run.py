@@ -11,11 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from harness.config.errors import HYDRA_ERRORS, ConfigError, RunFailedError, explain_error
+from harness.config.compose import list_search_path_overrides
+from harness.config.errors import HYDRA_ERRORS, explain_error
 from harness.config.hydra_internals import run_hydra_app
 from harness.config.locks import check_locked
-from harness.config.schema import ROOT
 from harness.config.targets import hydra_whitelist
+from harness.core.errors import ConfigError, RunFailedError
+from harness.core.paths import config_dir
 
 
 def run_job(cfg: DictConfig) -> float:
@@ -24,8 +26,10 @@ def run_job(cfg: DictConfig) -> float:
     from harness.run.runner import run
 
     try:
-        check_locked(cfg, HydraConfig.get().overrides.task)
-        result = run(cfg, **_sweep_arguments())
+        job = HydraConfig.get()
+        check_locked(cfg, job.overrides.task)
+        overrides = [*list_search_path_overrides(job), *job.overrides.task]
+        result = run(cfg, overrides=overrides, **_sweep_arguments())
     except ConfigError as error:  # an exception would make Hydra print its own message first
         sys.exit(report_error(str(error), 2))
     finally:
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
         run_hydra_app(
             run_job,
             arguments,
-            config_dir=str(ROOT / "conf"),
+            config_dir=str(config_dir()),
             config_name="config",
             trusted=hydra_whitelist(),
         )

@@ -10,7 +10,7 @@ from itertools import islice
 
 import torch
 
-from harness.config.errors import ConfigError
+from harness.core.errors import ConfigError
 from harness.data.sources import format_qa_document
 from harness.models import is_causal
 from harness.models.sampling import generate_tokens

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 
-from harness.config.errors import ConfigError
+from harness.core.errors import ConfigError
 from harness.tracking.store_uri import artifact_root, hide_credentials, resolve_store_uri, sqlite_path
 
 PORT_ATTEMPTS = 100

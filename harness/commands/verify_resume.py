@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.config.errors import ConfigError
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
+from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
 from harness.run.runner import RunResult, run
 from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, checkpoint_name, load_weights

@@ -1,12 +1,12 @@
 """What Hydra and OmegaConf refuse, in one sentence that names the key, the value and the remedy."""
 
-import difflib
 import re
-from collections.abc import Iterable
 
 from hydra.core.override_parser.overrides_parser import OverrideParseException
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
+
+from harness.core.errors import did_you_mean
 
 LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """What `pip install` calls the launchers that are packages of their own."""
@@ -14,20 +14,6 @@ LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slur
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 """What composing a configuration raises for bad input."""
-
-
-class ConfigError(Exception):
-    """Bad input; the message is for people, the exit status 2."""
-
-
-class RunFailedError(Exception):
-    """A run or a sweep came to no good end; the message is its status and reason, the exit status 1."""
-
-
-def did_you_mean(name: str, names: Iterable[object]) -> str:
-    """A question that ends a message, or nothing where no name is near."""
-    close = difflib.get_close_matches(name, [str(n) for n in names], n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def explain_error(error: Exception, arguments: list[str]) -> str:

@@ -7,8 +7,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from harness.config.errors import ConfigError, did_you_mean
-from harness.config.schema import contains_key, flatten_config
+from harness.config.compose import contains_key, flatten_config
+from harness.core.errors import ConfigError, did_you_mean
 
 
 def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:

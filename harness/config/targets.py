@@ -9,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig
 
-from harness.config.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError, did_you_mean
 
 COMPONENT_PACKAGES = (
     "tasks",

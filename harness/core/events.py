@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from harness.core.effective_settings import EffectiveSettings
 from harness.core.task import Metric
 
 Status = Literal["completed", "pruned", "diverged", "failed", "interrupted"]
@@ -19,11 +20,14 @@ class RunStart:
     total_steps: int
     log_every: int
     params: Mapping[str, str]
-    """The dotted keys of the resolved configuration, and `effective.*`, read from the built objects."""
+    """The resolved configuration by dotted key."""
+    effective: EffectiveSettings
     tags: Mapping[str, str]
     constants: Mapping[str, float]
     dataset: Mapping[str, str]
     """name, digest and source of the training data."""
+    overrides: tuple[str, ...] = ()
+    """Overrides that the configuration was composed from; empty where they are not known."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ MIN_WIDTH = 10.0
 
 IGNORED_GROUPS = (
     "schedule", "observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock", "device", "seed",
-    "compile", "preflight", "thresholds", "expect", "effective", "precision",
+    "compile", "preflight", "thresholds", "expect", "precision",
 )  # fmt: skip
 """Roots of keys that a range test does not depend on."""
 DECISIVE_OF_LOOP = "loop.grad_clip"

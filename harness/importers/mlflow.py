@@ -1,16 +1,19 @@
 """A run in an MLflow store, of ours or of anyone."""
 
+import json
 import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from harness.core.effective_settings import EffectiveSettings
 from harness.diagnosis.history import History, RunFacts
-from harness.diagnosis.run_facts import EFFECTIVE, extract_run_facts
+from harness.diagnosis.run_facts import extract_run_facts
 from harness.importers import lr_schedules
 from harness.importers.metric_aliases import MetricPoints, build_history
 from harness.tracking.mlflow_client import connect_to_store
+from harness.tracking.run_uploader import EFFECTIVE_TAG
 from harness.tracking.store_uri import hide_credentials, resolve_store_uri, sqlite_path
 
 RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
@@ -74,9 +77,11 @@ def _restore_infinity(value: float) -> float:
 def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
     params, tags, name = run.data.params, run.data.tags, run.info.run_name
     status = tags.get("status") or RUN_STATUSES.get(run.info.status)
-    if any(key.startswith(EFFECTIVE) for key in params):
+    if EFFECTIVE_TAG in tags:
         constants = {name.removeprefix("constant/"): last for name, ((_, last), *_) in points.items()}
-        return replace(extract_run_facts(name, params, constants), status=status, unit=tags.get("unit.val/loss"))
+        effective = EffectiveSettings.from_json(json.loads(tags[EFFECTIVE_TAG]))
+        facts = extract_run_facts(name, params, effective, constants)
+        return replace(facts, status=status, unit=tags.get("unit.val/loss"))
     numbers = _parse_params(params)
     gone_through = (
         max((step for one in points.values() for step, _ in one), default=0) if status == "completed" else None

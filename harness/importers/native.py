@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.core.effective_settings import EffectiveSettings
+from harness.core.paths import project_dir
 from harness.diagnosis.history import History, SpikeRecord
 from harness.diagnosis.lr_band import load_lr_band
 from harness.diagnosis.run_facts import extract_run_facts
 from harness.record import metrics_file
-from harness.tracking.store_uri import PROJECT
 from harness.training.checkpoint import list_saved_steps
 
 
@@ -40,8 +41,9 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
     match entry["kind"]:
         case "start":
             params = entry["params"]
-            facts = extract_run_facts(entry["name"], params, entry["constants"])
-            outputs = PROJECT / params.get("output_dir", "outputs")
+            effective = EffectiveSettings.from_json(entry["effective"])
+            facts = extract_run_facts(entry["name"], params, effective, entry["constants"])
+            outputs = project_dir() / params.get("output_dir", "outputs")
             history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=load_lr_band(outputs, params))
         case "metrics":
             history.add_row(entry["step"], entry["metrics"])

@@ -12,13 +12,13 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from harness.core.effective_settings import EffectiveSettings
 from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, StepEnd
 from harness.record.metric_rows import MetricAggregator, describe_event
 from harness.tracking.store_uri import hide_credentials, resolve_store_uri
 
 LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.25, 10.0
 WIDTH, BAR, SMALL = 118, 24, 0.01
-EFFECTIVE = "effective."
 HEADER_SETTINGS = {
     "model": ("parameters", "trainable_parameters"),
     "run": ("total_steps", "evals", "batch_size", "accum_steps"),
@@ -117,17 +117,18 @@ def format_header(start: RunStart) -> Iterator[str]:
     yield start.name
     yield from _wrap_paragraph("data", [start.dataset.get(name, "") for name in ("name", "digest")])
     for title, names in HEADER_SETTINGS.items():
-        yield from _wrap_paragraph(title, [part for name in names for part in _format_setting(start.params, name)])
+        yield from _wrap_paragraph(title, [part for name in names for part in _format_setting(start.effective, name)])
     constants = [f"{name.replace('_', ' ')} {format_number(value)}" for name, value in start.constants.items()]
     yield from _wrap_paragraph("to judge by", constants)
 
 
-def _format_setting(params: Mapping[str, str], name: str) -> list[str]:
-    """The setting by its name, or by its parameter groups where these differ."""
-    own, label = f"{EFFECTIVE}{name}", name.replace("_", " ")
-    by_group = {key.removeprefix(f"{own}."): value for key, value in params.items() if key.startswith(f"{own}.")}
-    if own in params:
-        return [f"{label} {_group_digits(params[own])}"]
+def _format_setting(effective: EffectiveSettings, name: str) -> list[str]:
+    """Return the setting by name, or by parameter group where the groups differ."""
+    label = name.replace("_", " ")
+    if hasattr(effective, name):
+        value = getattr(effective, name)
+        return [f"{label} {value:,}" if isinstance(value, int) else f"{label} {value}"] if value != "" else []
+    by_group = {group: str(numbers[name]) for group, numbers in effective.param_groups.items() if name in numbers}
     if len(set(by_group.values())) == 1:
         return [f"{label} {next(iter(by_group.values()))}"]
     return [f"{label} of {group} {value}" for group, value in by_group.items()]
@@ -209,10 +210,6 @@ def _viewer_command(uri: str) -> str:
     with suppress(ValueError):  # nothing was tracked there, and the run is over
         uri = resolve_store_uri(uri)
     return f"python -m harness ui --uri {shlex.quote(hide_credentials(uri))}"
-
-
-def _group_digits(value: str) -> str:
-    return f"{int(value):,}" if value.isdecimal() else value
 
 
 def _wrap_paragraph(title: str, parts: Iterable[str]) -> Iterator[str]:

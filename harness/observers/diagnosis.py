@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, Spike
+from harness.core.paths import project_dir
 from harness.diagnosis import diagnose
 from harness.diagnosis.expectations import find_missed_expectations, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History, SpikeRecord
@@ -14,7 +15,6 @@ from harness.diagnosis.run_facts import extract_run_facts
 from harness.diagnosis.thresholds import Thresholds
 from harness.record import results_file
 from harness.record.metric_rows import MetricAggregator
-from harness.tracking.store_uri import PROJECT
 
 FILE_NAME = "diagnoses.json"
 COLUMNS = ("kind", "step", "confidence", "reason", "try")
@@ -46,8 +46,8 @@ class DiagnosisObserver(Observer):
         match event:
             case RunStart():
                 self._folder: Path = event.folder
-                facts = extract_run_facts(event.name, event.params, event.constants)
-                outputs = PROJECT / event.params.get("output_dir", "outputs")
+                facts = extract_run_facts(event.name, event.params, event.effective, event.constants)
+                outputs = project_dir() / event.params.get("output_dir", "outputs")
                 self._history = History(replace(facts, lr_band=load_lr_band(outputs, event.params)))
             case EvalEnd():
                 self._is_due = event.step > 0

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness.core.effective_settings import EffectiveSettings
 from harness.core.events import Event, Observer, RunEnd, RunStart
 from harness.plotting import BLUE, ORANGE, make_axes, mark_best, save_figure
 from harness.record import metrics_file
@@ -29,7 +30,7 @@ class Curves:
     """What a record holds, by metric: the steps and the values."""
 
     name: str = ""
-    params: dict[str, str] = field(default_factory=dict)
+    grad_clip: float = math.inf
     units: dict[str, str] = field(default_factory=dict)
     points: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -38,7 +39,8 @@ class Curves:
         curves = cls()
         for entry, _ in metrics_file.read_entries(path):
             if entry["kind"] == "start":
-                curves.name, curves.params = entry["name"], entry["params"]
+                curves.name = entry["name"]
+                curves.grad_clip = EffectiveSettings.from_json(entry["effective"]).grad_clip
             curves.units |= entry.get("units", {})
             for metric, value in entry.get("metrics", {}).items():
                 curves.points[metric].append((entry["step"], value if math.isfinite(value) else math.nan))
@@ -82,9 +84,9 @@ def _draw_grad_norm(curves: Curves, path: Path) -> None:
     axes = make_axes("Gradient norm before clipping", curves.name, "step", "L2 norm (mean of a window)")
     steps, norms = _columns(curves, "train/grad_norm")
     axes.plot(steps, norms, color=BLUE, linewidth=1.2, label="gradient norm")
-    clip = float(curves.params.get("effective.grad_clip", "inf"))
-    if math.isfinite(clip):
-        axes.axhline(clip, color=ORANGE, linewidth=1.5, linestyle="--", label=f"clipped above {clip:g}")
+    if math.isfinite(curves.grad_clip):
+        label = f"clipped above {curves.grad_clip:g}"
+        axes.axhline(curves.grad_clip, color=ORANGE, linewidth=1.5, linestyle="--", label=label)
     axes.set_yscale("log" if max(norms) > 30 * min(norms) > 0 else "linear")
     axes.legend(frameon=False)
     save_figure(axes.figure, path)

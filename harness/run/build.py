@@ -13,10 +13,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from harness.config.errors import ConfigError
 from harness.config.schema import RunSettings
 from harness.config.targets import hydra_whitelist
 from harness.core.distributed import ProcessGroup
+from harness.core.effective_settings import EffectiveSettings, Value
+from harness.core.errors import ConfigError
 from harness.core.events import Observer
 from harness.core.seeding import seed_everything
 from harness.core.state import Schedule, TrainState
@@ -40,7 +41,7 @@ class RunParts:
     plan: TrainingPlan
     policies: tuple[Policy, ...]
     warmup_steps: int
-    effective: Mapping[str, str]
+    effective: EffectiveSettings
     notices: tuple[str, ...]
 
 
@@ -171,36 +172,49 @@ def _build_plan(settings: RunSettings, task: Task, world: ProcessGroup, schedule
 
 def _read_effective_settings(
     state: TrainState, plan: TrainingPlan, world: ProcessGroup, warmup_steps: int
-) -> dict[str, str]:
-    """What is in force, read from the built objects and never from the configuration."""
+) -> EffectiveSettings:
+    """Read the settings in force from the built objects."""
     parameters = list(state.model.parameters())
-    facts: dict[str, Any] = {
-        "device": world.device.type,
-        "devices": world.size,
-        "threads": torch.get_num_threads(),
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
-        "total_steps": plan.total_steps,
-        "steps_per_epoch": max(1, state.examples_per_epoch // plan.batch_size),
-        "warmup_steps": warmup_steps,
-        "evals": len(plan.eval_steps),
-        "batch_size": plan.batch_size,
-        "micro_batch_size": plan.micro_batch_size,
-        "accum_steps": plan.batch_size // world.size // plan.micro_batch_size,
-        "grad_clip": plan.grad_clip,
-        "autocast": str(plan.autocast or parameters[0].dtype).removeprefix("torch."),
+    groups = [group for optimizer in state.optimizer.parts for group in optimizer.param_groups]
+    schedule = state.schedule
+    schedule_fields = [field.name for field in fields(schedule) if field.init] if is_dataclass(schedule) else []
+    return EffectiveSettings(
+        device=world.device.type,
+        devices=world.size,
+        threads=torch.get_num_threads(),
+        parameters=sum(p.numel() for p in parameters),
+        trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
+        total_steps=plan.total_steps,
+        steps_per_epoch=max(1, state.examples_per_epoch // plan.batch_size),
+        warmup_steps=warmup_steps,
+        evals=len(plan.eval_steps),
+        batch_size=plan.batch_size,
+        micro_batch_size=plan.micro_batch_size,
+        accum_steps=plan.batch_size // world.size // plan.micro_batch_size,
+        grad_clip=plan.grad_clip,
+        autocast=str(plan.autocast or parameters[0].dtype).removeprefix("torch."),
+        optimizer="+".join(type(optimizer).__name__ for optimizer in state.optimizer.parts),
+        param_groups={group["name"]: _read_group(group) for group in groups},
+        schedule=type(schedule).__name__ if is_dataclass(schedule) else "",
+        schedule_settings=_to_json_values({name: getattr(schedule, name) for name in schedule_fields}),
+        schedule_start_step=state.schedule_start_step,
+    )
+
+
+def _read_group(group: Mapping[str, Any]) -> dict[str, Value]:
+    """Return the numbers of a torch parameter group that decide an update."""
+    numbers = {name: value for name, value in group.items() if name not in ("name", "lr", *NON_NUMERIC_KEYS)}
+    return _to_json_values({"peak_lr": group["lr"], **numbers})
+
+
+def _to_json_values(settings: Mapping[str, Any]) -> dict[str, Value]:
+    """Return `settings` with values that JSON can hold, without those that are None."""
+    plain = bool | int | float | str
+    return {
+        name: list(value) if isinstance(value, tuple) else value if isinstance(value, plain) else str(value)
+        for name, value in settings.items()
+        if value is not None
     }
-    for part in state.optimizer.parts:
-        facts["optimizer"] = "+".join(filter(None, (facts.get("optimizer"), type(part).__name__)))
-        for group in part.param_groups:
-            facts[f"peak_lr.{group['name']}"] = group["lr"]
-            numbers = {name: value for name, value in group.items() if name not in ("name", "lr", *NON_NUMERIC_KEYS)}
-            facts |= {f"{name}.{group['name']}": value for name, value in numbers.items() if value is not None}
-    if is_dataclass(state.schedule):
-        facts["schedule"] = type(state.schedule).__name__
-        settings = {field.name: getattr(state.schedule, field.name) for field in fields(state.schedule) if field.init}
-        facts |= {f"schedule.{name}": value for name, value in settings.items() if value is not None}
-    return {f"effective.{name}": str(value) for name, value in facts.items()}
 
 
 def _report_errors_under(key: str, call: Callable) -> Callable:

@@ -1,14 +1,14 @@
 """A run made ready and not begun: what is in force, how long it is, what a step of it takes."""
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
 from omegaconf import DictConfig
 
-from harness.config.errors import ConfigError
 from harness.core.distributed import ProcessGroup
+from harness.core.effective_settings import EffectiveSettings
+from harness.core.errors import ConfigError
 from harness.core.events import EvalEnd, Event, StepEnd
 from harness.run.build import RunParts, build_observers
 from harness.run.runner import built_run
@@ -21,7 +21,7 @@ class DryRun:
     """What a run would be: `effective` and the sizes are those in force, `tokens` its whole budget, `evals` those after
     the first, which is before training, `digest` that of the data; seconds are None unless measured."""
 
-    effective: Mapping[str, str]
+    effective: EffectiveSettings
     total_steps: int
     warmup_steps: int
     evals: int

@@ -1,6 +1,5 @@
 """Weights to start from: found, read as data, and matched to the model name by name."""
 
-import json
 import re
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,12 +10,13 @@ import yaml
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from harness.config.errors import ConfigError
 from harness.config.schema import RunSettings
 from harness.config.targets import check_target
+from harness.core.errors import ConfigError
 from harness.core.files import find_intact_folder
 from harness.core.state import find_broken_tie, load_model_weights
 from harness.models import untie_head
+from harness.record.run_lookup import find_run
 from harness.run.build import instantiate_component
 from harness.training import lora
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights, read_state_dict
@@ -156,22 +156,3 @@ def _is_ignored_buffer(name: str, model: nn.Module) -> bool:
 
 def _truncate_names(names: list[str], count: int) -> list[str]:
     return names if len(names) <= count else [*names[:count], f"… {len(names) - count} more"]
-
-
-def find_run(source: str, output_dir: Path, key: str) -> Path:
-    """A path as the user gave it, or a run's folder by its name or MLflow run id; ConfigError, naming `key`, else."""
-    for path in (Path(source).expanduser(), output_dir / source):
-        if path.exists():
-            return path
-    for record in output_dir.glob("*/mlflow.json"):
-        if read_mlflow_run_id(record) == source:
-            return record.parent
-    raise ConfigError(f"{key}: {source!r} is no file, no folder, and no run in {output_dir}")
-
-
-def read_mlflow_run_id(record: Path) -> str | None:
-    """None for a record cut off while it was written: what another run left is no reason to stop this one."""
-    try:
-        return json.loads(record.read_text()).get("run_id")
-    except (ValueError, OSError):
-        return None

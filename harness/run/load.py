@@ -6,12 +6,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from harness.config.errors import ConfigError
-from harness.config.schema import ROOT
 from harness.config.targets import check_target
+from harness.core.errors import ConfigError
+from harness.core.paths import project_dir
 from harness.data.tokenizers import Tokenizer
+from harness.record.run_lookup import find_run
 from harness.run.build import instantiate_component
-from harness.run.initial_weights import find_run, load_best_weights
+from harness.run.initial_weights import load_best_weights
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class LoadedRun:
 def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
     """The run that `run` names: a folder, a run's name or an MLflow run id. ConfigError where it is none, or of no
     language model, or its weights are gone."""
-    folder = find_run(run, output_dir or ROOT / "outputs", "RUN")
+    folder = find_run(run, output_dir or project_dir() / "outputs", "RUN")
     kept = folder / "checkpoints" / "tokenizer"
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"RUN: {folder} holds no run; give a run's folder, its name or its MLflow run id")

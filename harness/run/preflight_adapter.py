@@ -13,7 +13,8 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from harness.config.schema import RunSettings, without_sweep_keys
+from harness.config.compose import without_sweep_keys
+from harness.config.schema import RunSettings
 from harness.core.distributed import ProcessGroup
 from harness.core.events import OutOfMemory
 from harness.core.state import Progress, TrainState, find_broken_tie, load_model_weights

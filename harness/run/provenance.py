@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import cache
 from importlib.metadata import version
@@ -18,21 +18,16 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config.schema import ROOT
+from harness.core.paths import project_dir
 from harness.tracking.store_uri import hide_credentials
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "hydra-core", "optuna", "mlflow")
 MAX_NEW_BYTES = 1_000_000
 
 
-def collect_provenance(device: torch.device, root: Path = ROOT) -> dict[str, str]:
-    """Names and values for people who want to make this run again."""
-    return {"command": current_command(), **_describe_environment(device, root)}
-
-
 @cache
-def _describe_environment(device: torch.device, root: Path) -> Mapping[str, str]:
-    """The machine, and the code as this process has loaded it."""
+def collect_provenance(device: torch.device, root: Path) -> Mapping[str, str]:
+    """Return tags that describe the machine, the versions, and the commit of the code under `root`."""
     described = {
         "host": socket.gethostname(),
         "user": _user_name(),
@@ -48,25 +43,30 @@ def _describe_environment(device: torch.device, root: Path) -> Mapping[str, str]
     return described
 
 
-def write_provenance(folder: Path, cfg: DictConfig) -> None:
-    """Put the resolved `cfg`, the command and the code's changes into a run's folder, without passwords."""
+def write_provenance(folder: Path, cfg: DictConfig, command: str) -> None:
+    """Write the resolved configuration, the command and the uncommitted changes to a run's folder."""
     hidden = deepcopy(cfg)
     hidden.tracking.uri = cfg.tracking.uri and hide_credentials(cfg.tracking.uri)
     OmegaConf.save(hidden, folder / "config.yaml", resolve=True)
-    (folder / "command.txt").write_text(current_command() + "\n")
-    if changes := diff_from_commit():
+    (folder / "command.txt").write_text(command + "\n")
+    if changes := diff_from_commit(project_dir()):
         (folder / "diff.patch").write_text(changes)
 
 
 def current_command() -> str:
-    """What was typed, without passwords that stand in addresses."""
+    """Return the command line of this process, without passwords in addresses."""
     program = os.path.basename(sys.argv[0]) or "python"
     words = [program, *map(hide_credentials, sys.argv[1:])]
     return shlex.join(["python", *words] if program.endswith(".py") else words)
 
 
+def format_command(overrides: Iterable[str]) -> str:
+    """Return the command line that starts a run with `overrides`."""
+    return shlex.join(["python", "run.py", *overrides])
+
+
 @cache
-def diff_from_commit(root: Path = ROOT) -> str:
+def diff_from_commit(root: Path) -> str:
     """A patch from the commit to the files under `root`, new ones included, large ones by name; empty where there is
     no change or no commit. Asked once a process, whose code stays what it has loaded."""
     index = _run_git(root, "rev-parse", "--git-path", "index")

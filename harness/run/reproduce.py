@@ -1,7 +1,6 @@
 """What to type to have a recorded run's configuration again."""
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -10,12 +9,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config.errors import HYDRA_ERRORS, ConfigError
+from harness.config.compose import NON_TRAINING_KEYS, compose_config, contains_key, without_sweep_keys
+from harness.config.errors import HYDRA_ERRORS
 from harness.config.locks import check_locked
-from harness.config.schema import NON_TRAINING_KEYS, compose_config, contains_key, validate_config, without_sweep_keys
+from harness.config.validation import validate_config
+from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
 from harness.record import metrics_file
 
+SEARCH_PATH = "hydra.searchpath"
 NOT_REPRODUCED_KEYS = ("name", "expect", "sweep", "sweeps", "hydra", "pruner", "preflight")
 """Roots of overrides that are of that run or its sweep alone."""
 
@@ -80,11 +82,13 @@ def _compose_first(*candidates: list[str]) -> tuple[list[str], DictConfig]:
 
 
 def _recorded_overrides(folder: Path) -> list[str]:
-    """From the command of `python run.py`; nothing of a run that was started otherwise."""
+    """Return the overrides that the run recorded, without those that do not apply to another run."""
     start = next((entry for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)), {})
-    program, *words = shlex.split(start.get("tags", {}).get("command", ""))[1:] or [""]
-    given = [word for word in words if "=" in word] if program == "run.py" else []
-    return [word for word in given if word.lstrip("+~").partition("=")[0].partition(".")[0] not in NOT_REPRODUCED_KEYS]
+    return [
+        override
+        for override in start.get("overrides", [])
+        if (key := _override_key(override)) == SEARCH_PATH or key.partition(".")[0] not in NOT_REPRODUCED_KEYS
+    ]
 
 
 def _training_settings(cfg: DictConfig) -> dict[str, Any]:

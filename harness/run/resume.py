@@ -10,15 +10,18 @@ from typing import Any
 
 from torch import nn
 
-from harness.config.errors import ConfigError
-from harness.config.schema import NON_TRAINING_KEYS, RunSettings
+from harness.config.compose import NON_TRAINING_KEYS
+from harness.config.schema import RunSettings
 from harness.core.distributed import ProcessGroup
+from harness.core.effective_settings import EffectiveSettings
+from harness.core.errors import ConfigError
 from harness.core.state import TrainState, find_broken_tie
 from harness.core.task import Task
 from harness.models import untie_head
 from harness.record import metrics_file
+from harness.record.run_lookup import find_run, read_mlflow_run_id
 from harness.run.build import RunParts
-from harness.run.initial_weights import find_run, match_weights, read_mlflow_run_id
+from harness.run.initial_weights import match_weights
 from harness.training.checkpoint import (
     WEIGHTS_FILE,
     choose_checkpoint,
@@ -34,8 +37,8 @@ VALIDATION_KEYS, NOT_VALIDATION_KEYS = (
 )
 """Keys that decide what the validation loss is measured on, and those among them that do not."""
 
-RESUMED_ONLY = ("effective.first_step", "effective.lr_factor")
-"""What is said of a resumed run alone."""
+RESUMED_ONLY = ("effective.first_step", "effective.schedule_start_step", "effective.lr_factor")
+"""Keys that every resumed run changes."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class ResumePoint:
         """Where the schedule and the length of the run count from: what was done, in steps as they are now."""
         if self.restarts_schedule:
             return self.step
-        old_batch = int(self.recorded["params"]["effective.batch_size"])
-        old, new = self.counters["examples_per_epoch"] / old_batch, task.examples / settings.batch.batch_size
+        old_batch_size = self.recorded["effective"]["batch_size"]
+        old, new = self.counters["examples_per_epoch"] / old_batch_size, task.examples / settings.batch.batch_size
         if settings.loop.max_steps is not None or old == new:
             return self.counters["schedule_start_step"]
         return self.step - round((self.step - self.counters["schedule_start_step"]) / old * new)
@@ -134,14 +137,13 @@ def restore_run(resumed: ResumePoint, parts: RunParts, params: Mapping[str, str]
         load_checkpoint(state, resumed.checkpoint, rank=world.rank)
     except ValueError as error:
         raise ConfigError(f"start.run: {resumed.checkpoint}: {error}") from error
-    changes = list(_compare_settings(resumed.recorded, {**params, "data.digest": parts.task.dataset["digest"]}))
+    after = {**params, **parts.effective.to_params(), "data.digest": parts.task.dataset["digest"]}
+    changes = list(_compare_settings(resumed.recorded, after))
     _adapt_state(state, built, resumed, changes)
     best = find_checkpoint(resumed.folder / "checkpoints", state.best_step) if state.best_val_loss < inf else None
     if best is None:
         state.best_val_loss, state.best_step, state.evals_since_best = inf, 0, 0
-    effective = {**parts.effective, "effective.first_step": str(state.step)}
-    if state.lr_factor != 1:
-        effective["effective.lr_factor"] = str(state.lr_factor)
+    effective = replace(parts.effective, first_step=state.step, lr_factor=state.lr_factor)
     return RestoredRun(
         replace(parts, plan=replace(parts.plan, first_step=state.step), effective=effective), changes, best
     )
@@ -215,7 +217,8 @@ def resume_tags(resumed: ResumePoint) -> dict[str, str]:
 
 def _compare_settings(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[SettingChange]:
     """Of the settings, and of the data behind them."""
-    before = {**recorded["params"], "data.digest": recorded["dataset"].get("digest", "-")}
+    effective = EffectiveSettings.from_json(recorded["effective"])
+    before = {**recorded["params"], **effective.to_params(), "data.digest": recorded["dataset"].get("digest", "-")}
     gone = [key for key in before if key not in after and "." in key]  # without a dot: the name of a swept choice
     for key in [*after, *gone]:
         was, now = before.get(key, "-"), after.get(key, "-")

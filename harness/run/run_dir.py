@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from harness.config.errors import ConfigError
 from harness.config.schema import RunSettings
+from harness.core.errors import ConfigError
 from harness.core.task import Task
 from harness.record import metrics_file
 from harness.run import provenance
@@ -19,12 +19,12 @@ def check_unused(folder: Path) -> None:
         raise ConfigError(f"{folder} holds a run already; give another folder")
 
 
-def create_run_dir(cfg: DictConfig, settings: RunSettings, given: Path | None, task: Task) -> Path:
+def create_run_dir(cfg: DictConfig, settings: RunSettings, given: Path | None, task: Task, command: str) -> Path:
     """The folder of a run that is about to train, with the resolved configuration, the code's state and the task's
     files in it."""
     folder = given.absolute() if given else _create_unique_dir(cfg, settings)
     folder.mkdir(parents=True, exist_ok=True)
-    provenance.write_provenance(folder, cfg)
+    provenance.write_provenance(folder, cfg, command)
     for name, path in task.files.items():
         shutil.copytree(path, folder / "checkpoints" / name)
     return folder

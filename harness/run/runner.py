@@ -14,19 +14,16 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
-from harness.config.errors import ConfigError
-from harness.config.schema import (
-    NON_TRAINING_KEYS,
-    RunSettings,
-    compose_config,
-    flatten_config,
-    validate_config,
-    without_sweep_keys,
-)
+from harness.config.compose import NON_TRAINING_KEYS, compose_config, flatten_config, without_sweep_keys
+from harness.config.schema import RunSettings
+from harness.config.validation import validate_config
 from harness.core import distributed
 from harness.core.distributed import ProcessGroup, stop_on_signals
+from harness.core.effective_settings import EffectiveSettings
+from harness.core.errors import ConfigError
 from harness.core.events import Event, Notice, Observer, RunEnd, RunStart, Status
 from harness.core.files import open_atomically
+from harness.core.paths import project_dir
 from harness.core.seeding import preserve_rng_state
 from harness.core.task import Task
 from harness.data.cache import ensure_cached
@@ -34,6 +31,7 @@ from harness.observers.composite import CompositeObserver
 from harness.observers.figures import FigureWriter
 from harness.run import initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task, instantiate_component
+from harness.tracking.store_uri import hide_credentials
 from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer, load_weights
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
@@ -44,8 +42,11 @@ SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "ou
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to. `reason` is empty only for a completed one; where its base failed, all is the base's but
-    `effective`, the parameters in force, which is empty."""
+    """Result of a run.
+
+    `reason` is empty only for a completed run. If the base that the run starts from failed, the result is that of the
+    base, and `effective` is None.
+    """
 
     status: Status
     reason: str
@@ -55,7 +56,7 @@ class RunResult:
     tokens: int
     seconds: float
     folder: Path
-    effective: Mapping[str, str]
+    effective: EffectiveSettings | None
 
 
 class BaseRunFailed(Exception):
@@ -63,7 +64,7 @@ class BaseRunFailed(Exception):
 
     def __init__(self, result: RunResult) -> None:
         super().__init__(f"{result.status}: {result.reason}")
-        self.result = replace(result, reason=f"its base, {result.folder.name}: {result.reason}", effective={})
+        self.result = replace(result, reason=f"its base, {result.folder.name}: {result.reason}", effective=None)
 
 
 def run(
@@ -73,11 +74,14 @@ def run(
     folder: Path | None = None,
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
+    overrides: Sequence[str] | None = None,
 ) -> RunResult:
     """Train what `cfg` says, recorded in `folder`, by default a new one in `output_dir`, with `tags` and `params`
     beside its own; ConfigError, with nothing written, for what cannot be built and for a folder that holds a run."""
     cfg = without_sweep_keys(cfg)
     settings = validate_config(cfg)
+    overrides = None if overrides is None else tuple(map(hide_credentials, overrides))
+    command = provenance.current_command() if overrides is None else provenance.format_command(overrides)
     world = _join_processes(settings)
     world.run_main_first(lambda: run_dir.check_unused(folder) if folder and world.is_main else None)
     with distributed.use_cpu_threads(settings.device.threads):
@@ -87,11 +91,15 @@ def run(
             return ended.result
         observers = build_observers(cfg) if world.is_main else []
         chosen = world.run_main_first(
-            lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task) if world.is_main else None
+            lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task, command) if world.is_main else None
         )
         start = _make_run_start(cfg, parts, world, world.broadcast(chosen))
-        tags = {**start.tags, **origin.tags, **(tags or {})}
-        start = replace(start, tags=tags, params={**start.params, **(params or {})})
+        start = replace(
+            start,
+            tags={"command": command, **start.tags, **origin.tags, **(tags or {})},
+            params={**start.params, **(params or {})},
+            overrides=overrides or (),
+        )
         if origin.table and world.is_main:
             (start.folder / "start.txt").write_text(origin.table + "\n")
         checkpointer = Checkpointer(start.folder / "checkpoints", world, settings.loop.keep_checkpoints)
@@ -134,7 +142,7 @@ def _build_run(cfg: DictConfig, settings: RunSettings, world: ProcessGroup) -> t
     if resumed:
         resume.match_head_tying(resumed, task.model)
         parts = build_parts(cfg, settings, world, task, resumed.schedule_start_step(settings, task))
-        gone_on = resume.restore_run(resumed, parts, _collect_params(cfg, parts), world)
+        gone_on = resume.restore_run(resumed, parts, _flatten_params(cfg), world)
         told = tuple(resume.describe_resume(resumed, gone_on))
         return gone_on.parts, StartInfo(
             told, resume.format_changes(gone_on.changes), resume.resume_tags(resumed), gone_on.best
@@ -202,16 +210,19 @@ def _make_run_start(cfg: DictConfig, parts: RunParts, world: ProcessGroup, folde
         folder=folder,
         total_steps=parts.plan.total_steps,
         log_every=cfg.loop.log_every,
-        params=_collect_params(cfg, parts),
-        tags={**provenance.collect_provenance(world.device), "data.digest": parts.task.dataset["digest"]},
+        params=_flatten_params(cfg),
+        effective=parts.effective,
+        tags={
+            **provenance.collect_provenance(world.device, project_dir()),
+            "data.digest": parts.task.dataset["digest"],
+        },
         constants=parts.task.constants,
         dataset=parts.task.dataset,
     )
 
 
-def _collect_params(cfg: DictConfig, parts: RunParts) -> dict[str, str]:
-    """What was asked for and what is in force."""
-    return {**flatten_config(OmegaConf.to_container(cfg, resolve=True)), **parts.effective}
+def _flatten_params(cfg: DictConfig) -> dict[str, str]:
+    return flatten_config(OmegaConf.to_container(cfg, resolve=True))
 
 
 def _load_initial_weights(
@@ -251,16 +262,16 @@ def _get_base_weights(
         )  # what cannot be built is refused before minutes
         build_observers(cfg)  # are spent on its base
         if world.size == 1:
-            ensure_cached(folder, lambda draft: _store_weights(_train_base(base), draft))
+            ensure_cached(folder, lambda draft: _store_weights(_train_base(base, experiment), draft))
         else:
-            trained = _train_base(base)
+            trained = _train_base(base, experiment)
             world.run_main_first(lambda: _store_weights(trained, folder) if world.is_main else None)
     return load_weights(folder / WEIGHTS_FILE)
 
 
-def _train_base(base: DictConfig) -> Path:
+def _train_base(base: DictConfig, experiment: str) -> Path:
     """The weights' file of a run of `base`; BaseEnded unless it completed."""
-    result = run(base)
+    result = run(base, overrides=[f"experiment={experiment}"])
     if result.status != "completed":
         raise BaseRunFailed(result)
     return result.folder / "checkpoints" / "best" / WEIGHTS_FILE

@@ -65,9 +65,9 @@ class ParentRunCallback(Callback):
 
 def _make_sweep_dir(config: DictConfig) -> Path:
     """A folder that no sweep had, under the project wherever the command was started; the jobs are told of it."""
-    from harness.config.schema import ROOT
+    from harness.core.paths import project_dir
 
-    wanted = ROOT / config.hydra.sweep.dir
+    wanted = project_dir() / config.hydra.sweep.dir
     for folder in (wanted, *(wanted.with_name(f"{wanted.name}_{attempt}") for attempt in range(1, 1000))):
         try:
             folder.mkdir(parents=True)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.config.schema import RUN_NAME_PATTERN
+from harness.config.validation import RUN_NAME_PATTERN
 
 OBJECTIVES = ("best_val_loss", "tokens", "seconds", "trainable_parameters")
 """What a run's result says of it; all are to be small."""

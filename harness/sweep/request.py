@@ -12,18 +12,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from harness.config.errors import ConfigError
+from harness.config.compose import NON_TRAINING_KEYS, flatten_config, list_search_path_overrides, without_sweep_keys
 from harness.config.locks import check_locked
-from harness.config.schema import (
-    NON_TRAINING_KEYS,
-    ROOT,
-    check_writable,
-    flatten_config,
-    parse_section,
-    validate_config,
-    without_sweep_keys,
-)
 from harness.config.targets import import_target
+from harness.config.validation import check_writable, parse_section, validate_config
+from harness.core.errors import ConfigError
+from harness.core.paths import config_dir
 from harness.sweep.options import SweepOptions
 from harness.sweep.space.search_space import SearchSpace, read_search_space
 from harness.sweep.study.budget import Budget
@@ -65,7 +59,7 @@ def compose_sweep_request(overrides: Sequence[str]) -> SweepRequest:
     """What `python run.py -m OVERRIDES` is asked to do."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
-    with initialize_config_dir(str(ROOT / "conf"), job_name="run"):
+    with initialize_config_dir(str(config_dir()), job_name="run"):
         config = compose("config", fixed, return_hydra_config=True)
     return read_sweep_request(config, [override for override in overrides if not override.startswith("hydra")])
 
@@ -77,7 +71,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     options = _read_sweep_options(config, sweeper)
     choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
     params = {str(key): value for key, value in (sweeper["params"] or {}).items()}
-    arguments = [*_user_config_dirs(config), *arguments]
+    arguments = [*list_search_path_overrides(config.hydra), *arguments]
     space = read_search_space(params, arguments, options.conditional, choices)
     if not space.ranges and not any(space.conditional.values()) and not sweeper["custom_search_space"]:
         raise ConfigError(
@@ -129,14 +123,6 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         n_threads=max(1, count_cores() // n_jobs) if is_local else None,
         n_gpus=gpus,
     )
-
-
-def _user_config_dirs(config: DictConfig) -> list[str]:
-    """The user's own configuration folders, as an override that holds in every process of the sweep."""
-    ours = ("hydra", "main", "schema")
-    sources = [source for source in config.hydra.runtime.config_sources if source.provider not in ours]
-    folders = [f"{one.schema}://{Path(one.path).absolute() if one.schema == 'file' else one.path}" for one in sources]
-    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
 def _check_shared_best(cfg: DictConfig) -> None:

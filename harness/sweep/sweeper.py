@@ -13,7 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from harness.config.errors import RunFailedError
+from harness.core.errors import RunFailedError
 from harness.core.files import write_atomically
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import format_finding, print_finding, summarize_report

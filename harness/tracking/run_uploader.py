@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.core.effective_settings import EffectiveSettings
 from harness.core.files import FileLock, is_locked
 from harness.record import results_file
 from harness.record.metrics_file import METRICS_FILE, read_entries, write_json
@@ -34,6 +35,7 @@ END_TAGS = ("status", "reason", "best_step")
 
 SWEEP_TAG = "harness.sweep"  # id of the sweep that a trial belongs to
 RESUMED_TAG = "resumed.run_id"  # MLflow run that this one resumes
+EFFECTIVE_TAG = "harness.effective"  # the settings in force as JSON
 DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that the UI shows above a run
 DIAGNOSIS_TAG_PREFIX = "diagnosis."
 UI_COLUMN_TAGS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.git.commit", "user": "mlflow.user"}
@@ -154,12 +156,14 @@ class _RunUpload:
         self.cursor.run_id = self.client.get_or_create_run(experiment, start["id"], start["name"], start["at_ms"])
         self.cursor.sweep = start["tags"].get(SWEEP_TAG)
         self.cursor.save(self.folder)
-        for name, value in start["params"].items():
+        params = {**start["params"], **EffectiveSettings.from_json(start["effective"]).to_params()}
+        for name, value in params.items():
             if len(value) > MAX_VALUE_LENGTH:
                 limit = f"{MAX_VALUE_LENGTH} of {len(value)} characters"
                 self.on_message(f"{name}: MLflow takes {limit}; config.yaml has the whole value")
-        self.batch.params = start["params"]
+        self.batch.params = params
         self.batch.tags = add_column_tags(start["tags"])
+        self.batch.tags[EFFECTIVE_TAG] = json.dumps(start["effective"])
         if link := self._resumed_link(start["tags"]):
             self.batch.tags[DESCRIPTION_TAG] = link
         if start["dataset"].get("name") and start["dataset"].get("digest"):

@@ -3,14 +3,15 @@
 import re
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
+from harness.core.paths import project_dir
+
 DEFAULT_EXPERIMENT = "default"
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 
 
 def default_store_uri() -> str:
     """Return the address of the project's SQLite store, whatever the current folder."""
-    return f"sqlite:///{PROJECT}/mlruns/mlflow.db"
+    return f"sqlite:///{project_dir()}/mlruns/mlflow.db"
 
 
 def resolve_store_uri(uri: str | None) -> str:
@@ -42,7 +43,7 @@ def artifact_root(uri: str) -> str | None:
     if uri.startswith(("http", "databricks")):
         return None
     file = sqlite_path(uri)
-    folder = file.parent if file else PROJECT / "mlruns"
+    folder = file.parent if file else project_dir() / "mlruns"
     return (folder / "artifacts").as_uri()
 
 

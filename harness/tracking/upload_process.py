@@ -13,10 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from harness.core.paths import project_dir
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import UploadCursor, UploadResult, upload_run
-from harness.tracking.store_uri import PROJECT, sqlite_path
+from harness.tracking.store_uri import sqlite_path
 
 POLL_INTERVAL_S = {"run": 2.0, "sweep": 5.0}
 FINAL_ATTEMPTS = {"file": 8, "server": 3}
@@ -36,7 +37,7 @@ class UploadProcess:
         self._sweep_lock = sweep_uploader.mark_sweep_running(self._folder) if is_sweep else None
         self._process = subprocess.Popen(
             [sys.executable, "-m", "harness.tracking.upload_process", str(self._folder)],
-            cwd=PROJECT,
+            cwd=project_dir(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
 from harness.run.runner import run
 from tests.run.test_run import SMOKE
 

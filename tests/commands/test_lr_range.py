@@ -9,7 +9,7 @@ import pytest
 
 from harness import cli
 from harness.commands.lr_range import LRRamp, describe_data_shortage, format_lr_ranges, run_range_test
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
 from harness.importers import native
 from harness.run.runner import built_run
 from harness.sweep.request import compose_sweep_request

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
 from harness.preflight import CHECKS
 from harness.run.preflight_adapter import open_training_setup
 from tests.conftest import run_main

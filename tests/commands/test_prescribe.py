@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ from omegaconf import OmegaConf
 
 from harness import cli
 from harness.commands.prescribe import estimate_run_cost
-from harness.config.schema import NON_TRAINING_KEYS, compose_config, without_sweep_keys
+from harness.config.compose import NON_TRAINING_KEYS, compose_config, without_sweep_keys
 from harness.core.events import Diagnosis
 from harness.importers import native
 from harness.run.reproduce import keep_accepted_overrides, reproduce_overrides, select_valid_overrides
 from harness.sweep.request import compose_sweep_request
 from harness.sweep.space.validation import check_search_space
+from tests.observers.sample_events import make_effective_settings
 
 
 def plain(cfg) -> dict:
@@ -43,8 +45,8 @@ def test_the_sweep_is_accepted_and_its_present_config_is_the_run(finished, overr
 
 
 def test_a_resumed_run_costs_its_own_steps(tmp_path) -> None:
-    rows = [{"kind": "start", "name": "a", "total_steps": 1000, "params": {"effective.first_step": "500"}}]
-    rows[0] |= {"constants": {}}
+    effective = asdict(make_effective_settings(total_steps=1000, first_step=500))
+    rows = [{"kind": "start", "name": "a", "total_steps": 1000, "params": {}, "effective": effective, "constants": {}}]
     rows += [
         {"kind": "metrics", "step": step, "metrics": metrics, "units": {}}
         for step in range(600, 1001, 100)
@@ -80,19 +82,19 @@ def test_a_verdict_tells_no_override_that_the_run_would_refuse(finished, tmp_pat
     assert [diagnosis.overrides for diagnosis in keep_accepted_overrides(tmp_path, [noisy])] == [()]
 
 
-def as_if_typed(command: str, finished: Path, folder: Path) -> Path:
-    """A copy of the run in `folder` that says it was started by this command."""
+def copy_with_overrides(overrides: list[str], finished: Path, folder: Path) -> Path:
+    """Copy a run's record, with other recorded overrides."""
     folder.mkdir()
     shutil.copy(finished / "config.yaml", folder)
     record = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
-    record[0]["tags"]["command"] = command
+    record[0]["overrides"] = overrides
     (folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, record)) + "\n")
     return folder
 
 
 def test_what_was_typed_is_typed_again_and_the_rest_added(finished, tmp_path) -> None:
-    command = "python run.py experiment=smoke name=one optimizer.lr=0.5 sweep.n_trials=9 seed=5"
-    found = reproduce_overrides(as_if_typed(command, finished, tmp_path / "typed"))
+    overrides = ["experiment=smoke", "name=one", "optimizer.lr=0.5", "sweep.n_trials=9", "seed=5"]
+    found = reproduce_overrides(copy_with_overrides(overrides, finished, tmp_path / "typed"))
     assert found[:3] == ["experiment=smoke", "optimizer.lr=0.5", "seed=5"]
     assert "optimizer.lr=0.002" in found
     assert "model.layers=1" in found
@@ -102,8 +104,8 @@ def test_what_was_typed_is_typed_again_and_the_rest_added(finished, tmp_path) ->
 def test_where_what_was_typed_is_not_here_the_run_s_experiment_and_all_that_differs_is_spelled_out(
     finished, tmp_path
 ) -> None:
-    command = "python run.py --config-dir conf2 experiment=of_mine seed=5"
-    found = reproduce_overrides(as_if_typed(command, finished, tmp_path / "typed"))
+    overrides = ["hydra.searchpath=[file://conf2]", "experiment=of_mine", "seed=5"]
+    found = reproduce_overrides(copy_with_overrides(overrides, finished, tmp_path / "typed"))
     assert found[0] == "experiment=smoke"  # by the run's name
     assert plain(without_sweep_keys(compose_config(found))) == plain(OmegaConf.load(finished / "config.yaml"))
 
@@ -122,7 +124,7 @@ def test_any_configuration_is_typed_again(options, finished, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "said"), [("absent", "is no file, no folder, and no run"), (".", "is no run of ours")]
+    ("place", "said"), [("absent", "is not a file, a folder, or a run"), (".", "is no run of ours")]
 )
 def test_what_is_no_run_is_named_with_exit_status_2(place, said, tmp_path, capsys) -> None:
     assert cli.main(["prescribe", str(tmp_path / place)]) == 2

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from harness.commands import run
-from harness.config.errors import ConfigError
+from harness.config.compose import compose_config
 from harness.config.locks import check_locked
-from harness.config.schema import compose_config
+from harness.core.errors import ConfigError
 
 FIXED = """# @package _global_
 defaults:

@@ -7,9 +7,11 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config.errors import ConfigError
-from harness.config.schema import BatchSettings, LoopSettings, compose_config, validate_config
+from harness.config.compose import compose_config
+from harness.config.schema import BatchSettings, LoopSettings
+from harness.config.validation import validate_config
 from harness.core.distributed import ProcessGroup
+from harness.core.errors import ConfigError
 from harness.run.build import build_observers, build_optimizer, build_parts, build_task, instantiate_component
 from tests.conftest import ROOT
 
@@ -159,7 +161,7 @@ def test_every_option_builds(option: Path, files: Path, places: list[str]) -> No
     parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
     assert parts.plan.total_steps == 20
     assert len(build_observers(cfg)) == len(cfg.observers)
-    assert int(parts.effective["effective.trainable_parameters"]) > 0
+    assert parts.effective.trainable_parameters > 0
 
 
 def make_tokenizer(files: Path) -> None:

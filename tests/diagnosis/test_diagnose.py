@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
 from harness.core.events import Diagnosis
 from harness.diagnosis import check_comparability, diagnose
 from harness.diagnosis.history import History, RunFacts, SpikeRecord

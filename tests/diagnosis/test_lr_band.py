@@ -59,13 +59,12 @@ def test_a_test_that_broke_off_at_once_says_to_begin_lower() -> None:
 PARAMS = {
     "optimizer.lr": "0.1", "optimizer.weight_decay": "0.1", "schedule.warmup_ratio": "0.1", "loop.max_steps": "9",
     "loop.grad_clip": "1.0", "batch.batch_size": "8", "seed": "1", "lora": "{}", "output_dir": "x", "expect": "[]",
-    "effective.peak_lr.matrices": "0.1",
 }  # fmt: skip
 
 
 SAME = [
     {"optimizer.lr": "5"}, {"optimizer.adamw_lr": "5"}, {"schedule.warmup_ratio": "0"}, {"loop.max_steps": "99"},
-    {"seed": "2"}, {"output_dir": "y"}, {"effective.peak_lr.matrices": "5"},
+    {"seed": "2"}, {"output_dir": "y"},
     {"optimizer": "adamw"},  # as a trial records a choice that its sweep searches
 ]  # fmt: skip
 

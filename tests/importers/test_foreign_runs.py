@@ -1,6 +1,7 @@
 """Runs recorded by the transformers Trainer, TensorBoard and MLflow under their own names."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import torch
 
 from harness.importers import mlflow, read_history
 from harness.tracking.mlflow_client import LogBatch, TrackingClient
+from harness.tracking.run_uploader import EFFECTIVE_TAG
+from tests.observers.sample_events import make_effective_settings
 from tests.tracking.stores import new_store
 
 LOGGED = [
@@ -145,9 +148,11 @@ def test_mlflow_run_of_ours(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     client = TrackingClient(store)
     run_id = client.get_or_create_run("default", "1", "our run", 0)
-    params = {"effective.peak_lr.matrices": "0.02", "effective.total_steps": "9", "expect": "['step 1: val/loss < 3']"}
+    params = {"expect": "['step 1: val/loss < 3']"}
+    effective = make_effective_settings(total_steps=9, param_groups={"matrices": {"peak_lr": 0.02}})
+    tags = {"unit.val/loss": "nats/token", "status": "diverged", EFFECTIVE_TAG: json.dumps(asdict(effective))}
     metrics = [("constant/ln_vocabulary", 7.6, 0, 0), ("val/loss", 3.0, 1, 9), ("val/loss_se", 0.1, 1, 9)]
-    client.log_batch(run_id, LogBatch(params, metrics, {"unit.val/loss": "nats/token", "status": "diverged"}))
+    client.log_batch(run_id, LogBatch(params, metrics, tags))
     history = mlflow.read_mlflow_run(run_id, store)
     assert history["val/loss_se"].values.tolist() == [0.1]
     facts = history.facts

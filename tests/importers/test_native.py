@@ -7,15 +7,28 @@ import pytest
 from harness.core.events import RunEnd, Spike
 from harness.importers import read_history
 from harness.observers.metrics_writer import MetricsWriter
-from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, send_events, step_end
+from tests.observers.sample_events import (
+    eval_end,
+    make_effective_settings,
+    run_end,
+    run_start,
+    sample_run,
+    send_events,
+    step_end,
+)
 
 PARAMS = {
-    "effective.total_steps": "20", "effective.optimizer": "Muon+AdamW", "effective.peak_lr.matrices": "0.02",
-    "effective.peak_lr.embeddings": "0.001", "effective.grad_clip": "inf", "effective.warmup_steps": "0",
-    "effective.schedule": "Plateau", "schedule.warmup_ratio": "0.02", "schedule.warmup_steps": "None",
-    "effective.steps_per_epoch": "7", "lora": "{}", "expect": "['step 5: val/loss < 3', 'epoch 1: val/loss < 2']",
-    "loop.log_every": "5", "effective.batch_size": "8", "effective.weight_decay.matrices": "0.1",
+    "schedule.warmup_ratio": "0.02", "schedule.warmup_steps": "None", "lora": "{}", "loop.log_every": "5",
+    "expect": "['step 5: val/loss < 3', 'epoch 1: val/loss < 2']",
 }  # fmt: skip
+EFFECTIVE = make_effective_settings(
+    optimizer="Muon+AdamW",
+    param_groups={"embeddings": {"peak_lr": 0.001}, "matrices": {"peak_lr": 0.02, "weight_decay": 0.1}},
+    grad_clip=float("inf"),
+    schedule="Plateau",
+    steps_per_epoch=7,
+    batch_size=8,
+)
 
 
 def test_read_curves(tmp_path: Path) -> None:
@@ -31,7 +44,8 @@ def test_read_curves(tmp_path: Path) -> None:
 
 
 def test_read_facts(tmp_path: Path) -> None:
-    start = run_start(tmp_path, params=PARAMS, constants={"ln_vocabulary": 7.6, "unigram_entropy": 6.1})
+    constants = {"ln_vocabulary": 7.6, "unigram_entropy": 6.1}
+    start = run_start(tmp_path, params=PARAMS, effective=EFFECTIVE, constants=constants)
     send_events([MetricsWriter()], iter([start, run_end("interrupted", step=0)]))
     facts = read_history(tmp_path).facts
     assert (facts.optimizer, facts.peak_lr, facts.weight_decay, facts.batch_size) == ("Muon+AdamW", 0.02, 0.1, 8)

@@ -4,10 +4,35 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.core.effective_settings import EffectiveSettings
 from harness.core.events import EvalEnd, Event, Notice, Observer, RunEnd, RunStart, StepEnd
 from harness.core.task import Metric
 
 TOKENS_PER_STEP = 100
+
+
+def make_effective_settings(**changes: object) -> EffectiveSettings:
+    """Settings of a run of AdamW on one CPU."""
+    given = {
+        "device": "cpu",
+        "devices": 1,
+        "threads": 1,
+        "parameters": 740352,
+        "trainable_parameters": 740352,
+        "total_steps": 20,
+        "steps_per_epoch": 50,
+        "warmup_steps": 0,
+        "evals": 2,
+        "batch_size": 32,
+        "micro_batch_size": 32,
+        "accum_steps": 1,
+        "grad_clip": 1.0,
+        "autocast": "float32",
+        "optimizer": "AdamW",
+        "param_groups": {"matrices": {"peak_lr": 0.001, "weight_decay": 0.1}},
+        "schedule": "Cosine",
+    }
+    return EffectiveSettings(**{**given, **changes})
 
 
 def run_start(folder: Path, total_steps: int = 20, log_every: int = 5, **changes: object) -> RunStart:
@@ -16,7 +41,8 @@ def run_start(folder: Path, total_steps: int = 20, log_every: int = 5, **changes
         "folder": folder,
         "total_steps": total_steps,
         "log_every": log_every,
-        "params": {"optimizer.lr": "0.001", "effective.parameters": "740352", "effective.grad_clip": "1.0"},
+        "params": {"optimizer.lr": "0.001"},
+        "effective": make_effective_settings(total_steps=total_steps),
         "tags": {"host": "here", "command": "python run.py", "mlflow.parentRunId": "p" * 32},
         "constants": {"uniform": 8.32, "unigram": 6.11},
         "dataset": {"name": "pydoc_qa", "digest": "d" * 64},

@@ -67,7 +67,7 @@ TABLE = [
     (["data.sequence_length=0"], ["data", "sequence_length", "0"]),
     (["tokenizer=bpe", "tokenizer.vocab_size=5000000"], ["tokenizer", "5000000"]),
     (["start=warm"], ["start.source has no value"]),
-    (["start=warm", "start.source=nowhere"], ["start.source: 'nowhere' is no file"]),
+    (["start=warm", "start.source=nowhere"], ["start.source: 'nowhere' is not a file"]),
     (["data=text"], ["data.source.path has no value"]),
     (["data=text", "data.source.path=/nowhere/text.txt"], ["data", "/nowhere/text.txt"]),
     (["lora=none", "+lora.rank=4"], ["lora: rank set, and lora=none has no adapters"]),

@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from harness.config.errors import ConfigError
-from harness.config.schema import RunSettings, compose_config, validate_config
+from harness.config.compose import compose_config
+from harness.config.schema import RunSettings
+from harness.config.validation import validate_config
+from harness.core.errors import ConfigError
 from harness.models.gpt import GPT
 from harness.models.pretrained import load_causal_lm
 from harness.run.initial_weights import WeightMatch, load_matching_weights, load_warm_start
@@ -169,7 +171,7 @@ def test_an_mlflow_run_id_names_a_run_even_beside_a_torn_record(tmp_path, settin
     (torn / "mlflow.json").write_text('{"run_id": "01')
     assert load_warm_start(model, "0123abcd", settings).is_complete
     assert has_same_weights(model, source)
-    assert "'4567' is no file, no folder, and no run" in get_error(model, "4567", settings)
+    assert "'4567' is not a file, a folder, or a run" in get_error(model, "4567", settings)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])

@@ -10,8 +10,8 @@ import torch
 
 from harness import cli
 from harness.commands.verify_resume import max_difference, read_checkpoint_parts
-from harness.config.errors import ConfigError
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
+from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
 from harness.run.dry_run import dry_run
 from harness.run.runner import RunResult, run
@@ -76,9 +76,8 @@ def test_changed_numbers_act_and_are_recorded_as_before_and_after(broken_off, pl
     changes = ["optimizer.lr=1e-4", "optimizer.betas=[0.8,0.9]", "optimizer.weight_decay=0.3", "loop.grad_clip=0.5"]
     again = resume_run(broken_off, places, *changes, "schedule=constant", "schedule.warmup_ratio=0")
     assert read_series(again.folder, "train/lr") == [1e-4] * 6
-    params = read_start(again)["params"]
-    assert params["effective.betas.matrices"] == "(0.8, 0.9)"
-    assert params["effective.weight_decay.matrices"] == "0.3"
+    group = again.effective.param_groups["matrices"]
+    assert (group["betas"], group["weight_decay"]) == ([0.8, 0.9], 0.3)
     table = (again.folder / "start.txt").read_text()
     rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
     assert rows["changed"] == ["before", "after"]
@@ -183,7 +182,7 @@ def test_after_kill_9_the_last_checkpoint_serves(broken_off, places, tmp_path, c
         child.kill()
     killed = find_only_run(tmp_path)
     again = run(compose_config([*endless, "start=resume", f"start.run={killed.name}"]), [stop_after(2)])
-    begun = int(again.effective["effective.first_step"])
+    begun = again.effective.first_step
     assert begun >= 9
     assert begun % 3 == 0
     assert read_series(again.folder, "train/loss")[0] == read_series(killed, "train/loss")[begun]
@@ -222,7 +221,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(file, brok
 
 
 REFUSED = [
-    (["start.run=nowhere"], "start.run: 'nowhere' is no file, no folder, and no run in"),
+    (["start.run=nowhere"], "start.run: 'nowhere' is not a file, a folder, or a run in"),
     (["start.run={files}"], "keeps no checkpoints of a run"),
     (["start.checkpoint=5"], "start.checkpoint: '5' must be one of the checkpoints in"),
     (["start.checkpoint=5"], "keeps: best, last, 0, 4, 6"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
 from harness.run.runner import run
 from harness.training.checkpoint import checkpoint_name
 from tests.conftest import ROOT, run_main, run_script
@@ -67,7 +67,8 @@ def test_the_same_command_gives_the_same_bits_and_does_not_tokenise_again(places
     (tmp_path / "own.txt").write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
     own = ["data=text", f"data.source.path={tmp_path}/own.txt", "tokenizer=bpe", "tokenizer.vocab_size=270"]
     commands = [
-        compose_config([*SMOKE, *places, *own, f"cache_dir={tmp_path}/cache", "observers=metrics_only"]) for _ in range(2)
+        compose_config([*SMOKE, *places, *own, f"cache_dir={tmp_path}/cache", "observers=metrics_only"])
+        for _ in range(2)
     ]
     first = run(commands[0])
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cache/**/*.npy")}
@@ -123,7 +124,14 @@ def wait_for_steps(tmp_path: Path, steps: int) -> None:
 
 
 def test_two_processes_see_the_losses_of_one(places, tmp_path) -> None:
-    chosen = [*SMOKE, *places, "observers=metrics_only", "model.dropout=0.0", "batch.micro_batch_size=2", "data=pydoc_qa"]
+    chosen = [
+        *SMOKE,
+        *places,
+        "observers=metrics_only",
+        "model.dropout=0.0",
+        "batch.micro_batch_size=2",
+        "data=pydoc_qa",
+    ]
     alone = run(compose_config(chosen))
     run_with_torchrun(*chosen)
     together = next(f for f in (tmp_path / "outputs").iterdir() if f != alone.folder)
@@ -165,7 +173,7 @@ def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp
     chosen = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=metrics_only", "optimizer=careful"]
     done = run_script(*chosen, env={"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"})
     assert done.returncode == 0, done.stderr
-    assert read_record(find_only_run(tmp_path))[0]["params"]["effective.peak_lr.matrices"] == "0.05"
+    assert read_record(find_only_run(tmp_path))[0]["effective"]["param_groups"]["matrices"]["peak_lr"] == 0.05
     monkeypatch.syspath_prepend(own)
     assert run_main(monkeypatch, *chosen) == 2
     assert "HARNESS_TRUST=my_package" in capsys.readouterr().err
@@ -196,11 +204,13 @@ def test_two_processes_that_adapt_a_base_they_trained_see_the_losses_of_one(plac
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_learns_too_and_is_recorded_as_such(precision, places) -> None:
-    result = run(compose_config([*SMOKE, *places, "observers=metrics_only", f"precision={precision}", "loop.max_steps=6"]))
+    result = run(
+        compose_config([*SMOKE, *places, "observers=metrics_only", f"precision={precision}", "loop.max_steps=6"])
+    )
     losses = read_series(result.folder, "train/loss")
     assert result.status == "completed"
     assert losses[-1] < losses[0]
-    assert read_record(result.folder)[0]["params"]["effective.autocast"].startswith(
+    assert read_record(result.folder)[0]["effective"]["autocast"].startswith(
         {"bf16": "bfloat16", "fp16": "float16"}[precision]
     )
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from harness.config.errors import ConfigError
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
+from harness.core.effective_settings import EffectiveSettings
+from harness.core.errors import ConfigError
 from harness.core.events import EvalEnd, Event
 from harness.run.dry_run import dry_run
 from harness.run.runner import run
@@ -34,8 +35,8 @@ def test_a_run_in_a_folder_of_its_own_is_named_after_it_and_carries_its_tags(pla
     assert {name: end[name] for name in ("status", "step", "tokens", "seconds", "best_val_loss", "best_step")} == {
         name: getattr(result, name) for name in ("status", "step", "tokens", "seconds", "best_val_loss", "best_step")
     }
-    assert result.effective.items() <= start["params"].items()
-    assert result.effective["effective.total_steps"] == "4"
+    assert result.effective == EffectiveSettings.from_json(start["effective"])
+    assert result.effective.total_steps == 4
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(places, tmp_path) -> None:
@@ -91,11 +92,10 @@ def test_what_is_prepared_is_what_a_run_then_has_and_nothing_is_left_behind(plac
     assert prepared.seconds_per_step > 0
     assert prepared.seconds_per_eval > 0
     result = run(cfg)
-    params = read_record(result.folder)[0]["params"]
     assert prepared.effective == result.effective
-    assert str(prepared.total_steps) == params["effective.total_steps"]
-    assert str(prepared.warmup_steps) == params["effective.warmup_steps"]
-    assert str(prepared.evals) == params["effective.evals"]
+    assert prepared.total_steps == result.effective.total_steps
+    assert prepared.warmup_steps == result.effective.warmup_steps
+    assert prepared.evals == result.effective.evals
     assert prepared.digest == read_record(result.folder)[0]["tags"]["data.digest"]
     step = prepared.tokens / prepared.total_steps
     assert 5000 <= prepared.tokens < 5000 + step
@@ -115,7 +115,12 @@ def test_what_a_run_would_refuse_is_refused_when_it_is_prepared(places, tmp_path
 
 FIRST = ["lora=all_linear", "model.dropout=0.1"]
 SECOND = ["optimizer=muon", "schedule=wsd", "seed=5", "device.threads=2", "data.shuffle=false"]
-FRESH = "import sys; from harness.config.schema import compose; from harness.run.runner import run; run(compose(sys.argv[1:]))"
+FRESH = """
+import sys
+from harness.config.compose import compose_config
+from harness.run.runner import run
+run(compose_config(sys.argv[1:]))
+"""
 
 
 @pytest.mark.slow  # tests/sweep/test_sweep.py compares a trial of a warm worker

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
 from harness.run.runner import run
 from harness.sweep.study.storage import open_storage
 from harness.sweep.sweeper import format_cost_estimate

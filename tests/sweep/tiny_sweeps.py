@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from optuna.trial import Trial
 
-from harness.config.schema import ROOT
 from harness.core.events import EvalEnd, Status
+from harness.core.paths import config_dir
 from harness.core.task import Metric
 from harness.sweep.request import SweepRequest, read_sweep_request
 from harness.sweep.study.setup import open_study
@@ -37,7 +37,7 @@ def compose_sweep_config(overrides: Sequence[str]) -> DictConfig:
 
 @cache
 def _compose_fixed(fixed: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(str(ROOT / "conf"), job_name="run"):
+    with initialize_config_dir(str(config_dir()), job_name="run"):
         return compose("config", list(fixed), return_hydra_config=True)
 
 

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 from harness import cli
 from harness.commands.export import export_model
 from harness.commands.sample import format_prompt, print_samples
-from harness.config.errors import ConfigError
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
+from harness.core.errors import ConfigError
 from harness.data.tokens import IGNORE_INDEX, TokenBatch
 from harness.run.load import LoadedRun, load_recorded_run
 from harness.run.runner import run
@@ -98,10 +98,10 @@ def test_our_loss_is_that_of_transformers_given_unshifted_labels_and_labels_shif
 @with_run("pretrained")
 def test_a_run_of_the_experiment_records_that_adapters_alone_trained_and_that_they_learned(recorded: LoadedRun):
     lines = [json.loads(line) for line in (recorded.folder / "metrics.jsonl").read_text().splitlines()]
-    params = next(line["params"] for line in lines if "params" in line)
+    params, effective = lines[0]["params"], lines[0]["effective"]
     adapters = sum(p.numel() for name, p in recorded.model.named_parameters() if "lora_" in name)
-    assert params["effective.trainable_parameters"] == str(adapters)
-    assert params["effective.weight_decay.matrices"] == "0.01"
+    assert effective["trainable_parameters"] == adapters
+    assert effective["param_groups"]["matrices"]["weight_decay"] == 0.01
     assert (params["lora.rank"], params["lora.alpha"]) == ("16", "32")
     losses = [line["metrics"]["val/loss"] for line in lines if "val/loss" in line.get("metrics", {})]
     assert losses[-1] < losses[0]
@@ -202,7 +202,7 @@ def test_a_bad_number_is_refused_before_the_run_is_read(options: list[str], said
 def test_a_name_that_is_no_run_is_refused_by_both_commands(capsys):
     for command in (["sample", "no-such-run", "x"], ["export", "no-such-run"]):
         assert cli.main(command) == 2
-        assert "RUN: 'no-such-run' is no file, no folder, and no run in" in capsys.readouterr().err
+        assert "RUN: 'no-such-run' is not a file, a folder, or a run in" in capsys.readouterr().err
 
 
 @with_run("full")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from harness.config.schema import compose_config, validate_config
+from harness.config.compose import compose_config
+from harness.config.validation import validate_config
 from harness.core.distributed import ProcessGroup
 from harness.run.build import build_parts, build_task
 from harness.run.runner import run
@@ -82,7 +83,7 @@ def test_the_small_twins_show_the_gap_and_record_the_documents_figure_beside_the
     assert 0 < metrics["val/windowed_coverage"] < 1.0
     assert metrics["val/windowed_loss"] < metrics["val/nats_per_character"]  # fewer nats, over more characters
     assert units["val/windowed_loss"] == "nats in full windows/character of all"
-    params = read_record(runs["before"].folder)[0]["params"]
-    assert (params["effective.optimizer"], params["effective.momentum.matrices"]) == ("SGD", "0.0")
-    assert (params["effective.grad_clip"], params["effective.weight_decay.vectors"]) == ("1.0", "0.0")
-    assert read_record(runs["after"].folder)[0]["params"]["effective.weight_decay.vectors"] == "0.1"
+    sgd, adamw = runs["before"].effective, runs["after"].effective
+    assert (sgd.optimizer, sgd.param_groups["matrices"]["momentum"], sgd.grad_clip) == ("SGD", 0.0, 1.0)
+    assert sgd.param_groups["vectors"]["weight_decay"] == 0.0
+    assert adamw.param_groups["vectors"]["weight_decay"] == 0.1

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from harness.config.schema import compose_config, flatten_config, without_sweep_keys
+from harness.config.compose import compose_config, flatten_config, without_sweep_keys
 from tests.conftest import ROOT
 
 PAGES = sorted((ROOT / "docs" / "systems").glob("*.md"))

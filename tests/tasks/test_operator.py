@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from harness import cli
-from harness.config.errors import ConfigError
-from harness.config.schema import compose_config, validate_config
+from harness.config.compose import compose_config
+from harness.config.validation import validate_config
 from harness.core.distributed import ProcessGroup
+from harness.core.errors import ConfigError
 from harness.data.operator_data import FieldPairs, build_field_data
 from harness.run.build import build_parts, build_task
 from harness.run.dry_run import dry_run

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from harness.config.errors import ConfigError
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
+from harness.core.errors import ConfigError
 from harness.run.dry_run import dry_run
 from harness.run.runner import run
 from harness.training.checkpoint import load_weights

@@ -20,9 +20,13 @@ def format_run_command(fixed: Iterable[str], params: Mapping[str, Any]) -> str:
 
     Choices of groups come first, as in Hydra's own documentation.
     """
-    words = [*map(hide_credentials, fixed), *(format_override(key, value) for key, value in params.items())]
-    words.sort(key=lambda word: "." in word.partition("=")[0])
-    return shlex.join(["python", "run.py", *words])
+    return shlex.join(["python", "run.py", *list_trial_overrides(fixed, params)])
+
+
+def list_trial_overrides(fixed: Iterable[str], params: Mapping[str, Any]) -> list[str]:
+    """Return the overrides of a trial, choices of groups first, quoted for Hydra."""
+    overrides = [*map(hide_credentials, fixed), *(format_override(key, value) for key, value in params.items())]
+    return sorted(overrides, key=lambda override: "." in override.partition("=")[0])
 
 
 def format_override(key: str, value: Any) -> str:

@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, O
 from hydra.errors import HydraException
 from optuna.distributions import CategoricalDistribution
 
-from harness.config.errors import ConfigError
+from harness.core.errors import ConfigError
 from harness.sweep.hydra_internals import Range, parse_distribution, split_overrides
 
 

@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial
 
-from harness.config.errors import ConfigError, did_you_mean, explain_error
-from harness.config.schema import NON_TRAINING_KEYS, SWEEP_ONLY_KEYS, compose_config, flatten_config
+from harness.config.compose import NON_TRAINING_KEYS, SWEEP_ONLY_KEYS, compose_config, flatten_config
+from harness.config.errors import explain_error
+from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.hydra_internals import Range
 from harness.sweep.optuna_internals import is_in_distribution, suggest_value
 from harness.sweep.space.range_syntax import parse_ranges

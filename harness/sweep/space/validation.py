@@ -8,8 +8,9 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from optuna.distributions import FloatDistribution
 
-from harness.config.errors import ConfigError, did_you_mean
-from harness.config.schema import contains_key, validate_config
+from harness.config.compose import contains_key
+from harness.config.validation import validate_config
+from harness.core.errors import ConfigError, did_you_mean
 from harness.run.dry_run import DryRun, dry_run
 from harness.sweep.space.search_space import SearchSpace, is_in_range, match_choice, range_ends
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import optuna
 
-from harness.config.errors import ConfigError
+from harness.core.errors import ConfigError
 from harness.sweep.request import SweepRequest
 from harness.sweep.space.validation import baseline_values
 from harness.sweep.study.spec import StudySpec

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 
-from harness.config.errors import ConfigError
 from harness.config.targets import check_arguments
+from harness.core.errors import ConfigError
 from harness.sweep.space.search_space import SearchSpace, read_search_space
 from harness.sweep.study.sampler import ReproducibleSampler
 

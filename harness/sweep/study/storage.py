@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from harness.config.errors import ConfigError
+from harness.core.errors import ConfigError
 from harness.core.files import FileLock
 from harness.sweep.optuna_internals import JournalFileLock, get_database_engine
 

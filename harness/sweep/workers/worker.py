@@ -6,7 +6,6 @@ its parent dies, standard input closes, and the worker exits.
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -21,11 +20,11 @@ from pathlib import Path
 import optuna
 from optuna.trial import Trial, TrialState
 
-from harness.config.errors import ConfigError
-from harness.config.schema import ROOT
 from harness.config.targets import import_target
+from harness.core.errors import ConfigError
+from harness.core.paths import project_dir
 from harness.sweep.optuna_internals import silence_optuna
-from harness.sweep.report.formatting import format_run_command
+from harness.sweep.report.formatting import list_trial_overrides
 from harness.sweep.space.search_space import trial_values
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import report_and_prune, stop_when
@@ -61,7 +60,7 @@ def spawn_worker(spec: WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[
     with worker_log_path(spec.folder, index).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", WORKER_MODULE],
-            cwd=ROOT,
+            cwd=project_dir(),
             env=environment,
             stdin=subprocess.PIPE,
             stdout=log,
@@ -126,18 +125,18 @@ def _run_trial(
         if cfg.device.threads is None:
             cfg.device.threads = spec.n_threads
         choices = {key: str(value) for key, value in values.items() if key in study_spec.choices}
-        sys.argv = shlex.split(format_run_command(queue.space.fixed, values))[1:]
+        overrides = list_trial_overrides(queue.space.fixed, values)
         tags = {SWEEP_TAG: queue.study.user_attrs[SWEEP_ID]}
-        result = run(cfg, policies, folder=folder, tags=tags, params=choices)
+        result = run(cfg, policies, folder=folder, tags=tags, params=choices, overrides=overrides)
     except ConfigError as error:
         return TrialResult("failed", str(error))
     except Exception as error:
         traceback.print_exc()
         return TrialResult("failed", f"{type(error).__name__}: {error}")
-    if not result.effective and result.status != "interrupted":  # training its base model failed
-        return TrialResult("failed", result.reason)
-    effective = {name.removeprefix("effective."): value for name, value in result.effective.items()}
-    first_step, total_steps = int(effective.get("first_step", 0)), int(effective.get("total_steps", 0))
+    effective = result.effective
+    if effective is None:  # training its base model did not complete
+        return TrialResult("interrupted" if result.status == "interrupted" else "failed", result.reason)
+    first_step, total_steps = effective.first_step, effective.total_steps
     return TrialResult(
         status=result.status,
         reason=result.reason,
@@ -146,11 +145,11 @@ def _run_trial(
         step=result.step,
         tokens=result.tokens,
         seconds=result.seconds,
-        fraction_done=(result.step - first_step) / (total_steps - first_step) if total_steps > first_step else 0.0,
-        trainable_parameters=int(effective.get("trainable_parameters", 0)),
+        fraction_done=(result.step - first_step) / (total_steps - first_step),
+        trainable_parameters=effective.trainable_parameters,
         folder=folder.name,
-        threads=int(effective.get("threads", 0)),
-        device=effective.get("device", ""),
+        threads=effective.threads,
+        device=effective.device,
     )
 
 

@@ -4,8 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness.config.errors import ConfigError
-from harness.config.schema import compose_config
+from harness.config.compose import compose_config
+from harness.core.errors import ConfigError
 from harness.sweep.space.search_space import (
     SearchSpace,
     format_range,

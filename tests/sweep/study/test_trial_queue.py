@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import Trial, TrialState
 
-from harness.config.errors import ConfigError
+from harness.core.errors import ConfigError
 from harness.sweep.space.search_space import config_key
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process

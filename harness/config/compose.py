@@ -1,0 +1,76 @@
+"""Compose the configuration of a run from conf/ and overrides."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from functools import lru_cache
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, open_dict
+
+from harness.core.paths import config_dir
+
+SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
+"""Keys that only a sweep reads."""
+NON_TRAINING_KEYS = (
+    "observers",
+    "tracking",
+    "output_dir",
+    "cache_dir",
+    "name",
+    "locked",
+    "unlock",
+    "expect",
+    "thresholds",
+)
+"""Keys that do not change the training."""
+
+
+def compose_config(overrides: Sequence[str]) -> DictConfig:
+    """Compose the configuration of `overrides`, on the search path of the running Hydra application if there is one.
+
+    Results are cached, so that a process sees the same configuration after its files have changed.
+    """
+    hydra = GlobalHydra.instance()
+    return deepcopy(_compose_cached(hydra.config_loader() if hydra.is_initialized() else None, tuple(overrides)))
+
+
+@lru_cache(maxsize=64)
+def _compose_cached(application: ConfigLoader | None, overrides: tuple[str, ...]) -> DictConfig:
+    with nullcontext() if application else initialize_config_dir(str(config_dir()), job_name="run"):
+        return compose("config", list(overrides))
+
+
+def without_sweep_keys(cfg: DictConfig) -> DictConfig:
+    """Return `cfg` without SWEEP_ONLY_KEYS."""
+    if not cfg.keys() & set(SWEEP_ONLY_KEYS):
+        return cfg
+    part = deepcopy(cfg)
+    with open_dict(part):
+        for key in SWEEP_ONLY_KEYS:
+            part.pop(key, None)
+    return part
+
+
+def list_search_path_overrides(hydra: DictConfig) -> list[str]:
+    """Return the user's configuration folders (`--config-dir`) as an override that holds in every process."""
+    shipped = ("hydra", "main", "schema")
+    sources = [source for source in hydra.runtime.config_sources if source.provider not in shipped]
+    folders = [f"{one.schema}://{Path(one.path).absolute() if one.schema == 'file' else one.path}" for one in sources]
+    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+
+
+def contains_key(outer: str, inner: str) -> bool:
+    """Return whether the dotted key `inner` equals `outer` or lies below it."""
+    return f"{inner}.".startswith(f"{outer}.")
+
+
+def flatten_config(node: object, key: str = "") -> dict[str, str]:
+    """Return every leaf of nested mappings as text, by dotted key; an empty mapping is a leaf."""
+    if not isinstance(node, dict) or not node:
+        return {key: str(node)}
+    children = [flatten_config(child, f"{key}.{name}" if key else name) for name, child in node.items()]
+    return {name: value for child in children for name, value in child.items()}

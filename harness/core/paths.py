@@ -1,0 +1,24 @@
+"""Where the configuration is read from and where results go."""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def config_dir() -> Path:
+    """Return the folder of the shipped configuration: inside an installed package, beside it in a checkout."""
+    packaged = PACKAGE / "conf"
+    return packaged if packaged.is_dir() else PACKAGE.parent / "conf"
+
+
+def sweeps_dir() -> Path:
+    """Return the folder of the shipped search spaces, which is the group `sweeps` of the configuration."""
+    return (config_dir() / "sweeps").resolve()
+
+
+def project_dir() -> Path:
+    """Return the folder that outputs/, .cache/ and mlruns/ are relative to.
+
+    It is the root of a checkout, or the current folder if the package is installed.
+    """
+    return PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else Path.cwd()

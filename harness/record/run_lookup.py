@@ -1,0 +1,29 @@
+"""Find the folder of a recorded run."""
+
+import json
+from pathlib import Path
+
+from harness.core.errors import ConfigError
+
+
+def find_run(source: str, output_dir: Path, key: str) -> Path:
+    """Return the path `source`, or the folder of the run with that name or MLflow run id.
+
+    Raises:
+        ConfigError: naming `key`, if there is neither.
+    """
+    for path in (Path(source).expanduser(), output_dir / source):
+        if path.exists():
+            return path
+    for record in output_dir.glob("*/mlflow.json"):
+        if read_mlflow_run_id(record) == source:
+            return record.parent
+    raise ConfigError(f"{key}: {source!r} is not a file, a folder, or a run in {output_dir}")
+
+
+def read_mlflow_run_id(record: Path) -> str | None:
+    """Return the run id in an mlflow.json, or None if the file is missing or was cut off while written."""
+    try:
+        return json.loads(record.read_text()).get("run_id")
+    except (ValueError, OSError):
+        return None
