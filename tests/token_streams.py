@@ -1,4 +1,4 @@
-"""A generated token stream: the same on every machine and Python, unlike the standard library's text."""
+"""A generated token stream, the same on every machine and Python version, unlike the docs of the standard library."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ VOCABULARY, LENGTH = 64, 24
 
 
 def make_token_rows(documents: int, seed: int) -> TokenRows:
-    """Documents of 5 to 24 tokens, each token a noisy function of the last; the first third of each is a prompt."""
+    """Return documents of 5 to 24 tokens, each token a noisy function of the last. The first third is the prompt."""
     random = np.random.default_rng(seed)
     stream, is_scored, starts, lengths = [0], [False], [], []
     for _ in range(documents):
@@ -42,7 +42,7 @@ def make_token_data(eval_batch_size: int = 16) -> TokenData:
 
 
 def make_generated_lm(eval_batch_size: int = 16, dropout: float = 0.0) -> CausalLM:
-    """A GPT of two layers and width 32 with dropout 0 on the generated stream."""
+    """Return a task with a GPT of two layers and width 32 on the generated stream."""
     torch.manual_seed(0)
     model = GPT(vocab_size=VOCABULARY, positions=LENGTH, layers=2, width=32, heads=4, dropout=dropout)
     return CausalLM(model, make_token_data(eval_batch_size))

@@ -1,4 +1,4 @@
-"""A small real task: regression over sequences of unequal length, so that counts are ragged."""
+"""A small task that trains: regression over sequences of unequal length, so that counts differ by batch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +18,8 @@ CPU = ProcessGroup(torch.device("cpu"))
 
 @dataclass
 class Rows:
+    """Examples of 7 positions: inputs [rows, 7, 3], targets [rows, 7, 1], and a mask [rows, 7] of those that count."""
+
     inputs: Tensor
     targets: Tensor
     mask: Tensor
@@ -31,7 +33,7 @@ class Rows:
 
 @dataclass
 class ToyTask:
-    """Learns y = sin(sum x) on up to 7 positions an example; `fail` may raise or spoil chosen forward passes."""
+    """Learn y = sin(sum x) on 1 to 7 positions per example."""
 
     dropout: float = 0.0
     eval_batch_size: int = 16
@@ -82,11 +84,13 @@ class ToyTask:
 
 
 def toy_state(task: ToyTask, lr: float = 0.05, scale: float | None = None) -> TrainState:
+    """Return the initial state with AdamW and a constant LR; `scale` enables the gradient scaler."""
     scaler = torch.amp.GradScaler("cpu", enabled=scale is not None, init_scale=scale or 1.0, growth_interval=1000)
     optimizer = CombinedOptimizer(torch.optim.AdamW(group_parameters(task.model, "matrices"), lr=lr))
     return TrainState(task.model, optimizer, Constant(), scaler)
 
 
 def toy_plan(total_steps: int = 20, **changes: object) -> TrainingPlan:
+    """Return a plan with one evaluation, at the end, and batches of 16."""
     given = {"eval_steps": frozenset({total_steps}), "batch_size": 16, "micro_batch_size": 16, **changes}
     return TrainingPlan(total_steps=total_steps, **given)

@@ -1,4 +1,4 @@
-"""torch.compile as an option: the same numbers and names, and no compilation after the first of each shape."""
+"""torch.compile: same losses and names, and one compilation per shape."""
 
 from collections.abc import Iterator
 
@@ -16,32 +16,32 @@ from tests.token_streams import make_generated_lm
 
 
 @pytest.fixture
-def compiled_graphs() -> Iterator[dict]:
-    """How many there are by now."""
+def compile_stats() -> Iterator[dict]:
+    """Counters of torch.compile, such as the number of graphs so far."""
     torch.compiler.reset()
     counters.clear()
     yield counters["stats"]
     torch.compiler.reset()
 
 
-def test_a_model_is_compiled_for_its_shapes_and_not_for_each_batch(compiled_graphs) -> None:
+def test_model_is_not_recompiled_for_each_batch(compile_stats) -> None:
     task, plain = make_generated_lm(), make_generated_lm()
-    task.model.compile(backend="eager")  # traced and guarded as ever, without minutes of C++
+    task.model.compile(backend="eager")  # traces and guards without compiling C++ for minutes
     seen = []
-    for position in range(0, 160, 16):  # ragged: each batch has another number of scored tokens
+    for position in range(0, 160, 16):  # batches differ in the number of scored tokens
         batch = task.get_batch(position, 16)
         assert task.compute_loss(batch).sum.item() == pytest.approx(plain.compute_loss(batch).sum.item(), rel=1e-5)
-        seen.append(compiled_graphs["unique_graphs"])
+        seen.append(compile_stats["unique_graphs"])
     assert 0 < seen[0] < 3
-    assert seen[-1] == seen[-4] <= 4  # the body and the head, each for the first shape and then for any
+    assert seen[-1] == seen[-4] <= 4  # body and head, each for the first shape and then for any
 
 
 @pytest.mark.slow
-def test_a_compiled_run_has_the_losses_and_names_of_another_which_can_start_from_it(places, compiled_graphs) -> None:
+def test_compiled_run_equals_plain_run(places, compile_stats) -> None:
     fixed = ["data=pydoc_text", "observers=metrics_only", "model.dropout=0.0", "loop.max_steps=8"]
     cfg = compose_config([*SMOKE, *places, *fixed, "compile=true"])
     compiled, plain = run(cfg), run(compose_config([*SMOKE, *places, *fixed]))
-    assert compiled_graphs["unique_graphs"] > 0
+    assert compile_stats["unique_graphs"] > 0
     assert read_series(compiled.folder, "train/loss") == pytest.approx(
         read_series(plain.folder, "train/loss"), abs=1e-4
     )
@@ -53,16 +53,16 @@ def test_a_compiled_run_has_the_losses_and_names_of_another_which_can_start_from
 
 
 @pytest.mark.parametrize(
-    ("value", "compiler", "said"),
+    ("value", "compiler", "message"),
     [
         ("fast", "g++", "compile: 'fast' is neither true nor false"),
         ("true", "no-such-compiler", r"compile: true needs the C\+\+ compiler no-such-compiler, which is not here"),
     ],
 )
-def test_what_cannot_be_compiled_is_refused_before_anything_is_written(
-    value, compiler, said, places, tmp_path, monkeypatch
+def test_invalid_compile_setting_is_refused_before_anything_is_written(
+    value, compiler, message, places, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setenv("CXX", compiler)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         dry_run(compose_config([*SMOKE, *places, f"compile={value}"]))
     assert not (tmp_path / "outputs").exists()

@@ -1,4 +1,4 @@
-"""The gradient's size by layer."""
+"""Gradient norms by layer."""
 
 import math
 
@@ -19,11 +19,11 @@ from harness.training.grad_norms import layer_grad_norms, layer_name
         ("scale", "scale"),
     ],
 )
-def test_parameters_are_taken_together_by_layer(name: str, layer: str) -> None:
+def test_layer_name(name: str, layer: str) -> None:
     assert layer_name(name) == layer
 
 
-def test_the_norms_are_those_before_clipping_and_add_up_to_the_whole() -> None:
+def test_norms_are_those_before_clipping() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
     model(torch.ones(2, 3)).square().sum().backward()
     true = [math.sqrt(sum(p.grad.norm() ** 2 for p in layer.parameters())) for layer in model]
@@ -32,7 +32,7 @@ def test_the_norms_are_those_before_clipping_and_add_up_to_the_whole() -> None:
     assert norms == {"layers.0": pytest.approx(true[0], rel=1e-4), "layers.1": pytest.approx(true[1], rel=1e-4)}
 
 
-def test_nothing_is_said_without_gradients_and_of_such_as_are_not_finite() -> None:
+def test_no_norms_without_finite_gradients() -> None:
     model = nn.Linear(2, 1)
     assert layer_grad_norms(model.named_parameters(), 1.0) == {}
     model(torch.ones(1, 2)).sum().backward()

@@ -1,4 +1,4 @@
-"""Relative errors of fields are those of the neuraloperator library, sample by sample."""
+"""Relative errors of fields, compared with the neuraloperator library."""
 
 import math
 
@@ -14,7 +14,7 @@ def fields() -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(5, 1, 12, 17, dtype=torch.float64, generator=generator) for _ in range(2))
 
 
-def test_they_equal_those_of_neuraloperator(fields) -> None:
+def test_equals_neuraloperator(fields) -> None:
     from neuralop.losses import H1Loss, LpLoss
 
     for index in range(len(fields[0])):
@@ -23,13 +23,13 @@ def test_they_equal_those_of_neuraloperator(fields) -> None:
         assert relative_h1(predicted, true).item() == pytest.approx(H1Loss(d=2)(predicted, true).item(), rel=1e-7)
 
 
-def test_a_field_of_zeros_is_off_by_one(fields) -> None:
+def test_error_of_zero_prediction_is_one(fields) -> None:
     true = fields[1]
     for error in (relative_l2, relative_h1):
         torch.testing.assert_close(error(torch.zeros_like(true), true), torch.ones(5, dtype=torch.float64))
 
 
-def test_h1_takes_slopes_on_the_unit_square() -> None:
+def test_h1_uses_slopes_on_unit_square() -> None:
     at = torch.arange(256, dtype=torch.float64) / 256
     wave = torch.sin(2 * math.pi * at).expand(256, 256)[None, None]
     constant = torch.ones_like(wave)  # |wave|^2 = 1/2, |its slope|^2 = (2 pi)^2 / 2
@@ -37,7 +37,7 @@ def test_h1_takes_slopes_on_the_unit_square() -> None:
     assert relative_h1(wave + constant, wave).item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_every_channel_of_a_sample_counts(fields) -> None:
+def test_all_channels_count(fields) -> None:
     true = torch.cat(fields, dim=1)
     predicted = true.clone()
     predicted[:, 1] = 0
@@ -45,7 +45,7 @@ def test_every_channel_of_a_sample_counts(fields) -> None:
     torch.testing.assert_close(relative_l2(predicted, true), expected)
 
 
-def test_a_perfect_prediction_has_a_gradient() -> None:
+def test_gradient_of_perfect_prediction_is_finite() -> None:
     true = torch.randn(2, 1, 4, 4)
     predicted = true.clone().requires_grad_()
     (relative_l2(predicted, true) + relative_h1(predicted, true)).sum().backward()

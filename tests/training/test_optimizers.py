@@ -1,3 +1,5 @@
+"""Parameter groups, optimizers and their state."""
+
 import io
 from pathlib import Path
 
@@ -20,12 +22,12 @@ def tiny_gpt() -> GPT:
     return GPT(vocab_size=16, positions=8, layers=1, width=8, heads=2, dropout=0.0)
 
 
-def chosen(path: Path, model: nn.Module) -> CombinedOptimizer:
+def build_choice(path: Path, model: nn.Module) -> CombinedOptimizer:
     make = instantiate(OmegaConf.load(path), _execution_whitelist_=hydra_whitelist(), _convert_="all")
     return CombinedOptimizer(make(group_parameters(model)), model)
 
 
-def one_step(model: nn.Module, optimizer: CombinedOptimizer) -> float:
+def take_step(model: nn.Module, optimizer: CombinedOptimizer) -> float:
     tokens = torch.arange(16).view(2, 8)
     loss = nn.functional.cross_entropy(model(tokens).logits.flatten(0, 1), tokens.flatten())
     optimizer.zero_grad()
@@ -35,14 +37,14 @@ def one_step(model: nn.Module, optimizer: CombinedOptimizer) -> float:
     return loss.item()
 
 
-def names(groups: list) -> dict[str, list[str]]:
+def names_by_group(groups: list) -> dict[str, list[str]]:
     return {group["name"]: [name for name, _ in group["params"]] for group in groups}
 
 
-def test_groups_hold_every_trainable_parameter_once_and_tied_ones_under_one_name():
+def test_groups_hold_every_trainable_parameter_once() -> None:
     model = tiny_gpt()
     model.norm.bias.requires_grad = False
-    groups = names(group_parameters(model))
+    groups = names_by_group(group_parameters(model))
     assert groups["embeddings"] == ["token_embedding.weight", "position_embedding.weight"]
     layers = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
     assert groups["matrices"] == [f"blocks.0.{layer}.weight" for layer in layers]
@@ -50,7 +52,7 @@ def test_groups_hold_every_trainable_parameter_once_and_tied_ones_under_one_name
     assert sorted(everything) == sorted(name for name, p in model.named_parameters() if p.requires_grad)
 
 
-def test_an_untied_head_is_an_embedding_and_its_bias_a_vector():
+def test_untied_head_is_an_embedding() -> None:
     class Headed(nn.Module):
         def __init__(self):
             super().__init__()
@@ -59,14 +61,14 @@ def test_an_untied_head_is_an_embedding_and_its_bias_a_vector():
         def get_output_embeddings(self):
             return self.head
 
-    assert names(group_parameters(Headed())) == {
+    assert names_by_group(group_parameters(Headed())) == {
         "embeddings": ["head.weight"],
         "matrices": ["body.weight"],
         "vectors": ["head.bias"],
     }
 
 
-def test_a_bias_or_gate_shaped_to_lie_over_a_grid_is_a_vector_and_a_spectral_weight_a_matrix():
+def test_broadcast_bias_is_a_vector_and_spectral_weight_a_matrix() -> None:
     class Spectral(nn.Module):
         def __init__(self):
             super().__init__()
@@ -74,10 +76,13 @@ def test_a_bias_or_gate_shaped_to_lie_over_a_grid_is_a_vector_and_a_spectral_wei
             self.bias, self.gate = nn.Parameter(torch.randn(3, 1, 1)), nn.Parameter(torch.randn(1, 3, 1, 1))
             self.adapter = nn.Parameter(torch.randn(1, 3))
 
-    assert names(group_parameters(Spectral())) == {"matrices": ["weight", "adapter"], "vectors": ["bias", "gate"]}
+    assert names_by_group(group_parameters(Spectral())) == {
+        "matrices": ["weight", "adapter"],
+        "vectors": ["bias", "gate"],
+    }
 
 
-def test_the_scope_of_weight_decay_says_which_groups_it_spares():
+def test_weight_decay_scope() -> None:
     def decays(scope):
         optimizer = torch.optim.AdamW(group_parameters(tiny_gpt(), scope), weight_decay=0.5)
         return {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
@@ -89,12 +94,12 @@ def test_the_scope_of_weight_decay_says_which_groups_it_spares():
         group_parameters(tiny_gpt(), "none")
 
 
-def test_a_frozen_model_has_nothing_to_train():
+def test_frozen_model_is_refused() -> None:
     with pytest.raises(ValueError, match="no trainable parameter"):
         group_parameters(tiny_gpt().requires_grad_(False))
 
 
-def test_an_optimizer_that_drops_or_repeats_parameters_is_refused():
+def test_dropped_or_repeated_parameters_are_refused() -> None:
     model = tiny_gpt()
     groups = group_parameters(model)
     with pytest.raises(ValueError, match=r"norm\.weight"):
@@ -104,34 +109,34 @@ def test_an_optimizer_that_drops_or_repeats_parameters_is_refused():
         CombinedOptimizer(twice, model)
 
 
-def test_the_eight_choices_are_there():
+def test_choices() -> None:
     assert " ".join(path.stem for path in CHOICES) == "adafactor adam adamw lamb lion muon schedule_free sgd"
 
 
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: path.stem)
-def test_every_choice_trains_every_group_and_follows_the_schedule(path):
+def test_choice_trains_every_group_and_follows_schedule(path) -> None:
     model = tiny_gpt()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = chosen(path, model)
+    optimizer = build_choice(path, model)
     peaks = optimizer.current_lrs()
     assert peaks.keys() == {"embeddings", "matrices", "vectors"}
-    first = one_step(model, optimizer)
+    first = take_step(model, optimizer)
     optimizer.scale_lr(0.5)
     assert optimizer.current_lrs() == {name: lr / 2 for name, lr in peaks.items()}
     for _ in range(30):
-        last = one_step(model, optimizer)
+        last = take_step(model, optimizer)
     assert last < first
     assert all(not torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("path", CHOICES, ids=lambda path: path.stem)
-def test_a_restored_optimizer_used_before_or_not_goes_on_bit_for_bit(path):
+def test_restored_optimizer_is_bit_identical(path) -> None:
     model, other = tiny_gpt(), tiny_gpt()
-    optimizer, restored = chosen(path, model), chosen(path, other)
+    optimizer, restored = build_choice(path, model), build_choice(path, other)
     restored.scale_lr(0.1)
-    one_step(other, restored)
+    take_step(other, restored)
     for _ in range(3):
-        one_step(model, optimizer)
+        take_step(model, optimizer)
     optimizer.eval()
     file = io.BytesIO()
     torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
@@ -143,14 +148,14 @@ def test_a_restored_optimizer_used_before_or_not_goes_on_bit_for_bit(path):
     optimizer.train()
     restored.train()
     for _ in range(3):
-        assert one_step(model, optimizer) == one_step(other, restored)
+        assert take_step(model, optimizer) == take_step(other, restored)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
 
 
-def test_moments_come_back_and_numbers_stay_those_of_the_configuration():
+def test_load_restores_moments_but_not_hyperparameters() -> None:
     model = tiny_gpt()
     old = CombinedOptimizer(torch.optim.AdamW(group_parameters(model), lr=0.1, betas=(0.5, 0.5), weight_decay=0.3))
-    one_step(model, old)
+    take_step(model, old)
     old.scale_lr(0.01)
     new = CombinedOptimizer(torch.optim.AdamW(group_parameters(model), lr=0.2, betas=(0.9, 0.99), weight_decay=0.0))
     new.load_state_dict(old.state_dict())
@@ -160,7 +165,7 @@ def test_moments_come_back_and_numbers_stay_those_of_the_configuration():
         assert (group["lr"], tuple(group["betas"]), group["weight_decay"]) == (0.2, (0.9, 0.99), 0.0)
 
 
-def test_moments_of_another_optimizer_or_another_model_are_refused():
+def test_state_of_another_optimizer_or_model_is_refused() -> None:
     model = tiny_gpt()
     sgd = CombinedOptimizer(torch.optim.SGD(group_parameters(model), lr=0.1))
     adamw = CombinedOptimizer(torch.optim.AdamW(group_parameters(model), lr=0.1))
@@ -171,7 +176,7 @@ def test_moments_of_another_optimizer_or_another_model_are_refused():
         CombinedOptimizer(torch.optim.SGD(group_parameters(model), lr=0.1)).load_state_dict(sgd.state_dict())
 
 
-def test_an_lr_that_is_not_above_0_is_refused_by_group():
+def test_zero_lr_is_refused_by_group() -> None:
     with pytest.raises(ValueError, match=r"lr=0\.0 of the embeddings must be above 0"):
         CombinedOptimizer(torch.optim.SGD(group_parameters(tiny_gpt()), lr=0.0))
     with pytest.raises(ValueError, match=r"lr=0\.0 of the embeddings"):
@@ -182,8 +187,8 @@ def weights_and_gradients() -> tuple[list[torch.Tensor], list[list[torch.Tensor]
     draw = torch.Generator().manual_seed(7)
     shapes = [(6, 4), (5,), (3, 8)]
     weights = [torch.randn(shape, generator=draw, dtype=torch.float64) for shape in shapes]
-    weights[1].zero_()  # a bias at its start: the trust ratio has no norm to go by
-    weights[2] *= 40  # a norm of about 200: no cap
+    weights[1].zero_()  # like an initial bias: the trust ratio is undefined
+    weights[2] *= 40  # a norm of about 200: there must be no cap
     return weights, [[torch.randn(w.shape, generator=draw, dtype=torch.float64) for w in weights] for _ in range(6)]
 
 
@@ -194,8 +199,8 @@ def train_on(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], s
         optimizer.step()
 
 
-def lamb_by_the_paper(weight, gradients, lr, beta1, beta2, eps, decay):
-    """Algorithm 2 of You et al., 2020, one tensor, a trust ratio of 1 where a norm is 0."""
+def reference_lamb(weight, gradients, lr, beta1, beta2, eps, decay):
+    """Algorithm 2 of You et al., 2020, for one tensor, with a trust ratio of 1 if a norm is 0."""
     x, m, v = weight.clone(), torch.zeros_like(weight), torch.zeros_like(weight)
     for t, g in enumerate(gradients, start=1):
         m = beta1 * m + (1 - beta1) * g
@@ -207,16 +212,16 @@ def lamb_by_the_paper(weight, gradients, lr, beta1, beta2, eps, decay):
     return x
 
 
-def test_lamb_equals_the_paper():
+def test_lamb_equals_paper() -> None:
     weights, steps = weights_and_gradients()
     parameters = [nn.Parameter(w.clone()) for w in weights]
     train_on(Lamb(parameters, lr=0.01, betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1), parameters, steps)
     for index, parameter in enumerate(parameters):
-        expected = lamb_by_the_paper(weights[index], [g[index] for g in steps], 0.01, 0.9, 0.98, 1e-6, 0.1)
+        expected = reference_lamb(weights[index], [g[index] for g in steps], 0.01, 0.9, 0.98, 1e-6, 0.1)
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_lamb_trains_a_complex_weight_as_its_two_real_parts():
+def test_lamb_treats_complex_weight_as_two_real_ones() -> None:
     weights, steps = weights_and_gradients()
     real, steps = nn.Parameter(weights[0].view(6, 2, 2).clone()), [[g[0].view(6, 2, 2)] for g in steps]
     imaginary = nn.Parameter(torch.view_as_complex(real.detach().clone()))
@@ -225,13 +230,13 @@ def test_lamb_trains_a_complex_weight_as_its_two_real_parts():
     torch.testing.assert_close(torch.view_as_real(imaginary.detach()), real.detach())
 
 
-def test_lamb_refuses_betas_of_1():
+def test_lamb_refuses_beta_of_one() -> None:
     with pytest.raises(ValueError, match="betas"):
         Lamb([nn.Parameter(torch.ones(1))], betas=(0.9, 1.0))
 
 
-def muon_by_the_post(weight, gradients, lr, momentum, decay):
-    """Jordan et al., 2024, one matrix: momentum, Nesterov, five Newton-Schulz iterations, the shape's own LR."""
+def reference_muon(weight, gradients, lr, momentum, decay):
+    """Jordan et al., 2024, for one matrix: Nesterov momentum, five Newton-Schulz iterations, LR scaled by shape."""
     x, buffer = weight.clone(), torch.zeros_like(weight)
     for g in gradients:
         buffer = momentum * buffer + (1 - momentum) * g
@@ -246,7 +251,7 @@ def muon_by_the_post(weight, gradients, lr, momentum, decay):
     return x
 
 
-def test_muon_equals_the_post_on_matrices_and_adamw_elsewhere():
+def test_muon_equals_reference_on_matrices_and_adamw_elsewhere() -> None:
     weights, steps = weights_and_gradients()
     model = nn.ParameterList([nn.Parameter(w.clone()) for w in weights])
     twin = nn.Parameter(weights[1].clone())
@@ -256,23 +261,23 @@ def test_muon_equals_the_post_on_matrices_and_adamw_elsewhere():
     train_on(torch.optim.AdamW([twin], 0.01, (0.9, 0.99), weight_decay=0.0), [twin], [[g[1]] for g in steps])
     assert torch.equal(model[1], twin)
     for index in (0, 2):
-        expected = muon_by_the_post(weights[index], [g[index] for g in steps], 0.02, 0.9, 0.1)
+        expected = reference_muon(weights[index], [g[index] for g in steps], 0.02, 0.9, 0.1)
         torch.testing.assert_close(model[index].detach(), expected, rtol=0, atol=3e-3)  # torch iterates in bfloat16
 
 
-def test_muon_leaves_kernels_to_adamw():
+def test_muon_trains_kernels_with_adamw() -> None:
     parts = build_muon(group_parameters(nn.Sequential(nn.Linear(2, 2), nn.Conv1d(2, 2, 3))), lr=0.1, **MUON)
     optimizer = CombinedOptimizer(parts)
     assert optimizer.current_lrs() == {"matrices": 0.1, "vectors": 0.01, "kernels": 0.01}
     assert [type(part).__name__ for part in parts] == ["Muon", "AdamW"]
 
 
-def test_muon_without_a_matrix_is_refused():
+def test_muon_without_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a two-dimensional matrix"):
         build_muon(group_parameters(nn.LayerNorm(3)), lr=0.1, **MUON)
 
 
-def test_muon_and_adafactor_refuse_complex_parameters_by_name():
+def test_muon_and_adafactor_refuse_complex_parameters() -> None:
     model = nn.ParameterDict({"spectral": nn.Parameter(torch.zeros(2, 2, dtype=torch.cfloat))})
     with pytest.raises(ValueError, match=r"Muon cannot train complex parameters \(spectral\)"):
         build_muon(group_parameters(model), lr=0.1, **MUON)
@@ -280,8 +285,8 @@ def test_muon_and_adafactor_refuse_complex_parameters_by_name():
         CombinedOptimizer(torch.optim.Adafactor(group_parameters(model)))
 
 
-def schedule_free_by_the_paper(weight, gradients, lr, beta1, beta2, eps, decay):
-    """Algorithm 1 of Defazio et al., 2024 (no warm-up): the weights for gradients and the averaged ones."""
+def reference_schedule_free(weight, gradients, lr, beta1, beta2, eps, decay):
+    """Algorithm 1 of Defazio et al., 2024, without warm-up: the training weights and the averaged ones."""
     z, x, y, v = weight.clone(), weight.clone(), weight.clone(), torch.zeros_like(weight)
     for t, g in enumerate(gradients, start=1):
         v = beta2 * v + (1 - beta2) * g**2
@@ -291,7 +296,7 @@ def schedule_free_by_the_paper(weight, gradients, lr, beta1, beta2, eps, decay):
     return y, x
 
 
-def test_schedule_free_equals_the_paper_and_evaluates_the_average():
+def test_schedule_free_equals_paper_and_evaluates_average() -> None:
     from pytorch_optimizer import ScheduleFreeAdamW
 
     weights, steps = weights_and_gradients()
@@ -300,7 +305,7 @@ def test_schedule_free_equals_the_paper_and_evaluates_the_average():
     optimizer = CombinedOptimizer(part)
     train_on(part, parameters, steps)
     expected = [
-        schedule_free_by_the_paper(weight, [g[i] for g in steps], 0.01, 0.9, 0.98, 1e-8, 0.1)
+        reference_schedule_free(weight, [g[i] for g in steps], 0.01, 0.9, 0.98, 1e-8, 0.1)
         for i, weight in enumerate(weights)
     ]
     for mode, which in ((optimizer.train, 0), (optimizer.eval, 1), (optimizer.eval, 1), (optimizer.train, 0)):
@@ -309,10 +314,10 @@ def test_schedule_free_equals_the_paper_and_evaluates_the_average():
             torch.testing.assert_close(parameter.detach(), pair[which], rtol=1e-9, atol=1e-12)
 
 
-def test_train_and_eval_leave_ordinary_optimizers_alone():
+def test_train_and_eval_do_not_change_ordinary_optimizers() -> None:
     model = tiny_gpt()
     optimizer = CombinedOptimizer(torch.optim.AdamW(group_parameters(model), lr=0.1))
-    one_step(model, optimizer)
+    take_step(model, optimizer)
     before = [p.detach().clone() for p in model.parameters()]
     optimizer.eval()
     optimizer.train()

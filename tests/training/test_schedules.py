@@ -1,3 +1,5 @@
+"""Learning-rate schedules against expected values and torch."""
+
 import math
 import random
 
@@ -32,17 +34,17 @@ def multipliers(schedule: WarmupSchedule, total_steps: int) -> list[float]:
         (InverseSqrt(), [1, 1 / math.sqrt(2), 1 / math.sqrt(3), 0.5]),
     ],
 )
-def test_multipliers_equal_the_values_worked_by_hand(schedule, expected):
+def test_multipliers_equal_expected_values(schedule, expected) -> None:
     assert multipliers(schedule, len(expected)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", [Linear, Cosine, Polynomial, WSD])
-def test_the_run_would_end_at_the_final_ratio(kind):
+def test_schedule_ends_at_final_ratio(kind) -> None:
     schedule = kind(final_ratio=0.3, warmup_steps=2)
     assert schedule.lr_multiplier(Progress(10, 0, 10)) == pytest.approx(0.3)
 
 
-def test_a_whole_run_of_warmup_ends_at_the_peak():
+def test_warmup_over_whole_run_ends_at_peak() -> None:
     assert multipliers(Cosine(warmup_ratio=1), 4) == [0.25, 0.5, 0.75, 1]
 
 
@@ -68,12 +70,12 @@ def test_a_whole_run_of_warmup_ends_at_the_peak():
         (lambda: Plateau(min_ratio=2), "min_ratio=2"),
     ],
 )
-def test_a_bad_number_is_refused_by_name(wrong, message):
+def test_invalid_value_is_refused_by_name(wrong, message) -> None:
     with pytest.raises(ValueError, match=message):
         wrong()
 
 
-def test_a_warmup_that_rounds_to_no_step_is_told():
+def test_warmup_notice_if_warmup_rounds_to_zero() -> None:
     assert "warmup_ratio=0.01 of 40 steps rounds to 0" in Constant(warmup_ratio=0.01).warmup_notice(40)
     assert Constant(warmup_ratio=0.05).warmup_notice(40) is None
     assert Constant(warmup_ratio=0.0).warmup_notice(40) is None
@@ -81,7 +83,7 @@ def test_a_warmup_that_rounds_to_no_step_is_told():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_plateau_agrees_with_torch_over_random_losses(seed):
+def test_plateau_equals_torch(seed) -> None:
     draw = random.Random(seed)
     settings = {
         "factor": draw.choice([0.1, 0.5, 0.9]),
@@ -103,14 +105,14 @@ def test_plateau_agrees_with_torch_over_random_losses(seed):
     assert ours.plateau_state.ratio < 1
 
 
-def test_plateau_multiplies_the_warmup():
+def test_plateau_applies_during_warmup() -> None:
     schedule = Plateau(warmup_steps=4, factor=0.5, patience=0)
     schedule.observe(1.0)
     schedule.observe(1.0)
     assert multipliers(schedule, 6) == pytest.approx([0.125, 0.25, 0.375, 0.5, 0.5, 0.5])
 
 
-def test_a_plateau_restored_from_its_state_goes_on_as_if_never_stopped():
+def test_plateau_resumes_from_its_state() -> None:
     losses = [3.0, 2.0, 2.0, 2.0, 2.5, 2.0, 1.0, 1.0, 1.0, 1.0]
     whole = Plateau(patience=1, cooldown=1)
     first, second = Plateau(patience=1, cooldown=1), Plateau(patience=1, cooldown=1)
@@ -125,7 +127,7 @@ def test_a_plateau_restored_from_its_state_goes_on_as_if_never_stopped():
     assert whole.plateau_state.ratio == 0.25
 
 
-def test_a_plateau_schedule_says_when_the_run_is_over_before_it_can_act():
+def test_plateau_notice_if_run_is_too_short() -> None:
     schedule = Plateau(factor=0.5, patience=2)
     assert schedule.idle_notice(3) == "patience=2 allows a first cut after 4 evaluations, and the run has 3"
     assert schedule.idle_notice(4) is None
