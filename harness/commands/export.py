@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harness.config.validation import check_writable
 from harness.core.errors import ConfigError
@@ -54,7 +55,7 @@ def export_model(run: LoadedRun, output: Path, adapters: bool) -> str:
 
 
 def _write_model(run: LoadedRun, folder: Path, *, merged: bool = True) -> None:
-    model = to_transformers_model(remove_adapters(run.model, merged=merged), run.tokenizer.eos_id)
+    model: Any = to_transformers_model(remove_adapters(run.model, merged=merged), run.tokenizer.eos_id)
     model.save_pretrained(folder)
     _copy_tokenizer(run, folder)
 
