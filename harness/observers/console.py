@@ -1,4 +1,4 @@
-"""The run as a person at a terminal follows it; plain lines where the output is a file or a pipe."""
+"""Progress of a run in the terminal; plain lines if the output is a file or a pipe."""
 
 import math
 import shlex
@@ -18,14 +18,15 @@ from harness.record.metric_rows import MetricAggregator, describe_event
 from harness.tracking.store_uri import hide_credentials, resolve_store_uri
 
 LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.25, 10.0
-WIDTH, BAR, SMALL = 118, 24, 0.01
+WIDTH, BAR_WIDTH = 118, 24  # characters
+SMALLEST_FIXED = 0.01  # smaller numbers get an exponent
 HEADER_SETTINGS = {
     "model": ("parameters", "trainable_parameters"),
     "run": ("total_steps", "evals", "batch_size", "accum_steps"),
     "update": ("optimizer", "peak_lr", "weight_decay", "schedule", "warmup_steps", "grad_clip"),
     "on": ("device", "devices", "threads", "autocast"),
 }
-"""The lines that open a run, each of settings in force."""
+"""Lines at the start of a run, with the settings in force that each shows."""
 DISPLAYED_METRICS = {
     "loss": "train/loss",
     "val": "val/loss",
@@ -36,20 +37,20 @@ DISPLAYED_METRICS = {
 
 
 class ConsolePrinter(Observer):
-    """What the run is, then one live line under the evaluations, then how it ended and how to see it again."""
+    """Prints a header, evaluations and messages above one live line of progress, then the diagnosis and the result."""
 
     def __init__(self) -> None:
-        self._window = MetricAggregator()
+        self._aggregate = MetricAggregator()
         self._latest: dict[str, float] = {}
         self._live: Live | None = None
-        self._concluded: FinalDiagnosis | None = None
+        self._final: FinalDiagnosis | None = None
 
     def __call__(self, event: Event) -> None:
-        with suppress(OSError):  # nobody reads any more, as in `python run.py | head`
+        with suppress(OSError):  # the reader of a pipe has gone, as in `python run.py | head`
             self._handle_event(event)
 
     def _handle_event(self, event: Event) -> None:
-        row = self._window(event)
+        row = self._aggregate(event)
         if row is not None:
             self._latest |= row.metrics
         match event:
@@ -62,10 +63,10 @@ class ConsolePrinter(Observer):
             case Diagnosis():
                 self._print_lines(format_diagnosis(event))
             case FinalDiagnosis():
-                self._concluded = event
+                self._final = event
             case RunEnd():
                 self.close()
-                self._print_lines(*format_conclusion(self._concluded))
+                self._print_lines(*format_conclusion(self._final))
                 self._print_lines(*format_run_end(event, self._start))
             case _:
                 text = describe_event(event)
@@ -97,29 +98,29 @@ class ConsolePrinter(Observer):
         where = f"step {event.step}/{self._start.total_steps}"
         tokens = self._latest.get("perf/tokens_per_second")
         pace = [f"{tokens:,.0f} tokens/s"] if tokens else []
-        if self._steps > 1:  # the first is slower than all that follow
+        if self._steps > 1:  # the first step includes start-up costs
             steps_left = self._start.total_steps - event.step
             pace.append(f"{format_duration((now - self._first_at) / (self._steps - 1) * steps_left)} left")
         if self._live is None:
             self._print_lines(" · ".join([where, *format_metrics(self._latest), *pace]))
         else:
-            filled = BAR * event.step // self._start.total_steps
-            bar = Text.assemble(("━" * filled, "green"), ("━" * (BAR - filled), "bright_black"), "  ")
+            filled = BAR_WIDTH * event.step // self._start.total_steps
+            bar = Text.assemble(("━" * filled, "green"), ("━" * (BAR_WIDTH - filled), "bright_black"), "  ")
             bar.append(" · ".join([where, *pace]))
             self._live.update(Group(bar, Text(" · ".join(format_metrics(self._latest)))), refresh=True)
 
     def _print_lines(self, *lines: str) -> None:
-        print(*lines, sep="\n", flush=True)  # while the panel lives, rich puts this above it
+        print(*lines, sep="\n", flush=True)  # rich puts this above the live panel
 
 
 def format_header(start: RunStart) -> Iterator[str]:
-    """What runs, on what, and the settings in force that decide it; config.yaml and MLflow have them all."""
+    """Yield the name, the data and the most important settings in force; config.yaml and MLflow have all."""
     yield start.name
     yield from _wrap_paragraph("data", [start.dataset.get(name, "") for name in ("name", "digest")])
     for title, names in HEADER_SETTINGS.items():
         yield from _wrap_paragraph(title, [part for name in names for part in _format_setting(start.effective, name)])
     constants = [f"{name.replace('_', ' ')} {format_number(value)}" for name, value in start.constants.items()]
-    yield from _wrap_paragraph("to judge by", constants)
+    yield from _wrap_paragraph("baselines", constants)
 
 
 def _format_setting(effective: EffectiveSettings, name: str) -> list[str]:
@@ -135,7 +136,7 @@ def _format_setting(effective: EffectiveSettings, name: str) -> list[str]:
 
 
 def format_metrics(latest: Mapping[str, float]) -> Iterator[str]:
-    """The latest value of what has been measured."""
+    """Yield the latest values of the metrics measured so far."""
     for label, name in DISPLAYED_METRICS.items():
         if name in latest:
             yield f"{label} {format_number(latest[name])}"
@@ -144,45 +145,45 @@ def format_metrics(latest: Mapping[str, float]) -> Iterator[str]:
 
 
 def format_evaluation(event: EvalEnd) -> str:
-    """The loss with its standard error and unit, whether it is the best, and what else was measured."""
+    """Return the loss with its standard error and unit, the best loss, and the other metrics."""
     loss = event.metrics["loss"]
     error = f" ± {loss.standard_error:.2g}" if loss.standard_error is not None else ""
     best = "best" if event.is_best else f"best {format_number(event.best_val_loss)} at step {event.best_step}"
     parts = [f"step {event.step}", f"val loss {format_number(loss.value)}{error} {loss.unit} ({best})"]
     others = {name: metric.value for name, metric in event.metrics.items() if name != "loss"}
     if others.get("coverage") == 1:
-        del others["coverage"]  # worth a word only where something was left out
+        del others["coverage"]  # worth showing only if something was left out
     return " · ".join([*parts, *(f"{name.replace('_', ' ')} {format_number(value)}" for name, value in others.items())])
 
 
 def format_run_end(end: RunEnd, start: RunStart) -> Iterator[str]:
-    """How it ended, and what shows it."""
+    """Yield the status and best loss, the folder, and the command that shows the run."""
     reason = f" ({end.reason})" if end.reason else ""
     best = f" · best val loss {format_number(end.best_val_loss)} at step {end.best_step}"
     found = best if math.isfinite(end.best_val_loss) else ""
     yield f"{end.status}{reason} after {format_duration(end.seconds)} · step {end.step}{found}"
     yield f"folder: {start.folder}"
-    yield f"to see it beside the others: {_viewer_command(start.params.get('tracking.uri', 'None'))}"
+    yield f"compare with other runs: {_viewer_command(start.params.get('tracking.uri', 'None'))}"
 
 
 def format_diagnosis(diagnosis: Diagnosis) -> str:
-    """What holds from now on, and what to try."""
+    """Return the diagnosis and the overrides to try."""
     return f"step {diagnosis.step} · {diagnosis.kind}: {diagnosis.reason}{_format_suggestion(diagnosis)}"
 
 
-def format_conclusion(said: FinalDiagnosis | None) -> Iterator[str]:
-    """What holds at the end as a table, and how the forecasts did; nothing of a run that nobody diagnosed."""
-    if said is None:
+def format_conclusion(final: FinalDiagnosis | None) -> Iterator[str]:
+    """Yield a table of the final diagnoses and a summary of the expectations; nothing if nothing was diagnosed."""
+    if final is None:
         return
-    if said.diagnoses:
-        yield f"diagnosis   {len(said.diagnoses)} found, root causes first"
-    for diagnosis in said.diagnoses:
+    if final.diagnoses:
+        yield f"diagnosis   {len(final.diagnoses)} found, root causes first"
+    for diagnosis in final.diagnoses:
         text = f"{diagnosis.kind:<22}{diagnosis.confidence:>5.0%}  {diagnosis.reason}{_format_suggestion(diagnosis)}"
         yield from textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 31, break_long_words=False)
-    if not said.diagnoses:
+    if not final.diagnoses:
         yield "diagnosis   no problems found"
-    if said.expectations:
-        yield f"expectations {said.expectations}"
+    if final.expectations:
+        yield f"expectations {final.expectations}"
 
 
 def _format_suggestion(diagnosis: Diagnosis) -> str:
@@ -190,11 +191,12 @@ def _format_suggestion(diagnosis: Diagnosis) -> str:
 
 
 def format_number(value: float) -> str:
-    """Four significant digits; an exponent where the number is small or large."""
-    return f"{value:#.4g}".rstrip(".") if abs(value) >= SMALL or value == 0 else f"{value:.2e}"
+    """Return four significant digits, with an exponent for small and large numbers."""
+    return f"{value:#.4g}".rstrip(".") if abs(value) >= SMALLEST_FIXED or value == 0 else f"{value:.2e}"
 
 
 def format_duration(seconds: float) -> str:
+    """Return the duration as people say it, such as "2 h 01 min"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -207,7 +209,7 @@ def _viewer_command(uri: str) -> str:
         return "python -m harness ui"
     if uri.startswith(("http", "databricks")):
         return f"open {hide_credentials(uri)}"
-    with suppress(ValueError):  # nothing was tracked there, and the run is over
+    with suppress(ValueError):  # not a store; the run was not tracked
         uri = resolve_store_uri(uri)
     return f"python -m harness ui --uri {shlex.quote(hide_credentials(uri))}"
 

@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn from its plain record when it ends."""
+"""Figures of a run, drawn from metrics.jsonl when it ends."""
 
 import math
 import sys
@@ -13,7 +13,7 @@ from harness.record import metrics_file
 
 
 class FigureWriter(Observer):
-    """Draws loss, LR and gradient norm into the folder `figures` of the run. Comes after jsonl, which it reads."""
+    """Draws loss, LR and gradient norm into the folder `figures` of the run; must come after MetricsWriter."""
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunStart):
@@ -21,13 +21,13 @@ class FigureWriter(Observer):
         if isinstance(event, RunEnd):
             try:
                 draw_run_figures(self._folder)
-            except Exception as error:  # a picture is never worth a run
-                print(f"warning: no figures: {error}", file=sys.stderr)
+            except Exception as error:  # a figure must not fail a run
+                print(f"warning: figures not drawn: {error}", file=sys.stderr)
 
 
 @dataclass
 class Curves:
-    """What a record holds, by metric: the steps and the values."""
+    """The (step, value) points of each metric in metrics.jsonl, NaN for infinite values."""
 
     name: str = ""
     grad_clip: float = math.inf
@@ -35,7 +35,8 @@ class Curves:
     points: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
 
     @classmethod
-    def read(cls, path: Path) -> "Curves":
+    def load(cls, path: Path) -> "Curves":
+        """Read the file at `path`."""
         curves = cls()
         for entry, _ in metrics_file.read_entries(path):
             if entry["kind"] == "start":
@@ -48,13 +49,13 @@ class Curves:
 
 
 def draw_run_figures(folder: Path) -> list[Path]:
-    """The pictures of the run in `folder`; one without a point is not drawn."""
-    curves = Curves.read(folder / metrics_file.METRICS_FILE)
+    """Draw the figures of the run in `folder` that have points and return their paths."""
+    curves = Curves.load(folder / metrics_file.METRICS_FILE)
     drawn = []
-    for metric, picture in (("train/loss", _draw_loss), ("train/lr", _draw_lr), ("train/grad_norm", _draw_grad_norm)):
+    for metric, draw in (("train/loss", _draw_loss), ("train/lr", _draw_lr), ("train/grad_norm", _draw_grad_norm)):
         if curves.points[metric]:
             drawn.append(folder / "figures" / f"{metric.partition('/')[2]}.png")
-            picture(curves, drawn[-1])
+            draw(curves, drawn[-1])
     return drawn
 
 

@@ -1,4 +1,4 @@
-"""Made-up facts: what a run of so many steps would tell its observers."""
+"""Invented events of a run."""
 
 import math
 from collections.abc import Iterator
@@ -79,7 +79,7 @@ def run_end(status: str = "completed", reason: str = "", step: int = 20, **chang
 
 
 def sample_run(folder: Path, total_steps: int = 20, status: str = "completed", reason: str = "") -> Iterator[Event]:
-    """Start, steps with evaluations before, halfway and after, a notice, and the end, with two files to keep."""
+    """Yield the events of a run with evaluations before, halfway and after, a notice, and two files as artifacts."""
     folder.mkdir(parents=True, exist_ok=True)
     files = (folder / "config.yaml", folder / "command.txt")
     for file in files:
@@ -96,7 +96,7 @@ def sample_run(folder: Path, total_steps: int = 20, status: str = "completed", r
 
 
 def send_events(observers: list[Observer], events: Iterator[Event]) -> None:
-    """All events to all observers, then the close, as the runner does."""
+    """Send all events to all observers and close them, as the runner does."""
     for event in events:
         for observer in observers:
             observer(event)

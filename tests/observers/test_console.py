@@ -1,4 +1,4 @@
-"""What a person reads, at a terminal and in a file."""
+"""Output in a terminal and in a file."""
 
 import math
 import os
@@ -17,13 +17,13 @@ from tests.observers.sample_events import eval_end, run_end, run_start, sample_r
 ROOT = Path(__file__).parents[2]
 
 
-def test_plain_output_has_the_header_the_evaluations_the_notices_and_the_end(tmp_path, capsys) -> None:
+def test_plain_output(tmp_path, capsys) -> None:
     send_events([ConsolePrinter()], sample_run(tmp_path))
     out = capsys.readouterr().out
     assert "\x1b" not in out
     head, *_ = text = out.splitlines()
     assert head == tmp_path.name
-    assert "to judge by uniform 8.320 · unigram 6.110" in out
+    assert "baselines   uniform 8.320 · unigram 6.110" in out
     assert "grad clip 1.0" in out
     evaluations = [line.split(" · ")[0] for line in text if "±" in line]
     assert evaluations == ["step 0", "step 10", "step 20"]
@@ -34,7 +34,7 @@ def test_plain_output_has_the_header_the_evaluations_the_notices_and_the_end(tmp
     assert text[-1].endswith("python -m harness ui")
 
 
-def test_plain_progress_shows_only_what_was_measured(tmp_path, capsys, monkeypatch) -> None:
+def test_progress_shows_only_metrics_measured_so_far(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(console, "PLAIN_INTERVAL_S", 0.0)
     observer = ConsolePrinter()
     observer(run_start(tmp_path, log_every=2))
@@ -47,7 +47,7 @@ def test_plain_progress_shows_only_what_was_measured(tmp_path, capsys, monkeypat
     assert second.endswith(" left")
 
 
-def test_a_worse_evaluation_names_the_best_and_a_failure_its_reason(tmp_path, capsys) -> None:
+def test_worse_evaluation_and_failed_run(tmp_path, capsys) -> None:
     observer = ConsolePrinter()
     tracked = {**run_start(tmp_path).params, "tracking.uri": "sqlite:////data/runs.db"}
     observer(run_start(tmp_path, params=tracked))
@@ -62,7 +62,7 @@ def test_a_worse_evaluation_names_the_best_and_a_failure_its_reason(tmp_path, ca
 
 
 @pytest.mark.parametrize(
-    ("uri", "way"),
+    ("uri", "expected"),
     [
         ("http://me:secret@server:5000", "open http://server:5000"),
         ("postgresql://me:secret@db/runs", "python -m harness ui --uri postgresql://db/runs"),
@@ -70,15 +70,13 @@ def test_a_worse_evaluation_names_the_best_and_a_failure_its_reason(tmp_path, ca
         ("mlruns", "python -m harness ui --uri mlruns"),
     ],
 )
-def test_the_end_says_what_shows_the_run_from_any_folder_without_a_password(
-    tmp_path, monkeypatch, uri: str, way: str
-) -> None:
+def test_command_that_shows_the_run(tmp_path, monkeypatch, uri: str, expected: str) -> None:
     monkeypatch.chdir(tmp_path)
     *_, last = format_run_end(run_end(), run_start(tmp_path, params={"tracking.uri": uri}))
-    assert last == f"to see it beside the others: {way.format(here=tmp_path)}"
+    assert last == f"compare with other runs: {expected.format(here=tmp_path)}"
 
 
-def test_a_terminal_gets_a_live_panel_that_leaves_only_the_permanent_lines(tmp_path, monkeypatch) -> None:
+def test_live_panel_in_a_terminal(tmp_path, monkeypatch) -> None:
     keyboard, screen = os.openpty()
     monkeypatch.setattr(console, "LIVE_INTERVAL_S", 0.0)
     monkeypatch.setenv("TERM", "xterm")
@@ -90,15 +88,16 @@ def test_a_terminal_gets_a_live_panel_that_leaves_only_the_permanent_lines(tmp_p
         shown = os.read(keyboard, 100_000).decode()
     os.close(keyboard)
     assert "step 3/6" in shown
-    assert "\x1b[2K" in shown  # the panel is wiped and drawn anew
+    assert "\x1b[2K" in shown  # the panel is erased and redrawn
     assert shown.rstrip().endswith("python -m harness ui")
     assert "val loss" in shown
 
 
-def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path) -> None:
+def test_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from harness.observers.console import ConsolePrinter;"
-        "from harness.observers.metrics_writer import MetricsWriter; from tests.observers.sample_events import send_events, sample_run;"
+        "from harness.observers.metrics_writer import MetricsWriter;"
+        "from tests.observers.sample_events import sample_run, send_events;"
         "send_events([MetricsWriter(), ConsolePrinter()], sample_run(Path(sys.argv[1]), 20))"
     )
     reader, writer = os.pipe()
@@ -112,16 +111,16 @@ def test_a_reader_that_goes_away_does_not_end_the_run(tmp_path) -> None:
     ("value", "text"),
     [(3.36213, "3.362"), (0.0003, "3.00e-04"), (0.0, "0.000"), (4100.4, "4100"), (1e9, "1.000e+09"), (math.nan, "nan")],
 )
-def test_numbers_have_four_digits(value: float, text: str) -> None:
+def test_format_number(value: float, text: str) -> None:
     assert format_number(value) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (7260, "2 h 01 min")]
 )
-def test_durations_read_as_people_say_them(seconds: float, text: str) -> None:
+def test_format_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_readings_leave_out_a_clip_fraction_of_zero() -> None:
+def test_clip_fraction_of_zero_is_not_shown() -> None:
     assert list(format_metrics({"train/grad_norm": 0.5, "train/clip_fraction": 0.0})) == ["grad norm 0.5000"]

@@ -1,4 +1,4 @@
-"""The plain record: complete, valid, and kept whole when things go wrong."""
+"""metrics.jsonl: complete, valid, and intact when something goes wrong."""
 
 import json
 import math
@@ -16,8 +16,8 @@ from harness.record import metrics_file
 from tests.observers.sample_events import run_end, run_start, sample_run, send_events, step_end
 
 
-def lines(folder: Path) -> list[dict]:
-    """As any program would read them: strict JSON."""
+def read_lines(folder: Path) -> list[dict]:
+    """Return the entries, parsed as strict JSON."""
 
     def refuse(constant: str) -> float:
         raise AssertionError(f"{constant} is not JSON")
@@ -29,8 +29,8 @@ def lines(folder: Path) -> list[dict]:
 
 
 @contextmanager
-def no_space_beyond(size: int) -> Iterator[None]:
-    """The kernel lets no file of this process grow past `size` bytes."""
+def limit_file_size(size: int) -> Iterator[None]:
+    """Limit the size in bytes of every file that this process writes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
@@ -39,9 +39,9 @@ def no_space_beyond(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_the_record_tells_the_whole_run_in_order(tmp_path) -> None:
+def test_entries_of_a_whole_run(tmp_path: Path) -> None:
     send_events([MetricsWriter()], sample_run(tmp_path))
-    start, constants, before, notice, *measured, end = lines(tmp_path)
+    start, constants, before, notice, *measured, end = read_lines(tmp_path)
     assert start["kind"] == "start"
     assert start["params"]["optimizer.lr"] == "0.001"
     assert start["constants"] == {"uniform": 8.32, "unigram": 6.11}
@@ -52,30 +52,30 @@ def test_the_record_tells_the_whole_run_in_order(tmp_path) -> None:
     assert [line["step"] for line in measured] == [5, 10, 10, 15, 20, 20]
     assert (end["status"], end["reason"], end["best_step"], end["seconds"]) == ("completed", "", 20, 12.0)
     assert end["artifacts"] == ["config.yaml", "command.txt"]
-    instants = [line["at_ms"] for line in lines(tmp_path)]
+    instants = [line["at_ms"] for line in read_lines(tmp_path)]
     assert instants == sorted(instants)
     assert instants[0] > 1.7e12  # milliseconds
 
 
-def test_every_line_is_on_disk_before_the_next_step(tmp_path) -> None:
+def test_every_line_is_written_at_once(tmp_path: Path) -> None:
     observer = MetricsWriter()
     observer(run_start(tmp_path, log_every=1))
     for step in range(1, 4):
         observer(step_end(step))
-        assert lines(tmp_path)[-1]["step"] == step
+        assert read_lines(tmp_path)[-1]["step"] == step
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e-310, 0.1 + 0.2])
-def test_every_number_comes_back_as_it_was(tmp_path, value: float) -> None:
+def test_numbers_survive_the_round_trip(tmp_path, value: float) -> None:
     observer = MetricsWriter()
     observer(run_start(tmp_path, total_steps=1))
     observer(step_end(1, value))
-    assert lines(tmp_path)
+    assert read_lines(tmp_path)
     *_, (entry, _) = metrics_file.read_entries(tmp_path / metrics_file.METRICS_FILE)
     assert str(entry["metrics"]["train/loss"]) == str(value)
 
 
-def test_a_line_cut_short_is_not_read_until_it_is_whole(tmp_path) -> None:
+def test_incomplete_line_is_not_read_until_it_is_complete(tmp_path: Path) -> None:
     path = tmp_path / metrics_file.METRICS_FILE
     first, second = (metrics_file.encode_entry({"kind": "notice", "text": text}) for text in ("one", "two"))
     path.write_bytes(first + second[:-3])
@@ -85,10 +85,10 @@ def test_a_line_cut_short_is_not_read_until_it_is_whole(tmp_path) -> None:
     assert [entry["text"] for entry, _ in metrics_file.read_entries(path, offset)] == ["two"]
 
 
-def test_what_a_full_disk_refuses_is_written_once_there_is_space_by_a_record_held_throughout(tmp_path, capsys) -> None:
+def test_lines_rejected_by_a_full_disk_are_written_later(tmp_path, capsys) -> None:
     observer, path = MetricsWriter(), tmp_path / metrics_file.METRICS_FILE
     observer(run_start(tmp_path, log_every=1))
-    with no_space_beyond(path.stat().st_size + 100):
+    with limit_file_size(path.stat().st_size + 100):
         for step in range(1, 4):
             observer(step_end(step))
         assert is_locked(path) is True
@@ -97,37 +97,37 @@ def test_what_a_full_disk_refuses_is_written_once_there_is_space_by_a_record_hel
     observer(run_end(step=4))
     observer.close()
     assert capsys.readouterr().err.count("will write later") == 1
-    assert [line.get("step") for line in lines(tmp_path)] == [None, 0, 1, 2, 3, 4, 4]
-    assert lines(tmp_path)[-1]["status"] == "completed"
+    assert [line.get("step") for line in read_lines(tmp_path)] == [None, 0, 1, 2, 3, 4, 4]
+    assert read_lines(tmp_path)[-1]["status"] == "completed"
 
 
-def test_a_disk_that_stays_full_does_not_end_the_run(tmp_path, capsys) -> None:
+def test_disk_that_stays_full_does_not_end_the_run(tmp_path, capsys) -> None:
     observer, path = MetricsWriter(), tmp_path / metrics_file.METRICS_FILE
     observer(run_start(tmp_path, log_every=1))
-    with no_space_beyond(path.stat().st_size):
+    with limit_file_size(path.stat().st_size):
         observer(step_end(1))
         observer(run_end(step=1))
         observer.close()
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert is_locked(path) is False
-    assert len(lines(tmp_path)) == 2
+    assert len(read_lines(tmp_path)) == 2
 
 
-def test_a_password_in_an_address_is_not_recorded(tmp_path) -> None:
+def test_passwords_in_addresses_are_not_recorded(tmp_path: Path) -> None:
     MetricsWriter()(
         run_start(tmp_path, params={"tracking.uri": "http://me:secret@server:5000", "optimizer.lr": "0.001"})
     )
-    assert lines(tmp_path)[0]["params"] == {"tracking.uri": "http://server:5000", "optimizer.lr": "0.001"}
+    assert read_lines(tmp_path)[0]["params"] == {"tracking.uri": "http://server:5000", "optimizer.lr": "0.001"}
 
 
-def test_the_startup_benchmark_finds_the_start_and_the_first_step(tmp_path) -> None:
+def test_startup_benchmark_finds_the_start_and_the_first_step(tmp_path: Path) -> None:
     send_events([MetricsWriter()], sample_run(tmp_path))
-    recorded = lines(tmp_path)
+    recorded = read_lines(tmp_path)
     step = next(line for line in recorded if line.get("step") == 5)
     assert instants(tmp_path / metrics_file.METRICS_FILE) == (recorded[0]["at_ms"] / 1000, step["at_ms"] / 1000)
 
 
-def test_a_record_is_held_until_its_run_is_closed(tmp_path) -> None:
+def test_file_is_locked_until_the_observer_is_closed(tmp_path: Path) -> None:
     observer = MetricsWriter()
     observer(run_start(tmp_path))
     assert is_locked(tmp_path / metrics_file.METRICS_FILE) is True
@@ -137,7 +137,7 @@ def test_a_record_is_held_until_its_run_is_closed(tmp_path) -> None:
     assert is_locked(tmp_path / metrics_file.METRICS_FILE) is False
 
 
-def test_a_record_that_exists_is_never_written_over(tmp_path) -> None:
+def test_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     send_events([MetricsWriter()], sample_run(tmp_path))
     before = (tmp_path / metrics_file.METRICS_FILE).read_bytes()
     with pytest.raises(FileExistsError):

@@ -1,6 +1,7 @@
-"""TensorBoard holds what every other record holds, under the same names."""
+"""TensorBoard event files against metrics.jsonl."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from harness.record import metrics_file
 from tests.observers.sample_events import sample_run, send_events
 
 
-def test_the_event_files_hold_the_rows_of_the_record(tmp_path) -> None:
+def test_event_files_hold_the_rows_of_the_metrics_file(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     send_events([MetricsWriter(), TensorBoardWriter()], sample_run(tmp_path))
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -25,7 +26,7 @@ def test_the_event_files_hold_the_rows_of_the_record(tmp_path) -> None:
         assert [(point.step, pytest.approx(point.value)) for point in events.Scalars(name)] == expected
 
 
-def test_where_it_is_not_installed_the_message_says_how_to_install_it(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)  # what Python itself does to block an import
+def test_missing_tensorboard(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # makes the import fail
     with pytest.raises(ValueError, match=r"pip install -e '\.\[tensorboard\]'"):
         TensorBoardWriter()

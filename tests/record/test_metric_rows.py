@@ -1,21 +1,22 @@
-"""The metrics of a run, against values worked by hand."""
+"""Rows of metrics against values computed by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from harness.core.events import Notice, OutOfMemory
+from harness.core.events import Event, Notice, OutOfMemory
 from harness.core.task import Metric
 from harness.record.metric_rows import MetricAggregator, MetricRow, describe_event
 from tests.observers.sample_events import eval_end, run_end, run_start, step_end
 
 
-def rows(*events) -> list[MetricRow]:
-    window = MetricAggregator()
-    return [row for row in map(window, events) if row is not None]
+def rows(*events: Event) -> list[MetricRow]:
+    aggregate = MetricAggregator()
+    return [row for row in map(aggregate, events) if row is not None]
 
 
-def test_a_row_is_due_every_log_every_steps_at_the_last_and_when_the_run_ends_early(tmp_path) -> None:
+def test_rows_are_due_every_log_every_steps_and_at_the_end(tmp_path: Path) -> None:
     start = run_start(tmp_path, total_steps=7, log_every=3, constants={})
     whole = [start, *map(step_end, range(1, 8)), run_end(step=7)]
     assert [row.step for row in rows(*whole)] == [3, 6, 7]
@@ -23,7 +24,7 @@ def test_a_row_is_due_every_log_every_steps_at_the_last_and_when_the_run_ends_ea
     assert [row.step for row in rows(*cut_short)] == [3, 5]
 
 
-def test_a_window_holds_means_shares_and_speeds_of_its_own_steps(tmp_path) -> None:
+def test_row_holds_means_and_speeds_of_its_own_steps(tmp_path: Path) -> None:
     steps = [
         step_end(1, 4.0, grad_norm=0.5, is_clipped=False, seconds=0.1, step_tokens=100, tokens=100),
         step_end(2, 2.0, grad_norm=2.5, is_clipped=True, seconds=0.3, step_tokens=300, tokens=400, lr=0.02),
@@ -45,22 +46,22 @@ def test_a_window_holds_means_shares_and_speeds_of_its_own_steps(tmp_path) -> No
     assert second.metrics["train/loss"] == 9.0
 
 
-def test_a_skipped_step_counts_as_not_clipped_and_leaves_no_norm(tmp_path) -> None:
+def test_skipped_step_is_not_clipped_and_has_no_norm(tmp_path: Path) -> None:
     skipped = step_end(1, 3.0, grad_norm=math.inf, is_clipped=True, skips=1)
     start = run_start(tmp_path, total_steps=4, log_every=2, constants={})
-    mixed, hopeless = rows(start, skipped, step_end(2), *(step_end(s, grad_norm=math.nan, skips=s) for s in (3, 4)))
+    mixed, skipped_only = rows(start, skipped, step_end(2), *(step_end(s, grad_norm=math.nan, skips=s) for s in (3, 4)))
     assert mixed.metrics["train/grad_norm"] == 1.5
     assert mixed.metrics["train/clip_fraction"] == 0.5
-    assert "train/grad_norm" not in hopeless.metrics
+    assert "train/grad_norm" not in skipped_only.metrics
 
 
-def test_a_loss_that_is_not_finite_shows(tmp_path) -> None:
+def test_infinite_losses_of_both_signs_are_nan(tmp_path: Path) -> None:
     start = run_start(tmp_path, total_steps=2, log_every=2, constants={})
     [row] = rows(start, step_end(1, math.inf), step_end(2, -math.inf))
     assert math.isnan(row.metrics["train/loss"])
 
 
-def test_an_evaluation_gives_every_metric_its_error_where_known_and_its_unit(tmp_path) -> None:
+def test_evaluation_row_holds_standard_errors_and_units(tmp_path: Path) -> None:
     metrics = {"loss": Metric(3.5, "nats/token", 0.01), "coverage": Metric(1.0, "share")}
     [row] = rows(eval_end(40, 3.5, 3.25, metrics=metrics))
     assert (row.step, row.tokens) == (40, 4000)
@@ -68,16 +69,18 @@ def test_an_evaluation_gives_every_metric_its_error_where_known_and_its_unit(tmp
     assert row.units == {"val/loss": "nats/token", "val/coverage": "share"}
 
 
-def test_there_is_no_best_loss_before_one_was_found() -> None:
+def test_no_best_loss_before_the_first_finite_one() -> None:
     [row] = rows(eval_end(0, math.nan, math.inf))
     assert "val/best_loss" not in row.metrics
 
 
-def test_constants_are_a_row_at_step_0(tmp_path) -> None:
+def test_constants_are_a_row_at_step_0(tmp_path: Path) -> None:
     assert rows(run_start(tmp_path)) == [MetricRow(0, 0, {"constant/uniform": 8.32, "constant/unigram": 6.11})]
 
 
-def test_a_person_hears_of_notices_and_memory_only() -> None:
+def test_describe_event() -> None:
     assert describe_event(Notice("no warm-up")) == "no warm-up"
-    assert "micro-batch of 16" in describe_event(OutOfMemory(3, 16, "tried to allocate 2 GiB"))
+    assert "out of memory, micro-batches of 16 are split" in describe_event(
+        OutOfMemory(3, 16, "tried to allocate 2 GiB")
+    )
     assert describe_event(step_end(3)) is None

@@ -218,7 +218,7 @@ def test_a_record_that_cannot_be_read_does_not_keep_other_trials_from_the_store(
     (sweep / "0").mkdir()
     (sweep / "0" / "metrics.jsonl").write_text("no record\n")
     run_trial(sweep, 1, store)
-    with pytest.raises(UploadError, match=r"0/metrics\.jsonl holds no record at byte 0"):
+    with pytest.raises(UploadError, match=r"0/metrics\.jsonl: not a JSON object at byte 0"):
         SweepUploader(sweep)()
     assert runs(store)["1"].info.status == "FINISHED"
 

@@ -1,4 +1,4 @@
-"""Real MLflow stores and servers."""
+"""MLflow stores and servers for tests."""
 
 import os
 import shutil
@@ -19,34 +19,34 @@ from harness.tracking.mlflow_client import connect_to_store
 
 @cache
 def _migrated_store() -> tempfile.TemporaryDirectory[str]:
-    """A new store takes seconds of migrations: made once a session, and copied."""
+    """Create a store once per session; the migrations take seconds, and copies are cheap."""
     folder = tempfile.TemporaryDirectory()
     connect_to_store(f"sqlite:///{folder.name}/mlflow.db")
     return folder
 
 
 def new_store(folder: Path) -> str:
-    """The address of an empty SQLite store in `folder`."""
+    """Return the address of an empty SQLite store in `folder`."""
     shutil.copy(Path(_migrated_store().name) / "mlflow.db", folder / "mlflow.db")
     return f"sqlite:///{folder}/mlflow.db"
 
 
 def only_run(uri: str, experiment: str = "default"):
-    """A client and the one run of an experiment."""
+    """Return a client and the only run of an experiment."""
     client = connect_to_store(uri)
     [run] = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     return client, run
 
 
 def stored_points(uri: str, experiment: str = "default") -> Counter:
-    """(metric, step, milliseconds, value as text) of every row the store holds of the one run."""
+    """Count the (metric, step, milliseconds, value as text) rows that the store has of the only run."""
     client, run = only_run(uri, experiment)
     histories = [client.get_metric_history(run.info.run_id, name) for name in run.data.metrics]
     return Counter((m.key, m.step, m.timestamp, str(m.value)) for history in histories for m in history)
 
 
 def recorded_points(folder: Path) -> Counter:
-    """The same of the record; MLflow's SQL stores hold infinity as the largest double."""
+    """Count the same of metrics.jsonl; MLflow's SQL stores hold infinity as the largest double."""
     largest = {"inf": str(sys.float_info.max), "-inf": str(-sys.float_info.max)}
     return Counter(
         (name, entry["step"], entry["at_ms"], largest.get(str(value), str(value)))
@@ -58,7 +58,7 @@ def recorded_points(folder: Path) -> Counter:
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.05)
 
 
@@ -69,7 +69,7 @@ def free_port() -> int:
 
 
 class MlflowServer:
-    """A real MLflow server on loopback, with a process group of its own to be killed by."""
+    """An MLflow server on loopback, in its own process group so that it can be killed with its workers."""
 
     def __init__(self, store: str, port: int, artifacts: Path) -> None:
         command = ["-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port), "--workers", "1"]
