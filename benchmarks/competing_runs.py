@@ -20,7 +20,9 @@ OVERRIDES = ["experiment=smoke", "start=scratch", "lora=none", "loop.max_steps=4
 
 
 def start_run(policy: str, folder: Path) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+    }
     if policy != "unset":
         environment["OMP_WAIT_POLICY"] = policy
     # The function is called directly: run.py would set the policy itself.
@@ -36,7 +38,9 @@ def tokens_per_second(folder: Path) -> float:
     """Return the median speed over the logged windows of the run in `folder`, without the first, which warms up."""
     [record] = folder.glob("*/metrics.jsonl")
     entries = [json.loads(line) for line in record.read_text().splitlines()]
-    speeds = [e["metrics"]["perf/tokens_per_second"] for e in entries if "perf/tokens_per_second" in e.get("metrics", {})]
+    speeds = [
+        e["metrics"]["perf/tokens_per_second"] for e in entries if "perf/tokens_per_second" in e.get("metrics", {})
+    ]
     return statistics.median(speeds[1:])
 
 

@@ -1,47 +1,79 @@
-"""`python -m harness`: what is done with runs after they were made, or before."""
+"""The command `plateau`, which is `python -m harness`: one command per module of harness/commands."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.metadata import version
 
-from harness.config.errors import HYDRA_ERRORS, explain_error
 from harness.core.errors import ConfigError
+from harness.core.threads import use_passive_waiting
 
+# Each command is the module of that name in harness/commands, imported when it is chosen.
 COMMANDS = {
+    "run": "train once, or sweep with -m; the same as python run.py",
+    "preflight": "check a training for bugs and settings without effect before searching",
+    "diagnose": "say what is wrong with a run or a log, and what to try",
+    "lr-range": "raise the LR step by step and find the band worth a sweep",
+    "prescribe": "propose the sweep, or the longer run, that follows from a run's diagnoses",
+    "clean": "copy a text file without duplicates and broken documents, and list what was dropped",
+    "verify-resume": "show that a resumed run is bit-identical to an uninterrupted one",
+    "sample": "generate text with a run's model",
+    "export": "save a run's model for transformers, or its adapters for peft",
+    "blimp": "score a model on grammatical minimal pairs",
     "ui": "serve the MLflow UI over the recorded runs",
-    "sync": "upload to MLflow what it lacks of runs and sweeps",
-    "preflight": "check that a run would train what it is meant to, before it is searched",
-    "clean": "a copy of a text file without copies, broken and odd documents, and a list of what was dropped",
-    "lr-range": "the loss while the LR rises, and the band of LRs that is worth a sweep",
-    "diagnose": "what may be said of a run or a log, whoever recorded it, and what to try",
-    "prescribe": "the sweep, or the longer run, that follows from what is wrong with a run",
-    "sample": "what a run's model writes after a prompt",
-    "export": "a run's model as transformers loads it, or its adapters as peft does",
-    "blimp": "how often a model finds the grammatical sentence of a pair the likelier one",
-    "verify-resume": "show that a run which is broken off and resumed is the straight run, bit by bit",
+    "sync": "upload runs and sweeps that MLflow does not have yet",
 }
-"""Each is the module of that name in harness/commands, imported when it is chosen."""
+
+# Packages that come with an extra, by the extra that has them all.
+EXTRAS = {
+    "sweep": ("sklearn", "sqlalchemy", "cmaes"),
+    "train": (
+        "torch", "hydra", "hydra_plugins", "omegaconf", "optuna", "transformers", "tokenizers", "peft", "datasets", "safetensors",
+        "pytorch_optimizer", "mlflow", "matplotlib", "psutil",
+    ),
+    "tensorboard": ("tensorboard",),
+    "operator": ("neuralop",),
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status: 0, 1 for what may work later or did not hold, 2 for bad input."""
+    """Return the exit status: 0; 1 if something failed that may work later, or did not hold; 2 for invalid input."""
+    use_passive_waiting()
     parser = argparse.ArgumentParser(
-        prog="python -m harness",
-        description=__doc__,
+        prog="plateau",
+        description="A sweep harness for people whose training has plateaued.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(f"  {name:<14} {does}" for name, does in COMMANDS.items()),
+        epilog="commands:\n" + "\n".join(f"  {name:<14} {does}" for name, does in COMMANDS.items()),
     )
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="COMMAND --help tells which")
+    parser.add_argument("--version", action="version", version=f"plateau {version('plateau-harness')}")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help shows its options"
+    )
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     args = parser.parse_args(arguments)
     try:
         return import_module(f"harness.commands.{args.command.replace('-', '_')}").main(args.arguments)
     except ConfigError as error:
         print(error, file=sys.stderr)
-    except HYDRA_ERRORS as error:
-        print(explain_error(error, args.arguments), file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(explain_missing_package(args.command, error), file=sys.stderr)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return 1
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf"):
+            raise
+        from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised
+
+        print(explain_error(error, args.arguments), file=sys.stderr)
     return 2
+
+
+def explain_missing_package(command: str, error: ModuleNotFoundError) -> str:
+    """Return which extra to install; raise `error` again if the missing module is not an optional package."""
+    package = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+    if extra is None:
+        raise error
+    return f"plateau {command}: the package {package} is not installed; pip install 'plateau-harness[{extra}]'"

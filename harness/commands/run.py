@@ -18,6 +18,7 @@ from harness.config.locks import check_locked
 from harness.config.targets import hydra_whitelist
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.paths import config_dir
+from harness.core.threads import use_passive_waiting
 
 
 def run_job(cfg: DictConfig) -> float:
@@ -36,7 +37,7 @@ def run_job(cfg: DictConfig) -> float:
         distributed.leave_process_group()
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         if result.status == "interrupted":
-            raise KeyboardInterrupt(f"interrupted: {result.reason}")  # Hydra would go on with the next run
+            raise KeyboardInterrupt(f"interrupted: {result.reason}")  # Hydra would start the next run
         if result.status == "diverged":
             return math.nan
     if result.status not in ("completed", "pruned"):
@@ -45,7 +46,7 @@ def run_job(cfg: DictConfig) -> float:
 
 
 def _sweep_arguments() -> dict[str, Any]:
-    """Folder and tags of a run that a sweeper of Hydra's has started; nothing for a run of its own."""
+    """Return the folder and tags of a run that one of Hydra's own sweepers started; nothing for a single run."""
     from harness.tracking import run_uploader, sweep_uploader
 
     job = HydraConfig.get()
@@ -62,6 +63,7 @@ def _sweep_arguments() -> dict[str, Any]:
 
 def main(arguments: Sequence[str]) -> int:
     """Return the exit status: 0; 1 if a run or sweep failed, diverged or was interrupted; 2 for bad input."""
+    use_passive_waiting()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here
     try:
         run_hydra_app(

@@ -34,6 +34,7 @@ def collect_provenance(device: torch.device, root: Path) -> Mapping[str, str]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "device": _device_name(device),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "not set"),
         **{f"version.{package}": version(package) for package in PACKAGES},
     }
     commit = _run_git(root, "rev-parse", "HEAD")

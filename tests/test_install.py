@@ -1,0 +1,109 @@
+"""The built package, installed into empty environments and used from a folder that is not a checkout."""
+
+import os
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+LOG = "\n".join(f"step {step}: loss {4 - step / 500:.4f}, lr 0.001" for step in range(0, 500, 10))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+    subprocess.run([sys.executable, *command], check=True)
+    [file] = folder.glob("plateau_harness-*.whl")
+    return file
+
+
+def install(wheel: Path, folder: Path, extra: str = "") -> Path:
+    """Install the wheel into a new environment; return the environment's folder of commands."""
+    venv.create(folder, with_pip=True)
+    command = ["-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), f"{wheel}{extra}"]
+    subprocess.run([folder / "bin" / "python", *command], check=True)
+    return folder / "bin"
+
+
+def run_plateau(
+    commands: Path, cwd: Path, arguments: Sequence[str], timeout: int = 120
+) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [commands / "plateau", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+@pytest.fixture(scope="session")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(wheel, tmp_path_factory.mktemp("bare"))
+
+
+def test_the_bare_package_diagnoses_a_log_without_torch(bare: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.log").write_text(LOG)
+    found = run_plateau(bare, tmp_path, ["diagnose", "train.log"])
+    assert found.returncode == 0, found.stderr
+    assert "50 of train/loss" in found.stdout
+    packages = {path.name for path in (bare.parent / "lib").glob("python*/site-packages/*")}
+    assert not packages & {"torch", "transformers", "mlflow", "peft", "hydra", "optuna"}
+
+
+def test_the_bare_package_tells_its_version_and_what_to_install_for_a_run(bare: Path, tmp_path: Path) -> None:
+    version = run_plateau(bare, tmp_path, ["--version"])
+    assert version.stdout.split() == ["plateau", "0.1.0"]
+    refused = run_plateau(bare, tmp_path, ["run", "experiment=smoke"])
+    assert refused.returncode == 2
+    assert "pip install 'plateau-harness[train]'" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_an_installed_package_trains_with_results_in_the_current_folder(bare: Path, tmp_path: Path) -> None:
+    """The libraries come from this environment, so that they need not be installed again; see the test below."""
+    environment = tmp_path / "environment"
+    venv.create(environment, with_pip=False)
+    [packages] = environment.glob("lib/python*/site-packages")
+    [installed] = bare.parent.glob("lib/python*/site-packages")
+    for path in (*installed.glob("harness*"), *installed.glob("plateau_harness*")):
+        (packages / path.name).symlink_to(path)
+    (packages / "libraries.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    (environment / "bin" / "plateau").write_text(
+        f"#!{environment}/bin/python\nimport sys\nfrom harness.cli import main\nsys.exit(main())\n"
+    )
+    (environment / "bin" / "plateau").chmod(0o755)
+    check_runs(environment / "bin", tmp_path)
+
+
+@pytest.mark.install
+def test_the_package_with_the_extra_sweep_trains_and_sweeps_in_an_empty_environment(
+    wheel: Path, tmp_path: Path
+) -> None:
+    commands = install(wheel, tmp_path / "environment", "[sweep]")
+    check_runs(commands, tmp_path)
+    swept = run_plateau(
+        commands, tmp_path, ["run", "-m", "experiment=smoke", "sweeps=none", "seed=1,2", "preflight=skip"], 300
+    )
+    assert swept.returncode == 0, swept.stderr
+    assert len(list(tmp_path.glob("outputs/sweeps/*/trials/*/metrics.jsonl"))) == 2
+
+
+def check_runs(commands: Path, tmp_path: Path) -> None:
+    """Train, with a configuration folder of the user's, and check where the results are."""
+    (tmp_path / "my_conf" / "optimizer").mkdir(parents=True)
+    (tmp_path / "my_conf" / "optimizer" / "careful.yaml").write_text(
+        "_target_: torch.optim.AdamW\n_partial_: true\nlr: 1e-4\n"
+    )
+    overrides = ["experiment=smoke", "start=scratch", "lora=none", "device=cpu", "loop.max_steps=2", "loop.evals=1"]
+    own = ["--config-dir", "my_conf", "optimizer=careful"]
+    trained = run_plateau(commands, tmp_path, ["run", *overrides, *own], 300)
+    assert trained.returncode == 0, trained.stderr
+    [record] = tmp_path.glob("outputs/*_smoke/metrics.jsonl")
+    assert (tmp_path / "mlruns" / "mlflow.db").is_file()
+    checked = run_plateau(commands, tmp_path, ["preflight", *overrides, *own, "--only", "cost"], 300)
+    assert checked.returncode == 0, checked.stderr
+    diagnosed = run_plateau(commands, tmp_path, ["diagnose", record.parent.name])
+    assert diagnosed.returncode == 0, diagnosed.stderr
