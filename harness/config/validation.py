@@ -14,6 +14,7 @@ from harness.config.compose import without_sweep_keys
 from harness.config.schema import RunSettings
 from harness.config.targets import check_target, find_targets
 from harness.core.errors import ConfigError, did_you_mean
+from harness.core.lr_keys import is_lr_key
 from harness.core.paths import project_dir
 from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.thresholds import Thresholds
@@ -75,7 +76,7 @@ def parse_section(name: str, schema: type, node: DictConfig) -> Any:
 
 def _check_learning_rates(optimizer: DictConfig) -> None:
     for name, value in optimizer.items():
-        if name == "lr" or str(name).endswith("_lr"):
+        if is_lr_key(f"optimizer.{name}"):
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(f"optimizer.{name}: {value!r} is not a number")
             if not 0 < value < math.inf:

@@ -13,21 +13,18 @@ Status = Literal["completed", "pruned", "diverged", "failed", "interrupted"]
 
 @dataclass(frozen=True)
 class RunStart:
-    """A run was built and is about to train; all that a reader needs to make sense of what follows."""
+    """A run is about to train. Holds everything needed to interpret the events that follow."""
 
     name: str
     folder: Path
     total_steps: int
     log_every: int
-    params: Mapping[str, str]
-    """The resolved configuration by dotted key."""
+    params: Mapping[str, str]  # the resolved configuration by dotted key
     effective: EffectiveSettings
     tags: Mapping[str, str]
-    constants: Mapping[str, float]
-    dataset: Mapping[str, str]
-    """name, digest and source of the training data."""
-    overrides: tuple[str, ...] = ()
-    """Overrides that the configuration was composed from; empty where they are not known."""
+    constants: Mapping[str, float]  # reference values for the metrics, from the task
+    dataset: Mapping[str, str]  # name, digest and source of the training data
+    overrides: tuple[str, ...] = ()  # that the configuration was composed from; empty if unknown
 
 
 @dataclass(frozen=True)

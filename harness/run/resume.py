@@ -1,6 +1,5 @@
 """Going on from a run's checkpoint: which one, what has changed since, and what is told of it."""
 
-import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from harness.config.schema import RunSettings
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
+from harness.core.lr_keys import is_lr_key
 from harness.core.state import TrainState, find_broken_tie
 from harness.core.task import Task
 from harness.models import untie_head
@@ -157,7 +157,7 @@ def _adapt_state(state: TrainState, built: TrainState, resumed: ResumePoint, cha
         state.examples_per_epoch = built.examples_per_epoch
     if resumed.restarts_schedule:
         state.schedule, state.schedule_start_tokens, state.rollbacks = built.schedule, state.tokens, 0
-    if resumed.restarts_schedule or any(re.fullmatch(r"optimizer\..*lr", change.key) for change in changes):
+    if resumed.restarts_schedule or any(is_lr_key(change.key) for change in changes):
         state.lr_factor = 1.0
     if resumed.restarts_schedule or has_changed_validation(changes):
         state.best_val_loss = inf

@@ -224,13 +224,13 @@ REFUSED = [
     (["start.run=nowhere"], "start.run: 'nowhere' is not a file, a folder, or a run in"),
     (["start.run={files}"], "keeps no checkpoints of a run"),
     (["start.checkpoint=5"], "start.checkpoint: '5' must be one of the checkpoints in"),
-    (["start.checkpoint=5"], "keeps: best, last, 0, 4, 6"),
+    (["start.checkpoint=5"], ": best, last, 0, 4, 6"),
     (["start.checkpoint=newest"], "start.checkpoint: 'newest' is none of best, last and a step"),
     (["start.schedule=again"], "start.schedule: Invalid value 'again', expected one of ['continue', 'restart']"),
     (["loop.max_steps=6"], "loop: the checkpoint has 6 steps and the run ends after 6"),
     (["model.width=32"], "is of another architecture (0 tensors matched; "),
     (["lora=all_linear"], "is of another architecture"),
-    (["optimizer=sgd"], "take the same optimizer and parameters, or start from the weights alone"),
+    (["optimizer=sgd"], "use the same optimizer and parameters, or start from the weights alone"),
 ]
 
 
