@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from harness.config.compose import compose_config
+from harness.core.checkpoint_names import checkpoint_name
 from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
 from harness.run.runner import RunResult, run
-from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, checkpoint_name, load_weights
+from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, load_weights
 from harness.training.policies import Decision, Stop
 
 

@@ -1,4 +1,4 @@
-"""A run in an MLflow store, of ours or of anyone."""
+"""A run in an MLflow store, recorded by this harness or by any other program."""
 
 import json
 import math
@@ -10,7 +10,7 @@ from typing import Any
 from harness.core.effective_settings import EffectiveSettings
 from harness.diagnosis.history import History, RunFacts
 from harness.diagnosis.run_facts import extract_run_facts
-from harness.importers import lr_schedules
+from harness.importers.lr_schedules import schedule_from_params
 from harness.importers.metric_aliases import MetricPoints, build_history
 from harness.tracking.mlflow_client import connect_to_store
 from harness.tracking.run_uploader import EFFECTIVE_TAG
@@ -27,15 +27,19 @@ PARAM_ALIASES = {
     "batch_size": "batch_size train_batch_size effective_batch_size",
     "lora_rank": "lora_rank lora_r lora.r lora.rank",
 }
-"""What others call the numbers that we know, the likelier names first."""
+"""Parameters of other programs by fields of `RunFacts`, the most common first."""
 INTEGER_FACTS = ("total_steps", "patience", "batch_size", "lora_rank")
 
 
 def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
-    """None where the store holds no such run; ValueError where there is no store, or no loss in the run."""
+    """Read a run of the store at `uri`, by default the project's; None if it has no such run.
+
+    Raises:
+        ValueError: `uri` is not the address of a store, the store fails, or no metric of the run names a loss.
+    """
     uri = resolve_store_uri(uri)
     file = sqlite_path(uri)
-    if file and not file.exists():
+    if file and not file.exists():  # connecting would create it
         return None
     client, run = _find_run(run_id, uri)
     if run is None:
@@ -43,8 +47,8 @@ def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
     points = {name: _read_points(client, run_id, name) for name in run.data.metrics}
     history = build_history(points, _read_facts(run, points))
     if not len(history["train/loss"]) and not len(history["val/loss"]):
-        has = ", ".join(sorted(points)) or "none"
-        raise ValueError(f"{run_id}: no metric of this MLflow run names a loss; it has {has}")
+        names = ", ".join(sorted(points)) or "none"
+        raise ValueError(f"{run_id}: no metric of this MLflow run names a loss; its metrics: {names}")
     count = sum(map(len, points.values()))
     source = f"MLflow run {run_id} at {hide_credentials(uri)}: {count} points of {len(points)} metrics"
     history.facts = replace(history.facts, source=source)
@@ -52,6 +56,7 @@ def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
 
 
 def _find_run(run_id: str, uri: str) -> tuple[Any, Any]:
+    """Return the client and the run, None if the store has no such run."""
     from mlflow.exceptions import MlflowException
 
     client = connect_to_store(uri)
@@ -64,13 +69,13 @@ def _find_run(run_id: str, uri: str) -> tuple[Any, Any]:
 
 
 def _read_points(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
-    """In the order in which they were recorded, in which steps may come back."""
+    """Return the (step, value) points in the order in which they were recorded; steps may repeat after a rollback."""
     recorded = sorted(client.get_metric_history(run_id, name), key=lambda metric: (metric.timestamp, metric.step))
     return [(metric.step, _restore_infinity(metric.value)) for metric in recorded]
 
 
 def _restore_infinity(value: float) -> float:
-    """SQL stores hold infinity as the largest double."""
+    """Return infinity for the largest double, which stands for it in MLflow's SQL stores."""
     return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
 
 
@@ -83,21 +88,21 @@ def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
         facts = extract_run_facts(name, params, effective, constants)
         return replace(facts, status=status, unit=tags.get("unit.val/loss"))
     numbers = _parse_params(params)
-    gone_through = (
-        max((step for one in points.values() for step, _ in one), default=0) if status == "completed" else None
-    )
-    schedule = lr_schedules.schedule_from_params(params, numbers.get("total_steps", gone_through))
-    return RunFacts(name=name, status=status, **numbers, **schedule)
+    total_steps = numbers.get("total_steps")
+    if total_steps is None and status == "completed":
+        total_steps = max((step for recorded in points.values() for step, _ in recorded), default=0)
+    return RunFacts(name=name, status=status, **numbers, **schedule_from_params(params, total_steps))
 
 
 def _parse_params(params: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for fact, names in PARAM_ALIASES.items():
-        for name in names.split():
+    """Return the fields of `RunFacts` that the parameters of another program hold."""
+    facts: dict[str, Any] = {}
+    for fact, aliases in PARAM_ALIASES.items():
+        for alias in aliases.split():
             try:
-                value = float(params.get(name, ""))
+                value = float(params.get(alias, ""))
             except ValueError:
                 continue
-            if value > 0:  # transformers writes -1 and 0 for what was not asked for
-                found.setdefault(fact, round(value) if fact in INTEGER_FACTS else value)
-    return found
+            if value > 0:  # transformers writes -1 and 0 for values that are not set
+                facts.setdefault(fact, round(value) if fact in INTEGER_FACTS else value)
+    return facts

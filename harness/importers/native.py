@@ -1,47 +1,44 @@
-"""A run of ours, read back from its plain record."""
+"""A run of this harness, read from its metrics.jsonl."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from harness.core.checkpoint_names import list_saved_steps
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.paths import project_dir
 from harness.diagnosis.history import History, SpikeRecord
 from harness.diagnosis.lr_band import load_lr_band
 from harness.diagnosis.run_facts import extract_run_facts
-from harness.record import metrics_file
-from harness.training.checkpoint import list_saved_steps
+from harness.record.metrics_file import read_entries
 
 
 def read_native(path: Path) -> History:
-    """The history of the run whose metrics.jsonl this is; ValueError where that run never began."""
-    history = History()
-    rows = 0
-    for entry, _ in metrics_file.read_entries(path):
+    """Read a metrics.jsonl and the steps of the checkpoints beside it; ValueError if the file has no start entry."""
+    history, rows = History(), 0
+    for entry, _ in read_entries(path):
         rows += entry["kind"] == "metrics"
         _add_entry(history, entry)
     if not history.facts.name:
-        raise ValueError(f"{path} is empty: that run never began")
-    checkpoints = path.parent / "checkpoints"
-    history.checkpoints += list_saved_steps(checkpoints) if checkpoints.is_dir() else []
+        raise ValueError(f"{path}: no start entry; the run never started")
+    history.checkpoints += list_saved_steps(path.parent / "checkpoints")
     history.facts = replace(history.facts, source=f"our run {path.parent}: {rows} rows")
     return history
 
 
 def read_start_entry(path: Path) -> dict[str, Any]:
-    """The line in which a record says what the run is; ValueError where there is none."""
-    entry = next((entry for entry, _ in metrics_file.read_entries(path)), {})
+    """Return the start entry of a metrics.jsonl, which describes the run; ValueError if there is none."""
+    entry = next((entry for entry, _ in read_entries(path)), {})
     if entry.get("kind") != "start":
-        raise ValueError(f"{path} is no record of a run: it does not begin with its start")
+        raise ValueError(f"{path}: not the record of a run; the first line is not a start entry")
     return entry
 
 
 def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
     match entry["kind"]:
         case "start":
-            params = entry["params"]
-            effective = EffectiveSettings.from_json(entry["effective"])
+            params, effective = entry["params"], EffectiveSettings.from_json(entry["effective"])
             facts = extract_run_facts(entry["name"], params, effective, entry["constants"])
             outputs = project_dir() / params.get("output_dir", "outputs")
             history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=load_lr_band(outputs, params))
@@ -51,8 +48,16 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
             if unit and unit != history.facts.unit:
                 history.facts = replace(history.facts, unit=unit)
         case "spike":
-            examples = tuple(entry["example_range"]) if entry.get("example_range") else None
-            seen = (entry[name] for name in ("step", "last_good_step", "loss", "baseline_loss"))
-            history.spikes.append(SpikeRecord(*seen, examples, entry["restored_step"]))
+            start, stop = entry["example_range"]
+            history.spikes.append(
+                SpikeRecord(
+                    entry["step"],
+                    entry["last_good_step"],
+                    float(entry["loss"]),
+                    float(entry["baseline_loss"]),
+                    (start, stop),
+                    entry["restored_step"],
+                )
+            )
         case "end":
             history.facts = replace(history.facts, status=entry["status"])

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from harness.core.checkpoint_names import checkpoint_name, list_saved_steps
 from harness.core.distributed import ProcessGroup
 from harness.core.files import find_intact_folder, replace_folder, write_folder_atomically
 from harness.core.seeding import get_rng_state
@@ -119,17 +120,6 @@ def find_checkpoint(folder: Path, step: int) -> Path | None:
         if find_damage(path) is None and read_counters(path)["step"] == step:
             return path
     return None
-
-
-def list_saved_steps(folder: Path) -> list[int]:
-    """Return the steps of the checkpoints in `folder` in ascending order, without those discarded by a rollback."""
-    names = {path.name.removesuffix(".old") for path in folder.glob("step-*")}
-    return sorted(int(name.removeprefix("step-")) for name in names if name.removeprefix("step-").isdecimal())
-
-
-def checkpoint_name(step: int) -> str:
-    """Return the folder name of the checkpoint of `step`."""
-    return f"step-{step:08d}"
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> None:

@@ -173,5 +173,5 @@ def test_mlflow_run_without_a_loss_is_rejected(tmp_path: Path) -> None:
     client = TrackingClient(store)
     run_id = client.get_or_create_run("theirs", "1", "their run", 0)
     client.log_batch(run_id, LogBatch(metrics=[("accuracy", 0.5, 1, 1)]))
-    with pytest.raises(ValueError, match="no metric of this MLflow run names a loss; it has accuracy"):
+    with pytest.raises(ValueError, match="no metric of this MLflow run names a loss; its metrics: accuracy"):
         mlflow.read_mlflow_run(run_id, store)

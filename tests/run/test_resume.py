@@ -11,11 +11,12 @@ import torch
 from harness import cli
 from harness.commands.verify_resume import max_difference, read_checkpoint_parts
 from harness.config.compose import compose_config
+from harness.core.checkpoint_names import checkpoint_name
 from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
 from harness.run.dry_run import dry_run
 from harness.run.runner import RunResult, run
-from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, checkpoint_name
+from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE
 from harness.training.policies import Decision, Policy, Stop
 from tests.conftest import ROOT
 from tests.run.test_run import find_only_run, read_record, read_series, run_with_torchrun, wait_for_steps

@@ -12,8 +12,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from harness.config.compose import compose_config
+from harness.core.checkpoint_names import checkpoint_name
 from harness.run.runner import run
-from harness.training.checkpoint import checkpoint_name
 from tests.conftest import ROOT, run_main, run_script
 from tests.tracking.stores import free_port, new_store
 

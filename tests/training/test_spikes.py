@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from harness.core.checkpoint_names import checkpoint_name
 from harness.core.events import EvalEnd, Event, Spike, StepEnd
 from harness.core.seeding import seed_everything
 from harness.core.state import TrainState
 from harness.core.task import Loss
-from harness.training.checkpoint import AFTER_SPIKE, Checkpointer, checkpoint_name, read_counters
+from harness.training.checkpoint import AFTER_SPIKE, Checkpointer, read_counters
 from harness.training.loop import Trainer
 from harness.training.policies import HandleSpike, Policy, Stop, stop_when_diverged, watch_spikes
 from tests.toy_task import CPU, Rows, ToyTask, toy_plan, toy_state
