@@ -205,9 +205,9 @@ def record_toy(name: str) -> tuple[History, set[str], set[str]]:
             batch_size=16,
             optimizer="AdamW",
             schedule=type(schedule).__name__,
-            watches="val/loss" if isinstance(schedule, Plateau) else None,
+            monitor="val/loss" if isinstance(schedule, Plateau) else None,
             patience=getattr(schedule, "patience", None),
-            warmup_asked=float(schedule.count_warmup_steps(steps)),
+            requested_warmup=float(schedule.count_warmup_steps(steps)),
             warmup_steps=schedule.count_warmup_steps(steps),
             unit="squared error",
         )

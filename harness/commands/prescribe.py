@@ -1,4 +1,4 @@
-"""python -m harness prescribe RUN: the sweep, or the longer run, that follows from what is wrong with a run."""
+"""python -m harness prescribe RUN: turn the diagnosis of a run into a sweep, or into a longer run."""
 
 import argparse
 import math
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from harness.commands.diagnose import load_thresholds
+from harness.commands.diagnose import add_threshold_option, parse_option
 from harness.core.errors import ConfigError
 from harness.core.paths import project_dir
 from harness.diagnosis import diagnose
 from harness.diagnosis.history import History
 from harness.diagnosis.prescription import Prescription, prescribe
+from harness.diagnosis.thresholds import parse_thresholds
 from harness.importers import native
 from harness.observers.console import format_duration
 from harness.record import metrics_file
@@ -25,33 +26,28 @@ from harness.sweep.request import compose_sweep_request
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness prescribe", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
-    parser.add_argument("--thresholds", default="default", metavar="NAME", help="one of conf/thresholds")
+    add_threshold_option(parser)
     args = parser.parse_args(arguments)
+    thresholds = parse_option("--threshold", parse_thresholds, args.threshold)
     folder = find_run(args.run, project_dir() / "outputs", "RUN")
-    if not (folder / metrics_file.METRICS_FILE).is_file() or not (folder / "config.yaml").is_file():
-        raise ConfigError(
-            f"RUN: {folder} is no run of ours: it holds no {metrics_file.METRICS_FILE} and config.yaml; try diagnose"
-        )
-    limits = load_thresholds(args.thresholds)
-    try:
-        history, start = (
-            native.read_native(folder / metrics_file.METRICS_FILE),
-            native.read_start_entry(folder / metrics_file.METRICS_FILE),
-        )
-    except ValueError as error:
-        raise ConfigError(f"RUN: {error}") from error
-    diagnoses = keep_accepted_overrides(folder, diagnose(history, limits))
-    prescription, typed = prescribe(history, diagnoses, start["params"]), reproduce_overrides(folder)
-    lines = describe_prescription(
-        prescription, typed, history.facts.name, estimate_run_cost(folder / metrics_file.METRICS_FILE, history)
-    )
-    print(*_describe_diagnoses(history, diagnoses), *lines, sep="\n")
+    record = folder / metrics_file.METRICS_FILE
+    if not record.is_file() or not (folder / "config.yaml").is_file():
+        raise ConfigError(f"RUN: {folder} has no {record.name} and config.yaml of a run; try diagnose for other logs")
+    history, start = parse_option("RUN", native.read_native, record), native.read_start_entry(record)
+    diagnoses = keep_accepted_overrides(folder, diagnose(history, thresholds))
+    print(history.facts.name)
+    for diagnosis in diagnoses:
+        print(f"  {diagnosis.kind} ({diagnosis.confidence:.0%}): {diagnosis.reason}")
+    if not diagnoses:
+        print("  no problems found; a sweep of the LR shows whether there is room for improvement")
+    prescription, cost = prescribe(history, diagnoses, start["params"]), estimate_run_cost(record, history)
+    print(*describe_prescription(prescription, reproduce_overrides(folder), history.facts.name, cost), sep="\n")
     return int(bool(prescription.refusal))
 
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run took: of `steps` and `evals` each so many seconds."""
+    """Number and median duration of a run's steps and evaluations."""
 
     steps: int
     evals: int
@@ -64,64 +60,55 @@ class RunCost:
 
 
 def estimate_run_cost(path: Path, history: History) -> RunCost | None:
-    """Of a whole run such as the one whose record this is, without what it went on from; None where it ended before it
-    could be measured."""
+    """Estimate the cost of a whole run like the recorded one, without the steps it was resumed from.
+
+    None if the recorded run ended before its first evaluation or was not measured.
+    """
     first = native.read_start_entry(path)["effective"]["first_step"]
     end = next((entry for entry, _ in metrics_file.read_entries(path) if entry["kind"] == "end"), None)
-    paces, evals = history["perf/steps_per_second"].values, len(history["val/loss"])
-    if end is None or not len(paces) or not evals:
+    steps_per_second, evals = history["perf/steps_per_second"].values, len(history["val/loss"])
+    if end is None or not len(steps_per_second) or not evals:
         return None
-    steps, taken = history.facts.total_steps - first, end["step"] - first
-    of_step = median(1 / paces)
-    of_eval = max(0.0, end["seconds"] - of_step * taken) / evals
-    return RunCost(steps, round(evals * steps / taken), of_step, of_eval)
+    steps, done = (history.facts.total_steps or end["step"]) - first, end["step"] - first
+    seconds_per_step = median(1 / steps_per_second)
+    seconds_per_eval = max(0.0, end["seconds"] - seconds_per_step * done) / evals
+    return RunCost(steps, round(evals * steps / done), seconds_per_step, seconds_per_eval)
 
 
 def describe_prescription(
-    prescription: Prescription, typed: Sequence[str], run: str, spent: RunCost | None
+    prescription: Prescription, overrides: Sequence[str], run: str, cost: RunCost | None
 ) -> Iterator[str]:
-    """Why, what to type, and what it will cost."""
+    """Yield the reasons, the command to type, and its cost. `overrides` reproduce the run."""
     if prescription.refusal:
         yield f"no sweep: {prescription.refusal}"
-        yield f"first: {shlex.join(['python', '-m', 'harness', 'preflight', *typed])}"
+        yield f"first: {shlex.join(['python', '-m', 'harness', 'preflight', *overrides])}"
         return
     parts = [*prescription.ranges, *prescription.settings]
     width = max((len(part.override) for part in parts), default=0)
     yield from (f"  {part.override:<{width}}  {part.why}" for part in parts)
     yield from prescription.notes
     settings = [part.override for part in prescription.settings]
-    kept = [one for one in typed if one.partition("=")[0] not in {part.key for part in parts}]
+    replaced = {part.key for part in parts}
+    kept = [override for override in overrides if override.partition("=")[0] not in replaced]
     if not prescription.ranges:
         yield shlex.join(["python", "run.py", *kept, *settings])
-        yield f"one run instead of a sweep{_describe_cost(spent, longer=bool(settings))}"
+        seconds = f"; the last one took {format_duration(cost.total_seconds)}" if cost else ""
+        yield f"one run instead of a sweep{seconds}{', this one takes twice that' * bool(cost and settings)}"
         return
-    wanted = [*kept, *settings, "sweeps=none", *(part.override for part in prescription.ranges)]
-    wanted += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={name_followup_study(run)}"]
-    asked = compose_sweep_request(wanted)
-    yield shlex.join(["python", "run.py", "-m", *wanted])
-    yield _describe_sweep_cost(prescription.n_trials, asked.n_jobs, spent, longer=bool(settings))
+    command = [*kept, *settings, "sweeps=none", *(part.override for part in prescription.ranges)]
+    command += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={name_followup_study(run)}"]
+    n_jobs = compose_sweep_request(command).n_jobs
+    yield shlex.join(["python", "run.py", "-m", *command])
+    yield _describe_sweep_cost(prescription.n_trials, n_jobs, cost, is_longer=bool(settings))
 
 
-def _describe_diagnoses(history: History, diagnoses: Sequence) -> Iterator[str]:
-    yield history.facts.name
-    yield from (f"  {diagnosis.kind} ({diagnosis.confidence:.0%}): {diagnosis.reason}" for diagnosis in diagnoses)
-    if not diagnoses:
-        yield "  no diagnosis asks for a change; a sweep of the LR shows whether there is more to have"
-
-
-def _describe_cost(spent: RunCost | None, longer: bool) -> str:
-    if spent is None:
-        return ""
-    return f"; the last took {format_duration(spent.total_seconds)}{', this one twice that' if longer else ''}"
-
-
-def _describe_sweep_cost(n_trials: int, n_jobs: int, spent: RunCost | None, longer: bool) -> str:
+def _describe_sweep_cost(n_trials: int, n_jobs: int, cost: RunCost | None, is_longer: bool) -> str:
     workers = f"{n_trials} trials by {n_jobs} worker{'s' * (n_jobs > 1)}"
-    if spent is None:
-        return f"{workers}; what one costs is told by sweep.dry_run=true"
-    seconds = spent.total_seconds * (2 if longer else 1)
+    if cost is None:
+        return f"{workers}; sweep.dry_run=true measures the cost of one"
+    seconds = math.ceil(n_trials / n_jobs) * cost.total_seconds * (2 if is_longer else 1)
     return (
-        f"{workers}, each as this run: {spent.steps} steps of {spent.seconds_per_step:.3g} s and {spent.evals} evaluations of "
-        f"{spent.seconds_per_eval:.3g} s{', twice' if longer else ''}; in all at most "
-        f"{format_duration(math.ceil(n_trials / n_jobs) * seconds)}, less what is pruned"
+        f"{workers}, each like this run: {cost.steps} steps of {cost.seconds_per_step:.3g} s and {cost.evals} "
+        f"evaluations of {cost.seconds_per_eval:.3g} s{', twice' * is_longer}; at most {format_duration(seconds)} in "
+        "all, less with pruning"
     )

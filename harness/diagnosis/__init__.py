@@ -1,4 +1,4 @@
-"""The mathematics of diagnosis: what may be said of a run from its curves, live or long after."""
+"""Diagnosis of a run from its curves, during training or later. Pure functions: nothing here reads files."""
 
 from harness.core.events import Diagnosis
 from harness.diagnosis import evaluation_noise, gradients, instability, learning, learning_rate
@@ -8,7 +8,7 @@ from harness.diagnosis.thresholds import Thresholds
 
 __all__ = ["check_comparability", "diagnose"]
 
-RULES = (
+RULES = (  # root causes first
     instability.detect_divergence,
     learning.detect_never_learnt,
     gradients.detect_vanishing_gradients,
@@ -23,12 +23,10 @@ RULES = (
     learning.detect_plateau,
     learning.detect_underfitting,
     gradients.detect_binding_clip,
-    gradients.high_norm,
     gradients.detect_dominating_layer,
     evaluation_noise.detect_noisy_evaluation,
     evaluation_noise.detect_throughput_drop,
 )
-"""What explains the most comes first."""
 
 CONSEQUENCES = {
     "divergence": {"never learnt", "plateau", "underfitting", "overfitting", "scheduler idle", "noisy evaluation"},
@@ -36,12 +34,12 @@ CONSEQUENCES = {
     "vanishing gradients": {"dominating layer"},
     "overfitting": {"plateau", "underfitting"},
 }
-"""What is not said beside a diagnosis because it follows from the same."""
+"""Kinds that follow from a diagnosis and are not reported beside it."""
 
 
-def diagnose(history: History, limits: Thresholds | None = None) -> list[Diagnosis]:
-    """All that holds of the run so far, what explains the most first; none for one that is as it should be."""
-    limits = limits or Thresholds()
-    found = [diagnosis for rule in RULES for diagnosis in rule(history, limits)]
-    explained = set().union(*(CONSEQUENCES.get(diagnosis.kind, set()) for diagnosis in found))
+def diagnose(history: History, thresholds: Thresholds | None = None) -> list[Diagnosis]:
+    """Return the diagnoses of the run so far, root causes first; empty for a healthy run."""
+    thresholds = thresholds or Thresholds()
+    found = [diagnosis for rule in RULES for diagnosis in rule(history, thresholds)]
+    explained = {kind for diagnosis in found for kind in CONSEQUENCES.get(diagnosis.kind, ())}
     return [diagnosis for diagnosis in found if diagnosis.kind not in explained]

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from harness.core.events import Diagnosis
-from harness.diagnosis.history import History
+from harness.diagnosis.history import Evidence, History
 
 KIND = "expectation"
 SYNTAX = "write 'step 1500: val/loss < 6.65', with step, epoch or tokens, and < or >"
@@ -25,7 +25,7 @@ Outcome = Literal["met", "missed", "pending", "not reached", "unknown"]
 
 @dataclass(frozen=True)
 class Expectation:
-    """`metric` is below (`<`) or above (`>`) `bound` at the first evaluation at or after a step, epoch or token count."""
+    """A claim that `metric` is below (<) or above (>) `bound` at the first evaluation from a moment on."""
 
     text: str
     unit: str  # step, epoch or tokens
@@ -122,7 +122,7 @@ def summarize_expectations(results: Sequence[ExpectationResult]) -> str:
 def _to_diagnosis(result: ExpectationResult) -> Diagnosis:
     wanted = result.expectation
     reason = f"expected {wanted.text!r}, got {result.value:.4g} ({_format_deviation(result.deviation)})"
-    evidence: dict[str, float | str] = {
+    evidence: Evidence = {
         "expectation": wanted.text,
         "value": result.value,
         "bound": wanted.bound,

@@ -1,4 +1,4 @@
-"""What the gradient's norm says: clipping that binds, layers that get nothing, one layer that gets it all."""
+"""Diagnoses from gradient norms: clipping, layers without gradient, one dominating layer."""
 
 import math
 from collections.abc import Iterator
@@ -6,113 +6,90 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.core.events import Diagnosis
-from harness.diagnosis.history import History
+from harness.diagnosis.history import Evidence, History
 from harness.diagnosis.plateau_window import drop_non_finite
 from harness.diagnosis.thresholds import Thresholds
 
 LAYER_PREFIX = "grad_norm/"
 MIN_ROWS, MIN_EVALS, MIN_LAYERS = 5, 2, 3
 SCALE_INVARIANT_OPTIMIZERS = ("adam", "lion", "lamb", "adafactor", "muon")
-"""Parts of the names of optimizers whose step does not change when all gradients are scaled alike."""
+"""Parts of optimizer names whose update stays the same if all gradients are scaled alike."""
 
 
-def detect_binding_clip(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
-    """Nearly every step is clipped, so the clip is a part of the learning rate and no guard."""
-    clip, norms, fraction = (
-        history.facts.grad_clip,
-        drop_non_finite(history["train/grad_norm"]).values,
-        _get_clip_fraction(history),
-    )
-    if fraction is None or fraction < limits.clip_share:
+def detect_binding_clip(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
+    """Yield a diagnosis if nearly every step is clipped: the clip then acts as part of the learning rate."""
+    fraction = _get_clip_fraction(history)
+    if fraction is None or fraction < thresholds.clip_fraction:
         return
-    evidence: dict[str, float | str] = {"clip fraction": fraction}
-    told, overrides = f"{fraction:.0%} of the steps were clipped", ("loop.grad_clip=null",)
+    clip, norms = history.facts.grad_clip, drop_non_finite(history["train/grad_norm"]).values
+    evidence: Evidence = {"clip fraction": fraction}
+    reason, override = f"{fraction:.0%} of the steps were clipped", "loop.grad_clip=null"
     if len(norms):
         p50, p90 = (float(value) for value in np.percentile(norms, [50, 90]))
         evidence |= {"norm p50": p50, "norm p90": p90}
-        told += f": the norm before clipping is {p50:.2g} (p50) and {p90:.2g} (p90)"
-        overrides = (f"loop.grad_clip={p90:.2g}",)
+        reason += f": the norm before clipping is {p50:.2g} (p50) and {p90:.2g} (p90)"
+        override = f"loop.grad_clip={p90:.2g}"
     if clip and math.isfinite(clip):
         evidence["clip"] = clip
-        told += f", the clip {clip:g}"
-    yield Diagnosis(
-        "clipping binds", history.last_step, 0.99, f"{told}; {_explain_clipping(history)}", evidence, overrides
-    )
+        reason += f", the clip is {clip:g}"
+    optimizer = history.facts.optimizer or "AdamW"
+    if any(part in optimizer.lower() for part in SCALE_INVARIANT_OPTIMIZERS):
+        meaning = (
+            f"with {optimizer} a clip of 1 or 2 changes little, since only the relative size of steps matters: set it "
+            "near the p90 or to null, and look at the LR and warm-up"
+        )
+    else:
+        meaning = "every update has the same length, LR times clip: set the clip near the p90 and tune the LR again"
+    yield Diagnosis("clipping binds", history.last_step, 0.99, f"{reason}; {meaning}", evidence, (override,))
 
 
-def high_norm(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
-    """The norm goes beyond a limit of the user's; there is none by default, for its size means nothing by itself."""
-    norms = drop_non_finite(history["train/grad_norm"])
-    above = np.flatnonzero(norms.values > limits.norm_limit)
-    if len(above):
-        step, norm = int(norms.steps[above[0]]), float(norms.values.max())
-        told = f"the gradient norm went beyond {limits.norm_limit:g} at step {step}; its largest was {norm:.3g}"
-        evidence = {"limit": limits.norm_limit, "first at": step, "largest": norm, "times": len(above)}
-        yield Diagnosis("high gradient norm", step, 1.0, told, evidence, ("loop.grad_clip=1.0",))
-
-
-def detect_vanishing_gradients(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
-    """Layers whose norm stays a ten thousandth of the largest one's, or is 0, as where the graph is cut."""
+def detect_vanishing_gradients(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
+    """Yield a diagnosis if layers have 1/10,000 of the largest norm or less at every evaluation."""
     names, norms, steps = _stack_layer_norms(history)
     if not len(norms):
         return
     largest = norms.max(axis=1, keepdims=True)
-    gone = (norms <= limits.vanish_ratio * largest).all(axis=0) & largest.all()
-    if gone.any():
-        few = [name for name, is_gone in zip(names, gone, strict=True) if is_gone]
-        most = float(norms[-1, gone].max())
-        told = (
-            f"{len(few)} of {len(names)} layers have a gradient of at most {most:.2g}, such as {few[0]}, and the "
-            f"largest is {norms[-1].max():.2g}: {'none' if most == 0 else 'hardly any'} reaches them"
+    is_vanishing = (norms <= thresholds.vanishing_ratio * largest).all(axis=0) & largest.all()
+    if is_vanishing.any():
+        layers = [name for name, vanishes in zip(names, is_vanishing, strict=True) if vanishes]
+        most, overall = float(norms[-1, is_vanishing].max()), float(norms[-1].max())
+        reason = (
+            f"{len(layers)} of {len(names)} layers, such as {layers[0]}, have a gradient norm of at most {most:.2g}; "
+            f"the largest is {overall:.2g}"
         )
-        evidence = {"layers": ", ".join(few[:8]), "largest of them": most, "largest of all": float(norms[-1].max())}
-        yield Diagnosis("vanishing gradients", int(steps[-1]), 0.95, told, evidence)
+        evidence: Evidence = {"layers": ", ".join(layers[:8]), "largest of them": most, "largest of all": overall}
+        yield Diagnosis("vanishing gradients", int(steps[-1]), 0.95, reason, evidence)
 
 
-def detect_dominating_layer(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
-    """One layer holds nearly all of the squared norm at every evaluation, so it alone decides how much is clipped."""
+def detect_dominating_layer(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
+    """Yield a diagnosis if one layer has nearly all of the squared norm at every evaluation."""
     names, norms, steps = _stack_layer_norms(history)
     if not len(norms) or not norms.any(axis=1).all():
         return
-    shares = norms**2 / (norms**2).sum(axis=1, keepdims=True)
-    at = int(np.argmax(shares.min(axis=0)))
-    share = float(np.median(shares[:, at]))
-    if shares[:, at].min() >= limits.dominate_share:
-        told = f"{names[at]} holds {share:.0%} of the squared gradient norm: it alone decides what is clipped"
-        evidence = {"layer": names[at], "share": share, "layers": len(names)}
-        yield Diagnosis("dominating layer", int(steps[-1]), 0.9, told, evidence)
+    fractions = norms**2 / (norms**2).sum(axis=1, keepdims=True)
+    at = int(np.argmax(fractions.min(axis=0)))
+    fraction = float(np.median(fractions[:, at]))
+    if fractions[:, at].min() >= thresholds.dominating_fraction:
+        reason = f"{names[at]} has {fraction:.0%} of the squared gradient norm: it alone decides how much is clipped"
+        evidence: Evidence = {"layer": names[at], "fraction": fraction, "layers": len(names)}
+        yield Diagnosis("dominating layer", int(steps[-1]), 0.9, reason, evidence)
 
 
 def _get_clip_fraction(history: History) -> float | None:
-    """Share of the steps, by what was recorded or else by the norms; None where neither tells."""
-    fractions, norms, clip = (
-        history["train/clip_fraction"].values,
-        drop_non_finite(history["train/grad_norm"]).values,
-        history.facts.grad_clip,
-    )
+    """Return the fraction of clipped steps as recorded, else estimated from the norms; None if unknown."""
+    fractions, norms = history["train/clip_fraction"].values, drop_non_finite(history["train/grad_norm"]).values
     if len(fractions) >= MIN_ROWS:
         return float(fractions.mean())
-    if len(norms) >= MIN_ROWS and clip:
-        return float((norms > clip).mean())
-    return None
-
-
-def _explain_clipping(history: History) -> str:
-    optimizer = history.facts.optimizer or "AdamW"
-    if any(part in optimizer.lower() for part in SCALE_INVARIANT_OPTIMIZERS):
-        return (
-            f"under {optimizer} a clip of 1 or 2 changes little, for only the relative size of steps matters: set it "
-            "to about the p90 or to null, and look at the LR and warm-up"
-        )
-    return "every step has the same length, LR times clip: set the clip to about the p90 and search the LR anew"
+    clip = history.facts.grad_clip
+    return float((norms > clip).mean()) if len(norms) >= MIN_ROWS and clip else None
 
 
 def _stack_layer_norms(history: History) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Names, norms (evaluations x layers) after the start, and steps; empty where there are too few."""
+    """Return layer names, norms [evaluations, layers] after step 0, and steps; empty if there are too few."""
     names = history.metric_names(LAYER_PREFIX)
     series = [drop_non_finite(history[name]) for name in names]
-    shared = sorted(set.intersection(*(set(one.steps.tolist()) for one in series)) - {0}) if series else []
-    if len(names) < MIN_LAYERS or len(shared) < MIN_EVALS:
+    steps = sorted(set.intersection(*(set(one.steps.tolist()) for one in series)) - {0}) if series else []
+    if len(names) < MIN_LAYERS or len(steps) < MIN_EVALS:
         return [], np.empty((0, 0)), np.empty(0)
-    norms = np.stack([one.values[np.searchsorted(one.steps, shared)] for one in series], axis=1)
-    return [name.removeprefix(LAYER_PREFIX) for name in names], norms, np.array(shared)
+    norms = np.stack([one.values[np.searchsorted(one.steps, steps)] for one in series], axis=1)
+    return [name.removeprefix(LAYER_PREFIX) for name in names], norms, np.array(steps)

@@ -1,4 +1,4 @@
-"""A run as its curves tell it, whoever recorded it."""
+"""The curves of a run, and what else is known of it, from any source."""
 
 import math
 from collections.abc import Mapping
@@ -9,9 +9,12 @@ import numpy as np
 
 LOSS_METRICS = ("train/loss", "val/loss")
 
+Evidence = dict[str, float | str]
+"""The numbers that a diagnosis rests on."""
+
 
 class Series(NamedTuple):
-    """The values of one metric, float64, at int64 `steps` in rising order; none is NaN, some may be infinite."""
+    """One metric: float64 `values` at increasing int64 `steps`. Never NaN, possibly infinite."""
 
     steps: np.ndarray
     values: np.ndarray
@@ -22,7 +25,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is known of a run beside its curves; None where it is not."""
+    """What is known of a run besides its curves; None where unknown."""
 
     name: str = ""
     status: str | None = None
@@ -31,74 +34,69 @@ class RunFacts:
     batch_size: int | None = None
     tokens_per_step: float | None = None
     steps_per_epoch: float | None = None
-    optimizer: str | None = None
-    """Of torch, such as AdamW or SGD."""
+    optimizer: str | None = None  # class name, such as AdamW or SGD
     peak_lr: float | None = None
     grad_clip: float | None = None
     weight_decay: float | None = None
-    schedule: str | None = None
-    """Cosine, Plateau and so on, by the names of harness.training.schedules."""
-    watches: str | None = None
-    """The loss that a plateau schedule watches: val/loss or train/loss."""
-    patience: int | None = None
-    """Evaluations without a better one that it waits for."""
-    warmup_asked: float | None = None
-    """Steps, not rounded; `warmup_steps` are those in force."""
-    warmup_steps: int | None = None
+    schedule: str | None = None  # class name in harness.training.schedules, such as Cosine or Plateau
+    monitor: str | None = None  # loss that a plateau schedule monitors: val/loss or train/loss
+    patience: int | None = None  # evaluations without improvement that a plateau schedule waits for
+    requested_warmup: float | None = None  # steps, not rounded
+    warmup_steps: int | None = None  # in force
     lora_rank: int | None = None
-    unit: str | None = None
-    """Of val/loss."""
-    uniform: float | None = None
-    """What a guess without knowledge scores: ln(vocabulary), or 1 for a relative error."""
-    unigram: float | None = None
-    """What the best guess that ignores the input scores: the unigram entropy, or the mean predictor."""
-    lr_band: tuple[float, float] | None = None
-    """Of a range test of this experiment: where the loss falls well."""
-    val_fraction: float | None = None
-    """Of the data, held out for evaluation; None where no such share is set."""
-    expect: tuple[str, ...] = ()
-    """Forecasts that were written down before it."""
+    unit: str | None = None  # of val/loss
+    uniform_loss: float | None = None  # of a guess without knowledge: ln(vocabulary), or 1 for a relative error
+    unigram_loss: float | None = None  # of the best guess that ignores the input: unigram entropy, mean predictor
+    lr_band: tuple[float, float] | None = None  # from a range test of this experiment
+    val_fraction: float | None = None  # of the data, held out for evaluation
+    expect: tuple[str, ...] = ()  # expectations written down before the run
     source: str = ""
 
 
 class SpikeRecord(NamedTuple):
-    """A spike that was seen while training, with the examples (from, to) that fed it."""
+    """A loss spike seen during training; `example_range` holds the data positions of its steps."""
 
     step: int
-    began_at: int
+    last_good_step: int
     loss: float
-    usual: float
-    examples: tuple[int, int] | None
-    back_to: int | None
+    baseline_loss: float
+    example_range: tuple[int, int] | None
+    restored_step: int | None
 
 
 @dataclass
 class History:
-    """Curves by our metric names (`train/loss`, `train/lr`, `train/grad_norm`, `train/clip_fraction`, `train/tokens`,
-    `val/loss`, `val/loss_se`, `val/coverage`, `perf/tokens_per_second`, `grad_norm/LAYERS`), grown row by row."""
+    """Curves by metric name, filled row by row.
+
+    Diagnosis reads train/{loss,lr,grad_norm,clip_fraction,tokens}, val/{loss,loss_se,coverage},
+    perf/{tokens,steps}_per_second and grad_norm/LAYER.
+    """
 
     facts: RunFacts = field(default_factory=RunFacts)
     spikes: list[SpikeRecord] = field(default_factory=list)
-    checkpoints: list[int] = field(default_factory=list)
-    """Steps at which the state was written down."""
+    checkpoints: list[int] = field(default_factory=list)  # steps
     _points: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
     _arrays: dict[str, Series] = field(default_factory=dict)
 
     def add_row(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One row; steps may come back after a rollback, and then what was there behind them goes. A loss that is no
-        number is infinite, any other such value is left out."""
+        """Add metrics; an earlier step (after a rollback) drops what lies at and after it.
+
+        A NaN loss becomes infinite; other NaN values are left out.
+        """
         for name, value in metrics.items():
             if value != value and name in LOSS_METRICS:
                 value = math.inf
             if value == value:
                 steps, values = self._points.setdefault(name, ([], []))
                 while steps and steps[-1] >= step:
-                    steps.pop(), values.pop()
-                steps.append(step), values.append(float(value))
+                    steps.pop()
+                    values.pop()
+                steps.append(step)
+                values.append(float(value))
                 self._arrays.pop(name, None)
 
     def __getitem__(self, name: str) -> Series:
-        """Empty where the metric was never recorded."""
+        """Return a metric's series, empty if it was never recorded."""
         if name not in self._arrays:
             steps, values = self._points.get(name, ([], []))
             self._arrays[name] = Series(np.array(steps, np.int64), np.array(values, np.float64))
@@ -112,7 +110,7 @@ class History:
         return max((steps[-1] for steps, _ in self._points.values() if steps), default=0)
 
     def tokens_at(self, steps: np.ndarray) -> np.ndarray | None:
-        """Trained on by these steps; None where nothing tells."""
+        """Return the tokens trained on by these steps; None if unknown."""
         known = self["train/tokens"]
         if len(known) > 1:
             return np.interp(steps, np.r_[0, known.steps], np.r_[0.0, known.values])

@@ -1,4 +1,4 @@
-"""What the learning rate did: against its band, in its warm-up, and by its schedule."""
+"""Diagnoses of the learning rate: against its range test, in the warm-up, and by its schedule."""
 
 import math
 from collections.abc import Iterator
@@ -6,130 +6,118 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.core.events import Diagnosis
-from harness.diagnosis.history import History
-from harness.diagnosis.learning import find_flattest_window
-from harness.diagnosis.plateau_window import PEAK_TOLERANCE, completed_share, drop_non_finite
+from harness.diagnosis.history import Evidence, History
+from harness.diagnosis.plateau_window import PEAK_TOLERANCE, completed_fraction, drop_non_finite, find_flattest_window
 from harness.diagnosis.thresholds import Thresholds
 
-MAX_WARMUP_SHARE = 0.3
-"""Share of the run by which a peak of the LR is one of warm-up."""
-AFTER_PEAK_SHARE = 0.1
-"""Share of the run after it in which a rise is put down to it."""
+MAX_WARMUP_FRACTION = 0.3  # of the run; a later peak of the LR does not end a warm-up
+AFTER_PEAK_FRACTION = 0.1  # of the run, in which a rise is put down to the peak
 LR_TOLERANCE = 1e-6
 
 
-def detect_lr_outside_band(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
-    """The peak LR lies outside the band of a range test of this experiment."""
-    lr, band = _get_peak_lr(history), history.facts.lr_band
+def get_peak_lr(history: History) -> float | None:
+    """Return the peak LR as configured, else the highest recorded one; None if there is none."""
+    return history.facts.peak_lr or float(max(history["train/lr"].values, default=0.0)) or None
+
+
+def detect_lr_outside_band(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
+    """Yield a diagnosis if the peak LR is outside the band of a range test of this experiment."""
+    lr, band = get_peak_lr(history), history.facts.lr_band
     if not lr or not band or band[0] <= lr <= band[1]:
         return
     kind = "learning rate too low" if lr < band[0] else "learning rate too high"
-    middle = math.sqrt(band[0] * band[1])
-    told = (
-        f"the peak LR of {lr:.2g} lies outside the {band[0]:.2g} to {band[1]:.2g} in which the range test's loss falls"
-    )
-    evidence = {"peak LR": lr, "band from": band[0], "band to": band[1]}
-    yield Diagnosis(kind, history.last_step, 0.9, told, evidence, (f"optimizer.lr={middle:.1g}",))
+    reason = f"the peak LR of {lr:.2g} is outside the band of the range test, {band[0]:.2g} to {band[1]:.2g}"
+    overrides = (f"optimizer.lr={math.sqrt(band[0] * band[1]):.1g}",)
+    evidence: Evidence = {"peak LR": lr, "band from": band[0], "band to": band[1]}
+    yield Diagnosis(kind, history.last_step, 0.9, reason, evidence, overrides)
 
 
-def detect_truncated_warmup(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
-    """A warm-up was asked for and there is none, by what is in force or by the LR itself."""
-    asked, given, lr = history.facts.warmup_asked, history.facts.warmup_steps, history["train/lr"]
-    if not asked or asked <= 0:
+def detect_truncated_warmup(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
+    """Yield a diagnosis if a warm-up was requested and there is none, by the settings or by the LR curve."""
+    requested, steps, lr = history.facts.requested_warmup, history.facts.warmup_steps, history["train/lr"]
+    if not requested or requested <= 0:
         return
-    if given is None and len(lr) > 2:
-        given = int(lr.steps[np.argmax(lr.values >= PEAK_TOLERANCE * lr.values.max())])
-        given = 0 if given == lr.steps[0] and given < asked / 2 else given
-    if given == 0:
-        steps = max(1, math.ceil(asked))
-        told = f"a warm-up of {asked:.4g} steps was asked for and 0 are in force: the first update has the whole LR"
-        overrides = ("schedule.warmup_ratio=null", f"schedule.warmup_steps={steps}")
-        yield Diagnosis("warm-up truncated", 0, 1.0, told, {"asked": asked, "in force": 0}, overrides)
+    if steps is None and len(lr) > 2:
+        peak = int(lr.steps[np.argmax(lr.values >= PEAK_TOLERANCE * lr.values.max())])
+        steps = 0 if peak == lr.steps[0] and peak < requested / 2 else peak
+    if steps == 0:
+        reason = f"a warm-up of {requested:.4g} steps was requested, 0 are in force: training starts at the peak LR"
+        overrides = ("schedule.warmup_ratio=null", f"schedule.warmup_steps={max(1, math.ceil(requested))}")
+        yield Diagnosis("warm-up truncated", 0, 1.0, reason, {"requested": requested, "in force": 0}, overrides)
 
 
-def detect_short_warmup(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
-    """Right after the LR came to its peak, early in the run, the loss rose or the gradient's norm jumped."""
+def detect_short_warmup(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
+    """Yield a diagnosis if the loss rose or the gradient norm jumped right after an early peak of the LR."""
     lr, total = history["train/lr"], history.facts.total_steps or history.last_step
     if len(lr) < 4:
         return
     peak = int(lr.steps[np.argmax(lr.values >= PEAK_TOLERANCE * lr.values.max())])
-    if peak > MAX_WARMUP_SHARE * total:
+    if peak > MAX_WARMUP_FRACTION * total:
         return
-    until = peak + max(peak, AFTER_PEAK_SHARE * total)
-    for seen in (_find_loss_rise(history, peak, until, limits), _find_norm_jump(history, peak, until, limits)):
-        if seen:
-            told, evidence = seen
-            steps = max(2 * (history.facts.warmup_steps or 0), round(0.1 * total), 1)
-            overrides = ("schedule.warmup_ratio=null", f"schedule.warmup_steps={steps}")
-            yield Diagnosis("warm-up too short", peak, 0.85, told, {"peak LR at": peak, **evidence}, overrides)
-            return
+    until = peak + max(peak, AFTER_PEAK_FRACTION * total)
+    found = _find_loss_rise(history, peak, until, thresholds) or _find_norm_jump(history, peak, until, thresholds)
+    if found:
+        reason, evidence = found
+        steps = max(2 * (history.facts.warmup_steps or 0), round(0.1 * total), 1)
+        overrides = ("schedule.warmup_ratio=null", f"schedule.warmup_steps={steps}")
+        yield Diagnosis("warm-up too short", peak, 0.85, reason, {"peak LR at": peak, **evidence}, overrides)
 
 
-def detect_idle_scheduler(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
-    """A plateau schedule left the LR alone while the validation loss stood still."""
+def detect_idle_scheduler(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
+    """Yield a diagnosis if a plateau schedule never cut the LR while the validation loss stood still."""
     lr, evals = history["train/lr"].values, drop_non_finite(history["val/loss"])
-    if (
-        not _has_plateau_schedule(history)
-        or len(lr) < 3
-        or len(evals) < 3
-        or completed_share(history) < limits.least_share
-    ):
+    has_enough = len(lr) > 2 and len(evals) > 2 and completed_fraction(history) >= thresholds.min_progress
+    if not _has_plateau_schedule(history) or not has_enough:
         return
-    held = lr[int(np.argmax(lr >= PEAK_TOLERANCE * lr.max())) :]
-    standing = find_flattest_window(history, limits, 3 * limits.plateau_fall)  # a patience acts on less than a plateau
-    if held.min() < lr.max() * (1 - LR_TOLERANCE) or standing is None or standing[0] < limits.confidence:
+    since_peak = lr[int(np.argmax(lr >= PEAK_TOLERANCE * lr.max())) :]
+    flattest = find_flattest_window(history, thresholds, 3 * thresholds.plateau_fall)  # patience reacts to less
+    was_cut = since_peak.min() < lr.max() * (1 - LR_TOLERANCE)
+    if was_cut or flattest is None or flattest[0] < thresholds.confidence:
         return
-    found = standing[1]
-    patience = history.facts.patience
-    told = f"the plateau schedule left the LR at {lr.max():.2g} while {found.metric} {found.change_text}"
-    evidence: dict[str, float | str] = {"LR": float(lr.max()), **found.to_evidence(limits.confidence)}
+    window, patience = flattest[1], history.facts.patience
+    reason = f"the plateau schedule left the LR at {lr.max():.2g} while {window.metric} {window.change_text}"
+    evidence: Evidence = {"LR": float(lr.max()), **window.to_evidence(thresholds.confidence)}
     if patience is not None:
         earliest = _earliest_cut_step(evals.steps[evals.steps > 0], patience)
         evidence |= {"patience": patience, "earliest cut at": earliest}
-        told += f"; with a patience of {patience} it could act at step {earliest} at the earliest"
+        reason += f"; with a patience of {patience} its first cut can come at step {earliest}"
     shorter = max(0, min(len(evals) // 3, len(evals) if patience is None else patience) - 1)
-    yield Diagnosis("scheduler idle", history.last_step, 0.9, told, evidence, (f"schedule.patience={shorter}",))
+    overrides = (f"schedule.patience={shorter}",)
+    yield Diagnosis("scheduler idle", history.last_step, 0.9, reason, evidence, overrides)
 
 
-def detect_misled_scheduler(history: History, limits: Thresholds) -> Iterator[Diagnosis]:
-    """A plateau schedule watches the training loss, by what is known or by cuts while the validation loss improved."""
-    watches = history.facts.watches
-    if watches == "train/loss":
-        told = "the plateau schedule watches train/loss, which says nothing of what is held out"
-        yield Diagnosis("scheduler misled", 0, 1.0, told, {"watches": watches}, ("schedule=plateau",))
-    elif watches is None and _has_plateau_schedule(history):
-        cuts = _cuts_while_improving(history)
-        if cuts:
-            told = (
-                f"the LR was cut at step {cuts[0]} although val/loss was at its best there: it watches something else"
-            )
-            evidence = {"first such cut": cuts[0], "such cuts": len(cuts)}
-            yield Diagnosis("scheduler misled", cuts[0], 0.8, told, evidence, ("schedule=plateau",))
+def detect_misled_scheduler(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
+    """Yield a diagnosis if a plateau schedule monitors the training loss, as configured or judging by its cuts."""
+    monitor = history.facts.monitor
+    if monitor == "train/loss":
+        reason = "the plateau schedule monitors train/loss, which does not measure generalization"
+        yield Diagnosis("scheduler misled", 0, 1.0, reason, {"monitor": monitor}, ("schedule=plateau",))
+    elif monitor is None and _has_plateau_schedule(history) and (cuts := _find_cuts_while_improving(history)):
+        reason = f"the LR was cut at step {cuts[0]} although val/loss was at its best: it monitors something else"
+        evidence: Evidence = {"first such cut": cuts[0], "such cuts": len(cuts)}
+        yield Diagnosis("scheduler misled", cuts[0], 0.8, reason, evidence, ("schedule=plateau",))
 
 
 def _find_loss_rise(
-    history: History, peak: int, until: float, limits: Thresholds
+    history: History, peak: int, until: float, thresholds: Thresholds
 ) -> tuple[str, dict[str, float]] | None:
-    """Of the training loss above its own first rows: the validation loss knows no dropout and may be in another
-    unit."""
+    """Compare the training loss with its own first rows: the validation loss has no dropout and maybe another unit."""
     losses = drop_non_finite(history["train/loss"])
     before = losses.values[losses.steps <= peak]
     after = losses.values[(losses.steps > peak) & (losses.steps <= until)]
     if not len(before) or len(after) < 2:
         return None
-    least = float(before.min())
-    noise = float(np.median(np.abs(np.diff(losses.values)))) * 1.05
-    rise = float(np.sort(after)[-2]) - least  # the second largest: one row is no rise
-    if rise <= max(limits.warmup_rise * abs(least), limits.spike_z * noise):
+    lowest = float(before.min())
+    noise = float(np.median(np.abs(np.diff(losses.values)))) * 1.05  # to the standard deviation of a normal one
+    rise = float(np.sort(after)[-2]) - lowest  # the second highest: a single row does not count
+    if rise <= max(thresholds.warmup_rise * abs(lowest), thresholds.spike_z * noise):
         return None
-    return (
-        f"train/loss rose by {rise:.2g} from {least:.4g} right after the LR came to its peak at step {peak}",
-        {"rise": rise, "before": least},
-    )
+    reason = f"train/loss rose by {rise:.2g} from {lowest:.4g} right after the LR reached its peak at step {peak}"
+    return reason, {"rise": rise, "before": lowest}
 
 
 def _find_norm_jump(
-    history: History, peak: int, until: float, limits: Thresholds
+    history: History, peak: int, until: float, thresholds: Thresholds
 ) -> tuple[str, dict[str, float]] | None:
     norms = drop_non_finite(history["train/grad_norm"])
     before = norms.values[norms.steps <= peak]
@@ -137,17 +125,11 @@ def _find_norm_jump(
     later = norms.values[norms.steps > until]
     if len(before) < 3 or not len(after) or len(later) < 3:
         return None
-    usually = max(float(np.median(before)), float(np.median(later)))
-    if after.max() <= limits.norm_jump * usually:
+    usual, highest = max(float(np.median(before)), float(np.median(later))), float(after.max())
+    if highest <= thresholds.norm_jump * usual:
         return None
-    return (
-        f"right after the LR's peak at step {peak} the norm jumped to {after.max():.2g}, usually {usually:.2g}",
-        {"norm": float(after.max()), "usual norm": usually},
-    )
-
-
-def _get_peak_lr(history: History) -> float | None:
-    return history.facts.peak_lr or max(history["train/lr"].values, default=None)
+    reason = f"the gradient norm jumped to {highest:.2g} right after the LR peak at step {peak}; usual: {usual:.2g}"
+    return reason, {"norm": highest, "usual norm": usual}
 
 
 def _has_plateau_schedule(history: History) -> bool:
@@ -155,18 +137,19 @@ def _has_plateau_schedule(history: History) -> bool:
 
 
 def _earliest_cut_step(steps: np.ndarray, patience: int) -> int:
-    """The step of the evaluation after which a first cut can come: one that is best and more than `patience` others."""
-    every = float(np.median(np.diff(np.r_[0, steps])))
-    return int(steps[patience + 1]) if patience + 1 < len(steps) else round(every * (patience + 2))
+    """Return the step of the first possible cut: one best evaluation, then more than `patience` others."""
+    interval = float(np.median(np.diff(np.r_[0, steps])))
+    return int(steps[patience + 1]) if patience + 1 < len(steps) else round(interval * (patience + 2))
 
 
-def _cuts_while_improving(history: History) -> list[int]:
+def _find_cuts_while_improving(history: History) -> list[int]:
+    """Return the steps of LR cuts at which the last two evaluations both were a new best."""
     lr, val = history["train/lr"], drop_non_finite(history["val/loss"])
     cuts = lr.steps[1:][lr.values[1:] < lr.values[:-1] * (1 - LR_TOLERANCE)]
     best = np.minimum.accumulate(val.values)
     improving = []
     for cut in cuts:
-        seen = int(np.searchsorted(val.steps, cut))  # evaluations before the cut
-        if seen >= 3 and best[seen - 1] < best[seen - 2] < best[seen - 3]:
+        n_before = int(np.searchsorted(val.steps, cut))
+        if n_before >= 3 and best[n_before - 1] < best[n_before - 2] < best[n_before - 3]:
             improving.append(int(cut))
     return improving

@@ -1,53 +1,45 @@
-"""The part of a run that tells whether it still learns: its last doublings near the peak LR."""
+"""The part of a curve that shows whether a run still learns: its last doublings of tokens near the peak LR."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.diagnosis.history import History, Series
+from harness.diagnosis.history import Evidence, History, Series
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import Trend, fit_trend
 
 PEAK_TOLERANCE = 0.99
-MIN_LOSS_SHARE = 0.05
-"""Of the first loss: below it, differences count against that, or all is a large share of a loss that is nearly 0."""
-MIN_DOUBLINGS_SHARE = 0.6
-"""Share of the doublings asked for that a stretch has to reach over."""
-
-
-MIN_TRAIN_ROWS = 10
-"""Of the training loss, which is noisier than an evaluation."""
-ROUNDING_SHARE = 1e-6
-"""Of the loss: below it, what is left is rounding."""
+MIN_LOSS_FRACTION = 0.05  # of the initial loss; below it any difference would be a large share of a loss near 0
+MIN_DOUBLINGS_FRACTION = 0.6  # of the requested doublings that a window must span
+MIN_TRAIN_ROWS = 10  # more than evaluations, since the training loss is noisier
+ROUNDING_FRACTION = 1e-6  # of the loss
+DOUBLINGS = (1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
 class TrendWindow:
-    """The curve of `metric` from step `first` to `last`, over which what was trained on grew by `doublings`."""
+    """The trend of `metric` over log2(tokens or steps) from step `first` to `last`."""
 
     metric: str
     first: int
     last: int
-    unit: str
-    """tokens or steps: what was counted, from `amounts[0]` to `amounts[1]`."""
-    amounts: tuple[float, float]
-    doublings: float
+    unit: str  # tokens or steps
+    amounts: tuple[float, float]  # of `unit`, at `first` and `last`
     trend: Trend
 
     @property
     def fall_per_doubling(self) -> float:
-        """Of the loss, over a doubling."""
         return -self.trend.slope
 
     @property
     def change_text(self) -> str:
-        """How, in words."""
-        if abs(self.fall_per_doubling) < ROUNDING_SHARE * abs(self.trend.end):
-            return "stood still"
-        return f"{'fell' if self.fall_per_doubling >= 0 else 'rose'} by {abs(self.fall_per_doubling):.2g} per doubling of {self.unit}"
+        if abs(self.fall_per_doubling) < ROUNDING_FRACTION * abs(self.trend.end):
+            return "did not change"
+        direction = "fell" if self.fall_per_doubling >= 0 else "rose"
+        return f"{direction} by {abs(self.fall_per_doubling):.2g} per doubling of {self.unit}"
 
-    def to_evidence(self, confidence: float) -> dict[str, float | str]:
+    def to_evidence(self, confidence: float) -> Evidence:
         low, high = self.trend.interval(confidence)
         return {
             "metric": self.metric,
@@ -64,59 +56,59 @@ class TrendWindow:
 
 
 def fit_trend_window(
-    history: History, limits: Thresholds, until: float = math.inf, doublings: float = 1.0
+    history: History, thresholds: Thresholds, until: float = math.inf, doublings: float = 1.0
 ) -> TrendWindow | None:
-    """As it was at step `until`: of the validation loss where it has points enough, else of the training loss; None
-    where neither has, or where it does not reach as far back as asked."""
-    begin, end = find_peak_lr_steps(history, limits)
-    for name in ("val/loss", "train/loss"):
-        series = drop_non_finite(history[name])
-        found = _fit_series(history, name, series, (begin, min(end, until)), limits, doublings) if len(series) else None
-        if found:
-            return found
+    """Fit the last doublings of tokens up to step `until`.
+
+    Uses the validation loss if it has enough points, else the training loss. None if neither has, or if both are
+    shorter than asked.
+    """
+    begin, end = find_peak_lr_steps(history, thresholds)
+    for name, min_points in (("val/loss", thresholds.min_points), ("train/loss", MIN_TRAIN_ROWS)):
+        window = _fit_series(history, name, begin, min(end, until), min_points, doublings)
+        if window:
+            return window
     return None
 
 
 def _fit_series(
-    history: History, name: str, series: Series, ends: tuple[int, float], limits: Thresholds, doublings: float
+    history: History, name: str, begin: int, end: float, min_points: int, doublings: float
 ) -> TrendWindow | None:
-    tokens = history.tokens_at(series.steps)
-    amounts = series.steps.astype(float) if tokens is None else tokens
-    inside = (series.steps >= max(1, ends[0])) & (series.steps <= ends[1])
+    series = drop_non_finite(history[name])
+    inside = (series.steps >= max(1, begin)) & (series.steps <= end)
     if not inside.any():
         return None
-    last = np.flatnonzero(inside)[-1]
-    if limits.plateau_steps:
-        inside &= series.steps >= series.steps[last] - limits.plateau_steps
-        is_whole = series.steps[last] - series.steps[0] >= limits.plateau_steps
-    else:
-        inside &= amounts >= amounts[last] / 2**doublings
-        is_whole = math.log2(amounts[last] / amounts[inside][0]) >= MIN_DOUBLINGS_SHARE * doublings
-    if inside.sum() < (max(3, limits.fewest) if name == "val/loss" else MIN_TRAIN_ROWS) or not is_whole:
+    tokens = history.tokens_at(series.steps)
+    amounts = series.steps.astype(float) if tokens is None else tokens
+    total = amounts[np.flatnonzero(inside)[-1]]
+    inside &= amounts >= total / 2**doublings
+    amounts, (steps, values) = amounts[inside], (series.steps[inside], series.values[inside])
+    if len(steps) < min_points or math.log2(total / amounts[0]) < MIN_DOUBLINGS_FRACTION * doublings:
         return None
-    steps, x = series.steps[inside], np.log2(amounts[inside])
-    unit = "steps" if tokens is None else "tokens"
-    counted = float(amounts[inside][0]), float(amounts[last])
-    line = fit_trend(x, series.values[inside])
-    return TrendWindow(name, int(steps[0]), int(steps[-1]), unit, counted, float(x[-1] - x[0]), line)
+    return TrendWindow(
+        name, int(steps[0]), int(steps[-1]), "steps" if tokens is None else "tokens", (float(amounts[0]), float(total)),
+        fit_trend(np.log2(amounts), values),
+    )  # fmt: skip
 
 
-def find_peak_lr_steps(history: History, limits: Thresholds) -> tuple[int, int]:
-    """The steps between which the LR was at its peak for the first time and no longer a good share of it; the whole
-    run where the LR is not known."""
+def find_peak_lr_steps(history: History, thresholds: Thresholds) -> tuple[int, int]:
+    """Return the step at which the LR first reached its peak, and the last one near it.
+
+    Without a recorded LR the whole run after the warm-up counts.
+    """
     lr = history["train/lr"]
     if not len(lr) or not lr.values.max() > 0:
         return history.facts.warmup_steps or 0, history.last_step
     peak = lr.values.max()
     begin = int(lr.steps[np.argmax(lr.values >= PEAK_TOLERANCE * peak)])
-    high = np.flatnonzero(lr.values >= limits.peak_share * peak)[-1]
-    return begin, history.last_step if high == len(lr) - 1 else int(lr.steps[high])
+    last = np.flatnonzero(lr.values >= thresholds.peak_lr_fraction * peak)[-1]
+    return begin, history.last_step if last == len(lr) - 1 else int(lr.steps[last])
 
 
 def loss_scale(losses: Series, level: float) -> float:
-    """What a difference at this level of these losses is a share of."""
+    """Return what relative differences at this level refer to: the level, or 5% of the initial loss if larger."""
     known = drop_non_finite(losses).values
-    return max(abs(level), MIN_LOSS_SHARE * abs(known[0])) if len(known) else abs(level)
+    return max(abs(level), MIN_LOSS_FRACTION * abs(float(known[0]))) if len(known) else abs(level)
 
 
 def drop_non_finite(series: Series) -> Series:
@@ -124,7 +116,24 @@ def drop_non_finite(series: Series) -> Series:
     return series if keep.all() else Series(series.steps[keep], series.values[keep])
 
 
-def completed_share(history: History) -> float:
-    """Of the run; all of it where its length is not known or it was gone through."""
+def completed_fraction(history: History) -> float:
+    """Return the completed fraction of the run; 1 if its length is unknown."""
     total = history.facts.total_steps
     return 1.0 if not total or history.facts.status == "completed" else min(1.0, history.last_step / total)
+
+
+def find_flattest_window(
+    history: History, thresholds: Thresholds, fraction: float, until: float = math.inf
+) -> tuple[float, TrendWindow] | None:
+    """Return the window of one, two or four doublings that most surely is flat, and the confidence.
+
+    Flat means falling by less than `fraction` of the loss per doubling. More doublings show a smaller fall through the
+    same noise.
+    """
+    windows = [fit_trend_window(history, thresholds, until, doublings) for doublings in DOUBLINGS]
+    found = [
+        (window.trend.confidence_above(-fraction * loss_scale(history[window.metric], window.trend.end)), window)
+        for window in windows
+        if window
+    ]
+    return max(found, key=lambda pair: pair[0], default=None)

@@ -1,53 +1,70 @@
-"""Where a number becomes a diagnosis."""
+"""Thresholds of the diagnoses."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
-BOUNDS = {"confidence": (0.0, 0.9999), "fewest": (3, math.inf)}
-"""Student's interval is endless at a confidence of 1; a slope with an error rests on three points."""
-SHARE_SUFFIXES = ("_share", "_fall", "_gap", "_margin", "_ratio")
-"""Ends of the names of what lies between 0 and 1; of any other number only the sign is wrong."""
+BOUNDS = {
+    "confidence": (0.0, 0.9999),  # the interval is infinite at 1
+    "min_points": (3, math.inf),  # fewer leave no degree of freedom for the error of a slope
+}
+FRACTION_SUFFIXES = ("_fraction", "_fall", "_gap", "_margin", "_ratio", "_progress")
+"""Name endings of numbers between 0 and 1; the others are 0 or more."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """As conf/thresholds/default.yaml has them, each with its source.
+    """When a curve counts as a plateau, a spike and so on. Sources: conf/thresholds/default.yaml.
 
-    Raises ValueError where one cannot be what it is called."""
+    Raises:
+        ValueError: A number is out of range.
+    """
 
     confidence: float = 0.95
-    fewest: int = 4
-    least_share: float = 0.3
-    peak_share: float = 0.3
+    min_points: int = 4
+    min_progress: float = 0.3
+    peak_lr_fraction: float = 0.3
     plateau_fall: float = 0.005
-    plateau_drop: float = 0.0
-    plateau_steps: int = 0
     underfit_fall: float = 0.05
-    never_margin: float = 0.02
-    never_fall: float = 0.01
+    never_learnt_margin: float = 0.02
+    never_learnt_fall: float = 0.01
     overfit_gap: float = 0.01
     overfit_z: float = 3.0
     spike_z: float = 6.0
-    spike_share: float = 0.1
-    spike_rise: float = 0.0
-    clip_share: float = 0.8
-    norm_limit: float = math.inf
+    spike_fraction: float = 0.1
+    clip_fraction: float = 0.8
     norm_jump: float = 5.0
-    vanish_ratio: float = 1e-4
-    dominate_share: float = 0.95
+    vanishing_ratio: float = 1e-4
+    dominating_fraction: float = 0.95
     warmup_rise: float = 0.05
-    slow_share: float = 0.3
-    slow_seconds: float = 60.0
-    noise_share: float = 0.003
+    slowdown_fraction: float = 0.3
+    slowdown_seconds: float = 60.0
+    noise_fraction: float = 0.003
     coverage_gap: float = 0.001
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            least, most = BOUNDS.get(name, (0.0, 1.0) if _is_share(name) else (0.0, math.inf))
-            if not least <= value <= most:
-                beyond = f"lie between {least:g} and {most:g}" if most < math.inf else f"be {least:g} or more"
-                raise ValueError(f"{name}: {value:g} must {beyond}")
+            highest = 1.0 if name.endswith(FRACTION_SUFFIXES) else math.inf
+            low, high = BOUNDS.get(name, (0.0, highest))
+            if not low <= value <= high:
+                allowed = f"between {low:g} and {high:g}" if high < math.inf else f"{low:g} or more"
+                raise ValueError(f"{name}: {value:g} must be {allowed}")
 
 
-def _is_share(name: str) -> bool:
-    return name.endswith(SHARE_SUFFIXES)
+def parse_thresholds(assignments: Iterable[str]) -> Thresholds:
+    """Return the defaults changed by assignments such as `spike_z=8`.
+
+    Raises:
+        ValueError: A name is unknown, or a value is not a number or out of range.
+    """
+    names = [field.name for field in fields(Thresholds)]
+    changes = {}
+    for assignment in assignments:
+        name, _, value = assignment.partition("=")
+        if name not in names:
+            raise ValueError(f"{name}: unknown threshold; must be one of {', '.join(names)}")
+        try:
+            changes[name] = float(value)
+        except ValueError:
+            raise ValueError(f"{name}: {value!r} must be a number") from None
+    return Thresholds(**changes)  # type: ignore[arg-type]  # min_points may be a float, it is only compared

@@ -26,7 +26,7 @@ SCHEDULE_PARAMS = (
     "schedule",
 )
 WATCHED_METRIC_PARAM = "metric_for_best_model"
-"""The plateau schedule of the transformers Trainer watches this metric too; it is always one of evaluation."""
+"""The plateau schedule of the transformers Trainer monitors this metric too; it is always one of evaluation."""
 
 FACTOR_TOLERANCE = 0.01
 """Two factors that differ by less count as equal."""
@@ -41,11 +41,11 @@ def schedule_from_params(params: Mapping[str, str], total_steps: int | None) -> 
     names = (parse_schedule_name(params.get(param, "")) for param in SCHEDULE_PARAMS)
     facts: dict[str, Any] = {"schedule": next(filter(None, names), None)}
     if facts["schedule"] == "Plateau" and WATCHED_METRIC_PARAM in params:
-        facts["watches"] = "val/loss" if params[WATCHED_METRIC_PARAM] in ("loss", "eval_loss") else None
+        facts["monitor"] = "val/loss" if params[WATCHED_METRIC_PARAM] in ("loss", "eval_loss") else None
     steps, ratio = (_parse_number(params.get(name, "")) for name in ("warmup_steps", "warmup_ratio"))
     if 0 < steps < 1:  # transformers 5 has only warmup_steps, which may be a ratio
         steps, ratio = 0.0, steps
-    return facts | {"warmup_asked": steps or ratio * (total_steps or 0) or None}
+    return facts | {"requested_warmup": steps or ratio * (total_steps or 0) or None}
 
 
 def parse_schedule_name(name: str) -> str | None:
@@ -56,7 +56,7 @@ def parse_schedule_name(name: str) -> str | None:
 def schedule_from_state(folder: Path, losses: Sequence[float]) -> dict[str, Any]:
     """Return the fields of `RunFacts` about a plateau schedule whose state transformers saved in `folder`.
 
-    It watches the validation loss if its best value is one of `losses`. The state of other schedules reveals nothing.
+    It monitors the validation loss if its best value is one of `losses`. The state of other schedules reveals nothing.
     """
     path = folder / "scheduler.pt"
     if not path.is_file():
@@ -69,8 +69,8 @@ def schedule_from_state(folder: Path, losses: Sequence[float]) -> dict[str, Any]
         return {}
     if not {"num_bad_epochs", "patience", "best"} <= state.keys():
         return {}
-    watches = "val/loss" if any(math.isclose(loss, state["best"]) for loss in losses) else None
-    return {"schedule": "Plateau", "watches": watches, "patience": state["patience"]}
+    monitor = "val/loss" if any(math.isclose(loss, state["best"]) for loss in losses) else None
+    return {"schedule": "Plateau", "monitor": monitor, "patience": state["patience"]}
 
 
 def schedule_from_curve(lr: Series) -> str | None:

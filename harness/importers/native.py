@@ -9,8 +9,8 @@ from harness.core.checkpoint_names import list_saved_steps
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.paths import project_dir
 from harness.diagnosis.history import History, SpikeRecord
-from harness.diagnosis.lr_band import load_lr_band
 from harness.diagnosis.run_facts import extract_run_facts
+from harness.record.lr_range_file import load_lr_band
 from harness.record.metrics_file import read_entries
 
 

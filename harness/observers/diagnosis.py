@@ -1,7 +1,7 @@
-"""What may be said of the run while it goes on."""
+"""Diagnosis during training."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from harness.core.paths import project_dir
 from harness.diagnosis import diagnose
 from harness.diagnosis.expectations import find_missed_expectations, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History, SpikeRecord
-from harness.diagnosis.lr_band import load_lr_band
 from harness.diagnosis.run_facts import extract_run_facts
 from harness.diagnosis.thresholds import Thresholds
 from harness.record import results_file
+from harness.record.lr_range_file import load_lr_band
 from harness.record.metric_rows import MetricAggregator
 
 FILE_NAME = "diagnoses.json"
@@ -21,85 +21,86 @@ COLUMNS = ("kind", "step", "confidence", "reason", "try")
 
 
 class DiagnosisObserver(Observer):
-    """Answers with each diagnosis once, when it first holds: after an evaluation or a spike, and before the end; and at
-    the end with all that hold then. Comes first, so that others hear of it in time."""
+    """Diagnose the run after every evaluation and spike, and at its end.
+
+    Returns each diagnosis once, when it first holds, and a FinalDiagnosis before RunEnd. List it first in the
+    configuration, so that the other observers receive diagnoses before the next event.
+    """
 
     def __init__(self, thresholds: Mapping[str, float] | None = None, expect: Sequence[str] = ()) -> None:
-        self._limits = Thresholds(**(thresholds or {}))
-        self._expected = [parse_expectation(text) for text in expect]
-        self._window = MetricAggregator()
-        self._told: dict[tuple[str, str], Diagnosis] = {}
+        self._thresholds = Thresholds(**(thresholds or {}))  # type: ignore[arg-type]  # min_points may be a float
+        self._expectations = [parse_expectation(text) for text in expect]
+        self._aggregator = MetricAggregator()
+        self._history = History()
+        self._reported: dict[tuple[str, str], Diagnosis] = {}
         self._is_due = False
 
     def __call__(self, event: Event) -> list[Diagnosis | FinalDiagnosis]:
-        said: list[Diagnosis | FinalDiagnosis] = []
-        if self._is_due and not isinstance(event, RunEnd):  # after the event that it is about was shown to all
-            said += self._keep_new(self._diagnose_now())
+        reports: list[Diagnosis | FinalDiagnosis] = []
+        if self._is_due and not isinstance(event, RunEnd):  # all observers have seen the evaluation or spike by now
+            reports += self._keep_new(self._diagnose_now())
             self._is_due = False
         self._record_event(event)
         if isinstance(event, RunEnd):
-            said += self._conclude()
-        return said
+            reports += self._conclude()
+        return reports
 
     def _record_event(self, event: Event) -> None:
-        row = self._window(event)
+        row = self._aggregator(event)
+        history = self._history
         match event:
             case RunStart():
                 self._folder: Path = event.folder
+                band = load_lr_band(project_dir() / event.params.get("output_dir", "outputs"), event.params)
                 facts = extract_run_facts(event.name, event.params, event.effective, event.constants)
-                outputs = project_dir() / event.params.get("output_dir", "outputs")
-                self._history = History(replace(facts, lr_band=load_lr_band(outputs, event.params)))
+                history.facts = replace(facts, lr_band=band)
             case EvalEnd():
                 self._is_due = event.step > 0
-                self._history.checkpoints += [event.step] if math.isfinite(event.val_loss) else []
-                self._history.facts = replace(self._history.facts, unit=event.metrics["loss"].unit)
-            case Spike():
+                history.checkpoints += [event.step] if math.isfinite(event.val_loss) else []
+                history.facts = replace(history.facts, unit=event.metrics["loss"].unit)
+            case Spike(step, last_good_step, loss, baseline_loss, restored_step, example_range=example_range):
                 self._is_due = True
-                self._history.spikes.append(
-                    SpikeRecord(
-                        event.step,
-                        event.last_good_step,
-                        event.loss,
-                        event.baseline_loss,
-                        event.example_range,
-                        event.restored_step,
-                    )
+                history.spikes.append(
+                    SpikeRecord(step, last_good_step, loss, baseline_loss, example_range, restored_step)
                 )
             case RunEnd():
-                self._history.facts = replace(self._history.facts, status=event.status)
+                history.facts = replace(history.facts, status=event.status)
         if row is not None:
-            self._history.add_row(row.step, row.metrics)
+            history.add_row(row.step, row.metrics)
 
     def _diagnose_now(self) -> list[Diagnosis]:
-        return [*diagnose(self._history, self._limits), *find_missed_expectations(self._expected, self._history)]
+        missed = find_missed_expectations(self._expectations, self._history)
+        return [*diagnose(self._history, self._thresholds), *missed]
 
-    def _keep_new(self, holding: Sequence[Diagnosis]) -> list[Diagnosis]:
-        """Those that were not told before; what was is kept with the run."""
-        new = {_identify(diagnosis): diagnosis for diagnosis in holding if _identify(diagnosis) not in self._told}
-        self._told |= new
+    def _keep_new(self, diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
+        """Return the diagnoses that were not reported before, and save all reported ones."""
+        new = {_identify(diagnosis): diagnosis for diagnosis in diagnoses}
+        new = {key: diagnosis for key, diagnosis in new.items() if key not in self._reported}
+        self._reported |= new
         if new:
-            self._write_results(list(self._told.values()))
+            self._save(list(self._reported.values()))
         return list(new.values())
 
     def _conclude(self) -> Iterator[Diagnosis | FinalDiagnosis]:
-        holding = self._diagnose_now()
-        yield from self._keep_new(holding)
-        if self._told:
-            self._write_results(holding)
-        kinds = {diagnosis.kind for diagnosis in holding}
-        passed = [diagnosis for diagnosis in self._told.values() if diagnosis.kind not in kinds]
-        judged = [expected.evaluate(self._history) for expected in self._expected]
-        yield FinalDiagnosis(tuple(holding), tuple(passed), summarize_expectations(judged))
+        current = self._diagnose_now()
+        yield from self._keep_new(current)
+        if self._reported:
+            self._save(current)
+        kinds = {diagnosis.kind for diagnosis in current}
+        resolved = [diagnosis for diagnosis in self._reported.values() if diagnosis.kind not in kinds]
+        results = [expectation.evaluate(self._history) for expectation in self._expectations]
+        yield FinalDiagnosis(tuple(current), tuple(resolved), summarize_expectations(results))
 
-    def _write_results(self, diagnoses: Sequence[Diagnosis]) -> None:
+    def _save(self, diagnoses: Sequence[Diagnosis]) -> None:
         rows = [(one.kind, one.step, one.confidence, one.reason, " ".join(one.overrides)) for one in diagnoses]
-        about = {f"{one.kind} at {one.step}": dict(one.evidence) for one in diagnoses}
+        evidence = {f"{one.kind} at {one.step}": dict(one.evidence) for one in diagnoses}
         step = self._history.last_step
         results_file.write_result(
-            self._folder, FILE_NAME, step=step, metrics={}, units={}, columns=COLUMNS, rows=rows, about=about
+            self._folder, FILE_NAME, step=step, metrics={}, units={}, columns=COLUMNS, rows=rows, about=evidence
         )
 
 
 def _identify(diagnosis: Diagnosis) -> tuple[str, str]:
-    """What is said once: of a forecast and of a spike each one, of all else the kind."""
-    return diagnosis.kind, str(diagnosis.evidence.get("expectation", diagnosis.evidence.get("began at", "")))
+    """Return what is reported once: each kind, and each missed expectation and each spike."""
+    distinction = {"expectation": "expectation", "spike": "last good step"}.get(diagnosis.kind, "")
+    return diagnosis.kind, str(diagnosis.evidence.get(distinction, ""))

@@ -1,4 +1,4 @@
-"""Curves whose truth is known, because seeded code made them so."""
+"""Synthetic curves with known faults, from seeded code."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -16,26 +16,24 @@ DEV, HELD_OUT = range(3), range(200, 210)
 
 @dataclass(frozen=True)
 class Curve:
-    """A history, what is wrong with it (`labels`), and what else may rightly be said of that (`may`)."""
+    """A history with its faults: kinds that must be diagnosed (`labels`), and kinds that are also right (`allowed`)."""
 
     name: str
     history: History
     labels: frozenset[str] = NONE
     allowed: frozenset[str] = NONE
-    is_held_out: bool = False
-    """Was not looked at when thresholds were chosen."""
+    is_held_out: bool = False  # not looked at when thresholds were chosen
     source: str = "synthetic"
 
 
 @dataclass
 class SimulatedRun:
-    """Step by step, before it is folded into rows: arrays of one value a step, evaluations at `eval_steps`."""
+    """One value per step, before rows are averaged; evaluations at `eval_steps`."""
 
     rng: np.random.Generator
     facts: RunFacts
     lr: np.ndarray
-    clean: np.ndarray
-    """The loss without noise, which is the validation loss but for its own noise."""
+    clean: np.ndarray  # loss without noise; the validation loss adds its own
     train: np.ndarray
     norm: np.ndarray
     eval_steps: np.ndarray
@@ -50,8 +48,8 @@ class SimulatedRun:
     def steps(self) -> int:
         return len(self.lr)
 
-    def history(self) -> History:
-        """Rows as a run records them: means over log_every steps, and evaluations."""
+    def to_history(self) -> History:
+        """Return rows as a run records them: means over log_every steps, and evaluations."""
         history = History(self.facts, list(self.spikes), [int(step) for step in self.eval_steps])
         every, clip = self.facts.log_every, self.facts.grad_clip or math.inf
         evals = iter(range(len(self.eval_steps)))
@@ -59,13 +57,13 @@ class SimulatedRun:
         for step in range(0, self.steps + 1, every):
             if step and self.has_train:
                 window = slice(step - every, step)
-                history.add_row(step, self._row(window, step, clip))
+                history.add_row(step, self._train_row(window, step, clip))
             while due is not None and self.eval_steps[due] <= step:
-                history.add_row(int(self.eval_steps[due]), self._evaluation(due))
+                history.add_row(int(self.eval_steps[due]), self._eval_row(due))
                 due = next(evals, None)
         return history
 
-    def _row(self, window: slice, step: int, clip: float) -> dict[str, float]:
+    def _train_row(self, window: slice, step: int, clip: float) -> dict[str, float]:
         return {
             "train/loss": float(self.train[window].mean()),
             "train/lr": float(self.lr[step - 1]),
@@ -75,7 +73,7 @@ class SimulatedRun:
             "perf/tokens_per_second": float(self.speed[step - 1]),
         }
 
-    def _evaluation(self, at: int) -> dict[str, float]:
+    def _eval_row(self, at: int) -> dict[str, float]:
         row = {"val/loss": float(self.val[at])}
         row |= {f"grad_norm/{name}": float(norms[at]) for name, norms in self.layers.items()} if at else {}
         return row | ({} if self.coverage is None else {"val/coverage": float(self.coverage[at])})
@@ -96,8 +94,10 @@ def simulate_run(
     val_noise: float = 0.0005,
     stall_at: float = 1.0,
 ) -> SimulatedRun:
-    """A loss that falls from about 8 by a power law in what was learnt, the sum of the LR, above what the LR in force
-    holds up; from `stall_at` of the run on nothing more is learnt."""
+    """Return a run whose loss falls from about 8 by a power law of the summed LR.
+
+    A high LR adds to the loss. From `stall_at` of the run on nothing more is learnt.
+    """
     rng = np.random.default_rng(seed)
     is_other = seed >= HELD_OUT[0]
     steps = int(steps * (rng.uniform(1.2, 2.0) if is_other else 1))
@@ -107,16 +107,16 @@ def simulate_run(
     multiplier = np.minimum((np.arange(steps) + 1) / max(1, warmup), 1) * shape
     learnt = np.cumsum(np.where(at < stall_at, multiplier, 0))
     low, power = rng.uniform(*floor), rng.uniform(*exponent)
-    held_up = np.where(at < stall_at, 0.03 * multiplier * np.minimum(1, learnt / 100), 0)
+    lr_penalty = np.where(at < stall_at, 0.03 * multiplier * np.minimum(1, learnt / 100), 0)
     if stall_at < 1:
-        held_up[at >= stall_at] = held_up[at < stall_at][-1]
-    clean = low + (8 - low) * (1 + learnt * pace * 10) ** -power + held_up
+        lr_penalty[at >= stall_at] = lr_penalty[at < stall_at][-1]
+    clean = low + (8 - low) * (1 + learnt * pace * 10) ** -power + lr_penalty
     eval_steps = np.linspace(0, steps, evals + 1).astype(int) // log_every * log_every
     val = clean[np.maximum(eval_steps - 1, 0)] * (1 + val_noise * rng.standard_normal(evals + 1))
     facts = RunFacts(
         name=f"seed {seed}", status="completed", total_steps=steps // log_every * log_every, log_every=log_every,
         batch_size=32, tokens_per_step=4096.0, optimizer="AdamW", peak_lr=1e-3, grad_clip=1.0, schedule=schedule,
-        warmup_asked=float(warmup), warmup_steps=warmup, uniform=9.0, unigram=7.2, unit="nats/token",
+        requested_warmup=float(warmup), warmup_steps=warmup, uniform_loss=9.0, unigram_loss=7.2, unit="nats/token",
     )  # fmt: skip
     return SimulatedRun(
         rng, facts, 1e-3 * multiplier, clean, clean * (1 + noise * rng.standard_normal(steps)),
@@ -126,7 +126,7 @@ def simulate_run(
 
 
 def healthy_run(seed: int, **changes: object) -> SimulatedRun:
-    """Healthy: long enough to have learnt most of what there is."""
+    """Return a healthy run that learns most of what there is."""
     return simulate_run(seed, **{"steps": 4000, "pace": 0.05, "log_every": 10, **changes})
 
 
@@ -171,14 +171,14 @@ def at_unigram(seed: int) -> SimulatedRun:
 
 
 def no_fall(seed: int) -> SimulatedRun:
-    run = replace_facts(healthy_run(seed), uniform=None, unigram=None)
+    run = replace_facts(healthy_run(seed), uniform_loss=None, unigram_loss=None)
     run.clean = 4.0 - 0.001 * np.arange(run.steps) / run.steps
     return recompute_losses(run)
 
 
 def small_gain(seed: int, **facts: object) -> SimulatedRun:
-    """Weights that had learnt before gain less than 1%, and far more than the noise."""
-    run = replace_facts(healthy_run(seed), **{"uniform": None, "unigram": None, **facts})
+    """Return a run from trained weights that gains less than 1%, which is far above the noise."""
+    run = replace_facts(healthy_run(seed), **{"uniform_loss": None, "unigram_loss": None, **facts})
     run.clean = 2.0 - 0.018 * np.linspace(0, 1, run.steps) ** 0.5
     recompute_losses(run)
     run.val = run.clean[np.maximum(run.eval_steps - 1, 0)] * (1 + 2e-5 * run.rng.standard_normal(len(run.eval_steps)))
@@ -186,7 +186,7 @@ def small_gain(seed: int, **facts: object) -> SimulatedRun:
 
 
 def other_loss(seed: int, unit: float = 1.0, dropout: float = 1.08) -> SimulatedRun:
-    """The training loss knows dropout, or is another one than that of validation."""
+    """Return a run whose training loss has dropout, or another unit than the validation loss."""
     run = healthy_run(seed)
     run.train = unit * (dropout - 1) * 8 + unit * run.train
     return run
@@ -239,7 +239,7 @@ def dominating(seed: int) -> SimulatedRun:
 
 def truncated(seed: int) -> SimulatedRun:
     known = 0 if seed % 2 else None
-    return replace_facts(healthy_run(seed, warmup=0), warmup_asked=100.0, warmup_steps=known)
+    return replace_facts(healthy_run(seed, warmup=0), requested_warmup=100.0, warmup_steps=known)
 
 
 def short_warmup(seed: int) -> SimulatedRun:
@@ -263,11 +263,11 @@ def stalled(seed: int, schedule: str = "Constant", **facts: object) -> Simulated
 
 def watching_training(seed: int) -> SimulatedRun:
     run = healthy_run(seed, schedule="Constant", exponent=(0.15, 0.2))
-    return replace_facts(run, schedule="Plateau", watches="train/loss", patience=5)
+    return replace_facts(run, schedule="Plateau", monitor="train/loss", patience=5)
 
 
 def train_cuts(seed: int) -> SimulatedRun:
-    """The LR is halved twice while every evaluation is better than the one before."""
+    """Return a run whose LR is halved twice although every evaluation improves."""
     run = replace_facts(healthy_run(seed, schedule="Constant", pace=0.02), schedule="ReduceLROnPlateau")
     run.lr = run.lr * np.where(np.arange(run.steps) > 0.55 * run.steps, 0.5, 1)
     run.lr = run.lr * np.where(np.arange(run.steps) > 0.75 * run.steps, 0.5, 1)
@@ -300,18 +300,20 @@ def partial_coverage(seed: int) -> SimulatedRun:
 
 
 def recompute_losses(run: SimulatedRun) -> SimulatedRun:
-    """Both curves from a changed `clean`."""
+    """Derive both curves from a changed `clean`."""
     run.train = run.clean * (1 + 0.03 * run.rng.standard_normal(run.steps))
     run.val = run.clean[np.maximum(run.eval_steps - 1, 0)] * (1 + 0.0005 * run.rng.standard_normal(len(run.eval_steps)))
     return run
 
 
 FAMILIES: dict[str, tuple[Callable[[int], SimulatedRun], set[str], set[str]]] = {
-    # what makes it, what is wrong with it, what else may rightly be said of that
+    # factory, kinds that must be diagnosed, kinds that are also right
     "healthy cosine": (healthy_run, set(), set()),
     "healthy, many evaluations": (partial(healthy_run, evals=40), set(), set()),
     "healthy, wsd": (partial(healthy_run, schedule="WSD"), set(), set()),
-    "healthy, constant, still improving": (partial(healthy_run, schedule="Constant", exponent=(0.15, 0.2)), set(), set()),
+    "healthy, constant, still improving": (
+        partial(healthy_run, schedule="Constant", exponent=(0.15, 0.2)), set(), set(),
+    ),
     "healthy, noisy batches": (partial(healthy_run, noise=0.12), set(), set()),
     "healthy, a third of the steps clipped": (loose_clip, set(), set()),
     "healthy, single odd batches": (odd_batch, set(), set()),
@@ -343,9 +345,9 @@ FAMILIES: dict[str, tuple[Callable[[int], SimulatedRun], set[str], set[str]]] = 
     "rise at the peak": (short_warmup, {"warm-up too short"}, {"spike"}),
     "norms jump at the peak": (norm_jump, {"warm-up too short"}, set()),
     "plateau schedule that cannot act": (
-        partial(stalled, schedule="Plateau", watches="val/loss", patience=20), {"scheduler idle", "plateau"}, set(),
+        partial(stalled, schedule="Plateau", monitor="val/loss", patience=20), {"scheduler idle", "plateau"}, set(),
     ),
-    "schedule watches train/loss": (watching_training, {"scheduler misled"}, set()),
+    "schedule monitor train/loss": (watching_training, {"scheduler misled"}, set()),
     "cuts while improving": (train_cuts, {"scheduler misled"}, set()),
     "LR under its band": (partial(in_band, low=1e-2, high=1e-1), {"learning rate too low"}, set()),
     "LR over its band": (partial(in_band, low=1e-5, high=1e-4), {"learning rate too high"}, set()),
@@ -359,4 +361,4 @@ def synthetic_curves() -> Iterator[Curve]:
     for family, (make, labels, may) in FAMILIES.items():
         for seed in (*DEV, *HELD_OUT):
             name = f"{family}, {seed}"
-            yield Curve(name, make(seed).history(), frozenset(labels), frozenset(may), seed in HELD_OUT)
+            yield Curve(name, make(seed).to_history(), frozenset(labels), frozenset(may), seed in HELD_OUT)

@@ -1,5 +1,7 @@
-"""Runs made here, in a few kilobytes each: a line of what is known of the run, then a line for all metrics that were
-written at the same steps."""
+"""Recorded real runs of a few kilobytes each.
+
+The first line of a file holds the labels and what is known of the run, each further line the metrics that share steps.
+"""
 
 import json
 from dataclasses import asdict
@@ -9,10 +11,12 @@ from harness.diagnosis.history import History, RunFacts, SpikeRecord
 from tests.diagnosis.curves import Curve
 
 FOLDER = Path(__file__).parent / "recorded"
-DIGITS = 4
-KEPT_METRICS = ("train/loss", "train/lr", "train/clip_fraction", "train/tokens", "train/grad_norm", "val/loss", "val/loss_se",
-        "val/coverage", "perf/tokens_per_second", "grad_norm/")  # fmt: skip
-"""What a diagnosis reads, by its beginning."""
+SIGNIFICANT_DIGITS = 4
+KEPT_METRICS = (
+    "train/loss", "train/lr", "train/clip_fraction", "train/tokens", "train/grad_norm", "val/loss", "val/loss_se",
+    "val/coverage", "perf/tokens_per_second", "grad_norm/",
+)  # fmt: skip
+"""Prefixes of the metrics that diagnosis reads."""
 
 
 def read_curve(path: Path) -> Curve:
@@ -22,7 +26,7 @@ def read_curve(path: Path) -> Curve:
         for name, values in metrics.items():
             for step, value in zip(steps, values, strict=True):
                 history.add_row(step, {name: float(value)})
-    return Curve(path.stem, history, frozenset(head["labels"]), frozenset(head["may"]), head["is_held_out"], "real")
+    return Curve(path.stem, history, frozenset(head["labels"]), frozenset(head["allowed"]), head["is_held_out"], "real")
 
 
 def write_curve(curve: Curve) -> None:
@@ -32,7 +36,7 @@ def write_curve(curve: Curve) -> None:
     }
     head = {
         "labels": sorted(curve.labels),
-        "may": sorted(curve.allowed),
+        "allowed": sorted(curve.allowed),
         "is_held_out": curve.is_held_out,
         "facts": known,
         "spikes": history.spikes,
@@ -42,13 +46,13 @@ def write_curve(curve: Curve) -> None:
     for name in history.metric_names():
         if name.startswith(KEPT_METRICS):
             steps, values = history[name]
-            parts.setdefault(tuple(steps.tolist()), {})[name] = [_short(value) for value in values.tolist()]
+            parts.setdefault(tuple(steps.tolist()), {})[name] = [_round(value) for value in values.tolist()]
     lines = [json.dumps(line, separators=(",", ":")) for line in (head, *parts.items())]
     (FOLDER / f"{curve.name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
-def _short(value: float) -> float | int | str:
+def _round(value: float) -> float | int | str:
     if value in (float("inf"), float("-inf")):
-        return str(value)  # JSON has no name for it
-    short = float(f"{value:.{DIGITS}g}")
-    return int(short) if short.is_integer() else short
+        return str(value)  # JSON has no infinity
+    rounded = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded

@@ -32,7 +32,7 @@ INVALID = [
 
 @pytest.mark.parametrize("text", INVALID)
 def test_parse_expectation_rejects_invalid_text_with_the_syntax(text) -> None:
-    with pytest.raises(ValueError, match="is not a valid expectation; write 'step 1500: val/loss < 6.65'") as caught:
+    with pytest.raises(ValueError, match="is not a valid expectation; write 'step 1500: ") as caught:
         parse_expectation(text)
     assert repr(text) in str(caught.value)
 

@@ -72,7 +72,7 @@ def test_plateau_schedule_is_read_from_the_scheduler_state(tmp_path: Path) -> No
     for name, scheduler in (("plateau", plateau), ("by accuracy", by_accuracy), ("linear", linear)):
         torch.save(scheduler.state_dict(), write_state(tmp_path / name) / "scheduler.pt")
         facts = read_history(tmp_path / name).facts
-        found[name] = (facts.schedule, facts.watches, facts.patience)
+        found[name] = (facts.schedule, facts.monitor, facts.patience)
     assert found == {
         "plateau": ("Plateau", "val/loss", 3),
         "by accuracy": ("Plateau", None, 5),
@@ -141,7 +141,7 @@ def test_mlflow_run_of_another_program(tmp_path: Path) -> None:
     facts = history.facts
     assert (facts.name, facts.status, facts.peak_lr, facts.grad_clip) == ("their run", "completed", 3e-4, 1.0)
     assert (facts.total_steps, facts.lora_rank, facts.steps_per_epoch) == (None, 8, 1)
-    assert (facts.schedule, facts.warmup_asked, facts.warmup_steps) == ("Cosine", 1, None)
+    assert (facts.schedule, facts.requested_warmup, facts.warmup_steps) == ("Cosine", 1, None)
 
 
 def test_mlflow_run_of_ours(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_mlflow_run_of_ours(tmp_path: Path) -> None:
     history = mlflow.read_mlflow_run(run_id, store)
     assert history["val/loss_se"].values.tolist() == [0.1]
     facts = history.facts
-    assert (facts.peak_lr, facts.total_steps, facts.uniform) == (0.02, 9, 7.6)
+    assert (facts.peak_lr, facts.total_steps, facts.uniform_loss) == (0.02, 9, 7.6)
     assert (facts.unit, facts.status, facts.expect) == ("nats/token", "diverged", ("step 1: val/loss < 3",))
 
 

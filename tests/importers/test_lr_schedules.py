@@ -14,20 +14,20 @@ from harness.importers.lr_schedules import schedule_from_curve, schedule_from_pa
     [
         (
             {"lr_scheduler_type": "SchedulerType.COSINE", "warmup_ratio": "0.1"},
-            {"schedule": "Cosine", "warmup_asked": 20},
+            {"schedule": "Cosine", "requested_warmup": 20},
         ),
-        ({"lr_scheduler_type": "linear", "warmup_steps": "30", "warmup_ratio": "0.5"}, {"warmup_asked": 30}),
-        ({"lr_scheduler_type": "linear", "warmup_steps": "0.1"}, {"schedule": "Linear", "warmup_asked": 20}),
-        ({"scheduler": "ReduceLROnPlateau"}, {"schedule": "Plateau", "watches": None, "warmup_asked": None}),
+        ({"lr_scheduler_type": "linear", "warmup_steps": "30", "warmup_ratio": "0.5"}, {"requested_warmup": 30}),
+        ({"lr_scheduler_type": "linear", "warmup_steps": "0.1"}, {"schedule": "Linear", "requested_warmup": 20}),
+        ({"scheduler": "ReduceLROnPlateau"}, {"schedule": "Plateau", "monitor": None, "requested_warmup": None}),
         (
             {"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "loss"},
-            {"schedule": "Plateau", "watches": "val/loss"},
+            {"schedule": "Plateau", "monitor": "val/loss"},
         ),
         (
             {"lr_scheduler_type": "reduce_lr_on_plateau", "metric_for_best_model": "accuracy"},
-            {"schedule": "Plateau", "watches": None},
+            {"schedule": "Plateau", "monitor": None},
         ),
-        ({"scheduler": "StepLR", "warmup_steps": "0"}, {"schedule": None, "warmup_asked": None}),
+        ({"scheduler": "StepLR", "warmup_steps": "0"}, {"schedule": None, "requested_warmup": None}),
     ],
 )
 def test_schedule_from_params(params: dict[str, str], expected: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ def test_schedule_from_params(params: dict[str, str], expected: dict[str, Any]) 
 
 
 def test_warmup_ratio_of_a_run_of_unknown_length() -> None:
-    assert schedule_from_params({"warmup_ratio": "0.1"}, total_steps=None)["warmup_asked"] is None
+    assert schedule_from_params({"warmup_ratio": "0.1"}, total_steps=None)["requested_warmup"] is None
 
 
 def cut_lr(*cuts: int, factor: float = 0.5, every: int = 1, last: int = 300) -> Series:

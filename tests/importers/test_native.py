@@ -50,11 +50,11 @@ def test_read_facts(tmp_path: Path) -> None:
     facts = read_history(tmp_path).facts
     assert (facts.optimizer, facts.peak_lr, facts.weight_decay, facts.batch_size) == ("Muon+AdamW", 0.02, 0.1, 8)
     assert facts.grad_clip == float("inf")
-    assert (facts.schedule, facts.watches) == ("Plateau", "val/loss")
-    assert facts.warmup_asked == pytest.approx(0.4)
+    assert (facts.schedule, facts.monitor) == ("Plateau", "val/loss")
+    assert facts.requested_warmup == pytest.approx(0.4)
     assert facts.warmup_steps == 0
     assert facts.steps_per_epoch == 7
-    assert (facts.uniform, facts.unigram, facts.lora_rank) == (7.6, 6.1, None)
+    assert (facts.uniform_loss, facts.unigram_loss, facts.lora_rank) == (7.6, 6.1, None)
     assert facts.expect == ("step 5: val/loss < 3", "epoch 1: val/loss < 2")
     assert facts.status == "interrupted"
 

@@ -1,4 +1,4 @@
-"""What may be said of a run is heard by all, once, in time, and kept with it."""
+"""The observer that diagnoses a run during training."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.events import Diagnosis, Event, FinalDiagnosis, Observer, RunEnd, Spike
+from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, Spike
 from harness.observers.composite import CompositeObserver
 from harness.observers.console import ConsolePrinter
 from harness.observers.diagnosis import FILE_NAME, DiagnosisObserver
@@ -14,51 +14,54 @@ from harness.observers.metrics_writer import MetricsWriter
 from harness.observers.mlflow import DeferredMlflowUpload
 from harness.record import metrics_file
 from harness.tracking.run_uploader import upload_run
-from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, step_end
+from tests.observers.sample_events import run_end, run_start, sample_run, step_end
 from tests.tracking.stores import new_store, only_run
 
 EXPECT = ["step 10: val/loss < 2", "step 10: val/loss < 4", "tokens 1e9: val/loss < 1"]
 
 
-class Memory(Observer):
+class EventRecorder(Observer):
     def __init__(self) -> None:
-        self.heard: list[Event] = []
+        self.events: list[Event] = []
 
     def __call__(self, event: Event) -> None:
-        self.heard.append(event)
+        self.events.append(event)
+
+    def of_type(self, kind: type) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
 
 
-def broadcast(events: Iterator[Event], *observers: Observer) -> None:
-    everyone = CompositeObserver(observers)
+def observe(events: Iterator[Event], *observers: Observer) -> EventRecorder:
+    """Send events to a diagnosis observer, to these observers and to a recorder, which is returned."""
+    recorder = EventRecorder()
+    everyone = CompositeObserver([DiagnosisObserver(expect=EXPECT), *observers, recorder])
     for event in events:
         everyone(event)
     everyone.close()
+    return recorder
 
 
-def test_a_verdict_follows_the_evaluation_that_it_is_about_and_the_conclusion_comes_before_the_end(tmp_path) -> None:
-    memory = Memory()
-    broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), memory)
-    kinds = [type(event).__name__ for event in memory.heard]
-    said = kinds.index("Diagnosis")
-    assert memory.heard[said - 1] == eval_end(10, memory.heard[said - 1].val_loss, memory.heard[said - 1].val_loss)
+def test_diagnosis_follows_its_evaluation_and_the_final_one_precedes_the_end(tmp_path) -> None:
+    recorder = observe(sample_run(tmp_path))
+    kinds = [type(event).__name__ for event in recorder.events]
+    at = kinds.index("Diagnosis")
+    assert isinstance(recorder.events[at - 1], EvalEnd)
+    assert recorder.events[at - 1].step == 10
     assert kinds.count("Diagnosis") == 1
     assert kinds[-2:] == ["FinalDiagnosis", "RunEnd"]
 
 
-def test_forecasts_alarm_when_their_moment_passes_and_are_scored_at_the_end(tmp_path) -> None:
-    memory = Memory()
-    broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), memory)
-    [diagnosis] = [event for event in memory.heard if isinstance(event, Diagnosis)]
+def test_missed_expectation_is_reported_at_its_step_and_summarized_at_the_end(tmp_path) -> None:
+    recorder = observe(sample_run(tmp_path))
+    [diagnosis] = recorder.of_type(Diagnosis)
     assert (diagnosis.kind, diagnosis.step, diagnosis.evidence["expectation"]) == ("expectation", 10, EXPECT[0])
-    [conclusion] = [event for event in memory.heard if isinstance(event, FinalDiagnosis)]
-    assert conclusion.diagnoses == (diagnosis,)
-    assert conclusion.expectations.startswith("1 of 3 expectations met, 1 missed, 1 not reached")
+    [final] = recorder.of_type(FinalDiagnosis)
+    assert final.diagnoses == (diagnosis,)
+    assert final.expectations.startswith("1 of 3 expectations met, 1 missed, 1 not reached")
 
 
-def test_a_spike_is_said_with_the_examples_that_fed_it(tmp_path) -> None:
-    memory = Memory()
-
-    def spiked() -> Iterator[Event]:
+def test_spike_is_reported_at_once_with_its_examples(tmp_path) -> None:
+    def spike_run() -> Iterator[Event]:
         yield run_start(tmp_path, 120, log_every=1)
         for step in range(1, 101):
             yield step_end(step, 2.0 if step < 61 else 9.0, examples=step * 8)
@@ -66,31 +69,29 @@ def test_a_spike_is_said_with_the_examples_that_fed_it(tmp_path) -> None:
                 yield Spike(63, 60, 9.0, 2.0, None, 1.0, True, (480, 504))
         yield run_end("interrupted", "enough", 100)
 
-    broadcast(spiked(), DiagnosisObserver(), memory)
-    found = next(event for event in memory.heard if isinstance(event, Diagnosis) and event.kind == "spike")
-    assert memory.heard.index(found) < memory.heard.index(step_end(65, 9.0, examples=520))
-    assert "480" in f"{found.reason} {found.evidence}"
+    recorder = observe(spike_run())
+    diagnosis = next(event for event in recorder.of_type(Diagnosis) if event.kind == "spike")
+    assert recorder.events.index(diagnosis) < recorder.events.index(step_end(65, 9.0, examples=520))
+    assert (diagnosis.evidence["from example"], diagnosis.evidence["to example"]) == (480, 504)
 
 
-def test_the_terminal_shows_a_verdict_when_it_comes_and_a_table_at_the_end(tmp_path, capsys) -> None:
-    broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), ConsolePrinter())
+def test_console_prints_diagnoses_when_they_occur_and_a_summary(tmp_path, capsys) -> None:
+    observe(sample_run(tmp_path), ConsolePrinter())
     lines = capsys.readouterr().out.splitlines()
-    said = next(index for index, line in enumerate(lines) if line.startswith("step 10 · expectation: "))
-    assert lines[said - 1].startswith("step 10 · val loss")
-    table = lines.index("diagnosis   1 found, root causes first")
-    assert "100%  expected 'step 10: val/loss < 2', got" in lines[table + 1]
-    assert any(line.startswith("expectations 1 of 3 expectations met") for line in lines[table:])
+    at = next(index for index, line in enumerate(lines) if line.startswith("step 10 · expectation: "))
+    assert lines[at - 1].startswith("step 10 · val loss")
+    summary = lines.index("diagnosis   1 found, root causes first")
+    assert "100%  expected 'step 10: val/loss < 2', got" in lines[summary + 1]
+    assert any(line.startswith("expectations 1 of 3 expectations met") for line in lines[summary:])
 
 
-def test_the_record_and_mlflow_hold_the_verdicts_as_lines_tags_and_a_table(tmp_path) -> None:
+def test_record_and_mlflow_have_diagnoses_as_lines_tags_and_a_table(tmp_path) -> None:
     store, folder = new_store(tmp_path), tmp_path / "a run"
-    broadcast(sample_run(folder), DiagnosisObserver(expect=EXPECT), DeferredMlflowUpload(store), MetricsWriter())
-    lines = [entry for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)]
-    assert [line["kind"] for line in lines if line["kind"] in ("diagnosis", "final_diagnosis", "end")] == [
-        "diagnosis", "final_diagnosis", "end"
-    ]  # fmt: skip
-    kept = json.loads((folder / FILE_NAME).read_text())
-    assert kept["rows"][0][:2] == ["expectation", 10]
+    observe(sample_run(folder), DeferredMlflowUpload(store), MetricsWriter())
+    kinds = [entry["kind"] for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)]
+    assert [kind for kind in kinds if "diagnosis" in kind] == ["diagnosis", "final_diagnosis"]
+    rows = json.loads((folder / FILE_NAME).read_text())["rows"]
+    assert rows[0][:2] == ["expectation", 10]
     upload_run(folder)
     _, run = only_run(store)
     assert run.data.tags["diagnosis.expectation"] == "step 10, 100%"
@@ -100,18 +101,17 @@ def test_the_record_and_mlflow_hold_the_verdicts_as_lines_tags_and_a_table(tmp_p
     assert {"diagnoses.json", "diagnoses_table.json"} <= {path.name for path in artifacts.iterdir()}
 
 
-def test_a_forecast_that_is_none_is_refused_with_the_grammar() -> None:
-    with pytest.raises(ValueError, match="'soon' is not a valid expectation; write 'step 1500: val/loss < 6.65'"):
+def test_invalid_expectation_is_rejected() -> None:
+    with pytest.raises(ValueError, match="'soon' is not a valid expectation; write 'step 1500: "):
         DiagnosisObserver(expect=["soon"])
 
 
-def test_an_observer_that_raises_is_left_out_and_verdicts_still_reach_the_others(tmp_path, capsys) -> None:
-    class Broken(Observer):
+def test_diagnoses_still_reach_others_after_an_observer_raised(tmp_path, capsys) -> None:
+    class FailingObserver(Observer):
         def __call__(self, event: Event) -> None:
             if isinstance(event, Diagnosis):
                 raise RuntimeError("no")
 
-    memory = Memory()
-    broadcast(sample_run(tmp_path), DiagnosisObserver(expect=EXPECT), Broken(), memory)
-    assert "observer Broken is disabled" in capsys.readouterr().err
-    assert isinstance(memory.heard[-1], RunEnd)
+    recorder = observe(sample_run(tmp_path), FailingObserver())
+    assert "FailingObserver" in capsys.readouterr().err
+    assert isinstance(recorder.events[-1], RunEnd)
