@@ -40,7 +40,7 @@ class LabeledTokens:
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How batches hold text. `read` turns a batch into tokens, `write` is its inverse.
+    """The layout of text in batches. `read` turns a batch into tokens, `write` is its inverse.
 
     `logits(model, batch)` returns logits of shape [rows, tokens, vocabulary], computed as the loss computes them.
     `label_shift` is the distance from an input to the token that its label holds: 1 if labels are the next tokens, 0 if
@@ -118,7 +118,7 @@ class TrainingSetup:
     loss_fn: Callable[[nn.Module, Any], Tensor | Loss]
     text: TextFormat | None = None
     is_causal: bool | None = None
-    """Whether the model should see only earlier tokens; detected from the model by default."""
+    """True if the model should see only earlier tokens; detected from the model by default."""
     is_pretrained: bool = False
     unigram_entropy: float | None = None
     """Loss of a prediction that ignores the context, in nats, on the validation targets."""
@@ -134,7 +134,7 @@ class TrainingSetup:
     split_batch: Callable[[Any], Sequence[Any]] | None = None
     """Cut a batch into the micro-batches that `train_step` cuts it into; the cost of one stands for the others."""
     extra_state: Sequence[Stateful] = ()
-    """What `train_step` changes besides the model, the optimizer and the scheduler, such as a gradient scaler."""
+    """Objects that `train_step` changes besides the model, the optimizer and the scheduler, such as a gradient scaler."""
     batch_size: int | None = None
     """Examples per step in force, over all devices."""
     evaluate: Callable[[int], EvalResult] | None = None

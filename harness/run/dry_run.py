@@ -1,4 +1,4 @@
-"""A run made ready and not begun: what is in force, how long it is, what a step of it takes."""
+"""Build a run without starting it, to learn its settings in force, its length and what a step takes."""
 
 import time
 from dataclasses import dataclass
@@ -18,8 +18,10 @@ from harness.training.policies import Stop
 
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would be: `effective` and the sizes are those in force, `tokens` its whole budget, `evals` those after
-    the first, which is before training, `digest` that of the data; seconds are None unless measured."""
+    """Settings in force and size of a run that was built but not started.
+
+    `tokens` are those of all steps. `evals` does not count the evaluation before training. `digest` identifies the
+    dataset. Seconds are None unless measured."""
 
     effective: EffectiveSettings
     total_steps: int
@@ -32,43 +34,46 @@ class DryRun:
 
 
 def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
-    """What a run of `cfg` would build, recorded nowhere; ConfigError for what it would refuse.
+    """Build the run of `cfg` and record nothing. Time so many steps, after an evaluation and one step to warm up.
 
-    BaseEnded as for `assembled`. With `steps` the model takes so many, after one evaluation and one step to warm up,
-    and their seconds are told."""
+    Raises:
+        ConfigError: The run cannot be built, or its first step cannot be taken.
+        BaseRunFailed: The run it starts from failed."""
     with built_run(cfg) as (_, parts, world):
         build_observers(cfg)
-        of_step, of_eval = _measure_seconds(parts, world, timed_steps) if timed_steps else (None, None)
+        seconds_per_step, seconds_per_eval = (
+            _measure_seconds(parts, world, timed_steps) if timed_steps else (None, None)
+        )
     plan, task = parts.plan, parts.task
-    steps_to_take = plan.total_steps - plan.first_step
+    steps = plan.total_steps - plan.first_step
     return DryRun(
         effective=parts.effective,
-        total_steps=steps_to_take,
+        total_steps=steps,
         warmup_steps=parts.warmup_steps,
         evals=sum(step > plan.first_step for step in plan.eval_steps),
-        tokens=steps_to_take * round(plan.batch_size * task.tokens_per_example),
+        tokens=steps * round(plan.batch_size * task.tokens_per_example),
         digest=task.dataset["digest"],
-        seconds_per_step=of_step,
-        seconds_per_eval=of_eval,
+        seconds_per_step=seconds_per_step,
+        seconds_per_eval=seconds_per_eval,
     )
 
 
-def _measure_seconds(parts: RunParts, world: ProcessGroup, steps: int) -> tuple[float, float]:
-    """The medians of a step's and of an evaluation's seconds, by training as a run does."""
-    told: list[Event] = []
+def _measure_seconds(parts: RunParts, world: ProcessGroup, timed_steps: int) -> tuple[float, float]:
+    """Return the median seconds of a step and of an evaluation, measured by training."""
+    events: list[Event] = []
 
-    def enough(event: Event) -> Stop | None:
-        taken = sum(isinstance(earlier, StepEnd) for earlier in told)
-        return Stop("completed", "") if isinstance(event, StepEnd) and taken > steps else None
+    def stop_after_timed_steps(event: Event) -> Stop | None:
+        earlier_steps = sum(isinstance(earlier, StepEnd) for earlier in events)
+        return Stop("completed", "") if isinstance(event, StepEnd) and earlier_steps > timed_steps else None
 
-    policies = (*parts.policies, enough)
-    stop = Trainer(parts.task, parts.state, parts.plan, world, policies=policies, emit=told.append).train()
-    step_seconds = [event.seconds for event in told if isinstance(event, StepEnd)]
+    policies = (*parts.policies, stop_after_timed_steps)
+    stop = Trainer(parts.task, parts.state, parts.plan, world, policies=policies, emit=events.append).train()
+    step_seconds = [event.seconds for event in events if isinstance(event, StepEnd)]
     if not step_seconds:
-        raise ConfigError(f"the first step cannot be taken: {stop.reason}")
-    of_evals = [event.seconds for event in told if isinstance(event, EvalEnd)]
-    if not of_evals:  # a run that goes on does not begin with one
-        began_at = time.perf_counter()
+        raise ConfigError(f"the first step failed: {stop.reason}")
+    eval_seconds = [event.seconds for event in events if isinstance(event, EvalEnd)]
+    if not eval_seconds:  # a resumed run does not start with an evaluation
+        started_at = time.perf_counter()
         evaluate(parts.task, world, parts.plan.autocast)
-        of_evals = [time.perf_counter() - began_at]
-    return median(step_seconds[1:] or step_seconds), median(of_evals)
+        eval_seconds = [time.perf_counter() - started_at]
+    return median(step_seconds[1:] or step_seconds), median(eval_seconds)
