@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -137,6 +138,17 @@ class TrainState:
             seeding.set_rng_state(state["rng"][rank])
         for name, value in state["counters"].items():
             setattr(self, name, value)
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put `model` in eval mode; restore the previous mode on exit."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def load_model_weights(model: nn.Module, weights: Mapping[str, Tensor], *, strict: bool = True) -> None:

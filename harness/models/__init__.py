@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.core.state import eval_mode
+
 
 def max_positions(model: nn.Module) -> int | None:
     """Return the longest sequence that `model` takes, in tokens; None if it sets no limit."""
@@ -25,10 +27,8 @@ def is_causal(model: nn.Module, logits: Callable[[Tensor], Tensor] | None = None
     `logits` maps ids of shape (rows, tokens) to logits; by default it calls `model`.
     """
     ids = torch.tensor([[0, 1], [0, 2]])
-    was_training = model.training
-    model.eval()
-    output = logits(ids) if logits else model(input_ids=ids.to(next(model.parameters()).device)).logits
-    model.train(was_training)
+    with eval_mode(model):
+        output = logits(ids) if logits else model(input_ids=ids.to(next(model.parameters()).device)).logits
     first, second = output[:, 0].float()
     return torch.allclose(first, second, rtol=1e-3, atol=1e-4)
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.probe import (
     NEEDS_TEXT,
     affordable_tokens,
-    eval_mode,
     extract_text_rows,
     make_text_batch,
     measure_resolution,

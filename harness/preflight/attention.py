@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.probe import (
     NEEDS_TEXT,
     affordable_tokens,
-    eval_mode,
     extract_text_rows,
     make_text_batch,
     measure_resolution,

@@ -1,15 +1,15 @@
 """Check the text: duplicates, empty and broken documents, unknown tokens, and outlier passages."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
 import torch
 
+from harness.core.state import eval_mode
 from harness.data.mojibake import has_broken_encoding, repair_encoding
 from harness.data.outlier_passages import MIN_WINDOWS, WINDOW_SIZE, OutlierPassage, find_outlier_passages
-from harness.preflight.probe import eval_mode, make_text_batch
+from harness.preflight.probe import make_text_batch
 from harness.preflight.report import Finding, Level, failed, passed, skipped, warned
 from harness.preflight.training_setup import TextFormat, TrainingSetup
 
@@ -19,15 +19,6 @@ FAIL_SHARE = 0.5  # of empty or broken documents, or of unknown tokens
 MAX_PASSAGES = 3  # that are described
 LOSS_ROWS = 4  # of which the loss is computed, in a passage and elsewhere
 HINT = "python -m harness clean, which removes and lists them"
-
-
-@dataclass
-class _DocumentCounts:
-    documents: int = 0
-    duplicates: int = 0
-    empty: int = 0
-    broken: int = 0
-    broken_example: str = ""
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
@@ -46,37 +37,26 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def _check_documents(documents: Iterable[str]) -> Iterator[Finding]:
-    counts = _count_documents(islice(documents, MAX_DOCUMENTS))
-    total, nonempty = counts.documents, counts.documents - counts.empty
+    total = n_empty = n_broken = 0
+    distinct, broken_example = set[int](), ""
+    for document in islice(documents, MAX_DOCUMENTS):
+        total += 1
+        if not (text := document.strip()):
+            n_empty += 1
+            continue
+        distinct.add(hash(text))
+        if has_broken_encoding(document) or repair_encoding(document) != document:
+            n_broken += 1
+            broken_example = broken_example or _broken_excerpt(document)
     if not total:
         yield failed("documents", "there are none", "some", "the source of the text")
         return
-    are_all_equal = nonempty > 1 and counts.duplicates == nonempty - 1
-    yield _judge_share("duplicates", counts.duplicates, total, HINT, is_failed=are_all_equal)
-    yield _judge_share("empty documents", counts.empty, total, HINT, is_failed=counts.empty >= FAIL_SHARE * total)
-    yield _judge_share(
-        "broken encoding",
-        counts.broken,
-        total,
-        f"the encoding with which the text is read; {HINT}",
-        is_failed=counts.broken >= FAIL_SHARE * total > 1,
-        example=counts.broken_example,
-    )
-
-
-def _count_documents(documents: Iterable[str]) -> _DocumentCounts:
-    counts, seen = _DocumentCounts(), set()
-    for document in documents:
-        counts.documents += 1
-        if not (text := document.strip()):
-            counts.empty += 1
-            continue
-        counts.duplicates += hash(text) in seen
-        seen.add(hash(text))
-        if has_broken_encoding(document) or repair_encoding(document) != document:
-            counts.broken += 1
-            counts.broken_example = counts.broken_example or _broken_excerpt(document)
-    return counts
+    n_duplicates = total - n_empty - len(distinct)
+    are_all_equal = n_duplicates > 0 and len(distinct) == 1
+    yield _judge_share("duplicates", n_duplicates, total, HINT, is_failed=are_all_equal)
+    yield _judge_share("empty documents", n_empty, total, HINT, is_failed=n_empty >= FAIL_SHARE * total)
+    hint, is_failed = f"the encoding with which the text is read; {HINT}", n_broken >= FAIL_SHARE * total > 1
+    yield _judge_share("broken encoding", n_broken, total, hint, is_failed, example=broken_example)
 
 
 def _broken_excerpt(text: str) -> str:

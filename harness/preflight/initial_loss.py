@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
-from harness.preflight.probe import affordable_tokens, eval_mode, subsample_batch
+from harness.preflight.probe import affordable_tokens, subsample_batch
 from harness.preflight.report import Finding, Level, failed, passed, passed_if, skipped, warned
 from harness.preflight.training_setup import TextFormat, TrainingSetup
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
-from harness.preflight.probe import eval_mode, subsample_batch, train_on_batch
+from harness.core.state import eval_mode
+from harness.preflight.probe import subsample_batch, train_on_batch
 from harness.preflight.report import Finding, failed, passed, skipped, warned
 from harness.preflight.training_setup import TrainingSetup
 

@@ -1,13 +1,13 @@
 """Tools shared by the checks: cut batches to a cheap size, and evaluate or train the model on one of them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.training_setup import LabeledTokens, TextFormat, TrainingSetup
 
@@ -20,16 +20,6 @@ FEW_REPEATS = 2  # for large models; a LoRA adapter's first matrix gets a gradie
 ROUNDING = 1e-6  # relative to the largest gradient: smaller ones are 0 but for rounding
 MAX_EXAMPLES = 8  # of batches that are not text
 MAX_GRAD_NORM = 1.0  # keeps the LRs tried here from diverging in the first step
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def affordable_tokens(model: nn.Module) -> int:

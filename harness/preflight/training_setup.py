@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from harness.core.seeding import preserve_rng_state
+from harness.core.state import eval_mode
 from harness.core.task import Loss
 from harness.data.tokens import IGNORE_INDEX
 from harness.models import is_causal
@@ -134,7 +135,7 @@ class TrainingSetup:
     split_batch: Callable[[Any], Sequence[Any]] | None = None
     """Cut a batch into the micro-batches that `train_step` cuts it into; the cost of one stands for the others."""
     extra_state: Sequence[Stateful] = ()
-    """Objects that `train_step` changes besides the model, the optimizer and the scheduler, such as a gradient scaler."""
+    """Objects that `train_step` changes besides model, optimizer and scheduler, such as a gradient scaler."""
     batch_size: int | None = None
     """Examples per step in force, over all devices."""
     evaluate: Callable[[int], EvalResult] | None = None
@@ -183,13 +184,8 @@ class TrainingSetup:
         """Return the logits of rows without padding, computed in eval mode on the device of the batches."""
         ids = ids.to(text.read(self.batches[0]).inputs.device)
         is_real = torch.ones_like(ids, dtype=torch.bool)
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            with preserve_rng_state():
-                return text.logits(self.model, text.write(LabeledTokens(ids, ids.clone(), is_real)))
-        finally:
-            self.model.train(was_training)
+        with eval_mode(self.model), preserve_rng_state():
+            return text.logits(self.model, text.write(LabeledTokens(ids, ids.clone(), is_real)))
 
     def _detect_causality(self, text: TextFormat) -> bool:
         """Perturb the weights if the model sees neither side, as with a head or branches initialized to 0."""

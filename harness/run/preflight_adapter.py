@@ -17,7 +17,7 @@ from harness.config.compose import without_sweep_keys
 from harness.config.schema import RunSettings
 from harness.core.distributed import ProcessGroup
 from harness.core.events import OutOfMemory
-from harness.core.state import Progress, TrainState, find_broken_tie, load_model_weights
+from harness.core.state import ObservingSchedule, Progress, TrainState, find_broken_tie, load_model_weights
 from harness.core.task import Loss, Task
 from harness.data import token_stream
 from harness.data.operator_data import FieldPairs
@@ -198,14 +198,13 @@ class _StateCounters:
     state: TrainState
 
     def state_dict(self) -> dict[str, Any]:
-        schedule: Any = self.state.schedule
-        schedule_state = schedule.state_dict() if hasattr(schedule, "state_dict") else {}
+        schedule = self.state.schedule
+        schedule_state = schedule.state_dict() if isinstance(schedule, ObservingSchedule) else {}
         return {"schedule": schedule_state, **{name: getattr(self.state, name) for name in TrainState.COUNTERS}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        schedule: Any = self.state.schedule
-        if state["schedule"]:
-            schedule.load_state_dict(state["schedule"])
+        if isinstance(self.state.schedule, ObservingSchedule):
+            self.state.schedule.load_state_dict(state["schedule"])
         for name in TrainState.COUNTERS:
             setattr(self.state, name, state[name])
 

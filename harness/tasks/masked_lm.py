@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from harness.core.state import eval_mode
 from harness.core.task import Loss, Mean, Metric
 from harness.data.blimp import MinimalPair
 from harness.data.masking import Masking, MaskUnit, build_masking
@@ -139,13 +140,11 @@ def _check_document_attention(task: MaskedLM) -> None:
         ids = torch.tensor([tokens])
         return task.compute_logits(TokenBatch(ids, ids, np.array([len(tokens)]), np.array([0])))[0, 0]
 
-    was_training = task.model.training
-    task.model.eval()
     try:
-        is_within = torch.equal(first_logits(token, end, token), first_logits(token, end, other))
+        with eval_mode(task.model):
+            is_within = torch.equal(first_logits(token, end, token), first_logits(token, end, other))
     except (RuntimeError, ValueError):  # transformers: the model does not accept a mask of this shape
         is_within = False
-    task.model.train(was_training)
     if not is_within:
         raise ValueError(
             f"{type(task.model).__name__} does not keep attention within documents; use "

@@ -13,7 +13,7 @@ import torch
 from harness.core.distributed import ProcessGroup
 from harness.core.events import EvalEnd, Event, OutOfMemory, Spike, StepEnd
 from harness.core.seeding import get_torch_rng_state, preserve_rng_state, set_torch_rng_state
-from harness.core.state import ObservingSchedule, TrainState
+from harness.core.state import ObservingSchedule, TrainState, eval_mode
 from harness.core.task import Mean, Metric, Task
 from harness.training.grad_norms import layer_grad_norms
 from harness.training.policies import Decision, HandleSpike, Policy, ShrinkMicroBatch, Stop, first_decision
@@ -241,13 +241,10 @@ def evaluate(task: Task, processes: ProcessGroup, autocast: torch.dtype | None =
 
 def score_validation_set(task: Task, processes: ProcessGroup, autocast: torch.dtype | None = None) -> dict[str, Mean]:
     """Return the sums behind `evaluate`. Processes share the batches without padding, so each is scored once."""
-    was_training = task.model.training
-    task.model.eval()
     means: dict[str, Mean] = {}
-    with torch.no_grad(), preserve_rng_state(), _autocast(processes, autocast):
+    with torch.no_grad(), eval_mode(task.model), preserve_rng_state(), _autocast(processes, autocast):
         for batch in processes.shard(task.validation_batches()):
             means = _add_means(means, task.score_batch(batch))
-    task.model.train(was_training)
     return functools.reduce(_add_means, processes.all_gather(means))
 
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -101,6 +102,7 @@ def test_gradients_that_are_not_finite_fail() -> None:
     assert "gradients in 0 steps" in get_failed(training.make_setup())
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # the scaler skips updates
 def test_updates_skipped_by_grad_scaler_pass_if_the_scaler_is_given() -> None:
     training = Training()
     scaler = use_grad_scaler(training, init_scale=2.0**30)
