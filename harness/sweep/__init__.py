@@ -1,1 +1,1 @@
-"""Searching: a Hydra sweeper on Optuna whose studies survive, and what is told and drawn of them."""
+"""Hyperparameter search: a Hydra sweeper on Optuna with persistent studies, worker processes and reports."""

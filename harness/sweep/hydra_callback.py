@@ -1,5 +1,7 @@
-"""What our own sweeper does itself, done for the others: a sweep's folder says who it is and what came out, and MLflow
-has a parent run over its trials. Loaded at every start, so that all that takes time is imported when it is needed."""
+"""Hydra callback that gives sweeps of other sweepers a sweep folder and a parent run in MLflow, as ours has.
+
+Hydra loads it at every start, so heavy imports are deferred.
+"""
 
 import math
 import os
@@ -16,17 +18,17 @@ from harness.core.files import FileLock
 
 HARNESS_SWEEPER, SPACE_PREFIX = "harness", "space."
 RecordedRun = tuple[int, dict[str, Any], dict[str, Any]]
-"""Number, first line and last line of a run's record."""
+"""Number of a run, and the first and last entry of its metrics.jsonl."""
 
 
 class ParentRunCallback(Callback):
-    """Gives each sweep of Hydra's own sweepers a parent run."""
+    """Writes sweep.json and summary.json for each sweep that another sweeper runs."""
 
     _folder: Path | None = None
     _sweep_lock: FileLock
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open file: launchers send the callbacks to their jobs."""
+        """Leave out the lock: launchers pickle callbacks and send them to their jobs."""
         return {name: value for name, value in self.__dict__.items() if name != "_sweep_lock"}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -38,7 +40,7 @@ class ParentRunCallback(Callback):
         try:
             identity = _build_identity(config)
         except ValueError:
-            return  # the first run refuses it, and names the key
+            return  # the first run reports the invalid key
         self._folder = _make_sweep_dir(config)
         metrics_file.write_json(self._folder / sweep_uploader.SWEEP_FILE, {"name": self._folder.name, **identity})
         self._sweep_lock = sweep_uploader.mark_sweep_running(self._folder)
@@ -52,8 +54,8 @@ class ParentRunCallback(Callback):
 
         runs = _read_recorded_runs(self._folder)
         if runs:
-            asked = sweep_uploader.read_sweep_identity(self._folder)["params"]
-            swept = [name.removeprefix(SPACE_PREFIX) for name in asked if name.startswith(SPACE_PREFIX)]
+            params = sweep_uploader.read_sweep_identity(self._folder)["params"]
+            swept = [name.removeprefix(SPACE_PREFIX) for name in params if name.startswith(SPACE_PREFIX)]
             summary = {**_end_status(sys.exc_info()[1]), **_summarize_runs(runs, swept)}
             metrics_file.write_json(self._folder / sweep_uploader.SUMMARY_FILE, summary)
         self._sweep_lock.release()
@@ -64,7 +66,7 @@ class ParentRunCallback(Callback):
 
 
 def _make_sweep_dir(config: DictConfig) -> Path:
-    """A folder that no sweep had, under the project wherever the command was started; the jobs are told of it."""
+    """Create a new folder below the project, wherever the command was started, and make it Hydra's sweep folder."""
     from harness.core.paths import project_dir
 
     wanted = project_dir() / config.hydra.sweep.dir
@@ -81,7 +83,7 @@ def _make_sweep_dir(config: DictConfig) -> Path:
 
 
 def _build_identity(config: DictConfig) -> dict[str, Any]:
-    """What sweep.json says, but for the name; ValueError for an address that is no store's."""
+    """Return the content of sweep.json without the name. Raises ValueError for an invalid MLflow address."""
     from harness.run.provenance import current_command
     from harness.tracking.store_uri import resolve_store_uri
 
@@ -99,7 +101,7 @@ def _build_identity(config: DictConfig) -> dict[str, Any]:
 
 
 def _swept_ranges(config: DictConfig) -> dict[str, str]:
-    """What is swept, each key behind `space.`, as it was written; the command line is heard last."""
+    """Return the swept ranges as written, by key with the prefix `space.`; the command line overrides the config."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     given = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
@@ -109,7 +111,7 @@ def _swept_ranges(config: DictConfig) -> dict[str, str]:
 
 
 def _read_recorded_runs(folder: Path) -> list[RecordedRun]:
-    """The runs in the folder in the order in which they ended; one that left no end died."""
+    """Return the runs in the folder in the order in which they ended. A run without an end entry has died."""
     from harness.record import metrics_file
     from harness.tracking.run_uploader import PROCESS_DIED
 
@@ -123,7 +125,7 @@ def _read_recorded_runs(folder: Path) -> list[RecordedRun]:
 
 
 def _summarize_runs(runs: list[RecordedRun], swept: list[str]) -> dict[str, Any]:
-    """Metrics, tags and history of runs in the order in which they ended."""
+    """Return metrics, tags and history for summary.json of runs in the order in which they ended."""
     metrics: dict[str, float] = {"sweep/tokens": 0, "sweep/seconds": 0}
     history, best, tags = [], math.inf, {}
     for number, start, end in runs:
@@ -134,7 +136,7 @@ def _summarize_runs(runs: list[RecordedRun], swept: list[str]) -> dict[str, Any]
         val_loss = float(end["best_val_loss"]) if end["status"] in ("completed", "pruned") else math.nan
         if end["status"] == "completed" and val_loss < best:
             best = metrics["sweep/best_val_loss"] = val_loss
-            params = start["params"]  # which name no groups, but what they chose
+            params = start["params"]  # without group choices, only with the resulting values
             tags = {"best_trial": str(number), **{f"best.{key}": params[key] for key in swept if key in params}}
         losses = {"sweep/val_loss": val_loss, "sweep/best_val_loss": best}
         history.append([number, {name: loss for name, loss in losses.items() if math.isfinite(loss)}, end["at_ms"]])
@@ -142,11 +144,11 @@ def _summarize_runs(runs: list[RecordedRun], swept: list[str]) -> dict[str, Any]
 
 
 def _end_status(error: BaseException | None) -> dict[str, Any]:
-    """Status, reason and instant of a sweep that ends now, by this error if any."""
+    """Return status, reason and time of a sweep that ends now, with `error` if any."""
     if error is None:
         return {"status": "completed", "ended_at_ms": _now_ms()}
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-    reason = "a configuration was refused" if isinstance(error, SystemExit) else str(error).partition("\n")[0]
+    reason = "invalid configuration" if isinstance(error, SystemExit) else str(error).partition("\n")[0]
     return {"status": status, "ended_at_ms": _now_ms(), "reason": reason}
 
 

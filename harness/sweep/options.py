@@ -1,4 +1,4 @@
-"""The `sweep` node of the configuration: how to search, in numbers."""
+"""The `sweep` node of the configuration."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from typing import Any
 from harness.config.validation import RUN_NAME_PATTERN
 
 OBJECTIVES = ("best_val_loss", "tokens", "seconds", "trainable_parameters")
-"""What a run's result says of it; all are to be small."""
+"""Fields of a run's result that can be minimized; the first is mandatory."""
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Seconds are those of this command, tokens those of the whole study; None where there is no limit."""
+    """Options of a sweep. `max_seconds` limits this command, `max_tokens` the whole study; None means no limit."""
 
     n_trials: int = 24
     n_jobs: int | None = None
@@ -40,16 +40,16 @@ class SweepOptions:
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds: {self.max_seconds} must be above 0")
         if self.study is not None and not re.fullmatch(RUN_NAME_PATTERN, self.study):
-            raise ValueError(f"study: {self.study!r} may have up to 80 letters, digits and any of . _ + -")
+            raise ValueError(f"study: {self.study!r} must be at most 80 letters, digits and . _ + - characters")
         unknown = [name for name in self.objectives if name not in OBJECTIVES]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise ValueError(f"objectives: {self.objectives} must be some of {', '.join(OBJECTIVES)}, each once")
+            raise ValueError(f"objectives: {self.objectives} must be a list of distinct names from {', '.join(OBJECTIVES)}")
         for point in self.enqueue:
             if not isinstance(point, dict):
-                raise ValueError(f"enqueue: {point!r} is no mapping of swept keys, such as {{optimizer.lr: 0.01}}")
+                raise ValueError(f"enqueue: {point!r} must map searched keys to values, such as {{optimizer.lr: 0.01}}")
         if self.objectives[0] != OBJECTIVES[0]:
             raise ValueError(
-                f"objectives: {self.objectives} must begin with {OBJECTIVES[0]}; a cost alone is least for nothing"
+                f"objectives: {self.objectives} must begin with {OBJECTIVES[0]}; a cost alone is minimal without training"
             )
         if len(self.objectives) > 1 and self.patience is not None:
-            raise ValueError("patience: with several objectives there is no one best to wait for; set it null")
+            raise ValueError("patience: must be null with several objectives, which have no single best trial")

@@ -1,4 +1,4 @@
-"""What Hydra finds of the sweeper when it starts: its schema and a class that imports nothing heavy."""
+"""Hydra plugin of the sweeper. Hydra loads it at every start, so heavy imports are deferred."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 @dataclass
 class StudySweeperConf(OptunaSweeperConf):
-    """The stock sweeper's surface; what `sweep` says in our words is taken from there."""
+    """Schema of hydra-optuna-sweeper, with defaults from the `sweep` node."""
 
     _target_: str = "harness.sweep.plugin.StudySweeper"
     n_trials: Any = "${sweep.n_trials}"
@@ -26,10 +26,10 @@ ConfigStore.instance().store(group="hydra/sweeper", name="harness", node=StudySw
 
 
 class StudySweeper(Sweeper):
-    """`python run.py -m`: one Optuna study, served by workers that never wait for each other."""
+    """Sweeper behind `python run.py -m`: one Optuna study with independent workers."""
 
     def __init__(self, **options: Any) -> None:
-        """Hydra hands the node over; it is read from the configuration, where its interpolations hold."""
+        """Ignore the options: they are read from the whole configuration, where interpolations resolve."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._hydra_context, self._config = hydra_context, config

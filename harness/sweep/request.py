@@ -1,11 +1,11 @@
-"""What a sweep is asked to do, read from the configuration and the command line."""
+"""Read what a sweep should do from the configuration and the command line."""
 
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -26,19 +26,22 @@ from harness.sweep.study.storage import absolute_storage_url
 from harness.sweep.workers.worker_pool import count_cores
 
 UNCOMPARED_SECTIONS = (*NON_TRAINING_KEYS, "device")
-"""Parts of the configuration in which trials may differ and still be compared."""
+"""Sections of the configuration in which trials of one study may differ."""
 
-MAX_DEFAULT_JOBS = 4
-"""Workers by default at most: more of them propose with less to go by."""
-
+MAX_DEFAULT_JOBS = 4  # with more workers, the sampler knows fewer results when it proposes
 LOCAL_LAUNCHERS = ("basic", "joblib", "submitit_local")
-"""Those whose workers share this machine."""
+"""Launchers whose workers run on this machine."""
+
+PreflightMode = Literal["stop", "warn", "skip"]
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """`cfg` is the present config, as a trial without parameters has it. `threads` and `gpus` are those of this
-    machine for a worker and for all, None and 0 where a launcher's machines are not known."""
+    """Everything a sweep needs to know.
+
+    `cfg` is the current configuration, that of a trial without parameters. `n_threads` is per worker and None if the
+    launcher's machines are unknown; `n_gpus` is for all workers and then 0.
+    """
 
     cfg: DictConfig
     options: SweepOptions
@@ -48,7 +51,7 @@ class SweepRequest:
     study_name: str
     folder: Path
     launcher: str
-    preflight: Literal["stop", "warn", "skip"]
+    preflight: PreflightMode
     is_local: bool
     n_jobs: int
     n_threads: int | None
@@ -56,7 +59,7 @@ class SweepRequest:
 
 
 def compose_sweep_request(overrides: Sequence[str]) -> SweepRequest:
-    """What `python run.py -m OVERRIDES` is asked to do."""
+    """Return the request of `python run.py -m OVERRIDES`."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
     with initialize_config_dir(str(config_dir()), job_name="run"):
@@ -65,29 +68,25 @@ def compose_sweep_request(overrides: Sequence[str]) -> SweepRequest:
 
 
 def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepRequest:
-    """ConfigError for whatever reading alone shows to be wrong."""
+    """Return the request of a composed `config`, which includes the `hydra` node, and the overrides `arguments`.
+
+    Raises:
+        ConfigError: for every problem that shows before anything is built.
+    """
     _check_not_torchrun()
-    sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    sweeper = cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweeper, resolve=True))
     options = _read_sweep_options(config, sweeper)
     choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
     params = {str(key): value for key, value in (sweeper["params"] or {}).items()}
     arguments = [*list_search_path_overrides(config.hydra), *arguments]
     space = read_search_space(params, arguments, options.conditional, choices)
     if not space.ranges and not any(space.conditional.values()) and not sweeper["custom_search_space"]:
-        raise ConfigError(
-            "there is nothing to search: give a range, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'"
-        )
+        raise ConfigError("nothing to search; give a range, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'")
     cfg = space.compose_config({}, ["observers=trial"])
-    ranges = [params, *options.conditional.values()]
-    check_locked(cfg, [*arguments, *(f"{key}={value}" for found in ranges for key, value in found.items())])
+    ranges = [f"{key}={value}" for group in (params, *options.conditional.values()) for key, value in group.items()]
+    check_locked(cfg, [*arguments, *ranges])
     _check_shared_best(cfg)
-    launcher = choices.get("hydra/launcher", "basic")
-    is_local = launcher in LOCAL_LAUNCHERS
-    gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
-    n_jobs = options.n_jobs or gpus or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
-    if not is_local and options.n_jobs is None:
-        raise ConfigError(f"sweep.n_jobs: hydra/launcher={launcher} has machines of its own; say how many workers")
-    plan = StudySpec(
+    spec = StudySpec(
         params=params,
         arguments=arguments,
         conditional=options.conditional,
@@ -95,72 +94,70 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         choices=choices,
         objectives=options.objectives,
         sampler=sweeper["sampler"],
-        pruner=OmegaConf.to_container(config.pruner, resolve=True),
+        pruner=cast(dict[str, Any], OmegaConf.to_container(config.pruner, resolve=True)),
         seed=cfg.seed,
         warmup_share=0.0,
         keep=options.keep,
         config=_fixed_settings(cfg, space),
     )
-    plan.make_sampler()
-    _check_pruner(plan, choices.get("pruner", ""))
+    _check_study_spec(spec, choices.get("pruner", ""))
     _check_enqueued_points(options, space)
-    if plan.custom_search_space is not None:
-        import_target("hydra.sweeper.custom_search_space", plan.custom_search_space)
-    name = options.study or _default_study_name(choices)
-    folder = validate_config(cfg).output_dir / "sweeps" / name
+    if config.preflight not in get_args(PreflightMode):
+        raise ConfigError(f"preflight: {config.preflight!r} must be one of {', '.join(get_args(PreflightMode))}")
+    launcher = choices.get("hydra/launcher", "basic")
+    is_local = launcher in LOCAL_LAUNCHERS
+    if not is_local and options.n_jobs is None:
+        raise ConfigError(f"sweep.n_jobs: hydra/launcher={launcher} runs on other machines; set the number of workers")
+    n_gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
+    n_jobs = options.n_jobs or n_gpus or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
+    study_name = options.study or _default_study_name(choices)
     return SweepRequest(
         cfg=cfg,
         options=options,
-        spec=plan,
+        spec=spec,
         space=space,
-        budget=_build_budget(options, sweeper, plan, space),
-        study_name=name,
-        folder=check_writable("output_dir", folder),
+        budget=_build_budget(options, sweeper, spec, space),
+        study_name=study_name,
+        folder=check_writable("output_dir", validate_config(cfg).output_dir / "sweeps" / study_name),
         launcher=launcher,
-        preflight=_read_preflight_mode(config.preflight),
+        preflight=config.preflight,
         is_local=is_local,
         n_jobs=n_jobs,
         n_threads=max(1, count_cores() // n_jobs) if is_local else None,
-        n_gpus=gpus,
+        n_gpus=n_gpus,
     )
 
 
 def _check_shared_best(cfg: DictConfig) -> None:
     if cfg.start.kind == "resume" and cfg.start.schedule == "continue":
         raise ConfigError(
-            "start.schedule: with 'continue' every trial would count the best of the run that all go on from as its "
-            "own; use start.schedule=restart"
+            "start.schedule: with 'continue', every trial would inherit the best loss of the resumed run; "
+            "use start.schedule=restart"
         )
 
 
 def _default_study_name(choices: Mapping[str, str]) -> str:
-    """A study's, by what is searched of what."""
+    """Return a name made of the search space and the experiment."""
     return "-".join(re.sub(r"[^\w.+-]", "_", choices[key]) for key in ("sweeps", "experiment") if key in choices)
-
-
-def _read_preflight_mode(choice: Any) -> Literal["stop", "warn", "skip"]:
-    if choice not in ("stop", "warn", "skip"):
-        raise ConfigError(f"preflight: {choice!r} is none of stop, warn, skip")
-    return choice
 
 
 def _check_not_torchrun() -> None:
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size > 1:
         raise ConfigError(
-            f"WORLD_SIZE={size}: every process would start a sweep of its own; start `python run.py -m` once, without "
-            "torchrun, and say how many workers it has with sweep.n_jobs"
+            f"WORLD_SIZE={size}: every process would start its own sweep; start `python run.py -m` once without "
+            "torchrun, and set the number of workers with sweep.n_jobs"
         )
 
 
 def _read_sweep_options(config: DictConfig, sweeper: Mapping[str, Any]) -> SweepOptions:
-    """The `sweep` node, where the stock sweeper's own keys were not given instead."""
-    stock = {"n_trials": "n_trials", "n_jobs": "n_jobs", "study_name": "study", "storage": "storage"}
-    given = {ours: sweeper[theirs] for theirs, ours in stock.items()}
+    """Read the `sweep` node; keys given in the names of hydra-optuna-sweeper win."""
+    names = {"n_trials": "n_trials", "n_jobs": "n_jobs", "study_name": "study", "storage": "storage"}
+    given = {ours: sweeper[theirs] for theirs, ours in names.items()}
     for name in ("objectives", "enqueue", "allow"):
         if not isinstance(config.sweep[name], ListConfig):
             value = config.sweep[name]
-            raise ConfigError(f"sweep.{name}: {value!r} is no list; write 'sweep.{name}=[{value}]'")
+            raise ConfigError(f"sweep.{name}: {value!r} must be a list; write 'sweep.{name}=[{value}]'")
     options = parse_section("sweep", SweepOptions, OmegaConf.merge(config.sweep, given))
     rate = sweeper["max_failure_rate"]
     if rate is not None and (isinstance(rate, str) or not 0 <= rate <= 1):
@@ -168,9 +165,8 @@ def _read_sweep_options(config: DictConfig, sweeper: Mapping[str, Any]) -> Sweep
     directions = sweeper["direction"] if isinstance(sweeper["direction"], list) else [sweeper["direction"]]
     for direction in directions:
         if str(getattr(direction, "name", direction)) != "minimize":
-            raise ConfigError(
-                f"hydra.sweeper.direction: {direction} was asked for, and {', '.join(options.objectives)} is minimised"
-            )
+            objectives = ", ".join(options.objectives)
+            raise ConfigError(f"hydra.sweeper.direction: {direction}: {objectives} can only be minimized")
     return options if options.storage is None else replace(options, storage=absolute_storage_url(options.storage))
 
 
@@ -182,16 +178,19 @@ def _check_enqueued_points(options: SweepOptions, space: SearchSpace) -> None:
             raise ConfigError(f"sweep.enqueue: {error}") from error
 
 
-def _check_pruner(plan: StudySpec, choice: str) -> None:
-    plan.make_pruner()
-    if len(plan.objectives) > 1 and not str(plan.pruner.get("_target_")).endswith("NopPruner"):
-        names = ", ".join(plan.objectives)
-        raise ConfigError(f"pruner={choice}: with several objectives ({names}) nothing can be pruned; use pruner=none")
+def _check_study_spec(spec: StudySpec, pruner: str) -> None:
+    spec.make_sampler()
+    spec.make_pruner()
+    if len(spec.objectives) > 1 and not str(spec.pruner.get("_target_")).endswith("NopPruner"):
+        objectives = ", ".join(spec.objectives)
+        raise ConfigError(f"pruner={pruner}: Optuna cannot prune with several objectives ({objectives}); use pruner=none")
+    if spec.custom_search_space is not None:
+        import_target("hydra.sweeper.custom_search_space", spec.custom_search_space)
 
 
-def _build_budget(options: SweepOptions, sweeper: Mapping[str, Any], plan: StudySpec, space: SearchSpace) -> Budget:
+def _build_budget(options: SweepOptions, sweeper: Mapping[str, Any], spec: StudySpec, space: SearchSpace) -> Budget:
     return Budget(
-        n_trials=len(space.list_grid_points()) if plan.is_grid else options.n_trials,
+        n_trials=len(space.list_grid_points()) if spec.is_grid else options.n_trials,
         max_tokens=options.max_tokens,
         patience=options.patience,
         max_failures=options.max_failures,
@@ -200,8 +199,8 @@ def _build_budget(options: SweepOptions, sweeper: Mapping[str, Any], plan: Study
 
 
 def _fixed_settings(cfg: DictConfig, space: SearchSpace) -> dict[str, str]:
-    """What every trial has, but for what is swept and what changes no loss."""
-    nodes = OmegaConf.to_container(without_sweep_keys(cfg), resolve=True)
-    kept = {key: node for key, node in nodes.items() if key not in UNCOMPARED_SECTIONS}
-    swept = tuple(f"{key}." for key in space.searched_keys)
-    return {key: value for key, value in flatten_config(kept).items() if not f"{key}.".startswith(swept)}
+    """Return the settings that all trials of the study must share."""
+    sections = cast(dict[str, Any], OmegaConf.to_container(without_sweep_keys(cfg), resolve=True))
+    kept = {key: section for key, section in sections.items() if key not in UNCOMPARED_SECTIONS}
+    searched = tuple(f"{key}." for key in space.searched_keys)
+    return {key: value for key, value in flatten_config(kept).items() if not f"{key}.".startswith(searched)}
