@@ -43,13 +43,11 @@ class SweepOptions:
             raise ValueError(f"study: {self.study!r} must be at most 80 letters, digits and . _ + - characters")
         unknown = [name for name in self.objectives if name not in OBJECTIVES]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
-            raise ValueError(f"objectives: {self.objectives} must be a list of distinct names from {', '.join(OBJECTIVES)}")
+            raise ValueError(f"objectives: {self.objectives} must be distinct names from {', '.join(OBJECTIVES)}")
         for point in self.enqueue:
             if not isinstance(point, dict):
                 raise ValueError(f"enqueue: {point!r} must map searched keys to values, such as {{optimizer.lr: 0.01}}")
         if self.objectives[0] != OBJECTIVES[0]:
-            raise ValueError(
-                f"objectives: {self.objectives} must begin with {OBJECTIVES[0]}; a cost alone is minimal without training"
-            )
+            raise ValueError(f"objectives: {self.objectives} must begin with {OBJECTIVES[0]}")
         if len(self.objectives) > 1 and self.patience is not None:
             raise ValueError("patience: must be null with several objectives, which have no single best trial")

@@ -61,7 +61,7 @@ class SweepRequest:
 def compose_sweep_request(overrides: Sequence[str]) -> SweepRequest:
     """Return the request of `python run.py -m OVERRIDES`."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    fixed = [override.input_line for override in parsed if not override.is_sweep_override()]
+    fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
     with initialize_config_dir(str(config_dir()), job_name="run"):
         config = compose("config", fixed, return_hydra_config=True)
     return read_sweep_request(config, [override for override in overrides if not override.startswith("hydra")])
@@ -158,7 +158,7 @@ def _read_sweep_options(config: DictConfig, sweeper: Mapping[str, Any]) -> Sweep
         if not isinstance(config.sweep[name], ListConfig):
             value = config.sweep[name]
             raise ConfigError(f"sweep.{name}: {value!r} must be a list; write 'sweep.{name}=[{value}]'")
-    options = parse_section("sweep", SweepOptions, OmegaConf.merge(config.sweep, given))
+    options = parse_section("sweep", SweepOptions, cast(DictConfig, OmegaConf.merge(config.sweep, given)))
     rate = sweeper["max_failure_rate"]
     if rate is not None and (isinstance(rate, str) or not 0 <= rate <= 1):
         raise ConfigError(f"hydra.sweeper.max_failure_rate: {rate!r} must be a share from 0 to 1")
@@ -183,7 +183,9 @@ def _check_study_spec(spec: StudySpec, pruner: str) -> None:
     spec.make_pruner()
     if len(spec.objectives) > 1 and not str(spec.pruner.get("_target_")).endswith("NopPruner"):
         objectives = ", ".join(spec.objectives)
-        raise ConfigError(f"pruner={pruner}: Optuna cannot prune with several objectives ({objectives}); use pruner=none")
+        raise ConfigError(
+            f"pruner={pruner}: Optuna cannot prune with several objectives ({objectives}); use pruner=none"
+        )
     if spec.custom_search_space is not None:
         import_target("hydra.sweeper.custom_search_space", spec.custom_search_space)
 

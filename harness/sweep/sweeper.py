@@ -1,4 +1,4 @@
-"""One sweep from what is asked to its end: checked, begun or gone on with, watched, summed up."""
+"""Run one sweep: check it, create or resume its study, supervise the workers, write the results."""
 
 import gc
 import math
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from hydra.core.plugins import Plugins
@@ -43,189 +44,191 @@ from harness.tracking.upload_process import UploadProcess
 
 
 def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -> None:
-    """Search, or go on searching.
+    """Run a new sweep, or resume one.
 
-    ConfigError, with no study made, for what cannot work; Ended where failures or the user ended it.
+    Raises:
+        ConfigError: for an invalid configuration, before a study is created.
+        RunFailedError: if the sweep failed or was interrupted.
     """
     silence_optuna()
-    asked = read_sweep_request(config, arguments)
-    print(
-        f"Checking that both ends of every range can be trained, and compared: {', '.join(sorted(asked.space.searched_keys))}"
-    )
-    checked = check_search_space(asked.space, asked.options.allow)
-    asked = replace(asked, spec=replace(asked.spec, warmup_share=checked.warmup_share))
+    request = read_sweep_request(config, arguments)
+    print(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
+    checked = check_search_space(request.space, request.options.allow)
+    request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
     for notice in checked.notices:
         print(f"note: {notice}")
-    if asked.options.dry_run:
-        print(format_cost_estimate(asked))
+    if request.options.dry_run:
+        print(format_cost_estimate(request))
         return
-    is_known = check_existing_study(asked)
-    _ensure_base_model(asked)
-    findings = "" if is_known else _run_preflight(asked)
+    is_resumed = check_existing_study(request)
+    _ensure_base_model(request)
+    findings = "" if is_resumed else _run_preflight(request)
     gc.collect()
-    torch.cuda.empty_cache()  # what the checks took of a GPU is the workers' now; does nothing without one
-    queue = open_study(asked)
+    torch.cuda.empty_cache()  # leave the GPU memory of the checks to the workers
+    queue = open_study(request)
     if findings:
-        (asked.folder / "preflight.txt").write_text(findings)
-    print(f"Study {asked.study_name}: {asked.budget.n_trials} trials by {_describe_workers(asked)}, in {asked.folder}")
-    status, why = _run_trials(asked, queue, config, context)
-    print(format_sweep_summary(summarize_study(queue.study, asked.budget.n_trials, asked.space.fixed)))
+        (request.folder / "preflight.txt").write_text(findings)
+    workers = _describe_workers(request)
+    print(f"Study {request.study_name}: {request.budget.n_trials} trials by {workers}, in {request.folder}")
+    status, reason = _run_trials(request, queue, config, context)
+    print(format_sweep_summary(summarize_study(queue.study, request.budget.n_trials, request.space.fixed)))
     if status != "completed":
-        raise RunFailedError(f"{status}: {why}; the same command goes on with it")
-    if why:
-        print(f"No more trials: {why}.")
+        raise RunFailedError(f"{status}: {reason}; run the same command to resume")
+    if reason:
+        print(f"No more trials: {reason}.")
 
 
-def _ensure_base_model(asked: SweepRequest) -> None:
-    """Have the base that trials start from, where one is missing, with the whole machine and told as any run is."""
+def _ensure_base_model(request: SweepRequest) -> None:
+    """Train the base model that trials start from if it is missing, with the whole machine."""
     try:
-        dry_run(asked.space.compose_config({}))
+        dry_run(request.space.compose_config({}))
     except BaseRunFailed as error:
         raise RunFailedError(f"{error.result.status}: {error.result.reason}") from error
 
 
-def _run_preflight(asked: SweepRequest) -> str:
-    """What preflight finds of the present config, in lines; Ended where a check fails and is to stop the sweep."""
-    if asked.preflight == "skip":
+def _run_preflight(request: SweepRequest) -> str:
+    """Return the findings of preflight on the current configuration, in lines.
+
+    Raises:
+        RunFailedError: if a check fails and preflight=stop.
+    """
+    if request.preflight == "skip":
         return ""
-    print(f"Preflight of the present config (once; preflight=skip leaves it out): {', '.join(CHECKS)}")
-    with open_training_setup(_worker_config(asked), asked.budget.n_trials, asked.n_jobs) as setup:
+    print(f"Preflight of the current configuration (once; preflight=skip leaves it out): {', '.join(CHECKS)}")
+    with open_training_setup(_worker_config(request), request.budget.n_trials, request.n_jobs) as setup:
         report = preflight(setup, on_finding=print_finding)
     print(summarize_report(report))
-    if report.failed_checks and asked.preflight == "stop":
-        raise RunFailedError(
-            "nothing is searched, for a sweep over a fault is a waste; to search all the same: preflight=warn"
-        )
+    if report.failed_checks and request.preflight == "stop":
+        raise RunFailedError("preflight failed; fix the problem, or pass preflight=warn to search anyway")
     return "\n".join([*(format_finding(check, finding) for check, finding in report), summarize_report(report), ""])
 
 
-def format_cost_estimate(asked: SweepRequest) -> str:
-    """What the sweep would try and cost, from a few measured steps."""
-    run = dry_run_from_scratch(_worker_config(asked), timed_steps=5)
+def format_cost_estimate(request: SweepRequest) -> str:
+    """Return the search space and the expected cost in lines, from a few measured steps."""
+    run = dry_run_from_scratch(_worker_config(request), timed_steps=5)
+    assert run.seconds_per_step is not None and run.seconds_per_eval is not None
     trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * (run.evals + 1)
-    n_trials = asked.budget.n_trials
-    minutes = math.ceil(n_trials / asked.n_jobs) * trial_seconds / 60
+    n_trials = request.budget.n_trials
+    minutes = math.ceil(n_trials / request.n_jobs) * trial_seconds / 60
     return "\n".join([
-        f"Study {asked.study_name}: {n_trials} trials by {_describe_workers(asked)}",
-        *(f"  {key}: {text}" for key, text in asked.space.format_ranges().items()),
-        f"a trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {run.evals + 1} evaluations of "
+        f"Study {request.study_name}: {n_trials} trials by {_describe_workers(request)}",
+        *(f"  {key}: {text}" for key, text in request.space.format_ranges().items()),
+        f"per trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {run.evals + 1} evaluations of "
         f"{run.seconds_per_eval:.3g} s, {run.tokens:,.0f} tokens, {trial_seconds:.0f} s",
-        f"in all: at most {n_trials * run.tokens:,.0f} tokens and {minutes:.1f} min, if "
-        "nothing is pruned, without a base that is still to be trained; workers that share a machine slow each other",
+        f"in total: at most {n_trials * run.tokens:,.0f} tokens and {minutes:.1f} min without pruning, plus training of a "
+        "missing base model; workers on one machine slow each other down",
     ])  # fmt: skip
 
 
-def _worker_config(asked: SweepRequest) -> DictConfig:
-    """The present config with the threads that it has there."""
-    cfg = asked.space.compose_config({})
-    cfg.device.threads = cfg.device.threads or asked.n_threads
+def _worker_config(request: SweepRequest) -> DictConfig:
+    """Return the current configuration with the number of threads of a worker."""
+    cfg = request.space.compose_config({})
+    cfg.device.threads = cfg.device.threads or request.n_threads
     return cfg
 
 
-def _describe_workers(asked: SweepRequest) -> str:
-    threads = f" of {asked.n_threads} threads" if asked.n_threads else ""
-    return f"{asked.n_jobs} worker{'s' * (asked.n_jobs > 1)}{threads}"
+def _describe_workers(request: SweepRequest) -> str:
+    threads = f" with {request.n_threads} threads each" if request.n_threads else ""
+    return f"{request.n_jobs} worker{'s' * (request.n_jobs > 1)}{threads}"
 
 
-def _run_trials(asked: SweepRequest, queue: TrialQueue, config: DictConfig, context: HydraContext) -> tuple[str, str]:
-    """Status and reason of a sweep whose trials have all been run, or stopped; what it came to lies in its folder."""
-    began_at = time.time()
-    deadline = began_at + asked.options.max_seconds if asked.options.max_seconds else None
-    crew = _make_worker_pool(asked, queue, config, context)
-    with (
-        handle_stop_signals(crew) as is_stopping,
-        ExitStack() as stack,
-    ):  # what ends the sweep is not cut short by a signal
-        is_alone = stack.enter_context(exclusive_lock(asked.folder))
-        if is_alone:
-            _write_description(asked, queue)
-        queue.set_budget(replace(asked.budget, started_at=began_at, deadline=deadline))
-        queue.reap_dead_trials(is_leftover=True, is_only_sweep=is_alone and queue.is_journal)
-        _write_summary(asked, queue, "running")
-        if "mlflow" in asked.cfg.observers:
-            stack.callback(UploadProcess(asked.folder).close)
-        status, why = _supervise_workers(asked, queue, crew, is_stopping)
-        stack.callback(_write_results, asked, queue, status)
-    return status, why
+def _run_trials(request: SweepRequest, queue: TrialQueue, config: DictConfig, context: HydraContext) -> tuple[str, str]:
+    """Run all trials of the sweep, write its files, and return its status and reason."""
+    started_at = time.time()
+    deadline = started_at + request.options.max_seconds if request.options.max_seconds else None
+    pool = _make_worker_pool(request, queue, config, context)
+    # Signals are handled until all files are written, so that a second Ctrl-C does not cut that short.
+    with handle_stop_signals(pool) as is_stopping, ExitStack() as stack:
+        is_only_sweep = stack.enter_context(exclusive_lock(request.folder))
+        if is_only_sweep:
+            _write_description(request, queue)
+        queue.set_budget(replace(request.budget, started_at=started_at, deadline=deadline))
+        queue.reap_dead_trials(is_leftover=True, is_only_sweep=is_only_sweep and queue.is_journal)
+        _write_summary(request, queue, "running")
+        if "mlflow" in request.cfg.observers:
+            stack.callback(UploadProcess(request.folder).close)
+        status, reason = _supervise_workers(request, queue, pool, is_stopping)
+        stack.callback(_write_results, request, queue, status)
+    return status, reason
 
 
 def _supervise_workers(
-    asked: SweepRequest, queue: TrialQueue, crew: WorkerPool | LauncherPool, is_stopping: Callable[[], bool]
+    request: SweepRequest, queue: TrialQueue, pool: WorkerPool | LauncherPool, is_stopping: Callable[[], bool]
 ) -> tuple[str, str]:
-    """Have the trials run; however that ends, none of ours is left running."""
+    """Supervise the workers until the sweep ends, and leave none running however it ends."""
     with ExitStack() as stack:
-        table = ProgressTable(asked.options.objectives, asked.budget.n_trials, asked.n_jobs)
+        table = ProgressTable(request.options.objectives, request.budget.n_trials, request.n_jobs)
         stack.callback(table.close)
         stack.callback(lambda: table(summarize_trials(queue.study)))
         stack.callback(queue.reap_dead_trials, is_leftover=True)
-        stack.callback(crew.kill_workers)
-        monitor = SweepMonitor(queue, crew, table, is_stopping, lambda: _write_summary(asked, queue, "running"))
-        trouble = monitor.run()
+        stack.callback(pool.kill_workers)
+        monitor = SweepMonitor(queue, pool, table, is_stopping, lambda: _write_summary(request, queue, "running"))
+        error = monitor.run()
     if is_stopping():
         return "interrupted", "stopped by a signal"
-    failures, spent = queue.describe_end()
-    return ("failed", trouble or failures) if trouble or failures else ("completed", spent)
+    failures, exhausted = queue.describe_end()
+    return ("failed", error or failures) if error or failures else ("completed", exhausted)
 
 
 def _make_worker_pool(
-    asked: SweepRequest, queue: TrialQueue, config: DictConfig, context: HydraContext
+    request: SweepRequest, queue: TrialQueue, config: DictConfig, context: HydraContext
 ) -> WorkerPool | LauncherPool:
-    post = WorkerSpec(asked.study_name, asked.options.storage, str(asked.folder), asked.n_threads)
-    if asked.launcher == "basic":
-        return WorkerPool(post, asked.n_jobs, asked.n_gpus)
+    spec = WorkerSpec(request.study_name, request.options.storage, str(request.folder), request.n_threads)
+    if request.launcher == "basic":
+        return WorkerPool(spec, request.n_jobs, request.n_gpus)
     config = config.copy()
     with read_write(config.hydra):
-        OmegaConf.update(config, "hydra.sweep.dir", str(asked.folder / "jobs"))
-    watched = this_process() if asked.is_local else None  # elsewhere, jobs are the cluster's and may go on alone
+        OmegaConf.update(config, "hydra.sweep.dir", str(request.folder / "jobs"))
+    # Jobs on a cluster belong to the cluster and may outlive this process.
+    parent = this_process() if request.is_local else None
     launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=partial(run_launcher_job, post, asked.n_gpus, watched), config=config
+        hydra_context=context, task_function=partial(run_launcher_job, spec, request.n_gpus, parent), config=config
     )
-    return LauncherPool(launcher, asked.n_jobs, asked.folder, queue.request_stop)
+    return LauncherPool(launcher, request.n_jobs, request.folder, queue.request_stop)
 
 
-def _write_description(asked: SweepRequest, queue: TrialQueue) -> None:
-    """sweep.json says who the sweep is, to MLflow; sweep.yaml what it does, to people."""
-    plan = asked.spec
-    said_of_it = {
-        "study": asked.study_name,
-        "storage": hide_credentials(asked.options.storage or "study.journal"),
-        "command": provenance.current_command(),
-        "objectives": list(plan.objectives),
-        "n_trials": asked.budget.n_trials,
-        "workers": {"launcher": asked.launcher, "n_jobs": asked.n_jobs, "threads": asked.n_threads},
-        "seed": plan.seed,
-        "sampler": dict(plan.sampler),
-        "pruner": {**plan.pruner, "not_before_percent": round(100 * plan.warmup_share, 1)},
-        "space": asked.space.format_ranges(),
-        "locked": OmegaConf.to_container(asked.cfg.locked),
-        "unlock": OmegaConf.to_container(asked.cfg.unlock),
+def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
+    """Write sweep.yaml for people and sweep.json for the upload to MLflow."""
+    spec, folder = request.spec, request.folder
+    ranges = request.space.format_ranges()
+    settings: dict[str, Any] = {
+        "study": request.study_name,
+        "storage": hide_credentials(request.options.storage or "study.journal"),
+        "objectives": list(spec.objectives),
+        "n_trials": request.budget.n_trials,
+        "workers": {"launcher": request.launcher, "n_jobs": request.n_jobs, "threads": request.n_threads},
+        "seed": spec.seed,
+        "sampler": dict(spec.sampler),
+        "pruner": {**spec.pruner, "not_before_percent": round(100 * spec.warmup_share, 1)},
+        "locked": OmegaConf.to_container(request.cfg.locked),
+        "unlock": OmegaConf.to_container(request.cfg.unlock),
     }
-    OmegaConf.save(OmegaConf.create(said_of_it), asked.folder / "sweep.yaml")
+    command = provenance.current_command()
+    OmegaConf.save(OmegaConf.create({"command": command, **settings, "space": ranges}), folder / "sweep.yaml")
     started_at_ms = time.time_ns() // 1_000_000
-    mlflow = asked.cfg.observers.get("mlflow", {})
-    path = asked.folder / sweep_uploader.SWEEP_FILE
     with suppress(FileNotFoundError):
-        started_at_ms = sweep_uploader.read_sweep_identity(asked.folder)["started_at_ms"]
-    metrics_file.write_json(path, {
+        started_at_ms = sweep_uploader.read_sweep_identity(folder)["started_at_ms"]
+    mlflow = request.cfg.observers.get("mlflow", {})
+    metrics_file.write_json(folder / sweep_uploader.SWEEP_FILE, {
         "id": queue.study.user_attrs[SWEEP_ID],
-        "name": asked.study_name,
+        "name": request.study_name,
         "uri": mlflow.get("uri") or default_store_uri(),
         "experiment": mlflow.get("experiment", "default"),
         "started_at_ms": started_at_ms,
-        "params": {key: str(value) for key, value in said_of_it.items() if key not in ("command", "space")}
-        | {f"space.{key}": text for key, text in said_of_it["space"].items()},
-        "tags": {"command": said_of_it["command"], "study": asked.study_name},
+        "params": {key: str(value) for key, value in settings.items()}
+        | {f"space.{key}": text for key, text in ranges.items()},
+        "tags": {"command": command, "study": request.study_name},
     })  # fmt: skip
 
 
-def _write_summary(asked: SweepRequest, queue: TrialQueue, status: str) -> None:
-    summary = summarize_study(queue.study, asked.budget.n_trials, asked.space.fixed, with_importances=False)
+def _write_summary(request: SweepRequest, queue: TrialQueue, status: str) -> None:
+    summary = summarize_study(queue.study, request.budget.n_trials, request.space.fixed, with_importances=False)
     ended_at_ms = None if status == "running" else time.time_ns() // 1_000_000
-    metrics_file.write_json(asked.folder / sweep_uploader.SUMMARY_FILE, summary_to_json(summary, status, ended_at_ms))
+    metrics_file.write_json(request.folder / sweep_uploader.SUMMARY_FILE, summary_to_json(summary, status, ended_at_ms))
 
 
-def _write_results(asked: SweepRequest, queue: TrialQueue, status: str) -> None:
+def _write_results(request: SweepRequest, queue: TrialQueue, status: str) -> None:
     results = OmegaConf.to_yaml(OmegaConf.create(optimization_results(queue.study)))
-    write_atomically(asked.folder / "optimization_results.yaml", results)
-    draw_study_figures(queue.study, asked.folder / "figures")
-    _write_summary(asked, queue, status)
+    write_atomically(request.folder / "optimization_results.yaml", results)
+    draw_study_figures(queue.study, request.folder / "figures")
+    _write_summary(request, queue, status)
