@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole sweeps first: with `-n 2 --dist worksteal` no process then waits for the other's last one."""
-    items.sort(key=lambda item: item.path.stem not in ("test_sweep", "test_sweep_launchers"))
+    items.sort(key=lambda item: item.path.stem not in ("test_sweeper", "test_launchers"))
 
 
 @pytest.fixture(scope="session")

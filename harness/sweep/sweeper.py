@@ -106,7 +106,8 @@ def _run_preflight(request: SweepRequest) -> str:
 def format_cost_estimate(request: SweepRequest) -> str:
     """Return the search space and the expected cost in lines, from a few measured steps."""
     run = dry_run_from_scratch(_worker_config(request), timed_steps=5)
-    assert run.seconds_per_step is not None and run.seconds_per_eval is not None
+    assert run.seconds_per_step is not None
+    assert run.seconds_per_eval is not None
     trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * (run.evals + 1)
     n_trials = request.budget.n_trials
     minutes = math.ceil(n_trials / request.n_jobs) * trial_seconds / 60
@@ -115,8 +116,8 @@ def format_cost_estimate(request: SweepRequest) -> str:
         *(f"  {key}: {text}" for key, text in request.space.format_ranges().items()),
         f"per trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {run.evals + 1} evaluations of "
         f"{run.seconds_per_eval:.3g} s, {run.tokens:,.0f} tokens, {trial_seconds:.0f} s",
-        f"in total: at most {n_trials * run.tokens:,.0f} tokens and {minutes:.1f} min without pruning, plus training of a "
-        "missing base model; workers on one machine slow each other down",
+        f"in total: at most {n_trials * run.tokens:,.0f} tokens and {minutes:.1f} min without pruning, plus training "
+        "of a missing base model; workers on one machine slow each other down",
     ])  # fmt: skip
 
 

@@ -123,7 +123,7 @@ run(compose_config(sys.argv[1:]))
 """
 
 
-@pytest.mark.slow  # tests/sweep/test_sweep.py compares a trial of a warm worker
+@pytest.mark.slow  # tests/sweep/test_sweeper.py compares a trial of a warm worker
 def test_runs_in_one_process_have_the_bits_of_runs_in_fresh_ones(places, tmp_path) -> None:
     warm = [compose_config([*SMOKE, *places, *changes]) for changes in (FIRST, SECOND, FIRST)]
     folders = [run(cfg).folder for cfg in warm]

@@ -1,5 +1,4 @@
-"""What a user of `python run.py -m` gets wrong: one message with the key, the value and the remedy; exit status 2;
-no study, no folder and no base made."""
+"""Invalid sweeps: one message with key, value and remedy, exit status 2, and nothing written."""
 
 import os
 
@@ -14,7 +13,7 @@ NONE = "hydra.sweeper.params=null"
 RANGE = "optimizer.lr=tag(log,interval(3e-4,1e-1))"
 
 TABLE = [
-    # what is typed, and what the message must say
+    # overrides, and parts of the expected message
     (["optimizr.lr=interval(1e-4,1e-2)"], ["optimizr.lr: no such key", "did you mean 'optimizer.lr'?"]),
     (["optimizer.lrr=1e-4,1e-2"], ["optimizer.lrr", "did you mean 'optimizer.lr'?", "optimizer.lrr=0.0001"]),
     (["+optimizer.foo=1,2"], ["optimizer.foo: torch.optim.AdamW has no parameter 'foo'"]),
@@ -44,7 +43,7 @@ TABLE = [
     (["sweep.n_trials=3,4"], ["sweep.n_trials=3,4: sweep.n_trials does not affect the result of a run"]),
     (["pruner=median,none"], ["pruner=median,none: pruner does not affect the result of a run"]),
     (["output_dir=a,b"], ["output_dir=a,b", "give it one value"]),
-    # what would change the meaning of the objective
+    # searches that would change the meaning of the objective
     (["tokenizer.vocab_size=512,1024"], ["tokenizer.vocab_size", "'sweep.allow=[tokenizer.vocab_size]'"]),
     (["data.val_fraction=0.005,0.01"], ["val_fraction: it determines the data", "'sweep.allow=[data.val_fraction]'"]),
     (["task=causal_lm,other"], ["task: it determines what is learned", "'sweep.allow=[task]'"]),
@@ -55,7 +54,7 @@ TABLE = [
     (["loop.eval_every=2,4"], ["loop.eval_every: it determines how many evaluations"]),
     (["batch.batch_size=4,8"], ["780 tokens", "loop.max_tokens=388 loop.max_steps=null", "at batch.batch_size=8"]),
     (["sweep.allow=[optimizer.lrr]"], ["sweep.allow: 'optimizer.lrr' is not searched", "did you mean 'optimizer.lr'?"]),
-    # how to search
+    # invalid search options
     (["sweep.objectives=[best_val_loss,tokens]"], ["pruner=halving", "several objectives", "use pruner=none"]),
     (["pruner=median", "+pruner.n_startup_trial=3"], ["pruner.n_startup_trial", "did you mean 'n_startup_trials'?"]),
     (["pruner=median", "pruner.n_warmup_steps=abc"], ["pruner.n_warmup_steps: 'abc' is not a whole number"]),
@@ -64,7 +63,7 @@ TABLE = [
     (["pruner._target_=os.system"], ["pruner", "os.system"]),
     (["+hydra.sweeper.sampler.n_ei_candidate=1"], ["sampler.n_ei_candidate", "did you mean 'n_ei_candidates'?"]),
     (["hydra/sweeper/sampler=tpee"], ["hydra/sweeper/sampler=tpee", "did you mean 'tpe'?"]),
-    (["hydra.sweeper.direction=maximize"], ["hydra.sweeper.direction: maximize", "best_val_loss is minimised"]),
+    (["hydra.sweeper.direction=maximize"], ["direction: maximize", "best_val_loss can only be minimized"]),
     (["hydra.sweeper.max_failure_rate=2"], ["hydra.sweeper.max_failure_rate: 2", "from 0 to 1"]),
     (["hydra.sweeper.custom_search_space=os.system"], ["custom_search_space: os.system is not trusted"]),
     (["sweep.ntrials=3"], ["sweep.ntrials=3", "did you mean sweep.n_trials?"]),
@@ -77,26 +76,26 @@ TABLE = [
     (["sweep.storage=nowhere"], ["sweep.storage: 'nowhere'", "postgresql+psycopg://"]),
     (["sweep.storage=postgresql+psycopg://u:secret@127.0.0.1:1/x"], ["sweep.storage", "cannot be opened"]),
     (["sweep.objectives=[accuracy]"], ["sweep.objectives: ['accuracy']", "best_val_loss, tokens"]),
-    (["sweep.objectives=[tokens,tokens]"], ["sweep.objectives", "each once"]),
-    (["sweep.objectives=best_val_loss"], ["sweep.objectives: 'best_val_loss' is no list", "[best_val_loss]"]),
+    (["sweep.objectives=[tokens,tokens]"], ["sweep.objectives", "distinct names"]),
+    (["sweep.objectives=best_val_loss"], ["sweep.objectives: 'best_val_loss' must be a list", "[best_val_loss]"]),
     (["sweep.max_seconds=-3"], ["sweep.max_seconds: -3.0 must be above 0"]),
     (["sweep.max_tokens=0"], ["sweep.max_tokens: 0 must be at least 1"]),
     (["sweep.patience=0"], ["sweep.patience: 0 must be at least 1"]),
-    (["sweep.patience=2", "sweep.objectives=[best_val_loss,tokens]"], ["sweep.patience", "set it null"]),
+    (["sweep.patience=2", "sweep.objectives=[best_val_loss,tokens]"], ["sweep.patience", "must be null"]),
     (["sweep.max_failures=0"], ["sweep.max_failures: 0 must be at least 1"]),
     (["sweep.keep=-1"], ["sweep.keep: -1 must not be below 0"]),
     (["sweep.baseline=maybe"], ["sweep.baseline", "'maybe'"]),
     (["sweep.dry_run=perhaps"], ["sweep.dry_run", "'perhaps'"]),
-    (["sweep.allow=loop.evals"], ["sweep.allow: 'loop.evals' is no list; write 'sweep.allow=[loop.evals]'"]),
-    (["sweep.enqueue=3"], ["sweep.enqueue: 3 is no list"]),
-    (["sweep.enqueue=[3]"], ["sweep.enqueue: 3 is no mapping", "{optimizer.lr: 0.01}"]),
+    (["sweep.allow=loop.evals"], ["sweep.allow: 'loop.evals' must be a list; write 'sweep.allow=[loop.evals]'"]),
+    (["sweep.enqueue=3"], ["sweep.enqueue: 3 must be a list"]),
+    (["sweep.enqueue=[3]"], ["sweep.enqueue: 3 must map searched keys to values", "{optimizer.lr: 0.01}"]),
     (["sweep.enqueue=[{optimizer.lr: 5}]"], ["sweep.enqueue: optimizer.lr: 5 is outside tag(log,interval("]),
     (["sweep.enqueue=[{optimizer.lr: '0.01'}]"], ["sweep.enqueue: optimizer.lr: 0.01 is outside"]),
     (["lora.rank=int(interval(2,8))", "sweep.enqueue=[{lora.rank: many}]"], ["lora.rank: many is outside int("]),
     (["+sweep.conditional.optimizer=3"], ["sweep.conditional: 'optimizer' must be group=option"]),
     (["sweep.conditional=3"], ["sweep.conditional: Cannot assign int"]),
-    ([NONE], ["there is nothing to search", "tag(log,interval("]),
-    ([GRID], ["there is nothing to search"]),
+    ([NONE], ["nothing to search", "tag(log,interval("]),
+    ([GRID], ["nothing to search"]),
     ([GRID, "optimizer.lr=interval(1e-3,1e-2)"], ["a grid cannot run interval(0.001,0.01)", "range(low,high,step)"]),
     ([GRID, "seed=range(0,1000)", "lora.rank=range(1,1000)"], ["999000", "hydra/sweeper/sampler=random"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
@@ -106,23 +105,23 @@ TABLE = [
 
 
 def type_sweep(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """What the shell sees of `python run.py -m ARGUMENTS`."""
+    """Return the exit status of `python run.py -m ARGUMENTS`."""
     return run_main(monkeypatch, "-m", *TINY, *arguments)
 
 
-def searched_beside(typed: list[str]) -> list[str]:
-    """One range, for both ends of every range are built, unless that one or none is what is typed."""
-    if {GRID, NONE} & set(typed):
+def limit_search(overrides: list[str]) -> list[str]:
+    """Return overrides that search one range only, since both ends of every range are built."""
+    if {GRID, NONE} & set(overrides):
         return []
-    return [NONE] if any(word.startswith("optimizer.lr=") for word in typed) else [NONE, RANGE]
+    return [NONE] if any(word.startswith("optimizer.lr=") for word in overrides) else [NONE, RANGE]
 
 
-@pytest.mark.parametrize(("typed", "said"), TABLE, ids=lambda value: " ".join(value))
-def test_a_wrong_sweep_gets_one_message_and_leaves_nothing(typed, said, places, tmp_path, monkeypatch, capsys) -> None:
-    assert type_sweep(monkeypatch, *places, *searched_beside(typed), *typed) == 2
+@pytest.mark.parametrize(("overrides", "expected"), TABLE, ids=lambda value: " ".join(value))
+def test_invalid_sweep(overrides, expected, places, tmp_path, monkeypatch, capsys) -> None:
+    assert type_sweep(monkeypatch, *places, *limit_search(overrides), *overrides) == 2
     message = capsys.readouterr().err.strip()
     assert "\n" not in message
-    for words in said:
+    for words in expected:
         assert words in message
     assert "secret" not in message
     assert sorted(os.listdir(tmp_path)) == []
@@ -144,7 +143,7 @@ CONDITIONS = {
 
 
 @pytest.mark.parametrize("conditional", CONDITIONS)
-def test_a_wrong_conditional_range_is_refused_by_name(conditional, places, tmp_path, monkeypatch, capsys) -> None:
+def test_invalid_conditional_range(conditional, places, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "mine.yaml").write_text(SWEEP % f"{{{conditional}}}")
     assert type_sweep(monkeypatch, "--config-dir", str(tmp_path), "sweeps=mine", *places) == 2
@@ -155,14 +154,14 @@ def test_a_wrong_conditional_range_is_refused_by_name(conditional, places, tmp_p
     assert sorted(os.listdir(tmp_path)) == ["sweeps"]
 
 
-def test_a_conditional_range_that_no_trial_has_is_told(places, tmp_path, monkeypatch, capsys) -> None:
-    said = [*places, "optimizer=adamw,lion", "sweep.dry_run=true", "sweeps=optimizers"]
-    assert type_sweep(monkeypatch, *said) == 0
+def test_notice_of_unused_conditional_range(places, tmp_path, monkeypatch, capsys) -> None:
+    overrides = [*places, "optimizer=adamw,lion", "sweep.dry_run=true", "sweeps=optimizers"]
+    assert type_sweep(monkeypatch, *overrides) == 0
     assert "sweep.conditional.optimizer=sgd applies to no trial: optimizer is adamw or lion" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "typed",
+    "overrides",
     [
         ["sweep.allow=[loop.evals]", "loop.evals=2,4"],
         ["sweep.allow=[data]", "data.val_fraction=0.005,0.01"],
@@ -171,57 +170,59 @@ def test_a_conditional_range_that_no_trial_has_is_told(places, tmp_path, monkeyp
     ],
     ids=" ".join,
 )
-def test_what_is_meant_is_accepted_and_a_dry_run_writes_nothing(typed, places, tmp_path, monkeypatch, capsys) -> None:
-    assert type_sweep(monkeypatch, *places, "sweep.dry_run=true", *typed) == 0
-    n_trials = 5 if "hydra.sweeper.n_trials=5" in typed else 24
+def test_valid_sweep_as_dry_run_writes_nothing(overrides, places, tmp_path, monkeypatch, capsys) -> None:
+    assert type_sweep(monkeypatch, *places, "sweep.dry_run=true", *overrides) == 0
+    n_trials = 5 if "hydra.sweeper.n_trials=5" in overrides else 24
     assert f"Study default: {n_trials} trials" in capsys.readouterr().out
     assert sorted(os.listdir(tmp_path)) == []
 
 
-def test_a_range_over_a_locked_key_is_refused_by_name(places, tmp_path, monkeypatch, capsys) -> None:
+def test_range_over_locked_key(places, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "fixed.yaml").write_text(FIXED)
-    typed = ["--config-dir", str(tmp_path / "conf"), "-m", "experiment=fixed", "sweeps=grid", *places, "seed=1,2"]
-    assert run_main(monkeypatch, *typed) == 2
+    overrides = ["--config-dir", str(tmp_path / "conf"), "-m", "experiment=fixed", "sweeps=grid", *places, "seed=1,2"]
+    assert run_main(monkeypatch, *overrides) == 2
     assert capsys.readouterr().err.startswith("seed=1,2: experiment fixed fixes seed")
     assert sorted(os.listdir(tmp_path)) == ["conf"]
 
 
-def test_a_changed_space_is_refused_with_a_difference_before_a_base_is_trained(places, monkeypatch, capsys) -> None:
+def test_changed_space_is_rejected_before_base_training(places, monkeypatch, capsys) -> None:
     start_study(*TINY, *places)
     changed = ["lora.rank=2,4", "model.width=32", "start=base"]
     assert type_sweep(monkeypatch, *places, *changed) == 2
-    said = capsys.readouterr()
-    assert "space lora.rank: 2,4,8,16,32 -> 2,4\n" in said.err
-    assert "config model.width: 16 -> 32\n" in said.err
-    assert said.err.endswith("start a new study with sweep.study=NAME\n")
-    assert "step 0" not in said.out
+    output = capsys.readouterr()
+    assert "space lora.rank: 2,4,8,16,32 -> 2,4\n" in output.err
+    assert "config model.width: 16 -> 32\n" in output.err
+    assert output.err.endswith("start a new study with sweep.study=NAME\n")
+    assert "step 0" not in output.out
 
 
-def test_a_folder_that_cannot_be_made_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
+def test_unwritable_folder(places, tmp_path, monkeypatch, capsys) -> None:
     study_folder(tmp_path).parent.parent.mkdir()
     study_folder(tmp_path).parent.write_text("a file where the sweeps go")
     assert type_sweep(monkeypatch, *places) == 2
     assert "cannot be written to" in capsys.readouterr().err
 
 
-def test_under_torchrun_one_message_refuses_what_would_be_a_sweep_a_process(places, monkeypatch, capsys) -> None:
+def test_torchrun(places, monkeypatch, capsys) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert type_sweep(monkeypatch, *places) == 2
-    assert capsys.readouterr().err.startswith("WORLD_SIZE=2: every process would start a sweep of its own")
+    assert capsys.readouterr().err.startswith("WORLD_SIZE=2: every process would start its own sweep")
     monkeypatch.setenv("RANK", "1")
     assert type_sweep(monkeypatch, *places) == 2
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("typed", ["optimizer.lr=interval(0.01,1)", "optimizer.lr=1e-4,1e-2", "lora.rank=range(1,4)"])
-def test_a_range_without_m_says_to_add_it(typed, places, tmp_path, monkeypatch, capsys) -> None:
-    assert run_main(monkeypatch, *places, typed) == 2
-    assert capsys.readouterr().err == f"{typed}: several values are a sweep; add -m, or quote the value\n"
+@pytest.mark.parametrize(
+    "overrides", ["optimizer.lr=interval(0.01,1)", "optimizer.lr=1e-4,1e-2", "lora.rank=range(1,4)"]
+)
+def test_range_without_multirun_flag(overrides, places, tmp_path, monkeypatch, capsys) -> None:
+    assert run_main(monkeypatch, *places, overrides) == 2
+    assert capsys.readouterr().err == f"{overrides}: several values are a sweep; add -m, or quote the value\n"
     assert sorted(os.listdir(tmp_path)) == []
 
 
-def test_the_shell_sees_one_message_and_the_exit_status(places, tmp_path) -> None:
+def test_message_and_exit_status_in_shell(places, tmp_path) -> None:
     done = run_script("-m", *TINY, *places, "sweep.keep=-1")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -230,7 +231,7 @@ def test_the_shell_sees_one_message_and_the_exit_status(places, tmp_path) -> Non
 
 
 @pytest.mark.slow
-def test_how_to_search_is_no_matter_to_a_single_run(places, tmp_path) -> None:
+def test_single_run_ignores_search_options(places, tmp_path) -> None:
     done = run_script(*TINY, *places, "observers=metrics_only", "sweep.n_trials=5", "pruner=none")
     assert done.returncode == 0, done.stderr
     assert sorted(os.listdir(tmp_path / "outputs")) != ["sweeps"]

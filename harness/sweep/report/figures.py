@@ -190,8 +190,12 @@ def _plot_slices(data: StudyData) -> "Figure | None":
 
 
 def _plot_parallel_coordinates(data: StudyData) -> "Figure | None":
+    study = _reduce_study(data)
+    params = [set(trial.params) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if set.union(*params) not in params:  # Optuna leaves out trials that lack a parameter: it would be empty
+        return None
     plot = optuna.visualization.matplotlib.plot_parallel_coordinate
-    return _plot_with_optuna(plot, _reduce_study(data), target_name=data.labels[0])
+    return _plot_with_optuna(plot, study, target_name=data.labels[0])
 
 
 FIGURES: dict[str, Callable[[StudyData], "Figure | None"]] = {

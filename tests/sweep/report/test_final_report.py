@@ -28,10 +28,7 @@ def test_report_of_every_outcome() -> None:
     assert "baseline: trial 0, the current configuration · val loss 4.300: the best is 1.298 lower" in lines
     again = "rerun it on fresh seeds to confirm"
     assert f"best of 5 trials (completed, pruned or diverged); {again}" in lines
-    rank = (
-        "lora.rank: 64 is near the upper bound 64; "
-        "try 'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
-    )
+    rank = "lora.rank: 64 is near the upper bound 64; try 'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
     assert rank in lines
     assert "little effect" not in text
     assert lines[-1].startswith("cost: 4,700 tokens and ")
@@ -66,10 +63,9 @@ def test_report_of_idle_params() -> None:
     study = new_study()
     for _ in range(40):
         complete_trial(study, ask_trial(study))
-    told = next(
-        line for line in format_sweep_summary(summarize_study(study, 40)).splitlines() if line.startswith("little effect")
-    )
-    assert told.startswith("little effect in 40 completed trials (by PED-ANOVA and fANOVA): loop.grad_clip ")
+    lines = format_sweep_summary(summarize_study(study, 40)).splitlines()
+    [line] = [line for line in lines if line.startswith("little effect")]
+    assert line.startswith("little effect in 40 completed trials (by PED-ANOVA and fANOVA): loop.grad_clip ")
 
 
 def test_report_of_conditional_boundary_hit() -> None:

@@ -20,7 +20,7 @@ from harness.sweep.study.liveness import this_process
 from harness.sweep.study.storage import GRACE_SECONDS, open_storage
 from harness.sweep.study.trial_attrs import RETRY_OF, WORKER
 from tests.conftest import run_script
-from tests.sweep.test_sweep import is_alive, load_study, start_sweep, wait_for
+from tests.sweep.test_sweeper import is_alive, load_study, start_sweep, wait_for
 from tests.sweep.tiny_sweeps import TINY, TINY_WITHOUT_LORA, make_result, start_study, study_folder
 
 SMALL = [*TINY_WITHOUT_LORA, "loop.max_steps=40", "sweep.n_jobs=2"]

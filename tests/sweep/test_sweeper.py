@@ -1,4 +1,4 @@
-"""`python run.py -m` as a user meets it: recorded, resumed, killed, refused."""
+"""`python run.py -m` from start to end: recorded, resumed, killed, interrupted."""
 
 import json
 import os
@@ -56,10 +56,10 @@ def wait_for(condition, seconds: float = 60) -> None:
         if condition():
             return
         time.sleep(0.05)
-    raise AssertionError("it did not happen in time")
+    raise AssertionError(f"condition not met within {seconds} s")
 
 
-def the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder: Path, told: str) -> None:
+def check_sweep_folder(study, folder: Path, text: str) -> None:
     best = study.best_trial
     assert [trial.number for trial in study.trials] == list(range(6))
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
@@ -68,14 +68,14 @@ def the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, folder: 
     found = OmegaConf.load(folder / "optimization_results.yaml")
     assert (found.name, found.best_trial, found.best_value) == ("optuna", best.number, best.value)
     assert dict(found.best_params) == best.params
-    assert f"trial {best.number}" in told
-    assert f"optimizer.lr={best.params['optimizer.lr']}" in told
+    assert f"trial {best.number}" in text
+    assert f"optimizer.lr={best.params['optimizer.lr']}" in text
     ranked = sorted(study.trials, key=lambda trial: trial.value)
-    kept = {trial.number for trial in study.trials if (folder / str(trial.number) / "checkpoints").exists()}
-    assert kept == {trial.number for trial in ranked[:2]}
+    with_checkpoints = {trial.number for trial in study.trials if (folder / str(trial.number) / "checkpoints").exists()}
+    assert with_checkpoints == {trial.number for trial in ranked[:2]}
 
 
-def mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, place: Path) -> None:
+def check_mlflow_runs(study, place: Path) -> None:
     best = study.best_trial
     client = MlflowClient(f"sqlite:///{place}/mlflow.db")
     [experiment] = [one for one in client.search_experiments() if one.name == "default"]
@@ -97,31 +97,29 @@ def mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, place: Path) 
         assert recorded.metrics["val/best_loss"] == pytest.approx(trial.value)
 
 
-def a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places: list[str]) -> None:
+def check_trial_equals_single_run(study, places: list[str]) -> None:
     last = study.trials[5]
-    chosen = [f"{key}={value}" for key, value in last.params.items()]
-    alone = run(compose_config([*TINY, *places, "observers=metrics_only", "device.threads=1", *chosen]))
+    overrides = [f"{key}={value}" for key, value in last.params.items()]
+    alone = run(compose_config([*TINY, *places, "observers=metrics_only", "device.threads=1", *overrides]))
     assert alone.best_val_loss == last.value
 
 
-def test_a_sweep_is_recorded_and_a_finished_one_asked_again_runs_nothing(places, tmp_path, monkeypatch, capsys) -> None:
+def test_completed_sweep(places, tmp_path, monkeypatch, capsys) -> None:
     new_store(tmp_path)
     command = ["-m", *TINY, *places, "sweep.n_trials=6", "sweep.keep=2", "sweep.n_jobs=2", "pruner=none"]
     assert run_main(monkeypatch, *command) == 0
     study = load_study(study_folder(tmp_path))
-    told = capsys.readouterr().out
-    the_folder_holds_the_results_and_the_checkpoints_of_the_best(study, study_folder(tmp_path), told)
-    mlflow_has_a_parent_run_with_the_trials_nested_under_it(study, tmp_path)
-    a_trial_of_a_warm_worker_has_the_bits_of_a_run_of_its_own(study, places)
+    text = capsys.readouterr().out
+    check_sweep_folder(study, study_folder(tmp_path), text)
+    check_mlflow_runs(study, tmp_path)
+    check_trial_equals_single_run(study, places)
     assert run_main(monkeypatch, *command) == 0
     assert "6 completed" in capsys.readouterr().out
     assert len(load_study(study_folder(tmp_path)).trials) == 6
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(
-    kills, places, tmp_path, monkeypatch
-) -> None:
+def test_random_kills_lose_no_completed_trial(kills, places, tmp_path, monkeypatch) -> None:
     n_trials = 6 * kills
     command = [*TINY_WITHOUT_LORA, *places, f"sweep.n_trials={n_trials}", "sweep.n_jobs=1", "loop.max_steps=40",
                "sweep.max_failures=null", "hydra/sweeper/sampler=random"]  # fmt: skip
@@ -146,22 +144,22 @@ def test_kills_at_random_moments_lose_no_finished_trial_and_leave_none_running(
     assert run_main(monkeypatch, "-m", *command) == 0
     study = load_study(folder)
     assert not [trial for trial in study.trials if not trial.state.is_finished()]
-    places_taken = [t for t in study.trials if t.state == TrialState.COMPLETE]
-    assert len(places_taken) == n_trials
+    completed = [t for t in study.trials if t.state == TrialState.COMPLETE]
+    assert len(completed) == n_trials
     for number, values in finished.items():
         assert (study.trials[number].values, study.trials[number].params) == values
 
 
 def read_completed(folder: Path) -> dict[int, tuple]:
-    """Value and parameters of every completed trial."""
+    """Return values and parameters of every completed trial."""
     try:
         found = load_study(folder).get_trials(states=(TrialState.COMPLETE,))
-    except (KeyError, FileNotFoundError):  # not begun yet
+    except (KeyError, FileNotFoundError):  # no study yet
         return {}
     return {trial.number: (trial.values, trial.params) for trial in found}
 
 
-def test_ctrl_c_ends_the_trials_cleanly_and_the_same_command_goes_on(places, tmp_path) -> None:
+def test_ctrl_c_interrupts_and_queues_trials(places, tmp_path) -> None:
     command = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=3", "sweep.n_jobs=1"]
     folder = study_folder(tmp_path)
     sweep = start_sweep(*command, "loop.max_steps=100000", "sweep.study=default", log=tmp_path / "log.txt")
@@ -178,43 +176,43 @@ def test_ctrl_c_ends_the_trials_cleanly_and_the_same_command_goes_on(places, tmp
     assert json.loads((folder / "summary.json").read_text())["status"] == "interrupted"
 
 
-MOODY = """
+FAULTY_OPTIMIZER = """
 import torch
 
-class Moody(torch.optim.SGD):
+class FaultySGD(torch.optim.SGD):
     def __init__(self, params, lr):
         super().__init__(params, lr)
-        self.asked = lr
+        self.lr = lr
         for parameter in (p for group in self.param_groups for p in group["params"] if lr == 0.2):
-            parameter.register_hook(lambda gradient: self.refuse())
+            parameter.register_hook(lambda gradient: self.fail())
 
-    def refuse(self):
-        raise torch.OutOfMemoryError("no room")
+    def fail(self):
+        raise torch.OutOfMemoryError("out of memory")
 
     def step(self, closure=None):
-        if self.asked == 0.3:
-            raise RuntimeError("a bug of the user's")
+        if self.lr == 0.3:
+            raise RuntimeError("user error")
         super().step(closure)
 
-def more(cfg, trial):
+def extend_space(cfg, trial):
     trial.suggest_categorical("seed", [5])
 """
-MOODY_YAML = "# python run.py optimizer=moody\n_target_: moody.Moody\n_partial_: true\nlr: 0.1\n"
+FAULTY_YAML = "# python run.py optimizer=faulty\n_target_: faulty.FaultySGD\n_partial_: true\nlr: 0.1\n"
 
 
-def test_divergence_lack_of_memory_and_errors_end_trials_and_not_the_sweep(places, tmp_path, monkeypatch) -> None:
-    """By an optimizer of the user's own, and with a search space that is extended by a function of theirs."""
+def test_failing_trials_do_not_end_the_sweep(places, tmp_path, monkeypatch) -> None:
+    """Use an optimizer from the user's own module, and a search space extended by the user's own function."""
     (tmp_path / "own" / "optimizer").mkdir(parents=True)
-    (tmp_path / "own" / "optimizer" / "moody.yaml").write_text(MOODY_YAML)
-    (tmp_path / "own" / "moody.py").write_text(MOODY)
-    monkeypatch.setenv("HARNESS_TRUST", "moody")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"))  # of the worker
+    (tmp_path / "own" / "optimizer" / "faulty.yaml").write_text(FAULTY_YAML)
+    (tmp_path / "own" / "faulty.py").write_text(FAULTY_OPTIMIZER)
+    monkeypatch.setenv("HARNESS_TRUST", "faulty")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"))  # for the worker
     monkeypatch.syspath_prepend(tmp_path / "own")
     status = run_main(
         monkeypatch, "-m", "--config-dir", f"{tmp_path}/own", *TINY, *places, "~observers.mlflow", "sweeps=grid",
-        "optimizer=moody",
+        "optimizer=faulty",
         "optimizer.lr=0.1,1e30,0.2,0.3", "loop.grad_clip=null", "lora=none", "sweep.allow=[optimizer.lr]",
-        "hydra.sweeper.custom_search_space=moody.more",
+        "hydra.sweeper.custom_search_space=faulty.extend_space",
     )  # fmt: skip
     assert status == 0
     trials = load_study(study_folder(tmp_path, "grid")).trials
@@ -223,33 +221,33 @@ def test_divergence_lack_of_memory_and_errors_end_trials_and_not_the_sweep(place
         TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.FAIL
     ]  # fmt: skip
     assert trials[1].constraints == {"diverged": 1.0}
-    assert "no room" in trials[2].user_attrs["result"]["reason"]
-    assert trials[3].user_attrs["result"]["reason"] == "RuntimeError: a bug of the user's"
+    assert "out of memory" in trials[2].user_attrs["result"]["reason"]
+    assert trials[3].user_attrs["result"]["reason"] == "RuntimeError: user error"
     assert all(trial.params["seed"] == 5 for trial in trials)
 
 
-def test_a_dry_run_tells_the_cost_and_leaves_nothing(places, tmp_path) -> None:
-    told = format_cost_estimate(read_tiny_request(*TINY, *places, "sweep.n_trials=7", "sweep.n_jobs=2"))
-    assert "Study default: 7 trials by 2 workers" in told
-    assert "optimizer.lr: tag(log,interval(0.0003,0.1))" in told
-    assert "a trial: 4 steps of" in told
+def test_cost_estimate_writes_nothing(places, tmp_path) -> None:
+    text = format_cost_estimate(read_tiny_request(*TINY, *places, "sweep.n_trials=7", "sweep.n_jobs=2"))
+    assert "Study default: 7 trials by 2 workers" in text
+    assert "optimizer.lr: tag(log,interval(0.0003,0.1))" in text
+    assert "per trial: 4 steps of" in text
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.slow  # two workers are in the sweep that is recorded, many threads in tests/sweep/study/test_trial_queue.py
-def test_four_workers_on_one_journal_make_exactly_n_trials(places, tmp_path) -> None:
+@pytest.mark.slow  # fast tests: two workers in test_completed_sweep, many threads in study/test_trial_queue.py
+def test_four_workers_run_exactly_n_trials(places, tmp_path) -> None:
     from harness.sweep.study.setup import open_study
     from harness.sweep.workers.worker_pool import WorkerPool
 
-    wanted = read_tiny_request(*TINY_WITHOUT_LORA, *places, "sweep.n_trials=17", "sweep.n_jobs=4")
-    queue = open_study(wanted)
-    queue.set_budget(wanted.budget)
-    crew = WorkerPool(make_worker_spec(wanted), 4, gpus=0)
-    crew.start_workers(has_heartbeat_trials=False)
-    wait_for(lambda: not crew.has_workers, 120)
-    assert crew.take_dead_workers() == []
+    request = read_tiny_request(*TINY_WITHOUT_LORA, *places, "sweep.n_trials=17", "sweep.n_jobs=4")
+    queue = open_study(request)
+    queue.set_budget(request.budget)
+    pool = WorkerPool(make_worker_spec(request), 4, gpus=0)
+    pool.start_workers(has_heartbeat_trials=False)
+    wait_for(lambda: not pool.has_workers, 120)
+    assert pool.take_dead_workers() == []
     trials = queue.study.trials
     assert len(trials) == 17
     assert all(trial.state.is_finished() for trial in trials)
     assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 4
-    assert {folder.name for folder in wanted.folder.iterdir() if folder.is_dir()} == {str(n) for n in range(17)}
+    assert {folder.name for folder in request.folder.iterdir() if folder.is_dir()} == {str(n) for n in range(17)}
