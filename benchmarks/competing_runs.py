@@ -20,13 +20,12 @@ OVERRIDES = ["experiment=smoke", "start=scratch", "lora=none", "loop.max_steps=4
 
 
 def start_run(policy: str, folder: Path) -> subprocess.Popen[bytes]:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
-    }
+    unset = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
     if policy != "unset":
         environment["OMP_WAIT_POLICY"] = policy
-    # The function is called directly: run.py would set the policy itself.
-    code = "import sys; from harness.commands.run import main; sys.exit(main(sys.argv[1:]))"
+    # OpenMP reads the policy when torch is imported, so importing it first keeps the project from setting PASSIVE.
+    code = "import sys, torch; from harness.commands.run import main; sys.exit(main(sys.argv[1:]))"
     places = [f"output_dir={folder}", f"cache_dir={folder.parent}/cache", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
     return subprocess.Popen(
         [sys.executable, "-c", code, *OVERRIDES, *places, f"device.threads={os.cpu_count()}"],
@@ -37,10 +36,8 @@ def start_run(policy: str, folder: Path) -> subprocess.Popen[bytes]:
 def tokens_per_second(folder: Path) -> float:
     """Return the median speed over the logged windows of the run in `folder`, without the first, which warms up."""
     [record] = folder.glob("*/metrics.jsonl")
-    entries = [json.loads(line) for line in record.read_text().splitlines()]
-    speeds = [
-        e["metrics"]["perf/tokens_per_second"] for e in entries if "perf/tokens_per_second" in e.get("metrics", {})
-    ]
+    rows = [json.loads(line).get("metrics", {}) for line in record.read_text().splitlines()]
+    speeds = [row["perf/tokens_per_second"] for row in rows if "perf/tokens_per_second" in row]
     return statistics.median(speeds[1:])
 
 

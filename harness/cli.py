@@ -29,8 +29,8 @@ COMMANDS = {
 EXTRAS = {
     "sweep": ("sklearn", "sqlalchemy", "cmaes"),
     "train": (
-        "torch", "hydra", "hydra_plugins", "omegaconf", "optuna", "transformers", "tokenizers", "peft", "datasets", "safetensors",
-        "pytorch_optimizer", "mlflow", "matplotlib", "psutil",
+        "torch", "hydra", "hydra_plugins", "omegaconf", "optuna", "transformers", "tokenizers", "peft", "datasets",
+        "safetensors", "pytorch_optimizer", "mlflow", "matplotlib", "psutil",
     ),
     "tensorboard": ("tensorboard",),
     "operator": ("neuralop",),
