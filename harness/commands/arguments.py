@@ -1,6 +1,7 @@
 """Command-line arguments that several commands share."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.errors import ConfigError
@@ -12,7 +13,7 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with your own YAML files, laid out like conf/")
 
 
-def parse_overrides(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+def parse_overrides(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse `arguments`, options between overrides included; --config-dir becomes one of `overrides`.
 
     Raises:

@@ -50,7 +50,7 @@ class ScoredModel:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness blimp", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plateau blimp", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run, or a folder or Hub name of a transformers language model")
     parser.add_argument("--data", required=True, metavar="PATH", help="a JSONL file or folder, or nyu-mll/blimp")
     parser.add_argument("--per-paradigm", type=int, metavar="N", help="use the first N pairs of each (default: all)")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.commands.arguments import add_overrides, parse_overrides
 from harness.config.compose import compose_config
 from harness.config.validation import check_writable, validate_config
 from harness.core.errors import ConfigError
@@ -24,14 +25,12 @@ from harness.run.build import instantiate_component
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m harness clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="plateau clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "overrides", nargs="+", metavar="OVERRIDE", help="data=... and data.source.KEY=..., as for run.py"
-    )
+    add_overrides(parser)
     parser.add_argument("--to", type=Path, metavar="FILE", required=True, help="the cleaned copy; .gz is compressed")
     parser.add_argument("--force", action="store_true", help="overwrite FILE if it exists")
-    args = parser.parse_intermixed_args(arguments)
+    args = parse_overrides(parser, arguments)
     source, file = _load_source(args.overrides)
     _check_output(args.to, file, args.force)
     try:

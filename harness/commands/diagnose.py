@@ -32,7 +32,7 @@ U = TypeVar("U")
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness diagnose", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plateau diagnose", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN_OR_LOG", help="a run's folder or name, an MLflow run id, a "
                         "trainer_state.json, TensorBoard events, a CSV, a JSONL or a text log")  # fmt: skip
     add_threshold_option(parser)

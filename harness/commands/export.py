@@ -22,7 +22,7 @@ from harness.training.lora import remove_adapters, save_adapters
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plateau export", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/exported or RUN/adapters")
     parser.add_argument("--adapters", action="store_true", help="export the adapters only, unmerged, in peft's format")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from harness.commands.arguments import add_overrides, parse_overrides
 from harness.config.compose import compose_config, flatten_config, without_sweep_keys
 from harness.config.validation import check_writable
 from harness.core.distributed import ProcessGroup
@@ -67,12 +68,12 @@ class _RampSchedule(WarmupSchedule):
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness lr-range", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plateau lr-range", description=__doc__)
     parser.add_argument("--low", type=float, default=LRRamp.low, help=f"first LR (default: {LRRamp.low:g})")
     parser.add_argument("--high", type=float, default=LRRamp.high, help=f"last LR (default: {LRRamp.high:g})")
     parser.add_argument("--steps", type=int, default=LRRamp.steps, help=f"steps of the test (default: {LRRamp.steps})")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
-    args = parser.parse_intermixed_args(arguments)
+    add_overrides(parser)
+    args = parse_overrides(parser, arguments)
     ramp, cfg = LRRamp(args.low, args.high, args.steps), without_sweep_keys(compose_config(args.overrides))
     try:
         with built_run(cfg) as (settings, parts, world):

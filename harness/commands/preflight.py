@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
+from harness.commands.arguments import add_overrides, parse_overrides
 from harness.config.compose import compose_config
 from harness.core.errors import ConfigError
 from harness.preflight import CHECKS, preflight
@@ -13,14 +14,14 @@ from harness.run.runner import BaseRunFailed
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m harness preflight",
+        prog="plateau preflight",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="checks:\n" + "\n".join(f"  {name:<18} {description}" for name, description in CHECKS.items()),
     )
     parser.add_argument("--only", metavar="CHECK", action="append", help="run only this check; may be repeated")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
-    args = parser.parse_intermixed_args(arguments)
+    add_overrides(parser)
+    args = parse_overrides(parser, arguments)
     for name in args.only or ():
         if name not in CHECKS:
             raise ConfigError(f"--only: {name}: must be one of {', '.join(CHECKS)}")

@@ -24,7 +24,7 @@ from harness.sweep.request import compose_sweep_request
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness prescribe", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plateau prescribe", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
     add_threshold_option(parser)
     args = parser.parse_args(arguments)

@@ -18,7 +18,7 @@ from harness.run.load import LoadedRun, load_recorded_run
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness sample", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plateau sample", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
     parser.add_argument("prompt", metavar="PROMPT", help="used as is; a missing ANSWER: line is added to a QUESTION:")
     parser.add_argument("--tokens", type=int, default=100, help="maximum number of tokens (default: 100)")

@@ -12,7 +12,7 @@ from harness.tracking.upload_process import make_uploader
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness sync", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plateau sync", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run or a sweep")
     return max(sync_folder(folder) for folder in parser.parse_args(arguments).folders)
 

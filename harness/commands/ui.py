@@ -25,7 +25,7 @@ SERVER_ENVIRONMENT = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness ui", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plateau ui", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000, help="if it is busy, the next free one is used")
     parser.add_argument("--uri", help="a store other than mlruns/mlflow.db of the project")

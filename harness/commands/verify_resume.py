@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness.commands.arguments import add_overrides, parse_overrides
 from harness.config.compose import compose_config
 from harness.core.checkpoint_names import checkpoint_name
 from harness.core.errors import ConfigError
@@ -20,10 +21,10 @@ from harness.training.policies import Decision, Stop
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m harness verify-resume", description=__doc__)
+    parser = argparse.ArgumentParser(prog="plateau verify-resume", description=__doc__)
     parser.add_argument("--steps", type=int, default=10, metavar="N", help="before and after the break (default: 10)")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
-    args = parser.parse_intermixed_args(arguments)
+    add_overrides(parser)
+    args = parse_overrides(parser, arguments)
     if args.steps < 1:
         raise ConfigError(f"--steps: {args.steps} must be at least 1")
     with tempfile.TemporaryDirectory() as folder:

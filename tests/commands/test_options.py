@@ -11,7 +11,7 @@ from harness import cli
         ("preflight", ["--only", "all"], "--only: all: must be one of"),
         ("verify-resume", ["--steps", "0"], "--steps: 0 must be at least 1"),
         ("lr-range", ["--steps", "5"], "--steps: 5 must be at least 20"),
-        ("clean", ["--to", "/nowhere/a.txt"], "data: clean takes a file of text"),
+        ("clean", ["--to", "/nowhere/a.txt"], "data: clean needs a text file"),
     ],
 )
 def test_an_option_between_overrides_is_read(command, option, said, capsys) -> None:
