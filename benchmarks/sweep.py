@@ -1,11 +1,12 @@
-"""What a sweep costs and finds: against the stock sweeper and random search, without its barrier, beyond training, and
-under each pruner. All four, or one of them; what they measured is written to --out as JSON.
+"""Measure what a sweep finds and costs, against hydra-optuna-sweeper and random search.
+
+Three parts: the loss found per token, the time lost in the other sweeper's barrier, and the time beyond training. All
+run by default; the results are written to --out as JSON. benchmarks/pruners.py compares the pruners.
 
     python benchmarks/sweep.py
     python benchmarks/sweep.py search --seeds 5 --trials 24
     python benchmarks/sweep.py barrier --rounds 2
     python benchmarks/sweep.py overhead --trials 500
-    python benchmarks/sweep.py pruners --study outputs/sweeps/curves
 """
 
 import argparse
@@ -19,37 +20,29 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import psutil
-from omegaconf import OmegaConf
-from optuna.samplers import RandomSampler
-from optuna.trial import TrialState
 
-from harness.core.events import EvalEnd
-from harness.core.task import Metric
 from harness.record import metrics_file
 from harness.sweep.optuna_internals import silence_optuna
-from harness.sweep.study.pruning import report_and_prune
-from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import open_storage
-from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC
+from harness.sweep.study.trial_attrs import RESULT
 
 ROOT = Path(__file__).resolve().parents[1]
-N_PARALLEL = 2
-"""Processes that train at a time, one thread each."""
+N_PARALLEL = 2  # sweeps at a time, each with one thread
 
 SMALL = ["data.val_fraction=0.01", "batch.batch_size=8", "loop.evals=5", "observers=metrics_only", "device.threads=1"]
-"""The default experiment, made small: the same base, LoRA and questions."""
+"""The default experiment with less data: the same base model, LoRA and questions."""
 
 TINY = [
     "start=scratch", "device=cpu", "device.threads=1", "model.layers=1", "model.width=16", "model.heads=2",
-    "tokenizer.vocab_size=512", "data.sequence_length=32", "data.val_fraction=0.005", "loop.max_steps=4", "loop.evals=2",
-    "batch.batch_size=4",
+    "tokenizer.vocab_size=512", "data.sequence_length=32", "data.val_fraction=0.005", "batch.batch_size=4",
+    "loop.max_steps=4", "loop.evals=2",
 ]  # fmt: skip
 
 STOCK = ["hydra/sweeper=optuna", "hydra.sweeper.n_jobs=1"]
@@ -59,12 +52,12 @@ ARMS = {
     "random": ["sweep.n_jobs=1", "hydra/sweeper/sampler=random", "pruner=none", "sweep.baseline=false"],
 }
 TARGET_SHARE = 0.4
-"""Of the stock sweeper's tokens, for its best."""
+"""Aim: reach the other sweeper's best loss with this share of its tokens."""
 
 
 @dataclass(frozen=True)
 class RecordedTrial:
-    """A trial as it recorded itself; instants in seconds since 1970, evaluations as (tokens, seconds, best loss)."""
+    """A trial read from its metrics.jsonl; times are in seconds, evaluations are (tokens, seconds, best loss)."""
 
     started_at: float
     ended_at: float
@@ -76,31 +69,22 @@ class RecordedTrial:
 
 @dataclass(frozen=True)
 class TrajectoryPoint:
-    """What a sweep had spent by an evaluation, and the best loss it had then."""
+    """Cost of a sweep up to an evaluation, and the best loss so far."""
 
     tokens: int
     seconds: float
     best_loss: float
 
 
-@dataclass(frozen=True)
-class ReplayResult:
-    """`share` of the tokens that 24 whole trials cost; `regret` is the best loss found above the best there was."""
-
-    token_share: float
-    regret: float
-    has_pruned_best: bool
-
-
 def run_sweep_command(folder: Path, *overrides: str) -> float:
-    """Seconds that `python run.py -m` takes; its trials are in `folder`/sweeps/sweep, whichever sweeper runs them."""
+    """Run `python run.py -m` and return its duration in seconds; the trials are in `folder`/sweeps/sweep."""
     folder.mkdir(parents=True)
-    began_at = time.monotonic()
+    started_at = time.monotonic()
     with (folder / "log.txt").open("w") as log:
         subprocess.run(
             build_command(folder, *overrides), cwd=ROOT, env=single_thread_env(), stdout=log, stderr=log, check=True
         )
-    return time.monotonic() - began_at
+    return time.monotonic() - started_at
 
 
 def build_command(folder: Path, *overrides: str) -> list[str]:
@@ -115,7 +99,7 @@ def single_thread_env() -> dict[str, str]:
 
 
 def read_trials(sweep: Path) -> list[RecordedTrial]:
-    """The trials of a sweep's folder in the order in which they ran."""
+    """Return the trials in the folder of a sweep in the order in which they ran."""
     runs = [read_trial(path) for path in sweep.glob(f"*/{metrics_file.METRICS_FILE}")]
     return sorted(runs, key=lambda run: run.started_at)
 
@@ -132,7 +116,7 @@ def read_trial(path: Path) -> RecordedTrial:
 
 
 def build_trajectory(runs: Iterable[RecordedTrial]) -> list[TrajectoryPoint]:
-    """A point an evaluation and one a trial; what is found counts where the trial completed, what is spent always."""
+    """Return a point per evaluation and per trial. Only completed trials count as found; the cost of all counts."""
     points, tokens, seconds, best = [], 0, 0.0, math.inf
     for run in runs:
         for spent, elapsed, loss in run.evaluations if run.status == "completed" else ():
@@ -144,7 +128,7 @@ def build_trajectory(runs: Iterable[RecordedTrial]) -> list[TrajectoryPoint]:
 
 
 def first_reaching(points: Iterable[TrajectoryPoint], loss: float) -> TrajectoryPoint:
-    """Where a loss was first reached; infinite cost where it never was."""
+    """Return the first point with at most this loss; its cost is infinite if there is none."""
     return next((point for point in points if point.best_loss <= loss), TrajectoryPoint(math.inf, math.inf, math.inf))
 
 
@@ -153,9 +137,9 @@ def best_loss_within(points: Iterable[TrajectoryPoint], tokens: int) -> float:
 
 
 def bench_search(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Every arm under every seed, two at a time, each measured by what its trials recorded."""
+    """Run every arm with every seed, two sweeps at a time."""
     small = [*SMALL, f"loop.max_steps={chosen.steps}"]
-    subprocess.run(  # trains the base and tokenises where that is still to be done
+    subprocess.run(  # trains the base model and caches the tokens
         [sys.executable, "run.py", *small, "loop.max_steps=1", "loop.evals=1", f"output_dir={folder}/first"],
         cwd=ROOT, env=single_thread_env(), check=True, capture_output=True,
     )  # fmt: skip
@@ -181,8 +165,11 @@ def bench_search(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def compare_arms(points: Mapping[str, Sequence[TrajectoryPoint]], loss: float) -> dict[str, dict[str, float]]:
-    """Each arm's measures under one seed; `of_all` and `of_way` are shares of the tokens that the stock sweeper spent,
-    in all and until its best."""
+    """Return the measures of each arm for one seed.
+
+    `share_of_total` and `share_until_best` are the tokens to the other sweeper's best loss, as shares of all its tokens
+    and of those it took to its best.
+    """
     stock = points["stock"]
     reached = first_reaching(stock, stock[-1].best_loss)
     least = min(found[-1].tokens for found in points.values())
@@ -196,38 +183,40 @@ def compare_arms(points: Mapping[str, Sequence[TrajectoryPoint]], loss: float) -
             "seconds_to_stock": to_stock.seconds,
             "tokens_to_loss": to_loss.tokens,
             "seconds_to_loss": to_loss.seconds,
-            "of_all": to_stock.tokens / stock[-1].tokens,
-            "of_way": to_stock.tokens / reached.tokens if reached.tokens else math.nan,
+            "share_of_total": to_stock.tokens / stock[-1].tokens,
+            "share_until_best": to_stock.tokens / reached.tokens if reached.tokens else math.nan,
         }
     return measures
 
 
 def print_search(rows: Sequence[Mapping[str, Any]], chosen: argparse.Namespace) -> None:
     print(f"\n{chosen.seeds} seeds, {chosen.trials or 24} trials of {chosen.steps} steps each, two sweeps at a time; "
-          "ours begins with the present config as trial 0, the others do not; median (range)")  # fmt: skip
+          "only ours begins with the current config as trial 0; median (range)")  # fmt: skip
     columns = {
-        "best loss": ("best", 4), "at equal tokens": ("best_at_equal_tokens", 4), "tokens": ("tokens", 0),
+        "best loss": ("best_loss", 4), "at equal tokens": ("best_at_equal_tokens", 4), "tokens": ("tokens", 0),
         "seconds of training": ("seconds", 1), "of the command": ("command_seconds", 1),
     }  # fmt: skip
     print_groups(rows, "arm", columns)
-    print(f"\nUntil the stock sweeper's best of the same seed, and until {chosen.loss}")
+    print(f"\nCost to reach the other sweeper's best with the same seed, and to reach {chosen.loss}")
     print_groups(rows, "arm", {
-        "tokens to the stock's best": ("tokens_to_stock", 0), "seconds of training": ("seconds_to_stock", 1),
+        "tokens to its best": ("tokens_to_stock", 0), "seconds of training": ("seconds_to_stock", 1),
         f"tokens to {chosen.loss}": ("tokens_to_loss", 0), "seconds of training ": ("seconds_to_loss", 1),
-        "share of all the stock's tokens": ("of_all", 2), "of those it took to its best": ("of_way", 2),
+        "share of all its tokens": ("share_of_total", 2), "share of its tokens to its best": ("share_until_best", 2),
     })  # fmt: skip
-    print("\nBest loss, and the tokens to the stock's best as a share of all the stock's, by seed")
+    print("\nBest loss, and tokens to the other sweeper's best as a share of its total, by seed")
     lines: dict[int, list[str]] = {}
     for row in rows:
-        lines.setdefault(row["seed"], []).append(f"{row['best']:.4f}, {format_number(row['of_all'], 2)}")
+        lines.setdefault(row["seed"], []).append(f"{row['best_loss']:.4f}, {format_number(row['of_all'], 2)}")
     print_table(["seed", *ARMS], [[str(seed), *cells] for seed, cells in lines.items()])
-    share = statistics.median(row["of_all"] for row in rows if row["arm"] == "ours")
-    print(f"the aim, the stock sweeper's best in at most {TARGET_SHARE} of its tokens: {format_number(share, 2)} in the median, "
-          f"{'met' if share <= TARGET_SHARE else 'not met'}")  # fmt: skip
+    share = statistics.median(row["share_of_total"] for row in rows if row["arm"] == "ours")
+    verdict = "met" if share <= TARGET_SHARE else "not met"
+    print(
+        f"aim: the other sweeper's best in at most {TARGET_SHARE} of its tokens: {format_number(share, 2)}, {verdict}"
+    )
 
 
 def bench_barrier(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The same grid of long and short trials by two workers of ours and by the stock sweeper's batches of two."""
+    """Run a grid of long and short trials with two of our workers, and with the other sweeper in batches of two."""
     lengths = [chosen.steps // 2, chosen.steps * 3 // 2, chosen.steps * 3, chosen.steps * 5]
     grid = [*SMALL, "sweeps=grid", "seed=1,2,3,4", f"loop.max_steps={','.join(map(str, lengths))}",
             "sweep.allow=[loop.max_steps]"]  # fmt: skip
@@ -255,12 +244,12 @@ def bench_barrier(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for key in ("command_seconds", "trials_seconds"):
         times = {(row["sweeper"], row["round"]): row[key] for row in rows}
         ratios = [times["ours", number] / times["stock", number] for number in range(1, chosen.rounds + 1)]
-        print(f"{key.replace('_', ' ')}, ours as a share of the stock's: {format_spread(ratios, 2)}")
+        print(f"{key.replace('_', ' ')}, ours as a share of the other's: {format_spread(ratios, 2)}")
     return {"rows": rows}
 
 
 def bench_overhead(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Seconds between the ends of consecutive trials that were not training, over a long sweep of tiny ones."""
+    """Measure the time between consecutive trials that is not training, in a long sweep of tiny trials."""
     rows = {}
     for sampler in ("random", "tpe"):
         here = folder / sampler
@@ -300,13 +289,13 @@ def bench_overhead(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def trial_windows(n: int) -> list[tuple[int, int]]:
-    """The first, the middle and the last tenth of the trials after the first, by number."""
+    """Return the first, middle and last tenth of the trials after the first, by number."""
     tenth = max(1, n // 10)
     return [(1, tenth), ((n - tenth) // 2, (n + tenth) // 2), (n - tenth, n - 1)]
 
 
 def measure_cpu_seconds(folder: Path, *overrides: str) -> tuple[dict[str, float], float]:
-    """CPU seconds of a sweep's processes by what they do, looked at until they end, and when that was."""
+    """Run a sweep; return the CPU seconds of its processes by role and the time at which it ended."""
     folder.mkdir(parents=True)
     seen: dict[tuple[str, int], float] = {}
     with (folder / "log.txt").open("w") as log:
@@ -328,92 +317,8 @@ def measure_cpu_seconds(folder: Path, *overrides: str) -> tuple[dict[str, float]
 def process_role(process: psutil.Process, sweep: psutil.Process) -> str:
     if process.pid == sweep.pid:
         return "coordinator"
-    said = " ".join(process.cmdline())
-    return "worker" if "sweeping.worker" in said else "uploader" if "observers.follow" in said else "other"
-
-
-def bench_pruners(chosen: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Each pruner told the curves of trials that all ran to their end, in sweeps of 24 of them in random order."""
-    if chosen.study is None:
-        chosen.study = folder / "sweeps" / "sweep"
-        every = ["hydra/sweeper/sampler=random", "pruner=none", "loop.evals=10", "observers=metrics_only"]
-        run_sweep_command(folder, *every, "sweep.n_trials=48")
-    study = load_sweep_study(chosen.study)
-    plan = StudySpec(**study.user_attrs[STUDY_SPEC])
-    curves = [
-        (dict(trial.intermediate_values), trial.user_attrs[RESULT]["tokens"])
-        for trial in study.get_trials(states=(TrialState.COMPLETE,))
-    ]
-    options = chosen.pruners or sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml"))
-    rows: dict[str, list[ReplayResult]] = {}
-    for evals in chosen.evals:
-        kept = [({at: curve[at] for at in curve if at * evals % 100 == 0}, tokens) for curve, tokens in curves]
-        for option in options:
-            make = replace(plan, pruner=load_pruner_options(option)).make_pruner
-            rows[f"{option}, {evals} evaluations"] = [
-                replay_pruner(sample_curves(kept, chosen.size, number), make(), plan.warmup_share, f"replay-{number}")
-                for number in range(chosen.replays)
-            ]
-    size = min(chosen.size, len(curves))
-    print(f"\n{chosen.replays} sweeps of {size} of {len(curves)} trials, median (range); nothing pruned before "
-          f"{plan.warmup_share:.0%} of a run")  # fmt: skip
-    print_table(
-        ["pruner", "share of all tokens", "regret, nats", "mean regret", "regret above 0.01", "best was pruned"],
-        [
-            [
-                name,
-                format_spread([one.token_share for one in found], 3),
-                format_spread([one.regret for one in found], 4),
-                f"{statistics.mean(one.regret for one in found):.4f}",
-                f"{statistics.mean(one.regret > 0.01 for one in found):.1%}",
-                f"{statistics.mean(one.has_pruned_best for one in found):.1%}",
-            ]
-            for name, found in rows.items()
-        ],
-    )
-    return {name: [asdict(one) for one in found] for name, found in rows.items()}
-
-
-Curve = tuple[Mapping[int, float], int]
-"""Loss by percent of the run, and the tokens of the whole run."""
-
-
-def sample_curves(curves: Sequence[Curve], size: int, number: int) -> list[Curve]:
-    order = np.random.default_rng(number).permutation(len(curves))[:size]
-    return [curves[index] for index in order]
-
-
-def replay_pruner(
-    curves: Sequence[Curve], pruner: optuna.pruners.BasePruner, warmup_share: float, name: str
-) -> ReplayResult:
-    """One trial after the other told to a real study, as a worker tells it, and ended where its pruner says so."""
-    study = optuna.create_study(study_name=name, sampler=RandomSampler(seed=0), pruner=pruner)
-    spent, losses = 0.0, []
-    for curve, tokens in curves:
-        trial = study.ask()
-        policy = report_and_prune(trial, warmup_share)
-        stopped_at = next((at for at, loss in curve.items() if policy(make_evaluation(at, loss)) is not None), None)
-        spent += tokens * (100 if stopped_at is None else stopped_at) / 100
-        losses.append(min(curve.values()) if stopped_at is None else math.inf)
-        if stopped_at is None:
-            study.tell(trial, losses[-1])
-        else:
-            study.tell(trial, state=TrialState.PRUNED)
-    best = min(min(curve.values()) for curve, _ in curves)
-    return ReplayResult(spent / sum(tokens for _, tokens in curves), min(losses) - best, min(losses) > best)
-
-
-def make_evaluation(percent: int, loss: float) -> EvalEnd:
-    metrics = {"loss": Metric(loss, "nats/token")}
-    return EvalEnd(percent, 0, metrics, loss, percent, False, 0, fraction_done=percent / 100, seconds=0.0)
-
-
-def load_pruner_options(said: str) -> dict[str, Any]:
-    """conf/pruner/NAME.yaml, with the changes of NAME:key=value,key=value."""
-    name, _, changes = said.partition(":")
-    shipped = OmegaConf.load(ROOT / "conf" / "pruner" / f"{name}.yaml")
-    changed = OmegaConf.from_dotlist([change for change in changes.split(",") if change])
-    return OmegaConf.to_container(OmegaConf.merge(shipped, changed))
+    command = " ".join(process.cmdline())
+    return "worker" if "workers.worker" in command else "uploader" if "upload_process" in command else "other"
 
 
 def load_sweep_study(sweep: Path) -> optuna.Study:
@@ -425,13 +330,13 @@ def format_number(value: float, digits: int) -> str:
 
 
 def format_spread(values: Sequence[float], digits: int) -> str:
-    """Median (range)."""
+    """Return the median and the range."""
     median, low, high = statistics.median(values), min(values), max(values)
     return f"{format_number(median, digits)} ({format_number(low, digits)} to {format_number(high, digits)})"
 
 
 def print_groups(rows: Sequence[Mapping[str, Any]], by: str, columns: Mapping[str, tuple[str, int]]) -> None:
-    """A line for each value of `by`, with the median and range of what each column names, to so many digits."""
+    """Print a row for each value of `by` with median and range of each column, given as (key, digits)."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(row[by], []).append(row)
@@ -448,37 +353,34 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
-    "search": bench_search, "barrier": bench_barrier, "overhead": bench_overhead, "pruners": bench_pruners,
+    "search": bench_search, "barrier": bench_barrier, "overhead": bench_overhead,
 }  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
-    parser.add_argument("part", nargs="?", choices=BENCHMARKS, help="by default all, one after the other")
-    parser.add_argument("--out", type=Path, help="a folder; by default a temporary one")
-    parser.add_argument("--seeds", type=int, default=5, help="of search")
-    parser.add_argument("--trials", type=int, help="of each sweep; by default 24 in search, 500 in overhead")
-    parser.add_argument("--steps", type=int, default=40, help="of a trial in search, about a third of one in barrier")
-    parser.add_argument("--loss", type=float, default=5.115, help="that search times all arms to; of 40 steps")
-    parser.add_argument("--rounds", type=int, default=2, help="of barrier")
-    parser.add_argument("--study", type=Path, help="of pruners: the folder of a sweep that pruned nothing")
-    parser.add_argument("--pruners", nargs="+", metavar="NAME[:KEY=VALUE,...]", help="by default all of conf/pruner")
-    parser.add_argument("--evals", type=int, nargs="+", default=[5, 10], help="of pruners: evaluations in a run")
-    parser.add_argument("--size", type=int, default=24, help="of pruners: trials in a sweep")
-    parser.add_argument("--replays", type=int, default=200, help="of pruners")
+    parser.add_argument("part", nargs="?", choices=BENCHMARKS, help="default: all, one after the other")
+    parser.add_argument("--out", type=Path, help="output folder (default: a temporary one)")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of search")
+    parser.add_argument("--trials", type=int, help="trials per sweep (default: 24 in search, 500 in overhead)")
+    parser.add_argument(
+        "--steps", type=int, default=40, help="steps of a trial in search, about a third of one in barrier"
+    )
+    parser.add_argument("--loss", type=float, default=5.115, help="loss to reach in search; the default suits 40 steps")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of barrier")
     chosen = parser.parse_args()
     silence_optuna()
     out = (chosen.out or Path(tempfile.mkdtemp(prefix="sweep-"))).absolute()
     for part in [chosen.part] if chosen.part else BENCHMARKS:
         folder = out / part
         if folder.exists():
-            parser.error(f"--out: {folder} exists already; give another folder")
+            parser.error(f"--out: {folder} exists; choose another folder")
         folder.mkdir(parents=True)
         measured = BENCHMARKS[part](chosen, folder)
         metrics_file.write_json(
-            folder / "measured.json", {"asked": {k: str(v) for k, v in vars(chosen).items()}, **measured}
+            folder / "measured.json", {"options": {k: str(v) for k, v in vars(chosen).items()}, **measured}
         )
-        print(f"\nthe numbers are in {folder / 'measured.json'}\n")
+        print(f"\nresults: {folder / 'measured.json'}\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Slices, parallel coordinates and the Pareto front are Optuna's. The others show 
 and diverged trials, the baseline, and one learning-rate axis for all conditional ranges.
 """
 
+import logging
 import math
 import sys
 import warnings
@@ -242,6 +243,7 @@ def _plot_with_optuna(plot: Callable[..., Any], study: Study, **options: Any) ->
     """Call one of Optuna's plot functions without leaving its style or its figure in pyplot."""
     from matplotlib import pyplot, rc_context
 
+    logging.getLogger("matplotlib.category").setLevel(logging.WARNING)  # Optuna passes numeric choices as strings
     with rc_context(), warnings.catch_warnings(action="ignore"):  # they are marked experimental
         axes = plot(study, **options)
     figure = getattr(axes, "flat", [axes])[0].figure

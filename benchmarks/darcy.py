@@ -1,7 +1,7 @@
 """Darcy flow at 16 x 16: the neuraloperator library's own trainer with its tutorial's settings against ours, in turn,
 in one process, on the same data; and what a step of either costs.
 
-    python benchmarks/operator.py FOLDER (of darcy_train_16.pt, darcy_test_16.pt and darcy_test_32.pt)
+    python benchmarks/darcy.py FOLDER (of darcy_train_16.pt, darcy_test_16.pt and darcy_test_32.pt)
 """
 
 import argparse
