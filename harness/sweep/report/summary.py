@@ -12,8 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.sweep.report.boundaries import BoundaryHit, find_boundary_hit
 from harness.sweep.report.formatting import format_run_command
 from harness.sweep.report.importance import compute_importances, find_idle_params
-from harness.sweep.space.search_space import trial_values
-from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRY_OF, STUDY_SPEC
+from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRY_OF, STUDY_SPEC, trial_values
 
 Status = Literal["queued", "running", "completed", "pruned", "diverged", "failed", "interrupted"]
 STATUSES: tuple[Status, ...] = ("completed", "pruned", "diverged", "failed", "interrupted", "running", "queued")

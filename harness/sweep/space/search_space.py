@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import Trial
 
 from harness.config.compose import NON_TRAINING_KEYS, SWEEP_ONLY_KEYS, compose_config, flatten_config
 from harness.config.errors import explain_error
@@ -20,7 +20,6 @@ from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.hydra_internals import Range
 from harness.sweep.optuna_internals import is_in_distribution, suggest_value
 from harness.sweep.space.range_syntax import parse_ranges
-from harness.sweep.study.trial_attrs import OUT_OF_SPACE_VALUES
 
 CONDITION_SEPARATOR = " @ "
 """Separates key and condition in Optuna's name of a conditional parameter: "optimizer.lr @ optimizer=sgd"."""
@@ -220,12 +219,6 @@ def format_range(dist: Range) -> str:
     text = f"interval({dist.low},{dist.high})"
     text = f"tag(log,{text})" if dist.log else text
     return f"int({text})" if is_integer else text
-
-
-def trial_values(trial: Trial | FrozenTrial) -> dict[str, Any]:
-    """Return the values that a trial sets, by config key."""
-    out_of_space = trial.user_attrs.get(OUT_OF_SPACE_VALUES, {})
-    return {**out_of_space, **{config_key(name): value for name, value in trial.params.items()}}
 
 
 def _update_config(cfg: DictConfig, key: str, value: Any, choices: str) -> None:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, Trial
 
 from harness.core.events import Status
+from harness.sweep.space.search_space import config_key
 
 # Of a study.
 STUDY_SPEC = "study_spec"  # what makes its trials comparable
@@ -43,6 +45,12 @@ class TrialResult:
     folder: str = ""
     threads: int = 0
     device: str = ""
+
+
+def trial_values(trial: Trial | FrozenTrial) -> dict[str, Any]:
+    """Return the values that a trial sets, by config key."""
+    out_of_space = trial.user_attrs.get(OUT_OF_SPACE_VALUES, {})
+    return {**out_of_space, **{config_key(name): value for name, value in trial.params.items()}}
 
 
 def trial_position(trials: Sequence[FrozenTrial], number: int) -> int:

@@ -25,12 +25,11 @@ from harness.core.errors import ConfigError
 from harness.core.paths import project_dir
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.formatting import list_trial_overrides
-from harness.sweep.space.search_space import trial_values
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import report_and_prune, stop_when
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import open_storage
-from harness.sweep.study.trial_attrs import BASELINE, RESULT, STUDY_SPEC, SWEEP_ID, TrialResult
+from harness.sweep.study.trial_attrs import BASELINE, RESULT, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.tracking.run_uploader import SWEEP_TAG
 
@@ -136,7 +135,6 @@ def _run_trial(
     effective = result.effective
     if effective is None:  # training its base model did not complete
         return TrialResult("interrupted" if result.status == "interrupted" else "failed", result.reason)
-    first_step, total_steps = effective.first_step, effective.total_steps
     return TrialResult(
         status=result.status,
         reason=result.reason,
@@ -145,7 +143,7 @@ def _run_trial(
         step=result.step,
         tokens=result.tokens,
         seconds=result.seconds,
-        fraction_done=(result.step - first_step) / (total_steps - first_step),
+        fraction_done=(result.step - effective.first_step) / max(1, effective.total_steps - effective.first_step),
         trainable_parameters=effective.trainable_parameters,
         folder=folder.name,
         threads=effective.threads,
