@@ -242,7 +242,7 @@ def test_four_workers_run_exactly_n_trials(places, tmp_path) -> None:
     request = read_tiny_request(*TINY_WITHOUT_LORA, *places, "sweep.n_trials=17", "sweep.n_jobs=4")
     queue = open_study(request)
     queue.set_budget(request.budget)
-    pool = WorkerPool(make_worker_spec(request), 4, gpus=0)
+    pool = WorkerPool(make_worker_spec(request), 4, n_gpus=0)
     pool.start_workers(has_heartbeat_trials=False)
     wait_for(lambda: not pool.has_workers, 120)
     assert pool.take_dead_workers() == []
