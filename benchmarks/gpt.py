@@ -1,5 +1,6 @@
-"""Our GPT against transformers' GPT2LMHeadModel of the same shape: the same weights, batches and AdamW, a training step
-each in turn, in one process.
+"""Speed of our GPT and of GPT2LMHeadModel of transformers with the same shape, weights, batches and AdamW.
+
+They take training steps in turn, in one process.
 
     python benchmarks/gpt.py
     python benchmarks/gpt.py --compile
@@ -23,7 +24,7 @@ from harness.tasks.causal_lm import CausalLM
 
 VOCABULARY, LENGTH, LAYERS, WIDTH, HEADS = 16_000, 128, 6, 512, 8
 NAMES = {
-    # of ours in theirs; a linear layer of GPT-2 is stored the other way round
+    # our names to those of transformers, whose linear layers are stored transposed
     "attention_norm": "ln_1", "attention.qkv": "attn.c_attn", "attention.out": "attn.c_proj",
     "mlp_norm": "ln_2", "mlp.up": "mlp.c_fc", "mlp.down": "mlp.c_proj",
 }  # fmt: skip
@@ -31,7 +32,7 @@ NAMES = {
 
 @dataclass
 class Arm:
-    """A model, what it makes of a batch, and the seconds and losses of its steps."""
+    """A model and its loss function, with the seconds and losses of its steps."""
 
     model: nn.Module
     loss: Callable[[TokenBatch], Tensor]
@@ -42,7 +43,7 @@ class Arm:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4, weight_decay=0.1, fused=True)
 
     def step(self, batch: TokenBatch, micro_batch: int) -> None:
-        began_at = time.perf_counter()
+        started_at = time.perf_counter()
         self.optimizer.zero_grad()
         total = 0.0
         for start in range(0, len(batch), micro_batch):
@@ -50,27 +51,27 @@ class Arm:
             loss.backward()
             total += loss.item()
         self.optimizer.step()
-        self.seconds.append(time.perf_counter() - began_at)
+        self.seconds.append(time.perf_counter() - started_at)
         self.losses.append(total)
 
 
-def ours() -> Arm:
+def make_ours() -> Arm:
     torch.manual_seed(0)
     model = GPT(
         vocab_size=VOCABULARY, positions=LENGTH, layers=LAYERS, width=WIDTH, heads=HEADS, dropout=0.0
-    )  # dropout 0, or no two losses are equal
+    )  # losses can only be compared without dropout
     task = CausalLM(model, data=None)
     return Arm(model, lambda batch: task.compute_loss(batch).sum)
 
 
-def theirs(weights: dict[str, Tensor]) -> Arm:
-    """transformers' model and its own loss, from `weights` of ours."""
+def make_theirs(weights: dict[str, Tensor]) -> Arm:
+    """Return the model of transformers, with its own loss and the weights of ours."""
     sizes: dict[str, Any] = {"n_positions": LENGTH, "n_embd": WIDTH, "n_layer": LAYERS, "n_head": HEADS}
     off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     ids = {"bos_token_id": 0, "eos_token_id": 0}
     config = GPT2Config(vocab_size=VOCABULARY, activation_function="gelu", use_cache=False, **ids, **sizes, **off)
     model = GPT2LMHeadModel(config)
-    model.load_state_dict({_their_name(name): _their_way(name, tensor) for name, tensor in weights.items()})
+    model.load_state_dict({_their_name(name): _to_their_layout(name, tensor) for name, tensor in weights.items()})
 
     def loss(batch: TokenBatch) -> Tensor:
         made = model(input_ids=batch.inputs, labels=batch.inputs, shift_labels=batch.targets)
@@ -88,7 +89,7 @@ def _their_name(name: str) -> str:
     return f"transformer.h.{layer}.{NAMES[part]}.{kind}"
 
 
-def _their_way(name: str, tensor: Tensor) -> Tensor:
+def _to_their_layout(name: str, tensor: Tensor) -> Tensor:
     return tensor.T if name.startswith("blocks.") and tensor.ndim == 2 else tensor
 
 
@@ -104,31 +105,31 @@ def main() -> None:
     parser.add_argument("--micro-batch", type=int)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--compile", action="store_true", help="two more arms: both models compiled")
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    first = ours()
+    parser.add_argument("--compile", action="store_true", help="also run both models compiled")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    first = make_ours()
     weights = {name: tensor.clone() for name, tensor in first.model.state_dict().items()}
-    arms = {"transformers": theirs(weights), "ours": first}
-    if chosen.compile:
-        arms |= {"transformers, compiled": theirs(weights), "ours, compiled": ours()}
+    arms = {"transformers": make_theirs(weights), "ours": first}
+    if args.compile:
+        arms |= {"transformers, compiled": make_theirs(weights), "ours, compiled": make_ours()}
         for name in ("transformers, compiled", "ours, compiled"):
             arms[name].model.compile()
     generator = torch.Generator().manual_seed(0)
-    for _ in range(chosen.rounds + 1):
-        batch = random_batch(chosen.batch, generator)
+    for _ in range(args.rounds + 1):
+        batch = random_batch(args.batch, generator)
         for arm in arms.values():
-            arm.step(batch, chosen.micro_batch or chosen.batch)
-    tell(arms, chosen)
+            arm.step(batch, args.micro_batch or args.batch)
+    print_speeds(arms, args)
 
 
-def tell(arms: dict[str, Arm], chosen: argparse.Namespace) -> None:
-    """Tokens a second and each arm's median ratio to transformers', round by round, after the first."""
+def print_speeds(arms: dict[str, Arm], args: argparse.Namespace) -> None:
+    """Print the median tokens per second, and the median of the ratios to transformers in each round but the first."""
     base = arms["transformers"]
-    micro = f", micro-batch {chosen.micro_batch}" if chosen.micro_batch else ""
-    print(f"{chosen.rounds} rounds, batch {chosen.batch} x {LENGTH}{micro}, threads {chosen.threads}")
+    micro = f", micro-batch {args.micro_batch}" if args.micro_batch else ""
+    print(f"{args.rounds} rounds, batch {args.batch} x {LENGTH}{micro}, threads {args.threads}")
     for name, arm in arms.items():
-        speeds = [chosen.batch * LENGTH / seconds for seconds in arm.seconds[1:]]
+        speeds = [args.batch * LENGTH / seconds for seconds in arm.seconds[1:]]
         ratios = [theirs / seconds for theirs, seconds in zip(base.seconds[1:], arm.seconds[1:], strict=True)]
         apart = max(abs(one - other) for one, other in zip(arm.losses, base.losses, strict=True))
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"

@@ -1,5 +1,6 @@
-"""LTG-BERT xs against transformers' BERT of the same width, layers, heads and hidden units, both trained by our task:
-the same batches and AdamW, a step each in turn, in one process.
+"""Speed of LTG-BERT xs and of BERT of transformers with the same width, layers, heads and hidden units.
+
+Our task trains both on the same batches with AdamW. They take steps in turn, in one process.
 
     python benchmarks/ltg_bert.py
     python benchmarks/ltg_bert.py --compile
@@ -21,13 +22,12 @@ from harness.models.ltg_bert import LTGBert
 from harness.tasks.masked_lm import MaskedLM
 
 VOCABULARY, LENGTH, WIDTH, LAYERS, HEADS, HIDDEN, DROPOUT = 16_384, 128, 192, 12, 3, 512, 0.1
-WORDS = 64
-"""Of the vocabulary that occur; to know no more than these is worth ln 64 = 4.16 nats."""
+WORDS = 64  # distinct tokens in the data; a uniform guess among them has a loss of ln 64 = 4.16 nats
 
 
 @dataclass
 class Arm:
-    """A model, and the seconds and losses of its steps."""
+    """A model, with the seconds and losses of its steps."""
 
     model: nn.Module
     seconds: list[float] = field(default_factory=list)
@@ -38,28 +38,28 @@ class Arm:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
 
     def step(self, batch: TokenBatch) -> None:
-        began_at = time.perf_counter()
+        started_at = time.perf_counter()
         self.optimizer.zero_grad()
         loss = self.task.compute_loss(batch)
         (loss.sum / loss.count).backward()
         self.optimizer.step()
         self.losses.append(loss.sum.item() / loss.count)
-        self.seconds.append(time.perf_counter() - began_at)
+        self.seconds.append(time.perf_counter() - started_at)
 
-    def arithmetic(self, batch: TokenBatch) -> int:
-        """Floating-point operations of the matrix products of a step."""
+    def count_flops(self, batch: TokenBatch) -> int:
+        """Return the floating-point operations of the matrix products of a step."""
         with FlopCounterMode(display=False) as counter:
             self.task.compute_loss(batch).sum.backward()
         return counter.get_total_flops()
 
 
-def ours() -> Arm:
+def make_ours() -> Arm:
     torch.manual_seed(0)
     sizes = {"width": WIDTH, "layers": LAYERS, "heads": HEADS, "hidden": HIDDEN}
     return Arm(LTGBert(vocab_size=VOCABULARY, dropout=DROPOUT, **sizes))
 
 
-def theirs() -> Arm:
+def make_theirs() -> Arm:
     torch.manual_seed(0)
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     dropout = {"hidden_dropout_prob": DROPOUT, "attention_probs_dropout_prob": DROPOUT}
@@ -68,7 +68,7 @@ def theirs() -> Arm:
 
 
 def random_batch(size: int, generator: torch.Generator) -> TokenBatch:
-    """15% of the tokens masked, by a token of their own."""
+    """Return a batch with 15% of the tokens replaced by a mask token."""
     tokens = torch.randint(1, WORDS + 1, (size, LENGTH), generator=generator)
     is_masked = torch.rand(size, LENGTH, generator=generator) < 0.15
     inputs, targets = tokens.where(~is_masked, 0), tokens.where(is_masked, IGNORE_INDEX)
@@ -80,31 +80,31 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--compile", action="store_true", help="two more arms: both models compiled")
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
-    arms = {"BERT": theirs(), "LTG-BERT": ours()}
+    parser.add_argument("--compile", action="store_true", help="also run both models compiled")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    arms = {"BERT": make_theirs(), "LTG-BERT": make_ours()}
     generator = torch.Generator().manual_seed(0)
-    batch = random_batch(chosen.batch, generator)
-    work = {name: arm.arithmetic(batch) for name, arm in arms.items()}
-    if chosen.compile:
-        arms |= {"BERT, compiled": theirs(), "LTG-BERT, compiled": ours()}
+    batch = random_batch(args.batch, generator)
+    work = {name: arm.count_flops(batch) for name, arm in arms.items()}
+    if args.compile:
+        arms |= {"BERT, compiled": make_theirs(), "LTG-BERT, compiled": make_ours()}
         for name in ("BERT, compiled", "LTG-BERT, compiled"):
             arms[name].model.compile()
-    for _ in range(chosen.rounds + 1):
+    for _ in range(args.rounds + 1):
         for arm in arms.values():
             arm.step(batch)
-        batch = random_batch(chosen.batch, generator)
-    print(f"matrix products of a step: LTG-BERT {work['LTG-BERT'] / work['BERT']:.3f} x BERT's operations")
-    tell(arms, chosen)
+        batch = random_batch(args.batch, generator)
+    print(f"matrix products per step: LTG-BERT {work['LTG-BERT'] / work['BERT']:.3f} x BERT's operations")
+    print_speeds(arms, args)
 
 
-def tell(arms: dict[str, Arm], chosen: argparse.Namespace) -> None:
-    """Tokens a second and each arm's median ratio to BERT's, round by round, after the first."""
-    print(f"{chosen.rounds} rounds, batch {chosen.batch} x {LENGTH}, threads {chosen.threads}")
+def print_speeds(arms: dict[str, Arm], args: argparse.Namespace) -> None:
+    """Print the median tokens per second, and the median of the ratios to BERT in each round but the first."""
+    print(f"{args.rounds} rounds, batch {args.batch} x {LENGTH}, threads {args.threads}")
     base = arms["BERT"].seconds[1:]
     for name, arm in arms.items():
-        speeds = [chosen.batch * LENGTH / seconds for seconds in arm.seconds[1:]]
+        speeds = [args.batch * LENGTH / seconds for seconds in arm.seconds[1:]]
         ratios = [theirs / seconds for theirs, seconds in zip(base, arm.seconds[1:], strict=True)]
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
         print(

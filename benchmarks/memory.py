@@ -1,5 +1,6 @@
-"""Memory on the 27M model: growth of the resident set after imports, our run against a bare PyTorch loop, each in a
-process of its own.
+"""Memory of the 27M model: growth of the resident set after imports, for our run and for a bare PyTorch loop.
+
+Each runs in its own process.
 
     python benchmarks/memory.py
 """
@@ -19,17 +20,17 @@ ARMS = ("bare", "ours")
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def resident() -> float:
-    """MiB held now, from the kernel's own count of pages."""
+def resident_mib() -> float:
+    """Return the current resident set in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1024**2
 
 
-class Peak:
-    """The largest resident set seen every 5 ms, so that a peak during the imports does not count."""
+class PeakMemory:
+    """Samples the resident set every 5 ms. The kernel's own peak would include the imports."""
 
-    def __enter__(self) -> "Peak":
-        self.base = self.highest = resident()
+    def __enter__(self) -> "PeakMemory":
+        self.base = self.highest = resident_mib()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -41,17 +42,17 @@ class Peak:
 
     def _watch(self) -> None:
         while not self._done.is_set():
-            self.highest = max(self.highest, resident())
+            self.highest = max(self.highest, resident_mib())
             time.sleep(0.005)
 
 
-def bare() -> tuple[float, float]:
+def run_bare_loop() -> tuple[float, float]:
     import torch
     from torch.nn import functional as F
 
     from harness.models.gpt import GPT
 
-    with Peak() as peak:
+    with PeakMemory() as peak:
         torch.manual_seed(0)
         model = GPT(vocab_size=VOCABULARY, positions=LENGTH, layers=6, width=512, heads=8, dropout=0.1)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -65,8 +66,8 @@ def bare() -> tuple[float, float]:
     return peak.base, peak.highest
 
 
-def ours() -> tuple[float, float]:
-    import matplotlib.pyplot  # noqa: F401, what the observers import counts as an import
+def run_ours() -> tuple[float, float]:
+    import matplotlib.pyplot  # noqa: F401, imported here so that it counts as an import
     import mlflow.tracking  # noqa: F401
 
     import harness.run.runner
@@ -86,9 +87,9 @@ def ours() -> tuple[float, float]:
             f"loop.max_steps={STEPS}", "loop.evals=1", f"cache_dir={folder}/cache", f"output_dir={folder}/outputs",
             f"tracking.uri=sqlite:///{folder}/mlflow.db",
         ]  # fmt: skip
-        # Another process prepares the data and the store: a loop has no part in either.
+        # Another process prepares the data and the MLflow store, which the bare loop does not have.
         subprocess.run([sys.executable, ROOT / "run.py", *chosen, "loop.max_steps=1"], capture_output=True, check=True)
-        with Peak() as peak:
+        with PeakMemory() as peak:
             harness.runner.run(compose_config(chosen))
     return peak.base, peak.highest
 
@@ -98,7 +99,7 @@ def main() -> None:
     parser.add_argument("--arm", choices=ARMS)
     arm = parser.parse_args().arm
     if arm:
-        base, highest = {"bare": bare, "ours": ours}[arm]()
+        base, highest = {"bare": run_bare_loop, "ours": run_ours}[arm]()
         print(f"ARM {base:.0f} {highest:.0f}")
         return
     growth = {}

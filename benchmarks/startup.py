@@ -1,5 +1,5 @@
-"""What starting costs: CPU seconds of `--help` and `--cfg job`, what they import, and where the time to the first
-step of the default run goes, and how long that takes once the base is cached.
+"""Start-up time: CPU seconds and heavy imports of `--help` and `--cfg job`, and the time to the first step of the
+default run.
 
     python benchmarks/startup.py
 """
@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "transformers", "mlflow", "peft")
 
 
-def cpu_seconds(*arguments: str) -> float:
-    """User and system seconds of one child process."""
+def measure_cpu_seconds(*arguments: str) -> float:
+    """Return the user and system seconds of `run.py ARGUMENTS`."""
     with subprocess.Popen([sys.executable, "run.py", *arguments], cwd=ROOT, stdout=subprocess.DEVNULL) as child:
         _, status, usage = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -27,8 +27,8 @@ def cpu_seconds(*arguments: str) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def imported(*arguments: str) -> list[str]:
-    """The heavy packages that `run.py ARGUMENTS` has loaded when it ends."""
+def find_heavy_imports(*arguments: str) -> list[str]:
+    """Return the heavy packages that `run.py ARGUMENTS` has imported when it ends."""
     code = (
         "import runpy, sys; sys.argv = ['run.py', *sys.argv[1:]]\n"
         "try: runpy.run_path('run.py', run_name='__main__')\n"
@@ -38,8 +38,8 @@ def imported(*arguments: str) -> list[str]:
     return json.loads(done.stderr.strip().splitlines()[-1].replace("'", '"'))
 
 
-def import_seconds(log: str) -> dict[str, float]:
-    """Cumulative seconds of the heavy packages' outermost imports, from `python -X importtime`."""
+def parse_import_seconds(log: str) -> dict[str, float]:
+    """Return the cumulative import seconds of the heavy packages from the output of `python -X importtime`."""
     found: dict[str, float] = {}
     for line in log.splitlines():
         match = re.match(r"import time:\s+\d+ \|\s+(\d+) \|\s*(\S+)$", line)
@@ -48,44 +48,43 @@ def import_seconds(log: str) -> dict[str, float]:
     return found
 
 
-def default_run(folder: Path, *overrides: str, python: tuple[str, ...] = ()) -> tuple[float, str]:
-    """Seconds that the default run takes, and what it says on its standard error."""
+def time_default_run(folder: Path, *overrides: str, python: tuple[str, ...] = ()) -> tuple[float, str]:
+    """Return the seconds that the default run takes, and its standard error."""
     places = [f"output_dir={folder}/outputs", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
     command = [sys.executable, *python, "run.py", "optimizer=adamw", "schedule=cosine", *places, *overrides]
-    began_at = time.monotonic()
+    started_at = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return time.monotonic() - began_at, done.stderr
+    return time.monotonic() - started_at, done.stderr
 
 
-def instants(record: Path) -> tuple[float, float]:
-    """When a recorded run started and when its first logged step ended, in seconds since 1970."""
+def read_start_and_first_step(record: Path) -> tuple[float, float]:
+    """Return when a recorded run started and when its first logged step ended, in Unix seconds."""
     lines = [json.loads(line) for line in record.read_text().splitlines()]
     step = next(line for line in lines if "train/loss" in line.get("metrics", {}))
     return lines[0]["at_ms"] / 1000, step["at_ms"] / 1000
 
 
-def first_step(folder: Path) -> tuple[float, float, dict[str, float]]:
-    """Seconds to the run's start and to its first step, and the imports' share."""
-    began_at = time.time()
-    _, log = default_run(folder, "loop.log_every=1", python=("-X", "importtime"))
+def time_first_step(folder: Path) -> tuple[float, float, dict[str, float]]:
+    """Return the seconds to the start of the run and to its first step, and those spent in imports."""
+    started_at = time.time()
+    _, log = time_default_run(folder, "loop.log_every=1", python=("-X", "importtime"))
     latest = max(folder.glob("outputs/*/metrics.jsonl"), key=lambda path: path.stat().st_mtime)
-    started_at, stepped_at = instants(latest)
-    return started_at - began_at, stepped_at - began_at, import_seconds(log)
+    run_started_at, stepped_at = read_start_and_first_step(latest)
+    return run_started_at - started_at, stepped_at - started_at, parse_import_seconds(log)
 
 
 def main() -> None:
     for arguments in (["--help"], ["--cfg", "job"]):
-        seconds = statistics.median(cpu_seconds(*arguments) for _ in range(5))
-        print(
-            f"run.py {' '.join(arguments):9} {seconds:.2f} s of CPU, loads of {HEAVY}: {imported(*arguments) or 'none'}"
-        )
+        seconds = statistics.median(measure_cpu_seconds(*arguments) for _ in range(5))
+        heavy = ", ".join(find_heavy_imports(*arguments)) or "none"
+        print(f"run.py {' '.join(arguments):9} {seconds:.2f} s of CPU; of {', '.join(HEAVY)} it imports {heavy}")
     with tempfile.TemporaryDirectory() as name:
-        default_run(Path(name))  # trains the base and makes the store where they are missing
-        seconds, _ = default_run(Path(name))
-        started, stepped, imports = first_step(Path(name))
-    print(f"default run, the second time: {seconds:.1f} s")
-    print(f"with every import timed: started after {started:.1f} s, first step after {stepped:.1f} s")
-    print("imports, with what each brings: " + ", ".join(f"{k} {v:.2f} s" for k, v in sorted(imports.items())))
+        time_default_run(Path(name))  # trains the base model and creates the store if they are missing
+        seconds, _ = time_default_run(Path(name))
+        started, stepped, imports = time_first_step(Path(name))
+    print(f"default run with everything cached: {seconds:.1f} s")
+    print(f"while timing imports: started after {started:.1f} s, first step after {stepped:.1f} s")
+    print("imports, with their own imports: " + ", ".join(f"{k} {v:.2f} s" for k, v in sorted(imports.items())))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
-"""What a step costs beyond its maths: our `train` with the default observers against a bare PyTorch loop and against
-transformers.Trainer with MLflow, in turn, in one process.
+"""Overhead of a training step: our Trainer with the default observers, a bare PyTorch loop, and transformers.Trainer
+with MLflow. The three take turns in one process.
 
     python benchmarks/step_overhead.py
 """
@@ -29,33 +29,33 @@ VOCABULARY, LENGTH, WIDTH, LAYERS, HEADS = 512, 64, 96, 3, 4
 PEAK_LR, WARMUP, CLIP, DECAY = 1e-3, 0.05, 1.0, 0.01
 
 
-def model() -> GPT:
+def make_model() -> GPT:
     torch.manual_seed(0)
     return GPT(vocab_size=VOCABULARY, positions=LENGTH, layers=LAYERS, width=WIDTH, heads=HEADS, dropout=0.0)
 
 
-def lr_at(step: int, steps: int) -> float:
+def compute_lr(step: int, steps: int) -> float:
     warmup = round(WARMUP * steps)
     if step < warmup:
         return PEAK_LR * (step + 1) / warmup
     return PEAK_LR * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def bare(stream: torch.Tensor, batch: int, steps: int) -> list[float]:
-    """Instants of the steps' ends."""
-    network = model()
+def run_bare_loop(stream: torch.Tensor, batch: int, steps: int) -> list[float]:
+    """Return the time at the start and after each step, in seconds."""
+    network = make_model()
     matrices = [p for p in network.parameters() if p.ndim >= 2]
     vectors = [p for p in network.parameters() if p.ndim < 2]
     groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, weight_decay=DECAY, fused=True)  # as Trainer and ours do
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_LR, weight_decay=DECAY, fused=True)  # as in the other two
     windows = (len(stream) - 1) // LENGTH
-    instants = [time.perf_counter()]
+    times_at_step = [time.perf_counter()]
     for step in range(steps):
         starts = torch.randint(windows, (batch,)) * LENGTH
         rows = starts[:, None] + torch.arange(LENGTH + 1)
         tokens = stream[rows]
         for group in optimizer.param_groups:
-            group["lr"] = lr_at(step, steps)
+            group["lr"] = compute_lr(step, steps)
         optimizer.zero_grad()
         logits = network(tokens[:, :-1]).logits
         loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
@@ -63,11 +63,11 @@ def bare(stream: torch.Tensor, batch: int, steps: int) -> list[float]:
         torch.nn.utils.clip_grad_norm_(network.parameters(), CLIP)
         optimizer.step()
         loss.item()
-        instants.append(time.perf_counter())
-    return instants
+        times_at_step.append(time.perf_counter())
+    return times_at_step
 
 
-def ours(text: Path, batch: int, steps: int, folder: Path) -> list[float]:
+def run_ours(text: Path, batch: int, steps: int, folder: Path) -> list[float]:
     cfg = compose_config(
         [
             "experiment=smoke", "data=text", f"data.source.path={text}", "tokenizer=bpe",
@@ -79,40 +79,40 @@ def ours(text: Path, batch: int, steps: int, folder: Path) -> list[float]:
         ]
     )  # fmt: skip
     settings = validate_config(cfg)
-    world = ProcessGroup(torch.device("cpu"))
-    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
+    processes = ProcessGroup(torch.device("cpu"))
+    parts = build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
     observers = build_observers(cfg)
     run_folder = Path(tempfile.mkdtemp(dir=folder))
-    instants: list[float] = []
+    times_at_step: list[float] = []
 
     def emit(event: Event) -> None:
         for observer in observers:
             observer(event)
         if isinstance(event, StepEnd):
-            instants.append(time.perf_counter())
+            times_at_step.append(time.perf_counter())
 
     dataset = {"name": "", "digest": ""}
     emit(RunStart("bench", run_folder, steps, cfg.loop.log_every, {}, parts.effective, {}, {}, dataset))
-    Trainer(parts.task, parts.state, parts.plan, world, policies=parts.policies, emit=emit).train()
+    Trainer(parts.task, parts.state, parts.plan, processes, policies=parts.policies, emit=emit).train()
     emit(RunEnd("completed", "", steps, 0, 0.0, 0.0, 0))
     for observer in observers:
         observer.close()
-    return instants
+    return times_at_step
 
 
-def trainer(stream: torch.Tensor, batch: int, steps: int, folder: Path) -> list[float]:
+def run_transformers_trainer(stream: torch.Tensor, batch: int, steps: int, folder: Path) -> list[float]:
     import transformers
 
-    instants: list[float] = []
+    times_at_step: list[float] = []
 
-    class Clock(transformers.TrainerCallback):
+    class StepTimer(transformers.TrainerCallback):
         def on_step_end(self, *args: object, **kwargs: object) -> None:
-            instants.append(time.perf_counter())
+            times_at_step.append(time.perf_counter())
 
-    class Labelled(torch.nn.Module):
+    class ModelWithLoss(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.gpt = model()
+            self.gpt = make_model()
 
         def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
             logits = self.gpt(input_ids).logits
@@ -129,16 +129,16 @@ def trainer(stream: torch.Tensor, batch: int, steps: int, folder: Path) -> list[
         weight_decay=DECAY, max_grad_norm=CLIP, lr_scheduler_type="cosine", warmup_steps=round(WARMUP * steps),
         logging_steps=10, report_to=["mlflow"], save_strategy="no", disable_tqdm=True, use_cpu=True,
     )  # fmt: skip
-    transformers.Trainer(Labelled(), arguments, train_dataset=data, callbacks=[Clock()]).train()
+    transformers.Trainer(ModelWithLoss(), arguments, train_dataset=data, callbacks=[StepTimer()]).train()
     import mlflow
 
     mlflow.end_run()
-    return instants
+    return times_at_step
 
 
-def per_step(instants: list[float], skipped: int) -> float:
-    """Mean milliseconds a step, the first `skipped` left out."""
-    return 1000 * (instants[-1] - instants[skipped]) / (len(instants) - 1 - skipped)
+def milliseconds_per_step(times_at_step: list[float], skipped: int) -> float:
+    """Return the mean milliseconds per step without the first `skipped` steps."""
+    return 1000 * (times_at_step[-1] - times_at_step[skipped]) / (len(times_at_step) - 1 - skipped)
 
 
 def main() -> None:
@@ -147,8 +147,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     stream = torch.randint(VOCABULARY, (200_000,), generator=torch.Generator().manual_seed(0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -157,21 +157,19 @@ def main() -> None:
         words = ["".join(generator.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(2000)]
         text.write_text(" ".join(generator.choices(words, k=60_000)))
         arms: dict[str, Callable[[], list[float]]] = {
-            "bare loop": lambda: bare(stream, chosen.batch, chosen.steps),
-            "ours": lambda: ours(text, chosen.batch, chosen.steps, folder),
-            "Trainer": lambda: trainer(stream, chosen.batch, chosen.steps, folder),
+            "bare loop": lambda: run_bare_loop(stream, args.batch, args.steps),
+            "ours": lambda: run_ours(text, args.batch, args.steps, folder),
+            "Trainer": lambda: run_transformers_trainer(stream, args.batch, args.steps, folder),
         }
-        times: dict[str, list[float]] = {arm: [] for arm in arms}
-        for round_number in range(chosen.rounds + 1):
+        milliseconds_by_arm: dict[str, list[float]] = {arm: [] for arm in arms}
+        for round_number in range(args.rounds + 1):
             for arm, run in arms.items():
-                milliseconds = per_step(run(), chosen.steps // 10)
-                if round_number:  # the first round warms up: migrations, caches, imports
-                    times[arm].append(milliseconds)
-    print(
-        f"\n{chosen.rounds} rounds of {chosen.steps} steps, batch {chosen.batch} x {LENGTH}, threads {chosen.threads}"
-    )
-    for arm, values in times.items():
-        ratios = [value / base for value, base in zip(values, times["bare loop"], strict=True)]
+                milliseconds = milliseconds_per_step(run(), args.steps // 10)
+                if round_number:  # the first round pays for migrations, caches and imports
+                    milliseconds_by_arm[arm].append(milliseconds)
+    print(f"\n{args.rounds} rounds of {args.steps} steps, batch {args.batch} x {LENGTH}, threads {args.threads}")
+    for arm, values in milliseconds_by_arm.items():
+        ratios = [value / base for value, base in zip(values, milliseconds_by_arm["bare loop"], strict=True)]
         spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
         print(f"{arm:10} {statistics.median(values):6.2f} ms/step, {statistics.median(ratios):.3f} x bare ({spread})")
 
