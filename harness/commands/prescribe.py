@@ -10,13 +10,13 @@ from statistics import median
 
 from harness.commands.diagnose import add_threshold_option, parse_option
 from harness.core.errors import ConfigError
+from harness.core.formatting import format_duration
 from harness.core.paths import project_dir
 from harness.diagnosis import diagnose
 from harness.diagnosis.history import History
 from harness.diagnosis.prescription import Prescription, prescribe
 from harness.diagnosis.thresholds import parse_thresholds
 from harness.importers import native
-from harness.observers.console import format_duration
 from harness.record import metrics_file
 from harness.record.run_lookup import find_run
 from harness.run.reproduce import keep_accepted_overrides, name_followup_study, reproduce_overrides

@@ -14,12 +14,12 @@ from rich.text import Text
 
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, StepEnd
+from harness.core.formatting import format_duration, format_number
 from harness.record.metric_rows import MetricAggregator, describe_event
 from harness.tracking.store_uri import hide_credentials, resolve_store_uri
 
 LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.25, 10.0
 WIDTH, BAR_WIDTH = 118, 24  # characters
-SMALLEST_FIXED = 0.01  # smaller numbers get an exponent
 HEADER_SETTINGS = {
     "model": ("parameters", "trainable_parameters"),
     "run": ("total_steps", "evals", "batch_size", "accum_steps"),
@@ -188,20 +188,6 @@ def format_conclusion(final: FinalDiagnosis | None) -> Iterator[str]:
 
 def _format_suggestion(diagnosis: Diagnosis) -> str:
     return f"; try {' '.join(diagnosis.overrides)}" if diagnosis.overrides else ""
-
-
-def format_number(value: float) -> str:
-    """Return four significant digits, with an exponent for small and large numbers."""
-    return f"{value:#.4g}".rstrip(".") if abs(value) >= SMALLEST_FIXED or value == 0 else f"{value:.2e}"
-
-
-def format_duration(seconds: float) -> str:
-    """Return the duration as people say it, such as "2 h 01 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def _viewer_command(uri: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 import torch
 
+from harness.core.formatting import format_duration
 from harness.preflight.report import Finding, passed, skipped, warned
 from harness.preflight.training_setup import TrainingSetup
 
@@ -62,11 +63,11 @@ def _check_time(setup: TrainingSetup, step_seconds: float, device: torch.device)
         eval_seconds = _time_call(partial(setup.evaluate, EVAL_BATCH_SIZE), device) / setup.eval_fraction
         run_seconds += requested.evals * eval_seconds
         parts.append(f"{requested.evals} evaluations")
-    text += f"; {describe_duration(run_seconds)} for {' and '.join(parts)}"
+    text += f"; {format_duration(run_seconds)} for {' and '.join(parts)}"
     if requested.n_runs > 1:
         sweep_seconds = run_seconds * requested.n_runs / requested.n_parallel
         parallel = f", {requested.n_parallel} in parallel" if requested.n_parallel > 1 else ""
-        text += f"; {describe_duration(sweep_seconds)} for {requested.n_runs} runs{parallel}, without pruning"
+        text += f"; {format_duration(sweep_seconds)} for {requested.n_runs} runs{parallel}, without pruning"
     return passed("time", text)
 
 
@@ -94,11 +95,3 @@ def _peak_resident_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak  # macOS reports bytes, Linux kilobytes
-
-
-def describe_duration(seconds: float) -> str:
-    """Return a duration in the unit that suits its size."""
-    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.2g} seconds" if seconds < 10 else f"{seconds:.0f} seconds"

@@ -40,7 +40,6 @@ class RunParts:
     state: TrainState
     plan: TrainingPlan
     policies: tuple[Policy, ...]
-    warmup_steps: int
     effective: EffectiveSettings
     notices: tuple[str, ...]
 
@@ -100,7 +99,6 @@ def build_parts(
         state=state,
         plan=plan,
         policies=_build_policies(settings),
-        warmup_steps=warmup_steps,
         effective=_read_effective_settings(state, plan, world, warmup_steps),
         notices=notices,
     )

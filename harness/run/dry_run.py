@@ -25,7 +25,6 @@ class DryRun:
 
     effective: EffectiveSettings
     total_steps: int
-    warmup_steps: int
     evals: int
     tokens: int
     digest: str
@@ -49,7 +48,6 @@ def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
     return DryRun(
         effective=parts.effective,
         total_steps=steps,
-        warmup_steps=parts.warmup_steps,
         evals=sum(step > plan.first_step for step in plan.eval_steps),
         tokens=steps * round(plan.batch_size * task.tokens_per_example),
         digest=task.dataset["digest"],

@@ -11,7 +11,7 @@ import pytest
 
 from harness.core.events import OutOfMemory
 from harness.observers import console
-from harness.observers.console import ConsolePrinter, format_duration, format_metrics, format_number, format_run_end
+from harness.observers.console import ConsolePrinter, format_metrics, format_run_end
 from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, send_events, step_end
 
 ROOT = Path(__file__).parents[2]
@@ -105,21 +105,6 @@ def test_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=writer, stderr=subprocess.DEVNULL)
     os.close(writer)
     assert '"kind": "end"' in (tmp_path / "metrics.jsonl").read_text().splitlines()[-1]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(3.36213, "3.362"), (0.0003, "3.00e-04"), (0.0, "0.000"), (4100.4, "4100"), (1e9, "1.000e+09"), (math.nan, "nan")],
-)
-def test_format_number(value: float, text: str) -> None:
-    assert format_number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.2, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (7260, "2 h 01 min")]
-)
-def test_format_duration(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
 
 
 def test_clip_fraction_of_zero_is_not_shown() -> None:

@@ -4,10 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 import psutil
-import pytest
 
 from harness.preflight import EvalResult, Finding
-from harness.preflight.cost import check, describe_duration
+from harness.preflight.cost import check
 from tests.preflight.healthy_trainings import Training
 
 
@@ -38,7 +37,9 @@ def test_partial_evaluation_is_extrapolated() -> None:
 
     training.evaluate, training.overrides = evaluate_slowly, {"eval_fraction": 0.001}
     finding, _ = check(training.make_setup())
-    assert "minutes for 40 steps and 4 evaluations" in finding.observed  # 4 * 0.1 s / 0.001 is 400 s
+    minutes = re.search(r"(\d+) min \d+ s for 40 steps and 4 evaluations", finding.observed)
+    assert minutes is not None
+    assert int(minutes[1]) >= 6  # 4 * 0.1 s / 0.001 is 400 s
 
 
 def test_parallel_runs_that_exceed_memory_warn() -> None:
@@ -53,8 +54,3 @@ def test_cost_is_skipped_without_train_step() -> None:
     training.overrides = {"train_step": None}
     [finding] = check(training.make_setup())
     assert finding.level == "skip"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.5, "0.5 seconds"), (90, "90 seconds"), (9000, "2.5 hours")])
-def test_describe_duration(seconds: float, text: str) -> None:
-    assert describe_duration(seconds) == text

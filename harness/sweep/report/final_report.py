@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from harness.observers.console import format_duration, format_number
+from harness.core.formatting import format_duration, format_number
 from harness.sweep.report.boundaries import BoundaryHit
 from harness.sweep.report.formatting import (
     format_objectives,

@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from harness.observers.console import format_number
+from harness.core.formatting import format_number
 from harness.tracking.store_uri import hide_credentials
 
 MIN_WITHOUT_DECIMALS = 10_000

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 from rich.text import Text
 
-from harness.observers.console import format_duration
+from harness.core.formatting import format_duration
 from harness.sweep.report.formatting import (
     format_measure,
     format_objectives,

@@ -149,7 +149,7 @@ def _check_comparable(current: DryRun, corner: DryRun) -> None:
 
 
 def _warmup_share(run: DryRun) -> float:
-    return min(1.0, run.warmup_steps / run.total_steps)
+    return min(1.0, run.effective.warmup_steps / run.total_steps)
 
 
 def _baseline_value(space: SearchSpace, cfg: DictConfig, key: str) -> Any:

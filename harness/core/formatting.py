@@ -1,0 +1,17 @@
+"""Numbers and durations as text."""
+
+SMALLEST_FIXED = 0.01  # smaller numbers get an exponent
+
+
+def format_number(value: float) -> str:
+    """Return four significant digits, with an exponent for small and large numbers."""
+    return f"{value:#.4g}".rstrip(".") if abs(value) >= SMALLEST_FIXED or value == 0 else f"{value:.2e}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return hours and minutes, or minutes and seconds, such as "2 h 01 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,20 @@
+import math
+
+import pytest
+
+from harness.core.formatting import format_duration, format_number
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(3.36213, "3.362"), (0.0003, "3.00e-04"), (0.0, "0.000"), (4100.4, "4100"), (1e9, "1.000e+09"), (math.nan, "nan")],
+)
+def test_format_number(value: float, text: str) -> None:
+    assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (7260, "2 h 01 min")]
+)
+def test_format_duration(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
