@@ -43,7 +43,7 @@ def compare_resumed_run(overrides: Sequence[str], steps: int, folder: Path) -> d
     asked = [*overrides, *length, *often, f"output_dir={folder}", "name=verify_resume"]
     straight = _run_to_step(asked, folder / "straight")
     first = _run_to_step(asked, folder / "first", stop_after=steps)
-    go_on = [*asked, "start=resume", f"start.run={first.folder}", "start.checkpoint=last", "start.schedule=continue"]
+    go_on = [*asked, "start=resume", f"start.run={first.folder}", "start.checkpoint=last", "start.restart_schedule=false"]
     second = _run_to_step(go_on, folder / "second")
     one, other = (read_checkpoint_parts(result.folder, result.step) for result in (straight, second))
     return {part: max_difference(one[part], other[part]) for part in one}

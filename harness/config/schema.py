@@ -93,7 +93,7 @@ class StartSettings:
     source: str | None = None
     run: str | None = None
     checkpoint: str = "last"
-    schedule: Literal["continue", "restart"] = "continue"
+    restart_schedule: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("scratch", "warm", "resume"):
@@ -116,7 +116,7 @@ class RunSettings:
     precision: PrecisionSettings
     device: DeviceSettings
     start: StartSettings
-    weight_decay_scope: Literal["hidden", "matrices", "all"]
+    weight_decay_applies_to: Literal["hidden", "matrices", "all"]
     output_dir: Path
     cache_dir: Path
 

@@ -30,8 +30,8 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     _check_top_level(cfg)
     groups = {field.name: field.type for field in fields(RunSettings) if hasattr(field.type, "__post_init__")}
     sections = {name: parse_section(name, schema, cfg[name]) for name, schema in groups.items()}
-    if cfg.weight_decay_scope not in ("hidden", "matrices", "all"):
-        raise ConfigError(f"weight_decay_scope: {cfg.weight_decay_scope!r} is none of hidden, matrices, all")
+    if cfg.weight_decay_applies_to not in ("hidden", "matrices", "all"):
+        raise ConfigError(f"weight_decay_applies_to: {cfg.weight_decay_applies_to!r} is none of hidden, matrices, all")
     if cfg.lora and cfg.lora.get("_target_") is None:
         raise ConfigError(f"lora: {', '.join(cfg.lora)} set, and lora=none has no adapters; choose another lora")
     for key, node in find_targets(cfg):
@@ -42,7 +42,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     check_writable("tracking.uri", _find_tracking_dir(cfg.tracking.uri))
     return RunSettings(
         seed=_read_seed(cfg, "seed"),
-        weight_decay_scope=cfg.weight_decay_scope,
+        weight_decay_applies_to=cfg.weight_decay_applies_to,
         output_dir=check_writable("output_dir", project_dir() / cfg.output_dir),
         cache_dir=check_writable("cache_dir", project_dir() / cfg.cache_dir),
         **sections,

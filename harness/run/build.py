@@ -78,7 +78,7 @@ def build_parts(
     _compile_model(cfg.compile, task.model)
     if settings.precision.autocast and any(parameter.is_complex() for parameter in task.model.parameters()):
         raise ConfigError("precision.autocast: the model has complex parameters; use precision=fp32")
-    optimizer = build_optimizer(cfg, task.model, settings.weight_decay_scope)
+    optimizer = build_optimizer(cfg, task.model, settings.weight_decay_applies_to)
     plan = _build_plan(settings, task, world, schedule_start_step)
     schedule = instantiate_component(cfg, "schedule")
     warmup_steps, notices = _report_errors_under(
@@ -108,11 +108,11 @@ def build_observers(cfg: DictConfig) -> list[Observer]:
     return [instantiate_component(cfg.observers, name) for name in cfg.observers]
 
 
-def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_scope: str) -> CombinedOptimizer:
+def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_applies_to: str) -> CombinedOptimizer:
     """The optimizer of `cfg.optimizer` over every trainable parameter of `model`."""
     if cfg.optimizer.get("fused") and any(parameter.is_complex() for parameter in model.parameters()):
         raise ConfigError("optimizer.fused: the model has complex parameters, which no fused kernel takes; set it null")
-    groups = _report_errors_under("optimizer", group_parameters)(model, weight_decay_scope)
+    groups = _report_errors_under("optimizer", group_parameters)(model, weight_decay_applies_to)
     return _report_errors_under("optimizer", CombinedOptimizer)(instantiate_component(cfg, "optimizer")(groups), model)
 
 

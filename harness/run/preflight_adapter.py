@@ -129,7 +129,7 @@ class _RunAdapter:
         total_steps = self.settings.loop.compute_total_steps(batch_size, task.examples, task.tokens_per_example)
         schedule, optimizer = self.cfg.schedule, self.cfg.optimizer
         warmup_ratio, names = schedule.get("warmup_ratio"), list(state.optimizer.current_lrs())
-        undecayed = GROUPS_WITHOUT_DECAY[self.settings.weight_decay_scope]
+        undecayed = GROUPS_WITHOUT_DECAY[self.settings.weight_decay_applies_to]
         decay = optimizer.get("weight_decay")
         start = Progress(0, 0, total_steps)
         plateau = state.schedule if isinstance(state.schedule, Plateau) else None

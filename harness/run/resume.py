@@ -106,7 +106,7 @@ def find_resume_point(settings: RunSettings) -> ResumePoint | None:
         raise ConfigError(f"start.run: {run / metrics_file.METRICS_FILE} is empty: that run never began") from None
     except ValueError as error:
         raise ConfigError(f"start.checkpoint: {error}") from error
-    return ResumePoint(run, checkpoint, saved, recorded, start.schedule == "restart", tuple(faults))
+    return ResumePoint(run, checkpoint, saved, recorded, start.restart_schedule, tuple(faults))
 
 
 def match_head_tying(resumed: ResumePoint, model: nn.Module) -> None:
@@ -124,7 +124,7 @@ def restore_run(resumed: ResumePoint, parts: RunParts, params: Mapping[str, str]
     if resumed.step >= total_steps:
         raise ConfigError(
             f"loop: the checkpoint has {resumed.step} steps and the run ends after {total_steps}; ask for more steps "
-            "in all, or count them from the checkpoint on with start.schedule=restart"
+            "in all, or count them from the checkpoint on with start.restart_schedule=true"
         )
     match = match_weights(state.model, load_weights(resumed.checkpoint / WEIGHTS_FILE))
     if not match.is_complete:
@@ -191,7 +191,7 @@ def describe_resume(resumed: ResumePoint, gone_on: RestoredRun) -> Iterator[str]
         done, length = state.step - state.schedule_start_step, plan.total_steps - state.schedule_start_step
         yield (
             f"the schedule of {length} steps goes on at its step {done}, after {state.schedule.count_warmup_steps(length)} "
-            "of warm-up; start.schedule=restart begins it anew"
+            "of warm-up; start.restart_schedule=true begins it anew"
         )
     yield format_changes(gone_on.changes)
 

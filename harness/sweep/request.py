@@ -129,10 +129,10 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
 
 
 def _check_shared_best(cfg: DictConfig) -> None:
-    if cfg.start.kind == "resume" and cfg.start.schedule == "continue":
+    if cfg.start.kind == "resume" and not cfg.start.restart_schedule:
         raise ConfigError(
-            "start.schedule: with 'continue', every trial would inherit the best loss of the resumed run; "
-            "use start.schedule=restart"
+            "start.restart_schedule: false: every trial would inherit the best loss of the resumed run; "
+            "use start.restart_schedule=true"
         )
 
 

@@ -15,7 +15,7 @@ Group = dict[str, Any]
 GROUPS_WITHOUT_DECAY = {"hidden": ("embeddings", "vectors"), "matrices": ("vectors",), "all": ()}
 
 
-def group_parameters(model: nn.Module, weight_decay_scope: str = "matrices") -> list[Group]:
+def group_parameters(model: nn.Module, weight_decay_applies_to: str = "matrices") -> list[Group]:
     """Return the trainable parameters in the groups `embeddings`, `matrices` and `vectors`, without empty groups.
 
     The output head counts as an embedding. `vectors` are biases, gains and gates: one number per channel.
@@ -23,8 +23,8 @@ def group_parameters(model: nn.Module, weight_decay_scope: str = "matrices") -> 
     Raises:
         ValueError: If nothing is trainable or the scope is unknown.
     """
-    if weight_decay_scope not in GROUPS_WITHOUT_DECAY:
-        raise ValueError(f"weight_decay_scope={weight_decay_scope!r} must be one of {', '.join(GROUPS_WITHOUT_DECAY)}")
+    if weight_decay_applies_to not in GROUPS_WITHOUT_DECAY:
+        raise ValueError(f"weight_decay_applies_to={weight_decay_applies_to!r} must be one of {', '.join(GROUPS_WITHOUT_DECAY)}")
     members: dict[str, list[tuple[str, nn.Parameter]]] = {"embeddings": [], "matrices": [], "vectors": []}
     embedded = {id(weight) for module in _embedding_modules(model) for weight in module.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
@@ -33,7 +33,7 @@ def group_parameters(model: nn.Module, weight_decay_scope: str = "matrices") -> 
             members[kind].append((name, parameter))
     if not any(members.values()):
         raise ValueError("the model has no trainable parameter; unfreeze it, or choose a lora that adapts it")
-    no_decay = {kind: {"weight_decay": 0.0} for kind in GROUPS_WITHOUT_DECAY[weight_decay_scope]}
+    no_decay = {kind: {"weight_decay": 0.0} for kind in GROUPS_WITHOUT_DECAY[weight_decay_applies_to]}
     return [{"name": kind, "params": params, **no_decay.get(kind, {})} for kind, params in members.items() if params]
 
 

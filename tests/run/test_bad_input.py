@@ -71,7 +71,7 @@ TABLE = [
     (["data=text"], ["data.source.path has no value"]),
     (["data=text", "data.source.path=/nowhere/text.txt"], ["data", "/nowhere/text.txt"]),
     (["lora=none", "+lora.rank=4"], ["lora: rank set, and lora=none has no adapters"]),
-    (["weight_decay_scope=some"], ["weight_decay_scope: 'some'"]),
+    (["weight_decay_applies_to=some"], ["weight_decay_applies_to: 'some'"]),
     (["tracking.uri=sqlite:////proc/store/mlflow.db"], ["tracking.uri: /proc", "cannot be written to"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
 ]

@@ -104,7 +104,7 @@ def test_a_new_batch_and_sequence_length_act_and_the_curve_goes_on_by_tokens(bro
 
 def test_a_restarted_schedule_warms_up_anew_and_the_length_counts_from_the_checkpoint(broken_off, places) -> None:
     anew = ["schedule.warmup_ratio=0.5", "loop.max_steps=4", "loop.evals=2"]
-    again = resume_run(broken_off, places, "start.schedule=restart", *anew)
+    again = resume_run(broken_off, places, "start.restart_schedule=true", *anew)
     assert again.step == 10
     assert read_series(again.folder, "train/lr")[:2] == pytest.approx([0.5e-3, 1e-3])
     once_more = resume_run(again, places, "start.checkpoint=8", *anew)
@@ -150,7 +150,7 @@ def test_other_data_behind_the_same_settings_are_told(broken_off, places, tmp_pa
 
 
 def test_the_time_of_a_resumed_step_can_be_measured(broken_off, places) -> None:
-    cfg = compose_config([*TINY, *places, "start=resume", f"start.run={broken_off.folder}", "start.schedule=restart"])
+    cfg = compose_config([*TINY, *places, "start=resume", f"start.run={broken_off.folder}", "start.restart_schedule=true"])
     prepared = dry_run(cfg, timed_steps=2)
     assert prepared.seconds_per_step > 0
     assert prepared.seconds_per_eval > 0
@@ -227,7 +227,7 @@ REFUSED = [
     (["start.checkpoint=5"], "start.checkpoint: '5' must be one of the checkpoints in"),
     (["start.checkpoint=5"], ": best, last, 0, 4, 6"),
     (["start.checkpoint=newest"], "start.checkpoint: 'newest' is none of best, last and a step"),
-    (["start.schedule=again"], "start.schedule: Invalid value 'again', expected one of ['continue', 'restart']"),
+    (["start.restart_schedule=again"], "start.restart_schedule: Value 'again' is not a valid bool"),
     (["loop.max_steps=6"], "loop: the checkpoint has 6 steps and the run ends after 6"),
     (["model.width=32"], "is of another architecture (0 tensors matched; "),
     (["lora=all_linear"], "is of another architecture"),

@@ -90,7 +90,7 @@ def test_weight_decay_scope() -> None:
     assert decays("matrices") == {"embeddings": 0.5, "matrices": 0.5, "vectors": 0.0}
     assert decays("hidden") == {"embeddings": 0.0, "matrices": 0.5, "vectors": 0.0}
     assert decays("all") == {"embeddings": 0.5, "matrices": 0.5, "vectors": 0.5}
-    with pytest.raises(ValueError, match="weight_decay_scope='none'"):
+    with pytest.raises(ValueError, match="weight_decay_applies_to='none'"):
         group_parameters(tiny_gpt(), "none")
 
 
