@@ -5,27 +5,20 @@ from contextlib import nullcontext
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.basecontainer import BaseContainer
 
 from harness.core.paths import config_dir
 
 SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
 """Keys that only a sweep reads."""
-NON_TRAINING_KEYS = (
-    "observers",
-    "tracking",
-    "output_dir",
-    "cache_dir",
-    "name",
-    "locked",
-    "unlock",
-    "expect",
-    "thresholds",
-)
+NON_TRAINING_KEYS = ("observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock", "expect",
+                     "thresholds")  # fmt: skip
 """Keys that do not change the training."""
 
 
@@ -44,6 +37,16 @@ def _compose_cached(application: ConfigLoader | None, overrides: tuple[str, ...]
         return compose("config", list(overrides))
 
 
+def load_config(path: Path) -> DictConfig:
+    """Load a YAML file that holds a mapping, such as the config.yaml of a run."""
+    return cast(DictConfig, OmegaConf.load(path))
+
+
+def to_plain_dict(cfg: BaseContainer) -> dict[str, Any]:
+    """Return `cfg` as nested dicts and lists, with interpolations resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
 def without_sweep_keys(cfg: DictConfig) -> DictConfig:
     """Return `cfg` without SWEEP_ONLY_KEYS."""
     if not cfg.keys() & set(SWEEP_ONLY_KEYS):
@@ -55,8 +58,12 @@ def without_sweep_keys(cfg: DictConfig) -> DictConfig:
     return part
 
 
-def list_search_path_overrides(hydra: DictConfig) -> list[str]:
-    """Return the user's configuration folders (`--config-dir`) as an override that holds in every process."""
+def list_search_path_overrides(hydra: Any) -> list[str]:
+    """Return the user's configuration folders (`--config-dir`) as an override that works in every process.
+
+    Args:
+        hydra: The node `hydra` of a composed configuration, or HydraConfig.get().
+    """
     shipped = ("hydra", "main", "schema")
     sources = [source for source in hydra.runtime.config_sources if source.provider not in shipped]
     folders = [f"{one.schema}://{Path(one.path).absolute() if one.schema == 'file' else one.path}" for one in sources]

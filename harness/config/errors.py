@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf refuse, in one sentence that names the key, the value and the remedy."""
+"""Explain errors of Hydra and OmegaConf: name the key, the value and the remedy in one line."""
 
 import re
 
@@ -8,16 +8,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.core.errors import did_you_mean
 
-LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
-"""What `pip install` calls the launchers that are packages of their own."""
-
-
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
-"""What composing a configuration raises for bad input."""
+"""Raised for invalid input when a configuration is composed."""
+
+LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+"""Extras of this package that install a launcher."""
 
 
 def explain_error(error: Exception, arguments: list[str]) -> str:
-    """One message for a person; an error that is not known to us keeps its own first line."""
+    """Return a message for the user; unknown errors keep their first line."""
     cause = error.__cause__
     if "Config group override must be" in str(error):
         return f"{next((a for a in arguments if a.endswith('=null')), 'null')}: a group needs an option"
@@ -26,7 +25,7 @@ def explain_error(error: Exception, arguments: list[str]) -> str:
     if isinstance(error, OverrideParseException):
         if wrong := re.search(r"while evaluating .*", str(error)):
             return f"{error.override}: {wrong[0]}"
-        return f"{error.override!r} is no override; write key=value, and quote what the shell or Hydra would split"
+        return f"{error.override!r} is not an override; write key=value, and quote what the shell or Hydra would split"
     key = re.match(r"Could not override '([^']+)'", str(error))
     if key:
         return _explain_unknown_key(key[1], str(cause), arguments)
@@ -39,22 +38,23 @@ def explain_error(error: Exception, arguments: list[str]) -> str:
 def _explain_missing_option(error: MissingConfigException) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     options = sorted(error.options or [])
+    hint = did_you_mean(option, options)
     if group == "hydra/launcher" and option in LAUNCHER_EXTRAS:
         return f"{group}={option}: this launcher is not installed; pip install -e '.[{LAUNCHER_EXTRAS[option]}]'"
     if not group:
-        return f"there is no configuration {option!r}{did_you_mean(option, options)}"
-    return f"{group}={option}: {group} has no option {option!r}{did_you_mean(option, options)} (it has {', '.join(options)})"
+        return f"there is no configuration {option!r}{hint}"
+    return f"{group}={option}: {group} has no option {option!r}{hint} (it has {', '.join(options)})"
 
 
 def _explain_unknown_key(key: str, cause: str, arguments: list[str]) -> str:
-    """OmegaConf names the nearest keys of the same level; the level stands in front of them."""
+    """Return a message with the similar keys that OmegaConf lists, which are relative to the parent of `key`."""
     parent = key.rpartition(".")[0]
     level = f"{parent}." if parent else ""
     near = re.search(r"Did you mean(?: one of)?: ([^?]+)\?", cause)
     names = [f"{level}{name}" for name in re.findall(r"'([^']+)'", near[1])] if near else []
     given = next((argument for argument in arguments if argument.split("=")[0] == key), key)
-    question = f"; did you mean {' or '.join(names)}?" if names else "; `python run.py --cfg job` shows every key"
-    return f"{given}: there is no key {key!r}{question}"
+    hint = f"; did you mean {' or '.join(names)}?" if names else "; `python run.py --cfg job` shows every key"
+    return f"{given}: there is no key {key!r}{hint}"
 
 
 def _first_line(error: BaseException | None) -> str:

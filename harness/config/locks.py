@@ -1,61 +1,61 @@
-"""What an experiment fixes: an override, typed or swept, that touches it is refused."""
+"""Keys that an experiment locks: overriding or sweeping them is an error unless they are unlocked."""
 
 import re
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
-from harness.config.compose import contains_key, flatten_config
+from harness.config.compose import contains_key, flatten_config, to_plain_dict
 from harness.core.errors import ConfigError, did_you_mean
 
 
 def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """ConfigError where one of `overrides`, typed or swept, touches a key that `cfg` locks and does not unlock."""
-    typed = OverridesParser.create().parse_overrides(list(overrides))
-    touched = [(override.input_line, _get_override_key(override)) for override in typed]
-    known = [
-        *cfg,
-        *flatten_config(OmegaConf.to_container(cfg)),
-        *(key for _, key in touched),
-    ]  # a deleted key is one, too
-    locked, unlock = _read_key_list(cfg, "locked", known), _read_key_list(cfg, "unlock", known)
-    for line, key in touched:
+    """Check that no override, swept or not, changes a key that `cfg` locks and does not unlock.
+
+    Raises:
+        ConfigError: with the `unlock=[...]` that allows the overrides.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    changes = [(override.input_line, _get_override_key(override)) for override in parsed]
+    known = [*map(str, cfg), *flatten_config(to_plain_dict(cfg)), *(key for _, key in changes)]  # also deleted keys
+    locked, unlocked = _read_key_list(cfg, "locked", known), _read_key_list(cfg, "unlock", known)
+    for line, key in changes:
         if _keys_overlap(key, "locked"):
-            raise ConfigError(
-                f"{line}: only an experiment says what is locked; to change a key of them: 'unlock=[KEY]'"
-            )
-    broken = [
+            raise ConfigError(f"{line}: only an experiment can lock keys; to override a locked key: 'unlock=[KEY]'")
+    violations = [
         (line, key, lock)
-        for line, key in touched
+        for line, key in changes
         for lock in locked
-        if _keys_overlap(key, lock) and not any(contains_key(free, key) or contains_key(free, lock) for free in unlock)
+        if _keys_overlap(key, lock)
+        and not any(contains_key(free, key) or contains_key(free, lock) for free in unlocked)
     ]
-    if broken:
-        line, _, lock = broken[0]
-        needed = dict.fromkeys([*unlock, *(max(key, lock, key=len) for _, key, lock in broken)])
-        names = [f"experiment {override.value()}" for override in typed if override.key_or_group == "experiment"]
+    if violations:
+        line, _, lock = violations[0]
+        needed = dict.fromkeys([*unlocked, *(max(key, lock, key=len) for _, key, lock in violations)])
+        names = [f"experiment {override.value()}" for override in parsed if override.key_or_group == "experiment"]
         raise ConfigError(
-            f"{line}: {names[0] if names else 'the experiment'} fixes {lock} (locked: {', '.join(locked)}); "
-            f"to change it on purpose: 'unlock=[{','.join(needed)}]'"
+            f"{line}: {names[0] if names else 'the experiment'} locks {lock} (locked: {', '.join(locked)}); "
+            f"to override it: 'unlock=[{','.join(needed)}]'"
         )
 
 
 def _read_key_list(cfg: DictConfig, name: str, known: list[str]) -> list[str]:
-    listed = cfg[name]
-    if not isinstance(listed, ListConfig):
-        raise ConfigError(f"{name}: {listed!r} is no list of keys; write '{name}=[{listed}]'")
-    for key in map(str, listed):
+    keys = cfg[name]
+    if not isinstance(keys, ListConfig):
+        raise ConfigError(f"{name}: {keys!r} is not a list of keys; write '{name}=[{keys}]'")
+    for key in map(str, keys):
         if not any(contains_key(key, other) for other in known):
             raise ConfigError(f"{name}: there is no key {key!r}{did_you_mean(key, known)}")
-    return list(listed)
+    return list(keys)
 
 
 def _get_override_key(override: Override) -> str:
-    """The dotted key that an override sets: its own, its group's, or the package that it puts a group into."""
-    is_elsewhere = override.package not in (None, "_global_")
-    return override.package if is_elsewhere else re.sub(r"[/\[]", ".", override.key_or_group).replace("]", "")
+    """Return the dotted key that an override sets: its key, its group, or the package that it puts a group into."""
+    if override.package is not None and override.package != "_global_":
+        return override.package
+    return re.sub(r"[/\[]", ".", override.key_or_group).replace("]", "")
 
 
 def _keys_overlap(one: str, other: str) -> bool:

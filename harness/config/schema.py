@@ -1,4 +1,7 @@
-"""The sections of the configuration that hold our own numbers, as dataclasses that validate themselves."""
+"""Schema of the sections whose values we define ourselves; each dataclass validates its values.
+
+Components that are named by a `_target_` need no schema: their signature is one.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +17,19 @@ class BatchSettings:
         _check_at_least(1, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size)
 
     def resolve_micro_batch_size(self, devices: int) -> int:
-        """Examples a forward pass on each of `devices`; ValueError where the batch does not divide."""
+        """Return the number of examples per forward pass on each device.
+
+        Raises:
+            ValueError: if the batch cannot be divided evenly.
+        """
         if self.batch_size % devices:
-            raise ValueError(f"batch_size: {self.batch_size} does not divide over {devices} devices")
+            raise ValueError(f"batch_size: {self.batch_size} is not a multiple of {devices} devices")
         share = self.batch_size // devices
         micro = self.micro_batch_size or share
         if share % micro:
             divisors = [str(n) for n in range(1, share + 1) if share % n == 0]
-            each = f"{share} examples a device" if devices > 1 else f"batch_size {share}"
-            raise ValueError(f"micro_batch_size: {micro} does not divide {each}; choose from {', '.join(divisors)}")
+            total = f"{share} examples per device" if devices > 1 else f"batch_size {share}"
+            raise ValueError(f"micro_batch_size: {micro} does not divide {total}; choose from {', '.join(divisors)}")
         return micro
 
 
@@ -53,17 +60,22 @@ class LoopSettings:
             raise ValueError(f"spike_lr_factor: {self.spike_lr_factor} would raise the LR after a spike; use 1 or less")
 
     def compute_total_steps(self, batch_size: int, examples: int, tokens_per_example: float) -> int:
-        """Updates in the run; an epoch is examples // batch_size of them, a token budget is rounded up."""
+        """Return the number of steps in the run.
+
+        An epoch has examples // batch_size steps; a token budget is rounded up to whole steps.
+        """
         if self.max_steps is not None:
             return self.max_steps
         if self.epochs is not None:
             return max(1, round(self.epochs * max(1, examples // batch_size)))
+        assert self.max_tokens is not None
         return max(1, -(-self.max_tokens // round(batch_size * tokens_per_example)))
 
     def compute_eval_steps(self, total_steps: int) -> frozenset[int]:
-        """The steps after which to evaluate; the last is always one."""
+        """Return the steps after which to evaluate, which include the last one."""
         if self.eval_every is not None:
             return frozenset(range(self.eval_every, total_steps, self.eval_every)) | {total_steps}
+        assert self.evals is not None
         return frozenset(max(1, round(total_steps * k / self.evals)) for k in range(1, self.evals + 1))
 
 
@@ -73,8 +85,6 @@ class PrecisionSettings:
     max_skips: int = 0
 
     def __post_init__(self) -> None:
-        if self.autocast not in (None, "bfloat16", "float16"):
-            raise ValueError(f"autocast: {self.autocast!r} is none of null, bfloat16, float16")
         _check_at_least(0, max_skips=self.max_skips)
 
 
@@ -96,19 +106,17 @@ class StartSettings:
     restart_schedule: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("scratch", "warm", "resume"):
-            raise ValueError(f"kind: {self.kind!r} is none of scratch, warm, resume")
         if (self.kind == "warm") != bool(self.source):
-            raise ValueError(f"source: {self.source!r} does not go with kind {self.kind}; use start=warm with a source")
+            raise ValueError(f"source: {self.source!r} cannot be combined with kind {self.kind}; use start=warm")
         if (self.kind == "resume") != bool(self.run):
-            raise ValueError(f"run: {self.run!r} does not go with kind {self.kind}; use start=resume with a run")
+            raise ValueError(f"run: {self.run!r} cannot be combined with kind {self.kind}; use start=resume")
         if self.checkpoint not in ("best", "last") and not self.checkpoint.isdecimal():
-            raise ValueError(f"checkpoint: {self.checkpoint!r} is none of best, last and a step")
+            raise ValueError(f"checkpoint: {self.checkpoint!r}: must be best, last or a step")
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """The numbers that are ours; the components stay in the configuration until they are built."""
+    """Validated settings of a run; components such as the optimizer stay in the configuration until they are built."""
 
     seed: int
     batch: BatchSettings
@@ -124,10 +132,10 @@ class RunSettings:
 def _check_exactly_one(**given: Any) -> None:
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
-        said = " and ".join(f"{name}={given[name]}" for name in names) or "none of them is set"
-        one = names[0] if names else next(iter(given))
-        others = " ".join(f"loop.{name}=null" for name in given if name != one)
-        raise ValueError(f"{one}: exactly one of {', '.join(given)} says it, and {said}; add {others}")
+        found = " and ".join(f"{name}={given[name]}" for name in names) or "none is set"
+        first = names[0] if names else next(iter(given))
+        others = " ".join(f"loop.{name}=null" for name in given if name != first)
+        raise ValueError(f"{first}: set exactly one of {', '.join(given)} ({found}); add {others}")
 
 
 def _check_at_least(lowest: int, **given: Any) -> None:

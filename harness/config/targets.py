@@ -1,4 +1,4 @@
-"""What a `_target_` may be: something public of a trusted package, given keywords and kinds of value that it takes."""
+"""Check `_target_` nodes: a public object of a trusted package, with arguments that match its signature."""
 
 import importlib
 import inspect
@@ -21,49 +21,57 @@ COMPONENT_PACKAGES = (
     "observers",
 )
 TRUSTED_PACKAGES = (*(f"harness.{name}" for name in COMPONENT_PACKAGES), "torch.optim", "pytorch_optimizer")
-"""Where a `_target_` may come from. A user's own package is added by HARNESS_TRUST=package: by the environment, since
-a configuration must not say of itself that it may be trusted."""
+"""Packages that a `_target_` may name. HARNESS_TRUST=package adds a user's own; it is an environment variable because a
+configuration must not be able to declare itself trusted."""
 
 
 TYPE_DESCRIPTIONS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 def trusted_packages() -> tuple[str, ...]:
-    """The packages that a `_target_` may come from."""
+    """Return the packages that a `_target_` may name."""
     own = filter(None, os.environ.get("HARNESS_TRUST", "").split(","))
     return (*TRUSTED_PACKAGES, *(package.strip() for package in own))
 
 
 def hydra_whitelist() -> tuple[str, ...]:
-    """Hydra's patterns of what may be called: trusted packages, the models, callable too, that their targets return,
-    and what stands between us and Hydra."""
+    """Return patterns of what Hydra may call: trusted packages, the models that their functions return, which are
+    callable too, and our Hydra plugins."""
     return tuple(f"{package}.*" for package in (*trusted_packages(), "transformers.models", "harness.sweep"))
 
 
 def find_targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node under `node` that names a target, with its key."""
+    """Yield the key and the node of each `_target_` below `node`."""
     if isinstance(node, DictConfig):
         if node.get("_target_") is not None:
             yield key, node
-        for name in node:
-            yield from find_targets(node[name], f"{key}.{name}" if key else str(name))
+        for name in map(str, node):
+            yield from find_targets(node[name], f"{key}.{name}" if key else name)
     elif isinstance(node, ListConfig):
         for index, child in enumerate(node):
             yield from find_targets(child, f"{key}[{index}]")
 
 
 def check_target(key: str, node: DictConfig) -> None:
-    """ConfigError unless the target of `node` is trusted, exists and takes these keywords and kinds of value."""
+    """Check that the target of `node` is trusted, exists and accepts the given arguments.
+
+    Raises:
+        ConfigError: if not.
+    """
     target = str(node["_target_"])
     check_arguments(key, node, import_target(f"{key}._target_", target))
 
 
 def check_arguments(key: str, node: DictConfig, found: Any) -> None:
-    """ConfigError unless `found` takes the keywords and kinds of value of `node`."""
-    target = str(node["_target_"])
+    """Check that `found`, the target of `node`, accepts the names and types of the arguments in `node`.
+
+    Raises:
+        ConfigError: if not.
+    """
+    target = node["_target_"]
     if "_args_" in node:
-        raise ConfigError(f"{key}._args_: arguments are given by name")
-    given = [name for name in node if not (name.startswith("_") and name.endswith("_"))]
+        raise ConfigError(f"{key}._args_: positional arguments are not supported; give arguments by name")
+    given = [name for name in map(str, node) if not (name.startswith("_") and name.endswith("_"))]
     parameters = _read_signature(found).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in given:
@@ -78,7 +86,11 @@ def check_arguments(key: str, node: DictConfig, found: Any) -> None:
 
 
 def import_target(key: str, target: str) -> Any:
-    """The public object of a trusted package that the dotted path `target` names, imported only if it is trusted."""
+    """Import the public object of a trusted package at the dotted path `target`.
+
+    Raises:
+        ConfigError: naming `key`, if it is not trusted or does not exist.
+    """
     module_name, _, name = target.rpartition(".")
     _check_trusted(key, target, module_name)
     try:
@@ -88,7 +100,7 @@ def import_target(key: str, target: str) -> Any:
     if not hasattr(module, name):
         raise ConfigError(f"{key}: {module_name} has no {name!r}{did_you_mean(name, dir(module))}")
     found = getattr(module, name)
-    _check_trusted(key, target, getattr(found, "__module__", None) or "")  # not what the module has itself imported
+    _check_trusted(key, target, getattr(found, "__module__", None) or "")  # reject what the module itself has imported
     return found
 
 
@@ -100,15 +112,15 @@ def _check_trusted(key: str, target: str, module_name: str) -> None:
 
 
 def _read_signature(target: Any) -> inspect.Signature:
-    """With annotations that are objects, where they can be had."""
+    """Return the signature, with annotations as objects if they can be evaluated."""
     try:
         return inspect.signature(target, eval_str=True)
-    except NameError:  # an annotation that exists for type checkers only
+    except NameError:  # imported under TYPE_CHECKING only
         return inspect.signature(target)
 
 
 def _check_type(key: str, value: Any, annotation: Any) -> None:
-    """ConfigError where a number, a text or a list stands for what `annotation` says is another of these."""
+    """Check that a number, text or list is what `annotation` asks for; other annotations are not checked."""
     options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
     kinds = {get_origin(option) or option for option in options}
     plain, lists = kinds & TYPE_DESCRIPTIONS.keys(), kinds & {tuple, list, Iterable}

@@ -5,12 +5,12 @@ import re
 import tempfile
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config.compose import without_sweep_keys
+from harness.config.compose import to_plain_dict, without_sweep_keys
 from harness.config.schema import RunSettings
 from harness.config.targets import check_target, find_targets
 from harness.core.errors import ConfigError, did_you_mean
@@ -19,21 +19,22 @@ from harness.core.paths import project_dir
 from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.thresholds import Thresholds
 
+REQUIRED_GROUPS = ("batch", "loop", "precision", "device", "start", "task", "optimizer", "schedule", "observers")
 RUN_NAME_PATTERN = r"[\w.+-]{1,80}"
 
 
 def validate_config(cfg: DictConfig) -> RunSettings:
-    """The settings of `cfg`; ConfigError at the first thing that cannot work, before anything is built."""
+    """Return the settings of `cfg`.
+
+    Raises:
+        ConfigError: for the first value that cannot work.
+    """
     cfg = without_sweep_keys(cfg)
     for key in sorted(OmegaConf.missing_keys(cfg)):
-        raise ConfigError(f"{key} has no value; give it one: {key}=…")
+        raise ConfigError(f"{key} has no value; add {key}=…")
     _check_top_level(cfg)
-    groups = {field.name: field.type for field in fields(RunSettings) if hasattr(field.type, "__post_init__")}
-    sections = {name: parse_section(name, schema, cfg[name]) for name, schema in groups.items()}
-    if cfg.weight_decay_applies_to not in ("hidden", "matrices", "all"):
-        raise ConfigError(f"weight_decay_applies_to: {cfg.weight_decay_applies_to!r} is none of hidden, matrices, all")
-    if cfg.lora and cfg.lora.get("_target_") is None:
-        raise ConfigError(f"lora: {', '.join(cfg.lora)} set, and lora=none has no adapters; choose another lora")
+    schemas = {name: hint for name, hint in get_type_hints(RunSettings).items() if hasattr(hint, "__post_init__")}
+    sections = {name: parse_section(name, schema, cfg[name]) for name, schema in schemas.items()}
     for key, node in find_targets(cfg):
         check_target(key, node)
     _check_learning_rates(cfg.optimizer)
@@ -41,7 +42,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     parse_section("thresholds", Thresholds, cfg.thresholds)
     check_writable("tracking.uri", _find_tracking_dir(cfg.tracking.uri))
     return RunSettings(
-        seed=_read_seed(cfg, "seed"),
+        seed=cfg.seed,
         weight_decay_applies_to=cfg.weight_decay_applies_to,
         output_dir=check_writable("output_dir", project_dir() / cfg.output_dir),
         cache_dir=check_writable("cache_dir", project_dir() / cfg.cache_dir),
@@ -49,24 +50,18 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     )
 
 
-def _check_top_level(cfg: DictConfig) -> None:
-    for key in ("output_dir", "cache_dir"):
-        if not isinstance(cfg[key], str) or not cfg[key]:
-            raise ConfigError(f"{key}: {cfg[key]!r} is no folder")
-    if cfg.name is not None and not re.fullmatch(RUN_NAME_PATTERN, str(cfg.name)):
-        raise ConfigError(f"name: {cfg.name!r} may have up to 80 letters, digits and any of . _ + -")
-    for group in ("batch", "loop", "precision", "device", "start", "task", "optimizer", "schedule", "observers"):
-        if not isinstance(cfg.get(group), DictConfig):
-            raise ConfigError(f"{group}: nothing is chosen; `python run.py --help` shows the options")
-
-
 def parse_section(name: str, schema: type, node: DictConfig) -> Any:
+    """Return `node` as an instance of the dataclass `schema`.
+
+    Raises:
+        ConfigError: for an unknown key, or a value of the wrong type or outside its range.
+    """
     known = [field.name for field in fields(schema)]
-    for key in node:
+    for key in map(str, node):
         if key not in known:
-            raise ConfigError(f"{name}.{key} does not exist{did_you_mean(str(key), known)}")
+            raise ConfigError(f"{name}.{key}: does not exist{did_you_mean(key, known)}")
     try:
-        typed = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), node), resolve=True)
+        typed = to_plain_dict(OmegaConf.merge(OmegaConf.structured(schema), node))
         return schema(**{key: typed[key] for key in known})
     except OmegaConfBaseException as error:
         raise ConfigError(f"{name}.{error.full_key}: {str(error).partition(chr(10))[0]}") from error
@@ -74,8 +69,37 @@ def parse_section(name: str, schema: type, node: DictConfig) -> Any:
         raise ConfigError(f"{name}.{error}") from error
 
 
+def check_writable(key: str, folder: Path) -> Path:
+    """Return `folder`, if a file can be created in it or in its nearest existing parent."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise ConfigError(f"{key}: {existing}: cannot be written to; choose another folder with {key}=…") from error
+    return folder
+
+
+def _check_top_level(cfg: DictConfig) -> None:
+    for key in ("output_dir", "cache_dir"):
+        if not isinstance(cfg[key], str) or not cfg[key]:
+            raise ConfigError(f"{key}: {cfg[key]!r} is not a folder")
+    if cfg.name is not None and not re.fullmatch(RUN_NAME_PATTERN, str(cfg.name)):
+        raise ConfigError(f"name: {cfg.name!r} may have up to 80 letters, digits and any of . _ + -")
+    for group in REQUIRED_GROUPS:
+        if not isinstance(cfg.get(group), DictConfig):
+            raise ConfigError(f"{group}: no option is chosen; `python run.py --help` lists the options")
+    if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or not 0 <= cfg.seed < 2**32:
+        raise ConfigError(f"seed: {cfg.seed!r} must be a whole number from 0 to {2**32 - 1}")
+    if cfg.weight_decay_applies_to not in ("hidden", "matrices", "all"):
+        raise ConfigError(
+            f"weight_decay_applies_to: {cfg.weight_decay_applies_to!r} must be one of hidden, matrices, all"
+        )
+    if cfg.lora and cfg.lora.get("_target_") is None:
+        raise ConfigError(f"lora: {', '.join(cfg.lora)}: lora=none has no adapters; choose another option of lora")
+
+
 def _check_learning_rates(optimizer: DictConfig) -> None:
-    for name, value in optimizer.items():
+    for name, value in to_plain_dict(optimizer).items():
         if is_lr_key(f"optimizer.{name}"):
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(f"optimizer.{name}: {value!r} is not a number")
@@ -85,7 +109,7 @@ def _check_learning_rates(optimizer: DictConfig) -> None:
 
 def _check_expectations(expect: Any) -> None:
     if not isinstance(expect, ListConfig):
-        raise ConfigError(f"expect: {expect!r} is no list; write \"expect=['{expect}']\"")
+        raise ConfigError(f"expect: {expect!r} is not a list; write \"expect=['{expect}']\"")
     for text in expect:
         try:
             parse_expectation(text)
@@ -93,27 +117,8 @@ def _check_expectations(expect: Any) -> None:
             raise ConfigError(f"expect: {error}") from error
 
 
-def _read_seed(cfg: DictConfig, key: str) -> int:
-    value = cfg[key]
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**32:
-        raise ConfigError(f"{key}: {value!r} must be a whole number from 0 to {2**32 - 1}")
-    return value
-
-
-def check_writable(key: str, folder: Path) -> Path:
-    """`folder`, if a file can be made in the nearest folder above it that exists; none is left there."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    try:
-        tempfile.TemporaryFile(dir=existing).close()
-    except OSError as error:
-        raise ConfigError(f"{key}: {existing} cannot be written to; choose another folder with {key}=…") from error
-    return folder
-
-
 def _find_tracking_dir(uri: str | None) -> Path:
-    """Where the store's file goes; a server's address has none, and the project's own folder stands for it."""
-    return (
-        Path(uri.removeprefix("sqlite:///")).parent
-        if (uri or "").startswith("sqlite:///")
-        else project_dir() / "mlruns"
-    )
+    """Return the folder of a SQLite store; a server needs none, so the project's own is checked in its place."""
+    if uri is not None and uri.startswith("sqlite:///"):
+        return Path(uri.removeprefix("sqlite:///")).parent
+    return project_dir() / "mlruns"

@@ -1,8 +1,7 @@
-"""What an experiment locks stays as it is, unless it is unlocked on purpose."""
+"""Locked keys cannot be overridden unless they are unlocked."""
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ data: {val_fraction: 0.01}
 
 @pytest.fixture
 def conf(tmp_path: Path) -> Path:
-    """A user's own configuration folder, with the experiment `fixed`."""
+    """Return a configuration folder of a user, with the experiment `fixed`."""
     folder = tmp_path / "conf"
     (folder / "experiment").mkdir(parents=True)
     (folder / "experiment" / "fixed.yaml").write_text(FIXED)
@@ -53,24 +52,24 @@ def check_overrides(conf: Path, *overrides: str, swept: tuple[str, ...] = ()) ->
         ("+data@_global_=pydoc_text", "data"),
     ],
 )
-def test_a_locked_key_all_in_it_and_the_group_around_it_are_refused_by_name(conf: Path, override, lock) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_overriding_a_locked_key_its_group_or_a_key_below_it_is_an_error(conf: Path, override, lock) -> None:
+    with pytest.raises(ConfigError) as error:
         check_overrides(conf, override)
-    said = f"{override}: experiment fixed fixes {lock} (locked: seed, loop.epochs, data, batch.batch_size); to change"
-    assert str(refused.value).startswith(said)
+    message = f"{override}: experiment fixed locks {lock} (locked: seed, loop.epochs, data, batch.batch_size); to"
+    assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize("swept", ["seed=range(1,4)", "data=pydoc_qa,pydoc_text", "loop.epochs=interval(1,3)"])
-def test_a_range_over_a_locked_key_is_refused_like_a_value(conf: Path, swept: str) -> None:
-    with pytest.raises(ConfigError, match="experiment fixed fixes"):
+def test_sweeping_a_locked_key_is_an_error(conf: Path, swept: str) -> None:
+    with pytest.raises(ConfigError, match="experiment fixed locks"):
         check_overrides(conf, swept=(swept,))
 
 
-def test_the_remedy_in_the_message_works(conf: Path) -> None:
+def test_suggested_unlock_allows_the_overrides(conf: Path) -> None:
     changes = ["seed=7", "data.val_fraction=0.2", "loop=default", "unlock=[batch.batch_size]"]
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as error:
         check_overrides(conf, *changes)
-    remedy = str(refused.value).rpartition("on purpose: ")[2].strip("'")
+    remedy = str(error.value).rpartition("to override it: ")[2].strip("'")
     assert remedy == "unlock=[batch.batch_size,seed,data.val_fraction,loop.epochs]"
     check_overrides(conf, *changes[:-1], remedy)
 
@@ -85,40 +84,38 @@ def test_the_remedy_in_the_message_works(conf: Path) -> None:
         ["~data.shuffle", "unlock=[data.shuffle]"],
     ],
 )
-def test_what_is_not_locked_or_is_unlocked_passes(conf: Path, overrides: list[str]) -> None:
+def test_unlocked_keys_can_be_overridden(conf: Path, overrides: list[str]) -> None:
     check_overrides(conf, *overrides)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
-        (["data=pydoc_text", "unlock=[data.val_fraction]"], "data=pydoc_text: experiment fixed fixes data"),
-        (["locked=[]"], "locked=[]: only an experiment says what is locked"),
-        (["locked=[]", "unlock=[locked]"], "locked=[]: only an experiment says what is locked"),
+        (["data=pydoc_text", "unlock=[data.val_fraction]"], "data=pydoc_text: experiment fixed locks data"),
+        (["locked=[]"], "locked=[]: only an experiment can lock keys"),
+        (["locked=[]", "unlock=[locked]"], "locked=[]: only an experiment can lock keys"),
         (["unlock=[sed]"], "unlock: there is no key 'sed'; did you mean 'seed'?"),
-        (["unlock=seed"], "unlock: 'seed' is no list of keys; write 'unlock=[seed]'"),
+        (["unlock=seed"], "unlock: 'seed' is not a list of keys; write 'unlock=[seed]'"),
     ],
 )
-def test_unlocking_is_exact(conf: Path, overrides: list[str], said: str) -> None:
-    with pytest.raises(ConfigError) as refused:
+def test_invalid_lock_overrides(conf: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
         check_overrides(conf, *overrides)
-    assert str(refused.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
-def test_an_experiment_that_locks_what_is_not_there_is_told(conf: Path) -> None:
+def test_locking_an_unknown_key_is_an_error(conf: Path) -> None:
     (conf / "experiment" / "fixed.yaml").write_text(FIXED.replace("loop.epochs", "loop.epoch"))
     with pytest.raises(ConfigError, match=r"locked: there is no key 'loop\.epoch'; did you mean 'loop\.epochs'\?"):
         check_overrides(conf)
 
 
-def test_the_command_line_refuses_and_the_record_lists_what_was_locked(conf, places, tmp_path, monkeypatch, capsys):
+def test_locks_on_the_command_line(conf, places, tmp_path, capsys):
     typed = ["--config-dir", str(conf), "experiment=fixed", "device=cpu", "observers=metrics_only", *places, "seed=7"]
-    monkeypatch.setattr(sys, "argv", ["run.py", *typed])
     with pytest.raises(SystemExit, match="2"):
         run.main(typed)
-    assert capsys.readouterr().err.startswith("seed=7: experiment fixed fixes seed")
+    assert capsys.readouterr().err.startswith("seed=7: experiment fixed locks seed")
     assert os.listdir(tmp_path) == ["conf"]
-    monkeypatch.setattr(sys, "argv", ["run.py", *typed, "unlock=[seed]"])
     assert run.main([*typed, "unlock=[seed]"]) == 0
     [record] = tmp_path.glob("outputs/*/metrics.jsonl")
     params = json.loads(record.read_text().partition("\n")[0])["params"]

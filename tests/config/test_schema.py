@@ -216,7 +216,7 @@ def test_evaluations_are_spread_evenly_or_come_every_so_often_and_always_end_the
 def test_a_batch_is_shared_out_over_devices_and_split_evenly() -> None:
     assert BatchSettings(32).resolve_micro_batch_size(2) == 16
     assert BatchSettings(32, 4).resolve_micro_batch_size(2) == 4
-    with pytest.raises(ValueError, match="32 does not divide over 3 devices"):
+    with pytest.raises(ValueError, match="32 is not a multiple of 3 devices"):
         BatchSettings(32).resolve_micro_batch_size(3)
     with pytest.raises(ValueError, match="choose from 1, 2, 4, 8, 16"):
         BatchSettings(32, 5).resolve_micro_batch_size(2)

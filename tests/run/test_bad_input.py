@@ -1,4 +1,4 @@
-"""What a user gets wrong: one message with the key, the value and the remedy; exit status 2; nothing written."""
+"""Invalid input gets one message with the key, the value and the remedy, and exit status 2; nothing is written."""
 
 import os
 from pathlib import Path
@@ -10,8 +10,8 @@ from tests.conftest import run_main, run_script
 
 SMOKE = "experiment=smoke"
 
-TABLE = [
-    # what is typed, and what the message must say
+CASES = [
+    # arguments, and parts of the message
     (["optimizer=adamww"], ["optimizer=adamww", "did you mean 'adamw'?"]),
     (["optimizr=adamw"], ["optimizr=adamw", "did you mean optimizer?"]),
     (["optimizer.lrr=1"], ["optimizer.lrr=1", "did you mean optimizer.lr?"]),
@@ -22,7 +22,7 @@ TABLE = [
     (["+optimizer.betaas=[0.9,0.99]"], ["optimizer.betaas", "did you mean 'betas'?"]),
     (["optimizer._target_=torch.optim.AdamWW"], ["optimizer._target_", "did you mean 'AdamW'?"]),
     (["optimizer._target_=os.system"], ["os.system is not trusted", "HARNESS_TRUST=os"]),
-    (["+loop.steps=5"], ["loop.steps does not exist"]),
+    (["+loop.steps=5"], ["loop.steps: does not exist"]),
     (["optimizer.lr=0"], ["optimizer.lr: 0 must be above 0"]),
     (["optimizer.lr=-1e-3"], ["optimizer.lr: -0.001 must be above 0"]),
     (["optimizer.lr=fast"], ["optimizer.lr: 'fast' is not a number"]),
@@ -34,7 +34,7 @@ TABLE = [
     (["tokenizer.vocab_size=abc"], ["tokenizer.vocab_size: 'abc'"]),
     (["data.val_fraction=abc"], ["data.val_fraction: 'abc' is not a number"]),
     (["lora=all_linear", "lora.alpha=abc"], ["lora.alpha: 'abc' is not a number"]),
-    (["output_dir=null"], ["output_dir: None is no folder"]),
+    (["output_dir=null"], ["output_dir: None is not a folder"]),
     (["name=a/b"], ["name: 'a/b'"]),
     (["seed=99999999999999999999"], ["seed: 99999999999999999999"]),
     (["loop=null"], ["loop=null", "needs an option"]),
@@ -53,8 +53,8 @@ TABLE = [
     (["schedule.warmup_ratio=1.5"], ["schedule", "warmup_ratio=1.5"]),
     (["schedule.warmup_steps=10"], ["warmup_steps=10", "schedule.warmup_ratio=null"]),
     (["schedule.warmup_ratio=null", "schedule.warmup_steps=900"], ["warmup_steps=900", "20 steps"]),
-    (["loop.epochs=1"], ["loop.max_steps", "max_steps=20 and epochs=1", "loop.epochs=null"]),
-    (["loop.max_steps=null"], ["exactly one of max_steps, epochs, max_tokens", "none"]),
+    (["loop.epochs=1"], ["loop.max_steps", "(max_steps=20 and epochs=1.0)", "loop.epochs=null"]),
+    (["loop.max_steps=null"], ["exactly one of max_steps, epochs, max_tokens", "none is set"]),
     (["loop.eval_every=5"], ["exactly one of evals, eval_every"]),
     (["loop.max_steps=many"], ["loop.max_steps", "many"]),
     (["loop.grad_clip=-1"], ["loop.grad_clip: -1.0 must be above 0"]),
@@ -63,29 +63,31 @@ TABLE = [
     (["seed=-1"], ["seed: -1"]),
     (["lora=all_linear", "lora.rank=0"], ["lora", "rank", "0"]),
     (["lora=all_linear", "lora.target_modules=[nothing]"], ["lora", "nothing", "qkv"]),
-    (["data.sequence_length=4096"], ["data.sequence_length 4096", "128 positions", "data.sequence_length=128"]),
+    (["data.sequence_length=4096"], ["data.sequence_length=4096", "128 positions", "data.sequence_length=128"]),
     (["data.sequence_length=0"], ["data", "sequence_length", "0"]),
     (["tokenizer=bpe", "tokenizer.vocab_size=5000000"], ["tokenizer", "5000000"]),
     (["start=warm"], ["start.source has no value"]),
     (["start=warm", "start.source=nowhere"], ["start.source: 'nowhere' is not a file"]),
     (["data=text"], ["data.source.path has no value"]),
     (["data=text", "data.source.path=/nowhere/text.txt"], ["data", "/nowhere/text.txt"]),
-    (["lora=none", "+lora.rank=4"], ["lora: rank set, and lora=none has no adapters"]),
+    (["lora=none", "+lora.rank=4"], ["lora: rank: lora=none has no adapters"]),
     (["weight_decay_applies_to=some"], ["weight_decay_applies_to: 'some'"]),
     (["tracking.uri=sqlite:////proc/store/mlflow.db"], ["tracking.uri: /proc", "cannot be written to"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
 ]
 
 
-@pytest.mark.parametrize(("typed", "said"), TABLE, ids=lambda value: " ".join(value) if isinstance(value, list) else "")
-def test_wrong_input_gets_one_message_and_leaves_nothing(typed, said, places, tmp_path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("typed", "parts"), CASES, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_invalid_input_gets_one_message(typed, parts, places, tmp_path, monkeypatch, capsys) -> None:
     before = "experiment=smoke" if not any(word.startswith("experiment=") for word in typed) else "seed=1"
     assert run_main(monkeypatch, before, *places, *typed) == 2
     message = capsys.readouterr().err.strip()
     assert "\n" not in message
     assert "Traceback" not in message
-    for words in said:
-        assert words in message
+    for part in parts:
+        assert part in message
     assert sorted(os.listdir(tmp_path)) == []
 
 
@@ -93,7 +95,7 @@ def test_wrong_input_gets_one_message_and_leaves_nothing(typed, said, places, tm
     "typed",
     ["schedule.warmup_ratio=1.5", "batch.micro_batch_size=5", "lora.rank=0", "optimizer.eps=-1", "lora.rank=1.5"],
 )
-def test_wrong_input_is_refused_before_a_base_is_trained_for_it(typed, places, tmp_path, monkeypatch, capsys) -> None:
+def test_invalid_input_is_found_before_a_base_model_is_trained(typed, places, tmp_path, monkeypatch, capsys) -> None:
     assert run_main(monkeypatch, *places, "device=cpu", typed) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert sorted(os.listdir(tmp_path)) == []
@@ -107,39 +109,39 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_file_that_cannot_serve_is_named_with_the_reason(kind, places, tmp_path, monkeypatch, capsys) -> None:
-    content, said = BAD_FILES[kind]
+def test_invalid_data_files(kind, places, tmp_path, monkeypatch, capsys) -> None:
+    content, parts = BAD_FILES[kind]
     file = tmp_path / f"{kind}.txt"
     file.write_bytes(content)
     chosen = ["data=text", f"data.source.path={file}", "tokenizer=bpe", "tokenizer.vocab_size=260"]
     assert run_main(monkeypatch, SMOKE, *places, *chosen) == 2
     message = capsys.readouterr().err
-    for words in (*said, "data"):
-        assert words in message
+    for part in (*parts, "data"):
+        assert part in message
     assert sorted(os.listdir(tmp_path)) == [file.name]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
+def test_missing_device(places, tmp_path, monkeypatch, capsys) -> None:
     assert run_main(monkeypatch, SMOKE, *places, "device=cuda") == 2
     assert "device.kind: cuda is not available" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == []
 
 
-def test_a_model_name_that_cannot_be_reached_is_refused(places, tmp_path, monkeypatch, capsys) -> None:
+def test_unreachable_model_name(places, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert run_main(monkeypatch, SMOKE, *places, "model=hf", "model.name=nobody/no-such-model") == 2
     assert "nobody/no-such-model" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == []
 
 
-def test_weights_of_another_architecture_are_refused_with_both_shapes(places, tmp_path, monkeypatch, capsys) -> None:
+def test_weights_of_another_architecture_are_named_with_both_shapes(places, tmp_path, monkeypatch, capsys) -> None:
     torch.save({"blocks.0.attention.qkv.weight": torch.zeros(7, 5)}, tmp_path / "other.pt")
     assert run_main(monkeypatch, SMOKE, *places, "start=warm", f"start.source={tmp_path}/other.pt") == 2
     assert "blocks.0.attention.qkv.weight [7, 5] for [288, 96]" in capsys.readouterr().err
 
 
-def test_the_shell_sees_the_message_and_the_exit_status(places: list[str], tmp_path: Path) -> None:
+def test_message_and_exit_status_of_a_subprocess(places: list[str], tmp_path: Path) -> None:
     done = run_script(SMOKE, *places, "optimizer=adamww")
     assert done.returncode == 2
     assert done.stdout == ""

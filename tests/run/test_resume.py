@@ -150,7 +150,9 @@ def test_other_data_behind_the_same_settings_are_told(broken_off, places, tmp_pa
 
 
 def test_the_time_of_a_resumed_step_can_be_measured(broken_off, places) -> None:
-    cfg = compose_config([*TINY, *places, "start=resume", f"start.run={broken_off.folder}", "start.restart_schedule=true"])
+    cfg = compose_config(
+        [*TINY, *places, "start=resume", f"start.run={broken_off.folder}", "start.restart_schedule=true"]
+    )
     prepared = dry_run(cfg, timed_steps=2)
     assert prepared.seconds_per_step > 0
     assert prepared.seconds_per_eval > 0
@@ -225,8 +227,8 @@ REFUSED = [
     (["start.run=nowhere"], "start.run: 'nowhere' is not a file, a folder, or a run in"),
     (["start.run={files}"], "keeps no checkpoints of a run"),
     (["start.checkpoint=5"], "start.checkpoint: '5' must be one of the checkpoints in"),
-    (["start.checkpoint=5"], ": best, last, 0, 4, 6"),
-    (["start.checkpoint=newest"], "start.checkpoint: 'newest' is none of best, last and a step"),
+    (["start.checkpoint=5"], "keeps: best, last, 0, 4, 6"),
+    (["start.checkpoint=newest"], "start.checkpoint: 'newest': must be best, last or a step"),
     (["start.restart_schedule=again"], "start.restart_schedule: Value 'again' is not a valid bool"),
     (["loop.max_steps=6"], "loop: the checkpoint has 6 steps and the run ends after 6"),
     (["model.width=32"], "is of another architecture (0 tensors matched; "),

@@ -99,7 +99,7 @@ TABLE = [
     ([GRID, "optimizer.lr=interval(1e-3,1e-2)"], ["a grid cannot run interval(0.001,0.01)", "range(low,high,step)"]),
     ([GRID, "seed=range(0,1000)", "lora.rank=range(1,1000)"], ["999000", "hydra/sweeper/sampler=random"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
-    (["output_dir=null"], ["output_dir: None is no folder"]),
+    (["output_dir=null"], ["output_dir: None is not a folder"]),
     (["sweep.storage=sqlite:////proc/study.db"], ["sweep.storage: ", "/proc/study.db", "cannot be opened"]),
 ]  # fmt: skip
 
@@ -182,7 +182,7 @@ def test_range_over_locked_key(places, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "conf" / "experiment" / "fixed.yaml").write_text(FIXED)
     overrides = ["--config-dir", str(tmp_path / "conf"), "-m", "experiment=fixed", "sweeps=grid", *places, "seed=1,2"]
     assert run_main(monkeypatch, *overrides) == 2
-    assert capsys.readouterr().err.startswith("seed=1,2: experiment fixed fixes seed")
+    assert capsys.readouterr().err.startswith("seed=1,2: experiment fixed locks seed")
     assert sorted(os.listdir(tmp_path)) == ["conf"]
 
 
