@@ -1,18 +1,18 @@
-"""From the configuration to the parts of a run: the only place that instantiates."""
+"""Build the parts of a run from its configuration. Only this module instantiates components."""
 
 import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
+from harness.config.compose import to_plain_dict
 from harness.config.schema import RunSettings
 from harness.config.targets import hydra_whitelist
 from harness.core.distributed import ProcessGroup
@@ -29,12 +29,12 @@ from harness.training.policies import Policy
 from harness.training.schedules import Plateau
 
 NON_NUMERIC_KEYS = ("params", "param_names", "foreach", "fused", "capturable", "differentiable", "maximize")
-"""What a torch parameter group holds beside the numbers that decide an update."""
+"""Keys of a torch parameter group that do not change the update."""
 
 
 @dataclass(frozen=True)
 class RunParts:
-    """What `train` takes, and what it is worth knowing of it."""
+    """Everything the trainer needs, with the settings in force."""
 
     task: Task
     state: TrainState
@@ -42,21 +42,25 @@ class RunParts:
     policies: tuple[Policy, ...]
     effective: EffectiveSettings
     notices: tuple[str, ...]
+    """Messages about the schedule for the user."""
 
 
 def instantiate_component(cfg: DictConfig, key: str) -> Any:
-    """The object `cfg.<key>` describes; what its constructor refuses, now or when a partial is completed, becomes a
-    ConfigError under that key."""
+    """Return the object that `cfg.<key>` describes.
+
+    Raises:
+        ConfigError: naming `key`, if the constructor raises a ValueError or OSError, also when a partial is called later.
+    """
     try:
-        described = OmegaConf.to_container(cfg[key], resolve=True)  # alone, it takes no copy of all of `cfg` along
-        made = instantiate(described, _execution_whitelist_=hydra_whitelist(), _convert_="all")
+        node = to_plain_dict(cfg[key])  # instantiate would copy all of `cfg` along with the node
+        component = instantiate(node, _execution_whitelist_=hydra_whitelist(), _convert_="all")
     except Exception as error:
         raise _to_config_error(key, error.__cause__ or error) from error
-    return _report_errors_under(key, made) if cfg[key].get("_partial_") else made
+    return _report_errors_under(key, component) if cfg[key].get("_partial_") else component
 
 
 def build_task(cfg: DictConfig, settings: RunSettings, world: ProcessGroup) -> Task:
-    """The task with its random or pretrained model, on the CPU; rank 0 prepares the data for all."""
+    """Build the task and its model on the CPU; rank 0 prepares the data for all ranks."""
     build = instantiate_component(cfg, "task")
     components = {
         key: instantiate_component(cfg, key) for key in ("model", "data", "tokenizer") if cfg.get(key) is not None
@@ -68,9 +72,11 @@ def build_task(cfg: DictConfig, settings: RunSettings, world: ProcessGroup) -> T
 def build_parts(
     cfg: DictConfig, settings: RunSettings, world: ProcessGroup, task: Task, schedule_start_step: int = 0
 ) -> RunParts:
-    """The parts of a run of `task`, whose model holds the weights to start from; its length and its schedule count
-    from `schedule_start_step` on."""
-    seed_everything(settings.seed)  # whatever came before, a base or nothing, adapters are drawn alike
+    """Build the parts of a run of `task`, whose model holds the initial weights.
+
+    The length of the run and its schedule count from `schedule_start_step`.
+    """
+    seed_everything(settings.seed)  # adapters get the same values whether or not a base model was just trained
     if cfg.lora:
         instantiate_component(cfg, "lora")(task.model)
     task.model.to(world.device)
@@ -81,9 +87,7 @@ def build_parts(
     optimizer = build_optimizer(cfg, task.model, settings.weight_decay_applies_to)
     plan = _build_plan(settings, task, world, schedule_start_step)
     schedule = instantiate_component(cfg, "schedule")
-    warmup_steps, notices = _report_errors_under(
-        "schedule", partial(_check_schedule, schedule, plan, schedule_start_step)
-    )()
+    warmup_steps, notices = _report_errors_under("schedule", _check_schedule)(schedule, plan, schedule_start_step)
     scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision.autocast == "float16")
     state = TrainState(
         task.model,
@@ -93,7 +97,7 @@ def build_parts(
         examples_per_epoch=task.examples,
         schedule_start_step=schedule_start_step,
     )
-    seed_everything(settings.seed + world.rank)  # dropout differs between processes; the weights do not
+    seed_everything(settings.seed + world.rank)  # dropout masks differ between processes
     return RunParts(
         task=task,
         state=state,
@@ -105,30 +109,32 @@ def build_parts(
 
 
 def build_observers(cfg: DictConfig) -> list[Observer]:
-    return [instantiate_component(cfg.observers, name) for name in cfg.observers]
+    return [instantiate_component(cfg.observers, name) for name in map(str, cfg.observers)]
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_applies_to: str) -> CombinedOptimizer:
-    """The optimizer of `cfg.optimizer` over every trainable parameter of `model`."""
+    """Build `cfg.optimizer` over the trainable parameters of `model`."""
     if cfg.optimizer.get("fused") and any(parameter.is_complex() for parameter in model.parameters()):
-        raise ConfigError("optimizer.fused: the model has complex parameters, which no fused kernel takes; set it null")
+        raise ConfigError(
+            "optimizer.fused: the model has complex parameters, which fused kernels do not support; set it to null"
+        )
     groups = _report_errors_under("optimizer", group_parameters)(model, weight_decay_applies_to)
     return _report_errors_under("optimizer", CombinedOptimizer)(instantiate_component(cfg, "optimizer")(groups), model)
 
 
-def _compile_model(is_wanted: bool, model: nn.Module) -> None:
-    """In place, so that the names in a state dict stay, and lazily: the first step of each shape waits for it."""
-    if not isinstance(is_wanted, bool):
-        raise ConfigError(f"compile: {is_wanted!r} is neither true nor false")
-    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
-    if is_wanted and not shutil.which(compiler):
-        raise ConfigError(f"compile: true needs the C++ compiler {compiler}, which is not here; install it, or false")
-    if is_wanted:
+def _compile_model(enabled: bool, model: nn.Module) -> None:
+    """Compile in place, which keeps the names in the state dict. The first step with each shape triggers compilation."""
+    if not isinstance(enabled, bool):
+        raise ConfigError(f"compile: {enabled!r} must be true or false")
+    if enabled:
+        compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+        if not shutil.which(compiler):
+            raise ConfigError(f"compile: true: the C++ compiler {compiler} is not installed; install it, or use false")
         model.compile()
 
 
 def _check_schedule(schedule: Schedule, plan: TrainingPlan, schedule_start_step: int) -> tuple[int, tuple[str, ...]]:
-    """The steps of warm-up, and what the user must hear of the schedule in a run as long as this."""
+    """Return the number of warm-up steps, and messages about the schedule in a run of this length."""
     length = plan.total_steps - schedule_start_step
     notices = [schedule.warmup_notice(length)]
     if isinstance(schedule, Plateau):
@@ -138,9 +144,10 @@ def _check_schedule(schedule: Schedule, plan: TrainingPlan, schedule_start_step:
 
 def _build_policies(settings: RunSettings) -> tuple[Policy, ...]:
     loop, max_skips = settings.loop, settings.precision.max_skips
-    rollbacks = {"lr_factor": loop.spike_lr_factor, "max_rollbacks": loop.max_rollbacks}
     chosen: list[Policy] = [
-        policies.watch_spikes(loop.on_spike, max_skips=max_skips, **rollbacks),
+        policies.watch_spikes(
+            loop.on_spike, max_skips=max_skips, lr_factor=loop.spike_lr_factor, max_rollbacks=loop.max_rollbacks
+        ),
         policies.stop_when_diverged(max_skips),
         policies.shrink_when_out_of_memory,
     ]
@@ -174,7 +181,7 @@ def _read_effective_settings(
     """Read the settings in force from the built objects."""
     parameters = list(state.model.parameters())
     groups = [group for optimizer in state.optimizer.parts for group in optimizer.param_groups]
-    schedule = state.schedule
+    schedule: Any = state.schedule
     schedule_fields = [field.name for field in fields(schedule) if field.init] if is_dataclass(schedule) else []
     return EffectiveSettings(
         device=world.device.type,
@@ -215,7 +222,9 @@ def _to_json_values(settings: Mapping[str, Any]) -> dict[str, Value]:
     }
 
 
-def _report_errors_under(key: str, call: Callable) -> Callable:
+def _report_errors_under(key: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `call` with its ValueErrors and OSErrors raised as ConfigErrors that name `key`."""
+
     def named(*args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
@@ -225,8 +234,8 @@ def _report_errors_under(key: str, call: Callable) -> Callable:
     return named
 
 
-def _to_config_error(key: str, error: BaseException) -> Exception:
-    """ValueError and OSError are the user's to mend; anything else is a fault of ours and keeps its traceback."""
+def _to_config_error(key: str, error: BaseException) -> BaseException:
+    """Return a ConfigError for a ValueError or OSError, which the user can fix; other errors are bugs and stay."""
     if isinstance(error, ConfigError):
         return error
     return ConfigError(f"{key}: {error}") if isinstance(error, ValueError | OSError) else error

@@ -1,4 +1,4 @@
-"""Weights to start from: found, read as data, and matched to the model name by name."""
+"""Load initial weights from a run, a Hugging Face folder or a file, matched to the model by name and shape."""
 
 import re
 from copy import deepcopy
@@ -7,9 +7,9 @@ from pathlib import Path
 from textwrap import fill as wrap
 
 import yaml
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from harness.config.compose import load_config
 from harness.config.schema import RunSettings
 from harness.config.targets import check_target
 from harness.core.errors import ConfigError
@@ -22,12 +22,12 @@ from harness.training import lora
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights, read_state_dict
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.")
-"""What data parallelism, torch.compile and wrapper classes put in front of a name."""
+"""Prefixes that data parallelism, torch.compile and wrapper classes add to parameter names."""
 
 
 @dataclass(frozen=True)
 class WeightMatch:
-    """How a state dict fits a model; `mismatched` names come with both shapes."""
+    """Result of matching a state dict to a model; `mismatched` entries include both shapes."""
 
     matched: list[str]
     missing: list[str]
@@ -39,13 +39,13 @@ class WeightMatch:
         return not (self.missing or self.unexpected or self.mismatched)
 
     def summarize(self) -> str:
-        """One line: the counts, and the first names of what did not match."""
+        """Return one line with the counts, and the first names of what did not match."""
         misfits = {kind: names for kind, names in vars(self).items() if kind != "matched" and names}
-        told = [f"{len(names)} {kind}: {', '.join(_truncate_names(names, 3))}" for kind, names in misfits.items()]
-        return "; ".join([f"{len(self.matched)} tensors matched", *told])
+        problems = [f"{len(names)} {kind}: {', '.join(_truncate_names(names, 3))}" for kind, names in misfits.items()]
+        return "; ".join([f"{len(self.matched)} tensors matched", *problems])
 
     def format_table(self) -> str:
-        """Lines of at most 100 columns: each kind, its count, and its names."""
+        """Return each kind with its count and its first 20 names, wrapped at 100 columns."""
         rows = []
         for kind, names in vars(self).items():
             text = f"{kind:<11}{len(names):>5}  {', '.join(_truncate_names(names, 20))}"
@@ -54,9 +54,12 @@ class WeightMatch:
 
 
 def load_warm_start(model: nn.Module, source: str, settings: RunSettings) -> WeightMatch:
-    """Load the weights `source` names into `model`; ConfigError, in one line, where nothing is found or fits.
+    """Load the weights that `source` names into `model`.
 
-    A file may hold a part of the weights; a run's or Hugging Face folder must hold them all.
+    A file may hold some of the weights; the folder of a run or of a Hugging Face model must hold all of them.
+
+    Raises:
+        ConfigError: if nothing is found or nothing fits.
     """
     path = find_run(source, settings.output_dir, "start.source")
     try:
@@ -64,26 +67,26 @@ def load_warm_start(model: nn.Module, source: str, settings: RunSettings) -> Wei
     except (ConfigError, ValueError, OSError, yaml.YAMLError) as error:
         raise ConfigError(f"start.source: {path}: {' '.join(str(error).split())}") from error
     if not match.matched:
-        raise ConfigError(f"start.source: nothing in {path} fits this model ({match.summarize()})")
+        raise ConfigError(f"start.source: {path}: no tensor fits this model ({match.summarize()})")
     if match.mismatched or (path.is_dir() and not match.is_complete):
-        raise ConfigError(f"start.source: {path} is of another architecture ({match.summarize()})")
+        raise ConfigError(f"start.source: {path}: the weights are of another architecture ({match.summarize()})")
     return match
 
 
 def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a file, a Hugging Face folder or a run's, with LoRA adapters merged as they fit `model`."""
+    """Return the weights in a file, a Hugging Face folder or a run's folder, with LoRA adapters merged."""
     if path.is_file():
         return read_state_dict(path)
     if (path / "config.yaml").is_file():
         return _read_run_weights(path, model)
     shards = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
     if not shards:
-        raise ValueError("it holds neither a run nor *.safetensors nor pytorch_model*.bin")
+        raise ValueError("it contains neither a run nor *.safetensors nor pytorch_model*.bin")
     return {name: tensor for shard in shards for name, tensor in read_state_dict(shard).items()}
 
 
 def load_matching_weights(model: nn.Module, weights: dict[str, Tensor]) -> WeightMatch:
-    """Copy every tensor whose name, after wrappers' prefixes, and shape fit; the rest is told, never guessed."""
+    """Copy every tensor whose name, without the prefixes of wrappers, and shape match; report the others."""
     own = model.state_dict()
     renamed = {_find_own_name(name, own): tensor for name, tensor in weights.items()}
     match = match_weights(model, renamed)
@@ -92,7 +95,7 @@ def load_matching_weights(model: nn.Module, weights: dict[str, Tensor]) -> Weigh
 
 
 def match_weights(model: nn.Module, weights: dict[str, Tensor]) -> WeightMatch:
-    """How `weights`, under the model's own names, would fit."""
+    """Match `weights`, which have the model's own names, to `model` without copying them."""
     own = model.state_dict()
     fits = {name for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
     clash = sorted(name for name in weights.keys() & own.keys() if name not in fits)
@@ -106,35 +109,37 @@ def match_weights(model: nn.Module, weights: dict[str, Tensor]) -> WeightMatch:
 
 
 def copy_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy `weights` into `model`, whose head is untied first where they hold another one than the embedding."""
+    """Copy `weights` into `model`, after untying its head if their head differs from their embedding."""
     if find_broken_tie(model, weights) and hasattr(model, "get_output_embeddings"):
         untie_head(model)
     load_model_weights(model, weights, strict=False)
 
 
 def parse_base_experiment(source: str) -> str | None:
-    """The experiment that `source` says to train first, if it says so."""
+    """Return the name in `experiment=NAME`, or None for another kind of source."""
     return source.removeprefix("experiment=") if source.startswith("experiment=") else None
 
 
 def load_best_weights(folder: Path, model: nn.Module) -> nn.Module:
-    """`model`, adapted as the run in `folder` says, with its best weights; its data and tokenizer are not needed.
+    """Return `model` with the LoRA adapters and the best weights of the run in `folder`.
 
-    ValueError where they do not fit."""
-    cfg = OmegaConf.load(folder / "config.yaml")
+    Raises:
+        ValueError: if the weights do not fit.
+    """
+    cfg = load_config(folder / "config.yaml")
     weights = load_weights(find_intact_folder(folder / "checkpoints" / "best") / WEIGHTS_FILE)
     if cfg.get("lora"):
         check_target("lora", cfg.lora)
         model = instantiate_component(cfg, "lora")(model)
     match = load_matching_weights(model, weights)
     if not match.is_complete:
-        raise ValueError(f"its weights do not fit this model ({match.summarize()})")
+        raise ValueError(f"the weights do not fit this model ({match.summarize()})")
     return model
 
 
 def _read_run_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """The best weights of the run in `folder`, under the names of `model`."""
-    if not OmegaConf.load(folder / "config.yaml").get("lora"):
+    """Return the best weights of the run in `folder`, under the names of `model`."""
+    if not load_config(folder / "config.yaml").get("lora"):
         return load_weights(find_intact_folder(folder / "checkpoints" / "best") / WEIGHTS_FILE)
     return lora.remove_adapters(load_best_weights(folder, deepcopy(model)), merged=True).state_dict()
 
@@ -150,7 +155,7 @@ def _find_own_name(name: str, own: dict[str, Tensor]) -> str:
 
 
 def _is_ignored_buffer(name: str, model: nn.Module) -> bool:
-    """Whether `model` is of transformers and passes over a buffer that its older versions saved."""
+    """Return whether `model` is a transformers model that ignores `name`, a buffer saved by older versions."""
     return any(re.search(pattern, name) for pattern in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
 
 

@@ -1,11 +1,12 @@
-"""A run that was recorded, read back: its model with the best weights, and its tokenizer."""
+"""Load the model and tokenizer of a recorded run."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
+from harness.config.compose import load_config
 from harness.config.targets import check_target
 from harness.core.errors import ConfigError
 from harness.core.paths import project_dir
@@ -17,7 +18,7 @@ from harness.run.initial_weights import load_best_weights
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """`model` is in evaluation mode on the CPU, adapters in place."""
+    """A recorded run; `model` is on the CPU in evaluation mode, with LoRA adapters not merged."""
 
     folder: Path
     cfg: DictConfig
@@ -26,15 +27,20 @@ class LoadedRun:
 
 
 def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
-    """The run that `run` names: a folder, a run's name or an MLflow run id. ConfigError where it is none, or of no
-    language model, or its weights are gone."""
+    """Load a run, with its best weights, by folder, name or MLflow run id.
+
+    Raises:
+        ConfigError: if there is no such run, it is not a run of a language model, or its weights are gone.
+    """
     folder = find_run(run, output_dir or project_dir() / "outputs", "RUN")
     kept = folder / "checkpoints" / "tokenizer"
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"RUN: {folder} holds no run; give a run's folder, its name or its MLflow run id")
+        raise ConfigError(f"RUN: {folder} is not a run folder; give a run's folder, name or MLflow run id")
     if not kept.is_dir():
-        raise ConfigError(f"RUN: {folder} keeps no tokenizer: it is no language model's, or its checkpoints are gone")
-    cfg = OmegaConf.load(folder / "config.yaml")
+        raise ConfigError(
+            f"RUN: {folder} has no tokenizer: it is not a run of a language model, or its checkpoints were deleted"
+        )
+    cfg = load_config(folder / "config.yaml")
     check_target("model", cfg.model)
     tokenizer = Tokenizer.load(kept)
     try:

@@ -1,4 +1,4 @@
-"""Where a run comes from: code, command, machine, versions."""
+"""Provenance of a run: code, command, machine and package versions."""
 
 import getpass
 import os
@@ -23,6 +23,7 @@ from harness.tracking.store_uri import hide_credentials
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "hydra-core", "optuna", "mlflow")
 MAX_NEW_BYTES = 1_000_000
+"""Total size of the new files that a patch includes."""
 
 
 @cache
@@ -68,21 +69,23 @@ def format_command(overrides: Iterable[str]) -> str:
 
 @cache
 def diff_from_commit(root: Path) -> str:
-    """A patch from the commit to the files under `root`, new ones included, large ones by name; empty where there is
-    no change or no commit. Asked once a process, whose code stays what it has loaded."""
+    """Return a patch from the commit to the files under `root`, new files included, large ones by name only.
+
+    It is empty if there is no change or no commit. Cached, since a process keeps running the code that it has loaded.
+    """
     index = _run_git(root, "rev-parse", "--git-path", "index")
     if index is None:
         return ""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            copy = shutil.copy(root / os.fsdecode(index.rstrip(b"\n")), folder)  # the user's own stays as it is
+            copy = shutil.copy(root / os.fsdecode(index.rstrip(b"\n")), folder)  # do not change the user's index
             return _make_patch(root, {"GIT_INDEX_FILE": copy})
     except OSError:
         return ""
 
 
 def _make_patch(root: Path, index: dict[str, str]) -> str:
-    """Of tracked files and, entered in `index` first, of new ones."""
+    """Return the patch of tracked files and of new files, which are added to the copied `index` first."""
     small, others = _list_new_files(root)
     entering = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
     if _run_git(root, *entering, given=b"\0".join(small), environment=index) is None:
@@ -93,22 +96,24 @@ def _make_patch(root: Path, index: dict[str, str]) -> str:
 
 
 def _list_new_files(root: Path) -> tuple[list[bytes], list[bytes]]:
-    """Untracked names: the smallest files, MAX_NEW_BYTES together, and the others."""
+    """Return the names of untracked files: the smallest, up to MAX_NEW_BYTES together, and the others."""
     names = (_run_git(root, "ls-files", "--others", "--exclude-standard", "-z") or b"").split(b"\0")[:-1]
     paths = {name: os.path.join(os.fsencode(root), name) for name in names}
     sizes = {name: os.lstat(path).st_size for name, path in paths.items()}
-    small, others, total = [], [], 0
-    for name in sorted(names, key=sizes.get):
+    small: list[bytes] = []
+    others: list[bytes] = []
+    total = 0
+    for name in sorted(names, key=lambda name: sizes[name]):
         total += sizes[name]
-        is_folder = name.endswith(b"/")  # a repository of its own
+        is_folder = name.endswith(b"/")  # a nested repository
         fits = total <= MAX_NEW_BYTES and not is_folder and os.access(paths[name], os.R_OK, follow_symlinks=False)
         (small if fits else others).append(name)
     return small, others
 
 
 def _run_git(root: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] = {}) -> bytes | None:
-    """What git prints, None where it fails or is not there."""
-    command = ["git", "--literal-pathspecs", "--no-optional-locks", "-C", root, *arguments]
+    """Return the output of git, or None if it fails or is not installed."""
+    command: list[str | Path] = ["git", "--literal-pathspecs", "--no-optional-locks", "-C", root, *arguments]
     try:
         done = subprocess.run(command, input=given, capture_output=True, timeout=10, env={**os.environ, **environment})
     except (OSError, subprocess.TimeoutExpired):

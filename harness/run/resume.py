@@ -1,4 +1,4 @@
-"""Going on from a run's checkpoint: which one, what has changed since, and what is told of it."""
+"""Resume a run from a checkpoint: find it, restore the state, and report what has changed since."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -15,7 +15,7 @@ from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
 from harness.core.lr_keys import is_lr_key
-from harness.core.state import TrainState, find_broken_tie
+from harness.core.state import ObservingSchedule, TrainState, find_broken_tie
 from harness.core.task import Task
 from harness.models import untie_head
 from harness.record import metrics_file
@@ -31,11 +31,9 @@ from harness.training.checkpoint import (
     read_counters,
 )
 
-VALIDATION_KEYS, NOT_VALIDATION_KEYS = (
-    ("data", "tokenizer", "task"),
-    ("data.eval_batch_size", "data.shuffle", "task.blimp"),
-)
-"""Keys that decide what the validation loss is measured on, and those among them that do not."""
+# Keys that decide what the validation loss is measured on, and the exceptions among them.
+VALIDATION_KEYS = ("data", "tokenizer", "task")
+NOT_VALIDATION_KEYS = ("data.eval_batch_size", "data.shuffle", "task.blimp")
 
 RESUMED_ONLY = ("effective.first_step", "effective.schedule_start_step", "effective.lr_factor")
 """Keys that every resumed run changes."""
@@ -43,8 +41,11 @@ RESUMED_ONLY = ("effective.first_step", "effective.schedule_start_step", "effect
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """The checkpoint that a run goes on from; `recorded` is what that run said of itself at its start, `faults` names
-    what was damaged in the place of which the checkpoint stands."""
+    """The checkpoint that a run resumes from.
+
+    `recorded` is the start entry of the resumed run's metrics file. `damaged` describes the later checkpoints that were
+    skipped because they are damaged.
+    """
 
     folder: Path
     checkpoint: Path
@@ -58,7 +59,10 @@ class ResumePoint:
         return self.counters["step"]
 
     def schedule_start_step(self, settings: RunSettings, task: Task) -> int:
-        """Where the schedule and the length of the run count from: what was done, in steps as they are now."""
+        """Return the step from which the schedule and the length of the run count.
+
+        If the number of steps per epoch has changed, the part already done is converted to steps of the new length.
+        """
         if self.restarts_schedule:
             return self.step
         old_batch_size = self.recorded["effective"]["batch_size"]
@@ -77,8 +81,7 @@ class SettingChange:
 
 @dataclass(frozen=True)
 class RestoredRun:
-    """A run that goes on: what differs from the one before, and where the weights of the best so far are, if it still
-    counts."""
+    """A resumed run: its parts, the settings that changed, and the checkpoint with the best loss so far, if any."""
 
     parts: RunParts
     changes: list[SettingChange]
@@ -86,15 +89,18 @@ class RestoredRun:
 
 
 def find_resume_point(settings: RunSettings) -> ResumePoint | None:
-    """The checkpoint that `start.run` and `start.checkpoint` name, if any; ConfigError where there is none that is
-    whole."""
+    """Return the checkpoint that `start.run` and `start.checkpoint` name, or None if the run does not resume another.
+
+    Raises:
+        ConfigError: if there is no intact checkpoint.
+    """
     start = settings.start
-    if start.kind != "resume":
+    if start.run is None:
         return None
     run = find_run(start.run, settings.output_dir, "start.run")
     if not (run / "checkpoints").is_dir() or not (run / metrics_file.METRICS_FILE).is_file():
         raise ConfigError(
-            f"start.run: {run} keeps no checkpoints of a run; give the folder that holds {metrics_file.METRICS_FILE}"
+            f"start.run: {run}: contains no checkpoints of a run; use the folder with {metrics_file.METRICS_FILE}"
         )
     try:
         recorded = next(
@@ -103,14 +109,14 @@ def find_resume_point(settings: RunSettings) -> ResumePoint | None:
         checkpoint, faults = choose_checkpoint(run / "checkpoints", start.checkpoint)
         saved = read_counters(checkpoint)
     except StopIteration:
-        raise ConfigError(f"start.run: {run / metrics_file.METRICS_FILE} is empty: that run never began") from None
+        raise ConfigError(f"start.run: {run / metrics_file.METRICS_FILE} is empty: the run never started") from None
     except ValueError as error:
         raise ConfigError(f"start.checkpoint: {error}") from error
     return ResumePoint(run, checkpoint, saved, recorded, start.restart_schedule, tuple(faults))
 
 
 def match_head_tying(resumed: ResumePoint, model: nn.Module) -> None:
-    """Give `model` a head of its own where the checkpoint has one."""
+    """Untie the head of `model` if the head in the checkpoint is untied."""
     if find_broken_tie(model, load_weights(resumed.checkpoint / WEIGHTS_FILE)) and hasattr(
         model, "get_output_embeddings"
     ):
@@ -118,19 +124,24 @@ def match_head_tying(resumed: ResumePoint, model: nn.Module) -> None:
 
 
 def restore_run(resumed: ResumePoint, parts: RunParts, params: Mapping[str, str], world: ProcessGroup) -> RestoredRun:
-    """`parts`, which `params` describe, with the state of the checkpoint and the numbers of the configuration;
-    ConfigError where the checkpoint does not fit."""
+    """Restore the state of the checkpoint into `parts`, whose configuration is `params`.
+
+    Optimizer moments come from the checkpoint, settings such as the LR from the configuration.
+
+    Raises:
+        ConfigError: if the checkpoint does not fit the run.
+    """
     state, total_steps = parts.state, parts.plan.total_steps
     if resumed.step >= total_steps:
         raise ConfigError(
-            f"loop: the checkpoint has {resumed.step} steps and the run ends after {total_steps}; ask for more steps "
-            "in all, or count them from the checkpoint on with start.restart_schedule=true"
+            f"loop: the checkpoint is at step {resumed.step} and the run ends at step {total_steps}; increase the "
+            "number of steps, or count steps from the checkpoint with start.restart_schedule=true"
         )
     match = match_weights(state.model, load_weights(resumed.checkpoint / WEIGHTS_FILE))
     if not match.is_complete:
         raise ConfigError(
-            f"start.run: {resumed.checkpoint} is of another architecture ({match.summarize()}); choose the model and "
-            "lora of that run, or take what fits of its weights: start=warm start.source=…"
+            f"start.run: {resumed.checkpoint}: another architecture ({match.summarize()}); use the model and lora of "
+            "that run, or load only the weights that fit: start=warm start.source=…"
         )
     built = replace(state, schedule=deepcopy(state.schedule))
     try:
@@ -150,9 +161,9 @@ def restore_run(resumed: ResumePoint, parts: RunParts, params: Mapping[str, str]
 
 
 def _adapt_state(state: TrainState, built: TrainState, resumed: ResumePoint, changes: list[SettingChange]) -> None:
-    """What of the loaded `state` does not hold for the run that was `built`."""
+    """Adapt the restored `state` to the run that was `built`, whose settings may differ."""
     state.schedule_start_step = built.schedule_start_step
-    if state.examples_per_epoch != built.examples_per_epoch:  # the same share of the data lies behind
+    if state.examples_per_epoch != built.examples_per_epoch:  # keep the position as a fraction of the epoch
         state.examples = round(state.examples * built.examples_per_epoch / state.examples_per_epoch)
         state.examples_per_epoch = built.examples_per_epoch
     if resumed.restarts_schedule:
@@ -161,8 +172,8 @@ def _adapt_state(state: TrainState, built: TrainState, resumed: ResumePoint, cha
         state.lr_factor = 1.0
     if resumed.restarts_schedule or has_changed_validation(changes):
         state.best_val_loss = inf
-    if has_changed_validation(changes) and hasattr(state.schedule, "reset_best"):
-        state.schedule.rebase()
+    if has_changed_validation(changes) and isinstance(state.schedule, ObservingSchedule):
+        state.schedule.reset_best()
 
 
 def has_changed_validation(changes: list[SettingChange]) -> bool:
@@ -172,41 +183,42 @@ def has_changed_validation(changes: list[SettingChange]) -> bool:
     )
 
 
-def describe_resume(resumed: ResumePoint, gone_on: RestoredRun) -> Iterator[str]:
-    """What the user must hear, a table of the changes last."""
-    state, plan = gone_on.parts.state, gone_on.parts.plan
-    yield from (f"damaged, so an earlier checkpoint is taken: {fault}" for fault in resumed.damaged)
-    yield f"goes on from {resumed.folder.name}, step {resumed.step} ({resumed.counters['tokens']:,} tokens)"
+def describe_resume(resumed: ResumePoint, restored: RestoredRun) -> Iterator[str]:
+    """Yield messages for the user; the last one is the table of changed settings."""
+    state, plan = restored.parts.state, restored.parts.plan
+    yield from (f"skipped a damaged checkpoint: {problem}" for problem in resumed.damaged)
+    yield f"resuming {resumed.folder.name} at step {resumed.step} ({resumed.counters['tokens']:,} tokens)"
     if resumed.counters["last_spike_step"]:
         yield f"this checkpoint was saved after the loss spiked at step {resumed.counters['last_spike_step']}"
     if state.lr_factor != 1:
-        yield f"the LR stays at {state.lr_factor:.3g} of what the schedule says: rollbacks have cut it"
+        yield f"the LR is {state.lr_factor:.3g} times that of the schedule, because of rollbacks"
     if resumed.restarts_schedule:
-        yield "the schedule, the length of the run and the best so far begin anew at this step"
-    elif has_changed_validation(gone_on.changes):
-        yield "the data or how they are cut differ: the best so far counts no longer"
-    elif gone_on.best is None:
-        yield "the weights of the best so far are no longer kept: it begins anew"
-    if not resumed.restarts_schedule and any(change.key.startswith("schedule.") for change in gone_on.changes):
+        yield "the schedule, the length of the run and the best loss start over at this step"
+    elif has_changed_validation(restored.changes):
+        yield "the validation data differ: the best loss so far is discarded"
+    elif restored.best is None:
+        yield "the weights of the best loss so far were deleted: it is discarded"
+    if not resumed.restarts_schedule and any(change.key.startswith("schedule.") for change in restored.changes):
         done, length = state.step - state.schedule_start_step, plan.total_steps - state.schedule_start_step
+        warmup_steps = state.schedule.count_warmup_steps(length)
         yield (
-            f"the schedule of {length} steps goes on at its step {done}, after {state.schedule.count_warmup_steps(length)} "
-            "of warm-up; start.restart_schedule=true begins it anew"
+            f"the schedule of {length} steps, {warmup_steps} of them warm-up, continues at its step {done}; "
+            "start.restart_schedule=true starts it over"
         )
-    yield format_changes(gone_on.changes)
+    yield format_changes(restored.changes)
 
 
 def format_changes(changes: list[SettingChange]) -> str:
-    """A line a change, its key, what it was and what it is; or that there is none."""
+    """Return a table of the changes, or a line that says that there are none."""
     if not changes:
-        return "no setting has changed"
+        return "no settings changed"
     rows = [("changed", "before", "after"), *((change.key, change.before, change.after) for change in changes)]
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     return "\n".join(f"{key:<{widths[0]}}  {before:<{widths[1]}}  {after}" for key, before, after in rows)
 
 
 def resume_tags(resumed: ResumePoint) -> dict[str, str]:
-    """What links the new run to the old one."""
+    """Return the tags that link the new run to the resumed one."""
     run_id = read_mlflow_run_id(resumed.folder / "mlflow.json")
     return {
         "resumed.run": resumed.folder.name,
@@ -216,11 +228,11 @@ def resume_tags(resumed: ResumePoint) -> dict[str, str]:
 
 
 def _compare_settings(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[SettingChange]:
-    """Of the settings, and of the data behind them."""
+    """Yield the changes in the configuration, the settings in force and the data."""
     effective = EffectiveSettings.from_json(recorded["effective"])
     before = {**recorded["params"], **effective.to_params(), "data.digest": recorded["dataset"].get("digest", "-")}
-    gone = [key for key in before if key not in after and "." in key]  # without a dot: the name of a swept choice
-    for key in [*after, *gone]:
-        was, now = before.get(key, "-"), after.get(key, "-")
-        if was != now and key.partition(".")[0] not in ("start", *NON_TRAINING_KEYS) and key not in RESUMED_ONLY:
-            yield SettingChange(key, was, now)
+    removed = [key for key in before if key not in after and "." in key]  # no dot: the option of a swept group
+    for key in [*after, *removed]:
+        old, new = before.get(key, "-"), after.get(key, "-")
+        if old != new and key.partition(".")[0] not in ("start", *NON_TRAINING_KEYS) and key not in RESUMED_ONLY:
+            yield SettingChange(key, old, new)

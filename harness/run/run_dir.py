@@ -1,4 +1,4 @@
-"""A run's folder: one that no run had, with what describes the run in it."""
+"""Create the folder of a run and the files that describe the run."""
 
 import shutil
 from datetime import datetime
@@ -14,14 +14,17 @@ from harness.run import provenance
 
 
 def check_unused(folder: Path) -> None:
-    """ConfigError where `folder` holds a run."""
+    """Check that `folder` does not hold a run.
+
+    Raises:
+        ConfigError: if it does.
+    """
     if (folder / metrics_file.METRICS_FILE).exists():
-        raise ConfigError(f"{folder} holds a run already; give another folder")
+        raise ConfigError(f"{folder}: already holds a run; use another folder")
 
 
 def create_run_dir(cfg: DictConfig, settings: RunSettings, given: Path | None, task: Task, command: str) -> Path:
-    """The folder of a run that is about to train, with the resolved configuration, the code's state and the task's
-    files in it."""
+    """Create the folder of a run, with the resolved configuration, the provenance and the task's files in it."""
     folder = given.absolute() if given else _create_unique_dir(cfg, settings)
     folder.mkdir(parents=True, exist_ok=True)
     provenance.write_provenance(folder, cfg, command)
@@ -31,7 +34,7 @@ def create_run_dir(cfg: DictConfig, settings: RunSettings, given: Path | None, t
 
 
 def _create_unique_dir(cfg: DictConfig, settings: RunSettings) -> Path:
-    """A folder that no run had, named by the instant and the choices."""
+    """Create a folder named by the time and by the run's name, or its optimizer and schedule."""
     choices = (cfg.optimizer._target_, cfg.schedule._target_)
     name = cfg.name or "-".join(target.rpartition(".")[2].lower() for target in choices)
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"
@@ -42,9 +45,9 @@ def _create_unique_dir(cfg: DictConfig, settings: RunSettings) -> Path:
             return folder
         except FileExistsError:
             continue
-    raise ConfigError(f"output_dir: {settings.output_dir} has a thousand runs named {stem}")
+    raise ConfigError(f"output_dir: {settings.output_dir}: already has 1000 runs named {stem}; use another name")
 
 
 def list_description_files(folder: Path) -> tuple[Path, ...]:
-    """The files that say what the run was."""
+    """Return the files in a run's folder that describe the run."""
     return tuple(path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".txt", ".patch"))

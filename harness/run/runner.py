@@ -1,4 +1,4 @@
-"""One run from its configuration to its result; here, and nowhere else, a status is decided."""
+"""Run a configuration: build, train, record and return the result. Only this module decides the status of a run."""
 
 import hashlib
 import platform
@@ -11,10 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import Tensor
 
-from harness.config.compose import NON_TRAINING_KEYS, compose_config, flatten_config, without_sweep_keys
+from harness.config.compose import (
+    NON_TRAINING_KEYS,
+    compose_config,
+    flatten_config,
+    to_plain_dict,
+    without_sweep_keys,
+)
 from harness.config.schema import RunSettings
 from harness.config.validation import validate_config
 from harness.core import distributed
@@ -37,7 +43,7 @@ from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
 
 SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir")
-"""The choices a base takes over from the run that needs it; not the seed, so that fresh seeds share one base."""
+"""Choices that a base model takes from the run that needs it. The seed is not one, so that all seeds share a base."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +66,11 @@ class RunResult:
 
 
 class BaseRunFailed(Exception):
-    """The base that a run was to start from came to no good end."""
+    """Training the base model that a run starts from did not complete."""
 
     def __init__(self, result: RunResult) -> None:
         super().__init__(f"{result.status}: {result.reason}")
-        self.result = replace(result, reason=f"its base, {result.folder.name}: {result.reason}", effective=None)
+        self.result = replace(result, reason=f"base model {result.folder.name}: {result.reason}", effective=None)
 
 
 def run(
@@ -76,8 +82,18 @@ def run(
     params: Mapping[str, str] | None = None,
     overrides: Sequence[str] | None = None,
 ) -> RunResult:
-    """Train what `cfg` says, recorded in `folder`, by default a new one in `output_dir`, with `tags` and `params`
-    beside its own; ConfigError, with nothing written, for what cannot be built and for a folder that holds a run."""
+    """Train the model that `cfg` describes and record the run.
+
+    Args:
+        policies: Added to those of the configuration.
+        folder: Holds the record; by default a new folder in `output_dir`.
+        tags: Recorded in addition to the provenance.
+        params: Recorded in addition to the configuration.
+        overrides: The overrides that `cfg` was composed from; with them the run can be reproduced.
+
+    Raises:
+        ConfigError: before anything is written, if the run cannot be built or `folder` already holds a run.
+    """
     cfg = without_sweep_keys(cfg)
     settings = validate_config(cfg)
     overrides = None if overrides is None else tuple(map(hide_credentials, overrides))
@@ -86,36 +102,42 @@ def run(
     world.run_main_first(lambda: run_dir.check_unused(folder) if folder and world.is_main else None)
     with distributed.use_cpu_threads(settings.device.threads):
         try:
-            parts, origin = _build_run(cfg, settings, world)
-        except BaseRunFailed as ended:
-            return ended.result
+            parts, start_info = _build_run(cfg, settings, world)
+        except BaseRunFailed as error:
+            return error.result
         observers = build_observers(cfg) if world.is_main else []
-        chosen = world.run_main_first(
+        run_folder = world.run_main_first(
             lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task, command) if world.is_main else None
         )
-        start = _make_run_start(cfg, parts, world, world.broadcast(chosen))
+        run_folder = world.broadcast(run_folder)
+        assert run_folder is not None
+        start = _make_run_start(cfg, parts, world, run_folder)
         start = replace(
             start,
-            tags={"command": command, **start.tags, **origin.tags, **(tags or {})},
+            tags={"command": command, **start.tags, **start_info.tags, **(tags or {})},
             params={**start.params, **(params or {})},
             overrides=overrides or (),
         )
-        if origin.table and world.is_main:
-            (start.folder / "start.txt").write_text(origin.table + "\n")
+        if start_info.table and world.is_main:
+            (start.folder / "start.txt").write_text(start_info.table + "\n")
         checkpointer = Checkpointer(start.folder / "checkpoints", world, settings.loop.keep_checkpoints)
         if settings.start.kind == "resume":
-            checkpointer.save_resumed_start(parts.state, origin.best)
+            checkpointer.save_resumed_start(parts.state, start_info.best)
         return _train_and_record(
-            start, parts, world, checkpointer, observers, policies, [*parts.notices, *origin.notices]
+            start, parts, world, checkpointer, observers, policies, [*parts.notices, *start_info.notices]
         )
 
 
 @contextmanager
 def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessGroup]]:
-    """The parts of a run of `cfg` at the state it starts from, in its threads; no generator is moved for good.
+    """Build a run of `cfg`, with its initial state and number of threads, without recording it.
 
-    ConfigError for what a run would refuse. A base that is missing is trained, a run of its own; BaseEnded unless
-    that completes."""
+    A missing base model is trained, in its own run. The states of the random generators are restored afterwards.
+
+    Raises:
+        ConfigError: if the run cannot be built.
+        BaseRunFailed: if training the base model does not complete.
+    """
     cfg = without_sweep_keys(cfg)
     settings = validate_config(cfg)
     world = _join_processes(settings)
@@ -125,8 +147,7 @@ def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessG
 
 @dataclass(frozen=True)
 class StartInfo:
-    """Where a run's weights come from, as far as it is worth telling; a table for its folder, tags for its record, the
-    checkpoint of the best so far."""
+    """How a run starts: messages, a table for start.txt, tags, and the best checkpoint of the run that it resumes."""
 
     notices: tuple[str, ...] = ()
     table: str = ""
@@ -135,22 +156,21 @@ class StartInfo:
 
 
 def _build_run(cfg: DictConfig, settings: RunSettings, world: ProcessGroup) -> tuple[RunParts, StartInfo]:
-    """The parts of a run, at the state it starts from."""
+    """Build the parts of a run and load its initial or resumed state."""
     resumed = resume.find_resume_point(settings)
     task = build_task(cfg, settings, world)
     match = _load_initial_weights(task, cfg, settings, world)
     if resumed:
         resume.match_head_tying(resumed, task.model)
         parts = build_parts(cfg, settings, world, task, resumed.schedule_start_step(settings, task))
-        gone_on = resume.restore_run(resumed, parts, _flatten_params(cfg), world)
-        told = tuple(resume.describe_resume(resumed, gone_on))
-        return gone_on.parts, StartInfo(
-            told, resume.format_changes(gone_on.changes), resume.resume_tags(resumed), gone_on.best
-        )
+        restored = resume.restore_run(resumed, parts, flatten_config(to_plain_dict(cfg)), world)
+        notices, table = tuple(resume.describe_resume(resumed, restored)), resume.format_changes(restored.changes)
+        return restored.parts, StartInfo(notices, table, resume.resume_tags(resumed), restored.best)
     parts = build_parts(cfg, settings, world, task)
-    return parts, StartInfo(
-        tuple(_describe_match(match, settings.start.source)), match.format_table()
-    ) if match else StartInfo()
+    if match is None:
+        return parts, StartInfo()
+    details = f" {match.summarize()}" if match.is_complete else f"\n{match.format_table()}"
+    return parts, StartInfo((f"weights from {settings.start.source}:{details}",), match.format_table())
 
 
 def _train_and_record(
@@ -162,19 +182,18 @@ def _train_and_record(
     policies: Sequence[Policy],
     notices: list[str],
 ) -> RunResult:
-    folder, state, emit, began_at = start.folder, parts.state, CompositeObserver(observers), time.perf_counter()
+    folder, state, emit, started_at = start.folder, parts.state, CompositeObserver(observers), time.perf_counter()
     emit(start)
     for notice in notices:
         emit(Notice(notice))
     with stop_on_signals() as is_stopping:
         try:
-            chosen = (*parts.policies, *policies)
             trainer = Trainer(
                 parts.task,
                 state,
                 parts.plan,
                 world,
-                policies=chosen,
+                policies=(*parts.policies, *policies),
                 emit=emit,
                 save=checkpointer.save,
                 restore_before=checkpointer.restore_before,
@@ -182,26 +201,38 @@ def _train_and_record(
             )
             stop = trainer.train()
         except KeyboardInterrupt:
-            stop = Stop("interrupted", "stopped at once by a second signal")
+            stop = Stop("interrupted", "stopped by a second signal")
         except Exception as error:
             stop = Stop("failed", f"{type(error).__name__}: {error}")
-            with suppress(OSError):  # a full disk may be the very reason
+            with suppress(OSError):  # a full disk may be the reason
                 (folder / f"error{world.rank or ''}.txt").write_text(traceback.format_exc())
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in observers):
         _draw_predictions(parts.task, folder, emit)
-    best, spent = (state.best_val_loss, state.best_step), (state.step, state.tokens, time.perf_counter() - began_at)
-    emit(RunEnd(stop.status, stop.reason, *spent, *best, run_dir.list_description_files(folder)))
+    result = RunResult(
+        status=stop.status,
+        reason=stop.reason,
+        best_val_loss=state.best_val_loss,
+        best_step=state.best_step,
+        step=state.step,
+        tokens=state.tokens,
+        seconds=time.perf_counter() - started_at,
+        folder=folder,
+        effective=parts.effective,
+    )
+    shared = {name: getattr(result, name) for name in ("status", "reason", "step", "tokens", "seconds",
+              "best_val_loss", "best_step")}  # fmt: skip
+    emit(RunEnd(**shared, artifacts=run_dir.list_description_files(folder)))
     emit.close()
-    return RunResult(stop.status, stop.reason, *best, *spent, folder, parts.effective)
+    return result
 
 
 def _draw_predictions(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
-    """Pictures of what the model makes of held-out examples, where the task draws some."""
+    """Draw the model's predictions on held-out examples, if the task supports it."""
     if hasattr(task, "save_figures"):
         try:
             task.save_figures(folder / "figures")
-        except Exception as error:  # a picture is never worth a run
-            emit(Notice(f"no pictures of the task: {type(error).__name__}: {error}"))
+        except Exception as error:  # a missing figure must not fail the run
+            emit(Notice(f"figures of the predictions could not be drawn: {type(error).__name__}: {error}"))
 
 
 def _make_run_start(cfg: DictConfig, parts: RunParts, world: ProcessGroup, folder: Path) -> RunStart:
@@ -210,7 +241,7 @@ def _make_run_start(cfg: DictConfig, parts: RunParts, world: ProcessGroup, folde
         folder=folder,
         total_steps=parts.plan.total_steps,
         log_every=cfg.loop.log_every,
-        params=_flatten_params(cfg),
+        params=flatten_config(to_plain_dict(cfg)),
         effective=parts.effective,
         tags={
             **provenance.collect_provenance(world.device, project_dir()),
@@ -221,14 +252,10 @@ def _make_run_start(cfg: DictConfig, parts: RunParts, world: ProcessGroup, folde
     )
 
 
-def _flatten_params(cfg: DictConfig) -> dict[str, str]:
-    return flatten_config(OmegaConf.to_container(cfg, resolve=True))
-
-
 def _load_initial_weights(
     task: Task, cfg: DictConfig, settings: RunSettings, world: ProcessGroup
 ) -> initial_weights.WeightMatch | None:
-    """Load the weights to start from, if any; an `experiment=` is trained first where it has not been."""
+    """Load the weights that `start.source` names, if any; an `experiment=` is trained first unless it is cached."""
     source = settings.start.source
     if source is None:
         return None
@@ -238,29 +265,19 @@ def _load_initial_weights(
     return initial_weights.load_warm_start(task.model, source, settings)
 
 
-def _describe_match(match: initial_weights.WeightMatch, source: str) -> list[str]:
-    """A line where everything fits, the table where it does not; start.txt in the run's folder has the table."""
-    return [
-        f"weights from {source}: {match.summarize()}"
-        if match.is_complete
-        else f"weights from {source}:\n{match.format_table()}"
-    ]
-
-
 def _get_base_weights(
     experiment: str, cfg: DictConfig, settings: RunSettings, world: ProcessGroup
 ) -> dict[str, Tensor]:
-    """The best weights of `experiment` with this run's model and tokenizer: trained once, a run of its own."""
+    """Return the best weights of `experiment` with this run's model and tokenizer; they are trained once and cached."""
     base = without_sweep_keys(compose_config([f"experiment={experiment}"]))
     with open_dict(base):
         for key in SHARED_WITH_BASE:
             base[key] = cfg[key]
     folder = settings.cache_dir / "bases" / _hash_base_config(base)
     if not world.broadcast((folder / WEIGHTS_FILE).exists()):
-        build_parts(
-            cfg, settings, world, build_task(cfg, settings, world)
-        )  # what cannot be built is refused before minutes
-        build_observers(cfg)  # are spent on its base
+        # find errors in the run itself before minutes are spent on its base model
+        build_parts(cfg, settings, world, build_task(cfg, settings, world))
+        build_observers(cfg)
         if world.size == 1:
             ensure_cached(folder, lambda draft: _store_weights(_train_base(base, experiment), draft))
         else:
@@ -270,7 +287,7 @@ def _get_base_weights(
 
 
 def _train_base(base: DictConfig, experiment: str) -> Path:
-    """The weights' file of a run of `base`; BaseEnded unless it completed."""
+    """Train the base model and return the file of its best weights."""
     result = run(base, overrides=[f"experiment={experiment}"])
     if result.status != "completed":
         raise BaseRunFailed(result)
@@ -284,9 +301,9 @@ def _store_weights(weights: Path, folder: Path) -> None:
 
 
 def _hash_base_config(cfg: DictConfig) -> str:
-    """Of all that decides the weights: settings, the data source, the versions that change bits."""
-    resolved = OmegaConf.to_container(cfg, resolve=True)
-    decisive = {key: value for key, value in resolved.items() if key not in (*NON_TRAINING_KEYS, "device", "compile")}
+    """Return a digest of everything that determines the weights: settings, data source and versions."""
+    ignored = (*NON_TRAINING_KEYS, "device", "compile")
+    decisive = {key: value for key, value in to_plain_dict(cfg).items() if key not in ignored}
     decisive["model"].pop("gradient_checkpointing", None)
     source = instantiate_component(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
     text = f"{sorted(decisive.items())}{source}{torch.__version__}{platform.python_version()}"

@@ -218,8 +218,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_taken(file, brok
     path.write_bytes(path.read_bytes()[:-7] + b"garbage")
     again = resume_run(spoilt, places)
     notices = [line["text"] for line in read_record(again.folder) if line["kind"] == "notice"]
-    assert notices[0].startswith(f"damaged, so an earlier checkpoint is taken: {path}")
-    assert "goes on from copy, step 4" in notices[1]
+    assert notices[0].startswith(f"skipped a damaged checkpoint: {path}")
+    assert "resuming copy at step 4" in notices[1]
     assert len(read_series(again.folder, "train/loss")) == 8
 
 

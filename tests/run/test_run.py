@@ -270,5 +270,5 @@ def test_a_base_that_diverges_ends_the_run_that_needs_it_with_its_reason(
     chosen = ["--config-dir", str(tmp_path / "conf"), *places_without_bases, *BASED[:-1]]
     assert run_main(monkeypatch, *chosen, "start.source='experiment=wild'") == 1
     said = capsys.readouterr().err
-    assert "diverged: its base, " in said
+    assert "diverged: base model " in said
     assert "Traceback" not in said

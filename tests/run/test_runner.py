@@ -43,7 +43,7 @@ def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(places, tmp_pat
     folder = tmp_path / "7"
     folder.mkdir()
     (folder / "metrics.jsonl").write_text("a run's record")
-    with pytest.raises(ConfigError, match="7 holds a run already; give another folder"):
+    with pytest.raises(ConfigError, match="7: already holds a run; use another folder"):
         run(compose_config([*SMOKE, *places]), folder=folder)
     assert [path.read_text() for path in folder.iterdir()] == ["a run's record"]
 
