@@ -31,7 +31,7 @@ def run_job(cfg: DictConfig) -> float:
         check_locked(cfg, job.overrides.task)
         overrides = [*list_search_path_overrides(job), *job.overrides.task]
         result = run(cfg, overrides=overrides, **_sweep_arguments())
-    except ConfigError as error:  # an exception would make Hydra print its own message first
+    except ConfigError as error:  # Hydra would print its own message first for an exception
         sys.exit(report_error(str(error), 2))
     finally:
         distributed.leave_process_group()

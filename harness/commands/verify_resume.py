@@ -1,4 +1,4 @@
-"""python -m harness verify-resume OVERRIDES: 2N steps at once against N and N more from a checkpoint, bit by bit."""
+"""plateau verify-resume OVERRIDES: compare 2N steps at once with N steps, a checkpoint, and N more steps."""
 
 import argparse
 import sys
@@ -22,7 +22,9 @@ from harness.training.policies import Decision, Stop
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="plateau verify-resume", description=__doc__)
-    parser.add_argument("--steps", type=int, default=10, metavar="N", help="before and after the break (default: 10)")
+    parser.add_argument(
+        "--steps", type=int, default=10, metavar="N", help="steps before and after the checkpoint (default: 10)"
+    )
     add_overrides(parser)
     args = parse_overrides(parser, arguments)
     if args.steps < 1:
@@ -30,49 +32,54 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         differences = compare_resumed_run(args.overrides, args.steps, Path(folder))
     for part, (difference, count) in differences.items():
-        print(f"{part:<12}{count:>14,} numbers   largest difference {difference:g}")
+        print(f"{part:<12}{count:>14,} values   largest difference {difference:g}")
     largest = max(difference for difference, _ in differences.values())
-    print(f"{2 * args.steps} steps at once against {args.steps} and {args.steps} more: largest difference {largest:g}")
+    print(
+        f"{2 * args.steps} steps at once vs. {args.steps} steps, resumed for {args.steps} more: largest difference {largest:g}"
+    )
     return int(largest > 0)
 
 
 def compare_resumed_run(overrides: Sequence[str], steps: int, folder: Path) -> dict[str, tuple[float, int]]:
-    """Of each part of the last checkpoint: the largest difference, and of how many numbers."""
+    """Return the largest difference and the number of values compared, for each part of the last checkpoint."""
     length = ["loop.epochs=null", "loop.max_tokens=null", f"loop.max_steps={2 * steps}"]
     often = ["loop.evals=null", f"loop.eval_every={steps + 1}", "loop.patience=null", "observers=metrics_only"]
-    asked = [*overrides, *length, *often, f"output_dir={folder}", "name=verify_resume"]
-    straight = _run_to_step(asked, folder / "straight")
-    first = _run_to_step(asked, folder / "first", stop_after=steps)
-    go_on = [*asked, "start=resume", f"start.run={first.folder}", "start.checkpoint=last", "start.restart_schedule=false"]
-    second = _run_to_step(go_on, folder / "second")
-    one, other = (read_checkpoint_parts(result.folder, result.step) for result in (straight, second))
-    return {part: max_difference(one[part], other[part]) for part in one}
+    common = [*overrides, *length, *often, f"output_dir={folder}", "name=verify_resume"]
+    uninterrupted = _run_to_step(common, folder / "uninterrupted")
+    first = _run_to_step(common, folder / "first", stop_after=steps)
+    resume = ["start=resume", f"start.run={first.folder}", "start.checkpoint=last", "start.restart_schedule=false"]
+    second = _run_to_step([*common, *resume], folder / "second")
+    expected, actual = (read_checkpoint_parts(result.folder, result.step) for result in (uninterrupted, second))
+    return {part: max_difference(expected[part], actual[part]) for part in expected}
 
 
 def _run_to_step(overrides: list[str], folder: Path, stop_after: int | None = None) -> RunResult:
-    begun: list[int] = []
+    """Run to the end, or stop after `stop_after` steps."""
+    n_steps = 0
 
     def policy(event: Event) -> Decision:
-        if not isinstance(event, StepEnd) or stop_after is None:
-            return None
-        begun.append(event.step)
-        return Stop("interrupted", "half-way") if len(begun) == stop_after else None
+        nonlocal n_steps
+        n_steps += isinstance(event, StepEnd)
+        return Stop("interrupted", "halfway") if n_steps == stop_after else None
 
     result = run(compose_config(overrides), [policy], folder=folder)
     if result.status != ("completed" if stop_after is None else "interrupted"):
-        raise ConfigError(f"a run of it does not come to its end: {result.status}: {result.reason}")
+        raise ConfigError(f"the run did not complete: {result.status}: {result.reason}")
     print(f"{folder.name}: step {result.step}", file=sys.stderr)
     return result
 
 
 def read_checkpoint_parts(folder: Path, step: int) -> dict[str, Any]:
-    """What the checkpoint of `step` holds of the run in `folder`, by part."""
+    """Return the contents of the checkpoint of `step` in a run's folder: model, optimizer, schedule, and so on."""
     checkpoint = folder / "checkpoints" / checkpoint_name(step)
     return {"model": load_weights(checkpoint / WEIGHTS_FILE), **torch.load(checkpoint / STATE_FILE, weights_only=True)}
 
 
 def max_difference(one: Any, other: Any) -> tuple[float, int]:
-    """The largest difference of the numbers in two structures alike, infinite where they are not, and how many."""
+    """Return the largest difference between two nested structures, and the number of values compared.
+
+    It is infinite if the structures differ.
+    """
     pairs = list(_compare_leaves(one, other))
     return max((difference for difference, _ in pairs), default=0.0), sum(count for _, count in pairs)
 
@@ -91,7 +98,7 @@ def _compare_leaves(one: Any, other: Any) -> Iterator[tuple[float, int]]:
 
 
 def _max_gap(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Infinite where one of two numbers is none."""
+    """Return the largest difference; NaN equals NaN, and differs from a number by infinity."""
     a, b = ((torch.view_as_real(t) if t.is_complex() else t).double().numpy() for t in (one, other))
     with np.errstate(invalid="ignore"):
         gaps = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))

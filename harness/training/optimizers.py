@@ -137,7 +137,7 @@ class CombinedOptimizer:
     """
 
     def __init__(self, optimizers: Optimizer | Sequence[Optimizer], model: nn.Module | None = None) -> None:
-        self.parts = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
+        self.parts: Sequence[Optimizer] = [optimizers] if isinstance(optimizers, Optimizer) else list(optimizers)
         for index, group in enumerate(self._param_groups()):
             group.setdefault("name", f"group{index}")
             if not group["lr"] > 0:

@@ -61,7 +61,7 @@ def test_two_runs_of_n_steps_are_to_the_bit_one_of_2n(extra, cache_dir, capsys) 
     overrides = [*TINY, f"cache_dir={cache_dir}", *extra]
     assert cli.main(["verify-resume", "--steps", "5", *overrides]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == "10 steps at once against 5 and 5 more: largest difference 0"
+    assert said[-1] == "10 steps at once vs. 5 steps, resumed for 5 more: largest difference 0"
     assert [line.split()[0] for line in said[:-1]] == ["model", "optimizer", "schedule", "scaler", "rng", "counters"]
 
 
