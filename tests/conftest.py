@@ -1,4 +1,4 @@
-"""What several tests share: a place of their own for everything a run writes."""
+"""Fixtures and helpers shared by all tests: folders for everything that a run writes, and ways to start run.py."""
 
 import os
 import subprocess
@@ -14,13 +14,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole sweeps first: with `-n 2 --dist worksteal` no process then waits for the other's last one."""
+    """Run whole sweeps first, so that with `-n 2 --dist worksteal` no process waits for a long last test."""
     items.sort(key=lambda item: item.path.stem not in ("test_sweeper", "test_launchers"))
 
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokenised data and bases, paid for once a session, whatever the number of its processes."""
+    """Return a cache of tokenized data and base models that all processes of the session share."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
     folder.mkdir(exist_ok=True)
@@ -29,13 +29,13 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def places(tmp_path: Path, cache_dir: Path) -> list[str]:
-    """Overrides that keep a run inside the test's folder."""
+    """Return overrides that keep a run inside the test's folder."""
     return [f"output_dir={tmp_path}/outputs", f"cache_dir={cache_dir}", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]
 
 
 @pytest.fixture
 def places_without_bases(places: list[str], tmp_path: Path, cache_dir: Path) -> list[str]:
-    """The same with all tokenised data and no base."""
+    """Return the same overrides with cached data but no base models."""
     for name in ("data", "tokenizers"):
         (cache_dir / name).mkdir(exist_ok=True)
         (tmp_path / "cache").mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def places_without_bases(places: list[str], tmp_path: Path, cache_dir: Path) -> 
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
-    """The exit status of `python run.py ARGUMENTS`, without the seconds that a process of its own takes to start."""
+    """Return the exit status of `python run.py ARGUMENTS`, run in this process to save the start-up time."""
     monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
     try:
         return run.main(arguments)
@@ -55,7 +55,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def run_script(
     *overrides: str, env: dict[str, str] | None = None, timeout: int = 120
 ) -> subprocess.CompletedProcess[str]:
-    """`python run.py` as a user's shell would start it."""
+    """Run `python run.py` in a new process."""
     return subprocess.run(
         [sys.executable, str(ROOT / "run.py"), *overrides],
         capture_output=True,

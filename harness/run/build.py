@@ -49,7 +49,7 @@ def instantiate_component(cfg: DictConfig, key: str) -> Any:
     """Return the object that `cfg.<key>` describes.
 
     Raises:
-        ConfigError: naming `key`, if the constructor raises a ValueError or OSError, also when a partial is called later.
+        ConfigError: naming `key`, if the constructor raises ValueError or OSError, also when a partial is called later.
     """
     try:
         node = to_plain_dict(cfg[key])  # instantiate would copy all of `cfg` along with the node
@@ -123,7 +123,7 @@ def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_applies_to: 
 
 
 def _compile_model(enabled: bool, model: nn.Module) -> None:
-    """Compile in place, which keeps the names in the state dict. The first step with each shape triggers compilation."""
+    """Compile in place, which keeps the names in the state dict. The first step with each shape is then slow."""
     if not isinstance(enabled, bool):
         raise ConfigError(f"compile: {enabled!r} must be true or false")
     if enabled:

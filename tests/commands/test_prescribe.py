@@ -139,5 +139,5 @@ def test_a_run_of_another_version_of_the_project_is_named(finished, tmp_path, ca
     OmegaConf.save(cfg, folder / "config.yaml")
     assert cli.main(["prescribe", str(folder)]) == 2
     told = capsys.readouterr()
-    assert "loop.max_stepz does not exist" in told.err
+    assert "loop.max_stepz: does not exist" in told.err
     assert told.out == ""

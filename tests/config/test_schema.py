@@ -1,4 +1,4 @@
-"""Every YAML is found, composes, binds and builds; what an experiment sets survives; our own numbers are checked."""
+"""Every YAML file composes, validates and builds; the schema computes lengths and splits batches."""
 
 import importlib.util
 from pathlib import Path
@@ -29,8 +29,8 @@ OPERATOR = ["task=operator", "model=fno", "optimizer.fused=null"]
 FEW_FIELDS = ["data.train=4", "data.held_out=2"]
 FIELD_FILES = ["data.train={files}/fields.pt", "data.tests=[{files}/fields.pt]"]
 
-FOR = {
-    # what an option needs beside itself to be built here
+NEEDS = {
+    # overrides that an option needs to be built here; None: it cannot be built
     **{option: [*OPERATOR, *FEW_FIELDS] for option in ("task/operator", "model/fno", "data/darcy")},
     "data/pde_files": [*OPERATOR, *FIELD_FILES],
     **{f"experiment/operator_{twin}": FIELD_FILES for twin in ("before", "after")},
@@ -47,13 +47,16 @@ FOR = {
         f"experiment/gpt2_resume_{twin}": ["start.run={files}/none", "data.source.path={files}/qa.md"]
         for twin in ("before", "after")
     },
-    "device/cuda": None,  # no such device on most machines that test; tests/run/test_bad_input.py has the refusal
+    "device/cuda": None,  # not available on most test machines
     "device/mps": None,
     "model/hf": ["model.name={files}/gpt2", "tokenizer=pydoc"],
     "model/gpt2": ["model.name={files}/gpt2", "tokenizer=pydoc"],
     "model/hf_masked": ["model.name={files}/bert", "tokenizer=wordpiece", "tokenizer.vocab_size=1024"],
     **{
-        f"model/ltg_bert_{size}": ["tokenizer.vocab_size=1024", "model.layers=1"]  # built whole, this takes seconds
+        f"model/ltg_bert_{size}": [
+            "tokenizer.vocab_size=1024",
+            "model.layers=1",
+        ]  # the full model takes seconds to build
         for size in ("base", "small", "xs")
     },
     "experiment/gpt2_lora_before": ["data.source.path={files}/qa.md"],
@@ -72,7 +75,7 @@ FOR = {
 }
 
 
-def test_every_option_is_found() -> None:
+def test_all_options_are_tested() -> None:
     found: dict[str, int] = {}
     for option in OPTIONS:
         found[str(option.parent)] = found.get(str(option.parent), 0) + 1
@@ -81,7 +84,7 @@ def test_every_option_is_found() -> None:
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small local files of every kind, and a small GPT-2 and a small BERT in Hugging Face folders."""
+    """Return a folder with small files of every kind, and a small GPT-2 and BERT as Hugging Face folders."""
     import json
 
     from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
@@ -105,15 +108,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> list[str]:
-    """The same for all tests, for what is composed alike is composed once."""
+    """Return the same overrides for all tests, so that compositions are cached."""
     folder = tmp_path_factory.mktemp("places")
     return [f"output_dir={folder}/outputs", f"cache_dir={cache_dir}", f"tracking.uri=sqlite:///{folder}/mlflow.db"]
 
 
 def compose_option(option: Path, files: Path, places: list[str]) -> DictConfig:
-    needs = FOR.get(str(option), [])
+    needs = NEEDS.get(str(option), [])
     if needs is None:
-        pytest.skip(f"{option} needs what is not here")
+        pytest.skip(f"{option} cannot be built here")
     chosen = f"{option.parent}={option.name}"
     base = [] if option.parent.name == "experiment" else ["experiment=smoke"]
     return compose_config([*base, *places, chosen, *(need.format(files=files) for need in needs)])
@@ -129,18 +132,18 @@ BUILT = [
 
 
 @pytest.mark.parametrize("option", [*EXPERIMENTS, *LARGE], ids=str)
-def test_what_is_not_built_here_composes_and_binds(option: Path, files: Path, places: list[str]) -> None:
+def test_option_composes_and_validates(option: Path, files: Path, places: list[str]) -> None:
     validate_config(compose_option(option, files, places))
 
 
 @pytest.mark.parametrize("option", EXPERIMENTS, ids=str)
-def test_every_key_an_experiment_sets_survives_composition(option: Path, files: Path, places: list[str]) -> None:
-    wanted = OmegaConf.load(CONF / option.with_suffix(".yaml"))
+def test_keys_of_an_experiment_survive_composition(option: Path, files: Path, places: list[str]) -> None:
+    expected = OmegaConf.load(CONF / option.with_suffix(".yaml"))
     cfg = compose_option(option, files, places)
-    wanted.pop("defaults", None)
-    given = {need.partition("=")[0] for need in FOR.get(str(option)) or []}
-    for key in set(flat_keys(wanted)) - given:
-        assert OmegaConf.select(cfg, key) == OmegaConf.select(wanted, key), key
+    expected.pop("defaults", None)
+    given = {need.partition("=")[0] for need in NEEDS.get(str(option)) or []}
+    for key in set(flat_keys(expected)) - given:
+        assert OmegaConf.select(cfg, key) == OmegaConf.select(expected, key), key
 
 
 def flat_keys(node: DictConfig, prefix: str = "") -> list[str]:
@@ -152,7 +155,7 @@ def flat_keys(node: DictConfig, prefix: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("option", BUILT, ids=str)
-def test_every_option_builds(option: Path, files: Path, places: list[str]) -> None:
+def test_option_builds(option: Path, files: Path, places: list[str]) -> None:
     if str(option) == "tokenizer/pretrained":
         make_tokenizer(files)
     cfg = compose_option(option, files, places)
@@ -165,7 +168,7 @@ def test_every_option_builds(option: Path, files: Path, places: list[str]) -> No
 
 
 def make_tokenizer(files: Path) -> None:
-    """A pretrained tokenizer as the transformers library saves one."""
+    """Save a tokenizer with the transformers library."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -177,7 +180,7 @@ def make_tokenizer(files: Path) -> None:
     )
 
 
-def test_a_target_that_no_one_trusts_is_not_even_imported(monkeypatch, tmp_path) -> None:
+def test_untrusted_target_is_not_imported(monkeypatch, tmp_path) -> None:
     (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     cfg = compose_config(["experiment=smoke", "optimizer._target_=stranger.Optimizer"])
@@ -187,7 +190,7 @@ def test_a_target_that_no_one_trusts_is_not_even_imported(monkeypatch, tmp_path)
         instantiate_component(cfg, "optimizer")
 
 
-def test_a_fused_kernel_refuses_complex_parameters_by_name() -> None:
+def test_fused_kernel_with_complex_parameters() -> None:
     cfg = compose_config(["experiment=smoke", "optimizer.fused=true"])
     model = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.complex64))])
     with pytest.raises(ConfigError, match="the model has complex parameters"):
@@ -203,17 +206,17 @@ def test_a_fused_kernel_refuses_complex_parameters_by_name() -> None:
         (LoopSettings(max_tokens=8192 * 10 + 1, evals=1), 11),
     ],
 )
-def test_the_length_of_a_run_is_what_was_asked_for(loop: LoopSettings, steps: int) -> None:
+def test_total_steps(loop: LoopSettings, steps: int) -> None:
     assert loop.compute_total_steps(batch_size=64, examples=1_102_455 // 128, tokens_per_example=128) == steps
 
 
-def test_evaluations_are_spread_evenly_or_come_every_so_often_and_always_end_the_run() -> None:
+def test_eval_steps() -> None:
     assert sorted(LoopSettings(max_steps=10, evals=4).compute_eval_steps(10)) == [2, 5, 8, 10]
     assert sorted(LoopSettings(max_steps=10, eval_every=4).compute_eval_steps(10)) == [4, 8, 10]
     assert sorted(LoopSettings(max_steps=10, evals=100).compute_eval_steps(10)) == list(range(1, 11))
 
 
-def test_a_batch_is_shared_out_over_devices_and_split_evenly() -> None:
+def test_micro_batch_size() -> None:
     assert BatchSettings(32).resolve_micro_batch_size(2) == 16
     assert BatchSettings(32, 4).resolve_micro_batch_size(2) == 4
     with pytest.raises(ValueError, match="32 is not a multiple of 3 devices"):

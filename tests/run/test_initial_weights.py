@@ -1,4 +1,4 @@
-"""A warm start finds weights by any of their names, loads all that fits, and says what did not."""
+"""Warm starts find weights, load what fits, and report what does not."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def has_same_weights(model: nn.Module, other: nn.Module) -> bool:
 
 
 def save_run(model: nn.Module, folder: Path, lora: str = "none", **changes) -> Path:
-    """A run's folder as `run` leaves it, without the run."""
+    """Save a model like a run would, and return the folder."""
     (folder / "checkpoints" / "best").mkdir(parents=True)
     save_weights(model.state_dict(), folder / "checkpoints" / "best" / "model.safetensors")
     chosen = {
@@ -61,7 +61,7 @@ def untie_model(model: GPT) -> GPT:
 
 
 def perturb_adapters(model: nn.Module) -> nn.Module:
-    """Every adapter moved, as training would."""
+    """Change every adapter, as training would."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -70,15 +70,15 @@ def perturb_adapters(model: nn.Module) -> nn.Module:
 
 
 def get_error(model: nn.Module, source: Path | str, settings: RunSettings) -> str:
-    with pytest.raises(ConfigError) as refused:
+    with pytest.raises(ConfigError) as error:
         load_warm_start(model, str(source), settings)
-    message = str(refused.value)
+    message = str(error.value)
     assert message.startswith("start.source: ")
     assert "\n" not in message
     return message
 
 
-def test_the_embedding_survives_a_head_of_its_own_in_the_weights(tmp_path, settings) -> None:
+def test_untied_head_in_the_weights(tmp_path, settings) -> None:
     source = untie_model(make_gpt(1))
     model = make_gpt(2)
     match = load_warm_start(model, str(save_run(source, tmp_path / "run")), settings)
@@ -89,7 +89,7 @@ def test_the_embedding_survives_a_head_of_its_own_in_the_weights(tmp_path, setti
 
 @pytest.mark.parametrize("changes", [{}, {"rslora": True}, {"dora": True}])
 @pytest.mark.parametrize("lora", ["all_linear", "with_head"])
-def test_an_adapted_run_with_an_untied_head_is_merged_without_its_data(tmp_path, settings, lora, changes) -> None:
+def test_adapters_with_an_untied_head_are_merged(tmp_path, settings, lora, changes) -> None:
     source = perturb_adapters(add_adapters(untie_model(make_gpt(1)), **ADAPTED, target_modules=lora, **changes))
     model = make_gpt(2)
     match = load_warm_start(model, str(save_run(source, tmp_path / "run", lora, **changes)), settings)
@@ -99,7 +99,7 @@ def test_an_adapted_run_with_an_untied_head_is_merged_without_its_data(tmp_path,
     assert all(torch.allclose(tensor, wanted[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_run_warmed_from_an_adapted_one_needs_its_data_file_no_more(places, tmp_path) -> None:
+def test_warm_start_does_not_need_the_data(places, tmp_path) -> None:
     text = tmp_path / "own.txt"
     text.write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
     chosen = [*places, *SMOKE, "observers=metrics_only", "loop.max_steps=2"]
@@ -114,14 +114,14 @@ def test_a_run_warmed_from_an_adapted_one_needs_its_data_file_no_more(places, tm
 
 @pytest.mark.parametrize("sizes", [{"layers": 2}, {"width": 4}], ids=["deeper", "narrower"])
 @pytest.mark.parametrize("lora", ["none", "all_linear"])
-def test_a_run_that_does_not_fit_whole_is_refused_with_the_names(tmp_path, settings, sizes, lora) -> None:
+def test_run_of_other_sizes_is_an_error(tmp_path, settings, sizes, lora) -> None:
     source = make_gpt(1, **sizes)
     saved = source if lora == "none" else add_adapters(source, **ADAPTED, target_modules=lora)
     message = get_error(make_gpt(2), save_run(saved, tmp_path / "run", lora), settings)
     assert "unexpected: blocks.1" in message or "[4] for [8]" in message
 
 
-def test_a_shallower_run_is_refused_and_a_users_partial_file_is_not(tmp_path, settings) -> None:
+def test_partial_file_is_loaded_but_a_shallower_run_is_an_error(tmp_path, settings) -> None:
     source = make_gpt(1)
     assert "missing: blocks.1" in get_error(make_gpt(2, layers=2), save_run(source, tmp_path / "run"), settings)
     torch.save({**source.state_dict(), "extra": torch.zeros(1)}, tmp_path / "part.pt")
@@ -132,12 +132,12 @@ def test_a_shallower_run_is_refused_and_a_users_partial_file_is_not(tmp_path, se
     assert match.unexpected == ["extra"]
 
 
-def test_a_file_of_which_nothing_fits_is_refused(tmp_path, settings) -> None:
+def test_file_without_matching_tensors(tmp_path, settings) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
-    assert "nothing in" in get_error(make_gpt(), tmp_path / "other.pt", settings)
+    assert "no tensor fits" in get_error(make_gpt(), tmp_path / "other.pt", settings)
 
 
-def test_a_hugging_face_folder_fills_a_model_of_its_sizes_and_no_other(tmp_path, settings) -> None:
+def test_hugging_face_folder(tmp_path, settings) -> None:
     source = GPT2LMHeadModel(GPT2)
     source.save_pretrained(tmp_path / "source")
     GPT2LMHeadModel(GPT2).save_pretrained(tmp_path / "other")
@@ -148,7 +148,7 @@ def test_a_hugging_face_folder_fills_a_model_of_its_sizes_and_no_other(tmp_path,
     assert "missing: transformer.h.2" in get_error(deeper, tmp_path / "source", settings)
 
 
-def test_a_buffer_that_old_versions_of_transformers_saved_does_not_count(tmp_path, settings) -> None:
+def test_buffers_of_old_transformers_versions_are_ignored(tmp_path, settings) -> None:
     source = GPT2LMHeadModel(GPT2)
     weights = {f"transformer.{name}": tensor for name, tensor in source.transformer.state_dict().items()}
     (tmp_path / "gpt2").mkdir()
@@ -156,14 +156,14 @@ def test_a_buffer_that_old_versions_of_transformers_saved_does_not_count(tmp_pat
     assert load_warm_start(GPT2LMHeadModel(GPT2), str(tmp_path / "gpt2"), settings).is_complete
 
 
-def test_a_safetensors_file_is_a_start(tmp_path, settings) -> None:
+def test_safetensors_file(tmp_path, settings) -> None:
     source, model = make_gpt(1), make_gpt(2)
     save_weights(source.state_dict(), tmp_path / "weights.safetensors")
     assert load_warm_start(model, str(tmp_path / "weights.safetensors"), settings).is_complete
     assert has_same_weights(model, source)
 
 
-def test_an_mlflow_run_id_names_a_run_even_beside_a_torn_record(tmp_path, settings) -> None:
+def test_mlflow_run_id_beside_a_truncated_record(tmp_path, settings) -> None:
     source, model = make_gpt(1), make_gpt(2)
     folder = save_run(source, settings.output_dir / "b")
     (folder / "mlflow.json").write_text(json.dumps({"run_id": "0123abcd"}))
@@ -175,14 +175,14 @@ def test_an_mlflow_run_id_names_a_run_even_beside_a_torn_record(tmp_path, settin
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_what_wrappers_put_before_a_name_is_passed_over(prefix) -> None:
+def test_prefixes_of_wrappers_are_ignored(prefix) -> None:
     source, model = make_gpt(1), make_gpt(2)
     match = load_matching_weights(model, {prefix + name: tensor for name, tensor in source.state_dict().items()})
     assert match.is_complete
     assert has_same_weights(model, source)
 
 
-def test_a_bare_transformer_fills_the_model_that_wraps_it() -> None:
+def test_bare_transformer_fills_its_wrapper() -> None:
     source, model = GPT2LMHeadModel(GPT2), GPT2LMHeadModel(GPT2)
     assert load_matching_weights(model, source.transformer.state_dict()).is_complete
     assert has_same_weights(model, source)
@@ -203,20 +203,20 @@ def save_broken_run(folder: Path, what: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("what", "message"),
     [
         ("cut off", "not a complete safetensors file"),
         ("no weights", "No such file"),
         ("torn configuration", "config.yaml"),
         ("code", "os.system"),
-        ("no adapters", "its weights do not fit this model"),
+        ("no adapters", "the weights do not fit this model"),
     ],
 )
-def test_a_broken_run_is_refused_in_one_line(tmp_path, settings, what, said) -> None:
-    assert said in get_error(make_gpt(2), save_broken_run(tmp_path / "run", what), settings)
+def test_broken_run_folder(tmp_path, settings, what, message) -> None:
+    assert message in get_error(make_gpt(2), save_broken_run(tmp_path / "run", what), settings)
 
 
-def test_the_table_has_a_row_a_kind_with_its_count_and_at_most_twenty_names() -> None:
+def test_match_table_has_at_most_20_names_per_kind() -> None:
     match = WeightMatch([f"layers.{i}.weight" for i in range(25)], ["head.weight"], [], ["bias [3] for [4]"])
     lines = match.format_table().splitlines()
     kinds = [line.split()[:2] for line in lines if not line.startswith(" ")]

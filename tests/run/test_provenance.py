@@ -1,4 +1,4 @@
-"""What a run keeps of the code it came from, in real repositories."""
+"""Provenance of runs in real Git repositories."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def run_git(folder: Path, *arguments: str, given: str = "") -> str:
 
 @pytest.fixture
 def repository(tmp_path) -> Path:
-    """One commit of one file."""
+    """Return a repository with one commit of one file."""
     (tmp_path / "model.py").write_text("width = 96\n")
     run_git(tmp_path, "init")
     run_git(tmp_path, "add", ".")
@@ -30,12 +30,12 @@ def is_dirty(root: Path) -> str:
     return provenance.collect_provenance(torch.device("cpu"), root)["git.is_dirty"]
 
 
-def test_a_clean_tree_has_no_diff(repository) -> None:
+def test_clean_tree_has_no_diff(repository) -> None:
     assert provenance.diff_from_commit(repository) == ""
     assert is_dirty(repository) == "false"
 
 
-def test_the_diff_turns_the_commit_into_what_ran_new_files_included_and_leaves_the_index_alone(repository) -> None:
+def test_diff_includes_new_files_and_keeps_the_index(repository) -> None:
     staged = (repository / ".git" / "index").read_bytes()
     ran = {"model.py": "width = 128\n", "my parts/:new.py": "rank = 8\n"}
     (repository / "my parts").mkdir()
@@ -50,12 +50,12 @@ def test_the_diff_turns_the_commit_into_what_ran_new_files_included_and_leaves_t
     assert {name: (repository / name).read_text() for name in ran} == ran
 
 
-def test_bytes_that_are_no_utf_8_do_not_stop_a_run(repository) -> None:
+def test_files_that_are_not_utf_8(repository) -> None:
     (repository / "model.py").write_bytes(b"name = 'caf\xe9'\n")
     assert "+name = 'caf\N{REPLACEMENT CHARACTER}'" in provenance.diff_from_commit(repository)
 
 
-def test_new_files_that_are_large_or_binary_are_named_only(repository) -> None:
+def test_large_and_binary_files_are_only_named(repository) -> None:
     (repository / "corpus.txt").write_text("word\n" * (provenance.MAX_NEW_BYTES // 5 + 1))
     (repository / "weights.bin").write_bytes(bytes(100))
     patch = provenance.diff_from_commit(repository)
@@ -64,11 +64,11 @@ def test_new_files_that_are_large_or_binary_are_named_only(repository) -> None:
     assert len(patch) < 500
 
 
-def test_outside_a_repository_there_is_no_diff(tmp_path) -> None:
+def test_no_diff_outside_a_repository(tmp_path) -> None:
     assert provenance.diff_from_commit(tmp_path) == ""
     assert "git.commit" not in provenance.collect_provenance(torch.device("cpu"), tmp_path)
 
 
-def test_the_recorded_command_holds_no_password(monkeypatch) -> None:
+def test_command_contains_no_password(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/here/run.py", "tracking.uri=http://me:secret@server:5000", "name=a run"])
     assert provenance.current_command() == "python run.py tracking.uri=http://server:5000 'name=a run'"

@@ -1,4 +1,4 @@
-"""`python run.py` as a user meets it: recorded, repeatable, interruptible, on one process or two."""
+"""`python run.py` end to end: recording, reproducibility, interruption, one process and two."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SMOKE = ["experiment=smoke", "device=cpu", "data.val_fraction=0.01", "model.laye
 
 
 def read_record(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl."""
+    """Return the entries of a run's metrics.jsonl."""
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -35,7 +35,7 @@ def find_only_run(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_path, monkeypatch, capsys) -> None:
+def test_run_is_recorded_in_mlflow(places, tmp_path, monkeypatch, capsys) -> None:
     new_store(tmp_path)
     assert run_main(monkeypatch, *SMOKE, *places, "optimizer=adamw", "schedule=cosine") == 0
     folder = find_only_run(tmp_path)
@@ -63,7 +63,7 @@ def test_a_run_is_recorded_in_mlflow_with_everything_that_made_it(places, tmp_pa
     assert "python -m harness ui" in capsys.readouterr().out
 
 
-def test_the_same_command_gives_the_same_bits_and_does_not_tokenise_again(places, tmp_path) -> None:
+def test_same_command_gives_identical_results_from_cached_data(places, tmp_path) -> None:
     (tmp_path / "own.txt").write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
     own = ["data=text", f"data.source.path={tmp_path}/own.txt", "tokenizer=bpe", "tokenizer.vocab_size=270"]
     commands = [
@@ -80,9 +80,7 @@ def test_the_same_command_gives_the_same_bits_and_does_not_tokenise_again(places
     assert first.folder != second.folder
 
 
-def test_a_run_that_diverges_exits_1_with_the_reason_and_keeps_finite_weights(
-    places, tmp_path, monkeypatch, capsys
-) -> None:
+def test_diverged_run_exits_with_1_and_keeps_finite_weights(places, tmp_path, monkeypatch, capsys) -> None:
     import torch
 
     from harness.training.checkpoint import load_weights
@@ -98,7 +96,7 @@ def test_a_run_that_diverges_exits_1_with_the_reason_and_keeps_finite_weights(
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
-def test_ctrl_c_ends_the_run_interrupted_with_its_weights_saved(places, tmp_path) -> None:
+def test_ctrl_c_saves_a_checkpoint(places, tmp_path) -> None:
     command = [sys.executable, "run.py", *SMOKE, *places, "observers=metrics_only", "loop.max_steps=100000"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as child:
         wait_for_steps(tmp_path, 3)
@@ -120,10 +118,10 @@ def wait_for_steps(tmp_path: Path, steps: int) -> None:
         if records and records[0].read_text().count("train/loss") >= steps:
             return
         time.sleep(0.1)
-    raise AssertionError("the run took no step in 60 s")
+    raise AssertionError("no step within 60 s")
 
 
-def test_two_processes_see_the_losses_of_one(places, tmp_path) -> None:
+def test_two_processes_match_one(places, tmp_path) -> None:
     chosen = [
         *SMOKE,
         *places,
@@ -147,13 +145,13 @@ def run_with_torchrun(*overrides: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_stop_on_one_rank_stops_all(places, tmp_path) -> None:
+def test_signal_to_one_rank_stops_all(places, tmp_path) -> None:
     command = [sys.executable, "run.py", *SMOKE, *places, "observers=metrics_only", "loop.max_steps=100000"]
     group = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [subprocess.Popen(command, cwd=ROOT, env={**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
     try:
         wait_for_steps(tmp_path, 3)
-        ranks[1].terminate()  # the rank that does not record
+        ranks[1].terminate()  # the rank without observers
         assert [rank.wait(60) for rank in ranks] == [1, 1]
     finally:
         for rank in ranks:
@@ -162,7 +160,7 @@ def test_a_stop_on_one_rank_stops_all(places, tmp_path) -> None:
     assert read_record(find_only_run(tmp_path))[-1]["status"] == "interrupted"
 
 
-def test_a_users_own_config_folder_and_component_work_without_a_fork(places, tmp_path, monkeypatch, capsys) -> None:
+def test_config_folder_and_component_of_a_user(places, tmp_path, monkeypatch, capsys) -> None:
     own = tmp_path / "mine"
     (own / "conf" / "optimizer").mkdir(parents=True)
     (own / "my_package.py").write_text(
@@ -183,9 +181,7 @@ BASED = [*SMOKE[1:], "observers=metrics_only", "loop.max_steps=4", "optimizer.lr
 BASED += ["start.source='experiment=smoke'"]
 
 
-def test_a_base_is_trained_once_and_a_run_is_the_same_whether_it_was_trained_for_it_or_found(
-    places_without_bases, tmp_path
-) -> None:
+def test_base_model_is_trained_once_and_cached(places_without_bases, tmp_path) -> None:
     first = run(compose_config([*places_without_bases, *BASED]))
     assert {folder.name.split("_")[-1] for folder in (tmp_path / "outputs").iterdir()} == {"smoke", "adamw-cosine"}
     second = run(compose_config([*places_without_bases, *BASED]))
@@ -195,7 +191,7 @@ def test_a_base_is_trained_once_and_a_run_is_the_same_whether_it_was_trained_for
 
 
 @pytest.mark.slow
-def test_two_processes_that_adapt_a_base_they_trained_see_the_losses_of_one(places_without_bases, tmp_path) -> None:
+def test_two_processes_with_a_base_model_match_one(places_without_bases, tmp_path) -> None:
     run_with_torchrun(*places_without_bases, *BASED)
     [together] = (tmp_path / "outputs").glob("*_adamw-cosine")
     alone = run(compose_config([*places_without_bases, *BASED]))
@@ -203,7 +199,7 @@ def test_two_processes_that_adapt_a_base_they_trained_see_the_losses_of_one(plac
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_learns_too_and_is_recorded_as_such(precision, places) -> None:
+def test_lower_precision_trains(precision, places) -> None:
     result = run(
         compose_config([*SMOKE, *places, "observers=metrics_only", f"precision={precision}", "loop.max_steps=6"])
     )
@@ -215,12 +211,10 @@ def test_lower_precision_learns_too_and_is_recorded_as_such(precision, places) -
     )
 
 
-def test_a_run_that_fails_exits_1_and_is_failed_in_mlflow_with_the_reason(
-    places, tmp_path, monkeypatch, capsys
-) -> None:
+def test_failed_run_exits_with_1_and_is_recorded(places, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "breaking.py").write_text(
         "import torch\nclass Breaks(torch.optim.SGD):\n"
-        "    def step(self, closure=None):\n        raise RuntimeError('the second hand broke')\n"
+        "    def step(self, closure=None):\n        raise RuntimeError('broken optimizer')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("HARNESS_TRUST", "breaking")
@@ -228,24 +222,24 @@ def test_a_run_that_fails_exits_1_and_is_failed_in_mlflow_with_the_reason(
     chosen = ["optimizer._target_=breaking.Breaks", "~optimizer.betas", "~optimizer.eps", "~observers.figures"]
     assert run_main(monkeypatch, *SMOKE, *places, *chosen) == 1
     said = capsys.readouterr().err
-    assert "failed: RuntimeError: the second hand broke" in said
+    assert "failed: RuntimeError: broken optimizer" in said
     assert "Traceback" not in said
-    assert "the second hand broke" in (find_only_run(tmp_path) / "error.txt").read_text()
+    assert "broken optimizer" in (find_only_run(tmp_path) / "error.txt").read_text()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [recorded] = client.search_runs(["1"])
     assert recorded.info.status == "FAILED"
-    assert recorded.data.tags["reason"] == "RuntimeError: the second hand broke"
+    assert recorded.data.tags["reason"] == "RuntimeError: broken optimizer"
 
 
 @pytest.mark.parametrize("lora", ["all_linear", "with_head"])
-def test_an_adapted_run_is_a_start_with_its_adapters_merged(lora, places, tmp_path) -> None:
+def test_warm_start_merges_adapters(lora, places, tmp_path) -> None:
     adapted = run(compose_config([*SMOKE, *places, "observers=metrics_only", f"lora={lora}", "optimizer.lr=0.01"]))
     warm = ["lora=none", "start=warm", f"start.source={adapted.folder}", "loop.max_steps=1"]
     again = run(compose_config([*SMOKE, *places, "observers=metrics_only", *warm]))
     assert read_series(again.folder, "val/loss")[0] == pytest.approx(adapted.best_val_loss, rel=1e-5)
 
 
-def test_an_observer_that_raises_is_left_out_and_the_run_goes_on(places, tmp_path, monkeypatch, capsys) -> None:
+def test_observer_that_raises_is_disabled(places, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "my_observers.py").write_text(
         "from harness.core.events import Observer\nclass Broken(Observer):\n"
         "    def __call__(self, event):\n        raise OSError('its disk is full')\n"
@@ -259,9 +253,7 @@ def test_an_observer_that_raises_is_left_out_and_the_run_goes_on(places, tmp_pat
     assert capsys.readouterr().err.count("observer Broken is disabled after OSError: its disk is full") == 1
 
 
-def test_a_base_that_diverges_ends_the_run_that_needs_it_with_its_reason(
-    places_without_bases, tmp_path, monkeypatch, capsys
-) -> None:
+def test_diverged_base_model_ends_the_run(places_without_bases, tmp_path, monkeypatch, capsys) -> None:
     own = tmp_path / "conf" / "experiment"
     own.mkdir(parents=True)
     wild = "override /optimizer: sgd\n\noptimizer: {lr: 1e12}\nloop: {max_steps: 4, grad_clip: null}\nname: wild\n"

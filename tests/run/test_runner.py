@@ -1,4 +1,4 @@
-"""A run among others in one process: where it is recorded, what it came to, what it would be, what it leaves behind."""
+"""Runs called as functions, several in one process, and dry runs."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ SMOKE = [*test_run.SMOKE, "observers=metrics_only", "loop.max_steps=4"]
 BASED = [*SMOKE[1:], "start=base", "start.source='experiment=smoke'", "lora=all_linear"]
 
 
-def test_a_run_in_a_folder_of_its_own_is_named_after_it_and_carries_its_tags(places, tmp_path) -> None:
+def test_run_in_a_given_folder_with_tags(places, tmp_path) -> None:
     folder = tmp_path / "sweeps" / "study" / "7"
     result = run(compose_config([*SMOKE, *places]), folder=folder, tags={"trial": "7", "host": "elsewhere"})
     start, end = read_record(folder)[0], read_record(folder)[-1]
@@ -39,16 +39,16 @@ def test_a_run_in_a_folder_of_its_own_is_named_after_it_and_carries_its_tags(pla
     assert result.effective.total_steps == 4
 
 
-def test_a_folder_that_holds_a_run_is_refused_and_stays_as_it_is(places, tmp_path) -> None:
+def test_folder_with_a_run_is_not_reused(places, tmp_path) -> None:
     folder = tmp_path / "7"
     folder.mkdir()
-    (folder / "metrics.jsonl").write_text("a run's record")
+    (folder / "metrics.jsonl").write_text("recorded")
     with pytest.raises(ConfigError, match="7: already holds a run; use another folder"):
         run(compose_config([*SMOKE, *places]), folder=folder)
-    assert [path.read_text() for path in folder.iterdir()] == ["a run's record"]
+    assert [path.read_text() for path in folder.iterdir()] == ["recorded"]
 
 
-def test_what_only_a_sweep_reads_is_neither_checked_nor_recorded(places) -> None:
+def test_sweep_keys_are_neither_validated_nor_recorded(places) -> None:
     cfg = compose_config([*SMOKE, *places, "+pruner.more._target_=os.system", "++sweep.n_trials=???"])
     folder = run(cfg).folder
     names = {name.partition(".")[0] for name in read_record(folder)[0]["params"]}
@@ -57,7 +57,7 @@ def test_what_only_a_sweep_reads_is_neither_checked_nor_recorded(places) -> None
     assert not OmegaConf.load(folder / "config.yaml").keys() & {"sweep", "pruner"}
 
 
-def test_evaluations_say_what_share_of_the_run_is_done(places) -> None:
+def test_evaluations_report_progress(places) -> None:
     shares: list[float] = []
 
     def note(event: Event) -> None:
@@ -68,7 +68,7 @@ def test_evaluations_say_what_share_of_the_run_is_done(places) -> None:
     assert shares == [0, 0.5, 1]
 
 
-def test_the_base_of_a_trial_is_a_run_beside_the_sweep_without_the_trials_tags(places_without_bases, tmp_path) -> None:
+def test_base_model_of_a_trial_is_a_separate_run(places_without_bases, tmp_path) -> None:
     trial = tmp_path / "sweeps" / "0"
     cfg = compose_config([*BASED, *places_without_bases])
     dry_run(cfg)
@@ -81,7 +81,7 @@ def test_the_base_of_a_trial_is_a_run_beside_the_sweep_without_the_trials_tags(p
     assert result.step == 4
 
 
-def test_what_is_prepared_is_what_a_run_then_has_and_nothing_is_left_behind(places, tmp_path) -> None:
+def test_dry_run_matches_the_run_and_writes_nothing(places, tmp_path) -> None:
     chosen = ["loop.max_steps=null", "loop.max_tokens=5000", "device.threads=2", "schedule.warmup_ratio=0.5"]
     cfg = compose_config([*SMOKE, *places, *chosen])
     before = (torch.get_rng_state(), torch.get_num_threads())
@@ -100,13 +100,13 @@ def test_what_is_prepared_is_what_a_run_then_has_and_nothing_is_left_behind(plac
     assert 5000 <= prepared.tokens < 5000 + step
 
 
-def test_measuring_may_take_more_steps_than_the_run_has(places) -> None:
+def test_dry_run_can_time_more_steps_than_the_run_has(places) -> None:
     prepared = dry_run(compose_config([*SMOKE, *places, "loop.max_steps=1", "loop.evals=1"]), timed_steps=3)
     assert prepared.total_steps == 1
     assert prepared.seconds_per_step > 0
 
 
-def test_what_a_run_would_refuse_is_refused_when_it_is_prepared(places, tmp_path) -> None:
+def test_dry_run_raises_the_errors_of_the_run(places, tmp_path) -> None:
     with pytest.raises(ConfigError, match="rank=0 must be a whole number"):
         dry_run(compose_config([*SMOKE, *places, "lora=all_linear", "lora.rank=0"]))
     assert list(tmp_path.iterdir()) == []
@@ -123,7 +123,7 @@ run(compose_config(sys.argv[1:]))
 
 
 @pytest.mark.slow  # tests/sweep/test_sweeper.py compares a trial of a warm worker
-def test_runs_in_one_process_have_the_bits_of_runs_in_fresh_ones(places, tmp_path) -> None:
+def test_runs_in_one_process_match_runs_in_new_processes(places, tmp_path) -> None:
     warm = [compose_config([*SMOKE, *places, *changes]) for changes in (FIRST, SECOND, FIRST)]
     folders = [run(cfg).folder for cfg in warm]
     fresh = [
@@ -137,14 +137,14 @@ def test_runs_in_one_process_have_the_bits_of_runs_in_fresh_ones(places, tmp_pat
 
 
 def run_in_subprocess(overrides: list[str], outputs: Path) -> Path:
-    """The folder of a run in a process of its own."""
+    """Return the folder of a run in a new process."""
     command = [sys.executable, "-c", FRESH, *overrides, f"output_dir={outputs}"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120, capture_output=True)
     [folder] = outputs.iterdir()
     return folder
 
 
-def test_a_composed_configuration_is_the_callers_own() -> None:
+def test_composed_config_can_be_changed() -> None:
     overrides = ["experiment=smoke", "optimizer.lr=0.5"]
     compose_config(overrides).optimizer.lr = 7.0
     assert compose_config(overrides).optimizer.lr == 0.5
