@@ -144,7 +144,7 @@ def _check_schedule(schedule: Schedule, plan: TrainingPlan, schedule_start_step:
 
 def _build_policies(settings: RunSettings) -> tuple[Policy, ...]:
     loop, max_skips = settings.loop, settings.precision.max_skips
-    chosen: list[Policy] = [
+    run_policies: list[Policy] = [
         policies.watch_spikes(
             loop.on_spike, max_skips=max_skips, lr_factor=loop.spike_lr_factor, max_rollbacks=loop.max_rollbacks
         ),
@@ -152,8 +152,8 @@ def _build_policies(settings: RunSettings) -> tuple[Policy, ...]:
         policies.shrink_when_out_of_memory,
     ]
     if settings.loop.patience is not None:
-        chosen.append(policies.stop_early(settings.loop.patience))
-    return tuple(chosen)
+        run_policies.append(policies.stop_early(settings.loop.patience))
+    return tuple(run_policies)
 
 
 def _build_plan(settings: RunSettings, task: Task, world: ProcessGroup, schedule_start_step: int) -> TrainingPlan:

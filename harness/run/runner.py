@@ -1,8 +1,5 @@
 """Run a configuration: build, train, record and return the result. Only this module decides the status of a run."""
 
-import hashlib
-import platform
-import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,13 +7,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from torch import Tensor
 
 from harness.config.compose import (
-    NON_TRAINING_KEYS,
-    compose_config,
     flatten_config,
     to_plain_dict,
     without_sweep_keys,
@@ -28,22 +22,17 @@ from harness.core.distributed import ProcessGroup, stop_on_signals
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
 from harness.core.events import Event, Notice, Observer, RunEnd, RunStart, Status
-from harness.core.files import open_atomically
 from harness.core.paths import project_dir
 from harness.core.seeding import preserve_rng_state
 from harness.core.task import Task
-from harness.data.cache import ensure_cached
 from harness.observers.composite import CompositeObserver
 from harness.observers.figures import FigureWriter
-from harness.run import initial_weights, provenance, resume, run_dir
-from harness.run.build import RunParts, build_observers, build_parts, build_task, instantiate_component
+from harness.run import base_model, initial_weights, provenance, resume, run_dir
+from harness.run.build import RunParts, build_observers, build_parts, build_task
 from harness.tracking.store_uri import hide_credentials
-from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer, load_weights
+from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
-
-SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir")
-"""Choices that a base model takes from the run that needs it. The seed is not one, so that all seeds share a base."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +136,7 @@ def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessG
 
 @dataclass(frozen=True)
 class StartInfo:
-    """How a run starts: messages, a table for start.txt, tags, and the best checkpoint of the run that it resumes."""
+    """Start of a run: messages, a table for start.txt, tags, and the best checkpoint of the run that it resumes."""
 
     notices: tuple[str, ...] = ()
     table: str = ""
@@ -268,46 +257,19 @@ def _load_initial_weights(
 def _get_base_weights(
     experiment: str, cfg: DictConfig, settings: RunSettings, world: ProcessGroup
 ) -> dict[str, Tensor]:
-    """Return the best weights of `experiment` with this run's model and tokenizer; they are trained once and cached."""
-    base = without_sweep_keys(compose_config([f"experiment={experiment}"]))
-    with open_dict(base):
-        for key in SHARED_WITH_BASE:
-            base[key] = cfg[key]
-    folder = settings.cache_dir / "bases" / _hash_base_config(base)
-    if not world.broadcast((folder / WEIGHTS_FILE).exists()):
+    """Return the best weights of `experiment` with this run's model and tokenizer."""
+    base = base_model.compose_base_config(experiment, cfg)
+
+    def train_base() -> Path:
         # find errors in the run itself before minutes are spent on its base model
         build_parts(cfg, settings, world, build_task(cfg, settings, world))
         build_observers(cfg)
-        if world.size == 1:
-            ensure_cached(folder, lambda draft: _store_weights(_train_base(base, experiment), draft))
-        else:
-            trained = _train_base(base, experiment)
-            world.run_main_first(lambda: _store_weights(trained, folder) if world.is_main else None)
-    return load_weights(folder / WEIGHTS_FILE)
+        result = run(base, overrides=[f"experiment={experiment}"])
+        if result.status != "completed":
+            raise BaseRunFailed(result)
+        return result.folder / "checkpoints" / "best" / WEIGHTS_FILE
 
-
-def _train_base(base: DictConfig, experiment: str) -> Path:
-    """Train the base model and return the file of its best weights."""
-    result = run(base, overrides=[f"experiment={experiment}"])
-    if result.status != "completed":
-        raise BaseRunFailed(result)
-    return result.folder / "checkpoints" / "best" / WEIGHTS_FILE
-
-
-def _store_weights(weights: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with weights.open("rb") as source, open_atomically(folder / WEIGHTS_FILE) as target:
-        shutil.copyfileobj(source, target)
-
-
-def _hash_base_config(cfg: DictConfig) -> str:
-    """Return a digest of everything that determines the weights: settings, data source and versions."""
-    ignored = (*NON_TRAINING_KEYS, "device", "compile")
-    decisive = {key: value for key, value in to_plain_dict(cfg).items() if key not in ignored}
-    decisive["model"].pop("gradient_checkpointing", None)
-    source = instantiate_component(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
-    text = f"{sorted(decisive.items())}{source}{torch.__version__}{platform.python_version()}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return base_model.get_base_weights(base, settings.cache_dir, world, train_base)
 
 
 def _join_processes(settings: RunSettings) -> ProcessGroup:

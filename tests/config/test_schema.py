@@ -117,9 +117,9 @@ def compose_option(option: Path, files: Path, places: list[str]) -> DictConfig:
     needs = NEEDS.get(str(option), [])
     if needs is None:
         pytest.skip(f"{option} cannot be built here")
-    chosen = f"{option.parent}={option.name}"
+    choice = f"{option.parent}={option.name}"
     base = [] if option.parent.name == "experiment" else ["experiment=smoke"]
-    return compose_config([*base, *places, chosen, *(need.format(files=files) for need in needs)])
+    return compose_config([*base, *places, choice, *(need.format(files=files) for need in needs)])
 
 
 EXPERIMENTS = [option for option in OPTIONS if option.parent.name == "experiment"]

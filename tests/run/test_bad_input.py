@@ -113,8 +113,8 @@ def test_invalid_data_files(kind, places, tmp_path, monkeypatch, capsys) -> None
     content, parts = BAD_FILES[kind]
     file = tmp_path / f"{kind}.txt"
     file.write_bytes(content)
-    chosen = ["data=text", f"data.source.path={file}", "tokenizer=bpe", "tokenizer.vocab_size=260"]
-    assert run_main(monkeypatch, SMOKE, *places, *chosen) == 2
+    overrides = ["data=text", f"data.source.path={file}", "tokenizer=bpe", "tokenizer.vocab_size=260"]
+    assert run_main(monkeypatch, SMOKE, *places, *overrides) == 2
     message = capsys.readouterr().err
     for part in (*parts, "data"):
         assert part in message

@@ -44,14 +44,14 @@ def save_run(model: nn.Module, folder: Path, lora: str = "none", **changes) -> P
     """Save a model like a run would, and return the folder."""
     (folder / "checkpoints" / "best").mkdir(parents=True)
     save_weights(model.state_dict(), folder / "checkpoints" / "best" / "model.safetensors")
-    chosen = {
+    adapter = {
         "_target_": "harness.training.lora.add_adapters",
         "_partial_": True,
         **ADAPTED,
         "target_modules": lora,
         **changes,
     }
-    (folder / "config.yaml").write_text(json.dumps({"lora": {} if lora == "none" else chosen}))
+    (folder / "config.yaml").write_text(json.dumps({"lora": {} if lora == "none" else adapter}))
     return folder
 
 
@@ -94,19 +94,19 @@ def test_adapters_with_an_untied_head_are_merged(tmp_path, settings, lora, chang
     model = make_gpt(2)
     match = load_warm_start(model, str(save_run(source, tmp_path / "run", lora, **changes)), settings)
     assert match.is_complete
-    wanted = remove_adapters(source, merged=True).state_dict()
-    assert model.state_dict().keys() == wanted.keys()
-    assert all(torch.allclose(tensor, wanted[name]) for name, tensor in model.state_dict().items())
+    expected = remove_adapters(source, merged=True).state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.allclose(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 
 def test_warm_start_does_not_need_the_data(places, tmp_path) -> None:
     text = tmp_path / "own.txt"
     text.write_text("the cat sat on the mat and the dog lay by the door\n" * 900)
-    chosen = [*places, *SMOKE, "observers=metrics_only", "loop.max_steps=2"]
+    overrides = [*places, *SMOKE, "observers=metrics_only", "loop.max_steps=2"]
     own = ["data=text", f"data.source.path={text}", "data.source.split_on='\\n'", "data.val_fraction=0.1"]
-    adapted = run(compose_config([*chosen, *own, "lora=with_head", "optimizer.lr=0.01"]))
+    adapted = run(compose_config([*overrides, *own, "lora=with_head", "optimizer.lr=0.01"]))
     text.unlink()
-    warm = run(compose_config([*chosen, "start=warm", f"start.source={adapted.folder.name}"]))
+    warm = run(compose_config([*overrides, "start=warm", f"start.source={adapted.folder.name}"]))
     assert warm.status == "completed"
     weights = load_weights(warm.folder / "checkpoints" / "best" / "model.safetensors")
     assert not torch.equal(weights["head.weight"], weights["token_embedding.weight"])

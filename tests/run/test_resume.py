@@ -60,9 +60,9 @@ def test_last_and_best_checkpoints_are_kept(interrupted) -> None:
 def test_verify_resume_finds_no_difference(extra, cache_dir, capsys) -> None:
     overrides = [*TINY, f"cache_dir={cache_dir}", *extra]
     assert cli.main(["verify-resume", "--steps", "5", *overrides]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[-1] == "10 steps at once vs. 5 steps, resumed for 5 more: largest difference 0"
-    assert [line.split()[0] for line in said[:-1]] == ["model", "optimizer", "schedule", "scaler", "rng", "counters"]
+    output = capsys.readouterr().out.splitlines()
+    assert output[-1] == "10 steps at once vs. 5 steps, resumed for 5 more: largest difference 0"
+    assert [line.split()[0] for line in output[:-1]] == ["model", "optimizer", "schedule", "scaler", "rng", "counters"]
 
 
 def test_verify_resume_exits_with_1_if_results_differ(cache_dir, capsys, monkeypatch) -> None:
@@ -187,20 +187,20 @@ def test_resume_after_kill_9(interrupted, places, tmp_path, cache_dir) -> None:
         child.kill()
     killed = find_only_run(tmp_path)
     result = run(compose_config([*endless, "start=resume", f"start.run={killed.name}"]), [stop_after(2)])
-    begun = result.effective.first_step
-    assert begun >= 9
-    assert begun % 3 == 0
-    assert read_series(result.folder, "train/loss")[0] == read_series(killed, "train/loss")[begun]
+    first_step = result.effective.first_step
+    assert first_step >= 9
+    assert first_step % 3 == 0
+    assert read_series(result.folder, "train/loss")[0] == read_series(killed, "train/loss")[first_step]
 
 
 @pytest.mark.slow
 def test_resume_with_two_processes_is_bit_identical(places, tmp_path) -> None:
-    chosen = [*TINY, *places]
-    run_with_torchrun(*chosen, "name=straight")
+    overrides = [*TINY, *places]
+    run_with_torchrun(*overrides, "name=straight")
     [straight] = (tmp_path / "outputs").iterdir()
-    run_with_torchrun(*chosen, "name=again", "start=resume", f"start.run={straight}", "start.checkpoint=8")
-    [again] = (tmp_path / "outputs").glob("*_again")
-    one, other = (read_checkpoint_parts(folder, 12) for folder in (straight, result))
+    run_with_torchrun(*overrides, "name=again", "start=resume", f"start.run={straight}", "start.checkpoint=8")
+    [resumed] = (tmp_path / "outputs").glob("*_again")
+    one, other = (read_checkpoint_parts(folder, 12) for folder in (straight, resumed))
     assert [max_difference(one[part], other[part])[0] for part in one] == [0.0] * 6
     assert len(one["rng"]) == 2
 

@@ -87,9 +87,9 @@ def test_diverged_run_exits_with_1_and_keeps_finite_weights(places, tmp_path, mo
 
     wild = ["observers=metrics_only", "optimizer=sgd", "optimizer.lr=1e12", "loop.grad_clip=null"]
     assert run_main(monkeypatch, *SMOKE, *places, *wild) == 1
-    said = capsys.readouterr().err
-    assert "diverged: loss" in said
-    assert "Traceback" not in said
+    stderr = capsys.readouterr().err
+    assert "diverged: loss" in stderr
+    assert "Traceback" not in stderr
     folder = find_only_run(tmp_path)
     assert read_record(folder)[-1]["status"] == "diverged"
     weights = load_weights(folder / "checkpoints" / "best" / "model.safetensors")
@@ -101,10 +101,10 @@ def test_ctrl_c_saves_a_checkpoint(places, tmp_path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as child:
         wait_for_steps(tmp_path, 3)
         child.send_signal(signal.SIGINT)
-        _, said = child.communicate(timeout=60)
+        _, stderr = child.communicate(timeout=60)
     assert child.returncode == 1
-    assert "interrupted: stopped by a signal" in said
-    assert "Traceback" not in said
+    assert "interrupted: stopped by a signal" in stderr
+    assert "Traceback" not in stderr
     folder = find_only_run(tmp_path)
     end = read_record(folder)[-1]
     assert end["status"] == "interrupted"
@@ -122,7 +122,7 @@ def wait_for_steps(tmp_path: Path, steps: int) -> None:
 
 
 def test_two_processes_match_one(places, tmp_path) -> None:
-    chosen = [
+    overrides = [
         *SMOKE,
         *places,
         "observers=metrics_only",
@@ -130,8 +130,8 @@ def test_two_processes_match_one(places, tmp_path) -> None:
         "batch.micro_batch_size=2",
         "data=pydoc_qa",
     ]
-    alone = run(compose_config(chosen))
-    run_with_torchrun(*chosen)
+    alone = run(compose_config(overrides))
+    run_with_torchrun(*overrides)
     together = next(f for f in (tmp_path / "outputs").iterdir() if f != alone.folder)
     one, two = read_series(alone.folder, "train/loss"), read_series(together, "train/loss")
     assert len(one) == len(two) == 20
@@ -168,12 +168,12 @@ def test_config_folder_and_component_of_a_user(places, tmp_path, monkeypatch, ca
         "    def __init__(self, params, lr):\n        super().__init__(params, lr=lr / 2)\n"
     )
     (own / "conf" / "optimizer" / "careful.yaml").write_text("_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n")
-    chosen = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=metrics_only", "optimizer=careful"]
-    done = run_script(*chosen, env={"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"})
+    overrides = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=metrics_only", "optimizer=careful"]
+    done = run_script(*overrides, env={"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"})
     assert done.returncode == 0, done.stderr
     assert read_record(find_only_run(tmp_path))[0]["effective"]["param_groups"]["matrices"]["peak_lr"] == 0.05
     monkeypatch.syspath_prepend(own)
-    assert run_main(monkeypatch, *chosen) == 2
+    assert run_main(monkeypatch, *overrides) == 2
     assert "HARNESS_TRUST=my_package" in capsys.readouterr().err
 
 
@@ -219,11 +219,11 @@ def test_failed_run_exits_with_1_and_is_recorded(places, tmp_path, monkeypatch, 
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("HARNESS_TRUST", "breaking")
     new_store(tmp_path)
-    chosen = ["optimizer._target_=breaking.Breaks", "~optimizer.betas", "~optimizer.eps", "~observers.figures"]
-    assert run_main(monkeypatch, *SMOKE, *places, *chosen) == 1
-    said = capsys.readouterr().err
-    assert "failed: RuntimeError: broken optimizer" in said
-    assert "Traceback" not in said
+    overrides = ["optimizer._target_=breaking.Breaks", "~optimizer.betas", "~optimizer.eps", "~observers.figures"]
+    assert run_main(monkeypatch, *SMOKE, *places, *overrides) == 1
+    stderr = capsys.readouterr().err
+    assert "failed: RuntimeError: broken optimizer" in stderr
+    assert "Traceback" not in stderr
     assert "broken optimizer" in (find_only_run(tmp_path) / "error.txt").read_text()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [recorded] = client.search_runs(["1"])
@@ -259,8 +259,8 @@ def test_diverged_base_model_ends_the_run(places_without_bases, tmp_path, monkey
     wild = "override /optimizer: sgd\n\noptimizer: {lr: 1e12}\nloop: {max_steps: 4, grad_clip: null}\nname: wild\n"
     start = "# @package _global_\ndefaults:\n  - override /lora: none\n  - override /start: scratch\n  - "
     (own / "wild.yaml").write_text(start + wild)
-    chosen = ["--config-dir", str(tmp_path / "conf"), *places_without_bases, *BASED[:-1]]
-    assert run_main(monkeypatch, *chosen, "start.source='experiment=wild'") == 1
-    said = capsys.readouterr().err
-    assert "diverged: base model " in said
-    assert "Traceback" not in said
+    overrides = ["--config-dir", str(tmp_path / "conf"), *places_without_bases, *BASED[:-1]]
+    assert run_main(monkeypatch, *overrides, "start.source='experiment=wild'") == 1
+    stderr = capsys.readouterr().err
+    assert "diverged: base model " in stderr
+    assert "Traceback" not in stderr

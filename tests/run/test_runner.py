@@ -82,8 +82,8 @@ def test_base_model_of_a_trial_is_a_separate_run(places_without_bases, tmp_path)
 
 
 def test_dry_run_matches_the_run_and_writes_nothing(places, tmp_path) -> None:
-    chosen = ["loop.max_steps=null", "loop.max_tokens=5000", "device.threads=2", "schedule.warmup_ratio=0.5"]
-    cfg = compose_config([*SMOKE, *places, *chosen])
+    overrides = ["loop.max_steps=null", "loop.max_tokens=5000", "device.threads=2", "schedule.warmup_ratio=0.5"]
+    cfg = compose_config([*SMOKE, *places, *overrides])
     before = (torch.get_rng_state(), torch.get_num_threads())
     prepared = dry_run(cfg, timed_steps=2)
     assert torch.equal(before[0], torch.get_rng_state())

@@ -1,0 +1,60 @@
+"""The base model that a run starts from: an experiment that is trained once per model and tokenizer, then cached."""
+
+import hashlib
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, open_dict
+from torch import Tensor
+
+from harness.config.compose import NON_TRAINING_KEYS, compose_config, to_plain_dict, without_sweep_keys
+from harness.core.distributed import ProcessGroup
+from harness.core.files import open_atomically
+from harness.data.cache import ensure_cached
+from harness.run.build import instantiate_component
+from harness.training.checkpoint import WEIGHTS_FILE, load_weights
+
+SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir")
+"""Choices that a base model takes from the run that needs it. The seed is not one, so that all seeds share a base."""
+
+
+def compose_base_config(experiment: str, cfg: DictConfig) -> DictConfig:
+    """Return the configuration of the base model `experiment` for a run of `cfg`."""
+    base = without_sweep_keys(compose_config([f"experiment={experiment}"]))
+    with open_dict(base):
+        for key in SHARED_WITH_BASE:
+            base[key] = cfg[key]
+    return base
+
+
+def get_base_weights(
+    base: DictConfig, cache_dir: Path, world: ProcessGroup, train: Callable[[], Path]
+) -> dict[str, Tensor]:
+    """Return the cached weights of `base`; `train` returns the file with the weights if they are not cached yet."""
+    folder = cache_dir / "bases" / _hash_base_config(base)
+    if not world.broadcast((folder / WEIGHTS_FILE).exists()):
+        if world.size == 1:
+            ensure_cached(folder, lambda draft: _store_weights(train(), draft))
+        else:  # all ranks train, so none can hold the lock of the cache meanwhile
+            weights = train()
+            world.run_main_first(lambda: _store_weights(weights, folder) if world.is_main else None)
+    return load_weights(folder / WEIGHTS_FILE)
+
+
+def _store_weights(weights: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with weights.open("rb") as source, open_atomically(folder / WEIGHTS_FILE) as target:
+        shutil.copyfileobj(source, target)
+
+
+def _hash_base_config(cfg: DictConfig) -> str:
+    """Return a digest of everything that determines the weights: settings, data source and versions."""
+    ignored = (*NON_TRAINING_KEYS, "device", "compile")
+    decisive = {key: value for key, value in to_plain_dict(cfg).items() if key not in ignored}
+    decisive["model"].pop("gradient_checkpointing", None)
+    source = instantiate_component(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
+    text = f"{sorted(decisive.items())}{source}{torch.__version__}{platform.python_version()}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
