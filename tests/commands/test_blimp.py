@@ -61,7 +61,7 @@ def train_run(kind: list[str], given: tuple[Path, Path], places: list[str], *mor
 
 
 @pytest.mark.parametrize("kind", [CAUSAL, MASKED], ids=["causal", "masked"])
-def test_a_run_is_judged_as_it_was_at_its_best_evaluation(kind: list[str], given, places, capsys) -> None:
+def test_command_matches_best_evaluation_of_run(kind: list[str], given, places, capsys) -> None:
     folder = train_run(kind, given, places)
     losses, shares = read_series(folder, "val/loss"), read_series(folder, "val/blimp")
     assert len(losses) == len(shares) == len(read_series(folder, "val/blimp_se")) == 3
@@ -75,7 +75,7 @@ def test_a_run_is_judged_as_it_was_at_its_best_evaluation(kind: list[str], given
     assert written["about"]["method"] in said
 
 
-def test_a_sentence_stands_as_a_document_does_in_training(given, places) -> None:
+def test_likelihood_context_matches_training(given, places) -> None:
     run = load_recorded_run(str(train_run(MASKED, given, places, "task.blimp.path=null")))
     assert not read_series(run.folder, "val/blimp")
     around = {name: run.tokenizer.backend.token_to_id(name) for name in ("[CLS]", "[SEP]", "[MASK]")}
@@ -85,14 +85,14 @@ def test_a_sentence_stands_as_a_document_does_in_training(given, places) -> None
     assert (causal.prefix, causal.suffix, causal.mask_id) == ((around["[SEP]"], around["[CLS]"]), (), None)
 
 
-def test_a_tie_is_no_hit(given, places) -> None:
+def test_tie_counts_as_wrong(given, places) -> None:
     run = load_recorded_run(str(train_run(CAUSAL, given, places)))
     good, bad = run.tokenizer.encode([" ".join(WORDS[:4]), " ".join(WORDS[4:9])])
     score = build_likelihood(run.model, run.tokenizer, is_masked=False)
     assert compare_pairs(score, [good, good, bad], [good, bad, good]) in ([False, True, False], [False, False, True])
 
 
-def test_mlflow_gets_metrics_and_a_table_and_a_second_measurement_replaces_the_first(given, places, tmp_path) -> None:
+def test_mlflow_gets_latest_metrics_and_table(given, places, tmp_path) -> None:
     folder = train_run(CAUSAL, given, places)
     store = new_store(tmp_path)
     UploadCursor(store, "default").save(folder)
@@ -116,7 +116,7 @@ def test_mlflow_gets_metrics_and_a_table_and_a_second_measurement_replaces_the_f
     assert json.loads(recorded.data.tags["mlflow.loggedArtifacts"]) == [{"path": "blimp_table.json", "type": "table"}]
 
 
-def test_a_store_that_is_away_gets_it_later_by_sync(given, places, tmp_path, capsys) -> None:
+def test_unreachable_store_is_synced_later(given, places, tmp_path, capsys) -> None:
     folder = train_run(CAUSAL, given, places)
     store = new_store(tmp_path)
     UploadCursor(store, "default").save(folder)
@@ -152,7 +152,7 @@ def of_transformers(tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_folder_of_transformers_is_judged_too_and_nothing_is_written(of_transformers, given, capsys) -> None:
+def test_transformers_folder_is_scored_without_writing(of_transformers, given, capsys) -> None:
     files = set(of_transformers.iterdir())
     assert cli.main(["blimp", str(of_transformers), "--data", str(given[1])]) == 0
     assert "GPT-2" in capsys.readouterr().out
@@ -172,7 +172,7 @@ def test_a_folder_of_transformers_is_judged_too_and_nothing_is_written(of_transf
         ),
     ],
 )
-def test_bad_input_is_said_in_one_line(arguments, said, of_transformers, given, capsys, monkeypatch) -> None:
+def test_invalid_input_is_one_line(arguments, said, of_transformers, given, capsys, monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     filled = [argument.format(model=of_transformers, pairs=given[1]) for argument in arguments]
     assert cli.main(["blimp", *filled]) == 2
@@ -181,7 +181,7 @@ def test_bad_input_is_said_in_one_line(arguments, said, of_transformers, given, 
     assert re.search(said, error), error
 
 
-def test_sentences_too_long_for_the_model_are_refused_before_a_run_is_made(given, places, tmp_path) -> None:
+def test_too_long_sentences_are_rejected_before_the_run(given, places, tmp_path) -> None:
     long = write_jsonl(tmp_path / "long.jsonl", [
         {"sentence_good": "b " * 200, "sentence_bad": "a", "UID": "u", "linguistics_term": "t", "field": "f"}
     ])  # fmt: skip

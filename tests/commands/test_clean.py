@@ -24,7 +24,7 @@ def run_clean(file: Path, to: Path, *more: str) -> int:
     return cli.main(["clean", "data=jsonl", f"data.source.path={file.name}", "--to", str(to), *more])
 
 
-def test_a_cleaned_copy_and_a_list_are_written_and_the_original_stays(original: Path, capsys) -> None:
+def test_clean_writes_copy_and_changes(original: Path, capsys) -> None:
     before, to = original.read_bytes(), original.with_name("cleaned.jsonl")
     assert run_clean(original, to) == 0
     assert [json.loads(line) for line in to.read_text().splitlines()] == ROWS[:5]
@@ -41,7 +41,7 @@ def test_a_cleaned_copy_and_a_list_are_written_and_the_original_stays(original: 
     ]
 
 
-def test_a_second_run_over_the_copy_drops_nothing(original: Path, capsys) -> None:
+def test_cleaning_twice_changes_nothing(original: Path, capsys) -> None:
     to, again = original.with_name("cleaned.jsonl"), original.with_name("again.jsonl")
     run_clean(original, to)
     assert run_clean(to, again) == 0
@@ -49,13 +49,13 @@ def test_a_second_run_over_the_copy_drops_nothing(original: Path, capsys) -> Non
     assert "no changes" in capsys.readouterr().out
 
 
-def test_a_compressed_copy_is_compressed(original: Path) -> None:
+def test_gz_copy_is_compressed(original: Path) -> None:
     to = original.with_name("cleaned.jsonl.gz")
     assert run_clean(original, to) == 0
     assert len(gzip.decompress(to.read_bytes()).splitlines()) == 5
 
 
-def test_a_file_that_exists_is_written_over_only_on_purpose(original: Path, capsys) -> None:
+def test_existing_file_needs_force(original: Path, capsys) -> None:
     to = original.with_name("cleaned.jsonl")
     to.write_text("mine")
     assert run_clean(original, to) == 2
@@ -66,7 +66,7 @@ def test_a_file_that_exists_is_written_over_only_on_purpose(original: Path, caps
 
 
 @pytest.mark.parametrize("name", ["rows.jsonl", "link.jsonl"])
-def test_the_original_is_never_written_over(name: str, original: Path, capsys) -> None:
+def test_original_is_never_overwritten(name: str, original: Path, capsys) -> None:
     (original.parent / "link.jsonl").symlink_to(original)
     before = original.read_bytes()
     assert run_clean(original, original.parent / name, "--force") == 2
@@ -89,7 +89,7 @@ def test_the_original_is_never_written_over(name: str, original: Path, capsys) -
         (["data=jsonl", "data.source.path={folder}/a.txt"], "nothing of {folder}/a.txt would be left"),
     ],
 )
-def test_bad_input_is_refused_in_a_sentence_and_nothing_is_written(
+def test_invalid_input_writes_nothing(
     arguments: list[str], message: str, tmp_path: Path, capsys
 ) -> None:
     for name in ("a.txt", "b.txt"):
@@ -102,6 +102,6 @@ def test_bad_input_is_refused_in_a_sentence_and_nothing_is_written(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_folder_that_does_not_exist_is_refused(original: Path, capsys) -> None:
+def test_missing_folder_is_rejected(original: Path, capsys) -> None:
     assert run_clean(original, original.parent / "new" / "cleaned.jsonl") == 2
     assert "--to: there is no folder" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def test_a_file_a_paradigm_and_one_file_of_all_read_alike(tmp_path) -> None:
+def test_read_minimal_pairs_from_folder_equals_single_file(tmp_path) -> None:
     first, second = (
         [make_row(n) for n in range(3)],
         [make_row(n, "case", "binding", "syntax/semantics") for n in range(3)],
@@ -43,7 +43,7 @@ def test_a_file_a_paradigm_and_one_file_of_all_read_alike(tmp_path) -> None:
     assert {pair.field for pair in pairs} == {"morphology", "syntax_semantics"}
 
 
-def test_the_first_of_each_paradigm_are_kept(tmp_path) -> None:
+def test_per_paradigm_keeps_first_pairs(tmp_path) -> None:
     file = write_jsonl(tmp_path / "all.jsonl", [make_row(n, uid) for n in range(9) for uid in ("plural", "case")])
     pairs = read_minimal_pairs(str(file), per_paradigm=2)
     assert [(pair.paradigm, pair.good[0]) for pair in pairs] == [(uid, n) for uid in ("case", "plural") for n in "01"]
@@ -51,11 +51,11 @@ def test_the_first_of_each_paradigm_are_kept(tmp_path) -> None:
         read_minimal_pairs(str(file), per_paradigm=0)
 
 
-def test_without_a_path_there_are_no_pairs() -> None:
+def test_read_minimal_pairs_without_path_is_empty() -> None:
     assert read_minimal_pairs(None) == []
 
 
-def test_files_of_something_else_in_the_folder_are_left_out_but_not_if_asked_for(tmp_path) -> None:
+def test_files_without_sentences_are_skipped_only_in_folders(tmp_path) -> None:
     write_jsonl(tmp_path / "pairs.jsonl", [make_row(1)])
     other = write_jsonl(tmp_path / "summary.jsonl", [{"UID": "plural", "gpt2": 0.9}])
     assert len(read_minimal_pairs(str(tmp_path))) == 1
@@ -76,12 +76,12 @@ def test_files_of_something_else_in_the_folder_are_left_out_but_not_if_asked_for
         ),
     ],
 )
-def test_a_row_that_is_no_pair_is_named(rows: list[dict], said: str, tmp_path) -> None:
+def test_invalid_row_error_names_line_and_field(rows: list[dict], said: str, tmp_path) -> None:
     with pytest.raises(ValueError, match=said):
         read_minimal_pairs(str(write_jsonl(tmp_path / "rows.jsonl", rows)))
 
 
-def test_what_holds_no_pairs_is_refused(tmp_path) -> None:
+def test_unreadable_data_is_rejected(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="does not exist; give a file, a folder or a glob"):
         read_minimal_pairs(str(tmp_path / "nothing.jsonl"))
     with pytest.raises(FileNotFoundError, match=r"holds no \.jsonl, \.ndjson file"):
@@ -97,7 +97,7 @@ def test_what_holds_no_pairs_is_refused(tmp_path) -> None:
         read_minimal_pairs(str(tmp_path))
 
 
-def test_accuracies_are_means_over_pairs_with_binomial_errors(tmp_path) -> None:
+def test_compute_accuracies_with_binomial_standard_errors(tmp_path) -> None:
     many = [make_row(n) for n in range(6)] + [make_row(n, "case", "binding", "syntax") for n in range(2)]
     pairs = read_minimal_pairs(str(write_jsonl(tmp_path / "rows.jsonl", many)))
     found = compute_accuracies(pairs, [False, True, *[True] * 3, *[False] * 3])  # case, then plural
@@ -116,7 +116,7 @@ def test_accuracies_are_means_over_pairs_with_binomial_errors(tmp_path) -> None:
     assert unequal.value == 0.25  # the mean over the two paradigms is 0.5
 
 
-def test_the_public_data_set_is_read_a_configuration_a_paradigm(tmp_path, monkeypatch) -> None:
+def test_hub_data_set_reads_one_configuration_per_paradigm(tmp_path, monkeypatch) -> None:
     local = tmp_path / "of_the_hub"
     local.mkdir()
     configurations = [f"- config_name: {uid}\n  data_files: {uid}.jsonl" for uid in ("plural", "case")]
@@ -130,14 +130,14 @@ def test_the_public_data_set_is_read_a_configuration_a_paradigm(tmp_path, monkey
     assert len(expected) == 6
 
 
-def test_the_public_data_set_offline_is_refused_with_the_remedy(monkeypatch) -> None:
+def test_hub_data_set_offline_error_names_remedy(monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"path='nyu-mll/blimp' .* does not load: .*offline, give a local folder"):
         read_minimal_pairs("nyu-mll/blimp")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="BLiMP is not here: ../shared/data/blimp")
-def test_the_public_files_hold_67_paradigms_of_12_phenomena_as_published() -> None:
+def test_public_files_have_67_paradigms_and_published_accuracies() -> None:
     pairs = read_minimal_pairs(str(SHARED), per_paradigm=20)
     assert len(pairs) == 67 * 20
     assert {pair.phenomenon for pair in pairs} == PUBLISHED_ACCURACY.keys() - {"accuracy"}

@@ -29,13 +29,13 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 }
 
 
-def test_a_whole_folder_is_not_written_again(tmp_path: Path) -> None:
+def test_complete_folder_is_not_written_again(tmp_path: Path) -> None:
     ensure_cached(tmp_path / "a", write_two_files)
     assert (ensure_cached(tmp_path / "a", fail_if_called) / "deeper" / "words").read_text() == "two words"
 
 
 @pytest.mark.parametrize("harm", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_folder_is_written_again(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+def test_damaged_folder_is_written_again(tmp_path: Path, harm: Callable[[Path], object]) -> None:
     harm(ensure_cached(tmp_path / "a", write_two_files))
     folder = ensure_cached(tmp_path / "a", write_two_files)
     assert (folder / "numbers").stat().st_size == 1000
@@ -43,7 +43,7 @@ def test_a_damaged_folder_is_written_again(tmp_path: Path, harm: Callable[[Path]
     ensure_cached(folder, fail_if_called)
 
 
-def test_a_writer_that_fails_leaves_nothing_that_counts(tmp_path: Path) -> None:
+def test_failing_writer_leaves_no_folder(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         write_two_files(folder)
         raise ValueError("no such text")
@@ -54,7 +54,7 @@ def test_a_writer_that_fails_leaves_nothing_that_counts(tmp_path: Path) -> None:
     assert (ensure_cached(tmp_path / "a", write_two_files) / "numbers").exists()
 
 
-def test_a_process_that_dies_while_writing_blocks_no_one(tmp_path: Path) -> None:
+def test_killed_writer_does_not_block_the_next(tmp_path: Path) -> None:
     code = """
 import os, pathlib, sys
 from harness.data.cache import ensure_cached
@@ -67,7 +67,7 @@ ensure_cached(pathlib.Path(sys.argv[1]), die)
     assert (ensure_cached(tmp_path / "a", write_two_files) / "numbers").stat().st_size == 1000
 
 
-def test_processes_that_want_a_folder_at_once_write_it_once(tmp_path: Path) -> None:
+def test_concurrent_processes_write_once(tmp_path: Path) -> None:
     code = """
 import pathlib, sys, time
 from harness.data.cache import ensure_cached

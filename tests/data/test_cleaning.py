@@ -72,7 +72,7 @@ FORMATS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_copies_and_broken_documents_go_misread_ones_are_mended_and_the_format_stays(name: str, tmp_path: Path) -> None:
+def test_clean_text_drops_and_repairs_in_every_format(name: str, tmp_path: Path) -> None:
     kind, file, write, settings = FORMATS[name]
     made = write_source(kind, tmp_path, write("placeholder"), file, **settings)
     kept, changes = clean_text(made, write(GOOD, BROKEN, "Another", COPY, MISREAD, "Last"))
@@ -86,14 +86,14 @@ def test_copies_and_broken_documents_go_misread_ones_are_mended_and_the_format_s
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_sound_file_stays_as_it_is_to_the_last_character(name: str, tmp_path: Path) -> None:
+def test_sound_file_is_unchanged(name: str, tmp_path: Path) -> None:
     kind, file, write, settings = FORMATS[name]
     text = write("One", "Two – “three”", "日本語 🙂", "Four")
     assert clean_text(write_source(kind, tmp_path, text, file, **settings), text) == (text, [])
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_pieces_of_a_file_are_the_file(name: str, tmp_path: Path) -> None:
+def test_segments_join_to_the_file(name: str, tmp_path: Path) -> None:
     kind, file, write, settings = FORMATS[name]
     text = write(GOOD, BROKEN, "", MISREAD, COPY)
     made = write_source(kind, tmp_path, text, file, **settings)
@@ -103,7 +103,7 @@ def test_the_pieces_of_a_file_are_the_file(name: str, tmp_path: Path) -> None:
     assert text.split("\n")[broken.line - 1].strip().startswith(broken.raw.strip().split("\n")[0])
 
 
-def test_a_block_without_an_answer_goes_and_one_with_two_and_what_is_left_loads(tmp_path: Path) -> None:
+def test_qa_block_without_exactly_one_answer_is_dropped(tmp_path: Path) -> None:
     text = (
         make_qa_blocks("One", "Two") + "QUESTION: none\n\nQUESTION: two\nANSWER: a\nANSWER: b\n\nQUESTION:\nANSWER: x\n"
     )
@@ -115,7 +115,7 @@ def test_a_block_without_an_answer_goes_and_one_with_two_and_what_is_left_loads(
     assert len(list(made.iter_documents())) == 2
 
 
-def test_lines_that_are_no_object_with_text_go(tmp_path: Path) -> None:
+def test_json_lines_without_text_are_dropped(tmp_path: Path) -> None:
     text = make_jsonl("One", "Two", " ") + '{"id": 7}\nnot json\n[1]\n{"text": 5}\n'
     kept, changes = clean_text(write_source(JSONL, tmp_path, text, "file.jsonl"), text)
     assert kept == make_jsonl("One", "Two")
@@ -123,13 +123,13 @@ def test_lines_that_are_no_object_with_text_go(tmp_path: Path) -> None:
     assert {change.reason for change in changes} == {"empty", "not an object with text in its fields"}
 
 
-def test_the_same_answer_to_another_prompt_is_no_copy(tmp_path: Path) -> None:
+def test_same_answer_to_another_prompt_is_not_a_duplicate(tmp_path: Path) -> None:
     text = "".join(json.dumps({"q": question, "a": "yes"}) + "\n" for question in ("Is it?", "Was it?", "Is it?"))
     _, [change] = clean_text(write_source(JSONL, tmp_path, text, "f.jsonl", text="a", prompt="q"), text)
     assert (change.line, change.reason) == (3, "duplicate")
 
 
-def test_what_is_mended_in_json_is_what_it_says_and_not_how_it_is_written(tmp_path: Path) -> None:
+def test_json_line_is_rewritten_only_if_repaired(tmp_path: Path) -> None:
     text = '{"text": "Caf\\u00c3\\u00a9", "n": 1}\n{"text":   "spaced \\u00e9"}\n'
     kept, [change] = clean_text(write_source(JSONL, tmp_path, text, "f.jsonl"), text)
     assert kept.splitlines() == ['{"text": "Café", "n": 1}', '{"text":   "spaced \\u00e9"}']
@@ -137,7 +137,7 @@ def test_what_is_mended_in_json_is_what_it_says_and_not_how_it_is_written(tmp_pa
 
 
 @pytest.mark.parametrize("odd", ["ha " * 1300, "\n".join(f"{n * 7919 % 99991:05d}{n:08b}$#%" for n in range(300))])
-def test_a_document_unlike_the_rest_goes_wherever_it_stands(odd: str, tmp_path: Path) -> None:
+def test_outlier_document_is_dropped(odd: str, tmp_path: Path) -> None:
     texts = [make_prose(300, seed) for seed in range(40)]
     made = write_source(TextFiles, tmp_path, "x", split_on=r"\n\n")
     kept, [change] = clean_text(made, "\n\n".join([*texts[:20], odd, *texts[20:]]))
@@ -146,7 +146,7 @@ def test_a_document_unlike_the_rest_goes_wherever_it_stands(odd: str, tmp_path: 
     assert clean_text(made, kept) == (kept, [])
 
 
-def test_in_one_long_text_a_passage_goes_by_whole_lines_and_copies_of_lines_stay(tmp_path: Path) -> None:
+def test_outlier_lines_of_one_long_text_are_dropped(tmp_path: Path) -> None:
     lines = [make_prose(12, seed % 50) + "\n" for seed in range(3000)]
     noise = [f"{number * 104729 % 1000003} $#% {number:b} ^~|\n" for number in range(200)]
     made = write_source(TextFiles, tmp_path, "x")
@@ -159,12 +159,12 @@ def test_in_one_long_text_a_passage_goes_by_whole_lines_and_copies_of_lines_stay
     assert clean_text(made, kept) == (kept, [])
 
 
-def test_a_source_that_reads_no_file_is_refused() -> None:
+def test_source_without_text_file_is_rejected() -> None:
     with pytest.raises(ValueError, match="PydocText does not read text files"):
         clean_text(PydocText(), "text")
 
 
-def test_half_a_character_is_broken_encoding_with_its_line_and_elsewhere_stays_an_escape(tmp_path: Path) -> None:
+def test_lone_surrogate_is_broken_encoding(tmp_path: Path) -> None:
     lines = [r'{"text": "A good one"}', r'{"text": "half \ud83d of one"}', r'{"id": "\ud83d", "text": "CafÃ© au lait"}']
     content = "".join(f"{line}\n" for line in lines)
     after, changes = clean_text(write_source(JSONL, tmp_path, content, "file.jsonl"), content)
@@ -176,6 +176,6 @@ def test_half_a_character_is_broken_encoding_with_its_line_and_elsewhere_stays_a
     assert [json.loads(line)["text"] for line in after.splitlines()] == ["A good one", "Café au lait"]
 
 
-def test_a_csv_field_of_any_length_stays(tmp_path: Path) -> None:
+def test_long_csv_field_is_kept(tmp_path: Path) -> None:
     content = f"title\n{make_prose(40_000)}\n"
     assert clean_text(write_source(Headlines, tmp_path, content, "file.csv", column="title"), content) == (content, [])

@@ -24,7 +24,7 @@ def make_manufactured_solution(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return u, a, 5 * np.pi**2 * a * u - 2 * slope * u_x - slope * u_y
 
 
-def test_it_converges_with_the_square_of_the_spacing() -> None:
+def test_solver_is_second_order() -> None:
     errors = []
     for n in (8, 16, 32, 64):
         u, a, f = make_manufactured_solution(n)
@@ -33,7 +33,7 @@ def test_it_converges_with_the_square_of_the_spacing() -> None:
     assert orders == pytest.approx([2, 2, 2], abs=0.1)
 
 
-def test_a_medium_of_one_kind_only_scales_the_solution() -> None:
+def test_solution_scales_with_constant_coefficient() -> None:
     low, high = solve_darcy(np.stack([np.full((17, 17), value) for value in (LOW_COEFFICIENT, HIGH_COEFFICIENT)]))
     np.testing.assert_allclose(low * LOW_COEFFICIENT, high * HIGH_COEFFICIENT, rtol=1e-6)
 
@@ -44,7 +44,7 @@ def solved() -> tuple[np.ndarray, np.ndarray]:
     return a, solve_darcy(a)
 
 
-def test_pressure_is_positive_inside_and_lies_between_those_of_the_two_media(solved) -> None:
+def test_solution_is_positive_and_bounded_by_constant_media(solved) -> None:
     _, u = solved
     least, most = (
         solve_darcy(np.full((1, GRID_INTERVALS + 1, GRID_INTERVALS + 1), value))[0].max()
@@ -56,18 +56,18 @@ def test_pressure_is_positive_inside_and_lies_between_those_of_the_two_media(sol
     assert ((least < u.max((1, 2))) & (u.max((1, 2)) < most)).all()
 
 
-def test_a_mirrored_medium_has_the_mirrored_pressure(solved) -> None:
+def test_mirrored_coefficients_give_mirrored_solution(solved) -> None:
     a, u = solved
     np.testing.assert_allclose(solve_darcy(a[:, ::-1]), u[:, ::-1], atol=1e-6 * u.max())
     np.testing.assert_allclose(solve_darcy(a.transpose(0, 2, 1)), u.transpose(0, 2, 1), atol=1e-6 * u.max())
 
 
-def test_either_medium_fills_half_of_the_square_on_average() -> None:
+def test_each_coefficient_fills_half_of_the_square() -> None:
     assert set(np.unique(sample_coefficients(2, seed=0))) == {LOW_COEFFICIENT, HIGH_COEFFICIENT}
     assert (sample_coefficients(200, seed=0) == HIGH_COEFFICIENT).mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_both_grids_hold_the_same_held_out_solutions_and_none_of_the_training_set(tmp_path) -> None:
+def test_both_grids_sample_the_same_held_out_solutions(tmp_path) -> None:
     data = build_darcy_data(cache_dir=tmp_path, **SIZES)
     coarse, fine = data.held_out
     assert [len(fields) for fields in (data.train, coarse, fine)] == [6, 3, 3]
@@ -77,7 +77,7 @@ def test_both_grids_hold_the_same_held_out_solutions_and_none_of_the_training_se
     assert not any((sample == other).all() for sample in data.train.y for other in coarse.y)
 
 
-def test_they_are_solved_once_and_do_not_change_with_the_seed_of_a_run(tmp_path) -> None:
+def test_data_is_cached_and_independent_of_run_seed(tmp_path) -> None:
     first = build_darcy_data(cache_dir=tmp_path, **SIZES)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
     second = build_darcy_data(cache_dir=tmp_path, **{**SIZES, "seed": 1})
@@ -97,6 +97,6 @@ def test_they_are_solved_once_and_do_not_change_with_the_seed_of_a_run(tmp_path)
         ({"eval_batch_size": 0}, "eval_batch_size=0 must be 1 or more"),
     ],
 )
-def test_sizes_that_cannot_be_had_are_refused(sizes, message, tmp_path) -> None:
+def test_invalid_sizes_are_rejected(sizes, message, tmp_path) -> None:
     with pytest.raises(ValueError, match=message):
         build_darcy_data(cache_dir=tmp_path, **{**SIZES, **sizes})

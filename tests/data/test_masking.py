@@ -30,14 +30,14 @@ UNITS = pytest.mark.parametrize("unit", ["span", "subword", "whole_word"])
 
 @UNITS
 @pytest.mark.parametrize(("share", "width"), [(0.15, WIDTH), (0.4, WIDTH), (0.15, 12)])
-def test_the_share_that_was_asked_for_is_masked_however_short_the_rows(unit: str, share: float, width: int) -> None:
+def test_masked_fraction_matches_request(unit: str, share: float, width: int) -> None:
     tokens = make_tokens(rows=40_000 // width * 4, width=width)
     _, is_masked = apply_masking(make_masking(unit, share, width), tokens)
     assert is_masked.sum() / (tokens >= SPECIALS).sum() == pytest.approx(share, rel=0.03)
 
 
 @UNITS
-def test_specials_and_what_is_no_text_are_never_masked_and_never_changed(unit: str) -> None:
+def test_special_tokens_and_prompts_are_never_masked(unit: str) -> None:
     tokens, is_text = make_tokens(), np.arange(WIDTH)[None].repeat(400, 0) >= 40
     inputs, is_masked = make_masking(unit)(tokens, is_text, key=KEY, first_row=0)
     kept = (tokens < SPECIALS) | ~is_text
@@ -47,7 +47,7 @@ def test_specials_and_what_is_no_text_are_never_masked_and_never_changed(unit: s
 
 
 @UNITS
-def test_of_what_is_masked_eight_tenths_become_the_mask_one_random_and_one_stays(unit: str) -> None:
+def test_masked_tokens_are_80_percent_mask_10_random_10_unchanged(unit: str) -> None:
     tokens = make_tokens(2000)
     inputs, is_masked = apply_masking(make_masking(unit), tokens)
     shown, true = inputs[is_masked], tokens[is_masked]
@@ -59,7 +59,7 @@ def test_of_what_is_masked_eight_tenths_become_the_mask_one_random_and_one_stays
     assert (drawn[SPECIALS:] > 0).all()
 
 
-def test_every_place_in_a_row_is_as_often_masked_as_any_other() -> None:
+def test_every_position_is_masked_equally_often() -> None:
     _, is_masked = apply_masking(make_masking(), make_tokens(20_000, 64, specials=0))
     assert is_masked.mean(0) == pytest.approx(0.15, abs=0.015)
 
@@ -81,7 +81,7 @@ def test_span_lengths_are_geometric_modulo_ten() -> None:
     assert lengths.max() == 9
 
 
-def test_a_span_has_one_fate() -> None:
+def test_span_is_replaced_as_a_whole() -> None:
     tokens = make_tokens(20_000, 32, specials=0)
     inputs, is_masked = apply_masking(make_masking(share=0.05, width=32), tokens)
     both = is_masked[:, 1:] & is_masked[:, :-1]
@@ -89,7 +89,7 @@ def test_a_span_has_one_fate() -> None:
     assert (is_mask[:, 1:] == is_mask[:, :-1])[both].mean() > 0.95  # two spans may touch
 
 
-def test_whole_words_are_masked_whole_with_one_fate() -> None:
+def test_whole_words_are_masked_and_replaced_as_a_whole() -> None:
     tokens = make_tokens(500)
     inputs, is_masked = apply_masking(make_masking("whole_word"), tokens)
     goes_on = (tokens[:, 1:] >= SPECIALS) & (tokens[:, 1:] % 2 == 1) & (tokens[:, :-1] >= SPECIALS)
@@ -99,7 +99,7 @@ def test_whole_words_are_masked_whole_with_one_fate() -> None:
 
 
 @UNITS
-def test_the_key_and_the_number_of_an_example_alone_decide_its_mask(unit: str) -> None:
+def test_mask_depends_on_key_and_example_only(unit: str) -> None:
     masking, tokens = make_masking(unit), make_tokens(50)
     whole = apply_masking(masking, tokens, first=1000)
     part = apply_masking(masking, tokens[20:30], first=1020)
@@ -110,7 +110,7 @@ def test_the_key_and_the_number_of_an_example_alone_decide_its_mask(unit: str) -
 
 
 @UNITS
-def test_a_row_beside_longer_ones_has_the_mask_it_has_alone(unit: str) -> None:
+def test_mask_is_independent_of_padding(unit: str) -> None:
     masking, tokens = make_masking(unit), make_tokens(30)
     is_text = np.arange(WIDTH)[None].repeat(30, 0) < 50
     wide = masking(tokens, is_text, key=KEY, first_row=0)
@@ -119,7 +119,7 @@ def test_a_row_beside_longer_ones_has_the_mask_it_has_alone(unit: str) -> None:
     assert (wide[1][:, :60] == narrow[1]).all()
 
 
-def test_a_row_with_nothing_to_mask_stays_as_it_is() -> None:
+def test_row_without_maskable_tokens_is_unchanged() -> None:
     tokens = np.full((3, 20), 2)
     inputs, is_masked = apply_masking(make_masking(width=20), tokens)
     assert not is_masked.any()

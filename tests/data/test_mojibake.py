@@ -16,7 +16,7 @@ SOUND = [
 @pytest.mark.parametrize("text", ["Café au lait", "it’s “so” – really…", "50 £, 20 °C", "日 🙂 ümlaut", "Straße"])
 @pytest.mark.parametrize("misread_as", ["cp1252", "latin-1"])
 @pytest.mark.parametrize("times", [1, 2])
-def test_text_that_was_misread_is_as_it_was(text: str, misread_as: str, times: int) -> None:
+def test_repair_encoding_restores_misread_text(text: str, misread_as: str, times: int) -> None:
     misread = text
     for _ in range(times):
         misread = misread.encode().decode(misread_as, "replace")
@@ -27,16 +27,16 @@ def test_text_that_was_misread_is_as_it_was(text: str, misread_as: str, times: i
         assert not has_broken_encoding(repair_encoding(misread))
 
 
-def test_windows_1252_read_as_latin_1_is_mended() -> None:
+def test_repair_encoding_of_windows_1252_read_as_latin_1() -> None:
     assert repair_encoding("it\x92s \x93so\x94") == "it’s “so”"
 
 
 @pytest.mark.parametrize("text", SOUND)
-def test_sound_text_is_left_alone(text: str) -> None:
+def test_repair_encoding_keeps_sound_text(text: str) -> None:
     assert repair_encoding(text) == text
     assert not has_broken_encoding(text)
 
 
 @pytest.mark.parametrize("text", ["caf\ufffd", "a\x00b", "\x1b[31mred", "Meetâ€s", "\x81"])
-def test_what_no_one_can_mend_is_broken(text: str) -> None:
+def test_irreparable_text_has_broken_encoding(text: str) -> None:
     assert has_broken_encoding(repair_encoding(text))

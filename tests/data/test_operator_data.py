@@ -18,7 +18,7 @@ def save_tensors(path: Path, **tensors: Any) -> Path:
     return path
 
 
-def test_fields_of_one_channel_and_of_several_are_taken(tmp_path) -> None:
+def test_read_field_pairs_with_and_without_channels(tmp_path) -> None:
     one = read_field_pairs(save_tensors(tmp_path / "one.pt", x=X > 40, y=Y.double()))
     assert one.x.shape == one.y.shape == (6, 1, 4, 4)
     assert one.x.dtype == one.y.dtype == torch.float32
@@ -26,13 +26,13 @@ def test_fields_of_one_channel_and_of_several_are_taken(tmp_path) -> None:
     assert several.y.shape == (6, 2, 4, 4)
 
 
-def test_a_state_at_the_start_stands_at_every_time_of_what_follows(tmp_path) -> None:
+def test_initial_state_is_repeated_at_every_time(tmp_path) -> None:
     fields = read_field_pairs(save_tensors(tmp_path / "burgers.pt", x=X[:, 0], y=torch.ones(6, 5, 4)))
     assert fields.grid == "5x4"
     assert torch.equal(fields.x[:, 0], X[:, :1].expand(6, 5, 4))
 
 
-def test_held_out_files_keep_their_order_and_only_training_is_limited(tmp_path) -> None:
+def test_limit_applies_to_training_only(tmp_path) -> None:
     fine = save_tensors(tmp_path / "fine.pt", x=torch.ones(6, 8, 8), y=torch.ones(6, 8, 8))
     coarse = save_tensors(tmp_path / "coarse.pt", x=X, y=Y)
     train, tests = str(coarse), [str(fine), str(coarse)]
@@ -61,12 +61,12 @@ NAN = torch.where(torch.arange(6)[:, None, None] == 2, torch.nan, Y)
         ({"x": X, "y": Y + 1j}, "y of .* is complex; save its real and imaginary parts as two channels"),
     ],
 )
-def test_a_file_that_does_not_serve_is_refused_with_the_reason(tensors, message, tmp_path) -> None:
+def test_unsuitable_tensors_are_rejected(tensors, message, tmp_path) -> None:
     with pytest.raises(ValueError, match=message):
         read_field_pairs(save_tensors(tmp_path / "bad.pt", **tensors))
 
 
-def test_a_file_that_holds_something_else_is_refused(tmp_path) -> None:
+def test_unreadable_files_are_rejected(tmp_path) -> None:
     torch.save(X, tmp_path / "tensor.pt")
     with pytest.raises(ValueError, match="it holds a Tensor"):
         read_field_pairs(tmp_path / "tensor.pt")
@@ -85,7 +85,7 @@ class Harmful:
         return Path.touch, (Path("ran"),)
 
 
-def test_code_in_a_file_is_not_run(tmp_path, monkeypatch) -> None:
+def test_code_in_file_is_not_run(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"x": Harmful(), "y": Y.tolist()}, protocol=2))
     torch.save({"x": Harmful(), "y": Y}, tmp_path / "zip.pt")
@@ -106,7 +106,7 @@ def test_code_in_a_file_is_not_run(tmp_path, monkeypatch) -> None:
         ({"tests": ["{1}"]}, "the channels of x and y differ between files"),
     ],
 )
-def test_files_that_do_not_go_together_are_refused(changed, message, tmp_path) -> None:
+def test_incompatible_files_are_rejected(changed, message, tmp_path) -> None:
     one = save_tensors(tmp_path / "one.pt", x=X, y=Y)
     two = save_tensors(tmp_path / "two.pt", x=torch.ones(2, 2, 4, 4), y=torch.ones(2, 1, 4, 4))
     if isinstance(changed.get("tests"), list):

@@ -17,14 +17,14 @@ def stream(length: int) -> np.ndarray:
     return np.random.default_rng(0).choice(1000, length, p=common / common.sum())
 
 
-def test_entropy_and_surprisal_are_in_nats_a_token() -> None:
+def test_entropy_and_surprisal_values() -> None:
     windows = np.array([[0, 1, 2, 3], [0, 0, 0, 0]])
     assert compute_entropies(windows) == pytest.approx([np.log(4), 0])
     shares = np.array([5, 1, 1, 1]) / 8
     assert compute_surprisals(windows) == pytest.approx([-np.log(shares).mean(), -np.log(5 / 8)])
 
 
-def test_a_word_repeated_and_tokens_at_random_are_found_where_they_stand() -> None:
+def test_repeated_and_random_tokens_are_found() -> None:
     tokens = stream(200 * WINDOW_SIZE)
     tokens[40 * WINDOW_SIZE : 43 * WINDOW_SIZE] = 7
     tokens[90 * WINDOW_SIZE : 91 * WINDOW_SIZE] = np.random.default_rng(1).integers(0, 1000, WINDOW_SIZE)
@@ -35,13 +35,13 @@ def test_a_word_repeated_and_tokens_at_random_are_found_where_they_stand() -> No
     assert found[40, 43].value == 0 < found[40, 43].median
 
 
-def test_ordinary_text_has_none_and_neither_has_a_constant_stream_or_a_short_one() -> None:
+def test_no_outliers_in_ordinary_constant_or_short_streams() -> None:
     assert find_outlier_passages(stream(1000 * WINDOW_SIZE)) == []
     assert find_outlier_passages(np.zeros(100 * WINDOW_SIZE, np.uint16)) == []
     assert find_outlier_passages(stream((MIN_WINDOWS - 1) * WINDOW_SIZE)) == []
 
 
-def test_of_a_very_long_stream_some_windows_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_streams_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.data.outlier_passages.MAX_WINDOWS", 50)
     tokens = stream(200 * WINDOW_SIZE)
     tokens[40 * WINDOW_SIZE : 60 * WINDOW_SIZE] = 7

@@ -44,14 +44,14 @@ def read_texts(source: Source) -> list[str]:
     return [document.text for document in source.iter_documents()]
 
 
-def test_the_standard_library_yields_prose_without_duplicates() -> None:
+def test_pydoc_text_has_no_duplicates() -> None:
     prose = read_texts(PydocText())
     assert len(prose) > 5000
     assert sum(map(len, prose)) > 1_000_000
     assert len(set(prose)) == len(prose)
 
 
-def test_the_standard_library_asks_what_a_name_does_and_answers_with_its_summary() -> None:
+def test_pydoc_qa_answers_with_summaries() -> None:
     answers = {document.prompt: document.text for document in PydocQA().iter_documents()}
     assert len(answers) > 5000
     assert " Join two or more pathname" in answers["QUESTION: What does `os.path.join` do?\nANSWER:"]
@@ -60,7 +60,7 @@ def test_the_standard_library_asks_what_a_name_does_and_answers_with_its_summary
     assert not [name for name in names if name.startswith("_") and not name.endswith("__")]
 
 
-def test_another_process_reads_the_standard_library_in_the_same_order() -> None:
+def test_pydoc_order_is_the_same_in_another_process() -> None:
     code = "from harness.data.sources import PydocQA; import hashlib; print(PydocQA().fingerprint(), hashlib.sha256("
     code += "repr(list(PydocQA().iter_documents())).encode()).hexdigest())"
     elsewhere = {**os.environ, "PYTHONHASHSEED": "7"}
@@ -69,14 +69,14 @@ def test_another_process_reads_the_standard_library_in_the_same_order() -> None:
     assert told.stdout.split() == [PydocQA().fingerprint(), here]
 
 
-def test_a_text_is_one_document_or_as_many_as_a_pattern_parts(tmp_path: Path) -> None:
+def test_text_files_split_on_pattern(tmp_path: Path) -> None:
     path = write_file(tmp_path, "a.txt", "\ufeffone\r\nline\r\n\r\n \r\ntwo\n= = = Title = = =\nthree")
     assert read_texts(TextFiles(path)) == ["one\nline\n\n \ntwo\n= = = Title = = =\nthree"]
     assert read_texts(TextFiles(path, r"\n\s*\n")) == ["one\nline", "two\n= = = Title = = =\nthree"]
     assert read_texts(TextFiles(path, "^= = = .* = = =$")) == ["one\nline\n\n \ntwo", "three"]
 
 
-def test_a_folder_and_a_glob_read_their_text_files_in_order(tmp_path: Path) -> None:
+def test_folders_and_globs_read_files_in_order(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     for name in ("b.txt", "a.md.gz", "inner/c.markdown", "weights.bin"):
         write_file(tmp_path, name, name)
@@ -85,7 +85,7 @@ def test_a_folder_and_a_glob_read_their_text_files_in_order(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["t.txt", "t.txt.gz", "t.csv", "t.tsv.gz"])
-def test_headlines_come_from_lines_or_a_column_shuffled_by_their_seed(tmp_path: Path, name: str) -> None:
+def test_headlines_are_shuffled_by_seed(tmp_path: Path, name: str) -> None:
     mark = {"csv": ",", "tsv": "\t"}.get(name.split(".")[1])
     rows = [f"{number}{mark}{title}" for number, title in enumerate(TITLES)]
     lines = [f"id{mark}title", *rows] if mark else TITLES
@@ -98,7 +98,7 @@ def test_headlines_come_from_lines_or_a_column_shuffled_by_their_seed(tmp_path: 
     assert read_texts(Headlines(path, column, limit=7)) == shuffled[:7]
 
 
-def test_a_quoted_cell_may_hold_commas_and_a_tab_separated_one_lone_quotes(tmp_path: Path) -> None:
+def test_csv_and_tsv_quoting(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open("w", newline="") as table:
         csv.writer(table).writerows([["title"], ['The new "Star Wars", again']])
     assert read_texts(Headlines(f"{tmp_path}/t.csv", "title")) == ['The new "Star Wars", again']
@@ -107,7 +107,7 @@ def test_a_quoted_cell_may_hold_commas_and_a_tab_separated_one_lone_quotes(tmp_p
     ]
 
 
-def test_questions_are_prompts_and_answers_text(tmp_path: Path) -> None:
+def test_qa_markdown_questions_are_prompts(tmp_path: Path) -> None:
     path = write_file(
         tmp_path, "qa.md", "# Title\n\nQUESTION: a?\n\nANSWER: b\nc\n\nQUESTION: d?\nANSWER: QUESTION: e\n"
     )
@@ -117,7 +117,7 @@ def test_questions_are_prompts_and_answers_text(tmp_path: Path) -> None:
     ]
 
 
-def test_a_field_of_a_row_may_be_the_prompt_of_another(tmp_path: Path) -> None:
+def test_jsonl_text_and_prompt_fields(tmp_path: Path) -> None:
     rows = [{"q": "why?", "a": "because\u2028so"}, {"q": "how?", "a": "thus"}]
     path = write_file(
         tmp_path, "rows.jsonl.gz", "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
@@ -126,7 +126,7 @@ def test_a_field_of_a_row_may_be_the_prompt_of_another(tmp_path: Path) -> None:
     assert next(JSONL(path, text="a", prompt="q").iter_documents()) == Document("because\u2028so", "why?\n")
 
 
-def test_a_local_folder_is_a_hugging_face_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hugging_face_local_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "rows").mkdir()
@@ -138,7 +138,7 @@ def test_a_local_folder_is_a_hugging_face_data_set(tmp_path: Path, monkeypatch: 
     assert saved.fingerprint() != HuggingFace(f"{tmp_path}/rows", text="body", prompt="q").fingerprint()
 
 
-def test_a_hub_data_set_that_is_out_of_reach_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -148,7 +148,7 @@ def test_a_hub_data_set_that_is_out_of_reach_is_one_clear_error(monkeypatch: pyt
     assert constants.HF_HUB_OFFLINE
 
 
-def test_content_and_settings_make_the_digest_and_the_place_does_not(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_content_and_settings_not_path(tmp_path: Path) -> None:
     first, second = (write_file(tmp_path, name, "same") for name in ("a.txt", "b.txt"))
     other = write_file(tmp_path, "c.txt", "other")
     assert TextFiles(first).fingerprint() == TextFiles(second).fingerprint()
@@ -185,7 +185,7 @@ BAD: dict[str, tuple[Callable[[str], Source], str, str | bytes | None, str]] = {
 
 
 @pytest.mark.parametrize(("build", "name", "content", "said"), BAD.values(), ids=BAD)
-def test_what_is_wrong_is_said_in_one_sentence(
+def test_invalid_file_error_is_one_line(
     tmp_path: Path, build: Callable[[str], Source], name: str, content: str | bytes | None, said: str
 ) -> None:
     path = str(tmp_path / name) if content is None else write_file(tmp_path, name, content)
@@ -196,32 +196,32 @@ def test_what_is_wrong_is_said_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_a_csv_field_of_any_length_is_read(tmp_path: Path) -> None:
+def test_long_csv_field_is_read(tmp_path: Path) -> None:
     assert [
         len(text) for text in read_texts(Headlines(write_file(tmp_path, "a.csv", f"title\n{'a' * 200_000}\n"), "title"))
     ] == [200_000]
 
 
-def test_half_a_character_is_refused_with_its_line(tmp_path: Path) -> None:
+def test_lone_surrogate_error_names_line(tmp_path: Path) -> None:
     path = write_file(tmp_path, "a.jsonl", '{"text": "whole"}\n{"text": "half \\ud83d"}\n')
     with pytest.raises(ValueError, match=r"a.jsonl, line 2 has a lone surrogate there, '\\ud83d'"):
         list(JSONL(path).iter_documents())
 
 
 @pytest.mark.parametrize("source", [TextFiles, JSONL, HuggingFace])
-def test_an_empty_path_is_refused_and_not_taken_for_the_working_directory(source: type) -> None:
+def test_empty_path_is_rejected(source: type) -> None:
     with pytest.raises(ValueError, match="path='' is empty"):
         source("")
 
 
-def test_all_empty_files_are_named_at_once(tmp_path: Path) -> None:
+def test_all_empty_files_are_named(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt", "c.txt"):
         write_file(tmp_path, name, "" if name != "b.txt" else "x")
     with pytest.raises(ValueError, match=r"a.txt, .*c.txt"):
         TextFiles(str(tmp_path))
 
 
-def test_the_shared_data_reads_as_its_manifest_says() -> None:
+def test_shared_data_sizes() -> None:
     assert len(read_texts(QAMarkdown(find_shared_data("gsm8k/qa_train.md.gz")))) == 7473
     assert len(read_texts(JSONL(find_shared_data("gsm8k/test.jsonl.gz"), text="answer", prompt="question"))) == 1319
     assert len(read_texts(Headlines(find_shared_data("headlines_clickbait/headlines.csv.gz"), "headline"))) == 32000

@@ -17,30 +17,30 @@ def train_bpe(folder: Path, vocab_size: int = 300) -> Tokenizer:
     return ByteLevelBPE(vocab_size).build(DOCUMENTS, [], folder)
 
 
-def test_a_trained_tokenizer_gives_back_any_text(tmp_path: Path) -> None:
+def test_bpe_round_trip(tmp_path: Path) -> None:
     tokenizer = train_bpe(tmp_path / "t")
     assert tokenizer.vocab_size == 300
     assert [tokenizer.backend.decode(ids, skip_special_tokens=False) for ids in tokenizer.encode(UNSEEN)] == UNSEEN
 
 
-def test_a_special_token_spelt_out_in_a_text_is_text(tmp_path: Path) -> None:
+def test_special_token_name_in_text_is_text(tmp_path: Path) -> None:
     tokenizer = train_bpe(tmp_path / "t")
     assert tokenizer.eos_id not in tokenizer.encode(["one <eos> two"])[0]
     assert tokenizer.backend.decode([tokenizer.eos_id], skip_special_tokens=False) == "<eos>"
 
 
-def test_training_twice_gives_the_same_tokenizer(tmp_path: Path) -> None:
+def test_training_is_deterministic(tmp_path: Path) -> None:
     first, second = (train_bpe(tmp_path / name).folder / "tokenizer.json" for name in "ab")
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_a_cached_tokenizer_is_not_trained_again(tmp_path: Path) -> None:
+def test_cached_tokenizer_is_not_trained_again(tmp_path: Path) -> None:
     train_bpe(tmp_path / "t")
     closed = ByteLevelBPE(300, corpus=SyntheticDocuments(is_readable=False))
     assert closed.build([], [], tmp_path / "t").vocab_size == 300
 
 
-def test_it_is_trained_on_the_training_split_or_on_all_or_on_a_corpus(tmp_path: Path) -> None:
+def test_fit_on_and_corpus_choose_the_training_text(tmp_path: Path) -> None:
     train, val, corpus = (
         list(SyntheticDocuments(seed=1).iter_documents()),
         list(SyntheticDocuments(seed=2).iter_documents()),
@@ -60,7 +60,7 @@ def test_it_is_trained_on_the_training_split_or_on_all_or_on_a_corpus(tmp_path: 
     assert len({on_train, on_all, on_corpus}) == 3
 
 
-def test_the_digest_follows_what_decides_the_ids() -> None:
+def test_fingerprint_follows_what_decides_the_ids() -> None:
     own, corpus = ByteLevelBPE(300), ByteLevelBPE(300, SyntheticDocuments())
     assert own.fingerprint("a split") != own.fingerprint("another")
     assert corpus.fingerprint("a split") == corpus.fingerprint("another")
@@ -74,7 +74,7 @@ def test_the_digest_follows_what_decides_the_ids() -> None:
     assert len({choice.fingerprint("a split") for choice in different}) == len(different)
 
 
-def test_a_saved_tokenizer_is_a_pretrained_one(tmp_path: Path) -> None:
+def test_trained_tokenizer_loads_as_pretrained(tmp_path: Path) -> None:
     trained = train_bpe(tmp_path / "t")
     pretrained = PretrainedTokenizer(str(trained.folder))
     loaded = pretrained.build([], [], tmp_path / "p")
@@ -84,7 +84,7 @@ def test_a_saved_tokenizer_is_a_pretrained_one(tmp_path: Path) -> None:
     assert pretrained.fingerprint("") != PretrainedTokenizer(str(train_bpe(tmp_path / "u", 301).folder)).fingerprint("")
 
 
-def test_a_name_that_the_hub_cannot_answer_for_is_one_clear_error(
+def test_unreachable_hub_is_one_clear_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     constants = pytest.importorskip("huggingface_hub").constants
@@ -94,12 +94,12 @@ def test_a_name_that_the_hub_cannot_answer_for_is_one_clear_error(
         PretrainedTokenizer("no-one/nothing").build([], [], tmp_path / "t")
 
 
-def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
+def test_folder_without_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not load"):
         PretrainedTokenizer(str(tmp_path)).build([], [], tmp_path / "t")
 
 
-def test_a_vocabulary_that_the_text_does_not_support_names_both_sizes(tmp_path: Path) -> None:
+def test_too_large_vocabulary_error_names_both_sizes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"vocab_size=9000 is more than the text supports, (\d+); use .*=\1 or less"):
         train_bpe(tmp_path / "t", 9000)
 
@@ -108,7 +108,7 @@ def train_wordpiece(folder: Path, vocab_size: int = 100) -> Tokenizer:
     return WordPiece(vocab_size).build(DOCUMENTS, [], folder)
 
 
-def test_wordpiece_has_what_a_masked_model_needs_and_plain_transformers_loads_it(tmp_path: Path) -> None:
+def test_wordpiece_matches_transformers(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = train_wordpiece(tmp_path / "t")
@@ -122,12 +122,12 @@ def test_wordpiece_has_what_a_masked_model_needs_and_plain_transformers_loads_it
     assert plain.decode(tokenizer.encode([text])[0]) == text
 
 
-def test_the_name_of_a_mask_in_a_text_is_text(tmp_path: Path) -> None:
+def test_mask_token_name_in_text_is_text(tmp_path: Path) -> None:
     tokenizer = WordPiece(60).build([*DOCUMENTS, Document("[MASK] [SEP]")], [], tmp_path / "t")
     assert not set(tokenizer.encode(["one [MASK] two [SEP]"])[0]) & {tokenizer.mask_id, tokenizer.eos_id}
 
 
-def test_a_word_begins_where_no_mark_of_wordpiece_says_that_it_goes_on(tmp_path: Path) -> None:
+def test_wordpiece_word_starts(tmp_path: Path) -> None:
     tokenizer = train_wordpiece(tmp_path / "t")
     begins = tokenizer.find_word_starts()
     pieces = [tokenizer.backend.id_to_token(id) for id in range(100)]
@@ -135,7 +135,7 @@ def test_a_word_begins_where_no_mark_of_wordpiece_says_that_it_goes_on(tmp_path:
     assert 0 < begins.sum() < 100
 
 
-def test_a_word_begins_at_a_space_of_a_byte_level_vocabulary(tmp_path: Path) -> None:
+def test_byte_level_word_starts(tmp_path: Path) -> None:
     tokenizer = train_bpe(tmp_path / "t", 400)
     [ids] = tokenizer.encode(["gan dento\nbonto kin"])
     starts = tokenizer.find_word_starts()[ids]
@@ -144,14 +144,14 @@ def test_a_word_begins_at_a_space_of_a_byte_level_vocabulary(tmp_path: Path) -> 
     assert all(word[0].isspace() for word in words)
 
 
-def test_a_pretrained_masked_model_ends_its_documents_with_its_separator(tmp_path: Path) -> None:
+def test_pretrained_masked_tokenizer_keeps_metadata(tmp_path: Path) -> None:
     trained = train_wordpiece(tmp_path / "t")
     loaded = PretrainedTokenizer(str(trained.folder)).build([], [], tmp_path / "p")
     for fact in ("eos_id", "cls_id", "mask_id", "special_ids", "vocab_size"):
         assert getattr(loaded, fact) == getattr(trained, fact)
 
 
-def test_a_tokenizer_without_a_mask_opens_no_document(tmp_path: Path) -> None:
+def test_causal_tokenizer_has_no_cls_or_mask(tmp_path: Path) -> None:
     tokenizer = train_bpe(tmp_path / "t")
     assert (tokenizer.cls_id, tokenizer.mask_id) == (None, None)
 
@@ -163,7 +163,7 @@ def test_a_tokenizer_without_a_mask_opens_no_document(tmp_path: Path) -> None:
         (10, r"10 is less than the char.*or more"),
     ],
 )
-def test_a_wordpiece_vocabulary_that_does_not_match_the_text_is_refused(
+def test_wordpiece_vocabulary_of_wrong_size_is_rejected(
     tmp_path: Path, vocab_size: int, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
@@ -177,11 +177,11 @@ def test_a_wordpiece_vocabulary_that_does_not_match_the_text_is_refused(
         ({"vocab_size": 300, "fit_on": "val"}, "fit_on='val' must be train or all"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: dict, said: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         ByteLevelBPE(**settings)
 
 
-def test_a_wordpiece_vocabulary_has_room_for_its_specials() -> None:
+def test_wordpiece_vocabulary_must_fit_special_tokens() -> None:
     with pytest.raises(ValueError, match="vocab_size=5 must be at least 6: a character, 5 special tokens"):
         WordPiece(5)

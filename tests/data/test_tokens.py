@@ -41,7 +41,7 @@ def encode_documents(data: TokenData, documents: list[Document]) -> list[int]:
 @pytest.mark.parametrize("layout", ["packed", "examples"])
 @pytest.mark.parametrize("sequence_length", [1, 7, 16, 200])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_scored_token_is_a_target_exactly_once(
+def test_every_scored_token_is_a_target_once(
     tmp_path: Path, layout: str, sequence_length: int, seed: int
 ) -> None:
     for prompted in (0.0, 0.7):
@@ -56,7 +56,7 @@ def test_every_scored_token_is_a_target_exactly_once(
 
 
 @pytest.mark.parametrize("layout", ["packed", "examples"])
-def test_each_target_follows_its_input_in_the_text(tmp_path: Path, layout: str) -> None:
+def test_targets_are_the_next_inputs(tmp_path: Path, layout: str) -> None:
     data = make_token_data(tmp_path, SyntheticDocuments(), layout=layout)
     batch = data.train.make_batch(range(len(data.train)))
     pairs = [(row, column) for row in range(len(batch)) for column in range(batch.lengths[row])]
@@ -64,7 +64,7 @@ def test_each_target_follows_its_input_in_the_text(tmp_path: Path, layout: str) 
     assert inputs == [data.eos_id, *targets[:-1]]
 
 
-def test_a_row_of_the_packed_layout_is_full_and_one_of_the_examples_is_a_document(tmp_path: Path) -> None:
+def test_packed_rows_are_full_and_examples_are_documents(tmp_path: Path) -> None:
     packed, examples = (
         make_token_data(tmp_path, layout=layout, sequence_length=400) for layout in ("packed", "examples")
     )
@@ -74,7 +74,7 @@ def test_a_row_of_the_packed_layout_is_full_and_one_of_the_examples_is_a_documen
     assert packed.digest == examples.digest
 
 
-def test_prompts_are_seen_and_never_scored(tmp_path: Path) -> None:
+def test_prompts_are_inputs_but_not_targets(tmp_path: Path) -> None:
     data = make_token_data(tmp_path, SyntheticDocuments(count=20, prompt_chance=1.0), sequence_length=400)
     tokenizer = Tokenizer.load(data.tokenizer_path)
     batch = data.train.make_batch(range(len(data.train)))
@@ -85,7 +85,7 @@ def test_prompts_are_seen_and_never_scored(tmp_path: Path) -> None:
         assert batch.targets[row, :length].tolist() == [*[IGNORE_INDEX] * len(prompt), *text, data.eos_id]
 
 
-def test_padding_is_on_the_right_and_counts_nowhere(tmp_path: Path) -> None:
+def test_padding_is_on_the_right_and_not_counted(tmp_path: Path) -> None:
     data = make_token_data(tmp_path)
     batch = data.train.make_batch([3, 0, 5, 1])
     assert batch.inputs.shape == batch.targets.shape == (4, batch.lengths.max())
@@ -97,7 +97,7 @@ def test_padding_is_on_the_right_and_counts_nowhere(tmp_path: Path) -> None:
         assert (batch.inputs[row, length:] == data.eos_id).all()
 
 
-def test_slices_of_a_batch_are_the_batches_of_their_rows(tmp_path: Path) -> None:
+def test_slice_of_batch_equals_batch_of_slice(tmp_path: Path) -> None:
     rows = make_token_data(tmp_path).train
     for wanted in (slice(0, 2), slice(2, 5), slice(1, None, 2), slice(4, 99)):
         cut, own = rows.make_batch(range(5))[wanted], rows.make_batch(range(5)[wanted])
@@ -107,13 +107,13 @@ def test_slices_of_a_batch_are_the_batches_of_their_rows(tmp_path: Path) -> None
     assert (len(rows.make_batch(range(5))[5:]), rows.make_batch(range(5))[5:].n_scored) == (0, 0)
 
 
-def test_validation_rows_run_from_long_to_short(tmp_path: Path) -> None:
+def test_validation_rows_are_sorted_longest_first(tmp_path: Path) -> None:
     lengths = make_token_data(tmp_path, sequence_length=400).val.lengths
     assert lengths.tolist() == sorted(lengths, reverse=True)
     assert len(set(lengths)) > 1
 
 
-def test_an_epoch_is_a_permutation_and_the_next_one_another() -> None:
+def test_each_epoch_is_another_permutation() -> None:
     first, second = (get_example_indices(start, 50, 50, seed=3, shuffle=True) for start in (0, 50))
     assert sorted(first) == sorted(second) == list(range(50))
     assert first != second
@@ -121,14 +121,14 @@ def test_an_epoch_is_a_permutation_and_the_next_one_another() -> None:
     assert get_example_indices(0, 5, 3, seed=3, shuffle=False) == [0, 1, 2, 0, 1]
 
 
-def test_a_position_alone_decides_the_rows_that_follow() -> None:
+def test_example_indices_depend_on_position_only() -> None:
     whole = get_example_indices(0, 200, 30, seed=3, shuffle=True)
     assert [get_example_indices(position, 7, 30, 3, True) for position in (150, 0, 29, 64)] == [
         whole[position : position + 7] for position in (150, 0, 29, 64)
     ]
 
 
-def test_statistics_are_those_of_the_validation_text(tmp_path: Path) -> None:
+def test_metadata_describes_the_validation_text(tmp_path: Path) -> None:
     data = make_token_data(tmp_path)
     held_out = list(PROMPTED.iter_documents())[24:]
     counts = Counter(encode_documents(data, held_out))
@@ -139,7 +139,7 @@ def test_statistics_are_those_of_the_validation_text(tmp_path: Path) -> None:
     assert (data.name, data.vocab_size) == ("SyntheticDocuments", 280)
 
 
-def test_settings_that_only_cut_do_not_read_the_documents_again(tmp_path: Path) -> None:
+def test_layout_settings_do_not_reread_documents(tmp_path: Path) -> None:
     first = make_token_data(tmp_path)
     closed = SyntheticDocuments(count=30, longest=20, prompt_chance=0.7, is_readable=False)
     changes = {"sequence_length": 11, "layout": "packed", "shuffle": False, "eval_batch_size": 3}
@@ -151,7 +151,7 @@ def test_settings_that_only_cut_do_not_read_the_documents_again(tmp_path: Path) 
         make_token_data(tmp_path, closed, ByteLevelBPE(281))
 
 
-def test_a_second_run_needs_neither_the_documents_nor_transformers(tmp_path: Path) -> None:
+def test_cached_data_needs_no_documents_or_transformers(tmp_path: Path) -> None:
     pretrained = PretrainedTokenizer(
         str(ByteLevelBPE(280).build(list(SyntheticDocuments().iter_documents()), [], tmp_path / "own").folder)
     )
@@ -173,7 +173,7 @@ print(data.digest, data.train.make_batch(range(9)).inputs.sum().item(), "transfo
 
 
 @pytest.mark.parametrize("torn", ["train.npy", "val.npy", "val_scored.npy", "meta.json", "tokenizer/tokenizer.json"])
-def test_a_torn_cache_is_made_again(tmp_path: Path, torn: str) -> None:
+def test_incomplete_cache_is_rebuilt(tmp_path: Path, torn: str) -> None:
     def tokens() -> tuple[list[int], list[int]]:
         data = make_token_data(tmp_path)
         return collect_scored_tokens(data.train), collect_scored_tokens(data.val)
@@ -187,7 +187,7 @@ def test_a_torn_cache_is_made_again(tmp_path: Path, torn: str) -> None:
     assert path.read_bytes() == content
 
 
-def test_the_vocabulary_of_a_large_tokenizer_is_stored_whole(tmp_path: Path) -> None:
+def test_vocabulary_over_65536_is_stored_exactly(tmp_path: Path) -> None:
     folder = ByteLevelBPE(280).build(list(SyntheticDocuments().iter_documents()), [], tmp_path / "own").folder
     facts = json.loads((folder / "harness.json").read_text())
     (folder / "harness.json").write_text(json.dumps({**facts, "vocab_size": 70_000, "eos_id": 69_999}))
@@ -201,7 +201,7 @@ def test_the_vocabulary_of_a_large_tokenizer_is_stored_whole(tmp_path: Path) -> 
     assert data.train.make_batch([0]).inputs[0, 0] == 69_999
 
 
-def test_a_lone_text_is_cut_between_words_where_validation_begins(tmp_path: Path) -> None:
+def test_single_document_is_split_between_words(tmp_path: Path) -> None:
     words = " ".join(document.text for document in SyntheticDocuments(count=60).iter_documents())
     (tmp_path / "book.txt").write_text(words)
     data = make_token_data(tmp_path, TextFiles(str(tmp_path / "book.txt")), layout="packed", val_fraction=0.25)
@@ -211,7 +211,7 @@ def test_a_lone_text_is_cut_between_words_where_validation_begins(tmp_path: Path
     assert words.endswith(decoded)
 
 
-def test_answers_of_the_standard_library_fit_their_rows(tmp_path: Path) -> None:
+def test_pydoc_answers_fit_their_rows(tmp_path: Path) -> None:
     data = make_token_data(tmp_path, PydocQA(), ByteLevelBPE(1000), sequence_length=96, val_fraction=0.1)
     batch = data.train.make_batch(get_example_indices(0, 32, len(data.train), 0, True))
     assert 0 < batch.n_scored < batch.n_tokens < batch.inputs.numel()
@@ -238,12 +238,12 @@ BAD = {
 
 
 @pytest.mark.parametrize(("changes", "said"), BAD.values(), ids=BAD)
-def test_what_cannot_be_prepared_is_said_in_one_sentence(tmp_path: Path, changes: dict, said: str) -> None:
+def test_invalid_settings_are_rejected(tmp_path: Path, changes: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make_token_data(tmp_path, **changes)
 
 
-def test_headlines_from_a_file_reach_the_batch(tmp_path: Path) -> None:
+def test_headlines_file_reaches_the_batch(tmp_path: Path) -> None:
     titles = [document.text for document in SyntheticDocuments(count=50).iter_documents()]
     (tmp_path / "titles.txt").write_text("\n".join(titles))
     data = make_token_data(tmp_path, Headlines(str(tmp_path / "titles.txt")), layout="packed")

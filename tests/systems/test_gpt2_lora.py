@@ -79,7 +79,7 @@ def train_counting_gpt2() -> GPT2LMHeadModel:
     return model.eval()
 
 
-def test_our_loss_is_that_of_transformers_given_unshifted_labels_and_labels_shifted_twice_would_be_seen():
+def test_loss_matches_transformers_and_detects_double_shift():
     model = train_counting_gpt2()
     tokens = (torch.tensor([[3], [20]]) + torch.arange(9)) % VOCABULARY
     batch = TokenBatch(tokens[:, :-1], tokens[:, 1:].clone(), lengths=np.array([8, 8]), scored_per_row=np.array([5, 8]))
@@ -96,7 +96,7 @@ def test_our_loss_is_that_of_transformers_given_unshifted_labels_and_labels_shif
 
 
 @with_run("pretrained")
-def test_a_run_of_the_experiment_records_that_adapters_alone_trained_and_that_they_learned(recorded: LoadedRun):
+def test_run_trains_adapters_only(recorded: LoadedRun):
     lines = [json.loads(line) for line in (recorded.folder / "metrics.jsonl").read_text().splitlines()]
     params, effective = lines[0]["params"], lines[0]["effective"]
     adapters = sum(p.numel() for name, p in recorded.model.named_parameters() if "lora_" in name)
@@ -109,7 +109,7 @@ def test_a_run_of_the_experiment_records_that_adapters_alone_trained_and_that_th
 
 
 @with_run("pretrained", "ours", "full")
-def test_an_exported_model_has_the_same_loss_and_tokens_in_plain_transformers(recorded: LoadedRun, tmp_path: Path):
+def test_exported_model_matches_in_transformers(recorded: LoadedRun, tmp_path: Path):
     tokens, kept = encode_questions(recorded), recorded.model.state_dict()
     wanted, is_adapted = compute_mean_loss(recorded.model, tokens), any("lora_" in name for name in kept)
     export_model(recorded, tmp_path / "out", adapters=False)
@@ -124,7 +124,7 @@ def test_an_exported_model_has_the_same_loss_and_tokens_in_plain_transformers(re
 
 
 @with_run("pretrained", "ours")
-def test_exported_adapters_have_the_same_loss_in_plain_peft(recorded: LoadedRun, tmp_path: Path):
+def test_exported_adapters_match_in_peft(recorded: LoadedRun, tmp_path: Path):
     tokens, wanted = encode_questions(recorded), compute_mean_loss(recorded.model, encode_questions(recorded))
     export_model(recorded, tmp_path / "out", adapters=True)
     base = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"]
@@ -139,7 +139,7 @@ def test_exported_adapters_have_the_same_loss_in_plain_peft(recorded: LoadedRun,
 
 
 @with_run("full")
-def test_what_cannot_be_exported_is_refused_in_one_sentence_and_leaves_nothing(recorded: LoadedRun, tmp_path: Path):
+def test_rejected_export_writes_nothing(recorded: LoadedRun, tmp_path: Path):
     (tmp_path / "there").mkdir()
     with pytest.raises(ConfigError, match=r"--output: .*there exists; name another folder"):
         export_model(recorded, tmp_path / "there", adapters=False)
@@ -151,7 +151,7 @@ def test_what_cannot_be_exported_is_refused_in_one_sentence_and_leaves_nothing(r
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 
-def test_the_export_command_writes_into_the_run_and_says_how_to_load_it(folders: dict[str, Path], capsys):
+def test_export_command_prints_how_to_load(folders: dict[str, Path], capsys):
     assert cli.main(["export", str(folders["ours"])]) == 0
     assert f"AutoModelForCausalLM.from_pretrained('{folders['ours']}/exported')" in capsys.readouterr().out
     assert cli.main(["export", str(folders["ours"])]) == 2
@@ -159,7 +159,7 @@ def test_the_export_command_writes_into_the_run_and_says_how_to_load_it(folders:
 
 
 @pytest.mark.parametrize("kind", ["pretrained", "ours"])
-def test_a_question_is_asked_as_in_training_and_the_same_seed_gives_the_same_text(kind, folders, capsys):
+def test_sample_formats_question_and_is_seeded(kind, folders, capsys):
     asked = ["sample", str(folders[kind]), "QUESTION: What follows 7?", "--tokens", "40", "--count", "2"]
     assert cli.main(asked) == 0
     first = capsys.readouterr()
@@ -182,7 +182,7 @@ def test_a_question_is_asked_as_in_training_and_the_same_seed_gives_the_same_tex
         (r"What is \nu? ", r"What is \nu? "),
     ],
 )
-def test_a_prompt_is_put_as_the_data_has_it_only_where_it_begins_with_a_question(typed: str, asked: str):
+def test_format_prompt(typed: str, asked: str):
     assert format_prompt(typed) == asked
 
 
@@ -194,19 +194,19 @@ def test_a_prompt_is_put_as_the_data_has_it_only_where_it_begins_with_a_question
         (["--top-k", "-1"], "--top-k: -1 must be at least 0"),
     ],
 )
-def test_a_bad_number_is_refused_before_the_run_is_read(options: list[str], said: str, capsys):
+def test_sample_rejects_invalid_numbers(options: list[str], said: str, capsys):
     assert cli.main(["sample", "no-such-run", "x", *options]) == 2
     assert said in capsys.readouterr().err
 
 
-def test_a_name_that_is_no_run_is_refused_by_both_commands(capsys):
+def test_unknown_run_is_rejected(capsys):
     for command in (["sample", "no-such-run", "x"], ["export", "no-such-run"]):
         assert cli.main(command) == 2
         assert "RUN: 'no-such-run' is not a file, a folder, or a run in" in capsys.readouterr().err
 
 
 @with_run("full")
-def test_a_masked_model_is_not_sampled(recorded: LoadedRun):
+def test_sample_rejects_masked_model(recorded: LoadedRun):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     bert = BertForMaskedLM(BertConfig(vocab_size=304, initializer_range=0.5, **sizes)).eval()
     with pytest.raises(ConfigError, match="is not a causal model; only causal models generate text"):
@@ -214,7 +214,7 @@ def test_a_masked_model_is_not_sampled(recorded: LoadedRun):
 
 
 @with_run("full")
-def test_a_tokenizer_larger_than_the_pretrained_embedding_is_refused_by_name(recorded: LoadedRun, folders):
+def test_tokenizer_larger_than_embedding_is_rejected(recorded: LoadedRun, folders):
     bigger = compose_config(["experiment=gpt2_lora_after", *SMALL, f"model.name={folders['full'].parents[1]}/gpt2"])
     bigger.data.source.path, bigger.tokenizer.vocab_size = f"{folders['full'].parents[1]}/qa.md", 320
     bigger.cache_dir, bigger.output_dir = recorded.cfg.cache_dir, recorded.cfg.output_dir

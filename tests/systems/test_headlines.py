@@ -30,7 +30,7 @@ def document_sized(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize(("twin", "warmup"), [("before", 0), ("after", 100)])
-def test_the_documents_seven_epochs_are_938_steps(twin: str, warmup: int, document_sized: str, places) -> None:
+def test_seven_epochs_are_938_steps(twin: str, warmup: int, document_sized: str, places) -> None:
     cfg = compose_config([f"experiment=headlines_{twin}", document_sized, BYTES, *places, *TINY])
     settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
     task = build_task(cfg, settings, world)
@@ -67,7 +67,7 @@ def titles(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"data.source.path={path}"
 
 
-def test_the_small_twins_show_the_gap_and_record_the_documents_figure_beside_the_loss(titles: str, places) -> None:
+def test_small_pair_shows_the_gap_and_records_windowed_loss(titles: str, places) -> None:
     runs = {}
     for twin in ("before", "after"):
         chosen = ["data.source.column=title", BYTES, "loop.eval_every=20", "schedule.warmup_steps=4"]

@@ -46,7 +46,7 @@ def compute_piece_loss(task: object, batch: TokenBatch, row: int, start: int, en
     return task.compute_loss(TokenBatch(inputs, targets, count * 0 + (end - start), count)).sum.item()
 
 
-def test_a_document_in_a_packed_row_scores_exactly_as_alone(tmp_path: Path) -> None:
+def test_packed_document_scores_as_alone(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = partial(LTGBert, **SIZES, dropout=0.0)
     rows = {"sequence_length": 64, "layout": "packed", "val_fraction": 0.2, "shuffle": True, "eval_batch_size": 8}
@@ -67,7 +67,7 @@ def test_a_document_in_a_packed_row_scores_exactly_as_alone(tmp_path: Path) -> N
         task.within_documents = True
 
 
-def test_a_run_learns_and_is_read_back_with_what_scores_sentences(places: list[str], text: list[str]) -> None:
+def test_run_learns_and_loads(places: list[str], text: list[str]) -> None:
     result = run(compose_config([*TINY, *text, *places]))
     start, losses = read_record(result.folder)[0], read_series(result.folder, "val/loss")
     assert result.status == "completed"
@@ -82,7 +82,7 @@ def test_a_run_learns_and_is_read_back_with_what_scores_sentences(places: list[s
     assert (recorded.tokenizer.mask_id, recorded.tokenizer.vocab_size) == (4, 90)
 
 
-def test_adapters_start_from_its_weights_at_its_loss(places: list[str], text: list[str]) -> None:
+def test_adapters_start_at_the_loss_of_their_base(places: list[str], text: list[str]) -> None:
     first = run(compose_config([*TINY, *text, *places, "loop.max_steps=4"]))
     changes = ["start=warm", f"start.source={first.folder}", "lora=all_linear", "loop.max_steps=2"]
     second = run(compose_config([*TINY, *text, *places, *changes]))
@@ -92,7 +92,7 @@ def test_adapters_start_from_its_weights_at_its_loss(places: list[str], text: li
     assert 0 < second.effective.trainable_parameters < second.effective.parameters / 3
 
 
-def test_a_masked_model_of_transformers_trains_too(places: list[str], text: list[str], tmp_path: Path) -> None:
+def test_transformers_masked_model_trains(places: list[str], text: list[str], tmp_path: Path) -> None:
     from transformers import BertConfig, BertForMaskedLM
 
     tokenizer = WordPiece(90).build(list(SyntheticDocuments(count=300).iter_documents()), [], tmp_path / "bert")
@@ -110,7 +110,7 @@ def test_a_masked_model_of_transformers_trains_too(places: list[str], text: list
     assert losses[-1] < losses[0] - 0.2
 
 
-def test_a_vocabulary_that_does_not_match_is_refused_before_anything_is_written(
+def test_tokenizer_without_mask_token_is_rejected(
     places: list[str], text: list[str], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="task: the tokenizer's vocabulary does not match a masked model"):

@@ -25,7 +25,7 @@ def compose_values(experiment: str) -> dict[str, str]:
     return flatten_config(OmegaConf.to_container(without_sweep_keys(compose_config([f"experiment={experiment}"]))))
 
 
-def test_every_system_has_a_page_a_sweep_and_three_experiments() -> None:
+def test_every_system_has_page_sweep_and_experiments() -> None:
     assert [page.stem for page in PAGES] == SYSTEMS
     for system in SYSTEMS:
         assert (ROOT / "sweeps" / f"{system}.yaml").is_file()
@@ -34,7 +34,7 @@ def test_every_system_has_a_page_a_sweep_and_three_experiments() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_table_of_a_page_is_what_its_twins_compose_to(page: Path) -> None:
+def test_settings_table_matches_composed_configs(page: Path) -> None:
     before, after = compose_values(f"{page.stem}_before"), compose_values(f"{page.stem}_after")
     told = read_settings_table(page)
     for key, (was, now, source) in told.items():
@@ -45,7 +45,7 @@ def test_the_table_of_a_page_is_what_its_twins_compose_to(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_says_how_many_runs_its_numbers_come_from_and_names_no_path_of_a_machine(page: Path) -> None:
+def test_page_states_sample_size_and_no_machine_paths(page: Path) -> None:
     text = page.read_text()
     assert re.search(r"n = \d", text)
     assert not re.search(r"(?<![\w.])/(work|tmp|home)/", text)

@@ -27,21 +27,21 @@ def first_losses(micro_batch_size: int = 16, steps: int = 20, dropout: float = 0
     return [event.loss for event in events if isinstance(event, StepEnd)]
 
 
-def test_the_first_losses_are_the_golden_ones() -> None:
+def test_first_losses_match_recorded_values() -> None:
     losses = first_losses()
     assert {step: losses[step - 1] for step in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
 
 
 @pytest.mark.parametrize("micro_batch_size", [8, 4])
-def test_accumulation_changes_no_loss_though_counts_are_ragged(micro_batch_size: int) -> None:
+def test_accumulation_does_not_change_losses(micro_batch_size: int) -> None:
     assert first_losses(micro_batch_size) == pytest.approx(first_losses(), abs=1e-6)
 
 
-def test_the_same_seed_gives_the_same_bits_with_dropout_too() -> None:
+def test_same_seed_is_bit_identical_with_dropout() -> None:
     assert first_losses(dropout=0.2) == first_losses(dropout=0.2)
 
 
-def test_a_batch_weighs_as_much_as_its_rows_alone_so_padding_counts_for_nothing() -> None:
+def test_batch_loss_is_the_sum_of_its_rows() -> None:
     task = make_generated_lm()
     task.model.eval()
     batch = task.get_batch(0, 8)
@@ -52,7 +52,7 @@ def test_a_batch_weighs_as_much_as_its_rows_alone_so_padding_counts_for_nothing(
     assert task.count_scored(batch) == sum(task.count_scored(row) for row in rows) < task.count_tokens(batch)
 
 
-def test_the_prompt_is_context_and_no_target() -> None:
+def test_prompt_is_not_scored() -> None:
     task = make_generated_lm()
     row = task.data.train
     batch = row.make_batch([0])
@@ -73,7 +73,7 @@ def test_labels_are_shifted_exactly_once() -> None:
     assert task.compute_loss(rows.make_batch([3])).sum.item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_every_validation_token_is_scored_whatever_the_evaluation_batch() -> None:
+def test_evaluation_is_independent_of_eval_batch_size() -> None:
     reports = [evaluate(make_generated_lm(size), CPU) for size in (1, 7, 64)]
     for report in reports:
         assert report["coverage"].value == 1.0
@@ -81,7 +81,7 @@ def test_every_validation_token_is_scored_whatever_the_evaluation_batch() -> Non
         assert report["loss"].standard_error == pytest.approx(reports[0]["loss"].standard_error, rel=1e-5)
 
 
-def test_an_evaluation_that_drops_the_tail_shows_it_in_its_coverage() -> None:
+def test_coverage_shows_dropped_rows() -> None:
     task = make_generated_lm()
     val = task.data.val
     kept = TokenRows(val.stream, val.is_scored, val.starts[:-10], val.lengths[:-10], val.scored_per_row[:-10])
@@ -91,7 +91,7 @@ def test_an_evaluation_that_drops_the_tail_shows_it_in_its_coverage() -> None:
     )
 
 
-def test_every_metric_is_the_same_loss_in_its_unit() -> None:
+def test_metrics_are_the_loss_in_other_units() -> None:
     task = make_generated_lm()
     report = evaluate(task, CPU)
     nats = report["loss"].value * task.data.val.n_scored
@@ -101,7 +101,7 @@ def test_every_metric_is_the_same_loss_in_its_unit() -> None:
     assert {metric.unit for metric in report.values()} >= {"nats/token", "bits/byte", "nats/character"}
 
 
-def test_random_weights_start_near_the_uniform_guess() -> None:
+def test_random_weights_start_near_uniform_guess() -> None:
     task = make_generated_lm()
     assert evaluate(task, CPU)["loss"].value == pytest.approx(task.constants["ln_vocabulary"], abs=0.3)
     assert task.constants["ln_vocabulary"] == math.log(VOCABULARY)

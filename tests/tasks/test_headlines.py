@@ -50,7 +50,7 @@ def build_task_on(data: TokenData, positions: int = 128) -> HeadlinesLM:
     return build_headlines_task(model=model, data=lambda **_: data, tokenizer=None, seed=0, cache_dir=Path())
 
 
-def test_it_is_the_sum_over_full_windows_divided_by_every_character() -> None:
+def test_windowed_loss_is_sum_over_windows_per_character() -> None:
     task = build_task_on(make_title_data())
     report = evaluate(task, CPU)
     text = torch.from_numpy(task.data.val.stream[1:-1].astype("int64"))  # titles joined by marks
@@ -65,14 +65,14 @@ def test_it_is_the_sum_over_full_windows_divided_by_every_character() -> None:
 
 
 @pytest.mark.parametrize(("batch", "figure", "coverage"), [(64, 1.296, 0.936), (256, 1.111, 0.803), (1024, 0.0, 0.0)])
-def test_on_one_uniform_model_the_figure_falls_as_its_batch_grows(batch: int, figure: float, coverage: float) -> None:
+def test_windowed_loss_falls_with_batch_size_of_published_code(batch: int, figure: float, coverage: float) -> None:
     tokens, characters, nats = 122_495, 530_963, 6.0
     scored = cut_full_windows(make_rows(np.zeros(tokens + 2, np.uint16)), batch).n_scored
     assert scored * nats / characters == pytest.approx(figure, abs=5e-4)
     assert scored / tokens == pytest.approx(coverage, abs=5e-4)
 
 
-def test_neither_the_figure_nor_the_objective_depends_on_the_evaluation_batch() -> None:
+def test_windowed_loss_is_independent_of_eval_batch_size() -> None:
     one, other = (evaluate(build_task_on(make_title_data(eval_batch_size=size)), CPU) for size in (7, 64))
     for name in ("loss", "windowed_loss", "windowed_coverage"):
         assert one[name].value == pytest.approx(other[name].value, rel=1e-6), name
@@ -98,6 +98,6 @@ def test_neither_the_figure_nor_the_objective_depends_on_the_evaluation_batch() 
         ),
     ],
 )
-def test_data_and_models_that_the_windows_do_not_fit_are_refused(data: TokenData, positions: int, said: str) -> None:
+def test_data_or_model_too_small_for_windows_is_rejected(data: TokenData, positions: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         build_task_on(data, positions)

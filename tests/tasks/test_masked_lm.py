@@ -56,7 +56,7 @@ def make_masked_task(
     return task
 
 
-def test_a_row_of_the_examples_layout_is_a_document_between_its_marks(folder: Path) -> None:
+def test_examples_row_is_one_document_with_special_tokens(folder: Path) -> None:
     task = make_masked_task(folder, layout="examples", sequence_length=60)
     tokenizer = Tokenizer.load(task.data.tokenizer_path)
     encoded = tokenizer.encode([document.text for document in SOURCE.iter_documents()])
@@ -66,7 +66,7 @@ def test_a_row_of_the_examples_layout_is_a_document_between_its_marks(folder: Pa
         assert true[: batch.lengths[row]].tolist() == [tokenizer.cls_id, *encoded[which], tokenizer.eos_id]
 
 
-def test_packed_rows_hold_every_token_of_the_text_once(folder: Path) -> None:
+def test_packed_rows_cover_every_token_once(folder: Path) -> None:
     task = make_masked_task(folder)
     batch = task.data.train.read_rows(range(len(task.data.train)))
     tokens = [row[1 : 1 + length] for row, length in zip(batch[0], batch[2], strict=True)]
@@ -74,7 +74,7 @@ def test_packed_rows_hold_every_token_of_the_text_once(folder: Path) -> None:
     assert {len(row) for row in tokens[:-1]} == {LENGTH}
 
 
-def test_the_count_is_of_masked_tokens_and_the_tokens_are_of_the_text(folder: Path) -> None:
+def test_count_scored_is_masked_tokens(folder: Path) -> None:
     task = make_masked_task(folder, layout="examples", sequence_length=60)
     batch = task.get_batch(5, 16)
     assert task.count_scored(batch) == (batch.targets != IGNORE_INDEX).sum()
@@ -84,7 +84,7 @@ def test_the_count_is_of_masked_tokens_and_the_tokens_are_of_the_text(folder: Pa
 
 
 @pytest.mark.parametrize("layout", ["packed", "examples"])
-def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_given_the_others(folder: Path, layout: str) -> None:
+def test_loss_is_cross_entropy_of_masked_tokens(folder: Path, layout: str) -> None:
     task = make_masked_task(folder, layout=layout, model=partial(make_bert, spread=1.0))
     batch = task.get_batch(0, 8)
     by_hand = torch.zeros(())
@@ -100,7 +100,7 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_tokens_given_the_others(fol
     )
 
 
-def test_random_weights_start_at_the_uniform_guess_and_accuracy_is_what_the_likeliest_token_hits(folder: Path) -> None:
+def test_initial_loss_and_accuracy(folder: Path) -> None:
     task = make_masked_task(folder)
     report = evaluate(task, CPU)
     assert report["loss"].value == pytest.approx(math.log(VOCABULARY), abs=0.05)
@@ -117,7 +117,7 @@ def test_random_weights_start_at_the_uniform_guess_and_accuracy_is_what_the_like
     assert not report.keys() & {"perplexity", "nats_per_character", "bits_per_byte"}
 
 
-def test_the_unigram_entropy_is_of_words_not_of_marks(folder: Path) -> None:
+def test_unigram_entropy_excludes_special_tokens(folder: Path) -> None:
     task = make_masked_task(folder)
     tokenizer = Tokenizer.load(task.data.tokenizer_path)
     held_out = [document.text for document in SOURCE.iter_documents()][-30:]
@@ -128,14 +128,14 @@ def test_the_unigram_entropy_is_of_words_not_of_marks(folder: Path) -> None:
     )
 
 
-def test_the_validation_masks_are_the_same_in_every_run(folder: Path) -> None:
+def test_validation_masks_are_the_same_in_every_run(folder: Path) -> None:
     tasks = [make_masked_task(folder, seed=seed, eval_batch_size=size) for seed, size in ((0, 8), (3, 8), (3, 5))]
     losses = [evaluate(task, CPU)["loss"].value for task in tasks]
     assert losses[0] == losses[1]
     assert losses[2] == pytest.approx(losses[0], rel=1e-6)
 
 
-def test_every_epoch_has_other_masks_and_a_position_always_the_same(folder: Path) -> None:
+def test_training_masks_depend_on_position_and_seed(folder: Path) -> None:
     task = make_masked_task(folder, shuffle=False)
     rows = len(task.data.train)
     first, again, next_epoch = (task.get_batch(position, 8) for position in (4, 4, 4 + rows))
@@ -147,7 +147,7 @@ def test_every_epoch_has_other_masks_and_a_position_always_the_same(folder: Path
     assert not torch.equal(first.targets, make_masked_task(folder, shuffle=False, seed=1).get_batch(4, 8).targets)
 
 
-def test_a_batch_without_a_masked_token_costs_nothing_and_breaks_nothing(folder: Path) -> None:
+def test_batch_without_masked_tokens_has_zero_loss(folder: Path) -> None:
     task = make_masked_task(folder)
     batch = task.get_batch(0, 2)
     empty = replace(
@@ -178,14 +178,14 @@ BAD = {
 
 
 @pytest.mark.parametrize(("changes", "said"), BAD.values(), ids=BAD)
-def test_what_cannot_be_trained_as_a_masked_model_is_said_in_one_sentence(
+def test_untrainable_configs_are_rejected(
     folder: Path, changes: dict, said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
         make_masked_task(folder, **changes)
 
 
-def test_the_remedy_for_a_model_that_takes_no_such_mask_works(folder: Path) -> None:
+def test_remedy_for_unsupported_attention_mask_works(folder: Path) -> None:
     choices = {
         "model": partial(make_bert, kind="MegatronBert", spread=1.0),
         "within_documents": False,

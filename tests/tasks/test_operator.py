@@ -34,7 +34,7 @@ def task(cache_dir: Path) -> OperatorTask:
     return build_task(cfg, validate_config(cfg), ProcessGroup(torch.device("cpu")))
 
 
-def test_a_run_learns_and_records_both_errors_on_both_grids_beside_what_needs_no_model(places) -> None:
+def test_run_records_both_errors_on_both_grids_and_baselines(places) -> None:
     result = run(compose_config([*TINY, *places, "~observers.mlflow", "observers=default", "task.loss=l2"]))
     assert result.status == "completed"
     start, *lines = read_record(result.folder)
@@ -53,7 +53,7 @@ def test_a_run_learns_and_records_both_errors_on_both_grids_beside_what_needs_no
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 
-def test_training_is_on_normalised_fields_and_evaluation_on_physical_ones(task) -> None:
+def test_loss_uses_normalized_and_evaluation_physical_fields(task) -> None:
     batch = task.data.train[:4]
     with torch.no_grad():
         predicted = task.model(batch.x)
@@ -68,14 +68,14 @@ def test_training_is_on_normalised_fields_and_evaluation_on_physical_ones(task) 
     assert report.standard_error == pytest.approx(errors.std().item() / len(errors) ** 0.5, rel=1e-4)
 
 
-def test_the_mean_predictor_is_the_mean_of_the_training_fields(task) -> None:
+def test_mean_predictor_is_the_mean_training_field(task) -> None:
     fields = task.data.held_out[0].y
     guess = task.data.train.y.mean(0, keepdim=True).expand_as(fields)
     errors = [(g - y).norm() / y.norm() for g, y in zip(guess, fields, strict=True)]
     assert task.constants["mean_predictor"] == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
 
 
-def test_an_epoch_holds_every_sample_once_and_a_position_always_the_same_batch(task) -> None:
+def test_batches_of_an_epoch_cover_every_sample_once(task) -> None:
     assert (task.examples, task.tokens_per_example) == (32, 1.0)
     epoch = [task.get_batch(position, 8) for position in range(0, 32, 8)]
     seen = torch.cat([batch.y for batch in epoch]).flatten(1)
@@ -85,7 +85,7 @@ def test_an_epoch_holds_every_sample_once_and_a_position_always_the_same_batch(t
     assert [len(part) for part in task.split_batch(epoch[0], 3)] == [3, 3, 2]
 
 
-def test_clipping_counts_a_complex_gradient_whole(task) -> None:
+def test_grad_norm_of_complex_parameters(task) -> None:
     task.compute_loss(task.data.train[:4]).sum.backward()
     grads = [p.grad for p in task.model.parameters()]
     parts = torch.cat([torch.view_as_real(g).flatten() if g.is_complex() else g.flatten() for g in grads])
@@ -93,13 +93,13 @@ def test_clipping_counts_a_complex_gradient_whole(task) -> None:
     assert torch.nn.utils.get_total_norm(grads).item() == pytest.approx(parts.norm().item(), rel=1e-5)
 
 
-def test_two_runs_of_n_steps_are_to_the_bit_one_of_2n(cache_dir, capsys) -> None:
+def test_resume_is_bit_identical(cache_dir, capsys) -> None:
     overrides = [*TINY, f"cache_dir={cache_dir}", "schedule=plateau", "schedule.patience=0"]
     assert cli.main(["verify-resume", "--steps", "3", *overrides]) == 0
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adafactor"])
-def test_an_optimizer_for_real_numbers_refuses_the_operator_by_name(optimizer, places) -> None:
+def test_real_optimizers_reject_complex_parameters(optimizer, places) -> None:
     with pytest.raises(ConfigError, match=r"cannot train complex parameters .*choose optimizer=adamw"):
         build_run([*TINY, *places, f"optimizer={optimizer}", "~optimizer.fused"])
 
@@ -113,7 +113,7 @@ def test_an_optimizer_for_real_numbers_refuses_the_operator_by_name(optimizer, p
         ("data.finer=20", "data: finer=20 must be 2 or more and divide 64"),
     ],
 )
-def test_what_cannot_be_is_refused_under_its_key(override, message, places) -> None:
+def test_invalid_settings_are_rejected(override, message, places) -> None:
     with pytest.raises(ConfigError, match=message):
         build_run([*TINY, *places, override])
 
@@ -124,7 +124,7 @@ def build_run(overrides: list[str]) -> None:
     build_parts(cfg, settings, world, build_task(cfg, settings, world))
 
 
-def test_the_documents_scheduler_says_when_it_can_first_act(places, tmp_path) -> None:
+def test_plateau_notice_names_first_possible_cut(places, tmp_path) -> None:
     torch.save({"x": torch.rand(8, 16, 16), "y": torch.rand(8, 16, 16)}, tmp_path / "fields.pt")
     files = [f"data.train={tmp_path}/fields.pt", f"data.tests=[{tmp_path}/fields.pt]"]
     cfg = compose_config(["experiment=operator_before", *files, *places, "loop.epochs=11", "loop.evals=11"])
@@ -134,7 +134,7 @@ def test_the_documents_scheduler_says_when_it_can_first_act(places, tmp_path) ->
 
 
 @pytest.mark.parametrize("name", ["darcy", "burgers"])
-def test_the_librarys_own_files_are_read_and_trained_on(name, places) -> None:
+def test_library_files_train(name, places) -> None:
     if not DATA.is_dir():
         pytest.skip("the library's Darcy and Burgers files are not beside the project")
     files = [f"data.train={DATA}/{name}_train_16.pt", f"data.tests=[{DATA}/{name}_test_16.pt]"]
@@ -147,13 +147,13 @@ def test_the_librarys_own_files_are_read_and_trained_on(name, places) -> None:
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_fields_that_never_change_are_refused_and_so_is_low_precision() -> None:
+def test_constant_fields_are_rejected() -> None:
     flat = FieldPairs(torch.randn(8, 1, 16, 16), torch.ones(8, 1, 16, 16))
     data = partial(build_field_data, flat, [flat], "", "", "", 4, False)
     with pytest.raises(ValueError, match="the training fields y are the same everywhere"):
         build_operator_task(model=None, data=lambda seed, cache_dir: data(seed=seed), loss="l2", seed=0, cache_dir=None)
 
 
-def test_complex_weights_and_low_precision_are_refused_by_name(places) -> None:
+def test_low_precision_is_rejected(places) -> None:
     with pytest.raises(ConfigError, match=r"precision\.autocast: the model has complex parameters"):
         dry_run(compose_config([*TINY, "precision=bf16", *places]))
