@@ -1,4 +1,4 @@
-"""BLiMP as a user meets it: during training, afterwards on a run, on a model of transformers; in MLflow."""
+"""BLiMP during training, of a finished run, of a transformers model, and in MLflow."""
 
 import json
 import re
@@ -37,9 +37,9 @@ MASKED += ["model.width=16", "model.heads=2", "model.hidden=32"]
 
 
 @pytest.fixture(scope="module")
-def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(text in the invented language, its minimal pairs: a sentence, and the same backwards)."""
-    folder = tmp_path_factory.mktemp("given")
+def text_and_pairs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Write text in the invented language, and minimal pairs of sentences and the same words backwards."""
+    folder = tmp_path_factory.mktemp("text_and_pairs")
     (folder / "text.txt").write_text(
         "\n".join(document.text for document in SyntheticDocuments(count=200).iter_documents())
     )
@@ -52,8 +52,8 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "text.txt", write_jsonl(folder / "pairs.jsonl", rows)
 
 
-def train_run(kind: list[str], given: tuple[Path, Path], places: list[str], *more: str) -> Path:
-    text, pairs = given
+def train_run(kind: list[str], text_and_pairs: tuple[Path, Path], places: list[str], *more: str) -> Path:
+    text, pairs = text_and_pairs
     chosen = [*kind, *places, f"data.source.path={text}", f"task.blimp.path={pairs}", "task.blimp.per_paradigm=null"]
     result = run(compose_config([*chosen, *more]))
     assert result.status == "completed", result.reason
@@ -61,22 +61,22 @@ def train_run(kind: list[str], given: tuple[Path, Path], places: list[str], *mor
 
 
 @pytest.mark.parametrize("kind", [CAUSAL, MASKED], ids=["causal", "masked"])
-def test_command_matches_best_evaluation_of_run(kind: list[str], given, places, capsys) -> None:
-    folder = train_run(kind, given, places)
+def test_command_matches_best_evaluation_of_run(kind: list[str], text_and_pairs, places, capsys) -> None:
+    folder = train_run(kind, text_and_pairs, places)
     losses, shares = read_series(folder, "val/loss"), read_series(folder, "val/blimp")
     assert len(losses) == len(shares) == len(read_series(folder, "val/blimp_se")) == 3
-    assert cli.main(["blimp", str(folder), "--data", str(given[1])]) == 0
-    said = capsys.readouterr().out
-    assert ("pseudo-log-likelihood" if kind is MASKED else "by log-likelihood") in said
+    assert cli.main(["blimp", str(folder), "--data", str(text_and_pairs[1])]) == 0
+    output = capsys.readouterr().out
+    assert ("pseudo-log-likelihood" if kind is MASKED else "by log-likelihood") in output
     written = json.loads((folder / "blimp.json").read_text())
     assert written["metrics"]["blimp/accuracy"] == shares[losses.index(min(losses))]
     rows = {row[1]: dict(zip(written["columns"], row, strict=True)) for row in written["rows"]}
     assert [rows[name]["pairs"] for name in ("accuracy", "syntax", "order", "order_1")] == [24, 24, 16, 8]
-    assert written["about"]["method"] in said
+    assert written["about"]["method"] in output
 
 
-def test_likelihood_context_matches_training(given, places) -> None:
-    run = load_recorded_run(str(train_run(MASKED, given, places, "task.blimp.path=null")))
+def test_likelihood_context_matches_training(text_and_pairs, places) -> None:
+    run = load_recorded_run(str(train_run(MASKED, text_and_pairs, places, "task.blimp.path=null")))
     assert not read_series(run.folder, "val/blimp")
     around = {name: run.tokenizer.backend.token_to_id(name) for name in ("[CLS]", "[SEP]", "[MASK]")}
     score = build_likelihood(run.model, run.tokenizer, is_masked=True)
@@ -85,21 +85,21 @@ def test_likelihood_context_matches_training(given, places) -> None:
     assert (causal.prefix, causal.suffix, causal.mask_id) == ((around["[SEP]"], around["[CLS]"]), (), None)
 
 
-def test_tie_counts_as_wrong(given, places) -> None:
-    run = load_recorded_run(str(train_run(CAUSAL, given, places)))
+def test_tie_counts_as_wrong(text_and_pairs, places) -> None:
+    run = load_recorded_run(str(train_run(CAUSAL, text_and_pairs, places)))
     good, bad = run.tokenizer.encode([" ".join(WORDS[:4]), " ".join(WORDS[4:9])])
     score = build_likelihood(run.model, run.tokenizer, is_masked=False)
     assert compare_pairs(score, [good, good, bad], [good, bad, good]) in ([False, True, False], [False, False, True])
 
 
-def test_mlflow_gets_latest_metrics_and_table(given, places, tmp_path) -> None:
-    folder = train_run(CAUSAL, given, places)
+def test_mlflow_gets_latest_metrics_and_table(text_and_pairs, places, tmp_path) -> None:
+    folder = train_run(CAUSAL, text_and_pairs, places)
     store = new_store(tmp_path)
     UploadCursor(store, "default").save(folder)
     upload_run(folder)
     ended = only_run(store)[1].info.end_time
     for per_paradigm in ("2", "8"):
-        assert cli.main(["blimp", str(folder), "--data", str(given[1]), "--per-paradigm", per_paradigm]) == 0
+        assert cli.main(["blimp", str(folder), "--data", str(text_and_pairs[1]), "--per-paradigm", per_paradigm]) == 0
     client, recorded = only_run(store)
     assert (recorded.info.status, recorded.info.end_time) == ("FINISHED", ended)
     metrics = json.loads((folder / "blimp.json").read_text())["metrics"]
@@ -116,14 +116,14 @@ def test_mlflow_gets_latest_metrics_and_table(given, places, tmp_path) -> None:
     assert json.loads(recorded.data.tags["mlflow.loggedArtifacts"]) == [{"path": "blimp_table.json", "type": "table"}]
 
 
-def test_unreachable_store_is_synced_later(given, places, tmp_path, capsys) -> None:
-    folder = train_run(CAUSAL, given, places)
+def test_unreachable_store_is_synced_later(text_and_pairs, places, tmp_path, capsys) -> None:
+    folder = train_run(CAUSAL, text_and_pairs, places)
     store = new_store(tmp_path)
     UploadCursor(store, "default").save(folder)
     upload_run(folder)
     hidden = (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
     (tmp_path / "mlflow.db").mkdir()
-    assert cli.main(["blimp", str(folder), "--data", str(given[1])]) == 1
+    assert cli.main(["blimp", str(folder), "--data", str(text_and_pairs[1])]) == 1
     assert f"python -m harness sync {folder}" in capsys.readouterr().err
     (tmp_path / "mlflow.db").rmdir()
     hidden.rename(tmp_path / "mlflow.db")
@@ -136,8 +136,8 @@ def test_unreachable_store_is_synced_later(given, places, tmp_path, capsys) -> N
 
 
 @pytest.fixture
-def of_transformers(tmp_path) -> Path:
-    """A GPT-2 of random weights and a tokenizer of words, as transformers keeps them."""
+def hf_folder(tmp_path) -> Path:
+    """Save a random GPT-2 and a word tokenizer with transformers."""
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -152,15 +152,15 @@ def of_transformers(tmp_path) -> Path:
     return tmp_path
 
 
-def test_transformers_folder_is_scored_without_writing(of_transformers, given, capsys) -> None:
-    files = set(of_transformers.iterdir())
-    assert cli.main(["blimp", str(of_transformers), "--data", str(given[1])]) == 0
+def test_transformers_folder_is_scored_without_writing(hf_folder, text_and_pairs, capsys) -> None:
+    files = set(hf_folder.iterdir())
+    assert cli.main(["blimp", str(hf_folder), "--data", str(text_and_pairs[1])]) == 0
     assert "GPT-2" in capsys.readouterr().out
-    assert set(of_transformers.iterdir()) == files
+    assert set(hf_folder.iterdir()) == files
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["{model}", "--data", "nowhere.jsonl"], "--data: path='nowhere.jsonl' does not exist"),
         (["{model}", "--data", "{pairs}", "--per-paradigm", "0"], "--data: per_paradigm=0 must be at least 1"),
@@ -172,20 +172,20 @@ def test_transformers_folder_is_scored_without_writing(of_transformers, given, c
         ),
     ],
 )
-def test_invalid_input_is_one_line(arguments, said, of_transformers, given, capsys, monkeypatch) -> None:
+def test_invalid_input_is_one_line(arguments, message, hf_folder, text_and_pairs, capsys, monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    filled = [argument.format(model=of_transformers, pairs=given[1]) for argument in arguments]
+    filled = [argument.format(model=hf_folder, pairs=text_and_pairs[1]) for argument in arguments]
     assert cli.main(["blimp", *filled]) == 2
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1, error
-    assert re.search(said, error), error
+    assert re.search(message, error), error
 
 
-def test_too_long_sentences_are_rejected_before_the_run(given, places, tmp_path) -> None:
+def test_too_long_sentences_are_rejected_before_the_run(text_and_pairs, places, tmp_path) -> None:
     long = write_jsonl(tmp_path / "long.jsonl", [
         {"sentence_good": "b " * 200, "sentence_bad": "a", "UID": "u", "linguistics_term": "t", "field": "f"}
     ])  # fmt: skip
-    chosen = [*CAUSAL, *places, f"data.source.path={given[0]}", f"task.blimp.path={long}"]
+    chosen = [*CAUSAL, *places, f"data.source.path={text_and_pairs[0]}", f"task.blimp.path={long}"]
     with pytest.raises(ConfigError, match=r"task: a sentence takes \d+ tokens, more than the model's 128 positions"):
         run(compose_config(chosen))
     assert not (tmp_path / "outputs").exists()

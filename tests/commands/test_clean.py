@@ -1,4 +1,4 @@
-"""python -m harness clean: a copy, a list of what was changed, and an original that stays as it is."""
+"""python -m harness clean: the copy, the list of changes, and invalid input."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ ROWS = [*({"text": f"Text number {number}"} for number in range(5)), {"text": "T
 
 @pytest.fixture
 def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In the folder that a person is in, so that what is typed, and composed, is the same in every test."""
+    """Write the file to clean into the current folder, so that overrides are the same in every test."""
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -32,8 +32,8 @@ def test_clean_writes_copy_and_changes(original: Path, capsys) -> None:
     rows = [line.split("\t") for line in to.with_name("cleaned.jsonl.changes").read_text().splitlines()]
     assert rows[0] == ["line", "action", "reason", "excerpt"]
     assert [row[:3] for row in rows[1:]] == [["6", "dropped", "duplicate"], ["7", "dropped", "broken encoding"]]
-    told = capsys.readouterr().out
-    assert "1  dropped  duplicate" in told
+    output = capsys.readouterr().out
+    assert "1  dropped  duplicate" in output
     assert sorted(path.name for path in original.parent.iterdir()) == [
         "cleaned.jsonl",
         "cleaned.jsonl.changes",
@@ -89,9 +89,7 @@ def test_original_is_never_overwritten(name: str, original: Path, capsys) -> Non
         (["data=jsonl", "data.source.path={folder}/a.txt"], "nothing of {folder}/a.txt would be left"),
     ],
 )
-def test_invalid_input_writes_nothing(
-    arguments: list[str], message: str, tmp_path: Path, capsys
-) -> None:
+def test_invalid_input_writes_nothing(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("Some text\n")
     (tmp_path / "latin1.dat").write_bytes(b"caf\xe9")

@@ -1,4 +1,4 @@
-"""Documents made from a seed: words of a small invented language, so that a tokenizer finds something to merge."""
+"""Documents in a small invented language, generated from a seed; tokenizers find enough to merge in it."""
 
 import random
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ WORDS = [first + second + third for first in "bdgklm" for second in "aeiou" for 
 
 @dataclass(frozen=True)
 class SyntheticDocuments:
-    """`count` documents of up to `longest` words, `prompted` of them after a question; read only if `is_open`."""
+    """`count` documents of up to `longest` words, with a prompt at the chance `prompt_chance`."""
 
     count: int = 40
     longest: int = 30
     prompt_chance: float = 0.0
     seed: int = 0
-    is_readable: bool = True
+    is_readable: bool = True  # False: reading the documents fails the test
 
     def fingerprint(self) -> str:
         return compute_digest("given", self.count, self.longest, self.prompt_chance, self.seed)

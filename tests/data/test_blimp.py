@@ -1,4 +1,4 @@
-"""Minimal pairs are read whole, in order, and what is wrong with a file is said with its line and field."""
+"""Reading minimal pairs, error messages with line and field, and accuracies."""
 
 import gzip
 import json
@@ -64,7 +64,7 @@ def test_files_without_sentences_are_skipped_only_in_folders(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([make_row(1), {**make_row(2), "UID": None}], r"line 2 has None in UID; a row needs text in"),
         ([make_row(1), {**make_row(2), "sentence_bad": " "}], r"line 2 has ' ' in sentence_bad"),
@@ -76,8 +76,8 @@ def test_files_without_sentences_are_skipped_only_in_folders(tmp_path) -> None:
         ),
     ],
 )
-def test_invalid_row_error_names_line_and_field(rows: list[dict], said: str, tmp_path) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_row_error_names_line_and_field(rows: list[dict], message: str, tmp_path) -> None:
+    with pytest.raises(ValueError, match=message):
         read_minimal_pairs(str(write_jsonl(tmp_path / "rows.jsonl", rows)))
 
 
@@ -100,9 +100,9 @@ def test_unreadable_data_is_rejected(tmp_path) -> None:
 def test_compute_accuracies_with_binomial_standard_errors(tmp_path) -> None:
     many = [make_row(n) for n in range(6)] + [make_row(n, "case", "binding", "syntax") for n in range(2)]
     pairs = read_minimal_pairs(str(write_jsonl(tmp_path / "rows.jsonl", many)))
-    found = compute_accuracies(pairs, [False, True, *[True] * 3, *[False] * 3])  # case, then plural
-    shares = {(one.kind, one.name): (one.accuracy.value, one.accuracy.count) for one in found}
-    assert shares == {
+    accuracies = compute_accuracies(pairs, [False, True, *[True] * 3, *[False] * 3])  # case, then plural
+    values = {(group.kind, group.name): (group.accuracy.value, group.accuracy.count) for group in accuracies}
+    assert values == {
         ("all", "accuracy"): (0.5, 8),
         ("field", "morphology"): (0.5, 6),
         ("field", "syntax"): (0.5, 2),
@@ -111,7 +111,7 @@ def test_compute_accuracies_with_binomial_standard_errors(tmp_path) -> None:
         ("paradigm", "case"): (0.5, 2),
         ("paradigm", "plural"): (0.5, 6),
     }
-    assert found[0].accuracy.standard_error == pytest.approx((0.5 * 0.5 / 7) ** 0.5)
+    assert accuracies[0].accuracy.standard_error == pytest.approx((0.5 * 0.5 / 7) ** 0.5)
     unequal = compute_accuracies(pairs, [True, True, *[False] * 6])[0].accuracy
     assert unequal.value == 0.25  # the mean over the two paradigms is 0.5
 

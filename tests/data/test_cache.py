@@ -1,4 +1,4 @@
-"""A cached folder is whole or it is made again, whoever else wants it and whatever broke off."""
+"""Cached folders survive damage, failing writers and concurrent processes."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is dropped and mended, in each format, and that nothing is on a second look."""
+"""Dropped and repaired segments in each file format; cleaning twice changes nothing."""
 
 import json
 import random
@@ -76,8 +76,8 @@ def test_clean_text_drops_and_repairs_in_every_format(name: str, tmp_path: Path)
     kind, file, write, settings = FORMATS[name]
     made = write_source(kind, tmp_path, write("placeholder"), file, **settings)
     kept, changes = clean_text(made, write(GOOD, BROKEN, "Another", COPY, MISREAD, "Last"))
-    said = sorted((change.action, change.reason) for change in changes)
-    assert said == [("dropped", "broken encoding"), ("dropped", "duplicate"), ("repaired", "broken encoding")]
+    actions = sorted((change.action, change.reason) for change in changes)
+    assert actions == [("dropped", "broken encoding"), ("dropped", "duplicate"), ("repaired", "broken encoding")]
     (tmp_path / file).write_text(kept)
     read = [document.prompt + document.text for document in made.iter_documents()]
     assert len(read) == 4
@@ -97,9 +97,9 @@ def test_segments_join_to_the_file(name: str, tmp_path: Path) -> None:
     kind, file, write, settings = FORMATS[name]
     text = write(GOOD, BROKEN, "", MISREAD, COPY)
     made = write_source(kind, tmp_path, text, file, **settings)
-    found = list(split_segments(made, text))
-    assert "".join(piece.raw for piece in found) == text
-    [broken] = [piece for piece in found if "\ufffd" in (piece.text or "")]
+    segments = list(split_segments(made, text))
+    assert "".join(segment.raw for segment in segments) == text
+    [broken] = [segment for segment in segments if "\ufffd" in (segment.text or "")]
     assert text.split("\n")[broken.line - 1].strip().startswith(broken.raw.strip().split("\n")[0])
 
 

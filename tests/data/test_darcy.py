@@ -1,4 +1,4 @@
-"""The solver of Darcy flow converges as it must, keeps what the equation keeps, and its data are there again."""
+"""The Darcy solver: order of convergence, bounds and symmetries of the solution, and its cached data."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ SIZES = {"train": 6, "held_out": 3, "resolution": 8, "finer": 16, "eval_batch_si
 
 
 def make_manufactured_solution(n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(u, a, f) with u = sin(pi x) sin(2 pi y) and a smooth a, at the nodes of a grid of n intervals."""
+    """Return u = sin(pi x) sin(2 pi y), a smooth a and the matching f at the nodes of a grid of n intervals."""
     x, y = np.meshgrid(*[np.linspace(0, 1, n + 1)] * 2, indexing="ij")
     u, a, slope = np.sin(np.pi * x) * np.sin(2 * np.pi * y), 5 + 2 * np.sin(2 * x + y), 2 * np.cos(2 * x + y)
     u_x, u_y = np.pi * np.cos(np.pi * x) * np.sin(2 * np.pi * y), 2 * np.pi * np.sin(np.pi * x) * np.cos(2 * np.pi * y)

@@ -1,4 +1,4 @@
-"""What is masked: how much, in which units, replaced by what, and decided by the seed and the example alone."""
+"""Token masking: fraction, units, replacements, and dependence on key and example only."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ KEY = (7, 0)
 
 
 def make_masking(unit: str = "span", share: float = 0.15, width: int = WIDTH) -> Masking:
-    """Ids 0 to 4 are special; of the others, the even ones begin a word."""
+    """Return a masking in which ids 0 to 4 are special and the other even ids begin a word."""
     ids = np.arange(VOCABULARY)
     return Masking(unit, share, width, MASK, ids < SPECIALS, (ids < SPECIALS) | (ids % 2 == 0))
 
@@ -92,10 +92,10 @@ def test_span_is_replaced_as_a_whole() -> None:
 def test_whole_words_are_masked_and_replaced_as_a_whole() -> None:
     tokens = make_tokens(500)
     inputs, is_masked = apply_masking(make_masking("whole_word"), tokens)
-    goes_on = (tokens[:, 1:] >= SPECIALS) & (tokens[:, 1:] % 2 == 1) & (tokens[:, :-1] >= SPECIALS)
-    assert (is_masked[:, 1:] == is_masked[:, :-1])[goes_on].all()
+    continues_word = (tokens[:, 1:] >= SPECIALS) & (tokens[:, 1:] % 2 == 1) & (tokens[:, :-1] >= SPECIALS)
+    assert (is_masked[:, 1:] == is_masked[:, :-1])[continues_word].all()
     is_mask = inputs == MASK
-    assert (is_mask[:, 1:] == is_mask[:, :-1])[goes_on].all()
+    assert (is_mask[:, 1:] == is_mask[:, :-1])[continues_word].all()
 
 
 @UNITS

@@ -1,4 +1,4 @@
-"""Broken encoding is mended where only one thing can have been meant, and known for broken elsewhere."""
+"""Repair of misread text, and detection of irreparable text."""
 
 import pytest
 

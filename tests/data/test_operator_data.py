@@ -1,4 +1,4 @@
-"""Files of fields: what shapes are taken, what is refused and in which words."""
+"""Field files: accepted shapes and error messages."""
 
 import pickle
 from pathlib import Path

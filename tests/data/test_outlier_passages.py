@@ -1,4 +1,4 @@
-"""Windows that stand out in a stream of tokens."""
+"""Outlying windows in a token stream."""
 
 import numpy as np
 import pytest
@@ -28,11 +28,11 @@ def test_repeated_and_random_tokens_are_found() -> None:
     tokens = stream(200 * WINDOW_SIZE)
     tokens[40 * WINDOW_SIZE : 43 * WINDOW_SIZE] = 7
     tokens[90 * WINDOW_SIZE : 91 * WINDOW_SIZE] = np.random.default_rng(1).integers(0, 1000, WINDOW_SIZE)
-    found = {
+    passages = {
         (passage.start // WINDOW_SIZE, passage.end // WINDOW_SIZE): passage for passage in find_outlier_passages(tokens)
     }
-    assert {place: passage.kind for place, passage in found.items()} == {(40, 43): "entropy", (90, 91): "surprisal"}
-    assert found[40, 43].value == 0 < found[40, 43].median
+    assert {place: passage.kind for place, passage in passages.items()} == {(40, 43): "entropy", (90, 91): "surprisal"}
+    assert passages[40, 43].value == 0 < passages[40, 43].median
 
 
 def test_no_outliers_in_ordinary_constant_or_short_streams() -> None:
@@ -45,5 +45,5 @@ def test_long_streams_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.data.outlier_passages.MAX_WINDOWS", 50)
     tokens = stream(200 * WINDOW_SIZE)
     tokens[40 * WINDOW_SIZE : 60 * WINDOW_SIZE] = 7
-    [found] = find_outlier_passages(tokens)
-    assert (found.start, found.end) == (40 * WINDOW_SIZE, 60 * WINDOW_SIZE)
+    [passage] = find_outlier_passages(tokens)
+    assert (passage.start, passage.end) == (40 * WINDOW_SIZE, 60 * WINDOW_SIZE)

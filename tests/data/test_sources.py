@@ -1,4 +1,4 @@
-"""Every source yields its documents in a fixed order, and says in one sentence what is wrong with a file."""
+"""Documents of each source, their order, fingerprints, and one-line errors for invalid files."""
 
 import csv
 import gzip
@@ -63,10 +63,12 @@ def test_pydoc_qa_answers_with_summaries() -> None:
 def test_pydoc_order_is_the_same_in_another_process() -> None:
     code = "from harness.data.sources import PydocQA; import hashlib; print(PydocQA().fingerprint(), hashlib.sha256("
     code += "repr(list(PydocQA().iter_documents())).encode()).hexdigest())"
-    elsewhere = {**os.environ, "PYTHONHASHSEED": "7"}
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=elsewhere)
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     here = hashlib.sha256(repr(list(PydocQA().iter_documents())).encode()).hexdigest()
-    assert told.stdout.split() == [PydocQA().fingerprint(), here]
+    assert completed.stdout.split() == [PydocQA().fingerprint(), here]
 
 
 def test_text_files_split_on_pattern(tmp_path: Path) -> None:
@@ -184,14 +186,14 @@ BAD: dict[str, tuple[Callable[[str], Source], str, str | bytes | None, str]] = {
 }
 
 
-@pytest.mark.parametrize(("build", "name", "content", "said"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("build", "name", "content", "message"), BAD.values(), ids=BAD)
 def test_invalid_file_error_is_one_line(
-    tmp_path: Path, build: Callable[[str], Source], name: str, content: str | bytes | None, said: str
+    tmp_path: Path, build: Callable[[str], Source], name: str, content: str | bytes | None, message: str
 ) -> None:
     path = str(tmp_path / name) if content is None else write_file(tmp_path, name, content)
-    if said == "not a complete gzip file":
+    if message == "not a complete gzip file":
         path = str(Path(path).rename(f"{path}.gz"))
-    with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         list(build(path).iter_documents())
     assert "\n" not in str(caught.value)
 

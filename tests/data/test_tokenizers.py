@@ -1,4 +1,4 @@
-"""Tokenizers give ids that decode to the text, cached folders that transformers loads, and clear refusals."""
+"""Tokenizers: round trips, caching, compatibility with transformers, and error messages."""
 
 from pathlib import Path
 
@@ -84,9 +84,7 @@ def test_trained_tokenizer_loads_as_pretrained(tmp_path: Path) -> None:
     assert pretrained.fingerprint("") != PretrainedTokenizer(str(train_bpe(tmp_path / "u", 301).folder)).fingerprint("")
 
 
-def test_unreachable_hub_is_one_clear_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -157,28 +155,26 @@ def test_causal_tokenizer_has_no_cls_or_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("vocab_size", "said"),
+    ("vocab_size", "message"),
     [
         (9000, r"9000 is more than the text supports, (\d+); use .*=\1 or less"),
         (10, r"10 is less than the char.*or more"),
     ],
 )
-def test_wordpiece_vocabulary_of_wrong_size_is_rejected(
-    tmp_path: Path, vocab_size: int, said: str
-) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_wordpiece_vocabulary_of_wrong_size_is_rejected(tmp_path: Path, vocab_size: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         train_wordpiece(tmp_path / "t", vocab_size)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"vocab_size": 258}, "vocab_size=258 must be at least 259"),
         ({"vocab_size": 300, "fit_on": "val"}, "fit_on='val' must be train or all"),
     ],
 )
-def test_invalid_settings_are_rejected(settings: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_settings_are_rejected(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ByteLevelBPE(**settings)
 
 

@@ -1,4 +1,4 @@
-"""Every token is learned once an epoch, prompts never; what is cached is not made again."""
+"""Rows and batches of token streams, the order of examples, and the cache."""
 
 import json
 import math
@@ -28,7 +28,7 @@ def make_token_data(
 
 
 def collect_scored_tokens(rows: TokenRows) -> list[int]:
-    """The scored targets in the order of the stream, each read from its batch."""
+    """Return the scored targets of all rows in the order of the stream."""
     batch = rows.make_batch(np.argsort(rows.starts).tolist())
     return batch.targets[batch.targets != IGNORE_INDEX].tolist()
 
@@ -41,9 +41,7 @@ def encode_documents(data: TokenData, documents: list[Document]) -> list[int]:
 @pytest.mark.parametrize("layout", ["packed", "examples"])
 @pytest.mark.parametrize("sequence_length", [1, 7, 16, 200])
 @pytest.mark.parametrize("seed", range(3))
-def test_every_scored_token_is_a_target_once(
-    tmp_path: Path, layout: str, sequence_length: int, seed: int
-) -> None:
+def test_every_scored_token_is_a_target_once(tmp_path: Path, layout: str, sequence_length: int, seed: int) -> None:
     for prompted in (0.0, 0.7):
         source = SyntheticDocuments(count=30, longest=40, prompt_chance=prompted, seed=seed)
         data = make_token_data(tmp_path, source, layout=layout, sequence_length=sequence_length)
@@ -99,8 +97,8 @@ def test_padding_is_on_the_right_and_not_counted(tmp_path: Path) -> None:
 
 def test_slice_of_batch_equals_batch_of_slice(tmp_path: Path) -> None:
     rows = make_token_data(tmp_path).train
-    for wanted in (slice(0, 2), slice(2, 5), slice(1, None, 2), slice(4, 99)):
-        cut, own = rows.make_batch(range(5))[wanted], rows.make_batch(range(5)[wanted])
+    for selected in (slice(0, 2), slice(2, 5), slice(1, None, 2), slice(4, 99)):
+        cut, own = rows.make_batch(range(5))[selected], rows.make_batch(range(5)[selected])
         assert torch.equal(cut.inputs, own.inputs)
         assert torch.equal(cut.targets, own.targets)
         assert (len(cut), cut.n_scored, cut.n_tokens) == (len(own), own.n_scored, own.n_tokens)
@@ -168,8 +166,12 @@ data = prepare_token_data(source, PretrainedTokenizer({pretrained.name!r}), sequ
 print(data.digest, data.train.make_batch(range(9)).inputs.sum().item(), "transformers" in sys.modules)
 """
     root = Path(__file__).parents[2]
-    told = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert told.stdout.split() == [first.digest, str(first.train.make_batch(range(9)).inputs.sum().item()), "False"]
+    completed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == [
+        first.digest,
+        str(first.train.make_batch(range(9)).inputs.sum().item()),
+        "False",
+    ]
 
 
 @pytest.mark.parametrize("torn", ["train.npy", "val.npy", "val_scored.npy", "meta.json", "tokenizer/tokenizer.json"])
@@ -237,9 +239,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("changes", "said"), BAD.values(), ids=BAD)
-def test_invalid_settings_are_rejected(tmp_path: Path, changes: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_invalid_settings_are_rejected(tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_token_data(tmp_path, **changes)
 
 

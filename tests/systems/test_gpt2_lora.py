@@ -1,4 +1,4 @@
-"""Documents 1 and 2: adapters on a GPT-2 of random weights, trained on questions and answers, sampled and exported."""
+"""GPT-2 + LoRA end to end on random weights: training on Q&A, sampling and export."""
 
 import json
 import math
@@ -33,7 +33,7 @@ OURS = ["model=gpt_tiny", "model.layers=1", "model.width=16", "start=scratch"]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> dict[str, Path]:
-    """Of runs of three kinds: a pretrained model adapted, our GPT adapted, our GPT with every weight trained."""
+    """Run folders: adapters on a pretrained model, adapters on our GPT, and our GPT with all weights trained."""
     folder = tmp_path_factory.mktemp("gpt2_lora")
     (folder / "qa.md").write_text(QUESTIONS)
     torch.manual_seed(0)
@@ -59,14 +59,14 @@ def encode_questions(run: LoadedRun) -> torch.Tensor:
 
 
 def compute_mean_loss(model: nn.Module, tokens: torch.Tensor) -> float:
-    """The mean over next tokens, in nats."""
+    """Return the mean loss over next tokens, in nats."""
     with torch.no_grad():
         logits = model(input_ids=tokens).logits[:, :-1]
     return nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
 
 
 def train_counting_gpt2() -> GPT2LMHeadModel:
-    """One that has learned that after n comes n + 1."""
+    """Return a GPT-2 that has learned to predict n + 1 after n."""
     torch.manual_seed(0)
     sizes = {"vocab_size": VOCABULARY, "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
     model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=0, resid_pdrop=0, embd_pdrop=0))
@@ -83,12 +83,10 @@ def test_loss_matches_transformers_and_detects_double_shift():
     model = train_counting_gpt2()
     tokens = (torch.tensor([[3], [20]]) + torch.arange(9)) % VOCABULARY
     batch = TokenBatch(tokens[:, :-1], tokens[:, 1:].clone(), lengths=np.array([8, 8]), scored_per_row=np.array([5, 8]))
-    batch.targets[0, :3] = IGNORE_INDEX  # as of a prompt
+    batch.targets[0, :3] = IGNORE_INDEX  # like a prompt
     task = CausalLM(model, make_generated_lm().data)
     ours = task.compute_loss(batch).sum.item() / batch.n_scored
-    labels = torch.cat(
-        [torch.full((2, 1), IGNORE_INDEX), batch.targets], dim=1
-    )  # where they stand, for it shifts itself
+    labels = torch.cat([torch.full((2, 1), IGNORE_INDEX), batch.targets], dim=1)  # unshifted: transformers shifts them
     assert ours == pytest.approx(model(input_ids=tokens, labels=labels).loss.item(), rel=1e-5)
     twice = model(input_ids=batch.inputs, labels=batch.targets).loss.item()
     assert ours < 0.5
@@ -111,11 +109,11 @@ def test_run_trains_adapters_only(recorded: LoadedRun):
 @with_run("pretrained", "ours", "full")
 def test_exported_model_matches_in_transformers(recorded: LoadedRun, tmp_path: Path):
     tokens, kept = encode_questions(recorded), recorded.model.state_dict()
-    wanted, is_adapted = compute_mean_loss(recorded.model, tokens), any("lora_" in name for name in kept)
+    expected_loss, is_adapted = compute_mean_loss(recorded.model, tokens), any("lora_" in name for name in kept)
     export_model(recorded, tmp_path / "out", adapters=False)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert compute_mean_loss(model, tokens) == pytest.approx(wanted, rel=1e-5)
+    assert compute_mean_loss(model, tokens) == pytest.approx(expected_loss, rel=1e-5)
     assert tokenizer(QUESTIONS)["input_ids"] == recorded.tokenizer.encode([QUESTIONS])[0]
     assert tokenizer.eos_token_id == recorded.tokenizer.eos_id
     assert model.config.tie_word_embeddings != is_adapted
@@ -125,7 +123,7 @@ def test_exported_model_matches_in_transformers(recorded: LoadedRun, tmp_path: P
 
 @with_run("pretrained", "ours")
 def test_exported_adapters_match_in_peft(recorded: LoadedRun, tmp_path: Path):
-    tokens, wanted = encode_questions(recorded), compute_mean_loss(recorded.model, encode_questions(recorded))
+    tokens, expected_loss = encode_questions(recorded), compute_mean_loss(recorded.model, encode_questions(recorded))
     export_model(recorded, tmp_path / "out", adapters=True)
     base = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"]
     is_public = recorded.cfg.model.get("name") == base
@@ -134,8 +132,8 @@ def test_exported_adapters_match_in_peft(recorded: LoadedRun, tmp_path: Path):
     plain = AutoModelForCausalLM.from_pretrained(base).eval()
     before = compute_mean_loss(plain, tokens)
     model = PeftModel.from_pretrained(plain, tmp_path / "out").eval()
-    assert compute_mean_loss(model, tokens) == pytest.approx(wanted, rel=1e-5)
-    assert abs(before - wanted) > 0.01
+    assert compute_mean_loss(model, tokens) == pytest.approx(expected_loss, rel=1e-5)
+    assert abs(before - expected_loss) > 0.01
 
 
 @with_run("full")
@@ -160,20 +158,20 @@ def test_export_command_prints_how_to_load(folders: dict[str, Path], capsys):
 
 @pytest.mark.parametrize("kind", ["pretrained", "ours"])
 def test_sample_formats_question_and_is_seeded(kind, folders, capsys):
-    asked = ["sample", str(folders[kind]), "QUESTION: What follows 7?", "--tokens", "40", "--count", "2"]
-    assert cli.main(asked) == 0
+    arguments = ["sample", str(folders[kind]), "QUESTION: What follows 7?", "--tokens", "40", "--count", "2"]
+    assert cli.main(arguments) == 0
     first = capsys.readouterr()
     assert first.out.startswith("QUESTION: What follows 7?\nANSWER:")
     assert len(first.out.split("---\nQUESTION: What follows 7?\nANSWER:")) == 2
     assert "prompt in the format of the training data: 'QUESTION: What follows 7?\\nANSWER:'" in first.err
-    cli.main(asked)
+    cli.main(arguments)
     assert capsys.readouterr().out == first.out
-    cli.main([*asked, "--seed", "2"])
+    cli.main([*arguments, "--seed", "2"])
     assert capsys.readouterr().out != first.out
 
 
 @pytest.mark.parametrize(
-    ("typed", "asked"),
+    ("prompt", "expected"),
     [
         ("QUESTION: Why?", "QUESTION: Why?\nANSWER:"),
         ("QUESTION:  Why? \nANSWER: ", "QUESTION: Why?\nANSWER:"),
@@ -182,21 +180,21 @@ def test_sample_formats_question_and_is_seeded(kind, folders, capsys):
         (r"What is \nu? ", r"What is \nu? "),
     ],
 )
-def test_format_prompt(typed: str, asked: str):
-    assert format_prompt(typed) == asked
+def test_format_prompt(prompt: str, expected: str):
+    assert format_prompt(prompt) == expected
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--tokens", "0"], "--tokens: 0 must be at least 1"),
         (["--temperature", "nan"], "--temperature: nan must be at least 0"),
         (["--top-k", "-1"], "--top-k: -1 must be at least 0"),
     ],
 )
-def test_sample_rejects_invalid_numbers(options: list[str], said: str, capsys):
+def test_sample_rejects_invalid_numbers(options: list[str], message: str, capsys):
     assert cli.main(["sample", "no-such-run", "x", *options]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_unknown_run_is_rejected(capsys):

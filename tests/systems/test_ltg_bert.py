@@ -1,4 +1,4 @@
-"""LTG-BERT as a system: documents apart in a packed row, a run read back, weights that go on."""
+"""LTG-BERT end to end: attention within documents, loading a run, and warm starts."""
 
 from functools import partial
 from itertools import pairwise
@@ -33,14 +33,14 @@ TINY += [f"model.{name}={size}" for name, size in SIZES.items()]
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A document a line."""
+    """Write a file with one document per line and return its overrides."""
     file = tmp_path_factory.mktemp("text") / "documents.txt"
     file.write_text("\n".join(document.text for document in SyntheticDocuments(count=300).iter_documents()))
     return [f"data.source.path={file}", "data.source.split_on=\\n"]
 
 
 def compute_piece_loss(task: object, batch: TokenBatch, row: int, start: int, end: int) -> float:
-    """The loss of a part of a row that stands alone."""
+    """Return the loss of a part of a row on its own."""
     inputs, targets = batch.inputs[row : row + 1, start:end], batch.targets[row : row + 1, start:end]
     count = (targets != IGNORE_INDEX).sum(1).numpy()
     return task.compute_loss(TokenBatch(inputs, targets, count * 0 + (end - start), count)).sum.item()
@@ -53,7 +53,7 @@ def test_packed_document_scores_as_alone(tmp_path: Path) -> None:
     data, tokenizer = partial(prepare_token_data, SyntheticDocuments(count=100, longest=12), **rows), WordPiece(90)
     choices = {"mask": "span", "mask_fraction": 0.15, "within_documents": True}
     task = build_masked_lm_task(model=model, data=data, tokenizer=tokenizer, seed=0, cache_dir=tmp_path, **choices)
-    for parameter in task.model.parameters():  # so that all that is seen shows in the loss
+    for parameter in task.model.parameters():  # larger weights: every visible token changes the loss
         parameter.data.mul_(4)
     batch = task.get_batch(0, 4)
     for row in range(4):
@@ -110,9 +110,7 @@ def test_transformers_masked_model_trains(places: list[str], text: list[str], tm
     assert losses[-1] < losses[0] - 0.2
 
 
-def test_tokenizer_without_mask_token_is_rejected(
-    places: list[str], text: list[str], tmp_path: Path
-) -> None:
+def test_tokenizer_without_mask_token_is_rejected(places: list[str], text: list[str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="task: the tokenizer's vocabulary does not match a masked model"):
         run(compose_config([*TINY, *text, *places, "tokenizer=bpe", "tokenizer.vocab_size=280"]))
     assert not (tmp_path / "outputs").exists()

@@ -1,4 +1,4 @@
-"""The pages of the five systems say of their twins what these compose to."""
+"""The settings tables in docs/systems match the composed experiments."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ HEADER = "| key | before | after | source |"
 
 
 def read_settings_table(page: Path) -> dict[str, list[str]]:
-    """The first table under HEADER: before, after and source by key."""
+    """Return before, after and source by key from the first table under HEADER."""
     lines = page.read_text().split(HEADER)[1].splitlines()[2:]
     rows = [line.strip("|").split("|") for line in lines[: lines.index("") if "" in lines else None]]
     return {row[0].strip().strip("`"): [cell.strip().strip("`") for cell in row[1:]] for row in rows}
@@ -29,19 +29,19 @@ def test_every_system_has_page_sweep_and_experiments() -> None:
     assert [page.stem for page in PAGES] == SYSTEMS
     for system in SYSTEMS:
         assert (ROOT / "sweeps" / f"{system}.yaml").is_file()
-        for twin in ("", "_before", "_after"):
-            assert (ROOT / "conf" / "experiment" / f"{system}{twin}.yaml").is_file()
+        for variant in ("", "_before", "_after"):
+            assert (ROOT / "conf" / "experiment" / f"{system}{variant}.yaml").is_file()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_settings_table_matches_composed_configs(page: Path) -> None:
     before, after = compose_values(f"{page.stem}_before"), compose_values(f"{page.stem}_after")
-    told = read_settings_table(page)
-    for key, (was, now, source) in told.items():
-        assert (was, now) == (before.get(key, "-"), after.get(key, "-")), key
+    settings = read_settings_table(page)
+    for key, (value_before, value_after, source) in settings.items():
+        assert (value_before, value_after) == (before.get(key, "-"), after.get(key, "-")), key
         assert source, key
     different = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)} - {"name"}
-    assert different <= told.keys()
+    assert different <= settings.keys()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -1,4 +1,4 @@
-"""Causal language modelling: golden losses, and that only the tokens that should count do."""
+"""Causal language modelling: recorded losses, scored positions and metrics."""
 
 import math
 from dataclasses import replace
@@ -14,8 +14,13 @@ from harness.training.loop import Trainer, evaluate
 from tests.token_streams import LENGTH, VOCABULARY, make_generated_lm
 from tests.toy_task import CPU, toy_plan, toy_state
 
-GOLDEN = {1: 4.186403, 5: 3.685145, 9: 3.124505, 13: 2.640505, 17: 2.059753}
-"""Step and loss in nats a token: torch 2.13, CPU, one thread."""
+RECORDED_LOSSES = {
+    1: 4.186403,
+    5: 3.685145,
+    9: 3.124505,
+    13: 2.640505,
+    17: 2.059753,
+}  # by step, in nats/token: torch 2.13, CPU, one thread
 
 
 def first_losses(micro_batch_size: int = 16, steps: int = 20, dropout: float = 0.0) -> list[float]:
@@ -29,7 +34,7 @@ def first_losses(micro_batch_size: int = 16, steps: int = 20, dropout: float = 0
 
 def test_first_losses_match_recorded_values() -> None:
     losses = first_losses()
-    assert {step: losses[step - 1] for step in GOLDEN} == pytest.approx(GOLDEN, rel=1e-4)
+    assert {step: losses[step - 1] for step in RECORDED_LOSSES} == pytest.approx(RECORDED_LOSSES, rel=1e-4)
 
 
 @pytest.mark.parametrize("micro_batch_size", [8, 4])
@@ -69,8 +74,8 @@ def test_labels_are_shifted_exactly_once() -> None:
     tokens = torch.tensor(rows.stream[start : start + length + 1].astype("int64"))
     logits = task.model(input_ids=tokens[None]).logits[0]
     nats = F.cross_entropy(logits[:-1], tokens[1:], reduction="none")
-    by_hand = nats[torch.tensor(rows.is_scored[start + 1 : start + length + 1])].sum().item()
-    assert task.compute_loss(rows.make_batch([3])).sum.item() == pytest.approx(by_hand, rel=1e-5)
+    expected = nats[torch.tensor(rows.is_scored[start + 1 : start + length + 1])].sum().item()
+    assert task.compute_loss(rows.make_batch([3])).sum.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluation_is_independent_of_eval_batch_size() -> None:

@@ -1,4 +1,4 @@
-"""The figure of document 4: what it sums, what it divides by, and why it is no objective."""
+"""The windowed loss published for Headlines GPT, and why it is not the objective."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from harness.training.loop import evaluate
 from tests.toy_task import CPU
 
 TITLES, WORDS = 2000, 9
-"""10 tokens a title with the mark after it: 19,999 tokens of text, two windows of 8193 and a rest of 3613."""
+# 10 tokens per title with its separator: 19,999 tokens of text, two windows of 8193 tokens and a rest of 3613.
 
 
 def make_rows(tokens: np.ndarray, length: int = 128) -> TokenRows:
@@ -25,11 +25,12 @@ def make_rows(tokens: np.ndarray, length: int = 128) -> TokenRows:
 
 
 def make_title_data(**changed: object) -> TokenData:
-    """Titles of nine one-character words out of 15; token 0 is the mark at either end and between them."""
+    """Return titles of nine one-character words out of 15; token 0 separates them and is at both ends."""
     stream = np.random.default_rng(0).integers(1, 16, TITLES * (WORDS + 1) + 1).astype(np.uint16)
     stream[:: WORDS + 1] = 0
     data = TokenData(
-        make_rows(stream), make_rows(stream), vocab_size=16, eos_id=0, unigram_entropy=2.7, val_scored_tokens=len(stream) - 1,
+        make_rows(stream), make_rows(stream), vocab_size=16, eos_id=0, unigram_entropy=2.7,
+        val_scored_tokens=len(stream) - 1,
         val_characters=TITLES * WORDS, val_bytes=TITLES * WORDS, digest="", name="", source="", tokenizer_path=Path(),
         sequence_length=128, eval_batch_size=16, shuffle=False, seed=0,
     )  # fmt: skip
@@ -53,7 +54,7 @@ def build_task_on(data: TokenData, positions: int = 128) -> HeadlinesLM:
 def test_windowed_loss_is_sum_over_windows_per_character() -> None:
     task = build_task_on(make_title_data())
     report = evaluate(task, CPU)
-    text = torch.from_numpy(task.data.val.stream[1:-1].astype("int64"))  # titles joined by marks
+    text = torch.from_numpy(task.data.val.stream[1:-1].astype("int64"))  # without the separators at both ends
     total = 0.0
     for window in (text[:8193], text[8193:16386]):
         logits = task.model.eval()(input_ids=window[:-1].view(64, 128)).logits
@@ -64,11 +65,11 @@ def test_windowed_loss_is_sum_over_windows_per_character() -> None:
     assert report["coverage"].value == 1.0
 
 
-@pytest.mark.parametrize(("batch", "figure", "coverage"), [(64, 1.296, 0.936), (256, 1.111, 0.803), (1024, 0.0, 0.0)])
-def test_windowed_loss_falls_with_batch_size_of_published_code(batch: int, figure: float, coverage: float) -> None:
+@pytest.mark.parametrize(("batch", "loss", "coverage"), [(64, 1.296, 0.936), (256, 1.111, 0.803), (1024, 0.0, 0.0)])
+def test_windowed_loss_falls_with_batch_size_of_published_code(batch: int, loss: float, coverage: float) -> None:
     tokens, characters, nats = 122_495, 530_963, 6.0
     scored = cut_full_windows(make_rows(np.zeros(tokens + 2, np.uint16)), batch).n_scored
-    assert scored * nats / characters == pytest.approx(figure, abs=5e-4)
+    assert scored * nats / characters == pytest.approx(loss, abs=5e-4)
     assert scored / tokens == pytest.approx(coverage, abs=5e-4)
 
 
@@ -79,7 +80,7 @@ def test_windowed_loss_is_independent_of_eval_batch_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "positions", "said"),
+    ("data", "positions", "message"),
     [
         (
             make_title_data(val=make_rows(np.zeros(8194, np.uint16))),
@@ -98,6 +99,6 @@ def test_windowed_loss_is_independent_of_eval_batch_size() -> None:
         ),
     ],
 )
-def test_data_or_model_too_small_for_windows_is_rejected(data: TokenData, positions: int, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_data_or_model_too_small_for_windows_is_rejected(data: TokenData, positions: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build_task_on(data, positions)

@@ -1,4 +1,4 @@
-"""Masked language modelling: what is predicted, what may be seen for it, and how it is scored."""
+"""Masked language modelling: rows, masks, attention and scores."""
 
 import math
 from dataclasses import replace
@@ -23,7 +23,7 @@ SOURCE, LENGTH, VOCABULARY = SyntheticDocuments(count=120, longest=12), 32, 90
 
 
 def make_bert(*, vocab_size: int, kind: str = "Bert", spread: float = 0.02) -> nn.Module:
-    """A transformers encoder of one layer and random weights; where they spread wide, all it sees shows in the loss."""
+    """Return a one-layer transformers encoder. With a large weight `spread` all visible tokens change the loss."""
     import transformers
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -34,7 +34,7 @@ def make_bert(*, vocab_size: int, kind: str = "Bert", spread: float = 0.02) -> n
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that the tests of this file share."""
+    """Cache shared by the tests of this file."""
     return tmp_path_factory.mktemp("masked")
 
 
@@ -87,16 +87,16 @@ def test_count_scored_is_masked_tokens(folder: Path) -> None:
 def test_loss_is_cross_entropy_of_masked_tokens(folder: Path, layout: str) -> None:
     task = make_masked_task(folder, layout=layout, model=partial(make_bert, spread=1.0))
     batch = task.get_batch(0, 8)
-    by_hand = torch.zeros(())
-    for row in range(8):  # alone, so that there is neither padding nor a mask but of documents
+    expected = torch.zeros(())
+    for row in range(8):  # alone: no padding, no mask except that of documents
         inputs = batch.inputs[row : row + 1, : batch.lengths[row]]
         documents = (inputs == task.data.eos_id).cumsum(1) - (inputs == task.data.eos_id).long()
         visible = (documents[:, :, None] == documents[:, None, :])[:, None]
         logits = task.model(input_ids=inputs, attention_mask=visible).logits[0]
-        by_hand += F.cross_entropy(logits, batch.targets[row, : batch.lengths[row]], reduction="sum")
-    assert task.compute_loss(batch).sum.item() == pytest.approx(by_hand.item(), rel=1e-5)
+        expected += F.cross_entropy(logits, batch.targets[row, : batch.lengths[row]], reduction="sum")
+    assert task.compute_loss(batch).sum.item() == pytest.approx(expected.item(), rel=1e-5)
     assert sum(task.compute_loss(part).sum.item() for part in task.split_batch(batch, 3)) == pytest.approx(
-        by_hand.item(), rel=1e-5
+        expected.item(), rel=1e-5
     )
 
 
@@ -177,11 +177,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("changes", "said"), BAD.values(), ids=BAD)
-def test_untrainable_configs_are_rejected(
-    folder: Path, changes: dict, said: str
-) -> None:
-    with pytest.raises(ValueError, match=said):
+@pytest.mark.parametrize(("changes", "message"), BAD.values(), ids=BAD)
+def test_untrainable_configs_are_rejected(folder: Path, changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make_masked_task(folder, **changes)
 
 

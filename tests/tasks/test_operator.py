@@ -1,4 +1,4 @@
-"""Document 3 end to end on a few fields: what is trained on, what is scored, what is recorded, drawn and resumed."""
+"""The Fourier neural operator end to end on a few fields: training, evaluation, figures and resume."""
 
 from functools import partial
 from pathlib import Path
@@ -22,8 +22,8 @@ from tests.conftest import ROOT
 from tests.run.test_run import read_record, read_series
 from tests.toy_task import CPU
 
-TINY = ["experiment=operator", "device=cpu", "observers=metrics_only", "data.train=32", "data.held_out=5", "data.resolution=8",
-        "data.finer=16", "data.eval_batch_size=2", "model.modes=4", "model.width=8", "model.layers=2",
+TINY = ["experiment=operator", "device=cpu", "observers=metrics_only", "data.train=32", "data.held_out=5",
+        "data.resolution=8", "data.finer=16", "data.eval_batch_size=2", "model.modes=4", "model.width=8", "model.layers=2",
         "batch.batch_size=8", "loop.epochs=5", "loop.evals=2"]  # fmt: skip
 DATA = Path(ROOT).parent / "shared" / "data" / "neuralop_pde"
 
