@@ -10,7 +10,7 @@ LR, SHARE = FloatDistribution(1e-3, 1e-1, log=True), FloatDistribution(0.0, 0.3)
 
 
 @pytest.mark.parametrize(
-    ("value", "found", "direction", "widened"),
+    ("value", "distribution", "direction", "widened"),
     [
         (0.09, LR, "up", "tag(log,interval(0.001,0.4))"),
         (0.0011, LR, "down", "tag(log,interval(0.00025,0.1))"),
@@ -30,21 +30,21 @@ LR, SHARE = FloatDistribution(1e-3, 1e-1, log=True), FloatDistribution(0.0, 0.3)
         (True, CategoricalDistribution([True, False]), None, None),
     ],
 )
-def test_boundary_hit_suggests_wider_range(value, found, direction, widened) -> None:
-    at = find_boundary_hit("some.key", value, found)
-    assert (at.direction, at.wider_range) == (direction, widened) if widened else at is None
+def test_boundary_hit_suggests_wider_range(value, distribution, direction, widened) -> None:
+    hit = find_boundary_hit("some.key", value, distribution)
+    assert (hit.direction, hit.wider_range) == (direction, widened) if widened else hit is None
 
 
-@pytest.mark.parametrize(("value", "found"), [(0.09, LR), (64, IntDistribution(2, 64)), (0.29, SHARE)])
-def test_wider_range_is_valid_sweep_syntax(value: float, found: BaseDistribution) -> None:
-    at = find_boundary_hit("optimizer.lr", value, found)
-    taken = read_search_space({}, [f"optimizer.lr={at.wider_range}"], {}, {}).ranges["optimizer.lr"]
-    assert type(taken) is type(found)
-    assert taken.low == found.low
-    assert taken.high > found.high
-    assert taken.log == found.log
+@pytest.mark.parametrize(("value", "distribution"), [(0.09, LR), (64, IntDistribution(2, 64)), (0.29, SHARE)])
+def test_wider_range_is_valid_sweep_syntax(value: float, distribution: BaseDistribution) -> None:
+    hit = find_boundary_hit("optimizer.lr", value, distribution)
+    taken = read_search_space({}, [f"optimizer.lr={hit.wider_range}"], {}, {}).ranges["optimizer.lr"]
+    assert type(taken) is type(distribution)
+    assert taken.low == distribution.low
+    assert taken.high > distribution.high
+    assert taken.log == distribution.log
 
 
 def test_boundary_hit_of_conditional_range() -> None:
-    at = find_boundary_hit("optimizer.lr @ optimizer=muon", 0.1, LR)
-    assert (at.key, at.condition, at.bound) == ("optimizer.lr", "optimizer=muon", 0.1)
+    hit = find_boundary_hit("optimizer.lr @ optimizer=muon", 0.1, LR)
+    assert (hit.key, hit.condition, hit.bound) == ("optimizer.lr", "optimizer=muon", 0.1)

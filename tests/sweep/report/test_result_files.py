@@ -23,13 +23,13 @@ def test_results_extend_the_format_of_hydra_optuna_sweeper(tmp_path) -> None:
         trial = ask_conditional_trial(study)
         complete_trial(study, trial)
     best = study.best_trial
-    found = optimization_results(study)
-    OmegaConf.save(OmegaConf.create(found), tmp_path / "optimization_results.yaml")
-    assert OmegaConf.load(tmp_path / "optimization_results.yaml") == found
-    assert list(found) == ["name", "best_params", "best_value", "best_trial"]
-    assert found["name"] == "optuna"
-    assert set(found["best_params"]) == {"optimizer", "optimizer.lr"}
-    assert (found["best_value"], found["best_trial"]) == (best.value, best.number)
+    results = optimization_results(study)
+    OmegaConf.save(OmegaConf.create(results), tmp_path / "optimization_results.yaml")
+    assert OmegaConf.load(tmp_path / "optimization_results.yaml") == results
+    assert list(results) == ["name", "best_params", "best_value", "best_trial"]
+    assert results["name"] == "optuna"
+    assert set(results["best_params"]) == {"optimizer", "optimizer.lr"}
+    assert (results["best_value"], results["best_trial"]) == (best.value, best.number)
 
 
 def test_results_with_several_objectives() -> None:
@@ -64,12 +64,12 @@ def test_history_is_append_only_and_finite() -> None:
 
 def test_metrics_and_tags_of_summary() -> None:
     study = add_every_outcome(new_study())
-    told = summary_to_json(summarize_study(study, 24, ["experiment=default"]), "completed", 5)
-    assert told["metrics"]["sweep/baseline_val_loss"] == quadratic_loss({"optimizer.lr": 1e-3, "lora.rank": 8})
-    assert told["metrics"]["sweep/trials.failed"] == 2
-    assert told["metrics"]["sweep/trials.queued"] == 0
-    assert told["metrics"]["sweep/tokens"] == 4700
-    assert told["tags"]["best_trial"] == told["tags"]["best_folder"] == "1"
-    assert told["tags"]["best.lora.rank"] == "64"
-    assert told["tags"]["best.command"].startswith("python run.py experiment=default optimizer.lr=0.009")
-    assert all(isinstance(tag, str) for tag in told["tags"].values())
+    summary_json = summary_to_json(summarize_study(study, 24, ["experiment=default"]), "completed", 5)
+    assert summary_json["metrics"]["sweep/baseline_val_loss"] == quadratic_loss({"optimizer.lr": 1e-3, "lora.rank": 8})
+    assert summary_json["metrics"]["sweep/trials.failed"] == 2
+    assert summary_json["metrics"]["sweep/trials.queued"] == 0
+    assert summary_json["metrics"]["sweep/tokens"] == 4700
+    assert summary_json["tags"]["best_trial"] == summary_json["tags"]["best_folder"] == "1"
+    assert summary_json["tags"]["best.lora.rank"] == "64"
+    assert summary_json["tags"]["best.command"].startswith("python run.py experiment=default optimizer.lr=0.009")
+    assert all(isinstance(tag, str) for tag in summary_json["tags"].values())

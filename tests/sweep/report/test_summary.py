@@ -20,19 +20,19 @@ from tests.sweep.studies import (
 
 def test_trial_statuses_and_fields(tmp_path) -> None:
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
-    found = summarize_trials(add_every_outcome(new_study(storage=storage)))
+    trials = summarize_trials(add_every_outcome(new_study(storage=storage)))
     statuses = ["completed", "completed", "pruned", "diverged", "failed", "completed", "failed", "running"]
-    assert [trial.status for trial in found] == statuses
-    assert [trial.number for trial in found] == list(range(8))
-    assert [trial.percent_done for trial in found] == [100, 100, 50, 20, 0, 100, 0, 50]
-    assert [len(trial.values) for trial in found] == [1, 1, 1, 0, 0, 1, 0, 1]
-    assert [trial.reason for trial in found][4:7] == ["its worker died", "", "out of memory"]
-    assert [trial.retry_of for trial in found] == [None] * 5 + [4, None, None]
-    assert found[5].retry_of == 4
-    assert found[5].params == found[4].params == {"optimizer.lr": 5e-3, "lora.rank": 16, "loop.grad_clip": 2.0}
-    assert found[7].values == (4.5,)
-    assert found[7].seconds is None
-    assert (found[1].tokens, found[1].seconds, found[1].best_step, found[1].folder) == (1000, 10.0, 90, "1")
+    assert [trial.status for trial in trials] == statuses
+    assert [trial.number for trial in trials] == list(range(8))
+    assert [trial.percent_done for trial in trials] == [100, 100, 50, 20, 0, 100, 0, 50]
+    assert [len(trial.values) for trial in trials] == [1, 1, 1, 0, 0, 1, 0, 1]
+    assert [trial.reason for trial in trials][4:7] == ["its worker died", "", "out of memory"]
+    assert [trial.retry_of for trial in trials] == [None] * 5 + [4, None, None]
+    assert trials[5].retry_of == 4
+    assert trials[5].params == trials[4].params == {"optimizer.lr": 5e-3, "lora.rank": 16, "loop.grad_clip": 2.0}
+    assert trials[7].values == (4.5,)
+    assert trials[7].seconds is None
+    assert (trials[1].tokens, trials[1].seconds, trials[1].best_step, trials[1].folder) == (1000, 10.0, 90, "1")
 
 
 def test_interrupted_and_queued_are_not_failures() -> None:

@@ -19,13 +19,13 @@ from tests.sweep.studies import (
 
 
 class Screen(io.StringIO):
-    """A terminal that remembers what was written to it."""
+    """A terminal that keeps its output."""
 
     def isatty(self) -> bool:
         return True
 
     def frame(self) -> str:
-        """What was written since the last time, without colours and movements."""
+        """Return the output since the last call, without colors and cursor movements."""
         text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.getvalue()).replace("\r", "")
         self.seek(0)
         self.truncate()
@@ -42,7 +42,7 @@ def screen(monkeypatch) -> Screen:
 
 
 def rows(frame: str) -> dict[int, str]:
-    """The table's rows by trial."""
+    """Return the rows of the table by trial number."""
     found = (re.match(r"\s*(?:★ )?(\d+)  ", line) for line in frame.splitlines())
     return {int(match[1]): match.string for match in found if match}
 
