@@ -1,9 +1,10 @@
-"""Sentences scored a CPU second, in batches and one forward pass at a time, by a masked and by a causal model.
+"""Measure sentences scored per CPU second, in batches and one at a time, with a masked and a causal model.
 
     python benchmarks/blimp.py --data blimp.jsonl.gz
 
-Weights are random, tokenizers those of the experiments on Python's documentation, which cut BLiMP's words finer than a
-tokenizer trained on books would."""
+Weights are random. The tokenizers are trained on Python's documentation and split BLiMP's words into more tokens than
+one trained on books would.
+"""
 
 import argparse
 import statistics
@@ -26,17 +27,17 @@ ARMS = {
 
 
 def time_scoring(task: object, pairs: list[MinimalPair], batch_tokens: int) -> tuple[float, int]:
-    """Of CPU time for all `pairs`, tokenisation included; and how many tokens they have."""
-    began_at = time.process_time()
+    """Return CPU seconds for all `pairs` including tokenisation, and their number of tokens."""
+    started_at = time.process_time()
     tokenizer = Tokenizer.load(task.data.tokenizer_path)
     score = build_likelihood(task.model, tokenizer, is_masked=tokenizer.mask_id is not None, batch_tokens=batch_tokens)
     good, bad = tokenizer.encode([pair.good for pair in pairs]), tokenizer.encode([pair.bad for pair in pairs])
     compare_pairs(score, good, bad)
-    return time.process_time() - began_at, sum(map(len, good)) + sum(map(len, bad))
+    return time.process_time() - started_at, sum(map(len, good)) + sum(map(len, bad))
 
 
 def measure_model(arm: str, overrides: list[str], chosen: argparse.Namespace) -> None:
-    """Rounds in which every size of batch has its turn."""
+    """Print the rate of each batch size; rounds alternate between the sizes."""
     cfg = compose_config([*overrides, "device=cpu"])
     task = build_task(cfg, validate_config(cfg), ProcessGroup(torch.device("cpu")))
     task.model.eval()
@@ -58,8 +59,10 @@ def measure_model(arm: str, overrides: list[str], chosen: argparse.Namespace) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", required=True, help="BLiMP, a file or a folder")
-    parser.add_argument("--per-paradigm", type=int, default=20, help="in batches; alone 16 pairs")
+    parser.add_argument("--data", required=True, help="BLiMP file or folder")
+    parser.add_argument(
+        "--per-paradigm", type=int, default=20, help="pairs per paradigm in batches; 16 pairs are scored one at a time"
+    )
     parser.add_argument("--batch-tokens", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args()

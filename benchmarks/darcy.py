@@ -1,5 +1,6 @@
-"""Darcy flow at 16 x 16: the neuraloperator library's own trainer with its tutorial's settings against ours, in turn,
-in one process, on the same data; and what a step of either costs.
+"""Compare the neuraloperator library's trainer and tutorial settings with ours on Darcy flow at 16 x 16.
+
+Both run alternately in one process on the same data; errors and the cost per step are printed.
 
     python benchmarks/darcy.py FOLDER (of darcy_train_16.pt, darcy_test_16.pt and darcy_test_32.pt)
 """
@@ -32,11 +33,11 @@ from harness.training.loop import Trainer
 EPOCHS, BATCH = 15, 64
 SAME = ["batch.batch_size=64", "optimizer.lr=1e-2", "optimizer.weight_decay=1e-4", "schedule.warmup_ratio=0",
         "loop.grad_clip=null", "loop.evals=5", "model.modes=8"]  # fmt: skip
-"""The tutorial's numbers in ours, but for the end of the cosine, which is epoch 30 there and that of the run here."""
+# The tutorial's settings, except that our cosine ends with the run and theirs at epoch 30.
 
 
 def run_tutorial(folder: Path, seed: int, epochs: int = EPOCHS) -> dict[str, float]:
-    """Modes 8, AdamW at 1e-2 with decay 1e-4, cosine over 30 epochs, H1 loss, evaluated every third epoch."""
+    """Run the tutorial: 8 modes, AdamW at 1e-2 with decay 1e-4, cosine over 30 epochs, H1 loss, eval every 3 epochs."""
     torch.manual_seed(seed)
     with redirect_stdout(StringIO()):
         data = DarcyDataset(
@@ -49,12 +50,12 @@ def run_tutorial(folder: Path, seed: int, epochs: int = EPOCHS) -> dict[str, flo
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
     losses = {"l2": LpLoss(d=2, p=2), "h1": H1Loss(d=2)}
     trainer = neuralop.Trainer(model=model, n_epochs=epochs, data_processor=data.data_processor, eval_interval=3)
-    began_at = time.perf_counter()
+    started_at = time.perf_counter()
     trainer.train(
         DataLoader(data.train_db, batch_size=BATCH, shuffle=True), loaders, optimizer, scheduler,
         training_loss=losses["h1"], eval_losses=losses,
     )  # fmt: skip
-    seconds = time.perf_counter() - began_at
+    seconds = time.perf_counter() - started_at
     found = trainer.evaluate_all(epoch=epochs, eval_losses=losses, test_loaders=loaders, eval_modes={})
     figures = {"loss": found["16_l2"], "h1": found["16_h1"], "loss_32": found["32_l2"], "h1_32": found["32_h1"]}
     steps = epochs * -(-1000 // BATCH)
@@ -62,24 +63,24 @@ def run_tutorial(folder: Path, seed: int, epochs: int = EPOCHS) -> dict[str, flo
 
 
 def run_harness(folder: Path, seed: int, cache: Path, *overrides: str) -> dict[str, float]:
-    """experiment=operator, with what is overridden: figures at the end, seconds of all, evaluations too, and a step."""
+    """Run experiment=operator; return final errors, total seconds including evaluations, and ms per step."""
     cfg = compose_config(
         [
             "experiment=operator", "data=pde_files", f"data.train={folder}/darcy_train_16.pt", f"seed={seed}",
             f"data.tests=[{folder}/darcy_test_16.pt,{folder}/darcy_test_32.pt]", f"cache_dir={cache}", *overrides,
         ]
     )  # fmt: skip
-    settings, world, told = validate_config(cfg), ProcessGroup(torch.device("cpu")), []
+    settings, world, events = validate_config(cfg), ProcessGroup(torch.device("cpu")), []
     parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
-    began_at = time.perf_counter()
+    started_at = time.perf_counter()
 
     def emit(event: Event) -> None:
-        told.append(event)
+        events.append(event)
 
     Trainer(parts.task, parts.state, parts.plan, world, policies=parts.policies, emit=emit).train()
-    seconds = time.perf_counter() - began_at
-    last = [event for event in told if isinstance(event, EvalEnd)][-1]
-    steps = sum(isinstance(event, StepEnd) for event in told)
+    seconds = time.perf_counter() - started_at
+    last = [event for event in events if isinstance(event, EvalEnd)][-1]
+    steps = sum(isinstance(event, StepEnd) for event in events)
     figures = {name: metric.value for name, metric in last.metrics.items()}
     return figures | {"seconds": seconds, "ms": 1e3 * seconds / steps}
 
@@ -89,10 +90,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("overrides", nargs="*", help="of experiment=operator")
+    parser.add_argument("overrides", nargs="*", help="overrides of experiment=operator")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    warnings.simplefilter("ignore")  # the library's trainer passes its losses and model more than they take
+    warnings.simplefilter("ignore")  # the library's trainer passes unused arguments to its losses and model
     rounds: list[dict[str, dict[str, float]]] = []
     with TemporaryDirectory() as name:
         arms: dict[str, Callable[[int], dict[str, float]]] = {
@@ -100,15 +101,15 @@ def main() -> None:
             "ours, its settings": lambda seed: run_harness(chosen.folder, seed, Path(name), *SAME),
             "ours": lambda seed: run_harness(chosen.folder, seed, Path(name), *chosen.overrides),
         }
-        run_tutorial(chosen.folder, 0, epochs=1)  # imports, plans of transforms
+        run_tutorial(chosen.folder, 0, epochs=1)  # warm up: imports and FFT plans
         for seed in range(chosen.rounds):
             rounds.append({arm: run(seed) for arm, run in arms.items()})
             print(f"seed {seed}", {arm: round(each["loss"], 4) for arm, each in rounds[-1].items()}, flush=True)
     for arm in arms:
         columns = {name: [each[arm][name] for each in rounds] for name in rounds[0][arm]}
         columns["ms/tutorial"] = [each[arm]["ms"] / each["tutorial"]["ms"] for each in rounds]
-        told = (f"{name} {statistics.median(v):.4g} ({min(v):.4g} to {max(v):.4g})" for name, v in columns.items())
-        print(f"{arm:18} {', '.join(told)}", flush=True)
+        cells = (f"{name} {statistics.median(v):.4g} ({min(v):.4g} to {max(v):.4g})" for name, v in columns.items())
+        print(f"{arm:18} {', '.join(cells)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The share of a training step that making its batch takes, for the small experiment of every system.
+"""Measure the fraction of a training step spent on making its batch, for the small experiment of each system.
 
 python benchmarks/data_loading.py
 """
@@ -16,12 +16,11 @@ from harness.core.distributed import ProcessGroup
 from harness.run.build import build_parts, build_task
 from harness.training.loop import Trainer
 
-EXPERIMENTS = ("headlines", "gpt2_lora", "ltg_bert", "operator")
-"""Document 2's is that of gpt2_lora, resumed."""
+EXPERIMENTS = ("headlines", "gpt2_lora", "ltg_bert", "operator")  # gpt2_resume loads data like gpt2_lora
 
 
 def time_steps(experiment: str, steps: int, cache_dir: str) -> list[tuple[float, float]]:
-    """Of each step after the first: of making its batch, and of all of it."""
+    """Return seconds for the batch and for the whole step, for each step after the first."""
     cfg = compose_config([f"experiment={experiment}", "start=scratch", "device=cpu", f"cache_dir={cache_dir}"])
     settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
     parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
@@ -30,11 +29,11 @@ def time_steps(experiment: str, steps: int, cache_dir: str) -> list[tuple[float,
     state.train()
     taken = []
     for _ in range(steps + 1):
-        began_at = time.perf_counter()
+        started_at = time.perf_counter()
         batch = task.get_batch(state.examples, plan.batch_size)
         made_at = time.perf_counter()
         trainer.train_step(batch)
-        taken.append((made_at - began_at, time.perf_counter() - began_at))
+        taken.append((made_at - started_at, time.perf_counter() - started_at))
     return taken[1:]
 
 
@@ -42,11 +41,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("experiments", nargs="*", default=EXPERIMENTS)
     parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--cache-dir", help="to keep the tokenised data; by default it is made anew and thrown away")
-    chosen = parser.parse_args()
+    parser.add_argument("--cache-dir", help="keep the tokenised data here (default: a temporary folder)")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for experiment in chosen.experiments:
-            taken = time_steps(experiment, chosen.steps, chosen.cache_dir or folder)
+        for experiment in args.experiments:
+            taken = time_steps(experiment, args.steps, args.cache_dir or folder)
             shares = [100 * batch / whole for batch, whole in taken]
             batch, whole = (1000 * statistics.median(column) for column in zip(*taken, strict=True))
             print(

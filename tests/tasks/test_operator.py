@@ -23,8 +23,8 @@ from tests.run.test_run import read_record, read_series
 from tests.toy_task import CPU
 
 TINY = ["experiment=operator", "device=cpu", "observers=metrics_only", "data.train=32", "data.held_out=5",
-        "data.resolution=8", "data.finer=16", "data.eval_batch_size=2", "model.modes=4", "model.width=8", "model.layers=2",
-        "batch.batch_size=8", "loop.epochs=5", "loop.evals=2"]  # fmt: skip
+        "data.resolution=8", "data.finer=16", "data.eval_batch_size=2", "model.modes=4", "model.width=8",
+        "model.layers=2", "batch.batch_size=8", "loop.epochs=5", "loop.evals=2"]  # fmt: skip
 DATA = Path(ROOT).parent / "shared" / "data" / "neuralop_pde"
 
 
