@@ -1,4 +1,4 @@
-"""Options may stand anywhere among the overrides."""
+"""Command line options between overrides."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from harness import cli
 
 
 @pytest.mark.parametrize(
-    ("command", "option", "said"),
+    ("command", "option", "message"),
     [
         ("preflight", ["--only", "all"], "--only: all: must be one of"),
         ("verify-resume", ["--steps", "0"], "--steps: 0 must be at least 1"),
@@ -14,6 +14,6 @@ from harness import cli
         ("clean", ["--to", "/nowhere/a.txt"], "data: clean needs a text file"),
     ],
 )
-def test_an_option_between_overrides_is_read(command, option, said, capsys) -> None:
+def test_option_between_overrides_is_parsed(command, option, message, capsys) -> None:
     assert cli.main([command, "experiment=smoke", *option, "seed=1"]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
