@@ -1,8 +1,13 @@
-"""How often each diagnosis is right: `python benchmarks/diagnosis.py`; `record [NAME...]` makes the real runs anew."""
+"""Measure precision and recall of each diagnosis.
+
+python benchmarks/diagnosis.py                   # on synthetic and recorded curves
+python benchmarks/diagnosis.py record [NAME...]  # train the recorded runs again
+"""
 
 import itertools
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,7 +43,7 @@ LONG = ["loop.max_steps=1500", "loop.log_every=10"]
 FEW = ["data=text", "data.source.path={few}", "data.layout=packed", "data.val_fraction=0.3", "data.sequence_length=32"]
 
 Labels = tuple[list[str], set[str], set[str]]
-"""Overrides, what is wrong, what else may rightly be said of it."""
+"""Overrides, kinds that must be diagnosed, kinds that are also right."""
 SHORT = {"underfitting"}
 HOT = {"spike", "never learnt", "warm-up too short", "clipping binds"}
 
@@ -60,12 +65,12 @@ LM: dict[str, Labels] = {
     "few_examples": ([*SMALL, *FEW, "loop.max_steps=600"], {"overfitting"}, set()),
     "short": ([*SMALL, "loop.max_steps=80"], {"underfitting"}, set()),
     "short_constant": ([*SMALL, "schedule=constant", "loop.max_steps=150"], {"underfitting"}, set()),
-    # with a warm-up of 40% of the steps the same ends at 4.94 nats/token instead of 5.07
+    # ends at 5.07 nats/token, with a warm-up of 40% of the steps at 4.94
     "deep_short_warmup": (
         [*SMALL, "loop.log_every=2", "loop.max_steps=200", "model.layers=6", "optimizer.lr=3e-2",
          "schedule.warmup_ratio=0.03"], {"warm-up too short"}, {"spike"},
     ),
-    # held out: other sizes, numbers and seeds
+    # held out: other sizes, hyperparameters and seeds
     "other_long": ([*SMALL, *LONG, "seed=7", "batch.batch_size=8", "schedule=wsd"], set(), SHORT),
     "other_sgd_long": (
         [*SMALL, *LONG, "seed=8", "optimizer=sgd", "optimizer.lr=1"], set(), SHORT | {"clipping binds"},
@@ -93,16 +98,14 @@ LM: dict[str, Labels] = {
 
 
 @dataclass
-class Bad(ToyTask):
-    """The toy task with a fault: batches at some positions carry wild targets, or another model, or few evaluated."""
+class FaultyToy(ToyTask):
+    """The toy task with a fault: bad batches, another model, or evaluation on a random sample."""
 
-    bad: range = range(0)
+    bad: range = range(0)  # batches with shifted targets
     make: Callable[[], nn.Module] | None = None
     is_sampled: bool = False
-    is_fresh: bool = False
-    """No example comes twice."""
-    noise: float = 0.0
-    """Of the targets, so that the loss has a floor."""
+    is_fresh: bool = False  # never repeat an example
+    noise: float = 0.0  # on the targets, so that the loss has a floor
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,20 +113,20 @@ class Bad(ToyTask):
         for rows in (self.train, self.val):
             rows.targets += self.noise * torch.randn(rows.targets.shape, generator=generator)
         self.model = self.make() if self.make else self.model
-        self.draws = np.random.default_rng(0)
+        self.rng = np.random.default_rng(0)
 
     def get_batch(self, position: int, size: int) -> Rows:
-        rows = self.fresh(position, size) if self.is_fresh else super().get_batch(position, size)
+        rows = self._make_fresh_batch(position, size) if self.is_fresh else super().get_batch(position, size)
         return replace(rows, targets=rows.targets + 6) if position // size in self.bad else rows
 
-    def fresh(self, position: int, size: int) -> Rows:
+    def _make_fresh_batch(self, position: int, size: int) -> Rows:
         generator = torch.Generator().manual_seed(position + 10)
         inputs = torch.randn(size, 7, 3, generator=generator)
-        wrong = self.noise * torch.randn(size, 7, 1, generator=generator)
-        return Rows(inputs, inputs.sum(-1, keepdim=True).sin() + wrong, torch.ones(size, 7, dtype=torch.bool))
+        noise = self.noise * torch.randn(size, 7, 1, generator=generator)
+        return Rows(inputs, inputs.sum(-1, keepdim=True).sin() + noise, torch.ones(size, 7, dtype=torch.bool))
 
     def validation_batches(self) -> Iterable[Rows]:
-        return [self.val[self.draws.choice(16, 3).tolist()]] if self.is_sampled else super().validation_batches()
+        return [self.val[self.rng.choice(16, 3).tolist()]] if self.is_sampled else super().validation_batches()
 
 
 def deep_sigmoid() -> nn.Module:
@@ -132,8 +135,8 @@ def deep_sigmoid() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 16), nn.Sigmoid(), *layers, nn.Linear(16, 1))
 
 
-def too_small() -> nn.Module:
-    """Cannot bend, so it stands still at the best straight line."""
+def linear_model() -> nn.Module:
+    """Return a linear model, which stops improving at the best straight line."""
     torch.manual_seed(0)
     return nn.Linear(3, 1)
 
@@ -146,56 +149,60 @@ def large_head() -> nn.Module:
     return model
 
 
-TOY: dict[str, tuple[Bad, dict[str, object], set[str], set[str]]] = {
-    # the task, the run, what is wrong, what else may rightly be said of it
-    "toy": (Bad(), {}, set(), SHORT),
-    "toy_bad_batches": (Bad(bad=range(500, 504)), {}, {"spike"}, {"divergence"}),
-    "toy_vanishing": (Bad(make=deep_sigmoid), {"lr": 1e-3}, {"vanishing gradients"}, {"never learnt", "plateau"}),
-    "toy_dominating": (Bad(make=large_head), {"lr": 1e-5}, {"dominating layer"}, {"never learnt", "plateau"}),
-    "toy_diverging": (Bad(), {"lr": 30.0, "schedule": Constant()}, {"divergence"}, {"spike", "warm-up too short"}),
-    "toy_sampled_evaluation": (Bad(is_sampled=True), {"evals": 20}, {"noisy evaluation"}, SHORT | {"plateau"}),
-    "toy_few_noisy": (Bad(noise=1.0), {"schedule": Constant(), "steps": 3000, "lr": 0.01}, {"overfitting"}, set()),
+TOY: dict[str, tuple[FaultyToy, dict[str, object], set[str], set[str]]] = {
+    # task, settings, kinds that must be diagnosed, kinds that are also right
+    "toy": (FaultyToy(), {}, set(), SHORT),
+    "toy_bad_batches": (FaultyToy(bad=range(500, 504)), {}, {"spike"}, {"divergence"}),
+    "toy_vanishing": (FaultyToy(make=deep_sigmoid), {"lr": 1e-3}, {"vanishing gradients"}, {"never learnt", "plateau"}),
+    "toy_dominating": (FaultyToy(make=large_head), {"lr": 1e-5}, {"dominating layer"}, {"never learnt", "plateau"}),
+    "toy_diverging": (
+        FaultyToy(), {"lr": 30.0, "schedule": Constant()}, {"divergence"}, {"spike", "warm-up too short"},
+    ),
+    "toy_sampled_evaluation": (FaultyToy(is_sampled=True), {"evals": 20}, {"noisy evaluation"}, SHORT | {"plateau"}),
+    "toy_few_noisy": (
+        FaultyToy(noise=1.0), {"schedule": Constant(), "steps": 3000, "lr": 0.01}, {"overfitting"}, set(),
+    ),
     "toy_stalled": (
-        Bad(make=too_small, is_fresh=True), {"schedule": Constant(), "steps": 4000, "lr": 2e-3, "evals": 20},
+        FaultyToy(make=linear_model, is_fresh=True), {"schedule": Constant(), "steps": 4000, "lr": 2e-3, "evals": 20},
         {"plateau"}, {"noisy evaluation"},
     ),
-    "other_toy": (Bad(), {"lr": 0.02, "schedule": Cosine(warmup_ratio=0.1)}, set(), SHORT),
-    "other_toy_bad_batches": (Bad(bad=range(300, 306)), {"lr": 0.02}, {"spike"}, {"divergence"}),
+    "other_toy": (FaultyToy(), {"lr": 0.02, "schedule": Cosine(warmup_ratio=0.1)}, set(), SHORT),
+    "other_toy_bad_batches": (FaultyToy(bad=range(300, 306)), {"lr": 0.02}, {"spike"}, {"divergence"}),
     "other_toy_idle": (
-        Bad(make=too_small, is_fresh=True, noise=0.3),
+        FaultyToy(make=linear_model, is_fresh=True, noise=0.3),
         {"schedule": Plateau(patience=40), "steps": 3000, "lr": 1e-3, "evals": 16},
         {"scheduler idle", "plateau"}, {"noisy evaluation"},
     ),
     "other_toy_sampled_evaluation": (
-        Bad(is_sampled=True), {"evals": 30, "lr": 0.02}, {"noisy evaluation"}, SHORT | {"plateau"},
+        FaultyToy(is_sampled=True), {"evals": 30, "lr": 0.02}, {"noisy evaluation"}, SHORT | {"plateau"},
     ),
 }  # fmt: skip
 
 
-def record(names: list[str]) -> None:
+def record_runs(names: list[str]) -> None:
     for name in names or [*LM, *TOY]:
-        history, labels, may = record_lm(name) if name in LM else record_toy(name)
+        history, labels, allowed = record_lm(name) if name in LM else record_toy(name)
         is_held_out = name.startswith("other_") or name in {f"default_{seed}" for seed in range(5, 10)}
-        recorded_runs.write_curve(Curve(name, history, frozenset(labels), frozenset(may), is_held_out))
+        recorded_runs.write_curve(Curve(name, history, frozenset(labels), frozenset(allowed), is_held_out))
         print(name, history.facts.status, sorted(labels), "->", [one.kind for one in diagnose(history)], flush=True)
 
 
 def record_lm(name: str) -> tuple[History, set[str], set[str]]:
-    overrides, labels, may = LM[name]
+    overrides, labels, allowed = LM[name]
     with tempfile.TemporaryDirectory() as folder:
         few = Path(folder) / "few.txt"
         few.write_text("\n".join(document.text for document in itertools.islice(PydocText().iter_documents(), 60)))
         given = [override.format(few=few) for override in overrides]
         result = run(compose_config([*given, "observers=metrics_only", f"output_dir={folder}"]))
-        return native.read_native(result.folder / "metrics.jsonl"), labels, may
+        return native.read_native(result.folder / "metrics.jsonl"), labels, allowed
 
 
 def record_toy(name: str) -> tuple[History, set[str], set[str]]:
-    task, how, labels, may = TOY[name]
-    steps, evals = int(how.get("steps", 1000)), int(how.get("evals", 10))
+    task, settings, labels, allowed = TOY[name]
+    steps, evals = int(settings.get("steps", 1000)), int(settings.get("evals", 10))
     log_every = max(5, steps // 100)
-    schedule: WarmupSchedule = how.get("schedule", Cosine(warmup_ratio=0.05))
-    state = toy_state(task, lr=float(how.get("lr", 0.05)))
+    schedule: WarmupSchedule = settings.get("schedule", Cosine(warmup_ratio=0.05))
+    state = toy_state(task, lr=float(settings.get("lr", 0.05)))
     state.schedule = schedule
     history = History(
         RunFacts(
@@ -212,11 +219,11 @@ def record_toy(name: str) -> tuple[History, set[str], set[str]]:
             unit="squared error",
         )
     )
-    window = MetricAggregator()
-    window._log_every, window._total_steps = log_every, steps
+    aggregator = MetricAggregator()
+    aggregator._log_every, aggregator._total_steps = log_every, steps
 
     def emit(event: Event) -> None:
-        if row := window(event):
+        if row := aggregator(event):
             history.add_row(row.step, row.metrics)
         if isinstance(event, EvalEnd):
             history.checkpoints.append(event.step)
@@ -231,70 +238,70 @@ def record_toy(name: str) -> tuple[History, set[str], set[str]]:
     policies = [stop_when_diverged(), watch_spikes("warn")]
     stop = Trainer(task, state, plan, CPU, policies=policies, emit=emit).train()
     history.facts = replace(history.facts, status=stop.status)
-    return history, labels, may
+    return history, labels, allowed
 
 
 @dataclass
 class Score:
-    """Of a kind: how often it was rightly said, wrongly said, and missed."""
+    """Counts of correct, wrong and missed diagnoses of one kind."""
 
-    right: int = 0
+    correct: int = 0
     wrong: int = 0
     missed: int = 0
 
     def __str__(self) -> str:
-        precision, recall = (_share(self.right, self.right + n) for n in (self.wrong, self.missed))
-        return f"{precision} / {recall} of {self.right + self.missed}" if precision + recall != "--" else ""
+        """Return precision / recall of the number of curves with this fault."""
+        precision, recall = (_format_ratio(self.correct, self.correct + n) for n in (self.wrong, self.missed))
+        return f"{precision} / {recall} of {self.correct + self.missed}" if precision + recall != "--" else ""
 
 
-def score(curves: Iterable[Curve]) -> dict[str, Score]:
-    """By kind; what a curve's truth allows is neither right nor wrong."""
-    scores: dict[str, Score] = {}
+def compare_with_labels(curve: Curve) -> tuple[set[str], set[str], set[str]]:
+    """Return the correct, wrong and missed kinds of a curve; allowed ones are none of these."""
+    kinds = {diagnosis.kind for diagnosis in diagnose(curve.history)}
+    return kinds & curve.labels, kinds - curve.labels - curve.allowed, set(curve.labels - kinds)
+
+
+def score_curves(curves: Iterable[Curve]) -> dict[str, Score]:
+    scores: dict[str, Score] = defaultdict(Score)
     for curve in curves:
-        said = {diagnosis.kind for diagnosis in diagnose(curve.history)}
-        for kind in said | curve.labels:
-            one = scores.setdefault(kind, Score())
-            one.right += kind in said & curve.labels
-            one.wrong += kind in said - curve.labels - curve.allowed
-            one.missed += kind in curve.labels - said
+        for name, kinds in zip(("correct", "wrong", "missed"), compare_with_labels(curve), strict=True):
+            for kind in kinds:
+                setattr(scores[kind], name, getattr(scores[kind], name) + 1)
     return scores
-
-
-def table(curves: list[Curve]) -> str:
-    parts = [[c for c in curves if (c.is_held_out, c.source) == (held, source)] for source, held in PARTS]
-    scores = [score(part) for part in parts]
-    kinds = sorted({kind for one in scores for kind in one})
-    heads = [
-        f"{source}, {'held out' if held else 'looked at'} ({len(part)})"
-        for (source, held), part in zip(PARTS, parts, strict=True)
-    ]
-    lines = ["| diagnosis | " + " | ".join(heads) + " |", "|---|" + "---|" * len(PARTS)]
-    lines += [f"| {kind} | " + " | ".join(str(one.get(kind, Score())) for one in scores) + " |" for kind in kinds]
-    return "\n".join(lines)
 
 
 PARTS = [("synthetic", False), ("synthetic", True), ("real", False), ("real", True)]
 
 
-def _share(part: int, whole: int) -> str:
+def format_table(curves: list[Curve]) -> str:
+    parts = [[c for c in curves if (c.source, c.is_held_out) == part] for part in PARTS]
+    scores = [score_curves(part) for part in parts]
+    heads = [
+        f"{source}, {'held out' if held else 'looked at'} ({len(part)})"
+        for (source, held), part in zip(PARTS, parts, strict=True)
+    ]
+    lines = ["| diagnosis | " + " | ".join(heads) + " |", "|---|" + "---|" * len(PARTS)]
+    for kind in sorted({kind for one in scores for kind in one}):
+        lines.append(f"| {kind} | " + " | ".join(str(one.get(kind, Score())) for one in scores) + " |")
+    return "\n".join(lines)
+
+
+def _format_ratio(part: int, whole: int) -> str:
     return f"{part / whole:.2f}" if whole else "-"
 
 
 def main() -> None:
-    curves = [
-        *synthetic_curves(),
-        *(recorded_runs.read_curve(path) for path in sorted(recorded_runs.FOLDER.glob("*.jsonl"))),
-    ]
-    print(table(curves))
+    recorded = (recorded_runs.read_curve(path) for path in sorted(recorded_runs.FOLDER.glob("*.jsonl")))
+    curves = [*synthetic_curves(), *recorded]
+    print(format_table(curves))
     for curve in curves:
-        said = {diagnosis.kind for diagnosis in diagnose(curve.history)}
-        if said - curve.labels - curve.allowed or curve.labels - said:
-            wrong, missed = sorted(said - curve.labels - curve.allowed), sorted(curve.labels - said)
-            print(f"{curve.source} {curve.name}: wrongly {wrong}, missed {missed}")
+        _, wrong, missed = compare_with_labels(curve)
+        if wrong or missed:
+            print(f"{curve.source} {curve.name}: wrong {sorted(wrong)}, missed {sorted(missed)}")
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["record"]:
-        record(sys.argv[2:])
+        record_runs(sys.argv[2:])
     else:
         main()

@@ -25,7 +25,7 @@ class Series(NamedTuple):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is known of a run besides its curves; None where unknown."""
+    """Facts of a run besides its curves; None where unknown."""
 
     name: str = ""
     status: str | None = None

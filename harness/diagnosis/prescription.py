@@ -1,4 +1,4 @@
-"""What to try after a run: ranges for a sweep, a longer run, or preflight first."""
+"""Next steps after a run: ranges for a sweep, a longer run, or preflight first."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ LENGTH_KEYS = ("loop.max_steps", "loop.epochs", "loop.max_tokens")
 
 @dataclass(frozen=True)
 class PrescribedOverride:
+    """An override and its reason."""
+
     override: str
     why: str
 

@@ -34,7 +34,7 @@ def finished(overrides: list[str]) -> Path:
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What `lr-range` printed, and the folder of its results."""
+    """Printed output of `lr-range` and the folder of its results."""
 
     output: str
     folder: Path
