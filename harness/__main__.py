@@ -1,4 +1,4 @@
-"""`python -m harness`."""
+"""`plateau`."""
 
 import sys
 

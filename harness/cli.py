@@ -1,4 +1,4 @@
-"""The command `plateau`, which is `python -m harness`: one command per module of harness/commands."""
+"""The command `plateau`, also `python -m harness`: one command per module of harness/commands."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""`python -m harness` as a shell starts it."""
+"""`plateau` as a shell starts it."""
 
 import signal
 import socket
@@ -19,7 +19,10 @@ def test_a_folder_that_is_no_run_is_named_with_exit_status_2(tmp_path, capsys) -
     assert cli.main(["sync", str(tmp_path / "absent")]) == 2
     assert cli.main(["sync", str(tmp_path)]) == 2
     first, second = capsys.readouterr().err.splitlines()
-    assert first == f"{tmp_path}/absent: not the folder of a run or a sweep: it contains no metrics.jsonl of a run or sweep.json of a sweep"
+    assert (
+        first
+        == f"{tmp_path}/absent: not the folder of a run or a sweep: it contains no metrics.jsonl of a run or sweep.json of a sweep"
+    )
     assert str(tmp_path) in second
     assert not list(tmp_path.iterdir())
 

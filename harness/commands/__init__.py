@@ -1,1 +1,1 @@
-"""What `python -m harness` does, one command a file: `main(arguments)` returns the exit status."""
+"""What `plateau` does, one command a file: `main(arguments)` returns the exit status."""

@@ -1,6 +1,6 @@
 """Score a run or a transformers model on BLiMP: how often it finds the grammatical sentence of a pair more likely.
 
-python -m harness blimp RUN --data PATH
+plateau blimp RUN --data PATH
 """
 
 import argparse
@@ -176,6 +176,6 @@ def _record_results(folder: Path, accuracies: Sequence[GroupAccuracy], about: di
     try:
         print(f"uploaded to {upload_run(folder).uri}")
     except UploadError as error:
-        print(f"{error}; upload later with: python -m harness sync {folder}", file=sys.stderr)
+        print(f"{error}; upload later with: plateau sync {folder}", file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,6 @@
 """Write a cleaned copy of a text file, and a list of the changes.
 
-    python -m harness clean data=qa_markdown data.source.path=notes.md --to cleaned.md
+    plateau clean data=qa_markdown data.source.path=notes.md --to cleaned.md
 
 Drops duplicate, empty and broken documents and outlying passages, and repairs broken encoding. cleaned.md.changes lists
 each change with its reason. The original file is not modified.
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise ConfigError(f"data.source: {error}") from error
     if not after.strip():
-        raise ConfigError(f"data.source.path: nothing of {file} would be left; see python -m harness preflight")
+        raise ConfigError(f"data.source.path: nothing of {file} would be left; see plateau preflight")
     _write_file(args.to, after)
     _write_file(get_changes_path(args.to), _format_table(changes))
     print(_summarize_changes(changes, before, after, args.to))

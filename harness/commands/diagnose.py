@@ -1,4 +1,4 @@
-"""python -m harness diagnose RUN_OR_LOG...: find out from its curves what is wrong with a training, and what to try."""
+"""plateau diagnose RUN_OR_LOG...: find out from its curves what is wrong with a training, and what to try."""
 
 import argparse
 import re

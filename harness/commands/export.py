@@ -1,6 +1,6 @@
 """Export a run's best model to a folder that transformers loads, or its adapters for peft.
 
-python -m harness export RUN
+plateau export RUN
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""python -m harness lr-range experiment=headlines: find the band of learning rates that is worth a sweep."""
+"""plateau lr-range experiment=headlines: find the band of learning rates that is worth a sweep."""
 
 import argparse
 import math

@@ -1,4 +1,4 @@
-"""python -m harness preflight experiment=headlines: check a training setup before it is run or searched."""
+"""plateau preflight experiment=headlines: check a training setup before it is run or searched."""
 
 import argparse
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""python -m harness prescribe RUN: turn the diagnosis of a run into a sweep, or into a longer run."""
+"""plateau prescribe RUN: turn the diagnosis of a run into a sweep, or into a longer run."""
 
 import argparse
 import math
@@ -81,7 +81,7 @@ def describe_prescription(
     """Yield the reasons, the command to type, and its cost. `overrides` reproduce the run."""
     if prescription.refusal:
         yield f"no sweep: {prescription.refusal}"
-        yield f"first: {shlex.join(['python', '-m', 'harness', 'preflight', *overrides])}"
+        yield f"first: {shlex.join(['plateau', 'preflight', *overrides])}"
         return
     parts = [*prescription.ranges, *prescription.settings]
     width = max((len(part.override) for part in parts), default=0)

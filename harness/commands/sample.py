@@ -1,6 +1,6 @@
 """Generate text with a run's model.
 
-python -m harness sample RUN "QUESTION: what does zip do?"
+plateau sample RUN "QUESTION: what does zip do?"
 """
 
 import argparse

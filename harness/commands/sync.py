@@ -1,4 +1,4 @@
-"""python -m harness sync FOLDER: upload what MLflow lacks of runs and sweeps."""
+"""plateau sync FOLDER: upload what MLflow lacks of runs and sweeps."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""python -m harness ui: browse the recorded runs in the MLflow UI."""
+"""plateau ui: browse the recorded runs in the MLflow UI."""
 
 import argparse
 import errno

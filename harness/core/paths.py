@@ -11,11 +11,6 @@ def config_dir() -> Path:
     return packaged if packaged.is_dir() else PACKAGE.parent / "conf"
 
 
-def sweeps_dir() -> Path:
-    """Return the folder of the shipped search spaces, which is the group `sweeps` of the configuration."""
-    return (config_dir() / "sweeps").resolve()
-
-
 def project_dir() -> Path:
     """Return the folder that outputs/, .cache/ and mlruns/ are relative to.
 

@@ -269,7 +269,7 @@ def _row_to_document(row: dict[str, Any], names: JSONL | HuggingFace, where: str
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            surrogate = f"a lone surrogate there, {value[error.start]!a}; python -m harness clean drops such rows"
+            surrogate = f"a lone surrogate there, {value[error.start]!a}; plateau clean drops such rows"
             raise ValueError(f"{parameter}={name!r}: {where} {surrogate}") from error
         return value
 

@@ -49,7 +49,7 @@ def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Di
     else:
         return
     # no LR is suggested: too low and too high look the same here
-    reason += "; run `python -m harness preflight` to look for a bug, `python -m harness lr-range` to find an LR"
+    reason += "; run `plateau preflight` to look for a bug, `plateau lr-range` to find an LR"
     yield Diagnosis("never learnt", history.last_step, 0.95, reason, evidence)
 
 

@@ -43,7 +43,7 @@ def compute_lr_band(lrs: Sequence[float], losses: Sequence[float]) -> LRBand | s
     if fall < min_fall:
         return (
             f"the loss of about {start:.4g} fell by at most {max(fall, 0):.2g}, less than {min_fall:.2g}: the model "
-            "learns at no LR; run `python -m harness preflight` to find out why"
+            "learns at no LR; run `plateau preflight` to find out why"
         )
     still_high = np.flatnonzero(smooth[: at + 1] > start - FALL_START_FRACTION * fall)
     fall_start = float(lrs[int(still_high[-1]) if len(still_high) else 0])

@@ -192,12 +192,12 @@ def _format_suggestion(diagnosis: Diagnosis) -> str:
 
 def _viewer_command(uri: str) -> str:
     if uri == "None":
-        return "python -m harness ui"
+        return "plateau ui"
     if uri.startswith(("http", "databricks")):
         return f"open {hide_credentials(uri)}"
     with suppress(ValueError):  # not a store; the run was not tracked
         uri = resolve_store_uri(uri)
-    return f"python -m harness ui --uri {shlex.quote(hide_credentials(uri))}"
+    return f"plateau ui --uri {shlex.quote(hide_credentials(uri))}"
 
 
 def _wrap_paragraph(title: str, parts: Iterable[str]) -> Iterator[str]:

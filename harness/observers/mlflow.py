@@ -11,7 +11,7 @@ from harness.tracking.upload_process import UploadProcess, print_warning
 class DeferredMlflowUpload(Observer):
     """Notes that the run belongs to `experiment` of the store at `uri`, by default the project's own store.
 
-    The process that uploads the sweep, or `python -m harness sync`, uploads it.
+    The process that uploads the sweep, or `plateau sync`, uploads it.
     """
 
     def __init__(self, uri: str | None = None, experiment: str = DEFAULT_EXPERIMENT) -> None:
@@ -25,7 +25,7 @@ class DeferredMlflowUpload(Observer):
 
 
 class MlflowUploader(DeferredMlflowUpload):
-    """Uploads the run while it is under way; `python -m harness sync` completes the upload if the store was down.
+    """Uploads the run while it is under way; `plateau sync` completes the upload if the store was down.
 
     Must come after MetricsWriter, whose file it reads, and FigureWriter, whose figures it uploads.
     """

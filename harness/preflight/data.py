@@ -18,7 +18,7 @@ WARN_SHARES = {"duplicates": 0.01, "empty documents": 0.001, "broken encoding": 
 FAIL_SHARE = 0.5  # of empty or broken documents, or of unknown tokens
 MAX_PASSAGES = 3  # that are described
 LOSS_ROWS = 4  # of which the loss is computed, in a passage and elsewhere
-HINT = "python -m harness clean, which removes and lists them"
+HINT = "plateau clean, which removes and lists them"
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
@@ -97,7 +97,7 @@ def _check_passages(setup: TrainingSetup, stream: np.ndarray) -> Finding:
         observed = f"{len(passages)} with {share} of the {len(stream):,} tokens; the longest are {observed}"
     if setup.text is not None and setup.is_causal:
         observed += _compare_losses(setup, setup.text, stream, longest[0], passages)
-    hint = "the text there, which may cause loss spikes; python -m harness clean removes such passages"
+    hint = "the text there, which may cause loss spikes; plateau clean removes such passages"
     return warned(title, observed, "none", hint)
 
 

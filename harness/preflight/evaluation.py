@@ -61,9 +61,9 @@ def _check_overlap(data: TrainingData) -> Finding:
     leaked = sum(example not in unseen for example in val)
     observed = f"{leaked:,} of {len(val):,}, {leaked / len(val):.2%}"
     if leaked >= MIN_LEAKED and leaked > MAX_LEAKED_SHARE * len(val):
-        hint = "duplicates (python -m harness clean removes them), and a split that keeps copies together"
+        hint = "duplicates (plateau clean removes them), and a split that keeps copies together"
         return failed(title, observed, "none", hint)
-    hint = "duplicates; python -m harness clean removes them"
+    hint = "duplicates; plateau clean removes them"
     return (warned if leaked else passed)(title, observed, "none", hint)
 
 

@@ -50,7 +50,7 @@ def _judge_attempts(setup: TrainingSetup, attempts: Mapping[str, Sequence[float]
     observed = "; ".join(_describe_losses(name, losses) for name, losses in attempts.items())
     last = list(attempts)[-1]
     if _is_learned(attempts[last]):
-        hint = f"the requested LR or the optimizer, as {last} succeeds; see also python -m harness lr-range"
+        hint = f"the requested LR or the optimizer, as {last} succeeds; see also plateau lr-range"
         return (warned if setup.optimizer_list else passed)(TITLE, observed, EXPECTED, hint)
     best = min((losses[-1] / losses[0] for losses in attempts.values() if losses), default=math.inf)
     if best < SLOW_RATIO:

@@ -61,7 +61,7 @@ class UploadProcess:
             status = self._process.wait()
         self._relay.join()
         if status:
-            print_warning(f"the upload to MLflow is incomplete; complete it with python -m harness sync {self._folder}")
+            print_warning(f"the upload to MLflow is incomplete; complete it with plateau sync {self._folder}")
 
 
 def print_warning(text: str) -> None:

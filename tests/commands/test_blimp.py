@@ -124,7 +124,7 @@ def test_unreachable_store_is_synced_later(text_and_pairs, places, tmp_path, cap
     hidden = (tmp_path / "mlflow.db").rename(tmp_path / "away.db")
     (tmp_path / "mlflow.db").mkdir()
     assert cli.main(["blimp", str(folder), "--data", str(text_and_pairs[1])]) == 1
-    assert f"python -m harness sync {folder}" in capsys.readouterr().err
+    assert f"plateau sync {folder}" in capsys.readouterr().err
     (tmp_path / "mlflow.db").rmdir()
     hidden.rename(tmp_path / "mlflow.db")
     assert cli.main(["sync", str(folder)]) == 0

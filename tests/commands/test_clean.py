@@ -1,4 +1,4 @@
-"""python -m harness clean: the copy, the list of changes, and invalid input."""
+"""plateau clean: the copy, the list of changes, and invalid input."""
 
 import gzip
 import json

@@ -125,7 +125,7 @@ def test_short_run_from_scratch_that_still_falls_is_not_never_learnt() -> None:
 def test_never_learnt_suggests_a_range_test_instead_of_an_lr() -> None:
     diagnosis = get_diagnosis(FAMILIES["at the unigram level"][0](1).to_history(), "never learnt")
     assert diagnosis.overrides == ()
-    assert "python -m harness lr-range" in diagnosis.reason
+    assert "plateau lr-range" in diagnosis.reason
 
 
 def test_low_training_loss_is_overfitting_and_not_never_learnt() -> None:

@@ -31,7 +31,7 @@ def test_plain_output(tmp_path, capsys) -> None:
     assert "the warm-up rounds to 0 steps" in text
     assert "completed after 12 s · step 20 · best val loss 3.000 at step 20" in text
     assert f"folder: {tmp_path}" in text
-    assert text[-1].endswith("python -m harness ui")
+    assert text[-1].endswith("plateau ui")
 
 
 def test_progress_shows_only_metrics_measured_so_far(tmp_path, capsys, monkeypatch) -> None:
@@ -58,16 +58,16 @@ def test_worse_evaluation_and_failed_run(tmp_path, capsys) -> None:
     assert "(best 3.250 at step 20)" in out
     assert "out of memory, micro-batches of 16 are split" in out
     assert "failed (RuntimeError: boom) after 12 s · step 20\n" in out
-    assert "python -m harness ui --uri sqlite:////data/runs.db" in out
+    assert "plateau ui --uri sqlite:////data/runs.db" in out
 
 
 @pytest.mark.parametrize(
     ("uri", "expected"),
     [
         ("http://me:secret@server:5000", "open http://server:5000"),
-        ("postgresql://me:secret@db/runs", "python -m harness ui --uri postgresql://db/runs"),
-        ("sqlite:///my runs/runs.db", "python -m harness ui --uri 'sqlite:///{here}/my runs/runs.db'"),
-        ("mlruns", "python -m harness ui --uri mlruns"),
+        ("postgresql://me:secret@db/runs", "plateau ui --uri postgresql://db/runs"),
+        ("sqlite:///my runs/runs.db", "plateau ui --uri 'sqlite:///{here}/my runs/runs.db'"),
+        ("mlruns", "plateau ui --uri mlruns"),
     ],
 )
 def test_command_that_shows_the_run(tmp_path, monkeypatch, uri: str, expected: str) -> None:
@@ -89,7 +89,7 @@ def test_live_panel_in_a_terminal(tmp_path, monkeypatch) -> None:
     os.close(keyboard)
     assert "step 3/6" in shown
     assert "\x1b[2K" in shown  # the panel is erased and redrawn
-    assert shown.rstrip().endswith("python -m harness ui")
+    assert shown.rstrip().endswith("plateau ui")
     assert "val loss" in shown
 
 

@@ -60,7 +60,7 @@ def test_run_is_recorded_in_mlflow(places, tmp_path, monkeypatch, capsys) -> Non
     artifacts = {artifact.path for artifact in client.list_artifacts(recorded.info.run_id)}
     assert {"config.yaml", "command.txt", "metrics.jsonl", "figures"} <= artifacts
     assert recorded.inputs.dataset_inputs[0].dataset.digest
-    assert "python -m harness ui" in capsys.readouterr().out
+    assert "plateau ui" in capsys.readouterr().out
 
 
 def test_same_command_gives_identical_results_from_cached_data(places, tmp_path) -> None:

@@ -278,7 +278,7 @@ def test_a_run_without_its_server_is_recorded_whole_and_says_so_once(outage) -> 
         *_, (end, _) = metrics_file.read_entries(outage[name] / metrics_file.METRICS_FILE)
         assert end["status"] == "completed"
         assert sum(f"kept in {outage[name]}" in line for line in outage["warnings"]) == 1
-        assert sum(f"python -m harness sync {outage[name]}" in line for line in outage["warnings"]) == 1
+        assert sum(f"plateau sync {outage[name]}" in line for line in outage["warnings"]) == 1
     assert len(outage["warnings"]) == 4
 
 

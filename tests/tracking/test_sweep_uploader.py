@@ -253,7 +253,7 @@ def test_unreachable_server_and_later_sync(tmp_path, store, capsys) -> None:
     assert len(warnings) == 2
     assert "upload to MLflow at" in warnings[0]
     assert f"kept in {sweep}" in warnings[0]
-    assert warnings[1].endswith(f"python -m harness sync {sweep}")
+    assert warnings[1].endswith(f"plateau sync {sweep}")
     write_sweep_json(sweep, store)
     assert cli.main(["sync", str(sweep)]) == 0
     check_complete_sweep(store, [3.5])
