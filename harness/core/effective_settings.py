@@ -13,7 +13,7 @@ PREFIX = "effective."
 
 @dataclass(frozen=True)
 class EffectiveSettings:
-    """What a run does, whatever its configuration asked for."""
+    """Settings in force in a run, whatever its configuration asked for."""
 
     device: str
     devices: int

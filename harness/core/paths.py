@@ -1,4 +1,4 @@
-"""Where the configuration is read from and where results go."""
+"""Folders of the configuration and of the results."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How CPU threads wait. Must be imported, and called, before torch."""
+"""Waiting policy of CPU threads. Must be imported, and called, before torch."""
 
 import os
 
