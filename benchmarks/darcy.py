@@ -70,14 +70,14 @@ def run_harness(folder: Path, seed: int, cache: Path, *overrides: str) -> dict[s
             f"data.tests=[{folder}/darcy_test_16.pt,{folder}/darcy_test_32.pt]", f"cache_dir={cache}", *overrides,
         ]
     )  # fmt: skip
-    settings, world, events = validate_config(cfg), ProcessGroup(torch.device("cpu")), []
-    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
+    settings, processes, events = validate_config(cfg), ProcessGroup(torch.device("cpu")), []
+    parts = build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
     started_at = time.perf_counter()
 
     def emit(event: Event) -> None:
         events.append(event)
 
-    Trainer(parts.task, parts.state, parts.plan, world, policies=parts.policies, emit=emit).train()
+    Trainer(parts.task, parts.state, parts.plan, processes, policies=parts.policies, emit=emit).train()
     seconds = time.perf_counter() - started_at
     last = [event for event in events if isinstance(event, EvalEnd)][-1]
     steps = sum(isinstance(event, StepEnd) for event in events)

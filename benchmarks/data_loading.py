@@ -22,10 +22,10 @@ EXPERIMENTS = ("headlines", "gpt2_lora", "ltg_bert", "operator")  # gpt2_resume 
 def time_steps(experiment: str, steps: int, cache_dir: str) -> list[tuple[float, float]]:
     """Return seconds for the batch and for the whole step, for each step after the first."""
     cfg = compose_config([f"experiment={experiment}", "start=scratch", "device=cpu", f"cache_dir={cache_dir}"])
-    settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
-    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
+    settings, processes = validate_config(cfg), ProcessGroup(torch.device("cpu"))
+    parts = build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
     task, state, plan = parts.task, parts.state, parts.plan
-    trainer = Trainer(task, state, plan, world)
+    trainer = Trainer(task, state, plan, processes)
     state.train()
     taken = []
     for _ in range(steps + 1):

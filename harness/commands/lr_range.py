@@ -76,14 +76,14 @@ def main(arguments: Sequence[str]) -> int:
     args = parse_overrides(parser, arguments)
     ramp, cfg = LRRamp(args.low, args.high, args.steps), without_sweep_keys(compose_config(args.overrides))
     try:
-        with built_run(cfg) as (settings, parts, world):
+        with built_run(cfg) as (settings, parts, processes):
             optimizer = parts.effective.optimizer
             print(f"raising the LR of {optimizer} from {ramp.low:g} to {ramp.high:g} in {ramp.steps} steps", flush=True)
             notes = describe_data_shortage(parts, ramp)
-            lrs, losses = run_range_test(parts, world, ramp)
+            lrs, losses = run_range_test(parts, processes, ramp)
     except BaseRunFailed as error:
         raise ConfigError(f"base run: {error}") from error
-    if not world.is_main:
+    if not processes.is_main:
         return 0
     found = compute_lr_band(lrs, losses)
     params = flatten_config(OmegaConf.to_container(cfg, resolve=True))
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     return int(isinstance(found, str))
 
 
-def run_range_test(parts: RunParts, world: ProcessGroup, ramp: LRRamp) -> tuple[list[float], list[float]]:
+def run_range_test(parts: RunParts, processes: ProcessGroup, ramp: LRRamp) -> tuple[list[float], list[float]]:
     """Train while the LR rises, and return the LRs and the loss of a held-out batch after each update.
 
     The batch is always the same, so that no step looks harder than the last. Stops when the loss explodes. Uses up the
@@ -108,10 +108,10 @@ def run_range_test(parts: RunParts, world: ProcessGroup, ramp: LRRamp) -> tuple[
     state.schedule, state.lr_factor = _RampSchedule(ramp=ramp, first_step=first_step, peak_lr=peak_lr), 1.0
     held_out = task.get_batch(state.examples + ramp.steps * plan.batch_size, plan.batch_size)
     state.optimizer.train()
-    trainer = Trainer(task, state, plan, world)
+    trainer = Trainer(task, state, plan, processes)
     lrs: list[float] = []
     losses: list[float] = []
-    highest = MAX_LOSS_RATIO * _evaluate_batch(parts, world, held_out)
+    highest = MAX_LOSS_RATIO * _evaluate_batch(parts, processes, held_out)
     while len(losses) < ramp.steps and (not losses or losses[-1] < highest):
         state.model.train()
         batch = task.get_batch(state.examples, plan.batch_size)
@@ -124,7 +124,7 @@ def run_range_test(parts: RunParts, world: ProcessGroup, ramp: LRRamp) -> tuple[
                     raise ConfigError(f"batch.batch_size: {reason}")
             continue
         lrs.append(event.lr)
-        losses.append(_evaluate_batch(parts, world, held_out))
+        losses.append(_evaluate_batch(parts, processes, held_out))
     finite = [loss for loss in losses if math.isfinite(loss)]
     if len(finite) < MIN_LOSSES:
         raise ConfigError(f"--low {ramp.low:g}: the loss explodes at once; start lower, or run preflight")
@@ -139,16 +139,16 @@ def describe_data_shortage(parts: RunParts, ramp: LRRamp) -> list[str]:
     return [f"the held-out batch may be trained on: the test needs {needed} examples, one epoch has {available}"]
 
 
-def _evaluate_batch(parts: RunParts, world: ProcessGroup, batch: Any) -> float:
+def _evaluate_batch(parts: RunParts, processes: ProcessGroup, batch: Any) -> float:
     """Return the loss of a batch, without dropout or gradients."""
     task, plan = parts.task, parts.plan
-    per_process, total = -(-plan.batch_size // world.size), 0.0
+    per_process, total = -(-plan.batch_size // processes.size), 0.0
     task.model.eval()
-    autocast = torch.autocast(world.device.type, plan.autocast) if plan.autocast else nullcontext()
+    autocast = torch.autocast(processes.device.type, plan.autocast) if plan.autocast else nullcontext()
     with torch.no_grad(), autocast:
-        for part in world.shard(task.split_batch(batch, per_process)):
+        for part in processes.shard(task.split_batch(batch, per_process)):
             total += sum(task.compute_loss(one).sum.item() for one in task.split_batch(part, plan.micro_batch_size))
-    return world.all_reduce([total])[0] / task.count_scored(batch)
+    return processes.all_reduce([total])[0] / task.count_scored(batch)
 
 
 def format_bar_chart(lrs: Sequence[float], losses: Sequence[float], found: LRBand | str) -> Iterator[str]:

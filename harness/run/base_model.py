@@ -31,16 +31,16 @@ def compose_base_config(experiment: str, cfg: DictConfig) -> DictConfig:
 
 
 def get_base_weights(
-    base: DictConfig, cache_dir: Path, world: ProcessGroup, train: Callable[[], Path]
+    base: DictConfig, cache_dir: Path, processes: ProcessGroup, train: Callable[[], Path]
 ) -> dict[str, Tensor]:
     """Return the cached weights of `base`; `train` returns the file with the weights if they are not cached yet."""
     folder = cache_dir / "bases" / _hash_base_config(base)
-    if not world.broadcast((folder / WEIGHTS_FILE).exists()):
-        if world.size == 1:
+    if not processes.broadcast((folder / WEIGHTS_FILE).exists()):
+        if processes.size == 1:
             ensure_cached(folder, lambda draft: _store_weights(train(), draft))
         else:  # all ranks train, so none can hold the lock of the cache meanwhile
             weights = train()
-            world.run_main_first(lambda: _store_weights(weights, folder) if world.is_main else None)
+            processes.run_main_first(lambda: _store_weights(weights, folder) if processes.is_main else None)
     return load_weights(folder / WEIGHTS_FILE)
 
 

@@ -59,18 +59,18 @@ def instantiate_component(cfg: DictConfig, key: str) -> Any:
     return _report_errors_under(key, component) if cfg[key].get("_partial_") else component
 
 
-def build_task(cfg: DictConfig, settings: RunSettings, world: ProcessGroup) -> Task:
+def build_task(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) -> Task:
     """Build the task and its model on the CPU; rank 0 prepares the data for all ranks."""
     build = instantiate_component(cfg, "task")
     components = {
         key: instantiate_component(cfg, key) for key in ("model", "data", "tokenizer") if cfg.get(key) is not None
     }
     seed_everything(settings.seed)
-    return world.run_main_first(lambda: build(**components, seed=settings.seed, cache_dir=settings.cache_dir))
+    return processes.run_main_first(lambda: build(**components, seed=settings.seed, cache_dir=settings.cache_dir))
 
 
 def build_parts(
-    cfg: DictConfig, settings: RunSettings, world: ProcessGroup, task: Task, schedule_start_step: int = 0
+    cfg: DictConfig, settings: RunSettings, processes: ProcessGroup, task: Task, schedule_start_step: int = 0
 ) -> RunParts:
     """Build the parts of a run of `task`, whose model holds the initial weights.
 
@@ -79,16 +79,16 @@ def build_parts(
     seed_everything(settings.seed)  # adapters get the same values whether or not a base model was just trained
     if cfg.lora:
         instantiate_component(cfg, "lora")(task.model)
-    task.model.to(world.device)
-    world.broadcast_model(task.model)
+    task.model.to(processes.device)
+    processes.broadcast_model(task.model)
     _compile_model(cfg.compile, task.model)
     if settings.precision.autocast and any(parameter.is_complex() for parameter in task.model.parameters()):
         raise ConfigError("precision.autocast: the model has complex parameters; use precision=fp32")
     optimizer = build_optimizer(cfg, task.model, settings.weight_decay_applies_to)
-    plan = _build_plan(settings, task, world, schedule_start_step)
+    plan = _build_plan(settings, task, processes, schedule_start_step)
     schedule = instantiate_component(cfg, "schedule")
     warmup_steps, notices = _report_errors_under("schedule", _check_schedule)(schedule, plan, schedule_start_step)
-    scaler = torch.amp.GradScaler(world.device.type, enabled=settings.precision.autocast == "float16")
+    scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.precision.autocast == "float16")
     state = TrainState(
         task.model,
         optimizer,
@@ -97,13 +97,13 @@ def build_parts(
         examples_per_epoch=task.examples,
         schedule_start_step=schedule_start_step,
     )
-    seed_everything(settings.seed + world.rank)  # dropout masks differ between processes
+    seed_everything(settings.seed + processes.rank)  # dropout masks differ between processes
     return RunParts(
         task=task,
         state=state,
         plan=plan,
         policies=_build_policies(settings),
-        effective=_read_effective_settings(state, plan, world, warmup_steps),
+        effective=_read_effective_settings(state, plan, processes, warmup_steps),
         notices=notices,
     )
 
@@ -156,10 +156,10 @@ def _build_policies(settings: RunSettings) -> tuple[Policy, ...]:
     return tuple(run_policies)
 
 
-def _build_plan(settings: RunSettings, task: Task, world: ProcessGroup, schedule_start_step: int) -> TrainingPlan:
+def _build_plan(settings: RunSettings, task: Task, processes: ProcessGroup, schedule_start_step: int) -> TrainingPlan:
     batch, loop = settings.batch, settings.loop
     try:
-        micro_batch_size = batch.resolve_micro_batch_size(world.size)
+        micro_batch_size = batch.resolve_micro_batch_size(processes.size)
     except ValueError as error:
         raise ConfigError(f"batch.{error}") from error
     length = loop.compute_total_steps(batch.batch_size, task.examples, task.tokens_per_example)
@@ -176,7 +176,7 @@ def _build_plan(settings: RunSettings, task: Task, world: ProcessGroup, schedule
 
 
 def _read_effective_settings(
-    state: TrainState, plan: TrainingPlan, world: ProcessGroup, warmup_steps: int
+    state: TrainState, plan: TrainingPlan, processes: ProcessGroup, warmup_steps: int
 ) -> EffectiveSettings:
     """Read the settings in force from the built objects."""
     parameters = list(state.model.parameters())
@@ -184,8 +184,8 @@ def _read_effective_settings(
     schedule: Any = state.schedule
     schedule_fields = [field.name for field in fields(schedule) if field.init] if is_dataclass(schedule) else []
     return EffectiveSettings(
-        device=world.device.type,
-        devices=world.size,
+        device=processes.device.type,
+        devices=processes.size,
         threads=torch.get_num_threads(),
         parameters=sum(p.numel() for p in parameters),
         trainable_parameters=sum(p.numel() for p in parameters if p.requires_grad),
@@ -195,7 +195,7 @@ def _read_effective_settings(
         evals=len(plan.eval_steps),
         batch_size=plan.batch_size,
         micro_batch_size=plan.micro_batch_size,
-        accum_steps=plan.batch_size // world.size // plan.micro_batch_size,
+        accum_steps=plan.batch_size // processes.size // plan.micro_batch_size,
         grad_clip=plan.grad_clip,
         autocast=str(plan.autocast or parameters[0].dtype).removeprefix("torch."),
         optimizer="+".join(type(optimizer).__name__ for optimizer in state.optimizer.parts),

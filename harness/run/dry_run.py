@@ -38,10 +38,10 @@ def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
     Raises:
         ConfigError: The run cannot be built, or its first step cannot be taken.
         BaseRunFailed: The run it starts from failed."""
-    with built_run(cfg) as (_, parts, world):
+    with built_run(cfg) as (_, parts, processes):
         build_observers(cfg)
         seconds_per_step, seconds_per_eval = (
-            _measure_seconds(parts, world, timed_steps) if timed_steps else (None, None)
+            _measure_seconds(parts, processes, timed_steps) if timed_steps else (None, None)
         )
     plan, task = parts.plan, parts.task
     steps = plan.total_steps - plan.first_step
@@ -56,7 +56,7 @@ def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
     )
 
 
-def _measure_seconds(parts: RunParts, world: ProcessGroup, timed_steps: int) -> tuple[float, float]:
+def _measure_seconds(parts: RunParts, processes: ProcessGroup, timed_steps: int) -> tuple[float, float]:
     """Return the median seconds of a step and of an evaluation, measured by training."""
     events: list[Event] = []
 
@@ -65,13 +65,13 @@ def _measure_seconds(parts: RunParts, world: ProcessGroup, timed_steps: int) -> 
         return Stop("completed", "") if isinstance(event, StepEnd) and earlier_steps > timed_steps else None
 
     policies = (*parts.policies, stop_after_timed_steps)
-    stop = Trainer(parts.task, parts.state, parts.plan, world, policies=policies, emit=events.append).train()
+    stop = Trainer(parts.task, parts.state, parts.plan, processes, policies=policies, emit=events.append).train()
     step_seconds = [event.seconds for event in events if isinstance(event, StepEnd)]
     if not step_seconds:
         raise ConfigError(f"the first step failed: {stop.reason}")
     eval_seconds = [event.seconds for event in events if isinstance(event, EvalEnd)]
     if not eval_seconds:  # a resumed run does not start with an evaluation
         started_at = time.perf_counter()
-        evaluate(parts.task, world, parts.plan.autocast)
+        evaluate(parts.task, processes, parts.plan.autocast)
         eval_seconds = [time.perf_counter() - started_at]
     return median(step_seconds[1:] or step_seconds), median(eval_seconds)

@@ -51,8 +51,8 @@ def open_training_setup(cfg: DictConfig, n_runs: int = 1, n_parallel: int = 1) -
         ConfigError: The run cannot be built.
         BaseRunFailed: The run it starts from failed."""
     cfg = without_sweep_keys(cfg)
-    with built_run(cfg) as (settings, parts, world):
-        yield _RunAdapter(cfg, settings, parts, world).build_setup(n_runs, n_parallel)
+    with built_run(cfg) as (settings, parts, processes):
+        yield _RunAdapter(cfg, settings, parts, processes).build_setup(n_runs, n_parallel)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class _RunAdapter:
     cfg: DictConfig
     settings: RunSettings
     parts: RunParts
-    world: ProcessGroup
+    processes: ProcessGroup
 
     def build_setup(self, n_runs: int, n_parallel: int) -> TrainingSetup:
         task, state, plan = self.parts.task, self.parts.state, self.parts.plan
@@ -149,7 +149,7 @@ class _RunAdapter:
         task = _with_model(self.parts.task, model)
         if self.parts.plan.autocast is None:
             return task.compute_loss(batch)
-        with torch.autocast(self.world.device.type, self.parts.plan.autocast):
+        with torch.autocast(self.processes.device.type, self.parts.plan.autocast):
             return task.compute_loss(batch)
 
     def take_step(self, batch: Any) -> None:
@@ -158,7 +158,7 @@ class _RunAdapter:
         Raises:
             RuntimeError: A micro-batch does not fit in memory."""
         self.parts.state.train()
-        event = Trainer(self.parts.task, self.parts.state, self.parts.plan, self.world).train_step(batch)
+        event = Trainer(self.parts.task, self.parts.state, self.parts.plan, self.processes).train_step(batch)
         if isinstance(event, OutOfMemory):
             raise RuntimeError(f"a micro-batch of {event.micro_batch_size} does not fit: {event.message}")
 
@@ -166,8 +166,8 @@ class _RunAdapter:
         """Read the LRs from the optimizer after the loop's update at `step`, made on a single example."""
         state, plan = self.parts.state, self.parts.plan
         state.step = state.schedule_start_step + step
-        plan = replace(plan, batch_size=self.world.size, micro_batch_size=1)
-        trainer = Trainer(self.parts.task, state, plan, self.world)
+        plan = replace(plan, batch_size=self.processes.size, micro_batch_size=1)
+        trainer = Trainer(self.parts.task, state, plan, self.processes)
         trainer.train_step(self.parts.task.get_batch(state.examples, 1))
         return state.optimizer.current_lrs()
 
@@ -176,19 +176,19 @@ class _RunAdapter:
         val = {"val": _first_rows(task.data.val)} if isinstance(task, TextTask) else {}
         task.data = replace(task.data, eval_batch_size=batch_size, **val)
         task.pairs = None
-        mean = score_validation_set(task, self.world, self.parts.plan.autocast)["loss"]
+        mean = score_validation_set(task, self.processes, self.parts.plan.autocast)["loss"]
         return EvalResult(mean.value, int(mean.count), mean.unit)
 
     def load_model(self, folder: Path) -> nn.Module:
         """Load the model as a resumed run does."""
-        model = build_task(self.cfg, self.settings, self.world).model
+        model = build_task(self.cfg, self.settings, self.processes).model
         if self.cfg.lora:
             instantiate_component(self.cfg, "lora")(model)
         weights = load_weights(folder / WEIGHTS_FILE)
         if find_broken_tie(model, weights):  # an adapted head has had weights of its own since it was merged
             untie_head(model)
         load_model_weights(model, weights)
-        return model.to(self.world.device)
+        return model.to(self.processes.device)
 
 
 @dataclass(frozen=True)

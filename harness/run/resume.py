@@ -123,7 +123,9 @@ def match_head_tying(resumed: ResumePoint, model: nn.Module) -> None:
         untie_head(model)
 
 
-def restore_run(resumed: ResumePoint, parts: RunParts, params: Mapping[str, str], world: ProcessGroup) -> RestoredRun:
+def restore_run(
+    resumed: ResumePoint, parts: RunParts, params: Mapping[str, str], processes: ProcessGroup
+) -> RestoredRun:
     """Restore the state of the checkpoint into `parts`, whose configuration is `params`.
 
     Optimizer moments come from the checkpoint, settings such as the LR from the configuration.
@@ -145,7 +147,7 @@ def restore_run(resumed: ResumePoint, parts: RunParts, params: Mapping[str, str]
         )
     built = replace(state, schedule=deepcopy(state.schedule))
     try:
-        load_checkpoint(state, resumed.checkpoint, rank=world.rank)
+        load_checkpoint(state, resumed.checkpoint, rank=processes.rank)
     except ValueError as error:
         raise ConfigError(f"start.run: {resumed.checkpoint}: {error}") from error
     after = {**params, **parts.effective.to_params(), "data.digest": parts.task.dataset["digest"]}

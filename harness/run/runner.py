@@ -87,33 +87,33 @@ def run(
     settings = validate_config(cfg)
     overrides = None if overrides is None else tuple(map(hide_credentials, overrides))
     command = provenance.current_command() if overrides is None else provenance.format_command(overrides)
-    world = _join_processes(settings)
-    world.run_main_first(lambda: run_dir.check_unused(folder) if folder and world.is_main else None)
+    processes = _join_processes(settings)
+    processes.run_main_first(lambda: run_dir.check_unused(folder) if folder and processes.is_main else None)
     with distributed.use_cpu_threads(settings.device.threads):
         try:
-            parts, start_info = _build_run(cfg, settings, world)
+            parts, start_info = _build_run(cfg, settings, processes)
         except BaseRunFailed as error:
             return error.result
-        observers = build_observers(cfg) if world.is_main else []
-        run_folder = world.run_main_first(
-            lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task, command) if world.is_main else None
+        observers = build_observers(cfg) if processes.is_main else []
+        run_folder = processes.run_main_first(
+            lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task, command) if processes.is_main else None
         )
-        run_folder = world.broadcast(run_folder)
+        run_folder = processes.broadcast(run_folder)
         assert run_folder is not None
-        start = _make_run_start(cfg, parts, world, run_folder)
+        start = _make_run_start(cfg, parts, processes, run_folder)
         start = replace(
             start,
             tags={"command": command, **start.tags, **start_info.tags, **(tags or {})},
             params={**start.params, **(params or {})},
             overrides=overrides or (),
         )
-        if start_info.table and world.is_main:
+        if start_info.table and processes.is_main:
             (start.folder / "start.txt").write_text(start_info.table + "\n")
-        checkpointer = Checkpointer(start.folder / "checkpoints", world, settings.loop.keep_checkpoints)
+        checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
         if settings.start.kind == "resume":
             checkpointer.save_resumed_start(parts.state, start_info.best)
         return _train_and_record(
-            start, parts, world, checkpointer, observers, policies, [*parts.notices, *start_info.notices]
+            start, parts, processes, checkpointer, observers, policies, [*parts.notices, *start_info.notices]
         )
 
 
@@ -129,9 +129,9 @@ def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessG
     """
     cfg = without_sweep_keys(cfg)
     settings = validate_config(cfg)
-    world = _join_processes(settings)
+    processes = _join_processes(settings)
     with distributed.use_cpu_threads(settings.device.threads), preserve_rng_state():
-        yield settings, _build_run(cfg, settings, world)[0], world
+        yield settings, _build_run(cfg, settings, processes)[0], processes
 
 
 @dataclass(frozen=True)
@@ -144,18 +144,18 @@ class StartInfo:
     best: Path | None = None
 
 
-def _build_run(cfg: DictConfig, settings: RunSettings, world: ProcessGroup) -> tuple[RunParts, StartInfo]:
+def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) -> tuple[RunParts, StartInfo]:
     """Build the parts of a run and load its initial or resumed state."""
     resumed = resume.find_resume_point(settings)
-    task = build_task(cfg, settings, world)
-    match = _load_initial_weights(task, cfg, settings, world)
+    task = build_task(cfg, settings, processes)
+    match = _load_initial_weights(task, cfg, settings, processes)
     if resumed:
         resume.match_head_tying(resumed, task.model)
-        parts = build_parts(cfg, settings, world, task, resumed.schedule_start_step(settings, task))
-        restored = resume.restore_run(resumed, parts, flatten_config(to_plain_dict(cfg)), world)
+        parts = build_parts(cfg, settings, processes, task, resumed.schedule_start_step(settings, task))
+        restored = resume.restore_run(resumed, parts, flatten_config(to_plain_dict(cfg)), processes)
         notices, table = tuple(resume.describe_resume(resumed, restored)), resume.format_changes(restored.changes)
         return restored.parts, StartInfo(notices, table, resume.resume_tags(resumed), restored.best)
-    parts = build_parts(cfg, settings, world, task)
+    parts = build_parts(cfg, settings, processes, task)
     if match is None:
         return parts, StartInfo()
     details = f" {match.summarize()}" if match.is_complete else f"\n{match.format_table()}"
@@ -165,7 +165,7 @@ def _build_run(cfg: DictConfig, settings: RunSettings, world: ProcessGroup) -> t
 def _train_and_record(
     start: RunStart,
     parts: RunParts,
-    world: ProcessGroup,
+    processes: ProcessGroup,
     checkpointer: Checkpointer,
     observers: list[Observer],
     policies: Sequence[Policy],
@@ -181,7 +181,7 @@ def _train_and_record(
                 parts.task,
                 state,
                 parts.plan,
-                world,
+                processes,
                 policies=(*parts.policies, *policies),
                 emit=emit,
                 save=checkpointer.save,
@@ -194,7 +194,7 @@ def _train_and_record(
         except Exception as error:
             stop = Stop("failed", f"{type(error).__name__}: {error}")
             with suppress(OSError):  # a full disk may be the reason
-                (folder / f"error{world.rank or ''}.txt").write_text(traceback.format_exc())
+                (folder / f"error{processes.rank or ''}.txt").write_text(traceback.format_exc())
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in observers):
         _draw_predictions(parts.task, folder, emit)
     result = RunResult(
@@ -224,7 +224,7 @@ def _draw_predictions(task: Task, folder: Path, emit: Callable[[Event], None]) -
             emit(Notice(f"figures of the predictions could not be drawn: {type(error).__name__}: {error}"))
 
 
-def _make_run_start(cfg: DictConfig, parts: RunParts, world: ProcessGroup, folder: Path) -> RunStart:
+def _make_run_start(cfg: DictConfig, parts: RunParts, processes: ProcessGroup, folder: Path) -> RunStart:
     return RunStart(
         name=folder.name,
         folder=folder,
@@ -233,7 +233,7 @@ def _make_run_start(cfg: DictConfig, parts: RunParts, world: ProcessGroup, folde
         params=flatten_config(to_plain_dict(cfg)),
         effective=parts.effective,
         tags={
-            **provenance.collect_provenance(world.device, project_dir()),
+            **provenance.collect_provenance(processes.device, project_dir()),
             "data.digest": parts.task.dataset["digest"],
         },
         constants=parts.task.constants,
@@ -242,7 +242,7 @@ def _make_run_start(cfg: DictConfig, parts: RunParts, world: ProcessGroup, folde
 
 
 def _load_initial_weights(
-    task: Task, cfg: DictConfig, settings: RunSettings, world: ProcessGroup
+    task: Task, cfg: DictConfig, settings: RunSettings, processes: ProcessGroup
 ) -> initial_weights.WeightMatch | None:
     """Load the weights that `start.source` names, if any; an `experiment=` is trained first unless it is cached."""
     source = settings.start.source
@@ -250,26 +250,28 @@ def _load_initial_weights(
         return None
     experiment = initial_weights.parse_base_experiment(source)
     if experiment:
-        return initial_weights.load_matching_weights(task.model, _get_base_weights(experiment, cfg, settings, world))
+        return initial_weights.load_matching_weights(
+            task.model, _get_base_weights(experiment, cfg, settings, processes)
+        )
     return initial_weights.load_warm_start(task.model, source, settings)
 
 
 def _get_base_weights(
-    experiment: str, cfg: DictConfig, settings: RunSettings, world: ProcessGroup
+    experiment: str, cfg: DictConfig, settings: RunSettings, processes: ProcessGroup
 ) -> dict[str, Tensor]:
     """Return the best weights of `experiment` with this run's model and tokenizer."""
     base = base_model.compose_base_config(experiment, cfg)
 
     def train_base() -> Path:
         # find errors in the run itself before minutes are spent on its base model
-        build_parts(cfg, settings, world, build_task(cfg, settings, world))
+        build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
         build_observers(cfg)
         result = run(base, overrides=[f"experiment={experiment}"])
         if result.status != "completed":
             raise BaseRunFailed(result)
         return result.folder / "checkpoints" / "best" / WEIGHTS_FILE
 
-    return base_model.get_base_weights(base, settings.cache_dir, world, train_base)
+    return base_model.get_base_weights(base, settings.cache_dir, processes, train_base)
 
 
 def _join_processes(settings: RunSettings) -> ProcessGroup:

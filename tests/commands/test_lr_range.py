@@ -18,8 +18,8 @@ from harness.sweep.request import compose_sweep_request
 
 def test_lr_rises_exponentially_and_the_loss_is_that_of_one_batch(overrides) -> None:
     ramp = LRRamp(low=1e-6, high=1e-2, steps=21)
-    with built_run(compose_config([*overrides, "schedule.warmup_ratio=0.5"])) as (_, parts, world):
-        lrs, losses = run_range_test(parts, world, ramp)
+    with built_run(compose_config([*overrides, "schedule.warmup_ratio=0.5"])) as (_, parts, processes):
+        lrs, losses = run_range_test(parts, processes, ramp)
         assert parts.state.step == 21
     assert len(lrs) == len(losses) == 21
     assert lrs[0] == pytest.approx(1e-6)
@@ -29,8 +29,8 @@ def test_lr_rises_exponentially_and_the_loss_is_that_of_one_batch(overrides) -> 
 
 def test_other_parameter_groups_keep_their_ratio_to_the_first(overrides) -> None:
     cfg = compose_config([*overrides, "optimizer=muon", "optimizer.lr=0.02", "optimizer.adamw_lr=0.001"])
-    with built_run(cfg) as (_, parts, world):
-        run_range_test(parts, world, LRRamp(low=1e-4, high=1e-1, steps=20))
+    with built_run(cfg) as (_, parts, processes):
+        run_range_test(parts, processes, LRRamp(low=1e-4, high=1e-1, steps=20))
         lrs = parts.state.optimizer.current_lrs()
     assert lrs["matrices"] == pytest.approx(1e-1)
     assert lrs["embeddings"] == pytest.approx(5e-3)
@@ -49,8 +49,8 @@ def test_note_if_the_epoch_is_too_short_for_a_held_out_batch(overrides, batches_
 
 
 def test_range_test_stops_when_the_loss_explodes(overrides) -> None:
-    with built_run(compose_config([*overrides, "optimizer=sgd", "loop.grad_clip=null"])) as (_, parts, world):
-        _, losses = run_range_test(parts, world, LRRamp(low=1e-2, high=1e6, steps=60))
+    with built_run(compose_config([*overrides, "optimizer=sgd", "loop.grad_clip=null"])) as (_, parts, processes):
+        _, losses = run_range_test(parts, processes, LRRamp(low=1e-2, high=1e6, steps=60))
     assert len(losses) < 50
     assert max(losses[:-1]) < 1.5 * losses[0]
 

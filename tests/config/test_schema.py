@@ -160,8 +160,8 @@ def test_option_builds(option: Path, files: Path, places: list[str]) -> None:
         make_tokenizer(files)
     cfg = compose_option(option, files, places)
     settings = validate_config(cfg)
-    world = ProcessGroup(torch.device("cpu"))
-    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
+    processes = ProcessGroup(torch.device("cpu"))
+    parts = build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
     assert parts.plan.total_steps == 20
     assert len(build_observers(cfg)) == len(cfg.observers)
     assert parts.effective.trainable_parameters > 0

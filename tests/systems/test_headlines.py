@@ -31,9 +31,9 @@ def report_sized_text(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(("variant", "warmup"), [("before", 0), ("after", 100)])
 def test_seven_epochs_are_938_steps(variant: str, warmup: int, report_sized_text: str, places) -> None:
     cfg = compose_config([f"experiment=headlines_{variant}", report_sized_text, BYTES, *places, *TINY])
-    settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
-    task = build_task(cfg, settings, world)
-    parts = build_parts(cfg, settings, world, task)
+    settings, processes = validate_config(cfg), ProcessGroup(torch.device("cpu"))
+    task = build_task(cfg, settings, processes)
+    parts = build_parts(cfg, settings, processes, task)
     assert int(task.data.train.lengths.sum()) == 1_102_455
     assert parts.plan.total_steps == 938 == 1_102_455 // (64 * 128) * 7
     assert sorted(parts.plan.eval_steps) == [*range(44, 938, 44), 938]

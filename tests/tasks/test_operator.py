@@ -120,16 +120,16 @@ def test_invalid_settings_are_rejected(override, message, places) -> None:
 
 def build_run(overrides: list[str]) -> None:
     cfg = compose_config(overrides)
-    settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
-    build_parts(cfg, settings, world, build_task(cfg, settings, world))
+    settings, processes = validate_config(cfg), ProcessGroup(torch.device("cpu"))
+    build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
 
 
 def test_plateau_notice_names_first_possible_cut(places, tmp_path) -> None:
     torch.save({"x": torch.rand(8, 16, 16), "y": torch.rand(8, 16, 16)}, tmp_path / "fields.pt")
     files = [f"data.train={tmp_path}/fields.pt", f"data.tests=[{tmp_path}/fields.pt]"]
     cfg = compose_config(["experiment=operator_before", *files, *places, "loop.epochs=11", "loop.evals=11"])
-    settings, world = validate_config(cfg), ProcessGroup(torch.device("cpu"))
-    parts = build_parts(cfg, settings, world, build_task(cfg, settings, world))
+    settings, processes = validate_config(cfg), ProcessGroup(torch.device("cpu"))
+    parts = build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
     assert parts.notices == ("patience=10 allows a first cut after 12 evaluations, and the run has 11",)
 
 
