@@ -6,7 +6,6 @@ from tests.conftest import ROOT
 
 def test_folders_of_a_checkout() -> None:
     assert paths.config_dir() == ROOT / "conf"
-    assert paths.sweeps_dir() == ROOT / "sweeps"
     assert paths.project_dir() == ROOT
 
 
@@ -16,5 +15,4 @@ def test_folders_of_an_installed_package(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(paths, "PACKAGE", package)
     monkeypatch.chdir(tmp_path)
     assert paths.config_dir() == package / "conf"
-    assert paths.sweeps_dir() == package / "conf" / "sweeps"
     assert paths.project_dir() == tmp_path
