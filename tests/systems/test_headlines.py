@@ -37,7 +37,7 @@ def test_seven_epochs_are_938_steps(variant: str, warmup: int, report_sized_text
     assert int(task.data.train.lengths.sum()) == 1_102_455
     assert parts.plan.total_steps == 938 == 1_102_455 // (64 * 128) * 7
     assert sorted(parts.plan.eval_steps) == [*range(44, 938, 44), 938]
-    assert parts.warmup_steps == warmup
+    assert parts.effective.warmup_steps == warmup
     check_stream(task)
 
 

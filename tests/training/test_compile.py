@@ -55,8 +55,8 @@ def test_compiled_run_equals_plain_run(places, compile_stats) -> None:
 @pytest.mark.parametrize(
     ("value", "compiler", "message"),
     [
-        ("fast", "g++", "compile: 'fast' is neither true nor false"),
-        ("true", "no-such-compiler", r"compile: true needs the C\+\+ compiler no-such-compiler, which is not here"),
+        ("fast", "g++", "compile: 'fast' must be true or false"),
+        ("true", "no-such-compiler", r"the C\+\+ compiler no-such-compiler is not installed"),
     ],
 )
 def test_invalid_compile_setting_is_refused_before_anything_is_written(
