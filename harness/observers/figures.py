@@ -1,98 +1,79 @@
-"""Figures of a run, drawn from metrics.jsonl when it ends."""
+"""Figures of a run, drawn when it ends."""
 
 import math
 import sys
 from collections import defaultdict
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.core.effective_settings import EffectiveSettings
-from harness.core.events import Event, Observer, RunEnd, RunStart
+from harness.core.events import EvalEnd, Event, Observer, RunEnd, RunStart
 from harness.plotting import BLUE, ORANGE, make_axes, mark_best, save_figure
-from harness.record import metrics_file
+from harness.record.metric_rows import MetricAggregator
 
 
 class FigureWriter(Observer):
-    """Draws loss, LR and gradient norm into the folder `figures` of the run; must come after MetricsWriter."""
+    """Draws loss, LR and gradient norm into the folder `figures` of the run."""
+
+    def __init__(self) -> None:
+        self._aggregate = MetricAggregator()
+        self._steps: defaultdict[str, list[int]] = defaultdict(list)
+        self._values: defaultdict[str, list[float]] = defaultdict(list)
+        self._unit = ""
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, RunStart):
-            self._folder = event.folder
-        if isinstance(event, RunEnd):
-            try:
-                draw_run_figures(self._folder)
-            except Exception as error:  # a figure must not fail a run
-                print(f"warning: figures not drawn: {error}", file=sys.stderr)
+        row = self._aggregate(event)
+        if row is not None:
+            for name, value in row.metrics.items():
+                self._steps[name].append(row.step)
+                self._values[name].append(value if math.isfinite(value) else math.nan)
+        match event:
+            case RunStart():
+                self._start, self._folder = event, event.folder / "figures"
+            case EvalEnd():
+                self._unit = event.metrics["loss"].unit
+            case RunEnd():
+                try:
+                    self._draw_figures()
+                except Exception as error:  # a figure must not fail a run
+                    print(f"warning: figures not drawn: {error}", file=sys.stderr)
 
+    def _draw_figures(self) -> None:
+        if self._steps["train/loss"]:
+            self._draw_loss(self._folder / "loss.png")
+        if self._steps["train/lr"]:
+            self._draw_lr(self._folder / "lr.png")
+        if self._steps["train/grad_norm"]:
+            self._draw_grad_norm(self._folder / "grad_norm.png")
 
-@dataclass
-class Curves:
-    """The (step, value) points of each metric in metrics.jsonl, NaN for infinite values."""
+    def _draw_loss(self, path: Path) -> None:
+        axes = make_axes("Loss", self._start.name, "step", f"loss ({self._unit})" if self._unit else "loss")
+        axes.plot(*self._curve("train/loss"), color=BLUE, linewidth=1.2, alpha=0.8, label="train")
+        steps, losses = self._curve("val/loss")
+        if steps:
+            axes.plot(steps, losses, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
+            best = min(range(len(losses)), key=lambda i: math.inf if math.isnan(losses[i]) else losses[i])
+            mark_best(axes, steps[best], losses[best], f"best {losses[best]:.4g} at step {steps[best]}")
+        axes.legend(frameon=False)
+        save_figure(axes.figure, path)
 
-    name: str = ""
-    grad_clip: float = math.inf
-    units: dict[str, str] = field(default_factory=dict)
-    points: dict[str, list[tuple[int, float]]] = field(default_factory=lambda: defaultdict(list))
+    def _draw_lr(self, path: Path) -> None:
+        axes = make_axes("Learning rate", self._start.name, "step", "learning rate")
+        axes.plot(*self._curve("train/lr"), color=BLUE, linewidth=1.8)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter("{x:.3g}")
+        save_figure(axes.figure, path)
 
-    @classmethod
-    def load(cls, path: Path) -> "Curves":
-        """Read the file at `path`."""
-        curves = cls()
-        for entry, _ in metrics_file.read_entries(path):
-            if entry["kind"] == "start":
-                curves.name = entry["name"]
-                curves.grad_clip = EffectiveSettings.from_json(entry["effective"]).grad_clip
-            curves.units |= entry.get("units", {})
-            for metric, value in entry.get("metrics", {}).items():
-                curves.points[metric].append((entry["step"], value if math.isfinite(value) else math.nan))
-        return curves
+    def _draw_grad_norm(self, path: Path) -> None:
+        axes = make_axes(
+            "Gradient norm before clipping", self._start.name, "step", "L2 norm, mean over log_every steps"
+        )
+        steps, norms = self._curve("train/grad_norm")
+        axes.plot(steps, norms, color=BLUE, linewidth=1.2, label="gradient norm")
+        clip = self._start.effective.grad_clip
+        if math.isfinite(clip):
+            axes.axhline(clip, color=ORANGE, linewidth=1.5, linestyle="--", label=f"clipped above {clip:g}")
+        axes.set_yscale("log" if max(norms) > 30 * min(norms) > 0 else "linear")
+        axes.legend(frameon=False)
+        save_figure(axes.figure, path)
 
-
-def draw_run_figures(folder: Path) -> list[Path]:
-    """Draw the figures of the run in `folder` that have points and return their paths."""
-    curves = Curves.load(folder / metrics_file.METRICS_FILE)
-    drawn = []
-    for metric, draw in (("train/loss", _draw_loss), ("train/lr", _draw_lr), ("train/grad_norm", _draw_grad_norm)):
-        if curves.points[metric]:
-            drawn.append(folder / "figures" / f"{metric.partition('/')[2]}.png")
-            draw(curves, drawn[-1])
-    return drawn
-
-
-def _draw_loss(curves: Curves, path: Path) -> None:
-    unit = curves.units.get("val/loss")
-    axes = make_axes("Loss", curves.name, "step", f"loss ({unit})" if unit else "loss")
-    axes.plot(*_columns(curves, "train/loss"), color=BLUE, linewidth=1.2, alpha=0.8, label="train")
-    if curves.points["val/loss"]:
-        steps, losses = _columns(curves, "val/loss")
-        axes.plot(steps, losses, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
-        best = min(range(len(losses)), key=lambda i: math.inf if math.isnan(losses[i]) else losses[i])
-        label = f"best {losses[best]:.4g} at step {steps[best]}"
-        mark_best(axes, steps[best], losses[best], label)
-    axes.legend(frameon=False)
-    save_figure(axes.figure, path)
-
-
-def _draw_lr(curves: Curves, path: Path) -> None:
-    axes = make_axes("Learning rate", curves.name, "step", "learning rate")
-    axes.plot(*_columns(curves, "train/lr"), color=BLUE, linewidth=1.8)
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter("{x:.3g}")
-    save_figure(axes.figure, path)
-
-
-def _draw_grad_norm(curves: Curves, path: Path) -> None:
-    axes = make_axes("Gradient norm before clipping", curves.name, "step", "L2 norm (mean of a window)")
-    steps, norms = _columns(curves, "train/grad_norm")
-    axes.plot(steps, norms, color=BLUE, linewidth=1.2, label="gradient norm")
-    if math.isfinite(curves.grad_clip):
-        label = f"clipped above {curves.grad_clip:g}"
-        axes.axhline(curves.grad_clip, color=ORANGE, linewidth=1.5, linestyle="--", label=label)
-    axes.set_yscale("log" if max(norms) > 30 * min(norms) > 0 else "linear")
-    axes.legend(frameon=False)
-    save_figure(axes.figure, path)
-
-
-def _columns(curves: Curves, metric: str) -> tuple[list[int], list[float]]:
-    steps, values = zip(*curves.points[metric], strict=True)
-    return list(steps), list(values)
+    def _curve(self, metric: str) -> tuple[list[int], list[float]]:
+        return self._steps[metric], self._values[metric]

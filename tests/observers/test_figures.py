@@ -1,11 +1,12 @@
-"""Figures drawn from metrics.jsonl."""
+"""Figures drawn at the end of a run."""
 
 import math
 import struct
 from pathlib import Path
 
+import pytest
+
 from harness.observers.figures import FigureWriter
-from harness.observers.metrics_writer import MetricsWriter
 from tests.observers.sample_events import run_end, run_start, sample_run, send_events, step_end
 
 
@@ -16,7 +17,7 @@ def png_size(path: Path) -> tuple[int, int]:
 
 
 def test_figures_of_a_run(tmp_path: Path) -> None:
-    send_events([MetricsWriter(), FigureWriter()], sample_run(tmp_path))
+    send_events([FigureWriter()], sample_run(tmp_path))
     figures = sorted((tmp_path / "figures").iterdir())
     assert [figure.name for figure in figures] == ["grad_norm.png", "loss.png", "lr.png"]
     for figure in figures:
@@ -26,13 +27,14 @@ def test_figures_of_a_run(tmp_path: Path) -> None:
         assert 8_000 < figure.stat().st_size < 200_000
 
 
-def test_figures_of_a_run_that_diverged_at_once(tmp_path, capsys) -> None:
+def test_figures_of_a_run_that_diverged_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     events = [step_end(1, math.nan, grad_norm=math.nan, skips=1), run_end("diverged", "the loss is nan", step=1)]
-    send_events([MetricsWriter(), FigureWriter()], iter([run_start(tmp_path, log_every=1), *events]))
+    send_events([FigureWriter()], iter([run_start(tmp_path, log_every=1), *events]))
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["loss.png", "lr.png"]
     assert capsys.readouterr().err == ""
 
 
-def test_missing_metrics_file_is_a_warning(tmp_path, capsys) -> None:
-    send_events([FigureWriter()], iter([run_start(tmp_path), run_end()]))
+def test_figure_that_cannot_be_saved_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "figures").touch()
+    send_events([FigureWriter()], iter([run_start(tmp_path, log_every=1), step_end(1), run_end()]))
     assert "warning: figures not drawn" in capsys.readouterr().err
