@@ -63,9 +63,7 @@ class FigureWriter(Observer):
         save_figure(axes.figure, path)
 
     def _draw_grad_norm(self, path: Path) -> None:
-        axes = make_axes(
-            "Gradient norm before clipping", self._start.name, "step", "L2 norm, mean over log_every steps"
-        )
+        axes = make_axes("Gradient norm before clipping", self._start.name, "step", "L2 norm (mean of log_every steps)")
         steps, norms = self._curve("train/grad_norm")
         axes.plot(steps, norms, color=BLUE, linewidth=1.2, label="gradient norm")
         clip = self._start.effective.grad_clip

@@ -44,7 +44,7 @@ UI_COLUMN_TAGS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.
 
 @dataclass
 class UploadCursor:
-    """What MLflow has of a run, kept in mlflow.json in the run's folder."""
+    """State of the upload of a run, kept in mlflow.json in the run's folder."""
 
     uri: str
     experiment: str

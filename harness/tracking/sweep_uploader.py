@@ -40,7 +40,7 @@ MAX_FAILED_TRIALS = 3
 
 @dataclass
 class SweepCursor:
-    """What MLflow has of the parent run, kept in mlflow.json in the sweep's folder. Each trial has its own cursor."""
+    """State of the upload of the parent run, kept in mlflow.json in the sweep's folder. Each trial has its own."""
 
     steps: list[int] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=dict)

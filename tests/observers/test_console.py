@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def test_command_that_shows_the_run(tmp_path, monkeypatch, uri: str, expected: s
     assert last == f"compare with other runs: {expected.format(here=tmp_path)}"
 
 
+def read_until_closed(terminal: int) -> str:
+    """Return all that was written to a pseudo-terminal whose other end is closed."""
+    chunks = []
+    with suppress(OSError):  # how Linux reports the end
+        while chunk := os.read(terminal, 4096):
+            chunks.append(chunk)
+    return b"".join(chunks).decode()
+
+
 def test_live_panel_in_a_terminal(tmp_path, monkeypatch) -> None:
     keyboard, screen = os.openpty()
     monkeypatch.setattr(console, "LIVE_INTERVAL_S", 0.0)
@@ -85,7 +95,7 @@ def test_live_panel_in_a_terminal(tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(sys, "stdout", terminal)
         send_events([ConsolePrinter()], sample_run(tmp_path, total_steps=6))
         monkeypatch.undo()
-        shown = os.read(keyboard, 100_000).decode()
+    shown = read_until_closed(keyboard)
     os.close(keyboard)
     assert "step 3/6" in shown
     assert "\x1b[2K" in shown  # the panel is erased and redrawn
