@@ -23,8 +23,8 @@ def sync_folder(folder: Path) -> int:
     0 if MLflow has everything so far, 1 if the upload failed, 2 if the folder holds neither a run nor a sweep.
     """
     if not (folder / METRICS_FILE).is_file() and not sweep_uploader.is_sweep_folder(folder):
-        expected = f"{METRICS_FILE} of a run or {sweep_uploader.SWEEP_FILE} of a sweep"
-        print(f"{folder}: not the folder of a run or a sweep: it contains no {expected}", file=sys.stderr)
+        missing = f"(no {METRICS_FILE}) nor a sweep (no {sweep_uploader.SWEEP_FILE})"
+        print(f"{folder}: neither a run {missing}", file=sys.stderr)
         return 2
     try:
         result = make_uploader(folder)()

@@ -1,0 +1,84 @@
+"""`plateau ui`, also in a real browser."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.config.compose import compose_config
+from harness.run.runner import run
+from tests.conftest import ROOT
+from tests.run.test_run import SMOKE
+from tests.tracking.stores import free_port, is_port_open, new_store
+
+CHROMIUM = shutil.which("chromium")
+CHROMIUM_OPTIONS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--virtual-time-budget=30000",
+]  # fmt: skip
+
+
+def test_store_without_runs_is_rejected_with_a_command_that_records_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ui", "--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 2
+    assert "python run.py optimizer=adamw schedule=cosine" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--uri", "mlruns"], "--uri: 'mlruns' is not a tracking store"),
+        (["--uri", "http://elsewhere:5000"], "http://elsewhere:5000 is a server that has its own UI"),
+        (["--port", "70000"], "--port 70000"),
+        (["--host", "192.0.2.1"], "--host 192.0.2.1"),  # reserved for documentation: no machine has it
+    ],
+)
+def test_addresses_that_cannot_be_served_are_rejected(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ui", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def start_ui(store: str, port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "harness", "ui", "--uri", store, "--port", str(port)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def test_busy_port_is_skipped_and_no_process_survives(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    with socket.create_server(("127.0.0.1", free_port())) as busy:
+        port = busy.getsockname()[1]
+        server = start_ui(store, port)
+        assert server.stdout.readline().startswith(f"port {port} is busy; using ")
+        address = server.stdout.readline().split(": ", 1)[1].split()[0]
+        with urllib.request.urlopen(address, timeout=20) as page:
+            assert b"MLflow" in page.read()
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=20) == 0
+        assert server.stdout.read() == ""  # the end of the pipe: no process holds its other side
+    assert not is_port_open(int(address.rpartition(":")[2]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
+def test_browser_shows_a_recorded_run(places: list[str], tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    result = run(compose_config([*SMOKE, *places, "loop.max_steps=3"]))
+    with start_ui(store, 5870) as server:
+        try:
+            address = next(word for line in server.stdout for word in line.split() if word.startswith("http://"))
+            page = f"{address}/#/experiments/1/runs"
+            browse = [CHROMIUM, *CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path}/profile"]
+            shown = subprocess.run([*browse, "--dump-dom", page], capture_output=True, text=True, timeout=90)
+        finally:
+            server.terminate()
+    assert result.folder.name in shown.stdout
+    assert "PydocQA" in shown.stdout
