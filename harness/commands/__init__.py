@@ -1,1 +1,1 @@
-"""What `plateau` does, one command a file: `main(arguments)` returns the exit status."""
+"""The commands of `plateau`, one per module: `main(arguments)` returns the exit status."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.startup import instants
+from benchmarks.startup import read_start_and_first_step
 from harness.core.files import is_locked
 from harness.observers.metrics_writer import MetricsWriter
 from harness.record import metrics_file
@@ -124,7 +124,7 @@ def test_startup_benchmark_finds_the_start_and_the_first_step(tmp_path: Path) ->
     send_events([MetricsWriter()], sample_run(tmp_path))
     recorded = read_lines(tmp_path)
     step = next(line for line in recorded if line.get("step") == 5)
-    assert instants(tmp_path / metrics_file.METRICS_FILE) == (recorded[0]["at_ms"] / 1000, step["at_ms"] / 1000)
+    assert read_start_and_first_step(tmp_path / metrics_file.METRICS_FILE) == (recorded[0]["at_ms"] / 1000, step["at_ms"] / 1000)
 
 
 def test_file_is_locked_until_the_observer_is_closed(tmp_path: Path) -> None:
