@@ -24,7 +24,8 @@ def group_parameters(model: nn.Module, weight_decay_applies_to: str = "matrices"
         ValueError: If nothing is trainable or the scope is unknown.
     """
     if weight_decay_applies_to not in GROUPS_WITHOUT_DECAY:
-        raise ValueError(f"weight_decay_applies_to={weight_decay_applies_to!r} must be one of {', '.join(GROUPS_WITHOUT_DECAY)}")
+        scopes = ", ".join(GROUPS_WITHOUT_DECAY)
+        raise ValueError(f"weight_decay_applies_to={weight_decay_applies_to!r} must be one of {scopes}")
     members: dict[str, list[tuple[str, nn.Parameter]]] = {"embeddings": [], "matrices": [], "vectors": []}
     embedded = {id(weight) for module in _embedding_modules(model) for weight in module.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
