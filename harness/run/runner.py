@@ -100,11 +100,18 @@ def run(
         )
         run_folder = processes.broadcast(run_folder)
         assert run_folder is not None
-        start = _make_run_start(cfg, parts, processes, run_folder)
-        start = replace(
-            start,
-            tags={"command": command, **start.tags, **start_info.tags, **(tags or {})},
-            params={**start.params, **(params or {})},
+        about = {"command": command, "data.digest": parts.task.dataset["digest"]}
+        about |= provenance.collect_provenance(processes.device, project_dir())
+        start = RunStart(
+            name=run_folder.name,
+            folder=run_folder,
+            total_steps=parts.plan.total_steps,
+            log_every=settings.loop.log_every,
+            params={**flatten_config(to_plain_dict(cfg)), **(params or {})},
+            effective=parts.effective,
+            tags={**about, **start_info.tags, **(tags or {})},
+            constants=parts.task.constants,
+            dataset=parts.task.dataset,
             overrides=overrides or (),
         )
         if start_info.table and processes.is_main:
@@ -222,23 +229,6 @@ def _draw_predictions(task: Task, folder: Path, emit: Callable[[Event], None]) -
             task.save_figures(folder / "figures")
         except Exception as error:  # a missing figure must not fail the run
             emit(Notice(f"figures of the predictions could not be drawn: {type(error).__name__}: {error}"))
-
-
-def _make_run_start(cfg: DictConfig, parts: RunParts, processes: ProcessGroup, folder: Path) -> RunStart:
-    return RunStart(
-        name=folder.name,
-        folder=folder,
-        total_steps=parts.plan.total_steps,
-        log_every=cfg.loop.log_every,
-        params=flatten_config(to_plain_dict(cfg)),
-        effective=parts.effective,
-        tags={
-            **provenance.collect_provenance(processes.device, project_dir()),
-            "data.digest": parts.task.dataset["digest"],
-        },
-        constants=parts.task.constants,
-        dataset=parts.task.dataset,
-    )
 
 
 def _load_initial_weights(

@@ -12,7 +12,8 @@ from harness.config.hydra_internals import run_hydra_app
 
 def run_app(tmp_path, *arguments: str) -> list[tuple[DictConfig, str]]:
     (tmp_path / "config.yaml").write_text(
-        "defaults: [_self_, override hydra/job_logging: disabled]\nlr: 0.1\nhydra: {run: {dir: .}, output_subdir: null}\n"
+        "defaults: [_self_, override hydra/job_logging: disabled]\n"
+        "lr: 0.1\nhydra: {run: {dir: .}, output_subdir: null}\n"
     )
     seen = []
 

@@ -118,7 +118,9 @@ def test_locks_on_the_command_line(conf, places, tmp_path, capsys):
     assert os.listdir(tmp_path) == ["conf"]
     assert run.main([*typed, "unlock=[seed]"]) == 0
     [record] = tmp_path.glob("outputs/*/metrics.jsonl")
-    params = json.loads(record.read_text().partition("\n")[0])["params"]
+    start = json.loads(record.read_text().partition("\n")[0])
+    assert start["overrides"][:2] == [f"hydra.searchpath=[file://{conf}]", "experiment=fixed"]
+    params = start["params"]
     assert params["locked"] == "['seed', 'loop.epochs', 'data', 'batch.batch_size']"
     assert params["unlock"] == "['seed']"
     assert params["seed"] == "7"

@@ -24,12 +24,16 @@ BASED = [*SMOKE[1:], "start=base", "start.source='experiment=smoke'", "lora=all_
 
 def test_run_in_a_given_folder_with_tags(places, tmp_path) -> None:
     folder = tmp_path / "sweeps" / "study" / "7"
-    result = run(compose_config([*SMOKE, *places]), folder=folder, tags={"trial": "7", "host": "elsewhere"})
+    overrides = ["experiment=smoke", "tracking.uri=http://me:secret@server"]
+    tags = {"trial": "7", "host": "elsewhere"}
+    result = run(compose_config([*SMOKE, *places]), folder=folder, tags=tags, overrides=overrides)
     start, end = read_record(folder)[0], read_record(folder)[-1]
     assert result.folder == folder
     assert start["name"] == "7"
     assert start["tags"]["trial"] == "7"
     assert start["tags"]["host"] == "elsewhere"
+    assert start["overrides"] == ["experiment=smoke", "tracking.uri=http://server"]
+    assert start["tags"]["command"] == "python run.py experiment=smoke tracking.uri=http://server"
     assert {"config.yaml", "command.txt", "checkpoints"} <= {path.name for path in folder.iterdir()}
     assert not (tmp_path / "outputs").exists()
     assert {name: end[name] for name in ("status", "step", "tokens", "seconds", "best_val_loss", "best_step")} == {

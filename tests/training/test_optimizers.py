@@ -82,7 +82,7 @@ def test_broadcast_bias_is_a_vector_and_spectral_weight_a_matrix() -> None:
     }
 
 
-def test_weight_decay_scope() -> None:
+def test_weight_decay_applies_to() -> None:
     def decays(scope):
         optimizer = torch.optim.AdamW(group_parameters(tiny_gpt(), scope), weight_decay=0.5)
         return {group["name"]: group["weight_decay"] for group in optimizer.param_groups}
