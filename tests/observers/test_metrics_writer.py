@@ -124,7 +124,8 @@ def test_startup_benchmark_finds_the_start_and_the_first_step(tmp_path: Path) ->
     send_events([MetricsWriter()], sample_run(tmp_path))
     recorded = read_lines(tmp_path)
     step = next(line for line in recorded if line.get("step") == 5)
-    assert read_start_and_first_step(tmp_path / metrics_file.METRICS_FILE) == (recorded[0]["at_ms"] / 1000, step["at_ms"] / 1000)
+    expected = (recorded[0]["at_ms"] / 1000, step["at_ms"] / 1000)
+    assert read_start_and_first_step(tmp_path / metrics_file.METRICS_FILE) == expected
 
 
 def test_file_is_locked_until_the_observer_is_closed(tmp_path: Path) -> None:
