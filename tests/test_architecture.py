@@ -1,4 +1,4 @@
-"""The house keeps its rules: who imports whom, where heavy libraries live, how long things get."""
+"""Import rules, homes of heavy libraries, size limits."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ ROWS = [
     {"core"},
     {"training.operator_losses", "training.schedules", "training.optimizers", "training.lora"}
     | {"models", "data", "diagnosis", "plotting"},
-    {"training.loop", "training.checkpoint", "training.policies", "training.grad_norms"},
+    {"training.loop", "training.checkpoint", "training.policies", "training.spikes", "training.grad_norms"},
     {"record"},
     {"tasks", "observers", "tracking", "importers"},
     {"preflight"},

@@ -17,7 +17,7 @@ def parse_overrides(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
     """Parse `arguments`, options between overrides included; --config-dir becomes one of `overrides`.
 
     Raises:
-        ConfigError: --config-dir is not a folder.
+        ConfigError: If --config-dir is not a folder.
     """
     args = parser.parse_intermixed_args(arguments)
     if args.config_dir is not None:

@@ -36,8 +36,9 @@ def main(arguments: Sequence[str]) -> int:
 def export_model(run: LoadedRun, output: Path, adapters: bool) -> str:
     """Write the model to `output` and return the call that loads it. `run.model` is modified.
 
-    Raises ConfigError if `output` exists, if transformers has no class for the model, or if `adapters` is set for a run
-    without adapters.
+    Raises:
+        ConfigError: If `output` exists, if transformers has no class for the model, or if `adapters` is set for a run
+            without adapters.
     """
     if output.exists():
         raise ConfigError(f"--output: {output} exists; name another folder")

@@ -15,7 +15,7 @@ def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Check that no override, swept or not, changes a key that `cfg` locks and does not unlock.
 
     Raises:
-        ConfigError: with the `unlock=[...]` that allows the overrides.
+        ConfigError: If one does; the message has the `unlock=[...]` that allows the overrides.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     changes = [(override.input_line, _get_override_key(override)) for override in parsed]

@@ -20,7 +20,7 @@ class BatchSettings:
         """Return the number of examples per forward pass on each device.
 
         Raises:
-            ValueError: if the batch cannot be divided evenly.
+            ValueError: If the batch cannot be divided evenly.
         """
         if self.batch_size % devices:
             raise ValueError(f"batch_size: {self.batch_size} is not a multiple of {devices} devices")

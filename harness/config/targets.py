@@ -35,8 +35,10 @@ def trusted_packages() -> tuple[str, ...]:
 
 
 def hydra_whitelist() -> tuple[str, ...]:
-    """Return patterns of what Hydra may call: trusted packages, the models that their functions return, which are
-    callable too, and our Hydra plugins."""
+    """Return patterns of what Hydra may call.
+
+    These are trusted packages, the models that their functions return, which are callable too, and our Hydra plugins.
+    """
     return tuple(f"{package}.*" for package in (*trusted_packages(), "transformers.models", "harness.sweep"))
 
 
@@ -56,7 +58,7 @@ def check_target(key: str, node: DictConfig) -> None:
     """Check that the target of `node` is trusted, exists and accepts the given arguments.
 
     Raises:
-        ConfigError: if not.
+        ConfigError: If it is not trusted, does not exist or does not accept them.
     """
     target = str(node["_target_"])
     check_arguments(key, node, import_target(f"{key}._target_", target))
@@ -66,7 +68,7 @@ def check_arguments(key: str, node: DictConfig, found: Any) -> None:
     """Check that `found`, the target of `node`, accepts the names and types of the arguments in `node`.
 
     Raises:
-        ConfigError: if not.
+        ConfigError: If it does not accept them.
     """
     target = node["_target_"]
     if "_args_" in node:
@@ -89,7 +91,7 @@ def import_target(key: str, target: str) -> Any:
     """Import the public object of a trusted package at the dotted path `target`.
 
     Raises:
-        ConfigError: naming `key`, if it is not trusted or does not exist.
+        ConfigError: If it is not trusted or does not exist; the message names `key`.
     """
     module_name, _, name = target.rpartition(".")
     _check_trusted(key, target, module_name)

@@ -27,7 +27,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     """Return the settings of `cfg`.
 
     Raises:
-        ConfigError: for the first value that cannot work.
+        ConfigError: If a value cannot work; the message names the first such value.
     """
     cfg = without_sweep_keys(cfg)
     for key in sorted(OmegaConf.missing_keys(cfg)):
@@ -54,7 +54,7 @@ def parse_section(name: str, schema: type, node: DictConfig) -> Any:
     """Return `node` as an instance of the dataclass `schema`.
 
     Raises:
-        ConfigError: for an unknown key, or a value of the wrong type or outside its range.
+        ConfigError: If a key is unknown, or a value has the wrong type or is out of range.
     """
     known = [field.name for field in fields(schema)]
     for key in map(str, node):

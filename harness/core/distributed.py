@@ -28,7 +28,7 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """True on rank 0."""
+        """Return whether this is rank 0."""
         return self.rank == 0
 
     def shard(self, items: Iterable[T]) -> Iterator[T]:

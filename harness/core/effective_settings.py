@@ -1,4 +1,4 @@
-"""The settings in force in a run, read from the built objects rather than from the configuration."""
+"""The settings in effect in a run, read from the built objects rather than from the configuration."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -13,7 +13,7 @@ PREFIX = "effective."
 
 @dataclass(frozen=True)
 class EffectiveSettings:
-    """Settings in force in a run, whatever its configuration asked for."""
+    """Settings in effect in a run, whatever its configuration asked for."""
 
     device: str
     devices: int

@@ -60,7 +60,7 @@ class EvalEnd:
 
     @property
     def val_loss(self) -> float:
-        """The objective."""
+        """Mean validation loss."""
         return self.metrics["loss"].value
 
 
@@ -133,7 +133,7 @@ Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Diagnosis | FinalDi
 
 
 class Observer:
-    """Receives every event in order, on the training thread. It must not raise and must be fast.
+    """Receiver of every event in order, on the training thread. It must not raise and must be fast.
 
     It may return further events that follow from this one; all observers receive them after it.
     """

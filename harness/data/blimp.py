@@ -46,8 +46,8 @@ def read_minimal_pairs(path: str | None = None, per_paradigm: int | None = None)
     of a folder without sentences in their first row are skipped. `per_paradigm` keeps the first pairs of each paradigm.
 
     Raises:
-        FileNotFoundError: if no file matches `path`.
-        ValueError: if a row is invalid; the message names file, line and field.
+        FileNotFoundError: If no file matches `path`.
+        ValueError: If a row is invalid; the message names file, line and field.
     """
     if per_paradigm is not None and per_paradigm < 1:
         raise ValueError(f"per_paradigm={per_paradigm} must be at least 1, or null for all")

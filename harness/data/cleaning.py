@@ -50,7 +50,7 @@ def clean_text(source: Source, text: str) -> tuple[str, list[CleaningChange]]:
         The cleaned text, and the changes in the order of the file.
 
     Raises:
-        ValueError: if `source` does not read text files.
+        ValueError: If `source` does not read text files.
     """
     changes: list[CleaningChange] = []
     kept = list(_repair_and_filter(split_segments(source, text), changes))

@@ -37,7 +37,10 @@ def build_darcy_data(
 ) -> FieldData:
     """Solve `train` equations sampled at `resolution`, and `held_out` others sampled at `resolution` and at `finer`.
 
-    Solutions are cached in `cache_dir`. Raises ValueError for sizes that are not possible.
+    Solutions are cached in `cache_dir`.
+
+    Raises:
+        ValueError: If the sizes are not possible.
     """
     for name, points in (("resolution", resolution), ("finer", finer)):
         if points < 2 or GRID_INTERVALS % points:
@@ -76,7 +79,10 @@ def solve_darcy(a: np.ndarray, f: np.ndarray | float = 1.0) -> np.ndarray:
 
     Second-order finite volumes; the conductivity of a face is the harmonic mean over its two nodes. Solved by conjugate
     gradients, preconditioned by the Laplacian, which a sine transform inverts: for `a` between 3 and 12 the error falls
-    at least threefold per iteration on any grid. Raises ValueError if it does not converge.
+    at least threefold per iteration on any grid.
+
+    Raises:
+        ValueError: If it does not converge.
     """
     n = a.shape[-1] - 1
     conductivity = _compute_face_conductivity(a, 1), _compute_face_conductivity(a, 2)

@@ -15,7 +15,7 @@ MaskUnit = Literal["span", "subword", "whole_word"]
 
 @dataclass(frozen=True, eq=False)
 class Masking:
-    """Masks a fraction of the tokens in units that are masked as a whole.
+    """Mask a fraction of the tokens in units that are masked as a whole.
 
     Units are spans of Geometric(1/3) mod 10 tokens, which may overlap and are counted once (Joshi et al., 2020, as in
     Samuel et al., 2023), single tokens, or words. Of the units 80% become the mask token, 10% random tokens, and 10%
@@ -68,7 +68,11 @@ class Masking:
 
 
 def build_masking(tokenizer: Tokenizer, unit: MaskUnit, fraction: float, width: int) -> Masking:
-    """Build the masking of rows of up to `width` tokens. Raises ValueError if the vocabulary does not allow it."""
+    """Build the masking of rows of up to `width` tokens.
+
+    Raises:
+        ValueError: If the vocabulary does not allow it.
+    """
     if unit not in ("span", "subword", "whole_word"):
         raise ValueError(f"mask={unit!r} must be one of span, subword, whole_word")
     if not 0 < fraction < 1:

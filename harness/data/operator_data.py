@@ -59,7 +59,9 @@ def load_pt_files(
 ) -> FieldData:
     """Load the first `limit` samples of the file `train` (all if None) and all samples of the files `tests`.
 
-    Raises FileNotFoundError or ValueError if a file is missing or unsuitable; see `read_field_pairs`.
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the content of a file is unsuitable, as in `read_field_pairs`.
     """
     if isinstance(tests, str) or not tests:
         raise ValueError(f"tests={tests!r} must be a list of files, such as [test_16.pt,test_32.pt]")
@@ -103,8 +105,8 @@ def read_field_pairs(path: Path) -> FieldPairs:
     an initial state, is repeated in every row of y.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if its content is unsuitable; the message says why.
+        FileNotFoundError: If there is no such file.
+        ValueError: If its content is unsuitable; the message says why.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a .pt file with x and y")

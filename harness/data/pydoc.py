@@ -26,7 +26,8 @@ def compute_stdlib_digest() -> str:
 def read_docstrings() -> tuple[tuple[str, str], ...]:
     """Return pairs of a dotted name, such as `os.path.join`, and its docstring, in the order of the files.
 
-    Raises ValueError if this Python has no source files.
+    Raises:
+        ValueError: If this Python has no source files.
     """
     root = _get_stdlib_dir()
     found: list[tuple[str, str]] = []

@@ -219,7 +219,11 @@ class HuggingFace:
         return (_row_to_document(row, self, f"{self.path} has") for row in self.load_rows())
 
     def load_rows(self) -> Iterable[dict[str, Any]]:
-        """Load the rows of the split. Raises ValueError if the data set does not load."""
+        """Load the rows of the split.
+
+        Raises:
+            ValueError: If the data set does not load.
+        """
         local = Path(self.path).expanduser()
         with self._explain_load_errors():
             datasets = self._import_datasets()
@@ -230,7 +234,11 @@ class HuggingFace:
             return datasets.load_dataset(str(local) if local.exists() else self.path, self.name, split=self.split)
 
     def list_configs(self) -> list[str]:
-        """Return the names of the data set's configurations. Raises ValueError if the data set does not load."""
+        """Return the names of the data set's configurations.
+
+        Raises:
+            ValueError: If the data set does not load.
+        """
         with self._explain_load_errors():
             return self._import_datasets().get_dataset_config_names(self.path)
 

@@ -16,8 +16,8 @@ def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
     """Return the files that `path` names, sorted: a file, those in a folder with one of `suffixes`, or a glob.
 
     Raises:
-        FileNotFoundError: if there are none.
-        ValueError: if some are empty.
+        FileNotFoundError: If there are none.
+        ValueError: If some are empty.
     """
     if not path:  # Path("") would be the working directory
         raise ValueError("path='' is empty; give a file, a folder or a glob")
@@ -38,7 +38,8 @@ def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
 def read_text_file(path: Path) -> str:
     """Return the text of a file (.gz too) with Unix line ends and without a byte order mark.
 
-    Raises ValueError if it is not UTF-8 or not a complete gzip file.
+    Raises:
+        ValueError: If it is not UTF-8 or not a complete gzip file.
     """
     content = path.read_bytes()
     try:
@@ -55,7 +56,11 @@ def read_text_file(path: Path) -> str:
 
 
 def read_json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file and line, object) for each non-blank line. Raises ValueError for a line that is not a JSON object."""
+    """Yield (file and line, object) for each non-blank line.
+
+    Raises:
+        ValueError: If a line is not a JSON object.
+    """
     for number, line in enumerate(read_text_file(path).split("\n"), 1):
         if line.strip():
             where = f"{path}, line {number}"

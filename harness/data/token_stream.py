@@ -23,7 +23,8 @@ def write_token_stream(
 ) -> None:
     """Split the documents, build the tokenizer, and write both splits with their metadata to `folder`.
 
-    Raises ValueError if `source` has no text.
+    Raises:
+        ValueError: If `source` has no text.
     """
     documents = [document for document in source.iter_documents() if document.text.strip()]
     if len(documents) == 1:

@@ -205,7 +205,8 @@ class PretrainedTokenizer:
     def load_hf_tokenizer(self) -> Any:
         """Load the tokenizer with transformers.
 
-        Raises ValueError if it does not load, has no fast version, or no token that ends a text.
+        Raises:
+            ValueError: If it does not load, has no fast version, or no token that ends a text.
         """
         place = Path(self.name).expanduser()
         if not place.exists():

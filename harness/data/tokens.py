@@ -135,7 +135,8 @@ def prepare_token_data(
     The last `val_fraction` of the documents is for validation. With layout `packed` a row is `sequence_length` tokens
     of the stream, across documents; with `examples` a row is a document, or a part of one that is longer.
 
-    Raises ValueError if a setting is invalid or a split has too few tokens.
+    Raises:
+        ValueError: If a setting is invalid or a split has too few tokens.
     """
     _check_settings(sequence_length, layout, val_fraction, eval_batch_size)
     split = compute_digest(source.fingerprint(), val_fraction)

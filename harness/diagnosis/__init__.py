@@ -28,13 +28,13 @@ RULES = (  # root causes first
     evaluation_noise.detect_throughput_drop,
 )
 
+# Kinds that follow from a diagnosis and are not reported beside it.
 CONSEQUENCES = {
     "divergence": {"never learnt", "plateau", "underfitting", "overfitting", "scheduler idle", "noisy evaluation"},
     "never learnt": {"plateau", "underfitting", "overfitting"},
     "vanishing gradients": {"dominating layer"},
     "overfitting": {"plateau", "underfitting"},
 }
-"""Kinds that follow from a diagnosis and are not reported beside it."""
 
 
 def diagnose(history: History, thresholds: Thresholds | None = None) -> list[Diagnosis]:

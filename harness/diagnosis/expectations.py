@@ -19,8 +19,8 @@ PATTERN = re.compile(
     r"\s*(?P<unit>step|epoch|tokens)\s+(?P<at>\S+)\s*:\s*(?P<metric>[\w/.-]+)\s*(?P<sign>[<>])\s*(?P<bound>\S+)\s*"
 )
 
+# `not reached`: the run ended before that moment. `unknown`: nothing says when an epoch or token count was reached.
 Outcome = Literal["met", "missed", "pending", "not reached", "unknown"]
-"""`not reached`: the run ended before that moment. `unknown`: nothing says when an epoch or token count was reached."""
 
 
 @dataclass(frozen=True)

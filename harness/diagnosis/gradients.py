@@ -12,8 +12,8 @@ from harness.diagnosis.thresholds import Thresholds
 
 LAYER_PREFIX = "grad_norm/"
 MIN_ROWS, MIN_EVALS, MIN_LAYERS = 5, 2, 3
+# Parts of optimizer names whose update stays the same if all gradients are scaled alike.
 SCALE_INVARIANT_OPTIMIZERS = ("adam", "lion", "lamb", "adafactor", "muon")
-"""Parts of optimizer names whose update stays the same if all gradients are scaled alike."""
 
 
 def detect_binding_clip(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:

@@ -9,8 +9,7 @@ import numpy as np
 
 LOSS_METRICS = ("train/loss", "val/loss")
 
-Evidence = dict[str, float | str]
-"""The numbers that a diagnosis rests on."""
+Evidence = dict[str, float | str]  # the numbers that a diagnosis rests on
 
 
 class Series(NamedTuple):
@@ -42,7 +41,7 @@ class RunFacts:
     monitor: str | None = None  # loss that a plateau schedule monitors: val/loss or train/loss
     patience: int | None = None  # evaluations without improvement that a plateau schedule waits for
     requested_warmup: float | None = None  # steps, not rounded
-    warmup_steps: int | None = None  # in force
+    warmup_steps: int | None = None  # in effect
     lora_rank: int | None = None
     unit: str | None = None  # of val/loss
     uniform_loss: float | None = None  # of a guess without knowledge: ln(vocabulary), or 1 for a relative error

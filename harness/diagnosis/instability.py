@@ -13,9 +13,9 @@ from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import rolling_baseline
 
+# Steps of the shortest spike, as in the spike policy, and rows below the ceiling that end it; a single odd batch does
+# not count.
 MIN_SPIKE_STEPS = 3
-"""Steps of the shortest spike, as in the spike policy, and rows below the ceiling that end it; a single odd batch does
-not count."""
 MAX_SPIKES = 5  # reported, the first ones
 MIN_TRAIN_ROWS, MIN_EVALS = 10, 2  # that establish a baseline
 BLOCK_SIZE = 5  # rows per median when looking for divergence

@@ -41,9 +41,9 @@ def detect_truncated_warmup(history: History, thresholds: Thresholds) -> Iterato
         peak = int(lr.steps[np.argmax(lr.values >= PEAK_TOLERANCE * lr.values.max())])
         steps = 0 if peak == lr.steps[0] and peak < requested / 2 else peak
     if steps == 0:
-        reason = f"a warm-up of {requested:.4g} steps was requested, 0 are in force: training starts at the peak LR"
+        reason = f"a warm-up of {requested:.4g} steps was requested, 0 are in effect: training starts at the peak LR"
         overrides = ("schedule.warmup_ratio=null", f"schedule.warmup_steps={max(1, math.ceil(requested))}")
-        yield Diagnosis("warm-up truncated", 0, 1.0, reason, {"requested": requested, "in force": 0}, overrides)
+        yield Diagnosis("warm-up truncated", 0, 1.0, reason, {"requested": requested, "in effect": 0}, overrides)
 
 
 def detect_short_warmup(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:

@@ -10,9 +10,9 @@ MIN_STEPS = 20
 BASELINE_FRACTION = 0.1  # of the steps, at the lowest LRs, that show the initial loss and its noise
 FALL_START_FRACTION = 0.1  # of the whole fall, at which the loss has begun to fall
 MIN_FALL_IN_NOISE, MIN_FALL_FRACTION = 4.0, 0.01  # standard deviations of the noise, and of the loss
+# Extent of the band around the LR with the lowest loss. fast.ai takes a tenth of that LR; runs here, with warm-up and
+# decay, do best near it (docs/diagnosing.md).
 MAX_FACTOR_BELOW, MAX_FACTOR_ABOVE = 30.0, 3.0
-"""Extent of the band around the LR with the lowest loss. fast.ai takes a tenth of that LR; runs here, with warm-up and
-decay, do best near it (docs/diagnosing.md)."""
 MIN_WIDTH = 10.0  # a decade
 
 

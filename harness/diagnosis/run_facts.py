@@ -1,4 +1,4 @@
-"""Facts of a run of this harness, from its settings in force, configuration and task constants."""
+"""Facts of a run of this harness, from its settings in effect, configuration and task constants."""
 
 import ast
 import math

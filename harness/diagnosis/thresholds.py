@@ -8,8 +8,8 @@ BOUNDS = {
     "confidence": (0.0, 0.9999),  # the interval is infinite at 1
     "min_points": (3, math.inf),  # fewer leave no degree of freedom for the error of a slope
 }
+# Name endings of numbers between 0 and 1; the others are 0 or more.
 FRACTION_SUFFIXES = ("_fraction", "_fall", "_gap", "_margin", "_ratio", "_progress")
-"""Name endings of numbers between 0 and 1; the others are 0 or more."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Thresholds:
     """When a curve counts as a plateau, a spike and so on. Sources: conf/thresholds/default.yaml.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: If a number is out of range.
     """
 
     confidence: float = 0.95
@@ -55,7 +55,7 @@ def parse_thresholds(assignments: Iterable[str]) -> Thresholds:
     """Return the defaults changed by assignments such as `spike_z=8`.
 
     Raises:
-        ValueError: A name is unknown, or a value is not a number or out of range.
+        ValueError: If a name is unknown, or a value is not a number or out of range.
     """
     names = [field.name for field in fields(Thresholds)]
     changes = {}

@@ -7,10 +7,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.special import stdtr, stdtrit  # much cheaper to import than scipy.stats
 
-MAD_TO_STD = 1.4826
-"""Standard deviation of a normal distribution over its median absolute deviation."""
-MAX_BINS = 24
-"""Bin means hardly depend on their neighbours (batch means; Schmeiser, 1982)."""
+MAD_TO_STD = 1.4826  # standard deviation of a normal distribution over its median absolute deviation
+MAX_BINS = 24  # bin means hardly depend on their neighbours (batch means; Schmeiser, 1982)
 
 
 @dataclass(frozen=True)

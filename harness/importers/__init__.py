@@ -18,7 +18,7 @@ def read_history(path: Path) -> History:
     """Read the history in a run's folder, a transformers output folder, a folder of event files, or one log file.
 
     Raises:
-        ValueError: The path holds no known format, or several runs; the message names the path.
+        ValueError: If the path holds no known format, or several runs; the message names the path.
     """
     return _read_folder(path) if path.is_dir() else _read_file(path)
 

@@ -35,7 +35,7 @@ def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
     """Read a run of the store at `uri`, by default the project's; None if it has no such run.
 
     Raises:
-        ValueError: `uri` is not the address of a store, the store fails, or no metric of the run names a loss.
+        ValueError: If `uri` is not the address of a store, the store fails, or no metric of the run names a loss.
     """
     uri = resolve_store_uri(uri)
     file = sqlite_path(uri)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 
 class StepCounter:
-    """Counts steps of the whole run where the steps of a log may restart in every epoch.
+    """Count steps of the whole run where the steps of a log may restart in every epoch.
 
     Call it for each row in order of time.
     """

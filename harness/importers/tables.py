@@ -41,7 +41,7 @@ def history_from_rows(located: Sequence[tuple[str, Mapping[str, Any]]], path: Pa
     """Return the history of (location in the file, row) pairs.
 
     Raises:
-        ValueError: No column holds steps or none a loss, or a step is not finite.
+        ValueError: If no column holds steps or none a loss, or a step is not finite.
     """
     rows = [(location, numeric_values(row)) for location, row in located]
     names = Counter(name for _, row in rows for name in row)

@@ -13,7 +13,7 @@ def read_tensorboard(path: Path) -> History:
     """Read the scalars of one event file or of all in a folder.
 
     Raises:
-        ValueError: tensorboard is not installed, or no tag names a loss.
+        ValueError: If tensorboard is not installed, or no tag names a loss.
     """
     if find_spec("tensorboard") is None:
         raise ValueError(f"{path}: event files need tensorboard; run pip install -e '.[tensorboard]'")

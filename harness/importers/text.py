@@ -19,10 +19,10 @@ READING_PATTERN = re.compile(
     rf"(?:\s*/\s*(?P<total>\d+))?(?!\w)",
     re.IGNORECASE,
 )
+# A name that follows one of these words is not measured at this step.
 NOT_A_READING = re.compile(
     r"(?:best|lowest|minimum|min|target|expected|previous|ema|avg|average)[\s_/:-]*$", re.IGNORECASE
 )
-"""A name that follows one of these words is not measured at this step."""
 
 
 def read_text_log(path: Path) -> History:

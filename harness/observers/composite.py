@@ -7,7 +7,7 @@ from harness.core.events import Event, Observer
 
 
 class CompositeObserver(Observer):
-    """Passes every event to every observer, and what an observer returns to all of them before the next event.
+    """Pass every event to every observer, and what an observer returns to all of them before the next event.
 
     An observer that raises is disabled with a warning; the run continues.
     """

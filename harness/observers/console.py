@@ -20,13 +20,13 @@ from harness.tracking.store_uri import hide_credentials, resolve_store_uri
 
 LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.25, 10.0
 WIDTH, BAR_WIDTH = 118, 24  # characters
+# Lines at the start of a run, with the settings in effect that each shows.
 HEADER_SETTINGS = {
     "model": ("parameters", "trainable_parameters"),
     "run": ("total_steps", "evals", "batch_size", "accum_steps"),
     "update": ("optimizer", "peak_lr", "weight_decay", "schedule", "warmup_steps", "grad_clip"),
     "on": ("device", "devices", "threads", "autocast"),
 }
-"""Lines at the start of a run, with the settings in force that each shows."""
 DISPLAYED_METRICS = {
     "loss": "train/loss",
     "val": "val/loss",
@@ -37,7 +37,7 @@ DISPLAYED_METRICS = {
 
 
 class ConsolePrinter(Observer):
-    """Prints a header, evaluations and messages above one live line of progress, then the diagnosis and the result."""
+    """Print a header, evaluations and messages above one live line of progress, then the diagnosis and the result."""
 
     def __init__(self) -> None:
         self._aggregate = MetricAggregator()
@@ -114,7 +114,7 @@ class ConsolePrinter(Observer):
 
 
 def format_header(start: RunStart) -> Iterator[str]:
-    """Yield the name, the data and the most important settings in force; config.yaml and MLflow have all."""
+    """Yield the name, the data and the most important settings in effect; config.yaml and MLflow have all."""
     yield start.name
     yield from _wrap_paragraph("data", [start.dataset.get(name, "") for name in ("name", "digest")])
     for title, names in HEADER_SETTINGS.items():

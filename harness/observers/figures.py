@@ -11,7 +11,7 @@ from harness.record.metric_rows import MetricAggregator
 
 
 class FigureWriter(Observer):
-    """Draws loss, LR and gradient norm into the folder `figures` of the run."""
+    """Draw loss, LR and gradient norm into the folder `figures` of the run."""
 
     def __init__(self) -> None:
         self._aggregate = MetricAggregator()

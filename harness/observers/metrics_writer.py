@@ -13,7 +13,7 @@ from harness.tracking.store_uri import hide_credentials
 
 
 class MetricsWriter(Observer):
-    """Writes each line at once. Lines that a full disk rejects are kept and written with the next one."""
+    """Write each line at once. Lines that a full disk rejects are kept and written with the next one."""
 
     def __init__(self) -> None:
         self._aggregate = MetricAggregator()

@@ -1,5 +1,6 @@
 """MLflow, fed from metrics.jsonl by another process: importing MLflow and migrating a new store take seconds of Python,
-which would stop training if they ran in one of its threads."""
+which would stop training if they ran in one of its threads.
+"""
 
 from harness.core.events import Event, Observer, RunStart
 from harness.record.metrics_file import METRICS_FILE
@@ -9,7 +10,7 @@ from harness.tracking.upload_process import UploadProcess, print_warning
 
 
 class DeferredMlflowUpload(Observer):
-    """Notes that the run belongs to `experiment` of the store at `uri`, by default the project's own store.
+    """Note that the run belongs to `experiment` of the store at `uri`, by default the project's own store.
 
     The process that uploads the sweep, or `plateau sync`, uploads it.
     """
@@ -25,7 +26,7 @@ class DeferredMlflowUpload(Observer):
 
 
 class MlflowUploader(DeferredMlflowUpload):
-    """Uploads the run while it is under way; `plateau sync` completes the upload if the store was down.
+    """Upload the run while it is under way; `plateau sync` completes the upload if the store was down.
 
     Must come after MetricsWriter, whose file it reads, and FigureWriter, whose figures it uploads.
     """

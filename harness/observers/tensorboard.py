@@ -8,7 +8,11 @@ from harness.record.metric_rows import MetricAggregator
 
 
 class TensorBoardWriter(Observer):
-    """Writes event files to the folder `tensorboard` of the run; ValueError if tensorboard is not installed."""
+    """Write event files to the folder `tensorboard` of the run.
+
+    Raises:
+        ValueError: If tensorboard is not installed.
+    """
 
     def __init__(self) -> None:
         if find_spec("tensorboard") is None:

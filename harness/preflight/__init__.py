@@ -1,6 +1,7 @@
 """Checks of a training setup before it is searched or run at length.
 
-The checks take seconds and know nothing of Hydra: they work on any model, batches and loss function."""
+The checks take seconds and know nothing of Hydra: they work on any model, batches and loss function.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -35,7 +36,7 @@ CHECKS = {
     "attention": "padding and later tokens are masked, the context is not",
     "gradients": "gradients are correct and reach exactly the trainable parameters",
     "reload": "saving, loading and merging adapters preserve the model",
-    "effective_settings": "learning rates, schedule, batch size and decay in force are those requested",
+    "effective_settings": "learning rates, schedule, batch size and decay in effect are those requested",
     "evaluation": "the validation loss covers the validation set, which shares nothing with training",
     "data": "the text has no duplicates, broken documents or outlier passages",
     "initial_loss": "the first loss is what random or pretrained weights should score",
@@ -59,7 +60,7 @@ def preflight(
     A check that raises an error counts as failed: training would likely meet the same error.
 
     Raises:
-        ValueError: A name in `checks` is unknown.
+        ValueError: If a name in `checks` is unknown.
     """
     started_at, chosen = time.perf_counter(), set(checks)
     if unknown := chosen - CHECKS.keys():

@@ -1,6 +1,7 @@
 """Check that each position predicts the intended token.
 
-The tokens are read from the text and compared with the logits, independently of the loss function."""
+The tokens are read from the text and compared with the logits, independently of the loss function.
+"""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -151,7 +152,8 @@ def _check_toy_text(setup: TrainingSetup, text: TextFormat) -> Finding:
 def _make_toy_text(shape: torch.Size, ids: Tensor, is_causal: bool) -> tuple[Tensor, Tensor]:
     """Return (inputs, targets) of `shape`, in which each of the ids is followed by the next one of a random cycle.
 
-    For a causal model, both are the text; otherwise the target is the successor of the input at the same position."""
+    For a causal model, both are the text; otherwise the target is the successor of the input at the same position.
+    """
     generator = torch.Generator().manual_seed(0)
     ids = ids[torch.randperm(len(ids), generator=generator)]
     indices = torch.randint(len(ids), shape, generator=generator)
@@ -191,7 +193,8 @@ def _entropies_by_offset(
 ) -> Mapping[int, float]:
     """Return the mean cross-entropy of the logits against the text, by offset, in nats.
 
-    The masks `positions` of the logits and `targets` in the text, both [rows, tokens], select what is averaged."""
+    The masks `positions` of the logits and `targets` in the text, both [rows, tokens], select what is averaged.
+    """
     everywhere = torch.ones_like(rows, dtype=torch.bool).cpu()
     logits, rows = logits.float().cpu(), rows.cpu()
     positions = everywhere if positions is None else positions.cpu()

@@ -1,6 +1,7 @@
-"""Check that learning rates, schedule, batch size and weight decay in force are those requested.
+"""Check that learning rates, schedule, batch size and weight decay in effect are those requested.
 
-They are read from the optimizer, not from the configuration."""
+They are read from the optimizer, not from the configuration.
+"""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -25,7 +26,8 @@ SPEEDUPS = range(2, 65)  # candidates for the number of scheduler steps per trai
 class LRCurves:
     """LR of each parameter group in the updates after `steps` completed ones.
 
-    `beyond` is the curve with the highest LR, from the first step to beyond the run's end, if it was simulated."""
+    `beyond` is the curve with the highest LR, from the first step to beyond the run's end, if it was simulated.
+    """
 
     steps: np.ndarray
     groups: Mapping[str, np.ndarray]

@@ -95,7 +95,8 @@ def _compare_slopes(setup: TrainingSetup, batch: Any, gradients: Mapping[str, Te
     """Compare slopes along random directions, tilted half towards the gradient, with those that the gradient implies.
 
     Step sizes are tried until the slopes agree within a share of the typical slope of a random direction. Step sizes
-    at which this is below rounding are left out."""
+    at which this is below rounding are left out.
+    """
     trainable, generator = setup.trainable_parameters, torch.Generator().manual_seed(0)
     n_directions = affordable_repeats(setup.model, DIRECTIONS)
     directions = [_draw_direction(trainable, generator) for _ in range(n_directions)]
@@ -129,7 +130,8 @@ def _check_missing_gradients(
 ) -> Iterator[Finding]:
     """Report parameters without a gradient on which the loss depends.
 
-    A LoRA adapter's first matrix is not reported: the loss does not depend on it while the second one is 0."""
+    A LoRA adapter's first matrix is not reported: the loss does not depend on it while the second one is 0.
+    """
     direction, sizes = _draw_direction(without, torch.Generator().manual_seed(0)), STEP_SIZES[:2]
     slopes = [_measure_slope(setup, batch, direction, size) for size in sizes]
     is_measurable = all(abs(slope) > 4 * loss_noise / size for slope, size in zip(slopes, sizes, strict=True))

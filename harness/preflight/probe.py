@@ -37,7 +37,8 @@ def affordable_repeats(model: nn.Module, wanted: int) -> int:
 def subsample_batch(setup: TrainingSetup, batch: Any, max_tokens: int) -> Any:
     """Cut a batch to the rows with the most labels, up to `max_tokens`, or to a window of one row if rows are longer.
 
-    A batch that is not text is cut to its first MAX_EXAMPLES examples."""
+    A batch that is not text is cut to its first MAX_EXAMPLES examples.
+    """
     if setup.text is None:
         return _slice_examples(batch, count_examples(batch))
     tokens = setup.text.read(batch)
@@ -134,7 +135,8 @@ def train_on_batch(
 ) -> Iterator[float]:
     """Yield the loss before each of `steps` updates on one batch and after the last one, in eval mode.
 
-    Yield nothing if the loss does not depend on a trainable parameter."""
+    Yield nothing if the loss does not depend on a trainable parameter.
+    """
     trainable = list(setup.trainable_parameters.values())
     for optimizer in optimizers:
         if hasattr(optimizer, "train"):  # schedule-free optimizers

@@ -12,7 +12,8 @@ LEVELS: tuple[Level, ...] = ("skip", "pass", "warn", "fail")  # in order of seve
 @dataclass(frozen=True)
 class Finding:
     """One thing that a check examined: what was `observed`, with its numbers, what was `expected`, and a `hint` where
-    to look if the two differ. A skipped finding holds the reason in `observed`."""
+    to look if the two differ. A skipped finding holds the reason in `observed`.
+    """
 
     level: Level
     title: str

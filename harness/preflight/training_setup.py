@@ -32,7 +32,8 @@ class Stateful(Protocol):
 class LabeledTokens:
     """Rows of tokens: int64 `inputs` and `labels`, [rows, tokens], and bool `is_real`, False for padding.
 
-    Labels are -100 where the loss scores nothing. Padding is at the end of a row."""
+    Labels are -100 where the loss scores nothing. Padding is at the end of a row.
+    """
 
     inputs: Tensor
     labels: Tensor
@@ -45,7 +46,8 @@ class TextFormat:
 
     `logits(model, batch)` returns logits of shape [rows, tokens, vocabulary], computed as the loss computes them.
     `label_shift` is the distance from an input to the token that its label holds: 1 if labels are the next tokens, 0 if
-    they equal the inputs (the model's own loss shifts them) or hold what a mask hides."""
+    they equal the inputs (the model's own loss shifts them) or hold what a mask hides.
+    """
 
     read: Callable[[Any], LabeledTokens]
     write: Callable[[LabeledTokens], Any]
@@ -55,7 +57,7 @@ class TextFormat:
 
 @dataclass(frozen=True)
 class RequestedSettings:
-    """Settings as the user gave them, to compare with those in force."""
+    """Settings as the user gave them, to compare with those in effect."""
 
     lr: float | Mapping[str, float] | None = None
     """Peak LR, of all parameter groups or by the name of the group."""
@@ -111,7 +113,8 @@ class TrainingSetup:
     mappings with `input_ids` and `labels`, as in transformers.
 
     Raises:
-        ValueError: There is no batch, or whether the model is causal cannot be detected."""
+        ValueError: If there is no batch, or whether the model is causal cannot be detected.
+    """
 
     model: nn.Module
     batches: Sequence[Any]
@@ -137,7 +140,7 @@ class TrainingSetup:
     extra_state: Sequence[Stateful] = ()
     """Objects that `train_step` changes besides model, optimizer and scheduler, such as a gradient scaler."""
     batch_size: int | None = None
-    """Examples per step in force, over all devices."""
+    """Examples per step in effect, over all devices."""
     evaluate: Callable[[int], EvalResult] | None = None
     """Return the validation loss, evaluated in batches of the given size."""
     eval_count: int | None = None

@@ -18,7 +18,7 @@ class MetricRow:
 
 
 class MetricAggregator:
-    """Makes rows of metrics, every `log_every` steps, at the last step and at evaluations. Call it for each event."""
+    """Make rows of metrics, every `log_every` steps, at the last step and at evaluations. Call it for each event."""
 
     def __init__(self) -> None:
         self._steps: list[StepEnd] = []

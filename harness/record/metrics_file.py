@@ -23,7 +23,7 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], 
     """Yield each complete entry from byte `offset` on, its metrics as floats, with the offset of the next.
 
     Raises:
-        ValueError: A line is not a JSON object.
+        ValueError: If a line is not a JSON object.
     """
     with path.open("rb") as file:
         file.seek(offset)

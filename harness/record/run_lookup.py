@@ -10,7 +10,7 @@ def find_run(source: str, output_dir: Path, key: str) -> Path:
     """Return the path `source`, or the folder of the run with that name or MLflow run id.
 
     Raises:
-        ConfigError: naming `key`, if there is neither.
+        ConfigError: If there is neither; the message names `key`.
     """
     for path in (Path(source).expanduser(), output_dir / source):
         if path.exists():

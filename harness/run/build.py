@@ -34,7 +34,7 @@ NON_NUMERIC_KEYS = ("params", "param_names", "foreach", "fused", "capturable", "
 
 @dataclass(frozen=True)
 class RunParts:
-    """Everything the trainer needs, with the settings in force."""
+    """Everything the trainer needs, with the settings in effect."""
 
     task: Task
     state: TrainState
@@ -49,7 +49,8 @@ def instantiate_component(cfg: DictConfig, key: str) -> Any:
     """Return the object that `cfg.<key>` describes.
 
     Raises:
-        ConfigError: naming `key`, if the constructor raises ValueError or OSError, also when a partial is called later.
+        ConfigError: If the constructor raises ValueError or OSError, also when a partial is called later; the message
+            names `key`.
     """
     try:
         node = to_plain_dict(cfg[key])  # instantiate would copy all of `cfg` along with the node
@@ -178,7 +179,7 @@ def _build_plan(settings: RunSettings, task: Task, processes: ProcessGroup, sche
 def _read_effective_settings(
     state: TrainState, plan: TrainingPlan, processes: ProcessGroup, warmup_steps: int
 ) -> EffectiveSettings:
-    """Read the settings in force from the built objects."""
+    """Read the settings in effect from the built objects."""
     parameters = list(state.model.parameters())
     groups = [group for optimizer in state.optimizer.parts for group in optimizer.param_groups]
     schedule: Any = state.schedule

@@ -1,4 +1,4 @@
-"""Build a run without starting it, to learn its settings in force, its length and what a step takes."""
+"""Build a run without starting it, to learn its settings in effect, its length and what a step takes."""
 
 import time
 from dataclasses import dataclass
@@ -18,10 +18,11 @@ from harness.training.policies import Stop
 
 @dataclass(frozen=True)
 class DryRun:
-    """Settings in force and size of a run that was built but not started.
+    """Settings in effect and size of a run that was built but not started.
 
     `tokens` are those of all steps. `evals` does not count the evaluation before training. `digest` identifies the
-    dataset. Seconds are None unless measured."""
+    dataset. Seconds are None unless measured.
+    """
 
     effective: EffectiveSettings
     total_steps: int
@@ -36,8 +37,9 @@ def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
     """Build the run of `cfg` and record nothing. Time so many steps, after an evaluation and one step to warm up.
 
     Raises:
-        ConfigError: The run cannot be built, or its first step cannot be taken.
-        BaseRunFailed: The run it starts from failed."""
+        ConfigError: If the run cannot be built, or its first step cannot be taken.
+        BaseRunFailed: If the run it starts from failed.
+    """
     with built_run(cfg) as (_, parts, processes):
         build_observers(cfg)
         seconds_per_step, seconds_per_eval = (

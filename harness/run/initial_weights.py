@@ -59,7 +59,7 @@ def load_warm_start(model: nn.Module, source: str, settings: RunSettings) -> Wei
     A file may hold some of the weights; the folder of a run or of a Hugging Face model must hold all of them.
 
     Raises:
-        ConfigError: if nothing is found or nothing fits.
+        ConfigError: If nothing is found or nothing fits.
     """
     path = find_run(source, settings.output_dir, "start.source")
     try:
@@ -124,7 +124,7 @@ def load_best_weights(folder: Path, model: nn.Module) -> nn.Module:
     """Return `model` with the LoRA adapters and the best weights of the run in `folder`.
 
     Raises:
-        ValueError: if the weights do not fit.
+        ValueError: If the weights do not fit.
     """
     cfg = load_config(folder / "config.yaml")
     weights = load_weights(find_intact_folder(folder / "checkpoints" / "best") / WEIGHTS_FILE)

@@ -30,7 +30,7 @@ def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
     """Load a run, with its best weights, by folder, name or MLflow run id.
 
     Raises:
-        ConfigError: if there is no such run, it is not a run of a language model, or its weights are gone.
+        ConfigError: If there is no such run, it is not a run of a language model, or its weights are gone.
     """
     folder = find_run(run, output_dir or project_dir() / "outputs", "RUN")
     kept = folder / "checkpoints" / "tokenizer"

@@ -1,4 +1,4 @@
-"""Adapt a run to preflight: requested settings come from its configuration, those in force from its parts."""
+"""Adapt a run to preflight: requested settings come from its configuration, those in effect from its parts."""
 
 import copy
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -48,8 +48,9 @@ def open_training_setup(cfg: DictConfig, n_runs: int = 1, n_parallel: int = 1) -
     """Build the run of `cfg` and yield its training setup, as one of `n_runs` of which `n_parallel` run at a time.
 
     Raises:
-        ConfigError: The run cannot be built.
-        BaseRunFailed: The run it starts from failed."""
+        ConfigError: If the run cannot be built.
+        BaseRunFailed: If the run it starts from failed.
+    """
     cfg = without_sweep_keys(cfg)
     with built_run(cfg) as (settings, parts, processes):
         yield _RunAdapter(cfg, settings, parts, processes).build_setup(n_runs, n_parallel)
@@ -156,7 +157,8 @@ class _RunAdapter:
         """Take a step as the training loop does.
 
         Raises:
-            RuntimeError: A micro-batch does not fit in memory."""
+            RuntimeError: If a micro-batch does not fit in memory.
+        """
         self.parts.state.train()
         event = Trainer(self.parts.task, self.parts.state, self.parts.plan, self.processes).train_step(batch)
         if isinstance(event, OutOfMemory):

@@ -25,8 +25,8 @@ from harness.core.events import Diagnosis
 from harness.record import metrics_file
 
 SEARCH_PATH_KEY = "hydra.searchpath"
+# Overrides of a run or of its sweep that do not apply to another run; the search path is an exception.
 NOT_REPRODUCED_KEYS = ("name", "expect", "sweep", "sweeps", "hydra", "pruner", "preflight")
-"""Overrides of a run or of its sweep that do not apply to another run; the search path is an exception."""
 
 # A string that Hydra's grammar reads as itself needs no quotes.
 UNQUOTED_PATTERN, RESERVED_WORDS = r"[A-Za-z_][\w./-]*", ("null", "true", "false", "nan", "inf")

@@ -35,8 +35,8 @@ from harness.training.checkpoint import (
 VALIDATION_KEYS = ("data", "tokenizer", "task")
 NOT_VALIDATION_KEYS = ("data.eval_batch_size", "data.shuffle", "task.blimp")
 
+# Keys that every resumed run changes.
 RESUMED_ONLY = ("effective.first_step", "effective.schedule_start_step", "effective.lr_factor")
-"""Keys that every resumed run changes."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def find_resume_point(settings: RunSettings) -> ResumePoint | None:
     """Return the checkpoint that `start.run` and `start.checkpoint` name, or None if the run does not resume another.
 
     Raises:
-        ConfigError: if there is no intact checkpoint.
+        ConfigError: If there is no intact checkpoint.
     """
     start = settings.start
     if start.run is None:
@@ -131,7 +131,7 @@ def restore_run(
     Optimizer moments come from the checkpoint, settings such as the LR from the configuration.
 
     Raises:
-        ConfigError: if the checkpoint does not fit the run.
+        ConfigError: If the checkpoint does not fit the run.
     """
     state, total_steps = parts.state, parts.plan.total_steps
     if resumed.step >= total_steps:
@@ -230,7 +230,7 @@ def resume_tags(resumed: ResumePoint) -> dict[str, str]:
 
 
 def _compare_settings(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[SettingChange]:
-    """Yield the changes in the configuration, the settings in force and the data."""
+    """Yield the changes in the configuration, the settings in effect and the data."""
     effective = EffectiveSettings.from_json(recorded["effective"])
     before = {**recorded["params"], **effective.to_params(), "data.digest": recorded["dataset"].get("digest", "-")}
     removed = [key for key in before if key not in after and "." in key]  # no dot: the option of a swept group

@@ -17,7 +17,7 @@ def check_unused(folder: Path) -> None:
     """Check that `folder` does not hold a run.
 
     Raises:
-        ConfigError: if it does.
+        ConfigError: If it does.
     """
     if (folder / metrics_file.METRICS_FILE).exists():
         raise ConfigError(f"{folder}: already holds a run; use another folder")

@@ -81,7 +81,7 @@ def run(
         overrides: The overrides that `cfg` was composed from; with them the run can be reproduced.
 
     Raises:
-        ConfigError: before anything is written, if the run cannot be built or `folder` already holds a run.
+        ConfigError: If the run cannot be built or `folder` already holds a run; nothing is written then.
     """
     cfg = without_sweep_keys(cfg)
     settings = validate_config(cfg)
@@ -131,8 +131,8 @@ def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessG
     A missing base model is trained, in its own run. The states of the random generators are restored afterwards.
 
     Raises:
-        ConfigError: if the run cannot be built.
-        BaseRunFailed: if training the base model does not complete.
+        ConfigError: If the run cannot be built.
+        BaseRunFailed: If training the base model does not complete.
     """
     cfg = without_sweep_keys(cfg)
     settings = validate_config(cfg)

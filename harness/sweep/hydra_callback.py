@@ -22,7 +22,7 @@ RecordedRun = tuple[int, dict[str, Any], dict[str, Any]]
 
 
 class ParentRunCallback(Callback):
-    """Writes sweep.json and summary.json for each sweep that another sweeper runs."""
+    """Write sweep.json and summary.json for each sweep that another sweeper runs."""
 
     _folder: Path | None = None
     _sweep_lock: FileLock
@@ -83,7 +83,11 @@ def _make_sweep_dir(config: DictConfig) -> Path:
 
 
 def _build_identity(config: DictConfig) -> dict[str, Any]:
-    """Return the content of sweep.json without the name. Raises ValueError for an invalid MLflow address."""
+    """Return the content of sweep.json without the name.
+
+    Raises:
+        ValueError: If the MLflow address is invalid.
+    """
     from harness.run.provenance import current_command
     from harness.tracking.store_uri import resolve_store_uri
 

@@ -13,7 +13,7 @@ def parse_distribution(override: Override) -> Range:
     """Return the Optuna distribution of a sweep override.
 
     Raises:
-        ValueError: The range is empty.
+        ValueError: If the range is empty.
     """
     return _impl.create_optuna_distribution_from_override(override)
 

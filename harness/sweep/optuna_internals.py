@@ -68,7 +68,7 @@ def fail_trial(study: Study, trial: FrozenTrial, user_attrs: Mapping[str, Any]) 
     """Set user attributes and the state FAIL on a trial that another process was running.
 
     Raises:
-        optuna.exceptions.UpdateFinishedTrialError: The trial ended in the meantime.
+        optuna.exceptions.UpdateFinishedTrialError: If the trial ended in the meantime.
     """
     for key, value in user_attrs.items():
         study._storage.set_trial_user_attr(trial._trial_id, key, value)
@@ -88,7 +88,7 @@ def silence_optuna() -> None:
 
 
 class _FilteredStudy:
-    """Wraps a study, which may itself be a pruner's view of one. Samplers read trials through `_get_trials`."""
+    """Wrapper of a study, which may itself be a pruner's view of one. Samplers read trials through `_get_trials`."""
 
     def __init__(self, study: Study, hidden_attr: str) -> None:
         self._study, self._hidden_attr = study, hidden_attr

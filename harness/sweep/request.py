@@ -25,12 +25,11 @@ from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import absolute_storage_url
 from harness.sweep.workers.worker_pool import count_cores
 
+# Sections of the configuration in which trials of one study may differ.
 UNCOMPARED_SECTIONS = (*NON_TRAINING_KEYS, "device")
-"""Sections of the configuration in which trials of one study may differ."""
 
 MAX_DEFAULT_JOBS = 4  # with more workers, the sampler knows fewer results when it proposes
-LOCAL_LAUNCHERS = ("basic", "joblib", "submitit_local")
-"""Launchers whose workers run on this machine."""
+LOCAL_LAUNCHERS = ("basic", "joblib", "submitit_local")  # launchers whose workers run on this machine
 
 PreflightMode = Literal["stop", "warn", "skip"]
 
@@ -71,7 +70,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     """Return the request of a composed `config`, which includes the `hydra` node, and the overrides `arguments`.
 
     Raises:
-        ConfigError: for every problem that shows before anything is built.
+        ConfigError: If a problem shows before anything is built.
     """
     _check_not_torchrun()
     sweeper = cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweeper, resolve=True))

@@ -47,8 +47,8 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     """Run a new sweep, or resume one.
 
     Raises:
-        ConfigError: for an invalid configuration, before a study is created.
-        RunFailedError: if the sweep failed or was interrupted.
+        ConfigError: If the configuration is invalid; no study is created then.
+        RunFailedError: If the sweep failed or was interrupted.
     """
     silence_optuna()
     request = read_sweep_request(config, arguments)
@@ -90,7 +90,7 @@ def _run_preflight(request: SweepRequest) -> str:
     """Return the findings of preflight on the current configuration, in lines.
 
     Raises:
-        RunFailedError: if a check fails and preflight=stop.
+        RunFailedError: If a check fails and preflight=stop.
     """
     if request.preflight == "skip":
         return ""

@@ -27,7 +27,8 @@ def build_causal_lm_task(
 ) -> "CausalLM":
     """Build next-token prediction with `model` on `data`; every evaluation also scores the minimal pairs of `blimp`.
 
-    Raises ValueError if the model is not causal or has too few positions for the data or the pairs.
+    Raises:
+        ValueError: If the model is not causal or has too few positions for the data or the pairs.
     """
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
     network = build_checked_model(model, tokens, is_masked=False)
@@ -35,7 +36,7 @@ def build_causal_lm_task(
 
 
 class CausalLM(TextTask):
-    """Predicts each token from those before it. The model receives inputs only, so labels cannot be shifted twice."""
+    """Predict each token from those before it. The model receives inputs only, so labels cannot be shifted twice."""
 
     @property
     def constants(self) -> Mapping[str, float]:

@@ -32,7 +32,11 @@ class WindowBatch:
 def build_headlines_task(
     *, model: Callable[..., nn.Module], data: Callable[..., TokenData], tokenizer: Any, seed: int, cache_dir: Path
 ) -> "HeadlinesLM":
-    """Build next-token prediction on headlines. Raises ValueError if the windows do not fit the data or the model."""
+    """Build next-token prediction on headlines.
+
+    Raises:
+        ValueError: If the windows do not fit the data or the model.
+    """
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
     network = build_checked_model(model, tokens, is_masked=False)
     limit = max_positions(network)

@@ -39,8 +39,9 @@ def build_masked_lm_task(
 ) -> "MaskedLM":
     """Build masked language modelling with `model` on `data`; every evaluation also scores the pairs of `blimp`.
 
-    Raises ValueError if the vocabulary has no mask token, the model is causal or has too few positions, or it ignores
-    the attention mask that keeps attention within documents.
+    Raises:
+        ValueError: If the vocabulary has no mask token, the model is causal or has too few positions, or it ignores the
+            attention mask that keeps attention within documents.
     """
     tokens = data(tokenizer=tokenizer, seed=seed, cache_dir=cache_dir)
     masking = build_masking(Tokenizer.load(tokens.tokenizer_path), mask, mask_fraction, tokens.sequence_length)
@@ -54,7 +55,7 @@ def build_masked_lm_task(
 
 @dataclass
 class MaskedLM(TextTask):
-    """Predicts masked tokens.
+    """Predict masked tokens.
 
     A row is `[CLS] document [SEP]` or a section of many documents; with `within_documents` attention does not cross
     documents. Training masks depend on the seed and the example's position in the endless order, so every epoch has

@@ -73,7 +73,8 @@ def build_pair_scorer(
 ) -> MinimalPairScorer | None:
     """Return the scorer of `pairs` for a model trained on `data`, or None if there are no pairs.
 
-    Raises ValueError if a sentence is longer than the model's positions.
+    Raises:
+        ValueError: If a sentence is longer than the model's positions.
     """
     if not pairs:
         return None

@@ -29,7 +29,8 @@ def build_operator_task(
 ) -> "OperatorTask":
     """Build the task of predicting y from x, trained on the relative `loss` of normalized fields.
 
-    Raises ValueError if there is no such loss, or if the training fields y are constant.
+    Raises:
+        ValueError: If there is no such loss, or if the training fields y are constant.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r} must be l2 or h1")
@@ -42,7 +43,7 @@ def build_operator_task(
 
 @dataclass
 class OperatorTask:
-    """Predicts fields from fields; an example is a sample.
+    """Predict fields from fields; an example is a sample.
 
     The objective is the relative L2 error of physical fields on the first held-out set. Metrics of the other held-out
     sets end in their grid size, such as `loss_32`.

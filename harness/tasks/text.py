@@ -88,8 +88,9 @@ class TextTask:
 def build_checked_model(model: Callable[..., nn.Module], data: TokenData, *, is_masked: bool) -> nn.Module:
     """Build the model for the vocabulary of `data`.
 
-    Raises ValueError if its attention is causal for a masked task or bidirectional for a causal one, or if sequences
-    are longer than its positions.
+    Raises:
+        ValueError: If its attention is causal for a masked task or bidirectional for a causal one, or if sequences are
+            longer than its positions.
     """
     network = model(vocab_size=data.vocab_size)
     if is_causal(network) == is_masked:

@@ -12,6 +12,7 @@ from typing import Any
 from harness.core.files import FileLock
 from harness.tracking.store_uri import artifact_root, hide_credentials, sqlite_path
 
+# Defaults for variables that the user has not set.
 CLIENT_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "CRITICAL",
@@ -20,7 +21,6 @@ CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a retried "create run" could create two; we search before we retry
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
 }
-"""Defaults for variables that the user has not set."""
 
 RECORD_ID_TAG = "harness.record_id"
 PARENT_TAG = "mlflow.parentRunId"
@@ -28,8 +28,7 @@ TABLES_TAG = "mlflow.loggedArtifacts"
 # Limits of MLflow's API: metrics per call and characters.
 MAX_METRICS_PER_BATCH, MAX_VALUE_LENGTH, MAX_KEY_LENGTH, MAX_DIGEST_LENGTH = 1000, 6000, 250, 36
 
-Point = tuple[str, float, int, int]
-"""(metric name, value, timestamp in milliseconds, step)."""
+Point = tuple[str, float, int, int]  # (metric name, value, timestamp in milliseconds, step)
 
 
 class UploadError(Exception):

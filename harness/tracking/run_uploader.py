@@ -20,8 +20,7 @@ from harness.tracking.mlflow_client import (
 )
 from harness.tracking.store_uri import DEFAULT_EXPERIMENT, default_store_uri, hide_credentials
 
-Entry = dict[str, Any]
-"""An entry of metrics.jsonl."""
+Entry = dict[str, Any]  # an entry of metrics.jsonl
 
 MLFLOW_STATUSES = {
     "completed": "FINISHED",
@@ -35,11 +34,11 @@ END_TAGS = ("status", "reason", "best_step")
 
 SWEEP_TAG = "harness.sweep"  # id of the sweep that a trial belongs to
 RESUMED_TAG = "resumed.run_id"  # MLflow run that this one resumes
-EFFECTIVE_TAG = "harness.effective"  # the settings in force as JSON
+EFFECTIVE_TAG = "harness.effective"  # the settings in effect as JSON
 DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that the UI shows above a run
 DIAGNOSIS_TAG_PREFIX = "diagnosis."
+# Our tags for which the UI has columns under other names.
 UI_COLUMN_TAGS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.git.commit", "user": "mlflow.user"}
-"""Our tags for which the UI has columns under other names."""
 
 
 @dataclass
@@ -87,7 +86,7 @@ def upload_run(
     """Upload what MLflow lacks of the run in `folder`.
 
     Raises:
-        UploadError: The store did not accept it; call again later.
+        UploadError: If the store did not accept it; call again later.
     """
     with FileLock(folder / "mlflow.lock", required=False):
         # asked before reading: a run that is not being written has written everything

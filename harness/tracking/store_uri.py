@@ -18,7 +18,7 @@ def resolve_store_uri(uri: str | None) -> str:
     """Return `uri` with the path of a SQLite file made absolute, the default store for None.
 
     Raises:
-        ValueError: Not the address of a tracking store.
+        ValueError: If `uri` is not the address of a tracking store.
     """
     if uri is None:
         return default_store_uri()

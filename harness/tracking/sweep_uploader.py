@@ -74,7 +74,7 @@ def mark_sweep_running(folder: Path) -> FileLock:
 
 
 class SweepUploader:
-    """Uploads what MLflow lacks of a sweep each time it is called, with one client for everything."""
+    """Upload what MLflow lacks of a sweep each time it is called, with one client for everything."""
 
     def __init__(self, folder: Path, on_message: Callable[[str], None] = print) -> None:
         self.folder, self.on_message = folder, on_message

@@ -26,7 +26,7 @@ FINAL_TIMEOUT_S = 60
 
 
 class UploadProcess:
-    """Starts a process that uploads the folder of a run or a sweep as it grows.
+    """Start a process that uploads the folder of a run or a sweep as it grows.
 
     The process completes the upload however this one ends. A sweep counts as running until `close`.
     """

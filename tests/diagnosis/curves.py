@@ -341,7 +341,7 @@ FAMILIES: dict[str, tuple[Callable[[int], SimulatedRun], set[str], set[str]]] = 
     "clipped, SGD": (partial(clipped, optimizer="SGD"), {"clipping binds"}, set()),
     "a layer without gradient": (vanishing, {"vanishing gradients"}, set()),
     "a layer with all of it": (dominating, {"dominating layer"}, set()),
-    "warm-up asked, none in force": (truncated, {"warm-up truncated"}, set()),
+    "warm-up asked, none in effect": (truncated, {"warm-up truncated"}, set()),
     "rise at the peak": (short_warmup, {"warm-up too short"}, {"spike"}),
     "norms jump at the peak": (norm_jump, {"warm-up too short"}, set()),
     "plateau schedule that cannot act": (

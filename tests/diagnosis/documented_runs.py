@@ -27,9 +27,9 @@ def ltg_bert_as_written() -> History:
 
 
 def ltg_bert_in_force() -> History:
-    """Return the same with what its repository later showed: 10% of warm-up requested, int(0.1) steps in force."""
+    """Return the same with what its repository later showed: 10% of warm-up requested, int(0.1) steps in effect."""
     return ltg_bert(
-        name="LTG-BERT, with the warm-up in force", total_steps=15_000, batch_size=216, peak_lr=8.44e-5,
+        name="LTG-BERT, with the warm-up in effect", total_steps=15_000, batch_size=216, peak_lr=8.44e-5,
         requested_warmup=1500.0, warmup_steps=0,
     )  # fmt: skip
 

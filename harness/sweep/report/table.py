@@ -30,7 +30,7 @@ RESERVED_LINES = 6
 
 
 class ProgressTable:
-    """Shows the best and the newest trials and the state of the sweep; called with all trials at every update."""
+    """Show the best and the newest trials and the state of the sweep; called with all trials at every update."""
 
     def __init__(self, objectives: Sequence[str], n_trials: int, n_jobs: int, stream: TextIO | None = None) -> None:
         self._labels, self._n_trials, self._n_jobs = [objective_label(name) for name in objectives], n_trials, n_jobs

@@ -16,7 +16,7 @@ def parse_ranges(overrides: Sequence[str]) -> tuple[dict[str, Range], dict[str, 
     """Split overrides into ranges by key, fixed values by key, and deletions.
 
     Raises:
-        ConfigError: An override cannot be parsed, or its range holds nothing to search.
+        ConfigError: If an override cannot be parsed, or its range holds nothing to search.
     """
     for text in overrides:
         try:

@@ -52,7 +52,7 @@ class SearchSpace:
         """Convert values by config key to Optuna params, for `study.enqueue_trial`.
 
         Raises:
-            ConfigError: A key is not searched, or its value is out of range.
+            ConfigError: If a key is not searched, or its value is out of range.
         """
         active = self._active_params(values)
         params = {}
@@ -84,7 +84,7 @@ class SearchSpace:
         """Compose the config of a trial that sets `values`; `defaults` are overrides with the lowest precedence.
 
         Raises:
-            ConfigError: A key or an option does not exist.
+            ConfigError: If a key or an option does not exist.
         """
         groups = [f"{key}={value}" for key, value in values.items() if key in self.choices]
         overrides = [*defaults, *self.fixed, *groups]
@@ -101,7 +101,7 @@ class SearchSpace:
         """Return every combination of values, the last key varying fastest.
 
         Raises:
-            ConfigError: A range is continuous or conditional, or there are too many combinations.
+            ConfigError: If a range is continuous or conditional, or there are too many combinations.
         """
         if self.conditional:
             raise ConfigError("sweep.conditional: not supported by a grid, which runs every combination")
@@ -155,7 +155,7 @@ def read_search_space(
     Ranges are in Hydra's sweep syntax.
 
     Raises:
-        ConfigError: A range is invalid, or is given for a key or condition that cannot be searched.
+        ConfigError: If a range is invalid, or is given for a key or condition that cannot be searched.
     """
     given_keys = {argument.partition("=")[0] for argument in arguments}
     defaults = [f"{key}={value}" for key, value in params.items() if key not in given_keys]

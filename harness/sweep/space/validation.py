@@ -42,7 +42,7 @@ def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
     `allow` are keys that may be searched although they change the objective.
 
     Raises:
-        ConfigError: A config cannot run, or uses other data or another number of tokens than the current one.
+        ConfigError: If a config cannot run, or uses other data or another number of tokens than the current one.
     """
     for name in allow:
         if not any(contains_key(name, key) for key in space.searched_keys):

@@ -14,7 +14,7 @@ from harness.sweep.study.trial_attrs import OUT_OF_SPACE_VALUES, trial_position
 
 
 class ReproducibleSampler(BaseSampler):
-    """Rebuilds a sampler for every trial, from the seed and the trial's position in the study.
+    """Sampler that is rebuilt for every trial, from the seed and the trial's position in the study.
 
     Optuna's samplers hold a random generator, which is lost when a process ends. Seeding it again would repeat the
     first proposals. Trials out of the search space are hidden from the sampler, which could not use them.

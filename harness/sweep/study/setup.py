@@ -18,7 +18,7 @@ def check_existing_study(request: SweepRequest) -> bool:
     """Return whether the study exists, without creating it.
 
     Raises:
-        ConfigError: The storage cannot be opened, or the study searches something else.
+        ConfigError: If the storage cannot be opened, or the study searches something else.
     """
     if request.options.storage is None and not request.folder.exists():
         return False
@@ -33,7 +33,7 @@ def open_study(request: SweepRequest) -> TrialQueue:
     """Create or open the study.
 
     Raises:
-        ConfigError: The study exists with another search space, objective or config; the message lists the changes.
+        ConfigError: If the study exists with another search space, objective or config; the message lists the changes.
     """
     request.folder.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(

@@ -51,7 +51,7 @@ class StudySpec:
         """Build the sampler.
 
         Raises:
-            ConfigError: The sampler does not take its options.
+            ConfigError: If the sampler does not take its options.
         """
         study_seed = self.seed if self.sampler.get("seed") is None else self.sampler["seed"]
         if self.is_grid:  # every point is enqueued, so nothing is sampled
@@ -76,7 +76,7 @@ class StudySpec:
         """Build the pruner.
 
         Raises:
-            ConfigError: The pruner does not take its options.
+            ConfigError: If the pruner does not take its options.
         """
         try:
             return _resolve_factory("pruner", self.pruner)()

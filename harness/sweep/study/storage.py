@@ -55,7 +55,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """Open the database at `url`, or the journal file in `folder`.
 
     Raises:
-        ConfigError: `url` is not an SQLAlchemy URL, or the database cannot be opened.
+        ConfigError: If `url` is not an SQLAlchemy URL, or the database cannot be opened.
     """
     if url is None:
         journal = folder / "study.journal"
@@ -75,7 +75,7 @@ def parse_dialect(url: str) -> str:
     """Return the dialect of an SQLAlchemy URL, such as "postgresql".
 
     Raises:
-        ConfigError: `url` is not one.
+        ConfigError: If `url` is not an SQLAlchemy URL.
     """
     try:
         return make_url(url).get_backend_name()

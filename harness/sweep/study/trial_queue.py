@@ -1,4 +1,4 @@
-"""Hands out the trials of a study one at a time, and records how each ends."""
+"""Hand out the trials of a study one at a time, and record how each ends."""
 
 import math
 import time
