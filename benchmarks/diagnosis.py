@@ -28,8 +28,9 @@ from harness.importers import native  # noqa: E402
 from harness.record.metric_rows import MetricAggregator  # noqa: E402
 from harness.run.runner import run  # noqa: E402
 from harness.training.loop import Trainer  # noqa: E402
-from harness.training.policies import stop_when_diverged, watch_spikes  # noqa: E402
+from harness.training.policies import stop_when_diverged  # noqa: E402
 from harness.training.schedules import Constant, Cosine, Plateau, WarmupSchedule  # noqa: E402
+from harness.training.spikes import watch_spikes  # noqa: E402
 from tests.diagnosis import recorded_runs  # noqa: E402
 from tests.diagnosis.curves import Curve, synthetic_curves  # noqa: E402
 from tests.toy_task import CPU, Rows, ToyTask, toy_plan, toy_state  # noqa: E402

@@ -82,7 +82,8 @@ def load_history(run: str, path: Path | None, uri: str | None = None) -> History
     except (ValueError, OSError) as error:
         raise ConfigError(f"RUN_OR_LOG: {error}") from error
     raise ConfigError(
-        f"RUN_OR_LOG: {run!r} is not a file, folder, run in {project_dir() / 'outputs'}, or MLflow run id"
+        f"RUN_OR_LOG: {run!r} is not a file, folder, run in {project_dir() / 'outputs'}, or MLflow run id; "
+        "`ls outputs` lists the runs"
     )
 
 

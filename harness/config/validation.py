@@ -3,7 +3,7 @@
 import math
 import re
 import tempfile
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -30,10 +30,10 @@ def validate_config(cfg: DictConfig) -> RunSettings:
         ConfigError: If a value cannot work; the message names the first such value.
     """
     cfg = without_sweep_keys(cfg)
-    for key in sorted(OmegaConf.missing_keys(cfg)):
-        raise ConfigError(f"{key} has no value; add {key}=…")
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError(f"{missing[0]}: has no value; add {missing[0]}=…")
     _check_top_level(cfg)
-    schemas = {name: hint for name, hint in get_type_hints(RunSettings).items() if hasattr(hint, "__post_init__")}
+    schemas = {name: hint for name, hint in get_type_hints(RunSettings).items() if is_dataclass(hint)}
     sections = {name: parse_section(name, schema, cfg[name]) for name, schema in schemas.items()}
     for key, node in find_targets(cfg):
         check_target(key, node)
@@ -80,11 +80,11 @@ def check_writable(key: str, folder: Path) -> Path:
 
 
 def _check_top_level(cfg: DictConfig) -> None:
-    for key in ("output_dir", "cache_dir"):
+    for key, default in (("output_dir", "outputs"), ("cache_dir", ".cache")):
         if not isinstance(cfg[key], str) or not cfg[key]:
-            raise ConfigError(f"{key}: {cfg[key]!r} is not a folder")
+            raise ConfigError(f"{key}: {cfg[key]!r} must be a path; set {key}={default}")
     if cfg.name is not None and not re.fullmatch(RUN_NAME_PATTERN, str(cfg.name)):
-        raise ConfigError(f"name: {cfg.name!r} may have up to 80 letters, digits and any of . _ + -")
+        raise ConfigError(f"name: {cfg.name!r} must be 1 to 80 characters: letters, digits, . _ + -")
     for group in REQUIRED_GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
             raise ConfigError(f"{group}: no option is chosen; `python run.py --help` lists the options")
@@ -104,7 +104,7 @@ def _check_learning_rates(optimizer: DictConfig) -> None:
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise ConfigError(f"optimizer.{name}: {value!r} is not a number")
             if not 0 < value < math.inf:
-                raise ConfigError(f"optimizer.{name}: {value} must be above 0")
+                raise ConfigError(f"optimizer.{name}: {value} must be a finite number above 0")
 
 
 def _check_expectations(expect: Any) -> None:

@@ -13,8 +13,8 @@ from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import rolling_baseline
 
-# Steps of the shortest spike, as in the spike policy, and rows below the ceiling that end it; a single odd batch does
-# not count.
+# Steps of the shortest spike, since a single odd batch is no spike, and rows below the ceiling that end it. A copy of
+# SPIKE_STEPS in training/spikes.py, which diagnosis may not import: change both.
 MIN_SPIKE_STEPS = 3
 MAX_SPIKES = 5  # reported, the first ones
 MIN_TRAIN_ROWS, MIN_EVALS = 10, 2  # that establish a baseline

@@ -1,4 +1,4 @@
-"""Diagnoses of the learning rate: against its range test, in the warm-up, and by its schedule."""
+"""Diagnoses of the learning rate: outside the band of a range test, warm-up problems, ineffective schedules."""
 
 import math
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from harness.diagnosis.plateau_window import PEAK_TOLERANCE, completed_fraction,
 from harness.diagnosis.thresholds import Thresholds
 
 MAX_WARMUP_FRACTION = 0.3  # of the run; a later peak of the LR does not end a warm-up
-AFTER_PEAK_FRACTION = 0.1  # of the run, in which a rise is put down to the peak
+AFTER_PEAK_FRACTION = 0.1  # of the run; a rise this soon after the peak is attributed to the peak
 LR_TOLERANCE = 1e-6
 
 
@@ -94,7 +94,7 @@ def detect_misled_scheduler(history: History, thresholds: Thresholds) -> Iterato
         yield Diagnosis("scheduler misled", 0, 1.0, reason, {"monitor": monitor}, ("schedule=plateau",))
     elif monitor is None and _has_plateau_schedule(history) and (cuts := _find_cuts_while_improving(history)):
         reason = f"the LR was cut at step {cuts[0]} although val/loss was at its best: it monitors something else"
-        evidence: Evidence = {"first such cut": cuts[0], "such cuts": len(cuts)}
+        evidence: Evidence = {"first cut at a best loss": cuts[0], "cuts at a best loss": len(cuts)}
         yield Diagnosis("scheduler misled", cuts[0], 0.8, reason, evidence, ("schedule=plateau",))
 
 
@@ -108,7 +108,8 @@ def _find_loss_rise(
     if not len(before) or len(after) < 2:
         return None
     lowest = float(before.min())
-    noise = float(np.median(np.abs(np.diff(losses.values)))) * 1.05  # to the standard deviation of a normal one
+    # 1.4826 / sqrt(2): median absolute difference to standard deviation, for normal noise
+    noise = 1.05 * float(np.median(np.abs(np.diff(losses.values))))
     rise = float(np.sort(after)[-2]) - lowest  # the second highest: a single row does not count
     if rise <= max(thresholds.warmup_rise * abs(lowest), thresholds.spike_z * noise):
         return None

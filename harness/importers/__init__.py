@@ -1,6 +1,6 @@
 """Import of training curves recorded by this harness or by other programs, one format per file.
 
-The format is detected from the content of a file, not from its name. Modules are imported on demand.
+A single file is recognized by its content, a folder by its file names. Modules are imported on demand.
 """
 
 import json
@@ -10,8 +10,8 @@ from typing import Any
 from harness.diagnosis.history import History
 from harness.record.metrics_file import METRICS_FILE
 
-TENSORBOARD_MARKER = b"brain.Event:"
-"""Part of the first record of every TensorBoard event file."""
+TENSORBOARD_MARKER = b"brain.Event:"  # part of the first record of every TensorBoard event file
+FILE_FORMATS = "a log, CSV, JSONL, trainer_state.json or TensorBoard event file"  # in error messages
 
 
 def read_history(path: Path) -> History:
@@ -40,7 +40,8 @@ def _read_folder(folder: Path) -> History:
         examples = ", ".join(str(path) for path in runs[:3])
         raise ValueError(f"{folder}: contains {len(runs)} runs; pass their paths: {examples}{', …' * (len(runs) > 3)}")
     raise ValueError(
-        f"{folder}: contains no {METRICS_FILE}, trainer_state.json or TensorBoard event file; pass the path of a log"
+        f"{folder}: contains no {METRICS_FILE}, trainer_state.json or TensorBoard event file; "
+        f"pass the path of {FILE_FORMATS}"
     )
 
 
@@ -56,7 +57,7 @@ def _read_file(path: Path) -> History:
 
         return tensorboard.read_tensorboard(path)
     if b"\0" in head:
-        raise ValueError(f"{path}: not a text file; pass a run's folder, a log, CSV, JSONL or a TensorBoard event file")
+        raise ValueError(f"{path}: not a text file; pass a run's folder or {FILE_FORMATS}")
     return _read_text(path, text)
 
 
@@ -72,7 +73,7 @@ def _read_text(path: Path, head: str) -> History:
     if isinstance(first_line, dict) or isinstance(content, list):
         return tables.read_jsonl_history(path)
     if isinstance(content, dict):
-        raise ValueError(f"{path}: neither JSONL nor a trainer_state.json, which would have a log_history")
+        raise ValueError(f"{path}: a JSON object without log_history; pass JSONL or a trainer_state.json")
     return tables.read_csv_history(path) if tables.detect_delimiter(head) else text.read_text_log(path)
 
 

@@ -15,7 +15,7 @@ from harness.importers.step_numbering import StepCounter, infer_epochs, round_st
 NumberedRows = list[tuple[int, dict[str, float]]]
 """(step, values by name) pairs."""
 
-STEPS_PER_EPOCH = 100
+PSEUDO_STEPS_PER_EPOCH = 100
 """Steps that stand for an epoch in a log with fractions of epochs and no steps."""
 
 
@@ -51,7 +51,7 @@ def history_from_rows(located: Sequence[tuple[str, Mapping[str, Any]]], path: Pa
     if not any(canonical_name(name) in LOSS_METRICS for name in names):
         raise ValueError(_missing_column_message(path, kind, names, "losses, such as loss, train_loss or val_loss"))
     is_epoch = canonical_name(step) == "epoch"
-    scale = STEPS_PER_EPOCH if is_epoch and any(row.get(step, 0) % 1 for _, row in rows) else 1
+    scale = PSEUDO_STEPS_PER_EPOCH if is_epoch and any(row.get(step, 0) % 1 for _, row in rows) else 1
     numbered = [(round_step(row[step] * scale, f"{path}, {location}"), row) for location, row in rows if step in row]
     continued = numbered if is_epoch else _continue_steps(numbered, _find_column(names, "epoch"))
     columns: dict[str, list[tuple[int, float]]] = {}
@@ -144,7 +144,7 @@ def numeric_values(row: Mapping[Any, Any]) -> dict[str, float]:
 
 
 def _find_column(names: Mapping[str, int], concept: str) -> str | None:
-    """Return the column for "step" or "epoch" that most rows have, of several the one with the most specific name."""
+    """Return the column for "step" or "epoch" present in most rows; ties go to the most specific name."""
     columns = [name for name in names if canonical_name(name) == concept]
     return max(columns, key=lambda name: (names[name], -ALIAS_ORDER[normalize_name(name)]), default=None)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.diagnosis.history import History, RunFacts
 from harness.importers.metric_aliases import CANONICAL_NAMES, SUMMARY_KEY, build_history, canonical_name
 from harness.importers.step_numbering import StepCounter
-from harness.importers.tables import STEPS_PER_EPOCH
+from harness.importers.tables import PSEUDO_STEPS_PER_EPOCH
 
 EXAMPLE = "step 100 | loss 3.21 | lr 1e-4 | grad norm 1.2"
 NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
@@ -60,7 +60,7 @@ def _assign_steps(parsed: Iterable[dict[str, float]]) -> Iterator[tuple[int, dic
     """Yield each line's metrics with their step of the run, which is that of the previous line if it has none."""
     rows = [row for row in parsed if row]
     has_steps = any("step" in row for row in rows)
-    steps_per_epoch = STEPS_PER_EPOCH if any(row.get("epoch", 0) % 1 for row in rows) else 1
+    steps_per_epoch = PSEUDO_STEPS_PER_EPOCH if any(row.get("epoch", 0) % 1 for row in rows) else 1
     count, step = StepCounter(), None
     for row in rows:
         if "step" in row:

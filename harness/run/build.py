@@ -27,6 +27,7 @@ from harness.training.loop import TrainingPlan
 from harness.training.optimizers import CombinedOptimizer, group_parameters
 from harness.training.policies import Policy
 from harness.training.schedules import Plateau
+from harness.training.spikes import watch_spikes
 
 NON_NUMERIC_KEYS = ("params", "param_names", "foreach", "fused", "capturable", "differentiable", "maximize")
 """Keys of a torch parameter group that do not change the update."""
@@ -146,7 +147,7 @@ def _check_schedule(schedule: Schedule, plan: TrainingPlan, schedule_start_step:
 def _build_policies(settings: RunSettings) -> tuple[Policy, ...]:
     loop, max_skips = settings.loop, settings.precision.max_skips
     run_policies: list[Policy] = [
-        policies.watch_spikes(
+        watch_spikes(
             loop.on_spike, max_skips=max_skips, lr_factor=loop.spike_lr_factor, max_rollbacks=loop.max_rollbacks
         ),
         policies.stop_when_diverged(max_skips),

@@ -20,7 +20,7 @@ from harness.core.distributed import ProcessGroup
 from harness.core.files import find_intact_folder, replace_folder, write_folder_atomically
 from harness.core.seeding import get_rng_state
 from harness.core.state import TrainState
-from harness.training.policies import SPIKE_STEPS
+from harness.training.spikes import SPIKE_STEPS
 
 WEIGHTS_FILE, STATE_FILE, SUMMARY_FILE = "model.safetensors", "state.pt", "checkpoint.json"
 AFTER_SPIKE = ".after-spike"  # suffix of checkpoints that a rollback discarded
@@ -31,13 +31,15 @@ def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None =
 
     SUMMARY_FILE holds the counters and the SHA-256 of the other files.
     """
-    rest = state.state_dict(rng)
+    state_without_weights = state.state_dict(rng)
+    weights = state_without_weights.pop("model")
 
     def write(draft: Path) -> None:
-        save_weights(rest.pop("model"), draft / WEIGHTS_FILE)
-        torch.save(rest, draft / STATE_FILE)
+        save_weights(weights, draft / WEIGHTS_FILE)
+        torch.save(state_without_weights, draft / STATE_FILE)
         sums = {name: _file_sha256(draft / name) for name in (WEIGHTS_FILE, STATE_FILE)}
-        (draft / SUMMARY_FILE).write_text(json.dumps({"counters": rest["counters"], "sha256": sums}, indent=1))
+        summary = {"counters": state_without_weights["counters"], "sha256": sums}
+        (draft / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
 
     write_folder_atomically(folder, write)
 
@@ -51,8 +53,8 @@ def load_checkpoint(state: TrainState, folder: Path, *, rank: int = 0) -> None:
     folder = find_intact_folder(folder)
     if damage := find_damage(folder):
         raise ValueError(damage)
-    rest = _load_tensors(folder / STATE_FILE)
-    state.load_state_dict({**rest, "model": load_weights(folder / WEIGHTS_FILE)}, rank=rank)
+    state_without_weights = _load_tensors(folder / STATE_FILE)
+    state.load_state_dict({**state_without_weights, "model": load_weights(folder / WEIGHTS_FILE)}, rank=rank)
 
 
 def read_counters(folder: Path) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def choose_checkpoint(folder: Path, which: str) -> tuple[Path, list[str]]:
-    """Return the checkpoint "best", "last" or of a step, and a message for each damaged one on the way to it.
+    """Return the checkpoint that `which` names ("best", "last" or a step) and a message for each damaged one skipped.
 
     A damaged checkpoint is replaced by the newest intact one before it.
 
@@ -167,7 +169,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 class Checkpointer:
-    """Writes checkpoints to `folder`: `step-…` for the last `keep`, and `best`.
+    """Write checkpoints to `folder`: `step-…` for the last `keep`, and `best`.
 
     Older ones are kept as long as a rollback may need them.
     """

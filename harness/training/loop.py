@@ -1,4 +1,4 @@
-"""The training loop: steps, evaluations, checkpoints and policies. It knows nothing about the model."""
+"""The training loop: steps, evaluations, checkpoints and policies. Does not depend on the kind of model."""
 
 import functools
 import math
@@ -18,7 +18,9 @@ from harness.core.task import Mean, Metric, Task
 from harness.training.grad_norms import layer_grad_norms
 from harness.training.policies import Decision, HandleSpike, Policy, ShrinkMicroBatch, Stop, first_decision
 
-# A rollback restores the weights but keeps these, so that the batches at fault are not trained on again.
+# A rollback restores the weights but keeps these. `examples`: the batches at fault are not trained on again.
+# `rollbacks` and `lr_factor`: they count up over all rollbacks, to limit them. The best loss and what follows from it:
+# the checkpoint `best` is kept on disk, and only a better loss may replace it.
 KEPT_AT_ROLLBACK = ("examples", "rollbacks", "lr_factor", "best_val_loss", "best_step", "evals_since_best")
 
 
@@ -42,7 +44,7 @@ class TrainingPlan:
 
 @dataclass
 class Trainer:
-    """Trains `state` on `task` according to `plan`.
+    """Train `state` on `task` according to `plan`.
 
     `emit` receives every event. `save(state, is_best)` writes a checkpoint. `restore_before(state, step)` restores the
     last checkpoint before a step and returns its step, or None if there is none.
@@ -94,18 +96,18 @@ class Trainer:
         generators are reset, so that the step can be retried with a smaller micro-batch.
         """
         state, plan = self.state, self.plan
-        started_at, generators = started_at or time.perf_counter(), get_torch_rng_state()
+        started_at, rng_state = started_at or time.perf_counter(), get_torch_rng_state()
         multiplier = state.schedule.lr_multiplier(state.progress(plan.total_steps))
         state.optimizer.scale_lr(multiplier * state.lr_factor)
         try:
-            loss, shortage = self._accumulate_gradients(batch), ""
+            loss, oom_message = self._accumulate_gradients(batch), ""
         except torch.OutOfMemoryError as error:
-            loss, shortage = 0.0, str(error).partition("\n")[0]
-        loss, n_out_of_memory = self.processes.all_reduce([loss, float(bool(shortage))])
+            loss, oom_message = 0.0, str(error).partition("\n")[0]
+        loss, n_out_of_memory = self.processes.all_reduce([loss, float(bool(oom_message))])
         if n_out_of_memory:
             state.optimizer.zero_grad()
-            set_torch_rng_state(generators)
-            return OutOfMemory(state.step, self.micro_batch_size, shortage or "on another process")
+            set_torch_rng_state(rng_state)
+            return OutOfMemory(state.step, self.micro_batch_size, oom_message or "on another process")
         grad_norm = self._clip_and_step()
         tokens = self.task.count_tokens(batch)
         state.step += 1
@@ -229,8 +231,8 @@ class Trainer:
         )
         if is_continuing:
             return None
-        rise = f"the loss rose from about {spike.baseline_loss:.4g} to {spike.loss:.4g}"
-        reason = f"{rise} after step {spike.last_good_step}"
+        change = f"rose from about {spike.baseline_loss:.4g} to" if math.isfinite(spike.loss) else "became"
+        reason = f"the loss {change} {spike.loss:.4g} after step {spike.last_good_step}"
         return Stop("diverged", f"{reason}; there is no earlier checkpoint to restore" if may_roll_back else reason)
 
 

@@ -137,7 +137,7 @@ def test_invalid_cells_are_reported_with_their_line(tmp_path: Path) -> None:
         ("step,speed\n1,3.2\n", "this CSV has no column for losses, .*; its numeric columns: step, speed"),
         ('{"a": {"b": 1}}\n{"a": {"b": 2}}', "this JSONL has no column for steps, .*; its numeric columns: a/b"),
         ('{"step": 1, "loss": 2}\nnot json\n{"step": 2}', "a file, line 2: invalid JSON: 'not json'"),
-        ('{\n"a": 1\n}', "neither JSONL nor a trainer_state.json"),
+        ('{\n"a": 1\n}', "a JSON object without log_history"),
         ("", "the file is empty"),
         ("\0\1\2", "not a text file"),
     ],

@@ -37,7 +37,7 @@ TABLE = [
     (["optimizer.lr=interval(1e-4)"], ["optimizer.lr=interval(1e-4)", "missing a required argument: 'end'"]),
     (["optimizer=glob(*)"], ["optimizer=glob(*): glob is not supported in a sweep; list the options"]),
     (["optimizer=adamw,addam"], ["optimizer has no option 'addam'", "did you mean 'adam'?"]),
-    (["start=scratch,warm"], ["start.source has no value", "(found at start=warm)"]),
+    (["start=scratch,warm"], ["start.source: has no value", "(found at start=warm)"]),
     (["model=gpt_tiny,hf"], ["model=hf"]),
     (["lora=all_linear,none", "lora.rank=2,4"], ["lora.rank: no such key under lora=none", "into sweep.conditional"]),
     (["sweep.n_trials=3,4"], ["sweep.n_trials=3,4: sweep.n_trials does not affect the result of a run"]),
@@ -99,7 +99,7 @@ TABLE = [
     ([GRID, "optimizer.lr=interval(1e-3,1e-2)"], ["a grid cannot run interval(0.001,0.01)", "range(low,high,step)"]),
     ([GRID, "seed=range(0,1000)", "lora.rank=range(1,1000)"], ["999000", "hydra/sweeper/sampler=random"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),
-    (["output_dir=null"], ["output_dir: None is not a folder"]),
+    (["output_dir=null"], ["output_dir: None must be a path"]),
     (["sweep.storage=sqlite:////proc/study.db"], ["sweep.storage: ", "/proc/study.db", "cannot be opened"]),
 ]  # fmt: skip
 

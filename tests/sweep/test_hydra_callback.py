@@ -37,7 +37,7 @@ def test_sweep_of_hydra_optuna_sweeper(places, tmp_path, monkeypatch) -> None:
 def test_invalid_first_run(places, tmp_path, monkeypatch, capsys) -> None:
     assert run_main(monkeypatch, "-m", "hydra/sweeper=basic", *SHORT_RUNS, *places, "optimizer.lr=-1,1e-3") == 2
     errors = capsys.readouterr().err
-    assert errors.splitlines()[-1] == "optimizer.lr: -1 must be above 0"
+    assert errors.splitlines()[-1] == "optimizer.lr: -1 must be a finite number above 0"
     assert "Traceback" not in errors
     assert not (tmp_path / "mlflow.db").exists()
     assert not list((tmp_path / "outputs" / "sweeps").glob("*/sweep.json"))

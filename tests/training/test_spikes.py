@@ -16,7 +16,8 @@ from harness.core.state import TrainState
 from harness.core.task import Loss
 from harness.training.checkpoint import AFTER_SPIKE, Checkpointer, read_counters
 from harness.training.loop import Trainer
-from harness.training.policies import HandleSpike, Policy, Stop, stop_when_diverged, watch_spikes
+from harness.training.policies import HandleSpike, Policy, Stop, stop_when_diverged
+from harness.training.spikes import watch_spikes
 from tests.toy_task import CPU, Rows, ToyTask, toy_plan, toy_state
 
 
