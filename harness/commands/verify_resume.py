@@ -34,9 +34,8 @@ def main(arguments: Sequence[str]) -> int:
     for part, (difference, count) in differences.items():
         print(f"{part:<12}{count:>14,} values   largest difference {difference:g}")
     largest = max(difference for difference, _ in differences.values())
-    print(
-        f"{2 * args.steps} steps at once vs. {args.steps} steps, resumed for {args.steps} more: largest difference {largest:g}"
-    )
+    lengths = f"{2 * args.steps} steps at once vs. {args.steps} steps, resumed for {args.steps} more"
+    print(f"{lengths}: largest difference {largest:g}")
     return int(largest > 0)
 
 

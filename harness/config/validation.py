@@ -33,7 +33,11 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{missing[0]}: has no value; add {missing[0]}=…")
     _check_top_level(cfg)
-    schemas = {name: hint for name, hint in get_type_hints(RunSettings).items() if is_dataclass(hint)}
+    schemas = {
+        name: hint
+        for name, hint in get_type_hints(RunSettings).items()
+        if isinstance(hint, type) and is_dataclass(hint)
+    }
     sections = {name: parse_section(name, schema, cfg[name]) for name, schema in schemas.items()}
     for key, node in find_targets(cfg):
         check_target(key, node)
