@@ -23,7 +23,7 @@ COLUMNS = ("kind", "step", "confidence", "reason", "try")
 class DiagnosisObserver(Observer):
     """Diagnose the run after every evaluation and spike, and at its end.
 
-    Returns each diagnosis once, when it first holds, and a FinalDiagnosis before RunEnd. List it first in the
+    It returns each diagnosis once, when it first holds, and a FinalDiagnosis before RunEnd. List it first in the
     configuration, so that the other observers receive diagnoses before the next event.
     """
 

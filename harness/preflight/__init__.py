@@ -81,4 +81,6 @@ def _run_check(name: str, setup: TrainingSetup) -> Iterator[Finding]:
             yield from check(setup)
     except Exception as error:
         message = f"{type(error).__name__}: {error}".partition("\n")[0]
-        yield failed("the check", f"raised {message}", "no error", "the cause of this error; training may meet it too")
+        yield failed(
+            "the check", f"raised {message}", "no error", "Find the cause of this error; training may meet it too"
+        )

@@ -31,7 +31,7 @@ LEARNED_MARGIN = 0.1  # nats by which a trained model prefers one offset
 # random weights repeat their input.
 LEARNED_SHARE, LEARNED_SHARE_OF_INPUT = 0.9, 0.25
 TOY_TOKENS, TOY_LRS, TOY_STEPS, TOY_MARGIN = 16, (3e-3, 1e-2, 3e-4), 48, 0.5
-HINT = "where labels are made and shifted: in the collator or in the model's loss, never in both"
+HINT = "Look at where labels are shifted: in the collator or in the model's loss, never in both"
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def _check_loss_offset(setup: TrainingSetup, text: TextFormat) -> Finding:
         return passed(title, observed, expected)
     observed = f"loss {loss:.4f}, cross-entropy {_describe_entropies(entropies, setup)}"
     if errors[nearest] > tolerance:
-        hint = "other terms in the loss, if they are not intended: label smoothing, penalties, weights, another mean"
+        hint = "Look for unintended terms in the loss: label smoothing, penalties, weights, another mean"
         return warned(title, f"{observed}: the loss is none of these", expected, hint)
     observed += f": the loss is that of {_describe_offset(nearest, setup)}"
     return failed(title, observed + (", so labels are shifted twice" if nearest == 1 else ""), expected, HINT)
@@ -115,12 +115,12 @@ def _check_learned_offset(setup: TrainingSetup, text: TextFormat) -> Finding:
     share = LEARNED_SHARE_OF_INPUT if _logit_distance(best, setup) == 0 else LEARNED_SHARE
     is_learned = entropies[best] < share * math.log(logits.shape[-1])
     if best != 0 and is_learned and entropies[best] < entropies[0] - LEARNED_MARGIN:
-        return failed(title, observed, expected, f"the labels these weights were trained with; {HINT}")
+        return failed(title, observed, expected, f"Compare with the labels these weights were trained with. {HINT}")
     return skipped(title, f"needs weights that prefer one of the tokens: {observed}")
 
 
 def _check_toy_text(setup: TrainingSetup, text: TextFormat) -> Finding:
-    """Train on text in which the input token determines the target, which any such model learns in seconds."""
+    """Train on text where each token determines its target. Any correct model learns this in seconds."""
     title = "toy text with fixed successors"
     rows = extract_text_rows(setup, text, affordable_tokens(setup.model))
     ids, counts = rows.unique(return_counts=True)
@@ -145,7 +145,7 @@ def _check_toy_text(setup: TrainingSetup, text: TextFormat) -> Finding:
             return passed(title, _describe_lead(entropies), expected)
         if is_learned or loss < chance - 2 * TOY_MARGIN:
             return failed(title, attempts[-1], expected, HINT)
-    hint = "the findings of gradients and overfit: the model learns nothing from this loss"
+    hint = "See the findings of gradients and overfit: the model learns nothing from this loss"
     return warned(title, f"not learned; {'; '.join(attempts)}", expected, hint)
 
 
@@ -210,7 +210,7 @@ def _entropies_by_offset(
 
 
 def _logit_distance(offset: int, setup: TrainingSetup) -> int:
-    """Return the distance from the logits' position to the token at `offset` from the intended one."""
+    """Return how many tokens after the logits' own position the token at `offset` is."""
     return offset + bool(setup.is_causal)
 
 

@@ -55,8 +55,8 @@ def _check_padding(setup: TrainingSetup, text: TextFormat, rows: Tensor, toleran
         "padding and logits",
         f"{PAD_TOKENS} tokens of padding change the logits by {change:.1e} of their spread",
         f"at most {tolerance:.0e}",
-        "the attention mask (1 for a real token, 0 for padding): is it given to the model? position ids: do they "
-        "count padding?",
+        "Check that the attention mask (1 for a real token, 0 for padding) is given to the model, and that position "
+        "ids do not count padding",
     )
     loss, padded_loss = setup.compute_loss(plain).item(), setup.compute_loss(padded).item()
     yield passed_if(
@@ -64,7 +64,7 @@ def _check_padding(setup: TrainingSetup, text: TextFormat, rows: Tensor, toleran
         "padding and mean loss",
         f"loss {loss:.4f} without padding, {padded_loss:.4f} with {PAD_TOKENS / (width + PAD_TOKENS):.0%} padding",
         "the same loss",
-        f"the labels of padding, which must be {IGNORE_INDEX}, and the mean, which must divide by the scored tokens",
+        f"Set the labels of padding to {IGNORE_INDEX}, and divide the sum by the number of scored tokens",
     )
 
 
@@ -82,7 +82,7 @@ def _check_attention_direction(
         change_before = max(change_before, change[:, :position].max().item())
         change_after = max(change_after, change[:, position + 1 :].max().item())
     observed = "replacing a token changes the logits {} it by {:.1e} of their spread"
-    hint = "the attention mask: it may be inverted or hide every other token"
+    hint = "Look at the attention mask: it may be inverted or hide every other token"
     yield passed_if(
         change_after > tolerance,
         "earlier tokens",
@@ -92,7 +92,7 @@ def _check_attention_direction(
     )
     observed = observed.format("before", change_before)
     if setup.is_causal:
-        hint = "the causal mask (is_causal=True, or a mask added to the scores)"
+        hint = "Look at the causal mask (is_causal=True, or a mask added to the scores)"
         expected = f"at most {tolerance:.0e}, as they are hidden"
         yield passed_if(change_before <= tolerance, "later tokens", observed, expected, hint)
     else:
@@ -112,7 +112,7 @@ def _check_hidden_targets(setup: TrainingSetup, text: TextFormat) -> Finding:
         "hidden targets",
         f"{max(same, following):.0%} of the targets are visible in the inputs",
         "about 10% for a masked model",
-        "the causal mask, if the model should predict the next token; otherwise the masking of the inputs",
+        "Look at the causal mask if the model should predict the next token, otherwise at the masking of the inputs",
     )
 
 

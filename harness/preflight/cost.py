@@ -83,7 +83,7 @@ def _check_memory(setup: TrainingSetup, device: torch.device) -> Finding:
     text += f"; {runs * used / GB:.2g} GB for {runs} parallel runs" if runs > 1 else ""
     text += f"; {available / GB:.3g} GB available"
     if runs * used > MEMORY_LIMIT * available:
-        hint = "batch.micro_batch_size, which reduces memory without changing results, or fewer parallel runs"
+        hint = "Lower batch.micro_batch_size, which does not change results, or run fewer in parallel"
         return warned("memory", text, f"at most {MEMORY_LIMIT:.0%} of the available memory", hint)
     return passed("memory", text)
 

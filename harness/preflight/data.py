@@ -18,7 +18,7 @@ WARN_SHARES = {"duplicates": 0.01, "empty documents": 0.001, "broken encoding": 
 FAIL_SHARE = 0.5  # of empty or broken documents, or of unknown tokens
 MAX_PASSAGES = 3  # that are described
 LOSS_ROWS = 4  # of which the loss is computed, in a passage and elsewhere
-HINT = "plateau clean, which removes and lists them"
+HINT = "Run plateau clean, which removes and lists them"
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
@@ -49,13 +49,13 @@ def _check_documents(documents: Iterable[str]) -> Iterator[Finding]:
             n_broken += 1
             broken_example = broken_example or _broken_excerpt(document)
     if not total:
-        yield failed("documents", "there are none", "some", "the source of the text")
+        yield failed("documents", "there are none", "some", "Look at the source of the text")
         return
     n_duplicates = total - n_empty - len(distinct)
     are_all_equal = n_duplicates > 0 and len(distinct) == 1
     yield _judge_share("duplicates", n_duplicates, total, HINT, is_failed=are_all_equal)
     yield _judge_share("empty documents", n_empty, total, HINT, is_failed=n_empty >= FAIL_SHARE * total)
-    hint, is_failed = f"the encoding with which the text is read; {HINT}", n_broken >= FAIL_SHARE * total > 1
+    hint, is_failed = f"Look at the encoding with which the text is read. {HINT}", n_broken >= FAIL_SHARE * total > 1
     yield _judge_share("broken encoding", n_broken, total, hint, is_failed, example=broken_example)
 
 
@@ -71,7 +71,7 @@ def _broken_excerpt(text: str) -> str:
 def _check_unknown_tokens(stream: np.ndarray, unknown_id: int) -> Finding:
     unknown = int((stream == unknown_id).sum())
     is_failed = unknown >= FAIL_SHARE * len(stream)
-    hint = "the tokenizer: does it belong to this text?"
+    hint = "Check that the tokenizer belongs to this text"
     return _judge_share("unknown tokens", unknown, len(stream), hint, is_failed, unit="tokens")
 
 
@@ -97,7 +97,7 @@ def _check_passages(setup: TrainingSetup, stream: np.ndarray) -> Finding:
         observed = f"{len(passages)} with {share} of the {len(stream):,} tokens; the longest are {observed}"
     if setup.text is not None and setup.is_causal:
         observed += _compare_losses(setup, setup.text, stream, longest[0], passages)
-    hint = "the text there, which may cause loss spikes; plateau clean removes such passages"
+    hint = "Look at the text there, which may cause loss spikes; plateau clean removes such passages"
     return warned(title, observed, "none", hint)
 
 

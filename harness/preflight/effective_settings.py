@@ -107,9 +107,9 @@ def _check_peak_lr(requested: RequestedSettings, curves: LRCurves) -> Iterator[F
             if abs(ratio - 1) > TOLERANCE:
                 observed[-1] += f", x{ratio:.3g} of what was requested"
                 wrong.append(ratio)
-    hint = "what else multiplies the LR, such as the number of devices or the batch size; caps; peaks per group"
+    hint = "Look for what else multiplies the LR: the number of devices, the batch size, caps, peaks per group"
     if wrong and max(wrong) < 1:
-        hint = "a warm-up that is longer than the run, or a cap; `requested.lr` may hold peaks by group"
+        hint = "Look for a warm-up longer than the run, or a cap; `requested.lr` may hold peaks by group"
     yield passed_if(not wrong, "peak LR", "; ".join(observed), f"{_format_numbers(requested.lr)} at the peak", hint)
 
 
@@ -119,18 +119,20 @@ def _check_warmup(requested: RequestedSettings, curves: LRCurves) -> Iterator[Fi
     if not wanted:
         return
     if round(wanted) == 0:
-        yield warned("warm-up", f"{wanted:.3g} steps, rounded to none", "1 step or more", "schedule.warmup_steps")
+        yield warned("warm-up", f"{wanted:.3g} steps, rounded to none", "1 step or more", "Set schedule.warmup_steps")
         return
     curve = curves.highest
     reached = int(curves.steps[np.argmax(curve >= (1 - TOLERANCE) * curve.max())])
     expected = f"a warm-up of {wanted:.4g} steps"
     if wanted >= 1.5 and reached == 0:
-        hint = "a share converted to an integer, such as int(0.1); does the schedule receive the warm-up?"
+        hint = (
+            "Look for a share converted to an integer, such as int(0.1); check that the schedule receives the warm-up"
+        )
         yield failed("warm-up", "0 steps: the LR starts at its peak", expected, hint)
         return
     observed = f"LR at {curve[0] / curve.max():.0%} of its peak at step 0, at its peak from step {reached} on"
     is_close = 0.75 * wanted - 2 <= reached <= 1.25 * wanted + 1
-    yield passed_if(is_close, "warm-up", observed, expected, "the length of the run that the share refers to")
+    yield passed_if(is_close, "warm-up", observed, expected, "Check the length of the run that the share refers to")
 
 
 def _check_schedule(requested: RequestedSettings, curves: LRCurves) -> Iterator[Finding]:
@@ -160,12 +162,12 @@ def _check_schedule(requested: RequestedSettings, curves: LRCurves) -> Iterator[
         if np.abs(actual - faster)[steps * speedup < total].max() <= TOLERANCE:
             observed += f", as if advanced {speedup} times per step"
             break
-    yield failed("schedule", observed, expected, "the length given to the schedule, and what advances it")
+    yield failed("schedule", observed, expected, "Check the length given to the schedule, and what advances it")
 
 
 def _check_schedule_length(total: int, curve: np.ndarray, beyond: np.ndarray | None) -> Finding:
     """Check where an unknown schedule reaches its lowest LR."""
-    title, hint = "schedule", "the number of steps given to the scheduler"
+    title, hint = "schedule", "Check the number of steps given to the scheduler"
     last = curve[-1] / curve.max()
     final = passed(title, f"LR at {last:.0%} of its peak in the last of {total} steps")
     if beyond is None or curve.min() == curve.max():
@@ -206,10 +208,10 @@ def _check_scheduler_steps(setup: TrainingSetup, scheduler_steps: float | None) 
             yield skipped(title, "needs `train_step`")
     elif scheduler_steps > 1:
         observed += f", so the schedule ends at step {total / scheduler_steps:.0f} of {total}" if total else ""
-        hint = "scheduler.step() inside the loop over micro-batches, or in two places"
+        hint = "Look for scheduler.step() inside the loop over micro-batches, or in two places"
         yield failed(title, observed, expected, hint)
     elif scheduler_steps < 1:
-        hint = "what else advances the scheduler, such as the end of an epoch"
+        hint = "Look for what else advances the scheduler, such as the end of an epoch"
         yield warned(title, f"{observed}, so the LR does not change", expected, hint)
     else:
         yield passed(title, observed, expected)
@@ -220,7 +222,7 @@ def _check_batch_size(setup: TrainingSetup) -> Finding:
     if requested is None or actual is None:
         return skipped("batch size", "needs `requested.batch_size` and `batch_size`, over all devices")
     observed = f"{actual} examples per step over all devices"
-    hint = f"the number of devices and accumulation steps: it is x{actual / requested:.3g} of what was requested"
+    hint = f"Check the number of devices and accumulation steps: it is x{actual / requested:.3g} of what was requested"
     return passed_if(actual == requested, "batch size", observed, str(requested), hint)
 
 
@@ -234,7 +236,7 @@ def _check_weight_decay(setup: TrainingSetup) -> Iterator[Finding]:
     observed = _format_numbers(wrong or actual)
     if missing and not wrong:
         observed = f"no group named {', '.join(missing)}"
-    hint = "the parameter groups given to the optimizer"
+    hint = "Look at the parameter groups given to the optimizer"
     yield passed_if(not (wrong or missing), "weight decay", observed, _format_numbers(requested), hint)
 
 
@@ -253,7 +255,7 @@ def _check_plateau_patience(setup: TrainingSetup) -> Iterator[Finding]:
     observed = f"first possible LR cut after {needed} evaluations, at step {first_step}; "
     observed += f"the run has {requested.evals} in {requested.total_steps} steps"
     result = passed if needed <= requested.evals else warned
-    yield result("plateau", observed, "a cut within the run", "a lower patience, or more frequent evaluations")
+    yield result("plateau", observed, "a cut within the run", "Lower the patience, or evaluate more often")
 
 
 def _is_plateau_scheduler(scheduler: Any) -> bool:

@@ -12,7 +12,7 @@ BATCH_SIZES = (16, 13)
 TOLERANCE, REDUCED_TOLERANCE = 1e-5, 1e-3  # relative, of losses in 32 and in fewer bits
 MAX_LEAKED_SHARE = 0.01  # of the validation examples
 MIN_LEAKED = 2  # a single shared example may be chance
-TAIL_HINT = "a last batch that is dropped (drop_last, //), and the end of the text"
+TAIL_HINT = "Look for a last batch that is dropped (drop_last, //), and at the end of the text"
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
@@ -29,7 +29,7 @@ def _check_evaluation(setup: TrainingSetup) -> Iterator[Finding]:
     assert setup.evaluate is not None
     first, second = (setup.evaluate(size) for size in BATCH_SIZES)
     unit = passed if first.unit else warned
-    yield unit("unit", f"{first.unit or 'none'}, the mean over {first.count:,}", "a unit", "`unit` of EvalResult")
+    yield unit("unit", f"{first.unit or 'none'}, the mean over {first.count:,}", "a unit", "Set `unit` of EvalResult")
     if first.count != second.count:
         observed = f"{first.count:,} scored at batch size {BATCH_SIZES[0]}, {second.count:,} at {BATCH_SIZES[1]}"
         yield failed("coverage", observed, "everything, at any batch size", TAIL_HINT)
@@ -45,7 +45,7 @@ def _check_evaluation(setup: TrainingSetup) -> Iterator[Finding]:
         "loss by batch size",
         f"{first.loss:.6g} at batch size {BATCH_SIZES[0]}, {second.loss:.6g} at {BATCH_SIZES[1]}",
         f"a relative difference of at most {tolerance:g}",
-        "a mean of batch means instead of a sum divided by a count; scored padding; dropped tails",
+        "Look for a mean of batch means (divide a sum by a count instead), scored padding, dropped tails",
     )
 
 
@@ -56,20 +56,20 @@ def _check_overlap(data: TrainingData) -> Finding:
         return skipped(title, "needs `data.train` and `data.val`")
     val = [example for example in data.val if example not in ("", b"", ())]
     if not val:
-        return failed(title, "there are no validation examples", "some", "how the data is split")
+        return failed(title, "there are no validation examples", "some", "Look at how the data is split")
     unseen = set(val).difference(data.train)
     leaked = sum(example not in unseen for example in val)
     observed = f"{leaked:,} of {len(val):,}, {leaked / len(val):.2%}"
     if leaked >= MIN_LEAKED and leaked > MAX_LEAKED_SHARE * len(val):
-        hint = "duplicates (plateau clean removes them), and a split that keeps copies together"
+        hint = "Remove duplicates (plateau clean), or split so that copies stay together"
         return failed(title, observed, "none", hint)
-    hint = "duplicates; plateau clean removes them"
+    hint = "Look for duplicates; plateau clean removes them"
     return (warned if leaked else passed)(title, observed, "none", hint)
 
 
 def _check_tokenizer(data: TrainingData) -> Iterator[Finding]:
     if data.tokenizer_saw_validation:
-        hint = "tokenizer.fit_on; runs that share this tokenizer can still be compared"
+        hint = "See tokenizer.fit_on; runs that share this tokenizer can still be compared"
         yield warned("tokenizer", "fitted on validation text too", "fitted on training text only", hint)
     elif data.tokenizer_saw_validation is not None:
         yield passed("tokenizer", "fitted on training text only")

@@ -37,7 +37,7 @@ def check_grad_coverage(setup: TrainingSetup) -> Iterator[Finding]:
     moved_frozen = sorted(moved - trainable.keys())
     observed = f"{len(moved_frozen)} of {len(before) - len(trainable)} moved"
     observed += f": {format_names(moved_frozen)}" if moved_frozen else ""
-    hint = "what else writes to the weights: an optimizer that holds them, weight averaging, a separate scheduler"
+    hint = "Look for what else writes to the weights: an optimizer that holds them, weight averaging"
     yield passed_if(not moved_frozen, "frozen parameters", observed, "none", hint)
 
 
@@ -116,19 +116,19 @@ def _judge_gradients(setup: TrainingSetup, coverage: _GradCoverage) -> Finding:
         names = format_names(coverage.not_finite)
         observed = f"not finite for {len(coverage.not_finite)} of {len(largest)} parameters: {names}"
         observed += f"; {coverage.skipped} updates were skipped" if coverage.skipped else ""
-        return failed(title, observed, expected, "overflow in float16, a division by 0, a logarithm of 0")
+        return failed(title, observed, expected, "Look for overflow in float16, a division by 0, a logarithm of 0")
     without = [name for name, size in largest.items() if size == 0]
     if len(without) == len(largest):
-        return failed(title, "no parameter has one", expected, "whether the loss is part of the graph")
+        return failed(title, "no parameter has one", expected, "Check that the loss is part of the graph")
     observed = f"{len(largest) - len(without)} of {len(largest)} parameters have one"
     if rounding := [name for name, size in largest.items() if 0 < size <= ROUNDING * max(largest.values())]:
         observed += f", {len(rounding)} of them only rounding, as biases of attention keys"
     observed += f"; without: {format_names(without)}" if without else ""
     observed += f", after {coverage.skipped} updates skipped because of overflow" if coverage.skipped else ""
     if coverage.skipped and not any(isinstance(part, torch.amp.GradScaler) for part in setup.extra_state):
-        hint = "what skips updates: list a gradient scaler in `extra_state`; without one, gradients must be finite"
+        hint = "List a gradient scaler in `extra_state`; without one, gradients must be finite"
         return warned(title, observed, expected, hint)
-    hint = "modules that are never called: freeze or remove them"
+    hint = "Freeze or remove modules that are never called"
     return (warned if without else passed)(title, observed, expected, hint)
 
 
@@ -144,5 +144,7 @@ def _judge_updates(setup: TrainingSetup, moved: set[str], coverage: _GradCoverag
     lrs = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     observed += f"; unmoved despite a gradient: {format_names(unmoved)}"
     if all(lrs.get(id(setup.trainable_parameters[name]), 0.0) > 0 for name in unmoved):
-        return warned(title, observed, expected, "the LR: it is too small for the precision of these weights")
-    return failed(title, observed, expected, "the optimizer: which parameters it holds, and the LR of each group")
+        return warned(title, observed, expected, "Raise the LR: it is too small for the precision of these weights")
+    return failed(
+        title, observed, expected, "Look at which parameters the optimizer holds, and at the LR of each group"
+    )

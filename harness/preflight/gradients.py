@@ -31,7 +31,7 @@ UNTRAINED_SCALE = 0.02  # typical standard deviation of initial weights, for par
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
     if not setup.trainable_parameters:
-        hint = "requires_grad; are the adapters added?"
+        hint = "Set requires_grad on the parameters to train, or add the adapters"
         yield failed("trainable parameters", "none", "at least one", hint)
         return
     batch = subsample_batch(setup, setup.batches[0], affordable_tokens(setup.model))
@@ -61,7 +61,7 @@ def _check_repeatability(
 ) -> Finding:
     title, expected = "same batch twice", "the same loss and the same gradients, without dropout"
     if abs(loss - second_loss) > REPEAT_TOLERANCE * abs(loss) or not math.isfinite(loss):
-        hint = "random numbers in the loss: noise, masks, dropout that eval() does not disable"
+        hint = "Look for random numbers in the loss: noise, masks, dropout that eval() does not disable"
         return warned(title, f"loss {loss:.6g}, then {second_loss:.6g}", expected, hint)
     norm, common = _global_norm(gradients.values()), gradients.keys() & second_gradients.keys()
     difference = _global_norm(gradients[name] - second_gradients[name] for name in common)
@@ -70,7 +70,7 @@ def _check_repeatability(
         title,
         f"gradients of norm {norm:.3g} differ by {difference:.1e}",
         expected,
-        "hooks on parameters or modules, and whatever changes gradients between backward and the optimizer",
+        "Look for hooks, and for what changes gradients between backward and the optimizer",
     )
 
 
@@ -121,7 +121,7 @@ def _compare_slopes(setup: TrainingSetup, batch: Any, gradients: Mapping[str, Te
         if error <= tolerance:
             return passed(title, f"{n_directions} slopes, error {error:.1g}, typical slope {typical:.2g}")
     observed = f"slopes {_format_slopes(slopes)} by the gradient, {_format_slopes(best_slopes)} by moving the weights"
-    hint = "no_grad() or detach() between the weights and the loss; hooks that change gradients"
+    hint = "Look for no_grad() or detach() between the weights and the loss, and hooks that change gradients"
     return failed(title, observed, f"the same slopes, within {tolerance:.2g}", hint)
 
 
@@ -139,7 +139,7 @@ def _check_missing_gradients(
     if is_measurable and is_linear:
         observed = f"{len(without)} of {len(setup.trainable_parameters)}: {format_names(list(without))}; "
         observed += f"moving them by their size changes the loss by {_format_slopes(slopes[-1:])}"
-        hint = "no_grad() or detach(): to freeze weights, set requires_grad=False instead"
+        hint = "Look for no_grad() or detach(); to freeze weights, set requires_grad=False instead"
         yield failed("parameters without a gradient", observed, "none that the loss depends on", hint)
 
 
@@ -180,7 +180,7 @@ def _check_optimizer_parameters(setup: TrainingSetup) -> Finding:
     observed += f"; missing: {format_names(missing)}" if missing else ""
     observed += f"; {foreign} that are not in the model" if foreign else ""
     observed += f"; frozen ones: {format_names(frozen)}" if frozen else ""
-    hint = "where the optimizer is made: after the model is complete, from parameters that require a gradient"
+    hint = "Make the optimizer after the model is complete, from the parameters that require a gradient"
     result = failed if missing or foreign else warned if frozen else passed
     return result(title, observed, "exactly the trainable ones", hint)
 

@@ -31,7 +31,7 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
         losses = torch.stack([setup.compute_loss(batch).detach().float().cpu() for batch in batches])
         loss = losses.mean().item()
         if not math.isfinite(loss):
-            hint = "values in the batch that are not finite, overflow in the logits, a batch without scored tokens"
+            hint = "Look for non-finite values in the batch, overflow in the logits, a batch without scored tokens"
             yield failed(TITLE, f"{loss}", "a finite number", hint)
         elif setup.zero_output_loss is not None:
             yield _judge_relative_error(loss, setup.zero_output_loss, setup.is_pretrained)
@@ -51,9 +51,9 @@ def _judge_random_weights(loss: float, vocab_size: int) -> Finding:
     observed = f"{loss:.3f} nats/token from random weights, {loss / uniform - 1:+.0%} from a uniform guess"
     expected = f"ln {vocab_size} = {uniform:.3f} +- {TOLERANCE:.0%}"
     if loss < (1 - TOLERANCE) * uniform:
-        hint = "whether the model sees its targets; for pretrained weights, set is_pretrained=True"
+        hint = "Check whether the model sees its targets; for pretrained weights, set is_pretrained=True"
         return warned(TITLE, observed, expected, hint)
-    hint = "the initialization: a standard deviation of 0.02 or 1/sqrt(width) for embedding and head"
+    hint = "Look at the initialization: use a standard deviation of 0.02 or 1/sqrt(width) for embedding and head"
     level: Level = "fail"
     if loss < OVERCONFIDENT * uniform:
         level = "pass" if loss <= (1 + TOLERANCE) * uniform else "warn"
@@ -75,7 +75,7 @@ def _judge_pretrained_weights(setup: TrainingSetup, text: TextFormat, loss: floa
     if loss < unigram:
         return passed(TITLE, observed, expected)
     observed += ", worse than a uniform guess" if loss > uniform else ", worse than a guess that ignores the context"
-    hint = "alignment, then whether the weights were loaded: their names, the tokenizer they were trained with"
+    hint = "See alignment, then check that the weights were loaded: their names, the tokenizer of their training"
     if loss < UNTRAINED_SHARE * uniform:
         hint += "; on narrow text (numbers, code, templates) this may be normal"
         return warned(TITLE, observed, expected, hint)
@@ -104,8 +104,8 @@ def _count_entropy(counts: Tensor) -> float:
 def _judge_relative_error(loss: float, zero_loss: float, is_pretrained: bool) -> Finding:
     observed = f"{loss:.4g}, {loss / zero_loss:.2f} times the loss of a model that outputs 0"
     if is_pretrained:
-        hint = "whether the weights were loaded, and whether the data is scaled as in their training"
+        hint = "Check that the weights were loaded, and that the data is scaled as in their training"
         return passed_if(loss < zero_loss, TITLE, observed, f"below {zero_loss:g} for pretrained weights", hint)
-    hint = "the scale of inputs and targets, and where they are normalized; far below, the model sees its targets"
+    hint = "Check the scale of inputs and targets and their normalization; far below, the model sees its targets"
     result = passed if MIN_ERROR_RATIO < loss / zero_loss < MAX_ERROR_RATIO else warned
     return result(TITLE, observed, f"about {zero_loss:g}, the loss of random weights", hint)

@@ -50,13 +50,13 @@ def _judge_attempts(setup: TrainingSetup, attempts: Mapping[str, Sequence[float]
     observed = "; ".join(_describe_losses(name, losses) for name, losses in attempts.items())
     last = list(attempts)[-1]
     if _is_learned(attempts[last]):
-        hint = f"the requested LR or the optimizer, as {last} succeeds; see also plateau lr-range"
+        hint = f"Change the requested LR or the optimizer, as {last} succeeds; see also plateau lr-range"
         return (warned if setup.optimizer_list else passed)(TITLE, observed, EXPECTED, hint)
     best = min((losses[-1] / losses[0] for losses in attempts.values() if losses), default=math.inf)
     if best < SLOW_RATIO:
-        hint = "the number of trainable weights (adapter rank, frozen layers), or the LR"
+        hint = "Look at the number of trainable weights (adapter rank, frozen layers), or at the LR"
         return warned(TITLE, observed, EXPECTED, hint)
-    hint = "whether the model's inputs differ between examples and match their targets; frozen layers"
+    hint = "Check that inputs differ between examples and match their targets; look for frozen layers"
     return failed(TITLE, observed, EXPECTED, hint)
 
 

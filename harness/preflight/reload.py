@@ -46,7 +46,7 @@ def _compare_tensors(model: nn.Module, loaded: nn.Module) -> Finding:
     if not differences:
         return passed("tensors after loading", "all bit-identical", expected)
     observed = f"{len(differences)} of {len(before)} differ: {format_names(differences)}"
-    hint = "layers created after the weights are loaded, and keys that loading ignores (strict=False)"
+    hint = "Look for layers created after the weights are loaded, and keys that loading ignores (strict=False)"
     return failed("tensors after loading", observed, expected, hint)
 
 
@@ -72,7 +72,7 @@ def _compare_ties(model: nn.Module, loaded: nn.Module) -> Finding:
     lost = [names for names in before if not any(names <= others for others in after)]
     groups = "; ".join(" = ".join(sorted(names)) for names in lost or before)
     state = "no longer one tensor" if lost else "still one tensor"
-    hint = "tying after loading (tie_weights), and saving tied weights once"
+    hint = "Tie weights after loading (tie_weights), and save tied weights once"
     observed = f"{state}: {groups}" if groups else "none"
     return passed_if(not lost, "tied weights", observed, "tied as before saving", hint)
 
@@ -87,7 +87,7 @@ def _find_tied_parameters(model: nn.Module) -> list[frozenset[str]]:
 def _compare_losses(setup: TrainingSetup, loaded: nn.Module) -> Finding:
     before, after = _sample_loss(setup), _sample_loss(replace(setup, model=loaded))
     observed, expected = f"{after:.7g}, before {before:.7g}", f"a relative difference of at most {TOLERANCE:g}"
-    hint = "the tensors that differ, and settings of the model that are not saved"
+    hint = "Look at the tensors that differ, and for settings of the model that are not saved"
     is_close = math.isclose(before, after, rel_tol=TOLERANCE)
     return passed_if(is_close, "loss after loading", observed, expected, hint)
 
@@ -107,7 +107,7 @@ def _check_merged_adapters(setup: TrainingSetup, merge_adapters: Callable[[nn.Mo
         "merged adapters",
         f"relative change {', '.join(f'{value:.1g} of the {name}' for name, value in changes.items())}",
         f"at most {tolerance:g}, which is rounding",
-        "the adapters' scale (alpha over rank), their bias, and layers that share a weight",
+        "Look at the adapters' scale (alpha over rank), their bias, and layers that share a weight",
     )
 
 

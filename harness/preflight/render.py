@@ -20,11 +20,11 @@ def print_finding(check: str, finding: Finding) -> None:
 
 
 def format_finding(check: str, finding: Finding) -> str:
-    """Return what was observed and, for a warning or a failure, what was expected and where to look."""
+    """Return what was observed and, for a warning or a failure, what was expected and what to do."""
     text = f"{finding.title}: {finding.observed}" if finding.observed else finding.title
     if finding.level in ("warn", "fail"):
         text += f"; expected {finding.expected}" if finding.expected else ""
-        text += f"\nlook at {finding.hint}" if finding.hint else ""
+        text += f"\n{finding.hint}" if finding.hint else ""
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH - INDENT, break_long_words=False)]
     head = f"{LABELS[finding.level]:<6}{check:<{INDENT - 6}}"
     return "\n".join([head + lines[0], *(" " * INDENT + line for line in lines[1:])])

@@ -11,8 +11,10 @@ LEVELS: tuple[Level, ...] = ("skip", "pass", "warn", "fail")  # in order of seve
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check examined: what was `observed`, with its numbers, what was `expected`, and a `hint` where
-    to look if the two differ. A skipped finding holds the reason in `observed`.
+    """Result for one thing that a check examined.
+
+    `observed` and `expected` hold the numbers, and `hint` is a sentence that says what to do if the two differ. A
+    skipped finding holds the reason in `observed`.
     """
 
     level: Level

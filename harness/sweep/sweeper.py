@@ -35,7 +35,7 @@ from harness.sweep.study.liveness import this_process
 from harness.sweep.study.setup import check_existing_study, open_study
 from harness.sweep.study.trial_attrs import SWEEP_ID
 from harness.sweep.study.trial_queue import TrialQueue
-from harness.sweep.workers.monitor import SweepMonitor, exclusive_lock, handle_stop_signals
+from harness.sweep.workers.monitor import SweepMonitor, handle_stop_signals, try_exclusive_lock
 from harness.sweep.workers.worker import WorkerSpec
 from harness.sweep.workers.worker_pool import LauncherPool, WorkerPool, run_launcher_job
 from harness.tracking import sweep_uploader
@@ -58,7 +58,7 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     for notice in checked.notices:
         print(f"note: {notice}")
     if request.options.dry_run:
-        print(format_cost_estimate(request))
+        print(estimate_cost(request))
         return
     is_resumed = check_existing_study(request)
     _ensure_base_model(request)
@@ -81,7 +81,7 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
 def _ensure_base_model(request: SweepRequest) -> None:
     """Train the base model that trials start from if it is missing, with the whole machine."""
     try:
-        dry_run(request.space.compose_config({}))
+        dry_run(request.space.compose_config({}))  # builds the run, which trains and caches the weights it starts from
     except BaseRunFailed as error:
         raise RunFailedError(f"{error.result.status}: {error.result.reason}") from error
 
@@ -103,8 +103,8 @@ def _run_preflight(request: SweepRequest) -> str:
     return "\n".join([*(format_finding(check, finding) for check, finding in report), summarize_report(report), ""])
 
 
-def format_cost_estimate(request: SweepRequest) -> str:
-    """Return the search space and the expected cost in lines, from a few measured steps."""
+def estimate_cost(request: SweepRequest) -> str:
+    """Train a few steps to measure them; return the search space and the expected cost in lines."""
     run = dry_run_from_scratch(_worker_config(request), timed_steps=5)
     assert run.seconds_per_step is not None
     assert run.seconds_per_eval is not None
@@ -140,7 +140,7 @@ def _run_trials(request: SweepRequest, queue: TrialQueue, config: DictConfig, co
     pool = _make_worker_pool(request, queue, config, context)
     # Signals are handled until all files are written, so that a second Ctrl-C does not cut that short.
     with handle_stop_signals(pool) as is_stopping, ExitStack() as stack:
-        is_only_sweep = stack.enter_context(exclusive_lock(request.folder))
+        is_only_sweep = stack.enter_context(try_exclusive_lock(request.folder))
         if is_only_sweep:
             _write_description(request, queue)
         queue.set_budget(replace(request.budget, started_at=started_at, deadline=deadline))
@@ -167,8 +167,9 @@ def _supervise_workers(
         error = monitor.run()
     if is_stopping():
         return "interrupted", "stopped by a signal"
-    failures, exhausted = queue.describe_end()
-    return ("failed", error or failures) if error or failures else ("completed", exhausted)
+    reasons = queue.find_end_reasons()
+    failure = error or reasons.failures
+    return ("failed", failure) if failure else ("completed", reasons.exhausted_budget)
 
 
 def _make_worker_pool(

@@ -205,7 +205,7 @@ class Checkpointer:
     def restore_before(self, state: TrainState, before: int) -> int | None:
         """Restore the last intact checkpoint before step `before` and mark the later ones as discarded.
 
-        Returns its step, or None if there is none.
+        Return its step, or None if there is none.
         """
         path = self.processes.broadcast(self._find_last_before(before) if self.processes.is_main else None)
         if path is None:

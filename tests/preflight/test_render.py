@@ -4,12 +4,12 @@ from harness.preflight.report import failed, passed, skipped, warned
 
 
 def test_format_finding() -> None:
-    finding = warned("peak LR", "0.01", expected="0.005", hint="a cap")
+    finding = warned("peak LR", "0.01", expected="0.005", hint="Look for a cap")
     assert format_finding("cost", passed("time", "2 s/step", "1 s")) == "pass  cost               time: 2 s/step"
     assert format_finding("data", skipped("documents", "no text")) == "skip  data               documents: no text"
     first, second = format_finding("effective_settings", finding).splitlines()
     assert first == "WARN  effective_settings peak LR: 0.01; expected 0.005"
-    assert second.strip() == "look at a cap"
+    assert second.strip() == "Look for a cap"
 
 
 def test_summarize_report() -> None:

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from harness.config.compose import compose_config
 from harness.run.runner import run
 from harness.sweep.study.storage import open_storage
-from harness.sweep.sweeper import format_cost_estimate
+from harness.sweep.sweeper import estimate_cost
 from tests.conftest import ROOT, run_main
 from tests.sweep.tiny_sweeps import TINY, TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, study_folder
 from tests.tracking.stores import new_store
@@ -227,7 +227,7 @@ def test_failing_trials_do_not_end_the_sweep(places, tmp_path, monkeypatch) -> N
 
 
 def test_cost_estimate_writes_nothing(places, tmp_path) -> None:
-    text = format_cost_estimate(read_tiny_request(*TINY, *places, "sweep.n_trials=7", "sweep.n_jobs=2"))
+    text = estimate_cost(read_tiny_request(*TINY, *places, "sweep.n_trials=7", "sweep.n_jobs=2"))
     assert "Study default: 7 trials by 2 workers" in text
     assert "optimizer.lr: tag(log,interval(0.0003,0.1))" in text
     assert "per trial: 4 steps of" in text

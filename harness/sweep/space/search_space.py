@@ -21,8 +21,8 @@ from harness.sweep.hydra_internals import Range
 from harness.sweep.optuna_internals import is_in_distribution, suggest_value
 from harness.sweep.space.range_syntax import parse_ranges
 
+# Separates key and condition in Optuna's name of a conditional parameter: "optimizer.lr @ optimizer=sgd".
 CONDITION_SEPARATOR = " @ "
-"""Separates key and condition in Optuna's name of a conditional parameter: "optimizer.lr @ optimizer=sgd"."""
 
 MAX_GRID_POINTS = 10_000
 
@@ -31,18 +31,20 @@ MAX_GRID_POINTS = 10_000
 class SearchSpace:
     """Ranges of a sweep.
 
-    `ranges` apply to every trial and `conditional` to those with the choice "group=option" that is its key. `choices`
-    is the composed option of every config group, and `fixed` are the overrides that all trials share.
+    `ranges` apply to every trial and `conditional` to those that select the "group=option" that is its key.
+    `group_options` is the composed option of every config group, and `fixed` are the overrides that all trials share.
     """
 
     ranges: Mapping[str, Range]
     conditional: Mapping[str, Mapping[str, Range]]
-    choices: Mapping[str, str]
+    group_options: Mapping[str, str]
     fixed: tuple[str, ...]
 
     def suggest_values(self, trial: Trial) -> dict[str, Any]:
-        """Let the sampler suggest a value for each group, then for each key searched under those choices."""
-        values = {key: suggest_value(trial, key, dist) for key, dist in self.ranges.items() if key in self.choices}
+        """Let the sampler suggest a value for each group, then for each key searched under those options."""
+        values = {
+            key: suggest_value(trial, key, dist) for key, dist in self.ranges.items() if key in self.group_options
+        }
         for key, (name, dist) in self._active_params(values).items():
             if key not in values:
                 values[key] = suggest_value(trial, name, dist)
@@ -65,17 +67,17 @@ class SearchSpace:
             params[name] = match_choice(dist, value)
         return params
 
-    def active_ranges(self, choices: Mapping[str, Any]) -> dict[str, Range]:
-        """Return the range of each key that a trial with these choices searches, groups first."""
-        return {key: dist for key, (_, dist) in self._active_params(choices).items()}
+    def active_ranges(self, selected: Mapping[str, Any]) -> dict[str, Range]:
+        """Return the range of each key that a trial searches under the selected options of groups, groups first."""
+        return {key: dist for key, (_, dist) in self._active_params(selected).items()}
 
     def iterate_corners(self) -> Iterator[dict[str, Any]]:
-        """Yield points that cover every combination of choices and, one at a time, both bounds of every range."""
-        groups = {key: range_ends(dist) for key, dist in self.ranges.items() if key in self.choices}
+        """Yield points that cover every combination of options and, one at a time, both bounds of every range."""
+        groups = {key: range_ends(dist) for key, dist in self.ranges.items() if key in self.group_options}
         for options in itertools.product(*groups.values()):
-            chosen = dict(zip(groups, options, strict=True))
-            ranges = {key: dist for key, dist in self.active_ranges(chosen).items() if key not in chosen}
-            corner = chosen | {key: range_ends(dist)[0] for key, dist in ranges.items()}
+            selected = dict(zip(groups, options, strict=True))
+            ranges = {key: dist for key, dist in self.active_ranges(selected).items() if key not in selected}
+            corner = selected | {key: range_ends(dist)[0] for key, dist in ranges.items()}
             yield corner
             for key, dist in ranges.items():
                 yield from ({**corner, key: end} for end in range_ends(dist)[1:])
@@ -86,14 +88,14 @@ class SearchSpace:
         Raises:
             ConfigError: If a key or an option does not exist.
         """
-        groups = [f"{key}={value}" for key, value in values.items() if key in self.choices]
+        groups = [f"{key}={value}" for key, value in values.items() if key in self.group_options]
         overrides = [*defaults, *self.fixed, *groups]
         try:
             cfg = compose_config(overrides)
         except (HydraException, ValueError) as error:  # ValueError: a group set to null
             raise ConfigError(explain_error(error, overrides)) from error
         for key, value in values.items():
-            if key not in self.choices:
+            if key not in self.group_options:
                 _update_config(cfg, key, parse_choice(value), " ".join(groups))
         return cfg
 
@@ -128,17 +130,17 @@ class SearchSpace:
 
     @property
     def is_conditional(self) -> bool:
-        """True if two trials may search different keys."""
+        """Return whether two trials may search different keys."""
         return any(condition.partition("=")[0] in self.ranges for condition in self.conditional)
 
-    def _active_params(self, choices: Mapping[str, Any]) -> dict[str, tuple[str, Range]]:
-        """Return Optuna's name and the range of each key searched under these choices, groups first."""
-        chosen = {**self.choices, **choices}
-        keys = sorted(self.ranges, key=lambda key: key not in self.choices)
+    def _active_params(self, selected: Mapping[str, Any]) -> dict[str, tuple[str, Range]]:
+        """Return Optuna's name and the range of each key searched under the selected options, groups first."""
+        options = {**self.group_options, **selected}
+        keys = sorted(self.ranges, key=lambda key: key not in self.group_options)
         active = {key: (key, self.ranges[key]) for key in keys}
         for condition, ranges in self.conditional.items():
             group, _, option = condition.partition("=")
-            if chosen.get(group) == option:
+            if options.get(group) == option:
                 suffix = f"{CONDITION_SEPARATOR}{condition}" if group in self.ranges else ""
                 active |= {key: (f"{key}{suffix}", dist) for key, dist in ranges.items()}
         return active
@@ -148,7 +150,7 @@ def read_search_space(
     params: Mapping[str, Any],
     arguments: Sequence[str],
     conditional: Mapping[str, Mapping[str, Any]],
-    choices: Mapping[str, str],
+    group_options: Mapping[str, str],
 ) -> SearchSpace:
     """Read the search space from `hydra.sweeper.params` and the command line, which takes precedence.
 
@@ -162,19 +164,19 @@ def read_search_space(
     ranges, fixed, deleted = parse_ranges([*defaults, *arguments])
     conditional_ranges = {}
     for condition, inner in conditional.items():
-        _check_condition(condition, choices)
+        _check_condition(condition, group_options)
         if not isinstance(inner, Mapping):
             raise ConfigError(f"sweep.conditional.{condition}: {inner!r} must be a mapping of keys to ranges")
         found, constants, _ = parse_ranges([f"{key}={value}" for key, value in inner.items()])
         if constants:
             raise ConfigError(f"sweep.conditional.{condition}: {', '.join(constants)} must be a range, not one value")
-        conditional_ranges[condition] = {key: one for key, one in found.items() if key not in given_keys}
+        conditional_ranges[condition] = {key: dist for key, dist in found.items() if key not in given_keys}
     for by_key in (ranges, *conditional_ranges.values()):
-        for key, one in by_key.items():
-            _check_range_key(key, one, choices)
-    fixed_choices = {key: value for key, value in fixed.items() if key in choices}
+        for key, dist in by_key.items():
+            _check_range_key(key, dist, group_options)
+    fixed_options = {key: value for key, value in fixed.items() if key in group_options}
     overrides = [f"{key}={value}" for key, value in fixed.items() if _root_key(key) not in SWEEP_ONLY_KEYS]
-    return SearchSpace(ranges, conditional_ranges, {**choices, **fixed_choices}, (*overrides, *deleted))
+    return SearchSpace(ranges, conditional_ranges, {**group_options, **fixed_options}, (*overrides, *deleted))
 
 
 def config_key(param_name: str) -> str:
@@ -183,7 +185,7 @@ def config_key(param_name: str) -> str:
 
 
 def parse_choice(value: Any) -> Any:
-    """Return the value that Hydra parses from a choice."""
+    """Return the value that Hydra parses from a choice, one of the values of a categorical range."""
     return OverridesParser.create().parse_override(f"key={value}").value() if isinstance(value, str) else value
 
 
@@ -221,15 +223,15 @@ def format_range(dist: Range) -> str:
     return f"int({text})" if is_integer else text
 
 
-def _update_config(cfg: DictConfig, key: str, value: Any, choices: str) -> None:
+def _update_config(cfg: DictConfig, key: str, value: Any, group_overrides: str) -> None:
     if not isinstance(value, dict) and isinstance(OmegaConf.select(cfg, key.lstrip("+")), DictConfig):
         raise ConfigError(f"{key}: a section with several keys, not a value; search one of its keys")
     try:
         OmegaConf.update(cfg, key.lstrip("+"), value, force_add=key.startswith("+"))
     except OmegaConfBaseException as error:
         hint = did_you_mean(key, flatten_config(OmegaConf.to_container(cfg)))
-        if choices:
-            hint = f" under {choices}; put ranges for some options only into sweep.conditional{hint}"
+        if group_overrides:
+            hint = f" under {group_overrides}; put ranges for some options only into sweep.conditional{hint}"
         raise ConfigError(f"{key}: no such key{hint}") from error
 
 
@@ -237,26 +239,29 @@ def _matching_choices(dist: CategoricalDistribution, value: Any) -> list[Any]:
     """Return the choices that parse to the same value. 1 equals 1.0, but not true."""
     value = parse_choice(value)
     parsed = [(choice, parse_choice(choice)) for choice in dist.choices]
-    return [choice for choice, one in parsed if one == value and isinstance(one, bool) == isinstance(value, bool)]
+    is_bool = isinstance(value, bool)
+    return [choice for choice, result in parsed if result == value and isinstance(result, bool) == is_bool]
 
 
-def _check_range_key(key: str, dist: Range, choices: Mapping[str, str]) -> None:
+def _check_range_key(key: str, dist: Range, group_options: Mapping[str, str]) -> None:
     if _root_key(key) in (*SWEEP_ONLY_KEYS, *NON_TRAINING_KEYS, "sweeps"):
         raise ConfigError(f"{key}={format_range(dist)}: {key} does not affect the result of a run; give it one value")
     is_named = isinstance(dist, CategoricalDistribution) and all(isinstance(option, str) for option in dist.choices)
-    if key in choices and not is_named:
+    if key in group_options and not is_named:
         raise ConfigError(
             f"{key}={format_range(dist)}: a config group takes option names, not numbers; "
-            f"list them: {key}={choices[key]},…"
+            f"list them: {key}={group_options[key]},…"
         )
 
 
-def _check_condition(condition: str, choices: Mapping[str, str]) -> None:
+def _check_condition(condition: str, group_options: Mapping[str, str]) -> None:
     group, _, option = condition.partition("=")
     if not option:
         raise ConfigError(f"sweep.conditional: {condition!r} must be group=option, such as optimizer=muon")
-    if group not in choices:
-        raise ConfigError(f"sweep.conditional.{condition}: no config group {group!r}{did_you_mean(group, choices)}")
+    if group not in group_options:
+        raise ConfigError(
+            f"sweep.conditional.{condition}: no config group {group!r}{did_you_mean(group, group_options)}"
+        )
 
 
 def _list_range_values(key: str, dist: Range) -> list[Any]:

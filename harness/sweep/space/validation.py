@@ -74,7 +74,7 @@ def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
 
 def baseline_values(space: SearchSpace, cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
     """Return the current config as a point of the space, and its settings that are out of range as `key=value`."""
-    ranges = space.active_ranges(space.choices)
+    ranges = space.active_ranges(space.group_options)
     values = {key: match_choice(dist, _baseline_value(space, cfg, key)) for key, dist in ranges.items()}
     out_of_range = [f"{key}={values[key]}" for key, dist in ranges.items() if not is_in_range(dist, values[key])]
     return values, out_of_range
@@ -101,8 +101,8 @@ def _describe_failure(
             return str(error)
         return ""
 
-    choices = {key: value for key, value in values.items() if key in space.choices}
-    candidates = [choices, *({**choices, key: values[key]} for key in values if key not in choices)]
+    options = {key: value for key, value in values.items() if key in space.group_options}
+    candidates = [options, *({**options, key: values[key]} for key in values if key not in options)]
     point = next((point for point in candidates if find_error(point) == message), values)
     text = "found at " + " ".join(f"{key}={value}" for key, value in point.items())
     key = list(point)[-1]
@@ -118,7 +118,7 @@ def _find_unused_conditions(space: SearchSpace) -> Iterator[str]:
     """Yield a note for each condition that no trial meets, after checking that its option exists."""
     for condition in space.conditional:
         group, _, option = condition.partition("=")
-        options = range_ends(space.ranges[group]) if group in space.ranges else (space.choices[group],)
+        options = range_ends(space.ranges[group]) if group in space.ranges else (space.group_options[group],)
         if option not in options:
             space.compose_config({group: option})
             yield f"sweep.conditional.{condition} applies to no trial: {group} is {' or '.join(map(str, options))}"
@@ -153,7 +153,7 @@ def _warmup_share(run: DryRun) -> float:
 
 
 def _baseline_value(space: SearchSpace, cfg: DictConfig, key: str) -> Any:
-    if key in space.choices:
-        return space.choices[key]
+    if key in space.group_options:
+        return space.group_options[key]
     value = OmegaConf.select(cfg, key.lstrip("+"))
     return OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value

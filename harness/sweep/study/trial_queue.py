@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
@@ -39,6 +40,13 @@ from harness.sweep.study.trial_attrs import (
 MAX_WORKER_DEATHS = 2  # a trial that kills this many workers is not tried again
 WORKER_DIED = {"status": "failed", "reason": "its worker died"}
 SWEEP_KILLED = {"status": "interrupted", "reason": "the sweep was killed"}
+
+
+class EndReasons(NamedTuple):
+    """Reasons that keep further trials from starting; empty strings where there is none."""
+
+    failures: str = ""
+    exhausted_budget: str = ""
 
 
 class TrialQueue:
@@ -78,12 +86,12 @@ class TrialQueue:
             and not budget.describe_exhaustion(trials, time.time())
         )
 
-    def describe_end(self) -> tuple[str, str]:
-        """Return the failures and the exhausted budget that keep trials from starting; empty strings for neither."""
+    def find_end_reasons(self) -> EndReasons:
+        """Return what keeps further trials from starting."""
         budget, trials = self._read_budget_and_trials()
         if not budget.has_trials_left(trials):
-            return "", ""
-        return budget.describe_failures(trials), budget.describe_exhaustion(trials, time.time())
+            return EndReasons()
+        return EndReasons(budget.describe_failures(trials), budget.describe_exhaustion(trials, time.time()))
 
     def finish_trial(self, trial: Trial, result: TrialResult, values: Sequence[float] = ()) -> None:
         """End a trial as its run ended; `values` are the objectives of a completed one.

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,11 +19,18 @@ from harness.sweep.workers.worker_pool import MAX_CONSECUTIVE_DEATHS, LauncherPo
 
 POLL_SECONDS, REAP_SECONDS = 0.5, 5.0
 STORAGE_ERRORS = (OSError, StorageInternalError, SQLAlchemyError)
-STORAGE_TIMEOUT_SECONDS = 600.0  # of storage errors, such as a full disk; workers continue meanwhile
+# How long storage errors, such as a full disk, may last before the sweep ends. Workers continue meanwhile.
+STORAGE_TIMEOUT_SECONDS = 600.0
+
+
+class SweepOutcome(NamedTuple):
+    """End of a sweep's polling. `error` is what ended it early, or an empty string."""
+
+    error: str = ""
 
 
 class SweepMonitor:
-    """Polls a sweep until it ends. `on_update` is called whenever dead trials have been reaped."""
+    """Poll a sweep until it ends. `on_update` is called after each check for dead trials, about every REAP_SECONDS."""
 
     def __init__(
         self,
@@ -43,22 +51,22 @@ class SweepMonitor:
         failing_since = None
         while True:
             try:
-                problem = self._poll_once()
+                outcome = self._poll_once()
                 failing_since = None
             except STORAGE_ERRORS as error:
-                problem = None
+                outcome = None
                 if failing_since is None:
                     failing_since = time.monotonic()
                     reason = str(error).partition("\n")[0]
                     print(f"warning: cannot read the study ({reason}); the workers continue", file=sys.stderr)
                 elif time.monotonic() - failing_since > STORAGE_TIMEOUT_SECONDS:
-                    problem = f"the study's storage did not answer: {error}"
-            if problem is not None:
-                return problem
+                    outcome = SweepOutcome(f"the study's storage did not answer: {error}")
+            if outcome is not None:
+                return outcome.error
             time.sleep(POLL_SECONDS)
 
-    def _poll_once(self) -> str | None:
-        """Return None while the sweep is running, then what went wrong, or an empty string."""
+    def _poll_once(self) -> SweepOutcome | None:
+        """Update everything once; return None while the sweep is running."""
         trials = summarize_trials(self._queue.study)
         self._table(trials)
         if self._is_stopping():
@@ -73,13 +81,15 @@ class SweepMonitor:
             self._n_deaths = 0
         self._n_deaths, self._n_ended = self._n_deaths + len(dead), n_ended
         if self._is_stopping():
-            return None if self._pool.has_workers else ""
+            return None if self._pool.has_workers else SweepOutcome()
         if self._n_deaths >= MAX_CONSECUTIVE_DEATHS:
-            return f"{self._n_deaths} workers died in a row ({self._pool.describe_last_output(dead[-1][0])})"
+            output = self._pool.describe_last_output(dead[-1][0])
+            return SweepOutcome(f"{self._n_deaths} workers died in a row ({output})")
         if self._queue.has_more_trials() and (dead or not self._pool.has_workers):
             self._pool.start_workers(has_heartbeat_trials=self._queue.has_heartbeat_trials())
             return None
-        return None if self._pool.has_workers or self._queue.has_heartbeat_trials() else ""
+        is_running = self._pool.has_workers or self._queue.has_heartbeat_trials()
+        return None if is_running else SweepOutcome()
 
 
 @contextmanager
@@ -105,8 +115,8 @@ def handle_stop_signals(pool: WorkerPool | LauncherPool) -> Iterator[Callable[[]
 
 
 @contextmanager
-def exclusive_lock(folder: Path) -> Iterator[bool]:
-    """Lock a sweep's folder, and yield whether this is its only sweep process."""
+def try_exclusive_lock(folder: Path) -> Iterator[bool]:
+    """Try to lock a sweep's folder, and yield whether that succeeded: whether this is its only sweep process."""
     lock = FileLock(folder / "sweep.lock")
     try:
         yield lock.acquire(blocking=False)
