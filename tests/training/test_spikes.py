@@ -125,6 +125,7 @@ def test_stops_after_max_rollbacks(tmp_path: Path) -> None:
     rollbacks = [(spike.restored_step, spike.is_continuing) for spike in spikes(events)]
     assert rollbacks == [(60, True), (60, True), (None, False)]
     assert stop.status == "diverged"
+    assert stop.reason.startswith("the loss became nan after step")
 
 
 def test_non_finite_loss_is_rolled_back_until_run_completes(tmp_path: Path) -> None:
