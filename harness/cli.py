@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 from harness.core.errors import ConfigError
 from harness.core.threads import use_passive_waiting
@@ -30,7 +30,7 @@ EXTRAS = {
     "sweep": ("sklearn", "sqlalchemy", "cmaes"),
     "train": (
         "torch", "hydra", "hydra_plugins", "omegaconf", "optuna", "transformers", "tokenizers", "peft", "datasets",
-        "safetensors", "pytorch_optimizer", "mlflow", "matplotlib", "psutil",
+        "safetensors", "pytorch_optimizer", "mlflow", "matplotlib", "psutil", "yaml",
     ),
     "tensorboard": ("tensorboard",),
     "operator": ("neuralop",),
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n" + "\n".join(f"  {name:<14} {does}" for name, does in COMMANDS.items()),
     )
-    parser.add_argument("--version", action="version", version=f"plateau {version('plateau-harness')}")
+    parser.add_argument("--version", action="version", version=f"plateau {_installed_version()}")
     parser.add_argument(
         "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help shows its options"
     )
@@ -68,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(explain_error(error, args.arguments), file=sys.stderr)
     return 2
+
+
+def _installed_version() -> str:
+    try:
+        return version("plateau-harness")
+    except PackageNotFoundError:  # a checkout that is on the path without being installed
+        return "(not installed)"
 
 
 def explain_missing_package(command: str, error: ModuleNotFoundError) -> str:

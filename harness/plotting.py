@@ -1,4 +1,4 @@
-"""Style and helpers shared by all figures; without pyplot, so that matplotlib's global state stays untouched."""
+"""Style and helpers shared by all figures; without pyplot, whose state is global."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -2,9 +2,9 @@
 
 import argparse
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import importers
+from harness.commands.arguments import add_threshold_option, parse_option
 from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
 from harness.core.paths import project_dir
@@ -26,9 +27,6 @@ from harness.record.run_lookup import find_run
 MLFLOW_RUN_ID = r"[0-9a-f]{32}"
 WIDTH = 118  # columns if the output is a file or a pipe
 COUNTED_METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm")
-
-T = TypeVar("T")
-U = TypeVar("U")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -53,20 +51,6 @@ def main(arguments: Sequence[str]) -> int:
         found = check_comparability(histories, thresholds)
         _print_table(console, "comparison", found, "these runs are comparable")
     return 0
-
-
-def add_threshold_option(parser: argparse.ArgumentParser) -> None:
-    """Add --threshold NAME=VALUE, which may be repeated."""
-    parser.add_argument("--threshold", action="append", default=[], metavar="NAME=VALUE",
-                        help="change one of conf/thresholds/default.yaml, such as spike_z=8")  # fmt: skip
-
-
-def parse_option(option: str, parse: Callable[[T], U], value: T) -> U:
-    """Return the parsed value of a command line option; turn ValueError into ConfigError."""
-    try:
-        return parse(value)
-    except ValueError as error:
-        raise ConfigError(f"{option}: {error}") from error
 
 
 def load_history(run: str, path: Path | None, uri: str | None = None) -> History:
@@ -110,11 +94,15 @@ def _find_run_path(run: str) -> Path | None:
 def _drop_refused_overrides(path: Path | None, diagnoses: Sequence[Diagnosis]) -> Sequence[Diagnosis]:
     """Drop overrides that our run at `path` would refuse; those for other logs assume the default configuration."""
     folder = path if path is None or path.is_dir() else path.parent
-    if folder and (folder / metrics_file.METRICS_FILE).is_file() and (folder / "config.yaml").is_file():
+    is_ours = folder and (folder / metrics_file.METRICS_FILE).is_file() and (folder / "config.yaml").is_file()
+    if not folder or not is_ours or not any(diagnosis.overrides for diagnosis in diagnoses):
+        return diagnoses
+    try:
         from harness.run.reproduce import keep_accepted_overrides  # loads Hydra, which logs do without
-
-        return keep_accepted_overrides(folder, diagnoses)
-    return diagnoses
+    except ModuleNotFoundError:
+        print("note: overrides are not checked against the run's configuration, which needs Hydra", file=sys.stderr)
+        return diagnoses
+    return keep_accepted_overrides(folder, diagnoses)
 
 
 def _describe_history(history: History) -> Iterator[str]:

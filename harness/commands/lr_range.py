@@ -19,6 +19,7 @@ from harness.config.validation import check_writable
 from harness.core.distributed import ProcessGroup
 from harness.core.errors import ConfigError
 from harness.core.events import OutOfMemory
+from harness.core.paths import run_command
 from harness.core.state import Progress
 from harness.diagnosis.lr_band import MIN_STEPS, LRBand, compute_lr_band, smooth_losses
 from harness.diagnosis.prescription import format_lr_ranges
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
             notes = describe_data_shortage(parts, ramp)
             lrs, losses = run_range_test(parts, processes, ramp)
     except BaseRunFailed as error:
-        raise ConfigError(f"base run: {error}") from error
+        raise ConfigError(f"start: {error}") from error
     if not processes.is_main:
         return 0
     found = compute_lr_band(lrs, losses)
@@ -177,7 +178,7 @@ def _suggest_sweep(
     defaults = {"sweeps": "sweeps=none", "sweep.study": f"sweep.study={study}"}
     added = [override for key, override in defaults.items() if key not in given]
     yield f"{found.reason}; the best LR of a whole run is usually near that, or below"
-    yield f"sweep: {shlex.join(['python', 'run.py', '-m', *kept, *added, *ranges])}"
+    yield f"sweep: {shlex.join([*run_command(), '-m', *kept, *added, *ranges])}"
 
 
 def plot_range_test(path: Path, name: str, lrs: Sequence[float], losses: Sequence[float], found: LRBand | str) -> None:

@@ -29,6 +29,6 @@ def main(arguments: Sequence[str]) -> int:
         with open_training_setup(compose_config(args.overrides)) as setup:
             report = preflight(setup, args.only or CHECKS, on_finding=print_finding)
     except BaseRunFailed as error:
-        raise ConfigError(f"the run to start from: {error}") from error
+        raise ConfigError(f"start: {error}") from error
     print(summarize_report(report))
     return int(bool(report.failed_checks))

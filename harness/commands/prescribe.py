@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from harness.commands.diagnose import add_threshold_option, parse_option
+from harness.commands.arguments import add_threshold_option, parse_option
 from harness.core.errors import ConfigError
 from harness.core.formatting import format_duration
-from harness.core.paths import project_dir
+from harness.core.paths import project_dir, run_command
 from harness.diagnosis import diagnose
 from harness.diagnosis.history import History
 from harness.diagnosis.prescription import Prescription, prescribe
@@ -91,14 +91,14 @@ def describe_prescription(
     replaced = {part.key for part in parts}
     kept = [override for override in overrides if override.partition("=")[0] not in replaced]
     if not prescription.ranges:
-        yield shlex.join(["python", "run.py", *kept, *settings])
+        yield shlex.join([*run_command(), *kept, *settings])
         seconds = f"; the last one took {format_duration(cost.total_seconds)}" if cost else ""
         yield f"one run instead of a sweep{seconds}{', this one takes twice that' * bool(cost and settings)}"
         return
     command = [*kept, *settings, "sweeps=none", *(part.override for part in prescription.ranges)]
     command += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={name_followup_study(run)}"]
     n_jobs = compose_sweep_request(command).n_jobs
-    yield shlex.join(["python", "run.py", "-m", *command])
+    yield shlex.join([*run_command(), "-m", *command])
     yield _describe_sweep_cost(prescription.n_trials, n_jobs, cost, is_longer=bool(settings))
 
 

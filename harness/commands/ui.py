@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import chain
 
 from harness.core.errors import ConfigError
+from harness.core.paths import run_command
 from harness.tracking.store_uri import artifact_root, hide_credentials, resolve_store_uri, sqlite_path
 
 PORT_ATTEMPTS = 100
@@ -44,7 +45,8 @@ def serve_ui(host: str, port: int, uri: str | None) -> int:
         raise ConfigError(f"--uri: {hide_credentials(uri)} is a server that has its own UI; open it in a browser")
     file = sqlite_path(uri)
     if file and not file.exists():
-        raise ConfigError(f"no runs in {file} yet; record one with python run.py optimizer=adamw schedule=cosine")
+        command = " ".join(run_command())
+        raise ConfigError(f"no runs in {file} yet; record one with {command} optimizer=adamw schedule=cosine")
     if free != port:
         print(f"port {port} is busy; using {free}", flush=True)
     return _run_server(host, free, uri)

@@ -10,6 +10,7 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.basecontainer import BaseContainer
 
@@ -67,7 +68,13 @@ def list_search_path_overrides(hydra: Any) -> list[str]:
     shipped = ("hydra", "main", "schema")
     sources = [source for source in hydra.runtime.config_sources if source.provider not in shipped]
     folders = [f"{one.schema}://{Path(one.path).absolute() if one.schema == 'file' else one.path}" for one in sources]
-    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
+    return [format_search_path(folders)] if folders else []
+
+
+def format_search_path(folders: Sequence[str]) -> str:
+    """Return the override that adds configuration folders, quoted for Hydra."""
+    quoted = (QuotedString(folder, Quote.single).with_quotes() for folder in folders)
+    return f"hydra.searchpath=[{','.join(quoted)}]"
 
 
 def contains_key(outer: str, inner: str) -> bool:

@@ -7,6 +7,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.core.errors import did_you_mean
+from harness.core.paths import run_command
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 """Raised for invalid input when a configuration is composed."""
@@ -40,7 +41,8 @@ def _explain_missing_option(error: MissingConfigException) -> str:
     options = sorted(error.options or [])
     hint = did_you_mean(option, options)
     if group == "hydra/launcher" and option in LAUNCHER_EXTRAS:
-        return f"{group}={option}: this launcher is not installed; pip install -e '.[{LAUNCHER_EXTRAS[option]}]'"
+        extra = LAUNCHER_EXTRAS[option]
+        return f"{group}={option}: this launcher is not installed; pip install 'plateau-harness[{extra}]'"
     if not group:
         return f"there is no configuration {option!r}{hint}"
     return f"{group}={option}: {group} has no option {option!r}{hint} (it has {', '.join(options)})"
@@ -53,7 +55,8 @@ def _explain_unknown_key(key: str, cause: str, arguments: list[str]) -> str:
     near = re.search(r"Did you mean(?: one of)?: ([^?]+)\?", cause)
     names = [f"{level}{name}" for name in re.findall(r"'([^']+)'", near[1])] if near else []
     given = next((argument for argument in arguments if argument.split("=")[0] == key), key)
-    hint = f"; did you mean {' or '.join(names)}?" if names else "; `python run.py --cfg job` shows every key"
+    command = " ".join(run_command())
+    hint = f"; did you mean {' or '.join(names)}?" if names else f"; `{command} --cfg job` shows every key"
     return f"{given}: there is no key {key!r}{hint}"
 
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from harness.config.compose import contains_key, flatten_config, to_plain_dict
+from harness.config.compose import contains_key, flatten_config
 from harness.core.errors import ConfigError, did_you_mean
 
 
@@ -19,7 +19,8 @@ def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     changes = [(override.input_line, _get_override_key(override)) for override in parsed]
-    known = [*map(str, cfg), *flatten_config(to_plain_dict(cfg)), *(key for _, key in changes)]  # also deleted keys
+    # Not resolved: a missing value is for the validation to report. Deleted keys count as known.
+    known = [*map(str, cfg), *flatten_config(OmegaConf.to_container(cfg)), *(key for _, key in changes)]
     locked, unlocked = _read_key_list(cfg, "locked", known), _read_key_list(cfg, "unlock", known)
     for line, key in changes:
         if _keys_overlap(key, "locked"):

@@ -47,8 +47,8 @@ def find_targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig):
         if node.get("_target_") is not None:
             yield key, node
-        for name in map(str, node):
-            yield from find_targets(node[name], f"{key}.{name}" if key else name)
+        for name in node:
+            yield from find_targets(node[name], f"{key}.{name!s}" if key else str(name))
     elif isinstance(node, ListConfig):
         for index, child in enumerate(node):
             yield from find_targets(child, f"{key}[{index}]")

@@ -15,7 +15,7 @@ from harness.config.schema import RunSettings
 from harness.config.targets import check_target, find_targets
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.lr_keys import is_lr_key
-from harness.core.paths import project_dir
+from harness.core.paths import project_dir, run_command
 from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.thresholds import Thresholds
 
@@ -91,7 +91,7 @@ def _check_top_level(cfg: DictConfig) -> None:
         raise ConfigError(f"name: {cfg.name!r} must be 1 to 80 characters: letters, digits, . _ + -")
     for group in REQUIRED_GROUPS:
         if not isinstance(cfg.get(group), DictConfig):
-            raise ConfigError(f"{group}: no option is chosen; `python run.py --help` lists the options")
+            raise ConfigError(f"{group}: no option is chosen; `{' '.join(run_command())} --help` lists the options")
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed: {cfg.seed!r} must be a whole number from 0 to {2**32 - 1}")
     if cfg.weight_decay_applies_to not in ("hidden", "matrices", "all"):

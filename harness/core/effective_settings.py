@@ -58,7 +58,7 @@ class EffectiveSettings:
     def from_json(cls, node: Mapping[str, Any]) -> "EffectiveSettings":
         """Read what a run recorded; JSON holds infinity as the string "Infinity"."""
         known = {name: node[name] for name in (each.name for each in fields(cls)) if name in node}
-        return cls(**{**known, "grad_clip": float(known["grad_clip"])})
+        return cls(**_decode_infinity(known))
 
     def _flatten(self) -> Iterator[tuple[str, Value]]:
         for name, value in vars(self).items():
@@ -69,3 +69,9 @@ class EffectiveSettings:
                 yield from ((f"schedule.{key}", setting) for key, setting in value.items())
             elif value != "":
                 yield name, value
+
+
+def _decode_infinity(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _decode_infinity(child) for name, child in value.items()}
+    return float(value) if value in ("Infinity", "-Infinity") else value

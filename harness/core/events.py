@@ -24,7 +24,7 @@ class RunStart:
     tags: Mapping[str, str]
     constants: Mapping[str, float]  # reference values for the metrics, from the task
     dataset: Mapping[str, str]  # name, digest and source of the training data
-    overrides: tuple[str, ...] = ()  # that the configuration was composed from; empty if unknown
+    overrides: tuple[str, ...] = ()  # that the configuration was composed from; empty if unknown or none
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,14 @@ def format_number(value: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return hours and minutes, or minutes and seconds, such as "2 h 01 min"."""
+    """Return the two largest units, such as "2 h 01 min"; below 10 seconds, one decimal."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02d} h"
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.core.files import FileLock, write_folder_atomically
 
-CACHE_VERSION = 1  # part of every digest; raise it when the same source is read, tokenised or stored differently
+CACHE_VERSION = 1  # part of every digest; raise it when the same source is read, tokenized or stored differently
 MANIFEST = "files.json"  # sizes in bytes of all other files of the folder, written last
 
 

@@ -130,7 +130,7 @@ def prepare_token_data(
     eval_batch_size: int,
     cache_dir: Path,
 ) -> TokenData:
-    """Split and tokenise the documents of `source`, once, and open the result from `cache_dir`.
+    """Split and tokenize the documents of `source`, once, and open the result from `cache_dir`.
 
     The last `val_fraction` of the documents is for validation. With layout `packed` a row is `sequence_length` tokens
     of the stream, across documents; with `examples` a row is a document, or a part of one that is longer.

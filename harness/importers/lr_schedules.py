@@ -56,13 +56,16 @@ def parse_schedule_name(name: str) -> str | None:
 def schedule_from_state(folder: Path, losses: Sequence[float]) -> dict[str, Any]:
     """Return the fields of `RunFacts` about a plateau schedule whose state transformers saved in `folder`.
 
-    It monitors the validation loss if its best value is one of `losses`. The state of other schedules reveals nothing.
+    It monitors the validation loss if its best value is one of `losses`. The state of other schedules reveals nothing,
+    and without torch no state can be read.
     """
     path = folder / "scheduler.pt"
     if not path.is_file():
         return {}
-    import torch
-
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return {}
     try:
         state = torch.load(path, weights_only=True)
     except (UnpicklingError, OSError, RuntimeError, EOFError):  # truncated, or more than plain values

@@ -16,7 +16,7 @@ def read_tensorboard(path: Path) -> History:
         ValueError: If tensorboard is not installed, or no tag names a loss.
     """
     if find_spec("tensorboard") is None:
-        raise ValueError(f"{path}: event files need tensorboard; run pip install -e '.[tensorboard]'")
+        raise ValueError(f"{path}: event files need tensorboard; run pip install 'plateau-harness[tensorboard]'")
     points = _read_scalars(path)
     history = build_history(points, RunFacts(name=path.name))
     if not len(history["train/loss"]) and not len(history["val/loss"]):

@@ -16,7 +16,7 @@ class TensorBoardWriter(Observer):
 
     def __init__(self) -> None:
         if find_spec("tensorboard") is None:
-            raise ValueError("tensorboard is not installed; run pip install -e '.[tensorboard]'")
+            raise ValueError("tensorboard is not installed; run pip install 'plateau-harness[tensorboard]'")
         self._aggregate = MetricAggregator()
         self._writer: Any = None
 

@@ -35,11 +35,17 @@ def write_range_test(
 
 
 def load_lr_band(output_dir: Path, params: Mapping[str, str]) -> tuple[float, float] | None:
-    """Return the band of the latest range test of a run with these parameters; None if there is none."""
+    """Return the band of the latest range test of a run with these parameters; None if there is none.
+
+    Files that cannot be read are skipped: a damaged range test must not break the runs beside it.
+    """
     key = range_test_key(params)
     for path in sorted((output_dir / RANGE_TEST_FOLDER).glob(f"*/{RANGE_TEST_FILE}"), reverse=True):
-        content = json.loads(path.read_text())
-        if content["key"] == key and content["band"]:
+        try:
+            content = json.loads(path.read_text())
+        except (ValueError, OSError):
+            continue
+        if content.get("key") == key and content.get("band"):
             low, high = content["band"]
             return low, high
     return None

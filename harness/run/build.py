@@ -20,7 +20,7 @@ from harness.core.effective_settings import EffectiveSettings, Value
 from harness.core.errors import ConfigError
 from harness.core.events import Observer
 from harness.core.seeding import seed_everything
-from harness.core.state import Schedule, TrainState
+from harness.core.state import ObservingSchedule, Schedule, TrainState
 from harness.core.task import Task
 from harness.training import policies
 from harness.training.loop import TrainingPlan
@@ -137,6 +137,10 @@ def _compile_model(enabled: bool, model: nn.Module) -> None:
 
 def _check_schedule(schedule: Schedule, plan: TrainingPlan, schedule_start_step: int) -> tuple[int, tuple[str, ...]]:
     """Return the number of warm-up steps, and messages about the schedule in a run of this length."""
+    if hasattr(schedule, "observe") and not isinstance(schedule, ObservingSchedule):
+        raise ValueError(
+            f"{type(schedule).__name__} has `observe`; it also needs `reset_best`, `state_dict` and `load_state_dict`"
+        )
     length = plan.total_steps - schedule_start_step
     notices = [schedule.warmup_notice(length)]
     if isinstance(schedule, Plateau):

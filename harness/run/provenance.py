@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from harness.core.paths import project_dir
+from harness.core.paths import project_dir, run_command
 from harness.tracking.store_uri import hide_credentials
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "hydra-core", "optuna", "mlflow")
@@ -64,7 +64,7 @@ def current_command() -> str:
 
 def format_command(overrides: Iterable[str]) -> str:
     """Return the command line that starts a run with `overrides`."""
-    return shlex.join(["python", "run.py", *overrides])
+    return shlex.join([*run_command(), *overrides])
 
 
 @cache

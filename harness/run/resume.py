@@ -95,7 +95,7 @@ def find_resume_point(settings: RunSettings) -> ResumePoint | None:
         ConfigError: If there is no intact checkpoint.
     """
     start = settings.start
-    if start.run is None:
+    if not start.run:
         return None
     run = find_run(start.run, settings.output_dir, "start.run")
     if not (run / "checkpoints").is_dir() or not (run / metrics_file.METRICS_FILE).is_file():

@@ -17,7 +17,7 @@ from harness.config.locks import check_locked
 from harness.config.targets import import_target
 from harness.config.validation import check_writable, parse_section, validate_config
 from harness.core.errors import ConfigError
-from harness.core.paths import config_dir
+from harness.core.paths import config_dir, run_command
 from harness.sweep.options import SweepOptions
 from harness.sweep.space.search_space import SearchSpace, read_search_space
 from harness.sweep.study.budget import Budget
@@ -143,8 +143,9 @@ def _default_study_name(choices: Mapping[str, str]) -> str:
 def _check_not_torchrun() -> None:
     size = int(os.environ.get("WORLD_SIZE", 1))
     if size > 1:
+        command = " ".join(run_command())
         raise ConfigError(
-            f"WORLD_SIZE={size}: every process would start its own sweep; start `python run.py -m` once without "
+            f"WORLD_SIZE={size}: every process would start its own sweep; start `{command} -m` once without "
             "torchrun, and set the number of workers with sweep.n_jobs"
         )
 

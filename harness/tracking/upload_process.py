@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from harness.core.paths import project_dir
+from harness.core.paths import module_command, project_dir
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import UploadCursor, UploadResult, upload_run
@@ -36,7 +36,7 @@ class UploadProcess:
         is_sweep = sweep_uploader.is_sweep_folder(self._folder)
         self._sweep_lock = sweep_uploader.mark_sweep_running(self._folder) if is_sweep else None
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "harness.tracking.upload_process", str(self._folder)],
+            [*module_command("harness.tracking.upload_process"), str(self._folder)],
             cwd=project_dir(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -26,7 +26,7 @@ def ltg_bert_as_written() -> History:
     return ltg_bert(name="LTG-BERT, as written", batch_size=72, peak_lr=1e-4, schedule="Cosine", unit="nats/token")
 
 
-def ltg_bert_in_force() -> History:
+def ltg_bert_in_effect() -> History:
     """Return the same with what its repository later showed: 10% of warm-up requested, int(0.1) steps in effect."""
     return ltg_bert(
         name="LTG-BERT, with the warm-up in effect", total_steps=15_000, batch_size=216, peak_lr=8.44e-5,
@@ -104,7 +104,7 @@ def headlines(points: str, name: str, optimizer: str, lr: float, warmup: int) ->
 def list_documented_runs() -> list[History]:
     return [
         ltg_bert_as_written(),
-        ltg_bert_in_force(),
+        ltg_bert_in_effect(),
         gpt2_lora(),
         gpt2_resume(),
         operator(),

@@ -176,10 +176,11 @@ def _plot_lr(data: StudyData) -> "Figure | None":
 
 
 def _plot_pareto_front(data: StudyData) -> "Figure | None":
-    if len(data.labels) < 2:
+    n_objectives = len(data.labels)
+    if n_objectives not in (2, 3):  # Optuna draws two or three dimensions
         return None
     plot = optuna.visualization.matplotlib.plot_pareto_front
-    return _plot_with_optuna(plot, _reduce_study(data, 2), target_names=list(data.labels[:2]))
+    return _plot_with_optuna(plot, _reduce_study(data, n_objectives), target_names=list(data.labels))
 
 
 def _plot_slices(data: StudyData) -> "Figure | None":
@@ -193,10 +194,11 @@ def _plot_slices(data: StudyData) -> "Figure | None":
 def _plot_parallel_coordinates(data: StudyData) -> "Figure | None":
     study = _reduce_study(data)
     params = [set(trial.params) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-    if set.union(*params) not in params:  # Optuna leaves out trials that lack a parameter: it would be empty
+    shared = sorted(set.intersection(*params))  # Optuna leaves out trials that lack one of the parameters
+    if not shared:
         return None
     plot = optuna.visualization.matplotlib.plot_parallel_coordinate
-    return _plot_with_optuna(plot, study, target_name=data.labels[0])
+    return _plot_with_optuna(plot, study, params=shared, target_name=data.labels[0])
 
 
 FIGURES: dict[str, Callable[[StudyData], "Figure | None"]] = {
@@ -244,11 +246,15 @@ def _plot_with_optuna(plot: Callable[..., Any], study: Study, **options: Any) ->
     from matplotlib import pyplot, rc_context
 
     logging.getLogger("matplotlib.category").setLevel(logging.WARNING)  # Optuna passes numeric choices as strings
-    with rc_context(), warnings.catch_warnings(action="ignore"):  # they are marked experimental
-        axes = plot(study, **options)
-    figure = getattr(axes, "flat", [axes])[0].figure
-    pyplot.close(figure)
-    return figure
+    backend = pyplot.get_backend()
+    pyplot.switch_backend("agg")  # no window, whatever backend is configured
+    try:
+        with rc_context(), warnings.catch_warnings(action="ignore"):  # they are marked experimental
+            axes = plot(study, **options)
+        return getattr(axes, "flat", [axes])[0].figure
+    finally:
+        pyplot.close("all")
+        pyplot.switch_backend(backend)
 
 
 def _add_points(axes: Any, points: Sequence[tuple[float, TrialSummary]], color: str, marker: str, label: str) -> None:

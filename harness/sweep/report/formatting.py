@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from harness.core.formatting import format_number
+from harness.core.paths import run_command
 from harness.tracking.store_uri import hide_credentials
 
 MIN_WITHOUT_DECIMALS = 10_000
@@ -16,11 +17,11 @@ MIN_WITHOUT_DECIMALS = 10_000
 
 
 def format_run_command(fixed: Iterable[str], params: Mapping[str, Any]) -> str:
-    """Return `python run.py` with the overrides `fixed` and `params`, quoted for Hydra and the shell.
+    """Return the command of a run with the overrides `fixed` and `params`, quoted for Hydra and the shell.
 
     Choices of groups come first, as in Hydra's own documentation.
     """
-    return shlex.join(["python", "run.py", *list_trial_overrides(fixed, params)])
+    return shlex.join([*run_command(), *list_trial_overrides(fixed, params)])
 
 
 def list_trial_overrides(fixed: Iterable[str], params: Mapping[str, Any]) -> list[str]:

@@ -46,7 +46,7 @@ class SearchSpace:
             key: suggest_value(trial, key, dist) for key, dist in self.ranges.items() if key in self.group_options
         }
         for key, (name, dist) in self._active_params(values).items():
-            if key not in values:
+            if not (name == key and key in values):  # a conditional range may narrow a group that is also searched
                 values[key] = suggest_value(trial, name, dist)
         return values
 
@@ -76,7 +76,8 @@ class SearchSpace:
         groups = {key: range_ends(dist) for key, dist in self.ranges.items() if key in self.group_options}
         for options in itertools.product(*groups.values()):
             selected = dict(zip(groups, options, strict=True))
-            ranges = {key: dist for key, dist in self.active_ranges(selected).items() if key not in selected}
+            active = self._active_params(selected).items()
+            ranges = {key: dist for key, (name, dist) in active if not (name == key and key in selected)}
             corner = selected | {key: range_ends(dist)[0] for key, dist in ranges.items()}
             yield corner
             for key, dist in ranges.items():

@@ -22,7 +22,8 @@ from optuna.trial import Trial, TrialState
 
 from harness.config.targets import import_target
 from harness.core.errors import ConfigError
-from harness.core.paths import project_dir
+from harness.core.events import Status
+from harness.core.paths import module_command, project_dir
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.formatting import list_trial_overrides
 from harness.sweep.study.liveness import send_heartbeats
@@ -58,7 +59,7 @@ def spawn_worker(spec: WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[
         environment["OMP_NUM_THREADS"] = str(spec.n_threads)
     with worker_log_path(spec.folder, index).open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", WORKER_MODULE],
+            module_command(WORKER_MODULE),
             cwd=project_dir(),
             env=environment,
             stdin=subprocess.PIPE,
@@ -134,7 +135,8 @@ def _run_trial(
         return TrialResult("failed", f"{type(error).__name__}: {error}")
     effective = result.effective
     if effective is None:  # training its base model did not complete
-        return TrialResult("interrupted" if result.status == "interrupted" else "failed", result.reason)
+        status: Status = "interrupted" if result.status == "interrupted" else "failed"
+        return TrialResult(status, result.reason, tokens=result.tokens, seconds=result.seconds)
     return TrialResult(
         status=result.status,
         reason=result.reason,
