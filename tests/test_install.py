@@ -1,5 +1,9 @@
-"""The built package, installed into empty environments and used from a folder that is not a checkout."""
+"""The built package, installed into empty environments and used from a folder that is not a checkout.
 
+The tests install packages and need the network, as `make test` does.
+"""
+
+import json
 import os
 import subprocess
 import sys
@@ -9,16 +13,27 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.files import FileLock
+from harness.observers.metrics_writer import MetricsWriter
 from tests.conftest import ROOT
+from tests.observers.sample_events import sample_run, send_events
 
 LOG = "\n".join(f"step {step}: loss {4 - step / 500:.4f}, lr 0.001" for step in range(0, 500, 10))
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
-    subprocess.run([sys.executable, *command], check=True)
+def shared(cache_dir: Path) -> Path:
+    """Return a folder that all test processes of a session share."""
+    return cache_dir.parent
+
+
+@pytest.fixture(scope="session")
+def wheel(shared: Path) -> Path:
+    folder = shared / "wheel"
+    with FileLock(shared / "wheel.lock"):
+        if not folder.exists():
+            command = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(folder), str(ROOT)]
+            subprocess.run([sys.executable, *command], check=True)
     [file] = folder.glob("plateau_harness-*.whl")
     return file
 
@@ -40,11 +55,14 @@ def run_plateau(
 
 
 @pytest.fixture(scope="session")
-def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install(wheel, tmp_path_factory.mktemp("bare"))
+def bare(wheel: Path, shared: Path) -> Path:
+    """Return the commands of an environment with the package and no extras."""
+    folder = shared / "bare"
+    with FileLock(shared / "bare.lock"):
+        return folder / "bin" if folder.exists() else install(wheel, folder)
 
 
-def test_the_bare_package_diagnoses_a_log_without_torch(bare: Path, tmp_path: Path) -> None:
+def test_bare_package_diagnoses_a_log(bare: Path, tmp_path: Path) -> None:
     (tmp_path / "train.log").write_text(LOG)
     found = run_plateau(bare, tmp_path, ["diagnose", "train.log"])
     assert found.returncode == 0, found.stderr
@@ -53,7 +71,24 @@ def test_the_bare_package_diagnoses_a_log_without_torch(bare: Path, tmp_path: Pa
     assert not packages & {"torch", "transformers", "mlflow", "peft", "hydra", "optuna"}
 
 
-def test_the_bare_package_tells_its_version_and_what_to_install_for_a_run(bare: Path, tmp_path: Path) -> None:
+def test_bare_package_diagnoses_checkpoints_and_runs(bare: Path, tmp_path: Path) -> None:
+    """The LR schedule of a checkpoint needs torch, checking overrides needs Hydra; the curves need neither."""
+    checkpoint = tmp_path / "checkpoint-50"
+    checkpoint.mkdir()
+    rows = [{"step": step, "loss": 4 - step / 500} for step in range(0, 50, 5)]
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"log_history": rows}))
+    (checkpoint / "scheduler.pt").write_bytes(b"not read")
+    found = run_plateau(bare, tmp_path, ["diagnose", "checkpoint-50"])
+    assert found.returncode == 0, found.stderr
+    assert "10 of train/loss" in found.stdout
+    send_events([MetricsWriter()], sample_run(tmp_path / "run"))
+    (tmp_path / "run" / "config.yaml").write_text("seed: 0\n")
+    found = run_plateau(bare, tmp_path, ["diagnose", "run"])
+    assert found.returncode == 0, found.stderr
+    assert "4 of train/loss" in found.stdout
+
+
+def test_bare_package_shows_its_version_and_the_extra_that_a_run_needs(bare: Path, tmp_path: Path) -> None:
     version = run_plateau(bare, tmp_path, ["--version"])
     assert version.stdout.split() == ["plateau", "0.1.0"]
     refused = run_plateau(bare, tmp_path, ["run", "experiment=smoke"])
@@ -62,7 +97,7 @@ def test_the_bare_package_tells_its_version_and_what_to_install_for_a_run(bare: 
     assert len(refused.stderr.splitlines()) == 1
 
 
-def test_an_installed_package_trains_with_results_in_the_current_folder(bare: Path, tmp_path: Path) -> None:
+def test_installed_package_trains_with_results_in_the_current_folder(bare: Path, tmp_path: Path) -> None:
     """The libraries come from this environment, so that they need not be installed again; see the test below."""
     environment = tmp_path / "environment"
     venv.create(environment, with_pip=False)
@@ -79,9 +114,7 @@ def test_an_installed_package_trains_with_results_in_the_current_folder(bare: Pa
 
 
 @pytest.mark.install
-def test_the_package_with_the_extra_sweep_trains_and_sweeps_in_an_empty_environment(
-    wheel: Path, tmp_path: Path
-) -> None:
+def test_extra_sweep_trains_and_sweeps_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     commands = install(wheel, tmp_path / "environment", "[sweep]")
     check_runs(commands, tmp_path)
     swept = run_plateau(

@@ -9,6 +9,7 @@ import pytest
 from harness.commands import run
 from harness.config.compose import compose_config
 from harness.config.locks import check_locked
+from harness.config.validation import validate_config
 from harness.core.errors import ConfigError
 
 FIXED = """# @package _global_
@@ -119,8 +120,15 @@ def test_locks_on_the_command_line(conf, places, tmp_path, capsys):
     assert run.main([*typed, "unlock=[seed]"]) == 0
     [record] = tmp_path.glob("outputs/*/metrics.jsonl")
     start = json.loads(record.read_text().partition("\n")[0])
-    assert start["overrides"][:2] == [f"hydra.searchpath=[file://{conf}]", "experiment=fixed"]
+    assert start["overrides"][:2] == [f"hydra.searchpath=['file://{conf}']", "experiment=fixed"]
     params = start["params"]
     assert params["locked"] == "['seed', 'loop.epochs', 'data', 'batch.batch_size']"
     assert params["unlock"] == "['seed']"
     assert params["seed"] == "7"
+
+
+def test_missing_value_is_left_to_validation() -> None:
+    cfg = compose_config(["model=hf", "start=scratch"])  # the tokenizer takes its name from the model, which has none
+    check_locked(cfg, ["model=hf", "start=scratch"])
+    with pytest.raises(ConfigError, match=r"model\.name: has no value; add model\.name="):
+        validate_config(cfg)

@@ -28,5 +28,5 @@ def test_event_files_hold_the_rows_of_the_metrics_file(tmp_path: Path) -> None:
 
 def test_missing_tensorboard(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # makes the import fail
-    with pytest.raises(ValueError, match=r"pip install -e '\.\[tensorboard\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'plateau-harness\[tensorboard\]'"):
         TensorBoardWriter()

@@ -3,7 +3,13 @@
 import pytest
 
 from harness.diagnosis.lr_band import LRBand
-from harness.record.lr_range_file import RANGE_TEST_FOLDER, load_lr_band, range_test_key, write_range_test
+from harness.record.lr_range_file import (
+    RANGE_TEST_FILE,
+    RANGE_TEST_FOLDER,
+    load_lr_band,
+    range_test_key,
+    write_range_test,
+)
 
 PARAMS = {
     "optimizer.lr": "0.1", "optimizer.weight_decay": "0.1", "schedule.warmup_ratio": "0.1", "loop.max_steps": "9",
@@ -42,3 +48,14 @@ def test_load_lr_band_finds_the_latest_band_of_the_experiment(tmp_path) -> None:
     write("3", PARAMS, "the model learns at no LR")
     write("4", {**PARAMS, "lora": "None"}, LRBand(1, 10, 5, "another experiment"))
     assert load_lr_band(tmp_path, PARAMS) == (1e-3, 1e-1)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"key": "', ""])
+def test_load_lr_band_skips_damaged_files(content, tmp_path) -> None:
+    folder = tmp_path / RANGE_TEST_FOLDER / "1"
+    folder.mkdir(parents=True)
+    write_range_test(folder, PARAMS, [1.0], [2.0], LRBand(1e-4, 1e-2, 1e-3, "first"))
+    damaged = folder.with_name("2")
+    damaged.mkdir()
+    (damaged / RANGE_TEST_FILE).write_text(content)
+    assert load_lr_band(tmp_path, PARAMS) == (1e-4, 1e-2)

@@ -193,8 +193,9 @@ def _plot_slices(data: StudyData) -> "Figure | None":
 
 def _plot_parallel_coordinates(data: StudyData) -> "Figure | None":
     study = _reduce_study(data)
-    params = [set(trial.params) for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
-    shared = sorted(set.intersection(*params))  # Optuna leaves out trials that lack one of the parameters
+    completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    params = [set(trial.params) for trial in completed if trial.params]  # a baseline outside the space has none
+    shared = sorted(set.intersection(*params)) if params else []  # Optuna leaves out trials that lack one
     if not shared:
         return None
     plot = optuna.visualization.matplotlib.plot_parallel_coordinate

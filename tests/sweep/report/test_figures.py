@@ -92,7 +92,7 @@ def test_conditional_ranges_of_different_kinds(tmp_path, capsys) -> None:
         else:
             trial.suggest_categorical("optimizer.lr @ optimizer=sgd", [0.1, 1.0])
         complete_trial(study, trial, 3.0 + number)
-    assert names(draw_study_figures(study, tmp_path)) == ["history", "curves", "slices", "lr"]
+    assert names(draw_study_figures(study, tmp_path)) == ["history", "curves", "parallel", "slices", "lr"]
     assert capsys.readouterr().err == ""
 
 

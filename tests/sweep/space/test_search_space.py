@@ -1,5 +1,6 @@
 """Search spaces: parsing of ranges, corners, grids, points and trial configs."""
 
+import optuna
 import pytest
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -92,6 +93,20 @@ def test_a_conditional_range_takes_precedence_over_a_general_one() -> None:
     space = make_space("optimizer=adamw,sgd,lion", params={"optimizer.lr": "interval(20,30)"}, conditional=OPTIMIZERS)
     assert format_range(space.active_ranges({"optimizer": "sgd"})["optimizer.lr"]) == "interval(1.0,10.0)"
     assert format_range(space.active_ranges({"optimizer": "lion"})["optimizer.lr"]) == "interval(20.0,30.0)"
+
+
+def test_a_conditional_range_narrows_a_group_that_is_searched_too() -> None:
+    conditional = {"optimizer=muon": {"schedule": "linear,constant"}}
+    space = make_space("optimizer=adamw,muon", params={"schedule": "cosine,wsd"}, conditional=conditional)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    suggested = [space.suggest_values(study.ask()) for _ in range(20)]
+    schedules = {
+        optimizer: {values["schedule"] for values in suggested if values["optimizer"] == optimizer}
+        for optimizer in ("adamw", "muon")
+    }
+    assert schedules == {"adamw": {"cosine", "wsd"}, "muon": {"linear", "constant"}}
+    corners = list(space.iterate_corners())
+    assert {corner["schedule"] for corner in corners if corner["optimizer"] == "muon"} == {"linear", "constant"}
 
 
 def test_a_fixed_value_on_the_command_line_replaces_conditional_ranges() -> None:
