@@ -63,7 +63,7 @@ def test_a_launchers_jobs_run_exactly_n_trials(launcher, places, tmp_path) -> No
 
 def test_a_missing_launcher_is_reported_with_the_command_that_installs_it() -> None:
     missing = MissingConfigException("", missing_cfg_file="hydra/launcher/submitit_slurm", options=["basic"])
-    message = "hydra/launcher=submitit_slurm: this launcher is not installed; pip install -e '.[slurm]'"
+    message = "hydra/launcher=submitit_slurm: this launcher is not installed; pip install 'plateau-harness[slurm]'"
     assert explain_error(missing, []) == message
 
 
