@@ -118,10 +118,13 @@ def test_extra_sweep_trains_and_sweeps_in_an_empty_environment(wheel: Path, tmp_
     commands = install(wheel, tmp_path / "environment", "[sweep]")
     check_runs(commands, tmp_path)
     swept = run_plateau(
-        commands, tmp_path, ["run", "-m", "experiment=smoke", "sweeps=none", "seed=1,2", "preflight=skip"], 300
+        commands,
+        tmp_path,
+        ["run", "-m", "experiment=smoke", "sweeps=none", "seed=1,2", "sweep.n_trials=2", "preflight=skip"],
+        300,
     )
     assert swept.returncode == 0, swept.stderr
-    assert len(list(tmp_path.glob("outputs/sweeps/*/trials/*/metrics.jsonl"))) == 2
+    assert len(list(tmp_path.glob("outputs/sweeps/*/*/metrics.jsonl"))) == 2
 
 
 def check_runs(commands: Path, tmp_path: Path) -> None:
