@@ -129,7 +129,8 @@ def _worker_config(request: SweepRequest) -> DictConfig:
 
 
 def _describe_workers(request: SweepRequest) -> str:
-    threads = f" with {request.n_threads} threads each" if request.n_threads else ""
+    each = " each" * (request.n_jobs > 1)
+    threads = f" with {request.n_threads} thread{'s' * (request.n_threads > 1)}{each}" if request.n_threads else ""
     return f"{request.n_jobs} worker{'s' * (request.n_jobs > 1)}{threads}"
 
 
