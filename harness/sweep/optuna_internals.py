@@ -2,19 +2,25 @@
 
 import warnings
 from collections.abc import Container, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import BaseHeartbeat
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal._file import LOCK_FILE_SUFFIX, BaseJournalFileLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import Engine
 
 JournalFileLock = BaseJournalFileLock
 """Base class of the locks that `JournalFileBackend` accepts; it has `acquire() -> bool` and `release()`."""
+
+
+def optuna_lock_path(journal: Path) -> Path:
+    """Return the symbolic link, or file, that exists while plain Optuna writes a journal."""
+    return journal.with_name(f"{journal.name}{LOCK_FILE_SUFFIX}")
 
 
 def get_database_engine(study: Study) -> Engine | None:

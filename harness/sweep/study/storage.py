@@ -1,8 +1,7 @@
 """Storage of a study, and the lock that its processes share."""
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -16,39 +15,15 @@ from sqlalchemy.exc import ArgumentError
 
 from harness.core.errors import ConfigError
 from harness.core.files import FileLock
-from harness.sweep.optuna_internals import JournalFileLock, get_database_engine
+from harness.sweep.optuna_internals import get_database_engine
+from harness.sweep.study.journal import JournalLock
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # without a heartbeat, before a worker on another host is considered dead
-MAX_LINE_BYTES = 1 << 24  # of a journal
 ADVISORY_LOCK_SQL = {  # locks that the server releases when the connection of a dead process closes
     "postgresql": ("SELECT pg_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)"),
     "mysql": ("SELECT GET_LOCK(:key, -1)", "SELECT RELEASE_LOCK(:key)"),
 }
-
-
-class JournalLock(JournalFileLock):
-    """Lock of a journal file that the system releases when its holder dies. Optuna's own lock expires after 30 s."""
-
-    def __init__(self, journal: Path) -> None:
-        self._journal, self._lock = journal, FileLock(journal.with_name(f"{journal.name}.lock"))
-
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        self._truncate_partial_line()
-        return True
-
-    def release(self) -> None:
-        self._lock.release()
-
-    def _truncate_partial_line(self) -> None:
-        """Remove a last line without newline, as a full disk leaves it: appending to it would corrupt the study."""
-        with suppress(FileNotFoundError), self._journal.open("rb+") as file:
-            end = file.seek(0, os.SEEK_END)
-            if not end or (file.seek(-1, os.SEEK_END), file.read(1))[1] == b"\n":
-                return
-            file.seek(max(0, end - MAX_LINE_BYTES))
-            file.truncate(end - len(file.read().rpartition(b"\n")[2]))
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
