@@ -2,16 +2,18 @@
 
 import warnings
 from collections.abc import Container, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal._file import LOCK_FILE_SUFFIX, BaseJournalFileLock
 from optuna.study import Study
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.engine import Engine
 
 JournalFileLock = BaseJournalFileLock
@@ -34,14 +36,41 @@ def get_all_trials(study: Study) -> list[FrozenTrial]:
     return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
+def start_trial(study: Study, user_attrs: Mapping[str, Any]) -> Trial:
+    """Start the first waiting trial, or a new one, with `user_attrs` set before it is running.
+
+    `Study.ask` sets none: if its process dies right after it, nothing tells which program started the trial.
+    """
+    storage, study_id = study._storage, study._study_id
+    study._thread_local.cached_all_trials = None  # as `Study.ask` does
+    for waiting in storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,)):
+        with suppress(UpdateFinishedTrialError):
+            for key, value in user_attrs.items():
+                storage.set_trial_user_attr(waiting._trial_id, key, value)
+            if storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
+                return Trial(study, waiting._trial_id)
+            for key in user_attrs:  # another program has just started it
+                storage.set_trial_user_attr(waiting._trial_id, key, None)
+    template = create_trial(state=TrialState.RUNNING, user_attrs=dict(user_attrs))
+    return Trial(study, storage.create_new_trial(study_id, template))
+
+
+def should_prune(trial: Trial, hidden: Container[int]) -> bool:
+    """Ask the pruner about a running trial, without showing it the trials with the numbers `hidden`."""
+    return trial.study.pruner.prune(hide_trials(trial.study, hidden), trial._get_latest_trial())
+
+
 def suggest_value(trial: Trial, name: str, distribution: BaseDistribution) -> Any:
     """Suggest a value from any distribution. The public methods each take one kind of distribution."""
     return trial._suggest(name, distribution)
 
 
 def is_in_distribution(distribution: BaseDistribution, value: Any) -> bool:
-    """Return whether a distribution contains a value of its own type."""
-    return distribution._contains(distribution.to_internal_repr(value))
+    """Return whether a distribution contains a value."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError):  # not of its type, or not one of its choices
+        return False
 
 
 def get_enqueued_params(trial: FrozenTrial) -> dict[str, Any]:
@@ -81,9 +110,9 @@ def fail_trial(study: Study, trial: FrozenTrial, user_attrs: Mapping[str, Any]) 
     study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
-def hide_trials(study: Study, user_attr: str) -> Study:
-    """Return a view of a study without the trials that have this user attribute, for a sampler to read."""
-    return cast(Study, _FilteredStudy(study, user_attr))
+def hide_trials(study: Study, numbers: Container[int]) -> Study:
+    """Return a view of a study without the trials of these numbers, for a sampler or pruner to read."""
+    return cast(Study, _FilteredStudy(study, numbers))
 
 
 def silence_optuna() -> None:
@@ -96,8 +125,8 @@ def silence_optuna() -> None:
 class _FilteredStudy:
     """Wrapper of a study, which may itself be a pruner's view of one. Samplers read trials through `_get_trials`."""
 
-    def __init__(self, study: Study, hidden_attr: str) -> None:
-        self._study, self._hidden_attr = study, hidden_attr
+    def __init__(self, study: Study, hidden: Container[int]) -> None:
+        self._study, self._hidden = study, hidden
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -113,4 +142,4 @@ class _FilteredStudy:
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         trials = self._study._get_trials(deepcopy, states, use_cache)
-        return [trial for trial in trials if self._hidden_attr not in trial.user_attrs]
+        return [trial for trial in trials if trial.number not in self._hidden]

@@ -9,7 +9,10 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRY_OF, STUDY_SPEC
+from harness.sweep.optuna_internals import start_trial
+from harness.sweep.study.liveness import this_process
+from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRY_OF, STUDY_SPEC, WORKER
+from harness.sweep.study.trial_queue import WORKER_DIED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -28,7 +31,7 @@ def ask_trial(study: Study, **values: Any) -> Trial:
     fixed = {names[name]: value for name, value in values.items() if name in names}
     if fixed:
         study.enqueue_trial(fixed, user_attrs={k: v for k, v in values.items() if k in (BASELINE, RETRY_OF)})
-    trial = study.ask()
+    trial = start_trial(study, {WORKER: this_process()})
     trial.suggest_float("optimizer.lr", 1e-4, 1e-1, log=True)
     trial.suggest_int("lora.rank", 2, 64, log=True)
     trial.suggest_float("loop.grad_clip", 0.1, 10.0, log=True)
@@ -85,6 +88,8 @@ def fail_trial(study: Study, trial: Trial, status: str | None = None, reason: st
     """Fail a trial: with a status, as its run would; without, as when its worker is found dead."""
     if status:
         set_result(trial, status, reason=reason)
+    else:
+        trial.set_user_attr(RESULT, WORKER_DIED)
     study.tell(trial, state=TrialState.FAIL)
 
 

@@ -122,7 +122,7 @@ def test_samplers_do_not_read_hidden_trials(sampler) -> None:
     for attrs in ({}, {"hidden": True}):
         study.enqueue_trial({}, user_attrs=attrs)
         study.tell(study.ask(), 1.0)
-    view = optuna_internals.hide_trials(study, "hidden")
+    view = optuna_internals.hide_trials(study, {1})
     expected = [study.trials[0]]
     assert view.trials == view.get_trials() == view._get_trials(deepcopy=False, use_cache=True) == expected
     assert view.study_name == study.study_name

@@ -39,6 +39,7 @@ from harness.sweep.report.summary import (
     summarize_trials,
 )
 from harness.sweep.space.search_space import CONDITION_SEPARATOR, config_key
+from harness.sweep.study.trial_attrs import has_params_in_range
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ class StudyData:
 
     @property
     def losses(self) -> list[float]:
-        return [trial.values[0] for trial in self.trials if trial.values]
+        return [trial.values[0] for trial in self.trials if trial.values and trial.status != "added"]
 
 
 def draw_study_figures(study: Study, folder: Path) -> list[Path]:
@@ -109,7 +110,8 @@ def _plot_history(data: StudyData) -> "Figure | None":
 
 
 def _plot_learning_curves(data: StudyData) -> "Figure | None":
-    if not any(trial.intermediate_values for trial in data.frozen):
+    drawn = [frozen for trial, frozen in zip(data.trials, data.frozen, strict=True) if trial.status in STATUS_COLORS]
+    if not any(math.isfinite(loss) for frozen in drawn for loss in frozen.intermediate_values.values()):
         return None
     axes = make_axes("Learning curves", data.study.study_name, "share of the run (%)", "validation loss")
     losses: list[float] = []
@@ -153,7 +155,7 @@ def _plot_importances(data: StudyData) -> "Figure | None":
 def _plot_lr(data: StudyData) -> "Figure | None":
     series: dict[str, list[tuple[float, TrialSummary]]] = {}
     for trial, frozen in zip(data.trials, data.frozen, strict=True):
-        for name, value in frozen.params.items():
+        for name, value in frozen.params.items() if trial.status in STATUS_COLORS else ():
             if config_key(name).split(".")[-1] == "lr" and isinstance(value, float | int):
                 series.setdefault(name, []).append((value, trial))
     if not series:
@@ -220,23 +222,24 @@ def _reduce_study(data: StudyData, n_objectives: int = 1) -> Study:
     one key as separate parameters. Only completed trials count in its figures; the others stay so that numbers match.
     """
     kinds: dict[str, set[tuple[object, ...]]] = {}
+    completed = {trial.number for trial in data.completed}
     for trial in data.frozen:
-        for name, dist in trial.distributions.items():
+        for name, dist in trial.distributions.items() if trial.number in completed else ():
             kind = (type(dist), getattr(dist, "log", None), getattr(dist, "choices", None))
             kinds.setdefault(config_key(name), set()).add(kind)
 
     def rename(name: str) -> str:
         return config_key(name) if len(kinds[config_key(name)]) == 1 else name  # mixed kinds cannot share an axis
 
-    completed = {trial.number for trial in data.completed}
     reduced = optuna.create_study(directions=["minimize"] * n_objectives)
     for trial in data.frozen:
         is_completed = trial.number in completed
+        names = trial.distributions if is_completed and has_params_in_range(trial) else ()
         copy = create_trial(
             state=TrialState.COMPLETE if is_completed else TrialState.FAIL,
             values=trial.values[:n_objectives] if is_completed else None,
-            params={rename(name): value for name, value in trial.params.items()},
-            distributions={rename(name): dist for name, dist in trial.distributions.items()},
+            params={rename(name): trial.params[name] for name in names},
+            distributions={rename(name): trial.distributions[name] for name in names},
         )
         reduced.add_trial(copy)
     return reduced

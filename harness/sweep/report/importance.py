@@ -8,6 +8,9 @@ import optuna
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.sweep.optuna_internals import get_all_trials, hide_trials
+from harness.sweep.study.trial_attrs import has_params_in_range, read_trial_result
+
 MIN_TRIALS = 8
 """Completed trials from which importances are computed."""
 MIN_TRIALS_FOR_IDLE = 12
@@ -41,7 +44,14 @@ def find_idle_params(study: Study, importances: Mapping[str, float]) -> list[str
 
 def _completed_trials(study: Study) -> list[FrozenTrial]:
     """Return the completed trials with parameters; a baseline outside the search space has none."""
-    return [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if trial.params]
+    trials = _hide_unmeasured_trials(study).get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return [trial for trial in trials if trial.params]
+
+
+def _hide_unmeasured_trials(study: Study) -> Study:
+    """Return a view of the study without trials of other programs and those whose params are out of range."""
+    trials = get_all_trials(study)
+    return hide_trials(study, {t.number for t in trials if not read_trial_result(t) or not has_params_in_range(t)})
 
 
 def _evaluate_importances(study: Study, **options: Any) -> dict[str, float]:
@@ -49,6 +59,7 @@ def _evaluate_importances(study: Study, **options: Any) -> dict[str, float]:
         options["target"] = lambda trial: trial.values[0]
     with warnings.catch_warnings(action="ignore"):
         try:
-            return {k: float(v) for k, v in optuna.importance.get_param_importances(study, **options).items()}
+            view = _hide_unmeasured_trials(study)
+            return {k: float(v) for k, v in optuna.importance.get_param_importances(view, **options).items()}
         except (ValueError, RuntimeError, ArithmeticError):  # for example if all trials are equal
             return {}

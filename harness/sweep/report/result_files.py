@@ -40,7 +40,8 @@ def summary_to_json(summary: SweepSummary, status: str, ended_at_ms: int | None 
     }
     history: list[list[Any]] = []
     best: TrialSummary | None = None
-    for trial in sorted((trial for trial in summary.trials if trial.is_over), key=lambda trial: trial.ended_at or 0.0):
+    ended = [trial for trial in summary.trials if trial.is_over and trial.status != "added"]
+    for trial in sorted(ended, key=lambda trial: trial.ended_at or 0.0):
         best = _lowest_loss_trial([each for each in (best, trial) if each and each.status == "completed"])
         row = _loss_metric("sweep/val_loss", trial) | _loss_metric("sweep/best_val_loss", best)
         if row:

@@ -12,17 +12,27 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.sweep.report.boundaries import BoundaryHit, find_boundary_hit
 from harness.sweep.report.formatting import format_run_command
 from harness.sweep.report.importance import compute_importances, find_idle_params
-from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRY_OF, STUDY_SPEC, trial_values
+from harness.sweep.study.trial_attrs import (
+    BASELINE,
+    OUT_OF_SPACE_VALUES,
+    RETRY_OF,
+    STUDY_SPEC,
+    is_own_trial,
+    read_trial_result,
+    trial_values,
+)
 
-Status = Literal["queued", "running", "completed", "pruned", "diverged", "failed", "interrupted"]
-STATUSES: tuple[Status, ...] = ("completed", "pruned", "diverged", "failed", "interrupted", "running", "queued")
+Status = Literal["queued", "running", "completed", "pruned", "diverged", "failed", "interrupted", "added"]
+STATUSES: tuple[Status, ...] = (
+    "completed", "pruned", "diverged", "failed", "interrupted", "added", "running", "queued"
+)  # fmt: skip
 MEASURED: tuple[Status, ...] = ("completed", "pruned", "diverged")
 """Statuses of the trials among which the best was chosen."""
 
 
 @dataclass(frozen=True)
 class TrialSummary:
-    """One trial.
+    """One trial. The status "added" is that of a trial that another program, such as a notebook, ran or ended.
 
     `values` are its objectives; for a running or pruned trial the last reported loss, and empty if there is none.
     `percent_done` is the share of the run in percent, and instants are in seconds since the epoch.
@@ -164,19 +174,19 @@ def count_statuses(trials: Iterable[TrialSummary]) -> dict[Status, int]:
 
 def _summarize_trial(trial: FrozenTrial) -> TrialSummary:
     attrs = trial.user_attrs
-    result = attrs.get(RESULT, {})
+    result = read_trial_result(trial)
     status = _trial_status(trial, result.get("status"))
-    last = trial.last_step
+    last = trial.last_step if is_own_trial(trial) or result else None  # another program's steps are no percentages
     values = trial.values if last is None or trial.values else [trial.intermediate_values[last]]
     return TrialSummary(
         number=trial.number,
         status=status,
-        values=tuple(values) if values and status in ("completed", "pruned", "running") else (),
+        values=tuple(values) if values and status in ("completed", "pruned", "running", "added") else (),
         params=trial_values(trial),
         percent_done=100 if status == "completed" else last or 0,
         seconds=result.get("seconds"),
         tokens=result.get("tokens", 0),
-        reason=result.get("reason", "its worker died" if status == "failed" else ""),
+        reason=result.get("reason", "by another program" if status == "added" else ""),
         retry_of=attrs.get(RETRY_OF),
         is_baseline=BASELINE in attrs or OUT_OF_SPACE_VALUES in attrs,
         best_step=result.get("best_step"),
@@ -187,6 +197,8 @@ def _summarize_trial(trial: FrozenTrial) -> TrialSummary:
 
 
 def _trial_status(trial: FrozenTrial, recorded: str | None) -> Status:
+    if trial.state.is_finished() and recorded is None:
+        return "added"
     match trial.state:
         case TrialState.COMPLETE:
             return "completed"

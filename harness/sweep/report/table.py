@@ -85,7 +85,7 @@ class ProgressTable:
         return Group(grid, *hidden, Text(), *below)
 
     def _value_cells(self, trial: TrialSummary) -> list[str]:
-        values = [format_measure(value) for value in trial.values]
+        values = [format_measure(value) for value in trial.values[: len(self._labels)]]
         values += [""] * (len(self._labels) - len(values))
         return values if trial.is_over else [f"[bright_black]{value}[/]" for value in values]
 
@@ -96,7 +96,7 @@ class ProgressTable:
             front = f"{len(best)} trials on the Pareto front, first " if len(best) > 1 else ""
             yield f"best so far: {front}trial {best[0].number} · {values}"
         latest_attempts = {trial.number if trial.retry_of is None else trial.retry_of: trial for trial in trials}
-        n_over = sum(trial.is_over for trial in latest_attempts.values())
+        n_over = sum(trial.is_over and trial.status != "added" for trial in latest_attempts.values())
         left = estimate_seconds_left(trials, self._n_trials, self._n_jobs)
         counts = [f"{n_over}/{self._n_trials} trials", format_status_counts(count_statuses(trials))]
         yield " · ".join(filter(None, [*counts, f"{format_duration(left)} left" if left else ""]))
@@ -135,7 +135,7 @@ def select_shown_trials(trials: Sequence[TrialSummary], best: Iterable[int], hei
 
 def find_varying_keys(trials: Iterable[TrialSummary]) -> list[str]:
     """Return the keys whose values differ between trials, or all keys if none does."""
-    param_sets = [trial.params for trial in trials if trial.params]
+    param_sets = [trial.params for trial in trials if trial.params and trial.status != "added"]
     keys = list(dict.fromkeys(key for params in param_sets for key in params))
     return [key for key in keys if len({str(params.get(key)) for params in param_sets}) > 1] or keys
 
@@ -145,7 +145,7 @@ def estimate_seconds_left(trials: Sequence[TrialSummary], n_trials: int, n_jobs:
     durations = [trial.seconds for trial in trials if trial.is_over and trial.seconds]
     if not durations:
         return None
-    n_new = max(0, n_trials - sum(trial.retry_of is None for trial in trials))
+    n_new = max(0, n_trials - sum(trial.retry_of is None and trial.status != "added" for trial in trials))
     running = [1 - trial.percent_done / 100 for trial in trials if trial.status == "running"]
     n_queued = sum(trial.status == "queued" for trial in trials)
     return statistics.mean(durations) * max((n_new + n_queued + sum(running)) / n_jobs, max(running, default=0.0))

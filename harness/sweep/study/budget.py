@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.sweep.study.trial_attrs import RESULT, RETRY_OF
+from harness.sweep.study.trial_attrs import RETRY_OF, is_own_trial, read_trial_result
 
 MIN_TRIALS_FOR_RATE = 4  # finished trials before a failure rate is computed
 
@@ -17,6 +17,7 @@ class Budget:
 
     `started_at`, when this command started, and `deadline` are in seconds since the epoch. `max_tokens` counts all
     trials. Retries do not count towards `n_trials`, nor failures from before `started_at` towards the limits on those.
+    Trials that another program has run count towards nothing.
     """
 
     n_trials: int
@@ -29,7 +30,7 @@ class Budget:
 
     def has_trials_left(self, trials: Sequence[FrozenTrial]) -> bool:
         """Return whether a trial is queued, or another may be created."""
-        n_started = sum(RETRY_OF not in trial.user_attrs for trial in trials)
+        n_started = sum(RETRY_OF not in trial.user_attrs and is_own_trial(trial) for trial in trials)
         return n_started < self.n_trials or any(trial.state == TrialState.WAITING for trial in trials)
 
     def describe_failures(self, trials: Sequence[FrozenTrial]) -> str:
@@ -38,7 +39,7 @@ class Budget:
         n_failed = sum(trial.state == TrialState.FAIL for trial in ended)
         last = ended[-self.max_failures :] if self.max_failures else []
         if self.max_failures and len(last) == self.max_failures and all(t.state == TrialState.FAIL for t in last):
-            reasons = "; ".join(f"trial {t.number}: {t.user_attrs.get(RESULT, {}).get('reason', '')}" for t in last)
+            reasons = "; ".join(f"trial {t.number}: {read_trial_result(t).get('reason', '')}" for t in last)
             return f"{self.max_failures} trials in a row failed ({reasons})"
         if self.max_failure_rate is None or len(ended) < MIN_TRIALS_FOR_RATE:
             return ""
@@ -50,7 +51,7 @@ class Budget:
         """Return which part of the budget is used up, or an empty string."""
         if self.deadline is not None and now >= self.deadline:
             return "the time budget is used up"
-        tokens = sum(trial.user_attrs.get(RESULT, {}).get("tokens", 0) for trial in trials)
+        tokens = sum(read_trial_result(trial).get("tokens", 0) for trial in trials)
         if self.max_tokens is not None and tokens >= self.max_tokens:
             return f"the budget of {self.max_tokens} tokens is used up"
         if self.patience is not None and _trials_since_best(_finished_attempts(trials)) >= self.patience:
@@ -60,7 +61,7 @@ class Budget:
 
 def _finished_attempts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the last attempt at each trial, where it has finished."""
-    last_attempts = {trial.user_attrs.get(RETRY_OF, trial.number): trial for trial in trials}
+    last_attempts = {trial.user_attrs.get(RETRY_OF, trial.number): trial for trial in trials if is_own_trial(trial)}
     return [trial for trial in last_attempts.values() if trial.state.is_finished()]
 
 

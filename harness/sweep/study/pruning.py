@@ -5,6 +5,8 @@ from collections.abc import Callable
 from optuna.trial import Trial
 
 from harness.core.events import EvalEnd, Event
+from harness.sweep.optuna_internals import get_all_trials, should_prune
+from harness.sweep.study.trial_attrs import is_own_trial
 from harness.training.policies import Decision, Policy, Stop
 
 
@@ -24,11 +26,16 @@ def report_and_prune(trial: Trial, warmup_share: float) -> Policy:
             return None
         trial.report(event.val_loss, to_rung(event.fraction_done))
         may_prune = 0 < event.fraction_done < 1 and event.fraction_done >= warmup_share
-        if may_prune and trial.should_prune():
+        if may_prune and should_prune(trial, _find_foreign_trials(trial)):
             return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.fraction_done:.0%} of the run")
         return None
 
     return policy
+
+
+def _find_foreign_trials(trial: Trial) -> set[int]:
+    """Return the numbers of the study's trials that another program ran: their values may mean something else."""
+    return {other.number for other in get_all_trials(trial.study) if not is_own_trial(other)}
 
 
 def stop_when(is_stopping: Callable[[], bool]) -> Policy:

@@ -10,38 +10,64 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.sweep.optuna_internals import get_all_trials, hide_trials
-from harness.sweep.study.trial_attrs import OUT_OF_SPACE_VALUES, trial_position
+from harness.sweep.study.trial_attrs import (
+    OUT_OF_SPACE_VALUES,
+    has_params_in_range,
+    is_own_trial,
+    trial_position,
+)
 
 
 class ReproducibleSampler(BaseSampler):
     """Sampler that is rebuilt for every trial, from the seed and the trial's position in the study.
 
     Optuna's samplers hold a random generator, which is lost when a process ends. Seeding it again would repeat the
-    first proposals. Trials out of the search space are hidden from the sampler, which could not use them.
+    first proposals. Trials that it could not use are hidden from it.
     """
 
     def __init__(self, make_sampler: Callable[[int], BaseSampler], seed: int) -> None:
         self._make_sampler, self._seed = make_sampler, seed
         self._sampler = make_sampler(seed)
+        self._hidden: set[int] = set()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        position = trial_position(get_all_trials(study), trial.number)
+        trials = get_all_trials(study)
+        position, self._hidden = trial_position(trials, trial.number), find_unusable_trials(trials)
         self._sampler = self._make_sampler(int(np.random.SeedSequence([self._seed, position]).generate_state(1)[0]))
-        self._sampler.before_trial(hide_trials(study, OUT_OF_SPACE_VALUES), trial)
+        self._sampler.before_trial(hide_trials(study, self._hidden), trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(hide_trials(study, OUT_OF_SPACE_VALUES), trial)
+        return self._sampler.infer_relative_search_space(hide_trials(study, self._hidden), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._sampler.sample_relative(hide_trials(study, OUT_OF_SPACE_VALUES), trial, search_space)
+        return self._sampler.sample_relative(hide_trials(study, self._hidden), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        study = hide_trials(study, OUT_OF_SPACE_VALUES)
+        study = hide_trials(study, self._hidden)
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._sampler.after_trial(hide_trials(study, OUT_OF_SPACE_VALUES), trial, state, values)
+        self._sampler.after_trial(hide_trials(study, self._hidden), trial, state, values)
+
+
+def find_unusable_trials(trials: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the trials that a sampler cannot use: out of the search space, or of another space.
+
+    Trials of other programs are used if they have the params and ranges of a trial of ours.
+    """
+    own = [trial for trial in trials if is_own_trial(trial)]
+    spaces: list[dict[str, BaseDistribution]] = []  # distinct: one, or one for each condition
+    for trial in own if len(own) < len(trials) else ():
+        if trial.distributions and trial.distributions not in spaces:
+            spaces.append(trial.distributions)
+    return {
+        trial.number
+        for trial in trials
+        if OUT_OF_SPACE_VALUES in trial.user_attrs
+        or not has_params_in_range(trial)
+        or not (is_own_trial(trial) or trial.distributions in spaces)
+    }

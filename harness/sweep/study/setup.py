@@ -1,31 +1,41 @@
 """Create or open a study, and enqueue the trials that run before the sampler proposes any."""
 
+import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 
 import optuna
+from optuna.exceptions import StorageInternalError
+from optuna.study import StudyDirection
+from sqlalchemy.exc import SQLAlchemyError
 
 from harness.core.errors import ConfigError
 from harness.sweep.request import SweepRequest
 from harness.sweep.space.validation import baseline_values
 from harness.sweep.study.spec import StudySpec
-from harness.sweep.study.storage import open_storage
+from harness.sweep.study.storage import journal_path, open_storage
 from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, STUDY_SPEC, SWEEP_ID
 from harness.sweep.study.trial_queue import TrialQueue
+from harness.tracking.store_uri import hide_credentials
 
 
 def check_existing_study(request: SweepRequest) -> bool:
     """Return whether the study exists, without creating it.
 
     Raises:
-        ConfigError: If the storage cannot be opened, or the study searches something else.
+        ConfigError: If the storage cannot be read, or the study searches something else or is not ours.
     """
-    if request.options.storage is None and not request.folder.exists():
+    if request.options.storage is None and not os.path.lexists(journal_path(request.folder)):
+        _check_no_trial_folders(request)
         return False
-    storage = open_storage(request.options.storage, request.folder)
-    if request.study_name not in optuna.get_all_study_names(storage):
-        return False
-    _check_unchanged(request, optuna.load_study(study_name=request.study_name, storage=storage))
+    with _explain_damage(request):
+        storage = open_storage(request.options.storage, request.folder)
+        if request.study_name not in optuna.get_all_study_names(storage):
+            _check_no_trial_folders(request)
+            return False
+        _check_study(request, optuna.load_study(study_name=request.study_name, storage=storage))
     return True
 
 
@@ -33,9 +43,15 @@ def open_study(request: SweepRequest) -> TrialQueue:
     """Create or open the study.
 
     Raises:
-        ConfigError: If the study exists with another search space, objective or config; the message lists the changes.
+        ConfigError: If the study exists with another search space, objective or config, which the message lists, or if
+            it is not ours.
     """
     request.folder.mkdir(parents=True, exist_ok=True)
+    with _explain_damage(request):
+        return _open_study(request)
+
+
+def _open_study(request: SweepRequest) -> TrialQueue:
     study = optuna.create_study(
         study_name=request.study_name,
         storage=open_storage(request.options.storage, request.folder),
@@ -46,7 +62,7 @@ def open_study(request: SweepRequest) -> TrialQueue:
     )
     queue = TrialQueue(study, request.space, request.folder)
     with queue.hold_lock():
-        _check_unchanged(request, study)
+        _check_study(request, study)
         if STUDY_SPEC not in study.user_attrs:
             study.set_user_attr(SWEEP_ID, uuid.uuid4().hex)
             _enqueue_initial_trials(request, study)
@@ -54,7 +70,40 @@ def open_study(request: SweepRequest) -> TrialQueue:
     return queue
 
 
-def _check_unchanged(request: SweepRequest, study: optuna.Study) -> None:
+@contextmanager
+def _explain_damage(request: SweepRequest) -> Iterator[None]:
+    """Turn errors of a damaged or unreachable database into a ConfigError with its message."""
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        url = hide_credentials(str(request.options.storage))
+        reason = str(error.__cause__ or error).partition("\n")[0]
+        raise ConfigError(f"sweep.storage: {url}: {reason}; restore a copy, or use another storage") from error
+
+
+def _check_no_trial_folders(request: SweepRequest) -> None:
+    """Check that a new study would not number its trials as those of a lost one, whose folders are still there."""
+    numbers = sorted(int(path.name) for path in request.folder.glob("*") if path.name.isdecimal() and path.is_dir())
+    if numbers:
+        raise ConfigError(
+            f"{request.folder}: holds trials {numbers[0]} to {numbers[-1]}, but {_storage_name(request)} has no study "
+            f"{request.study_name}; restore it, move the folder away, or choose another name with sweep.study=NAME"
+        )
+
+
+def _storage_name(request: SweepRequest) -> str:
+    storage = request.options.storage
+    return "its study.journal" if storage is None else f"sweep.storage={hide_credentials(storage)}"
+
+
+def _check_study(request: SweepRequest, study: optuna.Study) -> None:
+    """Check that the study was made by this program for the same search."""
+    origin = _describe_foreign_origin(request, study)
+    if origin:
+        raise ConfigError(
+            f"sweep.study: {request.study_name} in {_storage_name(request)} was not made by this program ({origin}); "
+            "choose another name with sweep.study=NAME"
+        )
     stored = study.user_attrs.get(STUDY_SPEC)
     changes = request.spec.describe_changes(StudySpec(**stored)) if stored else []
     if changes:
@@ -63,6 +112,26 @@ def _check_unchanged(request: SweepRequest, study: optuna.Study) -> None:
             + "\n".join(changes)
             + "\nstart a new study with sweep.study=NAME"
         )
+
+
+def _describe_foreign_origin(request: SweepRequest, study: optuna.Study) -> str:
+    """Return what shows that another program made the study, or an empty string.
+
+    A study without spec may be one of ours whose setup was cut off: it is then empty, or already has a sweep id.
+    """
+    if STUDY_SPEC in study.user_attrs:
+        return ""
+    n_trials, n_objectives = len(study.get_trials(deepcopy=False)), len(request.options.objectives)
+    if SWEEP_ID not in study.user_attrs:
+        if n_trials:
+            return f"by plain Optuna: {n_trials} trials"
+        names = [*(study.metric_names or ()), *study.user_attrs]
+        if names:
+            return f"by plain Optuna: {', '.join(names)}"
+    if study.directions != [StudyDirection.MINIMIZE] * n_objectives:
+        directions = ", ".join(direction.name.lower() for direction in study.directions)
+        return f"directions {directions}; {n_objectives} to minimize"
+    return ""
 
 
 def _enqueue_initial_trials(request: SweepRequest, study: optuna.Study) -> None:

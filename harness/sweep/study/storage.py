@@ -26,6 +26,11 @@ ADVISORY_LOCK_SQL = {  # locks that the server releases when the connection of a
 }
 
 
+def journal_path(folder: Path) -> Path:
+    """Return the journal file in a sweep's folder."""
+    return folder / "study.journal"
+
+
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """Open the database at `url`, or the journal file in `folder`.
 
@@ -33,7 +38,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         ConfigError: If `url` is not an SQLAlchemy URL, or the database cannot be opened.
     """
     if url is None:
-        journal = folder / "study.journal"
+        journal = journal_path(folder)
         return JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
     options: dict[str, Any] = {}
     if parse_dialect(url) != "sqlite":  # a file, whose workers are all on this host and are known by their pids

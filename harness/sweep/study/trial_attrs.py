@@ -1,13 +1,17 @@
-"""User attributes that the harness sets on Optuna's studies and trials."""
+"""User attributes that the harness sets on Optuna's studies and trials, and what follows from them.
 
-from collections.abc import Sequence
+Other programs may add trials to a study, so readers must not expect an attribute, nor that it has our form.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.core.events import Status
+from harness.sweep.optuna_internals import is_in_distribution
 from harness.sweep.space.search_space import config_key
 
 # Of a study.
@@ -45,6 +49,28 @@ class TrialResult:
     folder: str = ""
     threads: int = 0
     device: str = ""
+
+
+def read_trial_worker(trial: Trial | FrozenTrial) -> Mapping[str, Any] | None:
+    """Return the process that this program ran the trial in; None for a trial that it did not start."""
+    worker = trial.user_attrs.get(WORKER)
+    return worker if isinstance(worker, dict) and {"host", "pid", "started_at"} <= worker.keys() else None
+
+
+def read_trial_result(trial: Trial | FrozenTrial) -> Mapping[str, Any]:
+    """Return the result that this program recorded; empty if it did not end the trial."""
+    result = trial.user_attrs.get(RESULT)
+    return result if isinstance(result, dict) and "status" in result else {}
+
+
+def is_own_trial(trial: FrozenTrial) -> bool:
+    """Return whether this program runs the trial: it has started it, or will, as it is queued."""
+    return trial.state == TrialState.WAITING or read_trial_worker(trial) is not None
+
+
+def has_params_in_range(trial: FrozenTrial) -> bool:
+    """Return whether all params are in their ranges. Optuna warns of others that were enqueued, and runs them."""
+    return all(is_in_distribution(dist, trial.params[name]) for name, dist in trial.distributions.items())
 
 
 def trial_values(trial: Trial | FrozenTrial) -> dict[str, Any]:

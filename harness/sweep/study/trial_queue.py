@@ -2,11 +2,11 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
@@ -19,6 +19,7 @@ from harness.sweep.optuna_internals import (
     get_enqueued_params,
     get_heartbeat_interval,
     record_heartbeat,
+    start_trial,
 )
 from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.budget import Budget
@@ -35,6 +36,7 @@ from harness.sweep.study.trial_attrs import (
     STOP_REQUESTED,
     WORKER,
     TrialResult,
+    read_trial_worker,
 )
 
 MAX_WORKER_DEATHS = 2  # a trial that kills this many workers is not tried again
@@ -64,17 +66,22 @@ class TrialQueue:
         return study_lock(self.study, self.folder)
 
     def claim_trial(self) -> Trial | None:
-        """Return a trial to run, with its params suggested, or None if the study has none left."""
+        """Return a trial to run, with its params suggested, or None if the study has none left.
+
+        Trials with values that cannot be used, which another program may enqueue, are ended as failed.
+        """
         with self.hold_lock():
-            if not self.has_more_trials():
-                return None
-            trial = self.study.ask()
-            trial.set_user_attr(WORKER, this_process())
-            record_heartbeat(trial)  # already here, because a trial without any heartbeat never becomes stale
-            if OUT_OF_SPACE_VALUES not in trial.user_attrs:
-                self.space.suggest_values(trial)
-                self._extend(trial)
-            return trial
+            while self.has_more_trials():
+                trial = start_trial(self.study, {WORKER: this_process()})
+                record_heartbeat(trial)  # already here, because a trial without any heartbeat never becomes stale
+                try:
+                    if OUT_OF_SPACE_VALUES not in trial.user_attrs:
+                        self.space.suggest_values(trial)
+                        self._extend(trial)
+                    return trial
+                except (TypeError, ValueError) as error:
+                    self.finish_trial(trial, TrialResult("failed", f"its params cannot be set: {error}"))
+        return None
 
     def has_more_trials(self) -> bool:
         """Return whether another trial may start now."""
@@ -113,8 +120,8 @@ class TrialQueue:
             stale = find_stale_trials(self.study)
             dead = [
                 trial
-                for trial in self._running_trials()
-                if is_only_sweep or _is_orphaned(trial) or trial.number in stale
+                for trial, worker in self._running_trials()
+                if is_only_sweep or is_dead(worker) or trial.number in stale
             ]
             for trial in dead:
                 was_killed = is_leftover and trial.number not in stale
@@ -171,8 +178,10 @@ class TrialQueue:
         last = self.study.get_trials(deepcopy=False)[trial.number].last_step
         trial.report(math.nan, step if last is None else max(step, last + 1))
 
-    def _running_trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    def _running_trials(self) -> list[tuple[FrozenTrial, Mapping[str, Any]]]:
+        """Return the running trials that this program started, each with the process that runs it."""
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return [(trial, worker) for trial in running if (worker := read_trial_worker(trial)) is not None]
 
     def _requeue_trial(self, trial: FrozenTrial, *, has_killed: bool = False) -> None:
         retries = trial.user_attrs.get(RETRIES, 0) + has_killed
@@ -182,8 +191,3 @@ class TrialQueue:
         attrs = {**kept, RETRY_OF: trial.user_attrs.get(RETRY_OF, trial.number), RETRIES: retries}
         # A worker may die before it has suggested all params, so those that were enqueued are repeated too.
         self.study.enqueue_trial({**get_enqueued_params(trial), **trial.params}, user_attrs=attrs)
-
-
-def _is_orphaned(trial: FrozenTrial) -> bool:
-    """Return whether the trial has no live worker. Under the lock, a trial without a worker never gets one."""
-    return WORKER not in trial.user_attrs or is_dead(trial.user_attrs[WORKER])

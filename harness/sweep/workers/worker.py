@@ -5,6 +5,7 @@ its parent dies, standard input closes, and the worker exits.
 """
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -30,7 +31,7 @@ from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import report_and_prune, stop_when
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import open_storage
-from harness.sweep.study.trial_attrs import BASELINE, RESULT, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
+from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, read_trial_result, trial_values
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.tracking.run_uploader import SWEEP_TAG
 
@@ -154,10 +155,15 @@ def _run_trial(
 
 
 def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> None:
-    """Delete the checkpoints of finished trials, except the `keep` best and the Pareto front, in this host's folder."""
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    """Delete the checkpoints of finished trials, except the `keep` best and the Pareto front, in this host's folder.
+
+    Trials that another program ran or ended are left alone.
+    """
+    finished = [
+        trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and read_trial_result(trial)
+    ]
     completed = [trial for trial in finished if trial.state == TrialState.COMPLETE]
-    completed.sort(key=lambda trial: trial.user_attrs[RESULT]["best_val_loss"])
+    completed.sort(key=lambda trial: read_trial_result(trial).get("best_val_loss", math.inf))
     kept = {trial.number for trial in completed[:keep]}
     if len(study.directions) > 1 and keep:
         kept |= {trial.number for trial in study.best_trials}

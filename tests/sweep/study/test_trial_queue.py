@@ -2,17 +2,16 @@
 
 import math
 import re
-import shutil
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from optuna.trial import Trial, TrialState
 
 from harness.core.errors import ConfigError
+from harness.sweep.optuna_internals import start_trial
 from harness.sweep.space.search_space import config_key
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process
@@ -34,15 +33,6 @@ def bowl_loss(trial: Trial) -> float:
 
 def trial_params(trials: list) -> list[dict]:
     return [dict(trial.params) for trial in trials]
-
-
-@pytest.fixture
-def tmp_path(tmp_path_factory) -> Path:
-    """An empty folder at the same path for all tests, so that the cache of composed configs serves all of them."""
-    folder = tmp_path_factory.getbasetemp() / "queue"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    return folder
 
 
 @pytest.fixture
@@ -161,7 +151,7 @@ def test_failures_of_earlier_commands_do_not_count(overrides) -> None:
 def test_a_retry_keeps_the_enqueued_params_that_were_not_yet_suggested(overrides) -> None:
     queue = start_study(*overrides, "sweep.enqueue=[{optimizer.lr: 0.02}]")
     serve_trials(queue, bowl_loss, 1)
-    queue.study.ask()  # its worker dies before it suggests any value
+    start_trial(queue.study, {WORKER: dead_process()})  # its worker died before it suggested any value
     assert queue.reap_dead_trials(is_leftover=False) == [1]
     assert queue.claim_trial().params["optimizer.lr"] == 0.02
 
