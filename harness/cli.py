@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "save a run's model for transformers, or its adapters for peft",
     "blimp": "score a model on grammatical minimal pairs",
     "ui": "serve the MLflow UI over the recorded runs",
+    "repair": "repair the damaged journal of a sweep, and keep a copy of it",
     "sync": "upload runs and sweeps that MLflow does not have yet",
 }
 

@@ -12,12 +12,41 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.storages.journal._file import LOCK_FILE_SUFFIX, BaseJournalFileLock
+from optuna.storages.journal._storage import JournalOperation, JournalStorageReplayResult
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.engine import Engine
 
 JournalFileLock = BaseJournalFileLock
 """Base class of the locks that `JournalFileBackend` accepts; it has `acquire() -> bool` and `release()`."""
+
+
+CREATE_TRIAL = int(JournalOperation.CREATE_TRIAL)
+
+
+class JournalReplay:
+    """State of a journal's studies after some of its records."""
+
+    def __init__(self) -> None:
+        self._state = JournalStorageReplayResult("replay")
+
+    def apply_record(self, record: Any, *, is_strict: bool = False) -> str:
+        """Apply a record as Optuna does when it opens a journal; return the problem, or an empty string.
+
+        Optuna ignores records of trials that do not exist; `is_strict` makes them a problem. They show that the record
+        that created a trial is missing, so that all later ones belong to another trial.
+        """
+        if not isinstance(record, dict) or "op_code" not in record:
+            return "not a record of Optuna"
+        if record["op_code"] not in list(JournalOperation):
+            return f"unknown operation {record['op_code']!r}"
+        if is_strict and record.get("trial_id", 0) not in self._state._trials and "trial_id" in record:
+            return f"trial {record['trial_id']} does not exist"
+        try:
+            self._state.apply_logs([record])
+        except Exception as error:  # whatever a wrong value leads to
+            return f"{JournalOperation(record['op_code']).name.lower()}: {type(error).__name__} {error}".rstrip()
+        return ""
 
 
 def optuna_lock_path(journal: Path) -> Path:

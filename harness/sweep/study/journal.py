@@ -9,11 +9,16 @@ import os
 import sys
 import time
 import uuid
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend
 
 from harness.core.files import FileLock
 from harness.sweep.optuna_internals import JournalFileLock, optuna_lock_path
+from harness.sweep.study.journal_damage import describe_damage
 
 MAX_LINE_BYTES = 1 << 24
 POLL_SECONDS = 0.001  # an append and its flush to disk take a few milliseconds
@@ -107,6 +112,25 @@ class JournalLock(JournalFileLock):
             n_bytes = len(file.read().rpartition(b"\n")[2])
             file.truncate(end - n_bytes)
             print(f"note: {self._journal}: removed an incomplete last line of {n_bytes} bytes", file=sys.stderr)
+
+
+class StudyJournal(JournalFileBackend):
+    """Journal file that is written under a `JournalLock`, and whose damage is described."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal = journal
+        super().__init__(str(journal), JournalLock(journal))
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Yield the records from a number on.
+
+        Raises:
+            ConfigError: If a line is not JSON.
+        """
+        try:
+            yield from super().read_logs(log_number_from)
+        except ValueError as error:
+            raise describe_damage(self._journal) or error from error
 
 
 def _read_last_byte(descriptor: int, end: int) -> bytes:

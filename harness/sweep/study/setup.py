@@ -1,5 +1,6 @@
 """Create or open a study, and enqueue the trials that run before the sampler proposes any."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from harness.sweep.study.storage import journal_path, open_storage
 from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, STUDY_SPEC, SWEEP_ID
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.tracking.store_uri import hide_credentials
+
+UNUSABLE_PATH = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def check_existing_study(request: SweepRequest) -> bool:
@@ -72,9 +75,14 @@ def _open_study(request: SweepRequest) -> TrialQueue:
 
 @contextmanager
 def _explain_damage(request: SweepRequest) -> Iterator[None]:
-    """Turn errors of a damaged or unreachable database into a ConfigError with its message."""
+    """Turn errors of a damaged or unreachable storage into a ConfigError with its message."""
     try:
         yield
+    except OSError as error:
+        if error.errno not in UNUSABLE_PATH:  # such as a full disk: it may work later
+            raise
+        remedy = "move it away, or choose another name with sweep.study=NAME"
+        raise ConfigError(f"{error.filename}: cannot be used as a journal ({error.strerror}); {remedy}") from error
     except (StorageInternalError, SQLAlchemyError) as error:
         url = hide_credentials(str(request.options.storage))
         reason = str(error.__cause__ or error).partition("\n")[0]

@@ -7,7 +7,6 @@ from typing import Any
 from zlib import crc32
 
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
@@ -16,7 +15,8 @@ from sqlalchemy.exc import ArgumentError
 from harness.core.errors import ConfigError
 from harness.core.files import FileLock
 from harness.sweep.optuna_internals import get_database_engine
-from harness.sweep.study.journal import JournalLock
+from harness.sweep.study.journal import StudyJournal
+from harness.sweep.study.journal_damage import describe_damage, has_intact_end
 
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 60  # without a heartbeat, before a worker on another host is considered dead
@@ -35,11 +35,10 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """Open the database at `url`, or the journal file in `folder`.
 
     Raises:
-        ConfigError: If `url` is not an SQLAlchemy URL, or the database cannot be opened.
+        ConfigError: If `url` is not an SQLAlchemy URL, the database cannot be opened, or the journal is damaged.
     """
     if url is None:
-        journal = journal_path(folder)
-        return JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
+        return _open_journal(journal_path(folder))
     options: dict[str, Any] = {}
     if parse_dialect(url) != "sqlite":  # a file, whose workers are all on this host and are known by their pids
         options = {"heartbeat_interval": HEARTBEAT_SECONDS, "grace_period": GRACE_SECONDS}
@@ -49,6 +48,17 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     except Exception as error:  # drivers raise their own types
         reason = str(error.__cause__ or error).partition("\n")[0]
         raise ConfigError(f"sweep.storage: {make_url(url)!r} cannot be opened ({reason})") from error
+
+
+def _open_journal(journal: Path) -> BaseStorage:
+    try:
+        if has_intact_end(journal):
+            return JournalStorage(StudyJournal(journal))
+    except (ConfigError, OSError):
+        raise
+    except Exception as error:  # whatever Optuna runs into when it applies a wrong record
+        raise describe_damage(journal) or error from error
+    raise describe_damage(journal) or ConfigError(f"{journal}: changed while it was read; try again")
 
 
 def parse_dialect(url: str) -> str:
