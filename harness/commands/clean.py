@@ -57,7 +57,7 @@ def _load_source(overrides: Sequence[str]) -> tuple[Any, Path]:
     if "path" not in (cfg.data.get("source") or {}).keys():  # noqa: SIM118, finds keys whose value is missing
         raise ConfigError("data: clean needs a text file; choose data=text, qa_markdown, jsonl or headlines")
     validate_config(cfg)
-    source = instantiate_component(cfg.data, "source")
+    source = instantiate_component(cfg, "data", "source")
     if not isinstance(source, CLEANABLE_SOURCES):
         raise ConfigError(f"data: clean needs a text file, but {type(source).__name__} reads something else")
     files = source.list_files()

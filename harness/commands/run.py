@@ -5,17 +5,18 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from harness.config.compose import list_search_path_overrides
+from harness.config.compose import check_compositions, list_search_path_overrides
 from harness.config.errors import HYDRA_ERRORS, explain_error
 from harness.config.hydra_internals import run_hydra_app
 from harness.config.locks import check_locked
-from harness.config.targets import hydra_whitelist
+from harness.config.trust import check_hydra_settings
+from harness.config.trusted_components import list_hydra_targets
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.paths import config_dir
 from harness.core.threads import use_passive_waiting
@@ -28,6 +29,7 @@ def run_job(cfg: DictConfig) -> float:
 
     try:
         job = HydraConfig.get()
+        check_hydra_settings(cast(DictConfig, job))  # composed here, outside `main`, if a launcher started this process
         check_locked(cfg, job.overrides.task)
         overrides = [*list_search_path_overrides(job), *job.overrides.task]
         result = run(cfg, overrides=overrides, **_sweep_arguments())
@@ -66,13 +68,14 @@ def main(arguments: Sequence[str]) -> int:
     use_passive_waiting()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here
     try:
-        run_hydra_app(
-            run_job,
-            arguments,
-            config_dir=str(config_dir()),
-            config_name="config",
-            trusted=hydra_whitelist(),
-        )
+        with check_compositions():
+            run_hydra_app(
+                run_job,
+                arguments,
+                config_dir=str(config_dir()),
+                config_name="config",
+                trusted=list_hydra_targets(),
+            )
     except ConfigError as error:
         return report_error(str(error), 2)
     except (*HYDRA_ERRORS, ValueError) as error:

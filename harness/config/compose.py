@@ -1,19 +1,25 @@
 """Compose the configuration of a run from conf/ and overrides."""
 
+import io
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.basecontainer import BaseContainer
+from omegaconf.errors import OmegaConfBaseException
 
+from harness.config.hydra_internals import watch_compositions
+from harness.config.trust import check_components, check_composed_config, check_search_path
+from harness.core.errors import ConfigError
 from harness.core.paths import config_dir
 
 SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
@@ -21,6 +27,14 @@ SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
 NON_TRAINING_KEYS = ("observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock", "expect",
                      "thresholds")  # fmt: skip
 """Keys that do not change the training."""
+
+MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 2**18, 32
+"""Limits for a recorded configuration, whose usual size is 4 kB and whose usual depth is 4."""
+
+
+def check_compositions() -> AbstractContextManager[None]:
+    """Return a context in which Hydra composes trusted configurations only, and raises ConfigError for others."""
+    return watch_compositions(check_composed_config, check_search_path)
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -34,13 +48,59 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 @lru_cache(maxsize=64)
 def _compose_cached(application: ConfigLoader | None, overrides: tuple[str, ...]) -> DictConfig:
-    with nullcontext() if application else initialize_config_dir(str(config_dir()), job_name="run"):
+    with (
+        check_compositions(),
+        nullcontext() if application else initialize_config_dir(str(config_dir()), job_name="run"),
+    ):
         return compose("config", list(overrides))
 
 
 def load_config(path: Path) -> DictConfig:
-    """Load a YAML file that holds a mapping, such as the config.yaml of a run."""
-    return cast(DictConfig, OmegaConf.load(path))
+    """Load the config.yaml of a run, which anyone may have written.
+
+    Raises:
+        ConfigError: If it is no resolved configuration, or names a component that is not trusted.
+    """
+    try:
+        text = _read_small_file(path)
+        _check_yaml_events(text)
+        cfg = OmegaConf.load(io.StringIO(text))
+        plain = OmegaConf.to_container(cfg, resolve=False)
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: is not the configuration of a run: {reason}") from error
+    if not isinstance(cfg, DictConfig):
+        raise ConfigError(f"{path}: is not the configuration of a run: it holds no keys")
+    try:
+        check_components(plain)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return cfg
+
+
+def _read_small_file(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(MAX_CONFIG_BYTES + 1)
+    if len(content) > MAX_CONFIG_BYTES:
+        raise ValueError(f"it is larger than {MAX_CONFIG_BYTES:,} bytes")
+    return content.decode()
+
+
+def _check_yaml_events(text: str) -> None:
+    """Check that YAML has no aliases, which can grow without bounds, no interpolation, and is not nested too deeply.
+
+    Raises:
+        ValueError: If it has or is.
+    """
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError(f"it has an alias, *{event.anchor}")
+        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+            raise ValueError(f"it has an interpolation, {event.value}")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_CONFIG_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_CONFIG_DEPTH} levels deep")
 
 
 def to_plain_dict(cfg: BaseContainer) -> dict[str, Any]:

@@ -1,84 +1,65 @@
-"""Check `_target_` nodes: a public object of a trusted package, with arguments that match its signature."""
+"""Build the components of a configuration: trusted objects, with arguments that match their signature."""
 
 import importlib
 import inspect
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from omegaconf import DictConfig, ListConfig
-
+from harness.config.trust import Path, check_components, check_name, iter_mappings
 from harness.core.errors import ConfigError, did_you_mean
 
-COMPONENT_PACKAGES = (
-    "tasks",
-    "models",
-    "data",
-    "training.lora",
-    "training.optimizers",
-    "training.schedules",
-    "observers",
-)
-TRUSTED_PACKAGES = (*(f"harness.{name}" for name in COMPONENT_PACKAGES), "torch.optim", "pytorch_optimizer")
-"""Packages that a `_target_` may name. HARNESS_TRUST=package adds a user's own; it is an environment variable because a
-configuration must not be able to declare itself trusted."""
-
-
 TYPE_DESCRIPTIONS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+LIST_TYPES, MAPPING_TYPES = {tuple, list, Iterable}, {dict, Mapping}
+ANY_TYPES = {Any, object, inspect.Parameter.empty}
 
 
-def trusted_packages() -> tuple[str, ...]:
-    """Return the packages that a `_target_` may name."""
-    own = filter(None, os.environ.get("HARNESS_TRUST", "").split(","))
-    return (*TRUSTED_PACKAGES, *(package.strip() for package in own))
+def find_components(plain: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the parts of the key and the node of each component in plain data."""
+    return ((node_path, node) for node_path, node in iter_mappings(plain, path) if "_target_" in node)
 
 
-def hydra_whitelist() -> tuple[str, ...]:
-    """Return patterns of what Hydra may call.
-
-    These are trusted packages, the models that their functions return, which are callable too, and our Hydra plugins.
-    """
-    return tuple(f"{package}.*" for package in (*trusted_packages(), "transformers.models", "harness.sweep"))
-
-
-def find_targets(node: Any, key: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Yield the key and the node of each `_target_` below `node`."""
-    if isinstance(node, DictConfig):
-        if node.get("_target_") is not None:
-            yield key, node
-        for name in node:
-            yield from find_targets(node[name], f"{key}.{name!s}" if key else str(name))
-    elif isinstance(node, ListConfig):
-        for index, child in enumerate(node):
-            yield from find_targets(child, f"{key}[{index}]")
-
-
-def check_target(key: str, node: DictConfig) -> None:
-    """Check that the target of `node` is trusted, exists and accepts the given arguments.
+def check_all_components(plain: Any) -> None:
+    """Check that each component in plain data is trusted, exists and accepts its arguments.
 
     Raises:
-        ConfigError: If it is not trusted, does not exist or does not accept them.
+        ConfigError: At the first one that is or does not.
     """
-    target = str(node["_target_"])
-    check_arguments(key, node, import_target(f"{key}._target_", target))
+    check_components(plain)
+    for path, node in find_components(plain):
+        check_arguments(path, node, import_component((*path, "_target_"), node["_target_"]))
 
 
-def check_arguments(key: str, node: DictConfig, found: Any) -> None:
+def build_component(plain: Any, path: Path) -> Any:
+    """Build the component that plain data describes, after its arguments; a partial if it says so.
+
+    Args:
+        plain: A node with `_target_`.
+        path: Parts of its key in the configuration.
+
+    Raises:
+        ConfigError: If a component is not trusted, does not exist or does not accept its arguments.
+    """
+    if not isinstance(plain, dict) or "_target_" not in plain:
+        raise ConfigError(f"{'.'.join(path)}: is not a component; it needs a _target_")
+    check_components(plain, path)
+    return _build_node(plain, path)
+
+
+def check_arguments(path: Path, node: Mapping[str, Any], found: Any) -> None:
     """Check that `found`, the target of `node`, accepts the names and types of the arguments in `node`.
 
     Raises:
         ConfigError: If it does not accept them.
     """
-    target = node["_target_"]
-    if "_args_" in node:
-        raise ConfigError(f"{key}._args_: positional arguments are not supported; give arguments by name")
-    given = [name for name in map(str, node) if not (name.startswith("_") and name.endswith("_"))]
+    key, target = ".".join(path), node["_target_"]
+    given = [name for name in map(str, node) if name not in ("_target_", "_partial_")]
     parameters = _read_signature(found).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     for name in given:
         if name in parameters:
-            _check_type(f"{key}.{name}", node[name], parameters[name].annotation)
+            _check_type(f"{key}.{name}", node[name], parameters[name])
         elif not takes_any:
             raise ConfigError(f"{key}.{name}: {target} has no parameter {name!r}{did_you_mean(name, parameters)}")
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -87,14 +68,15 @@ def check_arguments(key: str, node: DictConfig, found: Any) -> None:
         raise ConfigError(f"{key}: {target} needs {', '.join(sorted(needed - set(given)))}")
 
 
-def import_target(key: str, target: str) -> Any:
-    """Import the public object of a trusted package at the dotted path `target`.
+def import_component(path: Path, target: str) -> Any:
+    """Import the component `target`, which must be trusted at the key with the parts `path`.
 
     Raises:
-        ConfigError: If it is not trusted or does not exist; the message names `key`.
+        ConfigError: If it is not trusted or does not exist; the message names the key.
     """
+    key = ".".join(path)
+    check_name(path, target)
     module_name, _, name = target.rpartition(".")
-    _check_trusted(key, target, module_name)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -102,15 +84,24 @@ def import_target(key: str, target: str) -> Any:
     if not hasattr(module, name):
         raise ConfigError(f"{key}: {module_name} has no {name!r}{did_you_mean(name, dir(module))}")
     found = getattr(module, name)
-    _check_trusted(key, target, getattr(found, "__module__", None) or "")  # reject what the module itself has imported
+    if not callable(found):
+        raise ConfigError(f"{key}: {target} is neither a class nor a function; name one")
     return found
 
 
-def _check_trusted(key: str, target: str, module_name: str) -> None:
-    is_public = not any(part.startswith("_") for part in target.split("."))
-    if not is_public or not any(f"{module_name}.".startswith(f"{package}.") for package in trusted_packages()):
-        package = target.partition(".")[0]
-        raise ConfigError(f"{key}: {target} is not trusted; if you trust it, set HARNESS_TRUST={package}")
+def _build_node(plain: Any, path: Path) -> Any:
+    """Build plain data that has been checked: components are called, the rest stays as it is."""
+    if isinstance(plain, list):
+        return [_build_node(child, (*path[:-1], f"{path[-1]}[{index}]")) for index, child in enumerate(plain)]
+    if not isinstance(plain, dict):
+        return plain
+    built = {name: _build_node(child, (*path, str(name))) for name, child in plain.items()}
+    if "_target_" not in plain:
+        return built
+    found = import_component((*path, "_target_"), plain["_target_"])
+    check_arguments(path, plain, found)
+    arguments = {name: value for name, value in built.items() if name not in ("_target_", "_partial_")}
+    return partial(found, **arguments) if plain.get("_partial_") else found(**arguments)
 
 
 def _read_signature(target: Any) -> inspect.Signature:
@@ -121,15 +112,28 @@ def _read_signature(target: Any) -> inspect.Signature:
         return inspect.signature(target)
 
 
-def _check_type(key: str, value: Any, annotation: Any) -> None:
-    """Check that a number, text or list is what `annotation` asks for; other annotations are not checked."""
-    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    kinds = {get_origin(option) or option for option in options}
-    plain, lists = kinds & TYPE_DESCRIPTIONS.keys(), kinds & {tuple, list, Iterable}
-    if value is None or isinstance(value, DictConfig) or not plain | lists:
+def _check_type(key: str, value: Any, parameter: inspect.Parameter) -> None:
+    """Check that a number, text, list or mapping is what the annotation asks for, or else the default."""
+    if value is None or (isinstance(value, dict) and "_target_" in value):
         return
+    kinds = _list_kinds(parameter)
+    plain, takes_lists = kinds & TYPE_DESCRIPTIONS.keys(), bool(kinds & LIST_TYPES)
+    if not plain and not takes_lists:
+        return  # an annotation that is not checked
     is_near = type(value) is int and float in plain
-    if bool(lists) if isinstance(value, ListConfig) else type(value) in plain or is_near:
+    takes_mappings = bool(kinds & (MAPPING_TYPES | ANY_TYPES))
+    if takes_mappings if isinstance(value, dict) else takes_lists if isinstance(value, list) else type(value) in plain:
         return
-    names = [TYPE_DESCRIPTIONS[kind] for kind in TYPE_DESCRIPTIONS if kind in plain] + ["a list"] * bool(lists)
+    if is_near:
+        return
+    names = [TYPE_DESCRIPTIONS[kind] for kind in TYPE_DESCRIPTIONS if kind in plain] + ["a list"] * takes_lists
     raise ConfigError(f"{key}: {value!r} is not {' or '.join(names)}")
+
+
+def _list_kinds(parameter: inspect.Parameter) -> set[Any]:
+    """Return the types that a parameter accepts; that of its default if it has no annotation."""
+    annotation = parameter.annotation
+    if annotation is parameter.empty and type(parameter.default) in TYPE_DESCRIPTIONS:
+        return {type(parameter.default), *({int, float} if type(parameter.default) in (int, float) else ())}
+    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return {get_origin(option) or option for option in options}

@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.compose import to_plain_dict, without_sweep_keys
 from harness.config.schema import RunSettings
-from harness.config.targets import check_target, find_targets
+from harness.config.targets import check_all_components
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.lr_keys import is_lr_key
 from harness.core.paths import project_dir, run_command
@@ -39,8 +39,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
         if isinstance(hint, type) and is_dataclass(hint)
     }
     sections = {name: parse_section(name, schema, cfg[name]) for name, schema in schemas.items()}
-    for key, node in find_targets(cfg):
-        check_target(key, node)
+    check_all_components(to_plain_dict(cfg))
     _check_learning_rates(cfg.optimizer)
     _check_expectations(cfg.expect)
     parse_section("thresholds", Thresholds, cfg.thresholds)

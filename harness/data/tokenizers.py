@@ -216,7 +216,9 @@ class PretrainedTokenizer:
         is_gguf = place.suffix == ".gguf"
         name = place.parent if is_gguf else place if place.is_dir() else self.name
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **({"gguf_file": place.name} if is_gguf else {}))
+            tokenizer = AutoTokenizer.from_pretrained(
+                name, trust_remote_code=False, **({"gguf_file": place.name} if is_gguf else {})
+            )
         except (OSError, ValueError) as error:
             reason = str(error).split("\n")[0]
             raise ValueError(

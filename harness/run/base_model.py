@@ -55,6 +55,6 @@ def _hash_base_config(cfg: DictConfig) -> str:
     ignored = (*NON_TRAINING_KEYS, "device", "compile")
     decisive = {key: value for key, value in to_plain_dict(cfg).items() if key not in ignored}
     decisive["model"].pop("gradient_checkpointing", None)
-    source = instantiate_component(cfg.data, "source").fingerprint() if "source" in cfg.data else ""
+    source = instantiate_component(cfg, "data", "source").fingerprint() if "source" in cfg.data else ""
     text = f"{sorted(decisive.items())}{source}{torch.__version__}{platform.python_version()}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

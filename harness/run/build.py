@@ -8,13 +8,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
 from harness.config.compose import to_plain_dict
 from harness.config.schema import RunSettings
-from harness.config.targets import hydra_whitelist
+from harness.config.targets import build_component
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings, Value
 from harness.core.errors import ConfigError
@@ -46,19 +45,21 @@ class RunParts:
     """Messages about the schedule for the user."""
 
 
-def instantiate_component(cfg: DictConfig, key: str) -> Any:
-    """Return the object that `cfg.<key>` describes.
+def instantiate_component(cfg: DictConfig, *path: str) -> Any:
+    """Return the object that the node of `cfg` at `path` describes, such as ("data", "source").
 
     Raises:
-        ConfigError: If the constructor raises ValueError or OSError, also when a partial is called later; the message
-            names `key`.
+        ConfigError: If the component is not trusted, or if its constructor raises ValueError or OSError, also when a
+            partial is called later; the message names the key.
     """
+    key, node = ".".join(path), cfg
+    for name in path:
+        node = node[name]
     try:
-        node = to_plain_dict(cfg[key])  # instantiate would copy all of `cfg` along with the node
-        component = instantiate(node, _execution_whitelist_=hydra_whitelist(), _convert_="all")
+        component = build_component(to_plain_dict(node), path)  # without the rest of `cfg`
     except Exception as error:
-        raise _to_config_error(key, error.__cause__ or error) from error
-    return _report_errors_under(key, component) if cfg[key].get("_partial_") else component
+        raise _to_config_error(key, error) from error
+    return _report_errors_under(key, component) if node.get("_partial_") else component
 
 
 def build_task(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) -> Task:
@@ -111,7 +112,7 @@ def build_parts(
 
 
 def build_observers(cfg: DictConfig) -> list[Observer]:
-    return [instantiate_component(cfg.observers, name) for name in map(str, cfg.observers)]
+    return [instantiate_component(cfg, "observers", name) for name in map(str, cfg.observers)]
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_applies_to: str) -> CombinedOptimizer:

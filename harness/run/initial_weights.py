@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from harness.config.compose import load_config
 from harness.config.schema import RunSettings
-from harness.config.targets import check_target
 from harness.core.errors import ConfigError
 from harness.core.files import find_intact_folder
 from harness.core.state import find_broken_tie, load_model_weights
@@ -129,7 +128,6 @@ def load_best_weights(folder: Path, model: nn.Module) -> nn.Module:
     cfg = load_config(folder / "config.yaml")
     weights = load_weights(find_intact_folder(folder / "checkpoints" / "best") / WEIGHTS_FILE)
     if cfg.get("lora"):
-        check_target("lora", cfg.lora)
         model = instantiate_component(cfg, "lora")(model)
     match = load_matching_weights(model, weights)
     if not match.is_complete:

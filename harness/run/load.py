@@ -7,7 +7,6 @@ from omegaconf import DictConfig
 from torch import nn
 
 from harness.config.compose import load_config
-from harness.config.targets import check_target
 from harness.core.errors import ConfigError
 from harness.core.paths import project_dir
 from harness.data.tokenizers import Tokenizer
@@ -41,7 +40,6 @@ def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
             f"RUN: {folder} has no tokenizer: it is not a run of a language model, or its checkpoints were deleted"
         )
     cfg = load_config(folder / "config.yaml")
-    check_target("model", cfg.model)
     tokenizer = Tokenizer.load(kept)
     try:
         model = load_best_weights(folder, instantiate_component(cfg, "model")(vocab_size=tokenizer.vocab_size))

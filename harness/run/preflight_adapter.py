@@ -112,7 +112,7 @@ class _RunAdapter:
     def build_text_data(self, data: TokenData) -> TrainingData:
         folder, tokenizer = data.tokenizer_path.parent, Tokenizer.load(data.tokenizer_path)
         unknown = getattr(tokenizer.backend.model, "unk_token", None)
-        source = instantiate_component(self.cfg.data, "source") if "source" in self.cfg.data else None
+        source = instantiate_component(self.cfg, "data", "source") if "source" in self.cfg.data else None
         has_documents = sum(1 for _ in _read_documents(folder, "val")) >= MIN_DOCUMENTS
         read_examples = _read_documents if has_documents else partial(_read_lines, tokenizer)
         return TrainingData(

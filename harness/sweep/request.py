@@ -12,16 +12,22 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from harness.config.compose import NON_TRAINING_KEYS, flatten_config, list_search_path_overrides, without_sweep_keys
+from harness.config.compose import (
+    NON_TRAINING_KEYS,
+    check_compositions,
+    flatten_config,
+    list_search_path_overrides,
+    without_sweep_keys,
+)
 from harness.config.locks import check_locked
-from harness.config.targets import import_target
+from harness.config.targets import import_component
 from harness.config.validation import check_writable, parse_section, validate_config
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir, run_command
 from harness.sweep.options import SweepOptions
 from harness.sweep.space.search_space import SearchSpace, read_search_space
 from harness.sweep.study.budget import Budget
-from harness.sweep.study.spec import StudySpec
+from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
 from harness.sweep.study.storage import absolute_storage_url
 from harness.sweep.workers.worker_pool import count_cores
 
@@ -61,7 +67,7 @@ def compose_sweep_request(overrides: Sequence[str]) -> SweepRequest:
     """Return the request of `python run.py -m OVERRIDES`."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
-    with initialize_config_dir(str(config_dir()), job_name="run"):
+    with check_compositions(), initialize_config_dir(str(config_dir()), job_name="run"):
         config = compose("config", fixed, return_hydra_config=True)
     return read_sweep_request(config, [override for override in overrides if not override.startswith("hydra")])
 
@@ -187,7 +193,7 @@ def _check_study_spec(spec: StudySpec, pruner: str) -> None:
             f"pruner={pruner}: Optuna cannot prune with several objectives ({objectives}); use pruner=none"
         )
     if spec.custom_search_space is not None:
-        import_target("hydra.sweeper.custom_search_space", spec.custom_search_space)
+        import_component(SEARCH_SPACE_KEY, spec.custom_search_space)
 
 
 def _build_budget(options: SweepOptions, sweeper: Mapping[str, Any], spec: StudySpec, space: SearchSpace) -> Budget:

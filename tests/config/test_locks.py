@@ -50,7 +50,7 @@ def check_overrides(conf: Path, *overrides: str, swept: tuple[str, ...] = ()) ->
         ("data.val_fraction=0.2", "data"),
         ("+data.more=1", "data"),
         ("+loop@data.source=default", "data"),
-        ("+data@_global_=pydoc_text", "data"),
+        ("+batch@_global_=default", "batch.batch_size"),
     ],
 )
 def test_overriding_a_locked_key_its_group_or_a_key_below_it_is_an_error(conf: Path, override, lock) -> None:

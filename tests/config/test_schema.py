@@ -183,11 +183,14 @@ def make_tokenizer(files: Path) -> None:
 def test_untrusted_target_is_not_imported(monkeypatch, tmp_path) -> None:
     (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    cfg = compose_config(["experiment=smoke", "optimizer._target_=stranger.Optimizer"])
-    with pytest.raises(ConfigError, match="is not trusted; if you trust it, set HARNESS_TRUST=stranger"):
-        validate_config(cfg)
-    with pytest.raises(Exception, match="stranger"):
-        instantiate_component(cfg, "optimizer")
+    target = "optimizer._target_=stranger.Optimizer"
+    with pytest.raises(ConfigError, match=r"is not trusted; if you trust it, set HARNESS_TRUST=stranger\.Optimizer"):
+        compose_config(["experiment=smoke", target])
+    cfg = compose_config(["experiment=smoke"])
+    cfg.optimizer._target_ = "stranger.Optimizer"
+    for check in (validate_config, lambda cfg: instantiate_component(cfg, "optimizer")):
+        with pytest.raises(ConfigError, match=r"stranger\.Optimizer is not trusted"):
+            check(cfg)
 
 
 def test_fused_kernel_with_complex_parameters() -> None:

@@ -169,12 +169,12 @@ def test_config_folder_and_component_of_a_user(places, tmp_path, monkeypatch, ca
     )
     (own / "conf" / "optimizer" / "careful.yaml").write_text("_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n")
     overrides = ["--config-dir", str(own / "conf"), *SMOKE, *places, "observers=metrics_only", "optimizer=careful"]
-    done = run_script(*overrides, env={"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package"})
+    done = run_script(*overrides, env={"PYTHONPATH": str(own), "HARNESS_TRUST": "my_package.Careful"})
     assert done.returncode == 0, done.stderr
     assert read_record(find_only_run(tmp_path))[0]["effective"]["param_groups"]["matrices"]["peak_lr"] == 0.05
     monkeypatch.syspath_prepend(own)
     assert run_main(monkeypatch, *overrides) == 2
-    assert "HARNESS_TRUST=my_package" in capsys.readouterr().err
+    assert "HARNESS_TRUST=my_package.Careful" in capsys.readouterr().err
 
 
 BASED = [*SMOKE[1:], "observers=metrics_only", "loop.max_steps=4", "optimizer.lr=0.01", "start=base", "lora=all_linear"]
@@ -217,7 +217,7 @@ def test_failed_run_exits_with_1_and_is_recorded(places, tmp_path, monkeypatch, 
         "    def step(self, closure=None):\n        raise RuntimeError('broken optimizer')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("HARNESS_TRUST", "breaking")
+    monkeypatch.setenv("HARNESS_TRUST", "breaking.Breaks")
     new_store(tmp_path)
     overrides = ["optimizer._target_=breaking.Breaks", "~optimizer.betas", "~optimizer.eps", "~observers.figures"]
     assert run_main(monkeypatch, *SMOKE, *places, *overrides) == 1
@@ -245,7 +245,7 @@ def test_observer_that_raises_is_disabled(places, tmp_path, monkeypatch, capsys)
         "    def __call__(self, event):\n        raise OSError('its disk is full')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("HARNESS_TRUST", "my_observers")
+    monkeypatch.setenv("HARNESS_TRUST", "my_observers.Broken")
     broken = "+observers.broken._target_=my_observers.Broken"
     result = run(compose_config([*SMOKE, *places, "observers=metrics_only", broken, "loop.max_steps=2"]))
     assert result.status == "completed"

@@ -205,7 +205,7 @@ def test_failing_trials_do_not_end_the_sweep(places, tmp_path, monkeypatch) -> N
     (tmp_path / "own" / "optimizer").mkdir(parents=True)
     (tmp_path / "own" / "optimizer" / "faulty.yaml").write_text(FAULTY_YAML)
     (tmp_path / "own" / "faulty.py").write_text(FAULTY_OPTIMIZER)
-    monkeypatch.setenv("HARNESS_TRUST", "faulty")
+    monkeypatch.setenv("HARNESS_TRUST", "faulty.FaultySGD, faulty.extend_space")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "own"))  # for the worker
     monkeypatch.syspath_prepend(tmp_path / "own")
     status = run_main(

@@ -3,19 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 
-from harness.config.targets import check_arguments
+from harness.config.targets import build_component
 from harness.core.errors import ConfigError
 from harness.sweep.space.search_space import SearchSpace, read_search_space
 from harness.sweep.study.sampler import ReproducibleSampler
 
-TRUSTED_TARGETS = ("optuna.samplers.*", "optuna.pruners.*", "hydra_plugins.hydra_optuna_sweeper.*")
+SEARCH_SPACE_KEY = ("hydra", "sweeper", "custom_search_space")
 
 
 @dataclass(frozen=True)
@@ -96,13 +94,10 @@ class StudySpec:
 
 def _resolve_factory(key: str, options: Mapping[str, Any]) -> partial[Any]:
     """Return the factory of a sampler or pruner with its options bound."""
-    node = OmegaConf.create({**options, "_partial_": True})
     try:
-        factory = instantiate(node, _execution_whitelist_=TRUSTED_TARGETS)
-    except Exception as error:
-        raise ConfigError(f"{key}: {str(error.__cause__ or error).partition(chr(10))[0]}") from error
-    check_arguments(key, node, factory.func)
-    return factory
+        return cast(partial[Any], build_component({**options, "_partial_": True}, tuple(key.split("."))))
+    except (TypeError, ValueError) as error:  # raised by a component among the options
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _format_changes(section: str, old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import Trial, TrialState
 
-from harness.config.targets import import_target
+from harness.config.targets import import_component
 from harness.core.errors import ConfigError
 from harness.core.events import Status
 from harness.core.paths import module_command, project_dir
@@ -29,7 +29,7 @@ from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.formatting import list_trial_overrides
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import report_and_prune, stop_when
-from harness.sweep.study.spec import StudySpec
+from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
 from harness.sweep.study.storage import open_storage
 from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, read_trial_result, trial_values
 from harness.sweep.study.trial_queue import TrialQueue
@@ -105,7 +105,7 @@ def open_queue(spec: WorkerSpec) -> tuple[TrialQueue, StudySpec]:
     space = study_spec.build_search_space()
     if study_spec.custom_search_space is None:
         return TrialQueue(study, space, folder), study_spec
-    extend = import_target("hydra.sweeper.custom_search_space", study_spec.custom_search_space)
+    extend = import_component(SEARCH_SPACE_KEY, study_spec.custom_search_space)
     return TrialQueue(study, space, folder, partial(extend, space.compose_config({}))), study_spec
 
 
