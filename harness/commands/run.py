@@ -23,7 +23,11 @@ from harness.core.threads import use_passive_waiting
 
 
 def run_job(cfg: DictConfig) -> float:
-    """Run one job and return its best validation loss, for Hydra's own sweepers; exit with status 2 for bad input."""
+    """Run one job and return its best validation loss, for Hydra's own sweepers.
+
+    A single run that fails exits with status 1, and bad input with status 2. For an exception, Hydra would print its
+    own message first.
+    """
     from harness.core import distributed
     from harness.run.runner import run
 
@@ -33,7 +37,7 @@ def run_job(cfg: DictConfig) -> float:
         check_locked(cfg, job.overrides.task)
         overrides = [*list_search_path_overrides(job), *job.overrides.task]
         result = run(cfg, overrides=overrides, **_sweep_arguments())
-    except ConfigError as error:  # Hydra would print its own message first for an exception
+    except ConfigError as error:
         sys.exit(report_error(str(error), 2))
     finally:
         distributed.leave_process_group()
@@ -42,8 +46,10 @@ def run_job(cfg: DictConfig) -> float:
             raise KeyboardInterrupt(f"interrupted: {result.reason}")  # Hydra would start the next run
         if result.status == "diverged":
             return math.nan
-    if result.status not in ("completed", "pruned"):
-        raise RunFailedError(f"{result.status}: {result.reason}")
+        if result.status not in ("completed", "pruned"):
+            raise RunFailedError(f"{result.status}: {result.reason}")
+    elif result.status not in ("completed", "pruned"):
+        sys.exit(report_error(f"{result.status}: {result.reason}", 1))
     return result.best_val_loss
 
 

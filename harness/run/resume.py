@@ -1,5 +1,6 @@
 """Resume a run from a checkpoint: find it, restore the state, and report what has changed since."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from harness.config.schema import RunSettings
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
+from harness.core.files import is_locked
 from harness.core.lr_keys import is_lr_key
 from harness.core.state import ObservingSchedule, TrainState, find_broken_tie
 from harness.core.task import Task
@@ -113,6 +115,13 @@ def find_resume_point(settings: RunSettings) -> ResumePoint | None:
     except ValueError as error:
         raise ConfigError(f"start.checkpoint: {error}") from error
     return ResumePoint(run, checkpoint, saved, recorded, start.restart_schedule, tuple(faults))
+
+
+def remove_drafts(run: Path) -> None:
+    """Remove the checkpoint that a killed process was writing, unless a process still writes to the run."""
+    if is_locked(run / metrics_file.METRICS_FILE) is False:
+        for draft in (run / "checkpoints").glob("*.tmp"):
+            shutil.rmtree(draft, ignore_errors=True)
 
 
 def match_head_tying(resumed: ResumePoint, model: nn.Module) -> None:

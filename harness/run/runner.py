@@ -160,6 +160,8 @@ def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) 
         resume.match_head_tying(resumed, task.model)
         parts = build_parts(cfg, settings, processes, task, resumed.schedule_start_step(settings, task))
         restored = resume.restore_run(resumed, parts, flatten_config(to_plain_dict(cfg)), processes)
+        if processes.is_main:
+            resume.remove_drafts(resumed.folder)
         notices, table = tuple(resume.describe_resume(resumed, restored)), resume.format_changes(restored.changes)
         return restored.parts, StartInfo(notices, table, resume.resume_tags(resumed), restored.best)
     parts = build_parts(cfg, settings, processes, task)

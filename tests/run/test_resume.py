@@ -14,6 +14,7 @@ from harness.config.compose import compose_config
 from harness.core.checkpoint_names import checkpoint_name
 from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
+from harness.core.files import FileLock
 from harness.run.dry_run import dry_run
 from harness.run.runner import RunResult, run
 from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE
@@ -246,6 +247,18 @@ def test_invalid_resume_writes_nothing(changes, message, interrupted, places, tm
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_resume_removes_the_draft_of_a_killed_run(interrupted, places, tmp_path) -> None:
+    killed = copy_run(interrupted, tmp_path)
+    draft = killed.folder / "checkpoints" / f"{checkpoint_name(8)}.tmp"
+    draft.mkdir()
+    (draft / WEIGHTS_FILE).write_bytes(b"half")
+    with FileLock(killed.folder / "metrics.jsonl"):  # as a process that still writes to it
+        resume_run(killed, places)
+    assert draft.exists()
+    resume_run(killed, places)
+    assert not draft.exists()
 
 
 def test_no_intact_checkpoint_is_left(interrupted, places, tmp_path) -> None:
