@@ -59,7 +59,7 @@ def check_life(life: RunLife, reference: Path, tally: Tally) -> None:
                 tally.add_problem("duplicated", f"{name}/{run.name}: {key} {len(values)} times")
             if values[0] != expected[key][0]:
                 tally.add_problem("different", f"{name}/{run.name}: {key}: {values[0]}, not {expected[key][0]}")
-    last = find_completed(runs)
+    last = next(filter(is_completed, reversed(runs)), runs[-1])
     check_chain(last, runs, expected, tally)
     check_weights(last, reference, tally)
     check_store(life, runs, tally)
@@ -80,13 +80,11 @@ def check_run_status(run: Path | None, place: str, exit_status: int, tally: Tall
         tally.add_problem("other", f"{place}: the record ends with {last['kind']} {last.get('status', '')}")
 
 
-def find_completed(runs: list[Path]) -> Path:
-    """Return the newest run whose record says that it has completed, or else the newest run."""
-    for run in reversed(runs):
-        *_, (last, _) = read_entries(run / METRICS_FILE)
-        if last.get("status") == "completed":
-            return run
-    return runs[-1]
+def is_completed(run: Path) -> bool:
+    """Return whether the record of a run says that it has completed."""
+    path = run / METRICS_FILE
+    entries = [entry for entry, _ in read_entries(path)] if path.exists() else []
+    return bool(entries) and entries[-1].get("status") == "completed"
 
 
 def check_chain(last: Path, runs: list[Path], expected: dict[tuple[int, str], list[float]], tally: Tally) -> None:
