@@ -117,11 +117,7 @@ def run(
         if start_info.table and processes.is_main:
             (start.folder / "start.txt").write_text(start_info.table + "\n")
         checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
-        if settings.start.kind == "resume":
-            checkpointer.save_resumed_start(parts.state, start_info.best)
-        return _train_and_record(
-            start, parts, processes, checkpointer, observers, policies, [*parts.notices, *start_info.notices]
-        )
+        return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info)
 
 
 @contextmanager
@@ -145,6 +141,7 @@ def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessG
 class StartInfo:
     """Start of a run: messages, a table for start.txt, tags, and the best checkpoint of the run that it resumes."""
 
+    is_resumed: bool = False
     notices: tuple[str, ...] = ()
     table: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -163,12 +160,12 @@ def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) 
         if processes.is_main:
             resume.remove_drafts(resumed.folder)
         notices, table = tuple(resume.describe_resume(resumed, restored)), resume.format_changes(restored.changes)
-        return restored.parts, StartInfo(notices, table, resume.resume_tags(resumed), restored.best)
+        return restored.parts, StartInfo(True, notices, table, resume.resume_tags(resumed), restored.best)
     parts = build_parts(cfg, settings, processes, task)
     if match is None:
         return parts, StartInfo()
     details = f" {match.summarize()}" if match.is_complete else f"\n{match.format_table()}"
-    return parts, StartInfo((f"weights from {settings.start.source}:{details}",), match.format_table())
+    return parts, StartInfo(False, (f"weights from {settings.start.source}:{details}",), match.format_table())
 
 
 def _train_and_record(
@@ -178,14 +175,16 @@ def _train_and_record(
     checkpointer: Checkpointer,
     observers: list[Observer],
     policies: Sequence[Policy],
-    notices: list[str],
+    start_info: StartInfo,
 ) -> RunResult:
     folder, state, emit, started_at = start.folder, parts.state, CompositeObserver(observers), time.perf_counter()
     emit(start)
-    for notice in notices:
+    for notice in (*parts.notices, *start_info.notices):
         emit(Notice(notice))
     with stop_on_signals() as is_stopping:
         try:
+            if start_info.is_resumed:  # after the record has begun: only a run with a record can be resumed
+                checkpointer.save_resumed_start(state, start_info.best)
             trainer = Trainer(
                 parts.task,
                 state,

@@ -197,10 +197,13 @@ class Checkpointer:
                 shutil.rmtree(self.folder / checkpoint_name(step))
 
     def save_resumed_start(self, state: TrainState, best: Path | None) -> None:
-        """Save where a resumed run starts and the best checkpoint so far, so that it does not need the old run."""
-        self.save(state, False)
+        """Save where a resumed run starts and the best checkpoint so far, so that it does not need the old run.
+
+        The best one comes first: if this process is killed in between, there is no step to resume from without it.
+        """
         if self.processes.is_main and best:
             self._link_as_best(best)
+        self.save(state, False)
 
     def restore_before(self, state: TrainState, before: int) -> int | None:
         """Restore the last intact checkpoint before step `before` and mark the later ones as discarded.

@@ -11,13 +11,13 @@ import torch
 from harness import cli
 from harness.commands.verify_resume import max_difference, read_checkpoint_parts
 from harness.config.compose import compose_config
-from harness.core.checkpoint_names import checkpoint_name
+from harness.core.checkpoint_names import checkpoint_name, list_saved_steps
 from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
 from harness.core.files import FileLock
 from harness.run.dry_run import dry_run
 from harness.run.runner import RunResult, run
-from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE
+from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Checkpointer
 from harness.training.policies import Decision, Policy, Stop
 from tests.conftest import ROOT
 from tests.run.test_run import find_only_run, read_record, read_series, run_with_torchrun, wait_for_steps
@@ -259,6 +259,18 @@ def test_resume_removes_the_draft_of_a_killed_run(interrupted, places, tmp_path)
     assert draft.exists()
     resume_run(killed, places)
     assert not draft.exists()
+
+
+def test_resume_cut_off_at_its_start_leaves_a_record_and_no_step(interrupted, places, monkeypatch) -> None:
+    """A step without the record, or without the best weights so far, could not be resumed to the same result."""
+
+    def stop_at_once(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpointer, "_link_as_best", stop_at_once)
+    result = resume_run(interrupted, places)
+    assert read_record(result.folder)[-1]["status"] == "interrupted"
+    assert not list_saved_steps(result.folder / "checkpoints")
 
 
 def test_no_intact_checkpoint_is_left(interrupted, places, tmp_path) -> None:

@@ -99,7 +99,7 @@ class RunLife:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run has recorded: complete rows, the last step of any row and what kind of line came last."""
+    """Record of a run so far: complete rows, the last step of any row and what kind of line came last."""
 
     step: int
     is_evaluated: bool  # at this step
