@@ -1,6 +1,7 @@
 """The private parts of Optuna and Hydra that the harness uses, checked against the installed versions."""
 
 import inspect
+import json
 import logging
 import re
 import warnings
@@ -84,6 +85,45 @@ def test_enqueued_params_are_read_before_they_are_suggested() -> None:
     study.ask()
     assert study.trials[0].params == {}
     assert optuna_internals.get_enqueued_params(study.trials[0]) == {"lr": 0.01}
+
+
+@pytest.mark.parametrize("is_database", [False, True])
+def test_a_trial_is_started_with_its_attributes_and_queued_ones_come_first(is_database, tmp_path) -> None:
+    journal = JournalStorage(JournalFileBackend(str(tmp_path / "journal")))
+    storage = f"sqlite:///{tmp_path}/study.db" if is_database else journal
+    study = optuna.create_study(storage=storage, sampler=optuna.samplers.RandomSampler())
+    study.enqueue_trial({"lr": 0.01})
+    study._get_trials(use_cache=True)
+    for value in (0.01, None):
+        trial = optuna_internals.start_trial(study, {"worker": 1})
+        lr = trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+        assert value is None or lr == value
+    assert study._thread_local.cached_all_trials is None
+    trials = study.trials
+    assert [(trial.state, trial.user_attrs) for trial in trials] == [(TrialState.RUNNING, {"worker": 1})] * 2
+    assert all(trial.datetime_start for trial in trials)
+    study.tell(trials[1].number, 1.0)
+    assert "cached_all_trials = None" in inspect.getsource(Study.ask)
+
+
+def test_the_pruner_sees_no_hidden_trials() -> None:
+    study = optuna.create_study(pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
+    study.add_trial(optuna.trial.create_trial(value=0.0, intermediate_values={1: 0.0}))
+    trial = study.ask()
+    trial.report(1.0, 1)
+    assert optuna_internals.should_prune(trial, ())
+    assert not optuna_internals.should_prune(trial, {0})
+
+
+def test_a_journal_is_replayed_one_record_at_a_time(tmp_path) -> None:
+    path = tmp_path / "journal"
+    study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(path))))
+    study.tell(study.ask(), 1.0)
+    replay = optuna_internals.JournalReplay()
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [replay.apply_record(record, is_strict=True) for record in records] == [""] * len(records)
+    assert replay.apply_record({**records[-1], "trial_id": 7}) == ""
+    assert replay.apply_record({**records[-1], "trial_id": 7}, is_strict=True) == "trial 7 does not exist"
 
 
 def test_a_trial_without_recent_heartbeat_is_stale(database_study) -> None:
