@@ -74,8 +74,15 @@ def start_marked(arguments: Sequence[str], log: Path, marker: str) -> subprocess
             stdout=output,
             stderr=errors,
             env={**os.environ, MARKER: marker, "OMP_NUM_THREADS": "1"},
+            preexec_fn=reset_signals,
             process_group=0,
         )
+
+
+def reset_signals() -> None:
+    """Undo that this process may ignore signals, as nohup and `&` in a script make it do."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def kill_process(process: subprocess.Popen[bytes]) -> bool:
