@@ -18,7 +18,7 @@ WORKER_SECONDS = 5  # after the death of a sweep, until its workers have ended
 UPLOAD_SECONDS = 60  # after the death of a run, until its uploader has ended
 SIGNAL_SECONDS = 90  # until a signaled process has ended; it may wait a minute for the upload to MLflow
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-STOPPING = "stopping after this step"  # what a run or a sweep says to the first signal
+STOPPING = "stopping "  # begins what a run or a sweep says to the first signal
 COLUMNS = ("lost", "duplicated", "different", "leftover files", "leftover processes", "other")
 
 
