@@ -5,8 +5,10 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, RunFailedError
+from harness.core.shortage import describe_shortage
 from harness.core.threads import use_passive_waiting
 
 # Each command is the module of that name in harness/commands, imported when it is chosen.
@@ -62,7 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 1
+    except RunFailedError as error:
+        print(error, file=sys.stderr)
+        return 1
     except Exception as error:
+        if shortage := describe_shortage(error, Path.cwd()):
+            print(f"{shortage}; the same command works again once there is enough", file=sys.stderr)
+            return 1
         if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf"):
             raise
         from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised

@@ -18,7 +18,8 @@ from harness.config.locks import check_locked
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
 from harness.core.errors import ConfigError, RunFailedError
-from harness.core.paths import config_dir
+from harness.core.paths import config_dir, project_dir
+from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.threads import use_passive_waiting
 
 
@@ -39,6 +40,9 @@ def run_job(cfg: DictConfig) -> float:
         result = run(cfg, overrides=overrides, **_sweep_arguments())
     except ConfigError as error:
         sys.exit(report_error(str(error), 2))
+    except ShortageError as error:
+        remedy = "make room, then resume from its last checkpoint with start=resume start.run=RUN, or start again"
+        raise RunFailedError(f"interrupted: {error}; {remedy}") from error
     finally:
         distributed.leave_process_group()
     if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -88,6 +92,11 @@ def main(arguments: Sequence[str]) -> int:
         return report_error(explain_error(error, list(arguments)), 2)
     except (RunFailedError, KeyboardInterrupt) as error:
         return report_error(str(error) or "interrupted before the run began", 1)
+    except Exception as error:
+        shortage = describe_shortage(error, project_dir())
+        if not shortage:
+            raise
+        return report_error(f"interrupted: {shortage}; the same command works again once there is enough", 1)
     return 0
 
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+DRAFT_SUFFIX, REMOVED_SUFFIX = ".tmp", ".removed"
+
 
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write `data` to a temporary file beside `path` and rename it to `path`."""
@@ -37,7 +39,7 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
 
     One process at a time may write a folder; hold a `FileLock` where several could.
     """
-    draft = folder.with_name(f"{folder.name}.tmp")
+    draft = folder.with_name(f"{folder.name}{DRAFT_SUFFIX}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
@@ -47,6 +49,19 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
         replace_folder(draft, folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Rename `folder`, then remove it, so that a process that dies half-way leaves nothing that looks whole.
+
+    What earlier processes left half-removed is removed too.
+    """
+    shutil.rmtree(_backup_path(folder), ignore_errors=True)
+    removed = folder.with_name(f"{folder.name}{REMOVED_SUFFIX}")
+    shutil.rmtree(removed, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
 
 
 def replace_folder(new: Path, folder: Path) -> None:

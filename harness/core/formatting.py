@@ -8,6 +8,15 @@ def format_number(value: float) -> str:
     return f"{value:#.4g}".rstrip(".") if abs(value) >= SMALLEST_FIXED or value == 0 else f"{value:.2e}"
 
 
+def format_bytes(count: float) -> str:
+    """Return a number of bytes with three digits and a decimal unit, such as "1.24 GB"."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 999.5:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
 def format_duration(seconds: float) -> str:
     """Return the two largest units, such as "2 h 01 min"; below 10 seconds, one decimal."""
     if seconds < 9.95:

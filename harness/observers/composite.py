@@ -3,13 +3,15 @@
 import sys
 from collections.abc import Callable, Iterable
 
-from harness.core.events import Event, Observer
+from harness.core.events import Event, Observer, RunStart
+from harness.core.shortage import ShortageError, describe_shortage
 
 
 class CompositeObserver(Observer):
     """Pass every event to every observer, and what an observer returns to all of them before the next event.
 
-    An observer that raises is disabled with a warning; the run continues.
+    An observer that raises is disabled with a warning; the run continues. Only a run that starts on a full disk ends,
+    because it would leave no record.
     """
 
     def __init__(self, observers: Iterable[Observer]) -> None:
@@ -17,7 +19,14 @@ class CompositeObserver(Observer):
 
     def __call__(self, event: Event) -> None:
         def notify(observer: Observer) -> None:
-            for reply in observer(event) or ():
+            try:
+                replies = observer(event) or ()
+            except OSError as error:
+                shortage = describe_shortage(error, event.folder) if isinstance(event, RunStart) else ""
+                if shortage:
+                    raise ShortageError(shortage) from error
+                raise
+            for reply in replies:
                 self(reply)
 
         self._call_each(notify)
@@ -29,6 +38,8 @@ class CompositeObserver(Observer):
         for observer in list(self.observers):
             try:
                 call(observer)
+            except ShortageError:
+                raise
             except Exception as error:
                 self.observers.remove(observer)
                 name, problem = type(observer).__name__, f"{type(error).__name__}: {error}"

@@ -18,7 +18,9 @@ from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings, Value
 from harness.core.errors import ConfigError
 from harness.core.events import Observer
+from harness.core.paths import project_dir
 from harness.core.seeding import seed_everything
+from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.state import ObservingSchedule, Schedule, TrainState
 from harness.core.task import Task
 from harness.training import policies
@@ -51,6 +53,7 @@ def instantiate_component(cfg: DictConfig, *path: str) -> Any:
     Raises:
         ConfigError: If the component is not trusted, or if its constructor raises ValueError or OSError, also when a
             partial is called later; the message names the key.
+        ShortageError: If there is no space left.
     """
     key, node = ".".join(path), cfg
     for name in path:
@@ -243,6 +246,8 @@ def _report_errors_under(key: str, call: Callable[..., Any]) -> Callable[..., An
 
 def _to_config_error(key: str, error: BaseException) -> BaseException:
     """Return a ConfigError for a ValueError or OSError, which the user can fix; other errors are bugs and stay."""
-    if isinstance(error, ConfigError):
+    if isinstance(error, ConfigError | ShortageError):
         return error
+    if shortage := describe_shortage(error, project_dir()):
+        return ShortageError(f"{key}: {shortage}")
     return ConfigError(f"{key}: {error}") if isinstance(error, ValueError | OSError) else error

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from harness.config.schema import RunSettings
 from harness.core.errors import ConfigError
+from harness.core.files import remove_folder
 from harness.core.task import Task
 from harness.record import metrics_file
 from harness.run import provenance
@@ -24,12 +25,19 @@ def check_unused(folder: Path) -> None:
 
 
 def create_run_dir(cfg: DictConfig, settings: RunSettings, given: Path | None, task: Task, command: str) -> Path:
-    """Create the folder of a run, with the resolved configuration, the provenance and the task's files in it."""
+    """Create the folder of a run, with the resolved configuration, the provenance and the task's files in it.
+
+    If that fails, no folder is left.
+    """
     folder = given.absolute() if given else _create_unique_dir(cfg, settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    provenance.write_provenance(folder, cfg, command)
-    for name, path in task.files.items():
-        shutil.copytree(path, folder / "checkpoints" / name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        provenance.write_provenance(folder, cfg, command)
+        for name, path in task.files.items():
+            shutil.copytree(path, folder / "checkpoints" / name)
+    except BaseException:
+        remove_folder(folder)
+        raise
     return folder
 
 

@@ -22,11 +22,14 @@ from harness.core.distributed import ProcessGroup, stop_on_signals
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
 from harness.core.events import Event, Notice, Observer, RunEnd, RunStart, Status
+from harness.core.files import remove_folder
 from harness.core.paths import project_dir
 from harness.core.seeding import preserve_rng_state
+from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.task import Task
 from harness.observers.composite import CompositeObserver
 from harness.observers.figures import FigureWriter
+from harness.record import metrics_file
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
 from harness.tracking.store_uri import hide_credentials
@@ -82,6 +85,8 @@ def run(
 
     Raises:
         ConfigError: If the run cannot be built or `folder` already holds a run; nothing is written then.
+        ShortageError: If there is no space left. A run that has taken a step is recorded as interrupted, and can be
+            resumed from its last checkpoint.
     """
     cfg = without_sweep_keys(cfg)
     settings = validate_config(cfg)
@@ -100,24 +105,37 @@ def run(
         )
         run_folder = processes.broadcast(run_folder)
         assert run_folder is not None
-        about = {"command": command, "data.digest": parts.task.dataset["digest"]}
-        about |= provenance.collect_provenance(processes.device, project_dir())
-        start = RunStart(
-            name=run_folder.name,
-            folder=run_folder,
-            total_steps=parts.plan.total_steps,
-            log_every=settings.loop.log_every,
-            params={**flatten_config(to_plain_dict(cfg)), **(params or {})},
-            effective=parts.effective,
-            tags={**about, **start_info.tags, **(tags or {})},
-            constants=parts.task.constants,
-            dataset=parts.task.dataset,
-            overrides=overrides or (),
-        )
-        if start_info.table and processes.is_main:
-            (start.folder / "start.txt").write_text(start_info.table + "\n")
-        checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
-        return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info)
+        with _removed_unless_started(run_folder, processes):
+            about = {"command": command, "data.digest": parts.task.dataset["digest"]}
+            about |= provenance.collect_provenance(processes.device, project_dir())
+            start = RunStart(
+                name=run_folder.name,
+                folder=run_folder,
+                total_steps=parts.plan.total_steps,
+                log_every=settings.loop.log_every,
+                params={**flatten_config(to_plain_dict(cfg)), **(params or {})},
+                effective=parts.effective,
+                tags={**about, **start_info.tags, **(tags or {})},
+                constants=parts.task.constants,
+                dataset=parts.task.dataset,
+                overrides=overrides or (),
+            )
+            if start_info.table and processes.is_main:
+                (start.folder / "start.txt").write_text(start_info.table + "\n")
+            checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
+            return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info)
+
+
+@contextmanager
+def _removed_unless_started(folder: Path, processes: ProcessGroup) -> Iterator[None]:
+    """Remove the folder of a run that ends with an exception before its record has begun."""
+    try:
+        yield
+    except BaseException:
+        record = folder / metrics_file.METRICS_FILE
+        if processes.is_main and not (record.exists() and record.stat().st_size):
+            remove_folder(folder)
+        raise
 
 
 @contextmanager
@@ -179,6 +197,7 @@ def _train_and_record(
 ) -> RunResult:
     folder, state, emit, started_at = start.folder, parts.state, CompositeObserver(observers), time.perf_counter()
     emit(start)
+    shortage = ""
     for notice in (*parts.notices, *start_info.notices):
         emit(Notice(notice))
     with stop_on_signals() as is_stopping:
@@ -200,9 +219,11 @@ def _train_and_record(
         except KeyboardInterrupt:
             stop = Stop("interrupted", "stopped by a second signal")
         except Exception as error:
-            stop = Stop("failed", f"{type(error).__name__}: {error}")
-            with suppress(OSError):  # a full disk may be the reason
-                (folder / f"error{processes.rank or ''}.txt").write_text(traceback.format_exc())
+            shortage = describe_shortage(error, folder)
+            stop = Stop("interrupted", shortage) if shortage else Stop("failed", f"{type(error).__name__}: {error}")
+            if not shortage:
+                with suppress(OSError):  # the error may be one of the disk
+                    (folder / f"error{processes.rank or ''}.txt").write_text(traceback.format_exc())
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in observers):
         _draw_predictions(parts.task, folder, emit)
     result = RunResult(
@@ -220,6 +241,8 @@ def _train_and_record(
               "best_val_loss", "best_step")}  # fmt: skip
     emit(RunEnd(**shared, artifacts=run_dir.list_description_files(folder)))
     emit.close()
+    if shortage:
+        raise ShortageError(f"{shortage} after step {state.step}")
     return result
 
 

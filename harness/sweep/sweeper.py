@@ -165,11 +165,13 @@ def _supervise_workers(
         stack.callback(queue.reap_dead_trials, is_leftover=True)
         stack.callback(pool.kill_workers)
         monitor = SweepMonitor(queue, pool, table, is_stopping, lambda: _write_summary(request, queue, "running"))
-        error = monitor.run()
+        outcome = monitor.run()
+    if outcome.shortage:
+        return "interrupted", outcome.shortage
     if is_stopping():
         return "interrupted", "stopped by a signal"
     reasons = queue.find_end_reasons()
-    failure = error or reasons.failures
+    failure = outcome.error or reasons.failures
     return ("failed", failure) if failure else ("completed", reasons.exhausted_budget)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.core.checkpoint_names import checkpoint_name, list_saved_steps
 from harness.core.distributed import ProcessGroup
-from harness.core.files import find_intact_folder, replace_folder, write_folder_atomically
+from harness.core.files import find_intact_folder, remove_folder, replace_folder, write_folder_atomically
 from harness.core.seeding import get_rng_state
 from harness.core.state import TrainState
 from harness.training.spikes import SPIKE_STEPS
@@ -194,7 +194,7 @@ class Checkpointer:
         rollback_step = max((step for step in saved if step <= state.step - SPIKE_STEPS), default=0)
         for step in saved[: -self.keep]:
             if step < rollback_step:
-                shutil.rmtree(self.folder / checkpoint_name(step))
+                remove_folder(self.folder / checkpoint_name(step))
 
     def save_resumed_start(self, state: TrainState, best: Path | None) -> None:
         """Save where a resumed run starts and the best checkpoint so far, so that it does not need the old run.

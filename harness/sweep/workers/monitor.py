@@ -12,9 +12,11 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.core.files import FileLock
+from harness.core.shortage import describe_full_disk
 from harness.sweep.report.summary import summarize_trials
 from harness.sweep.report.table import ProgressTable
 from harness.sweep.study.trial_queue import TrialQueue
+from harness.sweep.workers.worker import EXIT_SHORTAGE
 from harness.sweep.workers.worker_pool import MAX_CONSECUTIVE_DEATHS, LauncherPool, WorkerPool
 
 POLL_SECONDS, REAP_SECONDS = 0.5, 5.0
@@ -24,9 +26,10 @@ STORAGE_TIMEOUT_SECONDS = 600.0
 
 
 class SweepOutcome(NamedTuple):
-    """End of a sweep's polling. `error` is what ended it early, or an empty string."""
+    """End of a sweep's polling: an error or a shortage of disk space that ended it early, or empty strings."""
 
     error: str = ""
+    shortage: str = ""
 
 
 class SweepMonitor:
@@ -42,10 +45,10 @@ class SweepMonitor:
     ) -> None:
         self._queue, self._pool, self._table = queue, pool, table
         self._is_stopping, self._on_update = is_stopping, on_update
-        self._n_deaths, self._n_ended, self._reaped_at = 0, 0, time.monotonic()
+        self._n_deaths, self._n_ended, self._reaped_at, self._shortage = 0, 0, time.monotonic(), ""
 
-    def run(self) -> str:
-        """Poll until no trials are left or the sweep is stopped; return what went wrong, or an empty string."""
+    def run(self) -> SweepOutcome:
+        """Poll until no trials are left or the sweep is stopped, and return what went wrong."""
         self._table(summarize_trials(self._queue.study))  # before a launcher prints anything
         self._pool.start_workers(has_heartbeat_trials=False)
         failing_since = None
@@ -62,16 +65,22 @@ class SweepMonitor:
                 elif time.monotonic() - failing_since > STORAGE_TIMEOUT_SECONDS:
                     outcome = SweepOutcome(f"the study's storage did not answer: {error}")
             if outcome is not None:
-                return outcome.error
+                return outcome
             time.sleep(POLL_SECONDS)
 
     def _poll_once(self) -> SweepOutcome | None:
         """Update everything once; return None while the sweep is running."""
+        dead = self._pool.take_dead_workers()
+        short = [index for index, status in dead if status == EXIT_SHORTAGE]
+        if short and not self._shortage:
+            self._shortage = describe_full_disk(self._queue.folder) or self._pool.describe_last_output(short[0])
+        if self._shortage:  # before anything is written: the other workers stop, and their trials are queued again
+            self._pool.stop_workers()
+            return None if self._pool.has_workers else SweepOutcome(shortage=self._shortage)
         trials = summarize_trials(self._queue.study)
         self._table(trials)
         if self._is_stopping():
             self._pool.stop_workers()
-        dead = self._pool.take_dead_workers()
         if dead or time.monotonic() - self._reaped_at > REAP_SECONDS:
             self._reaped_at = time.monotonic()
             self._queue.reap_dead_trials(is_leftover=False)

@@ -7,13 +7,13 @@ its parent dies, standard input closes, and the worker exits.
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,9 @@ from optuna.trial import Trial, TrialState
 from harness.config.targets import import_component
 from harness.core.errors import ConfigError
 from harness.core.events import Status
+from harness.core.files import remove_folder
 from harness.core.paths import module_command, project_dir
+from harness.core.shortage import ShortageError, describe_shortage
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.formatting import list_trial_overrides
 from harness.sweep.study.liveness import send_heartbeats
@@ -36,6 +38,7 @@ from harness.sweep.study.trial_queue import TrialQueue
 from harness.tracking.run_uploader import SWEEP_TAG
 
 EXIT_OK, EXIT_CRASHED = 0, 1
+EXIT_SHORTAGE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, or too many files are open
 WORKER_MODULE = "harness.sweep.workers.worker"
 
 
@@ -80,7 +83,11 @@ def worker_log_path(sweep_folder: str | Path, index: int) -> Path:
 
 
 def run_trials(spec: WorkerSpec, is_stopping: Callable[[], bool]) -> None:
-    """Run trials until none are left or the worker is asked to stop."""
+    """Run trials until none are left or the worker is asked to stop.
+
+    Raises:
+        ShortageError: If there is no space left; the trial was interrupted.
+    """
     import harness.run.runner  # noqa: F401  # imports torch now, so that no claimed trial waits for it
 
     queue, study_spec = open_queue(spec)
@@ -89,8 +96,14 @@ def run_trials(spec: WorkerSpec, is_stopping: Callable[[], bool]) -> None:
         if trial is None:
             return
         with send_heartbeats(trial):
-            result = _run_trial(trial, queue, study_spec, spec, is_stopping)
+            shortage = None
+            try:
+                result = _run_trial(trial, queue, study_spec, spec, is_stopping)
+            except ShortageError as error:
+                shortage, result = error, TrialResult("interrupted", str(error))
             queue.finish_trial(trial, result, [getattr(result, name) for name in study_spec.objectives])
+        if shortage:
+            raise shortage
         _delete_losing_checkpoints(queue.study, Path(spec.folder), study_spec.keep)
         if result.status == "interrupted":
             return
@@ -112,7 +125,11 @@ def open_queue(spec: WorkerSpec) -> tuple[TrialQueue, StudySpec]:
 def _run_trial(
     trial: Trial, queue: TrialQueue, study_spec: StudySpec, spec: WorkerSpec, is_stopping: Callable[[], bool]
 ) -> TrialResult:
-    """Train with the trial's values. Errors become a failed result, so that the worker goes on to the next trial."""
+    """Train with the trial's values. Errors become a failed result, so that the worker goes on to the next trial.
+
+    Raises:
+        ShortageError: If there is no space left, which is not the trial's fault.
+    """
     from harness.run.runner import run
 
     folder = Path(spec.folder) / str(trial.number)
@@ -132,6 +149,8 @@ def _run_trial(
     except ConfigError as error:
         return TrialResult("failed", str(error))
     except Exception as error:
+        if shortage := describe_shortage(error, folder):
+            raise ShortageError(shortage) from error
         traceback.print_exc()
         return TrialResult("failed", f"{type(error).__name__}: {error}")
     effective = result.effective
@@ -169,7 +188,8 @@ def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> 
         kept |= {trial.number for trial in study.best_trials}
     for trial in finished:
         if trial.number not in kept:
-            shutil.rmtree(folder / str(trial.number) / "checkpoints", ignore_errors=True)
+            with suppress(OSError):
+                remove_folder(folder / str(trial.number) / "checkpoints")
 
 
 def main() -> int:
@@ -179,7 +199,15 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: received.append(number))
     silence_optuna()
-    run_trials(spec, lambda: bool(received))
+    try:
+        run_trials(spec, lambda: bool(received))
+    except Exception as error:
+        shortage = describe_shortage(error, Path(spec.folder))
+        if not shortage:
+            raise
+        with suppress(OSError):  # the log is on the full disk
+            print(shortage, file=sys.stderr, flush=True)
+        return EXIT_SHORTAGE
     return EXIT_OK
 
 

@@ -20,6 +20,7 @@ from harness.sweep.study.liveness import is_dead
 from harness.sweep.workers.worker import (
     EXIT_CRASHED,
     EXIT_OK,
+    EXIT_SHORTAGE,
     WORKER_MODULE,
     WorkerSpec,
     spawn_worker,
@@ -163,6 +164,8 @@ def run_launcher_job(spec: WorkerSpec, n_gpus: int, parent_process: dict[str, An
         status = _wait_for_worker(spawn_worker(spec, index, n_gpus), parent_process)
         if status in (EXIT_OK, -signal.SIGINT, -signal.SIGTERM):
             return EXIT_OK
+        if status == EXIT_SHORTAGE:
+            return status
     return status
 
 

@@ -1,0 +1,53 @@
+"""A worker on a full disk: its trial is queued again, and it takes no other."""
+
+import errno
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from harness.run import runner
+from harness.sweep.study.trial_attrs import RESULT
+from harness.sweep.workers import worker
+from harness.sweep.workers.worker import EXIT_SHORTAGE, main
+from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, start_study
+
+
+def fail_without_space(*args: Any, **kwargs: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def run_worker(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
+    """Return the exit status of a worker, run in this process."""
+    spec = make_worker_spec(read_tiny_request(*overrides))
+    monkeypatch.setattr(worker.sys, "stdin", io.StringIO(json.dumps(asdict(spec)) + "\n"))
+    monkeypatch.setattr(worker, "_exit_with_parent", lambda: None)
+    monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
+    return main()
+
+
+def test_full_disk_interrupts_the_trial(places, monkeypatch, capsys) -> None:
+    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=3", "sweep.n_jobs=1"]
+    queue = start_study(*sweep)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "run", fail_without_space)
+        assert run_worker(monkeypatch, *sweep) == EXIT_SHORTAGE
+    assert "no space left on" in capsys.readouterr().err
+    interrupted = queue.study.trials[0]
+    assert interrupted.state == TrialState.FAIL
+    assert interrupted.user_attrs[RESULT]["status"] == "interrupted"
+    assert [trial.state for trial in queue.study.trials[1:]] == [TrialState.WAITING]
+
+
+def test_study_that_cannot_be_written_ends_the_worker(places, monkeypatch, capsys) -> None:
+    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=3", "sweep.n_jobs=1"]
+    queue = start_study(*sweep)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.TrialQueue, "claim_trial", fail_without_space)
+        assert run_worker(monkeypatch, *sweep) == EXIT_SHORTAGE
+    assert [trial.state for trial in queue.study.trials] == [TrialState.WAITING]
+    assert Path(queue.folder).exists()
