@@ -12,6 +12,7 @@ from harness.core.errors import ConfigError
 from harness.core.events import EvalEnd, Event, StepEnd
 from harness.run.build import RunParts, build_observers
 from harness.run.runner import built_run
+from harness.training.checkpoint import estimate_checkpoint_bytes
 from harness.training.loop import Trainer, evaluate
 from harness.training.policies import Stop
 
@@ -21,7 +22,7 @@ class DryRun:
     """Settings in effect and size of a run that was built but not started.
 
     `tokens` are those of all steps. `evals` does not count the evaluation before training. `digest` identifies the
-    dataset. Seconds are None unless measured.
+    dataset. `checkpoint_bytes` is estimated. Seconds are None unless measured.
     """
 
     effective: EffectiveSettings
@@ -29,6 +30,7 @@ class DryRun:
     evals: int
     tokens: int
     digest: str
+    checkpoint_bytes: int
     seconds_per_step: float | None
     seconds_per_eval: float | None
 
@@ -53,6 +55,7 @@ def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
         evals=sum(step > plan.first_step for step in plan.eval_steps),
         tokens=steps * round(plan.batch_size * task.tokens_per_example),
         digest=task.dataset["digest"],
+        checkpoint_bytes=estimate_checkpoint_bytes(parts.state),
         seconds_per_step=seconds_per_step,
         seconds_per_eval=seconds_per_eval,
     )

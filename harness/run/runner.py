@@ -23,9 +23,10 @@ from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
 from harness.core.events import Event, Notice, Observer, RunEnd, RunStart, Status
 from harness.core.files import remove_folder
+from harness.core.formatting import format_bytes
 from harness.core.paths import project_dir
 from harness.core.seeding import preserve_rng_state
-from harness.core.shortage import ShortageError, describe_shortage
+from harness.core.shortage import ShortageError, describe_shortage, free_bytes
 from harness.core.task import Task
 from harness.observers.composite import CompositeObserver
 from harness.observers.figures import FigureWriter
@@ -33,7 +34,7 @@ from harness.record import metrics_file
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
 from harness.tracking.store_uri import hide_credentials
-from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer
+from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer, estimate_checkpoint_bytes
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
 
@@ -100,6 +101,7 @@ def run(
         except BaseRunFailed as error:
             return error.result
         observers = build_observers(cfg) if processes.is_main else []
+        processes.run_main_first(lambda: _check_disk_space(settings, parts) if processes.is_main else None)
         run_folder = processes.run_main_first(
             lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task, command) if processes.is_main else None
         )
@@ -124,6 +126,16 @@ def run(
                 (start.folder / "start.txt").write_text(start_info.table + "\n")
             checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
             return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info)
+
+
+def _check_disk_space(settings: RunSettings, parts: RunParts) -> None:
+    """Check that two checkpoints fit on the disk: the last one stays until the next is complete."""
+    needed, free = 2 * estimate_checkpoint_bytes(parts.state), free_bytes(settings.output_dir)
+    if free is not None and free < needed:
+        raise ShortageError(
+            f"output_dir: {settings.output_dir}: two checkpoints take {format_bytes(needed)} and {format_bytes(free)} "
+            "are free; make room, or use another output_dir"
+        )
 
 
 @contextmanager

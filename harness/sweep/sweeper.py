@@ -23,6 +23,7 @@ from harness.run import provenance
 from harness.run.dry_run import dry_run
 from harness.run.preflight_adapter import open_training_setup
 from harness.run.runner import BaseRunFailed
+from harness.sweep.disk_space import check_disk_space
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.figures import draw_study_figures
 from harness.sweep.report.final_report import format_sweep_summary
@@ -57,8 +58,9 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
     for notice in checked.notices:
         print(f"note: {notice}")
+    disk_space = check_disk_space(request, checked.checkpoint_bytes)
     if request.options.dry_run:
-        print(estimate_cost(request))
+        print(estimate_cost(request), disk_space, sep="\n")
         return
     is_resumed = check_existing_study(request)
     _ensure_base_model(request)
@@ -70,6 +72,7 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
         (request.folder / "preflight.txt").write_text(findings)
     workers = _describe_workers(request)
     print(f"Study {request.study_name}: {request.budget.n_trials} trials by {workers}, in {request.folder}")
+    print(disk_space)
     status, reason = _run_trials(request, queue, config, context)
     print(format_sweep_summary(summarize_study(queue.study, request.budget.n_trials, request.space.fixed)))
     if status != "completed":

@@ -44,6 +44,13 @@ def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None =
     write_folder_atomically(folder, write)
 
 
+def estimate_checkpoint_bytes(state: TrainState) -> int:
+    """Return about how many bytes a checkpoint of `state` takes, with two moments per trainable parameter."""
+    tensors = {tensor.data_ptr(): tensor for tensor in state.model.state_dict().values()}  # tied ones are written once
+    weights = sum(tensor.nbytes for tensor in tensors.values())
+    return weights + 2 * sum(parameter.nbytes for parameter in state.model.parameters() if parameter.requires_grad)
+
+
 def load_checkpoint(state: TrainState, folder: Path, *, rank: int = 0) -> None:
     """Restore `state` from `folder`.
 

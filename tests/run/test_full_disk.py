@@ -1,7 +1,6 @@
 """A run on a full disk is interrupted, leaves nothing half-written and resumes to the same result."""
 
 import errno
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -16,9 +16,8 @@ from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA
 
 DISK_KB = 6000
 N_SHORTAGES = int(os.environ.get("N_SHORTAGES", "20"))
-RUN = [
-    override for override in TINY_WITHOUT_LORA if not override.startswith(("hydra", "optimizer.lr", "loop.grad_clip"))
-]
+NOT_FOR_RUNS = ("hydra", "optimizer.lr", "loop.grad_clip")
+RUN = [override for override in TINY_WITHOUT_LORA if not override.startswith(NOT_FOR_RUNS)]
 
 
 @pytest.fixture
@@ -83,7 +82,7 @@ def test_sweeps_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
 def test_runs_on_a_full_disk(disk: Path, tmp_path: Path) -> None:
     chance, n_short, n_resumed = random.Random(1), 0, 0
     places = [f"cache_dir={tmp_path}/cache", f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "loop.save_every=3"]
-    run = [*RUN, *places, "loop.max_steps=24", "observers=metrics_only"]
+    run = [*RUN, *places, "loop.max_steps=24"]
     done = run_script(*run, f"output_dir={tmp_path}/reference")
     assert done.returncode == 0, done.stderr
     best = read_best(next((tmp_path / "reference").iterdir()))

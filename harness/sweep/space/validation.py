@@ -30,9 +30,10 @@ LONG_WARMUP_SHARE = 0.5
 
 @dataclass(frozen=True)
 class SpaceCheck:
-    """Longest warm-up in the space, as a share of a run, and notes for the user."""
+    """Longest warm-up in the space, as a share of a run; bytes of the largest checkpoint; and notes for the user."""
 
     warmup_share: float
+    checkpoint_bytes: int
     notices: tuple[str, ...]
 
 
@@ -57,19 +58,20 @@ def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
             _check_comparable(current, corner)
         return corner
 
-    warmup_share = _warmup_share(current)
+    built = [current]
     for values in space.iterate_corners():
         try:
-            warmup_share = max(warmup_share, _warmup_share(check_point(values)))
+            built.append(check_point(values))
         except ConfigError as error:
             raise ConfigError(f"{error} ({_describe_failure(space, values, check_point, str(error))})") from error
+    warmup_share = max(map(_warmup_share, built))
     notices = list(_find_unused_conditions(space))
     if warmup_share > LONG_WARMUP_SHARE:
         notices.append(
             f"the longest warm-up in the space is {warmup_share:.0%} of a run, and trials are not pruned before it "
             "ends; a shorter warm-up would let bad trials end sooner"
         )
-    return SpaceCheck(warmup_share, tuple(notices))
+    return SpaceCheck(warmup_share, max(run.checkpoint_bytes for run in built), tuple(notices))
 
 
 def baseline_values(space: SearchSpace, cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:

@@ -1,0 +1,51 @@
+"""How much disk space the checkpoints of a sweep will take."""
+
+from dataclasses import dataclass
+
+from harness.core.formatting import format_bytes
+from harness.core.shortage import ShortageError, free_bytes
+from harness.sweep.request import SweepRequest
+
+RECORD_BYTES = 1 << 20  # metrics, figures and logs of one trial
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """Bytes that a sweep needs to train at all, and those it may take at most."""
+
+    lowest: int
+    highest: int
+
+
+def estimate_disk_use(request: SweepRequest, checkpoint_bytes: int) -> DiskUse:
+    """Estimate the disk use of a sweep whose largest checkpoint takes `checkpoint_bytes`.
+
+    A running trial keeps `loop.keep_checkpoints`, the best one, one for a rollback and the one being written. The best
+    `sweep.keep` trials keep theirs.
+    """
+    keep, n_trials = request.cfg.loop.keep_checkpoints, request.budget.n_trials
+    running = request.n_jobs * (keep + 3)
+    finished = min(request.options.keep, n_trials) * (keep + 2)
+    return DiskUse(
+        lowest=request.n_jobs * 2 * checkpoint_bytes,
+        highest=(running + finished) * checkpoint_bytes + n_trials * RECORD_BYTES,
+    )
+
+
+def check_disk_space(request: SweepRequest, checkpoint_bytes: int) -> str:
+    """Return a line with the disk space that the sweep may take and what is free.
+
+    Raises:
+        ShortageError: If not even the checkpoints of the running trials fit.
+    """
+    use, free = estimate_disk_use(request, checkpoint_bytes), free_bytes(request.folder)
+    if not request.is_local or free is None:
+        return f"disk space: at most {format_bytes(use.highest)}"
+    if use.lowest > free:
+        raise ShortageError(
+            f"output_dir: {request.folder}: the checkpoints of {request.n_jobs} running trials take at least "
+            f"{format_bytes(use.lowest)} and {format_bytes(free)} are free; make room, use another output_dir, or lower "
+            "sweep.n_jobs"
+        )
+    line = f"disk space: at most {format_bytes(use.highest)} of {format_bytes(free)} free in {request.folder}"
+    return line if use.highest <= free else f"{line}; lower sweep.keep or loop.keep_checkpoints, or make room"
