@@ -44,8 +44,8 @@ def check_disk_space(request: SweepRequest, checkpoint_bytes: int) -> str:
     if use.lowest > free:
         raise ShortageError(
             f"output_dir: {request.folder}: the checkpoints of {request.n_jobs} running trials take at least "
-            f"{format_bytes(use.lowest)} and {format_bytes(free)} are free; make room, use another output_dir, or lower "
-            "sweep.n_jobs"
+            f"{format_bytes(use.lowest)} and {format_bytes(free)} are free; make room, use another output_dir, or "
+            "lower sweep.n_jobs"
         )
     line = f"disk space: at most {format_bytes(use.highest)} of {format_bytes(free)} free in {request.folder}"
     return line if use.highest <= free else f"{line}; lower sweep.keep or loop.keep_checkpoints, or make room"

@@ -1,7 +1,7 @@
 """Every private part of Optuna that the harness uses. tests/sweep/test_internals.py fails when Optuna changes one."""
 
 import warnings
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -134,9 +134,28 @@ def fail_trial(study: Study, trial: FrozenTrial, user_attrs: Mapping[str, Any]) 
     Raises:
         optuna.exceptions.UpdateFinishedTrialError: If the trial ended in the meantime.
     """
+    _end_trial(study, trial, user_attrs, TrialState.FAIL)
+
+
+def complete_trial(study: Study, trial: FrozenTrial, user_attrs: Mapping[str, Any], values: Sequence[float]) -> None:
+    """Set user attributes, values and the state COMPLETE on a trial that another process was running.
+
+    Raises:
+        optuna.exceptions.UpdateFinishedTrialError: If the trial ended in the meantime.
+    """
+    _end_trial(study, trial, user_attrs, TrialState.COMPLETE, values)
+
+
+def _end_trial(
+    study: Study,
+    trial: FrozenTrial,
+    user_attrs: Mapping[str, Any],
+    state: TrialState,
+    values: Sequence[float] | None = None,
+) -> None:
     for key, value in user_attrs.items():
         study._storage.set_trial_user_attr(trial._trial_id, key, value)
-    study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    study._storage.set_trial_state_values(trial._trial_id, state, values)
 
 
 def hide_trials(study: Study, numbers: Container[int]) -> Study:

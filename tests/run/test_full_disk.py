@@ -78,6 +78,4 @@ def test_message_names_the_remedy(places, tmp_path, monkeypatch, capsys) -> None
     assert "no space left on" in message
     assert "start=resume start.run=RUN" in message
     assert "Traceback" not in message
-    assert (
-        json.loads((find_only_run(tmp_path) / "metrics.jsonl").read_text().splitlines()[-1])["status"] == "interrupted"
-    )
+    assert read_record(find_only_run(tmp_path))[-1]["status"] == "interrupted"

@@ -34,7 +34,7 @@ def test_sweep_that_does_not_fit_is_refused(places, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(disk_space, "free_bytes", lambda folder: 1000)
     assert run_main(monkeypatch, "-m", *SWEEP, *places) == 1
     message = capsys.readouterr().err
-    assert "2 running trials need at least" in message
+    assert "the checkpoints of 2 running trials take at least" in message
     assert "1 kB are free; make room" in message
     assert not (tmp_path / "outputs").exists()
 
@@ -45,5 +45,5 @@ def test_line_says_what_to_lower(places, monkeypatch) -> None:
     line = check_disk_space(request, 1_000_000)
     assert line.startswith("disk space: at most 23.2 MB of 10 MB free in ")
     assert line.endswith("lower sweep.keep or loop.keep_checkpoints, or make room")
-    with pytest.raises(ShortageError, match="need at least 12 MB"):
+    with pytest.raises(ShortageError, match="take at least 12 MB"):
         check_disk_space(request, 3_000_000)

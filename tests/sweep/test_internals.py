@@ -155,6 +155,16 @@ def test_a_running_trial_of_another_process_is_failed_only_once(database_study) 
         optuna_internals.fail_trial(database_study, running, {"result": {}})
 
 
+def test_a_running_trial_of_another_process_is_completed_only_once(database_study) -> None:
+    database_study.ask()
+    [running] = database_study.trials
+    optuna_internals.complete_trial(database_study, running, {"result": {}}, [0.5])
+    [completed] = database_study.trials
+    assert (completed.state, completed.values) == (TrialState.COMPLETE, [0.5])
+    with pytest.raises(UpdateFinishedTrialError):
+        optuna_internals.complete_trial(database_study, running, {}, [0.4])
+
+
 @pytest.mark.parametrize("sampler", ["TPESampler", "CmaEsSampler", "QMCSampler", "GPSampler"])
 def test_samplers_do_not_read_hidden_trials(sampler) -> None:
     assert "_get_trials" in inspect.getsource(inspect.getmodule(getattr(optuna.samplers, sampler)))

@@ -13,6 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.sweep.optuna_internals import (
+    complete_trial,
     fail_trial,
     find_stale_trials,
     get_database_engine,
@@ -25,6 +26,7 @@ from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import is_dead, this_process
 from harness.sweep.study.pruning import to_rung
+from harness.sweep.study.recorded_result import read_recorded_result
 from harness.sweep.study.storage import study_lock
 from harness.sweep.study.trial_attrs import (
     BASELINE,
@@ -34,6 +36,7 @@ from harness.sweep.study.trial_attrs import (
     RETRIES,
     RETRY_OF,
     STOP_REQUESTED,
+    STUDY_SPEC,
     WORKER,
     TrialResult,
     read_trial_worker,
@@ -110,7 +113,9 @@ class TrialQueue:
             self._tell_study(trial, result, values)
 
     def reap_dead_trials(self, *, is_leftover: bool, is_only_sweep: bool = False) -> list[int]:
-        """End and requeue the trials whose process died or stopped sending heartbeats, and return their numbers.
+        """End the trials whose process died or stopped sending heartbeats, and return their numbers.
+
+        A trial whose run has completed, according to its record, is completed; the others are queued again.
 
         Args:
             is_leftover: The workers were killed together with their sweep, so their trials are not to blame.
@@ -126,6 +131,8 @@ class TrialQueue:
             for trial in dead:
                 was_killed = is_leftover and trial.number not in stale
                 with suppress(UpdateFinishedTrialError):  # its worker was alive after all and ended it
+                    if self._complete_from_record(trial):
+                        continue
                     fail_trial(self.study, trial, {RESULT: SWEEP_KILLED if was_killed else WORKER_DIED})
                     self._requeue_trial(trial, has_killed=not was_killed)
         return [trial.number for trial in dead]
@@ -177,6 +184,15 @@ class TrialQueue:
         """Report NaN as the last value. Optuna ignores a second value at the same step, so use a later one."""
         last = self.study.get_trials(deepcopy=False)[trial.number].last_step
         trial.report(math.nan, step if last is None else max(step, last + 1))
+
+    def _complete_from_record(self, trial: FrozenTrial) -> bool:
+        """Complete a trial that was killed after its run had completed, and return whether it was."""
+        result = read_recorded_result(self.folder / str(trial.number))
+        if result is None:
+            return False
+        objectives = self.study.user_attrs[STUDY_SPEC]["objectives"]
+        complete_trial(self.study, trial, {RESULT: asdict(result)}, [getattr(result, name) for name in objectives])
+        return True
 
     def _running_trials(self) -> list[tuple[FrozenTrial, Mapping[str, Any]]]:
         """Return the running trials that this program started, each with the process that runs it."""

@@ -51,3 +51,32 @@ def test_study_that_cannot_be_written_ends_the_worker(places, monkeypatch, capsy
         assert run_worker(monkeypatch, *sweep) == EXIT_SHORTAGE
     assert [trial.state for trial in queue.study.trials] == [TrialState.WAITING]
     assert Path(queue.folder).exists()
+
+
+def test_trial_whose_run_has_completed_is_completed_after_a_kill(places, monkeypatch) -> None:
+    """The disk fills up, or the worker dies, between the end of the run and the message to the study."""
+    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
+    queue = start_study(*sweep)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.TrialQueue, "finish_trial", fail_without_space)
+        assert run_worker(monkeypatch, *sweep) == EXIT_SHORTAGE
+    assert [trial.state for trial in queue.study.trials] == [TrialState.RUNNING]
+    assert queue.reap_dead_trials(is_leftover=True, is_only_sweep=True) == [0]
+    [trial] = queue.study.trials
+    assert trial.state == TrialState.COMPLETE
+    assert trial.value == trial.user_attrs[RESULT]["best_val_loss"]
+    assert trial.user_attrs[RESULT]["step"] == 4
+    assert not queue.has_more_trials()
+
+
+@pytest.mark.parametrize("lines", [0, 3])
+def test_trial_without_a_complete_record_is_queued_again(lines, places, monkeypatch) -> None:
+    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
+    queue = start_study(*sweep)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.TrialQueue, "finish_trial", fail_without_space)
+        run_worker(monkeypatch, *sweep)
+    record = queue.folder / "0" / "metrics.jsonl"
+    record.write_text("".join(record.read_text().splitlines(keepends=True)[:lines]))
+    queue.reap_dead_trials(is_leftover=True, is_only_sweep=True)
+    assert [trial.state for trial in queue.study.trials] == [TrialState.FAIL, TrialState.WAITING]

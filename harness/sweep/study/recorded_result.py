@@ -1,0 +1,32 @@
+"""Read the result of a trial from the record of its run, for a worker that died before it could tell the study."""
+
+from pathlib import Path
+
+from harness.core.effective_settings import EffectiveSettings
+from harness.record.metrics_file import METRICS_FILE, read_entries
+from harness.sweep.study.trial_attrs import TrialResult
+
+
+def read_recorded_result(folder: Path) -> TrialResult | None:
+    """Return the result of the completed run in `folder`; None if there is none, or its record is damaged."""
+    try:
+        entries = [entry for entry, _ in read_entries(folder / METRICS_FILE) if entry["kind"] in ("start", "end")]
+        start, end = entries[0], entries[-1]
+        effective = EffectiveSettings.from_json(start["effective"])
+        if end["kind"] != "end" or end["status"] != "completed":
+            return None
+        return TrialResult(
+            status="completed",
+            best_val_loss=float(end["best_val_loss"]),
+            best_step=end["best_step"],
+            step=end["step"],
+            tokens=end["tokens"],
+            seconds=end["seconds"],
+            fraction_done=1.0,
+            trainable_parameters=effective.trainable_parameters,
+            folder=folder.name,
+            threads=effective.threads,
+            device=effective.device,
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
