@@ -41,8 +41,8 @@ def run_job(cfg: DictConfig) -> float:
     except ConfigError as error:
         sys.exit(report_error(str(error), 2))
     except ShortageError as error:
-        remedy = "make room, then resume from its last checkpoint with start=resume start.run=RUN, or start again"
-        raise RunFailedError(f"interrupted: {error}; {remedy}") from error
+        remedy = "make room and run the same command again, or resume with start=resume start.run=RUN"
+        sys.exit(report_error(f"interrupted: {error}; {remedy}", 1))
     finally:
         distributed.leave_process_group()
     if HydraConfig.get().mode is RunMode.MULTIRUN:

@@ -1,4 +1,4 @@
-"""How much disk space the checkpoints of a sweep will take."""
+"""Estimate the disk space that the checkpoints of a sweep will take."""
 
 from dataclasses import dataclass
 
