@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from harness.core.errors import ConfigError, RunFailedError
+from harness.core.errors import ConfigError, RunFailedError, explain_path_error
 from harness.core.shortage import describe_shortage
 from harness.core.threads import use_passive_waiting
 
@@ -71,11 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if shortage := describe_shortage(error, Path.cwd()):
             print(f"{shortage}; the same command works again once there is enough", file=sys.stderr)
             return 1
-        if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf"):
-            raise
-        from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised
+        message = explain_path_error(error)
+        if not message:
+            if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf"):
+                raise
+            from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised
 
-        print(explain_error(error, args.arguments), file=sys.stderr)
+            message = explain_error(error, args.arguments)
+        print(message, file=sys.stderr)
     return 2
 
 

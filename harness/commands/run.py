@@ -9,15 +9,15 @@ from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness.config.compose import check_compositions, list_search_path_overrides
-from harness.config.errors import HYDRA_ERRORS, explain_error
+from harness.config.errors import HYDRA_ERRORS, check_group_values, explain_error
 from harness.config.hydra_internals import run_hydra_app
 from harness.config.locks import check_locked
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
-from harness.core.errors import ConfigError, RunFailedError
+from harness.core.errors import ConfigError, RunFailedError, explain_path_error
 from harness.core.paths import config_dir, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.threads import use_passive_waiting
@@ -32,17 +32,24 @@ def run_job(cfg: DictConfig) -> float:
     from harness.core import distributed
     from harness.run.runner import run
 
+    job = HydraConfig.get()
+    given = cast(list[str], OmegaConf.to_container(job.overrides.task))  # unresolved: one may be key=${other.key}
     try:
-        job = HydraConfig.get()
         check_hydra_settings(cast(DictConfig, job))  # composed here, outside `main`, if a launcher started this process
-        check_locked(cfg, job.overrides.task)
-        overrides = [*list_search_path_overrides(job), *job.overrides.task]
+        check_locked(cfg, given)
+        overrides = [*list_search_path_overrides(job), *given]
         result = run(cfg, overrides=overrides, **_sweep_arguments())
     except ConfigError as error:
         sys.exit(report_error(str(error), 2))
     except ShortageError as error:
         remedy = "make room and run the same command again, or resume with start=resume start.run=RUN"
         sys.exit(report_error(f"interrupted: {error}; {remedy}", 1))
+    except HYDRA_ERRORS as error:
+        sys.exit(report_error(explain_error(error, given), 2))
+    except OSError as error:
+        if not (message := explain_path_error(error)):
+            raise
+        sys.exit(report_error(message, 2))
     finally:
         distributed.leave_process_group()
     if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -78,6 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     use_passive_waiting()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here
     try:
+        check_group_values(arguments)
         with check_compositions():
             run_hydra_app(
                 run_job,
@@ -93,6 +101,8 @@ def main(arguments: Sequence[str]) -> int:
     except (RunFailedError, KeyboardInterrupt) as error:
         return report_error(str(error) or "interrupted before the run began", 1)
     except Exception as error:
+        if message := explain_path_error(error):
+            return report_error(message, 2)
         shortage = describe_shortage(error, project_dir())
         if not shortage:
             raise

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.config.errors import check_group_values
 from harness.config.hydra_internals import watch_compositions
 from harness.config.trust import check_components, check_composed_config, check_search_path
 from harness.core.errors import ConfigError
@@ -42,6 +43,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
     Results are cached, so that a process sees the same configuration after its files have changed.
     """
+    check_group_values(overrides)
     hydra = GlobalHydra.instance()
     return deepcopy(_compose_cached(hydra.config_loader() if hydra.is_initialized() else None, tuple(overrides)))
 

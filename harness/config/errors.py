@@ -1,16 +1,23 @@
 """Explain errors of Hydra and OmegaConf: name the key, the value and the remedy in one line."""
 
 import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverrideParseException
+from hydra.core.override_parser.overrides_parser import OverrideParseException, OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.core.errors import did_you_mean
-from harness.core.paths import run_command
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.paths import config_dir, run_command
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
 """Raised for invalid input when a configuration is composed."""
+
+HYDRA_PREFIXES = ("hydra.", "+hydra.", "++hydra.", "~hydra.")
+"""Beginnings of overrides whose errors Hydra reports without naming the key."""
 
 LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
 """Extras of this package that install a launcher."""
@@ -19,8 +26,6 @@ LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slur
 def explain_error(error: Exception, arguments: list[str]) -> str:
     """Return a message for the user; unknown errors keep their first line."""
     cause = error.__cause__
-    if "Config group override must be" in str(error):
-        return f"{next((a for a in arguments if a.endswith('=null')), 'null')}: a group needs an option"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _explain_missing_option(error)
     if isinstance(error, OverrideParseException):
@@ -33,7 +38,27 @@ def explain_error(error: Exception, arguments: list[str]) -> str:
     if "Ambiguous value" in str(error) or "requires --multirun" in str(error):
         override = re.search(r"'(.+)'", _first_line(error))
         return f"{override[1] if override else error}: several values are a sweep; add -m, or quote the value"
-    return " ".join(part for part in (_first_line(error), _first_line(cause)) if part)
+    message = " ".join(part for part in (_first_line(error), _first_line(cause)) if part)
+    place = getattr(error, "full_key", None) or ", ".join(a for a in arguments if a.startswith(HYDRA_PREFIXES))
+    return message if not place or place.partition("=")[0] in message else f"{place}: {message}"
+
+
+def check_group_values(overrides: Sequence[str]) -> None:
+    """Check that config groups are given names of options; Hydra does not name the group, and fails on some lists.
+
+    Raises:
+        ConfigError: If one is given another type.
+    """
+    for text in overrides:
+        key = text.lstrip("+").partition("=")[0]
+        if not (key == "hydra" or key.startswith("hydra/") or (config_dir() / key).is_dir()):
+            continue
+        with suppress(HydraException):  # Hydra explains what it cannot parse
+            override = OverridesParser.create().parse_override(text)
+            value: Any = override.value()
+            options = value if isinstance(value, list) else [value]
+            if not override.is_sweep_override() and not all(isinstance(one, str | QuotedString) for one in options):
+                raise ConfigError(f"{text}: a group needs an option; `{' '.join(run_command())} --help` lists them")
 
 
 def _explain_missing_option(error: MissingConfigException) -> str:

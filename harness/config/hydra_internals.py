@@ -25,6 +25,7 @@ def run_hydra_app(
         trusted: Names of the `_target_`s that Hydra may call.
     """
     parser = get_args_parser()
+    parser.usage = "plateau run [OPTION]... [OVERRIDE]...; --hydra-help lists the options"
     with execution_whitelist(trusted):
         return _run_hydra(
             args=parser.parse_intermixed_args(list(arguments)),

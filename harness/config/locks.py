@@ -43,7 +43,9 @@ def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _read_key_list(cfg: DictConfig, name: str, known: list[str]) -> list[str]:
-    keys = cfg[name]
+    keys = cfg.get(name)
+    if keys is None:
+        raise ConfigError(f"{name}: has no value; leave out '~{name}', or write {name}=[]")
     if not isinstance(keys, ListConfig):
         raise ConfigError(f"{name}: {keys!r} is not a list of keys; write '{name}=[{keys}]'")
     for key in map(str, keys):

@@ -115,6 +115,12 @@ class StartSettings:
 
 
 @dataclass(frozen=True)
+class TrackingSettings:
+    uri: str | None = None
+    experiment: str = "default"
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """Validated settings of a run; components such as the optimizer stay in the configuration until they are built."""
 
@@ -124,6 +130,7 @@ class RunSettings:
     precision: PrecisionSettings
     device: DeviceSettings
     start: StartSettings
+    tracking: TrackingSettings
     weight_decay_applies_to: Literal["hidden", "matrices", "all"]
     output_dir: Path
     cache_dir: Path

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from harness.config.compose import to_plain_dict, without_sweep_keys
+from harness.config.compose import contains_key, to_plain_dict, without_sweep_keys
 from harness.config.schema import RunSettings
 from harness.config.targets import check_all_components
 from harness.core.errors import ConfigError, did_you_mean
@@ -19,7 +19,14 @@ from harness.core.paths import project_dir, run_command
 from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.thresholds import Thresholds
 
-REQUIRED_GROUPS = ("batch", "loop", "precision", "device", "start", "task", "optimizer", "schedule", "observers")
+COMPONENTS = ("task", "optimizer", "schedule")
+"""Groups whose option must be a component."""
+SECTIONS = ("batch", "loop", "precision", "device", "start", "tracking", "thresholds", "observers", *COMPONENTS)
+PARTIAL_COMPONENTS = ("task", "model", "data", "lora", "optimizer")
+"""Components that are called with other parts of the run; the rest are complete once they are built."""
+KEYS = ("seed", "name", "weight_decay_applies_to", "compile", "output_dir", "cache_dir", "lora", "locked", "unlock",
+        "expect")  # fmt: skip
+"""Keys and sections that a configuration must have; `model`, `data` and `tokenizer` depend on the task."""
 RUN_NAME_PATTERN = r"[\w.+-]{1,80}"
 
 
@@ -30,6 +37,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
         ConfigError: If a value cannot work; the message names the first such value.
     """
     cfg = without_sweep_keys(cfg)
+    _check_interpolations(cfg)
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{missing[0]}: has no value; add {missing[0]}=…")
     _check_top_level(cfg)
@@ -43,7 +51,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     _check_learning_rates(cfg.optimizer)
     _check_expectations(cfg.expect)
     parse_section("thresholds", Thresholds, cfg.thresholds)
-    check_writable("tracking.uri", _find_tracking_dir(cfg.tracking.uri))
+    check_writable("tracking.uri", _find_tracking_dir(sections["tracking"].uri))
     return RunSettings(
         seed=cfg.seed,
         weight_decay_applies_to=cfg.weight_decay_applies_to,
@@ -64,7 +72,8 @@ def parse_section(name: str, schema: type, node: DictConfig) -> Any:
         if key not in known:
             raise ConfigError(f"{name}.{key}: does not exist{did_you_mean(key, known)}")
     try:
-        typed = to_plain_dict(OmegaConf.merge(OmegaConf.structured(schema), node))
+        given = to_plain_dict(node)  # resolved here: interpolations refer to other sections
+        typed = to_plain_dict(OmegaConf.merge(OmegaConf.structured(schema), given))
         return schema(**{key: typed[key] for key in known})
     except OmegaConfBaseException as error:
         raise ConfigError(f"{name}.{error.full_key}: {str(error).partition(chr(10))[0]}") from error
@@ -74,31 +83,66 @@ def parse_section(name: str, schema: type, node: DictConfig) -> Any:
 
 def check_writable(key: str, folder: Path) -> Path:
     """Return `folder`, if a file can be created in it or in its nearest existing parent."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    existing = folder
     try:
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise ConfigError(f"{key}: {existing}: cannot be written to; choose another folder with {key}=…") from error
+        reason = f"cannot be written to ({error.strerror})"
+        raise ConfigError(f"{key}: {existing}: {reason}; choose another folder with {key}=…") from error
     return folder
 
 
+def _check_interpolations(cfg: DictConfig) -> None:
+    for key in map(str, cfg):
+        try:
+            node = None if OmegaConf.is_missing(cfg, key) else cfg[key]
+            OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else None
+        except InterpolationToMissingValueError:
+            continue  # what it refers to is reported as missing
+        except OmegaConfBaseException as error:
+            name = error.full_key if contains_key(key, str(error.full_key or "")) else key
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"{name}: {reason}; set what the value refers to") from error
+
+
 def _check_top_level(cfg: DictConfig) -> None:
+    for key in (*SECTIONS, *KEYS):
+        if key not in cfg:
+            raise ConfigError(f"{key}: has no value; leave out '~{key}', or give it one")
     for key, default in (("output_dir", "outputs"), ("cache_dir", ".cache")):
         if not isinstance(cfg[key], str) or not cfg[key]:
             raise ConfigError(f"{key}: {cfg[key]!r} must be a path; set {key}={default}")
     if cfg.name is not None and not re.fullmatch(RUN_NAME_PATTERN, str(cfg.name)):
         raise ConfigError(f"name: {cfg.name!r} must be 1 to 80 characters: letters, digits, . _ + -")
-    for group in REQUIRED_GROUPS:
-        if not isinstance(cfg.get(group), DictConfig):
-            raise ConfigError(f"{group}: no option is chosen; `{' '.join(run_command())} --help` lists the options")
+    for section in SECTIONS:
+        if cfg[section] is not None and not isinstance(cfg[section], DictConfig):
+            raise ConfigError(f"{section}: {cfg[section]!r} is not a section; set its keys: {section}.KEY=VALUE")
+        if cfg[section] is None:
+            raise ConfigError(f"{section}: no option is chosen; `{' '.join(run_command())} --help` lists the options")
+    _check_component_nodes(cfg)
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed: {cfg.seed!r} must be a whole number from 0 to {2**32 - 1}")
     if cfg.weight_decay_applies_to not in ("hidden", "matrices", "all"):
         raise ConfigError(
             f"weight_decay_applies_to: {cfg.weight_decay_applies_to!r} must be one of hidden, matrices, all"
         )
-    if cfg.lora and cfg.lora.get("_target_") is None:
-        raise ConfigError(f"lora: {', '.join(cfg.lora)}: lora=none has no adapters; choose another option of lora")
+
+
+def _check_component_nodes(cfg: DictConfig) -> None:
+    """Check that each component names a `_target_`, and is partial if it is called once other parts are built."""
+    nodes = {name: cfg[name] for name in COMPONENTS}
+    nodes |= {name: cfg[name] for name in ("model", "data", "tokenizer", "lora") if cfg.get(name)}
+    nodes |= {f"observers.{name}": cfg.observers[name] for name in map(str, cfg.observers)}
+    for name, node in nodes.items():
+        if not isinstance(node, DictConfig) or node.get("_target_") is None:
+            found = ", ".join(map(str, node)) if isinstance(node, DictConfig) else repr(node)
+            if name == "lora":
+                raise ConfigError(f"lora: {found}: lora=none has no adapters; choose another option of lora")
+            raise ConfigError(f"{name}: {found}: it has no _target_; choose an option with {name.partition('.')[0]}=…")
+        is_partial, value = name in PARTIAL_COMPONENTS, node.get("_partial_", False)
+        if value is not is_partial:
+            raise ConfigError(f"{name}._partial_: {value!r} must be {str(is_partial).lower()}")
 
 
 def _check_learning_rates(optimizer: DictConfig) -> None:

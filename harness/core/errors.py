@@ -1,6 +1,7 @@
 """Errors whose message is for the user, and the hint that ends many of them."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -10,6 +11,20 @@ class ConfigError(Exception):
 
 class RunFailedError(Exception):
     """A run or a sweep that did not complete; commands print the message and exit with status 1."""
+
+
+WRONG_PATH_ERRORS = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.EROFS,
+    errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
+"""Errors of the operating system that another path, or another owner of the file, would mend."""
+
+
+def explain_path_error(error: BaseException) -> str:
+    """Return a message that names the file, if `error` says that its path is at fault; else an empty string."""
+    if not isinstance(error, OSError) or error.filename is None or error.errno not in WRONG_PATH_ERRORS:
+        return ""
+    return f"{error.filename}: {(error.strerror or str(error)).lower()}; check the path"
 
 
 def did_you_mean(name: str, names: Iterable[object]) -> str:

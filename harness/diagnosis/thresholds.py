@@ -1,7 +1,7 @@
 """Thresholds of the diagnoses."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 BOUNDS = {
@@ -57,14 +57,25 @@ def parse_thresholds(assignments: Iterable[str]) -> Thresholds:
     Raises:
         ValueError: If a name is unknown, or a value is not a number or out of range.
     """
+    parts = (assignment.partition("=") for assignment in assignments)
+    return change_thresholds({name: value for name, _, value in parts})
+
+
+def change_thresholds(changes: Mapping[str, object]) -> Thresholds:
+    """Return the defaults with `changes`, which are numbers or texts of numbers.
+
+    Raises:
+        ValueError: If a name is unknown, or a value is not a number or out of range.
+    """
     names = [field.name for field in fields(Thresholds)]
-    changes = {}
-    for assignment in assignments:
-        name, _, value = assignment.partition("=")
+    if not isinstance(changes, Mapping):
+        raise ValueError(f"thresholds: {changes!r} must map names to numbers, such as {{spike_z: 8}}")
+    numbers = {}
+    for name, value in changes.items():
         if name not in names:
             raise ValueError(f"{name}: unknown threshold; must be one of {', '.join(names)}")
         try:
-            changes[name] = float(value)
-        except ValueError:
+            numbers[name] = float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
             raise ValueError(f"{name}: {value!r} must be a number") from None
-    return Thresholds(**changes)  # type: ignore[arg-type]  # min_points may be a float, it is only compared
+    return Thresholds(**numbers)  # type: ignore[arg-type]  # min_points may be a float, it is only compared

@@ -11,7 +11,7 @@ from harness.diagnosis import diagnose
 from harness.diagnosis.expectations import find_missed_expectations, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History, SpikeRecord
 from harness.diagnosis.run_facts import extract_run_facts
-from harness.diagnosis.thresholds import Thresholds
+from harness.diagnosis.thresholds import change_thresholds
 from harness.record import results_file
 from harness.record.lr_range_file import load_lr_band
 from harness.record.metric_rows import MetricAggregator
@@ -28,7 +28,7 @@ class DiagnosisObserver(Observer):
     """
 
     def __init__(self, thresholds: Mapping[str, float] | None = None, expect: Sequence[str] = ()) -> None:
-        self._thresholds = Thresholds(**(thresholds or {}))  # type: ignore[arg-type]  # min_points may be a float
+        self._thresholds = change_thresholds(thresholds or {})
         self._expectations = [parse_expectation(text) for text in expect]
         self._aggregator = MetricAggregator()
         self._history = History()

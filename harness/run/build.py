@@ -1,9 +1,10 @@
 """Build the parts of a run from its configuration. Only this module instantiates components."""
 
+import inspect
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -236,12 +237,26 @@ def _report_errors_under(key: str, call: Callable[..., Any]) -> Callable[..., An
     """Return `call` with its ValueErrors and OSErrors raised as ConfigErrors that name `key`."""
 
     def named(*args: Any, **kwargs: Any) -> Any:
+        _check_call(key, call, args, kwargs)
         try:
             return call(*args, **kwargs)
         except (ValueError, OSError) as error:
             raise _to_config_error(key, error) from error
 
     return named
+
+
+def _check_call(key: str, call: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Check that a component takes what the run passes to it, such as the options that other groups chose.
+
+    Raises:
+        ConfigError: If it takes no such argument, or needs one that neither the run nor the configuration gives.
+    """
+    try:
+        inspect.signature(call).bind(*args, **kwargs)
+    except TypeError as error:
+        name = getattr(getattr(call, "func", call), "__qualname__", str(call))
+        raise ConfigError(f"{key}: {name}: {error}; choose options that go together, or set the key") from error
 
 
 def _to_config_error(key: str, error: BaseException) -> BaseException:
