@@ -2,16 +2,17 @@
 
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from harness.config.trust import Path, check_components, check_name, iter_mappings
 from harness.core.errors import ConfigError, did_you_mean
 
 TYPE_DESCRIPTIONS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-LIST_TYPES, MAPPING_TYPES = {tuple, list, Iterable}, {dict, Mapping}
+PLURALS = {bool: "true and false", int: "whole numbers", float: "numbers", str: "texts"}
+LIST_TYPES, MAPPING_TYPES = {tuple, list, Iterable, Sequence}, {dict, Mapping}
 ANY_TYPES = {Any, object, inspect.Parameter.empty}
 
 
@@ -113,27 +114,62 @@ def _read_signature(target: Any) -> inspect.Signature:
 
 
 def _check_type(key: str, value: Any, parameter: inspect.Parameter) -> None:
-    """Check that a number, text, list or mapping is what the annotation asks for, or else the default."""
-    if value is None or (isinstance(value, dict) and "_target_" in value):
+    """Check that plain data is what the annotation of a parameter asks for, or else its default."""
+    annotation, default = parameter.annotation, parameter.default
+    if annotation is parameter.empty:
+        annotation = float if type(default) is int else type(default)
+    if (value is None and default is None) or not _is_checkable(annotation) or _is_accepted(value, annotation):
         return
-    kinds = _list_kinds(parameter)
-    plain, takes_lists = kinds & TYPE_DESCRIPTIONS.keys(), bool(kinds & LIST_TYPES)
-    if not plain and not takes_lists:
-        return  # an annotation that is not checked
-    is_near = type(value) is int and float in plain
-    takes_mappings = bool(kinds & (MAPPING_TYPES | ANY_TYPES))
-    if takes_mappings if isinstance(value, dict) else takes_lists if isinstance(value, list) else type(value) in plain:
-        return
-    if is_near:
-        return
-    names = [TYPE_DESCRIPTIONS[kind] for kind in TYPE_DESCRIPTIONS if kind in plain] + ["a list"] * takes_lists
-    raise ConfigError(f"{key}: {value!r} is not {' or '.join(names)}")
+    raise ConfigError(f"{key}: {value!r} is not {_describe_annotation(annotation)}")
 
 
-def _list_kinds(parameter: inspect.Parameter) -> set[Any]:
-    """Return the types that a parameter accepts; that of its default if it has no annotation."""
-    annotation = parameter.annotation
-    if annotation is parameter.empty and type(parameter.default) in TYPE_DESCRIPTIONS:
-        return {type(parameter.default), *({int, float} if type(parameter.default) in (int, float) else ())}
-    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return {get_origin(option) or option for option in options}
+def _list_options(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _is_checkable(annotation: Any) -> bool:
+    """Return whether plain data can be compared with an annotation: it names a type of YAML or a class of ours."""
+    options = _list_options(annotation)
+    return not ANY_TYPES & set(options) and any(map(_describe_option, options))
+
+
+def _is_accepted(value: Any, annotation: Any) -> bool:
+    """Return whether an annotation allows plain data; what has a `_target_` is checked once it is built."""
+    if isinstance(value, dict) and "_target_" in value:
+        return True
+    for option in _list_options(annotation):
+        kind, arguments = get_origin(option) or option, get_args(option)
+        if kind is Literal:
+            is_accepted = any(value == choice and type(value) is type(choice) for choice in arguments)
+        elif kind in LIST_TYPES:
+            inner = [one for one in arguments if one is not ...]
+            elements = value if isinstance(value, list) else [None]
+            is_accepted = isinstance(value, list) and (
+                not all(map(_is_checkable, inner)) or all(any(_is_accepted(e, one) for one in inner) for e in elements)
+            )
+        elif kind in MAPPING_TYPES:
+            is_accepted = isinstance(value, dict)
+        else:
+            is_accepted = option in ANY_TYPES or type(value) is kind or (kind is float and type(value) is int)
+        if is_accepted:
+            return True
+    return False
+
+
+def _describe_annotation(annotation: Any) -> str:
+    """Return the types that an annotation names, such as "a number or a list of numbers"."""
+    return " or ".join(dict.fromkeys(filter(None, map(_describe_option, _list_options(annotation)))))
+
+
+def _describe_option(option: Any) -> str:
+    """Return what plain data an annotation without alternatives asks for; an empty string for other classes."""
+    kind, arguments = get_origin(option) or option, [one for one in get_args(option) if one is not ...]
+    if kind in LIST_TYPES:
+        names = {PLURALS[one] for argument in arguments for one in _list_options(argument) if one in PLURALS}
+        return f"a list of {' or '.join(sorted(names))}" if names else "a list"
+    if kind is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if kind in MAPPING_TYPES:
+        return "a mapping"
+    is_ours = inspect.isclass(kind) and kind.__module__.startswith("harness.")
+    return "a component with a _target_" if is_ours else TYPE_DESCRIPTIONS.get(kind, "")
