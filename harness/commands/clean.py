@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
         before = read_text_file(file)
         after, changes = clean_text(source, before)
     except ValueError as error:
-        raise ConfigError(f"data.source: {error}") from error
+        raise ConfigError(f"data.source: {'' if str(file) in str(error) else f'{file}: '}{error}") from error
     if not after.strip():
         raise ConfigError(f"data.source.path: nothing of {file} would be left; see plateau preflight")
     _write_file(args.to, after)

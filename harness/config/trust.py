@@ -22,6 +22,7 @@ Path = tuple[str, ...]
 
 SPECIAL_KEY = r"_\w+_"  # all keys that Hydra's instantiate reads are of this form
 LOGGING_SECTIONS = ("job_logging", "hydra_logging")
+BUILT_SECTIONS = ("sweeper", "launcher")  # what Hydra cannot do without
 LITERAL_SECTIONS = ("callbacks", "launcher", "sweeper", *LOGGING_SECTIONS)  # what Hydra builds objects from
 KEPT_FOLDERS = (None, ".hydra")  # a folder without files of the user
 
@@ -96,13 +97,20 @@ def check_hydra_settings(hydra: DictConfig) -> None:
         if hydra._get_node(section) is not None:
             _check_literal(hydra, section, f"hydra.{section}")
     plain: dict[str, Any] = OmegaConf.to_container(hydra, resolve=False)  # type: ignore[assignment]
+    for section in BUILT_SECTIONS:
+        if not isinstance(plain.get(section), dict) or "_target_" not in plain[section]:
+            remedy = f"choose an option with hydra/{section}=…"
+            raise ConfigError(f"hydra.{section}: {plain.get(section)!r} has no _target_; {remedy}")
+    for name, callback in (plain.get("callbacks") or {}).items():
+        if not isinstance(callback, dict) or "_target_" not in callback:
+            raise ConfigError(f"hydra.callbacks.{name}: {callback!r} has no _target_; remove it")
     check_components(plain, ("hydra",))
-    extend = (plain.get("sweeper") or {}).get("custom_search_space")
+    extend = plain["sweeper"].get("custom_search_space")
     if extend is not None:
         check_name(("hydra", "sweeper", "custom_search_space"), str(extend))
     for section in LOGGING_SECTIONS:
         _check_logging(plain.get(section), f"hydra.{section}")
-    _check_launcher(plain.get("launcher") or {})
+    _check_launcher(plain["launcher"])
     for name in ("env_set", "env_copy"):
         for variable in (plain.get("job") or {}).get(name) or ():
             raise ConfigError(

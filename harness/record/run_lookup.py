@@ -1,6 +1,7 @@
 """Find the folder of a recorded run."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from harness.core.errors import ConfigError
@@ -13,8 +14,9 @@ def find_run(source: str, output_dir: Path, key: str) -> Path:
         ConfigError: If there is neither; the message names `key`.
     """
     for path in (Path(source).expanduser(), output_dir / source):
-        if path.exists():
-            return path
+        with suppress(OSError):  # the text is too long for a path
+            if path.exists():
+                return path
     for record in output_dir.glob("*/mlflow.json"):
         if read_mlflow_run_id(record) == source:
             return record.parent
