@@ -2,7 +2,13 @@
 
 import sys
 
-from harness.commands.run import main
+from harness.core.signals import exit_on_signals, ignore_signals
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_on_signals()
+    try:
+        from harness.commands.run import main  # after the handlers: importing takes time
+
+        sys.exit(main(sys.argv[1:]))
+    finally:
+        ignore_signals()

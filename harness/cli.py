@@ -7,8 +7,10 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from harness.core.credentials import hide_credentials_in_text
 from harness.core.errors import ConfigError, RunFailedError, explain_path_error
 from harness.core.shortage import describe_shortage
+from harness.core.signals import interrupt_on_signals, was_interrupted
 from harness.core.threads import use_passive_waiting
 
 # Each command is the module of that name in harness/commands, imported when it is chosen.
@@ -56,18 +58,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
     args = parser.parse_args(arguments)
     try:
-        return import_module(f"harness.commands.{args.command.replace('-', '_')}").main(args.arguments)
+        command = import_module(f"harness.commands.{args.command.replace('-', '_')}")
+        if args.command != "run":  # it has more to import
+            interrupt_on_signals()
+        return command.main(args.arguments)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(hide_credentials_in_text(str(error), *args.arguments), file=sys.stderr)
     except ModuleNotFoundError as error:
         print(explain_missing_package(args.command, error), file=sys.stderr)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
         return 1
     except RunFailedError as error:
         print(error, file=sys.stderr)
         return 1
     except Exception as error:
+        if was_interrupted():
+            print("interrupted", file=sys.stderr)
+            return 1
         if shortage := describe_shortage(error, Path.cwd()):
             print(f"{shortage}; the same command works again once there is enough", file=sys.stderr)
             return 1
@@ -78,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised
 
             message = explain_error(error, args.arguments)
-        print(message, file=sys.stderr)
+        print(hide_credentials_in_text(message, *args.arguments), file=sys.stderr)
     return 2
 
 

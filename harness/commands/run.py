@@ -17,9 +17,11 @@ from harness.config.hydra_internals import run_hydra_app
 from harness.config.locks import check_locked
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
+from harness.core.credentials import hide_credentials_in_text
 from harness.core.errors import ConfigError, RunFailedError, explain_path_error
 from harness.core.paths import config_dir, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
+from harness.core.signals import interrupt_on_signals, was_interrupted
 from harness.core.threads import use_passive_waiting
 
 
@@ -32,6 +34,7 @@ def run_job(cfg: DictConfig) -> float:
     from harness.core import distributed
     from harness.run.runner import run
 
+    interrupt_on_signals()
     job = HydraConfig.get()
     given = cast(list[str], OmegaConf.to_container(job.overrides.task))  # unresolved: one may be key=${other.key}
     try:
@@ -99,8 +102,10 @@ def main(arguments: Sequence[str]) -> int:
     except (*HYDRA_ERRORS, ValueError) as error:
         return report_error(explain_error(error, list(arguments)), 2)
     except (RunFailedError, KeyboardInterrupt) as error:
-        return report_error(str(error) or "interrupted before the run began", 1)
+        return report_error(str(error) or "interrupted", 1)
     except Exception as error:
+        if was_interrupted():
+            return report_error("interrupted", 1)
         if message := explain_path_error(error):
             return report_error(message, 2)
         shortage = describe_shortage(error, project_dir())
@@ -111,6 +116,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def report_error(message: str, status: int) -> int:
+    """Print a message on rank 0, without the passwords of the command line, and return `status`."""
     if int(os.environ.get("RANK", 0)) == 0:
-        print(message, file=sys.stderr)
+        print(hide_credentials_in_text(message, *sys.argv), file=sys.stderr)
     return status

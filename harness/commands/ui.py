@@ -10,11 +10,14 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from http.client import HTTPConnection, HTTPException
 from itertools import chain
 
+from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import run_command
-from harness.tracking.store_uri import artifact_root, hide_credentials, resolve_store_uri, sqlite_path
+from harness.tracking.mlflow_client import connect_to_store, describe_root_cause
+from harness.tracking.store_uri import artifact_root, resolve_store_uri, restore_credentials, sqlite_path
 
 PORT_ATTEMPTS = 100
 SERVER_ENVIRONMENT = {
@@ -37,40 +40,55 @@ def main(arguments: Sequence[str]) -> int:
 def serve_ui(host: str, port: int, uri: str | None) -> int:
     """Serve the MLflow UI on the first free port from `port` until Ctrl-C; return the exit status."""
     try:
-        uri = resolve_store_uri(uri)
-        free = _find_free_port(host, port)
+        uri = restore_credentials(resolve_store_uri(uri))
+        listener = _listen_on_free_port(host, port)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error
-    if uri.startswith(("http", "databricks")):
-        raise ConfigError(f"--uri: {hide_credentials(uri)} is a server that has its own UI; open it in a browser")
-    file = sqlite_path(uri)
-    if file and not file.exists():
-        command = " ".join(run_command())
-        raise ConfigError(f"no runs in {file} yet; record one with {command} optimizer=adamw schedule=cosine")
-    if free != port:
-        print(f"port {port} is busy; using {free}", flush=True)
-    return _run_server(host, free, uri)
+    with listener:
+        if uri.startswith(("http", "databricks")):
+            raise ConfigError(f"--uri: {hide_credentials(uri)} is a server that has its own UI; open it in a browser")
+        file = sqlite_path(uri)
+        if file and not file.exists():
+            command = " ".join(run_command())
+            raise ConfigError(f"no runs in {file} yet; record one with {command} optimizer=adamw schedule=cosine")
+        try:
+            connect_to_store(uri)  # creates or completes the tables, which several servers must not do at once
+        except Exception as error:  # every backend has its own
+            print(f"--uri: {hide_credentials(uri)}: {describe_root_cause(error, uri)}", file=sys.stderr)
+            return 1
+        free = listener.getsockname()[1]
+        if free != port:
+            print(f"port {port} is busy; using {free}", flush=True)
+        return _run_server(listener, host, free, uri)
 
 
-def _run_server(host: str, port: int, uri: str) -> int:
-    """Run the server as a child process that ends with this one; return its exit status, 0 if a signal ended it."""
+def _run_server(listener: socket.socket, host: str, port: int, uri: str) -> int:
+    """Run the server as a child process that ends with this one; return its exit status, 0 if a signal ended it.
+
+    It accepts connections on `listener`, which is its standard input: its own child processes inherit no other file.
+    Addresses are in its environment, since other users can read command lines.
+    """
     options = {
-        "--backend-store-uri": uri,
-        "--registry-store-uri": uri,
-        "--artifacts-destination": artifact_root(uri) or "",  # a database always has one
         "--host": host,
         "--port": str(port),
         "--workers": "1",
-        "--uvicorn-opts": "--log-level warning",
+        "--uvicorn-opts": "--log-level warning --fd 0",
+    }
+    addresses = {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_REGISTRY_STORE_URI": uri,
+        "MLFLOW_ARTIFACTS_DESTINATION": artifact_root(uri) or "",  # a database always has one
     }
     server = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", *chain(*options.items())],
-        env={**SERVER_ENVIRONMENT, **os.environ},
+        env={**SERVER_ENVIRONMENT, **os.environ, **addresses},
+        stdin=listener.fileno(),
         process_group=0,  # this process passes Ctrl-C on, and one signal can reach all its workers
     )
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: server.terminate())
     try:
+        listener.close()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: server.terminate())
         if _wait_until_ready(server, host, port):
             print(f"MLflow UI of {hide_credentials(uri)}: http://{host}:{port} (Ctrl-C to stop)", flush=True)
         return max(0, server.wait())
@@ -80,25 +98,30 @@ def _run_server(host: str, port: int, uri: str) -> int:
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], host: str, port: int) -> bool:
-    """Wait until the server accepts connections; return False if it exits first."""
+    """Wait until the server answers; return False if it exits first."""
     while server.poll() is None:
+        connection = HTTPConnection(host, port, timeout=1)
         try:
-            socket.create_connection((host, port), timeout=1).close()
-            return True
-        except OSError:
+            connection.request("GET", "/health")
+            connection.getresponse()
+            return server.poll() is None
+        except (OSError, HTTPException):
             time.sleep(0.1)
+        finally:
+            connection.close()
     return False
 
 
-def _find_free_port(host: str, port: int) -> int:
-    """Return the first free port from `port`; ValueError if there is none or the address is not of this machine."""
+def _listen_on_free_port(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on the first free port from `port`, so that no other process can take it.
+
+    Raises:
+        ValueError: If there is none, or the address is not of this machine.
+    """
     for candidate in range(port, port + PORT_ATTEMPTS):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, candidate))
-                return candidate
-            except (OSError, OverflowError) as error:
-                if getattr(error, "errno", None) != errno.EADDRINUSE:
-                    raise ValueError(f"host {host} --port {candidate}: {error}") from error
+        try:
+            return socket.create_server((host, candidate))
+        except (OSError, OverflowError) as error:
+            if getattr(error, "errno", None) != errno.EADDRINUSE:
+                raise ValueError(f"host {host} --port {candidate}: {error}") from error
     raise ValueError(f"port {port}: busy, like the next {PORT_ATTEMPTS - 1}; choose another")

@@ -1,7 +1,7 @@
 """Compose the configuration of a run from conf/ and overrides."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from functools import lru_cache
@@ -13,13 +13,14 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.errors import check_group_values
 from harness.config.hydra_internals import watch_compositions
 from harness.config.trust import check_components, check_composed_config, check_search_path
+from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir
 
@@ -119,6 +120,25 @@ def without_sweep_keys(cfg: DictConfig) -> DictConfig:
         for key in SWEEP_ONLY_KEYS:
             part.pop(key, None)
     return part
+
+
+def remove_credentials(cfg: DictConfig) -> None:
+    """Remove users and passwords from all addresses in `cfg`, in place."""
+    for *parents, key in _find_credentials(OmegaConf.to_container(cfg)):
+        node: Any = cfg
+        for parent in parents:
+            node = node[parent]
+        with read_write(node):
+            node[key] = hide_credentials(node[key])
+
+
+def _find_credentials(value: object) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of each text with credentials, as keys and indices."""
+    if isinstance(value, str) and hide_credentials(value) != value:
+        yield ()
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from ((key, *path) for path in _find_credentials(child))
 
 
 def list_search_path_overrides(hydra: Any) -> list[str]:

@@ -18,6 +18,7 @@ from harness.core.lr_keys import is_lr_key
 from harness.core.paths import project_dir, run_command
 from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.thresholds import Thresholds
+from harness.tracking.store_uri import sqlite_path
 
 COMPONENTS = ("task", "optimizer", "schedule")
 """Groups whose option must be a component."""
@@ -166,6 +167,5 @@ def _check_expectations(expect: Any) -> None:
 
 def _find_tracking_dir(uri: str | None) -> Path:
     """Return the folder of a SQLite store; a server needs none, so the project's own is checked in its place."""
-    if uri is not None and uri.startswith("sqlite:///"):
-        return Path(uri.removeprefix("sqlite:///")).parent
-    return project_dir() / "mlruns"
+    file = sqlite_path(uri) if isinstance(uri, str) else None
+    return file.parent if file else project_dir() / "mlruns"

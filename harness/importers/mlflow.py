@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.effective_settings import EffectiveSettings
 from harness.diagnosis.history import History, RunFacts
 from harness.diagnosis.run_facts import extract_run_facts
@@ -14,7 +15,7 @@ from harness.importers.lr_schedules import schedule_from_params
 from harness.importers.metric_aliases import MetricPoints, build_history
 from harness.tracking.mlflow_client import connect_to_store
 from harness.tracking.run_uploader import EFFECTIVE_TAG
-from harness.tracking.store_uri import hide_credentials, resolve_store_uri, sqlite_path
+from harness.tracking.store_uri import resolve_store_uri, restore_credentials, sqlite_path
 
 RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
 
@@ -65,7 +66,8 @@ def _find_run(run_id: str, uri: str) -> tuple[Any, Any]:
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return client, None
-        raise ValueError(f"--uri: MLflow at {hide_credentials(uri)}: {str(error).partition(chr(10))[0]}") from error
+        reason = hide_credentials_in_text(str(error).partition("\n")[0], restore_credentials(uri))
+        raise ValueError(f"--uri: MLflow at {hide_credentials(uri)}: {reason}") from error
 
 
 def _read_points(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:

@@ -12,11 +12,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from harness.core.credentials import hide_credentials
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, StepEnd
 from harness.core.formatting import format_duration, format_number
 from harness.record.metric_rows import MetricAggregator, describe_event
-from harness.tracking.store_uri import hide_credentials, resolve_store_uri
+from harness.tracking.store_uri import resolve_store_uri
 
 LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.25, 10.0
 WIDTH, BAR_WIDTH = 118, 24  # characters

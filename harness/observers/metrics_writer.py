@@ -1,7 +1,6 @@
 """The observer that writes metrics.jsonl, from which everything that shows the run later is made."""
 
 import sys
-from dataclasses import replace
 from typing import BinaryIO
 
 from harness.core.events import Event, Observer, RunStart
@@ -9,7 +8,6 @@ from harness.core.files import FileLock
 from harness.record.event_entries import make_entries
 from harness.record.metric_rows import MetricAggregator
 from harness.record.metrics_file import METRICS_FILE, encode_entry
-from harness.tracking.store_uri import hide_credentials
 
 
 class MetricsWriter(Observer):
@@ -28,7 +26,6 @@ class MetricsWriter(Observer):
             self._file = self._path.open("xb", buffering=0)  # never overwrites the record of another run
             self._lock = FileLock(self._path, required=False)
             self._lock.acquire()
-            event = replace(event, params={name: hide_credentials(value) for name, value in event.params.items()})
         for entry in make_entries(event, self._aggregate(event), self._folder):
             self._unwritten += encode_entry(entry)
             self._flush()

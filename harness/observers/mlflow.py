@@ -40,7 +40,7 @@ class MlflowUploader(DeferredMlflowUpload):
             print_warning(f"no upload to MLflow: it reads {METRICS_FILE}, which observers.metrics_file writes")
             return
         super().__call__(event)
-        self._process = UploadProcess(event.folder)
+        self._process = UploadProcess(event.folder, self._uri)
 
     def close(self) -> None:
         if self._process is not None:

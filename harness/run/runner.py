@@ -3,7 +3,7 @@
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,22 +18,23 @@ from harness.config.compose import (
 from harness.config.schema import RunSettings
 from harness.config.validation import validate_config
 from harness.core import distributed
-from harness.core.distributed import ProcessGroup, stop_on_signals
+from harness.core.credentials import hide_credentials, hide_credentials_in_text
+from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
-from harness.core.events import Event, Notice, Observer, RunEnd, RunStart, Status
+from harness.core.events import Event, Notice, RunEnd, RunStart, Status
 from harness.core.files import remove_folder
 from harness.core.formatting import format_bytes
 from harness.core.paths import project_dir
 from harness.core.seeding import preserve_rng_state
 from harness.core.shortage import ShortageError, describe_shortage, free_bytes
+from harness.core.signals import hold_signals, stop_on_signals
 from harness.core.task import Task
 from harness.observers.composite import CompositeObserver
 from harness.observers.figures import FigureWriter
 from harness.record import metrics_file
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
-from harness.tracking.store_uri import hide_credentials
 from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer, estimate_checkpoint_bytes
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
@@ -95,37 +96,37 @@ def run(
     command = provenance.current_command() if overrides is None else provenance.format_command(overrides)
     processes = _join_processes(settings)
     processes.run_main_first(lambda: run_dir.check_unused(folder) if folder and processes.is_main else None)
-    with distributed.use_cpu_threads(settings.device.threads):
+    with distributed.use_cpu_threads(settings.device.threads), ExitStack() as stack:
         try:
             parts, start_info = _build_run(cfg, settings, processes)
         except BaseRunFailed as error:
             return error.result
-        observers = build_observers(cfg) if processes.is_main else []
+        observers = CompositeObserver(build_observers(cfg) if processes.is_main else [])
         processes.run_main_first(lambda: _check_disk_space(settings, parts) if processes.is_main else None)
+        stack.callback(observers.close)  # after signals are no longer held, since it waits for the upload
+        is_held = stack.enter_context(hold_signals())
         run_folder = processes.run_main_first(
             lambda: run_dir.create_run_dir(cfg, settings, folder, parts.task, command) if processes.is_main else None
         )
         run_folder = processes.broadcast(run_folder)
         assert run_folder is not None
-        with _removed_unless_started(run_folder, processes):
-            about = {"command": command, "data.digest": parts.task.dataset["digest"]}
-            about |= provenance.collect_provenance(processes.device, project_dir())
-            start = RunStart(
-                name=run_folder.name,
-                folder=run_folder,
-                total_steps=parts.plan.total_steps,
-                log_every=settings.loop.log_every,
-                params={**flatten_config(to_plain_dict(cfg)), **(params or {})},
-                effective=parts.effective,
-                tags={**about, **start_info.tags, **(tags or {})},
-                constants=parts.task.constants,
-                dataset=parts.task.dataset,
-                overrides=overrides or (),
-            )
-            if start_info.table and processes.is_main:
-                (start.folder / "start.txt").write_text(start_info.table + "\n")
-            checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
-            return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info)
+        stack.enter_context(_removed_unless_started(run_folder, processes))
+        about = {"command": command, "data.digest": parts.task.dataset["digest"]}
+        about |= provenance.collect_provenance(processes.device, project_dir())
+        start = RunStart(
+            name=run_folder.name,
+            folder=run_folder,
+            total_steps=parts.plan.total_steps,
+            log_every=settings.loop.log_every,
+            params={**_recorded_params(cfg), **(params or {})},
+            effective=parts.effective,
+            tags={**about, **start_info.tags, **(tags or {})},
+            constants=parts.task.constants,
+            dataset=parts.task.dataset,
+            overrides=overrides or (),
+        )
+        checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
+        return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info, is_held)
 
 
 def _check_disk_space(settings: RunSettings, parts: RunParts) -> None:
@@ -167,6 +168,11 @@ def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessG
         yield settings, _build_run(cfg, settings, processes)[0], processes
 
 
+def _recorded_params(cfg: DictConfig) -> dict[str, str]:
+    """Return the settings as they are recorded: every leaf as text, addresses without their credentials."""
+    return {key: hide_credentials(value) for key, value in flatten_config(to_plain_dict(cfg)).items()}
+
+
 @dataclass(frozen=True)
 class StartInfo:
     """Start of a run: messages, a table for start.txt, tags, and the best checkpoint of the run that it resumes."""
@@ -186,7 +192,7 @@ def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) 
     if resumed:
         resume.match_head_tying(resumed, task.model)
         parts = build_parts(cfg, settings, processes, task, resumed.schedule_start_step(settings, task))
-        restored = resume.restore_run(resumed, parts, flatten_config(to_plain_dict(cfg)), processes)
+        restored = resume.restore_run(resumed, parts, _recorded_params(cfg), processes)
         if processes.is_main:
             resume.remove_drafts(resumed.folder)
         notices, table = tuple(resume.describe_resume(resumed, restored)), resume.format_changes(restored.changes)
@@ -203,17 +209,21 @@ def _train_and_record(
     parts: RunParts,
     processes: ProcessGroup,
     checkpointer: Checkpointer,
-    observers: list[Observer],
+    emit: CompositeObserver,
     policies: Sequence[Policy],
     start_info: StartInfo,
+    is_held: Callable[[], bool],
 ) -> RunResult:
-    folder, state, emit, started_at = start.folder, parts.state, CompositeObserver(observers), time.perf_counter()
+    """Train and emit all events; `is_held` returns whether a signal was received outside of the training."""
+    folder, state, started_at = start.folder, parts.state, time.perf_counter()
+    if start_info.table and processes.is_main:
+        (folder / "start.txt").write_text(start_info.table + "\n")
     emit(start)
     shortage = ""
     for notice in (*parts.notices, *start_info.notices):
         emit(Notice(notice))
-    with stop_on_signals() as is_stopping:
-        try:
+    try:
+        with stop_on_signals() as is_stopping:
             if start_info.is_resumed:  # after the record has begun: only a run with a record can be resumed
                 checkpointer.save_resumed_start(state, start_info.best)
             trainer = Trainer(
@@ -225,18 +235,20 @@ def _train_and_record(
                 emit=emit,
                 save=checkpointer.save,
                 restore_before=checkpointer.restore_before,
-                is_stopping=is_stopping,
+                is_stopping=lambda: is_held() or is_stopping(),
             )
             stop = trainer.train()
-        except KeyboardInterrupt:
-            stop = Stop("interrupted", "stopped by a second signal")
-        except Exception as error:
-            shortage = describe_shortage(error, folder)
-            stop = Stop("interrupted", shortage) if shortage else Stop("failed", f"{type(error).__name__}: {error}")
-            if not shortage:
-                with suppress(OSError):  # the error may be one of the disk
-                    (folder / f"error{processes.rank or ''}.txt").write_text(traceback.format_exc())
-    if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in observers):
+    except KeyboardInterrupt:
+        stop = Stop("interrupted", "stopped by a second signal")
+    except Exception as error:
+        shortage = describe_shortage(error, folder)
+        reason = shortage or hide_credentials_in_text(f"{type(error).__name__}: {error}")
+        stop = Stop("interrupted" if shortage else "failed", reason)
+        if not shortage:
+            with suppress(OSError):  # the error may be one of the disk
+                report = hide_credentials_in_text(traceback.format_exc())
+                (folder / f"error{processes.rank or ''}.txt").write_text(report)
+    if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in emit.observers):
         _draw_predictions(parts.task, folder, emit)
     result = RunResult(
         status=stop.status,
@@ -252,7 +264,6 @@ def _train_and_record(
     shared = {name: getattr(result, name) for name in ("status", "reason", "step", "tokens", "seconds",
               "best_val_loss", "best_step")}  # fmt: skip
     emit(RunEnd(**shared, artifacts=run_dir.list_description_files(folder)))
-    emit.close()
     if shortage:
         raise ShortageError(f"{shortage} after step {state.step}")
     return result

@@ -3,17 +3,20 @@
 Hydra loads it at every start, so heavy imports are deferred.
 """
 
+import logging
 import math
 import os
 import sys
 import time
 import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
+from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.files import FileLock
 
 HARNESS_SWEEPER, SPACE_PREFIX = "harness", "space."
@@ -25,11 +28,13 @@ class ParentRunCallback(Callback):
     """Write sweep.json and summary.json for each sweep that another sweeper runs."""
 
     _folder: Path | None = None
+    _uri: str
     _sweep_lock: FileLock
+    _make_record: Callable[..., logging.LogRecord]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the lock: launchers pickle callbacks and send them to their jobs."""
-        return {name: value for name, value in self.__dict__.items() if name != "_sweep_lock"}
+        """Leave out the lock and the address: launchers pickle callbacks and send them to their jobs."""
+        return {"_folder": self._folder}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if config.hydra.runtime.choices["hydra/sweeper"] == HARNESS_SWEEPER or int(os.environ.get("RANK", 0)):
@@ -41,13 +46,20 @@ class ParentRunCallback(Callback):
             identity = _build_identity(config)
         except ValueError:
             return  # the first run reports the invalid key
+        self._uri = identity["uri"]
         self._folder = _make_sweep_dir(config)
-        metrics_file.write_json(self._folder / sweep_uploader.SWEEP_FILE, {"name": self._folder.name, **identity})
+        self._make_record = hide_credentials_in_logs(config.hydra.overrides.task)
+        if hide_credentials(self._uri) != self._uri:
+            os.environ["MLFLOW_TRACKING_URI"] = self._uri  # for the runs; Hydra writes `config` to multirun.yaml
+            _remove_tracking_credentials(config)
+        identity = {"name": self._folder.name, **identity, "uri": hide_credentials(self._uri)}
+        metrics_file.write_json(self._folder / sweep_uploader.SWEEP_FILE, identity)
         self._sweep_lock = sweep_uploader.mark_sweep_running(self._folder)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self._folder is None:
             return
+        logging.setLogRecordFactory(self._make_record)
         from harness.record import metrics_file
         from harness.tracking import sweep_uploader
         from harness.tracking.upload_process import UploadProcess
@@ -62,7 +74,34 @@ class ParentRunCallback(Callback):
         if not runs:
             (self._folder / sweep_uploader.SWEEP_FILE).unlink()
         elif "mlflow" in config.observers:
-            UploadProcess(self._folder).close()
+            UploadProcess(self._folder, self._uri).close()
+
+
+def _remove_tracking_credentials(config: DictConfig) -> None:
+    """Remove the credentials of the MLflow store from a configuration and from its overrides, in place."""
+    from harness.config.compose import remove_credentials
+
+    remove_credentials(config.tracking)
+    remove_credentials(config.observers)
+    overrides = config.hydra.overrides.task
+    with read_write(overrides):
+        for index, override in enumerate(overrides):
+            if override.lstrip("+").startswith(("tracking.", "observers.")):
+                overrides[index] = hide_credentials(override)
+
+
+def hide_credentials_in_logs(overrides: Iterable[str]) -> Callable[..., logging.LogRecord]:
+    """Log no credentials from now on, for Hydra logs the overrides of every run; return the previous record factory."""
+    make_record, secret = logging.getLogRecordFactory(), [one for one in overrides if hide_credentials(one) != one]
+
+    def make_public_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make_record(*args, **kwargs)
+        record.msg, record.args = hide_credentials_in_text(record.getMessage(), *secret), ()
+        return record
+
+    if secret:
+        logging.setLogRecordFactory(make_public_record)
+    return make_record
 
 
 def _make_sweep_dir(config: DictConfig) -> Path:

@@ -9,6 +9,8 @@ from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import DictConfig
 
+from harness.core.signals import interrupt_on_signals
+
 
 @dataclass
 class StudySweeperConf(OptunaSweeperConf):
@@ -37,4 +39,5 @@ class StudySweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> None:
         from harness.sweep.sweeper import run_sweep
 
+        interrupt_on_signals()
         run_sweep(self._config, self._hydra_context, arguments)

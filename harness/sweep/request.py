@@ -22,6 +22,7 @@ from harness.config.compose import (
 from harness.config.locks import check_locked
 from harness.config.targets import import_component
 from harness.config.validation import check_writable, parse_section, validate_config
+from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir, run_command
 from harness.sweep.options import SweepOptions
@@ -44,7 +45,8 @@ PreflightMode = Literal["stop", "warn", "skip"]
 class SweepRequest:
     """Everything a sweep needs to know.
 
-    `cfg` is the current configuration, that of a trial without parameters. `n_threads` is per worker and None if the
+    `cfg` is the current configuration, that of a trial without parameters. `store_uri` and `options.storage` are
+    addresses with their credentials, which `cfg` and `spec` do not have. `n_threads` is per worker and None if the
     launcher's machines are unknown; `n_gpus` is for all workers and then 0.
     """
 
@@ -54,6 +56,7 @@ class SweepRequest:
     space: SearchSpace
     budget: Budget
     study_name: str
+    store_uri: str | None
     folder: Path
     launcher: str
     preflight: PreflightMode
@@ -83,7 +86,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     options = _read_sweep_options(config, sweeper)
     choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
     params = {str(key): value for key, value in (sweeper["params"] or {}).items()}
-    arguments = [*list_search_path_overrides(config.hydra), *arguments]
+    arguments = [*list_search_path_overrides(config.hydra), *map(_without_credentials, arguments)]
     space = read_search_space(params, arguments, options.conditional, choices)
     if not space.ranges and not any(space.conditional.values()) and not sweeper["custom_search_space"]:
         raise ConfigError("nothing to search; give a range, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'")
@@ -111,8 +114,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         raise ConfigError(f"preflight: {config.preflight!r} must be one of {', '.join(get_args(PreflightMode))}")
     launcher = choices.get("hydra/launcher", "basic")
     is_local = launcher in LOCAL_LAUNCHERS
-    if not is_local and options.n_jobs is None:
-        raise ConfigError(f"sweep.n_jobs: hydra/launcher={launcher} runs on other machines; set the number of workers")
+    _check_launcher(launcher, options)
     n_gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
     n_jobs = options.n_jobs or n_gpus or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
     study_name = options.study or _default_study_name(choices)
@@ -123,6 +125,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         space=space,
         budget=_build_budget(options, sweeper, spec, space),
         study_name=study_name,
+        store_uri=config.observers.get("mlflow", {}).get("uri"),
         folder=check_writable("output_dir", validate_config(cfg).output_dir / "sweeps" / study_name),
         launcher=launcher,
         preflight=config.preflight,
@@ -131,6 +134,32 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         n_threads=max(1, count_cores() // n_jobs) if is_local else None,
         n_gpus=n_gpus,
     )
+
+
+def _without_credentials(argument: str) -> str:
+    """Return an override as the study stores it: trials need no credentials of the storage and of MLflow.
+
+    Raises:
+        ConfigError: If a setting of the trials has credentials.
+    """
+    hidden, key = hide_credentials(argument), argument.lstrip("+").partition("=")[0]
+    if hidden != argument and key.partition(".")[0] not in ("sweep", "tracking", "observers", "hydra"):
+        raise ConfigError(
+            f"{key}: the address has a password, which the study would store; put the password into an environment "
+            "variable and write ${oc.env:NAME} in its place"
+        )
+    return hidden
+
+
+def _check_launcher(launcher: str, options: SweepOptions) -> None:
+    if launcher not in LOCAL_LAUNCHERS and options.n_jobs is None:
+        raise ConfigError(f"sweep.n_jobs: hydra/launcher={launcher} runs on other machines; set the number of workers")
+    storage = options.storage or ""
+    if launcher.startswith("submitit") and hide_credentials(storage) != storage:
+        raise ConfigError(
+            f"sweep.storage: {hide_credentials(storage)}: hydra/launcher={launcher} writes the address to files of its "
+            "jobs; put the password into ~/.pgpass or PGPASSWORD instead"
+        )
 
 
 def _check_shared_best(cfg: DictConfig) -> None:
@@ -211,4 +240,8 @@ def _fixed_settings(cfg: DictConfig, space: SearchSpace) -> dict[str, str]:
     sections = cast(dict[str, Any], OmegaConf.to_container(without_sweep_keys(cfg), resolve=True))
     kept = {key: section for key, section in sections.items() if key not in UNCOMPARED_SECTIONS}
     searched = tuple(f"{key}." for key in space.searched_keys)
-    return {key: value for key, value in flatten_config(kept).items() if not f"{key}.".startswith(searched)}
+    return {
+        key: hide_credentials(value)
+        for key, value in flatten_config(kept).items()
+        if not f"{key}.".startswith(searched)
+    }

@@ -14,6 +14,8 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from harness.config.compose import remove_credentials
+from harness.core.credentials import hide_credentials
 from harness.core.errors import RunFailedError
 from harness.core.files import write_atomically
 from harness.preflight import CHECKS, preflight
@@ -40,7 +42,7 @@ from harness.sweep.workers.monitor import SweepMonitor, handle_stop_signals, try
 from harness.sweep.workers.worker import WorkerSpec
 from harness.sweep.workers.worker_pool import LauncherPool, WorkerPool, run_launcher_job
 from harness.tracking import sweep_uploader
-from harness.tracking.store_uri import default_store_uri, hide_credentials
+from harness.tracking.store_uri import resolve_store_uri
 from harness.tracking.upload_process import UploadProcess
 
 
@@ -73,8 +75,9 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     workers = _describe_workers(request)
     print(f"Study {request.study_name}: {request.budget.n_trials} trials by {workers}, in {request.folder}")
     print(disk_space)
-    status, reason = _run_trials(request, queue, config, context)
-    print(format_sweep_summary(summarize_study(queue.study, request.budget.n_trials, request.space.fixed)))
+    with ExitStack() as uploads:  # awaited last, when a signal may end the command
+        status, reason = _run_trials(request, queue, config, context, uploads)
+        print(format_sweep_summary(summarize_study(queue.study, request.budget.n_trials, request.space.fixed)))
     if status != "completed":
         raise RunFailedError(f"{status}: {reason}; run the same command to resume")
     if reason:
@@ -137,8 +140,10 @@ def _describe_workers(request: SweepRequest) -> str:
     return f"{request.n_jobs} worker{'s' * (request.n_jobs > 1)}{threads}"
 
 
-def _run_trials(request: SweepRequest, queue: TrialQueue, config: DictConfig, context: HydraContext) -> tuple[str, str]:
-    """Run all trials of the sweep, write its files, and return its status and reason."""
+def _run_trials(
+    request: SweepRequest, queue: TrialQueue, config: DictConfig, context: HydraContext, uploads: ExitStack
+) -> tuple[str, str]:
+    """Run all trials of the sweep, write its files, and return its status and reason; `uploads` awaits the upload."""
     started_at = time.time()
     deadline = started_at + request.options.max_seconds if request.options.max_seconds else None
     pool = _make_worker_pool(request, queue, config, context)
@@ -151,7 +156,7 @@ def _run_trials(request: SweepRequest, queue: TrialQueue, config: DictConfig, co
         queue.reap_dead_trials(is_leftover=True, is_only_sweep=is_only_sweep and queue.is_journal)
         _write_summary(request, queue, "running")
         if "mlflow" in request.cfg.observers:
-            stack.callback(UploadProcess(request.folder).close)
+            uploads.callback(UploadProcess(request.folder, _store_uri(request)).close)
         status, reason = _supervise_workers(request, queue, pool, is_stopping)
         stack.callback(_write_results, request, queue, status)
     return status, reason
@@ -185,6 +190,7 @@ def _make_worker_pool(
     if request.launcher == "basic":
         return WorkerPool(spec, request.n_jobs, request.n_gpus)
     config = config.copy()
+    remove_credentials(config)  # some launchers write it to disk, and the jobs read only the WorkerSpec
     with read_write(config.hydra):
         OmegaConf.update(config, "hydra.sweep.dir", str(request.folder / "jobs"))
     # Jobs on a cluster belong to the cluster and may outlive this process.
@@ -220,13 +226,18 @@ def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
     metrics_file.write_json(folder / sweep_uploader.SWEEP_FILE, {
         "id": queue.study.user_attrs[SWEEP_ID],
         "name": request.study_name,
-        "uri": mlflow.get("uri") or default_store_uri(),
+        "uri": hide_credentials(_store_uri(request)),
         "experiment": mlflow.get("experiment", "default"),
         "started_at_ms": started_at_ms,
         "params": {key: str(value) for key, value in settings.items()}
         | {f"space.{key}": text for key, text in ranges.items()},
         "tags": {"command": command, "study": request.study_name},
     })  # fmt: skip
+
+
+def _store_uri(request: SweepRequest) -> str:
+    """Return the address of the MLflow store, with its credentials."""
+    return resolve_store_uri(request.store_uri)
 
 
 def _write_summary(request: SweepRequest, queue: TrialQueue, status: str) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.files import FileLock
-from harness.tracking.store_uri import artifact_root, hide_credentials, sqlite_path
+from harness.tracking.store_uri import artifact_root, restore_credentials, sqlite_path
 
 # Defaults for variables that the user has not set.
 CLIENT_ENVIRONMENT = {
@@ -133,12 +134,15 @@ class TrackingClient:
 
 
 def connect_to_store(uri: str) -> Any:
-    """Return a silent MlflowClient. One process at a time opens a SQLite file, because the first one migrates it."""
+    """Return a silent MlflowClient; credentials that `uri` lacks come from the environment.
+
+    One process at a time opens a SQLite file, because the first one migrates it.
+    """
     for name, value in CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    file = sqlite_path(uri)
+    uri, file = restore_credentials(uri), sqlite_path(uri)
     with FileLock(file.with_name(f"{file.name}.lock"), required=False) if file else nullcontext():
         return MlflowClient(uri, uri)
 
@@ -151,7 +155,7 @@ def convert_errors(uri: str) -> Iterator[None]:
     except UploadError:
         raise
     except Exception as error:
-        store, cause = hide_credentials(uri), _describe_root_cause(error)
+        store, cause = hide_credentials(uri), describe_root_cause(error, uri)
         raise UploadError(f"upload to MLflow at {store} failed: {cause}") from error
 
 
@@ -160,8 +164,9 @@ def sanitize_key(name: str) -> str:
     return re.sub(r"[^\w.\- /:]", "_", name)[:MAX_KEY_LENGTH]
 
 
-def _describe_root_cause(error: BaseException) -> str:
-    """Return the first line of the innermost exception, such as "connection refused"."""
+def describe_root_cause(error: BaseException, uri: str) -> str:
+    """Return the first line of the innermost exception of the store at `uri`, such as "connection refused"."""
     while error.__context__ is not None:
         error = error.__context__
-    return str(error).partition("\n")[0] or type(error).__name__
+    text = str(error).partition("\n")[0] or type(error).__name__
+    return hide_credentials_in_text(text, restore_credentials(uri))

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.core.credentials import hide_credentials
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.files import FileLock, is_locked
 from harness.record import results_file
@@ -18,7 +19,7 @@ from harness.tracking.mlflow_client import (
     TrackingClient,
     convert_errors,
 )
-from harness.tracking.store_uri import DEFAULT_EXPERIMENT, default_store_uri, hide_credentials
+from harness.tracking.store_uri import DEFAULT_EXPERIMENT, default_store_uri
 
 Entry = dict[str, Any]  # an entry of metrics.jsonl
 
@@ -43,7 +44,7 @@ UI_COLUMN_TAGS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.
 
 @dataclass
 class UploadCursor:
-    """State of the upload of a run, kept in mlflow.json in the run's folder."""
+    """State of the upload of a run, kept in mlflow.json in the run's folder, without the credentials of `uri`."""
 
     uri: str
     experiment: str
@@ -62,7 +63,7 @@ class UploadCursor:
         return cls(**json.loads(path.read_text())) if path.exists() else cls(default_store_uri(), DEFAULT_EXPERIMENT)
 
     def save(self, folder: Path) -> None:
-        write_json(folder / "mlflow.json", asdict(self))
+        write_json(folder / "mlflow.json", {**asdict(self), "uri": hide_credentials(self.uri)})
 
     @property
     def lacks_parent(self) -> bool:

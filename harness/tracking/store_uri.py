@@ -1,8 +1,9 @@
-"""Addresses of MLflow stores: the default store, validation, and display without credentials."""
+"""Addresses of MLflow stores: the default store, validation, and credentials that are not stored."""
 
-import re
+import os
 from pathlib import Path
 
+from harness.core.credentials import describe_malformed, hide_credentials
 from harness.core.paths import project_dir
 
 DEFAULT_EXPERIMENT = "default"
@@ -24,18 +25,19 @@ def resolve_store_uri(uri: str | None) -> str:
         return default_store_uri()
     scheme = uri.partition(":")[0].partition("+")[0]
     if scheme not in SCHEMES:
-        raise ValueError(f"uri: {uri!r} is not a tracking store; use sqlite:///FILE or http://HOST:PORT")
+        hint = "use sqlite:///FILE or http://HOST:PORT"
+        raise ValueError(f"uri: {describe_malformed(uri)} is not a tracking store; {hint}")
     if scheme != "sqlite":
         return uri
-    path = uri.removeprefix("sqlite:///")
-    if path in ("", ":memory:") or path == uri:
-        raise ValueError(f"uri: {uri!r} has no file name; use sqlite:///FILE")
-    return f"sqlite:///{Path(path).absolute()}"
+    path, mark, query = uri.removeprefix("sqlite:///").partition("?")
+    if path in ("", ":memory:") or not uri.startswith("sqlite:///"):
+        raise ValueError(f"uri: {describe_malformed(uri)} has no file name; use sqlite:///FILE")
+    return f"sqlite:///{Path(path).absolute()}{mark}{query}"
 
 
 def sqlite_path(uri: str) -> Path | None:
     """Return the file of a SQLite store, None for any other store."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+    return Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
 
 
 def artifact_root(uri: str) -> str | None:
@@ -47,6 +49,10 @@ def artifact_root(uri: str) -> str | None:
     return (folder / "artifacts").as_uri()
 
 
-def hide_credentials(uri: str) -> str:
-    """Return `uri` without user and password."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+def restore_credentials(uri: str) -> str:
+    """Return the address in MLFLOW_TRACKING_URI if `uri` is the same address without its credentials, else `uri`.
+
+    Files hold addresses without credentials. Who uploads later provides them in the environment.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return given if hide_credentials(given) == uri else uri

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.core.credentials import hide_credentials
 from harness.core.files import FileLock, is_locked
 from harness.record import metrics_file
 from harness.tracking.mlflow_client import (
@@ -29,7 +30,6 @@ from harness.tracking.run_uploader import (
     add_column_tags,
     upload_run,
 )
-from harness.tracking.store_uri import hide_credentials
 
 SWEEP_FILE, SUMMARY_FILE = "sweep.json", "summary.json"
 RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}

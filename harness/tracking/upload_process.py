@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from harness.core.credentials import hide_credentials
 from harness.core.paths import module_command, project_dir
+from harness.core.signals import was_interrupted
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import UploadCursor, UploadResult, upload_run
-from harness.tracking.store_uri import sqlite_path
+from harness.tracking.store_uri import restore_credentials, sqlite_path
 
 POLL_INTERVAL_S = {"run": 2.0, "sweep": 5.0}
 FINAL_ATTEMPTS = {"file": 8, "server": 3}
@@ -26,18 +28,20 @@ FINAL_TIMEOUT_S = 60
 
 
 class UploadProcess:
-    """Start a process that uploads the folder of a run or a sweep as it grows.
+    """Start a process that uploads the folder of a run or a sweep to the store at `uri` as it grows.
 
-    The process completes the upload however this one ends. A sweep counts as running until `close`.
+    The process completes the upload however this one ends. A sweep counts as running until `close`. The process
+    receives the credentials of `uri` in its environment: files do not have them, and command lines are public.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder.absolute()
+    def __init__(self, folder: Path, uri: str) -> None:
+        self._folder, self._uri = folder.absolute(), uri
         is_sweep = sweep_uploader.is_sweep_folder(self._folder)
         self._sweep_lock = sweep_uploader.mark_sweep_running(self._folder) if is_sweep else None
         self._process = subprocess.Popen(
             [*module_command("harness.tracking.upload_process"), str(self._folder)],
             cwd=project_dir(),
+            env={**os.environ, "MLFLOW_TRACKING_URI": restore_credentials(uri)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -49,19 +53,36 @@ class UploadProcess:
         self._relay.start()
 
     def close(self) -> None:
-        """Wait up to a minute for the upload to complete; if it does not, print the command that completes it."""
+        """Wait up to a minute for the upload to complete; if it does not, print the command that completes it.
+
+        Raises:
+            KeyboardInterrupt: At a signal. The process continues the upload, and the message says so.
+        """
         if self._sweep_lock is not None:
             self._sweep_lock.release()
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            status = self._process.wait(FINAL_TIMEOUT_S)
+            status = self._process.wait(0 if was_interrupted() else FINAL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
+            if was_interrupted():
+                raise KeyboardInterrupt(self._describe_background()) from None
             self._process.kill()
             status = self._process.wait()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(self._describe_background()) from None
         self._relay.join()
         if status:
-            print_warning(f"the upload to MLflow is incomplete; complete it with plateau sync {self._folder}")
+            print_warning(f"the upload to MLflow is incomplete; complete it with {self._sync_command()}")
+
+    def _describe_background(self) -> str:
+        return f"interrupted; the upload to MLflow continues in the background; complete it with {self._sync_command()}"
+
+    def _sync_command(self) -> str:
+        command = f"plateau sync {self._folder}"
+        if hide_credentials(self._uri) == self._uri:
+            return command
+        return f"{command} and MLFLOW_TRACKING_URI set to the address with its password, which no file has"
 
 
 def print_warning(text: str) -> None:

@@ -69,7 +69,9 @@ class Trainer:
         """Train to the end of the plan, or until a policy or a signal stops the run, and return the reason."""
         state, plan = self.state, self.plan
         state.train()
-        stop = self._evaluate_and_checkpoint() if state.step == 0 else None
+        stop = self._find_signal()
+        if stop is None and state.step == 0:
+            stop = self._evaluate_and_checkpoint()
         while stop is None and state.step < plan.total_steps:
             started_at = time.perf_counter()
             batch = self.task.get_batch(state.examples, plan.batch_size)
@@ -81,13 +83,18 @@ class Trainer:
                     stop = self._evaluate_and_checkpoint(event.grad_norm)
                 elif plan.save_every and state.step % plan.save_every == 0:
                     self.save(state, False)
-            if stop is None and any(self.processes.all_reduce([float(self.is_stopping())])):
-                stop = Stop("interrupted", f"stopped by a signal after step {state.step}")
+            stop = stop or self._find_signal()
         stop = stop or Stop("completed", "")
         if stop.status != "diverged":  # nobody resumes from a diverged state
             self.save(state, False)
         state.eval()
         return stop
+
+    def _find_signal(self) -> Stop | None:
+        """Return that the run is interrupted if any process has received a signal."""
+        if not any(self.processes.all_reduce([float(self.is_stopping())])):
+            return None
+        return Stop("interrupted", f"stopped by a signal after step {self.state.step}")
 
     def train_step(self, batch: Any, started_at: float | None = None) -> StepEnd | OutOfMemory:
         """Make one optimizer update on `batch`; its loss is the mean over all scored elements, however it is split.

@@ -3,19 +3,27 @@
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
+from contextlib import closing
 from pathlib import Path
+from urllib.request import Request
 
+import psutil
 import pytest
 
 from harness import cli
 from harness.config.compose import compose_config
+from harness.observers.metrics_writer import MetricsWriter
+from harness.observers.mlflow import MlflowUploader
 from harness.run.runner import run
+from harness.tracking.run_uploader import UploadCursor
 from tests.conftest import ROOT
+from tests.observers.sample_events import sample_run, send_events
 from tests.run.test_run import SMOKE
-from tests.tracking.stores import free_port, is_port_open, new_store
+from tests.tracking.stores import free_port, is_port_open, new_store, wait_until
 
 CHROMIUM = shutil.which("chromium")
 CHROMIUM_OPTIONS = [
@@ -62,10 +70,58 @@ def test_busy_port_is_skipped_and_no_process_survives(tmp_path: Path) -> None:
         address = server.stdout.readline().split(": ", 1)[1].split()[0]
         with urllib.request.urlopen(address, timeout=20) as page:
             assert b"MLflow" in page.read()
+        children = psutil.Process(server.pid).children(recursive=True)
+        assert not any(store in word for child in children for word in child.cmdline())  # other users can read these
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=20) == 0
         assert server.stdout.read() == ""  # the end of the pipe: no process holds its other side
     assert not is_port_open(int(address.rpartition(":")[2]))
+
+
+def test_database_of_another_version_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = new_store(tmp_path)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    assert cli.main(["ui", "--uri", store]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"--uri: {store}: Detected out-of-date database schema")
+
+
+def read_address(server: subprocess.Popen[str]) -> str:
+    return next(word for line in server.stdout for word in line.split() if word.startswith("http://"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_recording", [False, True])
+def test_two_started_at_once_on_a_new_database_both_serve_it(is_recording: bool, tmp_path: Path) -> None:
+    """The database has no tables yet, or a run that is recorded at the same time creates them."""
+    store, port = f"sqlite:///{tmp_path}/mlflow.db", free_port()
+    recording = None
+    if is_recording:
+        code = f"from tests.commands.test_ui import record_sample; record_sample('{tmp_path}/run', '{store}')"
+        recording = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        wait_until((tmp_path / "mlflow.db").exists)
+    else:
+        (tmp_path / "mlflow.db").touch()
+    servers = [start_ui(store, port) for _ in range(2)]
+    try:
+        addresses = [read_address(server) for server in servers]
+        for address in addresses:
+            search = Request(f"{address}/api/2.0/mlflow/experiments/search", b'{"max_results": 1}')
+            search.add_header("Content-Type", "application/json")
+            assert urllib.request.urlopen(search, timeout=20).status == 200
+    finally:
+        for server in servers:
+            server.send_signal(signal.SIGINT)
+    assert [server.wait(timeout=20) for server in servers] == [0, 0]
+    assert len(set(addresses)) == 2
+    if recording:
+        assert recording.communicate(timeout=60)[1] == ""
+        assert UploadCursor.load(tmp_path / "run").is_complete
+
+
+def record_sample(folder: str, store: str) -> None:
+    send_events([MetricsWriter(), MlflowUploader(store)], sample_run(Path(folder)))
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")

@@ -113,13 +113,6 @@ def test_disk_that_stays_full_does_not_end_the_run(tmp_path, capsys) -> None:
     assert len(read_lines(tmp_path)) == 2
 
 
-def test_passwords_in_addresses_are_not_recorded(tmp_path: Path) -> None:
-    MetricsWriter()(
-        run_start(tmp_path, params={"tracking.uri": "http://me:secret@server:5000", "optimizer.lr": "0.001"})
-    )
-    assert read_lines(tmp_path)[0]["params"] == {"tracking.uri": "http://server:5000", "optimizer.lr": "0.001"}
-
-
 def test_startup_benchmark_finds_the_start_and_the_first_step(tmp_path: Path) -> None:
     send_events([MetricsWriter()], sample_run(tmp_path))
     recorded = read_lines(tmp_path)

@@ -1,5 +1,6 @@
 """Runs called as functions, several in one process, and dry runs."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ import torch
 from omegaconf import OmegaConf
 
 from harness.config.compose import compose_config
+from harness.core.checkpoint_names import checkpoint_name
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
 from harness.core.events import EvalEnd, Event
+from harness.run import provenance
 from harness.run.dry_run import dry_run
 from harness.run.runner import run
 from tests.conftest import ROOT
@@ -153,3 +156,19 @@ def test_composed_config_can_be_changed() -> None:
     compose_config(overrides).optimizer.lr = 7.0
     assert compose_config(overrides).optimizer.lr == 0.5
     assert compose_config(["experiment=smoke", "optimizer.lr=0.25"]).optimizer.lr == 0.25
+
+
+def test_signal_before_the_first_step_ends_the_record_and_then_interrupts(places, tmp_path, monkeypatch) -> None:
+    write = provenance.write_provenance
+
+    def write_and_signal(*arguments: object) -> None:
+        write(*arguments)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(provenance, "write_provenance", write_and_signal)
+    with pytest.raises(KeyboardInterrupt):
+        run(compose_config([*SMOKE, *places]))
+    folder = test_run.find_only_run(tmp_path)
+    end = read_record(folder)[-1]
+    assert (end["status"], end["reason"], end["step"]) == ("interrupted", "stopped by a signal after step 0", 0)
+    assert (folder / "checkpoints" / checkpoint_name(0)).is_dir()

@@ -1,7 +1,9 @@
 """MLflow holds exactly what metrics.jsonl holds: during the run, after an outage of the server, after a kill."""
 
 import math
+import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +20,14 @@ from harness.observers.mlflow import MlflowUploader
 from harness.record import metrics_file
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import UploadCursor, upload_run
-from harness.tracking.store_uri import artifact_root, default_store_uri, hide_credentials, resolve_store_uri
+from harness.tracking.store_uri import (
+    artifact_root,
+    default_store_uri,
+    resolve_store_uri,
+    restore_credentials,
+    sqlite_path,
+)
+from harness.tracking.upload_process import UploadProcess
 from tests.observers.sample_events import (
     eval_end,
     make_effective_settings,
@@ -318,6 +327,36 @@ def test_empty_experiment_name_is_rejected() -> None:
         MlflowUploader(None, "")
 
 
-def test_hide_credentials() -> None:
-    assert hide_credentials("postgresql://me:secret@db:5432/runs") == "postgresql://db:5432/runs"
-    assert hide_credentials("sqlite:////data/a@b.db") == "sqlite:////data/a@b.db"
+def test_credentials_come_from_the_environment(tmp_path, monkeypatch) -> None:
+    whole = "http://me:p@ss/word@server:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", whole)
+    UploadCursor(whole, "default").save(tmp_path)
+    stored = UploadCursor.load(tmp_path).uri
+    assert stored == "http://server:5000"
+    assert restore_credentials(stored) == whole
+    assert restore_credentials("http://elsewhere:5000") == "http://elsewhere:5000"
+
+
+def test_sqlite_address_with_options(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    uri = resolve_store_uri("sqlite:///runs.db?timeout=60&password=a/b")
+    assert uri == f"sqlite:///{tmp_path}/runs.db?timeout=60&password=a/b"
+    assert sqlite_path(uri) == tmp_path / "runs.db"
+
+
+def test_ctrl_c_while_the_upload_is_awaited_loses_nothing(tmp_path: Path, store: str) -> None:
+    """The store accepts connections and never answers."""
+    folder = tmp_path / "run"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        send_events([MetricsWriter()], sample_run(folder))
+        UploadCursor(f"http://127.0.0.1:{silent.getsockname()[1]}", "default").save(folder)
+        upload = UploadProcess(folder, UploadCursor.load(folder).uri)
+        try:
+            threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+            with pytest.raises(KeyboardInterrupt, match=f"upload .* in the background; .*plateau sync {folder}"):
+                upload.close()
+        finally:
+            upload._process.kill()
+    UploadCursor(store, "default").save(folder)
+    assert cli.main(["sync", str(folder)]) == 0
+    assert stored_points(store) == recorded_points(folder)

@@ -243,17 +243,18 @@ def test_upload_after_kills_of_uploader_and_coordinator(tmp_path, store) -> None
 
 
 def test_unreachable_server_and_later_sync(tmp_path, store, capsys) -> None:
-    sweep = write_sweep_json(tmp_path / "lora", f"http://127.0.0.1:{free_port()}")
-    beside = UploadProcess(sweep)
+    address = f"127.0.0.1:{free_port()}"
+    sweep = write_sweep_json(tmp_path / "lora", f"http://{address}")
+    beside = UploadProcess(sweep, f"http://me:secret@{address}")
     run_trial(sweep, 0, store)
     time.sleep(0.1)
     write_summary_json(sweep, [3.5], "completed")
     beside.close()
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
-    assert "upload to MLflow at" in warnings[0]
+    assert f"upload to MLflow at http://{address} failed" in warnings[0]
     assert f"kept in {sweep}" in warnings[0]
-    assert warnings[1].endswith(f"plateau sync {sweep}")
+    assert f"complete it with plateau sync {sweep} and MLFLOW_TRACKING_URI set" in warnings[1]
     write_sweep_json(sweep, store)
     assert cli.main(["sync", str(sweep)]) == 0
     check_complete_sweep(store, [3.5])

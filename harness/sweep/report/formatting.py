@@ -8,9 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from harness.core.credentials import hide_credentials
 from harness.core.formatting import format_number
 from harness.core.paths import run_command
-from harness.tracking.store_uri import hide_credentials
 
 MIN_WITHOUT_DECIMALS = 10_000
 """Values from here on, such as token counts, are shown without decimals."""

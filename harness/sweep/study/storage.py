@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from harness.core.credentials import describe_malformed, hide_credentials, hide_credentials_in_text
 from harness.core.errors import ConfigError
 from harness.core.files import FileLock
 from harness.sweep.optuna_internals import get_database_engine
@@ -46,8 +47,8 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     try:
         return RDBStorage(url, **options)
     except Exception as error:  # drivers raise their own types
-        reason = str(error.__cause__ or error).partition("\n")[0]
-        raise ConfigError(f"sweep.storage: {make_url(url)!r} cannot be opened ({reason})") from error
+        reason = hide_credentials_in_text(str(error.__cause__ or error).partition("\n")[0], url)
+        raise ConfigError(f"sweep.storage: {hide_credentials(url)} cannot be opened ({reason})") from error
 
 
 def _open_journal(journal: Path) -> BaseStorage:
@@ -71,13 +72,15 @@ def parse_dialect(url: str) -> str:
         return make_url(url).get_backend_name()
     except ArgumentError as error:
         hint = "use null for a journal file, or a URL such as postgresql+psycopg://user@host/database"
-        raise ConfigError(f"sweep.storage: {url!r} is not a database URL; {hint}") from error
+        raise ConfigError(f"sweep.storage: {describe_malformed(url)} is not a database URL; {hint}") from error
 
 
 def absolute_storage_url(url: str) -> str:
     """Return `url` with an absolute path if it names an SQLite file, so that it is valid from any folder."""
     path = make_url(url).database if parse_dialect(url) == "sqlite" else None
-    return f"sqlite:///{Path(path).absolute()}" if path else url
+    if not path or path.startswith("file:"):
+        return url
+    return make_url(url).set(database=str(Path(path).absolute())).render_as_string(hide_password=False)
 
 
 @contextmanager

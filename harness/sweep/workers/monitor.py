@@ -11,6 +11,7 @@ from typing import NamedTuple
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.core.credentials import hide_credentials_in_text
 from harness.core.files import FileLock
 from harness.core.shortage import describe_full_disk
 from harness.sweep.report.summary import summarize_trials
@@ -60,7 +61,7 @@ class SweepMonitor:
                 outcome = None
                 if failing_since is None:
                     failing_since = time.monotonic()
-                    reason = str(error).partition("\n")[0]
+                    reason = hide_credentials_in_text(str(error).partition("\n")[0])
                     print(f"warning: cannot read the study ({reason}); the workers continue", file=sys.stderr)
                 elif time.monotonic() - failing_since > STORAGE_TIMEOUT_SECONDS:
                     outcome = SweepOutcome(f"the study's storage did not answer: {error}")

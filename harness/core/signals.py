@@ -1,0 +1,116 @@
+"""Handlers of SIGINT (Ctrl-C) and SIGTERM for each phase of a command. Imports nothing slow: it is needed first.
+
+1. While modules are imported, a signal ends the process at once, since an exception would end in a traceback.
+2. From then on it raises KeyboardInterrupt, so that what is half done is cleaned up.
+3. While a run is recorded it only stops the training: the record is completed.
+4. While an upload is awaited it raises KeyboardInterrupt again.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RETRY_SECONDS = 0.01
+
+_interrupts: list[int] = []
+
+
+def exit_on_signals() -> None:
+    """End the process with a message and status 1 at a signal, from now until `interrupt_on_signals`."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, _exit_now)
+
+
+def interrupt_on_signals() -> None:
+    """Raise KeyboardInterrupt at a signal, if `exit_on_signals` was called: a library leaves signals alone.
+
+    A second signal ends the process at once.
+    """
+    if signal.getsignal(signal.SIGINT) is not _exit_now:
+        return
+    sys.unraisablehook = _raise_again
+    for number in (*STOP_SIGNALS, signal.SIGALRM):
+        signal.signal(number, _interrupt)
+
+
+def ignore_signals() -> None:
+    """Ignore signals while Python shuts down."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def was_interrupted() -> bool:
+    """Return whether a signal has raised KeyboardInterrupt, which other code may have turned into another exception."""
+    return bool(_interrupts)
+
+
+def _exit_now(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    if _interrupts and number != signal.SIGALRM:
+        _exit_now(number, frame)
+    _interrupts.append(number)
+    raise KeyboardInterrupt("interrupted")
+
+
+def _raise_again(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Raise a KeyboardInterrupt again that was lost in a callback, such as a destructor."""
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        signal.setitimer(signal.ITIMER_REAL, RETRY_SECONDS)
+    else:
+        sys.__unraisablehook__(unraisable)
+
+
+@contextmanager
+def hold_signals() -> Iterator[Callable[[], bool]]:
+    """Hold signals back, and yield a function that returns whether one was received.
+
+    After the block the first one is raised again, for the handler of before.
+    """
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.append(number)
+        print("\nstopping as soon as the record is complete", file=sys.stderr)
+
+    with _use_handler(hold):
+        yield lambda: bool(held)
+    if held:
+        signal.raise_signal(held[0])
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether a signal was received; a second SIGINT raises KeyboardInterrupt."""
+    received: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    with _use_handler(stop):
+        yield lambda: bool(received)
+
+
+@contextmanager
+def _use_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handle SIGINT and SIGTERM in a block; outside the main thread, where Python handles no signals, do nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, restored in previous.items():
+            signal.signal(number, restored)

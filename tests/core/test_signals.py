@@ -1,0 +1,91 @@
+"""Handlers of signals, each with real signals."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from harness.core.signals import hold_signals, interrupt_on_signals, stop_on_signals, was_interrupted
+from tests.conftest import ROOT
+
+
+def run_code(code: str) -> subprocess.CompletedProcess[str]:
+    text = "import signal\nfrom harness.core import signals\nsignals.exit_on_signals()\n" + code
+    return subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_signal_during_imports_ends_the_process_in_one_line(number: str) -> None:
+    done = run_code(f"signal.raise_signal(signal.{number})")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "interrupted\n")
+
+
+CLEAN_UP = """
+signals.interrupt_on_signals()
+try:
+    signal.raise_signal(signal.{number})
+except KeyboardInterrupt as error:
+    print(f"cleaned up after {{error}}", signals.was_interrupted(), flush=True)
+    if {twice}:
+        signal.raise_signal(signal.{number})
+"""
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("twice", [False, True])
+def test_signal_afterwards_lets_the_process_clean_up_unless_it_is_repeated(number: str, twice: bool) -> None:
+    done = run_code(CLEAN_UP.format(number=number, twice=twice))
+    assert done.stdout == "cleaned up after interrupted True\n"
+    assert (done.returncode, done.stderr) == ((1, "interrupted\n") if twice else (0, ""))
+
+
+LOST = """
+import time
+signals.interrupt_on_signals()
+class Finalized:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)  # Python drops what a destructor raises
+try:
+    Finalized()
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_interrupt_that_a_destructor_drops_is_raised_again() -> None:
+    done = run_code(LOST)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
+def test_library_leaves_handlers_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    interrupt_on_signals()
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not was_interrupted()
+
+
+def test_held_signal_is_raised_after_the_block() -> None:
+    steps = []
+
+    def signal_twice() -> None:
+        with hold_signals() as is_held:
+            steps.append(is_held())
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            steps.append(is_held())
+
+    with pytest.raises(KeyboardInterrupt):
+        signal_twice()
+    assert steps == [False, True]
+
+
+def test_second_signal_interrupts_a_run_that_stops() -> None:
+    with stop_on_signals() as is_stopping:
+        assert not is_stopping()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert is_stopping()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
