@@ -6,12 +6,13 @@
 4. While an upload is awaited it raises KeyboardInterrupt again.
 """
 
+import atexit
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -22,6 +23,7 @@ _interrupts: list[int] = []
 
 def exit_on_signals() -> None:
     """End the process with a message and status 1 at a signal, from now until `interrupt_on_signals`."""
+    atexit.register(_exit_after_interrupt)  # the first to be registered runs last
     for number in STOP_SIGNALS:
         signal.signal(number, _exit_now)
 
@@ -52,6 +54,18 @@ def was_interrupted() -> bool:
 def _exit_now(number: int, frame: FrameType | None) -> None:
     os.write(2, b"interrupted\n")
     os._exit(1)
+
+
+def _exit_after_interrupt() -> None:
+    """Exit with status 1 after an interrupt.
+
+    Python would kill itself with SIGINT if the KeyboardInterrupt has passed through `exec`, which dataclasses call.
+    """
+    if was_interrupted():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # closed
+                stream.flush()
+        os._exit(1)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

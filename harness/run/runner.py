@@ -215,11 +215,10 @@ def _train_and_record(
     is_held: Callable[[], bool],
 ) -> RunResult:
     """Train and emit all events; `is_held` returns whether a signal was received outside of the training."""
-    folder, state, started_at = start.folder, parts.state, time.perf_counter()
+    folder, state, started_at, shortage = start.folder, parts.state, time.perf_counter(), ""
     if start_info.table and processes.is_main:
         (folder / "start.txt").write_text(start_info.table + "\n")
     emit(start)
-    shortage = ""
     for notice in (*parts.notices, *start_info.notices):
         emit(Notice(notice))
     try:
@@ -245,9 +244,7 @@ def _train_and_record(
         reason = shortage or hide_credentials_in_text(f"{type(error).__name__}: {error}")
         stop = Stop("interrupted" if shortage else "failed", reason)
         if not shortage:
-            with suppress(OSError):  # the error may be one of the disk
-                report = hide_credentials_in_text(traceback.format_exc())
-                (folder / f"error{processes.rank or ''}.txt").write_text(report)
+            _write_traceback(folder / f"error{processes.rank or ''}.txt")
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in emit.observers):
         _draw_predictions(parts.task, folder, emit)
     result = RunResult(
@@ -267,6 +264,11 @@ def _train_and_record(
     if shortage:
         raise ShortageError(f"{shortage} after step {state.step}")
     return result
+
+
+def _write_traceback(path: Path) -> None:
+    with suppress(OSError):  # the error may be one of the disk
+        path.write_text(hide_credentials_in_text(traceback.format_exc()))
 
 
 def _draw_predictions(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:

@@ -37,7 +37,7 @@ except KeyboardInterrupt as error:
 def test_signal_afterwards_lets_the_process_clean_up_unless_it_is_repeated(number: str, twice: bool) -> None:
     done = run_code(CLEAN_UP.format(number=number, twice=twice))
     assert done.stdout == "cleaned up after interrupted True\n"
-    assert (done.returncode, done.stderr) == ((1, "interrupted\n") if twice else (0, ""))
+    assert (done.returncode, done.stderr) == (1, "interrupted\n" if twice else "")
 
 
 LOST = """
@@ -56,7 +56,21 @@ except KeyboardInterrupt:
 
 def test_interrupt_that_a_destructor_drops_is_raised_again() -> None:
     done = run_code(LOST)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "interrupted\n", "")
+
+
+THROUGH_EXEC = """
+signals.interrupt_on_signals()
+try:
+    exec("signal.raise_signal(signal.SIGINT)")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_interrupt_that_passes_through_exec_ends_with_status_1() -> None:
+    done = run_code(THROUGH_EXEC)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "interrupted\n", "")
 
 
 def test_library_leaves_handlers_alone() -> None:
