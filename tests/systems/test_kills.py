@@ -56,10 +56,15 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def tallies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Tally]]:
-    """Collect the tallies of all tests and write their table."""
-    tallies: list[Tally] = []
-    path = Path(os.environ.get("KILLS_TABLE") or tmp_path_factory.mktemp("kills") / "table.md")
+def table(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tally]]:
+    """Return the file of the table and the tallies of the tests so far."""
+    return Path(os.environ.get("KILLS_TABLE") or tmp_path_factory.mktemp("kills") / "table.md"), []
+
+
+@pytest.fixture
+def tallies(table: tuple[Path, list[Tally]]) -> Iterator[list[Tally]]:
+    """Collect the tally of a test, and write the table after it: the whole campaign takes long."""
+    path, tallies = table
     yield tallies
     write_table(path, tallies)
     print(f"\n{path}\n{path.read_text()}")
