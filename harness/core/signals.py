@@ -1,4 +1,4 @@
-"""Handlers of SIGINT (Ctrl-C) and SIGTERM for each phase of a command. Imports nothing slow: it is needed first.
+"""Handlers of SIGINT (Ctrl-C), SIGTERM and SIGHUP, for each phase of a command. Imports nothing slow.
 
 1. While modules are imported, a signal ends the process at once, since an exception would end in a traceback.
 2. From then on it raises KeyboardInterrupt, so that what is half done is cleaned up.
@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it, and it must stay ignored
+    STOP_SIGNALS += (signal.SIGHUP,)  # the terminal was closed
 RETRY_SECONDS = 0.01
 
 _interrupts: list[int] = []
@@ -52,7 +54,8 @@ def was_interrupted() -> bool:
 
 
 def _exit_now(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"interrupted\n")
+    with suppress(OSError):  # after SIGHUP there is no terminal
+        os.write(2, b"interrupted\n")
     os._exit(1)
 
 
@@ -93,7 +96,8 @@ def hold_signals() -> Iterator[Callable[[], bool]]:
 
     def hold(number: int, frame: FrameType | None) -> None:
         held.append(number)
-        print("\nstopping as soon as the record is complete", file=sys.stderr)
+        with suppress(OSError):
+            print("\nstopping as soon as the record is complete", file=sys.stderr)
 
     with _use_handler(hold):
         yield lambda: bool(held)
@@ -110,7 +114,8 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+        with suppress(OSError):
+            print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
 
     with _use_handler(stop):
         yield lambda: bool(received)
@@ -118,7 +123,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def _use_handler(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM in a block; outside the main thread, where Python handles no signals, do nothing."""
+    """Handle the stop signals in a block; outside the main thread, where Python handles no signals, do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -12,13 +12,35 @@ from tests.conftest import ROOT
 
 def run_code(code: str) -> subprocess.CompletedProcess[str]:
     text = "import signal\nfrom harness.core import signals\nsignals.exit_on_signals()\n" + code
-    return subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        [sys.executable, "-c", text],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # these tests may run under nohup
+    )
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signal_during_imports_ends_the_process_in_one_line(number: str) -> None:
     done = run_code(f"signal.raise_signal(signal.{number})")
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "interrupted\n")
+
+
+def test_hangup_that_nohup_ignores_stays_ignored() -> None:
+    code = """
+import signal
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from harness.core import signals
+signals.exit_on_signals()
+signals.interrupt_on_signals()
+with signals.stop_on_signals() as is_stopping:
+    signal.raise_signal(signal.SIGHUP)
+    print(is_stopping())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
 
 
 CLEAN_UP = """
@@ -32,7 +54,7 @@ except KeyboardInterrupt as error:
 """
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("twice", [False, True])
 def test_signal_afterwards_lets_the_process_clean_up_unless_it_is_repeated(number: str, twice: bool) -> None:
     done = run_code(CLEAN_UP.format(number=number, twice=twice))

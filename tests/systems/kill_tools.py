@@ -91,6 +91,12 @@ def kill_process(process: subprocess.Popen[bytes]) -> bool:
     return process.wait() == -signal.SIGKILL
 
 
+def wait_for_first_line(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process imports torch: while Python itself starts, nobody can handle a signal."""
+    maps = Path(f"/proc/{process.pid}/maps")
+    poll_until(lambda: process.poll() is not None or b"/torch/" in read_bytes(maps), 60, 0.01)
+
+
 def interrupt_process(process: subprocess.Popen[bytes], number: int, is_double: bool, pause: float) -> None:
     """Send a signal to the process group, as a terminal does, twice if `is_double`, and wait for the end."""
     os.killpg(process.pid, number)

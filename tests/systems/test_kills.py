@@ -22,6 +22,7 @@ from tests.systems.kill_tools import (
     is_alive,
     kill_process,
     poll_until,
+    wait_for_first_line,
     write_table,
 )
 from tests.systems.life_checks import check_life, check_run_status, check_sweep, is_completed
@@ -195,6 +196,7 @@ def test_signaled_runs_lose_nothing(reference, tmp_path, tallies) -> None:
         life = RunLife(tmp_path / f"life-{number}", text)
         for target in plan[: len(signals)]:
             process, errors = life.start_process(), Path(f"{life.log}.err")
+            wait_for_first_line(process)
             if wait_for_moment(life, target, chance):
                 signal_number, is_double = signals.pop()
                 moment = find_moment(life, has_mapped_data=maps_files_below(process.pid, life.cache))
@@ -220,6 +222,7 @@ def test_signaled_sweeps_lose_nothing(reference, sweep_cache, tmp_path, tallies)
         life = SweepLife(tmp_path / f"life-{number}", reference[0], sweep_cache, n_trials=6, is_tracked=number % 2 == 0)
         for target in plan[: len(signals)]:
             process = life.start_process()
+            wait_for_first_line(process)
             if wait_for_sweep_moment(life, target, chance):
                 signal_number, is_double = signals.pop()
                 moment = find_sweep_moment(life, len(life.list_workers()))
