@@ -49,6 +49,10 @@ def find_journal(study: str) -> Path:
     candidates = (Path(study), journal_path(Path(study)), journal_path(project_dir() / "outputs" / "sweeps" / study))
     for path in candidates:
         if path.is_file():
+            if path.name != journal_path(Path()).name:
+                raise ConfigError(
+                    f"{study}: not a study.journal; name a sweep's folder, such as outputs/sweeps/default"
+                )
             return path
     if journal_path(Path(study)).is_dir():
         raise ConfigError(f"{journal_path(Path(study))}: a folder, not a journal; move it away")

@@ -30,6 +30,8 @@ NON_TRAINING_KEYS = ("observers", "tracking", "output_dir", "cache_dir", "name",
                      "thresholds")  # fmt: skip
 """Keys that do not change the training."""
 
+RECORDED_KEYS = ("name", "task", "model", "optimizer", "schedule", "start")
+"""Keys that every recorded configuration has, among others."""
 MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 2**18, 32
 """Limits for a recorded configuration, whose usual size is 4 kB and whose usual depth is 4."""
 
@@ -104,6 +106,18 @@ def _check_yaml_events(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_CONFIG_DEPTH:
             raise ValueError(f"it is nested more than {MAX_CONFIG_DEPTH} levels deep")
+
+
+def load_run_config(folder: Path) -> DictConfig:
+    """Load the config.yaml in a run's folder.
+
+    Raises:
+        ConfigError: If it is not the configuration of a run, or names a component that is not trusted.
+    """
+    cfg = load_config(folder / "config.yaml")
+    if missing := [key for key in RECORDED_KEYS if key not in cfg]:
+        raise ConfigError(f"{folder / 'config.yaml'}: is not the configuration of a run: it has no key {missing[0]}")
+    return cfg
 
 
 def to_plain_dict(cfg: BaseContainer) -> dict[str, Any]:

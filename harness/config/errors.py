@@ -32,6 +32,9 @@ def explain_error(error: Exception, arguments: list[str]) -> str:
         if wrong := re.search(r"while evaluating .*", str(error)):
             return f"{error.override}: {wrong[0]}"
         return f"{error.override!r} is not an override; write key=value, and quote what the shell or Hydra would split"
+    if wrong := re.match(r"Error resolving interpolation '(.*?)', possible", str(error)):
+        override = next((argument for argument in arguments if argument.endswith(f"={wrong[1]}")), wrong[1])
+        return f"{override}: a group needs an option, or an interpolation of another group"
     key = re.match(r"Could not override '([^']+)'", str(error))
     if key:
         return _explain_unknown_key(key[1], str(cause), arguments)

@@ -14,7 +14,10 @@ from harness.importers.step_numbering import round_step
 def read_trainer_state(path: Path) -> History:
     """Read the log_history of the file; ValueError if it is empty."""
     state = json.loads(path.read_text(encoding="utf-8-sig"))
-    entries = [entry for entry in state["log_history"] if "step" in entry and SUMMARY_KEY not in entry]
+    logged = state["log_history"]
+    if not isinstance(logged, list) or not all(isinstance(entry, dict) for entry in logged):
+        raise ValueError(f"{path}: log_history is not a list of entries, so this is no trainer_state.json")
+    entries = [entry for entry in logged if "step" in entry and SUMMARY_KEY not in entry]
     if not entries:
         raise ValueError(f"{path}: log_history is empty; the trainer has not logged a step yet")
     points: dict[str, list[tuple[int, float]]] = {}

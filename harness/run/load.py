@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torch import nn
 
-from harness.config.compose import load_config
+from harness.config.compose import load_run_config
 from harness.core.errors import ConfigError
 from harness.core.paths import project_dir
 from harness.data.tokenizers import Tokenizer
@@ -39,7 +39,7 @@ def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
         raise ConfigError(
             f"RUN: {folder} has no tokenizer: it is not a run of a language model, or its checkpoints were deleted"
         )
-    cfg = load_config(folder / "config.yaml")
+    cfg = load_run_config(folder)
     tokenizer = Tokenizer.load(kept)
     try:
         model = load_best_weights(folder, instantiate_component(cfg, "model")(vocab_size=tokenizer.vocab_size))

@@ -13,7 +13,7 @@ from harness.config.compose import (
     NON_TRAINING_KEYS,
     compose_config,
     contains_key,
-    load_config,
+    load_run_config,
     to_plain_dict,
     without_sweep_keys,
 )
@@ -38,7 +38,7 @@ def reproduce_overrides(folder: Path) -> list[str]:
     They start with the recorded overrides, or with the experiment named like the run if these do not compose here; the
     remaining differences follow.
     """
-    target = load_config(folder / "config.yaml")
+    target = load_run_config(folder)
     overrides, composed = _compose_first(_recorded_overrides(folder), [f"experiment={target.name}"])
     return [*overrides, *_diff_settings(_training_settings(target), _training_settings(without_sweep_keys(composed)))]
 

@@ -93,6 +93,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     cfg = space.compose_config({}, ["observers=trial"])
     ranges = [f"{key}={value}" for group in (params, *options.conditional.values()) for key, value in group.items()]
     check_locked(cfg, [*arguments, *ranges])
+    output_dir = validate_config(cfg).output_dir
     _check_shared_best(cfg)
     spec = StudySpec(
         params=params,
@@ -125,8 +126,8 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         space=space,
         budget=_build_budget(options, sweeper, spec, space),
         study_name=study_name,
-        store_uri=config.observers.get("mlflow", {}).get("uri"),
-        folder=check_writable("output_dir", validate_config(cfg).output_dir / "sweeps" / study_name),
+        store_uri=_find_store_uri(config.get("observers")),
+        folder=check_writable("output_dir", output_dir / "sweeps" / study_name),
         launcher=launcher,
         preflight=config.preflight,
         is_local=is_local,
@@ -134,6 +135,12 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         n_threads=max(1, count_cores() // n_jobs) if is_local else None,
         n_gpus=n_gpus,
     )
+
+
+def _find_store_uri(observers: Any) -> str | None:
+    """Return the address that the MLflow observer is given; the trials' own observers have been checked already."""
+    mlflow = observers.get("mlflow") if isinstance(observers, DictConfig) else None
+    return mlflow.get("uri") if isinstance(mlflow, DictConfig) else None
 
 
 def _without_credentials(argument: str) -> str:
@@ -195,7 +202,7 @@ def _read_sweep_options(config: DictConfig, sweeper: Mapping[str, Any]) -> Sweep
             raise ConfigError(f"sweep.{name}: {value!r} must be a list; write 'sweep.{name}=[{value}]'")
     options = parse_section("sweep", SweepOptions, cast(DictConfig, OmegaConf.merge(config.sweep, given)))
     rate = sweeper["max_failure_rate"]
-    if rate is not None and (isinstance(rate, str) or not 0 <= rate <= 1):
+    if rate is not None and (type(rate) not in (int, float) or not 0 <= rate <= 1):
         raise ConfigError(f"hydra.sweeper.max_failure_rate: {rate!r} must be a share from 0 to 1")
     directions = sweeper["direction"] if isinstance(sweeper["direction"], list) else [sweeper["direction"]]
     for direction in directions:

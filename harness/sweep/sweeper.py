@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from harness.config.compose import remove_credentials
 from harness.core.credentials import hide_credentials
-from harness.core.errors import RunFailedError
+from harness.core.errors import RunFailedError, explain_path_error
 from harness.core.files import write_atomically
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import format_finding, print_finding, summarize_report
@@ -75,9 +75,14 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     workers = _describe_workers(request)
     print(f"Study {request.study_name}: {request.budget.n_trials} trials by {workers}, in {request.folder}")
     print(disk_space)
-    with ExitStack() as uploads:  # awaited last, when a signal may end the command
-        status, reason = _run_trials(request, queue, config, context, uploads)
-        print(format_sweep_summary(summarize_study(queue.study, request.budget.n_trials, request.space.fixed)))
+    try:
+        with ExitStack() as uploads:  # awaited last, when a signal may end the command
+            status, reason = _run_trials(request, queue, config, context, uploads)
+            print(format_sweep_summary(summarize_study(queue.study, request.budget.n_trials, request.space.fixed)))
+    except OSError as error:
+        if problem := explain_path_error(error):
+            raise RunFailedError(f"failed: {problem}, then run the same command to resume") from error
+        raise
     if status != "completed":
         raise RunFailedError(f"{status}: {reason}; run the same command to resume")
     if reason:

@@ -46,6 +46,7 @@ CASES = [
     (["seed=99999999999999999999"], ["seed: 99999999999999999999"]),
     (["loop=null"], ["loop=null", "needs an option"]),
     (["lora=[1,2]"], ["lora=[1,2]", "needs an option"]),
+    (["batch=${oc.env:NOTHING}"], ["batch=${oc.env:NOTHING}", "needs an option"]),
     (["loop=3"], ["loop=3", "needs an option"]),
     (["~seed"], ["seed: has no value", "leave out '~seed'"]),
     (["~locked"], ["locked: has no value", "locked=[]"]),

@@ -72,6 +72,8 @@ TABLE = [
     (["sweep.n_trials=many"], ["sweep.n_trials", "'many'"]),
     (["hydra.sweeper=text"], ["hydra.sweeper: 'text' has no _target_"]),
     (["hydra.callbacks.parent_run=true"], ["hydra.callbacks.parent_run: True has no _target_"]),
+    (["hydra.sweeper.max_failure_rate=[1]"], ["hydra.sweeper.max_failure_rate: [1]"]),
+    (["observers=default", "observers.mlflow=nan"], ["observers.mlflow: nan: it has no _target_"]),
     (["hydra.sweeper.storage={a:1}"], ["sweep.storage"]),
     (["sweep.n_trials=null"], ["sweep.n_trials", "None"]),
     (["sweep.n_jobs=-1"], ["sweep.n_jobs: -1 must be at least 1"]),

@@ -193,3 +193,12 @@ def test_a_repair_keeps_every_trial_that_a_damaged_line_did_not_concern(queue) -
         repair = plan_repair([*lines[:index], b"garbage\n", *lines[index + 1 :]])
         assert len(repair.kept) >= len(lines) - 1, repair.method
     assert queue.study.trials[0].state == TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "study.journal"])
+def test_a_file_that_is_no_journal_is_left_alone(name, tmp_path, capsys) -> None:  # noqa: F811
+    file = tmp_path / name
+    file.write_bytes(b"PK\x03\x04 no line ends here")
+    assert cli.main(["repair", str(file)]) == (0 if name == "study.journal" else 2)
+    assert file.read_bytes() == b"PK\x03\x04 no line ends here"
+    assert name in str(capsys.readouterr())

@@ -109,7 +109,10 @@ class JournalLock(JournalFileLock):
             if (end := file.seek(0, os.SEEK_END)) and _read_last_byte(file.fileno(), end) == b"\n":
                 return
             file.seek(max(0, end - MAX_LINE_BYTES))
-            n_bytes = len(file.read().rpartition(b"\n")[2])
+            line = file.read().rpartition(b"\n")[2]
+            if not line.startswith(b"{"):  # not written by Optuna: damage, or a file that is no journal
+                return
+            n_bytes = len(line)
             file.truncate(end - n_bytes)
             print(f"note: {self._journal}: removed an incomplete last line of {n_bytes} bytes", file=sys.stderr)
 
