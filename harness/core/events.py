@@ -141,5 +141,12 @@ class Observer:
     def __call__(self, event: Event) -> Iterable[Diagnosis | FinalDiagnosis] | None:
         raise NotImplementedError
 
+    def flush(self) -> None:
+        """Bring to the disk what was received so far; called before each checkpoint, on which a run resumes.
+
+        Raises:
+            OSError: If that fails.
+        """
+
     def close(self) -> None:
         """Finish pending work; called once, after RunEnd."""

@@ -30,6 +30,9 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(draft)  # a failed write does not say where
+        raise
     finally:
         draft.unlink(missing_ok=True)
 
@@ -47,38 +50,55 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
         for path in (*draft.rglob("*"), draft):
             _flush_to_disk(path)
         replace_folder(draft, folder)
+    except OSError as error:
+        error.filename = error.filename or str(draft)
+        raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
 
 def remove_folder(folder: Path) -> None:
-    """Rename `folder`, then remove it, so that a process that dies half-way leaves nothing that looks whole.
+    """Remove `folder` and its backup; do nothing if there is neither, or if the system refuses.
 
-    What earlier processes left half-removed is removed too.
+    Each is renamed first: a process killed half-way leaves a name that nobody takes for the folder, which the next call
+    or `remove_leftovers` removes.
     """
-    shutil.rmtree(_backup_path(folder), ignore_errors=True)
-    removed = folder.with_name(f"{folder.name}{REMOVED_SUFFIX}")
-    shutil.rmtree(removed, ignore_errors=True)
-    with suppress(FileNotFoundError):
-        folder.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
+    _rename_and_remove(_backup_path(folder))  # first: without the folder, it would be taken for it
+    _rename_and_remove(folder)
+
+
+def remove_leftovers(parent: Path) -> None:
+    """Remove what killed processes left in `parent`: drafts, and folders that were being removed.
+
+    No process may write there at the same time.
+    """
+    for path in [*parent.glob(f"*{DRAFT_SUFFIX}"), *parent.glob(f"*{REMOVED_SUFFIX}")]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def replace_folder(new: Path, folder: Path) -> None:
     """Move `new` to `folder`. If the process dies between the two renames, `find_intact_folder` finds the old one."""
     backup = _backup_path(folder)
     if folder.exists():  # rename refuses a target that has files
-        shutil.rmtree(backup, ignore_errors=True)
+        _rename_and_remove(backup)
         folder.rename(backup)
     new.rename(folder)
     _flush_to_disk(folder.parent)
-    shutil.rmtree(backup, ignore_errors=True)
+    _rename_and_remove(backup)
 
 
 def find_intact_folder(folder: Path) -> Path:
     """Return `folder`, or its backup where `replace_folder` was interrupted."""
     backup = _backup_path(folder)
     return backup if backup.exists() and not folder.exists() else folder
+
+
+def _rename_and_remove(folder: Path) -> None:
+    removed = folder.with_name(f"{folder.name}{REMOVED_SUFFIX}")
+    shutil.rmtree(removed, ignore_errors=True)  # what a killed process left
+    with suppress(OSError):
+        folder.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def _backup_path(folder: Path) -> Path:

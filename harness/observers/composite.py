@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 from harness.core.events import Event, Observer, RunStart
 from harness.core.shortage import ShortageError, describe_shortage
@@ -31,6 +32,10 @@ class CompositeObserver(Observer):
 
         self._call_each(notify)
 
+    def flush(self) -> None:
+        for observer in self.observers:
+            observer.flush()
+
     def close(self) -> None:
         self._call_each(lambda observer: observer.close())
 
@@ -43,4 +48,5 @@ class CompositeObserver(Observer):
             except Exception as error:
                 self.observers.remove(observer)
                 name, problem = type(observer).__name__, f"{type(error).__name__}: {error}"
-                print(f"warning: observer {name} is disabled after {problem}", file=sys.stderr)
+                with suppress(OSError):  # stderr may be a file on a full disk
+                    print(f"warning: observer {name} is disabled after {problem}", file=sys.stderr)

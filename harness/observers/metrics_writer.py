@@ -1,6 +1,8 @@
 """The observer that writes metrics.jsonl, from which everything that shows the run later is made."""
 
+import os
 import sys
+from contextlib import suppress
 from typing import BinaryIO
 
 from harness.core.events import Event, Observer, RunStart
@@ -11,7 +13,10 @@ from harness.record.metrics_file import METRICS_FILE, encode_entry
 
 
 class MetricsWriter(Observer):
-    """Write each line at once. Lines that a full disk rejects are kept and written with the next one."""
+    """Write each line at once. Lines that a full disk rejects are kept and written with the next one.
+
+    Only the first line must be written at once, and every line before the next checkpoint: `flush` raises otherwise.
+    """
 
     def __init__(self) -> None:
         self._aggregate = MetricAggregator()
@@ -28,21 +33,32 @@ class MetricsWriter(Observer):
             self._lock.acquire()
         for entry in make_entries(event, self._aggregate(event), self._folder):
             self._unwritten += encode_entry(entry)
-            self._flush()
+            self._try_to_write()
+        if isinstance(event, RunStart):
+            self.flush()
+
+    def flush(self) -> None:
+        if self._file is not None:
+            self._write()
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         if self._file is not None:
-            self._flush()
+            self._try_to_write()
             self._lock.release()
             self._file.close()
             self._file = None
 
-    def _flush(self) -> None:
+    def _write(self) -> None:
         assert self._file is not None
+        while self._unwritten:
+            del self._unwritten[: self._file.write(self._unwritten)]
+
+    def _try_to_write(self) -> None:
         try:
-            while self._unwritten:
-                del self._unwritten[: self._file.write(self._unwritten)]
+            self._write()
         except OSError as error:
             if not self._has_warned:
-                print(f"warning: {self._path}: {error}; training continues, will write later", file=sys.stderr)
+                with suppress(OSError):  # stderr may be a file on the same disk
+                    print(f"warning: {self._path}: {error}; will write later", file=sys.stderr)
             self._has_warned = True

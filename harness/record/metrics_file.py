@@ -42,6 +42,11 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], 
             yield entry, offset
 
 
+def has_entries(path: Path) -> bool:
+    """Return whether the record of a run has begun: whether its first line is complete."""
+    return path.exists() and next(read_entries(path), None) is not None
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file atomically, with numbers as in `encode_entry`."""
     write_atomically(path, json.dumps(_encode_nonfinite(value), allow_nan=False, indent=1) + "\n")

@@ -1,6 +1,5 @@
 """Resume a run from a checkpoint: find it, restore the state, and report what has changed since."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from harness.config.schema import RunSettings
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
-from harness.core.files import is_locked
+from harness.core.files import is_locked, remove_leftovers
 from harness.core.lr_keys import is_lr_key
 from harness.core.state import ObservingSchedule, TrainState, find_broken_tie
 from harness.core.task import Task
@@ -118,10 +117,9 @@ def find_resume_point(settings: RunSettings) -> ResumePoint | None:
 
 
 def remove_drafts(run: Path) -> None:
-    """Remove the checkpoint that a killed process was writing, unless a process still writes to the run."""
+    """Remove the checkpoints that a killed process was writing or removing, unless another one still writes the run."""
     if is_locked(run / metrics_file.METRICS_FILE) is False:
-        for draft in (run / "checkpoints").glob("*.tmp"):
-            shutil.rmtree(draft, ignore_errors=True)
+        remove_leftovers(run / "checkpoints")
 
 
 def match_head_tying(resumed: ResumePoint, model: nn.Module) -> None:

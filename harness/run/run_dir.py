@@ -1,17 +1,29 @@
 """Create the folder of a run and the files that describe the run."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from harness.config.schema import RunSettings
+from harness.core.distributed import ProcessGroup
 from harness.core.errors import ConfigError
 from harness.core.files import remove_folder
+from harness.core.formatting import format_bytes
+from harness.core.shortage import ShortageError, free_bytes
+from harness.core.state import TrainState
 from harness.core.task import Task
 from harness.record import metrics_file
 from harness.run import provenance
+from harness.training.checkpoint import estimate_checkpoint_bytes
+
+# Files of a run that may be written before its record begins.
+FIRST_FILES = (
+    "config.yaml", "command.txt", "diff.patch", "start.txt", "mlflow.json", "mlflow.lock", metrics_file.METRICS_FILE,
+)  # fmt: skip
 
 
 def check_unused(folder: Path) -> None:
@@ -20,14 +32,28 @@ def check_unused(folder: Path) -> None:
     Raises:
         ConfigError: If it does.
     """
-    if (folder / metrics_file.METRICS_FILE).exists():
+    if any((folder / name).exists() for name in (metrics_file.METRICS_FILE, "checkpoints")):
         raise ConfigError(f"{folder}: already holds a run; use another folder")
+
+
+def check_checkpoints_fit(settings: RunSettings, state: TrainState) -> None:
+    """Check that the weights of two checkpoints fit on the disk: the last one stays until the next is complete.
+
+    Raises:
+        ShortageError: If they do not.
+    """
+    needed, free = 2 * estimate_checkpoint_bytes(state, n_moments=0), free_bytes(settings.output_dir)
+    if free is not None and free < needed:
+        raise ShortageError(
+            f"output_dir: {settings.output_dir}: two checkpoints take at least {format_bytes(needed)} and "
+            f"{format_bytes(free)} are free; make room, or use another output_dir"
+        )
 
 
 def create_run_dir(cfg: DictConfig, settings: RunSettings, given: Path | None, task: Task, command: str) -> Path:
     """Create the folder of a run, with the resolved configuration, the provenance and the task's files in it.
 
-    If that fails, no folder is left.
+    If that fails, nothing of it is left.
     """
     folder = given.absolute() if given else _create_unique_dir(cfg, settings)
     try:
@@ -36,9 +62,32 @@ def create_run_dir(cfg: DictConfig, settings: RunSettings, given: Path | None, t
         for name, path in task.files.items():
             shutil.copytree(path, folder / "checkpoints" / name)
     except BaseException:
-        remove_folder(folder)
+        _remove_run_dir(folder)
         raise
     return folder
+
+
+@contextmanager
+def removed_unless_begun(folder: Path, processes: ProcessGroup) -> Iterator[None]:
+    """Remove the folder of a run that ends with an exception before its record has begun."""
+    try:
+        yield
+    except BaseException:
+        if processes.is_main and not metrics_file.has_entries(folder / metrics_file.METRICS_FILE):
+            _remove_run_dir(folder)
+        raise
+
+
+def _remove_run_dir(folder: Path) -> None:
+    """Remove what a run writes into its folder before it trains, and the folder if it then is empty.
+
+    The user may have named a folder that holds other files.
+    """
+    remove_folder(folder / "checkpoints")
+    for name in FIRST_FILES:
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):  # not empty
+        folder.rmdir()
 
 
 def _create_unique_dir(cfg: DictConfig, settings: RunSettings) -> Path:

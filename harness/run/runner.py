@@ -23,19 +23,18 @@ from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError
 from harness.core.events import Event, Notice, RunEnd, RunStart, Status
-from harness.core.files import remove_folder
-from harness.core.formatting import format_bytes
+from harness.core.files import remove_leftovers
 from harness.core.paths import project_dir
 from harness.core.seeding import preserve_rng_state
-from harness.core.shortage import ShortageError, describe_shortage, free_bytes
+from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import hold_signals, stop_on_signals
+from harness.core.state import TrainState
 from harness.core.task import Task
 from harness.observers.composite import CompositeObserver
 from harness.observers.figures import FigureWriter
-from harness.record import metrics_file
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
-from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer, estimate_checkpoint_bytes
+from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
 
@@ -102,7 +101,7 @@ def run(
         except BaseRunFailed as error:
             return error.result
         observers = CompositeObserver(build_observers(cfg) if processes.is_main else [])
-        processes.run_main_first(lambda: _check_disk_space(settings, parts) if processes.is_main else None)
+        processes.run_main_first(lambda: run_dir.check_checkpoints_fit(settings, parts.state) if processes.is_main else None)
         stack.callback(observers.close)  # after signals are no longer held, since it waits for the upload
         is_held = stack.enter_context(hold_signals())
         run_folder = processes.run_main_first(
@@ -110,9 +109,7 @@ def run(
         )
         run_folder = processes.broadcast(run_folder)
         assert run_folder is not None
-        stack.enter_context(_removed_unless_started(run_folder, processes))
-        about = {"command": command, "data.digest": parts.task.dataset["digest"]}
-        about |= provenance.collect_provenance(processes.device, project_dir())
+        stack.enter_context(run_dir.removed_unless_begun(run_folder, processes))
         start = RunStart(
             name=run_folder.name,
             folder=run_folder,
@@ -120,7 +117,7 @@ def run(
             log_every=settings.loop.log_every,
             params={**_recorded_params(cfg), **(params or {})},
             effective=parts.effective,
-            tags={**about, **start_info.tags, **(tags or {})},
+            tags={**_describe_run(command, parts, processes), **start_info.tags, **(tags or {})},
             constants=parts.task.constants,
             dataset=parts.task.dataset,
             overrides=overrides or (),
@@ -129,26 +126,10 @@ def run(
         return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info, is_held)
 
 
-def _check_disk_space(settings: RunSettings, parts: RunParts) -> None:
-    """Check that two checkpoints fit on the disk: the last one stays until the next is complete."""
-    needed, free = 2 * estimate_checkpoint_bytes(parts.state), free_bytes(settings.output_dir)
-    if free is not None and free < needed:
-        raise ShortageError(
-            f"output_dir: {settings.output_dir}: two checkpoints take {format_bytes(needed)} and {format_bytes(free)} "
-            "are free; make room, or use another output_dir"
-        )
-
-
-@contextmanager
-def _removed_unless_started(folder: Path, processes: ProcessGroup) -> Iterator[None]:
-    """Remove the folder of a run that ends with an exception before its record has begun."""
-    try:
-        yield
-    except BaseException:
-        record = folder / metrics_file.METRICS_FILE
-        if processes.is_main and not (record.exists() and record.stat().st_size):
-            remove_folder(folder)
-        raise
+def _describe_run(command: str, parts: RunParts, processes: ProcessGroup) -> Mapping[str, str]:
+    """Return the tags of a run: its command, its data and its provenance."""
+    about = provenance.collect_provenance(processes.device, project_dir())
+    return {**about, "command": command, "data.digest": parts.task.dataset["digest"]}
 
 
 @contextmanager
@@ -218,7 +199,12 @@ def _train_and_record(
     folder, state, started_at, shortage = start.folder, parts.state, time.perf_counter(), ""
     if start_info.table and processes.is_main:
         (folder / "start.txt").write_text(start_info.table + "\n")
-    emit(start)
+    processes.run_main_first(lambda: emit(start))
+
+    def save(state: TrainState, is_best: bool) -> None:
+        processes.run_main_first(emit.flush)  # a run that resumes from this checkpoint records nothing before it
+        checkpointer.save(state, is_best)
+
     for notice in (*parts.notices, *start_info.notices):
         emit(Notice(notice))
     try:
@@ -232,7 +218,7 @@ def _train_and_record(
                 processes,
                 policies=(*parts.policies, *policies),
                 emit=emit,
-                save=checkpointer.save,
+                save=save,
                 restore_before=checkpointer.restore_before,
                 is_stopping=lambda: is_held() or is_stopping(),
             )
@@ -247,23 +233,41 @@ def _train_and_record(
             _write_traceback(folder / f"error{processes.rank or ''}.txt")
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in emit.observers):
         _draw_predictions(parts.task, folder, emit)
-    result = RunResult(
+    result = _make_result(stop, state, time.perf_counter() - started_at, folder, parts.effective)
+    shortage = _end_record(result, emit) or shortage
+    if shortage:
+        if processes.is_main:  # with too many open files, not even a draft could be removed before
+            remove_leftovers(checkpointer.folder)
+        raise ShortageError(f"{shortage} after step {state.step}")
+    return result
+
+
+def _end_record(result: RunResult, emit: CompositeObserver) -> str:
+    """Record the end of a run; return what the machine ran out of if the record could not be completed."""
+    shared = {name: getattr(result, name) for name in ("status", "reason", "step", "tokens", "seconds",
+              "best_val_loss", "best_step")}  # fmt: skip
+    emit(RunEnd(**shared, artifacts=run_dir.list_description_files(result.folder)))
+    try:
+        emit.flush()
+    except OSError as error:
+        return describe_shortage(error, result.folder)
+    return ""
+
+
+def _make_result(
+    stop: Stop, state: TrainState, seconds: float, folder: Path, effective: EffectiveSettings
+) -> RunResult:
+    return RunResult(
         status=stop.status,
         reason=stop.reason,
         best_val_loss=state.best_val_loss,
         best_step=state.best_step,
         step=state.step,
         tokens=state.tokens,
-        seconds=time.perf_counter() - started_at,
+        seconds=seconds,
         folder=folder,
-        effective=parts.effective,
+        effective=effective,
     )
-    shared = {name: getattr(result, name) for name in ("status", "reason", "step", "tokens", "seconds",
-              "best_val_loss", "best_step")}  # fmt: skip
-    emit(RunEnd(**shared, artifacts=run_dir.list_description_files(folder)))
-    if shortage:
-        raise ShortageError(f"{shortage} after step {state.step}")
-    return result
 
 
 def _write_traceback(path: Path) -> None:

@@ -27,7 +27,8 @@ def estimate_disk_use(request: SweepRequest, checkpoint_bytes: int) -> DiskUse:
     running = request.n_jobs * (keep + 3)
     finished = min(request.options.keep, n_trials) * (keep + 2)
     return DiskUse(
-        lowest=request.n_jobs * 2 * checkpoint_bytes,
+        # two per running trial, without moments: some optimizers have none, and others make up two thirds
+        lowest=request.n_jobs * 2 * checkpoint_bytes // 3,
         highest=(running + finished) * checkpoint_bytes + n_trials * RECORD_BYTES,
     )
 

@@ -19,6 +19,7 @@ from harness.core.checkpoint_names import checkpoint_name, list_saved_steps
 from harness.core.distributed import ProcessGroup
 from harness.core.files import find_intact_folder, remove_folder, replace_folder, write_folder_atomically
 from harness.core.seeding import get_rng_state
+from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.state import TrainState
 from harness.training.spikes import SPIKE_STEPS
 
@@ -36,7 +37,8 @@ def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None =
 
     def write(draft: Path) -> None:
         save_weights(weights, draft / WEIGHTS_FILE)
-        torch.save(state_without_weights, draft / STATE_FILE)
+        with (draft / STATE_FILE).open("wb") as file:  # from a path, torch.save raises without saying why
+            torch.save(state_without_weights, file)
         sums = {name: _file_sha256(draft / name) for name in (WEIGHTS_FILE, STATE_FILE)}
         summary = {"counters": state_without_weights["counters"], "sha256": sums}
         (draft / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
@@ -44,11 +46,12 @@ def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None =
     write_folder_atomically(folder, write)
 
 
-def estimate_checkpoint_bytes(state: TrainState) -> int:
-    """Return about how many bytes a checkpoint of `state` takes, with two moments per trainable parameter."""
+def estimate_checkpoint_bytes(state: TrainState, n_moments: int = 2) -> int:
+    """Return about how many bytes a checkpoint of `state` takes, with so many moments per trainable parameter."""
     tensors = {tensor.data_ptr(): tensor for tensor in state.model.state_dict().values()}  # tied ones are written once
     weights = sum(tensor.nbytes for tensor in tensors.values())
-    return weights + 2 * sum(parameter.nbytes for parameter in state.model.parameters() if parameter.requires_grad)
+    trainable = sum(parameter.nbytes for parameter in state.model.parameters() if parameter.requires_grad)
+    return weights + n_moments * trainable
 
 
 def load_checkpoint(state: TrainState, folder: Path, *, rank: int = 0) -> None:
@@ -186,22 +189,36 @@ class Checkpointer:
         self._saved_step: int | None = None
 
     def save(self, state: TrainState, is_best: bool) -> None:
-        """Save `state` unless this step is saved already. Every process must call it, to save its generators."""
+        """Save `state` unless this step is saved already. Every process must call it, to save its generators.
+
+        An error of the process that writes is raised by all, so that none waits for it.
+        """
         path = self.folder / checkpoint_name(state.step)
         is_saved, self._saved_step = self._saved_step == state.step, state.step
         rng = None if is_saved else self.processes.all_gather(get_rng_state())
-        if not self.processes.is_main:
-            return
-        if not is_saved:
-            save_checkpoint(state, path, rng)
-        if is_best:
-            self._link_as_best(path)
+
+        def write() -> None:
+            try:
+                if not is_saved:
+                    save_checkpoint(state, path, rng)
+                if is_best:
+                    self._link_as_best(path)
+            except Exception as error:  # what it came from would not reach the other processes
+                if shortage := describe_shortage(error, self.folder):
+                    raise ShortageError(shortage) from error
+                raise
+            self._remove_old(state.step)
+
+        self.processes.run_main_first(write if self.processes.is_main else lambda: None)
+
+    def _remove_old(self, step: int) -> None:
+        """Remove the checkpoints that neither `keep` nor a rollback needs once `step` is saved."""
         saved = list_saved_steps(self.folder)
         # A spike is detected SPIKE_STEPS late, so a rollback may need the last checkpoint before that.
-        rollback_step = max((step for step in saved if step <= state.step - SPIKE_STEPS), default=0)
-        for step in saved[: -self.keep]:
-            if step < rollback_step:
-                remove_folder(self.folder / checkpoint_name(step))
+        rollback_step = max((earlier for earlier in saved if earlier <= step - SPIKE_STEPS), default=0)
+        for earlier in saved[: -self.keep]:
+            if earlier < rollback_step:
+                remove_folder(self.folder / checkpoint_name(earlier))
 
     def save_resumed_start(self, state: TrainState, best: Path | None) -> None:
         """Save where a resumed run starts and the best checkpoint so far, so that it does not need the old run.

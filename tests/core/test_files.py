@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from harness.core.files import (
     find_intact_folder,
     is_locked,
     open_atomically,
+    remove_folder,
+    remove_leftovers,
     replace_folder,
     write_atomically,
     write_folder_atomically,
@@ -64,6 +67,20 @@ def test_failed_folder_write_keeps_the_old_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_failed_write_names_the_place(tmp_path: Path) -> None:
+    """The error of a write has no file name, so a full disk would remain unnamed."""
+
+    def fail(draft: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_folder_atomically(tmp_path / "folder", fail)
+    assert raised.value.filename == str(tmp_path / "folder.tmp")
+    with pytest.raises(OSError, match="No space left") as raised, open_atomically(tmp_path / "file"):
+        fail(tmp_path)
+    assert Path(raised.value.filename).parent == tmp_path
+
+
 def test_interrupted_replace_leaves_an_intact_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = tmp_path / "folder", tmp_path / "draft"
     for folder in (old, new):
@@ -85,6 +102,66 @@ def test_interrupted_replace_leaves_an_intact_folder(tmp_path: Path, monkeypatch
     replace_folder(new, old)
     assert find_intact_folder(old) == old
     assert (old / "draft").exists()
+
+
+def test_folder_whose_removal_is_killed_is_gone_under_its_name(tmp_path: Path) -> None:
+    folder, removed = tmp_path / "folder", tmp_path / "folder.removed"
+    folder.mkdir()
+    for number in range(4000):
+        (folder / f"{number}").touch()
+    code = """if True:
+        import os, signal, sys, threading
+        from pathlib import Path
+        from harness.core.files import remove_folder
+        folder, removed = map(Path, sys.argv[1:])
+        threading.Thread(target=remove_folder, args=[folder]).start()
+        while folder.exists() or len(os.listdir(removed)) > 3500:
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    command = [sys.executable, "-c", code, str(folder), str(removed)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[2], check=False).returncode == -signal.SIGKILL
+    assert not folder.exists()
+    assert removed.exists()
+    folder.mkdir()
+    remove_folder(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_removed_folder_takes_its_backup_along(tmp_path: Path) -> None:
+    """A checkpoint of which only the backup is left counts as one."""
+    for names in (["folder"], ["folder.old"], ["folder", "folder.old"], []):
+        for name in names:
+            (tmp_path / name).mkdir()
+        remove_folder(tmp_path / "folder")
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [["folder"], ["folder.old"], ["folder", "folder.old"]])
+def test_removal_cut_off_leaves_no_part_that_looks_whole(names, tmp_path: Path, monkeypatch) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+        for file in ("a", "b"):
+            (tmp_path / name / file).touch()
+
+    def remove_one(path: Path, **_: object) -> None:
+        if path.exists():
+            next(path.iterdir()).unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.shutil, "rmtree", remove_one)
+    with pytest.raises(KeyboardInterrupt):
+        remove_folder(tmp_path / "folder")
+    found = find_intact_folder(tmp_path / "folder")
+    assert not found.exists() or len(list(found.iterdir())) == 2
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("step-1", "step-2.old", "step-3.tmp", "step-4.removed", "step-5.old.removed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-1", "step-2.old"]
 
 
 def test_lock_excludes_others_until_it_is_released(tmp_path: Path) -> None:

@@ -1,20 +1,26 @@
 """A run on a full disk is interrupted, leaves nothing half-written and resumes to the same result."""
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from harness.config.compose import compose_config
 from harness.core.shortage import ShortageError
+from harness.observers.metrics_writer import MetricsWriter
 from harness.run import run_dir
 from harness.run.runner import run
 from harness.training import checkpoint
-from tests.conftest import run_main
+from tests.conftest import ROOT, run_main
 from tests.run.test_run import SMOKE, find_only_run, read_record, read_series
+from tests.tracking.stores import free_port
 
 SHORT = [*SMOKE, "observers=metrics_only", "loop.max_steps=12", "loop.evals=4"]
 
@@ -51,10 +57,65 @@ def test_run_is_interrupted_and_resumes_to_the_same_losses(number, places, tmp_p
 
 
 def test_full_disk_at_the_start_leaves_no_folder(places, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(run_dir.shutil, "copytree", failing_after(0, shutil.copytree))
+    monkeypatch.setattr(run_dir, "shutil", SimpleNamespace(copytree=failing_after(0, shutil.copytree)))
     assert run_main(monkeypatch, *SHORT, *places) == 1
     assert "interrupted: " in capsys.readouterr().err
     assert not list((tmp_path / "outputs").glob("*"))
+
+
+def test_files_that_others_put_into_the_folder_stay(places, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.md").write_text("kept")
+    monkeypatch.setattr(run_dir, "shutil", SimpleNamespace(copytree=failing_after(0, shutil.copytree)))
+    with pytest.raises(OSError, match="shortage"):
+        run(compose_config([*SHORT, *places]), folder=folder)
+    assert [path.read_text() for path in folder.iterdir()] == ["kept"]
+    monkeypatch.undo()
+    monkeypatch.setattr(MetricsWriter, "_write", failing_after(0, MetricsWriter._write))
+    with pytest.raises(ShortageError, match="no space left on"):  # the first line does not fit
+        run(compose_config([*SHORT, *places]), folder=folder)
+    assert [path.read_text() for path in folder.iterdir()] == ["kept"]
+
+
+def test_no_checkpoint_is_saved_before_its_record(places, tmp_path, monkeypatch) -> None:
+    """Otherwise a run that resumes from it would lack the lines that the full disk rejected."""
+    straight = run(compose_config([*SHORT, *places, "name=straight"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsWriter, "_write", failing_after(13, MetricsWriter._write))
+        with pytest.raises(ShortageError, match="no space left on"):
+            run(compose_config([*SHORT, *places, "name=full"]))
+    [folder] = (tmp_path / "outputs").glob("*_full")
+    again = run(compose_config([*SHORT, *places, "name=again", "start=resume", f"start.run={folder}"]))
+    first = again.effective.first_step
+    assert 0 < first < 12
+    for name in ("train/loss", "val/loss"):
+        kept = {step: loss for step, loss in read_losses(folder, name).items() if step <= first}
+        assert kept | read_losses(again.folder, name) == read_losses(straight.folder, name)
+
+
+def read_losses(folder: Path, name: str) -> dict[int, float]:
+    return {line["step"]: line["metrics"][name] for line in read_record(folder) if name in line.get("metrics", {})}
+
+
+@pytest.mark.slow
+def test_full_disk_of_one_process_ends_all(places, tmp_path) -> None:
+    """Only rank 0 writes checkpoints; the other would wait for it for hours."""
+    command = [sys.executable, "run.py", *SHORT, *places]
+    group = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    run(compose_config([*SHORT, *places]))  # fills the cache
+    limit = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (200000, 200000));"
+    limited = [sys.executable, "-c", f"{limit} runpy.run_path('run.py', run_name='__main__')", *command[2:]]
+    commands = {"0": limited, "1": command}
+    ranks = [
+        subprocess.Popen(commands[rank], cwd=ROOT, env={**group, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    try:
+        assert [rank.wait(90) for rank in ranks] == [1, 1]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert not list((tmp_path / "outputs").glob("*/error*.txt"))
 
 
 def test_run_that_cannot_begin_its_record_leaves_no_folder(places, tmp_path, monkeypatch, capsys) -> None:

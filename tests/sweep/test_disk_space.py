@@ -46,4 +46,4 @@ def test_line_says_what_to_lower(places, monkeypatch) -> None:
     assert line.startswith("disk space: at most 23.2 MB of 10 MB free in ")
     assert line.endswith("lower sweep.keep or loop.keep_checkpoints, or make room")
     with pytest.raises(ShortageError, match="take at least 12 MB"):
-        check_disk_space(request, 3_000_000)
+        check_disk_space(request, 9_000_000)

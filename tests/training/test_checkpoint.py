@@ -7,8 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from harness.training.checkpoint import load_checkpoint, load_weights, read_state_dict, save_checkpoint, save_weights
+from harness.core.shortage import describe_shortage
+from harness.training.checkpoint import (
+    STATE_FILE,
+    WEIGHTS_FILE,
+    load_checkpoint,
+    load_weights,
+    read_state_dict,
+    save_checkpoint,
+    save_weights,
+)
 from harness.training.loop import Trainer
+from tests.observers.test_metrics_writer import limit_file_size
 from tests.toy_task import CPU, ToyTask, toy_plan, toy_state
 
 
@@ -47,6 +57,21 @@ def test_finds_checkpoint_after_crash_between_renames(tmp_path: Path) -> None:
     assert found.step == 3
     save_checkpoint(state, tmp_path / "best")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+def test_failed_write_of_the_optimizer_says_why(tmp_path: Path) -> None:
+    """The weights fit and the moments do not; once the draft is removed, the disk has space again."""
+    task = ToyTask()
+    task.model = nn.Sequential(nn.Linear(3, 64), nn.Linear(64, 1))
+    state = toy_state(task)
+    Trainer(task, state, toy_plan(2), CPU).train()
+    save_checkpoint(state, tmp_path / "step-2")
+    weights, moments = ((tmp_path / "step-2" / name).stat().st_size for name in (WEIGHTS_FILE, STATE_FILE))
+    assert weights < moments
+    with limit_file_size(weights), pytest.raises(Exception) as raised:  # noqa: PT011  # torch's own type
+        save_checkpoint(state, tmp_path / "step-3")
+    assert "file size limit reached" in describe_shortage(raised.value, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-2"]
 
 
 def make_tied_model() -> nn.ModuleDict:

@@ -106,10 +106,9 @@ def test_early_stopping_after_patience() -> None:
 
 
 def test_signal_stops_after_current_step() -> None:
-    steps: list[int] = []
     task = ToyTask()
     state = toy_state(task)
-    events, stop = train_toy(task, state, is_stopping=lambda: bool(steps.append(1)) or len(steps) == 3)
+    events, stop = train_toy(task, state, is_stopping=lambda: state.step == 3)
     assert stop.status == "interrupted"
     assert (state.step, len(losses(events))) == (3, 3)
 
@@ -226,3 +225,11 @@ def test_evaluation_reports_grad_norms_of_last_step_by_layer() -> None:
     assert set(last.grad_norms) == {"0", "3"}
     norm = events[events.index(last) - 1].grad_norm
     assert math.hypot(*last.grad_norms.values()) == pytest.approx(norm, rel=1e-4)
+
+
+def test_signal_during_the_last_step_comes_too_late() -> None:
+    """The run would be recorded as interrupted, and could not be resumed: it has no step left."""
+    task = ToyTask()
+    state = toy_state(task)
+    _, stop = train_toy(task, state, is_stopping=lambda: state.step == toy_plan().total_steps)
+    assert stop == Stop("completed", "")

@@ -188,8 +188,7 @@ def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> 
         kept |= {trial.number for trial in study.best_trials}
     for trial in finished:
         if trial.number not in kept:
-            with suppress(OSError):
-                remove_folder(folder / str(trial.number) / "checkpoints")
+            remove_folder(folder / str(trial.number) / "checkpoints")
 
 
 def main() -> int:
