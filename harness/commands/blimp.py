@@ -16,7 +16,8 @@ from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from harness.core.distributed import select_device
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, DamageError
+from harness.core.files import find_intact_folder
 from harness.core.paths import project_dir
 from harness.core.task import Mean
 from harness.data.blimp import GroupAccuracy, MinimalPair, compute_accuracies, read_minimal_pairs
@@ -166,7 +167,7 @@ def _record_results(folder: Path, accuracies: Sequence[GroupAccuracy], about: di
             metrics[f"{name}_se"] = mean.standard_error
         published = PUBLISHED_ACCURACY.get(group.name, (None,) * len(PUBLISHED_MODELS))
         rows.append((group.kind, group.name, mean.value, mean.standard_error, int(mean.count), *published))
-    step = read_counters(folder / "checkpoints" / "best")["step"]
+    step = read_counters(find_intact_folder(folder / "checkpoints" / "best"))["step"]
     results_file.write_result(
         folder, "blimp.json", step=step, metrics=metrics, units=units, columns=TABLE_COLUMNS, rows=rows, about=about
     )
@@ -175,7 +176,7 @@ def _record_results(folder: Path, accuracies: Sequence[GroupAccuracy], about: di
         return 0
     try:
         print(f"uploaded to {upload_run(folder).uri}")
-    except UploadError as error:
+    except (UploadError, DamageError) as error:
         print(f"{error}; upload later with: plateau sync {folder}", file=sys.stderr)
         return 1
     return 0

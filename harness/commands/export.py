@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.validation import check_writable
+from harness.core.digests import MANIFEST, write_manifest
 from harness.core.errors import ConfigError
 from harness.core.files import write_folder_atomically
 from harness.data.tokenizers import METADATA_FILE
@@ -59,6 +60,7 @@ def _write_model(run: LoadedRun, folder: Path, *, merged: bool = True) -> None:
     model: Any = to_transformers_model(remove_adapters(run.model, merged=merged), run.tokenizer.eos_id)
     model.save_pretrained(folder)
     _copy_tokenizer(run, folder)
+    write_manifest(folder)
 
 
 def _write_adapters(run: LoadedRun, base: str, folder: Path) -> None:
@@ -70,6 +72,7 @@ def _write_adapters(run: LoadedRun, base: str, folder: Path) -> None:
     _copy_tokenizer(run, folder)
     if not _find_public_base(run):
         _write_model(run, folder / "base", merged=False)
+    write_manifest(folder)
 
 
 def _find_public_base(run: LoadedRun) -> str | None:
@@ -79,4 +82,6 @@ def _find_public_base(run: LoadedRun) -> str | None:
 
 
 def _copy_tokenizer(run: LoadedRun, folder: Path) -> None:
-    shutil.copytree(run.tokenizer.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(METADATA_FILE))
+    shutil.copytree(
+        run.tokenizer.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(METADATA_FILE, MANIFEST)
+    )

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.core.errors import DamageError
 from harness.record.metrics_file import METRICS_FILE
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str]) -> int:
 def sync_folder(folder: Path) -> int:
     """Upload what MLflow lacks of the run or sweep in `folder` and return the exit status.
 
-    0 if MLflow has everything so far, 1 if the upload failed, 2 if the folder holds neither a run nor a sweep.
+    0 if MLflow has everything so far, 1 if the upload failed, 2 if the folder holds neither a run nor a sweep or is
+    damaged.
     """
     if not (folder / METRICS_FILE).is_file() and not sweep_uploader.is_sweep_folder(folder):
         missing = f"(no {METRICS_FILE}) nor a sweep (no {sweep_uploader.SWEEP_FILE})"
@@ -31,6 +33,9 @@ def sync_folder(folder: Path) -> int:
     except UploadError as error:
         print(f"{folder}: {error}; try again later", file=sys.stderr)
         return 1
+    except DamageError as error:
+        print(f"{folder}: {error}", file=sys.stderr)
+        return 2
     has_news = result.lines or result.files
     uploaded = f"uploaded {result.lines} lines and {result.files} files to" if has_news else "nothing to upload to"
     print(f"{folder}: {uploaded} {result.uri}{'' if result.is_complete else ' (still running)'}")

@@ -16,7 +16,7 @@ from harness.core.checkpoint_names import checkpoint_name
 from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
 from harness.run.runner import RunResult, run
-from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, load_weights
+from harness.training.checkpoint import read_checkpoint
 from harness.training.policies import Decision, Stop
 
 
@@ -71,7 +71,7 @@ def _run_to_step(overrides: list[str], folder: Path, stop_after: int | None = No
 def read_checkpoint_parts(folder: Path, step: int) -> dict[str, Any]:
     """Return the contents of the checkpoint of `step` in a run's folder: model, optimizer, schedule, and so on."""
     checkpoint = folder / "checkpoints" / checkpoint_name(step)
-    return {"model": load_weights(checkpoint / WEIGHTS_FILE), **torch.load(checkpoint / STATE_FILE, weights_only=True)}
+    return read_checkpoint(checkpoint)
 
 
 def max_difference(one: Any, other: Any) -> tuple[float, int]:

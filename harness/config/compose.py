@@ -21,7 +21,8 @@ from harness.config.errors import check_group_values
 from harness.config.hydra_internals import watch_compositions
 from harness.config.trust import check_components, check_composed_config, check_search_path
 from harness.core.credentials import hide_credentials
-from harness.core.errors import ConfigError
+from harness.core.digests import check_digest_comment
+from harness.core.errors import ConfigError, DamageError
 from harness.core.paths import config_dir
 
 SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
@@ -64,13 +65,16 @@ def load_config(path: Path) -> DictConfig:
     """Load the config.yaml of a run, which anyone may have written.
 
     Raises:
-        ConfigError: If it is no resolved configuration, or names a component that is not trusted.
+        ConfigError: If it is damaged, is no resolved configuration, or names a component that is not trusted.
     """
     try:
         text = _read_small_file(path)
+        check_digest_comment(path, text.encode())
         _check_yaml_events(text)
         cfg = OmegaConf.load(io.StringIO(text))
         plain = OmegaConf.to_container(cfg, resolve=False)
+    except DamageError as error:
+        raise ConfigError(str(error)) from error
     except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: is not the configuration of a run: {reason}") from error

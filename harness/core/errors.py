@@ -27,6 +27,10 @@ def explain_path_error(error: BaseException) -> str:
     return f"{error.filename}: {(error.strerror or str(error)).lower()}; check the path"
 
 
+class DamageError(ValueError):
+    """A file that is not as it was written; the message names it."""
+
+
 def did_you_mean(name: str, names: Iterable[object]) -> str:
     """Return "; did you mean ...?" with the closest of `names`, or an empty string if none is close."""
     close = difflib.get_close_matches(name, [str(n) for n in names], n=1)

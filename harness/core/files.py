@@ -6,12 +6,29 @@ A path written here holds either the old content or the new one, whatever proces
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 DRAFT_SUFFIX, REMOVED_SUFFIX = ".tmp", ".removed"
+FILE_KINDS = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+
+
+def check_regular_file(path: Path) -> None:
+    """Check that `path` is a file that can be read to its end: reading a pipe or a device may never end.
+
+    Raises:
+        ValueError: If it is something else.
+        OSError: If there is nothing.
+    """
+    kind = FILE_KINDS.get(stat.S_IFMT(path.stat().st_mode))
+    if kind:
+        raise ValueError(f"{path} is {kind}, not a regular file; give a regular file")
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:

@@ -2,14 +2,15 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.core.digests import find_damaged_file, write_manifest
 from harness.core.files import FileLock, write_folder_atomically
 
 CACHE_VERSION = 1  # part of every digest; raise it when the same source is read, tokenized or stored differently
-MANIFEST = "files.json"  # sizes in bytes of all other files of the folder, written last
 
 
 def compute_digest(*parts: Any) -> str:
@@ -17,34 +18,27 @@ def compute_digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps([CACHE_VERSION, *parts], ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def compute_file_digest(path: Path) -> str:
-    """Return the SHA-256 of the content of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def ensure_cached(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Return `folder`; let `write` fill it first if it is missing or incomplete. Concurrent processes write it once."""
+    """Return `folder`; let `write` fill it first if it is missing or damaged. Concurrent processes write it once.
+
+    Every file is compared with its SHA-256: about 1 s for each GB, once per process.
+    """
 
     def write_with_manifest(draft: Path) -> None:
         write(draft)
-        (draft / MANIFEST).write_text(json.dumps(_list_file_sizes(draft)))
+        write_manifest(draft)
 
-    if _is_complete(folder):
+    if is_intact(folder):
         return folder
     with FileLock(folder.with_name(f"{folder.name}.lock")):
-        if not _is_complete(folder):
+        if not folder.exists():
+            write_folder_atomically(folder, write_with_manifest)
+        elif damage := find_damaged_file(folder):
+            print(f"warning: {damage}; rebuilding {folder}", file=sys.stderr)
             write_folder_atomically(folder, write_with_manifest)
     return folder
 
 
-def _is_complete(folder: Path) -> bool:
-    try:
-        return bool(json.loads((folder / MANIFEST).read_text()) == _list_file_sizes(folder))
-    except (OSError, ValueError):
-        return False
-
-
-def _list_file_sizes(folder: Path) -> dict[str, int]:
-    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+def is_intact(folder: Path) -> bool:
+    """Return whether a cached folder exists and all of its files are as written."""
+    return folder.is_dir() and find_damaged_file(folder) is None

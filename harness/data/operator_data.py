@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from harness.data.cache import compute_digest, compute_file_digest
+from harness.core.digests import compute_file_digest
+from harness.data.cache import compute_digest
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from harness.core.digests import compute_file_digest
 from harness.data import pydoc
-from harness.data.cache import compute_digest, compute_file_digest
+from harness.data.cache import compute_digest
 from harness.data.hf_hub import go_offline_if_unreachable
 from harness.data.text_files import (
     MAX_CSV_FIELD_CHARS,

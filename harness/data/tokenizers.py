@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 import tokenizers
 
-from harness.data.cache import MANIFEST, compute_digest, compute_file_digest, ensure_cached
+from harness.core.digests import check_exported, compute_file_digest, find_damaged_file
+from harness.data.cache import compute_digest, ensure_cached
 from harness.data.hf_hub import go_offline_if_unreachable
 from harness.data.sources import Document, Source
 
@@ -37,6 +38,13 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
+        """Load a tokenizer that was saved here.
+
+        Raises:
+            ValueError: If a file is missing or damaged.
+        """
+        if damage := find_damaged_file(folder, allow_others=True):
+            raise ValueError(damage)
         metadata = json.loads((folder / METADATA_FILE).read_text())
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         backend.encode_special_tokens = metadata.pop("is_plain")
@@ -59,7 +67,7 @@ class Tokenizer:
         return begins
 
     def save(self, folder: Path) -> None:
-        shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns(MANIFEST))
+        shutil.copytree(self.folder, folder)
 
 
 class TokenizerBuilder(Protocol):
@@ -185,7 +193,8 @@ class PretrainedTokenizer:
 
     def fingerprint(self, split_digest: str) -> str:
         place = Path(self.name).expanduser()
-        files = [path for path in sorted(place.glob("*")) if re.search(r"token|vocab|merges|spm|spiece", path.name)]
+        named = (path for path in sorted(place.glob("*")) if re.search(r"token|vocab|merges|spm|spiece", path.name))
+        files = [path for path in named if not path.is_dir()]
         size = place.stat().st_size if place.is_file() else None
         return compute_digest("pretrained", [compute_file_digest(path) for path in files] or [str(self.name), size])
 
@@ -213,6 +222,7 @@ class PretrainedTokenizer:
             go_offline_if_unreachable()
         from transformers import AutoTokenizer
 
+        check_exported(place)
         is_gguf = place.suffix == ".gguf"
         name = place.parent if is_gguf else place if place.is_dir() else self.name
         try:

@@ -19,7 +19,13 @@ def read_native(path: Path) -> History:
     history, rows = History(), 0
     for entry, _ in read_entries(path):
         rows += entry["kind"] == "metrics"
-        _add_entry(history, entry)
+        try:
+            _add_entry(history, entry)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"{path}: an entry of kind {entry['kind']!r} is not one of this harness ({what})"
+            ) from error
     if not history.facts.name:
         raise ValueError(f"{path}: no start entry; the run never started")
     history.checkpoints += list_saved_steps(path.parent / "checkpoints")

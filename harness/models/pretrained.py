@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from harness.core.digests import check_exported
 from harness.data.hf_hub import go_offline_if_unreachable
 
 
@@ -76,8 +77,13 @@ def find_smollm2_file() -> Path:
 
 
 def _resolve_name(name: str) -> str:
-    """Return the path of the folder `name`; otherwise check that the hub is reachable and return `name`."""
+    """Return the path of the folder `name`; otherwise check that the hub is reachable and return `name`.
+
+    Raises:
+        DamageError: If the folder was exported here and is damaged.
+    """
     folder = Path(name).expanduser()
+    check_exported(folder)
     if not folder.is_dir():
         go_offline_if_unreachable()
     return str(folder) if folder.is_dir() else name

@@ -1,10 +1,11 @@
 """lr_range.json: the losses and the band of a learning rate range test, found again by runs of the same experiment."""
 
 import hashlib
-import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness.core.digests import read_json
 from harness.core.lr_keys import is_lr_key
 from harness.diagnosis.lr_band import LRBand, smooth_losses
 from harness.record.metrics_file import write_json
@@ -42,8 +43,9 @@ def load_lr_band(output_dir: Path, params: Mapping[str, str]) -> tuple[float, fl
     key = range_test_key(params)
     for path in sorted((output_dir / RANGE_TEST_FOLDER).glob(f"*/{RANGE_TEST_FILE}"), reverse=True):
         try:
-            content = json.loads(path.read_text())
-        except (ValueError, OSError):
+            content = read_json(path)
+        except (ValueError, OSError) as error:
+            print(f"warning: a range test is skipped: {error}", file=sys.stderr)
             continue
         if content.get("key") == key and content.get("band"):
             low, high = content["band"]

@@ -5,41 +5,77 @@
 
 import json
 import math
+import re
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from harness.core.digests import add_digest_key
+from harness.core.errors import DamageError
 from harness.core.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"}\n$')  # of what precedes it in its line
+MAX_LINE_BYTES = 1 << 26  # a start entry with all parameters has some 10 KB
 
 
 def encode_entry(entry: Mapping[str, Any]) -> bytes:
-    """Return the entry as a line of strict JSON; NaN and infinities become strings that float() can parse."""
-    return json.dumps(_encode_nonfinite(entry), allow_nan=False).encode() + b"\n"
+    """Return the entry as a line of strict JSON that ends with the CRC-32 of the rest.
+
+    NaN and infinities become strings that float() can parse.
+    """
+    content = json.dumps(_encode_nonfinite(entry), allow_nan=False).encode().removesuffix(b"}")
+    return content + b',"crc32":"%08x"}\n' % zlib.crc32(content)
 
 
 def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield each complete entry from byte `offset` on, its metrics as floats, with the offset of the next.
 
     Raises:
-        ValueError: If a line is not a JSON object.
+        DamageError: If a line is damaged or not an entry; the message names its number.
     """
     with path.open("rb") as file:
         file.seek(offset)
-        for line in file:
-            if not line.endswith(b"\n"):  # still being written
-                return
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                entry = None
-            if not isinstance(entry, dict):
-                raise ValueError(f"{path}: not a JSON object at byte {offset}")
-            if "metrics" in entry:
-                entry["metrics"] = {name: float(value) for name, value in entry["metrics"].items()}
-            offset += len(line)
-            yield entry, offset
+        yield from parse_entries(file, path, offset)
+
+
+def parse_entries(file: IO[bytes], path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the entries of an open file that begins at byte `offset` of `path`, as `read_entries` does."""
+    first = offset
+    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
+        if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:  # still being written
+            return
+        entry = _parse_entry(line)
+        if entry is None:
+            number += _count_lines(path, first)
+            remedy = "delete that line to leave it out" if number > 1 else "restore the file from a copy"
+            raise DamageError(f"{path}, line {number}: damaged or not an entry; {remedy}")
+        offset += len(line)
+        yield entry, offset
+
+
+def _parse_entry(line: bytes) -> dict[str, Any] | None:
+    """Return the entry in a line, or None if it is damaged."""
+    checksum = CHECKSUM.search(line)
+    if checksum and zlib.crc32(line[: checksum.start()]) != int(checksum[1], 16):
+        return None
+    try:
+        entry = json.loads(line)
+        if not isinstance(entry["kind"], str):
+            return None
+        if "metrics" in entry:
+            entry["metrics"] = {name: float(value) for name, value in entry["metrics"].items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    entry.pop("crc32", None)
+    return dict(entry)
+
+
+def _count_lines(path: Path, stop: int) -> int:
+    """Return the number of lines before byte `stop`."""
+    with path.open("rb") as file:
+        return file.read(stop).count(b"\n") if stop else 0
 
 
 def has_entries(path: Path) -> bool:
@@ -48,8 +84,8 @@ def has_entries(path: Path) -> bool:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically, with numbers as in `encode_entry`."""
-    write_atomically(path, json.dumps(_encode_nonfinite(value), allow_nan=False, indent=1) + "\n")
+    """Write a JSON file atomically, with numbers as in `encode_entry` and the digest that `read_json` checks."""
+    write_atomically(path, json.dumps(add_digest_key(_encode_nonfinite(value)), allow_nan=False, indent=1) + "\n")
 
 
 def _encode_nonfinite(value: Any) -> Any:

@@ -1,13 +1,13 @@
 """Result files in a run's folder: metrics and a table, measured apart from training. They are uploaded to MLflow."""
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.core.digests import read_json
 from harness.record.metrics_file import write_json
 
 RESULT_FILES = ("blimp.json", "diagnoses.json")
@@ -33,7 +33,7 @@ def write_result(folder: Path, name: str, **fields: Any) -> None:
 
 
 def read_result(path: Path) -> SavedResult:
-    return SavedResult(**json.loads(path.read_text()))
+    return SavedResult(**read_json(path))
 
 
 def result_digests(folder: Path) -> dict[str, str]:

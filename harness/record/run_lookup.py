@@ -1,9 +1,9 @@
 """Find the folder of a recorded run."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
+from harness.core.digests import read_json
 from harness.core.errors import ConfigError
 
 
@@ -24,8 +24,8 @@ def find_run(source: str, output_dir: Path, key: str) -> Path:
 
 
 def read_mlflow_run_id(record: Path) -> str | None:
-    """Return the run id in an mlflow.json, or None if the file is missing or was cut off while written."""
+    """Return the run id in an mlflow.json, or None if the file is missing or damaged."""
     try:
-        return json.loads(record.read_text()).get("run_id")
+        return read_json(record).get("run_id")
     except (ValueError, OSError):
         return None

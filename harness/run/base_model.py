@@ -4,6 +4,7 @@ import hashlib
 import platform
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +13,7 @@ from torch import Tensor
 
 from harness.config.compose import NON_TRAINING_KEYS, compose_config, to_plain_dict, without_sweep_keys
 from harness.core.distributed import ProcessGroup
-from harness.core.files import open_atomically
-from harness.data.cache import ensure_cached
+from harness.data.cache import ensure_cached, is_intact
 from harness.run.build import instantiate_component
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights
 
@@ -35,19 +35,17 @@ def get_base_weights(
 ) -> dict[str, Tensor]:
     """Return the cached weights of `base`; `train` returns the file with the weights if they are not cached yet."""
     folder = cache_dir / "bases" / _hash_base_config(base)
-    if not processes.broadcast((folder / WEIGHTS_FILE).exists()):
-        if processes.size == 1:
-            ensure_cached(folder, lambda draft: _store_weights(train(), draft))
-        else:  # all ranks train, so none can hold the lock of the cache meanwhile
-            weights = train()
-            processes.run_main_first(lambda: _store_weights(weights, folder) if processes.is_main else None)
+    if processes.size == 1:
+        ensure_cached(folder, lambda draft: _store_weights(train(), draft))
+    elif not processes.broadcast(processes.is_main and is_intact(folder)):
+        weights = train()  # all ranks train, so none can hold the lock of the cache meanwhile
+        store = partial(ensure_cached, folder, partial(_store_weights, weights))
+        processes.run_main_first(lambda: store() if processes.is_main else None)
     return load_weights(folder / WEIGHTS_FILE)
 
 
 def _store_weights(weights: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with weights.open("rb") as source, open_atomically(folder / WEIGHTS_FILE) as target:
-        shutil.copyfileobj(source, target)
+    shutil.copyfile(weights, folder / WEIGHTS_FILE)
 
 
 def _hash_base_config(cfg: DictConfig) -> str:

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from harness.config.compose import load_config
 from harness.config.schema import RunSettings
 from harness.core.errors import ConfigError
-from harness.core.files import find_intact_folder
 from harness.core.state import find_broken_tie, load_model_weights
 from harness.models import untie_head
 from harness.record.run_lookup import find_run
 from harness.run.build import instantiate_component
 from harness.training import lora
-from harness.training.checkpoint import WEIGHTS_FILE, load_weights, read_state_dict
+from harness.training.checkpoint import read_best_weights, read_state_dict
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.", "model.", "transformer.")
 """Prefixes that data parallelism, torch.compile and wrapper classes add to parameter names."""
@@ -74,7 +73,7 @@ def load_warm_start(model: nn.Module, source: str, settings: RunSettings) -> Wei
 
 def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     """Return the weights in a file, a Hugging Face folder or a run's folder, with LoRA adapters merged."""
-    if path.is_file():
+    if not path.is_dir():
         return read_state_dict(path)
     if (path / "config.yaml").is_file():
         return _read_run_weights(path, model)
@@ -126,7 +125,7 @@ def load_best_weights(folder: Path, model: nn.Module) -> nn.Module:
         ValueError: If the weights do not fit.
     """
     cfg = load_config(folder / "config.yaml")
-    weights = load_weights(find_intact_folder(folder / "checkpoints" / "best") / WEIGHTS_FILE)
+    weights = read_best_weights(folder / "checkpoints")
     if cfg.get("lora"):
         model = instantiate_component(cfg, "lora")(model)
     match = load_matching_weights(model, weights)
@@ -138,7 +137,7 @@ def load_best_weights(folder: Path, model: nn.Module) -> nn.Module:
 def _read_run_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
     """Return the best weights of the run in `folder`, under the names of `model`."""
     if not load_config(folder / "config.yaml").get("lora"):
-        return load_weights(find_intact_folder(folder / "checkpoints" / "best") / WEIGHTS_FILE)
+        return read_best_weights(folder / "checkpoints")
     return lora.remove_adapters(load_best_weights(folder, deepcopy(model)), merged=True).state_dict()
 
 

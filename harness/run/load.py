@@ -40,7 +40,12 @@ def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
             f"RUN: {folder} has no tokenizer: it is not a run of a language model, or its checkpoints were deleted"
         )
     cfg = load_run_config(folder)
-    tokenizer = Tokenizer.load(kept)
+    try:
+        tokenizer = Tokenizer.load(kept)
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"RUN: {folder}: {error}; copy checkpoints/tokenizer from a run on the same data, or train again"
+        ) from error
     try:
         model = load_best_weights(folder, instantiate_component(cfg, "model")(vocab_size=tokenizer.vocab_size))
     except (ValueError, OSError) as error:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.config.compose import remove_credentials, to_plain_dict
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
+from harness.core.digests import add_digest_comment
 from harness.core.paths import project_dir, run_command
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "hydra-core", "optuna", "mlflow")
@@ -82,7 +83,7 @@ def write_provenance(folder: Path, cfg: DictConfig, command: str) -> None:
     """
     resolved = OmegaConf.create(to_plain_dict(cfg))
     remove_credentials(resolved)
-    OmegaConf.save(resolved, folder / "config.yaml")
+    (folder / "config.yaml").write_text(add_digest_comment(OmegaConf.to_yaml(resolved)))
     (folder / "command.txt").write_text(command + "\n")
     if changes := diff_from_commit(project_dir()):
         (folder / "diff.patch").write_text(changes)

@@ -13,7 +13,7 @@ from harness.config.compose import NON_TRAINING_KEYS
 from harness.config.schema import RunSettings
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, DamageError
 from harness.core.files import is_locked, remove_leftovers
 from harness.core.lr_keys import is_lr_key
 from harness.core.state import ObservingSchedule, TrainState, find_broken_tie
@@ -111,6 +111,8 @@ def find_resume_point(settings: RunSettings) -> ResumePoint | None:
         saved = read_counters(checkpoint)
     except StopIteration:
         raise ConfigError(f"start.run: {run / metrics_file.METRICS_FILE} is empty: the run never started") from None
+    except DamageError as error:
+        raise ConfigError(f"start.run: {error}") from error
     except ValueError as error:
         raise ConfigError(f"start.checkpoint: {error}") from error
     return ResumePoint(run, checkpoint, saved, recorded, start.restart_schedule, tuple(faults))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
+from harness.core.errors import DamageError
 from harness.core.files import FileLock
 from harness.tracking.store_uri import artifact_root, restore_credentials, sqlite_path
 
@@ -152,7 +153,7 @@ def convert_errors(uri: str) -> Iterator[None]:
     """Turn any exception of a backend into an UploadError that names the store and the cause."""
     try:
         yield
-    except UploadError:
+    except (UploadError, DamageError):
         raise
     except Exception as error:
         store, cause = hide_credentials(uri), describe_root_cause(error, uri)

@@ -1,7 +1,6 @@
 """Upload of a sweep's folder to MLflow: a parent run from sweep.json and summary.json, its trials nested below."""
 
 import hashlib
-import json
 import os
 import time
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.credentials import hide_credentials
+from harness.core.digests import read_json
+from harness.core.errors import DamageError
 from harness.core.files import FileLock, is_locked
 from harness.record import metrics_file
 from harness.tracking.mlflow_client import (
@@ -50,7 +51,7 @@ class SweepCursor:
     @classmethod
     def load(cls, folder: Path) -> "SweepCursor":
         path = folder / "mlflow.json"
-        return cls(**json.loads(path.read_text())) if path.exists() else cls()
+        return cls(**read_json(path)) if path.exists() else cls()
 
     def save(self, folder: Path) -> None:
         metrics_file.write_json(folder / "mlflow.json", asdict(self))
@@ -62,7 +63,7 @@ def is_sweep_folder(folder: Path) -> bool:
 
 def read_sweep_identity(folder: Path) -> dict[str, Any]:
     """Return a sweep's id, name, uri, experiment, started_at_ms, params and tags."""
-    return json.loads((folder / SWEEP_FILE).read_text())
+    return read_json(folder / SWEEP_FILE)
 
 
 def mark_sweep_running(folder: Path) -> FileLock:
@@ -104,7 +105,7 @@ class SweepUploader:
     def _read_summary(self, is_running: bool | None) -> dict[str, Any]:
         """Read summary.json. A sweep whose summary says "running", but which no process holds, has died."""
         path = self.folder / SUMMARY_FILE
-        summary = RUNNING_SUMMARY | (json.loads(path.read_text()) if path.exists() else {})
+        summary = RUNNING_SUMMARY | (read_json(path) if path.exists() else {})
         if is_running:
             return summary | {"status": "running"}
         if is_running is None or summary["status"] != "running":
@@ -134,11 +135,12 @@ class SweepUploader:
 
     def _upload_trials(self) -> tuple[int, int]:
         """Upload all trials and return the numbers of lines and files; then raise the first error, if any."""
-        lines, files, errors = 0, 0, []
+        lines, files = 0, 0
+        errors: list[Exception] = []
         for folder in self._pending_trials():
             try:
                 result = upload_run(folder, self.on_message, self.client)
-            except UploadError as error:
+            except (UploadError, DamageError) as error:
                 errors.append(error)
                 if len(errors) == MAX_FAILED_TRIALS:
                     break

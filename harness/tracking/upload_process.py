@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from harness.core.credentials import hide_credentials
+from harness.core.errors import DamageError
 from harness.core.paths import module_command, project_dir
 from harness.core.signals import was_interrupted
 from harness.tracking import sweep_uploader
@@ -108,7 +109,7 @@ def upload_until_complete(folder: Path) -> int:
         try:
             if upload().is_complete:
                 return 0
-        except UploadError as error:
+        except (UploadError, DamageError) as error:
             if not has_warned:
                 _print_message(f"{error}; training continues, and everything is kept in {folder}")
             has_warned = True

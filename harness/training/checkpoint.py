@@ -1,11 +1,10 @@
 """Checkpoints: folders with the weights as safetensors and the rest of the state as data, never as code."""
 
-import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,22 +15,28 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from harness.core.checkpoint_names import checkpoint_name, list_saved_steps
+from harness.core.digests import check_exported, compute_file_digest, compute_json_digest, describe_mismatch
 from harness.core.distributed import ProcessGroup
-from harness.core.files import find_intact_folder, remove_folder, replace_folder, write_folder_atomically
+from harness.core.files import (
+    check_regular_file,
+    find_intact_folder,
+    remove_folder,
+    replace_folder,
+    write_folder_atomically,
+)
 from harness.core.seeding import get_rng_state
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.state import TrainState
 from harness.training.spikes import SPIKE_STEPS
 
 WEIGHTS_FILE, STATE_FILE, SUMMARY_FILE = "model.safetensors", "state.pt", "checkpoint.json"
+CHECKED_FILES = (WEIGHTS_FILE, STATE_FILE)
+COUNTERS = "counters"  # key of the summary, and of their digest in it
 AFTER_SPIKE = ".after-spike"  # suffix of checkpoints that a rollback discarded
 
 
 def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None = None) -> None:
-    """Write `state` to `folder` atomically. `rng` holds the generator states of every process.
-
-    SUMMARY_FILE holds the counters and the SHA-256 of the other files.
-    """
+    """Write `state` to `folder` atomically. `rng` holds the generator states of every process."""
     state_without_weights = state.state_dict(rng)
     weights = state_without_weights.pop("model")
 
@@ -39,9 +44,7 @@ def save_checkpoint(state: TrainState, folder: Path, rng: Sequence[Any] | None =
         save_weights(weights, draft / WEIGHTS_FILE)
         with (draft / STATE_FILE).open("wb") as file:  # from a path, torch.save raises without saying why
             torch.save(state_without_weights, file)
-        sums = {name: _file_sha256(draft / name) for name in (WEIGHTS_FILE, STATE_FILE)}
-        summary = {"counters": state_without_weights["counters"], "sha256": sums}
-        (draft / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
+        write_checkpoint_summary(draft, state_without_weights["counters"])
 
     write_folder_atomically(folder, write)
 
@@ -54,17 +57,47 @@ def estimate_checkpoint_bytes(state: TrainState, n_moments: int = 2) -> int:
     return weights + n_moments * trainable
 
 
+def write_checkpoint_summary(folder: Path, counters: Mapping[str, Any]) -> None:
+    """Write SUMMARY_FILE: the counters, their SHA-256, and that of each other file of the checkpoint."""
+    sums = {name: compute_file_digest(folder / name) for name in CHECKED_FILES if (folder / name).exists()}
+    summary = {"counters": counters, "sha256": {COUNTERS: compute_json_digest(counters), **sums}}
+    (folder / SUMMARY_FILE).write_text(json.dumps(summary, indent=1))
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return all parts of the state in a checkpoint: model, optimizer, schedule, and so on.
+
+    Raises:
+        ValueError: If a file is missing or damaged.
+    """
+    folder = find_intact_folder(folder)
+    if damage := find_damage(folder):
+        raise ValueError(damage)
+    return {"model": load_weights(folder / WEIGHTS_FILE), **_load_tensors(folder / STATE_FILE)}
+
+
 def load_checkpoint(state: TrainState, folder: Path, *, rank: int = 0) -> None:
     """Restore `state` from `folder`.
 
     Raises:
         ValueError: If a file is missing or damaged, or does not fit `state`.
     """
-    folder = find_intact_folder(folder)
-    if damage := find_damage(folder):
-        raise ValueError(damage)
-    state_without_weights = _load_tensors(folder / STATE_FILE)
-    state.load_state_dict({**state_without_weights, "model": load_weights(folder / WEIGHTS_FILE)}, rank=rank)
+    state.load_state_dict(read_checkpoint(folder), rank=rank)
+
+
+def read_best_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the weights of the best checkpoint in `folder`, the checkpoints of a run.
+
+    Raises:
+        ValueError: If they are missing or damaged; the message names the intact checkpoints.
+    """
+    best = find_intact_folder(folder / "best")
+    if damage := _find_damage(best, (WEIGHTS_FILE,)):
+        names = [checkpoint_name(step) for step in list_saved_steps(folder)]
+        intact = [name for name in names if find_damage(find_intact_folder(folder / name)) is None]
+        others = f"replace the folder by a copy of {' or '.join(intact)}, or " if intact else ""
+        raise ValueError(f"{damage}; {others}train again")
+    return load_weights(best / WEIGHTS_FILE)
 
 
 def read_counters(folder: Path) -> dict[str, Any]:
@@ -78,16 +111,7 @@ def read_counters(folder: Path) -> dict[str, Any]:
 
 def find_damage(folder: Path) -> str | None:
     """Return what is wrong with the files of a checkpoint, or None if they are as written."""
-    try:
-        sums = _read_summary(folder)["sha256"]
-    except ValueError as error:
-        return str(error)
-    for name, sha256 in sums.items():
-        if not (folder / name).is_file():
-            return f"{folder / name} is missing"
-        if _file_sha256(folder / name) != sha256:
-            return f"{folder / name} is damaged: its SHA-256 differs from the one in {SUMMARY_FILE}"
-    return None
+    return _find_damage(folder, CHECKED_FILES)
 
 
 def choose_checkpoint(folder: Path, which: str) -> tuple[Path, list[str]]:
@@ -165,8 +189,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a `.pt`, `.bin` or safetensors state dict of any origin without executing code.
 
     Raises:
-        ValueError: If the file holds anything else.
+        ValueError: If the file holds anything else, or a checkpoint or an export of ours is damaged.
     """
+    check_regular_file(path)
+    _check_own_digest(path)
     if path.suffix == ".safetensors":
         return load_weights(path)
     loaded = _load_tensors(path)
@@ -265,9 +291,34 @@ class Checkpointer:
 def _read_summary(folder: Path) -> dict[str, Any]:
     try:
         summary = json.loads((folder / SUMMARY_FILE).read_text())
-        return {key: summary[key] for key in ("counters", "sha256")}
+        found = {key: summary[key] for key in (COUNTERS, "sha256")}
+        if found["sha256"][COUNTERS] != compute_json_digest(found[COUNTERS]):
+            raise ValueError("the counters have another digest")
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / SUMMARY_FILE} is missing or damaged") from error
+
+
+def _find_damage(folder: Path, names: Sequence[str]) -> str | None:
+    try:
+        sums = _read_summary(folder)["sha256"]
+    except ValueError as error:
+        return str(error)
+    for name in names:
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing"
+        if compute_file_digest(folder / name) != sums.get(name):
+            return describe_mismatch(folder / name, SUMMARY_FILE)
+    return None
+
+
+def _check_own_digest(path: Path) -> None:
+    """Check a file of a checkpoint or of an export; others have no digest."""
+    if path.name == WEIGHTS_FILE and (path.parent / SUMMARY_FILE).is_file():
+        if damage := _find_damage(path.parent, (WEIGHTS_FILE,)):
+            raise ValueError(f"{damage}; use another checkpoint, or train again")
+    else:
+        check_exported(path.parent)
 
 
 def _load_tensors(path: Path) -> Any:
@@ -275,8 +326,3 @@ def _load_tensors(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(f"{path} cannot be loaded as data: {str(error).partition(chr(10))[0]}") from error
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from harness.core.digests import write_manifest
 from harness.data.sources import Document, Headlines, PydocQA, TextFiles
 from harness.data.tokenizers import ByteLevelBPE, PretrainedTokenizer, Tokenizer
 from harness.data.tokens import IGNORE_INDEX, TokenData, TokenRows, get_example_indices, prepare_token_data
@@ -193,6 +194,7 @@ def test_vocabulary_over_65536_is_stored_exactly(tmp_path: Path) -> None:
     folder = ByteLevelBPE(280).build(list(SyntheticDocuments().iter_documents()), [], tmp_path / "own").folder
     facts = json.loads((folder / "harness.json").read_text())
     (folder / "harness.json").write_text(json.dumps({**facts, "vocab_size": 70_000, "eos_id": 69_999}))
+    write_manifest(folder)
     large = Tokenizer.load(folder)
 
     class Large(ByteLevelBPE):

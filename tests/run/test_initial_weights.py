@@ -17,7 +17,7 @@ from harness.models.gpt import GPT
 from harness.models.pretrained import load_causal_lm
 from harness.run.initial_weights import WeightMatch, load_matching_weights, load_warm_start
 from harness.run.runner import run
-from harness.training.checkpoint import load_weights, save_weights
+from harness.training.checkpoint import load_weights, save_weights, write_checkpoint_summary
 from harness.training.lora import add_adapters, remove_adapters
 from tests.run.test_run import SMOKE
 
@@ -44,6 +44,7 @@ def save_run(model: nn.Module, folder: Path, lora: str = "none", **changes) -> P
     """Save a model like a run would, and return the folder."""
     (folder / "checkpoints" / "best").mkdir(parents=True)
     save_weights(model.state_dict(), folder / "checkpoints" / "best" / "model.safetensors")
+    write_checkpoint_summary(folder / "checkpoints" / "best", {"step": 1})
     adapter = {
         "_target_": "harness.training.lora.add_adapters",
         "_partial_": True,
@@ -205,8 +206,8 @@ def save_broken_run(folder: Path, what: str) -> Path:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("cut off", "not a complete safetensors file"),
-        ("no weights", "No such file"),
+        ("cut off", "model.safetensors is damaged: its SHA-256 differs"),
+        ("no weights", "model.safetensors is missing; train again"),
         ("torn configuration", "config.yaml"),
         ("code", "os.system"),
         ("no adapters", "the weights do not fit this model"),

@@ -15,6 +15,7 @@ from harness.core.checkpoint_names import checkpoint_name, list_saved_steps
 from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
 from harness.core.files import FileLock
+from harness.record.metrics_file import encode_entry, read_entries
 from harness.run.dry_run import dry_run
 from harness.run.runner import RunResult, run
 from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Checkpointer
@@ -144,9 +145,9 @@ def test_resume_with_another_precision(interrupted, places) -> None:
 
 def test_changed_data_are_reported(interrupted, places, tmp_path) -> None:
     damaged = copy_run(interrupted, tmp_path)
-    lines = (damaged.folder / "metrics.jsonl").read_text().splitlines()
-    digest = json.loads(lines[0])["dataset"]["digest"]
-    (damaged.folder / "metrics.jsonl").write_text("\n".join([lines[0].replace(digest, "0" * 16), *lines[1:]]) + "\n")
+    start, *_ = (entry for entry, _ in read_entries(damaged.folder / "metrics.jsonl"))
+    digest, start["dataset"]["digest"] = start["dataset"]["digest"], "0" * 16
+    (damaged.folder / "metrics.jsonl").write_bytes(encode_entry(start))
     result = resume_run(damaged, places)
     assert f"data.digest  {'0' * 16}  {digest}" in (result.folder / "start.txt").read_text()
     assert result.best_step > 6

@@ -12,13 +12,13 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from harness import cli
+from harness.core.errors import DamageError
 from harness.core.events import Event, RunStart
 from harness.core.files import FileLock
 from harness.observers.metrics_writer import MetricsWriter
 from harness.observers.mlflow import DeferredMlflowUpload
 from harness.record import metrics_file
 from harness.tracking import sweep_uploader
-from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import UploadCursor
 from harness.tracking.sweep_uploader import SweepUploader
 from harness.tracking.upload_process import UploadProcess
@@ -217,7 +217,7 @@ def test_unreadable_record_does_not_block_other_trials(tmp_path, store) -> None:
     (sweep / "0").mkdir()
     (sweep / "0" / "metrics.jsonl").write_text("no record\n")
     run_trial(sweep, 1, store)
-    with pytest.raises(UploadError, match=r"0/metrics\.jsonl: not a JSON object at byte 0"):
+    with pytest.raises(DamageError, match=r"0/metrics\.jsonl, line 1: damaged"):
         SweepUploader(sweep)()
     assert read_runs(store)["1"].info.status == "FINISHED"
 
