@@ -22,6 +22,8 @@ from harness.data.cleaning import CLEANABLE_SOURCES, CleaningChange, clean_text
 from harness.data.text_files import read_text_file
 from harness.run.build import instantiate_component
 
+MAX_BYTES = 250_000_000  # its text, segments and windows take about 12 times its size in memory
+
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     source, file = _load_source(args.overrides)
     _check_output(args.to, file, args.force)
     try:
-        before = read_text_file(file)
+        before = read_text_file(file, MAX_BYTES)
         after, changes = clean_text(source, before)
     except ValueError as error:
         raise ConfigError(f"data.source: {'' if str(file) in str(error) else f'{file}: '}{error}") from error

@@ -68,7 +68,7 @@ def find_damaged_file(folder: Path, allow_others: bool = False) -> str | None:
     files = _list_files(folder)
     for name, digest in digests.items():
         if name not in files:
-            return f"{folder / name} is missing"
+            return f"{folder / name} is missing, but listed in {MANIFEST}"
         if compute_file_digest(folder / name) != digest:
             return describe_mismatch(folder / name, MANIFEST)
     others = [] if allow_others else sorted(files - digests.keys())

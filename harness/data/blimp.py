@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,9 +115,10 @@ def _parse_row(row: dict[str, Any], where: str) -> MinimalPair:
 def _read_local_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     is_folder = Path(path).expanduser().is_dir()
     for file in find_data_files(path, FILE_SUFFIXES):
-        rows = list(read_json_objects(file))
-        if not (is_folder and rows and rows[0][1].keys().isdisjoint(SENTENCE_FIELDS)):
-            yield from rows
+        rows = read_json_objects(file)
+        first = list(islice(rows, 1))
+        if not (is_folder and first and first[0][1].keys().isdisjoint(SENTENCE_FIELDS)):
+            yield from chain(first, rows)
 
 
 def _read_hub_rows() -> Iterator[tuple[str, dict[str, Any]]]:

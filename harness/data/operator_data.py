@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.core.digests import compute_file_digest
+from harness.core.files import check_regular_file
 from harness.data.cache import compute_digest
 
 
@@ -109,8 +110,9 @@ def read_field_pairs(path: Path) -> FieldPairs:
         FileNotFoundError: If there is no such file.
         ValueError: If its content is unsuitable; the message says why.
     """
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a .pt file with x and y")
+    check_regular_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types, depending on the bytes

@@ -2,14 +2,19 @@
 
 import csv
 import glob
-import gzip
 import json
-import zlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from harness.core.files import check_regular_file
+from harness.core.formatting import format_bytes
+from harness.core.input_files import GZIP_MAGIC, open_input
 
 MAX_CSV_FIELD_CHARS = 2**31 - 1  # the csv module's default is 131,072
+MAX_UNPACKED_BYTES = 2 * 10**9  # of a .gz file
+MAX_JSON_LINE_BYTES = 250_000_000
 
 
 def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
@@ -17,7 +22,7 @@ def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
 
     Raises:
         FileNotFoundError: If there are none.
-        ValueError: If some are empty.
+        ValueError: If some are empty, or pipes, devices or broken links.
     """
     if not path:  # Path("") would be the working directory
         raise ValueError("path='' is empty; give a file, a folder or a glob")
@@ -25,7 +30,10 @@ def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
     if place.is_dir():
         found = [file for file in place.rglob("*") if file.name.removesuffix(".gz").endswith(suffixes)]
     else:
-        found = [place] if place.is_file() else [Path(match) for match in glob.glob(str(place), recursive=True)]
+        found = [place] if place.exists() else [Path(match) for match in glob.glob(str(place), recursive=True)]
+    for file in found:  # leaving one out would change the data in silence
+        if not file.is_dir():
+            _check_file(file)
     found = sorted(file for file in found if file.is_file())
     if not found:
         kind = f"holds no {', '.join(suffixes)} file" if place.is_dir() else "does not exist"
@@ -35,42 +43,82 @@ def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def read_text_file(path: Path) -> str:
+def read_text_file(path: Path, max_bytes: int = sys.maxsize) -> str:
     """Return the text of a file (.gz too) with Unix line ends and without a byte order mark.
 
     Raises:
-        ValueError: If it is not UTF-8 or not a complete gzip file.
+        ValueError: If it is not UTF-8, not a complete gzip file, larger than `max_bytes`, or unpacks to more than
+            MAX_UNPACKED_BYTES.
     """
-    content = path.read_bytes()
-    try:
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except UnicodeDecodeError as error:
-        byte = error.object[error.start]
-        raise ValueError(
-            f"path: {path} is not UTF-8: byte 0x{byte:02X} at offset {error.start}; "
-            "convert it, for example with iconv -f latin1 -t utf-8"
-        ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"path: {path} is not a complete gzip file: {error}") from error
-    return text.removeprefix("\ufeff").replace("\r\n", "\n")
+    with _open_text(path, max_bytes) as file:
+        text = _decode(file.read(), path)
+    text = text.removeprefix("\ufeff")
+    return text.replace("\r\n", "\n") if "\r" in text else text
 
 
 def read_json_objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (file and line, object) for each non-blank line.
+    """Yield (file and line, object) for each non-blank line. Only one line at a time is in memory.
 
     Raises:
-        ValueError: If a line is not a JSON object.
+        ValueError: If a line is not a JSON object, or the file cannot be read, as in `read_text_file`.
     """
-    for number, line in enumerate(read_text_file(path).split("\n"), 1):
-        if line.strip():
+    offset = 0
+    with _open_text(path) as file:
+        for number, content in enumerate(iter(lambda: file.readline(MAX_JSON_LINE_BYTES + 1), b""), 1):
             where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"path: {where} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"path: {where} is not a JSON object but {type(row).__name__}")
-            yield where, row
+            if len(content) > MAX_JSON_LINE_BYTES:
+                raise ValueError(f"path: {where} is longer than {format_bytes(MAX_JSON_LINE_BYTES)}; split it")
+            line = _decode(content, path, offset)
+            offset += len(content)
+            if number == 1:
+                line = line.removeprefix("\ufeff")
+            if line.strip():
+                yield where, _parse_object(line, where)
+
+
+def _open_text(path: Path, max_bytes: int = sys.maxsize) -> IO[bytes]:
+    """Open a file, or the content of a .gz file, for reading.
+
+    Raises:
+        ValueError: If it is no regular file, not packed in spite of its name, or too large.
+    """
+    _check_file(path)
+    if path.suffix != ".gz":
+        return open_input(path, max_bytes, "split it", key="path: ", unpack=False)
+    with path.open("rb") as file:
+        if file.read(len(GZIP_MAGIC)) != GZIP_MAGIC:
+            raise ValueError(f"path: {path} is not a complete gzip file: it does not begin like one")
+    remedy = "split it" if max_bytes < MAX_UNPACKED_BYTES else "unpack it (gunzip), since plain files have no limit"
+    return open_input(path, min(max_bytes, MAX_UNPACKED_BYTES), remedy, key="path: ")
+
+
+def _check_file(path: Path) -> None:
+    try:
+        check_regular_file(path)
+    except (OSError, ValueError) as error:
+        problem = "is a broken link; remove or repair it" if isinstance(error, FileNotFoundError) else ""
+        raise ValueError(f"path: {f'{path} {problem}' if problem else error}") from error
+
+
+def _decode(content: bytes, path: Path, offset: int = 0) -> str:
+    """Decode a part of the file that begins at byte `offset`."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"path: {path} is not UTF-8: byte 0x{content[error.start]:02X} at offset {offset + error.start}; "
+            "convert it, for example with iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def _parse_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"path: {where} is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"path: {where} is not a JSON object but {type(row).__name__}")
+    return row
 
 
 def get_csv_dialect(path: Path) -> dict[str, Any] | None:

@@ -3,14 +3,24 @@
 A single file is recognized by its content, a folder by its file names. Modules are imported on demand.
 """
 
+import io
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from harness.core.formatting import format_bytes
+from harness.core.input_files import iterate_lines, open_input
 from harness.diagnosis.history import History
-from harness.record.metrics_file import METRICS_FILE
+from harness.record.metrics_file import METRICS_FILE, is_record_line
 
 TENSORBOARD_MARKER = b"brain.Event:"  # part of the first record of every TensorBoard event file
+JSON_START = re.compile(r'\s*(\{\s*(["}]|\Z)|\[\s*([\[{\]]|\Z))')  # not `[12:30:00] step 1` or `{'loss': 3.2}`
+MAX_LOG_BYTES = 10**9  # of a log that is read line by line, unpacked
+MAX_JSON_BYTES = 250_000_000  # of a JSON document, which is read as a whole and takes several times its size in memory
+MAX_HEADER_CHARS = 1 << 16
+SHORTEN = "give its last part (tail -c 100M FILE > part.log), or every tenth line (awk 'NR % 10 == 1' FILE)"
+SHORTEN_JSON = "give an earlier checkpoint's, or its log_history as JSONL"
 FILE_FORMATS = "a log, CSV, JSONL, trainer_state.json or TensorBoard event file"  # in error messages
 
 
@@ -46,40 +56,60 @@ def _read_folder(folder: Path) -> History:
 
 
 def _read_file(path: Path) -> History:
+    with open_input(path, MAX_LOG_BYTES, SHORTEN, allow_pipe=True) as file:
+        peeked = file.peek()
+        head = peeked[:4096]
+        head += b"" if b"\n" in head else peeked[4096:].partition(b"\n")[0]  # the first line of JSONL may be long
+        if not head.decode("utf-8-sig", errors="replace").strip():
+            raise ValueError(f"{path}: the file is empty")
+        if TENSORBOARD_MARKER in head[:64]:
+            if not path.is_file() or TENSORBOARD_MARKER not in _read_start(path):
+                raise ValueError(f"{path}: event files are read from plain files only; unpack or save it first")
+            from harness.importers import tensorboard
+
+            return tensorboard.read_tensorboard(path)
+        if b"\0" in head:
+            raise ValueError(f"{path}: not a text file; pass a run's folder or {FILE_FORMATS}")
+        return _read_text(path, file, peeked.decode("utf-8-sig", errors="replace"))
+
+
+def _read_start(path: Path) -> bytes:
     with path.open("rb") as file:
-        head = file.read(4096)
-        head += b"" if b"\n" in head else file.readline()  # the first line of JSONL may be long
-    text = head.decode("utf-8-sig", errors="replace")
-    if not text.strip():
-        raise ValueError(f"{path}: the file is empty")
-    if TENSORBOARD_MARKER in head[:64]:
-        from harness.importers import tensorboard
-
-        return tensorboard.read_tensorboard(path)
-    if b"\0" in head:
-        raise ValueError(f"{path}: not a text file; pass a run's folder or {FILE_FORMATS}")
-    return _read_text(path, text)
+        return file.read(64)
 
 
-def _read_text(path: Path, head: str) -> History:
+def _read_text(path: Path, file: IO[bytes], head: str) -> History:
+    """Read a text file that begins with `head`: JSON as a whole, everything else line by line."""
     from harness.importers import native, tables, text, trainer_state
 
-    first_line = _parse_json(head.lstrip().partition("\n")[0])
-    if isinstance(first_line, dict) and first_line.get("kind") == "start":
-        return native.read_native(path)
-    content = _parse_json(path.read_text(encoding="utf-8-sig", errors="replace")) if head.lstrip()[0] in "{[" else None
-    if isinstance(content, dict) and "log_history" in content:
-        return trainer_state.read_trainer_state(path)
-    if isinstance(first_line, dict) or isinstance(content, list):
-        return tables.read_jsonl_history(path)
-    if isinstance(content, dict):
-        raise ValueError(f"{path}: a JSON object without log_history; pass JSONL or a trainer_state.json")
-    return tables.read_csv_history(path) if tables.detect_delimiter(head) else text.read_text_log(path)
+    line, line_end, _ = head.lstrip().partition("\n")
+    first = _parse_json(line) if line_end else None
+    is_start = isinstance(first, dict) and first.get("kind") == "start"
+    if is_start or is_record_line(f"{line}\n".encode()):
+        return native.read_native(path, file)
+    if JSON_START.match(head) and not (isinstance(first, dict) and "log_history" not in first):
+        content = file.read(MAX_JSON_BYTES + 1)
+        if len(content) > MAX_JSON_BYTES:
+            raise ValueError(f"{path}: JSON that is larger than {format_bytes(MAX_JSON_BYTES)}; {SHORTEN_JSON}")
+        whole = _parse_json(content.decode("utf-8-sig", errors="replace"))
+        if isinstance(whole, dict) and "log_history" in whole:
+            return trainer_state.read_trainer_state(whole, path)
+        if isinstance(whole, list):
+            return tables.read_json_history(whole, path)
+        first = _parse_json(content.lstrip().partition(b"\n")[0].decode("utf-8-sig", errors="replace"))
+        if isinstance(whole, dict) and not isinstance(first, dict):
+            raise ValueError(f"{path}: a JSON object without log_history; pass JSONL or a trainer_state.json")
+        file = io.BytesIO(content)
+    lines = iterate_lines(file, path, SHORTEN)
+    if isinstance(first, dict):
+        return tables.read_jsonl_history(lines, path)
+    delimiter = tables.detect_delimiter(head[:MAX_HEADER_CHARS])
+    return tables.read_csv_history(lines, path, delimiter) if delimiter else text.read_text_log(lines, path)
 
 
 def _parse_json(text: str) -> Any:
     """Return the parsed value, or None for invalid JSON."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

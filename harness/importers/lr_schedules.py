@@ -28,6 +28,8 @@ SCHEDULE_PARAMS = (
 WATCHED_METRIC_PARAM = "metric_for_best_model"
 """The plateau schedule of the transformers Trainer monitors this metric too; it is always one of evaluation."""
 
+MAX_STATE_BYTES = 50_000_000
+"""The saved state of a schedule has some KB; a larger file is something else."""
 FACTOR_TOLERANCE = 0.01
 """Two factors that differ by less count as equal."""
 LARGEST_CUT = 0.95
@@ -60,7 +62,7 @@ def schedule_from_state(folder: Path, losses: Sequence[float]) -> dict[str, Any]
     and without torch no state can be read.
     """
     path = folder / "scheduler.pt"
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size > MAX_STATE_BYTES:
         return {}
     try:
         import torch

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from harness.core.checkpoint_names import list_saved_steps
 from harness.core.effective_settings import EffectiveSettings
@@ -11,13 +11,17 @@ from harness.core.paths import project_dir
 from harness.diagnosis.history import History, SpikeRecord
 from harness.diagnosis.run_facts import extract_run_facts
 from harness.record.lr_range_file import load_lr_band
-from harness.record.metrics_file import read_entries
+from harness.record.metrics_file import parse_entries, read_entries
 
 
-def read_native(path: Path) -> History:
-    """Read a metrics.jsonl and the steps of the checkpoints beside it; ValueError if the file has no start entry."""
+def read_native(path: Path, file: IO[bytes] | None = None) -> History:
+    """Read a metrics.jsonl, which may be open, and the steps of the checkpoints beside it.
+
+    Raises:
+        ValueError: If the file is damaged or has no start entry.
+    """
     history, rows = History(), 0
-    for entry, _ in read_entries(path):
+    for entry, _ in parse_entries(file, path) if file else read_entries(path):
         rows += entry["kind"] == "metrics"
         try:
             _add_entry(history, entry)

@@ -1,7 +1,6 @@
 """CSV and JSONL, one row per line. The columns of steps and losses are found by their names."""
 
 import csv
-import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,35 +14,56 @@ from harness.importers.step_numbering import StepCounter, infer_epochs, round_st
 NumberedRows = list[tuple[int, dict[str, float]]]
 """(step, values by name) pairs."""
 
+MAX_ROWS = 2_000_000
 PSEUDO_STEPS_PER_EPOCH = 100
 """Steps that stand for an epoch in a log with fractions of epochs and no steps."""
 
 
-def read_csv_history(path: Path) -> History:
-    """Read a file with a header line, separated by commas, tabs or semicolons."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=detect_delimiter(text) or ",")
-    try:
-        rows = [(f"line {reader.line_num}", row) for row in reader]
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num + 1}: {error}; delete that column or row") from error
-    return history_from_rows(rows, path, "CSV")
+def read_csv_history(lines: Iterable[str], path: Path, delimiter: str) -> History:
+    """Read the lines of the file `path`, of which the first is a header."""
+    reader = csv.DictReader((f"{line}\n" for line in lines), delimiter=delimiter)
+
+    def iterate_rows() -> Iterator[tuple[str, Mapping[str, Any]]]:
+        try:
+            yield from ((f"line {reader.line_num}", row) for row in reader)
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {reader.line_num + 1}: {error}; delete that column or row") from error
+
+    return history_from_rows(iterate_rows(), path, "CSV")
 
 
-def read_jsonl_history(path: Path) -> History:
-    """Read one object per line, or a JSON list of objects. Nested keys are joined with slashes."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    rows = [(location, flatten_row(row)) for location, row in iterate_objects(text, path)]
+def read_jsonl_history(lines: Iterable[str], path: Path) -> History:
+    """Read the lines of the file `path`, one object per line. Nested keys are joined with slashes."""
+    rows = ((location, flatten_row(row)) for location, row in iterate_objects(lines, path))
     return history_from_rows(rows, path, "JSONL")
 
 
-def history_from_rows(located: Sequence[tuple[str, Mapping[str, Any]]], path: Path, kind: str) -> History:
+def read_json_history(content: Sequence[Any], path: Path) -> History:
+    """Read a JSON list of objects, the content of the file `path`. Nested keys are joined with slashes."""
+    rows = ((f"object {at}", flatten_row(row)) for at, row in enumerate(content, 1) if isinstance(row, dict))
+    return history_from_rows(rows, path, "JSONL")
+
+
+def check_row_count(count: int, path: Path) -> None:
+    """Check that rows fit into memory, where each takes up to 1 KB.
+
+    Raises:
+        ValueError: If there are more than MAX_ROWS.
+    """
+    if count > MAX_ROWS:
+        raise ValueError(f"{path}: more than {MAX_ROWS:,} rows with numbers; give every tenth, or the last part")
+
+
+def history_from_rows(located: Iterable[tuple[str, Mapping[str, Any]]], path: Path, kind: str) -> History:
     """Return the history of (location in the file, row) pairs.
 
     Raises:
         ValueError: If no column holds steps or none a loss, or a step is not finite.
     """
-    rows = [(location, numeric_values(row)) for location, row in located]
+    rows: list[tuple[str, dict[str, float]]] = []
+    for location, row in located:
+        rows.append((location, numeric_values(row)))
+        check_row_count(len(rows), path)
     names = Counter(name for _, row in rows for name in row)
     step = _find_column(names, "step") or _find_column(names, "epoch")
     if step is None:
@@ -102,24 +122,29 @@ def _is_header(first: list[str], row: list[str]) -> bool:
     return len(row) == len(first) and not in_first and 2 * in_row >= len(row)
 
 
-def iterate_objects(text: str, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (location, object) pairs of JSONL or of a JSON list.
+def iterate_objects(lines: Iterable[str], path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (location, object) pairs of JSONL.
 
     A truncated last line is skipped: the run may still be writing. Any other invalid line is a ValueError.
     """
-    if text.lstrip().startswith("["):
-        yield from ((f"object {at}", row) for at, row in enumerate(json.loads(text), 1) if isinstance(row, dict))
-        return
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    for number, line in lines:
+    n_lines, invalid = 0, None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if invalid:
+            break
+        n_lines += 1
         try:
             row = json.loads(line)
-        except ValueError as error:
-            if number == lines[-1][0] and len(lines) > 1:
-                return
-            raise ValueError(f"{path}, line {number}: invalid JSON: {line[:60]!r}") from error
+        except (ValueError, RecursionError):
+            invalid = f"{path}, line {number}: invalid JSON: {line[:60]!r}"
+            continue
         if isinstance(row, dict):
             yield f"line {number}", row
+    else:
+        if not invalid or n_lines > 1:
+            return
+    raise ValueError(invalid)
 
 
 def flatten_row(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,8 +5,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from harness.core.files import check_regular_file
+from harness.core.formatting import format_bytes
 from harness.diagnosis.history import History, RunFacts
 from harness.importers.metric_aliases import build_history
+
+MAX_EVENT_BYTES = 10**9
 
 
 def read_tensorboard(path: Path) -> History:
@@ -17,6 +21,7 @@ def read_tensorboard(path: Path) -> History:
     """
     if find_spec("tensorboard") is None:
         raise ValueError(f"{path}: event files need tensorboard; run pip install 'plateau-harness[tensorboard]'")
+    _check_event_files(path)
     points = _read_scalars(path)
     history = build_history(points, RunFacts(name=path.name))
     if not len(history["train/loss"]) and not len(history["val/loss"]):
@@ -24,6 +29,20 @@ def read_tensorboard(path: Path) -> History:
     count = sum(map(len, points.values()))
     history.facts = replace(history.facts, source=f"TensorBoard events {path}: {count} points of {len(points)} tags")
     return history
+
+
+def _check_event_files(path: Path) -> None:
+    """Check that all event files are regular ones that fit into memory, where tensorboard keeps their tensors.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    files = [path] if not path.is_dir() else [file for file in path.iterdir() if "tfevents" in file.name]
+    for file in files:
+        check_regular_file(file)
+    if sum(file.stat().st_size for file in files) > MAX_EVENT_BYTES:
+        limit = format_bytes(MAX_EVENT_BYTES)
+        raise ValueError(f"{path}: event files larger than {limit}; export the scalars as CSV in TensorBoard")
 
 
 def _read_scalars(path: Path) -> dict[str, list[tuple[int, float]]]:

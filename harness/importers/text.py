@@ -2,13 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness.diagnosis.history import History, RunFacts
 from harness.importers.metric_aliases import CANONICAL_NAMES, SUMMARY_KEY, build_history, canonical_name
 from harness.importers.step_numbering import StepCounter
-from harness.importers.tables import PSEUDO_STEPS_PER_EPOCH
+from harness.importers.tables import PSEUDO_STEPS_PER_EPOCH, check_row_count
 
 EXAMPLE = "step 100 | loss 3.21 | lr 1e-4 | grad norm 1.2"
 NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
@@ -25,18 +25,25 @@ NOT_A_READING = re.compile(
 )
 
 
-def read_text_log(path: Path) -> History:
-    """Read the lines that hold a step and metrics; ValueError if no line holds a loss."""
-    lines = [line for line in path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
-    rows = list(_assign_steps(parse_line(line) for line in lines if SUMMARY_KEY not in line))
+def read_text_log(lines: Iterable[str], path: Path) -> History:
+    """Read the lines of the file `path` that hold a step and metrics; ValueError if no line holds a loss."""
+    n_lines, first_line = 0, ""
+    parsed: list[dict[str, float]] = []
+    for line in (part for whole in lines for part in whole.splitlines() if part.strip()):
+        n_lines, first_line = n_lines + 1, first_line or line.strip()[:80]
+        if SUMMARY_KEY not in line and (row := parse_line(line)):
+            parsed.append(row)
+            check_row_count(len(parsed), path)
+    n_rows = 0
     points: dict[str, list[tuple[int, float]]] = {}
-    for step, row in rows:
+    for step, row in _assign_steps(parsed):
+        n_rows += 1
         for name, value in row.items():
             points.setdefault(name, []).append((step, value))
     if not {"train/loss", "val/loss"} & points.keys():
-        first_line = f"; the first line is {lines[0].strip()[:80]!r}" if lines else ""
-        raise ValueError(f"{path}: no step and loss found in {len(lines)} lines; expected e.g. {EXAMPLE!r}{first_line}")
-    source = f"text log {path}: {len(rows)} of {len(lines)} lines parsed"
+        shown = f"; the first line is {first_line!r}" if n_lines else ""
+        raise ValueError(f"{path}: no step and loss found in {n_lines} lines; expected e.g. {EXAMPLE!r}{shown}")
+    source = f"text log {path}: {n_rows} of {n_lines} lines parsed"
     return build_history(points, RunFacts(name=path.stem, source=source))
 
 
@@ -56,9 +63,8 @@ def parse_line(line: str) -> dict[str, float]:
     return row
 
 
-def _assign_steps(parsed: Iterable[dict[str, float]]) -> Iterator[tuple[int, dict[str, float]]]:
+def _assign_steps(rows: Sequence[dict[str, float]]) -> Iterator[tuple[int, dict[str, float]]]:
     """Yield each line's metrics with their step of the run, which is that of the previous line if it has none."""
-    rows = [row for row in parsed if row]
     has_steps = any("step" in row for row in rows)
     steps_per_epoch = PSEUDO_STEPS_PER_EPOCH if any(row.get("epoch", 0) % 1 for row in rows) else 1
     count, step = StepCounter(), None

@@ -1,6 +1,5 @@
 """trainer_state.json, which the transformers Trainer saves with each checkpoint."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ from harness.importers.metric_aliases import SUMMARY_KEY, build_history
 from harness.importers.step_numbering import round_step
 
 
-def read_trainer_state(path: Path) -> History:
-    """Read the log_history of the file; ValueError if it is empty."""
-    state = json.loads(path.read_text(encoding="utf-8-sig"))
+def read_trainer_state(state: dict[str, Any], path: Path) -> History:
+    """Read the log_history of the state in the file `path`; ValueError if it is empty."""
     logged = state["log_history"]
     if not isinstance(logged, list) or not all(isinstance(entry, dict) for entry in logged):
         raise ValueError(f"{path}: log_history is not a list of entries, so this is no trainer_state.json")

@@ -16,8 +16,8 @@ from harness.core.errors import DamageError
 from harness.core.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
-CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"}\n$')  # of what precedes it in its line
-MAX_LINE_BYTES = 1 << 26  # a start entry with all parameters has some 10 KB
+CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"}(.)\Z', re.DOTALL)  # of what precedes it in its line; the line end
+MAX_LINE_BYTES = 50_000_000  # a start entry with all parameters has some 10 KB
 
 
 def encode_entry(entry: Mapping[str, Any]) -> bytes:
@@ -44,8 +44,8 @@ def parse_entries(file: IO[bytes], path: Path, offset: int = 0) -> Iterator[tupl
     """Yield the entries of an open file that begins at byte `offset` of `path`, as `read_entries` does."""
     first = offset
     for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
-        if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES:  # still being written
-            return
+        if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES and not is_record_line(line):
+            return  # still being written
         entry = _parse_entry(line)
         if entry is None:
             number += _count_lines(path, first)
@@ -55,10 +55,15 @@ def parse_entries(file: IO[bytes], path: Path, offset: int = 0) -> Iterator[tupl
         yield entry, offset
 
 
+def is_record_line(line: bytes) -> bool:
+    """Return whether a line, with its end, was written by `encode_entry`, even if it has been damaged since."""
+    return CHECKSUM.search(line) is not None
+
+
 def _parse_entry(line: bytes) -> dict[str, Any] | None:
     """Return the entry in a line, or None if it is damaged."""
     checksum = CHECKSUM.search(line)
-    if checksum and zlib.crc32(line[: checksum.start()]) != int(checksum[1], 16):
+    if checksum and (zlib.crc32(line[: checksum.start()]) != int(checksum[1], 16) or checksum[2] != b"\n"):
         return None
     try:
         entry = json.loads(line)

@@ -74,9 +74,7 @@ def test_no_flipped_bit_changes_what_is_read(name: str, tmp_path: Path) -> None:
     write, read = FORMATS[name]
     write(path)
     expected, noticed, last = read(path), 0, path.stat().st_size - 1
-    for position in flip_each_byte(path):
-        if name == "jsonl" and position == last:
-            continue  # a last line without its end is still being written
+    for _ in flip_each_byte(path):
         try:
             assert read(path) == expected  # in spaces, and within the digest and its name
         except NOTICED:
