@@ -101,7 +101,9 @@ def run(
         except BaseRunFailed as error:
             return error.result
         observers = CompositeObserver(build_observers(cfg) if processes.is_main else [])
-        processes.run_main_first(lambda: run_dir.check_checkpoints_fit(settings, parts.state) if processes.is_main else None)
+        processes.run_main_first(
+            lambda: run_dir.check_checkpoints_fit(settings, parts.state) if processes.is_main else None
+        )
         stack.callback(observers.close)  # after signals are no longer held, since it waits for the upload
         is_held = stack.enter_context(hold_signals())
         run_folder = processes.run_main_first(
