@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.commands import run
+from tests.crime_scene import CrimeScene, set_crime_scene
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -41,6 +42,12 @@ def places_without_bases(places: list[str], tmp_path: Path, cache_dir: Path) -> 
         (tmp_path / "cache").mkdir(exist_ok=True)
         (tmp_path / "cache" / name).symlink_to(cache_dir / name)
     return [*places, f"cache_dir={tmp_path}/cache"]
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CrimeScene:
+    """Return something to attack in the test's folder."""
+    return set_crime_scene(tmp_path / "scene", monkeypatch)
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -82,6 +82,10 @@ def _find_public_base(run: LoadedRun) -> str | None:
 
 
 def _copy_tokenizer(run: LoadedRun, folder: Path) -> None:
-    shutil.copytree(
-        run.tokenizer.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(METADATA_FILE, MANIFEST)
-    )
+    shutil.copytree(run.tokenizer.folder, folder, dirs_exist_ok=True, ignore=_list_foreign_files)
+
+
+def _list_foreign_files(folder: str, names: list[str]) -> list[str]:
+    """Return the files of a tokenizer's folder that are none of a tokenizer: code, and links to somewhere else."""
+    ours = (METADATA_FILE, MANIFEST)
+    return [name for name in names if name in ours or name.endswith(".py") or Path(folder, name).is_symlink()]

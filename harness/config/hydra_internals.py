@@ -12,6 +12,8 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
+from harness.core.errors import ConfigError
+
 
 def run_hydra_app(
     task: TaskFunction, arguments: Sequence[str], *, config_dir: str, config_name: str, trusted: Sequence[str]
@@ -51,7 +53,10 @@ def watch_compositions(
     compose, add_sources = ConfigLoaderImpl._load_configuration, ConfigRepository.initialize_sources
 
     def compose_checked(loader: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
-        cfg = compose(loader, *args, **kwargs)
+        try:
+            cfg = compose(loader, *args, **kwargs)
+        except KeyError as error:  # a variable of hydra.job.env_copy that is not set
+            raise ConfigError(f"hydra.job.env_copy: {error}: there is no such variable; remove it") from error
         check_config(cfg)
         return cfg
 

@@ -18,10 +18,25 @@ def _names_in(module: str, names: str) -> tuple[str, ...]:
 
 
 SOURCES = _names_in("harness.data.sources", "HuggingFace JSONL Headlines PydocQA PydocText QAMarkdown TextFiles")
+PYTORCH_OPTIMIZER = (
+    "ADOPT APOLLO AccSGD AdEMAMix AdaBelief AdaBound AdaDelta AdaFactor AdaGC AdaMax AdaMod AdaNorm AdaPNM "
+    "AdaSmooth AdaTAM Adai Adalite Adam AdamC AdamG AdamP AdamS AdamW AdamWSN Adan AggMo Aida Alice Amos Ano "
+    "ApolloDQN AvaGrad BCOS CAME DASH DAdaptAdaGrad DAdaptAdam DAdaptAdan DAdaptLion DAdaptSGD DiffGrad DualAdam "
+    "EXAdam EmoFact EmoLynx EmoNavi FAdam FOCUS FTRL Fira FlashAdamW Fromage GaLore Grams Gravity GrokFastAdamW Kate "
+    "Kron LARS LaProp Lamb Lion MADGRAD MARS MSVAG NAdam Nero NovoGrad PAdam PID PNM Prodigy QHAdam QHM RACS RAdam "
+    "RMSprop ROSE Ranger SCION SCIONLight SGD SGDP SGDSaI SGDW SM3 SOAP SPAM SRMM SWATS SaRA ScheduleFreeAdamW "
+    "ScheduleFreeRAdam ScheduleFreeSGD Shampoo SignSGD SimplifiedAdEMAMix StableAdamW TAM Tiger VSGD Yogi"
+)
+"""Optimizers of that package that train here and resume without a difference.
+
+The others need a closure, another argument, the model or two-dimensional parameters (AdaHessian, AliG, LBFGS, LOMO,
+Muon, SAM, SophiaH, ...), or do not resume: AdaShift, Conda and ScalableShampoo save objects, Magma and SPlus lose
+state, ASGD and StableSPAM continue differently.
+"""
 OPTIMIZERS = (
     *_names_in("harness.training.optimizers", "Lamb build_muon"),
     *_names_in("torch.optim", "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax Muon NAdam RAdam RMSprop Rprop SGD"),
-    *_names_in("pytorch_optimizer", "Lion ScheduleFreeAdamW"),
+    *_names_in("pytorch_optimizer", PYTORCH_OPTIMIZER),
 )
 PRUNERS = _names_in(
     "optuna.pruners",

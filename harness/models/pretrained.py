@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -98,15 +99,37 @@ def _load_lm(kind: Literal["causal", "masked"], name: str, dtype: str, **options
     disable_progress_bar()
     auto = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}[kind]
     try:
+        if not options:
+            _check_attention(name)
         model, report = auto.from_pretrained(
-            name, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True, **options
+            name,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+            **options,
         )
+    except UnpicklingError as error:
+        raise _load_error(name, f"{kind} ", ValueError("its weights hold code, not only tensors.")) from error
     except (OSError, ValueError) as error:
         raise _load_error(name, f"{kind} ", error) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(f"name={name!r}: {len(missing)} weights of the model are missing, such as {missing[0]}")
     return model
+
+
+def _check_attention(name: str) -> None:
+    """Check that the model's config.json does not name a kernel of the hub, which transformers would download and run.
+
+    Raises:
+        ValueError: If it does.
+    """
+    from transformers import AutoConfig
+
+    kernel = AutoConfig.from_pretrained(name, trust_remote_code=False)._attn_implementation
+    if "/" in str(kernel):
+        raise ValueError(f"attn_implementation={kernel!r} in its config.json is code of the hub; remove it.")
 
 
 def _load_error(name: str, kind: str, error: Exception) -> ValueError:

@@ -1,5 +1,7 @@
 """Tokenizers: round trips, caching, compatibility with transformers, and error messages."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from harness.data.sources import Document
 from harness.data.tokenizers import ByteLevelBPE, PretrainedTokenizer, Tokenizer, WordPiece
+from tests.crime_scene import CrimeScene
 from tests.data.documents import SyntheticDocuments
 
 DOCUMENTS = list(SyntheticDocuments(count=60).iter_documents())
@@ -181,3 +184,18 @@ def test_invalid_settings_are_rejected(settings: dict, message: str) -> None:
 def test_wordpiece_vocabulary_must_fit_special_tokens() -> None:
     with pytest.raises(ValueError, match="vocab_size=5 must be at least 6: a character, 5 special tokens"):
         WordPiece(5)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_code_of_a_tokenizers_folder_never_runs(known: bool, tmp_path: Path, scene: CrimeScene, monkeypatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # what a user would answer if transformers asked
+    folder = tmp_path / "own"
+    folder.mkdir()
+    shutil.copy(scene.folder / "evil.py", folder / "evil.py")
+    code = {"auto_map": {"AutoTokenizer": ["evil.Component", "evil.Component"]}, "tokenizer_class": "Component"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(code))
+    model = {"model_type": "gpt2" if known else "of_its_own", "auto_map": {"AutoConfig": "evil.Component"}}
+    (folder / "config.json").write_text(json.dumps(model))
+    with pytest.raises(ValueError, match="does not load"):
+        PretrainedTokenizer(str(folder)).load_hf_tokenizer()
+    scene.check_untouched()

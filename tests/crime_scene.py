@@ -1,0 +1,78 @@
+"""Something to attack: a folder that must survive, and a marker that any attack would leave behind."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+EVIL_MODULE = """
+import os, pathlib
+pathlib.Path(os.environ["ATTACK_MARKER"]).write_text("imported")
+
+def run(*args, **kwargs):
+    pathlib.Path(os.environ["ATTACK_MARKER"]).write_text("called")
+
+class Component(dict):
+    def __init__(self, *args, **kwargs):
+        run()
+"""
+
+
+@dataclass(frozen=True)
+class CrimeScene:
+    """`folder` holds the victim, `evil.py`, which leaves the marker when it is imported, and what a test adds."""
+
+    folder: Path
+
+    @property
+    def marker(self) -> Path:
+        return self.folder / "marker"
+
+    @property
+    def victim(self) -> Path:
+        return self.folder / "victim"
+
+    def fill_in(self, text: str) -> str:
+        """Return `text` with the paths of the scene in place of MARKER, VICTIM and FOLDER."""
+        for name, path in (("MARKER", self.marker), ("VICTIM", self.victim), ("FOLDER", self.folder)):
+            text = text.replace(name, str(path))
+        return text
+
+    def check_untouched(self) -> None:
+        assert not self.marker.exists()
+        assert (self.victim / "file.txt").read_text() == "precious"
+        assert os.listdir(self.victim) == ["file.txt"]
+        assert "evil" not in sys.modules
+
+
+class Bomb:
+    """An object that runs a command when it is unpickled."""
+
+    def __init__(self, scene: CrimeScene) -> None:
+        self.command = f"touch {scene.marker}"
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (self.command,)
+
+
+def set_crime_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> CrimeScene:
+    """Create a scene whose module `evil` can be imported, also by other processes."""
+    scene = CrimeScene(folder)
+    scene.victim.mkdir(parents=True)
+    (scene.victim / "file.txt").write_text("precious")
+    (scene.folder / "evil.py").write_text(EVIL_MODULE)
+    monkeypatch.setenv("ATTACK_MARKER", str(scene.marker))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(scene.folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(scene.folder)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    return scene
+
+
+def number_attacks(attacks: dict[str, object]) -> list[object]:
+    """Return the attacks as parameters whose ids count them, such as "07 of 42 in a list"."""
+    return [
+        pytest.param(*(attack if isinstance(attack, tuple) else (attack,)), id=f"{number:02} of {len(attacks)} {name}")
+        for number, (name, attack) in enumerate(attacks.items(), 1)
+    ]

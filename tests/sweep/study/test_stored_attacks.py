@@ -1,0 +1,65 @@
+"""A study that somebody else stored runs nothing: its sampler, pruner, search space and arguments are checked."""
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from harness.core.errors import ConfigError
+from harness.sweep.study.setup import open_study
+from harness.sweep.study.trial_attrs import STUDY_SPEC
+from harness.sweep.workers.worker import open_queue
+from tests.crime_scene import CrimeScene, number_attacks
+from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request
+
+EVIL = {"_target_": "evil.Component"}
+SAMPLER = "hydra_plugins.hydra_optuna_sweeper._impl.create_nsgaii_sampler"
+
+STORED: dict[str, object] = {
+    "a sampler": {"sampler": EVIL},
+    "a sampler of another package": {"sampler": {"_target_": "os.system", "command": "touch MARKER"}},
+    "an attribute of a trusted module": {"sampler": {"_target_": "optuna.samplers._tpe.sampler.warnings.warn"}},
+    "a pruner in the place of a sampler": {"sampler": {"_target_": "optuna.pruners.NopPruner"}},
+    "constraints": {
+        "sampler": {"_target_": "optuna.samplers.TPESampler", "constraints_func": {**EVIL, "_partial_": True}}
+    },
+    "a crossover": {"sampler": {"_target_": SAMPLER, "crossover": EVIL}},
+    "a sampler of a sampler": {"sampler": {"_target_": "optuna.samplers.CmaEsSampler", "independent_sampler": EVIL}},
+    "in a list": {"sampler": {"_target_": "optuna.samplers.CmaEsSampler", "source_trials": [EVIL]}},
+    "positional arguments": {"sampler": {"_target_": "optuna.samplers.TPESampler", "_args_": [EVIL]}},
+    "a sampler without a target": {"sampler": {"seed": 1}},
+    "a pruner": {"pruner": EVIL},
+    "a pruner of ours that removes folders": {
+        "pruner": {"_target_": "harness.data.cache.ensure_cached", "folder": "VICTIM", "write": EVIL}
+    },
+    "a wrapped pruner": {"pruner": {"_target_": "optuna.pruners.PatientPruner", "patience": 1, "wrapped_pruner": EVIL}},
+    "a search space": {"custom_search_space": "evil.run"},
+    "a search space of ours": {"custom_search_space": "harness.core.files.write_atomically"},
+    "a component in the arguments": {"arguments": ["++model.dropout={_target_:evil.run}"]},
+    "another optimizer in the arguments": {"arguments": ["optimizer._target_=evil.Component"]},
+    "a package of configurations": {"arguments": ["hydra.searchpath=[pkg://evil]"]},
+    "a callback": {"arguments": ["+hydra.callbacks.x={_target_:evil.Component}"]},
+    "a variable": {"arguments": ["+hydra.job.env_set.PYTHONPATH=FOLDER"]},
+}
+
+
+def fill_in(value: Any, scene: CrimeScene) -> Any:
+    if isinstance(value, dict):
+        return {key: fill_in(child, scene) for key, child in value.items()}
+    if isinstance(value, list):
+        return [fill_in(child, scene) for child in value]
+    return scene.fill_in(value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("change", number_attacks(STORED))
+def test_attack_in_the_stored_settings_of_a_study(change, scene: CrimeScene, places) -> None:
+    request = read_tiny_request(*TINY_WITHOUT_LORA, *places)
+    study = open_study(request).study
+    stored = asdict(request.spec)
+    tampered = fill_in(change, scene)
+    tampered["arguments"] = [*stored["arguments"], *tampered.get("arguments", [])]
+    study.set_user_attr(STUDY_SPEC, {**stored, **tampered})
+    with pytest.raises(ConfigError) as error:
+        open_queue(make_worker_spec(request))[0].space.compose_config({})  # what a worker does for its first trial
+    scene.check_untouched()
+    assert "\n" not in str(error.value)
