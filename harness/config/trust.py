@@ -81,10 +81,10 @@ def check_composed_config(cfg: DictConfig) -> None:
     Raises:
         ConfigError: If it names what is not trusted.
     """
-    plain = OmegaConf.to_container(cfg, resolve=False)
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=False)  # type: ignore[assignment]
     check_components(plain)
-    if "hydra" in cfg:
-        check_hydra_settings(cfg.hydra)
+    if "hydra" in plain:
+        _check_hydra_node(cfg.hydra, plain["hydra"])
 
 
 def check_hydra_settings(hydra: DictConfig) -> None:
@@ -93,33 +93,9 @@ def check_hydra_settings(hydra: DictConfig) -> None:
     Raises:
         ConfigError: If it could run code or commands, or overwrite files.
     """
-    for section in LITERAL_SECTIONS:
-        if hydra._get_node(section) is not None:
-            _check_literal(hydra, section, f"hydra.{section}")
     plain: dict[str, Any] = OmegaConf.to_container(hydra, resolve=False)  # type: ignore[assignment]
-    for section in BUILT_SECTIONS:
-        if not isinstance(plain.get(section), dict) or "_target_" not in plain[section]:
-            remedy = f"choose an option with hydra/{section}=…"
-            raise ConfigError(f"hydra.{section}: {plain.get(section)!r} has no _target_; {remedy}")
-    for name, callback in (plain.get("callbacks") or {}).items():
-        if not isinstance(callback, dict) or "_target_" not in callback:
-            raise ConfigError(f"hydra.callbacks.{name}: {callback!r} has no _target_; remove it")
     check_components(plain, ("hydra",))
-    extend = plain["sweeper"].get("custom_search_space")
-    if extend is not None:
-        check_name(("hydra", "sweeper", "custom_search_space"), str(extend))
-    for section in LOGGING_SECTIONS:
-        _check_logging(plain.get(section), f"hydra.{section}")
-    _check_launcher(plain["launcher"])
-    for name in ("env_set", "env_copy"):
-        for variable in (plain.get("job") or {}).get(name) or ():
-            raise ConfigError(
-                f"hydra.job.{name}: {variable}: a configuration cannot set environment variables; set it in the shell"
-            )
-    if plain.get("output_subdir") not in KEPT_FOLDERS:
-        raise ConfigError(
-            f"hydra.output_subdir: {plain['output_subdir']!r} could overwrite files of yours; use .hydra or null"
-        )
+    _check_hydra_node(hydra, plain)
 
 
 def check_search_path(source: str) -> None:
@@ -161,10 +137,50 @@ def _find_places(target: str) -> Sequence[str]:
     return [place for place, names in COMPONENTS.items() if target in names]
 
 
-def _check_literal(parent: DictConfig | ListConfig, name: Any, key: str) -> None:
-    """Check that no interpolation in a section stands for a mapping or list, which could change after the check."""
-    node = parent._get_node(name)
-    if node is not None and node._is_interpolation():  # type: ignore[union-attr]  # a node, as there is no slice
+def _check_hydra_node(hydra: DictConfig, plain: dict[str, Any]) -> None:
+    for section in LITERAL_SECTIONS:
+        _check_interpolations(hydra, section, plain.get(section), f"hydra.{section}")
+    for section in BUILT_SECTIONS:
+        _check_is_component(plain.get(section), f"hydra.{section}", f"choose an option with hydra/{section}=…")
+    callbacks = plain.get("callbacks") or {}
+    if not isinstance(callbacks, dict):
+        raise ConfigError(f"hydra.callbacks: {callbacks!r} is not a section; remove it")
+    for name, callback in callbacks.items():
+        _check_is_component(callback, f"hydra.callbacks.{name}", "remove it")
+    extend = plain["sweeper"].get("custom_search_space")
+    if extend is not None:
+        check_name(("hydra", "sweeper", "custom_search_space"), str(extend))
+    for section in LOGGING_SECTIONS:
+        _check_logging(plain.get(section), f"hydra.{section}")
+    _check_launcher(plain["launcher"])
+    for name in ("env_set", "env_copy"):
+        for variable in (plain.get("job") or {}).get(name) or ():
+            raise ConfigError(
+                f"hydra.job.{name}: {variable}: a configuration cannot set environment variables; set it in the shell"
+            )
+    if plain.get("output_subdir") not in KEPT_FOLDERS:
+        raise ConfigError(
+            f"hydra.output_subdir: {plain['output_subdir']!r} could overwrite files of yours; use .hydra or null"
+        )
+
+
+def _check_is_component(plain: Any, key: str, remedy: str) -> None:
+    if not isinstance(plain, dict) or "_target_" not in plain:
+        raise ConfigError(f"{key}: {plain!r} has no _target_; {remedy}")
+
+
+def _check_interpolations(parent: Any, name: Any, plain: Any, key: str) -> None:
+    """Check that no interpolation in a section stands for a mapping or list, which could change after the check.
+
+    `plain` is `parent[name]` as plain data.
+    """
+    if isinstance(plain, dict):
+        for child, value in plain.items():
+            _check_interpolations(parent[name], child, value, f"{key}.{child!s}")
+    elif isinstance(plain, list):
+        for index, value in enumerate(plain):
+            _check_interpolations(parent[name], index, value, f"{key}[{index}]")
+    elif isinstance(plain, str) and "${" in plain:
         try:
             value = parent[name]
         except OmegaConfBaseException:
@@ -172,12 +188,6 @@ def _check_literal(parent: DictConfig | ListConfig, name: Any, key: str) -> None
         if isinstance(value, DictConfig | ListConfig):
             raise ConfigError(f"{key}: must be written out; an interpolation may only stand for a number or text")
         _check_one_line(key, value)
-    elif isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
-        for child in node:
-            _check_literal(node, child, f"{key}.{child!s}")
-    elif isinstance(node, ListConfig) and not (node._is_none() or node._is_missing()):
-        for index in range(len(node)):
-            _check_literal(node, index, f"{key}[{index}]")
 
 
 def _check_logging(section: Any, key: str) -> None:

@@ -1,13 +1,20 @@
 """A configuration that Hydra composes runs nothing but trusted components, and overwrites nothing."""
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from harness import cli
-from tests.conftest import run_main
+from harness.config.compose import check_compositions
+from harness.config.trust import check_hydra_settings
+from harness.core.errors import ConfigError
+from harness.core.paths import config_dir
+from tests.conftest import run_main, run_script
 from tests.crime_scene import CrimeScene, number_attacks
 
 TOUCH = "{_target_:os.system,command:'touch MARKER'}"
 REMOVE = "{_target_:harness.data.cache.ensure_cached,folder:VICTIM,write:{_target_:evil.run,_partial_:true}}"
+SLURM = "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"
 
 COMMAND_LINES = {
     # components in other places, and other components
@@ -225,3 +232,49 @@ COMMANDS = ["preflight", "lr-range", "clean --to FOLDER/copy.txt", "verify-resum
 def test_attack_through_a_command(command, scene, places, tmp_path, capfd) -> None:
     typed = [*scene.fill_in(command).split(), "experiment=smoke", *places, "++model.dropout={_target_:evil.run}"]
     check_refused(cli.main(typed), capfd.readouterr().err, scene, tmp_path)
+
+
+@pytest.mark.slow
+def test_attack_in_a_job_that_a_launcher_runs_in_another_process(scene, places, tmp_path) -> None:
+    """The job is composed in its own process, where only its task function and Hydra's whitelist check it."""
+    file = scene.folder / "conf" / "experiment" / "x.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\nhydra: {{job: {{env_set: {{PYTHONPATH: {scene.folder}}}}}}}\n")
+    launcher = ["-m", "hydra/sweeper=basic", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweeps=none"]
+    done = run_script("--config-dir", f"{scene.folder}/conf", *places, *launcher, "experiment=x,smoke")
+    assert done.returncode != 0
+    assert "a configuration cannot set environment variables" in done.stderr
+    assert not list(tmp_path.glob("outputs/*/metrics.jsonl"))
+    scene.check_untouched()
+
+
+@pytest.mark.parametrize("key", ["setup", "python", "srun_args"])
+def test_a_key_of_the_launcher_that_the_environment_trusts_passes(key, monkeypatch) -> None:
+    monkeypatch.setenv("HARNESS_TRUST", f"torch.optim.Rprop,hydra.launcher.{key}")
+    sweeper = {"_target_": "harness.sweep.plugin.StudySweeper"}
+    launcher = {"_target_": SLURM, key: ["module load cuda"], "partition": "gpu"}
+    hydra = OmegaConf.create({"launcher": launcher, "sweeper": sweeper})
+    check_hydra_settings(hydra)
+    monkeypatch.setenv("HARNESS_TRUST", "hydra.launcher.other")
+    with pytest.raises(ConfigError, match=rf"set HARNESS_TRUST=hydra.launcher.other,hydra.launcher.{key}$"):
+        check_hydra_settings(hydra)
+
+
+LAUNCHERS = ["basic", "joblib", "submitit_local", "submitit_slurm"]
+LOGGINGS = [f"hydra/{group}={option}" for group in ("job_logging", "hydra_logging") for option in ("none", "disabled")]
+SAMPLERS = ["tpe", "random", "cmaes", "nsgaii", "nsgaiii", "grid", "gp", "qmc"]
+SHIPPED = [
+    *(f"hydra/launcher={launcher}" for launcher in LAUNCHERS),
+    *(f"hydra/sweeper={sweeper}" for sweeper in ("basic", "harness", "optuna")),
+    *(f"hydra/sweeper/sampler={sampler}" for sampler in SAMPLERS),
+    *LOGGINGS,
+    "hydra/job_logging=default",
+    "hydra/hydra_logging=default",
+]
+
+
+@pytest.mark.parametrize("choice", SHIPPED)
+def test_the_options_that_hydra_and_its_plugins_ship_pass(choice: str) -> None:
+    with check_compositions(), initialize_config_dir(str(config_dir()), job_name="run"):
+        cfg = compose("config", [choice], return_hydra_config=True)
+    assert "hydra" in cfg

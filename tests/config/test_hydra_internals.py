@@ -3,11 +3,15 @@
 import inspect
 
 import pytest
+from hydra._internal import hydra as hydra_module
 from hydra._internal import utils
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from harness.config.hydra_internals import run_hydra_app
+from harness.config.hydra_internals import run_hydra_app, watch_compositions
+from harness.core.errors import ConfigError
 
 
 def run_app(tmp_path, *arguments: str) -> list[tuple[DictConfig, str]]:
@@ -38,3 +42,35 @@ def test_options_of_hydra_are_understood_between_overrides(tmp_path, capsys) -> 
 @pytest.mark.parametrize("parameter", ["args", "args_parser", "task_function", "config_path", "config_name"])
 def test_hydra_still_takes_the_arguments_that_are_passed(parameter) -> None:
     assert parameter in inspect.signature(utils._run_hydra).parameters
+
+
+def test_a_configuration_is_checked_before_hydra_configures_logging_or_builds_callbacks(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    acted = []
+    for module, name in ((hydra_module, "configure_log"), (hydra_module, "Callbacks")):
+        monkeypatch.setattr(module, name, lambda *_, name=name, **__: acted.append(name))
+    checked = []
+
+    def refuse(cfg: DictConfig) -> None:
+        checked.append(cfg.hydra.job_logging)
+        raise ConfigError("refused")
+
+    with pytest.raises(ConfigError, match="refused"), watch_compositions(refuse, checked.append):
+        run_app(tmp_path, "lr=0.5")
+    assert len(checked) == 1
+    assert not acted
+
+
+def test_entries_of_the_search_path_are_checked_before_they_are_read(tmp_path) -> None:
+    sources: list[str] = []
+    with watch_compositions(lambda cfg: None, sources.append):
+        run_app(tmp_path, f"hydra.searchpath=[file://{tmp_path}/a,{tmp_path}/b]")
+    assert set(sources) == {f"file://{tmp_path}/a", f"{tmp_path}/b"}
+
+
+def test_compositions_are_watched_within_the_context_only(tmp_path) -> None:
+    methods = [(ConfigLoaderImpl, "_load_configuration"), (ConfigRepository, "initialize_sources")]
+    before = [getattr(owner, name) for owner, name in methods]
+    with watch_compositions(lambda cfg: None, lambda source: None):
+        assert not {getattr(owner, name) for owner, name in methods} & set(before)
+    assert [getattr(owner, name) for owner, name in methods] == before
