@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.compose import contains_key, flatten_config
 from harness.core.errors import ConfigError, did_you_mean
@@ -43,7 +44,10 @@ def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def _read_key_list(cfg: DictConfig, name: str, known: list[str]) -> list[str]:
-    keys = cfg.get(name)
+    try:
+        keys = cfg.get(name)
+    except OmegaConfBaseException as error:  # an interpolation
+        raise ConfigError(f"{name}: {str(error).partition(chr(10))[0]}; write {name}=[]") from error
     if keys is None:
         raise ConfigError(f"{name}: has no value; leave out '~{name}', or write {name}=[]")
     if not isinstance(keys, ListConfig):

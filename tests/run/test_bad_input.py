@@ -47,6 +47,7 @@ CASES = [
     (["loop=null"], ["loop=null", "needs an option"]),
     (["lora=[1,2]"], ["lora=[1,2]", "needs an option"]),
     (["batch=${oc.env:NOTHING}"], ["batch=${oc.env:NOTHING}", "needs an option"]),
+    (["unlock=${nothing}"], ["unlock: Interpolation key 'nothing' not found", "unlock=[]"]),
     (["loop=3"], ["loop=3", "needs an option"]),
     (["~seed"], ["seed: has no value", "leave out '~seed'"]),
     (["~locked"], ["locked: has no value", "locked=[]"]),
