@@ -5,9 +5,10 @@
 
 import json
 import math
+import os
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,6 +82,19 @@ def _count_lines(path: Path, stop: int) -> int:
     """Return the number of lines before byte `stop`."""
     with path.open("rb") as file:
         return file.read(stop).count(b"\n") if stop else 0
+
+
+def append_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Append entries to the record of a process that died; a last line that it left incomplete is dropped."""
+    with path.open("rb+") as file:
+        complete = 0
+        for line in file:
+            complete += len(line) if line.endswith(b"\n") else 0
+        file.truncate(complete)
+        file.seek(complete)
+        file.write(b"".join(map(encode_entry, entries)))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def has_entries(path: Path) -> bool:

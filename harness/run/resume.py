@@ -89,6 +89,17 @@ class RestoredRun:
     best: Path | None
 
 
+class NoStepLeft(ConfigError):
+    """The run to resume has taken all its steps. Nothing is left to do if `is_unchanged`, but to record its end."""
+
+    def __init__(self, resumed: ResumePoint, total_steps: int, is_unchanged: bool) -> None:
+        super().__init__(
+            f"loop: the checkpoint is at step {resumed.step} and the run ends at step {total_steps}; increase the "
+            "number of steps, or count steps from the checkpoint with start.restart_schedule=true"
+        )
+        self.folder, self.recorded, self.is_unchanged = resumed.folder, resumed.recorded, is_unchanged
+
+
 def find_resume_point(settings: RunSettings) -> ResumePoint | None:
     """Return the checkpoint that `start.run` and `start.checkpoint` name, or None if the run does not resume another.
 
@@ -143,11 +154,10 @@ def restore_run(
         ConfigError: If the checkpoint does not fit the run.
     """
     state, total_steps = parts.state, parts.plan.total_steps
+    after = {**params, **parts.effective.to_params(), "data.digest": parts.task.dataset["digest"]}
+    changes = list(_compare_settings(resumed.recorded, after))
     if resumed.step >= total_steps:
-        raise ConfigError(
-            f"loop: the checkpoint is at step {resumed.step} and the run ends at step {total_steps}; increase the "
-            "number of steps, or count steps from the checkpoint with start.restart_schedule=true"
-        )
+        raise NoStepLeft(resumed, total_steps, is_unchanged=not changes)
     match = match_weights(state.model, load_weights(resumed.checkpoint / WEIGHTS_FILE))
     if not match.is_complete:
         raise ConfigError(
@@ -159,8 +169,6 @@ def restore_run(
         load_checkpoint(state, resumed.checkpoint, rank=processes.rank)
     except ValueError as error:
         raise ConfigError(f"start.run: {resumed.checkpoint}: {error}") from error
-    after = {**params, **parts.effective.to_params(), "data.digest": parts.task.dataset["digest"]}
-    changes = list(_compare_settings(resumed.recorded, after))
     _adapt_state(state, built, resumed, changes)
     best = find_checkpoint(resumed.folder / "checkpoints", state.best_step) if state.best_val_loss < inf else None
     if best is None:

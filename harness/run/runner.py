@@ -10,11 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torch import Tensor
 
-from harness.config.compose import (
-    flatten_config,
-    to_plain_dict,
-    without_sweep_keys,
-)
+from harness.config.compose import flatten_config, to_plain_dict, without_sweep_keys
 from harness.config.schema import RunSettings
 from harness.config.validation import validate_config
 from harness.core import distributed
@@ -34,9 +30,15 @@ from harness.observers.composite import CompositeObserver
 from harness.observers.figures import FigureWriter
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
+from harness.run.unrecorded_end import complete_record
+from harness.tracking.store_uri import resolve_store_uri
+from harness.tracking.upload_process import UploadProcess
 from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
+
+SHARED_FIELDS = ("status", "reason", "step", "tokens", "seconds", "best_val_loss", "best_step")
+"""Fields that RunEnd and RunResult have in common."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,10 @@ def run(
     with distributed.use_cpu_threads(settings.device.threads), ExitStack() as stack:
         try:
             parts, start_info = _build_run(cfg, settings, processes)
-        except BaseRunFailed as error:
-            return error.result
+        except (BaseRunFailed, resume.NoStepLeft) as error:
+            return _end_without_training(error, cfg, processes)
         observers = CompositeObserver(build_observers(cfg) if processes.is_main else [])
-        processes.run_main_first(
-            lambda: run_dir.check_checkpoints_fit(settings, parts.state) if processes.is_main else None
-        )
+        processes.run_main_first(lambda: run_dir.check_room(settings, parts.state) if processes.is_main else None)
         stack.callback(observers.close)  # after signals are no longer held, since it waits for the upload
         is_held = stack.enter_context(hold_signals())
         run_folder = processes.run_main_first(
@@ -126,6 +126,29 @@ def run(
         )
         checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
         return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info, is_held)
+
+
+def _end_without_training(
+    error: BaseRunFailed | resume.NoStepLeft, cfg: DictConfig, processes: ProcessGroup
+) -> RunResult:
+    """Return the result of a run whose base failed, or complete the record of one that died after its last step.
+
+    Raises:
+        NoStepLeft: If the record needs no completion.
+    """
+    if isinstance(error, BaseRunFailed):
+        return error.result
+    is_to_complete = processes.is_main and error.is_unchanged
+    end = processes.broadcast(complete_record(error.folder) if is_to_complete else None)
+    if end is None:
+        raise error
+    if processes.is_main:
+        print(f"{error.folder}: all {end.step} steps were taken before it died; its record is completed")
+        if "mlflow" in cfg.observers and (error.folder / "mlflow.json").exists():
+            UploadProcess(error.folder, resolve_store_uri(cfg.tracking.uri)).close()
+    shared = {name: getattr(end, name) for name in SHARED_FIELDS}
+    effective = EffectiveSettings.from_json(error.recorded["effective"])
+    return RunResult(**shared, folder=error.folder, effective=effective)
 
 
 def _describe_run(command: str, parts: RunParts, processes: ProcessGroup) -> Mapping[str, str]:
@@ -246,8 +269,7 @@ def _train_and_record(
 
 def _end_record(result: RunResult, emit: CompositeObserver) -> str:
     """Record the end of a run; return what the machine ran out of if the record could not be completed."""
-    shared = {name: getattr(result, name) for name in ("status", "reason", "step", "tokens", "seconds",
-              "best_val_loss", "best_step")}  # fmt: skip
+    shared = {name: getattr(result, name) for name in SHARED_FIELDS}
     emit(RunEnd(**shared, artifacts=run_dir.list_description_files(result.folder)))
     try:
         emit.flush()

@@ -102,6 +102,17 @@ def upload_run(
             return _RunUpload(folder, cursor, client, on_message).run(is_running)
 
 
+def reopen_upload(folder: Path) -> None:
+    """Let the next upload continue a run that was taken for dead, now that its record has been completed."""
+    if not (folder / "mlflow.json").exists():
+        return
+    with FileLock(folder / "mlflow.lock", required=False):
+        cursor = UploadCursor.load(folder)
+        cursor.is_complete = False
+        cursor.files = [name for name in cursor.files if name != METRICS_FILE]
+        cursor.save(folder)
+
+
 class _RunUpload:
     """One pass over what is new in a run's folder."""
 
@@ -126,7 +137,8 @@ class _RunUpload:
                 self._attach_to_sweep()
             outcome = end or {**PROCESS_DIED, "at_ms": int(self.path.stat().st_mtime * 1000)}
             if has_ended:
-                self.batch.tags |= {name: str(outcome[name]) for name in END_TAGS if outcome.get(name)}
+                was_dead = end is not None and bool(self.cursor.files)  # its tags say so
+                self.batch.tags |= {name: str(outcome[name]) for name in END_TAGS if was_dead or outcome.get(name)}
             self._flush()
             files = (self._finish_run(end, outcome) if has_ended else 0) + self._upload_results()
         return UploadResult(lines, files, has_ended, hide_credentials(self.cursor.uri))

@@ -1,8 +1,10 @@
 """Resumed runs are bit-identical if nothing changes, and use new settings if they do."""
 
 import json
+import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,11 +19,15 @@ from harness.core.events import Event, StepEnd
 from harness.core.files import FileLock
 from harness.record.metrics_file import encode_entry, read_entries
 from harness.run.dry_run import dry_run
+from harness.run.resume import NoStepLeft
 from harness.run.runner import RunResult, run
+from harness.run.unrecorded_end import complete_record
+from harness.tracking.run_uploader import upload_run
 from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Checkpointer
 from harness.training.policies import Decision, Policy, Stop
 from tests.conftest import ROOT
 from tests.run.test_run import find_only_run, read_record, read_series, run_with_torchrun, wait_for_steps
+from tests.tracking.stores import new_store, only_run
 
 TINY = ["experiment=smoke", "device=cpu", "data=pydoc_text", "data.val_fraction=0.01", "observers=metrics_only",
         "model.layers=1", "model.width=16", "model.dropout=0.1", "loop.max_steps=12", "loop.evals=3"]  # fmt: skip
@@ -43,6 +49,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Ru
     """A run of 12 steps, evaluated at 4, 8 and 12, that was interrupted after 6."""
     folder = tmp_path_factory.mktemp("interrupted") / "first"
     return run(compose_config([*TINY, f"cache_dir={cache_dir}"]), [stop_after(6)], folder=folder)
+
+
+@pytest.fixture(scope="module")
+def completed(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> RunResult:
+    folder = tmp_path_factory.mktemp("completed") / "first"
+    return run(compose_config([*TINY, f"cache_dir={cache_dir}"]), folder=folder)
 
 
 def resume_run(interrupted: RunResult, places: list[str], *changes: str) -> RunResult:
@@ -272,6 +284,71 @@ def test_resume_cut_off_at_its_start_leaves_a_record_and_no_step(interrupted, pl
     result = resume_run(interrupted, places)
     assert read_record(result.folder)[-1]["status"] == "interrupted"
     assert not list_saved_steps(result.folder / "checkpoints")
+
+
+def cut_record(folder: Path, incomplete: bytes = b"") -> None:
+    """Remove the end from a run's record, and add the part of a line that a killed process had written."""
+    path = folder / "metrics.jsonl"
+    *lines, end = path.read_bytes().splitlines(keepends=True)
+    assert b'"end"' in end
+    path.write_bytes(b"".join(lines) + incomplete)
+
+
+def test_run_killed_after_its_last_step_is_completed(places, tmp_path, capsys) -> None:
+    new_store(tmp_path)
+    tracked = compose_config([*TINY, *places, "observers=trial"])
+    killed = run(tracked, folder=tmp_path / "killed")
+    before = (killed.folder / "metrics.jsonl").read_bytes()
+    cut_record(killed.folder, b'{"kind": "metr')
+    upload_run(killed.folder)
+    assert only_run(f"sqlite:///{tmp_path}/mlflow.db")[1].data.tags["status"] == "failed"  # "its process died"
+    resume = ["start=resume", f"start.run={killed.folder}"]
+    with pytest.raises(NoStepLeft, match="increase the number of steps"):
+        run(compose_config([*TINY, *places, *resume, "optimizer.lr=0.123"]))
+    assert (killed.folder / "metrics.jsonl").read_bytes().endswith(b'{"kind": "metr')
+    again = run(compose_config([*TINY, *places, *resume, "observers=metrics_only"]))
+    assert (again.folder, again.status, again.step) == (killed.folder, "completed", killed.step)
+    assert (again.best_val_loss, again.best_step) == (killed.best_val_loss, killed.best_step)
+    assert not (tmp_path / "outputs").exists()
+    assert "its record is completed" in capsys.readouterr().out
+    *earlier, notice, end = (killed.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    assert before.startswith(b"".join(earlier))
+    assert b"the process died after the last step" in notice
+    assert json.loads(end)["status"] == "completed"
+    assert upload_run(killed.folder).is_complete
+    _, recorded = only_run(f"sqlite:///{tmp_path}/mlflow.db")
+    assert recorded.info.status == "FINISHED"
+    assert (recorded.data.tags["status"], recorded.data.tags.get("reason", "")) == ("completed", "")
+    with pytest.raises(NoStepLeft):
+        run(compose_config([*TINY, *places, *resume]))
+
+
+@pytest.mark.parametrize("why", ["running", "ended", "no last checkpoint", "damaged record"])
+def test_record_is_completed_only_if_the_last_step_is_saved(why, completed, tmp_path) -> None:
+    folder = copy_run(completed, tmp_path).folder
+    path = folder / "metrics.jsonl"
+    if why != "ended":
+        cut_record(folder, b"garbage\n" if why == "damaged record" else b"")
+    if why == "no last checkpoint":
+        (folder / "checkpoints" / checkpoint_name(12) / STATE_FILE).unlink()
+    before = path.read_bytes()
+    with FileLock(path) if why == "running" else nullcontext():
+        assert complete_record(folder) is None
+    assert path.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_run_killed_at_its_end_is_completed(places, tmp_path, cache_dir) -> None:
+    code = (
+        "import os, signal, sys; from harness.config.compose import compose_config; from harness.run import runner;"
+        "runner._end_record = lambda *_: os.kill(os.getpid(), signal.SIGKILL); runner.run(compose_config(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *TINY, *places]
+    assert subprocess.run(command, cwd=ROOT, check=False, timeout=120).returncode == -signal.SIGKILL
+    folder = find_only_run(tmp_path)
+    again = run(compose_config([*TINY, *places, "start=resume", f"start.run={folder}"]))
+    assert (again.folder, again.status, again.step) == (folder, "completed", 12)
+    assert again.best_val_loss == min(read_series(folder, "val/loss"))
 
 
 def test_no_intact_checkpoint_is_left(interrupted, places, tmp_path) -> None:

@@ -8,8 +8,14 @@ from harness.sweep.study.trial_attrs import TrialResult
 
 
 def read_recorded_result(folder: Path) -> TrialResult | None:
-    """Return the result of the completed run in `folder`; None if there is none, or its record is damaged."""
+    """Return the result of the completed run in `folder`; None if there is none, or its record is damaged.
+
+    A run that died after its last step counts as completed, and its end is added to its record.
+    """
+    from harness.run.unrecorded_end import complete_record  # imports torch, which the worker pool does without
+
     try:
+        complete_record(folder)
         entries = [entry for entry, _ in read_entries(folder / METRICS_FILE) if entry["kind"] in ("start", "end")]
         start, end = entries[0], entries[-1]
         effective = EffectiveSettings.from_json(start["effective"])

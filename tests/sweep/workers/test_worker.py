@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,22 @@ def test_trial_whose_run_has_completed_is_completed_after_a_kill(places, monkeyp
     assert not queue.has_more_trials()
 
 
+def test_trial_killed_after_its_last_step_is_completed(places, monkeypatch) -> None:
+    """Its record lacks the end, and the checkpoint of its last step proves that nothing else is missing."""
+    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
+    queue = start_study(*sweep)
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.TrialQueue, "finish_trial", fail_without_space)
+        assert run_worker(monkeypatch, *sweep) == EXIT_SHORTAGE
+    record = queue.folder / "0" / "metrics.jsonl"
+    *lines, end = record.read_text().splitlines(keepends=True)
+    record.write_text("".join(line for line in lines if '"metrics"' in line or '"start"' in line))
+    assert queue.reap_dead_trials(is_leftover=True, is_only_sweep=True) == [0]
+    [trial] = queue.study.trials
+    assert trial.state == TrialState.COMPLETE
+    assert trial.value == json.loads(end)["best_val_loss"]
+
+
 @pytest.mark.parametrize("lines", [0, 3])
 def test_trial_without_a_complete_record_is_queued_again(lines, places, monkeypatch) -> None:
     sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
@@ -77,6 +94,7 @@ def test_trial_without_a_complete_record_is_queued_again(lines, places, monkeypa
         patch.setattr(worker.TrialQueue, "finish_trial", fail_without_space)
         run_worker(monkeypatch, *sweep)
     record = queue.folder / "0" / "metrics.jsonl"
+    shutil.rmtree(queue.folder / "0" / "checkpoints")  # it proves that a run has taken its last step
     record.write_text("".join(record.read_text().splitlines(keepends=True)[:lines]))
     queue.reap_dead_trials(is_leftover=True, is_only_sweep=True)
     assert [trial.state for trial in queue.study.trials] == [TrialState.FAIL, TrialState.WAITING]
