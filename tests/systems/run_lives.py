@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.core.checkpoint_names import list_saved_steps
-from harness.data.cache import MANIFEST
+from harness.core.digests import MANIFEST
 from harness.record.metrics_file import METRICS_FILE
 from harness.tracking.run_uploader import UploadCursor
 from tests.systems.kill_tools import maps_files_below, poll_until, read_bytes, start_marked

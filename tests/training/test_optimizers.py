@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from harness.config.targets import hydra_whitelist
+from harness.config.targets import build_component
 from harness.models.gpt import GPT
 from harness.training.optimizers import CombinedOptimizer, Lamb, build_muon, group_parameters
 
@@ -23,7 +22,7 @@ def tiny_gpt() -> GPT:
 
 
 def build_choice(path: Path, model: nn.Module) -> CombinedOptimizer:
-    make = instantiate(OmegaConf.load(path), _execution_whitelist_=hydra_whitelist(), _convert_="all")
+    make = build_component(OmegaConf.to_container(OmegaConf.load(path)), ("optimizer",))
     return CombinedOptimizer(make(group_parameters(model)), model)
 
 
