@@ -9,10 +9,10 @@ import pytest
 
 EVIL_MODULE = """
 import os, pathlib
-pathlib.Path(os.environ["ATTACK_MARKER"]).write_text("imported")
+pathlib.Path(os.environ["ATTACK_FILE"]).write_text("imported")
 
 def run(*args, **kwargs):
-    pathlib.Path(os.environ["ATTACK_MARKER"]).write_text("called")
+    pathlib.Path(os.environ["ATTACK_FILE"]).write_text("called")
 
 class Component(dict):
     def __init__(self, *args, **kwargs):
@@ -63,16 +63,23 @@ def set_crime_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> CrimeScene
     scene.victim.mkdir(parents=True)
     (scene.victim / "file.txt").write_text("precious")
     (scene.folder / "evil.py").write_text(EVIL_MODULE)
-    monkeypatch.setenv("ATTACK_MARKER", str(scene.marker))
+    monkeypatch.setenv("ATTACK_FILE", str(scene.marker))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(scene.folder), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.syspath_prepend(scene.folder)
     monkeypatch.delitem(sys.modules, "evil", raising=False)
     return scene
 
 
-def number_attacks(attacks: dict[str, object]) -> list[object]:
-    """Return the attacks as parameters whose ids count them, such as "07 of 42 in a list"."""
+def number_attacks(attacks: dict[str, object], whole_every: int = 1) -> list[object]:
+    """Return the attacks as parameters whose ids count them, such as "07 of 42 in a list".
+
+    All but each `whole_every`-th, from the first, are marked slow.
+    """
     return [
-        pytest.param(*(attack if isinstance(attack, tuple) else (attack,)), id=f"{number:02} of {len(attacks)} {name}")
-        for number, (name, attack) in enumerate(attacks.items(), 1)
+        pytest.param(
+            *(attack if isinstance(attack, tuple) else (attack,)),
+            id=f"{index + 1:02} of {len(attacks)} {name}",
+            marks=pytest.mark.slow if index % whole_every else (),
+        )
+        for index, (name, attack) in enumerate(attacks.items())
     ]

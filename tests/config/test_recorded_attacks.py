@@ -11,6 +11,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from harness import cli
+from harness.commands.export import _copy_tokenizer
 from harness.config.compose import MAX_CONFIG_BYTES, compose_config, load_config
 from harness.core.errors import ConfigError
 from harness.run.load import load_recorded_run
@@ -26,9 +27,10 @@ TINY_TEXT = [
     "data.sequence_length=8", "model.layers=1", "model.width=8", "model.heads=1", "batch.batch_size=1",
     "loop.max_steps=1", "loop.evals=1", "observers=metrics_only",
 ]  # fmt: skip
-REMOTE_CODE = "{_target_: transformers.AutoConfig.from_pretrained, pretrained_model_name_or_path: RUN, "
-REMOTE_CODE += "trust_remote_code: true}"
-REMOVE = "{_target_: harness.data.cache.ensure_cached, folder: VICTIM, write: {_target_: evil.run, _partial_: true}}"
+REMOTE_CODE = "{_target_: transformers.models.auto.configuration_auto.AutoConfig.from_pretrained, "
+REMOTE_CODE += "pretrained_model_name_or_path: RUN, trust_remote_code: true}"
+REMOVE = "{_target_: harness.data.cache.ensure_cached, folder: VICTIM, "
+REMOVE += "write: {_target_: harness.data.sources.Document, _partial_: true}}"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
 )
@@ -52,7 +54,7 @@ RECORDED = {
     "a conversion": {"model": {"_convert_": "all"}},
     "a special key alone": {"batch": {"_partial_": "true"}},
     "a partial that is no bool": {"model": {"_partial_": "[1]"}},
-    "a variable of the environment": {"model": {"_target_": "${oc.env:ATTACK_MARKER}"}},
+    "a variable of the environment": {"model": {"_target_": "${oc.env:ATTACK_FILE}"}},
     "a secret of the environment": {"name": "${oc.env:HOME}"},
     "a node made by a resolver": {"model": {"dropout": '${oc.create:"{_target_: evil.run}"}'}},
     "a reference to another node": {"more": "{x: 1}", "model": {"dropout": "${more}"}},
@@ -127,7 +129,10 @@ def test_attack_in_a_recorded_configuration(change, stolen: Path, scene: CrimeSc
 
 BELOW_THE_MODEL = RECORDED["code of the run's folder below the model"]
 READERS = ["sample RUN text", "export RUN --output FOLDER/out", "blimp RUN --data RUN/pairs.jsonl", "prescribe RUN"]
-STARTS = ["start=warm start.source=RUN", "start=warm start.source=RUN lora=all_linear"]
+STARTS = [
+    "start=warm start.source=RUN",
+    pytest.param("start=warm start.source=RUN lora=all_linear", marks=pytest.mark.slow),
+]
 
 
 @pytest.mark.parametrize("command", READERS)
@@ -186,3 +191,13 @@ def test_attack_through_pickled_weights(name, scene, places, tmp_path, monkeypat
     more = [f"data.source.path={scene.folder}/text.txt", "start=warm", f"start.source={start}"]
     status = run_main(monkeypatch, *TINY_TEXT, *places, *more)
     check_refused(status, capfd.readouterr().err, scene, tmp_path)
+
+
+def test_an_export_leaves_out_code_and_links_beside_the_tokenizer(
+    recorded: Path, stolen: Path, scene, tmp_path
+) -> None:
+    tokenizer = stolen / "checkpoints" / "tokenizer"
+    (tokenizer / "evil.py").write_text("code")
+    (tokenizer / "vocab.txt").symlink_to(scene.victim / "file.txt")
+    _copy_tokenizer(load_recorded_run(str(stolen)), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}

@@ -3,9 +3,11 @@
 from dataclasses import asdict
 from typing import Any
 
+import optuna
 import pytest
 
 from harness.core.errors import ConfigError
+from harness.sweep.request import SweepRequest
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import STUDY_SPEC
 from harness.sweep.workers.worker import open_queue
@@ -51,10 +53,17 @@ def fill_in(value: Any, scene: CrimeScene) -> Any:
     return scene.fill_in(value) if isinstance(value, str) else value
 
 
-@pytest.mark.parametrize("change", number_attacks(STORED))
-def test_attack_in_the_stored_settings_of_a_study(change, scene: CrimeScene, places) -> None:
+@pytest.fixture(scope="module")
+def request_and_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepRequest, optuna.Study]:
+    folder = tmp_path_factory.mktemp("study")
+    places = [f"output_dir={folder}/outputs", f"cache_dir={folder}/cache", f"tracking.uri=sqlite:///{folder}/m.db"]
     request = read_tiny_request(*TINY_WITHOUT_LORA, *places)
-    study = open_study(request).study
+    return request, open_study(request).study
+
+
+@pytest.mark.parametrize("change", number_attacks(STORED))
+def test_attack_in_the_stored_settings_of_a_study(change, scene: CrimeScene, request_and_study) -> None:
+    request, study = request_and_study
     stored = asdict(request.spec)
     tampered = fill_in(change, scene)
     tampered["arguments"] = [*stored["arguments"], *tampered.get("arguments", [])]
