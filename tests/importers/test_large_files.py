@@ -176,10 +176,9 @@ def test_lines_are_those_of_the_text_at_any_chunk_size(
 
 HUGE = {
     "a file of 3 GB of zeros": "truncate -s 3G {path}",
-    "a line of 2 GB": "truncate -s 2G {path}; printf 'step 1 loss 2.0' | dd of={path} conv=notrunc status=none; "
-    "printf '%5000s' | tr ' ' x | dd of={path} conv=notrunc status=none",
-    "50 MB that unpack to 10 GB": "yes '{line}' | head -c 10G | gzip -1 > {path}",
-    "10 GB of metrics": "yes 'step 1 loss 2.0' | head -c 10G | gzip -1 > {path}",
+    "a line of 900 MB": "head -c 900000000 /dev/zero | tr '\\0' x > {path}",
+    "8 MB that unpack to 1.2 GB": "yes '{line}' | head -c 1200000000 | gzip -1 > {path}",
+    "rows of metrics": "yes 'step 1 loss 2.0' | head -c 200000000 | gzip -1 > {path}",
     "yes": "",
 }
 
