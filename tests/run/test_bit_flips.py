@@ -218,8 +218,9 @@ def test_no_flipped_bit_is_used(
         verdict = judge_flip(path, before, after, errors + after[1], printed == printed_before)
         if verdict == "rebuilt":
             (path,) = folder.glob(pattern)
-            assert path.suffix == ".safetensors" or path.read_bytes() == whole  # its metadata have no fixed order
-        path.write_bytes(whole)
+            assert "bases" in pattern or path.read_bytes() == whole  # metadata of safetensors have no fixed order
+        if "bases" not in pattern:
+            path.write_bytes(whole)
         verdicts.append(verdict)
         with capsys.disabled():
             print(f"\n{pattern:<50} {reader.name:<12} {verdict}", end="")
