@@ -6,11 +6,12 @@ import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.core.errors import DamageError
 from harness.core.files import check_regular_file
 
+T = TypeVar("T")
 MANIFEST = "files.json"  # SHA-256 of all other files of its folder by name, written last
 DIGEST_KEY = "sha256"  # of the other keys of a JSON object
 DIGEST_COMMENT = re.compile(rb"# sha256: ([0-9a-f]{64})\s*\Z")
@@ -123,6 +124,19 @@ def read_json(path: Path) -> dict[str, Any]:
     if digest is not None and digest != compute_json_digest(value):
         raise DamageError(f"{describe_mismatch(path, f'its key {DIGEST_KEY}')}; {EDITED} key {DIGEST_KEY}")
     return value
+
+
+def read_json_as(kind: type[T], path: Path) -> T:
+    """Read a JSON object whose keys are the fields of a dataclass.
+
+    Raises:
+        DamageError: If the file is damaged or has other keys.
+        OSError: If it cannot be read.
+    """
+    try:
+        return kind(**read_json(path))
+    except TypeError as error:
+        raise DamageError(f"{path} is damaged: it has other keys than were written; restore the file") from error
 
 
 def _list_files(folder: Path) -> set[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.core.digests import read_json
+from harness.core.digests import read_json_as
 from harness.record.metrics_file import write_json
 
 RESULT_FILES = ("blimp.json", "diagnoses.json")
@@ -33,7 +33,7 @@ def write_result(folder: Path, name: str, **fields: Any) -> None:
 
 
 def read_result(path: Path) -> SavedResult:
-    return SavedResult(**read_json(path))
+    return read_json_as(SavedResult, path)
 
 
 def result_digests(folder: Path) -> dict[str, str]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from harness.config.compose import remove_credentials
 from harness.core.credentials import hide_credentials
-from harness.core.errors import RunFailedError, explain_path_error
+from harness.core.errors import DamageError, RunFailedError, explain_path_error
 from harness.core.files import write_atomically
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import format_finding, print_finding, summarize_report
@@ -225,7 +225,7 @@ def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
     command = provenance.current_command()
     OmegaConf.save(OmegaConf.create({"command": command, **settings, "space": ranges}), folder / "sweep.yaml")
     started_at_ms = time.time_ns() // 1_000_000
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, DamageError):  # a damaged file is replaced
         started_at_ms = sweep_uploader.read_sweep_identity(folder)["started_at_ms"]
     mlflow = request.cfg.observers.get("mlflow", {})
     metrics_file.write_json(folder / sweep_uploader.SWEEP_FILE, {

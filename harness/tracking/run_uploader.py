@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.credentials import hide_credentials
-from harness.core.digests import read_json
+from harness.core.digests import read_json_as
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.files import FileLock, is_locked
 from harness.record import results_file
@@ -61,7 +61,7 @@ class UploadCursor:
     def load(cls, folder: Path) -> "UploadCursor":
         """Read the cursor of the run in `folder`; a run recorded without MLflow belongs to the default store."""
         path = folder / "mlflow.json"
-        return cls(**read_json(path)) if path.exists() else cls(default_store_uri(), DEFAULT_EXPERIMENT)
+        return read_json_as(cls, path) if path.exists() else cls(default_store_uri(), DEFAULT_EXPERIMENT)
 
     def save(self, folder: Path) -> None:
         write_json(folder / "mlflow.json", {**asdict(self), "uri": hide_credentials(self.uri)})

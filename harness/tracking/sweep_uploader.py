@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.credentials import hide_credentials
-from harness.core.digests import read_json
+from harness.core.digests import read_json, read_json_as
 from harness.core.errors import DamageError
 from harness.core.files import FileLock, is_locked
 from harness.record import metrics_file
@@ -33,6 +33,7 @@ from harness.tracking.run_uploader import (
 )
 
 SWEEP_FILE, SUMMARY_FILE = "sweep.json", "summary.json"
+IDENTITY_KEYS = ("id", "name", "uri", "experiment", "started_at_ms", "params", "tags")
 RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
 ARTIFACT_PATTERNS = ("sweep.yaml", "preflight.txt", "optimization_results.yaml", "figures/*.png")
 MAX_FAILED_TRIALS = 3
@@ -51,7 +52,7 @@ class SweepCursor:
     @classmethod
     def load(cls, folder: Path) -> "SweepCursor":
         path = folder / "mlflow.json"
-        return cls(**read_json(path)) if path.exists() else cls()
+        return read_json_as(cls, path) if path.exists() else cls()
 
     def save(self, folder: Path) -> None:
         metrics_file.write_json(folder / "mlflow.json", asdict(self))
@@ -62,8 +63,16 @@ def is_sweep_folder(folder: Path) -> bool:
 
 
 def read_sweep_identity(folder: Path) -> dict[str, Any]:
-    """Return a sweep's id, name, uri, experiment, started_at_ms, params and tags."""
-    return read_json(folder / SWEEP_FILE)
+    """Return the IDENTITY_KEYS of a sweep.
+
+    Raises:
+        DamageError: If the file is damaged.
+        OSError: If it cannot be read.
+    """
+    identity = read_json(folder / SWEEP_FILE)
+    if missing := [key for key in IDENTITY_KEYS if key not in identity]:
+        raise DamageError(f"{folder / SWEEP_FILE} is damaged: it has no key {missing[0]}; restore the file")
+    return identity
 
 
 def mark_sweep_running(folder: Path) -> FileLock:

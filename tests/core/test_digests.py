@@ -3,6 +3,7 @@
 import os
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from harness.core.digests import (
     compute_file_digest,
     find_damaged_file,
     read_json,
+    read_json_as,
     write_manifest,
 )
 from harness.core.errors import DamageError
@@ -136,3 +138,18 @@ def test_edited_export_is_refused_until_its_manifest_is_deleted(tmp_path: Path) 
         check_exported(tmp_path)
     (tmp_path / "files.json").unlink()
     check_exported(tmp_path)
+
+
+@dataclass(frozen=True)
+class Point:
+    x: int
+
+
+def test_an_object_with_other_keys_than_a_dataclass_is_damaged(tmp_path) -> None:
+    path = tmp_path / "point.json"
+    path.write_text('{"x": 3}')
+    assert read_json_as(Point, path) == Point(3)
+    for text in ("{}", '{"x": 3, "y": 4}', "[]", "null"):
+        path.write_text(text)
+        with pytest.raises(DamageError, match=r"point\.json is damaged"):
+            read_json_as(Point, path)

@@ -44,6 +44,7 @@ HANG_SECONDS = 60
 MAX_MESSAGE_LINES = 6  # usage of a command and its error
 BUGS = r"\b(?:Type|Attribute|Key|Index|Name|Assertion|UnboundLocal|ZeroDivision|Recursion)Error\b"
 LOCKS = (".lock", ".flock")  # stay, since removing a lock that another process waits for is a race
+JOURNAL = "outputs/sweeps/sweep/study.journal"
 UNWATCHED = (".cache", "mlruns")  # caches are kept whatever follows
 
 
@@ -92,12 +93,14 @@ class FuzzBox:
         """Run a line in this process and judge it."""
         if line.damage:
             damage_file(self.folder / line.damage[0], line.damage[1], seed)
-        before = self._list_files()
+        before, journal = self._list_files(), self._read_journal()
         status, output, errors = call_command(line.command)
-        changed = sorted(name for name in before.items() ^ self._list_files().items())
+        changed = {name for name, _ in before.items() ^ self._list_files().items()}
+        if self._read_journal().startswith(journal):  # opening a study may add a line to its journal
+            changed.discard(JOURNAL)
         problems = find_problems(line, status, output, errors)
         if status == 2 and changed:
-            problems["left"] = ", ".join(sorted({str(name) for name, _ in changed})[:4])
+            problems["left"] = ", ".join(sorted(changed)[:4])
         if changed or line.damage:
             self._restore()
         return Outcome(status, output + errors, problems)
@@ -114,6 +117,10 @@ class FuzzBox:
         assert status == 0, output + errors
         for folder in (outputs / "run", outputs / "sweeps" / "sweep"):
             make_uploader(folder)()
+
+    def _read_journal(self) -> bytes:
+        path = self.folder / JOURNAL
+        return path.read_bytes() if path.is_file() else b""
 
     def _list_files(self) -> dict[str, tuple[int, int, int]]:
         found = {}
