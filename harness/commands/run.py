@@ -45,8 +45,8 @@ def run_job(cfg: DictConfig) -> float:
     except ConfigError as error:
         sys.exit(report_error(str(error), 2))
     except ShortageError as error:
-        remedy = "make room and run the same command again, or resume with start=resume start.run=RUN"
-        sys.exit(report_error(f"interrupted: {error}; {remedy}", 1))
+        remedy = "run the same command again, or resume with start=resume start.run=RUN"
+        sys.exit(report_error(f"interrupted: {error}; once there is enough, {remedy}", 1))
     except HYDRA_ERRORS as error:
         sys.exit(report_error(explain_error(error, given), 2))
     except OSError as error:

@@ -84,13 +84,15 @@ def remove_folder(folder: Path) -> None:
     _rename_and_remove(folder)
 
 
-def remove_leftovers(parent: Path) -> None:
+def remove_leftovers(parent: Path) -> bool:
     """Remove what killed processes left in `parent`: drafts, and folders that were being removed.
 
-    No process may write there at the same time.
+    Return whether all could be removed. No process may write there at the same time.
     """
-    for path in [*parent.glob(f"*{DRAFT_SUFFIX}"), *parent.glob(f"*{REMOVED_SUFFIX}")]:
+    leftovers = [*parent.glob(f"*{DRAFT_SUFFIX}"), *parent.glob(f"*{REMOVED_SUFFIX}")]
+    for path in leftovers:
         shutil.rmtree(path, ignore_errors=True)
+    return not any(path.exists() for path in leftovers)
 
 
 def replace_folder(new: Path, folder: Path) -> None:

@@ -14,8 +14,8 @@ SHORTAGE_BY_ERRNO = {
     errno.ENOSPC: NO_SPACE,
     errno.EDQUOT: "disk quota exceeded on",
     errno.EFBIG: "file size limit reached on",
-    errno.EMFILE: "too many open files (see ulimit -n), writing to",
-    errno.ENFILE: "too many open files on this machine, writing to",
+    errno.EMFILE: "too many open files; raise the limit with ulimit -n",
+    errno.ENFILE: "too many open files on this machine",
 }
 # safetensors, SQLite and libraries that wrap the error keep only its text.
 SHORTAGE_BY_TEXT = {
@@ -23,8 +23,8 @@ SHORTAGE_BY_TEXT = {
     "database or disk is full": NO_SPACE,
     os.strerror(errno.EDQUOT): SHORTAGE_BY_ERRNO[errno.EDQUOT],
     os.strerror(errno.EFBIG): SHORTAGE_BY_ERRNO[errno.EFBIG],
+    os.strerror(errno.ENFILE): SHORTAGE_BY_ERRNO[errno.ENFILE],  # first: it contains the other
     os.strerror(errno.EMFILE): SHORTAGE_BY_ERRNO[errno.EMFILE],
-    os.strerror(errno.ENFILE): SHORTAGE_BY_ERRNO[errno.ENFILE],
 }
 # torch.save reports any failed write with one of these texts.
 WRITE_FAILED_TEXTS = ("PytorchStreamWriter failed", "inline_container.cc")
@@ -70,6 +70,8 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def _format_shortage(kind: str, folder: Path) -> str:
+    if not kind.endswith(" on"):
+        return kind
     free = free_bytes(folder)
     return f"{kind} {folder}" + (f" ({format_bytes(free)} free)" if free is not None else "")
 

@@ -38,6 +38,7 @@ class CompositeObserver(Observer):
 
     def close(self) -> None:
         self._call_each(lambda observer: observer.close())
+        self.observers = []  # a second call does nothing
 
     def _call_each(self, call: Callable[[Observer], None]) -> None:
         for observer in list(self.observers):

@@ -261,7 +261,8 @@ def _train_and_record(
     result = _make_result(stop, state, time.perf_counter() - started_at, folder, parts.effective)
     shortage = _end_record(result, emit) or shortage
     if shortage:
-        if processes.is_main:  # with too many open files, not even a draft could be removed before
+        if processes.is_main and not remove_leftovers(checkpointer.folder):
+            emit.close()  # with too many open files, a folder can be read again only once the record is closed
             remove_leftovers(checkpointer.folder)
         raise ShortageError(f"{shortage} after step {state.step}")
     return result

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from harness.config.compose import compose_config
+from harness.core.checkpoint_names import list_saved_steps
 from harness.core.shortage import ShortageError
 from harness.observers.metrics_writer import MetricsWriter
 from harness.run import run_dir
@@ -96,6 +98,37 @@ def test_no_checkpoint_is_saved_before_its_record(places, tmp_path, monkeypatch)
 
 def read_losses(folder: Path, name: str) -> dict[int, float]:
     return {line["step"]: line["metrics"][name] for line in read_record(folder) if name in line.get("metrics", {})}
+
+
+@pytest.mark.slow
+def test_run_with_too_few_open_files_resumes_to_the_same_losses(places, tmp_path) -> None:
+    """The limits from too low to begin to just enough; with some of them the first checkpoint is half-written."""
+    straight = run(compose_config([*SHORT, *places, "name=straight"]))
+    statuses, resumed = [], []
+    for limit in range(5, 14):
+        command = [sys.executable, "run.py", *SHORT, *places, f"name=limit{limit}"]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),  # noqa: B023
+        )
+        statuses.append(done.returncode)
+        for folder in (tmp_path / "outputs").glob(f"*_limit{limit}"):
+            assert not [path for path in folder.rglob("*") if path.suffix in (".tmp", ".removed")]
+            if done.returncode and list_saved_steps(folder / "checkpoints"):
+                start = ["start=resume", f"start.run={folder}"]
+                again = run(compose_config([*SHORT, *places, f"name=again{limit}", *start]))
+                assert again.best_val_loss == straight.best_val_loss
+                resumed.append(limit)
+        if done.returncode:
+            assert "interrupted: " in done.stderr
+            assert "too many open files; raise the limit with ulimit -n" in done.stderr
+            assert "Traceback" not in done.stderr
+    assert set(statuses) == {0, 1}
+    print(f"\n{statuses.count(1)} runs with too few open files, {len(resumed)} of them resumed from a checkpoint")
 
 
 @pytest.mark.slow
