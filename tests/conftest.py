@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.commands import run
-from tests.crime_scene import CrimeScene, set_crime_scene
+from tests.attack_target import AttackTarget, create_attack_target
 
 ROOT = Path(__file__).parents[1]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -45,9 +45,9 @@ def places_without_bases(places: list[str], tmp_path: Path, cache_dir: Path) -> 
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CrimeScene:
+def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AttackTarget:
     """Return something to attack in the test's folder."""
-    return set_crime_scene(tmp_path / "scene", monkeypatch)
+    return create_attack_target(tmp_path / "target", monkeypatch)
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.fuzzing.box import DAMAGES, LINE_KINDS, VALUES, list_lines, open_box
+from tests.fuzzing.sandbox import DAMAGES, LINE_KINDS, VALUES, list_lines, open_sandbox
 
 SEED = 12
 N_LINES, N_SLOW_LINES = 200, 2000
@@ -20,9 +20,9 @@ N_LINES, N_SLOW_LINES = 200, 2000
 )
 def test_fuzzed_lines_never_end_in_a_traceback(n_lines, is_cheap, tmp_path) -> None:
     failures = []
-    with open_box(tmp_path) as box:
+    with open_sandbox(tmp_path) as sandbox:
         for index, line in list_lines(SEED, n_lines, cheap=is_cheap):
-            outcome = box.try_line(line, f"{SEED}:{index}")
+            outcome = sandbox.try_line(line, f"{SEED}:{index}")
             if outcome.problems:
                 command = f"{_describe(line.damage)}plateau {shlex.join(line.command)}"
                 report = (

@@ -30,8 +30,8 @@ PYTORCH_OPTIMIZER = (
 """Optimizers of that package that train here and resume without a difference.
 
 The others need a closure, another argument, the model or two-dimensional parameters (AdaHessian, AliG, LBFGS, LOMO,
-Muon, SAM, SophiaH, ...), or do not resume: AdaShift, Conda and ScalableShampoo save objects, Magma and SPlus lose
-state, ASGD and StableSPAM continue differently.
+Muon, SAM, SophiaH, ...), or do not resume: AdaShift, Conda and ScalableShampoo save objects, ASGD and
+StableSPAM continue differently. Magma and SPlus fail while training.
 """
 OPTIMIZERS = (
     *_names_in("harness.training.optimizers", "Lamb build_muon"),

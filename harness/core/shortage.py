@@ -14,18 +14,12 @@ SHORTAGE_BY_ERRNO = {
     errno.ENOSPC: NO_SPACE,
     errno.EDQUOT: "disk quota exceeded on",
     errno.EFBIG: "file size limit reached on",
+    errno.ENFILE: "too many open files on this machine",  # before the next, whose text is part of that of this one
     errno.EMFILE: "too many open files; raise the limit with ulimit -n",
-    errno.ENFILE: "too many open files on this machine",
 }
 # safetensors, SQLite and libraries that wrap the error keep only its text.
-SHORTAGE_BY_TEXT = {
-    os.strerror(errno.ENOSPC): NO_SPACE,
-    "database or disk is full": NO_SPACE,
-    os.strerror(errno.EDQUOT): SHORTAGE_BY_ERRNO[errno.EDQUOT],
-    os.strerror(errno.EFBIG): SHORTAGE_BY_ERRNO[errno.EFBIG],
-    os.strerror(errno.ENFILE): SHORTAGE_BY_ERRNO[errno.ENFILE],  # first: it contains the other
-    os.strerror(errno.EMFILE): SHORTAGE_BY_ERRNO[errno.EMFILE],
-}
+SHORTAGE_BY_TEXT = {os.strerror(number): kind for number, kind in SHORTAGE_BY_ERRNO.items()}
+SHORTAGE_BY_TEXT["database or disk is full"] = NO_SPACE
 # torch.save reports any failed write with one of these texts.
 WRITE_FAILED_TEXTS = ("PytorchStreamWriter failed", "inline_container.cc")
 

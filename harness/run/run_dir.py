@@ -36,7 +36,7 @@ def check_unused(folder: Path) -> None:
         raise ConfigError(f"{folder}: already holds a run; use another folder")
 
 
-def check_room(settings: RunSettings, state: TrainState) -> None:
+def check_free_space(settings: RunSettings, state: TrainState) -> None:
     """Check that the weights of two checkpoints fit on the disk: the last one stays until the next is complete.
 
     Raises:

@@ -103,7 +103,7 @@ def run(
         except (BaseRunFailed, resume.NoStepLeft) as error:
             return _end_without_training(error, cfg, processes)
         observers = CompositeObserver(build_observers(cfg) if processes.is_main else [])
-        processes.run_main_first(lambda: run_dir.check_room(settings, parts.state) if processes.is_main else None)
+        processes.run_main_first(lambda: run_dir.check_free_space(settings, parts.state) if processes.is_main else None)
         stack.callback(observers.close)  # after signals are no longer held, since it waits for the upload
         is_held = stack.enter_context(hold_signals())
         run_folder = processes.run_main_first(

@@ -16,8 +16,8 @@ from harness.config.trust import check_composed_config, check_hydra_settings
 from harness.config.validation import validate_config
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir
+from tests.attack_target import AttackTarget, number_attacks
 from tests.conftest import run_main, run_script
-from tests.crime_scene import CrimeScene, number_attacks
 
 TOUCH = "{_target_:os.system,command:'touch MARKER'}"
 REMOVE = "{_target_:harness.data.cache.ensure_cached,folder:VICTIM,write:{_target_:evil.run,_partial_:true}}"
@@ -129,21 +129,21 @@ COMMAND_LINES = {
 }
 
 
-def check_refused(status: int, stderr: str, scene: CrimeScene, tmp_path) -> None:
+def check_refused(status: int, stderr: str, target: AttackTarget, tmp_path) -> None:
     """Check that a command ended with one message and status 2, and that nothing was run, written or removed."""
     assert status == 2, stderr
     assert "Traceback" not in stderr
     assert len(stderr.strip().splitlines()) == 1
-    scene.check_untouched()
-    left = {path.name for path in tmp_path.rglob("*") if path.is_file() and scene.folder not in path.parents}
+    target.check_untouched()
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file() and target.folder not in path.parents}
     assert not left - {"sweep.lock", "multirun.yaml"}  # the latter is Hydra's own
 
 
 @pytest.mark.parametrize("typed", number_attacks(COMMAND_LINES, whole_every=12))
-def test_attack_on_the_command_line(typed, scene, places, tmp_path, monkeypatch, capfd) -> None:
+def test_attack_on_the_command_line(typed, target, places, tmp_path, monkeypatch, capfd) -> None:
     experiment = [] if "-m" in typed else ["experiment=smoke", "lora=all_linear", "tokenizer=pydoc"]
-    status = run_main(monkeypatch, *places, *experiment, *map(scene.fill_in, typed))
-    check_refused(status, capfd.readouterr().err, scene, tmp_path)
+    status = run_main(monkeypatch, *places, *experiment, *map(target.fill_in, typed))
+    check_refused(status, capfd.readouterr().err, target, tmp_path)
 
 
 PARSER = OverridesParser.create()
@@ -157,9 +157,9 @@ def compose_choices(choices: tuple[str, ...]) -> DictConfig:
 
 
 @pytest.mark.parametrize("typed", number_attacks(IN_ONE_CONFIGURATION))
-def test_attack_on_a_composed_configuration(typed, scene, places) -> None:
+def test_attack_on_a_composed_configuration(typed, target, places) -> None:
     """Apply the overrides as Hydra does, without its start; the test above starts it, `slow` for every attack."""
-    parsed = PARSER.parse_overrides([scene.fill_in(override) for override in typed if override != "-m"])
+    parsed = PARSER.parse_overrides([target.fill_in(override) for override in typed if override != "-m"])
     is_choice = {
         id(override): "/" in override.key_or_group or "." not in str(override.input_line) for override in parsed
     }
@@ -167,7 +167,7 @@ def test_attack_on_a_composed_configuration(typed, scene, places) -> None:
     ConfigLoaderImpl._apply_overrides_to_config([o for o in parsed if not is_choice[id(o)]], cfg)
     with pytest.raises(ConfigError):
         use_configuration(cfg)
-    scene.check_untouched()
+    target.check_untouched()
 
 
 def use_configuration(cfg: DictConfig) -> None:
@@ -229,13 +229,13 @@ OWN_FILES = {
 
 
 @pytest.mark.parametrize(("files", "typed"), number_attacks(OWN_FILES, whole_every=5))
-def test_attack_from_a_folder_of_configurations(files, typed, scene, places, tmp_path, monkeypatch, capfd) -> None:
+def test_attack_from_a_folder_of_configurations(files, typed, target, places, tmp_path, monkeypatch, capfd) -> None:
     for name, text in files.items():
-        file = scene.folder / "conf" / name
+        file = target.folder / "conf" / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(scene.fill_in(text))
-    status = run_main(monkeypatch, "--config-dir", f"{scene.folder}/conf", *places, *scene.fill_in(typed).split())
-    check_refused(status, capfd.readouterr().err, scene, tmp_path)
+        file.write_text(target.fill_in(text))
+    status = run_main(monkeypatch, "--config-dir", f"{target.folder}/conf", *places, *target.fill_in(typed).split())
+    check_refused(status, capfd.readouterr().err, target, tmp_path)
 
 
 MISUSES = {
@@ -255,40 +255,40 @@ MISUSES = {
 
 
 @pytest.mark.parametrize(("trusted", "part"), number_attacks(MISUSES))
-def test_misuse_of_the_trust_variable(trusted, part, scene, monkeypatch) -> None:
+def test_misuse_of_the_trust_variable(trusted, part, target, monkeypatch) -> None:
     monkeypatch.setenv("HARNESS_TRUST", trusted)
     with pytest.raises(ConfigError, match=re.escape(part)):
         build_component({"_target_": "evil.Component", "_partial_": True}, ("optimizer",))
-    scene.check_untouched()
+    target.check_untouched()
 
 
-def test_a_package_in_the_trust_variable_ends_the_command(scene, places, tmp_path, monkeypatch, capfd) -> None:
+def test_a_package_in_the_trust_variable_ends_the_command(target, places, tmp_path, monkeypatch, capfd) -> None:
     monkeypatch.setenv("HARNESS_TRUST", "evil")
     status = run_main(monkeypatch, "experiment=smoke", *places, "optimizer._target_=evil.Component")
-    check_refused(status, capfd.readouterr().err, scene, tmp_path)
+    check_refused(status, capfd.readouterr().err, target, tmp_path)
 
 
 COMMANDS = ["preflight", "lr-range", "clean --to FOLDER/copy.txt", "verify-resume"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_attack_through_a_command(command, scene, places, tmp_path, capfd) -> None:
-    typed = [*scene.fill_in(command).split(), "experiment=smoke", *places, "++model.dropout={_target_:evil.run}"]
-    check_refused(cli.main(typed), capfd.readouterr().err, scene, tmp_path)
+def test_attack_through_a_command(command, target, places, tmp_path, capfd) -> None:
+    typed = [*target.fill_in(command).split(), "experiment=smoke", *places, "++model.dropout={_target_:evil.run}"]
+    check_refused(cli.main(typed), capfd.readouterr().err, target, tmp_path)
 
 
 @pytest.mark.slow
-def test_attack_in_a_job_that_a_launcher_runs_in_another_process(scene, places, tmp_path) -> None:
+def test_attack_in_a_job_that_a_launcher_runs_in_another_process(target, places, tmp_path) -> None:
     """The job is composed in its own process, where only its task function and Hydra's whitelist check it."""
-    file = scene.folder / "conf" / "experiment" / "x.yaml"
+    file = target.folder / "conf" / "experiment" / "x.yaml"
     file.parent.mkdir(parents=True)
-    file.write_text(f"# @package _global_\nhydra: {{job: {{env_set: {{PYTHONPATH: {scene.folder}}}}}}}\n")
+    file.write_text(f"# @package _global_\nhydra: {{job: {{env_set: {{PYTHONPATH: {target.folder}}}}}}}\n")
     launcher = ["-m", "hydra/sweeper=basic", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "sweeps=none"]
-    done = run_script("--config-dir", f"{scene.folder}/conf", *places, *launcher, "experiment=x,smoke")
+    done = run_script("--config-dir", f"{target.folder}/conf", *places, *launcher, "experiment=x,smoke")
     assert done.returncode != 0
     assert "a configuration cannot set environment variables" in done.stderr
     assert not list(tmp_path.glob("outputs/*/metrics.jsonl"))
-    scene.check_untouched()
+    target.check_untouched()
 
 
 @pytest.mark.parametrize("key", ["setup", "python", "srun_args"])

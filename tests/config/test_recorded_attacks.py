@@ -18,9 +18,9 @@ from harness.run.load import load_recorded_run
 from harness.run.reproduce import reproduce_overrides
 from harness.run.runner import run
 from harness.training.checkpoint import STATE_FILE
+from tests.attack_target import AttackTarget, Bomb, number_attacks
 from tests.config.test_composed_attacks import check_refused
 from tests.conftest import run_main
-from tests.crime_scene import Bomb, CrimeScene, number_attacks
 
 TINY_TEXT = [
     "experiment=smoke", "device=cpu", "data=text", "tokenizer=bpe", "tokenizer.vocab_size=260",
@@ -86,28 +86,28 @@ def recorded(tmp_path_factory: pytest.TempPathFactory, cache_dir: Path) -> Path:
 
 
 @pytest.fixture
-def stolen(recorded: Path, scene: CrimeScene) -> Path:
+def stolen(recorded: Path, target: AttackTarget) -> Path:
     """Return a copy of the run that may be tampered with; its folder holds code that leaves the marker."""
-    folder = scene.folder / "stolen"
+    folder = target.folder / "stolen"
     shutil.copytree(recorded, folder)
     (folder / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "evil.Component"}, "model_type": "x"}))
-    shutil.copy(scene.folder / "evil.py", folder / "evil.py")
+    shutil.copy(target.folder / "evil.py", folder / "evil.py")
     return folder
 
 
-def tamper(folder: Path, scene: CrimeScene, change: dict | str) -> None:
+def tamper(folder: Path, target: AttackTarget, change: dict | str) -> None:
     """Merge `change`, whose texts are YAML, into the recorded configuration."""
     file = folder / "config.yaml"
     if isinstance(change, str):
-        file.write_text(scene.fill_in(change))
+        file.write_text(target.fill_in(change))
         return
     cfg = yaml.safe_load(file.read_text())
     for section, edit in change.items():
         if isinstance(edit, str):
-            cfg[section] = yaml.safe_load(scene.fill_in(edit).replace("RUN", str(folder)))
+            cfg[section] = yaml.safe_load(target.fill_in(edit).replace("RUN", str(folder)))
         else:
             values = {
-                key: yaml.safe_load(scene.fill_in(text).replace("RUN", str(folder))) for key, text in edit.items()
+                key: yaml.safe_load(target.fill_in(text).replace("RUN", str(folder))) for key, text in edit.items()
             }
             cfg[section] = {**(cfg.get(section) or {}), **values}
     file.write_text(yaml.safe_dump(cfg))
@@ -118,11 +118,11 @@ def test_a_recorded_configuration_loads_as_it_was_written(recorded: Path) -> Non
 
 
 @pytest.mark.parametrize("change", number_attacks(RECORDED))
-def test_attack_in_a_recorded_configuration(change, stolen: Path, scene: CrimeScene) -> None:
-    tamper(stolen, scene, change)
+def test_attack_in_a_recorded_configuration(change, stolen: Path, target: AttackTarget) -> None:
+    tamper(stolen, target, change)
     with pytest.raises(ConfigError) as error:
         load_recorded_run(str(stolen))
-    scene.check_untouched()
+    target.check_untouched()
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 600
 
@@ -136,26 +136,26 @@ STARTS = [
 
 
 @pytest.mark.parametrize("command", READERS)
-def test_attack_through_a_command_that_reads_a_run(command, stolen, scene, tmp_path, capfd) -> None:
-    tamper(stolen, scene, BELOW_THE_MODEL)
+def test_attack_through_a_command_that_reads_a_run(command, stolen, target, tmp_path, capfd) -> None:
+    tamper(stolen, target, BELOW_THE_MODEL)
     pair = {"sentence_good": "a", "sentence_bad": "b", "UID": "x", "linguistics_term": "x", "field": "x"}
     (stolen / "pairs.jsonl").write_text(json.dumps(pair))
-    before = sorted(path.name for path in scene.folder.rglob("*"))
-    status = cli.main(scene.fill_in(command).replace("RUN", str(stolen)).split())
-    check_refused(status, capfd.readouterr().err, scene, tmp_path)
-    assert sorted(path.name for path in scene.folder.rglob("*")) == before
+    before = sorted(path.name for path in target.folder.rglob("*"))
+    status = cli.main(target.fill_in(command).replace("RUN", str(stolen)).split())
+    check_refused(status, capfd.readouterr().err, target, tmp_path)
+    assert sorted(path.name for path in target.folder.rglob("*")) == before
 
 
 @pytest.mark.parametrize("typed", STARTS)
-def test_attack_through_a_warm_start(typed, stolen, scene, places, tmp_path, monkeypatch, capfd) -> None:
-    tamper(stolen, scene, BELOW_THE_MODEL)
-    (scene.folder / "text.txt").write_text("a line of a text\n" * 100)
-    data = [f"data.source.path={scene.folder}/text.txt"]
+def test_attack_through_a_warm_start(typed, stolen, target, places, tmp_path, monkeypatch, capfd) -> None:
+    tamper(stolen, target, BELOW_THE_MODEL)
+    (target.folder / "text.txt").write_text("a line of a text\n" * 100)
+    data = [f"data.source.path={target.folder}/text.txt"]
     status = run_main(monkeypatch, *TINY_TEXT, *places, *data, *typed.replace("RUN", str(stolen)).split())
-    check_refused(status, capfd.readouterr().err, scene, tmp_path)
+    check_refused(status, capfd.readouterr().err, target, tmp_path)
 
 
-def test_overrides_that_a_run_recorded_import_no_package(stolen: Path, scene: CrimeScene) -> None:
+def test_overrides_that_a_run_recorded_import_no_package(stolen: Path, target: AttackTarget) -> None:
     record = stolen / "metrics.jsonl"
     lines = record.read_text().splitlines()
     start = {
@@ -165,39 +165,39 @@ def test_overrides_that_a_run_recorded_import_no_package(stolen: Path, scene: Cr
     record.write_text("\n".join([json.dumps(start), *lines[1:]]))
     with pytest.raises(ConfigError, match="pkg://evil would import evil, which is not trusted"):
         reproduce_overrides(stolen)
-    scene.check_untouched()
+    target.check_untouched()
 
 
-def test_attack_through_the_state_of_a_resumed_run(stolen, scene, places, tmp_path, monkeypatch, capfd) -> None:
+def test_attack_through_the_state_of_a_resumed_run(stolen, target, places, tmp_path, monkeypatch, capfd) -> None:
     for checkpoint in (stolen / "checkpoints").glob("*/checkpoint.json"):
         state = checkpoint.parent / STATE_FILE
-        torch.save({"optimizer": Bomb(scene)}, state)
+        torch.save({"optimizer": Bomb(target)}, state)
         summary = json.loads(checkpoint.read_text())
         summary["sha256"][STATE_FILE] = hashlib.sha256(state.read_bytes()).hexdigest()
         checkpoint.write_text(json.dumps(summary))
-    (scene.folder / "text.txt").write_text("a line of a text\n" * 100)
-    more = [f"data.source.path={scene.folder}/text.txt", "start=resume", f"start.run={stolen}", "loop.max_steps=2"]
+    (target.folder / "text.txt").write_text("a line of a text\n" * 100)
+    more = [f"data.source.path={target.folder}/text.txt", "start=resume", f"start.run={stolen}", "loop.max_steps=2"]
     status = run_main(monkeypatch, *TINY_TEXT, *places, *more)
-    check_refused(status, capfd.readouterr().err, scene, tmp_path)
+    check_refused(status, capfd.readouterr().err, target, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "pytorch_model.bin"])
-def test_attack_through_pickled_weights(name, scene, places, tmp_path, monkeypatch, capfd) -> None:
-    source = scene.folder / "weights"
+def test_attack_through_pickled_weights(name, target, places, tmp_path, monkeypatch, capfd) -> None:
+    source = target.folder / "weights"
     source.mkdir()
-    torch.save({"weight": Bomb(scene)}, source / name)
-    (scene.folder / "text.txt").write_text("a line of a text\n" * 100)
+    torch.save({"weight": Bomb(target)}, source / name)
+    (target.folder / "text.txt").write_text("a line of a text\n" * 100)
     start = source / name if name.endswith(".pt") else source
-    more = [f"data.source.path={scene.folder}/text.txt", "start=warm", f"start.source={start}"]
+    more = [f"data.source.path={target.folder}/text.txt", "start=warm", f"start.source={start}"]
     status = run_main(monkeypatch, *TINY_TEXT, *places, *more)
-    check_refused(status, capfd.readouterr().err, scene, tmp_path)
+    check_refused(status, capfd.readouterr().err, target, tmp_path)
 
 
 def test_an_export_leaves_out_code_and_links_beside_the_tokenizer(
-    recorded: Path, stolen: Path, scene, tmp_path
+    recorded: Path, stolen: Path, target, tmp_path
 ) -> None:
     tokenizer = stolen / "checkpoints" / "tokenizer"
     (tokenizer / "evil.py").write_text("code")
-    (tokenizer / "vocab.txt").symlink_to(scene.victim / "file.txt")
+    (tokenizer / "vocab.txt").symlink_to(target.victim / "file.txt")
     _copy_tokenizer(load_recorded_run(str(stolen)), tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"tokenizer.json", "tokenizer_config.json"}

@@ -9,7 +9,7 @@ import pytest
 
 from harness.data.sources import Document
 from harness.data.tokenizers import ByteLevelBPE, PretrainedTokenizer, Tokenizer, WordPiece
-from tests.crime_scene import CrimeScene
+from tests.attack_target import AttackTarget
 from tests.data.documents import SyntheticDocuments
 
 DOCUMENTS = list(SyntheticDocuments(count=60).iter_documents())
@@ -187,15 +187,15 @@ def test_wordpiece_vocabulary_must_fit_special_tokens() -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_code_of_a_tokenizers_folder_never_runs(known: bool, tmp_path: Path, scene: CrimeScene, monkeypatch) -> None:
+def test_code_of_a_tokenizers_folder_never_runs(known: bool, tmp_path: Path, target: AttackTarget, monkeypatch) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # what a user would answer if transformers asked
     folder = tmp_path / "own"
     folder.mkdir()
-    shutil.copy(scene.folder / "evil.py", folder / "evil.py")
+    shutil.copy(target.folder / "evil.py", folder / "evil.py")
     code = {"auto_map": {"AutoTokenizer": ["evil.Component", "evil.Component"]}, "tokenizer_class": "Component"}
     (folder / "tokenizer_config.json").write_text(json.dumps(code))
     model = {"model_type": "gpt2" if known else "of_its_own", "auto_map": {"AutoConfig": "evil.Component"}}
     (folder / "config.json").write_text(json.dumps(model))
     with pytest.raises(ValueError, match="does not load"):
         PretrainedTokenizer(str(folder)).load_hf_tokenizer()
-    scene.check_untouched()
+    target.check_untouched()

@@ -8,16 +8,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.fuzzing.box import make_line, open_box
+from tests.fuzzing.sandbox import make_line, open_sandbox
 
 
 def main(seed: int, first: int, last: int) -> None:
     counts: Counter[str] = Counter()
-    with tempfile.TemporaryDirectory() as root, open_box(Path(root)) as box:
-        print(f"box: {time.process_time():.1f} s", flush=True)
+    with tempfile.TemporaryDirectory() as root, open_sandbox(Path(root)) as sandbox:
+        print(f"sandbox: {time.process_time():.1f} s", flush=True)
         for index in range(first, last + 1):
             line, started_at = make_line(seed, index), time.process_time()
-            outcome = box.try_line(line, f"{seed}:{index}")
+            outcome = sandbox.try_line(line, f"{seed}:{index}")
             seconds = time.process_time() - started_at
             counts[f"{line.generator}"] += 1
             counts[f"{line.generator} status {outcome.status if isinstance(outcome.status, int) else 'raised'}"] += 1

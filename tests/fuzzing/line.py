@@ -15,7 +15,7 @@ class FuzzLine:
     """A command line with what is done to a file before it.
 
     `command` is that of `plateau`. `names` are texts one of which a message with exit status 2 must contain; none: the
-    message is free. `damage` is a file in the box and what happens to it.
+    message is free. `damage` is a file in the sandbox and what happens to it.
     """
 
     generator: str

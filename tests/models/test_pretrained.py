@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, GPT2Config, GPT
 
 from harness.models import max_positions
 from harness.models.pretrained import find_smollm2_file, is_masked_lm, load_causal_lm, load_masked_lm, load_smollm2
-from tests.crime_scene import Bomb, CrimeScene
+from tests.attack_target import AttackTarget, Bomb
 
 CONFIG = GPT2Config(n_layer=2, n_embd=8, n_head=2, vocab_size=32, n_positions=16, bos_token_id=0, eos_token_id=0)
 BERT = BertConfig(
@@ -150,9 +150,9 @@ CODE = {
 }
 
 
-def write_model_with_code(folder: Path, scene: CrimeScene, **config: object) -> str:
+def write_model_with_code(folder: Path, target: AttackTarget, **config: object) -> str:
     """Add code to a model's folder, change its config.json, and return its name."""
-    shutil.copy(scene.folder / "evil.py", folder / "evil.py")
+    shutil.copy(target.folder / "evil.py", folder / "evil.py")
     file = folder / "config.json"
     settings = json.loads(file.read_text()) if file.exists() else {}
     file.write_text(json.dumps({**settings, "auto_map": CODE, **config}))
@@ -160,33 +160,33 @@ def write_model_with_code(folder: Path, scene: CrimeScene, **config: object) -> 
 
 
 @pytest.mark.parametrize("load", [load_causal_lm, load_masked_lm])
-def test_code_of_a_models_folder_never_runs(load, tmp_path, scene: CrimeScene, monkeypatch) -> None:
+def test_code_of_a_models_folder_never_runs(load, tmp_path, target: AttackTarget, monkeypatch) -> None:
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # what a user would answer if transformers asked
-    name = write_model_with_code(tmp_path, scene, model_type="of_its_own", architectures=["ItsOwn"])
+    name = write_model_with_code(tmp_path, target, model_type="of_its_own", architectures=["ItsOwn"])
     for call in (lambda: load(name=name, vocab_size=30), lambda: is_masked_lm(name)):
         with pytest.raises(ValueError, match="cannot load a"):
             call()
-    scene.check_untouched()
+    target.check_untouched()
 
 
-def test_a_known_model_with_code_beside_it_loads_without_the_code(tmp_path, gpt2, scene: CrimeScene) -> None:
+def test_a_known_model_with_code_beside_it_loads_without_the_code(tmp_path, gpt2, target: AttackTarget) -> None:
     gpt2.save_pretrained(tmp_path)
-    model = load_causal_lm(name=write_model_with_code(tmp_path, scene), vocab_size=30)
+    model = load_causal_lm(name=write_model_with_code(tmp_path, target), vocab_size=30)
     assert type(model).__module__.startswith("transformers.")
-    scene.check_untouched()
+    target.check_untouched()
 
 
-def test_weights_that_are_code_are_not_unpickled(tmp_path, gpt2, scene: CrimeScene) -> None:
+def test_weights_that_are_code_are_not_unpickled(tmp_path, gpt2, target: AttackTarget) -> None:
     gpt2.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    torch.save({"transformer.wte.weight": Bomb(scene)}, tmp_path / "pytorch_model.bin")
+    torch.save({"transformer.wte.weight": Bomb(target)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="cannot load a"):
         load_causal_lm(name=str(tmp_path), vocab_size=30)
-    scene.check_untouched()
+    target.check_untouched()
 
 
-def test_a_kernel_of_the_hub_is_not_fetched(tmp_path, gpt2, scene: CrimeScene) -> None:
+def test_a_kernel_of_the_hub_is_not_fetched(tmp_path, gpt2, target: AttackTarget) -> None:
     gpt2.save_pretrained(tmp_path)
-    name = write_model_with_code(tmp_path, scene, attn_implementation="kernels-community/flash-attn2")
+    name = write_model_with_code(tmp_path, target, attn_implementation="kernels-community/flash-attn2")
     with pytest.raises(ValueError, match="is code of the hub"):
         load_causal_lm(name=name, vocab_size=30)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.conftest import ROOT
+from tests.tracking.stores import new_store
 
 MARKER = "KILLS_TEST"  # environment variable that every descendant of a started process inherits
 POLL_SECONDS = 0.0005  # a checkpoint takes a few milliseconds
@@ -20,6 +21,23 @@ SIGNAL_SECONDS = 90  # until a signaled process has ended; it may wait a minute 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPING = "stopping "  # begins what a run or a sweep says to the first signal
 COLUMNS = ("lost", "duplicated", "different", "leftover files", "leftover processes", "other")
+
+
+@dataclass
+class KillCase:
+    """A command that is killed and repeated: its folder, the text that it trains on, and the process that runs now."""
+
+    folder: Path
+    text: Path
+    process: subprocess.Popen[bytes] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir()
+        new_store(self.folder)
+
+    @property
+    def marker(self) -> str:
+        return str(self.folder)
 
 
 @dataclass

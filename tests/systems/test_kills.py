@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from optuna.trial import TrialState
 
+from tests.systems.kill_checks import check_run, check_run_status, check_sweep, is_completed
 from tests.systems.kill_tools import (
     SIGNALS,
     WORKER_SECONDS,
@@ -25,18 +26,17 @@ from tests.systems.kill_tools import (
     wait_for_first_line,
     write_table,
 )
-from tests.systems.life_checks import check_life, check_run_status, check_sweep, is_completed
-from tests.systems.run_lives import (
-    RunLife,
+from tests.systems.killed_runs import (
+    RunCase,
     find_moment,
     maps_files_below,
     plan_moments,
     wait_for_moment,
     write_text,
 )
-from tests.systems.sweep_lives import (
+from tests.systems.killed_sweeps import (
     WORKER_TARGETS,
-    SweepLife,
+    SweepCase,
     find_sweep_moment,
     kill_worker,
     plan_sweep_moments,
@@ -51,7 +51,7 @@ COUNTS = dict(
     )
 )
 SEED = 12
-MAX_RESTARTS = 5  # of a life that nobody kills any more, until it has completed
+MAX_RESTARTS = 5  # of a case that nobody kills any more, until it has completed
 
 pytestmark = pytest.mark.slow
 
@@ -76,23 +76,23 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Return the text and the folder of a run that nobody kills."""
     folder = tmp_path_factory.mktemp("reference")
     write_text(folder / "text.txt")
-    life = RunLife(folder / "life", folder / "text.txt")
-    life.start_process()
-    assert life.end_process() == 0, life.log.read_text()
-    [run] = life.list_runs()
+    case = RunCase(folder / "case", folder / "text.txt")
+    case.start_process()
+    assert case.end_process() == 0, case.log.read_text()
+    [run] = case.list_runs()
     return folder / "text.txt", run
 
 
-def complete_life(life: RunLife, tally: Tally) -> None:
+def complete_run(case: RunCase, tally: Tally) -> None:
     """Resume the run until it has completed, unless its record says that it has."""
     for _ in range(MAX_RESTARTS):
-        if any(is_completed(run) for run in life.list_runs()):
+        if any(is_completed(run) for run in case.list_runs()):
             return
-        life.start_process()
-        errors = Path(f"{life.log}.err")
-        status = life.end_process()
+        case.start_process()
+        errors = Path(f"{case.log}.err")
+        status = case.end_process()
         if status:
-            tally.add_problem("other", f"{life.folder.name}: exit status {status}: {errors.read_text()[-300:].strip()}")
+            tally.add_problem("other", f"{case.folder.name}: exit status {status}: {errors.read_text()[-300:].strip()}")
         if status == 2:
             return
 
@@ -102,16 +102,16 @@ def test_killed_runs_lose_nothing(reference, tmp_path, tallies) -> None:
     tally, chance = Tally("run killed"), random.Random(SEED)
     tallies.append(tally)
     for number, plan in enumerate(plan_moments(chance)):
-        life = RunLife(tmp_path / f"life-{number}", text)
+        case = RunCase(tmp_path / f"case-{number}", text)
         for target in plan[: COUNTS["runs"] - tally.n_kills]:
-            process = life.start_process()
-            if wait_for_moment(life, target, chance):
-                has_mapped_data = maps_files_below(process.pid, life.cache)
+            process = case.start_process()
+            if wait_for_moment(case, target, chance):
+                has_mapped_data = maps_files_below(process.pid, case.cache)
                 if kill_process(process):
-                    tally.moments[find_moment(life, has_mapped_data=has_mapped_data)] += 1
-            life.end_process()
-        complete_life(life, tally)
-        check_life(life, completed, tally)
+                    tally.moments[find_moment(case, has_mapped_data=has_mapped_data)] += 1
+            case.end_process()
+        complete_run(case, tally)
+        check_run(case, completed, tally)
         if tally.n_kills >= COUNTS["runs"]:
             break
     tally.stop_clock()
@@ -124,14 +124,14 @@ def sweep_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sweeps") / "cache"
 
 
-def complete_sweep(life: SweepLife, tally: Tally) -> None:
+def complete_sweep(case: SweepCase, tally: Tally) -> None:
     """Run the same command until the sweep has completed."""
     for _ in range(MAX_RESTARTS):
-        process = life.start_process()
+        process = case.start_process()
         if process.wait(600) == 0:
             return
-        errors = Path(f"{life.log}.err").read_text()
-        tally.add_problem("other", f"{life.folder.name}: exit status {process.returncode}: {errors[-300:].strip()}")
+        errors = Path(f"{case.log}.err").read_text()
+        tally.add_problem("other", f"{case.folder.name}: exit status {process.returncode}: {errors[-300:].strip()}")
 
 
 def test_killed_workers_lose_nothing(reference, sweep_cache, tmp_path, tallies) -> None:
@@ -139,16 +139,16 @@ def test_killed_workers_lose_nothing(reference, sweep_cache, tmp_path, tallies) 
     tallies.append(tally)
     wanted = COUNTS["workers"]
     for number in range(wanted):
-        life = SweepLife(tmp_path / f"life-{number}", reference[0], sweep_cache, n_trials=2 + 2 * min(wanted, 12))
+        case = SweepCase(tmp_path / f"case-{number}", reference[0], sweep_cache, n_trials=2 + 2 * min(wanted, 12))
         n_before = tally.n_kills
-        process = life.start_process()
+        process = case.start_process()
         while process.poll() is None and tally.n_kills < min(n_before + 12, wanted):
-            kill_worker(life, chance.choice(list(WORKER_TARGETS)), chance, tally)
-            life.remember_ended(tally)
+            kill_worker(case, chance.choice(list(WORKER_TARGETS)), chance, tally)
+            case.remember_ended(tally)
         if process.wait(600) != 0:  # three workers died before any trial ended
             tally.notes["sweeps that stopped"] += 1
-            complete_sweep(life, tally)
-        check_sweep(life, tally)
+            complete_sweep(case, tally)
+        check_sweep(case, tally)
         if tally.n_kills >= wanted:
             break
     tally.stop_clock()
@@ -160,19 +160,19 @@ def test_killed_sweeps_lose_nothing(reference, sweep_cache, tmp_path, tallies) -
     tallies.append(tally)
     wanted = COUNTS["sweeps"]
     for number, plan in enumerate(plan_sweep_moments(chance)):
-        life = SweepLife(tmp_path / f"life-{number}", reference[0], sweep_cache, n_trials=6, is_tracked=number % 2 == 0)
+        case = SweepCase(tmp_path / f"case-{number}", reference[0], sweep_cache, n_trials=6, is_tracked=number % 2 == 0)
         for target in plan[: wanted - tally.n_kills]:
-            process = life.start_process()
-            if wait_for_sweep_moment(life, target, chance):
-                workers = life.list_workers()
+            process = case.start_process()
+            if wait_for_sweep_moment(case, target, chance):
+                workers = case.list_workers()
                 if kill_process(process):
-                    tally.moments[find_sweep_moment(life, len(workers))] += 1
+                    tally.moments[find_sweep_moment(case, len(workers))] += 1
                 if not poll_until(lambda workers=workers: not any(map(is_alive, workers)), WORKER_SECONDS, 0.05):
-                    tally.add_problem("leftover processes", f"{life.folder.name}: a worker after {WORKER_SECONDS} s")
+                    tally.add_problem("leftover processes", f"{case.folder.name}: a worker after {WORKER_SECONDS} s")
             process.wait(600)
-            life.remember_ended(tally)
-        complete_sweep(life, tally)
-        check_sweep(life, tally)
+            case.remember_ended(tally)
+        complete_sweep(case, tally)
+        check_sweep(case, tally)
         if tally.n_kills >= wanted:
             break
     tally.stop_clock()
@@ -193,21 +193,21 @@ def test_signaled_runs_lose_nothing(reference, tmp_path, tallies) -> None:
     tallies.append(tally)
     signals = choose_signals(chance, COUNTS["signaled runs"])
     for number, plan in enumerate(plan_moments(chance)):
-        life = RunLife(tmp_path / f"life-{number}", text)
+        case = RunCase(tmp_path / f"case-{number}", text)
         for target in plan[: len(signals)]:
-            process, errors = life.start_process(), Path(f"{life.log}.err")
+            process, errors = case.start_process(), Path(f"{case.log}.err")
             wait_for_first_line(process)
-            if wait_for_moment(life, target, chance):
+            if wait_for_moment(case, target, chance):
                 signal_number, is_double = signals.pop()
-                moment = find_moment(life, has_mapped_data=maps_files_below(process.pid, life.cache))
+                moment = find_moment(case, has_mapped_data=maps_files_below(process.pid, case.cache))
                 tally.moments[moment] += 1
                 interrupt_process(process, signal_number, is_double, chance.uniform(0, 0.3))
-                place = f"{life.folder.name}: {signal.Signals(signal_number).name}{' twice' * is_double} at {moment}"
+                place = f"{case.folder.name}: {signal.Signals(signal_number).name}{' twice' * is_double} at {moment}"
                 check_interruption(process, errors, place, tally)
-                check_run_status(life.find_current(), place, process.returncode, tally)
-            life.end_process()
-        complete_life(life, tally)
-        check_life(life, completed, tally)
+                check_run_status(case.find_current(), place, process.returncode, tally)
+            case.end_process()
+        complete_run(case, tally)
+        check_run(case, completed, tally)
         if not signals:
             break
     tally.stop_clock()
@@ -219,24 +219,24 @@ def test_signaled_sweeps_lose_nothing(reference, sweep_cache, tmp_path, tallies)
     tallies.append(tally)
     signals = choose_signals(chance, COUNTS["signaled sweeps"])
     for number, plan in enumerate(plan_sweep_moments(chance)):
-        life = SweepLife(tmp_path / f"life-{number}", reference[0], sweep_cache, n_trials=6, is_tracked=number % 2 == 0)
+        case = SweepCase(tmp_path / f"case-{number}", reference[0], sweep_cache, n_trials=6, is_tracked=number % 2 == 0)
         for target in plan[: len(signals)]:
-            process = life.start_process()
+            process = case.start_process()
             wait_for_first_line(process)
-            if wait_for_sweep_moment(life, target, chance):
+            if wait_for_sweep_moment(case, target, chance):
                 signal_number, is_double = signals.pop()
-                moment = find_sweep_moment(life, len(life.list_workers()))
+                moment = find_sweep_moment(case, len(case.list_workers()))
                 tally.moments[moment] += 1
                 interrupt_process(process, signal_number, is_double, chance.uniform(0, 0.3))
-                place = f"{life.folder.name}: {signal.Signals(signal_number).name}{' twice' * is_double} at {moment}"
-                check_interruption(process, Path(f"{life.log}.err"), place, tally)
-                for trial in life.read_trials():
+                place = f"{case.folder.name}: {signal.Signals(signal_number).name}{' twice' * is_double} at {moment}"
+                check_interruption(process, Path(f"{case.log}.err"), place, tally)
+                for trial in case.read_trials():
                     if trial.state == TrialState.RUNNING:
                         tally.add_problem("other", f"{place}: trial {trial.number} still counts as running")
             process.wait(600)
-            life.remember_ended(tally)
-        complete_sweep(life, tally)
-        check_sweep(life, tally)
+            case.remember_ended(tally)
+        complete_sweep(case, tally)
+        check_sweep(case, tally)
         if not signals:
             break
     tally.stop_clock()

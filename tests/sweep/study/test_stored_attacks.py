@@ -11,7 +11,7 @@ from harness.sweep.request import SweepRequest
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import STUDY_SPEC
 from harness.sweep.workers.worker import open_queue
-from tests.crime_scene import CrimeScene, number_attacks
+from tests.attack_target import AttackTarget, number_attacks
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request
 
 EVIL = {"_target_": "evil.Component"}
@@ -45,12 +45,12 @@ STORED: dict[str, object] = {
 }
 
 
-def fill_in(value: Any, scene: CrimeScene) -> Any:
+def fill_in(value: Any, target: AttackTarget) -> Any:
     if isinstance(value, dict):
-        return {key: fill_in(child, scene) for key, child in value.items()}
+        return {key: fill_in(child, target) for key, child in value.items()}
     if isinstance(value, list):
-        return [fill_in(child, scene) for child in value]
-    return scene.fill_in(value) if isinstance(value, str) else value
+        return [fill_in(child, target) for child in value]
+    return target.fill_in(value) if isinstance(value, str) else value
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +62,13 @@ def request_and_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepRe
 
 
 @pytest.mark.parametrize("change", number_attacks(STORED))
-def test_attack_in_the_stored_settings_of_a_study(change, scene: CrimeScene, request_and_study) -> None:
+def test_attack_in_the_stored_settings_of_a_study(change, target: AttackTarget, request_and_study) -> None:
     request, study = request_and_study
     stored = asdict(request.spec)
-    tampered = fill_in(change, scene)
+    tampered = fill_in(change, target)
     tampered["arguments"] = [*stored["arguments"], *tampered.get("arguments", [])]
     study.set_user_attr(STUDY_SPEC, {**stored, **tampered})
     with pytest.raises(ConfigError) as error:
         open_queue(make_worker_spec(request))[0].space.compose_config({})  # what a worker does for its first trial
-    scene.check_untouched()
+    target.check_untouched()
     assert "\n" not in str(error.value)

@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from harness.run import runner
 from harness.sweep.study.trial_attrs import RESULT
+from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.workers import worker
 from harness.sweep.workers.worker import EXIT_SHORTAGE, main
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, start_study
@@ -54,13 +55,19 @@ def test_study_that_cannot_be_written_ends_the_worker(places, monkeypatch, capsy
     assert Path(queue.folder).exists()
 
 
-def test_trial_whose_run_has_completed_is_completed_after_a_kill(places, monkeypatch) -> None:
-    """The disk fills up, or the worker dies, between the end of the run and the message to the study."""
+def run_untold_trial(places: list[str], monkeypatch: pytest.MonkeyPatch) -> TrialQueue:
+    """Run a trial whose worker ends before it tells the study, and return the queue of the study."""
     sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
     queue = start_study(*sweep)
     with monkeypatch.context() as patch:
         patch.setattr(worker.TrialQueue, "finish_trial", fail_without_space)
         assert run_worker(monkeypatch, *sweep) == EXIT_SHORTAGE
+    return queue
+
+
+def test_trial_whose_run_has_completed_is_completed_after_a_kill(places, monkeypatch) -> None:
+    """The disk fills up, or the worker dies, between the end of the run and the message to the study."""
+    queue = run_untold_trial(places, monkeypatch)
     assert [trial.state for trial in queue.study.trials] == [TrialState.RUNNING]
     assert queue.reap_dead_trials(is_leftover=True, is_only_sweep=True) == [0]
     [trial] = queue.study.trials
@@ -72,11 +79,7 @@ def test_trial_whose_run_has_completed_is_completed_after_a_kill(places, monkeyp
 
 def test_trial_killed_after_its_last_step_is_completed(places, monkeypatch) -> None:
     """Its record lacks the end, and the checkpoint of its last step proves that nothing else is missing."""
-    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
-    queue = start_study(*sweep)
-    with monkeypatch.context() as patch:
-        patch.setattr(worker.TrialQueue, "finish_trial", fail_without_space)
-        assert run_worker(monkeypatch, *sweep) == EXIT_SHORTAGE
+    queue = run_untold_trial(places, monkeypatch)
     record = queue.folder / "0" / "metrics.jsonl"
     *lines, end = record.read_text().splitlines(keepends=True)
     record.write_text("".join(line for line in lines if '"metrics"' in line or '"start"' in line))
@@ -88,11 +91,7 @@ def test_trial_killed_after_its_last_step_is_completed(places, monkeypatch) -> N
 
 @pytest.mark.parametrize("lines", [0, 3])
 def test_trial_without_a_complete_record_is_queued_again(lines, places, monkeypatch) -> None:
-    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
-    queue = start_study(*sweep)
-    with monkeypatch.context() as patch:
-        patch.setattr(worker.TrialQueue, "finish_trial", fail_without_space)
-        run_worker(monkeypatch, *sweep)
+    queue = run_untold_trial(places, monkeypatch)
     record = queue.folder / "0" / "metrics.jsonl"
     shutil.rmtree(queue.folder / "0" / "checkpoints")  # it proves that a run has taken its last step
     record.write_text("".join(record.read_text().splitlines(keepends=True)[:lines]))

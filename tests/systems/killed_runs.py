@@ -1,6 +1,6 @@
-"""Lives of a run for the kill tests: it is started, killed, resumed and killed again until it completes.
+"""Runs for the kill tests: each is started, killed, resumed and killed again until it completes.
 
-Every life has its own folders and an empty cache, so that all lives must end with the losses of one reference run.
+Each case has its own folders and an empty cache, so all must end with the losses of one reference run.
 """
 
 import random
@@ -14,8 +14,7 @@ from harness.core.checkpoint_names import list_saved_steps
 from harness.core.digests import MANIFEST
 from harness.record.metrics_file import METRICS_FILE
 from harness.tracking.run_uploader import UploadCursor
-from tests.systems.kill_tools import maps_files_below, poll_until, read_bytes, start_marked
-from tests.tracking.stores import new_store
+from tests.systems.kill_tools import KillCase, maps_files_below, poll_until, read_bytes, start_marked
 
 TOTAL_STEPS, EVALS = 400, 4
 SMALL_RUN = [
@@ -35,22 +34,11 @@ def write_text(path: Path, n_documents: int = 800) -> None:
 
 
 @dataclass
-class RunLife:
-    """Folders of one life, the text that it trains on, and the process that runs now."""
+class RunCase(KillCase):
+    """A run that is killed; `folders_before` are the run folders that its last process found."""
 
-    folder: Path
-    text: Path
     folders_before: set[Path] = field(default_factory=set)
-    process: subprocess.Popen[bytes] | None = None
     statuses: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir()
-        new_store(self.folder)
-
-    @property
-    def marker(self) -> str:
-        return str(self.folder)
 
     @property
     def cache(self) -> Path:
@@ -137,11 +125,11 @@ def find_recorded_moment(run: Path, total_steps: int) -> str:
     return "first step" if progress.step == 0 else "steps"
 
 
-def find_moment(life: RunLife, *, has_mapped_data: bool) -> str:
-    """Return which part of its life the run is in, as seen from outside."""
-    run = life.find_current()
+def find_moment(case: RunCase, *, has_mapped_data: bool) -> str:
+    """Return what the run is doing, as seen from outside."""
+    run = case.find_current()
     if run is None or not (run / METRICS_FILE).exists():
-        locks, complete = list(life.cache.glob("*/*.lock")), list(life.cache.glob(f"data/*/{MANIFEST}"))
+        locks, complete = list(case.cache.glob("*/*.lock")), list(case.cache.glob(f"data/*/{MANIFEST}"))
         if run is not None or has_mapped_data:
             return "build"
         return "data preparation" if locks and not complete else "imports"
@@ -153,30 +141,30 @@ def find_moment(life: RunLife, *, has_mapped_data: bool) -> str:
 Target = tuple[Callable[[], bool], float]  # when the moment has come, and the longest delay after that in seconds
 
 
-def list_targets(life: RunLife, chance: random.Random) -> dict[str, Target]:
+def list_targets(case: RunCase, chance: random.Random) -> dict[str, Target]:
     """Return the moments to aim at; a step, checkpoint or evaluation is one after a random step."""
-    first = max((step for run in life.list_runs() for step in list_saved_steps(run / "checkpoints")), default=0)
+    first = max((step for run in case.list_runs() for step in list_saved_steps(run / "checkpoints")), default=0)
     step = chance.randint(first, max(first, TOTAL_STEPS - 30))
-    pid = life.process.pid if life.process else 0
+    pid = case.process.pid if case.process else 0
 
     def progress() -> Progress:
-        return read_progress(life.find_current())
+        return read_progress(case.find_current())
 
     def is_evaluating() -> bool:
-        run = life.find_current()
+        run = case.find_current()
         return progress().step >= step and run is not None and find_recorded_moment(run, TOTAL_STEPS) == "evaluation"
 
     def is_complete() -> bool:
-        run = life.find_current()
+        run = case.find_current()
         return run is not None and UploadCursor.load(run).is_complete
 
     return {
         "imports": (lambda: True, 3.5),
-        "data preparation": (lambda: any(life.cache.glob("*/*.lock")), 0.8),
-        "build": (lambda: maps_files_below(pid, life.cache), 0.3),
+        "data preparation": (lambda: any(case.cache.glob("*/*.lock")), 0.8),
+        "build": (lambda: maps_files_below(pid, case.cache), 0.3),
         "first step": (lambda: progress().n_lines > 0, 0.05),
         "steps": (lambda: progress().step >= step, 0.1),
-        "checkpoint": (lambda: progress().step >= step and has_draft(life.find_current()), 0.0),
+        "checkpoint": (lambda: progress().step >= step and has_draft(case.find_current()), 0.0),
         "evaluation": (is_evaluating, 0.03),
         "last step": (lambda: progress().step == TOTAL_STEPS, 0.05),
         "upload to MLflow": (lambda: progress().has_ended, 3.0),
@@ -185,7 +173,7 @@ def list_targets(life: RunLife, chance: random.Random) -> dict[str, Target]:
 
 
 def plan_moments(chance: random.Random) -> Iterator[list[str]]:
-    """Yield the moments to aim at in each life: an early one, three in training, a late one."""
+    """Yield the moments to aim at in each case: an early one, three in training, a late one."""
     early = ["imports", "data preparation"]
     middle = ["build", "first step", "steps", "checkpoint", "evaluation", "checkpoint", "steps"]
     late = ["last step", "upload to MLflow", "exit"]
@@ -193,11 +181,11 @@ def plan_moments(chance: random.Random) -> Iterator[list[str]]:
         yield [chance.choice(early), *chance.sample(middle, 3), chance.choice(late)]
 
 
-def wait_for_moment(life: RunLife, target: str, chance: random.Random) -> bool:
+def wait_for_moment(case: RunCase, target: str, chance: random.Random) -> bool:
     """Wait until the run is at the moment aimed at and for a random time; return whether the process still runs."""
-    process = life.process
+    process = case.process
     assert process is not None
-    reached, delay = list_targets(life, chance)[target]
+    reached, delay = list_targets(case, chance)[target]
     poll_until(lambda: process.poll() is not None or reached(), START_SECONDS)
     if delay:
         poll_until(lambda: process.poll() is not None, chance.uniform(0, delay))

@@ -75,11 +75,11 @@ def make_line(seed: int, index: int) -> FuzzLine:
     return make(random.Random(f"{seed}:{index}"), kinds[place % len(kinds)])
 
 
-class FuzzBox:
+class FuzzSandbox:
     """A folder with inputs, a finished run and a finished sweep, restored after each line."""
 
     def __init__(self, root: Path) -> None:
-        self.folder, self._pristine = root / "box", root / "pristine"
+        self.folder, self._pristine = root / "sandbox", root / "pristine"
         self.folder.mkdir(parents=True)
         os.chdir(self.folder)
         write_inputs(self.folder / "inputs")
@@ -143,8 +143,8 @@ class FuzzBox:
 
 
 @contextmanager
-def open_box(root: Path) -> Iterator[FuzzBox]:
-    """Prepare this process for fuzzed lines: no network, no worker processes, and the box as the project's folder."""
+def open_sandbox(root: Path) -> Iterator[FuzzSandbox]:
+    """Prepare this process for fuzzed lines: no network, no worker processes, and the sandbox as project folder."""
     before = os.getcwd()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "is_checkout", lambda: False)  # an installed package works in the current folder
@@ -153,10 +153,10 @@ def open_box(root: Path) -> Iterator[FuzzBox]:
         patch.setattr(FileConfigSource, "load_config", _load_config_once)
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HOME", str(root / "box"))
+        patch.setenv("HOME", str(root / "sandbox"))
         patch.setattr(sys, "stdin", io.StringIO())
         try:
-            yield FuzzBox(root)
+            yield FuzzSandbox(root)
         finally:
             os.chdir(before)
 

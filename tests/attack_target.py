@@ -21,7 +21,7 @@ class Component(dict):
 
 
 @dataclass(frozen=True)
-class CrimeScene:
+class AttackTarget:
     """`folder` holds the victim, `evil.py`, which leaves the marker when it is imported, and what a test adds."""
 
     folder: Path
@@ -35,7 +35,7 @@ class CrimeScene:
         return self.folder / "victim"
 
     def fill_in(self, text: str) -> str:
-        """Return `text` with the paths of the scene in place of MARKER, VICTIM and FOLDER."""
+        """Return `text` with the paths of the target in place of MARKER, VICTIM and FOLDER."""
         for name, path in (("MARKER", self.marker), ("VICTIM", self.victim), ("FOLDER", self.folder)):
             text = text.replace(name, str(path))
         return text
@@ -50,24 +50,24 @@ class CrimeScene:
 class Bomb:
     """An object that runs a command when it is unpickled."""
 
-    def __init__(self, scene: CrimeScene) -> None:
-        self.command = f"touch {scene.marker}"
+    def __init__(self, target: AttackTarget) -> None:
+        self.command = f"touch {target.marker}"
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, (self.command,)
 
 
-def set_crime_scene(folder: Path, monkeypatch: pytest.MonkeyPatch) -> CrimeScene:
-    """Create a scene whose module `evil` can be imported, also by other processes."""
-    scene = CrimeScene(folder)
-    scene.victim.mkdir(parents=True)
-    (scene.victim / "file.txt").write_text("precious")
-    (scene.folder / "evil.py").write_text(EVIL_MODULE)
-    monkeypatch.setenv("ATTACK_FILE", str(scene.marker))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(scene.folder), os.environ.get("PYTHONPATH", "")]))
-    monkeypatch.syspath_prepend(scene.folder)
+def create_attack_target(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AttackTarget:
+    """Create a target whose module `evil` can be imported, also by other processes."""
+    target = AttackTarget(folder)
+    target.victim.mkdir(parents=True)
+    (target.victim / "file.txt").write_text("precious")
+    (target.folder / "evil.py").write_text(EVIL_MODULE)
+    monkeypatch.setenv("ATTACK_FILE", str(target.marker))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(target.folder), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(target.folder)
     monkeypatch.delitem(sys.modules, "evil", raising=False)
-    return scene
+    return target
 
 
 def number_attacks(attacks: dict[str, object], whole_every: int = 1) -> list[object]:

@@ -1,4 +1,4 @@
-"""Lives of a sweep for the kill tests: its workers or the whole sweep are killed, and the same command resumes it.
+"""Sweeps for the kill tests: workers or the whole sweep are killed, and the same command resumes it.
 
 Studies are read with plain Optuna, as a user's notebook would.
 """
@@ -22,9 +22,8 @@ from harness.sweep.study.trial_attrs import RESULT, RETRIES, WORKER
 from harness.sweep.study.trial_queue import WORKER_DIED
 from harness.sweep.workers.worker import WORKER_MODULE
 from harness.tracking.sweep_uploader import SUMMARY_FILE
-from tests.systems.kill_tools import Tally, is_alive, maps_files_below, poll_until, read_bytes, start_marked
-from tests.systems.run_lives import find_recorded_moment, has_draft, read_progress
-from tests.tracking.stores import new_store
+from tests.systems.kill_tools import KillCase, Tally, is_alive, maps_files_below, poll_until, read_bytes, start_marked
+from tests.systems.killed_runs import find_recorded_moment, has_draft, read_progress
 
 SMALL_TRIAL = [
     "start=scratch", "lora=none", "device=cpu", "device.threads=1", "model.layers=1", "model.width=16",
@@ -40,26 +39,15 @@ START_SECONDS = 180  # until a sweep has reached any moment, on a busy machine
 
 
 @dataclass
-class SweepLife:
-    """Folder and command of one sweep, the process that runs it now, and the trials that have ended so far."""
+class SweepCase(KillCase):
+    """A sweep that is killed, or whose workers are; `ended` are the trials that have ended so far."""
 
-    folder: Path
-    text: Path
     cache: Path
     n_trials: int
     steps: int = 120
     is_tracked: bool = False
-    process: subprocess.Popen[bytes] | None = None
     n_starts: int = 0
     ended: dict[int, tuple[Any, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.folder.mkdir()
-        new_store(self.folder)
-
-    @property
-    def marker(self) -> str:
-        return str(self.folder)
 
     @property
     def sweep(self) -> Path:
@@ -128,19 +116,19 @@ class SweepLife:
         return {pid: folder for pid, folder in found.items() if folder is not None}
 
 
-def find_worker_moment(life: SweepLife, pid: int) -> str:
+def find_worker_moment(case: SweepCase, pid: int) -> str:
     """Return what a killed worker was doing, from the study and the folder of its last trial."""
-    own = [trial for trial in life.read_trials() if trial.user_attrs.get(WORKER, {}).get("pid") == pid]
+    own = [trial for trial in case.read_trials() if trial.user_attrs.get(WORKER, {}).get("pid") == pid]
     if not own:
         return "imports"
     trial = own[-1]
     died = trial.user_attrs.get(RESULT, {}).get("reason") == WORKER_DIED["reason"]
     if trial.state != TrialState.RUNNING and not died:
         return "between trials"
-    folder = life.sweep / str(trial.number)
+    folder = case.sweep / str(trial.number)
     if not (folder / METRICS_FILE).exists():
         return "build"
-    return "telling the study" if read_progress(folder).has_ended else find_recorded_moment(folder, life.steps)
+    return "telling the study" if read_progress(folder).has_ended else find_recorded_moment(folder, case.steps)
 
 
 WORKER_TARGETS = {  # with the longest delay after the moment, in seconds
@@ -148,14 +136,14 @@ WORKER_TARGETS = {  # with the longest delay after the moment, in seconds
 }  # fmt: skip
 
 
-def find_victim(life: SweepLife, target: str, step: int, protected: set[int]) -> int | None:
+def find_victim(case: SweepCase, target: str, step: int, protected: set[int]) -> int | None:
     """Return a worker at the moment aimed at whose trial is not protected."""
-    open_trials = life.list_open_trials()
+    open_trials = case.list_open_trials()
     if target in ("imports", "build"):
-        others = [pid for pid in life.list_workers() if pid not in open_trials]
-        return next((pid for pid in others if target == "imports" or maps_files_below(pid, life.cache)), None)
+        others = [pid for pid in case.list_workers() if pid not in open_trials]
+        return next((pid for pid in others if target == "imports" or maps_files_below(pid, case.cache)), None)
     for pid, folder in open_trials.items():
-        if int(folder.name) not in protected and is_trial_at(folder, target, step, life.steps):
+        if int(folder.name) not in protected and is_trial_at(folder, target, step, case.steps):
             return pid
     return None
 
@@ -170,23 +158,23 @@ def is_trial_at(folder: Path, target: str, step: int, total_steps: int) -> bool:
     return target != "evaluation" or find_recorded_moment(folder, total_steps) == "evaluation"
 
 
-def kill_worker(life: SweepLife, target: str, chance: random.Random, tally: Tally) -> None:
+def kill_worker(case: SweepCase, target: str, chance: random.Random, tally: Tally) -> None:
     """Kill a worker at the moment aimed at, unless the sweep ends before that.
 
     A trial whose worker died once is protected: one that kills two workers is given up, as documented.
     """
-    process, step = life.process, chance.randrange(life.steps)
+    process, step = case.process, chance.randrange(case.steps)
     assert process is not None
     protected: set[int] = set()
     looked_at, victim = 0.0, None
     while victim is None and process.poll() is None:
         if time.monotonic() - looked_at > 0.3:
-            trials, looked_at = life.read_trials(), time.monotonic()
+            trials, looked_at = case.read_trials(), time.monotonic()
             protected = {trial.number for trial in trials if trial.user_attrs.get(RETRIES)}
-        victim = find_victim(life, target, step, protected)
+        victim = find_victim(case, target, step, protected)
         time.sleep(0.001)
     time.sleep(chance.uniform(0, WORKER_TARGETS[target]))
-    running = [t for t in life.read_trials() if t.state == TrialState.RUNNING] if WORKER_TARGETS[target] else []
+    running = [t for t in case.read_trials() if t.state == TrialState.RUNNING] if WORKER_TARGETS[target] else []
     if any(t.user_attrs.get(RETRIES) and t.user_attrs.get(WORKER, {}).get("pid") == victim for t in running):
         return
     if victim is None or not is_alive(victim) or process.poll() is not None:
@@ -194,34 +182,34 @@ def kill_worker(life: SweepLife, target: str, chance: random.Random, tally: Tall
     with psutil.Process(victim).oneshot():
         psutil.Process(victim).kill()
     poll_until(lambda: not is_alive(victim), 5)
-    tally.moments[find_worker_moment(life, victim)] += 1
+    tally.moments[find_worker_moment(case, victim)] += 1
 
 
 def plan_sweep_moments(chance: random.Random) -> Iterator[list[str]]:
-    """Yield the moments of a sweep to aim at in each life: an early one, three during the trials, a late one."""
+    """Yield the moments of a sweep to aim at in each case: an early one, three during the trials, a late one."""
     middle = ["workers start", "steps", "checkpoint", "evaluation", "last step", "steps"]
     while True:
         early, late = chance.choice(["imports", "study"]), chance.choice(["results", "upload to MLflow"])
         yield [early, *chance.sample(middle, 3), late]
 
 
-def wait_for_sweep_moment(life: SweepLife, target: str, chance: random.Random) -> bool:
+def wait_for_sweep_moment(case: SweepCase, target: str, chance: random.Random) -> bool:
     """Wait until the sweep is at the moment aimed at and for a random time; return whether it still runs."""
-    process, step, before = life.process, chance.randrange(life.steps), read_bytes(life.sweep / "sweep.yaml")
+    process, step, before = case.process, chance.randrange(case.steps), read_bytes(case.sweep / "sweep.yaml")
     assert process is not None
 
     def is_trial_reached() -> bool:
-        return any(is_trial_at(folder, target, step, life.steps) for folder in life.list_open_trials().values())
+        return any(is_trial_at(folder, target, step, case.steps) for folder in case.list_open_trials().values())
 
     def is_status_written() -> bool:
-        return b'"status": "running"' not in (read_bytes(life.sweep / SUMMARY_FILE) or b'"status": "running"')
+        return b'"status": "running"' not in (read_bytes(case.sweep / SUMMARY_FILE) or b'"status": "running"')
 
     targets: dict[str, tuple[Callable[[], bool], float]] = {
         "imports": (lambda: True, 5.0),
-        "study": (lambda: (life.sweep / "sweep.lock").exists() and is_started(life, before), 0.2),
-        "workers start": (lambda: bool(life.list_workers()), 5.0),
-        "results": (lambda: has_all_trials(life), 1.0),
-        "upload to MLflow": (lambda: has_all_trials(life) and is_status_written(), 3.0),
+        "study": (lambda: (case.sweep / "sweep.lock").exists() and is_started(case, before), 0.2),
+        "workers start": (lambda: bool(case.list_workers()), 5.0),
+        "results": (lambda: has_all_trials(case), 1.0),
+        "upload to MLflow": (lambda: has_all_trials(case) and is_status_written(), 3.0),
     }
     reached, delay = targets.get(target, (is_trial_reached, 0.0 if target == "checkpoint" else 0.05))
     interval = 0.1 if target in ("results", "upload to MLflow") else 0.001
@@ -231,27 +219,27 @@ def wait_for_sweep_moment(life: SweepLife, target: str, chance: random.Random) -
     return process.poll() is None
 
 
-def is_started(life: SweepLife, description_before: bytes) -> bool:
+def is_started(case: SweepCase, description_before: bytes) -> bool:
     """Return whether the sweep has written its description, or its study where it is new."""
-    path = life.sweep / ("sweep.yaml" if description_before else "study.journal")
+    path = case.sweep / ("sweep.yaml" if description_before else "study.journal")
     return bool(read_bytes(path)) and time.time() - path.stat().st_mtime < 1
 
 
-def has_all_trials(life: SweepLife) -> bool:
-    trials = life.read_trials()
-    return len(trials) >= life.n_trials and all(trial.state.is_finished() for trial in trials)
+def has_all_trials(case: SweepCase) -> bool:
+    trials = case.read_trials()
+    return len(trials) >= case.n_trials and all(trial.state.is_finished() for trial in trials)
 
 
-def find_sweep_moment(life: SweepLife, n_workers: int) -> str:
+def find_sweep_moment(case: SweepCase, n_workers: int) -> str:
     """Return what a killed sweep was doing; `n_workers` are those it had when it was killed."""
-    trials = life.read_trials()
+    trials = case.read_trials()
     if not n_workers:
-        if trials and all(trial.state.is_finished() for trial in trials) and len(trials) >= life.n_trials:
-            is_running = b'"status": "running"' in read_bytes(life.sweep / SUMMARY_FILE)
+        if trials and all(trial.state.is_finished() for trial in trials) and len(trials) >= case.n_trials:
+            is_running = b'"status": "running"' in read_bytes(case.sweep / SUMMARY_FILE)
             return "results" if is_running else "upload to MLflow"
         return "imports, checks, study"
-    running = [life.sweep / str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
-    moments = [find_recorded_moment(folder, life.steps) for folder in running if (folder / METRICS_FILE).exists()]
+    running = [case.sweep / str(trial.number) for trial in trials if trial.state == TrialState.RUNNING]
+    moments = [find_recorded_moment(folder, case.steps) for folder in running if (folder / METRICS_FILE).exists()]
     for moment in ("checkpoint", "evaluation", "last step", "steps", "first step"):
         if moment in moments:
             return moment

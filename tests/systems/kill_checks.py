@@ -25,8 +25,8 @@ from tests.systems.kill_tools import (
     list_temporary_files,
     wait_for_marked_end,
 )
-from tests.systems.run_lives import TOTAL_STEPS, RunLife
-from tests.systems.sweep_lives import SMALL_TRIAL, SweepLife
+from tests.systems.killed_runs import TOTAL_STEPS, RunCase
+from tests.systems.killed_sweeps import SMALL_TRIAL, SweepCase
 from tests.tracking.stores import recorded_points
 
 
@@ -46,12 +46,12 @@ def read_start_entry(run: Path) -> dict[str, Any] | None:
     return next((entry for entry, _ in read_entries(path)), None) if path.exists() else None
 
 
-def check_life(life: RunLife, reference: Path, tally: Tally) -> None:
-    """Compare the completed life with the reference run, and look for what the kills have left."""
-    wait_for_marked_end(life.marker, UPLOAD_SECONDS, tally)
-    name = life.folder.name
-    runs = [run for run in life.list_runs() if read_start_entry(run)]
-    tally.notes["folders without a record"] += len(life.list_runs()) - len(runs)
+def check_run(case: RunCase, reference: Path, tally: Tally) -> None:
+    """Compare a completed run with the reference run, and look for what the kills have left."""
+    wait_for_marked_end(case.marker, UPLOAD_SECONDS, tally)
+    name = case.folder.name
+    runs = [run for run in case.list_runs() if read_start_entry(run)]
+    tally.notes["folders without a record"] += len(case.list_runs()) - len(runs)
     expected = read_deterministic(reference)
     for run in runs:
         for key, values in read_deterministic(run).items():
@@ -62,10 +62,10 @@ def check_life(life: RunLife, reference: Path, tally: Tally) -> None:
     last = next(filter(is_completed, reversed(runs)), runs[-1])
     check_chain(last, runs, expected, tally)
     check_weights(last, reference, tally)
-    check_store(life, runs, tally)
+    check_store(case, runs, tally)
     resumed = {start["tags"].get("resumed.run") for start in map(read_start_entry, runs) if start}
-    for path in list_temporary_files(life.folder / "outputs", life.cache):
-        if path.is_relative_to(life.cache) or path.relative_to(life.folder / "outputs").parts[0] in resumed:
+    for path in list_temporary_files(case.folder / "outputs", case.cache):
+        if path.is_relative_to(case.cache) or path.relative_to(case.folder / "outputs").parts[0] in resumed:
             tally.add_problem("leftover files", str(path))
         else:
             tally.notes["drafts in killed runs that nobody resumed"] += 1
@@ -115,15 +115,15 @@ def check_weights(run: Path, reference: Path, tally: Tally) -> None:
         tally.add_problem("different", f"{run}: the weights after the last step")
 
 
-def check_store(life: RunLife, runs: list[Path], tally: Tally) -> None:
+def check_store(case: RunCase, runs: list[Path], tally: Tally) -> None:
     """Check that MLflow has every run once, with one value per metric and step, after `plateau sync` if needed."""
     for run in runs:
         if not UploadCursor.load(run).is_complete:
             tally.notes["runs uploaded by sync"] += 1
             if not (run / "mlflow.json").exists():  # died before it noted its store
-                UploadCursor(life.uri, "default").save(run)
+                UploadCursor(case.uri, "default").save(run)
             upload_run(run, lambda text: None)
-    check_uploads(connect_to_store(life.uri), [run.name for run in runs], runs, life.folder.name, tally)
+    check_uploads(connect_to_store(case.uri), [run.name for run in runs], runs, case.folder.name, tally)
 
 
 def check_uploads(client: MlflowClient, names: list[str], folders: list[Path], place: str, tally: Tally) -> None:
@@ -144,25 +144,25 @@ def check_uploads(client: MlflowClient, names: list[str], folders: list[Path], p
             tally.add_problem("duplicated", f"{place}/{folder.name}: {len(points - recorded)} values in MLflow")
 
 
-def check_sweep(life: SweepLife, tally: Tally) -> None:
+def check_sweep(case: SweepCase, tally: Tally) -> None:
     """Check the study, the records of its trials, the results and MLflow after the sweep has completed."""
-    wait_for_marked_end(life.marker, UPLOAD_SECONDS, tally)
-    life.remember_ended(tally)
-    trials = life.read_trials()
-    check_trial_states(life, trials, tally)
+    wait_for_marked_end(case.marker, UPLOAD_SECONDS, tally)
+    case.remember_ended(tally)
+    trials = case.read_trials()
+    check_trial_states(case, trials, tally)
     for trial in trials:
         if trial.state == TrialState.COMPLETE:
-            check_trial_record(life, trial, tally)
-    check_results(life, trials, tally)
-    if life.is_tracked:
-        check_sweep_store(life, tally)
-    for path in list_temporary_files(life.folder / "outputs", life.cache):
+            check_trial_record(case, trial, tally)
+    check_results(case, trials, tally)
+    if case.is_tracked:
+        check_sweep_store(case, tally)
+    for path in list_temporary_files(case.folder / "outputs", case.cache):
         tally.add_problem("leftover files", str(path))
 
 
-def check_trial_states(life: SweepLife, trials: list[FrozenTrial], tally: Tally) -> None:
+def check_trial_states(case: SweepCase, trials: list[FrozenTrial], tally: Tally) -> None:
     """Check that exactly `n_trials` trials have completed or were pruned, each once, retries included."""
-    name = life.folder.name
+    name = case.folder.name
     successes: Counter[int] = Counter()
     deaths: Counter[int] = Counter()
     for trial in trials:
@@ -178,38 +178,38 @@ def check_trial_states(life: SweepLife, trials: list[FrozenTrial], tally: Tally)
             tally.notes["trials given up after two deaths"] += 1
         elif not count:
             tally.add_problem("lost", f"{name}: trial {root} never completed")
-    if len(successes) != life.n_trials:
-        tally.add_problem("other", f"{name}: {len(successes)} trials, not {life.n_trials}")
+    if len(successes) != case.n_trials:
+        tally.add_problem("other", f"{name}: {len(successes)} trials, not {case.n_trials}")
 
 
-def check_trial_record(life: SweepLife, trial: FrozenTrial, tally: Tally) -> None:
+def check_trial_record(case: SweepCase, trial: FrozenTrial, tally: Tally) -> None:
     """Check that a completed trial has recorded each step once, and the value that the study has."""
-    entries = [entry for entry, _ in read_entries(life.sweep / str(trial.number) / METRICS_FILE)]
+    entries = [entry for entry, _ in read_entries(case.sweep / str(trial.number) / METRICS_FILE)]
     steps = [entry["step"] for entry in entries if "train/loss" in entry.get("metrics", {})]
-    if steps != list(range(1, life.steps + 1)):
-        tally.add_problem("lost", f"{life.folder.name}: trial {trial.number} has {len(steps)} steps")
+    if steps != list(range(1, case.steps + 1)):
+        tally.add_problem("lost", f"{case.folder.name}: trial {trial.number} has {len(steps)} steps")
     losses = [entry["metrics"]["val/loss"] for entry in entries if "val/loss" in entry.get("metrics", {})]
     if entries[-1].get("status") != "completed" or min(losses) != trial.value:
-        tally.add_problem("different", f"{life.folder.name}: trial {trial.number}: {trial.value}, not {min(losses)}")
+        tally.add_problem("different", f"{case.folder.name}: trial {trial.number}: {trial.value}, not {min(losses)}")
 
 
-def check_results(life: SweepLife, trials: list[FrozenTrial], tally: Tally) -> None:
+def check_results(case: SweepCase, trials: list[FrozenTrial], tally: Tally) -> None:
     """Check that the best value is in the result files, and that its trial run on its own gives the same value."""
     best = min((t for t in trials if t.state == TrialState.COMPLETE), key=lambda trial: trial.value or 0.0)
-    results = yaml.safe_load((life.sweep / "optimization_results.yaml").read_text())
+    results = yaml.safe_load((case.sweep / "optimization_results.yaml").read_text())
     if results["best_value"] != best.value:
-        tally.add_problem("different", f"{life.folder.name}: best value {results['best_value']}, not {best.value}")
+        tally.add_problem("different", f"{case.folder.name}: best value {results['best_value']}, not {best.value}")
     values = [f"{key}={value}" for key, value in best.params.items()]
-    alone = runner.run(compose_config([*SMALL_TRIAL, *life.list_places(), *values, "observers=metrics_only"]))
+    alone = runner.run(compose_config([*SMALL_TRIAL, *case.list_places(), *values, "observers=metrics_only"]))
     tally.n_compared += 1
     tally.n_equal += alone.best_val_loss == best.value
     if alone.best_val_loss != best.value:
-        tally.add_problem("different", f"{life.folder.name}: trial {best.number} alone gives {alone.best_val_loss}")
+        tally.add_problem("different", f"{case.folder.name}: trial {best.number} alone gives {alone.best_val_loss}")
 
 
-def check_sweep_store(life: SweepLife, tally: Tally) -> None:
+def check_sweep_store(case: SweepCase, tally: Tally) -> None:
     """Check that MLflow has the sweep and every trial once, with all recorded values."""
-    SweepUploader(life.sweep, lambda text: None)()  # what a killed uploader has left; as `plateau sync`
-    folders = [path for path in life.sweep.iterdir() if path.name.isdecimal() and read_start_entry(path)]
-    client = connect_to_store(f"sqlite:///{life.folder}/mlflow.db")
-    check_uploads(client, ["default", *(path.name for path in folders)], folders, life.folder.name, tally)
+    SweepUploader(case.sweep, lambda text: None)()  # what a killed uploader has left; as `plateau sync`
+    folders = [path for path in case.sweep.iterdir() if path.name.isdecimal() and read_start_entry(path)]
+    client = connect_to_store(f"sqlite:///{case.folder}/mlflow.db")
+    check_uploads(client, ["default", *(path.name for path in folders)], folders, case.folder.name, tally)
