@@ -24,10 +24,11 @@ from benchmarks.sweep import ROOT, format_spread, load_sweep_study, print_table,
 from harness.core.events import EvalEnd
 from harness.core.task import Metric
 from harness.record import metrics_file
-from harness.sweep.optuna_internals import silence_optuna
+from harness.sweep.optuna_internals import silence_optuna, start_trial
+from harness.sweep.study.liveness import this_process
 from harness.sweep.study.pruning import report_and_prune
 from harness.sweep.study.spec import StudySpec
-from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC
+from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC, WORKER
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def replay_pruner(
     study = optuna.create_study(study_name=name, sampler=RandomSampler(seed=0), pruner=pruner)
     spent, losses = 0.0, []
     for curve, tokens in curves:
-        trial = study.ask()
+        trial = start_trial(study, {WORKER: this_process()})
         policy = report_and_prune(trial, warmup_share)
         stopped_at = next((at for at, loss in curve.items() if policy(make_evaluation(at, loss)) is not None), None)
         spent += tokens * (100 if stopped_at is None else stopped_at) / 100

@@ -107,7 +107,7 @@ def test_real_optimizers_reject_complex_parameters(optimizer, places) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("task.loss=l1", "task: loss='l1' must be l2 or h1"),
+        ("task.loss=l1", "task.loss: 'l1' is not one of l2, h1"),
         ("model.modes=9", "model: modes=9 is more than the 8 points of the training grid"),
         ("optimizer.fused=true", "complex parameters, which fused kernels do not support; set it to null"),
         ("data.finer=20", "data: finer=20 must be 2 or more and divide 64"),
