@@ -1,7 +1,7 @@
 """Kill runs, workers and sweeps at random moments and resume them: nothing is lost, repeated or changed.
 
 `KILLS=6,4,3,4,4` sets the numbers of killed runs, workers and sweeps and of signaled runs and sweeps; the default is
-the whole campaign, an hour and a half on two busy cores. `KILLS_TABLE` names the file that receives the results as a table.
+the whole campaign, 90 minutes on two busy cores. `KILLS_TABLE` names the file that receives the table of results.
 """
 
 import os
