@@ -11,10 +11,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config.compose import check_compositions, list_search_path_overrides
+from harness.config.compose import (
+    check_compositions,
+    compose_config,
+    list_left_out,
+    list_search_path_overrides,
+)
 from harness.config.errors import HYDRA_ERRORS, check_group_values, explain_error
-from harness.config.hydra_internals import run_hydra_app
+from harness.config.hydra_internals import is_watching, run_hydra_app
 from harness.config.locks import check_locked
+from harness.config.option_values import describe_left_out
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
 from harness.core.credentials import hide_credentials_in_text
@@ -39,9 +45,12 @@ def run_job(cfg: DictConfig) -> float:
     given = cast(list[str], OmegaConf.to_container(job.overrides.task))  # unresolved: one may be key=${other.key}
     try:
         check_hydra_settings(cast(DictConfig, job))  # composed here, outside `main`, if a launcher started this process
-        check_locked(cfg, given)
         overrides = [*list_search_path_overrides(job), *given]
-        result = run(cfg, overrides=overrides, **_sweep_arguments())
+        if not is_watching():  # composed without our rules, for the same reason
+            cfg = compose_config(overrides)
+        check_locked(cfg, given)
+        notices = describe_left_out(list_left_out(overrides))
+        result = run(cfg, overrides=overrides, notices=notices, **_sweep_arguments())
     except ConfigError as error:
         sys.exit(report_error(str(error), 2))
     except ShortageError as error:

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
@@ -17,8 +17,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
+from harness.config.alternatives import read_given_settings, replace_alternatives
 from harness.config.errors import check_group_values
-from harness.config.hydra_internals import watch_compositions
+from harness.config.hydra_internals import Choices, ConfigFile, watch_compositions
+from harness.config.option_values import FileRules, LeftOut
 from harness.config.trust import check_components, check_composed_config, check_search_path
 from harness.core.credentials import hide_credentials
 from harness.core.digests import check_digest_comment
@@ -37,9 +39,28 @@ MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 2**18, 32
 """Limits for a recorded configuration, whose usual size is 4 kB and whose usual depth is 4."""
 
 
-def check_compositions() -> AbstractContextManager[None]:
-    """Return a context in which Hydra composes trusted configurations only, and raises ConfigError for others."""
-    return watch_compositions(check_composed_config, check_search_path)
+@contextmanager
+def check_compositions() -> Iterator[list[FileRules]]:
+    """Let Hydra compose by our rules in this context: trusted configurations only, and values only for their options.
+
+    Yields a list to which the rules of each composition are added.
+
+    Raises:
+        ConfigError: When a configuration is composed that is not trusted.
+    """
+    compositions: list[FileRules] = []
+
+    def make_rules(files: Sequence[ConfigFile], chosen: Choices, default_choices: Choices) -> FileRules:
+        compositions.append(FileRules(files, chosen, default_choices))
+        return compositions[-1]
+
+    def finish_config(cfg: DictConfig) -> None:
+        overrides = cast(list[str], OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False))
+        replace_alternatives(cfg, read_given_settings(overrides))
+        check_composed_config(cfg)
+
+    with watch_compositions(finish_config, check_search_path, make_rules):
+        yield compositions
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -48,17 +69,30 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     Results are cached, so that a process sees the same configuration after its files have changed.
     """
     check_group_values(overrides)
+    return deepcopy(_compose(overrides)[0])
+
+
+def list_left_out(overrides: Sequence[str]) -> Sequence[LeftOut]:
+    """Return the values of an experiment that are for other options than `overrides` choose."""
+    has_choice = any("." not in override.partition("=")[0] for override in overrides)
+    return _compose(overrides)[1] if has_choice else ()
+
+
+def _compose(overrides: Sequence[str]) -> tuple[DictConfig, Sequence[LeftOut]]:
     hydra = GlobalHydra.instance()
-    return deepcopy(_compose_cached(hydra.config_loader() if hydra.is_initialized() else None, tuple(overrides)))
+    return _compose_cached(hydra.config_loader() if hydra.is_initialized() else None, tuple(overrides))
 
 
 @lru_cache(maxsize=64)
-def _compose_cached(application: ConfigLoader | None, overrides: tuple[str, ...]) -> DictConfig:
+def _compose_cached(
+    application: ConfigLoader | None, overrides: tuple[str, ...]
+) -> tuple[DictConfig, Sequence[LeftOut]]:
     with (
-        check_compositions(),
+        check_compositions() as compositions,
         nullcontext() if application else initialize_config_dir(str(config_dir()), job_name="run"),
     ):
-        return compose("config", list(overrides))
+        cfg = compose("config", list(overrides))
+    return cfg, tuple(compositions[-1].left_out.values())
 
 
 def load_config(path: Path) -> DictConfig:
@@ -157,6 +191,23 @@ def _find_credentials(value: object) -> Iterator[tuple[Any, ...]]:
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
         yield from ((key, *path) for path in _find_credentials(child))
+
+
+def list_options(group: str) -> list[str]:
+    """Return the options of a config group, on the search path of the running Hydra application if there is one."""
+    hydra = GlobalHydra.instance()
+    with nullcontext() if hydra.is_initialized() else initialize_config_dir(str(config_dir()), job_name="run"):
+        return GlobalHydra.instance().config_loader().get_group_options(group)
+
+
+def has_key(cfg: DictConfig, key: str) -> bool:
+    """Return whether the dotted key exists in `cfg`, also where its value is null or missing."""
+    node: Any = cfg
+    for name in key.split("."):
+        if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or name not in list(node):
+            return False
+        node = node._get_node(name)
+    return True
 
 
 def list_search_path_overrides(hydra: Any) -> list[str]:

@@ -1,14 +1,22 @@
 """The private parts of Hydra that this project uses. tests/config/test_hydra_internals.py fails when they change."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy, deepcopy
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.defaults_list import DefaultsList
 from hydra._internal.execution_policy import execution_whitelist
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.default_element import DefaultsTreeNode, GroupDefault, ResultDefault
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
@@ -38,19 +46,43 @@ def run_hydra_app(
         )
 
 
+@dataclass(frozen=True)
+class ConfigFile:
+    """A file of a configuration, the options that its `override` entries choose, and the files that it is built on."""
+
+    path: str
+    choices: Mapping[str, str | None]
+    parts: Sequence["ConfigFile"]
+
+
+class FileAdjuster(Protocol):
+    """Rules of one composition for the content of its files."""
+
+    def adjust_file(self, path: str, content: DictConfig) -> DictConfig:
+        """Return the content of a file as it is to be merged, without changing `content`."""
+
+
+Choices = Mapping[str, str | None]
+
+
 @contextmanager
 def watch_compositions(
-    check_config: Callable[[DictConfig], None], check_source: Callable[[str], None]
+    check_config: Callable[[DictConfig], None],
+    check_source: Callable[[str], None],
+    make_rules: Callable[[Sequence[ConfigFile], Choices, Choices], FileAdjuster],
 ) -> Iterator[None]:
     """Check every configuration that Hydra composes in this context before Hydra configures or builds anything by it.
 
     Callbacks of Hydra cannot do this: they are built from the configuration, after its logging is configured.
 
     Args:
-        check_config: Called with the configuration, which includes the node `hydra`.
+        check_config: Called with the configuration, which includes the node `hydra` and may still be changed.
         check_source: Called with each entry of `hydra.searchpath` before it is read.
+        make_rules: Called once per composition with the files of the defaults list, the option of each group, and the
+            same without the options that overrides choose, except that of `experiment`.
     """
     compose, add_sources = ConfigLoaderImpl._load_configuration, ConfigRepository.initialize_sources
+    list_defaults, load_file = config_loader_impl.create_defaults_list, ConfigLoaderImpl._load_single_config
 
     def compose_checked(loader: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
         try:
@@ -66,10 +98,77 @@ def watch_compositions(
                 check_source(str(element.path))
         add_sources(repository, search_path)
 
+    def list_with_rules(repo: Any, config_name: str, overrides_list: list[Override], **options: Any) -> DefaultsList:
+        result = list_defaults(repo, config_name, overrides_list, **options)
+        chosen = default_choices = result.overrides.known_choices
+        defaults = [override for override in overrides_list if not _chooses_option(override, repo)]
+        if len(defaults) < len(overrides_list):
+            with suppress(HydraException):  # a group may have no default
+                default_choices = list_defaults(repo, config_name, defaults, **options).overrides.known_choices
+        rules = make_rules(_list_primary_files(result.defaults_tree, repo), chosen, default_choices)
+        for default in result.defaults:
+            default.file_rules = rules  # type: ignore[attr-defined]
+        return result
+
+    def load_adjusted(loader: ConfigLoaderImpl, default: ResultDefault, repo: Any) -> ConfigResult:
+        loaded = copy(load_file(loader, default=default, repo=repo))
+        if default.config_path and isinstance(loaded.config, DictConfig):
+            loaded.config = default.file_rules.adjust_file(  # type: ignore[attr-defined]
+                default.config_path, loaded.config
+            )
+        return loaded
+
     ConfigLoaderImpl._load_configuration = compose_checked  # type: ignore[method-assign, assignment]
     ConfigRepository.initialize_sources = add_checked_sources  # type: ignore[method-assign, assignment]
+    config_loader_impl.create_defaults_list = list_with_rules  # type: ignore[assignment]
+    ConfigLoaderImpl._load_single_config = load_adjusted  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         ConfigLoaderImpl._load_configuration = compose  # type: ignore[method-assign]
         ConfigRepository.initialize_sources = add_sources  # type: ignore[method-assign]
+        config_loader_impl.create_defaults_list = list_defaults
+        ConfigLoaderImpl._load_single_config = load_file  # type: ignore[method-assign]
+
+
+def is_watching() -> bool:
+    """Return whether compositions are watched in this process."""
+    return ConfigLoaderImpl._load_configuration.__module__ == __name__
+
+
+def _chooses_option(override: Override, repo: Any) -> bool:
+    """Return whether an override chooses the option of a group in the defaults list, other than `experiment`."""
+    return (
+        not override.is_add()
+        and not override.is_delete()
+        and override.key_or_group != "experiment"
+        and not override.is_hydra_override()
+        and not override.is_sweep_override()
+        and not isinstance(override.value(), dict)
+        and repo.group_exists(override.key_or_group)
+    )
+
+
+def _list_primary_files(tree: DefaultsTreeNode, repo: Any) -> list[ConfigFile]:
+    """Return the files that the defaults list of the primary configuration names."""
+    for child in tree.children or ():
+        if isinstance(child, DefaultsTreeNode) and child.node.primary:
+            return [file for part in child.children or () if (file := _read_tree(part, repo))]
+    return []
+
+
+def _read_tree(tree: Any, repo: Any) -> ConfigFile | None:
+    """Return a node of Hydra's tree of defaults as a file, None if it is none."""
+    is_tree = isinstance(tree, DefaultsTreeNode)
+    node = tree.node if is_tree else tree
+    if node.is_self() or node.is_virtual() or node.is_deleted() or node.get_name() is None or node.is_missing():
+        return None
+    path = node.get_config_path()
+    loaded = repo.load_config(config_path=path)
+    choices: dict[str, str | None] = {}
+    for entry in deepcopy(loaded.defaults_list or []) if loaded else ():
+        if isinstance(entry, GroupDefault) and entry.override:
+            entry.update_parent(node.get_group_path(), node.get_final_package())
+            choices[entry.get_override_key()] = entry.value if isinstance(entry.value, str | None) else str(entry.value)
+    parts = [_read_tree(part, repo) for part in (tree.children or ())] if is_tree else []
+    return ConfigFile(path, choices, [part for part in parts if part])

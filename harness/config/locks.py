@@ -2,13 +2,16 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from harness.config.compose import contains_key, flatten_config
+from harness.config.alternatives import find_replaced_keys, read_given_settings
+from harness.config.compose import compose_config, contains_key, flatten_config
 from harness.core.errors import ConfigError, did_you_mean
 
 
@@ -19,7 +22,11 @@ def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
         ConfigError: If one does; the message has the `unlock=[...]` that allows the overrides.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    changes = [(override.input_line, _get_override_key(override)) for override in parsed]
+    changes = [
+        (line, key)
+        for line, override in zip(overrides, parsed, strict=True)
+        for key in (_get_override_key(override), *_find_replaced_locks(line, overrides, cfg))
+    ]
     # Not resolved: a missing value is for the validation to report. Deleted keys count as known.
     known = [*map(str, cfg), *flatten_config(OmegaConf.to_container(cfg)), *(key for _, key in changes)]
     locked, unlocked = _read_key_list(cfg, "locked", known), _read_key_list(cfg, "unlock", known)
@@ -41,6 +48,17 @@ def check_locked(cfg: DictConfig, overrides: Sequence[str]) -> None:
             f"{line}: {names[0] if names else 'the experiment'} locks {lock} (locked: {', '.join(locked)}); "
             f"to override it: 'unlock=[{','.join(needed)}]'"
         )
+
+
+def _find_replaced_locks(line: str, overrides: Sequence[str], cfg: DictConfig) -> list[str]:
+    """Return the locked alternatives that an override replaces."""
+    replaced = find_replaced_keys(read_given_settings([line])) & {*map(str, cfg.get("locked") or ())}
+    if not replaced:
+        return []
+    with suppress(HydraException):  # the override may be needed to compose
+        before = compose_config([other for other in overrides if other != line])
+        return [key for key in replaced if OmegaConf.select(before, key) is not None]
+    return list(replaced)
 
 
 def _read_key_list(cfg: DictConfig, name: str, known: list[str]) -> list[str]:

@@ -3,9 +3,12 @@
 Components that are named by a `_target_` need no schema: their signature is one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from harness.config.alternatives import ALTERNATIVES
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class LoopSettings:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        _check_exactly_one(max_steps=self.max_steps, epochs=self.epochs, max_tokens=self.max_tokens)
-        _check_exactly_one(evals=self.evals, eval_every=self.eval_every)
+        for names in ALTERNATIVES["loop"]:
+            _check_exactly_one({name: getattr(self, name) for name in names})
         _check_at_least(1, **{name: getattr(self, name) for name in (
             "max_steps", "max_tokens", "evals", "eval_every", "log_every", "patience", "save_every",
             "keep_checkpoints", "max_rollbacks")})  # fmt: skip
@@ -136,13 +139,12 @@ class RunSettings:
     cache_dir: Path
 
 
-def _check_exactly_one(**given: Any) -> None:
-    names = [name for name, value in given.items() if value is not None]
+def _check_exactly_one(values: Mapping[str, Any]) -> None:
+    names = [name for name, value in values.items() if value is not None]
     if len(names) != 1:
-        found = " and ".join(f"{name}={given[name]}" for name in names) or "none is set"
-        first = names[0] if names else next(iter(given))
-        others = " ".join(f"loop.{name}=null" for name in given if name != first)
-        raise ValueError(f"{first}: set exactly one of {', '.join(given)} ({found}); add {others}")
+        found = " and ".join(f"{name}={values[name]}" for name in names) or "none is set"
+        remedy = "leave out one of them" if names else f"set loop.{next(iter(values))}"
+        raise ValueError(f"{(names or list(values))[0]}: set exactly one of {', '.join(values)} ({found}); {remedy}")
 
 
 def _check_at_least(lowest: int, **given: Any) -> None:

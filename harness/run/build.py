@@ -122,9 +122,8 @@ def build_observers(cfg: DictConfig) -> list[Observer]:
 def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_applies_to: str) -> CombinedOptimizer:
     """Build `cfg.optimizer` over the trainable parameters of `model`."""
     if cfg.optimizer.get("fused") and any(parameter.is_complex() for parameter in model.parameters()):
-        raise ConfigError(
-            "optimizer.fused: the model has complex parameters, which fused kernels do not support; set it to null"
-        )
+        cfg = cfg.copy()
+        cfg.optimizer.fused = None  # fused kernels do not support complex parameters; the update is the same
     groups = _report_errors_under("optimizer", group_parameters)(model, weight_decay_applies_to)
     return _report_errors_under("optimizer", CombinedOptimizer)(instantiate_component(cfg, "optimizer")(groups), model)
 

@@ -19,6 +19,7 @@ from harness.config.compose import (
 )
 from harness.config.errors import HYDRA_ERRORS
 from harness.config.locks import check_locked
+from harness.config.overrides import format_value
 from harness.config.validation import validate_config
 from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
@@ -29,7 +30,6 @@ SEARCH_PATH_KEY = "hydra.searchpath"
 NOT_REPRODUCED_KEYS = ("name", "expect", "sweep", "sweeps", "hydra", "pruner", "preflight")
 
 # A string that Hydra's grammar reads as itself needs no quotes.
-UNQUOTED_PATTERN, RESERVED_WORDS = r"[A-Za-z_][\w./-]*", ("null", "true", "false", "nan", "inf")
 
 
 def reproduce_overrides(folder: Path) -> list[str]:
@@ -116,24 +116,4 @@ def _diff_settings(target: Mapping[str, Any], composed: Mapping[str, Any], prefi
         elif name not in target:
             yield f"~{key}"
         elif name not in composed or value != current:
-            yield f"{'' if name in composed else '+'}{key}={_format_value(value)}"
-
-
-def _format_value(value: Any) -> str:
-    """Return `value` in Hydra's override grammar."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case dict():
-            return "{" + ",".join(f"{name}:{_format_value(inner)}" for name, inner in value.items()) + "}"
-        case list():
-            return f"[{','.join(map(_format_value, value))}]"
-        case str() if re.fullmatch(UNQUOTED_PATTERN, value) and value.lower() not in RESERVED_WORDS:
-            return value
-        case str():
-            # backslashes are literal except before a quote and at the end
-            escaped = re.sub(r"\\+(?='|\Z)", lambda match: 2 * match[0], value).replace("'", "\\'")
-            return f"'{escaped}'"
-    return str(value)
+            yield f"{'' if name in composed else '+'}{key}={format_value(value)}"

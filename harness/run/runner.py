@@ -76,6 +76,7 @@ def run(
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
     overrides: Sequence[str] | None = None,
+    notices: Sequence[str] = (),
 ) -> RunResult:
     """Train the model that `cfg` describes and record the run.
 
@@ -85,6 +86,7 @@ def run(
         tags: Recorded in addition to the provenance.
         params: Recorded in addition to the configuration.
         overrides: The overrides that `cfg` was composed from; with them the run can be reproduced.
+        notices: Messages for the user about `cfg`.
 
     Raises:
         ConfigError: If the run cannot be built or `folder` already holds a run; nothing is written then.
@@ -102,6 +104,7 @@ def run(
             parts, start_info = _build_run(cfg, settings, processes)
         except (BaseRunFailed, resume.NoStepLeft) as error:
             return _end_without_training(error, cfg, processes)
+        start_info = replace(start_info, notices=(*notices, *start_info.notices))
         observers = CompositeObserver(build_observers(cfg) if processes.is_main else [])
         processes.run_main_first(lambda: run_dir.check_free_space(settings, parts.state) if processes.is_main else None)
         stack.callback(observers.close)  # after signals are no longer held, since it waits for the upload

@@ -12,21 +12,26 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from harness.config.alternatives import read_given_settings
 from harness.config.compose import (
     NON_TRAINING_KEYS,
     check_compositions,
+    contains_key,
     flatten_config,
     list_search_path_overrides,
     without_sweep_keys,
 )
 from harness.config.locks import check_locked
+from harness.config.option_values import describe_left_out
 from harness.config.targets import import_component
 from harness.config.validation import check_writable, parse_section, validate_config
 from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir, run_command
 from harness.sweep.options import SweepOptions
-from harness.sweep.space.search_space import SearchSpace, read_search_space
+from harness.sweep.space.file_ranges import fit_file_ranges
+from harness.sweep.space.search_space import SearchSpace, range_ends, read_search_space
+from harness.sweep.space.validation import baseline_values
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
 from harness.sweep.study.storage import absolute_storage_url
@@ -64,6 +69,10 @@ class SweepRequest:
     n_jobs: int
     n_threads: int | None
     n_gpus: int
+    n_points: int | None
+    """Number of points of a finite search space."""
+    notices: tuple[str, ...]
+    """Messages for the user about what is searched."""
 
 
 def compose_sweep_request(overrides: Sequence[str]) -> SweepRequest:
@@ -87,18 +96,22 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
     params = {str(key): value for key, value in (sweeper["params"] or {}).items()}
     arguments = [*list_search_path_overrides(config.hydra), *map(_without_credentials, arguments)]
-    space = read_search_space(params, arguments, options.conditional, choices)
+    arguments, notices = _restart_resumed_schedule(config, arguments)
+    fitted = fit_file_ranges(params, options.conditional, arguments, choices)
+    space = read_search_space(fitted.params, arguments, fitted.conditional, choices)
+    notices += [*fitted.notices, *_describe_other_options(space)]
+    options = replace(options, allow=_select_allowed(options.allow, arguments, space))
     if not space.ranges and not any(space.conditional.values()) and not sweeper["custom_search_space"]:
         raise ConfigError("nothing to search; give a range, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'")
     cfg = space.compose_config({}, ["observers=trial"])
-    ranges = [f"{key}={value}" for group in (params, *options.conditional.values()) for key, value in group.items()]
+    ranges = [f"{key}={value}" for part in (fitted.params, *fitted.conditional.values()) for key, value in part.items()]
     check_locked(cfg, [*arguments, *ranges])
     output_dir = validate_config(cfg).output_dir
     _check_shared_best(cfg)
     spec = StudySpec(
-        params=params,
+        params=fitted.params,
         arguments=arguments,
-        conditional=options.conditional,
+        conditional=fitted.conditional,
         custom_search_space=sweeper["custom_search_space"],
         choices=choices,
         objectives=options.objectives,
@@ -118,13 +131,17 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     _check_launcher(launcher, options)
     n_gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
     n_jobs = options.n_jobs or n_gpus or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
+    n_points = None if spec.custom_search_space else space.count_points()
+    n_trials = len(space.list_grid_points()) if spec.is_grid else options.n_trials
+    if n_points is not None and not spec.is_grid:  # each point is run once, and the current config if it is not one
+        n_trials = min(n_trials, n_points + (options.baseline and bool(baseline_values(space, cfg)[1])))
     study_name = options.study or _default_study_name(choices)
     return SweepRequest(
         cfg=cfg,
         options=options,
         spec=spec,
         space=space,
-        budget=_build_budget(options, sweeper, spec, space),
+        budget=_build_budget(options, sweeper, n_trials),
         study_name=study_name,
         store_uri=_find_store_uri(config.get("observers")),
         folder=check_writable("output_dir", output_dir / "sweeps" / study_name),
@@ -134,6 +151,8 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         n_jobs=n_jobs,
         n_threads=max(1, count_cores() // n_jobs) if is_local else None,
         n_gpus=n_gpus,
+        n_points=n_points,
+        notices=tuple(notices),
     )
 
 
@@ -169,6 +188,28 @@ def _check_launcher(launcher: str, options: SweepOptions) -> None:
         )
 
 
+def _restart_resumed_schedule(config: DictConfig, arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments of a sweep that resumes a run, with the setting that it needs, and a note about it."""
+    start, key = config.start, "start.restart_schedule"
+    if start.kind != "resume" or start.get("restart_schedule", False) or key in read_given_settings(arguments):
+        return arguments, []
+    return [*arguments, f"{key}=true"], [f"{key}=true: every trial would inherit the best loss of the resumed run"]
+
+
+def _describe_other_options(space: SearchSpace) -> list[str]:
+    """Return a note for each option that has its own values where the experiment has some for another option."""
+    searched = {key: range_ends(dist) for key, dist in space.ranges.items() if key in space.group_options}
+    points: list[dict[str, str]] = [{}, *({key: option} for key, options in searched.items() for option in options)]
+    return describe_left_out(part for point in points for part in space.list_left_out(point))
+
+
+def _select_allowed(allow: list[str], arguments: Sequence[str], space: SearchSpace) -> list[str]:
+    """Return the keys of sweep.allow; a file may list keys that this sweep does not search."""
+    if "sweep.allow" in read_given_settings(arguments):
+        return allow
+    return [name for name in allow if any(contains_key(name, key) for key in space.searched_keys)]
+
+
 def _check_shared_best(cfg: DictConfig) -> None:
     if cfg.start.kind == "resume" and not cfg.start.restart_schedule:
         raise ConfigError(
@@ -179,7 +220,8 @@ def _check_shared_best(cfg: DictConfig) -> None:
 
 def _default_study_name(choices: Mapping[str, str]) -> str:
     """Return a name made of the search space and the experiment."""
-    return "-".join(re.sub(r"[^\w.+-]", "_", choices[key]) for key in ("sweeps", "experiment") if key in choices)
+    names = [re.sub(r"[^\w.+-]", "_", choices[key]) for key in ("sweeps", "experiment") if key in choices]
+    return "-".join(dict.fromkeys(names))
 
 
 def _check_not_torchrun() -> None:
@@ -232,9 +274,9 @@ def _check_study_spec(spec: StudySpec, pruner: str) -> None:
         import_component(SEARCH_SPACE_KEY, spec.custom_search_space)
 
 
-def _build_budget(options: SweepOptions, sweeper: Mapping[str, Any], spec: StudySpec, space: SearchSpace) -> Budget:
+def _build_budget(options: SweepOptions, sweeper: Mapping[str, Any], n_trials: int) -> Budget:
     return Budget(
-        n_trials=len(space.list_grid_points()) if spec.is_grid else options.n_trials,
+        n_trials=n_trials,
         max_tokens=options.max_tokens,
         patience=options.patience,
         max_failures=options.max_failures,

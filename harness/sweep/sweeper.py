@@ -14,6 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from harness.config.alternatives import read_given_settings
 from harness.config.compose import remove_credentials
 from harness.core.credentials import hide_credentials
 from harness.core.errors import DamageError, RunFailedError, explain_path_error
@@ -33,7 +34,9 @@ from harness.sweep.report.result_files import optimization_results, summary_to_j
 from harness.sweep.report.summary import summarize_study, summarize_trials
 from harness.sweep.report.table import ProgressTable
 from harness.sweep.request import SweepRequest, read_sweep_request
-from harness.sweep.space.validation import check_search_space, dry_run_from_scratch
+from harness.sweep.space.search_space import range_ends
+from harness.sweep.space.validation import check_search_space, dry_run_from_scratch, find_unusable_options
+from harness.sweep.study.distinct_sampler import find_tried_points, identify_point
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.setup import check_existing_study, open_study
 from harness.sweep.study.trial_attrs import SWEEP_ID
@@ -54,11 +57,11 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
         RunFailedError: If the sweep failed or was interrupted.
     """
     silence_optuna()
-    request = read_sweep_request(config, arguments)
+    request = _leave_out_unusable_options(read_sweep_request(config, arguments), config, arguments)
     print(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
     checked = check_search_space(request.space, request.options.allow)
     request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
-    for notice in checked.notices:
+    for notice in (*request.notices, *checked.notices):
         print(f"note: {notice}")
     disk_space = check_disk_space(request, checked.checkpoint_bytes)
     if request.options.dry_run:
@@ -85,8 +88,37 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
         raise
     if status != "completed":
         raise RunFailedError(f"{status}: {reason}; run the same command to resume")
-    if reason:
+    if reason or (reason := _describe_exhausted_space(request, queue)):
         print(f"No more trials: {reason}.")
+
+
+def _leave_out_unusable_options(request: SweepRequest, config: DictConfig, arguments: list[str]) -> SweepRequest:
+    """Leave out options of a sweep file, such as an optimizer that does not take complex parameters, with a note."""
+    groups = [group for group in request.space.ranges if group in request.spec.params and group in request.spec.choices]
+    typed = read_given_settings(arguments)
+    unusable = find_unusable_options(request.space, [group for group in groups if group not in typed])
+    if not unusable:
+        return request
+    usable = {
+        group: [option for option in range_ends(request.space.ranges[group]) if option not in dropped]
+        for group, dropped in unusable.items()
+    }
+    choices = [f"{group}={','.join(options)}" for group, options in usable.items()]
+    notices = [
+        f"{group}={option} is not searched: {reason}"
+        for group, dropped in unusable.items()
+        for option, reason in dropped.items()
+    ]
+    request = read_sweep_request(config, [*arguments, *choices])
+    return replace(request, notices=(*notices, *request.notices))
+
+
+def _describe_exhausted_space(request: SweepRequest, queue: TrialQueue) -> str:
+    """Return that every point of a finite space was run, or an empty string."""
+    if request.n_points is None:
+        return ""
+    tried = find_tried_points(queue.study.get_trials(deepcopy=False)) - {identify_point({})}
+    return f"all {request.n_points} points of the space have been run" if len(tried) >= request.n_points else ""
 
 
 def _ensure_base_model(request: SweepRequest) -> None:
@@ -123,7 +155,8 @@ def estimate_cost(request: SweepRequest) -> str:
     n_trials = request.budget.n_trials
     minutes = math.ceil(n_trials / request.n_jobs) * trial_seconds / 60
     return "\n".join([
-        f"Study {request.study_name}: {n_trials} trials by {_describe_workers(request)}",
+        f"Study {request.study_name}: {n_trials} trials by {_describe_workers(request)}"
+        + (f"; the space has {request.n_points} points" if request.n_points else ""),
         *(f"  {key}: {text}" for key, text in request.space.format_ranges().items()),
         f"per trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {run.evals + 1} evaluations of "
         f"{run.seconds_per_eval:.3g} s, {run.tokens:,.0f} tokens, {trial_seconds:.0f} s",

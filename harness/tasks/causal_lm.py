@@ -1,25 +1,25 @@
 """Next-token prediction."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from harness.core.task import Loss, Mean, Metric
 from harness.data.blimp import MinimalPair
-from harness.data.tokens import TokenBatch, TokenData
+from harness.data.tokens import TokenBatch
 from harness.tasks.metrics import mean_of_values
 from harness.tasks.minimal_pairs import build_pair_scorer
-from harness.tasks.text import TextTask, build_checked_model, predict_scored
+from harness.tasks.text import LanguageModelBuilder, TextTask, TokenDataBuilder, build_checked_model, predict_scored
 
 
 def build_causal_lm_task(
     *,
-    model: Callable[..., nn.Module],
-    data: Callable[..., TokenData],
+    model: LanguageModelBuilder,
+    data: TokenDataBuilder,
     tokenizer: Any,
     seed: int,
     cache_dir: Path,

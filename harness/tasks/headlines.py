@@ -4,19 +4,18 @@ The published loss is the cross-entropy summed over full windows of 64 x 128 tok
 of the whole validation text. Tokens that do not fill a window are left out of the sum but not of the divisor.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from harness.core.task import Mean, Metric
-from harness.data.tokens import TokenBatch, TokenData, TokenRows
+from harness.data.tokens import TokenBatch, TokenRows
 from harness.models import max_positions
 from harness.tasks.causal_lm import CausalLM
-from harness.tasks.text import build_checked_model
+from harness.tasks.text import LanguageModelBuilder, TokenDataBuilder, build_checked_model
 
 WINDOW_ROWS, ROW_LENGTH = 64, 128  # of the published windows, independent of the batch that a run trains on
 TITLE_SEPARATOR = "<eos>"  # the published loss counts its characters too
@@ -30,7 +29,7 @@ class WindowBatch:
 
 
 def build_headlines_task(
-    *, model: Callable[..., nn.Module], data: Callable[..., TokenData], tokenizer: Any, seed: int, cache_dir: Path
+    *, model: LanguageModelBuilder, data: TokenDataBuilder, tokenizer: Any, seed: int, cache_dir: Path
 ) -> "HeadlinesLM":
     """Build next-token prediction on headlines.
 

@@ -1,14 +1,14 @@
 """Masked language modelling: prediction of masked tokens from both sides."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from harness.core.state import eval_mode
@@ -17,18 +17,18 @@ from harness.data.blimp import MinimalPair
 from harness.data.masking import Masking, MaskUnit, build_masking
 from harness.data.token_stream import compute_unigram_entropy
 from harness.data.tokenizers import Tokenizer
-from harness.data.tokens import IGNORE_INDEX, TokenBatch, TokenData, TokenRows, get_example_indices
+from harness.data.tokens import IGNORE_INDEX, TokenBatch, TokenRows, get_example_indices
 from harness.tasks.metrics import mean_of_values
 from harness.tasks.minimal_pairs import build_pair_scorer
-from harness.tasks.text import TextTask, build_checked_model, predict_scored
+from harness.tasks.text import LanguageModelBuilder, TextTask, TokenDataBuilder, build_checked_model, predict_scored
 
 TRAIN_STREAM, VAL_STREAM = 0, 1  # of random numbers
 
 
 def build_masked_lm_task(
     *,
-    model: Callable[..., nn.Module],
-    data: Callable[..., TokenData],
+    model: LanguageModelBuilder,
+    data: TokenDataBuilder,
     tokenizer: Any,
     seed: int,
     cache_dir: Path,

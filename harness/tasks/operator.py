@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,10 +19,18 @@ from harness.training.operator_losses import relative_h1, relative_l2
 LOSSES = {"l2": relative_l2, "h1": relative_h1}
 
 
+class OperatorBuilder(Protocol):
+    def __call__(self, *, x: Tensor, y: Tensor) -> NormalizedOperator: ...
+
+
+class FieldDataBuilder(Protocol):
+    def __call__(self, *, seed: int, cache_dir: Path) -> FieldData: ...
+
+
 def build_operator_task(
     *,
-    model: Callable[..., NormalizedOperator],
-    data: Callable[..., FieldData],
+    model: OperatorBuilder,
+    data: FieldDataBuilder,
     loss: Literal["l2", "h1"],
     seed: int,
     cache_dir: Path,

@@ -1,9 +1,9 @@
 """Base of all tasks on token streams: batches of rows, and scores at the target positions."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -13,6 +13,14 @@ from harness.models import is_causal, max_positions
 from harness.models.head_projection import find_output_head, project_only
 from harness.tasks.metrics import to_metrics
 from harness.tasks.minimal_pairs import MinimalPairScorer, PairBatch
+
+
+class LanguageModelBuilder(Protocol):
+    def __call__(self, *, vocab_size: int) -> nn.Module: ...
+
+
+class TokenDataBuilder(Protocol):
+    def __call__(self, *, tokenizer: Any, seed: int, cache_dir: Path) -> TokenData: ...
 
 
 @dataclass
@@ -85,7 +93,7 @@ class TextTask:
         return to_metrics(means)
 
 
-def build_checked_model(model: Callable[..., nn.Module], data: TokenData, *, is_masked: bool) -> nn.Module:
+def build_checked_model(model: LanguageModelBuilder, data: TokenData, *, is_masked: bool) -> nn.Module:
     """Build the model for the vocabulary of `data`.
 
     Raises:

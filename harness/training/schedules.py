@@ -30,7 +30,7 @@ class WarmupSchedule:
         if self.warmup_ratio is not None and self.warmup_steps is not None:
             raise ValueError(
                 f"warmup_ratio={self.warmup_ratio} and warmup_steps={self.warmup_steps} are both given; "
-                "to warm up by steps, set schedule.warmup_ratio=null too"
+                "leave out one of them"
             )
         if self.warmup_ratio is not None:
             _check_range("warmup_ratio", self.warmup_ratio, 0, 1)

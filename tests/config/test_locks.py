@@ -34,8 +34,8 @@ def conf(tmp_path: Path) -> Path:
 
 
 def check_overrides(conf: Path, *overrides: str, swept: tuple[str, ...] = ()) -> None:
-    typed = ["experiment=fixed", *overrides]
-    check_locked(compose_config([f"hydra.searchpath=[file://{conf}]", *typed]), [*typed, *swept])
+    typed = [f"hydra.searchpath=[file://{conf}]", "experiment=fixed", *overrides]
+    check_locked(compose_config(typed), [*typed, *swept])
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,12 @@ def test_overriding_a_locked_key_its_group_or_a_key_below_it_is_an_error(conf: P
         check_overrides(conf, override)
     message = f"{override}: experiment fixed locks {lock} (locked: seed, loop.epochs, data, batch.batch_size); to"
     assert str(error.value).startswith(message)
+
+
+def test_replacing_a_locked_alternative_is_an_error(conf: Path) -> None:
+    (conf / "experiment" / "fixed.yaml").write_text(FIXED.replace("loop.epochs", "loop.max_steps"))
+    with pytest.raises(ConfigError, match=r"loop.epochs=3: experiment fixed locks loop.max_steps .*unlock="):
+        check_overrides(conf, "loop.epochs=3")
 
 
 @pytest.mark.parametrize("swept", ["seed=range(1,4)", "data=pydoc_qa,pydoc_text", "loop.epochs=interval(1,3)"])

@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from optuna.trial import Trial
 
+from harness.config.compose import check_compositions
 from harness.core.events import EvalEnd, Status
 from harness.core.paths import config_dir
 from harness.core.task import Metric
@@ -37,7 +38,7 @@ def compose_sweep_config(overrides: Sequence[str]) -> DictConfig:
 
 @cache
 def _compose_fixed(fixed: tuple[str, ...]) -> DictConfig:
-    with initialize_config_dir(str(config_dir()), job_name="run"):
+    with check_compositions(), initialize_config_dir(str(config_dir()), job_name="run"):
         return compose("config", list(fixed), return_hydra_config=True)
 
 

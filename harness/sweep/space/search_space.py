@@ -14,8 +14,16 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from harness.config.compose import NON_TRAINING_KEYS, SWEEP_ONLY_KEYS, compose_config, flatten_config
+from harness.config.alternatives import read_given_settings, replace_alternatives
+from harness.config.compose import (
+    NON_TRAINING_KEYS,
+    SWEEP_ONLY_KEYS,
+    compose_config,
+    flatten_config,
+    list_left_out,
+)
 from harness.config.errors import explain_error
+from harness.config.option_values import LeftOut
 from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.hydra_internals import Range
 from harness.sweep.optuna_internals import is_in_distribution, suggest_value
@@ -73,9 +81,7 @@ class SearchSpace:
 
     def iterate_corners(self) -> Iterator[dict[str, Any]]:
         """Yield points that cover every combination of options and, one at a time, both bounds of every range."""
-        groups = {key: range_ends(dist) for key, dist in self.ranges.items() if key in self.group_options}
-        for options in itertools.product(*groups.values()):
-            selected = dict(zip(groups, options, strict=True))
+        for selected in self._iterate_options():
             active = self._active_params(selected).items()
             ranges = {key: dist for key, (name, dist) in active if not (name == key and key in selected)}
             corner = selected | {key: range_ends(dist)[0] for key, dist in ranges.items()}
@@ -89,8 +95,7 @@ class SearchSpace:
         Raises:
             ConfigError: If a key or an option does not exist.
         """
-        groups = [f"{key}={value}" for key, value in values.items() if key in self.group_options]
-        overrides = [*defaults, *self.fixed, *groups]
+        groups, overrides = self._group_overrides(values), self._list_overrides(values, defaults)
         try:
             cfg = compose_config(overrides)
         except (HydraException, ValueError) as error:  # ValueError: a group set to null
@@ -98,7 +103,33 @@ class SearchSpace:
         for key, value in values.items():
             if key not in self.group_options:
                 _update_config(cfg, key, parse_choice(value), " ".join(groups))
+        replace_alternatives(cfg, {**read_given_settings(self.fixed), **values})
         return cfg
+
+    def list_left_out(self, values: Mapping[str, Any], defaults: Sequence[str] = ()) -> Sequence[LeftOut]:
+        """Return the values of the experiment that are for other options than a trial with `values` has."""
+        return list_left_out(self._list_overrides(values, defaults))
+
+    def count_points(self) -> int | None:
+        """Return the number of points, None if a range is continuous."""
+        counts = [1]
+        for options in self._iterate_options():
+            sizes = [count_values(dist) for key, dist in self.active_ranges(options).items() if key not in options]
+            if None in sizes:
+                return None
+            counts.append(math.prod(size for size in sizes if size is not None))
+        return sum(counts[1:])
+
+    def iterate_points(self) -> Iterator[dict[str, Any]]:
+        """Yield every point, by key.
+
+        Raises:
+            ConfigError: If a range is continuous.
+        """
+        for options in self._iterate_options():
+            ranges = {key: dist for key, dist in self.active_ranges(options).items() if key not in options}
+            values = [list_range_values(key, dist) for key, dist in ranges.items()]
+            yield from (options | dict(zip(ranges, point, strict=True)) for point in itertools.product(*values))
 
     def list_grid_points(self) -> list[dict[str, Any]]:
         """Return every combination of values, the last key varying fastest.
@@ -108,7 +139,7 @@ class SearchSpace:
         """
         if self.conditional:
             raise ConfigError("sweep.conditional: not supported by a grid, which runs every combination")
-        values = {key: _list_range_values(key, dist) for key, dist in self.ranges.items()}
+        values = {key: list_range_values(key, dist) for key, dist in self.ranges.items()}
         n_points = math.prod(map(len, values.values()))
         if n_points > MAX_GRID_POINTS:
             raise ConfigError(
@@ -133,6 +164,18 @@ class SearchSpace:
     def is_conditional(self) -> bool:
         """Return whether two trials may search different keys."""
         return any(condition.partition("=")[0] in self.ranges for condition in self.conditional)
+
+    def _iterate_options(self) -> Iterator[dict[str, Any]]:
+        """Yield every combination of options of the searched groups."""
+        groups = {key: range_ends(dist) for key, dist in self.ranges.items() if key in self.group_options}
+        for options in itertools.product(*groups.values()):
+            yield dict(zip(groups, options, strict=True))
+
+    def _group_overrides(self, values: Mapping[str, Any]) -> list[str]:
+        return [f"{key}={value}" for key, value in values.items() if key in self.group_options]
+
+    def _list_overrides(self, values: Mapping[str, Any], defaults: Sequence[str]) -> list[str]:
+        return [*defaults, *self.fixed, *self._group_overrides(values)]
 
     def _active_params(self, selected: Mapping[str, Any]) -> dict[str, tuple[str, Range]]:
         """Return Optuna's name and the range of each key searched under the selected options, groups first."""
@@ -265,18 +308,36 @@ def _check_condition(condition: str, group_options: Mapping[str, str]) -> None:
         )
 
 
-def _list_range_values(key: str, dist: Range) -> list[Any]:
+def list_range_values(key: str, dist: Range) -> list[Any]:
+    """Return all values of a range.
+
+    Raises:
+        ConfigError: If it is continuous; the message names `key`.
+    """
+    size = count_values(dist)
+    if size is None:
+        raise ConfigError(
+            f"{key}: a grid cannot run {format_range(dist)}, which has no steps; "
+            "list values, or use range(low,high,step)"
+        )
+    return [value_at(dist, index) for index in range(size)]
+
+
+def count_values(dist: Range) -> int | None:
+    """Return the number of values of a range, None if it is continuous."""
     if isinstance(dist, CategoricalDistribution):
-        return list(dist.choices)
-    if isinstance(dist, IntDistribution) and not dist.log:
-        return list(range(dist.low, dist.high + 1, dist.step))
-    if isinstance(dist, FloatDistribution) and dist.step:
-        n_values = round((dist.high - dist.low) / dist.step) + 1
-        low, step = Decimal(str(dist.low)), Decimal(str(dist.step))  # so that 0.1 + 2 * 0.1 is 0.3
-        return [float(low + index * step) for index in range(n_values)]
-    raise ConfigError(
-        f"{key}: a grid cannot run {format_range(dist)}, which has no steps; list values, or use range(low,high,step)"
-    )
+        return len(dist.choices)
+    return None if dist.step is None else round((dist.high - dist.low) / dist.step) + 1
+
+
+def value_at(dist: Range, index: int) -> Any:
+    """Return the value of a range with this index; the range is not continuous."""
+    if isinstance(dist, CategoricalDistribution):
+        return dist.choices[index]
+    assert dist.step is not None
+    if isinstance(dist, IntDistribution):
+        return dist.low + index * dist.step
+    return float(Decimal(str(dist.low)) + index * Decimal(str(dist.step)))  # so that 0.1 + 2 * 0.1 is 0.3
 
 
 def _root_key(key: str) -> str:

@@ -1,7 +1,7 @@
 """Reject sweeps that cannot run, or whose trials would not be comparable, before a study is created."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,16 +45,12 @@ def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
     Raises:
         ConfigError: If a config cannot run, or uses other data or another number of tokens than the current one.
     """
-    for name in allow:
-        if not any(contains_key(name, key) for key in space.searched_keys):
-            raise ConfigError(f"sweep.allow: {name!r} is not searched{did_you_mean(name, space.searched_keys)}")
-    for key in sorted(space.searched_keys):
-        _check_objective_key(key, allow)
+    check_searched_keys(space, allow)
     current = dry_run_from_scratch(space.compose_config({}))
 
     def check_point(values: Mapping[str, Any]) -> DryRun:
         corner = dry_run_from_scratch(space.compose_config(values))
-        if not allow:
+        if all(contains_key("task", name) for name in allow):  # they change neither the data nor the tokens
             _check_comparable(current, corner)
         return corner
 
@@ -72,6 +68,35 @@ def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
             "ends; a shorter warm-up would let bad trials end sooner"
         )
     return SpaceCheck(warmup_share, max(run.checkpoint_bytes for run in built), tuple(notices))
+
+
+def check_searched_keys(space: SearchSpace, allow: Sequence[str]) -> None:
+    """Check that no searched key changes the objective, except those in `allow`.
+
+    Raises:
+        ConfigError: If one does, or if a key in `allow` is not searched.
+    """
+    for name in allow:
+        if not any(contains_key(name, key) for key in space.searched_keys):
+            raise ConfigError(f"sweep.allow: {name!r} is not searched{did_you_mean(name, space.searched_keys)}")
+    for key in sorted(space.searched_keys):
+        _check_objective_key(key, allow)
+
+
+def find_unusable_options(space: SearchSpace, groups: Collection[str]) -> dict[str, dict[str, str]]:
+    """Return for each of the searched `groups` the options that the current config cannot be built with, and why.
+
+    The current option of a group is not among them: if it cannot be built, nothing can be compared with it.
+    """
+    unusable: dict[str, dict[str, str]] = {}
+    for group in groups:
+        for option in range_ends(space.ranges[group]):
+            try:
+                if option != space.group_options[group]:
+                    dry_run_from_scratch(space.compose_config({group: option}))
+            except ConfigError as error:
+                unusable.setdefault(group, {})[option] = str(error)
+    return unusable
 
 
 def baseline_values(space: SearchSpace, cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:

@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 from harness.config.targets import build_component
 from harness.core.errors import ConfigError
 from harness.sweep.space.search_space import SearchSpace, read_search_space
+from harness.sweep.study.distinct_sampler import DistinctSampler
 from harness.sweep.study.sampler import ReproducibleSampler
 
 SEARCH_SPACE_KEY = ("hydra", "sweeper", "custom_search_space")
@@ -45,7 +46,7 @@ class StudySpec:
     def is_grid(self) -> bool:
         return str(self.sampler.get("_target_")).endswith(GridSampler.__name__)
 
-    def make_sampler(self) -> ReproducibleSampler:
+    def make_sampler(self) -> BaseSampler:
         """Build the sampler.
 
         Raises:
@@ -65,8 +66,10 @@ class StudySpec:
             # The study stores the position in the quasi-random sequence, which only one seed continues.
             return factory(seed=study_seed if factory.func is QMCSampler else trial_seed)
 
+        space, is_known = self.build_search_space(), self.custom_search_space is None
         try:
-            return ReproducibleSampler(make_sampler, study_seed)
+            sampler = ReproducibleSampler(make_sampler, study_seed)
+            return DistinctSampler(sampler, space, study_seed) if is_known and space.count_points() else sampler
         except (TypeError, ValueError) as error:
             raise ConfigError(f"hydra.sweeper.sampler: {error}") from error
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import Trial, TrialState
 
+from harness.config.option_values import describe_left_out
 from harness.config.targets import import_component
 from harness.core.errors import ConfigError
 from harness.core.events import Status
@@ -145,7 +146,8 @@ def _run_trial(
         choices = {key: str(value) for key, value in values.items() if key in study_spec.choices}
         overrides = list_trial_overrides(queue.space.fixed, values)
         tags = {SWEEP_TAG: queue.study.user_attrs[SWEEP_ID]}
-        result = run(cfg, policies, folder=folder, tags=tags, params=choices, overrides=overrides)
+        notices = describe_left_out(queue.space.list_left_out(values, ["observers=trial"]))
+        result = run(cfg, policies, folder=folder, tags=tags, params=choices, overrides=overrides, notices=notices)
     except ConfigError as error:
         return TrialResult("failed", str(error))
     except Exception as error:

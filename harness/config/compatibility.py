@@ -1,0 +1,135 @@
+"""Check that the task, the model, the data and the tokenizer go together, by what their signatures declare.
+
+A task's builder declares what it calls the others with, and what they return: `model: LanguageModelBuilder`.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from harness.config.compose import flatten_config
+from harness.config.targets import import_component
+from harness.core.errors import ConfigError
+from harness.core.paths import config_dir
+
+PARTS = ("model", "data", "tokenizer")
+"""Groups whose components a task is built of."""
+MAX_LISTED = 3
+
+
+def check_task_parts(plain: Mapping[str, Any]) -> None:
+    """Check that the task of a configuration takes its model, data and tokenizer.
+
+    Args:
+        plain: The configuration, whose components are known to exist.
+
+    Raises:
+        ConfigError: If it does not; the message names options that go together.
+    """
+    task = _import_part("task", plain["task"])
+    parts = {group: _import_part(group, plain.get(group)) for group in PARTS}
+    unfit = [group for group in PARTS if not _accepts(task, group, parts[group])]
+    if unfit:
+        raise ConfigError(_explain_misfit(plain, parts, unfit))
+
+
+def _import_part(group: str, node: Any) -> Any:
+    """Return the component of a group, None if there is none."""
+    target = node.get("_target_") if isinstance(node, dict) else None
+    return None if target is None else import_component((group, "_target_"), target)
+
+
+def _accepts(task: Any, group: str, part: Any) -> bool:
+    """Return whether a task's builder takes `part`, or None, as what the group `group` stands for."""
+    parameters = inspect.signature(task).parameters
+    if group not in parameters:
+        return part is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if part is None:
+        return parameters[group].default is not inspect.Parameter.empty
+    passed, returned = _read_builder_type(_read_hints(task).get(group))
+    taken = inspect.signature(part).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    result = part if inspect.isclass(part) else _read_hints(part).get("return")
+    is_right_type = not (inspect.isclass(returned) and inspect.isclass(result)) or issubclass(result, returned)
+    return is_right_type and (takes_any or all(name in taken for name in passed))
+
+
+def _read_builder_type(hint: Any) -> tuple[Sequence[str], Any]:
+    """Return the arguments that a builder of this type is called with, and what it returns; nothing where unknown."""
+    if inspect.isclass(hint) and getattr(hint, "_is_protocol", False):
+        call = hint.__call__
+        return list(inspect.signature(call).parameters)[1:], _read_hints(call).get("return")
+    arguments = get_args(hint)
+    return (), arguments[1] if len(arguments) == 2 else None  # Callable[..., X]
+
+
+def _read_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
+    with suppress(NameError, TypeError):  # a name that is imported for type checkers only
+        return get_type_hints(function)
+    return {}
+
+
+def _explain_misfit(plain: Mapping[str, Any], parts: Mapping[str, Any], unfit: Sequence[str]) -> str:
+    """Return a message with options that the task takes, and with the tasks that take the parts it does not."""
+    task = _name_option("task", plain["task"])
+    given = [f"{group}={_name_option(group, plain[group])}" if parts[group] else f"no {group}" for group in unfit]
+    others: dict[str, list[str]] = {}  # tasks by what else must change
+    for option, target in _read_targets("task").items():
+        other = import_component(("task", "_target_"), target)
+        if option != task and all(_accepts(other, group, parts[group]) for group in unfit):
+            changed = [group for group in ("model", "data") if not _accepts(other, group, parts[group])]
+            others.setdefault(" ".join(["", *_list_fitting_options(other, changed)]), []).append(option)
+    remedies = [
+        " ".join(_list_fitting_options(_import_part("task", plain["task"]), unfit)),
+        *(f"task={'|'.join(options)}{changes}" for changes, options in others.items()),
+    ]
+    names = [_find_experiment(name) for name in (task, *(name for options in others.values() for name in options))]
+    hint = next((f"; experiment={name} has options that go together" for name in names if name), "")
+    return f"task={task}: does not go with {' and '.join(given)}; use {', or '.join(filter(None, remedies))}{hint}"
+
+
+def _list_fitting_options(task: Any, groups: Sequence[str]) -> list[str]:
+    """Return for each group an override with the options that the task takes.
+
+    A group of which it takes none is left out where there is a model to choose, which brings what it needs.
+    """
+    overrides = []
+    for group in groups:
+        parts = {option: import_component((group, "_target_"), name) for option, name in _read_targets(group).items()}
+        fitting = [option for option, part in parts.items() if _accepts(task, group, part)]
+        shown = [*fitting[:MAX_LISTED], "…"] if len(fitting) > MAX_LISTED else fitting
+        if fitting or "model" not in groups:
+            overrides.append(f"{group}={'|'.join(shown)}" if fitting else f"~{group}")
+    return overrides
+
+
+def _name_option(group: str, node: Any) -> str:
+    """Return the option of a group that `node` has most values of, or its component where no option has that."""
+    target = node["_target_"] if isinstance(node, dict) and "_target_" in node else None
+    options = [option for option, name in _read_targets(group).items() if name == target]
+    values = flatten_config(node).items()
+    shared = {option: len(flatten_config(_read_option(group, option)).items() & values) for option in options}
+    return max(options, key=shared.__getitem__, default=str(target))
+
+
+@cache
+def _read_targets(group: str) -> dict[str, str]:
+    """Return the component of each option of a group that comes with the package and names one."""
+    names = [path.stem for path in sorted((config_dir() / group).glob("*.yaml"))]
+    targets = {name: _read_option(group, name).get("_target_") for name in names}
+    return {name: target for name, target in targets.items() if target is not None}
+
+
+@cache
+def _read_option(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((config_dir() / group / f"{name}.yaml").read_text()) or {}
+
+
+def _find_experiment(task: str) -> str:
+    """Return the experiment with the shortest name that chooses the task; an empty string if there is none."""
+    files = sorted((config_dir() / "experiment").glob("*.yaml"), key=lambda path: (len(path.stem), path.stem))
+    return next((path.stem for path in files if f"override /task: {task}\n" in path.read_text()), "")

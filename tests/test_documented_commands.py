@@ -1,0 +1,179 @@
+"""Every command of the README and docs/ is accepted: options parse, configurations compose and are valid.
+
+Nothing is trained. A new command in a page is found and checked without a change here.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra._internal.utils import get_args_parser
+
+from harness.cli import COMMANDS
+from harness.config.compose import compose_config, format_search_path
+from harness.config.errors import HYDRA_ERRORS
+from harness.config.locks import check_locked
+from harness.config.validation import validate_config
+from harness.core.errors import ConfigError
+from harness.sweep.request import compose_sweep_request
+from harness.sweep.space.validation import check_searched_keys
+from tests.conftest import ROOT
+
+PROGRAMS = ("python", "plateau", "torchrun", "make")
+PLACEHOLDERS = {"experiment=X": "experiment=smoke", "experiment=NAME": "experiment=smoke"}
+"""Words that stand for a choice of the reader. Names of runs, files and models are not looked up here."""
+REFUSED = {"python run.py optimizer=adamww": "the README shows the message"}
+MISSING_PLUGINS = {"submitit_slurm": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher",
+                   "submitit_local": "hydra_plugins.hydra_submitit_launcher"}  # fmt: skip
+"""Launchers of extras, by the module without which their commands cannot be composed here."""
+OWN_OPTIMIZER = "_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n"
+"""my_conf/optimizer/careful.yaml of the README."""
+
+
+def iter_commands(text: str) -> Iterator[str]:
+    """Yield the commands in the fenced code blocks of a page, with its shell variables filled in."""
+    variables = dict(re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE))
+    for block in re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            for name, value in variables.items():
+                line = line.replace(f"${name}", value)
+            try:
+                words = shlex.split(line.removeprefix("$ "), comments=True)
+            except ValueError:
+                continue  # no shell
+            yield from split_commands(words)
+
+
+def split_commands(words: Sequence[str]) -> Iterator[str]:
+    """Yield the commands of our programs in a line, without the environment variables before them."""
+    command: list[str] = []
+    for word in [*words, "&&"]:
+        if word not in ("&&", "|"):
+            command.append(word)
+            continue
+        while command and re.fullmatch(r"[A-Z_]+=.*", command[0]):
+            command.pop(0)
+        if command and command[0].rpartition("/")[2] in PROGRAMS:
+            yield shlex.join(command)
+        command = []
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTED = list(dict.fromkeys(command for page in PAGES for command in iter_commands(page.read_text())))
+
+
+class Parsed(Exception):
+    """Carries the options of a command, which ends there."""
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder my_conf and the package of the README, in the current folder."""
+    (tmp_path / "my_conf" / "optimizer").mkdir(parents=True)
+    (tmp_path / "my_conf" / "optimizer" / "careful.yaml").write_text(OWN_OPTIMIZER)
+    (tmp_path / "my_package.py").write_text("from torch.optim import SGD\n\n\nclass Careful(SGD): ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("HARNESS_TRUST", "my_package.Careful")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def check_command(command: str, patch: pytest.MonkeyPatch) -> None:
+    """Check a command as far as possible without training.
+
+    Raises:
+        ConfigError: If it is refused.
+    """
+    program, *words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)]
+    name = program.rpartition("/")[2]
+    if name == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+    elif name == "plateau" and words[0] != "run":
+        check_plateau(words, patch)
+    elif "run.py" in words or words[0] == "run":
+        check_run(words[words.index("run.py" if "run.py" in words else "run") + 1 :])
+    else:
+        files = [word for word in words if word.endswith(".py")]
+        assert files, command
+        assert all((ROOT / file).exists() for file in files), command
+
+
+def check_run(words: Sequence[str]) -> None:
+    args = get_args_parser().parse_intermixed_args(list(words))
+    overrides = list(args.overrides)
+    if args.config_dir:
+        assert Path(args.config_dir).is_dir(), args.config_dir
+        overrides.insert(0, format_search_path([f"file://{Path(args.config_dir).absolute()}"]))
+    if not args.multirun:
+        check_config(overrides)
+        return
+    request = compose_sweep_request(overrides)
+    check_searched_keys(request.space, request.options.allow)
+    for values in [{}, *list(request.space.iterate_corners())[:1]]:
+        validate_config(request.space.compose_config(values))
+
+
+def check_config(overrides: Sequence[str]) -> None:
+    cfg = compose_config(overrides)
+    check_locked(cfg, overrides)
+    if not any(override.endswith("=RUN") for override in overrides):
+        validate_config(cfg)
+
+
+def check_plateau(words: Sequence[str], patch: pytest.MonkeyPatch) -> None:
+    """Parse the options of a command, and check its overrides if it takes any."""
+    assert words[0] in COMMANDS, words
+    for method in ("parse_args", "parse_intermixed_args"):
+        patch.setattr(argparse.ArgumentParser, method, raise_parsed(getattr(argparse.ArgumentParser, method)))
+    with pytest.raises(Parsed) as parsed:
+        importlib.import_module(f"harness.commands.{words[0].replace('-', '_')}").main(words[1:])
+    patch.undo()
+    check_config(getattr(parsed.value.args[0], "overrides", []))
+
+
+def raise_parsed(parse: Any) -> Any:
+    def parse_and_stop(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> None:
+        raise Parsed(parse(parser, *args, **kwargs))
+
+    return parse_and_stop
+
+
+@pytest.mark.parametrize("command", DOCUMENTED)
+def test_documented_command_is_accepted(command: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = re.search(r"hydra/launcher=(\w+)", command)
+    if launcher and (module := MISSING_PLUGINS.get(launcher[1])) and importlib.util.find_spec(module) is None:
+        pytest.skip(f"{launcher[0]} needs {module}")
+    if command in REFUSED:
+        with pytest.raises(HYDRA_ERRORS):
+            check_command(command, monkeypatch)
+    else:
+        check_command(command, monkeypatch)
+
+
+def test_commands_are_found() -> None:
+    assert len(DOCUMENTED) > 80
+    assert {"make run", "python run.py -m", "plateau run experiment=smoke"} <= {*DOCUMENTED}
+    assert set(REFUSED) <= set(DOCUMENTED)
+    page = '```\nS="lora=none"\nX=1 python run.py $S  # why\n$ make smollm && python run.py a=1\n```\n'
+    page = page.replace('S="lora=none"', "") + 'S="lora=none"\n'
+    assert list(iter_commands(page)) == ["python run.py lora=none", "make smollm", "python run.py a=1"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python run.py -m experiment=operator task.loss=l2,h1 sweep.allow=[]",
+        "python run.py experiment=smoke optimizer.rl=1",
+        "python run.py -m sweeps=none data.sequence_length=32,64",
+        "plateau preflight experiment=smoke lora.rank=4",
+    ],
+)
+def test_refused_command_would_be_found(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises((ConfigError, *HYDRA_ERRORS)):
+        check_command(command, monkeypatch)
