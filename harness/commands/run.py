@@ -18,7 +18,7 @@ from harness.config.compose import (
     list_search_path_overrides,
 )
 from harness.config.errors import HYDRA_ERRORS, check_group_values, explain_error
-from harness.config.hydra_internals import is_watching, run_hydra_app
+from harness.config.hydra_internals import adjusts_files, run_hydra_app
 from harness.config.locks import check_locked
 from harness.config.option_values import describe_left_out
 from harness.config.trust import check_hydra_settings
@@ -46,7 +46,7 @@ def run_job(cfg: DictConfig) -> float:
     try:
         check_hydra_settings(cast(DictConfig, job))  # composed here, outside `main`, if a launcher started this process
         overrides = [*list_search_path_overrides(job), *given]
-        if not is_watching():  # composed without our rules, for the same reason
+        if not adjusts_files():  # composed without our rules, for the same reason
             cfg = compose_config(overrides)
         check_locked(cfg, given)
         notices = describe_left_out(list_left_out(overrides))

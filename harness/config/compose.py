@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.alternatives import read_given_settings, replace_alternatives
 from harness.config.errors import check_group_values
-from harness.config.hydra_internals import Choices, ConfigFile, watch_compositions
+from harness.config.hydra_internals import Choices, ConfigFile, adjust_files, watch_compositions
 from harness.config.option_values import FileRules, LeftOut
 from harness.config.trust import check_components, check_composed_config, check_search_path
 from harness.core.credentials import hide_credentials
@@ -59,7 +59,7 @@ def check_compositions() -> Iterator[list[FileRules]]:
         replace_alternatives(cfg, read_given_settings(overrides))
         check_composed_config(cfg)
 
-    with watch_compositions(finish_config, check_search_path, make_rules):
+    with watch_compositions(finish_config, check_search_path), adjust_files(make_rules):
         yield compositions
 
 

@@ -69,7 +69,6 @@ Choices = Mapping[str, str | None]
 def watch_compositions(
     check_config: Callable[[DictConfig], None],
     check_source: Callable[[str], None],
-    make_rules: Callable[[Sequence[ConfigFile], Choices, Choices], FileAdjuster],
 ) -> Iterator[None]:
     """Check every configuration that Hydra composes in this context before Hydra configures or builds anything by it.
 
@@ -78,11 +77,8 @@ def watch_compositions(
     Args:
         check_config: Called with the configuration, which includes the node `hydra` and may still be changed.
         check_source: Called with each entry of `hydra.searchpath` before it is read.
-        make_rules: Called once per composition with the files of the defaults list, the option of each group, and the
-            same without the options that overrides choose, except that of `experiment`.
     """
     compose, add_sources = ConfigLoaderImpl._load_configuration, ConfigRepository.initialize_sources
-    list_defaults, load_file = config_loader_impl.create_defaults_list, ConfigLoaderImpl._load_single_config
 
     def compose_checked(loader: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
         try:
@@ -98,6 +94,33 @@ def watch_compositions(
                 check_source(str(element.path))
         add_sources(repository, search_path)
 
+    ConfigLoaderImpl._load_configuration = compose_checked  # type: ignore[method-assign, assignment]
+    ConfigRepository.initialize_sources = add_checked_sources  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl._load_configuration = compose  # type: ignore[method-assign]
+        ConfigRepository.initialize_sources = add_sources  # type: ignore[method-assign]
+
+
+@contextmanager
+def adjust_files(make_rules: Callable[[Sequence[ConfigFile], Choices, Choices], FileAdjuster]) -> Iterator[None]:
+    """Adjust the content of every file that Hydra composes in this context, before it is merged.
+
+    Args:
+        make_rules: Called once per composition with the files of the defaults list, the option of each group, and the
+            same without the options that overrides choose, except that of `experiment`.
+    """
+    if adjusts_files():  # the innermost context makes the rules
+        outer = config_loader_impl.create_defaults_list.make_rules  # type: ignore[attr-defined]
+        config_loader_impl.create_defaults_list.make_rules = make_rules  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            config_loader_impl.create_defaults_list.make_rules = outer  # type: ignore[attr-defined]
+        return
+    list_defaults, load_file = config_loader_impl.create_defaults_list, ConfigLoaderImpl._load_single_config
+
     def list_with_rules(repo: Any, config_name: str, overrides_list: list[Override], **options: Any) -> DefaultsList:
         result = list_defaults(repo, config_name, overrides_list, **options)
         chosen = default_choices = result.overrides.known_choices
@@ -105,7 +128,8 @@ def watch_compositions(
         if len(defaults) < len(overrides_list):
             with suppress(HydraException):  # a group may have no default
                 default_choices = list_defaults(repo, config_name, defaults, **options).overrides.known_choices
-        rules = make_rules(_list_primary_files(result.defaults_tree, repo), chosen, default_choices)
+        files = _list_primary_files(result.defaults_tree, repo)
+        rules = list_with_rules.make_rules(files, chosen, default_choices)  # type: ignore[attr-defined]
         for default in result.defaults:
             default.file_rules = rules  # type: ignore[attr-defined]
         return result
@@ -118,22 +142,19 @@ def watch_compositions(
             )
         return loaded
 
-    ConfigLoaderImpl._load_configuration = compose_checked  # type: ignore[method-assign, assignment]
-    ConfigRepository.initialize_sources = add_checked_sources  # type: ignore[method-assign, assignment]
+    list_with_rules.make_rules = make_rules  # type: ignore[attr-defined]
     config_loader_impl.create_defaults_list = list_with_rules  # type: ignore[assignment]
     ConfigLoaderImpl._load_single_config = load_adjusted  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        ConfigLoaderImpl._load_configuration = compose  # type: ignore[method-assign]
-        ConfigRepository.initialize_sources = add_sources  # type: ignore[method-assign]
         config_loader_impl.create_defaults_list = list_defaults
         ConfigLoaderImpl._load_single_config = load_file  # type: ignore[method-assign]
 
 
-def is_watching() -> bool:
-    """Return whether compositions are watched in this process."""
-    return ConfigLoaderImpl._load_configuration.__module__ == __name__
+def adjusts_files() -> bool:
+    """Return whether the content of files is adjusted in this process."""
+    return ConfigLoaderImpl._load_single_config.__module__ == __name__
 
 
 def _chooses_option(override: Override, repo: Any) -> bool:

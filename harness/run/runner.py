@@ -83,8 +83,7 @@ def run(
     Args:
         policies: Added to those of the configuration.
         folder: Holds the record; by default a new folder in `output_dir`.
-        tags: Recorded in addition to the provenance.
-        params: Recorded in addition to the configuration.
+        tags, params: Recorded in addition to the provenance and to the configuration.
         overrides: The overrides that `cfg` was composed from; with them the run can be reproduced.
         notices: Messages for the user about `cfg`.
 

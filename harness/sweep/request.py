@@ -30,7 +30,7 @@ from harness.core.errors import ConfigError
 from harness.core.paths import config_dir, run_command
 from harness.sweep.options import SweepOptions
 from harness.sweep.space.file_ranges import fit_file_ranges
-from harness.sweep.space.search_space import SearchSpace, range_ends, read_search_space
+from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, range_ends, read_search_space
 from harness.sweep.space.validation import baseline_values
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
@@ -95,15 +95,13 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     options = _read_sweep_options(config, sweeper)
     choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
     params = {str(key): value for key, value in (sweeper["params"] or {}).items()}
-    arguments = [*list_search_path_overrides(config.hydra), *map(_without_credentials, arguments)]
-    arguments, notices = _restart_resumed_schedule(config, arguments)
+    arguments, notices = _complete_arguments(config, arguments)
     fitted = fit_file_ranges(params, options.conditional, arguments, choices)
     space = read_search_space(fitted.params, arguments, fitted.conditional, choices)
-    notices += [*fitted.notices, *_describe_other_options(space)]
     options = replace(options, allow=_select_allowed(options.allow, arguments, space))
     if not space.ranges and not any(space.conditional.values()) and not sweeper["custom_search_space"]:
         raise ConfigError("nothing to search; give a range, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'")
-    cfg = space.compose_config({}, ["observers=trial"])
+    cfg = space.compose_config({}, TRIAL_DEFAULTS)
     ranges = [f"{key}={value}" for part in (fitted.params, *fitted.conditional.values()) for key, value in part.items()]
     check_locked(cfg, [*arguments, *ranges])
     output_dir = validate_config(cfg).output_dir
@@ -132,16 +130,13 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     n_gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
     n_jobs = options.n_jobs or n_gpus or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
     n_points = None if spec.custom_search_space else space.count_points()
-    n_trials = len(space.list_grid_points()) if spec.is_grid else options.n_trials
-    if n_points is not None and not spec.is_grid:  # each point is run once, and the current config if it is not one
-        n_trials = min(n_trials, n_points + (options.baseline and bool(baseline_values(space, cfg)[1])))
     study_name = options.study or _default_study_name(choices)
     return SweepRequest(
         cfg=cfg,
         options=options,
         spec=spec,
         space=space,
-        budget=_build_budget(options, sweeper, n_trials),
+        budget=_build_budget(options, sweeper, _count_trials(options, spec, space, cfg)),
         study_name=study_name,
         store_uri=_find_store_uri(config.get("observers")),
         folder=check_writable("output_dir", output_dir / "sweeps" / study_name),
@@ -152,7 +147,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         n_threads=max(1, count_cores() // n_jobs) if is_local else None,
         n_gpus=n_gpus,
         n_points=n_points,
-        notices=tuple(notices),
+        notices=(*notices, *fitted.notices, *_describe_other_options(space)),
     )
 
 
@@ -188,8 +183,9 @@ def _check_launcher(launcher: str, options: SweepOptions) -> None:
         )
 
 
-def _restart_resumed_schedule(config: DictConfig, arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Return the arguments of a sweep that resumes a run, with the setting that it needs, and a note about it."""
+def _complete_arguments(config: DictConfig, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the arguments as the study stores them, with what a sweep that resumes a run needs, and a note on that."""
+    arguments = [*list_search_path_overrides(config.hydra), *map(_without_credentials, arguments)]
     start, key = config.start, "start.restart_schedule"
     if start.kind != "resume" or start.get("restart_schedule", False) or key in read_given_settings(arguments):
         return arguments, []
@@ -200,7 +196,7 @@ def _describe_other_options(space: SearchSpace) -> list[str]:
     """Return a note for each option that has its own values where the experiment has some for another option."""
     searched = {key: range_ends(dist) for key, dist in space.ranges.items() if key in space.group_options}
     points: list[dict[str, str]] = [{}, *({key: option} for key, options in searched.items() for option in options)]
-    return describe_left_out(part for point in points for part in space.list_left_out(point))
+    return describe_left_out(part for point in points for part in space.list_left_out(point, TRIAL_DEFAULTS))
 
 
 def _select_allowed(allow: list[str], arguments: Sequence[str], space: SearchSpace) -> list[str]:
@@ -272,6 +268,17 @@ def _check_study_spec(spec: StudySpec, pruner: str) -> None:
         )
     if spec.custom_search_space is not None:
         import_component(SEARCH_SPACE_KEY, spec.custom_search_space)
+
+
+def _count_trials(options: SweepOptions, spec: StudySpec, space: SearchSpace, cfg: DictConfig) -> int:
+    """Return the number of trials: each point of a finite space is run once, and the current config."""
+    if spec.is_grid:
+        return len(space.list_grid_points())
+    n_points = None if spec.custom_search_space else space.count_points()
+    if n_points is None:
+        return options.n_trials
+    is_outside = options.baseline and bool(baseline_values(space, cfg)[1])
+    return min(options.n_trials, n_points + is_outside)
 
 
 def _build_budget(options: SweepOptions, sweeper: Mapping[str, Any], n_trials: int) -> Budget:

@@ -10,7 +10,7 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from harness.config.hydra_internals import run_hydra_app, watch_compositions
+from harness.config.hydra_internals import adjust_files, adjusts_files, run_hydra_app, watch_compositions
 from harness.core.errors import ConfigError
 
 
@@ -59,6 +59,30 @@ def test_a_configuration_is_checked_before_hydra_configures_logging_or_builds_ca
         run_app(tmp_path, "lr=0.5")
     assert len(checked) == 1
     assert not acted
+
+
+def test_files_are_adjusted_within_the_context_only(tmp_path) -> None:
+    class Rules:
+        def __init__(self, *arguments: object) -> None:
+            made.append(self)
+            self.paths: list[str] = []
+
+        def adjust_file(self, path: str, content: DictConfig) -> DictConfig:
+            self.paths.append(path)
+            return content
+
+    made: list[Rules] = []
+    inner: list[tuple] = []
+    with adjust_files(Rules):
+        run_app(tmp_path, "lr=0.5")
+        assert adjusts_files()
+        with adjust_files(lambda *arguments: inner.append(arguments) or Rules()):
+            run_app(tmp_path, "lr=0.5")
+    assert [rules.paths.count("config") for rules in made] == [1, 1]
+    assert len(inner) == 1
+    run_app(tmp_path, "lr=0.5")
+    assert len(made) == 2
+    assert not adjusts_files()
 
 
 def test_entries_of_the_search_path_are_checked_before_they_are_read(tmp_path) -> None:

@@ -13,14 +13,13 @@ from harness.config.compose import (
     compose_config,
     format_search_path,
     list_left_out,
-    list_options,
 )
 from harness.config.option_values import describe_left_out
 from harness.core.paths import config_dir
 
 OTHER_OPTIONS = [
-    *(("headlines", "optimizer", option) for option in list_options("optimizer") if option != "adamw"),
-    *(("headlines", "schedule", option) for option in list_options("schedule") if option != "cosine"),
+    *(("headlines", "optimizer", option) for option in ("sgd", "lion", "muon")),
+    ("headlines", "schedule", "wsd"),
     ("headlines", "tokenizer", "wordpiece"),
     ("headlines", "data", "pydoc_qa"),
     ("headlines", "model", "gpt_tiny"),

@@ -5,12 +5,15 @@ Ranges on the command line are left as they are: if they do not apply, that is a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+from omegaconf import DictConfig
 
 from harness.config.alternatives import find_replaced_keys, read_given_settings
 from harness.config.compose import compose_config, has_key, list_options
 from harness.core.errors import ConfigError, did_you_mean
-from harness.sweep.space.search_space import SearchSpace, range_ends, read_search_space
+from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, range_ends, read_search_space
 
 Conditions = dict[str, dict[str, Any]]
 
@@ -46,10 +49,15 @@ def fit_file_ranges(
             del ranges[key]
             notices.append(f"{key} is not searched: {replaced[key]} replaces it")
     space = read_search_space(kept, arguments, conditions, group_options)
+
+    @cache
+    def compose_option(group: str, option: str) -> DictConfig:
+        return space.compose_config({group: option} if group in space.ranges else {}, TRIAL_DEFAULTS)
+
     for key in [key for key in kept if key not in given and _group_of(key, space)]:
         group = _group_of(key, space)
         options = _list_searched_options(space, group)
-        fitting = [option for option in options if has_key(space.compose_config({group: option}), key)]
+        fitting = [option for option in options if has_key(compose_option(group, option), key)]
         if len(fitting) == len(options) or not (fitting or _is_key_of_any_option(group, key)):
             continue  # one that no option has is a mistake, which is reported when the bounds are built
         text = kept.pop(key)

@@ -34,6 +34,9 @@ CONDITION_SEPARATOR = " @ "
 
 MAX_GRID_POINTS = 10_000
 
+TRIAL_DEFAULTS = ("observers=trial",)
+"""Overrides of every trial, with the lowest precedence."""
+
 
 @dataclass(frozen=True)
 class SearchSpace:

@@ -30,6 +30,7 @@ from harness.core.paths import module_command, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.formatting import list_trial_overrides
+from harness.sweep.space.search_space import TRIAL_DEFAULTS
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import report_and_prune, stop_when
 from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
@@ -140,13 +141,13 @@ def _run_trial(
         policies.insert(0, report_and_prune(trial, 1.0 if is_baseline else study_spec.warmup_share))
     try:
         values = trial_values(trial)
-        cfg = queue.space.compose_config(values, ["observers=trial"])
+        cfg = queue.space.compose_config(values, TRIAL_DEFAULTS)
         if cfg.device.threads is None:
             cfg.device.threads = spec.n_threads
         choices = {key: str(value) for key, value in values.items() if key in study_spec.choices}
         overrides = list_trial_overrides(queue.space.fixed, values)
         tags = {SWEEP_TAG: queue.study.user_attrs[SWEEP_ID]}
-        notices = describe_left_out(queue.space.list_left_out(values, ["observers=trial"]))
+        notices = describe_left_out(queue.space.list_left_out(values, TRIAL_DEFAULTS))
         result = run(cfg, policies, folder=folder, tags=tags, params=choices, overrides=overrides, notices=notices)
     except ConfigError as error:
         return TrialResult("failed", str(error))

@@ -1,5 +1,7 @@
 """Ranges of a sweep file that do not apply are left out with a note; those on the command line are errors."""
 
+import re
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -23,7 +25,13 @@ def request_of(*overrides: str) -> SweepRequest:
     return compose_sweep_request(overrides)
 
 
-@pytest.mark.parametrize("experiment", list_options("experiment"))
+EXPERIMENTS = [
+    pytest.param(name, marks=[pytest.mark.slow] if re.search("_(before|after)$", name) else [])
+    for name in list_options("experiment")
+]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_can_be_swept(experiment: str) -> None:
     needed = next((given for name, given in FILES.items() if experiment.startswith(f"{name}_")), [])
     needed = ["start.run=RUN"] if experiment == "gpt2_resume" else needed
@@ -98,7 +106,10 @@ def test_other_optimizer_has_its_own_range() -> None:
     assert both.active_ranges({"optimizer": "lion"})["optimizer.lr"].low == 1e-5
 
 
-@pytest.mark.parametrize("experiment", ["smoke", "headlines", "ltg_bert", "operator"])
+@pytest.mark.parametrize(
+    "experiment",
+    ["headlines", *(pytest.param(name, marks=pytest.mark.slow) for name in ("smoke", "ltg_bert", "operator"))],
+)
 def test_comparison_of_all_optimizers(experiment: str) -> None:
     request = request_of(f"experiment={experiment}", "sweeps=optimizers")
     options = list_options("optimizer")
