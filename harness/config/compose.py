@@ -21,6 +21,7 @@ from harness.config.alternatives import read_given_settings, replace_alternative
 from harness.config.errors import check_group_values
 from harness.config.hydra_internals import Choices, ConfigFile, adjust_files, watch_compositions
 from harness.config.option_values import FileRules, LeftOut
+from harness.config.schema import takes_whole_number
 from harness.config.trust import check_components, check_composed_config, check_search_path
 from harness.core.credentials import hide_credentials
 from harness.core.digests import check_digest_comment
@@ -56,7 +57,11 @@ def check_compositions() -> Iterator[list[FileRules]]:
 
     def finish_config(cfg: DictConfig) -> None:
         overrides = cast(list[str], OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False))
-        replace_alternatives(cfg, read_given_settings(overrides))
+        given = read_given_settings(overrides)
+        replace_alternatives(cfg, given)
+        for key, value in given.items():
+            if isinstance(value, float) and value.is_integer() and takes_whole_number(key):  # such as 1e6
+                OmegaConf.update(cfg, key, int(value))
         check_composed_config(cfg)
 
     with watch_compositions(finish_config, check_search_path), adjust_files(make_rules):

@@ -6,7 +6,8 @@ Components that are named by a `_target_` need no schema: their signature is one
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args, get_type_hints
 
 from harness.config.alternatives import ALTERNATIVES
 
@@ -137,6 +138,13 @@ class RunSettings:
     weight_decay_applies_to: Literal["hidden", "matrices", "all"]
     output_dir: Path
     cache_dir: Path
+
+
+def takes_whole_number(key: str) -> bool:
+    """Return whether the setting with this dotted key is a whole number."""
+    section, _, name = key.partition(".")
+    hint = get_type_hints(get_type_hints(RunSettings).get(section, object)).get(name)
+    return hint is int or set(get_args(hint)) == {int, NoneType}
 
 
 def _check_exactly_one(values: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import re
 import tempfile
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
@@ -75,21 +75,13 @@ def parse_section(name: str, schema: type, node: DictConfig) -> Any:
         if key not in known:
             raise ConfigError(f"{name}.{key}: does not exist{did_you_mean(key, known)}")
     try:
-        given = {  # resolved here: interpolations refer to other sections
-            key: _to_whole_number(value, get_type_hints(schema)[key]) for key, value in to_plain_dict(node).items()
-        }
+        given = to_plain_dict(node)  # resolved here: interpolations refer to other sections
         typed = to_plain_dict(OmegaConf.merge(OmegaConf.structured(schema), given))
         return schema(**{key: typed[key] for key in known})
     except OmegaConfBaseException as error:
         raise ConfigError(f"{name}.{error.full_key}: {str(error).partition(chr(10))[0]}") from error
     except ValueError as error:
         raise ConfigError(f"{name}.{error}") from error
-
-
-def _to_whole_number(value: Any, hint: Any) -> Any:
-    """Return 1e6 as a whole number where one is wanted."""
-    is_wanted = int in (hint, *get_args(hint)) and float not in get_args(hint)
-    return int(value) if is_wanted and isinstance(value, float) and value.is_integer() else value
 
 
 def check_writable(key: str, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -22,7 +23,7 @@ from harness.config.compose import (
     without_sweep_keys,
 )
 from harness.config.locks import check_locked
-from harness.config.option_values import describe_left_out
+from harness.config.option_values import LeftOut, describe_left_out
 from harness.config.targets import import_component
 from harness.config.validation import check_writable, parse_section, validate_config
 from harness.core.credentials import hide_credentials
@@ -125,11 +126,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     if config.preflight not in get_args(PreflightMode):
         raise ConfigError(f"preflight: {config.preflight!r} must be one of {', '.join(get_args(PreflightMode))}")
     launcher = choices.get("hydra/launcher", "basic")
-    is_local = launcher in LOCAL_LAUNCHERS
     _check_launcher(launcher, options)
-    n_gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
-    n_jobs = options.n_jobs or n_gpus or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
-    n_points = None if spec.custom_search_space else space.count_points()
     study_name = options.study or _default_study_name(choices)
     return SweepRequest(
         cfg=cfg,
@@ -142,11 +139,8 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         folder=check_writable("output_dir", output_dir / "sweeps" / study_name),
         launcher=launcher,
         preflight=config.preflight,
-        is_local=is_local,
-        n_jobs=n_jobs,
-        n_threads=max(1, count_cores() // n_jobs) if is_local else None,
-        n_gpus=n_gpus,
-        n_points=n_points,
+        **_plan_workers(launcher, options, cfg),
+        n_points=None if spec.custom_search_space else space.count_points(),
         notices=(*notices, *fitted.notices, *_describe_other_options(space)),
     )
 
@@ -196,7 +190,11 @@ def _describe_other_options(space: SearchSpace) -> list[str]:
     """Return a note for each option that has its own values where the experiment has some for another option."""
     searched = {key: range_ends(dist) for key, dist in space.ranges.items() if key in space.group_options}
     points: list[dict[str, str]] = [{}, *({key: option} for key, options in searched.items() for option in options)]
-    return describe_left_out(part for point in points for part in space.list_left_out(point, TRIAL_DEFAULTS))
+    parts: list[LeftOut] = []
+    for point in points:
+        with suppress(ConfigError):  # what is wrong with an option is reported when the bounds are built
+            parts += space.list_left_out(point, TRIAL_DEFAULTS)
+    return describe_left_out(parts)
 
 
 def _select_allowed(allow: list[str], arguments: Sequence[str], space: SearchSpace) -> list[str]:
@@ -204,6 +202,15 @@ def _select_allowed(allow: list[str], arguments: Sequence[str], space: SearchSpa
     if "sweep.allow" in read_given_settings(arguments):
         return allow
     return [name for name in allow if any(contains_key(name, key) for key in space.searched_keys)]
+
+
+def _plan_workers(launcher: str, options: SweepOptions, cfg: DictConfig) -> dict[str, Any]:
+    """Return the number of workers, and what each of them gets of this machine."""
+    is_local = launcher in LOCAL_LAUNCHERS
+    n_gpus = torch.cuda.device_count() if is_local and cfg.device.kind in ("auto", "cuda") else 0
+    n_jobs = options.n_jobs or n_gpus or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
+    n_threads = max(1, count_cores() // n_jobs) if is_local else None
+    return {"is_local": is_local, "n_jobs": n_jobs, "n_threads": n_threads, "n_gpus": n_gpus}
 
 
 def _check_shared_best(cfg: DictConfig) -> None:

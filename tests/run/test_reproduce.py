@@ -54,13 +54,13 @@ def test_configuration_is_reproduced_without_recorded_overrides(options, tmp_pat
 
 
 TOGETHER = ("loop.epochs=null", "loop.max_steps=9")  # valid only together
-LOCKED, ABSENT, NEGATIVE = "loop.epochs=9", "data.shares=0.2", "loop.grad_clip=-1"
+INVALID, ABSENT, NEGATIVE = "loop.epochs=-9", "data.shares=0.2", "loop.grad_clip=-1"
 
 
 @pytest.mark.parametrize(
     ("overrides", "changes", "valid"),
     [
-        (["experiment=headlines"], (LOCKED, ABSENT, NEGATIVE, "loop.patience=2"), ("loop.patience=2",)),
+        (["experiment=headlines"], (INVALID, ABSENT, NEGATIVE, "loop.patience=2"), ("loop.patience=2",)),
         (["experiment=smoke", "loop.max_steps=null", "loop.epochs=1"], TOGETHER, TOGETHER),
         (["schedule=plateau", "schedule.patience=3"], ("schedule=cosine",), ("schedule=cosine",)),
     ],

@@ -160,9 +160,16 @@ def test_invalid_conditional_range(conditional, places, tmp_path, monkeypatch, c
 
 
 def test_notice_of_unused_conditional_range(places, tmp_path, monkeypatch, capsys) -> None:
-    overrides = [*places, "optimizer=adamw,lion", "sweep.dry_run=true", "sweeps=optimizers"]
-    assert type_sweep(monkeypatch, *overrides) == 0
-    assert "sweep.conditional.optimizer=sgd applies to no trial: optimizer is adamw or lion" in capsys.readouterr().out
+    """Ranges for other options of the group are no mistake where one of them applies."""
+    overrides = [*places, "optimizer=adamw,lion", "sweep.dry_run=true"]
+    assert type_sweep(monkeypatch, *overrides, "sweeps=optimizers") == 0
+    assert "applies to no trial" not in capsys.readouterr().out
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(
+        "# @package _global_\nsweep:\n  conditional:\n    schedule=wsd: {schedule.decay_ratio: '0.1,0.2'}\n"
+    )
+    assert type_sweep(monkeypatch, *overrides, f"hydra.searchpath=[file://{tmp_path}]", "sweeps=mine") == 0
+    assert "sweep.conditional.schedule=wsd applies to no trial: schedule is cosine" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Ranges on the command line are left as they are: if they do not apply, that is a
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +14,7 @@ from omegaconf import DictConfig
 from harness.config.alternatives import find_replaced_keys, read_given_settings
 from harness.config.compose import compose_config, has_key, list_options
 from harness.core.errors import ConfigError, did_you_mean
-from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, range_ends, read_search_space
+from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, check_condition, range_ends, read_search_space
 
 Conditions = dict[str, dict[str, Any]]
 
@@ -42,6 +43,8 @@ def fit_file_ranges(
     """
     given = read_given_settings(arguments)
     replaced = {key: _find_replacement(key, given) for key in find_replaced_keys(given)}
+    for condition in conditional:
+        check_condition(condition, group_options)
     conditions = {name: _read_mapping(name, ranges) for name, ranges in conditional.items()}
     kept, notices = dict(params), []
     for ranges in (kept, *conditions.values()):
@@ -51,13 +54,19 @@ def fit_file_ranges(
     space = read_search_space(kept, arguments, conditions, group_options)
 
     @cache
-    def compose_option(group: str, option: str) -> DictConfig:
-        return space.compose_config({group: option} if group in space.ranges else {}, TRIAL_DEFAULTS)
+    def compose_option(group: str, option: str) -> DictConfig | None:
+        with suppress(ConfigError):  # what is wrong with an option is reported when the bounds are built
+            return space.compose_config({group: option} if group in space.ranges else {}, TRIAL_DEFAULTS)
+        return None
+
+    def has_option_key(group: str, option: str, key: str) -> bool:
+        cfg = compose_option(group, option)
+        return cfg is None or has_key(cfg, key)
 
     for key in [key for key in kept if key not in given and _group_of(key, space)]:
         group = _group_of(key, space)
         options = _list_searched_options(space, group)
-        fitting = [option for option in options if has_key(compose_option(group, option), key)]
+        fitting = [option for option in options if has_option_key(group, option, key)]
         if len(fitting) == len(options) or not (fitting or _is_key_of_any_option(group, key)):
             continue  # one that no option has is a mistake, which is reported when the bounds are built
         text = kept.pop(key)

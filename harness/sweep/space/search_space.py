@@ -211,7 +211,7 @@ def read_search_space(
     ranges, fixed, deleted = parse_ranges([*defaults, *arguments])
     conditional_ranges = {}
     for condition, inner in conditional.items():
-        _check_condition(condition, group_options)
+        check_condition(condition, group_options)
         if not isinstance(inner, Mapping):
             raise ConfigError(f"sweep.conditional.{condition}: {inner!r} must be a mapping of keys to ranges")
         found, constants, _ = parse_ranges([f"{key}={value}" for key, value in inner.items()])
@@ -301,7 +301,8 @@ def _check_range_key(key: str, dist: Range, group_options: Mapping[str, str]) ->
         )
 
 
-def _check_condition(condition: str, group_options: Mapping[str, str]) -> None:
+def check_condition(condition: str, group_options: Mapping[str, str]) -> None:
+    """Check that a condition is `group=option`, with a group that exists."""
     group, _, option = condition.partition("=")
     if not option:
         raise ConfigError(f"sweep.conditional: {condition!r} must be group=option, such as optimizer=muon")
