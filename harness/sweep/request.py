@@ -11,6 +11,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from harness.config.alternatives import read_given_settings
@@ -192,7 +193,7 @@ def _describe_other_options(space: SearchSpace) -> list[str]:
     points: list[dict[str, str]] = [{}, *({key: option} for key, options in searched.items() for option in options)]
     parts: list[LeftOut] = []
     for point in points:
-        with suppress(ConfigError):  # what is wrong with an option is reported when the bounds are built
+        with suppress(HydraException, ValueError):  # what is wrong with an option is reported when the bounds are built
             parts += space.list_left_out(point, TRIAL_DEFAULTS)
     return describe_left_out(parts)
 
