@@ -79,9 +79,7 @@ class FileRules:
         with flag_override(adjusted, ["struct", "readonly"], False):
             for group, option in dropped.items():
                 values = dict(_list_leaves(OmegaConf.to_container(adjusted.pop(group), resolve=False)))
-                if self._chosen[group] != self._default_choices.get(
-                    group
-                ):  # else the experiment itself chose the option
+                if self._chosen[group] != self._default_choices.get(group):  # else the experiment chose the option
                     earlier = self.left_out[group].values if group in self.left_out else {}
                     self.left_out[group] = LeftOut(group, str(option), str(self._chosen[group]), {**earlier, **values})
             for key in replaced:

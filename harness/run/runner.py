@@ -320,9 +320,8 @@ def _load_initial_weights(
         return None
     experiment = initial_weights.parse_base_experiment(source)
     if experiment:
-        return initial_weights.load_matching_weights(
-            task.model, _get_base_weights(experiment, cfg, settings, processes)
-        )
+        weights = _get_base_weights(experiment, cfg, settings, processes)
+        return initial_weights.load_matching_weights(task.model, weights)
     return initial_weights.load_warm_start(task.model, source, settings)
 
 
