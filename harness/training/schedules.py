@@ -29,7 +29,8 @@ class WarmupSchedule:
     def __post_init__(self) -> None:
         if self.warmup_ratio is not None and self.warmup_steps is not None:
             raise ValueError(
-                f"warmup_ratio={self.warmup_ratio} and warmup_steps={self.warmup_steps} are both given; leave one out"
+                f"warmup_ratio={self.warmup_ratio} and warmup_steps={self.warmup_steps} are both given; "
+                "leave out one of them"
             )
         if self.warmup_ratio is not None:
             _check_range("warmup_ratio", self.warmup_ratio, 0, 1)

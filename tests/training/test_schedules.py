@@ -51,7 +51,7 @@ def test_warmup_over_whole_run_ends_at_peak() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: Constant(warmup_ratio=0.1, warmup_steps=5), "are both given; leave one out"),
+        (lambda: Constant(warmup_ratio=0.1, warmup_steps=5), "leave out one of them"),
         (lambda: Constant(warmup_ratio=1.1), "warmup_ratio=1.1"),
         (lambda: Constant(warmup_ratio=-0.1), "warmup_ratio=-0.1"),
         (lambda: Constant(warmup_ratio=math.nan), "warmup_ratio=nan"),
