@@ -16,7 +16,9 @@ from harness.commands.arguments import add_threshold_option, parse_option
 from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
 from harness.core.paths import project_dir
-from harness.diagnosis import check_comparability, diagnose
+from harness.diagnosis import diagnose
+from harness.diagnosis.assessment import Assessment, assess
+from harness.diagnosis.comparability import compare_runs
 from harness.diagnosis.expectations import Expectation, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History
 from harness.diagnosis.plateau_window import drop_non_finite
@@ -46,10 +48,12 @@ def main(arguments: Sequence[str]) -> int:
     console = console if console.is_terminal else Console(width=WIDTH)
     for path, history in zip(paths, histories, strict=True):
         diagnoses = diagnose(history, thresholds)
-        print_diagnosis(console, history, _drop_refused_overrides(path, diagnoses), expectations)
+        assessment = assess(history, thresholds, diagnoses)
+        print_diagnosis(console, history, _drop_refused_overrides(path, diagnoses), assessment, expectations)
     if len(histories) > 1:
-        found = check_comparability(histories, thresholds)
-        _print_table(console, "comparison", found, "these runs are comparable")
+        comparison = compare_runs(histories, thresholds)
+        reasons = [f"  {reason}" for reason in comparison.reasons]
+        console.print(str(comparison), *reasons, sep="\n", markup=False, highlight=False)
     return 0
 
 
@@ -72,12 +76,19 @@ def load_history(run: str, path: Path | None, uri: str | None = None) -> History
 
 
 def print_diagnosis(
-    console: Console, history: History, diagnoses: Sequence[Diagnosis], expectations: Sequence[Expectation]
+    console: Console,
+    history: History,
+    diagnoses: Sequence[Diagnosis],
+    assessment: Assessment,
+    expectations: Sequence[Expectation],
 ) -> None:
-    """Print what was read, its diagnoses, and the results of the run's own and the given expectations."""
+    """Print what was read, its diagnoses, the slopes of its losses, and the results of all expectations."""
     header = Text("\n".join(_describe_history(history)))
     console.print(Text(history.facts.name, style="bold"), header, sep="\n", highlight=False)
-    _print_table(console, "diagnosis", diagnoses, "no problems found")
+    if diagnoses:
+        _print_table(console, "diagnosis", diagnoses)
+    lines = assessment.lines(has_diagnoses=bool(diagnoses))
+    console.print(*lines, sep="\n", markup=False, highlight=False)
     results = [one.evaluate(history) for one in (*map(parse_expectation, history.facts.expect), *expectations)]
     if results:
         console.print(*map(str, results), summarize_expectations(results), sep="\n", markup=False, highlight=False)
@@ -118,11 +129,11 @@ def _describe_history(history: History) -> Iterator[str]:
         yield f"best validation loss {losses.values[best]:.4g}{unit} at step {losses.steps[best]}"
 
 
-def _print_table(console: Console, title: str, diagnoses: Iterable[Diagnosis], otherwise: str) -> None:
+def _print_table(console: Console, title: str, diagnoses: Iterable[Diagnosis]) -> None:
     table = Table(header_style="bold", show_lines=True)
     for column, ratio in ((title, 3), ("at step", 1), ("confidence", 1), ("reason", 8), ("try", 6)):
         table.add_column(column, ratio=ratio, overflow="fold")
     for diagnosis in diagnoses:
         tries = Text("\n".join(diagnosis.overrides))
         table.add_row(diagnosis.kind, str(diagnosis.step), f"{diagnosis.confidence:.0%}", Text(diagnosis.reason), tries)
-    console.print(table if table.row_count else otherwise, highlight=False)
+    console.print(table, highlight=False)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from harness.core.errors import DamageError
 from harness.core.files import check_regular_file
 
@@ -44,6 +46,15 @@ def compute_json_digest(value: Any) -> str:
     """Return the SHA-256 of a value as JSON, the same before it is written and after it is read."""
     as_read = json.loads(json.dumps(value))  # keys that are numbers have become strings
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
+def compute_array_digest(*arrays: np.ndarray) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of the arrays: their shapes, types and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype.str} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 def describe_mismatch(path: Path, recorded_in: str) -> str:

@@ -106,6 +106,7 @@ class FinalDiagnosis:
     diagnoses: tuple[Diagnosis, ...]
     resolved: tuple[Diagnosis, ...]  # reported earlier, but no longer true
     expectations: str  # one sentence on how the user's forecasts did; empty if there were none
+    assessment: tuple[str, ...] = ()  # the slopes of the losses, what could not be judged, and what follows
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,8 @@
 
 from harness.core.events import Diagnosis
 from harness.diagnosis import evaluation_noise, gradients, instability, learning, learning_rate
-from harness.diagnosis.evaluation_noise import check_comparability
 from harness.diagnosis.history import History
 from harness.diagnosis.thresholds import Thresholds
-
-__all__ = ["check_comparability", "diagnose"]
 
 RULES = (  # root causes first
     instability.detect_divergence,
@@ -20,6 +17,7 @@ RULES = (  # root causes first
     learning.detect_overfitting,
     learning_rate.detect_misled_scheduler,
     learning_rate.detect_idle_scheduler,
+    learning.detect_rising_loss,
     learning.detect_plateau,
     learning.detect_underfitting,
     gradients.detect_binding_clip,
@@ -30,10 +28,19 @@ RULES = (  # root causes first
 
 # Kinds that follow from a diagnosis and are not reported beside it.
 CONSEQUENCES = {
-    "divergence": {"never learnt", "plateau", "underfitting", "overfitting", "scheduler idle", "noisy evaluation"},
-    "never learnt": {"plateau", "underfitting", "overfitting"},
+    "divergence": {
+        "never learnt",
+        "rising loss",
+        "plateau",
+        "underfitting",
+        "overfitting",
+        "scheduler idle",
+        "noisy evaluation",
+    },
+    "never learnt": {"rising loss", "plateau", "underfitting", "overfitting"},
+    "rising loss": {"plateau", "underfitting"},
     "vanishing gradients": {"dominating layer"},
-    "overfitting": {"plateau", "underfitting"},
+    "overfitting": {"rising loss", "plateau", "underfitting"},
 }
 
 

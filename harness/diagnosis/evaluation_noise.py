@@ -1,7 +1,7 @@
-"""Diagnoses of the measurements themselves: noisy or incomparable evaluations, falling throughput."""
+"""Diagnoses of the measurements themselves: noisy evaluations, changing coverage, falling throughput."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -87,20 +87,3 @@ def detect_coverage_change(history: History, thresholds: Thresholds) -> Iterator
         low, high = float(coverage.values.min()), float(coverage.values.max())
         reason = f"val/coverage varies from {low:.1%} to {high:.1%}: the losses are of different sets"
         yield Diagnosis("incomparable", int(coverage.steps[-1]), 1.0, reason, {"coverage from": low, "to": high})
-
-
-def check_comparability(histories: Sequence[History], thresholds: Thresholds | None = None) -> list[Diagnosis]:
-    """Return why the validation losses of these runs cannot be ranked: another unit, or another part of the set."""
-    thresholds = thresholds or Thresholds()
-    found = []
-    units = {history.facts.unit for history in histories if history.facts.unit}
-    if len(units) > 1:
-        names = ", ".join(sorted(units))
-        reason = f"the losses have different units ({names}): compare one that all runs have, such as val/bits_per_byte"
-        found.append(Diagnosis("incomparable", 0, 1.0, reason, {"units": names}))
-    coverages = [float(history["val/coverage"].values[-1]) for history in histories if len(history["val/coverage"])]
-    low, high = min(coverages, default=0.0), max(coverages, default=0.0)
-    if high - low > thresholds.coverage_gap:
-        reason = f"the losses cover {low:.1%} to {high:.1%} of the validation set: evaluate all of it"
-        found.append(Diagnosis("incomparable", 0, 1.0, reason, {"coverage from": low, "to": high}))
-    return found

@@ -22,6 +22,17 @@ class Series(NamedTuple):
         return len(self.steps)
 
 
+class DataIdentity(NamedTuple):
+    """The data that a validation loss was measured on; None where unknown."""
+
+    name: str  # kind of data, such as TextFiles
+    digest: str  # of training and validation data, split and tokenizer
+    validation: str | None = None  # digest of the validation data as the model reads it
+    size: str | None = None  # of the validation data, the same under any tokenizer
+    tokenizer: str | None = None  # digest; empty for data without tokens
+    vocabulary: int | None = None  # number of tokens
+
+
 @dataclass(frozen=True)
 class RunFacts:
     """Facts of a run besides its curves; None where unknown."""
@@ -44,6 +55,7 @@ class RunFacts:
     warmup_steps: int | None = None  # in effect
     lora_rank: int | None = None
     unit: str | None = None  # of val/loss
+    data: DataIdentity | None = None  # None for logs of other programs
     uniform_loss: float | None = None  # of a guess without knowledge: ln(vocabulary), or 1 for a relative error
     unigram_loss: float | None = None  # of the best guess that ignores the input: unigram entropy, mean predictor
     lr_band: tuple[float, float] | None = None  # from a range test of this experiment

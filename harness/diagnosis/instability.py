@@ -9,7 +9,7 @@ import numpy as np
 from harness.core.events import Diagnosis
 from harness.diagnosis.history import Evidence, History, Series, SpikeRecord
 from harness.diagnosis.learning_rate import get_peak_lr
-from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
+from harness.diagnosis.plateau_window import completed_fraction, drop_non_finite, loss_scale
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import rolling_baseline
 
@@ -63,7 +63,9 @@ def detect_divergence(history: History, thresholds: Thresholds) -> Iterator[Diag
     has_diverged = history.facts.status == "diverged"
     for name in ("train/loss", "val/loss"):
         steps, values = history[name]
-        if len(values) and not np.isfinite(values[-1 if has_diverged else -2 :]).any():
+        # a single row may be a skipped update, unless the run ends with it
+        is_last_enough = has_diverged or completed_fraction(history) == 1
+        if len(values) and not np.isfinite(values[-1 if is_last_enough else -2 :]).any():
             step = int(max(steps[np.isfinite(values)], default=0))
             evidence: Evidence = {"last good step": step}
             yield _describe_divergence(history, step, 1.0, f"{name} is not finite after step {step}", evidence)

@@ -9,6 +9,7 @@ from harness.core.events import Diagnosis
 from harness.diagnosis.history import Evidence, History, Series
 from harness.diagnosis.learning_rate import get_peak_lr
 from harness.diagnosis.plateau_window import (
+    MIN_TRAIN_ROWS,
     TrendWindow,
     completed_fraction,
     drop_non_finite,
@@ -17,10 +18,12 @@ from harness.diagnosis.plateau_window import (
     loss_scale,
 )
 from harness.diagnosis.thresholds import Thresholds
-from harness.diagnosis.trend import estimate_noise
+from harness.diagnosis.trend import bin_means, estimate_noise, fit_trend
 
 NEGLIGIBLE_CHANGE = 0.001  # of the initial loss, noise or not
 MIN_EVALS_FOR_NOISE = 6  # with fewer, the bend of the curve would pass for noise
+RISE_STRICTNESS = 10  # times fewer false alarms, since the loss of a healthy run seldom rises
+MAX_START_Z = 3.5  # standard errors that early points may lie above the rest by chance: the highest of several means
 N_RECENT_EVALS = 4  # including the present one; one of them has to be sure of a plateau
 
 
@@ -30,7 +33,7 @@ def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Di
     losses = losses if len(losses) > 1 else drop_non_finite(history["train/loss"])
     if completed_fraction(history) < 0.5 or len(losses) < 2:
         return
-    best, start = float(losses.values[1:].min()), _initial_loss(losses)
+    best = float(losses.values[1:].min())
     unigram = history.facts.unigram_loss
     guess = unigram or history.facts.uniform_loss
     window = fit_trend_window(history, thresholds)
@@ -43,9 +46,9 @@ def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Di
         name = "the unigram or mean baseline" if unigram else "a uniform guess"
         reason = f"the best loss, {best:.4g}, is no better than {name} at {guess:.4g}: the model ignores its input"
         evidence: Evidence = {"best": best, "baseline": guess, "fall per doubling": fall}
-    elif start and not (unigram and best < bound) and _stood_still(losses, thresholds):
-        reason = f"the loss went from {start:.4g} to {losses.values[-1]:.4g}, which is within its noise"
-        evidence = {"start": start, "best": best}
+    elif not (unigram and best < bound) and (flat := find_flat_loss(history, thresholds)):
+        reason = f"{flat[0]} went from {flat[1].values[0]:.4g} to {flat[1].values[-1]:.4g}, which is within its noise"
+        evidence = {"start": float(flat[1].values[0]), "best": float(flat[1].values[1:].min())}
     else:
         return
     # no LR is suggested: too low and too high look the same here
@@ -63,7 +66,9 @@ def detect_plateau(history: History, thresholds: Thresholds) -> Iterator[Diagnos
     if completed_fraction(history) < thresholds.min_progress:
         return
     flattest = find_flattest_window(history, thresholds, thresholds.plateau_fall)
-    if flattest is None:
+    if flattest is None or flattest[0] < 0.5:
+        if completed_fraction(history) >= 0.5 and (flat := find_flat_loss(history, thresholds)):
+            yield _describe_flat_run(history, *flat)
         return
     confidence, window = flattest
     recent = [confidence]
@@ -72,15 +77,42 @@ def detect_plateau(history: History, thresholds: Thresholds) -> Iterator[Diagnos
             earlier = find_flattest_window(history, thresholds, thresholds.plateau_fall, until)
             recent += [earlier[0]] if earlier else []
     bound = thresholds.plateau_fall * loss_scale(history[window.metric], window.trend.end)
-    if confidence < 0.5 or max(recent) < thresholds.confidence or _fell_afterwards(history, window, bound):
+    if max(recent) < thresholds.confidence:
+        if completed_fraction(history) >= 0.5 and (flat := find_flat_loss(history, thresholds)):
+            yield _describe_flat_run(history, *flat)
+        return
+    if _is_rising(window, bound, thresholds) or _fell_afterwards(history, window, bound):
         return
     low, high = (-slope for slope in window.trend.interval(thresholds.confidence)[::-1])
     reason = (
         f"{window.metric} stays at {window.trend.end:.4g}: from step {window.first} to {window.last} it "
         f"{window.change_text} (interval {low:.2g} to {high:.2g}); a fall below {bound:.2g} is a plateau"
     )
-    overrides = _suggest_schedule_and_lr(history)
+    overrides = _suggest_schedule_and_lr(history, is_rising=_is_rising(window, 0.0, thresholds))
     yield Diagnosis("plateau", window.last, confidence, reason, window.to_evidence(thresholds.confidence), overrides)
+
+
+def detect_rising_loss(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
+    """Yield a diagnosis if the training loss surely rises over the last doubling of tokens near the peak LR.
+
+    Without a training loss the validation loss is used. A rise far above the best loss is a divergence instead.
+    """
+    has_train = len(history["train/loss"]) >= MIN_TRAIN_ROWS
+    window = fit_trend_window(history, thresholds, metrics=["train/loss" if has_train else "val/loss"])
+    if window is None or completed_fraction(history) < thresholds.min_progress:
+        return
+    bound = thresholds.overfit_gap * loss_scale(history[window.metric], window.trend.end)
+    confidence = window.trend.confidence_above(bound)
+    if confidence < 1 - (1 - thresholds.confidence) / RISE_STRICTNESS:
+        return
+    low, high = window.trend.interval(thresholds.confidence)
+    reason = (
+        f"{window.metric} rises: from step {window.first} to {window.last} it {window.change_text} (interval {low:.2g} "
+        f"to {high:.2g}), to {window.trend.end:.4g}"
+    )
+    lr, evidence = get_peak_lr(history), window.to_evidence(thresholds.confidence)
+    overrides = (f"optimizer.lr={lr / 3:.2g}",) if lr else ()
+    yield Diagnosis("rising loss", window.last, confidence, reason, evidence, overrides)
 
 
 def detect_underfitting(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -141,6 +173,85 @@ def _is_falling(window: TrendWindow | None, fall: float, level: float, threshold
     return fall > bound if window is None else 1 - window.trend.confidence_above(-bound) >= thresholds.confidence
 
 
+def _is_rising(window: TrendWindow, bound: float, thresholds: Thresholds) -> bool:
+    """Return whether the loss surely rises, and by more than `bound` per doubling."""
+    return window.trend.slope > bound and window.trend.confidence_above(0.0) >= thresholds.confidence
+
+
+def find_flat_loss(history: History, thresholds: Thresholds) -> tuple[str, Series] | None:
+    """Return the name and values of the loss if it has not moved since the start of the run; else None."""
+    name, losses = select_loss(history, thresholds)
+    train = drop_non_finite(history["train/loss"])
+    if len(losses) < 2 or not _initial_loss(losses):
+        return None
+    if name == "val/loss" and len(train) >= MIN_TRAIN_ROWS and has_surely_fallen(train, thresholds):
+        return None  # it learns, if only the training set
+    return (name, losses) if _stood_still(losses, thresholds) or _has_no_trend(losses, thresholds) else None
+
+
+def select_loss(history: History, thresholds: Thresholds) -> tuple[str, Series]:
+    """Return the validation loss if it has enough evaluations or training rows are too few, else the training loss."""
+    val, train = drop_non_finite(history["val/loss"]), drop_non_finite(history["train/loss"])
+    use_val = len(val) >= thresholds.min_points or (len(val) > 1 and len(train) < MIN_TRAIN_ROWS)
+    return ("val/loss", val) if use_val else ("train/loss", train)
+
+
+def _has_no_trend(losses: Series, thresholds: Thresholds) -> bool:
+    """Return whether a line through all points is surely flat, and no early part of the curve lies above the rest.
+
+    Flat means a whole change of at most `never_learnt_fall`, with an interval of at most twice that.
+    """
+    values, start = losses.values, abs(float(losses.values[0]))
+    small = thresholds.never_learnt_fall * start
+    if len(values) < max(3, thresholds.min_points):
+        return False
+    change, (low, high) = fit_whole_change(values, thresholds)
+    if not (abs(change) <= small and -2 * small <= low <= 0 <= high <= 2 * small):
+        return False
+    if _starts_above(values, small):
+        return False
+    bins = bin_means(values)
+    bin_noise = estimate_noise(values) * math.sqrt(len(bins) / len(values))
+    return float(bins[0] - bins.min()) <= 2 * small + MAX_START_Z * bin_noise  # it did not fall and come back
+
+
+def _starts_above(values: np.ndarray, small: float) -> bool:
+    """Return whether an early part lies above the rest: a fall at the very start hardly tilts a line."""
+    noise, count = estimate_noise(values), 1
+    while count <= len(values) // 4:
+        if values[:count].mean() - np.median(values[count:]) > max(small, MAX_START_Z * noise / math.sqrt(count)):
+            return True
+        count *= 2
+    return False
+
+
+def has_surely_fallen(losses: Series, thresholds: Thresholds) -> bool:
+    """Return whether the loss has fallen since its first value, by more than is negligible or its noise."""
+    negligible = NEGLIGIBLE_CHANGE * abs(float(losses.values[0]))
+    if len(losses) < max(3, thresholds.min_points):
+        return False
+    _, (_, high) = fit_whole_change(losses.values, thresholds)
+    return high < -negligible or _starts_above(losses.values, negligible)
+
+
+def fit_whole_change(values: np.ndarray, thresholds: Thresholds) -> tuple[float, tuple[float, float]]:
+    """Return the change of a line through the values from the first to the last one, and its interval."""
+    trend, steps = fit_trend(np.arange(len(values), dtype=float), values), len(values) - 1
+    low, high = trend.interval(thresholds.confidence)
+    return trend.slope * steps, (low * steps, high * steps)
+
+
+def _describe_flat_run(history: History, name: str, losses: Series) -> Diagnosis:
+    """Return the plateau of a run that began with trained weights and has not moved since."""
+    start, last = float(losses.values[0]), float(losses.values[-1])
+    reason = (
+        f"{name} has not moved since the start: from {start:.4g} to {last:.4g} in {len(losses)} points, within its "
+        "noise; the LR may be too low or too high, `plateau lr-range` shows which"
+    )
+    evidence: Evidence = {"start": start, "best": float(losses.values.min()), "points": len(losses)}
+    return Diagnosis("plateau", history.last_step, 0.95, reason, evidence)
+
+
 def _stood_still(losses: Series, thresholds: Thresholds) -> bool:
     """Return whether the change is small and within the noise, or negligible."""
     start, last = float(losses.values[0]), float(np.median(losses.values[1:][-3:]))
@@ -190,6 +301,8 @@ def _train_loss_fall(history: History, since: int) -> float | None:
     return float(np.median(around) - np.median(losses.values[-reach:]))
 
 
-def _suggest_schedule_and_lr(history: History) -> tuple[str, ...]:
+def _suggest_schedule_and_lr(history: History, is_rising: bool) -> tuple[str, ...]:
+    """Suggest a decay, and a higher LR unless the loss rises."""
     lr, is_constant = get_peak_lr(history), history.facts.schedule in (None, "Constant")
-    return (("schedule=cosine",) if is_constant else ()) + ((f"optimizer.lr={3 * lr:.2g}",) if lr else ())
+    higher = (f"optimizer.lr={3 * lr:.2g}",) if lr and not is_rising else ()
+    return (("schedule=cosine",) if is_constant else ()) + higher

@@ -1,6 +1,7 @@
 """The part of a curve that shows whether a run still learns: its last doublings of tokens near the peak LR."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,15 +57,19 @@ class TrendWindow:
 
 
 def fit_trend_window(
-    history: History, thresholds: Thresholds, until: float = math.inf, doublings: float = 1.0
+    history: History,
+    thresholds: Thresholds,
+    until: float = math.inf,
+    doublings: float = 1.0,
+    metrics: Sequence[str] = ("val/loss", "train/loss"),
 ) -> TrendWindow | None:
     """Fit the last doublings of tokens up to step `until`.
 
-    Uses the validation loss if it has enough points, else the training loss. None if neither has, or if both are
-    shorter than asked.
+    Uses the first of the losses that has enough points. None if none has, or if all are shorter than asked.
     """
     begin, end = find_peak_lr_steps(history, thresholds)
-    for name, min_points in (("val/loss", thresholds.min_points), ("train/loss", MIN_TRAIN_ROWS)):
+    for name in metrics:
+        min_points = thresholds.min_points if name == "val/loss" else MIN_TRAIN_ROWS
         window = _fit_series(history, name, begin, min(end, until), min_points, doublings)
         if window:
             return window
@@ -81,9 +86,11 @@ def _fit_series(
     tokens = history.tokens_at(series.steps)
     amounts = series.steps.astype(float) if tokens is None else tokens
     total = amounts[np.flatnonzero(inside)[-1]]
+    is_tail = doublings == 1 and amounts[0] > total / 2  # all that was recorded, the end of a longer run
     inside &= amounts >= total / 2**doublings
     amounts, (steps, values) = amounts[inside], (series.steps[inside], series.values[inside])
-    if len(steps) < min_points or math.log2(total / amounts[0]) < MIN_DOUBLINGS_FRACTION * doublings:
+    is_short = math.log2(total / amounts[0]) < MIN_DOUBLINGS_FRACTION * doublings and not is_tail
+    if len(steps) < min_points or is_short or amounts[0] == total:
         return None
     return TrendWindow(
         name, int(steps[0]), int(steps[-1]), "steps" if tokens is None else "tokens", (float(amounts[0]), float(total)),

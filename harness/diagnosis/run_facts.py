@@ -5,13 +5,17 @@ import math
 from collections.abc import Mapping
 
 from harness.core.effective_settings import EffectiveSettings
-from harness.diagnosis.history import RunFacts
+from harness.diagnosis.history import DataIdentity, RunFacts
 
 
 def extract_run_facts(
-    name: str, params: Mapping[str, str], effective: EffectiveSettings, constants: Mapping[str, float]
+    name: str,
+    params: Mapping[str, str],
+    effective: EffectiveSettings,
+    constants: Mapping[str, float],
+    dataset: Mapping[str, str],
 ) -> RunFacts:
-    """Return the facts of a run; `params` is its configuration by dotted key."""
+    """Return the facts of a run; `params` is its configuration by dotted key, `dataset` as a task describes it."""
     warmup_ratio = _get_number(params, "schedule.warmup_ratio")
     steps = effective.total_steps - effective.schedule_start_step
     return RunFacts(
@@ -33,7 +37,22 @@ def extract_run_facts(
         uniform_loss=constants.get("ln_vocabulary", constants.get("zero_predictor")),
         unigram_loss=constants.get("unigram_entropy", constants.get("mean_predictor")),
         val_fraction=_get_number(params, "data.val_fraction"),
+        data=_identify_data(dataset, constants),
         expect=_parse_list(params.get("expect", "[]")),
+    )
+
+
+def _identify_data(dataset: Mapping[str, str], constants: Mapping[str, float]) -> DataIdentity | None:
+    if not dataset.get("digest"):
+        return None
+    ln_vocabulary = constants.get("ln_vocabulary")
+    return DataIdentity(
+        dataset.get("name", "data"),
+        dataset["digest"],
+        dataset.get("validation"),
+        dataset.get("validation_size"),
+        dataset.get("tokenizer", "" if ln_vocabulary is None else None),
+        None if ln_vocabulary is None else round(math.exp(ln_vocabulary)),
     )
 
 

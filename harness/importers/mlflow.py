@@ -29,6 +29,7 @@ PARAM_ALIASES = {
     "lora_rank": "lora_rank lora_r lora.r lora.rank",
 }
 """Parameters of other programs by fields of `RunFacts`, the most common first."""
+DATA_TAG_PREFIX = "data."  # of the tags that hold what a task says of its data
 INTEGER_FACTS = ("total_steps", "patience", "batch_size", "lora_rank")
 
 
@@ -87,7 +88,8 @@ def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
     if EFFECTIVE_TAG in tags:
         constants = {name.removeprefix("constant/"): last for name, ((_, last), *_) in points.items()}
         effective = EffectiveSettings.from_json(json.loads(tags[EFFECTIVE_TAG]))
-        facts = extract_run_facts(name, params, effective, constants)
+        dataset = {key.removeprefix(DATA_TAG_PREFIX): tag for key, tag in tags.items()}
+        facts = extract_run_facts(name, params, effective, constants, dataset)
         return replace(facts, status=status, unit=tags.get("unit.val/loss"))
     numbers = _parse_params(params)
     total_steps = numbers.get("total_steps")

@@ -49,7 +49,7 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
     match entry["kind"]:
         case "start":
             params, effective = entry["params"], EffectiveSettings.from_json(entry["effective"])
-            facts = extract_run_facts(entry["name"], params, effective, entry["constants"])
+            facts = extract_run_facts(entry["name"], params, effective, entry["constants"], entry["dataset"])
             outputs = project_dir() / params.get("output_dir", "outputs")
             history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=load_lr_band(outputs, params))
         case "metrics":

@@ -181,8 +181,8 @@ def format_conclusion(final: FinalDiagnosis | None) -> Iterator[str]:
     for diagnosis in final.diagnoses:
         text = f"{diagnosis.kind:<22}{diagnosis.confidence:>5.0%}  {diagnosis.reason}{_format_suggestion(diagnosis)}"
         yield from textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 31, break_long_words=False)
-    if not final.diagnoses:
-        yield "diagnosis   no problems found"
+    for number, line in enumerate(final.assessment):
+        yield from _wrap_paragraph("" if number or final.diagnoses else "diagnosis", [line])
     if final.expectations:
         yield f"expectations {final.expectations}"
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, Spike
 from harness.core.paths import project_dir
 from harness.diagnosis import diagnose
+from harness.diagnosis.assessment import assess
+from harness.diagnosis.expectations import KIND as EXPECTATION_KIND
 from harness.diagnosis.expectations import find_missed_expectations, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History, SpikeRecord
 from harness.diagnosis.run_facts import extract_run_facts
@@ -52,7 +54,7 @@ class DiagnosisObserver(Observer):
             case RunStart():
                 self._folder: Path = event.folder
                 band = load_lr_band(project_dir() / event.params.get("output_dir", "outputs"), event.params)
-                facts = extract_run_facts(event.name, event.params, event.effective, event.constants)
+                facts = extract_run_facts(event.name, event.params, event.effective, event.constants, event.dataset)
                 history.facts = replace(facts, lr_band=band)
             case EvalEnd():
                 self._is_due = event.step > 0
@@ -89,7 +91,9 @@ class DiagnosisObserver(Observer):
         kinds = {diagnosis.kind for diagnosis in current}
         resolved = [diagnosis for diagnosis in self._reported.values() if diagnosis.kind not in kinds]
         results = [expectation.evaluate(self._history) for expectation in self._expectations]
-        yield FinalDiagnosis(tuple(current), tuple(resolved), summarize_expectations(results))
+        found = [diagnosis for diagnosis in current if diagnosis.kind != EXPECTATION_KIND]
+        lines = assess(self._history, self._thresholds, found).lines(has_diagnoses=bool(found))
+        yield FinalDiagnosis(tuple(current), tuple(resolved), summarize_expectations(results), tuple(lines))
 
     def _save(self, diagnoses: Sequence[Diagnosis]) -> None:
         rows = [(one.kind, one.step, one.confidence, one.reason, " ".join(one.overrides)) for one in diagnoses]

@@ -156,7 +156,7 @@ def _end_without_training(
 def _describe_run(command: str, parts: RunParts, processes: ProcessGroup) -> Mapping[str, str]:
     """Return the tags of a run: its command, its data and its provenance."""
     about = provenance.collect_provenance(processes.device, project_dir())
-    return {**about, "command": command, "data.digest": parts.task.dataset["digest"]}
+    return {**about, "command": command, **{f"data.{key}": value for key, value in parts.task.dataset.items()}}
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from harness.core.digests import compute_array_digest
 from harness.core.task import Loss, Mean, Metric
 from harness.data.operator_data import FieldData, FieldPairs
 from harness.data.tokens import get_example_indices
@@ -71,9 +73,11 @@ class OperatorTask:
             return {"zero_predictor": 1.0}
         return {"zero_predictor": 1.0, "mean_predictor": relative_l2(mean, truth).mean().item()}
 
-    @property
+    @cached_property
     def dataset(self) -> Mapping[str, str]:
-        return {"name": self.data.name, "digest": self.data.digest, "source": self.data.source}
+        data, held_out = self.data, self.data.held_out[0]
+        validation = compute_array_digest(held_out.x.numpy(), held_out.y.numpy())
+        return {"name": data.name, "digest": data.digest, "source": data.source, "validation": validation}
 
     @property
     def examples(self) -> int:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from harness.core.digests import compute_array_digest, compute_file_digest
 from harness.core.task import Mean, Metric
 from harness.data.tokens import IGNORE_INDEX, TokenBatch, TokenData, get_example_indices
 from harness.models import is_causal, max_positions
@@ -31,9 +33,19 @@ class TextTask:
     data: TokenData
     pairs: MinimalPairScorer | None = field(default=None, kw_only=True)
 
-    @property
+    @cached_property
     def dataset(self) -> Mapping[str, str]:
-        return {"name": self.data.name, "digest": self.data.digest, "source": self.data.source}
+        data = self.data
+        scored = [] if data.val.is_scored is None else [data.val.is_scored]
+        tokenizer = data.tokenizer_path / "tokenizer.json"
+        return {
+            "name": data.name,
+            "digest": data.digest,
+            "source": data.source,
+            "validation": compute_array_digest(data.val.stream, *scored),
+            "validation_size": f"{data.val_bytes} bytes, {data.val_characters} characters",
+            **({"tokenizer": compute_file_digest(tokenizer)[:16]} if tokenizer.is_file() else {}),
+        }
 
     @property
     def files(self) -> Mapping[str, Path]:

@@ -1,5 +1,6 @@
 """The command diagnose: what it prints for our runs and for other logs."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,10 @@ def test_output_for_a_run_and_a_log(finished, log, capsys) -> None:
     assert f"text log {log}: 4 of 4 lines parsed" in other
     assert "step 1500 · points: 4 of train/loss, 4 of val/loss" in other
     assert "best validation loss 3.75 at step 1500" in other
-    assert "no problems found" in other
+    assert "too few" not in other
+    assert "cannot tell whether it learns" not in other
+    assert "slope of val/loss: -" in other
+    assert "not judged: " in other
     assert "step 1000: val/loss < 4.2: met (4.167 at step 1000, 0.0333 below)" in other
 
 
@@ -39,9 +43,30 @@ def test_thresholds_change_the_diagnosis(tmp_path, capsys) -> None:
     assert "clipping binds" in " ".join(capsys.readouterr().out.split())
 
 
-def test_several_runs_are_compared(log, capsys) -> None:
-    assert cli.main(["diagnose", str(log), str(log)]) == 0
-    assert "these runs are comparable" in capsys.readouterr().out
+def test_several_runs_are_compared(finished, log, tmp_path, capsys) -> None:
+    """The same run twice, one that was validated on other data, and a log that does not say."""
+    other = tmp_path / "other_data"
+    other.mkdir()
+    first, *rest = (finished / "metrics.jsonl").read_text().splitlines()
+    start = json.loads(first)
+    start["dataset"]["validation"] = "0" * 16
+    del start["crc32"]
+    (other / "metrics.jsonl").write_text("\n".join([json.dumps(start), *rest]) + "\n")
+    cases = ((finished, "these runs are comparable"), (other, "these runs are not comparable:\n  validation data: "),
+             (log, "cannot tell whether these runs are comparable:\n  other: "))  # fmt: skip
+    for path, verdict in cases:
+        assert cli.main(["diagnose", str(finished), str(path)]) == 0
+        assert verdict in capsys.readouterr().out
+
+
+def test_training_that_does_not_move_is_not_called_fine(tmp_path, capsys) -> None:
+    path = tmp_path / "flat.log"
+    path.write_text("\n".join(f"step {n} loss {6.9 + 0.01 * (-1) ** n}" for n in range(1, 401)))
+    assert cli.main(["diagnose", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "never learnt" in printed
+    assert "no problems found" not in printed
+    assert "95% interval" in printed
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 
 from harness.config.compose import compose_config
 from harness.core.events import Diagnosis
-from harness.diagnosis import check_comparability, diagnose
+from harness.diagnosis import diagnose
 from harness.diagnosis.history import History, RunFacts, SpikeRecord
 from harness.diagnosis.thresholds import Thresholds, parse_thresholds
 from tests.diagnosis import recorded_runs
-from tests.diagnosis.curves import FAMILIES, Curve, SimulatedRun, healthy_run, loss_bump, overfit_run, replace_facts
+from tests.diagnosis.curves import FAMILIES, Curve, healthy_run, loss_bump, overfit_run, replace_facts
 from tests.diagnosis.documented_runs import list_documented_runs
 
 ROOT = Path(__file__).parents[2]
@@ -216,20 +216,6 @@ def test_noisy_evaluation_suggests_a_larger_validation_set_if_there_is_a_setting
     assert get_diagnosis(run.to_history(), "noisy evaluation").overrides == ()
     history = replace_facts(run, val_fraction=0.1).to_history()
     assert get_diagnosis(history, "noisy evaluation").overrides == ("data.val_fraction=0.2",)
-
-
-def test_check_comparability_of_units_and_coverage() -> None:
-    def with_coverage(seed: int, coverage: float) -> SimulatedRun:
-        run = healthy_run(seed)
-        run.coverage = np.full(len(run.eval_steps), coverage)
-        return run
-
-    assert check_comparability([healthy_run(1).to_history(), healthy_run(3).to_history()]) == []
-    per_character = replace_facts(healthy_run(2), unit="nats/character")
-    [found] = check_comparability([healthy_run(1).to_history(), per_character.to_history()])
-    assert (found.kind, found.evidence["units"]) == ("incomparable", "nats/character, nats/token")
-    [found] = check_comparability([with_coverage(1, 1.0).to_history(), with_coverage(2, 0.94).to_history()])
-    assert found.kind == "incomparable"
 
 
 def test_empty_histories_and_infinite_values() -> None:

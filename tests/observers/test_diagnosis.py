@@ -85,6 +85,18 @@ def test_console_prints_diagnoses_when_they_occur_and_a_summary(tmp_path, capsys
     assert any(line.startswith("expectations 1 of 3 expectations met") for line in lines[summary:])
 
 
+def test_end_of_a_run_says_the_slopes_and_what_was_not_judged(tmp_path, capsys) -> None:
+    recorder = observe(sample_run(tmp_path), ConsolePrinter())
+    [final] = recorder.of_type(FinalDiagnosis)
+    [conclusion, *slopes, unjudged] = final.assessment
+    assert conclusion.startswith("too few points to say anything: ")
+    assert all(line.startswith("slope of ") for line in slopes)
+    assert unjudged.startswith("not judged: ")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(line in printed for line in final.assessment)
+    assert "no problems found" not in printed
+
+
 def test_record_and_mlflow_have_diagnoses_as_lines_tags_and_a_table(tmp_path) -> None:
     store, folder = new_store(tmp_path), tmp_path / "a run"
     observe(sample_run(folder), DeferredMlflowUpload(store), MetricsWriter())

@@ -1,0 +1,218 @@
+"""The slopes of a run's losses, and which problems could not have been found: said beside its diagnoses.
+
+"No problems found" is only said where the rules could have found some. What is said of
+
+- a loss that is flat from the start: never learnt, or a plateau if the weights had learnt before;
+- one that is flat after it fell: plateau;
+- one that falls through noise: its slope with the interval; "cannot tell whether it learns" if neither a fall since the
+  start nor a plateau is sure;
+- one that rises: rising loss, divergence or overfitting, and no higher LR;
+- three evaluations: the slope, with an interval that is wide, and which rules need more;
+- 400 rows without evaluations: the same as of evaluations, from the training loss; overfitting is not judged;
+- one that is not finite at the end: divergence.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.core.events import Diagnosis
+from harness.diagnosis.history import History
+from harness.diagnosis.instability import BLOCK_SIZE
+from harness.diagnosis.learning import fit_whole_change, has_surely_fallen, select_loss
+from harness.diagnosis.plateau_window import (
+    MIN_TRAIN_ROWS,
+    completed_fraction,
+    drop_non_finite,
+    find_flattest_window,
+    find_peak_lr_steps,
+    fit_trend_window,
+    loss_scale,
+)
+from harness.diagnosis.thresholds import Thresholds
+from harness.diagnosis.trend import fit_trend
+
+MIN_SLOPE_POINTS = 3  # two leave no degree of freedom for an error
+MIN_OVERFIT_EVALS = 4
+BASIC_RULES = ("divergence", "never learnt", "plateau", "underfitting", "overfitting")
+# Diagnoses of whether the loss falls, or that leave the question open no longer.
+LEARNING_KINDS = ("divergence", "never learnt", "plateau", "rising loss", "underfitting", "overfitting")
+NEGLIGIBLE_SLOPE = 1e-6  # of the loss, per doubling
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """A `conclusion` for a run without diagnoses, the slope of each loss, and what could not be judged and why."""
+
+    conclusion: str
+    slopes: tuple[str, ...]
+    not_judged: tuple[str, ...]
+
+    def lines(self, has_diagnoses: bool) -> list[str]:
+        """Return all as lines for the terminal."""
+        unjudged = [f"not judged: {'; '.join(self.not_judged)}"] if self.not_judged else []
+        return [*([] if has_diagnoses else [self.conclusion]), *self.slopes, *unjudged]
+
+
+def assess(history: History, thresholds: Thresholds | None = None, diagnoses: Sequence[Diagnosis] = ()) -> Assessment:
+    """Return what the curves show, and which problems their rules could not have found."""
+    thresholds = thresholds or Thresholds()
+    missing = dict(_find_missing(history, thresholds, diagnoses))
+    judged = [rule for rule in BASIC_RULES if rule not in missing]
+    if not _has_enough_points(history, thresholds):
+        conclusion = f"too few points to say anything: {_count_points(history)}; {_describe_need(thresholds)}"
+    elif "never learnt" in missing and "plateau" in missing:
+        conclusion = f"cannot tell whether it learns: {missing['never learnt']}"
+    else:
+        conclusion = f"no problems found; judged: {', '.join(judged)}"
+    slopes = [_describe_slope(history, name, thresholds) for name in ("val/loss", "train/loss")]
+    return Assessment(conclusion, tuple(filter(None, slopes)), tuple(_join_reasons(missing)))
+
+
+def _has_enough_points(history: History, thresholds: Thresholds) -> bool:
+    val, train = (drop_non_finite(history[name]) for name in ("val/loss", "train/loss"))
+    return len(val) >= thresholds.min_points or len(train) >= MIN_TRAIN_ROWS
+
+
+def _find_missing(
+    history: History, thresholds: Thresholds, diagnoses: Sequence[Diagnosis]
+) -> Iterator[tuple[str, str]]:
+    """Yield the rules that could not have found anything, each with the reason."""
+    kinds = {diagnosis.kind for diagnosis in diagnoses}
+    val, train = drop_non_finite(history["val/loss"]), drop_non_finite(history["train/loss"])
+    if len(train) < 3 * BLOCK_SIZE and (len(val) < 3 or val.steps[0] > 0) and "divergence" not in kinds:
+        yield "divergence", f"{len(train)} training rows of {3 * BLOCK_SIZE}"
+    if not kinds & set(LEARNING_KINDS) and (reason := _describe_unclear_progress(history, thresholds)):
+        yield "never learnt", reason
+    if not kinds & set(LEARNING_KINDS) and (reason := _describe_unclear_plateau(history, thresholds)):
+        yield "plateau", reason
+    if fit_trend_window(history, thresholds) is None and not kinds & set(LEARNING_KINDS):
+        yield "underfitting", _describe_short_window(history, thresholds)
+    if len(val) < MIN_OVERFIT_EVALS:
+        yield "overfitting", f"{len(val)} evaluations of {MIN_OVERFIT_EVALS}"
+    if not len(history["train/lr"]):
+        yield "warm-up and schedule", "no LR recorded, so a change of slope may be the schedule's"
+    if not len(history["train/grad_norm"]) and not len(history["train/clip_fraction"]):
+        yield "clipping", "no gradient norm recorded"
+
+
+def _describe_unclear_progress(history: History, thresholds: Thresholds) -> str:
+    """Return why it is unclear whether the loss has fallen since the start; empty if it surely has."""
+    val, train = drop_non_finite(history["val/loss"]), drop_non_finite(history["train/loss"])
+    name, losses = select_loss(history, thresholds)
+    if completed_fraction(history) < 0.5:
+        return "less than half of the run is done"
+    if not _has_enough_points(history, thresholds):
+        return f"{len(val)} evaluations of {thresholds.min_points:g} and {len(train)} training rows of {MIN_TRAIN_ROWS}"
+    if losses.steps[0] > losses.steps[-1] / 10:
+        return "the start of the run is not recorded"
+    if has_surely_fallen(losses, thresholds):
+        return ""
+    low, high = fit_whole_change(losses.values, thresholds)[1]
+    return f"{name} changed by {low:+.2g} to {high:+.2g} since the start, from {losses.values[0]:.4g}"
+
+
+def _describe_unclear_plateau(history: History, thresholds: Thresholds) -> str:
+    """Return why a plateau can neither be found nor excluded; empty if it can."""
+    if completed_fraction(history) < thresholds.min_progress:
+        return f"less than {thresholds.min_progress:.0%} of the run is done"
+    flattest = find_flattest_window(history, thresholds, thresholds.plateau_fall)
+    if flattest is None:
+        return _describe_short_window(history, thresholds)
+    confidence, window = flattest
+    is_decided = confidence <= 1 - thresholds.confidence or (
+        confidence >= thresholds.confidence and window.trend.slope <= 0
+    )
+    if is_decided:
+        return ""
+    bound = thresholds.plateau_fall * loss_scale(history[window.metric], window.trend.end)
+    low, high = window.trend.interval(thresholds.confidence)
+    return (
+        f"the slope of {window.metric} from step {window.first} to {window.last} is between {low:+.2g} and {high:+.2g} "
+        f"per doubling of {window.unit}; above {-bound:.2g} it is a plateau"
+    )
+
+
+def _describe_short_window(history: History, thresholds: Thresholds) -> str:
+    """Return how many points the last doubling of tokens has where the LR was near its peak."""
+    begin, end = find_peak_lr_steps(history, thresholds)
+    first = max(begin, end // 2, 1)
+    counts = []
+    for name, kind, needed in (
+        ("val/loss", "evaluations", f"{thresholds.min_points:g}"), ("train/loss", "training rows", MIN_TRAIN_ROWS)
+    ):  # fmt: skip
+        steps = drop_non_finite(history[name]).steps
+        counts.append(f"{int(((steps >= first) & (steps <= end)).sum())} {kind} of {needed}")
+    place = "" if end >= history.last_step else " while the LR was near its peak"
+    return f"{' and '.join(counts)} in the last doubling of steps{place}"
+
+
+def _describe_slope(history: History, name: str, thresholds: Thresholds) -> str:
+    """Return the slope of a loss with its interval, or why there is none.
+
+    It is that of the last doubling of tokens, or of a longer part if that has too few points. If most points are at
+    step 0, which is infinitely many doublings ago, it is the change over the whole record.
+    """
+    if not len(history[name]):
+        return ""
+    series = drop_non_finite(history[name])
+    if len(series) < MIN_SLOPE_POINTS:
+        values = " to ".join(f"{value:.4g}" for value in series.values) or "not finite"
+        return f"slope of {name}: unknown, {len(series)} finite point{'s' * (len(series) != 1)} ({values})"
+    tokens = history.tokens_at(series.steps)
+    amounts, unit = (series.steps.astype(float), "steps") if tokens is None else (tokens, "tokens")
+    inside = _select_recent(
+        amounts, max(MIN_SLOPE_POINTS, thresholds.min_points if name == "val/loss" else MIN_TRAIN_ROWS)
+    )
+    if inside.sum() >= MIN_SLOPE_POINTS:
+        x, per = np.log2(amounts[inside]), f"per doubling of {unit}"
+    else:
+        inside = np.ones(len(series), bool)
+        x, per = np.linspace(0, 1, len(series)), "over the whole record"
+    trend, steps = fit_trend(x, series.values[inside]), series.steps[inside]
+    low, high = trend.interval(thresholds.confidence)
+    scale = loss_scale(history[name], trend.end)
+    return (
+        f"slope of {name}: {_format(trend.slope, scale)} {per} ({thresholds.confidence:.0%} interval "
+        f"{_format(low, scale)} to {_format(high, scale)}) from step {steps[0]} to {steps[-1]}, {len(steps)} points: "
+        f"{_name_direction(low, high, thresholds.plateau_fall * scale)}"
+    )
+
+
+def _select_recent(amounts: np.ndarray, enough: float) -> np.ndarray:
+    """Return a mask of the last doubling, or of the last points if it has fewer than `enough`."""
+    positive = amounts > 0
+    recent = positive & (amounts >= amounts[-1] / 2)
+    if recent.sum() < enough:
+        recent = positive & (np.arange(len(amounts)) >= len(amounts) - enough)
+    return recent if len(np.unique(amounts[recent])) > 1 else np.zeros(len(amounts), bool)
+
+
+def _name_direction(low: float, high: float, bound: float) -> str:
+    if -bound <= low and high <= bound:
+        return "flat"
+    if high < 0 or low > 0:
+        return "falling" if high < 0 else "rising"
+    return "no certain direction"
+
+
+def _format(value: float, scale: float) -> str:
+    return "0" if abs(value) < NEGLIGIBLE_SLOPE * scale else f"{value:+.2g}"
+
+
+def _count_points(history: History) -> str:
+    evaluations, rows = (len(history[name]) for name in ("val/loss", "train/loss"))
+    return f"{evaluations} evaluation{'s' * (evaluations != 1)} and {rows} training row{'s' * (rows != 1)}"
+
+
+def _describe_need(thresholds: Thresholds) -> str:
+    return f"{thresholds.min_points:g} evaluations or {MIN_TRAIN_ROWS} training rows are needed"
+
+
+def _join_reasons(missing: dict[str, str]) -> Iterator[str]:
+    """Yield rules with the same reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for rule, reason in missing.items():
+        by_reason.setdefault(reason, []).append(rule)
+    yield from (f"{' and '.join(rules)} ({reason})" for reason, rules in by_reason.items())

@@ -1,0 +1,111 @@
+"""Comparison of the data on which the validation losses of several runs were measured."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from harness.diagnosis.history import DataIdentity, History
+from harness.diagnosis.thresholds import Thresholds
+
+Verdict = Literal["comparable", "not comparable", "cannot tell"]
+FOREIGN = "the log does not say which data it was validated on"
+SHOWN_DIGITS = 8  # of a digest
+MAX_NAMES = 3  # of runs that share a value
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The verdict with a sentence for each difference, or for each thing that is unknown."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        match self.verdict:
+            case "comparable":
+                return "these runs are comparable: same validation data, tokenizer, vocabulary, unit and coverage"
+            case "not comparable":
+                return "these runs are not comparable:"
+        return "cannot tell whether these runs are comparable:"
+
+
+def compare_runs(histories: Sequence[History], thresholds: Thresholds | None = None) -> Comparison:
+    """Compare validation data, tokenizer, vocabulary, unit and coverage.
+
+    A difference makes the runs not comparable. Otherwise the verdict is "cannot tell" if one of them is unknown for a
+    run, as it is for logs of other programs.
+    """
+    names = _name_distinctly(histories)
+    differences = list(_find_differences(histories, names, thresholds or Thresholds()))
+    if differences:
+        return Comparison("not comparable", tuple(differences))
+    unknown = list(_find_unknowns(histories, names))
+    return Comparison("cannot tell" if unknown else "comparable", tuple(unknown))
+
+
+def _find_differences(histories: Sequence[History], names: Sequence[str], thresholds: Thresholds) -> Iterator[str]:
+    data = [history.facts.data for history in histories]
+
+    def group(read: Callable[[DataIdentity], Any]) -> dict[Any, list[str]]:
+        return _group_names([read(one) if one else None for one in data], names)
+
+    tokenizers, vocabularies = group(lambda one: one.tokenizer), group(lambda one: one.vocabulary)
+    if len(tokenizers) > 1:
+        text = _format_groups(tokenizers, lambda digest: _shorten(digest) if digest else "none")
+        yield f"tokenizer: {text}; a loss per token depends on it, compare val/bits_per_byte on the same text"
+    if len(vocabularies) > 1:
+        yield f"vocabulary: {_format_groups(vocabularies, lambda size: f'{size} tokens')}"
+    # The digest of the validation data is that of its tokens, so under other tokenizers only the size can be compared.
+    same_tokens = len(tokenizers) <= 1
+    validation = group(lambda one: (one.name, (one.validation or one.digest) if same_tokens else one.size))
+    if len({value[1] for value in validation}) > 1:
+        text = _format_groups(validation, lambda value: f"{value[0]} {_shorten(value[1])}")
+        yield f"validation data: {text}; evaluate all runs on one set"
+    units = _group_names([history.facts.unit for history in histories], names)
+    if len(units) > 1:
+        yield f"unit of val/loss: {_format_groups(units, str)}; compare a metric that all runs have"
+    coverages = [_last_coverage(history) for history in histories]
+    known = [coverage for coverage in coverages if coverage is not None]
+    if known and max(known) - min(known) > thresholds.coverage_gap:
+        text = _format_groups(_group_names(coverages, names), lambda share: f"{share:.1%}")
+        yield f"part of the validation set that is scored: {text}; evaluate all of it"
+
+
+def _find_unknowns(histories: Sequence[History], names: Sequence[str]) -> Iterator[str]:
+    for history, name in zip(histories, names, strict=True):
+        if history.facts.data is None:
+            yield f"{name}: {FOREIGN}, nor with which tokenizer, in which unit or how much of it"
+        elif not history.facts.unit:
+            yield f"{name}: it has no evaluation, so no unit"
+
+
+def _last_coverage(history: History) -> float | None:
+    """Return the scored share of the validation set; our evaluations score all of it unless they say otherwise."""
+    values = history["val/coverage"].values
+    return float(values[-1]) if len(values) else None if history.facts.data is None else 1.0
+
+
+def _group_names(values: Sequence[Any], names: Sequence[str]) -> dict[Any, list[str]]:
+    """Return the names of the runs by value, without those whose value is unknown."""
+    groups: dict[Any, list[str]] = {}
+    for value, name in zip(values, names, strict=True):
+        if value is not None:
+            groups.setdefault(value, []).append(name)
+    return groups
+
+
+def _format_groups(groups: dict[Any, list[str]], format_value: Callable[..., str]) -> str:
+    return ", ".join(
+        f"{format_value(value)} ({', '.join(names[:MAX_NAMES])}{', …' * (len(names) > MAX_NAMES)})"
+        for value, names in groups.items()
+    )
+
+
+def _shorten(value: object) -> str:
+    return str(value)[:SHOWN_DIGITS]
+
+
+def _name_distinctly(histories: Sequence[History]) -> list[str]:
+    """Return the names of the runs, with a number where several have the same one."""
+    names = [history.facts.name or "unnamed" for history in histories]
+    return [name if names.count(name) == 1 else f"{name} #{index}" for index, name in enumerate(names, start=1)]
