@@ -156,13 +156,14 @@ def format_bar_chart(lrs: Sequence[float], losses: Sequence[float], found: LRBan
     """Yield lines with an LR, its smoothed loss, and a bar of that height."""
     smooth = smooth_losses(losses)
     low, start = min(smooth), smooth[0]
+    searched = found.search_range if isinstance(found, LRBand) else (math.inf, -math.inf)
     height = max(1e-12, 1.5 * (start - low))
     yield f"{'LR':>9}  {'loss':>9}"
     for index in range(0, len(lrs), -(-len(lrs) // CHART_ROWS)):
         fraction = min(1.0, (smooth[index] - low) / height)
-        is_in_band = isinstance(found, LRBand) and found.low <= lrs[index] <= found.high
+        is_searched = searched[0] <= lrs[index] <= searched[1]
         bar = "█" * round(1 + fraction * CHART_WIDTH)
-        yield f"{lrs[index]:9.1e}  {smooth[index]:9.4g}  {bar}{'  ← sweep' * is_in_band}"
+        yield f"{lrs[index]:9.1e}  {smooth[index]:9.4g}  {bar}{'  ← sweep' * is_searched}"
 
 
 def _suggest_sweep(
@@ -171,13 +172,14 @@ def _suggest_sweep(
     if isinstance(found, str):
         yield f"no band: {found}"
         return
-    ranges = format_lr_ranges(found.low, found.high, params)
+    ranges = format_lr_ranges(*found.search_range, params)
     searched = {override.partition("=")[0] for override in ranges}
     kept = [override for override in overrides if override.partition("=")[0] not in searched]
     given = {override.partition("=")[0] for override in kept}
     defaults = {"sweeps": "sweeps=none", "sweep.study": f"sweep.study={study}"}
     added = [override for key, override in defaults.items() if key not in given]
-    yield f"{found.reason}; the best LR of a whole run is usually near that, or below"
+    yield f"{found.reason}; the best LR of a whole run is usually near that"
+    yield f"evidence: {found.evidence}"
     yield f"sweep: {shlex.join([*run_command(), '-m', *kept, *added, *ranges])}"
 
 
@@ -188,7 +190,8 @@ def plot_range_test(path: Path, name: str, lrs: Sequence[float], losses: Sequenc
     axes.plot(lrs, losses, color=BLUE, linewidth=0.8, alpha=0.4, label="after each update")
     axes.plot(lrs, smooth, color=BLUE, linewidth=1.8, label="smoothed")
     if isinstance(found, LRBand):
-        axes.axvspan(found.low, found.high, color=GREEN, alpha=0.15, label=f"sweep {found.low:.0e} to {found.high:.0e}")
+        low, high = found.search_range
+        axes.axvspan(low, high, color=GREEN, alpha=0.15, label=f"sweep {low:.0e} to {high:.0e}")
         axes.axvline(found.best_lr, color=ORANGE, linewidth=1.2, linestyle="--", label="lowest loss")
     axes.set_xscale("log")
     fall = smooth[0] - min(smooth)

@@ -3,7 +3,7 @@
 import argparse
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,14 +13,18 @@ from harness.core.errors import ConfigError
 from harness.core.formatting import format_duration
 from harness.core.paths import project_dir, run_command
 from harness.diagnosis import diagnose
+from harness.diagnosis.assessment import assess
 from harness.diagnosis.history import History
 from harness.diagnosis.prescription import Prescription, prescribe
 from harness.diagnosis.thresholds import parse_thresholds
 from harness.importers import native
 from harness.record import metrics_file
+from harness.record.lr_range_file import RangeTest, describe_difference, find_range_test, read_range_tests
 from harness.record.run_lookup import find_run
 from harness.run.reproduce import keep_accepted_overrides, name_followup_study, reproduce_overrides
 from harness.sweep.request import compose_sweep_request
+
+MAX_DIFFERENCES = 5  # shown between a run and a range test
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,10 +43,37 @@ def main(arguments: Sequence[str]) -> int:
     for diagnosis in diagnoses:
         print(f"  {diagnosis.kind} ({diagnosis.confidence:.0%}): {diagnosis.reason}")
     if not diagnoses:
-        print("  no problems found; a sweep of the LR shows whether there is room for improvement")
-    prescription, cost = prescribe(history, diagnoses, start["params"]), estimate_run_cost(record, history)
-    print(*describe_prescription(prescription, reproduce_overrides(folder), history.facts.name, cost), sep="\n")
+        print(
+            f"  {assess(history, thresholds).conclusion}; a sweep of the LR shows whether there is room for improvement"
+        )
+    params, overrides = start["params"], reproduce_overrides(folder)
+    outputs = project_dir() / params.get("output_dir", "outputs")
+    test = find_range_test(outputs, params)
+    print(*describe_range_test(test, outputs, params, overrides), sep="\n")
+    prescription = prescribe(history, diagnoses, params, test.band if test else None)
+    cost = estimate_run_cost(record, history)
+    print(*describe_prescription(prescription, overrides, history.facts.name, cost), sep="\n")
     return int(bool(prescription.refusal))
+
+
+def describe_range_test(
+    test: RangeTest | None, outputs: Path, params: Mapping[str, str], overrides: Sequence[str]
+) -> Iterator[str]:
+    """Yield what the range test of this configuration found, or how to run one."""
+    if test and test.band:
+        yield f"range test {test.folder.name}: {test.reason}"
+        yield f"  evidence {test.band.evidence}"
+        return
+    if test:
+        yield f"range test {test.folder.name}: no LR range: {test.reason}"
+        return
+    yield "range test: none of this configuration, so the LR range is a guess; for one that is measured run"
+    yield f"  {shlex.join(['plateau', 'lr-range', *overrides])}"
+    latest = next(read_range_tests(outputs), None)
+    if latest:
+        *shown, last = describe_difference(latest, params)[: MAX_DIFFERENCES + 1]
+        differences = ", ".join([*shown, "…" if len(shown) == MAX_DIFFERENCES else last])
+        yield f"  the latest one, {latest.folder.name}, had {differences}"
 
 
 @dataclass(frozen=True)

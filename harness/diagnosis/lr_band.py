@@ -9,28 +9,45 @@ import numpy as np
 MIN_STEPS = 20
 BASELINE_FRACTION = 0.1  # of the steps, at the lowest LRs, that show the initial loss and its noise
 FALL_START_FRACTION = 0.1  # of the whole fall, at which the loss has begun to fall
-MIN_FALL_IN_NOISE, MIN_FALL_FRACTION = 4.0, 0.01  # standard deviations of the noise, and of the loss
+# A fall of less is chance, or of no use: standard errors, and a fraction of the loss (as in diagnosis/learning.py).
+MIN_FALL_IN_NOISE, MIN_FALL_FRACTION = 4.0, 0.001
+STRONG_FALL_IN_NOISE, STRONG_FALL_FRACTION = 10.0, 0.01  # what makes the evidence strong
 # Extent of the band around the LR with the lowest loss. fast.ai takes a tenth of that LR; runs here, with warm-up and
 # decay, do best near it (docs/diagnosing.md).
 MAX_FACTOR_BELOW, MAX_FACTOR_ABOVE = 30.0, 3.0
 MIN_WIDTH = 10.0  # a decade
+# A sweep searches a decade on either side of the best LR, but does not go far where the loss exploded. Whole runs did
+# best at up to 1.5 times the best LR of the test.
+SEARCH_FACTOR, MIN_FACTOR_ABOVE = 10.0, 2.0
 
 
 @dataclass(frozen=True)
 class LRBand:
-    """`low` and `high` bound the LRs worth a sweep; the loss was lowest at `best_lr`."""
+    """An LR between `low` and `high` is not far off; the loss was lowest at `best_lr`.
+
+    `ceiling` is the LR above it at which the loss was back at its start, infinite if it never was.
+    """
 
     low: float
     high: float
     best_lr: float
     reason: str
+    evidence: str = ""  # how strong it is, and why
+    ceiling: float = math.inf
+
+    @property
+    def search_range(self) -> tuple[float, float]:
+        """Return the LRs worth a sweep: a decade on either side of the best one, without those that diverged."""
+        high = max(min(self.best_lr * SEARCH_FACTOR, self.ceiling), self.best_lr * MIN_FACTOR_ABOVE)
+        return _round_bounds(self.best_lr / SEARCH_FACTOR, self.best_lr, high)
 
 
 def compute_lr_band(lrs: Sequence[float], losses: Sequence[float]) -> LRBand | str:
     """Return the band for exponentially increasing LRs, or the reason why there is none.
 
     It starts where the loss begins to fall, at most MAX_FACTOR_BELOW below the best LR. It ends MAX_FACTOR_ABOVE above
-    that, or where the loss is back at its start. It spans at least a decade.
+    that, or where the loss is back at its start. It spans at least a decade. A small fall that is clearly more than
+    noise has a band too, whose evidence is weak.
     """
     if len(losses) < MIN_STEPS:
         return f"the loss exploded after {len(losses)} steps at an LR of {lrs[-1]:.1e}; start lower, with --low"
@@ -39,7 +56,8 @@ def compute_lr_band(lrs: Sequence[float], losses: Sequence[float]) -> LRBand | s
     start, noise = float(np.median(baseline)), float(np.std(baseline, ddof=1))
     at = int(np.argmin(smooth))
     fall = start - float(smooth[at])
-    min_fall = max(MIN_FALL_IN_NOISE * noise / math.sqrt(smoothing_radius(len(losses))), MIN_FALL_FRACTION * abs(start))
+    error = noise / math.sqrt(smoothing_radius(len(losses)))  # of a smoothed loss
+    min_fall = max(MIN_FALL_IN_NOISE * error, MIN_FALL_FRACTION * abs(start))
     if fall < min_fall:
         return (
             f"the loss of about {start:.4g} fell by at most {max(fall, 0):.2g}, less than {min_fall:.2g}: the model "
@@ -49,10 +67,29 @@ def compute_lr_band(lrs: Sequence[float], losses: Sequence[float]) -> LRBand | s
     fall_start = float(lrs[int(still_high[-1]) if len(still_high) else 0])
     back = np.flatnonzero(smooth[at:] > start)
     best_lr = float(lrs[at])
-    high = min(MAX_FACTOR_ABOVE * best_lr, float(lrs[at + back[0]]) if len(back) else math.inf)
+    ceiling = float(lrs[at + back[0]]) if len(back) else math.inf
+    high = min(MAX_FACTOR_ABOVE * best_lr, ceiling)
     low = min(max(fall_start, best_lr / MAX_FACTOR_BELOW), high / MIN_WIDTH)
     reason = f"the loss fell from {start:.4g} at an LR of {fall_start:.1e} to {smooth[at]:.4g} at {best_lr:.1e}"
-    return LRBand(float(f"{low:.0e}"), float(f"{high:.0e}"), best_lr, reason)
+    evidence = _describe_evidence(fall, start, error, is_bracketed=at < len(lrs) - 1)
+    return LRBand(*_round_bounds(low, best_lr, high), best_lr, reason, evidence, ceiling)
+
+
+def _describe_evidence(fall: float, start: float, error: float, is_bracketed: bool) -> str:
+    """Return "strong" or "weak" with the fall and the noise that it is compared with."""
+    is_strong = fall >= max(STRONG_FALL_IN_NOISE * error, STRONG_FALL_FRACTION * abs(start)) and is_bracketed
+    in_noise = f", {fall / error:.0f} times its noise" if error > 1e-3 * fall else ", far more than its noise"
+    end = "" if is_bracketed else "; it still fell at the last LR: raise --high"
+    end += "" if is_strong or not is_bracketed else "; more --steps make it surer"
+    return f"{'strong' if is_strong else 'weak'}: a fall of {fall / abs(start):.1%} of the loss{in_noise}{end}"
+
+
+def _round_bounds(low: float, best_lr: float, high: float) -> tuple[float, float]:
+    """Round both to one significant digit, away from the best LR where it would fall outside."""
+    below, above = float(f"{low:.0e}"), float(f"{high:.0e}")
+    below -= 0.0 if below < best_lr else 10.0 ** math.floor(math.log10(low))
+    above += 0.0 if above > best_lr else 10.0 ** math.floor(math.log10(high))
+    return float(f"{below:.0e}"), float(f"{above:.0e}")
 
 
 def smooth_losses(losses: Sequence[float]) -> np.ndarray:

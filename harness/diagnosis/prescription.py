@@ -8,6 +8,7 @@ import numpy as np
 from harness.core.events import Diagnosis
 from harness.core.lr_keys import is_lr_key
 from harness.diagnosis.history import History
+from harness.diagnosis.lr_band import LRBand
 
 BUG_KINDS = ("warm-up truncated", "incomparable", "vanishing gradients")  # searching over these is a waste
 NOT_SEARCHED = ("scheduler idle", "scheduler misled", "noisy evaluation", "throughput fell", "dominating layer")
@@ -18,6 +19,8 @@ UNSTABLE = ("warm-up too short", "divergence", "spike")
 # Weights with an initial loss below this fraction of a guess that ignores the input were well trained before. GPT-2
 # starts at 0.3 on English text, and at 0.85 if its weights are loaded wrongly (9.2 of 10.8 nats).
 LEARNT_FRACTION = 0.6
+
+NEAR_FACTOR = 3.0  # between the LR of a run and the best one of a range test; whole runs did best within a factor of 2
 
 FIRST_TRIALS, TRIALS_PER_FURTHER_RANGE = 12, 8  # the sampler draws the first 10 at random
 LENGTH_KEYS = ("loop.max_steps", "loop.epochs", "loop.max_tokens")
@@ -52,8 +55,13 @@ class Prescription:
         return FIRST_TRIALS + TRIALS_PER_FURTHER_RANGE * (len(self.ranges) - 1)
 
 
-def prescribe(history: History, diagnoses: Sequence[Diagnosis], params: Mapping[str, str]) -> Prescription:
-    """Return what to try after a run with these diagnoses and dotted parameters, except what its experiment locks."""
+def prescribe(
+    history: History, diagnoses: Sequence[Diagnosis], params: Mapping[str, str], band: LRBand | None = None
+) -> Prescription:
+    """Return what to try after a run with these diagnoses and dotted parameters, except what its experiment locks.
+
+    `band` is that of a range test of the same configuration.
+    """
     by_kind = {diagnosis.kind: diagnosis for diagnosis in reversed(diagnoses)}
     bugs = [kind for kind in BUG_KINDS if kind in by_kind]
     if "never learnt" in by_kind and _is_pretrained(params) and not _had_learnt(by_kind["never learnt"], history):
@@ -61,10 +69,10 @@ def prescribe(history: History, diagnoses: Sequence[Diagnosis], params: Mapping[
     if bugs:
         return Prescription(refusal=f"{bugs[0]}: {by_kind[bugs[0]].reason}")
     settings = tuple(_longer_run(params)) if "underfitting" in by_kind else ()
-    if by_kind.keys() == {"underfitting"}:
+    if by_kind.keys() == {"underfitting"} and (band is None or _is_near(float(params["optimizer.lr"]), band.best_lr)):
         return Prescription(settings=settings)
     ranges = [
-        *_lr_ranges(history, by_kind, params),
+        *_lr_ranges(band, by_kind, params),
         *_warmup_range(by_kind, params),
         *_grad_clip_range(history, by_kind),
         *_regularization_ranges(by_kind, params),
@@ -78,10 +86,10 @@ def prescribe(history: History, diagnoses: Sequence[Diagnosis], params: Mapping[
     return Prescription(free, settings, tuple(notes))
 
 
-def _lr_ranges(history: History, kinds: Collection[str], params: Mapping[str, str]) -> Iterator[PrescribedOverride]:
-    lr, band = float(params["optimizer.lr"]), history.facts.lr_band
+def _lr_ranges(band: LRBand | None, kinds: Collection[str], params: Mapping[str, str]) -> Iterator[PrescribedOverride]:
+    lr = float(params["optimizer.lr"])
     if band is not None:
-        low, high, why = *band, "band of the range test of this experiment"
+        low, high, why = *band.search_range, f"around {band.best_lr:.1e}, the best LR of the range test"
     elif "learning rate too low" in kinds:
         low, high, why = lr, 100 * lr, f"{lr:g} was too low: search upwards"
     elif any(kind in kinds for kind in LR_TOO_HIGH):
@@ -91,6 +99,10 @@ def _lr_ranges(history: History, kinds: Collection[str], params: Mapping[str, st
     else:
         low, high, why = lr / 10, 10 * lr, f"a decade on either side of {lr:g}"
     yield from (PrescribedOverride(override, why) for override in format_lr_ranges(low, high, params))
+
+
+def _is_near(lr: float, best_lr: float) -> bool:
+    return best_lr / NEAR_FACTOR <= lr <= best_lr * NEAR_FACTOR
 
 
 def _warmup_range(kinds: Collection[str], params: Mapping[str, str]) -> Iterator[PrescribedOverride]:

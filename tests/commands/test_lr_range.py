@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from harness import cli
 from harness.commands.lr_range import LRRamp, describe_data_shortage, run_range_test
 from harness.config.compose import compose_config, flatten_config
+from harness.diagnosis.lr_band import LRBand
 from harness.diagnosis.prescription import format_lr_ranges
 from harness.importers import native
 from harness.run.runner import built_run
@@ -65,8 +66,9 @@ def test_results_are_a_file_a_figure_and_a_valid_sweep_but_no_run(range_test, ou
     lines = range_test.output.splitlines()
     assert lines[-1] == f"folder: {range_test.folder}"
     content = json.loads((range_test.folder / "lr_range.json").read_text())
-    low, high = content["band"]
-    assert 1e-5 <= low <= high / 10 <= 1
+    band = LRBand(**content["band"])
+    assert 1e-5 <= band.low <= band.high / 10 <= 1
+    assert f"evidence: {band.evidence}" in lines
     assert len(content["lrs"]) == len(content["losses"]) == len(content["smoothed"])
     assert (range_test.folder / "lr_range.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in output_dir.iterdir() if "smoke" not in path.name) == ["lr_range"]
@@ -75,13 +77,14 @@ def test_results_are_a_file_a_figure_and_a_valid_sweep_but_no_run(range_test, ou
     request = compose_sweep_request(shlex.split(command)[4:])
     assert request.study_name == f"after_{range_test.folder.name}"[:80]
     ranges = {name: (one.low, one.high) for name, one in request.space.ranges.items()}
-    assert ranges == {"optimizer.lr": (low, high)}
+    assert ranges == {"optimizer.lr": band.search_range}
 
 
 def test_runs_with_another_lr_and_seed_use_the_band(range_test, finished) -> None:
     band = native.read_native(finished / "metrics.jsonl").facts.lr_band
     assert band is not None
-    assert list(band) == json.loads((range_test.folder / "lr_range.json").read_text())["band"]
+    recorded = json.loads((range_test.folder / "lr_range.json").read_text())["band"]
+    assert band == (recorded["low"], recorded["high"])
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness import cli
+from harness.commands import prescribe
 from harness.commands.prescribe import estimate_run_cost
 from harness.config.compose import without_sweep_keys
+from harness.diagnosis.lr_band import LRBand
 from harness.importers import native
+from harness.record.lr_range_file import RANGE_TEST_FOLDER, write_range_test
 from harness.sweep.request import compose_sweep_request
 from harness.sweep.space.validation import check_search_space
 from tests.run.test_reproduce import training_settings
@@ -34,6 +37,46 @@ def test_sweep_is_valid_and_keeps_the_settings_of_the_run(finished, overrides, c
     assert f"{request.budget.n_trials} trials by" in costs
     assert "12 steps of" in costs
     assert "4 evaluations of" in costs
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch) -> Path:
+    """Return a copy of the run whose outputs have no range test yet."""
+    folder = shutil.copytree(finished, tmp_path / "outputs" / "copied", ignore=shutil.ignore_patterns("checkpoints"))
+    monkeypatch.setattr(prescribe, "project_dir", lambda: tmp_path)
+    first, *rest = (folder / "metrics.jsonl").read_text().splitlines()
+    start = json.loads(first)
+    start["params"]["output_dir"] = str(tmp_path / "outputs")
+    del start["crc32"]
+    (folder / "metrics.jsonl").write_text("\n".join([json.dumps(start), *rest]) + "\n")
+    return folder
+
+
+def record_range_test(run: Path, band: LRBand | str, **changes: str) -> None:
+    params = native.read_start_entry(run / "metrics.jsonl")["params"]
+    folder = run.parent / RANGE_TEST_FOLDER / "test"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_range_test(folder, {**params, **changes}, [1.0], [2.0], band)
+
+
+def test_sweep_is_centred_on_the_best_lr_of_the_range_test(copied, capsys) -> None:
+    record_range_test(copied, LRBand(2e-2, 9e-1, 3e-1, "the loss fell at 0.3", "weak: a fall of 0.5%"))
+    assert cli.main(["prescribe", str(copied)]) == 0
+    printed = capsys.readouterr().out
+    assert "range test test: the loss fell at 0.3\n  evidence weak: a fall of 0.5%\n" in printed
+    assert "optimizer.lr=tag(log,interval(3e-02,3e+00))" in printed
+
+
+def test_range_test_of_another_configuration_is_named_with_its_difference(copied, capsys) -> None:
+    record_range_test(copied, LRBand(2e-2, 9e-1, 3e-1, "fell", "strong"), **{"optimizer.weight_decay": "0.3"})
+    assert cli.main(["prescribe", str(copied)]) == 0
+    printed = capsys.readouterr().out
+    assert "range test: none of this configuration, so the LR range is a guess" in printed
+    assert "  plateau lr-range experiment=smoke" in printed
+    assert "the latest one, test, had optimizer.weight_decay=0.3" in printed
+    record_range_test(copied, "the model learns at no LR")
+    assert cli.main(["prescribe", str(copied)]) == 0
+    assert "range test test: no LR range: the model learns at no LR" in capsys.readouterr().out
 
 
 def test_cost_of_a_resumed_run_counts_its_own_steps(finished, tmp_path) -> None:

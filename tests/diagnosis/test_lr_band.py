@@ -1,5 +1,8 @@
 """The band of learning rates computed from a range test."""
 
+import math
+import re
+
 import numpy as np
 import pytest
 
@@ -40,6 +43,39 @@ def test_band_is_at_least_a_decade_wide() -> None:
     steep = np.where(LRS < 1e-2, 6.0, np.where(LRS < 2e-2, 3.0, 9.0)) + np.random.default_rng(0).normal(0, 0.01, 100)
     band = compute_lr_band(LRS, steep)
     assert band.high / band.low >= 10
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1])
+def test_sweep_is_centred_on_the_best_lr(noise) -> None:
+    band = compute_lr_band(LRS, make_losses(noise))
+    low, high = band.search_range
+    assert low < band.best_lr < high
+    assert 0.5 < math.sqrt(low * high) / band.best_lr < 2
+
+
+def test_best_lr_stays_inside_when_the_loss_explodes_right_above_it() -> None:
+    for peak in np.geomspace(1e-4, 1e-1, 61):
+        relative = LRS / peak
+        steep = np.where(relative > 1.05, 9.0, np.where(relative < 0.01, 6.0, 6 - np.log10(100 * relative)))
+        band = compute_lr_band(LRS, steep)
+        for low, high in ((band.low, band.high), band.search_range):
+            assert low < band.best_lr < high
+        assert band.search_range[1] <= 3 * band.best_lr
+
+
+def test_small_but_clear_fall_is_used_and_called_weak() -> None:
+    weak = compute_lr_band(LRS, 6 + 0.01 * (make_losses(0.02) - 6))
+    assert isinstance(weak, LRBand)
+    assert 3e-3 < weak.best_lr < 3e-2
+    assert re.match(r"weak: a fall of 0\.3% of the loss, \d+ times its noise; more --steps", weak.evidence)
+    strong = compute_lr_band(LRS, make_losses(0.02))
+    assert strong.evidence.startswith("strong: a fall of 3")
+
+
+def test_fall_up_to_the_last_lr_is_weak_evidence() -> None:
+    falling = compute_lr_band(LRS, 6 - 2 / (1 + np.exp(-4 * np.log10(LRS))))
+    assert falling.evidence.startswith("weak: ")
+    assert "it still fell at the last LR: raise --high" in falling.evidence
 
 
 def test_a_test_that_exploded_at_once_suggests_a_lower_start() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from harness.core.events import Diagnosis
 from harness.diagnosis.history import History, RunFacts
+from harness.diagnosis.lr_band import LRBand
 from harness.diagnosis.prescription import BUG_KINDS, prescribe
 from harness.sweep.space.range_syntax import parse_ranges
 
@@ -14,13 +15,16 @@ PARAMS = {
 }  # fmt: skip
 
 
-def prescribed(*kinds: str, facts: RunFacts | None = None, **params: str) -> tuple[dict[str, str], dict[str, str]]:
+BAND = LRBand(2e-2, 3e-1, 1e-1, "the loss fell", "strong", ceiling=0.4)
+
+
+def prescribed(*kinds: str, band: LRBand | None = None, **params: str) -> tuple[dict[str, str], dict[str, str]]:
     """Return ranges and settings by key."""
-    history = History(facts or RunFacts())
+    history = History()
     for step in range(1, 11):
         history.add_row(step, {"train/grad_norm": float(step)})
     diagnoses = [Diagnosis(kind, 5, 0.9, "because") for kind in kinds]
-    found = prescribe(history, diagnoses, {**PARAMS, **params})
+    found = prescribe(history, diagnoses, {**PARAMS, **params}, band)
     assert found.refusal == ""
     ranges, settings = (dict(part.override.split("=", 1) for part in parts) for parts in (found.ranges, found.settings))
     return ranges, settings
@@ -45,10 +49,19 @@ def test_lr_range_depends_on_the_diagnosis(kind, lr) -> None:
 
 
 def test_range_test_decides_the_lr_range_and_all_lrs_keep_their_ratio() -> None:
-    facts = RunFacts(lr_band=(2e-2, 3e-1))
-    ranges, _ = prescribed("learning rate too low", facts=facts, **{"optimizer.adamw_lr": "0.0001"})
-    assert ranges["optimizer.lr"] == "tag(log,interval(2e-02,3e-01))"
-    assert ranges["optimizer.adamw_lr"] == "tag(log,interval(2e-03,3e-02))"
+    ranges, _ = prescribed("learning rate too low", band=BAND, **{"optimizer.adamw_lr": "0.0001"})
+    assert ranges["optimizer.lr"] == "tag(log,interval(1e-02,4e-01))"
+    assert ranges["optimizer.adamw_lr"] == "tag(log,interval(1e-03,4e-02))"
+
+
+@pytest.mark.parametrize("kinds", [(), ("plateau",), ("divergence",), ("underfitting",), ("learning rate too high",)])
+def test_best_lr_of_the_range_test_is_searched_whatever_the_diagnosis(kinds) -> None:
+    ranges, _ = prescribed(*kinds, band=BAND)
+    assert ranges["optimizer.lr"] == "tag(log,interval(1e-02,4e-01))"
+
+
+def test_longer_run_keeps_an_lr_near_the_best_one_of_the_range_test() -> None:
+    assert prescribed("underfitting", band=BAND, **{"optimizer.lr": "0.05"}) == ({}, {"loop.max_steps": "200"})
 
 
 def test_binding_clip_is_searched_from_the_90th_percentile_of_the_norm() -> None:

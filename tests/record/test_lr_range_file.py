@@ -6,8 +6,10 @@ from harness.diagnosis.lr_band import LRBand
 from harness.record.lr_range_file import (
     RANGE_TEST_FILE,
     RANGE_TEST_FOLDER,
+    describe_difference,
+    find_range_test,
     load_lr_band,
-    range_test_key,
+    select_relevant_params,
     write_range_test,
 )
 
@@ -21,19 +23,19 @@ PARAMS = {
     "change",
     [
         {"optimizer.lr": "5"}, {"optimizer.adamw_lr": "5"}, {"schedule.warmup_ratio": "0"}, {"loop.max_steps": "99"},
-        {"seed": "2"}, {"output_dir": "y"},
+        {"seed": "2"}, {"output_dir": "y"}, {"batch.micro_batch_size": "4"}, {"task.blimp.per_paradigm": "5"},
         {"optimizer": "adamw"},  # recorded by a trial whose sweep searches this choice
     ],
 )  # fmt: skip
 def test_key_ignores_lr_schedule_length_and_seed(change) -> None:
-    assert range_test_key({**PARAMS, **change}) == range_test_key(PARAMS)
+    assert select_relevant_params({**PARAMS, **change}) == select_relevant_params(PARAMS)
 
 
 @pytest.mark.parametrize(
     "change", [{"optimizer.weight_decay": "0"}, {"loop.grad_clip": "None"}, {"batch.batch_size": "9"}, {"lora": "None"}]
 )
 def test_key_depends_on_everything_else(change) -> None:
-    assert range_test_key({**PARAMS, **change}) != range_test_key(PARAMS)
+    assert select_relevant_params({**PARAMS, **change}) != select_relevant_params(PARAMS)
 
 
 def test_load_lr_band_finds_the_latest_band_of_the_experiment(tmp_path) -> None:
@@ -48,9 +50,14 @@ def test_load_lr_band_finds_the_latest_band_of_the_experiment(tmp_path) -> None:
     write("3", PARAMS, "the model learns at no LR")
     write("4", {**PARAMS, "lora": "None"}, LRBand(1, 10, 5, "another experiment"))
     assert load_lr_band(tmp_path, PARAMS) == (1e-3, 1e-1)
+    found = find_range_test(tmp_path, PARAMS)
+    assert (found.folder.name, found.band) == ("2", LRBand(1e-3, 1e-1, 1e-2, "second"))
+    assert describe_difference(found, {**PARAMS, "lora": "None", "optimizer.lr": "7"}) == ["lora={}"]
+    other = find_range_test(tmp_path, {**PARAMS, "lora": "None"})
+    assert other.band.best_lr == 5
 
 
-@pytest.mark.parametrize("content", ["{}", '{"key": "', ""])
+@pytest.mark.parametrize("content", ["{}", '{"params": "', '{"params": {}, "band": {"low": 2}, "reason": ""}', ""])
 def test_load_lr_band_skips_damaged_files(content, tmp_path) -> None:
     folder = tmp_path / RANGE_TEST_FOLDER / "1"
     folder.mkdir(parents=True)
