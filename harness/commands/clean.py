@@ -22,7 +22,7 @@ from harness.data.cleaning import CLEANABLE_SOURCES, CleaningChange, clean_text
 from harness.data.text_files import read_text_file
 from harness.run.build import instantiate_component
 
-MAX_BYTES = 250_000_000  # its text, segments and windows take about 12 times its size in memory
+MAX_BYTES = 250_000_000  # cleaning takes about 12 times the file's size in memory
 
 
 def main(arguments: Sequence[str]) -> int:

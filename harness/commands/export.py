@@ -86,6 +86,6 @@ def _copy_tokenizer(run: LoadedRun, folder: Path) -> None:
 
 
 def _list_foreign_files(folder: str, names: list[str]) -> list[str]:
-    """Return the files of a tokenizer's folder that are none of a tokenizer: code, and links to somewhere else."""
+    """Return the names in a tokenizer's folder that are not tokenizer files: Python code and symlinks."""
     ours = (METADATA_FILE, MANIFEST)
     return [name for name in names if name in ours or name.endswith(".py") or Path(folder, name).is_symlink()]

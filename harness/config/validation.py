@@ -21,7 +21,7 @@ from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.thresholds import Thresholds
 from harness.tracking.store_uri import sqlite_path
 
-COMPONENTS = ("task", "optimizer", "schedule")
+REQUIRED_COMPONENTS = ("task", "optimizer", "schedule")
 """Groups whose option must be a component."""
 SECTIONS = ("batch", "loop", "precision", "device", "start", "tracking", "thresholds", "observers", *COMPONENTS)
 PARTIAL_COMPONENTS = ("task", "model", "data", "lora", "optimizer")
@@ -134,7 +134,7 @@ def _check_top_level(cfg: DictConfig) -> None:
 
 def _check_component_nodes(cfg: DictConfig) -> None:
     """Check that each component names a `_target_`, and is partial if it is called once other parts are built."""
-    nodes = {name: cfg[name] for name in COMPONENTS}
+    nodes = {name: cfg[name] for name in REQUIRED_COMPONENTS}
     nodes |= {name: cfg[name] for name in ("model", "data", "tokenizer", "lora") if cfg.get(name)}
     nodes |= {f"observers.{name}": cfg.observers[name] for name in map(str, cfg.observers)}
     for name, node in nodes.items():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Mapping
@@ -32,7 +33,7 @@ def compute_file_digest(path: Path) -> str:
     """
     check_regular_file(path)
     with path.open("rb") as file:
-        found = path.stat()
+        found = os.fstat(file.fileno())
         version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
         if version in _known:
             return _known[version]

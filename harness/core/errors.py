@@ -17,7 +17,7 @@ WRONG_PATH_ERRORS = (
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EACCES, errno.EPERM, errno.EROFS,
     errno.ELOOP, errno.ENAMETOOLONG,
 )  # fmt: skip
-"""Errors of the operating system that another path, or another owner of the file, would mend."""
+"""Errno values that a different path or file owner would fix."""
 
 
 def explain_path_error(error: BaseException) -> str:
@@ -28,7 +28,7 @@ def explain_path_error(error: BaseException) -> str:
 
 
 class DamageError(ValueError):
-    """A file that is not as it was written; the message names it."""
+    """A damaged file. The message names it."""
 
 
 def did_you_mean(name: str, names: Iterable[object]) -> str:

@@ -143,7 +143,7 @@ class Observer:
         raise NotImplementedError
 
     def flush(self) -> None:
-        """Bring to the disk what was received so far; called before each checkpoint, on which a run resumes.
+        """Write received events to disk. Called before each checkpoint.
 
         Raises:
             OSError: If that fails.

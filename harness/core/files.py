@@ -77,10 +77,10 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
 def remove_folder(folder: Path) -> None:
     """Remove `folder` and its backup; do nothing if there is neither, or if the system refuses.
 
-    Each is renamed first: a process killed half-way leaves a name that nobody takes for the folder, which the next call
-    or `remove_leftovers` removes.
+    Each folder is renamed before it is removed, so that a killed process leaves a name that is never read; the next call
+    or `remove_leftovers` removes it.
     """
-    _rename_and_remove(_backup_path(folder))  # first: without the folder, it would be taken for it
+    _rename_and_remove(_backup_path(folder))  # first: `find_intact_folder` would return it once the folder is gone
     _rename_and_remove(folder)
 
 

@@ -14,11 +14,11 @@ SHORTAGE_BY_ERRNO = {
     errno.ENOSPC: NO_SPACE,
     errno.EDQUOT: "disk quota exceeded on",
     errno.EFBIG: "file size limit reached on",
-    errno.ENFILE: "too many open files on this machine",  # before the next, whose text is part of that of this one
+    errno.ENFILE: "too many open files on this machine",  # must precede EMFILE, whose text is part of this one
     errno.EMFILE: "too many open files; raise the limit with ulimit -n",
 }
-# safetensors, SQLite and libraries that wrap the error keep only its text.
-SHORTAGE_BY_TEXT = {os.strerror(number): kind for number, kind in SHORTAGE_BY_ERRNO.items()}
+# safetensors, SQLite and libraries that wrap the error keep only its text. "File too large" is also said of uploads.
+SHORTAGE_BY_TEXT = {os.strerror(number): kind for number, kind in SHORTAGE_BY_ERRNO.items() if number != errno.EFBIG}
 SHORTAGE_BY_TEXT["database or disk is full"] = NO_SPACE
 # torch.save reports any failed write with one of these texts.
 WRITE_FAILED_TEXTS = ("PytorchStreamWriter failed", "inline_container.cc")
@@ -75,4 +75,4 @@ def _iterate_causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -91,7 +91,7 @@ def _remove_tracking_credentials(config: DictConfig) -> None:
 
 
 def hide_credentials_in_logs(overrides: Iterable[str]) -> Callable[..., logging.LogRecord]:
-    """Log no credentials from now on, for Hydra logs the overrides of every run; return the previous record factory."""
+    """Remove credentials from log records, since Hydra logs all overrides; return the previous record factory."""
     make_record, secret = logging.getLogRecordFactory(), [one for one in overrides if hide_credentials(one) != one]
 
     def make_public_record(*args: Any, **kwargs: Any) -> logging.LogRecord:

@@ -52,7 +52,7 @@ def artifact_root(uri: str) -> str | None:
 def restore_credentials(uri: str) -> str:
     """Return the address in MLFLOW_TRACKING_URI if `uri` is the same address without its credentials, else `uri`.
 
-    Files hold addresses without credentials. Who uploads later provides them in the environment.
+    Files store addresses without credentials; set MLFLOW_TRACKING_URI for later uploads.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     return given if hide_credentials(given) == uri else uri

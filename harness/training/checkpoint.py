@@ -229,7 +229,7 @@ class Checkpointer:
                     save_checkpoint(state, path, rng)
                 if is_best:
                     self._link_as_best(path)
-            except Exception as error:  # what it came from would not reach the other processes
+            except Exception as error:  # other processes receive the error without its cause
                 if shortage := describe_shortage(error, self.folder):
                     raise ShortageError(shortage) from error
                 raise

@@ -83,7 +83,7 @@ class Trainer:
                     stop = self._evaluate_and_checkpoint(event.grad_norm)
                 elif plan.save_every and state.step % plan.save_every == 0:
                     self.save(state, False)
-            if state.step < plan.total_steps:  # after the last step, a signal comes too late to interrupt the run
+            if state.step < plan.total_steps:  # the run is complete; a signal no longer interrupts it
                 stop = stop or self._find_signal()
         stop = stop or Stop("completed", "")
         if stop.status != "diverged":  # nobody resumes from a diverged state

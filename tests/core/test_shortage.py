@@ -8,6 +8,17 @@ import pytest
 from harness.core.shortage import ShortageError, describe_full_disk, describe_shortage
 
 
+def raise_unrelated() -> ValueError:
+    """Return an error that was raised after one of the disk had been handled."""
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "x")
+        except OSError:
+            raise ValueError("unrelated") from None
+    except ValueError as error:
+        return error
+
+
 def raise_wrapped(cause: Exception) -> RuntimeError:
     """Return an error with `cause`, as libraries raise it."""
     try:
@@ -45,6 +56,8 @@ def test_folder_of_the_file_that_could_not_be_written_is_reported(tmp_path: Path
     "error",
     [
         ValueError("28"),
+        raise_unrelated(),
+        RuntimeError("413: File too large"),
         OSError(errno.ENOENT, "No such file"),
         OSError(errno.EACCES, "Permission denied"),
         RuntimeError("PytorchStreamWriter failed writing file data/0"),  # this disk has space

@@ -133,7 +133,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 BIG_FILES = {
     "gzip bomb": (gzip.compress(ENDLESS * 50_000, 1), "larger than 1 MB when unpacked; give its last part"),
     "big log": (ENDLESS * 50_000, "larger than 1 MB; give its last part (tail -c 100M FILE"),
-    "one line": (b"x" * (3 << 18), "line 1: longer than 250 kB, so this is no log of lines; give its last part"),
+    "one line": (b"x" * (3 << 18), "line 1: longer than 250 kB, so this is not a line-based log; give its last part"),
     "lines, then one line": (LOG + b"x" * (3 << 18), "line 101: longer than 250 kB"),
     "big state": (b'{"log_history": [' + b" " * (3 << 18) + b"]}", "JSON that is larger than 500 kB; give an earlier"),
     "many rows": (LOG * 11, "more than 1,000 rows with numbers; give every tenth, or the last part"),

@@ -32,8 +32,8 @@ NO_SYMLINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 class JournalLock(JournalFileLock):
     """Lock of a journal file: a file lock among the processes of this program, and inside it Optuna's own lock.
 
-    The system releases the file lock when its holder dies. Optuna's lock is a symbolic link, which stays. Ours points
-    to the file of the file lock: whoever holds that one knows that a link of ours has been left by a dead process.
+    The system releases the file lock when its holder dies. Optuna's lock is a symbolic link, which stays. Our link
+    points to the lock file. Whoever holds the file lock may therefore remove a link of ours: its owner is dead.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -133,7 +133,9 @@ class StudyJournal(JournalFileBackend):
         try:
             yield from super().read_logs(log_number_from)
         except ValueError as error:
-            raise describe_damage(self._journal) or error from error
+            if damage := describe_damage(self._journal):
+                raise damage from error
+            raise
 
 
 def _read_last_byte(descriptor: int, end: int) -> bytes:

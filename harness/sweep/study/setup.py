@@ -12,6 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
+from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.sweep.request import SweepRequest
 from harness.sweep.space.validation import baseline_values
@@ -19,7 +20,6 @@ from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import journal_path, open_storage
 from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, STUDY_SPEC, SWEEP_ID
 from harness.sweep.study.trial_queue import TrialQueue
-from harness.tracking.store_uri import hide_credentials
 
 UNUSABLE_PATH = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
 

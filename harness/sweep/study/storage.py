@@ -58,7 +58,9 @@ def _open_journal(journal: Path) -> BaseStorage:
     except (ConfigError, OSError):
         raise
     except Exception as error:  # whatever Optuna runs into when it applies a wrong record
-        raise describe_damage(journal) or error from error
+        if damage := describe_damage(journal):
+            raise damage from error
+        raise
     raise describe_damage(journal) or ConfigError(f"{journal}: changed while it was read; try again")
 
 
