@@ -26,6 +26,7 @@ from harness.config.trust import check_components, check_composed_config, check_
 from harness.core.credentials import hide_credentials
 from harness.core.digests import check_digest_comment
 from harness.core.errors import ConfigError, DamageError
+from harness.core.files import read_small_file
 from harness.core.paths import config_dir
 
 SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
@@ -107,7 +108,7 @@ def load_config(path: Path) -> DictConfig:
         ConfigError: If it is damaged, is no resolved configuration, or names a component that is not trusted.
     """
     try:
-        text = _read_small_file(path)
+        text = read_small_file(path, MAX_CONFIG_BYTES).decode()
         check_digest_comment(path, text.encode())
         _check_yaml_events(text)
         cfg = OmegaConf.load(io.StringIO(text))
@@ -124,14 +125,6 @@ def load_config(path: Path) -> DictConfig:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return cfg
-
-
-def _read_small_file(path: Path) -> str:
-    with path.open("rb") as file:
-        content = file.read(MAX_CONFIG_BYTES + 1)
-    if len(content) > MAX_CONFIG_BYTES:
-        raise ValueError(f"it is larger than {MAX_CONFIG_BYTES:,} bytes")
-    return content.decode()
 
 
 def _check_yaml_events(text: str) -> None:

@@ -23,7 +23,9 @@ from harness.tracking.store_uri import sqlite_path
 
 REQUIRED_COMPONENTS = ("task", "optimizer", "schedule")
 """Groups whose option must be a component."""
-SECTIONS = ("batch", "loop", "precision", "device", "start", "tracking", "thresholds", "observers", *COMPONENTS)
+SECTIONS = (
+    "batch", "loop", "precision", "device", "start", "tracking", "thresholds", "observers", *REQUIRED_COMPONENTS,
+)  # fmt: skip
 PARTIAL_COMPONENTS = ("task", "model", "data", "lora", "optimizer")
 """Components that are called with other parts of the run; the rest are complete once they are built."""
 KEYS = ("seed", "name", "weight_decay_applies_to", "compile", "output_dir", "cache_dir", "lora", "locked", "unlock",

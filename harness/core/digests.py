@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from harness.core.errors import DamageError
-from harness.core.files import check_regular_file
+from harness.core.files import check_regular_file, read_small_file
 
 T = TypeVar("T")
-MANIFEST = "files.json"  # SHA-256 of all other files of its folder by name, written last
+MANIFEST = "harness-files.json"  # SHA-256 of all other files of its folder by name, written last
 DIGEST_KEY = "sha256"  # of the other keys of a JSON object
 DIGEST_COMMENT = re.compile(rb"# sha256: ([0-9a-f]{64})\s*\Z")
 EDITED = "restore the file, or, if you edited it on purpose, delete its"
@@ -75,8 +75,8 @@ def find_damaged_file(folder: Path, allow_others: bool = False) -> str | None:
     Files that the manifest does not list are damage too, unless `allow_others` is set.
     """
     try:
-        digests: dict[str, str] = dict(json.loads((folder / MANIFEST).read_text()))
-    except (OSError, ValueError, TypeError):
+        digests: dict[str, str] = dict(json.loads(read_small_file(folder / MANIFEST)))
+    except (OSError, ValueError, TypeError, RecursionError):
         return f"{folder / MANIFEST} is missing or damaged"
     files = _list_files(folder)
     for name, digest in digests.items():
@@ -127,8 +127,8 @@ def read_json(path: Path) -> dict[str, Any]:
         OSError: If it cannot be read.
     """
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError:
+        value = json.loads(read_small_file(path))
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise DamageError(f"{path} is damaged: not a JSON object")

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 DRAFT_SUFFIX, REMOVED_SUFFIX = ".tmp", ".removed"
+MAX_SMALL_BYTES = 64_000_000
+"""Limit for a file that is read as a whole, such as JSON."""
 FILE_KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -29,6 +31,21 @@ def check_regular_file(path: Path) -> None:
     kind = FILE_KINDS.get(stat.S_IFMT(path.stat().st_mode))
     if kind:
         raise ValueError(f"{path} is {kind}, not a regular file; give a regular file")
+
+
+def read_small_file(path: Path, max_bytes: int = MAX_SMALL_BYTES) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        ValueError: If it is not a regular file, or larger than `max_bytes`.
+        OSError: If it cannot be read.
+    """
+    check_regular_file(path)
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes:,} bytes")
+    return content
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:
@@ -77,8 +94,8 @@ def write_folder_atomically(folder: Path, write: Callable[[Path], None]) -> None
 def remove_folder(folder: Path) -> None:
     """Remove `folder` and its backup; do nothing if there is neither, or if the system refuses.
 
-    Each folder is renamed before it is removed, so that a killed process leaves a name that is never read; the next call
-    or `remove_leftovers` removes it.
+    Each folder is renamed before it is removed, so that a killed process leaves a name that is never read; the next
+    call or `remove_leftovers` removes it.
     """
     _rename_and_remove(_backup_path(folder))  # first: `find_intact_folder` would return it once the folder is gone
     _rename_and_remove(folder)

@@ -80,7 +80,8 @@ def iterate_lines(file: IO[bytes], path: Path, remedy: str, max_line_bytes: int 
             raise ValueError(f"{path}: more than {MAX_LINES:,} lines; {remedy}")
         if len(rest) > max_line_bytes:
             limit = format_bytes(max_line_bytes)
-            raise ValueError(f"{path}, line {number + 1}: longer than {limit}, so this is not a line-based log; {remedy}")
+            place = f"{path}, line {number + 1}"
+            raise ValueError(f"{place}: longer than {limit}, so this is not a line-based log; {remedy}")
     if rest:
         yield rest.decode("utf-8" if number else "utf-8-sig", errors="replace")
 

@@ -18,7 +18,8 @@ from harness.core.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"}(.)\Z', re.DOTALL)  # of what precedes it in its line; the line end
-MAX_LINE_BYTES = 50_000_000  # a start entry with all parameters has some 10 KB
+MAX_ENTRY_BYTES = 50_000_000  # a start entry with all parameters has some 10 KB
+CHUNK_BYTES = 1 << 20
 
 
 def encode_entry(entry: Mapping[str, Any]) -> bytes:
@@ -44,8 +45,8 @@ def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], 
 def parse_entries(file: IO[bytes], path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the entries of an open file that begins at byte `offset` of `path`, as `read_entries` does."""
     first = offset
-    for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
-        if not line.endswith(b"\n") and len(line) < MAX_LINE_BYTES and not is_record_line(line):
+    for number, line in enumerate(iter(lambda: file.readline(MAX_ENTRY_BYTES), b""), 1):
+        if not line.endswith(b"\n") and len(line) < MAX_ENTRY_BYTES and not is_record_line(line):
             return  # still being written
         entry = _parse_entry(line)
         if entry is None:
@@ -72,7 +73,7 @@ def _parse_entry(line: bytes) -> dict[str, Any] | None:
             return None
         if "metrics" in entry:
             entry["metrics"] = {name: float(value) for name, value in entry["metrics"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     entry.pop("crc32", None)
     return dict(entry)
@@ -80,8 +81,12 @@ def _parse_entry(line: bytes) -> dict[str, Any] | None:
 
 def _count_lines(path: Path, stop: int) -> int:
     """Return the number of lines before byte `stop`."""
+    number = 0
     with path.open("rb") as file:
-        return file.read(stop).count(b"\n") if stop else 0
+        while stop and (chunk := file.read(min(stop, CHUNK_BYTES))):
+            number += chunk.count(b"\n")
+            stop -= len(chunk)
+    return number
 
 
 def append_entries(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:

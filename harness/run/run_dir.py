@@ -1,5 +1,6 @@
 """Create the folder of a run and the files that describe the run."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,8 +33,8 @@ def check_unused(folder: Path) -> None:
     Raises:
         ConfigError: If it does.
     """
-    if any((folder / name).exists() for name in (metrics_file.METRICS_FILE, "checkpoints")):
-        raise ConfigError(f"{folder}: already holds a run; use another folder")
+    if found := next((name for name in ("checkpoints", *FIRST_FILES) if os.path.lexists(folder / name)), None):
+        raise ConfigError(f"{folder}: already holds a run ({found}); use another folder")
 
 
 def check_free_space(settings: RunSettings, state: TrainState) -> None:
@@ -54,10 +55,16 @@ def create_run_dir(cfg: DictConfig, settings: RunSettings, given: Path | None, t
     """Create the folder of a run, with the resolved configuration, the provenance and the task's files in it.
 
     If that fails, nothing of it is left.
+
+    Raises:
+        ConfigError: If another run took the folder after `check_unused`.
     """
     folder = given.absolute() if given else _create_unique_dir(cfg, settings)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoints").mkdir(parents=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{folder}: another run uses it; use another folder") from error
+    try:
         provenance.write_provenance(folder, cfg, command)
         for name, path in task.files.items():
             shutil.copytree(path, folder / "checkpoints" / name)

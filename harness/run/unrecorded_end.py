@@ -40,16 +40,17 @@ def _find_missing_end(folder: Path) -> RunEnd | None:
             return None
         checkpoint, _ = choose_checkpoint(folder / "checkpoints", "last")
         counters = read_counters(checkpoint)
-    except (OSError, ValueError):
-        return None
-    if counters["step"] != entries[0]["total_steps"]:
+        if counters["step"] != entries[0]["total_steps"]:
+            return None
+        seconds = (entries[-1]["at_ms"] - entries[0]["at_ms"]) / 1000
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return RunEnd(
         status="completed",
         reason="",
         step=counters["step"],
         tokens=counters["tokens"],
-        seconds=(entries[-1]["at_ms"] - entries[0]["at_ms"]) / 1000,
+        seconds=seconds,
         best_val_loss=counters["best_val_loss"],
         best_step=counters["best_step"],
         artifacts=list_description_files(folder),

@@ -1,5 +1,6 @@
 """Repair the damaged journal of a sweep, and handle the folders of trials that the study no longer knows."""
 
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -7,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, RunFailedError
 from harness.core.files import FileLock, write_atomically
 from harness.core.formatting import format_number
 from harness.record.metrics_file import METRICS_FILE, read_entries
@@ -16,7 +18,9 @@ from harness.sweep.report.formatting import format_status_counts
 from harness.sweep.report.summary import TrialSummary, summarize_trials
 from harness.sweep.study.journal import JournalLock
 from harness.sweep.study.journal_damage import JournalRepair, plan_repair, read_complete_lines
+from harness.sweep.study.liveness import is_alive
 from harness.sweep.study.storage import journal_path, open_storage
+from harness.sweep.study.trial_attrs import read_trial_worker
 
 
 def repair_journal(journal: Path) -> Iterator[str]:
@@ -24,9 +28,9 @@ def repair_journal(journal: Path) -> Iterator[str]:
 
     Raises:
         ConfigError: If nothing can be kept.
+        RunFailedError: If a worker is running a trial.
     """
-    content = journal.read_bytes()
-    if not content:
+    if not journal.stat().st_size:
         raise ConfigError(f"{journal}: empty; restore a copy, or move {journal.parent} away and start a new sweep")
     with FileLock(journal.with_name("study.lock")):
         lock = JournalLock(journal)
@@ -36,7 +40,7 @@ def repair_journal(journal: Path) -> Iterator[str]:
             if repair.bad_lines:
                 name, trials = _summarize_kept_study(journal, repair)
                 copy = journal.with_name(f"{journal.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
-                write_atomically(copy, content)
+                shutil.copy2(journal, copy)
                 write_atomically(journal, b"".join(repair.kept))
         finally:
             lock.release()
@@ -48,7 +52,7 @@ def repair_journal(journal: Path) -> Iterator[str]:
     yield f"{copy}: the damaged file"
     yield f"study {name}: {format_status_counts(Counter(trial.status for trial in trials)) or 'no trials'}"
     yield from _handle_trial_folders(journal.parent, trials)
-    yield "run the command of the sweep again to resume"
+    yield "restart notebooks and dashboards that have the study open; run the command of the sweep again to resume"
 
 
 def _summarize_kept_study(journal: Path, repair: JournalRepair) -> tuple[str, list[TrialSummary]]:
@@ -56,6 +60,7 @@ def _summarize_kept_study(journal: Path, repair: JournalRepair) -> tuple[str, li
 
     Raises:
         ConfigError: If no study can be kept.
+        RunFailedError: If a worker of this host is running one of its trials; it would append to the old file.
     """
     with tempfile.TemporaryDirectory() as folder:
         journal_path(Path(folder)).write_bytes(b"".join(repair.kept))
@@ -67,7 +72,12 @@ def _summarize_kept_study(journal: Path, repair: JournalRepair) -> tuple[str, li
                 f"restore a copy, or move {journal.parent} away and start a new sweep"
             )
         name = journal.parent.name if journal.parent.name in names else names[0]
-        return name, summarize_trials(optuna.load_study(study_name=name, storage=storage))
+        study = optuna.load_study(study_name=name, storage=storage)
+        for trial in study.trials:
+            worker = read_trial_worker(trial)
+            if trial.state is TrialState.RUNNING and worker and is_alive(worker):
+                raise RunFailedError(f"{journal}: trial {trial.number} is running; stop its worker, then repair")
+        return name, summarize_trials(study)
 
 
 def _handle_trial_folders(folder: Path, trials: Sequence[TrialSummary]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from harness.core.distributed import ProcessGroup
 from harness.core.files import (
     check_regular_file,
     find_intact_folder,
+    read_small_file,
     remove_folder,
     replace_folder,
     write_folder_atomically,
@@ -290,12 +291,12 @@ class Checkpointer:
 
 def _read_summary(folder: Path) -> dict[str, Any]:
     try:
-        summary = json.loads((folder / SUMMARY_FILE).read_text())
+        summary = json.loads(read_small_file(folder / SUMMARY_FILE))
         found = {key: summary[key] for key in (COUNTERS, "sha256")}
         if found["sha256"][COUNTERS] != compute_json_digest(found[COUNTERS]):
             raise ValueError("the counters have another digest")
         return found
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / SUMMARY_FILE} is missing or damaged") from error
 
 

@@ -88,7 +88,7 @@ def test_flipped_bit_of_a_manifest_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "numbers").write_bytes(bytes(10))
     write_manifest(tmp_path)
     assert find_damaged_file(tmp_path) is None
-    verdicts = [find_damaged_file(tmp_path) for _ in flip_each_byte(tmp_path / "files.json")]
+    verdicts = [find_damaged_file(tmp_path) for _ in flip_each_byte(tmp_path / "harness-files.json")]
     assert sum(verdict is None for verdict in verdicts) < 4  # line ends and spaces
     assert all(str(tmp_path) in verdict for verdict in verdicts if verdict)
 
@@ -134,9 +134,9 @@ def test_edited_export_is_refused_until_its_manifest_is_deleted(tmp_path: Path) 
     (tmp_path / "README.md").write_text("added later")
     check_exported(tmp_path)
     (tmp_path / "config.json").write_text("{ }")
-    with pytest.raises(DamageError, match=r"config\.json is damaged.*delete files\.json"):
+    with pytest.raises(DamageError, match=r"config\.json is damaged.*delete harness-files\.json"):
         check_exported(tmp_path)
-    (tmp_path / "files.json").unlink()
+    (tmp_path / "harness-files.json").unlink()
     check_exported(tmp_path)
 
 

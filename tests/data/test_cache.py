@@ -24,8 +24,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "a file cut short": lambda folder: (folder / "numbers").write_bytes(bytes(500)),
     "a file lost": lambda folder: (folder / "deeper" / "words").unlink(),
     "a file too many": lambda folder: (folder / "stray").write_text(""),
-    "a manifest cut short": lambda folder: (folder / "files.json").write_text('{"numbers": 10'),
-    "a manifest lost": lambda folder: (folder / "files.json").unlink(),
+    "a manifest cut short": lambda folder: (folder / "harness-files.json").write_text('{"numbers": 10'),
+    "a manifest lost": lambda folder: (folder / "harness-files.json").unlink(),
 }
 
 

@@ -50,7 +50,7 @@ def test_folder_with_a_run_is_not_reused(places, tmp_path) -> None:
     folder = tmp_path / "7"
     folder.mkdir()
     (folder / "metrics.jsonl").write_text("recorded")
-    with pytest.raises(ConfigError, match="7: already holds a run; use another folder"):
+    with pytest.raises(ConfigError, match=r"7: already holds a run \(metrics.jsonl\); use another folder"):
         run(compose_config([*SMOKE, *places]), folder=folder)
     assert [path.read_text() for path in folder.iterdir()] == ["recorded"]
 

@@ -13,7 +13,9 @@ from harness.core.errors import ConfigError
 from harness.core.files import FileLock
 from harness.record.metrics_file import METRICS_FILE
 from harness.sweep.study.journal_damage import plan_repair
+from harness.sweep.study.liveness import this_process
 from harness.sweep.study.setup import check_existing_study
+from harness.sweep.study.trial_attrs import WORKER
 from harness.sweep.study.trial_queue import TrialQueue
 from tests.sweep.study.conftest import tmp_path  # noqa: F401  # one path, so that composed configs are reused
 from tests.sweep.tiny_sweeps import TINY, read_tiny_request, serve_trials, start_study
@@ -63,7 +65,9 @@ GARBAGE = {
 
 @pytest.mark.parametrize("is_last", [False, True])
 def test_a_damaged_line_is_named_and_dropped(is_last, queue, overrides, capsys) -> None:
-    queue.claim_trial()
+    trial = queue.claim_trial()
+    assert trial is not None
+    trial.set_user_attr(WORKER, {**this_process(), "started_at": 0.0})  # of a process that has ended
     queue.study.enqueue_trial({})
     before, lines = queue.study.trials, read_lines(queue)
     index = len(lines) - (not is_last)
@@ -98,6 +102,15 @@ def test_damage_that_appears_while_the_study_is_open_is_named(queue) -> None:
     write_lines(queue, [*lines, b"garbage\n", lines[-1]])
     with pytest.raises(ConfigError, match=rf"line {len(lines) + 1} .*not JSON"):
         queue.has_more_trials()
+
+
+def test_journal_of_a_running_worker_is_not_repaired(queue, capsys) -> None:
+    queue.claim_trial()
+    damaged = [*read_lines(queue), b"garbage\n"]
+    write_lines(queue, damaged)
+    assert cli.main(["repair", str(queue.folder)]) == 1
+    assert "trial 4 is running; stop its worker, then repair" in capsys.readouterr().err
+    assert read_lines(queue) == damaged
 
 
 def test_the_lost_creation_of_a_trial_is_put_back(queue, overrides, capsys) -> None:

@@ -18,14 +18,13 @@ from optuna.storages.journal import JournalFileBackend
 
 from harness.core.files import FileLock
 from harness.sweep.optuna_internals import JournalFileLock, optuna_lock_path
-from harness.sweep.study.journal_damage import describe_damage
+from harness.sweep.study.journal_damage import MAX_RECORD_BYTES, describe_damage
 
-MAX_LINE_BYTES = 1 << 24
 POLL_SECONDS = 0.001  # an append and its flush to disk take a few milliseconds
 SETTLE_SECONDS = 0.2  # within which a line that is still being written grows
 # After which another program's lock is broken. Optuna itself waits 30 s. Breaking the lock of a program that has only
 # stalled is harmless on a local disk, where one append is atomic.
-GRACE_SECONDS = 10.0
+LOCK_GRACE_SECONDS = 10.0
 NO_SYMLINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -58,7 +57,7 @@ class JournalLock(JournalFileLock):
         self._lock.release()
 
     def _create_link(self) -> None:
-        """Take Optuna's lock, from a dead process at once and from another program after `GRACE_SECONDS`."""
+        """Take Optuna's lock, from a dead process at once and from another program after `LOCK_GRACE_SECONDS`."""
         seen, since = None, time.monotonic()
         while True:
             try:
@@ -73,7 +72,7 @@ class JournalLock(JournalFileLock):
             holder = self._identify_holder()
             if holder != seen:
                 seen, since = holder, time.monotonic()
-            if self._read_link() == self._file.name or (holder and time.monotonic() - since > GRACE_SECONDS):
+            if self._read_link() == self._file.name or (holder and time.monotonic() - since > LOCK_GRACE_SECONDS):
                 self._break_link()
             else:
                 time.sleep(POLL_SECONDS)
@@ -108,7 +107,7 @@ class JournalLock(JournalFileLock):
             time.sleep(SETTLE_SECONDS)  # a writer that lost its lock while it was stalled may be writing
             if (end := file.seek(0, os.SEEK_END)) and _read_last_byte(file.fileno(), end) == b"\n":
                 return
-            file.seek(max(0, end - MAX_LINE_BYTES))
+            file.seek(max(0, end - MAX_RECORD_BYTES))
             line = file.read().rpartition(b"\n")[2]
             if not line.startswith(b"{"):  # not written by Optuna: damage, or a file that is no journal
                 return

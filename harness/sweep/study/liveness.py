@@ -25,6 +25,11 @@ def is_dead(process: Mapping[str, Any]) -> bool:
     return process["host"] == socket.gethostname() and _start_time(process["pid"]) != process["started_at"]
 
 
+def is_alive(process: Mapping[str, Any]) -> bool:
+    """Return whether a process runs on this host."""
+    return process["host"] == socket.gethostname() and not is_dead(process)
+
+
 @contextmanager
 def send_heartbeats(trial: Trial) -> Iterator[None]:
     """Record heartbeats in the background where the storage keeps them.

@@ -20,7 +20,7 @@ from harness.sweep.study.journal import StudyJournal
 from harness.sweep.study.journal_damage import describe_damage, has_intact_end
 
 HEARTBEAT_SECONDS = 10
-GRACE_SECONDS = 60  # without a heartbeat, before a worker on another host is considered dead
+HEARTBEAT_GRACE_SECONDS = 60  # without a heartbeat, before a worker on another host is considered dead
 ADVISORY_LOCK_SQL = {  # locks that the server releases when the connection of a dead process closes
     "postgresql": ("SELECT pg_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)"),
     "mysql": ("SELECT GET_LOCK(:key, -1)", "SELECT RELEASE_LOCK(:key)"),
@@ -42,7 +42,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         return _open_journal(journal_path(folder))
     options: dict[str, Any] = {}
     if parse_dialect(url) != "sqlite":  # a file, whose workers are all on this host and are known by their pids
-        options = {"heartbeat_interval": HEARTBEAT_SECONDS, "grace_period": GRACE_SECONDS}
+        options = {"heartbeat_interval": HEARTBEAT_SECONDS, "grace_period": HEARTBEAT_GRACE_SECONDS}
         options["engine_kwargs"] = {"pool_pre_ping": True}
     try:
         return RDBStorage(url, **options)

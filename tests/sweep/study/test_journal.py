@@ -89,7 +89,7 @@ def test_plain_optuna_and_this_program_write_at_the_same_time_and_lose_nothing(f
 
 @pytest.mark.parametrize("kills", [6, pytest.param(200, marks=pytest.mark.slow)])
 def test_killing_writers_of_either_kind_loses_no_write_that_returned(kills, folder, monkeypatch) -> None:
-    monkeypatch.setattr(journal, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(journal, "LOCK_GRACE_SECONDS", 0.5)
     chance, openers = random.Random(kills), [open_ours, open_plain]
     for kill in range(kills):
         victim = start_writer(openers[kill % 2], folder, f"victim{kill}", 1000)
@@ -127,7 +127,7 @@ def test_a_lock_of_a_dead_process_is_broken(holder, folder, monkeypatch) -> None
     victim.start()
     victim.join()
     assert os.path.lexists(optuna_lock_path(path))
-    monkeypatch.setattr(journal, "GRACE_SECONDS", 1e9 if holder == "ours" else 0.2)  # our own is broken at once
+    monkeypatch.setattr(journal, "LOCK_GRACE_SECONDS", 1e9 if holder == "ours" else 0.2)  # our own is broken at once
     writer = start_writer(open_ours, folder, "writer", 1)
     writer.join(JOIN_SECONDS)
     assert writer.exitcode == 0

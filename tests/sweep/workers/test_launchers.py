@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from harness.config.errors import explain_error
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.storage import GRACE_SECONDS, open_storage
+from harness.sweep.study.storage import HEARTBEAT_GRACE_SECONDS, open_storage
 from harness.sweep.study.trial_attrs import RETRY_OF, WORKER
 from tests.conftest import run_script
 from tests.sweep.test_sweeper import is_alive, load_study, start_sweep, wait_for
@@ -188,7 +188,7 @@ def test_a_trial_on_another_host_is_retried_when_its_heartbeat_stops(database, p
     trial.set_user_attr(WORKER, {**this_process(), "host": "elsewhere"})
     assert queue.reap_dead_trials(is_leftover=False) == []
     with sqlalchemy.create_engine(database).begin() as connection:
-        old = f"UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '{GRACE_SECONDS + 1} seconds'"
+        old = f"UPDATE trial_heartbeats SET heartbeat = heartbeat - interval '{HEARTBEAT_GRACE_SECONDS + 1} seconds'"
         assert connection.execute(sqlalchemy.text(old)).rowcount == 1
     assert queue.reap_dead_trials(is_leftover=True) == [0]
     again = queue.claim_trial()
