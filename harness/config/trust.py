@@ -23,8 +23,12 @@ Path = tuple[str, ...]
 SPECIAL_KEY = r"_\w+_"  # all keys that Hydra's instantiate reads are of this form
 LOGGING_SECTIONS = ("job_logging", "hydra_logging")
 BUILT_SECTIONS = ("sweeper", "launcher")  # what Hydra cannot do without
+LOGGING_KEYS = tuple(f"hydra.{section}" for section in LOGGING_SECTIONS)
 LITERAL_SECTIONS = ("callbacks", "launcher", "sweeper", *LOGGING_SECTIONS)  # what Hydra builds objects from
-KEPT_FOLDERS = (None, ".hydra")  # a folder without files of the user
+SHIPPED_LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"  # hydra/job_logging=default
+# An interpolation that calls a resolver, which may make a mapping, or one within another.
+RESOLVER = re.compile(r"\$\{[^}]*(?::|\$\{)")
+HARMLESS_RESOLVER = re.compile(r"\$\{(?:oc\.env|now):")
 
 
 def check_components(plain: Any, path: Path = ()) -> None:
@@ -62,7 +66,7 @@ def check_name(path: Path, target: str) -> None:
     """
     parts = path[:-1] if path[-1] == "_target_" else path
     place = find_place(parts)
-    if target in (*COMPONENTS.get(place or "", ()), *read_own_names()):
+    if place is not None and target in (*COMPONENTS[place], *read_own_names()):
         return
     key = ".".join(path)
     if place is None:
@@ -160,9 +164,10 @@ def _check_hydra_node(hydra: DictConfig, plain: dict[str, Any]) -> None:
             raise ConfigError(
                 f"hydra.job.{name}: {variable}: a configuration cannot set environment variables; set it in the shell"
             )
-    if plain.get("output_subdir") not in KEPT_FOLDERS:
+    if plain.get("output_subdir") is not None:
         raise ConfigError(
-            f"hydra.output_subdir: {plain['output_subdir']!r} could overwrite files of yours; use .hydra or null"
+            f"hydra.output_subdir: Hydra would write settings with their passwords to {plain['output_subdir']!r}, and "
+            "replace files there; use null: each run's folder has config.yaml and command.txt"
         )
 
 
@@ -172,7 +177,7 @@ def _check_is_component(plain: Any, key: str, remedy: str) -> None:
 
 
 def _check_interpolations(parent: Any, name: Any, plain: Any, key: str) -> None:
-    """Check that no interpolation in a section stands for a mapping or list, which could change after the check.
+    """Check that each interpolation in a section stands for a number or text, which is known now and cannot change.
 
     `plain` is `parent[name]` as plain data.
     """
@@ -182,12 +187,15 @@ def _check_interpolations(parent: Any, name: Any, plain: Any, key: str) -> None:
     elif isinstance(plain, list):
         for index, value in enumerate(plain):
             _check_interpolations(parent[name], index, value, f"{key}[{index}]")
+    elif isinstance(plain, str) and "${" in plain and key.startswith(LOGGING_KEYS):
+        if plain != SHIPPED_LOG_FILE:
+            raise ConfigError(f"{key}: {plain} must be written out")
     elif isinstance(plain, str) and "${" in plain:
         try:
             value = parent[name]
-        except OmegaConfBaseException:
-            return  # known to a job only; Hydra's whitelist then decides
-        if isinstance(value, DictConfig | ListConfig):
+        except OmegaConfBaseException as error:  # known to a job only
+            raise ConfigError(f"{key}: {plain} has no value yet; write the value") from error
+        if isinstance(value, DictConfig | ListConfig) or RESOLVER.search(HARMLESS_RESOLVER.sub("", plain)):
             raise ConfigError(f"{key}: must be written out; an interpolation may only stand for a number or text")
         _check_one_line(key, value)
 

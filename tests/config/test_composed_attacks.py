@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness import cli
 from harness.config.targets import build_component
-from harness.config.trust import check_composed_config, check_hydra_settings
+from harness.config.trust import check_components, check_composed_config, check_hydra_settings
 from harness.config.validation import validate_config
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir
@@ -109,6 +109,50 @@ COMMAND_LINES = {
         "+hydra.job_logging.handlers.x={class:logging.FileHandler,filename:VICTIM/.bashrc}"
     ],
     "logging from another key": ["+more={version:1,root:{}}", "hydra.job_logging='${more}'"],
+    "a stream from another key": ["+more=ext://evil.run", "hydra.job_logging.handlers.console.stream='${more}'"],
+    # what only a job would know
+    "a handler made by a resolver": [
+        "hydra.job_logging.handlers.console='${oc.create:{class:logging.FileHandler,mode:w,filename:\"${hydra.runtime.output_dir}/../victim/file.txt\"}}'"
+    ],
+    "a handler made by a resolver, under another key": [
+        "+more='${oc.create:{class:logging.FileHandler,mode:w,filename:\"${hydra.runtime.output_dir}/../victim/file.txt\"}}'",
+        "hydra.job_logging.handlers.console='${more}'",
+    ],
+    "a handler made by a resolver under another name": [
+        "+more=oc.create",
+        "hydra.job_logging.handlers.console='${${more}:{class:evil.Component,x:\"${hydra.runtime.output_dir}/../victim/file.txt\"}}'",
+    ],
+    "formatters made by a resolver": [
+        'hydra.job_logging.formatters=\'${oc.create:{simple:{class:evil.Component,x:"${hydra.runtime.output_dir}/../victim/file.txt"}}}\''
+    ],
+    "logging made by a resolver": [
+        "hydra.job_logging='${oc.decode:\"{version:1,root:{},x:${hydra.runtime.output_dir}/../victim/file.txt}\"}'"
+    ],
+    "logging of Hydra made by a resolver": [
+        "hydra.hydra_logging='${oc.create:{version:1,x:\"${hydra.runtime.output_dir}/../victim/file.txt\"}}'"
+    ],
+    "logging chosen by a resolver": ["hydra.job_logging='${oc.select:hydra.runtime.output_dir,null}'"],
+    "values of a mapping": ["hydra.job_logging.root.handlers='${oc.dict.keys:hydra.job_logging.handlers}'"],
+    "a file of the job in another folder": [
+        "+hydra.job_logging.handlers.x={class:logging.FileHandler,filename:'${hydra.runtime.output_dir}/../victim/file.txt.log'}"
+    ],
+    "a callback made by a resolver": [
+        "+hydra.callbacks.x='${oc.create:{_target_:evil.Component,x:\"${hydra.runtime.output_dir}/../victim/file.txt\"}}'"
+    ],
+    "a launcher made by a resolver": [
+        "-m",
+        "hydra.launcher='${oc.create:{_target_:evil.Component,x:\"${hydra.runtime.output_dir}/../victim/file.txt\"}}'",
+    ],
+    "a sampler made by a resolver": [
+        "-m",
+        "hydra.sweeper.sampler='${oc.create:{_target_:evil.Component,x:\"${hydra.runtime.output_dir}/../victim/file.txt\"}}'",
+    ],
+    "a number chosen by a resolver": ["-m", "hydra.sweeper.n_jobs='${oc.select:hydra.runtime.output_dir,1}'"],
+    "a line in the script of a job, known later": [
+        "-m",
+        "hydra/launcher=submitit_slurm",
+        '++hydra.job.name="a\ntouch M ${hydra:job.num}"',
+    ],
     # the environment and files
     "trust from a configuration": ["+hydra.job.env_set.HARNESS_TRUST=evil.run"],
     "a path of modules": ["+hydra.job.env_set.PYTHONPATH=FOLDER"],
@@ -116,6 +160,7 @@ COMMAND_LINES = {
     "a copied variable": ["hydra.job.env_copy=[HOME]"],
     "a copied variable that is not set": ["hydra.job.env_copy=[HARNESS_TRUST]"],
     "files of Hydra in another folder": ["hydra.run.dir=VICTIM", "hydra.output_subdir=."],
+    "files of Hydra in the folder of another run": ["hydra.run.dir=VICTIM", "hydra.output_subdir=.hydra"],
     # what a launcher runs by design
     "commands before a job": ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.setup=['touch MARKER']"],
     "another Python": ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.python='touch MARKER;'"],
@@ -179,6 +224,12 @@ def use_configuration(cfg: DictConfig) -> None:
 
 FEW_LINES = "data=text data.source.path=FOLDER/evil.py tokenizer=bpe tokenizer.vocab_size=260 data.sequence_length=8 "
 FEW_LINES += "batch.batch_size=1"
+RESOLVED_HANDLER = """# @package _global_
+hydra:
+  job_logging:
+    handlers:
+      console: "${oc.create:{class: logging.FileHandler, mode: w, filename: '${hydra.runtime.output_dir}/file.txt'}}"
+"""
 OWN_FILES = {
     # files of a folder given with --config-dir, and the arguments that choose them
     "an option of a group": (
@@ -197,6 +248,10 @@ OWN_FILES = {
     "an experiment with logging": (
         {"experiment/x.yaml": "# @package _global_\nhydra: {job_logging: {filters: {x: {(): evil.run}}}}\n"},
         "experiment=x",
+    ),
+    "an experiment with a handler made by a resolver": (
+        {"experiment/x.yaml": RESOLVED_HANDLER},
+        "hydra.run.dir=VICTIM experiment=x",
     ),
     "a launcher of Hydra's group": ({"hydra/launcher/x.yaml": "_target_: evil.Component\n"}, "-m hydra/launcher=x"),
     "a callback of Hydra's group": ({"hydra/callbacks/x.yaml": "x: {_target_: evil.Component}\n"}, "hydra/callbacks=x"),
@@ -260,6 +315,14 @@ def test_misuse_of_the_trust_variable(trusted, part, target, monkeypatch) -> Non
     with pytest.raises(ConfigError, match=re.escape(part)):
         build_component({"_target_": "evil.Component", "_partial_": True}, ("optimizer",))
     target.check_untouched()
+
+
+def test_an_own_component_stands_where_components_may_stand_only(target, places, monkeypatch) -> None:
+    monkeypatch.setenv("HARNESS_TRUST", "evil.Component")
+    check_components({"optimizer": {"_target_": "evil.Component"}})
+    for plain in ({"model": {"dropout": {"_target_": "evil.Component"}}}, {"more": {"_target_": "evil.Component"}}):
+        with pytest.raises(ConfigError, match="a component cannot stand here; remove"):
+            check_components(plain)
 
 
 def test_a_package_in_the_trust_variable_ends_the_command(target, places, tmp_path, monkeypatch, capfd) -> None:
