@@ -12,12 +12,16 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.defaults_list import DefaultsList
 from hydra._internal.execution_policy import execution_whitelist
 from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import DefaultsTreeNode, GroupDefault, ResultDefault
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
-from hydra.types import TaskFunction
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from harness.core.errors import ConfigError
@@ -44,6 +48,21 @@ def run_hydra_app(
             config_path=config_dir,
             config_name=config_name,
         )
+
+
+class _CheckedLauncher(Launcher):
+    """Compose each job here too, where compositions are watched: some launchers compose it in another process only."""
+
+    def __init__(self, launcher: Launcher, loader: ConfigLoader, config: DictConfig) -> None:
+        self._launcher, self._loader, self._config = launcher, loader, config
+
+    def setup(self, **_: Any) -> None:
+        """Do nothing: the launcher is set up."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        for overrides in filter(None, job_overrides):
+            self._loader.load_sweep_config(self._config, list(overrides))
+        return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
 
 
 @dataclass(frozen=True)
@@ -79,6 +98,7 @@ def watch_compositions(
         check_source: Called with each entry of `hydra.searchpath` before it is read.
     """
     compose, add_sources = ConfigLoaderImpl._load_configuration, ConfigRepository.initialize_sources
+    make_launcher = Plugins.instantiate_launcher
 
     def compose_checked(loader: ConfigLoaderImpl, *args: Any, **kwargs: Any) -> DictConfig:
         try:
@@ -94,13 +114,21 @@ def watch_compositions(
                 check_source(str(element.path))
         add_sources(repository, search_path)
 
+    def make_checked_launcher(
+        plugins: Plugins, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> Launcher:
+        launcher = make_launcher(plugins, hydra_context, task_function, config)
+        return _CheckedLauncher(launcher, hydra_context.config_loader, config)
+
     ConfigLoaderImpl._load_configuration = compose_checked  # type: ignore[method-assign, assignment]
     ConfigRepository.initialize_sources = add_checked_sources  # type: ignore[method-assign, assignment]
+    Plugins.instantiate_launcher = make_checked_launcher  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
         ConfigLoaderImpl._load_configuration = compose  # type: ignore[method-assign]
         ConfigRepository.initialize_sources = add_sources  # type: ignore[method-assign]
+        Plugins.instantiate_launcher = make_launcher  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -123,7 +123,7 @@ COMMAND_LINES = {
         "hydra.job_logging.handlers.console='${${more}:{class:evil.Component,x:\"${hydra.runtime.output_dir}/../victim/file.txt\"}}'",
     ],
     "formatters made by a resolver": [
-        'hydra.job_logging.formatters=\'${oc.create:{simple:{class:evil.Component,x:"${hydra.runtime.output_dir}/../victim/file.txt"}}}\''
+        "hydra.job_logging.formatters='${oc.create:{simple:{class:evil.Component,x:\"${hydra.runtime.output_dir}/../victim/file.txt\"}}}'"
     ],
     "logging made by a resolver": [
         "hydra.job_logging='${oc.decode:\"{version:1,root:{},x:${hydra.runtime.output_dir}/../victim/file.txt}\"}'"
@@ -178,7 +178,7 @@ def check_refused(status: int, stderr: str, target: AttackTarget, tmp_path) -> N
     """Check that a command ended with one message and status 2, and that nothing was run, written or removed."""
     assert status == 2, stderr
     assert "Traceback" not in stderr
-    assert len(stderr.strip().splitlines()) == 1
+    assert len([line for line in stderr.strip().splitlines() if not line.startswith("[I ")]) == 1  # those are Optuna's
     target.check_untouched()
     left = {path.name for path in tmp_path.rglob("*") if path.is_file() and target.folder not in path.parents}
     assert not left - {"sweep.lock", "multirun.yaml"}  # the latter is Hydra's own
@@ -230,6 +230,10 @@ hydra:
     handlers:
       console: "${oc.create:{class: logging.FileHandler, mode: w, filename: '${hydra.runtime.output_dir}/file.txt'}}"
 """
+JOB_LOG = """# @package _global_
+defaults: [smoke]
+hydra: {job_logging: {handlers: {x: {class: logging.FileHandler, filename: VICTIM/x.log, mode: w}}}}
+"""
 OWN_FILES = {
     # files of a folder given with --config-dir, and the arguments that choose them
     "an option of a group": (
@@ -267,6 +271,10 @@ OWN_FILES = {
     "a component in a job of Hydra's own sweeper": (
         {"experiment/x.yaml": "# @package _global_\nmodel: {dropout: {_target_: evil.run}}\n"},
         "-m hydra/sweeper=basic sweeps=none experiment=x,smoke",
+    ),
+    "a job that Hydra composes in another process only": (
+        {"experiment/x.yaml": JOB_LOG},
+        "-m hydra/sweeper=optuna hydra/launcher=joblib sweeps=none experiment=choice(x,x) hydra.sweeper.n_trials=1",
     ),
     "a primary configuration": (
         {"x.yaml": "defaults: [config, _self_]\nhydra: {callbacks: {x: {_target_: evil.Component}}}\n"},

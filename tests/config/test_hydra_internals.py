@@ -8,6 +8,7 @@ from hydra._internal import utils
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
 from harness.config.hydra_internals import adjust_files, adjusts_files, run_hydra_app, watch_compositions
@@ -94,6 +95,7 @@ def test_entries_of_the_search_path_are_checked_before_they_are_read(tmp_path) -
 
 def test_compositions_are_watched_within_the_context_only(tmp_path) -> None:
     methods = [(ConfigLoaderImpl, "_load_configuration"), (ConfigRepository, "initialize_sources")]
+    methods.append((Plugins, "instantiate_launcher"))
     before = [getattr(owner, name) for owner, name in methods]
     with watch_compositions(lambda cfg: None, lambda source: None):
         assert not {getattr(owner, name) for owner, name in methods} & set(before)
