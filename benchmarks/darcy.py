@@ -67,7 +67,7 @@ def run_harness(folder: Path, seed: int, cache: Path, *overrides: str) -> dict[s
     cfg = compose_config(
         [
             "experiment=operator", "data=pde_files", f"data.train={folder}/darcy_train_16.pt", f"seed={seed}",
-            f"data.tests=[{folder}/darcy_test_16.pt,{folder}/darcy_test_32.pt]", f"cache_dir={cache}", *overrides,
+            f"data.validation=[{folder}/darcy_test_16.pt,{folder}/darcy_test_32.pt]", f"cache_dir={cache}", *overrides,
         ]
     )  # fmt: skip
     settings, processes, events = validate_config(cfg), ProcessGroup(torch.device("cpu")), []

@@ -17,7 +17,7 @@ from harness.preflight.report import LEVELS
 from harness.run.preflight_adapter import open_training_setup
 
 TITLES, BOOKS, QA = "data.source.path={titles}", "data.source.path={books}", "data.source.path={qa}"
-DARCY = ["data.train={darcy}/darcy_train_16.pt", "data.tests=[{darcy}/darcy_test_16.pt]"]
+DARCY = ["data.train={darcy}/darcy_train_16.pt", "data.validation=[{darcy}/darcy_test_16.pt]"]
 NEEDS = {
     "headlines_before": [TITLES],
     "headlines_after": [TITLES],

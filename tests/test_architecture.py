@@ -34,6 +34,7 @@ HOMES = {
     "tensorboard": {"observers/tensorboard.py", "importers/tensorboard.py"},
     "matplotlib": {"plotting.py", "sweep/report/figures.py"},
     "neuralop": {"models/fno.py"},
+    "h5py": {"data/field_files.py"},
 }
 LONG_FUNCTIONS, LONG_FILES = 60, 350
 

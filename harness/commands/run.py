@@ -38,6 +38,7 @@ def run_job(cfg: DictConfig) -> float:
     own message first.
     """
     from harness.core import distributed
+    from harness.run.base_model import describe_foreign_base
     from harness.run.runner import run
 
     interrupt_on_signals()
@@ -49,7 +50,7 @@ def run_job(cfg: DictConfig) -> float:
         if not adjusts_files():  # composed without our rules, for the same reason
             cfg = compose_config(overrides)
         check_locked(cfg, given)
-        notices = describe_left_out(list_left_out(overrides))
+        notices = [*describe_left_out(list_left_out(overrides)), *describe_foreign_base(cfg, overrides)]
         result = run(cfg, overrides=overrides, notices=notices, **_sweep_arguments())
     except ConfigError as error:
         sys.exit(report_error(str(error), 2))

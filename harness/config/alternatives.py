@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 ALTERNATIVES = {
     "loop": (("max_steps", "epochs", "max_tokens"), ("evals", "eval_every")),
     "schedule": (("warmup_ratio", "warmup_steps"),),
+    "data": (("val_fraction", "validation"),),
 }
 """By section, the names of settings of which exactly one is not null."""
 
@@ -19,10 +20,15 @@ def find_replaced_keys(given: Mapping[str, Any]) -> set[str]:
         f"{section}.{name}"
         for section, groups in ALTERNATIVES.items()
         for names in groups
-        if any(given.get(f"{section}.{name}") is not None for name in names)
+        if any(_is_given(f"{section}.{name}", given) for name in names)
         for name in names
-        if f"{section}.{name}" not in given
+        if f"{section}.{name}" not in given and not _is_given(f"{section}.{name}", given)
     }
+
+
+def _is_given(key: str, given: Mapping[str, Any]) -> bool:
+    """Return whether `given` sets a key to something, or a key below it."""
+    return given.get(key) is not None or any(name.startswith(f"{key}.") for name in given)
 
 
 def replace_alternatives(cfg: DictConfig, given: Mapping[str, Any]) -> None:

@@ -79,7 +79,7 @@ COMPONENTS = {
     ),
     "data": (
         "harness.data.darcy.build_darcy_data",
-        "harness.data.operator_data.load_pt_files",
+        "harness.data.operator_data.load_field_files",
         "harness.data.tokens.prepare_token_data",
     ),
     "data.source": SOURCES,

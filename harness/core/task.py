@@ -61,7 +61,7 @@ class Task(Protocol):
 
     model: "nn.Module"
     constants: Mapping[str, float]  # reference values for the metrics, such as ln(vocabulary); recorded once
-    dataset: Mapping[str, str]  # name, digest and source of the data
+    dataset: Mapping[str, str]  # name, digest and source of the data, and the digest.SPLIT of each split
     examples: int  # per epoch
     files: Mapping[str, Path]  # needed to use the weights, such as a tokenizer's folder; kept beside them
     tokens_per_example: float  # mean number of tokens that an example takes from the token budget

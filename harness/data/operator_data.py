@@ -1,20 +1,25 @@
-"""Data for operator learning: pairs of input and output fields on regular grids, read from tensor files."""
+"""Data for operator learning: pairs of input and output fields on regular grids, read from files of arrays."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from harness.core.digests import compute_file_digest
-from harness.core.files import check_regular_file
 from harness.data.cache import compute_digest
+from harness.data.field_files import FIELD_SUFFIXES, read_array
+from harness.data.field_layout import Channels, arrange_channels
+from harness.data.splits import check_disjoint, check_split_settings
+from harness.data.text_files import find_data_files
+
+FieldPlace = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 
 @dataclass(frozen=True, eq=False)
 class FieldPairs:
-    """Samples of inputs `x` and outputs `y` on one grid, float32, [samples, channels, height, width]."""
+    """Samples of inputs `x` and outputs `y` on one grid, float32, [samples, channels, *grid]."""
 
     x: Tensor
     y: Tensor
@@ -30,14 +35,17 @@ class FieldPairs:
 
     @property
     def grid(self) -> str:
-        """Grid size, such as `16` or `17x16`."""
-        height, width = self.y.shape[-2:]
-        return str(height) if height == width else f"{height}x{width}"
+        """Grid size, such as `16x17`; `16` if all sides are equal."""
+        sides = self.y.shape[2:]
+        return str(sides[0]) if len(set(sides)) == 1 else "x".join(map(str, sides))
 
 
 @dataclass(frozen=True, eq=False)
 class FieldData:
-    """Training and held-out samples. The first held-out set is the validation set; all have different grids."""
+    """Training and held-out samples. The first held-out set is the validation set; all have different grids.
+
+    Nothing that trains or evaluates reads `test`.
+    """
 
     train: FieldPairs
     held_out: tuple[FieldPairs, ...]
@@ -47,35 +55,69 @@ class FieldData:
     eval_batch_size: int
     shuffle: bool
     seed: int
+    test: tuple[FieldPairs, ...] = ()
+    split_digests: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_pt_files(
+def load_field_files(
     *,
-    train: str,
-    tests: Sequence[str],
+    train: FieldPlace,
+    validation: FieldPlace | None,
+    val_fraction: float | None,
+    test: FieldPlace | None,
+    x: str,
+    y: str,
+    channels: Channels | None,
     limit: int | None,
     eval_batch_size: int,
     shuffle: bool,
     seed: int,
     cache_dir: Path,
 ) -> FieldData:
-    """Load the first `limit` samples of the file `train` (all if None) and all samples of the files `tests`.
+    """Load training, validation and test samples from files.
+
+    A place is a file, a folder, a glob or a list of these, or `{x: FILE, y: FILE}` for files of one array each. Files
+    with the same grid are joined. Without files `validation`, the last `val_fraction` of the training samples are held
+    out. Of the others, the first `limit` are kept (all if None).
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If the content of a file is unsuitable, as in `read_field_pairs`.
+        ValueError: If a setting or a file is unsuitable, as in `read_field_pairs`, or if a file is in two splits.
     """
-    if isinstance(tests, str) or not tests:
-        raise ValueError(f"tests={tests!r} must be a list of files, such as [test_16.pt,test_32.pt]")
+    check_split_settings(val_fraction, validation)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be 1 or more, or null for every sample")
-    paths = [Path(file).expanduser() for file in (train, *tests)]
-    splits = [read_field_pairs(path) for path in paths]
-    if limit is not None and limit > len(splits[0]):
-        raise ValueError(f"limit={limit} is more than the {len(splits[0])} samples of {paths[0]}; lower it")
-    names = ", ".join(path.name for path in paths)
-    key = compute_digest(*map(compute_file_digest, paths), limit)
-    return build_field_data(splits[0][:limit], splits[1:], key, "PtFiles", names, eval_batch_size, shuffle, seed)
+    places = {"train": train, "validation": validation, "test": test}
+    pairs = {name: _list_pairs(name, place) for name, place in places.items() if place is not None}
+    files = {
+        name: {compute_digest(*map(compute_file_digest, pair)): str(pair[0]) for pair in found}
+        for name, found in pairs.items()
+    }
+    check_disjoint(files)
+    sets = {name: _join_by_grid(found, x, y, channels) for name, found in pairs.items()}
+    if len(sets["train"]) > 1:
+        grids = ", ".join(fields.grid for fields in sets["train"])
+        raise ValueError(f"train: its files have different grids, {grids}; train on one of them")
+    [training] = sets["train"]
+    if validation is None:
+        training, sets["validation"] = _hold_out(training, val_fraction or 0)
+    if limit is not None and limit > len(training):
+        raise ValueError(f"limit={limit} is more than the {len(training)} samples for training; lower it")
+    digests = {name: compute_digest([*found], x, y, channels) for name, found in files.items()}
+    digests["train"] = compute_digest(digests["train"], limit, val_fraction)
+    digests.setdefault("validation", compute_digest(digests["train"], "validation"))
+    data = build_field_data(
+        training[:limit],
+        sets["validation"],
+        compute_digest(sorted(digests.items())),
+        "FieldFiles",
+        "; ".join([*(f"{name}: {_name_files(found)}" for name, found in pairs.items()), _describe_shape(training)]),
+        eval_batch_size,
+        shuffle,
+        seed,
+        sets.get("test", ()),
+    )
+    return replace(data, split_digests=digests)
 
 
 def build_field_data(
@@ -87,70 +129,98 @@ def build_field_data(
     eval_batch_size: int,
     shuffle: bool,
     seed: int,
+    test: Sequence[FieldPairs] = (),
 ) -> FieldData:
-    """Build the data; raise ValueError if channels differ between sets or two held-out sets have the same grid."""
+    """Build the data; raise ValueError if dimensions or channels differ, or two held-out sets have the same grid."""
     if eval_batch_size < 1:
         raise ValueError(f"eval_batch_size={eval_batch_size} must be 1 or more")
-    channels = [(fields.x.shape[1], fields.y.shape[1]) for fields in (train, *held_out)]
+    channels = [(fields.x.shape[1], fields.y.shape[1]) for fields in (train, *held_out, *test)]
     if len(set(channels)) > 1:
         raise ValueError(f"the channels of x and y differ between files: {channels}; use files of one problem")
+    dimensions = [fields.y.ndim - 2 for fields in (train, *held_out, *test)]
+    if len(set(dimensions)) > 1:
+        raise ValueError(f"the dimensions of the grids differ between files: {dimensions}; use files of one problem")
     grids = [fields.grid for fields in held_out]
     if len(set(grids)) < len(grids):
-        raise ValueError(f"two of the tests have the same grid: {', '.join(grids)}; give one file per grid")
-    return FieldData(train, tuple(held_out), key, name, source, eval_batch_size, shuffle, seed)
+        raise ValueError(f"two held-out sets have the same grid: {', '.join(grids)}; give one for each grid")
+    return FieldData(train, tuple(held_out), key, name, source, eval_batch_size, shuffle, seed, tuple(test))
 
 
-def read_field_pairs(path: Path) -> FieldPairs:
-    """Read `{"x": ..., "y": ...}` saved with torch.save, without running code from the file.
+def read_field_pairs(
+    path: Path, x: str = "x", y: str = "y", channels: Channels | None = None, y_path: Path | None = None
+) -> FieldPairs:
+    """Read the arrays `x` and `y` of a file, or of the files `path` and `y_path`, without running code from them.
 
-    Each tensor is [samples, height, width] or [samples, channels, height, width]. An x with one dimension less, such as
-    an initial state, is repeated in every row of y.
+    Their layout is [samples, *grid] with or without channels, as in `arrange_channels`.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If its content is unsuitable; the message says why.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; give a .pt file with x and y")
-    check_regular_file(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types, depending on the bytes
-        raise ValueError(f"{path} is damaged or not a file of tensors saved with torch.save") from error
-    x, y = (_get_tensor(content, name, path) for name in ("x", "y"))
-    if x.ndim == y.ndim - 1 and x.shape[1:] == y.shape[2:]:
-        x = x.unsqueeze(1).expand_as(y)
-    x, y = (fields.unsqueeze(1) if fields.ndim == 3 else fields for fields in (x, y))
-    _check_pair(x, y, path)
-    return FieldPairs(x.contiguous(), y.contiguous())
+    is_alone = y_path is not None
+    arrays = read_array(path, x, "x", is_alone=is_alone), read_array(y_path or path, y, "y", is_alone=is_alone)
+    where = f"{path} and {y_path}" if is_alone else str(path)
+    fields = FieldPairs(*arrange_channels(*arrays, channels, where))
+    _check_values(fields, path, y_path or path)
+    return fields
 
 
-def _get_tensor(content: object, name: str, path: Path) -> Tensor:
-    found = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(found, Tensor):
-        kind = f"a {type(content).__name__}"
-        if isinstance(content, dict):
-            kind = f"a dictionary of {', '.join(map(str, content))}"
-        raise ValueError(f"{path} has no tensor {name!r}: it holds {kind}; save {{'x': ..., 'y': ...}}")
-    if found.is_complex():
-        raise ValueError(f"{name} of {path} is complex; save its real and imaginary parts as two channels")
-    return found.float()
+def _list_pairs(name: str, place: FieldPlace) -> list[tuple[Path, ...]]:
+    """Return the files of a split: one for each pair of arrays, or one with x and one with y."""
+    if not isinstance(place, Mapping):
+        return [(path,) for path in find_data_files(place, FIELD_SUFFIXES, name)]
+    if sorted(place) != ["x", "y"]:
+        raise ValueError(f"{name}={dict(place)!r} must have the keys x and y, such as {{x: x.npy, y: y.npy}}")
+    listed = [find_data_files(place[key], FIELD_SUFFIXES, f"{name}.{key}") for key in ("x", "y")]
+    if len(listed[0]) != len(listed[1]):
+        raise ValueError(f"{name}: {len(listed[0])} files with x and {len(listed[1])} with y; give one y for each x")
+    return list(zip(*listed, strict=True))
 
 
-def _check_pair(x: Tensor, y: Tensor, path: Path) -> None:
-    shapes = f"x of {path} is {list(x.shape)}, y {list(y.shape)}"
-    if x.ndim != 4 or y.ndim != 4:
-        raise ValueError(f"{shapes}; both must be [samples, height, width] or [samples, channels, height, width]")
-    if not len(x) or len(x) != len(y):
-        raise ValueError(f"{shapes}: both need the same number of samples, at least one")
-    if x.shape[2:] != y.shape[2:]:
-        raise ValueError(f"{shapes}: their grids differ; sample both on the same grid")
-    for name, fields in (("x", x), ("y", y)):
-        bad = (~fields.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+def _join_by_grid(pairs: Sequence[tuple[Path, ...]], x: str, y: str, channels: Channels | None) -> list[FieldPairs]:
+    """Read all files and join those whose fields have the same shape; the order is that of the first of each."""
+    sets: dict[tuple[torch.Size, torch.Size], list[FieldPairs]] = {}
+    for path, *others in pairs:
+        fields = read_field_pairs(path, x, y, channels, *others)
+        sets.setdefault((fields.x.shape[1:], fields.y.shape[1:]), []).append(fields)
+    return [
+        parts[0] if len(parts) == 1 else FieldPairs(torch.cat([f.x for f in parts]), torch.cat([f.y for f in parts]))
+        for parts in sets.values()
+    ]
+
+
+def _hold_out(fields: FieldPairs, val_fraction: float) -> tuple[FieldPairs, list[FieldPairs]]:
+    """Split off the last samples, at least one."""
+    count = max(1, round(val_fraction * len(fields)))
+    if count >= len(fields):
+        raise ValueError(
+            f"val_fraction={val_fraction} leaves none of the {len(fields)} samples for training; "
+            "lower it, or give validation files"
+        )
+    return fields[:-count], [fields[-count:]]
+
+
+def _describe_shape(fields: FieldPairs) -> str:
+    channels = f"{fields.x.shape[1]} and {fields.y.shape[1]} channels"
+    return f"x and y of {channels} on a grid of {'x'.join(map(str, fields.y.shape[2:]))}"
+
+
+def _name_files(pairs: Sequence[tuple[Path, ...]]) -> str:
+    return ", ".join(path.name for pair in pairs for path in pair)
+
+
+def _check_values(fields: FieldPairs, x_path: Path, y_path: Path) -> None:
+    """Check that all values are finite and that no output is 0 everywhere.
+
+    Raises:
+        ValueError: If not; the message names the first sample.
+    """
+    for name, values, path in (("x", fields.x, x_path), ("y", fields.y, y_path)):
+        bad = (~values.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
         if bad:
             raise ValueError(f"{name} of {path} is not finite in {len(bad)} samples, the first is sample {bad[0]}")
-    zero = (y == 0).flatten(1).all(1).nonzero().flatten().tolist()
+    zero = (fields.y == 0).flatten(1).all(1).nonzero().flatten().tolist()
     if zero:
         raise ValueError(
-            f"y of {path} is 0 everywhere in sample {zero[0]}: its relative error is undefined; remove the sample"
+            f"y of {y_path} is 0 everywhere in sample {zero[0]}: its relative error is undefined; remove the sample"
         )

@@ -4,11 +4,11 @@ import csv
 import io
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from harness.core.digests import compute_file_digest
 from harness.data import pydoc
@@ -43,6 +43,14 @@ class Source(Protocol):
 
     def iter_documents(self) -> Iterator[Document]:
         """Yield every document, in the same order each time."""
+
+
+@runtime_checkable
+class SplittableSource(Source, Protocol):
+    """A source whose validation and test documents may be kept apart from those for training."""
+
+    def open_held_out(self, place: str | Sequence[str], key: str) -> Source:
+        """Return the source of the documents at `place`, read with the same settings; messages call it by its `key`."""
 
 
 def format_qa_document(question: str, answer: str) -> Document:
@@ -87,9 +95,9 @@ class PydocQA:
 
 @dataclass(frozen=True)
 class _FileSource:
-    """Files named by `path`: a file, a folder or a glob; UTF-8, plain or .gz."""
+    """Files named by `path`: a file, a folder, a glob, or a list of these; UTF-8, plain or .gz."""
 
-    path: str
+    path: str | Sequence[str]
 
     SUFFIXES: ClassVar[tuple[str, ...]] = (".txt", ".md", ".markdown")  # read in a folder; .gz may follow
 
@@ -102,6 +110,10 @@ class _FileSource:
     def fingerprint(self) -> str:
         settings = {**asdict(self), "path": None}  # moving a file does not change its fingerprint
         return compute_digest(type(self).__name__, settings, [compute_file_digest(path) for path in self.list_files()])
+
+    def open_held_out(self, place: str | Sequence[str], key: str) -> Self:
+        find_data_files(place, self.SUFFIXES, key)
+        return replace(self, path=place)
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,7 @@ class TextFiles(_FileSource):
 class Headlines(_FileSource):
     """One headline per line, or per row of `column` in a .csv or .tsv file with a header.
 
-    Headlines are shuffled with `seed`; then the first `limit` are kept.
+    Headlines are shuffled with `seed`; then the first `limit` are kept. Held-out files are kept whole.
     """
 
     column: str | None = None
@@ -144,6 +156,9 @@ class Headlines(_FileSource):
         super().__post_init__()
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit={self.limit} must be 1 or more, or null for all")
+
+    def open_held_out(self, place: str | Sequence[str], key: str) -> Self:
+        return replace(super().open_held_out(place, key), limit=None)
 
     def iter_documents(self) -> Iterator[Document]:
         headlines = [line.strip() for path in self.list_files() for line in self._read_titles(path) if line.strip()]
@@ -215,6 +230,12 @@ class HuggingFace:
         files = sorted(path for path in local.rglob("*") if path.is_file()) if local.is_dir() else []
         settings = {**asdict(self), "path": None if files else self.path}
         return compute_digest("HuggingFace", settings, [compute_file_digest(path) for path in files])
+
+    def open_held_out(self, place: str | Sequence[str], key: str) -> Self:
+        """Return another split of the same data set, such as `validation`."""
+        if not isinstance(place, str) or not place:
+            raise ValueError(f"{key}={place!r} is not a split of the data set; name one, such as {key}={key}")
+        return replace(self, split=place)
 
     def iter_documents(self) -> Iterator[Document]:
         return (_row_to_document(row, self, f"{self.path} has") for row in self.load_rows())

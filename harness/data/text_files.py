@@ -4,7 +4,7 @@ import csv
 import glob
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,15 +17,24 @@ MAX_UNPACKED_BYTES = 2 * 10**9  # of a .gz file
 MAX_JSON_LINE_BYTES = 250_000_000
 
 
-def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files that `path` names, sorted: a file, those in a folder with one of `suffixes`, or a glob.
+def find_data_files(path: str | Sequence[str], suffixes: tuple[str, ...], key: str = "path") -> list[Path]:
+    """Return the files that `path` names: a file, those in a folder with one of `suffixes`, a glob, or a list of these.
+
+    They are sorted, except that those of a list follow its order. Messages call `path` by its `key`.
 
     Raises:
         FileNotFoundError: If there are none.
-        ValueError: If some are empty, or pipes, devices or broken links.
+        ValueError: If some are empty, named twice, or pipes, devices or broken links.
     """
+    if not isinstance(path, str):
+        files = [file for one in path for file in find_data_files(one, suffixes, key)]
+        if twice := [str(file) for file in files if files.count(file) > 1]:
+            raise ValueError(f"{key}: {twice[0]} is named twice; name it once")
+        if not files:
+            raise ValueError(f"{key}=[] is empty; give a file, a folder or a glob")
+        return files
     if not path:  # Path("") would be the working directory
-        raise ValueError("path='' is empty; give a file, a folder or a glob")
+        raise ValueError(f"{key}='' is empty; give a file, a folder or a glob")
     place = Path(path).expanduser()
     if place.is_dir():
         found = [file for file in place.rglob("*") if file.name.removesuffix(".gz").endswith(suffixes)]
@@ -33,13 +42,13 @@ def find_data_files(path: str, suffixes: tuple[str, ...]) -> list[Path]:
         found = [place] if place.exists() else [Path(match) for match in glob.glob(str(place), recursive=True)]
     for file in found:  # leaving one out would change the data in silence
         if not file.is_dir():
-            _check_file(file)
+            _check_file(file, key)
     found = sorted(file for file in found if file.is_file())
     if not found:
         kind = f"holds no {', '.join(suffixes)} file" if place.is_dir() else "does not exist"
-        raise FileNotFoundError(f"path={path!r} {kind}; give a file, a folder or a glob")
+        raise FileNotFoundError(f"{key}={path!r} {kind}; give a file, a folder or a glob")
     if empty := [str(file) for file in found if not file.stat().st_size]:
-        raise ValueError(f"path={path!r}: empty: {', '.join(empty)}")
+        raise ValueError(f"{key}={path!r}: empty: {', '.join(empty)}")
     return found
 
 
@@ -92,12 +101,12 @@ def _open_text(path: Path, max_bytes: int = sys.maxsize) -> IO[bytes]:
     return open_input(path, min(max_bytes, MAX_UNPACKED_BYTES), remedy, key="path: ")
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, key: str = "path") -> None:
     try:
         check_regular_file(path)
     except (OSError, ValueError) as error:
         problem = "is a broken link; remove or repair it" if isinstance(error, FileNotFoundError) else ""
-        raise ValueError(f"path: {f'{path} {problem}' if problem else error}") from error
+        raise ValueError(f"{key}: {f'{path} {problem}' if problem else error}") from error
 
 
 def _decode(content: bytes, path: Path, offset: int = 0) -> str:

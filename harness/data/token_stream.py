@@ -1,4 +1,4 @@
-"""Documents as a stream of token ids on disk, one per split: `[eos] document [eos] document ... [eos]`.
+"""Documents as a stream of token ids on disk, one for each split: `[eos] document [eos] document ... [eos]`.
 
 For a masked model [SEP] takes the place of [eos], and each document begins with [CLS].
 """
@@ -12,39 +12,34 @@ from typing import Any
 
 import numpy as np
 
-from harness.data.sources import Document, Source
+from harness.data.sources import Document
+from harness.data.splits import DocumentSplits
 from harness.data.tokenizers import Tokenizer, TokenizerBuilder
 
 ENCODE_BATCH_SIZE = 4096  # documents
 
 
 def write_token_stream(
-    folder: Path, *, source: Source, val_fraction: float, tokenizer: TokenizerBuilder, tokenizer_folder: Path
+    folder: Path, *, splits: DocumentSplits, tokenizer: TokenizerBuilder, tokenizer_folder: Path
 ) -> None:
-    """Split the documents, build the tokenizer, and write both splits with their metadata to `folder`.
+    """Read the documents, build the tokenizer, and write every split with its metadata to `folder`.
 
     Raises:
-        ValueError: If `source` has no text.
+        ValueError: If a split has no text.
     """
-    documents = [document for document in source.iter_documents() if document.text.strip()]
-    if len(documents) == 1:
-        documents = _split_lone_document(documents[0], val_fraction)
-    if len(documents) < 2:
-        raise ValueError(f"{source} holds no document with text")
-    held_out = min(max(1, round(val_fraction * len(documents))), len(documents) - 1)
-    train, val = documents[:-held_out], documents[-held_out:]
-    built = tokenizer.build(train, val, tokenizer_folder)
+    documents = splits.read_documents()
+    built = tokenizer.build(documents["train"], documents["val"], tokenizer_folder)
     built.save(folder / "tokenizer")
-    _write_split(folder, "train", train, built)
-    targets = _write_split(folder, "val", val, built)
+    targets = {name: _write_split(folder, name, documents[name], built) for name in documents}
+    val = documents["val"]
     metadata = {
-        "source": repr(source),
-        "documents": len(documents),
+        "source": splits.describe_source(),
+        "documents": sum(map(len, documents.values())),
         "val_documents": len(val),
         "val_characters": sum(len(document.text) for document in val),
         "val_bytes": sum(len(document.text.encode()) for document in val),
-        "val_scored_tokens": len(targets),
-        "unigram_entropy": compute_unigram_entropy(targets),
+        "val_scored_tokens": len(targets["val"]),
+        "unigram_entropy": compute_unigram_entropy(targets["val"]),
         "tokenizer": tokenizer_folder.name,
         "vocab_size": built.vocab_size,
         "eos_id": built.eos_id,
@@ -73,15 +68,6 @@ def read_stream_metadata(folder: Path) -> dict[str, Any]:
     """Return the metadata that `write_token_stream` wrote."""
     metadata: dict[str, Any] = json.loads((folder / "meta.json").read_text())
     return metadata
-
-
-def _split_lone_document(document: Document, val_fraction: float) -> list[Document]:
-    """Split a single text, such as a book, where the validation part begins, or at the last space before it."""
-    text, target = document.text, round(len(document.text) * (1 - val_fraction))
-    boundary = max(text.rfind(" ", 1, target), text.rfind("\n", 1, target))
-    if boundary < 0:
-        boundary = target
-    return [Document(text[:boundary], document.prompt), Document(text[boundary:])]
 
 
 def _write_split(folder: Path, name: str, documents: list[Document], tokenizer: Tokenizer) -> np.ndarray:

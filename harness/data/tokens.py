@@ -5,8 +5,8 @@ by one. Every token but the first is a target exactly once. Layout and sequence 
 they do not change what is on disk.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ import torch
 
 from harness.data.cache import compute_digest, ensure_cached
 from harness.data.sources import Source
+from harness.data.splits import open_splits
 from harness.data.token_stream import read_stream_metadata, read_token_stream, write_token_stream
 from harness.data.tokenizers import TokenizerBuilder
 
@@ -98,7 +99,7 @@ class TokenRows:
 
 @dataclass(frozen=True, eq=False)
 class TokenData:
-    """Both splits, and what is needed to interpret losses on them."""
+    """The splits, and what is needed to interpret losses on them. Nothing that trains or evaluates reads `test`."""
 
     train: TokenRows
     val: TokenRows
@@ -116,6 +117,8 @@ class TokenData:
     eval_batch_size: int
     shuffle: bool
     seed: int
+    test: TokenRows | None = None
+    split_digests: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare_token_data(
@@ -124,7 +127,9 @@ def prepare_token_data(
     *,
     sequence_length: int,
     layout: Layout,
-    val_fraction: float,
+    val_fraction: float | None,
+    validation: str | Sequence[str] | None = None,
+    test: str | Sequence[str] | None = None,
     shuffle: bool,
     seed: int,
     eval_batch_size: int,
@@ -132,44 +137,44 @@ def prepare_token_data(
 ) -> TokenData:
     """Split and tokenize the documents of `source`, once, and open the result from `cache_dir`.
 
-    The last `val_fraction` of the documents is for validation. With layout `packed` a row is `sequence_length` tokens
-    of the stream, across documents; with `examples` a row is a document, or a part of one that is longer.
+    The last `val_fraction` of the documents is for validation, or the files `validation` are; the files `test` are held
+    apart. With layout `packed` a row is `sequence_length` tokens of the stream, across documents; with `examples` a row
+    is a document, or a part of one that is longer.
 
     Raises:
-        ValueError: If a setting is invalid or a split has too few tokens.
+        FileNotFoundError: If a file is missing.
+        ValueError: If a setting is invalid, a file is in two splits, or a split has too few tokens.
     """
-    _check_settings(sequence_length, layout, val_fraction, eval_batch_size)
-    split = compute_digest(source.fingerprint(), val_fraction)
-    tokenizer_digest = tokenizer.fingerprint(split)
-    key = compute_digest(split, tokenizer_digest)
+    _check_settings(sequence_length, layout, eval_batch_size)
+    splits = open_splits(source, val_fraction=val_fraction, validation=validation, test=test)
+    read_digest, split_digests = splits.compute_training_digest(), splits.compute_digests()
+    tokenizer_digest = tokenizer.fingerprint(read_digest)
+    key = compute_digest(read_digest, tokenizer_digest, *([] if test is None else [split_digests["test"]]))
     write = partial(
         write_token_stream,
-        source=source,
-        val_fraction=val_fraction,
+        splits=splits,
         tokenizer=tokenizer,
         tokenizer_folder=Path(cache_dir) / "tokenizers" / tokenizer_digest,
     )
     folder = ensure_cached(Path(cache_dir) / "data" / key, write)
-    train, val = (_make_rows(*read_token_stream(folder, name), layout, sequence_length) for name in ("train", "val"))
-    for name, rows in (("train", train), ("validation", val)):
-        if rows.lengths.sum() < (sequence_length if layout == "packed" else 1):
-            raise ValueError(
-                f"sequence_length={sequence_length} is more than the {rows.lengths.sum()} tokens of the {name} split "
-                f"at val_fraction={val_fraction}; lower the first, change the second, or use more text"
-            )
+    names = ("train", "val") if test is None else ("train", "val", "test")
+    rows = {name: _make_rows(*read_token_stream(folder, name), layout, sequence_length) for name in names}
+    _check_lengths(rows, sequence_length if layout == "packed" else 1, val_fraction)
     metadata = read_stream_metadata(folder)
     return TokenData(
-        train,
-        _sort_longest_first(val),
+        rows["train"],
+        _sort_longest_first(rows["val"]),
         **{name: metadata[name] for name in METADATA_KEYS},
         digest=key,
         name=type(source).__name__,
-        source=repr(source),
+        source=splits.describe_source(),
         tokenizer_path=folder / "tokenizer",
         sequence_length=sequence_length,
         eval_batch_size=eval_batch_size,
         shuffle=shuffle,
         seed=seed,
+        test=_sort_longest_first(rows["test"]) if "test" in rows else None,
+        split_digests=split_digests,
     )
 
 
@@ -191,14 +196,28 @@ def _permute_epoch(n_examples: int, seed: int, epoch: int | None) -> np.ndarray:
     return np.arange(n_examples) if epoch is None else np.random.default_rng([seed, epoch]).permutation(n_examples)
 
 
-def _check_settings(sequence_length: int, layout: str, val_fraction: float, eval_batch_size: int) -> None:
+def _check_settings(sequence_length: int, layout: str, eval_batch_size: int) -> None:
     if layout not in ("packed", "examples"):
         raise ValueError(f"layout={layout!r} must be packed or examples")
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"val_fraction={val_fraction} must lie between 0 and 1, for example 0.1")
     for name, value in (("sequence_length", sequence_length), ("eval_batch_size", eval_batch_size)):
         if value < 1:
             raise ValueError(f"{name}={value} must be 1 or more")
+
+
+def _check_lengths(splits: Mapping[str, TokenRows], sequence_length: int, val_fraction: float | None) -> None:
+    """Check that every split has the tokens of a row.
+
+    Raises:
+        ValueError: If one has fewer.
+    """
+    share = "" if val_fraction is None else f" at val_fraction={val_fraction}"
+    remedy = "lower it" if val_fraction is None else "lower the first, change the second"
+    for name, rows in splits.items():
+        if rows.lengths.sum() < sequence_length:
+            raise ValueError(
+                f"sequence_length={sequence_length} is more than the {rows.lengths.sum()} tokens of the "
+                f"{'validation' if name == 'val' else name} split{share}; {remedy}, or use more text"
+            )
 
 
 def _make_rows(

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 def build_fno(*, x: Tensor, y: Tensor, modes: int, width: int, layers: int) -> "NormalizedOperator":
-    """Build a two-dimensional FNO (Li et al., 2021) with `modes` Fourier modes in each direction.
+    """Build an FNO (Li et al., 2021) with `modes` Fourier modes in each direction.
 
-    `x` and `y` are the training set, of shape (samples, channels, height, width). They set the numbers of channels and
-    the normalization.
+    `x` and `y` are the training set, of shape (samples, channels, *grid). They set the dimensions, the numbers of
+    channels and the normalization.
 
     Raises:
         ValueError: If a size is below 1, there are more modes than grid points, or neuraloperator is missing.
@@ -28,7 +28,7 @@ def build_fno(*, x: Tensor, y: Tensor, modes: int, width: int, layers: int) -> "
     except ImportError as error:
         raise ValueError(f"FNO needs neuraloperator: pip install 'plateau-harness[operator]' ({error})") from error
     network = FNO(
-        n_modes=(modes, modes),
+        n_modes=(modes,) * (x.ndim - 2),
         in_channels=x.shape[1],
         out_channels=y.shape[1],
         hidden_channels=width,
@@ -60,7 +60,7 @@ class NormalizedOperator(nn.Module):
         super().__init__()
         self.network = network
         for name, fields in (("x", x), ("y", y)):
-            std, mean = torch.std_mean(fields, dim=(0, 2, 3), keepdim=True)
+            std, mean = torch.std_mean(fields, dim=(0, *range(2, fields.ndim)), keepdim=True)
             self.register_buffer(f"{name}_mean", mean)
             self.register_buffer(f"{name}_std", std.where(std > 0, 1.0))  # 0 in a constant channel
 

@@ -2,23 +2,59 @@
 
 import hashlib
 import platform
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from harness.config.compose import NON_TRAINING_KEYS, compose_config, to_plain_dict, without_sweep_keys
 from harness.core.distributed import ProcessGroup
 from harness.data.cache import ensure_cached, is_intact
 from harness.run.build import instantiate_component
+from harness.run.provenance import format_command
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights
 
 SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir")
 """Choices that a base model takes from the run that needs it. The seed is not one, so that all seeds share a base."""
+
+PYTHON_DOCS = "harness.data.sources.Pydoc"
+"""Beginning of the names of the sources that the base model and its tokenizer are trained on."""
+OWN_MODEL = {"tokenizer": "bpe", "lora": "none", "start": "scratch"}
+
+
+def describe_foreign_base(cfg: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """Return a notice if a run on the user's text takes the base model or the tokenizer of Python's documentation.
+
+    Args:
+        overrides: Those that `cfg` was composed from; the notice shows the command to use instead.
+    """
+    source = _select_text(cfg, "data.source._target_")
+    has_base = _select_text(cfg, "start.source") == "experiment=pydoc_base"
+    has_tokenizer = _select_text(cfg, "tokenizer.corpus._target_").startswith(PYTHON_DOCS)
+    if not source or source.startswith(PYTHON_DOCS) or not (has_base or has_tokenizer):
+        return []
+    foreign = " and ".join(["the base model"] * has_base + ["the tokenizer"] * has_tokenizer)
+    choices = OWN_MODEL if has_base else {"tokenizer": OWN_MODEL["tokenizer"]}
+    kept = [override for override in overrides if re.split(r"[.=]", override.lstrip("+~"))[0] not in choices]
+    command = format_command([*kept, *(f"{group}={option}" for group, option in choices.items())])
+    return [
+        f"{foreign} come{'' if has_base and has_tokenizer else 's'} from Python's documentation, not from this text; "
+        f"to adapt a model of yours, set model=hf model.name=FOLDER; to train on this text alone:\n  {command}"
+    ]
+
+
+def _select_text(cfg: DictConfig, key: str) -> str:
+    """Return the value of a dotted key as text; an empty one if there is none, or `cfg` is invalid there."""
+    with suppress(OmegaConfBaseException):  # the validation reports it
+        return str(OmegaConf.select(cfg, key, default=""))
+    return ""
 
 
 def compose_base_config(experiment: str, cfg: DictConfig) -> DictConfig:

@@ -22,7 +22,7 @@ from harness.core.files import write_atomically
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import format_finding, print_finding, summarize_report
 from harness.record import metrics_file
-from harness.run import provenance
+from harness.run import base_model, provenance
 from harness.run.dry_run import dry_run
 from harness.run.preflight_adapter import open_training_setup
 from harness.run.runner import BaseRunFailed
@@ -61,7 +61,8 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     print(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
     checked = check_search_space(request.space, request.options.allow)
     request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
-    for notice in (*request.notices, *checked.notices):
+    foreign = base_model.describe_foreign_base(request.cfg, ["-m", *request.spec.arguments])
+    for notice in (*request.notices, *checked.notices, *foreign):
         print(f"note: {notice}")
     disk_space = check_disk_space(request, checked.checkpoint_bytes)
     if request.options.dry_run:

@@ -46,7 +46,8 @@ def build_operator_task(
         raise ValueError(f"loss={loss!r} must be l2 or h1")
     fields = data(seed=seed, cache_dir=cache_dir)
     y = fields.train.y
-    if (y == y[:1, :, :1, :1]).all():
+    values = y.flatten(2)
+    if (values == values[:1, :, :1]).all():
         raise ValueError("the training fields y are the same everywhere: there is nothing to learn; use other data")
     return OperatorTask(model(x=fields.train.x, y=y), fields, LOSSES[loss])
 
@@ -77,7 +78,8 @@ class OperatorTask:
     def dataset(self) -> Mapping[str, str]:
         data, held_out = self.data, self.data.held_out[0]
         validation = compute_array_digest(held_out.x.numpy(), held_out.y.numpy())
-        return {"name": data.name, "digest": data.digest, "source": data.source, "validation": validation}
+        splits = {f"digest.{name}": digest for name, digest in data.split_digests.items()}
+        return {"name": data.name, "digest": data.digest, "source": data.source, "validation": validation, **splits}
 
     @property
     def examples(self) -> int:

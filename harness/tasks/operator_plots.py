@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from harness.data.operator_data import FieldPairs
@@ -13,7 +14,7 @@ MAX_SAMPLES = 3  # in a figure
 
 
 def plot_field_samples(fields: FieldPairs, predicted: Tensor, path: Path) -> None:
-    """Plot the first channel of each sample in a row; truth and prediction share their colour scale."""
+    """Plot the first channel of each sample in a row; truth and prediction share their scale."""
     figure = make_figure(10, 2.4 * len(fields), layout="constrained")
     errors = relative_l2(predicted, fields.y).tolist()
     for index, row in enumerate(figure.subplots(len(fields), 4, squeeze=False)):
@@ -26,8 +27,17 @@ def plot_field_samples(fields: FieldPairs, predicted: Tensor, path: Path) -> Non
             "|error|": (abs(guess - y), {"vmin": 0}),
         }
         for axes, (name, (field, limits)) in zip(row, panels.items(), strict=True):
-            image = axes.imshow(field, origin="lower", aspect="auto", **limits)
-            figure.colorbar(image, ax=axes)
+            _draw_field(axes, field, limits)
             axes.set(title=name if index == 0 else "", xticks=[], yticks=[])
         row[2].set_xlabel(f"relative L2 {errors[index]:.3g}")
     save_figure(figure, path)
+
+
+def _draw_field(axes: Any, field: np.ndarray, limits: dict[str, float]) -> None:
+    """Draw a field as a line or an image; of a three-dimensional one, the slice in its middle."""
+    if field.ndim == 1:
+        axes.plot(field)
+        axes.set_ylim(limits.get("vmin"), limits.get("vmax"))
+        return
+    image = axes.imshow(field[len(field) // 2] if field.ndim > 2 else field, origin="lower", aspect="auto", **limits)
+    axes.figure.colorbar(image, ax=axes)

@@ -44,6 +44,7 @@ class TextTask:
             "source": data.source,
             "validation": compute_array_digest(data.val.stream, *scored),
             "validation_size": f"{data.val_bytes} bytes, {data.val_characters} characters",
+            **{f"digest.{name}": digest for name, digest in data.split_digests.items()},
             **({"tokenizer": compute_file_digest(tokenizer)[:16]} if tokenizer.is_file() else {}),
         }
 

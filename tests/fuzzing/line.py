@@ -60,7 +60,7 @@ DATA_FILES = {
     "qa_markdown": {"data.source.path": "inputs/qa.md"},
     "jsonl": {"data.source.path": "inputs/rows.jsonl"},
     "headlines": {"data.source.path": "inputs/titles.csv", "data.source.column": "title"},
-    "pde_files": {"data.train": "inputs/fields.pt", "data.tests": "[inputs/fields.pt]"},
+    "pde_files": {"data.train": "inputs/fields.pt"},
 }
 SHORT = [
     "loop.max_steps=1", "loop.epochs=null", "loop.max_tokens=null", "loop.evals=1", "loop.eval_every=null",

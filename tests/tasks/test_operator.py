@@ -3,6 +3,7 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -125,8 +126,8 @@ def build_run(overrides: list[str]) -> None:
 
 def test_plateau_notice_names_first_possible_cut(places, tmp_path) -> None:
     torch.save({"x": torch.rand(8, 16, 16), "y": torch.rand(8, 16, 16)}, tmp_path / "fields.pt")
-    files = [f"data.train={tmp_path}/fields.pt", f"data.tests=[{tmp_path}/fields.pt]"]
-    cfg = compose_config(["experiment=operator_before", *files, *places, "loop.epochs=11", "loop.evals=11"])
+    fields = f"data.train={tmp_path}/fields.pt"
+    cfg = compose_config(["experiment=operator_before", fields, *places, "loop.epochs=11", "loop.evals=11"])
     settings, processes = validate_config(cfg), ProcessGroup(torch.device("cpu"))
     parts = build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
     assert parts.notices == ("patience=10 allows a first cut after 12 evaluations, and the run has 11",)
@@ -136,7 +137,7 @@ def test_plateau_notice_names_first_possible_cut(places, tmp_path) -> None:
 def test_library_files_train(name, places) -> None:
     if not DATA.is_dir():
         pytest.skip("the library's Darcy and Burgers files are not beside the project")
-    files = [f"data.train={DATA}/{name}_train_16.pt", f"data.tests=[{DATA}/{name}_test_16.pt]"]
+    files = [f"data.train={DATA}/{name}_train_16.pt", f"data.validation=[{DATA}/{name}_test_16.pt]"]
     sizes = ["model.width=8", "model.layers=2", "data.limit=256", "batch.batch_size=16"]
     sizes += ["loop.epochs=4", "loop.evals=1"]
     result = run(
@@ -156,3 +157,24 @@ def test_constant_fields_are_rejected() -> None:
 def test_low_precision_is_rejected(places) -> None:
     with pytest.raises(ConfigError, match=r"precision\.autocast: the model has complex parameters"):
         dry_run(compose_config([*TINY, "precision=bf16", *places]))
+
+
+@pytest.mark.parametrize("shape", [(20,), (12, 9), (6, 5, 4)], ids=str)
+def test_fields_of_every_dimension_train(shape: tuple[int, ...], places, tmp_path) -> None:
+    grids = torch.meshgrid(*(torch.linspace(0, 1, size) for size in shape), indexing="ij")
+    for number, split in enumerate(("train", "validation", "test")):
+        scale = torch.rand(8, *[1] * len(shape), generator=torch.Generator().manual_seed(number)) + 1
+        x = scale * sum(grids) + 1
+        np.savez(tmp_path / f"{split}.npz", x=torch.stack([x, x**2], -1).numpy(), y=(x**2).numpy())
+    files = [f"data.{split}={tmp_path}/{split}.npz" for split in ("train", "validation", "test")]
+    sizes = ["model.width=4", "model.layers=1", "model.modes=4", "batch.batch_size=8", "loop.epochs=8", "loop.evals=1"]
+    overrides = ["experiment=operator", "data=pde_files", *files, *sizes, "~observers.mlflow", "device=cpu", *places]
+    result = run(compose_config(overrides))
+    losses = read_series(result.folder, "val/loss")
+    assert losses[-1] < losses[0]
+    if len(shape) == 1:
+        without_test = run(compose_config([*overrides, "data.test=null"]))
+        assert read_series(without_test.folder, "val/loss") == losses
+    tags = read_record(result.folder)[0]["tags"]
+    assert {f"data.digest.{split}" for split in ("train", "validation", "test")} <= tags.keys()
+    assert list((result.folder / "figures").glob("fields_*.png"))

@@ -12,7 +12,7 @@ from harness.sweep.space.file_ranges import fit_file_ranges
 from harness.sweep.space.validation import baseline_values
 
 FILES = {
-    "operator": ["data.train=x.pt", "data.tests=[x.pt]"],
+    "operator": ["data.train=x.pt", "data.validation=[x.pt]"],
     "gpt2_resume": ["start.run=RUN", "data.source.path=x"],
     "gpt2_lora": ["data.source.path=x"],
     "ltg_bert": ["data.source.path=x"],
