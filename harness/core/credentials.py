@@ -4,44 +4,53 @@ import re
 from collections.abc import Iterator
 from urllib.parse import unquote, unquote_plus
 
-# User and password, up to the last "@": SQLAlchemy takes "/" in a password, and HTTP clients take "@".
-USER_INFO = re.compile(r"(?<=://)[^:/?#]*(?::.*)?@", re.DOTALL)
+# What begins an address in a text, after a space, quote or bracket: a password may hold "://" too.
+ADDRESS = re.compile(r"(?<![^\s\"'(\[{<,;=])(?=[A-Za-z][\w+.\-]*://)")
+USER = re.compile(r"[^:/?#]*")
+TOKEN = re.compile(r"[^:/?#\s\"']*")  # a user without a password
+PORT = re.compile(r":\d{1,5}(?![^/?#\s\"'()\[\]{}<>])")
+# Their clients end the host at "/". SQLAlchemy takes "/" in a password, so 1/2 may be the password of a database.
+SCHEME_WITH_PORT = re.compile(r"(?:https?|ssh|ftp)\Z")
 # A user or password that is an interpolation, such as ${oc.env:PASSWORD}, names a secret without holding it.
 INTERPOLATION = re.compile(r"(?:[^:@]*:)?\$\{[^{}]*\}@")
-SECRET_NAME = (
-    r"pass(?!file)|pwd|token|secret|credential|(?<!ssl)(?<!ssl_)key|auth(?:orization)?(?==)|signature|"
-    r"(?<![a-z])sig(?==)|odbc_connect"
+PARAMETER = re.compile(r"[?&;#](?P<name>[^=&?#;\s]{1,80})=")
+SECRET_NAME = re.compile(
+    r"(?:.*[^a-z])?(?:(?<!ssl_)key|sig|pass|auth|authorization|odbc_connect)"
+    r"|.*(?:password|passwd|passphrase|pwd|token|secret|signature|credentials?|(?:api|access|account|private|secret)key"
+    r"|accesskeyid)",
+    re.IGNORECASE,
 )
-# A parameter of the query or the fragment. Its value ends at "&", without the quotes and brackets around the address.
-SECRET_PARAMETER = re.compile(
-    rf"(?P<separator>[?&;#])[^=&?#;]*(?:{SECRET_NAME})[^=&?#;]*=(?P<value>[^&]*?)(?=[\"'\])}}]*(?:&|$))",
-    re.IGNORECASE | re.DOTALL,
-)
+"""Names of query parameters, by how they end: `access_token`, but not `tokenizer`."""
+VALUE_END, WORD_END = re.compile("&"), re.compile(r"[&\s]")
+CLOSING = "\"'])}"  # may follow an address
+MASK = "***"
 MIN_PART_LENGTH = 3
 MIN_TOKEN_LENGTH = 16
 """Length from which a user without a password is taken for an access token. A user's name is no secret."""
 
+Span = tuple[int, int]
+
 
 def hide_credentials(value: str) -> str:
-    """Return one value, such as an address or an override, without users, passwords and secret query parameters.
+    """Return one value, such as an address or an override, without users and passwords, and *** for secret parameters.
 
     It may lose more than the secret where a password is not percent-encoded, never less.
     """
-    if "://" not in value:
-        return value
-    value = USER_INFO.sub(lambda match: match[0] if INTERPOLATION.fullmatch(match[0]) else "", value)
-    value, count = SECRET_PARAMETER.subn(r"\g<separator>", value)
-    return re.sub(r"[?&;#]+(?=[\"'\])}]*$)", "", re.sub(r"([?&;#])[&;]+", r"\1", value)) if count else value
+    return _replace_secrets(value, "", _find_parameters(value, VALUE_END))
 
 
 def hide_credentials_in_text(text: str, *addresses: str) -> str:
-    """Return a text, such as an error message, without the credentials of addresses in it or of those given.
+    """Return a text, such as an error message, with *** for the credentials of addresses in it or of those given.
 
     A driver may quote a part of its address, so the secrets of `addresses` are replaced wherever they occur.
+    A line is hidden from the user to the last "@" before the next address, since a password may hold spaces.
     """
     for secret in sorted({secret for address in addresses for secret in list_secrets(address)}, key=len, reverse=True):
-        text = text.replace(secret, "***")
-    return re.sub(r"\S+", lambda word: hide_credentials(word[0]), text)
+        text = text.replace(secret, MASK)
+    if "://" not in text:
+        return text
+    parts = (part for line in text.splitlines(keepends=True) for part in ADDRESS.split(line))
+    return "".join(_replace_secrets(part, f"{MASK}@", _find_parameters(part, WORD_END)) for part in parts)
 
 
 def list_secrets(address: str) -> Iterator[str]:
@@ -49,15 +58,12 @@ def list_secrets(address: str) -> Iterator[str]:
 
     Each is given as written, decoded, and in the parts that a driver takes for a host or a path if it is not encoded.
     """
-    if "://" not in address:
-        return
     found = []
-    for match in USER_INFO.finditer(address):
-        user, _, password = match[0][:-1].partition(":")
+    for start, end in _find_user_infos(address):
+        user, _, password = address[start : end - 1].partition(":")
         if password or len(user) >= MIN_TOKEN_LENGTH:
             found.append(password or user)
-        address = address.replace(match[0], "")
-    found += [match["value"] for match in SECRET_PARAMETER.finditer(address)]
+    found += [address[start:end] for start, end in _find_parameters(address, VALUE_END)]
     for secret in filter(None, found):
         yield from {secret, unquote(secret), unquote_plus(secret)}
         yield from (part for part in re.split(r"[/?#@:]", secret) if len(part) >= MIN_PART_LENGTH)
@@ -66,3 +72,48 @@ def list_secrets(address: str) -> Iterator[str]:
 def describe_malformed(address: str) -> str:
     """Return what is certainly not secret of an address that may be malformed, in quotes."""
     return repr(hide_credentials(address).rpartition("@")[2].partition("?")[0])
+
+
+def _replace_secrets(text: str, user_info: str, parameters: Iterator[Span]) -> str:
+    """Return `text` with `user_info` in place of users and passwords, and *** in place of `parameters`."""
+    spans = [(start, end, user_info) for start, end in _find_user_infos(text)]
+    spans += [(start, end, MASK) for start, end in parameters]
+    shown, position = [], 0
+    for start, end, replacement in sorted(spans):
+        if start >= position:  # else it is within another
+            shown += [text[position:start], replacement]
+            position = end
+    return "".join([*shown, text[position:]])
+
+
+def _find_user_infos(text: str) -> Iterator[Span]:
+    """Yield where users and passwords stand, with their "@". Takes time in proportion to the text."""
+    last_at, position = text.rfind("@"), 0
+    while (mark := text.find("://", position)) >= 0 and mark < last_at:
+        start = position = mark + 3
+        user_end = _match_end(USER, text, start)
+        has_password = text.startswith(":", user_end) and not (
+            PORT.match(text, user_end) and SCHEME_WITH_PORT.search(text, max(0, mark - 5), mark)
+        )
+        end = (last_at if has_password else text.rfind("@", start, _match_end(TOKEN, text, start))) + 1
+        if end > start and not INTERPOLATION.fullmatch(text, start, end):
+            yield start, end
+            position = end
+
+
+def _match_end(pattern: re.Pattern[str], text: str, start: int) -> int:
+    match = pattern.match(text, start)
+    return match.end() if match else start
+
+
+def _find_parameters(text: str, value_end: re.Pattern[str]) -> Iterator[Span]:
+    """Yield where values of secret query parameters of addresses stand. Takes time in proportion to the text."""
+    position = 0 if "://" in text else len(text)
+    for match in PARAMETER.finditer(text):
+        if match.start() < position or not SECRET_NAME.fullmatch(unquote(match["name"])):
+            continue
+        stop = value_end.search(text, match.end())
+        position = stop.start() if stop else len(text)
+        value = text[match.end() : position].rstrip(CLOSING)
+        if value:
+            yield match.end(), match.end() + len(value)

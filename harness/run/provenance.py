@@ -25,6 +25,7 @@ from harness.core.paths import project_dir, run_command
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "hydra-core", "optuna", "mlflow")
 MAX_FILE_CHANGES = 1_000_000  # characters of a file's changes that a patch includes
+MAX_LINE_LENGTH = 20_000  # characters; longer ones are data
 MAX_UNTRACKED = 100  # names in a patch
 # Independent of the user's settings, without filters that decrypt files, and with the names of renamed files.
 DIFF_COMMAND = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", "--no-relative", "--submodule=short", "-M",
@@ -50,7 +51,7 @@ PRIVATE_TEXT = re.compile(
     | \bAIza[\w-]{30}                              # Google
     # A password or key that is given as text: in quotes, or in YAML and .ini files as one word with a digit.
     | (?i:pass(?:word|wd|phrase)?|secret|pwd|(?:api|access|secret|private)_?key|(?:auth|access|api|hub|hf)_?token)
-      ["']?\s*[:=]\s*(?:["'][^"'\s${}<>]{6,}["'] | (?=\S*\d)[^\s"'(){}\[\]<>$,.]{8,}\s*$)
+      ["']?\s*[:=]\s*(?:["'][^"'\s${}<>]{6,}["'] | (?=\S{0,250}\d)[^\s"'(){}\[\]<>$,.]{8,250}\s*$)
     """,
     re.VERBOSE | re.MULTILINE,
 )
@@ -134,6 +135,8 @@ def _keep_public_changes(patch: bytes) -> Iterator[str]:
             reason = "its name is that of a file with secrets"
         elif len(text) > MAX_FILE_CHANGES:
             reason = "its changes are large"
+        elif any(len(line) > MAX_LINE_LENGTH for line in text.splitlines()):
+            reason = f"it has lines of more than {MAX_LINE_LENGTH:,} characters"
         elif PRIVATE_TEXT.search(text) or hide_credentials_in_text(text) != text:
             reason = "its changes hold what looks like a password or a key"
         else:

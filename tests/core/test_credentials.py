@@ -1,5 +1,7 @@
 """No part of a password is left of an address, wherever it stands in a text."""
 
+import time
+
 import pytest
 
 from harness.core.credentials import describe_malformed, hide_credentials, hide_credentials_in_text, list_secrets
@@ -13,19 +15,25 @@ from harness.core.credentials import describe_malformed, hide_credentials, hide_
         ("mysql://me@server:pass word@server/db", "mysql://server/db"),
         ("https://a-long-access-token@host/x", "https://host/x"),
         ("https://:token@host", "https://host"),
-        ("http://host/?token=a#b'c", "http://host/"),
-        ("postgresql://db/x?sslpassword=p w&sslmode=require", "postgresql://db/x?sslmode=require"),
-        ("postgresql://db/x?sslmode=require&PASSWORD=p?a;b", "postgresql://db/x?sslmode=require"),
-        ("postgresql://db/x?user=me&password=1&api_key=2", "postgresql://db/x?user=me"),
-        ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dp", "mssql+pyodbc:///"),
-        ("http://host/#access_token=t", "http://host/"),
-        ("tracking.uri='http://me:p@host?token=t'", "tracking.uri='http://host'"),
-        ("sweep.storage=[\"http://host?a=b&token=t\"]", "sweep.storage=[\"http://host?a=b\"]"),
+        ("http://me:p@host/x y", "http://host/x y"),
+        ("http://my name:p@host", "http://host"),
+        ("postgresql://me:5432/word@db/x", "postgresql://db/x"),  # SQLAlchemy takes "/" in a password
+        ("https://me@hub:8443/org/model@v2", "https://hub:8443/org/model@v2"),
+        ("http://host/?token=a#b'c", "http://host/?token=***"),
+        ("postgresql://db/x?sslpassword=p w&sslmode=require", "postgresql://db/x?sslpassword=***&sslmode=require"),
+        ("postgresql://db/x?sslmode=require&PASSWORD=p?a;b", "postgresql://db/x?sslmode=require&PASSWORD=***"),
+        ("postgresql://db/x?user=me&password=1&api_key=2", "postgresql://db/x?user=me&password=***&api_key=***"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dp", "mssql+pyodbc:///?odbc_connect=***"),
+        ("http://host/#access_token=t", "http://host/#access_token=***"),
+        ("http://host/?pass%77ord=p&apiKey=k&X-Amz-Signature=s", "http://host/?pass%77ord=***&apiKey=***&X-Amz-Signature=***"),
+        ("tracking.uri='http://me:p@host?token=t'", "tracking.uri='http://host?token=***'"),
+        ("sweep.storage=[\"http://host?a=b&token=t\"]", "sweep.storage=[\"http://host?a=b&token=***\"]"),
         ("http://one:p@host http://two:q@host", "http://host"),  # a password may contain all of this
     ],
 )  # fmt: skip
 def test_users_passwords_and_tokens_are_removed(address: str, hidden: str) -> None:
     assert hide_credentials(address) == hidden
+    assert hide_credentials(hidden) == hidden
 
 
 @pytest.mark.parametrize(
@@ -37,6 +45,10 @@ def test_users_passwords_and_tokens_are_removed(address: str, hidden: str) -> No
         "postgresql://db/x?sslkey=/key.pem&passfile=/home/me/.pgpass",
         "http://me:${oc.env:PASSWORD}@host",
         "password=x",
+        "https://hub:8443/org/model@v2",
+        "git+https://hub:8443/org/model@v2",
+        "http://host:5000?mail=me@example.org",
+        "https://x.org/f.txt?tokenizer=gpt2&max_tokens=3&sslkey=k&token_type=t&monkey=m",
     ],
 )
 def test_other_addresses_are_kept(address: str) -> None:
@@ -47,7 +59,46 @@ def test_text_of_a_driver_that_quotes_a_part_of_its_address() -> None:
     address = "http://me:pass/word@host/?token=a%2Fb"
     text = f"cannot parse 'me:pass' in {address}, asked for /?token=a/b of http://you:other@elsewhere"
     hidden = hide_credentials_in_text(text, address)
-    assert hidden == "cannot parse 'me:***' in http://host/ asked for /?token=*** of http://elsewhere"
+    shown = "cannot parse 'me:***' in http://***@host/?token=*** asked for /?token=*** of http://***@elsewhere"
+    assert hidden == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        ("postgresql://user:pa ss@h/db fails", "postgresql://***@h/db fails"),
+        ("postgresql://user:pa'ss@h/db fails\nask me@h", "postgresql://***@h/db fails\nask me@h"),
+        ("at http://h/?token=abc: failed, see http://x/?key=k.", "at http://h/?token=*** failed, see http://x/?key=***"),
+        ("https://x.org:8443/a@v2, http://host, me@x.org", "https://x.org:8443/a@v2, http://host, me@x.org"),
+        ("see https://x.org or mail me@x.org", "see https://x.org or mail me@x.org"),
+    ],
+)  # fmt: skip
+def test_addresses_in_a_text(text: str, hidden: str) -> None:
+    assert hide_credentials_in_text(text) == hidden
+    assert hide_credentials_in_text(hidden) == hidden
+
+
+HOSTILE = {
+    "parameters in JSON": '{"url":"http://a/#x",' + '"key":1,' * 1000,
+    "addresses with a port": "http://a:80/," * 1000,
+    "addresses without a password": "http://a:x " * 1000,
+    "schemes": "a://" * 1000,
+    "one long word": "http://a?" + "token" * 1000,
+    "parameters": "http://a?" + "key=;?#&" * 1000,
+    "users": "a://b:" * 1000 + "@",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_texts_take_time_in_proportion_to_their_length(text: str) -> None:
+    def measure_seconds(length: int) -> float:
+        whole = (text * (length // len(text) + 1))[:length]
+        start = time.process_time()
+        hide_credentials(whole)
+        hide_credentials_in_text(whole)
+        return time.process_time() - start
+
+    assert measure_seconds(1_000_000) < 8 * max(0.02, measure_seconds(250_000))
 
 
 def test_user_without_password_is_no_secret() -> None:

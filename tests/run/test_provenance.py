@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,20 @@ def test_no_diff_outside_a_repository(tmp_path) -> None:
 def test_command_contains_no_password(monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/here/run.py", "tracking.uri=http://me:secret@server:5000", "name=a run"])
     assert provenance.current_command() == "python run.py tracking.uri=http://server:5000 'name=a run'"
+
+
+def test_file_with_a_long_line_is_named_only(repository) -> None:
+    (repository / "model.py").write_text("x" * 20_001)
+    assert provenance.diff_from_commit(repository) == (
+        "# not in this patch, it has lines of more than 20,000 characters: model.py\n"
+    )
+
+
+def test_search_for_passwords_takes_time_in_proportion_to_the_text() -> None:
+    def measure_seconds(length: int) -> float:
+        line = ("pwd=" * provenance.MAX_LINE_LENGTH)[: provenance.MAX_LINE_LENGTH] + "\n"
+        start = time.process_time()
+        assert not provenance.PRIVATE_TEXT.search(line * (length // len(line)))
+        return time.process_time() - start
+
+    assert measure_seconds(200_000) < 8 * max(0.02, measure_seconds(60_000))
