@@ -138,7 +138,7 @@ def check_runs(commands: Path, tmp_path: Path) -> None:
     trained = run_plateau(commands, tmp_path, ["run", *overrides, *own], 300)
     assert trained.returncode == 0, trained.stderr
     [record] = tmp_path.glob("outputs/*_smoke/metrics.jsonl")
-    assert (tmp_path / "mlruns" / "mlflow.db").is_file()
+    assert (tmp_path / "mlflow.db").is_file()
     checked = run_plateau(commands, tmp_path, ["preflight", *overrides, *own, "--only", "cost"], 300)
     assert checked.returncode == 0, checked.stderr
     diagnosed = run_plateau(commands, tmp_path, ["diagnose", record.parent.name])

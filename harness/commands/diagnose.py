@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     add_threshold_option(parser)
     parser.add_argument("--expect", action="append", default=[], metavar="EXPECTATION",
                         help="checked against each run, such as 'step 1500: val/loss < 6.65'")  # fmt: skip
-    parser.add_argument("--uri", help="MLflow tracking store, if not mlruns/mlflow.db of the project")
+    parser.add_argument("--uri", help="MLflow tracking store, if not mlflow.db of the project")
     args = parser.parse_intermixed_args(arguments)
     thresholds = parse_option("--threshold", parse_thresholds, args.threshold)
     expectations = [parse_option("--expect", parse_expectation, text) for text in args.expect]

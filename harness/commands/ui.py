@@ -17,6 +17,7 @@ from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import run_command
 from harness.tracking.mlflow_client import connect_to_store, describe_root_cause
+from harness.tracking.runs_page import find_runs_page
 from harness.tracking.store_uri import artifact_root, resolve_store_uri, restore_credentials, sqlite_path
 
 PORT_ATTEMPTS = 100
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="plateau ui", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000, help="if it is busy, the next free one is used")
-    parser.add_argument("--uri", help="a store other than mlruns/mlflow.db of the project")
+    parser.add_argument("--uri", help="a store other than mlflow.db of the project")
     args = parser.parse_args(arguments)
     return serve_ui(args.host, args.port, args.uri)
 
@@ -52,17 +53,18 @@ def serve_ui(host: str, port: int, uri: str | None) -> int:
             command = " ".join(run_command())
             raise ConfigError(f"no runs in {file} yet; record one with {command} optimizer=adamw schedule=cosine")
         try:
-            connect_to_store(uri)  # creates or completes the tables, which several servers must not do at once
+            # creates or completes the tables, which several servers must not do at once
+            page = find_runs_page(connect_to_store(uri))
         except Exception as error:  # every backend has its own
             print(f"--uri: {hide_credentials(uri)}: {describe_root_cause(error, uri)}", file=sys.stderr)
             return 1
         free = listener.getsockname()[1]
         if free != port:
             print(f"port {port} is busy; using {free}", flush=True)
-        return _run_server(listener, host, free, uri)
+        return _run_server(listener, host, free, uri, page)
 
 
-def _run_server(listener: socket.socket, host: str, port: int, uri: str) -> int:
+def _run_server(listener: socket.socket, host: str, port: int, uri: str, page: str) -> int:
     """Run the server as a child process that ends with this one; return its exit status, 0 if a signal ended it.
 
     It accepts connections on `listener`, which is its standard input: its own child processes inherit no other file.
@@ -90,7 +92,7 @@ def _run_server(listener: socket.socket, host: str, port: int, uri: str) -> int:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: server.terminate())
         if _wait_until_ready(server, host, port):
-            print(f"MLflow UI of {hide_credentials(uri)}: http://{host}:{port} (Ctrl-C to stop)", flush=True)
+            print(f"MLflow UI of {hide_credentials(uri)} (Ctrl-C to stop):\nhttp://{host}:{port}/{page}", flush=True)
         return max(0, server.wait())
     finally:
         with suppress(ProcessLookupError):

@@ -172,4 +172,4 @@ def _check_expectations(expect: Any) -> None:
 def _find_tracking_dir(uri: str | None) -> Path:
     """Return the folder of a SQLite store; a server needs none, so the project's own is checked in its place."""
     file = sqlite_path(uri) if isinstance(uri, str) else None
-    return file.parent if file else project_dir() / "mlruns"
+    return file.parent if file else project_dir()

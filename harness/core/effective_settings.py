@@ -7,8 +7,9 @@ from typing import Any
 Value = bool | int | float | str | list[Any] | None
 """A value as JSON holds it."""
 
-PREFIX = "effective."
-"""Prefix of the parameters that MLflow shows."""
+PREFIX = "used."
+"""Prefix of the parameters that MLflow shows. It compares runs by the first three that differ, in the order of their
+names, and those should be the user's own settings."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class EffectiveSettings:
     """Factor on every LR, left by rollbacks of the run that this one resumes."""
 
     def to_params(self) -> dict[str, str]:
-        """Return flat `effective.*` parameters for MLflow and for people."""
+        """Return flat `used.*` parameters for MLflow and for people."""
         return {f"{PREFIX}{name}": str(value) for name, value in self._flatten()}
 
     def get_group_value(self, name: str, group: str = "matrices") -> Value:

@@ -8,6 +8,12 @@ def format_number(value: float) -> str:
     return f"{value:#.4g}".rstrip(".") if abs(value) >= SMALLEST_FIXED or value == 0 else f"{value:.2e}"
 
 
+def format_lr(value: float) -> str:
+    """Return two significant digits in the notation of learning rates, such as "3e-3" or "1.5e-4"."""
+    digits, exponent = f"{value:.1e}".split("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"
+
+
 def format_bytes(count: float) -> str:
     """Return a number of bytes with three digits and a decimal unit, such as "1.24 GB"."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -31,7 +31,7 @@ def module_command(module: str) -> list[str]:
 
 
 def project_dir() -> Path:
-    """Return the folder that outputs/, .cache/ and mlruns/ are relative to.
+    """Return the folder that outputs/, .cache/, mlruns/ and mlflow.db are relative to.
 
     It is the root of a checkout, or the current folder if the package is installed.
     """

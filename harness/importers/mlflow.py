@@ -5,16 +5,20 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.effective_settings import EffectiveSettings
+from harness.core.errors import DamageError
 from harness.diagnosis.history import History, RunFacts
 from harness.diagnosis.run_facts import extract_run_facts
 from harness.importers.lr_schedules import schedule_from_params
 from harness.importers.metric_aliases import MetricPoints, build_history
+from harness.record.metrics_file import METRICS_FILE, read_entries
 from harness.tracking.mlflow_client import connect_to_store
-from harness.tracking.run_uploader import EFFECTIVE_TAG
+from harness.tracking.run_uploader import CONSTANT_PREFIX, EFFECTIVE_TAG, is_charted
 from harness.tracking.store_uri import resolve_store_uri, restore_credentials, sqlite_path
 
 RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
@@ -47,6 +51,8 @@ def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
     if run is None:
         return None
     points = {name: _read_points(client, run_id, name) for name in run.data.metrics}
+    if EFFECTIVE_TAG in run.data.tags:  # a run of ours
+        points |= _read_uncharted_points(client, run_id)
     history = build_history(points, _read_facts(run, points))
     if not len(history["train/loss"]) and not len(history["val/loss"]):
         names = ", ".join(sorted(points)) or "none"
@@ -77,6 +83,24 @@ def _read_points(client: Any, run_id: str, name: str) -> list[tuple[int, float]]
     return [(metric.step, _restore_infinity(metric.value)) for metric in recorded]
 
 
+def _read_uncharted_points(client: Any, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Return the points that only metrics.jsonl has, which is among the artifacts once the run has ended."""
+    from mlflow.exceptions import MlflowException
+
+    points: dict[str, list[tuple[int, float]]] = {}
+    with TemporaryDirectory() as folder:
+        try:
+            path = Path(client.download_artifacts(run_id, METRICS_FILE, folder))
+            entries = list(read_entries(path))
+        except (MlflowException, OSError, DamageError):  # the curves are enough for most diagnoses
+            return {}
+    for entry, _ in entries:
+        for name, value in entry.get("metrics", {}).items():
+            if not is_charted(name):
+                points.setdefault(name, []).append((entry["step"], value))
+    return points
+
+
 def _restore_infinity(value: float) -> float:
     """Return infinity for the largest double, which stands for it in MLflow's SQL stores."""
     return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
@@ -86,7 +110,11 @@ def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
     params, tags, name = run.data.params, run.data.tags, run.info.run_name
     status = tags.get("status") or RUN_STATUSES.get(run.info.status)
     if EFFECTIVE_TAG in tags:
-        constants = {name.removeprefix("constant/"): last for name, ((_, last), *_) in points.items()}
+        constants = {
+            name.removeprefix(CONSTANT_PREFIX): float(value)
+            for name, value in params.items()
+            if name.startswith(CONSTANT_PREFIX)
+        }
         effective = EffectiveSettings.from_json(json.loads(tags[EFFECTIVE_TAG]))
         dataset = {key.removeprefix(DATA_TAG_PREFIX): tag for key, tag in tags.items()}
         facts = extract_run_facts(name, params, effective, constants, dataset)

@@ -37,7 +37,7 @@ VALIDATION_KEYS = ("data", "tokenizer", "task")
 NOT_VALIDATION_KEYS = ("data.eval_batch_size", "data.shuffle", "task.blimp")
 
 # Keys that every resumed run changes.
-RESUMED_ONLY = ("effective.first_step", "effective.schedule_start_step", "effective.lr_factor")
+RESUMED_ONLY = ("used.first_step", "used.schedule_start_step", "used.lr_factor")
 
 
 @dataclass(frozen=True)

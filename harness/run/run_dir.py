@@ -100,7 +100,7 @@ def _remove_run_dir(folder: Path) -> None:
 def _create_unique_dir(cfg: DictConfig, settings: RunSettings) -> Path:
     """Create a folder named by the time and by the run's name, or its optimizer and schedule."""
     choices = (cfg.optimizer._target_, cfg.schedule._target_)
-    name = cfg.name or "-".join(target.rpartition(".")[2].lower() for target in choices)
+    name = cfg.name or "-".join(target.rpartition(".")[2].lower().removeprefix("build_") for target in choices)
     stem = f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{name}"
     for attempt in range(1000):
         folder = settings.output_dir / (f"{stem}_{attempt}" if attempt else stem)

@@ -3,8 +3,9 @@
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.errors import DamageError
 from harness.core.files import FileLock
+from harness.tracking.runs_page import make_experiment_tags
 from harness.tracking.store_uri import artifact_root, restore_credentials, sqlite_path
 
 # Defaults for variables that the user has not set.
@@ -24,6 +26,7 @@ CLIENT_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",  # seconds
 }
 
+MLFLOW_DEFAULT_ID = "0"  # of the experiment "Default" that MLflow puts into a new store
 RECORD_ID_TAG = "harness.record_id"
 PARENT_TAG = "mlflow.parentRunId"
 TABLES_TAG = "mlflow.loggedArtifacts"
@@ -84,13 +87,35 @@ class TrackingClient:
     def _create_experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
 
+        tags = make_experiment_tags(time.time_ns() // 1_000_000)
+        with _lock_store(self.uri):
+            if self._has_unused_default():
+                self._mlflow.rename_experiment(MLFLOW_DEFAULT_ID, name)
+                for key, value in tags.items():
+                    self._mlflow.set_experiment_tag(MLFLOW_DEFAULT_ID, key, value)
+                return MLFLOW_DEFAULT_ID
         try:
-            return self._mlflow.create_experiment(name, artifact_root(self.uri))
+            return self._mlflow.create_experiment(name, artifact_root(self.uri), tags)
         except MlflowException:  # another process may have created it
             found = self._mlflow.get_experiment_by_name(name)
             if not found:
                 raise
             return found.experiment_id
+
+    def _has_unused_default(self) -> bool:
+        """Return whether the store was created here, and nobody has used the experiment that MLflow puts into it.
+
+        An experiment of ours takes its place, so that the UI does not list an empty one.
+        """
+        from mlflow.entities import ViewType
+
+        if sqlite_path(self.uri) is None:
+            return False
+        default = self._mlflow.get_experiment(MLFLOW_DEFAULT_ID)
+        ours = f"{artifact_root(self.uri)}/{MLFLOW_DEFAULT_ID}"  # whoever creates a store sets this
+        if (default.name, default.artifact_location, default.lifecycle_stage) != ("Default", ours, "active"):
+            return False
+        return not self._mlflow.search_runs([MLFLOW_DEFAULT_ID], run_view_type=ViewType.ALL, max_results=1)
 
     def read_params(self, run_id: str) -> dict[str, str]:
         """Return the parameters of a run, which MLflow does not let change."""
@@ -144,8 +169,18 @@ def connect_to_store(uri: str) -> Any:
     from mlflow import MlflowClient
 
     uri, file = restore_credentials(uri), sqlite_path(uri)
-    with FileLock(file.with_name(f"{file.name}.lock"), required=False) if file else nullcontext():
+    with _lock_store(uri):
+        if file and (not file.exists() or not file.stat().st_size):
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+            SqlAlchemyStore(uri, artifact_root(uri))  # a client would create it with artifacts in the current folder
         return MlflowClient(uri, uri)
+
+
+def _lock_store(uri: str) -> AbstractContextManager[object]:
+    """Return a lock of a SQLite store, a context without effect for any other store."""
+    file = sqlite_path(uri)
+    return FileLock(file.with_name(f"{file.name}.lock"), required=False) if file else nullcontext()
 
 
 @contextmanager

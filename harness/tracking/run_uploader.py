@@ -20,6 +20,8 @@ from harness.tracking.mlflow_client import (
     TrackingClient,
     convert_errors,
 )
+from harness.tracking.run_names import format_run_name
+from harness.tracking.runs_page import format_run_page
 from harness.tracking.store_uri import DEFAULT_EXPERIMENT, default_store_uri
 
 Entry = dict[str, Any]  # an entry of metrics.jsonl
@@ -41,6 +43,10 @@ DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that the UI shows above a ru
 DIAGNOSIS_TAG_PREFIX = "diagnosis."
 # Our tags for which the UI has columns under other names.
 UI_COLUMN_TAGS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.git.commit", "user": "mlflow.user"}
+SOURCE_TYPE_TAG = {"mlflow.source.type": "JOB"}  # of all other types, the UI shows only what follows the last slash
+# Metrics that are not uploaded: constants are parameters, and large models have a chart per layer.
+UNCHARTED_PREFIXES = ("constant/", "grad_norm/")
+CONSTANT_PREFIX = "constant."
 
 
 @dataclass
@@ -50,6 +56,7 @@ class UploadCursor:
     uri: str
     experiment: str
     run_id: str | None = None
+    name: str = ""  # of the run in MLflow
     parent: str | None = None
     sweep: str | None = None
     offset: int = 0  # bytes of metrics.jsonl
@@ -151,7 +158,7 @@ class _RunUpload:
                 return lines, entry
             if entry["kind"] == "start":
                 self._start_run(entry)
-            values = entry.get("metrics", {})
+            values = {name: value for name, value in entry.get("metrics", {}).items() if is_charted(name)}
             if len(self.batch.metrics) + len(values) > MAX_METRICS_PER_BATCH:
                 self._flush()
             self.batch.metrics += [(name, value, entry["at_ms"], entry["step"]) for name, value in values.items()]
@@ -166,10 +173,12 @@ class _RunUpload:
     def _start_run(self, start: Entry) -> None:
         """Find or create the run and log its parameters, tags and data set."""
         experiment = self.cursor.experiment
-        self.cursor.run_id = self.client.get_or_create_run(experiment, start["id"], start["name"], start["at_ms"])
+        self.cursor.name = name = format_run_name(start)
+        self.cursor.run_id = self.client.get_or_create_run(experiment, start["id"], name, start["at_ms"])
         self.cursor.sweep = start["tags"].get(SWEEP_TAG)
         self.cursor.save(self.folder)
         params = {**start["params"], **EffectiveSettings.from_json(start["effective"]).to_params()}
+        params |= {f"{CONSTANT_PREFIX}{name}": str(value) for name, value in start["constants"].items()}
         for name, value in params.items():
             if len(value) > MAX_VALUE_LENGTH:
                 limit = f"{MAX_VALUE_LENGTH} of {len(value)} characters"
@@ -186,7 +195,7 @@ class _RunUpload:
         """Return a link to the run that this one resumes, or an empty string."""
         if RESUMED_TAG not in tags:
             return ""
-        page = f"#/experiments/{self.client.get_or_create_experiment(self.cursor.experiment)}/runs/{tags[RESUMED_TAG]}"
+        page = format_run_page(self.client.get_or_create_experiment(self.cursor.experiment), tags[RESUMED_TAG])
         return f"Resumed from step {tags['resumed.step']} of [{tags['resumed.run']}]({page})"
 
     def _conclude(self, final: Entry) -> None:
@@ -271,4 +280,10 @@ def _format_markdown(diagnosis: Entry) -> str:
 
 def add_column_tags(tags: dict[str, str]) -> dict[str, str]:
     """Return `tags` with those that the MLflow UI has a column for repeated under its names."""
-    return {**{column: tags[name] for name, column in UI_COLUMN_TAGS.items() if name in tags}, **tags}
+    columns = {column: tags[name] for name, column in UI_COLUMN_TAGS.items() if name in tags}
+    return {**columns, **(SOURCE_TYPE_TAG if "command" in tags else {}), **tags}
+
+
+def is_charted(metric: str) -> bool:
+    """Return whether MLflow gets the curve of a metric. metrics.jsonl, which is uploaded as a file, has all."""
+    return not metric.startswith(UNCHARTED_PREFIXES)

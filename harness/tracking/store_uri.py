@@ -11,8 +11,8 @@ SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databrick
 
 
 def default_store_uri() -> str:
-    """Return the address of the project's SQLite store, whatever the current folder."""
-    return f"sqlite:///{project_dir()}/mlruns/mlflow.db"
+    """Return the address of the project's SQLite store, whatever the current folder; `mlflow ui` looks there too."""
+    return f"sqlite:///{project_dir()}/mlflow.db"
 
 
 def resolve_store_uri(uri: str | None) -> str:
@@ -45,7 +45,7 @@ def artifact_root(uri: str) -> str | None:
     if uri.startswith(("http", "databricks")):
         return None
     file = sqlite_path(uri)
-    folder = file.parent if file else project_dir() / "mlruns"
+    folder = file.parent if file and uri != default_store_uri() else project_dir() / "mlruns"
     return (folder / "artifacts").as_uri()
 
 

@@ -1,6 +1,7 @@
 """Upload of a sweep's folder to MLflow: a parent run from sweep.json and summary.json, its trials nested below."""
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from harness.core.credentials import hide_credentials
 from harness.core.digests import read_json, read_json_as
 from harness.core.errors import DamageError
 from harness.core.files import FileLock, is_locked
+from harness.core.formatting import format_number
 from harness.record import metrics_file
 from harness.tracking.mlflow_client import (
     MAX_VALUE_LENGTH,
@@ -31,10 +33,14 @@ from harness.tracking.run_uploader import (
     add_column_tags,
     upload_run,
 )
+from harness.tracking.runs_page import format_comparison_page, format_run_page
 
 SWEEP_FILE, SUMMARY_FILE = "sweep.json", "summary.json"
 IDENTITY_KEYS = ("id", "name", "uri", "experiment", "started_at_ms", "params", "tags")
 RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
+LOSS, BEST_LOSS = "sweep/val_loss", "sweep/best_val_loss"
+N_COMPARED = 8
+"""Number of trials in the description of a sweep."""
 ARTIFACT_PATTERNS = ("sweep.yaml", "preflight.txt", "optimization_results.yaml", "figures/*.png")
 MAX_FAILED_TRIALS = 3
 """Failed trials after which one pass gives up: the store is down."""
@@ -181,10 +187,12 @@ class SweepUploader:
         logged_at = {name: at_ms for _, row, at_ms in summary["history"] for name in row}
         now = time.time_ns() // 1_000_000  # of two values with one timestamp, MLflow shows the larger
         metrics = {name: float(value) for name, value in summary["metrics"].items()}
+        if BEST_LOSS in metrics:
+            metrics["val/best_loss"] = metrics[BEST_LOSS]  # in the column of the trials
         changed = _changed_items(metrics, cursor.metrics)
         points += [(name, value, logged_at.get(name, now), last_step) for name, value in changed.items()]
         end_tags = {name: summary[name] for name in ("status", "reason") if summary.get(name)}
-        tags = self._best_trial_tags(summary["tags"]) | summary["tags"] | end_tags
+        tags = self._describe_trials(summary) | summary["tags"] | end_tags
         changed_tags = _changed_items(dict.fromkeys(cursor.tags, "") | tags, cursor.tags)  # empty: no longer true
         if points or changed_tags:
             self.client.log_batch(self.run_id, LogBatch(metrics=points, tags=changed_tags))
@@ -192,14 +200,22 @@ class SweepUploader:
             cursor.save(self.folder)
         return len(new_rows)
 
-    def _best_trial_tags(self, tags: dict[str, str]) -> dict[str, str]:
-        """Return tags with the best trial's run and a link to it, if MLflow has that run."""
-        number = tags.get("best_trial")
-        run_id = UploadCursor.load(self.folder / number).run_id if number else None
-        if run_id is None:
+    def _describe_trials(self, summary: dict[str, Any]) -> dict[str, str]:
+        """Return tags with the best trial's run and a description that compares the best trials."""
+        best = summary["tags"].get("best_trial")
+        losses = {str(number): row[LOSS] for number, row, _ in summary["history"] if LOSS in row}
+        ranking = sorted(losses, key=lambda number: (number != best, math.isnan(losses[number]), losses[number]))
+        cursors = {number: UploadCursor.load(self.folder / number) for number in ranking[:N_COMPARED]}
+        run_ids = {number: cursor.run_id for number, cursor in cursors.items() if cursor.run_id}
+        if best not in run_ids:
             return {}
-        page = f"#/experiments/{self.client.get_or_create_experiment(self.identity['experiment'])}/runs/{run_id}"
-        return {"best_run_id": run_id, DESCRIPTION_TAG: f"Best: [trial {number}]({page})"}
+        experiment_id = self.client.get_or_create_experiment(self.identity["experiment"])
+        comparison = format_comparison_page(experiment_id, run_ids.values())
+        lines = [f"[Compare these trials]({comparison})", "", "| best trials | val loss |", "|---|---|"]
+        for number, run_id in run_ids.items():
+            name = f"[{cursors[number].name}]({format_run_page(experiment_id, run_id)})"
+            lines.append(f"| {name} | {format_number(losses[number])} |")
+        return {"best_run_id": run_ids[best], DESCRIPTION_TAG: "\n".join(lines)}
 
     def _upload_artifacts(self, cursor: SweepCursor) -> int:
         """Upload new and changed files and return their number."""

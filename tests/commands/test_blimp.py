@@ -128,7 +128,7 @@ def test_unreachable_store_is_synced_later(text_and_pairs, places, tmp_path, cap
     (tmp_path / "mlflow.db").rmdir()
     hidden.rename(tmp_path / "mlflow.db")
     assert cli.main(["sync", str(folder)]) == 0
-    recorded = connect_to_store(store).search_runs(["1"])[0]
+    recorded = connect_to_store(store).search_runs(["0"])[0]
     assert (
         recorded.data.metrics["blimp/accuracy"]
         == json.loads((folder / "blimp.json").read_text())["metrics"]["blimp/accuracy"]

@@ -1,5 +1,6 @@
 """`plateau ui`, also in a real browser."""
 
+import html
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from harness import cli
 from harness.config.compose import compose_config
 from harness.observers.metrics_writer import MetricsWriter
 from harness.observers.mlflow import MlflowUploader
+from harness.run.provenance import current_command
 from harness.run.runner import run
 from harness.tracking.run_uploader import UploadCursor
 from tests.conftest import ROOT
@@ -28,7 +30,7 @@ from tests.tracking.stores import free_port, is_port_open, new_store, wait_until
 CHROMIUM = shutil.which("chromium")
 CHROMIUM_OPTIONS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-    "--virtual-time-budget=30000",
+    "--virtual-time-budget=30000", "--window-size=1800,900",
 ]  # fmt: skip
 
 
@@ -61,13 +63,17 @@ def start_ui(store: str, port: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
+def read_address(server: subprocess.Popen[str]) -> str:
+    return next(line.strip() for line in server.stdout if line.startswith("http://"))
+
+
 def test_busy_port_is_skipped_and_no_process_survives(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     with socket.create_server(("127.0.0.1", free_port())) as busy:
         port = busy.getsockname()[1]
         server = start_ui(store, port)
         assert server.stdout.readline().startswith(f"port {port} is busy; using ")
-        address = server.stdout.readline().split(": ", 1)[1].split()[0]
+        address = read_address(server)
         with urllib.request.urlopen(address, timeout=20) as page:
             assert b"MLflow" in page.read()
         children = psutil.Process(server.pid).children(recursive=True)
@@ -75,7 +81,7 @@ def test_busy_port_is_skipped_and_no_process_survives(tmp_path: Path) -> None:
         server.send_signal(signal.SIGINT)
         assert server.wait(timeout=20) == 0
         assert server.stdout.read() == ""  # the end of the pipe: no process holds its other side
-    assert not is_port_open(int(address.rpartition(":")[2]))
+    assert not is_port_open(int(address.strip("/").rpartition(":")[2]))
 
 
 def test_database_of_another_version_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,10 +91,6 @@ def test_database_of_another_version_is_named(tmp_path: Path, capsys: pytest.Cap
     assert cli.main(["ui", "--uri", store]) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"--uri: {store}: Detected out-of-date database schema")
-
-
-def read_address(server: subprocess.Popen[str]) -> str:
-    return next(word for line in server.stdout for word in line.split() if word.startswith("http://"))
 
 
 @pytest.mark.slow
@@ -107,7 +109,7 @@ def test_two_started_at_once_on_a_new_database_both_serve_it(is_recording: bool,
     try:
         addresses = [read_address(server) for server in servers]
         for address in addresses:
-            search = Request(f"{address}/api/2.0/mlflow/experiments/search", b'{"max_results": 1}')
+            search = Request(f"{address.partition('#')[0]}api/2.0/mlflow/experiments/search", b'{"max_results": 1}')
             search.add_header("Content-Type", "application/json")
             assert urllib.request.urlopen(search, timeout=20).status == 200
     finally:
@@ -130,11 +132,12 @@ def test_browser_shows_a_recorded_run(places: list[str], tmp_path: Path) -> None
     result = run(compose_config([*SMOKE, *places, "loop.max_steps=3"]))
     with start_ui(store, 5870) as server:
         try:
-            address = next(word for line in server.stdout for word in line.split() if word.startswith("http://"))
-            page = f"{address}/#/experiments/1/runs"
+            page = read_address(server)
             browse = [CHROMIUM, *CHROMIUM_OPTIONS, f"--user-data-dir={tmp_path}/profile"]
             shown = subprocess.run([*browse, "--dump-dom", page], capture_output=True, text=True, timeout=90)
         finally:
             server.terminate()
-    assert result.folder.name in shown.stdout
-    assert "PydocQA" in shown.stdout
+    assert page.endswith("/#/experiments/0/runs?workflowType=machine_learning&viewStateShareKey=plateau")
+    date, _, name = result.folder.name.rpartition("_")
+    for text in (f"{name} {date}", "val/best_loss", str(result.best_val_loss)[:6], current_command()):
+        assert text in html.unescape(shown.stdout)

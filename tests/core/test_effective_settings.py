@@ -18,11 +18,11 @@ def test_json_round_trip_with_infinite_grad_clip() -> None:
 
 def test_params_are_flat_and_prefixed() -> None:
     params = make_effective_settings(param_groups=GROUPS, schedule_settings={"warmup_ratio": 0.1}).to_params()
-    assert params["effective.total_steps"] == "20"
-    assert params["effective.betas.matrices"] == "[0.9, 0.95]"
-    assert params["effective.peak_lr.vectors"] == "0.001"
-    assert params["effective.schedule"] == "Cosine"
-    assert params["effective.schedule.warmup_ratio"] == "0.1"
+    assert params["used.total_steps"] == "20"
+    assert params["used.betas.matrices"] == "[0.9, 0.95]"
+    assert params["used.peak_lr.vectors"] == "0.001"
+    assert params["used.schedule"] == "Cosine"
+    assert params["used.schedule.warmup_ratio"] == "0.1"
 
 
 def test_group_value_falls_back_to_the_first_group_that_has_it() -> None:

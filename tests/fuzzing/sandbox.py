@@ -45,7 +45,7 @@ MAX_MESSAGE_LINES = 6  # usage of a command and its error
 BUGS = r"\b(?:Type|Attribute|Key|Index|Name|Assertion|UnboundLocal|ZeroDivision|Recursion)Error\b"
 LOCKS = (".lock", ".flock")  # stay, since removing a lock that another process waits for is a race
 JOURNAL = "outputs/sweeps/sweep/study.journal"
-UNWATCHED = (".cache", "mlruns")  # caches are kept whatever follows
+UNWATCHED = (".cache", "mlruns", "mlflow.db", "mlflow.db.lock")  # caches are kept whatever follows
 
 
 class Hang(BaseException):
@@ -84,7 +84,7 @@ class FuzzSandbox:
         os.chdir(self.folder)
         write_inputs(self.folder / "inputs")
         (self.folder / "mlruns").mkdir()
-        new_store(self.folder / "mlruns")
+        new_store(self.folder)
         self._make_run_and_sweep()
         shutil.copytree(self.folder, self._pristine, ignore=shutil.ignore_patterns(*UNWATCHED), symlinks=True)
         self._restore()

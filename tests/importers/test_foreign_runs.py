@@ -1,16 +1,18 @@
 """Runs recorded by the transformers Trainer, TensorBoard and MLflow under their own names."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from harness.core.events import EvalEnd
 from harness.importers import mlflow, read_history
+from harness.observers.metrics_writer import MetricsWriter
 from harness.tracking.mlflow_client import LogBatch, TrackingClient
-from harness.tracking.run_uploader import EFFECTIVE_TAG
-from tests.observers.sample_events import make_effective_settings
+from harness.tracking.run_uploader import EFFECTIVE_TAG, UploadCursor, upload_run
+from tests.observers.sample_events import make_effective_settings, sample_run, send_events
 from tests.tracking.stores import new_store
 
 LOGGED = [
@@ -148,10 +150,10 @@ def test_mlflow_run_of_ours(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     client = TrackingClient(store)
     run_id = client.get_or_create_run("default", "1", "our run", 0)
-    params = {"expect": "['step 1: val/loss < 3']"}
+    params = {"expect": "['step 1: val/loss < 3']", "constant.ln_vocabulary": "7.6"}
     effective = make_effective_settings(total_steps=9, param_groups={"matrices": {"peak_lr": 0.02}})
     tags = {"unit.val/loss": "nats/token", "status": "diverged", EFFECTIVE_TAG: json.dumps(asdict(effective))}
-    metrics = [("constant/ln_vocabulary", 7.6, 0, 0), ("val/loss", 3.0, 1, 9), ("val/loss_se", 0.1, 1, 9)]
+    metrics = [("val/loss", 3.0, 1, 9), ("val/loss_se", 0.1, 1, 9)]
     client.log_batch(run_id, LogBatch(params, metrics, tags))
     history = mlflow.read_mlflow_run(run_id, store)
     assert history["val/loss_se"].values.tolist() == [0.1]
@@ -175,3 +177,19 @@ def test_mlflow_run_without_a_loss_is_rejected(tmp_path: Path) -> None:
     client.log_batch(run_id, LogBatch(metrics=[("accuracy", 0.5, 1, 1)]))
     with pytest.raises(ValueError, match="no metric of this MLflow run names a loss; its metrics: accuracy"):
         mlflow.read_mlflow_run(run_id, store)
+
+
+def test_mlflow_run_of_ours_keeps_what_has_no_curve(tmp_path: Path) -> None:
+    """The gradient norms of layers are only in metrics.jsonl, which is an artifact."""
+    folder, store = tmp_path / "run", new_store(tmp_path)
+    norms = {"blocks.0": 0.5, "blocks.1": 0.25}
+    events = (replace(one, grad_norms=norms) if isinstance(one, EvalEnd) else one for one in sample_run(folder))
+    send_events([MetricsWriter()], events)
+    UploadCursor(store, "default").save(folder)
+    upload_run(folder)
+    ours, theirs = read_history(folder), mlflow.read_mlflow_run(UploadCursor.load(folder).run_id, store)
+    layers = ours.metric_names("grad_norm/")
+    assert layers
+    assert theirs.metric_names("grad_norm/") == layers
+    assert [theirs[name].values.tolist() for name in layers] == [ours[name].values.tolist() for name in layers]
+    assert theirs.facts.uniform_loss == ours.facts.uniform_loss

@@ -98,7 +98,7 @@ def test_changed_settings_apply_and_are_recorded(interrupted, places) -> None:
     assert rows["changed"] == ["before", "after"]
     assert rows["optimizer.lr"] == ["0.001", "0.0001"]
     assert rows["loop.grad_clip"] == ["1.0", "0.5"]
-    assert rows["effective.schedule"] == ["Cosine", "Constant"]
+    assert rows["used.schedule"] == ["Cosine", "Constant"]
     assert "seed" not in rows
     assert [line["text"] for line in read_record(result.folder) if line["kind"] == "notice"][-1] == table.rstrip("\n")
 

@@ -42,13 +42,14 @@ def test_run_is_recorded_in_mlflow(places, tmp_path, monkeypatch, capsys) -> Non
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [experiment] = [e for e in client.search_experiments() if e.name == "default"]
     [recorded] = client.search_runs([experiment.experiment_id])
-    assert recorded.info.run_name == folder.name
+    date, _, name = folder.name.rpartition("_")
+    assert recorded.info.run_name == f"{name} {date}"
     assert recorded.info.status == "FINISHED"
     params = recorded.data.params
     assert params["optimizer._target_"] == "torch.optim.AdamW"
-    assert params["effective.total_steps"] == "20"
-    assert params["effective.warmup_steps"] == "1"
-    assert float(params["effective.peak_lr.matrices"]) == float(params["optimizer.lr"])
+    assert params["used.total_steps"] == "20"
+    assert params["used.warmup_steps"] == "1"
+    assert float(params["used.peak_lr.matrices"]) == float(params["optimizer.lr"])
     tags = recorded.data.tags
     assert tags["status"] == "completed"
     assert {"host", "device", "python", "version.torch", "data.digest", "command"} <= tags.keys()
@@ -226,7 +227,7 @@ def test_failed_run_exits_with_1_and_is_recorded(places, tmp_path, monkeypatch, 
     assert "Traceback" not in stderr
     assert "broken optimizer" in (find_only_run(tmp_path) / "error.txt").read_text()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    [recorded] = client.search_runs(["1"])
+    [recorded] = client.search_runs(["0"])
     assert recorded.info.status == "FAILED"
     assert recorded.data.tags["reason"] == "RuntimeError: broken optimizer"
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def check_mlflow_runs(study, place: Path) -> None:
     [experiment] = [one for one in client.search_experiments() if one.name == "default"]
     runs = client.search_runs([experiment.experiment_id])
     [parent] = [one for one in runs if "mlflow.parentRunId" not in one.data.tags]
-    trials = {one.info.run_name: one for one in runs if one is not parent}
+    trials = {re.match(r"default/(\d+) adamw ", one.info.run_name)[1]: one for one in runs if one is not parent}
     assert sorted(trials) == [str(number) for number in range(6)]
     assert {one.data.tags["mlflow.parentRunId"] for one in trials.values()} == {parent.info.run_id}
     assert (parent.info.run_name, parent.info.status) == ("default", "FINISHED")
@@ -93,7 +94,7 @@ def check_mlflow_runs(study, place: Path) -> None:
     for trial in study.trials:
         recorded = trials[str(trial.number)].data
         assert float(recorded.params["optimizer.lr"]) == trial.params["optimizer.lr"]
-        assert recorded.params["effective.threads"] == "1"
+        assert recorded.params["used.threads"] == "1"
         assert recorded.metrics["val/best_loss"] == pytest.approx(trial.value)
 
 

@@ -4,12 +4,14 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from harness.tracking.mlflow_client import connect_to_store
 
 
 @cache
-def _migrated_store() -> tempfile.TemporaryDirectory[str]:
+def migrated_store() -> tempfile.TemporaryDirectory[str]:
     """Create a store once per session; the migrations take seconds, and copies are cheap."""
     folder = tempfile.TemporaryDirectory()
     connect_to_store(f"sqlite:///{folder.name}/mlflow.db")
@@ -26,8 +28,10 @@ def _migrated_store() -> tempfile.TemporaryDirectory[str]:
 
 
 def new_store(folder: Path) -> str:
-    """Return the address of an empty SQLite store in `folder`."""
-    shutil.copy(Path(_migrated_store().name) / "mlflow.db", folder / "mlflow.db")
+    """Return the address of an empty SQLite store in `folder`, as if it had been created there."""
+    shutil.copy(Path(migrated_store().name) / "mlflow.db", folder / "mlflow.db")
+    with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
+        database.execute("UPDATE experiments SET artifact_location = ?", [f"{(folder / 'artifacts').as_uri()}/0"])
     return f"sqlite:///{folder}/mlflow.db"
 
 
@@ -46,12 +50,13 @@ def stored_points(uri: str, experiment: str = "default") -> Counter:
 
 
 def recorded_points(folder: Path) -> Counter:
-    """Count the same of metrics.jsonl; MLflow's SQL stores hold infinity as the largest double."""
+    """Count the same of the curves in metrics.jsonl; MLflow's SQL stores hold infinity as the largest double."""
     largest = {"inf": str(sys.float_info.max), "-inf": str(-sys.float_info.max)}
     return Counter(
         (name, entry["step"], entry["at_ms"], largest.get(str(value), str(value)))
         for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)
         for name, value in entry.get("metrics", {}).items()
+        if not name.startswith(("constant/", "grad_norm/"))
     )
 
 

@@ -48,7 +48,7 @@ from tests.tracking.stores import (
 )
 
 ROOT = Path(__file__).parents[2]
-EXPECTED_PARAMS = {"optimizer.lr", *make_effective_settings().to_params()}
+EXPECTED_PARAMS = {"optimizer.lr", "constant.uniform", "constant.unigram", *make_effective_settings().to_params()}
 
 
 @pytest.fixture
@@ -72,15 +72,17 @@ def test_run_is_in_the_store_when_it_ends(tmp_path: Path, store: str, capsys: py
     assert run.info.run_name == "a run"
     assert run.info.status == "FINISHED"
     assert run.data.params["optimizer.lr"] == "0.001"
-    assert run.data.params["effective.parameters"] == "740352"
-    assert run.data.params["effective.peak_lr.matrices"] == "0.001"
+    assert run.data.params["constant.uniform"] == "8.32"
+    assert not [name for name in run.data.metrics if name.startswith(("constant", "grad_norm"))]
+    assert run.data.params["used.parameters"] == "740352"
+    assert run.data.params["used.peak_lr.matrices"] == "0.001"
     tags = run.data.tags
     assert tags["status"] == "completed"
     assert "reason" not in tags
     assert (tags["host"], tags["mlflow.parentRunId"], tags["unit.val/loss"]) == ("here", "p" * 32, "nats/token")
     [dataset] = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("pydoc_qa", "d" * 36)
-    artifacts = tmp_path / "artifacts" / run.info.run_id / "artifacts"
+    artifacts = tmp_path / "artifacts" / "0" / run.info.run_id / "artifacts"
     files = sorted(str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file())
     figures = [f"figures/{name}.png" for name in ("grad_norm", "loss", "lr")]
     assert files == ["command.txt", "config.yaml", *figures, "metrics.jsonl"]
@@ -305,7 +307,7 @@ def test_missing_metrics_file_is_a_warning(tmp_path, capsys) -> None:
 
 def test_default_store_does_not_depend_on_the_current_folder(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert default_store_uri() == f"sqlite:///{ROOT}/mlruns/mlflow.db"
+    assert default_store_uri() == f"sqlite:///{ROOT}/mlflow.db"
     assert resolve_store_uri(None) == default_store_uri()
     assert resolve_store_uri("sqlite:///here/runs.db") == f"sqlite:///{tmp_path}/here/runs.db"
     assert artifact_root(default_store_uri()) == f"file://{ROOT}/mlruns/artifacts"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from mlflow.entities import Run
@@ -45,7 +46,7 @@ def write_sweep_json(folder: Path, uri: str, **params: str) -> Path:
 
 def make_trial_events(folder: Path, status: str = "completed") -> Iterator[Event]:
     for event in sample_run(folder, 20, status, "" if status == "completed" else "the reason"):
-        yield replace(event, tags={"harness.sweep": SWEEP}) if isinstance(event, RunStart) else event
+        yield replace(event, tags={"harness.sweep": SWEEP, "study": "lora"}) if isinstance(event, RunStart) else event
 
 
 def run_trial(sweep: Path, number: int, uri: str, status: str = "completed") -> Path:
@@ -76,11 +77,11 @@ def write_summary_json(sweep: Path, losses: list[float], status: str = "running"
 
 
 def read_runs(uri: str) -> dict[str, Run]:
-    """Return all runs of the experiment by their names, which must be unique."""
+    """Return all runs of the experiment by their names, which must be unique; trials by their numbers."""
     client = MlflowClient(uri)
     found = client.search_runs([client.get_experiment_by_name("default").experiment_id])
     assert len({run.info.run_name for run in found}) == len(found)
-    return {run.info.run_name: run for run in found}
+    return {run.info.run_name.removeprefix("lora/").removesuffix(" adamw 1e-3"): run for run in found}
 
 
 def read_metric(uri: str, run: Run, metric: str) -> list[tuple[int, float]]:
@@ -127,8 +128,14 @@ def test_parent_run_grows_with_its_trials(tmp_path, store) -> None:
     assert lora.data.metrics["sweep/trials.queued"] == 0  # the last value, although smaller than earlier ones
     tags, best = lora.data.tags, found["2"].info
     assert (tags["status"], tags["best_trial"], tags["best_run_id"]) == ("completed", "2", best.run_id)
-    assert f"#/experiments/{best.experiment_id}/runs/{best.run_id}" in tags["mlflow.note.content"]
-    assert tags["mlflow.source.name"] == "python run.py -m"
+    assert best.run_name == "lora/2 adamw 1e-3"
+    link, ranking = f"#/experiments/{best.experiment_id}/runs/{best.run_id}", tags["mlflow.note.content"].splitlines()
+    assert ranking[4] == f"| [lora/2 adamw 1e-3]({link}) | 3.000 |"
+    assert [line.split("|")[2].strip() for line in ranking[4:]] == ["3.000", "3.500", "4.000"]
+    compared = unquote(ranking[0].partition("(")[2].partition(")")[0])
+    assert compared.startswith(f'#/compare-runs?runs=["{best.run_id}","{found["0"].info.run_id}"')
+    assert lora.data.metrics["val/best_loss"] == 3.0
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == ("python run.py -m", "JOB")
     assert (artifact_dir(lora) / "optimization_results.yaml").read_text() == "name: optuna\n"
     assert [found[name].info.status for name in "012"] == ["FINISHED", "FAILED", "KILLED"]
 

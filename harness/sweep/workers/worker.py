@@ -37,6 +37,7 @@ from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
 from harness.sweep.study.storage import open_storage
 from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, read_trial_result, trial_values
 from harness.sweep.study.trial_queue import TrialQueue
+from harness.tracking.run_names import STUDY_TAG
 from harness.tracking.run_uploader import SWEEP_TAG
 
 EXIT_OK, EXIT_CRASHED = 0, 1
@@ -146,7 +147,7 @@ def _run_trial(
             cfg.device.threads = spec.n_threads
         choices = {key: str(value) for key, value in values.items() if key in study_spec.choices}
         overrides = list_trial_overrides(queue.space.fixed, values)
-        tags = {SWEEP_TAG: queue.study.user_attrs[SWEEP_ID]}
+        tags = {SWEEP_TAG: queue.study.user_attrs[SWEEP_ID], STUDY_TAG: spec.study_name}
         notices = describe_left_out(queue.space.list_left_out(values, TRIAL_DEFAULTS))
         result = run(cfg, policies, folder=folder, tags=tags, params=choices, overrides=overrides, notices=notices)
     except ConfigError as error:
