@@ -176,7 +176,7 @@ def _record_results(folder: Path, accuracies: Sequence[GroupAccuracy], about: di
         return 0
     try:
         print(f"uploaded to {upload_run(folder).uri}")
-    except (UploadError, DamageError) as error:
+    except (UploadError, DamageError, ConfigError) as error:
         print(f"{error}; upload later with: plateau sync {folder}", file=sys.stderr)
         return 1
     return 0

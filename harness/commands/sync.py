@@ -1,28 +1,35 @@
 """plateau sync FOLDER: upload what MLflow lacks of runs and sweeps."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.core.errors import DamageError
+from omegaconf import OmegaConf
+
+from harness.core.errors import ConfigError, DamageError
+from harness.core.paths import config_dir
 from harness.record.metrics_file import METRICS_FILE
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
+from harness.tracking.store_uri import resolve_store_uri
 from harness.tracking.upload_process import make_uploader
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="plateau sync", description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run or a sweep")
+    if uri := OmegaConf.load(config_dir() / "config.yaml").tracking.uri:  # the user's own, in a checkout
+        os.environ.setdefault("MLFLOW_TRACKING_URI", resolve_store_uri(uri))
     return max(sync_folder(folder) for folder in parser.parse_args(arguments).folders)
 
 
 def sync_folder(folder: Path) -> int:
     """Upload what MLflow lacks of the run or sweep in `folder` and return the exit status.
 
-    0 if MLflow has everything so far, 1 if the upload failed, 2 if the folder holds neither a run nor a sweep or is
-    damaged.
+    0 if MLflow has everything so far, 1 if the upload failed, 2 if the folder holds neither a run nor a sweep, is
+    damaged or names a store that is not the user's.
     """
     if not (folder / METRICS_FILE).is_file() and not sweep_uploader.is_sweep_folder(folder):
         missing = f"(no {METRICS_FILE}) nor a sweep (no {sweep_uploader.SWEEP_FILE})"
@@ -33,7 +40,7 @@ def sync_folder(folder: Path) -> int:
     except UploadError as error:
         print(f"{folder}: {error}; try again later", file=sys.stderr)
         return 1
-    except DamageError as error:
+    except (DamageError, ConfigError) as error:
         print(f"{folder}: {error}", file=sys.stderr)
         return 2
     has_news = result.lines or result.files

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
-from harness.core.errors import DamageError
+from harness.core.errors import ConfigError, DamageError
 from harness.core.files import FileLock
 from harness.tracking.runs_page import make_experiment_tags
 from harness.tracking.store_uri import artifact_root, restore_credentials, sqlite_path
@@ -188,7 +188,7 @@ def convert_errors(uri: str) -> Iterator[None]:
     """Turn any exception of a backend into an UploadError that names the store and the cause."""
     try:
         yield
-    except (UploadError, DamageError):
+    except (UploadError, DamageError, ConfigError):
         raise
     except Exception as error:
         store, cause = hide_credentials(uri), describe_root_cause(error, uri)

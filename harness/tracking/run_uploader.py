@@ -22,7 +22,7 @@ from harness.tracking.mlflow_client import (
 )
 from harness.tracking.run_names import format_run_name
 from harness.tracking.runs_page import format_run_page
-from harness.tracking.store_uri import DEFAULT_EXPERIMENT, default_store_uri
+from harness.tracking.store_uri import DEFAULT_EXPERIMENT, check_recorded_uri, default_store_uri
 
 Entry = dict[str, Any]  # an entry of metrics.jsonl
 
@@ -96,6 +96,7 @@ def upload_run(
 
     Raises:
         UploadError: If the store did not accept it; call again later.
+        ConfigError: If the store is not the user's.
     """
     with FileLock(folder / "mlflow.lock", required=False):
         # asked before reading: a run that is not being written has written everything
@@ -103,6 +104,7 @@ def upload_run(
         cursor = UploadCursor.load(folder)
         if cursor.is_complete and not cursor.lacks_parent and cursor.results == results_file.result_digests(folder):
             return UploadResult(0, 0, True, hide_credentials(cursor.uri))
+        check_recorded_uri(cursor.uri, "mlflow.json")
         with convert_errors(cursor.uri):
             if client is None or client.uri != cursor.uri:
                 client = TrackingClient(cursor.uri)
@@ -240,7 +242,8 @@ class _RunUpload:
             tags = {f"unit.{metric}": unit for metric, unit in result.units.items()}
             self.client.log_batch(self.run_id, LogBatch(metrics=metrics, tags=tags))
             self.client.log_table(self.run_id, result.columns, result.rows, f"{Path(name).stem}_table.json")
-            self.client.log_artifact(self.run_id, self.folder / name)
+            if is_own_file(self.folder / name, self.folder, self.on_message):
+                self.client.log_artifact(self.run_id, self.folder / name)
             self.cursor.results[name] = digest
             self.cursor.save(self.folder)
         return len(changed)
@@ -254,13 +257,27 @@ class _RunUpload:
         return [*files, *sorted((self.folder / "figures").glob("*.png")), self.path]
 
     def _upload_artifact(self, path: Path) -> bool:
-        name = path.relative_to(self.folder) if path.is_relative_to(self.folder) else Path(path.name)
-        if str(name) in self.cursor.files or not path.is_file():
+        if not path.exists() or not is_own_file(path, self.folder, self.on_message):
+            return False
+        name = path.relative_to(self.folder)
+        if str(name) in self.cursor.files:
             return False
         self.client.log_artifact(self.run_id, path, str(name.parent) if name.parent.name else None)
         self.cursor.files.append(str(name))
         self.cursor.save(self.folder)
         return True
+
+
+def is_own_file(path: Path, folder: Path, on_message: Callable[[str], None]) -> bool:
+    """Return whether `path` is a file in `folder` and no link, so that it may be uploaded; else say that it is not.
+
+    A folder may be somebody else's, whose record or links name private files of the user.
+    """
+    has_it = path.is_file() and path.is_relative_to(folder)
+    if has_it and path.resolve() == folder.resolve() / path.relative_to(folder):
+        return True
+    on_message(f"{path}: not uploaded, because it is a link or no file of {folder}")
+    return False
 
 
 def _diagnosis_tags(diagnoses: Sequence[Entry], ending: str = "") -> dict[str, str]:

@@ -1,9 +1,11 @@
 """Addresses of MLflow stores: the default store, validation, and credentials that are not stored."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from harness.core.credentials import describe_malformed, hide_credentials
+from harness.core.errors import ConfigError
 from harness.core.paths import project_dir
 
 DEFAULT_EXPERIMENT = "default"
@@ -47,6 +49,27 @@ def artifact_root(uri: str) -> str | None:
     file = sqlite_path(uri)
     folder = file.parent if file and uri != default_store_uri() else project_dir() / "mlruns"
     return (folder / "artifacts").as_uri()
+
+
+def is_own_store(uri: str) -> bool:
+    """Return whether `uri` is the default store, or the one that MLFLOW_TRACKING_URI names, but for its credentials."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    with suppress(ValueError):
+        given = resolve_store_uri(given)
+    return hide_credentials(uri) in (default_store_uri(), hide_credentials(given))
+
+
+def check_recorded_uri(uri: str, file: str) -> None:
+    """Check that the address of a store that `file` holds, which anyone may have written, is one of the user's.
+
+    The credentials in the environment are sent to it, and a SQLite file is created or migrated there.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if not is_own_store(uri):
+        remedy = "set MLFLOW_TRACKING_URI to it to upload there"
+        raise ConfigError(f"{file}: uri: {hide_credentials(uri)}: not your tracking store; {remedy}")
 
 
 def restore_credentials(uri: str) -> str:

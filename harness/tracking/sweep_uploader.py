@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.core.credentials import hide_credentials
 from harness.core.digests import read_json, read_json_as
-from harness.core.errors import DamageError
+from harness.core.errors import ConfigError, DamageError
 from harness.core.files import FileLock, is_locked
 from harness.core.formatting import format_number
 from harness.record import metrics_file
@@ -31,9 +31,11 @@ from harness.tracking.run_uploader import (
     UploadCursor,
     UploadResult,
     add_column_tags,
+    is_own_file,
     upload_run,
 )
 from harness.tracking.runs_page import format_comparison_page, format_run_page
+from harness.tracking.store_uri import check_recorded_uri
 
 SWEEP_FILE, SUMMARY_FILE = "sweep.json", "summary.json"
 IDENTITY_KEYS = ("id", "name", "uri", "experiment", "started_at_ms", "params", "tags")
@@ -78,6 +80,8 @@ def read_sweep_identity(folder: Path) -> dict[str, Any]:
     identity = read_json(folder / SWEEP_FILE)
     if missing := [key for key in IDENTITY_KEYS if key not in identity]:
         raise DamageError(f"{folder / SWEEP_FILE} is damaged: it has no key {missing[0]}; restore the file")
+    if not isinstance(identity["uri"], str):
+        raise DamageError(f"{folder / SWEEP_FILE} is damaged: uri: {identity['uri']!r} is no text; restore the file")
     return identity
 
 
@@ -103,6 +107,7 @@ class SweepUploader:
         return TrackingClient(self.identity["uri"])
 
     def __call__(self) -> UploadResult:
+        check_recorded_uri(self.identity["uri"], SWEEP_FILE)
         with FileLock(self.folder / "mlflow.lock", required=False), convert_errors(self.identity["uri"]):
             # asked before reading: a sweep that is not running has written everything
             summary = self._read_summary(is_locked(self.folder / SWEEP_FILE))
@@ -155,7 +160,7 @@ class SweepUploader:
         for folder in self._pending_trials():
             try:
                 result = upload_run(folder, self.on_message, self.client)
-            except (UploadError, DamageError) as error:
+            except (UploadError, DamageError, ConfigError) as error:
                 errors.append(error)
                 if len(errors) == MAX_FAILED_TRIALS:
                     break
@@ -169,7 +174,9 @@ class SweepUploader:
 
     def _pending_trials(self) -> list[Path]:
         """Return the trials' folders, by number, that may not be uploaded completely; each gets a cursor."""
-        names = {entry.name for entry in os.scandir(self.folder) if entry.is_dir()} - self.complete_trials
+        names = {
+            entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)
+        } - self.complete_trials
         folders = [self.folder / name for name in sorted(names, key=lambda name: (len(name), name))]
         trials = [folder for folder in folders if (folder / metrics_file.METRICS_FILE).is_file()]
         for folder in trials:
@@ -221,6 +228,8 @@ class SweepUploader:
         """Upload new and changed files and return their number."""
         files = 0
         for path in sorted(path for pattern in ARTIFACT_PATTERNS for path in self.folder.glob(pattern)):
+            if not is_own_file(path, self.folder, self.on_message):
+                continue
             name, digest = path.relative_to(self.folder), hashlib.sha256(path.read_bytes()).hexdigest()
             if cursor.files.get(str(name)) != digest:
                 self.client.log_artifact(self.run_id, path, str(name.parent) if name.parent.name else None)

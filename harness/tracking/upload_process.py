@@ -2,6 +2,7 @@
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,13 +15,13 @@ from pathlib import Path
 from typing import IO
 
 from harness.core.credentials import hide_credentials
-from harness.core.errors import DamageError
+from harness.core.errors import ConfigError, DamageError
 from harness.core.paths import module_command, project_dir
 from harness.core.signals import was_interrupted
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import UploadCursor, UploadResult, upload_run
-from harness.tracking.store_uri import restore_credentials, sqlite_path
+from harness.tracking.store_uri import is_own_store, restore_credentials, sqlite_path
 
 POLL_INTERVAL_S = {"run": 2.0, "sweep": 5.0}
 FINAL_ATTEMPTS = {"file": 8, "server": 3}
@@ -81,8 +82,10 @@ class UploadProcess:
 
     def _sync_command(self) -> str:
         command = f"plateau sync {self._folder}"
-        if hide_credentials(self._uri) == self._uri:
+        if is_own_store(self._uri):
             return command
+        if hide_credentials(self._uri) == self._uri:
+            return f"MLFLOW_TRACKING_URI={shlex.quote(self._uri)} {command}"
         return f"{command} and MLFLOW_TRACKING_URI set to the address with its password, which no file has"
 
 
@@ -109,7 +112,7 @@ def upload_until_complete(folder: Path) -> int:
         try:
             if upload().is_complete:
                 return 0
-        except (UploadError, DamageError) as error:
+        except (UploadError, DamageError, ConfigError) as error:
             if not has_warned:
                 _print_message(f"{error}; training continues, and everything is kept in {folder}")
             has_warned = True

@@ -92,9 +92,10 @@ def test_tie_counts_as_wrong(text_and_pairs, places) -> None:
     assert compare_pairs(score, [good, good, bad], [good, bad, good]) in ([False, True, False], [False, False, True])
 
 
-def test_mlflow_gets_latest_metrics_and_table(text_and_pairs, places, tmp_path) -> None:
+def test_mlflow_gets_latest_metrics_and_table(text_and_pairs, places, tmp_path, monkeypatch) -> None:
     folder = train_run(CAUSAL, text_and_pairs, places)
     store = new_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     UploadCursor(store, "default").save(folder)
     upload_run(folder)
     ended = only_run(store)[1].info.end_time
@@ -116,9 +117,10 @@ def test_mlflow_gets_latest_metrics_and_table(text_and_pairs, places, tmp_path) 
     assert json.loads(recorded.data.tags["mlflow.loggedArtifacts"]) == [{"path": "blimp_table.json", "type": "table"}]
 
 
-def test_unreachable_store_is_synced_later(text_and_pairs, places, tmp_path, capsys) -> None:
+def test_unreachable_store_is_synced_later(text_and_pairs, places, tmp_path, capsys, monkeypatch) -> None:
     folder = train_run(CAUSAL, text_and_pairs, places)
     store = new_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     UploadCursor(store, "default").save(folder)
     upload_run(folder)
     hidden = (tmp_path / "mlflow.db").rename(tmp_path / "away.db")

@@ -97,8 +97,9 @@ def test_end_of_a_run_says_the_slopes_and_what_was_not_judged(tmp_path, capsys) 
     assert "no problems found" not in printed
 
 
-def test_record_and_mlflow_have_diagnoses_as_lines_tags_and_a_table(tmp_path) -> None:
+def test_record_and_mlflow_have_diagnoses_as_lines_tags_and_a_table(tmp_path, monkeypatch) -> None:
     store, folder = new_store(tmp_path), tmp_path / "a run"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     observe(sample_run(folder), DeferredMlflowUpload(store), MetricsWriter())
     kinds = [entry["kind"] for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)]
     assert [kind for kind in kinds if "diagnosis" in kind] == ["diagnosis", "final_diagnosis"]
@@ -109,7 +110,7 @@ def test_record_and_mlflow_have_diagnoses_as_lines_tags_and_a_table(tmp_path) ->
     assert run.data.tags["diagnosis.expectation"] == "step 10, 100%"
     assert "**expectation** at step 10 (100%): expected" in run.data.tags["mlflow.note.content"]
     assert run.data.tags["expectations"].startswith("1 of 3")
-    artifacts = Path(tmp_path / "artifacts" / run.info.run_id / "artifacts")
+    artifacts = Path(tmp_path / "artifacts" / "0" / run.info.run_id / "artifacts")
     assert {"diagnoses.json", "diagnoses_table.json"} <= {path.name for path in artifacts.iterdir()}
 
 

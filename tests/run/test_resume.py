@@ -294,8 +294,8 @@ def cut_record(folder: Path, incomplete: bytes = b"") -> None:
     path.write_bytes(b"".join(lines) + incomplete)
 
 
-def test_run_killed_after_its_last_step_is_completed(places, tmp_path, capsys) -> None:
-    new_store(tmp_path)
+def test_run_killed_after_its_last_step_is_completed(places, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
     tracked = compose_config([*TINY, *places, "observers=trial"])
     killed = run(tracked, folder=tmp_path / "killed")
     before = (killed.folder / "metrics.jsonl").read_bytes()

@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
@@ -122,7 +123,9 @@ def check_store(case: RunCase, runs: list[Path], tally: Tally) -> None:
             tally.notes["runs uploaded by sync"] += 1
             if not (run / "mlflow.json").exists():  # died before it noted its store
                 UploadCursor(case.uri, "default").save(run)
-            upload_run(run, lambda text: None)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("MLFLOW_TRACKING_URI", case.uri)
+                upload_run(run, lambda text: None)
     check_uploads(connect_to_store(case.uri), [], runs, case.folder.name, tally)
 
 
@@ -209,7 +212,10 @@ def check_results(case: SweepCase, trials: list[FrozenTrial], tally: Tally) -> N
 
 def check_sweep_store(case: SweepCase, tally: Tally) -> None:
     """Check that MLflow has the sweep and every trial once, with all recorded values."""
-    SweepUploader(case.sweep, lambda text: None)()  # what a killed uploader has left; as `plateau sync`
+    store = f"sqlite:///{case.folder}/mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        SweepUploader(case.sweep, lambda text: None)()  # what a killed uploader has left; as `plateau sync`
     folders = [path for path in case.sweep.iterdir() if path.name.isdecimal() and read_start_entry(path)]
-    client = connect_to_store(f"sqlite:///{case.folder}/mlflow.db")
+    client = connect_to_store(store)
     check_uploads(client, ["default"], folders, case.folder.name, tally)

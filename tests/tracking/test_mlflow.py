@@ -52,7 +52,8 @@ EXPECTED_PARAMS = {"optimizer.lr", "constant.uniform", "constant.unigram", *make
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> str:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
     return new_store(tmp_path)
 
 
@@ -239,9 +240,10 @@ def outage(tmp_path) -> dict:
     """Kill a server during one run, leave it down for a second run, restart it and sync twice."""
     store, port = new_store(tmp_path), free_port()
     server = MlflowServer(store, port, tmp_path / "artifacts")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MLFLOW_TRACKING_URI", server.uri)
     halfway, away = tmp_path / "halfway", tmp_path / "away"
     outcome = {"store": store, "halfway": halfway, "away": away}
-    patch = pytest.MonkeyPatch()
     patch.setattr(sys, "stderr", (tmp_path / "stderr").open("w+"))
     try:
         events = list(sample_run(halfway, 60))
@@ -291,8 +293,9 @@ def test_sync_after_an_outage_uploads_what_is_missing_once(outage) -> None:
         assert sum(f"plateau sync {outage[name]}" in line for line in outage["warnings"]) == 1
 
 
-def test_failed_upload_names_the_store_and_the_cause(tmp_path: Path) -> None:
+def test_failed_upload_names_the_store_and_the_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     folder = record_run(tmp_path, f"http://user:secret@127.0.0.1:{port}")
     with pytest.raises(UploadError, match=rf"upload to MLflow at http://127.0.0.1:{port} failed: .*refused"):
         upload_run(folder)
@@ -351,7 +354,8 @@ def test_ctrl_c_while_the_upload_is_awaited_loses_nothing(tmp_path: Path, store:
         upload = UploadProcess(folder, UploadCursor.load(folder).uri)
         try:
             threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
-            with pytest.raises(KeyboardInterrupt, match=f"upload .* in the background; .*plateau sync {folder}"):
+            command = rf"MLFLOW_TRACKING_URI=http://127.0.0.1:\d+ plateau sync {folder}"
+            with pytest.raises(KeyboardInterrupt, match=f"upload .* in the background; complete it with {command}$"):
                 upload.close()
         finally:
             upload._process.kill()

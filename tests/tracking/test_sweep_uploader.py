@@ -31,7 +31,8 @@ SWEEP = "5" * 32
 
 
 @pytest.fixture
-def store(tmp_path) -> str:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", new_store(tmp_path))
     return new_store(tmp_path)
 
 
