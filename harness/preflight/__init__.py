@@ -3,25 +3,34 @@
 The checks take seconds and know nothing of Hydra: they work on any model, batches and loss function.
 """
 
+import sysconfig
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
 
-from harness.preflight.report import Finding, PreflightReport, failed
-from harness.preflight.training_setup import (
-    EvalResult,
-    LabeledTokens,
-    RequestedSettings,
-    TextFormat,
-    TrainingData,
-    TrainingSetup,
+import torch
+
+from harness.core.state import eval_mode
+from harness.preflight.report import (
+    CannotCheck,
+    Finding,
+    PreflightFailedError,
+    PreflightReport,
+    UserCodeError,
+    failed,
+    skipped,
 )
+from harness.preflight.text_format import LabeledTokens, TextFormat
+from harness.preflight.training_setup import EvalResult, RequestedSettings, TrainingData, TrainingSetup
 
 __all__ = [
     "CHECKS",
     "EvalResult",
     "Finding",
     "LabeledTokens",
+    "PreflightFailedError",
     "PreflightReport",
     "RequestedSettings",
     "TextFormat",
@@ -32,17 +41,25 @@ __all__ = [
 
 # Each name is a module of this package with a function `check(setup)`. Causes come before their consequences.
 CHECKS = {
+    "batches": "batches differ, and labels stand where something is to be predicted",
+    "loss_form": "the loss takes the output as it is, and is a mean over what is scored",
     "alignment": "logits, labels and loss refer to the same token",
-    "attention": "padding and later tokens are masked, the context is not",
-    "gradients": "gradients are correct and reach exactly the trainable parameters",
-    "reload": "saving, loading and merging adapters preserve the model",
+    "independence": "rows and packed documents do not affect each other",
+    "attention": "what is to be predicted is hidden, and the context is not",
+    "padding": "padding does not change the output",
+    "gradients": "gradients are correct, and the optimizer holds exactly the trainable parameters",
+    "optimizer": "each parameter is held once, with its decay and its state",
+    "train_step": "the training step applies the gradient of the loss to every trainable parameter",
     "effective_settings": "learning rates, schedule, batch size and decay in effect are those requested",
-    "evaluation": "the validation loss covers the validation set, which shares nothing with training",
+    "model_size": "parameters and passes over the data are those intended",
+    "reload": "saving, loading and merging adapters preserve the model",
+    "evaluation": "evaluation changes nothing and covers the validation set, which shares nothing with training",
     "data": "the text has no duplicates, broken documents or outlier passages",
     "initial_loss": "the first loss is what random or pretrained weights should score",
     "overfit": "a single batch can be overfitted",
     "cost": "time and memory that the run or the sweep takes",
 }
+HARNESS_FOLDER = Path(__file__).parents[1]
 
 
 def preflight(
@@ -57,7 +74,8 @@ def preflight(
         checks: Names from CHECKS; they run in the order of CHECKS.
         on_finding: Called with the check's name and each finding as soon as it is made.
 
-    A check that raises an error counts as failed: training would likely meet the same error.
+    A check fails if one of the given functions raises an error on what it was given, as training would meet it too. An
+    error on input that a check made up only skips the check.
 
     Raises:
         ValueError: If a name in `checks` is unknown.
@@ -79,8 +97,38 @@ def _run_check(name: str, setup: TrainingSetup) -> Iterator[Finding]:
     try:
         with setup.preserved_state():
             yield from check(setup)
+    except CannotCheck as reason:
+        yield skipped(name, str(reason))
     except Exception as error:
-        message = f"{type(error).__name__}: {error}".partition("\n")[0]
-        yield failed(
-            "the check", f"raised {message}", "no error", "Find the cause of this error; training may meet it too"
-        )
+        yield _judge_error(setup, error)
+
+
+def _judge_error(setup: TrainingSetup, error: Exception) -> Finding:
+    """Return a failure with the place of the error, or a skip if the batches as they are raise none."""
+    cause = error.__cause__ if isinstance(error, UserCodeError) and isinstance(error.__cause__, Exception) else error
+    where = find_user_frame(cause)
+    message = f"{type(cause).__name__}: {cause}".partition("\n")[0]
+    message += f", in {where}" if where else ""
+    if not isinstance(error, UserCodeError) and _can_compute_loss(setup):
+        return skipped("the check", f"needs a batch that it could change; that raised {message}")
+    name = f"`{str(error).partition(':')[0]}`" if isinstance(error, UserCodeError) else "the loss"
+    hint = "Find the cause of this error; training may meet it too"
+    return failed("the check", f"{name} raised {message}", "no error", hint)
+
+
+def _can_compute_loss(setup: TrainingSetup) -> bool:
+    try:
+        with setup.preserved_state(), torch.no_grad(), eval_mode(setup.model):
+            setup.compute_loss(setup.batches[0])
+    except Exception:
+        return False
+    return True
+
+
+def find_user_frame(error: BaseException) -> str:
+    """Return file and line of the innermost frame outside this package, the standard library and installed packages."""
+    libraries = (str(HARNESS_FOLDER), sysconfig.get_paths()["stdlib"], "<")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if "site-packages" not in frame.filename and not frame.filename.startswith(libraries):
+            return f"{frame.filename}:{frame.lineno}"
+    return ""

@@ -1,6 +1,6 @@
 """Check that each position predicts the intended token.
 
-The tokens are read from the text and compared with the logits, independently of the loss function.
+The tokens are read from the text and compared with what the gradient of the loss rewards, whatever the loss is.
 """
 
 import math
@@ -13,24 +13,20 @@ from torch.nn import functional as F
 
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
-from harness.preflight.probe import (
-    NEEDS_TEXT,
-    affordable_tokens,
-    extract_text_rows,
-    make_text_batch,
-    measure_resolution,
-    train_on_batch,
-)
+from harness.preflight.outputs import record_outputs
+from harness.preflight.probe import NEEDS_TEXT, affordable_tokens, measure_resolution, subsample_batch
 from harness.preflight.report import Finding, failed, passed, skipped, warned
-from harness.preflight.training_setup import LabeledTokens, TextFormat, TrainingSetup
+from harness.preflight.text_format import LabeledTokens, TextFormat, measure_label_agreement
+from harness.preflight.training_setup import TrainingSetup
 
 OFFSETS = (-1, 0, 1, 2)  # distances in the text from the intended token to others
 LOSS_TOLERANCE = 1e-3  # relative difference between two ways to compute a loss in float32
+REWARDED_SHARE = 0.9  # of the scored positions
 LEARNED_MARGIN = 0.1  # nats by which a trained model prefers one offset
+STANDARD_ERRORS = 3  # of that difference over rows
 # An offset is learned below this share of ln(vocabulary). The input token itself needs a lower one: with a tied head,
 # random weights repeat their input.
 LEARNED_SHARE, LEARNED_SHARE_OF_INPUT = 0.9, 0.25
-TOY_TOKENS, TOY_LRS, TOY_STEPS, TOY_MARGIN = 16, (3e-3, 1e-2, 3e-4), 48, 0.5
 HINT = "Look at where labels are shifted: in the collator or in the model's loss, never in both"
 
 
@@ -41,191 +37,176 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
         return
     if setup.is_causal:
         yield _check_labels(setup, text)
-    yield _check_loss_offset(setup, text)
+    yield _check_rewarded_token(setup, text)
     yield _check_learned_offset(setup, text)
-    yield _check_toy_text(setup, text)
 
 
 def _check_labels(setup: TrainingSetup, text: TextFormat) -> Finding:
     """Check that the labels of a causal model are tokens of the text, `label_shift` tokens ahead."""
-    shares = dict.fromkeys(OFFSETS, 0.0)
-    for tokens in map(text.read, setup.batches):
-        for offset in OFFSETS:
-            shares[offset] += _label_agreement(tokens, text.label_shift + offset) / len(setup.batches)
-    best = max(shares, key=lambda offset: (shares[offset], offset == 0))
+    shares: dict[int, float] = {}
+    for offset in OFFSETS:
+        counts = [
+            measure_label_agreement(text.read_tokens(batch), text.label_shift + offset) for batch in setup.batches
+        ]
+        if scored := sum(count for _, count in counts):
+            shares[offset] = sum(matching for matching, _ in counts) / scored
     intended = _describe_distance(text.label_shift)
-    observed, expected = f"{shares[0]:.0%} are {intended}", f"all to be {intended}"
+    title, expected = "labels in the batches", f"all to be {intended}"
+    if 0 not in shares:
+        return skipped(title, "needs rows of several tokens")
+    best = max(shares, key=lambda offset: (shares[offset], offset == 0))
+    observed = f"{shares[0]:.0%} are {intended}"
     if best != 0 and shares[best] > shares[0] + 0.5:
         observed += f", {shares[best]:.0%} {_describe_distance(text.label_shift + best)}"
-        return failed("labels in the batches", observed, expected, HINT)
-    return (passed if shares[0] > 0.9 else warned)("labels in the batches", observed, expected, HINT)
+        return failed(title, observed, expected, HINT)
+    return (passed if shares[0] > 0.9 else warned)(title, observed, expected, HINT)
 
 
-def _label_agreement(tokens: LabeledTokens, distance: int) -> float:
-    """Return the share of labels that equal the input `distance` tokens ahead."""
-    first, last = max(0, -distance), tokens.inputs.shape[1] - max(0, distance)
-    labels, inputs = tokens.labels[:, first:last], tokens.inputs[:, first + distance : last + distance]
-    is_scored = (labels != IGNORE_INDEX) & tokens.is_real[:, first + distance : last + distance]
-    return ((labels == inputs) & is_scored).sum().item() / max(1, is_scored.sum().item())
+def _check_rewarded_token(setup: TrainingSetup, text: TextFormat) -> Finding:
+    """Find the token whose logit the loss would raise most at each position, from the gradient of the logits.
+
+    It is the target of every loss of this kind, with smoothing, weights or further terms, and needs no trained weights.
+    """
+    title, needs = "token that the loss rewards", "needs a loss that is computed from the model's logits"
+    batch = subsample_batch(setup, setup.batches[0], affordable_tokens(setup.model))
+    tokens = text.read_tokens(batch)
+    with torch.enable_grad(), eval_mode(setup.model):
+        loss, outputs = record_outputs(setup.model, lambda: setup.compute_loss(batch))
+    logits = [output for output in outputs if output.ndim == 3 and output.shape[:2] == tokens.inputs.shape]
+    if len(logits) != 1 or not logits[0].requires_grad or not torch.isfinite(loss):
+        return _check_loss_value(setup, batch) if torch.isfinite(loss) else skipped(title, needs)
+    [gradient] = torch.autograd.grad(loss, logits[0], allow_unused=True)
+    if gradient is None or not gradient.any():
+        return _check_loss_value(setup, batch)
+    gradient = gradient.float()
+    is_scored, rewarded = gradient.abs().amax(-1) > 0, gradient.argmin(-1)
+    originals = tokens.inputs if setup.is_causal else tokens.labels.where(tokens.labels != IGNORE_INDEX, tokens.inputs)
+    shares = {}
+    for offset in OFFSETS:
+        distance = offset + bool(setup.is_causal)
+        if not offset and text.label_shift:
+            expected_tokens, is_known = tokens.labels, tokens.labels != IGNORE_INDEX
+        else:
+            expected_tokens = originals.roll(-distance, 1)
+            place = torch.arange(originals.shape[1], device=originals.device) + distance
+            is_known = ((place >= 0) & (place < originals.shape[1])).expand_as(originals)
+        is_compared = is_scored & is_known
+        if is_compared.any():
+            shares[offset] = (rewarded == expected_tokens)[is_compared].float().mean().item()
+    if 0 not in shares:
+        return skipped(title, "needs rows of several tokens")
+    best = max(shares, key=lambda offset: (shares[offset], offset == 0))
+    observed, expected = f"{shares[0]:.0%} are {_describe_offset(0, setup)}", _describe_offset(0, setup)
+    if shares[0] >= REWARDED_SHARE:
+        return passed(title, observed, expected)
+    if shares[best] < REWARDED_SHARE:
+        return skipped(title, f"{observed}, and no other is: needs a loss with one target token (no soft targets)")
+    observed = f"{shares[best]:.0%} are {_describe_offset(best, setup)}, {observed}"
+    hint = HINT
+    if best == 1:
+        observed += ": labels are shifted twice"
+    elif setup.is_causal and best == -1:
+        hint = "Labels are not shifted: a causal model predicts the next token, a masked model a hidden one"
+    return failed(title, observed, expected, hint)
 
 
 @torch.no_grad()
-def _check_loss_offset(setup: TrainingSetup, text: TextFormat) -> Finding:
-    """Check that the loss is the cross-entropy of the intended token. It needs no trained weights."""
-    title = "loss and logits"
-    rows = extract_text_rows(setup, text, affordable_tokens(setup.model))
-    batch = make_text_batch(text, rows)
+def _check_loss_value(setup: TrainingSetup, batch: Any) -> Finding:
+    """Find the token whose cross-entropy the loss is, for a loss that does not use the logits as one tensor."""
+    assert setup.text is not None
+    title, expected = "token that the loss rewards", _describe_offset(0, setup)
+    tokens, logits = setup.text.read_tokens(batch), setup.compute_logits(batch)
     with eval_mode(setup.model):
-        loss, logits = setup.compute_loss(batch).item(), text.logits(setup.model, batch)
+        loss = setup.compute_loss(batch).item()
         tolerance = max(LOSS_TOLERANCE, 4 * measure_resolution(setup, batch))
-    entropies = _entropies_by_offset(logits, rows, setup)
-    errors = {offset: abs(loss - entropy) / entropy for offset, entropy in entropies.items()}
+    # Labels at their own distance from the logits; only their places are scored at the other distances.
+    distance = int(bool(setup.is_causal) and not setup.text.label_shift)
+    labels, entropies = tokens.labels.roll(-distance, 1), {}
+    labels[:, labels.shape[1] - distance :] = IGNORE_INDEX
+    for offset in OFFSETS:
+        targets = labels.roll(-offset, 1)
+        is_compared = (labels != IGNORE_INDEX) & (targets != IGNORE_INDEX)
+        if is_compared.any():
+            entropies[offset] = F.cross_entropy(logits[is_compared].float(), targets[is_compared]).item()
+    if 0 not in entropies:
+        return skipped(title, "needs rows of several tokens")
+    errors = {offset: abs(loss / entropy - 1) for offset, entropy in entropies.items() if entropy}
     nearest = min(errors, key=errors.__getitem__)
-    expected = f"the loss of {_describe_offset(0, setup)}"
-    if errors[0] <= tolerance and errors[0] <= 4 * errors[nearest] + 1e-5:
-        observed = f"loss {loss:.4f}, cross-entropy of {_describe_offset(0, setup)} {entropies[0]:.4f}"
-        return passed(title, observed, expected)
-    observed = f"loss {loss:.4f}, cross-entropy {_describe_entropies(entropies, setup)}"
-    if errors[nearest] > tolerance:
-        hint = "Look for unintended terms in the loss: label smoothing, penalties, weights, another mean"
-        return warned(title, f"{observed}: the loss is none of these", expected, hint)
-    observed += f": the loss is that of {_describe_offset(nearest, setup)}"
-    return failed(title, observed + (", so labels are shifted twice" if nearest == 1 else ""), expected, HINT)
+    if errors.get(0, math.inf) <= tolerance:
+        return passed(title, f"loss {loss:.4f}, cross-entropy of {expected} {entropies[0]:.4f}")
+    if errors[nearest] > 10 * tolerance or errors[0] < 10 * errors[nearest]:
+        return skipped(title, f"needs a loss that is a cross-entropy, or computed from the logits; loss {loss:.4f}")
+    observed = f"loss {loss:.4f}, the cross-entropy of {_describe_offset(nearest, setup)}; "
+    observed += f"that of {expected} is {entropies[0]:.4f}"
+    return failed(title, observed + (": labels are shifted twice" if nearest == 1 else ""), expected, HINT)
 
 
 @torch.no_grad()
 def _check_learned_offset(setup: TrainingSetup, text: TextFormat) -> Finding:
-    """Check that pretrained weights predict the intended token."""
+    """Check that pretrained weights predict the intended token, on all batches."""
     title = "token that the weights predict"
     if not setup.is_pretrained:
         return skipped(title, "needs pretrained weights and is_pretrained=True")
-    tokens = text.read(setup.batches[0])
-    n_rows = max(1, 4 * affordable_tokens(setup.model) // tokens.inputs.shape[1])
-    tokens = LabeledTokens(tokens.inputs[:n_rows], tokens.labels[:n_rows], tokens.is_real[:n_rows])
-    with eval_mode(setup.model):
-        logits = text.logits(setup.model, text.write(tokens))
-    is_scored = tokens.labels != IGNORE_INDEX
-    rows = tokens.inputs if setup.is_causal else tokens.labels.where(is_scored, tokens.inputs)
-    positions = tokens.is_real if setup.is_causal else is_scored
-    entropies = _entropies_by_offset(logits, rows, setup, positions, targets=tokens.is_real)
+    max_tokens, sums, vocab_size = affordable_tokens(setup.model), dict[int, list[Tensor]](), 2
+    for batch in setup.batches:
+        batch = subsample_batch(setup, batch, max_tokens)
+        tokens = text.read_tokens(batch)
+        logits = setup.compute_logits(batch)
+        is_scored = tokens.labels != IGNORE_INDEX
+        rows = tokens.inputs if setup.is_causal else tokens.labels.where(is_scored, tokens.inputs)
+        positions = tokens.is_real if setup.is_causal else is_scored
+        vocab_size = logits.shape[-1]
+        for offset, row_sums in _entropies_by_offset(logits, rows, setup, positions, tokens).items():
+            sums.setdefault(offset, []).append(row_sums)
+    by_row = {offset: torch.cat(parts) for offset, parts in sums.items()}
+    entropies = {offset: (each[:, 0].sum() / each[:, 1].sum().clamp(min=1)).item() for offset, each in by_row.items()}
     best, observed = min(entropies, key=entropies.__getitem__), f"cross-entropy {_describe_entropies(entropies, setup)}"
     expected = f"the lowest for {_describe_offset(0, setup)}"
-    if best == 0 and min(entropies[offset] for offset in OFFSETS if offset) > entropies[0] + LEARNED_MARGIN:
-        return passed(title, _describe_lead(entropies), expected)
-    share = LEARNED_SHARE_OF_INPUT if _logit_distance(best, setup) == 0 else LEARNED_SHARE
-    is_learned = entropies[best] < share * math.log(logits.shape[-1])
-    if best != 0 and is_learned and entropies[best] < entropies[0] - LEARNED_MARGIN:
-        return failed(title, observed, expected, f"Compare with the labels these weights were trained with. {HINT}")
+    others = {offset: entropy for offset, entropy in entropies.items() if offset}
+    if best == 0 and min(others.values()) > entropies[0] + LEARNED_MARGIN:
+        lead = f"{entropies[0]:.2f} nats/token; at least {min(others.values()):.2f} for neighboring tokens"
+        return passed(title, lead, expected)
+    share = LEARNED_SHARE_OF_INPUT if best + bool(setup.is_causal) == 0 else LEARNED_SHARE
+    margin = max(LEARNED_MARGIN, STANDARD_ERRORS * _difference_error(by_row[0], by_row[best]))
+    if best != 0 and entropies[best] < share * math.log(vocab_size) and entropies[best] < entropies[0] - margin:
+        hint = "Compare with the labels that these weights were trained with, and look at the attention mask"
+        return failed(title, observed, expected, hint)
     return skipped(title, f"needs weights that prefer one of the tokens: {observed}")
 
 
-def _check_toy_text(setup: TrainingSetup, text: TextFormat) -> Finding:
-    """Train on text where each token determines its target. Any correct model learns this in seconds."""
-    title = "toy text with fixed successors"
-    rows = extract_text_rows(setup, text, affordable_tokens(setup.model))
-    ids, counts = rows.unique(return_counts=True)
-    ids = ids[counts.argsort(descending=True)[:TOY_TOKENS]]
-    if len(ids) < 4:
-        return skipped(title, "needs text with at least 4 different tokens")
-    inputs, targets = _make_toy_text(rows.shape, ids, bool(setup.is_causal))
-    if setup.is_causal:
-        batch = make_text_batch(text, targets)
-    else:
-        batch = text.write(LabeledTokens(inputs, targets, torch.ones_like(targets, dtype=torch.bool)))
-    expected = f"the lowest cross-entropy for {_describe_offset(0, setup)}, by {TOY_MARGIN} nats"
-    chance, attempts = math.log(len(ids)), []
-    for lr in TOY_LRS:
-        with setup.preserved_state():
-            loss, entropies = _train_on_toy_text(setup, text, batch, targets, lr)
-        best = min(entropies, key=entropies.__getitem__)
-        lead = min(entropy for offset, entropy in entropies.items() if offset != best) - entropies[best]
-        attempts.append(f"LR {lr:g}: training loss {loss:.2f}, cross-entropy {_describe_entropies(entropies, setup)}")
-        is_learned = lead > TOY_MARGIN and entropies[best] < chance
-        if is_learned and best == 0:
-            return passed(title, _describe_lead(entropies), expected)
-        if is_learned or loss < chance - 2 * TOY_MARGIN:
-            return failed(title, attempts[-1], expected, HINT)
-    hint = "See the findings of gradients and overfit: the model learns nothing from this loss"
-    return warned(title, f"not learned; {'; '.join(attempts)}", expected, hint)
-
-
-def _make_toy_text(shape: torch.Size, ids: Tensor, is_causal: bool) -> tuple[Tensor, Tensor]:
-    """Return (inputs, targets) of `shape`, in which each of the ids is followed by the next one of a random cycle.
-
-    For a causal model, both are the text; otherwise the target is the successor of the input at the same position.
-    """
-    generator = torch.Generator().manual_seed(0)
-    ids = ids[torch.randperm(len(ids), generator=generator)]
-    indices = torch.randint(len(ids), shape, generator=generator)
-    if is_causal:
-        indices = (indices[:, :1] + torch.arange(shape[1])) % len(ids)
-    return ids[indices], ids[indices if is_causal else (indices + 1) % len(ids)]
-
-
-def _train_on_toy_text(
-    setup: TrainingSetup, text: TextFormat, batch: Any, rows: Tensor, lr: float
-) -> tuple[float, Mapping[int, float]]:
-    """Return (training loss, cross-entropy by offset) once one offset is learned or all steps are taken."""
-    optimizer = torch.optim.AdamW(setup.trainable_parameters.values(), lr=lr, weight_decay=0.0)
-    losses, entropies = [math.inf], _batch_entropies(setup, text, batch, rows)
-    for loss in train_on_batch(setup, batch, [optimizer], TOY_STEPS):
-        losses.append(loss)
-        if len(losses) % 8 == 1:
-            entropies = _batch_entropies(setup, text, batch, rows)
-            first, second = sorted(entropies.values())[:2]
-            if second - first > 2 * TOY_MARGIN and loss < losses[1] / 2:
-                break
-    return losses[-1], entropies
-
-
-@torch.no_grad()
-def _batch_entropies(setup: TrainingSetup, text: TextFormat, batch: Any, rows: Tensor) -> Mapping[int, float]:
-    with eval_mode(setup.model):
-        return _entropies_by_offset(text.logits(setup.model, batch), rows, setup)
+def _difference_error(one: Tensor, other: Tensor) -> float:
+    """Return the standard error of the difference of two means, from their sums and counts by row."""
+    is_used = (one[:, 1] > 0) & (other[:, 1] > 0)
+    differences = one[is_used, 0] / one[is_used, 1] - other[is_used, 0] / other[is_used, 1]
+    return (differences.std() / len(differences) ** 0.5).item() if len(differences) > 1 else math.inf
 
 
 def _entropies_by_offset(
-    logits: Tensor,
-    rows: Tensor,
-    setup: TrainingSetup,
-    positions: Tensor | None = None,
-    targets: Tensor | None = None,
-) -> Mapping[int, float]:
-    """Return the mean cross-entropy of the logits against the text, by offset, in nats.
-
-    The masks `positions` of the logits and `targets` in the text, both [rows, tokens], select what is averaged.
-    """
-    everywhere = torch.ones_like(rows, dtype=torch.bool).cpu()
-    logits, rows = logits.float().cpu(), rows.cpu()
-    positions = everywhere if positions is None else positions.cpu()
-    targets = everywhere if targets is None else targets.cpu()
+    logits: Tensor, rows: Tensor, setup: TrainingSetup, positions: Tensor, tokens: LabeledTokens
+) -> Mapping[int, Tensor]:
+    """Return the cross-entropy of the logits against the text by offset: its sum and count of each row, [rows, 2]."""
     entropies = {}
     for offset in OFFSETS:
-        distance = _logit_distance(offset, setup)
+        distance = offset + bool(setup.is_causal)
         first, last = max(0, -distance), min(logits.shape[1], rows.shape[1] - distance)
-        is_chosen = positions[:, first:last] & targets[:, first + distance : last + distance]
-        chosen_rows = rows[:, first + distance : last + distance][is_chosen]
-        entropies[offset] = F.cross_entropy(logits[:, first:last][is_chosen], chosen_rows).item()
+        if last <= first:
+            entropies[offset] = torch.zeros(len(rows), 2)
+            continue
+        is_chosen = positions[:, first:last] & tokens.is_real[:, first + distance : last + distance]
+        targets = rows[:, first + distance : last + distance]
+        nats = F.cross_entropy(logits[:, first:last].float().flatten(0, 1), targets.flatten(), reduction="none")
+        nats = nats.view(targets.shape) * is_chosen
+        entropies[offset] = torch.stack([nats.sum(1), is_chosen.sum(1).float()], 1).cpu()
     return entropies
 
 
-def _logit_distance(offset: int, setup: TrainingSetup) -> int:
-    """Return how many tokens after the logits' own position the token at `offset` is."""
-    return offset + bool(setup.is_causal)
-
-
 def _describe_offset(offset: int, setup: TrainingSetup) -> str:
-    return _describe_distance(_logit_distance(offset, setup))
+    return _describe_distance(offset + bool(setup.is_causal))
 
 
 def _describe_distance(distance: int) -> str:
     names = {-1: "the previous token", 0: "the token itself", 1: "the next token"}
     return names.get(distance, f"the token {distance} ahead")
-
-
-def _describe_lead(entropies: Mapping[int, float]) -> str:
-    others = min(entropy for offset, entropy in entropies.items() if offset)
-    return f"{entropies[0]:.2f} nats/token; at least {others:.2f} for neighboring tokens"
 
 
 def _describe_entropies(entropies: Mapping[int, float], setup: TrainingSetup) -> str:

@@ -1,128 +1,145 @@
-"""Check the attention masks: padding and, in a causal model, later tokens have no effect; all other tokens do."""
+"""Check what the model sees: nothing of what it is to predict, and the rest of the context."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
-from harness.preflight.probe import (
-    NEEDS_TEXT,
-    affordable_tokens,
-    extract_text_rows,
-    make_text_batch,
-    measure_resolution,
-)
+from harness.preflight.batch_rows import replace_part, select_rows
+from harness.preflight.outputs import record_outputs, relative_change
+from harness.preflight.probe import NEEDS_TEXT, affordable_tokens, measure_resolution, subsample_batch
 from harness.preflight.report import Finding, passed_if, skipped
-from harness.preflight.training_setup import TextFormat, TrainingSetup
+from harness.preflight.training_setup import TrainingSetup
 
-PAD_TOKENS = 4  # tokens of padding that are appended
-TOLERANCE = 1e-4  # relative change of logits and loss that the order of float32 additions may cause
+TOLERANCE = 1e-4  # relative change of the logits that the order of float32 additions may cause
+MAX_LABEL_ROWS = 8
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
-    text = setup.text
-    if text is None:
-        yield skipped("attention", NEEDS_TEXT)
-        return
-    rows = extract_text_rows(setup, text, affordable_tokens(setup.model))
     setup.perturb_weights()  # a head or branches initialized to 0 would hide what the model sees
     with torch.no_grad(), eval_mode(setup.model):
-        batch = make_text_batch(text, rows)
-        if text.logits(setup.model, batch).float().std(-1).mean().item() == 0:
-            yield skipped("attention", "needs logits that differ; all of them are equal")
+        yield from _check_labels_are_hidden(setup)
+        if setup.text is None:
+            yield skipped("attention", NEEDS_TEXT)
             return
-        tolerance = max(TOLERANCE, 4 * measure_resolution(setup, batch))
-        yield from _check_padding(setup, text, rows, tolerance)
-        yield from _check_attention_direction(setup, text, rows, tolerance)
+        batch = subsample_batch(setup, setup.batches[0], affordable_tokens(setup.model))
+        logits = setup.compute_logits(batch).float()
+        is_real = setup.text.read_tokens(batch).is_real
+        if not torch.isfinite(logits[is_real]).all() or logits.std(-1)[is_real].mean().item() == 0:
+            yield skipped("attention", "needs finite logits that differ")
+            return
+        yield from _check_direction(setup, batch, logits, max(TOLERANCE, 4 * measure_resolution(setup, batch)))
 
 
-def _check_padding(setup: TrainingSetup, text: TextFormat, rows: Tensor, tolerance: float) -> Iterator[Finding]:
-    """Compare logits and loss of rows with and without padding."""
-    pad_id = _find_pad_id(setup, text)
-    if pad_id is None:
-        yield skipped("padding", "needs a batch with padding")
+def _check_labels_are_hidden(setup: TrainingSetup) -> Iterator[Finding]:
+    """Change the label at one position; the output there and before it must not change, as in teacher forcing."""
+    batch = setup.batches[0]
+    if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor) or batch["labels"].ndim != 2:
         return
-    widest = max(text.read(batch).inputs.shape[1] for batch in setup.batches)
-    rows = rows[:, : max(PAD_TOKENS, widest - PAD_TOKENS)]  # padded rows must not exceed the model's maximum width
-    plain, padded = make_text_batch(text, rows), make_text_batch(text, rows, pad_id, PAD_TOKENS)
-    width = rows.shape[1] - text.label_shift
-    logits, padded_logits = text.logits(setup.model, plain), text.logits(setup.model, padded)[:, :width]
-    change = _relative_change(logits, padded_logits).max().item()
+    labels = batch["labels"]
+    rows = len(labels)
+    if labels.is_floating_point():
+        return
+    is_scored = labels != IGNORE_INDEX
+    places = is_scored.sum(0).nonzero()[:, 0]
+    if not len(places):
+        return
+    position = int(places[len(places) // 2])
+    replacement = labels[is_scored].roll(1)[: int(is_scored[:, position].sum())]
+    changed = labels.clone()
+    changed[is_scored[:, position], position] = replacement
+    kept = slice(0, MAX_LABEL_ROWS)
+
+    def output(values: Tensor) -> Tensor | None:
+        torch.manual_seed(0)
+        part = select_rows(replace_part(batch, "labels", values), kept, rows)
+        outputs = record_outputs(setup.model, lambda: setup.loss_fn(setup.model, part))[1]
+        return outputs[0] if len(outputs) == 1 else None
+
+    before, after = output(labels), output(changed)
+    if before is None or after is None or before.shape != after.shape or before.shape[:2] != labels[kept].shape:
+        return
+    if before.ndim != 3 or torch.equal(labels[kept], changed[kept]) or not torch.isfinite(before).all():
+        return
+    change = relative_change(before, after)[:, : position + 1].max().item()
+    tolerance = max(TOLERANCE, 4 * torch.finfo(before.dtype).eps)
+    observed = f"changing a label changes the output at its position by {change:.1e} of the spread"
+    hint = "The model is shown the label that it is to predict; shift the decoder's inputs to the right, by one token"
     yield passed_if(
-        change <= tolerance,
-        "padding and logits",
-        f"{PAD_TOKENS} tokens of padding change the logits by {change:.1e} of their spread",
-        f"at most {tolerance:.0e}",
-        "Check that the attention mask (1 for a real token, 0 for padding) is given to the model, and that position "
-        "ids do not count padding",
-    )
-    loss, padded_loss = setup.compute_loss(plain).item(), setup.compute_loss(padded).item()
-    yield passed_if(
-        abs(padded_loss - loss) <= tolerance * abs(loss),
-        "padding and mean loss",
-        f"loss {loss:.4f} without padding, {padded_loss:.4f} with {PAD_TOKENS / (width + PAD_TOKENS):.0%} padding",
-        "the same loss",
-        f"Set the labels of padding to {IGNORE_INDEX}, and divide the sum by the number of scored tokens",
+        change <= tolerance, "labels", observed, f"at most {tolerance:.0e}, as they are to be predicted", hint
     )
 
 
-def _check_attention_direction(
-    setup: TrainingSetup, text: TextFormat, rows: Tensor, tolerance: float
+def _check_direction(setup: TrainingSetup, batch: Any, logits: Tensor, tolerance: float) -> Iterator[Finding]:
+    """Replace single tokens and check which logits change: those after the token, those before it, or both.
+
+    Before it, only logits that are scored count: the prompt of a prefix LM may see all of itself.
+    """
+    assert setup.text is not None
+    tokens = setup.text.read_tokens(batch)
+    is_scored = _find_scored_logits(setup, tokens.labels)
+    change_before = change_after = None
+    for position in _choose_positions(setup, tokens.labels, tokens.is_real):
+        changed = tokens.inputs.clone()
+        neighbors = tokens.inputs.roll(1, 1)[:, position]
+        changed[:, position] = neighbors.where(neighbors != tokens.inputs[:, position], tokens.inputs[:, 0])
+        is_changed = (changed[:, position] != tokens.inputs[:, position]) & tokens.is_real[:, position]
+        other = setup.compute_logits(setup.text.make_batch(replace(tokens, inputs=changed))).float()
+        change = relative_change(logits, other)
+        later = change[:, position + 1 :][is_changed[:, None] & tokens.is_real[:, position + 1 :]]
+        earlier = change[:, :position][is_changed[:, None] & is_scored[:, :position]]
+        change_after = max([change_after or 0.0, later.max().item()]) if later.numel() else change_after
+        change_before = max([change_before or 0.0, earlier.max().item()]) if earlier.numel() else change_before
+    yield from _judge_direction(setup, change_before, change_after, tolerance)
+
+
+def _judge_direction(
+    setup: TrainingSetup, before: float | None, after: float | None, tolerance: float
 ) -> Iterator[Finding]:
-    """Replace single tokens and check which logits change: those after the token, those before it, or both."""
-    width = rows.shape[1] - text.label_shift
-    logits = text.logits(setup.model, make_text_batch(text, rows))
-    change_before = change_after = 0.0
-    for position in sorted({width // 4, width // 2, 3 * width // 4}):
-        changed, neighbors = rows.clone(), rows.roll(1, 1)[:, position]
-        changed[:, position] = neighbors.where(neighbors != rows[:, position], rows[:, 0])
-        change = _relative_change(logits, text.logits(setup.model, make_text_batch(text, changed)))
-        change_before = max(change_before, change[:, :position].max().item())
-        change_after = max(change_after, change[:, position + 1 :].max().item())
-    observed = "replacing a token changes the logits {} it by {:.1e} of their spread"
-    hint = "Look at the attention mask: it may be inverted or hide every other token"
-    yield passed_if(
-        change_after > tolerance,
-        "earlier tokens",
-        observed.format("after", change_after),
+    if before is None and after is None:
+        yield skipped("attention", "needs rows of several tokens")
+        return
+    observed = "replacing a token changes the {} logits {} it by {:.1e} of their spread"
+    hidden, visible = (
+        f"at most {tolerance:.0e}, as they are to be predicted",
         f"more than {tolerance:.0e}, as they are visible",
-        hint,
     )
-    observed = observed.format("before", change_before)
-    if setup.is_causal:
-        hint = "Look at the causal mask (is_causal=True, or a mask added to the scores)"
-        expected = f"at most {tolerance:.0e}, as they are hidden"
-        yield passed_if(change_before <= tolerance, "later tokens", observed, expected, hint)
-    else:
-        expected = f"more than {tolerance:.0e}, as a masked model sees both sides"
-        yield passed_if(change_before > tolerance, "later tokens", observed, expected, hint)
-        yield _check_hidden_targets(setup, text)
+    if setup.is_causal and before is not None:
+        hint = (
+            "The model sees the tokens that it is to predict. Look at the causal mask (is_causal=True, a mask added to "
+        )
+        hint += "the scores before a softmax over the keys), or set is_causal=False if labels are not the next tokens"
+        seen = observed.format("scored", "before", before)
+        yield passed_if(before <= tolerance, "later tokens", seen, hidden, hint)
+    elif before is not None:
+        hint = "A masked model sees both sides: look for a causal mask"
+        yield passed_if(before > tolerance, "later tokens", observed.format("scored", "before", before), visible, hint)
+    if after is not None:
+        hint = "Look at the attention mask: it may be inverted or hide every other token"
+        yield passed_if(
+            after > tolerance, "earlier tokens", observed.format("", "after", after).replace("  ", " "), visible, hint
+        )
 
 
-def _check_hidden_targets(setup: TrainingSetup, text: TextFormat) -> Finding:
-    """Check that a model that sees both sides does not see its targets."""
-    tokens = text.read(setup.batches[0])
-    is_scored = tokens.labels != IGNORE_INDEX
-    same = (tokens.labels == tokens.inputs)[is_scored].float().mean().item()
-    following = (tokens.labels[:, :-1] == tokens.inputs[:, 1:])[is_scored[:, :-1]].float().mean().item()
-    return passed_if(
-        max(same, following) <= 0.9,
-        "hidden targets",
-        f"{max(same, following):.0%} of the targets are visible in the inputs",
-        "about 10% for a masked model",
-        "Look at the causal mask if the model should predict the next token, otherwise at the masking of the inputs",
-    )
+def _find_scored_logits(setup: TrainingSetup, labels: Tensor) -> Tensor:
+    """Return which logits the loss scores, [rows, tokens]."""
+    is_scored = labels != IGNORE_INDEX
+    assert setup.text is not None
+    if setup.is_causal and not setup.text.label_shift:
+        is_scored = is_scored.roll(-1, 1)
+        is_scored[:, -1] = False
+    return is_scored
 
 
-def _find_pad_id(setup: TrainingSetup, text: TextFormat) -> int | None:
-    for tokens in map(text.read, setup.batches):
-        if not tokens.is_real.all():
-            return int(tokens.inputs[~tokens.is_real][0])
-    return None
-
-
-def _relative_change(before: Tensor, after: Tensor) -> Tensor:
-    """Return the change of the logits at each position, [rows, tokens], relative to their spread."""
-    return (before - after).abs().amax(-1).float() / before.float().std(-1).mean()
+def _choose_positions(setup: TrainingSetup, labels: Tensor, is_real: Tensor) -> list[int]:
+    """Return a few positions over the real part of most rows; of a masked model, where few tokens are masked."""
+    counts = is_real.sum(0)
+    usable = (counts >= 0.5 * counts.max()).nonzero()[:, 0]
+    if not setup.is_causal:
+        shown = ((labels == IGNORE_INDEX) & is_real).sum(0)[usable]
+        usable = usable[shown >= shown.float().median()]
+    return sorted({int(usable[len(usable) * quarter // 4]) for quarter in (1, 2, 3)})

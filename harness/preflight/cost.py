@@ -29,7 +29,7 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
     device = next(setup.model.parameters()).device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    yield _check_time(setup, _measure_step_seconds(setup, setup.train_step, device), device)
+    yield _check_time(setup, _measure_step_seconds(setup, partial(setup.run_user_code, "train_step"), device), device)
     yield _check_memory(setup, device)
 
 
@@ -60,7 +60,7 @@ def _check_time(setup: TrainingSetup, step_seconds: float, device: torch.device)
     steps = requested.total_steps - requested.completed_steps
     run_seconds, parts = step_seconds * steps, [f"{steps:,} steps"]
     if requested.evals and setup.evaluate:
-        eval_seconds = _time_call(partial(setup.evaluate, EVAL_BATCH_SIZE), device) / setup.eval_fraction
+        eval_seconds = _time_call(partial(setup.run_evaluation, EVAL_BATCH_SIZE), device) / setup.eval_fraction
         run_seconds += requested.evals * eval_seconds
         parts.append(f"{requested.evals} evaluations")
     text += f"; {format_duration(run_seconds)} for {' and '.join(parts)}"

@@ -95,7 +95,8 @@ def _check_passages(setup: TrainingSetup, stream: np.ndarray) -> Finding:
         tokens = sum(passage.end - passage.start for passage in passages)
         share = f"{tokens / len(stream):.2%}"
         observed = f"{len(passages)} with {share} of the {len(stream):,} tokens; the longest are {observed}"
-    if setup.text is not None and setup.is_causal:
+    has_columns = setup.text is not None and bool(setup.text.read_tokens(setup.batches[0]).columns)
+    if setup.text is not None and setup.is_causal and not has_columns:
         observed += _compare_losses(setup, setup.text, stream, longest[0], passages)
     hint = "Look at the text there, which may cause loss spikes; plateau clean removes such passages"
     return warned(title, observed, "none", hint)
@@ -105,7 +106,7 @@ def _compare_losses(
     setup: TrainingSetup, text: TextFormat, stream: np.ndarray, longest: OutlierPassage, passages: list[OutlierPassage]
 ) -> str:
     """Describe the model's loss in the longest passage and outside all passages, if both hold complete rows."""
-    width = text.read(setup.batches[0]).inputs.shape[1]
+    width = text.read_tokens(setup.batches[0]).inputs.shape[1]
     inside = range(longest.start, longest.end - width + 1, width)
     candidates = range(0, len(stream) - width, max(1, len(stream) // (4 * LOSS_ROWS)))
     outside = [
@@ -122,7 +123,7 @@ def _mean_row_loss(
     setup: TrainingSetup, text: TextFormat, stream: np.ndarray, starts: Sequence[int], width: int
 ) -> float:
     rows = torch.from_numpy(np.stack([stream[start : start + width] for start in starts]).astype(np.int64))
-    device = text.read(setup.batches[0]).inputs.device
+    device = text.read_tokens(setup.batches[0]).inputs.device
     with eval_mode(setup.model):
         return setup.compute_loss(make_text_batch(text, rows.to(device))).item()
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
@@ -14,6 +15,7 @@ from harness.preflight.report import Finding, Level, failed, passed, passed_if, 
 from harness.preflight.training_setup import TextFormat, TrainingSetup
 
 TOLERANCE = 0.1  # random weights: relative difference from ln(vocabulary)
+MIN_MARGIN = 0.2  # nats; with few tokens, random weights may be that far off by chance
 OVERCONFIDENT = 1.5  # random weights: times ln(vocabulary) from which the initialization is wrong
 MIN_ERROR_RATIO, MAX_ERROR_RATIO = 0.5, 3.0  # relative errors: times the loss of a model that outputs 0
 FORWARD_TOKENS = 4  # times the tokens of an affordable training step, as there is no backward pass
@@ -21,6 +23,8 @@ MAX_COUNTED_TOKENS = 1_000_000  # of the training text
 # Pretrained weights start below this share of ln(vocabulary). On narrow text, such as numbers, a healthy model may
 # start above the entropy of the text's token frequencies.
 UNTRAINED_SHARE = 0.8
+MIN_OCCURRENCES, STANDARD_ERRORS = 8, 3
+UNKNOWN_MARGIN = 0.7  # nats above a uniform guess: half its probability
 TITLE = "first loss"
 
 
@@ -36,27 +40,29 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
         elif setup.zero_output_loss is not None:
             yield _judge_relative_error(loss, setup.zero_output_loss, setup.is_pretrained)
         elif setup.text is not None:
-            vocab_size = setup.text.logits(setup.model, batches[0]).shape[-1]
+            vocab_size = setup.compute_logits(batches[0]).shape[-1]
             if setup.is_pretrained:
                 yield _judge_pretrained_weights(setup, setup.text, loss, vocab_size)
+                yield from _check_unknown_embeddings(setup, setup.text)
             else:
-                yield _judge_random_weights(loss, vocab_size)
+                error = STANDARD_ERRORS * losses.std().item() / len(losses) ** 0.5 if len(losses) > 1 else 0.0
+                yield _judge_random_weights(loss, vocab_size, error)
         else:
             needs = "needs `text`, or `zero_output_loss` for a relative error"
             yield skipped(TITLE, f"{needs}; the loss is {loss:.4g}")
 
 
-def _judge_random_weights(loss: float, vocab_size: int) -> Finding:
+def _judge_random_weights(loss: float, vocab_size: int, error: float) -> Finding:
     uniform = math.log(vocab_size)
     observed = f"{loss:.3f} nats/token from random weights, {loss / uniform - 1:+.0%} from a uniform guess"
     expected = f"ln {vocab_size} = {uniform:.3f} +- {TOLERANCE:.0%}"
-    if loss < (1 - TOLERANCE) * uniform:
+    if loss + error < min((1 - TOLERANCE) * uniform, uniform - MIN_MARGIN):
         hint = "Check whether the model sees its targets; for pretrained weights, set is_pretrained=True"
         return warned(TITLE, observed, expected, hint)
     hint = "Look at the initialization: use a standard deviation of 0.02 or 1/sqrt(width) for embedding and head"
     level: Level = "fail"
     if loss < OVERCONFIDENT * uniform:
-        level = "pass" if loss <= (1 + TOLERANCE) * uniform else "warn"
+        level = "pass" if loss <= max((1 + TOLERANCE) * uniform, uniform + MIN_MARGIN) else "warn"
     return Finding(level, TITLE, observed, expected, hint)
 
 
@@ -83,6 +89,40 @@ def _judge_pretrained_weights(setup: TrainingSetup, text: TextFormat, loss: floa
     return failed(TITLE, f"{observed}: broken, not under-tuned", expected, hint)
 
 
+def _check_unknown_embeddings(setup: TrainingSetup, text: TextFormat) -> Iterator[Finding]:
+    """Look for frequent tokens that the weights predict worse than a uniform guess and whose embeddings are frozen."""
+    modules = [module for module in setup.model.modules() if isinstance(module, nn.Embedding)]
+    if not setup.is_causal or not any(not module.weight.requires_grad for module in modules):
+        return
+    labels, nats, uniform = [], [], 0.0
+    for batch in setup.batches:
+        logits, tokens = setup.compute_logits(batch).float(), text.read_tokens(batch)
+        shift = 0 if text.label_shift else 1
+        targets = tokens.labels[:, shift:]
+        is_scored = targets != IGNORE_INDEX
+        each = F.cross_entropy(logits[:, : targets.shape[1]][is_scored], targets[is_scored], reduction="none")
+        labels.append(targets[is_scored])
+        nats.append(each)
+        uniform = math.log(logits.shape[-1])
+    ids, values, unknown = torch.cat(labels), torch.cat(nats), []
+    for token, count in zip(*ids.unique(return_counts=True), strict=True):
+        if count >= MIN_OCCURRENCES:
+            its_values = values[ids == token]
+            error = (its_values.std() / len(its_values) ** 0.5).item()
+            if its_values.mean().item() > uniform + max(STANDARD_ERRORS * error, UNKNOWN_MARGIN):
+                unknown.append(int(token))
+    title = "frozen embeddings"
+    if unknown:
+        observed = (
+            f"tokens {', '.join(map(str, unknown[:5]))} are frequent and unknown to the weights, which predict them "
+        )
+        observed += "worse than a uniform guess"
+        hint = "Train the embeddings of new tokens, too (modules_to_save or trainable_token_indices in peft)"
+        yield warned(title, observed, "embeddings that are trained, or tokens that are known", hint)
+    else:
+        yield passed(title, "all frequent tokens are known to the weights")
+
+
 def _stream_entropy(stream: np.ndarray) -> float:
     tokens = torch.from_numpy(np.asarray(stream[:MAX_COUNTED_TOKENS]).astype(np.int64))
     return _count_entropy(tokens.unique(return_counts=True)[1])
@@ -90,7 +130,7 @@ def _stream_entropy(stream: np.ndarray) -> float:
 
 def _estimate_unigram_entropy(setup: TrainingSetup, text: TextFormat, uniform: float) -> tuple[float, str]:
     """Return (entropy, its source), from the labels of the batches, corrected for their small number (Miller, 1955)."""
-    labels = torch.cat([text.read(batch).labels.flatten() for batch in setup.batches])
+    labels = torch.cat([text.read_tokens(batch).labels.flatten() for batch in setup.batches])
     counts = labels[labels != IGNORE_INDEX].unique(return_counts=True)[1]
     entropy = _count_entropy(counts) + (len(counts) - 1) / (2 * counts.sum().item())
     return min(entropy, uniform), f"the frequencies of the {counts.sum().item()} tokens in these batches"

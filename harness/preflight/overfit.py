@@ -4,9 +4,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from harness.core.state import eval_mode
-from harness.preflight.probe import subsample_batch, train_on_batch
+from harness.preflight.outputs import find_loss_floor
+from harness.preflight.probe import named_param_groups, set_peak_lrs, subsample_batch, train_on_batch
 from harness.preflight.report import Finding, failed, passed, skipped, warned
 from harness.preflight.training_setup import TrainingSetup
 
@@ -29,7 +31,8 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
     attempts: dict[str, list[float]] = {}
     if setup.optimizer_list:
         with setup.preserved_state():
-            name = _set_peak_lrs(setup)
+            set_peak_lrs(setup)
+            name = _describe_optimizers(setup)
             attempts[name] = _train_on_few(setup, setup.optimizer_list)
         if _is_learned(attempts[name]):
             yield passed(TITLE, _describe_losses(name, attempts[name]), EXPECTED)
@@ -52,12 +55,34 @@ def _judge_attempts(setup: TrainingSetup, attempts: Mapping[str, Sequence[float]
     if _is_learned(attempts[last]):
         hint = f"Change the requested LR or the optimizer, as {last} succeeds; see also plateau lr-range"
         return (warned if setup.optimizer_list else passed)(TITLE, observed, EXPECTED, hint)
+    if (floor := _measure_floor(setup)) > 0:
+        gaps = [
+            (losses[-1] - floor) / (losses[0] - floor) for losses in attempts.values() if losses and losses[0] > floor
+        ]
+        observed += f"; no output of the model has a loss below {floor:.3f}"
+        if not gaps or min(gaps) < LEARNED_RATIO:
+            return passed(TITLE, observed, EXPECTED)
+        if min(gaps) < SLOW_RATIO:
+            return warned(TITLE, observed, EXPECTED, "Look at the number of trainable weights, or at the LR")
     best = min((losses[-1] / losses[0] for losses in attempts.values() if losses), default=math.inf)
     if best < SLOW_RATIO:
         hint = "Look at the number of trainable weights (adapter rank, frozen layers), or at the LR"
         return warned(TITLE, observed, EXPECTED, hint)
     hint = "Check that inputs differ between examples and match their targets; look for frozen layers"
     return failed(TITLE, observed, EXPECTED, hint)
+
+
+def _measure_floor(setup: TrainingSetup) -> float:
+    """Return the loss that no output of the model can go below, or 0 if it is unknown."""
+    batch = subsample_batch(setup, setup.batches[0], TOKENS)
+
+    def compute_loss() -> Tensor:
+        torch.manual_seed(0)
+        return setup.compute_loss(batch)
+
+    with setup.preserved_state(), eval_mode(setup.model):
+        floor = find_loss_floor(setup.model, compute_loss)
+    return floor if floor is not None and math.isfinite(floor) else 0.0
 
 
 def _train_on_few(setup: TrainingSetup, optimizers: Sequence[torch.optim.Optimizer]) -> list[float]:
@@ -75,15 +100,10 @@ def _is_learned(losses: Sequence[float]) -> bool:
     return len(losses) > 1 and losses[-1] < LEARNED_RATIO * losses[0]
 
 
-def _set_peak_lrs(setup: TrainingSetup) -> str:
-    """Set each group to its peak LR: the requested, the initial or the current one. Describe the optimizers."""
-    requested, lrs = setup.requested.lr, set()
-    for group in (group for optimizer in setup.optimizer_list for group in optimizer.param_groups):
-        peak = requested.get(group.get("name", "")) if isinstance(requested, Mapping) else requested
-        group["lr"] = group.get("initial_lr", group["lr"]) if peak is None else peak
-        lrs.add(f"{float(group['lr']):g}")
+def _describe_optimizers(setup: TrainingSetup) -> str:
+    lrs = {f"{float(group['lr']):g}" for _, group in named_param_groups(setup)}
     names = " and ".join(type(optimizer).__name__ for optimizer in setup.optimizer_list)
-    return f"{names} at LR {', '.join(sorted(lrs))}"
+    return f"{names} at LR {', '.join(sorted(lrs)[:3])}" + (", ..." if len(lrs) > 3 else "")
 
 
 def _describe_losses(name: str, losses: Sequence[float]) -> str:

@@ -1,15 +1,21 @@
 """Tools shared by the checks: cut batches to a cheap size, and evaluate or train the model on one of them."""
 
+import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
-from harness.preflight.training_setup import LabeledTokens, TextFormat, TrainingSetup
+from harness.preflight.batch_rows import count_examples, cut_columns, select_rows
+from harness.preflight.outputs import record_outputs
+from harness.preflight.text_format import LabeledTokens, TextFormat
+from harness.preflight.training_setup import TrainingSetup
 
 # Tokens of a training step are chosen to keep parameters times tokens at STEP_COST, where about 30 steps take seconds
 # on two cores.
@@ -19,6 +25,7 @@ LARGE_MODEL = 5e7  # parameters
 FEW_REPEATS = 2  # for large models; a LoRA adapter's first matrix gets a gradient in its second step
 ROUNDING = 1e-6  # relative to the largest gradient: smaller ones are 0 but for rounding
 MAX_EXAMPLES = 8  # of batches that are not text
+MAX_WARMUP_STEPS, PATIENT_STEPS = 20_000, 100  # in which the highest LR is looked for, and before it may be past
 MAX_GRAD_NORM = 1.0  # keeps the LRs tried here from diverging in the first step
 
 
@@ -40,49 +47,26 @@ def subsample_batch(setup: TrainingSetup, batch: Any, max_tokens: int) -> Any:
     A batch that is not text is cut to its first MAX_EXAMPLES examples.
     """
     if setup.text is None:
-        return _slice_examples(batch, count_examples(batch))
-    tokens = setup.text.read(batch)
+        size = count_examples(batch)
+        return batch if size is None else select_rows(batch, slice(0, MAX_EXAMPLES), size)
+    tokens = setup.text.read_tokens(batch)
     is_scored = tokens.labels != IGNORE_INDEX
     rows, width = tokens.inputs.shape
     if width <= max_tokens:
         kept: Any = is_scored.sum(1).topk(min(rows, max_tokens // width)).indices.sort().values
-    else:
-        window_scores = is_scored.float().unfold(1, max_tokens, 1).sum(-1)
-        row, start = divmod(int(window_scores.argmax()), width - max_tokens + 1)
-        kept = (slice(row, row + 1), slice(start, start + max_tokens))
-    return setup.text.write(LabeledTokens(tokens.inputs[kept], tokens.labels[kept], tokens.is_real[kept]))
-
-
-def count_examples(batch: Any) -> int | None:
-    """Return the number of examples in a batch, or None if it has no parts or parts of different lengths."""
-    lengths = _part_lengths(batch)
-    return lengths.pop() if len(lengths) == 1 else None
-
-
-def _part_lengths(batch: Any) -> set[int]:
-    if isinstance(batch, Mapping | tuple | list):
-        parts = batch.values() if isinstance(batch, Mapping) else batch
-        return set().union(*map(_part_lengths, parts))
-    if isinstance(batch, str) or (isinstance(batch, Tensor) and not batch.ndim):
-        return set()
-    return {len(batch)} if hasattr(batch, "__len__") and hasattr(batch, "__getitem__") else set()
-
-
-def _slice_examples(batch: Any, size: int | None) -> Any:
-    """Return the first examples of a batch of `size`; parts without examples are kept as they are."""
-    if size is None:
-        return batch
-    if isinstance(batch, Mapping):
-        return {name: _slice_examples(part, size) for name, part in batch.items()}
-    if type(batch) in (tuple, list):
-        return type(batch)(_slice_examples(part, size) for part in batch)
-    return batch[:MAX_EXAMPLES] if _part_lengths(batch) else batch
+        return select_rows(batch, kept, rows)
+    window_scores = is_scored.float().unfold(1, max_tokens, 1).sum(-1)
+    row, start = divmod(int(window_scores.argmax()), width - max_tokens + 1)
+    columns = slice(start, start + max_tokens)
+    inputs, labels, is_real = (each[row : row + 1, columns] for each in (tokens.inputs, tokens.labels, tokens.is_real))
+    others = cut_columns(dict(tokens.columns), row, columns, (rows, width))
+    return setup.text.make_batch(LabeledTokens(inputs, labels, is_real, others))
 
 
 def extract_text_rows(setup: TrainingSetup, text: TextFormat, max_tokens: int) -> Tensor:
     """Return up to `max_tokens` tokens of the original text, [rows, tokens], without masks and padding."""
     rows: list[Tensor] = []
-    for tokens in map(text.read, setup.batches):
+    for tokens in map(text.read_tokens, setup.batches):
         is_masked = (tokens.labels != IGNORE_INDEX) & (not setup.is_causal)
         originals = tokens.labels.where(is_masked, tokens.inputs)
         rows += [row[is_real] for row, is_real in zip(originals, tokens.is_real, strict=True)]
@@ -93,17 +77,10 @@ def extract_text_rows(setup: TrainingSetup, text: TextFormat, max_tokens: int) -
     return torch.stack([row[:width] for row in rows])
 
 
-def make_text_batch(text: TextFormat, rows: Tensor, pad_id: int = 0, n_pad: int = 0) -> Any:
-    """Return the batch that holds `rows` of text, all positions labeled, followed by `n_pad` tokens of padding."""
+def make_text_batch(text: TextFormat, rows: Tensor) -> Any:
+    """Return the batch that holds `rows` of text, all positions labeled, without further columns."""
     inputs, labels = rows[:, : rows.shape[1] - text.label_shift], rows[:, text.label_shift :]
-    padding = (0, n_pad)
-    return text.write(
-        LabeledTokens(
-            F.pad(inputs, padding, value=pad_id),
-            F.pad(labels, padding, value=IGNORE_INDEX),
-            F.pad(torch.ones_like(inputs, dtype=torch.bool), padding, value=False),
-        )
-    )
+    return text.make_batch(LabeledTokens(inputs, labels, torch.ones_like(inputs, dtype=torch.bool)))
 
 
 @torch.no_grad()
@@ -135,26 +112,127 @@ def train_on_batch(
 ) -> Iterator[float]:
     """Yield the loss before each of `steps` updates on one batch and after the last one, in eval mode.
 
-    Yield nothing if the loss does not depend on a trainable parameter.
+    Losses that draw random numbers draw the same ones in each step. Yield nothing if the loss does not depend on a
+    trainable parameter.
     """
     trainable = list(setup.trainable_parameters.values())
     for optimizer in optimizers:
         if hasattr(optimizer, "train"):  # schedule-free optimizers
             optimizer.train()
+
+    def compute_gradients() -> Tensor:
+        torch.manual_seed(0)
+        for parameter in trainable:
+            parameter.grad = None
+        loss = setup.compute_loss(batch)
+        if loss.requires_grad:
+            loss.backward()
+            if not any(map(needs_closure, optimizers)):  # L-BFGS needs the gradients as they are
+                _clip_gradients(trainable)
+        return loss
+
     with eval_mode(setup.model):
         for _ in range(steps):
-            for parameter in trainable:
-                parameter.grad = None
-            loss = setup.compute_loss(batch)
+            loss = compute_gradients()
             if not loss.requires_grad:
                 return
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trainable, MAX_GRAD_NORM)
-            for optimizer in optimizers:
-                optimizer.step()
             yield loss.item()
+            for optimizer in optimizers:
+                arguments: list[Any] = [compute_gradients] if needs_closure(optimizer) else []
+                optimizer.step(*arguments)
         with torch.no_grad():
+            torch.manual_seed(0)
             yield setup.compute_loss(batch).item()
+
+
+def record_single_output(setup: TrainingSetup, batch: Any) -> Tensor | None:
+    """Return the output of the model's only call, or None if the loss calls it several times or not at all.
+
+    `TextFormat.logits` is used if it is given, as the loss may compute logits in pieces.
+    """
+    if setup.text is not None and setup.text.logits is not None:
+        return setup.compute_logits(batch)
+    torch.manual_seed(0)
+    outputs = record_outputs(setup.model, lambda: setup.loss_fn(setup.model, batch))[1]
+    return outputs[0] if len(outputs) == 1 else None
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether the optimizer computes gradients in its own step, as L-BFGS does."""
+    return isinstance(optimizer, torch.optim.LBFGS)
+
+
+def _clip_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Clip the norm of all gradients that are not sparse to MAX_GRAD_NORM."""
+    is_dense = [parameter for parameter in parameters if parameter.grad is not None and not parameter.grad.is_sparse]
+    torch.nn.utils.clip_grad_norm_(is_dense, MAX_GRAD_NORM)
+
+
+def get_dense_grad(parameter: nn.Parameter) -> Tensor | None:
+    """Return a copy of a parameter's gradient, or None if it has none."""
+    gradient = parameter.grad
+    if gradient is None:
+        return None
+    return gradient.detach().to_dense() if gradient.is_sparse else gradient.detach().clone()
+
+
+def named_param_groups(setup: TrainingSetup) -> list[tuple[str, dict[str, Any]]]:
+    """Return the parameter groups of all optimizers with their names, such as group0."""
+    groups = chain.from_iterable(optimizer.param_groups for optimizer in setup.optimizer_list)
+    return [(group.get("name", f"group{index}"), group) for index, group in enumerate(groups)]
+
+
+def is_plateau_scheduler(scheduler: Any) -> bool:
+    """Return whether a scheduler waits for an evaluation loss to stop falling."""
+    return hasattr(scheduler, "patience")
+
+
+def set_peak_lrs(setup: TrainingSetup) -> None:
+    """Set each group to its peak LR: the requested, the initial or the current one."""
+    requested = setup.requested.lr
+    groups = named_param_groups(setup)
+    initial = [float(group.get("initial_lr", group["lr"])) for _, group in groups]
+    for (name, group), lr in zip(groups, initial, strict=True):
+        if isinstance(requested, Mapping):
+            value = requested.get(name, lr)
+        elif requested is None or not max(initial):
+            value = requested or lr
+        else:
+            value = requested * lr / max(initial)  # peaks that differ between groups keep their ratio
+        group["lr"] = torch.full_like(group["lr"], value) if isinstance(group["lr"], Tensor) else value
+
+
+def advance_to_peak(setup: TrainingSetup) -> None:
+    """Advance the schedulers, without training, to the step with the highest LR, so that updates show."""
+    schedulers = [scheduler for scheduler in setup.scheduler_list if not is_plateau_scheduler(scheduler)]
+    if not schedulers:
+        return
+    limit = min(MAX_WARMUP_STEPS, setup.requested.total_steps or MAX_WARMUP_STEPS)
+    stateful: list[Any] = [*schedulers, *setup.optimizer_list]
+    states = [copy.deepcopy(part.state_dict()) for part in stateful]
+    lrs = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns if a scheduler's step does not follow an update
+        for _ in range(limit):
+            lrs.append(max(float(group["lr"]) for _, group in named_param_groups(setup)))
+            if len(lrs) > PATIENT_STEPS and lrs[-1] < 0.5 * max(lrs):
+                break
+            if not _step_all(schedulers):
+                break
+        for part, state in zip(stateful, states, strict=True):
+            part.load_state_dict(state)
+        for _ in range(int(np.argmax(lrs))):
+            _step_all(schedulers)
+
+
+def _step_all(schedulers: Sequence[Any]) -> bool:
+    """Return whether all schedulers could be advanced; OneCycleLR ends at its own length."""
+    try:
+        for scheduler in schedulers:
+            scheduler.step()
+    except ValueError:
+        return False
+    return True
 
 
 def format_names(names: Sequence[str], limit: int = 3) -> str:

@@ -1,6 +1,8 @@
 """The training that preflight checks: a model, its batches and its loss function, and whatever else is known."""
 
 import copy
+import inspect
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +17,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from harness.core.seeding import preserve_rng_state
 from harness.core.state import eval_mode
 from harness.core.task import Loss
-from harness.data.tokens import IGNORE_INDEX
 from harness.models import is_causal
+from harness.preflight.batch_rows import select_rows
+from harness.preflight.outputs import record_outputs
+from harness.preflight.report import CannotCheck, UserCodeError
+from harness.preflight.text_format import LabeledTokens, TextFormat, detect_text_format, predicts_next_token
 
 PERTURBATION = 0.01  # of a weight's standard deviation
 
@@ -26,33 +31,6 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
-
-
-@dataclass(frozen=True)
-class LabeledTokens:
-    """Rows of tokens: int64 `inputs` and `labels`, [rows, tokens], and bool `is_real`, False for padding.
-
-    Labels are -100 where the loss scores nothing. Padding is at the end of a row.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    is_real: Tensor
-
-
-@dataclass(frozen=True)
-class TextFormat:
-    """The layout of text in batches. `read` turns a batch into tokens, `write` is its inverse.
-
-    `logits(model, batch)` returns logits of shape [rows, tokens, vocabulary], computed as the loss computes them.
-    `label_shift` is the distance from an input to the token that its label holds: 1 if labels are the next tokens, 0 if
-    they equal the inputs (the model's own loss shifts them) or hold what a mask hides.
-    """
-
-    read: Callable[[Any], LabeledTokens]
-    write: Callable[[LabeledTokens], Any]
-    logits: Callable[[nn.Module, Any], Tensor]
-    label_shift: int
 
 
 @dataclass(frozen=True)
@@ -76,6 +54,8 @@ class RequestedSettings:
     """Ratio of the LR to its peak, as a function of the number of completed steps."""
     patience: int | None = None
     """Evaluations without improvement before the schedule acts, if it is not torch's ReduceLROnPlateau."""
+    parameters: int | None = None
+    """Number of parameters that the model should have, such as 124e6."""
     n_runs: int = 1
     """Runs of the sweep."""
     n_parallel: int = 1
@@ -84,10 +64,10 @@ class RequestedSettings:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """A validation loss: the mean over `count` elements, with its unit, such as nats/token."""
+    """A validation loss: the mean over `count` elements, if known, with its unit, such as nats/token."""
 
     loss: float
-    count: int
+    count: int | None = None
     unit: str = ""
 
 
@@ -118,11 +98,11 @@ class TrainingSetup:
 
     model: nn.Module
     batches: Sequence[Any]
-    """A few training batches."""
+    """A few training batches, as the loader returns them."""
     loss_fn: Callable[[nn.Module, Any], Tensor | Loss]
     text: TextFormat | None = None
     is_causal: bool | None = None
-    """True if the model should see only earlier tokens; detected from the model by default."""
+    """True if the model predicts the next token; by default, the labels say it."""
     is_pretrained: bool = False
     unigram_entropy: float | None = None
     """Loss of a prediction that ignores the context, in nats, on the validation targets."""
@@ -130,7 +110,7 @@ class TrainingSetup:
     """Training loss of a model that always outputs 0, if the loss is a relative error."""
     requested: RequestedSettings = field(default_factory=RequestedSettings)
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None
-    scheduler: LRScheduler | None = None
+    scheduler: LRScheduler | Sequence[LRScheduler] | None = None
     lrs_at: Callable[[int], Mapping[str, float]] | None = None
     """LR of each parameter group after so many completed steps; by default read from `scheduler`."""
     train_step: Callable[[Any], Any] | None = None
@@ -138,11 +118,11 @@ class TrainingSetup:
     split_batch: Callable[[Any], Sequence[Any]] | None = None
     """Cut a batch into the micro-batches that `train_step` cuts it into; the cost of one stands for the others."""
     extra_state: Sequence[Stateful] = ()
-    """Objects that `train_step` changes besides model, optimizer and scheduler, such as a gradient scaler."""
+    """Objects that `train_step` changes besides model, optimizer and scheduler: a gradient scaler, averaged weights."""
     batch_size: int | None = None
     """Examples per step in effect, over all devices."""
-    evaluate: Callable[[int], EvalResult] | None = None
-    """Return the validation loss, evaluated in batches of the given size."""
+    evaluate: Callable[..., EvalResult | float] | None = None
+    """Return the validation loss; given the batch size to evaluate with if it takes an argument."""
     eval_count: int | None = None
     """Elements that `evaluate` should score."""
     eval_fraction: float = 1.0
@@ -161,54 +141,87 @@ class TrainingSetup:
         if self.text is None:
             self.text = self._detect_text()
         if self.text is not None and self.is_causal is None:
-            try:
-                self.is_causal = self._detect_causality(self.text)
-            except Exception as error:
-                message = f"{type(error).__name__}: {error}".partition("\n")[0]
-                raise ValueError(
-                    f"is_causal: not detected, because the model does not take rows of two tokens ({message}); "
-                    "set is_causal=True or is_causal=False"
-                ) from error
+            self.is_causal = predicts_next_token(self.model, self.text, self.batches)
+            if self.is_causal is None:
+                self.is_causal = self._measure_causality(self.text)
 
     def _detect_text(self) -> TextFormat | None:
         """Return None if labels are classes of rows or tokens, or if the model does not map tokens to logits."""
         text = detect_text_format(self.batches[0])
         if text is None or getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
             return None
+        rows, self.text = len(text.read_tokens(self.batches[0]).inputs), text
         try:
-            logits = self._compute_logits(text, torch.tensor([[0, 1]]))
+            logits = self.compute_logits(select_rows(self.batches[0], slice(0, 2), rows))
         except Exception:
             return None
-        is_over_tokens = logits.ndim == 3 and logits.shape[-1] > text.read(self.batches[0]).inputs.max().item()
-        return text if is_over_tokens else None
+        finally:
+            self.text = None
+        return (
+            text
+            if logits.shape[-1] > max(text.read_tokens(batch).inputs.max().item() for batch in self.batches)
+            else None
+        )
 
     @torch.no_grad()
-    def _compute_logits(self, text: TextFormat, ids: Tensor) -> Tensor:
-        """Return the logits of rows without padding, computed in eval mode on the device of the batches."""
-        ids = ids.to(text.read(self.batches[0]).inputs.device)
-        is_real = torch.ones_like(ids, dtype=torch.bool)
-        with eval_mode(self.model), preserve_rng_state():
-            return text.logits(self.model, text.write(LabeledTokens(ids, ids.clone(), is_real)))
+    def compute_logits(self, batch: Any) -> Tensor:
+        """Return the logits of a batch of text, [rows, tokens, vocabulary], in eval mode.
 
-    def _detect_causality(self, text: TextFormat) -> bool:
-        """Perturb the weights if the model sees neither side, as with a head or branches initialized to 0."""
+        Raises:
+            CannotCheck: If they are not logits of all positions.
+        """
+        assert self.text is not None
+        shape = self.text.read_tokens(batch).inputs.shape
+        with eval_mode(self.model), preserve_rng_state():
+            if self.text.logits is not None:
+                logits = getattr(output := self.text.logits(self.model, batch), "logits", output)
+                if logits.ndim == 3 and logits.shape[:2] == shape:
+                    return logits
+            for logits in record_outputs(self.model, lambda: self.loss_fn(self.model, batch))[1]:
+                if logits.ndim == 3 and logits.shape[:2] == shape:
+                    return logits
+        raise CannotCheck(f"needs logits of all positions, {list(shape)} and the vocabulary; see TextFormat.logits")
+
+    def _measure_causality(self, text: TextFormat) -> bool:
+        """Return whether the model ignores later tokens, for labels that do not say what it should predict.
+
+        Perturb the weights if the model sees neither side, as with a head or branches initialized to 0.
+        """
+        device = text.read_tokens(self.batches[0]).inputs.device
 
         def logits(ids: Tensor) -> Tensor:
-            return self._compute_logits(text, ids)
+            tokens = LabeledTokens(
+                ids.to(device), ids.to(device), torch.ones_like(ids, dtype=torch.bool, device=device)
+            )
+            return self.compute_logits(text.make_batch(tokens))
 
-        if not is_causal(self.model, logits):
-            return False
-        if not is_causal(self.model, lambda ids: logits(ids.flip(1)).flip(1)):
-            return True
-        with self.preserved_state():
-            self.perturb_weights()
-            return is_causal(self.model, logits)
+        try:
+            if not is_causal(self.model, logits):
+                return False
+            if not is_causal(self.model, lambda ids: logits(ids.flip(1)).flip(1)):
+                return True
+            with self.preserved_state():
+                self.perturb_weights()
+                return is_causal(self.model, logits)
+        except Exception as error:
+            message = f"{type(error).__name__}: {error}".partition("\n")[0]
+            raise ValueError(
+                "is_causal: not detected, because the labels do not show it and the model does not take rows "
+                f"of two tokens ({message}); set is_causal=True or is_causal=False"
+            ) from error
 
     @property
     def optimizer_list(self) -> Sequence[torch.optim.Optimizer]:
         if self.optimizer is None:
             return []
         return [self.optimizer] if isinstance(self.optimizer, torch.optim.Optimizer) else list(self.optimizer)
+
+    @property
+    def scheduler_list(self) -> Sequence[LRScheduler]:
+        """The schedulers, including those that are given as extra state."""
+        given = self.scheduler if isinstance(self.scheduler, Sequence) else [self.scheduler] if self.scheduler else []
+        others = [part for part in self.extra_state if isinstance(part, LRScheduler) and part not in given]
+        return [*given, *others]
 
     @property
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
@@ -219,6 +232,33 @@ class TrainingSetup:
         loss = self.loss_fn(self.model, batch)
         return loss.sum / loss.count if isinstance(loss, Loss) else loss
 
+    def run_user_code(self, name: str, *arguments: Any) -> Any:
+        """Call one of the given functions as it stands.
+
+        Raises:
+            UserCodeError: If it raises an error.
+        """
+        try:
+            return getattr(self, name)(*arguments)
+        except Exception as error:
+            raise UserCodeError(f"{name}: {type(error).__name__}: {error}") from error
+
+    @property
+    def takes_eval_batch_size(self) -> bool:
+        """Return whether `evaluate` takes the batch size to evaluate with."""
+        try:
+            parameters = inspect.signature(self.evaluate).parameters.values() if self.evaluate else []
+        except (TypeError, ValueError):
+            return True
+        return any(
+            each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL) for each in parameters
+        )
+
+    def run_evaluation(self, batch_size: int) -> EvalResult:
+        """Return the validation loss, in batches of the given size if `evaluate` takes one."""
+        result = self.run_user_code("evaluate", *([batch_size] if self.takes_eval_batch_size else []))
+        return result if isinstance(result, EvalResult) else EvalResult(math.nan if result is None else float(result))
+
     @torch.no_grad()
     def perturb_weights(self) -> None:
         """Add noise of PERTURBATION times its standard deviation to each trainable weight."""
@@ -228,11 +268,11 @@ class TrainingSetup:
 
     @contextmanager
     def preserved_state(self) -> Iterator[None]:
-        """Restore weights, mode, random generators and all that `train_step` changes on exit; clear gradients."""
-        schedulers = [self.scheduler] if self.scheduler else []
-        stateful: list[Stateful] = [self.model, *self.optimizer_list, *schedulers, *self.extra_state]
+        """Restore weights, modes, random generators and all that `train_step` changes on exit; clear gradients."""
+        stateful: list[Stateful] = [self.model, *self.optimizer_list, *self.scheduler_list]
+        stateful += [part for part in self.extra_state if part not in self.scheduler_list]
         states = [copy.deepcopy(part.state_dict()) for part in stateful]
-        was_training = self.model.training
+        modes = [(module, module.training) for module in self.model.modules()]
         with preserve_rng_state():
             try:
                 yield
@@ -240,36 +280,5 @@ class TrainingSetup:
                 for part, state in zip(stateful, states, strict=True):
                     part.load_state_dict(state)
                 self.model.zero_grad()
-                self.model.train(was_training)
-
-
-def detect_text_format(batch: Any) -> TextFormat | None:
-    """Return the format of a batch with `input_ids` and `labels`, as in transformers, or None for another batch."""
-    if not isinstance(batch, Mapping) or not {"input_ids", "labels"} <= batch.keys():
-        return None
-    if batch["labels"].shape != batch["input_ids"].shape or batch["input_ids"].ndim != 2:
-        return None
-    return TextFormat(_read_tokens, _make_batch, _compute_logits, _detect_label_shift(_read_tokens(batch)))
-
-
-def _read_tokens(batch: Mapping[str, Tensor]) -> LabeledTokens:
-    inputs, mask = batch["input_ids"], batch.get("attention_mask")
-    is_real = torch.ones_like(inputs, dtype=torch.bool) if mask is None else mask.bool()
-    return LabeledTokens(inputs, batch["labels"], is_real)
-
-
-def _make_batch(tokens: LabeledTokens) -> dict[str, Tensor]:
-    return {"input_ids": tokens.inputs, "labels": tokens.labels, "attention_mask": tokens.is_real.long()}
-
-
-def _compute_logits(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    output = model(**{name: value for name, value in batch.items() if name != "labels"})
-    return getattr(output, "logits", output)
-
-
-def _detect_label_shift(tokens: LabeledTokens) -> int:
-    """Return 1 if most labels are the next input. Labels that equal the input or are masked there have no shift."""
-    is_scored = tokens.labels != IGNORE_INDEX
-    same = (tokens.labels == tokens.inputs)[is_scored].sum()
-    following = (tokens.labels[:, :-1] == tokens.inputs[:, 1:])[is_scored[:, :-1]].sum()
-    return int(following > max(same, is_scored.sum() / 2))
+                for module, mode in modes:
+                    module.training = mode

@@ -79,6 +79,13 @@ def test_command_exits_with_1_and_names_the_failed_check(places, leaked_data, ca
     assert "Look at evaluation first" in output
 
 
+def test_json_holds_status_and_findings(places, leaked_data, capsys) -> None:
+    assert cli.main(["preflight", *RUN, *places, *leaked_data, "--only", "evaluation", "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert (report["status"], report["failed_checks"]) == ("fail", ["evaluation"])
+    assert {"check", "level", "title", "observed", "expected", "hint"} == report["findings"][0].keys()
+
+
 def test_command_rejects_unknown_check(capsys) -> None:
     assert cli.main(["preflight", "--only", "labels"]) == 2
     assert f"--only: labels: must be one of {', '.join(CHECKS)}" in capsys.readouterr().err

@@ -29,8 +29,9 @@ def change_attention_mask(model: nn.Module, change: Callable[[Tensor], Tensor | 
 
 def test_visible_padding_fails() -> None:
     setup = make_masked_setup()
+    assert preflight(setup, ["padding"]).status == "pass"
     change_attention_mask(setup.model, lambda mask: None)
-    assert get_failed(setup) == {"padding and logits", "padding and mean loss"}
+    assert preflight(setup, ["padding"]).failed_checks == ["padding"]
 
 
 def test_causal_model_that_sees_later_tokens_fails() -> None:
@@ -39,7 +40,7 @@ def test_causal_model_that_sees_later_tokens_fails() -> None:
 
 def test_missing_causal_mask_fails_although_is_causal_is_not_given() -> None:
     setup = TrainingSetup(make_ltg_bert(), Training().make_batches(), masked_lm_loss)
-    assert get_failed(setup) == {"hidden targets"}
+    assert get_failed(setup) == {"later tokens"}
 
 
 def test_masked_model_that_sees_one_side_fails() -> None:
@@ -66,4 +67,4 @@ def test_attention_within_documents_passes() -> None:
 def test_padding_is_skipped_without_padded_batches() -> None:
     training = Training()
     training.collate = lambda rows: Training().collate([row[:10] for row in rows])
-    assert check_attention(training.make_setup())["padding"].level == "skip"
+    assert preflight(training.make_setup(), ["padding"]).status == "skip"

@@ -2,7 +2,7 @@ import pytest
 
 from harness.preflight import EvalResult, Finding, TrainingData
 from harness.preflight.evaluation import check
-from tests.preflight.healthy_trainings import Training
+from tests.preflight.healthy_trainings import Training, make_documents
 
 
 def check_evaluation(training: Training) -> dict[str, Finding]:
@@ -15,11 +15,35 @@ def check_examples(data: TrainingData) -> Finding:
     return check_evaluation(training)["validation examples in training"]
 
 
-def test_loss_that_depends_on_batch_size_fails() -> None:
+@pytest.mark.parametrize(("share", "level"), [(1e-3, "warn"), (5, "fail")])
+def test_loss_that_depends_on_batch_size(share: float, level: str) -> None:
+    """A little, as a mean of batch means does, or a lot."""
     training = Training()
     whole = training.evaluate(16)
-    training.evaluate = lambda size: EvalResult(whole.loss * (1 + 1e-3 / size), whole.count, "nats/token")
-    assert check_evaluation(training)["loss by batch size"].level == "fail"
+    training.evaluate = lambda size: EvalResult(whole.loss * (1 + share / size), whole.count, "nats/token")
+    assert check_evaluation(training)["loss by batch size"].level == level
+
+
+def test_float_of_an_evaluation_without_batch_size_is_taken() -> None:
+    training = Training()
+    training.overrides = {"evaluate": lambda: training.evaluate(16).loss}
+    findings = check_evaluation(training)
+    assert findings["evaluated twice"].level == "pass"
+    assert findings["loss by batch size"].level == "skip"
+
+
+def test_shared_passages_of_overlapping_windows_fail_and_templates_do_not() -> None:
+    stream = [token for row in make_documents(200, seed=5) for token in row]
+    windows = [tuple(stream[start : start + 48]) for start in range(0, len(stream) - 48, 4)]
+    overlapping = TrainingData(train=windows[::2], val=windows[1::20])
+    template = tuple(range(1, 40))
+    rows = [template + row for row in make_documents(120, seed=6)]
+    levels = []
+    for data in (overlapping, TrainingData(train=rows[:100], val=rows[100:])):
+        training = Training()
+        training.overrides = {"data": data}
+        levels.append(check_evaluation(training)["passages of validation in training"].level)
+    assert levels == ["fail", "pass"]
 
 
 def test_incomplete_coverage_fails() -> None:

@@ -147,10 +147,10 @@ def leak_training_text_into_validation(training: Training) -> None:
 FAULTS = [
     Fault("labels shifted twice", "alignment", shift_labels_twice, frozenset({"initial_loss", "evaluation"})),
     Fault("inverted attention mask", "attention", invert_attention_mask),
-    Fault("loss averaged over padding", "attention", average_loss_over_padding, frozenset({"evaluation"})),
+    Fault("loss averaged over padding", "loss_form", average_loss_over_padding, frozenset({"evaluation"})),
     Fault("frozen base outside the graph", "gradients", detach_frozen_base),
     Fault("noise added to gradients", "gradients", add_gradient_noise),
-    Fault("optimizer lacks a group", "gradients", drop_optimizer_group),
+    Fault("optimizer lacks a group", "gradients", drop_optimizer_group, frozenset({"train_step"})),
     Fault("pretrained weights not loaded", "initial_loss", lose_pretrained_weights),
     Fault("head reinitialized on loading", "reload", reinitialize_head_on_loading),
     Fault("warm-up truncated to 0", "effective_settings", truncate_warmup_to_0),

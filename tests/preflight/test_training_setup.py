@@ -1,4 +1,8 @@
+import json
+import re
+from collections import UserDict
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models import is_causal
-from harness.preflight import LabeledTokens, TextFormat, TrainingSetup, preflight
+from harness.preflight import LabeledTokens, PreflightFailedError, TextFormat, TrainingSetup, preflight
 from tests.preflight.healthy_trainings import VOCAB_SIZE, collate, make_documents, make_model
 from tests.preflight.other_trainings import make_masked_setup, masked_lm_loss
 
@@ -58,8 +62,12 @@ def test_is_causal_is_required_if_it_cannot_be_detected() -> None:
                 raise RuntimeError("too narrow")
             return super().forward(idx)
 
+    text = make_plain_setup(PlainGPT()).text
+    assert text is not None
+    unknown = torch.full((8, 9), -100)
+    batch = (torch.tensor([row[:9] for row in ROWS]), unknown)
     with pytest.raises(ValueError, match=r"is_causal: .*too narrow.*set is_causal=True or is_causal=False"):
-        make_plain_setup(WideGPT())
+        TrainingSetup(WideGPT(), [batch], zero_loss, replace(text, label_shift=0))
 
 
 @pytest.mark.parametrize("shape", [(8,), (8, 3)], ids=["classes of rows", "another text"])
@@ -132,7 +140,7 @@ def test_branches_initialized_to_0() -> None:
 
 
 def test_unknown_check_is_rejected() -> None:
-    with pytest.raises(ValueError, match="checks: labels: must be one of alignment, attention"):
+    with pytest.raises(ValueError, match="checks: labels: must be one of batches, loss_form"):
         preflight(make_masked_setup(), ["labels", "attention"])
 
 
@@ -165,6 +173,47 @@ def test_padding_does_not_exceed_the_width_of_training_batches() -> None:
         logits = model(batch["input_ids"], batch["attention_mask"]).logits
         return nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten())
 
-    report = preflight(TrainingSetup(LimitedGPT(), [batch], loss_fn), ["attention"])
+    report = preflight(TrainingSetup(LimitedGPT(), [batch], loss_fn), ["attention", "padding"])
+    assert [report.get_level(check) for check in report.findings] == ["pass", "pass"], list(report)
+
+
+def test_error_in_a_given_function_names_file_and_line() -> None:
+    def evaluate(batch_size: int) -> float:
+        raise KeyError("position_ids")
+
+    setup = make_masked_setup()
+    setup.evaluate = evaluate
+    [(_, finding), *_] = preflight(setup, ["evaluation"])
+    assert finding.level == "fail"
+    assert re.search(r"`evaluate` raised KeyError: 'position_ids', in .*test_training_setup.py:\d+", finding.observed)
+
+
+def test_further_columns_and_the_type_of_a_batch_reach_the_loss() -> None:
+    """A loss that reads a column beside ids and labels, from a mapping with a method of its own."""
+
+    class Columns(UserDict[str, Tensor]):
+        def move(self) -> "Columns":
+            return self
+
+    def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+        batch = batch.move()
+        logits = model(batch["input_ids"], batch["attention_mask"]).logits[:, :-1]
+        labels, weights = batch["labels"][:, 1:], batch["weights"][:, 1:]
+        nats = nn.functional.cross_entropy(logits.mT, labels, reduction="none")
+        return (nats * weights).sum() / weights.sum()
+
+    batch = collate(ROWS)
+    batch["weights"] = (batch["labels"] >= 0) * (1.0 + batch["input_ids"] % 2)
+    report = preflight(TrainingSetup(make_model(), [Columns(batch)], loss_fn))
     assert not report.failed_checks, list(report)
-    assert any(finding.title.startswith("padding and") for _, finding in report)
+    assert not [finding for _, finding in report if finding.title == "the check"]
+
+
+def test_report_raises_and_converts_to_json() -> None:
+    report = preflight(make_masked_setup(), ["attention"])
+    report.raise_if_failed()
+    assert json.loads(json.dumps(report.to_dict()))["status"] == "pass"
+    failing = preflight(replace(make_masked_setup(), is_causal=True), ["attention"])
+    with pytest.raises(PreflightFailedError, match=r"attention: later tokens: .* expected at most"):
+        failing.raise_if_failed()
+    assert failing.to_dict()["failed_checks"] == ["attention"]

@@ -1,0 +1,170 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.preflight import Finding, TrainingSetup, preflight
+from tests.preflight.healthy_trainings import STEPS, Training
+from tests.preflight.test_faults import use_autocast, use_grad_scaler
+
+
+def check_step(setup: TrainingSetup) -> dict[str, Finding]:
+    return {finding.title: finding for _, finding in preflight(setup, ["train_step"])}
+
+
+def get_failed(setup: TrainingSetup) -> list[str]:
+    return [title for title, finding in check_step(setup).items() if finding.level == "fail"]
+
+
+def test_frozen_parameters_warn_in_optimizer_and_fail_if_they_move() -> None:
+    training = Training()
+    frozen = training.model.position_embedding.weight.requires_grad_(False)
+    [optimizer] = preflight(training.make_setup(), ["gradients"]).findings["gradients"][:1]
+    assert (optimizer.title, optimizer.level) == ("parameters in the optimizer", "warn")
+    assert check_step(training.make_setup())["frozen parameters"].level == "pass"
+    step = training.step
+
+    def step_and_decay(batch: object) -> None:
+        step(batch)
+        with torch.no_grad():
+            frozen.mul_(0.999)
+
+    training.step = step_and_decay
+    assert get_failed(training.make_setup()) == ["frozen parameters"]
+
+
+def test_unused_module_warns() -> None:
+    training = Training()
+    training.model.pooler = nn.Linear(4, 4)
+    training.set_optimizer(training.model.parameters())
+    finding = check_step(training.make_setup())["gradients in 4 steps"]
+    assert finding.level == "warn"
+    assert "pooler.weight" in finding.observed
+
+
+def test_gradients_that_are_not_finite_fail() -> None:
+    training = Training()
+    training.model.norm.weight.register_hook(lambda gradient: gradient / 0)
+    assert "gradients in 1 steps" in get_failed(training.make_setup())
+    use_grad_scaler(training)
+    assert "gradients in 0 steps" in get_failed(training.make_setup())
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # the scaler skips updates
+def test_updates_skipped_by_grad_scaler_pass_if_the_scaler_is_given() -> None:
+    training = Training()
+    scaler = use_grad_scaler(training, init_scale=2.0**30)
+    finding = check_step(training.make_setup())["gradients in 4 steps"]
+    assert finding.level == "pass", finding
+    assert "skipped because of overflow" in finding.observed
+    assert scaler.get_scale() == 2.0**30
+    training.overrides = {}
+    finding = check_step(training.make_setup())["gradient of the step"]
+    assert (finding.level, "extra_state" in finding.hint) == ("warn", True)
+
+
+def test_group_with_lr_0_fails() -> None:
+    training = Training()
+    first, *rest = training.model.parameters()
+    training.set_optimizer([{"params": rest}, {"params": [first], "lr": 0.0}])
+    finding = check_step(training.make_setup())["updates in 4 steps"]
+    assert finding.level == "fail"
+    assert "token_embedding.weight" in finding.observed
+
+
+def use_step(update: Callable[[Training, Any], Any]) -> Finding:
+    """Return the finding about the gradient of a step that `update` makes, without its zero_grad and scheduler."""
+    training = Training()
+
+    def step(batch: Any) -> None:
+        training.model.train()
+        update(training, batch)
+        training.scheduler.step()
+
+    training.step = step
+    return check_step(training.make_setup())["gradient of the step"]
+
+
+def halves(batch: Any) -> list[Any]:
+    return [{name: value[start::2] for name, value in batch.items()} for start in (0, 1)]
+
+
+def accumulate(training: Training, batch: Any, scale: float) -> None:
+    training.optimizer.zero_grad()
+    for part in halves(batch):
+        (scale * training.compute_loss(part)).backward()
+    nn.utils.clip_grad_norm_(training.model.parameters(), 0.1)
+    training.optimizer.step()
+
+
+def test_sum_over_micro_batches_fails_although_gradients_are_clipped() -> None:
+    finding = use_step(lambda training, batch: accumulate(training, batch, 1.0))
+    assert finding.level == "fail"
+    assert "number of micro-batches, if there are 2" in finding.hint
+
+
+def test_mean_over_micro_batches_does_not_fail() -> None:
+    assert use_step(lambda training, batch: accumulate(training, batch, 0.5)).level != "fail"
+
+
+def test_gradients_that_are_never_cleared_are_named() -> None:
+    def update(training: Training, batch: Any) -> None:
+        training.compute_loss(batch).backward()
+        training.optimizer.step()
+
+    finding = use_step(update)
+    assert (finding.level, "never cleared" in finding.observed) == ("fail", True)
+
+
+def test_gradients_that_are_cleared_too_early_are_named() -> None:
+    def update(training: Training, batch: Any) -> None:
+        training.compute_loss(batch).backward()
+        training.optimizer.zero_grad()
+        training.optimizer.step()
+
+    finding = use_step(update)
+    assert (finding.level, "cleared between backward and the update" in finding.observed) == ("fail", True)
+
+
+def test_noise_between_backward_and_the_update_warns() -> None:
+    def update(training: Training, batch: Any) -> None:
+        training.optimizer.zero_grad()
+        training.compute_loss(batch).backward()
+        for weight in training.model.parameters():
+            weight.grad += 2 * weight.grad.std() * torch.randn_like(weight.grad)
+        training.optimizer.step()
+
+    assert use_step(update).level == "warn"
+
+
+def test_clipping_before_unscaling_fails_and_after_it_passes() -> None:
+    levels = []
+    for is_first in (True, False):
+        training = Training()
+        use_autocast(training, torch.float16)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+
+        def step(batch: Any, training: Training = training, scaler: Any = scaler, is_first: bool = is_first) -> None:
+            training.optimizer.zero_grad()
+            scaler.scale(training.compute_loss(batch)).backward()
+            if is_first:
+                scaler.unscale_(training.optimizer)
+            nn.utils.clip_grad_norm_(training.model.parameters(), 0.5)
+            scaler.step(training.optimizer)
+            scaler.update()
+            training.scheduler.step()
+
+        training.step, training.overrides = step, {"extra_state": [scaler]}
+        levels.append(check_step(training.make_setup())["gradient of the step"].level)
+    assert levels == ["pass", "fail"]
+
+
+def test_warmup_from_0_moves_all_parameters() -> None:
+    training = Training()
+    training.lr_multiplier = lambda step: min(step / 10, 1 - step / STEPS)
+    training.set_optimizer(training.model.parameters())
+    for step in (training.step, None):
+        training.overrides = {"train_step": step}
+        assert check_step(training.make_setup())["updates in 4 steps"].level == "pass"
