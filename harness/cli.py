@@ -17,6 +17,7 @@ from harness.core.threads import use_passive_waiting
 COMMANDS = {
     "run": "train once, or sweep with -m; the same as python run.py",
     "preflight": "check a training for bugs and settings without effect before searching",
+    "list": "show the runs and studies, newest first",
     "diagnose": "say what is wrong with a run or a log, and what to try",
     "lr-range": "raise the LR step by step and find the band worth a sweep",
     "prescribe": "propose the sweep, or the longer run, that follows from a run's diagnoses",

@@ -6,9 +6,24 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.core.errors import ConfigError
+from harness.core.paths import project_dir
 
 T = TypeVar("T")
 U = TypeVar("U")
+RUN_HELP = "a run's folder, its name or the beginning of it, `last`, STUDY/best, STUDY/3, or an MLflow run id"
+
+
+def add_run(parser: argparse.ArgumentParser, about: str = "") -> None:
+    """Add RUN, which `find_run` finds in --output-dir; `about` says what else it may be."""
+    parser.add_argument("run", metavar="RUN", help=f"{RUN_HELP}{about}")
+    add_output_dir(parser)
+
+
+def add_output_dir(parser: argparse.ArgumentParser) -> None:
+    """Add --output-dir, the folder in which names of runs are looked up."""
+    default = project_dir() / "outputs"
+    parser.add_argument("--output-dir", type=Path, default=default, metavar="DIR",
+                        help="the output_dir of the runs, if not outputs/")  # fmt: skip
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +35,10 @@ def add_overrides(parser: argparse.ArgumentParser) -> None:
 def parse_overrides(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     """Parse `arguments`, options between overrides included; --config-dir becomes one of `overrides`.
 
+    If the overrides resume a run, its own choices precede them.
+
     Raises:
-        ConfigError: If --config-dir is not a folder.
+        ConfigError: If --config-dir is not a folder, or the run to resume is not found.
     """
     args = parser.parse_intermixed_args(arguments)
     if args.config_dir is not None:
@@ -31,6 +48,10 @@ def parse_overrides(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
         from harness.config.compose import format_search_path  # loads Hydra, which diagnose does without
 
         args.overrides.insert(0, format_search_path([f"file://{folder}"]))
+    if any(override.lstrip("+").startswith("start.run=") for override in args.overrides):
+        from harness.run.resumed_settings import take_over_settings
+
+        args.overrides = take_over_settings(args.overrides)
     return args
 
 

@@ -15,10 +15,11 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
+from harness.commands.arguments import add_run
+from harness.config.user_paths import make_path_absolute
 from harness.core.distributed import select_device
 from harness.core.errors import ConfigError, DamageError
 from harness.core.files import find_intact_folder
-from harness.core.paths import project_dir
 from harness.core.task import Mean
 from harness.data.blimp import GroupAccuracy, MinimalPair, compute_accuracies, read_minimal_pairs
 from harness.data.blimp_published import BABYLM_BASELINES, PUBLISHED_ACCURACY, PUBLISHED_MODELS
@@ -27,7 +28,7 @@ from harness.data.tokenizers import PretrainedTokenizer
 from harness.models import is_causal, pretrained
 from harness.models.likelihood import SentenceLikelihood
 from harness.record import results_file
-from harness.record.run_lookup import find_run
+from harness.record.run_lookup import RunNotFoundError, find_run
 from harness.run.load import load_recorded_run
 from harness.tasks.minimal_pairs import build_likelihood, compare_pairs
 from harness.tracking.mlflow_client import UploadError
@@ -52,19 +53,24 @@ class ScoredModel:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="plateau blimp", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run, or a folder or Hub name of a transformers language model")
+    add_run(parser, "; or a folder or Hub name of a transformers language model")
     parser.add_argument("--data", required=True, metavar="PATH", help="a JSONL file or folder, or nyu-mll/blimp")
     parser.add_argument("--per-paradigm", type=int, metavar="N", help="use the first N pairs of each (default: all)")
     parser.add_argument("--batch-tokens", type=int, default=4096, metavar="N", help="per forward pass (default: 4096)")
     args = parser.parse_args(arguments)
     pairs = _explain_errors("--data", partial(read_minimal_pairs, args.data, args.per_paradigm))
-    scored = _explain_errors("RUN", partial(_load_model, args.run, args.batch_tokens))
+    scored = _explain_errors("RUN", partial(_load_model, args.run, args.output_dir, args.batch_tokens))
     accuracies = compute_accuracies(pairs, _explain_errors("--data", partial(_score_pairs, scored, pairs)))
     _print_table(args.run, scored, accuracies)
     if scored.folder is None:
         return 0
     digest = compute_digest("minimal pairs", [[pair.good, pair.bad, pair.paradigm] for pair in pairs])
-    about = {"data": args.data, "digest": digest, "per_paradigm": args.per_paradigm, "method": scored.scoring_method}
+    about = {
+        "data": make_path_absolute(args.data),
+        "digest": digest,
+        "per_paradigm": args.per_paradigm,
+        "method": scored.scoring_method,
+    }
     return _record_results(scored.folder, accuracies, about)
 
 
@@ -77,15 +83,18 @@ def _explain_errors(key: str, call: Callable[[], Any]) -> Any:
         raise ConfigError(f"{key}: {error}") from error
 
 
-def _load_model(run: str, batch_tokens: int) -> ScoredModel:
-    """Load the run, or the transformers model if there is no run of that name."""
+def _load_model(run: str, output_dir: Path, batch_tokens: int) -> ScoredModel:
+    """Load the run of that name, the transformers model, or the run whose name begins so."""
     try:
-        folder = find_run(run, project_dir() / "outputs", "RUN")
-    except ConfigError as no_run:
+        folder = find_run(run, output_dir, "RUN", takes_prefixes=False)
+    except RunNotFoundError:
         try:
             return _load_hf_model(run, batch_tokens)
         except ValueError as error:
-            raise ConfigError(f"{no_run}; and as a transformers model: {error}") from error
+            try:
+                folder = find_run(run, output_dir, "RUN")
+            except RunNotFoundError as no_run:
+                raise ConfigError(f"{no_run}; and as a transformers model: {error}") from error
     is_hf_folder = (folder / "config.json").is_file() and not (folder / "config.yaml").is_file()
     return _load_hf_model(str(folder), batch_tokens) if is_hf_folder else _load_run_model(folder, batch_tokens)
 

@@ -12,10 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness import importers
-from harness.commands.arguments import add_threshold_option, parse_option
+from harness.commands.arguments import RUN_HELP, add_output_dir, add_threshold_option, parse_option
 from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
-from harness.core.paths import project_dir
 from harness.diagnosis import diagnose
 from harness.diagnosis.assessment import Assessment, assess
 from harness.diagnosis.comparability import compare_runs
@@ -24,7 +23,7 @@ from harness.diagnosis.history import History
 from harness.diagnosis.plateau_window import drop_non_finite
 from harness.diagnosis.thresholds import parse_thresholds
 from harness.record import metrics_file
-from harness.record.run_lookup import find_run
+from harness.record.run_lookup import RunNotFoundError, find_run
 
 MLFLOW_RUN_ID = r"[0-9a-f]{32}"
 WIDTH = 118  # columns if the output is a file or a pipe
@@ -33,16 +32,17 @@ COUNTED_METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm")
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="plateau diagnose", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN_OR_LOG", help="a run's folder or name, an MLflow run id, a "
+    parser.add_argument("runs", nargs="+", metavar="RUN_OR_LOG", help=f"{RUN_HELP}, a "
                         "trainer_state.json, TensorBoard events, a CSV, a JSONL or a text log")  # fmt: skip
     add_threshold_option(parser)
     parser.add_argument("--expect", action="append", default=[], metavar="EXPECTATION",
                         help="checked against each run, such as 'step 1500: val/loss < 6.65'")  # fmt: skip
+    add_output_dir(parser)
     parser.add_argument("--uri", help="MLflow tracking store, if not mlflow.db of the project")
     args = parser.parse_intermixed_args(arguments)
     thresholds = parse_option("--threshold", parse_thresholds, args.threshold)
     expectations = [parse_option("--expect", parse_expectation, text) for text in args.expect]
-    paths = [_find_run_path(run) for run in args.runs]
+    paths = [_find_run_path(run, args.output_dir) for run in args.runs]
     histories = [load_history(run, path, args.uri) for run, path in zip(args.runs, paths, strict=True)]
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
@@ -62,17 +62,13 @@ def load_history(run: str, path: Path | None, uri: str | None = None) -> History
     try:
         if path:
             return importers.read_history(path)
-        if re.fullmatch(MLFLOW_RUN_ID, run):
-            from harness.importers.mlflow import read_mlflow_run
+        from harness.importers.mlflow import read_mlflow_run
 
-            if (history := read_mlflow_run(run, uri)) is not None:
-                return history
+        if (history := read_mlflow_run(run, uri)) is not None:
+            return history
     except (ValueError, OSError) as error:
         raise ConfigError(f"RUN_OR_LOG: {error}") from error
-    raise ConfigError(
-        f"RUN_OR_LOG: {run!r} is not a file, folder, run in {project_dir() / 'outputs'}, or MLflow run id; "
-        "`ls outputs` lists the runs"
-    )
+    raise ConfigError(f"RUN_OR_LOG: {run!r} is not the id of a run in this MLflow store; name another with --uri")
 
 
 def print_diagnosis(
@@ -95,11 +91,14 @@ def print_diagnosis(
     console.print()
 
 
-def _find_run_path(run: str) -> Path | None:
+def _find_run_path(run: str, output_dir: Path) -> Path | None:
+    """Return the path of a log or of a run's folder, None for an MLflow run id that no folder has recorded."""
     try:
-        return find_run(run, project_dir() / "outputs", "RUN_OR_LOG")
-    except ConfigError:
-        return None
+        return find_run(run, output_dir, "RUN_OR_LOG")
+    except RunNotFoundError:
+        if re.fullmatch(MLFLOW_RUN_ID, run):
+            return None
+        raise
 
 
 def _drop_refused_overrides(path: Path | None, diagnoses: Sequence[Diagnosis]) -> Sequence[Diagnosis]:

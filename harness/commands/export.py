@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.commands.arguments import add_run
 from harness.config.validation import check_writable
 from harness.core.digests import MANIFEST, write_manifest
 from harness.core.errors import ConfigError
@@ -24,11 +25,11 @@ from harness.training.lora import remove_adapters, save_adapters
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="plateau export", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
+    add_run(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/exported or RUN/adapters")
     parser.add_argument("--adapters", action="store_true", help="export the adapters only, unmerged, in peft's format")
     args = parser.parse_args(arguments)
-    run = load_recorded_run(args.run)
+    run = load_recorded_run(args.run, args.output_dir)
     output = args.output or run.folder / ("adapters" if args.adapters else "exported")
     print(f"{output.absolute()}: {export_model(run, output.absolute(), args.adapters)}")
     return 0

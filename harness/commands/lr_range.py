@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from harness.commands.arguments import add_overrides, parse_overrides
 from harness.config.compose import compose_config, flatten_config, without_sweep_keys
+from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import check_writable
 from harness.core.distributed import ProcessGroup
 from harness.core.errors import ConfigError
@@ -75,7 +76,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, default=LRRamp.steps, help=f"steps of the test (default: {LRRamp.steps})")
     add_overrides(parser)
     args = parse_overrides(parser, arguments)
-    ramp, cfg = LRRamp(args.low, args.high, args.steps), without_sweep_keys(compose_config(args.overrides))
+    ramp = LRRamp(args.low, args.high, args.steps)
+    cfg, changed = make_paths_absolute(without_sweep_keys(compose_config(args.overrides)))
+    overrides = make_overrides_absolute(args.overrides, cfg, changed)
     try:
         with built_run(cfg) as (settings, parts, processes):
             optimizer = parts.effective.optimizer
@@ -94,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     write_range_test(folder, params, lrs, losses, found)
     study = name_followup_study(folder.name)
     print(*format_bar_chart(lrs, losses, found), *notes, sep="\n")
-    print(*_suggest_sweep(found, params, args.overrides, study), f"folder: {folder}", sep="\n")
+    print(*_suggest_sweep(found, params, overrides, study), f"folder: {folder}", sep="\n")
     return int(isinstance(found, str))
 
 

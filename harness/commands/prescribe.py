@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from harness.commands.arguments import add_threshold_option, parse_option
+from harness.commands.arguments import add_run, add_threshold_option, parse_option
 from harness.core.errors import ConfigError
 from harness.core.formatting import format_duration
 from harness.core.paths import project_dir, run_command
@@ -29,11 +29,11 @@ MAX_DIFFERENCES = 5  # shown between a run and a range test
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="plateau prescribe", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
+    add_run(parser)
     add_threshold_option(parser)
     args = parser.parse_args(arguments)
     thresholds = parse_option("--threshold", parse_thresholds, args.threshold)
-    folder = find_run(args.run, project_dir() / "outputs", "RUN")
+    folder = find_run(args.run, args.output_dir, "RUN")
     record = folder / metrics_file.METRICS_FILE
     if not record.is_file() or not (folder / "config.yaml").is_file():
         raise ConfigError(f"RUN: {folder} has no {record.name} and config.yaml of a run; try diagnose for other logs")

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, did_you_mean
 from harness.core.files import FileLock
 from harness.core.paths import project_dir
+from harness.record.run_lookup import list_studies
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.repair import repair_journal
 from harness.sweep.study.storage import journal_path
@@ -56,4 +57,9 @@ def find_journal(study: str) -> Path:
             return path
     if journal_path(Path(study)).is_dir():
         raise ConfigError(f"{journal_path(Path(study))}: a folder, not a journal; move it away")
-    raise ConfigError(f"{study}: no study.journal there; name a sweep's folder, such as outputs/sweeps/default")
+    names = [one.path.name for one in list_studies(project_dir() / "outputs")]
+    hint = did_you_mean(study, names)
+    raise ConfigError(
+        f"{study}: no study.journal there{hint}; name a sweep's folder, such as outputs/sweeps/default; "
+        "`plateau list` shows the studies"
+    )

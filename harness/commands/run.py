@@ -14,13 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from harness.config.compose import (
     check_compositions,
     compose_config,
+    format_search_path,
     list_left_out,
     list_search_path_overrides,
 )
 from harness.config.errors import HYDRA_ERRORS, check_group_values, explain_error
-from harness.config.hydra_internals import adjusts_files, run_hydra_app
+from harness.config.hydra_internals import adjusts_files, parse_hydra_arguments, run_hydra_app
 from harness.config.locks import check_locked
 from harness.config.option_values import describe_left_out
+from harness.config.overrides import read_override_key
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
 from harness.core.credentials import hide_credentials_in_text
@@ -99,6 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here
     try:
         check_group_values(arguments)
+        arguments = _complete_resume(arguments)
         with check_compositions():
             run_hydra_app(
                 run_job,
@@ -123,6 +126,19 @@ def main(arguments: Sequence[str]) -> int:
             raise
         return report_error(f"interrupted: {shortage}; the same command works again once there is enough", 1)
     return 0
+
+
+def _complete_resume(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the choices of the run that they resume, if any."""
+    if not any(read_override_key(argument) == "start.run" for argument in arguments):
+        return list(arguments)
+    from harness.run.resumed_settings import take_over_settings
+
+    args = parse_hydra_arguments(arguments)
+    options = [argument for argument in arguments if argument not in args.overrides]
+    folders = [format_search_path([f"file://{Path(args.config_dir).absolute()}"])] if args.config_dir else []
+    overrides = take_over_settings([*folders, *args.overrides], args.multirun)
+    return [*options, *(override for override in overrides if override not in folders)]
 
 
 def report_error(message: str, status: int) -> int:

@@ -10,6 +10,7 @@ from itertools import islice
 
 import torch
 
+from harness.commands.arguments import add_run
 from harness.core.errors import ConfigError
 from harness.data.sources import format_qa_document
 from harness.models import is_causal
@@ -19,7 +20,7 @@ from harness.run.load import LoadedRun, load_recorded_run
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="plateau sample", description=__doc__)
-    parser.add_argument("run", metavar="RUN", help="a run's folder or name, or its MLflow run id")
+    add_run(parser)
     parser.add_argument("prompt", metavar="PROMPT", help="used as is; a missing ANSWER: line is added to a QUESTION:")
     parser.add_argument("--tokens", type=int, default=100, help="maximum number of tokens (default: 100)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 is greedy decoding (default: 0.8)")
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     for name, least in (("tokens", 1), ("temperature", 0), ("top_k", 0), ("count", 1), ("seed", 0)):
         if not getattr(args, name) >= least:
             raise ConfigError(f"--{name.replace('_', '-')}: {getattr(args, name)} must be at least {least}")
-    return print_samples(load_recorded_run(args.run), args)
+    return print_samples(load_recorded_run(args.run, args.output_dir), args)
 
 
 def print_samples(run: LoadedRun, args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""plateau sync FOLDER: upload what MLflow lacks of runs and sweeps."""
+"""plateau sync RUN: upload what MLflow lacks of runs and sweeps."""
 
 import argparse
 import os
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from harness.commands.arguments import RUN_HELP, add_output_dir
 from harness.core.errors import ConfigError, DamageError
 from harness.core.paths import config_dir
 from harness.record.metrics_file import METRICS_FILE
+from harness.record.run_lookup import find_run
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.store_uri import resolve_store_uri
@@ -19,10 +21,20 @@ from harness.tracking.upload_process import make_uploader
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="plateau sync", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run or a sweep")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{RUN_HELP}; or a study's folder or name")
+    add_output_dir(parser)
+    args = parser.parse_args(arguments)
     if uri := OmegaConf.load(config_dir() / "config.yaml").tracking.uri:  # the user's own, in a checkout
         os.environ.setdefault("MLFLOW_TRACKING_URI", resolve_store_uri(uri))
-    return max(sync_folder(folder) for folder in parser.parse_args(arguments).folders)
+    return max(_sync_run(run, args.output_dir) for run in args.runs)
+
+
+def _sync_run(run: str, output_dir: Path) -> int:
+    try:
+        return sync_folder(find_run(run, output_dir, "RUN", takes_studies=True))
+    except ConfigError as error:  # the others are uploaded all the same
+        print(error, file=sys.stderr)
+        return 2
 
 
 def sync_folder(folder: Path) -> int:

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from harness.commands.arguments import add_overrides, parse_overrides
-from harness.config.compose import compose_config
+from harness.config.compose import compose_config, contains_key
+from harness.config.overrides import read_override_key
+from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.core.checkpoint_names import checkpoint_name
 from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
@@ -43,11 +45,13 @@ def compare_resumed_run(overrides: Sequence[str], steps: int, folder: Path) -> d
     """Return the largest difference and the number of values compared, for each part of the last checkpoint."""
     length = ["loop.epochs=null", "loop.max_tokens=null", f"loop.max_steps={2 * steps}"]
     often = ["loop.evals=null", f"loop.eval_every={steps + 1}", "loop.patience=null", "observers=metrics_only"]
+    overrides = make_overrides_absolute(overrides, *make_paths_absolute(compose_config(overrides)))
     common = [*overrides, *length, *often, f"output_dir={folder}", "name=verify_resume"]
     uninterrupted = _run_to_step(common, folder / "uninterrupted")
     first = _run_to_step(common, folder / "first", stop_after=steps)
     resume = ["start=resume", f"start.run={first.folder}", "start.checkpoint=last", "start.restart_schedule=false"]
-    second = _run_to_step([*common, *resume], folder / "second")
+    others = [override for override in common if not contains_key("start", read_override_key(override))]
+    second = _run_to_step([*others, *resume], folder / "second")
     expected, actual = (read_checkpoint_parts(result.folder, result.step) for result in (uninterrupted, second))
     return {part: max_difference(expected[part], actual[part]) for part in expected}
 

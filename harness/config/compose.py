@@ -78,6 +78,15 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
     return deepcopy(_compose(overrides)[0])
 
 
+def list_file_ranges(overrides: Sequence[str]) -> set[str]:
+    """Return the keys that the sweep file searches which `overrides` choose, or the default one."""
+    with check_compositions(), initialize_config_dir(str(config_dir()), job_name="run"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+    conditional = OmegaConf.to_container(cfg.sweep.conditional, resolve=False)
+    parts = [cfg.hydra.sweeper.get("params"), *(conditional.values() if isinstance(conditional, dict) else ())]
+    return {str(key) for part in parts for key in part or ()}
+
+
 def list_left_out(overrides: Sequence[str]) -> Sequence[LeftOut]:
     """Return the values of an experiment that are for other options than `overrides` choose."""
     has_choice = any("." not in override.partition("=")[0] for override in overrides)

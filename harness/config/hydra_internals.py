@@ -1,5 +1,6 @@
 """The private parts of Hydra that this project uses. tests/config/test_hydra_internals.py fails when they change."""
 
+import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy, deepcopy
@@ -38,12 +39,11 @@ def run_hydra_app(
         task: Called with the composed configuration, once per job.
         trusted: Names of the `_target_`s that Hydra may call.
     """
-    parser = get_args_parser()
-    parser.usage = "plateau run [OPTION]... [OVERRIDE]...; --hydra-help lists the options"
+    args = parse_hydra_arguments(arguments)
     with execution_whitelist(trusted):
         return _run_hydra(
-            args=parser.parse_intermixed_args(list(arguments)),
-            args_parser=parser,
+            args=args,
+            args_parser=_make_args_parser(),
             task_function=task,
             config_path=config_dir,
             config_name=config_name,
@@ -63,6 +63,17 @@ class _CheckedLauncher(Launcher):
         for overrides in filter(None, job_overrides):
             self._loader.load_sweep_config(self._config, list(overrides))
         return self._launcher.launch(job_overrides, initial_job_idx=initial_job_idx)
+
+
+def parse_hydra_arguments(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the options of Hydra's command line and its `overrides`."""
+    return _make_args_parser().parse_intermixed_args(list(arguments))
+
+
+def _make_args_parser() -> argparse.ArgumentParser:
+    parser = get_args_parser()
+    parser.usage = "plateau run [OPTION]... [OVERRIDE]...; --hydra-help lists the options"
+    return parser
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,23 @@
-"""Write values as overrides."""
+"""Write values as overrides, and read the keys of overrides."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
-UNQUOTED_PATTERN, RESERVED_WORDS = r"[A-Za-z_][\w./-]*", ("null", "true", "false", "nan", "inf")
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+UNQUOTED_PATTERN, RESERVED_WORDS = r"[A-Za-z_/][\w./-]*", ("null", "true", "false", "nan", "inf")
+
+
+def read_override_key(override: str) -> str:
+    """Return the dotted key or the group that an override sets, adds or removes."""
+    return override.lstrip("+~").partition("=")[0]
+
+
+def list_swept_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys to which overrides give several values."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [override.key_or_group for override in parsed if override.is_sweep_override()]
 
 
 def format_value(value: Any) -> str:

@@ -42,6 +42,11 @@ class WeightMatch:
         problems = [f"{len(names)} {kind}: {', '.join(_truncate_names(names, 3))}" for kind, names in misfits.items()]
         return "; ".join([f"{len(self.matched)} tensors matched", *problems])
 
+    def describe(self, source: str | None) -> str:
+        """Return a message about the weights from `source`: a line if all match, else with the table."""
+        details = f" {self.summarize()}" if self.is_complete else f"\n{self.format_table()}"
+        return f"weights from {source}:{details}"
+
     def format_table(self) -> str:
         """Return each kind with its count and its first 20 names, wrapped at 100 columns."""
         rows = []

@@ -26,7 +26,7 @@ class LoadedRun:
 
 
 def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
-    """Load a run, with its best weights, by folder, name or MLflow run id.
+    """Load a run, with its best weights, by what `find_run` takes.
 
     Raises:
         ConfigError: If there is no such run, it is not a run of a language model, or its weights are gone.
@@ -34,7 +34,7 @@ def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
     folder = find_run(run, output_dir or project_dir() / "outputs", "RUN")
     kept = folder / "checkpoints" / "tokenizer"
     if not (folder / "config.yaml").is_file():
-        raise ConfigError(f"RUN: {folder} is not a run folder; give a run's folder, name or MLflow run id")
+        raise ConfigError(f"RUN: {folder} is not the folder of a run; see `plateau list`")
     if not kept.is_dir():
         raise ConfigError(
             f"RUN: {folder} has no tokenizer: it is not a run of a language model, or its checkpoints were deleted"

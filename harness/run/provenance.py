@@ -90,10 +90,15 @@ def write_provenance(folder: Path, cfg: DictConfig, command: str) -> None:
         (folder / "diff.patch").write_text(changes)
 
 
-def current_command() -> str:
-    """Return the command line of this process, without passwords in addresses."""
+def current_command(overrides: Iterable[str] = ()) -> str:
+    """Return the command line of this process, without passwords in addresses.
+
+    Words that set the key of one of `overrides` are replaced by it.
+    """
     program = os.path.basename(sys.argv[0]) or "python"
-    words = [program, *map(hide_credentials, sys.argv[1:])]
+    replaced = {override.partition("=")[0]: override for override in overrides}
+    given = [replaced.get(word.partition("=")[0], word) for word in sys.argv[1:]]
+    words = [program, *map(hide_credentials, given)]
     return shlex.join(["python", *words] if program.endswith(".py") else words)
 
 

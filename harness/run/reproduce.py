@@ -19,7 +19,7 @@ from harness.config.compose import (
 )
 from harness.config.errors import HYDRA_ERRORS
 from harness.config.locks import check_locked
-from harness.config.overrides import format_value
+from harness.config.overrides import format_value, read_override_key
 from harness.config.validation import validate_config
 from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
@@ -29,8 +29,6 @@ SEARCH_PATH_KEY = "hydra.searchpath"
 # Overrides of a run or of its sweep that do not apply to another run; the search path is an exception.
 NOT_REPRODUCED_KEYS = ("name", "expect", "sweep", "sweeps", "hydra", "pruner", "preflight")
 
-# A string that Hydra's grammar reads as itself needs no quotes.
-
 
 def reproduce_overrides(folder: Path) -> list[str]:
     """Return overrides that compose to the configuration of the run in `folder`.
@@ -38,9 +36,25 @@ def reproduce_overrides(folder: Path) -> list[str]:
     They start with the recorded overrides, or with the experiment named like the run if these do not compose here; the
     remaining differences follow.
     """
+    return _reproduce_settings(folder, _recorded_overrides(folder))[0]
+
+
+def reproduce_named_overrides(folder: Path, search_path: Sequence[str]) -> list[str]:
+    """Return the same with the name of the run, and on this search path.
+
+    A run that somebody else recorded cannot add files of theirs, which could name another MLflow store.
+    """
+    recorded = [one for one in _recorded_overrides(folder) if read_override_key(one) != SEARCH_PATH_KEY]
+    overrides, name = _reproduce_settings(folder, [*search_path, *recorded])
+    return [*overrides, *([] if name is None else [f"name={format_value(name)}"])]
+
+
+def _reproduce_settings(folder: Path, recorded: list[str]) -> tuple[list[str], str | None]:
+    """Return overrides for the run in `folder`, and its name if they do not set it."""
     target = load_run_config(folder)
-    overrides, composed = _compose_first(_recorded_overrides(folder), [f"experiment={target.name}"])
-    return [*overrides, *_diff_settings(_training_settings(target), _training_settings(without_sweep_keys(composed)))]
+    overrides, composed = _compose_first(recorded, [f"experiment={target.name}"])
+    changes = _diff_settings(_training_settings(target), _training_settings(without_sweep_keys(composed)))
+    return [*overrides, *changes], target.name if target.name != composed.name else None
 
 
 def keep_accepted_overrides(folder: Path, diagnoses: Sequence[Diagnosis]) -> list[Diagnosis]:
@@ -68,8 +82,8 @@ def name_followup_study(name: str) -> str:
 
 
 def _is_valid_change(base: Sequence[str], changes: Sequence[str]) -> bool:
-    changed = [_override_key(override) for override in changes]
-    kept = [override for override in base if not any(contains_key(key, _override_key(override)) for key in changed)]
+    changed = [read_override_key(override) for override in changes]
+    kept = [override for override in base if not any(contains_key(key, read_override_key(override)) for key in changed)]
     overrides = [*kept, *changes]
     try:
         cfg = compose_config(overrides)
@@ -78,10 +92,6 @@ def _is_valid_change(base: Sequence[str], changes: Sequence[str]) -> bool:
     except (*HYDRA_ERRORS, ConfigError):
         return False
     return True
-
-
-def _override_key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _compose_first(*candidates: list[str]) -> tuple[list[str], DictConfig]:
@@ -98,7 +108,7 @@ def _recorded_overrides(folder: Path) -> list[str]:
     return [
         override
         for override in start.get("overrides", [])
-        if (key := _override_key(override)) == SEARCH_PATH_KEY or key.partition(".")[0] not in NOT_REPRODUCED_KEYS
+        if (key := read_override_key(override)) == SEARCH_PATH_KEY or key.partition(".")[0] not in NOT_REPRODUCED_KEYS
     ]
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from harness.config.compose import NON_TRAINING_KEYS
 from harness.config.schema import RunSettings
+from harness.config.user_paths import is_path_key
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError, DamageError
@@ -36,6 +37,8 @@ from harness.training.checkpoint import (
 VALIDATION_KEYS = ("data", "tokenizer", "task")
 NOT_VALIDATION_KEYS = ("data.eval_batch_size", "data.shuffle", "task.blimp")
 
+# Sections of which the settings in effect show what has changed.
+SEEN_IN_EFFECT = ("start", "device")
 # Keys that every resumed run changes.
 RESUMED_ONLY = ("used.first_step", "used.schedule_start_step", "used.lr_factor")
 
@@ -197,7 +200,9 @@ def _adapt_state(state: TrainState, built: TrainState, resumed: ResumePoint, cha
 
 def has_changed_validation(changes: list[SettingChange]) -> bool:
     return any(
-        change.key.partition(".")[0] in VALIDATION_KEYS and not change.key.startswith(NOT_VALIDATION_KEYS)
+        change.key.partition(".")[0] in VALIDATION_KEYS
+        and not change.key.startswith(NOT_VALIDATION_KEYS)
+        and not (change.key.startswith("data.") and is_path_key(change.key))  # data.digest is that of the content
         for change in changes
     )
 
@@ -253,5 +258,9 @@ def _compare_settings(recorded: Mapping[str, Any], after: Mapping[str, str]) -> 
     removed = [key for key in before if key not in after and "." in key]  # no dot: the option of a swept group
     for key in [*after, *removed]:
         old, new = before.get(key, "-"), after.get(key, "-")
-        if old != new and key.partition(".")[0] not in ("start", *NON_TRAINING_KEYS) and key not in RESUMED_ONLY:
+        if (
+            old != new
+            and key.partition(".")[0] not in (*SEEN_IN_EFFECT, *NON_TRAINING_KEYS)
+            and key not in RESUMED_ONLY
+        ):
             yield SettingChange(key, old, new)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from harness.config.compose import flatten_config, to_plain_dict, without_sweep_keys
 from harness.config.schema import RunSettings
+from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import validate_config
 from harness.core import distributed
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
@@ -89,12 +90,12 @@ def run(
 
     Raises:
         ConfigError: If the run cannot be built or `folder` already holds a run; nothing is written then.
-        ShortageError: If there is no space left. A run that has taken a step is recorded as interrupted, and can be
-            resumed from its last checkpoint.
+        ShortageError: If there is no space left; a run that has taken a step is recorded as interrupted.
     """
-    cfg = without_sweep_keys(cfg)
+    cfg, changed = make_paths_absolute(without_sweep_keys(cfg))
     settings = validate_config(cfg)
-    overrides = None if overrides is None else tuple(map(hide_credentials, overrides))
+    if overrides is not None:
+        overrides = tuple(map(hide_credentials, make_overrides_absolute(overrides, cfg, changed)))
     command = provenance.current_command() if overrides is None else provenance.format_command(overrides)
     processes = _join_processes(settings)
     processes.run_main_first(lambda: run_dir.check_unused(folder) if folder and processes.is_main else None)
@@ -149,8 +150,7 @@ def _end_without_training(
         if "mlflow" in cfg.observers and (error.folder / "mlflow.json").exists():
             UploadProcess(error.folder, resolve_store_uri(cfg.tracking.uri)).close()
     shared = {name: getattr(end, name) for name in SHARED_FIELDS}
-    effective = EffectiveSettings.from_json(error.recorded["effective"])
-    return RunResult(**shared, folder=error.folder, effective=effective)
+    return RunResult(**shared, folder=error.folder, effective=EffectiveSettings.from_json(error.recorded["effective"]))
 
 
 def _describe_run(command: str, parts: RunParts, processes: ProcessGroup) -> Mapping[str, str]:
@@ -208,8 +208,7 @@ def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) 
     parts = build_parts(cfg, settings, processes, task)
     if match is None:
         return parts, StartInfo()
-    details = f" {match.summarize()}" if match.is_complete else f"\n{match.format_table()}"
-    return parts, StartInfo(False, (f"weights from {settings.start.source}:{details}",), match.format_table())
+    return parts, StartInfo(False, (match.describe(settings.start.source),), match.format_table())
 
 
 def _train_and_record(

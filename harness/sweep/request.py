@@ -26,6 +26,7 @@ from harness.config.compose import (
 from harness.config.locks import check_locked
 from harness.config.option_values import LeftOut, describe_left_out
 from harness.config.targets import import_component
+from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import check_writable, parse_section, validate_config
 from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
@@ -180,6 +181,7 @@ def _check_launcher(launcher: str, options: SweepOptions) -> None:
 
 def _complete_arguments(config: DictConfig, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the arguments as the study stores them, with what a sweep that resumes a run needs, and a note on that."""
+    arguments = make_overrides_absolute(arguments, *make_paths_absolute(config))
     arguments = [*list_search_path_overrides(config.hydra), *map(_without_credentials, arguments)]
     start, key = config.start, "start.restart_schedule"
     if start.kind != "resume" or start.get("restart_schedule", False) or key in read_given_settings(arguments):

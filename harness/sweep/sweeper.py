@@ -256,7 +256,7 @@ def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
         "locked": OmegaConf.to_container(request.cfg.locked),
         "unlock": OmegaConf.to_container(request.cfg.unlock),
     }
-    command = provenance.current_command()
+    command = provenance.current_command(spec.arguments)
     OmegaConf.save(OmegaConf.create({"command": command, **settings, "space": ranges}), folder / "sweep.yaml")
     started_at_ms = time.time_ns() // 1_000_000
     with suppress(FileNotFoundError, DamageError):  # a damaged file is replaced

@@ -16,6 +16,7 @@ from harness.core.errors import ConfigError, DamageError
 from harness.core.files import FileLock, is_locked
 from harness.core.formatting import format_number
 from harness.record import metrics_file
+from harness.record.sweep_files import SUMMARY_FILE, SWEEP_FILE
 from harness.tracking.mlflow_client import (
     MAX_VALUE_LENGTH,
     LogBatch,
@@ -37,7 +38,6 @@ from harness.tracking.run_uploader import (
 from harness.tracking.runs_page import format_comparison_page, format_run_page
 from harness.tracking.store_uri import check_recorded_uri
 
-SWEEP_FILE, SUMMARY_FILE = "sweep.json", "summary.json"
 IDENTITY_KEYS = ("id", "name", "uri", "experiment", "started_at_ms", "params", "tags")
 RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
 LOSS, BEST_LOSS = "sweep/val_loss", "sweep/best_val_loss"

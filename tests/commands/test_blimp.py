@@ -167,7 +167,7 @@ def test_transformers_folder_is_scored_without_writing(hf_folder, text_and_pairs
         (["{model}", "--data", "nowhere.jsonl"], "--data: path='nowhere.jsonl' does not exist"),
         (["{model}", "--data", "{pairs}", "--per-paradigm", "0"], "--data: per_paradigm=0 must be at least 1"),
         (["{model}", "--data", "{pairs}", "--batch-tokens", "0"], "RUN: batch_tokens=0 must be at least 1"),
-        (["{pairs}", "--data", "{pairs}"], "is not a run folder"),
+        (["{pairs}", "--data", "{pairs}"], "is not the folder of a run"),
         (
             ["nobody/nothing", "--data", "{pairs}"],
             "or a run in .*; and as a transformers model: name='nobody",

@@ -72,7 +72,7 @@ def test_training_that_does_not_move_is_not_called_fine(tmp_path, capsys) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{folder}/absent.log"], "absent.log' is not a file, folder, run in"),
+        (["{folder}/absent.log"], "absent.log' is not a file, a folder, or a run in"),
         (["{folder}/empty"], "contains no metrics.jsonl, trainer_state.json or TensorBoard event file"),
         (["{folder}/other.log", "{folder}/words.txt"], "words.txt: no step and loss found in 1 lines"),
         (["{folder}/other.log", "--threshold", "strict=1"], "--threshold: strict: unknown threshold"),

@@ -1,0 +1,163 @@
+"""Overviews of runs and studies, read from the ends of their files."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.core.digests import read_json
+from harness.core.errors import DamageError
+from harness.core.files import is_locked
+from harness.record.metrics_file import METRICS_FILE, is_record_line, read_entries
+from harness.record.run_lookup import RunFolder, read_best_trials
+from harness.record.sweep_files import SUMMARY_FILE, SWEEP_FILE
+
+DAMAGED, RUNNING = "damaged", "running"
+PROCESS_DIED = ("failed", "its process died")
+"""Status and reason of a run or a sweep without an end whose process is gone."""
+READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
+"""Errors of reading what somebody else may have written."""
+TAIL_BYTES = 1 << 16
+TRIALS_METRIC = "sweep/trials."
+
+
+@dataclass(frozen=True)
+class RunOverview:
+    """A run; a damaged one has the status DAMAGED and a `reason`, and what could be read of it."""
+
+    name: str
+    folder: str
+    date: str
+    status: str
+    reason: str = ""
+    step: int | None = None
+    total_steps: int | None = None
+    best_val_loss: float | None = None
+    choice: str = ""
+    """The experiment, or else the model."""
+
+
+@dataclass(frozen=True)
+class StudyOverview:
+    """A study with the number of its trials by status; `best_trials` has several names with several objectives."""
+
+    name: str
+    folder: str
+    date: str
+    status: str
+    reason: str = ""
+    trials: Mapping[str, int] | None = None
+    best_value: float | None = None
+    best_trials: tuple[str, ...] = ()
+
+
+def read_run_overview(run: RunFolder) -> RunOverview:
+    """Return what is known of a run. Files that cannot be read make it a damaged one."""
+    path = run.path / METRICS_FILE
+    overview = RunOverview(run.name, str(run.path), run.date, DAMAGED)
+    try:
+        is_running = is_locked(path)  # asked before reading: a run that is not being written has written everything
+        start = next((entry for entry, _ in read_entries(path)), None)
+        if start is None:
+            never = f"{path}: empty: the run never started"
+            return replace(overview, status=RUNNING) if is_running else replace(overview, reason=never)
+        overview = replace(overview, choice=_describe_choice(start), total_steps=int(start["total_steps"]))
+        end = _read_end(path)
+        if end is None:
+            step, best = _read_progress(path)
+            status, reason = PROCESS_DIED if is_running is False else (RUNNING, "")
+        else:
+            step, best = int(end["step"]), _finite_loss(end["best_val_loss"])
+            status, reason = str(end["status"]), str(end.get("reason") or "")
+        return replace(overview, status=status, reason=reason, step=step, best_val_loss=best)
+    except READ_ERRORS as error:
+        return replace(overview, reason=_describe_damage(path, error))
+
+
+def read_study_overview(study: RunFolder) -> StudyOverview:
+    """Return what is known of a study from its summary. Files that cannot be read make it a damaged one."""
+    path = study.path / SUMMARY_FILE
+    overview = StudyOverview(study.path.name, str(study.path), study.date, DAMAGED)
+    try:
+        is_running = is_locked(study.path / SWEEP_FILE)
+        summary = read_json(path)
+        status, reason = str(summary["status"]), str(summary.get("reason") or "")
+        if is_running:
+            status = RUNNING
+        elif status == RUNNING and is_running is False:
+            status, reason = PROCESS_DIED
+        metrics = {name: float(value) for name, value in summary["metrics"].items()}
+        trials = {name[len(TRIALS_METRIC) :]: int(n) for name, n in metrics.items() if name.startswith(TRIALS_METRIC)}
+        trials = {status: count for status, count in trials.items() if count}
+        best, names = _finite_loss(metrics.get("sweep/best_val_loss", math.nan)), read_best_trials(study.path)
+        return replace(overview, status=status, reason=reason, trials=trials, best_value=best, best_trials=tuple(names))
+    except READ_ERRORS as error:
+        return replace(overview, reason=_describe_damage(path, error))
+
+
+def _describe_damage(path: Path, error: Exception) -> str:
+    """Return why the files of a run or study could not be read."""
+    if isinstance(error, DamageError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.filename or path}: {(error.strerror or str(error)).lower()}"
+    return f"{path}: not as this program writes it ({type(error).__name__}: {error})"
+
+
+def _describe_choice(start: Mapping[str, Any]) -> str:
+    """Return the experiment that a run's overrides chose, or else its model."""
+    chosen: dict[str, str] = {}
+    for override in start.get("overrides") or ():
+        key, _, value = str(override).partition("=")
+        chosen[key.lstrip("+")] = value
+    target = str(start["params"].get("model._target_", ""))
+    return chosen.get("experiment") or chosen.get("model") or target.rpartition(".")[2]
+
+
+def _read_end(path: Path) -> dict[str, Any] | None:
+    """Return the last entry if it is the end of the run, None if the run has not ended.
+
+    Raises:
+        DamageError: If the last line is damaged.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - TAIL_BYTES))
+        tail = file.read()
+    line = tail[: -1 if tail.endswith(b"\n") else None].rpartition(b"\n")[2]
+    offset = size - len(line) - tail.endswith(b"\n")
+    if not tail.endswith(b"\n") and not is_record_line(line):
+        return None  # still being written, or cut off
+    last = next((entry for entry, _ in read_entries(path, offset)), None) if b'"end"' in line else None
+    return last if last and last["kind"] == "end" else None
+
+
+def _read_progress(path: Path) -> tuple[int, float | None]:
+    """Return the last step and the lowest validation loss of a run without an end."""
+    step, best = 0, math.inf
+    for line in _iter_metric_lines(path):
+        entry = json.loads(line)
+        step = int(entry["step"])
+        loss = float(entry["metrics"].get("val/loss", math.inf))
+        best = min(best, loss) if math.isfinite(loss) else best
+    return step, _finite_loss(best)
+
+
+def _iter_metric_lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines with a validation loss, and the last line with metrics."""
+    last = b""
+    with path.open("rb") as file:
+        for line in file:
+            if line.endswith(b"\n") and line.startswith(b'{"kind": "metrics"'):
+                last = line
+                if b'"val/loss"' in line:
+                    yield line
+    if last:
+        yield last
+
+
+def _finite_loss(value: Any) -> float | None:
+    loss = float(value)
+    return loss if math.isfinite(loss) else None
