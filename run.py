@@ -8,7 +8,9 @@ if __name__ == "__main__":
     exit_on_signals()
     try:
         from harness.commands.run import main  # after the handlers: importing takes time
+        from harness.core.credentials import hide_credentials_in_tracebacks
 
+        hide_credentials_in_tracebacks(*sys.argv)
         sys.exit(main(sys.argv[1:]))
     finally:
         ignore_signals()

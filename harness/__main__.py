@@ -10,7 +10,9 @@ def run_plateau() -> int:
     exit_on_signals()
     try:
         from harness.cli import main  # after the handlers: importing takes time
+        from harness.core.credentials import hide_credentials_in_tracebacks
 
+        hide_credentials_in_tracebacks(*sys.argv)
         return main()
     finally:
         ignore_signals()

@@ -1,7 +1,10 @@
 """Hide the credentials of addresses, such as `http://user:password@host`, in everything that is stored or printed."""
 
 import re
+import sys
+import traceback
 from collections.abc import Iterator
+from types import TracebackType
 from urllib.parse import unquote, unquote_plus
 
 # What begins an address in a text, after a space, quote or bracket: a password may hold "://" too.
@@ -51,6 +54,16 @@ def hide_credentials_in_text(text: str, *addresses: str) -> str:
         return text
     parts = (part for line in text.splitlines(keepends=True) for part in ADDRESS.split(line))
     return "".join(_replace_secrets(part, f"{MASK}@", _find_parameters(part, WORD_END)) for part in parts)
+
+
+def hide_credentials_in_tracebacks(*addresses: str) -> None:
+    """Let an exception that ends this process print its traceback without credentials, also those of `addresses`."""
+
+    def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        print(hide_credentials_in_text(text, *addresses), end="", file=sys.stderr)
+
+    sys.excepthook = print_traceback
 
 
 def list_secrets(address: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+from harness.core.credentials import hide_credentials_in_text
 from harness.core.events import Event, Observer, RunStart
 from harness.core.shortage import ShortageError, describe_shortage
 
@@ -48,6 +49,6 @@ class CompositeObserver(Observer):
                 raise
             except Exception as error:
                 self.observers.remove(observer)
-                name, problem = type(observer).__name__, f"{type(error).__name__}: {error}"
+                name, problem = type(observer).__name__, hide_credentials_in_text(f"{type(error).__name__}: {error}")
                 with suppress(OSError):  # stderr may be a file on a full disk
                     print(f"warning: observer {name} is disabled after {problem}", file=sys.stderr)

@@ -192,6 +192,7 @@ def _end_status(error: BaseException | None) -> dict[str, Any]:
         return {"status": "completed", "ended_at_ms": _now_ms()}
     status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
     reason = "invalid configuration" if isinstance(error, SystemExit) else str(error).partition("\n")[0]
+    reason = hide_credentials_in_text(reason, *sys.argv)
     return {"status": status, "ended_at_ms": _now_ms(), "reason": reason}
 
 

@@ -211,7 +211,9 @@ def _supervise_workers(
         stack.callback(lambda: table(summarize_trials(queue.study)))
         stack.callback(queue.reap_dead_trials, is_leftover=True)
         stack.callback(pool.kill_workers)
-        monitor = SweepMonitor(queue, pool, table, is_stopping, lambda: _write_summary(request, queue, "running"))
+        monitor = SweepMonitor(
+            queue, pool, table, is_stopping, lambda: _write_summary(request, queue, "running"), request.options.storage
+        )
         outcome = monitor.run()
     if outcome.shortage:
         return "interrupted", outcome.shortage

@@ -1,10 +1,17 @@
 """No part of a password is left of an address, wherever it stands in a text."""
 
+import sys
 import time
 
 import pytest
 
-from harness.core.credentials import describe_malformed, hide_credentials, hide_credentials_in_text, list_secrets
+from harness.core.credentials import (
+    describe_malformed,
+    hide_credentials,
+    hide_credentials_in_text,
+    hide_credentials_in_tracebacks,
+    list_secrets,
+)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +117,11 @@ def test_user_without_password_is_no_secret() -> None:
 def test_malformed_address_is_described_without_its_password(address: str) -> None:
     assert "secret" not in describe_malformed(address)
     assert "host" in describe_malformed(address)
+
+
+def test_traceback_that_ends_a_process_shows_no_password(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # restored afterwards
+    hide_credentials_in_tracebacks("http://me:pass/word@host")
+    error = RuntimeError("cannot parse 'word' of http://me:pass/word@host")
+    sys.excepthook(RuntimeError, error, None)
+    assert capsys.readouterr().err == "RuntimeError: cannot parse '***' of http://***@host\n"

@@ -12,7 +12,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.study import StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
-from harness.core.credentials import hide_credentials
+from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.errors import ConfigError
 from harness.sweep.request import SweepRequest
 from harness.sweep.space.validation import baseline_values
@@ -84,9 +84,11 @@ def _explain_damage(request: SweepRequest) -> Iterator[None]:
         remedy = "move it away, or choose another name with sweep.study=NAME"
         raise ConfigError(f"{error.filename}: cannot be used as a journal ({error.strerror}); {remedy}") from error
     except (StorageInternalError, SQLAlchemyError) as error:
-        url = hide_credentials(str(request.options.storage))
-        reason = str(error.__cause__ or error).partition("\n")[0]
-        raise ConfigError(f"sweep.storage: {url}: {reason}; restore a copy, or use another storage") from error
+        url = str(request.options.storage)
+        reason = hide_credentials_in_text(str(error.__cause__ or error).partition("\n")[0], url)
+        raise ConfigError(
+            f"sweep.storage: {hide_credentials(url)}: {reason}; restore a copy, or use another storage"
+        ) from error
 
 
 def _check_no_trial_folders(request: SweepRequest) -> None:

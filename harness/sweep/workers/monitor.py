@@ -44,9 +44,10 @@ class SweepMonitor:
         table: ProgressTable,
         is_stopping: Callable[[], bool],
         on_update: Callable[[], None],
+        storage: str | None,
     ) -> None:
         self._queue, self._pool, self._table = queue, pool, table
-        self._is_stopping, self._on_update = is_stopping, on_update
+        self._is_stopping, self._on_update, self._storage = is_stopping, on_update, storage or ""
         self._n_deaths, self._n_ended, self._reaped_at, self._shortage = 0, 0, time.monotonic(), ""
 
     def run(self) -> SweepOutcome:
@@ -60,12 +61,12 @@ class SweepMonitor:
                 failing_since = None
             except STORAGE_ERRORS as error:
                 outcome = None
+                reason = hide_credentials_in_text(str(error).partition("\n")[0], self._storage)
                 if failing_since is None:
                     failing_since = time.monotonic()
-                    reason = hide_credentials_in_text(str(error).partition("\n")[0])
                     print(f"warning: cannot read the study ({reason}); the workers continue", file=sys.stderr)
                 elif time.monotonic() - failing_since > STORAGE_TIMEOUT_SECONDS:
-                    outcome = SweepOutcome(f"the study's storage did not answer: {error}")
+                    outcome = SweepOutcome(f"the study's storage did not answer: {reason}")
             if outcome is not None:
                 return outcome
             time.sleep(POLL_SECONDS)

@@ -23,6 +23,7 @@ from optuna.trial import Trial, TrialState
 
 from harness.config.option_values import describe_left_out
 from harness.config.targets import import_component
+from harness.core.credentials import hide_credentials_in_text, hide_credentials_in_tracebacks
 from harness.core.errors import ConfigError
 from harness.core.events import Status
 from harness.core.files import remove_folder
@@ -151,12 +152,12 @@ def _run_trial(
         notices = describe_left_out(queue.space.list_left_out(values, TRIAL_DEFAULTS))
         result = run(cfg, policies, folder=folder, tags=tags, params=choices, overrides=overrides, notices=notices)
     except ConfigError as error:
-        return TrialResult("failed", str(error))
+        return TrialResult("failed", hide_credentials_in_text(str(error), spec.storage or ""))
     except Exception as error:
         if shortage := describe_shortage(error, folder):
             raise ShortageError(shortage) from error
-        traceback.print_exc()
-        return TrialResult("failed", f"{type(error).__name__}: {error}")
+        print(hide_credentials_in_text(traceback.format_exc(), spec.storage or ""), file=sys.stderr)
+        return TrialResult("failed", hide_credentials_in_text(f"{type(error).__name__}: {error}", spec.storage or ""))
     effective = result.effective
     if effective is None:  # training its base model did not complete
         status: Status = "interrupted" if result.status == "interrupted" else "failed"
@@ -197,6 +198,7 @@ def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> 
 
 def main() -> int:
     spec = WorkerSpec(**json.loads(sys.stdin.readline()))
+    hide_credentials_in_tracebacks(spec.storage or "")  # its log is in the sweep's folder
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

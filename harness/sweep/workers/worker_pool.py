@@ -16,6 +16,7 @@ import psutil
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
+from harness.core.credentials import hide_credentials_in_text
 from harness.sweep.study.liveness import is_dead
 from harness.sweep.workers.worker import (
     EXIT_CRASHED,
@@ -146,7 +147,8 @@ class LauncherPool:
             statuses = [job.return_value for job in jobs]  # raises what the job raised
             self._dead = [(index, status) for index, status in enumerate(statuses) if status != EXIT_OK]
         except BaseException as error:
-            self._error, self._dead = f"{type(error).__name__}: {error}".partition("\n")[0], [(0, EXIT_CRASHED)]
+            message = f"{type(error).__name__}: {error}".partition("\n")[0]
+            self._error, self._dead = hide_credentials_in_text(message), [(0, EXIT_CRASHED)]
 
 
 def run_launcher_job(spec: WorkerSpec, n_gpus: int, parent_process: dict[str, Any] | None, cfg: DictConfig) -> int:

@@ -97,3 +97,19 @@ def test_trial_without_a_complete_record_is_queued_again(lines, places, monkeypa
     record.write_text("".join(record.read_text().splitlines(keepends=True)[:lines]))
     queue.reap_dead_trials(is_leftover=True, is_only_sweep=True)
     assert [trial.state for trial in queue.study.trials] == [TrialState.FAIL, TrialState.WAITING]
+
+
+def test_failed_trial_shows_no_password(places, monkeypatch, capsys) -> None:
+    def fail_with_address(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("cannot read http://me:secret@host/x?token=secret")
+
+    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
+    queue = start_study(*sweep)
+    monkeypatch.setattr(runner, "run", fail_with_address)
+    run_worker(monkeypatch, *sweep)
+    hidden = "RuntimeError: cannot read http://***@host/x?token=***"
+    assert queue.study.trials[0].user_attrs[RESULT]["reason"] == hidden
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert hidden in printed
+    assert "http://me" not in printed
