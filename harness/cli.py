@@ -1,7 +1,6 @@
 """The command `plateau`, also `python -m harness`: one command per module of harness/commands."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +9,8 @@ from pathlib import Path
 from harness.core.credentials import hide_credentials_in_text
 from harness.core.errors import ConfigError, RunFailedError, explain_path_error
 from harness.core.shortage import describe_shortage
-from harness.core.signals import interrupt_on_signals, was_interrupted
+from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_interrupted
+from harness.core.terminal import end_start, format_choices, print_error, show_lines_at_once
 from harness.core.threads import use_passive_waiting
 
 # Each command is the module of that name in harness/commands, imported when it is chosen.
@@ -44,13 +44,17 @@ EXTRAS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return the exit status: 0; 1 if something failed that may work later, or did not hold; 2 for invalid input."""
+    """Return the exit status.
+
+    0; 1 if something failed that may work later, or did not hold; 2 for invalid input; 128 + the number of a signal.
+    """
     use_passive_waiting()
+    show_lines_at_once()
     parser = argparse.ArgumentParser(
         prog="plateau",
         description="A sweep harness for people whose training has plateaued.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="commands:\n" + "\n".join(f"  {name:<14} {does}" for name, does in COMMANDS.items()),
+        epilog="commands:\n" + format_choices(COMMANDS),
     )
     parser.add_argument("--version", action="version", version=f"plateau {_installed_version()}")
     parser.add_argument(
@@ -62,23 +66,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = import_module(f"harness.commands.{args.command.replace('-', '_')}")
         if args.command != "run":  # it has more to import
             interrupt_on_signals()
+            end_start()
         return command.main(args.arguments)
     except ConfigError as error:
-        print(hide_credentials_in_text(str(error), *args.arguments), file=sys.stderr)
+        print_error(hide_credentials_in_text(str(error), *args.arguments))
     except ModuleNotFoundError as error:
-        print(explain_missing_package(args.command, error), file=sys.stderr)
+        print_error(explain_missing_package(args.command, error))
     except KeyboardInterrupt as error:
-        print(str(error) or "interrupted", file=sys.stderr)
-        return 1
+        print_error(str(error) or "interrupted")
+        return failure_status(INTERRUPT_STATUS)
     except RunFailedError as error:
-        print(error, file=sys.stderr)
-        return 1
+        print_error(str(error))
+        return failure_status()
     except Exception as error:
         if was_interrupted():
-            print("interrupted", file=sys.stderr)
-            return 1
+            print_error("interrupted")
+            return failure_status()
         if shortage := describe_shortage(error, Path.cwd()):
-            print(f"{shortage}; the same command works again once there is enough", file=sys.stderr)
+            print_error(f"{shortage}; the same command works again once there is enough")
             return 1
         message = explain_path_error(error)
         if not message:
@@ -87,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised
 
             message = explain_error(error, args.arguments)
-        print(hide_credentials_in_text(message, *args.arguments), file=sys.stderr)
+        print_error(hide_credentials_in_text(message, *args.arguments))
     return 2
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from harness.commands import run
+from harness.core import signals
 from tests.attack_target import AttackTarget, create_attack_target
 
 ROOT = Path(__file__).parents[1]
+ANNOUNCEMENTS = ("loading ", "tokenizing ", "fitting ", "solving ", "training the base ", "waiting for the upload")
+"""First words of the messages about something that takes a while."""
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -26,6 +29,13 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"
     folder.mkdir(exist_ok=True)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def isolated_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the exit status of a command depend on the signals of this test only, and no output on the terminal."""
+    monkeypatch.setattr(signals, "_received", [])
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest-xdist sets it
 
 
 @pytest.fixture
@@ -48,6 +58,11 @@ def places_without_bases(places: list[str], tmp_path: Path, cache_dir: Path) -> 
 def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AttackTarget:
     """Return something to attack in the test's folder."""
     return create_attack_target(tmp_path / "target", monkeypatch)
+
+
+def drop_announcements(text: str) -> str:
+    """Return what a command wrote on standard error, without the lines about what takes a while."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.startswith(ANNOUNCEMENTS))
 
 
 def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -3,30 +3,30 @@
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from harness import importers
 from harness.commands.arguments import RUN_HELP, add_output_dir, add_threshold_option, parse_option
 from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
+from harness.core.terminal import fit_record, paragraph_width
 from harness.diagnosis import diagnose
 from harness.diagnosis.assessment import Assessment, assess
 from harness.diagnosis.comparability import compare_runs
 from harness.diagnosis.expectations import Expectation, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History
 from harness.diagnosis.plateau_window import drop_non_finite
+from harness.diagnosis.render import format_diagnoses
 from harness.diagnosis.thresholds import parse_thresholds
 from harness.record import metrics_file
 from harness.record.run_lookup import RunNotFoundError, find_run
 
 MLFLOW_RUN_ID = r"[0-9a-f]{32}"
-WIDTH = 118  # columns if the output is a file or a pipe
 COUNTED_METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm")
 
 
@@ -44,16 +44,15 @@ def main(arguments: Sequence[str]) -> int:
     expectations = [parse_option("--expect", parse_expectation, text) for text in args.expect]
     paths = [_find_run_path(run, args.output_dir) for run in args.runs]
     histories = [load_history(run, path, args.uri) for run, path in zip(args.runs, paths, strict=True)]
-    console = Console()
-    console = console if console.is_terminal else Console(width=WIDTH)
+    console = Console(soft_wrap=True, highlight=False)
     for path, history in zip(paths, histories, strict=True):
         diagnoses = diagnose(history, thresholds)
         assessment = assess(history, thresholds, diagnoses)
         print_diagnosis(console, history, _drop_refused_overrides(path, diagnoses), assessment, expectations)
     if len(histories) > 1:
         comparison = compare_runs(histories, thresholds)
-        reasons = [f"  {reason}" for reason in comparison.reasons]
-        console.print(str(comparison), *reasons, sep="\n", markup=False, highlight=False)
+        lines = [str(comparison), *(f"  {reason}" for reason in comparison.reasons)]
+        console.print(*map(fit_record, lines), sep="\n", markup=False)
     return 0
 
 
@@ -79,15 +78,16 @@ def print_diagnosis(
     expectations: Sequence[Expectation],
 ) -> None:
     """Print what was read, its diagnoses, the slopes of its losses, and the results of all expectations."""
-    header = Text("\n".join(_describe_history(history)))
-    console.print(Text(history.facts.name, style="bold"), header, sep="\n", highlight=False)
+    header = Text("\n".join(map(fit_record, _describe_history(history))))
+    console.print(Text(history.facts.name, style="bold"), header, sep="\n")
     if diagnoses:
-        _print_table(console, "diagnosis", diagnoses)
-    lines = assessment.lines(has_diagnoses=bool(diagnoses))
-    console.print(*lines, sep="\n", markup=False, highlight=False)
+        _print_diagnoses(console, diagnoses)
+    judged = assessment.lines(has_diagnoses=bool(diagnoses))
+    console.print(*map(fit_record, judged), sep="\n", markup=False)
     results = [one.evaluate(history) for one in (*map(parse_expectation, history.facts.expect), *expectations)]
     if results:
-        console.print(*map(str, results), summarize_expectations(results), sep="\n", markup=False, highlight=False)
+        lines = [fit_record(str(line)) for line in (*results, summarize_expectations(results))]
+        console.print(*lines, sep="\n", markup=False)
     console.print()
 
 
@@ -128,11 +128,8 @@ def _describe_history(history: History) -> Iterator[str]:
         yield f"best validation loss {losses.values[best]:.4g}{unit} at step {losses.steps[best]}"
 
 
-def _print_table(console: Console, title: str, diagnoses: Iterable[Diagnosis]) -> None:
-    table = Table(header_style="bold", show_lines=True)
-    for column, ratio in ((title, 3), ("at step", 1), ("confidence", 1), ("reason", 8), ("try", 6)):
-        table.add_column(column, ratio=ratio, overflow="fold")
+def _print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:
+    console.print(f"diagnosis: {len(diagnoses)} found, root causes first")
     for diagnosis in diagnoses:
-        tries = Text("\n".join(diagnosis.overrides))
-        table.add_row(diagnosis.kind, str(diagnosis.step), f"{diagnosis.confidence:.0%}", Text(diagnosis.reason), tries)
-    console.print(table, highlight=False)
+        head, *lines = format_diagnoses([diagnosis], paragraph_width())
+        console.print(Text(head, style="bold"), *map(Text, lines), sep="\n")

@@ -3,6 +3,7 @@
 import argparse
 import math
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,22 +21,25 @@ from harness.config.validation import check_writable
 from harness.core.distributed import ProcessGroup
 from harness.core.errors import ConfigError
 from harness.core.events import OutOfMemory
+from harness.core.formatting import format_duration
 from harness.core.paths import run_command
 from harness.core.state import Progress
+from harness.core.terminal import announce, fit_record, format_labeled, paragraph_width
 from harness.diagnosis.lr_band import MIN_STEPS, LRBand, compute_lr_band, smooth_losses
 from harness.diagnosis.prescription import format_lr_ranges
-from harness.plotting import BLUE, GREEN, ORANGE, make_axes, save_figure
+from harness.plotting import BLUE, GREEN, ORANGE, add_legend, make_axes, save_figure, use_log_scale
 from harness.record.lr_range_file import RANGE_TEST_FOLDER, write_range_test
 from harness.run.build import RunParts
 from harness.run.reproduce import name_followup_study
-from harness.run.runner import BaseRunFailed, built_run
+from harness.run.runner import built_run
 from harness.training.loop import Trainer
 from harness.training.policies import ShrinkMicroBatch, Stop, shrink_when_out_of_memory
 from harness.training.schedules import WarmupSchedule
 
 MAX_LOSS_RATIO = 1.5  # of the loss to the one before the test, at which it ends
 MIN_LOSSES = 3  # for a curve
-CHART_ROWS, CHART_WIDTH = 18, 40
+CHART_ROWS, MAX_CHART_WIDTH, CHART_TEXT_WIDTH = 18, 100, 33  # the text is beside the bars
+TIMED_STEPS = 3  # from which the duration of the test is estimated
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,11 @@ def main(arguments: Sequence[str]) -> int:
     ramp = LRRamp(args.low, args.high, args.steps)
     cfg, changed = make_paths_absolute(without_sweep_keys(compose_config(args.overrides)))
     overrides = make_overrides_absolute(args.overrides, cfg, changed)
-    try:
-        with built_run(cfg) as (settings, parts, processes):
-            optimizer = parts.effective.optimizer
-            print(f"raising the LR of {optimizer} from {ramp.low:g} to {ramp.high:g} in {ramp.steps} steps", flush=True)
-            notes = describe_data_shortage(parts, ramp)
-            lrs, losses = run_range_test(parts, processes, ramp)
-    except BaseRunFailed as error:
-        raise ConfigError(f"start: {error}") from error
+    with built_run(cfg) as (settings, parts, processes):
+        optimizer = parts.effective.optimizer
+        print(f"raising the LR of {optimizer} from {ramp.low:g} to {ramp.high:g} in {ramp.steps} steps", flush=True)
+        notes = describe_data_shortage(parts, ramp)
+        lrs, losses = run_range_test(parts, processes, ramp)
     if not processes.is_main:
         return 0
     found = compute_lr_band(lrs, losses)
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     write_range_test(folder, params, lrs, losses, found)
     study = name_followup_study(folder.name)
     print(*format_bar_chart(lrs, losses, found), *notes, sep="\n")
-    print(*_suggest_sweep(found, params, overrides, study), f"folder: {folder}", sep="\n")
+    print(*_suggest_sweep(found, params, overrides, study), *format_labeled("folder", str(folder)), sep="\n")
     return int(isinstance(found, str))
 
 
@@ -115,6 +116,7 @@ def run_range_test(parts: RunParts, processes: ProcessGroup, ramp: LRRamp) -> tu
     trainer = Trainer(task, state, plan, processes)
     lrs: list[float] = []
     losses: list[float] = []
+    started_at = time.monotonic()
     highest = MAX_LOSS_RATIO * _evaluate_batch(parts, processes, held_out)
     while len(losses) < ramp.steps and (not losses or losses[-1] < highest):
         state.model.train()
@@ -129,6 +131,11 @@ def run_range_test(parts: RunParts, processes: ProcessGroup, ramp: LRRamp) -> tu
             continue
         lrs.append(event.lr)
         losses.append(_evaluate_batch(parts, processes, held_out))
+        if len(losses) == TIMED_STEPS:
+            step_seconds = (time.monotonic() - started_at) / TIMED_STEPS
+            announce(
+                f"about {format_duration(step_seconds * (ramp.steps - TIMED_STEPS))}, or less if the loss explodes"
+            )
     finite = [loss for loss in losses if math.isfinite(loss)]
     if len(finite) < MIN_LOSSES:
         raise ConfigError(f"--low {ramp.low:g}: the loss explodes at once; start lower, or run preflight")
@@ -161,11 +168,12 @@ def format_bar_chart(lrs: Sequence[float], losses: Sequence[float], found: LRBan
     low, start = min(smooth), smooth[0]
     searched = found.search_range if isinstance(found, LRBand) else (math.inf, -math.inf)
     height = max(1e-12, 1.5 * (start - low))
+    width = min(MAX_CHART_WIDTH, max(1, paragraph_width() - CHART_TEXT_WIDTH))
     yield f"{'LR':>9}  {'loss':>9}"
     for index in range(0, len(lrs), -(-len(lrs) // CHART_ROWS)):
         fraction = min(1.0, (smooth[index] - low) / height)
         is_searched = searched[0] <= lrs[index] <= searched[1]
-        bar = "█" * round(1 + fraction * CHART_WIDTH)
+        bar = "█" * round(1 + fraction * width)
         yield f"{lrs[index]:9.1e}  {smooth[index]:9.4g}  {bar}{'  ← sweep' * is_searched}"
 
 
@@ -173,7 +181,7 @@ def _suggest_sweep(
     found: LRBand | str, params: Mapping[str, str], overrides: Sequence[str], study: str
 ) -> Iterator[str]:
     if isinstance(found, str):
-        yield f"no band: {found}"
+        yield fit_record(f"no band: {found}")
         return
     ranges = format_lr_ranges(*found.search_range, params)
     searched = {override.partition("=")[0] for override in ranges}
@@ -181,9 +189,10 @@ def _suggest_sweep(
     given = {override.partition("=")[0] for override in kept}
     defaults = {"sweeps": "sweeps=none", "sweep.study": f"sweep.study={study}"}
     added = [override for key, override in defaults.items() if key not in given]
-    yield f"{found.reason}; the best LR of a whole run is usually near that"
-    yield f"evidence: {found.evidence}"
-    yield f"sweep: {shlex.join([*run_command(), '-m', *kept, *added, *ranges])}"
+    yield fit_record(f"{found.reason}; the best LR of a whole run is usually near that")
+    yield fit_record(f"evidence: {found.evidence}")
+    yield "to sweep the band:"
+    yield shlex.join([*run_command(), "-m", *kept, *added, *ranges])
 
 
 def plot_range_test(path: Path, name: str, lrs: Sequence[float], losses: Sequence[float], found: LRBand | str) -> None:
@@ -196,8 +205,8 @@ def plot_range_test(path: Path, name: str, lrs: Sequence[float], losses: Sequenc
         low, high = found.search_range
         axes.axvspan(low, high, color=GREEN, alpha=0.15, label=f"sweep {low:.0e} to {high:.0e}")
         axes.axvline(found.best_lr, color=ORANGE, linewidth=1.2, linestyle="--", label="lowest loss")
-    axes.set_xscale("log")
+    use_log_scale(axes, "x")
     fall = smooth[0] - min(smooth)
     axes.set_ylim(min(smooth) - 0.2 * fall, smooth[0] + max(0.5 * fall, 0.05 * abs(smooth[0])))
-    axes.legend(frameon=False)
+    add_legend(axes)
     save_figure(axes.figure, path)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from harness.commands.arguments import add_overrides, parse_overrides
 from harness.config.compose import compose_config
 from harness.core.errors import ConfigError
+from harness.core.terminal import format_choices, print_fitted
 from harness.preflight import CHECKS, Finding, preflight
-from harness.preflight.render import print_finding, summarize_report
+from harness.preflight.render import describe_start, print_finding, summarize_report
 from harness.run.preflight_adapter import open_training_setup
-from harness.run.runner import BaseRunFailed
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,7 +20,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="plateau preflight",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="checks:\n" + "\n".join(f"  {name:<18} {description}" for name, description in CHECKS.items()),
+        epilog="checks:\n" + format_choices(CHECKS),
     )
     parser.add_argument("--json", action="store_true", help="print status and findings as JSON, and nothing else")
     parser.add_argument("--only", metavar="CHECK", action="append", help="run only this check; may be repeated")
@@ -31,13 +31,14 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--only: {name}: must be one of {', '.join(CHECKS)}")
     # A base model that has to be trained first reports its progress, which is no JSON.
     stdout = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
-    try:
-        with stdout, open_training_setup(compose_config(args.overrides)) as setup:
-            on_finding = ignore_finding if args.json else print_finding
-            report = preflight(setup, args.only or CHECKS, on_finding=on_finding)
-    except BaseRunFailed as error:
-        raise ConfigError(f"start: {error}") from error
-    print(json.dumps(report.to_dict(), indent=2) if args.json else summarize_report(report))
+    with stdout, open_training_setup(compose_config(args.overrides)) as setup:
+        print_fitted(describe_start(setup, args.only or list(CHECKS)))
+        on_finding = ignore_finding if args.json else print_finding
+        report = preflight(setup, args.only or CHECKS, on_finding=on_finding)
+    if args.json:
+        print(json.dumps(report.to_dict(), indent=2))
+    else:
+        print_fitted(summarize_report(report))
     return int(bool(report.failed_checks))
 
 

@@ -12,6 +12,7 @@ from harness.commands.arguments import add_run, add_threshold_option, parse_opti
 from harness.core.errors import ConfigError
 from harness.core.formatting import format_duration
 from harness.core.paths import project_dir, run_command
+from harness.core.terminal import fit_record, paragraph_width, wrap_text
 from harness.diagnosis import diagnose
 from harness.diagnosis.assessment import assess
 from harness.diagnosis.history import History
@@ -111,26 +112,28 @@ def describe_prescription(
 ) -> Iterator[str]:
     """Yield the reasons, the command to type, and its cost. `overrides` reproduce the run."""
     if prescription.refusal:
-        yield f"no sweep: {prescription.refusal}"
-        yield f"first: {shlex.join(['plateau', 'preflight', *overrides])}"
+        yield fit_record(f"no sweep: {prescription.refusal}; first")
+        yield shlex.join(["plateau", "preflight", *overrides])
         return
     parts = [*prescription.ranges, *prescription.settings]
     width = max((len(part.override) for part in parts), default=0)
-    yield from (f"  {part.override:<{width}}  {part.why}" for part in parts)
-    yield from prescription.notes
+    for part in parts:
+        yield from wrap_text(part.why, paragraph_width(), f"  {part.override:<{width}}  ", " " * 6)
+    yield from map(fit_record, prescription.notes)
     settings = [part.override for part in prescription.settings]
     replaced = {part.key for part in parts}
     kept = [override for override in overrides if override.partition("=")[0] not in replaced]
     if not prescription.ranges:
         yield shlex.join([*run_command(), *kept, *settings])
         seconds = f"; the last one took {format_duration(cost.total_seconds)}" if cost else ""
-        yield f"one run instead of a sweep{seconds}{', this one takes twice that' * bool(cost and settings)}"
+        twice = ", this one takes twice that" * bool(cost and settings)
+        yield fit_record(f"one run instead of a sweep{seconds}{twice}")
         return
     command = [*kept, *settings, "sweeps=none", *(part.override for part in prescription.ranges)]
     command += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={name_followup_study(run)}"]
     n_jobs = compose_sweep_request(command).n_jobs
     yield shlex.join([*run_command(), "-m", *command])
-    yield _describe_sweep_cost(prescription.n_trials, n_jobs, cost, is_longer=bool(settings))
+    yield fit_record(_describe_sweep_cost(prescription.n_trials, n_jobs, cost, is_longer=bool(settings)))
 
 
 def _describe_sweep_cost(n_trials: int, n_jobs: int, cost: RunCost | None, is_longer: bool) -> str:

@@ -29,20 +29,22 @@ from harness.core.credentials import hide_credentials_in_text
 from harness.core.errors import ConfigError, RunFailedError, explain_path_error
 from harness.core.paths import config_dir, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
-from harness.core.signals import interrupt_on_signals, was_interrupted
+from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_interrupted
+from harness.core.terminal import end_start, print_error, show_lines_at_once
 from harness.core.threads import use_passive_waiting
 
 
 def run_job(cfg: DictConfig) -> float:
     """Run one job and return its best validation loss, for Hydra's own sweepers.
 
-    A single run that fails exits with status 1, and bad input with status 2. For an exception, Hydra would print its
+    A single run that fails exits with its status, and bad input with status 2. For an exception, Hydra would print its
     own message first.
     """
     from harness.core import distributed
     from harness.run.base_model import describe_foreign_base
     from harness.run.runner import run
 
+    end_start()
     interrupt_on_signals()
     job = HydraConfig.get()
     given = cast(list[str], OmegaConf.to_container(job.overrides.task))  # unresolved: one may be key=${other.key}
@@ -75,7 +77,9 @@ def run_job(cfg: DictConfig) -> float:
         if result.status not in ("completed", "pruned"):
             raise RunFailedError(f"{result.status}: {result.reason}")
     elif result.status not in ("completed", "pruned"):
-        sys.exit(report_error(f"{result.status}: {result.reason}", 1))
+        # of several processes, perhaps only another one received the signal
+        status = failure_status(INTERRUPT_STATUS if result.status == "interrupted" else 1)
+        sys.exit(report_error(f"{result.status}: {result.reason}", status))
     return result.best_val_loss
 
 
@@ -96,8 +100,9 @@ def _sweep_arguments() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return the exit status: 0; 1 if a run or sweep failed, diverged or was interrupted; 2 for bad input."""
+    """Return the exit status: 0; 1 if a run or sweep failed or diverged; 2 for bad input; 128 + a signal's number."""
     use_passive_waiting()
+    show_lines_at_once()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here
     try:
         check_group_values(arguments)
@@ -114,11 +119,13 @@ def main(arguments: Sequence[str]) -> int:
         return report_error(str(error), 2)
     except (*HYDRA_ERRORS, ValueError) as error:
         return report_error(explain_error(error, list(arguments)), 2)
-    except (RunFailedError, KeyboardInterrupt) as error:
-        return report_error(str(error) or "interrupted", 1)
+    except RunFailedError as error:
+        return report_error(str(error), failure_status())
+    except KeyboardInterrupt as error:
+        return report_error(str(error) or "interrupted", failure_status(INTERRUPT_STATUS))
     except Exception as error:
         if was_interrupted():
-            return report_error("interrupted", 1)
+            return report_error("interrupted", failure_status())
         if message := explain_path_error(error):
             return report_error(message, 2)
         shortage = describe_shortage(error, project_dir())
@@ -143,6 +150,7 @@ def _complete_resume(arguments: Sequence[str]) -> list[str]:
 
 def report_error(message: str, status: int) -> int:
     """Print a message on rank 0, without the passwords of the command line, and return `status`."""
+    end_start()
     if int(os.environ.get("RANK", 0)) == 0:
-        print(hide_credentials_in_text(message, *sys.argv), file=sys.stderr)
+        print_error(hide_credentials_in_text(message, *sys.argv))
     return status

@@ -16,6 +16,7 @@ from itertools import chain
 from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import run_command
+from harness.core.signals import failure_status, record_signal
 from harness.tracking.mlflow_client import connect_to_store, describe_root_cause
 from harness.tracking.runs_page import find_runs_page
 from harness.tracking.store_uri import artifact_root, resolve_store_uri, restore_credentials, sqlite_path
@@ -65,7 +66,7 @@ def serve_ui(host: str, port: int, uri: str | None) -> int:
 
 
 def _run_server(listener: socket.socket, host: str, port: int, uri: str, page: str) -> int:
-    """Run the server as a child process that ends with this one; return its exit status, 0 if a signal ended it.
+    """Run the server as a child process that ends with this one; return its exit status, or that of the signal.
 
     It accepts connections on `listener`, which is its standard input: its own child processes inherit no other file.
     Addresses are in its environment, since other users can read command lines.
@@ -87,13 +88,18 @@ def _run_server(listener: socket.socket, host: str, port: int, uri: str, page: s
         stdin=listener.fileno(),
         process_group=0,  # this process passes Ctrl-C on, and one signal can reach all its workers
     )
+
+    def stop(number: int, frame: object) -> None:
+        record_signal(number)
+        server.terminate()
+
     try:
         listener.close()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda *_: server.terminate())
+            signal.signal(number, stop)
         if _wait_until_ready(server, host, port):
             print(f"MLflow UI of {hide_credentials(uri)} (Ctrl-C to stop):\nhttp://{host}:{port}/{page}", flush=True)
-        return max(0, server.wait())
+        return failure_status(max(0, server.wait()))
     finally:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)

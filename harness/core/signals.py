@@ -19,12 +19,15 @@ STOP_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
 if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it, and it must stay ignored
     STOP_SIGNALS += (signal.SIGHUP,)  # the terminal was closed
 RETRY_SECONDS = 0.01
+INTERRUPT_STATUS = 128 + signal.SIGINT
+"""Exit status after a KeyboardInterrupt that no handler of ours raised."""
 
-_interrupts: list[int] = []
+_received: list[int] = []  # every stop signal
+_interrupts: list[int] = []  # those that raised KeyboardInterrupt
 
 
 def exit_on_signals() -> None:
-    """End the process with a message and status 1 at a signal, from now until `interrupt_on_signals`."""
+    """End the process with a message at a signal, from now until `interrupt_on_signals`."""
     atexit.register(_exit_after_interrupt)  # the first to be registered runs last
     for number in STOP_SIGNALS:
         signal.signal(number, _exit_now)
@@ -53,14 +56,28 @@ def was_interrupted() -> bool:
     return bool(_interrupts)
 
 
+def record_signal(number: int) -> None:
+    """Remember a stop signal for `failure_status`."""
+    _received.append(number)
+
+
+def failure_status(default: int = 1) -> int:
+    """Return the exit status of a command that did not succeed: 128 + the number of the first signal, or `default`.
+
+    This is the convention of shells.
+    """
+    return 128 + _received[0] if _received else default
+
+
 def _exit_now(number: int, frame: FrameType | None) -> None:
+    record_signal(number)
     with suppress(OSError):  # after SIGHUP there is no terminal
         os.write(2, b"interrupted\n")
-    os._exit(1)
+    os._exit(failure_status())
 
 
 def _exit_after_interrupt() -> None:
-    """Exit with status 1 after an interrupt.
+    """Exit with the signal's status after an interrupt.
 
     Python would kill itself with SIGINT if the KeyboardInterrupt has passed through `exec`, which dataclasses call.
     """
@@ -68,13 +85,15 @@ def _exit_after_interrupt() -> None:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):  # closed
                 stream.flush()
-        os._exit(1)
+        os._exit(failure_status(INTERRUPT_STATUS))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if _interrupts and number != signal.SIGALRM:
         _exit_now(number, frame)
     _interrupts.append(number)
+    if number != signal.SIGALRM:
+        record_signal(number)
     raise KeyboardInterrupt("interrupted")
 
 
@@ -96,6 +115,7 @@ def hold_signals() -> Iterator[Callable[[], bool]]:
 
     def hold(number: int, frame: FrameType | None) -> None:
         held.append(number)
+        record_signal(number)
         with suppress(OSError):
             print("\nstopping as soon as the record is complete", file=sys.stderr)
 
@@ -114,6 +134,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
+        record_signal(number)
         with suppress(OSError):
             print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.core.digests import find_damaged_file, write_manifest
 from harness.core.files import FileLock, write_folder_atomically
+from harness.core.terminal import announce
 
 CACHE_VERSION = 1  # part of every digest; raise it when the same source is read, tokenized or stored differently
 
@@ -18,13 +19,17 @@ def compute_digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps([CACHE_VERSION, *parts], ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-def ensure_cached(folder: Path, write: Callable[[Path], None]) -> Path:
+def ensure_cached(folder: Path, write: Callable[[Path], None], task: str = "") -> Path:
     """Return `folder`; let `write` fill it first if it is missing or damaged. Concurrent processes write it once.
+
+    `task` says in the terminal what is done, such as "fitting a tokenizer".
 
     Every file is compared with its SHA-256: about 1 s for each GB, once per process.
     """
 
     def write_with_manifest(draft: Path) -> None:
+        if task:
+            announce(f"{task}; done once, then cached")
         write(draft)
         write_manifest(draft)
 

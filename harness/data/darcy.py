@@ -53,7 +53,8 @@ def build_darcy_data(
     settings = (GRID_INTERVALS, HIGH_COEFFICIENT, LOW_COEFFICIENT, N_HARMONICS, FIELD_SEED)
     key = compute_digest("darcy", train, held_out, resolution, finer, *settings)
     write = partial(_write_solutions, sizes=(train, held_out), grids=(resolution, finer))
-    folder = ensure_cached(Path(cache_dir) / "data" / key, write)
+    task = f"solving {train + held_out} equations of Darcy flow"
+    folder = ensure_cached(Path(cache_dir) / "data" / key, write, task)
     splits = [read_field_pairs(folder / f"{name}.pt") for name in ("train", f"test_{resolution}", f"test_{finer}")]
     grid = f"{GRID_INTERVALS} x {GRID_INTERVALS}"
     source = f"darcy: {train} and {held_out} solutions on {grid}, at {resolution} and {finer}"

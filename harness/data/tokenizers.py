@@ -122,7 +122,8 @@ class _TrainedTokenizer:
             ids = {name: backend.token_to_id(token) for name, token in self.SPECIAL_TOKENS.items()}
             _write_metadata(draft, backend, ids, range(len(ids)), is_plain=True)
 
-        return Tokenizer.load(ensure_cached(folder, write))
+        task = f"fitting a tokenizer of {self.vocab_size:,} tokens"
+        return Tokenizer.load(ensure_cached(folder, write, task))
 
     def _create_untrained(self) -> tuple[tokenizers.Tokenizer, Any]:
         """Return an empty tokenizer and its trainer."""

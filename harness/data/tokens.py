@@ -156,7 +156,7 @@ def prepare_token_data(
         tokenizer=tokenizer,
         tokenizer_folder=Path(cache_dir) / "tokenizers" / tokenizer_digest,
     )
-    folder = ensure_cached(Path(cache_dir) / "data" / key, write)
+    folder = ensure_cached(Path(cache_dir) / "data" / key, write, f"tokenizing the text of {type(source).__name__}")
     names = ("train", "val") if test is None else ("train", "val", "test")
     rows = {name: _make_rows(*read_token_stream(folder, name), layout, sequence_length) for name in names}
     _check_lengths(rows, sequence_length if layout == "packed" else 1, val_fraction)

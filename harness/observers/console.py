@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import textwrap
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -16,11 +15,14 @@ from harness.core.credentials import hide_credentials
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, StepEnd
 from harness.core.formatting import format_duration, format_number
+from harness.core.terminal import fit_record, format_labeled, paragraph_width, wrap_parts, wrap_text
+from harness.diagnosis.render import format_diagnoses, format_suggestion
 from harness.record.metric_rows import MetricAggregator, describe_event
 from harness.tracking.store_uri import resolve_store_uri
 
 LIVE_INTERVAL_S, PLAIN_INTERVAL_S = 0.25, 10.0
-WIDTH, BAR_WIDTH = 118, 24  # characters
+FIRST_INTERVAL_S = 2.0  # until the first line that says how long the run takes
+BAR_WIDTH = 24  # characters
 # Lines at the start of a run, with the settings in effect that each shows.
 HEADER_SETTINGS = {
     "model": ("parameters", "trainable_parameters"),
@@ -58,7 +60,9 @@ class ConsolePrinter(Observer):
             case StepEnd():
                 self._show_progress(event)
             case EvalEnd():
-                self._print_lines(format_evaluation(event))
+                self._evals += 1
+                self._eval_seconds += event.seconds
+                self._print_lines(fit_record(format_evaluation(event)))
             case RunStart():
                 self._start_display(event)
             case Diagnosis():
@@ -72,7 +76,7 @@ class ConsolePrinter(Observer):
             case _:
                 text = describe_event(event)
                 if text:
-                    self._print_lines(text)
+                    self._print_lines(fit_record(text))
 
     def close(self) -> None:
         if self._live is not None:
@@ -80,8 +84,8 @@ class ConsolePrinter(Observer):
             self._live = None
 
     def _start_display(self, start: RunStart) -> None:
-        self._start, self._steps = start, 0
-        self._shown_at = time.monotonic()
+        self._start, self._steps, self._evals, self._eval_seconds = start, 0, 0, 0.0
+        self._shown_at, self._is_estimated = time.monotonic(), False
         self._print_lines(*format_header(start))
         terminal = Terminal()
         if terminal.is_terminal:
@@ -90,28 +94,43 @@ class ConsolePrinter(Observer):
 
     def _show_progress(self, event: StepEnd) -> None:
         now = time.monotonic()
-        if self._steps == 0:
-            self._first_at = now
+        if self._steps == 0:  # the first step includes start-up costs
+            self._first_at, self._first_eval_seconds, self._first_evals = now, self._eval_seconds, self._evals
         self._steps += 1
-        if now - self._shown_at < (PLAIN_INTERVAL_S if self._live is None else LIVE_INTERVAL_S):
+        interval = PLAIN_INTERVAL_S if self._is_estimated else min(FIRST_INTERVAL_S, PLAIN_INTERVAL_S)
+        if now - self._shown_at < (interval if self._live is None else LIVE_INTERVAL_S):
             return
         self._shown_at = now
         where = f"step {event.step}/{self._start.total_steps}"
         tokens = self._latest.get("perf/tokens_per_second")
         pace = [f"{tokens:,.0f} tokens/s"] if tokens else []
-        if self._steps > 1:  # the first step includes start-up costs
-            steps_left = self._start.total_steps - event.step
-            pace.append(f"{format_duration((now - self._first_at) / (self._steps - 1) * steps_left)} left")
+        if self._steps > 1:
+            pace.append(f"{format_duration(self._estimate_seconds_left(event, now))} left")
+            self._is_estimated = True
         if self._live is None:
-            self._print_lines(" · ".join([where, *format_metrics(self._latest), *pace]))
+            self._print_lines(fit_record(" · ".join([where, *format_metrics(self._latest), *pace])))
         else:
             filled = BAR_WIDTH * event.step // self._start.total_steps
             bar = Text.assemble(("━" * filled, "green"), ("━" * (BAR_WIDTH - filled), "bright_black"), "  ")
             bar.append(" · ".join([where, *pace]))
-            self._live.update(Group(bar, Text(" · ".join(format_metrics(self._latest)))), refresh=True)
+            metrics = wrap_parts(format_metrics(self._latest), self._live.console.width)
+            self._live.update(Group(bar, *map(Text, metrics)), refresh=True)
+
+    def _estimate_seconds_left(self, event: StepEnd, now: float) -> float:
+        """Return the time that the remaining steps and evaluations take, from those since the first step."""
+        step_seconds = now - self._first_at - (self._eval_seconds - self._first_eval_seconds)
+        left = step_seconds / (self._steps - 1) * (self._start.total_steps - event.step)
+        if self._evals:
+            evals_left = self._start.effective.evals - (self._evals - self._first_evals)
+            left += max(0, evals_left) * self._eval_seconds / self._evals
+        return left
 
     def _print_lines(self, *lines: str) -> None:
-        print(*lines, sep="\n", flush=True)  # rich puts this above the live panel
+        text = "\n".join(lines)
+        if self._live is None:
+            print(text, flush=True)
+        else:  # above the panel, where rich would break long words
+            self._live.console.print(Text(text), soft_wrap=True)
 
 
 def format_header(start: RunStart) -> Iterator[str]:
@@ -162,14 +181,15 @@ def format_run_end(end: RunEnd, start: RunStart) -> Iterator[str]:
     reason = f" ({end.reason})" if end.reason else ""
     best = f" · best val loss {format_number(end.best_val_loss)} at step {end.best_step}"
     found = best if math.isfinite(end.best_val_loss) else ""
-    yield f"{end.status}{reason} after {format_duration(end.seconds)} · step {end.step}{found}"
-    yield f"folder: {start.folder}"
-    yield f"compare with other runs: {_viewer_command(start.params.get('tracking.uri', 'None'))}"
+    yield fit_record(f"{end.status}{reason} after {format_duration(end.seconds)} · step {end.step}{found}")
+    yield from format_labeled("folder", str(start.folder))
+    yield from format_labeled("compare with other runs", _viewer_command(start.params.get("tracking.uri", "None")))
 
 
 def format_diagnosis(diagnosis: Diagnosis) -> str:
-    """Return the diagnosis and the overrides to try."""
-    return f"step {diagnosis.step} · {diagnosis.kind}: {diagnosis.reason}{_format_suggestion(diagnosis)}"
+    """Return the diagnosis, and the overrides to try in a line of their own."""
+    text = fit_record(f"step {diagnosis.step} · {diagnosis.kind}: {diagnosis.reason}")
+    return "\n".join([text, *format_suggestion(diagnosis, "    ")])
 
 
 def format_conclusion(final: FinalDiagnosis | None) -> Iterator[str]:
@@ -178,17 +198,12 @@ def format_conclusion(final: FinalDiagnosis | None) -> Iterator[str]:
         return
     if final.diagnoses:
         yield f"diagnosis   {len(final.diagnoses)} found, root causes first"
-    for diagnosis in final.diagnoses:
-        text = f"{diagnosis.kind:<22}{diagnosis.confidence:>5.0%}  {diagnosis.reason}{_format_suggestion(diagnosis)}"
-        yield from textwrap.wrap(text, WIDTH, initial_indent="  ", subsequent_indent=" " * 31, break_long_words=False)
+    yield from format_diagnoses(final.diagnoses, paragraph_width())
     for number, line in enumerate(final.assessment):
-        yield from _wrap_paragraph("" if number or final.diagnoses else "diagnosis", [line])
+        title = "" if number or final.diagnoses else "diagnosis"
+        yield from wrap_text(line, paragraph_width(), f"{title:12}", " " * 12)
     if final.expectations:
-        yield f"expectations {final.expectations}"
-
-
-def _format_suggestion(diagnosis: Diagnosis) -> str:
-    return f"; try {' '.join(diagnosis.overrides)}" if diagnosis.overrides else ""
+        yield fit_record(f"expectations {final.expectations}")
 
 
 def _viewer_command(uri: str) -> str:
@@ -202,6 +217,5 @@ def _viewer_command(uri: str) -> str:
 
 
 def _wrap_paragraph(title: str, parts: Iterable[str]) -> Iterator[str]:
-    text = " · ".join(filter(None, parts))
-    if text:
-        yield from textwrap.wrap(f"{title:12}{text}", WIDTH, subsequent_indent=" " * 12, break_long_words=False)
+    if shown := [*filter(None, parts)]:
+        yield from wrap_parts(shown, paragraph_width(), f"{title:12}", " " * 12)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from harness.core.events import EvalEnd, Event, Observer, RunEnd, RunStart
-from harness.plotting import BLUE, ORANGE, make_axes, mark_best, save_figure
+from harness.plotting import BLUE, ORANGE, add_legend, make_axes, mark_best, save_figure, use_log_scale
 from harness.record.metric_rows import MetricAggregator
 
 
@@ -52,7 +52,7 @@ class FigureWriter(Observer):
             axes.plot(steps, losses, color=ORANGE, linewidth=1.8, marker="o", markersize=4, label="validation")
             best = min(range(len(losses)), key=lambda i: math.inf if math.isnan(losses[i]) else losses[i])
             mark_best(axes, steps[best], losses[best], f"best {losses[best]:.4g} at step {steps[best]}")
-        axes.legend(frameon=False)
+        add_legend(axes)
         save_figure(axes.figure, path)
 
     def _draw_lr(self, path: Path) -> None:
@@ -63,14 +63,15 @@ class FigureWriter(Observer):
         save_figure(axes.figure, path)
 
     def _draw_grad_norm(self, path: Path) -> None:
-        axes = make_axes("Gradient norm before clipping", self._start.name, "step", "L2 norm (mean of log_every steps)")
+        axes = make_axes("Gradient norm before clipping", self._start.name, "step", "L2 norm, mean of log_every steps")
         steps, norms = self._curve("train/grad_norm")
         axes.plot(steps, norms, color=BLUE, linewidth=1.2, label="gradient norm")
         clip = self._start.effective.grad_clip
         if math.isfinite(clip):
             axes.axhline(clip, color=ORANGE, linewidth=1.5, linestyle="--", label=f"clipped above {clip:g}")
-        axes.set_yscale("log" if max(norms) > 30 * min(norms) > 0 else "linear")
-        axes.legend(frameon=False)
+        if max(norms) > 30 * min(norms) > 0:
+            use_log_scale(axes, "y")
+        add_legend(axes)
         save_figure(axes.figure, path)
 
     def _curve(self, metric: str) -> tuple[list[int], list[float]]:

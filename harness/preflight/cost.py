@@ -19,6 +19,21 @@ SLOW_SECONDS = 10.0  # a first step that takes longer is the only one
 EVAL_BATCH_SIZE = 16
 MEMORY_LIMIT = 0.9  # share of the available memory
 GB = 1e9
+PASSES, MIN_SECONDS = 15, 1.0  # measured on six of the shipped experiments
+SECONDS_PER_TOKEN, MAX_TOKENS = 1e-5, 10_000_000  # of reading and checking the text
+
+
+def estimate_seconds(setup: TrainingSetup) -> float:
+    """Estimate how long all checks take, within a factor of about two, from one forward and backward pass."""
+    device = next(setup.model.parameters()).device
+    with setup.preserved_state():
+
+        def train_pass() -> None:
+            setup.compute_loss(setup.batches[0]).backward()
+
+        seconds = min(_time_call(train_pass, device) for _ in range(2))  # the first one starts up
+    tokens = 0 if setup.data.token_stream is None else len(setup.data.token_stream)
+    return MIN_SECONDS + PASSES * seconds + SECONDS_PER_TOKEN * min(tokens, MAX_TOKENS)
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:

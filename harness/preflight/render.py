@@ -1,15 +1,28 @@
 """Format findings for the terminal."""
 
-import textwrap
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
 
+from harness.core.terminal import paragraph_width, wrap_text
+from harness.preflight.cost import estimate_seconds
 from harness.preflight.report import LEVELS, Finding, PreflightReport
+from harness.preflight.training_setup import TrainingSetup
 
 LABELS = {"pass": "pass", "warn": "WARN", "fail": "FAIL", "skip": "skip"}
 COLORS = {"pass": "green", "warn": "bold yellow", "fail": "bold red", "skip": "bright_black"}
-WIDTH, INDENT = 118, 25  # columns; the indent holds the level and the longest name of a check
+INDENT = 25  # columns, which hold the level and the longest name of a check
+
+
+def describe_start(setup: TrainingSetup, checks: Sequence[str]) -> str:
+    """Return how many checks are to run and how long they take; an error is left for the checks to report."""
+    text = f"preflight: {len(checks)} checks" if len(checks) > 1 else f"preflight: {checks[0]}"
+    try:
+        seconds = estimate_seconds(setup)
+    except Exception:
+        return text
+    return f"{text}, about {seconds:.0f} s" if len(checks) > 1 else text
 
 
 def print_finding(check: str, finding: Finding) -> None:
@@ -25,9 +38,8 @@ def format_finding(check: str, finding: Finding) -> str:
     if finding.level in ("warn", "fail"):
         text += f"; expected {finding.expected}" if finding.expected else ""
         text += f"\n{finding.hint}" if finding.hint else ""
-    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, WIDTH - INDENT, break_long_words=False)]
     head = f"{LABELS[finding.level]:<6}{check:<{INDENT - 6}}"
-    return "\n".join([head + lines[0], *(" " * INDENT + line for line in lines[1:])])
+    return "\n".join(wrap_text(text, paragraph_width(), head, " " * INDENT))
 
 
 def summarize_report(report: PreflightReport) -> str:

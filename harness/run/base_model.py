@@ -16,6 +16,7 @@ from torch import Tensor
 
 from harness.config.compose import NON_TRAINING_KEYS, compose_config, to_plain_dict, without_sweep_keys
 from harness.core.distributed import ProcessGroup
+from harness.core.terminal import announce
 from harness.data.cache import ensure_cached, is_intact
 from harness.run.build import instantiate_component
 from harness.run.provenance import format_command
@@ -64,6 +65,14 @@ def compose_base_config(experiment: str, cfg: DictConfig) -> DictConfig:
         for key in SHARED_WITH_BASE:
             base[key] = cfg[key]
     return base
+
+
+def announce_training(base: DictConfig) -> None:
+    """Say what is trained before the run itself; the base's own lines say how much time is left."""
+    loop = base.loop
+    length = f"{loop.max_steps:,} steps" if loop.max_steps else f"{loop.epochs} epochs" if loop.epochs else ""
+    length = length or f"{loop.max_tokens:,} tokens"
+    announce(f"training the base model of {length} first; done once, then cached")
 
 
 def get_base_weights(

@@ -4,7 +4,6 @@ import re
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill as wrap
 
 import yaml
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from harness.config.compose import load_config
 from harness.config.schema import RunSettings
 from harness.core.errors import ConfigError
 from harness.core.state import find_broken_tie, load_model_weights
+from harness.core.terminal import paragraph_width, wrap_text
 from harness.models import untie_head
 from harness.record.run_lookup import find_run
 from harness.run.build import instantiate_component
@@ -48,11 +48,11 @@ class WeightMatch:
         return f"weights from {source}:{details}"
 
     def format_table(self) -> str:
-        """Return each kind with its count and its first 20 names, wrapped at 100 columns."""
-        rows = []
+        """Return each kind with its count and its first 20 names, wrapped."""
+        rows: list[str] = []
         for kind, names in vars(self).items():
             text = f"{kind:<11}{len(names):>5}  {', '.join(_truncate_names(names, 20))}"
-            rows.append(wrap(text, 100, subsequent_indent=" " * 18, break_on_hyphens=False).rstrip())
+            rows += wrap_text(text, paragraph_width(), rest=" " * 18)
         return "\n".join(rows)
 
 

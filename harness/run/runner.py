@@ -18,7 +18,7 @@ from harness.core import distributed
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, RunFailedError
 from harness.core.events import Event, Notice, RunEnd, RunStart, Status
 from harness.core.files import remove_leftovers
 from harness.core.paths import project_dir
@@ -38,8 +38,7 @@ from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
 
-SHARED_FIELDS = ("status", "reason", "step", "tokens", "seconds", "best_val_loss", "best_step")
-"""Fields that RunEnd and RunResult have in common."""
+SHARED_FIELDS = ("status", "reason", "step", "tokens", "seconds", "best_val_loss", "best_step")  # RunEnd, RunResult
 
 
 @dataclass(frozen=True)
@@ -61,12 +60,12 @@ class RunResult:
     effective: EffectiveSettings | None
 
 
-class BaseRunFailed(Exception):
+class BaseRunFailed(RunFailedError):
     """Training the base model that a run starts from did not complete."""
 
     def __init__(self, result: RunResult) -> None:
-        super().__init__(f"{result.status}: {result.reason}")
         self.result = replace(result, reason=f"base model {result.folder.name}: {result.reason}", effective=None)
+        super().__init__(f"{self.result.status}: {self.result.reason}")
 
 
 def run(
@@ -334,6 +333,7 @@ def _get_base_weights(
         # find errors in the run itself before minutes are spent on its base model
         build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
         build_observers(cfg)
+        base_model.announce_training(base)
         result = run(base, overrides=[f"experiment={experiment}"])
         if result.status != "completed":
             raise BaseRunFailed(result)

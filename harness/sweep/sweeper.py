@@ -19,13 +19,13 @@ from harness.config.compose import remove_credentials
 from harness.core.credentials import hide_credentials
 from harness.core.errors import DamageError, RunFailedError, explain_path_error
 from harness.core.files import write_atomically
+from harness.core.terminal import end_start, print_fitted
 from harness.preflight import CHECKS, preflight
-from harness.preflight.render import format_finding, print_finding, summarize_report
+from harness.preflight.render import describe_start, format_finding, print_finding, summarize_report
 from harness.record import metrics_file
 from harness.run import base_model, provenance
 from harness.run.dry_run import dry_run
 from harness.run.preflight_adapter import open_training_setup
-from harness.run.runner import BaseRunFailed
 from harness.sweep.disk_space import check_disk_space
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.figures import draw_study_figures
@@ -57,16 +57,18 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
         RunFailedError: If the sweep failed or was interrupted.
     """
     silence_optuna()
+    end_start()
     request = _leave_out_unusable_options(read_sweep_request(config, arguments), config, arguments)
-    print(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
+    print_fitted(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
     checked = check_search_space(request.space, request.options.allow)
     request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
     foreign = base_model.describe_foreign_base(request.cfg, ["-m", *request.spec.arguments])
     for notice in (*request.notices, *checked.notices, *foreign):
-        print(f"note: {notice}")
+        print_fitted(f"note: {notice}")
     disk_space = check_disk_space(request, checked.checkpoint_bytes)
     if request.options.dry_run:
-        print(estimate_cost(request), disk_space, sep="\n")
+        print_fitted("Measuring a few steps and an evaluation")
+        print_fitted(*estimate_cost(request).splitlines(), *disk_space.splitlines())
         return
     is_resumed = check_existing_study(request)
     _ensure_base_model(request)
@@ -77,8 +79,8 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     if findings:
         (request.folder / "preflight.txt").write_text(findings)
     workers = _describe_workers(request)
-    print(f"Study {request.study_name}: {request.budget.n_trials} trials by {workers}, in {request.folder}")
-    print(disk_space)
+    print_fitted(f"Study {request.study_name}: {request.budget.n_trials} trials by {workers}, in {request.folder}")
+    print_fitted(*disk_space.splitlines())
     try:
         with ExitStack() as uploads:  # awaited last, when a signal may end the command
             status, reason = _run_trials(request, queue, config, context, uploads)
@@ -90,7 +92,7 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     if status != "completed":
         raise RunFailedError(f"{status}: {reason}; run the same command to resume")
     if reason or (reason := _describe_exhausted_space(request, queue)):
-        print(f"No more trials: {reason}.")
+        print_fitted(f"No more trials: {reason}.")
 
 
 def _leave_out_unusable_options(request: SweepRequest, config: DictConfig, arguments: list[str]) -> SweepRequest:
@@ -124,10 +126,7 @@ def _describe_exhausted_space(request: SweepRequest, queue: TrialQueue) -> str:
 
 def _ensure_base_model(request: SweepRequest) -> None:
     """Train the base model that trials start from if it is missing, with the whole machine."""
-    try:
-        dry_run(request.space.compose_config({}))  # builds the run, which trains and caches the weights it starts from
-    except BaseRunFailed as error:
-        raise RunFailedError(f"{error.result.status}: {error.result.reason}") from error
+    dry_run(request.space.compose_config({}))  # builds the run, which trains and caches the weights it starts from
 
 
 def _run_preflight(request: SweepRequest) -> str:
@@ -138,10 +137,10 @@ def _run_preflight(request: SweepRequest) -> str:
     """
     if request.preflight == "skip":
         return ""
-    print(f"Preflight of the current configuration (once; preflight=skip leaves it out): {', '.join(CHECKS)}")
     with open_training_setup(_worker_config(request), request.budget.n_trials, request.n_jobs) as setup:
+        print_fitted(f"{describe_start(setup, list(CHECKS))}, once; preflight=skip leaves it out")
         report = preflight(setup, on_finding=print_finding)
-    print(summarize_report(report))
+    print_fitted(summarize_report(report))
     if report.failed_checks and request.preflight == "stop":
         raise RunFailedError("preflight failed; fix the problem, or pass preflight=warn to search anyway")
     return "\n".join([*(format_finding(check, finding) for check, finding in report), summarize_report(report), ""])

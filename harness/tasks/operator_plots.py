@@ -15,7 +15,7 @@ MAX_SAMPLES = 3  # in a figure
 
 def plot_field_samples(fields: FieldPairs, predicted: Tensor, path: Path) -> None:
     """Plot the first channel of each sample in a row; truth and prediction share their scale."""
-    figure = make_figure(10, 2.4 * len(fields), layout="constrained")
+    figure = make_figure(8, 2.0 * len(fields), layout="constrained")
     errors = relative_l2(predicted, fields.y).tolist()
     for index, row in enumerate(figure.subplots(len(fields), 4, squeeze=False)):
         x, y, guess = (each[index, 0].numpy() for each in (fields.x, fields.y, predicted))

@@ -18,6 +18,7 @@ from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError, DamageError
 from harness.core.paths import module_command, project_dir
 from harness.core.signals import was_interrupted
+from harness.core.terminal import SILENT_S, announce
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import UploadCursor, UploadResult, upload_run
@@ -65,7 +66,7 @@ class UploadProcess:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            status = self._process.wait(0 if was_interrupted() else FINAL_TIMEOUT_S)
+            status = self._wait(0 if was_interrupted() else FINAL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             if was_interrupted():
                 raise KeyboardInterrupt(self._describe_background()) from None
@@ -76,6 +77,20 @@ class UploadProcess:
         self._relay.join()
         if status:
             print_warning(f"the upload to MLflow is incomplete; complete it with {self._sync_command()}")
+
+    def _wait(self, seconds: float) -> int:
+        """Return the exit status of the process; say so if the wait is long.
+
+        Raises:
+            subprocess.TimeoutExpired: If it takes longer than `seconds`.
+        """
+        try:
+            return self._process.wait(min(SILENT_S, seconds))
+        except subprocess.TimeoutExpired:
+            if seconds <= SILENT_S:
+                raise
+        announce(f"waiting for the upload to MLflow, at most {seconds:.0f} s")
+        return self._process.wait(seconds - SILENT_S)
 
     def _describe_background(self) -> str:
         return f"interrupted; the upload to MLflow continues in the background; complete it with {self._sync_command()}"

@@ -72,7 +72,7 @@ def test_results_are_a_file_a_figure_and_a_valid_sweep_but_no_run(range_test, ou
     assert len(content["lrs"]) == len(content["losses"]) == len(content["smoothed"])
     assert (range_test.folder / "lr_range.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in output_dir.iterdir() if "smoke" not in path.name) == ["lr_range"]
-    [command] = [line for line in lines if line.startswith("sweep: ")]
+    [command] = [line for line in lines if line.startswith("python run.py -m ")]
     assert "optimizer.lr=0.5" not in command
     request = compose_sweep_request(shlex.split(command)[4:])
     assert request.study_name == f"after_{range_test.folder.name}"[:80]

@@ -25,7 +25,7 @@ def run_code(code: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signal_during_imports_ends_the_process_in_one_line(number: str) -> None:
     done = run_code(f"signal.raise_signal(signal.{number})")
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.Signals[number], "", "interrupted\n")
 
 
 def test_hangup_that_nohup_ignores_stays_ignored() -> None:
@@ -59,7 +59,7 @@ except KeyboardInterrupt as error:
 def test_signal_afterwards_lets_the_process_clean_up_unless_it_is_repeated(number: str, twice: bool) -> None:
     done = run_code(CLEAN_UP.format(number=number, twice=twice))
     assert done.stdout == "cleaned up after interrupted True\n"
-    assert (done.returncode, done.stderr) == (1, "interrupted\n" if twice else "")
+    assert (done.returncode, done.stderr) == (128 + signal.Signals[number], "interrupted\n" if twice else "")
 
 
 LOST = """
@@ -78,7 +78,7 @@ except KeyboardInterrupt:
 
 def test_interrupt_that_a_destructor_drops_is_raised_again() -> None:
     done = run_code(LOST)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "interrupted\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "interrupted\n", "")
 
 
 THROUGH_EXEC = """
@@ -90,9 +90,23 @@ except KeyboardInterrupt:
 """
 
 
-def test_interrupt_that_passes_through_exec_ends_with_status_1() -> None:
+def test_interrupt_that_passes_through_exec_ends_with_its_status() -> None:
     done = run_code(THROUGH_EXEC)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "interrupted\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "interrupted\n", "")
+
+
+STOPPED = """
+signals.interrupt_on_signals()
+with signals.{block}() as is_stopping:
+    signal.raise_signal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print(is_stopping(), signals.failure_status())
+"""
+
+
+@pytest.mark.parametrize("block", ["hold_signals", "stop_on_signals"])
+def test_signal_that_is_handled_later_decides_the_status_of_a_failure(block: str) -> None:
+    assert run_code(STOPPED.format(block=block)).stdout == "True 143\n"
 
 
 def test_library_leaves_handlers_alone() -> None:

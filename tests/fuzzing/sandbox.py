@@ -29,6 +29,7 @@ from harness.core import paths
 from harness.sweep import sweeper
 from harness.sweep.workers import worker, worker_pool
 from harness.tracking.upload_process import make_uploader
+from tests.conftest import drop_announcements
 from tests.fuzzing.damage import DAMAGES, SWEEP_OVERRIDES, damage_file, make_damage_line
 from tests.fuzzing.generators import LINE_KINDS, VALUES, make_command_line, make_key_line
 from tests.fuzzing.line import FuzzLine, tiny_overrides
@@ -217,7 +218,7 @@ def find_problems(line: FuzzLine, status: object, output: str, errors: str) -> d
         return {"message": f"exit status {status} without a message"}
     if status == 1 and re.search(BUGS, output + errors):
         return {"traceback": f"a bug as the reason: {(output + errors)[-1000:]}"}
-    if status == 2 and len(errors.strip().splitlines()) > MAX_MESSAGE_LINES:
+    if status == 2 and len(drop_announcements(errors).strip().splitlines()) > MAX_MESSAGE_LINES:
         return {"message": f"more than {MAX_MESSAGE_LINES} lines"}
     if status == 2 and line.names and not any(name in errors for name in line.names):
         return {"message": f"names none of {', '.join(line.names)}"}

@@ -73,8 +73,9 @@ def test_worse_evaluation_and_failed_run(tmp_path, capsys) -> None:
 )
 def test_command_that_shows_the_run(tmp_path, monkeypatch, uri: str, expected: str) -> None:
     monkeypatch.chdir(tmp_path)
-    *_, last = format_run_end(run_end(), run_start(tmp_path, params={"tracking.uri": uri}))
-    assert last == f"compare with other runs: {expected.format(here=tmp_path)}"
+    lines = list(format_run_end(run_end(), run_start(tmp_path, params={"tracking.uri": uri})))
+    label = max(index for index, line in enumerate(lines) if line.startswith("compare with other runs:"))
+    assert " ".join(map(str.strip, lines[label:])) == f"compare with other runs: {expected.format(here=tmp_path)}"
 
 
 def read_until_closed(terminal: int) -> str:

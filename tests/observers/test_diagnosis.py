@@ -81,7 +81,8 @@ def test_console_prints_diagnoses_when_they_occur_and_a_summary(tmp_path, capsys
     at = next(index for index, line in enumerate(lines) if line.startswith("step 10 · expectation: "))
     assert lines[at - 1].startswith("step 10 · val loss")
     summary = lines.index("diagnosis   1 found, root causes first")
-    assert "100%  expected 'step 10: val/loss < 2', got" in lines[summary + 1]
+    assert lines[summary + 1] == "  expectation · step 10 · confidence 100%"
+    assert lines[summary + 2].startswith("    expected 'step 10: val/loss < 2', got")
     assert any(line.startswith("expectations 1 of 3 expectations met") for line in lines[summary:])
 
 

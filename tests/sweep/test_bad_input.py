@@ -5,7 +5,7 @@ import os
 import pytest
 
 from tests.config.test_locks import FIXED
-from tests.conftest import run_main, run_script
+from tests.conftest import drop_announcements, run_main, run_script
 from tests.sweep.tiny_sweeps import TINY, start_study, study_folder
 
 GRID = "sweeps=grid"
@@ -237,8 +237,9 @@ def test_range_without_multirun_flag(overrides, places, tmp_path, monkeypatch, c
 def test_message_and_exit_status_in_shell(places, tmp_path) -> None:
     done = run_script("-m", *TINY, *places, "sweep.keep=-1")
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("sweep.keep: -1 ")
+    message = drop_announcements(done.stderr)
+    assert message.count("\n") == 1
+    assert message.startswith("sweep.keep: -1 ")
     assert sorted(os.listdir(tmp_path)) == []
 
 

@@ -167,7 +167,7 @@ def test_ctrl_c_interrupts_and_queues_trials(places, tmp_path) -> None:
     wait_for(lambda: (folder / "0" / "metrics.jsonl").exists(), 90)
     time.sleep(1)
     sweep.send_signal(signal.SIGINT)
-    assert sweep.wait(30) == 1
+    assert sweep.wait(30) == 128 + signal.SIGINT
     assert "interrupted" in (tmp_path / "log.txt").read_text().splitlines()[-1]
     trials = load_study(folder).trials
     assert [trial.state for trial in trials] == [TrialState.FAIL, TrialState.WAITING]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, drop_announcements
 from tests.tracking.stores import new_store
 
 MARKER = "KILLS_TEST"  # environment variable that every descendant of a started process inherits
@@ -123,14 +123,14 @@ def interrupt_process(process: subprocess.Popen[bytes], number: int, is_double: 
     process.wait(SIGNAL_SECONDS)
 
 
-def check_interruption(process: subprocess.Popen[bytes], errors: Path, place: str, tally: Tally) -> bool:
-    """Check that a signaled process ended with status 1 and one message; return False if it had completed before."""
+def check_interruption(process: subprocess.Popen[bytes], number: int, errors: Path, place: str, tally: Tally) -> bool:
+    """Check that a signaled process ended with its status and one message; return False if it had completed before."""
     text = errors.read_text(errors="replace")
-    messages = [line for line in text.splitlines() if line and not line.startswith(STOPPING)]
+    messages = [line for line in drop_announcements(text).splitlines() if line and not line.startswith(STOPPING)]
     if process.returncode == 0 and not messages:
         tally.notes["completed all the same"] += 1
         return False
-    if process.returncode != 1 or len(messages) != 1 or not messages[0].startswith("interrupted"):
+    if process.returncode != 128 + number or len(messages) != 1 or not messages[0].startswith("interrupted"):
         tally.add_problem("other", f"{place}: exit status {process.returncode}: {text[-500:]!r}")
     return True
 

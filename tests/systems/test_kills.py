@@ -203,7 +203,7 @@ def test_signaled_runs_lose_nothing(reference, tmp_path, tallies) -> None:
                 tally.moments[moment] += 1
                 interrupt_process(process, signal_number, is_double, chance.uniform(0, 0.3))
                 place = f"{case.folder.name}: {signal.Signals(signal_number).name}{' twice' * is_double} at {moment}"
-                check_interruption(process, errors, place, tally)
+                check_interruption(process, signal_number, errors, place, tally)
                 check_run_status(case.find_current(), place, process.returncode, tally)
             case.end_process()
         complete_run(case, tally)
@@ -229,7 +229,7 @@ def test_signaled_sweeps_lose_nothing(reference, sweep_cache, tmp_path, tallies)
                 tally.moments[moment] += 1
                 interrupt_process(process, signal_number, is_double, chance.uniform(0, 0.3))
                 place = f"{case.folder.name}: {signal.Signals(signal_number).name}{' twice' * is_double} at {moment}"
-                check_interruption(process, Path(f"{case.log}.err"), place, tally)
+                check_interruption(process, signal_number, Path(f"{case.log}.err"), place, tally)
                 for trial in case.read_trials():
                     if trial.state == TrialState.RUNNING:
                         tally.add_problem("other", f"{place}: trial {trial.number} still counts as running")

@@ -1,7 +1,7 @@
 """Figures of a study.
 
-Slices, parallel coordinates and the Pareto front are Optuna's. The others show what Optuna's versions do not: pruned
-and diverged trials, the baseline, and one learning-rate axis for all conditional ranges.
+Parallel coordinates and the Pareto front are Optuna's. The others show what Optuna's versions do not: pruned and
+diverged trials, the baseline, one learning-rate axis for all conditional ranges, and labels readable on a slide.
 """
 
 import logging
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -22,12 +23,19 @@ from harness.plotting import (
     BLUE,
     GREEN,
     GREY,
+    LABEL_SIZE,
+    LEGEND_SIZE,
     ORANGE,
     RED,
     SERIES_COLORS,
+    TICK_SIZE,
+    add_legend,
     make_axes,
+    make_figure,
     mark_best,
     save_figure,
+    style_axes,
+    use_log_scale,
 )
 from harness.sweep.report.formatting import objective_label, shorten_keys
 from harness.sweep.report.importance import compute_importances
@@ -46,6 +54,8 @@ if TYPE_CHECKING:
 
 STATUS_COLORS = {"completed": BLUE, "pruned": ORANGE, "diverged": RED}
 MIN_COMPLETED = 2
+MAX_PANELS = 4  # in a row
+OPTUNA_STYLE: dict[Any, Any] = {"figure.figsize": (7, 4.2), "font.size": TICK_SIZE, "axes.titlesize": LABEL_SIZE}
 LOG_SCALE_RATIO = 10.0
 """Ratio of largest to smallest loss from which the loss axis is logarithmic."""
 
@@ -140,13 +150,13 @@ def _plot_importances(data: StudyData) -> "Figure | None":
     importances = compute_importances(data.study)
     if not importances:
         return None
-    x_label = f"importance for {data.labels[0]} (PED-ANOVA, {len(data.completed)} completed trials)"
+    x_label = f"importance for {data.labels[0]} (PED-ANOVA, {len(data.completed)} trials)"
     axes = make_axes("Parameter importances", data.study.study_name, x_label, "")
-    axes.set_position((0.32, 0.13, 0.62, 0.72))
+    axes.set_position((0.34, 0.13, 0.63, 0.72))
     labels = _label_params(importances)
     bars = axes.barh([labels[name] for name in importances], importances.values(), color=BLUE, height=0.6)
     axes.invert_yaxis()
-    axes.bar_label(bars, fmt="{:.0%}", padding=4, fontsize=9)
+    axes.bar_label(bars, fmt="{:.0%}", padding=4, fontsize=LEGEND_SIZE)
     axes.set_xlim(0, 1.1 * max(importances.values()))
     axes.xaxis.set_major_formatter("{x:.0%}")
     return axes.figure
@@ -172,7 +182,7 @@ def _plot_lr(data: StudyData) -> "Figure | None":
                 _add_best(axes, data, lr)
     _add_diverged(axes, [lr for trials in series.values() for lr, trial in trials if trial.status == "diverged"])
     _add_baseline(axes, data)
-    axes.set_xscale("log")
+    use_log_scale(axes, "x")
     _finish_axes(axes, data.losses)
     return axes.figure
 
@@ -186,10 +196,35 @@ def _plot_pareto_front(data: StudyData) -> "Figure | None":
 
 
 def _plot_slices(data: StudyData) -> "Figure | None":
-    plot = optuna.visualization.matplotlib.plot_slice
-    figure = _plot_with_optuna(plot, _reduce_study(data), target_name=data.labels[0])
-    for axes in figure.axes:
-        axes.tick_params("x", which="both", labelrotation=90)  # labels of a short logarithmic axis overlap otherwise
+    """Plot the loss of the completed trials over each parameter, in panels."""
+    study = _reduce_study(data)
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    if not names:
+        return None
+    columns = min(MAX_PANELS, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = make_figure(7, 0.7 + 3 * rows, layout="constrained")
+    labels = _label_params(names)
+    for index, name in enumerate(names):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        style_axes(axes)
+        points = [(trial.params[name], trial.values[0]) for trial in trials if name in trial.params]
+        dist = next(trial.distributions[name] for trial in trials if name in trial.params)
+        x, losses = zip(*points, strict=True)
+        if isinstance(dist, CategoricalDistribution):
+            x = tuple(map(dist.choices.index, x))
+            axes.set_xticks(range(len(dist.choices)), list(map(str, dist.choices)))
+        axes.scatter(x, losses, color=BLUE, alpha=0.7, s=30)
+        if getattr(dist, "log", False):
+            use_log_scale(axes, "x")
+        if max(data.losses) > LOG_SCALE_RATIO * min(data.losses) > 0:
+            use_log_scale(axes, "y")
+        axes.tick_params("x", labelrotation=45)
+        axes.set_xlabel(labels[name], fontsize=LABEL_SIZE)
+        if index % columns == 0:
+            axes.set_ylabel(data.labels[0], fontsize=LABEL_SIZE)
+    figure.suptitle(f"Slices · {data.study.study_name}", x=0.01, ha="left", fontsize=15, fontweight="bold")
     return figure
 
 
@@ -201,7 +236,16 @@ def _plot_parallel_coordinates(data: StudyData) -> "Figure | None":
     if not shared:
         return None
     plot = optuna.visualization.matplotlib.plot_parallel_coordinate
-    return _plot_with_optuna(plot, study, params=shared, target_name=data.labels[0])
+    figure = _plot_with_optuna(plot, study, params=shared, target_name=data.labels[0])
+    for axes in figure.axes:
+        if axes.get_yscale() == "log":
+            use_log_scale(axes, "y")
+        for label in axes.get_yticklabels():  # readable above the lines
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
+        if axes.get_label() == "<colorbar>":
+            left, bottom, width, height = axes.get_position().bounds
+            axes.set_position((left + 0.06, bottom, width, height))  # beside the labels of the last parameter
+    return figure
 
 
 FIGURES: dict[str, Callable[[StudyData], "Figure | None"]] = {
@@ -253,7 +297,7 @@ def _plot_with_optuna(plot: Callable[..., Any], study: Study, **options: Any) ->
     backend = pyplot.get_backend()
     pyplot.switch_backend("agg")  # no window, whatever backend is configured
     try:
-        with rc_context(), warnings.catch_warnings(action="ignore"):  # they are marked experimental
+        with rc_context(OPTUNA_STYLE), warnings.catch_warnings(action="ignore"):  # they are marked experimental
             axes = plot(study, **options)
         return getattr(axes, "flat", [axes])[0].figure
     finally:
@@ -288,8 +332,9 @@ def _add_baseline(axes: Any, data: StudyData) -> None:
 
 
 def _finish_axes(axes: Any, losses: Sequence[float]) -> None:
-    axes.set_yscale("log" if max(losses) > LOG_SCALE_RATIO * min(losses) > 0 else "linear")
-    axes.legend(frameon=False, fontsize=9)
+    if max(losses) > LOG_SCALE_RATIO * min(losses) > 0:
+        use_log_scale(axes, "y")
+    add_legend(axes)
 
 
 def _label_params(names: Iterable[str]) -> dict[str, str]:

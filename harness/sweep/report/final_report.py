@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from harness.core.formatting import format_duration, format_number
+from harness.core.terminal import fit_record
 from harness.sweep.report.boundaries import BoundaryHit
 from harness.sweep.report.formatting import (
     format_objectives,
@@ -20,25 +21,25 @@ def format_sweep_summary(summary: SweepSummary) -> str:
     """Return the results, the baseline, ranges to widen, idle parameters and the cost, in lines."""
     size = len(summary.trials)
     cost = f"cost: {summary.tokens:,} tokens and {format_duration(summary.seconds)} of training in {size} trials"
-    return "\n".join([*_result_lines(summary), *_advice_lines(summary), cost])
+    return "\n".join([*_result_lines(summary), *_advice_lines(summary), fit_record(cost)])
 
 
 def _result_lines(summary: SweepSummary) -> Iterator[str]:
     labels = [objective_label(name) for name in summary.objectives]
-    yield f"sweep {summary.study}: {format_status_counts(summary.counts)} (of {summary.n_trials} requested)"
+    yield fit_record(f"sweep {summary.study}: {format_status_counts(summary.counts)} (of {summary.n_trials} requested)")
     failed = [trial for trial in summary.trials if trial.status == "failed"]
-    yield from (f"  trial {trial.number} failed: {trial.reason}" for trial in failed[:MAX_FAILURES_SHOWN])
+    yield from (fit_record(f"  trial {trial.number} failed: {trial.reason}") for trial in failed[:MAX_FAILURES_SHOWN])
     if not summary.best_trials:
         yield "no trial completed, so there is no best trial"
     for trial in summary.best_trials:
         head = "best" if summary.best_trial else "on the Pareto front"
-        yield f"{head}: trial {trial.number} · {format_objectives(labels, trial.values)}"
+        yield fit_record(f"{head}: trial {trial.number} · {format_objectives(labels, trial.values)}")
         yield f"  {format_run_command(summary.fixed, trial.params)}"
-    yield from _baseline_lines(summary)
+    yield from map(fit_record, _baseline_lines(summary))
     if summary.best_trials:
         head, which = ("best", "it") if summary.best_trial else ("Pareto front", "them")
         statuses = f"{', '.join(MEASURED[:-1])} or {MEASURED[-1]}"
-        yield f"{head} of {summary.n_measured} trials ({statuses}); rerun {which} on fresh seeds to confirm"
+        yield fit_record(f"{head} of {summary.n_measured} trials ({statuses}); rerun {which} on fresh seeds to confirm")
 
 
 def _baseline_lines(summary: SweepSummary) -> Iterator[str]:
@@ -59,15 +60,19 @@ def _baseline_lines(summary: SweepSummary) -> Iterator[str]:
 
 
 def _advice_lines(summary: SweepSummary) -> Iterator[str]:
-    yield from map(_boundary_line, summary.boundary_hits)
+    for hit in summary.boundary_hits:
+        yield from _boundary_lines(hit)
     if summary.idle_params:
         params = ", ".join(f"{name} {summary.importances[name]:.0%}" for name in summary.idle_params)
-        yield f"little effect in {summary.n_completed} completed trials (by PED-ANOVA and fANOVA): {params}"
+        head = f"little effect in {summary.n_completed} completed trials (by PED-ANOVA and fANOVA)"
+        yield fit_record(f"{head}: {params}")
 
 
-def _boundary_line(hit: BoundaryHit) -> str:
+def _boundary_lines(hit: BoundaryHit) -> Iterator[str]:
+    """Yield which bound the best value is near, and the override that moves it."""
     side = "lower" if hit.direction == "down" else "upper"
     condition = f" with {hit.condition}" if hit.condition else ""
-    remedy = f"{hit.wider_range} in sweep.conditional" if condition else f"'{hit.key}={hit.wider_range}'"
     position = f"{format_param(hit.value)} is near the {side} bound {format_param(hit.bound)}"
-    return f"{hit.key}{condition}: {position}; try {remedy} sweep.study=NAME"
+    where = " in sweep.conditional, with sweep.study=NAME" if condition else ""
+    yield fit_record(f"{hit.key}{condition}: {position}; try{where}")
+    yield f"  {hit.wider_range}" if condition else f"  '{hit.key}={hit.wider_range}' sweep.study=NAME"

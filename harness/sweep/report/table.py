@@ -1,19 +1,20 @@
 """Progress of a sweep: a live table on a terminal, one line per finished trial in a file or pipe."""
 
+import re
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TextIO
 
 from rich.console import Console as Terminal
-from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table as Grid
 from rich.text import Text
 
 from harness.core.formatting import format_duration
+from harness.core.terminal import fit_record, wrap_parts
 from harness.sweep.report.formatting import (
     format_measure,
     format_objectives,
@@ -25,8 +26,33 @@ from harness.sweep.report.formatting import (
 from harness.sweep.report.summary import TrialSummary, count_statuses, find_best_trials
 
 STATUS_STYLES = {"completed": "green", "pruned": "yellow", "diverged": "red", "failed": "red", "interrupted": "magenta"}
-RESERVED_LINES = 6
-"""Lines of the terminal without a trial: the header, the count of hidden trials, and the lines below the table."""
+PLAIN_INTERVAL_S = 30.0
+"""Time without a line after which the progress is printed, if the output is no terminal."""
+GAP, PARAM_INDENT = "  ", " " * 7  # between columns; of parameters below a trial, if columns do not fit
+
+
+@dataclass(frozen=True)
+class Column:
+    """Header and cells of one column of the table."""
+
+    header: str
+    cells: Sequence[Text]
+    is_left: bool = False
+    is_param: bool = False
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of the terminal that the header and the widest cell take."""
+        return max([*map(len, self.header.split("\n")), *(cell.cell_len for cell in self.cells)])
+
+    def align(self, cell: Text) -> Text:
+        """Return `cell` padded to the width of the column."""
+        padding = " " * (self.width - cell.cell_len)
+        return Text.assemble(cell, padding) if self.is_left else Text.assemble(padding, cell)
+
+    def with_split_header(self) -> "Column":
+        """Return the column with a header of several lines, broken between words."""
+        return replace(self, header=re.sub("[_ ]", "\n", self.header))
 
 
 class ProgressTable:
@@ -38,8 +64,9 @@ class ProgressTable:
         self._trials: Sequence[TrialSummary] | None = None
         self._printed: set[int] = set()
         self._live: Live | None = None
+        self._printed_at, self._is_estimated = time.monotonic(), False
         if self._terminal.is_terminal:
-            self._live = Live(console=self._terminal, auto_refresh=False, vertical_overflow="crop")
+            self._live = Live(console=self._terminal, auto_refresh=False, vertical_overflow="crop", transient=True)
 
     def __call__(self, trials: Sequence[TrialSummary]) -> None:
         with suppress(OSError):  # the reader may be gone, as with `python run.py -m | head`
@@ -47,47 +74,64 @@ class ProgressTable:
                 self._print_ended_trials(trials)
             else:
                 self._live.start()
-                self._live.update(self._render_table(trials, self._terminal.height - RESERVED_LINES), refresh=True)
+                lines = self._format_table(trials, self._terminal.height)
+                self._live.update(Text("\n").join(lines), refresh=True)
         self._trials = trials
 
     def close(self) -> None:
         """Print the table with all trials and stop updating it."""
         if self._live is not None and self._trials is not None:
             with suppress(OSError):
-                self._live.update(self._render_table(self._trials, len(self._trials)), refresh=False)
-                self._live.stop()
+                self._live.stop()  # the live table is erased, as it is cut to the terminal
+                lines = self._format_table(self._trials, None)
+                self._terminal.print(Text("\n").join(lines), soft_wrap=True)
         self._live, self._trials = None, None
 
-    def _render_table(self, trials: Sequence[TrialSummary], height: int) -> Group:
+    def _format_table(self, trials: Sequence[TrialSummary], height: int | None) -> list[Text]:
+        """Return the lines of the table and of what is below it, at most `height`."""
+        width = self._terminal.width
         best = {trial.number for trial in find_best_trials(trials)}
-        shown = select_shown_trials(trials, best, max(1, height))
         labels = shorten_keys(find_varying_keys(trials))
-        grid = Grid(box=None, pad_edge=False, header_style="bold", show_edge=False)
-        text_columns = {"status"} | {
-            label for key, label in labels.items() if any(isinstance(trial.params.get(key), str) for trial in trials)
-        }
-        for header in ("trial", "status", *self._labels, *labels.values(), "time"):
-            grid.add_column(escape(header), justify="left" if header in text_columns else "right", no_wrap=True)
+        columns = self._make_columns(trials, best, labels)
+        params = {trial.number: format_params(trial, labels) for trial in trials}
+        below: dict[int, list[str]] = {}
+        if measure_width(columns) > width:
+            columns = [column.with_split_header() for column in columns]
+        if measure_width(columns) > width:
+            columns = [column for column in columns if not column.is_param]
+            below = {number: wrap_parts(parts, width, PARAM_INDENT, PARAM_INDENT) for number, parts in params.items()}
+        headers = [Text(line, style="bold") for line in join_headers(columns)]
+        progress = [Text(part) for line in self._progress_lines(trials) for part in _wrap_dots(line, width)]
+        n_rows = len(trials)
+        if height is not None:  # without the lines around the trials: an empty one, that on hidden trials, the cursor's
+            lines_each = 1 + max(map(len, below.values()), default=0)
+            n_rows = max(1, (height - len(headers) - len(progress) - 3) // lines_each)
+        shown = select_shown_trials(trials, best, n_rows)
+        rows = {trial.number: row for row, trial in enumerate(trials)}
+        lines = headers
         for trial in shown:
-            params = [escape(format_param(trial.params[key])) if key in trial.params else "" for key in labels]
-            mark = "★ " if trial.number in best else ""
-            cells = [
-                f"{mark}{trial.number}",
-                _status_cell(trial),
-                *self._value_cells(trial),
-                *params,
-                _format_time(trial),
-            ]
-            grid.add_row(*cells, style="bold" if mark else None)
+            line = Text(GAP).join(column.align(column.cells[rows[trial.number]]) for column in columns)
+            line.rstrip()
+            for one in (line, *(Text(text) for text in below.get(trial.number, []) if text.strip())):
+                if trial.number in best:
+                    one.stylize("bold")
+                lines.append(one)
         n_hidden = len(trials) - len(shown)
         hidden = [Text(f"{n_hidden} more trials, neither best nor newest", style="bright_black")] if n_hidden else []
-        below = [Text(line, no_wrap=True, overflow="ellipsis") for line in self._progress_lines(trials)]
-        return Group(grid, *hidden, Text(), *below)
+        return [*lines, *hidden, Text(), *progress]
 
-    def _value_cells(self, trial: TrialSummary) -> list[str]:
-        values = [format_measure(value) for value in trial.values[: len(self._labels)]]
-        values += [""] * (len(self._labels) - len(values))
-        return values if trial.is_over else [f"[bright_black]{value}[/]" for value in values]
+    def _make_columns(
+        self, trials: Sequence[TrialSummary], best: Collection[int], labels: Mapping[str, str]
+    ) -> list[Column]:
+        numbers = [Text(f"{'★ ' * (trial.number in best)}{trial.number}") for trial in trials]
+        columns = [Column("trial", numbers), Column("status", list(map(_status_cell, trials)), is_left=True)]
+        for index, label in enumerate(self._labels):
+            columns.append(Column(label, [_value_cell(trial, index) for trial in trials]))
+        for key, label in labels.items():
+            cells = [Text(format_param(trial.params[key]) if key in trial.params else "") for trial in trials]
+            is_text = any(isinstance(trial.params.get(key), str) for trial in trials)
+            columns.append(Column(label, cells, is_left=is_text, is_param=True))
+        return [*columns, Column("time", [Text(_format_time(trial)) for trial in trials])]
 
     def _progress_lines(self, trials: Sequence[TrialSummary]) -> Iterator[str]:
         best = find_best_trials(trials)
@@ -103,26 +147,39 @@ class ProgressTable:
 
     def _print_ended_trials(self, trials: Sequence[TrialSummary]) -> None:
         if self._trials is None and any(trial.is_over for trial in trials):
-            self._printed = {trial.number for trial in trials if trial.is_over}
+            self._printed, self._is_estimated = {trial.number for trial in trials if trial.is_over}, True
             self._print_line("resumed: " + "; ".join(self._progress_lines(trials)))
         labels = shorten_keys(find_varying_keys(trials))
         best = {trial.number for trial in find_best_trials(trials)}
+        if self._is_progress_due(trials):
+            self._print_line(" · ".join(self._progress_lines(trials)))
         for trial in trials:
             if not trial.is_over or trial.number in self._printed:
                 continue
             self._printed.add(trial.number)
             status = f"{trial.status} ({trial.reason})" if trial.reason else trial.status
             values = format_objectives(self._labels, trial.values) + " (best so far)" * (trial.number in best)
-            params = [f"{labels[key]} {format_param(trial.params[key])}" for key in labels if key in trial.params]
-            parts = [f"trial {trial.number}", status, values, *params, _format_time(trial)]
+            parts = [f"trial {trial.number}", status, values, *format_params(trial, labels), _format_time(trial)]
             self._print_line(" · ".join(filter(None, parts)))
             first = trial.number if trial.retry_of is None else trial.retry_of
             retries = [other.number for other in trials if other.retry_of == first and other.number > trial.number]
             if retries:
                 self._print_line(f"trial {retries[0]} retries it with the same parameters")
 
+    def _is_progress_due(self, trials: Sequence[TrialSummary]) -> bool:
+        """Return whether no line was printed for long, or the first trial shows how long the sweep will take."""
+        if any(trial.is_over and trial.number not in self._printed for trial in trials):
+            self._is_estimated = True
+            return False
+        left = estimate_seconds_left(trials, self._n_trials, self._n_jobs)
+        is_first = left is not None and not self._is_estimated
+        self._is_estimated |= is_first
+        is_quiet = time.monotonic() - self._printed_at > PLAIN_INTERVAL_S
+        return is_first or (is_quiet and any(trial.status == "running" for trial in trials))
+
     def _print_line(self, line: str) -> None:
-        print(line, file=self._terminal.file, flush=True)
+        print(fit_record(line), file=self._terminal.file, flush=True)
+        self._printed_at = time.monotonic()
 
 
 def select_shown_trials(trials: Sequence[TrialSummary], best: Iterable[int], height: int) -> list[TrialSummary]:
@@ -141,8 +198,18 @@ def find_varying_keys(trials: Iterable[TrialSummary]) -> list[str]:
 
 
 def estimate_seconds_left(trials: Sequence[TrialSummary], n_trials: int, n_jobs: int) -> float | None:
-    """Estimate the time left from the mean duration of finished trials; None before the first has finished."""
+    """Estimate the time left from the mean duration of finished trials, or from the progress of the first ones.
+
+    None before a trial has been evaluated.
+    """
     durations = [trial.seconds for trial in trials if trial.is_over and trial.seconds]
+    if not durations:
+        now = time.time()
+        durations = [
+            (now - trial.started_at) * 100 / trial.percent_done
+            for trial in trials
+            if trial.status == "running" and trial.started_at and trial.percent_done
+        ]
     if not durations:
         return None
     n_new = max(0, n_trials - sum(trial.retry_of is None and trial.status != "added" for trial in trials))
@@ -151,10 +218,43 @@ def estimate_seconds_left(trials: Sequence[TrialSummary], n_trials: int, n_jobs:
     return statistics.mean(durations) * max((n_new + n_queued + sum(running)) / n_jobs, max(running, default=0.0))
 
 
-def _status_cell(trial: TrialSummary) -> str:
+def format_params(trial: TrialSummary, labels: Mapping[str, str]) -> list[str]:
+    """Return label and value of each parameter that the trial has."""
+    return [f"{label} {format_param(trial.params[key])}" for key, label in labels.items() if key in trial.params]
+
+
+def measure_width(columns: Sequence[Column]) -> int:
+    """Return the columns of the terminal that a table takes."""
+    return sum(column.width for column in columns) + len(GAP) * (len(columns) - 1)
+
+
+def join_headers(columns: Sequence[Column]) -> list[str]:
+    """Return the lines of the header, which is as high as its highest column."""
+    headers = [column.header.split("\n") for column in columns]
+    height = max(map(len, headers))
+    padded = [[""] * (height - len(header)) + header for header in headers]
+    lines = (
+        [column.align(Text(word)).plain for column, word in zip(columns, row, strict=True)]
+        for row in zip(*padded, strict=True)
+    )
+    return [GAP.join(line).rstrip() for line in lines]
+
+
+def _wrap_dots(line: str, width: int) -> list[str]:
+    return wrap_parts(line.split(" · "), width, rest=GAP)
+
+
+def _value_cell(trial: TrialSummary, index: int) -> Text:
+    """Return the value of one objective; a running trial may have fewer values."""
+    if index >= len(trial.values):
+        return Text()
+    return Text(format_measure(trial.values[index]), style="" if trial.is_over else "bright_black")
+
+
+def _status_cell(trial: TrialSummary) -> Text:
     if trial.status == "running":
-        return f"[cyan]running {trial.percent_done} %[/]" if trial.percent_done else "[cyan]running[/]"
-    return f"[{STATUS_STYLES.get(trial.status, 'bright_black')}]{trial.status}[/]"
+        return Text(f"running {trial.percent_done} %" if trial.percent_done else "running", style="cyan")
+    return Text(trial.status, style=STATUS_STYLES.get(trial.status, "bright_black"))
 
 
 def _format_time(trial: TrialSummary) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from harness.core.credentials import hide_credentials_in_text
 from harness.core.files import FileLock
 from harness.core.shortage import describe_full_disk
-from harness.core.signals import STOP_SIGNALS
+from harness.core.signals import STOP_SIGNALS, record_signal
 from harness.sweep.report.summary import summarize_trials
 from harness.sweep.report.table import ProgressTable
 from harness.sweep.study.trial_queue import TrialQueue
@@ -114,6 +114,7 @@ def handle_stop_signals(pool: WorkerPool | LauncherPool) -> Iterator[Callable[[]
             pool.kill_workers()
         elif not received:
             received.append(number)
+            record_signal(number)
             with suppress(OSError):  # after SIGHUP there is no terminal
                 print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
 

@@ -42,9 +42,9 @@ def test_figures_of_every_outcome(tmp_path, capsys) -> None:
     assert sorted((tmp_path / "figures").iterdir()) == sorted(written)  # no temporary files
     for path in written:
         width, height = png_size(path)
-        assert 600 <= width <= 1600
-        assert 350 <= height <= 1200
-        assert 8_000 < path.stat().st_size < 300_000
+        assert abs(width - 1600) <= 2
+        assert 700 <= height <= 1600
+        assert 8_000 < path.stat().st_size < 500_000
     assert capsys.readouterr().err == ""
     assert (dict(matplotlib.rcParams), pyplot.get_fignums()) == state
 

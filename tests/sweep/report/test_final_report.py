@@ -28,8 +28,8 @@ def test_report_of_every_outcome() -> None:
     assert "baseline: trial 0, the current configuration · val loss 4.300: the best is 1.298 lower" in lines
     again = "rerun it on fresh seeds to confirm"
     assert f"best of 5 trials (completed, pruned or diverged); {again}" in lines
-    rank = "lora.rank: 64 is near the upper bound 64; try 'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
-    assert rank in lines
+    advice = lines.index("lora.rank: 64 is near the upper bound 64; try")
+    assert lines[advice + 1] == "  'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
     assert "little effect" not in text
     assert lines[-1].startswith("cost: 4,700 tokens and ")
 
@@ -72,9 +72,8 @@ def test_report_of_conditional_boundary_hit() -> None:
     study = new_study()
     study.enqueue_trial({"optimizer": "muon", "optimizer.lr @ optimizer=muon": 0.099})
     complete_trial(study, ask_conditional_trial(study))
-    wider = "tag(log,interval(0.0001,0.4)) in sweep.conditional"
-    at = f"optimizer.lr with optimizer=muon: 0.099 is near the upper bound 0.1; try {wider}"
-    assert at in format_sweep_summary(summarize_study(study, 1))
+    at = "optimizer.lr with optimizer=muon: 0.099 is near the upper bound 0.1; try in sweep.conditional, with "
+    assert f"{at}sweep.study=NAME\n  tag(log,interval(0.0001,0.4))" in format_sweep_summary(summarize_study(study, 1))
 
 
 def test_report_of_pareto_front() -> None:

@@ -83,7 +83,7 @@ def test_a_launchers_workers_end_with_their_sweep_and_on_ctrl_c(launcher, places
     wait_for_trials(folder, 4)
     started = descendant_pids(stopped.pid)
     stopped.send_signal(signal.SIGINT)
-    assert stopped.wait(30) == 1
+    assert stopped.wait(30) == 128 + signal.SIGINT
     wait_for(lambda: not any(map(is_alive, started)), 20)
     assert "interrupted" in (tmp_path / "stopped.txt").read_text().splitlines()[-1]
     assert not running_trials(load_study(folder))
