@@ -70,8 +70,11 @@ def make_overrides_absolute(overrides: Sequence[str], cfg: DictConfig, changed: 
 def _iter_paths(plain: Any) -> Iterator[tuple[str, Any]]:
     """Yield the key and the value of each path in a configuration."""
     yield from ((key, _get_value(plain, key)) for key in (*PROJECT_FOLDERS, *RUN_KEYS, STORE_KEY))
+    has_named_splits = _get_value(plain, "data.source.split") is not None  # of a data set, where files have none
     for section in PATH_SECTIONS:
-        yield from _iter_leaves(_get_value(plain, section), section)
+        for key, value in _iter_leaves(_get_value(plain, section), section):
+            if not (has_named_splits and key in ("data.validation", "data.test")):
+                yield key, value
 
 
 def _get_value(plain: Any, key: str) -> Any:

@@ -99,3 +99,11 @@ def test_configuration_of_the_caller_is_not_changed(home) -> None:
     cfg = compose_config(["data=text", "data.source.path=notes.md"])
     make_paths_absolute(cfg)
     assert cfg.data.source.path == "notes.md"
+
+
+def test_names_of_splits_are_not_paths(home) -> None:
+    (home / "test").mkdir()
+    cfg, overrides = make_absolute("data=huggingface", "data.source.path=text", "data.test=test")
+    assert cfg.data.test == "test"
+    assert cfg.data.source.path == f"{home}/text"
+    assert "data.test=test" in overrides
