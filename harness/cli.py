@@ -1,13 +1,15 @@
 """The command `plateau`, also `python -m harness`: one command per module of harness/commands."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from harness.core.credentials import hide_credentials_in_text
-from harness.core.errors import ConfigError, RunFailedError, explain_path_error
+from harness.core.errors import ConfigError, RunFailedError, did_you_mean, explain_path_error
+from harness.core.extras import describe_missing_package
 from harness.core.shortage import describe_shortage
 from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_interrupted
 from harness.core.terminal import end_start, format_choices, print_error, show_lines_at_once
@@ -31,17 +33,6 @@ COMMANDS = {
     "sync": "upload runs and sweeps that MLflow does not have yet",
 }
 
-# Packages that come with an extra, by the extra that has them all.
-EXTRAS = {
-    "sweep": ("sklearn", "sqlalchemy", "cmaes"),
-    "train": (
-        "torch", "hydra", "hydra_plugins", "omegaconf", "optuna", "transformers", "tokenizers", "peft", "datasets",
-        "safetensors", "pytorch_optimizer", "mlflow", "matplotlib", "psutil", "yaml",
-    ),
-    "tensorboard": ("tensorboard",),
-    "operator": ("neuralop",),
-}  # fmt: skip
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status.
@@ -61,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help shows its options"
     )
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments == ["help"]:
+        parser.print_help()
+        return 0
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        parser.error(_describe_unknown_command(arguments[0]))
     args = parser.parse_args(arguments)
     try:
         command = import_module(f"harness.commands.{args.command.replace('-', '_')}")
@@ -71,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print_error(hide_credentials_in_text(str(error), *args.arguments))
     except ModuleNotFoundError as error:
-        print_error(explain_missing_package(args.command, error))
+        missing = describe_missing_package(error)
+        if not missing:
+            raise
+        print_error(f"plateau {args.command}: {missing}")
     except KeyboardInterrupt as error:
         print_error(str(error) or "interrupted")
         return failure_status(INTERRUPT_STATUS)
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         message = explain_path_error(error)
         if not message:
-            if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf"):
+            if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf", "yaml"):
                 raise
             from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised
 
@@ -96,17 +96,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 2
 
 
+def _describe_unknown_command(name: str) -> str:
+    if "=" in name:
+        return f"{name}: is an override, not a command; `plateau run {name}` trains"
+    return f"there is no command {name!r}{did_you_mean(name, COMMANDS)} (`plateau --help` lists them)"
+
+
 def _installed_version() -> str:
     try:
         return version("plateau-harness")
     except PackageNotFoundError:  # a checkout that is on the path without being installed
         return "(not installed)"
-
-
-def explain_missing_package(command: str, error: ModuleNotFoundError) -> str:
-    """Return which extra to install; raise `error` again if the missing module is not an optional package."""
-    package = (error.name or "").partition(".")[0]
-    extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
-    if extra is None:
-        raise error
-    return f"plateau {command}: the package {package} is not installed; pip install 'plateau-harness[{extra}]'"

@@ -24,6 +24,7 @@ from harness.core.errors import ConfigError
 from harness.sweep.request import compose_sweep_request
 from harness.sweep.space.validation import check_searched_keys
 from tests.conftest import ROOT
+from tests.test_extending import page_folder as own_folder  # noqa: F401
 
 PROGRAMS = ("python", "plateau", "torchrun", "make")
 PLACEHOLDERS = {"experiment=X": "experiment=smoke", "experiment=NAME": "experiment=smoke"}
@@ -32,8 +33,6 @@ REFUSED = {"python run.py optimizer=adamww": "the README shows the message"}
 MISSING_PLUGINS = {"submitit_slurm": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher",
                    "submitit_local": "hydra_plugins.hydra_submitit_launcher"}  # fmt: skip
 """Launchers of extras, by the module without which their commands cannot be composed here."""
-OWN_OPTIMIZER = "_target_: my_package.Careful\n_partial_: true\nlr: 0.1\n"
-"""my_conf/optimizer/careful.yaml of the README."""
 
 
 def iter_commands(text: str) -> Iterator[str]:
@@ -70,18 +69,6 @@ DOCUMENTED = list(dict.fromkeys(command for page in PAGES for command in iter_co
 
 class Parsed(Exception):
     """Carries the options of a command, which ends there."""
-
-
-@pytest.fixture
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder my_conf and the package of the README, in the current folder."""
-    (tmp_path / "my_conf" / "optimizer").mkdir(parents=True)
-    (tmp_path / "my_conf" / "optimizer" / "careful.yaml").write_text(OWN_OPTIMIZER)
-    (tmp_path / "my_package.py").write_text("from torch.optim import SGD\n\n\nclass Careful(SGD): ...\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("HARNESS_TRUST", "my_package.Careful")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def check_command(command: str, patch: pytest.MonkeyPatch) -> None:
@@ -145,10 +132,13 @@ def raise_parsed(parse: Any) -> Any:
 
 
 @pytest.mark.parametrize("command", DOCUMENTED)
-def test_documented_command_is_accepted(command: str, own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("own_folder")
+def test_documented_command_is_accepted(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher = re.search(r"hydra/launcher=(\w+)", command)
     if launcher and (module := MISSING_PLUGINS.get(launcher[1])) and importlib.util.find_spec(module) is None:
         pytest.skip(f"{launcher[0]} needs {module}")
+    if "postgresql" in command and importlib.util.find_spec("psycopg") is None:
+        pytest.skip("needs psycopg")
     if command in REFUSED:
         with pytest.raises(HYDRA_ERRORS):
             check_command(command, monkeypatch)

@@ -18,7 +18,8 @@ from harness.config.compose import (
     list_left_out,
     list_search_path_overrides,
 )
-from harness.config.errors import HYDRA_ERRORS, check_group_values, explain_error
+from harness.config.errors import HYDRA_ERRORS, explain_error
+from harness.config.group_values import check_group_values
 from harness.config.hydra_internals import adjusts_files, parse_hydra_arguments, run_hydra_app
 from harness.config.locks import check_locked
 from harness.config.option_values import describe_left_out
@@ -27,7 +28,8 @@ from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
 from harness.core.credentials import hide_credentials_in_text
 from harness.core.errors import ConfigError, RunFailedError, explain_path_error
-from harness.core.paths import config_dir, project_dir
+from harness.core.extras import describe_missing_package
+from harness.core.paths import TRACEBACK_FILE, config_dir, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_interrupted
 from harness.core.terminal import end_start, print_error, show_lines_at_once
@@ -77,9 +79,11 @@ def run_job(cfg: DictConfig) -> float:
         if result.status not in ("completed", "pruned"):
             raise RunFailedError(f"{result.status}: {result.reason}")
     elif result.status not in ("completed", "pruned"):
+        file = result.folder / TRACEBACK_FILE
+        hint = f"; traceback: {file}" if file.exists() else ""
         # of several processes, perhaps only another one received the signal
         status = failure_status(INTERRUPT_STATUS if result.status == "interrupted" else 1)
-        sys.exit(report_error(f"{result.status}: {result.reason}", status))
+        sys.exit(report_error(f"{result.status}: {result.reason}{hint}", status))
     return result.best_val_loss
 
 
@@ -128,6 +132,8 @@ def main(arguments: Sequence[str]) -> int:
             return report_error("interrupted", failure_status())
         if message := explain_path_error(error):
             return report_error(message, 2)
+        if missing := describe_missing_package(error):
+            return report_error(missing, 2)
         shortage = describe_shortage(error, project_dir())
         if not shortage:
             raise

@@ -1,10 +1,11 @@
 """Compose the configuration of a run from conf/ and overrides."""
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,8 +19,9 @@ from omegaconf.basecontainer import BaseContainer
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.alternatives import read_given_settings, replace_alternatives
-from harness.config.errors import check_group_values
+from harness.config.group_values import check_group_values
 from harness.config.hydra_internals import Choices, ConfigFile, adjust_files, watch_compositions
+from harness.config.key_hints import suggest_overrides
 from harness.config.option_values import FileRules, LeftOut
 from harness.config.schema import takes_whole_number
 from harness.config.trust import check_components, check_composed_config, check_search_path
@@ -64,6 +66,7 @@ def check_compositions() -> Iterator[list[FileRules]]:
             if isinstance(value, float) and value.is_integer() and takes_whole_number(key):  # such as 1e6
                 OmegaConf.update(cfg, key, int(value))
         check_composed_config(cfg)
+        _check_top_level_keys(cfg, overrides)
 
     with watch_compositions(finish_config, check_search_path), adjust_files(make_rules):
         yield compositions
@@ -108,6 +111,36 @@ def _compose_cached(
     ):
         cfg = compose("config", list(overrides))
     return cfg, tuple(compositions[-1].left_out.values())
+
+
+def _check_top_level_keys(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Check that each key at the top level is read, by the program or by an interpolation.
+
+    Raises:
+        ConfigError: If one is not: a setting without effect.
+    """
+    unknown = [key for key in map(str, cfg) if key not in (*_list_top_level_keys(), "hydra")]
+    if not unknown or any("@_global_" in one.partition("=")[0] for one in overrides):
+        return
+    text = " ".join(flatten_config(OmegaConf.to_container(cfg, resolve=False)).values())
+    for key in unknown:
+        if re.search(rf"\$\{{\s*{re.escape(key)}\s*[.\[}}]", text):
+            continue
+        given = next((one for one in overrides if re.match(rf"\++{re.escape(key)}\b", one)), "")
+        if not given and key in ("experiment", "sweeps"):
+            raise ConfigError(f"{key}: its file begins with the line '# @package _global_'; add it")
+        known = [one for one in flatten_config(OmegaConf.to_container(cfg)) if not contains_key(key, one)]
+        others = suggest_overrides(key, given.partition("=")[2], known)
+        hint = f"did you mean {' or '.join(others)}?" if others else "remove it, or refer to it as ${KEY}"
+        raise ConfigError(f"{given or key}: nothing reads the key {key!r}; {hint}")
+
+
+@cache
+def _list_top_level_keys() -> frozenset[str]:
+    """Return the keys and groups of conf/config.yaml, but those whose options are written for the top level."""
+    content = yaml.safe_load((config_dir() / "config.yaml").read_text())
+    groups = {str(name) for entry in content["defaults"] if isinstance(entry, dict) for name in entry}
+    return frozenset(content) | groups - {"experiment", "sweeps"}
 
 
 def load_config(path: Path) -> DictConfig:

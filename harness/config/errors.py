@@ -3,18 +3,35 @@
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverrideParseException, OverridesParser
-from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError, safe_load
 
+from harness.config.compose import compose_config, flatten_config
+from harness.config.key_hints import suggest_overrides
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.paths import config_dir, run_command
 
-HYDRA_ERRORS = (HydraException, OmegaConfBaseException)
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 """Raised for invalid input when a configuration is composed."""
+
+RANGE_FORMS = (
+    "ranges are log(low,high), interval(low,high), int(log(low,high)), range(low,high,step) and choice(a,b); "
+    "quote other parentheses"
+)
+
+PATH_REMEDIES = {
+    "data": "for a file use data=text data.source.path=FILE, or qa_markdown, jsonl, headlines in place of text",
+    "model": "for a folder or a hub name use model=hf model.name=NAME",
+    "tokenizer": "for a folder or a hub name use tokenizer=pretrained tokenizer.name=NAME",
+    "experiment": "write the file's name without folder and .yaml; --config-dir names a folder of yours",
+    "start": "for weights use start=warm start.source=FILE, for a run start=resume start.run=RUN",
+}
+"""Override to write instead where a path is given as the option of a group."""
+MODEL_HINT = "; for a folder or a hub name use model=hf model.name={name}"
 
 HYDRA_PREFIXES = ("hydra.", "+hydra.", "++hydra.", "~hydra.")
 """Beginnings of overrides whose errors Hydra reports without naming the key."""
@@ -26,66 +43,108 @@ LAUNCHER_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slur
 def explain_error(error: Exception, arguments: list[str]) -> str:
     """Return a message for the user; unknown errors keep their first line."""
     cause = error.__cause__
+    if isinstance(error, YAMLError):
+        return _explain_yaml_error(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _explain_missing_option(error)
+        return _explain_missing_option(error, arguments)
     if isinstance(error, OverrideParseException):
-        if wrong := re.search(r"while evaluating .*", str(error)):
-            return f"{error.override}: {wrong[0]}"
+        if wrong := re.search(r"while evaluating '.*?': (.*)", str(error)):
+            return f"{error.override}: {wrong[1]}; {RANGE_FORMS}"
+        if odd := re.search(r"[\u2010-\u2015\u2018-\u201f\u2212\u00a0]", error.override):
+            return f"{error.override!r}: has the character {odd[0]!r} of a word processor; type it instead"
         return f"{error.override!r} is not an override; write key=value, and quote what the shell or Hydra would split"
     if wrong := re.match(r"Error resolving interpolation '(.*?)', possible", str(error)):
         override = next((argument for argument in arguments if argument.endswith(f"={wrong[1]}")), wrong[1])
         return f"{override}: a group needs an option, or an interpolation of another group"
     key = re.match(r"Could not override '([^']+)'", str(error))
     if key:
-        return _explain_unknown_key(key[1], str(cause), arguments)
+        return _explain_unknown_key(key[1], arguments)
+    if existing := re.search(r"An item is already at '(.*?)'", str(error)):
+        given = next((one for one in arguments if one.lstrip("+").partition("=")[0] == existing[1]), f"+{existing[1]}")
+        return f"{given}: the key is there already, so drop the +: {given.lstrip('+')}"
     if "Ambiguous value" in str(error) or "requires --multirun" in str(error):
         override = re.search(r"'(.+)'", _first_line(error))
         return f"{override[1] if override else error}: several values are a sweep; add -m, or quote the value"
+    if wrong := re.match(r"In '(.*?)': Invalid Defaults List override '(.*?)'", _first_line(error)):
+        remedy = "begin the file with the line '# @package _global_', and name a group that exists"
+        return f"{wrong[1]}.yaml: override {wrong[2]}: there is no such group in the defaults list; {remedy}"
+    if wrong := re.match(r"Additional config directory '(.*?)' not found", str(error)):
+        return f"--config-dir: {wrong[1]}: there is no such folder; name the one that holds your YAML files"
     message = " ".join(part for part in (_first_line(error), _first_line(cause)) if part)
     place = getattr(error, "full_key", None) or ", ".join(a for a in arguments if a.startswith(HYDRA_PREFIXES))
     return message if not place or place.partition("=")[0] in message else f"{place}: {message}"
 
 
-def check_group_values(overrides: Sequence[str]) -> None:
-    """Check that config groups are given names of options; Hydra does not name the group, and fails on some lists.
-
-    Raises:
-        ConfigError: If one is given another type.
-    """
-    for text in overrides:
-        key = text.lstrip("+").partition("=")[0]
-        if not (key == "hydra" or key.startswith("hydra/") or (config_dir() / key).is_dir()):
-            continue
-        with suppress(HydraException):  # Hydra explains what it cannot parse
-            override = OverridesParser.create().parse_override(text)
-            value: Any = override.value()
-            options = value if isinstance(value, list) else [value]
-            if not override.is_sweep_override() and not all(isinstance(one, str | QuotedString) for one in options):
-                raise ConfigError(f"{text}: a group needs an option; `{' '.join(run_command())} --help` lists them")
+def _explain_yaml_error(error: YAMLError) -> str:
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return f"a configuration is not valid YAML: {' '.join(str(error).split())}; fix the file"
+    mark = error.problem_mark
+    return f"{mark.name}, line {mark.line + 1}: {error.problem}; fix the YAML there, or in the line before"
 
 
-def _explain_missing_option(error: MissingConfigException) -> str:
+def _explain_missing_option(error: MissingConfigException, arguments: Sequence[str]) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     options = sorted(error.options or [])
     hint = did_you_mean(option, options)
+    if path := next((one for one in arguments if one.partition("=")[2].endswith(option)), ""):
+        key, _, name = path.partition("=")
+        if key in PATH_REMEDIES and re.search(r"/|\.\w+$", name):
+            return f"{path}: an option has a name, not a path; {PATH_REMEDIES[key]}"
+        hint += MODEL_HINT.format(name=name) if key == "model" and not hint else ""
     if group == "hydra/launcher" and option in LAUNCHER_EXTRAS:
         extra = LAUNCHER_EXTRAS[option]
         return f"{group}={option}: this launcher is not installed; pip install 'plateau-harness[{extra}]'"
+    if not options and group.startswith("experiment/"):
+        named = group.rpartition("/")[2]
+        return f"{group}={option}: there is no such group; write 'override /{named}: {option}' in the defaults list"
     if not group:
         return f"there is no configuration {option!r}{hint}"
     return f"{group}={option}: {group} has no option {option!r}{hint} (it has {', '.join(options)})"
 
 
-def _explain_unknown_key(key: str, cause: str, arguments: list[str]) -> str:
-    """Return a message with the similar keys that OmegaConf lists, which are relative to the parent of `key`."""
-    parent = key.rpartition(".")[0]
-    level = f"{parent}." if parent else ""
-    near = re.search(r"Did you mean(?: one of)?: ([^?]+)\?", cause)
-    names = [f"{level}{name}" for name in re.findall(r"'([^']+)'", near[1])] if near else []
+def describe_unknown_key(key: str, arguments: Sequence[str], value: str = "") -> str:
+    """Return what to write instead of a key that does not exist, with what precedes it: "; did you mean ...?"."""
+    group, _, name = key.partition(".")
+    if name and (config_dir() / group).is_dir() and (options := _find_options_with_key(group, key)):
+        return f"; the chosen {group} has no such key, {group}={'|'.join(options)} has it"
+    others = [one for one in arguments if "=" in one and not one.startswith("-") and key not in one.partition("=")[0]]
+    known = flatten_config(_compose_plain(others) or _compose_plain([]))
+    overrides = suggest_overrides(key, value, [*known, *_list_groups()])
+    if not overrides:
+        return f"; `{' '.join(run_command())} --cfg job` shows every key"
+    return f"; did you mean {' or '.join(overrides)}?"
+
+
+def _find_options_with_key(group: str, key: str) -> list[str]:
+    """Return the shipped options of a group with which a dotted key exists."""
+    options = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+    return [option for option in options if key in _list_option_keys(group, option)]
+
+
+def _list_option_keys(group: str, option: str) -> list[str]:
+    """Return the dotted keys of an option's file and of those that it is built on."""
+    content = safe_load((config_dir() / group / f"{option}.yaml").read_text()) or {}
+    bases = [entry for entry in content.pop("defaults", ()) if isinstance(entry, str) and entry != "_self_"]
+    own = [f"{group}.{key}" for key in flatten_config(content)]
+    return [*own, *(key for base in bases for key in _list_option_keys(group, base))]
+
+
+def _compose_plain(overrides: Sequence[str]) -> dict[str, object]:
+    """Return the composed configuration without the ranges among the overrides; nothing where one of them is wrong."""
+    with suppress(*HYDRA_ERRORS, ConfigError, ValueError):
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        fixed = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
+        return OmegaConf.to_container(compose_config(fixed))  # type: ignore[return-value]  # its keys are texts
+    return {}
+
+
+def _list_groups() -> list[str]:
+    return sorted(path.name for path in config_dir().iterdir() if path.is_dir())
+
+
+def _explain_unknown_key(key: str, arguments: list[str]) -> str:
     given = next((argument for argument in arguments if argument.split("=")[0] == key), key)
-    command = " ".join(run_command())
-    hint = f"; did you mean {' or '.join(names)}?" if names else f"; `{command} --cfg job` shows every key"
-    return f"{given}: there is no key {key!r}{hint}"
+    return f"{given}: there is no key {key!r}{describe_unknown_key(key, arguments, given.partition('=')[2])}"
 
 
 def _first_line(error: BaseException | None) -> str:

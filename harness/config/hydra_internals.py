@@ -1,22 +1,28 @@
 """The private parts of Hydra that this project uses. tests/config/test_hydra_internals.py fails when they change."""
 
 import argparse
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy, deepcopy
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.defaults_list import DefaultsList
 from hydra._internal.execution_policy import execution_whitelist
+from hydra._internal.grammar.functions import Functions
+from hydra._internal.grammar.grammar_functions import tag
 from hydra._internal.utils import _run_hydra, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.default_element import DefaultsTreeNode, GroupDefault, ResultDefault
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser import overrides_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
@@ -26,6 +32,28 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from harness.core.errors import ConfigError
+from harness.core.paths import run_command
+
+_create_functions = overrides_parser.create_functions
+
+
+def log(start: int | float | IntervalSweep, end: int | float | None = None) -> IntervalSweep:
+    """Return the range of `tag(log,interval(start,end))`: log(1e-4,1e-2), int(log(4,64)), log(int(interval(4,64)))."""
+    if isinstance(start, IntervalSweep):
+        return tag("log", start)  # type: ignore[return-value]  # the same object
+    if end is None:
+        raise ValueError("log needs two numbers: log(low,high)")
+    return tag("log", IntervalSweep(start=float(start), end=float(end)))  # type: ignore[return-value]
+
+
+def _create_more_functions() -> Functions:
+    functions = _create_functions()
+    functions.register("log", log)
+    return functions
+
+
+# For all parsers of this process: Hydra's own, and those that read a stored range.
+overrides_parser.create_functions = _create_more_functions
 
 
 def run_hydra_app(
@@ -40,6 +68,18 @@ def run_hydra_app(
         trusted: Names of the `_target_`s that Hydra may call.
     """
     args = parse_hydra_arguments(arguments)
+    for option, value in {"--config-path": args.config_path, "--config-name": args.config_name}.items():
+        if value:
+            remedy = (
+                "put your YAML files into a folder laid out like conf/, and use --config-dir FOLDER experiment=NAME"
+            )
+            raise ConfigError(f"{option}: {value}: the main configuration cannot be replaced; {remedy}")
+    if args.multirun and (args.cfg or args.info):  # Hydra refuses both together
+        args.multirun = False
+        ranges = [override for override in args.overrides if is_range(override)]
+        args.overrides = [override for override in args.overrides if override not in ranges]
+        if ranges:
+            print(f"note: shown without the ranges {' '.join(ranges)}", file=sys.stderr)
     with execution_whitelist(trusted):
         return _run_hydra(
             args=args,
@@ -66,14 +106,34 @@ class _CheckedLauncher(Launcher):
 
 
 def parse_hydra_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Return the options of Hydra's command line and its `overrides`."""
+    """Return the options of Hydra's command line and its `overrides`.
+
+    Raises:
+        ConfigError: If there is no such option.
+    """
     return _make_args_parser().parse_intermixed_args(list(arguments))
 
 
 def _make_args_parser() -> argparse.ArgumentParser:
     parser = get_args_parser()
     parser.usage = "plateau run [OPTION]... [OVERRIDE]...; --hydra-help lists the options"
+    parser.error = _raise_option_error  # type: ignore[method-assign]
     return parser
+
+
+def _raise_option_error(message: str) -> NoReturn:
+    """Report an invalid option; a setting with dashes is a frequent one."""
+    if wrong := re.match(r"unrecognized arguments: (-+)(\S+)", message):
+        setting = wrong[2] if "=" in wrong[2] else f"{wrong[2]}=VALUE"
+        message = f"{wrong[1]}{wrong[2]}: there is no such option; settings have no dashes: {setting}"
+    raise ConfigError(f"{message} (`{' '.join(run_command())} --hydra-help` lists the options)")
+
+
+def is_range(override: str) -> bool:
+    """Return whether an override has several values, as for a sweep."""
+    with suppress(HydraException):  # Hydra explains what it cannot parse
+        return OverridesParser.create().parse_override(override).is_sweep_override()
+    return False
 
 
 @dataclass(frozen=True)

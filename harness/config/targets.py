@@ -7,8 +7,10 @@ from functools import partial
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+from harness.config.interfaces import check_interface
 from harness.config.trust import Path, check_components, check_name, iter_mappings
 from harness.core.errors import ConfigError, did_you_mean
+from harness.core.extras import describe_missing_package
 
 TYPE_DESCRIPTIONS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 PLURALS = {bool: "true and false", int: "whole numbers", float: "numbers", str: "texts"}
@@ -81,13 +83,23 @@ def import_component(path: Path, target: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(f"{key}: {target} cannot be imported ({error})") from error
+        if missing := describe_missing_package(error):
+            raise ConfigError(f"{key}: {target}: {missing}") from error
+        raise ConfigError(f"{key}: {target} cannot be imported ({error}){_hint_at_path(error, module_name)}") from error
     if not hasattr(module, name):
         raise ConfigError(f"{key}: {module_name} has no {name!r}{did_you_mean(name, dir(module))}")
     found = getattr(module, name)
     if not callable(found):
         raise ConfigError(f"{key}: {target} is neither a class nor a function; name one")
     return found
+
+
+def _hint_at_path(error: ImportError, module: str) -> str:
+    """Return what to do if the package of a component is not found; an empty string if something else is missing."""
+    package = module.partition(".")[0]
+    if error.name != package:
+        return ""
+    return f"; run in the folder that holds {package} with PYTHONPATH=. , or install {package}"
 
 
 def _build_node(plain: Any, path: Path) -> Any:
@@ -102,7 +114,11 @@ def _build_node(plain: Any, path: Path) -> Any:
     found = import_component((*path, "_target_"), plain["_target_"])
     check_arguments(path, plain, found)
     arguments = {name: value for name, value in built.items() if name not in ("_target_", "_partial_")}
-    return partial(found, **arguments) if plain.get("_partial_") else found(**arguments)
+    if plain.get("_partial_"):
+        return partial(found, **arguments)
+    result = found(**arguments)
+    check_interface(path, plain["_target_"], result)
+    return result
 
 
 def _read_signature(target: Any) -> inspect.Signature:

@@ -19,7 +19,7 @@ from harness.core.lr_keys import is_lr_key
 from harness.core.paths import project_dir, run_command
 from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.thresholds import Thresholds
-from harness.tracking.store_uri import sqlite_path
+from harness.tracking.store_uri import check_database_driver, resolve_store_uri, sqlite_path
 
 REQUIRED_COMPONENTS = ("task", "optimizer", "schedule")
 """Groups whose option must be a component."""
@@ -56,6 +56,8 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     _check_learning_rates(cfg.optimizer)
     _check_expectations(cfg.expect)
     parse_section("thresholds", Thresholds, cfg.thresholds)
+    if isinstance(uri := sections["tracking"].uri, str) and "mlflow" in cfg.observers:
+        _check_store_uri(uri)
     check_writable("tracking.uri", _find_tracking_dir(sections["tracking"].uri))
     return RunSettings(
         seed=cfg.seed,
@@ -141,13 +143,15 @@ def _check_component_nodes(cfg: DictConfig) -> None:
     nodes |= {f"observers.{name}": cfg.observers[name] for name in map(str, cfg.observers)}
     for name, node in nodes.items():
         if not isinstance(node, DictConfig) or node.get("_target_") is None:
-            found = ", ".join(map(str, node)) if isinstance(node, DictConfig) else repr(node)
+            found = f"it has {', '.join(map(str, node)) or 'nothing'}" if isinstance(node, DictConfig) else repr(node)
             if name == "lora":
-                raise ConfigError(f"lora: {found}: lora=none has no adapters; choose another option of lora")
-            raise ConfigError(f"{name}: {found}: it has no _target_; choose an option with {name.partition('.')[0]}=…")
+                raise ConfigError(f"lora: {found}, and lora=none has no adapters; choose another option of lora")
+            remedy = "begin your own with '_target_: my_package.MyComponent' (docs/extending.md)"
+            group = name.partition(".")[0]
+            raise ConfigError(f"{name}: no _target_, {found}; choose an option with {group}=…, or {remedy}")
         is_partial, value = name in PARTIAL_COMPONENTS, node.get("_partial_", False)
         if value is not is_partial:
-            raise ConfigError(f"{name}._partial_: {value!r} must be {str(is_partial).lower()}")
+            raise ConfigError(f"{name}._partial_: {value!r} must be {str(is_partial).lower()} in its YAML")
 
 
 def _check_learning_rates(optimizer: DictConfig) -> None:
@@ -157,6 +161,14 @@ def _check_learning_rates(optimizer: DictConfig) -> None:
                 raise ConfigError(f"optimizer.{name}: {value!r} is not a number")
             if not 0 < value < math.inf:
                 raise ConfigError(f"optimizer.{name}: {value} must be a finite number above 0")
+
+
+def _check_store_uri(uri: str) -> None:
+    try:
+        resolve_store_uri(uri)
+    except ValueError as error:
+        raise ConfigError(f"tracking.{error}") from error
+    check_database_driver("tracking.uri", uri)
 
 
 def _check_expectations(expect: Any) -> None:

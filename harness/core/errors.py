@@ -9,6 +9,14 @@ class ConfigError(Exception):
     """Invalid input; commands print the message and exit with status 2."""
 
 
+class SettingError(ValueError):
+    """An invalid value of the setting `key`, found where only part of the configuration is known."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key, self.problem = key, problem
+
+
 class RunFailedError(Exception):
     """A run or a sweep that did not complete; commands print the message and exit with status 1."""
 
@@ -33,5 +41,12 @@ class DamageError(ValueError):
 
 def did_you_mean(name: str, names: Iterable[object]) -> str:
     """Return "; did you mean ...?" with the closest of `names`, or an empty string if none is close."""
-    close = difflib.get_close_matches(name, [str(n) for n in names], n=1)
+    known = [str(n) for n in names]
+    close = [n for n in known if _ignore_spelling(n) == _ignore_spelling(name)]
+    close = close or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _ignore_spelling(name: str) -> str:
+    """Return a name without case, and without what separates its words: AdamW, adam_w and adamw are the same."""
+    return name.lower().replace("_", "").replace("-", "")

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+TRACEBACK_FILE = "traceback.txt"  # in the folder of a run that failed
 
 
 def config_dir() -> Path:

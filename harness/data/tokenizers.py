@@ -12,6 +12,7 @@ import numpy as np
 import tokenizers
 
 from harness.core.digests import check_exported, compute_file_digest, find_damaged_file
+from harness.core.errors import SettingError
 from harness.data.cache import compute_digest, ensure_cached
 from harness.data.hf_hub import go_offline_if_unreachable
 from harness.data.sources import Document, Source
@@ -232,13 +233,13 @@ class PretrainedTokenizer:
             )
         except (OSError, ValueError) as error:
             reason = str(error).split("\n")[0]
-            raise ValueError(
-                f"tokenizer.name={str(self.name)!r} does not load: {reason}; "
-                "check the name; offline, give a folder with a tokenizer.json"
-            ) from error
+            if str(self.name).startswith(("/", "~", ".")) and not place.exists():
+                reason = "there is no such folder."
+            remedy = "check the name; offline, give a folder with config.json, weights and tokenizer.json"
+            raise SettingError("tokenizer.name", f"{str(self.name)!r} does not load: {reason} {remedy}") from error
         if not tokenizer.is_fast or (tokenizer.eos_token_id is None and tokenizer.sep_token_id is None):
             missing = "end-of-text token" if tokenizer.is_fast else "fast version"
-            raise ValueError(f"tokenizer.name={str(self.name)!r} has no {missing}; choose another")
+            raise SettingError("tokenizer.name", f"{str(self.name)!r} has no {missing}; choose another")
         return tokenizer
 
 

@@ -8,9 +8,22 @@ import torch
 from torch import Tensor, nn
 
 
-def find_output_head(model: Any) -> nn.Module:
-    """Return the module that maps features to logits: LTG-BERT's whole head, or the last layer in transformers."""
-    return getattr(model, "prediction_head", None) or model.get_output_embeddings()
+def compute_logits_at(positions: Tensor, model: nn.Module, **inputs: Tensor) -> Tensor:
+    """Return the logits at these positions of the flattened batch, [positions, vocabulary]."""
+    head = find_output_head(model)
+    if head is None:
+        return model(**inputs).logits.flatten(0, 1).index_select(0, positions)
+    with project_only(positions, head):
+        return model(**inputs).logits[0]
+
+
+def find_output_head(model: Any) -> nn.Module | None:
+    """Return the module that maps features to logits: LTG-BERT's whole head, or the last layer in transformers.
+
+    A model of the user's own may have none that is known.
+    """
+    head = getattr(model, "prediction_head", None)
+    return head or (model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.models import max_positions
-from harness.models.head_projection import find_output_head, project_only
+from harness.models.head_projection import compute_logits_at
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,5 @@ class SentenceLikelihood:
             tokens = inputs[rows]
             targets = tokens.flatten()[at]
             tokens.view(-1)[at] = self.mask_id
-            with project_only(at, find_output_head(self.model)):
-                logits = self.model(input_ids=tokens).logits[0]
+            logits = compute_logits_at(at, self.model, input_ids=tokens)
             yield rows, F.cross_entropy(logits.float(), targets, reduction="none")

@@ -2,23 +2,27 @@
 
 import inspect
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from harness.config.compose import to_plain_dict
+from harness.config.interfaces import check_interface
 from harness.config.schema import RunSettings
 from harness.config.targets import build_component
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings, Value
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, SettingError
 from harness.core.events import Observer
+from harness.core.extras import describe_missing_package
 from harness.core.paths import project_dir
 from harness.core.seeding import seed_everything
 from harness.core.shortage import ShortageError, describe_shortage
@@ -63,7 +67,16 @@ def instantiate_component(cfg: DictConfig, *path: str) -> Any:
         component = build_component(to_plain_dict(node), path)  # without the rest of `cfg`
     except Exception as error:
         raise _to_config_error(key, error) from error
-    return _report_errors_under(key, component) if node.get("_partial_") else component
+    if not node.get("_partial_"):
+        return component
+    call = _report_errors_under(key, component)
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        built = call(*args, **kwargs)
+        check_interface(path, node["_target_"], built)
+        return built
+
+    return wraps(call)(build)
 
 
 def build_task(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) -> Task:
@@ -73,7 +86,21 @@ def build_task(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) 
         key: instantiate_component(cfg, key) for key in ("model", "data", "tokenizer") if cfg.get(key) is not None
     }
     seed_everything(settings.seed)
-    return processes.run_main_first(lambda: build(**components, seed=settings.seed, cache_dir=settings.cache_dir))
+    try:
+        return processes.run_main_first(lambda: build(**components, seed=settings.seed, cache_dir=settings.cache_dir))
+    except ConfigError as error:
+        setting = error.__cause__
+        if not isinstance(setting, SettingError):
+            raise
+        raise ConfigError(f"{_find_given_key(cfg, setting.key)}: {setting.problem}") from error
+
+
+def _find_given_key(cfg: DictConfig, key: str) -> str:
+    """Return the key whose value `key` has, such as model.name for tokenizer.name: ${model.name}; else `key`."""
+    section, _, name = key.rpartition(".")
+    node: Any = OmegaConf.to_container(cfg, resolve=False)
+    text = node[section].get(name) if isinstance(node.get(section), dict) else None
+    return text[2:-1] if isinstance(text, str) and re.fullmatch(r"\$\{[\w.]+\}", text) else key
 
 
 def build_parts(
@@ -239,7 +266,7 @@ def _report_errors_under(key: str, call: Callable[..., Any]) -> Callable[..., An
         _check_call(key, call, args, kwargs)
         try:
             return call(*args, **kwargs)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ModuleNotFoundError) as error:
             raise _to_config_error(key, error) from error
 
     return named
@@ -264,4 +291,6 @@ def _to_config_error(key: str, error: BaseException) -> BaseException:
         return error
     if shortage := describe_shortage(error, project_dir()):
         return ShortageError(f"{key}: {shortage}")
+    if missing := describe_missing_package(error):
+        return ConfigError(f"{key}: {missing}")
     return ConfigError(f"{key}: {error}") if isinstance(error, ValueError | OSError) else error

@@ -1,9 +1,8 @@
 """Run a configuration: build, train, record and return the result. Only this module decides the status of a run."""
 
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,13 +14,13 @@ from harness.config.schema import RunSettings
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import validate_config
 from harness.core import distributed
-from harness.core.credentials import hide_credentials, hide_credentials_in_text
+from harness.core.credentials import hide_credentials
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.events import Event, Notice, RunEnd, RunStart, Status
 from harness.core.files import remove_leftovers
-from harness.core.paths import project_dir
+from harness.core.paths import TRACEBACK_FILE, project_dir
 from harness.core.seeding import preserve_rng_state
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import hold_signals, stop_on_signals
@@ -32,6 +31,7 @@ from harness.observers.figures import FigureWriter
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
 from harness.run.unrecorded_end import complete_record
+from harness.run.user_code import describe_error, explain_user_errors, write_traceback
 from harness.tracking.store_uri import resolve_store_uri
 from harness.tracking.upload_process import UploadProcess
 from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer
@@ -191,6 +191,7 @@ class StartInfo:
     best: Path | None = None
 
 
+@explain_user_errors
 def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) -> tuple[RunParts, StartInfo]:
     """Build the parts of a run and load its initial or resumed state."""
     resumed = resume.find_resume_point(settings)
@@ -252,10 +253,10 @@ def _train_and_record(
         stop = Stop("interrupted", "stopped by a second signal")
     except Exception as error:
         shortage = describe_shortage(error, folder)
-        reason = shortage or hide_credentials_in_text(f"{type(error).__name__}: {error}")
+        reason = shortage or describe_error(error)
         stop = Stop("interrupted" if shortage else "failed", reason)
         if not shortage:
-            _write_traceback(folder / f"error{processes.rank or ''}.txt")
+            write_traceback(folder / f"{processes.rank or ''}{TRACEBACK_FILE}", error)
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in emit.observers):
         _draw_predictions(parts.task, folder, emit)
     result = _make_result(stop, state, time.perf_counter() - started_at, folder, parts.effective)
@@ -293,11 +294,6 @@ def _make_result(
         folder=folder,
         effective=effective,
     )
-
-
-def _write_traceback(path: Path) -> None:
-    with suppress(OSError):  # the error may be one of the disk
-        path.write_text(hide_credentials_in_text(traceback.format_exc()))
 
 
 def _draw_predictions(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:

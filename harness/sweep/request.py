@@ -39,6 +39,7 @@ from harness.sweep.study.budget import Budget
 from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
 from harness.sweep.study.storage import absolute_storage_url
 from harness.sweep.workers.worker_pool import count_cores
+from harness.tracking.store_uri import check_database_driver
 
 # Sections of the configuration in which trials of one study may differ.
 UNCOMPARED_SECTIONS = (*NON_TRAINING_KEYS, "device")
@@ -96,6 +97,8 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     _check_not_torchrun()
     sweeper = cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweeper, resolve=True))
     options = _read_sweep_options(config, sweeper)
+    if options.storage:
+        check_database_driver("sweep.storage", options.storage)
     choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
     params = {str(key): value for key, value in (sweeper["params"] or {}).items()}
     arguments, notices = _complete_arguments(config, arguments)
@@ -103,7 +106,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     space = read_search_space(fitted.params, arguments, fitted.conditional, choices)
     options = replace(options, allow=_select_allowed(options.allow, arguments, space))
     if not space.ranges and not any(space.conditional.values()) and not sweeper["custom_search_space"]:
-        raise ConfigError("nothing to search; give a range, such as 'optimizer.lr=tag(log,interval(1e-4,1e-1))'")
+        raise ConfigError(_explain_empty_space(params, arguments, choices))
     cfg = space.compose_config({}, TRIAL_DEFAULTS)
     ranges = [f"{key}={value}" for part in (fitted.params, *fitted.conditional.values()) for key, value in part.items()]
     check_locked(cfg, [*arguments, *ranges])
@@ -145,6 +148,16 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         n_points=None if spec.custom_search_space else space.count_points(),
         notices=(*notices, *fitted.notices, *_describe_other_options(space)),
     )
+
+
+def _explain_empty_space(params: Mapping[str, Any], arguments: Sequence[str], choices: Mapping[str, str]) -> str:
+    """Return why there is nothing to search, and what to do about it."""
+    fixed = [argument for argument in arguments if argument.partition("=")[0] in params]
+    example = "give a range, such as 'optimizer.lr=log(1e-4,1e-1)'"
+    if not fixed:
+        return f"nothing to search: sweeps={choices.get('sweeps')} has no ranges; {example}"
+    several = "fix all ranges" if fixed[1:] else "fixes the only range"
+    return f"nothing to search: {' '.join(fixed)} {several} of sweeps={choices.get('sweeps')}; {example}"
 
 
 def _find_store_uri(observers: Any) -> str | None:

@@ -19,6 +19,7 @@ from harness.config.compose import remove_credentials
 from harness.core.credentials import hide_credentials
 from harness.core.errors import DamageError, RunFailedError, explain_path_error
 from harness.core.files import write_atomically
+from harness.core.paths import TRACEBACK_FILE
 from harness.core.terminal import end_start, print_fitted
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import describe_start, format_finding, print_finding, summarize_report
@@ -220,6 +221,8 @@ def _supervise_workers(
         return "interrupted", "stopped by a signal"
     reasons = queue.find_end_reasons()
     failure = outcome.error or reasons.failures
+    if failure and (files := sorted(request.folder.glob(f"*/{TRACEBACK_FILE}"))):
+        failure += f"; traceback: {files[-1]}"
     return ("failed", failure) if failure else ("completed", reasons.exhausted_budget)
 
 

@@ -12,7 +12,7 @@ from harness.core.digests import compute_array_digest, compute_file_digest
 from harness.core.task import Mean, Metric
 from harness.data.tokens import IGNORE_INDEX, TokenBatch, TokenData, get_example_indices
 from harness.models import is_causal, max_positions
-from harness.models.head_projection import find_output_head, project_only
+from harness.models.head_projection import compute_logits_at
 from harness.tasks.metrics import to_metrics
 from harness.tasks.minimal_pairs import MinimalPairScorer, PairBatch
 
@@ -135,6 +135,6 @@ def predict_scored(model: nn.Module, batch: TokenBatch, **model_inputs: Tensor) 
     targets = batch.targets.flatten()
     scored = (targets != IGNORE_INDEX).nonzero().squeeze(1)
     targets = targets[scored].to(device, non_blocking=True)
-    with project_only(scored.to(device, non_blocking=True), find_output_head(model)):
-        logits = model(input_ids=batch.inputs.to(device, non_blocking=True), **model_inputs).logits[0]
+    positions, inputs = scored.to(device, non_blocking=True), batch.inputs.to(device, non_blocking=True)
+    logits = compute_logits_at(positions, model, input_ids=inputs, **model_inputs)
     return logits.float(), targets

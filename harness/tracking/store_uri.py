@@ -6,10 +6,12 @@ from pathlib import Path
 
 from harness.core.credentials import describe_malformed, hide_credentials
 from harness.core.errors import ConfigError
+from harness.core.extras import describe_missing_package
 from harness.core.paths import project_dir
 
 DEFAULT_EXPERIMENT = "default"
-SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
+DATABASES = ("postgresql", "mysql", "mssql")
+SCHEMES = ("sqlite", *DATABASES, "http", "https", "databricks")
 
 
 def default_store_uri() -> str:
@@ -35,6 +37,26 @@ def resolve_store_uri(uri: str | None) -> str:
     if path in ("", ":memory:") or not uri.startswith("sqlite:///"):
         raise ValueError(f"uri: {describe_malformed(uri)} has no file name; use sqlite:///FILE")
     return f"sqlite:///{Path(path).absolute()}{mark}{query}"
+
+
+def check_database_driver(key: str, uri: str) -> None:
+    """Check that the driver of a database is installed; other addresses need none.
+
+    Raises:
+        ConfigError: If it is not; the message names the extra that has it.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if uri.partition(":")[0].partition("+")[0] not in DATABASES:
+        return
+    try:
+        make_url(uri).get_dialect().import_dbapi()
+    except SQLAlchemyError:
+        return  # an invalid address is reported where it is opened
+    except ModuleNotFoundError as error:
+        reason = describe_missing_package(error) or f"the driver {error.name} is not installed; pip install its package"
+        raise ConfigError(f"{key}: {hide_credentials(uri)}: {reason}") from error
 
 
 def sqlite_path(uri: str) -> Path | None:

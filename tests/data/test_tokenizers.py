@@ -91,7 +91,7 @@ def test_unreachable_hub_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.
     constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match=r"tokenizer.name='no-one/nothing' does not load: .*offline, give a folder"):
+    with pytest.raises(ValueError, match=r"tokenizer.name: 'no-one/nothing' does not load: .*offline, give a folder"):
         PretrainedTokenizer("no-one/nothing").build([], [], tmp_path / "t")
 
 

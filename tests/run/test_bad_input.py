@@ -13,8 +13,8 @@ SMOKE = "experiment=smoke"
 CASES = [
     # arguments, and parts of the message
     (["optimizer=adamww"], ["optimizer=adamww", "did you mean 'adamw'?"]),
-    (["optimizr=adamw"], ["optimizr=adamw", "did you mean optimizer?"]),
-    (["optimizer.lrr=1"], ["optimizer.lrr=1", "did you mean optimizer.lr?"]),
+    (["optimizr=adamw"], ["optimizr=adamw", "did you mean optimizer=adamw?"]),
+    (["optimizer.lrr=1"], ["optimizer.lrr=1", "did you mean optimizer.lr=1?"]),
     (["loop.max_step=5"], ["loop.max_step=5", "loop.max_steps"]),
     (["experiment=smok"], ["experiment=smok", "did you mean 'smoke'?"]),
     (["seed"], ["'seed'", "key=value"]),
@@ -58,7 +58,7 @@ CASES = [
     (["expect=${nothing}"], ["expect", "'nothing' not found"]),
     (["optimizer._partial_=text"], ["optimizer._partial_: 'text' must be true"]),
     (["+schedule._partial_=true"], ["schedule._partial_: True must be false"]),
-    (["observers.console=0.5"], ["observers.console: 0.5: it has no _target_"]),
+    (["observers.console=0.5"], ["observers.console: no _target_, 0.5"]),
     (["observers.diagnosis.thresholds=[1]"], ["thresholds: [1]"]),
     (["observers.diagnosis.thresholds={a:1}"], ["a: unknown threshold"]),
     (["~model.dropout"], ["model: GPT: missing a required argument: 'dropout'"]),
@@ -97,7 +97,7 @@ CASES = [
     (["start=warm", "start.source=nowhere"], ["start.source: 'nowhere' is not a file"]),
     (["data=text"], ["data.source.path: has no value"]),
     (["data=text", "data.source.path=/nowhere/text.txt"], ["data", "/nowhere/text.txt"]),
-    (["lora=none", "+lora.rank=4"], ["lora: rank: lora=none has no adapters"]),
+    (["lora=none", "+lora.rank=4"], ["lora: it has rank, and lora=none has no adapters"]),
     (["weight_decay_applies_to=some"], ["weight_decay_applies_to: 'some'"]),
     (["tracking.uri=sqlite:////proc/store/mlflow.db"], ["tracking.uri: /proc", "cannot be written to"]),
     (["output_dir=/proc/outputs"], ["output_dir: /proc", "cannot be written to"]),

@@ -51,7 +51,7 @@ def test_run_is_interrupted_and_resumes_to_the_same_losses(number, places, tmp_p
     end = read_record(folder)[-1]
     assert (end["kind"], end["status"]) == ("end", "interrupted")
     assert not list(folder.rglob("*.tmp"))
-    assert not (folder / "error.txt").exists()
+    assert not (folder / "traceback.txt").exists()
     again = run(compose_config([*SHORT, *places, "name=again", "start=resume", f"start.run={folder}"]))
     assert again.status == "completed"
     assert read_series(again.folder, "val/loss") == read_series(straight.folder, "val/loss")[-2:]
@@ -148,7 +148,7 @@ def test_full_disk_of_one_process_ends_all(places, tmp_path) -> None:
     finally:
         for rank in ranks:
             rank.kill()
-    assert not list((tmp_path / "outputs").glob("*/error*.txt"))
+    assert not list((tmp_path / "outputs").glob("*/traceback.txt"))
 
 
 def test_run_that_cannot_begin_its_record_leaves_no_folder(places, tmp_path, monkeypatch, capsys) -> None:

@@ -225,11 +225,13 @@ def test_failed_run_exits_with_1_and_is_recorded(places, tmp_path, monkeypatch, 
     stderr = capsys.readouterr().err
     assert "failed: RuntimeError: broken optimizer" in stderr
     assert "Traceback" not in stderr
-    assert "broken optimizer" in (find_only_run(tmp_path) / "error.txt").read_text()
+    file = find_only_run(tmp_path) / "traceback.txt"
+    assert f"; traceback: {file}" in stderr
+    assert "broken optimizer" in file.read_text()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     [recorded] = client.search_runs(["0"])
     assert recorded.info.status == "FAILED"
-    assert recorded.data.tags["reason"] == "RuntimeError: broken optimizer"
+    assert recorded.data.tags["reason"] == f"RuntimeError: broken optimizer ({tmp_path}/breaking.py, line 4)"
 
 
 @pytest.mark.parametrize("lora", ["all_linear", "with_head"])

@@ -223,7 +223,9 @@ def test_failing_trials_do_not_end_the_sweep(places, tmp_path, monkeypatch) -> N
     ]  # fmt: skip
     assert trials[1].constraints == {"diverged": 1.0}
     assert "out of memory" in trials[2].user_attrs["result"]["reason"]
-    assert trials[3].user_attrs["result"]["reason"] == "RuntimeError: user error"
+    assert re.fullmatch(
+        r"RuntimeError: user error \(.*faulty\.py, line \d+\)", trials[3].user_attrs["result"]["reason"]
+    )
     assert all(trial.params["seed"] == 5 for trial in trials)
 
 

@@ -8,6 +8,7 @@ from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, O
 from hydra.errors import HydraException
 from optuna.distributions import CategoricalDistribution
 
+from harness.config.errors import explain_error
 from harness.core.errors import ConfigError
 from harness.sweep.hydra_internals import Range, parse_distribution, split_overrides
 
@@ -20,9 +21,9 @@ def parse_ranges(overrides: Sequence[str]) -> tuple[dict[str, Range], dict[str, 
     """
     for text in overrides:
         try:
-            override = OverridesParser.create().parse_override(text)
+            override = OverridesParser.create().parse_overrides([text])[0]  # unlike parse_override, names it
         except HydraException as error:
-            raise ConfigError(f"{text}: {str(error).strip().splitlines()[-1]}") from error
+            raise ConfigError(explain_error(error, [text])) from error
         problem = _find_range_error(override) if override.is_sweep_override() else ""
         if problem:
             raise ConfigError(f"{text}: {problem}")

@@ -19,10 +19,9 @@ from harness.config.compose import (
     NON_TRAINING_KEYS,
     SWEEP_ONLY_KEYS,
     compose_config,
-    flatten_config,
     list_left_out,
 )
-from harness.config.errors import explain_error
+from harness.config.errors import describe_unknown_key, explain_error
 from harness.config.option_values import LeftOut
 from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.hydra_internals import Range
@@ -276,7 +275,7 @@ def _update_config(cfg: DictConfig, key: str, value: Any, group_overrides: str) 
     try:
         OmegaConf.update(cfg, key.lstrip("+"), value, force_add=key.startswith("+"))
     except OmegaConfBaseException as error:
-        hint = did_you_mean(key, flatten_config(OmegaConf.to_container(cfg)))
+        hint = describe_unknown_key(key, group_overrides.split())
         if group_overrides:
             hint = f" under {group_overrides}; put ranges for some options only into sweep.conditional{hint}"
         raise ConfigError(f"{key}: no such key{hint}") from error

@@ -232,7 +232,7 @@ def test_groups_are_chosen_before_their_keys_are_set() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"optimizer.lrr": 1}, r"optimizer.lrr: no such key; did you mean 'optimizer.lr'\?"),
+        ({"optimizer.lrr": 1}, r"optimizer.lrr: no such key; did you mean optimizer.lr\?"),
         ({"optimizer": "sgdd"}, r"optimizer=sgdd: optimizer has no option 'sgdd'; did you mean 'sgd'\?"),
         ({"optimizer": "null"}, "optimizer=null: a group needs an option"),
         ({"optimizer": "lion", "optimizer.eps": 1}, "optimizer.eps: no such key under optimizer=lion"),

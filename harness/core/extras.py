@@ -1,0 +1,27 @@
+"""Optional packages, by the extra of this package that installs them."""
+
+EXTRAS = {
+    "sweep": ("sklearn", "sqlalchemy", "cmaes"),
+    "train": (
+        "torch", "hydra", "hydra_plugins", "omegaconf", "optuna", "transformers", "tokenizers", "peft", "datasets",
+        "safetensors", "pytorch_optimizer", "mlflow", "matplotlib", "psutil", "yaml",
+    ),
+    "tensorboard": ("tensorboard",),
+    "operator": ("neuralop",),
+    "hdf5": ("h5py",),
+    "postgres": ("psycopg", "psycopg2"),
+    "joblib": ("joblib",),
+    "slurm": ("submitit",),
+    "ray": ("ray",),
+    "smollm2": ("gguf",),
+    "eval": ("minicons",),
+}  # fmt: skip
+
+
+def describe_missing_package(error: BaseException | None) -> str:
+    """Return that a package is not installed and what installs it; an empty string for other errors."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+    return f"the package {package} is not installed; pip install 'plateau-harness[{extra}]'" if extra else ""
