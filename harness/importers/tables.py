@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ NumberedRows = list[tuple[int, dict[str, float]]]
 MAX_ROWS = 2_000_000
 PSEUDO_STEPS_PER_EPOCH = 100
 """Steps that stand for an epoch in a log with fractions of epochs and no steps."""
+
+PROGRESS_BAR = re.compile(r"\d%\|.*\[\S+<\S+, ")
+"""A bar of tqdm: `Loading weights:   0%|          | 0/28 [00:00<?, ?it/s]`."""
 
 
 def read_csv_history(lines: Iterable[str], path: Path, delimiter: str) -> History:
@@ -107,6 +111,8 @@ def _continue_steps(rows: NumberedRows, epoch: str | None) -> NumberedRows:
 def detect_delimiter(text: str) -> str | None:
     """Return the delimiter if the first line is a header: it names a step or a metric, or precedes rows of numbers."""
     lines = [line for line in text.splitlines()[:10] if line.strip()]
+    if lines and PROGRESS_BAR.search(lines[0]):  # its `, 5.0it/s` looks like a column
+        return None
     for delimiter in (",", "\t", ";"):
         try:
             first, *rows = csv.reader(lines, delimiter=delimiter)

@@ -67,12 +67,15 @@ def compose_base_config(experiment: str, cfg: DictConfig) -> DictConfig:
     return base
 
 
-def announce_training(base: DictConfig) -> None:
-    """Say what is trained before the run itself; the base's own lines say how much time is left."""
+def announce_training(base: DictConfig, cfg: DictConfig) -> None:
+    """Say what is trained before the run of `cfg` itself; the base's own lines say how much time is left."""
     loop = base.loop
     length = f"{loop.max_steps:,} steps" if loop.max_steps else f"{loop.epochs} epochs" if loop.epochs else ""
     length = length or f"{loop.max_tokens:,} tokens"
     announce(f"training the base model of {length} first; done once, then cached")
+    if describe_foreign_base(cfg, ()):
+        choices = " ".join(f"{group}={option}" for group, option in OWN_MODEL.items())
+        announce(f"it learns Python's documentation; to train on your text alone, stop and add {choices}")
 
 
 def get_base_weights(

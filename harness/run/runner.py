@@ -329,7 +329,7 @@ def _get_base_weights(
         # find errors in the run itself before minutes are spent on its base model
         build_parts(cfg, settings, processes, build_task(cfg, settings, processes))
         build_observers(cfg)
-        base_model.announce_training(base)
+        base_model.announce_training(base, cfg)
         result = run(base, overrides=[f"experiment={experiment}"])
         if result.status != "completed":
             raise BaseRunFailed(result)

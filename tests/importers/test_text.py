@@ -52,6 +52,17 @@ def test_commas_in_numbers_are_not_delimiters(tmp_path: Path) -> None:
     assert points(history, "perf/tokens_per_second") == [(1, 12345), (2, 12345)]
 
 
+def test_progress_bar_before_the_rows_of_a_trainer_is_no_header(tmp_path: Path) -> None:
+    history = read_log(
+        tmp_path,
+        "\rLoading weights:   0%|          | 0/28 [00:00<?, ?it/s]\rLoading: 100%|##| 28/28 [00:00<00:0, 9it/s]",
+        "{'loss': '6.227', 'grad_norm': '1.284', 'learning_rate': '0.0012', 'epoch': '0.25'}",
+        "{'eval_loss': '4.605', 'eval_runtime': '0.3548', 'epoch': '0.5'}",
+    )
+    assert points(history, "train/loss") == [(25, 6.227)]
+    assert points(history, "val/loss") == [(50, 4.605)]
+
+
 def test_line_without_a_step_belongs_to_the_previous_step(tmp_path: Path) -> None:
     history = read_log(tmp_path, "lr 3e-4", "step 10 loss 3.5", "  validation loss: 3.6", "step 20 loss 3.4")
     assert points(history, "val/loss") == [(10, 3.6)]

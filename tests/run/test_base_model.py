@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.config.compose import compose_config
-from harness.run.base_model import describe_foreign_base
+from harness.run.base_model import announce_training, compose_base_config, describe_foreign_base
 from harness.run.runner import run
 from tests.conftest import run_main
 from tests.run.test_run import read_record, read_series
@@ -40,6 +40,15 @@ def test_own_text_with_parts_of_python_docs_shows_the_command(overrides, parts, 
 )  # fmt: skip
 def test_other_runs_have_no_such_notice(overrides: list[str]) -> None:
     assert describe_foreign_base(compose_config(overrides), overrides) == []
+
+
+@pytest.mark.parametrize("overrides", [TEXT, []])
+def test_user_learns_before_the_base_is_trained_that_it_ignores_the_text(overrides, capsys) -> None:
+    cfg = compose_config(overrides)
+    announce_training(compose_base_config("pydoc_base", cfg), cfg)
+    said = capsys.readouterr().err
+    assert "training the base model of 400 steps first" in said
+    assert ("stop and add tokenizer=bpe lora=none start=scratch" in " ".join(said.split())) == (overrides == TEXT)
 
 
 def test_run_shows_the_notice_and_records_the_digests_of_splits_it_does_not_read(
