@@ -26,6 +26,7 @@ from harness.preflight.render import describe_start, format_finding, print_findi
 from harness.record import metrics_file
 from harness.run import base_model, provenance
 from harness.run.dry_run import dry_run
+from harness.run.initial_weights import parse_base_experiment
 from harness.run.preflight_adapter import open_training_setup
 from harness.sweep.disk_space import check_disk_space
 from harness.sweep.optuna_internals import silence_optuna
@@ -155,14 +156,15 @@ def estimate_cost(request: SweepRequest) -> str:
     trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * (run.evals + 1)
     n_trials = request.budget.n_trials
     minutes = math.ceil(n_trials / request.n_jobs) * trial_seconds / 60
+    base = parse_base_experiment(OmegaConf.select(request.cfg, "start.source") or "")
     return "\n".join([
         f"Study {request.study_name}: {n_trials} trials by {_describe_workers(request)}"
         + (f"; the space has {request.n_points} points" if request.n_points else ""),
         *(f"  {key}: {text}" for key, text in request.space.format_ranges().items()),
         f"per trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {run.evals + 1} evaluations of "
         f"{run.seconds_per_eval:.3g} s, {run.tokens:,.0f} tokens, {trial_seconds:.0f} s",
-        f"in total: at most {n_trials * run.tokens:,.0f} tokens and {minutes:.1f} min without pruning, plus training "
-        "of a missing base model; workers on one machine slow each other down",
+        f"in total: at most {n_trials * run.tokens:,.0f} tokens and {minutes:.1f} min without pruning"
+        f"{', plus training of a missing base model' * bool(base)}; workers on one machine slow each other down",
     ])  # fmt: skip
 
 

@@ -234,6 +234,7 @@ def test_cost_estimate_writes_nothing(places, tmp_path) -> None:
     assert "Study default: 7 trials by 2 workers" in text
     assert "optimizer.lr: tag(log,interval(0.0003,0.1))" in text
     assert "per trial: 4 steps of" in text
+    assert "base model" not in text  # start=scratch
     assert not (tmp_path / "outputs").exists()
 
 
