@@ -31,7 +31,7 @@ from harness.core.errors import ConfigError, RunFailedError, explain_path_error
 from harness.core.extras import describe_missing_package
 from harness.core.paths import TRACEBACK_FILE, config_dir, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
-from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_interrupted
+from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_interrupted, was_signaled
 from harness.core.terminal import end_start, print_error, show_lines_at_once
 from harness.core.threads import use_passive_waiting
 
@@ -74,6 +74,8 @@ def run_job(cfg: DictConfig) -> float:
     if HydraConfig.get().mode is RunMode.MULTIRUN:
         if result.status == "interrupted":
             raise KeyboardInterrupt(f"interrupted: {result.reason}")  # Hydra would start the next run
+        if was_signaled():  # too late to interrupt the run
+            raise KeyboardInterrupt("interrupted after a completed run")
         if result.status == "diverged":
             return math.nan
         if result.status not in ("completed", "pruned"):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from harness.config.trusted_components import (
     COMPONENTS,
@@ -193,6 +193,8 @@ def _check_interpolations(parent: Any, name: Any, plain: Any, key: str) -> None:
     elif isinstance(plain, str) and "${" in plain:
         try:
             value = parent[name]
+        except InterpolationToMissingValueError:  # a missing value stays missing
+            return
         except OmegaConfBaseException as error:  # known to a job only
             raise ConfigError(f"{key}: {plain} has no value yet; write the value") from error
         if isinstance(value, DictConfig | ListConfig) or RESOLVER.search(HARMLESS_RESOLVER.sub("", plain)):

@@ -57,8 +57,13 @@ def was_interrupted() -> bool:
 
 
 def record_signal(number: int) -> None:
-    """Remember a stop signal for `failure_status`."""
+    """Remember a stop signal for `was_signaled` and `failure_status`."""
     _received.append(number)
+
+
+def was_signaled() -> bool:
+    """Return whether a stop signal was received, also one that came too late to interrupt a run."""
+    return bool(_received)
 
 
 def failure_status(default: int = 1) -> int:

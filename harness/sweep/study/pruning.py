@@ -39,10 +39,10 @@ def _find_foreign_trials(trial: Trial) -> set[int]:
 
 
 def stop_when(is_stopping: Callable[[], bool]) -> Policy:
-    """Return a policy that interrupts the run at the next evaluation once `is_stopping()` is true."""
+    """Return a policy that interrupts the run at the next evaluation but the last once `is_stopping()` is true."""
 
     def policy(event: Event) -> Decision:
-        if isinstance(event, EvalEnd) and is_stopping():
+        if isinstance(event, EvalEnd) and event.fraction_done < 1 and is_stopping():
             return Stop("interrupted", "the sweep was asked to stop")
         return None
 

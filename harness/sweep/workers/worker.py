@@ -29,6 +29,7 @@ from harness.core.events import Status
 from harness.core.files import remove_folder
 from harness.core.paths import module_command, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
+from harness.core.signals import record_signal, was_signaled
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.formatting import list_trial_overrides
 from harness.sweep.space.search_space import TRIAL_DEFAULTS
@@ -200,12 +201,11 @@ def main() -> int:
     spec = WorkerSpec(**json.loads(sys.stdin.readline()))
     hide_credentials_in_tracebacks(spec.storage or "")  # its log is in the sweep's folder
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: received.append(number))
+        signal.signal(number, lambda number, _: record_signal(number))
     silence_optuna()
     try:
-        run_trials(spec, lambda: bool(received))
+        run_trials(spec, was_signaled)
     except Exception as error:
         shortage = describe_shortage(error, Path(spec.folder))
         if not shortage:

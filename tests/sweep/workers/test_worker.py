@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import shutil
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from harness.run import runner
 from harness.sweep.study.trial_attrs import RESULT
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.workers import worker
-from harness.sweep.workers.worker import EXIT_SHORTAGE, main
+from harness.sweep.workers.worker import EXIT_OK, EXIT_SHORTAGE, main
+from harness.training.loop import Trainer
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, start_study
 
 
@@ -28,8 +30,12 @@ def run_worker(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
     spec = make_worker_spec(read_tiny_request(*overrides))
     monkeypatch.setattr(worker.sys, "stdin", io.StringIO(json.dumps(asdict(spec)) + "\n"))
     monkeypatch.setattr(worker, "_exit_with_parent", lambda: None)
-    monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
-    return main()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return main()
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def test_full_disk_interrupts_the_trial(places, monkeypatch, capsys) -> None:
@@ -63,6 +69,21 @@ def run_untold_trial(places: list[str], monkeypatch: pytest.MonkeyPatch) -> Tria
         patch.setattr(worker.TrialQueue, "finish_trial", fail_without_space)
         assert run_worker(monkeypatch, *sweep) == EXIT_SHORTAGE
     return queue
+
+
+def test_signal_in_the_last_evaluation_of_a_trial_stops_the_worker_after_it(places, monkeypatch) -> None:
+    evaluate = Trainer._evaluate_and_checkpoint
+
+    def evaluate_under_a_signal(trainer: Trainer, grad_norm: float = 0.0) -> Any:
+        if trainer.state.step == trainer.plan.total_steps:
+            signal.raise_signal(signal.SIGINT)
+        return evaluate(trainer, grad_norm)
+
+    monkeypatch.setattr(Trainer, "_evaluate_and_checkpoint", evaluate_under_a_signal)
+    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=3", "sweep.n_jobs=1"]
+    queue = start_study(*sweep)
+    assert run_worker(monkeypatch, *sweep) == EXIT_OK
+    assert [trial.state for trial in queue.study.trials] == [TrialState.COMPLETE]
 
 
 def test_trial_whose_run_has_completed_is_completed_after_a_kill(places, monkeypatch) -> None:
