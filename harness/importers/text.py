@@ -11,12 +11,15 @@ from harness.importers.step_numbering import StepCounter
 from harness.importers.tables import PSEUDO_STEPS_PER_EPOCH, check_row_count
 
 EXAMPLE = "step 100 | loss 3.21 | lr 1e-4 | grad norm 1.2"
-NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[-+]?(?:nan|inf(?:inity)?)\b"
+# Quantifiers that never give back, as ++ and *+, keep the time in proportion to the length of a line.
+NUMBER = (
+    r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d++)?+|\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?|[-+]?(?:nan|inf(?:inity)?)\b"
+)
 # longer names first: the regular expression takes the first that matches
 NAMES = "|".join(name.replace("_", r"[\s_/.\-]*") for name in sorted(CANONICAL_NAMES, key=len, reverse=True))
 READING_PATTERN = re.compile(
-    rf"(?<![A-Za-z0-9_])(?P<name>{NAMES})s?[\"'\])]*\s*[:=#~≈|@(\[]*\s*[\"'~≈(\[]*\s*(?P<value>{NUMBER})"
-    rf"(?:\s*/\s*(?P<total>\d+))?(?!\w)",
+    rf"(?<![A-Za-z0-9_])(?P<name>{NAMES})s?[\"'\])]*+\s*+[:=#~≈|@(\[]*+\s*+[\"'~≈(\[]*+\s*+(?P<value>{NUMBER})"
+    rf"(?:\s*+/\s*+(?P<total>\d++))?(?!\w)",
     re.IGNORECASE,
 )
 # A name that follows one of these words is not measured at this step.

@@ -179,12 +179,13 @@ def test_mlflow_run_without_a_loss_is_rejected(tmp_path: Path) -> None:
         mlflow.read_mlflow_run(run_id, store)
 
 
-def test_mlflow_run_of_ours_keeps_what_has_no_curve(tmp_path: Path) -> None:
+def test_mlflow_run_of_ours_keeps_what_has_no_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gradient norms of layers are only in metrics.jsonl, which is an artifact."""
     folder, store = tmp_path / "run", new_store(tmp_path)
     norms = {"blocks.0": 0.5, "blocks.1": 0.25}
     events = (replace(one, grad_norms=norms) if isinstance(one, EvalEnd) else one for one in sample_run(folder))
     send_events([MetricsWriter()], events)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     UploadCursor(store, "default").save(folder)
     upload_run(folder)
     ours, theirs = read_history(folder), mlflow.read_mlflow_run(UploadCursor.load(folder).run_id, store)

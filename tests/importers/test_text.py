@@ -1,11 +1,13 @@
 """Plain text logs, as training scripts print them."""
 
+import time
 from pathlib import Path
 
 import pytest
 
 from harness.diagnosis.history import History
 from harness.importers import read_history
+from harness.importers.text import parse_line
 
 
 def points(history: History, name: str) -> list[tuple[int, float]]:
@@ -105,3 +107,24 @@ def test_log_without_losses_is_rejected_with_an_example(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no step and loss found in 2 lines; expected e.g. 'step 100 \|") as error:
         read_log(tmp_path, "epoch one went well", "loss went down")
     assert "the first line is 'epoch one went well'" in str(error.value)
+
+
+HOSTILE_LINES = {
+    "spaces": ("loss" + " " * 30_000, None),
+    "quotes": ("train loss" + '"' * 30_000, None),
+    "brackets": ("val loss: " + "(" * 30_000, None),
+    "digits": ("loss " + "1" * 30_000 + "x", None),
+    "a table": ("step" + " " * 30_000 + "7 | loss" + " " * 30_000 + "3.5", {"step": 7.0, "train/loss": 3.5}),
+    "names": ("train " * 5_000 + "loss 3.5", {"train/loss": 3.5}),
+}
+
+
+@pytest.mark.parametrize(("line", "expected"), HOSTILE_LINES.values(), ids=HOSTILE_LINES)
+def test_long_line_takes_no_time(line: str, expected: dict[str, float] | None) -> None:
+    start = time.process_time()
+    assert parse_line(line) == (expected or {})
+    assert time.process_time() - start < 1  # with backtracking: minutes
+
+
+def test_number_that_continues_as_a_word_is_no_value() -> None:
+    assert parse_line("step 5 loss 3.2abc lr 1e-3") == {"step": 5.0, "train/lr": 0.001}
