@@ -74,7 +74,8 @@ def fit_record(line: str) -> str:
     parts = line.split(" · ")
     if max(map(len, parts)) + 6 <= width:
         return "\n".join(wrap_parts(parts, width, rest="    "))
-    return "\n".join(wrap_text(line, width, rest="    "))
+    indent = line[: len(line) - len(line.lstrip())]
+    return "\n".join(wrap_text(line, width, indent, f"{indent}    "))
 
 
 def format_labeled(label: str, value: str) -> list[str]:

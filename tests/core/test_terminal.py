@@ -167,3 +167,10 @@ def test_record_in_a_file_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert format_labeled("folder", "x" * 90) == ["folder:", "  " + "x" * 90]
     monkeypatch.setattr(terminal, "find_width", lambda: None)
     assert fit_record(line) == line
+
+
+def test_wrapped_record_keeps_its_indentation() -> None:
+    first, *rest = fit_record("  run_a: " + "the log does not say which data it was validated on, " * 3).splitlines()
+    assert first.startswith("  run_a: ")
+    assert all(line.startswith("      ") for line in rest)
+    assert rest
