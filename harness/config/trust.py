@@ -28,6 +28,7 @@ LITERAL_SECTIONS = ("callbacks", "launcher", "sweeper", *LOGGING_SECTIONS)  # wh
 SHIPPED_LOG_FILE = "${hydra.runtime.output_dir}/${hydra.job.name}.log"  # hydra/job_logging=default
 # An interpolation that calls a resolver, which may make a mapping, or one within another.
 RESOLVER = re.compile(r"\$\{[^}]*(?::|\$\{)")
+WRITE_OUT = "must be written out; an interpolation may only stand for a number or text"
 HARMLESS_RESOLVER = re.compile(r"\$\{(?:oc\.env|now):")
 
 
@@ -191,14 +192,16 @@ def _check_interpolations(parent: Any, name: Any, plain: Any, key: str) -> None:
         if plain != SHIPPED_LOG_FILE:
             raise ConfigError(f"{key}: {plain} must be written out")
     elif isinstance(plain, str) and "${" in plain:
+        if RESOLVER.search(HARMLESS_RESOLVER.sub("", plain)):
+            raise ConfigError(f"{key}: {WRITE_OUT}")
         try:
             value = parent[name]
-        except InterpolationToMissingValueError:  # a missing value stays missing
+        except InterpolationToMissingValueError:  # the key that it names is required, but not set
             return
         except OmegaConfBaseException as error:  # known to a job only
             raise ConfigError(f"{key}: {plain} has no value yet; write the value") from error
-        if isinstance(value, DictConfig | ListConfig) or RESOLVER.search(HARMLESS_RESOLVER.sub("", plain)):
-            raise ConfigError(f"{key}: must be written out; an interpolation may only stand for a number or text")
+        if isinstance(value, DictConfig | ListConfig):
+            raise ConfigError(f"{key}: {WRITE_OUT}")
         _check_one_line(key, value)
 
 
