@@ -4,6 +4,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from harness.core.errors import ConfigError
+from harness.sweep import request as sweep_request
 from harness.sweep.report.table import ProgressTable
 from harness.sweep.study import setup
 from harness.sweep.workers import monitor
@@ -34,6 +35,7 @@ def test_error_of_the_storage_shows_no_password(places, monkeypatch, capsys) -> 
 
 
 def test_error_while_a_study_is_opened_shows_no_password(places, monkeypatch) -> None:
+    monkeypatch.setattr(sweep_request, "check_database_driver", lambda *_: None)  # it comes with an extra
     request = read_tiny_request(*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", f"sweep.storage='{STORAGE}'")
     monkeypatch.setattr(setup, "open_storage", fail_with_address)
     with pytest.raises(ConfigError, match=r"^sweep.storage: postgresql://db/x: cannot connect") as refused:
