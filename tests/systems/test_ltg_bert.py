@@ -63,7 +63,7 @@ def test_packed_document_scores_as_alone(tmp_path: Path) -> None:
         alone = sum(compute_piece_loss(task, batch, row, *piece) for piece in pieces)
         assert task.compute_loss(batch[row : row + 1]).sum.item() == pytest.approx(alone, rel=1e-5)
         task.within_documents = False
-        assert abs(task.compute_loss(batch[row : row + 1]).sum.item() - alone) > 1e-3 * alone
+        assert abs(task.compute_loss(batch[row : row + 1]).sum.item() - alone) > 1e-4 * alone  # 10 times the tolerance
         task.within_documents = True
 
 
