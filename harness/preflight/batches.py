@@ -219,9 +219,11 @@ def _check_last_id(setup: TrainingSetup, tokens: Sequence[LabeledTokens]) -> Ite
     adjacent = int(((ids[1:] == last) & (ids[:-1] == last)).sum())
     if adjacent < 0.1 * share * counts[last]:
         return  # a separator never follows itself
-    observed = f"id {last}, the highest, is {share:.1%} of the text, and the ids before it {usual / counts.sum():.2%}"
+    observed = (
+        f"the highest id, {last}, makes up {share:.1%} of the tokens; a typical id below it, {usual / counts.sum():.2%}"
+    )
     hint = "Look for ids that are clipped to the vocabulary (clamp, minimum): use the tokenizer's own vocabulary size"
-    yield warned("highest id", observed, "no more than its neighbors", hint)
+    yield warned("highest id", observed, "about as frequent as the ids below it", hint)
 
 
 def _list_special_ids(setup: TrainingSetup) -> set[int]:

@@ -63,7 +63,7 @@ def _check_resumed_optimizer(setup: TrainingSetup) -> Finding:
     if all(state or empty for state, empty in zip(has_state, is_stateless, strict=True)):
         return passed(title, f"has a state after {steps} steps")
     hint = "Save and load optimizer.state_dict(), after the optimizer is made, beside the model"
-    observed = f"its state is empty, although {steps} steps were taken: it starts anew"
+    observed = f"empty state after {steps} completed steps: the optimizer was not restored"
     return failed(title, observed, "moments from the checkpoint", hint)
 
 
@@ -80,7 +80,7 @@ def _check_resumed_scheduler(setup: TrainingSetup) -> Iterator[Finding]:
         position = scheduler.last_epoch
         if position == 0:
             hint = "Load scheduler.state_dict(), or pass last_epoch; otherwise the warm-up and the peak are repeated"
-            observed = f"it is at its step 0, although {steps} steps were taken: it starts anew"
+            observed = f"at step 0 after {steps} completed steps: the schedule was not restored"
             yield failed(title, observed, f"step {steps}", hint)
         else:
             yield passed(title, f"at step {position} after {steps} steps")
