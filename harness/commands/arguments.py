@@ -1,11 +1,12 @@
 """Command-line arguments that several commands share."""
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, did_you_mean
 from harness.core.paths import project_dir
 
 T = TypeVar("T")
@@ -24,6 +25,21 @@ def add_output_dir(parser: argparse.ArgumentParser) -> None:
     default = project_dir() / "outputs"
     parser.add_argument("--output-dir", type=Path, default=default, metavar="DIR",
                         help="the output_dir of the runs, if not outputs/")  # fmt: skip
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser of a command's arguments; an error is one line and raised, like that of any other invalid input."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error.
+
+        Raises:
+            ConfigError: Always.
+        """
+        words = re.fullmatch(r"unrecognized arguments: (.*)", message)
+        options = [option for action in self._actions for option in action.option_strings]
+        hint = did_you_mean(words[1].split()[0].partition("=")[0], options) if words else ""
+        raise ConfigError(f"{self.prog}: {message}{hint}; `{self.prog} --help` lists the arguments")
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

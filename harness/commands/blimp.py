@@ -3,7 +3,6 @@
 plateau blimp RUN --data PATH
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
-from harness.commands.arguments import add_run
+from harness.commands.arguments import CommandParser, add_run
 from harness.config.user_paths import make_path_absolute
 from harness.core.distributed import select_device
 from harness.core.errors import ConfigError, DamageError
@@ -52,7 +51,7 @@ class ScoredModel:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="plateau blimp", description=__doc__)
+    parser = CommandParser(prog="plateau blimp", description=__doc__)
     add_run(parser, "; or a folder or Hub name of a transformers language model")
     parser.add_argument("--data", required=True, metavar="PATH", help="a JSONL file or folder, or nyu-mll/blimp")
     parser.add_argument("--per-paradigm", type=int, metavar="N", help="use the first N pairs of each (default: all)")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.commands.arguments import add_overrides, parse_overrides
+from harness.commands.arguments import CommandParser, add_overrides, parse_overrides
 from harness.config.compose import compose_config
 from harness.config.validation import check_writable, validate_config
 from harness.core.errors import ConfigError
@@ -26,7 +26,7 @@ MAX_BYTES = 250_000_000  # cleaning takes about 12 times the file's size in memo
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="plateau clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_overrides(parser)

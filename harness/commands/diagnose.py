@@ -1,6 +1,5 @@
 """plateau diagnose RUN_OR_LOG...: find out from its curves what is wrong with a training, and what to try."""
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness import importers
-from harness.commands.arguments import RUN_HELP, add_output_dir, add_threshold_option, parse_option
+from harness.commands.arguments import RUN_HELP, CommandParser, add_output_dir, add_threshold_option, parse_option
 from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
 from harness.core.terminal import fit_record, paragraph_width
@@ -31,7 +30,7 @@ COUNTED_METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm")
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="plateau diagnose", description=__doc__)
+    parser = CommandParser(prog="plateau diagnose", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN_OR_LOG", help=f"{RUN_HELP}, a "
                         "trainer_state.json, TensorBoard events, a CSV, a JSONL or a text log")  # fmt: skip
     add_threshold_option(parser)

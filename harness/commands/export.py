@@ -3,14 +3,13 @@
 plateau export RUN
 """
 
-import argparse
 import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.commands.arguments import add_run
+from harness.commands.arguments import CommandParser, add_run
 from harness.config.validation import check_writable
 from harness.core.digests import MANIFEST, write_manifest
 from harness.core.errors import ConfigError
@@ -24,7 +23,7 @@ from harness.training.lora import remove_adapters, save_adapters
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="plateau export", description=__doc__)
+    parser = CommandParser(prog="plateau export", description=__doc__)
     add_run(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/exported or RUN/adapters")
     parser.add_argument("--adapters", action="store_true", help="export the adapters only, unmerged, in peft's format")

@@ -1,6 +1,5 @@
 """plateau list: show the runs and the studies of output_dir, newest first."""
 
-import argparse
 import json
 import os
 import shutil
@@ -9,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.commands.arguments import add_output_dir
+from harness.commands.arguments import CommandParser, add_output_dir
 from harness.core.errors import ConfigError
 from harness.core.formatting import format_number
 from harness.core.paths import run_command
@@ -31,7 +30,7 @@ MAX_EXPLAINED = 10  # damaged folders whose damage is described
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="plateau list",
         description=__doc__,
         epilog="Other commands take a run's name, the date of its folder, their beginnings, or `last`; "

@@ -1,6 +1,5 @@
 """plateau lr-range experiment=headlines: find the band of learning rates that is worth a sweep."""
 
-import argparse
 import math
 import shlex
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from harness.commands.arguments import add_overrides, parse_overrides
+from harness.commands.arguments import CommandParser, add_overrides, parse_overrides
 from harness.config.compose import compose_config, flatten_config, without_sweep_keys
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import check_writable
@@ -74,7 +73,7 @@ class _RampSchedule(WarmupSchedule):
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="plateau lr-range", description=__doc__)
+    parser = CommandParser(prog="plateau lr-range", description=__doc__)
     parser.add_argument("--low", type=float, default=LRRamp.low, help=f"first LR (default: {LRRamp.low:g})")
     parser.add_argument("--high", type=float, default=LRRamp.high, help=f"last LR (default: {LRRamp.high:g})")
     parser.add_argument("--steps", type=int, default=LRRamp.steps, help=f"steps of the test (default: {LRRamp.steps})")

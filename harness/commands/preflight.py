@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from harness.commands.arguments import add_overrides, parse_overrides
+from harness.commands.arguments import CommandParser, add_overrides, parse_overrides
 from harness.config.compose import compose_config
 from harness.core.errors import ConfigError
 from harness.core.terminal import format_choices, print_fitted
@@ -16,7 +16,7 @@ from harness.run.preflight_adapter import open_training_setup
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="plateau preflight",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

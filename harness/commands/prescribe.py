@@ -1,6 +1,5 @@
 """plateau prescribe RUN: turn the diagnosis of a run into a sweep, or into a longer run."""
 
-import argparse
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from harness.commands.arguments import add_run, add_threshold_option, parse_option
+from harness.commands.arguments import CommandParser, add_run, add_threshold_option, parse_option
 from harness.core.errors import ConfigError
 from harness.core.formatting import format_duration
 from harness.core.paths import project_dir, run_command
@@ -29,7 +28,7 @@ MAX_DIFFERENCES = 5  # shown between a run and a range test
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="plateau prescribe", description=__doc__)
+    parser = CommandParser(prog="plateau prescribe", description=__doc__)
     add_run(parser)
     add_threshold_option(parser)
     args = parser.parse_args(arguments)

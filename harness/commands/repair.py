@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from harness.commands.arguments import CommandParser
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.files import FileLock
 from harness.core.paths import project_dir
@@ -21,7 +22,7 @@ from harness.sweep.study.storage import journal_path
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="plateau repair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", metavar="STUDY", help="a sweep's folder, its name, or its study.journal")

@@ -10,7 +10,7 @@ from itertools import islice
 
 import torch
 
-from harness.commands.arguments import add_run
+from harness.commands.arguments import CommandParser, add_run
 from harness.core.errors import ConfigError
 from harness.data.sources import format_qa_document
 from harness.models import is_causal
@@ -19,7 +19,7 @@ from harness.run.load import LoadedRun, load_recorded_run
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="plateau sample", description=__doc__)
+    parser = CommandParser(prog="plateau sample", description=__doc__)
     add_run(parser)
     parser.add_argument("prompt", metavar="PROMPT", help="used as is; a missing ANSWER: line is added to a QUESTION:")
     parser.add_argument("--tokens", type=int, default=100, help="maximum number of tokens (default: 100)")

@@ -1,6 +1,5 @@
 """plateau sync RUN: upload what MLflow lacks of runs and sweeps."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from harness.commands.arguments import RUN_HELP, add_output_dir
+from harness.commands.arguments import RUN_HELP, CommandParser, add_output_dir
 from harness.core.errors import ConfigError, DamageError
 from harness.core.paths import config_dir
 from harness.record.metrics_file import METRICS_FILE
@@ -20,7 +19,7 @@ from harness.tracking.upload_process import make_uploader
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="plateau sync", description=__doc__)
+    parser = CommandParser(prog="plateau sync", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{RUN_HELP}; or a study's folder or name")
     add_output_dir(parser)
     args = parser.parse_args(arguments)

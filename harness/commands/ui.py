@@ -1,6 +1,5 @@
 """plateau ui: browse the recorded runs in the MLflow UI."""
 
-import argparse
 import errno
 import os
 import signal
@@ -13,6 +12,7 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException
 from itertools import chain
 
+from harness.commands.arguments import CommandParser
 from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import run_command
@@ -31,7 +31,7 @@ SERVER_ENVIRONMENT = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="plateau ui", description=__doc__)
+    parser = CommandParser(prog="plateau ui", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000, help="if it is busy, the next free one is used")
     parser.add_argument("--uri", help="a store other than mlflow.db of the project")

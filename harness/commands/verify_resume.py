@@ -1,6 +1,5 @@
 """plateau verify-resume OVERRIDES: compare 2N steps at once with N steps, a checkpoint, and N more steps."""
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.commands.arguments import add_overrides, parse_overrides
+from harness.commands.arguments import CommandParser, add_overrides, parse_overrides
 from harness.config.compose import compose_config, contains_key
 from harness.config.overrides import read_override_key
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
@@ -23,7 +22,7 @@ from harness.training.policies import Decision, Stop
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="plateau verify-resume", description=__doc__)
+    parser = CommandParser(prog="plateau verify-resume", description=__doc__)
     parser.add_argument(
         "--steps", type=int, default=10, metavar="N", help="steps before and after the checkpoint (default: 10)"
     )

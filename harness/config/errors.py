@@ -24,7 +24,6 @@ RANGE_FORMS = (
 )
 
 PATH_REMEDIES = {
-    "data": "for a file use data=text data.source.path=FILE, or qa_markdown, jsonl, headlines in place of text",
     "model": "for a folder or a hub name use model=hf model.name=NAME",
     "tokenizer": "for a folder or a hub name use tokenizer=pretrained tokenizer.name=NAME",
     "experiment": "write the file's name without folder and .yaml; --config-dir names a folder of yours",
@@ -82,14 +81,24 @@ def _explain_yaml_error(error: YAMLError) -> str:
     return f"{mark.name}, line {mark.line + 1}: {error.problem}; fix the YAML there, or in the line before"
 
 
+def _suggest_data(path: str) -> str:
+    if re.search(r"\.(pth?|np[yz]|h5|hdf5?|mat)$", path):
+        return f"for fields use data=pde_files data.train={path}"
+    kinds = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "headlines", ".tsv": "headlines"}
+    kind = next((kind for suffix, kind in kinds.items() if path.removesuffix(".gz").endswith(suffix)), "text")
+    others = ", ".join(other for other in ("text", "qa_markdown", "jsonl", "headlines") if other != kind)
+    return f"for a file use data={kind} data.source.path={path}, or {others} in place of {kind}"
+
+
 def _explain_missing_option(error: MissingConfigException, arguments: Sequence[str]) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     options = sorted(error.options or [])
     hint = did_you_mean(option, options)
     if path := next((one for one in arguments if one.partition("=")[2].endswith(option)), ""):
         key, _, name = path.partition("=")
-        if key in PATH_REMEDIES and re.search(r"/|\.\w+$", name):
-            return f"{path}: an option has a name, not a path; {PATH_REMEDIES[key]}"
+        if (key == "data" or key in PATH_REMEDIES) and re.search(r"/|\.\w+$", name):
+            remedy = _suggest_data(name) if key == "data" else PATH_REMEDIES[key]
+            return f"{path}: an option has a name, not a path; {remedy}"
         hint += MODEL_HINT.format(name=name) if key == "model" and not hint else ""
     if group == "hydra/launcher" and option in LAUNCHER_EXTRAS:
         extra = LAUNCHER_EXTRAS[option]

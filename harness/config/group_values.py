@@ -1,5 +1,6 @@
 """Check the overrides of config groups before Hydra composes: it does not name the group, and fails on some lists."""
 
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -37,4 +38,15 @@ def check_group_values(overrides: Sequence[str]) -> None:
             if not override.is_sweep_override() and not all(isinstance(one, str | QuotedString) for one in options):
                 options = sorted(path.stem for path in (config_dir() / key).glob("*.yaml"))
                 listed = ", ".join(options) or f"`{' '.join(run_command())} --help` lists them"
-                raise ConfigError(f"{text}: a group needs an option: {listed}")
+                hint = _suggest_key(key, parsed)
+                raise ConfigError(f"{text}: a group needs an option: {listed}{hint}")
+
+
+def _suggest_key(group: str, value: Any) -> str:
+    """Return the first key of the group's files that holds a number, if `value` is one: batch=64 means its size."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    for file in sorted((config_dir() / group).glob("*.yaml")):
+        if number := re.search(r"^(\w+): [\d.e-]+\s*(#|$)", file.read_text(), re.MULTILINE):
+            return f"; for a number use its keys, such as {group}.{number[1]}={value}"
+    return ""

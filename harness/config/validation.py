@@ -83,9 +83,18 @@ def parse_section(name: str, schema: type, node: DictConfig) -> Any:
         typed = to_plain_dict(OmegaConf.merge(OmegaConf.structured(schema), given))
         return schema(**{key: typed[key] for key in known})
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{name}.{error.full_key}: {str(error).partition(chr(10))[0]}") from error
+        raise ConfigError(f"{name}.{error.full_key}: {_describe_wrong_type(error)}") from error
     except ValueError as error:
         raise ConfigError(f"{name}.{error}") from error
+
+
+def _describe_wrong_type(error: OmegaConfBaseException) -> str:
+    message = str(error).partition("\n")[0]
+    wrong = re.match(r"Value '(.*)' of type '(\w+)' could not be converted to (Integer|Float)", message)
+    if not wrong:
+        return message
+    value = repr(wrong[1]) if wrong[2] == "str" else wrong[1]
+    return f"{value} is not a {'whole number' if wrong[3] == 'Integer' else 'number'}"
 
 
 def check_writable(key: str, folder: Path) -> Path:

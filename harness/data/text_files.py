@@ -1,5 +1,6 @@
 """Find and read text files, plain or .gz, with messages that name file and line."""
 
+import codecs
 import csv
 import glob
 import json
@@ -14,6 +15,7 @@ from harness.core.input_files import GZIP_MAGIC, open_input
 
 MAX_CSV_FIELD_CHARS = 2**31 - 1  # the csv module's default is 131,072
 MAX_UNPACKED_BYTES = 2 * 10**9  # of a .gz file
+BINARY_PROBE_BYTES = 1024  # a zero byte in these, and the file is not text
 MAX_JSON_LINE_BYTES = 250_000_000
 
 
@@ -114,6 +116,8 @@ def _decode(content: bytes, path: Path, offset: int = 0) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
+        if b"\0" in content[:BINARY_PROBE_BYTES] and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"path: {path} is not a text file; choose one, or convert it to text") from error
         raise ValueError(
             f"path: {path} is not UTF-8: byte 0x{content[error.start]:02X} at offset {offset + error.start}; "
             "convert it, for example with iconv -f latin1 -t utf-8"
@@ -124,9 +128,13 @@ def _parse_object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"path: {where} is not JSON: {error}") from error
+        raise ValueError(
+            f"path: {where} is not JSON: {error}; write an object on each line, or use data=text"
+        ) from error
     if not isinstance(row, dict):
-        raise ValueError(f"path: {where} is not a JSON object but {type(row).__name__}")
+        raise ValueError(
+            f'path: {where} is not a JSON object but {type(row).__name__}; write an object such as {{"text": ...}}'
+        )
     return row
 
 

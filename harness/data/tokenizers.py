@@ -231,12 +231,16 @@ class PretrainedTokenizer:
             tokenizer = AutoTokenizer.from_pretrained(
                 name, trust_remote_code=False, **({"gguf_file": place.name} if is_gguf else {})
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).split("\n")[0]
+        except (ImportError, MemoryError):
+            raise
+        except Exception as error:  # transformers raises AttributeError, KeyError, ... for files of another form
+            reason = str(error).split("\n")[0] or type(error).__name__
             if str(self.name).startswith(("/", "~", ".")) and not place.exists():
                 reason = "there is no such folder."
             remedy = "check the name; offline, give a folder with config.json, weights and tokenizer.json"
-            raise SettingError("tokenizer.name", f"{str(self.name)!r} does not load: {reason} {remedy}") from error
+            raise SettingError(
+                "tokenizer.name", f"{str(self.name)!r} does not load: {reason.rstrip(' .:')}; {remedy}"
+            ) from error
         if not tokenizer.is_fast or (tokenizer.eos_token_id is None and tokenizer.sep_token_id is None):
             missing = "end-of-text token" if tokenizer.is_fast else "fast version"
             raise SettingError("tokenizer.name", f"{str(self.name)!r} has no {missing}; choose another")

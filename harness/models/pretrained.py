@@ -44,7 +44,9 @@ def is_masked_lm(name: str) -> bool:
 
     try:
         architectures = AutoConfig.from_pretrained(_resolve_name(name), trust_remote_code=False).architectures
-    except (OSError, ValueError) as error:
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # transformers raises AttributeError, KeyError, ... for files of another form
         raise _load_error(name, "", error) from error
     return any(architecture.endswith("ForMaskedLM") for architecture in architectures or ())
 
@@ -111,7 +113,9 @@ def _load_lm(kind: Literal["causal", "masked"], name: str, dtype: str, **options
         )
     except UnpicklingError as error:
         raise _load_error(name, f"{kind} ", ValueError("its weights hold code, not only tensors.")) from error
-    except (OSError, ValueError) as error:
+    except (ImportError, MemoryError):
+        raise
+    except Exception as error:  # transformers raises AttributeError, KeyError, ... for files of another form
         raise _load_error(name, f"{kind} ", error) from error
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
@@ -135,8 +139,8 @@ def _check_attention(name: str) -> None:
 def _load_error(name: str, kind: str, error: Exception) -> ValueError:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return ValueError(
-        f"name={name!r}: cannot load a {kind}language model: {reason} "
-        "Give a folder with config.json and weights, or go online once to fetch a hub name"
+        f"name={name!r}: cannot load a {kind}language model: {reason.rstrip(' .:')}; "
+        "give a folder with config.json and weights, or go online once to fetch a hub name"
     )
 
 

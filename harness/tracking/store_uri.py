@@ -40,18 +40,24 @@ def resolve_store_uri(uri: str | None) -> str:
 
 
 def check_database_driver(key: str, uri: str) -> None:
-    """Check that the driver of a database is installed; other addresses need none.
+    """Check that SQLAlchemy knows the database, and that its driver is installed; other addresses need none.
 
     Raises:
-        ConfigError: If it is not; the message names the extra that has it.
+        ConfigError: If it does not, or if it is not; the message names the extra that has it.
     """
     from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
-    if uri.partition(":")[0].partition("+")[0] not in DATABASES:
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme in SCHEMES and scheme not in DATABASES:
         return
     try:
         make_url(uri).get_dialect().import_dbapi()
+    except NoSuchModuleError as error:
+        if scheme in SCHEMES:
+            return  # an unknown driver is reported where the address is opened
+        hint = "use one such as postgresql+psycopg://host/database"
+        raise ConfigError(f"{key}: {hide_credentials(uri)}: there is no database {scheme!r}; {hint}") from error
     except SQLAlchemyError:
         return  # an invalid address is reported where it is opened
     except ModuleNotFoundError as error:

@@ -74,6 +74,8 @@ def find_target_layers(model: nn.Module, target_modules: str | Iterable[str]) ->
     targets = [target_modules] if isinstance(target_modules, str) else list(target_modules or [])
     found = {key: presets.get(key, [name for name in linear if f".{name}".endswith(f".{key}")]) for key in targets}
     unmatched = [key for key, names in found.items() if not names] if targets else ["[]"]
+    if unmatched and not linear:
+        raise ValueError(f"target_modules={', '.join(unmatched)}: the model has no linear layer; use lora=none")
     if unmatched:
         endings = sorted({name.rpartition(".")[2] for name in linear})
         raise ValueError(

@@ -60,7 +60,7 @@ CASES = [
     (["--optimizer.lr=1e-3"], ["settings have no dashes: optimizer.lr=1e-3"]),
     (["optimizer=AdamW"], ["did you mean 'adamw'?"]),
     (["lora=8"], ["lora=8: a group needs an option: all_linear, attention"]),
-    (["data=notes.txt"], ["data=text data.source.path=FILE"]),
+    (["data=notes.txt"], ["data=text data.source.path=notes.txt"]),
     (["model=org/name"], ["model=hf model.name=NAME"]),
     (["model=llama"], ["model=hf model.name=llama"]),
     (["optimizer.lr=1e\u22123"], ["has the character '\u2212'"]),

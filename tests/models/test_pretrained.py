@@ -107,7 +107,7 @@ def test_unknown_dtype(tmp_path, gpt2):
 
 def test_unknown_name_offline(no_network):
     with pytest.raises(
-        ValueError, match=r"name='nobody/nothing': cannot load a causal.*Give a folder .* or go online once"
+        ValueError, match=r"name='nobody/nothing': cannot load a causal.*give a folder .* or go online once"
     ):
         load_causal_lm(name="nobody/nothing", vocab_size=32)
 
