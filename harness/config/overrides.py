@@ -6,12 +6,30 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from harness.core.credentials import hide_credentials
+from harness.core.errors import ConfigError
+
+REMOVED_CREDENTIALS = ("sweep", "tracking", "observers", "hydra")
 UNQUOTED_PATTERN, RESERVED_WORDS = r"[A-Za-z_/][\w./-]*", ("null", "true", "false", "nan", "inf")
 
 
 def read_override_key(override: str) -> str:
     """Return the dotted key or the group that an override sets, adds or removes."""
     return override.lstrip("+~").partition("=")[0]
+
+
+def check_no_credentials(override: str, place: str) -> None:
+    """Check that an override that `place` stores holds no password; those of MLflow and of the storage are removed.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    key = read_override_key(override)
+    if hide_credentials(override) != override and key.partition(".")[0] not in REMOVED_CREDENTIALS:
+        raise ConfigError(
+            f"{key}: the address has a password, which {place} would store; put the password into an environment "
+            "variable and write ${oc.env:NAME} in its place"
+        )
 
 
 def list_swept_keys(overrides: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from harness.config.overrides import check_no_credentials
 from harness.config.trusted_components import (
     COMPONENTS,
     LAUNCHER_KEYS,
@@ -22,6 +23,7 @@ Path = tuple[str, ...]
 
 SPECIAL_KEY = r"_\w+_"  # all keys that Hydra's instantiate reads are of this form
 LOGGING_SECTIONS = ("job_logging", "hydra_logging")
+OWN_SWEEPER = "harness.sweep.plugin.StudySweeper"
 BUILT_SECTIONS = ("sweeper", "launcher")  # what Hydra cannot do without
 LOGGING_KEYS = tuple(f"hydra.{section}" for section in LOGGING_SECTIONS)
 LITERAL_SECTIONS = ("callbacks", "launcher", "sweeper", *LOGGING_SECTIONS)  # what Hydra builds objects from
@@ -160,6 +162,9 @@ def _check_hydra_node(hydra: DictConfig, plain: dict[str, Any]) -> None:
     for section in LOGGING_SECTIONS:
         _check_logging(plain.get(section), f"hydra.{section}")
     _check_launcher(plain["launcher"])
+    if plain["sweeper"]["_target_"] != OWN_SWEEPER:
+        for override in (plain.get("overrides") or {}).get("task") or ():
+            check_no_credentials(override, "multirun.yaml of Hydra")
     for name in ("env_set", "env_copy"):
         for variable in (plain.get("job") or {}).get(name) or ():
             raise ConfigError(

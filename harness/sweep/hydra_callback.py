@@ -50,8 +50,8 @@ class ParentRunCallback(Callback):
         self._folder = _make_sweep_dir(config)
         self._make_record = hide_credentials_in_logs(config.hydra.overrides.task)
         if hide_credentials(self._uri) != self._uri:
-            os.environ["MLFLOW_TRACKING_URI"] = self._uri  # for the runs; Hydra writes `config` to multirun.yaml
-            _remove_tracking_credentials(config)
+            os.environ["MLFLOW_TRACKING_URI"] = self._uri  # for the runs
+        _remove_all_credentials(config)  # Hydra writes it to multirun.yaml
         identity = {"name": self._folder.name, **identity, "uri": hide_credentials(self._uri)}
         metrics_file.write_json(self._folder / sweep_uploader.SWEEP_FILE, identity)
         self._sweep_lock = sweep_uploader.mark_sweep_running(self._folder)
@@ -77,17 +77,17 @@ class ParentRunCallback(Callback):
             UploadProcess(self._folder, self._uri).close()
 
 
-def _remove_tracking_credentials(config: DictConfig) -> None:
-    """Remove the credentials of the MLflow store from a configuration and from its overrides, in place."""
+def _remove_all_credentials(config: DictConfig) -> None:
+    """Remove credentials from a configuration and its overrides, in place, but for what Hydra's sweeper needs."""
     from harness.config.compose import remove_credentials
 
-    remove_credentials(config.tracking)
-    remove_credentials(config.observers)
+    for key, section in config.items_ex(resolve=False):
+        if key != "hydra" and isinstance(section, DictConfig):
+            remove_credentials(section)
     overrides = config.hydra.overrides.task
     with read_write(overrides):
         for index, override in enumerate(overrides):
-            if override.lstrip("+").startswith(("tracking.", "observers.")):
-                overrides[index] = hide_credentials(override)
+            overrides[index] = hide_credentials(override)
 
 
 def hide_credentials_in_logs(overrides: Iterable[str]) -> Callable[..., logging.LogRecord]:

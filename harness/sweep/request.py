@@ -25,6 +25,7 @@ from harness.config.compose import (
 )
 from harness.config.locks import check_locked
 from harness.config.option_values import LeftOut, describe_left_out
+from harness.config.overrides import check_no_credentials
 from harness.config.targets import import_component
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import check_writable, parse_section, validate_config
@@ -166,21 +167,6 @@ def _find_store_uri(observers: Any) -> str | None:
     return mlflow.get("uri") if isinstance(mlflow, DictConfig) else None
 
 
-def _without_credentials(argument: str) -> str:
-    """Return an override as the study stores it: trials need no credentials of the storage and of MLflow.
-
-    Raises:
-        ConfigError: If a setting of the trials has credentials.
-    """
-    hidden, key = hide_credentials(argument), argument.lstrip("+").partition("=")[0]
-    if hidden != argument and key.partition(".")[0] not in ("sweep", "tracking", "observers", "hydra"):
-        raise ConfigError(
-            f"{key}: the address has a password, which the study would store; put the password into an environment "
-            "variable and write ${oc.env:NAME} in its place"
-        )
-    return hidden
-
-
 def _check_launcher(launcher: str, options: SweepOptions) -> None:
     if launcher not in LOCAL_LAUNCHERS and options.n_jobs is None:
         raise ConfigError(f"sweep.n_jobs: hydra/launcher={launcher} runs on other machines; set the number of workers")
@@ -195,7 +181,9 @@ def _check_launcher(launcher: str, options: SweepOptions) -> None:
 def _complete_arguments(config: DictConfig, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the arguments as the study stores them, with what a sweep that resumes a run needs, and a note on that."""
     arguments = make_overrides_absolute(arguments, *make_paths_absolute(config))
-    arguments = [*list_search_path_overrides(config.hydra), *map(_without_credentials, arguments)]
+    for argument in arguments:
+        check_no_credentials(argument, "the study")
+    arguments = [*list_search_path_overrides(config.hydra), *map(hide_credentials, arguments)]
     start, key = config.start, "start.restart_schedule"
     if start.kind != "resume" or start.get("restart_schedule", False) or key in read_given_settings(arguments):
         return arguments, []

@@ -161,6 +161,7 @@ COMMAND_LINES = {
     "a copied variable that is not set": ["hydra.job.env_copy=[HARNESS_TRUST]"],
     "files of Hydra in another folder": ["hydra.run.dir=VICTIM", "hydra.output_subdir=."],
     "files of Hydra in the folder of another run": ["hydra.run.dir=VICTIM", "hydra.output_subdir=.hydra"],
+    "a password in the records of Hydra": ["-m", "hydra/sweeper=basic", "+data.path=http://me:secret@host/x"],
     # what a launcher runs by design
     "commands before a job": ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.setup=['touch MARKER']"],
     "another Python": ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.python='touch MARKER;'"],
