@@ -23,12 +23,13 @@ from harness.core.events import OutOfMemory
 from harness.core.formatting import format_duration
 from harness.core.paths import run_command
 from harness.core.state import Progress
-from harness.core.terminal import announce, fit_record, format_labeled, paragraph_width
+from harness.core.terminal import announce, fit_record, format_labeled, paragraph_width, print_notes
 from harness.diagnosis.lr_band import MIN_STEPS, LRBand, compute_lr_band, smooth_losses
 from harness.diagnosis.prescription import format_lr_ranges
 from harness.plotting import BLUE, GREEN, ORANGE, add_legend, make_axes, save_figure, use_log_scale
 from harness.record.lr_range_file import RANGE_TEST_FOLDER, write_range_test
 from harness.run.build import RunParts
+from harness.run.notices import describe_choices
 from harness.run.reproduce import name_followup_study
 from harness.run.runner import built_run
 from harness.training.loop import Trainer
@@ -83,6 +84,8 @@ def main(arguments: Sequence[str]) -> int:
     cfg, changed = make_paths_absolute(without_sweep_keys(compose_config(args.overrides)))
     overrides = make_overrides_absolute(args.overrides, cfg, changed)
     with built_run(cfg) as (settings, parts, processes):
+        if processes.is_main:
+            print_notes(describe_choices(cfg, args.overrides))
         optimizer = parts.effective.optimizer
         print(f"raising the LR of {optimizer} from {ramp.low:g} to {ramp.high:g} in {ramp.steps} steps", flush=True)
         notes = describe_data_shortage(parts, ramp)

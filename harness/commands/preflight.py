@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from harness.commands.arguments import CommandParser, add_overrides, parse_overrides
 from harness.config.compose import compose_config
 from harness.core.errors import ConfigError
-from harness.core.terminal import format_choices, print_fitted
+from harness.core.terminal import format_choices, print_fitted, print_notes
 from harness.preflight import CHECKS, Finding, preflight
 from harness.preflight.render import describe_start, print_finding, summarize_report
+from harness.run.notices import describe_choices
 from harness.run.preflight_adapter import open_training_setup
 
 
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--only: {name}: must be one of {', '.join(CHECKS)}")
     # A base model that has to be trained first reports its progress, which is no JSON.
     stdout = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
-    with stdout, open_training_setup(compose_config(args.overrides)) as setup:
+    cfg = compose_config(args.overrides)
+    with stdout, open_training_setup(cfg) as setup:
+        print_notes(describe_choices(cfg, args.overrides))
         print_fitted(describe_start(setup, args.only or list(CHECKS)))
         on_finding = ignore_finding if args.json else print_finding
         report = preflight(setup, args.only or CHECKS, on_finding=on_finding)

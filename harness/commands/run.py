@@ -15,14 +15,12 @@ from harness.config.compose import (
     check_compositions,
     compose_config,
     format_search_path,
-    list_left_out,
     list_search_path_overrides,
 )
 from harness.config.errors import HYDRA_ERRORS, explain_error
 from harness.config.group_values import check_group_values
 from harness.config.hydra_internals import adjusts_files, parse_hydra_arguments, run_hydra_app
 from harness.config.locks import check_locked
-from harness.config.option_values import describe_left_out
 from harness.config.overrides import read_override_key
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
@@ -43,7 +41,7 @@ def run_job(cfg: DictConfig) -> float:
     own message first.
     """
     from harness.core import distributed
-    from harness.run.base_model import describe_foreign_base
+    from harness.run.notices import describe_choices
     from harness.run.runner import run
 
     end_start()
@@ -56,8 +54,7 @@ def run_job(cfg: DictConfig) -> float:
         if not adjusts_files():  # composed without our rules, for the same reason
             cfg = compose_config(overrides)
         check_locked(cfg, given)
-        notices = [*describe_left_out(list_left_out(overrides)), *describe_foreign_base(cfg, overrides)]
-        result = run(cfg, overrides=overrides, notices=notices, **_sweep_arguments())
+        result = run(cfg, overrides=overrides, notices=describe_choices(cfg, overrides), **_sweep_arguments())
     except ConfigError as error:
         sys.exit(report_error(str(error), 2))
     except ShortageError as error:

@@ -66,6 +66,12 @@ def print_fitted(*lines: str) -> None:
     print(*map(fit_record, lines), sep="\n", flush=True)
 
 
+def print_notes(notices: Iterable[str]) -> None:
+    """Print notices for the user, each on lines of its own."""
+    for notice in notices:
+        print_fitted(*f"note: {notice}".splitlines())
+
+
 def fit_record(line: str) -> str:
     """Return a line of a log, wrapped if a terminal shows it; in a file a record stays one line."""
     width = find_width()

@@ -82,7 +82,7 @@ def _find_missing(
     kinds = {diagnosis.kind for diagnosis in diagnoses}
     val, train = drop_non_finite(history["val/loss"]), drop_non_finite(history["train/loss"])
     if len(train) < 3 * BLOCK_SIZE and (len(val) < 3 or val.steps[0] > 0) and "divergence" not in kinds:
-        yield "divergence", f"{len(train)} training rows of {3 * BLOCK_SIZE}"
+        yield "divergence", f"{len(train)} of {3 * BLOCK_SIZE} training rows"
     if not kinds & set(LEARNING_KINDS) and (reason := _describe_unclear_progress(history, thresholds)):
         yield "never learnt", reason
     if not kinds & set(LEARNING_KINDS) and (reason := _describe_unclear_plateau(history, thresholds)):
@@ -90,7 +90,7 @@ def _find_missing(
     if fit_trend_window(history, thresholds) is None and not kinds & set(LEARNING_KINDS):
         yield "underfitting", _describe_short_window(history, thresholds)
     if len(val) < MIN_OVERFIT_EVALS:
-        yield "overfitting", f"{len(val)} evaluations of {MIN_OVERFIT_EVALS}"
+        yield "overfitting", f"{len(val)} of {MIN_OVERFIT_EVALS} evaluations"
     if not len(history["train/lr"]):
         yield "warm-up and schedule", "no LR recorded, so a change of slope may be the schedule's"
     if not len(history["train/grad_norm"]) and not len(history["train/clip_fraction"]):
@@ -104,7 +104,7 @@ def _describe_unclear_progress(history: History, thresholds: Thresholds) -> str:
     if completed_fraction(history) < 0.5:
         return "less than half of the run is done"
     if not _has_enough_points(history, thresholds):
-        return f"{len(val)} evaluations of {thresholds.min_points:g} and {len(train)} training rows of {MIN_TRAIN_ROWS}"
+        return f"{len(val)} of {thresholds.min_points:g} evaluations and {len(train)} of {MIN_TRAIN_ROWS} training rows"
     if losses.steps[0] > losses.steps[-1] / 10:
         return "the start of the run is not recorded"
     if has_surely_fallen(losses, thresholds):
@@ -143,7 +143,7 @@ def _describe_short_window(history: History, thresholds: Thresholds) -> str:
         ("val/loss", "evaluations", f"{thresholds.min_points:g}"), ("train/loss", "training rows", MIN_TRAIN_ROWS)
     ):  # fmt: skip
         steps = drop_non_finite(history[name]).steps
-        counts.append(f"{int(((steps >= first) & (steps <= end)).sum())} {kind} of {needed}")
+        counts.append(f"{int(((steps >= first) & (steps <= end)).sum())} of {needed} {kind}")
     place = "" if end >= history.last_step else " while the LR was near its peak"
     return f"{' and '.join(counts)} in the last doubling of steps{place}"
 

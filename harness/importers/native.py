@@ -12,6 +12,7 @@ from harness.diagnosis.history import History, SpikeRecord
 from harness.diagnosis.run_facts import extract_run_facts
 from harness.record.lr_range_file import load_lr_band
 from harness.record.metrics_file import parse_entries, read_entries
+from harness.tracking.run_names import STUDY_TAG, format_run_name
 
 
 def read_native(path: Path, file: IO[bytes] | None = None) -> History:
@@ -49,7 +50,8 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
     match entry["kind"]:
         case "start":
             params, effective = entry["params"], EffectiveSettings.from_json(entry["effective"])
-            facts = extract_run_facts(entry["name"], params, effective, entry["constants"], entry["dataset"])
+            name = format_run_name(entry) if STUDY_TAG in entry["tags"] else entry["name"]
+            facts = extract_run_facts(name, params, effective, entry["constants"], entry["dataset"])
             outputs = project_dir() / params.get("output_dir", "outputs")
             history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=load_lr_band(outputs, params))
         case "metrics":

@@ -22,7 +22,13 @@ IGNORED_GROUPS = (
 )  # fmt: skip
 """Configuration groups that do not change the result of a range test."""
 
-IGNORED_PREFIXES = ("task.blimp.", "data.eval_batch_size", "batch.micro_batch_size", "model.gradient_checkpointing")
+IGNORED_PREFIXES = (
+    "task.blimp.",
+    "data.eval_batch_size",
+    "data.test",
+    "batch.micro_batch_size",
+    "model.gradient_checkpointing",
+)
 
 
 def write_range_test(
@@ -72,7 +78,7 @@ def read_range_tests(output_dir: Path) -> Iterator[RangeTest]:
         try:
             content = read_json(path)
             band = _read_band(content["band"])
-            yield RangeTest(path.parent, dict(content["params"]), band, str(content["reason"]))
+            yield RangeTest(path.parent, select_relevant_params(content["params"]), band, str(content["reason"]))
         except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
             print(f"warning: a range test is skipped: {path}: {error}", file=sys.stderr)
 

@@ -26,7 +26,7 @@ from harness.core.extras import describe_missing_package
 from harness.core.paths import project_dir
 from harness.core.seeding import seed_everything
 from harness.core.shortage import ShortageError, describe_shortage
-from harness.core.state import ObservingSchedule, Schedule, TrainState
+from harness.core.state import ObservingSchedule, Progress, Schedule, TrainState
 from harness.core.task import Task
 from harness.training import policies
 from harness.training.loop import TrainingPlan
@@ -37,6 +37,8 @@ from harness.training.spikes import watch_spikes
 
 NON_NUMERIC_KEYS = ("params", "param_names", "foreach", "fused", "capturable", "differentiable", "maximize")
 """Keys of a torch parameter group that do not change the update."""
+SCHEDULE_FREE = "ScheduleFree"
+"""Part of the class names of optimizers by Defazio et al. (2024), in every package that has them."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ def build_parts(
     plan = _build_plan(settings, task, processes, schedule_start_step)
     schedule = instantiate_component(cfg, "schedule")
     warmup_steps, notices = _report_errors_under("schedule", _check_schedule)(schedule, plan, schedule_start_step)
+    notices += _check_averaging(optimizer, schedule, plan.total_steps - schedule_start_step)
     scaler = torch.amp.GradScaler(processes.device.type, enabled=settings.precision.autocast == "float16")
     state = TrainState(
         task.model,
@@ -140,6 +143,15 @@ def build_parts(
         effective=_read_effective_settings(state, plan, processes, warmup_steps),
         notices=notices,
     )
+
+
+def _check_averaging(optimizer: CombinedOptimizer, schedule: Schedule, n_steps: int) -> tuple[str, ...]:
+    """Return a message if the LR decays although a schedule-free optimizer averages the weights instead."""
+    averaging = [type(part).__name__ for part in optimizer.parts if SCHEDULE_FREE in type(part).__name__]
+    if not averaging or (final := schedule.lr_multiplier(Progress(n_steps, 0, n_steps))) >= 1:
+        return ()
+    decay = f"{type(schedule).__name__} lowers the LR to {final:.0%} of its peak"
+    return (f"{decay}, but {averaging[0]} averages the weights instead; it is meant to run with schedule=constant",)
 
 
 def build_observers(cfg: DictConfig) -> list[Observer]:

@@ -22,7 +22,7 @@ class DryRun:
     """Settings in effect and size of a run that was built but not started.
 
     `tokens` are those of all steps. `evals` does not count the evaluation before training. `digest` identifies the
-    dataset. `checkpoint_bytes` is estimated. Seconds are None unless measured.
+    dataset. `checkpoint_bytes` is estimated. Seconds are None unless measured. `notices` are about the schedule.
     """
 
     effective: EffectiveSettings
@@ -33,6 +33,7 @@ class DryRun:
     checkpoint_bytes: int
     seconds_per_step: float | None
     seconds_per_eval: float | None
+    notices: tuple[str, ...] = ()
 
 
 def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
@@ -58,6 +59,7 @@ def dry_run(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
         checkpoint_bytes=estimate_checkpoint_bytes(parts.state),
         seconds_per_step=seconds_per_step,
         seconds_per_eval=seconds_per_eval,
+        notices=parts.notices,
     )
 
 

@@ -35,6 +35,7 @@ from harness.core.paths import config_dir, run_command
 from harness.sweep.options import SweepOptions
 from harness.sweep.space.file_ranges import fit_file_ranges
 from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, range_ends, read_search_space
+from harness.sweep.space.usual_lrs import describe_unusual_lrs
 from harness.sweep.space.validation import baseline_values
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
@@ -147,7 +148,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         preflight=config.preflight,
         **_plan_workers(launcher, options, cfg),
         n_points=None if spec.custom_search_space else space.count_points(),
-        notices=(*notices, *fitted.notices, *_describe_other_options(space)),
+        notices=(*notices, *fitted.notices, *describe_unusual_lrs(space), *_describe_other_options(space)),
     )
 
 

@@ -20,7 +20,7 @@ from harness.core.credentials import hide_credentials
 from harness.core.errors import DamageError, RunFailedError, explain_path_error
 from harness.core.files import write_atomically
 from harness.core.paths import TRACEBACK_FILE
-from harness.core.terminal import end_start, print_fitted
+from harness.core.terminal import end_start, print_fitted, print_notes
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import describe_start, format_finding, print_finding, summarize_report
 from harness.record import metrics_file
@@ -65,8 +65,7 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     checked = check_search_space(request.space, request.options.allow)
     request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
     foreign = base_model.describe_foreign_base(request.cfg, ["-m", *request.spec.arguments])
-    for notice in (*request.notices, *checked.notices, *foreign):
-        print_fitted(f"note: {notice}")
+    print_notes((*request.notices, *checked.notices, *foreign))
     disk_space = check_disk_space(request, checked.checkpoint_bytes)
     if request.options.dry_run:
         print_fitted("Measuring a few steps and an evaluation")

@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from harness import cli
 from harness.config.compose import compose_config
@@ -117,3 +118,15 @@ def test_unknown_preflight_mode_is_rejected(places, monkeypatch, capsys) -> None
     assert "preflight: " in error
     assert "maybe" in error
     assert "stop, warn, skip" in error
+
+
+def test_preflight_and_lr_range_say_what_is_left_out(places, tmp_path, capsys) -> None:
+    """As a run says it: an experiment's values are for its own optimizer."""
+    x = torch.rand(40, 16)
+    torch.save({"x": x, "y": x.cumsum(1)}, tmp_path / "fields.pt")
+    short = ["experiment=operator", *places, "data=pde_files", f"data.train={tmp_path / 'fields.pt'}", "optimizer=sgd"]
+    small = ["model.modes=2", "batch.batch_size=4"]
+    note = "note: optimizer=sgd: the experiment's values for optimizer=adamw are left out (lr=0.01 "
+    for command in (["preflight", "--only", "model_size"], ["lr-range", "--steps", "20", "--high", "1e-3"]):
+        assert cli.main([*command, *short, *small]) in (0, 1)
+        assert note in " ".join(capsys.readouterr().out.split())

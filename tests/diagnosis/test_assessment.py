@@ -84,7 +84,7 @@ def test_three_evaluations_have_a_slope_and_no_verdict() -> None:
     assert found == set()
     assert text.startswith("too few points to say anything: 3 evaluations and 0 training rows; 4 evaluations or 10 ")
     assert re.search(r"slope of val/loss: \+0\.9 over the whole record \(95% interval \+0\.17 to \+1\.6\)", text)
-    assert "overfitting (3 evaluations of 4)" in text
+    assert "overfitting (3 of 4 evaluations)" in text
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])

@@ -89,3 +89,12 @@ def test_folder_of_several_runs_is_rejected(tmp_path: Path) -> None:
         send_events([MetricsWriter()], sample_run(tmp_path / name))
     with pytest.raises(ValueError, match=r"contains 2 runs; pass their paths: .*/one, .*/two"):
         read_history(tmp_path)
+
+
+def test_a_trial_has_the_name_of_its_study(tmp_path: Path) -> None:
+    """A folder is named 3, which says nothing beside other runs."""
+    (tmp_path / "3").mkdir()
+    tags = {"study": "night"}
+    events = iter([run_start(tmp_path / "3", tags=tags, effective=EFFECTIVE), run_end("completed", step=0)])
+    send_events([MetricsWriter()], events)
+    assert read_history(tmp_path / "3").facts.name == "night/3 muon+adamw 2e-2"

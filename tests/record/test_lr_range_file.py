@@ -24,6 +24,7 @@ PARAMS = {
     [
         {"optimizer.lr": "5"}, {"optimizer.adamw_lr": "5"}, {"schedule.warmup_ratio": "0"}, {"loop.max_steps": "99"},
         {"seed": "2"}, {"output_dir": "y"}, {"batch.micro_batch_size": "4"}, {"task.blimp.per_paradigm": "5"},
+        {"data.test": "test.pt"},  # which nothing reads
         {"optimizer": "adamw"},  # recorded by a trial whose sweep searches this choice
     ],
 )  # fmt: skip

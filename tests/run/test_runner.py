@@ -107,6 +107,20 @@ def test_dry_run_matches_the_run_and_writes_nothing(places, tmp_path) -> None:
     assert 5000 <= prepared.tokens < 5000 + step
 
 
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (["schedule=wsd", "schedule.final_ratio=0.1"], "WSD lowers the LR to 10% of its peak, but ScheduleFreeAdamW "),
+        (["schedule=constant"], ""),
+    ],
+    ids=str,
+)
+def test_notice_if_the_lr_of_a_schedule_free_optimizer_decays(places, schedule, message) -> None:
+    notices = dry_run(compose_config([*test_run.SMOKE, *places, "optimizer=schedule_free", *schedule])).notices
+    assert len(notices) == bool(message)
+    assert all(notice.startswith(message) and "schedule=constant" in notice for notice in notices)
+
+
 def test_dry_run_can_time_more_steps_than_the_run_has(places) -> None:
     prepared = dry_run(compose_config([*SMOKE, *places, "loop.max_steps=1", "loop.evals=1"]), timed_steps=3)
     assert prepared.total_steps == 1

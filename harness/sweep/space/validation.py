@@ -61,7 +61,7 @@ def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
         except ConfigError as error:
             raise ConfigError(f"{error} ({_describe_failure(space, values, check_point, str(error))})") from error
     warmup_share = max(map(_warmup_share, built))
-    notices = list(_find_unused_conditions(space))
+    notices = [*_find_unused_conditions(space), *dict.fromkeys(notice for run in built for notice in run.notices)]
     if warmup_share > LONG_WARMUP_SHARE:
         notices.append(
             f"the longest warm-up in the space is {warmup_share:.0%} of a run, and trials are not pruned before it "
