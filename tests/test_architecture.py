@@ -20,14 +20,21 @@ ROWS = [
     {"preflight"},
     {"config"},
     {"run"},
-    {"sweep"},
+    {"sweep", "integrations"},
     {"run.py", "cli", "commands", "__main__"},
 ]
 HOMES = {
     "mlflow": {"tracking/mlflow_client.py", "importers/mlflow.py"},
     "hydra": {"config/", "commands/run.py", "run/build.py", "sweep/"},
     "optuna": {"sweep/"},
-    "transformers": {"models/pretrained.py", "models/hf_export.py", "data/tokenizers.py", "training/lora.py"},
+    "transformers": {
+        "models/pretrained.py",
+        "models/hf_export.py",
+        "data/tokenizers.py",
+        "training/lora.py",
+        "integrations/transformers",
+    },
+    "accelerate": {"integrations/transformers"},
     "peft": {"training/lora.py"},
     "datasets": {"data/sources.py"},
     "tokenizers": {"data/tokenizers.py"},

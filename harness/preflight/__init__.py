@@ -94,6 +94,7 @@ def preflight(
 
 def _run_check(name: str, setup: TrainingSetup) -> Iterator[Finding]:
     check = import_module(f"harness.preflight.{name}").check
+    yield from setup.known_findings.get(name, ())
     try:
         with setup.preserved_state():
             yield from check(setup)

@@ -3,6 +3,7 @@
 They are read from the optimizer, not from the configuration.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,12 +21,15 @@ from harness.preflight.probe import is_plateau_scheduler, named_param_groups
 from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
 from harness.preflight.training_setup import RequestedSettings, TrainingSetup
 
+MAX_FOREIGN_STEPS = 1000  # of a scheduler until its LR changes
 COUNTED_STEPS = 2  # training steps in which the scheduler's steps are counted
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
     requested = setup.requested
     scheduler_steps, moving_groups = _count_scheduler_steps(setup)
+    if foreign := _find_foreign_scheduler(setup):
+        yield foreign
     if not (setup.lrs_at or setup.optimizer_list):
         yield skipped("learning rates", "needs `optimizer`, and `scheduler` if there is one")
     elif requested.total_steps is None and (setup.lrs_at or setup.scheduler):
@@ -46,6 +50,30 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
     yield _check_batch_size(setup)
     yield from _check_weight_decay(setup)
     yield from _check_plateau_patience(setup)
+
+
+def _find_foreign_scheduler(setup: TrainingSetup) -> Finding | None:
+    """Find a scheduler that changes the LR of an optimizer that does not train, and none of those that do."""
+    own = {id(group) for _, group in named_param_groups(setup)}
+    for scheduler in setup.scheduler_list:
+        owner: Any = getattr(scheduler, "optimizer", None)
+        groups = [group for group in getattr(owner, "param_groups", ()) if id(group) not in own]
+        if not groups or len(groups) < len(owner.param_groups) or is_plateau_scheduler(scheduler) or not own:
+            continue
+        kept = [group["lr"] for group in groups]
+        with setup.preserved_state(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns if a scheduler's step does not follow an update
+            before = read_group_lrs(setup)
+            for _ in range(min(setup.requested.total_steps or 1, MAX_FOREIGN_STEPS)):
+                scheduler.step()
+                if [group["lr"] for group in groups] != kept:
+                    break
+            is_foreign = [group["lr"] for group in groups] != kept and read_group_lrs(setup) == before
+        if is_foreign:
+            observed = f"it changes the LR of another {type(owner).__name__}, not of the one that trains"
+            hint = "Make the scheduler from the optimizer that trains, after that is made for the last time"
+            return failed("optimizer of the scheduler", observed, "the same optimizer", hint)
+    return None
 
 
 def _check_peak_lr(requested: RequestedSettings, curves: LRCurves) -> Iterator[Finding]:

@@ -113,7 +113,10 @@ def _compare_sizes(setup: TrainingSetup, first: EvalResult, second: EvalResult, 
         yield passed(title, f"{observed}; the loss compares the examples of a batch")
     else:
         hint = "Look for a mean of batch means (divide a sum by a count instead), scored padding, dropped tails"
-        result = warned if change <= MEAN_OF_MEANS else failed
+        if first.averages_batches:
+            observed += ": a mean of the means of batches"
+            hint = "Compare losses at one batch size only, or divide the sum over all tokens by their number"
+        result = warned if change <= MEAN_OF_MEANS or first.averages_batches else failed
         yield result(title, observed, expected, hint)
 
 

@@ -29,6 +29,7 @@ PERFECT_SHARE = (
     0.3  # of its loss at a uniform guess that a loss may keep with a perfect output: label smoothing keeps less
 )
 WEIGHT_SCALES = (1.0, 10.0)  # of the weights; probabilities stay between 0 and 1 at any of them
+SATURATED = 100.0  # a logit that makes a prediction certain
 NOT_A_SUM = 3  # times the mean; below it, an additional term explains a loss
 
 
@@ -91,6 +92,8 @@ def _call_twice(setup: TrainingSetup, batch: Any) -> tuple[Tensor, Tensor] | Non
 def _check_probabilities(setup: TrainingSetup, batch: Any, output: Tensor) -> Iterator[Finding]:
     """Check that a perfect output brings the loss down, if the model returns probabilities."""
     kind = _describe_probabilities(setup, batch)
+    if not kind:
+        yield from _check_second_softmax(setup, batch, output)
     perfect = _make_perfect_output(setup, batch, output, is_column=kind == "sigmoid") if kind else None
     if perfect is None:
         return
@@ -106,6 +109,19 @@ def _check_probabilities(setup: TrainingSetup, batch: Any, output: Tensor) -> It
         yield failed(title, observed, expected, hint)
     else:
         yield passed(title, f"the model returns probabilities ({kind}), and the loss takes them as such")
+
+
+def _check_second_softmax(setup: TrainingSetup, batch: Any, output: Tensor) -> Iterator[Finding]:
+    """Find a softmax between logits and a cross-entropy: no output has a loss below ln(classes - 1 + e) - 1."""
+    perfect = _make_perfect_output(setup, batch, output, is_column=False)
+    if perfect is None or perfect.shape[-1] < 3:
+        return
+    loss = _compute_loss_of_output(setup, batch, SATURATED * perfect)
+    bound = math.log(perfect.shape[-1] - 1 + math.e) - 1
+    if loss is not None and math.isclose(loss, bound, rel_tol=MEAN_TOLERANCE):
+        observed = f"certain and correct logits have a loss of {loss:.4g}, as with a softmax before the cross-entropy"
+        hint = "Give the logits to the loss, which applies a softmax of its own"
+        yield failed("softmax", observed, "a loss near 0 for a perfect output", hint)
 
 
 @torch.no_grad()
@@ -217,9 +233,11 @@ def _check_text_mean(setup: TrainingSetup, batch: Any) -> Iterator[Finding]:
             yield failed(title, observed, expected, "Divide the sum by the number of scored tokens (reduction='mean')")
             return
     tolerance = max(MEAN_TOLERANCE, 4 * measure_resolution(setup, batch))
-    for count, unit in ((labels.numel(), "tokens"), (tokens.labels.numel(), "tokens")):
+    # Some count the label of the first token, too, which nothing predicts, as a Trainer with GPT-2 does.
+    is_first_counted = scored == labels.numel()
+    for count in {labels.numel()} if is_first_counted else {labels.numel(), tokens.labels.numel()}:
         if count != scored and abs(ratio * count / scored - 1) < tolerance < abs(ratio - 1):
-            observed += f": the sum is divided by all {count} {unit}, padding and hidden labels included"
+            observed += f": the sum is divided by all {count} tokens, padding and hidden labels included"
             hint = f"Set the labels of padding to {IGNORE_INDEX}, and divide the sum by the number of scored tokens"
             yield failed(title, observed, expected, hint)
             return

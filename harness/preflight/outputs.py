@@ -1,6 +1,7 @@
 """The model's output while the loss is computed: record it, compare it, replace it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -86,7 +87,16 @@ def replace_output(output: Any, old: Tensor, new: Tensor) -> Any:
         return new
     if type(output) in (tuple, list):
         return type(output)(new if part is old else part for part in output)
-    return {key: new if part is old else part for key, part in output.items()} if type(output) is dict else None
+    other = copy.copy(output)
+    if isinstance(output, MutableMapping):  # a dict, or an output of transformers
+        for key in [key for key, part in output.items() if part is old]:
+            other[key] = new
+        return other
+    names = [name for name, part in getattr(output, "__dict__", {}).items() if part is old]
+    if not names:
+        return None
+    other.__dict__.update(dict.fromkeys(names, new))
+    return other
 
 
 def relative_change(before: Tensor, after: Tensor) -> Tensor:

@@ -152,7 +152,7 @@ def _check_merged_adapters(setup: TrainingSetup, merge_adapters: Callable[[nn.Mo
         batch = subsample_batch(setup, setup.batches[0], MAX_TOKENS)
         with torch.no_grad():
             before, after = (each.compute_logits(batch).float() for each in (setup, merged))
-        changes["logits"] = ((after - before).abs().max() / before.std()).item()
+        changes["logits"] = ((after - before).square().mean().sqrt() / before.std()).item()
     return passed_if(
         max(changes.values()) <= tolerance,
         "merged adapters",

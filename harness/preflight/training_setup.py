@@ -20,7 +20,7 @@ from harness.core.task import Loss
 from harness.models import is_causal
 from harness.preflight.batch_rows import select_rows
 from harness.preflight.outputs import record_outputs
-from harness.preflight.report import CannotCheck, UserCodeError
+from harness.preflight.report import CannotCheck, Finding, UserCodeError
 from harness.preflight.text_format import LabeledTokens, TextFormat, detect_text_format, predicts_next_token
 
 PERTURBATION = 0.01  # of a weight's standard deviation
@@ -69,6 +69,8 @@ class EvalResult:
     loss: float
     count: int | None = None
     unit: str = ""
+    averages_batches: bool = False
+    """True if the loss is known to be a mean of batch means, which depends on the batch size."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ class TrainingSetup:
     merge_adapters: Callable[[nn.Module], nn.Module] | None = None
     """Return the given model with its adapters merged into the layers they adapt."""
     data: TrainingData = field(default_factory=TrainingData)
+    known_findings: Mapping[str, Sequence[Finding]] = field(default_factory=dict)
+    """Findings of whoever made the setup, by check; they come before the check's own."""
 
     def __post_init__(self) -> None:
         if not self.batches:
@@ -273,10 +277,14 @@ class TrainingSetup:
         stateful += [part for part in self.extra_state if part not in self.scheduler_list]
         states = [copy.deepcopy(part.state_dict()) for part in stateful]
         modes = [(module, module.training) for module in self.model.modules()]
+        owners = [getattr(scheduler, "optimizer", None) for scheduler in self.scheduler_list]  # maybe others
+        lrs = [(group, group["lr"]) for owner in owners for group in getattr(owner, "param_groups", ())]
         with preserve_rng_state():
             try:
                 yield
             finally:
+                for group, lr in lrs:
+                    group["lr"] = lr
                 for part, state in zip(stateful, states, strict=True):
                     part.load_state_dict(state)
                 self.model.zero_grad()

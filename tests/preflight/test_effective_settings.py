@@ -169,3 +169,13 @@ def test_learning_rates_are_skipped_without_total_steps() -> None:
     findings = check_settings(setup)
     assert findings["learning rates"].level == "skip"
     assert not get_failed(findings)
+
+
+def test_scheduler_of_an_optimizer_that_does_not_train_fails() -> None:
+    training = Training()
+    early = torch.optim.AdamW(training.model.parameters(), lr=PEAK_LR)
+    training.scheduler = lr_scheduler.LambdaLR(early, Training.lr_multiplier)
+    finding = next(iter(check(training.make_setup())))
+    assert finding.level == "fail"
+    assert "another AdamW" in finding.observed
+    assert early.param_groups[0]["lr"] == pytest.approx(PEAK_LR / 4), "it must be left as it was"

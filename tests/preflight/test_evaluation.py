@@ -82,3 +82,11 @@ def test_tokenizer_fitted_on_validation_text_warns() -> None:
     findings = check_evaluation(training)
     assert findings["tokenizer"].level == "warn"
     assert findings["validation examples in training"].level == "skip"
+
+
+def test_known_mean_of_batch_means_is_a_warning_at_any_size() -> None:
+    training = Training()
+    training.overrides["evaluate"] = lambda size: EvalResult(1 + 0.2 * (size == 13), averages_batches=True)
+    [finding] = [each for each in check(training.make_setup()) if each.title == "loss by batch size"]
+    assert finding.level == "warn"
+    assert "a mean of the means of batches" in finding.observed
