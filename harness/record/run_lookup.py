@@ -1,7 +1,7 @@
 """Find the folder of a recorded run or study by what a user calls it.
 
 A run is called by its folder, its name, its MLflow run id, or a prefix of these that no other run has; the newest run
-is `last`. Trials are `STUDY/3` and `STUDY/best`.
+is `last`. Several runs may have one name: it stands for the newest of them. Trials are `STUDY/3` and `STUDY/best`.
 """
 
 import re
@@ -10,11 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from harness.core.digests import read_json
 from harness.core.errors import ConfigError
+from harness.core.terminal import announce
 from harness.record.metrics_file import METRICS_FILE
 from harness.record.sweep_files import JOURNAL_FILE, STUDIES_FOLDER, SUMMARY_FILE, SWEEP_FILE
 
@@ -78,6 +79,8 @@ def find_run(
 ) -> Path:
     """Return the path `source`, or the folder of the run that is called so.
 
+    If several runs have exactly this name, the newest is returned, and a line on standard error says so.
+
     Args:
         source: A path, which need not be one of a run; or one of the names of a run in `output_dir`.
         key: Begins the messages of errors.
@@ -86,7 +89,7 @@ def find_run(
 
     Raises:
         RunNotFoundError: If there is none.
-        ConfigError: If several runs are called so, or it is a study.
+        ConfigError: If the names of several runs begin so, or it is a study.
     """
     if source == LAST:
         return _find_last(output_dir, key)
@@ -98,6 +101,11 @@ def find_run(
     if not found:
         hint = _describe_nearest(source, output_dir)
         raise RunNotFoundError(f"{key}: {source!r} is not a file, a folder, or a run in {output_dir}{hint}")
+    exact = _without_folder(name, output_dir)
+    if len(found) > 1 and not any(RunFolder(path).name != exact or is_study_folder(path) for path in found):
+        newest = max(found, key=lambda path: RunFolder(path).age_key)
+        _announce_newest(newest, len(found), exact, key)
+        found = [newest]
     if len(found) > 1:
         names = _format_lines(found, output_dir)
         raise ConfigError(f"{key}: {source!r} stands for {len(found)} runs; name one of them:{names}")
@@ -134,6 +142,11 @@ def read_best_trials(study: Path) -> list[str]:
 def is_study_folder(path: Path) -> bool:
     """Return whether `path` is the folder of a sweep."""
     return any((path / name).is_file() for name in (SWEEP_FILE, JOURNAL_FILE))
+
+
+@cache  # a process looks a name up several times
+def _announce_newest(newest: Path, n_runs: int, name: str, key: str) -> None:
+    announce(f"{key}: {name!r} is the newest of {n_runs} runs with this name, {newest.name}; name others by folder")
 
 
 def _list_folders(parent: Path, files: Sequence[str]) -> list[RunFolder]:

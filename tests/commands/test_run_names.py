@@ -54,10 +54,10 @@ def test_commands_name_the_runs_that_a_name_stands_for(command, outputs, capsys)
     shutil.copytree(outputs / "2026-01-02_03-04-05_mine", outputs / "2026-02-02_03-04-05_mine")
     names = ("sentence_good", "sentence_bad", "UID", "linguistics_term", "field")
     Path("pairs.jsonl").write_text(json.dumps({name: name for name in names}) + "\n")
-    words = [word.replace("NAME", "mine") for word in COMMANDS[command]]
+    words = [word.replace("NAME", "min") for word in COMMANDS[command]]
     assert cli.main([*words, "--output-dir", str(outputs)]) == 2
     message, *lines = capsys.readouterr().err.splitlines()
-    assert "'mine' stands for 2 runs" in message
+    assert "'min' stands for 2 runs" in message
     assert lines == ["  2026-02-02_03-04-05_mine", "  2026-01-02_03-04-05_mine"]
 
 

@@ -90,9 +90,10 @@ def test_names_of_runs_become_folders(home, tmp_path) -> None:
     assert (cfg.start.source, written[-1]) == (str(run), f"start.source={run}")
     assert make_absolute(place, "start=resume", "start.run=mi")[0].start.run == str(run)
     assert make_absolute(place, "start=resume", "start.run=absent")[0].start.run == "absent"
-    write_run(tmp_path / "outputs" / "2026-01-03_03-04-05_mine", [1.0])
-    with pytest.raises(ConfigError, match=r"start\.source: 'mine' stands for 2 runs"):
-        make_absolute(place, "start=warm", "start.source=mine")
+    newest = write_run(tmp_path / "outputs" / "2026-01-03_03-04-05_mine", [1.0])
+    assert make_absolute(place, "start=warm", "start.source=mine")[0].start.source == str(newest)
+    with pytest.raises(ConfigError, match=r"start\.source: 'mi' stands for 2 runs"):
+        make_absolute(place, "start=warm", "start.source=mi")
 
 
 def test_configuration_of_the_caller_is_not_changed(home) -> None:

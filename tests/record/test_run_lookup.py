@@ -57,10 +57,30 @@ def test_path_in_the_current_folder_comes_first(outputs) -> None:
     assert find_run("mine", outputs, "RUN") == Path("mine")
 
 
-def test_ambiguous_name_lists_the_runs_newest_first(outputs) -> None:
+def test_last_is_the_newest_run_whatever_is_in_the_current_folder(outputs) -> None:
+    Path("last").mkdir()
+    assert find_run("last", outputs, "RUN").name == NEW
+    assert find_run("./last", outputs, "RUN") == Path("last")
+
+
+@pytest.mark.parametrize("name", ["mine", "../outputs/mine"])
+def test_name_of_several_runs_is_the_newest_and_says_so_once(name, outputs, capsys) -> None:
+    assert [find_run(name, outputs, "start.run").name for _ in range(2)] == [NEW, NEW]
+    line = f"start.run: 'mine' is the newest of 2 runs with this name, {NEW}; name others by folder\n"
+    assert capsys.readouterr().err == line
+
+
+def test_run_and_study_of_one_name_are_listed(outputs) -> None:
+    write_study(outputs / "sweeps" / "mine")
+    with pytest.raises(ConfigError, match="'mine' stands for 3 runs"):
+        find_run("mine", outputs, "RUN", takes_studies=True)
+    assert find_run("mine", outputs, "RUN").name == NEW
+
+
+def test_ambiguous_beginning_lists_the_runs_newest_first(outputs) -> None:
     with pytest.raises(ConfigError) as error:
-        find_run("mine", outputs, "start.run")
-    assert str(error.value) == f"start.run: 'mine' stands for 2 runs; name one of them:\n  {NEW}\n  {OLD}"
+        find_run("min", outputs, "start.run")
+    assert str(error.value) == f"start.run: 'min' stands for 2 runs; name one of them:\n  {NEW}\n  {OLD}"
     assert not isinstance(error.value, RunNotFoundError)
     with pytest.raises(ConfigError, match="'abcd' stands for 2 runs"):
         find_run("abcd", outputs, "RUN")
@@ -126,8 +146,7 @@ def test_prefix_is_not_taken_where_it_may_be_another_name(outputs) -> None:
 
 def test_second_run_in_a_second_has_the_same_name(outputs) -> None:
     write_run(outputs / f"{OTHER}_1", [1.0])
-    with pytest.raises(ConfigError, match="'adamw-cosine' stands for 2 runs"):
-        find_run("adamw-cosine", outputs, "RUN")
+    assert find_run("adamw-cosine", outputs, "RUN").name == f"{OTHER}_1"
     write_run(outputs / "2026-02-02_03-04-05_gpt_2", [1.0])  # there is no gpt of that second
     assert find_run("gpt_2", outputs, "RUN").name.endswith("gpt_2")
 

@@ -141,5 +141,7 @@ def test_resumed_run_is_recorded_with_its_settings(places, tmp_path, monkeypatch
     assert {"experiment=smoke", "model.layers=1", f"start.run={first}", "optimizer.lr=1e-3"} <= set(start["overrides"])
     assert "optimizer.lr=2e-3" not in start["overrides"]
     assert f"start.run={first}" in (second / "command.txt").read_text()
-    assert run_main(monkeypatch, "start=resume", "start.run=mine", *places) == 2
-    assert "'mine' stands for 2 runs" in capsys.readouterr().err
+    assert run_main(monkeypatch, "start=resume", "start.run=mine", *places) == 2  # no step is left
+    errors = capsys.readouterr().err
+    assert f"start.run: 'mine' is the newest of 2 runs with this name, {second.name}" in errors
+    assert "the checkpoint is at step 4 and the run ends at step 4" in errors
