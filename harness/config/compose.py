@@ -165,7 +165,7 @@ def load_config(path: Path) -> DictConfig:
     try:
         check_components(plain)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
     return cfg
 
 
@@ -264,7 +264,7 @@ def list_search_path_overrides(hydra: Any) -> list[str]:
 
 def format_search_path(folders: Sequence[str]) -> str:
     """Return the override that adds configuration folders, quoted for Hydra."""
-    quoted = (QuotedString(folder, Quote.single).with_quotes() for folder in folders)
+    quoted = (QuotedString(folder, Quote.double).with_quotes() for folder in folders)
     return f"hydra.searchpath=[{','.join(quoted)}]"
 
 

@@ -17,7 +17,7 @@ from harness.config.trusted_components import (
     name_trust_line,
     read_own_names,
 )
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError, UntrustedError, did_you_mean
 
 Path = tuple[str, ...]
 
@@ -81,7 +81,7 @@ def check_name(path: Path, target: str) -> None:
     hint = did_you_mean(target, COMPONENTS[place])
     if target.startswith("harness."):  # not made to be a component, so trusting it is no remedy
         raise ConfigError(f"{key}: {target} is not trusted{hint or '; choose another component'}")
-    raise ConfigError(f"{key}: {target} is not trusted; if you trust it, set {name_trust_line(target)}{hint}")
+    raise UntrustedError(f"{key}: {target} is not trusted; if you trust it, set {name_trust_line(target)}{hint}")
 
 
 def check_composed_config(cfg: DictConfig) -> None:

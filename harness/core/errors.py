@@ -9,6 +9,10 @@ class ConfigError(Exception):
     """Invalid input; commands print the message and exit with status 2."""
 
 
+class UntrustedError(ConfigError):
+    """A configuration names a component that is neither ours nor trusted."""
+
+
 class SettingError(ValueError):
     """An invalid value of the setting `key`, found where only part of the configuration is known."""
 

@@ -141,7 +141,8 @@ def _describe_missing(path: Path, name: str, key: str, arrays: Mapping[str, Any]
         for one in names[:MAX_LISTED]
     ]
     held = ", ".join([*shown, *(["…"] if len(names) > MAX_LISTED else [])]) or "nothing"
-    return f"{path} has no array {name!r}: it holds {held}; name the arrays with data.{key}=NAME"
+    remedy = "data.x=NAME data.y=NAME" if key == "x" else "data.y=NAME"  # x is read first
+    return f"{path} has no array {name!r}: it holds {held}; name the arrays with {remedy}"
 
 
 def _describe_format(path: Path) -> str:

@@ -65,8 +65,8 @@ def load_field_files(
     validation: FieldPlace | None,
     val_fraction: float | None,
     test: FieldPlace | None,
-    x: str,
-    y: str,
+    x: str | int,
+    y: str | int,
     channels: Channels | None,
     limit: int | None,
     eval_batch_size: int,
@@ -78,7 +78,8 @@ def load_field_files(
 
     A place is a file, a folder, a glob or a list of these, or `{x: FILE, y: FILE}` for files of one array each. Files
     with the same grid are joined. Without files `validation`, the last `val_fraction` of the training samples are held
-    out. Of the others, the first `limit` are kept (all if None).
+    out. Of the others, the first `limit` are kept (all if None). `x` and `y` name the arrays; those of a list in a .pt
+    file are 0 and 1.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -94,6 +95,7 @@ def load_field_files(
         for name, found in pairs.items()
     }
     check_disjoint(files)
+    x, y = str(x), str(y)
     sets = {name: _join_by_grid(found, x, y, channels) for name, found in pairs.items()}
     if len(sets["train"]) > 1:
         grids = ", ".join(fields.grid for fields in sets["train"])
@@ -111,7 +113,7 @@ def load_field_files(
         sets["validation"],
         compute_digest(sorted(digests.items())),
         "FieldFiles",
-        "; ".join([*(f"{name}: {_name_files(found)}" for name, found in pairs.items()), _describe_shape(training)]),
+        "; ".join([*(f"{name}: {_name_files(found)}" for name, found in pairs.items()), describe_shape(training)]),
         eval_batch_size,
         shuffle,
         seed,
@@ -200,7 +202,7 @@ def _hold_out(fields: FieldPairs, val_fraction: float) -> tuple[FieldPairs, list
     return fields[:-count], [fields[-count:]]
 
 
-def _describe_shape(fields: FieldPairs) -> str:
+def describe_shape(fields: FieldPairs) -> str:
     channels = f"{fields.x.shape[1]} and {fields.y.shape[1]} channels"
     return f"x and y of {channels} on a grid of {'x'.join(map(str, fields.y.shape[2:]))}"
 

@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -15,7 +16,7 @@ from harness.core.credentials import hide_credentials
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, StepEnd
 from harness.core.formatting import format_duration, format_number
-from harness.core.terminal import fit_record, format_labeled, paragraph_width, wrap_parts, wrap_text
+from harness.core.terminal import find_width, fit_record, format_labeled, paragraph_width, wrap_parts, wrap_text
 from harness.diagnosis.render import format_diagnoses, format_suggestion
 from harness.record.metric_rows import MetricAggregator, describe_event
 from harness.tracking.store_uri import resolve_store_uri
@@ -136,7 +137,7 @@ class ConsolePrinter(Observer):
 def format_header(start: RunStart) -> Iterator[str]:
     """Yield the name, the data and the most important settings in effect; config.yaml and MLflow have all."""
     yield start.name
-    yield from _wrap_paragraph("data", [start.dataset.get(name, "") for name in ("name", "digest")])
+    yield from _wrap_paragraph("data", [start.dataset.get(name, "") for name in ("name", "digest", "shape")])
     for title, names in HEADER_SETTINGS.items():
         yield from _wrap_paragraph(title, [part for name in names for part in _format_setting(start.effective, name)])
     constants = [f"{name.replace('_', ' ')} {format_number(value)}" for name, value in start.constants.items()]
@@ -201,7 +202,8 @@ def format_conclusion(final: FinalDiagnosis | None) -> Iterator[str]:
     yield from format_diagnoses(final.diagnoses, paragraph_width())
     for number, line in enumerate(final.assessment):
         title = "" if number or final.diagnoses else "diagnosis"
-        yield from wrap_text(line, paragraph_width(), f"{title:12}", " " * 12)
+        width = find_width() or sys.maxsize  # a line of a log stays one line in a file
+        yield from wrap_text(line, width, f"{title:12}", " " * 12)
     if final.expectations:
         yield fit_record(f"expectations {final.expectations}")
 

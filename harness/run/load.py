@@ -13,6 +13,7 @@ from harness.data.tokenizers import Tokenizer
 from harness.record.run_lookup import find_run
 from harness.run.build import instantiate_component
 from harness.run.initial_weights import load_best_weights
+from harness.training.checkpoint import WEIGHTS_FILE
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,10 @@ def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"RUN: {folder} is not the folder of a run; see `plateau list`")
     if not kept.is_dir():
+        weights = kept.parent / "best" / WEIGHTS_FILE
+        where = f"its weights are in {weights}" if weights.is_file() else "its checkpoints were deleted"
         raise ConfigError(
-            f"RUN: {folder} has no tokenizer: it is not a run of a language model, or its checkpoints were deleted"
+            f"RUN: {folder} has no tokenizer, so it is not a run of a language model, or lost it; {where}"
         )
     cfg = load_run_config(folder)
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.core.digests import compute_array_digest
 from harness.core.task import Loss, Mean, Metric
-from harness.data.operator_data import FieldData, FieldPairs
+from harness.data.operator_data import FieldData, FieldPairs, describe_shape
 from harness.data.tokens import get_example_indices
 from harness.models.fno import NormalizedOperator
 from harness.tasks.metrics import mean_of_values, to_metrics
@@ -79,7 +79,8 @@ class OperatorTask:
         data, held_out = self.data, self.data.held_out[0]
         validation = compute_array_digest(held_out.x.numpy(), held_out.y.numpy())
         splits = {f"digest.{name}": digest for name, digest in data.split_digests.items()}
-        return {"name": data.name, "digest": data.digest, "source": data.source, "validation": validation, **splits}
+        about = {"name": data.name, "digest": data.digest, "source": data.source, "shape": self._describe_samples()}
+        return {**about, "validation": validation, **splits}
 
     @property
     def examples(self) -> int:
@@ -127,6 +128,12 @@ class OperatorTask:
             shown = fields[:MAX_SAMPLES]
             predicted = self.model(shown.x.to(self._device)).cpu()
             plot_field_samples(shown, predicted, folder / f"fields_{fields.grid}.png")
+
+    def _describe_samples(self) -> str:
+        """Return what was read, for a user to compare with what they meant."""
+        data = self.data
+        held_out = " and ".join(f"{len(fields):,} on {fields.grid}" for fields in data.held_out)
+        return f"{len(data.train):,} samples, validation {held_out} · {describe_shape(data.train)}"
 
     @property
     def _device(self) -> torch.device:

@@ -96,7 +96,7 @@ def check_recorded_uri(uri: str, file: str) -> None:
         ConfigError: If it is not.
     """
     if not is_own_store(uri):
-        remedy = "set MLFLOW_TRACKING_URI to it to upload there"
+        remedy = "set MLFLOW_TRACKING_URI to it to upload there; runs go only to the store that they were recorded for"
         raise ConfigError(f"{file}: uri: {hide_credentials(uri)}: not your tracking store; {remedy}")
 
 

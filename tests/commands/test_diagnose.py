@@ -87,3 +87,21 @@ def test_invalid_arguments_exit_with_status_2_and_print_no_diagnosis(arguments, 
     printed = capsys.readouterr()
     assert message in printed.err
     assert printed.out == ""
+
+
+def test_run_of_an_untrusted_component_is_diagnosed(finished, tmp_path, capsys) -> None:
+    """The curves of a colleague's run can be judged without their code; the overrides are then unchecked."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    entries = [{"kind": "metrics", "at_ms": 0, "step": n, "metrics": {"train/loss": 5.0, "train/clip_fraction": 1.0},
+                "units": {}} for n in range(1, 60)]  # fmt: skip
+    start = (finished / "metrics.jsonl").read_text().splitlines()[0]
+    (folder / "metrics.jsonl").write_text("\n".join([start, *map(json.dumps, entries)]) + "\n")
+    text = (finished / "config.yaml").read_text().rpartition("#")[0]
+    (folder / "config.yaml").write_text(text.replace("torch.optim.AdamW", "my_package.Careful"))
+    assert cli.main(["diagnose", str(folder)]) == 0
+    captured = capsys.readouterr()
+    assert "diagnosis: " in captured.out
+    assert "my_package.Careful is not trusted" in captured.err
+    assert "overrides are not checked" in captured.err
+    assert cli.main(["prescribe", str(folder)]) == 2  # which composes the run again

@@ -73,3 +73,14 @@ def test_sync_takes_a_study(outputs, capsys) -> None:
     (outputs / "sweeps" / "other" / "sweep.json").write_text("{")
     assert cli.main(["sync", "other", "--output-dir", str(outputs)]) == 2
     assert f"{outputs}/sweeps/other" in capsys.readouterr().err  # found, and damaged
+
+
+@pytest.mark.parametrize("command", [["export", "fields"], ["sample", "fields", "prompt"]])
+def test_run_without_tokenizer_names_its_weights(outputs: Path, capsys, command: list[str]) -> None:
+    folder = outputs / "2026-01-02_03-04-06_fields"
+    (folder / "checkpoints/best").mkdir(parents=True)
+    for name in ("config.yaml", "metrics.jsonl", "checkpoints/best/model.safetensors"):
+        (folder / name).touch()
+    assert cli.main([*command, "--output-dir", str(outputs)]) == 2
+    where = f"its weights are in {folder / 'checkpoints/best/model.safetensors'}"
+    assert f"is not a run of a language model, or lost it; {where}" in capsys.readouterr().err

@@ -126,7 +126,7 @@ def test_locks_on_the_command_line(conf, places, tmp_path, capsys):
     assert run.main([*typed, "unlock=[seed]"]) == 0
     [record] = tmp_path.glob("outputs/*/metrics.jsonl")
     start = json.loads(record.read_text().partition("\n")[0])
-    assert start["overrides"][:2] == [f"hydra.searchpath=['file://{conf}']", "experiment=fixed"]
+    assert start["overrides"][:2] == [f'hydra.searchpath=["file://{conf}"]', "experiment=fixed"]
     params = start["params"]
     assert params["locked"] == "['seed', 'loop.epochs', 'data', 'batch.batch_size']"
     assert params["unlock"] == "['seed']"

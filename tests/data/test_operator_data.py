@@ -80,8 +80,14 @@ def test_arrays_of_separate_files_and_of_other_names(tmp_path) -> None:
     assert torch.equal(data.held_out[0].x[:, 0], X + 1)
     assert torch.equal(data.test[0].x[:, 0], X + 2)
     assert set(data.split_digests) == {"train", "validation", "test"}
-    with pytest.raises(ValueError, match=r"has no array 'x': it holds coeff \[6, 4, 4\], sol \[6, 4, 4\]; name"):
+    with pytest.raises(
+        ValueError,
+        match=r"has no array 'x': it holds coeff \[6, 4, 4\], sol \[6, 4, 4\]; name the "
+        "arrays with data.x=NAME data.y=NAME",
+    ):
         load(train=f"{tmp_path}/named.npz", val_fraction=0.5)
+    torch.save((X, Y), tmp_path / "pair.pt")  # whose arrays have numbers
+    assert torch.equal(load(train=f"{tmp_path}/pair.pt", val_fraction=0.5, x=0, y=1).train.y[:, 0], Y[:3])
     with pytest.raises(ValueError, match=r"a.npy holds one array, and x and y are needed; give {x: .*a.npy, y: FILE}"):
         load(train=f"{tmp_path}/a.npy", val_fraction=0.5)
     with pytest.raises(ValueError, match=r"^train={'x': 'a.npy'} must have the keys x and y"):

@@ -76,6 +76,12 @@ def test_mean_predictor_is_the_mean_training_field(task) -> None:
     assert task.constants["mean_predictor"] == pytest.approx(torch.stack(errors).mean().item(), rel=1e-5)
 
 
+def test_dataset_says_how_the_fields_were_read(task) -> None:
+    """The axes are found from the shapes, so the header of a run shows them."""
+    read = "32 samples, validation 5 on 8 and 5 on 16 · x and y of 1 and 1 channels on a grid of 8x8"
+    assert task.dataset["shape"] == read
+
+
 def test_batches_of_an_epoch_cover_every_sample_once(task) -> None:
     assert (task.examples, task.tokens_per_example) == (32, 1.0)
     epoch = [task.get_batch(position, 8) for position in range(0, 32, 8)]

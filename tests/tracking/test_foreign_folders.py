@@ -116,8 +116,12 @@ def test_recorded_store_of_somebody_else_is_refused(tmp_path, run_folder, monkey
         write_sweep_json(sweep, uri)
         for folder, file in ((run_folder, "mlflow.json"), (sweep, "sweep.json")):
             assert cli.main(["sync", str(folder)]) == 2
-            problem = f"{file}: uri: {uri}: not your tracking store; set MLFLOW_TRACKING_URI to it to upload there"
-            assert capsys.readouterr().err == f"{folder}: {problem}\n"
+            problem = (
+                f"{file}: uri: {uri}: not your tracking store; set MLFLOW_TRACKING_URI to it to upload there; runs go"
+            )
+            assert capsys.readouterr().err.startswith(
+                f"{folder}: {problem} only to the store that they were recorded for"
+            )
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "x.db").exists()
 
