@@ -5,14 +5,11 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
-from harness.core.credentials import hide_credentials_in_text
-from harness.core.errors import ConfigError, RunFailedError, did_you_mean, explain_path_error
-from harness.core.extras import describe_missing_package
-from harness.core.shortage import describe_shortage
-from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_interrupted
-from harness.core.terminal import end_start, format_choices, print_error, show_lines_at_once
+from harness.commands.failures import report_failure
+from harness.core.errors import did_you_mean
+from harness.core.signals import interrupt_on_signals
+from harness.core.terminal import end_start, format_choices, show_lines_at_once
 from harness.core.threads import use_passive_waiting
 
 # Each command is the module of that name in harness/commands, imported when it is chosen.
@@ -65,35 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             interrupt_on_signals()
             end_start()
         return command.main(args.arguments)
-    except ConfigError as error:
-        print_error(hide_credentials_in_text(str(error), *args.arguments))
-    except ModuleNotFoundError as error:
-        missing = describe_missing_package(error)
-        if not missing:
-            raise
-        print_error(f"plateau {args.command}: {missing}")
-    except KeyboardInterrupt as error:
-        print_error(str(error) or "interrupted")
-        return failure_status(INTERRUPT_STATUS)
-    except RunFailedError as error:
-        print_error(str(error))
-        return failure_status()
-    except Exception as error:
-        if was_interrupted():
-            print_error("interrupted")
-            return failure_status()
-        if shortage := describe_shortage(error, Path.cwd()):
-            print_error(f"{shortage}; the same command works again once there is enough")
-            return 1
-        message = explain_path_error(error)
-        if not message:
-            if type(error).__module__.partition(".")[0] not in ("hydra", "omegaconf", "yaml"):
-                raise
-            from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised
-
-            message = explain_error(error, args.arguments)
-        print_error(hide_credentials_in_text(message, *args.arguments))
-    return 2
+    except (Exception, KeyboardInterrupt) as error:
+        return report_failure(error, args.arguments)
 
 
 def _describe_unknown_command(name: str) -> str:

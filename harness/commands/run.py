@@ -11,34 +11,32 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from harness.commands.failures import report_error, report_failure
 from harness.config.compose import (
     check_compositions,
     compose_config,
     format_search_path,
     list_search_path_overrides,
 )
-from harness.config.errors import HYDRA_ERRORS, explain_error
 from harness.config.group_values import check_group_values
 from harness.config.hydra_internals import adjusts_files, parse_hydra_arguments, run_hydra_app
 from harness.config.locks import check_locked
 from harness.config.overrides import read_override_key
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
-from harness.core.credentials import hide_credentials_in_text
-from harness.core.errors import ConfigError, RunFailedError, explain_path_error
-from harness.core.extras import describe_missing_package
-from harness.core.paths import TRACEBACK_FILE, config_dir, project_dir
-from harness.core.shortage import ShortageError, describe_shortage
-from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_interrupted, was_signaled
-from harness.core.terminal import end_start, print_error, show_lines_at_once
+from harness.core.errors import RunFailedError
+from harness.core.paths import TRACEBACK_FILE, config_dir
+from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_signaled
+from harness.core.terminal import end_start, show_lines_at_once
 from harness.core.threads import use_passive_waiting
+
+RESUME_REMEDY = "run the same command again, or resume with start=resume start.run=RUN"
 
 
 def run_job(cfg: DictConfig) -> float:
     """Run one job and return its best validation loss, for Hydra's own sweepers.
 
-    A single run that fails exits with its status, and bad input with status 2. For an exception, Hydra would print its
-    own message first.
+    A single run that fails exits with its status, and invalid input with status 2.
     """
     from harness.core import distributed
     from harness.run.notices import describe_choices
@@ -55,17 +53,8 @@ def run_job(cfg: DictConfig) -> float:
             cfg = compose_config(overrides)
         check_locked(cfg, given)
         result = run(cfg, overrides=overrides, notices=describe_choices(cfg, overrides), **_sweep_arguments())
-    except ConfigError as error:
-        sys.exit(report_error(str(error), 2))
-    except ShortageError as error:
-        remedy = "run the same command again, or resume with start=resume start.run=RUN"
-        sys.exit(report_error(f"interrupted: {error}; once there is enough, {remedy}", 1))
-    except HYDRA_ERRORS as error:
-        sys.exit(report_error(explain_error(error, given), 2))
-    except OSError as error:
-        if not (message := explain_path_error(error)):
-            raise
-        sys.exit(report_error(message, 2))
+    except Exception as error:  # Hydra would print its own message
+        sys.exit(report_failure(error, given, "once there is enough, " + RESUME_REMEDY))
     finally:
         distributed.leave_process_group()
     if HydraConfig.get().mode is RunMode.MULTIRUN:
@@ -118,25 +107,8 @@ def main(arguments: Sequence[str]) -> int:
                 config_name="config",
                 trusted=list_hydra_targets(),
             )
-    except ConfigError as error:
-        return report_error(str(error), 2)
-    except (*HYDRA_ERRORS, ValueError) as error:
-        return report_error(explain_error(error, list(arguments)), 2)
-    except RunFailedError as error:
-        return report_error(str(error), failure_status())
-    except KeyboardInterrupt as error:
-        return report_error(str(error) or "interrupted", failure_status(INTERRUPT_STATUS))
-    except Exception as error:
-        if was_interrupted():
-            return report_error("interrupted", failure_status())
-        if message := explain_path_error(error):
-            return report_error(message, 2)
-        if missing := describe_missing_package(error):
-            return report_error(missing, 2)
-        shortage = describe_shortage(error, project_dir())
-        if not shortage:
-            raise
-        return report_error(f"interrupted: {shortage}; the same command works again once there is enough", 1)
+    except (Exception, KeyboardInterrupt) as error:
+        return report_failure(error, arguments)
     return 0
 
 
@@ -151,11 +123,3 @@ def _complete_resume(arguments: Sequence[str]) -> list[str]:
     folders = [format_search_path([f"file://{Path(args.config_dir).absolute()}"])] if args.config_dir else []
     overrides = take_over_settings([*folders, *args.overrides], args.multirun)
     return [*options, *(override for override in overrides if override not in folders)]
-
-
-def report_error(message: str, status: int) -> int:
-    """Print a message on rank 0, without the passwords of the command line, and return `status`."""
-    end_start()
-    if int(os.environ.get("RANK", 0)) == 0:
-        print_error(hide_credentials_in_text(message, *sys.argv))
-    return status
