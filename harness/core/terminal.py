@@ -37,10 +37,14 @@ def wrap_text(text: str, width: int, first: str = "", rest: str = "") -> list[st
     """Return the lines of a paragraph, broken between words only; quoted text is one word.
 
     Line breaks of `text` are kept. The first line begins with `first`, which may be a title, the others with `rest`.
+    An indented line after the first is a command to copy, and stays as it is.
     """
     lines: list[str] = []
     for line in text.splitlines() or [""]:
-        lines += wrap_units(_WORD.findall(line), width, rest if lines else first, rest)
+        if lines and line.startswith(" "):
+            lines.append(line)
+        else:
+            lines += wrap_units(_WORD.findall(line), width, rest if lines else first, rest)
     return lines
 
 
@@ -73,10 +77,15 @@ def print_notes(notices: Iterable[str]) -> None:
 
 
 def fit_record(line: str) -> str:
-    """Return a line of a log, wrapped if a terminal shows it; in a file a record stays one line."""
+    """Return a line of a log, wrapped if a terminal shows it; in a file a record stays one line.
+
+    Indented lines that follow it are commands to copy, and stay as they are.
+    """
     width = find_width()
-    if width is None or len(line) <= width:
+    if width is None or max(map(len, line.splitlines()), default=0) <= width:
         return line
+    if "\n" in line:
+        return "\n".join(wrap_text(line, width, rest="    "))
     parts = line.split(" · ")
     if max(map(len, parts)) + 6 <= width:
         return "\n".join(wrap_parts(parts, width, rest="    "))

@@ -35,6 +35,7 @@ from harness.training.policies import Policy
 from harness.training.schedules import Plateau
 from harness.training.spikes import watch_spikes
 
+UNUSED_KERNEL = "optimizer.fused=true is not used: fused kernels have no complex parameters; the update is the same"
 NON_NUMERIC_KEYS = ("params", "param_names", "foreach", "fused", "capturable", "differentiable", "maximize")
 """Keys of a torch parameter group that do not change the update."""
 SCHEDULE_FREE = "ScheduleFree"
@@ -121,6 +122,7 @@ def build_parts(
     if settings.precision.autocast and any(parameter.is_complex() for parameter in task.model.parameters()):
         raise ConfigError("precision.autocast: the model has complex parameters; use precision=fp32")
     optimizer = build_optimizer(cfg, task.model, settings.weight_decay_applies_to)
+    unused = [UNUSED_KERNEL] if _cannot_use_fused_kernel(cfg, task.model) else []
     plan = _build_plan(settings, task, processes, schedule_start_step)
     schedule = instantiate_component(cfg, "schedule")
     warmup_steps, notices = _report_errors_under("schedule", _check_schedule)(schedule, plan, schedule_start_step)
@@ -141,7 +143,7 @@ def build_parts(
         plan=plan,
         policies=_build_policies(settings),
         effective=_read_effective_settings(state, plan, processes, warmup_steps),
-        notices=notices,
+        notices=(*unused, *notices),
     )
 
 
@@ -160,11 +162,15 @@ def build_observers(cfg: DictConfig) -> list[Observer]:
 
 def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_applies_to: str) -> CombinedOptimizer:
     """Build `cfg.optimizer` over the trainable parameters of `model`."""
-    if cfg.optimizer.get("fused") and any(parameter.is_complex() for parameter in model.parameters()):
+    if _cannot_use_fused_kernel(cfg, model):
         cfg = cfg.copy()
-        cfg.optimizer.fused = None  # fused kernels do not support complex parameters; the update is the same
+        cfg.optimizer.fused = None
     groups = _report_errors_under("optimizer", group_parameters)(model, weight_decay_applies_to)
     return _report_errors_under("optimizer", CombinedOptimizer)(instantiate_component(cfg, "optimizer")(groups), model)
+
+
+def _cannot_use_fused_kernel(cfg: DictConfig, model: nn.Module) -> bool:
+    return bool(cfg.optimizer.get("fused")) and any(parameter.is_complex() for parameter in model.parameters())
 
 
 def _compile_model(enabled: bool, model: nn.Module) -> None:

@@ -174,3 +174,14 @@ def test_wrapped_record_keeps_its_indentation() -> None:
     assert first.startswith("  run_a: ")
     assert all(line.startswith("      ") for line in rest)
     assert rest
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_command_below_a_message_stays_on_one_line(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "  plateau run " + " ".join(f"group_{n}.key=value" for n in range(9))
+    message = "the base model comes from another text; to train on this text alone, with a model of your own:"
+    for text in (f"note: {message}\n{command}", f"{message}\n{command}"):
+        lines = fit_record(text).splitlines()
+        assert lines[-1] == command
+        assert max(map(len, lines[:-1])) <= width
+        assert " ".join(line.strip() for line in lines[:-1]) == text.partition("\n")[0]

@@ -68,7 +68,7 @@ def fit_file_ranges(
         options = _list_searched_options(space, group)
         fitting = [option for option in options if has_option_key(group, option, key)]
         if len(fitting) == len(options) or not (fitting or _is_key_of_any_option(group, key)):
-            continue  # one that no option has is a mistake, which is reported when the bounds are built
+            continue  # a key that no option has is reported when the bounds are built
         text = kept.pop(key)
         for option in fitting:
             conditions.setdefault(f"{group}={option}", {}).setdefault(key, text)
@@ -83,10 +83,10 @@ def fit_file_ranges(
 
 
 def _read_mapping(condition: str, ranges: Any) -> dict[str, Any]:
-    """Return the ranges of a condition; null, with which a file takes back those of another file, has none."""
+    """Return the ranges of a condition without null, with which a file takes back one or all ranges of another file."""
     if ranges is not None and not isinstance(ranges, Mapping):
         raise ConfigError(f"sweep.conditional.{condition}: {ranges!r} must be a mapping of keys to ranges")
-    return dict(ranges or {})
+    return {key: text for key, text in (ranges or {}).items() if text is not None}
 
 
 def _find_replacement(key: str, given: Mapping[str, Any]) -> str:

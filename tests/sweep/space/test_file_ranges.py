@@ -104,6 +104,18 @@ def test_other_optimizer_has_its_own_range() -> None:
     both = request_of("experiment=headlines", "optimizer=adamw,lion").space
     assert both.active_ranges({"optimizer": "adamw"})["optimizer.lr"].high == 0.01
     assert both.active_ranges({"optimizer": "lion"})["optimizer.lr"].low == 1e-5
+    decay = "optimizer.weight_decay"  # AdamW's, which is not coupled with the LR
+    assert decay in both.active_ranges({"optimizer": "adamw"})
+    assert decay not in both.active_ranges({"optimizer": "lion"})
+    alone = request_of("experiment=headlines").space
+    assert (alone.ranges["optimizer.lr"].high, alone.ranges[decay].choices) == (0.01, (0.0, 0.1))
+    assert decay not in request_of("experiment=headlines", "optimizer=sgd").space.ranges
+
+
+def test_null_takes_back_one_range_of_another_file() -> None:
+    conditions = {"optimizer=adamw": {"optimizer.lr": None, "optimizer.weight_decay": "0.0,0.1"}}
+    fitted = fit_file_ranges({"optimizer.lr": "interval(0.1,0.2)"}, conditions, [], {"optimizer": "adamw"})
+    assert fitted.params == {"optimizer.lr": "interval(0.1,0.2)", "optimizer.weight_decay": "0.0,0.1"}
 
 
 @pytest.mark.parametrize(
