@@ -97,22 +97,6 @@ def test_bare_package_shows_its_version_and_the_extra_that_a_run_needs(bare: Pat
     assert len(refused.stderr.splitlines()) == 1
 
 
-def test_installed_package_trains_with_results_in_the_current_folder(bare: Path, tmp_path: Path) -> None:
-    """The libraries come from this environment, so that they need not be installed again; see the test below."""
-    environment = tmp_path / "environment"
-    venv.create(environment, with_pip=False)
-    [packages] = environment.glob("lib/python*/site-packages")
-    [installed] = bare.parent.glob("lib/python*/site-packages")
-    for path in (*installed.glob("harness*"), *installed.glob("plateau_harness*")):
-        (packages / path.name).symlink_to(path)
-    (packages / "libraries.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
-    (environment / "bin" / "plateau").write_text(
-        f"#!{environment}/bin/python\nimport sys\nfrom harness.cli import main\nsys.exit(main())\n"
-    )
-    (environment / "bin" / "plateau").chmod(0o755)
-    check_runs(environment / "bin", tmp_path)
-
-
 @pytest.mark.install
 def test_extra_sweep_trains_and_sweeps_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     commands = install(wheel, tmp_path / "environment", "[sweep]")

@@ -100,6 +100,7 @@ def test_failed_check_stops_the_sweep_before_a_study_exists(places, leaked_data,
     assert not (tmp_path / "outputs" / "sweeps").exists()
 
 
+@pytest.mark.slow
 def test_sweep_with_preflight_warn_continues_and_saves_the_findings_once(
     places, leaked_data, tmp_path, monkeypatch, capsys
 ) -> None:

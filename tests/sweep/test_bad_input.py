@@ -160,6 +160,7 @@ def test_invalid_conditional_range(conditional, places, tmp_path, monkeypatch, c
     assert sorted(os.listdir(tmp_path)) == ["sweeps"]
 
 
+@pytest.mark.slow
 def test_notice_of_unused_conditional_range(places, tmp_path, monkeypatch, capsys) -> None:
     """Ranges for other options of the group are no mistake where one of them applies."""
     overrides = [*places, "optimizer=adamw,lion", "sweep.dry_run=true"]
@@ -176,10 +177,15 @@ def test_notice_of_unused_conditional_range(places, tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["sweep.allow=[loop.evals]", "loop.evals=2,4"],
-        ["sweep.allow=[data]", "data.val_fraction=0.005,0.01"],
-        ["batch.batch_size=4,8", "loop.max_steps=null", "loop.max_tokens=2000"],
-        ["hydra.sweeper.n_trials=5"],
+        *(
+            pytest.param(overrides, marks=pytest.mark.slow)
+            for overrides in (
+                ["sweep.allow=[data]", "data.val_fraction=0.005,0.01"],
+                ["batch.batch_size=4,8", "loop.max_steps=null", "loop.max_tokens=2000"],
+                ["hydra.sweeper.n_trials=5"],
+            )
+        ),
+        ["sweep.allow=[loop.evals]", "loop.evals=2,4", "hydra.sweeper.n_trials=5"],
     ],
     ids=" ".join,
 )

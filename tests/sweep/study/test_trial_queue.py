@@ -168,7 +168,11 @@ PRUNERS = sorted(path.stem for path in (ROOT / "conf" / "pruner").glob("*.yaml")
 # Samplers notice only the pruners that hide trials from them (hyperband) or compare rungs (halving).
 PAIRS = [
     *[("tpe", pruner) for pruner in PRUNERS],
-    *[(sampler, pruner) for sampler in ("random", "cmaes", "qmc") for pruner in ("hyperband", "halving")],
+    *[
+        pytest.param(sampler, pruner, marks=pytest.mark.slow)
+        for sampler in ("random", "cmaes", "qmc")
+        for pruner in ("hyperband", "halving")
+    ],
 ]
 
 

@@ -27,7 +27,7 @@ SMALL = [*TINY_WITHOUT_LORA, "loop.max_steps=40", "sweep.n_jobs=2"]
 ENDLESS = ["loop.max_steps=1000000"]
 SLURM = pytest.mark.skipif("HARNESS_TEST_SLURM" not in os.environ, reason="run tests/services/slurm.sh")
 RAY = pytest.mark.skipif("HARNESS_TEST_RAY" not in os.environ, reason="run tests/services/ray.sh")
-LOCAL_LAUNCHERS = ["joblib", "submitit_local"]
+LOCAL_LAUNCHERS = ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow)]
 CLUSTER_LAUNCHERS = [
     pytest.param("submitit_slurm", marks=[pytest.mark.slurm, SLURM]),
     pytest.param("ray", marks=[pytest.mark.ray, RAY]),
