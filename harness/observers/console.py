@@ -137,7 +137,8 @@ class ConsolePrinter(Observer):
 def format_header(start: RunStart) -> Iterator[str]:
     """Yield the name, the data and the most important settings in effect; config.yaml and MLflow have all."""
     yield start.name
-    yield from _wrap_paragraph("data", [start.dataset.get(name, "") for name in ("name", "digest", "shape")])
+    about = [start.dataset.get(name, "") for name in ("name", "digest", "shape")]
+    yield from _wrap_paragraph("data", [part for text in about for part in text.split(" · ")])
     for title, names in HEADER_SETTINGS.items():
         yield from _wrap_paragraph(title, [part for name in names for part in _format_setting(start.effective, name)])
     constants = [f"{name.replace('_', ' ')} {format_number(value)}" for name, value in start.constants.items()]

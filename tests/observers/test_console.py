@@ -12,7 +12,7 @@ import pytest
 
 from harness.core.events import OutOfMemory
 from harness.observers import console
-from harness.observers.console import ConsolePrinter, format_metrics, format_run_end
+from harness.observers.console import ConsolePrinter, format_header, format_metrics, format_run_end
 from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, send_events, step_end
 
 ROOT = Path(__file__).parents[2]
@@ -120,3 +120,12 @@ def test_closed_pipe_does_not_end_the_run(tmp_path: Path) -> None:
 
 def test_clip_fraction_of_zero_is_not_shown() -> None:
     assert list(format_metrics({"train/grad_norm": 0.5, "train/clip_fraction": 0.0})) == ["grad norm 0.5000"]
+
+
+def test_header_says_how_the_data_was_read(tmp_path: Path) -> None:
+    dataset = {"name": "FieldFiles", "digest": "d", "shape": "8 samples · x and y of 1 and 2 channels on a grid of 9"}
+    lines = [*format_header(run_start(tmp_path, dataset=dataset))]
+    assert lines[1:3] == [
+        "data        FieldFiles · d · 8 samples ·",
+        "            x and y of 1 and 2 channels on a grid of 9",
+    ]
