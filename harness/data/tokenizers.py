@@ -195,8 +195,7 @@ class PretrainedTokenizer:
 
     def fingerprint(self, split_digest: str) -> str:
         place = Path(self.name).expanduser()
-        named = (path for path in sorted(place.glob("*")) if re.search(r"token|vocab|merges|spm|spiece", path.name))
-        files = [path for path in named if not path.is_dir()]
+        files = _list_tokenizer_files(place)
         size = place.stat().st_size if place.is_file() else None
         return compute_digest("pretrained", [compute_file_digest(path) for path in files] or [str(self.name), size])
 
@@ -217,7 +216,7 @@ class PretrainedTokenizer:
         """Load the tokenizer with transformers.
 
         Raises:
-            ValueError: If it does not load, has no fast version, or no token that ends a text.
+            ValueError: If it does not load, is empty, has no fast version, or no token that ends a text.
         """
         place = Path(self.name).expanduser()
         if not place.exists():
@@ -237,6 +236,8 @@ class PretrainedTokenizer:
             reason = str(error).split("\n")[0] or type(error).__name__
             if str(self.name).startswith(("/", "~", ".")) and not place.exists():
                 reason = "there is no such folder."
+            if (place / "config.json").is_file() and not _list_tokenizer_files(place):
+                raise self._missing_error() from error
             remedy = "check the name; offline, give a folder with config.json, weights and tokenizer.json"
             raise SettingError(
                 "tokenizer.name", f"{str(self.name)!r} does not load: {reason.rstrip(' .:')}; {remedy}"
@@ -244,7 +245,19 @@ class PretrainedTokenizer:
         if not tokenizer.is_fast or (tokenizer.eos_token_id is None and tokenizer.sep_token_id is None):
             missing = "end-of-text token" if tokenizer.is_fast else "fast version"
             raise SettingError("tokenizer.name", f"{str(self.name)!r} has no {missing}; choose another")
+        # For a folder with a model alone, transformers makes an empty tokenizer of the model's kind.
+        if not set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids):
+            raise self._missing_error()
         return tokenizer
+
+    def _missing_error(self) -> SettingError:
+        remedy = "save it there with tokenizer.save_pretrained, or set tokenizer.name to a folder that has one"
+        return SettingError("tokenizer.name", f"{str(self.name)!r} has no tokenizer; {remedy}")
+
+
+def _list_tokenizer_files(folder: Path) -> list[Path]:
+    named = (path for path in sorted(folder.glob("*")) if re.search(r"token|vocab|merges|spm|spiece", path.name))
+    return [path for path in named if not path.is_dir()]
 
 
 def _train_to_size(backend: tokenizers.Tokenizer, trainer: Any, documents: Iterable[Document], vocab_size: int) -> None:

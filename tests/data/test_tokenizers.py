@@ -100,6 +100,13 @@ def test_folder_without_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
         PretrainedTokenizer(str(tmp_path)).build([], [], tmp_path / "t")
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "bloom"])
+def test_folder_with_a_model_alone_has_no_tokenizer(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    with pytest.raises(ValueError, match=r"tokenizer.name: .* has no tokenizer; save it"):
+        PretrainedTokenizer(name=str(tmp_path)).load_hf_tokenizer()
+
+
 def test_too_large_vocabulary_error_names_both_sizes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"vocab_size=9000 is more than the text supports, (\d+); use .*=\1 or less"):
         train_bpe(tmp_path / "t", 9000)
