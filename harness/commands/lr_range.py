@@ -27,7 +27,7 @@ from harness.core.terminal import announce, fit_record, format_labeled, paragrap
 from harness.diagnosis.lr_band import MIN_STEPS, LRBand, compute_lr_band, smooth_losses
 from harness.diagnosis.prescription import format_lr_ranges
 from harness.plotting import BLUE, GREEN, ORANGE, add_legend, make_axes, save_figure, use_log_scale
-from harness.record.lr_range_file import RANGE_TEST_FOLDER, write_range_test
+from harness.record.lr_range_file import RANGE_TEST_FOLDER, add_data_digest, write_range_test
 from harness.run.build import RunParts
 from harness.run.notices import describe_choices
 from harness.run.reproduce import name_followup_study
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             print_notes(describe_choices(cfg, args.overrides))
         optimizer = parts.effective.optimizer
         print(f"raising the LR of {optimizer} from {ramp.low:g} to {ramp.high:g} in {ramp.steps} steps", flush=True)
-        notes = describe_data_shortage(parts, ramp)
+        notes, dataset = describe_data_shortage(parts, ramp), parts.task.dataset
         lrs, losses = run_range_test(parts, processes, ramp)
     if not processes.is_main:
         return 0
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = check_writable("output_dir", settings.output_dir / RANGE_TEST_FOLDER)
     folder /= f"{datetime.now():%Y-%m-%d_%H-%M-%S.%f}_{cfg.name or 'run'}"
     plot_range_test(folder / "lr_range.png", cfg.name or "", lrs, losses, found)
-    write_range_test(folder, params, lrs, losses, found)
+    write_range_test(folder, add_data_digest(params, dataset), lrs, losses, found)
     study = name_followup_study(folder.name)
     print(*format_bar_chart(lrs, losses, found), *notes, sep="\n")
     print(*_suggest_sweep(found, params, overrides, study), *format_labeled("folder", str(folder)), sep="\n")

@@ -19,7 +19,13 @@ from harness.diagnosis.prescription import Prescription, prescribe
 from harness.diagnosis.thresholds import parse_thresholds
 from harness.importers import native
 from harness.record import metrics_file
-from harness.record.lr_range_file import RangeTest, describe_difference, find_range_test, read_range_tests
+from harness.record.lr_range_file import (
+    RangeTest,
+    add_data_digest,
+    describe_difference,
+    find_range_test,
+    read_range_tests,
+)
 from harness.record.run_lookup import find_run
 from harness.run.reproduce import keep_accepted_overrides, name_followup_study, reproduce_overrides
 from harness.sweep.request import compose_sweep_request
@@ -48,8 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         )
     params, overrides = start["params"], reproduce_overrides(folder)
     outputs = project_dir() / params.get("output_dir", "outputs")
-    test = find_range_test(outputs, params)
-    print(*describe_range_test(test, outputs, params, overrides), sep="\n")
+    identity = add_data_digest(params, start["dataset"])
+    test = find_range_test(outputs, identity)
+    print(*describe_range_test(test, outputs, identity, overrides), sep="\n")
     prescription = prescribe(history, diagnoses, params, test.band if test else None)
     cost = estimate_run_cost(record, history)
     print(*describe_prescription(prescription, overrides, history.facts.name, cost), sep="\n")

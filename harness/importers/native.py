@@ -10,7 +10,7 @@ from harness.core.effective_settings import EffectiveSettings
 from harness.core.paths import project_dir
 from harness.diagnosis.history import History, SpikeRecord
 from harness.diagnosis.run_facts import extract_run_facts
-from harness.record.lr_range_file import load_lr_band
+from harness.record.lr_range_file import add_data_digest, load_lr_band
 from harness.record.metrics_file import parse_entries, read_entries
 from harness.tracking.run_names import STUDY_TAG, format_run_name
 
@@ -53,7 +53,8 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
             name = format_run_name(entry) if STUDY_TAG in entry["tags"] else entry["name"]
             facts = extract_run_facts(name, params, effective, entry["constants"], entry["dataset"])
             outputs = project_dir() / params.get("output_dir", "outputs")
-            history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=load_lr_band(outputs, params))
+            band = load_lr_band(outputs, add_data_digest(params, entry["dataset"]))
+            history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=band)
         case "metrics":
             history.add_row(entry["step"], entry["metrics"])
             unit = entry["units"].get("val/loss")

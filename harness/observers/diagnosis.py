@@ -15,7 +15,7 @@ from harness.diagnosis.history import History, SpikeRecord
 from harness.diagnosis.run_facts import extract_run_facts
 from harness.diagnosis.thresholds import change_thresholds
 from harness.record import results_file
-from harness.record.lr_range_file import load_lr_band
+from harness.record.lr_range_file import add_data_digest, load_lr_band
 from harness.record.metric_rows import MetricAggregator
 
 FILE_NAME = "diagnoses.json"
@@ -53,7 +53,8 @@ class DiagnosisObserver(Observer):
         match event:
             case RunStart():
                 self._folder: Path = event.folder
-                band = load_lr_band(project_dir() / event.params.get("output_dir", "outputs"), event.params)
+                outputs = project_dir() / event.params.get("output_dir", "outputs")
+                band = load_lr_band(outputs, add_data_digest(event.params, event.dataset))
                 facts = extract_run_facts(event.name, event.params, event.effective, event.constants, event.dataset)
                 history.facts = replace(facts, lr_band=band)
             case EvalEnd():

@@ -31,10 +31,15 @@ IGNORED_PREFIXES = (
 )
 
 
+def add_data_digest(params: Mapping[str, str], dataset: Mapping[str, str]) -> dict[str, str]:
+    """Return the dotted parameters of a run and the digest of what it reads, since files change under their names."""
+    return {**params, "data.digest": dataset.get("digest", "")}
+
+
 def write_range_test(
     folder: Path, params: Mapping[str, str], lrs: Sequence[float], losses: Sequence[float], found: LRBand | str
 ) -> None:
-    """Write the range test of a run with these dotted parameters; `found` is the band or why there is none."""
+    """Write the range test of a run with these parameters; `found` is the band or why there is none."""
     content = {
         "params": select_relevant_params(params),
         "band": asdict(found) if isinstance(found, LRBand) else None,
@@ -63,7 +68,10 @@ class RangeTest:
 
 
 def find_range_test(output_dir: Path, params: Mapping[str, str]) -> RangeTest | None:
-    """Return the latest range test of a run with these parameters, preferably one with a band; None without any."""
+    """Return the latest range test of a run with these parameters, preferably one with a band; None without any.
+
+    Here and elsewhere, the parameters are those of `add_data_digest`.
+    """
     relevant = select_relevant_params(params)
     tests = [test for test in read_range_tests(output_dir) if test.params == relevant]
     return next((test for test in tests if test.band), tests[0] if tests else None)

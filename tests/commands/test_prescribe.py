@@ -14,7 +14,7 @@ from harness.commands.prescribe import estimate_run_cost
 from harness.config.compose import without_sweep_keys
 from harness.diagnosis.lr_band import LRBand
 from harness.importers import native
-from harness.record.lr_range_file import RANGE_TEST_FOLDER, write_range_test
+from harness.record.lr_range_file import RANGE_TEST_FOLDER, add_data_digest, write_range_test
 from harness.sweep.request import compose_sweep_request
 from harness.sweep.space.validation import check_search_space
 from tests.run.test_reproduce import training_settings
@@ -53,7 +53,8 @@ def copied(finished, tmp_path, monkeypatch) -> Path:
 
 
 def record_range_test(run: Path, band: LRBand | str, **changes: str) -> None:
-    params = native.read_start_entry(run / "metrics.jsonl")["params"]
+    start = native.read_start_entry(run / "metrics.jsonl")
+    params = add_data_digest(start["params"], start["dataset"])
     folder = run.parent / RANGE_TEST_FOLDER / "test"
     folder.mkdir(parents=True, exist_ok=True)
     write_range_test(folder, {**params, **changes}, [1.0], [2.0], band)
@@ -65,6 +66,15 @@ def test_sweep_is_centred_on_the_best_lr_of_the_range_test(copied, capsys) -> No
     printed = capsys.readouterr().out
     assert "range test test: the loss fell at 0.3\n  evidence weak: a fall of 0.5%\n" in printed
     assert "optimizer.lr=tag(log,interval(3e-02,3e+00))" in printed
+
+
+def test_range_test_of_other_data_in_the_same_files_is_left_out(copied, capsys) -> None:
+    record_range_test(copied, LRBand(2e-2, 9e-1, 3e-1, "the loss fell at 0.3"), **{"data.digest": "0" * 16})
+    cli.main(["prescribe", str(copied)])
+    printed = capsys.readouterr().out
+    assert "range test: none of this configuration" in printed
+    assert "had data.digest=0000000000000000" in printed
+    assert native.read_native(copied / "metrics.jsonl").facts.lr_band is None
 
 
 def test_range_test_of_another_configuration_is_named_with_its_difference(copied, capsys) -> None:
