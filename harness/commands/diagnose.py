@@ -16,7 +16,7 @@ from harness.core.events import Diagnosis
 from harness.core.terminal import fit_record, paragraph_width
 from harness.diagnosis import diagnose
 from harness.diagnosis.assessment import Assessment, assess
-from harness.diagnosis.comparability import compare_runs
+from harness.diagnosis.comparability import compare_runs, name_distinctly
 from harness.diagnosis.expectations import Expectation, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History
 from harness.diagnosis.plateau_window import drop_non_finite
@@ -51,6 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(histories) > 1:
         comparison = compare_runs(histories, thresholds)
         lines = [str(comparison), *(f"  {reason}" for reason in comparison.reasons)]
+        if comparison.verdict != "not comparable":
+            lines += _rank_runs(histories)
         console.print(*map(fit_record, lines), sep="\n", markup=False)
     return 0
 
@@ -129,6 +131,19 @@ def _describe_history(history: History) -> Iterator[str]:
         best = int(np.argmin(losses.values))
         unit = f" {facts.unit}" if facts.unit else ""
         yield f"best validation loss {losses.values[best]:.4g}{unit} at step {losses.steps[best]}"
+
+
+def _rank_runs(histories: Sequence[History]) -> Iterator[str]:
+    """Yield a line with the best validation loss of each run, the lowest first, if at least two have one."""
+    found = []
+    for name, history in zip(name_distinctly(histories), histories, strict=True):
+        losses = drop_non_finite(history["val/loss"])
+        if len(losses):
+            best = int(np.argmin(losses.values))
+            found.append((float(losses.values[best]), f"{name} {losses.values[best]:.4g} at step {losses.steps[best]}"))
+    if len(found) > 1:
+        found.sort(key=lambda one: one[0])
+        yield "best validation losses, lowest first: " + " · ".join(text for _, text in found)
 
 
 def _print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:

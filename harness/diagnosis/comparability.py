@@ -19,11 +19,13 @@ class Comparison:
 
     verdict: Verdict
     reasons: tuple[str, ...] = ()
+    has_tokens: bool = True
 
     def __str__(self) -> str:
         match self.verdict:
             case "comparable":
-                return "these runs are comparable: same validation data, tokenizer, vocabulary, unit and coverage"
+                tokens = "tokenizer, vocabulary, " * self.has_tokens
+                return f"these runs are comparable: same validation data, {tokens}unit and coverage"
             case "not comparable":
                 return "these runs are not comparable:"
         return "cannot tell whether these runs are comparable:"
@@ -35,12 +37,13 @@ def compare_runs(histories: Sequence[History], thresholds: Thresholds | None = N
     A difference makes the runs not comparable. Otherwise the verdict is "cannot tell" if one of them is unknown for a
     run, as it is for logs of other programs.
     """
-    names = _name_distinctly(histories)
+    names = name_distinctly(histories)
     differences = list(_find_differences(histories, names, thresholds or Thresholds()))
     if differences:
         return Comparison("not comparable", tuple(differences))
     unknown = list(_find_unknowns(histories, names))
-    return Comparison("cannot tell" if unknown else "comparable", tuple(unknown))
+    has_tokens = any(history.facts.data is None or history.facts.data.tokenizer != "" for history in histories)
+    return Comparison("cannot tell" if unknown else "comparable", tuple(unknown), has_tokens)
 
 
 def _find_differences(histories: Sequence[History], names: Sequence[str], thresholds: Thresholds) -> Iterator[str]:
@@ -105,7 +108,7 @@ def _shorten(value: object) -> str:
     return str(value)[:SHOWN_DIGITS]
 
 
-def _name_distinctly(histories: Sequence[History]) -> list[str]:
+def name_distinctly(histories: Sequence[History]) -> list[str]:
     """Return the names of the runs, with a number where several have the same one."""
     names = [history.facts.name or "unnamed" for history in histories]
     return [name if names.count(name) == 1 else f"{name} #{index}" for index, name in enumerate(names, start=1)]

@@ -56,7 +56,11 @@ def test_several_runs_are_compared(finished, log, tmp_path, capsys) -> None:
              (log, "cannot tell whether these runs are comparable:\n  other: "))  # fmt: skip
     for path, verdict in cases:
         assert cli.main(["diagnose", str(finished), str(path)]) == 0
-        assert verdict in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert verdict in printed
+        assert ("lowest first: " in printed) == ("not comparable" not in verdict)
+    # Of foreign logs, too, the better one comes first.
+    assert printed.splitlines()[-1].startswith("best validation losses, lowest first: other 3.75 at step 1500 · ")
 
 
 def test_training_that_does_not_move_is_not_called_fine(tmp_path, capsys) -> None:

@@ -72,5 +72,5 @@ def test_a_run_without_evaluation_has_no_unit() -> None:
 def test_fields_without_tokens_are_comparable() -> None:
     fields = DataIdentity("Darcy", "d" * 16, "v" * 16, None, "", None)
     runs = [make_run(name, fields, "relative L2 of physical fields") for name in "ab"]
-    assert compare_runs(runs).verdict == "comparable"
+    assert str(compare_runs(runs)) == "these runs are comparable: same validation data, unit and coverage"
     assert replace(runs[0].facts).data == fields
