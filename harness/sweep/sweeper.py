@@ -33,11 +33,16 @@ from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.figures import draw_study_figures
 from harness.sweep.report.final_report import format_sweep_summary
 from harness.sweep.report.result_files import optimization_results, summary_to_json
-from harness.sweep.report.summary import summarize_study, summarize_trials
+from harness.sweep.report.summary import describe_total_failure, summarize_study, summarize_trials
 from harness.sweep.report.table import ProgressTable
 from harness.sweep.request import SweepRequest, read_sweep_request
 from harness.sweep.space.search_space import range_ends
-from harness.sweep.space.validation import check_search_space, dry_run_from_scratch, find_unusable_options
+from harness.sweep.space.validation import (
+    check_search_space,
+    check_searched_keys,
+    dry_run_from_scratch,
+    find_unusable_options,
+)
 from harness.sweep.study.distinct_sampler import find_tried_points, identify_point
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.setup import check_existing_study, open_study
@@ -60,7 +65,9 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     """
     silence_optuna()
     end_start()
-    request = _leave_out_unusable_options(read_sweep_request(config, arguments), config, arguments)
+    request = read_sweep_request(config, arguments)
+    check_searched_keys(request.space, request.options.allow)  # before any data is read
+    request = _leave_out_unusable_options(request, config, arguments)
     print_fitted(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
     checked = check_search_space(request.space, request.options.allow)
     request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
@@ -85,13 +92,16 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     try:
         with ExitStack() as uploads:  # awaited last, when a signal may end the command
             status, reason = _run_trials(request, queue, config, context, uploads)
-            print(format_sweep_summary(summarize_study(queue.study, request.budget.n_trials, request.space.fixed)))
+            summary = summarize_study(queue.study, request.budget.n_trials, request.space.fixed)
+            print(format_sweep_summary(summary))
     except OSError as error:
         if problem := explain_path_error(error):
             raise RunFailedError(f"failed: {problem}, then run the same command to resume") from error
         raise
     if status != "completed":
-        raise RunFailedError(f"{status}: {reason}; run the same command to resume")
+        is_over = bool(describe_total_failure(summary.trials))
+        remedy = "repair it and choose another sweep.study" if is_over else "run the same command to resume"
+        raise RunFailedError(f"{status}: {reason}; {remedy}")
     if reason or (reason := _describe_exhausted_space(request, queue)):
         print_fitted(f"No more trials: {reason}.")
 
@@ -221,7 +231,7 @@ def _supervise_workers(
     if is_stopping():
         return "interrupted", "stopped by a signal"
     reasons = queue.find_end_reasons()
-    failure = outcome.error or reasons.failures
+    failure = outcome.error or reasons.failures or describe_total_failure(summarize_trials(queue.study))
     if failure and (files := sorted(request.folder.glob(f"*/{TRACEBACK_FILE}"))):
         failure += f"; traceback: {files[-1]}"
     return ("failed", failure) if failure else ("completed", reasons.exhausted_budget)

@@ -14,6 +14,9 @@ EDGE_SHARE = 0.05
 MAX_LOG_FACTOR = 4.0
 """Largest factor by which a logarithmic range is widened."""
 
+SEED = "seed"
+"""A key whose values have no order: another seed is no better."""
+
 Direction = Literal["down", "up"]
 Interval = FloatDistribution | IntDistribution
 
@@ -35,6 +38,8 @@ class BoundaryHit:
 
 def find_boundary_hit(name: str, value: Any, distribution: BaseDistribution) -> BoundaryHit | None:
     """Return the boundary hit of Optuna's parameter `name`; None if `value` is inside or the bound cannot be moved."""
+    if config_key(name) == SEED:
+        return None
     wider: BaseDistribution | None
     choices: list[Any] = []
     if isinstance(distribution, CategoricalDistribution):

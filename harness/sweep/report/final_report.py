@@ -1,10 +1,11 @@
 """The text printed at the end of a sweep."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import mean, stdev
 
 from harness.core.formatting import format_duration, format_number
 from harness.core.terminal import fit_record
-from harness.sweep.report.boundaries import BoundaryHit
+from harness.sweep.report.boundaries import SEED, BoundaryHit
 from harness.sweep.report.formatting import (
     format_objectives,
     format_param,
@@ -12,9 +13,12 @@ from harness.sweep.report.formatting import (
     format_status_counts,
     objective_label,
 )
-from harness.sweep.report.summary import MEASURED, SweepSummary
+from harness.sweep.report.summary import MEASURED, SweepSummary, TrialSummary
 
 MAX_FAILURES_SHOWN = 5
+MAX_SETTINGS_SHOWN = 10
+CONFIRM_OVERRIDES = "-m sweeps=grid seed=11,12,13 sweep.study=NAME"
+"""Added to the command of a run, they rerun it on other seeds."""
 
 
 def format_sweep_summary(summary: SweepSummary) -> str:
@@ -36,10 +40,32 @@ def _result_lines(summary: SweepSummary) -> Iterator[str]:
         yield fit_record(f"{head}: trial {trial.number} · {format_objectives(labels, trial.values)}")
         yield f"  {format_run_command(summary.fixed, trial.params)}"
     yield from map(fit_record, _baseline_lines(summary))
-    if summary.best_trials:
+    if over_seeds := list(_seed_lines(summary)):
+        yield from over_seeds
+    elif summary.best_trials:
         head, which = ("best", "it") if summary.best_trial else ("Pareto front", "them")
         statuses = f"{', '.join(MEASURED[:-1])} or {MEASURED[-1]}"
-        yield fit_record(f"{head} of {summary.n_measured} trials ({statuses}); rerun {which} on fresh seeds to confirm")
+        measured = f"{head} of {summary.n_measured} trials ({statuses})"
+        yield fit_record(f"{measured}; rerun {which} on fresh seeds to confirm: add to the command")
+        yield f"  {CONFIRM_OVERRIDES}"
+
+
+def _seed_lines(summary: SweepSummary) -> Iterator[str]:
+    """Yield the mean of each setting that was run with several seeds, the lowest first."""
+    by_setting: dict[str, list[TrialSummary]] = {}
+    for trial in summary.trials:
+        if trial.status == "completed" and SEED in trial.params:
+            setting = " ".join(f"{key}={format_param(value)}" for key, value in trial.params.items() if key != SEED)
+            by_setting.setdefault(setting, []).append(trial)
+    losses = {name: [trial.values[0] for trial in trials] for name, trials in by_setting.items() if len(trials) > 1}
+    if losses:
+        yield f"mean {objective_label(summary.objectives[0])} over seeds, and its standard deviation from seed to seed:"
+    for name in sorted(losses, key=lambda name: mean(losses[name]))[:MAX_SETTINGS_SHOWN]:
+        yield fit_record(f"  {_format_mean(losses[name])}{f' · {name}' * bool(name)}")
+
+
+def _format_mean(values: Sequence[float]) -> str:
+    return f"{format_number(mean(values))} ± {stdev(values):.2g} ({len(values)} seeds)"
 
 
 def _baseline_lines(summary: SweepSummary) -> Iterator[str]:

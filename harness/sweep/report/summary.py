@@ -167,6 +167,16 @@ def find_baseline(trials: Iterable[TrialSummary]) -> TrialSummary | None:
     return next((trial for trial in attempts if trial.status == "completed"), attempts[-1] if attempts else None)
 
 
+def describe_total_failure(trials: Sequence[TrialSummary]) -> str:
+    """Return that all trials of a study that is over failed or diverged; an empty string otherwise."""
+    counts = count_statuses(trials)
+    n_bad = counts["failed"] + counts["diverged"]
+    if not n_bad or any(counts[status] for status in ("completed", "pruned", "added", "running", "queued")):
+        return ""
+    parts = [f"{counts[status]} {status}" for status in ("failed", "diverged") if counts[status]]
+    return f"no trial has a result: {', '.join(parts)}"
+
+
 def count_statuses(trials: Iterable[TrialSummary]) -> dict[Status, int]:
     """Return the number of trials for every status, zeros included."""
     return dict.fromkeys(STATUSES, 0) | Counter(trial.status for trial in trials)

@@ -71,16 +71,17 @@ def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
 
 
 def check_searched_keys(space: SearchSpace, allow: Sequence[str]) -> None:
-    """Check that no searched key changes the objective, except those in `allow`.
+    """Check that the searched keys exist, and that none changes the objective, except those in `allow`.
 
     Raises:
-        ConfigError: If one does, or if a key in `allow` is not searched.
+        ConfigError: If one does or is unknown, or if a key in `allow` is not searched.
     """
     for name in allow:
         if not any(contains_key(name, key) for key in space.searched_keys):
             raise ConfigError(f"sweep.allow: {name!r} is not searched{did_you_mean(name, space.searched_keys)}")
     for key in sorted(space.searched_keys):
         _check_objective_key(key, allow)
+    space.compose_config(next(space.iterate_corners()))
 
 
 def find_unusable_options(space: SearchSpace, groups: Collection[str]) -> dict[str, dict[str, str]]:

@@ -2,8 +2,12 @@
 
 import shlex
 
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import create_trial
+
 from harness.sweep.report.final_report import format_sweep_summary
 from harness.sweep.report.summary import summarize_study
+from harness.sweep.study.trial_attrs import RESULT
 from tests.sweep.studies import (
     add_every_outcome,
     ask_conditional_trial,
@@ -26,12 +30,30 @@ def test_report_of_every_outcome() -> None:
         "python", "run.py", "loop.max_steps=120", "optimizer.lr=0.009", "lora.rank=64", "loop.grad_clip=1.0",
     ]  # fmt: skip
     assert "baseline: trial 0, the current configuration · val loss 4.300: the best is 1.298 lower" in lines
-    again = "rerun it on fresh seeds to confirm"
-    assert f"best of 5 trials (completed, pruned or diverged); {again}" in lines
+    again = lines.index(
+        "best of 5 trials (completed, pruned or diverged); rerun it on fresh seeds to confirm: add to the command"
+    )
+    assert lines[again + 1] == "  -m sweeps=grid seed=11,12,13 sweep.study=NAME"
     advice = lines.index("lora.rank: 64 is near the upper bound 64; try")
     assert lines[advice + 1] == "  'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
     assert "little effect" not in text
     assert lines[-1].startswith("cost: 4,700 tokens and ")
+
+
+def test_seeds_are_averaged_and_not_extended() -> None:
+    study, ranges = new_study(), {"seed": CategoricalDistribution([1, 2, 3]),
+                                  "optimizer": CategoricalDistribution(["adamw", "lion"])}  # fmt: skip
+    for optimizer, loss in (("lion", 4.0), ("adamw", 3.0)):
+        for seed in (1, 2, 3):
+            params, attrs = {"seed": seed, "optimizer": optimizer}, {RESULT: {"status": "completed", "tokens": 9}}
+            study.add_trial(create_trial(params=params, distributions=ranges, value=loss - seed / 10, user_attrs=attrs))
+    text = format_sweep_summary(summarize_study(study, 6))
+    assert (
+        "over seeds, and its standard deviation from seed to seed:\n  2.800 ± 0.1 (3 seeds) · optimizer=adamw\n" in text
+    )
+    assert "\n  3.800 ± 0.1 (3 seeds) · optimizer=lion\n" in text
+    assert "upper bound" not in text
+    assert "fresh seeds" not in text
 
 
 def test_report_when_baseline_is_best() -> None:

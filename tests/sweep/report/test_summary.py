@@ -6,7 +6,13 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from harness.sweep.report.summary import find_baseline, find_best_trials, summarize_study, summarize_trials
+from harness.sweep.report.summary import (
+    describe_total_failure,
+    find_baseline,
+    find_best_trials,
+    summarize_study,
+    summarize_trials,
+)
 from tests.sweep.studies import (
     add_every_outcome,
     ask_trial,
@@ -16,6 +22,19 @@ from tests.sweep.studies import (
     fail_trial,
     new_study,
 )
+
+
+def test_only_a_study_without_any_result_is_a_total_failure() -> None:
+    study = new_study()
+    assert describe_total_failure(summarize_trials(study)) == ""
+    for _ in range(2):
+        fail_trial(study, ask_trial(study), "failed", "out of memory")
+    diverge_trial(study, ask_trial(study))
+    assert describe_total_failure(summarize_trials(study)) == "no trial has a result: 2 failed, 1 diverged"
+    running = ask_trial(study)
+    assert describe_total_failure(summarize_trials(study)) == ""
+    complete_trial(study, running)
+    assert describe_total_failure(summarize_trials(study)) == ""
 
 
 def test_trial_statuses_and_fields(tmp_path) -> None:
