@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 
 from harness.commands.failures import report_failure
 from harness.core.errors import did_you_mean
+from harness.core.extras import find_version
 from harness.core.signals import interrupt_on_signals
 from harness.core.terminal import end_start, format_choices, show_lines_at_once
 from harness.core.threads import use_passive_waiting
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="commands:\n" + format_choices(COMMANDS),
     )
-    parser.add_argument("--version", action="version", version=f"plateau {_installed_version()}")
+    parser.add_argument("--version", action="version", version=f"plateau {find_version()}")
     parser.add_argument(
         "command", choices=COMMANDS, metavar="COMMAND", help="see below; COMMAND --help shows its options"
     )
@@ -70,10 +70,3 @@ def _describe_unknown_command(name: str) -> str:
     if "=" in name:
         return f"{name}: is an override, not a command; `plateau run {name}` trains"
     return f"there is no command {name!r}{did_you_mean(name, COMMANDS)} (`plateau --help` lists them)"
-
-
-def _installed_version() -> str:
-    try:
-        return version("plateau-harness")
-    except PackageNotFoundError:  # a checkout that is on the path without being installed
-        return "(not installed)"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +26,7 @@ from harness.config.overrides import read_override_key
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
 from harness.core.errors import RunFailedError
+from harness.core.extras import find_version
 from harness.core.paths import TRACEBACK_FILE, config_dir
 from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_signaled
 from harness.core.terminal import end_start, show_lines_at_once
@@ -96,6 +98,9 @@ def main(arguments: Sequence[str]) -> int:
     use_passive_waiting()
     show_lines_at_once()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra raises, and every message is made here
+    if "--version" in arguments:
+        print(f"plateau {find_version()}, with Hydra {hydra.__version__}")
+        return 0
     try:
         check_group_values(arguments)
         arguments = _complete_resume(arguments)

@@ -17,6 +17,7 @@ from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import run_command
 from harness.core.signals import failure_status, record_signal
+from harness.core.terminal import announce
 from harness.tracking.mlflow_client import connect_to_store, describe_root_cause
 from harness.tracking.runs_page import find_runs_page
 from harness.tracking.store_uri import artifact_root, resolve_store_uri, restore_credentials, sqlite_path
@@ -53,6 +54,7 @@ def serve_ui(host: str, port: int, uri: str | None) -> int:
         if file and not file.exists():
             command = " ".join(run_command())
             raise ConfigError(f"no runs in {file} yet; record one with {command} optimizer=adamw schedule=cosine")
+        announce("starting the MLflow UI, which takes up to half a minute")
         try:
             # creates or completes the tables, which several servers must not do at once
             page = find_runs_page(connect_to_store(uri))

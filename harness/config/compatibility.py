@@ -44,18 +44,28 @@ def _import_part(group: str, node: Any) -> Any:
 
 
 def _accepts(task: Any, group: str, part: Any) -> bool:
-    """Return whether a task's builder takes `part`, or None, as what the group `group` stands for."""
+    return _find_misfit(task, group, part) is None
+
+
+def _find_misfit(task: Any, group: str, part: Any) -> str | None:
+    """Return why a task's builder does not take `part`, or None, as what the group `group` stands for; None if it does.
+
+    The reason is empty where the group itself is not one of the task's, or one is missing.
+    """
     parameters = inspect.signature(task).parameters
     if group not in parameters:
-        return part is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        is_taken = part is None or any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        return None if is_taken else ""
     if part is None:
-        return parameters[group].default is not inspect.Parameter.empty
+        return "" if parameters[group].default is inspect.Parameter.empty else None
     passed, returned = _read_builder_type(_read_hints(task).get(group))
     taken = inspect.signature(part).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     result = part if inspect.isclass(part) else _read_hints(part).get("return")
-    is_right_type = not (inspect.isclass(returned) and inspect.isclass(result)) or issubclass(result, returned)
-    return is_right_type and (takes_any or all(name in taken for name in passed))
+    if inspect.isclass(returned) and inspect.isclass(result) and not issubclass(result, returned):
+        return f"which is no {returned.__module__.partition('.')[0]} {returned.__name__}"
+    missing = [] if takes_any else [name for name in passed if name not in taken]
+    return f"which takes no {missing[0]}" if missing else None
 
 
 def _read_builder_type(hint: Any) -> tuple[Sequence[str], Any]:
@@ -76,7 +86,8 @@ def _read_hints(function: Callable[..., Any]) -> Mapping[str, Any]:
 def _explain_misfit(plain: Mapping[str, Any], parts: Mapping[str, Any], unfit: Sequence[str]) -> str:
     """Return a message with options that the task takes, and with the tasks that take the parts it does not."""
     task = _name_option("task", plain["task"])
-    given = [f"{group}={_name_option(group, plain[group])}" if parts[group] else f"no {group}" for group in unfit]
+    builder = _import_part("task", plain["task"])
+    given = [_describe_part(group, plain[group], _find_misfit(builder, group, parts[group])) for group in unfit]
     others: dict[str, list[str]] = {}  # tasks by what else must change
     for option, target in _read_targets("task").items():
         other = import_component(("task", "_target_"), target)
@@ -84,12 +95,21 @@ def _explain_misfit(plain: Mapping[str, Any], parts: Mapping[str, Any], unfit: S
             changed = [group for group in ("model", "data") if not _accepts(other, group, parts[group])]
             others.setdefault(" ".join(["", *_list_fitting_options(other, changed)]), []).append(option)
     remedies = [
-        " ".join(_list_fitting_options(_import_part("task", plain["task"]), unfit)),
+        " ".join(_list_fitting_options(builder, unfit)),
         *(f"task={'|'.join(options)}{changes}" for changes, options in others.items()),
     ]
     names = [_find_experiment(name) for name in (task, *(name for options in others.values() for name in options))]
     hint = next((f"; experiment={name} has options that go together" for name in names if name), "")
     return f"task={task}: does not go with {' and '.join(given)}; use {', or '.join(filter(None, remedies))}{hint}"
+
+
+def _describe_part(group: str, node: Any, misfit: str | None) -> str:
+    """Return what was chosen for a group; for a component of the user's own, also why it does not fit."""
+    if not isinstance(node, dict) or "_target_" not in node:
+        return f"no {group}"
+    name = _name_option(group, node)
+    is_own = name == node["_target_"]
+    return f"{group}={name}{f', {misfit}' * bool(misfit and is_own)}"
 
 
 def _list_fitting_options(task: Any, groups: Sequence[str]) -> list[str]:

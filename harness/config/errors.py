@@ -115,7 +115,7 @@ def describe_unknown_key(key: str, arguments: Sequence[str], value: str = "") ->
     """Return what to write instead of a key that does not exist, with what precedes it: "; did you mean ...?"."""
     group, _, name = key.partition(".")
     if name and (config_dir() / group).is_dir() and (options := _find_options_with_key(group, key)):
-        return f"; the chosen {group} has no such key, {group}={'|'.join(options)} has it"
+        return f"; the chosen {group} has no such key, it needs {group}={'|'.join(options)}"
     others = [one for one in arguments if "=" in one and not one.startswith("-") and key not in one.partition("=")[0]]
     known = flatten_config(_compose_plain(others) or _compose_plain([]))
     overrides = suggest_overrides(key, value, [*known, *_list_groups()])

@@ -1,4 +1,6 @@
-"""Optional packages, by the extra of this package that installs them."""
+"""The installed version, and optional packages by the extra of this package that installs them."""
+
+from importlib.metadata import PackageNotFoundError, version
 
 EXTRAS = {
     "sweep": ("sklearn", "sqlalchemy", "cmaes"),
@@ -16,6 +18,14 @@ EXTRAS = {
     "smollm2": ("gguf",),
     "eval": ("minicons",),
 }  # fmt: skip
+
+
+def find_version() -> str:
+    """Return the version of this package."""
+    try:
+        return version("plateau-harness")
+    except PackageNotFoundError:  # a checkout that is on the path without being installed
+        return "(not installed)"
 
 
 def describe_missing_package(error: BaseException | None) -> str:

@@ -308,5 +308,7 @@ def _row_to_document(row: dict[str, Any], names: JSONL | HuggingFace, where: str
 
 def _check_column(parameter: str, name: str | None, available: Iterable[str], where: str) -> str:
     if name is None or name not in available:
-        raise ValueError(f"{parameter}={name!r}: {where} {', '.join(available)}; choose one")
+        names = list(available)
+        example = f", such as data.source.{parameter}={names[0]}" if names else ""
+        raise ValueError(f"{parameter}={name!r}: {where} {', '.join(names)}; choose one{example}")
     return name

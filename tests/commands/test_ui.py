@@ -60,7 +60,7 @@ def test_addresses_that_cannot_be_served_are_rejected(
 
 def start_ui(store: str, port: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "harness", "ui", "--uri", store, "--port", str(port)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def read_address(server: subprocess.Popen[str]) -> str:
@@ -73,6 +73,7 @@ def test_busy_port_is_skipped_and_no_process_survives(tmp_path: Path) -> None:
         port = busy.getsockname()[1]
         server = start_ui(store, port)
         assert server.stdout.readline().startswith(f"port {port} is busy; using ")
+        assert any("starting the MLflow UI" in line for line in server.stderr)
         address = read_address(server)
         with urllib.request.urlopen(address, timeout=20) as page:
             assert b"MLflow" in page.read()

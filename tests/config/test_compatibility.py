@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from harness.commands.run import main
-from harness.config.compose import compose_config
+from harness.config.compatibility import check_task_parts
+from harness.config.compose import compose_config, to_plain_dict
 from harness.config.validation import validate_config
 from harness.core.distributed import join_process_group, select_device
 from harness.core.errors import ConfigError
@@ -73,6 +75,28 @@ def test_message_names_options_that_go_together(
     assert message.startswith(problem)
     assert remedy in message
     assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("tests.config.test_compatibility.NoModel", "which is no torch Module"),
+     ("tests.config.test_compatibility.OtherModel", "which takes no vocab_size")],
+)  # fmt: skip
+def test_message_says_why_an_own_component_does_not_fit(target: str, reason: str, monkeypatch) -> None:
+    monkeypatch.setenv("HARNESS_TRUST", target)
+    plain = {**to_plain_dict(compose_config([])), "model": {"_target_": target, "_partial_": True}}
+    with pytest.raises(ConfigError, match=f"task=causal_lm: does not go with model={target}, {reason}; use model=gpt_"):
+        check_task_parts(plain)
+
+
+class NoModel:
+    def __init__(self, vocab_size: int) -> None:
+        pass
+
+
+class OtherModel(nn.Module):
+    def __init__(self, tokens: int) -> None:
+        pass
 
 
 def test_neural_operator_brings_what_it_needs() -> None:

@@ -51,8 +51,8 @@ def test_every_synonym_leads_to_a_key_or_group_that_exists(known: list[str]) -> 
 
 CASES = [
     # arguments, and parts of the message
-    (["experiment=smoke", "lora.rank=4"], ["the chosen lora has no such key, lora=all_linear|"]),
-    (["optimizer.momentum=0.9"], ["optimizer=muon|sgd has it"]),
+    (["experiment=smoke", "lora.rank=4"], ["the chosen lora has no such key, it needs lora=all_linear|"]),
+    (["optimizer.momentum=0.9"], ["it needs optimizer=muon|sgd"]),
     (["+optimizer=adamw"], ["drop the +: optimizer=adamw"]),
     (["+optimizer.lr=1"], ["drop the +: optimizer.lr=1"]),
     (["~lora"], ["use lora=none"]),
