@@ -54,7 +54,6 @@ def serve_ui(host: str, port: int, uri: str | None) -> int:
         if file and not file.exists():
             command = " ".join(run_command())
             raise ConfigError(f"no runs in {file} yet; record one with {command} optimizer=adamw schedule=cosine")
-        announce("starting the MLflow UI, which takes up to half a minute")
         try:
             # creates or completes the tables, which several servers must not do at once
             page = find_runs_page(connect_to_store(uri))
@@ -64,6 +63,7 @@ def serve_ui(host: str, port: int, uri: str | None) -> int:
         free = listener.getsockname()[1]
         if free != port:
             print(f"port {port} is busy; using {free}", flush=True)
+        announce("starting the MLflow UI, which takes up to half a minute")
         return _run_server(listener, host, free, uri, page)
 
 
