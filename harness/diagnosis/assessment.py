@@ -28,6 +28,7 @@ from harness.diagnosis.plateau_window import (
     find_flattest_window,
     find_peak_lr_steps,
     fit_trend_window,
+    has_enough_points,
     loss_scale,
 )
 from harness.diagnosis.thresholds import Thresholds
@@ -60,7 +61,7 @@ def assess(history: History, thresholds: Thresholds | None = None, diagnoses: Se
     thresholds = thresholds or Thresholds()
     missing = dict(_find_missing(history, thresholds, diagnoses))
     judged = [rule for rule in BASIC_RULES if rule not in missing]
-    if not _has_enough_points(history, thresholds):
+    if not has_enough_points(history, thresholds):
         conclusion = f"too few points to say anything: {_count_points(history)}; {_describe_need(thresholds)}"
     elif "never learnt" in missing and "plateau" in missing:
         conclusion = f"cannot tell whether it learns: {missing['never learnt']}"
@@ -68,11 +69,6 @@ def assess(history: History, thresholds: Thresholds | None = None, diagnoses: Se
         conclusion = f"no problems found; judged: {', '.join(judged)}"
     slopes = [_describe_slope(history, name, thresholds) for name in ("val/loss", "train/loss")]
     return Assessment(conclusion, tuple(filter(None, slopes)), tuple(_join_reasons(missing)))
-
-
-def _has_enough_points(history: History, thresholds: Thresholds) -> bool:
-    val, train = (drop_non_finite(history[name]) for name in ("val/loss", "train/loss"))
-    return len(val) >= thresholds.min_points or len(train) >= MIN_TRAIN_ROWS
 
 
 def _find_missing(
@@ -103,7 +99,7 @@ def _describe_unclear_progress(history: History, thresholds: Thresholds) -> str:
     name, losses = select_loss(history, thresholds)
     if completed_fraction(history) < 0.5:
         return "less than half of the run is done"
-    if not _has_enough_points(history, thresholds):
+    if not has_enough_points(history, thresholds):
         return f"{len(val)} of {thresholds.min_points:g} evaluations and {len(train)} of {MIN_TRAIN_ROWS} training rows"
     if losses.steps[0] > losses.steps[-1] / 10:
         return "the start of the run is not recorded"

@@ -54,6 +54,7 @@ class RunFacts:
     requested_warmup: float | None = None  # steps, not rounded
     warmup_steps: int | None = None  # in effect
     lora_rank: int | None = None
+    length: tuple[str, float] | None = None  # the key that sets the length of the run, and its value
     unit: str | None = None  # of val/loss
     data: DataIdentity | None = None  # None for logs of other programs
     uniform_loss: float | None = None  # of a guess without knowledge: ln(vocabulary), or 1 for a relative error

@@ -15,6 +15,7 @@ from harness.diagnosis.plateau_window import (
     drop_non_finite,
     find_flattest_window,
     fit_trend_window,
+    has_enough_points,
     loss_scale,
 )
 from harness.diagnosis.thresholds import Thresholds
@@ -29,10 +30,14 @@ N_RECENT_EVALS = 4  # including the present one; one of them has to be sure of a
 
 def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
     """Yield a diagnosis if the loss is no better than a guess that ignores the input, or than at the start."""
-    losses = drop_non_finite(history["val/loss"])
-    losses = losses if len(losses) > 1 else drop_non_finite(history["train/loss"])
-    if completed_fraction(history) < 0.5 or len(losses) < 2:
+    if completed_fraction(history) < 0.5 or not has_enough_points(history, thresholds):
         return
+    judged, values = select_loss(history, thresholds)
+    if not values.values.any():
+        yield _describe_zero_loss(history, judged, len(values))
+        return
+    val, train = (drop_non_finite(history[metric]) for metric in ("val/loss", "train/loss"))
+    name, losses = ("val/loss", val) if len(val) > 1 else ("train/loss", train)
     best = float(losses.values[1:].min())
     unigram = history.facts.unigram_loss
     guess = unigram or history.facts.uniform_loss
@@ -43,8 +48,10 @@ def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Di
     # the training loss counts too: if it is low, the model learnt something, even if only the training set
     lowest = min(best - max(0.0, fall), _final_train_loss(history))
     if guess and lowest >= bound and not _is_falling(window, fall, best, thresholds):
-        name = "the unigram or mean baseline" if unigram else "a uniform guess"
-        reason = f"the best loss, {best:.4g}, is no better than {name} at {guess:.4g}: the model ignores its input"
+        baseline = "the unigram or mean baseline" if unigram else "a uniform guess"
+        since = " after the start" * bool(losses.values[0] < best)
+        reason = f"the best {name}{since}, {best:.4g}, is no better than {baseline} at {guess:.4g}: "
+        reason += "the model ignores its input"
         evidence: Evidence = {"best": best, "baseline": guess, "fall per doubling": fall}
     elif not (unigram and best < bound) and (flat := find_flat_loss(history, thresholds)):
         reason = f"{flat[0]} went from {flat[1].values[0]:.4g} to {flat[1].values[-1]:.4g}, which is within its noise"
@@ -126,20 +133,30 @@ def detect_underfitting(history: History, thresholds: Thresholds) -> Iterator[Di
         return  # it recovers from a rise above its start
     bound = thresholds.underfit_fall * loss_scale(history[window.metric], window.trend.end)
     confidence = 1 - window.trend.confidence_above(-bound)
-    if confidence >= thresholds.confidence:
+    if bound > 0 and confidence >= thresholds.confidence:
         steps = history.facts.total_steps or history.last_step
         rank = ", rather than a higher rank" if history.facts.lora_rank else ""
         reason = (
             f"{window.metric} still fell by {window.fall_per_doubling:.2g} per doubling of {window.unit} at "
             f"{window.trend.end:.4g}, from step {window.first} to {window.last}: train for more steps{rank}"
         )
-        overrides = ("loop.epochs=null", "loop.max_tokens=null", f"loop.max_steps={2 * steps}")
+        overrides = (format_doubled_length(*(history.facts.length or ("loop.max_steps", steps))),)
         evidence = window.to_evidence(thresholds.confidence)
         yield Diagnosis("underfitting", window.last, confidence, reason, evidence, overrides)
 
 
+def format_doubled_length(key: str, length: float) -> str:
+    """Return the override that makes a run twice as long, in its own unit."""
+    double = 2 * length
+    return f"{key}={double:.0f}" if float(double).is_integer() else f"{key}={double:g}"
+
+
 def detect_overfitting(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
-    """Yield a diagnosis if the validation loss rises by more than its noise while the training loss falls."""
+    """Yield a diagnosis if the validation loss rises by more than its noise while the training loss falls.
+
+    Without a training loss it must have fallen as clearly before: a loss that rises from its first point may as well
+    have an LR that is too high.
+    """
     losses = drop_non_finite(history["val/loss"])
     if len(losses) < 4:
         return
@@ -148,11 +165,13 @@ def detect_overfitting(history: History, thresholds: Thresholds) -> Iterator[Dia
     if len(after) < 2:
         return
     gap, noise = float(after[-2:].min()) - best, _difference_noise(history, losses)
-    if gap <= 0 or gap < max(thresholds.overfit_gap * loss_scale(losses, best), thresholds.overfit_z * noise):
+    sure = max(thresholds.overfit_gap * loss_scale(losses, best), thresholds.overfit_z * noise)
+    if gap <= 0 or gap < sure:
         return
     step, last = int(losses.steps[at]), int(losses.steps[-1])
     train_fall = _train_loss_fall(history, step)
-    if train_fall is not None and train_fall <= 0:
+    has_learnt = float(losses.values[: at + 1].max()) - best >= sure if train_fall is None else train_fall > 0
+    if not has_learnt:
         return
     z = gap / noise if noise else math.inf
     confidence = (1 - 0.5 * math.exp(-z / 2)) * (1.0 if train_fall is not None else 0.7)
@@ -182,7 +201,7 @@ def find_flat_loss(history: History, thresholds: Thresholds) -> tuple[str, Serie
     """Return the name and values of the loss if it has not moved since the start of the run; else None."""
     name, losses = select_loss(history, thresholds)
     train = drop_non_finite(history["train/loss"])
-    if len(losses) < 2 or not _initial_loss(losses):
+    if not has_enough_points(history, thresholds) or not _initial_loss(losses):
         return None
     if name == "val/loss" and len(train) >= MIN_TRAIN_ROWS and has_surely_fallen(train, thresholds):
         return None  # it learns, if only the training set
@@ -241,6 +260,15 @@ def fit_whole_change(values: np.ndarray, thresholds: Thresholds) -> tuple[float,
     return trend.slope * steps, (low * steps, high * steps)
 
 
+def _describe_zero_loss(history: History, name: str, count: int) -> Diagnosis:
+    """Return the diagnosis of a loss that measures nothing: a bug, which no LR mends."""
+    reason = (
+        f"{name} is exactly 0 at all {count} points: no target is scored, or something else than the loss is recorded; "
+        "run `plateau preflight` to look for a bug"
+    )
+    return Diagnosis("never learnt", history.last_step, 1.0, reason, {"start": 0.0, "best": 0.0, "points": count})
+
+
 def _describe_flat_run(history: History, name: str, losses: Series) -> Diagnosis:
     """Return the plateau of a run that began with trained weights and has not moved since."""
     start, last = float(losses.values[0]), float(losses.values[-1])
@@ -291,11 +319,11 @@ def _difference_noise(history: History, losses: Series) -> float:
 
 
 def _train_loss_fall(history: History, since: int) -> float | None:
-    """Return the fall of the training loss from around a step to the end; None if it has too few rows."""
+    """Return the fall of the training loss from around a step, or from its start, to the end; None with few rows."""
     losses = drop_non_finite(history["train/loss"])
     at = int(np.searchsorted(losses.steps, since))
     reach = max(2, len(losses) // 10)
-    if len(losses) < 6 or at < 1 or len(losses) - at < 2:
+    if len(losses) < 6 or len(losses) - at < 2:
         return None
     around = losses.values[max(0, at - reach) : at + reach]
     return float(np.median(around) - np.median(losses.values[-reach:]))

@@ -42,7 +42,7 @@ def detect_truncated_warmup(history: History, thresholds: Thresholds) -> Iterato
         steps = 0 if peak == lr.steps[0] and peak < requested / 2 else peak
     if steps == 0:
         reason = f"a warm-up of {requested:.4g} steps was requested, 0 are in effect: training starts at the peak LR"
-        overrides = ("schedule.warmup_ratio=null", f"schedule.warmup_steps={max(1, math.ceil(requested))}")
+        overrides = (f"schedule.warmup_steps={max(1, math.ceil(requested))}",)
         yield Diagnosis("warm-up truncated", 0, 1.0, reason, {"requested": requested, "in effect": 0}, overrides)
 
 
@@ -59,7 +59,7 @@ def detect_short_warmup(history: History, thresholds: Thresholds) -> Iterator[Di
     if found:
         reason, evidence = found
         steps = max(2 * (history.facts.warmup_steps or 0), round(0.1 * total), 1)
-        overrides = ("schedule.warmup_ratio=null", f"schedule.warmup_steps={steps}")
+        overrides = (f"schedule.warmup_steps={steps}",)
         yield Diagnosis("warm-up too short", peak, 0.85, reason, {"peak LR at": peak, **evidence}, overrides)
 
 

@@ -123,6 +123,12 @@ def drop_non_finite(series: Series) -> Series:
     return series if keep.all() else Series(series.steps[keep], series.values[keep])
 
 
+def has_enough_points(history: History, thresholds: Thresholds) -> bool:
+    """Return whether the losses have enough points to say anything of the run."""
+    val, train = (drop_non_finite(history[name]) for name in ("val/loss", "train/loss"))
+    return len(val) >= thresholds.min_points or len(train) >= MIN_TRAIN_ROWS
+
+
 def completed_fraction(history: History) -> float:
     """Return the completed fraction of the run; 1 if its length is unknown."""
     total = history.facts.total_steps

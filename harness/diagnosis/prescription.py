@@ -8,7 +8,9 @@ import numpy as np
 from harness.core.events import Diagnosis
 from harness.core.lr_keys import is_lr_key
 from harness.diagnosis.history import History
+from harness.diagnosis.learning import format_doubled_length
 from harness.diagnosis.lr_band import LRBand
+from harness.diagnosis.run_facts import LENGTH_KEYS
 
 BUG_KINDS = ("warm-up truncated", "incomparable", "vanishing gradients")  # searching over these is a waste
 NOT_SEARCHED = ("scheduler idle", "scheduler misled", "noisy evaluation", "throughput fell", "dominating layer")
@@ -23,7 +25,6 @@ LEARNT_FRACTION = 0.6
 NEAR_FACTOR = 3.0  # between the LR of a run and the best one of a range test; whole runs did best within a factor of 2
 
 FIRST_TRIALS, TRIALS_PER_FURTHER_RANGE = 12, 8  # the sampler draws the first 10 at random
-LENGTH_KEYS = ("loop.max_steps", "loop.epochs", "loop.max_tokens")
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def prescribe(
     """
     by_kind = {diagnosis.kind: diagnosis for diagnosis in reversed(diagnoses)}
     bugs = [kind for kind in BUG_KINDS if kind in by_kind]
-    if "never learnt" in by_kind and _is_pretrained(params) and not _had_learnt(by_kind["never learnt"], history):
+    if "never learnt" in by_kind and _is_bug(by_kind["never learnt"], params, history):
         bugs.append("never learnt")
     if bugs:
         return Prescription(refusal=f"{bugs[0]}: {by_kind[bugs[0]].reason}")
@@ -138,15 +139,17 @@ def _regularization_ranges(kinds: Collection[str], params: Mapping[str, str]) ->
 def _longer_run(params: Mapping[str, str]) -> Iterator[PrescribedOverride]:
     for key in LENGTH_KEYS:
         if params.get(key, "None") != "None":
-            double = 2 * float(params[key])
-            number = f"{double:.0f}" if double.is_integer() else f"{double:g}"
-            yield PrescribedOverride(f"{key}={number}", "the loss still fell at the end")
+            override = format_doubled_length(key, float(params[key]))
+            yield PrescribedOverride(override, "the loss still fell at the end")
 
 
-def _had_learnt(never_learnt: Diagnosis, history: History) -> bool:
-    """Return whether the weights were well trained before a run that then gained little."""
+def _is_bug(never_learnt: Diagnosis, params: Mapping[str, str], history: History) -> bool:
+    """Return whether no LR can help: the loss is always 0, or pretrained weights started no better than a guess."""
     start, guess = never_learnt.evidence.get("start"), history.facts.unigram_loss or history.facts.uniform_loss
-    return isinstance(start, float) and guess is not None and start < LEARNT_FRACTION * guess
+    if start == never_learnt.evidence.get("best") == 0:
+        return True
+    had_learnt = isinstance(start, float) and guess is not None and start < LEARNT_FRACTION * guess
+    return _is_pretrained(params) and not had_learnt
 
 
 def _is_pretrained(params: Mapping[str, str]) -> bool:

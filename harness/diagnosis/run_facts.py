@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from harness.core.effective_settings import EffectiveSettings
 from harness.diagnosis.history import DataIdentity, RunFacts
 
+LENGTH_KEYS = ("loop.max_steps", "loop.epochs", "loop.max_tokens")
+"""Keys of which one sets the length of a run."""
+
 
 def extract_run_facts(
     name: str,
@@ -33,6 +36,7 @@ def extract_run_facts(
         patience=_get_integer(params, "schedule.patience"),
         requested_warmup=_get_number(params, "schedule.warmup_steps") if warmup_ratio is None else warmup_ratio * steps,
         warmup_steps=effective.warmup_steps,
+        length=next(((key, value) for key in LENGTH_KEYS if (value := _get_number(params, key))), None),
         lora_rank=_get_integer(params, "lora.rank"),
         uniform_loss=constants.get("ln_vocabulary", constants.get("zero_predictor")),
         unigram_loss=constants.get("unigram_entropy", constants.get("mean_predictor")),

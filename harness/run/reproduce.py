@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from harness.config.alternatives import find_replaced_keys, read_given_settings
 from harness.config.compose import (
     NON_TRAINING_KEYS,
     compose_config,
@@ -83,9 +84,10 @@ def name_followup_study(name: str) -> str:
 
 def _is_valid_change(base: Sequence[str], changes: Sequence[str]) -> bool:
     changed = [read_override_key(override) for override in changes]
-    kept = [override for override in base if not any(contains_key(key, read_override_key(override)) for key in changed)]
-    overrides = [*kept, *changes]
     try:
+        changed += find_replaced_keys(read_given_settings(changes))
+        kept = [one for one in base if not any(contains_key(key, read_override_key(one)) for key in changed)]
+        overrides = [*kept, *changes]
         cfg = compose_config(overrides)
         check_locked(cfg, overrides)
         validate_config(cfg)

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from harness.config.compose import compose_config
 from harness.core.events import Diagnosis
 from harness.diagnosis import diagnose
 from harness.diagnosis.history import History, RunFacts, SpikeRecord
+from harness.diagnosis.prescription import prescribe
 from harness.diagnosis.thresholds import Thresholds, parse_thresholds
 from tests.diagnosis import recorded_runs
 from tests.diagnosis.curves import FAMILIES, Curve, healthy_run, loss_bump, overfit_run, replace_facts
@@ -128,6 +129,104 @@ def test_never_learnt_suggests_a_range_test_instead_of_an_lr() -> None:
     assert "plateau lr-range" in diagnosis.reason
 
 
+def make_log(train: Sequence[float] = (), val: Sequence[float] = (), first: int = 0, **facts: object) -> History:
+    """Return a log of a row every step, and of evaluations every 10 steps, from step `first` on."""
+    history = History(RunFacts(**facts))
+    for step, loss in enumerate(train, start=first + 1):
+        history.add_row(step, {"train/loss": loss})
+    for index, loss in enumerate(val):
+        history.add_row(first + 10 * index, {"val/loss": loss})
+    return history
+
+
+ZERO_LOGS = {
+    "training rows": ([0.0] * 49, []),
+    "evaluations": ([], [0.0] * 4),
+    "both": ([0.0] * 40, [0.0] * 5),
+    "evaluations of a model that learns": (list(np.linspace(5, 3, 40)), [0.0] * 5),
+    "evaluations with a NaN": ([], [0.0, 0.0, math.nan, 0.0, 0.0]),
+}
+
+
+@pytest.mark.parametrize("unigram_loss", [None, 7.2])
+@pytest.mark.parametrize("log", ZERO_LOGS)
+def test_loss_of_exactly_zero_is_a_bug_and_not_a_loss_that_falls(log: str, unigram_loss: float | None) -> None:
+    train, val = ZERO_LOGS[log]
+    history = make_log(train, val, unigram_loss=unigram_loss)
+    assert kinds_of(history) == {"never learnt"}
+    diagnosis = get_diagnosis(history, "never learnt")
+    assert "exactly 0 at all" in diagnosis.reason
+    assert "lr-range" not in diagnosis.reason
+    params = {"optimizer.lr": "0.001", "start.kind": "scratch"}
+    assert prescribe(history, [diagnosis], params).refusal.startswith("never learnt: ")
+
+
+@pytest.mark.parametrize(("train", "val"), [([3.0] * 40, [0.0, 0.0, 0.0]), ([0.0] * 40, [5.0, 4.0, 3.5, 3.2, 3.1])])
+def test_zeros_in_a_loss_that_does_not_decide_are_ignored(train: list[float], val: list[float]) -> None:
+    assert all("exactly 0" not in diagnosis.reason for diagnosis in diagnose(make_log(train, val)))
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "is_enough"),
+    [(4, 1, False), (4, 0, False), (9, 3, False), (0, 3, False), (0, 2, False), (10, 1, True), (0, 4, True)],
+)
+@pytest.mark.parametrize("unigram_loss", [None, 6.15])
+def test_never_learnt_needs_four_evaluations_or_ten_rows(
+    train: int, val: int, is_enough: bool, unigram_loss: float | None
+) -> None:
+    """The short rest of a resumed run shows nothing either, a longer one a plateau if no guess is known."""
+    for first, kind in ((0, "never learnt"), (13, "never learnt" if unigram_loss else "plateau")):
+        losses = ([7.17] * train, [7.18] * val)
+        history = make_log(*losses, first=first, status="completed", unigram_loss=unigram_loss)
+        assert kinds_of(history) == ({kind} if is_enough else set())
+
+
+def test_never_learnt_names_the_loss_that_it_quotes() -> None:
+    reason = get_diagnosis(make_log([7.17] * 12, [7.18], unigram_loss=6.15), "never learnt").reason
+    assert reason.startswith("the best train/loss, 7.17, is no better than ")
+    reason = get_diagnosis(make_log([7.3] * 12, [4.0, 7.2, 7.3, 7.3], unigram_loss=6.15), "never learnt").reason
+    assert reason.startswith("the best val/loss after the start, 7.2, is no better than ")
+
+
+RISING = [3.0, 3.2, 3.5, 3.9, 4.3, 4.8, 5.2, 5.7, 6.1]
+# validation loss, training loss, and whether it is overfitting
+OVERFITTING_LOGS = {
+    "rises from its first point": (RISING, [], False),
+    "rises from a first point that noise lowers": ([3.005, *RISING], [], False),
+    "falls before, without a training loss": ([6.0, 4.0, *RISING], [], True),
+    "rises from its first point, while the training loss falls": (RISING, list(np.linspace(3, 1, 80)), True),
+    "rises from its first point, as the training loss does": (RISING, list(np.linspace(3, 6, 80)), False),
+}
+
+
+@pytest.mark.parametrize("first", [0, 100])
+@pytest.mark.parametrize("log", OVERFITTING_LOGS)
+def test_overfitting_needs_a_loss_that_fell(log: str, first: int) -> None:
+    val, train, is_overfitting = OVERFITTING_LOGS[log]
+    kinds = kinds_of(make_log(train, val, first))
+    assert ("overfitting" in kinds) == is_overfitting
+    assert is_overfitting or kinds & {"rising loss", "divergence"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_suggestions_set_what_they_change_and_nothing_to_null(family: str) -> None:
+    suggested = [one for found in diagnose(FAMILIES[family][0](3).to_history()) for one in found.overrides]
+    assert not [one for one in suggested if one.endswith("=null") and not one.startswith("loop.grad_clip")]
+
+
+@pytest.mark.parametrize(
+    ("length", "override"),
+    [
+        (None, "loop.max_steps=1000"),
+        (("loop.epochs", 2.5), "loop.epochs=5"),
+        (("loop.max_tokens", 1e9), "loop.max_tokens=2000000000"),
+    ],
+)
+def test_longer_run_is_suggested_in_the_unit_of_the_run(length: tuple[str, float] | None, override: str) -> None:
+    history = replace_facts(FAMILIES["short, constant"][0](1), length=length, total_steps=500).to_history()
+    assert get_diagnosis(history, "underfitting").overrides == (override,)
+
+
 def test_low_training_loss_is_overfitting_and_not_never_learnt() -> None:
     run = overfit_run(1)
     run.val = run.val + 5
@@ -200,7 +299,7 @@ def test_meaning_of_a_binding_clip_depends_on_the_optimizer(optimizer: str, mean
 def test_truncated_warmup_shows_in_the_lr_curve_alone() -> None:
     run = replace_facts(healthy_run(1, warmup=0), requested_warmup=400.0, warmup_steps=None)
     diagnosis = get_diagnosis(run.to_history(), "warm-up truncated")
-    assert diagnosis.overrides == ("schedule.warmup_ratio=null", "schedule.warmup_steps=400")
+    assert diagnosis.overrides == ("schedule.warmup_steps=400",)
     run = replace_facts(healthy_run(1, warmup=400), requested_warmup=400.0, warmup_steps=None)
     assert kinds_of(run.to_history()) == set()
 

@@ -53,7 +53,7 @@ def test_configuration_is_reproduced_without_recorded_overrides(options, tmp_pat
     assert training_settings(without_sweep_keys(compose_config(found))) == training_settings(cfg)
 
 
-TOGETHER = ("loop.epochs=null", "loop.max_steps=9")  # valid only together
+LONGER = ("loop.max_steps=9",)  # replaces the epochs of the run
 INVALID, ABSENT, NEGATIVE = "loop.epochs=-9", "data.shares=0.2", "loop.grad_clip=-1"
 
 
@@ -61,7 +61,9 @@ INVALID, ABSENT, NEGATIVE = "loop.epochs=-9", "data.shares=0.2", "loop.grad_clip
     ("overrides", "changes", "valid"),
     [
         (["experiment=headlines"], (INVALID, ABSENT, NEGATIVE, "loop.patience=2"), ("loop.patience=2",)),
-        (["experiment=smoke", "loop.max_steps=null", "loop.epochs=1"], TOGETHER, TOGETHER),
+        (["experiment=smoke", "loop.max_steps=null", "loop.epochs=1"], LONGER, LONGER),
+        (["experiment=smoke", "loop.max_tokens=1e5"], LONGER, LONGER),
+        (["experiment=smoke", "schedule.warmup_ratio=0.2"], ("schedule.warmup_steps=2",), ("schedule.warmup_steps=2",)),
         (["schedule=plateau", "schedule.patience=3"], ("schedule=cosine",), ("schedule=cosine",)),
     ],
 )
