@@ -36,17 +36,22 @@ MISSING_PLUGINS = {"submitit_slurm": "hydra_plugins.hydra_submitit_launcher", "r
 
 
 def iter_commands(text: str) -> Iterator[str]:
-    """Yield the commands in the fenced code blocks of a page, with its shell variables filled in."""
+    """Yield the commands in the code blocks and in the lines of a page, with its shell variables filled in."""
     variables = dict(re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE))
-    for block in re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            for name, value in variables.items():
-                line = line.replace(f"${name}", value)
-            try:
-                words = shlex.split(line.removeprefix("$ "), comments=True)
-            except ValueError:
-                continue  # no shell
-            yield from split_commands(words)
+    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    inline = [
+        span for span in spans if re.match(rf"\S*(?:{'|'.join(PROGRAMS)}) \S+ ", span)
+    ]  # not just a command's name
+    for line in [*(line for block in blocks for line in block.replace("\\\n", " ").splitlines()), *inline]:
+        for name, value in variables.items():
+            line = line.replace(f"${name}", value)
+        try:
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+        except ValueError:
+            continue  # no shell
+        yield from split_commands(words)
 
 
 def split_commands(words: Sequence[str]) -> Iterator[str]:
@@ -85,6 +90,8 @@ def check_command(command: str, patch: pytest.MonkeyPatch) -> None:
         check_plateau(words, patch)
     elif "run.py" in words or words[0] == "run":
         check_run(words[words.index("run.py" if "run.py" in words else "run") + 1 :])
+    elif words[0] == "-m":
+        assert importlib.util.find_spec(words[1]), command
     else:
         files = [word for word in words if word.endswith(".py")]
         assert files, command
@@ -151,8 +158,9 @@ def test_commands_are_found() -> None:
     assert {"make run", "python run.py -m", "plateau run experiment=smoke"} <= {*DOCUMENTED}
     assert set(REFUSED) <= set(DOCUMENTED)
     page = '```\nS="lora=none"\nX=1 python run.py $S  # why\n$ make smollm && python run.py a=1\n```\n'
-    page = page.replace('S="lora=none"', "") + 'S="lora=none"\n'
-    assert list(iter_commands(page)) == ["python run.py lora=none", "make smollm", "python run.py a=1"]
+    page = page.replace('S="lora=none"', "") + 'S="lora=none"\nWrite `plateau clean\nb=1` or `key=value`.\n'
+    expected = ["python run.py lora=none", "make smollm", "python run.py a=1", "plateau clean b=1"]
+    assert list(iter_commands(page)) == expected
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     for name in args.only or ():
         if name not in CHECKS:
             raise ConfigError(f"--only: {name}: must be one of {', '.join(CHECKS)}")
-    # A base model that has to be trained first reports its progress, which is no JSON.
+    # A base model that has to be trained first reports its progress, which is not JSON.
     stdout = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
     cfg = compose_config(args.overrides)
     with stdout, open_training_setup(cfg) as setup:

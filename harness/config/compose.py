@@ -147,7 +147,7 @@ def load_config(path: Path) -> DictConfig:
     """Load the config.yaml of a run, which anyone may have written.
 
     Raises:
-        ConfigError: If it is damaged, is no resolved configuration, or names a component that is not trusted.
+        ConfigError: If it is damaged, is not a resolved configuration, or names a component that is not trusted.
     """
     try:
         text = read_small_file(path, MAX_CONFIG_BYTES).decode()

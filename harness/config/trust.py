@@ -79,7 +79,7 @@ def check_name(path: Path, target: str) -> None:
     if any(target in names for names in COMPONENTS.values()):
         raise ConfigError(f"{key}: {target} cannot stand here; it belongs to {' or '.join(_find_places(target))}")
     hint = did_you_mean(target, COMPONENTS[place])
-    if target.startswith("harness."):  # not made to be a component, so trusting it is no remedy
+    if target.startswith("harness."):  # not made to be a component, so trusting it does not help
         raise ConfigError(f"{key}: {target} is not trusted{hint or '; choose another component'}")
     raise UntrustedError(f"{key}: {target} is not trusted; if you trust it, set {name_trust_line(target)}{hint}")
 

@@ -29,7 +29,7 @@ CLOSING = "\"'])}"  # may follow an address
 MASK = "***"
 MIN_PART_LENGTH = 3
 MIN_TOKEN_LENGTH = 16
-"""Length from which a user without a password is taken for an access token. A user's name is no secret."""
+"""Length from which a user without a password is taken for an access token. A user name is not a secret."""
 
 Span = tuple[int, int]
 

@@ -35,7 +35,7 @@ def read_array(path: Path, name: str, key: str, *, is_alone: bool) -> Tensor:
         raise FileNotFoundError(f"{path} does not exist; give a file with the arrays x and y")
     check_regular_file(path)
     if path.suffix not in FIELD_SUFFIXES:
-        raise ValueError(f"{path} is no {', '.join(FIELD_SUFFIXES)} file; convert it, for example with numpy.savez")
+        raise ValueError(f"{path} is not a {', '.join(FIELD_SUFFIXES)} file; convert it, for example with numpy.savez")
     try:
         with _open_arrays(path) as arrays:
             has_no_names = list(arrays) == [""]

@@ -90,7 +90,7 @@ def check_split_settings(val_fraction: float | None, validation: object) -> None
     """Check that the validation set is either a share of the training data or has files of its own.
 
     Raises:
-        ValueError: If it is neither or both, or if the share is no share.
+        ValueError: If it is neither or both, or if the share is not between 0 and 1.
     """
     if validation is None and val_fraction is None:
         raise ValueError("val_fraction=null needs validation, files of their own; set one of them")

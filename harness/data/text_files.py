@@ -91,7 +91,7 @@ def _open_text(path: Path, max_bytes: int = sys.maxsize) -> IO[bytes]:
     """Open a file, or the content of a .gz file, for reading.
 
     Raises:
-        ValueError: If it is no regular file, not packed in spite of its name, or too large.
+        ValueError: If it is not a regular file, not packed in spite of its name, or too large.
     """
     _check_file(path)
     if path.suffix != ".gz":

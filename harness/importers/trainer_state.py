@@ -14,7 +14,7 @@ def read_trainer_state(state: dict[str, Any], path: Path) -> History:
     """Read the log_history of the state in the file `path`; ValueError if it is empty."""
     logged = state["log_history"]
     if not isinstance(logged, list) or not all(isinstance(entry, dict) for entry in logged):
-        raise ValueError(f"{path}: log_history is not a list of entries, so this is no trainer_state.json")
+        raise ValueError(f"{path}: log_history is not a list of entries, so this is not a trainer_state.json")
     entries = [entry for entry in logged if "step" in entry and SUMMARY_KEY not in entry]
     if not entries:
         raise ValueError(f"{path}: log_history is empty; the trainer has not logged a step yet")

@@ -20,7 +20,7 @@ def compute_logits_at(positions: Tensor, model: nn.Module, **inputs: Tensor) -> 
 def find_output_head(model: Any) -> nn.Module | None:
     """Return the module that maps features to logits: LTG-BERT's whole head, or the last layer in transformers.
 
-    A model of the user's own may have none that is known.
+    None for a model that has neither.
     """
     head = getattr(model, "prediction_head", None)
     return head or (model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None)

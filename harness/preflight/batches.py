@@ -201,7 +201,7 @@ def _check_masking(tokens: Sequence[LabeledTokens]) -> Iterator[Finding]:
 
 
 def _check_last_id(setup: TrainingSetup, tokens: Sequence[LabeledTokens]) -> Iterator[Finding]:
-    """Warn if the highest id is far more frequent than those before it, and is no token of its own, such as EOS."""
+    """Warn if the highest id is far more frequent than those before it, and is not a special token, such as EOS."""
     stream = setup.data.token_stream
     ids = (
         np.concatenate([each.inputs.flatten().cpu().numpy() for each in tokens])

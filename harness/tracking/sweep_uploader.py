@@ -81,7 +81,7 @@ def read_sweep_identity(folder: Path) -> dict[str, Any]:
     if missing := [key for key in IDENTITY_KEYS if key not in identity]:
         raise DamageError(f"{folder / SWEEP_FILE} is damaged: it has no key {missing[0]}; restore the file")
     if not isinstance(identity["uri"], str):
-        raise DamageError(f"{folder / SWEEP_FILE} is damaged: uri: {identity['uri']!r} is no text; restore the file")
+        raise DamageError(f"{folder / SWEEP_FILE} is damaged: uri: {identity['uri']!r} is not a text; restore the file")
     return identity
 
 

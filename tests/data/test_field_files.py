@@ -122,7 +122,7 @@ def test_other_than_real_numbers_is_refused(array: np.ndarray, message: str, tmp
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.mat").write_bytes(b"MATLAB 5.0")
-    with pytest.raises(ValueError, match=r"x.mat is no .pt, .pth, .npz, .npy, .h5, .hdf5, .hdf file; convert it"):
+    with pytest.raises(ValueError, match=r"x.mat is not a .pt, .pth, .npz, .npy, .h5, .hdf5, .hdf file; convert it"):
         read_array(tmp_path / "x.mat", "x", "x")
     with pytest.raises(FileNotFoundError, match=r"none.pt does not exist; give a file with the arrays x and y"):
         read_array(tmp_path / "none.pt", "x", "x")

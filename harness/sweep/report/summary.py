@@ -186,7 +186,7 @@ def _summarize_trial(trial: FrozenTrial) -> TrialSummary:
     attrs = trial.user_attrs
     result = read_trial_result(trial)
     status = _trial_status(trial, result.get("status"))
-    last = trial.last_step if is_own_trial(trial) or result else None  # another program's steps are no percentages
+    last = trial.last_step if is_own_trial(trial) or result else None  # another program's steps are not percentages
     values = trial.values if last is None or trial.values else [trial.intermediate_values[last]]
     return TrialSummary(
         number=trial.number,

@@ -27,7 +27,7 @@ from harness.sweep.report.summary import TrialSummary, count_statuses, find_best
 
 STATUS_STYLES = {"completed": "green", "pruned": "yellow", "diverged": "red", "failed": "red", "interrupted": "magenta"}
 PLAIN_INTERVAL_S = 30.0
-"""Time without a line after which the progress is printed, if the output is no terminal."""
+"""Time without a line after which the progress is printed, if the output is not a terminal."""
 GAP, PARAM_INDENT = "  ", " " * 7  # between columns; of parameters below a trial, if columns do not fit
 
 

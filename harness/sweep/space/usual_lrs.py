@@ -45,7 +45,7 @@ def read_usual_ranges() -> dict[str, tuple[float, float]]:
 
 
 def _share_within(tried: Range, usual: tuple[float, float]) -> float:
-    """Return the share of the LRs of a range that lie in the usual one; 1 if they are no numbers above 0."""
+    """Return the share of the LRs of a range that lie in the usual one; 1 if they are not numbers above 0."""
     ends = range_ends(tried)
     if not all(isinstance(end, int | float) and end > 0 for end in ends):
         return 1.0

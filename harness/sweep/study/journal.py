@@ -109,7 +109,7 @@ class JournalLock(JournalFileLock):
                 return
             file.seek(max(0, end - MAX_RECORD_BYTES))
             line = file.read().rpartition(b"\n")[2]
-            if not line.startswith(b"{"):  # not written by Optuna: damage, or a file that is no journal
+            if not line.startswith(b"{"):  # not written by Optuna: damage, or a file that is not a journal
                 return
             n_bytes = len(line)
             file.truncate(end - n_bytes)
