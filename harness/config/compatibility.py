@@ -6,12 +6,10 @@ A task's builder declares what it calls the others with, and what they return: `
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from typing import Any, get_args, get_type_hints
 
-import yaml
-
 from harness.config.compose import flatten_config
+from harness.config.group_options import read_options
 from harness.config.targets import import_component
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir
@@ -63,7 +61,7 @@ def _find_misfit(task: Any, group: str, part: Any) -> str | None:
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     result = part if inspect.isclass(part) else _read_hints(part).get("return")
     if inspect.isclass(returned) and inspect.isclass(result) and not issubclass(result, returned):
-        return f"which is no {returned.__module__.partition('.')[0]} {returned.__name__}"
+        return f"which is not a {returned.__module__.partition('.')[0]} {returned.__name__}"
     missing = [] if takes_any else [name for name in passed if name not in taken]
     return f"which takes no {missing[0]}" if missing else None
 
@@ -89,8 +87,7 @@ def _explain_misfit(plain: Mapping[str, Any], parts: Mapping[str, Any], unfit: S
     builder = _import_part("task", plain["task"])
     given = [_describe_part(group, plain[group], _find_misfit(builder, group, parts[group])) for group in unfit]
     others: dict[str, list[str]] = {}  # tasks by what else must change
-    for option, target in _read_targets("task").items():
-        other = import_component(("task", "_target_"), target)
+    for option, other in _import_options("task").items():
         if option != task and all(_accepts(other, group, parts[group]) for group in unfit):
             changed = [group for group in ("model", "data") if not _accepts(other, group, parts[group])]
             others.setdefault(" ".join(["", *_list_fitting_options(other, changed)]), []).append(option)
@@ -107,9 +104,8 @@ def _describe_part(group: str, node: Any, misfit: str | None) -> str:
     """Return what was chosen for a group; for a component of the user's own, also why it does not fit."""
     if not isinstance(node, dict) or "_target_" not in node:
         return f"no {group}"
-    name = _name_option(group, node)
-    is_own = name == node["_target_"]
-    return f"{group}={name}{f', {misfit}' * bool(misfit and is_own)}"
+    is_own = not node["_target_"].startswith("harness.")
+    return f"{group}={_name_option(group, node)}{f', {misfit}' * bool(misfit and is_own)}"
 
 
 def _list_fitting_options(task: Any, groups: Sequence[str]) -> list[str]:
@@ -119,8 +115,9 @@ def _list_fitting_options(task: Any, groups: Sequence[str]) -> list[str]:
     """
     overrides = []
     for group in groups:
-        parts = {option: import_component((group, "_target_"), name) for option, name in _read_targets(group).items()}
-        fitting = [option for option, part in parts.items() if _accepts(task, group, part)]
+        parts = {option: part for option, part in _import_options(group).items() if _accepts(task, group, part)}
+        shared = list(parts.values())
+        fitting = sorted(parts, key=lambda option: -shared.count(parts[option]))  # sizes of one model come first
         shown = [*fitting[:MAX_LISTED], "…"] if len(fitting) > MAX_LISTED else fitting
         if fitting or "model" not in groups:
             overrides.append(f"{group}={'|'.join(shown)}" if fitting else f"~{group}")
@@ -130,23 +127,19 @@ def _list_fitting_options(task: Any, groups: Sequence[str]) -> list[str]:
 def _name_option(group: str, node: Any) -> str:
     """Return the option of a group that `node` has most values of, or its component where no option has that."""
     target = node["_target_"] if isinstance(node, dict) and "_target_" in node else None
-    options = [option for option, name in _read_targets(group).items() if name == target]
+    options = {name: content for name, content in read_options(group).items() if content.get("_target_") == target}
     values = flatten_config(node).items()
-    shared = {option: len(flatten_config(_read_option(group, option)).items() & values) for option in options}
+    shared = {name: len(flatten_config(content).items() & values) for name, content in options.items()}
     return max(options, key=shared.__getitem__, default=str(target))
 
 
-@cache
-def _read_targets(group: str) -> dict[str, str]:
-    """Return the component of each option of a group that comes with the package and names one."""
-    names = [path.stem for path in sorted((config_dir() / group).glob("*.yaml"))]
-    targets = {name: _read_option(group, name).get("_target_") for name in names}
-    return {name: target for name, target in targets.items() if target is not None}
-
-
-@cache
-def _read_option(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((config_dir() / group / f"{name}.yaml").read_text()) or {}
+def _import_options(group: str) -> dict[str, Any]:
+    """Return the component of each option of a group that names one which can be imported."""
+    found = {}
+    for option, content in read_options(group).items():
+        with suppress(Exception):  # of the user's own code: not the option that was chosen
+            found[option] = import_component((group, "_target_"), content["_target_"])
+    return found
 
 
 def _find_experiment(task: str) -> str:

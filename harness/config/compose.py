@@ -233,13 +233,6 @@ def _find_credentials(value: object) -> Iterator[tuple[Any, ...]]:
         yield from ((key, *path) for path in _find_credentials(child))
 
 
-def list_options(group: str) -> list[str]:
-    """Return the options of a config group, on the search path of the running Hydra application if there is one."""
-    hydra = GlobalHydra.instance()
-    with nullcontext() if hydra.is_initialized() else initialize_config_dir(str(config_dir()), job_name="run"):
-        return GlobalHydra.instance().config_loader().get_group_options(group)
-
-
 def has_key(cfg: DictConfig, key: str) -> bool:
     """Return whether the dotted key exists in `cfg`, also where its value is null or missing."""
     node: Any = cfg

@@ -8,12 +8,13 @@ from hydra.core.override_parser.overrides_parser import OverrideParseException, 
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MarkedYAMLError, YAMLError, safe_load
+from yaml import MarkedYAMLError, YAMLError
 
-from harness.config.compose import compose_config, flatten_config
+from harness.config.compose import compose_config, flatten_config, format_search_path
+from harness.config.group_options import find_config_folders, find_options_with_key, list_groups
 from harness.config.key_hints import suggest_overrides
 from harness.core.errors import ConfigError, did_you_mean
-from harness.core.paths import config_dir, run_command
+from harness.core.paths import run_command
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 """Raised for invalid input when a configuration is composed."""
@@ -114,28 +115,17 @@ def _explain_missing_option(error: MissingConfigException, arguments: Sequence[s
 def describe_unknown_key(key: str, arguments: Sequence[str], value: str = "") -> str:
     """Return what to write instead of a key that does not exist, with what precedes it: "; did you mean ...?"."""
     group, _, name = key.partition(".")
-    if name and (config_dir() / group).is_dir() and (options := _find_options_with_key(group, key)):
+    if name and (options := find_options_with_key(group, key, arguments)):
         return f"; the chosen {group} has no such key, it needs {group}={'|'.join(options)}"
     others = [one for one in arguments if "=" in one and not one.startswith("-") and key not in one.partition("=")[0]]
-    known = flatten_config(_compose_plain(others) or _compose_plain([]))
-    overrides = suggest_overrides(key, value, [*known, *_list_groups()])
+    folders = find_config_folders(arguments)
+    search_path = [format_search_path(folders)] if folders else []
+    others = [*search_path, *(one for one in others if not one.startswith("hydra.searchpath="))]
+    known = flatten_config(_compose_plain(others) or _compose_plain(search_path))
+    overrides = suggest_overrides(key, value, [*known, *list_groups(arguments)])
     if not overrides:
         return f"; `{' '.join(run_command())} --cfg job` shows every key"
     return f"; did you mean {' or '.join(overrides)}?"
-
-
-def _find_options_with_key(group: str, key: str) -> list[str]:
-    """Return the shipped options of a group with which a dotted key exists."""
-    options = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
-    return [option for option in options if key in _list_option_keys(group, option)]
-
-
-def _list_option_keys(group: str, option: str) -> list[str]:
-    """Return the dotted keys of an option's file and of those that it is built on."""
-    content = safe_load((config_dir() / group / f"{option}.yaml").read_text()) or {}
-    bases = [entry for entry in content.pop("defaults", ()) if isinstance(entry, str) and entry != "_self_"]
-    own = [f"{group}.{key}" for key in flatten_config(content)]
-    return [*own, *(key for base in bases for key in _list_option_keys(group, base))]
 
 
 def _compose_plain(overrides: Sequence[str]) -> dict[str, object]:
@@ -145,10 +135,6 @@ def _compose_plain(overrides: Sequence[str]) -> dict[str, object]:
         fixed = [str(one.input_line) for one in parsed if not one.is_sweep_override()]
         return OmegaConf.to_container(compose_config(fixed))  # type: ignore[return-value]  # its keys are texts
     return {}
-
-
-def _list_groups() -> list[str]:
-    return sorted(path.name for path in config_dir().iterdir() if path.is_dir())
 
 
 def _explain_unknown_key(key: str, arguments: list[str]) -> str:

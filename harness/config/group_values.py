@@ -9,6 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
+from harness.config.group_options import list_options
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir, run_command
 
@@ -28,7 +29,7 @@ def check_group_values(overrides: Sequence[str]) -> None:
         if text.startswith("+") and not key.startswith("hydra"):
             raise ConfigError(f"{text}: {key} is there already, so drop the +: {key}={value}")
         if text.startswith("~"):
-            if (config_dir() / key / "none.yaml").is_file():
+            if "none" in list_options(key, overrides):
                 raise ConfigError(f"{text}: a group cannot be deleted; use {key}=none")
             continue
         with suppress(HydraException):  # Hydra explains what it cannot parse
@@ -36,8 +37,7 @@ def check_group_values(overrides: Sequence[str]) -> None:
             parsed: Any = override.value()
             options = parsed if isinstance(parsed, list) else [parsed]
             if not override.is_sweep_override() and not all(isinstance(one, str | QuotedString) for one in options):
-                options = sorted(path.stem for path in (config_dir() / key).glob("*.yaml"))
-                listed = ", ".join(options) or f"`{' '.join(run_command())} --help` lists them"
+                listed = ", ".join(list_options(key, overrides)) or f"`{' '.join(run_command())} --help` lists them"
                 hint = _suggest_key(key, parsed)
                 raise ConfigError(f"{text}: a group needs an option: {listed}{hint}")
 

@@ -16,10 +16,12 @@ from hydra._internal.defaults_list import DefaultsList
 from hydra._internal.execution_policy import execution_whitelist
 from hydra._internal.grammar.functions import Functions
 from hydra._internal.grammar.grammar_functions import tag
-from hydra._internal.utils import _run_hydra, get_args_parser
+from hydra._internal.utils import _run_hydra, create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
-from hydra.core.default_element import DefaultsTreeNode, GroupDefault, ResultDefault
+from hydra.core.default_element import ConfigDefault, DefaultsTreeNode, GroupDefault, ResultDefault
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override
@@ -29,7 +31,7 @@ from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError
 from harness.core.paths import run_command
@@ -127,6 +129,53 @@ def _raise_option_error(message: str) -> NoReturn:
         setting = wrong[2] if "=" in wrong[2] else f"{wrong[2]}=VALUE"
         message = f"{wrong[1]}{wrong[2]}: there is no such option; settings have no dashes: {setting}"
     raise ConfigError(f"{message} (`{' '.join(run_command())} --hydra-help` lists the options)")
+
+
+class ConfigFiles:
+    """The files on the search path of the running Hydra application, or else of `config_dir`, and in more folders."""
+
+    def __init__(self, config_dir: str, folders: Sequence[str]) -> None:
+        hydra = GlobalHydra.instance()
+        initialized = hydra.is_initialized()
+        path = (
+            deepcopy(hydra.config_loader().get_search_path()) if initialized else create_config_search_path(config_dir)
+        )
+        schema = path.get_path().pop()  # must stay last
+        for folder in folders:
+            path.append("hydra.searchpath in command-line", folder)
+        path.get_path().append(schema)
+        self._repository = ConfigRepository(path)
+
+    def list_groups(self) -> list[str]:
+        """Return the groups at the top level."""
+        return self._repository.get_group_options("", ObjectType.GROUP)
+
+    def list_options(self, group: str) -> list[str]:
+        """Return the options of a group."""
+        return self._repository.get_group_options(group)
+
+    def read_option(self, group: str, path: str, users: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the content of a file for the section `group`, with that of the files of the group it is built on.
+
+        `users` are the files that are built on it.
+
+        Raises:
+            ConfigError: If there is no such file, it holds no keys, or is built on itself. Hydra raises others.
+        """
+        loaded = None if path in users else self._repository.load_config(path)
+        if loaded is None or not isinstance(loaded.config, DictConfig):
+            raise ConfigError(f"{path}.yaml: is not the file of an option")
+        own: Any = OmegaConf.to_container(loaded.config, resolve=False)
+        own = own.get(group) or {} if loaded.header.get("package") == "_global_" else own
+        parts = []
+        for entry in loaded.defaults_list or ():
+            if entry.is_self():
+                parts.append(own)
+            elif isinstance(entry, ConfigDefault):
+                entry.update_parent(path.rpartition("/")[0], group)
+                parts.append(self.read_option(group, entry.get_config_path(), (*users, path)))
+        merged = OmegaConf.merge(*parts, *([] if own in parts else [own]))
+        return OmegaConf.to_container(merged, resolve=False)  # type: ignore[return-value]  # its keys are texts
 
 
 def is_range(override: str) -> bool:

@@ -79,7 +79,7 @@ def test_message_names_options_that_go_together(
 
 @pytest.mark.parametrize(
     ("target", "reason"),
-    [("tests.config.test_compatibility.NoModel", "which is no torch Module"),
+    [("tests.config.test_compatibility.NoModel", "which is not a torch Module"),
      ("tests.config.test_compatibility.OtherModel", "which takes no vocab_size")],
 )  # fmt: skip
 def test_message_says_why_an_own_component_does_not_fit(target: str, reason: str, monkeypatch) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from harness.config.alternatives import find_replaced_keys, read_given_settings
-from harness.config.compose import compose_config, has_key, list_options
+from harness.config.compose import has_key
+from harness.config.group_options import find_options_with_key, list_options
 from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, check_condition, range_ends, read_search_space
 
@@ -67,14 +68,14 @@ def fit_file_ranges(
         group = _group_of(key, space)
         options = _list_searched_options(space, group)
         fitting = [option for option in options if has_option_key(group, option, key)]
-        if len(fitting) == len(options) or not (fitting or _is_key_of_any_option(group, key)):
+        if len(fitting) == len(options) or not (fitting or find_options_with_key(group, key, arguments)):
             continue  # a key that no option has is reported when the bounds are built
         text = kept.pop(key)
         for option in fitting:
             conditions.setdefault(f"{group}={option}", {}).setdefault(key, text)
         others = ", ".join(f"{group}={option}" for option in options if option not in fitting)
         notices.append(f"{key} is not searched{' there' if fitting else ''}: {others} has no such key")
-    conditions = _select_conditions(conditions, space)
+    conditions = _select_conditions(conditions, space, arguments)
     for condition in list(conditions):
         group, _, option = condition.partition("=")
         if group not in space.ranges and option == space.group_options[group]:  # every trial meets it
@@ -104,11 +105,7 @@ def _list_searched_options(space: SearchSpace, group: str) -> list[str]:
     return list(range_ends(space.ranges[group])) if group in space.ranges else [space.group_options[group]]
 
 
-def _is_key_of_any_option(group: str, key: str) -> bool:
-    return any(has_key(compose_config([f"{group}={option}"]), key) for option in list_options(group))
-
-
-def _select_conditions(conditions: Conditions, space: SearchSpace) -> Conditions:
+def _select_conditions(conditions: Conditions, space: SearchSpace, arguments: Sequence[str]) -> Conditions:
     """Leave out conditions that no trial meets where another condition of the group is met.
 
     Raises:
@@ -120,8 +117,8 @@ def _select_conditions(conditions: Conditions, space: SearchSpace) -> Conditions
         if option in _list_searched_options(space, group):
             met[condition] = ranges
             groups.add(group)
-        elif option not in list_options(group):
-            hint = did_you_mean(option, list_options(group))
+        elif option not in (options := list_options(group, arguments)):
+            hint = did_you_mean(option, options)
             raise ConfigError(f"sweep.conditional.{condition}: {group} has no option {option!r}{hint}")
     left = {name: ranges for name, ranges in conditions.items() if name.partition("=")[0] not in groups}
     return {name: ranges for name, ranges in {**left, **met}.items() if ranges}

@@ -104,7 +104,7 @@ class SearchSpace:
             raise ConfigError(explain_error(error, overrides)) from error
         for key, value in values.items():
             if key not in self.group_options:
-                _update_config(cfg, key, parse_choice(value), " ".join(groups))
+                _update_config(cfg, key, parse_choice(value), groups, self.fixed)
         replace_alternatives(cfg, {**read_given_settings(self.fixed), **values})
         return cfg
 
@@ -269,15 +269,15 @@ def format_range(dist: Range) -> str:
     return f"int({text})" if is_integer else text
 
 
-def _update_config(cfg: DictConfig, key: str, value: Any, group_overrides: str) -> None:
+def _update_config(cfg: DictConfig, key: str, value: Any, group_overrides: Sequence[str], fixed: Sequence[str]) -> None:
     if not isinstance(value, dict) and isinstance(OmegaConf.select(cfg, key.lstrip("+")), DictConfig):
         raise ConfigError(f"{key}: a section with several keys, not a value; search one of its keys")
     try:
         OmegaConf.update(cfg, key.lstrip("+"), value, force_add=key.startswith("+"))
     except OmegaConfBaseException as error:
-        hint = describe_unknown_key(key, group_overrides.split())
+        hint = describe_unknown_key(key, [*fixed, *group_overrides])
         if group_overrides:
-            hint = f" under {group_overrides}; put ranges for some options only into sweep.conditional{hint}"
+            hint = f" under {' '.join(group_overrides)}; put ranges for some options only into sweep.conditional{hint}"
         raise ConfigError(f"{key}: no such key{hint}") from error
 
 

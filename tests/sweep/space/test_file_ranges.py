@@ -5,7 +5,8 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from harness.config.compose import compose_config, list_options
+from harness.config.compose import compose_config
+from harness.config.group_options import list_options
 from harness.core.errors import ConfigError
 from harness.sweep.request import SweepRequest, compose_sweep_request
 from harness.sweep.space.file_ranges import fit_file_ranges

@@ -1,0 +1,80 @@
+"""The options of config groups and what they hold, in conf/ and in the user's own folders; broken files are skipped."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from harness.config.hydra_internals import ConfigFiles
+from harness.config.trust import check_search_path
+from harness.core.errors import ConfigError
+from harness.core.paths import config_dir
+
+UNREADABLE_ERRORS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError,
+                     AssertionError, RecursionError)  # fmt: skip
+"""Raised for a file that is not an option; whoever chooses it is told."""
+
+
+def list_groups(arguments: Sequence[str] = ()) -> list[str]:
+    """Return the groups of the configuration; `arguments` may name more folders."""
+    return [group for group in _open_files(arguments).list_groups() if group != "hydra"]
+
+
+def list_options(group: str, arguments: Sequence[str] = ()) -> list[str]:
+    """Return the options of a group."""
+    return _open_files(arguments).list_options(group)
+
+
+def read_options(group: str, arguments: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Return what each option of a group holds, with what it is built on. Options that cannot be read are left out."""
+    files = _open_files(arguments)
+    found = {}
+    for option in files.list_options(group):
+        with suppress(*UNREADABLE_ERRORS):
+            found[option] = files.read_option(group, f"{group}/{option}")
+    return found
+
+
+def find_options_with_key(group: str, key: str, arguments: Sequence[str] = ()) -> list[str]:
+    """Return the options of a group that have the dotted key `key`, which begins with the group."""
+    names = key.split(".")
+    return [option for option, content in read_options(group, arguments).items() if _has_path({group: content}, names)]
+
+
+def find_config_folders(arguments: Sequence[str]) -> list[str]:
+    """Return the folders that overrides (`hydra.searchpath`) or a command line (`--config-dir`) add to conf/."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config-dir", "-cd")
+    folders = []
+    with suppress(argparse.ArgumentError):  # the command itself reports it
+        if folder := parser.parse_known_args(list(arguments))[0].config_dir:
+            folders.append(f"file://{Path(folder).absolute()}")
+    return [*folders, *_read_search_path(arguments)]
+
+
+def _read_search_path(arguments: Sequence[str]) -> Iterator[str]:
+    for argument in arguments:
+        if argument.lstrip("+").startswith("hydra.searchpath="):
+            with suppress(*UNREADABLE_ERRORS):
+                for folder in OverridesParser.create().parse_override(argument).value():  # type: ignore[union-attr]
+                    check_search_path(str(folder))
+                    yield str(folder)
+
+
+def _open_files(arguments: Sequence[str]) -> ConfigFiles:
+    return ConfigFiles(str(config_dir()), find_config_folders(arguments))
+
+
+def _has_path(node: Any, names: Sequence[str]) -> bool:
+    """Return whether nested mappings have a key below a key."""
+    for name in names:
+        if not isinstance(node, dict) or name not in node:
+            return False
+        node = node[name]
+    return True
