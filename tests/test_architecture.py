@@ -40,7 +40,8 @@ HOMES = {
     "tokenizers": {"data/tokenizers.py"},
     "tensorboard": {"observers/tensorboard.py", "importers/tensorboard.py"},
     "matplotlib": {"plotting.py", "sweep/report/figures.py"},
-    "neuralop": {"models/fno.py"},
+    "neuralop": {"models/fno.py", "integrations/neuralop.py"},
+    "lightning": {"integrations/lightning"},
     "h5py": {"data/field_files.py"},
 }
 LONG_FUNCTIONS, LONG_FILES = 60, 350

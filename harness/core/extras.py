@@ -10,6 +10,7 @@ EXTRAS = {
     ),
     "tensorboard": ("tensorboard",),
     "operator": ("neuralop",),
+    "lightning": ("lightning",),
     "hdf5": ("h5py",),
     "postgres": ("psycopg", "psycopg2"),
     "joblib": ("joblib",),

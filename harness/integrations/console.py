@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 
 from harness.core.terminal import print_fitted
-from harness.preflight import Finding, PreflightReport, TrainingSetup, find_user_frame
+from harness.preflight import Finding, PreflightReport, TrainingSetup, describe_user_error
 from harness.preflight import preflight as run_checks
 from harness.preflight.render import describe_start, print_finding, summarize_report
 from harness.preflight.report import failed, skipped
@@ -27,10 +27,8 @@ def report_unsupported(reason: str, quiet: bool) -> PreflightReport:
 
 def report_setup_error(what: str, error: Exception, quiet: bool) -> PreflightReport:
     """Return a failed report for an error that was raised before any check could run, such as by a collator."""
-    where = find_user_frame(error)
-    message = f"{type(error).__name__}: {error}".partition("\n")[0]
-    observed = f"raised {message}" + (f", in {where}" if where else "")
-    return _report_single("training", failed(what, observed, "no error", "Training meets this error, too"), quiet)
+    finding = failed(what, f"raised {describe_user_error(error)}", "no error", "Training meets this error, too")
+    return _report_single("training", finding, quiet)
 
 
 def _report_single(check: str, finding: Finding, quiet: bool) -> PreflightReport:

@@ -1,5 +1,6 @@
-"""Examples of any data set in the form that the checks compare: token ids as tuples, anything else as bytes."""
+"""Examples of any data set in the form that the checks compare: token ids as tuples, anything else by its digest."""
 
+import hashlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from harness.preflight import TrainingData
 
-MAX_TRAIN, MAX_VAL, MAX_STREAMED = 20_000, 400, 256
+MAX_TRAIN, MAX_VAL, MAX_STREAMED, MAX_LOADED = 20_000, 400, 256, 2000  # MAX_LOADED: read one by one, such as images
 MAX_TOKENS = 300_000  # of training text, which the checks read in about 3 s
 
 
@@ -60,6 +61,7 @@ def _read_examples(dataset: Any, limit: int) -> tuple[list[Hashable], bool]:
     if hasattr(dataset, "select") and "input_ids" in getattr(dataset, "column_names", ()):
         source = dataset.select_columns([name for name in TOKEN_COLUMNS if name in dataset.column_names])
     else:
+        limit = min(limit, MAX_LOADED)
         source = dataset if not has_length else (dataset[place] for place in range(limit))
     examples, tokens = list[Hashable](), 0
     for example in islice(source, limit):
@@ -74,14 +76,14 @@ TOKEN_COLUMNS = ("input_ids", "attention_mask")
 
 
 def _identify(example: Any) -> Hashable:
-    """Return the token ids of an example without padding, or bytes that are the same for the same example."""
+    """Return the token ids of an example without padding, or a digest of an example of another kind."""
     if isinstance(example, Mapping) and "input_ids" in example:
         ids = np.asarray(example["input_ids"])
         if ids.ndim == 1 and ids.dtype.kind in "iu":
             mask = example.get("attention_mask")
             ids = ids[np.asarray(mask).astype(bool)] if mask is not None and np.shape(mask) == ids.shape else ids
             return tuple(ids.tolist())
-    return repr(_flatten(example)).encode()
+    return hashlib.sha256(repr(_flatten(example)).encode()).digest()
 
 
 def _flatten(part: Any) -> Any:
@@ -92,4 +94,4 @@ def _flatten(part: Any) -> Any:
     if isinstance(part, Tensor):
         part = part.detach().cpu().numpy()
     to_bytes: Callable[[], bytes] | None = getattr(part, "tobytes", None)  # arrays and images
-    return to_bytes() if to_bytes is not None else part
+    return hashlib.sha256(to_bytes()).digest() if to_bytes is not None else part

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from harness.core.seeding import preserve_rng_state
 from harness.core.state import eval_mode
-from harness.preflight import Finding, TrainingSetup, find_user_frame
+from harness.preflight import Finding, TrainingSetup, describe_user_error
 from harness.preflight.report import failed, warned
 from harness.preflight.step_recorder import recorded_step
 
@@ -77,9 +77,12 @@ def note_evaluation(trainer: Trainer, has_loss: bool, error: Exception | None) -
     """Find an evaluation without a loss, metrics that raise an error, and a part of the data that is left out."""
     args = trainer.args
     if error is not None:
-        where = find_user_frame(error)
-        observed = f"raised {type(error).__name__}: {error}".partition("\n")[0] + (f", in {where}" if where else "")
-        yield warned("compute_metrics", observed, "metrics", "Training ends with this error at its first evaluation")
+        yield warned(
+            "compute_metrics",
+            f"raised {describe_user_error(error)}",
+            "metrics",
+            "Training ends with this error at its first evaluation",
+        )
     if not has_loss:
         observed = (
             "trainer.evaluate() returns no eval_loss: the batches have no labels under the names that it looks for, "

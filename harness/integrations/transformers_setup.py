@@ -16,6 +16,7 @@ from harness.core.seeding import preserve_rng_state
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
 from harness.integrations.examples import choose_examples, read_training_data
+from harness.integrations.pretraining import has_trained_norms
 from harness.integrations.transformers_notes import (
     note_evaluation,
     note_ignored_settings,
@@ -238,13 +239,6 @@ class TrainerAdapter:
             return math.ceil(args.num_train_epochs)
         every = args.eval_steps if args.eval_steps >= 1 else math.ceil(self.max_steps * args.eval_steps)
         return max(1, int(self.max_steps // every))
-
-
-def has_trained_norms(model: nn.Module) -> bool:
-    """Return whether the weights of a norm differ from each other, as no initialization leaves them."""
-    norms = [module for module in model.modules() if "Norm" in type(module).__name__]
-    weights = [weight for norm in norms if isinstance(weight := getattr(norm, "weight", None), Tensor)]
-    return any(bool((weight != weight.flatten()[0]).any()) for weight in weights if weight.numel() > 1)
 
 
 def _copy_mapping(batch: Any) -> Any:

@@ -107,9 +107,7 @@ def _run_check(name: str, setup: TrainingSetup) -> Iterator[Finding]:
 def _judge_error(setup: TrainingSetup, error: Exception) -> Finding:
     """Return a failure with the place of the error, or a skip if the batches as they are raise none."""
     cause = error.__cause__ if isinstance(error, UserCodeError) and isinstance(error.__cause__, Exception) else error
-    where = find_user_frame(cause)
-    message = f"{type(cause).__name__}: {cause}".partition("\n")[0]
-    message += f", in {where}" if where else ""
+    message = describe_user_error(cause)
     if not isinstance(error, UserCodeError) and _can_compute_loss(setup):
         return skipped("the check", f"needs a batch that it could change; that raised {message}")
     name = f"`{str(error).partition(':')[0]}`" if isinstance(error, UserCodeError) else "the loss"
@@ -124,6 +122,14 @@ def _can_compute_loss(setup: TrainingSetup) -> bool:
     except Exception:
         return False
     return True
+
+
+def describe_user_error(error: BaseException) -> str:
+    """Return type, message and place of an error in one line; a first line that ends in a colon needs the second."""
+    first, *others = f"{type(error).__name__}: {error}".splitlines()
+    text = f"{first} {others[0].strip()}" if others and first.endswith(":") else first
+    where = find_user_frame(error)
+    return f"{text}, in {where}" if where else text
 
 
 def find_user_frame(error: BaseException) -> str:

@@ -49,8 +49,22 @@ def recorded_step(setup: TrainingSetup, keeps_gradients: bool = True) -> Iterato
         if gradient is not None:
             record.raw[names[id(parameter)]] = gradient
 
-    def before_update(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    def before_update(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+        """Read the gradients; if the update gets a closure that computes them, as in Lightning, read them after it."""
         record.updates[id(optimizer)] = record.updates.get(id(optimizer), 0) + 1
+        closure = kwargs.get("closure") or next((each for each in args[1:] if callable(each)), None)
+        if closure is None:
+            read_final(optimizer)
+            return None
+
+        def call_and_read() -> Any:
+            result = closure()
+            read_final(optimizer)
+            return result
+
+        return args[:1], kwargs | {"closure": call_and_read}
+
+    def read_final(optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 name = names.get(id(parameter))
