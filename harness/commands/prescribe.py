@@ -49,9 +49,8 @@ def main(arguments: Sequence[str]) -> int:
     for diagnosis in diagnoses:
         print(f"  {diagnosis.kind} ({diagnosis.confidence:.0%}): {diagnosis.reason}")
     if not diagnoses:
-        print(
-            f"  {assess(history, thresholds).conclusion}; a sweep of the LR shows whether there is room for improvement"
-        )
+        conclusion = assess(history, thresholds).conclusion
+        print(fit_record(f"  {conclusion}; a sweep of the LR shows whether there is room for improvement"))
     params, overrides = start["params"], reproduce_overrides(folder)
     outputs = project_dir() / params.get("output_dir", "outputs")
     identity = add_data_digest(params, start["dataset"])

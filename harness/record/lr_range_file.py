@@ -32,8 +32,12 @@ IGNORED_PREFIXES = (
 
 
 def add_data_digest(params: Mapping[str, str], dataset: Mapping[str, str]) -> dict[str, str]:
-    """Return the dotted parameters of a run and the digest of what it reads, since files change under their names."""
-    return {**params, "data.digest": dataset.get("digest", "")}
+    """Return the dotted parameters of a run and the digests of what it reads, since files change under their names.
+
+    The test split, which nothing reads in training, is left out.
+    """
+    names = ("digest.train", "digest.validation", "tokenizer")
+    return {**params, **{f"data.read.{name}": dataset.get(name, "") for name in names}}
 
 
 def write_range_test(

@@ -69,11 +69,13 @@ def test_sweep_is_centred_on_the_best_lr_of_the_range_test(copied, capsys) -> No
 
 
 def test_range_test_of_other_data_in_the_same_files_is_left_out(copied, capsys) -> None:
-    record_range_test(copied, LRBand(2e-2, 9e-1, 3e-1, "the loss fell at 0.3"), **{"data.digest": "0" * 16})
+    record_range_test(
+        copied, LRBand(2e-2, 9e-1, 3e-1, "the loss fell at 0.3"), **{"data.read.digest.validation": "0" * 16}
+    )
     cli.main(["prescribe", str(copied)])
     printed = capsys.readouterr().out
     assert "range test: none of this configuration" in printed
-    assert "had data.digest=0000000000000000" in printed
+    assert "had data.read.digest.validation=0000000000000000" in printed
     assert native.read_native(copied / "metrics.jsonl").facts.lr_band is None
 
 
