@@ -78,8 +78,7 @@ def load_field_files(
 
     A place is a file, a folder, a glob or a list of these, or `{x: FILE, y: FILE}` for files of one array each. Files
     with the same grid are joined. Without files `validation`, the last `val_fraction` of the training samples are held
-    out. Of the others, the first `limit` are kept (all if None). `x` and `y` name the arrays; those of a list in a .pt
-    file are 0 and 1.
+    out. Of the others, the first `limit` are kept (all if None). The arrays of a tuple are called 0 and 1.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -95,8 +94,7 @@ def load_field_files(
         for name, found in pairs.items()
     }
     check_disjoint(files)
-    x, y = str(x), str(y)
-    sets = {name: _join_by_grid(found, x, y, channels) for name, found in pairs.items()}
+    sets = {name: _join_by_grid(found, str(x), str(y), channels) for name, found in pairs.items()}
     if len(sets["train"]) > 1:
         grids = ", ".join(fields.grid for fields in sets["train"])
         raise ValueError(f"train: its files have different grids, {grids}; train on one of them")

@@ -1,4 +1,4 @@
-"""What a command says about a configuration before it builds anything."""
+"""Notices about a configuration that commands print before they train."""
 
 from collections.abc import Sequence
 

@@ -122,7 +122,7 @@ def test_unknown_preflight_mode_is_rejected(places, monkeypatch, capsys) -> None
 
 
 def test_preflight_and_lr_range_say_what_is_left_out(places, tmp_path, capsys) -> None:
-    """As a run says it: an experiment's values are for its own optimizer."""
+    """Both commands print the notes of a run: an experiment's values are for its own optimizer."""
     x = torch.rand(40, 16)
     torch.save({"x": x, "y": x.cumsum(1)}, tmp_path / "fields.pt")
     short = ["experiment=operator", *places, "data=pde_files", f"data.train={tmp_path / 'fields.pt'}", "optimizer=sgd"]
