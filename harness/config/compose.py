@@ -90,6 +90,13 @@ def list_file_ranges(overrides: Sequence[str]) -> set[str]:
     return {str(key) for part in parts for key in part or ()}
 
 
+def list_choices(overrides: Sequence[str]) -> dict[str, str]:
+    """Return the option of each config group that `overrides` choose, or the default one."""
+    with check_compositions(), initialize_config_dir(str(config_dir()), job_name="run"):
+        cfg = compose("config", list(overrides), return_hydra_config=True)
+    return {str(group): str(option) for group, option in cfg.hydra.runtime.choices.items()}
+
+
 def list_left_out(overrides: Sequence[str]) -> Sequence[LeftOut]:
     """Return the values of an experiment that are for other options than `overrides` choose."""
     has_choice = any("." not in override.partition("=")[0] for override in overrides)

@@ -92,6 +92,10 @@ class RestoredRun:
     best: Path | None
 
 
+class MisfitError(ConfigError):
+    """The weights or the moments in the checkpoint have other shapes than those of the run."""
+
+
 class NoStepLeft(ConfigError):
     """The run to resume has taken all its steps. Nothing is left to do if `is_unchanged`, but to record its end."""
 
@@ -163,7 +167,7 @@ def restore_run(
         raise NoStepLeft(resumed, total_steps, is_unchanged=not changes)
     match = match_weights(state.model, load_weights(resumed.checkpoint / WEIGHTS_FILE))
     if not match.is_complete:
-        raise ConfigError(
+        raise MisfitError(
             f"start.run: {resumed.checkpoint}: another architecture ({match.summarize()}); use the model and lora of "
             "that run, or load only the weights that fit: start=warm start.source=…"
         )
@@ -171,7 +175,7 @@ def restore_run(
     try:
         load_checkpoint(state, resumed.checkpoint, rank=processes.rank)
     except ValueError as error:
-        raise ConfigError(f"start.run: {resumed.checkpoint}: {error}") from error
+        raise MisfitError(f"start.run: {resumed.checkpoint}: {error}") from error
     _adapt_state(state, built, resumed, changes)
     best = find_checkpoint(resumed.folder / "checkpoints", state.best_step) if state.best_val_loss < inf else None
     if best is None:

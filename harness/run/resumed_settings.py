@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.alternatives import find_replaced_keys, read_given_settings
-from harness.config.compose import compose_config, contains_key, list_file_ranges
+from harness.config.compose import compose_config, contains_key, list_choices, list_file_ranges
 from harness.config.errors import HYDRA_ERRORS
 from harness.config.overrides import format_value, list_swept_keys, read_override_key
 from harness.core.errors import ConfigError
@@ -21,8 +21,8 @@ NOT_TAKEN_OVER = ("start", "device", "tracking", "output_dir", "cache_dir")
 def take_over_settings(overrides: Sequence[str], is_sweep: bool = False) -> list[str]:
     """Return `overrides` after those that reproduce the run that they resume; unchanged if they resume none.
 
-    What `overrides` set wins: choosing an option leaves out the run's values for its own option. Another experiment
-    than that of the run replaces all its choices. A sweep searches the ranges of its file whatever the run had.
+    What `overrides` set wins: choosing another option leaves out the run's values for its own. Another experiment than
+    that of the run replaces all its choices. A sweep searches its own ranges, and the run's values are its baseline.
 
     Raises:
         ConfigError: If there is no such run, or its configuration cannot be read.
@@ -48,17 +48,51 @@ def take_over_settings(overrides: Sequence[str], is_sweep: bool = False) -> list
     own = read_given_settings(inherited)
     if "experiment" in given and given["experiment"] != own.get("experiment"):
         return list(overrides)
-    replaced = {*NOT_TAKEN_OVER, *map(read_override_key, overrides), *find_replaced_keys(given)}
-    if is_sweep:
-        keys = ("experiment", "sweeps", SEARCH_PATH_KEY)
-        replaced |= list_file_ranges([one for one in (*inherited, *overrides) if read_override_key(one) in keys])
+    same = _find_same_options(inherited, own, given)
+    replaced = {*NOT_TAKEN_OVER, *map(read_override_key, overrides), *find_replaced_keys(given)} - same
     kept = [
         one
         for one in inherited
-        if not any(contains_key(key, read_override_key(one)) for key in replaced)
+        if (name := read_override_key(one)) not in same
+        and not any(contains_key(key, name) for key in replaced)
         and not one.lstrip("+~").startswith(("observers.", "observers={"))  # they may name a store too
     ]
+    if is_sweep:
+        kept = _set_baseline(kept, inherited, overrides, given)
     return [*kept, *overrides, *_join_unlocked(own.get("unlock"), given.get("unlock"))]
+
+
+def _find_same_options(inherited: Sequence[str], own: Mapping[str, Any], given: Mapping[str, Any]) -> set[str]:
+    """Return the groups for which the command chooses the option that the run has."""
+    groups = {key for key in given if any(name.startswith(f"{key}.") for name in own)} - {*NOT_TAKEN_OVER}
+    # a run whose own files are absent here is reproduced by setting the `_target_` of another option
+    chosen = {key: given[key] for key in groups if f"{key}._target_" not in own}
+    choices = list_choices(inherited) if chosen else {}
+    return {key for key, option in chosen.items() if choices.get(key) == option}
+
+
+def _set_baseline(
+    kept: Sequence[str], inherited: Sequence[str], overrides: Sequence[str], given: Mapping[str, Any]
+) -> list[str]:
+    """Return the overrides that a sweep inherits, with values of keys that its file searches as its baseline.
+
+    Options that its file searches are fixed, since the moments of one optimizer do not fit another.
+    """
+    keys = ("experiment", "sweeps", SEARCH_PATH_KEY)
+    decisive = [one for one in (*kept, *overrides) if read_override_key(one) in keys]
+    ranges, choices = list_file_ranges(decisive), list_choices(inherited)
+    options = [key for key in sorted(ranges & choices.keys()) if key not in given]
+    baseline = [
+        one
+        for one in kept
+        if not one.startswith("~")
+        and (name := read_override_key(one)) not in choices
+        and ranges & {name, *find_replaced_keys({name: ""})}
+    ]
+    fixed = [one for one in kept if one not in baseline and not (one.startswith("~") and one[1:] in ranges)]
+    fixed += [f"{key}={choices[key]}" for key in options if key not in map(read_override_key, fixed)]
+    has_own = "sweep.baseline_values" in given or not baseline
+    return [*fixed, *([] if has_own else [f"sweep.baseline_values={format_value(baseline)}"])]
 
 
 def _find_output_dir(overrides: Sequence[str], given: Mapping[str, Any]) -> Path:

@@ -25,6 +25,7 @@ class SweepOptions:
     max_failures: int | None = 3
     keep: int = 3
     baseline: bool = True
+    baseline_values: list[str] = field(default_factory=list)
     enqueue: list[Any] = field(default_factory=list)
     conditional: dict[str, Any] = field(default_factory=dict)
     allow: list[str] = field(default_factory=list)
@@ -41,6 +42,11 @@ class SweepOptions:
             raise ValueError(f"max_seconds: {self.max_seconds} must be above 0")
         if self.study is not None and not re.fullmatch(RUN_NAME_PATTERN, self.study):
             raise ValueError(f"study: {self.study!r} must be at most 80 letters, digits and . _ + - characters")
+        for override in self.baseline_values:
+            if not re.fullmatch(r"\+*\w+\.[^=]+=.*", str(override), re.DOTALL):
+                raise ValueError(
+                    f"baseline_values: {override!r} must set a key of a section, such as optimizer.lr=0.01"
+                )
         unknown = [name for name in self.objectives if name not in OBJECTIVES]
         if unknown or not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise ValueError(f"objectives: {self.objectives} must be distinct names from {', '.join(OBJECTIVES)}")

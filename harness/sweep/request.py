@@ -148,7 +148,13 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         preflight=config.preflight,
         **_plan_workers(launcher, options, cfg),
         n_points=None if spec.custom_search_space else space.count_points(),
-        notices=(*notices, *fitted.notices, *describe_unusual_lrs(space), *_describe_other_options(space)),
+        notices=(
+            *notices,
+            *_describe_kept_options(config, params, arguments, choices),
+            *fitted.notices,
+            *describe_unusual_lrs(space),
+            *_describe_other_options(space),
+        ),
     )
 
 
@@ -189,6 +195,18 @@ def _complete_arguments(config: DictConfig, arguments: Sequence[str]) -> tuple[l
     if start.kind != "resume" or start.get("restart_schedule", False) or key in read_given_settings(arguments):
         return arguments, []
     return [*arguments, f"{key}=true"], [f"{key}=true: every trial would inherit the best loss of the resumed run"]
+
+
+def _describe_kept_options(
+    config: DictConfig, params: Mapping[str, Any], arguments: Sequence[str], choices: Mapping[str, str]
+) -> list[str]:
+    """Return a note for each group of the sweep's file that is not searched because a resumed run keeps its option."""
+    given = read_given_settings(arguments) if config.start.kind == "resume" else {}
+    return [
+        f"{group} is not searched: the resumed run keeps {group}={choices[group]}"
+        for group in params
+        if group in choices and given.get(group) == choices[group]
+    ]
 
 
 def _describe_other_options(space: SearchSpace) -> list[str]:
@@ -246,7 +264,7 @@ def _read_sweep_options(config: DictConfig, sweeper: Mapping[str, Any]) -> Sweep
     """Read the `sweep` node; keys given in the names of hydra-optuna-sweeper win."""
     names = {"n_trials": "n_trials", "n_jobs": "n_jobs", "study_name": "study", "storage": "storage"}
     given = {ours: sweeper[theirs] for theirs, ours in names.items()}
-    for name in ("objectives", "enqueue", "allow"):
+    for name in ("objectives", "enqueue", "allow", "baseline_values"):
         if not isinstance(config.sweep[name], ListConfig):
             value = config.sweep[name]
             raise ConfigError(f"sweep.{name}: {value!r} must be a list; write 'sweep.{name}=[{value}]'")

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from harness.config.alternatives import read_given_settings
 from harness.config.compose import remove_credentials
+from harness.config.overrides import format_value
 from harness.core.credentials import hide_credentials
 from harness.core.errors import DamageError, RunFailedError, explain_path_error
 from harness.core.files import write_atomically
@@ -41,6 +42,7 @@ from harness.sweep.space.validation import (
     check_search_space,
     check_searched_keys,
     dry_run_from_scratch,
+    find_misfit_keys,
     find_unusable_options,
 )
 from harness.sweep.study.distinct_sampler import find_tried_points, identify_point
@@ -92,7 +94,7 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     try:
         with ExitStack() as uploads:  # awaited last, when a signal may end the command
             status, reason = _run_trials(request, queue, config, context, uploads)
-            summary = summarize_study(queue.study, request.budget.n_trials, request.space.fixed)
+            summary = summarize_study(queue.study, request.budget.n_trials, request.space.current)
             print(format_sweep_summary(summary))
     except OSError as error:
         if problem := explain_path_error(error):
@@ -107,12 +109,17 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
 
 
 def _leave_out_unusable_options(request: SweepRequest, config: DictConfig, arguments: list[str]) -> SweepRequest:
-    """Leave out options of a sweep file, such as an optimizer that does not take complex parameters, with a note."""
-    groups = [group for group in request.space.ranges if group in request.spec.params and group in request.spec.choices]
+    """Leave out, with a note, what a sweep file searches and this run cannot.
+
+    Such as an optimizer that does not take complex parameters, or the rank of LoRA if the run resumes another.
+    """
     typed = read_given_settings(arguments)
-    unusable = find_unusable_options(request.space, [group for group in groups if group not in typed])
-    if not unusable:
+    keys = [key for key in request.space.ranges if key in request.spec.params and key not in typed]
+    unusable = find_unusable_options(request.space, [key for key in keys if key in request.spec.choices])
+    misfits = find_misfit_keys(request.space, keys) if request.cfg.start.kind == "resume" else {}
+    if not unusable and not misfits:
         return request
+    current = {key: OmegaConf.select(request.cfg, key) for key in misfits}
     usable = {
         group: [option for option in range_ends(request.space.ranges[group]) if option not in dropped]
         for group, dropped in unusable.items()
@@ -123,6 +130,10 @@ def _leave_out_unusable_options(request: SweepRequest, config: DictConfig, argum
         for group, dropped in unusable.items()
         for option, reason in dropped.items()
     ]
+    notices += [
+        f"{key} is not searched, it stays {format_value(current[key])}: {reason}" for key, reason in misfits.items()
+    ]
+    choices += [f"{key}={format_value(value)}" for key, value in current.items()]
     request = read_sweep_request(config, [*arguments, *choices])
     return replace(request, notices=(*notices, *request.notices))
 
@@ -295,7 +306,7 @@ def _store_uri(request: SweepRequest) -> str:
 
 
 def _write_summary(request: SweepRequest, queue: TrialQueue, status: str) -> None:
-    summary = summarize_study(queue.study, request.budget.n_trials, request.space.fixed, with_importances=False)
+    summary = summarize_study(queue.study, request.budget.n_trials, request.space.current, with_importances=False)
     ended_at_ms = None if status == "running" else time.time_ns() // 1_000_000
     metrics_file.write_json(request.folder / sweep_uploader.SUMMARY_FILE, summary_to_json(summary, status, ended_at_ms))
 

@@ -60,6 +60,8 @@ def test_settings_of_the_machine_are_not_taken(outputs) -> None:
     [
         (["optimizer.lr=0.1"], "optimizer.lr", 0.1),
         (["optimizer=lion"], "optimizer.lr", 1e-4),
+        (["optimizer=sgd"], "optimizer.lr", 0.5),  # the run's own option keeps its values
+        (["optimizer=sgd", "optimizer.momentum=0.8"], "optimizer.lr", 0.5),
         (["loop.max_steps=7"], "loop.epochs", None),
         (["experiment=operator", "optimizer.lr=0.1"], "optimizer._target_", "torch.optim.SGD"),
         (["name=other"], "name", "other"),
@@ -76,7 +78,19 @@ def test_overrides_win(overrides, key, value, outputs) -> None:
 def test_sweep_searches_the_ranges_of_its_file(outputs) -> None:
     given = resume(outputs, "sweeps=operator", is_sweep=True)
     assert "optimizer.lr=0.5" not in given
+    assert "sweep.baseline_values=['optimizer.lr=0.5']" in given
     assert "loop.epochs=3" in given
+    own = ["sweeps=operator", "sweep.baseline_values=[optimizer.lr=0.1]"]
+    assert [one for one in resume(outputs, *own, is_sweep=True) if one.startswith("sweep.base")] == [own[1]]
+
+
+def test_option_of_the_run_is_known_by_what_it_composes(tmp_path) -> None:
+    run = record_run(tmp_path / "outputs", ["optimizer.lr=0.5"])  # the default option, which no override names
+    assert compose_resumed(run.parent, "optimizer=adamw")["optimizer"]["lr"] == 0.5
+    sgd = without_sweep_keys(compose_config(["optimizer=sgd", "optimizer.lr=0.5"]))
+    write_record(run, sgd, ["experiment=absent"])
+    other = compose_resumed(run.parent, "optimizer=adamw")["optimizer"]  # reproduced by its `_target_`
+    assert (other["_target_"], other["lr"]) == ("torch.optim.AdamW", 1e-3)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from harness.config.alternatives import find_replaced_keys
+from harness.config.overrides import read_override_key
 from harness.core.credentials import hide_credentials
 from harness.core.formatting import format_number
 from harness.core.paths import run_command
@@ -25,8 +27,10 @@ def format_run_command(fixed: Iterable[str], params: Mapping[str, Any]) -> str:
 
 
 def list_trial_overrides(fixed: Iterable[str], params: Mapping[str, Any]) -> list[str]:
-    """Return the overrides of a trial, choices of groups first, quoted for Hydra."""
-    overrides = [*map(hide_credentials, fixed), *(format_override(key, value) for key, value in params.items())]
+    """Return the overrides of a trial, choices of groups first, quoted for Hydra; `params` replace those of `fixed`."""
+    replaced = {*params, *find_replaced_keys(params)}
+    kept = [hide_credentials(override) for override in fixed if read_override_key(override) not in replaced]
+    overrides = [*kept, *(format_override(key, value) for key, value in params.items())]
     return sorted(overrides, key=lambda override: "." in override.partition("=")[0])
 
 

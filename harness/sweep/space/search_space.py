@@ -43,12 +43,19 @@ class SearchSpace:
 
     `ranges` apply to every trial and `conditional` to those that select the "group=option" that is its key.
     `group_options` is the composed option of every config group, and `fixed` are the overrides that all trials share.
+    `baseline` are overrides of the current config that a range may cover, as those of a resumed run.
     """
 
     ranges: Mapping[str, Range]
     conditional: Mapping[str, Mapping[str, Range]]
     group_options: Mapping[str, str]
     fixed: tuple[str, ...]
+    baseline: tuple[str, ...] = ()
+
+    @property
+    def current(self) -> tuple[str, ...]:
+        """The overrides of the current config, that of a trial without values."""
+        return (*self.baseline, *self.fixed)
 
     def suggest_values(self, trial: Trial) -> dict[str, Any]:
         """Let the sampler suggest a value for each group, then for each key searched under those options."""
@@ -177,7 +184,7 @@ class SearchSpace:
         return [f"{key}={value}" for key, value in values.items() if key in self.group_options]
 
     def _list_overrides(self, values: Mapping[str, Any], defaults: Sequence[str]) -> list[str]:
-        return [*defaults, *self.fixed, *self._group_overrides(values)]
+        return [*defaults, *self.current, *self._group_overrides(values)]
 
     def _active_params(self, selected: Mapping[str, Any]) -> dict[str, tuple[str, Range]]:
         """Return Optuna's name and the range of each key searched under the selected options, groups first."""
@@ -222,7 +229,9 @@ def read_search_space(
             _check_range_key(key, dist, group_options)
     fixed_options = {key: value for key, value in fixed.items() if key in group_options}
     overrides = [f"{key}={value}" for key, value in fixed.items() if _root_key(key) not in SWEEP_ONLY_KEYS]
-    return SearchSpace(ranges, conditional_ranges, {**group_options, **fixed_options}, (*overrides, *deleted))
+    values = map(str, read_given_settings(arguments).get("sweep.baseline_values") or ())
+    baseline = tuple(override for override in values if override.partition("=")[0] not in fixed)
+    return SearchSpace(ranges, conditional_ranges, {**group_options, **fixed_options}, (*overrides, *deleted), baseline)
 
 
 def config_key(param_name: str) -> str:

@@ -12,6 +12,7 @@ from harness.config.compose import contains_key
 from harness.config.validation import validate_config
 from harness.core.errors import ConfigError, did_you_mean
 from harness.run.dry_run import DryRun, dry_run
+from harness.run.resume import MisfitError
 from harness.sweep.space.search_space import SearchSpace, is_in_range, match_choice, range_ends
 
 # What each key changes about the objective. Trials that differ in one of them cannot be compared.
@@ -26,6 +27,8 @@ OBJECTIVE_KEYS = {
     "loop.eval_every": "how many evaluations the best is taken from",
 }
 LONG_WARMUP_SHARE = 0.5
+FIT_ANY_CHECKPOINT = ("loop", "schedule", "batch", "seed")
+"""Sections that decide neither the shapes of the weights nor those of the moments."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,22 @@ def find_unusable_options(space: SearchSpace, groups: Collection[str]) -> dict[s
             except ConfigError as error:
                 unusable.setdefault(group, {})[option] = str(error)
     return unusable
+
+
+def find_misfit_keys(space: SearchSpace, keys: Collection[str]) -> dict[str, str]:
+    """Return those of the searched `keys` with which the checkpoint of a resumed run does not fit, and why."""
+    misfits: dict[str, str] = {}
+    for key in keys:
+        if key.partition(".")[0] not in FIT_ANY_CHECKPOINT and key not in space.group_options:
+            for value in range_ends(space.ranges[key]):
+                try:
+                    dry_run_from_scratch(space.compose_config({key: value}))
+                except MisfitError as error:
+                    misfits[key] = str(error)
+                    break
+                except ConfigError:  # reported when the bounds are built
+                    break
+    return misfits
 
 
 def baseline_values(space: SearchSpace, cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:

@@ -148,7 +148,7 @@ def _run_trial(
         if cfg.device.threads is None:
             cfg.device.threads = spec.n_threads
         choices = {key: str(value) for key, value in values.items() if key in study_spec.choices}
-        overrides = list_trial_overrides(queue.space.fixed, values)
+        overrides = list_trial_overrides(queue.space.current, values)
         tags = {SWEEP_TAG: queue.study.user_attrs[SWEEP_ID], STUDY_TAG: spec.study_name}
         notices = describe_left_out(queue.space.list_left_out(values, TRIAL_DEFAULTS))
         result = run(cfg, policies, folder=folder, tags=tags, params=choices, overrides=overrides, notices=notices)
