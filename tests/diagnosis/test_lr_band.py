@@ -78,5 +78,57 @@ def test_fall_up_to_the_last_lr_is_weak_evidence() -> None:
     assert "it still fell at the last LR: raise --high" in falling.evidence
 
 
-def test_a_test_that_exploded_at_once_suggests_a_lower_start() -> None:
-    assert "start lower" in compute_lr_band([1.0, 2.0, 3.0], [6.0, 50.0, 900.0])
+SHORT_STEPS = np.arange(20)
+NOISE = 0.02 * np.random.default_rng(1).standard_normal(20)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [0.3, 1, 2, 3, 5, 8, 20])
+def test_loss_that_falls_from_the_first_lr_on_learns(steps: float, noise: float) -> None:
+    """Whether the fall is fast or slow: it is no noise, and a lower start shows where it begins."""
+    found = compute_lr_band(
+        np.geomspace(0.1, 0.2, 20), 7.52 - 1.23 * (1 - np.exp(-SHORT_STEPS / steps)) + noise * NOISE
+    )
+    text = found if isinstance(found, str) else found.evidence
+    assert "start lower, with --low" in text
+    assert "preflight" not in text
+    assert isinstance(found, LRBand) or steps < 2
+
+
+def test_loss_that_falls_little_at_the_first_lrs_and_much_later_has_strong_evidence() -> None:
+    band = compute_lr_band(LRS, make_losses(noise=0.0) - 0.001 * np.arange(100))
+    assert band.evidence.startswith("strong: ")
+
+
+@pytest.mark.parametrize(
+    ("lrs", "losses", "remedy"),
+    [
+        (np.geomspace(1, 10, 20), 6 + SHORT_STEPS / 10, "start lower, with --low"),  # all too high
+        (np.geomspace(1e-8, 1e-6, 20), 6 - SHORT_STEPS / 1e5, "raise --high"),  # all too low
+        (np.geomspace(1e-8, 1e-6, 20), 6 + NOISE, "raise --high"),
+        (np.geomspace(1e-6, 10, 20), 6 + NOISE, "the model learns at no LR; run `plateau preflight`"),
+    ],
+)
+def test_reason_without_a_band_names_the_remedy(lrs: np.ndarray, losses: np.ndarray, remedy: str) -> None:
+    assert remedy in compute_lr_band(lrs, losses)
+
+
+@pytest.mark.parametrize("steps", [20, 40, 100])
+def test_noise_alone_seldom_has_a_band(steps: int) -> None:
+    rng, lrs = np.random.default_rng(2), np.geomspace(1e-6, 10, steps)
+    found = [compute_lr_band(lrs, 6 + 0.05 * rng.standard_normal(steps)) for _ in range(200)]
+    assert sum(isinstance(one, LRBand) for one in found) <= 8
+
+
+@pytest.mark.parametrize(
+    ("losses", "remedy"),
+    [
+        ([6.0, 50.0, 900.0], "never fell; start lower, with --low"),
+        ([6.0, 5.99, 6.4, 9.0, 900.0], "never fell; start lower, with --low"),
+        ([7.6, 7.6, 7.5, 7.4, 7.0, 6.5, 8.0, 27.0], "too soon for a band: 8 of 20 losses; use more --steps"),
+    ],
+)
+def test_remedy_of_an_early_explosion_depends_on_whether_the_loss_fell(losses: list[float], remedy: str) -> None:
+    found = compute_lr_band(np.geomspace(1e-3, 1, len(losses)), losses)
+    assert found.endswith(remedy)
+    assert f"exploded after {len(losses)} steps at an LR of 1.0e+00" in found
