@@ -85,7 +85,7 @@ NOISE = 0.02 * np.random.default_rng(1).standard_normal(20)
 @pytest.mark.parametrize("noise", [0.0, 1.0])
 @pytest.mark.parametrize("steps", [0.3, 1, 2, 3, 5, 8, 20])
 def test_loss_that_falls_from_the_first_lr_on_learns(steps: float, noise: float) -> None:
-    """Whether the fall is fast or slow: it is no noise, and a lower start shows where it begins."""
+    """A fast or slow fall is no noise, and a lower start shows where it begins."""
     found = compute_lr_band(
         np.geomspace(0.1, 0.2, 20), 7.52 - 1.23 * (1 - np.exp(-SHORT_STEPS / steps)) + noise * NOISE
     )
