@@ -18,7 +18,7 @@ from harness.core.paths import config_dir
 
 UNREADABLE_ERRORS = (ConfigError, HydraException, OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError,
                      AssertionError, RecursionError)  # fmt: skip
-"""Raised for a file that is not an option; whoever chooses it is told."""
+"""Raised for a file that is not an option; choosing it is an error."""
 
 
 def list_groups(arguments: Sequence[str] = ()) -> list[str]:

@@ -19,7 +19,7 @@ _start_timers: list[threading.Timer] = []
 
 
 def find_width() -> int | None:
-    """Return the variable COLUMNS if it is set, else the columns of the terminal; None if the output is not a terminal."""
+    """Return the variable COLUMNS if it is set, else the columns of the terminal; None if it is not a terminal."""
     columns = os.environ.get("COLUMNS", "")
     if columns.isdecimal() and int(columns) > 0:
         return int(columns)

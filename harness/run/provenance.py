@@ -112,8 +112,8 @@ def diff_from_commit(root: Path) -> str:
     """Return a patch from the commit to the files under `root` that git tracks; other files are named.
 
     Files are left out by name if they or their changes look like secrets. It is empty if there is no change, no commit,
-    or nothing under `root` is tracked, and in a home folder, which is not a project. Cached, since a process keeps running
-    the code that it has loaded.
+    or nothing under `root` is tracked, and in a home folder, which is not a project. Cached, since a process keeps
+    running the code that it has loaded.
     """
     if root.resolve() == Path.home().resolve() or not _tracks_files(root):
         return ""

@@ -130,11 +130,11 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     )
     _check_study_spec(spec, choices.get("pruner", ""))
     _check_enqueued_points(options, space)
-    if config.preflight not in get_args(PreflightMode):
-        raise ConfigError(f"preflight: {config.preflight!r} must be one of {', '.join(get_args(PreflightMode))}")
+    _check_preflight_mode(config.preflight)
     launcher = choices.get("hydra/launcher", "basic")
     _check_launcher(launcher, options)
     study_name = options.study or _default_study_name(choices)
+    kept = _describe_kept_options(config, params, arguments, choices)
     return SweepRequest(
         cfg=cfg,
         options=options,
@@ -148,14 +148,13 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         preflight=config.preflight,
         **_plan_workers(launcher, options, cfg),
         n_points=None if spec.custom_search_space else space.count_points(),
-        notices=(
-            *notices,
-            *_describe_kept_options(config, params, arguments, choices),
-            *fitted.notices,
-            *describe_unusual_lrs(space),
-            *_describe_other_options(space),
-        ),
+        notices=(*notices, *kept, *fitted.notices, *describe_unusual_lrs(space), *_describe_other_options(space)),
     )
+
+
+def _check_preflight_mode(mode: str) -> None:
+    if mode not in get_args(PreflightMode):
+        raise ConfigError(f"preflight: {mode!r} must be one of {', '.join(get_args(PreflightMode))}")
 
 
 def _explain_empty_space(params: Mapping[str, Any], arguments: Sequence[str], choices: Mapping[str, str]) -> str:
