@@ -136,9 +136,10 @@ def _check_top_level_keys(cfg: DictConfig, overrides: Sequence[str]) -> None:
         given = next((one for one in overrides if re.match(rf"\++{re.escape(key)}\b", one)), "")
         if not given and key in ("experiment", "sweeps"):
             raise ConfigError(f"{key}: its file begins with the line '# @package _global_'; add it")
-        known = [one for one in flatten_config(OmegaConf.to_container(cfg)) if not contains_key(key, one)]
-        others = suggest_overrides(key, given.partition("=")[2], known)
-        hint = f"did you mean {' or '.join(others)}?" if others else "remove it, or refer to it as ${KEY}"
+        known = flatten_values(OmegaConf.to_container(cfg))
+        known = {one: value for one, value in known.items() if not contains_key(key, one)}
+        others = suggest_overrides(key, given.partition("=")[2], known, overrides)
+        hint = f"did you mean {' or '.join(others)}?" if others else f"remove it, or refer to it as ${{{key}}}"
         raise ConfigError(f"{given or key}: nothing reads the key {key!r}; {hint}")
 
 
@@ -273,9 +274,14 @@ def contains_key(outer: str, inner: str) -> bool:
     return f"{inner}.".startswith(f"{outer}.")
 
 
-def flatten_config(node: object, key: str = "") -> dict[str, str]:
+def flatten_config(node: object) -> dict[str, str]:
     """Return every leaf of nested mappings as text, by dotted key; an empty mapping is a leaf."""
+    return {key: str(value) for key, value in flatten_values(node).items()}
+
+
+def flatten_values(node: object, key: str = "") -> dict[str, Any]:
+    """Return every leaf of nested mappings by dotted key; an empty mapping is a leaf."""
     if not isinstance(node, dict) or not node:
-        return {key: str(node)}
-    children = [flatten_config(child, f"{key}.{name}" if key else name) for name, child in node.items()]
+        return {key: node}
+    children = [flatten_values(child, f"{key}.{name}" if key else str(name)) for name, child in node.items()]
     return {name: value for child in children for name, value in child.items()}

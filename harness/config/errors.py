@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
 
-from harness.config.compose import compose_config, flatten_config, format_search_path
-from harness.config.group_options import find_config_folders, find_options_with_key, list_groups
-from harness.config.key_hints import suggest_overrides
-from harness.core.errors import ConfigError, did_you_mean
+from harness.config.compose import compose_config, flatten_values, format_search_path
+from harness.config.group_options import find_config_folders, find_options_with_key
+from harness.config.key_hints import find_section, list_section_keys, suggest_overrides
+from harness.config.option_hints import suggest_for_path, suggest_option
+from harness.core.errors import ConfigError
 from harness.core.paths import run_command
 
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -23,15 +24,6 @@ RANGE_FORMS = (
     "ranges are log(low,high), interval(low,high), int(log(low,high)), range(low,high,step) and choice(a,b); "
     "quote other parentheses"
 )
-
-PATH_REMEDIES = {
-    "model": "for a folder or a hub name use model=hf model.name=NAME",
-    "tokenizer": "for a folder or a hub name use tokenizer=pretrained tokenizer.name=NAME",
-    "experiment": "write the file's name without folder and .yaml; --config-dir names a folder of yours",
-    "start": "for weights use start=warm start.source=FILE, for a run start=resume start.run=RUN",
-}
-"""Override to write instead where a path is given as the option of a group."""
-MODEL_HINT = "; for a folder or a hub name use model=hf model.name={name}"
 
 HYDRA_PREFIXES = ("hydra.", "+hydra.", "++hydra.", "~hydra.")
 """Beginnings of overrides whose errors Hydra reports without naming the key."""
@@ -82,25 +74,15 @@ def _explain_yaml_error(error: YAMLError) -> str:
     return f"{mark.name}, line {mark.line + 1}: {error.problem}; fix the YAML there, or in the line before"
 
 
-def _suggest_data(path: str) -> str:
-    if re.search(r"\.(pth?|np[yz]|h5|hdf5?|mat)$", path):
-        return f"for fields use data=pde_files data.train={path}"
-    kinds = {".jsonl": "jsonl", ".json": "jsonl", ".csv": "headlines", ".tsv": "headlines"}
-    kind = next((kind for suffix, kind in kinds.items() if path.removesuffix(".gz").endswith(suffix)), "text")
-    others = ", ".join(other for other in ("text", "qa_markdown", "jsonl", "headlines") if other != kind)
-    return f"for a file use data={kind} data.source.path={path}, or {others} in place of {kind}"
-
-
 def _explain_missing_option(error: MissingConfigException, arguments: Sequence[str]) -> str:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     options = sorted(error.options or [])
-    hint = did_you_mean(option, options)
+    hint = suggest_option(group, option, options)
     if path := next((one for one in arguments if one.partition("=")[2].endswith(option)), ""):
         key, _, name = path.partition("=")
-        if (key == "data" or key in PATH_REMEDIES) and re.search(r"/|\.\w+$", name):
-            remedy = _suggest_data(name) if key == "data" else PATH_REMEDIES[key]
+        if remedy := suggest_for_path(key, name):
             return f"{path}: an option has a name, not a path; {remedy}"
-        hint += MODEL_HINT.format(name=name) if key == "model" and not hint else ""
+        hint = suggest_option(group, name, options) if key == group else hint
     if group == "hydra/launcher" and option in LAUNCHER_EXTRAS:
         extra = LAUNCHER_EXTRAS[option]
         return f"{group}={option}: this launcher is not installed; pip install 'plateau-harness[{extra}]'"
@@ -121,11 +103,12 @@ def describe_unknown_key(key: str, arguments: Sequence[str], value: str = "") ->
     folders = find_config_folders(arguments)
     search_path = [format_search_path(folders)] if folders else []
     others = [*search_path, *(one for one in others if not one.startswith("hydra.searchpath="))]
-    known = flatten_config(_compose_plain(others) or _compose_plain(search_path))
-    overrides = suggest_overrides(key, value, [*known, *list_groups(arguments)])
-    if not overrides:
-        return f"; `{' '.join(run_command())} --cfg job` shows every key"
-    return f"; did you mean {' or '.join(overrides)}?"
+    known = flatten_values(_compose_plain(others) or _compose_plain(search_path))
+    if overrides := suggest_overrides(key, value, known, arguments):
+        return f"; did you mean {' or '.join(overrides)}?"
+    if (section := find_section(key, known)) and (keys := list_section_keys(section, known)):
+        return f"; {section} has {', '.join(keys)}"
+    return f"; `{' '.join(run_command())} --cfg job` shows every key"
 
 
 def _compose_plain(overrides: Sequence[str]) -> dict[str, object]:

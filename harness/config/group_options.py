@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from harness.config.hydra_internals import ConfigFiles
-from harness.config.trust import check_search_path
+from harness.config.trust import check_components, check_search_path
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir
 
@@ -39,6 +39,16 @@ def read_options(group: str, arguments: Sequence[str] = ()) -> dict[str, dict[st
         with suppress(*UNREADABLE_ERRORS):
             found[option] = files.read_option(group, f"{group}/{option}")
     return found
+
+
+def list_trusted_options(group: str, arguments: Sequence[str] = ()) -> list[str]:
+    """Return the options of a group that can be read and whose component, if there is one, is trusted."""
+    trusted = []
+    for option, content in read_options(group, arguments).items():
+        with suppress(ConfigError):
+            check_components(content, tuple(group.split("/")))
+            trusted.append(option)
+    return trusted
 
 
 def find_options_with_key(group: str, key: str, arguments: Sequence[str] = ()) -> list[str]:

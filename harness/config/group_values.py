@@ -1,6 +1,5 @@
 """Check the overrides of config groups before Hydra composes: it does not name the group, and fails on some lists."""
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -10,6 +9,7 @@ from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 
 from harness.config.group_options import list_options
+from harness.config.option_hints import suggest_for_number
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir, run_command
 
@@ -37,16 +37,7 @@ def check_group_values(overrides: Sequence[str]) -> None:
             parsed: Any = override.value()
             options = parsed if isinstance(parsed, list) else [parsed]
             if not override.is_sweep_override() and not all(isinstance(one, str | QuotedString) for one in options):
-                listed = ", ".join(list_options(key, overrides)) or f"`{' '.join(run_command())} --help` lists them"
-                hint = _suggest_key(key, parsed)
+                known = list_options(key, overrides)
+                listed = ", ".join(known) or f"`{' '.join(run_command())} --help` lists them"
+                hint = suggest_for_number(key, parsed, known)
                 raise ConfigError(f"{text}: a group needs an option: {listed}{hint}")
-
-
-def _suggest_key(group: str, value: Any) -> str:
-    """Return the first key of the group's files that holds a number, if `value` is one: batch=64 means its size."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return ""
-    for file in sorted((config_dir() / group).glob("*.yaml")):
-        if number := re.search(r"^(\w+): [\d.e-]+\s*(#|$)", file.read_text(), re.MULTILINE):
-            return f"; for a number use its keys, such as {group}.{number[1]}={value}"
-    return ""

@@ -140,11 +140,16 @@ class RunSettings:
     cache_dir: Path
 
 
-def takes_whole_number(key: str) -> bool:
-    """Return whether the setting with this dotted key is a whole number."""
+def list_value_types(key: str) -> set[type]:
+    """Return the types that the setting with this dotted key may have; none for a key of a component."""
     section, _, name = key.partition(".")
     hint = get_type_hints(get_type_hints(RunSettings).get(section, object)).get(name)
-    return hint is int or set(get_args(hint)) == {int, NoneType}
+    return set(get_args(hint)) or ({hint} if isinstance(hint, type) else set())
+
+
+def takes_whole_number(key: str) -> bool:
+    """Return whether the setting with this dotted key is a whole number."""
+    return list_value_types(key) - {NoneType} == {int}
 
 
 def _check_exactly_one(values: Mapping[str, Any]) -> None:
