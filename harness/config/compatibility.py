@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, get_args, get_type_hints
 
+import yaml
+
 from harness.config.compose import flatten_config
 from harness.config.group_options import read_options
 from harness.config.targets import import_component
@@ -145,4 +147,5 @@ def _import_options(group: str) -> dict[str, Any]:
 def _find_experiment(task: str) -> str:
     """Return the experiment with the shortest name that chooses the task; an empty string if there is none."""
     files = sorted((config_dir() / "experiment").glob("*.yaml"), key=lambda path: (len(path.stem), path.stem))
-    return next((path.stem for path in files if f"override /task: {task}\n" in path.read_text()), "")
+    chosen = {"override /task": task}
+    return next((path.stem for path in files if chosen in yaml.safe_load(path.read_text()).get("defaults", ())), "")

@@ -55,7 +55,7 @@ def _judge_attempts(setup: TrainingSetup, attempts: Mapping[str, Sequence[float]
     if _is_learned(attempts[last]):
         hint = f"Change the requested LR or the optimizer, as {last} succeeds; see also plateau lr-range"
         return (warned if setup.optimizer_list else passed)(TITLE, observed, EXPECTED, hint)
-    if (floor := _measure_floor(setup)) > 0:
+    if round(floor := _measure_floor(setup), 3) > 0:
         gaps = [
             (losses[-1] - floor) / (losses[0] - floor) for losses in attempts.values() if losses and losses[0] > floor
         ]
