@@ -33,7 +33,7 @@ def load_saved_model(trainer: Trainer, folder: Path) -> nn.Module:
     files = [file for file in files if file.name != "training_args.bin"]
     if not files:
         raise FileNotFoundError("save_model wrote no weights (*.safetensors, *.bin)")
-    loaded = _copy_with_noise(model)
+    loaded = copy_with_noise(model)
     for file in files:
         loaded.load_state_dict(_read_weights(file), strict=False)
     return loaded
@@ -49,7 +49,7 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
 
 def _load_adapters(model: Any, folder: Path) -> nn.Module:
     """Load adapters on a copy of the base model without them; merged or complete models are loaded as such."""
-    copied = _copy_with_noise(model)
+    copied = copy_with_noise(model)
     try:
         base = copied.unload()
     except (AttributeError, NotImplementedError):  # prompt tuning has nothing to unload
@@ -60,7 +60,7 @@ def _load_adapters(model: Any, folder: Path) -> nn.Module:
 
 
 @torch.no_grad()
-def _copy_with_noise(model: nn.Module) -> Any:
+def copy_with_noise(model: nn.Module) -> Any:
     """Return a copy in which all trainable weights differ, so that those that are not loaded show."""
     copied = copy.deepcopy(model)
     for parameter in copied.parameters():

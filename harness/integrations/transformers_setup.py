@@ -23,7 +23,7 @@ from harness.integrations.transformers_notes import (
     note_loss_scale,
     note_repeated_updates,
 )
-from harness.integrations.transformers_reload import find_adapter_merger, load_saved_model
+from harness.integrations.transformers_reload import copy_with_noise, find_adapter_merger, load_saved_model
 from harness.preflight import EvalResult, RequestedSettings, TrainingSetup
 from harness.preflight.batch_rows import count_examples, select_rows
 
@@ -121,8 +121,11 @@ class TrainerAdapter:
         trainer = self.trainer
         trainer.args.per_device_eval_batch_size = batch_size
         trainer.__dict__.pop("_eval_dataloaders", None)  # kept with their batch size if workers are persistent
-        metrics = trainer.evaluate(eval_dataset=self.eval_examples)
-        return EvalResult(float(metrics["eval_loss"]), averages_batches=True)
+        return EvalResult(float(self._run_evaluation()["eval_loss"]), averages_batches=True)
+
+    def _run_evaluation(self) -> dict[str, float]:
+        is_whole = self.eval_examples is self.trainer.eval_dataset
+        return self.trainer.evaluate(**{} if is_whole else {"eval_dataset": self.eval_examples})
 
     def guard_metrics(self) -> None:
         """Keep the first error of `compute_metrics` instead of ending the evaluation."""
@@ -143,7 +146,16 @@ class TrainerAdapter:
         self.trainer.save_model(str(folder), _internal_call=True)
 
     def load(self, folder: Path) -> nn.Module:
-        return self.trainer.accelerator.prepare_model(load_saved_model(self.trainer, folder), evaluation_mode=True)
+        """Load what was saved; if the trainer changed the model's `forward`, load the weights into a copy of it."""
+        loaded = self.trainer.accelerator.prepare_model(load_saved_model(self.trainer, folder), evaluation_mode=True)
+        try:
+            with torch.no_grad(), eval_mode(loaded):
+                self.compute_loss(loaded, self.batches[0])
+        except Exception:
+            copied = copy_with_noise(self.trainer.model)
+            copied.load_state_dict(loaded.state_dict(), strict=False)
+            return copied
+        return loaded
 
     def make_setup(self, is_pretrained: bool | None) -> TrainingSetup:
         """Return the setup of the trainer."""
@@ -193,7 +205,7 @@ class TrainerAdapter:
             setup.eval_fraction = len(self.eval_examples) / len(dataset)
         has_loss = True
         with preserve_rng_state(), contextlib.suppress(Exception):  # the check meets the same error
-            has_loss = "eval_loss" in self.trainer.evaluate(eval_dataset=self.eval_examples)
+            has_loss = "eval_loss" in self._run_evaluation()
         setup.evaluate = self.evaluate if has_loss else None
         return has_loss
 

@@ -1,5 +1,6 @@
 """Prepare a transformers Trainer for steps as `train()` does, and leave it as it was."""
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -44,6 +45,10 @@ def preserved_trainer(trainer: Trainer) -> Iterator[None]:
     verbosity, shows_progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    datasets: Any = sys.modules.get("datasets")  # that of Hugging Face, if the user loaded it
+    shows_mapping = datasets is not None and datasets.are_progress_bars_disabled() is False
+    if shows_mapping:
+        datasets.disable_progress_bars()
     try:
         with ExitStack() as stack:
             stack.enter_context(preserve_rng_state())
@@ -60,6 +65,8 @@ def preserved_trainer(trainer: Trainer) -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if shows_progress:
             logging.enable_progress_bar()
+        if shows_mapping:
+            datasets.enable_progress_bars()
 
 
 def prepare_for_steps(trainer: Trainer, is_prepared: bool) -> int:

@@ -60,10 +60,15 @@ class TextFormat:
 
 
 def detect_text_format(batch: Any) -> TextFormat | None:
-    """Return the format of a batch with `input_ids` and `labels`, as in transformers, or None for another batch."""
-    if not isinstance(batch, Mapping) or not {"input_ids", "labels"} <= batch.keys():
+    """Return the format of a batch with `input_ids` and `labels`, as in transformers, or of a pair of inputs and next
+    tokens, as in nanoGPT; None for another batch.
+    """
+    if isinstance(batch, Mapping) and {"input_ids", "labels"} <= batch.keys():
+        inputs, labels, read = batch["input_ids"], batch["labels"], _read_mapping
+    elif isinstance(batch, tuple | list) and len(batch) == 2:
+        (inputs, labels), read = batch, _read_pair
+    else:
         return None
-    inputs, labels = batch["input_ids"], batch["labels"]
     if not (isinstance(labels, Tensor) and isinstance(inputs, Tensor) and labels.shape == inputs.shape):
         return None
     if inputs.ndim != 2 or labels.is_floating_point() or inputs.is_floating_point():
@@ -72,10 +77,18 @@ def detect_text_format(batch: Any) -> TextFormat | None:
     ignore_index = negative[0] if len(negative) == 1 else IGNORE_INDEX
 
     def write(tokens: LabeledTokens) -> Any:
-        return _fill_mapping(batch, tokens)
+        return type(batch)((tokens.inputs, tokens.labels)) if read is _read_pair else _fill_mapping(batch, tokens)
 
-    text = TextFormat(_read_mapping, write, None, 0, ignore_index)
-    return replace(text, label_shift=_detect_label_shift(text.read_tokens(batch)))
+    text = TextFormat(read, write, None, 0, ignore_index)
+    tokens = text.read_tokens(batch)
+    if read is _read_pair:  # other pairs of integers are not text, such as pixels and their classes
+        following, scored = measure_label_agreement(tokens, 1)
+        return replace(text, label_shift=1) if scored and following >= MATCHING_SHARE * scored else None
+    return replace(text, label_shift=_detect_label_shift(tokens))
+
+
+def _read_pair(batch: Any) -> LabeledTokens:
+    return LabeledTokens(batch[0], batch[1], torch.ones_like(batch[0], dtype=torch.bool))
 
 
 def _read_mapping(batch: Mapping[str, Any]) -> LabeledTokens:

@@ -4,8 +4,8 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from harness.core.seeding import preserve_rng_state
 from harness.core.state import eval_mode
 from harness.core.task import Loss
+from harness.data.tokens import IGNORE_INDEX
 from harness.models import is_causal
 from harness.preflight.batch_rows import select_rows
 from harness.preflight.outputs import record_outputs
@@ -161,11 +162,24 @@ class TrainingSetup:
             return None
         finally:
             self.text = None
-        return (
-            text
-            if logits.shape[-1] > max(text.read_tokens(batch).inputs.max().item() for batch in self.batches)
-            else None
-        )
+        if logits.shape[-1] <= max(text.read_tokens(batch).inputs.max().item() for batch in self.batches):
+            return None
+        return replace(text, ignore_index=self._find_ignore_index(text))
+
+    @torch.no_grad()
+    def _find_ignore_index(self, text: TextFormat) -> int:
+        """Return the label that the loss takes where nothing is to be scored: that of the batches, or -100 or -1."""
+        tokens = text.read_tokens(self.batches[0])
+        if text.ignore_index != IGNORE_INDEX or (tokens.labels == IGNORE_INDEX).any() or not text.label_shift:
+            return text.ignore_index
+        labels = tokens.labels.clone()
+        labels[:, 0] = IGNORE_INDEX
+        for candidate in (IGNORE_INDEX, -1):
+            batch = replace(text, ignore_index=candidate).make_batch(replace(tokens, labels=labels))
+            with eval_mode(self.model), preserve_rng_state(), suppress(Exception):
+                self.loss_fn(self.model, batch)
+                return candidate
+        return text.ignore_index
 
     @torch.no_grad()
     def compute_logits(self, batch: Any) -> Tensor:

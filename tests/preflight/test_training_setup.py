@@ -14,6 +14,7 @@ from harness.models import is_causal
 from harness.preflight import LabeledTokens, PreflightFailedError, TextFormat, TrainingSetup, preflight
 from tests.preflight.healthy_trainings import VOCAB_SIZE, collate, make_documents, make_model
 from tests.preflight.other_trainings import make_masked_setup, masked_lm_loss
+from tests.preflight.plain_loop import PlainLoop
 
 ROWS = make_documents(8, seed=1)
 
@@ -217,3 +218,23 @@ def test_report_raises_and_converts_to_json() -> None:
     with pytest.raises(PreflightFailedError, match=r"attention: later tokens: .* expected at most"):
         failing.raise_if_failed()
     assert failing.to_dict()["failed_checks"] == ["attention"]
+
+
+def test_pairs_of_inputs_and_next_tokens_are_text_with_their_ignore_index() -> None:
+    loop = PlainLoop()
+    batches = [loop.get_batch() for _ in range(4)]
+    setup = TrainingSetup(loop.model, batches, lambda model, batch: model(*batch)[1])
+    assert setup.text is not None
+    assert (setup.text.label_shift, setup.text.ignore_index, setup.is_causal) == (1, -1, True)
+    assert not preflight(setup, ["batches", "alignment", "attention", "loss_form"]).failed_checks
+
+
+def test_pairs_of_other_integers_are_not_text() -> None:
+    batch = (torch.randint(0, 9, (4, 6)), torch.randint(0, 3, (4, 6)))
+    assert TrainingSetup(make_model(), [batch], zero_loss).text is None
+
+
+def test_model_that_sees_later_tokens_fails_in_a_plain_loop() -> None:
+    loop = PlainLoop(is_causal=False)
+    setup = TrainingSetup(loop.model, [loop.get_batch()], lambda model, batch: model(*batch)[1])
+    assert preflight(setup, ["alignment", "attention"]).failed_checks == ["attention"]
