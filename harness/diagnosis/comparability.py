@@ -32,7 +32,7 @@ class Comparison:
 
 
 def compare_runs(histories: Sequence[History], thresholds: Thresholds | None = None) -> Comparison:
-    """Compare validation data, tokenizer, vocabulary, unit and coverage.
+    """Compare validation data, how they are cut and scored, tokenizer, vocabulary, unit and coverage.
 
     A difference makes the runs not comparable. Otherwise the verdict is "cannot tell" if one of them is unknown for a
     run, as it is for logs of other programs.
@@ -64,6 +64,10 @@ def _find_differences(histories: Sequence[History], names: Sequence[str], thresh
     if len({value[1] for value in validation}) > 1:
         text = _format_groups(validation, lambda value: f"{value[0]} {_shorten(value[1])}")
         yield f"validation data: {text}; evaluate all runs on one set"
+    for key in dict.fromkeys(key for history in histories for key in history.facts.objective):
+        settings = _group_names([history.facts.objective.get(key) for history in histories], names)
+        if len(settings) > 1:
+            yield f"{key}: {_format_groups(settings, str)}; the validation loss depends on it, train with one value"
     units = _group_names([history.facts.unit for history in histories], names)
     if len(units) > 1:
         yield f"unit of val/loss: {_format_groups(units, str)}; compare a metric that all runs have"

@@ -57,6 +57,7 @@ class RunFacts:
     length: tuple[str, float] | None = None  # the key that sets the length of the run, and its value
     unit: str | None = None  # of val/loss
     data: DataIdentity | None = None  # None for logs of other programs
+    objective: Mapping[str, str] = field(default_factory=dict)  # further settings that decide what val/loss measures
     uniform_loss: float | None = None  # of a guess without knowledge: ln(vocabulary), or 1 for a relative error
     unigram_loss: float | None = None  # of the best guess that ignores the input: unigram entropy, mean predictor
     lr_band: tuple[float, float] | None = None  # from a range test of this experiment

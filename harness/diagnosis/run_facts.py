@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 
 from harness.core.effective_settings import EffectiveSettings
+from harness.core.objective_keys import select_objective_settings
 from harness.diagnosis.history import DataIdentity, RunFacts
 
 LENGTH_KEYS = ("loop.max_steps", "loop.epochs", "loop.max_tokens")
@@ -42,6 +43,7 @@ def extract_run_facts(
         unigram_loss=constants.get("unigram_entropy", constants.get("mean_predictor")),
         val_fraction=_get_number(params, "data.val_fraction"),
         data=_identify_data(dataset, constants),
+        objective=select_objective_settings(params),
         expect=_parse_list(params.get("expect", "[]")),
     )
 

@@ -17,6 +17,7 @@ from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError, DamageError
 from harness.core.files import is_locked, remove_leftovers
 from harness.core.lr_keys import is_lr_key
+from harness.core.objective_keys import is_objective_key
 from harness.core.state import ObservingSchedule, TrainState, find_broken_tie
 from harness.core.task import Task
 from harness.models import untie_head
@@ -32,10 +33,6 @@ from harness.training.checkpoint import (
     load_weights,
     read_counters,
 )
-
-# Keys that decide what the validation loss is measured on, and the exceptions among them.
-VALIDATION_KEYS = ("data", "tokenizer", "task")
-NOT_VALIDATION_KEYS = ("data.eval_batch_size", "data.shuffle", "task.blimp")
 
 # Sections of which the settings in effect show what has changed.
 SEEN_IN_EFFECT = ("start", "device")
@@ -204,8 +201,7 @@ def _adapt_state(state: TrainState, built: TrainState, resumed: ResumePoint, cha
 
 def has_changed_validation(changes: list[SettingChange]) -> bool:
     return any(
-        change.key.partition(".")[0] in VALIDATION_KEYS
-        and not change.key.startswith(NOT_VALIDATION_KEYS)
+        is_objective_key(change.key)
         and not (change.key.startswith("data.") and is_path_key(change.key))  # data.digest is that of the content
         for change in changes
     )

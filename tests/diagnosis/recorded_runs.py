@@ -32,7 +32,9 @@ def read_curve(path: Path) -> Curve:
 def write_curve(curve: Curve) -> None:
     history = curve.history
     known = {
-        name: value for name, value in asdict(history.facts).items() if value not in (None, "", ()) and name != "source"
+        name: value
+        for name, value in asdict(history.facts).items()
+        if value not in (None, "", (), {}) and name != "source"
     }
     head = {
         "labels": sorted(curve.labels),

@@ -1,11 +1,17 @@
 """Which runs can be compared by their validation loss."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 
+from harness.config.compose import compose_config, flatten_config, to_plain_dict
+from harness.core.errors import ConfigError
+from harness.core.objective_keys import is_objective_key, select_objective_settings
 from harness.diagnosis.comparability import compare_runs
 from harness.diagnosis.history import DataIdentity, History, RunFacts
+from harness.run.resume import SettingChange, has_changed_validation
+from harness.sweep.space.validation import _check_objective_key
 
 DATA = DataIdentity("TextFiles", "d" * 16, "v" * 16, "900 bytes", "t" * 16, 2048)
 
@@ -49,6 +55,65 @@ def test_other_text_and_tokenizer_are_both_named() -> None:
     other = DataIdentity("PydocText", "x" * 16, "w" * 16, "8000 bytes", "u" * 16, 50257)
     parts = [reason.partition(":")[0] for reason in compare_runs([make_run("a"), make_run("b", other)]).reasons]
     assert parts == ["tokenizer", "vocabulary", "validation data"]
+
+
+MASKED, FIELDS, TEXT = ("task=masked_lm",), ("task=operator", "data=darcy"), ("data=text", "data.source.path=a.txt")
+
+
+@cache
+def params_of(*overrides: str) -> dict[str, str]:
+    return flatten_config(to_plain_dict(compose_config(["experiment=smoke", *overrides])))
+
+
+@pytest.mark.parametrize(
+    ("change", "base", "is_other"),
+    [
+        ("data.sequence_length=32", (), True),
+        ("data.layout=packed", (), True),
+        ("task.of_mine=3", (), True),  # as of a task that nobody here knows
+        ("task.mask_fraction=0.3", MASKED, True),
+        ("task.mask=whole_word", MASKED, True),
+        ("task.within_documents=false", MASKED, True),
+        ("data.eval_batch_size=3", (), False),
+        ("data.shuffle=false", (), False),
+        ("data.val_fraction=0.2", (), False),  # the digest would differ
+        ("task.blimp.per_paradigm=5", (), False),
+        ("task.loss=l2", FIELDS, False),  # of the training alone
+        ("data.train=500", FIELDS, False),
+        ("optimizer.lr=0.1", (), False),
+        ("loop.max_steps=7", (), False),
+        ("seed=2", (), False),
+    ],
+)
+def test_runs_whose_loss_measures_something_else_are_not_comparable(
+    change: str, base: tuple[str, ...], is_other: bool
+) -> None:
+    """The digests agree, as they do for other rows of the same tokens."""
+    key, _, value = change.partition("=")
+    params = {key: "another", **params_of(*base)}
+    runs = [make_run(name) for name in "ab"]
+    for run, one in zip(runs, (params, {**params, key: value}), strict=True):
+        run.facts = replace(run.facts, objective=select_objective_settings(one))
+    found = compare_runs(runs)
+    assert found.verdict == ("not comparable" if is_other else "comparable")
+    assert [reason.partition(":")[0] for reason in found.reasons] == ([key] if is_other else [])
+
+
+@pytest.mark.parametrize("options", [(), MASKED, FIELDS, TEXT])
+def test_sweeps_and_resumed_runs_judge_keys_alike(options: tuple[str, ...]) -> None:
+    """Every key that tells runs apart may not be searched, and discards the best loss of a resumed run."""
+    for key in params_of(*options):
+        is_refused = False
+        try:
+            _check_objective_key(key, ())
+        except ConfigError:
+            is_refused = True
+        assert is_refused == is_objective_key(key) or key.startswith("loop.")
+        change = SettingChange(key, "1", "2")
+        assert not has_changed_validation([change]) or is_objective_key(key)
+        if key in select_objective_settings({key: "1"}):
+            assert is_refused
+            assert has_changed_validation([change])
 
 
 def test_foreign_logs_cannot_be_told() -> None:

@@ -11,15 +11,14 @@ from optuna.distributions import FloatDistribution
 from harness.config.compose import contains_key
 from harness.config.validation import validate_config
 from harness.core.errors import ConfigError, did_you_mean
+from harness.core.objective_keys import OBJECTIVE_SECTIONS, is_objective_key
 from harness.run.dry_run import DryRun, dry_run
 from harness.run.resume import MisfitError
 from harness.sweep.space.search_space import SearchSpace, is_in_range, match_choice, range_ends
 
 # What each key changes about the objective. Trials that differ in one of them cannot be compared.
 OBJECTIVE_KEYS = {
-    "task": "what is learned",
-    "tokenizer": "the tokens that the loss is averaged over",
-    "data": "the data, and so the validation loss",
+    **OBJECTIVE_SECTIONS,
     "loop.max_steps": "the token budget",
     "loop.epochs": "the token budget",
     "loop.max_tokens": "the token budget",
@@ -173,6 +172,8 @@ def _find_unused_conditions(space: SearchSpace) -> Iterator[str]:
 
 def _check_objective_key(key: str, allow: Sequence[str]) -> None:
     for part, meaning in OBJECTIVE_KEYS.items():
+        if part in OBJECTIVE_SECTIONS and not is_objective_key(key):
+            continue
         if (contains_key(part, key) or contains_key(key, part)) and not any(contains_key(name, key) for name in allow):
             raise ConfigError(
                 f"{key}: it determines {meaning}, so trials that differ in it cannot be compared; "
