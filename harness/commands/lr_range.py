@@ -31,6 +31,7 @@ from harness.record.lr_range_file import RANGE_TEST_FOLDER, add_data_digest, wri
 from harness.run.build import RunParts
 from harness.run.notices import describe_choices
 from harness.run.reproduce import name_followup_study
+from harness.run.resumed_settings import count_from_checkpoint
 from harness.run.runner import built_run
 from harness.training.loop import Trainer
 from harness.training.policies import ShrinkMicroBatch, Stop, shrink_when_out_of_memory
@@ -81,8 +82,9 @@ def main(arguments: Sequence[str]) -> int:
     add_overrides(parser)
     args = parse_overrides(parser, arguments)
     ramp = LRRamp(args.low, args.high, args.steps)
-    cfg, changed = make_paths_absolute(without_sweep_keys(compose_config(args.overrides)))
-    overrides = make_overrides_absolute(args.overrides, cfg, changed)
+    overrides = count_from_checkpoint(args.overrides)
+    cfg, changed = make_paths_absolute(without_sweep_keys(compose_config(overrides)))
+    overrides = make_overrides_absolute(overrides, cfg, changed)
     with built_run(cfg) as (settings, parts, processes):
         if processes.is_main:
             print_notes(describe_choices(cfg, args.overrides))

@@ -10,10 +10,12 @@ from harness.commands.arguments import CommandParser, add_overrides, parse_overr
 from harness.config.compose import compose_config
 from harness.core.errors import ConfigError
 from harness.core.terminal import format_choices, print_fitted, print_notes
-from harness.preflight import CHECKS, Finding, preflight
+from harness.preflight import CHECKS, Finding, TrainingSetup, preflight
 from harness.preflight.render import describe_start, print_finding, summarize_report
 from harness.run.notices import describe_choices
 from harness.run.preflight_adapter import open_training_setup
+from harness.run.resume import NoStepLeft
+from harness.run.resumed_settings import count_from_checkpoint
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,9 +34,9 @@ def main(arguments: Sequence[str]) -> int:
             raise ConfigError(f"--only: {name}: must be one of {', '.join(CHECKS)}")
     # A base model that has to be trained first reports its progress, which is not JSON.
     stdout = contextlib.redirect_stdout(sys.stderr) if args.json else contextlib.nullcontext()
-    cfg = compose_config(args.overrides)
-    with stdout, open_training_setup(cfg) as setup:
-        print_notes(describe_choices(cfg, args.overrides))
+    with stdout, contextlib.ExitStack() as stack:
+        setup, notices = _open_setup(args.overrides, stack)
+        print_notes(notices)
         print_fitted(describe_start(setup, args.only or list(CHECKS)))
         on_finding = ignore_finding if args.json else print_finding
         report = preflight(setup, args.only or CHECKS, on_finding=on_finding)
@@ -43,6 +45,23 @@ def main(arguments: Sequence[str]) -> int:
     else:
         print_fitted(summarize_report(report))
     return int(bool(report.failed_checks))
+
+
+def _open_setup(overrides: Sequence[str], stack: contextlib.ExitStack) -> tuple[TrainingSetup, list[str]]:
+    """Return the training setup of `overrides`, which `stack` closes, and notices about it."""
+    cfg = compose_config(overrides)
+    notices = describe_choices(cfg, overrides)
+    try:
+        return stack.enter_context(open_training_setup(cfg)), notices
+    except NoStepLeft:
+        counted = count_from_checkpoint(overrides)
+        if counted == overrides:
+            raise
+        setup = stack.enter_context(open_training_setup(compose_config(counted)))
+        return setup, [
+            *notices,
+            f"the run has taken all its steps; {counted[-1]} counts further ones from its checkpoint",
+        ]
 
 
 def ignore_finding(check: str, finding: Finding) -> None:

@@ -16,6 +16,9 @@ from harness.config.user_paths import make_overrides_absolute, make_paths_absolu
 from harness.core.checkpoint_names import checkpoint_name
 from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
+from harness.core.terminal import print_notes
+from harness.run.notices import describe_choices
+from harness.run.resumed_settings import count_from_checkpoint
 from harness.run.runner import RunResult, run
 from harness.training.checkpoint import read_checkpoint
 from harness.training.policies import Decision, Stop
@@ -30,6 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parse_overrides(parser, arguments)
     if args.steps < 1:
         raise ConfigError(f"--steps: {args.steps} must be at least 1")
+    print_notes(describe_choices(compose_config(args.overrides), args.overrides))
     with tempfile.TemporaryDirectory() as folder:
         differences = compare_resumed_run(args.overrides, args.steps, Path(folder))
     for part, (difference, count) in differences.items():
@@ -44,6 +48,7 @@ def compare_resumed_run(overrides: Sequence[str], steps: int, folder: Path) -> d
     """Return the largest difference and the number of values compared, for each part of the last checkpoint."""
     length = ["loop.epochs=null", "loop.max_tokens=null", f"loop.max_steps={2 * steps}"]
     often = ["loop.evals=null", f"loop.eval_every={steps + 1}", "loop.patience=null", "observers=metrics_only"]
+    overrides = count_from_checkpoint(overrides)
     overrides = make_overrides_absolute(overrides, *make_paths_absolute(compose_config(overrides)))
     common = [*overrides, *length, *often, f"output_dir={folder}", "name=verify_resume"]
     uninterrupted = _run_to_step(common, folder / "uninterrupted")

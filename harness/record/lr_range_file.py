@@ -28,6 +28,7 @@ IGNORED_PREFIXES = (
     "data.test",
     "batch.micro_batch_size",
     "model.gradient_checkpointing",
+    "start.restart_schedule",
 )
 
 

@@ -95,6 +95,16 @@ def _set_baseline(
     return [*fixed, *([] if has_own else [f"sweep.baseline_values={format_value(baseline)}"])]
 
 
+def count_from_checkpoint(overrides: Sequence[str]) -> list[str]:
+    """Return `overrides` that count the steps of a resumed run from its checkpoint, unless they say otherwise.
+
+    For commands that set the length themselves, so that a run that has taken all its steps can be resumed.
+    """
+    start, key = compose_config(overrides).start, "start.restart_schedule"
+    is_set = start.kind != "resume" or start.get("restart_schedule", False) or key in read_given_settings(overrides)
+    return [*overrides, *([] if is_set else [f"{key}=true"])]
+
+
 def _find_output_dir(overrides: Sequence[str], given: Mapping[str, Any]) -> Path:
     """Return the output_dir of a command whose other settings need not compose."""
     keys = ("output_dir", "experiment", SEARCH_PATH_KEY)

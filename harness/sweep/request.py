@@ -24,7 +24,7 @@ from harness.config.compose import (
     without_sweep_keys,
 )
 from harness.config.locks import check_locked
-from harness.config.option_values import LeftOut, describe_left_out
+from harness.config.option_values import LeftOut
 from harness.config.overrides import check_no_credentials
 from harness.config.targets import import_component
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
@@ -32,6 +32,7 @@ from harness.config.validation import check_writable, parse_section, validate_co
 from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir, run_command
+from harness.run.notices import describe_choices
 from harness.sweep.options import SweepOptions
 from harness.sweep.space.file_ranges import fit_file_ranges
 from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, range_ends, read_search_space
@@ -134,7 +135,6 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     launcher = choices.get("hydra/launcher", "basic")
     _check_launcher(launcher, options)
     study_name = options.study or _default_study_name(choices)
-    kept = _describe_kept_options(config, params, arguments, choices)
     return SweepRequest(
         cfg=cfg,
         options=options,
@@ -148,7 +148,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         preflight=config.preflight,
         **_plan_workers(launcher, options, cfg),
         n_points=None if spec.custom_search_space else space.count_points(),
-        notices=(*notices, *kept, *fitted.notices, *describe_unusual_lrs(space), *_describe_other_options(space)),
+        notices=(*notices, *fitted.notices, *_describe_space(space, params, cfg, arguments)),
     )
 
 
@@ -196,27 +196,29 @@ def _complete_arguments(config: DictConfig, arguments: Sequence[str]) -> tuple[l
     return [*arguments, f"{key}=true"], [f"{key}=true: every trial would inherit the best loss of the resumed run"]
 
 
-def _describe_kept_options(
-    config: DictConfig, params: Mapping[str, Any], arguments: Sequence[str], choices: Mapping[str, str]
+def _describe_space(
+    space: SearchSpace, params: Mapping[str, Any], cfg: DictConfig, arguments: Sequence[str]
 ) -> list[str]:
-    """Return a note for each group of the sweep's file that is not searched because a resumed run keeps its option."""
-    given = read_given_settings(arguments) if config.start.kind == "resume" else {}
+    """Return notes on what a space made of the ranges `params` of a file searches, and what it does not."""
+    given, options = read_given_settings(arguments), space.group_options
+    kept = [group for group in params if group in options and given.get(group) == options[group]]
+    kept = kept if cfg.start.kind == "resume" else []
     return [
-        f"{group} is not searched: the resumed run keeps {group}={choices[group]}"
-        for group in params
-        if group in choices and given.get(group) == choices[group]
+        *(f"{group} is not searched: the resumed run keeps {group}={options[group]}" for group in kept),
+        *describe_unusual_lrs(space),
+        *describe_choices(cfg, ["-m", *arguments], _list_other_options(space)),
     ]
 
 
-def _describe_other_options(space: SearchSpace) -> list[str]:
-    """Return a note for each option that has its own values where the experiment has some for another option."""
+def _list_other_options(space: SearchSpace) -> list[LeftOut]:
+    """Return the values of the experiment that some option of the space replaces with its own."""
     searched = {key: range_ends(dist) for key, dist in space.ranges.items() if key in space.group_options}
     points: list[dict[str, str]] = [{}, *({key: option} for key, options in searched.items() for option in options)]
     parts: list[LeftOut] = []
     for point in points:
         with suppress(HydraException, ValueError):  # what is wrong with an option is reported when the bounds are built
             parts += space.list_left_out(point, TRIAL_DEFAULTS)
-    return describe_left_out(parts)
+    return parts
 
 
 def _select_allowed(allow: list[str], arguments: Sequence[str], space: SearchSpace) -> list[str]:

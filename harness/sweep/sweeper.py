@@ -25,7 +25,7 @@ from harness.core.terminal import end_start, print_fitted, print_notes
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import describe_start, format_finding, print_finding, summarize_report
 from harness.record import metrics_file
-from harness.run import base_model, provenance
+from harness.run import provenance
 from harness.run.dry_run import dry_run
 from harness.run.initial_weights import parse_base_experiment
 from harness.run.preflight_adapter import open_training_setup
@@ -73,8 +73,7 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     print_fitted(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
     checked = check_search_space(request.space, request.options.allow)
     request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
-    foreign = base_model.describe_foreign_base(request.cfg, ["-m", *request.spec.arguments])
-    print_notes((*request.notices, *checked.notices, *foreign))
+    print_notes((*request.notices, *checked.notices))
     disk_space = check_disk_space(request, checked.checkpoint_bytes)
     if request.options.dry_run:
         print_fitted("Measuring a few steps and an evaluation")

@@ -49,6 +49,12 @@ def test_note_if_the_epoch_is_too_short_for_a_held_out_batch(overrides, batches_
     assert bool(notes) == is_short
 
 
+def test_range_test_of_a_completed_run_starts_at_its_checkpoint(finished, overrides, tmp_path, capsys) -> None:
+    resumed = [*overrides, f"output_dir={tmp_path}", "start=resume", f"start.run={finished}"]
+    assert cli.main(["lr-range", "--steps", "20", "--high", "1", *resumed]) in (0, 1), capsys.readouterr().err
+    assert "raising the LR of AdamW from 1e-06 to 1 in 20 steps" in capsys.readouterr().out
+
+
 def test_range_test_stops_when_the_loss_explodes(overrides) -> None:
     with built_run(compose_config([*overrides, "optimizer=sgd", "loop.grad_clip=null"])) as (_, parts, processes):
         _, losses = run_range_test(parts, processes, LRRamp(low=1e-2, high=1e6, steps=60))

@@ -121,13 +121,14 @@ def test_unknown_preflight_mode_is_rejected(places, monkeypatch, capsys) -> None
     assert "stop, warn, skip" in error
 
 
-def test_preflight_and_lr_range_say_what_is_left_out(places, tmp_path, capsys) -> None:
-    """Both commands print the notes of a run: an experiment's values are for its own optimizer."""
+def test_commands_say_what_is_left_out(places, tmp_path, capsys) -> None:
+    """The commands print the notes of a run: an experiment's values are for its own optimizer."""
     x = torch.rand(40, 16)
     torch.save({"x": x, "y": x.cumsum(1)}, tmp_path / "fields.pt")
     short = ["experiment=operator", *places, "data=pde_files", f"data.train={tmp_path / 'fields.pt'}", "optimizer=sgd"]
     small = ["model.modes=2", "batch.batch_size=4"]
     note = "note: optimizer=sgd: the experiment's values for optimizer=adamw are left out (lr=0.01 "
-    for command in (["preflight", "--only", "model_size"], ["lr-range", "--steps", "20", "--high", "1e-3"]):
+    range_test, resume = ["lr-range", "--steps", "20", "--high", "1e-3"], ["verify-resume", "--steps", "1"]
+    for command in (["preflight", "--only", "model_size"], range_test, resume):
         assert cli.main([*command, *short, *small]) in (0, 1)
         assert note in " ".join(capsys.readouterr().out.split())

@@ -87,6 +87,25 @@ def test_verify_resume_exits_with_1_if_results_differ(cache_dir, capsys, monkeyp
     assert not capsys.readouterr().out.splitlines()[-1].endswith("difference 0")
 
 
+def test_verify_resume_of_a_completed_run_counts_from_its_checkpoint(completed, cache_dir, capsys) -> None:
+    overrides = [f"output_dir={completed.folder.parent}", f"cache_dir={cache_dir}", "observers=metrics_only"]
+    other = ["start=resume", f"start.run={completed.folder}", "loop.max_steps=12"]
+    assert cli.main(["verify-resume", "--steps", "2", *TINY, *overrides, *other]) == 0
+    output = capsys.readouterr()
+    assert output.out.splitlines()[-1].endswith("difference 0")
+    assert "uninterrupted: step 16" in output.err  # 12 and twice 2
+
+
+def test_preflight_of_a_completed_run_counts_from_its_checkpoint(completed, cache_dir, capsys) -> None:
+    overrides = [*TINY, f"cache_dir={cache_dir}", "start=resume", f"start.run={completed.folder}"]
+    assert cli.main(["preflight", "--only", "effective_settings", *overrides]) == 0
+    note = "the run has taken all its steps; start.restart_schedule=true counts further ones from its checkpoint"
+    assert note in " ".join(capsys.readouterr().out.split())
+    given = ["preflight", "--only", "effective_settings", *overrides, "start.restart_schedule=false"]
+    assert cli.main(given) == 2
+    assert "increase the number of steps" in capsys.readouterr().err
+
+
 def test_changed_settings_apply_and_are_recorded(interrupted, places) -> None:
     changes = ["optimizer.lr=1e-4", "optimizer.betas=[0.8,0.9]", "optimizer.weight_decay=0.3", "loop.grad_clip=0.5"]
     result = resume_run(interrupted, places, *changes, "schedule=constant", "schedule.warmup_ratio=0")
