@@ -22,7 +22,7 @@ from harness.config.compose import (
 from harness.config.group_values import check_group_values
 from harness.config.hydra_internals import adjusts_files, parse_hydra_arguments, run_hydra_app
 from harness.config.locks import check_locked
-from harness.config.overrides import read_override_key
+from harness.config.overrides import check_no_sweep_settings, read_override_key
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
 from harness.core.errors import RunFailedError
@@ -54,6 +54,8 @@ def run_job(cfg: DictConfig) -> float:
         if not adjusts_files():  # composed without our rules, for the same reason
             cfg = compose_config(overrides)
         check_locked(cfg, given)
+        if job.mode is not RunMode.MULTIRUN:
+            check_no_sweep_settings([*given, *map(str, job.overrides.hydra)])
         result = run(cfg, overrides=overrides, notices=describe_choices(cfg, overrides), **_sweep_arguments())
     except Exception as error:  # Hydra would print its own message
         sys.exit(report_failure(error, given, "once there is enough, " + RESUME_REMEDY))

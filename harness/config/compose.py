@@ -23,6 +23,7 @@ from harness.config.group_values import check_group_values
 from harness.config.hydra_internals import Choices, ConfigFile, adjust_files, watch_compositions
 from harness.config.key_hints import suggest_overrides
 from harness.config.option_values import FileRules, LeftOut
+from harness.config.overrides import SWEEP_ONLY_KEYS
 from harness.config.schema import takes_whole_number
 from harness.config.trust import check_components, check_composed_config, check_search_path
 from harness.core.credentials import hide_credentials
@@ -31,8 +32,6 @@ from harness.core.errors import ConfigError, DamageError
 from harness.core.files import read_small_file
 from harness.core.paths import config_dir
 
-SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
-"""Keys that only a sweep reads."""
 NON_TRAINING_KEYS = ("observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock", "expect",
                      "thresholds")  # fmt: skip
 """Keys that do not change the training."""

@@ -20,10 +20,7 @@ from harness.core.paths import run_command
 HYDRA_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 """Raised for invalid input when a configuration is composed."""
 
-RANGE_FORMS = (
-    "ranges are log(low,high), interval(low,high), int(log(low,high)), range(low,high,step) and choice(a,b); "
-    "quote other parentheses"
-)
+RANGE_FORMS = "ranges are log(low,high), interval(low,high), int(log(low,high)), range(low,high,step) and choice(a,b)"
 
 HYDRA_PREFIXES = ("hydra.", "+hydra.", "++hydra.", "~hydra.")
 """Beginnings of overrides whose errors Hydra reports without naming the key."""
@@ -41,7 +38,7 @@ def explain_error(error: Exception, arguments: list[str]) -> str:
         return _explain_missing_option(error, arguments)
     if isinstance(error, OverrideParseException):
         if wrong := re.search(r"while evaluating '.*?': (.*)", str(error)):
-            return f"{error.override}: {wrong[1]}; {RANGE_FORMS}"
+            return f"{error.override}: {wrong[1]}; {RANGE_FORMS}; quote other parentheses"
         if odd := re.search(r"[\u2010-\u2015\u2018-\u201f\u2212\u00a0]", error.override):
             return f"{error.override!r}: has the character {odd[0]!r} of a word processor; type it instead"
         return f"{error.override!r} is not an override; write key=value, and quote what the shell or Hydra would split"

@@ -20,6 +20,8 @@ UNREADABLE_ERRORS = (ConfigError, HydraException, OmegaConfBaseException, YAMLEr
                      AssertionError, RecursionError)  # fmt: skip
 """Raised for a file that is not an option; choosing it is an error."""
 
+ABSENT = object()
+
 
 def list_groups(arguments: Sequence[str] = ()) -> list[str]:
     """Return the groups of the configuration; `arguments` may name more folders."""
@@ -54,7 +56,14 @@ def list_trusted_options(group: str, arguments: Sequence[str] = ()) -> list[str]
 def find_options_with_key(group: str, key: str, arguments: Sequence[str] = ()) -> list[str]:
     """Return the options of a group that have the dotted key `key`, which begins with the group."""
     names = key.split(".")
-    return [option for option, content in read_options(group, arguments).items() if _has_path({group: content}, names)]
+    options = read_options(group, arguments).items()
+    return [option for option, content in options if _read_path({group: content}, names) is not ABSENT]
+
+
+def is_left_open(key: str) -> bool:
+    """Return whether an option of the dotted key's group has no value for it: `???`."""
+    names = key.split(".")
+    return any(_read_path({names[0]: content}, names) == "???" for content in read_options(names[0]).values())
 
 
 def find_config_folders(arguments: Sequence[str]) -> list[str]:
@@ -81,10 +90,10 @@ def _open_files(arguments: Sequence[str]) -> ConfigFiles:
     return ConfigFiles(str(config_dir()), find_config_folders(arguments))
 
 
-def _has_path(node: Any, names: Sequence[str]) -> bool:
-    """Return whether nested mappings have a key below a key."""
+def _read_path(node: Any, names: Sequence[str]) -> Any:
+    """Return what nested mappings have at a key below a key, or ABSENT."""
     for name in names:
         if not isinstance(node, dict) or name not in node:
-            return False
+            return ABSENT
         node = node[name]
-    return True
+    return node

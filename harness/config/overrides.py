@@ -1,7 +1,7 @@
 """Write values as overrides, and read the keys of overrides."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,6 +10,8 @@ from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 
 REMOVED_CREDENTIALS = ("sweep", "tracking", "observers", "hydra")
+SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
+"""Keys that only a sweep reads."""
 UNQUOTED_PATTERN, RESERVED_WORDS = r"[A-Za-z_/][\w./-]*", ("null", "true", "false", "nan", "inf")
 
 
@@ -30,6 +32,18 @@ def check_no_credentials(override: str, place: str) -> None:
             f"{key}: the address has a password, which {place} would store; put the password into an environment "
             "variable and write ${oc.env:NAME} in its place"
         )
+
+
+def check_no_sweep_settings(overrides: Iterable[str]) -> None:
+    """Check that the overrides of a single run set nothing that only a sweep reads.
+
+    Raises:
+        ConfigError: If one does.
+    """
+    for override in overrides:
+        root, name = [*re.split("[/.]", read_override_key(override)), ""][:2]
+        if root in (*SWEEP_ONLY_KEYS, "sweeps") or (root == "hydra" and name in ("sweep", "sweeper", "launcher")):
+            raise ConfigError(f"{override}: only a sweep reads it; add -m to start one, or leave it out")
 
 
 def list_swept_keys(overrides: Sequence[str]) -> list[str]:

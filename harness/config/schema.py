@@ -110,6 +110,9 @@ class StartSettings:
     restart_schedule: bool = False
 
     def __post_init__(self) -> None:
+        for name, kind, value in (("source", "warm", self.source), ("run", "resume", self.run)):
+            if self.kind == kind and not value:
+                raise ValueError(f"{name}: has no value; use start={kind} start.{name}=…")
         if (self.kind == "warm") != bool(self.source):
             raise ValueError(f"source: {self.source!r} cannot be combined with kind {self.kind}; use start=warm")
         if (self.kind == "resume") != bool(self.run):

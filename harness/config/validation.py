@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, OmegaConfBaseException
 
 from harness.config.compatibility import check_task_parts
-from harness.config.compose import contains_key, to_plain_dict, without_sweep_keys
+from harness.config.compose import contains_key, flatten_values, to_plain_dict, without_sweep_keys
+from harness.config.group_options import is_left_open
 from harness.config.schema import RunSettings
 from harness.config.targets import check_all_components
 from harness.core.errors import ConfigError, did_you_mean
@@ -44,6 +45,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     _check_interpolations(cfg)
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise ConfigError(f"{missing[0]}: has no value; add {missing[0]}=…")
+    _check_required_values(cfg)
     _check_top_level(cfg)
     schemas = {
         name: hint
@@ -116,10 +118,22 @@ def _check_interpolations(cfg: DictConfig) -> None:
             OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig | ListConfig) else None
         except InterpolationToMissingValueError:
             continue  # what it refers to is reported as missing
+        except InterpolationKeyError as error:
+            missing = re.search(r"Interpolation key '(.*)' not found", str(error))
+            name = error.full_key if contains_key(key, str(error.full_key or "")) else key
+            reason = f"it refers to {missing[1] if missing else 'a key'}, which does not exist"
+            raise ConfigError(f"{name}: has no value, since {reason}; add {name}=…") from error
         except OmegaConfBaseException as error:
             name = error.full_key if contains_key(key, str(error.full_key or "")) else key
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"{name}: {reason}; set what the value refers to") from error
+
+
+def _check_required_values(cfg: DictConfig) -> None:
+    """Check that what an option's file leaves open is not given as an empty text, as by `model.name=$UNSET`."""
+    for key, value in flatten_values(OmegaConf.to_container(cfg)).items():
+        if value == "" and is_left_open(key):
+            raise ConfigError(f"{key}: has no value; add {key}=…")
 
 
 def _check_top_level(cfg: DictConfig) -> None:

@@ -210,9 +210,10 @@ def _check_lengths(splits: Mapping[str, TokenRows], sequence_length: int, val_fr
     Raises:
         ValueError: If one has fewer.
     """
-    share = "" if val_fraction is None else f" at val_fraction={val_fraction}"
-    remedy = "lower it" if val_fraction is None else "lower the first, change the second"
     for name, rows in splits.items():
+        is_share = val_fraction is not None and name != "test"  # the test split has files of its own
+        share = f" at val_fraction={val_fraction}" if is_share else ""
+        remedy = "lower the first, change the second" if is_share else "lower it"
         if rows.lengths.sum() < sequence_length:
             raise ValueError(
                 f"sequence_length={sequence_length} is more than the {rows.lengths.sum()} tokens of the "

@@ -35,6 +35,7 @@ from harness.core.paths import config_dir, run_command
 from harness.run.notices import describe_choices
 from harness.sweep.options import SweepOptions
 from harness.sweep.space.file_ranges import fit_file_ranges
+from harness.sweep.space.range_syntax import explain_number_error
 from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, range_ends, read_search_space
 from harness.sweep.space.usual_lrs import describe_unusual_lrs
 from harness.sweep.space.validation import baseline_values
@@ -113,7 +114,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     cfg = space.compose_config({}, TRIAL_DEFAULTS)
     ranges = [f"{key}={value}" for part in (fitted.params, *fitted.conditional.values()) for key, value in part.items()]
     check_locked(cfg, [*arguments, *ranges])
-    output_dir = validate_config(cfg).output_dir
+    output_dir = _read_output_dir(cfg)
     _check_shared_best(cfg)
     spec = StudySpec(
         params=fitted.params,
@@ -157,6 +158,18 @@ def _check_preflight_mode(mode: str) -> None:
         raise ConfigError(f"preflight: {mode!r} must be one of {', '.join(get_args(PreflightMode))}")
 
 
+def _read_output_dir(cfg: DictConfig) -> Path:
+    """Return the output_dir of a valid configuration.
+
+    Raises:
+        ConfigError: If it is not valid; a text in place of a number may have been meant as a range.
+    """
+    try:
+        return validate_config(cfg).output_dir
+    except ConfigError as error:
+        raise ConfigError(explain_number_error(str(error))) from error
+
+
 def _explain_empty_space(params: Mapping[str, Any], arguments: Sequence[str], choices: Mapping[str, str]) -> str:
     """Return why there is nothing to search, and what to do about it."""
     fixed = [argument for argument in arguments if argument.partition("=")[0] in params]
@@ -193,7 +206,8 @@ def _complete_arguments(config: DictConfig, arguments: Sequence[str]) -> tuple[l
     start, key = config.start, "start.restart_schedule"
     if start.kind != "resume" or start.get("restart_schedule", False) or key in read_given_settings(arguments):
         return arguments, []
-    return [*arguments, f"{key}=true"], [f"{key}=true: every trial would inherit the best loss of the resumed run"]
+    reason = "otherwise every trial would inherit the best loss of the resumed run"
+    return [*arguments, f"{key}=true"], [f"{key}=true is set, because {reason}"]
 
 
 def _describe_space(

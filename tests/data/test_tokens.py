@@ -222,6 +222,15 @@ def test_pydoc_answers_fit_their_rows(tmp_path: Path) -> None:
     assert data.unigram_entropy < math.log(1000)
 
 
+def test_short_test_split_is_no_matter_of_val_fraction(tmp_path: Path) -> None:
+    words = " ".join(document.text for document in SyntheticDocuments(count=60).iter_documents())
+    (tmp_path / "train.txt").write_text(words)
+    (tmp_path / "test.txt").write_text("one two three")
+    source = TextFiles(str(tmp_path / "train.txt"))
+    with pytest.raises(ValueError, match=r"more than the \d+ tokens of the test split; lower it, or use more text"):
+        make_token_data(tmp_path, source, layout="packed", sequence_length=40, test=str(tmp_path / "test.txt"))
+
+
 BAD = {
     "layout": ({"layout": "rows"}, "layout='rows' must be packed or examples"),
     "val_fraction 0": ({"val_fraction": 0.0}, "val_fraction=0.0 must lie between 0 and 1"),

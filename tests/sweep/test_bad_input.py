@@ -251,7 +251,8 @@ def test_message_and_exit_status_in_shell(places, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_single_run_ignores_search_options(places, tmp_path) -> None:
-    done = run_script(*TINY, *places, "observers=metrics_only", "sweep.n_trials=5", "pruner=none")
-    assert done.returncode == 0, done.stderr
-    assert sorted(os.listdir(tmp_path / "outputs")) != ["sweeps"]
+def test_single_run_refuses_search_options(places, tmp_path) -> None:
+    done = run_script(*TINY, *places, "observers=metrics_only", "pruner=none")
+    assert done.returncode == 2
+    assert drop_announcements(done.stderr).startswith("pruner=none: only a sweep reads it; add -m")
+    assert sorted(os.listdir(tmp_path)) == []

@@ -15,9 +15,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import Trial
 
 from harness.config.alternatives import read_given_settings, replace_alternatives
-from harness.config.compose import NON_TRAINING_KEYS, SWEEP_ONLY_KEYS, compose_config, list_left_out
+from harness.config.compose import NON_TRAINING_KEYS, compose_config, list_left_out
 from harness.config.errors import describe_unknown_key, explain_error
 from harness.config.option_values import LeftOut
+from harness.config.overrides import SWEEP_ONLY_KEYS
 from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.hydra_internals import Range
 from harness.sweep.optuna_internals import is_in_distribution, suggest_value
@@ -26,7 +27,6 @@ from harness.sweep.space.range_syntax import parse_ranges
 # Separates key and condition in Optuna's name of a conditional parameter: "optimizer.lr @ optimizer=sgd".
 CONDITION_SEPARATOR = " @ "
 MAX_GRID_POINTS = 10_000
-
 TRIAL_DEFAULTS = ("observers=trial",)
 """Overrides of every trial, with the lowest precedence."""
 

@@ -144,6 +144,6 @@ def test_sweep_restarts_the_schedule_of_a_resumed_run() -> None:
     resumed = ["experiment=gpt2_resume_before", "start.run=RUN", "data.source.path=x"]
     request = request_of(*resumed)
     assert request.cfg.start.restart_schedule
-    assert [notice.partition(":")[0] for notice in request.notices] == ["start.restart_schedule=true"]
+    assert [notice.partition(",")[0] for notice in request.notices] == ["start.restart_schedule=true is set"]
     with pytest.raises(ConfigError, match=r"start.restart_schedule: false"):
         request_of(*resumed, "start.restart_schedule=false")
