@@ -55,10 +55,17 @@ def note_loss_scale(trainer: Any, batch: Any) -> Iterator[Finding]:
             torch.manual_seed(0)
             losses.append(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=factor * count).item())
     if losses[0] and math.isclose(*losses, rel_tol=LOSS_TOLERANCE):
-        observed = "compute_loss ignores num_items_in_batch, and the Trainer takes its loss as scaled: "
+        observed = f"{_name_loss(trainer)} ignores num_items_in_batch, and the Trainer takes its loss as scaled: "
         observed += f"gradients are {steps} times too large with gradient_accumulation_steps={steps}"
-        hint = "Divide the sum over tokens by num_items_in_batch, or set loss_is_scaled_for_ga = False in your Trainer"
+        hint = "Set trainer.loss_is_scaled_for_ga = False, or divide the sum over all items by num_items_in_batch"
         yield failed("loss under accumulation", observed, "a mean over the whole step", hint)
+
+
+def _name_loss(trainer: Any) -> str:
+    """Return what computes the loss: a method or function of the user, or the model."""
+    if type(trainer).compute_loss is not Trainer.compute_loss:
+        return f"{type(trainer).__name__}.compute_loss"
+    return "compute_loss_func" if trainer.compute_loss_func else type(trainer.model).__name__
 
 
 def note_repeated_updates(setup: TrainingSetup, trainer: Trainer) -> Iterator[Finding]:

@@ -1,8 +1,8 @@
 """The training setup of a transformers Trainer: its batches, its step, its evaluation, what it saves, its settings."""
 
-import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -26,9 +26,11 @@ from harness.integrations.transformers_notes import (
 from harness.integrations.transformers_reload import copy_with_noise, find_adapter_merger, load_saved_model
 from harness.preflight import EvalResult, RequestedSettings, TrainingSetup
 from harness.preflight.batch_rows import count_examples, select_rows
+from harness.preflight.outputs import locked_eval_mode
 
 N_BATCHES = 4
 # Parameters times tokens of an evaluation, so that it takes seconds, and limits of its number of examples.
+OTHER_LOSS = 0.2  # relative difference that no other way to count labels explains, only another term
 EVAL_COST, MIN_EVAL, MAX_EVAL = 2e11, 32, 208
 
 
@@ -44,6 +46,7 @@ class TrainerAdapter:
     optimizer_is_given: bool
     batches: Sequence[Any] = ()
     is_text: bool = False
+    has_step_loss: bool = False
     metric_error: Exception | None = None
     eval_examples: Any = None
 
@@ -76,6 +79,35 @@ class TrainerAdapter:
         inputs = trainer._prepare_inputs(dict(batch) if isinstance(batch, Mapping) else batch)
         with trainer.compute_loss_context_manager():
             return trainer.compute_loss(model, inputs, num_items_in_batch=count)
+
+    def find_step_loss(self) -> bool:
+        """Take the loss from `training_step` if that is overridden and computes another one than `compute_loss`."""
+        trainer, batch = self.trainer, self.batches[0]
+        if type(trainer).training_step is Trainer.training_step:
+            return False
+        with preserve_rng_state(), torch.no_grad(), eval_mode(trainer.model), suppress(Exception):
+            own, usual = (compute(trainer.model, batch) for compute in (self.capture_step_loss, self.compute_loss))
+            self.has_step_loss = not math.isclose(own.item(), usual.item(), rel_tol=OTHER_LOSS)
+        return self.has_step_loss
+
+    def capture_step_loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return what `training_step` gives to `accelerator.backward` for a batch that makes a step alone.
+
+        Raises:
+            ValueError: If it does not call it.
+        """
+        trainer, losses = self.trainer, list[Tensor]()
+        samples, count = trainer.get_batch_samples(iter([_copy_mapping(batch)]), 1, trainer.args.device)
+        trainer.current_gradient_accumulation_steps = 1
+        trainer.accelerator.backward = lambda loss, **kwargs: losses.append(loss)
+        try:
+            with nullcontext() if model.training else locked_eval_mode(model):
+                trainer.training_step(model, samples[0], count)
+        finally:
+            del trainer.accelerator.backward
+        if not losses:
+            raise ValueError("training_step does not call accelerator.backward")
+        return losses[0]
 
     def take_step(self, batch: Any) -> None:
         """Make one update as `Trainer.train` does, without its callbacks."""
@@ -165,7 +197,7 @@ class TrainerAdapter:
         setup = TrainingSetup(
             trainer.model,
             self.batches,
-            self.compute_loss,
+            self.capture_step_loss if self.find_step_loss() else self.compute_loss,
             is_pretrained=is_pretrained,
             requested=self.read_requested(),
             optimizer=getattr(trainer.optimizer, "optimizer", trainer.optimizer),
@@ -204,7 +236,7 @@ class TrainerAdapter:
         if hasattr(dataset, "__len__") and len(dataset):
             setup.eval_fraction = len(self.eval_examples) / len(dataset)
         has_loss = True
-        with preserve_rng_state(), contextlib.suppress(Exception):  # the check meets the same error
+        with preserve_rng_state(), suppress(Exception):  # the check meets the same error
             has_loss = "eval_loss" in self._run_evaluation()
         setup.evaluate = self.evaluate if has_loss else None
         return has_loss

@@ -11,13 +11,20 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import DataCollatorWithFlattening, Trainer, TrainerCallback
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DataCollatorWithFlattening,
+    Trainer,
+    TrainerCallback,
+)
 
 from harness.core.seeding import get_rng_state
 from harness.integrations.transformers import PreflightCallback, preflight
 from harness.preflight import PreflightFailedError
 from tests.integrations.test_transformers_faults import collate_shifted, make_lora
-from tests.integrations.trainers import load_pretrained, make_gpt2, make_llama, make_rows, make_trainer
+from tests.integrations.trainers import collate, load_pretrained, make_gpt2, make_llama, make_rows, make_trainer
+from tests.preflight.strangers import VOCAB
 
 
 class Stream(torch.utils.data.IterableDataset[Any]):
@@ -48,6 +55,17 @@ def use_tokens(folder: Path) -> Trainer:
     return make_trainer(folder, train_sampling_strategy="group_by_length", **rows)
 
 
+class AuxiliaryTrainer(Trainer):
+    """Adds a term to the loss in `training_step` alone."""
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        model.train()
+        outputs = model(**self._prepare_inputs(inputs))
+        loss = outputs.loss + 0.02 * outputs.logits.logsumexp(-1).square().mean()
+        self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
+        return loss.detach()
+
+
 def trainer_of(model: Callable[[], Any] = lambda: None, **more: Any) -> Callable[[Path], Trainer]:
     return lambda folder: make_trainer(folder, model(), **more)
 
@@ -66,6 +84,7 @@ HEALTHY: dict[str, Callable[[Path], Trainer]] = {
     "stream": trainer_of(train_dataset=Stream(), dataloader_drop_last=True),
     "three examples, no validation": trainer_of(train_dataset=make_rows(3, 1), eval_dataset=None, eval_strategy="no"),
     "epochs, grouped, several validation sets": use_tokens,
+    "another loss in the step": trainer_of(kind=AuxiliaryTrainer),
     "plateau": trainer_of(lr_scheduler_type="reduce_lr_on_plateau", warmup_steps=0, metric_for_best_model="loss"),
 }
 ORDINARY = ("all together", "packing, LoRA, accumulation, bf16")
@@ -78,6 +97,25 @@ def test_healthy_trainer_passes(name: str, tmp_path: Path) -> None:
     report = preflight(HEALTHY[name](tmp_path), quiet=True)
     broken = [each.describe() for _, each in report if each.level == "fail" or each.title == "the check"]
     assert not broken
+
+
+def test_model_that_ignores_the_items_of_a_step_is_named_and_the_hint_mends_it(tmp_path: Path) -> None:
+    """A Trainer takes the loss of any model whose `forward` has **kwargs as divided by the items of the whole step."""
+    config = BertConfig(**{"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": VOCAB})
+    torch.manual_seed(0)
+    rows = [row | {"label": row["input_ids"][3] % 2} for row in make_rows(64, 1)]
+    more = {"train_dataset": rows, "eval_dataset": None, "eval_strategy": "no", "gradient_accumulation_steps": 2}
+    trainer = make_trainer(tmp_path, BertForSequenceClassification(config), data_collator=collate_classes, **more)
+    [first, *_] = [each for _, each in preflight(trainer, ["train_step"], quiet=True) if each.level == "fail"]
+    assert "BertForSequenceClassification ignores num_items_in_batch" in first.observed
+    assert "2 times too large" in first.observed
+    trainer.loss_is_scaled_for_ga = False
+    assert not preflight(trainer, ["train_step"], quiet=True).failed_checks
+
+
+def collate_classes(rows: Any) -> dict[str, torch.Tensor]:
+    batch = collate(rows)
+    return batch | {"labels": torch.tensor([row["label"] for row in rows])}
 
 
 def test_mean_of_means_in_evaluation_is_a_warning(tmp_path: Path) -> None:
