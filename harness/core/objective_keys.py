@@ -14,7 +14,8 @@ NOT_OBJECTIVE = ("data.eval_batch_size", "data.shuffle", "task.blimp")
 
 SEEN_IN_DIGESTS = (
     "tokenizer", "data._target_", "data.source", "data.train", "data.validation", "data.test", "data.val_fraction",
-    "data.limit", "data.held_out", "data.resolution", "data.finer", "data.x", "data.y", "data.channels",
+    "data.limit", "data.held_out", "data.resolution", "data.finer", "data.x", "data.y", "data.channels", "data.digest",
+    "data.validation_digest",
 )  # fmt: skip
 """Keys that choose samples and tokens: the digests of validation data and tokenizer show whether these differ."""
 

@@ -16,7 +16,7 @@ class DocumentSplits:
     """Sources of the documents of each split.
 
     Without a source of their own, the validation documents are the last `val_fraction` of those of `train`. The test
-    documents are tokenized with the others, and read by nothing that trains, evaluates or searches.
+    documents are tokenized apart, and read by nothing that trains, evaluates or searches.
     """
 
     train: Source
@@ -52,19 +52,17 @@ class DocumentSplits:
         return "; ".join([repr(self.train), *held_out])
 
     def read_documents(self) -> dict[str, list[Document]]:
-        """Return the documents with text by split: `train`, `val` and, if there is one, `test`.
+        """Return the documents with text of the splits that runs read, `train` and `val`.
 
         Raises:
             ValueError: If a source has no text.
         """
-        documents = {name: _read_nonblank(source) for name, source in self.sources.items()}
+        documents = {name: _list_nonblank(source) for name, source in self.sources.items() if name != "test"}
         if self.validation is None:
             documents["train"], documents["validation"] = _divide(documents["train"], self.val_fraction or 0)
         for name, found in documents.items():
-            if not found:
-                raise ValueError(f"{self.sources.get(name, self.train)} holds no document with text")
-        names = {"train": "train", "validation": "val", "test": "test"}
-        return {short: documents[name] for name, short in names.items() if name in documents}
+            _check_any_text(found, self.sources.get(name, self.train))
+        return {"train": documents["train"], "val": documents["validation"]}
 
 
 def open_splits(
@@ -138,8 +136,24 @@ def _list_content(source: Source) -> Iterator[tuple[str, str]]:
         yield compute_file_digest(Path(path)), str(path)
 
 
-def _read_nonblank(source: Source) -> list[Document]:
+def read_nonblank(source: Source) -> list[Document]:
+    """Return the documents of a source that have text.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    documents = _list_nonblank(source)
+    _check_any_text(documents, source)
+    return documents
+
+
+def _list_nonblank(source: Source) -> list[Document]:
     return [document for document in source.iter_documents() if document.text.strip()]
+
+
+def _check_any_text(documents: Sequence[Document], source: Source) -> None:
+    if not documents:
+        raise ValueError(f"{source} holds no document with text")
 
 
 def _divide(documents: list[Document], val_fraction: float) -> tuple[list[Document], list[Document]]:

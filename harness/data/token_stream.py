@@ -7,13 +7,14 @@ import json
 import math
 import platform
 from array import array
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.data.sources import Document
-from harness.data.splits import DocumentSplits
+from harness.data.sources import Document, Source
+from harness.data.splits import DocumentSplits, read_nonblank
 from harness.data.tokenizers import Tokenizer, TokenizerBuilder
 
 ENCODE_BATCH_SIZE = 4096  # documents
@@ -22,7 +23,7 @@ ENCODE_BATCH_SIZE = 4096  # documents
 def write_token_stream(
     folder: Path, *, splits: DocumentSplits, tokenizer: TokenizerBuilder, tokenizer_folder: Path
 ) -> None:
-    """Read the documents, build the tokenizer, and write every split with its metadata to `folder`.
+    """Read the documents, build the tokenizer, and write both splits that runs read, with metadata, to `folder`.
 
     Raises:
         ValueError: If a split has no text.
@@ -33,7 +34,7 @@ def write_token_stream(
     targets = {name: _write_split(folder, name, documents[name], built) for name in documents}
     val = documents["val"]
     metadata = {
-        "source": splits.describe_source(),
+        "source": replace(splits, test=None).describe_source(),
         "documents": sum(map(len, documents.values())),
         "val_documents": len(val),
         "val_characters": sum(len(document.text) for document in val),
@@ -46,6 +47,15 @@ def write_token_stream(
         "python": platform.python_version(),
     }
     (folder / "meta.json").write_text(json.dumps(metadata, indent=1))
+
+
+def write_test_stream(folder: Path, *, source: Source, tokenizer_folder: Path) -> None:
+    """Write the test split to `folder`, in the tokens of the tokenizer that is saved in `tokenizer_folder`.
+
+    Raises:
+        ValueError: If the source has no text.
+    """
+    _write_split(folder, "test", read_nonblank(source), Tokenizer.load(tokenizer_folder))
 
 
 def read_token_stream(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -17,7 +17,7 @@ import torch
 from harness.data.cache import compute_digest, ensure_cached
 from harness.data.sources import Source
 from harness.data.splits import open_splits
-from harness.data.token_stream import read_stream_metadata, read_token_stream, write_token_stream
+from harness.data.token_stream import read_stream_metadata, read_token_stream, write_test_stream, write_token_stream
 from harness.data.tokenizers import TokenizerBuilder
 
 METADATA_KEYS = ("vocab_size", "eos_id", "unigram_entropy", "val_scored_tokens", "val_characters", "val_bytes")
@@ -149,7 +149,7 @@ def prepare_token_data(
     splits = open_splits(source, val_fraction=val_fraction, validation=validation, test=test)
     read_digest, split_digests = splits.compute_training_digest(), splits.compute_digests()
     tokenizer_digest = tokenizer.fingerprint(read_digest)
-    key = compute_digest(read_digest, tokenizer_digest, *([] if test is None else [split_digests["test"]]))
+    key = compute_digest(read_digest, tokenizer_digest)
     write = partial(
         write_token_stream,
         splits=splits,
@@ -157,8 +157,12 @@ def prepare_token_data(
         tokenizer_folder=Path(cache_dir) / "tokenizers" / tokenizer_digest,
     )
     folder = ensure_cached(Path(cache_dir) / "data" / key, write, f"tokenizing the text of {type(source).__name__}")
-    names = ("train", "val") if test is None else ("train", "val", "test")
-    rows = {name: _make_rows(*read_token_stream(folder, name), layout, sequence_length) for name in names}
+    folders = {"train": folder, "val": folder}
+    if splits.test is not None:  # apart, so that adding it changes nothing that a run reads
+        test_key = compute_digest("test", split_digests["test"], tokenizer_digest)
+        write = partial(write_test_stream, source=splits.test, tokenizer_folder=folder / "tokenizer")
+        folders["test"] = ensure_cached(Path(cache_dir) / "data" / test_key, write, "tokenizing the test text")
+    rows = {name: _make_rows(*read_token_stream(at, name), layout, sequence_length) for name, at in folders.items()}
     _check_lengths(rows, sequence_length if layout == "packed" else 1, val_fraction)
     metadata = read_stream_metadata(folder)
     return TokenData(

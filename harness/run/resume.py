@@ -11,13 +11,12 @@ from torch import nn
 
 from harness.config.compose import NON_TRAINING_KEYS
 from harness.config.schema import RunSettings
-from harness.config.user_paths import is_path_key
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError, DamageError
 from harness.core.files import is_locked, remove_leftovers
 from harness.core.lr_keys import is_lr_key
-from harness.core.objective_keys import is_objective_key
+from harness.core.objective_keys import select_objective_settings
 from harness.core.state import ObservingSchedule, TrainState, find_broken_tie
 from harness.core.task import Task
 from harness.models import untie_head
@@ -36,6 +35,7 @@ from harness.training.checkpoint import (
 
 # Sections of which the settings in effect show what has changed.
 SEEN_IN_EFFECT = ("start", "device")
+VALIDATION_KEY = "data.validation_digest"
 # Keys that every resumed run changes.
 RESUMED_ONLY = ("used.first_step", "used.schedule_start_step", "used.lr_factor")
 
@@ -158,7 +158,7 @@ def restore_run(
         ConfigError: If the checkpoint does not fit the run.
     """
     state, total_steps = parts.state, parts.plan.total_steps
-    after = {**params, **parts.effective.to_params(), "data.digest": parts.task.dataset["digest"]}
+    after = {**params, **parts.effective.to_params(), **_describe_data(parts.task.dataset)}
     changes = list(_compare_settings(resumed.recorded, after))
     if resumed.step >= total_steps:
         raise NoStepLeft(resumed, total_steps, is_unchanged=not changes)
@@ -200,11 +200,15 @@ def _adapt_state(state: TrainState, built: TrainState, resumed: ResumePoint, cha
 
 
 def has_changed_validation(changes: list[SettingChange]) -> bool:
-    return any(
-        is_objective_key(change.key)
-        and not (change.key.startswith("data.") and is_path_key(change.key))  # data.digest is that of the content
-        for change in changes
-    )
+    """Return whether the best loss so far was measured on something else than later ones."""
+    keys = {change.key: change.after for change in changes}
+    return VALIDATION_KEY in keys or bool(select_objective_settings(keys))
+
+
+def _describe_data(dataset: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests of a run's data; a task that has none for its validation data has one for all."""
+    digest = dataset.get("digest", "-")
+    return {"data.digest": digest, VALIDATION_KEY: dataset.get("validation", digest)}
 
 
 def describe_resume(resumed: ResumePoint, restored: RestoredRun) -> Iterator[str]:
@@ -254,7 +258,7 @@ def resume_tags(resumed: ResumePoint) -> dict[str, str]:
 def _compare_settings(recorded: Mapping[str, Any], after: Mapping[str, str]) -> Iterator[SettingChange]:
     """Yield the changes in the configuration, the settings in effect and the data."""
     effective = EffectiveSettings.from_json(recorded["effective"])
-    before = {**recorded["params"], **effective.to_params(), "data.digest": recorded["dataset"].get("digest", "-")}
+    before = {**recorded["params"], **effective.to_params(), **_describe_data(recorded["dataset"])}
     removed = [key for key in before if key not in after and "." in key]  # no dot: the option of a swept group
     for key in [*after, *removed]:
         old, new = before.get(key, "-"), after.get(key, "-")

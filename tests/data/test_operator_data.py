@@ -99,7 +99,7 @@ def test_digests_tell_which_split_changed(tmp_path) -> None:
     first = load(**files)
     save_tensors(tmp_path / "test.pt", x=X + 9, y=Y)
     second = load(**files)
-    assert first.digest != second.digest
+    assert first.digest == second.digest  # of what runs read
     assert [first.split_digests[name] == second.split_digests[name] for name in SPLITS] == [True, True, False]
 
 

@@ -19,7 +19,7 @@ from harness.core.events import Event, StepEnd
 from harness.core.files import FileLock
 from harness.record.metrics_file import encode_entry, read_entries
 from harness.run.dry_run import dry_run
-from harness.run.resume import NoStepLeft
+from harness.run.resume import NoStepLeft, SettingChange, has_changed_validation
 from harness.run.runner import RunResult, run
 from harness.run.unrecorded_end import complete_record
 from harness.tracking.run_uploader import upload_run
@@ -85,6 +85,32 @@ def test_verify_resume_exits_with_1_if_results_differ(cache_dir, capsys, monkeyp
     )  # dropout then differs after the break
     assert cli.main(["verify-resume", "--steps", "3", *TINY, f"cache_dir={cache_dir}", "model.dropout=0.5"]) == 1
     assert not capsys.readouterr().out.splitlines()[-1].endswith("difference 0")
+
+
+def test_best_loss_is_kept_unless_something_else_is_validated() -> None:
+    def changes(*keys: str) -> bool:
+        return has_changed_validation([SettingChange(key, "before", "after") for key in keys])
+
+    assert not changes("data.test", "data.digest", "data.train", "data.source.limit", "data.shuffle", "optimizer.lr")
+    assert changes("data.validation_digest")
+    assert changes("data.sequence_length")
+    assert changes("task.mask_fraction")
+
+
+def test_best_loss_survives_a_test_file(interrupted, places, tmp_path) -> None:
+    (tmp_path / "test.txt").write_text("Some other words that only a test reads.\n" * 40)
+    (tmp_path / "train.txt").write_text("One line of the text to learn, again.\n" * 400)
+    data = [
+        "data=text",
+        f"data.source.path={tmp_path}/train.txt",
+        "data.sequence_length=32",
+        "tokenizer.vocab_size=300",
+    ]
+    first = run(compose_config([*TINY, *places, *data]), [stop_after(6)])
+    lines = (resume_run(first, places, *data, f"data.test={tmp_path}/test.txt").folder / "start.txt").read_text()
+    assert "data.test" in lines
+    assert "discarded" not in lines
+    assert "data.digest" not in lines
 
 
 def test_verify_resume_of_a_completed_run_counts_from_its_checkpoint(completed, cache_dir, capsys) -> None:
