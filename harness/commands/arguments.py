@@ -8,6 +8,7 @@ from typing import NoReturn, TypeVar
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.paths import project_dir
+from harness.core.terminal import wrap_text
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -25,6 +26,18 @@ def add_output_dir(parser: argparse.ArgumentParser) -> None:
     default = project_dir() / "outputs"
     parser.add_argument("--output-dir", type=Path, default=default, metavar="DIR",
                         help="the output_dir of the runs, if not outputs/")  # fmt: skip
+
+
+class ParagraphFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wrap the paragraphs of a description to the terminal; examples and lists, which have indented lines, stay."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip("\n").split("\n\n")
+        is_list = [any(line.startswith(" ") for line in paragraph.splitlines()) for paragraph in paragraphs]
+        return "\n\n".join(
+            paragraph if kept else "\n".join(wrap_text(" ".join(paragraph.split()), width, indent, indent))
+            for paragraph, kept in zip(paragraphs, is_list, strict=True)
+        )
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -6,14 +6,13 @@ Drops duplicate, empty and broken documents and outlying passages, and repairs b
 each change with its reason. The original file is not modified.
 """
 
-import argparse
 import gzip
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.commands.arguments import CommandParser, add_overrides, parse_overrides
+from harness.commands.arguments import CommandParser, ParagraphFormatter, add_overrides, parse_overrides
 from harness.config.compose import compose_config
 from harness.config.validation import check_writable, validate_config
 from harness.core.errors import ConfigError
@@ -26,9 +25,7 @@ MAX_BYTES = 250_000_000  # cleaning takes about 12 times the file's size in memo
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = CommandParser(
-        prog="plateau clean", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="plateau clean", description=__doc__, formatter_class=ParagraphFormatter)
     add_overrides(parser)
     parser.add_argument("--to", type=Path, metavar="FILE", required=True, help="the cleaned copy; .gz is compressed")
     parser.add_argument("--force", action="store_true", help="overwrite FILE if it exists")

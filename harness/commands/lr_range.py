@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
     plot_range_test(folder / "lr_range.png", cfg.name or "", lrs, losses, found)
     write_range_test(folder, add_data_digest(params, dataset), lrs, losses, found)
     study = name_followup_study(folder.name)
-    print(*format_bar_chart(lrs, losses, found), *notes, sep="\n")
+    print(*format_bar_chart(lrs, losses, found), *map(fit_record, notes), sep="\n")
     print(*_suggest_sweep(found, params, overrides, study), *format_labeled("folder", str(folder)), sep="\n")
     return int(isinstance(found, str))
 

@@ -1,12 +1,11 @@
 """plateau preflight experiment=headlines: check a training setup before it is run or searched."""
 
-import argparse
 import contextlib
 import json
 import sys
 from collections.abc import Sequence
 
-from harness.commands.arguments import CommandParser, add_overrides, parse_overrides
+from harness.commands.arguments import CommandParser, ParagraphFormatter, add_overrides, parse_overrides
 from harness.config.compose import compose_config
 from harness.core.errors import ConfigError
 from harness.core.terminal import format_choices, print_fitted, print_notes
@@ -22,7 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = CommandParser(
         prog="plateau preflight",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=ParagraphFormatter,
         epilog="checks:\n" + format_choices(CHECKS),
     )
     parser.add_argument("--json", action="store_true", help="print status and findings as JSON, and nothing else")

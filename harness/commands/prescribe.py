@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     diagnoses = keep_accepted_overrides(folder, diagnose(history, thresholds))
     print(history.facts.name)
     for diagnosis in diagnoses:
-        print(f"  {diagnosis.kind} ({diagnosis.confidence:.0%}): {diagnosis.reason}")
+        print(fit_record(f"  {diagnosis.kind} ({diagnosis.confidence:.0%}): {diagnosis.reason}"))
     if not diagnoses:
         conclusion = assess(history, thresholds).conclusion
         print(fit_record(f"  {conclusion}; a sweep of the LR shows whether there is room for improvement"))
@@ -67,19 +67,19 @@ def describe_range_test(
 ) -> Iterator[str]:
     """Yield what the range test of this configuration found, or how to run one."""
     if test and test.band:
-        yield f"range test {test.folder.name}: {test.reason}"
-        yield f"  evidence {test.band.evidence}"
+        yield fit_record(f"range test {test.folder.name}: {test.reason}")
+        yield fit_record(f"  evidence {test.band.evidence}")
         return
     if test:
-        yield f"range test {test.folder.name}: no LR range: {test.reason}"
+        yield fit_record(f"range test {test.folder.name}: no LR range: {test.reason}")
         return
-    yield "range test: none of this configuration, so the LR range is a guess; for one that is measured run"
+    yield fit_record("range test: none of this configuration, so the LR range is a guess; for one that is measured run")
     yield f"  {shlex.join(['plateau', 'lr-range', *overrides])}"
     latest = next(read_range_tests(outputs), None)
     if latest:
         *shown, last = describe_difference(latest, params)[: MAX_DIFFERENCES + 1]
         differences = ", ".join([*shown, "…" if len(shown) == MAX_DIFFERENCES else last])
-        yield f"  the latest one, {latest.folder.name}, had {differences}"
+        yield fit_record(f"  the latest one, {latest.folder.name}, had {differences}")
 
 
 @dataclass(frozen=True)

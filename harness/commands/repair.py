@@ -6,12 +6,11 @@ Damaged lines are dropped if all others still replay; otherwise the lines before
 of trials that the study no longer knows are moved to STUDY/lost/.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.commands.arguments import CommandParser
+from harness.commands.arguments import CommandParser, ParagraphFormatter
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.files import FileLock
 from harness.core.paths import project_dir
@@ -22,9 +21,7 @@ from harness.sweep.study.storage import journal_path
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = CommandParser(
-        prog="plateau repair", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser(prog="plateau repair", description=__doc__, formatter_class=ParagraphFormatter)
     parser.add_argument("study", metavar="STUDY", help="a sweep's folder, its name, or its study.journal")
     journal = find_journal(parser.parse_args(arguments).study)
     silence_optuna()

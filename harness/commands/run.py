@@ -1,9 +1,11 @@
 """plateau run optimizer=adamw schedule=cosine: compose a configuration and run it, or sweep it with -m."""
 
+import contextlib
+import io
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,9 +29,9 @@ from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
 from harness.core.errors import RunFailedError
 from harness.core.extras import find_version
-from harness.core.paths import TRACEBACK_FILE, config_dir
+from harness.core.paths import TRACEBACK_FILE, config_dir, run_command
 from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_signaled
-from harness.core.terminal import end_start, show_lines_at_once
+from harness.core.terminal import end_start, paragraph_width, show_lines_at_once, wrap_text
 from harness.core.threads import use_passive_waiting
 
 RESUME_REMEDY = "run the same command again, or resume with start=resume start.run=RUN"
@@ -106,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         check_group_values(arguments)
         arguments = _complete_resume(arguments)
-        with check_compositions():
+        with _fit_help(arguments), check_compositions():
             run_hydra_app(
                 run_job,
                 arguments,
@@ -117,6 +119,21 @@ def main(arguments: Sequence[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:
         return report_failure(error, arguments)
     return 0
+
+
+@contextlib.contextmanager
+def _fit_help(arguments: Sequence[str]) -> Iterator[None]:
+    """Wrap the help that Hydra prints to the terminal, and name the command that was installed."""
+    if not {"--help", "-h"} & set(arguments):
+        yield
+        return
+    printed, width = io.StringIO(), paragraph_width()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:  # Hydra exits
+        for line in printed.getvalue().replace("python run.py", " ".join(run_command())).rstrip().splitlines():
+            print(*([line] if len(line) <= width else wrap_text(line, width, rest="  ")), sep="\n")
 
 
 def _complete_resume(arguments: Sequence[str]) -> list[str]:

@@ -4,12 +4,16 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from harness.core.digests import read_json
 from harness.core.errors import DamageError
 from harness.core.files import is_locked
+from harness.core.paths import config_dir
 from harness.record.metrics_file import METRICS_FILE, is_record_line, read_entries
 from harness.record.run_lookup import RunFolder, read_best_trials
 from harness.record.sweep_files import SUMMARY_FILE, SWEEP_FILE
@@ -113,7 +117,19 @@ def _describe_choice(start: Mapping[str, Any]) -> str:
         key, _, value = str(override).partition("=")
         chosen[key.lstrip("+")] = value
     target = str(start["params"].get("model._target_", ""))
-    return chosen.get("experiment") or chosen.get("model") or target.rpartition(".")[2]
+    return chosen.get("experiment") or chosen.get("model") or _find_default_model(target) or target.rpartition(".")[2]
+
+
+@cache
+def _find_default_model(target: str) -> str:
+    """Return the default option of `model`; empty if that builds something else than `target`."""
+    try:
+        defaults = yaml.safe_load((config_dir() / "config.yaml").read_text())["defaults"]
+        name = next(entry["model"] for entry in defaults if isinstance(entry, dict) and "model" in entry)
+        option = yaml.safe_load((config_dir() / "model" / f"{name}.yaml").read_text())
+    except (OSError, KeyError, StopIteration, yaml.YAMLError):
+        return ""
+    return str(name) if option.get("_target_") == target else ""
 
 
 def _read_end(path: Path) -> dict[str, Any] | None:

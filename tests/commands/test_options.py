@@ -1,8 +1,12 @@
 """Command line options between overrides."""
 
+from contextlib import suppress
+
 import pytest
 
 from harness import cli
+from harness.commands import run as run_module
+from harness.commands.run import _fit_help
 
 
 @pytest.mark.parametrize(
@@ -32,3 +36,23 @@ def test_config_dir_may_have_any_name(name, tmp_path, capsys) -> None:
 def test_config_dir_must_exist(capsys) -> None:
     assert cli.main(["preflight", "--config-dir", "nowhere"]) == 2
     assert "--config-dir: nowhere: not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", ["60"])
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_fits_the_terminal(command, width, capsys, monkeypatch) -> None:
+    """All but examples, which have lines of their own to be copied; `run` has the help of Hydra."""
+    monkeypatch.setenv("COLUMNS", width)
+    with suppress(SystemExit):
+        cli.main([command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines
+    assert [line for line in lines if len(line) > int(width) and not line.startswith("    plateau ")] == []
+
+
+def test_help_of_an_installed_package_names_its_command(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(run_module, "run_command", lambda: ["plateau", "run"])
+    with suppress(SystemExit), _fit_help(["--help"]):
+        print("Train once:      python run.py optimizer=adamw\n")
+        raise SystemExit
+    assert capsys.readouterr().out == "Train once:      plateau run optimizer=adamw\n"

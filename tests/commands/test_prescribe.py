@@ -10,11 +10,12 @@ from omegaconf import OmegaConf
 
 from harness import cli
 from harness.commands import prescribe
-from harness.commands.prescribe import estimate_run_cost
+from harness.commands.prescribe import describe_range_test, estimate_run_cost
 from harness.config.compose import without_sweep_keys
+from harness.core.events import Diagnosis
 from harness.diagnosis.lr_band import LRBand
 from harness.importers import native
-from harness.record.lr_range_file import RANGE_TEST_FOLDER, add_data_digest, write_range_test
+from harness.record.lr_range_file import RANGE_TEST_FOLDER, RangeTest, add_data_digest, write_range_test
 from harness.sweep.request import compose_sweep_request
 from harness.sweep.space.validation import check_search_space
 from tests.run.test_reproduce import training_settings
@@ -125,3 +126,26 @@ def test_config_with_unknown_keys_exits_with_status_2(finished, tmp_path, capsys
     OmegaConf.save(cfg, folder / "config.yaml")
     assert cli.main(["prescribe", str(folder)]) == 2
     assert "loop.max_stepz: does not exist" in capsys.readouterr().err
+
+
+LONG = "the loss fell from 7.626 at an LR of 1.1e-04 to 4.944 at 6.6e-03, and rose to its start later"
+
+
+@pytest.mark.parametrize("band", [LRBand(2e-2, 9e-1, 3e-1, LONG, LONG), None])
+def test_what_a_range_test_found_fits_the_terminal(band, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    found = RangeTest(tmp_path, {}, band, LONG)
+    lines = [line for text in describe_range_test(found, tmp_path, {}, []) for line in text.splitlines()]
+    none = [line for text in describe_range_test(None, tmp_path, {}, ["seed=1"]) for line in text.splitlines()]
+    assert len(lines) > 2
+    assert max(map(len, [*lines, *none])) <= 60
+
+
+def test_reasons_of_diagnoses_fit_the_terminal(copied, capsys, monkeypatch) -> None:
+    reason = f"train/loss still fell: {LONG}"
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr(prescribe, "diagnose", lambda *_: [Diagnosis("plateau", 5, 0.9, reason)])
+    cli.main(["prescribe", str(copied)])
+    head = capsys.readouterr().out.partition("range test")[0]
+    assert " ".join(head.split()).endswith(reason)
+    assert max(map(len, head.splitlines())) <= 60

@@ -31,11 +31,16 @@ def test_completed_run(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "choice"),
-    [(["model=gpt_small", "experiment=operator"], "operator"), (["model=gpt_small"], "gpt_small"), ([], "GPT")],
+    [(["model=gpt_small", "experiment=operator"], "operator"), (["model=gpt_small"], "gpt_small"), ([], "gpt_tiny")],
 )
 def test_choice_is_the_experiment_or_the_model(overrides, choice, tmp_path) -> None:
     params = {"model._target_": "harness.models.gpt.GPT"}
     assert read_run(write_run(tmp_path / NAME, [1.0], overrides=overrides, params=params)).choice == choice
+
+
+def test_run_of_another_class_than_the_default_model_has_the_name_of_that_class(tmp_path) -> None:
+    params = {"model._target_": "my_package.Mine"}
+    assert read_run(write_run(tmp_path / NAME, [1.0], overrides=["seed=1"], params=params)).choice == "Mine"
 
 
 def test_run_without_an_end_is_running_or_its_process_died(tmp_path) -> None:
