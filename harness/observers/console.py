@@ -206,7 +206,7 @@ def format_conclusion(final: FinalDiagnosis | None) -> Iterator[str]:
         width = find_width() or sys.maxsize  # a line of a log stays one line in a file
         yield from wrap_text(line, width, f"{title:12}", " " * 12)
     if final.expectations:
-        yield fit_record(f"expectations {final.expectations}")
+        yield fit_record(final.expectations)
 
 
 def _viewer_command(uri: str) -> str:

@@ -83,7 +83,7 @@ def test_console_prints_diagnoses_when_they_occur_and_a_summary(tmp_path, capsys
     summary = lines.index("diagnosis   1 found, root causes first")
     assert lines[summary + 1] == "  expectation · step 10 · confidence 100%"
     assert lines[summary + 2].startswith("    expected 'step 10: val/loss < 2', got")
-    assert any(line.startswith("expectations 1 of 3 expectations met") for line in lines[summary:])
+    assert any(line.startswith("1 of 3 expectations met") for line in lines[summary:])
 
 
 def test_end_of_a_run_says_the_slopes_and_what_was_not_judged(tmp_path, capsys) -> None:
