@@ -194,7 +194,7 @@ def _name_direction(low: float, high: float, bound: float) -> str:
 
 
 def _format(value: float, scale: float) -> str:
-    return "0" if abs(value) < NEGLIGIBLE_SLOPE * scale else f"{value:+.2g}"
+    return "0" if abs(value) <= NEGLIGIBLE_SLOPE * scale else f"{value:+.2g}"
 
 
 def _count_points(history: History) -> str:

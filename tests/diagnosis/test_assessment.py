@@ -65,6 +65,11 @@ def test_diagnoses_of_short_and_simple_logs(case: str) -> None:
     assert text.startswith("slope of")
 
 
+def test_slope_of_a_loss_of_zero_is_zero() -> None:
+    text = describe(make_history([0.0] * 49))[1]
+    assert "slope of train/loss: 0 per doubling of steps (95% interval 0 to 0)" in text
+
+
 def test_flat_tail_of_a_longer_run_is_a_plateau() -> None:
     history = History()
     for step in range(10_000, 14_000, 10):
