@@ -77,10 +77,9 @@ def parse_overrides(parser: argparse.ArgumentParser, arguments: Sequence[str]) -
         from harness.config.compose import format_search_path  # loads Hydra, which diagnose does without
 
         args.overrides.insert(0, format_search_path([f"file://{folder}"]))
-    if any(override.lstrip("+").startswith("start.run=") for override in args.overrides):
-        from harness.run.resumed_settings import take_over_settings
+    from harness.run.resumed_settings import take_over_settings  # loads Hydra too
 
-        args.overrides = take_over_settings(args.overrides)
+    args.overrides = take_over_settings(args.overrides)
     return args
 
 

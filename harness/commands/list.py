@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from harness.commands.arguments import CommandParser, add_output_dir
 from harness.core.errors import ConfigError
 from harness.core.formatting import format_number
 from harness.core.paths import run_command
+from harness.core.terminal import find_width
 from harness.record.run_listing import (
     DAMAGED,
     RunOverview,
@@ -61,7 +61,7 @@ def print_overview(
     if not runs and not studies:
         print(f"no runs in {output_dir} yet; record one with {' '.join(run_command())} optimizer=adamw schedule=cosine")
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
+    width = find_width()
     if runs:
         print(*format_rows([RUN_COLUMNS, *map(_run_cells, runs)], width), sep="\n")
     if studies:

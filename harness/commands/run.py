@@ -24,7 +24,7 @@ from harness.config.compose import (
 from harness.config.group_values import check_group_values
 from harness.config.hydra_internals import adjusts_files, parse_hydra_arguments, run_hydra_app
 from harness.config.locks import check_locked
-from harness.config.overrides import check_no_sweep_settings, read_override_key
+from harness.config.overrides import check_no_sweep_settings
 from harness.config.trust import check_hydra_settings
 from harness.config.trusted_components import list_hydra_targets
 from harness.core.errors import RunFailedError
@@ -138,12 +138,12 @@ def _fit_help(arguments: Sequence[str]) -> Iterator[None]:
 
 def _complete_resume(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with the choices of the run that they resume, if any."""
-    if not any(read_override_key(argument) == "start.run" for argument in arguments):
-        return list(arguments)
     from harness.run.resumed_settings import take_over_settings
 
     args = parse_hydra_arguments(arguments)
     options = [argument for argument in arguments if argument not in args.overrides]
     folders = [format_search_path([f"file://{Path(args.config_dir).absolute()}"])] if args.config_dir else []
     overrides = take_over_settings([*folders, *args.overrides], args.multirun)
+    if overrides == [*folders, *args.overrides]:
+        return list(arguments)
     return [*options, *(override for override in overrides if override not in folders)]

@@ -23,6 +23,8 @@ PATH_NAMES = ("path", "paths", "file", "files", "folder", "dir", "train", "test"
 NAMED_PATHS = ("model.name", "tokenizer.name")
 """Keys of a Hub name or of a folder."""
 PATH_SECTIONS = ("data", "model", "tokenizer", "task", "lora", "optimizer", "schedule")
+SHIPPED = ("harness.", "torch.")
+"""Beginnings of the `_target_` of components of which every key with a path has one of these names."""
 PROJECT_FOLDERS = ("output_dir", "cache_dir")
 """Folders that are relative to the project, wherever a command is started."""
 RUN_KEYS = ("start.run", "start.source")
@@ -84,12 +86,23 @@ def _get_value(plain: Any, key: str) -> Any:
     return plain
 
 
-def _iter_leaves(plain: Any, key: str) -> Iterator[tuple[str, Any]]:
+def _iter_leaves(plain: Any, key: str, is_shipped: bool = True) -> Iterator[tuple[str, Any]]:
+    """Yield the key and the value of each path below `key`; `is_shipped` says whether its keys are ours."""
     if isinstance(plain, dict):
+        target = plain.get("_target_")
+        is_shipped = target.startswith(SHIPPED) if isinstance(target, str) else is_shipped
         for name, child in plain.items():
-            yield from _iter_leaves(child, f"{key}.{name}")
-    elif is_path_key(key) and isinstance(plain, str | list):
+            yield from _iter_leaves(child, f"{key}.{name}", is_shipped)
+    elif isinstance(plain, str | list) and (is_path_key(key) or (not is_shipped and _looks_like_path(key, plain))):
         yield key, plain
+
+
+def _looks_like_path(key: str, value: Any) -> bool:
+    """Return whether a value of a user's own component is written like a path: with a folder or a file extension."""
+    if isinstance(value, list):
+        return bool(value) and all(_looks_like_path(key, one) for one in value)
+    is_text = isinstance(value, str) and not key.rpartition(".")[2].startswith("_")
+    return is_text and ("/" in value or Path(value).suffix != "")
 
 
 def is_path_key(key: str) -> bool:

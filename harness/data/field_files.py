@@ -20,16 +20,16 @@ MAX_PACKING = 2  # times the size of the file; what unpacks to more is compresse
 MAX_LISTED = 8  # arrays in a message
 
 
-def read_array(path: Path, name: str, key: str, *, is_alone: bool) -> Tensor:
-    """Read the array `name` of a file as float32.
+def read_arrays(path: Path, names: Mapping[str, str]) -> list[Tensor]:
+    """Read arrays of a file as float32; it is opened once.
 
     Args:
-        key: What messages call `name`: x or y.
-        is_alone: Whether the file need hold no other array, so that one without a name, as in .npy, will do.
+        names: The names of the arrays, by what messages call them: x or y. A single one need have no name in the file,
+            as in .npy.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file cannot be read, or has no such array of real numbers.
+        ValueError: If the file cannot be read, or lacks one of these arrays of real numbers.
     """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; give a file with the arrays x and y")
@@ -39,12 +39,13 @@ def read_array(path: Path, name: str, key: str, *, is_alone: bool) -> Tensor:
     try:
         with _open_arrays(path) as arrays:
             has_no_names = list(arrays) == [""]
-            if has_no_names and not is_alone:
+            if has_no_names and len(names) > 1:
                 raise _FileProblem(f"{path} holds one array, and x and y are needed; give {{x: {path}, y: FILE}}")
-            array = arrays[""] if has_no_names else arrays.get(name)
-            if array is None:
-                raise _FileProblem(_describe_missing(path, name, key, arrays))
-            return _to_float(array, f"{path}: {name}")
+            found = {key: arrays[""] if has_no_names else arrays.get(name) for key, name in names.items()}
+            for key, array in found.items():
+                if array is None:
+                    raise _FileProblem(_describe_missing(path, names[key], key, arrays))
+            return [_to_float(array, f"{path}: {names[key]}") for key, array in found.items()]
     except _FileProblem as problem:
         raise ValueError(str(problem)) from problem
     except Exception as error:  # torch, numpy and h5py raise many types, depending on the bytes

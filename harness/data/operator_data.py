@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.core.digests import compute_file_digest
 from harness.data.cache import compute_digest
-from harness.data.field_files import FIELD_SUFFIXES, read_array
+from harness.data.field_files import FIELD_SUFFIXES, read_arrays
 from harness.data.field_layout import Channels, arrange_channels
 from harness.data.splits import check_disjoint, check_split_settings
 from harness.data.text_files import find_data_files
@@ -157,10 +157,11 @@ def read_field_pairs(
         FileNotFoundError: If there is no such file.
         ValueError: If its content is unsuitable; the message says why.
     """
-    is_alone = y_path is not None
-    arrays = read_array(path, x, "x", is_alone=is_alone), read_array(y_path or path, y, "y", is_alone=is_alone)
-    where = f"{path} and {y_path}" if is_alone else str(path)
-    fields = FieldPairs(*arrange_channels(*arrays, channels, where))
+    if y_path is None:
+        where, arrays = str(path), read_arrays(path, {"x": x, "y": y})
+    else:
+        where, arrays = f"{path} and {y_path}", [*read_arrays(path, {"x": x}), *read_arrays(y_path, {"y": y})]
+    fields = FieldPairs(*arrange_channels(arrays[0], arrays[1], channels, where))
     _check_values(fields, path, y_path or path)
     return fields
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness.config.compose import compose_config
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
@@ -81,6 +81,19 @@ def test_path_of_a_configuration_file_becomes_an_override(home, tmp_path) -> Non
     search = f"hydra.searchpath=[file://{tmp_path}/conf]"
     assert make_absolute(search, "experiment=free")[1][2:] == [f"data.source.path={home}/notes.md"]
     assert make_absolute(search, "experiment=locked")[1][2:] == []
+
+
+def test_paths_of_own_components_are_known_by_their_form(home) -> None:
+    own = {"_target_": "my_package.Source", "root": "notes.md", "parts": ["./notes.md"], "column": "notes", "rate": 0.5,
+           "inner": {"corpus_file": "notes.md", "missing": "absent.md"}}  # fmt: skip
+    shipped = {"_target_": "harness.data.sources.JSONL", "text": "notes.md"}
+    cfg = OmegaConf.create({"data": {"source": own, "other": shipped}, "output_dir": "/out", "cache_dir": "/cache"})
+    (home / "notes").mkdir()
+    assert make_paths_absolute(cfg)[1] == {
+        "data.source.root": f"{home}/notes.md",
+        "data.source.parts": [f"{home}/notes.md"],
+        "data.source.inner.corpus_file": f"{home}/notes.md",
+    }
 
 
 def test_names_of_runs_become_folders(home, tmp_path) -> None:

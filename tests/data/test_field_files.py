@@ -3,7 +3,6 @@
 import pickle
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,24 @@ import pytest
 import torch
 
 from harness.data import field_files
-from harness.data.field_files import read_array as read_named_array
+from harness.data.field_files import read_arrays
+from harness.data.operator_data import read_field_pairs
 
 X = np.arange(24.0).reshape(2, 3, 4)
-read_array = partial(read_named_array, is_alone=True)
+
+
+def read_array(path: Path, name: str, key: str) -> torch.Tensor:
+    [array] = read_arrays(path, {key: name})
+    return array
+
+
+def test_a_file_is_opened_once(tmp_path, monkeypatch) -> None:
+    torch.save({"x": torch.ones(4, 8), "y": torch.ones(4, 8)}, tmp_path / "both.pt")
+    opened = []
+    load = torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **options: opened.append(path) or load(path, **options))
+    read_field_pairs(tmp_path / "both.pt")
+    assert opened == [tmp_path / "both.pt"]
 
 
 def write_hdf5(path: Path, **arrays: Any) -> None:
