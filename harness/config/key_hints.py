@@ -118,7 +118,7 @@ def suggest_overrides(key: str, value: str, known: Mapping[str, Any], arguments:
     keys = [one for one in known if "=" not in one and not _last_part(one).startswith("_")]
     usual = [one for one in keys if one.partition(".")[0] not in UNUSUAL_SECTIONS]
     found = [one for one in usual if _last_part(one) == name and one != key]
-    found.sort(key=lambda one: one.partition(".")[0] != section)
+    found = [one for one in found if one.partition(".")[0] == section] or found
     if not found and name in FLAG_OF:
         found = [FLAG_OF[name][value.lower() in ("false", "0", "no", "off")]]
     if not found and name in RELATED_KEY_OF:

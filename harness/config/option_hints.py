@@ -9,6 +9,7 @@ from harness.core.errors import did_you_mean
 SYNONYMS = {
     "data": {"headlines": "csv tsv", "jsonl": "json", "qa_markdown": "qa md markdown", "text": "txt"},
     "device": {"cuda": "gpu nvidia cuda:0", "mps": "metal apple"},
+    "hydra/launcher": {"submitit_slurm": "slurm submitit"},
     "lora": {"all_linear": "true all", "none": "false no off"},
     "optimizer": {"adamw": "adamw_torch adamw_hf adamw_torch_fused fused_adamw"},
     "precision": {
@@ -89,7 +90,7 @@ def suggest_option(group: str, value: str, options: Sequence[str]) -> str:
     found = find_option(group, value, options)
     hint = f"; did you mean {found!r}?" if found else did_you_mean(value, options)
     is_named = group in ("model", "tokenizer") and not found
-    return f"{hint}; for a folder or a hub name use {BY_NAME[group]}{value}" if is_named else hint
+    return f"{hint or ';'} for a folder or a hub name use {BY_NAME[group]}{value}" if is_named else hint
 
 
 def suggest_for_number(group: str, value: Any, options: Sequence[str]) -> str:

@@ -50,7 +50,7 @@ def find_data_files(path: str | Sequence[str], suffixes: tuple[str, ...], key: s
         kind = f"holds no {', '.join(suffixes)} file" if place.is_dir() else "does not exist"
         raise FileNotFoundError(f"{key}={path!r} {kind}; give a file, a folder or a glob")
     if empty := [str(file) for file in found if not file.stat().st_size]:
-        raise ValueError(f"{key}={path!r}: empty: {', '.join(empty)}")
+        raise ValueError(f"{key}: {', '.join(empty)} is empty; give files with content")
     return found
 
 

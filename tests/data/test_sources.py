@@ -163,7 +163,7 @@ BAD: dict[str, tuple[Callable[[str], Source], str, str | bytes | None, str]] = {
     "missing": (TextFiles, "a.txt", None, "path='.*a.txt' does not exist"),
     "no match": (lambda path: TextFiles(path + "*.md"), "a.txt", "x", "does not exist; give a file, a folder or"),
     "folder without text": (lambda path: TextFiles(str(Path(path).parent)), "a.bin", "x", "holds no .txt, .md"),
-    "empty": (TextFiles, "a.txt", "", "empty: .*a.txt"),
+    "empty": (TextFiles, "a.txt", "", "a.txt is empty; give files with content"),
     "latin-1": (TextFiles, "a.txt", "caf\xe9 au lait".encode("latin-1"), "not UTF-8: byte 0xE9 at offset 3; convert"),
     "no gzip": (TextFiles, "a.txt", "x", "not a complete gzip file"),
     "pattern": (lambda path: TextFiles(path, "("), "a.txt", "x", r"split_on='\(' is not a regular expression"),
