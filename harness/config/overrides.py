@@ -37,12 +37,14 @@ def check_no_credentials(override: str, place: str) -> None:
 def check_no_sweep_settings(overrides: Iterable[str]) -> None:
     """Check that the overrides of a single run set nothing that only a sweep reads.
 
+    The file that `sweeps` chooses may also hold values of the run, and commands of trials name it.
+
     Raises:
         ConfigError: If one does.
     """
     for override in overrides:
         root, name = [*re.split("[/.]", read_override_key(override)), ""][:2]
-        if root in (*SWEEP_ONLY_KEYS, "sweeps") or (root == "hydra" and name in ("sweep", "sweeper", "launcher")):
+        if root in SWEEP_ONLY_KEYS or (root == "hydra" and name in ("sweep", "sweeper", "launcher")):
             raise ConfigError(f"{override}: only a sweep reads it; add -m to start one, or leave it out")
 
 
