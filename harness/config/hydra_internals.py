@@ -35,6 +35,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError
 from harness.core.paths import run_command
+from harness.core.terminal import format_choices
 
 _create_functions = overrides_parser.create_functions
 
@@ -61,20 +62,19 @@ overrides_parser.create_functions = _create_more_functions
 def run_hydra_app(
     task: TaskFunction, arguments: Sequence[str], *, config_dir: str, config_name: str, trusted: Sequence[str]
 ) -> Any:
-    """Do what `hydra.main` does, with `arguments` instead of `sys.argv`.
-
-    `plateau run ARGUMENTS` cannot use `hydra.main`, which reads the command line of the process.
+    """Do what `hydra.main` does with the command line of the process, with `arguments` instead.
 
     Args:
         task: Called with the composed configuration, once per job.
         trusted: Names of the `_target_`s that Hydra may call.
     """
     args = parse_hydra_arguments(arguments)
+    if args.hydra_help:  # Hydra would compose its own configuration, without ours
+        print(_list_hydra_options())
+        return None
     for option, value in {"--config-path": args.config_path, "--config-name": args.config_name}.items():
         if value:
-            remedy = (
-                "put your YAML files into a folder laid out like conf/, and use --config-dir FOLDER experiment=NAME"
-            )
+            remedy = "put your YAML files into a folder laid out like conf/; use --config-dir FOLDER experiment=NAME"
             raise ConfigError(f"{option}: {value}: the main configuration cannot be replaced; {remedy}")
     if args.multirun and (args.cfg or args.info):  # Hydra refuses both together
         args.multirun = False
@@ -121,6 +121,13 @@ def _make_args_parser() -> argparse.ArgumentParser:
     parser.usage = "plateau run [OPTION]... [OVERRIDE]...; --hydra-help lists the options"
     parser.error = _raise_option_error  # type: ignore[method-assign]
     return parser
+
+
+def _list_hydra_options() -> str:
+    """Return Hydra's options and what they do; argparse cannot format their help, which has percent signs."""
+    refused = ("overrides", "config_path", "config_name")
+    actions = [action for action in _make_args_parser()._actions if action.dest not in refused]
+    return format_choices({", ".join(action.option_strings): " ".join(str(action.help).split()) for action in actions})
 
 
 def _raise_option_error(message: str) -> NoReturn:

@@ -56,3 +56,10 @@ def test_help_of_an_installed_package_names_its_command(capsys, monkeypatch) -> 
         print("Train once:      python run.py optimizer=adamw\n")
         raise SystemExit
     assert capsys.readouterr().out == "Train once:      plateau run optimizer=adamw\n"
+
+
+def test_hydra_help_lists_the_options(capsys) -> None:
+    """Messages about unknown options recommend it."""
+    assert cli.main(["run", "--hydra-help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(option in printed for option in ("--multirun", "--cfg", "--config-dir"))
