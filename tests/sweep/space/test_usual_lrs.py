@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.config.compose import list_options
+from harness.config.group_options import list_options
 from harness.sweep.request import compose_sweep_request
 from harness.sweep.space.search_space import read_search_space
 from harness.sweep.space.usual_lrs import describe_unusual_lrs, read_usual_ranges
