@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from harness.core.seeding import preserve_rng_state
 from harness.integrations.console import report_setup, report_setup_error, report_unsupported
 from harness.integrations.lightning_setup import ModuleAdapter
-from harness.integrations.object_state import preserved_attributes, preserved_model
 from harness.preflight import CHECKS, PreflightReport
+from harness.preflight.object_state import preserved_attributes, preserved_model
 
 EVAL_BATCHES = 16
 COPIED = ("gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches", "max_epochs", "max_steps")

@@ -21,7 +21,6 @@ from harness.core.state import eval_mode
 from harness.integrations.console import report_setup, report_setup_error, report_unsupported
 from harness.integrations.epoch_schedules import moves_by_epochs
 from harness.integrations.examples import read_training_data
-from harness.integrations.object_state import preserved_attributes, preserved_model, preserved_optimizer
 from harness.preflight import (
     CHECKS,
     EvalResult,
@@ -32,6 +31,7 @@ from harness.preflight import (
     describe_user_error,
 )
 from harness.preflight.batch_rows import count_examples, select_rows
+from harness.preflight.object_state import preserved_attributes, preserved_model, preserved_optimizer
 from harness.preflight.report import failed, warned
 
 N_BATCHES, MAX_EVAL = 4, 208

@@ -12,7 +12,7 @@ from transformers.trainer_utils import align_special_tokens
 from transformers.utils import logging
 
 from harness.core.seeding import preserve_rng_state
-from harness.integrations.object_state import preserved_attributes, preserved_model, preserved_optimizer
+from harness.preflight.object_state import preserved_attributes, preserved_model, preserved_optimizer
 
 CONFIGS = ("config", "generation_config")
 

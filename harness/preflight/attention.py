@@ -57,7 +57,7 @@ def _check_labels_are_hidden(setup: TrainingSetup) -> Iterator[Finding]:
     def output(values: Tensor) -> Tensor | None:
         torch.manual_seed(0)
         part = select_rows(replace_part(batch, "labels", values), kept, rows)
-        outputs = record_outputs(setup.model, lambda: setup.loss_fn(setup.model, part))[1]
+        outputs = record_outputs(setup.model, lambda: setup.compute_loss(part))[1]
         return outputs[0] if len(outputs) == 1 else None
 
     before, after = output(labels), output(changed)

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.batch_rows import count_examples, find_target, replace_part, select_rows
+from harness.preflight.object_state import preserved_model_state
 from harness.preflight.outputs import (
     find_output_tensor,
     outermost_calls,
@@ -19,7 +20,7 @@ from harness.preflight.outputs import (
     relative_change,
     replace_output,
 )
-from harness.preflight.probe import affordable_tokens, measure_resolution, subsample_batch
+from harness.preflight.probe import affordable_tokens, keeps_state, measure_resolution, subsample_batch
 from harness.preflight.report import Finding, failed, passed, skipped, warned
 from harness.preflight.training_setup import TrainingSetup
 
@@ -59,7 +60,12 @@ def _check_repeats(setup: TrainingSetup, batch: Any) -> Finding:
         return skipped(title, "needs a loss that calls the model, with finite output")
     change = relative_change(*outputs).max().item()
     if change <= max(TOLERANCE, 4 * measure_resolution(setup, batch)):
-        return passed(title, "the same for the same input")
+        note = (
+            "; the model keeps a state between calls, which is set back before each"
+            if keeps_state(setup, batch)
+            else ""
+        )
+        return passed(title, f"the same for the same input{note}")
     hint = "Look for dropout that eval() does not switch off: F.dropout(x, p) without training=self.training"
     observed = f"random: it changes by {change:.2g} of its spread from one call to the next"
     return (failed if setup.text is not None else warned)(title, observed, expected, hint)
@@ -85,7 +91,8 @@ def _call_twice(setup: TrainingSetup, batch: Any) -> tuple[Tensor, Tensor] | Non
     if not calls:
         return None
     module, args, kwargs, first = calls[0]
-    second = find_output_tensor(module(*args, **kwargs))
+    with preserved_model_state(setup.model):
+        second = find_output_tensor(module(*args, **kwargs))
     return None if second is None else (first, second)
 
 

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.core.state import eval_mode
+from harness.core.task import Loss
 from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.batch_rows import count_examples, cut_columns, select_rows
+from harness.preflight.object_state import preserved_model_state
 from harness.preflight.outputs import record_outputs
 from harness.preflight.text_format import LabeledTokens, TextFormat
 from harness.preflight.training_setup import TrainingSetup
@@ -153,8 +155,20 @@ def record_single_output(setup: TrainingSetup, batch: Any) -> Tensor | None:
     if setup.text is not None and setup.text.logits is not None:
         return setup.compute_logits(batch)
     torch.manual_seed(0)
-    outputs = record_outputs(setup.model, lambda: setup.loss_fn(setup.model, batch))[1]
+    outputs = record_outputs(setup.model, lambda: setup.compute_loss(batch))[1]
     return outputs[0] if len(outputs) == 1 else None
+
+
+@torch.no_grad()
+def keeps_state(setup: TrainingSetup, batch: Any) -> bool:
+    """Return whether a call changes what the next one returns, as the state of a recurrent model does."""
+    with eval_mode(setup.model), preserved_model_state(setup.model):
+        losses = []
+        for _ in range(2):
+            torch.manual_seed(0)
+            loss = setup.loss_fn(setup.model, batch)
+            losses.append(loss.sum.item() if isinstance(loss, Loss) else loss.item())
+    return losses[0] != losses[1]
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:

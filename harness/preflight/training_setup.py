@@ -20,6 +20,7 @@ from harness.core.task import Loss
 from harness.data.tokens import IGNORE_INDEX
 from harness.models import is_causal
 from harness.preflight.batch_rows import select_rows
+from harness.preflight.object_state import preserved_model, preserved_model_state
 from harness.preflight.outputs import record_outputs
 from harness.preflight.report import CannotCheck, Finding, UserCodeError
 from harness.preflight.text_format import LabeledTokens, TextFormat, detect_text_format, predicts_next_token
@@ -177,7 +178,7 @@ class TrainingSetup:
         for candidate in (IGNORE_INDEX, -1):
             batch = replace(text, ignore_index=candidate).make_batch(replace(tokens, labels=labels))
             with eval_mode(self.model), preserve_rng_state(), suppress(Exception):
-                self.loss_fn(self.model, batch)
+                self.compute_loss(batch)
                 return candidate
         return text.ignore_index
 
@@ -190,7 +191,7 @@ class TrainingSetup:
         """
         assert self.text is not None
         shape = self.text.read_tokens(batch).inputs.shape
-        with eval_mode(self.model), preserve_rng_state():
+        with eval_mode(self.model), preserve_rng_state(), preserved_model_state(self.model):
             if self.text.logits is not None:
                 logits = getattr(output := self.text.logits(self.model, batch), "logits", output)
                 if logits.ndim == 3 and logits.shape[:2] == shape:
@@ -246,8 +247,9 @@ class TrainingSetup:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def compute_loss(self, batch: Any) -> Tensor:
-        """Return the mean loss of a batch, with its graph."""
-        loss = self.loss_fn(self.model, batch)
+        """Return the mean loss of a batch, with its graph; what the model keeps for its next call is set back."""
+        with preserved_model_state(self.model):
+            loss = self.loss_fn(self.model, batch)
         return loss.sum / loss.count if isinstance(loss, Loss) else loss
 
     def run_user_code(self, name: str, *arguments: Any) -> Any:
@@ -286,21 +288,23 @@ class TrainingSetup:
 
     @contextmanager
     def preserved_state(self) -> Iterator[None]:
-        """Restore weights, modes, random generators and all that `train_step` changes on exit; clear gradients."""
+        """Restore the model, random generators and all that `train_step` changes on exit; clear gradients."""
         stateful: list[Stateful] = [self.model, *self.optimizer_list, *self.scheduler_list]
         stateful += [part for part in self.extra_state if part not in self.scheduler_list]
         states = [copy.deepcopy(part.state_dict()) for part in stateful]
-        modes = [(module, module.training) for module in self.model.modules()]
+        in_state = self.model.state_dict(keep_vars=True).keys()
+        buffers = [(buffer, buffer.clone()) for name, buffer in self.model.named_buffers() if name not in in_state]
         owners = [getattr(scheduler, "optimizer", None) for scheduler in self.scheduler_list]  # maybe others
         lrs = [(group, group["lr"]) for owner in owners for group in getattr(owner, "param_groups", ())]
         with preserve_rng_state():
             try:
-                yield
+                with preserved_model(self.model):
+                    yield
             finally:
                 for group, lr in lrs:
                     group["lr"] = lr
                 for part, state in zip(stateful, states, strict=True):
                     part.load_state_dict(state)
+                for buffer, value in buffers:
+                    buffer.copy_(value)
                 self.model.zero_grad()
-                for module, mode in modes:
-                    module.training = mode
