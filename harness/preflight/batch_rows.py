@@ -17,11 +17,12 @@ def iterate_parts(batch: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(batch, Tensor | np.ndarray):
         yield name, batch
     else:
-        for key, part in _list_children(batch):
+        for key, part in list_children(batch):
             yield from iterate_parts(part, f"{name}.{key}" if name else str(key))
 
 
-def _list_children(batch: Any) -> list[tuple[Any, Any]]:
+def list_children(batch: Any) -> list[tuple[Any, Any]]:
+    """Return the parts of a mapping, a sequence or a dataclass by key, index or field; no parts of anything else."""
     if isinstance(batch, Mapping):
         return list(batch.items())
     if isinstance(batch, tuple | list):
@@ -46,12 +47,12 @@ def select_rows(batch: Any, rows: Any, n_rows: int) -> Any:
         return batch[np.asarray(rows) if isinstance(batch, np.ndarray) and not isinstance(rows, slice) else index]
     if isinstance(batch, list) and len(batch) == n_rows and all(isinstance(part, str | int | float) for part in batch):
         return batch[rows] if isinstance(rows, slice) else [batch[int(row)] for row in rows]
-    return rebuild_batch(batch, [select_rows(part, rows, n_rows) for _, part in _list_children(batch)])
+    return rebuild_batch(batch, [select_rows(part, rows, n_rows) for _, part in list_children(batch)])
 
 
 def rebuild_batch(batch: Any, parts: list[Any]) -> Any:
     """Return a batch of the same layout with other parts."""
-    names = [name for name, _ in _list_children(batch)]
+    names = [name for name, _ in list_children(batch)]
     if not names:
         return batch
     if isinstance(batch, Mapping):
@@ -66,18 +67,18 @@ def rebuild_batch(batch: Any, parts: list[Any]) -> Any:
 
 def find_target(batch: Any) -> tuple[str, Tensor] | None:
     """Return the part that holds the targets, by its usual name or as the second of two, or None."""
-    children = dict(_list_children(batch))
+    children = dict(list_children(batch))
     for name in TARGET_NAMES:
         if isinstance(children.get(name), Tensor):
             return name, children[name]
-    if isinstance(batch, tuple | list) and len(batch) >= 2 and isinstance(batch[-1], Tensor):
-        return str(len(batch) - 1), batch[-1]
+    if isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        return "1", batch[1]
     return None
 
 
 def replace_part(batch: Any, name: str, value: Any) -> Any:
     """Return the batch with another part at the top level."""
-    return rebuild_batch(batch, [value if str(key) == name else part for key, part in _list_children(batch)])
+    return rebuild_batch(batch, [value if str(key) == name else part for key, part in list_children(batch)])
 
 
 def cut_columns(batch: Any, row: int, columns: slice, shape: tuple[int, int]) -> Any:
@@ -89,7 +90,7 @@ def cut_columns(batch: Any, row: int, columns: slice, shape: tuple[int, int]) ->
 
     def cut(part: Any) -> Any:
         if not isinstance(part, Tensor):
-            children = _list_children(part)
+            children = list_children(part)
             return rebuild_batch(part, [cut(child) for _, child in children]) if children else part
         if not part.ndim or len(part) != n_rows:
             return part

@@ -11,13 +11,15 @@ from torch import Tensor
 from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.batch_rows import are_equal, find_target, iterate_parts
 from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
-from harness.preflight.text_format import LabeledTokens
+from harness.preflight.targets import find_loss_targets, read_part
+from harness.preflight.text_format import LabeledTokens, find_mask_token
 from harness.preflight.training_setup import TrainingSetup
 
 CHANCE = 1e-9  # probability below which a coincidence is excluded
 MANY_UNSCORED_ROWS, MOST_UNSCORED_ROWS = 0.05, 0.5
 MIN_SCORED, MAX_SCORED = 0.03, 0.6  # share of the tokens that a masked model predicts; 15% to 40% are usual
 MAX_SHOWN = 0.5  # share of the targets that a masked model sees; about 10% in BERT
+VARIED_SHARES = 3  # variance of the masked share over rows, relative to a binomial one
 MIN_ROWS = 8  # for a statement about all rows
 MIN_VOCAB = 16  # for a statement about the last id
 CLIPPED_RATIO, MIN_CLIPPED = 20, 20  # last id: times the median of the ids before it, and occurrences
@@ -35,7 +37,7 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
         if setup.is_causal:
             yield from _check_causal_labels(setup, setup.text.label_shift, tokens)
         else:
-            yield from _check_masking(tokens)
+            yield from _check_masking(setup, tokens)
         yield from _check_last_id(setup, tokens)
     yield from _check_classes(setup)
 
@@ -43,7 +45,8 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
 def _check_values(setup: TrainingSetup) -> Finding:
     """Check that inputs are finite, and that they were not scaled away."""
     title, broken, scales = "values", [], {}
-    target = find_target(setup.batches[0])
+    named = find_target(setup.batches[0])
+    targets = [named[0]] if named else find_loss_targets(setup)
     for index, batch in enumerate(setup.batches):
         for name, part in iterate_parts(batch):
             values = torch.as_tensor(part)
@@ -51,7 +54,7 @@ def _check_values(setup: TrainingSetup) -> Finding:
                 continue
             if not torch.isfinite(values).all():
                 broken.append(f"{name or 'batch'} of batch {index}")
-            elif not index and values.ndim > 1 and (target is None or name != target[0]):
+            elif not index and values.ndim > 1 and name not in targets:
                 scales[name] = (values.float().std().item(), values.float().abs().max().item())
     if broken:
         hint = "Look for missing values, a division by a standard deviation of 0, a logarithm of 0"
@@ -182,22 +185,36 @@ def _check_last_token(tokens: Sequence[LabeledTokens]) -> Iterator[Finding]:
         yield warned("last token", observed, "a label for the end of text", hint)
 
 
-def _check_masking(tokens: Sequence[LabeledTokens]) -> Iterator[Finding]:
+def _check_masking(setup: TrainingSetup, tokens: Sequence[LabeledTokens]) -> Iterator[Finding]:
     """Check how much a masked model predicts, and how much of it the inputs show."""
     scored = sum(int((each.labels != IGNORE_INDEX).sum()) for each in tokens)
     shown = sum(int(((each.labels != IGNORE_INDEX) & (each.labels == each.inputs)).sum()) for each in tokens)
     real = sum(int(each.is_real.sum()) for each in tokens)
     if not scored:
         return
-    hint = "Look for an inverted comparison (rand > 0.15 for rand < 0.15), and labels of tokens that are not masked"
-    error = 3 * math.sqrt(MIN_SCORED / real)
-    is_usual = MIN_SCORED - error <= scored / real <= MAX_SCORED
+    title = "masked tokens"
     observed = (
         f"{scored / real:.0%} of the tokens are to be predicted, and the inputs show {shown / scored:.0%} of these"
     )
+    is_masked_lm = any(type(module).__name__.endswith("ForMaskedLM") for module in setup.model.modules())
+    if not is_masked_lm and find_mask_token(setup.model, tokens) is None:
+        yield passed(title, f"{observed}; no token masks them, as for tags, or noise that is to be removed")
+        return
+    hint = "Look for an inverted comparison (rand > 0.15 for rand < 0.15), and labels of tokens that are not masked"
+    error = 3 * math.sqrt(MIN_SCORED / real)
+    is_usual = MIN_SCORED - error <= scored / real <= MAX_SCORED or _is_drawn_by_row(tokens)
     is_hidden = shown <= MAX_SHOWN * scored
     expected = "about 15%, of which about 10% are visible, for a masked model"
-    yield passed_if(is_usual and is_hidden, "masked tokens", observed, expected, hint)
+    yield passed_if(is_usual and is_hidden, title, observed, expected, hint)
+
+
+def _is_drawn_by_row(tokens: Sequence[LabeledTokens]) -> bool:
+    """Return whether rows differ more in the share of masked tokens than one share for all would explain."""
+    counts = torch.cat([(each.labels != IGNORE_INDEX).sum(1) for each in tokens]).double()
+    lengths = torch.cat([each.is_real.sum(1) for each in tokens]).double().clamp(min=1)
+    share = (counts.sum() / lengths.sum()).clamp(1e-6, 1 - 1e-6)
+    excess = ((counts - share * lengths) ** 2 / (lengths * share * (1 - share))).sum().item()
+    return len(counts) >= MIN_ROWS and excess > VARIED_SHARES * len(counts)
 
 
 def _check_last_id(setup: TrainingSetup, tokens: Sequence[LabeledTokens]) -> Iterator[Finding]:
@@ -209,11 +226,11 @@ def _check_last_id(setup: TrainingSetup, tokens: Sequence[LabeledTokens]) -> Ite
         else np.asarray(stream)
     )
     last = int(ids.max())
-    if last < MIN_VOCAB or not setup.text:
+    if last < MIN_VOCAB:
         return
     counts = np.bincount(ids[:10_000_000], minlength=last + 1)
     usual = max(1.0, float(np.median(counts[last - NEIGHBOR_IDS : last])))
-    if counts[last] < max(MIN_CLIPPED, CLIPPED_RATIO * usual) or last in _list_special_ids(setup):
+    if counts[last] < max(MIN_CLIPPED, CLIPPED_RATIO * usual) or last in _list_special_ids(setup, tokens):
         return
     share = counts[last] / counts.sum()
     adjacent = int(((ids[1:] == last) & (ids[:-1] == last)).sum())
@@ -226,18 +243,20 @@ def _check_last_id(setup: TrainingSetup, tokens: Sequence[LabeledTokens]) -> Ite
     yield warned("highest id", observed, "about as frequent as the ids below it", hint)
 
 
-def _list_special_ids(setup: TrainingSetup) -> set[int]:
+def _list_special_ids(setup: TrainingSetup, tokens: Sequence[LabeledTokens]) -> set[int]:
     config = getattr(setup.model, "config", None)
     names = ("bos_token_id", "eos_token_id", "pad_token_id", "mask_token_id", "sep_token_id")
     values = [getattr(config, name, None) for name in names] + [setup.data.unknown_token_id]
+    if not setup.is_causal:
+        values.append(find_mask_token(setup.model, tokens))
     return {value for value in values if isinstance(value, int)}
 
 
 def _check_classes(setup: TrainingSetup) -> Iterator[Finding]:
     """Check that classes are spread over the batches, which they are not if the data is sorted by class."""
-    found = [find_target(batch) for batch in setup.batches]
-    labels = [each[1] for each in found if each is not None and each[1].ndim == 1 and not each[1].is_floating_point()]
-    if len(labels) < 2 or len(labels) < len(setup.batches) or min(map(len, labels)) < 4:
+    found = find_target(setup.batches[0])
+    labels = _read_classes(setup, found[0] if found else find_class_label(setup))
+    if not labels:
         return
     pooled = torch.cat(labels)
     kinds, counts = pooled.unique(return_counts=True)
@@ -248,10 +267,29 @@ def _check_classes(setup: TrainingSetup) -> Iterator[Finding]:
     if len(kinds) == 1:
         if len(pooled) >= 32:
             yield warned("classes", f"all {len(pooled)} labels are {int(kinds[0])}", "several classes", hint)
-    elif is_pure and _is_sorted(labels, counts):
-        yield failed("classes", f"{observed}: the data is not shuffled", "a mixture in each batch", hint)
-    else:
+    elif not (is_pure and _is_sorted(labels, counts)):
         yield passed("classes", observed)
+    elif not found or find_class_label(setup) == found[0]:
+        yield failed("classes", f"{observed}: the data is not shuffled", "a mixture in each batch", hint)
+
+
+def find_class_label(setup: TrainingSetup) -> str | None:
+    """Return the only part of a batch with integers that changes the loss and not the output, or None.
+
+    With several, as with CTC's targets and their lengths, none of them is known to be a class.
+    """
+    parts = {name: read_part(setup.batches[0], name) for name in find_loss_targets(setup)}
+    names = [name for name, part in parts.items() if not part.is_floating_point()]
+    return names[0] if len(names) == 1 else None
+
+
+def _read_classes(setup: TrainingSetup, name: str | None) -> list[Tensor]:
+    """Return the integer labels of all batches, one for each example, or an empty list."""
+    labels = [read_part(batch, name) for batch in setup.batches] if name else []
+    usable = [each for each in labels if isinstance(each, Tensor) and each.ndim == 1 and not each.is_floating_point()]
+    if len(usable) < 2 or len(usable) < len(setup.batches) or min(map(len, usable)) < 4:
+        return []
+    return usable
 
 
 def _is_sorted(labels: Sequence[Tensor], counts: Tensor) -> bool:

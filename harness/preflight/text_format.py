@@ -12,6 +12,7 @@ from harness.data.tokens import IGNORE_INDEX
 
 MATCHING_SHARE = 0.9  # of the labels, from which they are taken to be the tokens at one distance in the text
 SHOWN_SHARE = 0.99  # labels that equal the inputs this often are the text itself: nothing was masked
+MANY_LABELS = 8  # behind one token, which then hides them
 TEXT_KEYS = ("input_ids", "labels", "attention_mask")
 
 
@@ -152,8 +153,29 @@ def predicts_next_token(model: nn.Module, text: TextFormat, batches: Sequence[An
 
 def _has_mask_token(text: TextFormat, batches: Sequence[Any]) -> bool:
     """Return whether most inputs that differ from their labels are one token."""
-    hidden = []
-    for tokens in map(text.read_tokens, batches):
-        hidden.append(tokens.inputs[(tokens.labels != IGNORE_INDEX) & (tokens.labels != tokens.inputs)])
-    counts = torch.cat(hidden).unique(return_counts=True)[1]
-    return len(counts) > 0 and bool(counts.max() > 0.5 * counts.sum())
+    return _find_hiding_token(list(map(text.read_tokens, batches))) is not None
+
+
+def _find_hiding_token(tokens: Sequence[LabeledTokens]) -> int | None:
+    """Return the token that stands for most of the labels that the inputs do not show, or None."""
+    hidden = torch.cat([each.inputs[(each.labels != IGNORE_INDEX) & (each.labels != each.inputs)] for each in tokens])
+    ids, counts = hidden.unique(return_counts=True)
+    return int(ids[counts.argmax()]) if len(ids) and counts.max() > 0.5 * counts.sum() else None
+
+
+def find_mask_token(model: nn.Module, tokens: Sequence[LabeledTokens]) -> int | None:
+    """Return the token that hides what is to be predicted, or None, as of a tagger or of noise to be removed.
+
+    It is the one in the model's configuration if the batches hold it, or one that stands for most of the labels that
+    are not shown and for several of them, and is no label itself.
+    """
+    labels = torch.cat([each.labels[each.labels != IGNORE_INDEX] for each in tokens])
+    given = getattr(getattr(model, "config", None), "mask_token_id", None)
+    if isinstance(given, int) and any(bool((each.inputs == given).any()) for each in tokens):
+        return given
+    found = _find_hiding_token(tokens)
+    if found is None or bool((labels == found).any()):
+        return None
+    behind = torch.cat([each.labels[(each.inputs == found) & (each.labels != IGNORE_INDEX)] for each in tokens])
+    n_behind, n_labels = len(behind.unique()), len(labels.unique())
+    return found if n_behind >= max(3, min(MANY_LABELS, n_labels // 2)) else None
