@@ -19,11 +19,13 @@ from harness.preflight.report import (
     PreflightFailedError,
     PreflightReport,
     UserCodeError,
+    UserResultError,
     failed,
     skipped,
 )
+from harness.preflight.setup_values import EvalResult, RequestedSettings, TrainingData
 from harness.preflight.text_format import LabeledTokens, TextFormat
-from harness.preflight.training_setup import EvalResult, RequestedSettings, TrainingData, TrainingSetup
+from harness.preflight.training_setup import TrainingSetup
 
 __all__ = [
     "CHECKS",
@@ -84,9 +86,14 @@ def preflight(
     if unknown := chosen - CHECKS.keys():
         raise ValueError(f"checks: {', '.join(sorted(unknown))}: must be one of {', '.join(CHECKS)}")
     findings: dict[str, list[Finding]] = {}
+    errors: set[str] = set()  # that failed a check before; one cause is told once
     for name in (known for known in CHECKS if known in chosen):
         findings[name] = []
         for finding in _run_check(name, setup):
+            if is_known := finding.title == "the check" and finding.observed in errors:
+                finding = skipped("the check", f"{finding.observed}; see above")
+            if not is_known and (finding.title, finding.level) == ("the check", "fail"):
+                errors.add(finding.observed)
             findings[name].append(finding)
             on_finding(name, finding)
     return PreflightReport(findings, time.perf_counter() - started_at)
@@ -105,23 +112,37 @@ def _run_check(name: str, setup: TrainingSetup) -> Iterator[Finding]:
 
 
 def _judge_error(setup: TrainingSetup, error: Exception) -> Finding:
-    """Return a failure with the place of the error, or a skip if the batches as they are raise none."""
+    """Return a failure with the place of the error, or a skip if the first batch as it is raises none."""
+    if isinstance(error, UserResultError):
+        return failed("the check", *error.args)
     cause = error.__cause__ if isinstance(error, UserCodeError) and isinstance(error.__cause__, Exception) else error
     message = describe_user_error(cause)
-    if not isinstance(error, UserCodeError) and _can_compute_loss(setup):
-        return skipped("the check", f"needs a batch that it could change; that raised {message}")
+    if not isinstance(error, UserCodeError) and _can_train(setup):
+        if _is_internal(error):
+            return skipped("the check", f"internal error: {message}; please report it")
+        return skipped("the check", f"raised {message} on batches that it cut or changed; the first as given works")
     name = f"`{str(error).partition(':')[0]}`" if isinstance(error, UserCodeError) else "the loss"
     hint = "Find the cause of this error; training may meet it too"
     return failed("the check", f"{name} raised {message}", "no error", hint)
 
 
-def _can_compute_loss(setup: TrainingSetup) -> bool:
+def _can_train(setup: TrainingSetup) -> bool:
+    """Return whether the loss of the first batch and its gradients can be computed."""
     try:
-        with setup.preserved_state(), torch.no_grad(), eval_mode(setup.model):
-            setup.compute_loss(setup.batches[0])
+        with setup.preserved_state(), torch.enable_grad(), eval_mode(setup.model):
+            loss = setup.compute_loss(setup.batches[0])
+            if loss.requires_grad:
+                loss.backward()
     except Exception:
         return False
     return True
+
+
+def _is_internal(error: Exception) -> bool:
+    """Return whether an error comes from no code of the user, of an integration, or of a module that was called."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    is_called = any("integrations" in Path(name).parts or "/nn/modules/" in name for name in files)
+    return not is_called and not find_user_frame(error)
 
 
 def describe_user_error(error: BaseException) -> str:

@@ -4,34 +4,66 @@ They are read from the optimizer, not from the configuration.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from harness.preflight.lr_curves import (
     TOLERANCE,
     LRCurves,
     check_schedule,
+    ends_with_run,
     find_first_step,
     read_group_lrs,
     read_lr_curves,
 )
-from harness.preflight.probe import is_plateau_scheduler, named_param_groups
-from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
-from harness.preflight.training_setup import RequestedSettings, TrainingSetup
+from harness.preflight.probe import affordable_repeats, is_plateau_scheduler, named_param_groups
+from harness.preflight.report import Finding, UserCodeError, failed, passed, passed_if, skipped, warned
+from harness.preflight.setup_values import RequestedSettings
+from harness.preflight.training_setup import TrainingSetup
 
 MAX_FOREIGN_STEPS = 1000  # of a scheduler until its LR changes
-COUNTED_STEPS = 2  # training steps in which the scheduler's steps are counted
+COUNTED_STEPS = 2  # updates in which the scheduler's steps are counted
+MAX_CALLS = 32  # of `train_step` until it makes an update, as accumulation may run over several calls
+
+
+@dataclass(frozen=True)
+class _TakenSteps:
+    """What a few calls of `train_step` did: updates of an optimizer, and steps of each scheduler for each update.
+
+    `lrs` holds the LRs of each group at the start and after each call.
+    """
+
+    calls: int
+    updates: int
+    scheduler_steps: Mapping[Any, float]
+    lrs: Sequence[Mapping[str, float]]
+
+    @property
+    def most_scheduler_steps(self) -> float | None:
+        """Steps per update of the scheduler with the most, or None without schedulers."""
+        return max(self.scheduler_steps.values(), default=None)
+
+    @property
+    def moving_groups(self) -> set[str]:
+        return {name for name, lr in self.lrs[-1].items() if any(read[name] != lr for read in self.lrs)}
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
     requested = setup.requested
-    scheduler_steps, moving_groups = _count_scheduler_steps(setup)
+    taken = _take_steps(setup)
+    scheduler_steps = taken.most_scheduler_steps if taken else None
     if foreign := _find_foreign_scheduler(setup):
         yield foreign
     if not (setup.lrs_at or setup.optimizer_list):
         yield skipped("learning rates", "needs `optimizer`, and `scheduler` if there is one")
+    elif setup.lrs_at is None and taken and (reason := _describe_unknown_lrs(taken)):
+        yield skipped("learning rates", reason)
+        scheduler_steps = scheduler_steps or None
     elif requested.total_steps is None and (setup.lrs_at or setup.scheduler):
         yield skipped("learning rates", "needs `requested.total_steps`, the length of the run")
     elif scheduler_steps == 0 and setup.lrs_at is None:
@@ -39,7 +71,7 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
         scheduler_steps = None
     else:
         curves = read_lr_curves(setup)
-        yield from _check_group_schedules(setup, curves, moving_groups)
+        yield from _check_group_schedules(setup, curves, taken.moving_groups if taken else set())
         if not find_first_step(setup):
             yield from _check_peak_lr(requested, curves)
         if curves.highest.max() > 0:
@@ -80,22 +112,26 @@ def _check_peak_lr(requested: RequestedSettings, curves: LRCurves) -> Iterator[F
     if requested.lr is None:
         yield skipped("peak LR", "needs `requested.lr`")
         return
-    multiplier, observed, wrong = requested.lr_multiplier, [], []
+    multiplier, observed, ratios = requested.lr_multiplier, [], []
     height = 1.0 if multiplier is None else max(multiplier(int(step)) for step in curves.steps)
     # A warm-up that is multiplied with a decay peaks a little lower.
     warmup_share = (requested.warmup_steps or 0) / max(1, requested.total_steps or 1)
     lowest = 1 - TOLERANCE - (min(warmup_share, 0.5) if multiplier is None else 0.0)
-    highest_peak = curves.highest.max()
     for name, curve in curves.groups.items():
         peak = requested.lr.get(name) if isinstance(requested.lr, Mapping) else requested.lr
-        if not isinstance(requested.lr, Mapping) and curve.max() < highest_peak:
-            continue  # lower LRs of some groups, such as earlier layers, are a choice
         if peak:
-            ratio = curve.max() / (peak * height)
+            ratios.append(curve.max() / (peak * height))
             observed.append(f"{curve.max():.3g} at step {curves.steps[curve.argmax()]} in {name}")
-            if not lowest <= ratio <= 1 + TOLERANCE:
-                observed[-1] += f", x{ratio:.3g} of what was requested"
-                wrong.append(ratio)
+            if not lowest <= ratios[-1] <= 1 + TOLERANCE:
+                observed[-1] += f", x{ratios[-1]:.3g} of what was requested"
+    wrong = [ratio for ratio in ratios if not lowest <= ratio <= 1 + TOLERANCE]
+    if not isinstance(requested.lr, Mapping):
+        # One number is the peak of some group: lower LRs of earlier layers and higher ones of a head are choices.
+        kept = [index for index, ratio in enumerate(ratios) if ratio not in wrong] or [int(np.argmax(ratios))]
+        observed = [observed[index] for index in kept]
+        if len(kept) < len(ratios):
+            observed.append(f"{len(ratios) - len(kept)} other groups at x{min(ratios):.3g} to x{max(ratios):.3g}")
+        wrong = [ratios[kept[0]]] if len(wrong) == len(ratios) else []
     hint = "Look for what else multiplies the LR: the number of devices, the batch size, caps, peaks per group"
     if wrong and max(wrong) < 1:
         hint = "Look for a warm-up longer than the run, or a cap; `requested.lr` may hold peaks by group"
@@ -139,32 +175,81 @@ def _check_group_schedules(setup: TrainingSetup, curves: LRCurves, moving_groups
         yield failed("groups outside the schedule", observed, "none", hint)
 
 
-def _count_scheduler_steps(setup: TrainingSetup) -> tuple[float | None, set[str]]:
-    """Return (scheduler steps per training step, the groups whose LR these change).
+def _take_steps(setup: TrainingSetup) -> _TakenSteps | None:
+    """Call `train_step` until it has made COUNTED_STEPS updates, at least that often and at most MAX_CALLS times.
 
-    The number is that of the scheduler with the most, or None if there is none or no `train_step`.
+    Return None if it is not given. An error in it is left to the check of the training step if there is no scheduler.
     """
+    if setup.train_step is None or not setup.optimizer_list:
+        return None
     schedulers = [each for each in setup.scheduler_list if not is_plateau_scheduler(each)]
-    if not schedulers or setup.train_step is None:
-        return None, set()
+    if schedulers:
+        return _count_steps(setup, schedulers)
+    with suppress(UserCodeError):
+        return _count_steps(setup, schedulers)
+    return None
+
+
+def _count_steps(setup: TrainingSetup, schedulers: Sequence[Any]) -> _TakenSteps:
+    """Count the steps of the schedulers from the first update to the last, or in all calls if those are all updates."""
+    updates, is_lost = dict.fromkeys(map(id, setup.optimizer_list), 0), False
+
+    def count_update(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        updates[id(optimizer)] += 1
+
+    def read_counts() -> np.ndarray:
+        return np.array([max(updates.values()), *(each.last_epoch for each in schedulers)])
+
     with setup.preserved_state():
-        before, lrs = [each.last_epoch for each in schedulers], read_group_lrs(setup)
-        for index in range(COUNTED_STEPS):
-            setup.run_user_code("train_step", setup.batches[index % len(setup.batches)])
-        after = read_group_lrs(setup)
-        counts = [(each.last_epoch - start) / COUNTED_STEPS for each, start in zip(schedulers, before, strict=True)]
-    return max(counts), {name for name, lr in after.items() if lr != lrs[name]}
+        counts, lrs = [read_counts()], [read_group_lrs(setup)]
+        hooks = [optimizer.register_step_post_hook(count_update) for optimizer in setup.optimizer_list]
+        try:
+            for index in range(affordable_repeats(setup.model, MAX_CALLS)):
+                setup.run_user_code("train_step", setup.batches[index % len(setup.batches)])
+                counts.append(read_counts())
+                lrs.append(read_group_lrs(setup))
+                is_lost |= counts[-1][0] == counts[-2][0] and not _has_finite_gradients(setup)  # by a gradient scaler
+                if index + 1 >= COUNTED_STEPS and counts[-1][0] >= COUNTED_STEPS:
+                    break
+        finally:
+            for hook in hooks:
+                hook.remove()
+    calls, made = len(counts) - 1, int(counts[-1][0])
+    first = next(index for index, each in enumerate(counts) if each[0] or index == calls)
+    if made >= calls or is_lost or first == calls:
+        advanced = (counts[-1] - counts[0])[1:] / calls
+    else:
+        advanced = (counts[-1] - counts[first])[1:] / (made - counts[first][0])
+    return _TakenSteps(calls, calls if is_lost else made, dict(zip(schedulers, advanced.tolist(), strict=True)), lrs)
+
+
+def _has_finite_gradients(setup: TrainingSetup) -> bool:
+    gradients = [parameter.grad for parameter in setup.trainable_parameters.values() if parameter.grad is not None]
+    return all(bool(torch.isfinite(each._values() if each.is_sparse else each).all()) for each in gradients)
+
+
+def _describe_unknown_lrs(taken: _TakenSteps) -> str:
+    """Return why neither the optimizer nor the schedulers tell the LRs of the run, or an empty string."""
+    if not taken.updates and not taken.moving_groups and not taken.most_scheduler_steps:
+        return f"`train_step` made no update in {taken.calls} calls; it should make one in each"
+    if taken.moving_groups and not taken.most_scheduler_steps:
+        first, last = (max(read.values()) for read in (taken.lrs[0], taken.lrs[-1]))
+        return f"the step sets the LR itself, from {first:.3g} to {last:.3g} in {taken.calls} calls; needs `lrs_at`"
+    used = {id(each.optimizer) for each, steps in taken.scheduler_steps.items() if steps}
+    waiting = [each for each, steps in taken.scheduler_steps.items() if not steps and id(each.optimizer) in used]
+    if waiting:
+        names = ", ".join(type(each).__name__ for each in waiting)
+        return f"the first steps advance one scheduler and not {names}, of the same optimizer; needs `lrs_at`"
+    return ""
 
 
 def _judge_unused_scheduler(setup: TrainingSetup) -> Finding:
-    """Judge a scheduler that no step advances: one that counts steps fails, one that may count epochs warns."""
-    total, curve = setup.requested.total_steps or 1, read_lr_curves(setup).highest
+    """Judge a scheduler that no step advances: one made for the run's steps fails, one that may count epochs warns."""
+    total, curves = setup.requested.total_steps or 1, read_lr_curves(setup)
     observed, expected = "no training step advances it, so the LR does not change", "1 step per training step"
-    rest = curve[curve.argmax() :]
-    counts_steps = len(rest) > 1 and rest[-1] < 0.5 * rest[0] and rest.argmin() >= 0.9 * len(rest) - 1
-    if counts_steps and (np.diff(rest[: int(rest.argmin())]) <= 0).all():
+    if ends_with_run(curves, total):
         hint = "Call scheduler.step() after each optimizer.step(), inside `train_step`"
-        return failed("scheduler steps", f"{observed}; it was made for {total} steps", expected, hint)
+        return failed("scheduler steps", f"{observed}; its decay ends at step {total}, as the run", expected, hint)
     hint = "Look for what else advances the scheduler, such as the end of an epoch"
     return warned("scheduler steps", observed, expected, hint)
 
@@ -182,7 +267,10 @@ def _check_scheduler_steps(setup: TrainingSetup, scheduler_steps: float | None) 
         yield failed(title, observed, expected, hint)
     elif scheduler_steps < 1:
         hint = "Look for what else advances the scheduler, such as the end of an epoch"
-        yield warned(title, f"{observed}, so the LR does not change", expected, hint)
+        observed += (
+            f", so the run of {total} steps ends at step {total * scheduler_steps:.0f} of the schedule" if total else ""
+        )
+        yield warned(title, observed, expected, hint)
     else:
         yield passed(title, observed, expected)
 

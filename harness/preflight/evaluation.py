@@ -13,7 +13,8 @@ from harness.preflight.batch_rows import count_examples, select_rows
 from harness.preflight.passages import MAX_EXAMPLES, MAX_VAL_EXAMPLES, measure_shared_passages
 from harness.preflight.probe import affordable_tokens, format_names, has_reduced_precision, subsample_batch
 from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
-from harness.preflight.training_setup import EvalResult, TrainingData, TrainingSetup
+from harness.preflight.setup_values import EvalResult, TrainingData
+from harness.preflight.training_setup import TrainingSetup, preserved_gradient_flags
 
 # Evaluation batch sizes. At least one leaves a remainder, unless the number of examples is a multiple of 208.
 BATCH_SIZES = (16, 13)
@@ -57,20 +58,52 @@ def _check_purity(setup: TrainingSetup) -> Iterator[Finding]:
         if isinstance(module, kinds) and getattr(module, "p", 1.0) > 0
     ]
     before = {name: value.clone() for name, value in setup.model.state_dict().items() if isinstance(value, Tensor)}
-    try:
-        setup.run_evaluation(BATCH_SIZES[0])
-    finally:
-        for hook in hooks:
-            hook.remove()
+    is_enabled, trainable = torch.is_grad_enabled(), set(setup.trainable_parameters)
+    with preserved_gradient_flags(setup.model):
+        try:
+            setup.call_evaluate(BATCH_SIZES[0])
+        finally:
+            for hook in hooks:
+                hook.remove()
+        is_switched_off = is_enabled and not torch.is_grad_enabled()
+        frozen = sorted(trainable - setup.trainable_parameters.keys())
     if active:
         layers = sorted(set(active))
         observed = f"{len(layers)} layers of dropout or batch norm are in training mode: {format_names(layers)}"
         yield failed("mode", observed, "evaluation mode", "Call model.eval() at the start of the evaluation")
+    yield from _judge_gradient_flags(is_switched_off, frozen)
     after = setup.model.state_dict()
-    changed = [name for name, value in before.items() if not torch.equal(value, after[name])]
-    observed = f"it changes {len(changed)} of {len(before)} tensors" + (f": {format_names(changed)}" if changed else "")
-    hint = "Restore the weights after the evaluation: averaged ones are copied in and not taken back; or call eval()"
-    yield passed_if(not changed, "weights after evaluation", observed, "none changed", hint)
+    yield _judge_changes(setup, [name for name, value in before.items() if not torch.equal(value, after[name])])
+
+
+def _judge_gradient_flags(is_switched_off: bool, frozen: list[str]) -> Iterator[Finding]:
+    title, expected = "gradients after evaluation", "as before, so that training goes on"
+    if is_switched_off:
+        hint = "Evaluate in `with torch.no_grad():`; call torch.set_grad_enabled(True) after set_grad_enabled(False)"
+        yield failed(title, "the evaluation leaves them switched off: the next step cannot train", expected, hint)
+    if frozen:
+        observed = f"the evaluation leaves {len(frozen)} weights frozen: {format_names(frozen)}"
+        hint = "Evaluate in `with torch.no_grad():`, which needs no requires_grad_(False)"
+        yield failed(title, observed, expected, hint)
+
+
+def _judge_changes(setup: TrainingSetup, changed: list[str]) -> Finding:
+    """Judge the tensors that an evaluation changed: weights and statistics of norms must stay, a cache need not."""
+    title, expected = "weights after evaluation", "none changed"
+    if not changed:
+        return passed(title, "it changes none", expected)
+    norms = {name for name, module in setup.model.named_modules() if isinstance(module, nn.modules.batchnorm._NormBase)}
+    weights = dict(setup.model.named_parameters(remove_duplicate=False)).keys()
+    kept = [name for name in changed if name in weights or name.rpartition(".")[0] in norms]
+    if kept:
+        observed = f"it changes {len(kept)} of {len(weights)} weights and statistics: {format_names(kept)}"
+        hint = (
+            "Restore the weights after the evaluation: averaged ones are copied in and not taken back; or call eval()"
+        )
+        return failed(title, observed, expected, hint)
+    observed = f"it changes no weight, but {len(changed)} buffers: {format_names(changed)}"
+    hint = "Ignore this for a cache; statistics and averages of training must not change (check self.training)"
+    return warned(title, observed, expected, hint)
 
 
 def _check_batch_size(setup: TrainingSetup) -> Iterator[Finding]:
@@ -78,8 +111,7 @@ def _check_batch_size(setup: TrainingSetup) -> Iterator[Finding]:
     first, again = setup.run_evaluation(BATCH_SIZES[0]), setup.run_evaluation(BATCH_SIZES[0])
     tolerance = REDUCED_TOLERANCE if has_reduced_precision(setup) else TOLERANCE
     size = f", the mean over {first.count:,}" if first.count is not None else ""
-    unit = passed if first.unit or first.count is None else warned
-    yield unit("unit", f"{first.unit or 'none'}{size}", "a unit", "Set `unit` of EvalResult")
+    yield passed("unit", f"{first.unit or 'not given (`unit` of EvalResult)'}{size}")
     if not math.isfinite(first.loss):
         hint = "Look for a validation set that is empty, a mean over nothing, overflow"
         yield failed("validation loss", f"{first.loss}", "a finite number", hint)
@@ -115,7 +147,8 @@ def _compare_sizes(setup: TrainingSetup, first: EvalResult, second: EvalResult, 
         hint = "Look for a mean of batch means (divide a sum by a count instead), scored padding, dropped tails"
         if first.averages_batches:
             observed += ": a mean of the means of batches"
-            hint = "Compare losses at one batch size only, or divide the sum over all tokens by their number"
+            parts = "tokens" if setup.text is not None else "examples"
+            hint = f"Compare losses at one batch size only, or divide the sum over all {parts} by their number"
         result = warned if change <= MEAN_OF_MEANS or first.averages_batches else failed
         yield result(title, observed, expected, hint)
 

@@ -1,7 +1,8 @@
 """Check the first loss: chance level for random weights, far below it for pretrained ones."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ MAX_COUNTED_TOKENS = 1_000_000  # of the training text
 # start above the entropy of the text's token frequencies.
 UNTRAINED_SHARE = 0.8
 MIN_OCCURRENCES, STANDARD_ERRORS = 8, 3
+SAME_LOSS = 0.02  # relative difference of a loss from the cross-entropy of the logits
 UNKNOWN_MARGIN = 0.7  # nats above a uniform guess: half its probability
 TITLE = "first loss"
 
@@ -32,7 +34,7 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
     with torch.no_grad(), eval_mode(setup.model):
         max_tokens = FORWARD_TOKENS * affordable_tokens(setup.model)
         batches = [subsample_batch(setup, batch, max_tokens) for batch in setup.batches]
-        losses = torch.stack([setup.compute_loss(batch).detach().float().cpu() for batch in batches])
+        losses = torch.stack([setup.compute_loss(batch).detach().float().cpu().reshape(()) for batch in batches])
         loss = losses.mean().item()
         if not math.isfinite(loss):
             hint = "Look for non-finite values in the batch, overflow in the logits, a batch without scored tokens"
@@ -41,20 +43,43 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
             yield _judge_relative_error(loss, setup.zero_output_loss, setup.is_pretrained)
         elif setup.text is not None:
             vocab_size = setup.compute_logits(batches[0]).shape[-1]
+            nats = _score_logits(setup, setup.text, batches)
+            mean = loss if nats is None else nats.mean().item()
+            described = f"{mean:.3f} nats/token" + _describe_other_loss(loss, mean)
             if setup.is_pretrained:
-                yield _judge_pretrained_weights(setup, setup.text, loss, vocab_size)
+                yield _judge_pretrained_weights(setup, setup.text, mean, described, vocab_size)
                 yield from _check_unknown_embeddings(setup, setup.text)
             else:
-                error = STANDARD_ERRORS * losses.std().item() / len(losses) ** 0.5 if len(losses) > 1 else 0.0
-                yield _judge_random_weights(loss, vocab_size, error)
+                each = losses if nats is None else nats
+                error = STANDARD_ERRORS * each.std().item() / len(each) ** 0.5 if len(each) > 1 else 0.0
+                yield _judge_random_weights(mean, described, vocab_size, error)
         else:
             needs = "needs `text`, or `zero_output_loss` for a relative error"
             yield skipped(TITLE, f"{needs}; the loss is {loss:.4g}")
 
 
-def _judge_random_weights(loss: float, vocab_size: int, error: float) -> Finding:
+def _score_logits(setup: TrainingSetup, text: TextFormat, batches: Sequence[Any]) -> Tensor | None:
+    """Return the cross-entropy per scored token of the logits for each batch, whatever the loss is made of.
+
+    Return None if no token is scored, or if the labels are not among the logits.
+    """
+    nats, shift = [], int(bool(setup.is_causal) and not text.label_shift)
+    for batch in batches:
+        logits, labels = setup.compute_logits(batch).float(), text.read_tokens(batch).labels[:, shift:]
+        is_scored = labels != IGNORE_INDEX
+        if is_scored.any() and labels[is_scored].min() >= 0 and labels.max() < logits.shape[-1]:
+            nats.append(F.cross_entropy(logits[:, : labels.shape[1]][is_scored], labels[is_scored]).cpu())
+    return torch.stack(nats) if nats and all(map(torch.isfinite, nats)) else None
+
+
+def _describe_other_loss(loss: float, nats: float) -> str:
+    """Return the loss if it is not the cross-entropy: a sum, with weights, or with other terms."""
+    return "" if math.isclose(loss, nats, rel_tol=SAME_LOSS) else f" by the logits (the loss is {loss:.4g})"
+
+
+def _judge_random_weights(loss: float, described: str, vocab_size: int, error: float) -> Finding:
     uniform = math.log(vocab_size)
-    observed = f"{loss:.3f} nats/token from random weights, {loss / uniform - 1:+.0%} from a uniform guess"
+    observed = f"{described} from random weights, {loss / uniform - 1:+.0%} from a uniform guess"
     expected = f"ln {vocab_size} = {uniform:.3f} +- {TOLERANCE:.0%}"
     if loss + error < min((1 - TOLERANCE) * uniform, uniform - MIN_MARGIN):
         hint = "Check whether the model sees its targets; for pretrained weights, set is_pretrained=True"
@@ -66,7 +91,9 @@ def _judge_random_weights(loss: float, vocab_size: int, error: float) -> Finding
     return Finding(level, TITLE, observed, expected, hint)
 
 
-def _judge_pretrained_weights(setup: TrainingSetup, text: TextFormat, loss: float, vocab_size: int) -> Finding:
+def _judge_pretrained_weights(
+    setup: TrainingSetup, text: TextFormat, loss: float, described: str, vocab_size: int
+) -> Finding:
     uniform = math.log(vocab_size)
     # A small validation set's own frequencies fit it too well, so the training text's are used if they are higher.
     known = [setup.unigram_entropy] if setup.unigram_entropy is not None else []
@@ -76,7 +103,7 @@ def _judge_pretrained_weights(setup: TrainingSetup, text: TextFormat, loss: floa
         unigram, source = max(known), "the text's token frequencies"
     else:
         unigram, source = _estimate_unigram_entropy(setup, text, uniform)
-    observed = f"{loss:.3f} nats/token from pretrained weights"
+    observed = f"{described} from pretrained weights"
     expected = f"below {unigram:.3f}, the entropy of {source}, and far below ln {vocab_size} = {uniform:.3f}"
     if loss < unigram:
         return passed(TITLE, observed, expected)

@@ -9,7 +9,8 @@ import numpy as np
 
 from harness.preflight.probe import is_plateau_scheduler, named_param_groups
 from harness.preflight.report import Finding, failed, passed, skipped, warned
-from harness.preflight.training_setup import RequestedSettings, TrainingSetup
+from harness.preflight.setup_values import RequestedSettings
+from harness.preflight.training_setup import TrainingSetup
 
 TOLERANCE = 0.01  # relative error of an LR
 ROUNDING = 1e-6  # relative to the peak
@@ -18,6 +19,9 @@ HORIZON, MAX_EXTRA_STEPS = 4, 20_000
 SPEEDUPS = range(2, 65)  # candidates for the number of scheduler steps per training step
 SMALL_DECAY = 0.1  # share of its peak by which an LR should fall over the run, if it falls at all
 CLIMB = 0.1  # share of its peak by which an LR climbs again
+RESTART_SHARE = 0.25  # of the steps of the fall: a shorter climb is the warm-up of a restart
+LATE_SHARE = 0.01  # of the fall of a decay that is left for its last quarter; less is left of an exponential one
+MIN_DECAY_STEPS, MAX_JUMP = 4, 0.5  # steps of a decay, and the share of its fall that one step may take
 CYCLIC_SCHEDULERS = ("CyclicLR", "CosineAnnealingWarmRestarts")
 
 
@@ -101,9 +105,7 @@ def check_schedule(requested: RequestedSettings, curves: LRCurves) -> Iterator[F
         return
     curve, steps = curves.highest, curves.steps
     if multiplier is None:
-        yield (
-            _find_climb(curves, total) or _find_small_decay(curve, total) or _check_length(total, curve, curves.beyond)
-        )
+        yield (_find_climb(curves, total) or _find_small_decay(curve, total) or _check_length(total, curves))
         return
     actual = curve / curve.max()
     wanted = np.array([multiplier(int(step)) for step in steps])
@@ -139,9 +141,41 @@ def _find_climb(curves: LRCurves, total: int) -> Finding | None:
         return None
     observed = f"the LR falls to {rest[0]:.0%} of its peak at step {first + low} of {total} and climbs again, "
     observed += f"to {rest.max():.0%}"
-    is_restart = np.diff(rest).max() > 0.5 * climb or curves.scheduler_names & set(CYCLIC_SCHEDULERS)
+    is_restart = _is_restart(curves.beyond / curve.max(), peak, low) or curves.scheduler_names & set(CYCLIC_SCHEDULERS)
     hint = "Give the scheduler the number of steps of the run, not of an epoch (T_max), or advance it once per epoch"
     return (passed if is_restart else failed)("schedule", observed, "an LR that falls until the end of the run", hint)
+
+
+def _is_restart(beyond: np.ndarray, peak: int, low: int) -> bool:
+    """Return whether the climb from `low` is one that somebody wrote: a jump, a short warm-up, or a straight line."""
+    changes = np.diff(beyond[low:])
+    is_down = changes < -ROUNDING
+    climb = changes[: int(is_down.argmax())] if is_down.any() else changes
+    climb = climb[climb > ROUNDING]
+    height = climb.sum()
+    if not len(climb) or len(climb) < RESTART_SHARE * (low - peak) or climb.max() > 0.5 * height:
+        return True
+    inner = climb[1:-1]  # the turning points may lie between two steps
+    return len(inner) > 1 and np.ptp(inner) <= TOLERANCE * inner.max()
+
+
+def ends_with_run(curves: LRCurves, total: int) -> bool:
+    """Return whether the decay ends with the run, as that of a linear or cosine schedule made for its steps.
+
+    One that counts epochs ends elsewhere, in a few jumps, or never, as an exponential decay does.
+    """
+    if curves.beyond is None or curves.highest.max() <= 0:
+        return False
+    beyond, first = np.abs(curves.beyond) / curves.highest.max(), int(curves.steps[0])
+    peak = int(np.argmax(beyond >= 1 - ROUNDING))
+    end = int(np.argmax(beyond[peak:] <= beyond[peak:].min() + ROUNDING)) + peak
+    fall = 1 - beyond[end]
+    decay = beyond[peak : end + 1]
+    if fall < 0.5 or not 0.9 * total - 1 <= end + first <= 1.1 * total or len(decay) < MIN_DECAY_STEPS:
+        return False
+    is_late = beyond[peak + 3 * (end - peak) // 4] - beyond[end] > LATE_SHARE * fall
+    changes = np.diff(decay)
+    return bool(is_late and changes.max() <= ROUNDING and -changes.min() < MAX_JUMP * fall)
 
 
 def _find_small_decay(curve: np.ndarray, total: int) -> Finding | None:
@@ -155,9 +189,10 @@ def _find_small_decay(curve: np.ndarray, total: int) -> Finding | None:
     return warned("schedule", observed, "a decay that ends with the run, or none", hint)
 
 
-def _check_length(total: int, curve: np.ndarray, beyond: np.ndarray | None) -> Finding:
+def _check_length(total: int, curves: LRCurves) -> Finding:
     """Check where an unknown schedule reaches its lowest LR."""
     title, hint = "schedule", "Check the number of steps given to the scheduler"
+    curve, beyond, first = curves.highest, curves.beyond, int(curves.steps[0])
     last = curve[-1] / curve.max()
     final = passed(title, f"LR at {last:.0%} of its peak in the last of {total} steps")
     if beyond is None or curve.min() == curve.max():
@@ -165,13 +200,14 @@ def _check_length(total: int, curve: np.ndarray, beyond: np.ndarray | None) -> F
     after_peak = int(np.argmax(curve >= (1 - ROUNDING) * curve.max()))
     height = np.abs(beyond[after_peak:]) / curve.max()
     if height.max() - height.min() <= ROUNDING:
-        return passed(title, f"LR at its peak from step {after_peak} on")
-    end = after_peak + int(np.argmax(height <= height.min() + ROUNDING))
-    observed = f"the LR reaches its minimum, {abs(beyond[end]):.2g}, at step {end} of {total}"
-    if end == len(beyond) - 1:  # still falling at the end of the simulation
+        return passed(title, f"LR at its peak from step {first + after_peak} on")
+    lowest = after_peak + int(np.argmax(height <= height.min() + ROUNDING))
+    end = first + lowest
+    observed = f"the LR reaches its minimum, {abs(beyond[lowest]):.2g}, at step {end} of {total}"
+    if lowest == len(beyond) - 1:  # still falling at the end of the simulation
         return final
     if end < 0.9 * total:
-        is_zero = np.abs(curve[end:]).max() <= ROUNDING * curve.max()
+        is_zero = np.abs(curve[lowest:]).max() <= ROUNDING * curve.max()
         return (failed if is_zero else warned)(title, observed, "at the end of the run", hint)
     if end > 1.1 * total and last > 0.1:
         return warned(title, f"{observed}, which ends at {last:.0%} of the peak", "at the end of the run", hint)

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.core.seeding import preserve_rng_state
 from harness.core.state import eval_mode
 from harness.core.task import Loss
 from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.batch_rows import count_examples, cut_columns, select_rows
 from harness.preflight.object_state import preserved_model_state
-from harness.preflight.outputs import record_outputs
+from harness.preflight.outputs import find_output_tensor, record_outputs
 from harness.preflight.text_format import LabeledTokens, TextFormat
 from harness.preflight.training_setup import TrainingSetup
 
@@ -26,7 +27,8 @@ NEEDS_TEXT = "needs `text`, or batches that are mappings with input_ids and labe
 LARGE_MODEL = 5e7  # parameters
 FEW_REPEATS = 2  # for large models; a LoRA adapter's first matrix gets a gradient in its second step
 ROUNDING = 1e-6  # relative to the largest gradient: smaller ones are 0 but for rounding
-MAX_EXAMPLES = 8  # of batches that are not text
+MAX_EXAMPLES = 8  # of batches that are not text, if the whole batch is expensive
+MAX_WHOLE_EXAMPLES = 128  # as some checks take each example alone
 MAX_WARMUP_STEPS, PATIENT_STEPS = 20_000, 100  # in which the highest LR is looked for, and before it may be past
 MAX_GRAD_NORM = 1.0  # keeps the LRs tried here from diverging in the first step
 
@@ -46,11 +48,15 @@ def affordable_repeats(model: nn.Module, wanted: int) -> int:
 def subsample_batch(setup: TrainingSetup, batch: Any, max_tokens: int) -> Any:
     """Cut a batch to the rows with the most labels, up to `max_tokens`, or to a window of one row if rows are longer.
 
-    A batch that is not text is cut to its first MAX_EXAMPLES examples.
+    A batch that is not text is used as it is if that is cheap, or if its loss cannot be computed for its first
+    MAX_EXAMPLES examples alone.
     """
     if setup.text is None:
         size = count_examples(batch)
-        return batch if size is None else select_rows(batch, slice(0, MAX_EXAMPLES), size)
+        if size is None or size <= MAX_EXAMPLES or _is_affordable(setup, batch, size):
+            return batch
+        cut = select_rows(batch, slice(0, MAX_EXAMPLES), size)
+        return cut if _has_finite_loss(setup, cut) or not _has_finite_loss(setup, batch) else batch
     tokens = setup.text.read_tokens(batch)
     is_scored = tokens.labels != IGNORE_INDEX
     rows, width = tokens.inputs.shape
@@ -63,6 +69,40 @@ def subsample_batch(setup: TrainingSetup, batch: Any, max_tokens: int) -> Any:
     inputs, labels, is_real = (each[row : row + 1, columns] for each in (tokens.inputs, tokens.labels, tokens.is_real))
     others = cut_columns(dict(tokens.columns), row, columns, (rows, width))
     return setup.text.make_batch(LabeledTokens(inputs, labels, is_real, others))
+
+
+def _is_affordable(setup: TrainingSetup, batch: Any, size: int) -> bool:
+    """Return whether a step on the whole batch costs no more than one on text of `affordable_tokens`.
+
+    The cost is counted in multiplications: each output of a layer takes as many as one of them has weights.
+    """
+    parameters = sum(parameter.numel() for parameter in setup.model.parameters())
+    if size > MAX_WHOLE_EXAMPLES or parameters * size > STEP_COST:
+        return False
+    costs: list[float] = []
+
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        tensor = find_output_tensor(output)
+        if tensor is not None:
+            weights = [weight for weight in module.parameters(recurse=False) if weight.ndim > 1]
+            costs.append(tensor.numel() * sum(weight[0].numel() for weight in weights))
+
+    hooks = [module.register_forward_hook(record) for module in setup.model.modules()]
+    try:
+        _has_finite_loss(setup, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return sum(costs) <= STEP_COST
+
+
+@torch.no_grad()
+def _has_finite_loss(setup: TrainingSetup, batch: Any) -> bool:
+    try:
+        with eval_mode(setup.model), preserve_rng_state():
+            return bool(torch.isfinite(setup.compute_loss(batch)))
+    except Exception:
+        return False
 
 
 def extract_text_rows(setup: TrainingSetup, text: TextFormat, max_tokens: int) -> Tensor:

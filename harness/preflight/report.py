@@ -17,6 +17,10 @@ class UserCodeError(Exception):
     """An error raised by a function that the user gave, called as it stands."""
 
 
+class UserResultError(UserCodeError):
+    """A function that the user gave returned something else: (what it returned, what is expected, a hint)."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """Result for one thing that a check examined.

@@ -2,17 +2,17 @@
 
 import copy
 import inspect
-import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import LRScheduler
+from torch.overrides import TorchFunctionMode
 
 from harness.core.seeding import preserve_rng_state
 from harness.core.state import eval_mode
@@ -20,12 +20,15 @@ from harness.core.task import Loss
 from harness.data.tokens import IGNORE_INDEX
 from harness.models import is_causal
 from harness.preflight.batch_rows import select_rows
+from harness.preflight.field_types import check_field_types, describe_value
 from harness.preflight.object_state import preserved_model, preserved_model_state
 from harness.preflight.outputs import record_outputs
-from harness.preflight.report import CannotCheck, Finding, UserCodeError
+from harness.preflight.report import CannotCheck, Finding, UserCodeError, UserResultError
+from harness.preflight.setup_values import EvalResult, RequestedSettings, TrainingData
 from harness.preflight.text_format import LabeledTokens, TextFormat, detect_text_format, predicts_next_token
 
 PERTURBATION = 0.01  # of a weight's standard deviation
+BATCH_SIZE_NAMES = ("batch_size", "eval_batch_size", "val_batch_size", "batchsize", "bs", "size")
 
 
 class Stateful(Protocol):
@@ -33,60 +36,6 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any], /) -> Any: ...
-
-
-@dataclass(frozen=True)
-class RequestedSettings:
-    """Settings as the user gave them, to compare with those in effect."""
-
-    lr: float | Mapping[str, float] | None = None
-    """Peak LR, of all parameter groups or by the name of the group."""
-    warmup_steps: float | None = None
-    """Not rounded: a share of the run times its length."""
-    total_steps: int | None = None
-    completed_steps: int = 0
-    """Steps of the total that were taken before, in a resumed run."""
-    batch_size: int | None = None
-    """Examples per step over all devices."""
-    evals: int | None = None
-    """Number of evaluations."""
-    weight_decay: Mapping[str, float] | None = None
-    """By the name of the parameter group."""
-    lr_multiplier: Callable[[int], float] | None = None
-    """Ratio of the LR to its peak, as a function of the number of completed steps."""
-    patience: int | None = None
-    """Evaluations without improvement before the schedule acts, if it is not torch's ReduceLROnPlateau."""
-    parameters: int | None = None
-    """Number of parameters that the model should have, such as 124e6."""
-    n_runs: int = 1
-    """Runs of the sweep."""
-    n_parallel: int = 1
-    """Runs at a time."""
-
-
-@dataclass(frozen=True)
-class EvalResult:
-    """A validation loss: the mean over `count` elements, if known, with its unit, such as nats/token."""
-
-    loss: float
-    count: int | None = None
-    unit: str = ""
-    averages_batches: bool = False
-    """True if the loss is known to be a mean of batch means, which depends on the batch size."""
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Data to look through. Examples must be hashable: texts, tuples of token ids, bytes."""
-
-    train: Iterable[Hashable] | None = None
-    val: Iterable[Hashable] | None = None
-    documents: Iterable[str] | None = None
-    """Texts of the data source, of all splits."""
-    token_stream: np.ndarray | None = None
-    """Training text as token ids, one-dimensional."""
-    unknown_token_id: int | None = None
-    tokenizer_saw_validation: bool | None = None
 
 
 @dataclass
@@ -97,6 +46,7 @@ class TrainingSetup:
     mappings with `input_ids` and `labels`, as in transformers.
 
     Raises:
+        TypeError: If a field has another type than the check can use.
         ValueError: If there is no batch, or whether the model is causal cannot be detected.
     """
 
@@ -142,7 +92,8 @@ class TrainingSetup:
     """Findings of whoever made the setup, by check; they come before the check's own."""
 
     def __post_init__(self) -> None:
-        if not self.batches:
+        check_field_types(self)
+        if not len(self.batches):
             raise ValueError("batches: empty; preflight needs at least one training batch")
         if self.text is None:
             self.text = self._detect_text()
@@ -169,13 +120,20 @@ class TrainingSetup:
 
     @torch.no_grad()
     def _find_ignore_index(self, text: TextFormat) -> int:
-        """Return the label that the loss takes where nothing is to be scored: that of the batches, or -100 or -1."""
+        """Return the label that the loss does not score: that of the batches, of its cross-entropy, or -100 or -1.
+
+        The last two are tried on the CPU only, as a label out of range ends the process on CUDA.
+        """
         tokens = text.read_tokens(self.batches[0])
         if text.ignore_index != IGNORE_INDEX or (tokens.labels == IGNORE_INDEX).any() or not text.label_shift:
             return text.ignore_index
+        with eval_mode(self.model), preserve_rng_state(), suppress(Exception), IgnoreIndexRecorder() as recorder:
+            self.loss_fn(self.model, self.batches[0])
+        if recorder.found:
+            return recorder.found[0]
         labels = tokens.labels.clone()
         labels[:, 0] = IGNORE_INDEX
-        for candidate in (IGNORE_INDEX, -1):
+        for candidate in (IGNORE_INDEX, -1) if labels.device.type == "cpu" else ():
             batch = replace(text, ignore_index=candidate).make_batch(replace(tokens, labels=labels))
             with eval_mode(self.model), preserve_rng_state(), suppress(Exception):
                 self.compute_loss(batch)
@@ -247,10 +205,19 @@ class TrainingSetup:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def compute_loss(self, batch: Any) -> Tensor:
-        """Return the mean loss of a batch, with its graph; what the model keeps for its next call is set back."""
+        """Return the mean loss of a batch, with its graph; what the model keeps for its next call is set back.
+
+        Raises:
+            UserResultError: If `loss_fn` returns something else.
+        """
         with preserved_model_state(self.model):
             loss = self.loss_fn(self.model, batch)
-        return loss.sum / loss.count if isinstance(loss, Loss) else loss
+        if isinstance(loss, Loss):
+            return loss.sum / loss.count
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            hint = "Return the mean loss itself, such as output.loss or loss.mean()"
+            raise UserResultError(f"`loss_fn` returned {describe_value(loss)}", "a scalar tensor or a `Loss`", hint)
+        return loss
 
     def run_user_code(self, name: str, *arguments: Any) -> Any:
         """Call one of the given functions as it stands.
@@ -266,18 +233,54 @@ class TrainingSetup:
     @property
     def takes_eval_batch_size(self) -> bool:
         """Return whether `evaluate` takes the batch size to evaluate with."""
+        return self._find_size_parameter() is not None
+
+    def _find_size_parameter(self) -> str | None:
+        """Return the name of the parameter that is the batch size, an empty string for the first one, or None.
+
+        A parameter with a default is something else, such as a split or a number of batches, unless its name says so.
+        """
         try:
             parameters = inspect.signature(self.evaluate).parameters.values() if self.evaluate else []
         except (TypeError, ValueError):
-            return True
-        return any(
-            each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL) for each in parameters
-        )
+            return ""
+        for each in parameters:
+            if each.name.lower() in BATCH_SIZE_NAMES and each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY):
+                return each.name
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        is_required = any(each.kind in kinds and each.default is each.empty for each in parameters)
+        return "" if is_required or any(each.kind is each.VAR_POSITIONAL for each in parameters) else None
 
     def run_evaluation(self, batch_size: int) -> EvalResult:
-        """Return the validation loss, in batches of the given size if `evaluate` takes one."""
-        result = self.run_user_code("evaluate", *([batch_size] if self.takes_eval_batch_size else []))
-        return result if isinstance(result, EvalResult) else EvalResult(math.nan if result is None else float(result))
+        """Return the validation loss, in batches of the given size if `evaluate` takes one.
+
+        The gradient mode and `requires_grad` are restored; the check of the evaluation tells if they change.
+        """
+        with preserved_gradient_flags(self.model):
+            return self.call_evaluate(batch_size)
+
+    def call_evaluate(self, batch_size: int) -> EvalResult:
+        """Do the same and restore nothing.
+
+        Raises:
+            UserCodeError: If `evaluate` raises an error or returns something else.
+        """
+        assert self.evaluate is not None
+        name = self._find_size_parameter()
+        arguments = [batch_size] if name == "" else []
+        keywords = {name: batch_size} if name else {}
+        try:
+            result = self.evaluate(*arguments, **keywords)
+        except Exception as error:
+            call = f"evaluate({batch_size})" if arguments else "evaluate"
+            raise UserCodeError(f"{call}: {type(error).__name__}: {error}") from error
+        if isinstance(result, EvalResult):
+            return result
+        try:
+            return EvalResult(float(result))
+        except (TypeError, ValueError, RuntimeError):
+            expected, hint = "a number or an `EvalResult`", "Return the validation loss itself"
+            raise UserResultError(f"`evaluate` returned {describe_value(result)}", expected, hint) from None
 
     @torch.no_grad()
     def perturb_weights(self) -> None:
@@ -296,7 +299,7 @@ class TrainingSetup:
         buffers = [(buffer, buffer.clone()) for name, buffer in self.model.named_buffers() if name not in in_state]
         owners = [getattr(scheduler, "optimizer", None) for scheduler in self.scheduler_list]  # maybe others
         lrs = [(group, group["lr"]) for owner in owners for group in getattr(owner, "param_groups", ())]
-        with preserve_rng_state():
+        with preserve_rng_state(), preserved_gradient_flags(self.model):
             try:
                 with preserved_model(self.model):
                     yield
@@ -308,3 +311,31 @@ class TrainingSetup:
                 for buffer, value in buffers:
                     buffer.copy_(value)
                 self.model.zero_grad()
+
+
+@contextmanager
+def preserved_gradient_flags(model: nn.Module) -> Iterator[None]:
+    """Restore the gradient mode and `requires_grad` of all parameters on exit."""
+    is_enabled, flags = torch.is_grad_enabled(), [(each, each.requires_grad) for each in model.parameters()]
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(is_enabled)
+        for parameter, requires_grad in flags:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
+
+
+class IgnoreIndexRecorder(TorchFunctionMode):
+    """Record the ignore_index of each cross-entropy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[int] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (F.cross_entropy, F.nll_loss):
+            position = 4  # of ignore_index in both signatures
+            given = args[position] if len(args) > position else (kwargs or {}).get("ignore_index", IGNORE_INDEX)
+            self.found.append(int(given))
+        return func(*args, **(kwargs or {}))

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -179,3 +180,160 @@ def test_scheduler_of_an_optimizer_that_does_not_train_fails() -> None:
     assert finding.level == "fail"
     assert "another AdamW" in finding.observed
     assert early.param_groups[0]["lr"] == pytest.approx(PEAK_LR / 4), "it must be left as it was"
+
+
+def without_scheduler_step(setup: TrainingSetup) -> TrainingSetup:
+    """Return the setup with steps that do not advance the scheduler."""
+    setup.train_step = lambda batch: setup.optimizer_list[0].step()
+    return setup
+
+
+@pytest.mark.parametrize(
+    "make_scheduler",
+    [
+        lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.7),  # at 1e-6 of its start as the run ends
+        lambda optimizer: lr_scheduler.StepLR(optimizer, 6),
+        lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [STEPS // 2, STEPS - 2]),
+        lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (1 + 0.1 * epoch)),
+        lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, 10),
+    ],
+    ids=["exponential", "step", "multi-step", "inverse", "cosine"],
+)
+def test_scheduler_that_may_count_epochs_warns_if_no_step_advances_it(make_scheduler: MakeScheduler) -> None:
+    assert check_settings(without_scheduler_step(make_setup(make_scheduler)))["scheduler steps"].level == "warn"
+
+
+@pytest.mark.parametrize(
+    "make_scheduler",
+    [
+        lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, STEPS, eta_min=PEAK_LR / 10),
+        lambda optimizer: lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=STEPS),
+        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=STEPS),
+    ],
+    ids=["cosine to a tenth", "linear", "one-cycle"],
+)
+def test_schedule_that_ends_with_the_run_fails_if_no_step_advances_it(make_scheduler: MakeScheduler) -> None:
+    finding = check_settings(without_scheduler_step(make_setup(make_scheduler)))["scheduler steps"]
+    assert finding.level == "fail"
+    assert "as the run" in finding.observed
+
+
+def test_lr_that_the_step_sets_is_not_taken_as_constant() -> None:
+    setup, taken = make_setup(), []
+    setup.scheduler = None
+
+    def step(batch: Any) -> None:
+        taken.append(batch)
+        for group in setup.optimizer_list[0].param_groups:
+            group["lr"] = PEAK_LR * min(1.0, len(taken) / 10)
+        setup.optimizer_list[0].step()
+
+    setup.train_step = step
+    findings = check_settings(setup)
+    assert findings["learning rates"].level == "skip"
+    assert "the step sets the LR itself, from 0.00125 to 0.001" in findings["learning rates"].observed
+    assert findings.keys().isdisjoint({"warm-up", "schedule", "peak LR"})
+
+
+def make_accumulating_setup(scheduler_steps_in: str, calls: int) -> TrainingSetup:
+    """Return a setup that makes an update in each of so many calls, whose scheduler steps in calls or in updates."""
+    training = Training()
+    count = 2  # the first update comes early: earlier checks have called the step
+
+    def step(batch: Any) -> None:
+        nonlocal count
+        (training.compute_loss(batch) / calls).backward()
+        count += 1
+        is_update = count % calls == 0
+        if is_update:
+            training.optimizer.step()
+            training.optimizer.zero_grad()
+        if is_update or scheduler_steps_in == "calls":
+            training.scheduler.step()
+
+    training.overrides["train_step"] = step
+    return training.make_setup()
+
+
+@pytest.mark.parametrize(("steps_in", "level", "ratio"), [("updates", "pass", "1 per"), ("calls", "fail", "4 per")])
+def test_scheduler_steps_are_counted_per_update(steps_in: str, level: str, ratio: str) -> None:
+    finding = check_settings(make_accumulating_setup(steps_in, 4))["scheduler steps"]
+    assert finding.level == level
+    assert finding.observed.startswith(ratio)
+
+
+def test_step_that_makes_no_update_is_told_as_such() -> None:
+    findings = check_settings(make_accumulating_setup("updates", 1000))
+    assert "made no update in 32 calls" in findings["learning rates"].observed
+    assert "scheduler steps" not in findings
+    assert not get_failed(findings)
+
+
+def test_schedulers_of_one_optimizer_that_take_turns_are_skipped() -> None:
+    setup = make_setup(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, STEPS))
+    optimizer = setup.optimizer_list[0]
+    cosine, swa = setup.scheduler, torch.optim.swa_utils.SWALR(optimizer, swa_lr=PEAK_LR / 10)
+    setup.scheduler = [cosine, swa]
+
+    def step(batch: Any) -> None:
+        optimizer.step()
+        cosine.step()
+
+    setup.train_step = step
+    findings = check_settings(setup)
+    assert {findings["learning rates"].level, findings["scheduler steps"].level} == {"skip", "pass"}
+    assert "not SWALR" in findings["learning rates"].observed
+
+
+def test_schedule_of_every_second_step_says_where_the_run_ends() -> None:
+    setup, taken = make_setup(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, STEPS)), []
+
+    def step(batch: Any) -> None:
+        taken.append(batch)
+        setup.optimizer_list[0].step()
+        if len(taken) % 2:
+            setup.scheduler.step()
+
+    setup.train_step = step
+    finding = check_settings(setup)["scheduler steps"]
+    assert finding.level == "warn"
+    assert f"0.5 per training step, so the run of {STEPS} steps ends at step 20 of the schedule" in finding.observed
+
+
+@pytest.mark.parametrize(("scale", "level"), [(1, "pass"), (8, "fail")])
+def test_one_requested_lr_is_the_peak_of_some_group(scale: float, level: str) -> None:
+    training = Training()
+    *body, head = training.model.parameters()
+    groups = [{"params": body, "lr": scale * 1e-4}, {"params": [head], "lr": scale * 1e-3}]
+    setup = make_setup(lambda optimizer: lr_scheduler.ConstantLR(optimizer, 1.0), lr=1e-4)
+    setup.optimizer, setup.scheduler, setup.train_step = torch.optim.SGD(groups), None, None
+    finding = check_settings(setup)["peak LR"]
+    assert finding.level == level
+    assert "1 other groups" in finding.observed
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "level"),
+    [
+        (lambda step: (step % 20 + 1) / 3 if step % 20 < 3 else math.cos(math.pi * (step % 20 - 3) / 40), "pass"),
+        (lambda step: 0.5 ** (step // 20) * min(1, (step % 20 + 1) / 3) * (1 - step % 20 / 20), "pass"),
+        (lambda step: abs(step / 10 % 2 - 1), "pass"),
+        (lambda step: 0.5 + 0.5 * math.cos(math.pi * step / 10), "fail"),
+        (lambda step: 0.5 + 0.5 * math.cos(math.pi * step / (0.75 * STEPS)), "fail"),
+    ],
+    ids=["restarts with warm-up", "lower and lower", "triangular", "cosine of an epoch", "short cosine"],
+)
+def test_restarts_differ_from_a_cosine_beyond_its_length(multiplier: Callable[[int], float], level: str) -> None:
+    finding = check_settings(make_setup(lambda optimizer: lr_scheduler.LambdaLR(optimizer, multiplier)))["schedule"]
+    assert finding.level == level
+    assert level == "pass" or "climbs again" in finding.observed
+
+
+@pytest.mark.parametrize("length", [STEPS, 60])
+def test_length_of_a_resumed_schedule_is_that_of_the_run(length: int) -> None:
+    setup = make_setup(lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, length), completed_steps=30)
+    for _ in range(30):
+        setup.optimizer_list[0].step()
+        setup.scheduler.step()
+    finding = check_settings(setup)["schedule"]
+    assert finding.level == ("pass" if length == STEPS else "warn"), finding

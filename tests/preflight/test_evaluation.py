@@ -1,6 +1,10 @@
-import pytest
+from collections.abc import Callable
+from typing import Any
 
-from harness.preflight import EvalResult, Finding, TrainingData
+import pytest
+import torch
+
+from harness.preflight import EvalResult, Finding, TrainingData, preflight
 from harness.preflight.evaluation import check
 from tests.preflight.healthy_trainings import Training, make_documents
 
@@ -54,11 +58,12 @@ def test_incomplete_coverage_fails() -> None:
     assert "478 of 500 scored: 95.60%" in finding.observed
 
 
-def test_missing_unit_warns() -> None:
+def test_missing_unit_passes() -> None:
     training = Training()
     whole = training.evaluate(16)
     training.evaluate = lambda size: EvalResult(whole.loss, whole.count)
-    assert check_evaluation(training)["unit"].level == "warn"
+    finding = check_evaluation(training)["unit"]
+    assert (finding.level, "not given" in finding.observed) == ("pass", True)
 
 
 @pytest.mark.parametrize(("n_shared", "level"), [(0, "pass"), (1, "warn"), (5, "warn"), (6, "fail")])
@@ -90,3 +95,69 @@ def test_known_mean_of_batch_means_is_a_warning_at_any_size() -> None:
     [finding] = [each for each in check(training.make_setup()) if each.title == "loss by batch size"]
     assert finding.level == "warn"
     assert "a mean of the means of batches" in finding.observed
+
+
+def switch_gradients_off(training: Training) -> None:
+    torch.set_grad_enabled(False)
+
+
+def enter_no_grad(training: Training) -> None:
+    torch.no_grad().__enter__()
+
+
+def freeze_head(training: Training) -> None:
+    training.model.token_embedding.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("act", "words"),
+    [(switch_gradients_off, "switched off"), (enter_no_grad, "switched off"), (freeze_head, "1 weights frozen")],
+)
+def test_evaluation_that_leaves_gradients_off_fails_and_is_undone(act: Callable[[Training], None], words: str) -> None:
+    training = Training()
+    training.overrides["evaluate"] = lambda: (act(training), training.evaluate(16).loss)[1]
+    report = preflight(training.make_setup(), ["train_step", "evaluation", "overfit"])
+    assert report.failed_checks == ["evaluation"]
+    [finding] = [each for _, each in report if each.level == "fail"]
+    assert words in finding.observed
+    assert torch.is_grad_enabled()
+    assert all(parameter.requires_grad for parameter in training.model.parameters())
+
+
+def test_evaluation_that_undoes_what_it_switches_passes() -> None:
+    training = Training()
+
+    def evaluate() -> float:
+        torch.set_grad_enabled(False)
+        training.model.requires_grad_(False)
+        loss = training.evaluate(16).loss
+        training.model.requires_grad_(True)
+        torch.set_grad_enabled(True)
+        return loss
+
+    training.overrides["evaluate"] = evaluate
+    findings = check_evaluation(training)
+    assert "gradients after evaluation" not in findings
+    assert findings["weights after evaluation"].level == "pass"
+
+
+@pytest.mark.parametrize("kind", ["buffer", "batch norm", "weight"])
+def test_buffer_that_evaluation_changes_warns_and_statistics_fail(kind: str) -> None:
+    training = Training()
+    training.model.register_buffer("cache", torch.zeros(2))
+    training.model.statistics = torch.nn.BatchNorm1d(2)
+    changed: Any = {
+        "buffer": training.model.cache,
+        "batch norm": training.model.statistics.running_mean,
+        "weight": training.model.token_embedding.weight.data,
+    }[kind]
+    training.overrides["evaluate"] = lambda: (changed.add_(1), training.evaluate(16).loss)[1]
+    assert check_evaluation(training)["weights after evaluation"].level == ("warn" if kind == "buffer" else "fail")
+
+
+def test_result_that_is_no_number_is_named() -> None:
+    training = Training()
+    training.overrides["evaluate"] = lambda: {"eval_loss": 1.0}
+    report = preflight(training.make_setup(), ["evaluation"])
+    [finding] = [each for _, each in report if each.level == "fail"]
+    assert finding.observed == "`evaluate` returned a dict of eval_loss"

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -5,7 +6,7 @@ import pytest
 import torch
 
 from harness.preflight import Finding, TrainingData, TrainingSetup, preflight
-from tests.preflight.healthy_trainings import Training, make_model
+from tests.preflight.healthy_trainings import Training, make_model, next_token_loss
 from tests.preflight.other_trainings import make_operator_setup
 
 
@@ -22,6 +23,11 @@ def make_untrained_setup(**fields: Any) -> TrainingSetup:
     training = Training()
     training.model.load_state_dict(make_model().state_dict())
     return replace(training.make_setup(), **fields)
+
+
+def own_loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+    loss = next_token_loss(model, batch)
+    return loss.sum / loss.count
 
 
 def test_random_weights_pass_at_log_of_vocab_size() -> None:
@@ -81,3 +87,25 @@ def test_loss_of_unknown_scale_is_skipped() -> None:
     finding = check_initial_loss(replace(make_operator_setup(), zero_output_loss=None))
     assert finding.level == "skip"
     assert "zero_output_loss" in finding.observed
+
+
+@pytest.mark.parametrize("is_pretrained", [False, True])
+@pytest.mark.parametrize(
+    "change",
+    [lambda loss: loss * 16, lambda loss: loss + 5, lambda loss: loss / 0.69, lambda loss: -0.2 * loss],
+    ids=["sum", "further term", "bits", "advantage"],
+)
+def test_cross_entropy_of_the_logits_is_judged_whatever_the_loss_is(
+    change: Callable[[torch.Tensor], torch.Tensor], is_pretrained: bool
+) -> None:
+    setup = Training().make_setup() if is_pretrained else make_untrained_setup(is_pretrained=False)
+    expected = check_initial_loss(setup)
+    finding = check_initial_loss(replace(setup, loss_fn=lambda model, batch: change(own_loss(model, batch))))
+    assert finding.level == expected.level == "pass"
+    assert "by the logits (the loss is " in finding.observed
+
+
+def test_large_weights_fail_with_a_loss_that_is_a_sum() -> None:
+    setup = make_untrained_setup(is_pretrained=False)
+    torch.nn.init.normal_(setup.model.token_embedding.weight, std=1.0)
+    assert check_initial_loss(replace(setup, loss_fn=lambda model, batch: 9 * own_loss(model, batch))).level == "fail"

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -54,3 +55,47 @@ def test_constant_inputs_fail_only_here() -> None:
 
     setup = replace(make_operator_setup(), loss_fn=constant_input_loss)
     assert preflight(setup, CHECKS).failed_checks == ["overfit"]
+
+
+def test_low_lr_that_learns_passes() -> None:
+    """A fine-tuning LR does not overfit in 40 steps, and need not."""
+    finding = check_overfit(replace(Training().make_setup(), requested=RequestedSettings(lr=2e-5)))
+    assert finding.level == "pass"
+    assert "AdamW at LR 2e-05" in finding.observed
+
+
+def test_lr_that_the_step_sets_is_used() -> None:
+    training = Training()
+    training.optimizer = torch.optim.AdamW(training.model.parameters(), lr=0.0)
+
+    def step(batch: Any) -> None:
+        training.optimizer.param_groups[0]["lr"] = 5e-3
+        training.compute_loss(batch).backward()
+        training.optimizer.step()
+
+    training.overrides = {"train_step": step, "scheduler": None, "requested": RequestedSettings()}
+    finding = check_overfit(training.make_setup())
+    assert finding.observed.startswith("AdamW at LR 0.005")
+
+
+class ReversedGradient(torch.autograd.Function):
+    """The layer of domain-adversarial training: a part of the loss is to rise."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return -gradient
+
+
+def test_loss_whose_parts_oppose_each_other_warns() -> None:
+    def loss_fn(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        output = model(batch)
+        return 2 + output[:, 0].square().mean() + ReversedGradient.apply(output[:, 1]).square().mean()
+
+    torch.manual_seed(0)
+    finding = check_overfit(TrainingSetup(nn.Linear(4, 2), [torch.randn(8, 4)], loss_fn))
+    assert finding.level == "warn"
+    assert "not the slope of the loss" in finding.observed

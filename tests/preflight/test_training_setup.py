@@ -238,3 +238,127 @@ def test_model_that_sees_later_tokens_fails_in_a_plain_loop() -> None:
     loop = PlainLoop(is_causal=False)
     setup = TrainingSetup(loop.model, [loop.get_batch()], lambda model, batch: model(*batch)[1])
     assert preflight(setup, ["alignment", "attention"]).failed_checks == ["attention"]
+
+
+def evaluate_at_size(size: int) -> float:
+    return size
+
+
+def evaluate_split(split: str = "val") -> float:
+    return {"val": 1.0}[split]
+
+
+def evaluate_few(max_batches: int | None = 3, device: str = "cpu") -> float:
+    return 1.0 if max_batches == 3 else 2.0
+
+
+def evaluate_with_keyword(*, split: str = "val", batch_size: int = 4) -> float:
+    return batch_size if split == "val" else 0.0
+
+
+def evaluate_with_default(model: Any = None, bs: int = 4) -> float:
+    return bs if model is None else 0.0
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "loss"),
+    [
+        (evaluate_at_size, 16),
+        (lambda n: n, 16),
+        (lambda: 1.0, 1),
+        (evaluate_split, 1),
+        (evaluate_few, 1),
+        (evaluate_with_keyword, 16),
+        (evaluate_with_default, 16),
+    ],
+)
+def test_evaluation_is_given_its_batch_size_and_nothing_else(evaluate: Any, loss: float) -> None:
+    setup = TrainingSetup(nn.Linear(1, 1), [torch.zeros(1)], zero_loss, evaluate=evaluate)
+    assert setup.run_evaluation(16).loss == loss
+    assert setup.takes_eval_batch_size == (loss == 16)
+
+
+class NoamOpt:
+    """A wrapper of an optimizer, as in the Annotated Transformer."""
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batches": torch.utils.data.DataLoader([1, 2])}, "batches: a DataLoader: .*islice"),
+        ({"batches": {"x": torch.zeros(1)}}, "batches: a dict of x: must be a list of batches"),
+        ({"model": torch.relu}, "model: .*: must be a torch.nn.Module"),
+        ({"optimizer": NoamOpt()}, "optimizer: a NoamOpt: .*inside a wrapper"),
+        ({"optimizer": {"body": NoamOpt()}}, r"optimizer: a dict of body: .*list\(optimizer.values\(\)\)"),
+        ({"scheduler": [NoamOpt()]}, "scheduler: a NoamOpt: .*lrs_at"),
+        ({"train_step": torch.zeros(2)}, r"train_step: a tensor of shape \[2\]: must be a function"),
+        ({"extra_state": torch.amp.GradScaler("cpu")}, "extra_state: a GradScaler: must be a list"),
+        ({"extra_state": [3]}, "extra_state: an int: must have state_dict"),
+    ],
+)
+def test_field_of_another_type_is_named_with_a_remedy(fields: Mapping[str, Any], message: str) -> None:
+    healthy = {"model": nn.Linear(1, 1), "batches": [torch.zeros(1)], "loss_fn": zero_loss}
+    with pytest.raises(TypeError, match=message):
+        TrainingSetup(**healthy | fields)
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ((torch.zeros(()), {"accuracy": 0}), "a tuple of 2"),
+        ({"loss": torch.zeros(())}, "a dict of loss"),
+        (torch.zeros(4), "a tensor of shape [4]"),
+        (1.0, "a float"),
+    ],
+)
+def test_loss_of_another_type_fails_once_with_what_it_is(result: Any, words: str) -> None:
+    setup = TrainingSetup(nn.Linear(1, 1), [torch.zeros(4, 1)], lambda model, batch: result)
+    report = preflight(setup)
+    [finding] = [finding for _, finding in report if finding.level == "fail"]
+    assert finding.observed == f"`loss_fn` returned {words}"
+    assert "output.loss" in finding.hint
+
+
+def test_error_in_backward_is_not_blamed_on_a_changed_batch() -> None:
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            raise RuntimeError("no backward")
+
+    setup = TrainingSetup(nn.Linear(1, 1), [torch.ones(4, 1)], lambda model, batch: Broken.apply(model(batch).mean()))
+    report = preflight(setup, ["gradients", "overfit"])
+    assert report.failed_checks == ["gradients"]
+    assert "the loss raised RuntimeError: no backward" in report.findings["gradients"][-1].observed
+    assert "see above" in report.findings["overfit"][0].observed
+
+
+def test_error_on_a_part_of_the_batch_skips_and_says_so() -> None:
+    def loss_of_all_rows(model: nn.Module, batch: Tensor) -> Tensor:
+        return model(batch).view(2, 5, -1).square().mean()
+
+    setup = TrainingSetup(nn.Linear(3, 3), [torch.randn(10, 3)], loss_of_all_rows)
+    [finding] = preflight(setup, ["loss_form"]).findings["loss_form"][-1:]
+    assert finding.level == "skip"
+    assert "batches that it cut or changed; the first as given works" in finding.observed
+
+
+@pytest.mark.parametrize("given", [-1, 0])
+def test_ignore_index_of_the_cross_entropy_is_read_without_a_label_out_of_range(given: int) -> None:
+    """A label out of range would end the process on CUDA."""
+    inputs, seen = torch.tensor([row[:10] for row in ROWS]) % (VOCAB_SIZE - 1) + 1, []
+    model = PlainGPT()
+
+    def loss_fn(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        seen.append(batch[1].min().item())
+        loss = nn.CrossEntropyLoss(ignore_index=given) if given else None
+        logits, labels = model(batch[0]).flatten(0, 1), batch[1].flatten()
+        return loss(logits, labels) if loss else nn.functional.cross_entropy(logits, labels, None, None, given)
+
+    setup = TrainingSetup(model, [(inputs[:, :-1], inputs[:, 1:])], loss_fn)
+    assert setup.text is not None
+    assert setup.text.ignore_index == given
+    assert min(seen) > 0
