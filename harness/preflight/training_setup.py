@@ -128,7 +128,7 @@ class TrainingSetup:
         if text.ignore_index != IGNORE_INDEX or (tokens.labels == IGNORE_INDEX).any() or not text.label_shift:
             return text.ignore_index
         with eval_mode(self.model), preserve_rng_state(), suppress(Exception), IgnoreIndexRecorder() as recorder:
-            self.loss_fn(self.model, self.batches[0])
+            self.compute_loss(self.batches[0])
         if recorder.found:
             return recorder.found[0]
         labels = tokens.labels.clone()

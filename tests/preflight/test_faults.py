@@ -145,7 +145,7 @@ def leak_training_text_into_validation(training: Training) -> None:
 
 
 FAULTS = [
-    Fault("labels shifted twice", "alignment", shift_labels_twice, frozenset({"initial_loss", "evaluation"})),
+    Fault("labels shifted twice", "alignment", shift_labels_twice, frozenset({"evaluation"})),
     Fault("inverted attention mask", "attention", invert_attention_mask),
     Fault("loss averaged over padding", "loss_form", average_loss_over_padding, frozenset({"evaluation"})),
     Fault("frozen base outside the graph", "gradients", detach_frozen_base),
