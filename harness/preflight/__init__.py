@@ -86,7 +86,7 @@ def preflight(
     if unknown := chosen - CHECKS.keys():
         raise ValueError(f"checks: {', '.join(sorted(unknown))}: must be one of {', '.join(CHECKS)}")
     findings: dict[str, list[Finding]] = {}
-    errors: set[str] = set()  # that failed a check before; one cause is told once
+    errors: set[str] = set()  # that failed a check before; each is reported once
     for name in (known for known in CHECKS if known in chosen):
         findings[name] = []
         for finding in _run_check(name, setup):

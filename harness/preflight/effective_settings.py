@@ -33,7 +33,7 @@ MAX_CALLS = 32  # of `train_step` until it makes an update, as accumulation may 
 
 @dataclass(frozen=True)
 class _TakenSteps:
-    """What a few calls of `train_step` did: updates of an optimizer, and steps of each scheduler for each update.
+    """Result of a few calls of `train_step`: updates of an optimizer, and steps of each scheduler for each update.
 
     `lrs` holds the LRs of each group at the start and after each call.
     """

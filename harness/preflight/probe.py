@@ -72,7 +72,7 @@ def subsample_batch(setup: TrainingSetup, batch: Any, max_tokens: int) -> Any:
 
 
 def _is_affordable(setup: TrainingSetup, batch: Any, size: int) -> bool:
-    """Return whether a step on the whole batch costs no more than one on text of `affordable_tokens`.
+    """Return whether a step on the whole batch costs at most as much as one on text of `affordable_tokens`.
 
     The cost is counted in multiplications: each output of a layer takes as many as one of them has weights.
     """
