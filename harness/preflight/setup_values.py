@@ -1,4 +1,4 @@
-"""Statements of a user about a training: settings that were meant, the result of an evaluation, data to look through."""
+"""Statements of a user about a training: requested settings, result of an evaluation, data to look through."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
