@@ -10,9 +10,11 @@ from torch import Tensor
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.batch_rows import replace_part, select_rows
+from harness.preflight.operations import combines_positions
 from harness.preflight.outputs import record_outputs, relative_change
 from harness.preflight.probe import NEEDS_TEXT, affordable_tokens, measure_resolution, subsample_batch
-from harness.preflight.report import Finding, passed_if, skipped
+from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
+from harness.preflight.text_format import hides_tokens
 from harness.preflight.training_setup import TrainingSetup
 
 TOLERANCE = 1e-4  # relative change of the logits that the order of float32 additions may cause
@@ -94,16 +96,20 @@ def _check_direction(setup: TrainingSetup, batch: Any, logits: Tensor, tolerance
         earlier = change[:, :position][is_changed[:, None] & is_scored[:, :position]]
         change_after = max([change_after or 0.0, later.max().item()]) if later.numel() else change_after
         change_before = max([change_before or 0.0, earlier.max().item()]) if earlier.numel() else change_before
-    yield from _judge_direction(setup, change_before, change_after, tolerance)
+    width = tokens.inputs.shape[1]
+    has_context = combines_positions(setup.model, lambda: setup.compute_logits(batch), width)
+    yield from _judge_direction(setup, change_before, change_after, tolerance, has_context)
 
 
 def _judge_direction(
-    setup: TrainingSetup, before: float | None, after: float | None, tolerance: float
+    setup: TrainingSetup, before: float | None, after: float | None, tolerance: float, has_context: bool
 ) -> Iterator[Finding]:
+    """Judge the largest change before and after a token; a model that uses the current token alone only warns."""
     if before is None and after is None:
         yield skipped("attention", "needs rows of several tokens")
         return
     observed = "replacing a token changes the {} logits {} it by {:.1e} of their spread"
+    assert setup.text is not None
     hidden, visible = (
         f"at most {tolerance:.0e}, as they are to be predicted",
         f"more than {tolerance:.0e}, as they are visible",
@@ -117,12 +123,23 @@ def _judge_direction(
         yield passed_if(before <= tolerance, "later tokens", seen, hidden, hint)
     elif before is not None:
         hint = "A masked model sees both sides: look for a causal mask"
-        yield passed_if(before > tolerance, "later tokens", observed.format("scored", "before", before), visible, hint)
+        is_meant = has_context and hides_tokens(setup.model, [setup.text.read_tokens(batch) for batch in setup.batches])
+        if not is_meant:
+            hint = "If the model should see both sides, look for a causal mask or a recurrent layer of one direction"
+        seen = observed.format("scored", "before", before)
+        yield _judge_visible(before > tolerance, "later tokens", seen, visible, hint, is_meant)
     if after is not None:
         hint = "Look at the attention mask: it may be inverted or hide every other token"
-        yield passed_if(
-            after > tolerance, "earlier tokens", observed.format("", "after", after).replace("  ", " "), visible, hint
-        )
+        if not has_context:
+            hint = "The model uses the current token alone; it has no attention, recurrence or convolution"
+        seen = observed.format("", "after", after).replace("  ", " ")
+        yield _judge_visible(after > tolerance, "earlier tokens", seen, visible, hint, has_context)
+
+
+def _judge_visible(is_visible: bool, title: str, observed: str, expected: str, hint: str, is_meant: bool) -> Finding:
+    """Return a failure for context that the model is known to use and does not see, and a warning otherwise."""
+    result = passed if is_visible else failed if is_meant else warned
+    return result(title, observed, expected, hint)
 
 
 def _find_scored_logits(setup: TrainingSetup, labels: Tensor) -> Tensor:

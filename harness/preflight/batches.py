@@ -12,7 +12,7 @@ from harness.data.tokens import IGNORE_INDEX
 from harness.preflight.batch_rows import are_equal, find_target, iterate_parts
 from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
 from harness.preflight.targets import find_loss_targets, read_part
-from harness.preflight.text_format import LabeledTokens, find_mask_token
+from harness.preflight.text_format import LabeledTokens, find_mask_token, hides_tokens
 from harness.preflight.training_setup import TrainingSetup
 
 CHANCE = 1e-9  # probability below which a coincidence is excluded
@@ -196,8 +196,7 @@ def _check_masking(setup: TrainingSetup, tokens: Sequence[LabeledTokens]) -> Ite
     observed = (
         f"{scored / real:.0%} of the tokens are to be predicted, and the inputs show {shown / scored:.0%} of these"
     )
-    is_masked_lm = any(type(module).__name__.endswith("ForMaskedLM") for module in setup.model.modules())
-    if not is_masked_lm and find_mask_token(setup.model, tokens) is None:
+    if not hides_tokens(setup.model, tokens):
         yield passed(title, f"{observed}; no token masks them, as for tags, or noise that is to be removed")
         return
     hint = "Look for an inverted comparison (rand > 0.15 for rand < 0.15), and labels of tokens that are not masked"

@@ -8,20 +8,18 @@ from torch import Tensor
 
 from harness.core.state import eval_mode
 from harness.preflight.batch_rows import cut_columns, select_rows
-from harness.preflight.outputs import relative_change
+from harness.preflight.outputs import SHAPE_TOLERANCE, relative_change
 from harness.preflight.probe import MIN_TOKENS, measure_resolution, record_single_output, subsample_batch
 from harness.preflight.report import Finding, passed_if, skipped
 from harness.preflight.text_format import LabeledTokens
 from harness.preflight.training_setup import TrainingSetup
-
-TOLERANCE = 1e-3  # relative change of the output that other kernels for another shape may cause, in float32
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
     setup.perturb_weights()  # a head or branches initialized to 0 would hide what the model sees
     with torch.no_grad(), eval_mode(setup.model):
         batch = subsample_batch(setup, setup.batches[0], MIN_TOKENS)
-        yield _check_padding(setup, max(TOLERANCE, 4 * measure_resolution(setup, batch)))
+        yield _check_padding(setup, max(SHAPE_TOLERANCE, 4 * measure_resolution(setup, batch)))
 
 
 def _check_padding(setup: TrainingSetup, tolerance: float) -> Finding:

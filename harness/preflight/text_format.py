@@ -12,6 +12,7 @@ from harness.data.tokens import IGNORE_INDEX
 
 MATCHING_SHARE = 0.9  # of the labels, from which they are taken to be the tokens at one distance in the text
 SHOWN_SHARE = 0.99  # labels that equal the inputs this often are the text itself: nothing was masked
+RARE_LABEL = 0.1  # share of the labels that a mask token has
 MANY_LABELS = 8  # behind one token, which then hides them
 TEXT_KEYS = ("input_ids", "labels", "attention_mask")
 
@@ -167,15 +168,21 @@ def find_mask_token(model: nn.Module, tokens: Sequence[LabeledTokens]) -> int | 
     """Return the token that hides what is to be predicted, or None, as of a tagger or of noise to be removed.
 
     It is the one in the model's configuration if the batches hold it, or one that stands for most of the labels that
-    are not shown and for several of them, and is no label itself.
+    are not shown and for several of them, and is seldom a label itself.
     """
     labels = torch.cat([each.labels[each.labels != IGNORE_INDEX] for each in tokens])
     given = getattr(getattr(model, "config", None), "mask_token_id", None)
     if isinstance(given, int) and any(bool((each.inputs == given).any()) for each in tokens):
         return given
     found = _find_hiding_token(tokens)
-    if found is None or bool((labels == found).any()):
+    if found is None or (labels == found).float().mean() > RARE_LABEL:
         return None
     behind = torch.cat([each.labels[(each.inputs == found) & (each.labels != IGNORE_INDEX)] for each in tokens])
     n_behind, n_labels = len(behind.unique()), len(labels.unique())
     return found if n_behind >= max(3, min(MANY_LABELS, n_labels // 2)) else None
+
+
+def hides_tokens(model: nn.Module, tokens: Sequence[LabeledTokens]) -> bool:
+    """Return whether the model predicts what a mask token hides, by the name of its class or by its batches."""
+    is_named = any(type(module).__name__.endswith("ForMaskedLM") for module in model.modules())
+    return is_named or find_mask_token(model, tokens) is not None

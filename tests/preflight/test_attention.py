@@ -1,12 +1,15 @@
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from harness.preflight import Finding, TrainingSetup, preflight
 from harness.preflight.training_setup import detect_text_format
-from tests.preflight.healthy_trainings import Training
+from tests.preflight.healthy_trainings import VOCAB_SIZE, Training
 from tests.preflight.other_trainings import make_ltg_bert, make_masked_setup, masked_lm_loss
 
 
@@ -68,3 +71,72 @@ def test_padding_is_skipped_without_padded_batches() -> None:
     training = Training()
     training.collate = lambda rows: Training().collate([row[:10] for row in rows])
     assert preflight(training.make_setup(), ["padding"]).status == "skip"
+
+
+class Tokenwise(nn.Module):
+    """Scores of each token from `mix` of the embeddings; there is no context without it."""
+
+    def __init__(self, mix: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.mix = nn.Embedding(VOCAB_SIZE, 16), mix
+        self.mlp = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, VOCAB_SIZE))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.mlp(self.tokens(ids) if self.mix is None else self.mix(self.tokens(ids)))
+
+
+class Forward(nn.Module):
+    """A recurrent layer that reads from left to right, or attention to the same position alone."""
+
+    def __init__(self, is_recurrent: bool) -> None:
+        super().__init__()
+        self.cells = nn.GRU(16, 16, batch_first=True) if is_recurrent else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.cells is not None:
+            return self.cells(x)[0]
+        is_same = torch.eye(x.shape[1], dtype=torch.bool)
+        return x + F.scaled_dot_product_attention(x, x, x, attn_mask=is_same)
+
+
+def make_tokenwise_setup(mix: nn.Module | None, labels: Callable[[Tensor], Tensor], is_causal: bool) -> TrainingSetup:
+    ids = torch.randint(1, VOCAB_SIZE - 1, (8, 12), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "labels": labels(ids)}
+    shift = int(is_causal)
+
+    def compute_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        logits = model(batch["input_ids"])
+        return F.cross_entropy(logits[:, : logits.shape[1] - shift].flatten(0, 1), batch["labels"][:, shift:].flatten())
+
+    return TrainingSetup(Tokenwise(mix), [batch], compute_loss, is_causal=is_causal)
+
+
+def make_tags(ids: Tensor) -> Tensor:
+    return (ids * 7) % VOCAB_SIZE
+
+
+@pytest.mark.parametrize(
+    ("mix", "labels", "is_causal"),
+    [(None, Tensor.clone, True), (None, make_tags, False), (Forward(is_recurrent=True), make_tags, False)],
+    ids=["language model of one token", "tagger of one token", "tagger from left to right"],
+)
+def test_models_of_little_context_warn(mix: Any, labels: Any, is_causal: bool) -> None:
+    findings = check_attention(make_tokenwise_setup(mix, labels, is_causal)).values()
+    assert {finding.level for finding in findings} <= {"pass", "warn"}
+    assert any(finding.level == "warn" for finding in findings)
+
+
+@pytest.mark.parametrize(("is_recurrent", "title"), [(False, "earlier tokens"), (True, "later tokens")])
+def test_context_that_is_meant_and_not_seen_fails(is_recurrent: bool, title: str) -> None:
+    """Attention with nothing but its own position visible; a masked model that reads one side."""
+    if not is_recurrent:
+        assert title in get_failed(make_tokenwise_setup(Forward(False), Tensor.clone, True))
+        return
+    setup = make_masked_setup()
+    model = Tokenwise(Forward(True))
+    assert get_failed(TrainingSetup(model, setup.batches, tokenwise_masked_loss, is_causal=False)) == {title}
+
+
+def tokenwise_masked_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    return F.cross_entropy(model(batch["input_ids"]).flatten(0, 1), batch["labels"].flatten())
