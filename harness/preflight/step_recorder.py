@@ -12,6 +12,7 @@ from harness.preflight.probe import get_dense_grad
 from harness.preflight.training_setup import TrainingSetup
 
 Gradients = Mapping[str, Tensor]
+PART_SIZE = 2**20  # elements that are converted to float64 at a time
 
 
 @dataclass
@@ -95,11 +96,12 @@ def inner_product(one: Gradients, other: Gradients) -> float:
 
 
 def _multiply(one: Tensor, other: Tensor) -> float:
-    return (
-        (one.conj() * other).real.double().sum().item()
-        if one.is_complex()
-        else (one.double() * other.double()).sum().item()
-    )
+    """Return the inner product in float64, a part at a time, with complex numbers as pairs."""
+    flat = [
+        (torch.view_as_real(each.resolve_conj()) if each.is_complex() else each).reshape(-1) for each in (one, other)
+    ]
+    parts = zip(flat[0].split(PART_SIZE), flat[1].split(PART_SIZE), strict=True)
+    return sum(torch.dot(left.double(), right.double()).item() for left, right in parts)
 
 
 def measure_norm(gradients: Gradients) -> float:

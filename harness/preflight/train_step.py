@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import cycle, takewhile
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from harness.preflight.probe import (
 )
 from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
 from harness.preflight.step_gradients import StepGradients, judge_step_gradients
-from harness.preflight.step_recorder import StepRecord, recorded_step
+from harness.preflight.step_recorder import StepRecord, inner_product, measure_norm, recorded_step
 from harness.preflight.training_setup import TrainingSetup
 
 STEPS = 4
@@ -34,6 +34,7 @@ MAX_SKIPPED = 32  # updates that a gradient scaler may skip because of overflow;
 LR = 1e-3  # of AdamW, if no optimizer is given
 LIST_SCALER = "List a gradient scaler in `extra_state`; without one, gradients must be finite"
 AFFORDABLE = 2e9  # parameters times tokens up to which steps are taken on complete batches
+MIN_COSINE = 0.5  # of the way to a trainable parameter, for frozen ones that follow it
 MAX_STILL, MOST_STILL = 0.25, 0.5  # shares of the weights that rounding may leave unchanged
 
 
@@ -160,11 +161,50 @@ def _check_coverage(setup: TrainingSetup) -> Iterator[Finding]:
     if setup.optimizer_list:
         yield _judge_updates(setup, moved, coverage)
         yield from _judge_rounding(setup, before, after, coverage)
-    n_frozen = len(before) - len(setup.trainable_parameters)
-    moved_frozen = sorted(moved - setup.trainable_parameters.keys())
-    observed = f"{len(moved_frozen)} of {n_frozen} moved" + (f": {format_names(moved_frozen)}" if moved_frozen else "")
+    yield _judge_frozen(setup, before, after, moved - setup.trainable_parameters.keys())
+
+
+@torch.no_grad()
+def _judge_frozen(
+    setup: TrainingSetup, before: Mapping[str, Tensor], after: Mapping[str, Tensor], moved: set[str]
+) -> Finding:
+    """Check that frozen parameters did not move, other than towards trainable ones, as an averaged teacher does."""
+    title, n_frozen = "frozen parameters", len(before) - len(setup.trainable_parameters)
+    observed = f"{len(moved)} of {n_frozen} moved" + (f": {format_names(sorted(moved))}" if moved else "")
+    held = {
+        id(weight)
+        for optimizer in setup.optimizer_list
+        for group in optimizer.param_groups
+        for weight in group["params"]
+    }
     hint = "Look for what else writes to the weights: an optimizer that holds them, weight averaging"
-    yield passed_if(not moved_frozen, "frozen parameters", observed, "none", hint)
+    if not moved or any(id(after[name]) in held for name in moved):
+        return passed_if(not moved, title, observed, "none", hint)
+    trainable = {name: after[name] for name in setup.trainable_parameters}
+    if all(_follows_twin(name, before[name], after[name], trainable) for name in moved):
+        return passed(title, f"{observed}; they follow trainable ones, as a teacher or target network does")
+    return warned(title, f"{observed}; no listed optimizer holds them", "none", "Look for what writes to the weights")
+
+
+def _follows_twin(name: str, before: Tensor, after: Tensor, trainable: Mapping[str, Tensor]) -> bool:
+    """Return whether a parameter moved towards the trainable one of its shape whose name ends most alike."""
+    twins = [twin for twin, weight in trainable.items() if weight.shape == after.shape]
+    if not twins:
+        return False
+    twin = trainable[max(twins, key=lambda each: _count_common_ending(each, name))]
+    change = after - before
+    towards = _measure_cosine(change, twin - before)
+    return towards > MIN_COSINE and towards > _measure_cosine(change, -before)  # not just decayed
+
+
+def _measure_cosine(one: Tensor, other: Tensor) -> float:
+    norms = measure_norm({"": one}) * measure_norm({"": other})
+    return inner_product({"": one}, {"": other}) / norms if norms else 0.0
+
+
+def _count_common_ending(one: str, other: str) -> int:
+    pairs = zip(reversed(one.split(".")), reversed(other.split(".")), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _train_and_record(setup: TrainingSetup) -> _Coverage:

@@ -168,3 +168,24 @@ def test_warmup_from_0_moves_all_parameters() -> None:
     for step in (training.step, None):
         training.overrides = {"train_step": step}
         assert check_step(training.make_setup())["updates in 4 steps"].level == "pass"
+
+
+def test_frozen_parameters_may_follow_trainable_ones() -> None:
+    levels = []
+    for follows in (True, False):
+        training = Training()
+        first, second = (block.mlp.up.weight for block in training.model.blocks)
+        second.requires_grad_(False)
+        training.set_optimizer([weight for weight in training.model.parameters() if weight.requires_grad])
+        step = training.step
+
+        def step_and_write(
+            batch: Any, step: Any = step, one: Any = second, other: Any = first, follows: bool = follows
+        ) -> None:
+            step(batch)
+            with torch.no_grad():
+                one.lerp_(other, 0.1) if follows else one.mul_(0.99)
+
+        training.step = step_and_write
+        levels.append(check_step(training.make_setup())["frozen parameters"].level)
+    assert levels == ["pass", "warn"]
