@@ -27,7 +27,7 @@ OWN_GRADIENTS = ("FakeQuantize", "FakeQuant")  # operations of torch whose gradi
 
 
 @dataclass
-class Constant:
+class CutValue:
     """A value that depends on the trainable parameters and has no gradient, and the line that computes it."""
 
     operation: str
@@ -43,9 +43,9 @@ class Constant:
 
 @dataclass
 class GradientCuts:
-    """What autograd takes as constant in a loss, in the order it is computed; replays of the loss fill `changed`."""
+    """Constants of a loss in the order in which it computes them; replays of the loss fill `changed`."""
 
-    constants: list[Constant] = field(default_factory=list)
+    constants: list[CutValue] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
     """Operations with a gradient of their own, each with the line that defines it."""
     frozen_layers: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class GradientCuts:
     """Lines that detach the input of a branch whose output is added to that input again."""
     overwritten_lines: list[str] = field(default_factory=list)
     """Lines that write to a tensor of the graph through detach() or .data."""
-    changed: dict[str, Constant] = field(default_factory=dict)
+    changed: dict[str, CutValue] = field(default_factory=dict)
     """By line, those that differed in a replay."""
 
     def describe_lines(self, lines: Collection[str]) -> str:
@@ -92,9 +92,9 @@ class _Tape(TorchFunctionMode):
             return result
         name = name if torch.is_grad_enabled() else "no_grad()"
         if self.replays:
-            result = self._replace(Constant(name, where, result))
+            result = self._replace(CutValue(name, where, result))
         else:
-            self.cuts.constants.append(Constant(name, where, _copy_values(result)))
+            self.cuts.constants.append(CutValue(name, where, _copy_values(result)))
             if name in ALIASES:
                 self.sources[id(result)] = (args[0], where)
         for part in result if isinstance(result, tuple | list) else [result]:
@@ -127,7 +127,7 @@ class _Tape(TorchFunctionMode):
             returned = [self.sources[origin] for origin in origins if id(self.sources[origin][0]) in ids]
             self.cuts.residual_lines += [where for _, where in returned]
 
-    def _replace(self, fresh: Constant) -> Any:
+    def _replace(self, fresh: CutValue) -> Any:
         if self.index >= len(self.cuts.constants):
             raise ReplayError
         recorded = self.cuts.constants[self.index]
@@ -258,7 +258,7 @@ def _copy_values(value: Any) -> Any:
 
 
 def _merge_values(recorded: Any, fresh: Any) -> Any:
-    """Return the recorded value; of several results, such as values and indices, those that have a gradient anew."""
+    """Return the recorded value; of several, such as values and indices, those without a gradient only."""
     if isinstance(fresh, Tensor):
         return fresh if fresh.requires_grad else recorded.clone()
     if isinstance(fresh, tuple):

@@ -107,7 +107,7 @@ def _check_finite_differences(
 class _Probe:
     """Random directions, tilted half towards the gradient, and the slopes that the gradient implies along them.
 
-    Directions are drawn anew each time, as all of them at once would take several times the model's memory.
+    Directions are drawn each time, as all of them at once would take several times the model's memory.
     """
 
     setup: TrainingSetup

@@ -1,5 +1,6 @@
 """Record the gradients of a training step: as backward leaves them, and as they reach the optimizer."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.preflight.probe import get_dense_grad
+from harness.preflight.probe import affordable_tokens, get_dense_grad, subsample_batch
 from harness.preflight.training_setup import TrainingSetup
 
 Gradients = Mapping[str, Tensor]
+AFFORDABLE = 2e9  # parameters times tokens up to which steps are taken on complete batches
 PART_SIZE = 2**20  # elements that are converted to float64 at a time
 
 
@@ -19,14 +21,18 @@ PART_SIZE = 2**20  # elements that are converted to float64 at a time
 class StepRecord:
     """Gradients by parameter name: after the last backward pass, and at the optimizer's update.
 
-    `updates` counts the calls of each optimizer, `lrs` holds the LR of each parameter at its update, and `was_training`
-    whether the model was in training mode in any forward pass.
+    `scaled_between` holds the factor of a gradient between two backward passes that add to it, without an update in
+    between; `alternates` says whether backward passes stand before and after an update. `updates` counts the calls of
+    each optimizer, `lrs` holds the LR of each parameter at its update, and `was_training` whether the model was in
+    training mode in any forward pass.
     """
 
     raw: dict[str, Tensor] = field(default_factory=dict)
     final: dict[str, Tensor] = field(default_factory=dict)
     updates: dict[int, int] = field(default_factory=dict)
     lrs: dict[str, float] = field(default_factory=dict)
+    scaled_between: dict[str, float] = field(default_factory=dict)
+    alternates: bool = False
     was_training: bool = False
     n_forwards: int = 0
 
@@ -36,58 +42,111 @@ class StepRecord:
         return bool(self.updates) and set(self.updates.values()) == {1}
 
 
-@contextmanager
-def recorded_step(setup: TrainingSetup, keeps_gradients: bool = True) -> Iterator[StepRecord]:
-    """Yield a record that a training step fills, with gradients or only with the largest element of each."""
-    record, names = StepRecord(), {id(weight): name for name, weight in setup.trainable_parameters.items()}
+class _Recorder:
+    """Hooks that fill the record of a step."""
 
-    def read(parameter: nn.Parameter) -> Tensor | None:
+    def __init__(self, setup: TrainingSetup, keeps_gradients: bool) -> None:
+        self.record, self.keeps_gradients = StepRecord(), keeps_gradients
+        self.names = {id(weight): name for name, weight in setup.trainable_parameters.items()}
+        self.has_update_after_backward = False
+        self.norms = dict[int, float]()  # of the gradients after the last backward pass, until an update
+
+    def read_gradient(self, parameter: nn.Parameter) -> Tensor | None:
         gradient = get_dense_grad(parameter)
-        return gradient if keeps_gradients or gradient is None else gradient.abs().max()
+        return gradient if self.keeps_gradients or gradient is None else gradient.abs().max()
 
-    def after_backward(parameter: nn.Parameter) -> None:
-        gradient = read(parameter)
+    def before_accumulation(self, parameter: nn.Parameter) -> None:
+        if last := self.norms.get(id(parameter)):
+            gradient, name = self.read_gradient(parameter), self.names[id(parameter)]
+            ratio = gradient.norm().item() / last if gradient is not None else 0.0
+            self.record.scaled_between[name] = min(ratio, self.record.scaled_between.get(name, 1.0))
+
+    def after_backward(self, parameter: nn.Parameter) -> None:
+        gradient = self.read_gradient(parameter)
         if gradient is not None:
-            record.raw[names[id(parameter)]] = gradient
+            self.record.alternates |= self.has_update_after_backward
+            self.record.raw[self.names[id(parameter)]] = gradient
+            self.norms[id(parameter)] = gradient.norm().item()
 
-    def before_update(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
+    def before_update(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> Any:
         """Read the gradients; if the update gets a closure that computes them, as in Lightning, read them after it."""
-        record.updates[id(optimizer)] = record.updates.get(id(optimizer), 0) + 1
+        updates = self.record.updates
+        self.has_update_after_backward = bool(self.record.raw)
+        updates[id(optimizer)] = updates.get(id(optimizer), 0) + 1
         closure = kwargs.get("closure") or next((each for each in args[1:] if callable(each)), None)
         if closure is None:
-            read_final(optimizer)
+            self.read_final(optimizer)
             return None
 
         def call_and_read() -> Any:
             result = closure()
-            read_final(optimizer)
+            self.read_final(optimizer)
             return result
 
         return args[:1], kwargs | {"closure": call_and_read}
 
-    def read_final(optimizer: torch.optim.Optimizer) -> None:
+    def read_final(self, optimizer: torch.optim.Optimizer) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                name = names.get(id(parameter))
-                if name is None or name in record.lrs:
+                self.norms.pop(id(parameter), None)
+                name = self.names.get(id(parameter))
+                if name is None or name in self.record.lrs:
                     continue
-                record.lrs[name] = float(group["lr"])
-                if (gradient := read(parameter)) is not None:
-                    record.final[name] = gradient
+                self.record.lrs[name] = float(group["lr"])
+                if (gradient := self.read_gradient(parameter)) is not None:
+                    self.record.final[name] = gradient
 
-    def before_forward(module: nn.Module, args: Any) -> None:
-        record.n_forwards += 1
-        record.was_training |= module.training
+    def before_forward(self, module: nn.Module, args: Any) -> None:
+        self.record.n_forwards += 1
+        self.record.was_training |= module.training
 
-    hooks: list[Any] = [setup.model.register_forward_pre_hook(before_forward)]
-    hooks += [optimizer.register_step_pre_hook(before_update) for optimizer in setup.optimizer_list]
+
+@contextmanager
+def recorded_step(setup: TrainingSetup, keeps_gradients: bool = True) -> Iterator[StepRecord]:
+    """Yield a record that a training step fills, with gradients or only with the largest element of each."""
+    recorder = _Recorder(setup, keeps_gradients)
+    hooks: list[Any] = [setup.model.register_forward_pre_hook(recorder.before_forward)]
+    hooks += [optimizer.register_step_pre_hook(recorder.before_update) for optimizer in setup.optimizer_list]
     for parameter in setup.trainable_parameters.values():
-        hooks.append(parameter.register_post_accumulate_grad_hook(after_backward))
+        hooks.append(parameter.register_hook(lambda _, weight=parameter: recorder.before_accumulation(weight)))
+        hooks.append(parameter.register_post_accumulate_grad_hook(recorder.after_backward))
     try:
-        yield record
+        yield recorder.record
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def choose_step_batches(setup: TrainingSetup) -> list[Any]:
+    """Return the batches as they are if a step on them is affordable, and otherwise their first rows."""
+    tokens = setup.text.read_tokens(setup.batches[0]).inputs.numel() if setup.text is not None else 1
+    if sum(weight.numel() for weight in setup.model.parameters()) * tokens <= AFFORDABLE:
+        return list(setup.batches)
+    return [subsample_batch(setup, batch, affordable_tokens(setup.model)) for batch in setup.batches]
+
+
+def compute_true_gradients(setup: TrainingSetup, batch: Any) -> dict[str, Tensor] | None:
+    """Return the gradients of the loss, leaving those that are there; None if the loss is random or has none."""
+    parameters = dict(setup.trainable_parameters)
+    kept = {name: parameter.grad for name, parameter in parameters.items()}
+    try:
+        for parameter in parameters.values():
+            parameter.grad = None
+        torch.manual_seed(0)
+        loss = setup.compute_loss(batch)
+        if not loss.requires_grad or not torch.isfinite(loss):
+            return None
+        loss.backward()
+        gradients = {name: get_dense_grad(parameter) for name, parameter in parameters.items()}
+        with torch.no_grad():
+            torch.manual_seed(1)
+            again = setup.compute_loss(batch)
+        if not math.isclose(loss.item(), again.item(), rel_tol=1e-3):
+            return None
+    finally:
+        for name, parameter in parameters.items():
+            parameter.grad = kept[name]
+    return {name: gradient for name, gradient in gradients.items() if gradient is not None}
 
 
 def inner_product(one: Gradients, other: Gradients) -> float:

@@ -189,3 +189,126 @@ def test_frozen_parameters_may_follow_trainable_ones() -> None:
         training.step = step_and_write
         levels.append(check_step(training.make_setup())["frozen parameters"].level)
     assert levels == ["pass", "warn"]
+
+
+def step_halves(training: Training, between: Callable[[], Any]) -> None:
+    """Accumulate over two micro-batches, with a call in between that should not be there."""
+
+    def update(batch: Any) -> None:
+        training.model.train()
+        training.optimizer.zero_grad()
+        for part in halves(batch):
+            (0.5 * training.compute_loss(part)).backward()
+            between()
+        training.optimizer.step()
+        training.scheduler.step()
+
+    training.step = update
+
+
+@pytest.mark.parametrize("what", ["clipped", "cleared"])
+def test_gradients_that_are_changed_between_micro_batches_are_named(what: str) -> None:
+    training = Training()
+    weights = list(training.model.parameters())
+
+    def clear_first() -> None:
+        if len(calls := [*called, 1]) % 2:
+            training.optimizer.zero_grad()
+        called.append(len(calls))
+
+    called: list[int] = []
+    step_halves(training, clear_first if what == "cleared" else lambda: nn.utils.clip_grad_norm_(weights, 0.01))
+    finding = check_step(training.make_setup())["gradient of the step"]
+    assert (finding.level, f"{what} between micro-batches" in finding.observed) == ("fail", True), finding
+
+
+def test_update_with_the_gradient_of_the_previous_batch_is_named() -> None:
+    def update(training: Training, batch: Any) -> None:
+        training.optimizer.step()
+        training.optimizer.zero_grad()
+        training.compute_loss(batch).backward()
+
+    finding = use_step(update)
+    assert (finding.level, "the previous batch" in finding.observed) == ("fail", True), finding
+
+
+def test_parameters_that_are_not_cleared_are_named() -> None:
+    def update(training: Training, batch: Any) -> None:
+        for name, weight in training.model.named_parameters():
+            weight.grad = weight.grad if name.endswith("up.weight") else None
+        training.compute_loss(batch).backward()
+        training.optimizer.step()
+
+    finding = use_step(update)
+    assert (finding.level, "blocks.0.mlp.up.weight" in finding.observed) == ("fail", True), finding
+    assert "never cleared" in finding.observed
+
+
+def test_clipping_to_a_tiny_norm_warns() -> None:
+    def update(training: Training, batch: Any) -> None:
+        training.optimizer.zero_grad()
+        training.compute_loss(batch).backward()
+        nn.utils.clip_grad_norm_(training.model.parameters(), 1e-6)
+        training.optimizer.step()
+
+    finding = use_step(update)
+    assert (finding.level, "clipped to" in finding.observed) == ("warn", True), finding
+
+
+def make_pair(n_calls: int, with_own_loss: bool = False) -> TrainingSetup:
+    """Return a training with two optimizers, of which the second one is stepped once in so many calls, or never."""
+    training = Training()
+    weights, calls = list(training.model.parameters()), [0]
+    optimizers = [torch.optim.AdamW(part, lr=1e-3) for part in (weights[:9], weights[9:])]
+
+    def step(batch: Any) -> None:
+        training.model.train()
+        calls[0] += 1
+        training.model.zero_grad()
+        training.compute_loss(batch).backward()
+        optimizers[0].step()
+        if with_own_loss:
+            training.model.zero_grad()
+            (2 * training.compute_loss(batch)).backward()
+        if n_calls and calls[0] % n_calls == 0:
+            optimizers[1].step()
+
+    training.step = step
+    training.overrides = {"optimizer": optimizers, "scheduler": None, "evaluate": None}
+    return training.make_setup()
+
+
+def test_optimizer_that_is_never_stepped_fails_and_a_rare_one_passes() -> None:
+    finding = check_step(make_pair(0))["updates in 20 steps"]
+    assert (finding.level, "optimizer 2 of 2 (AdamW) is never stepped" in finding.observed) == ("fail", True), finding
+    findings = check_step(make_pair(6))
+    assert not [title for title, finding in findings.items() if finding.level == "fail"]
+
+
+def test_losses_of_several_optimizers_are_not_compared() -> None:
+    assert check_step(make_pair(1, with_own_loss=True))["gradient of the step"].level == "skip"
+
+
+def test_steps_without_an_update_skip() -> None:
+    training = Training()
+    training.step = lambda batch: training.compute_loss(batch).backward()
+    finding = check_step(training.make_setup())["updates in 20 steps"]
+    assert (finding.level, "none in 20 calls" in finding.observed) == ("skip", True)
+
+
+@pytest.mark.parametrize("evaluates", [True, False])
+def test_training_in_eval_mode_warns(evaluates: bool) -> None:
+    training = Training()
+    training.model.norm = nn.Sequential(training.model.norm, nn.Dropout(0.1))
+    training.set_optimizer(training.model.parameters())
+    training.model.eval()
+
+    def step(batch: Any) -> None:
+        training.optimizer.zero_grad()
+        training.compute_loss(batch).backward()
+        training.optimizer.step()
+        training.scheduler.step()
+
+    training.step = step
+    training.overrides = {} if evaluates else {"evaluate": None}
+    assert check_step(training.make_setup())["training mode"].level == "warn"
