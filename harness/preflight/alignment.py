@@ -19,9 +19,11 @@ from harness.preflight.report import Finding, failed, passed, skipped, warned
 from harness.preflight.text_format import LabeledTokens, TextFormat, measure_label_agreement
 from harness.preflight.training_setup import TrainingSetup
 
-OFFSETS = (-1, 0, 1, 2)  # distances in the text from the intended token to others
+OFFSETS = (-2, -1, 0, 1, 2)  # distances in the text from the intended token to others
+FAR_OFFSETS = (-4, -3, 3, 4)  # compared where at least half of the scored positions have such a token
 LOSS_TOLERANCE = 1e-3  # relative difference between two ways to compute a loss in float32
 REWARDED_SHARE = 0.9  # of the scored positions
+ORDER_TOLERANCE = 1e-3  # of the gradient's sum, relative to that of its absolute values
 LEARNED_MARGIN = 0.1  # nats by which a trained model prefers one offset
 STANDARD_ERRORS = 3  # of that difference over rows
 # An offset is learned below this share of ln(vocabulary). The input token itself needs a lower one: with a tied head,
@@ -82,7 +84,7 @@ def _check_rewarded_token(setup: TrainingSetup, text: TextFormat) -> Finding:
     is_scored, rewarded = gradient.abs().amax(-1) > 0, gradient.argmin(-1)
     originals = tokens.inputs if setup.is_causal else tokens.labels.where(tokens.labels != IGNORE_INDEX, tokens.inputs)
     shares = {}
-    for offset in OFFSETS:
+    for offset in (*OFFSETS, *FAR_OFFSETS):
         distance = offset + bool(setup.is_causal)
         if not offset and text.label_shift:
             expected_tokens, is_known = tokens.labels, tokens.labels != IGNORE_INDEX
@@ -91,7 +93,7 @@ def _check_rewarded_token(setup: TrainingSetup, text: TextFormat) -> Finding:
             place = torch.arange(originals.shape[1], device=originals.device) + distance
             is_known = ((place >= 0) & (place < originals.shape[1])).expand_as(originals)
         is_compared = is_scored & is_known
-        if is_compared.any():
+        if is_compared.any() and (offset in OFFSETS or 2 * is_compared.sum() >= is_scored.sum()):
             shares[offset] = (rewarded == expected_tokens)[is_compared].float().mean().item()
     if 0 not in shares:
         return skipped(title, "needs rows of several tokens")
@@ -99,6 +101,9 @@ def _check_rewarded_token(setup: TrainingSetup, text: TextFormat) -> Finding:
     observed, expected = f"{shares[0]:.0%} are {_describe_offset(0, setup)}", _describe_offset(0, setup)
     if shares[0] >= REWARDED_SHARE:
         return passed(title, observed, expected)
+    if shares[best] < REWARDED_SHARE and (order := _describe_other_order(gradient, _place_labels(setup, tokens))):
+        hint = "Look for view or reshape where transpose is meant, and for two tensors that are flattened differently"
+        return failed(title, f"{observed}: {order}", expected, hint)
     if shares[best] < REWARDED_SHARE:
         return skipped(title, f"{observed}, and no other is: needs a loss with one target token (no soft targets)")
     observed = f"{shares[best]:.0%} are {_describe_offset(best, setup)}, {observed}"
@@ -108,6 +113,38 @@ def _check_rewarded_token(setup: TrainingSetup, text: TextFormat) -> Finding:
     elif setup.is_causal and best == -1:
         hint = "Labels are not shifted: a causal model predicts the next token, a masked model a hidden one"
     return failed(title, observed, expected, hint)
+
+
+def _place_labels(setup: TrainingSetup, tokens: LabeledTokens) -> Tensor:
+    """Return the labels at the positions of their logits."""
+    assert setup.text is not None
+    if not setup.is_causal or setup.text.label_shift:
+        return tokens.labels
+    labels = tokens.labels.roll(-1, 1)
+    labels[:, -1] = IGNORE_INDEX
+    return labels
+
+
+def _describe_other_order(gradient: Tensor, labels: Tensor) -> str:
+    """Say how logits and labels are out of order, from the gradient of the logits, or return an empty string.
+
+    A cross-entropy over the vocabulary has gradients that sum to 0 at each position; over another dimension, they only
+    sum to 0 in all. Labels in another order are each rewarded once, elsewhere.
+    """
+    size, sums = gradient.abs().sum(), gradient.sum(-1)
+    n_rewarded, n_labels = int((gradient < 0).sum()), int((labels != IGNORE_INDEX).sum())
+    is_other_dimension = sums.sum().abs() < ORDER_TOLERANCE * size and sums.abs().sum() > 100 * ORDER_TOLERANCE * size
+    if is_other_dimension and 0.9 * n_labels <= n_rewarded <= 1.1 * n_labels:
+        return "the softmax is not over the vocabulary; logits and labels are in another order"
+    lowest = gradient.topk(2, largest=False).values
+    is_clear = (lowest[..., 0] < 0) & (lowest[..., 1] > 0.3 * lowest[..., 0])
+    if not bool(is_clear[gradient.abs().amax(-1) > 0].all()):
+        return ""
+    rewarded = gradient.argmin(-1)[is_clear].sort().values
+    wanted = labels[labels != IGNORE_INDEX].sort().values
+    if len(wanted) and torch.equal(rewarded, wanted):
+        return "each label is rewarded at another position; logits and labels are in another order"
+    return ""
 
 
 @torch.no_grad()

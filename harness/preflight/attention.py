@@ -1,6 +1,6 @@
 """Check what the model sees: nothing of what it is to predict, and the rest of the context."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,16 +9,18 @@ from torch import Tensor
 
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
-from harness.preflight.batch_rows import replace_part, select_rows
+from harness.preflight.batch_rows import TARGET_NAMES, list_children, replace_part, select_rows
 from harness.preflight.operations import combines_positions
 from harness.preflight.outputs import record_outputs, relative_change
 from harness.preflight.probe import NEEDS_TEXT, affordable_tokens, measure_resolution, subsample_batch
 from harness.preflight.report import Finding, failed, passed, passed_if, skipped, warned
+from harness.preflight.targets import read_part
 from harness.preflight.text_format import hides_tokens
 from harness.preflight.training_setup import TrainingSetup
 
 TOLERANCE = 1e-4  # relative change of the logits that the order of float32 additions may cause
 MAX_LABEL_ROWS = 8
+REWARDED_SHARE = 0.9  # of the scored positions
 
 
 def check(setup: TrainingSetup) -> Iterator[Finding]:
@@ -39,41 +41,73 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
 
 def _check_labels_are_hidden(setup: TrainingSetup) -> Iterator[Finding]:
     """Change the label at one position; the output there and before it must not change, as in teacher forcing."""
-    batch = setup.batches[0]
-    if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor) or batch["labels"].ndim != 2:
+    found = _find_rewarded_part(setup)
+    if found is None:
         return
-    labels = batch["labels"]
-    rows = len(labels)
-    if labels.is_floating_point():
-        return
-    is_scored = labels != IGNORE_INDEX
+    batch, name, distance, is_scored = found
+    labels = read_part(batch, name)
     places = is_scored.sum(0).nonzero()[:, 0]
-    if not len(places):
-        return
     position = int(places[len(places) // 2])
     replacement = labels[is_scored].roll(1)[: int(is_scored[:, position].sum())]
     changed = labels.clone()
     changed[is_scored[:, position], position] = replacement
-    kept = slice(0, MAX_LABEL_ROWS)
 
     def output(values: Tensor) -> Tensor | None:
         torch.manual_seed(0)
-        part = select_rows(replace_part(batch, "labels", values), kept, rows)
-        outputs = record_outputs(setup.model, lambda: setup.compute_loss(part))[1]
+        other = replace_part(batch, name, values)
+        outputs = record_outputs(setup.model, lambda: setup.compute_loss(other))[1]
         return outputs[0] if len(outputs) == 1 else None
 
     before, after = output(labels), output(changed)
-    if before is None or after is None or before.shape != after.shape or before.shape[:2] != labels[kept].shape:
+    if before is None or after is None or before.shape != after.shape or torch.equal(labels, changed):
         return
-    if before.ndim != 3 or torch.equal(labels[kept], changed[kept]) or not torch.isfinite(before).all():
-        return
-    change = relative_change(before, after)[:, : position + 1].max().item()
+    change = relative_change(before, after)[:, : position - distance + 1].max().item()
     tolerance = max(TOLERANCE, 4 * torch.finfo(before.dtype).eps)
     observed = f"changing a label changes the output at its position by {change:.1e} of the spread"
-    hint = "The model is shown the label that it is to predict; shift the decoder's inputs to the right, by one token"
+    hint = "The model's input contains the label that it is to predict; shift the decoder's inputs right by one token"
     yield passed_if(
         change <= tolerance, "labels", observed, f"at most {tolerance:.0e}, as they are to be predicted", hint
     )
+
+
+def _find_rewarded_part(setup: TrainingSetup) -> tuple[Any, str, int, Tensor] | None:
+    """Return (batch of few rows, name of the part whose tokens the loss rewards, distance from output to label, where).
+
+    The distance is 1 if the output for a position is scored against the next token of that part, as of a decoder that
+    gets all but the last token. Text that a model reads and predicts is left to the check of directions.
+    """
+    first = setup.batches[0]
+    read = setup.text.read_tokens(first).inputs if setup.text is not None else None
+    names = [str(name) for name, part in list_children(first) if _is_token_matrix(part) and part is not read]
+    if not names or (len(names) == 1 and names[0] not in TARGET_NAMES):
+        return None  # a model that restores its own input sees it by design
+    batch = select_rows(first, slice(0, MAX_LABEL_ROWS), len(read_part(first, names[-1])))
+    with torch.enable_grad():
+        loss, outputs = record_outputs(setup.model, lambda: setup.compute_loss(batch))
+        if len(outputs) != 1 or outputs[0].ndim != 3 or not (outputs[0].requires_grad and loss.requires_grad):
+            return None
+        [gradient] = torch.autograd.grad(loss, outputs[0], allow_unused=True)
+    if gradient is None or not torch.isfinite(outputs[0]).all() or not torch.isfinite(gradient).all():
+        return None
+    has_gradient, rewarded = gradient.abs().amax(-1) > 0, gradient.argmin(-1)
+    for distance in (0,) if setup.text is not None else (0, 1):
+        for name in names:
+            labels = read_part(batch, name)
+            width = min(rewarded.shape[1], labels.shape[1] - distance)
+            if len(labels) != len(rewarded) or rewarded.shape[1] + distance < labels.shape[1]:
+                continue
+            is_scored = torch.zeros_like(labels, dtype=torch.bool)
+            is_scored[:, distance : distance + width] = has_gradient[:, :width]
+            agrees = labels[:, distance : distance + width] == rewarded[:, :width]
+            if is_scored.any() and agrees[has_gradient[:, :width]].float().mean() >= REWARDED_SHARE:
+                return batch, name, distance, is_scored
+    return None
+
+
+def _is_token_matrix(part: Any) -> bool:
+    """Return whether a part of a batch may hold tokens, [rows, tokens]; a mask does not."""
+    is_integer = isinstance(part, Tensor) and part.ndim == 2 and part.dtype in (torch.int64, torch.int32, torch.int16)
+    return is_integer and part.numel() > 0 and bool(part.max() > 1)
 
 
 def _check_direction(setup: TrainingSetup, batch: Any, logits: Tensor, tolerance: float) -> Iterator[Finding]:

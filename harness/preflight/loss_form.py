@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
-from harness.preflight.batch_rows import count_examples, find_target, replace_part, select_rows
+from harness.preflight.batch_rows import count_examples, replace_part, select_rows
+from harness.preflight.loss_sign import LOGARITHM_HINT, check_loss_sign
 from harness.preflight.object_state import preserved_model_state
 from harness.preflight.outputs import (
     find_output_tensor,
@@ -22,6 +23,7 @@ from harness.preflight.outputs import (
 )
 from harness.preflight.probe import affordable_tokens, keeps_state, measure_resolution, subsample_batch
 from harness.preflight.report import Finding, failed, passed, skipped, warned
+from harness.preflight.targets import list_targets
 from harness.preflight.training_setup import TrainingSetup
 
 TOLERANCE = 1e-4  # relative change that the order of float32 additions may cause
@@ -44,6 +46,7 @@ def check(setup: TrainingSetup) -> Iterator[Finding]:
         _, outputs = record_outputs(setup.model, lambda: setup.compute_loss(batch))
         if len(outputs) == 1:
             yield from _check_probabilities(setup, batch, outputs[0])
+        yield from check_loss_sign(setup, batch)
         yield from _check_broadcast(setup, batch)
         if setup.text is not None:
             yield from _check_text_mean(setup, batch)
@@ -125,6 +128,11 @@ def _check_second_softmax(setup: TrainingSetup, batch: Any, output: Tensor) -> I
         return
     loss = _compute_loss_of_output(setup, batch, SATURATED * perfect)
     bound = math.log(perfect.shape[-1] - 1 + math.e) - 1
+    uniform = _compute_loss_of_output(setup, batch, torch.zeros_like(perfect))
+    values = ((loss, -1.0), (uniform, -1 / perfect.shape[-1]))
+    if all(value is not None and math.isclose(value, wanted, rel_tol=MEAN_TOLERANCE) for value, wanted in values):
+        observed = "certain and correct logits have a loss of -1, uniform ones of -1/classes: minus a probability"
+        yield failed("logarithm", observed, "a loss near 0 for a perfect output", LOGARITHM_HINT)
     if loss is not None and math.isclose(loss, bound, rel_tol=MEAN_TOLERANCE):
         observed = f"certain and correct logits have a loss of {loss:.4g}, as with a softmax before the cross-entropy"
         hint = "Give the logits to the loss, which applies a softmax of its own"
@@ -152,20 +160,12 @@ def _describe_probabilities(setup: TrainingSetup, batch: Any) -> str:
 
 def _make_perfect_output(setup: TrainingSetup, batch: Any, output: Tensor, is_column: bool) -> Tensor | None:
     """Return the probabilities that give each target 1, or None if the targets are not known."""
-    if setup.text is not None:
-        tokens = setup.text.read_tokens(batch)
-        labels = tokens.labels.roll(-1, 1) if setup.is_causal and not setup.text.label_shift else tokens.labels
-    else:
-        found = find_target(batch)
-        if found is None:
-            return None
-        labels = found[1]
-    if is_column:
-        is_binary = labels.numel() == output.numel() and bool(((labels == 0) | (labels == 1)).all())
-        return labels.reshape(output.shape).to(output.dtype) if is_binary else None
-    if labels.shape != output.shape[:-1] or labels.is_floating_point():
-        return None
-    return F.one_hot(labels.clamp(0, output.shape[-1] - 1), output.shape[-1]).to(output.dtype)
+    for _, labels in list_targets(setup, batch):
+        if is_column and labels.numel() == output.numel() and bool(((labels == 0) | (labels == 1)).all()):
+            return labels.reshape(output.shape).to(output.dtype)
+        if not is_column and labels.shape == output.shape[:-1] and not labels.is_floating_point():
+            return F.one_hot(labels.clamp(0, output.shape[-1] - 1), output.shape[-1]).to(output.dtype)
+    return None
 
 
 def _compute_loss_of_output(setup: TrainingSetup, batch: Any, output: Tensor) -> float | None:
@@ -183,10 +183,15 @@ def _compute_loss_of_output(setup: TrainingSetup, batch: Any, output: Tensor) ->
 @torch.no_grad()
 def _check_broadcast(setup: TrainingSetup, batch: Any) -> Iterator[Finding]:
     """Find operations of the loss that combine n outputs and n targets to n x n numbers, as their shapes differ."""
-    found, size = find_target(batch), count_examples(batch)
-    if found is None or size is None or size < 2 or not found[1].is_floating_point():
+    size = count_examples(batch)
+    if size is None or size < 2 or setup.text is not None:
         return
-    name, targets = found
+    for name, targets in list_targets(setup, batch):
+        if targets.is_floating_point():
+            yield from _find_broadcast(setup, batch, name, targets)
+
+
+def _find_broadcast(setup: TrainingSetup, batch: Any, name: str, targets: Tensor) -> Iterator[Finding]:
     spread = targets.float().std().to(targets.dtype)
     operands = []
     for each in (targets, targets + (spread if spread > 0 else 1)):

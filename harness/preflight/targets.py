@@ -70,3 +70,17 @@ def _mirror_values(part: Tensor, same_parts: Sequence[Any]) -> Tensor | None:
         return None
     changed = (values.min() + values.max() - part).where(~is_kept, part)
     return None if torch.equal(changed, part) else changed.to(part.dtype)
+
+
+def list_targets(setup: TrainingSetup, batch: Any) -> list[tuple[str, Tensor]]:
+    """Return the targets of a batch with their names: the part with a usual name, or all that change the loss alone.
+
+    Labels of text come without a name, at the position of the logits that they belong to.
+    """
+    if setup.text is not None:
+        tokens = setup.text.read_tokens(batch)
+        is_shifted = setup.is_causal and not setup.text.label_shift
+        return [("", tokens.labels.roll(-1, 1) if is_shifted else tokens.labels)]
+    found = find_target(batch)
+    parts = [found] if found else [(name, read_part(batch, name)) for name in find_loss_targets(setup)]
+    return [(name, part) for name, part in parts if isinstance(part, Tensor)]

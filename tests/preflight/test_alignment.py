@@ -1,4 +1,5 @@
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 
 from harness.data.tokens import IGNORE_INDEX
 from harness.preflight import PreflightReport, TrainingSetup, preflight
-from tests.preflight.healthy_trainings import Training, make_model
+from tests.preflight.healthy_trainings import Training, collate, make_model
 from tests.preflight.other_trainings import (
     make_masked_setup,
     make_operator_setup,
@@ -114,3 +115,48 @@ def test_fully_masked_targets_have_no_shift() -> None:
     text = TrainingSetup(setup.model, batches, masked_lm_loss).text
     assert text is not None
     assert text.label_shift == 0
+
+
+def make_loss_of(order: str) -> Callable[[nn.Module, Mapping[str, Tensor]], Tensor]:
+    """Return a loss whose logits or labels are brought into another order."""
+
+    def compute_loss(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        logits, labels = model(batch["input_ids"]).logits[:, :-1], batch["labels"][:, 1:]
+        rows, width, vocab = logits.shape
+        if order == "view":
+            return F.cross_entropy(logits.reshape(rows, vocab, width), labels)
+        if order == "previous token":
+            return F.cross_entropy(logits[:, 1:].mT, batch["labels"][:, : width - 1])
+        if order == "three behind":
+            return F.cross_entropy(logits[:, : width - 3].mT, labels[:, 3:])
+        if order == "time first":
+            return F.cross_entropy(logits.transpose(0, 1).flatten(0, 1), labels.flatten())
+        if order == "teacher":
+            return F.cross_entropy(logits.mT, logits.detach().roll(7, -1).argmax(-1))
+        if order == "soft":
+            targets = 0.6 * F.one_hot(labels, vocab) + 0.4 * F.one_hot(labels.roll(1, 0), vocab)
+            return F.cross_entropy(logits.flatten(0, 1), targets.flatten(0, 1).float())
+        return F.cross_entropy(logits.mT, labels, label_smoothing=0.2)
+
+    return compute_loss
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ("view", "another order"),
+        ("previous token", "100% are the previous token"),
+        ("three behind", "the token 4 ahead"),
+        ("time first", "another order"),
+        ("teacher", ""),
+        ("soft", ""),
+        ("smoothed", ""),
+    ],
+)
+def test_order_of_logits_and_labels(order: str, words: str) -> None:
+    """A teacher's hard labels, mixed labels and smoothed ones are not in another order."""
+    rows = [row[:10] for row in Training().train[:8]]
+    setup = TrainingSetup(make_model(), [collate(rows)], make_loss_of(order))
+    failures = [finding.observed for _, finding in check_alignment(setup) if finding.level == "fail"]
+    assert bool(failures) == bool(words)
+    assert not words or re.search(words, failures[0])

@@ -140,3 +140,52 @@ def test_context_that_is_meant_and_not_seen_fails(is_recurrent: bool, title: str
 
 def tokenwise_masked_loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return F.cross_entropy(model(batch["input_ids"]).flatten(0, 1), batch["labels"].flatten())
+
+
+LATER = slice(1, None)
+
+
+class Translator(nn.Module):
+    """A decoder over what a recurrent encoder makes of the source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.tokens, self.head = nn.Embedding(VOCAB_SIZE, 16), nn.Linear(16, VOCAB_SIZE)
+        self.encoder, self.decoder = nn.GRU(16, 16, batch_first=True), nn.GRU(16, 16, batch_first=True)
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        return self.head(self.decoder(self.tokens(target), self.encoder(self.tokens(source))[1])[0])
+
+
+@pytest.mark.parametrize(
+    ("read", "score", "is_faulty"),
+    [
+        (slice(1, None), slice(1, None), True),
+        (slice(None), slice(None), True),
+        (slice(None, -1), slice(1, None), False),
+    ],
+    ids=["scored tokens", "whole target", "all but the last"],
+)
+@pytest.mark.parametrize("is_mapping", [False, True])
+def test_decoder_whose_input_contains_its_labels_fails(
+    read: slice, score: slice, is_faulty: bool, is_mapping: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    source, target = (torch.randint(1, VOCAB_SIZE, (8, width), generator=generator) for width in (9, 12))
+    keys: Any = ("source", "target") if is_mapping else (0, 1)
+    batch: Any = {"source": source, "target": target} if is_mapping else (source, target)
+
+    def compute_loss(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch[keys[0]], batch[keys[1]][:, read]).mT, batch[keys[1]][:, score])
+
+    assert get_failed(TrainingSetup(Translator(), [batch], compute_loss)) == ({"labels"} if is_faulty else set())
+
+
+def test_model_that_restores_its_own_input_sees_it_by_design() -> None:
+    ids = torch.randint(1, VOCAB_SIZE, (8, 12), generator=torch.Generator().manual_seed(0))
+    batch = {"ids": ids, "mask": torch.ones_like(ids)}
+    setup = TrainingSetup(
+        Tokenwise(), [batch], lambda model, batch: F.cross_entropy(model(batch["ids"]).mT, batch["ids"])
+    )
+    assert not get_failed(setup)
