@@ -234,7 +234,8 @@ def _describe_unknown_lrs(taken: _TakenSteps) -> str:
         return f"`train_step` made no update in {taken.calls} calls; it should make one in each"
     if taken.moving_groups and not taken.most_scheduler_steps:
         first, last = (max(read.values()) for read in (taken.lrs[0], taken.lrs[-1]))
-        return f"the step sets the LR itself, from {first:.3g} to {last:.3g} in {taken.calls} calls; needs `lrs_at`"
+        moved = f"from {first:.3g} to {last:.3g} in {taken.calls} calls"
+        return f"the step sets the LR itself, {moved}; needs `scheduler` or `lrs_at`"
     used = {id(each.optimizer) for each, steps in taken.scheduler_steps.items() if steps}
     waiting = [each for each, steps in taken.scheduler_steps.items() if not steps and id(each.optimizer) in used]
     if waiting:

@@ -53,10 +53,7 @@ def subsample_batch(setup: TrainingSetup, batch: Any, max_tokens: int) -> Any:
     """
     if setup.text is None:
         size = count_examples(batch)
-        if size is None or size <= MAX_EXAMPLES or _is_affordable(setup, batch, size):
-            return batch
-        cut = select_rows(batch, slice(0, MAX_EXAMPLES), size)
-        return cut if _has_finite_loss(setup, cut) or not _has_finite_loss(setup, batch) else batch
+        return batch if size is None or size <= MAX_EXAMPLES else _choose_examples(setup, batch, size)
     tokens = setup.text.read_tokens(batch)
     is_scored = tokens.labels != IGNORE_INDEX
     rows, width = tokens.inputs.shape
@@ -71,15 +68,12 @@ def subsample_batch(setup: TrainingSetup, batch: Any, max_tokens: int) -> Any:
     return setup.text.make_batch(LabeledTokens(inputs, labels, is_real, others))
 
 
-def _is_affordable(setup: TrainingSetup, batch: Any, size: int) -> bool:
-    """Return whether a step on the whole batch costs at most as much as one on text of `affordable_tokens`.
+def _choose_examples(setup: TrainingSetup, batch: Any, size: int) -> Any:
+    """Return the whole batch if a step on it costs at most as much as one on text, and otherwise its first examples.
 
-    The cost is counted in multiplications: each output of a layer takes as many as one of them has weights.
+    The cost of these is counted in multiplications: each output of a layer takes as many as one of them has weights.
     """
-    parameters = sum(parameter.numel() for parameter in setup.model.parameters())
-    if size > MAX_WHOLE_EXAMPLES or parameters * size > STEP_COST:
-        return False
-    costs: list[float] = []
+    cut, costs = select_rows(batch, slice(0, MAX_EXAMPLES), size), [0.0]
 
     def record(module: nn.Module, inputs: Any, output: Any) -> None:
         tensor = find_output_tensor(output)
@@ -89,11 +83,15 @@ def _is_affordable(setup: TrainingSetup, batch: Any, size: int) -> bool:
 
     hooks = [module.register_forward_hook(record) for module in setup.model.modules()]
     try:
-        _has_finite_loss(setup, batch)
+        is_usable = _has_finite_loss(setup, cut)
     finally:
         for hook in hooks:
             hook.remove()
-    return sum(costs) <= STEP_COST
+    if not is_usable:
+        return batch if _has_finite_loss(setup, batch) else cut
+    parameters = sum(parameter.numel() for parameter in setup.model.parameters())
+    cost = max(parameters, sum(costs) / MAX_EXAMPLES) * size
+    return batch if cost <= STEP_COST and size <= MAX_WHOLE_EXAMPLES else cut
 
 
 @torch.no_grad()

@@ -130,7 +130,7 @@ class TrainingSetup:
         with eval_mode(self.model), preserve_rng_state(), suppress(Exception), IgnoreIndexRecorder() as recorder:
             self.compute_loss(self.batches[0])
         if recorder.found:
-            return recorder.found[0]
+            return recorder.found.get(tokens.labels.numel(), next(iter(recorder.found.values())))
         labels = tokens.labels.clone()
         labels[:, 0] = IGNORE_INDEX
         for candidate in (IGNORE_INDEX, -1) if labels.device.type == "cpu" else ():
@@ -327,15 +327,16 @@ def preserved_gradient_flags(model: nn.Module) -> Iterator[None]:
 
 
 class IgnoreIndexRecorder(TorchFunctionMode):
-    """Record the ignore_index of each cross-entropy."""
+    """Record the ignore_index of each cross-entropy by the number of its targets."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[int] = []
+        self.found: dict[int, int] = {}
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (F.cross_entropy, F.nll_loss):
             position = 4  # of ignore_index in both signatures
             given = args[position] if len(args) > position else (kwargs or {}).get("ignore_index", IGNORE_INDEX)
-            self.found.append(int(given))
+            targets = args[1] if len(args) > 1 else (kwargs or {}).get("target")
+            self.found.setdefault(targets.numel() if isinstance(targets, Tensor) else 0, int(given))
         return func(*args, **(kwargs or {}))
