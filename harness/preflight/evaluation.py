@@ -147,7 +147,7 @@ def _compare_sizes(setup: TrainingSetup, first: EvalResult, second: EvalResult, 
         hint = "Look for a mean of batch means (divide a sum by a count instead), scored padding, dropped tails"
         if first.averages_batches:
             observed += ": a mean of the means of batches"
-            parts = "tokens" if setup.text is not None else "examples"
+            parts = "tokens" if setup.text is not None else "scored elements"
             hint = f"Compare losses at one batch size only, or divide the sum over all {parts} by their number"
         result = warned if change <= MEAN_OF_MEANS or first.averages_batches else failed
         yield result(title, observed, expected, hint)
