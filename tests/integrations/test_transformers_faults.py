@@ -209,7 +209,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Trainer], str, str]] = {
     "micro-batches clear gradients": (
         trainer_of(ClearingTrainer, gradient_accumulation_steps=4),
         "train_step",
-        "parts of the batch that it leaves out",
+        "only the last one counts",
     ),
     "two updates per step": (trainer_of(SteppingTrainer), "train_step", "2 updates"),
     "weights in bfloat16": (make_bfloat16_weights, "train_step", "rounding"),
