@@ -44,7 +44,7 @@ __all__ = [
 # Each name is a module of this package with a function `check(setup)`. Causes come before their consequences.
 CHECKS = {
     "batches": "batches differ, and labels stand where something is to be predicted",
-    "loss_form": "the loss takes the output as it is, and is a mean over what is scored",
+    "loss_form": "output and loss have the expected form, and the loss is a mean over what is scored",
     "alignment": "logits, labels and loss refer to the same token",
     "independence": "rows and packed documents do not affect each other",
     "attention": "what is to be predicted is hidden, and the context is not",
