@@ -122,7 +122,7 @@ def _judge_error(setup: TrainingSetup, error: Exception) -> Finding:
             return skipped("the check", f"internal error: {message}; please report it")
         return skipped("the check", f"raised {message} on batches that it cut or changed; the first as given works")
     name = f"`{str(error).partition(':')[0]}`" if isinstance(error, UserCodeError) else "the loss"
-    hint = "Find the cause of this error; training may meet it too"
+    hint = "Find the cause of this error; training will raise it too"
     return failed("the check", f"{name} raised {message}", "no error", hint)
 
 
