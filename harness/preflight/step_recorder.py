@@ -94,7 +94,9 @@ class _Recorder:
                     continue
                 self.record.lrs[name] = float(group["lr"])
                 if (gradient := self.read_gradient(parameter)) is not None:
-                    self.record.final[name] = gradient
+                    raw = self.record.raw.get(name)  # kept once if the same, to save memory
+                    is_same = raw is not None and raw.dtype == gradient.dtype and torch.equal(raw, gradient)
+                    self.record.final[name] = raw if raw is not None and is_same else gradient
 
     def before_forward(self, module: nn.Module, args: Any) -> None:
         self.record.n_forwards += 1

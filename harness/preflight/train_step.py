@@ -80,6 +80,7 @@ def _compare_gradients(setup: TrainingSetup) -> Finding:
                     title, "needs one loss for all optimizers; the step updates them in turn, each after its own"
                 )
             compared.add_step(expected, record)
+            del expected, record  # as large as the model
             if len(compared.steps) == affordable_repeats(setup.model, COMPARED_STEPS):
                 break
     return compared.judge(title)
