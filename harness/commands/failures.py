@@ -12,12 +12,8 @@ from harness.core.shortage import describe_shortage
 from harness.core.signals import INTERRUPT_STATUS, failure_status, was_interrupted
 from harness.core.terminal import end_start, print_error
 
-SAME_COMMAND = "the same command works again once there is enough"
 
-
-def report_failure(
-    error: Exception | KeyboardInterrupt, arguments: Sequence[str], shortage_remedy: str = SAME_COMMAND
-) -> int:
+def report_failure(error: Exception | KeyboardInterrupt, arguments: Sequence[str]) -> int:
     """Print what went wrong and return the exit status: 1, 2, or 128 + the number of a signal.
 
     Raises:
@@ -32,7 +28,7 @@ def report_failure(
     if was_interrupted():  # the interrupt, turned into another exception by a library
         return report_error("interrupted", failure_status())
     if shortage := describe_shortage(error, project_dir()):
-        return report_error(f"interrupted: {shortage}; {shortage_remedy}", 1)
+        return report_error(f"interrupted: {shortage}; the same command works again once there is enough", 1)
     message = explain_path_error(error) or describe_missing_package(error)
     if not message and type(error).__module__.partition(".")[0] in ("hydra", "omegaconf", "yaml"):
         from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised

@@ -30,6 +30,7 @@ from harness.config.trusted_components import list_hydra_targets
 from harness.core.errors import RunFailedError
 from harness.core.extras import find_version
 from harness.core.paths import TRACEBACK_FILE, config_dir, run_command
+from harness.core.shortage import ShortageError
 from harness.core.signals import INTERRUPT_STATUS, failure_status, interrupt_on_signals, was_signaled
 from harness.core.terminal import end_start, paragraph_width, show_lines_at_once, wrap_text
 from harness.core.threads import use_passive_waiting
@@ -59,8 +60,10 @@ def run_job(cfg: DictConfig) -> float:
         if job.mode is not RunMode.MULTIRUN:
             check_no_sweep_settings([*given, *map(str, job.overrides.hydra)])
         result = run(cfg, overrides=overrides, notices=describe_choices(cfg, overrides), **_sweep_arguments())
+    except ShortageError as error:
+        sys.exit(report_error(f"interrupted: {error}; once there is enough, {RESUME_REMEDY}", 1))
     except Exception as error:  # Hydra would print its own message
-        sys.exit(report_failure(error, given, "once there is enough, " + RESUME_REMEDY))
+        sys.exit(report_failure(error, given))
     finally:
         distributed.leave_process_group()
     if HydraConfig.get().mode is RunMode.MULTIRUN:

@@ -80,7 +80,7 @@ def test_original_is_never_overwritten(name: str, original: Path, capsys) -> Non
         (["data=pydoc_text"], "data: clean needs a text file"),
         (["experiment=operator"], "data: clean needs a text file"),
         (["data=jsonl"], "data.source.path: has no value"),
-        (["data=text", "data.source.path="], "path='' is empty"),
+        (["data=text", "data.source.path="], "data.source.path: has no value"),
         (["data=huggingface", "data.source.path=/nowhere"], "HuggingFace reads something else"),
         (["data=jsonl", "data.source.path=/nowhere.jsonl"], "path='/nowhere.jsonl' does not exist"),
         (["data=text", "data.source.path={folder}"], "names 2 files; clean takes one at a time"),
