@@ -51,6 +51,7 @@ class StepComparison:
         self.tolerance = max(FLOAT32_ERROR, ROUNDING_ERRORS * resolution)
         self.steps: list[StepSummary] = []
         self.last: StepRecord | None = None
+        self.draws_random_numbers = False
 
     def add_step(self, expected: Gradients, record: StepRecord) -> None:
         """Compare the gradients of a step with those of the loss and of the step before."""
@@ -133,6 +134,9 @@ class StepComparison:
         if between and max(angles) > (LARGE_ANGLE if is_cleared else max(SMALL_ANGLE, self.tolerance)):
             lost = ", so that only the last one counts" if is_cleared else ""
             return failed(title, f"gradients are {between}{lost}: {seen}", WANTED, CLEAR_ONCE)
+        if max(angles) > max(SMALL_ANGLE, self.tolerance) and self.draws_random_numbers:
+            needed = "needs a step that draws no random numbers of its own, as for augmentation"
+            return skipped(title, f"{needed}; move that into `loss_fn` or the loader")
         if max(angles) > LARGE_ANGLE:
             hint = "Look for another batch or another loss in the step, and for parts of the batch that it leaves out"
             return failed(title, f"it is not that of the loss on the batch: {seen}", "the gradient of the loss", hint)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.core.seeding import get_rng_state
 from harness.preflight.outputs import locked_eval_mode
 from harness.preflight.probe import (
     ROUNDING,
@@ -60,8 +61,10 @@ def _compare_gradients(setup: TrainingSetup) -> Finding:
                     title, "needs a loss that depends on the trainable parameters and draws no random numbers"
                 )
             torch.manual_seed(0)
+            generators = _list_generator_states()
             with recorded_step(setup) as record:
                 setup.run_user_code("train_step", batch)
+            compared.draws_random_numbers |= generators != _list_generator_states()
             if not record.updates:
                 if record.raw and any(not torch.isfinite(each).all() for each in record.raw.values()):
                     if not any(isinstance(part, torch.amp.GradScaler) for part in setup.extra_state):
@@ -84,6 +87,11 @@ def _compare_gradients(setup: TrainingSetup) -> Finding:
             if len(compared.steps) == affordable_repeats(setup.model, COMPARED_STEPS):
                 break
     return compared.judge(title)
+
+
+def _list_generator_states() -> list[Any]:
+    values = [each for state in get_rng_state().values() for each in (state if isinstance(state, list) else [state])]
+    return [each.tolist() if isinstance(each, torch.Tensor) else each for each in values]
 
 
 def _describe_updates(record: StepRecord) -> str:

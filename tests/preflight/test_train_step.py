@@ -139,6 +139,22 @@ def test_noise_between_backward_and_the_update_warns() -> None:
     assert use_step(update).level == "warn"
 
 
+@pytest.mark.parametrize("is_random", [True, False])
+def test_random_augmentation_in_the_step_is_not_compared(is_random: bool) -> None:
+    """Another batch in every step is a fault only if it is not drawn: `loss_fn` is that of the batch as it is."""
+
+    def update(training: Training, batch: Any) -> None:
+        ids = batch["input_ids"]
+        shown = torch.rand(ids.shape) < 0.5 if is_random else torch.arange(ids.shape[1]) % 2 == 0
+        training.optimizer.zero_grad()
+        training.compute_loss({**batch, "input_ids": torch.where(shown, ids, ids.flip(0))}).backward()
+        training.optimizer.step()
+
+    finding = use_step(update)
+    assert finding.level == ("skip" if is_random else "fail")
+    assert ("random numbers" in finding.observed) == is_random
+
+
 def test_clipping_before_unscaling_fails_and_after_it_passes() -> None:
     levels = []
     for is_first in (True, False):
