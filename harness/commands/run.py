@@ -120,6 +120,8 @@ def main(arguments: Sequence[str]) -> int:
                 trusted=list_hydra_targets(),
             )
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, ValueError) and str(error).startswith("Only one of --run"):
+            return report_error(f"{error}; choose one", 2)
         return report_failure(error, arguments)
     return 0
 

@@ -58,6 +58,11 @@ def test_help_of_an_installed_package_names_its_command(capsys, monkeypatch) -> 
     assert capsys.readouterr().out == "Train once:      plateau run optimizer=adamw\n"
 
 
+def test_options_that_exclude_each_other_are_named(capsys) -> None:
+    assert cli.main(["run", "experiment=smoke", "--run", "--multirun"]) == 2
+    assert "Only one of --run, --multirun" in capsys.readouterr().err
+
+
 def test_hydra_help_lists_the_options(capsys) -> None:
     """Messages about unknown options recommend it."""
     assert cli.main(["run", "--hydra-help"]) == 0

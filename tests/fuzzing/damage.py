@@ -113,7 +113,9 @@ MADE_FROM_INPUTS = {
     "text.txt": "text", "qa.md": "qa_markdown", "rows.jsonl": "jsonl", "titles.csv": "headlines",
     "fields.pt": "pde_files",
 }  # fmt: skip
-SWEEP_OVERRIDES = ("sweeps=none", RANGE, "sweep.n_trials=2", "sweep.n_jobs=1", "sweep.study=sweep", "pruner=none")
+SWEEP_OVERRIDES = (
+    "sweeps=none", RANGE, "sweep.n_trials=2", "sweep.n_jobs=1", "sweep.study=sweep", "pruner=none", "preflight=skip",
+)  # fmt: skip
 
 
 def damage_file(path: Path, kind: str, seed: str) -> None:

@@ -64,7 +64,7 @@ DATA_FILES = {
 }
 SHORT = [
     "loop.max_steps=1", "loop.epochs=null", "loop.max_tokens=null", "loop.evals=1", "loop.eval_every=null",
-    "batch.batch_size=4", "preflight=skip",
+    "batch.batch_size=4",
 ]  # fmt: skip
 RANGE = "optimizer.lr=1e-3,1e-2"
 
