@@ -1,7 +1,7 @@
 """Check that the model can overfit a single batch; if it cannot, it will learn nothing."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import torch
@@ -106,14 +106,20 @@ def _judge_attempts(setup: TrainingSetup, attempts: Mapping[str, Sequence[float]
     return failed(TITLE, observed, EXPECTED, hint)
 
 
-def _is_slope(setup: TrainingSetup) -> bool:
-    """Return whether moving the weights along the gradient changes the loss as the gradient says."""
+def _repeat_loss(setup: TrainingSetup) -> Callable[[], Tensor]:
+    """Return a function of the loss on part of the first batch, with the same random numbers in every call."""
     batch = subsample_batch(setup, setup.batches[0], TOKENS)
 
     def compute_loss() -> Tensor:
         torch.manual_seed(0)
         return setup.compute_loss(batch)
 
+    return compute_loss
+
+
+def _is_slope(setup: TrainingSetup) -> bool:
+    """Return whether moving the weights along the gradient changes the loss as the gradient says."""
+    compute_loss = _repeat_loss(setup)
     with setup.preserved_state(), eval_mode(setup.model):
         weights = list(setup.trainable_parameters.values())
         loss = compute_loss()
@@ -135,12 +141,7 @@ def _is_slope(setup: TrainingSetup) -> bool:
 
 def _measure_floor(setup: TrainingSetup) -> float:
     """Return the loss that no output of the model can go below, or 0 if it is unknown."""
-    batch = subsample_batch(setup, setup.batches[0], TOKENS)
-
-    def compute_loss() -> Tensor:
-        torch.manual_seed(0)
-        return setup.compute_loss(batch)
-
+    compute_loss = _repeat_loss(setup)
     with setup.preserved_state(), eval_mode(setup.model):
         floor = find_loss_floor(setup.model, compute_loss)
     return floor if floor is not None and math.isfinite(floor) else 0.0
