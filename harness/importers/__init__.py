@@ -25,15 +25,27 @@ FILE_FORMATS = "a log, CSV, JSONL, trainer_state.json or TensorBoard event file"
 
 
 def read_history(path: Path) -> History:
-    """Read the history in a run's folder, a transformers output folder, a folder of event files, or one log file.
+    """Read the only run at `path`, as `read_histories` does.
 
     Raises:
         ValueError: If the path holds no known format, or several runs; the message names the path.
     """
+    histories = read_histories(path)
+    if len(histories) > 1:
+        raise ValueError(f"{path}: contains {len(histories)} runs; give one of them")
+    return histories[0]
+
+
+def read_histories(path: Path) -> list[History]:
+    """Read the runs in a run's folder, a transformers output folder, a folder of event files, or one log file.
+
+    Raises:
+        ValueError: If the path holds no known format; the message names the path.
+    """
     return _read_folder(path) if path.is_dir() else _read_file(path)
 
 
-def _read_folder(folder: Path) -> History:
+def _read_folder(folder: Path) -> list[History]:
     if (folder / METRICS_FILE).is_file():
         return _read_file(folder / METRICS_FILE)
     states = [folder / "trainer_state.json", *folder.glob("checkpoint-*/trainer_state.json")]
@@ -44,7 +56,7 @@ def _read_folder(folder: Path) -> History:
     if folder in event_folders or len(event_folders) == 1:
         from harness.importers import tensorboard
 
-        return tensorboard.read_tensorboard(folder if folder in event_folders else event_folders[0])
+        return [tensorboard.read_tensorboard(folder if folder in event_folders else event_folders[0])]
     runs = event_folders or sorted(path.parent for path in folder.glob(f"*/{METRICS_FILE}"))
     if runs:
         examples = ", ".join(str(path) for path in runs[:3])
@@ -55,7 +67,7 @@ def _read_folder(folder: Path) -> History:
     )
 
 
-def _read_file(path: Path) -> History:
+def _read_file(path: Path) -> list[History]:
     with open_input(path, MAX_LOG_BYTES, SHORTEN, allow_pipe=True) as file:
         peeked = file.peek()
         head = peeked[:4096]
@@ -67,7 +79,7 @@ def _read_file(path: Path) -> History:
                 raise ValueError(f"{path}: event files are read from plain files only; unpack or save it first")
             from harness.importers import tensorboard
 
-            return tensorboard.read_tensorboard(path)
+            return [tensorboard.read_tensorboard(path)]
         if b"\0" in head:
             raise ValueError(f"{path}: not a text file; pass a run's folder or {FILE_FORMATS}")
         return _read_text(path, file, peeked.decode("utf-8-sig", errors="replace"))
@@ -78,7 +90,7 @@ def _read_start(path: Path) -> bytes:
         return file.read(64)
 
 
-def _read_text(path: Path, file: IO[bytes], head: str) -> History:
+def _read_text(path: Path, file: IO[bytes], head: str) -> list[History]:
     """Read a text file that begins with `head`: JSON as a whole, everything else line by line."""
     from harness.importers import native, tables, text, trainer_state
 
@@ -86,25 +98,25 @@ def _read_text(path: Path, file: IO[bytes], head: str) -> History:
     first = _parse_json(line) if line_end else None
     is_start = isinstance(first, dict) and first.get("kind") == "start"
     if is_start or is_record_line(f"{line}\n".encode()):
-        return native.read_native(path, file)
+        return [native.read_native(path, file)]
     if JSON_START.match(head) and not (isinstance(first, dict) and "log_history" not in first):
         content = file.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
             raise ValueError(f"{path}: JSON that is larger than {format_bytes(MAX_JSON_BYTES)}; {SHORTEN_JSON}")
         whole = _parse_json(content.decode("utf-8-sig", errors="replace"))
         if isinstance(whole, dict) and "log_history" in whole:
-            return trainer_state.read_trainer_state(whole, path)
+            return [trainer_state.read_trainer_state(whole, path)]
         if isinstance(whole, list):
-            return tables.read_json_history(whole, path)
+            return tables.read_json_histories(whole, path)
         first = _parse_json(content.lstrip().partition(b"\n")[0].decode("utf-8-sig", errors="replace"))
         if isinstance(whole, dict) and not isinstance(first, dict):
             raise ValueError(f"{path}: a JSON object without log_history; pass JSONL or a trainer_state.json")
         file = io.BytesIO(content)
     lines = iterate_lines(file, path, SHORTEN)
     if isinstance(first, dict):
-        return tables.read_jsonl_history(lines, path)
+        return tables.read_jsonl_histories(lines, path)
     delimiter = tables.detect_delimiter(head[:MAX_HEADER_CHARS])
-    return tables.read_csv_history(lines, path, delimiter) if delimiter else text.read_text_log(lines, path)
+    return tables.read_csv_histories(lines, path, delimiter) if delimiter else text.read_text_log(lines, path)
 
 
 def _parse_json(text: str) -> Any:

@@ -9,21 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
-from harness.importers.metric_aliases import ALIAS_ORDER, build_history, canonical_name, normalize_name
-from harness.importers.step_numbering import StepCounter, infer_epochs, round_step, sort_by_step
-
-NumberedRows = list[tuple[int, dict[str, float]]]
-"""(step, values by name) pairs."""
-
-MAX_ROWS = 2_000_000
-PSEUDO_STEPS_PER_EPOCH = 100
-"""Steps that stand for an epoch in a log with fractions of epochs and no steps."""
+from harness.importers.metric_aliases import ALIAS_ORDER, canonical_name, normalize_name
+from harness.importers.rows import Row, assemble_histories, check_row_count
 
 PROGRESS_BAR = re.compile(r"\d%\|.*\[\S+<\S+, ")
 """A bar of tqdm: `Loading weights:   0%|          | 0/28 [00:00<?, ?it/s]`."""
 
 
-def read_csv_history(lines: Iterable[str], path: Path, delimiter: str) -> History:
+def read_csv_histories(lines: Iterable[str], path: Path, delimiter: str) -> list[History]:
     """Read the lines of the file `path`, of which the first is a header."""
     reader = csv.DictReader((f"{line}\n" for line in lines), delimiter=delimiter)
 
@@ -33,79 +26,48 @@ def read_csv_history(lines: Iterable[str], path: Path, delimiter: str) -> Histor
         except csv.Error as error:
             raise ValueError(f"{path}, line {reader.line_num + 1}: {error}; delete that column or row") from error
 
-    return history_from_rows(iterate_rows(), path, "CSV")
+    return read_rows(iterate_rows(), path, "CSV")
 
 
-def read_jsonl_history(lines: Iterable[str], path: Path) -> History:
+def read_jsonl_histories(lines: Iterable[str], path: Path) -> list[History]:
     """Read the lines of the file `path`, one object per line. Nested keys are joined with slashes."""
     rows = ((location, flatten_row(row)) for location, row in iterate_objects(lines, path))
-    return history_from_rows(rows, path, "JSONL")
+    return read_rows(rows, path, "JSONL")
 
 
-def read_json_history(content: Sequence[Any], path: Path) -> History:
+def read_json_histories(content: Sequence[Any], path: Path) -> list[History]:
     """Read a JSON list of objects, the content of the file `path`. Nested keys are joined with slashes."""
     rows = ((f"object {at}", flatten_row(row)) for at, row in enumerate(content, 1) if isinstance(row, dict))
-    return history_from_rows(rows, path, "JSONL")
+    return read_rows(rows, path, "JSONL")
 
 
-def check_row_count(count: int, path: Path) -> None:
-    """Check that rows fit into memory, where each takes up to 1 KB.
-
-    Raises:
-        ValueError: If there are more than MAX_ROWS.
-    """
-    if count > MAX_ROWS:
-        raise ValueError(f"{path}: more than {MAX_ROWS:,} rows with numbers; give every tenth, or the last part")
-
-
-def history_from_rows(located: Iterable[tuple[str, Mapping[str, Any]]], path: Path, kind: str) -> History:
-    """Return the history of (location in the file, row) pairs.
+def read_rows(located: Iterable[tuple[str, Mapping[str, Any]]], path: Path, kind: str) -> list[History]:
+    """Return the histories of (location in the file, row) pairs.
 
     Raises:
         ValueError: If no column holds steps or none a loss, or a step is not finite.
     """
-    rows: list[tuple[str, dict[str, float]]] = []
+    values: list[tuple[str, dict[str, float]]] = []
     for location, row in located:
-        rows.append((location, numeric_values(row)))
-        check_row_count(len(rows), path)
-    names = Counter(name for _, row in rows for name in row)
-    step = _find_column(names, "step") or _find_column(names, "epoch")
-    if step is None:
+        values.append((location, numeric_values(row)))
+        check_row_count(values, path)
+    names = Counter(name for _, row in values for name in row)
+    step, epoch = _find_column(names, "step"), _find_column(names, "epoch")
+    if step is None and epoch is None:
         raise ValueError(_missing_column_message(path, kind, names, "steps, such as step, global_step or epoch"))
     if not any(canonical_name(name) in LOSS_METRICS for name in names):
         raise ValueError(_missing_column_message(path, kind, names, "losses, such as loss, train_loss or val_loss"))
-    is_epoch = canonical_name(step) == "epoch"
-    scale = PSEUDO_STEPS_PER_EPOCH if is_epoch and any(row.get(step, 0) % 1 for _, row in rows) else 1
-    numbered = [(round_step(row[step] * scale, f"{path}, {location}"), row) for location, row in rows if step in row]
-    continued = numbered if is_epoch else _continue_steps(numbered, _find_column(names, "epoch"))
-    columns: dict[str, list[tuple[int, float]]] = {}
-    for run_step, row in continued:
-        for name, value in row.items():
-            columns.setdefault(name, []).append((run_step, value))
-    source = f"{kind} {path}: {len(rows)} rows, steps from column {step!r}"
-    if is_epoch:
-        source += f" ({scale} per epoch)"
-    elif any(run_step != recorded for (run_step, _), (recorded, _) in zip(continued, numbered, strict=True)):
-        source += ", which restarts in every epoch"
-    points = {name: sort_by_step(column) for name, column in columns.items()}
-    return build_history(points, RunFacts(name=path.stem, source=source))
-
-
-def _continue_steps(rows: NumberedRows, epoch: str | None) -> NumberedRows:
-    """Return the rows in the order of the file, with steps of the run instead of steps that restart per epoch."""
-    epochs: list[float | None] | None
-    if epoch:
-        epochs = [row.get(epoch) for _, row in rows]
-    else:
-        losses = Counter(name for _, row in rows for name in row if canonical_name(name) in LOSS_METRICS)
-        loss = max(losses, key=losses.__getitem__, default=None)
-        epochs = infer_epochs([step if loss in row else None for step, row in rows])
-    if epochs is None:
-        return rows
-    is_latest_first = epochs[0] is not None and epochs[-1] is not None and epochs[0] > epochs[-1]
-    count, order = StepCounter(), range(len(rows))[:: -1 if is_latest_first else 1]
-    run_steps = {index: count(rows[index][0], epochs[index]) for index in order}
-    return [(run_steps[index], row) for index, (_, row) in enumerate(rows)]
+    rows = [
+        Row(
+            values={name: value for name, value in row.items() if name not in (step, epoch)},
+            step=row.get(step) if step else None,
+            epoch=row.get(epoch) if epoch else None,
+            location=f"{path}, {location}",
+        )
+        for location, row in values
+    ]
+    source = f"{kind} {path}: {len(rows)} rows, steps from column {step or epoch!r}"
+    return assemble_histories(rows, RunFacts(name=path.stem, source=source))
 
 
 def detect_delimiter(text: str) -> str | None:

@@ -16,7 +16,7 @@ import pytest
 from harness import importers
 from harness.core import input_files
 from harness.core.input_files import open_input
-from harness.importers import read_history, tables
+from harness.importers import read_history, rows
 from harness.observers.metrics_writer import MetricsWriter
 from tests.conftest import drop_announcements
 from tests.observers.sample_events import sample_run, send_events
@@ -128,7 +128,7 @@ def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importers, "MAX_LOG_BYTES", 1_000_000)
     monkeypatch.setattr(importers, "MAX_JSON_BYTES", 500_000)
     monkeypatch.setattr(input_files.iterate_lines, "__defaults__", (250_000,))
-    monkeypatch.setattr(tables, "MAX_ROWS", 1000)
+    monkeypatch.setattr(rows, "MAX_ROWS", 1000)
 
 
 BIG_FILES = {

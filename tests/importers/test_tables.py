@@ -68,7 +68,7 @@ def test_steps_that_restart_in_every_epoch(tmp_path: Path, names: str, first: in
     history = read_text(tmp_path, "\n".join([names, *(lines[::-1] if is_latest_first else lines)]))
     assert history["train/loss"].steps.tolist() == list(range(first, first + 12))
     assert history["train/loss"].values.tolist() == list(range(10, -2, -1))
-    assert history.facts.source.endswith("steps from column 'batch', which restarts in every epoch")
+    assert history.facts.source.endswith("steps from column 'batch', steps restart in every epoch")
     assert history.facts.steps_per_epoch == (4 if "epoch" in names else None)
 
 

@@ -14,6 +14,12 @@ def points(history: History, name: str) -> list[tuple[int, float]]:
     return list(zip(history[name].steps.tolist(), history[name].values.tolist(), strict=True))
 
 
+def read_numbers(line: str) -> dict[str, float]:
+    row = parse_line(line)
+    position = {} if row is None else {"step": row.step, "epoch": row.epoch}
+    return {name: value for name, value in position.items() if value is not None} | (row.values if row else {})
+
+
 def read_log(tmp_path: Path, *lines: str) -> History:
     path = tmp_path / "train.log"
     path.write_text("\n".join(lines))
@@ -122,9 +128,9 @@ HOSTILE_LINES = {
 @pytest.mark.parametrize(("line", "expected"), HOSTILE_LINES.values(), ids=HOSTILE_LINES)
 def test_long_line_takes_no_time(line: str, expected: dict[str, float] | None) -> None:
     start = time.process_time()
-    assert parse_line(line) == (expected or {})
+    assert read_numbers(line) == (expected or {})
     assert time.process_time() - start < 1  # with backtracking: minutes
 
 
 def test_number_that_continues_as_a_word_is_no_value() -> None:
-    assert parse_line("step 5 loss 3.2abc lr 1e-3") == {"step": 5.0, "train/lr": 0.001}
+    assert read_numbers("step 5 loss 3.2abc lr 1e-3") == {"step": 5.0, "train/lr": 0.001}
