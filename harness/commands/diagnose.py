@@ -47,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     for path, history in zip(paths, histories, strict=True):
         diagnoses = diagnose(history, thresholds)
         assessment = assess(history, thresholds, diagnoses)
-        print_diagnosis(console, history, _drop_refused_overrides(path, diagnoses), assessment, expectations)
+        print_diagnosis(console, history, _drop_refused_suggestions(path, diagnoses), assessment, expectations)
     if len(histories) > 1:
         comparison = compare_runs(histories, thresholds)
         lines = [str(comparison), *(f"  {reason}" for reason in comparison.reasons)]
@@ -102,21 +102,21 @@ def _find_run_path(run: str, output_dir: Path) -> Path | None:
         raise
 
 
-def _drop_refused_overrides(path: Path | None, diagnoses: Sequence[Diagnosis]) -> Sequence[Diagnosis]:
-    """Drop overrides that our run at `path` would refuse; those for other logs assume the default configuration."""
+def _drop_refused_suggestions(path: Path | None, diagnoses: Sequence[Diagnosis]) -> Sequence[Diagnosis]:
+    """Drop suggestions that our run at `path` would refuse; those for other logs assume the default configuration."""
     folder = path if path is None or path.is_dir() else path.parent
     is_ours = folder and (folder / metrics_file.METRICS_FILE).is_file() and (folder / "config.yaml").is_file()
-    if not folder or not is_ours or not any(diagnosis.overrides for diagnosis in diagnoses):
+    if not folder or not is_ours or not any(diagnosis.suggestions for diagnosis in diagnoses):
         return diagnoses
     try:
-        from harness.run.reproduce import keep_accepted_overrides  # loads Hydra, which logs do without
+        from harness.run.reproduce import keep_accepted_suggestions  # loads Hydra, which logs do without
     except ModuleNotFoundError:
-        print("note: overrides are not checked against the run's configuration, which needs Hydra", file=sys.stderr)
+        print("note: suggestions are not checked against the run's configuration, which needs Hydra", file=sys.stderr)
         return diagnoses
     try:
-        return keep_accepted_overrides(folder, diagnoses)
+        return keep_accepted_suggestions(folder, diagnoses)
     except UntrustedError as error:  # the curves of somebody else's run can be judged without their code
-        print(f"note: overrides are not checked against the run's configuration: {error}", file=sys.stderr)
+        print(f"note: suggestions are not checked against the run's configuration: {error}", file=sys.stderr)
         return diagnoses
 
 

@@ -27,7 +27,7 @@ from harness.record.lr_range_file import (
     read_range_tests,
 )
 from harness.record.run_lookup import find_run
-from harness.run.reproduce import keep_accepted_overrides, name_followup_study, reproduce_overrides
+from harness.run.reproduce import keep_accepted_suggestions, name_followup_study, reproduce_overrides
 from harness.sweep.request import compose_sweep_request
 
 MAX_DIFFERENCES = 5  # shown between a run and a range test
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     if not record.is_file() or not (folder / "config.yaml").is_file():
         raise ConfigError(f"RUN: {folder} has no {record.name} and config.yaml of a run; try diagnose for other logs")
     history, start = parse_option("RUN", native.read_native, record), native.read_start_entry(record)
-    diagnoses = keep_accepted_overrides(folder, diagnose(history, thresholds))
+    diagnoses = keep_accepted_suggestions(folder, diagnose(history, thresholds))
     print(history.facts.name)
     for diagnosis in diagnoses:
         print(fit_record(f"  {diagnosis.kind} ({diagnosis.confidence:.0%}): {diagnosis.reason}"))

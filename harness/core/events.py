@@ -88,15 +88,32 @@ class Spike:
 
 
 @dataclass(frozen=True)
+class Suggestion:
+    """A setting to try, by its key in our configuration; `harness.diagnosis.dialects` renders it for other programs.
+
+    `factor` is the ratio to the present value where the advice is relative. A relative suggestion with the value None
+    has only the factor, since the present value is unknown.
+    """
+
+    key: str  # such as optimizer.lr or loop.max_steps
+    value: float | int | bool | str | None
+    factor: float | None = None
+
+    @property
+    def is_relative(self) -> bool:
+        return self.value is None and self.factor is not None
+
+
+@dataclass(frozen=True)
 class Diagnosis:
-    """A problem found in the curves of a run at `step`, with the numbers behind it and overrides to try."""
+    """A problem found in the curves of a run at `step`, with the numbers behind it and settings to try."""
 
     kind: str
     step: int
     confidence: float  # 0 to 1
     reason: str  # one sentence
     evidence: Mapping[str, float | str] = field(default_factory=dict)
-    overrides: tuple[str, ...] = ()  # in the syntax of run.py
+    suggestions: tuple[Suggestion, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.core.events import Diagnosis
+from harness.core.events import Diagnosis, Suggestion
 from harness.diagnosis.history import Evidence, History, Series
 from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
+from harness.diagnosis.suggestions import round_digits
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import estimate_noise
 
@@ -37,9 +38,10 @@ def detect_noisy_evaluation(history: History, thresholds: Thresholds) -> Iterato
     if len(errors):
         evidence["standard error"] = float(np.median(errors))
     fraction = history.facts.val_fraction
-    can_grow = fraction and fraction < MAX_VAL_FRACTION
-    overrides = (f"data.val_fraction={min(MAX_VAL_FRACTION, 2 * fraction):.2g}",) if fraction and can_grow else ()
-    yield Diagnosis("noisy evaluation", history.last_step, 0.9, reason, evidence, overrides)
+    suggestions: tuple[Suggestion, ...] = ()
+    if fraction and fraction < MAX_VAL_FRACTION:
+        suggestions = (Suggestion("data.val_fraction", round_digits(min(MAX_VAL_FRACTION, 2 * fraction))),)
+    yield Diagnosis("noisy evaluation", history.last_step, 0.9, reason, evidence, suggestions)
 
 
 def _measure_noise(history: History, thresholds: Thresholds, values: np.ndarray) -> Evidence | None:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.core.events import Diagnosis
+from harness.core.events import Diagnosis, Suggestion
 from harness.diagnosis.history import Evidence, History
 from harness.diagnosis.plateau_window import drop_non_finite
+from harness.diagnosis.suggestions import round_digits
 from harness.diagnosis.thresholds import Thresholds
 
 LAYER_PREFIX = "grad_norm/"
@@ -23,12 +24,12 @@ def detect_binding_clip(history: History, thresholds: Thresholds) -> Iterator[Di
         return
     clip, norms = history.facts.grad_clip, drop_non_finite(history["train/grad_norm"]).values
     evidence: Evidence = {"clip fraction": fraction}
-    reason, override = f"{fraction:.0%} of the steps were clipped", "loop.grad_clip=null"
+    reason, suggestion = f"{fraction:.0%} of the steps were clipped", Suggestion("loop.grad_clip", None)
     if len(norms):
         p50, p90 = (float(value) for value in np.percentile(norms, [50, 90]))
         evidence |= {"norm p50": p50, "norm p90": p90}
         reason += f": the norm before clipping is {p50:.2g} (p50) and {p90:.2g} (p90)"
-        override = f"loop.grad_clip={p90:.2g}"
+        suggestion = Suggestion("loop.grad_clip", round_digits(p90))
     if clip and math.isfinite(clip):
         evidence["clip"] = clip
         reason += f", the clip is {clip:g}"
@@ -40,7 +41,7 @@ def detect_binding_clip(history: History, thresholds: Thresholds) -> Iterator[Di
         )
     else:
         meaning = "every update has the same length, LR times clip: set the clip near the p90 and tune the LR again"
-    yield Diagnosis("clipping binds", history.last_step, 0.99, f"{reason}; {meaning}", evidence, (override,))
+    yield Diagnosis("clipping binds", history.last_step, 0.99, f"{reason}; {meaning}", evidence, (suggestion,))
 
 
 def detect_vanishing_gradients(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:

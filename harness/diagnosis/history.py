@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -35,9 +35,15 @@ class DataIdentity(NamedTuple):
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Facts of a run besides its curves; None where unknown."""
+    """Facts of a run besides its curves; None where unknown.
+
+    If `steps_unit` is epochs, the log has no steps: `steps_per_epoch` steps of the history stand for an epoch (1, or
+    100 for fractions of epochs).
+    """
 
     name: str = ""
+    program: str | None = None  # that wrote the log: harness, transformers or lightning
+    steps_unit: Literal["steps", "epochs"] = "steps"
     status: str | None = None
     total_steps: int | None = None
     log_every: int = 1
@@ -121,6 +127,12 @@ class History:
     @property
     def last_step(self) -> int:
         return max((steps[-1] for steps, _ in self._points.values() if steps), default=0)
+
+    def describe_step(self, step: float) -> str:
+        """Return "step 800", or "epoch 8" for a log that counts epochs."""
+        if self.facts.steps_unit == "steps":
+            return f"step {step:.0f}"
+        return f"epoch {step / (self.facts.steps_per_epoch or 1):.6g}"
 
     def tokens_at(self, steps: np.ndarray) -> np.ndarray | None:
         """Return the tokens trained on by these steps; None if unknown."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from harness.core.events import Diagnosis
 from harness.diagnosis.history import Evidence, History, Series, SpikeRecord
-from harness.diagnosis.learning_rate import get_peak_lr
 from harness.diagnosis.plateau_window import completed_fraction, drop_non_finite, loss_scale
+from harness.diagnosis.suggestions import ROLLBACK, suggest_lr
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import rolling_baseline
 
@@ -160,8 +160,7 @@ def _describe_spike(
         f"{outcome}"
     )
     confidence = 1.0 if peak.z is None else 1 - 0.5 * math.exp(-peak.z / 4)
-    overrides = ("loop.on_spike=rollback", *_suggest_lower_lr(history, 2))
-    return Diagnosis("spike", peak.step, confidence, reason, evidence, overrides)
+    return Diagnosis("spike", peak.step, confidence, reason, evidence, (ROLLBACK, suggest_lr(history, 1 / 2)))
 
 
 def _find_train_rise(history: History, thresholds: Thresholds) -> LossRise | None:
@@ -212,15 +211,10 @@ def _find_rise_above_start(name: str, losses: Series) -> LossRise | None:
 
 def _describe_divergence(history: History, step: int, confidence: float, reason: str, evidence: Evidence) -> Diagnosis:
     evidence |= _find_last_checkpoint(history, step)
-    overrides = (*_suggest_lower_lr(history, 3), "loop.on_spike=rollback")
-    return Diagnosis("divergence", step, confidence, reason, evidence, overrides)
+    suggestions = (suggest_lr(history, 1 / 3), ROLLBACK)
+    return Diagnosis("divergence", step, confidence, reason, evidence, suggestions)
 
 
 def _find_last_checkpoint(history: History, step: int) -> Evidence:
     saved = [checkpoint for checkpoint in history.checkpoints if checkpoint <= step]
     return {"last good checkpoint": max(saved)} if saved else {}
-
-
-def _suggest_lower_lr(history: History, divisor: float) -> tuple[str, ...]:
-    lr = get_peak_lr(history)
-    return (f"optimizer.lr={lr / divisor:.2g}",) if lr else ()

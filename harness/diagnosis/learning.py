@@ -7,7 +7,6 @@ import numpy as np
 
 from harness.core.events import Diagnosis
 from harness.diagnosis.history import Evidence, History, Series
-from harness.diagnosis.learning_rate import get_peak_lr
 from harness.diagnosis.plateau_window import (
     MIN_TRAIN_ROWS,
     TrendWindow,
@@ -17,6 +16,12 @@ from harness.diagnosis.plateau_window import (
     fit_trend_window,
     has_enough_points,
     loss_scale,
+)
+from harness.diagnosis.suggestions import (
+    suggest_decay_and_lr,
+    suggest_double_length,
+    suggest_lr,
+    suggest_regularization,
 )
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import bin_means, estimate_noise, fit_trend
@@ -95,8 +100,8 @@ def detect_plateau(history: History, thresholds: Thresholds) -> Iterator[Diagnos
         f"{window.metric} stays at {window.trend.end:.4g}: from step {window.first} to {window.last} it "
         f"{window.change_text} (interval {low:.2g} to {high:.2g}); a fall below {bound:.2g} is a plateau"
     )
-    overrides = _suggest_schedule_and_lr(history, is_rising=_is_rising(window, 0.0, thresholds))
-    yield Diagnosis("plateau", window.last, confidence, reason, window.to_evidence(thresholds.confidence), overrides)
+    suggestions = suggest_decay_and_lr(history, is_rising=_is_rising(window, 0.0, thresholds))
+    yield Diagnosis("plateau", window.last, confidence, reason, window.to_evidence(thresholds.confidence), suggestions)
 
 
 def detect_rising_loss(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -117,9 +122,8 @@ def detect_rising_loss(history: History, thresholds: Thresholds) -> Iterator[Dia
         f"{window.metric} rises: from step {window.first} to {window.last} it {window.change_text} (interval {low:.2g} "
         f"to {high:.2g}), to {window.trend.end:.4g}"
     )
-    lr, evidence = get_peak_lr(history), window.to_evidence(thresholds.confidence)
-    overrides = (f"optimizer.lr={lr / 3:.2g}",) if lr else ()
-    yield Diagnosis("rising loss", window.last, confidence, reason, evidence, overrides)
+    evidence = window.to_evidence(thresholds.confidence)
+    yield Diagnosis("rising loss", window.last, confidence, reason, evidence, (suggest_lr(history, 1 / 3),))
 
 
 def detect_underfitting(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -134,21 +138,13 @@ def detect_underfitting(history: History, thresholds: Thresholds) -> Iterator[Di
     bound = thresholds.underfit_fall * loss_scale(history[window.metric], window.trend.end)
     confidence = 1 - window.trend.confidence_above(-bound)
     if bound > 0 and confidence >= thresholds.confidence:
-        steps = history.facts.total_steps or history.last_step
         rank = ", rather than a higher rank" if history.facts.lora_rank else ""
         reason = (
             f"{window.metric} still fell by {window.fall_per_doubling:.2g} per doubling of {window.unit} at "
             f"{window.trend.end:.4g}, from step {window.first} to {window.last}: train for more steps{rank}"
         )
-        overrides = (format_doubled_length(*(history.facts.length or ("loop.max_steps", steps))),)
         evidence = window.to_evidence(thresholds.confidence)
-        yield Diagnosis("underfitting", window.last, confidence, reason, evidence, overrides)
-
-
-def format_doubled_length(key: str, length: float) -> str:
-    """Return the override that makes a run twice as long, in its own unit."""
-    double = 2 * length
-    return f"{key}={double:.0f}" if float(double).is_integer() else f"{key}={double:g}"
+        yield Diagnosis("underfitting", window.last, confidence, reason, evidence, (suggest_double_length(history),))
 
 
 def detect_overfitting(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -181,9 +177,7 @@ def detect_overfitting(history: History, thresholds: Thresholds) -> Iterator[Dia
         f"{last}{training}"
     )
     evidence: Evidence = {"best step": step, "best": best, "gap": gap, "noise": noise, "to step": last}
-    decay = max(0.1, 3 * (history.facts.weight_decay or 0))
-    overrides = ("loop.patience=2", f"optimizer.weight_decay={decay:.2g}")
-    yield Diagnosis("overfitting", step, confidence, reason, evidence, overrides)
+    yield Diagnosis("overfitting", step, confidence, reason, evidence, suggest_regularization(history))
 
 
 def _is_falling(window: TrendWindow | None, fall: float, level: float, thresholds: Thresholds) -> bool:
@@ -327,10 +321,3 @@ def _train_loss_fall(history: History, since: int) -> float | None:
         return None
     around = losses.values[max(0, at - reach) : at + reach]
     return float(np.median(around) - np.median(losses.values[-reach:]))
-
-
-def _suggest_schedule_and_lr(history: History, is_rising: bool) -> tuple[str, ...]:
-    """Suggest a decay, and a higher LR unless the loss rises."""
-    lr, is_constant = get_peak_lr(history), history.facts.schedule in (None, "Constant")
-    higher = (f"optimizer.lr={3 * lr:.2g}",) if lr and not is_rising else ()
-    return (("schedule=cosine",) if is_constant else ()) + higher

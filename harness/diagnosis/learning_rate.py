@@ -5,19 +5,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from harness.core.events import Diagnosis
+from harness.core.events import Diagnosis, Suggestion
 from harness.diagnosis.history import Evidence, History
 from harness.diagnosis.plateau_window import PEAK_TOLERANCE, completed_fraction, drop_non_finite, find_flattest_window
+from harness.diagnosis.suggestions import get_peak_lr, round_digits, suggest_warmup
 from harness.diagnosis.thresholds import Thresholds
 
 MAX_WARMUP_FRACTION = 0.3  # of the run; a later peak of the LR does not end a warm-up
 AFTER_PEAK_FRACTION = 0.1  # of the run; a rise this soon after the peak is attributed to the peak
 LR_TOLERANCE = 1e-6
-
-
-def get_peak_lr(history: History) -> float | None:
-    """Return the peak LR as configured, else the highest recorded one; None if there is none."""
-    return history.facts.peak_lr or float(max(history["train/lr"].values, default=0.0)) or None
 
 
 def detect_lr_outside_band(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -27,9 +23,9 @@ def detect_lr_outside_band(history: History, thresholds: Thresholds) -> Iterator
         return
     kind = "learning rate too low" if lr < band[0] else "learning rate too high"
     reason = f"the peak LR of {lr:.2g} is outside the band of the range test, {band[0]:.2g} to {band[1]:.2g}"
-    overrides = (f"optimizer.lr={math.sqrt(band[0] * band[1]):.1g}",)
+    suggestions = (Suggestion("optimizer.lr", round_digits(math.sqrt(band[0] * band[1]), 1)),)
     evidence: Evidence = {"peak LR": lr, "band from": band[0], "band to": band[1]}
-    yield Diagnosis(kind, history.last_step, 0.9, reason, evidence, overrides)
+    yield Diagnosis(kind, history.last_step, 0.9, reason, evidence, suggestions)
 
 
 def detect_truncated_warmup(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -42,8 +38,8 @@ def detect_truncated_warmup(history: History, thresholds: Thresholds) -> Iterato
         steps = 0 if peak == lr.steps[0] and peak < requested / 2 else peak
     if steps == 0:
         reason = f"a warm-up of {requested:.4g} steps was requested, 0 are in effect: training starts at the peak LR"
-        overrides = (f"schedule.warmup_steps={max(1, math.ceil(requested))}",)
-        yield Diagnosis("warm-up truncated", 0, 1.0, reason, {"requested": requested, "in effect": 0}, overrides)
+        suggestions = (suggest_warmup(history, requested),)
+        yield Diagnosis("warm-up truncated", 0, 1.0, reason, {"requested": requested, "in effect": 0}, suggestions)
 
 
 def detect_short_warmup(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -59,8 +55,8 @@ def detect_short_warmup(history: History, thresholds: Thresholds) -> Iterator[Di
     if found:
         reason, evidence = found
         steps = max(2 * (history.facts.warmup_steps or 0), round(0.1 * total), 1)
-        overrides = (f"schedule.warmup_steps={steps}",)
-        yield Diagnosis("warm-up too short", peak, 0.85, reason, {"peak LR at": peak, **evidence}, overrides)
+        suggestions = (suggest_warmup(history, steps),)
+        yield Diagnosis("warm-up too short", peak, 0.85, reason, {"peak LR at": peak, **evidence}, suggestions)
 
 
 def detect_idle_scheduler(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -82,20 +78,20 @@ def detect_idle_scheduler(history: History, thresholds: Thresholds) -> Iterator[
         evidence |= {"patience": patience, "earliest cut at": earliest}
         reason += f"; with a patience of {patience} its first cut can come at step {earliest}"
     shorter = max(0, min(len(evals) // 3, len(evals) if patience is None else patience) - 1)
-    overrides = (f"schedule.patience={shorter}",)
-    yield Diagnosis("scheduler idle", history.last_step, 0.9, reason, evidence, overrides)
+    suggestions = (Suggestion("schedule.patience", shorter),)
+    yield Diagnosis("scheduler idle", history.last_step, 0.9, reason, evidence, suggestions)
 
 
 def detect_misled_scheduler(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
     """Yield a diagnosis if a plateau schedule monitors the training loss, as configured or judging by its cuts."""
-    monitor = history.facts.monitor
+    monitor, suggestions = history.facts.monitor, (Suggestion("schedule", "plateau"),)
     if monitor == "train/loss":
         reason = "the plateau schedule monitors train/loss, which does not measure generalization"
-        yield Diagnosis("scheduler misled", 0, 1.0, reason, {"monitor": monitor}, ("schedule=plateau",))
+        yield Diagnosis("scheduler misled", 0, 1.0, reason, {"monitor": monitor}, suggestions)
     elif monitor is None and _has_plateau_schedule(history) and (cuts := _find_cuts_while_improving(history)):
         reason = f"the LR was cut at step {cuts[0]} although val/loss was at its best: it monitors something else"
         evidence: Evidence = {"first cut at a best loss": cuts[0], "cuts at a best loss": len(cuts)}
-        yield Diagnosis("scheduler misled", cuts[0], 0.8, reason, evidence, ("schedule=plateau",))
+        yield Diagnosis("scheduler misled", cuts[0], 0.8, reason, evidence, suggestions)
 
 
 def _find_loss_rise(

@@ -7,10 +7,11 @@ import numpy as np
 
 from harness.core.events import Diagnosis
 from harness.core.lr_keys import is_lr_key
+from harness.diagnosis.dialects import to_override
 from harness.diagnosis.history import History
-from harness.diagnosis.learning import format_doubled_length
 from harness.diagnosis.lr_band import LRBand
 from harness.diagnosis.run_facts import LENGTH_KEYS
+from harness.diagnosis.suggestions import double_length
 
 BUG_KINDS = ("warm-up truncated", "incomparable", "vanishing gradients")  # searching over these is a waste
 NOT_SEARCHED = ("scheduler idle", "scheduler misled", "noisy evaluation", "throughput fell", "dominating layer")
@@ -82,7 +83,7 @@ def prescribe(
     notes = [f"{part.key} is locked by the experiment and not searched" for part in ranges if part not in free]
     for kind in NOT_SEARCHED:
         if kind in by_kind:
-            tries = " or ".join(by_kind[kind].overrides)
+            tries = " or ".join(to_override(one) for one in by_kind[kind].suggestions if not one.is_relative)
             notes.append(f"{kind}: a sweep does not help{f'; try {tries}' if tries else ''}")
     return Prescription(free, settings, tuple(notes))
 
@@ -139,7 +140,7 @@ def _regularization_ranges(kinds: Collection[str], params: Mapping[str, str]) ->
 def _longer_run(params: Mapping[str, str]) -> Iterator[PrescribedOverride]:
     for key in LENGTH_KEYS:
         if params.get(key, "None") != "None":
-            override = format_doubled_length(key, float(params[key]))
+            override = to_override(double_length(key, float(params[key])))
             yield PrescribedOverride(override, "the loss still fell at the end")
 
 

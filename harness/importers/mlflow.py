@@ -33,6 +33,7 @@ PARAM_ALIASES = {
     "lora_rank": "lora_rank lora_r lora.r lora.rank",
 }
 """Parameters of other programs by fields of `RunFacts`, the most common first."""
+TRANSFORMERS_PARAM = "per_device_train_batch_size"  # the Trainer logs all of its TrainingArguments
 DATA_TAG_PREFIX = "data."  # of the tags that hold what a task says of its data
 INTEGER_FACTS = ("total_steps", "patience", "batch_size", "lora_rank")
 
@@ -118,12 +119,13 @@ def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
         effective = EffectiveSettings.from_json(json.loads(tags[EFFECTIVE_TAG]))
         dataset = {key.removeprefix(DATA_TAG_PREFIX): tag for key, tag in tags.items()}
         facts = extract_run_facts(name, params, effective, constants, dataset)
-        return replace(facts, status=status, unit=tags.get("unit.val/loss"))
+        return replace(facts, program="harness", status=status, unit=tags.get("unit.val/loss"))
     numbers = _parse_params(params)
     total_steps = numbers.get("total_steps")
     if total_steps is None and status == "completed":
         total_steps = max((step for recorded in points.values() for step, _ in recorded), default=0)
-    return RunFacts(name=name, status=status, **numbers, **schedule_from_params(params, total_steps))
+    program = "transformers" if TRANSFORMERS_PARAM in params else None
+    return RunFacts(name=name, program=program, status=status, **numbers, **schedule_from_params(params, total_steps))
 
 
 def _parse_params(params: Mapping[str, str]) -> dict[str, Any]:

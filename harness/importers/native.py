@@ -54,7 +54,7 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
             facts = extract_run_facts(name, params, effective, entry["constants"], entry["dataset"])
             outputs = project_dir() / params.get("output_dir", "outputs")
             band = load_lr_band(outputs, add_data_digest(params, entry["dataset"]))
-            history.facts = replace(facts, total_steps=entry["total_steps"], lr_band=band)
+            history.facts = replace(facts, program="harness", total_steps=entry["total_steps"], lr_band=band)
         case "metrics":
             history.add_row(entry["step"], entry["metrics"])
             unit = entry["units"].get("val/loss")

@@ -33,6 +33,7 @@ def _read_facts(state: dict[str, Any], path: Path) -> RunFacts:
     total_steps, step = state.get("max_steps") or None, state.get("global_step", 0)
     folder = path.absolute().parent
     return RunFacts(
+        program="transformers",
         name=folder.parent.name if folder.name.startswith("checkpoint-") else folder.name,
         status="completed" if total_steps and step >= total_steps else None,
         total_steps=total_steps,

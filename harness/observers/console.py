@@ -17,7 +17,7 @@ from harness.core.effective_settings import EffectiveSettings
 from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, StepEnd
 from harness.core.formatting import format_duration, format_number
 from harness.core.terminal import find_width, fit_record, format_labeled, paragraph_width, wrap_parts, wrap_text
-from harness.diagnosis.render import format_diagnoses, format_suggestion
+from harness.diagnosis.render import format_diagnoses, format_suggestions
 from harness.record.metric_rows import MetricAggregator, describe_event
 from harness.tracking.store_uri import resolve_store_uri
 
@@ -189,9 +189,9 @@ def format_run_end(end: RunEnd, start: RunStart) -> Iterator[str]:
 
 
 def format_diagnosis(diagnosis: Diagnosis) -> str:
-    """Return the diagnosis, and the overrides to try in a line of their own."""
+    """Return the diagnosis, and the settings to try in lines of their own."""
     text = fit_record(f"step {diagnosis.step} · {diagnosis.kind}: {diagnosis.reason}")
-    return "\n".join([text, *format_suggestion(diagnosis, "    ")])
+    return "\n".join([text, *format_suggestions(diagnosis, "    ")])
 
 
 def format_conclusion(final: FinalDiagnosis | None) -> Iterator[str]:

@@ -9,6 +9,7 @@ from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Obser
 from harness.core.paths import project_dir
 from harness.diagnosis import diagnose
 from harness.diagnosis.assessment import assess
+from harness.diagnosis.dialects import render_suggestions
 from harness.diagnosis.expectations import KIND as EXPECTATION_KIND
 from harness.diagnosis.expectations import find_missed_expectations, parse_expectation, summarize_expectations
 from harness.diagnosis.history import History, SpikeRecord
@@ -97,7 +98,10 @@ class DiagnosisObserver(Observer):
         yield FinalDiagnosis(tuple(current), tuple(resolved), summarize_expectations(results), tuple(lines))
 
     def _save(self, diagnoses: Sequence[Diagnosis]) -> None:
-        rows = [(one.kind, one.step, one.confidence, one.reason, " ".join(one.overrides)) for one in diagnoses]
+        rows = [
+            (one.kind, one.step, one.confidence, one.reason, " ".join(render_suggestions(one.suggestions)))
+            for one in diagnoses
+        ]
         evidence = {f"{one.kind} at {one.step}": dict(one.evidence) for one in diagnoses}
         step = self._history.last_step
         results_file.write_result(

@@ -24,6 +24,7 @@ from harness.config.overrides import format_value, read_override_key
 from harness.config.validation import validate_config
 from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
+from harness.diagnosis.dialects import to_override
 from harness.record import metrics_file
 
 SEARCH_PATH_KEY = "hydra.searchpath"
@@ -58,12 +59,17 @@ def _reproduce_settings(folder: Path, recorded: list[str]) -> tuple[list[str], s
     return [*overrides, *changes], target.name if target.name != composed.name else None
 
 
-def keep_accepted_overrides(folder: Path, diagnoses: Sequence[Diagnosis]) -> list[Diagnosis]:
-    """Return the diagnoses with only those suggested overrides that are valid for the run in `folder`."""
-    if not any(diagnosis.overrides for diagnosis in diagnoses):
+def keep_accepted_suggestions(folder: Path, diagnoses: Sequence[Diagnosis]) -> list[Diagnosis]:
+    """Return the diagnoses with only those suggestions that are valid for the run in `folder`."""
+    if not any(diagnosis.suggestions for diagnosis in diagnoses):
         return list(diagnoses)
     base = reproduce_overrides(folder)
-    return [replace(diagnosis, overrides=select_valid_overrides(base, diagnosis.overrides)) for diagnosis in diagnoses]
+    kept = []
+    for diagnosis in diagnoses:
+        by_override = {to_override(one): one for one in diagnosis.suggestions if not one.is_relative}
+        valid = select_valid_overrides(base, list(by_override))
+        kept.append(replace(diagnosis, suggestions=tuple(by_override[override] for override in valid)))
+    return kept
 
 
 def select_valid_overrides(base: Sequence[str], changes: Sequence[str]) -> tuple[str, ...]:

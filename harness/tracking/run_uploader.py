@@ -9,7 +9,9 @@ from typing import Any
 from harness.core.credentials import hide_credentials
 from harness.core.digests import read_json_as
 from harness.core.effective_settings import EffectiveSettings
+from harness.core.events import Suggestion
 from harness.core.files import FileLock, is_locked
+from harness.diagnosis.dialects import render_suggestions
 from harness.record import results_file
 from harness.record.metrics_file import METRICS_FILE, read_entries, write_json
 from harness.tracking.mlflow_client import (
@@ -290,7 +292,8 @@ def _diagnosis_tags(diagnoses: Sequence[Entry], ending: str = "") -> dict[str, s
 
 
 def _format_markdown(diagnosis: Entry) -> str:
-    suggestion = f" Try `{' '.join(diagnosis['overrides'])}`." if diagnosis["overrides"] else ""
+    lines = render_suggestions([Suggestion(**one) for one in diagnosis["suggestions"]])
+    suggestion = f" Try `{' '.join(lines)}`." if lines else ""
     when = f"at step {diagnosis['step']} ({diagnosis['confidence']:.0%})"
     return f"**{diagnosis['kind']}** {when}: {diagnosis['reason']}.{suggestion}"
 

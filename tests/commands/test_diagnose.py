@@ -94,7 +94,7 @@ def test_invalid_arguments_exit_with_status_2_and_print_no_diagnosis(arguments, 
 
 
 def test_run_of_an_untrusted_component_is_diagnosed(finished, tmp_path, capsys) -> None:
-    """The curves of a colleague's run can be judged without their code; the overrides are then unchecked."""
+    """The curves of a colleague's run can be judged without their code; the suggestions are then unchecked."""
     folder = tmp_path / "theirs"
     folder.mkdir()
     entries = [{"kind": "metrics", "at_ms": 0, "step": n, "metrics": {"train/loss": 5.0, "train/clip_fraction": 1.0},
@@ -107,5 +107,5 @@ def test_run_of_an_untrusted_component_is_diagnosed(finished, tmp_path, capsys) 
     captured = capsys.readouterr()
     assert "diagnosis: " in captured.out
     assert "my_package.Careful is not trusted" in captured.err
-    assert "overrides are not checked" in captured.err
+    assert "suggestions are not checked" in captured.err
     assert cli.main(["prescribe", str(folder)]) == 2  # which composes the run again

@@ -80,8 +80,8 @@ def test_flat_tail_of_a_longer_run_is_a_plateau() -> None:
 def test_a_higher_lr_is_never_suggested_for_a_rising_loss() -> None:
     for slope in (0.0003, 0.0007, 0.005):
         history = make_history(noisy(3 + slope * np.arange(400), 0.02), peak_lr=1e-3)
-        lrs = [one for found in diagnose(history) for one in found.overrides if one.startswith("optimizer.lr=")]
-        assert all(float(one.partition("=")[2]) < 1e-3 for one in lrs)
+        lrs = [one for found in diagnose(history) for one in found.suggestions if one.key == "optimizer.lr"]
+        assert all(float(one.value) < 1e-3 for one in lrs)
 
 
 def test_three_evaluations_have_a_slope_and_no_verdict() -> None:

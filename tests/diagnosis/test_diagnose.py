@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from harness.config.compose import compose_config
-from harness.core.events import Diagnosis
+from harness.core.events import Diagnosis, Suggestion
 from harness.diagnosis import diagnose
+from harness.diagnosis.dialects import to_override
 from harness.diagnosis.history import History, RunFacts, SpikeRecord
 from harness.diagnosis.prescription import prescribe
+from harness.diagnosis.suggestions import round_digits
 from harness.diagnosis.thresholds import Thresholds, parse_thresholds
 from tests.diagnosis import recorded_runs
 from tests.diagnosis.curves import FAMILIES, Curve, healthy_run, loss_bump, overfit_run, replace_facts
@@ -60,7 +62,9 @@ def test_synthetic_fault_is_diagnosed_and_nothing_else(family: str) -> None:
         assert diagnosis.evidence
         assert re.search(r"\d", diagnosis.reason) or diagnosis.kind == "scheduler misled"
         assert 0.5 <= diagnosis.confidence <= 1
-        compose_config(["schedule=plateau", *diagnosis.overrides])
+        compose_config(
+            ["schedule=plateau", *(to_override(one) for one in diagnosis.suggestions if not one.is_relative)]
+        )
 
 
 @pytest.mark.parametrize("curve", RECORDED, ids=lambda curve: curve.name)
@@ -125,7 +129,7 @@ def test_short_run_from_scratch_that_still_falls_is_not_never_learnt() -> None:
 
 def test_never_learnt_suggests_a_range_test_instead_of_an_lr() -> None:
     diagnosis = get_diagnosis(FAMILIES["at the unigram level"][0](1).to_history(), "never learnt")
-    assert diagnosis.overrides == ()
+    assert diagnosis.suggestions == ()
     assert "plateau lr-range" in diagnosis.reason
 
 
@@ -210,21 +214,21 @@ def test_overfitting_needs_a_loss_that_fell(log: str, first: int) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_suggestions_set_what_they_change_and_nothing_to_null(family: str) -> None:
-    suggested = [one for found in diagnose(FAMILIES[family][0](3).to_history()) for one in found.overrides]
-    assert not [one for one in suggested if one.endswith("=null") and not one.startswith("loop.grad_clip")]
+    suggested = [one for found in diagnose(FAMILIES[family][0](3).to_history()) for one in found.suggestions]
+    assert {one.key for one in suggested if one.value is None and one.factor is None} <= {"loop.grad_clip"}
 
 
 @pytest.mark.parametrize(
     ("length", "override"),
     [
-        (None, "loop.max_steps=1000"),
+        (None, "loop.max_steps=2000"),  # twice what was run, which is more than total_steps
         (("loop.epochs", 2.5), "loop.epochs=5"),
         (("loop.max_tokens", 1e9), "loop.max_tokens=2000000000"),
     ],
 )
 def test_longer_run_is_suggested_in_the_unit_of_the_run(length: tuple[str, float] | None, override: str) -> None:
     history = replace_facts(FAMILIES["short, constant"][0](1), length=length, total_steps=500).to_history()
-    assert get_diagnosis(history, "underfitting").overrides == (override,)
+    assert [to_override(one) for one in get_diagnosis(history, "underfitting").suggestions] == [override]
 
 
 def test_low_training_loss_is_overfitting_and_not_never_learnt() -> None:
@@ -293,13 +297,13 @@ def test_steep_initial_fall_is_not_a_spike() -> None:
 def test_meaning_of_a_binding_clip_depends_on_the_optimizer(optimizer: str, meaning: str) -> None:
     diagnosis = get_diagnosis(FAMILIES["clipped, AdamW"][0](1, optimizer).to_history(), "clipping binds")
     assert meaning in diagnosis.reason
-    assert diagnosis.overrides == (f"loop.grad_clip={diagnosis.evidence['norm p90']:.2g}",)
+    assert diagnosis.suggestions == (Suggestion("loop.grad_clip", round_digits(float(diagnosis.evidence["norm p90"]))),)
 
 
 def test_truncated_warmup_shows_in_the_lr_curve_alone() -> None:
     run = replace_facts(healthy_run(1, warmup=0), requested_warmup=400.0, warmup_steps=None)
     diagnosis = get_diagnosis(run.to_history(), "warm-up truncated")
-    assert diagnosis.overrides == ("schedule.warmup_steps=400",)
+    assert diagnosis.suggestions == (Suggestion("schedule.warmup_steps", 400),)
     run = replace_facts(healthy_run(1, warmup=400), requested_warmup=400.0, warmup_steps=None)
     assert kinds_of(run.to_history()) == set()
 
@@ -312,9 +316,9 @@ def test_idle_scheduler_reports_its_earliest_cut() -> None:
 
 def test_noisy_evaluation_suggests_a_larger_validation_set_if_there_is_a_setting() -> None:
     run = FAMILIES["evaluations of few examples"][0](1)
-    assert get_diagnosis(run.to_history(), "noisy evaluation").overrides == ()
+    assert get_diagnosis(run.to_history(), "noisy evaluation").suggestions == ()
     history = replace_facts(run, val_fraction=0.1).to_history()
-    assert get_diagnosis(history, "noisy evaluation").overrides == ("data.val_fraction=0.2",)
+    assert get_diagnosis(history, "noisy evaluation").suggestions == (Suggestion("data.val_fraction", 0.2),)
 
 
 def test_empty_histories_and_infinite_values() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.core.events import Diagnosis
+from harness.core.events import Diagnosis, Suggestion
 from harness.diagnosis.history import History, RunFacts
 from harness.diagnosis.lr_band import LRBand
 from harness.diagnosis.prescription import BUG_KINDS, prescribe
@@ -108,7 +108,9 @@ def test_bugs_are_not_searched_over(kind) -> None:
 
 
 def test_diagnoses_without_a_search_become_notes() -> None:
-    found = prescribe(History(), [Diagnosis("scheduler idle", 5, 0.9, "", {}, ("schedule=cosine",))], PARAMS)
+    found = prescribe(
+        History(), [Diagnosis("scheduler idle", 5, 0.9, "", {}, (Suggestion("schedule", "cosine"),))], PARAMS
+    )
     assert found.notes == ("scheduler idle: a sweep does not help; try schedule=cosine",)
     assert [part.key for part in found.ranges] == ["optimizer.lr"]
 

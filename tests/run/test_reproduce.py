@@ -8,8 +8,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.compose import NON_TRAINING_KEYS, compose_config, without_sweep_keys
-from harness.core.events import Diagnosis
-from harness.run.reproduce import keep_accepted_overrides, reproduce_overrides, select_valid_overrides
+from harness.core.events import Diagnosis, Suggestion
+from harness.run.reproduce import keep_accepted_suggestions, reproduce_overrides, select_valid_overrides
 
 SMALL = ["experiment=smoke", "model.layers=1", "optimizer.lr=0.002", "seed=5"]
 
@@ -71,7 +71,7 @@ def test_select_valid_overrides(overrides, changes, valid) -> None:
     assert select_valid_overrides(overrides, changes) == valid
 
 
-def test_keep_accepted_overrides_drops_what_the_run_refuses(tmp_path) -> None:
+def test_keep_accepted_suggestions_drops_what_the_run_refuses(tmp_path) -> None:
     folder = write_record(tmp_path, without_sweep_keys(compose_config(["experiment=operator"])), [])
-    noisy = Diagnosis("noisy evaluation", 9, 0.9, "few examples", {}, ("data.val_fraction=0.2",))
-    assert [diagnosis.overrides for diagnosis in keep_accepted_overrides(folder, [noisy])] == [()]
+    noisy = Diagnosis("noisy evaluation", 9, 0.9, "few examples", {}, (Suggestion("data.val_fraction", 0.2),))
+    assert [diagnosis.suggestions for diagnosis in keep_accepted_suggestions(folder, [noisy])] == [()]

@@ -1,0 +1,65 @@
+"""Settings that a diagnosis suggests, rounded to what is worth typing.
+
+A suggested LR or length is a multiple of the present one. If the present LR is unknown, only the factor is given.
+"""
+
+import math
+
+from harness.core.events import Suggestion
+from harness.diagnosis.history import History
+
+ROLLBACK = Suggestion("loop.on_spike", "rollback")
+
+
+def get_peak_lr(history: History) -> float | None:
+    """Return the peak LR as configured, else the highest recorded one; None if there is none."""
+    return history.facts.peak_lr or float(max(history["train/lr"].values, default=0.0)) or None
+
+
+def round_digits(value: float, digits: int = 2) -> float:
+    """Return the value with so many significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+def suggest_lr(history: History, factor: float) -> Suggestion:
+    """Suggest a multiple of the peak LR."""
+    lr = get_peak_lr(history)
+    return Suggestion("optimizer.lr", round_digits(factor * lr) if lr else None, factor)
+
+
+def suggest_decay_and_lr(history: History, is_rising: bool) -> tuple[Suggestion, ...]:
+    """Suggest a decay of a constant LR, and a higher LR unless the loss rises."""
+    is_constant = history.facts.schedule in (None, "Constant")
+    decay = (Suggestion("schedule", "cosine"),) if is_constant else ()
+    return decay if is_rising else (*decay, suggest_lr(history, 3))
+
+
+def suggest_warmup(history: History, steps: float) -> Suggestion:
+    """Suggest a warm-up of at least one step; a share of the run if its steps are epochs."""
+    if history.facts.steps_unit == "steps":
+        return Suggestion("schedule.warmup_steps", max(1, math.ceil(steps)))
+    share = steps / max(1, history.facts.total_steps or 0, history.last_step)
+    return Suggestion("schedule.warmup_ratio", min(0.5, round_digits(share)))
+
+
+def suggest_double_length(history: History) -> Suggestion:
+    """Suggest twice the length of the run, in the unit that sets it or that the log counts."""
+    facts = history.facts
+    if facts.length:
+        return double_length(*facts.length)
+    steps = max(facts.total_steps or 0, history.last_step)
+    if facts.steps_unit == "steps":
+        return double_length("loop.max_steps", steps)
+    return double_length("loop.epochs", steps / (facts.steps_per_epoch or 1))
+
+
+def double_length(key: str, length: float) -> Suggestion:
+    """Suggest a run twice as long, as an integer where it is one."""
+    double = 2 * float(length)
+    return Suggestion(key, round(double) if double.is_integer() else float(f"{double:g}"), 2.0)
+
+
+def suggest_regularization(history: History) -> tuple[Suggestion, ...]:
+    """Suggest to stop early, and more weight decay."""
+    decay = round_digits(max(0.1, 3 * (history.facts.weight_decay or 0)))
+    return Suggestion("loop.patience", 2), Suggestion("optimizer.weight_decay", decay)

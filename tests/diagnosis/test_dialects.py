@@ -1,0 +1,55 @@
+"""Suggestions as overrides, arguments of transformers and Lightning, and plain words."""
+
+import pytest
+
+from harness.core.events import Suggestion
+from harness.diagnosis.dialects import guess_dialect, render_suggestions
+from harness.diagnosis.history import History, RunFacts
+from harness.diagnosis.suggestions import suggest_double_length, suggest_lr
+
+LOWER_LR = (Suggestion("optimizer.lr", 2e-4, 1 / 3), Suggestion("loop.on_spike", "rollback"))
+REGULARIZED = (Suggestion("loop.patience", 2), Suggestion("optimizer.weight_decay", 0.1))
+UNCLIPPED = (Suggestion("loop.grad_clip", None),)
+WORDS = "resume from a checkpoint before the rise and skip the batches that led to it"
+
+
+@pytest.mark.parametrize(
+    ("suggestions", "dialect", "lines"),
+    [
+        (LOWER_LR, "harness", ["optimizer.lr=2e-4 loop.on_spike=rollback"]),
+        (LOWER_LR, "hf", ["--learning_rate 2e-4", WORDS]),
+        (LOWER_LR, "lightning", ["in configure_optimizers: lr=2e-4", WORDS]),
+        (LOWER_LR, "plain", ["a learning rate of 2e-4, a third of the present one", WORDS]),
+        (REGULARIZED, "harness", ["loop.patience=2 optimizer.weight_decay=0.1"]),
+        (UNCLIPPED, "harness", ["loop.grad_clip=null"]),
+        (UNCLIPPED, "hf", ["--max_grad_norm 0"]),
+        (UNCLIPPED, "lightning", ["Trainer(gradient_clip_val=None)"]),
+        (UNCLIPPED, "plain", ["no gradient clipping"]),
+        ((Suggestion("loop.epochs", 48, 2.0),), "hf", ["--num_train_epochs 48"]),
+        ((Suggestion("loop.epochs", 48, 2.0),), "lightning", ["Trainer(max_epochs=48)"]),
+        ((Suggestion("schedule", "plateau"),), "hf", ["--lr_scheduler_type reduce_lr_on_plateau"]),
+    ],
+)
+def test_suggestions_are_rendered_in_each_dialect(suggestions, dialect, lines) -> None:
+    assert render_suggestions(suggestions, dialect) == lines
+
+
+def test_dialect_is_that_of_the_program_that_wrote_the_log() -> None:
+    dialects = [guess_dialect(RunFacts(program=name)) for name in ("harness", "transformers", "lightning", None)]
+    assert dialects == ["harness", "hf", "lightning", "plain"]
+
+
+def test_unknown_lr_is_suggested_as_a_multiple_of_the_present_one() -> None:
+    suggestion = suggest_lr(History(), 1 / 3)
+    assert suggestion.value is None
+    for dialect in ("harness", "hf", "plain"):
+        assert render_suggestions([suggestion], dialect) == ["a third of the present learning rate"]
+
+
+@pytest.mark.parametrize("per_epoch", [1, 100])
+def test_log_of_epochs_is_lengthened_and_described_in_epochs(per_epoch: int) -> None:
+    history = History(RunFacts(steps_unit="epochs", steps_per_epoch=per_epoch, total_steps=5 * per_epoch))
+    history.add_row(24 * per_epoch, {"train/loss": 1.0})  # more than was planned
+    assert suggest_double_length(history) == Suggestion("loop.epochs", 48, 2.0)
+    assert history.describe_step(8 * per_epoch) == "epoch 8"
+    assert History().describe_step(800) == "step 800"
