@@ -1,0 +1,217 @@
+"""Every sample in docs/log_formats.md is read to the number, also with harmless changes."""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from harness.diagnosis.history import History
+from harness.importers import read_history
+from tests.conftest import ROOT
+
+PAGE = ROOT / "docs/log_formats.md"
+SECTION = re.compile(
+    r"^### (?P<name>.+)\n(?P<text>(?:(?!```).*\n)*)"
+    r"```(?P<language>\w+)(?: (?P<file>\S+))?\n(?P<log>(?:(?!```).*\n)*)```\n(?P<table>(?:\|.*\n)+)",
+    re.MULTILINE,
+)
+METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm", "train/tokens")
+EPOCH_TOLERANCE = 0.02  # of an epoch, for logs that print fractions of epochs with two digits
+
+
+class Sample(NamedTuple):
+    """A log and what its table says: the points of each metric at steps, or at epochs if `per_epoch` is None."""
+
+    file: str
+    log: str
+    is_text: bool
+    by_epoch: bool
+    steps_per_epoch: float | None
+    points: dict[str, list[tuple[float, float]]]
+
+
+def read_samples(page: str) -> dict[str, Sample]:
+    """Return the samples of the page by the names of their sections."""
+    samples = {}
+    for match in SECTION.finditer(page):
+        header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in match["table"].splitlines())
+        unit = re.fullmatch(r"(step|epoch)(?:, (\d+) per epoch)?", header[0])
+        assert unit, f"{match['name']}: {header[0]}"
+        points = {
+            metric: [(float(at), float(cell)) for at, cell in zip(header[1:], cells, strict=True) if cell]
+            for metric, *cells in rows
+        }
+        assert points.keys() <= set(METRICS), match["name"]
+        samples[match["name"]] = Sample(
+            file=match["file"] or "sample.log",
+            log=match["log"],
+            is_text=match["language"] == "text",
+            by_epoch=unit[1] == "epoch",
+            steps_per_epoch=float(unit[2]) if unit[2] else None,
+            points=points,
+        )
+    return samples
+
+
+SAMPLES = read_samples(PAGE.read_text())
+
+UNREAD: tuple[str, ...] = (
+    "unsloth",
+    "LLaMA-Factory",
+    "Model card",
+    "Sentence Transformers",
+    "nanoGPT",
+    "nanochat",
+    "llm.c, main.log",
+    "litgpt",
+    "OLMo",
+    "OLMo-core",
+    "levanter",
+    "EasyLM",
+    "Megatron-LM",
+    "GPT-NeoX",
+    "NeMo 2",
+    "NeMo, bar",
+    "torchtitan",
+    "Meta Lingua",
+    "nanotron",
+    "Composer",
+    "RWKV-LM",
+    "NVIDIA DLLogger",
+    "fairseq, simple",
+    "fairseq, JSON",
+    "ESPnet",
+    "Coqui TTS",
+    "Tacotron 2",
+    "OpenNMT-py",
+    "Marian",
+    "Keras, history.json",
+    "TensorFlow 1 estimators",
+    "clu (JAX)",
+    "Lightning CSVLogger",
+    "Lightning, bar",
+    "fastai",
+    "spaCy",
+    "flair",
+    "AllenNLP",
+    "Ignite",
+    "PyG examples",
+    "Luz (R)",
+    "Train and validation lines below the epoch",
+    "ImageNet example of PyTorch",
+    "torchvision references",
+    "Swin",
+    "timm, output",
+    "detectron2, metrics.json",
+    "detectron2, output",
+    "MMDetection 2, output",
+    "MMDetection 2, .log.json",
+    "MMEngine, output",
+    "MMSegmentation",
+    "Ultralytics, results.csv",
+    "Ultralytics, output",
+    "YOLOX",
+    "Darknet",
+    "MNIST example of PyTorch",
+    "OpenCLIP",
+    "kohya sd-scripts and musubi-tuner",
+    "diffusers examples",
+    "AI Toolkit",
+    "3D Gaussian splatting",
+    "neuraloperator",
+    "DeepXDE",
+    "TensorBoard, CSV of a chart",
+    "MLflow, a metric as a table",
+    "JSON lines",
+    "Table with a split column",
+    "Table with NLL and perplexity",
+    "XGBoost",
+    "LightGBM",
+    "CatBoost",
+    "Caffe",
+    "MXNet",
+    "Plain prints",
+    "Decimal commas",
+)
+"""Samples that are not read to the number yet."""
+
+
+def points_of(history: History, by_epoch: bool) -> dict[str, list[tuple[float, float]]]:
+    """Return the points of the metrics in METRICS that were read, at steps or at epochs."""
+    scale = history.facts.steps_per_epoch if by_epoch else 1
+    return {
+        metric: [(at / (scale or math.nan), value) for at, value in zip(*history[metric], strict=True)]
+        for metric in METRICS
+        if len(history[metric])
+    }
+
+
+def check_sample(sample: Sample, history: History) -> None:
+    """Check that the history has exactly the points of the sample."""
+    read = points_of(history, sample.by_epoch)
+    for metric in METRICS:
+        expected, found = sample.points.get(metric, []), read.get(metric, [])
+        positions = pytest.approx([at for at, _ in expected], abs=EPOCH_TOLERANCE if sample.by_epoch else 0)
+        assert [at for at, _ in found] == positions, f"{metric}: {found}"
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected]), f"{metric}: {found}"
+    if sample.steps_per_epoch:
+        assert history.facts.steps_per_epoch == pytest.approx(sample.steps_per_epoch, rel=0.01)
+
+
+def add_prefix(prefix: str) -> Callable[[str], str]:
+    return lambda log: "".join(prefix + line for line in log.splitlines(keepends=True))
+
+
+HARMLESS_CHANGES: dict[str, Callable[[str], str]] = {
+    "CRLF": lambda log: log.replace("\n", "\r\n"),
+    "colours": lambda log: re.sub(r"(?<![\w.])([A-Za-z]\w+)", "\x1b[1;32m\\1\x1b[0m", log),
+    "rank": add_prefix("[rank0]: "),
+    "time and host": add_prefix("2031-06-07T10:00:00.123456789Z node-07 trainer[812]: "),
+    "installer": lambda log: (
+        "Collecting torch==2.9.1\n  Downloading torch-2.9.1-cp312-none-any.whl (79.1 MB)\n"
+        "     ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━ 79.1/79.1 MB 41.2 MB/s eta 0:00:00\n"
+        "Successfully installed torch-2.9.1\n" + log
+    ),
+    "weights": lambda log: (
+        "Loading weights:   0%|          | 0/28 [00:00<?, ?it/s]\rLoading weights: 100%|##########| 28/28 "
+        "[00:00<00:00, 91.20it/s]\nnumber of parameters: 123.59M\n" + log
+    ),
+    "traceback": lambda log: (
+        log + 'Traceback (most recent call last):\n  File "train.py", line 81, in <module>\n'
+        "    loss = train(step=900)\nKeyboardInterrupt\n"
+    ),
+}
+
+CHANGES_UNREAD = ("colours", "rank", "time and host", "installer", "weights", "traceback")
+"""Changes with which not all samples are read to the number yet."""
+
+
+def test_page_has_a_sample_for_every_section() -> None:
+    names = re.findall(r"^### (.+)$", PAGE.read_text(), re.MULTILINE)
+    assert names == list(SAMPLES)
+    assert len(SAMPLES) >= 60
+    assert set(UNREAD) <= SAMPLES.keys()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_sample_is_read_to_the_number(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name in UNREAD:
+        request.applymarker(pytest.mark.xfail(strict=True))
+    sample = SAMPLES[name]
+    (tmp_path / sample.file).write_text(sample.log)
+    check_sample(sample, read_history(tmp_path / sample.file))
+
+
+@pytest.mark.parametrize("change", HARMLESS_CHANGES)
+@pytest.mark.parametrize("name", [name for name, sample in SAMPLES.items() if sample.is_text and name not in UNREAD])
+def test_sample_is_read_with_a_harmless_change(
+    name: str, change: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if change in CHANGES_UNREAD:
+        request.applymarker(pytest.mark.xfail(strict=False))
+    sample = SAMPLES[name]
+    (tmp_path / sample.file).write_bytes(HARMLESS_CHANGES[change](sample.log).encode())
+    check_sample(sample, read_history(tmp_path / sample.file))
