@@ -1,95 +1,223 @@
-"""plateau diagnose RUN_OR_LOG...: find out from its curves what is wrong with a training, and what to try."""
+"""plateau diagnose RUN_OR_LOG...: find out from its curves what is wrong with a training, and what to try.
 
+The exit status is 0 with or without diagnoses (see --fail-on), and 2 if something could not be read.
+"""
+
+import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from harness import importers
 from harness.commands.arguments import RUN_HELP, CommandParser, add_output_dir, add_threshold_option, parse_option
-from harness.core.errors import ConfigError, UntrustedError
+from harness.core.errors import ConfigError, UntrustedError, did_you_mean
 from harness.core.events import Diagnosis
-from harness.core.terminal import fit_record, paragraph_width
-from harness.diagnosis import diagnose
-from harness.diagnosis.assessment import Assessment, assess
-from harness.diagnosis.comparability import compare_runs, name_distinctly
-from harness.diagnosis.expectations import Expectation, parse_expectation, summarize_expectations
+from harness.core.terminal import fit_record, paragraph_width, print_error, print_fitted
+from harness.diagnosis import KINDS, diagnose
+from harness.diagnosis.assessment import assess
+from harness.diagnosis.comparability import Comparison, compare_runs, name_distinctly
+from harness.diagnosis.dialects import DIALECTS, Dialect, guess_dialect
+from harness.diagnosis.expectations import KIND as MISSED_EXPECTATION
+from harness.diagnosis.expectations import Expectation, parse_expectation
+from harness.diagnosis.given_facts import (
+    GivenFacts,
+    add_given_facts,
+    parse_count,
+    parse_number,
+    parse_optimizer,
+    parse_vocabulary,
+)
 from harness.diagnosis.history import History
-from harness.diagnosis.plateau_window import drop_non_finite
-from harness.diagnosis.render import format_diagnoses
-from harness.diagnosis.thresholds import parse_thresholds
+from harness.diagnosis.render import (
+    RunReport,
+    describe_expectations,
+    describe_history,
+    find_best_loss,
+    format_diagnoses,
+)
+from harness.diagnosis.thresholds import Thresholds, parse_thresholds
+from harness.importers.standard_input import read_standard_input
 from harness.record import metrics_file
 from harness.record.run_lookup import RunNotFoundError, find_run
 
 MLFLOW_RUN_ID = r"[0-9a-f]{32}"
-COUNTED_METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm")
+STANDARD_INPUT = "-"
+JSON_SCHEMA = 1
+FAIL_ON_ANY = "diagnosis"
+SEPARATORS = "[ _-]"  # of the words of a kind, none of which have to be quoted
+GIVEN_FACTS = {
+    "lr": (parse_number, "LR", "the peak learning rate, if the log lacks it"),
+    "optimizer": (parse_optimizer, "NAME", "the same for the optimizer, such as AdamW"),
+    "warmup_steps": (parse_count, "N", "the same for the warm-up that was asked for"),
+    "vocabulary": (parse_vocabulary, "N", "the number of tokens, so that a loss can be compared with a guess"),
+    "batch_tokens": (parse_count, "N", "tokens in a step, over all devices"),
+    "total_steps": (parse_count, "N", "the length of the run"),
+}
+"""Options for facts by the fields of `GivenFacts`: parser, placeholder and help."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """Options that hold for each run."""
+
+    thresholds: Thresholds
+    expectations: Sequence[Expectation]
+    given: GivenFacts
+    dialect: Dialect | None  # None: that of the program that wrote the log
+    failing_kinds: frozenset[str]
 
 
 def main(arguments: Sequence[str]) -> int:
+    args = _build_parser().parse_intermixed_args(arguments)
+    request = _parse_request(args)
+    reports, errors = [], []
+    for run in args.runs:
+        try:
+            found = _report_source(run, args, request)
+        except ConfigError as error:
+            errors.append((run, str(error)))
+            print_error(str(error))
+            continue
+        for report in found:
+            if not args.json:
+                print_report(report)
+        reports += found
+    histories = [report.history for report in reports]
+    comparison = compare_runs(histories, request.thresholds) if len(histories) > 1 else None
+    if args.json:
+        print(json.dumps(_to_json(reports, comparison, errors), indent=2, allow_nan=False))
+    elif comparison:
+        _print_comparison(comparison, histories)
+    has_failed = any(report.kinds & request.failing_kinds for report in reports)
+    return 2 if errors else int(has_failed)
+
+
+def _build_parser() -> CommandParser:
     parser = CommandParser(prog="plateau diagnose", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN_OR_LOG", help=f"{RUN_HELP}, a "
-                        "trainer_state.json, TensorBoard events, a CSV, a JSONL or a text log")  # fmt: skip
+                        "trainer_state.json, TensorBoard events, a CSV, a JSONL or a text log, a folder of logs; "
+                        "- reads standard input")  # fmt: skip
+    for name, (_, placeholder, about) in GIVEN_FACTS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar=placeholder, help=about)
+    parser.add_argument("--dialect", choices=DIALECTS, help="how to write what to try: overrides of run.py, arguments "
+                        "of transformers or Lightning, or words; default: those of the log's program")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON document (docs/diagnosing.md)")
+    parser.add_argument("--fail-on", default="", metavar="KINDS", help="exit with status 1 if one of these was found, "
+                        "such as divergence,plateau; `diagnosis` stands for any")  # fmt: skip
     add_threshold_option(parser)
     parser.add_argument("--expect", action="append", default=[], metavar="EXPECTATION",
                         help="checked against each run, such as 'step 1500: val/loss < 6.65'")  # fmt: skip
     add_output_dir(parser)
     parser.add_argument("--uri", help="MLflow tracking store, if not mlflow.db of the project")
-    args = parser.parse_intermixed_args(arguments)
-    thresholds = parse_option("--threshold", parse_thresholds, args.threshold)
-    expectations = [parse_option("--expect", parse_expectation, text) for text in args.expect]
-    paths = [_find_run_path(run, args.output_dir) for run in args.runs]
-    histories = [load_history(run, path, args.uri) for run, path in zip(args.runs, paths, strict=True)]
-    console = Console(soft_wrap=True, highlight=False)
-    for path, history in zip(paths, histories, strict=True):
-        diagnoses = diagnose(history, thresholds)
-        assessment = assess(history, thresholds, diagnoses)
-        print_diagnosis(console, history, _drop_refused_suggestions(path, diagnoses), assessment, expectations)
-    if len(histories) > 1:
-        comparison = compare_runs(histories, thresholds)
-        lines = [str(comparison), *(f"  {reason}" for reason in comparison.reasons)]
-        if comparison.verdict != "not comparable":
-            lines += _rank_runs(histories)
-        console.print(*map(fit_record, lines), sep="\n", markup=False)
-    return 0
+    return parser
 
 
-def load_history(run: str, path: Path | None, uri: str | None = None) -> History:
-    """Load the run or log at `path`, or the MLflow run with the id `run`."""
+def _parse_request(args: argparse.Namespace) -> Request:
+    given: dict[str, Any] = {
+        name: parse_option(f"--{name.replace('_', '-')}", parse, text)
+        for name, (parse, *_) in GIVEN_FACTS.items()
+        if (text := getattr(args, name)) is not None
+    }
+    return Request(
+        thresholds=parse_option("--threshold", parse_thresholds, args.threshold),
+        expectations=[parse_option("--expect", parse_expectation, text) for text in args.expect],
+        given=GivenFacts(**given),
+        dialect=args.dialect,
+        failing_kinds=parse_option("--fail-on", parse_kinds, args.fail_on),
+    )
+
+
+def parse_kinds(text: str) -> frozenset[str]:
+    """Return the kinds of diagnoses in a list with commas; `diagnosis` stands for all.
+
+    Raises:
+        ValueError: If there is no such kind.
+    """
+    known = {re.sub(SEPARATORS, "", kind): kind for kind in (*KINDS, MISSED_EXPECTATION)}
+    kinds: set[str] = set()
+    for part in filter(None, map(str.strip, text.split(","))):
+        kind = known.get(re.sub(SEPARATORS, "", part.lower()))
+        if kind is None and part != FAIL_ON_ANY:
+            raise ValueError(f"{part!r} is no diagnosis{did_you_mean(part, KINDS)}; the kinds are {', '.join(KINDS)}")
+        kinds |= {kind} if kind else set(KINDS)
+    return frozenset(kinds)
+
+
+def _report_source(run: str, args: argparse.Namespace, request: Request) -> list[RunReport]:
+    """Return a report of each run that is found under a name, in a file, or on standard input."""
+    if run == STANDARD_INPUT:
+        with TemporaryDirectory() as folder:
+            histories = parse_option("RUN_OR_LOG", read_standard_input, Path(folder))
+            return [report_run(history, None, request) for history in histories]
+    path = _find_run_path(run, args.output_dir)
+    return [report_run(history, path, request) for history in load_histories(run, path, args.uri)]
+
+
+def load_histories(run: str, path: Path | None, uri: str | None = None) -> list[History]:
+    """Load the runs in the folder or log at `path`, or the MLflow run with the id `run`."""
     try:
         if path:
-            return importers.read_history(path)
+            return importers.read_histories(path)
         from harness.importers.mlflow import read_mlflow_run
 
         if (history := read_mlflow_run(run, uri)) is not None:
-            return history
+            return [history]
     except (ValueError, OSError) as error:
         raise ConfigError(f"RUN_OR_LOG: {error}") from error
     raise ConfigError(f"RUN_OR_LOG: {run!r} is not the id of a run in this MLflow store; name another with --uri")
 
 
-def print_diagnosis(
-    console: Console,
-    history: History,
-    diagnoses: Sequence[Diagnosis],
-    assessment: Assessment,
-    expectations: Sequence[Expectation],
-) -> None:
+def report_run(history: History, path: Path | None, request: Request) -> RunReport:
+    """Diagnose a run; `path` is that of its folder or log.
+
+    Raises:
+        ConfigError: If a given fact contradicts the run.
+    """
+    for note in parse_option(history.facts.name, lambda given: add_given_facts(history, given), request.given):
+        print_error(f"note: {history.facts.name}: {note}")
+    diagnoses = diagnose(history, request.thresholds)
+    return RunReport(
+        history,
+        _drop_refused_suggestions(path, diagnoses),
+        assess(history, request.thresholds, diagnoses),
+        [one.evaluate(history) for one in (*map(parse_expectation, history.facts.expect), *request.expectations)],
+        request.dialect or guess_dialect(history.facts),
+    )
+
+
+def print_report(report: RunReport) -> None:
     """Print what was read, its diagnoses, the slopes of its losses, and the results of all expectations."""
-    header = Text("\n".join(map(fit_record, _describe_history(history))))
-    console.print(Text(history.facts.name, style="bold"), header, sep="\n")
-    if diagnoses:
-        _print_diagnoses(console, diagnoses)
-    judged = assessment.lines(has_diagnoses=bool(diagnoses))
-    console.print(*map(fit_record, judged), sep="\n", markup=False)
-    results = [one.evaluate(history) for one in (*map(parse_expectation, history.facts.expect), *expectations)]
-    if results:
-        lines = [fit_record(str(line)) for line in (*results, summarize_expectations(results))]
-        console.print(*lines, sep="\n", markup=False)
-    console.print()
+    console = Console(soft_wrap=True, highlight=False)
+    read = Text("\n".join(map(fit_record, describe_history(report.history))))
+    console.print(Text(report.name, style="bold"), read, sep="\n")
+    if report.diagnoses:
+        console.print(f"diagnosis: {len(report.diagnoses)} found, root causes first")
+    for diagnosis in report.diagnoses:
+        head, *lines = format_diagnoses([diagnosis], paragraph_width(), report.history, report.dialect)
+        console.print(Text(head, style="bold"), *map(Text, lines), sep="\n")
+    judged = report.assessment.lines(has_diagnoses=bool(report.diagnoses))
+    lines = [*judged, *describe_expectations(report.expectations)]
+    console.print(*map(fit_record, lines), "", sep="\n", markup=False)
+
+
+def _to_json(
+    reports: Sequence[RunReport], comparison: Comparison | None, errors: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    compared = comparison and {"verdict": comparison.verdict, "reasons": list(comparison.reasons)}
+    return {
+        "schema": JSON_SCHEMA,
+        "runs": [report.to_json() for report in reports],
+        "comparison": compared,
+        "errors": [{"source": run, "message": message} for run, message in errors],
+    }
 
 
 def _find_run_path(run: str, output_dir: Path) -> Path | None:
@@ -120,34 +248,19 @@ def _drop_refused_suggestions(path: Path | None, diagnoses: Sequence[Diagnosis])
         return diagnoses
 
 
-def _describe_history(history: History) -> Iterator[str]:
-    facts = history.facts
-    yield facts.source
-    counts = [f"{len(history[name])} of {name}" for name in COUNTED_METRICS if len(history[name])]
-    length = f"step {history.last_step}" + (f" of {facts.total_steps}" if facts.total_steps else "")
-    yield " · ".join(filter(None, (facts.status, length, f"points: {', '.join(counts)}")))
-    losses = drop_non_finite(history["val/loss"])
-    if len(losses):
-        best = int(np.argmin(losses.values))
-        unit = f" {facts.unit}" if facts.unit else ""
-        yield f"best validation loss {losses.values[best]:.4g}{unit} at step {losses.steps[best]}"
+def _print_comparison(comparison: Comparison, histories: Sequence[History]) -> None:
+    lines = [str(comparison), *(f"  {reason}" for reason in comparison.reasons)]
+    if comparison.verdict != "not comparable":
+        lines += _rank_runs(histories)
+    print_fitted(*lines)
 
 
 def _rank_runs(histories: Sequence[History]) -> Iterator[str]:
     """Yield a line with the best validation loss of each run, the lowest first, if at least two have one."""
     found = []
     for name, history in zip(name_distinctly(histories), histories, strict=True):
-        losses = drop_non_finite(history["val/loss"])
-        if len(losses):
-            best = int(np.argmin(losses.values))
-            found.append((float(losses.values[best]), f"{name} {losses.values[best]:.4g} at step {losses.steps[best]}"))
+        if (best := find_best_loss(history)) is not None:
+            found.append((best[1], f"{name} {best[1]:.4g} at {history.describe_step(best[0])}"))
     if len(found) > 1:
         found.sort(key=lambda one: one[0])
         yield "best validation losses, lowest first: " + " · ".join(text for _, text in found)
-
-
-def _print_diagnoses(console: Console, diagnoses: Sequence[Diagnosis]) -> None:
-    console.print(f"diagnosis: {len(diagnoses)} found, root causes first")
-    for diagnosis in diagnoses:
-        head, *lines = format_diagnoses([diagnosis], paragraph_width())
-        console.print(Text(head, style="bold"), *map(Text, lines), sep="\n")

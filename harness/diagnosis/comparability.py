@@ -79,10 +79,12 @@ def _find_differences(histories: Sequence[History], names: Sequence[str], thresh
 
 
 def _find_unknowns(histories: Sequence[History], names: Sequence[str]) -> Iterator[str]:
-    for history, name in zip(histories, names, strict=True):
-        if history.facts.data is None:
-            yield f"{name}: {FOREIGN}, nor with which tokenizer, in which unit or how much of it"
-        elif not history.facts.unit:
+    named = list(zip(histories, names, strict=True))
+    if foreign := [name for history, name in named if history.facts.data is None]:
+        shown = _list_names(foreign)
+        yield f"{shown}: {FOREIGN}, nor with which tokenizer, in which unit or how much of it"
+    for history, name in named:
+        if history.facts.data is not None and not history.facts.unit:
             yield f"{name}: it has no evaluation, so no unit"
 
 
@@ -102,10 +104,11 @@ def _group_names(values: Sequence[Any], names: Sequence[str]) -> dict[Any, list[
 
 
 def _format_groups(groups: dict[Any, list[str]], format_value: Callable[..., str]) -> str:
-    return ", ".join(
-        f"{format_value(value)} ({', '.join(names[:MAX_NAMES])}{', …' * (len(names) > MAX_NAMES)})"
-        for value, names in groups.items()
-    )
+    return ", ".join(f"{format_value(value)} ({_list_names(names)})" for value, names in groups.items())
+
+
+def _list_names(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:MAX_NAMES])}{', …' * (len(names) > MAX_NAMES)}"
 
 
 def _shorten(value: object) -> str:

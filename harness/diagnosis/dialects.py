@@ -1,8 +1,8 @@
 """Suggestions in the words of a program: our overrides, arguments of transformers and Lightning, or plain English."""
 
 import shlex
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 from harness.core.events import Suggestion
 from harness.core.formatting import SMALLEST_FIXED, format_lr
@@ -11,88 +11,46 @@ from harness.diagnosis.history import RunFacts
 Dialect = Literal["harness", "hf", "lightning", "plain"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 PROGRAM_DIALECTS: dict[str | None, Dialect] = {"harness": "harness", "transformers": "hf", "lightning": "lightning"}
+"""Dialects by `RunFacts.program`."""
 
-HF_FLAGS = {
-    "optimizer.lr": "learning_rate",
-    "optimizer.weight_decay": "weight_decay",
-    "loop.grad_clip": "max_grad_norm",
-    "loop.max_steps": "max_steps",
-    "loop.epochs": "num_train_epochs",
-    "schedule": "lr_scheduler_type",
-    "schedule.warmup_steps": "warmup_steps",
-    "schedule.warmup_ratio": "warmup_ratio",
+
+class Place(NamedTuple):
+    """A line that several settings share."""
+
+    line: str
+    separator: str
+
+
+OVERRIDES = FLAGS = Place("{}", " ")
+TRAINER, OPTIMIZER = Place("Trainer({})", ", "), Place("in configure_optimizers: {}", ", ")
+
+ARGUMENTS: dict[Dialect, dict[str, tuple[Place, str]]] = {
+    "hf": {
+        "optimizer.lr": (FLAGS, "--learning_rate {}"),
+        "optimizer.weight_decay": (FLAGS, "--weight_decay {}"),
+        "loop.grad_clip": (FLAGS, "--max_grad_norm {}"),
+        "loop.max_steps": (FLAGS, "--max_steps {}"),
+        "loop.epochs": (FLAGS, "--num_train_epochs {}"),
+        "loop.patience": (TRAINER, "callbacks=[EarlyStoppingCallback(early_stopping_patience={})]"),
+        "schedule": (FLAGS, "--lr_scheduler_type {}"),
+        "schedule.warmup_steps": (FLAGS, "--warmup_steps {}"),
+        "schedule.patience": (FLAGS, """--lr_scheduler_kwargs '{{"patience": {}}}'"""),
+    },
+    "lightning": {
+        "optimizer.lr": (OPTIMIZER, "lr={}"),
+        "optimizer.weight_decay": (OPTIMIZER, "weight_decay={}"),
+        "loop.grad_clip": (TRAINER, "gradient_clip_val={}"),
+        "loop.max_steps": (TRAINER, "max_steps={}"),
+        "loop.epochs": (TRAINER, "max_epochs={}"),
+        "loop.patience": (TRAINER, 'callbacks=[EarlyStopping(monitor="val_loss", patience={})]'),
+        "schedule.patience": (OPTIMIZER, "ReduceLROnPlateau(optimizer, patience={})"),
+    },
 }
-"""Fields of transformers.TrainingArguments by our keys."""
+"""The line and the text of each setting that a program has, by our keys. All else is said in words."""
 HF_SCHEDULES = {"plateau": "reduce_lr_on_plateau"}  # where the name differs from ours
-LIGHTNING_ARGUMENTS = {
-    "loop.grad_clip": "gradient_clip_val",
-    "loop.max_steps": "max_steps",
-    "loop.epochs": "max_epochs",
-}
-"""Arguments of lightning.Trainer by our keys."""
-OPTIMIZER_ARGUMENTS = {"optimizer.lr": "lr", "optimizer.weight_decay": "weight_decay"}
+HF_NO_CLIP = 0  # on the command line, None would be text
 
-FACTORS = {1 / 3: "a third of", 1 / 2: "half", 2.0: "twice", 3.0: "three times"}
-
-
-def guess_dialect(facts: RunFacts) -> Dialect:
-    """Return the dialect of the program that wrote a log; plain words if it is unknown."""
-    return PROGRAM_DIALECTS.get(facts.program, "plain")
-
-
-def render_suggestions(suggestions: Sequence[Suggestion], dialect: Dialect = "harness") -> list[str]:
-    """Return lines to copy; what the program has no setting for is said in words."""
-    settings = [one for one in suggestions if not one.is_relative]
-    renderers: dict[Dialect, Callable[[Suggestion], object]] = {
-        "harness": lambda _: True, "hf": _to_hf_flag, "lightning": _to_lightning, "plain": lambda _: None
-    }  # fmt: skip
-    rendered = [one for one in settings if renderers[dialect](one)]
-    lines: list[str] = []
-    if dialect == "harness" and rendered:
-        lines = [shlex.join(map(to_override, rendered))]
-    elif dialect == "hf" and rendered:
-        lines = [shlex.join(part for one in rendered for part in _to_hf_flag(one))]
-    elif dialect == "lightning":
-        lines = list(_join_lightning(rendered))
-    return [*lines, *(_describe_rest(one, dialect) for one in suggestions if one not in rendered)]
-
-
-def to_override(suggestion: Suggestion) -> str:
-    """Return the suggestion as an override of run.py."""
-    return f"{suggestion.key}={format_setting(suggestion.value, none='null', true='true', false='false')}"
-
-
-def format_setting(
-    value: float | int | bool | str | None, none: str = "None", true: str = "True", false: str = "False"
-) -> str:
-    """Return a value as it is typed: 3e-4, 0.1, 2000."""
-    if value is None:
-        return none
-    if isinstance(value, bool):
-        return true if value else false
-    if isinstance(value, float):
-        return format_lr(value) if 0 < abs(value) < SMALLEST_FIXED else f"{value:g}"
-    return str(value)
-
-
-def describe_in_words(suggestion: Suggestion) -> str:
-    """Return what to change in plain English."""
-    value, factor = format_setting(suggestion.value), suggestion.factor
-    multiple = "" if factor is None else FACTORS.get(factor, f"{factor:.2g} times")
-    if suggestion.is_relative:
-        return f"{multiple} the present {NOUNS.get(suggestion.key, suggestion.key)}"
-    if suggestion.key == "loop.grad_clip" and suggestion.value is None:
-        return "no gradient clipping"
-    if suggestion.key == "schedule":
-        return SCHEDULES.get(value, f"a {value} schedule of the learning rate")
-    if suggestion.key == "data.val_fraction" and isinstance(suggestion.value, float):
-        return f"hold out {suggestion.value:.2g} of the data for evaluation"
-    text = SENTENCES.get(suggestion.key, f"{suggestion.key} {{}}").format(value)
-    return f"{text}, {multiple} the present one" if factor else text
-
-
-NOUNS = {"optimizer.lr": "learning rate"}
-SENTENCES = {
+WORDS = {
     "optimizer.lr": "a learning rate of {}",
     "optimizer.weight_decay": "a weight decay of {}",
     "loop.grad_clip": "a gradient clip of {}",
@@ -101,53 +59,75 @@ SENTENCES = {
     "loop.max_tokens": "a run of {} tokens",
     "loop.on_spike": "resume from a checkpoint before the rise and skip the batches that led to it",
     "loop.patience": "stop after {} evaluations without a new best, and keep the best checkpoint",
+    "schedule": "a {} schedule of the learning rate",
     "schedule.warmup_steps": "a warm-up of {} steps",
     "schedule.warmup_ratio": "a warm-up over {} of the run",
     "schedule.patience": "a patience of {} evaluations in the plateau schedule",
+    "data.val_fraction": "hold out {} of the data for evaluation",
 }
-SCHEDULES = {
-    "cosine": "let the learning rate decay, such as along a cosine",
-    "plateau": "let the plateau schedule monitor the validation loss",
+VALUE_WORDS: dict[tuple[str, object], str] = {
+    ("loop.grad_clip", None): "no gradient clipping",
+    ("schedule", "cosine"): "let the learning rate decay, such as along a cosine",
+    ("schedule", "plateau"): "let the plateau schedule monitor the validation loss",
 }
+PRESENT_WORDS = {"optimizer.lr": "the present learning rate"}
+FACTOR_WORDS = {1 / 3: "a third of", 1 / 2: "half", 2.0: "twice", 3.0: "three times"}
 
 
-def _to_hf_flag(suggestion: Suggestion) -> list[str]:
-    """Return the command-line flag of TrainingArguments, empty if there is none."""
-    flag, value = HF_FLAGS.get(suggestion.key), suggestion.value
-    if flag is None:
-        return []
-    if suggestion.key == "loop.grad_clip" and value is None:
-        value = 0  # which switches it off; the field takes no None on the command line
-    if suggestion.key == "schedule":
+def guess_dialect(facts: RunFacts) -> Dialect:
+    """Return the dialect of the program that wrote a log; plain words if it is unknown."""
+    return PROGRAM_DIALECTS.get(facts.program, "plain")
+
+
+def render_suggestions(suggestions: Sequence[Suggestion], dialect: Dialect = "harness") -> list[str]:
+    """Return lines to copy, and in words what the program has no setting for."""
+    shared: dict[Place, list[str]] = {}
+    words = []
+    for suggestion in suggestions:
+        place, text = _render(suggestion, dialect)
+        if place is None:
+            words.append(text)
+        else:
+            shared.setdefault(place, []).append(text)
+    return [*(place.line.format(place.separator.join(texts)) for place, texts in shared.items()), *words]
+
+
+def to_override(suggestion: Suggestion) -> str:
+    """Return the suggestion as an override of run.py; a relative one cannot be written so."""
+    value = suggestion.value
+    if value is None or isinstance(value, bool):
+        return f"{suggestion.key}={'null' if value is None else str(value).lower()}"
+    return f"{suggestion.key}={_format_value(value)}"
+
+
+def _render(suggestion: Suggestion, dialect: Dialect) -> tuple[Place | None, str]:
+    """Return the suggestion and the line it belongs to; None if it has a line of its own, in words."""
+    key, value = suggestion.key, suggestion.value
+    if dialect == "harness" and not suggestion.is_relative:
+        return OVERRIDES, shlex.quote(to_override(suggestion))
+    place, template = ARGUMENTS.get(dialect, {}).get(key, (None, ""))
+    if place is None or suggestion.is_relative:
+        return None, _describe_in_words(suggestion)
+    if dialect == "hf" and key == "loop.grad_clip" and value is None:
+        value = HF_NO_CLIP
+    if dialect == "hf" and key == "schedule":
         value = HF_SCHEDULES.get(str(value), value)
-    return [f"--{flag}", format_setting(value)]
+    return place, template.format(_format_value(value))
 
 
-def _to_lightning(suggestion: Suggestion) -> str:
-    """Return the keyword argument of Trainer or of the optimizer, empty if there is none."""
-    name = {**LIGHTNING_ARGUMENTS, **OPTIMIZER_ARGUMENTS}.get(suggestion.key)
-    return f"{name}={format_setting(suggestion.value)}" if name else ""
+def _describe_in_words(suggestion: Suggestion) -> str:
+    factor = suggestion.factor
+    times = "" if factor is None else FACTOR_WORDS.get(factor, f"{factor:.2g} times")
+    if suggestion.is_relative:
+        return f"{times} {PRESENT_WORDS.get(suggestion.key, f'the present {suggestion.key}')}"
+    if (known := VALUE_WORDS.get((suggestion.key, suggestion.value))) is not None:
+        return known
+    text = WORDS.get(suggestion.key, f"{suggestion.key} {{}}").format(_format_value(suggestion.value))
+    return f"{text}, {times} the present one" if times else text
 
 
-def _join_lightning(suggestions: Iterable[Suggestion]) -> Iterable[str]:
-    optimizer = [_to_lightning(one) for one in suggestions if one.key in OPTIMIZER_ARGUMENTS]
-    trainer = [_to_lightning(one) for one in suggestions if one.key in LIGHTNING_ARGUMENTS]
-    if optimizer:
-        yield f"in configure_optimizers: {', '.join(optimizer)}"
-    if trainer:
-        yield f"Trainer({', '.join(trainer)})"
-
-
-def _describe_rest(suggestion: Suggestion, dialect: Dialect) -> str:
-    """Return the line of a suggestion that is no argument of the program."""
-    patience = format_setting(suggestion.value)
-    if suggestion.key == "loop.patience" and dialect == "hf":
-        callback = f"EarlyStoppingCallback(early_stopping_patience={patience})"
-        return f"Trainer(callbacks=[{callback}]), with --load_best_model_at_end"
-    if suggestion.key == "loop.patience" and dialect == "lightning":
-        return f'Trainer(callbacks=[EarlyStopping(monitor="val_loss", patience={patience})])'
-    if suggestion.key == "schedule.patience" and dialect == "hf":
-        return f"""--lr_scheduler_kwargs '{{"patience": {patience}}}'"""
-    if suggestion.key == "schedule.patience" and dialect == "lightning":
-        return f"in configure_optimizers: ReduceLROnPlateau(optimizer, patience={patience})"
-    return describe_in_words(suggestion)
+def _format_value(value: float | int | bool | str | None) -> str:
+    """Return a value as it is typed: 3e-4, 0.1, 2000."""
+    if isinstance(value, float):
+        return format_lr(value) if 0 < abs(value) < SMALLEST_FIXED else f"{value:g}"
+    return str(value)

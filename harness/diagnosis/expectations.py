@@ -43,9 +43,9 @@ class Expectation:
         if not reached.any():
             return ExpectationResult(self, "not reached" if _has_ended(history) else "pending")
         first = int(np.argmax(reached))
-        value = float(values[first])
+        step, value = int(steps[first]), float(values[first])
         is_met = value < self.bound if self.sign == "<" else value > self.bound
-        return ExpectationResult(self, "met" if is_met else "missed", int(steps[first]), value)
+        return ExpectationResult(self, "met" if is_met else "missed", step, value, history.describe_step(step))
 
     def _find_reached(self, history: History, steps: np.ndarray) -> np.ndarray | None:
         """Return a mask of the steps at or after the moment; None if unknown."""
@@ -66,6 +66,7 @@ class ExpectationResult:
     outcome: Outcome
     step: int = 0
     value: float = float("nan")
+    when: str = ""  # the step in words, or the epoch
 
     @property
     def is_decided(self) -> bool:
@@ -80,7 +81,7 @@ class ExpectationResult:
         line = f"{self.expectation.text}: {self.outcome}"
         if not self.is_decided:
             return line
-        return f"{line} ({self.value:.4g} at step {self.step}, {_format_deviation(self.deviation)})"
+        return f"{line} ({self.value:.4g} at {self.when}, {_format_deviation(self.deviation)})"
 
 
 def parse_expectation(text: object) -> Expectation:

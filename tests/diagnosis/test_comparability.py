@@ -120,7 +120,7 @@ def test_foreign_logs_cannot_be_told() -> None:
     foreign = [make_run("log", None, None), make_run("log", None, None)]
     found = compare_runs(foreign)
     assert found.verdict == "cannot tell"
-    assert [reason.partition(":")[0] for reason in found.reasons] == ["log #1", "log #2"]
+    assert [reason.partition(":")[0] for reason in found.reasons] == ["log #1, log #2"]
     assert compare_runs([make_run("a"), foreign[0]]).verdict == "cannot tell"
 
 
