@@ -70,7 +70,7 @@ VALUE_WORDS: dict[tuple[str, object], str] = {
     ("schedule", "cosine"): "let the learning rate decay, such as along a cosine",
     ("schedule", "plateau"): "let the plateau schedule monitor the validation loss",
 }
-PRESENT_WORDS = {"optimizer.lr": "the present learning rate"}
+PRESENT_WORDS = {"optimizer.lr": "the present learning rate", "loop.max_steps": "the present length"}
 FACTOR_WORDS = {1 / 3: "a third of", 1 / 2: "half", 2.0: "twice", 3.0: "three times"}
 
 

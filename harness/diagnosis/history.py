@@ -38,12 +38,12 @@ class RunFacts:
     """Facts of a run besides its curves; None where unknown.
 
     If `steps_unit` is epochs, the log has no steps: `steps_per_epoch` steps of the history stand for an epoch (1, or
-    100 for fractions of epochs).
+    100 and more for fractions of epochs). If it is rows, the log has neither, and its rows are counted.
     """
 
     name: str = ""
     program: str | None = None  # that wrote the log: harness, transformers or lightning
-    steps_unit: Literal["steps", "epochs"] = "steps"
+    steps_unit: Literal["steps", "epochs", "rows"] = "steps"
     status: str | None = None
     total_steps: int | None = None
     log_every: int = 1
@@ -129,9 +129,9 @@ class History:
         return max((steps[-1] for steps, _ in self._points.values() if steps), default=0)
 
     def describe_step(self, step: float) -> str:
-        """Return "step 800", or "epoch 8" for a log that counts epochs."""
-        if self.facts.steps_unit == "steps":
-            return f"step {step:.0f}"
+        """Return "step 800", "epoch 8" for a log that counts epochs, or "row 8" for one that counts nothing."""
+        if self.facts.steps_unit != "epochs":
+            return f"{self.facts.steps_unit.removesuffix('s')} {step:.0f}"
         return f"epoch {step / (self.facts.steps_per_epoch or 1):.6g}"
 
     def tokens_at(self, steps: np.ndarray) -> np.ndarray | None:

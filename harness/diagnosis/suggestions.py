@@ -35,7 +35,7 @@ def suggest_decay_and_lr(history: History, is_rising: bool) -> tuple[Suggestion,
 
 
 def suggest_warmup(history: History, steps: float) -> Suggestion:
-    """Suggest a warm-up of at least one step; a share of the run if its steps are epochs."""
+    """Suggest a warm-up of at least one step; a share of the run if its log counts no steps."""
     if history.facts.steps_unit == "steps":
         return Suggestion("schedule.warmup_steps", max(1, math.ceil(steps)))
     share = steps / max(1, history.facts.total_steps or 0, history.last_step)
@@ -50,6 +50,8 @@ def suggest_double_length(history: History) -> Suggestion:
     steps = max(facts.total_steps or 0, history.last_step)
     if facts.steps_unit == "steps":
         return double_length("loop.max_steps", steps)
+    if facts.steps_unit == "rows":
+        return Suggestion("loop.max_steps", None, 2.0)
     return double_length("loop.epochs", steps / (facts.steps_per_epoch or 1))
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
+from harness.importers.assembly import assemble_histories
 from harness.importers.metric_aliases import ALIAS_ORDER, canonical_name, normalize_name
-from harness.importers.rows import Row, assemble_histories, check_row_count
+from harness.importers.rows import Row, check_row_count
 
 PROGRESS_BAR = re.compile(r"\d%\|.*\[\S+<\S+, ")
 """A bar of tqdm: `Loading weights:   0%|          | 0/28 [00:00<?, ?it/s]`."""

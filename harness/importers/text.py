@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.diagnosis.history import History, RunFacts
+from harness.importers.assembly import assemble_histories
 from harness.importers.metric_aliases import CANONICAL_NAMES, SUMMARY_KEY, canonical_name
-from harness.importers.rows import Row, assemble_histories, check_row_count
+from harness.importers.rows import Row, check_row_count
 
 EXAMPLE = "step 100 | loss 3.21 | lr 1e-4 | grad norm 1.2"
 # Quantifiers that never give back, as ++ and *+, keep the time in proportion to the length of a line.
