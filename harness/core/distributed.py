@@ -96,6 +96,14 @@ class ProcessGroup:
             dist.broadcast(torch.view_as_real(data) if data.is_complex() else data, src=0)
 
 
+def is_true_anywhere(flag: bool) -> bool:
+    """Return whether `flag` is true in any process of torch's default group, which all have to ask."""
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    total = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(total)
+    return bool(total.item())
+
+
 def join_process_group(device_type: str) -> ProcessGroup:
     """Join the group that `torchrun` describes in the environment (gloo on CPU, nccl on CUDA), or use one process.
 

@@ -1,12 +1,13 @@
-"""Preflight for a Trainer of transformers: `preflight(trainer)` in the line before `trainer.train()`."""
+"""For a Trainer of transformers: `preflight(trainer)` in the line before `trainer.train()`, and callbacks."""
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from harness.integrations.console import report_setup, report_setup_error, report_unsupported
+from harness.integrations.transformers_diagnosis import DiagnosisCallback as DiagnosisCallback
+from harness.integrations.transformers_diagnosis import find_calling_trainer
 from harness.integrations.transformers_setup import TrainerAdapter
 from harness.integrations.transformers_state import describe_unsupported, prepare_for_steps, preserved_trainer
 from harness.preflight import CHECKS, PreflightReport
@@ -47,24 +48,13 @@ class PreflightCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        trainer = _find_calling_trainer()
+        trainer = find_calling_trainer()
+        if trainer is None:
+            raise RuntimeError("PreflightCallback: on_train_begin must be called by a Trainer")
         report = _check_trainer(
             trainer, self.checks, self.is_pretrained, self.quiet, self.optimizer_is_given, is_prepared=True
         )
         report.raise_if_failed()
-
-
-def _find_calling_trainer() -> Trainer:
-    """Return the trainer whose `train()` is running: a Trainer does not hand itself to its callbacks.
-
-    Raises:
-        RuntimeError: If no trainer is calling.
-    """
-    frame = sys._getframe()
-    while frame := frame.f_back:  # type: ignore[assignment]
-        if isinstance(caller := frame.f_locals.get("self"), Trainer):
-            return caller
-    raise RuntimeError("PreflightCallback: on_train_begin must be called by a Trainer")
 
 
 def _check_trainer(

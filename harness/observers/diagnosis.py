@@ -7,12 +7,12 @@ from pathlib import Path
 
 from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, Spike
 from harness.core.paths import project_dir
-from harness.diagnosis import diagnose
 from harness.diagnosis.assessment import assess
 from harness.diagnosis.dialects import render_suggestions
 from harness.diagnosis.expectations import KIND as EXPECTATION_KIND
-from harness.diagnosis.expectations import find_missed_expectations, parse_expectation, summarize_expectations
-from harness.diagnosis.history import History, SpikeRecord
+from harness.diagnosis.expectations import parse_expectation, summarize_expectations
+from harness.diagnosis.history import SpikeRecord
+from harness.diagnosis.live import LiveDiagnosis
 from harness.diagnosis.run_facts import extract_run_facts
 from harness.diagnosis.thresholds import change_thresholds
 from harness.record import results_file
@@ -31,17 +31,15 @@ class DiagnosisObserver(Observer):
     """
 
     def __init__(self, thresholds: Mapping[str, float] | None = None, expect: Sequence[str] = ()) -> None:
-        self._thresholds = change_thresholds(thresholds or {})
-        self._expectations = [parse_expectation(text) for text in expect]
+        self._live = LiveDiagnosis(change_thresholds(thresholds or {}), [parse_expectation(text) for text in expect])
+        self._history = self._live.history
         self._aggregator = MetricAggregator()
-        self._history = History()
-        self._reported: dict[tuple[str, str], Diagnosis] = {}
         self._is_due = False
 
     def __call__(self, event: Event) -> list[Diagnosis | FinalDiagnosis]:
         reports: list[Diagnosis | FinalDiagnosis] = []
         if self._is_due and not isinstance(event, RunEnd):  # all observers have seen the evaluation or spike by now
-            reports += self._keep_new(self._diagnose_now())
+            reports += self._save_new(self._live.diagnose_now())
             self._is_due = False
         self._record_event(event)
         if isinstance(event, RunEnd):
@@ -72,29 +70,23 @@ class DiagnosisObserver(Observer):
         if row is not None:
             history.add_row(row.step, row.metrics)
 
-    def _diagnose_now(self) -> list[Diagnosis]:
-        missed = find_missed_expectations(self._expectations, self._history)
-        return [*diagnose(self._history, self._thresholds), *missed]
-
-    def _keep_new(self, diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
-        """Return the diagnoses that were not reported before, and save all reported ones."""
-        new = {_identify(diagnosis): diagnosis for diagnosis in diagnoses}
-        new = {key: diagnosis for key, diagnosis in new.items() if key not in self._reported}
-        self._reported |= new
+    def _save_new(self, diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
+        """Return the diagnoses that were not found before, and save all found so far."""
+        new = self._live.keep_new(diagnoses)
         if new:
-            self._save(list(self._reported.values()))
-        return list(new.values())
+            self._save(self._live.found)
+        return new
 
     def _conclude(self) -> Iterator[Diagnosis | FinalDiagnosis]:
-        current = self._diagnose_now()
-        yield from self._keep_new(current)
-        if self._reported:
+        live = self._live
+        current = live.diagnose_now()
+        yield from self._save_new(current)
+        if live.found:
             self._save(current)
-        kinds = {diagnosis.kind for diagnosis in current}
-        resolved = [diagnosis for diagnosis in self._reported.values() if diagnosis.kind not in kinds]
-        results = [expectation.evaluate(self._history) for expectation in self._expectations]
-        found = [diagnosis for diagnosis in current if diagnosis.kind != EXPECTATION_KIND]
-        lines = assess(self._history, self._thresholds, found).lines(has_diagnoses=bool(found))
+        results = [expectation.evaluate(self._history) for expectation in live.expectations]
+        problems = [diagnosis for diagnosis in current if diagnosis.kind != EXPECTATION_KIND]
+        lines = assess(self._history, live.thresholds, problems).lines(has_diagnoses=bool(problems))
+        resolved = live.find_resolved(current)
         yield FinalDiagnosis(tuple(current), tuple(resolved), summarize_expectations(results), tuple(lines))
 
     def _save(self, diagnoses: Sequence[Diagnosis]) -> None:
@@ -107,9 +99,3 @@ class DiagnosisObserver(Observer):
         results_file.write_result(
             self._folder, FILE_NAME, step=step, metrics={}, units={}, columns=COLUMNS, rows=rows, about=evidence
         )
-
-
-def _identify(diagnosis: Diagnosis) -> tuple[str, str]:
-    """Return what is reported once: each kind, and each missed expectation and each spike."""
-    distinction = {"expectation": "expectation", "spike": "last good step"}.get(diagnosis.kind, "")
-    return diagnosis.kind, str(diagnosis.evidence.get(distinction, ""))

@@ -1,0 +1,226 @@
+"""Diagnosis while the loop of another program trains: when to look, what to print, and when to stop.
+
+A look costs milliseconds, so it is taken at evaluations and, between them, at intervals that grow with the run.
+"""
+
+import functools
+import math
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from harness.core.events import Diagnosis
+from harness.core.terminal import print_fitted
+from harness.diagnosis.assessment import assess
+from harness.diagnosis.dialects import guess_dialect
+from harness.diagnosis.history import History, RunFacts
+from harness.diagnosis.kinds import KINDS
+from harness.diagnosis.live import LiveDiagnosis
+from harness.diagnosis.render import format_suggestions
+from harness.importers.lr_schedules import schedule_from_curve
+from harness.importers.metric_aliases import canonical_name
+
+URGENT_KINDS = ("divergence", "spike")
+"""Looked for between evaluations, too."""
+LENGTH_KINDS = ("never learnt", "warm-up too short", "scheduler idle", "rising loss", "plateau", "underfitting")
+"""Depend on how much of the run is done; without `total_steps` they are judged at its end."""
+ALARMING_METRICS = ("train/loss", "val/loss", "train/grad_norm")
+"""If one is not finite, it is time to look."""
+METRIC_PREFIX = "diagnosis/"  # of the metrics that tell a logger what was found, and when
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+@dataclass
+class LookInterval:
+    """Counts events and says which ones are worth a look: less and less often, but for `shortest`."""
+
+    shortest: int  # events between two looks
+    growth: float  # the same, as a share of the events so far
+    count: int = 0
+    looked_at: int = 0
+
+    def count_one(self) -> bool:
+        """Count an event; return whether to look."""
+        self.count += 1
+        is_due = self.count - self.looked_at >= max(self.shortest, self.growth * self.looked_at)
+        self.looked_at = self.count if is_due else self.looked_at
+        return is_due
+
+
+def parse_stop_kinds(stop_on: Collection[str] | str) -> frozenset[str]:
+    """Return the kinds of diagnoses that end a training.
+
+    Raises:
+        ValueError: For a kind that no rule finds.
+    """
+    kinds = frozenset([stop_on] if isinstance(stop_on, str) else stop_on)
+    unknown = sorted(kinds - set(KINDS), key=str)
+    if unknown:
+        raise ValueError(f"stop_on: {unknown[0]!r} is not a diagnosis; choose from {', '.join(KINDS)}")
+    return kinds
+
+
+def disable_on_error(method: Method) -> Method:
+    """Let a method of an object with `is_disabled` never raise: after the first error it does nothing but warn once."""
+
+    @functools.wraps(method)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.is_disabled:
+            return None
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            self.is_disabled = True
+            problem = f"{type(error).__name__}: {error}"
+            print(f"warning: diagnosis is disabled after {problem}; the training continues", file=sys.stderr)
+            return None
+
+    return guarded  # type: ignore[return-value]  # the same signature
+
+
+def tag_active_mlflow_run(diagnoses: Iterable[Diagnosis]) -> None:
+    """Tag the active MLflow run, if there is one, with the reason of each diagnosis."""
+    mlflow = sys.modules.get("mlflow")  # if nobody has loaded it, nobody logs to it
+    if mlflow is not None and mlflow.active_run() is not None:
+        mlflow.set_tags(describe_as_tags(diagnoses))
+
+
+def describe_as_tags(diagnoses: Iterable[Diagnosis]) -> dict[str, str]:
+    """Return the tag `diagnosis.KIND` of each diagnosis with its step and reason."""
+    return {f"diagnosis.{one.kind}": f"step {one.step}, {one.confidence:.0%}: {one.reason}" for one in diagnoses}
+
+
+class LoopDiagnosis:
+    """The history of a training that somebody else's loop runs, and what was said of it."""
+
+    def __init__(
+        self,
+        facts: RunFacts,
+        *,
+        stop_on: Collection[str] = (),
+        quiet: bool = False,
+        write: Callable[[str], None] = print_fitted,
+    ) -> None:
+        self.stop_kind: str | None = None  # the diagnosis that ends the training
+        self._live, self._facts = LiveDiagnosis(), facts
+        self._live.history.facts = facts
+        self._stop_on, self._quiet, self._write = stop_on, quiet, write
+        self._evaluations, self._alarms = LookInterval(1, 0.025), LookInterval(1, 0.1)
+        self._rows, self._urgent_rows = LookInterval(20, 0.25), LookInterval(5, 0.025)
+
+    @property
+    def history(self) -> History:
+        return self._live.history
+
+    @property
+    def found(self) -> list[Diagnosis]:
+        return self._live.found
+
+    def change_facts(self, **changes: Any) -> None:
+        """Note what became known of the run only while it trains."""
+        self._facts = replace(self._facts, **changes)
+
+    def has_reached_end(self) -> bool:
+        """Return whether the next row would be after the end, as far as the length is known."""
+        steps, total = self.history["train/loss"].steps, self._facts.total_steps
+        gap = int(np.diff(steps).max()) if len(steps) > 1 else 1
+        return total is None or self.history.last_step + gap >= total
+
+    def add_row(self, step: int, values: Mapping[str, object]) -> list[Diagnosis]:
+        """Add what was logged at `step`, under any known names; return and print what was not found before."""
+        metrics = self._select_metrics(values)
+        if not metrics:
+            return []
+        self.history.add_row(step, metrics)
+        kinds = self._choose_kinds(step, metrics)
+        return self._report(one for one in self._diagnose_now() if one.kind in kinds) if kinds else []
+
+    def restore_rows(self, rows: Iterable[tuple[int, Mapping[str, object]]], known_kinds: Collection[str]) -> None:
+        """Add the rows before a resume. What holds now and is of a known kind was printed then."""
+        for step, values in rows:
+            self.history.add_row(step, metrics := self._select_metrics(values))
+            self._choose_kinds(step, metrics)
+        if known_kinds:
+            self._live.keep_new(one for one in self._diagnose_now() if one.kind in known_kinds)
+
+    def conclude(self, is_complete: bool) -> list[Diagnosis]:
+        """End the run; return and print what was not found before, and print what the curves show."""
+        status = "completed" if is_complete else "interrupted"
+        has_length = self._facts.total_steps is not None
+        current = self._diagnose_now(status)
+        current = [one for one in current if is_complete or has_length or one.kind not in LENGTH_KINDS]
+        new = self._report(current)
+        if not self._quiet:
+            for line in self._summarize(current):
+                self._write(line)
+        return new
+
+    def _select_metrics(self, values: Mapping[str, object]) -> dict[str, float]:
+        """Return the numbers whose names stand for metrics of ours."""
+        metrics: dict[str, float] = {}
+        for name, value in values.items():
+            metric = canonical_name(name)
+            if metric not in (None, "step", "epoch") and isinstance(value, int | float):
+                metrics.setdefault(metric, float(value))
+        return metrics
+
+    def _choose_kinds(self, step: int, metrics: Mapping[str, float]) -> Collection[str]:
+        """Return the kinds to look for after a row; none if it is too early to look again."""
+        kinds: Collection[str] = ()
+        if "train/loss" in metrics:
+            kinds = URGENT_KINDS if self._urgent_rows.count_one() else kinds
+            is_due = self._rows.count_one()
+            kinds = KINDS if is_due and not self._evaluations.count else kinds
+        if "val/loss" in metrics and step > 0:
+            kinds = KINDS if self._evaluations.count_one() else kinds
+        if any(not math.isfinite(metrics.get(name, 0.0)) for name in ALARMING_METRICS):
+            kinds = kinds or (URGENT_KINDS if self._alarms.count_one() else ())
+        if self._facts.total_steps is None:
+            kinds = [kind for kind in kinds if kind not in LENGTH_KINDS]
+        return kinds
+
+    def _diagnose_now(self, status: str | None = None) -> list[Diagnosis]:
+        """Return what holds now. A run of unknown length that goes on is taken to be half done."""
+        history, facts = self.history, self._facts
+        total = facts.total_steps
+        if total is None and status != "completed":
+            total = 2 * max(1, history.last_step)
+        gaps = np.diff(history["train/loss"].steps)
+        history.facts = replace(
+            facts,
+            total_steps=total,
+            status=status,
+            log_every=max(1, round(float(np.median(gaps)))) if len(gaps) else facts.log_every,
+            schedule=facts.schedule or schedule_from_curve(history["train/lr"]),
+        )
+        return self._live.diagnose_now()
+
+    def _report(self, diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
+        """Return and print those that were not found before; note if one ends the training."""
+        new = self._live.keep_new(diagnoses)
+        for diagnosis in new:
+            if not self._quiet:
+                self._write("\n".join(self._format_finding(diagnosis)))
+            if diagnosis.kind in self._stop_on:
+                self.stop_kind = self.stop_kind or diagnosis.kind
+        return new
+
+    def _summarize(self, current: list[Diagnosis]) -> Iterator[str]:
+        """Yield lines that name what was found, which is printed already, and say what else the curves show."""
+        head, *lines = assess(self.history, self._live.thresholds, current).lines(has_diagnoses=False)
+        resolved = ", ".join(dict.fromkeys(one.kind for one in self._live.find_resolved(current)))
+        if current:
+            head = f"{len(current)} found: " + ", ".join(
+                f"{one.kind} ({self.history.describe_step(one.step)})" for one in current
+            )
+        yield f"diagnosis: {head}" + (f"; no longer: {resolved}" if resolved else "")
+        yield from lines
+
+    def _format_finding(self, diagnosis: Diagnosis) -> Iterator[str]:
+        place = self.history.describe_step(diagnosis.step)
+        yield f"diagnosis · {place} · {diagnosis.kind}: {diagnosis.reason}"
+        yield from format_suggestions(diagnosis, "    ", guess_dialect(self._facts))

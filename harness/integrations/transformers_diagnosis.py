@@ -1,0 +1,205 @@
+"""Diagnosis of a transformers Trainer while it trains."""
+
+import math
+import sys
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from harness.core.distributed import is_true_anywhere
+from harness.core.events import Diagnosis
+from harness.core.terminal import fit_record
+from harness.diagnosis.history import RunFacts
+from harness.importers.lr_schedules import parse_schedule_name
+from harness.importers.metric_aliases import SUMMARY_KEY
+from harness.integrations.live_diagnosis import (
+    METRIC_PREFIX,
+    LoopDiagnosis,
+    disable_on_error,
+    parse_stop_kinds,
+    tag_active_mlflow_run,
+)
+
+MIN_ROWS, MIN_EVALS = 10, 4  # with fewer of both, hardly anything can be said
+
+
+class DiagnosisCallback(TrainerCallback):
+    """Diagnoses a training while it runs, from what the Trainer logs.
+
+    Each finding is printed once and logged as the metric `diagnosis/KIND` to wherever the Trainer logs, with the
+    confidence as its value; a run of MLflow gets the tag `diagnosis.KIND` with the reason. A summary follows at the
+    end. The training itself is not changed, unless a diagnosis in `stop_on` ends it.
+
+    Args:
+        stop_on: Kinds of diagnoses that end the training, such as {"divergence"}.
+        quiet: Print nothing.
+
+    Raises:
+        ValueError: If a name in `stop_on` is no diagnosis.
+    """
+
+    def __init__(self, *, stop_on: Collection[str] | str = (), quiet: bool = False) -> None:
+        self._stop_kinds, self._quiet = parse_stop_kinds(stop_on), quiet
+        self._loop: LoopDiagnosis | None = None
+        self._trainer: Trainer | None = None
+        self.is_disabled = self._is_agreement_due = False
+
+    @property
+    def diagnoses(self) -> list[Diagnosis]:
+        """Return everything found so far."""
+        return [] if self._loop is None else self._loop.found
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._loop = None
+        self.is_disabled = self._is_agreement_due = False
+        if state.is_world_process_zero:
+            self._begin(args, state, kwargs.get("optimizer"))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        if self._loop is not None and logs:
+            self._read_logs(args, state, logs, kwargs.get("model"))
+            if args.world_size == 1 and self._loop.stop_kind is not None:
+                control.should_training_stop = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._is_agreement_due |= control.should_log or control.should_evaluate
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._is_agreement_due |= control.should_log or control.should_evaluate
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop in all processes at once, at the first step after a row or an evaluation."""
+        if self._is_agreement_due and self._stop_kinds and args.world_size > 1 and torch.distributed.is_initialized():
+            is_stopping = self._loop is not None and self._loop.stop_kind is not None
+            control.should_training_stop |= is_true_anywhere(is_stopping)
+        self._is_agreement_due = False
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer = None
+
+    @disable_on_error
+    def _begin(self, args: TrainingArguments, state: TrainerState, optimizer: Any) -> None:
+        self._trainer = find_calling_trainer()
+        self._val_name = _find_val_name(self._trainer)
+        self._loop = LoopDiagnosis(
+            read_facts(args, state, optimizer), stop_on=self._stop_kinds, quiet=self._quiet, write=write_above_bars
+        )
+        rows = [(int(entry["step"]), self._rename(entry)) for entry in state.log_history if SUMMARY_KEY not in entry]
+        known = {name.removeprefix(METRIC_PREFIX) for _, row in rows for name in row if name.startswith(METRIC_PREFIX)}
+        self._loop.restore_rows(rows, known)
+        if (note := describe_sparse_logging(args, state)) and not self._quiet:
+            write_above_bars(note)
+
+    @disable_on_error
+    def _read_logs(self, args: TrainingArguments, state: TrainerState, logs: Mapping[str, Any], model: Any) -> None:
+        assert self._loop is not None
+        if SUMMARY_KEY in logs:  # logged before the loggers close their runs
+            self._publish(self._loop.conclude(is_complete=state.global_step >= state.max_steps))
+            return
+        row = self._rename(logs)
+        if args.logging_nan_inf_filter and row.get("loss") == 0 and _is_broken(row, model):
+            row["loss"] = math.nan
+        self._publish(self._loop.add_row(state.global_step, row))
+
+    def _rename(self, logs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was logged, with the loss of the first of several evaluation sets as `eval_loss`."""
+        return {"eval_loss" if name == self._val_name else name: value for name, value in logs.items()}
+
+    def _publish(self, diagnoses: list[Diagnosis]) -> None:
+        if not diagnoses:
+            return
+        if self._trainer is not None:
+            # that of the base class: subclasses add their own metrics again
+            Trainer.log(self._trainer, {METRIC_PREFIX + one.kind: one.confidence for one in diagnoses})
+        tag_active_mlflow_run(diagnoses)
+
+
+def write_above_bars(text: str) -> None:
+    """Print above the progress bars, which a plain print would break."""
+    tqdm.write(fit_record(text))
+    sys.stdout.flush()
+
+
+def find_calling_trainer() -> Trainer | None:
+    """Return the trainer whose `train()` is running: a Trainer does not hand itself to its callbacks."""
+    frame = sys._getframe()
+    while frame := frame.f_back:  # type: ignore[assignment]
+        if isinstance(caller := frame.f_locals.get("self"), Trainer):
+            return caller
+    return None
+
+
+def read_facts(args: TrainingArguments, state: TrainerState, optimizer: Any) -> RunFacts:
+    """Return what the arguments say of the run; the LR and weight decay only if the optimizer has them."""
+    group: Mapping[str, Any] = next(iter(getattr(optimizer, "param_groups", [])), {})
+    lr, decay = group.get("initial_lr", group.get("lr")), group.get("weight_decay")
+    warmup = args.warmup_steps or 0  # transformers 5 takes a share of the run, too
+    scheduler = getattr(args.lr_scheduler_type, "value", str(args.lr_scheduler_type))
+    is_plateau = "plateau" in scheduler
+    options = args.lr_scheduler_kwargs if isinstance(args.lr_scheduler_kwargs, dict) else {}
+    return RunFacts(
+        name=args.run_name or "",
+        program="transformers",
+        total_steps=state.max_steps or None,
+        batch_size=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        optimizer=type(getattr(optimizer, "optimizer", optimizer)).__name__ if optimizer is not None else None,
+        peak_lr=lr if lr == args.learning_rate else None,
+        grad_clip=args.max_grad_norm if args.max_grad_norm and args.max_grad_norm > 0 else None,
+        weight_decay=decay,
+        schedule=parse_schedule_name(scheduler),
+        monitor="val/loss" if is_plateau and args.metric_for_best_model in (None, "loss", "eval_loss") else None,
+        patience=options.get("patience") if is_plateau else None,
+        requested_warmup=(warmup * state.max_steps if warmup < 1 else warmup) or None,
+        source="transformers Trainer",
+    )
+
+
+def describe_sparse_logging(args: TrainingArguments, state: TrainerState) -> str:
+    """Return how to log more often if the run logs too little to be judged, else an empty string."""
+    strategies = [getattr(one, "value", one) for one in (args.logging_strategy, args.eval_strategy)]
+    steps, epochs = max(1, state.max_steps), max(1, state.num_train_epochs)
+    intervals = [state.logging_steps, state.eval_steps]
+    counts = [
+        {"no": 0, "epoch": epochs, "steps": steps // max(1, int(interval or steps))}.get(strategy, steps)
+        for strategy, interval in zip(strategies, intervals, strict=True)
+    ]
+    if counts[0] >= MIN_ROWS or counts[1] >= MIN_EVALS:
+        return ""
+    return (
+        f"diagnosis: {counts[0]} rows and {counts[1]} evaluations in {steps} steps are too few to say much; set "
+        f'logging_strategy="steps", logging_steps={max(1, steps // 50)}'
+    )
+
+
+def _find_val_name(trainer: Trainer | None) -> str:
+    """Return the name of the validation loss; of several sets, that of the one that selects the best model."""
+    sets = getattr(trainer, "eval_dataset", None)
+    if trainer is None or not isinstance(sets, dict) or not sets:
+        return "eval_loss"
+    names = [f"eval_{name}_loss" for name in sets]
+    best = trainer.args.metric_for_best_model or ""
+    best = best if best.startswith("eval_") else f"eval_{best}"
+    return best if best in names else names[0]
+
+
+def _is_broken(row: Mapping[str, Any], model: Any) -> bool:
+    """Return whether a loss of exactly 0 stands for NaN, which transformers leaves out of the mean that it logs."""
+    with suppress(TypeError, ValueError):
+        if not math.isfinite(float(row.get("grad_norm", 0.0))):
+            return True
+    parameters = () if model is None else model.parameters()
+    return any(not bool(torch.isfinite(parameter).all()) for parameter in parameters)
