@@ -6,46 +6,37 @@ The exit status is 0 with or without diagnoses (see --fail-on), and 2 if somethi
 import argparse
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-
 from harness import importers
 from harness.commands.arguments import RUN_HELP, CommandParser, add_output_dir, add_threshold_option, parse_option
-from harness.core.errors import ConfigError, UntrustedError, did_you_mean
-from harness.core.events import Diagnosis
-from harness.core.terminal import fit_record, paragraph_width, print_error, print_fitted
-from harness.diagnosis import KINDS, diagnose
-from harness.diagnosis.assessment import assess
+from harness.commands.follow import follow_log
+from harness.commands.run_reports import Request, complete_facts, print_report, report_run
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.terminal import print_error, print_fitted
 from harness.diagnosis.comparability import Comparison, compare_runs, name_distinctly
-from harness.diagnosis.dialects import DIALECTS, Dialect, guess_dialect
+from harness.diagnosis.dialects import DIALECTS
 from harness.diagnosis.expectations import KIND as MISSED_EXPECTATION
-from harness.diagnosis.expectations import Expectation, parse_expectation
+from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.given_facts import (
     GivenFacts,
-    add_given_facts,
     parse_count,
     parse_number,
     parse_optimizer,
     parse_vocabulary,
 )
 from harness.diagnosis.history import History
+from harness.diagnosis.kinds import KINDS
 from harness.diagnosis.render import (
     RunReport,
-    describe_expectations,
-    describe_history,
     find_best_loss,
-    format_diagnoses,
 )
-from harness.diagnosis.thresholds import Thresholds, parse_thresholds
-from harness.importers.standard_input import read_standard_input
-from harness.record import metrics_file
+from harness.diagnosis.thresholds import parse_thresholds
+from harness.importers.growing import GrowingInput, GrowingLog
+from harness.importers.standard_input import STANDARD_INPUT_NAME, read_standard_input
 from harness.record.run_lookup import RunNotFoundError, find_run
 
 MLFLOW_RUN_ID = r"[0-9a-f]{32}"
@@ -64,19 +55,11 @@ GIVEN_FACTS = {
 """Options for facts by the fields of `GivenFacts`: parser, placeholder and help."""
 
 
-@dataclass(frozen=True)
-class Request:
-    """Options that hold for each run."""
-
-    thresholds: Thresholds
-    expectations: Sequence[Expectation]
-    given: GivenFacts
-    dialect: Dialect | None  # None: that of the program that wrote the log
-    failing_kinds: frozenset[str]
-
-
 def main(arguments: Sequence[str]) -> int:
-    args = _build_parser().parse_intermixed_args(arguments)
+    parser = _build_parser()
+    args = parser.parse_intermixed_args(arguments)
+    if args.follow and (args.json or len(args.runs) > 1):
+        parser.error(f"--follow takes {'no --json' if args.json else 'one log'}")
     request = _parse_request(args)
     reports, errors = [], []
     for run in args.runs:
@@ -86,9 +69,8 @@ def main(arguments: Sequence[str]) -> int:
             errors.append((run, str(error)))
             print_error(str(error))
             continue
-        for report in found:
-            if not args.json:
-                print_report(report)
+        for report in () if args.json else found:
+            print_report(report)
         reports += found
     histories = [report.history for report in reports]
     comparison = compare_runs(histories, request.thresholds) if len(histories) > 1 else None
@@ -112,6 +94,8 @@ def _build_parser() -> CommandParser:
     parser.add_argument("--json", action="store_true", help="print one JSON document (docs/diagnosing.md)")
     parser.add_argument("--fail-on", default="", metavar="KINDS", help="exit with status 1 if one of these was found, "
                         "such as divergence,plateau; `diagnosis` stands for any")  # fmt: skip
+    parser.add_argument("--follow", action="store_true", help="read a growing log or - until it ends, and print each "
+                        "finding once; with --fail-on, end at the first one")  # fmt: skip
     add_threshold_option(parser)
     parser.add_argument("--expect", action="append", default=[], metavar="EXPECTATION",
                         help="checked against each run, such as 'step 1500: val/loss < 6.65'")  # fmt: skip
@@ -155,10 +139,17 @@ def _report_source(run: str, args: argparse.Namespace, request: Request) -> list
     """Return a report of each run that is found under a name, in a file, or on standard input."""
     if run == STANDARD_INPUT:
         with TemporaryDirectory() as folder:
-            histories = parse_option("RUN_OR_LOG", read_standard_input, Path(folder))
-            return [report_run(history, None, request) for history in histories]
-    path = _find_run_path(run, args.output_dir)
-    return [report_run(history, path, request) for history in load_histories(run, path, args.uri)]
+            if args.follow:
+                return follow_log(GrowingInput(Path(folder)), STANDARD_INPUT_NAME, request)
+            path, histories = None, parse_option("RUN_OR_LOG", read_standard_input, Path(folder))
+    else:
+        path = _find_run_path(run, args.output_dir)
+        if args.follow and path:
+            return follow_log(GrowingLog(path), run, request)
+        histories = load_histories(run, path, args.uri)
+    for history in histories:
+        complete_facts(history, request)
+    return [report_run(history, path, request) for history in histories]
 
 
 def load_histories(run: str, path: Path | None, uri: str | None = None) -> list[History]:
@@ -173,39 +164,6 @@ def load_histories(run: str, path: Path | None, uri: str | None = None) -> list[
     except (ValueError, OSError) as error:
         raise ConfigError(f"RUN_OR_LOG: {error}") from error
     raise ConfigError(f"RUN_OR_LOG: {run!r} is not the id of a run in this MLflow store; name another with --uri")
-
-
-def report_run(history: History, path: Path | None, request: Request) -> RunReport:
-    """Diagnose a run; `path` is that of its folder or log.
-
-    Raises:
-        ConfigError: If a given fact contradicts the run.
-    """
-    for note in parse_option(history.facts.name, lambda given: add_given_facts(history, given), request.given):
-        print_error(f"note: {history.facts.name}: {note}")
-    diagnoses = diagnose(history, request.thresholds)
-    return RunReport(
-        history,
-        _drop_refused_suggestions(path, diagnoses),
-        assess(history, request.thresholds, diagnoses),
-        [one.evaluate(history) for one in (*map(parse_expectation, history.facts.expect), *request.expectations)],
-        request.dialect or guess_dialect(history.facts),
-    )
-
-
-def print_report(report: RunReport) -> None:
-    """Print what was read, its diagnoses, the slopes of its losses, and the results of all expectations."""
-    console = Console(soft_wrap=True, highlight=False)
-    read = Text("\n".join(map(fit_record, describe_history(report.history))))
-    console.print(Text(report.name, style="bold"), read, sep="\n")
-    if report.diagnoses:
-        console.print(f"diagnosis: {len(report.diagnoses)} found, root causes first")
-    for diagnosis in report.diagnoses:
-        head, *lines = format_diagnoses([diagnosis], paragraph_width(), report.history, report.dialect)
-        console.print(Text(head, style="bold"), *map(Text, lines), sep="\n")
-    judged = report.assessment.lines(has_diagnoses=bool(report.diagnoses))
-    lines = [*judged, *describe_expectations(report.expectations)]
-    console.print(*map(fit_record, lines), "", sep="\n", markup=False)
 
 
 def _to_json(
@@ -228,24 +186,6 @@ def _find_run_path(run: str, output_dir: Path) -> Path | None:
         if re.fullmatch(MLFLOW_RUN_ID, run):
             return None
         raise
-
-
-def _drop_refused_suggestions(path: Path | None, diagnoses: Sequence[Diagnosis]) -> Sequence[Diagnosis]:
-    """Drop suggestions that our run at `path` would refuse; those for other logs assume the default configuration."""
-    folder = path if path is None or path.is_dir() else path.parent
-    is_ours = folder and (folder / metrics_file.METRICS_FILE).is_file() and (folder / "config.yaml").is_file()
-    if not folder or not is_ours or not any(diagnosis.suggestions for diagnosis in diagnoses):
-        return diagnoses
-    try:
-        from harness.run.reproduce import keep_accepted_suggestions  # loads Hydra, which logs do without
-    except ModuleNotFoundError:
-        print("note: suggestions are not checked against the run's configuration, which needs Hydra", file=sys.stderr)
-        return diagnoses
-    try:
-        return keep_accepted_suggestions(folder, diagnoses)
-    except UntrustedError as error:  # the curves of somebody else's run can be judged without their code
-        print(f"note: suggestions are not checked against the run's configuration: {error}", file=sys.stderr)
-        return diagnoses
 
 
 def _print_comparison(comparison: Comparison, histories: Sequence[History]) -> None:

@@ -131,7 +131,9 @@ def hold_signals() -> Iterator[Callable[[], bool]]:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
+def stop_on_signals(
+    message: str = "stopping after this step; press Ctrl-C again to stop at once",
+) -> Iterator[Callable[[], bool]]:
     """Yield a function that returns whether a signal was received; a second SIGINT raises KeyboardInterrupt."""
     received: list[int] = []
 
@@ -141,7 +143,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         received.append(number)
         record_signal(number)
         with suppress(OSError):
-            print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+            print(f"\n{message}", file=sys.stderr)
 
     with _use_handler(stop):
         yield lambda: bool(received)

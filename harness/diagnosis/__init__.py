@@ -26,28 +26,6 @@ RULES = (  # root causes first
     evaluation_noise.detect_throughput_drop,
 )
 
-KINDS = (  # all that the rules can find
-    "divergence",
-    "never learnt",
-    "vanishing gradients",
-    "incomparable",
-    "warm-up truncated",
-    "warm-up too short",
-    "spike",
-    "learning rate too low",
-    "learning rate too high",
-    "overfitting",
-    "scheduler misled",
-    "scheduler idle",
-    "rising loss",
-    "plateau",
-    "underfitting",
-    "clipping binds",
-    "dominating layer",
-    "noisy evaluation",
-    "throughput fell",
-)
-
 # Kinds that follow from a diagnosis and are not reported beside it.
 CONSEQUENCES = {
     "divergence": {

@@ -114,6 +114,18 @@ class History:
                 values.append(float(value))
                 self._arrays.pop(name, None)
 
+    def prepend(self, earlier: "History") -> bool:
+        """Add the points of an earlier part of the run that lie before this part; return False if this one is whole."""
+        first = min((steps[0] for steps, _ in self._points.values() if steps), default=0)
+        if first <= min((steps[0] for steps, _ in earlier._points.values() if steps), default=0):
+            return False
+        for name in earlier.metric_names():
+            known, (steps, values) = earlier[name], self._points.get(name, ([], []))
+            count = int(np.searchsorted(known.steps, first))
+            self._points[name] = (known.steps[:count].tolist() + steps, known.values[:count].tolist() + values)
+            self._arrays.pop(name, None)
+        return True
+
     def __getitem__(self, name: str) -> Series:
         """Return a metric's series, empty if it was never recorded."""
         if name not in self._arrays:

@@ -1,0 +1,147 @@
+"""Follow a log while it grows: print each finding once, and the report at the end."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from harness.commands.run_reports import Request, complete_facts, drop_refused_suggestions, report_run
+from harness.core.errors import ConfigError
+from harness.core.events import Diagnosis
+from harness.core.signals import stop_on_signals
+from harness.core.terminal import print_error, print_fitted
+from harness.diagnosis.assessment import assess
+from harness.diagnosis.dialects import guess_dialect
+from harness.diagnosis.expectations import parse_expectation
+from harness.diagnosis.history import History
+from harness.diagnosis.live import LiveDiagnosis
+from harness.diagnosis.render import RunReport, describe_history, format_suggestions
+from harness.importers.growing import GrowingLog
+
+INTERVAL_S = 2.0
+MAX_LOAD = 0.1  # share of the time that reading may take
+SLICE_S = 0.1  # after which a signal is noticed
+RUNNING = "running"
+# Kinds that depend on how much of a run is done. If its length is unknown, they have to hold while it grows by half.
+LENGTH_KINDS = ("never learnt", "warm-up too short", "scheduler idle", "rising loss", "plateau", "underfitting")
+SETTLING_GROWTH = 1.5
+
+
+def follow_log(log: GrowingLog, name: str, request: Request, interval_s: float = INTERVAL_S) -> list[RunReport]:
+    """Print what is found in a growing log, until its run ends, a signal arrives, or a failing kind is found.
+
+    Returns:
+        The reports on its runs, for the summary.
+
+    Raises:
+        ConfigError: If nothing could be read, or a given fact contradicts the run.
+    """
+    print_fitted(f"following {name}; Ctrl-C ends with a summary")
+    follower = LogFollower(log, request)
+    with stop_on_signals("ending; press Ctrl-C again to end without the summary") as is_stopping:
+        while True:
+            is_last, started = log.has_ended or is_stopping(), time.monotonic()
+            follower.look()
+            if is_last or follower.has_finished:
+                break
+            until = time.monotonic() + max(interval_s, (time.monotonic() - started) / MAX_LOAD)
+            while time.monotonic() < until and not is_stopping() and not log.has_ended:
+                log.wait(min(SLICE_S, interval_s))
+    if not follower.histories:
+        raise ConfigError(f"RUN_OR_LOG: {log.problem or f'{name}: nothing was written to it'}")
+    return follower.conclude()
+
+
+class LogFollower:
+    """The runs in a growing log, and what was printed of them."""
+
+    def __init__(self, log: GrowingLog, request: Request) -> None:
+        self.histories: list[History] = []
+        self._log, self._request = log, request
+        self._runs: list[FollowedRun] = []
+        self._restarts, self._failed_looks, self._has_failed = 0, 0, False
+
+    @property
+    def has_finished(self) -> bool:
+        """Return whether all runs have ended, or a kind was found that is to fail."""
+        return self._has_failed or (bool(self.histories) and all(_has_ended(history) for history in self.histories))
+
+    def look(self) -> None:
+        """Read the log again if it has changed, and print what is new."""
+        histories = self._log.read_changed()
+        if histories is None:
+            self._failed_looks += bool(self._log.problem)
+            if self._failed_looks == 2:  # at first, a program may not have begun to write
+                print_error(f"waiting for more: {self._log.problem}")
+            return
+        if self._log.restarts > self._restarts:
+            print_fitted("the log began again with another run")
+            self._runs, self._restarts = [], self._log.restarts
+        self.histories, is_first = histories, not self._runs
+        self._runs += [FollowedRun(self._request, history) for history in histories[len(self._runs) :]]
+        for run, history in zip(self._runs, histories, strict=False):
+            complete_facts(history, self._request, is_quiet=not is_first)
+            if history.facts.status is None and not self._log.has_ended:
+                history.facts = replace(history.facts, status=RUNNING)
+            new = run.update(history)
+            print_fitted(*run.describe_progress())
+            for diagnosis in drop_refused_suggestions(self._log.path, new):
+                print_fitted(*run.format_finding(diagnosis))
+            self._has_failed |= any(diagnosis.kind in self._request.failing_kinds for diagnosis in new)
+
+    def conclude(self) -> list[RunReport]:
+        """Return the reports on all runs; print which findings are no longer true."""
+        reports = []
+        for run, history in zip(self._runs, self.histories, strict=False):
+            report = report_run(history, self._log.path, self._request)
+            if resolved := run.live.find_resolved(report.diagnoses):
+                print_fitted(f"no longer: {', '.join(dict.fromkeys(one.kind for one in resolved))}")
+            reports.append(report)
+        return reports
+
+
+class FollowedRun:
+    """A run that grows, and what was found in it."""
+
+    def __init__(self, request: Request, history: History) -> None:
+        expectations = [*map(parse_expectation, history.facts.expect), *request.expectations]
+        self.live = LiveDiagnosis(request.thresholds, expectations)
+        self._request, self._current = request, list[Diagnosis]()
+        self._first_seen: dict[str, int] = {}  # steps by kind
+        self._described_at = -1
+
+    def update(self, history: History) -> list[Diagnosis]:
+        """Return what was not found before and is not likely to pass as the run goes on."""
+        self.live.history = history
+        self._current = self.live.diagnose_now()
+        step = history.last_step
+        self._first_seen = {one.kind: self._first_seen.get(one.kind, step) for one in self._current}
+        has_length = history.facts.total_steps is not None or history.facts.status != RUNNING
+        settled = [
+            diagnosis
+            for diagnosis in self._current
+            if has_length
+            or diagnosis.kind not in LENGTH_KINDS
+            or step >= SETTLING_GROWTH * self._first_seen[diagnosis.kind]
+        ]
+        return self.live.keep_new(settled)
+
+    def describe_progress(self) -> Iterator[str]:
+        """Yield how far the run is and what was concluded, whenever its steps have doubled."""
+        history = self.live.history
+        if history.last_step < 2 * self._described_at or history.last_step == self._described_at:
+            return
+        self._described_at = history.last_step
+        _, *lines = describe_history(history)
+        found = ", ".join(dict.fromkeys(diagnosis.kind for diagnosis in self.live.found))
+        conclusion = assess(history, self._request.thresholds, self._current).conclusion
+        yield " · ".join([*lines, f"found: {found}" if found else conclusion])
+
+    def format_finding(self, diagnosis: Diagnosis) -> Iterator[str]:
+        """Yield the finding, and what to try in lines of their own."""
+        history = self.live.history
+        yield f"{history.describe_step(diagnosis.step)} · {diagnosis.kind}: {diagnosis.reason}"
+        yield from format_suggestions(diagnosis, "    ", self._request.dialect or guess_dialect(history.facts))
+
+
+def _has_ended(history: History) -> bool:
+    return history.facts.status not in (None, RUNNING)
