@@ -61,8 +61,10 @@ def open_input(
     return io.BufferedReader(_Reader(read_checked, file), CHUNK_BYTES)
 
 
-def iterate_lines(file: IO[bytes], path: Path, remedy: str, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[str]:
-    r"""Yield the lines of UTF-8 text without their ends, which are \n, \r\n or \r; invalid bytes are replaced.
+def iterate_lines(
+    file: IO[bytes], path: Path, remedy: str, max_line_bytes: int = MAX_LINE_BYTES, *, errors: str = "replace"
+) -> Iterator[str]:
+    r"""Yield the lines of UTF-8 text without their ends, which are \n, \r\n or \r. `errors` is that of `bytes.decode`.
 
     Raises:
         ValueError: If a line is longer than `max_line_bytes`, or there are more than MAX_LINES; the message ends with
@@ -75,7 +77,7 @@ def iterate_lines(file: IO[bytes], path: Path, remedy: str, max_line_bytes: int 
         *lines, rest = (rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for line in lines:
             number += 1
-            yield line.decode(errors="replace") if number > 1 else line.decode("utf-8-sig", errors="replace")
+            yield line.decode(errors=errors) if number > 1 else line.decode("utf-8-sig", errors=errors)
         if number > MAX_LINES:
             raise ValueError(f"{path}: more than {MAX_LINES:,} lines; {remedy}")
         if len(rest) > max_line_bytes:
@@ -83,7 +85,7 @@ def iterate_lines(file: IO[bytes], path: Path, remedy: str, max_line_bytes: int 
             place = f"{path}, line {number + 1}"
             raise ValueError(f"{place}: longer than {limit}, so this is not a line-based log; {remedy}")
     if rest:
-        yield rest.decode("utf-8" if number else "utf-8-sig", errors="replace")
+        yield rest.decode("utf-8" if number else "utf-8-sig", errors=errors)
 
 
 def _peek_bytes(file: Any, size: int) -> bytes:

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.core.formatting import format_bytes
-from harness.core.input_files import iterate_lines, open_input
+from harness.core.input_files import open_input
 from harness.diagnosis.history import History
+from harness.importers.decoding import decode_text, is_binary, iterate_text_lines, skip_zeros
 from harness.record.metrics_file import METRICS_FILE, is_record_line
 
 TENSORBOARD_MARKER = b"brain.Event:"  # part of the first record of every TensorBoard event file
@@ -69,10 +70,11 @@ def _read_folder(folder: Path) -> list[History]:
 
 def _read_file(path: Path) -> list[History]:
     with open_input(path, MAX_LOG_BYTES, SHORTEN, allow_pipe=True) as file:
+        skip_zeros(file)
         peeked = file.peek()
         head = peeked[:4096]
         head += b"" if b"\n" in head else peeked[4096:].partition(b"\n")[0]  # the first line of JSONL may be long
-        if not head.decode("utf-8-sig", errors="replace").strip():
+        if not decode_text(peeked).strip():
             raise ValueError(f"{path}: the file is empty")
         if TENSORBOARD_MARKER in head[:64]:
             if not path.is_file() or TENSORBOARD_MARKER not in _read_start(path):
@@ -80,9 +82,9 @@ def _read_file(path: Path) -> list[History]:
             from harness.importers import tensorboard
 
             return [tensorboard.read_tensorboard(path)]
-        if b"\0" in head:
+        if is_binary(peeked):
             raise ValueError(f"{path}: not a text file; pass a run's folder or {FILE_FORMATS}")
-        return _read_text(path, file, peeked.decode("utf-8-sig", errors="replace"))
+        return _read_text(path, file, decode_text(peeked))
 
 
 def _read_start(path: Path) -> bytes:
@@ -103,16 +105,16 @@ def _read_text(path: Path, file: IO[bytes], head: str) -> list[History]:
         content = file.read(MAX_JSON_BYTES + 1)
         if len(content) > MAX_JSON_BYTES:
             raise ValueError(f"{path}: JSON that is larger than {format_bytes(MAX_JSON_BYTES)}; {SHORTEN_JSON}")
-        whole = _parse_json(content.decode("utf-8-sig", errors="replace"))
+        whole = _parse_json(decode_text(content))
         if isinstance(whole, dict) and "log_history" in whole:
             return [trainer_state.read_trainer_state(whole, path)]
         if isinstance(whole, list):
             return tables.read_json_histories(whole, path)
-        first = _parse_json(content.lstrip().partition(b"\n")[0].decode("utf-8-sig", errors="replace"))
+        first = _parse_json(decode_text(content).lstrip().partition("\n")[0])
         if isinstance(whole, dict) and not isinstance(first, dict):
             raise ValueError(f"{path}: a JSON object without log_history; pass JSONL or a trainer_state.json")
-        file = io.BytesIO(content)
-    lines = iterate_lines(file, path, SHORTEN)
+        file = io.BufferedReader(io.BytesIO(content))
+    lines = iterate_text_lines(file, path, SHORTEN)
     if isinstance(first, dict):
         return tables.read_jsonl_histories(lines, path)
     delimiter = tables.detect_delimiter(head[:MAX_HEADER_CHARS])

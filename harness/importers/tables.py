@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
 from harness.importers.assembly import assemble_histories
-from harness.importers.metric_aliases import ALIAS_ORDER, canonical_name, normalize_name
+from harness.importers.metric_aliases import canonical_name, name_order
 from harness.importers.rows import Row, check_row_count
 
 PROGRESS_BAR = re.compile(r"\d%\|.*\[\S+<\S+, ")
@@ -140,7 +140,7 @@ def numeric_values(row: Mapping[Any, Any]) -> dict[str, float]:
 def _find_column(names: Mapping[str, int], concept: str) -> str | None:
     """Return the column for "step" or "epoch" present in most rows; ties go to the most specific name."""
     columns = [name for name in names if canonical_name(name) == concept]
-    return max(columns, key=lambda name: (names[name], -ALIAS_ORDER[normalize_name(name)]), default=None)
+    return max(columns, key=lambda name: (names[name], -name_order(name)), default=None)
 
 
 def _missing_column_message(path: Path, kind: str, names: Iterable[str], wanted: str) -> str:

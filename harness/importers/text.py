@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness.diagnosis.history import History, RunFacts
 from harness.importers.assembly import assemble_histories
-from harness.importers.metric_aliases import CANONICAL_NAMES, SUMMARY_KEY, canonical_name
+from harness.importers.metric_aliases import SUMMARY_KEY, canonical_name
 from harness.importers.rows import Row, check_row_count
 
 EXAMPLE = "step 100 | loss 3.21 | lr 1e-4 | grad norm 1.2"
@@ -15,8 +15,15 @@ EXAMPLE = "step 100 | loss 3.21 | lr 1e-4 | grad norm 1.2"
 NUMBER = (
     r"[-+]?(?:\d{1,3}(?:,\d{3})+(?:\.\d++)?+|\d++(?:\.\d*+)?+|\.\d++)(?:[eE][-+]?\d++)?|[-+]?(?:nan|inf(?:inity)?)\b"
 )
+LINE_NAMES = (
+    "train_loss loss training_loss loss_train train_loss_step lm_loss train_err train_error train avr_loss avg_loss "
+    "val_loss eval_loss valid_loss validation_loss dev_loss test_loss loss_val loss_eval loss_valid loss_validation "
+    "val_error val_err val lr learning_rate grad_norm gradient_norm gnorm norm clip_fraction tokens tokens_seen "
+    "num_tokens total_tokens tokens_per_second tokens_per_sec tok_s tok_sec tokens_s tokens_sec tps steps_per_second "
+    "it_s coverage global_step step steps iter iters iteration iterations it update updates batch epoch num_updates"
+)
 # longer names first: the regular expression takes the first that matches
-NAMES = "|".join(name.replace("_", r"[\s_/.\-]*") for name in sorted(CANONICAL_NAMES, key=len, reverse=True))
+NAMES = "|".join(name.replace("_", r"[\s_/.\-]*") for name in sorted(LINE_NAMES.split(), key=len, reverse=True))
 READING_PATTERN = re.compile(
     rf"(?<![A-Za-z0-9_])(?P<name>{NAMES})s?[\"'\])]*+\s*+[:=#~≈|@(\[]*+\s*+[\"'~≈(\[]*+\s*+(?P<value>{NUMBER})"
     rf"(?:\s*+/\s*+(?P<total>\d++))?(?!\w)",

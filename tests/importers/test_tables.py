@@ -102,7 +102,7 @@ def test_repeated_steps_replace_the_earlier_ones(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("column", "cumulative", "per_step"),
-    [([100, 200, 300], [100, 200, 300], None), ([4096] * 3, [], 4096), ([0] * 3, [], None), ([9, 8, 9], [], None)],
+    [([100, 200, 300], [100, 200, 300], None), ([4096] * 3, [], 4096), ([0] * 3, [], None), ([9, 8, 10], [], 9)],
 )
 def test_tokens_are_cumulative_or_per_step(
     tmp_path: Path, column: list[int], cumulative: list[int], per_step: int | None
