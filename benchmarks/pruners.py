@@ -21,12 +21,10 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from benchmarks.sweep import ROOT, format_spread, load_sweep_study, print_table, run_sweep_command
-from harness.core.events import EvalEnd
-from harness.core.task import Metric
 from harness.record import metrics_file
 from harness.sweep.optuna_internals import silence_optuna, start_trial
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.pruning import report_and_prune
+from harness.sweep.study.pruning import make_reporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC, WORKER
 
@@ -102,8 +100,8 @@ def replay_pruner(
     spent, losses = 0.0, []
     for curve, tokens in curves:
         trial = start_trial(study, {WORKER: this_process()})
-        policy = report_and_prune(trial, warmup_share)
-        stopped_at = next((at for at, loss in curve.items() if policy(make_evaluation(at, loss)) is not None), None)
+        report = make_reporter(trial, warmup_share)
+        stopped_at = next((at for at, loss in curve.items() if report(loss, at / 100)), None)
         spent += tokens * (100 if stopped_at is None else stopped_at) / 100
         losses.append(min(curve.values()) if stopped_at is None else math.inf)
         if stopped_at is None:
@@ -112,11 +110,6 @@ def replay_pruner(
             study.tell(trial, state=TrialState.PRUNED)
     best = min(min(curve.values()) for curve, _ in curves)
     return ReplayResult(spent / sum(tokens for _, tokens in curves), min(losses) - best, min(losses) > best)
-
-
-def make_evaluation(percent: int, loss: float) -> EvalEnd:
-    metrics = {"loss": Metric(loss, "nats/token")}
-    return EvalEnd(percent, 0, metrics, loss, percent, False, 0, fraction_done=percent / 100, seconds=0.0)
 
 
 def load_pruner_options(text: str) -> dict[str, Any]:

@@ -123,6 +123,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         custom_search_space=sweeper["custom_search_space"],
         choices=choices,
         objectives=options.objectives,
+        directions=["minimize"] * len(options.objectives),
         sampler=sweeper["sampler"],
         pruner=cast(dict[str, Any], OmegaConf.to_container(config.pruner, resolve=True)),
         seed=cfg.seed,

@@ -17,11 +17,12 @@ from harness.sweep.study.trial_queue import WORKER_DIED
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def new_study(objectives: Sequence[str] = ("best_val_loss",), **options: Any) -> Study:
-    study = optuna.create_study(
-        study_name="default", sampler=RandomSampler(seed=1), directions=["minimize"] * len(objectives), **options
-    )
-    study.set_user_attr(STUDY_SPEC, {"objectives": list(objectives)})
+def new_study(
+    objectives: Sequence[str] = ("best_val_loss",), directions: Sequence[str] | None = None, **options: Any
+) -> Study:
+    directions = directions or ["minimize"] * len(objectives)
+    study = optuna.create_study(study_name="default", sampler=RandomSampler(seed=1), directions=directions, **options)
+    study.set_user_attr(STUDY_SPEC, {"objectives": list(objectives), "directions": list(directions)})
     return study
 
 

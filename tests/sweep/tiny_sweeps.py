@@ -10,9 +10,8 @@ from omegaconf import DictConfig
 from optuna.trial import Trial
 
 from harness.config.compose import check_compositions
-from harness.core.events import EvalEnd, Status
+from harness.core.events import Status
 from harness.core.paths import config_dir
-from harness.core.task import Metric
 from harness.sweep.request import SweepRequest, read_sweep_request
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import TrialResult
@@ -64,28 +63,12 @@ def make_result(status: Status = "completed", loss: float = 1.0, fraction_done: 
     return TrialResult(
         status=status,
         reason="" if status == "completed" else status,
-        best_val_loss=loss,
+        values=(loss,),
         best_step=4,
-        step=4,
         tokens=100,
         seconds=1.0,
         fraction_done=fraction_done,
         folder="0",
-    )
-
-
-def make_eval_end(fraction_done: float, loss: float) -> EvalEnd:
-    metrics = {"loss": Metric(loss, "nats/token")}
-    return EvalEnd(
-        0,
-        0,
-        metrics,
-        best_val_loss=loss,
-        best_step=0,
-        is_best=True,
-        evals_since_best=0,
-        fraction_done=fraction_done,
-        seconds=0,
     )
 
 
@@ -94,7 +77,7 @@ def serve_trials(queue: TrialQueue, loss: Callable[[Trial], float], count: int =
     served: list[Trial] = []
     while len(served) < count and (trial := queue.claim_trial()) is not None:
         value = loss(trial)
-        queue.finish_trial(trial, make_result(loss=value), [value])
+        queue.finish_trial(trial, make_result(loss=value))
         served.append(trial)
     return served
 

@@ -110,8 +110,8 @@ def _plot_history(data: StudyData) -> "Figure | None":
         _add_points(axes, points, STATUS_COLORS[status], marker, f"{len(points)} {status}")
     _add_diverged(axes, [trial.number for trial in data.trials if trial.status == "diverged"])
     numbers = [trial.number for trial in (*data.completed, data.trials[-1])]
-    lowest = [min(trial.values[0] for trial in data.completed[: end + 1]) for end in range(len(data.completed))]
-    axes.step(numbers, [*lowest, lowest[-1]], where="post", color=GREEN, label="best so far")
+    best = [find_best_trials(data.completed[: end + 1])[0].values[0] for end in range(len(data.completed))]
+    axes.step(numbers, [*best, best[-1]], where="post", color=GREEN, label="best so far")
     _add_baseline(axes, data)
     _add_best(axes, data, data.best.number)
     _finish_axes(axes, data.losses)
@@ -123,7 +123,7 @@ def _plot_learning_curves(data: StudyData) -> "Figure | None":
     drawn = [frozen for trial, frozen in zip(data.trials, data.frozen, strict=True) if trial.status in STATUS_COLORS]
     if not any(math.isfinite(loss) for frozen in drawn for loss in frozen.intermediate_values.values()):
         return None
-    axes = make_axes("Learning curves", data.study.study_name, "share of the run (%)", "validation loss")
+    axes = make_axes("Learning curves", data.study.study_name, "share of the run (%)", data.labels[0])
     losses: list[float] = []
     labels: set[str] = set()
     for trial, frozen in zip(data.trials, data.frozen, strict=True):
@@ -275,7 +275,7 @@ def _reduce_study(data: StudyData, n_objectives: int = 1) -> Study:
     def rename(name: str) -> str:
         return config_key(name) if len(kinds[config_key(name)]) == 1 else name  # mixed kinds cannot share an axis
 
-    reduced = optuna.create_study(directions=["minimize"] * n_objectives)
+    reduced = optuna.create_study(directions=data.study.directions[:n_objectives])
     for trial in data.frozen:
         is_completed = trial.number in completed
         names = trial.distributions if is_completed and has_params_in_range(trial) else ()

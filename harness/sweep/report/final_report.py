@@ -51,17 +51,19 @@ def _result_lines(summary: SweepSummary) -> Iterator[str]:
 
 
 def _seed_lines(summary: SweepSummary) -> Iterator[str]:
-    """Yield the mean of each setting that was run with several seeds, the lowest first."""
+    """Yield the mean of each setting that was run with several seeds, the best first."""
     by_setting: dict[str, list[TrialSummary]] = {}
     for trial in summary.trials:
         if trial.status == "completed" and SEED in trial.params:
             setting = " ".join(f"{key}={format_param(value)}" for key, value in trial.params.items() if key != SEED)
             by_setting.setdefault(setting, []).append(trial)
-    losses = {name: [trial.values[0] for trial in trials] for name, trials in by_setting.items() if len(trials) > 1}
-    if losses:
+    repeated = {name: trials for name, trials in by_setting.items() if len(trials) > 1}
+    if repeated:
         yield f"mean {objective_label(summary.objectives[0])} over seeds, and its standard deviation from seed to seed:"
-    for name in sorted(losses, key=lambda name: mean(losses[name]))[:MAX_SETTINGS_SHOWN]:
-        yield fit_record(f"  {_format_mean(losses[name])}{f' · {name}' * bool(name)}")
+    ranked = sorted(repeated, key=lambda name: mean(trial.costs[0] for trial in repeated[name]))
+    for name in ranked[:MAX_SETTINGS_SHOWN]:
+        values = [trial.values[0] for trial in repeated[name]]
+        yield fit_record(f"  {_format_mean(values)}{f' · {name}' * bool(name)}")
 
 
 def _format_mean(values: Sequence[float]) -> str:
@@ -82,7 +84,8 @@ def _baseline_lines(summary: SweepSummary) -> Iterator[str]:
     elif best.number == baseline.number:
         yield f"{head}: no trial was better"
     else:
-        yield f"{head}: the best is {format_number(baseline.values[0] - best.values[0])} lower"
+        side = "lower" if best.values[0] < baseline.values[0] else "higher"
+        yield f"{head}: the best is {format_number(abs(baseline.values[0] - best.values[0]))} {side}"
 
 
 def _advice_lines(summary: SweepSummary) -> Iterator[str]:

@@ -30,31 +30,32 @@ def summary_to_json(summary: SweepSummary, status: str, ended_at_ms: int | None 
     The history has one entry per measured trial in the order in which they ended, so that later versions of the file
     only append to it. With several objectives it follows the first.
     """
-    baseline = summary.baseline
+    baseline, name = summary.baseline, summary.objectives[0].removeprefix("best_")
     metrics = {
-        **_loss_metric("sweep/best_val_loss", _lowest_loss_trial(summary.best_trials)),
-        **_loss_metric("sweep/baseline_val_loss", baseline if baseline and baseline.status == "completed" else None),
+        **_value_metric(f"sweep/best_{name}", _find_first(summary.best_trials)),
+        **_value_metric(f"sweep/baseline_{name}", baseline if baseline and baseline.status == "completed" else None),
         "sweep/tokens": summary.tokens,
         "sweep/seconds": summary.seconds,
-        **{f"sweep/trials.{name}": number for name, number in summary.counts.items()},
+        **{f"sweep/trials.{status}": number for status, number in summary.counts.items()},
     }
     history: list[list[Any]] = []
     best: TrialSummary | None = None
     ended = [trial for trial in summary.trials if trial.is_over and trial.status != "added"]
     for trial in sorted(ended, key=lambda trial: trial.ended_at or 0.0):
-        best = _lowest_loss_trial([each for each in (best, trial) if each and each.status == "completed"])
-        row = _loss_metric("sweep/val_loss", trial) | _loss_metric("sweep/best_val_loss", best)
+        best = _find_first([each for each in (best, trial) if each and each.status == "completed"])
+        row = _value_metric(f"sweep/{name}", trial) | _value_metric(f"sweep/best_{name}", best)
         if row:
             history.append([trial.number, row, round(1000 * (trial.ended_at or 0.0))])
     tags = {"study": summary.study, "status": status, **_best_trial_tags(summary)}
     return {"status": status, "ended_at_ms": ended_at_ms, "metrics": metrics, "tags": tags, "history": history}
 
 
-def _lowest_loss_trial(trials: Iterable[TrialSummary]) -> TrialSummary | None:
-    return min(trials, key=lambda trial: trial.values[0], default=None)
+def _find_first(trials: Iterable[TrialSummary]) -> TrialSummary | None:
+    """Return the trial with the best value of the first objective."""
+    return min(trials, key=lambda trial: trial.costs[0], default=None)
 
 
-def _loss_metric(name: str, trial: TrialSummary | None) -> dict[str, float]:
+def _value_metric(name: str, trial: TrialSummary | None) -> dict[str, float]:
     return {name: trial.values[0]} if trial and trial.values and math.isfinite(trial.values[0]) else {}
 
 

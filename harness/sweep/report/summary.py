@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.sweep.report.boundaries import BoundaryHit, find_boundary_hit
@@ -34,13 +34,15 @@ MEASURED: tuple[Status, ...] = ("completed", "pruned", "diverged")
 class TrialSummary:
     """One trial. The status "added" is that of a trial that another program, such as a notebook, ran or ended.
 
-    `values` are its objectives; for a running or pruned trial the last reported loss, and empty if there is none.
+    `values` are its objectives; for a running or pruned trial the last reported value, and empty if there is none.
+    `costs` are these values, negated where the study maximizes, so that lower is better.
     `percent_done` is the share of the run in percent, and instants are in seconds since the epoch.
     """
 
     number: int
     status: Status
     values: tuple[float, ...]
+    costs: tuple[float, ...]
     params: Mapping[str, Any]
     percent_done: int
     seconds: float | None
@@ -113,7 +115,8 @@ class SweepSummary:
 
 def summarize_trials(study: Study) -> list[TrialSummary]:
     """Return all trials of the study, by number."""
-    return [_summarize_trial(trial) for trial in study.get_trials(deepcopy=False)]
+    signs = [-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions]
+    return [_summarize_trial(trial, signs) for trial in study.get_trials(deepcopy=False)]
 
 
 def summarize_study(
@@ -144,7 +147,7 @@ def summarize_study(
 
 
 def read_objectives(study: Study) -> list[str]:
-    """Return the names of what the study minimizes."""
+    """Return the names of the study's objectives."""
     return list(study.user_attrs.get(STUDY_SPEC, {}).get("objectives", ["best_val_loss"]))
 
 
@@ -154,9 +157,9 @@ def find_best_trials(trials: Iterable[TrialSummary]) -> list[TrialSummary]:
     With one objective that is the best trial only, the earliest if several are equally good.
     """
     front: list[TrialSummary] = []
-    finite = [trial for trial in trials if trial.status == "completed" and all(map(math.isfinite, trial.values))]
-    for trial in sorted(finite, key=lambda trial: (trial.values, trial.number)):
-        if not any(_is_dominated(trial.values, other.values) for other in front):
+    finite = [trial for trial in trials if trial.status == "completed" and all(map(math.isfinite, trial.costs))]
+    for trial in sorted(finite, key=lambda trial: (trial.costs, trial.number)):
+        if not any(_is_dominated(trial.costs, other.costs) for other in front):
             front.append(trial)
     return front[:1] if front and len(front[0].values) == 1 else front
 
@@ -182,16 +185,18 @@ def count_statuses(trials: Iterable[TrialSummary]) -> dict[Status, int]:
     return dict.fromkeys(STATUSES, 0) | Counter(trial.status for trial in trials)
 
 
-def _summarize_trial(trial: FrozenTrial) -> TrialSummary:
+def _summarize_trial(trial: FrozenTrial, signs: Sequence[int]) -> TrialSummary:
     attrs = trial.user_attrs
     result = read_trial_result(trial)
     status = _trial_status(trial, result.get("status"))
     last = trial.last_step if is_own_trial(trial) or result else None  # another program's steps are not percentages
     values = trial.values if last is None or trial.values else [trial.intermediate_values[last]]
+    values = values if values and status in ("completed", "pruned", "running", "added") else []
     return TrialSummary(
         number=trial.number,
         status=status,
-        values=tuple(values) if values and status in ("completed", "pruned", "running", "added") else (),
+        values=tuple(values),
+        costs=tuple(sign * value for sign, value in zip(signs, values, strict=False)),
         params=trial_values(trial),
         percent_done=100 if status == "completed" else last or 0,
         seconds=result.get("seconds"),
@@ -221,5 +226,5 @@ def _trial_status(trial: FrozenTrial, recorded: str | None) -> Status:
     return "queued"
 
 
-def _is_dominated(values: Sequence[float], others: Sequence[float]) -> bool:
-    return others != values and all(other <= value for value, other in zip(values, others, strict=True))
+def _is_dominated(costs: Sequence[float], others: Sequence[float]) -> bool:
+    return others != costs and all(other <= cost for cost, other in zip(costs, others, strict=True))

@@ -47,14 +47,14 @@ class Budget:
             return f"{n_failed} of {len(ended)} trials failed, more than {self.max_failure_rate:.0%}"
         return ""
 
-    def describe_exhaustion(self, trials: Sequence[FrozenTrial], now: float) -> str:
+    def describe_exhaustion(self, trials: Sequence[FrozenTrial], now: float, *, is_maximized: bool = False) -> str:
         """Return which part of the budget is used up, or an empty string."""
         if self.deadline is not None and now >= self.deadline:
             return "the time budget is used up"
         tokens = sum(read_trial_result(trial).get("tokens", 0) for trial in trials)
         if self.max_tokens is not None and tokens >= self.max_tokens:
             return f"the budget of {self.max_tokens} tokens is used up"
-        if self.patience is not None and _trials_since_best(_finished_attempts(trials)) >= self.patience:
+        if self.patience is not None and _trials_since_best(_finished_attempts(trials), is_maximized) >= self.patience:
             return f"no better value in {self.patience} trials"
         return ""
 
@@ -69,7 +69,10 @@ def _end_time(trial: FrozenTrial) -> float:
     return trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0
 
 
-def _trials_since_best(ended: Sequence[FrozenTrial]) -> int:
-    values = [math.inf if trial.value is None or trial.state != TrialState.COMPLETE else trial.value for trial in ended]
-    best = min(values, default=math.inf)
-    return len(values) - 1 - values.index(best) if best < math.inf else 0
+def _trials_since_best(ended: Sequence[FrozenTrial], is_maximized: bool) -> int:
+    sign = -1 if is_maximized else 1
+    costs = [
+        math.inf if trial.value is None or trial.state != TrialState.COMPLETE else sign * trial.value for trial in ended
+    ]
+    best = min(costs, default=math.inf)
+    return len(costs) - 1 - costs.index(best) if best < math.inf else 0

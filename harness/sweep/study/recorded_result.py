@@ -1,5 +1,6 @@
 """Read the result of a trial from the record of its run, for a worker that died before it could tell the study."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.effective_settings import EffectiveSettings
@@ -7,10 +8,11 @@ from harness.record.metrics_file import METRICS_FILE, read_entries
 from harness.sweep.study.trial_attrs import TrialResult
 
 
-def read_recorded_result(folder: Path) -> TrialResult | None:
-    """Return the result of the completed run in `folder`; None if there is none, or its record is damaged.
+def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult | None:
+    """Return the result of the completed run in `folder`, with the values of `objectives`.
 
-    A run that died after its last step counts as completed, and its end is added to its record.
+    None if there is none, or its record is damaged. A run that died after its last step counts as completed; its end is
+    added to its record.
     """
     from harness.run.unrecorded_end import complete_record  # imports torch, which the worker pool does without
 
@@ -21,15 +23,14 @@ def read_recorded_result(folder: Path) -> TrialResult | None:
         effective = EffectiveSettings.from_json(start["effective"])
         if end["kind"] != "end" or end["status"] != "completed":
             return None
+        measured = {**end, "trainable_parameters": effective.trainable_parameters}
         return TrialResult(
             status="completed",
-            best_val_loss=float(end["best_val_loss"]),
+            values=tuple(float(measured[name]) for name in objectives),
             best_step=end["best_step"],
-            step=end["step"],
             tokens=end["tokens"],
             seconds=end["seconds"],
             fraction_done=1.0,
-            trainable_parameters=effective.trainable_parameters,
             folder=folder.name,
             threads=effective.threads,
             device=effective.device,

@@ -9,7 +9,6 @@ from dataclasses import asdict
 
 import optuna
 from optuna.exceptions import StorageInternalError
-from optuna.study import StudyDirection
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
@@ -60,7 +59,7 @@ def _open_study(request: SweepRequest) -> TrialQueue:
         storage=open_storage(request.options.storage, request.folder),
         sampler=request.spec.make_sampler(),
         pruner=request.spec.make_pruner(),
-        directions=["minimize"] * len(request.options.objectives),
+        directions=list(request.spec.directions),
         load_if_exists=True,
     )
     queue = TrialQueue(study, request.space, request.folder)
@@ -131,16 +130,16 @@ def _describe_foreign_origin(request: SweepRequest, study: optuna.Study) -> str:
     """
     if STUDY_SPEC in study.user_attrs:
         return ""
-    n_trials, n_objectives = len(study.get_trials(deepcopy=False)), len(request.options.objectives)
+    n_trials, asked = len(study.get_trials(deepcopy=False)), list(request.spec.directions)
     if SWEEP_ID not in study.user_attrs:
         if n_trials:
             return f"by plain Optuna: {n_trials} trials"
         names = [*(study.metric_names or ()), *study.user_attrs]
         if names:
             return f"by plain Optuna: {', '.join(names)}"
-    if study.directions != [StudyDirection.MINIMIZE] * n_objectives:
-        directions = ", ".join(direction.name.lower() for direction in study.directions)
-        return f"directions {directions}; {n_objectives} to minimize"
+    directions = [direction.name.lower() for direction in study.directions]
+    if directions != asked:
+        return f"directions {', '.join(directions)}, not {', '.join(asked)}"
     return ""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
@@ -21,6 +21,7 @@ SEARCH_SPACE_KEY = ("hydra", "sweeper", "custom_search_space")
 class StudySpec:
     """Plain data, stored as JSON.
 
+    `objectives` are names, and `directions` say for each whether it is minimized or maximized.
     `params` and `conditional` are ranges in Hydra's sweep syntax, `arguments` the command line, `choices` the option
     of every config group, `sampler` and `pruner` `_target_` nodes. `config` holds the settings that all trials share,
     by dotted key. `keep` is the number of best trials whose checkpoints are kept.
@@ -32,6 +33,7 @@ class StudySpec:
     custom_search_space: str | None
     choices: Mapping[str, str]
     objectives: Sequence[str]
+    directions: Sequence[Literal["minimize", "maximize"]]
     sampler: Mapping[str, Any]
     pruner: Mapping[str, Any]
     seed: int

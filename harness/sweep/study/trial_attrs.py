@@ -5,7 +5,6 @@ Other programs may add trials to a study, so readers must not expect an attribut
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
 from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -33,19 +32,17 @@ OUT_OF_SPACE_VALUES = "out_of_space_values"  # {key: value} of a current config 
 class TrialResult:
     """Result of a trial's run.
 
-    `fraction_done` is the part of the run's steps that were
-    taken, from 0 to 1; `device` and `threads` are those it ran on, and `folder` is the name of its run folder.
+    `values` are those of the study's objectives, if it has them. `fraction_done` is the part of the run that was done,
+    from 0 to 1; `device` and `threads` are what it ran on, and `folder` is the name of its run folder.
     """
 
     status: Status
     reason: str = ""
-    best_val_loss: float = inf
-    best_step: int = 0
-    step: int = 0
+    values: tuple[float, ...] = ()
+    best_step: int | None = None
     tokens: int = 0
     seconds: float = 0.0
     fraction_done: float = 0.0
-    trainable_parameters: int = 0
     folder: str = ""
     threads: int = 0
     device: str = ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from harness.sweep.optuna_internals import (
@@ -93,7 +93,7 @@ class TrialQueue:
             not self.is_stopping()
             and budget.has_trials_left(trials)
             and not budget.describe_failures(trials)
-            and not budget.describe_exhaustion(trials, time.time())
+            and not self._describe_exhaustion(budget, trials)
         )
 
     def find_end_reasons(self) -> EndReasons:
@@ -101,16 +101,16 @@ class TrialQueue:
         budget, trials = self._read_budget_and_trials()
         if not budget.has_trials_left(trials):
             return EndReasons()
-        return EndReasons(budget.describe_failures(trials), budget.describe_exhaustion(trials, time.time()))
+        return EndReasons(budget.describe_failures(trials), self._describe_exhaustion(budget, trials))
 
-    def finish_trial(self, trial: Trial, result: TrialResult, values: Sequence[float] = ()) -> None:
-        """End a trial as its run ended; `values` are the objectives of a completed one.
+    def finish_trial(self, trial: Trial, result: TrialResult) -> None:
+        """End a trial as its run ended.
 
         Interrupted trials are queued again. A trial that was ended in the meantime, as dead, is left as it is.
         """
         with suppress(UpdateFinishedTrialError):
             trial.set_user_attr(RESULT, asdict(result))
-            self._tell_study(trial, result, values)
+            self._tell_study(trial, result)
 
     def reap_dead_trials(self, *, is_leftover: bool, is_only_sweep: bool = False) -> list[int]:
         """End the trials whose process died or stopped sending heartbeats, and return their numbers.
@@ -162,10 +162,14 @@ class TrialQueue:
     def _read_budget_and_trials(self) -> tuple[Budget, list[FrozenTrial]]:
         return Budget(**self.study.user_attrs[BUDGET]), self.study.get_trials(deepcopy=False)
 
-    def _tell_study(self, trial: Trial, result: TrialResult, values: Sequence[float]) -> None:
+    def _describe_exhaustion(self, budget: Budget, trials: Sequence[FrozenTrial]) -> str:
+        is_maximized = self.study.directions == [StudyDirection.MAXIMIZE]
+        return budget.describe_exhaustion(trials, time.time(), is_maximized=is_maximized)
+
+    def _tell_study(self, trial: Trial, result: TrialResult) -> None:
         match result.status:
             case "completed":
-                self.study.tell(trial, list(values))
+                self.study.tell(trial, list(result.values))
             case "pruned":
                 self.study.tell(trial, state=TrialState.PRUNED)
             case "diverged":
@@ -187,11 +191,11 @@ class TrialQueue:
 
     def _complete_from_record(self, trial: FrozenTrial) -> bool:
         """Complete a trial that was killed after its run had completed, and return whether it was."""
-        result = read_recorded_result(self.folder / str(trial.number))
+        objectives = self.study.user_attrs[STUDY_SPEC]["objectives"]
+        result = read_recorded_result(self.folder / str(trial.number), objectives)
         if result is None:
             return False
-        objectives = self.study.user_attrs[STUDY_SPEC]["objectives"]
-        complete_trial(self.study, trial, {RESULT: asdict(result)}, [getattr(result, name) for name in objectives])
+        complete_trial(self.study, trial, {RESULT: asdict(result)}, result.values)
         return True
 
     def _running_trials(self) -> list[tuple[FrozenTrial, Mapping[str, Any]]]:

@@ -5,7 +5,6 @@ its parent dies, standard input closes, and the worker exits.
 """
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -19,28 +18,25 @@ from functools import partial
 from pathlib import Path
 
 import optuna
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
 
-from harness.config.option_values import describe_left_out
 from harness.config.targets import import_component
 from harness.core.credentials import hide_credentials_in_text, hide_credentials_in_tracebacks
 from harness.core.errors import ConfigError
-from harness.core.events import Status
 from harness.core.files import remove_folder
 from harness.core.paths import module_command, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import record_signal, was_signaled
 from harness.sweep.optuna_internals import silence_optuna
-from harness.sweep.report.formatting import list_trial_overrides
-from harness.sweep.space.search_space import TRIAL_DEFAULTS
+from harness.sweep.report.summary import find_best_trials, summarize_trials
 from harness.sweep.study.liveness import send_heartbeats
-from harness.sweep.study.pruning import report_and_prune, stop_when
+from harness.sweep.study.pruning import make_reporter
 from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
 from harness.sweep.study.storage import open_storage
-from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, read_trial_result, trial_values
+from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
 from harness.sweep.study.trial_queue import TrialQueue
-from harness.tracking.run_names import STUDY_TAG
-from harness.tracking.run_uploader import SWEEP_TAG
+from harness.sweep.training_runner import TrainingRunner
+from harness.sweep.trial_runner import TrialJob, TrialRunner
 
 EXIT_OK, EXIT_CRASHED = 0, 1
 EXIT_SHORTAGE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, or too many files are open
@@ -93,9 +89,8 @@ def run_trials(spec: WorkerSpec, is_stopping: Callable[[], bool]) -> None:
     Raises:
         ShortageError: If there is no space left; the trial was interrupted.
     """
-    import harness.run.runner  # noqa: F401  # imports torch now, so that no claimed trial waits for it
-
     queue, study_spec = open_queue(spec)
+    runner = TrainingRunner(queue.space, study_spec)
     while not is_stopping():
         trial = queue.claim_trial()
         if trial is None:
@@ -103,10 +98,10 @@ def run_trials(spec: WorkerSpec, is_stopping: Callable[[], bool]) -> None:
         with send_heartbeats(trial):
             shortage = None
             try:
-                result = _run_trial(trial, queue, study_spec, spec, is_stopping)
+                result = _run_trial(runner, trial, queue, study_spec, spec, is_stopping)
             except ShortageError as error:
                 shortage, result = error, TrialResult("interrupted", str(error))
-            queue.finish_trial(trial, result, [getattr(result, name) for name in study_spec.objectives])
+            queue.finish_trial(trial, result)
         if shortage:
             raise shortage
         _delete_losing_checkpoints(queue.study, Path(spec.folder), study_spec.keep)
@@ -128,30 +123,31 @@ def open_queue(spec: WorkerSpec) -> tuple[TrialQueue, StudySpec]:
 
 
 def _run_trial(
-    trial: Trial, queue: TrialQueue, study_spec: StudySpec, spec: WorkerSpec, is_stopping: Callable[[], bool]
+    runner: TrialRunner,
+    trial: Trial,
+    queue: TrialQueue,
+    study_spec: StudySpec,
+    spec: WorkerSpec,
+    is_stopping: Callable[[], bool],
 ) -> TrialResult:
-    """Train with the trial's values. Errors become a failed result, so that the worker goes on to the next trial.
+    """Run a trial. Errors become a failed result, so that the worker goes on to the next trial.
 
     Raises:
         ShortageError: If there is no space left, which is not the trial's fault.
     """
-    from harness.run.runner import run
-
     folder = Path(spec.folder) / str(trial.number)
-    policies = [stop_when(lambda: is_stopping() or queue.is_stopping())]
-    if len(study_spec.objectives) == 1:  # Optuna does not prune trials with several
-        is_baseline = BASELINE in trial.user_attrs  # never pruned: every report compares with it
-        policies.insert(0, report_and_prune(trial, 1.0 if is_baseline else study_spec.warmup_share))
+    is_baseline = BASELINE in trial.user_attrs  # never pruned: every report compares with it
+    report = make_reporter(trial, 1.0 if is_baseline else study_spec.warmup_share)
+    job = TrialJob(
+        number=trial.number,
+        values=trial_values(trial),
+        folder=folder,
+        n_threads=spec.n_threads,
+        study_name=spec.study_name,
+        sweep_id=queue.study.user_attrs[SWEEP_ID],
+    )
     try:
-        values = trial_values(trial)
-        cfg = queue.space.compose_config(values, TRIAL_DEFAULTS)
-        if cfg.device.threads is None:
-            cfg.device.threads = spec.n_threads
-        choices = {key: str(value) for key, value in values.items() if key in study_spec.choices}
-        overrides = list_trial_overrides(queue.space.current, values)
-        tags = {SWEEP_TAG: queue.study.user_attrs[SWEEP_ID], STUDY_TAG: spec.study_name}
-        notices = describe_left_out(queue.space.list_left_out(values, TRIAL_DEFAULTS))
-        result = run(cfg, policies, folder=folder, tags=tags, params=choices, overrides=overrides, notices=notices)
+        return runner.run_trial(job, report, lambda: is_stopping() or queue.is_stopping())
     except ConfigError as error:
         return TrialResult("failed", hide_credentials_in_text(str(error), spec.storage or ""))
     except Exception as error:
@@ -159,24 +155,6 @@ def _run_trial(
             raise ShortageError(shortage) from error
         print(hide_credentials_in_text(traceback.format_exc(), spec.storage or ""), file=sys.stderr)
         return TrialResult("failed", hide_credentials_in_text(f"{type(error).__name__}: {error}", spec.storage or ""))
-    effective = result.effective
-    if effective is None:  # training its base model did not complete
-        status: Status = "interrupted" if result.status == "interrupted" else "failed"
-        return TrialResult(status, result.reason, tokens=result.tokens, seconds=result.seconds)
-    return TrialResult(
-        status=result.status,
-        reason=result.reason,
-        best_val_loss=result.best_val_loss,
-        best_step=result.best_step,
-        step=result.step,
-        tokens=result.tokens,
-        seconds=result.seconds,
-        fraction_done=(result.step - effective.first_step) / max(1, effective.total_steps - effective.first_step),
-        trainable_parameters=effective.trainable_parameters,
-        folder=folder.name,
-        threads=effective.threads,
-        device=effective.device,
-    )
 
 
 def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> None:
@@ -184,14 +162,11 @@ def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> 
 
     Trials that another program ran or ended are left alone.
     """
-    finished = [
-        trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and read_trial_result(trial)
-    ]
-    completed = [trial for trial in finished if trial.state == TrialState.COMPLETE]
-    completed.sort(key=lambda trial: read_trial_result(trial).get("best_val_loss", math.inf))
-    kept = {trial.number for trial in completed[:keep]}
-    if len(study.directions) > 1 and keep:
-        kept |= {trial.number for trial in study.best_trials}
+    finished = [trial for trial in summarize_trials(study) if trial.is_over and trial.status != "added"]
+    completed = [trial for trial in finished if trial.status == "completed"]
+    completed.sort(key=lambda trial: trial.costs[0])
+    front = find_best_trials(completed) if len(study.directions) > 1 and keep else []
+    kept = {trial.number for trial in (*completed[:keep], *front)}
     for trial in finished:
         if trial.number not in kept:
             remove_folder(folder / str(trial.number) / "checkpoints")

@@ -6,6 +6,7 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from harness.sweep.report.result_files import optimization_results, summary_to_json
 from harness.sweep.report.summary import (
     describe_total_failure,
     find_baseline,
@@ -110,6 +111,25 @@ def test_pareto_front_matches_optuna() -> None:
     summary = summarize_study(study, 10)
     assert summary.best_trial is None
     assert summary.best_command == ""
+
+
+def test_best_trial_of_a_maximized_objective() -> None:
+    study = new_study(["accuracy"], ["maximize"])
+    for value in (0.5, 0.9, 0.7):
+        complete_trial(study, ask_trial(study), value)
+    summary = summarize_study(study, 3)
+    assert (summary.best_trial.number, summary.best_trial.values) == (1, (0.9,))
+    history = summary_to_json(summary, "completed")["history"]
+    assert [row["sweep/best_accuracy"] for _, row, _ in history] == [0.5, 0.9, 0.9]
+    assert optimization_results(study)["best_value"] == 0.9
+
+
+def test_pareto_front_of_mixed_directions_matches_optuna() -> None:
+    study = new_study(["loss", "accuracy"], ["minimize", "maximize"])
+    for loss, accuracy in ((3.5, 0.9), (3.2, 0.8), (3.2, 0.7), (4.0, 0.95), (4.1, 0.2)):
+        complete_trial(study, ask_trial(study), loss, accuracy)
+    ours = find_best_trials(summarize_trials(study))
+    assert {trial.number for trial in ours} == {trial.number for trial in study.best_trials} == {0, 1, 3}
 
 
 def test_baseline_outside_space_can_be_best() -> None:

@@ -19,7 +19,7 @@ from harness.sweep.report.final_report import format_sweep_summary
 from harness.sweep.report.result_files import optimization_results, summary_to_json
 from harness.sweep.report.summary import summarize_study, summarize_trials
 from harness.sweep.report.table import ProgressTable
-from harness.sweep.study.pruning import report_and_prune
+from harness.sweep.study.pruning import make_reporter
 from harness.sweep.study.sampler import find_unusable_trials
 from harness.sweep.study.setup import check_existing_study, open_study
 from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC, SWEEP_ID, WORKER
@@ -27,7 +27,6 @@ from harness.sweep.workers.worker import run_trials
 from tests.sweep.tiny_sweeps import (
     TINY,
     TINY_WITHOUT_LORA,
-    make_eval_end,
     make_result,
     make_worker_spec,
     read_tiny_request,
@@ -94,8 +93,8 @@ def make_plain_study(folder: Path, kind: str) -> None:
     [
         ("trials", "by plain Optuna: 2 trials"),
         ("attribute", "by plain Optuna: note"),
-        ("maximize", "directions maximize; 1 to minimize"),
-        ("two objectives", "directions minimize, minimize; 1 to minimize"),
+        ("maximize", "directions maximize, not minimize"),
+        ("two objectives", "directions minimize, minimize, not minimize"),
     ],
 )
 def test_a_study_of_another_program_is_refused(kind, reason, overrides, tmp_path) -> None:
@@ -197,8 +196,7 @@ def test_the_pruner_does_not_compare_with_trials_of_other_programs(places) -> No
     for _ in range(6):
         study.add_trial(create_trial(value=BAD_VALUE, intermediate_values={50: BAD_VALUE}))
     trial = queue.claim_trial()
-    policy = report_and_prune(trial, 0.0)
-    assert policy(make_eval_end(0.5, 2.0)) is None
+    assert make_reporter(trial, 0.0)(2.0, 0.5) is False
     assert trial.should_prune()  # as plain Optuna would
 
 
@@ -224,7 +222,7 @@ def test_a_trial_that_a_notebook_ended_meanwhile_stays_as_it_is(overrides) -> No
     queue = start_study(*overrides)
     trial = queue.claim_trial()
     open_plain(queue.folder).tell(trial.number, 0.5)
-    queue.finish_trial(trial, make_result(loss=2.0), [2.0])
+    queue.finish_trial(trial, make_result(loss=2.0))
     [summary] = summarize_trials(queue.study)
     assert (summary.status, summary.values) == ("added", (0.5,))
     assert len(serve_trials(queue, loss_of)) == 3

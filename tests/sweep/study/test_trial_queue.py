@@ -15,11 +15,11 @@ from harness.sweep.optuna_internals import start_trial
 from harness.sweep.space.search_space import config_key
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.pruning import report_and_prune
+from harness.sweep.study.pruning import make_reporter
 from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RETRIES, RETRY_OF, WORKER
 from harness.sweep.study.trial_queue import TrialQueue
 from tests.conftest import ROOT
-from tests.sweep.tiny_sweeps import TINY, make_eval_end, make_result, serve_trials, start_study
+from tests.sweep.tiny_sweeps import TINY, make_result, serve_trials, start_study
 
 SAMPLERS = ["tpe", "random"]
 
@@ -65,7 +65,7 @@ def test_a_current_config_outside_the_space_runs_but_is_hidden_from_the_sampler(
     trial = queue.claim_trial()
     assert trial.user_attrs[OUT_OF_SPACE_VALUES]["optimizer.lr"] == 1e-3
     assert trial.params == {}
-    queue.finish_trial(trial, make_result(loss=-100.0), [-100.0])
+    queue.finish_trial(trial, make_result(loss=-100.0))
     later = trial_params(serve_trials(queue, bowl_loss))
     without = start_study(*arguments, "sweep.study=without", "sweep.baseline=false", "sweep.n_trials=13")
     assert len(later) == 13
@@ -131,7 +131,7 @@ def test_a_retry_does_not_count_towards_n_trials(overrides) -> None:
     queue = start_study(*overrides, "sweep.n_trials=5")
     serve_trials(queue, bowl_loss, 2)
     lost = queue.claim_trial()
-    queue.finish_trial(lost, make_result("interrupted"), [])
+    queue.finish_trial(lost, make_result("interrupted"))
     serve_trials(queue, bowl_loss)
     states = [trial.state for trial in queue.study.trials]
     assert states == [*[TrialState.COMPLETE] * 2, TrialState.FAIL, *[TrialState.COMPLETE] * 3]
@@ -142,7 +142,7 @@ def test_a_retry_does_not_count_towards_n_trials(overrides) -> None:
 def test_failures_of_earlier_commands_do_not_count(overrides) -> None:
     queue = start_study(*overrides)
     for _ in range(3):
-        queue.finish_trial(queue.claim_trial(), make_result("failed"), [])
+        queue.finish_trial(queue.claim_trial(), make_result("failed"))
     assert queue.claim_trial() is None
     queue.set_budget(Budget(9, started_at=time.time(), max_failures=3))
     assert queue.claim_trial() is not None
@@ -181,11 +181,11 @@ def test_pruners_and_samplers_work_together(sampler, pruner, overrides) -> None:
     queue = start_study(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}")
     for _ in range(8):
         trial = queue.claim_trial()
-        policy = report_and_prune(trial, 0.2)
-        stops = [policy(make_eval_end(share, bowl_loss(trial) + 1 - share)) for share in (0.0, 0.2, 0.6, 1.0)]
-        assert stops[0] is stops[-1] is None  # never pruned before or after training
+        report = make_reporter(trial, 0.2)
+        stops = [report(bowl_loss(trial) + 1 - share, share) for share in (0.0, 0.2, 0.6, 1.0)]
+        assert stops[0] is stops[-1] is False  # never pruned before or after training
         status = "pruned" if any(stops) else "completed"
-        queue.finish_trial(trial, make_result(status, loss=bowl_loss(trial)), [bowl_loss(trial)])
+        queue.finish_trial(trial, make_result(status, loss=bowl_loss(trial)))
     assert len(queue.study.trials) == 8
 
 
@@ -233,10 +233,10 @@ def test_the_sampler_learns_from_diverged_and_pruned_trials_but_not_from_failed_
     queue = start_study(*overrides, "sweep.n_trials=3", "sweep.baseline=false")
     first, second, third = (queue.claim_trial() for _ in range(3))
     first.report(2.0, 20)
-    queue.finish_trial(first, make_result("diverged", fraction_done=0.5), [])
+    queue.finish_trial(first, make_result("diverged", fraction_done=0.5))
     second.report(2.0, 20)
-    queue.finish_trial(second, make_result("pruned", fraction_done=0.2), [])
-    queue.finish_trial(third, make_result("failed"), [])
+    queue.finish_trial(second, make_result("pruned", fraction_done=0.2))
+    queue.finish_trial(third, make_result("failed"))
     diverged, pruned, failed = queue.study.trials
     assert diverged.state == pruned.state == TrialState.PRUNED
     assert math.isnan(diverged.intermediate_values[50])
@@ -260,7 +260,7 @@ def test_every_budget_ends_the_study_with_a_reason(name, overrides) -> None:
     queue = start_study(*overrides)
     serve_trials(queue, bowl_loss, 1)
     for _ in range(3):
-        queue.finish_trial(queue.claim_trial(), make_result("failed"), [])
+        queue.finish_trial(queue.claim_trial(), make_result("failed"))
     queue.set_budget(budget)
     assert "".join(queue.find_end_reasons()) == reason
     assert queue.claim_trial() is None

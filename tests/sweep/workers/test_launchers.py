@@ -193,7 +193,7 @@ def test_a_trial_on_another_host_is_retried_when_its_heartbeat_stops(database, p
     assert queue.reap_dead_trials(is_leftover=True) == [0]
     again = queue.claim_trial()
     assert (again.user_attrs[RETRY_OF], again.params) == (0, trial.params)
-    queue.finish_trial(trial, make_result(), [1.0])  # its worker was alive after all
+    queue.finish_trial(trial, make_result())  # its worker was alive after all
     assert queue.study.trials[0].state == TrialState.FAIL
-    queue.finish_trial(again, make_result(), [2.0])
+    queue.finish_trial(again, make_result(loss=2.0))
     assert queue.study.best_trial.number == again.number

@@ -93,8 +93,8 @@ def test_trial_whose_run_has_completed_is_completed_after_a_kill(places, monkeyp
     assert queue.reap_dead_trials(is_leftover=True, is_only_sweep=True) == [0]
     [trial] = queue.study.trials
     assert trial.state == TrialState.COMPLETE
-    assert trial.value == trial.user_attrs[RESULT]["best_val_loss"]
-    assert trial.user_attrs[RESULT]["step"] == 4
+    assert [trial.value] == trial.user_attrs[RESULT]["values"]
+    assert trial.user_attrs[RESULT]["fraction_done"] == 1
     assert not queue.has_more_trials()
 
 

@@ -1,0 +1,83 @@
+"""Trials that are runs of this package's own train function."""
+
+from collections.abc import Callable
+
+from harness.config.option_values import describe_left_out
+from harness.core.events import EvalEnd, Event, Status
+from harness.sweep.report.formatting import list_trial_overrides
+from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace
+from harness.sweep.study.spec import StudySpec
+from harness.sweep.study.trial_attrs import TrialResult
+from harness.sweep.trial_runner import Report, TrialJob
+from harness.tracking.run_names import STUDY_TAG
+from harness.tracking.run_uploader import SWEEP_TAG
+from harness.training.policies import Decision, Policy, Stop
+
+
+class TrainingRunner:
+    """Compose a trial's configuration and train with it."""
+
+    def __init__(self, space: SearchSpace, spec: StudySpec) -> None:
+        import harness.run.runner  # noqa: F401  # imports torch now, so that no claimed trial waits for it
+
+        self._space, self._spec = space, spec
+
+    def run_trial(self, job: TrialJob, report: Report, should_stop: Callable[[], bool]) -> TrialResult:
+        from harness.run.runner import run
+
+        cfg = self._space.compose_config(job.values, TRIAL_DEFAULTS)
+        if cfg.device.threads is None:
+            cfg.device.threads = job.n_threads
+        result = run(
+            cfg,
+            [report_and_prune(report), stop_when(should_stop)],
+            folder=job.folder,
+            tags={SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name},
+            params={key: str(value) for key, value in job.values.items() if key in self._spec.choices},
+            overrides=list_trial_overrides(self._space.current, job.values),
+            notices=describe_left_out(self._space.list_left_out(job.values, TRIAL_DEFAULTS)),
+        )
+        effective = result.effective
+        if effective is None:  # training its base model did not complete
+            status: Status = "interrupted" if result.status == "interrupted" else "failed"
+            return TrialResult(status, result.reason, tokens=result.tokens, seconds=result.seconds)
+        measured = {
+            "best_val_loss": result.best_val_loss,
+            "tokens": result.tokens,
+            "seconds": result.seconds,
+            "trainable_parameters": effective.trainable_parameters,
+        }
+        return TrialResult(
+            status=result.status,
+            reason=result.reason,
+            values=tuple(float(measured[name]) for name in self._spec.objectives),
+            best_step=result.best_step,
+            tokens=result.tokens,
+            seconds=result.seconds,
+            fraction_done=(result.step - effective.first_step) / max(1, effective.total_steps - effective.first_step),
+            folder=job.folder.name,
+            threads=effective.threads,
+            device=effective.device,
+        )
+
+
+def report_and_prune(report: Report) -> Policy:
+    """Return a policy that reports every evaluation and stops the run where the study prunes it."""
+
+    def policy(event: Event) -> Decision:
+        if isinstance(event, EvalEnd) and report(event.val_loss, event.fraction_done):
+            return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.fraction_done:.0%} of the run")
+        return None
+
+    return policy
+
+
+def stop_when(should_stop: Callable[[], bool]) -> Policy:
+    """Return a policy that interrupts the run at the next evaluation but the last once `should_stop()` is true."""
+
+    def policy(event: Event) -> Decision:
+        if isinstance(event, EvalEnd) and event.fraction_done < 1 and should_stop():
+            return Stop("interrupted", "the sweep was asked to stop")
+        return None
+
+    return policy

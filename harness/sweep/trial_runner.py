@@ -1,0 +1,39 @@
+"""The port between a sweep and the program whose runs are its trials. Nothing else in sweep/ knows which it is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.sweep.study.trial_attrs import TrialResult
+
+Report = Callable[[float, float], bool]
+"""Report an intermediate value at a share of the run, 0 to 1; returns whether the trial should be pruned."""
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One trial to run: its number, its values by key, the folder for its files and the threads it may use.
+
+    `study_name` and `sweep_id` identify the sweep, for what the trial records elsewhere.
+    """
+
+    number: int
+    values: Mapping[str, Any]
+    folder: Path
+    n_threads: int | None
+    study_name: str
+    sweep_id: str
+
+
+class TrialRunner(Protocol):
+    """Runs trials of one study in a worker process."""
+
+    def run_trial(self, job: TrialJob, report: Report, should_stop: Callable[[], bool]) -> TrialResult:
+        """Run a trial to its end, or until `should_stop()`, and return its result.
+
+        Raises:
+            ConfigError: If the trial's values cannot be used; the trial fails.
+            Exception: Whatever else the program raises; the trial fails with a traceback in the worker's log.
+        """
+        ...
