@@ -204,17 +204,19 @@ CHANGES_UNREAD = ("colours", "rank", "time and host", "quoted", "pasted", "insta
 
 
 NO_LOGS = {
-    "settings": "model: gpt2\nlr: 3e-4\nmax_steps: 1000\nloss: cross_entropy\nval_loss_target: 3.1\nwarmup_steps: 100\n",
-    "arguments": "Namespace(batch_size=32, epochs=90, lr=0.1, momentum=0.9, print_freq=10, label_smoothing=0.0, loss_weight=0.5)\n",
-    "program": "for step in range(1000):\n    loss = 0.0\n    lr = 3e-4\n    if step % 100 == 0:\n        print(step, loss)\n",
+    "settings": "model: gpt2\nlr: 3e-4\nmax_steps: 1000\nloss: mse\nval_loss_target: 3.1\nwarmup_steps: 100\n",
+    "arguments": "Namespace(batch_size=32, epochs=90, lr=0.1, print_freq=10, label_smoothing=0.0, loss_weight=0.5)\n",
+    "program": "for step in range(1000):\n    loss = 0.0\n    lr = 3e-4\n    print(step, loss)\n",
     "help": "  --lr LR               peak learning rate (default: 0.0003)\n  --steps STEPS         (default: 1000)\n"
     "  --val-loss-goal GOAL  stop below this loss (default: 3.28)\n",
-    "tests": "tests/test_loss.py::test_step[1] PASSED [ 50%]\ntests/test_loss.py::test_step[2] PASSED [100%]\n\n2 passed in 3.41s\n",
+    "tests": "tests/test_loss.py::test_step[1] PASSED [ 50%]\ntests/test_loss.py::test_step[2] PASSED [100%]\n"
+    "2 passed in 3.41s\n",
     "commits": "9f31c02 Lower the LR to 3e-4\n81ab120 Log the loss every 10 steps\n4410fae Fix the loss of step 0\n",
     "packages": "Package    Version\n---------- -------\nnumpy      2.3.1\ntorch      2.9.1\nscipy      1.16.0\n",
     "layers": "Layer (type)        Output Shape      Param #\n=====================================\n"
     "dense (Dense)       (None, 128)       100480\ndense_1 (Dense)     (None, 10)        1290\n",
-    "report": "              precision    recall  f1-score   support\n           0       0.91      0.88      0.90       120\n"
+    "report": "              precision    recall  f1-score   support\n"
+    "           0       0.91      0.88      0.90       120\n"
     "           1       0.87      0.91      0.89       110\n    accuracy                           0.89       230\n",
     "prose": "We trained for 3 epochs with a learning rate of 2e-5 and a batch size of 16.\n"
     "The loss fell as expected, and on step 4 of the recipe we froze the encoder.\n",
@@ -254,5 +256,5 @@ def test_text_without_a_curve_is_refused(kind: str, tmp_path: Path, request: pyt
     if kind == "program":
         request.applymarker(pytest.mark.xfail(strict=False))
     (tmp_path / "sample.log").write_text(NO_LOGS[kind])
-    with pytest.raises(ValueError, match="sample.log"):
+    with pytest.raises(ValueError, match=r"sample\.log"):
         read_history(tmp_path / "sample.log")
