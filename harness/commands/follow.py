@@ -13,6 +13,7 @@ from harness.diagnosis.assessment import assess
 from harness.diagnosis.dialects import guess_dialect
 from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.history import History
+from harness.diagnosis.kinds import LENGTH_KINDS
 from harness.diagnosis.live import LiveDiagnosis
 from harness.diagnosis.render import RunReport, describe_history, format_suggestions
 from harness.importers.growing import GrowingLog
@@ -21,9 +22,7 @@ INTERVAL_S = 2.0
 MAX_LOAD = 0.1  # share of the time that reading may take
 SLICE_S = 0.1  # after which a signal is noticed
 RUNNING = "running"
-# Kinds that depend on how much of a run is done. If its length is unknown, they have to hold while it grows by half.
-LENGTH_KINDS = ("never learnt", "warm-up too short", "scheduler idle", "rising loss", "plateau", "underfitting")
-SETTLING_GROWTH = 1.5
+SETTLING_GROWTH = 1.5  # of a run of unknown length, in which LENGTH_KINDS have to hold
 
 
 def follow_log(log: GrowingLog, name: str, request: Request, interval_s: float = INTERVAL_S) -> list[RunReport]:

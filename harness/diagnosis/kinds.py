@@ -21,3 +21,5 @@ KINDS = (
     "noisy evaluation",
     "throughput fell",
 )
+LENGTH_KINDS = ("never learnt", "warm-up too short", "scheduler idle", "rising loss", "plateau", "underfitting")
+"""Depend on how much of the run is done, so that they are uncertain while a run of unknown length goes on."""

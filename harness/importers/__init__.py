@@ -6,6 +6,7 @@ A single file is recognized by its content, a folder by its file names. Modules 
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,6 +14,7 @@ from harness.core.formatting import format_bytes
 from harness.core.input_files import open_input
 from harness.diagnosis.history import History
 from harness.importers.decoding import decode_text, is_binary, iterate_text_lines, skip_zeros
+from harness.importers.programs import guess_program
 from harness.record.metrics_file import METRICS_FILE, is_record_line
 
 TENSORBOARD_MARKER = b"brain.Event:"  # part of the first record of every TensorBoard event file
@@ -84,7 +86,16 @@ def _read_file(path: Path) -> list[History]:
             return [tensorboard.read_tensorboard(path)]
         if is_binary(peeked):
             raise ValueError(f"{path}: not a text file; pass a run's folder or {FILE_FORMATS}")
-        return _read_text(path, file, decode_text(peeked))
+        text = decode_text(peeked)
+        return _name_program(_read_text(path, file, text), text)
+
+
+def _name_program(histories: list[History], head: str) -> list[History]:
+    """Note the program that wrote a log, if it can be recognized."""
+    for history in histories:
+        program = history.facts.program or guess_program(head)
+        history.facts = replace(history.facts, program=program)
+    return histories
 
 
 def _read_start(path: Path) -> bytes:

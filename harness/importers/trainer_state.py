@@ -32,9 +32,10 @@ def read_trainer_state(state: dict[str, Any], path: Path) -> History:
 def _read_facts(state: dict[str, Any], path: Path) -> RunFacts:
     total_steps, step = state.get("max_steps") or None, state.get("global_step", 0)
     folder = path.absolute().parent
+    name = folder.parent.name if folder.name.startswith("checkpoint-") else folder.name
     return RunFacts(
         program="transformers",
-        name=folder.parent.name if folder.name.startswith("checkpoint-") else folder.name,
+        name=name if path.name == "trainer_state.json" else path.stem,
         status="completed" if total_steps and step >= total_steps else None,
         total_steps=total_steps,
         **schedule_from_state(folder, [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]),

@@ -17,7 +17,7 @@ from harness.core.terminal import print_fitted
 from harness.diagnosis.assessment import assess
 from harness.diagnosis.dialects import guess_dialect
 from harness.diagnosis.history import History, RunFacts
-from harness.diagnosis.kinds import KINDS
+from harness.diagnosis.kinds import KINDS, LENGTH_KINDS
 from harness.diagnosis.live import LiveDiagnosis
 from harness.diagnosis.render import format_suggestions
 from harness.importers.lr_schedules import schedule_from_curve
@@ -25,8 +25,6 @@ from harness.importers.metric_aliases import canonical_name
 
 URGENT_KINDS = ("divergence", "spike")
 """Looked for between evaluations, too."""
-LENGTH_KINDS = ("never learnt", "warm-up too short", "scheduler idle", "rising loss", "plateau", "underfitting")
-"""Depend on how much of the run is done; without `total_steps` they are judged at its end."""
 ALARMING_METRICS = ("train/loss", "val/loss", "train/grad_norm")
 """If one is not finite, it is time to look."""
 METRIC_PREFIX = "diagnosis/"  # of the metrics that tell a logger what was found, and when
