@@ -1,25 +1,37 @@
 """Diagnosis of a run from its curves, during training or later. Pure functions: nothing here reads files."""
 
 from harness.core.events import Diagnosis
-from harness.diagnosis import evaluation_noise, gradients, instability, learning, learning_rate
+from harness.diagnosis import (
+    divergence,
+    evaluation_noise,
+    gradients,
+    learning_rate,
+    never_learnt,
+    overfitting,
+    plateau,
+    rising_loss,
+    spikes,
+    underfitting,
+)
 from harness.diagnosis.history import History
 from harness.diagnosis.thresholds import Thresholds
 
 RULES = (  # root causes first
-    instability.detect_divergence,
-    learning.detect_never_learnt,
+    divergence.detect_divergence,
+    never_learnt.detect_never_learnt,
     gradients.detect_vanishing_gradients,
     evaluation_noise.detect_coverage_change,
     learning_rate.detect_truncated_warmup,
     learning_rate.detect_short_warmup,
-    instability.detect_spikes,
+    overfitting.detect_overfitting,
+    spikes.detect_spikes,
     learning_rate.detect_lr_outside_band,
-    learning.detect_overfitting,
+    rising_loss.detect_worse_evaluations,
     learning_rate.detect_misled_scheduler,
     learning_rate.detect_idle_scheduler,
-    learning.detect_rising_loss,
-    learning.detect_plateau,
-    learning.detect_underfitting,
+    rising_loss.detect_rising_loss,
+    plateau.detect_plateau,
+    underfitting.detect_underfitting,
     gradients.detect_binding_clip,
     gradients.detect_dominating_layer,
     evaluation_noise.detect_noisy_evaluation,
@@ -30,6 +42,7 @@ RULES = (  # root causes first
 CONSEQUENCES = {
     "divergence": {
         "never learnt",
+        "learning rate too high",
         "rising loss",
         "plateau",
         "underfitting",
@@ -38,9 +51,10 @@ CONSEQUENCES = {
         "noisy evaluation",
     },
     "never learnt": {"rising loss", "plateau", "underfitting", "overfitting"},
+    "learning rate too high": {"rising loss", "plateau", "underfitting", "noisy evaluation"},
     "rising loss": {"plateau", "underfitting"},
     "vanishing gradients": {"dominating layer"},
-    "overfitting": {"rising loss", "plateau", "underfitting"},
+    "overfitting": {"learning rate too high", "rising loss", "plateau", "underfitting", "noisy evaluation"},
 }
 
 
@@ -49,4 +63,13 @@ def diagnose(history: History, thresholds: Thresholds | None = None) -> list[Dia
     thresholds = thresholds or Thresholds()
     found = [diagnosis for rule in RULES for diagnosis in rule(history, thresholds)]
     explained = {kind for diagnosis in found for kind in CONSEQUENCES.get(diagnosis.kind, ())}
-    return [diagnosis for diagnosis in found if diagnosis.kind not in explained]
+    return [one for one in found if one.kind not in explained and not _is_part_of_divergence(one, found[0])]
+
+
+def _is_part_of_divergence(diagnosis: Diagnosis, first: Diagnosis) -> bool:
+    """Return whether a spike, found in the curve, is the rise of a divergence or comes after it."""
+    return (
+        (diagnosis.kind, first.kind) == ("spike", "divergence")
+        and "from example" not in diagnosis.evidence
+        and (diagnosis.step >= first.step or diagnosis.evidence["recovered"] == "no")
+    )

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.core.events import Diagnosis
+from harness.diagnosis.divergence import BLOCK_SIZE
 from harness.diagnosis.history import History
-from harness.diagnosis.instability import BLOCK_SIZE
-from harness.diagnosis.learning import fit_whole_change, has_surely_fallen, select_loss
+from harness.diagnosis.loss_curves import fit_whole_change, has_surely_fallen, select_loss
 from harness.diagnosis.plateau_window import (
     MIN_TRAIN_ROWS,
     completed_fraction,

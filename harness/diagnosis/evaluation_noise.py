@@ -10,11 +10,13 @@ from harness.diagnosis.history import Evidence, History, Series
 from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
 from harness.diagnosis.suggestions import round_digits
 from harness.diagnosis.thresholds import Thresholds
-from harness.diagnosis.trend import estimate_noise
+from harness.diagnosis.trend import count_turns, estimate_noise
 
 MIN_ROWS, MIN_EVALS = 12, 8
 NOISE_FACTOR = 2 * 2**0.5  # two standard deviations of a difference
 MIN_RISE_FRACTION = 0.3  # of evaluations worse than the one before; pure noise gives half
+MIN_TURN_FRACTION = 1 / 3  # of inner evaluations at which the loss turns; pure noise gives two thirds
+NEAR_ZERO_FRACTION = 0.3  # of what differences between losses near 0 usually refer to
 MAX_VAL_FRACTION = 0.3  # beyond it, less training data costs more than surer evaluations bring
 N_RECENT_EVALS = 4  # including the present one
 
@@ -51,8 +53,11 @@ def _measure_noise(history: History, thresholds: Thresholds, values: np.ndarray)
     gains = -np.diff(np.minimum.accumulate(later))
     gain = float(np.median(gains[gains > 0])) if gains.any() else math.inf
     rises = float((np.diff(later) > 0).mean())
-    is_small = noise < thresholds.noise_fraction * loss_scale(history["val/loss"], float(np.median(later)))
-    if is_small or gain >= NOISE_FACTOR * noise or rises < MIN_RISE_FRACTION:
+    is_smooth = count_turns(later) < max(2, MIN_TURN_FRACTION * (len(later) - 2))
+    level = float(np.median(later))
+    scale = max(abs(level), NEAR_ZERO_FRACTION * loss_scale(history["val/loss"], level))
+    is_small = noise < thresholds.noise_fraction * scale
+    if is_smooth or is_small or gain >= NOISE_FACTOR * noise or rises < MIN_RISE_FRACTION:
         return None
     return {"noise": noise, "median gain": gain, "fraction of rises": rises, "evaluations": len(values)}
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 LOSS_METRICS = ("train/loss", "val/loss")
+NEVER_NAN = (*LOSS_METRICS, "train/grad_norm")  # a NaN of these is a finding
 
 Evidence = dict[str, float | str]  # the numbers that a diagnosis rests on
 
@@ -100,10 +101,10 @@ class History:
     def add_row(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add metrics; an earlier step (after a rollback) drops what lies at and after it.
 
-        A NaN loss becomes infinite; other NaN values are left out.
+        A NaN loss or norm becomes infinite; other NaN values are left out.
         """
         for name, value in metrics.items():
-            if value != value and name in LOSS_METRICS:
+            if value != value and name in NEVER_NAN:
                 value = math.inf
             if value == value:
                 steps, values = self._points.setdefault(name, ([], []))

@@ -7,6 +7,7 @@ import numpy as np
 
 from harness.core.events import Diagnosis, Suggestion
 from harness.diagnosis.history import Evidence, History
+from harness.diagnosis.loss_curves import may_stay_flat
 from harness.diagnosis.plateau_window import PEAK_TOLERANCE, completed_fraction, drop_non_finite, find_flattest_window
 from harness.diagnosis.suggestions import get_peak_lr, round_digits, suggest_warmup
 from harness.diagnosis.thresholds import Thresholds
@@ -45,7 +46,7 @@ def detect_truncated_warmup(history: History, thresholds: Thresholds) -> Iterato
 def detect_short_warmup(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
     """Yield a diagnosis if the loss rose or the gradient norm jumped right after an early peak of the LR."""
     lr, total = history["train/lr"], history.facts.total_steps or history.last_step
-    if len(lr) < 4:
+    if len(lr) < 4 or may_stay_flat(history):
         return
     peak = int(lr.steps[np.argmax(lr.values >= PEAK_TOLERANCE * lr.values.max())])
     if peak > MAX_WARMUP_FRACTION * total:
@@ -106,7 +107,7 @@ def _find_loss_rise(
     lowest = float(before.min())
     # 1.4826 / sqrt(2): median absolute difference to standard deviation, for normal noise
     noise = 1.05 * float(np.median(np.abs(np.diff(losses.values))))
-    rise = float(np.sort(after)[-2]) - lowest  # the second highest: a single row does not count
+    rise = float(np.minimum(after[1:], after[:-1]).max()) - lowest  # in two rows one after the other
     if rise <= max(thresholds.warmup_rise * abs(lowest), thresholds.spike_z * noise):
         return None
     reason = f"train/loss rose by {rise:.2g} from {lowest:.4g} right after the LR reached its peak at step {peak}"

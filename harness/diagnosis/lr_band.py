@@ -11,7 +11,7 @@ from harness.diagnosis.trend import estimate_noise, fit_trend
 MIN_STEPS = 20
 BASELINE_FRACTION = 0.1  # of the steps, at the lowest LRs, that show the initial loss and its noise
 FALL_START_FRACTION = 0.1  # of the whole fall, at which the loss has begun to fall
-# A fall of less is chance, or of no use: standard errors, and a fraction of the loss (as in diagnosis/learning.py).
+# A fall of less is chance, or of no use: standard errors, and a fraction of the loss (as in diagnosis/loss_curves.py).
 MIN_FALL_IN_NOISE, MIN_FALL_FRACTION = 4.0, 0.001
 TREND_CONFIDENCE = 0.99  # that the loss already changes at the lowest LRs
 HIGH_LR = 1.0  # no optimizer of ours needs a higher one

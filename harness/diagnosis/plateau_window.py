@@ -14,6 +14,8 @@ PEAK_TOLERANCE = 0.99
 MIN_LOSS_FRACTION = 0.05  # of the initial loss; below it any difference would be a large share of a loss near 0
 MIN_DOUBLINGS_FRACTION = 0.6  # of the requested doublings that a window must span
 MIN_TRAIN_ROWS = 10  # more than evaluations, since the training loss is noisier
+MIN_CHANGE_FRACTION = 0.2  # of the change of a loss that changed its sign
+MIN_LR_POINTS = 3  # fewer are no schedule
 ROUNDING_FRACTION = 1e-6  # of the loss
 DOUBLINGS = (1.0, 2.0, 4.0)
 
@@ -32,6 +34,10 @@ class TrendWindow:
     @property
     def fall_per_doubling(self) -> float:
         return -self.trend.slope
+
+    @property
+    def doublings(self) -> float:
+        return math.log2(self.amounts[1] / self.amounts[0])
 
     @property
     def change_text(self) -> str:
@@ -103,19 +109,32 @@ def find_peak_lr_steps(history: History, thresholds: Thresholds) -> tuple[int, i
 
     Without a recorded LR the whole run after the warm-up counts.
     """
-    lr = history["train/lr"]
-    if not len(lr) or not lr.values.max() > 0:
+    if not knows_lr(history):
         return history.facts.warmup_steps or 0, history.last_step
+    lr = history["train/lr"]
     peak = lr.values.max()
     begin = int(lr.steps[np.argmax(lr.values >= PEAK_TOLERANCE * peak)])
     last = np.flatnonzero(lr.values >= thresholds.peak_lr_fraction * peak)[-1]
     return begin, history.last_step if last == len(lr) - 1 else int(lr.steps[last])
 
 
+def knows_lr(history: History) -> bool:
+    """Return whether the schedule of the LR is recorded; one or two values, or those of the start alone, are none."""
+    lr = history["train/lr"]
+    return len(lr) >= MIN_LR_POINTS and lr.values.max() > 0 and bool(2 * lr.steps[-1] >= history.last_step)
+
+
 def loss_scale(losses: Series, level: float) -> float:
-    """Return what relative differences at this level refer to: the level, or 5% of the initial loss if larger."""
+    """Return what relative differences at this level refer to: the level, or 5% of the initial loss if larger.
+
+    For a loss that changed its sign, which has no natural scale, it is at least a fifth of the change since the start.
+    """
     known = drop_non_finite(losses).values
-    return max(abs(level), MIN_LOSS_FRACTION * abs(float(known[0]))) if len(known) else abs(level)
+    if not len(known):
+        return abs(level)
+    first = float(known[0])
+    change = MIN_CHANGE_FRACTION * abs(first - level) if first * level < 0 else 0.0
+    return max(abs(level), MIN_LOSS_FRACTION * abs(first), change)
 
 
 def drop_non_finite(series: Series) -> Series:
@@ -141,12 +160,19 @@ def find_flattest_window(
     """Return the window of one, two or four doublings that most surely is flat, and the confidence.
 
     Flat means falling by less than `fraction` of the loss per doubling. More doublings show a smaller fall through the
-    same noise.
+    same noise. One that rises is taken only if all do.
     """
     windows = [fit_trend_window(history, thresholds, until, doublings) for doublings in DOUBLINGS]
-    found = [
-        (window.trend.confidence_above(-fraction * loss_scale(history[window.metric], window.trend.end)), window)
-        for window in windows
-        if window
-    ]
-    return max(found, key=lambda pair: pair[0], default=None)
+    found = []
+    for window in filter(None, windows):
+        bound = fraction * loss_scale(history[window.metric], window.trend.end)
+        found.append((window.trend.slope <= bound, window.trend.confidence_above(-bound), window))
+    best = max(found, key=lambda one: one[:2], default=None)
+    return best[1:] if best else None
+
+
+def fell_afterwards(history: History, window: TrendWindow, bound: float) -> bool:
+    """Return whether the loss fell after the window, as it does if only the high LR kept it up."""
+    losses = drop_non_finite(history[window.metric])
+    later = losses.values[losses.steps > window.last]
+    return len(later) > 0 and window.trend.end - float(np.median(later[-max(1, len(later) // 4) :])) > bound

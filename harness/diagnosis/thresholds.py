@@ -39,7 +39,7 @@ class Thresholds:
     warmup_rise: float = 0.05
     slowdown_fraction: float = 0.3
     slowdown_seconds: float = 60.0
-    noise_fraction: float = 0.003
+    noise_fraction: float = 0.01
     coverage_gap: float = 0.001
 
     def __post_init__(self) -> None:

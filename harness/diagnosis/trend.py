@@ -94,3 +94,10 @@ def estimate_noise(values: np.ndarray) -> float:
     """
     second = values[2:] - 2 * values[1:-1] + values[:-2]
     return float(MAD_TO_STD * np.median(np.abs(second)) / math.sqrt(6))
+
+
+def count_turns(values: np.ndarray) -> int:
+    """Return how often the values change direction: noise at two thirds of its inner points, a smooth curve once."""
+    signs = np.sign(np.diff(values))
+    signs = signs[signs != 0]
+    return int((signs[1:] != signs[:-1]).sum())

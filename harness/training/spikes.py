@@ -9,7 +9,7 @@ from harness.core.events import EvalEnd, Event, StepEnd
 from harness.training.policies import Decision, HandleSpike, Policy
 
 SPIKE_WINDOW = 50  # steps that define the baseline loss
-# Consecutive steps that must exceed the threshold. MIN_SPIKE_STEPS in diagnosis/instability.py is a copy: change both.
+# Consecutive steps that must exceed the threshold. Rows of a log need more (diagnosis/spikes.py).
 SPIKE_STEPS = 3
 # The threshold lies above the baseline by the larger of these: robust standard deviations, or a share of the baseline.
 SPIKE_DEVIATIONS, SPIKE_FRACTION = 6.0, 0.1

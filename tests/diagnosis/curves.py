@@ -327,7 +327,7 @@ FAMILIES: dict[str, tuple[Callable[[int], SimulatedRun], set[str], set[str]]] = 
     "stalled, constant": (stalled, {"plateau"}, set()),
     "stalled, cosine": (partial(stalled, schedule="Cosine"), {"plateau"}, set()),
     "short, constant": (partial(simulate_run, schedule="Constant", pace=0.002), {"underfitting"}, set()),
-    "short, cosine": (partial(simulate_run, pace=0.002), {"underfitting"}, set()),
+    "short, cosine": (partial(simulate_run, pace=0.002), set(), {"underfitting"}),  # the LR decays
     "overfit": (overfit_run, {"overfitting"}, set()),
     "overfit, no training curve": (partial(overfit_run, has_train=False), {"overfitting"}, set()),
     "at the unigram level": (at_unigram, {"never learnt"}, set()),

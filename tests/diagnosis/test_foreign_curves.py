@@ -1,0 +1,33 @@
+"""Diagnoses of curves as strangers log them: false alarms, recall, and what is suggested."""
+
+import pytest
+
+from harness.diagnosis import diagnose
+from tests.diagnosis.foreign_curves import FAULTY, HEALTHY, make_foreign_log
+
+SEEDS = range(12)
+RARE = {"underfitting": 2}  # of the seeds of a healthy family; nothing else may be found in more than one
+
+
+@pytest.mark.parametrize("family", HEALTHY)
+def test_healthy_logs_of_strangers_have_no_diagnosis(family: str) -> None:
+    found = [{one.kind for one in diagnose(make_foreign_log(family, seed))} for seed in SEEDS]
+    wrong = [kinds - HEALTHY[family].allowed for kinds in found]
+    assert sum(bool(kinds - RARE.keys()) for kinds in wrong) <= 1
+    assert all(sum(kind in kinds for kinds in wrong) <= most for kind, most in RARE.items())
+
+
+@pytest.mark.parametrize("family", FAULTY)
+def test_faults_in_logs_of_strangers_are_named(family: str) -> None:
+    labels, allowed = FAULTY[family].labels, FAULTY[family].allowed
+    found = [{one.kind for one in diagnose(make_foreign_log(family, seed))} for seed in SEEDS]
+    assert sum(bool(kinds & labels) for kinds in found) >= 0.75 * len(SEEDS)
+    assert sum(bool(kinds - labels - allowed) for kinds in found) <= 1
+
+
+@pytest.mark.parametrize("family", [name for name in FAULTY if FAULTY[name].labels & {"divergence", "rising loss"}])
+def test_no_higher_lr_is_suggested_for_a_loss_that_rises_or_is_not_finite(family: str) -> None:
+    for seed in SEEDS:
+        for diagnosis in diagnose(make_foreign_log(family, seed)):
+            factors = [one.factor for one in diagnosis.suggestions if one.key == "optimizer.lr"]
+            assert all(factor is not None and factor < 1 for factor in factors)
