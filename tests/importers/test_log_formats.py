@@ -62,6 +62,7 @@ UNREAD: tuple[str, ...] = (
     "Model card",
     "Sentence Transformers",
     "nanoGPT",
+    "build-nanogpt",
     "nanochat",
     "llm.c, main.log",
     "litgpt",
