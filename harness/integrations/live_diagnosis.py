@@ -157,6 +157,11 @@ class LoopDiagnosis:
                 self._write(line)
         return new
 
+    def give_up(self, reason: str) -> None:
+        """Print why the run is not diagnosed."""
+        if not self._quiet:
+            self._write(f"diagnosis: none of this run: {reason}")
+
     def _select_metrics(self, values: Mapping[str, object]) -> dict[str, float]:
         """Return the numbers whose names stand for metrics of ours."""
         metrics: dict[str, float] = {}

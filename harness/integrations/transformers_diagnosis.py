@@ -110,6 +110,10 @@ class DiagnosisCallback(TrainerCallback):
         if SUMMARY_KEY in logs:  # logged before the loggers close their runs
             self._publish(self._loop.conclude(is_complete=state.global_step >= state.max_steps))
             return
+        if "reward" in logs:
+            self._loop.give_up("the loss of reinforcement learning does not say how well it learns")
+            self.is_disabled = True
+            return
         row = self._rename(logs)
         if args.logging_nan_inf_filter and row.get("loss") == 0 and _is_broken(row, model):
             row["loss"] = math.nan
@@ -164,6 +168,7 @@ def read_facts(args: TrainingArguments, state: TrainerState, optimizer: Any) -> 
         monitor="val/loss" if is_plateau and args.metric_for_best_model in (None, "loss", "eval_loss") else None,
         patience=options.get("patience") if is_plateau else None,
         requested_warmup=(warmup * state.max_steps if warmup < 1 else warmup) or None,
+        length=("loop.max_steps", args.max_steps) if args.max_steps > 0 else ("loop.epochs", args.num_train_epochs),
         source="transformers Trainer",
     )
 

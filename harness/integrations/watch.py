@@ -46,7 +46,10 @@ def watch(
     for name, value in (("total_steps", total_steps), ("total_epochs", total_epochs)):
         if value is not None and not value > 0:
             raise ValueError(f"{name}: {value!r} is not positive")
-    facts = RunFacts(total_steps=total_steps, peak_lr=lr, requested_warmup=warmup_steps, grad_clip=grad_clip)
+    length = ("loop.epochs", total_epochs) if total_epochs else None
+    facts = RunFacts(
+        total_steps=total_steps, peak_lr=lr, requested_warmup=warmup_steps, grad_clip=grad_clip, length=length
+    )
     return WatchedRun(facts, total_epochs, parse_stop_kinds(stop_on), quiet)
 
 
