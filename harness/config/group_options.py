@@ -60,6 +60,25 @@ def find_options_with_key(group: str, key: str, arguments: Sequence[str] = ()) -
     return [option for option, content in options if _read_path({group: content}, names) is not ABSENT]
 
 
+def drop_needless_deletions(overrides: Sequence[str], defaults: Sequence[str]) -> list[str]:
+    """Return `overrides` without deletions of keys that the options in `defaults`, as observers=trial, do not have.
+
+    They were written for the option that it replaces. Hydra refuses to delete a key that is not there.
+    """
+    options = dict(default.split("=", 1) for default in defaults)
+    kept = []
+    for override in overrides:
+        key = override.removeprefix("~").partition("=")[0]
+        group = key.partition(".")[0]
+        is_chosen = any(other.startswith(f"{group}=") for other in overrides)
+        if override.startswith("~") and group in options and not is_chosen:
+            with_key = find_options_with_key(group, key, overrides)
+            if with_key and options[group] not in with_key:
+                continue
+        kept.append(override)
+    return kept
+
+
 def is_left_open(key: str) -> bool:
     """Return whether an option of the dotted key's group has no value for it: `???`."""
     names = key.split(".")

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 DRAFT_SUFFIX, REMOVED_SUFFIX = ".tmp", ".removed"
 MAX_SMALL_BYTES = 64_000_000
@@ -183,6 +183,10 @@ class FileLock:
             with suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_UN)  # for forked processes too, which share the open file
             file.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the open file: a copy in another process does not hold the lock."""
+        return {**self.__dict__, "_file": None}
 
     def __enter__(self) -> "FileLock":
         self.acquire()

@@ -17,7 +17,7 @@ from harness.core.digests import read_json
 from harness.core.errors import ConfigError
 from harness.core.terminal import announce
 from harness.record.metrics_file import METRICS_FILE
-from harness.record.sweep_files import JOURNAL_FILE, STUDIES_FOLDER, SUMMARY_FILE, SWEEP_FILE
+from harness.record.sweep_files import JOURNAL_FILE, STUDIES_FOLDER, SUMMARY_FILE, SWEEP_FILE, name_study_folder
 
 LAST, BEST = "last", "best"
 DATE_PATTERN = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d"
@@ -162,7 +162,7 @@ def _read_mlflow_name(source: str) -> str:
     """Return what the name of a run in MLflow stands for here, such as "mine 2026-11-29_10-45-12"; else `source`."""
     if dated := re.fullmatch(rf"(\S+) ({DATE_PATTERN})", source):
         return f"{dated[2]}_{dated[1]}"
-    trial = re.match(r"(\S+/\d+) ", source)
+    trial = re.match(r"(.+/\d+) ", source)  # the name of a study may have spaces
     return trial[1] if trial else source
 
 
@@ -193,9 +193,11 @@ def _find_trial(source: str, output_dir: Path, key: str, takes_prefixes: bool) -
     if not name or not (number == BEST or number.isdecimal()):
         return []
     path = _find_path(name, (Path(), output_dir, output_dir / STUDIES_FOLDER))
+    path = path or _find_path(name_study_folder(name), (output_dir / STUDIES_FOLDER,))
     studies = [path] if path else []
     if takes_prefixes and not studies:
-        studies = [study.path for study in list_studies(output_dir) if study.path.name.startswith(name)]
+        start = name_study_folder(name)
+        studies = [study.path for study in list_studies(output_dir) if study.path.name.startswith(start)]
     if len(studies) != 1 or not is_study_folder(studies[0]):
         return [study / number for study in studies if len(studies) > 1]
     [study] = studies
@@ -220,13 +222,13 @@ def _find_trial(source: str, output_dir: Path, key: str, takes_prefixes: bool) -
 def _find_named(source: str, output_dir: Path, takes_studies: bool, takes_prefixes: bool) -> list[Path]:
     """Return the folders that are called `source`, newest first; if there are none, those whose names begin so."""
     source = _without_folder(source, output_dir)
-    if not source or "/" in source:
+    if not source:
         return []
     runs, studies = list_runs(output_dir), list_studies(output_dir)
     exact = [run.path for run in runs if run.name == source]
     if takes_studies or not exact:
-        exact += [study.path for study in studies if study.path.name == source]
-    if exact:
+        exact += [study.path for study in studies if study.path.name == name_study_folder(source)]
+    if exact or "/" in source:
         return exact
     ids = dict(_iter_mlflow_ids(output_dir, runs)) if re.fullmatch(MLFLOW_ID_PREFIX, source) else {}
     if exact := [folder for folder, run_id in ids.items() if run_id == source]:

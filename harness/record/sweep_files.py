@@ -1,5 +1,13 @@
 """Names of the files in a sweep's folder: its description and summary for MLflow, and the journal of its study."""
 
+import re
+
 SWEEP_FILE, SUMMARY_FILE, JOURNAL_FILE = "sweep.json", "summary.json", "study.journal"
 STUDIES_FOLDER = "sweeps"
 """The folder in output_dir that has one folder per study."""
+
+
+def name_study_folder(study: str) -> str:
+    """Return the name of a study's folder; characters that mean something in a path or a shell become _."""
+    name = re.sub(r"[^\w.+-]", "_", study)
+    return name if name.strip(".") else name.replace(".", "_")

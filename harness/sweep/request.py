@@ -1,7 +1,6 @@
 """Read what a sweep should do from the configuration and the command line."""
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,10 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from harness.config.alternatives import read_given_settings
 from harness.config.compose import (
@@ -26,22 +26,22 @@ from harness.config.compose import (
 from harness.config.locks import check_locked
 from harness.config.option_values import LeftOut
 from harness.config.overrides import check_no_credentials
-from harness.config.targets import import_component
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
-from harness.config.validation import check_writable, parse_section, validate_config
+from harness.config.validation import check_writable, validate_config
 from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.paths import config_dir, run_command
+from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
 from harness.run.notices import describe_choices
-from harness.sweep.options import SweepOptions
+from harness.sweep.options import DEFAULT_N_TRIALS, SweepOptions, read_sweep_options
 from harness.sweep.space.file_ranges import fit_file_ranges
 from harness.sweep.space.range_syntax import explain_number_error
 from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, range_ends, read_search_space
 from harness.sweep.space.usual_lrs import describe_unusual_lrs
 from harness.sweep.space.validation import baseline_values
 from harness.sweep.study.budget import Budget
-from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
-from harness.sweep.study.storage import absolute_storage_url
+from harness.sweep.study.custom_space import check_custom_space
+from harness.sweep.study.spec import StudySpec
 from harness.sweep.workers.worker_pool import count_cores
 from harness.tracking.store_uri import check_database_driver
 
@@ -100,7 +100,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     """
     _check_not_torchrun()
     sweeper = cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweeper, resolve=True))
-    options = _read_sweep_options(config, sweeper)
+    options = read_sweep_options(config, sweeper, arguments)
     if options.storage:
         check_database_driver("sweep.storage", options.storage)
     choices = {group: choice for group, choice in config.hydra.runtime.choices.items() if isinstance(choice, str)}
@@ -116,6 +116,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
     check_locked(cfg, [*arguments, *ranges])
     output_dir = _read_output_dir(cfg)
     _check_shared_best(cfg)
+    study_name = options.study or _default_study_name(choices)
     spec = StudySpec(
         params=fitted.params,
         arguments=arguments,
@@ -131,21 +132,20 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> SweepReq
         keep=options.keep,
         config=_fixed_settings(cfg, space),
     )
-    _check_study_spec(spec, choices.get("pruner", ""))
+    _check_study_spec(spec, choices.get("pruner", ""), space)
     _check_enqueued_points(options, space)
     _check_preflight_mode(config.preflight)
     launcher = choices.get("hydra/launcher", "basic")
     _check_launcher(launcher, options)
-    study_name = options.study or _default_study_name(choices)
     return SweepRequest(
         cfg=cfg,
         options=options,
         spec=spec,
         space=space,
-        budget=_build_budget(options, sweeper, _count_trials(options, spec, space, cfg)),
+        budget=_build_budget(options, sweeper, count_trials(options, spec, space, cfg)),
         study_name=study_name,
         store_uri=_find_store_uri(config.get("observers")),
-        folder=check_writable("output_dir", output_dir / "sweeps" / study_name),
+        folder=_choose_folder(config, output_dir, study_name),
         launcher=launcher,
         preflight=config.preflight,
         **_plan_workers(launcher, options, cfg),
@@ -260,10 +260,27 @@ def _check_shared_best(cfg: DictConfig) -> None:
         )
 
 
+def _choose_folder(config: DictConfig, output_dir: Path, study_name: str) -> Path:
+    """Return the sweep's folder: hydra.sweep.dir if it was set, relative to the current folder as in Hydra.
+
+    Raises:
+        ConfigError: If it cannot be written to, or folders of trials would get other names than their numbers.
+    """
+    shipped = yaml.safe_load((config_dir() / "config.yaml").read_text())["hydra"]["sweep"]
+    given = cast(dict[str, Any], OmegaConf.to_container(config.hydra.sweep, resolve=False))
+    if given["subdir"] != shipped["subdir"]:
+        raise ConfigError(
+            f"hydra.sweep.subdir: {given['subdir']}: the folders of trials are named by their numbers; leave it out"
+        )
+    if given["dir"] != shipped["dir"]:
+        return check_writable("hydra.sweep.dir", Path(config.hydra.sweep.dir).absolute())
+    return check_writable("output_dir", output_dir / STUDIES_FOLDER / name_study_folder(study_name))
+
+
 def _default_study_name(choices: Mapping[str, str]) -> str:
     """Return a name made of the search space and the experiment."""
-    names = [re.sub(r"[^\w.+-]", "_", choices[key]) for key in ("sweeps", "experiment") if key in choices]
-    return "-".join(dict.fromkeys(names))
+    names = [choices[key] for key in ("sweeps", "experiment") if key in choices]
+    return "-".join(dict.fromkeys(map(name_study_folder, names)))
 
 
 def _check_not_torchrun() -> None:
@@ -276,26 +293,6 @@ def _check_not_torchrun() -> None:
         )
 
 
-def _read_sweep_options(config: DictConfig, sweeper: Mapping[str, Any]) -> SweepOptions:
-    """Read the `sweep` node; keys given in the names of hydra-optuna-sweeper win."""
-    names = {"n_trials": "n_trials", "n_jobs": "n_jobs", "study_name": "study", "storage": "storage"}
-    given = {ours: sweeper[theirs] for theirs, ours in names.items()}
-    for name in ("objectives", "enqueue", "allow", "baseline_values"):
-        if not isinstance(config.sweep[name], ListConfig):
-            value = config.sweep[name]
-            raise ConfigError(f"sweep.{name}: {value!r} must be a list; write 'sweep.{name}=[{value}]'")
-    options = parse_section("sweep", SweepOptions, cast(DictConfig, OmegaConf.merge(config.sweep, given)))
-    rate = sweeper["max_failure_rate"]
-    if rate is not None and (type(rate) not in (int, float) or not 0 <= rate <= 1):
-        raise ConfigError(f"hydra.sweeper.max_failure_rate: {rate!r} must be a share from 0 to 1")
-    directions = sweeper["direction"] if isinstance(sweeper["direction"], list) else [sweeper["direction"]]
-    for direction in directions:
-        if str(getattr(direction, "name", direction)) != "minimize":
-            objectives = ", ".join(options.objectives)
-            raise ConfigError(f"hydra.sweeper.direction: {direction}: {objectives} can only be minimized")
-    return options if options.storage is None else replace(options, storage=absolute_storage_url(options.storage))
-
-
 def _check_enqueued_points(options: SweepOptions, space: SearchSpace) -> None:
     for point in options.enqueue:
         try:
@@ -304,7 +301,7 @@ def _check_enqueued_points(options: SweepOptions, space: SearchSpace) -> None:
             raise ConfigError(f"sweep.enqueue: {error}") from error
 
 
-def _check_study_spec(spec: StudySpec, pruner: str) -> None:
+def _check_study_spec(spec: StudySpec, pruner: str, space: SearchSpace) -> None:
     spec.make_sampler()
     spec.make_pruner()
     if len(spec.objectives) > 1 and not str(spec.pruner.get("_target_")).endswith("NopPruner"):
@@ -312,19 +309,20 @@ def _check_study_spec(spec: StudySpec, pruner: str) -> None:
         raise ConfigError(
             f"pruner={pruner}: Optuna cannot prune with several objectives ({objectives}); use pruner=none"
         )
-    if spec.custom_search_space is not None:
-        import_component(SEARCH_SPACE_KEY, spec.custom_search_space)
+    check_custom_space(spec.custom_search_space, space)
 
 
-def _count_trials(options: SweepOptions, spec: StudySpec, space: SearchSpace, cfg: DictConfig) -> int:
+def count_trials(options: SweepOptions, spec: StudySpec, space: SearchSpace, cfg: DictConfig) -> int:
     """Return the number of trials: each point of a finite space is run once, and the current config."""
     if spec.is_grid:
-        return len(space.list_grid_points())
+        n_grid = len(space.list_grid_points())
+        return min(options.n_trials or n_grid, n_grid)
+    n_trials = options.n_trials or DEFAULT_N_TRIALS
     n_points = None if spec.custom_search_space else space.count_points()
     if n_points is None:
-        return options.n_trials
+        return n_trials
     is_outside = options.baseline and bool(baseline_values(space, cfg)[1])
-    return min(options.n_trials, n_points + is_outside)
+    return min(n_trials, n_points + is_outside)
 
 
 def _build_budget(options: SweepOptions, sweeper: Mapping[str, Any], n_trials: int) -> Budget:

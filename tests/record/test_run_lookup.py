@@ -21,6 +21,9 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     study = write_study(folder / "sweeps" / "lora-rank", tags={"best_trial": "2", "best_folder": "2"})
     for number in range(3):
         write_run(study / str(number), [1.0], run_id=f"{number}{number}{number}{number}" + "f" * 28)
+    named = write_study(folder / "sweeps" / "our_team_lr_2", tags={"best_trial": "0", "best_folder": "0"})
+    for number in range(2):
+        write_run(named / str(number), [1.0])
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
     return folder
@@ -38,6 +41,9 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("abcd9", OLD),
         ("mine 2026-01-02_03-04-05", OLD),  # as MLflow names runs
         ("lora-rank/1 adamw 3e-3", "sweeps/lora-rank/1"),
+        ("our team/lr 2/1 adamw 3e-3", "sweeps/our_team_lr_2/1"),
+        ("our team/lr 2/best", "sweeps/our_team_lr_2/0"),
+        ("our te/1", "sweeps/our_team_lr_2/1"),
         ("lora-rank/best", "sweeps/lora-rank/2"),
         ("lora-rank/0", "sweeps/lora-rank/0"),
         ("lo/1", "sweeps/lora-rank/1"),
@@ -162,5 +168,5 @@ def test_last_without_runs(tmp_path) -> None:
 def test_runs_and_studies_are_listed_newest_first(outputs) -> None:
     assert [run.path.name for run in list_runs(outputs)] == [NEW, OTHER, OLD]
     assert [run.name for run in list_runs(outputs)] == ["mine", "adamw-cosine", "mine"]
-    assert [study.name for study in list_studies(outputs)] == ["lora-rank"]
+    assert [study.name for study in list_studies(outputs)] == ["our_team_lr_2", "lora-rank"]
     assert list_runs(outputs / "absent") == []

@@ -17,6 +17,7 @@ from optuna.trial import Trial
 from harness.config.alternatives import read_given_settings, replace_alternatives
 from harness.config.compose import NON_TRAINING_KEYS, compose_config, list_left_out
 from harness.config.errors import describe_unknown_key, explain_error
+from harness.config.group_options import drop_needless_deletions
 from harness.config.option_values import LeftOut
 from harness.config.overrides import SWEEP_ONLY_KEYS
 from harness.core.errors import ConfigError, did_you_mean
@@ -178,7 +179,7 @@ class SearchSpace:
         return [f"{key}={value}" for key, value in values.items() if key in self.group_options]
 
     def _list_overrides(self, values: Mapping[str, Any], defaults: Sequence[str]) -> list[str]:
-        return [*defaults, *self.current, *self._group_overrides(values)]
+        return [*defaults, *drop_needless_deletions(self.current, defaults), *self._group_overrides(values)]
 
     def _active_params(self, selected: Mapping[str, Any]) -> dict[str, tuple[str, Range]]:
         """Return Optuna's name and the range of each key searched under the selected options, groups first."""
@@ -288,8 +289,7 @@ def _matching_choices(dist: CategoricalDistribution, value: Any) -> list[Any]:
     """Return the choices that parse to the same value. 1 equals 1.0, but not true."""
     value = parse_choice(value)
     parsed = [(choice, parse_choice(choice)) for choice in dist.choices]
-    is_bool = isinstance(value, bool)
-    return [choice for choice, result in parsed if result == value and isinstance(result, bool) == is_bool]
+    return [choice for choice, one in parsed if one == value and isinstance(one, bool) == isinstance(value, bool)]
 
 
 def _check_range_key(key: str, dist: Range, group_options: Mapping[str, str]) -> None:

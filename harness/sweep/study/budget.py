@@ -35,17 +35,28 @@ class Budget:
 
     def describe_failures(self, trials: Sequence[FrozenTrial]) -> str:
         """Return why failures end the study, or an empty string."""
-        ended = [trial for trial in _finished_attempts(trials) if _end_time(trial) >= self.started_at]
-        n_failed = sum(trial.state == TrialState.FAIL for trial in ended)
+        ended = self._list_ended(trials)
         last = ended[-self.max_failures :] if self.max_failures else []
         if self.max_failures and len(last) == self.max_failures and all(t.state == TrialState.FAIL for t in last):
-            reasons = "; ".join(f"trial {t.number}: {read_trial_result(t).get('reason', '')}" for t in last)
-            return f"{self.max_failures} trials in a row failed ({reasons})"
-        if self.max_failure_rate is None or len(ended) < MIN_TRIALS_FOR_RATE:
+            return f"{self.max_failures} trials in a row failed ({'; '.join(map(_format_reason, last))})"
+        return self.describe_failure_rate(trials)
+
+    def describe_failure_rate(self, trials: Sequence[FrozenTrial]) -> str:
+        """Return that too large a share of the trials has failed, or an empty string.
+
+        A few trials say little about their share, unless it would be too large even if all others succeeded.
+        """
+        ended = self._list_ended(trials)
+        failed = [trial for trial in ended if trial.state == TrialState.FAIL]
+        if self.max_failure_rate is None or len(failed) <= self.max_failure_rate * len(ended):
             return ""
-        if n_failed > self.max_failure_rate * len(ended):
-            return f"{n_failed} of {len(ended)} trials failed, more than {self.max_failure_rate:.0%}"
-        return ""
+        if len(ended) < MIN_TRIALS_FOR_RATE and len(failed) <= self.max_failure_rate * self.n_trials:
+            return ""
+        share = f"{len(failed)} of {len(ended)} trials failed, more than {self.max_failure_rate:.0%}"
+        return f"{share} ({_format_reason(failed[-1])})"
+
+    def _list_ended(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        return [trial for trial in _finished_attempts(trials) if _end_time(trial) >= self.started_at]
 
     def describe_exhaustion(self, trials: Sequence[FrozenTrial], now: float, *, is_maximized: bool = False) -> str:
         """Return which part of the budget is used up, or an empty string."""
@@ -63,6 +74,10 @@ def _finished_attempts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Return the last attempt at each trial, where it has finished."""
     last_attempts = {trial.user_attrs.get(RETRY_OF, trial.number): trial for trial in trials if is_own_trial(trial)}
     return [trial for trial in last_attempts.values() if trial.state.is_finished()]
+
+
+def _format_reason(trial: FrozenTrial) -> str:
+    return f"trial {trial.number}: {read_trial_result(trial).get('reason', '')}"
 
 
 def _end_time(trial: FrozenTrial) -> float:

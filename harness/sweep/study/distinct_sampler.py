@@ -102,7 +102,12 @@ class _Point:
 
 def find_tried_points(trials: Iterable[FrozenTrial]) -> set[Identity]:
     """Return the points that the trials of this program have run, run or are queued with, however they ended."""
-    return {identify_point({**get_enqueued_params(trial), **trial.params}) for trial in trials if is_own_trial(trial)}
+    return {identify_point(known_params(trial)) for trial in trials if is_own_trial(trial)}
+
+
+def known_params(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the params that a trial has, or was enqueued with and will have."""
+    return {**get_enqueued_params(trial), **trial.params}
 
 
 def identify_point(params: dict[str, Any]) -> Identity:

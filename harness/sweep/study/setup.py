@@ -144,17 +144,14 @@ def _describe_foreign_origin(request: SweepRequest, study: optuna.Study) -> str:
 
 
 def _enqueue_initial_trials(request: SweepRequest, study: optuna.Study) -> None:
-    """Enqueue all points of a grid, or else the current config and the points of `sweep.enqueue`.
+    """Enqueue the current config, which a grid leaves out, and the points of `sweep.enqueue`.
 
     Trials that a killed process already enqueued are kept.
     """
     space = request.space
-    if request.spec.is_grid:
-        for point in space.list_grid_points():
-            study.enqueue_trial(space.to_trial_params(point), skip_if_exists=True)
-        return
     points = [space.to_trial_params(point) for point in request.options.enqueue]  # raises before any is enqueued
-    if request.options.baseline and not any(BASELINE in trial.user_attrs for trial in study.trials):
+    has_baseline = request.options.baseline and not request.spec.is_grid
+    if has_baseline and not any(BASELINE in trial.user_attrs for trial in study.trials):
         values, out_of_range = baseline_values(space, request.cfg)
         if out_of_range:
             print(

@@ -12,9 +12,8 @@ from harness.config.targets import build_component
 from harness.core.errors import ConfigError
 from harness.sweep.space.search_space import SearchSpace, read_search_space
 from harness.sweep.study.distinct_sampler import DistinctSampler
+from harness.sweep.study.grid_sampler import GridOrderSampler
 from harness.sweep.study.sampler import ReproducibleSampler
-
-SEARCH_SPACE_KEY = ("hydra", "sweeper", "custom_search_space")
 
 
 @dataclass(frozen=True)
@@ -55,23 +54,18 @@ class StudySpec:
             ConfigError: If the sampler does not take its options.
         """
         study_seed = self.seed if self.sampler.get("seed") is None else self.sampler["seed"]
-        if self.is_grid:  # every point is enqueued, so nothing is sampled
-            return ReproducibleSampler(lambda seed: RandomSampler(seed), study_seed)
+        space = self.build_search_space()
+        if self.is_grid:
+            return GridOrderSampler(ReproducibleSampler(RandomSampler, study_seed), space)
         options = {key: value for key, value in self.sampler.items() if key != "seed" and value is not None}
-        if self.build_search_space().is_conditional and "group" in self.sampler:
+        if space.is_conditional and "group" in self.sampler:
             options |= {"group": True, "multivariate": True}
         factory = _resolve_factory("hydra.sweeper.sampler", options)
-
-        def make_sampler(trial_seed: int) -> BaseSampler:
-            if "seed" not in self.sampler:
-                return factory()
-            # The study stores the position in the quasi-random sequence, which only one seed continues.
-            return factory(seed=study_seed if factory.func is QMCSampler else trial_seed)
-
-        space, is_known = self.build_search_space(), self.custom_search_space is None
+        make_sampler = partial(_make_trial_sampler, factory, study_seed, "seed" in self.sampler)
         try:
             sampler = ReproducibleSampler(make_sampler, study_seed)
-            return DistinctSampler(sampler, space, study_seed) if is_known and space.count_points() else sampler
+            is_finite = self.custom_search_space is None and space.count_points()
+            return DistinctSampler(sampler, space, study_seed) if is_finite else sampler
         except (TypeError, ValueError) as error:
             raise ConfigError(f"hydra.sweeper.sampler: {error}") from error
 
@@ -95,6 +89,13 @@ class StudySpec:
             *_format_changes("sweep", old_objectives, objectives),
             *_format_changes("config", old.config, self.config),
         ]
+
+
+def _make_trial_sampler(factory: partial[Any], study_seed: int, is_seeded: bool, trial_seed: int) -> BaseSampler:
+    if not is_seeded:
+        return factory()
+    # The study stores the position in the quasi-random sequence, which only one seed continues.
+    return factory(seed=study_seed if factory.func is QMCSampler else trial_seed)
 
 
 def _resolve_factory(key: str, options: Mapping[str, Any]) -> partial[Any]:

@@ -80,7 +80,8 @@ class TrialQueue:
                 try:
                     if OUT_OF_SPACE_VALUES not in trial.user_attrs:
                         self.space.suggest_values(trial)
-                        self._extend(trial)
+                        if BASELINE not in trial.user_attrs:  # the current config as it is
+                            self._extend(trial)
                     return trial
                 except (TypeError, ValueError) as error:
                     self.finish_trial(trial, TrialResult("failed", f"its params cannot be set: {error}"))
@@ -100,7 +101,7 @@ class TrialQueue:
         """Return what keeps further trials from starting."""
         budget, trials = self._read_budget_and_trials()
         if not budget.has_trials_left(trials):
-            return EndReasons()
+            return EndReasons(budget.describe_failure_rate(trials))
         return EndReasons(budget.describe_failures(trials), self._describe_exhaustion(budget, trials))
 
     def finish_trial(self, trial: Trial, result: TrialResult) -> None:

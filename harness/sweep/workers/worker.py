@@ -14,13 +14,11 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import optuna
 from optuna.trial import Trial
 
-from harness.config.targets import import_component
 from harness.core.credentials import hide_credentials_in_text, hide_credentials_in_tracebacks
 from harness.core.errors import ConfigError
 from harness.core.files import remove_folder
@@ -29,9 +27,10 @@ from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import record_signal, was_signaled
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.summary import find_best_trials, summarize_trials
+from harness.sweep.study.custom_space import load_custom_space
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import make_reporter
-from harness.sweep.study.spec import SEARCH_SPACE_KEY, StudySpec
+from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import open_storage
 from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
 from harness.sweep.study.trial_queue import TrialQueue
@@ -118,8 +117,7 @@ def open_queue(spec: WorkerSpec) -> tuple[TrialQueue, StudySpec]:
     space = study_spec.build_search_space()
     if study_spec.custom_search_space is None:
         return TrialQueue(study, space, folder), study_spec
-    extend = import_component(SEARCH_SPACE_KEY, study_spec.custom_search_space)
-    return TrialQueue(study, space, folder, partial(extend, space.compose_config({}))), study_spec
+    return TrialQueue(study, space, folder, load_custom_space(study_spec.custom_search_space, space)), study_spec
 
 
 def _run_trial(
