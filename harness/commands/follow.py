@@ -15,7 +15,7 @@ from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.history import History
 from harness.diagnosis.kinds import LENGTH_KINDS
 from harness.diagnosis.live import LiveDiagnosis
-from harness.diagnosis.render import RunReport, describe_history, format_suggestions
+from harness.diagnosis.render import RunReport, describe_length, describe_losses, format_suggestions
 from harness.importers.growing import GrowingLog
 
 INTERVAL_S = 2.0
@@ -38,11 +38,11 @@ def follow_log(log: GrowingLog, name: str, request: Request, interval_s: float =
     follower = LogFollower(log, request)
     with stop_on_signals("ending; press Ctrl-C again to end without the summary") as is_stopping:
         while True:
-            is_last, started = log.has_ended or is_stopping(), time.monotonic()
+            is_last = log.has_ended or is_stopping()
             follower.look()
             if is_last or follower.has_finished:
                 break
-            until = time.monotonic() + max(interval_s, (time.monotonic() - started) / MAX_LOAD)
+            until = time.monotonic() + max(interval_s, follower.read_seconds / MAX_LOAD)
             while time.monotonic() < until and not is_stopping() and not log.has_ended:
                 log.wait(min(SLICE_S, interval_s))
     if not follower.histories:
@@ -55,6 +55,7 @@ class LogFollower:
 
     def __init__(self, log: GrowingLog, request: Request) -> None:
         self.histories: list[History] = []
+        self.read_seconds = 0.0  # that the latest reading took
         self._log, self._request = log, request
         self._runs: list[FollowedRun] = []
         self._restarts, self._failed_looks, self._has_failed = 0, 0, False
@@ -66,7 +67,9 @@ class LogFollower:
 
     def look(self) -> None:
         """Read the log again if it has changed, and print what is new."""
+        started = time.monotonic()
         histories = self._log.read_changed()
+        self.read_seconds = time.monotonic() - started
         if histories is None:
             self._failed_looks += bool(self._log.problem)
             if self._failed_looks == 2:  # at first, a program may not have begun to write
@@ -130,10 +133,10 @@ class FollowedRun:
         if history.last_step < 2 * self._described_at or history.last_step == self._described_at:
             return
         self._described_at = history.last_step
-        _, *lines = describe_history(history)
-        found = ", ".join(dict.fromkeys(diagnosis.kind for diagnosis in self.live.found))
-        conclusion = assess(history, self._request.thresholds, self._current).conclusion
-        yield " · ".join([*lines, f"found: {found}" if found else conclusion])
+        parts = [describe_length(history), *describe_losses(history)]
+        if not self.live.found:
+            parts.append(assess(history, self._request.thresholds, self._current).conclusion)
+        yield " · ".join(parts)
 
     def format_finding(self, diagnosis: Diagnosis) -> Iterator[str]:
         """Yield the finding, and what to try in lines of their own."""

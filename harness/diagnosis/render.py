@@ -12,7 +12,7 @@ from harness.core.terminal import wrap_text
 from harness.diagnosis.assessment import Assessment
 from harness.diagnosis.dialects import Dialect, render_suggestions
 from harness.diagnosis.expectations import ExpectationResult, summarize_expectations
-from harness.diagnosis.history import History, RunFacts
+from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
 from harness.diagnosis.plateau_window import drop_non_finite
 
 COUNTED_METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm", "train/tokens")
@@ -101,17 +101,26 @@ def describe_history(history: History) -> Iterator[str]:
     facts = history.facts
     yield facts.source
     counts = [f"{count} of {name}" for name, count in _count_points(history).items()]
-    length = history.describe_step(history.last_step)
-    if facts.total_steps:
-        length += f" of {history.describe_step(facts.total_steps).partition(' ')[2]}"
-    yield " · ".join(filter(None, (facts.status, length, f"points: {', '.join(counts)}")))
-    losses = [f"last {name} {history[name].values[-1]:.4g}" for name in COUNTED_METRICS[:2] if len(history[name])]
+    yield " · ".join(filter(None, (facts.status, describe_length(history), f"points: {', '.join(counts)}")))
+    if losses := " · ".join(describe_losses(history)):
+        yield losses
+
+
+def describe_length(history: History) -> str:
+    """Return "step 240 of 1000", or epochs for a log that counts epochs."""
+    length, total = history.describe_step(history.last_step), history.facts.total_steps
+    return f"{length} of {history.describe_step(total).partition(' ')[2]}" if total else length
+
+
+def describe_losses(history: History) -> Iterator[str]:
+    """Yield the last loss of each kind, and the best validation loss."""
+    for name in LOSS_METRICS:
+        if len(history[name]):
+            yield f"last {name} {history[name].values[-1]:.4g}"
     best = find_best_loss(history)
     if best is not None:
-        unit = f" {facts.unit}" if facts.unit else ""
-        losses.append(f"best validation loss {best[1]:.4g}{unit} at {history.describe_step(best[0])}")
-    if losses:
-        yield " · ".join(losses)
+        unit = f" {history.facts.unit}" if history.facts.unit else ""
+        yield f"best validation loss {best[1]:.4g}{unit} at {history.describe_step(best[0])}"
 
 
 def describe_expectations(results: Sequence[ExpectationResult]) -> list[str]:
