@@ -85,6 +85,7 @@ UNREAD: tuple[str, ...] = (
     "fairseq, JSON",
     "ESPnet",
     "Chainer",
+    "wav2letter",
     "Coqui TTS",
     "Tacotron 2",
     "OpenNMT-py",
