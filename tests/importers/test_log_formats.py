@@ -93,7 +93,6 @@ UNREAD: tuple[str, ...] = (
     "Keras, history.json",
     "TensorFlow 1 estimators",
     "clu (JAX)",
-    "Lightning, bar",
     "fastai",
     "spaCy",
     "flair",
