@@ -1,5 +1,7 @@
 """Diagnosis of a run from its curves, during training or later. Pure functions: nothing here reads files."""
 
+from collections.abc import Collection
+
 from harness.core.events import Diagnosis
 from harness.diagnosis import (
     divergence,
@@ -48,6 +50,7 @@ CONSEQUENCES = {
         "underfitting",
         "overfitting",
         "scheduler idle",
+        "clipping binds",
         "noisy evaluation",
     },
     "never learnt": {"rising loss", "plateau", "underfitting", "overfitting"},
@@ -63,13 +66,17 @@ def diagnose(history: History, thresholds: Thresholds | None = None) -> list[Dia
     thresholds = thresholds or Thresholds()
     found = [diagnosis for rule in RULES for diagnosis in rule(history, thresholds)]
     explained = {kind for diagnosis in found for kind in CONSEQUENCES.get(diagnosis.kind, ())}
-    return [one for one in found if one.kind not in explained and not _is_part_of_divergence(one, found[0])]
+    seen_steps = {spike.last_good_step for spike in history.spikes}
+    return [one for one in found if one.kind not in explained and not _is_part_of_divergence(one, found[0], seen_steps)]
 
 
-def _is_part_of_divergence(diagnosis: Diagnosis, first: Diagnosis) -> bool:
-    """Return whether a spike, found in the curve, is the rise of a divergence or comes after it."""
+def _is_part_of_divergence(diagnosis: Diagnosis, first: Diagnosis, seen_steps: Collection[int]) -> bool:
+    """Return whether a spike, which only the curve shows, is the rise of a divergence or comes after it.
+
+    Spikes that were seen during training began after `seen_steps`.
+    """
     return (
         (diagnosis.kind, first.kind) == ("spike", "divergence")
-        and "from example" not in diagnosis.evidence
+        and diagnosis.evidence["last good step"] not in seen_steps
         and (diagnosis.step >= first.step or diagnosis.evidence["recovered"] == "no")
     )

@@ -210,7 +210,6 @@ def read_facts(trainer: Trainer, total_steps: int | None) -> RunFacts:
         monitor=_find_loss(config.monitor or "") if config is not None and is_plateau else None,
         patience=getattr(config.scheduler, "patience", None) if config is not None and is_plateau else None,
         length=None if total_steps is None else length,
-        source="lightning Trainer",
     )
 
 

@@ -169,7 +169,6 @@ def read_facts(args: TrainingArguments, state: TrainerState, optimizer: Any) -> 
         patience=options.get("patience") if is_plateau else None,
         requested_warmup=(warmup * state.max_steps if warmup < 1 else warmup) or None,
         length=("loop.max_steps", args.max_steps) if args.max_steps > 0 else ("loop.epochs", args.num_train_epochs),
-        source="transformers Trainer",
     )
 
 

@@ -3,6 +3,8 @@
 import pytest
 
 from harness.diagnosis import diagnose
+from harness.diagnosis.history import RunFacts
+from harness.importers.metric_aliases import build_history
 from tests.diagnosis.foreign_curves import FAULTY, HEALTHY, make_foreign_log
 
 SEEDS = range(12)
@@ -31,3 +33,12 @@ def test_no_higher_lr_is_suggested_for_a_loss_that_rises_or_is_not_finite(family
         for diagnosis in diagnose(make_foreign_log(family, seed)):
             factors = [one.factor for one in diagnosis.suggestions if one.key == "optimizer.lr"]
             assert all(factor is not None and factor < 1 for factor in factors)
+
+
+def test_a_divergence_explains_its_rise_and_its_clipped_steps() -> None:
+    """The norms of a diverged run would suggest a clip that lets everything through."""
+    losses = [4 - 0.05 * step for step in range(40)] + [2.0 * 1.5**step for step in range(30)]
+    rows = {step: {"loss": loss, "grad_norm": 9 * loss} for step, loss in enumerate(losses, 1)}
+    points = {name: [(step, row[name]) for step, row in rows.items()] for name in ("loss", "grad_norm")}
+    facts = RunFacts(total_steps=70, batch_size=16, grad_clip=1.0)
+    assert [one.kind for one in diagnose(build_history(points, facts))] == ["divergence"]

@@ -1,4 +1,4 @@
-"""Each example in docs/preflight.md runs as it stands there."""
+"""Each example of another program's loop in docs/preflight.md and docs/diagnosing.md runs as it stands there."""
 
 import re
 from pathlib import Path
@@ -10,13 +10,14 @@ import torch
 from tests.integrations.trainers import make_trainer
 from tests.preflight.plain_loop import PlainLoop
 
-PAGE = Path(__file__).parents[2] / "docs" / "preflight.md"
+DOCS = Path(__file__).parents[2] / "docs"
+FRAMEWORKS = ["A Trainer of transformers", "A LightningModule", "A Trainer of neuraloperator", "A loop of your own"]
 
 
-def read_examples() -> dict[str, str]:
+def read_examples(page: str) -> dict[str, str]:
     """Return the Python blocks by the heading that they stand below, joined."""
     examples: dict[str, str] = {}
-    for section in re.split(r"^##+ ", PAGE.read_text(), flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^##+ ", (DOCS / page).read_text(), flags=re.MULTILINE)[1:]:
         blocks = re.findall(r"^```python\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
         if blocks:
             examples[section.partition("\n")[0]] = "\n".join(blocks)
@@ -43,21 +44,44 @@ def make_names(heading: str, folder: Path) -> dict[str, Any]:
     return {name: getattr(loop, name) for name in names}
 
 
-@pytest.mark.parametrize("heading", read_examples())
-def test_example_runs_as_documented(heading: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("heading", read_examples("preflight.md"))
+def test_example_of_preflight_runs_as_documented(
+    heading: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.manual_seed(0)
-    code = read_examples()[heading]
-    exec(compile(code, str(PAGE), "exec"), make_names(heading, tmp_path))
+    code = read_examples("preflight.md")[heading]
+    exec(compile(code, "preflight.md", "exec"), make_names(heading, tmp_path))
     assert "pass  batches" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("heading", read_examples("diagnosing.md"))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_example_of_live_diagnosis_runs_as_documented(
+    heading: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    names = make_names(heading, tmp_path) | {"train_step": lambda: (torch.rand(()), 1.0), "evaluate": lambda: 0.5}
+    if heading == "A LightningModule":
+        names["Trainer"] = lambda **more: type(names["trainer"])(accelerator="cpu", default_root_dir=tmp_path, **more)
+    exec(compile(read_examples("diagnosing.md")[heading], "diagnosing.md", "exec"), names)
+    out = capsys.readouterr().out
+    assert out.count("slope of train/loss: ") == 1
+    assert out.count("diagnosis: ") == 1
+
+
 def test_there_is_an_example_for_each_framework() -> None:
-    frameworks = {"A Trainer of transformers", "A LightningModule", "A Trainer of neuraloperator", "A loop of your own"}
-    assert read_examples().keys() == frameworks
+    assert list(read_examples("preflight.md")) == FRAMEWORKS
+    assert list(read_examples("diagnosing.md")) == [name for name in FRAMEWORKS if "neuraloperator" not in name]
 
 
-def test_the_example_of_a_plain_loop_takes_at_most_10_lines() -> None:
-    lines = [
-        line for line in read_examples()["A loop of your own"].split("# preflight\n")[1].splitlines() if line.strip()
+def test_examples_are_short() -> None:
+    """At most 10 lines for preflight in a plain loop; for live diagnosis, 5 lines that are not the reader's own."""
+    examples = [read_examples("preflight.md")["A loop of your own"].split("# preflight\n")[1]]
+    examples += read_examples("diagnosing.md").values()
+    own = ("for step", "loss, grad_norm =", "trainer.train()", "trainer.fit(")
+    counts = [
+        sum(bool(line.strip()) and not line.strip().startswith(own) for line in example.splitlines())
+        for example in examples
     ]
-    assert len(lines) <= 10
+    assert counts[0] <= 10
+    assert max(counts[1:]) <= 5
