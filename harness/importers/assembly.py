@@ -9,11 +9,13 @@ from harness.diagnosis.history import History, RunFacts
 from harness.importers.metric_aliases import build_history, canonical_name
 from harness.importers.rows import Row
 from harness.importers.run_splitting import RunRows, find_reference_loss, iterate_epochs, split_runs
-from harness.importers.step_numbering import StepCounter, round_step, sort_by_step
+from harness.importers.step_numbering import round_step, sort_by_step
 
 PSEUDO_STEPS_PER_EPOCH = 100
 """Steps that stand for an epoch in a log with fractions of epochs and no steps, or more if rows are closer."""
 MAX_PSEUDO_STEPS = 10**9
+MIN_ROWS = 3
+"""Fewer losses without any step are not the log of a training."""
 
 Numbered = list[tuple[int, Row]]
 
@@ -22,7 +24,7 @@ def assemble_histories(rows: Sequence[Row], facts: RunFacts) -> list[History]:
     """Return the history of each run in `rows`, in the order of the file. Rows are numbered if they have no steps.
 
     Raises:
-        ValueError: If a step is not finite.
+        ValueError: If a step is not finite, or there are no steps and hardly a loss.
     """
     runs = split_runs(rows)
     histories = []
@@ -64,21 +66,56 @@ def _number_rows(run: RunRows, facts: RunFacts) -> tuple[Numbered, RunFacts]:
 
 
 def _number_by_steps(run: RunRows, facts: RunFacts, reference: str | None) -> tuple[Numbered, RunFacts]:
+    """Use steps as logged, or counted on if they restart in every epoch.
+
+    An evaluation that counts its own batches has the step of the end of its epoch; one that counts epochs, that of the
+    row before.
+    """
+    offsets = _find_offsets(run, reference) if run.restarts else {}
     numbered: Numbered = []
-    count, step, logged, latest_epoch = StepCounter(), None, None, None
+    step, latest_epoch, offset, furthest = None, None, 0, 0
     for row, epoch in iterate_epochs(run):
+        if epoch is not None and epoch != latest_epoch:
+            offset, furthest = offsets.get(epoch, (offset, furthest))
+            latest_epoch = epoch
         if row.step is not None:
-            counts_epochs = (
-                reference not in row.values and logged is not None and row.step < logged and row.step == latest_epoch
-            )
-            if not counts_epochs:
-                logged = round_step(row.step, row.location)
-                step = count(logged, epoch, row.epoch_length) if run.restarts else logged
-        latest_epoch = latest_epoch if epoch is None else epoch
+            logged = round_step(row.step, row.location)
+            goes_back = reference not in row.values and step is not None and offset + logged < step
+            if goes_back and run.restarts:
+                step = offset + max(logged, furthest)
+            elif not (goes_back and logged == latest_epoch):
+                step = offset + logged
         if step is not None:
             numbered.append((step, row))
     note = ", steps restart in every epoch" if run.restarts else ""
     return numbered, replace(facts, source=facts.source + note)
+
+
+def _find_offsets(run: RunRows, reference: str | None) -> dict[float | None, tuple[int, int]]:
+    """Return the steps of the run before each epoch, and the last step in it, from the rows with the reference loss."""
+    steps: dict[float | None, list[int]] = {}
+    lengths: dict[float | None, float | None] = {}
+    latest: float | None = None
+    for row, epoch in iterate_epochs(run):
+        latest = epoch if epoch is not None else latest
+        if row.step is not None and reference in row.values:
+            steps.setdefault(latest, []).append(round_step(row.step, row.location))
+            lengths[latest] = row.epoch_length or lengths.get(latest)
+    first = min((epoch for epoch in steps if epoch is not None), default=0.0)
+    offsets: dict[float | None, tuple[int, int]] = {}
+    offset = end = last = 0
+    gap = 1
+    for epoch, logged in steps.items():
+        length = lengths[epoch]
+        if length and epoch is not None:
+            offset = round((math.floor(epoch) - math.floor(first)) * length)
+        elif offsets and logged[0] <= last:
+            offset = end + (gap if logged[0] <= 0 else 0)
+        offsets[epoch] = offset, max(logged)
+        has_gap = len(logged) > 1 and logged[-1] > logged[-2]
+        gap = logged[-1] - logged[-2] if has_gap else max(1, offset + logged[0] - end)
+        last, end = max(logged), max(end, offset + max(logged))
+    return offsets
 
 
 def _number_by_epochs(run: RunRows, facts: RunFacts) -> tuple[Numbered, RunFacts]:
@@ -138,6 +175,10 @@ def _choose_scale(positions: Sequence[float]) -> int:
 
 
 def _number_by_order(run: RunRows, facts: RunFacts, reference: str | None) -> tuple[Numbered, RunFacts]:
+    """Count the rows with the reference loss; ValueError if these are too few to be a curve."""
+    n_losses = sum(reference in row.values for row in run.rows)
+    if n_losses < MIN_ROWS:
+        raise ValueError(f"{facts.source}, no steps in it, and {n_losses} losses: this is no curve of a training")
     numbered, number = [], 0
     for row in run.rows:
         number += reference in row.values

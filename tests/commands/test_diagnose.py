@@ -77,7 +77,7 @@ def test_training_that_does_not_move_is_not_called_fine(tmp_path, capsys) -> Non
     ("arguments", "message"),
     [
         (["{folder}/absent.log"], "absent.log' is not a file, a folder, or a run in"),
-        (["{folder}/empty"], "contains no metrics.jsonl, trainer_state.json or TensorBoard event file"),
+        (["{folder}/empty"], "empty: contains no log; pass the path of a log"),
         (["{folder}/words.txt"], "words.txt: no step and loss found in 1 lines"),
         (["{folder}/other.log", "--lr", "-1"], "--lr: '-1' is not a positive number"),
         (["{folder}/other.log", "--batch-tokens", "0.5"], "--batch-tokens: '0.5' is not a whole number"),

@@ -16,7 +16,7 @@ import pytest
 from harness import importers
 from harness.core import input_files
 from harness.core.input_files import open_input
-from harness.importers import read_history, rows
+from harness.importers import log_files, read_history, rows
 from harness.observers.metrics_writer import MetricsWriter
 from tests.conftest import drop_announcements
 from tests.observers.sample_events import sample_run, send_events
@@ -102,14 +102,14 @@ ODD_FILES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "pipe without a writer": (make_pipe_without_writer, "is a pipe that is empty, or that nobody writes to"),
     "socket": (make_socket, "is a socket, not a regular file"),
     "device": (lambda _: Path("/dev/zero"), "is a device, not a regular file"),
-    "folder of a pipe": (lambda path: make_pipe_without_writer(path).parent, "contains no metrics.jsonl"),
+    "folder of a pipe": (lambda path: make_pipe_without_writer(path).parent, "contains no log; pass the path of"),
     "half a gzip file": (lambda path: path.write_bytes(gzip.compress(LOG)[:-20]) and path, "not a complete gzip file"),
     "spoilt gzip file": (
         lambda path: path.write_bytes(gzip.compress(LOG)[:40] + bytes(99)) and path, "not a complete gzip file",
     ),
     "empty gzip file": (lambda path: path.write_bytes(gzip.compress(b"")) and path, "the file is empty"),
     "gzipped folder of events": (
-        lambda path: path.write_bytes(gzip.compress(bytes(9) + importers.TENSORBOARD_MARKER)) and path,
+        lambda path: path.write_bytes(gzip.compress(bytes(9) + log_files.TENSORBOARD_MARKER)) and path,
         "unpack or save it first",
     ),
 }  # fmt: skip
@@ -125,8 +125,8 @@ def test_odd_file_is_refused_by_name(make: Callable[[Path], Path], message: str,
 
 @pytest.fixture
 def low_limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importers, "MAX_LOG_BYTES", 1_000_000)
-    monkeypatch.setattr(importers, "MAX_JSON_BYTES", 500_000)
+    monkeypatch.setattr(log_files, "MAX_LOG_BYTES", 1_000_000)
+    monkeypatch.setattr(log_files, "MAX_JSON_BYTES", 500_000)
     monkeypatch.setattr(input_files.iterate_lines, "__defaults__", (250_000,))
     monkeypatch.setattr(rows, "MAX_ROWS", 1000)
 
@@ -141,7 +141,7 @@ BIG_FILES = {
     "many lines of JSON": (b'{"step": 1, "loss": 2.0}\n' * 1001, "more than 1,000 rows"),
     "big table": (b"step,loss\n" + b"1,2.0\n" * 1001, "more than 1,000 rows"),
     "deep JSON": (b'{"a": ' * 50_000 + b"\n", "no step and loss found"),
-    "deep line of JSON": (b'{"step": 1, "loss": 2.0}\n' + b"[" * 100_000 + b"\n{}\n", "line 2: invalid JSON"),
+    "deep line of JSON": (b'{"step": 1, "loss": 2.0}\n' + b"[" * 100_000 + b"\n", "1 of 2 lines are no JSON"),
 }
 
 

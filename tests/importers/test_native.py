@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.events import RunEnd, Spike
-from harness.importers import read_history
+from harness.importers import read_histories, read_history
 from harness.observers.metrics_writer import MetricsWriter
 from tests.observers.sample_events import (
     eval_end,
@@ -84,10 +84,11 @@ def test_nan_losses_are_infinite_and_existing_checkpoints_are_listed(tmp_path: P
     assert history.checkpoints == [5, 10]
 
 
-def test_folder_of_several_runs_is_rejected(tmp_path: Path) -> None:
+def test_runs_in_a_folder_are_all_read(tmp_path: Path) -> None:
     for name in ("one", "two"):
         send_events([MetricsWriter()], sample_run(tmp_path / name))
-    with pytest.raises(ValueError, match=r"contains 2 runs; pass their paths: .*/one, .*/two"):
+    assert [history.facts.name for history in read_histories(tmp_path)] == ["one", "two"]
+    with pytest.raises(ValueError, match="contains 2 runs; give one of them"):
         read_history(tmp_path)
 
 

@@ -133,11 +133,14 @@ def test_invalid_cells_are_reported_with_their_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("when,Value\n1,3.2\n", "this CSV has no column for steps, such as step, .*; its numeric columns: when, Value"),
+        ("when,Value\n1,3.2\n", "this CSV has no column for losses, .*; its numeric columns: when, Value"),
         ("step,speed\n1,3.2\n", "this CSV has no column for losses, .*; its numeric columns: step, speed"),
-        ('{"a": {"b": 1}}\n{"a": {"b": 2}}', "this JSONL has no column for steps, .*; its numeric columns: a/b"),
-        ('{"step": 1, "loss": 2}\nnot json\n{"step": 2}', "a file, line 2: invalid JSON: 'not json'"),
-        ('{\n"a": 1\n}', "a JSON object without log_history"),
+        ('{"a": {"b": 1}}\n{"a": {"b": 2}}', "this JSONL has no column for losses, .*; its numeric columns: a/b"),
+        (
+            '{"step": 1, "loss": 2}\nnot json\n[1, 2]',
+            "a file: 2 of 3 lines are no JSON objects, such as line 2: 'not json'",
+        ),
+        ('{\n"a": 1\n}', "JSON without a curve of a loss; it has only final values: a; expected a list of objects"),
         ("", "the file is empty"),
         ("\0\1\2", "not a text file"),
     ],
