@@ -8,6 +8,7 @@ from typing import Literal
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.task import Metric
 
+CHECK_KEY = "check"  # of suggestions to look at the bug or the lr that their value names
 Status = Literal["completed", "pruned", "diverged", "failed", "interrupted"]
 
 
@@ -92,16 +93,23 @@ class Suggestion:
     """A setting to try, by its key in our configuration; `harness.diagnosis.dialects` renders it for other programs.
 
     `factor` is the ratio to the present value where the advice is relative. A relative suggestion with the value None
-    has only the factor, since the present value is unknown.
+    has only the factor, since the present value is unknown. With the key CHECK_KEY, it is no setting but something to
+    look at.
     """
 
     key: str  # such as optimizer.lr or loop.max_steps
     value: float | int | bool | str | None
     factor: float | None = None
+    when: str = ""  # the moment that the setting refers to, such as "step 120"
 
     @property
     def is_relative(self) -> bool:
         return self.value is None and self.factor is not None
+
+    @property
+    def is_setting(self) -> bool:
+        """Return whether it can be written as `key=value`."""
+        return not self.is_relative and self.key != CHECK_KEY
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
-from harness.core.events import Suggestion
+from harness.core.events import CHECK_KEY, Suggestion
 from harness.core.formatting import SMALLEST_FIXED, format_lr
 from harness.diagnosis.history import RunFacts
 
@@ -57,7 +57,7 @@ WORDS = {
     "loop.max_steps": "a run of {} steps",
     "loop.epochs": "a run of {} epochs",
     "loop.max_tokens": "a run of {} tokens",
-    "loop.on_spike": "resume from a checkpoint before the rise and skip the batches that led to it",
+    "loop.on_spike": "resume from a checkpoint {when} and skip the batches that followed",
     "loop.patience": "stop after {} evaluations without a new best, and keep the best checkpoint",
     "schedule": "a {} schedule of the learning rate",
     "schedule.warmup_steps": "a warm-up of {} steps",
@@ -67,10 +67,13 @@ WORDS = {
 }
 VALUE_WORDS: dict[tuple[str, object], str] = {
     ("loop.grad_clip", None): "no gradient clipping",
+    (CHECK_KEY, "bug"): "look for a bug in data, labels or loss: a correct model can overfit a single batch",
+    (CHECK_KEY, "lr"): "try learning rates of a tenth and ten times the present one",
     ("schedule", "cosine"): "let the learning rate decay, such as along a cosine",
     ("schedule", "plateau"): "let the plateau schedule monitor the validation loss",
 }
 PRESENT_WORDS = {"optimizer.lr": "the present learning rate", "loop.max_steps": "the present length"}
+CHECK_COMMANDS = {"bug": "run `plateau preflight` to look for a bug", "lr": "run `plateau lr-range` to find an LR"}
 FACTOR_WORDS = {1 / 3: "a third of", 1 / 2: "half", 2.0: "twice", 3.0: "three times"}
 
 
@@ -93,7 +96,7 @@ def render_suggestions(suggestions: Sequence[Suggestion], dialect: Dialect = "ha
 
 
 def to_override(suggestion: Suggestion) -> str:
-    """Return the suggestion as an override of run.py; a relative one cannot be written so."""
+    """Return the suggestion as an override of run.py, for one that is a setting."""
     value = suggestion.value
     if value is None or isinstance(value, bool):
         return f"{suggestion.key}={'null' if value is None else str(value).lower()}"
@@ -103,7 +106,9 @@ def to_override(suggestion: Suggestion) -> str:
 def _render(suggestion: Suggestion, dialect: Dialect) -> tuple[Place | None, str]:
     """Return the suggestion and the line it belongs to; None if it has a line of its own, in words."""
     key, value = suggestion.key, suggestion.value
-    if dialect == "harness" and not suggestion.is_relative:
+    if dialect == "harness" and key == CHECK_KEY:
+        return None, CHECK_COMMANDS[str(value)]
+    if dialect == "harness" and suggestion.is_setting:
         return OVERRIDES, shlex.quote(to_override(suggestion))
     place, template = ARGUMENTS.get(dialect, {}).get(key, (None, ""))
     if place is None or suggestion.is_relative:
@@ -122,7 +127,8 @@ def _describe_in_words(suggestion: Suggestion) -> str:
         return f"{times} {PRESENT_WORDS.get(suggestion.key, f'the present {suggestion.key}')}"
     if (known := VALUE_WORDS.get((suggestion.key, suggestion.value))) is not None:
         return known
-    text = WORDS.get(suggestion.key, f"{suggestion.key} {{}}").format(_format_value(suggestion.value))
+    when = f"of {suggestion.when} or before" if suggestion.when else "from before the rise"
+    text = WORDS.get(suggestion.key, f"{suggestion.key} {{}}").format(_format_value(suggestion.value), when=when)
     return f"{text}, {times} the present one" if times else text
 
 

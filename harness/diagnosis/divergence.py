@@ -10,7 +10,7 @@ from harness.core.events import Diagnosis, Suggestion
 from harness.diagnosis.history import Evidence, History, Series
 from harness.diagnosis.loss_curves import may_stay_flat, varies_around_zero
 from harness.diagnosis.plateau_window import completed_fraction, drop_non_finite, loss_scale
-from harness.diagnosis.suggestions import ROLLBACK, suggest_lr
+from harness.diagnosis.suggestions import suggest_lr, suggest_rollback
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import estimate_noise
 
@@ -268,7 +268,7 @@ def _describe_divergence(
 ) -> Diagnosis:
     evidence |= find_last_checkpoint(history, step)
     if suggestions is None:
-        suggestions = (suggest_lr(history, 1 / 3), ROLLBACK)
+        suggestions = (suggest_lr(history, 1 / 3), suggest_rollback(history, step))
     return Diagnosis("divergence", step, confidence, reason, evidence, suggestions)
 
 

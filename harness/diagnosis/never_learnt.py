@@ -15,6 +15,7 @@ from harness.diagnosis.plateau_window import (
     fit_trend_window,
     has_enough_points,
 )
+from harness.diagnosis.suggestions import CHECK_FOR_BUG, CHECK_LR
 from harness.diagnosis.thresholds import Thresholds
 
 
@@ -51,8 +52,7 @@ def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Di
     else:
         return
     # no LR is suggested: too low and too high look the same here
-    reason += "; run `plateau preflight` to look for a bug, `plateau lr-range` to find an LR"
-    yield Diagnosis("never learnt", history.last_step, 0.95, reason, evidence)
+    yield Diagnosis("never learnt", history.last_step, 0.95, reason, evidence, (CHECK_FOR_BUG, CHECK_LR))
 
 
 def _is_falling(window: TrendWindow | None, fall: float, level: float, thresholds: Thresholds) -> bool:
@@ -69,10 +69,10 @@ def _has_gradients(history: History) -> bool:
 def _describe_zero_loss(history: History, name: str, count: int) -> Diagnosis:
     """Return the diagnosis of a loss that measures nothing: a bug, which no LR mends."""
     reason = (
-        f"{name} is exactly 0 at all {count} points: no target is scored, or something else than the loss is recorded; "
-        "run `plateau preflight` to look for a bug"
+        f"{name} is exactly 0 at all {count} points: no target is scored, or something else than the loss is recorded"
     )
-    return Diagnosis("never learnt", history.last_step, 1.0, reason, {"start": 0.0, "best": 0.0, "points": count})
+    evidence: Evidence = {"start": 0.0, "best": 0.0, "points": count}
+    return Diagnosis("never learnt", history.last_step, 1.0, reason, evidence, (CHECK_FOR_BUG,))
 
 
 def _get_final_train_loss(history: History) -> float:

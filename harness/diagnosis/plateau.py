@@ -16,7 +16,7 @@ from harness.diagnosis.plateau_window import (
     knows_lr,
     loss_scale,
 )
-from harness.diagnosis.suggestions import suggest_decay_and_lr
+from harness.diagnosis.suggestions import CHECK_LR, suggest_decay_and_lr
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import bin_means, estimate_noise
 
@@ -85,6 +85,6 @@ def _ends_above_lowest(history: History, window: TrendWindow) -> bool:
 def _describe_flat_run(history: History, flat: FlatLoss) -> Diagnosis:
     """Return the plateau of a run that began with trained weights and has not moved since."""
     losses = flat.losses.values
-    reason = f"{flat.text}; the LR may be too low or too high, `plateau lr-range` shows which"
+    reason = f"{flat.text}; the LR may be too low or too high"
     evidence: Evidence = {"start": float(losses[0]), "best": float(losses.min()), "points": len(losses)}
-    return Diagnosis("plateau", history.last_step, 0.95, reason, evidence)
+    return Diagnosis("plateau", history.last_step, 0.95, reason, evidence, (CHECK_LR,))

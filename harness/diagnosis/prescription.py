@@ -83,7 +83,7 @@ def prescribe(
     notes = [f"{part.key} is locked by the experiment and not searched" for part in ranges if part not in free]
     for kind in NOT_SEARCHED:
         if kind in by_kind:
-            tries = " or ".join(to_override(one) for one in by_kind[kind].suggestions if not one.is_relative)
+            tries = " or ".join(to_override(one) for one in by_kind[kind].suggestions if one.is_setting)
             notes.append(f"{kind}: a sweep does not help{f'; try {tries}' if tries else ''}")
     return Prescription(free, settings, tuple(notes))
 

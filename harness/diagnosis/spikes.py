@@ -10,7 +10,7 @@ from harness.core.events import Diagnosis
 from harness.diagnosis.divergence import JUMP_FRACTION, JUMP_SPREADS, find_last_checkpoint
 from harness.diagnosis.history import Evidence, History, Series, SpikeRecord
 from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
-from harness.diagnosis.suggestions import ROLLBACK, suggest_lr
+from harness.diagnosis.suggestions import suggest_lr, suggest_rollback
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import rolling_baseline
 
@@ -177,4 +177,5 @@ def _describe_spike(
         f"{outcome}"
     )
     confidence = 1.0 if peak.z is None else 1 - 0.5 * math.exp(-peak.z / 4)
-    return Diagnosis("spike", peak.step, confidence, reason, evidence, (ROLLBACK, suggest_lr(history, 1 / 2)))
+    suggestions = (suggest_rollback(history, peak.last_good_step), suggest_lr(history, 1 / 2))
+    return Diagnosis("spike", peak.step, confidence, reason, evidence, suggestions)

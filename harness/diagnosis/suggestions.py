@@ -5,10 +5,12 @@ A suggested LR or length is a multiple of the present one. If the present LR is 
 
 import math
 
-from harness.core.events import Suggestion
+from harness.core.events import CHECK_KEY, Suggestion
 from harness.diagnosis.history import History
 
-ROLLBACK = Suggestion("loop.on_spike", "rollback")
+CHECK_FOR_BUG, CHECK_LR = Suggestion(CHECK_KEY, "bug"), Suggestion(CHECK_KEY, "lr")
+"""For a loss that does not move: too low and too high an LR, and most bugs, look alike."""
+LENGTH_DIGITS = 3  # of a suggested number of steps
 
 
 def get_peak_lr(history: History) -> float | None:
@@ -25,6 +27,11 @@ def suggest_lr(history: History, factor: float) -> Suggestion:
     """Suggest a multiple of the peak LR."""
     lr = get_peak_lr(history)
     return Suggestion("optimizer.lr", round_digits(factor * lr) if lr else None, factor)
+
+
+def suggest_rollback(history: History, last_good_step: int) -> Suggestion:
+    """Suggest to go back to before a rise of the loss."""
+    return Suggestion("loop.on_spike", "rollback", when=history.describe_step(last_good_step))
 
 
 def suggest_decay_and_lr(history: History, is_rising: bool) -> tuple[Suggestion, ...]:
@@ -48,11 +55,20 @@ def suggest_double_length(history: History) -> Suggestion:
     if facts.length:
         return double_length(*facts.length)
     steps = max(facts.total_steps or 0, history.last_step)
-    if facts.steps_unit == "steps":
-        return double_length("loop.max_steps", steps)
     if facts.steps_unit == "rows":
         return Suggestion("loop.max_steps", None, 2.0)
-    return double_length("loop.epochs", steps / (facts.steps_per_epoch or 1))
+    if facts.steps_unit == "steps":
+        return Suggestion("loop.max_steps", round_up(2 * steps, LENGTH_DIGITS), 2.0)
+    per_epoch, losses = facts.steps_per_epoch or 1, history["train/loss"]
+    is_from_zero = per_epoch == 1 and len(losses) > 0 and losses.steps[0] == 0  # the last epoch then is one less
+    epochs = 2 * (steps + is_from_zero) / per_epoch
+    return Suggestion("loop.epochs", math.ceil(epochs) if epochs > 1 else round_digits(epochs), 2.0)
+
+
+def round_up(count: int, digits: int) -> int:
+    """Return the next integer with so many significant digits."""
+    unit = 10 ** max(0, len(str(count)) - digits)
+    return -(-count // unit) * unit
 
 
 def double_length(key: str, length: float) -> Suggestion:

@@ -91,7 +91,7 @@ class DiagnosisObserver(Observer):
 
     def _save(self, diagnoses: Sequence[Diagnosis]) -> None:
         rows = [
-            (one.kind, one.step, one.confidence, one.reason, " ".join(render_suggestions(one.suggestions)))
+            (one.kind, one.step, one.confidence, one.reason, "; ".join(render_suggestions(one.suggestions)))
             for one in diagnoses
         ]
         evidence = {f"{one.kind} at {one.step}": dict(one.evidence) for one in diagnoses}

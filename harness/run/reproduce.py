@@ -66,9 +66,10 @@ def keep_accepted_suggestions(folder: Path, diagnoses: Sequence[Diagnosis]) -> l
     base = reproduce_overrides(folder)
     kept = []
     for diagnosis in diagnoses:
-        by_override = {to_override(one): one for one in diagnosis.suggestions if not one.is_relative}
-        valid = select_valid_overrides(base, list(by_override))
-        kept.append(replace(diagnosis, suggestions=tuple(by_override[override] for override in valid)))
+        overrides = [to_override(one) for one in diagnosis.suggestions if one.is_setting]
+        valid = select_valid_overrides(base, overrides)
+        suggestions = [one for one in diagnosis.suggestions if not one.is_setting or to_override(one) in valid]
+        kept.append(replace(diagnosis, suggestions=tuple(suggestions)))
     return kept
 
 

@@ -293,7 +293,7 @@ def _diagnosis_tags(diagnoses: Sequence[Entry], ending: str = "") -> dict[str, s
 
 def _format_markdown(diagnosis: Entry) -> str:
     lines = render_suggestions([Suggestion(**one) for one in diagnosis["suggestions"]])
-    suggestion = f" Try `{' '.join(lines)}`." if lines else ""
+    suggestion = f" Try `{'`, `'.join(lines)}`." if lines else ""
     when = f"at step {diagnosis['step']} ({diagnosis['confidence']:.0%})"
     return f"**{diagnosis['kind']}** {when}: {diagnosis['reason']}.{suggestion}"
 

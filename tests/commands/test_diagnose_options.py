@@ -106,7 +106,7 @@ def test_json_has_facts_curves_diagnoses_and_errors(rising, tmp_path, capsys) ->
     (diagnosis,) = run["diagnoses"]
     assert (diagnosis["kind"], diagnosis["when"]) == ("divergence", f"step {diagnosis['step']}")
     lr = {"key": "optimizer.lr", "value": None, "factor": 1 / 3, "rendered": "a third of the present learning rate"}
-    assert diagnosis["suggestions"][0] == lr
+    assert diagnosis["suggestions"][0].items() >= lr.items()
     assert run["expectations"] == [{"text": "step 100: train/loss < 3", "outcome": "missed", "value": 4.23077}]
     (error,) = document["errors"]
     assert error["source"].endswith("empty.log")

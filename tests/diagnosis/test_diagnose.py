@@ -15,7 +15,7 @@ from harness.diagnosis import diagnose
 from harness.diagnosis.dialects import to_override
 from harness.diagnosis.history import History, RunFacts, SpikeRecord
 from harness.diagnosis.prescription import prescribe
-from harness.diagnosis.suggestions import round_digits
+from harness.diagnosis.suggestions import CHECK_FOR_BUG, CHECK_LR, round_digits
 from harness.diagnosis.thresholds import Thresholds, parse_thresholds
 from tests.diagnosis import recorded_runs
 from tests.diagnosis.curves import FAMILIES, Curve, healthy_run, loss_bump, overfit_run, replace_facts
@@ -62,9 +62,7 @@ def test_synthetic_fault_is_diagnosed_and_nothing_else(family: str) -> None:
         assert diagnosis.evidence
         assert re.search(r"\d", diagnosis.reason) or diagnosis.kind == "scheduler misled"
         assert 0.5 <= diagnosis.confidence <= 1
-        compose_config(
-            ["schedule=plateau", *(to_override(one) for one in diagnosis.suggestions if not one.is_relative)]
-        )
+        compose_config(["schedule=plateau", *(to_override(one) for one in diagnosis.suggestions if one.is_setting)])
 
 
 @pytest.mark.parametrize("curve", RECORDED, ids=lambda curve: curve.name)
@@ -129,8 +127,7 @@ def test_short_run_from_scratch_that_still_falls_is_not_never_learnt() -> None:
 
 def test_never_learnt_suggests_a_range_test_instead_of_an_lr() -> None:
     diagnosis = get_diagnosis(FAMILIES["at the unigram level"][0](1).to_history(), "never learnt")
-    assert diagnosis.suggestions == ()
-    assert "plateau lr-range" in diagnosis.reason
+    assert diagnosis.suggestions == (CHECK_FOR_BUG, CHECK_LR)
 
 
 def make_log(train: Sequence[float] = (), val: Sequence[float] = (), first: int = 0, **facts: object) -> History:
@@ -160,7 +157,7 @@ def test_loss_of_exactly_zero_is_a_bug_and_not_a_loss_that_falls(log: str, unigr
     assert kinds_of(history) == {"never learnt"}
     diagnosis = get_diagnosis(history, "never learnt")
     assert "exactly 0 at all" in diagnosis.reason
-    assert "lr-range" not in diagnosis.reason
+    assert diagnosis.suggestions == (CHECK_FOR_BUG,)
     params = {"optimizer.lr": "0.001", "start.kind": "scratch"}
     assert prescribe(history, [diagnosis], params).refusal.startswith("never learnt: ")
 

@@ -5,12 +5,12 @@ import pytest
 from harness.core.events import Suggestion
 from harness.diagnosis.dialects import guess_dialect, render_suggestions
 from harness.diagnosis.history import History, RunFacts
-from harness.diagnosis.suggestions import suggest_double_length, suggest_lr
+from harness.diagnosis.suggestions import CHECK_FOR_BUG, CHECK_LR, suggest_double_length, suggest_lr, suggest_rollback
 
-LOWER_LR = (Suggestion("optimizer.lr", 2e-4, 1 / 3), Suggestion("loop.on_spike", "rollback"))
+LOWER_LR = (Suggestion("optimizer.lr", 2e-4, 1 / 3), Suggestion("loop.on_spike", "rollback", when="step 120"))
 REGULARIZED = (Suggestion("loop.patience", 2), Suggestion("optimizer.weight_decay", 0.1))
 UNCLIPPED = (Suggestion("loop.grad_clip", None),)
-WORDS = "resume from a checkpoint before the rise and skip the batches that led to it"
+WORDS = "resume from a checkpoint of step 120 or before and skip the batches that followed"
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,8 @@ WORDS = "resume from a checkpoint before the rise and skip the batches that led 
         (UNCLIPPED, "plain", ["no gradient clipping"]),
         ((Suggestion("loop.epochs", 48, 2.0),), "hf", ["--num_train_epochs 48"]),
         ((Suggestion("loop.epochs", 48, 2.0),), "lightning", ["Trainer(max_epochs=48)"]),
+        ((CHECK_FOR_BUG,), "harness", ["run `plateau preflight` to look for a bug"]),
+        ((CHECK_LR,), "hf", ["try learning rates of a tenth and ten times the present one"]),
         ((Suggestion("schedule", "plateau"),), "hf", ["--lr_scheduler_type reduce_lr_on_plateau"]),
     ],
 )
@@ -53,3 +55,33 @@ def test_log_of_epochs_is_lengthened_and_described_in_epochs(per_epoch: int) -> 
     assert suggest_double_length(history) == Suggestion("loop.epochs", 48, 2.0)
     assert history.describe_step(8 * per_epoch) == "epoch 8"
     assert History().describe_step(800) == "step 800"
+
+
+@pytest.mark.parametrize(
+    ("facts", "last_step", "key", "value"),
+    [
+        (RunFacts(), 13001, "loop.max_steps", 26100),
+        (RunFacts(total_steps=4000), 200, "loop.max_steps", 8000),
+        (RunFacts(steps_unit="epochs", steps_per_epoch=100), 398, "loop.epochs", 8),
+        (RunFacts(steps_unit="epochs", steps_per_epoch=1000), 325, "loop.epochs", 0.65),
+        (RunFacts(steps_unit="epochs", steps_per_epoch=1), 24, "loop.epochs", 48),
+        (RunFacts(steps_unit="rows"), 40, "loop.max_steps", None),
+        (RunFacts(length=("loop.epochs", 2.5)), 40, "loop.epochs", 5),
+    ],
+)
+def test_doubled_length_is_in_the_unit_of_the_log_and_never_below_what_was_run(facts, last_step, key, value) -> None:
+    history = History(facts)
+    history.add_row(last_step, {"train/loss": 1.0})
+    assert suggest_double_length(history) == Suggestion(key, value, 2.0)
+
+
+def test_epochs_counted_from_zero_are_one_more() -> None:
+    history = History(RunFacts(steps_unit="epochs", steps_per_epoch=1))
+    for epoch in range(50):
+        history.add_row(epoch, {"train/loss": 1.0})
+    assert suggest_double_length(history) == Suggestion("loop.epochs", 100, 2.0)
+
+
+def test_rollback_names_the_epoch_of_a_log_without_steps() -> None:
+    rollback = suggest_rollback(History(RunFacts(steps_unit="epochs", steps_per_epoch=100)), 250)
+    assert "a checkpoint of epoch 2.5 or before" in render_suggestions([rollback], "lightning")[0]
