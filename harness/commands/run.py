@@ -19,6 +19,7 @@ from harness.config.compose import (
     check_compositions,
     compose_config,
     format_search_path,
+    list_left_out_of_job,
     list_search_path_overrides,
 )
 from harness.config.group_values import check_group_values
@@ -59,7 +60,9 @@ def run_job(cfg: DictConfig) -> float:
         check_locked(cfg, given)
         if job.mode is not RunMode.MULTIRUN:
             check_no_sweep_settings([*given, *map(str, job.overrides.hydra)])
-        result = run(cfg, overrides=overrides, notices=describe_choices(cfg, overrides), **_sweep_arguments())
+        left_out = list_left_out_of_job() if job.mode is not RunMode.MULTIRUN else None
+        notices = describe_choices(cfg, overrides, left_out)
+        result = run(cfg, overrides=overrides, notices=notices, **_sweep_arguments())
     except ShortageError as error:
         sys.exit(report_error(f"interrupted: {error}; once there is enough, {RESUME_REMEDY}", 1))
     except Exception as error:  # Hydra would print its own message

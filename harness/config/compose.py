@@ -42,6 +42,10 @@ MAX_CONFIG_BYTES, MAX_CONFIG_DEPTH = 2**18, 32
 """Limits for a recorded configuration, whose usual size is 4 kB and whose usual depth is 4."""
 
 
+_application_rules: list[FileRules] | None = None
+"""Rules of the compositions of the running Hydra application, the latest last."""
+
+
 @contextmanager
 def check_compositions() -> Iterator[list[FileRules]]:
     """Let Hydra compose by our rules in this context: trusted configurations only, and values only for their options.
@@ -51,7 +55,9 @@ def check_compositions() -> Iterator[list[FileRules]]:
     Raises:
         ConfigError: When a configuration is composed that is not trusted.
     """
+    global _application_rules
     compositions: list[FileRules] = []
+    is_outermost = _application_rules is None
 
     def make_rules(files: Sequence[ConfigFile], chosen: Choices, default_choices: Choices) -> FileRules:
         compositions.append(FileRules(files, chosen, default_choices))
@@ -68,7 +74,11 @@ def check_compositions() -> Iterator[list[FileRules]]:
         _check_top_level_keys(cfg, overrides)
 
     with watch_compositions(finish_config, check_search_path), adjust_files(make_rules):
-        yield compositions
+        _application_rules = compositions if is_outermost else _application_rules
+        try:
+            yield compositions
+        finally:
+            _application_rules = None if is_outermost else _application_rules
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
@@ -100,6 +110,11 @@ def list_left_out(overrides: Sequence[str]) -> Sequence[LeftOut]:
     """Return the values of an experiment that are for other options than `overrides` choose."""
     has_choice = any("." not in override.partition("=")[0] for override in overrides)
     return _compose(overrides)[1] if has_choice else ()
+
+
+def list_left_out_of_job() -> Sequence[LeftOut]:
+    """Return what `list_left_out` would for the job that the running Hydra application has just composed."""
+    return tuple(_application_rules[-1].left_out.values()) if _application_rules else ()
 
 
 def _compose(overrides: Sequence[str]) -> tuple[DictConfig, Sequence[LeftOut]]:
