@@ -12,12 +12,14 @@ from typing import Any
 from harness.commands.arguments import CommandParser, add_run
 from harness.config.validation import check_writable
 from harness.core.digests import MANIFEST, write_manifest
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, RunFailedError
 from harness.core.files import write_folder_atomically
 from harness.data.tokenizers import METADATA_FILE
 from harness.models import is_causal
 from harness.models.hf_export import to_transformers_model, to_transformers_name
 from harness.run.load import LoadedRun, load_recorded_run
+from harness.tracking.mlflow_client import UploadError
+from harness.tracking.run_uploader import upload_folder
 from harness.training.checkpoint import WEIGHTS_FILE
 from harness.training.lora import remove_adapters, save_adapters
 
@@ -27,10 +29,16 @@ def main(arguments: Sequence[str]) -> int:
     add_run(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: RUN/exported or RUN/adapters")
     parser.add_argument("--adapters", action="store_true", help="export the adapters only, unmerged, in peft's format")
+    parser.add_argument("--mlflow", action="store_true", help="also upload it to the run in MLflow, as an artifact")
     args = parser.parse_args(arguments)
     run = load_recorded_run(args.run, args.output_dir)
     output = args.output or run.folder / ("adapters" if args.adapters else "exported")
     print(f"{output.absolute()}: {export_model(run, output.absolute(), args.adapters)}")
+    if args.mlflow:
+        try:
+            print(f"uploaded to {upload_folder(run.folder, output, 'adapters' if args.adapters else 'model')}")
+        except UploadError as error:
+            raise RunFailedError(f"exported, but not uploaded: {error}") from error
     return 0
 
 

@@ -89,17 +89,16 @@ def run_job(cfg: DictConfig) -> float:
 
 def _sweep_arguments() -> dict[str, Any]:
     """Return the folder and tags of a run that one of Hydra's own sweepers started; nothing for a single run."""
-    from harness.tracking import run_uploader, sweep_uploader
+    from harness.tracking import run_names, run_uploader, sweep_uploader
 
     job = HydraConfig.get()
     if job.mode is not RunMode.MULTIRUN:
         return {}
     sweep = Path(job.sweep.dir)
-    tags = (
-        {run_uploader.SWEEP_TAG: sweep_uploader.read_sweep_identity(sweep)["id"]}
-        if sweep_uploader.is_sweep_folder(sweep)
-        else {}
-    )
+    tags = {}
+    if sweep_uploader.is_sweep_folder(sweep):
+        identity = sweep_uploader.read_sweep_identity(sweep)
+        tags = {run_uploader.SWEEP_TAG: identity["id"], run_names.STUDY_TAG: identity["name"]}
     return {"folder": Path(job.runtime.output_dir), "tags": tags}
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from harness.core.component_keys import rename_component_keys
+
 OBJECTIVE_SECTIONS = {
     "task": "what is learned",
     "tokenizer": "the tokens that the loss is averaged over",
@@ -13,7 +15,7 @@ NOT_OBJECTIVE = ("data.eval_batch_size", "data.shuffle", "task.blimp")
 """Exceptions: how fast it is evaluated, the order of training, and further metrics."""
 
 SEEN_IN_DIGESTS = (
-    "tokenizer", "data._target_", "data.source", "data.train", "data.validation", "data.test", "data.val_fraction",
+    "tokenizer", "data.class", "data.source", "data.train", "data.validation", "data.test", "data.val_fraction",
     "data.limit", "data.held_out", "data.resolution", "data.finer", "data.x", "data.y", "data.channels", "data.digest",
     "data.validation_digest",
 )  # fmt: skip
@@ -29,8 +31,12 @@ def is_objective_key(key: str) -> bool:
 
 
 def select_objective_settings(params: Mapping[str, str]) -> dict[str, str]:
-    """Return what decides what a run's validation loss measures, beside the digests of its data and tokenizer."""
-    ignored = (*SEEN_IN_DIGESTS, *TRAINING_ONLY.get(params.get("task._target_", ""), ()))
+    """Return what decides what a run's validation loss measures, beside the digests of its data and tokenizer.
+
+    `params` are those of a record or those that MLflow shows.
+    """
+    params = rename_component_keys(params)
+    ignored = (*SEEN_IN_DIGESTS, *TRAINING_ONLY.get(params.get("task.class", ""), ()))
     return {
         key: value
         for key, value in params.items()

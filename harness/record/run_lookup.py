@@ -160,7 +160,7 @@ def _list_folders(parent: Path, files: Sequence[str]) -> list[RunFolder]:
 
 def _read_mlflow_name(source: str) -> str:
     """Return what the name of a run in MLflow stands for here, such as "mine 2026-11-29_10-45-12"; else `source`."""
-    if dated := re.fullmatch(rf"(\S+) ({DATE_PATTERN})", source):
+    if dated := re.fullmatch(rf"(\S+) ({DATE_PATTERN})( #\w+)?", source):
         return f"{dated[2]}_{dated[1]}"
     trial = re.match(r"(.+/\d+) ", source)  # the name of a study may have spaces
     return trial[1] if trial else source

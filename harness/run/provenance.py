@@ -61,12 +61,17 @@ PRIVATE_TEXT = re.compile(
 @cache
 def collect_provenance(device: torch.device, root: Path) -> Mapping[str, str]:
     """Return tags that describe the machine, the versions, and the commit of the code under `root`."""
+    return {**describe_environment(root), "device": _device_name(device)}
+
+
+@cache
+def describe_environment(root: Path) -> Mapping[str, str]:
+    """Return the same tags without that of the device."""
     described = {
         "host": socket.gethostname(),
         "user": _user_name(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "device": _device_name(device),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "not set"),
         **{f"version.{package}": version(package) for package in PACKAGES},
     }

@@ -127,7 +127,8 @@ def _build_identity(config: DictConfig) -> dict[str, Any]:
     Raises:
         ValueError: If the MLflow address is invalid.
     """
-    from harness.run.provenance import current_command
+    from harness.core.paths import project_dir
+    from harness.run.provenance import current_command, describe_environment
     from harness.tracking.store_uri import resolve_store_uri
 
     sweeper = config.hydra.sweeper
@@ -139,7 +140,7 @@ def _build_identity(config: DictConfig) -> dict[str, Any]:
         "experiment": config.tracking.experiment,
         "started_at_ms": _now_ms(),
         "params": {name: str(value) for name, value in params.items()},
-        "tags": {"command": current_command()},
+        "tags": {**describe_environment(project_dir()), "command": current_command()},
     }
 
 

@@ -20,7 +20,7 @@ from harness.config.overrides import format_value
 from harness.core.credentials import hide_credentials
 from harness.core.errors import DamageError, RunFailedError, explain_path_error
 from harness.core.files import write_atomically
-from harness.core.paths import TRACEBACK_FILE
+from harness.core.paths import TRACEBACK_FILE, project_dir
 from harness.core.terminal import end_start, print_fitted, print_notes
 from harness.preflight import CHECKS, preflight
 from harness.preflight.render import describe_start, format_finding, print_finding, summarize_report
@@ -33,6 +33,7 @@ from harness.sweep.disk_space import check_disk_space
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.report.figures import draw_study_figures
 from harness.sweep.report.final_report import format_sweep_summary
+from harness.sweep.report.formatting import format_sweep_params
 from harness.sweep.report.result_files import optimization_results, summary_to_json
 from harness.sweep.report.summary import describe_total_failure, summarize_study, summarize_trials
 from harness.sweep.report.table import ProgressTable
@@ -293,9 +294,10 @@ def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
         "uri": hide_credentials(_store_uri(request)),
         "experiment": mlflow.get("experiment", "default"),
         "started_at_ms": started_at_ms,
-        "params": {key: str(value) for key, value in settings.items()}
-        | {f"space.{key}": text for key, text in ranges.items()},
-        "tags": {"command": command, "study": request.study_name},
+        "params": format_sweep_params(settings, spec.choices) | {f"space.{key}": text for key, text in ranges.items()},
+        "tags": {
+            **provenance.describe_environment(project_dir()), "command": command, "study": request.study_name
+        },
     })  # fmt: skip
 
 

@@ -29,9 +29,12 @@ CLIENT_ENVIRONMENT = {
 MLFLOW_DEFAULT_ID = "0"  # of the experiment "Default" that MLflow puts into a new store
 RECORD_ID_TAG = "harness.record_id"
 PARENT_TAG = "mlflow.parentRunId"
+USER_TAG = "mlflow.user"
 TABLES_TAG = "mlflow.loggedArtifacts"
 # Limits of MLflow's API: metrics per call and characters.
 MAX_METRICS_PER_BATCH, MAX_VALUE_LENGTH, MAX_KEY_LENGTH, MAX_DIGEST_LENGTH = 1000, 6000, 250, 36
+
+N_SHOWN_DIGITS = 6  # of the id of a record, in the name of a run
 
 Point = tuple[str, float, int, int]  # (metric name, value, timestamp in milliseconds, step)
 
@@ -68,14 +71,27 @@ class TrackingClient:
             self._runs[record_id] = found[0].info.run_id
         return self._runs[record_id]
 
-    def get_or_create_run(self, experiment: str, record_id: str, name: str, at_ms: int) -> str:
-        """Return the run id of a record; create the run, started at `at_ms`, if there is none."""
+    def get_or_create_run(self, experiment: str, record_id: str, name: str, at_ms: int, user: str | None = None) -> str:
+        """Return the run id of a record; create the run, started at `at_ms` by `user`, if there is none.
+
+        If another record has a run of this name, as where two people sweep under one, part of the id is added to it.
+        """
         run_id = self.find_run(experiment, record_id)
         if run_id is None:
             experiment_id = self.get_or_create_experiment(experiment)
-            run_id = self._mlflow.create_run(experiment_id, at_ms, {RECORD_ID_TAG: record_id}, name).info.run_id
+            if self._has_run_named(name, experiment_id):
+                name = f"{name} #{record_id[:N_SHOWN_DIGITS]}"
+            tags = {RECORD_ID_TAG: record_id, **({USER_TAG: user} if user else {})}
+            run_id = self._mlflow.create_run(experiment_id, at_ms, tags, name).info.run_id
             self._runs[record_id] = run_id
         return run_id
+
+    def _has_run_named(self, name: str, experiment_id: str) -> bool:
+        quote = '"' if "'" in name else "'"
+        if quote in name or "\\" in name:  # which MLflow's filters cannot express
+            return False
+        query = f"attributes.run_name = {quote}{name}{quote}"
+        return bool(self._mlflow.search_runs([experiment_id], query, max_results=1))
 
     def get_or_create_experiment(self, name: str) -> str:
         """Return the id of an experiment; create it if there is none."""

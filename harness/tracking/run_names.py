@@ -8,6 +8,7 @@ from harness.core.effective_settings import EffectiveSettings
 from harness.core.formatting import format_lr
 
 STUDY_TAG = "study"  # name of the study that a trial belongs to
+TRIAL_TAG = "trial"  # its number
 DATED_NAME = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)_(.+)")
 
 

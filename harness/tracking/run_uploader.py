@@ -1,11 +1,12 @@
 """Upload of a run's metrics.jsonl to MLflow, during the run or long after it."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.core.component_keys import rename_component_keys
 from harness.core.credentials import hide_credentials
 from harness.core.digests import read_json_as
 from harness.core.effective_settings import EffectiveSettings
@@ -20,9 +21,10 @@ from harness.tracking.mlflow_client import (
     PARENT_TAG,
     LogBatch,
     TrackingClient,
+    UploadError,
     convert_errors,
 )
-from harness.tracking.run_names import format_run_name
+from harness.tracking.run_names import STUDY_TAG, TRIAL_TAG, format_run_name
 from harness.tracking.runs_page import format_run_page
 from harness.tracking.store_uri import DEFAULT_EXPERIMENT, check_recorded_uri, default_store_uri
 
@@ -124,6 +126,24 @@ def reopen_upload(folder: Path) -> None:
         cursor.save(folder)
 
 
+def upload_folder(folder: Path, extra: Path, name: str) -> str:
+    """Upload the files in `extra` as the artifact folder `name` of the run in `folder`, and return its address.
+
+    Raises:
+        UploadError: If the store did not accept all of them, or does not have the run yet.
+        ConfigError: If the store is not the user's.
+    """
+    cursor = UploadCursor.load(folder)
+    if cursor.run_id is None:
+        raise UploadError(f"{folder} is not in MLflow yet; upload it with `plateau sync {folder}` first")
+    check_recorded_uri(cursor.uri, "mlflow.json")
+    with convert_errors(cursor.uri):
+        client = TrackingClient(cursor.uri)
+        for path in sorted(path for path in extra.rglob("*") if path.is_file() and not path.is_symlink()):
+            client.log_artifact(cursor.run_id, path, str(Path(name) / path.relative_to(extra).parent))
+    return f"runs:/{cursor.run_id}/{name}"
+
+
 class _RunUpload:
     """One pass over what is new in a run's folder."""
 
@@ -178,10 +198,11 @@ class _RunUpload:
         """Find or create the run and log its parameters, tags and data set."""
         experiment = self.cursor.experiment
         self.cursor.name = name = format_run_name(start)
-        self.cursor.run_id = self.client.get_or_create_run(experiment, start["id"], name, start["at_ms"])
+        user = start["tags"].get("user")
+        self.cursor.run_id = self.client.get_or_create_run(experiment, start["id"], name, start["at_ms"], user)
         self.cursor.sweep = start["tags"].get(SWEEP_TAG)
         self.cursor.save(self.folder)
-        params = {**start["params"], **EffectiveSettings.from_json(start["effective"]).to_params()}
+        params = {**select_shown_params(start["params"]), **EffectiveSettings.from_json(start["effective"]).to_params()}
         params |= {f"{CONSTANT_PREFIX}{name}": str(value) for name, value in start["constants"].items()}
         for name, value in params.items():
             if len(value) > MAX_VALUE_LENGTH:
@@ -189,6 +210,8 @@ class _RunUpload:
                 self.on_message(f"{name}: MLflow takes {limit}; config.yaml has the whole value")
         self.batch.params = params
         self.batch.tags = add_column_tags(start["tags"])
+        if STUDY_TAG in start["tags"]:
+            self.batch.tags[TRIAL_TAG] = start["name"]  # the folder of a trial is its number
         self.batch.tags[EFFECTIVE_TAG] = json.dumps(start["effective"])
         if link := self._resumed_link(start["tags"]):
             self.batch.tags[DESCRIPTION_TAG] = link
@@ -302,6 +325,14 @@ def add_column_tags(tags: dict[str, str]) -> dict[str, str]:
     """Return `tags` with those that the MLflow UI has a column for repeated under its names."""
     columns = {column: tags[name] for name, column in UI_COLUMN_TAGS.items() if name in tags}
     return {**columns, **(SOURCE_TYPE_TAG if "command" in tags else {}), **tags}
+
+
+def select_shown_params(params: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a run that MLflow shows; config.yaml, which is uploaded as a file, has all.
+
+    Those of observers do not change the run, and repeat thresholds, expectations and the address of the store.
+    """
+    return {key: value for key, value in rename_component_keys(params).items() if not key.startswith("observers.")}
 
 
 def is_charted(metric: str) -> bool:

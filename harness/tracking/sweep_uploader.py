@@ -139,7 +139,9 @@ class SweepUploader:
         MLflow does not let parameters change, so those that a resumed sweep changed become tags.
         """
         sweep = self.identity
-        run_id = self.client.get_or_create_run(sweep["experiment"], sweep["id"], sweep["name"], sweep["started_at_ms"])
+        run_id = self.client.get_or_create_run(
+            sweep["experiment"], sweep["id"], sweep["name"], sweep["started_at_ms"], sweep["tags"].get("user")
+        )
         logged = self.client.read_params(run_id)
         params, tags = {}, add_column_tags(sweep["tags"])
         for name, value in sweep["params"].items():

@@ -12,6 +12,7 @@ from harness.diagnosis.comparability import compare_runs
 from harness.diagnosis.history import DataIdentity, History, RunFacts
 from harness.run.resume import SettingChange, has_changed_validation
 from harness.sweep.space.validation import _check_objective_key
+from harness.tracking.run_uploader import select_shown_params
 
 DATA = DataIdentity("TextFiles", "d" * 16, "v" * 16, "900 bytes", "t" * 16, 2048)
 
@@ -97,6 +98,14 @@ def test_runs_whose_loss_measures_something_else_are_not_comparable(
     found = compare_runs(runs)
     assert found.verdict == ("not comparable" if is_other else "comparable")
     assert [reason.partition(":")[0] for reason in found.reasons] == ([key] if is_other else [])
+
+
+@pytest.mark.parametrize("options", [MASKED, FIELDS])
+def test_a_run_is_comparable_with_what_mlflow_shows_of_it(options: tuple[str, ...]) -> None:
+    params = params_of(*options)
+    shown = select_shown_params(params)
+    assert "task.class" in select_objective_settings(params)
+    assert select_objective_settings(shown) == select_objective_settings(params)
 
 
 @pytest.mark.parametrize("options", [(), MASKED, FIELDS, TEXT])

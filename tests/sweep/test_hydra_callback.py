@@ -16,9 +16,12 @@ def test_sweep_of_hydra_optuna_sweeper(places, tmp_path, monkeypatch) -> None:
     overrides = [*sampler, *counts, *SHORT_RUNS, *places, "observers=trial", *space]
     assert run_main(monkeypatch, "-m", "hydra/sweeper=optuna", *overrides) == 0
     [folder] = (tmp_path / "outputs" / "sweeps").iterdir()
-    found = read_runs(store)
-    sweep = found.pop(folder.name)
-    assert sorted(found) == ["0", "1", "2"]
+    runs = read_runs(store)
+    sweep = runs.pop(folder.name)
+    assert sorted(name.partition(" ")[0] for name in runs) == [f"{folder.name}/{number}" for number in range(3)]
+    found = {run.data.tags["trial"]: run for run in runs.values()}
+    assert {run.data.tags["study"] for run in found.values()} == {folder.name}
+    assert sweep.data.tags.keys() >= {"user", "mlflow.user", "host", "version.torch"}
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {sweep.info.run_id}
     assert [found[name].data.tags["status"] for name in "012"] == ["diverged", "diverged", "completed"]
     assert (sweep.info.status, sweep.data.tags["best_trial"]) == ("FINISHED", "2")

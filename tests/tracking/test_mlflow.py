@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.core.events import RunStart
 from harness.observers.figures import FigureWriter
 from harness.observers.metrics_writer import MetricsWriter
 from harness.observers.mlflow import MlflowUploader
 from harness.record import metrics_file
-from harness.tracking.mlflow_client import UploadError
-from harness.tracking.run_uploader import UploadCursor, upload_run
+from harness.tracking.mlflow_client import UploadError, connect_to_store
+from harness.tracking.run_uploader import UploadCursor, upload_folder, upload_run
 from harness.tracking.store_uri import (
     artifact_root,
     default_store_uri,
@@ -89,6 +90,55 @@ def test_run_is_in_the_store_when_it_ends(tmp_path: Path, store: str, capsys: py
     figures = [f"figures/{name}.png" for name in ("grad_norm", "loss", "lr")]
     assert files == ["command.txt", "config.yaml", *figures, "metrics.jsonl"]
     assert (artifacts / "metrics.jsonl").read_bytes() == (folder / "metrics.jsonl").read_bytes()
+
+
+def test_parameters_are_free_of_hydra_keys_and_repetitions(tmp_path: Path, store: str) -> None:
+    given = {
+        "_target_": "own.Thing", "optimizer": "adamw", "optimizer._target_": "torch.optim.AdamW",
+        "optimizer._partial_": "True", "data.source._target_": "own.Poems", "thresholds.clip_fraction": "0.8",
+        "observers.diagnosis.thresholds.clip_fraction": "0.8", "observers.mlflow._target_": "harness.Uploader",
+    }  # fmt: skip
+    events = sample_run(tmp_path / "mine", 5)
+    events = [replace(event, params=given) if isinstance(event, RunStart) else event for event in events]
+    upload_run(record_run(tmp_path / "mine", store, events))
+    shown = {
+        key: value for key, value in only_run(store)[1].data.params.items() if not key.startswith(("used.", "const"))
+    }
+    assert shown == {
+        "class": "own.Thing", "optimizer": "adamw", "optimizer.class": "torch.optim.AdamW",
+        "data.source.class": "own.Poems", "thresholds.clip_fraction": "0.8",
+    }  # fmt: skip
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path, store: str) -> None:
+    for place in ("a", "b"):
+        folder = tmp_path / place / "it's mine"
+        folder.parent.mkdir()
+        record_run(folder, store, sample_run(folder, 5))
+        upload_run(folder)
+        upload_run(folder)  # changes nothing
+    client = connect_to_store(store)
+    runs = client.search_runs([client.get_experiment_by_name("default").experiment_id])
+    ids = {run.data.tags["harness.record_id"][:6] for run in runs}
+    first, second = sorted((run.info.run_name for run in runs), key=len)
+    assert (first, second.partition(" #")[0]) == ("it's mine", "it's mine")
+    assert second.partition(" #")[2] in ids
+
+
+def test_folder_is_uploaded_as_an_artifact(tmp_path: Path, store: str) -> None:
+    folder, export = record_run(tmp_path / "mine", store), tmp_path / "export"
+    (export / "base").mkdir(parents=True)
+    for name in ("adapter_config.json", "base/config.json"):
+        (export / name).write_text("{}")
+    (export / "link").symlink_to(tmp_path / "mlflow.db")
+    with pytest.raises(UploadError, match="mine is not in MLflow yet; upload it with `plateau sync"):
+        upload_folder(folder, export, "adapters")
+    upload_run(folder)
+    _, run = only_run(store)
+    assert upload_folder(folder, export, "adapters") == f"runs:/{run.info.run_id}/adapters"
+    uploaded = tmp_path / "artifacts" / "0" / run.info.run_id / "artifacts" / "adapters"
+    files = {str(path.relative_to(uploaded)) for path in uploaded.rglob("*") if path.is_file()}
+    assert files == {"adapter_config.json", "base/config.json"}
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def write_sweep_json(folder: Path, uri: str, **params: str) -> Path:
     folder.mkdir(exist_ok=True)
     begun = {"id": SWEEP, "name": "lora", "uri": uri, "experiment": "default", "started_at_ms": 1_000}
     asked = {"space.optimizer.lr": "tag(log, interval(3e-4, 1e-1))", **params}
-    metrics_file.write_json(folder / "sweep.json", {**begun, "params": asked, "tags": {"command": "python run.py -m"}})
+    metrics_file.write_json(
+        folder / "sweep.json", {**begun, "params": asked, "tags": {"command": "python run.py -m", "user": "ada"}}
+    )
     return folder
 
 
@@ -130,6 +132,9 @@ def test_parent_run_grows_with_its_trials(tmp_path, store) -> None:
     tags, best = lora.data.tags, found["2"].info
     assert (tags["status"], tags["best_trial"], tags["best_run_id"]) == ("completed", "2", best.run_id)
     assert best.run_name == "lora/2 adamw 1e-3"
+    assert [found[name].data.tags["trial"] for name in "012"] == ["0", "1", "2"]
+    assert {found[name].data.tags["study"] for name in "012"} == {"lora"}
+    assert (lora.info.user_id, tags["mlflow.user"]) == ("ada", "ada")
     link, ranking = f"#/experiments/{best.experiment_id}/runs/{best.run_id}", tags["mlflow.note.content"].splitlines()
     assert ranking[4] == f"| [lora/2 adamw 1e-3]({link}) | 3.000 |"
     assert [line.split("|")[2].strip() for line in ranking[4:]] == ["3.000", "3.500", "4.000"]

@@ -9,11 +9,15 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from harness.config.alternatives import find_replaced_keys
+from harness.config.compose import flatten_values
 from harness.config.overrides import read_override_key
+from harness.core.component_keys import rename_component_keys
 from harness.core.credentials import hide_credentials
 from harness.core.formatting import format_number
 from harness.core.paths import run_command
 
+COMPONENT_GROUPS = {"sampler": "hydra/sweeper/sampler", "pruner": "pruner"}
+"""Settings of a sweep that are components, and the config group of each."""
 MIN_WITHOUT_DECIMALS = 10_000
 """Values from here on, such as token counts, are shown without decimals."""
 
@@ -80,3 +84,15 @@ def format_param(value: Any) -> str:
 def format_status_counts(counts: Mapping[Any, int]) -> str:
     """Return the numbers of trials by status in one line, zeros left out."""
     return " · ".join(f"{count} {status}" for status, count in counts.items() if count)
+
+
+def format_sweep_params(settings: Mapping[str, Any], choices: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a sweep as parameters for MLflow: one text each, without those that are not set.
+
+    `choices` are the options of config groups; those of sampler and pruner name them.
+    """
+    flat = {key: value for key, value in flatten_values(dict(settings)).items() if value not in (None, [], {})}
+    texts = {key: ", ".join(map(str, value)) if isinstance(value, list) else value for key, value in flat.items()}
+    texts = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in texts.items()}
+    named = {key: choices[group] for key, group in COMPONENT_GROUPS.items() if group in choices}
+    return {**rename_component_keys(texts), **named}

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from harness.sweep.report.formatting import format_override, format_run_command, shorten_keys
+from harness.sweep.report.formatting import format_override, format_run_command, format_sweep_params, shorten_keys
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,29 @@ def test_shortened_keys_are_unique() -> None:
         "optimizer.lr": "optimizer.lr", "start.optimizer.lr": "start.optimizer.lr",
         "lora.rank": "rank", "optimizer": "optimizer",
     }  # fmt: skip
+
+
+def test_settings_of_a_sweep_are_plain_texts_by_key() -> None:
+    settings = {
+        "objectives": ["best_val_loss", "tokens"],
+        "n_trials": 24,
+        "workers": {"launcher": "basic", "threads": None},
+        "sampler": {
+            "_target_": "optuna.samplers.TPESampler",
+            "seed": None,
+            "multivariate": True,
+            "n_startup_trials": 10,
+        },
+        "pruner": {"_target_": "optuna.pruners.NopPruner", "_partial_": True},
+        "locked": [],
+    }
+    assert format_sweep_params(settings, {"hydra/sweeper/sampler": "tpe", "optimizer": "adamw"}) == {
+        "objectives": "best_val_loss, tokens",
+        "n_trials": "24",
+        "workers.launcher": "basic",
+        "sampler": "tpe",
+        "sampler.class": "optuna.samplers.TPESampler",
+        "sampler.multivariate": "true",
+        "sampler.n_startup_trials": "10",
+        "pruner.class": "optuna.pruners.NopPruner",
+    }
