@@ -27,6 +27,7 @@ def assemble_histories(rows: Sequence[Row], facts: RunFacts) -> list[History]:
         ValueError: If a step is not finite, or there are no steps and hardly a loss.
     """
     runs = split_runs(rows)
+    runs = [run for run in runs if _is_curve(run)] or runs[-1:]
     histories = []
     for number, run in enumerate(runs, 1):
         source = facts.source + (f"; run {number} of {len(runs)} in it{run.note}" if len(runs) > 1 else run.note)
@@ -176,15 +177,21 @@ def _choose_scale(positions: Sequence[float]) -> int:
 
 def _number_by_order(run: RunRows, facts: RunFacts, reference: str | None) -> tuple[Numbered, RunFacts]:
     """Count the rows with the reference loss; ValueError if these are too few to be a curve."""
-    n_losses = sum(reference in row.values for row in run.rows)
-    if n_losses < MIN_ROWS:
-        raise ValueError(f"{facts.source}, no steps in it, and {n_losses} losses: this is no curve of a training")
+    if not _is_curve(run):
+        raise ValueError(f"{facts.source}: no steps and hardly a loss; this is no log of a training")
     numbered, number = [], 0
     for row in run.rows:
         number += reference in row.values
         numbered.append((max(number, 1), row))
     source = f"{facts.source}, no steps in it: its rows are counted"
     return numbered, replace(facts, steps_unit="rows", source=source)
+
+
+def _is_curve(run: RunRows) -> bool:
+    """Return whether any row has a position, or there are enough losses without one."""
+    reference = find_reference_loss(run.rows)
+    losses = [row for row in run.rows if reference in row.values]
+    return len(losses) >= MIN_ROWS or any(row.step is not None or row.epoch is not None for row in run.rows)
 
 
 def _average_moments(points: list[tuple[int, float]]) -> list[tuple[int, float]]:

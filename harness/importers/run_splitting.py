@@ -43,6 +43,7 @@ class _Segment:
     end: int
     positions: list[float]
     values: list[float]
+    n_placed: int  # of the values, in rows with a position of their own
 
 
 def split_runs(rows: Sequence[Row]) -> list[RunRows]:
@@ -98,6 +99,9 @@ def _split_at_restarts(rows: Sequence[Row]) -> list[RunRows]:
     segments = _cut_segments(rows, reference, [0, *drops, len(rows)])
     if _is_unordered(segments):
         return [RunRows(rows, is_unordered=True)]
+    fragments = _find_fragments(segments)
+    while len(segments) > 1 and segments[0].start in fragments:
+        segments = segments[1:]
     has_epochs = any(row.epoch is not None for row in rows)
     runs: list[list[tuple[_Segment, str]]] = []
     is_regular = _is_regular(segments)
@@ -106,7 +110,24 @@ def _split_at_restarts(rows: Sequence[Row]) -> list[RunRows]:
         if kind == "run":
             runs.append([])
         runs[-1].append((segment, kind))
+    runs = [run for run in runs if len(run) > 1 or run[0][0].start not in fragments] or runs
     return [_join_segments(run, rows, restarts, len(runs)) for run in runs]
+
+
+def _find_fragments(segments: Sequence[_Segment]) -> set[int]:
+    """Return the starts of parts that are too short to be a run, such as readings in the program above the log.
+
+    So are a few losses without positions, if most have one.
+    """
+    n_losses = sum(len(segment.values) for segment in segments)
+    n_placed = sum(segment.n_placed for segment in segments)
+    return {
+        segment.start
+        for segment in segments
+        if (len(segment.values) == 1 and n_losses >= 4)
+        or (len(segment.values) == 2 and n_losses >= 20)
+        or (segment.n_placed == 0 and 2 * n_placed > n_losses)
+    }
 
 
 def _join_segments(run: Sequence[tuple[_Segment, str]], rows: Sequence[Row], restarts: bool, n_runs: int) -> RunRows:
@@ -201,14 +222,15 @@ def _cut_segments(rows: Sequence[Row], reference: str, bounds: Sequence[int]) ->
     has_steps = any(row.step is not None for row in rows)
     segments = []
     for start, end in pairwise(bounds):
-        positions, values, latest = [], [], 0.0
+        positions, values, latest, n_placed = [], [], 0.0, 0
         for row in rows[start:end]:
             position = row.step if has_steps else row.epoch
             latest = latest if position is None else position
             if reference in row.values:
                 positions.append(latest)
                 values.append(row.values[reference])
-        segments.append(_Segment(start, end, positions, values))
+                n_placed += position is not None
+        segments.append(_Segment(start, end, positions, values, n_placed))
     return segments
 
 

@@ -136,3 +136,12 @@ def test_ranks_are_averaged_and_a_nan_of_one_counts(is_interleaved: bool) -> Non
     assert history["train/loss"].values[0] == pytest.approx(2.915)
     assert history["train/loss"].values[-1] == math.inf
     assert history["train/lr"].values.tolist() == [1e-3] * 10
+
+
+def test_readings_above_the_log_are_no_run() -> None:
+    program = [Row({}, step=1), Row({"val_loss": 3.27}), Row({"val_loss": 0.0})]
+    for n_above in (2, 3):
+        log = [Row({"val_loss": loss}, step) for step, loss in falling(range(0, 1500, 250), 10.8, 3.3)]
+        (history,) = assemble_histories([*program[:n_above], *log], RunFacts())
+        assert history["val/loss"].steps.tolist() == list(range(0, 1500, 250))
+        assert history["val/loss"].values[0] == pytest.approx(10.8)
