@@ -80,9 +80,11 @@ def _find_differences(histories: Sequence[History], names: Sequence[str], thresh
 
 def _find_unknowns(histories: Sequence[History], names: Sequence[str]) -> Iterator[str]:
     named = list(zip(histories, names, strict=True))
-    if foreign := [name for history, name in named if history.facts.data is None]:
-        shown = _list_names(foreign)
-        yield f"{shown}: {FOREIGN}, nor with which tokenizer, in which unit or how much of it"
+    foreign = [name for history, name in named if history.facts.data is None]
+    if len(foreign) == len(named):
+        yield "the logs do not say which data they were validated on"
+    elif foreign:
+        yield f"{_list_names(foreign)}: {FOREIGN}, nor with which tokenizer, in which unit or how much of it"
     for history, name in named:
         if history.facts.data is not None and not history.facts.unit:
             yield f"{name}: it has no evaluation, so no unit"

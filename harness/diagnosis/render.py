@@ -116,7 +116,8 @@ def describe_losses(history: History) -> Iterator[str]:
     """Yield the last loss of each kind, and the best validation loss."""
     for name in LOSS_METRICS:
         if len(history[name]):
-            yield f"last {name} {history[name].values[-1]:.4g}"
+            last = float(history[name].values[-1])
+            yield f"last {name} {last:.4g}" if math.isfinite(last) else f"last {name} not finite"
     best = find_best_loss(history)
     if best is not None:
         unit = f" {history.facts.unit}" if history.facts.unit else ""

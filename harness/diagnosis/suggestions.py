@@ -7,6 +7,7 @@ import math
 
 from harness.core.events import CHECK_KEY, Suggestion
 from harness.diagnosis.history import History
+from harness.diagnosis.plateau_window import PEAK_TOLERANCE
 
 CHECK_FOR_BUG, CHECK_LR = Suggestion(CHECK_KEY, "bug"), Suggestion(CHECK_KEY, "lr")
 """For a loss that does not move: too low and too high an LR, and most bugs, look alike."""
@@ -29,16 +30,27 @@ def suggest_lr(history: History, factor: float) -> Suggestion:
     return Suggestion("optimizer.lr", round_digits(factor * lr) if lr else None, factor)
 
 
-def suggest_rollback(history: History, last_good_step: int) -> Suggestion:
-    """Suggest to go back to before a rise of the loss."""
-    return Suggestion("loop.on_spike", "rollback", when=history.describe_step(last_good_step))
+def suggest_rollback(history: History, last_good_step: int) -> tuple[Suggestion, ...]:
+    """Suggest to go back to before a rise of the loss; for a log of another program, there must be something before."""
+    losses = history["train/loss"]
+    is_from_start = last_good_step <= 0 or (len(losses) > 0 and last_good_step < losses.steps[0])
+    if is_from_start and history.facts.program != "harness":
+        return ()
+    return (Suggestion("loop.on_spike", "rollback", when=history.describe_step(last_good_step)),)
 
 
 def suggest_decay_and_lr(history: History, is_rising: bool) -> tuple[Suggestion, ...]:
     """Suggest a decay of a constant LR, and a higher LR unless the loss rises."""
-    is_constant = history.facts.schedule in (None, "Constant")
-    decay = (Suggestion("schedule", "cosine"),) if is_constant else ()
+    decay = (Suggestion("schedule", "cosine"),) if _may_be_constant(history) else ()
     return decay if is_rising else (*decay, suggest_lr(history, 3))
+
+
+def _may_be_constant(history: History) -> bool:
+    """Return whether the LR is constant after its warm-up, as far as is known; the Trainer's default decays."""
+    facts, lrs = history.facts, history["train/lr"].values
+    if facts.schedule is not None or not len(lrs):
+        return facts.schedule == "Constant" or (facts.schedule is None and facts.program != "transformers")
+    return bool(lrs[-1] >= PEAK_TOLERANCE * lrs.max())
 
 
 def suggest_warmup(history: History, steps: float) -> Suggestion:

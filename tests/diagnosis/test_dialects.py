@@ -5,7 +5,14 @@ import pytest
 from harness.core.events import Suggestion
 from harness.diagnosis.dialects import guess_dialect, render_suggestions
 from harness.diagnosis.history import History, RunFacts
-from harness.diagnosis.suggestions import CHECK_FOR_BUG, CHECK_LR, suggest_double_length, suggest_lr, suggest_rollback
+from harness.diagnosis.suggestions import (
+    CHECK_FOR_BUG,
+    CHECK_LR,
+    suggest_decay_and_lr,
+    suggest_double_length,
+    suggest_lr,
+    suggest_rollback,
+)
 
 LOWER_LR = (Suggestion("optimizer.lr", 2e-4, 1 / 3), Suggestion("loop.on_spike", "rollback", when="step 120"))
 REGULARIZED = (Suggestion("loop.patience", 2), Suggestion("optimizer.weight_decay", 0.1))
@@ -84,4 +91,22 @@ def test_epochs_counted_from_zero_are_one_more() -> None:
 
 def test_rollback_names_the_epoch_of_a_log_without_steps() -> None:
     rollback = suggest_rollback(History(RunFacts(steps_unit="epochs", steps_per_epoch=100)), 250)
-    assert "a checkpoint of epoch 2.5 or before" in render_suggestions([rollback], "lightning")[0]
+    assert "a checkpoint of epoch 2.5 or before" in render_suggestions(rollback, "lightning")[0]
+
+
+def test_no_checkpoint_is_suggested_where_nothing_was_good() -> None:
+    history = History()
+    history.add_row(10, {"train/loss": float("nan")})
+    assert suggest_rollback(history, 0) == suggest_rollback(history, 9) == ()
+    assert suggest_rollback(history, 10) != ()
+
+
+@pytest.mark.parametrize(
+    ("program", "lrs", "decays"),
+    [(None, (), True), ("transformers", (), False), (None, (1e-4, 1e-3, 1e-3), True), (None, (1e-3, 5e-4), False)],
+)
+def test_decay_is_suggested_for_an_lr_that_is_or_may_be_constant(program, lrs, decays) -> None:
+    history = History(RunFacts(program=program))
+    for step, lr in enumerate(lrs):
+        history.add_row(step, {"train/lr": lr})
+    assert (Suggestion("schedule", "cosine") in suggest_decay_and_lr(history, is_rising=True)) == decays
