@@ -1,26 +1,30 @@
-"""The slopes of a run's losses, and which problems could not have been found: said beside its diagnoses.
+"""Slopes and projections of the losses, and which problems could not have been found; said beside the diagnoses.
 
 "No problems found" is only said where the rules could have found some. What is said of
 
-- a loss that is flat from the start: never learnt, or a plateau if the weights had learnt before;
+- a loss that is flat from the start: never learnt, or a plateau if the weights had learnt before; "cannot tell" if it
+  is a training loss of a kind that may stay flat while the model learns;
 - one that is flat after it fell: plateau;
-- one that falls through noise: its slope with the interval; "cannot tell whether it learns" if neither a fall since the
-  start nor a plateau is sure;
+- one that falls: its slope with the interval, and the loss at twice the steps "at this rate"; through noise: "cannot
+  tell whether it learns" if neither a fall since the start nor a plateau is sure;
 - one that rises: rising loss, divergence or overfitting, and no higher LR;
-- three evaluations: the slope, with an interval that is wide, and which rules need more;
+- a few points: their slope, with an interval that is wide, how many there are, and how many the rules need;
 - 400 rows without evaluations: the same as of evaluations, from the training loss; overfitting is not judged;
 - one that is not finite at the end: divergence.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from harness.core.events import Diagnosis
-from harness.diagnosis.divergence import BLOCK_SIZE
-from harness.diagnosis.history import History
-from harness.diagnosis.loss_curves import fit_whole_change, has_surely_fallen, select_loss
+from harness.diagnosis.divergence import MIN_ROWS_AFTER, MIN_ROWS_BEFORE
+from harness.diagnosis.history import History, Series
+from harness.diagnosis.loss_curves import fit_whole_change, has_surely_fallen, may_stay_flat, select_loss
+from harness.diagnosis.overfitting import MIN_EVALS
+from harness.diagnosis.overfitting import MIN_TRAIN_ROWS as MIN_OVERFIT_ROWS
 from harness.diagnosis.plateau_window import (
     MIN_TRAIN_ROWS,
     completed_fraction,
@@ -29,13 +33,16 @@ from harness.diagnosis.plateau_window import (
     find_peak_lr_steps,
     fit_trend_window,
     has_enough_points,
+    knows_lr,
     loss_scale,
 )
 from harness.diagnosis.thresholds import Thresholds
-from harness.diagnosis.trend import fit_trend
+from harness.diagnosis.trend import Trend, fit_trend
 
 MIN_SLOPE_POINTS = 3  # two leave no degree of freedom for an error
-MIN_OVERFIT_EVALS = 4
+MIN_DOUBLINGS = 0.5  # of a slope per doubling, and for a projection; a shorter part has its change alone
+SMALL_FALL = 0.1  # of the loss per doubling, which may go on by the same amount; a larger one by the same ratio
+DECAYED_FRACTION = 0.9  # of the peak LR
 BASIC_RULES = ("divergence", "never learnt", "plateau", "underfitting", "overfitting")
 # Diagnoses of whether the loss falls, or that leave the question open no longer.
 LEARNING_KINDS = ("divergence", "never learnt", "plateau", "rising loss", "underfitting", "overfitting")
@@ -63,6 +70,11 @@ def assess(history: History, thresholds: Thresholds | None = None, diagnoses: Se
     judged = [rule for rule in BASIC_RULES if rule not in missing]
     if not has_enough_points(history, thresholds):
         conclusion = f"too few points to say anything: {_count_points(history)}; {_describe_need(thresholds)}"
+    elif "never learnt" in missing and may_stay_flat(history):
+        conclusion = (
+            f"cannot tell whether it learns: {missing['never learnt']}; the loss of a diffusion, adversarial or policy "
+            "gradient model may stay flat while it learns: look at what the model makes, or add an evaluation"
+        )
     elif "never learnt" in missing and "plateau" in missing:
         conclusion = f"cannot tell whether it learns: {missing['never learnt']}"
     else:
@@ -77,17 +89,19 @@ def _find_missing(
     """Yield the rules that could not have found anything, each with the reason."""
     kinds = {diagnosis.kind for diagnosis in diagnoses}
     val, train = drop_non_finite(history["val/loss"]), drop_non_finite(history["train/loss"])
-    if len(train) < 3 * BLOCK_SIZE and (len(val) < 3 or val.steps[0] > 0) and "divergence" not in kinds:
-        yield "divergence", f"{len(train)} of {3 * BLOCK_SIZE} training rows"
+    needed = MIN_ROWS_BEFORE + MIN_ROWS_AFTER
+    if len(train) < needed and len(val) < thresholds.min_points and not kinds & {"divergence", "spike"}:
+        yield "divergence", f"{len(train)} of {needed} training rows"
     if not kinds & set(LEARNING_KINDS) and (reason := _describe_unclear_progress(history, thresholds)):
         yield "never learnt", reason
     if not kinds & set(LEARNING_KINDS) and (reason := _describe_unclear_plateau(history, thresholds)):
         yield "plateau", reason
     if fit_trend_window(history, thresholds) is None and not kinds & set(LEARNING_KINDS):
         yield "underfitting", _describe_short_window(history, thresholds)
-    if len(val) < MIN_OVERFIT_EVALS:
-        yield "overfitting", f"{len(val)} of {MIN_OVERFIT_EVALS} evaluations"
-    if not len(history["train/lr"]):
+    needed = MIN_EVALS if len(train) >= MIN_OVERFIT_ROWS else round(thresholds.min_points)
+    if len(val) < needed:
+        yield "overfitting", f"{len(val)} of {needed} evaluations"
+    if not knows_lr(history):
         yield "warm-up and schedule", "no LR recorded, so a change of slope may be the schedule's"
     if not len(history["train/grad_norm"]) and not len(history["train/clip_fraction"]):
         yield "clipping", "no gradient norm recorded"
@@ -145,10 +159,11 @@ def _describe_short_window(history: History, thresholds: Thresholds) -> str:
 
 
 def _describe_slope(history: History, name: str, thresholds: Thresholds) -> str:
-    """Return the slope of a loss with its interval, or why there is none.
+    """Return the slope of a loss with its interval, and where it leads; or why there is none.
 
-    It is that of the last doubling of tokens, or of a longer part if that has too few points. If most points are at
-    step 0, which is infinitely many doublings ago, it is the change over the whole record.
+    It is that of the last doubling of tokens, or of a longer part if that has too few points. If the part is far less
+    than a doubling, as at the end of a long run, it is the change over the part; if most points are at step 0, over the
+    whole record.
     """
     if not len(history[name]):
         return ""
@@ -161,19 +176,38 @@ def _describe_slope(history: History, name: str, thresholds: Thresholds) -> str:
     inside = _select_recent(
         amounts, max(MIN_SLOPE_POINTS, thresholds.min_points if name == "val/loss" else MIN_TRAIN_ROWS)
     )
-    if inside.sum() >= MIN_SLOPE_POINTS:
-        x, per = np.log2(amounts[inside]), f"per doubling of {unit}"
+    is_whole = inside.sum() < MIN_SLOPE_POINTS
+    inside = np.ones(len(series), bool) if is_whole else inside
+    recent = Series(series.steps[inside], series.values[inside])
+    is_short = is_whole or math.log2(amounts[inside][-1] / amounts[inside][0]) < MIN_DOUBLINGS
+    if is_short:
+        x, per = np.linspace(0, 1, len(recent)), "over the whole record" if inside.all() else "over this part"
     else:
-        inside = np.ones(len(series), bool)
-        x, per = np.linspace(0, 1, len(series)), "over the whole record"
-    trend, steps = fit_trend(x, series.values[inside]), series.steps[inside]
+        x, per = np.log2(amounts[inside]), f"per doubling of {unit}"
+    trend = fit_trend(x, recent.values)
     low, high = trend.interval(thresholds.confidence)
     scale = loss_scale(history[name], trend.end)
+    direction = _name_direction(low, high, thresholds.plateau_fall * scale)
+    part = f"{history.describe_step(recent.steps[0])} to {history.describe_step(recent.steps[-1]).partition(' ')[2]}"
+    projection = "" if is_short or direction != "falling" else _project_loss(history, recent, trend)
     return (
         f"slope of {name}: {_format(trend.slope, scale)} {per} ({thresholds.confidence:.0%} interval "
-        f"{_format(low, scale)} to {_format(high, scale)}) from step {steps[0]} to {steps[-1]}, {len(steps)} points: "
-        f"{_name_direction(low, high, thresholds.plateau_fall * scale)}"
+        f"{_format(low, scale)} to {_format(high, scale)}) from {part}, {len(recent)} of {len(series)} points: "
+        f"{direction}{projection}"
     )
+
+
+def _project_loss(history: History, recent: Series, trend: Trend) -> str:
+    """Return the loss at twice the steps if it goes on falling like this, and what speaks against it."""
+    before = trend.end - trend.slope
+    is_geometric = trend.end > 0 and -trend.slope > SMALL_FALL * trend.end
+    later = trend.end**2 / before if is_geometric else trend.end + trend.slope
+    text = f", at this rate {later:.4g} by {history.describe_step(2 * int(recent.steps[-1]))}"
+    lr = history["train/lr"].values
+    if not knows_lr(history):
+        return f"{text}, unless the LR has decayed"
+    is_decayed = lr[-1] < DECAYED_FRACTION * lr.max()
+    return f"{text}, though the fall at the end of a decaying LR does not go on" if is_decayed else text
 
 
 def _select_recent(amounts: np.ndarray, enough: float) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from harness.core.events import Diagnosis, Suggestion
 from harness.diagnosis.history import Evidence, History, Series
-from harness.diagnosis.loss_curves import may_stay_flat, varies_around_zero
+from harness.diagnosis.loss_curves import count_constant_end, may_stay_flat, varies_around_zero
 from harness.diagnosis.plateau_window import completed_fraction, drop_non_finite, loss_scale
 from harness.diagnosis.suggestions import suggest_lr, suggest_rollback
 from harness.diagnosis.thresholds import Thresholds
@@ -21,6 +21,7 @@ BAD_SHARE = 0.8  # of the rows up to the last one, in a part that is not finite
 MIN_BAD_ROWS = 3  # without a finite norm, or with a loss of 0, at the end
 MIN_MIXED_ROWS = 5  # not finite, if a few between them are
 ABRUPT_FRACTION = 0.1  # of the usual loss, from which no loss falls to exactly 0 at once
+MIN_CONSTANT_ROWS = 3  # exactly the same at the end, which no loss of a model that changes is
 MIN_ROWS_BEFORE, MIN_ROWS_AFTER = 2, 4  # a jump in a log of few rows
 JUMP_FRACTION = 0.5  # of the loss before; rows differ by less, also those of single batches
 JUMP_SPREADS = 3.0  # of the rows before, the difference between the highest and the lowest
@@ -177,6 +178,9 @@ def _find_rise(history: History, thresholds: Thresholds) -> Diagnosis | None:
 def _find_train_rise(history: History, thresholds: Thresholds) -> LossRise | None:
     """Look for divergence in medians of blocks, which single rows do not move; in the rows themselves if few."""
     losses = _drop_leading_zeros(drop_non_finite(history["train/loss"]))
+    n_constant = count_constant_end(losses.values)
+    if n_constant >= MIN_CONSTANT_ROWS and n_constant < len(losses):
+        return _find_jump_to_constant(losses, n_constant)
     if varies_around_zero(losses.values):
         return None
     count = len(losses) // BLOCK_SIZE
@@ -191,6 +195,19 @@ def _find_train_rise(history: History, thresholds: Thresholds) -> LossRise | Non
         or _find_rise_above_start("train/loss", blocks if is_mean else with_start, estimate_noise(losses.values))
         or (_find_lasting_jump("train/loss", losses) if count < 2 * MIN_BLOCKS else None)
     )
+
+
+def _find_jump_to_constant(losses: Series, n_constant: int) -> LossRise | None:
+    """Return the jump to a loss that is exactly the same since, such as -ln(1e-38) = 87.34 of a saturated softmax.
+
+    One that is no higher than before is stuck instead.
+    """
+    at = len(losses) - n_constant
+    before, last = losses.values[:at], float(losses.values[-1])
+    step, value = int(losses.steps[at - 1]), float(losses.values[at - 1])
+    if last <= before.max() or last - value <= JUMP_FRACTION * loss_scale(losses, float(np.median(before))):
+        return None
+    return LossRise("train/loss", step, value, last, f"exactly the same in all {n_constant} rows since")
 
 
 def _find_val_rise(history: History, thresholds: Thresholds) -> LossRise | None:

@@ -84,6 +84,14 @@ def varies_around_zero(losses: np.ndarray) -> bool:
     return bool(len(losses) and losses.min() < 0 < losses.max() and abs(np.median(losses)) < np.std(losses))
 
 
+def count_constant_end(values: np.ndarray) -> int:
+    """Return how many of the last values are exactly the same; 0 for a loss of 0."""
+    if not len(values) or not values[-1]:
+        return 0
+    differs = np.flatnonzero(values != values[-1])
+    return len(values) - (int(differs[-1]) + 1 if len(differs) else 0)
+
+
 def has_surely_fallen(losses: Series, thresholds: Thresholds) -> bool:
     """Return whether the loss has fallen since its first value, by more than is negligible or its noise."""
     negligible = NEGLIGIBLE_CHANGE * abs(float(losses.values[0]))

@@ -7,7 +7,7 @@ import numpy as np
 
 from harness.core.events import Diagnosis
 from harness.diagnosis.history import Evidence, History
-from harness.diagnosis.loss_curves import find_flat_loss, select_loss
+from harness.diagnosis.loss_curves import count_constant_end, find_flat_loss, get_initial_loss, select_loss
 from harness.diagnosis.plateau_window import (
     TrendWindow,
     completed_fraction,
@@ -17,6 +17,9 @@ from harness.diagnosis.plateau_window import (
 )
 from harness.diagnosis.suggestions import CHECK_FOR_BUG, CHECK_LR
 from harness.diagnosis.thresholds import Thresholds
+
+MIN_STUCK_ROWS = 8  # exactly the same, at the end
+STUCK_FRACTION = 0.9  # of the first loss, below which a constant loss has been learnt
 
 
 def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -45,6 +48,9 @@ def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Di
         reason = f"the best {name}{since}, {best:.4g}, is no better than {baseline} at {guess:.4g}: "
         reason += "the model ignores its input"
         evidence: Evidence = {"best": best, "baseline": guess, "fall per doubling": fall}
+    elif stuck := _find_stuck_loss(history):
+        yield stuck
+        return
     elif not (unigram and best < bound) and (flat := find_flat_loss(history, thresholds)):
         reason = flat.text
         evidence = {"start": float(flat.losses.values[0]), "best": float(flat.losses.values[1:].min())}
@@ -53,6 +59,22 @@ def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Di
         return
     # no LR is suggested: too low and too high look the same here
     yield Diagnosis("never learnt", history.last_step, 0.95, reason, evidence, (CHECK_FOR_BUG, CHECK_LR))
+
+
+def _find_stuck_loss(history: History) -> Diagnosis | None:
+    """Return the diagnosis of a training loss that is exactly the same in many rows, and no lower than at its start."""
+    losses = drop_non_finite(history["train/loss"])
+    count = count_constant_end(losses.values)
+    if count < max(MIN_STUCK_ROWS, len(losses) / 4) or not get_initial_loss(losses):
+        return None
+    if losses.values[-1] < STUCK_FRACTION * losses.values[0]:
+        return None
+    since, last = losses.steps[-count], float(losses.values[-1])
+    reason = (
+        f"train/loss is exactly {last:.6g} in all {count} rows since {history.describe_step(since)}: the model "
+        "does not change any more, or its output ignores its input; run `plateau preflight` to look for a bug"
+    )
+    return Diagnosis("never learnt", history.last_step, 0.95, reason, {"loss": last, "points": count})
 
 
 def _is_falling(window: TrendWindow | None, fall: float, level: float, thresholds: Thresholds) -> bool:

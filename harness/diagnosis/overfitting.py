@@ -14,7 +14,13 @@ from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import estimate_noise
 
 MIN_EVALS = 3
-MIN_FEW_RISE, MIN_FEW_TRAIN_FALL = 0.1, 0.1  # of the loss, of three evaluations in a row: noise of 5% gives less
+# Of the loss, of three evaluations: the rise from each to the next, and the fall of the training loss.
+MIN_FEW_RISE, MIN_FEW_TRAIN_FALL = 0.05, 0.1
+MIN_SMOOTH_RISES, SMOOTH_GAP_FACTOR = (
+    3,
+    0.3,
+)  # evaluations that rise one by one, and how small a gap (times overfit_gap) then is
+MIN_FLAT_EVALS, MEMORISED_FRACTION = 4, 0.05
 FEW_GAP_FACTOR = 3  # times overfit_gap, of too few evaluations to know their noise
 MIN_TRAIN_ROWS = 3
 
@@ -23,39 +29,67 @@ def detect_overfitting(history: History, thresholds: Thresholds) -> Iterator[Dia
     """Yield a diagnosis if the validation loss rises by more than its noise while the training loss falls.
 
     Without a training loss it must have fallen as clearly before: a loss that rises from its first point may as well
-    have an LR that is too high.
+    have an LR that is too high. A smooth rise may be small. A validation loss that does not fall any more is enough
+    if the training loss is almost 0 beside it.
     """
     losses = drop_non_finite(history["val/loss"])
     if len(losses) < MIN_EVALS:
         return
     at = int(np.argmin(losses.values))
     best, after = float(losses.values[at]), losses.values[at + 1 :]
-    if len(after) < 2:
-        return
     step, last = int(losses.steps[at]), int(losses.steps[-1])
-    train_fall = measure_train_fall(history, step)
-    gap, noise = float(after[-2:].min()) - best, _difference_noise(history, losses)
-    few = noise is None
-    scale, noise = loss_scale(losses, best), noise or 0.0
-    sure = max(thresholds.overfit_gap * scale * (FEW_GAP_FACTOR if few else 1), thresholds.overfit_z * noise)
-    if (
-        gap <= 0
-        or gap < sure
-        or (len(losses) < thresholds.min_points and not _rises_steeply(losses, train_fall, history))
-    ):
-        return
-    has_learnt = float(losses.values[: at + 1].max()) - best >= sure if train_fall is None else train_fall > 0
-    if not has_learnt:
-        return
-    z = gap / noise if noise else math.inf
-    confidence = (1 - 0.5 * math.exp(-z / 2)) * (1.0 if train_fall is not None else 0.7) * (0.9 if few else 1.0)
-    training = "" if train_fall is None else f", while train/loss fell by {train_fall:.2g}"
-    reason = (
-        f"val/loss was best at step {step}, {best:.4g}, and rose by {gap:.2g} (noise {noise:.2g}) by step "
-        f"{last}{training}"
-    )
+    train_fall, noise = measure_train_fall(history, step), _difference_noise(history, losses)
+    is_smooth = len(after) >= MIN_SMOOTH_RISES and bool((np.diff(losses.values[at:]) > 0).all())
+    gap = float(after[-1 if is_smooth else -2 :].min()) - best if len(after) > 1 else 0.0
+    sure = _find_sure_gap(history, losses, train_fall, noise, thresholds)
+    has_fallen = float(losses.values[: at + 1].max()) - best >= sure if train_fall is None else train_fall > 0
+    noise = noise or 0.0
     evidence: Evidence = {"best step": step, "best": best, "gap": gap, "noise": noise, "to step": last}
+    if gap > 0 and gap >= sure and has_fallen:
+        z = gap / noise if noise else math.inf
+        confidence = (1 - 0.5 * math.exp(-z / 2)) * (1.0 if train_fall is not None else 0.7)
+        training = "" if train_fall is None else f", while train/loss fell by {train_fall:.2g}"
+        reason = (
+            f"val/loss was best at {history.describe_step(step)}, {best:.4g}, and rose by {gap:.2g} (noise "
+            f"{noise:.2g}) by {history.describe_step(last)}{training}"
+        )
+    elif train := _find_memorised_loss(history, losses):
+        confidence = 0.8
+        reason = (
+            f"train/loss is {train:.2g} and val/loss {losses.values[-1]:.4g}, which has not fallen since "
+            f"{history.describe_step(step)}, at {best:.4g}: the model has memorised the training data"
+        )
+        evidence["train"] = train
+    else:
+        return
     yield Diagnosis("overfitting", step, confidence, reason, evidence, suggest_regularization(history))
+
+
+def _find_sure_gap(
+    history: History, losses: Series, train_fall: float | None, noise: float | None, thresholds: Thresholds
+) -> float:
+    """Return by how much the last two evaluations must be above the best; infinite if that would show nothing."""
+    at = int(np.argmin(losses.values))
+    scale, rises = loss_scale(losses, float(losses.values[at])), np.diff(losses.values[at:])
+    train = drop_non_finite(history["train/loss"])
+    if len(losses) < thresholds.min_points:
+        falls = train_fall is not None and train_fall > MIN_FEW_TRAIN_FALL * loss_scale(train, float(train.values[0]))
+        return 0.0 if falls and len(rises) > 1 and (rises > MIN_FEW_RISE * scale).all() else math.inf
+    gap = thresholds.overfit_gap * scale
+    is_smooth = len(rises) >= MIN_SMOOTH_RISES and (rises > 0).all()
+    if is_smooth and train_fall is not None and train_fall > MIN_FEW_TRAIN_FALL / 2 * loss_scale(train, train_fall):
+        return SMOOTH_GAP_FACTOR * gap
+    return max(gap * (FEW_GAP_FACTOR if noise is None else 1), thresholds.overfit_z * (noise or 0.0))
+
+
+def _find_memorised_loss(history: History, losses: Series) -> float | None:
+    """Return the training loss if it is almost 0 beside its start and a validation loss that falls no more."""
+    train, val = drop_non_finite(history["train/loss"]).values, losses.values
+    if len(val) < MIN_FLAT_EVALS or len(train) < MIN_FLAT_EVALS:
+        return None
+    last, half = float(np.median(train[-3:])), len(val) // 2
+    is_memorised = 0 <= last < MEMORISED_FRACTION * min(float(train[0]), float(val[-3:].min()))
+    return last if is_memorised and val[half:].min() >= val[:half].min() else None
 
 
 def measure_train_fall(history: History, since: int) -> float | None:
@@ -69,14 +103,6 @@ def measure_train_fall(history: History, since: int) -> float | None:
     reach = max(2, len(losses) // 10)
     around = losses.values[max(0, at - reach) : at + reach]
     return float(np.median(around) - np.median(losses.values[-reach:]))
-
-
-def _rises_steeply(losses: Series, train_fall: float | None, history: History) -> bool:
-    """Return whether three evaluations rise one by one, by far more than usual noise, as the training loss falls."""
-    train = drop_non_finite(history["train/loss"])
-    if train_fall is None or train_fall < MIN_FEW_TRAIN_FALL * loss_scale(train, float(train.values[0])):
-        return False
-    return bool((np.diff(losses.values) > 0.5 * MIN_FEW_RISE * loss_scale(losses, float(losses.values[0]))).all())
 
 
 def _difference_noise(history: History, losses: Series) -> float | None:

@@ -13,6 +13,7 @@ from harness.diagnosis.plateau_window import (
     drop_non_finite,
     fell_afterwards,
     find_flattest_window,
+    fit_trend_window,
     knows_lr,
     loss_scale,
 )
@@ -51,7 +52,8 @@ def detect_plateau(history: History, thresholds: Thresholds) -> Iterator[Diagnos
         f"{window.change_text} (interval {low:.2g} to {high:.2g}); a fall below {bound:.2g} is a plateau{place}"
     )
     may_rise = 1 - window.trend.confidence_above(bound) < thresholds.confidence
-    suggestions = suggest_decay_and_lr(history, is_rising=may_rise or not knows_lr(history))
+    only_decay = may_rise or not knows_lr(history) or _does_train_fall(history, window, bound, thresholds)
+    suggestions = suggest_decay_and_lr(history, is_rising=only_decay)
     yield Diagnosis("plateau", window.last, confidence, reason, window.to_evidence(thresholds.confidence), suggestions)
 
 
@@ -80,6 +82,14 @@ def _ends_above_lowest(history: History, window: TrendWindow) -> bool:
     noise = estimate_noise(bins) if len(bins) > 2 else 0.0
     margin = max(MAX_RISE_FRACTION * loss_scale(history[window.metric], window.trend.end), 4 * noise)
     return float(np.mean(bins[-2:]) - bins.min()) > margin
+
+
+def _does_train_fall(history: History, window: TrendWindow, bound: float, thresholds: Thresholds) -> bool:
+    """Return whether the training loss still falls, so that the LR is not what holds the validation loss up."""
+    train = fit_trend_window(history, thresholds, metrics=["train/loss"])
+    if window.metric == "train/loss" or train is None:
+        return False
+    return 1 - train.trend.confidence_above(-2 * bound) >= thresholds.confidence
 
 
 def _describe_flat_run(history: History, flat: FlatLoss) -> Diagnosis:

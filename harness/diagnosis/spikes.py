@@ -9,6 +9,7 @@ import numpy as np
 from harness.core.events import Diagnosis
 from harness.diagnosis.divergence import JUMP_FRACTION, JUMP_SPREADS, find_last_checkpoint
 from harness.diagnosis.history import Evidence, History, Series, SpikeRecord
+from harness.diagnosis.loss_curves import varies_around_zero
 from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
 from harness.diagnosis.suggestions import suggest_lr, suggest_rollback
 from harness.diagnosis.thresholds import Thresholds
@@ -19,8 +20,7 @@ MIN_SPIKE_ROWS = 2  # of the shortest spike, and below the ceiling that end it
 MIN_NOISY_SPIKE_ROWS, NOISY_FRACTION = 3, 0.1  # if rows vary by a tenth of the loss and more
 MAX_SPIKES = 5  # reported, the first ones
 MIN_TRAIN_ROWS, MIN_EVALS = 10, 4  # that establish a baseline
-MAX_FEW_ROWS, MIN_FEW_ROWS = 20, 3  # in a log of so few rows a spike is a jump, and few of them a baseline
-USUAL_QUANTILE, USUAL_FACTOR = 0.95, 2.0  # of differences between rows, for losses whose median deviation is small
+MAX_FEW_ROWS, MIN_FEW_ROWS = 20, 2  # in a log of so few rows a spike is a jump, and few of them a baseline
 RECENT_ROWS = 5  # before a spike, above which it rises too: a slow rise is no spike
 MEMORISED_FRACTION, MEMORISED_PEAK = 0.05, 0.25  # of the first loss, of a baseline and a peak that are no news
 
@@ -57,11 +57,14 @@ def find_loss_peaks(history: History, thresholds: Thresholds) -> list[LossPeak]:
     A validation loss that does not come back rises, which is no spike. Peaks of a memorised loss are left out.
     """
     losses = drop_non_finite(history["train/loss"])
-    if len(losses) > MAX_FEW_ROWS:
+    is_excerpt = bool(history.facts.source) or history.facts.status is not None
+    if varies_around_zero(losses.values):
+        peaks = []
+    elif len(losses) > MAX_FEW_ROWS:
         baseline, spread = rolling_baseline(losses.values, MIN_TRAIN_ROWS)
         ceiling = baseline + _spike_margin(losses, thresholds, baseline, spread)
         peaks = _find_peaks_above(losses, baseline, ceiling, spread)
-    elif len(losses) > MIN_FEW_ROWS:
+    elif len(losses) > (MIN_FEW_ROWS if is_excerpt else MIN_TRAIN_ROWS):
         peaks = _find_peaks_in_few_rows(losses)
     else:
         losses = drop_non_finite(history["val/loss"])
@@ -105,15 +108,18 @@ def _find_peaks_above(
 
 
 def _find_peaks_in_few_rows(losses: Series) -> list[LossPeak]:
-    """Return jumps far above all rows before them."""
-    baseline, ceiling, spread = (np.full(len(losses), np.nan) for _ in range(3))
+    """Return jumps far above all rows before them: of a row if it is above twice the loss, else of two rows or more."""
+    baseline, ceiling, high, spread = (np.full(len(losses), np.nan) for _ in range(4))
     for at in range(MIN_FEW_ROWS, len(losses)):
         before = losses.values[max(0, at - MIN_TRAIN_ROWS) : at]
         baseline[at], spread[at] = np.median(before), np.ptp(before)
-        ceiling[at] = before.max() + max(JUMP_FRACTION * loss_scale(losses, baseline[at]), JUMP_SPREADS * spread[at])
-    found = _find_peaks_above(losses, baseline, ceiling, spread, MIN_SPIKE_ROWS)
-    is_sure = [peak.until is not None or (losses.steps > peak.last_good_step).sum() >= MIN_FEW_ROWS for peak in found]
-    return [peak for peak, sure in zip(found, is_sure, strict=True) if sure]
+        scale = loss_scale(losses, float(baseline[at]))
+        ceiling[at] = before.max() + max(JUMP_FRACTION * scale, JUMP_SPREADS * spread[at])
+        high[at] = before.max() + max(scale, JUMP_SPREADS * spread[at])
+    found = _find_peaks_above(losses, baseline, high, spread, min_rows=1, min_steps=1)
+    if not found:
+        found = _find_peaks_above(losses, baseline, ceiling, spread, MIN_SPIKE_ROWS)
+    return found
 
 
 def _is_memorised(history: History, losses: Series, peak: LossPeak) -> bool:
@@ -129,9 +135,7 @@ def _is_memorised(history: History, losses: Series, peak: LossPeak) -> bool:
 def _spike_margin(losses: Series, thresholds: Thresholds, baseline: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Return how far above the baseline a loss is a spike."""
     fractions = thresholds.spike_fraction * np.maximum(np.abs(baseline), loss_scale(losses, 0.0))
-    differences = np.abs(np.diff(losses.values[len(losses) // 10 :]))
-    usual = USUAL_FACTOR * np.quantile(differences, USUAL_QUANTILE) if len(differences) >= MIN_TRAIN_ROWS else 0.0
-    return np.maximum(np.maximum(thresholds.spike_z * spread, fractions), usual)
+    return np.maximum(thresholds.spike_z * spread, fractions)
 
 
 def _describe_live_spike(history: History, thresholds: Thresholds, spike: SpikeRecord) -> Diagnosis:

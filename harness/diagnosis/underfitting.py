@@ -19,6 +19,7 @@ from harness.diagnosis.suggestions import suggest_double_length
 from harness.diagnosis.thresholds import Thresholds
 
 PEAK_FRACTION = 0.9  # of the peak LR, at the end of a run whose LR has not decayed
+MEMORISED_FRACTION = 0.05  # of the first loss
 UNUSUAL_FACTOR = 4  # times underfit_fall: a fall that no decay of the LR explains, as it gains a few per cent
 MIN_ROWS, MIN_EVALS = 20, 10  # of a log whose end is known to be that of the run
 LATE_FACTOR = 2.0  # a fall twice as steep at the end as before is the schedule's
@@ -27,19 +28,21 @@ LATE_FACTOR = 2.0  # a fall twice as steep at the end as before is the schedule'
 def detect_underfitting(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
     """Yield a diagnosis if the loss still fell by a good fraction per doubling of tokens at the end of the run.
 
-    The fall at the end of a decaying LR is the schedule's, so if the LR decays or is unknown, it has to be far steeper.
+    The fall at the end of a decaying LR is the schedule's, so if the LR is unknown, it has to be far steeper.
     """
     window = fit_trend_window(history, thresholds)
     has_ended = completed_fraction(history) == 1 and history.facts.status in (None, "completed")
+    is_at_peak = knows_lr(history) and _is_at_peak_lr(history)
     if window is None or not has_ended or not _is_whole_run(history) or _is_past_best(history):
         return
+    if knows_lr(history) and not is_at_peak:
+        return
     losses = drop_non_finite(history[window.metric])
-    if has_no_scale(losses.values):
+    if has_no_scale(losses.values) or _is_memorised(history, window):
         return
     start = get_initial_loss(losses)
     if start is not None and window.trend.end > start:
         return  # it recovers from a rise above its start
-    is_at_peak = _is_at_peak_lr(history)
     fraction = thresholds.underfit_fall * (1 if is_at_peak else UNUSUAL_FACTOR)
     bound = fraction * loss_scale(history[window.metric], window.trend.end)
     confidence = 1 - window.trend.confidence_above(-bound)
@@ -58,7 +61,7 @@ def detect_underfitting(history: History, thresholds: Thresholds) -> Iterator[Di
 
 def _is_at_peak_lr(history: History) -> bool:
     lr = history["train/lr"].values
-    return knows_lr(history) and float(lr[-1]) >= PEAK_FRACTION * float(lr.max())
+    return float(lr[-1]) >= PEAK_FRACTION * float(lr.max())
 
 
 def _falls_throughout(history: History, window: TrendWindow) -> bool:
@@ -69,6 +72,13 @@ def _falls_throughout(history: History, window: TrendWindow) -> bool:
     half = len(y) // 2
     early, late = (np.polyfit(x[part], y[part], 1)[0] for part in (slice(0, half + 1), slice(half, None)))
     return early < 0 and late > LATE_FACTOR * early
+
+
+def _is_memorised(history: History, window: TrendWindow) -> bool:
+    """Return whether a training loss is almost 0 beside its start, where falling on says nothing of other data."""
+    losses = drop_non_finite(history["train/loss"]).values
+    is_low = window.metric == "train/loss" and abs(window.trend.end) < MEMORISED_FRACTION * abs(float(losses[0]))
+    return is_low and not len(history["val/loss"])
 
 
 def _is_whole_run(history: History) -> bool:
