@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from harness.models import untie_head
-from harness.training.optimizers import output_head
+from harness.training.optimizers import is_conv1d, output_head
 
 
 def add_adapters(
@@ -124,6 +124,4 @@ def _exact_pattern(names: list[str]) -> str:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    return (
-        isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
-    )  # the linear layer of GPT-2 in transformers
+    return isinstance(module, nn.Linear) or is_conv1d(module)

@@ -1,15 +1,18 @@
 """Optimizers: parameter groups, one interface over several torch optimizers, Muon with AdamW, and LAMB."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adafactor, AdamW, Muon, Optimizer
+from torch.optim import Adafactor, AdamW, Optimizer
 
 Group = dict[str, Any]
+
+TRANSPOSED = "is_transposed"
+"""Attribute of weights with shape [in, out], which Muon reads: those of transformers' Conv1D."""
 
 # Parameter groups without weight decay, by scope.
 GROUPS_WITHOUT_DECAY = {"hidden": ("embeddings", "vectors"), "matrices": ("vectors",), "all": ()}
@@ -27,6 +30,8 @@ def group_parameters(model: nn.Module, weight_decay_applies_to: str = "matrices"
         scopes = ", ".join(GROUPS_WITHOUT_DECAY)
         raise ValueError(f"weight_decay_applies_to={weight_decay_applies_to!r} must be one of {scopes}")
     members: dict[str, list[tuple[str, nn.Parameter]]] = {"embeddings": [], "matrices": [], "vectors": []}
+    for module in filter(is_conv1d, model.modules()):
+        setattr(module.weight, TRANSPOSED, True)
     embedded = {id(weight) for module in _embedding_modules(model) for weight in module.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -74,6 +79,34 @@ def build_muon(
     if others:
         optimizers.append(AdamW(others, betas=adamw_betas, weight_decay=weight_decay))
     return optimizers
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon that adjusts the LR by [out, in], also of weights that are stored as [in, out].
+
+    With adjust_lr_fn=original, GPT-2's layers from 768 to 3072 channels would otherwise get half the LR of the same
+    nn.Linear, and those from 3072 to 768 twice it.
+    """
+
+    def _init_group(
+        self,
+        group: MutableMapping[str, Any],
+        params_with_grad: list[Tensor],
+        grads: list[Tensor],
+        muon_momentum_bufs: list[Tensor],
+    ) -> bool:
+        """Collect the tensors of a group as torch does, transposed ones as views."""
+        has_complex = super()._init_group(group, params_with_grad, grads, muon_momentum_bufs)
+        for index, parameter in enumerate(params_with_grad):
+            if getattr(parameter, TRANSPOSED, False):
+                for tensors in (params_with_grad, grads, muon_momentum_bufs):
+                    tensors[index] = tensors[index].T
+        return has_complex
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Return whether a module is the linear layer of GPT-2 in transformers, whose weight is [in, out]."""
+    return type(module).__name__ == "Conv1D"
 
 
 def output_head(model: Any) -> nn.Module | None:

@@ -271,6 +271,34 @@ def test_muon_trains_kernels_with_adamw() -> None:
     assert [type(part).__name__ for part in parts] == ["Muon", "AdamW"]
 
 
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8), (8, 8)], ids=str)  # in, out
+@pytest.mark.parametrize("adjust_lr_fn", ["original", "match_rms_adamw"])
+def test_muon_trains_a_conv1d_of_transformers_as_the_same_linear_layer(shape, adjust_lr_fn) -> None:
+    from transformers.pytorch_utils import Conv1D
+
+    n_in, n_out = shape
+    torch.manual_seed(1)
+    conv, linear = Conv1D(n_out, n_in), nn.Linear(n_in, n_out)
+    with torch.no_grad():
+        linear.weight.copy_(conv.weight.T)
+        linear.bias.copy_(conv.bias)
+    optimizers = [
+        CombinedOptimizer(build_muon(group_parameters(nn.Sequential(layer)), lr=0.1, **MUON, adjust_lr_fn=adjust_lr_fn))
+        for layer in (conv, linear)
+    ]
+    for _ in range(3):
+        inputs = torch.randn(5, n_in)
+        for layer, optimizer in zip((conv, linear), optimizers, strict=True):
+            optimizer.zero_grad()
+            (layer(inputs) ** 2).sum().backward()
+            for part in optimizer.parts:
+                part.step()
+    # Newton-Schulz runs in bfloat16, so that rounding of the gradients shows.
+    torch.testing.assert_close(conv.weight.T, linear.weight, rtol=0.02, atol=0.005)
+    state = optimizers[0].state_dict()["parts"][0]["moments"]
+    assert state[0]["momentum_buffer"].shape == (n_in, n_out)
+
+
 def test_muon_without_matrix_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a two-dimensional matrix"):
         build_muon(group_parameters(nn.LayerNorm(3)), lr=0.1, **MUON)
