@@ -35,14 +35,14 @@ class Request:
 
 
 def complete_facts(history: History, request: Request, is_quiet: bool = False) -> None:
-    """Add the facts that the user gave, and print notes on them.
+    """Add the facts that the user gave, and print notes on them and on the reading.
 
     Raises:
         ConfigError: If one contradicts the run.
     """
     notes = parse_option(history.facts.name, lambda given: add_given_facts(history, given), request.given)
-    for note in () if is_quiet else notes:
-        print_error(f"note: {history.facts.name}: {note}")
+    for note in () if is_quiet else (*history.facts.notes, *(f"{history.facts.name}: {note}" for note in notes)):
+        print_error(f"note: {note}")
 
 
 def report_run(history: History, path: Path | None, request: Request) -> RunReport:

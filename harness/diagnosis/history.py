@@ -70,6 +70,7 @@ class RunFacts:
     lr_band: tuple[float, float] | None = None  # from a range test of this experiment
     val_fraction: float | None = None  # of the data, held out for evaluation
     expect: tuple[str, ...] = ()  # expectations written down before the run
+    notes: tuple[str, ...] = ()  # on the reading, such as files beside it that could not be read
     source: str = ""
 
 

@@ -17,7 +17,7 @@ from harness.diagnosis.plateau_window import drop_non_finite
 
 COUNTED_METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm", "train/tokens")
 # Facts that are no settings of the run, or that the JSON has elsewhere.
-OTHER_FACTS = ("name", "source", "program", "status", "steps_unit", "expect", "data", "objective")
+OTHER_FACTS = ("name", "source", "program", "status", "steps_unit", "expect", "notes", "data", "objective")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class RunReport:
             "source": facts.source,
             "program": facts.program,
             "status": facts.status,
+            "notes": facts.notes,
             "last_step": history.last_step,
             "steps_unit": facts.steps_unit,
             "facts": {name: value for name, value in known.items() if value is not None},

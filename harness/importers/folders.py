@@ -56,7 +56,7 @@ def _prefer_top(files: Sequence[Path], folder: Path) -> Sequence[Path]:
 
 
 def _read_all(folder: Path, paths: Sequence[Path]) -> list[History]:
-    """Read each of the paths, and say in the source of the first history which could not be read.
+    """Read each of the paths, and note at the first history which could not be read.
 
     Raises:
         ValueError: If none could be read.
@@ -79,11 +79,8 @@ def _read_all(folder: Path, paths: Sequence[Path]) -> list[History]:
     if not histories:
         more = f" (and {len(errors) - 1} more files)" if len(errors) > 1 else ""
         raise ValueError(f"{folder}: contains no log that can be read: {errors[0]}{more}")
-    if errors:
-        names = ", ".join(error.partition(": ")[0].removeprefix(f"{folder}/") for error in errors[:5])
-        first = histories[0]
-        note = f"; not read: {names}{f' and {len(errors) - 5} more' if len(errors) > 5 else ''}"
-        first.facts = replace(first.facts, source=first.facts.source + note)
+    first = histories[0]
+    first.facts = replace(first.facts, notes=tuple(f"not read: {error}" for error in errors))
     return histories
 
 

@@ -151,3 +151,12 @@ def test_bad_logs_do_not_hide_the_others(rising, guessing, tmp_path, capsys) -> 
     absent, words = captured.err.splitlines()
     assert "absent.log' is not a file" in absent
     assert "words.txt: no step and loss found" in words
+
+
+def test_folder_of_logs_is_diagnosed_and_other_files_are_noted(rising, guessing, capsys) -> None:
+    (rising.parent / "words.txt").write_text("all is well")
+    assert cli.main(["diagnose", str(rising.parent)]) == 0
+    captured = capsys.readouterr()
+    assert {"rising.log", "guess.log"} <= set(captured.out.splitlines())
+    assert captured.err.count("words.txt: no step and loss found") == 1
+    assert run_json(capsys, rising.parent)["runs"][0]["notes"][0].startswith("not read: ")
