@@ -11,6 +11,7 @@ from harness.core.formatting import format_bytes
 from harness.core.input_files import open_input
 from harness.diagnosis.history import LOSS_METRICS, History
 from harness.importers.decoding import decode_text, is_binary, iterate_text_lines, plain_line, skip_zeros
+from harness.importers.line_prefixes import cut_prefixes, find_prefix
 from harness.importers.metric_aliases import canonical_name
 from harness.importers.programs import guess_program
 from harness.importers.table_layout import TableLayout
@@ -86,9 +87,11 @@ def _read_text(path: Path, file: IO[bytes], head: str) -> list[History]:
     if isinstance(first, dict) or json_lines.has_json_lines(head[:MAX_HEADER_CHARS]):
         return json_lines.read_json_lines(lines, path)
     head_lines = [plain_line(line) for line in LINE_END.split(head[:MAX_TABLE_CHARS])[:MAX_TABLE_LINES]]
+    prefix = find_prefix(head_lines)
+    head_lines = list(cut_prefixes(head_lines, prefix))
     layout = table_layout.find_table(head_lines)
     if layout and not _has_more_readings(head_lines, layout):
-        return tables.read_table(lines, path, layout)
+        return tables.read_table(cut_prefixes(lines, prefix), path, layout)
     return text.read_text_log(lines, path)
 
 

@@ -1,5 +1,6 @@
 """Records: rows of tables and objects of JSON, as numbers and texts by the names of their fields."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ VALUE_NAMES = split_words("value metric_value metricvalue scalar")
 TEXT_NAMES = RUN_NAMES | RANK_NAMES | SPLIT_NAMES | KEY_NAMES
 INDEX_NAMES = frozenset(["", "unnamed_0", "index", "row"])
 TIME_NAMES = split_words("timestamp wall_time walltime time date created_at")
+EPOCH_OF = re.compile(r"(\d+)\s*/\s*(\d+)")
+"""`3/100`, as Ultralytics prints the epoch."""
 SAMPLE_SIZE = 200
 """Number of records that are kept whole, to recognize a table of runs and to say what a file contains."""
 
@@ -79,6 +82,8 @@ def collect_records(located: Iterable[tuple[str, Mapping[str, Any], bool]], path
             number = parse_cell(value)
             if number is None and role == "loss":
                 number = sum_of_list(value)
+            if number is None and canonical_name(name) == "epoch" and (part := EPOCH_OF.fullmatch(str(value).strip())):
+                number, numbers["total_epochs"] = float(part[1]), float(part[2])
             if number is not None:
                 numbers[name] = number
             if role == "text":

@@ -21,9 +21,8 @@ RULE = re.compile(r"[\s|+:=\-_\u2500-\u257f]*")
 COMMENT = re.compile(r"\s*(?:#+|//|%)\s*")
 BOX_CHARACTERS = str.maketrans(dict.fromkeys("\u2502\u2503\u2551\u2506\u250a\u00a6", "|"))
 WIDE_GAP = re.compile(r"\s{2,}|\t")
-LONG_KEYS = {"key", "metric", "metric_name", "tag", "wall_time"}
-LONG_VALUES = {"value", "metric_value"}
-"""Names in the header of a table with one metric per row."""
+BAR_BEHIND = re.compile(r":?\s+\d+%[|\s].*")
+"""A progress bar at the end of a row, as Ultralytics prints it."""
 LONG_KEYS = {"key", "metric", "metric_name", "tag", "wall_time"}
 LONG_VALUES = {"value", "metric_value"}
 """Names in the header of a table with one metric per row."""
@@ -71,6 +70,7 @@ def split_cells(line: str, separator: str, n_cells: int | None = None) -> list[s
         line = line.translate(BOX_CHARACTERS).strip()
         return [cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|")]
     if separator == " ":
+        line = BAR_BEHIND.sub("", line)
         wide = [cell.strip() for cell in WIDE_GAP.split(line.strip())]
         if n_cells is None or len(wide) == n_cells:
             return wide

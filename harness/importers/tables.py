@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.diagnosis.history import History
 from harness.importers.cells import has_decimal_commas, parse_cell
+from harness.importers.metric_aliases import canonical_name
 from harness.importers.records import Located, read_records
 from harness.importers.table_layout import QUOTING_SEPARATORS, TableLayout, is_rule, read_header, split_cells
 
@@ -77,11 +78,22 @@ def _iterate_records(
             continue
         if is_strict and (not is_inside or len(row) != len(names)):
             continue
+        if layout.separator == " " and not _has_position(row, names):
+            continue
         cells: list[Any] = row
         if decimal_comma:
             cells = [cell if (value := parse_cell(cell, decimal_comma)) is None else value for cell in row]
         yield f"line {number}", dict(zip(names, cells, strict=False)), starts_log
         starts_log = False
+
+
+def _has_position(row: Sequence[str], names: Sequence[str]) -> bool:
+    """Return whether the cells of steps and epochs begin as numbers do, if there are any."""
+    return all(
+        STARTS_NUMBER.match(cell)
+        for name, cell in zip(names, row, strict=True)
+        if canonical_name(name) in ("step", "epoch")
+    )
 
 
 def _match_header(row: Sequence[str], names: Sequence[str], separator: str) -> Sequence[str] | None:
