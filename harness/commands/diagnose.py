@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
         for report in () if args.json else found:
             print_report(report)
         reports += found
-    histories = [report.history for report in reports]
+    histories = [report.history for report in reports if _has_validation(report.history)]
     comparison = compare_runs(histories, request.thresholds) if len(histories) > 1 else None
     if args.json:
         print(json.dumps(_to_json(reports, comparison, errors), indent=2, allow_nan=False))
@@ -186,6 +186,11 @@ def _find_run_path(run: str, output_dir: Path) -> Path | None:
         if re.fullmatch(MLFLOW_RUN_ID, run):
             return None
         raise
+
+
+def _has_validation(history: History) -> bool:
+    """Return whether the run has a validation loss to compare, or will have one."""
+    return history.facts.data is not None or len(history["val/loss"]) > 0
 
 
 def _print_comparison(comparison: Comparison, histories: Sequence[History]) -> None:

@@ -160,3 +160,8 @@ def test_folder_of_logs_is_diagnosed_and_other_files_are_noted(rising, guessing,
     assert {"rising.log", "guess.log"} <= set(captured.out.splitlines())
     assert captured.err.count("words.txt: no step and loss found") == 1
     assert run_json(capsys, rising.parent)["runs"][0]["notes"][0].startswith("not read: ")
+
+
+def test_logs_without_evaluations_are_not_compared(rising, guessing, capsys) -> None:
+    assert "comparable" not in run_diagnose(capsys, rising, guessing)
+    assert run_json(capsys, rising, guessing)["comparison"] is None

@@ -1,9 +1,12 @@
 """Suggestions as overrides, arguments of transformers and Lightning, and plain words."""
 
+import inspect
+from dataclasses import fields
+
 import pytest
 
 from harness.core.events import Suggestion
-from harness.diagnosis.dialects import guess_dialect, render_suggestions
+from harness.diagnosis.dialects import ARGUMENTS, FLAGS, HF_SCHEDULES, TRAINER, guess_dialect, render_suggestions
 from harness.diagnosis.history import History, RunFacts
 from harness.diagnosis.suggestions import (
     CHECK_FOR_BUG,
@@ -110,3 +113,16 @@ def test_decay_is_suggested_for_an_lr_that_is_or_may_be_constant(program, lrs, d
     for step, lr in enumerate(lrs):
         history.add_row(step, {"train/lr": lr})
     assert (Suggestion("schedule", "cosine") in suggest_decay_and_lr(history, is_rising=True)) == decays
+
+
+@pytest.mark.slow
+def test_arguments_exist_in_the_installed_programs() -> None:
+    transformers, lightning = pytest.importorskip("transformers"), pytest.importorskip("lightning.pytorch")
+    flags = {text.removeprefix("--").split()[0] for place, text in ARGUMENTS["hf"].values() if place == FLAGS}
+    assert flags <= {field.name for field in fields(transformers.TrainingArguments)}
+    arguments = {text.partition("=")[0] for place, text in ARGUMENTS["lightning"].values() if place == TRAINER}
+    assert arguments <= set(inspect.signature(lightning.Trainer.__init__).parameters)
+    assert "cosine" in list(transformers.SchedulerType)
+    assert set(HF_SCHEDULES.values()) <= set(transformers.SchedulerType)
+    transformers.EarlyStoppingCallback(early_stopping_patience=2)
+    lightning.callbacks.EarlyStopping(monitor="val_loss", patience=2)
