@@ -2,13 +2,13 @@
 
     plateau clean data=qa_markdown data.source.path=notes.md --to cleaned.md
 
-Drops duplicate, empty and broken documents and outlying passages, and repairs broken encoding. cleaned.md.changes lists
-each change with its reason. The original file is not modified.
+Drops duplicate, empty and broken documents and outlying passages, repairs broken encoding, and writes Unix line ends.
+cleaned.md.changes lists each change with its reason. The original file is not modified.
 """
 
 import gzip
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from harness.config.validation import check_writable, validate_config
 from harness.core.errors import ConfigError
 from harness.core.files import write_atomically
 from harness.data.cleaning import CLEANABLE_SOURCES, CleaningChange, clean_text
-from harness.data.text_files import read_text_file
+from harness.data.text_files import normalize_text, read_unchanged_text
 from harness.run.build import instantiate_component
 
 MAX_BYTES = 250_000_000  # cleaning takes about 12 times the file's size in memory
@@ -33,16 +33,28 @@ def main(arguments: Sequence[str]) -> int:
     source, file = _load_source(args.overrides)
     _check_output(args.to, file, args.force)
     try:
-        before = read_text_file(file, MAX_BYTES)
+        raw = read_unchanged_text(file, MAX_BYTES)
+        before = normalize_text(raw)
         after, changes = clean_text(source, before)
     except ValueError as error:
         raise ConfigError(f"data.source: {'' if str(file) in str(error) else f'{file}: '}{error}") from error
     if not after.strip():
-        raise ConfigError(f"data.source.path: nothing of {file} would be left; see plateau preflight")
+        reasons = ", ".join(sorted({change.reason.partition(":")[0] for change in changes})) or "it is blank"
+        raise ConfigError(f"data.source.path: nothing of {file} would be left ({reasons}); see plateau preflight")
+    changes = [*_find_normalizations(raw), *changes]
     _write_file(args.to, after)
     _write_file(get_changes_path(args.to), _format_table(changes))
     print(_summarize_changes(changes, before, after, args.to))
     return 0
+
+
+def _find_normalizations(raw: str) -> Iterator[CleaningChange]:
+    """Yield what `normalize_text` changes, in one entry for the whole file each."""
+    if raw.startswith("\ufeff"):
+        yield CleaningChange(1, "removed", "byte order mark", "")
+    if count := raw.count("\r\n"):
+        line = raw.count("\n", 0, raw.index("\r\n")) + 1
+        yield CleaningChange(line, "replaced", f"CRLF by LF: {count:,} line ends", "", count)
 
 
 def get_changes_path(copy: Path) -> Path:
@@ -88,7 +100,9 @@ def _format_table(changes: Sequence[CleaningChange]) -> str:
 
 
 def _summarize_changes(changes: Sequence[CleaningChange], before: str, after: str, to: Path) -> str:
-    counts = Counter((change.action, change.reason.partition(":")[0]) for change in changes)
+    counts: Counter[tuple[str, str]] = Counter()
+    for change in changes:
+        counts[change.action, change.reason.partition(":")[0]] += change.count
     lines = [f"{number:>8,}  {action:<8} {reason}" for (action, reason), number in counts.most_common()]
     lines.append(f"{to}: {len(after):,} of {len(before):,} characters")
     lines.append(f"{get_changes_path(to)}: list of changes" if changes else "no changes")

@@ -1,6 +1,7 @@
 """Remove duplicate, empty, broken and outlying passages from a text file; the file format is preserved."""
 
 import csv
+import difflib
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -35,12 +36,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class CleaningChange:
-    """A segment that was dropped or repaired, and why."""
+    """A segment that was dropped or repaired, or what changed `count` times in the whole file, and why."""
 
     line: int
     action: str
     reason: str
     excerpt: str
+    count: int = 1
 
 
 def clean_text(source: Source, text: str) -> tuple[str, list[CleaningChange]]:
@@ -160,19 +162,61 @@ def _(source: QAMarkdown, text: str) -> Iterator[Segment]:
 
 @split_segments.register
 def _(source: JSONL, text: str) -> Iterator[Segment]:
+    has_text, unsuitable = False, ""
     for line, raw in enumerate(LINE.findall(text), 1):
-        yield _parse_json_segment(source, line, raw) if raw.strip() else Segment(line, raw, raw, None)
+        if not raw.strip():
+            yield Segment(line, raw, raw, None)
+            continue
+        segment, remedy = _parse_json_segment(source, line, raw)
+        has_text |= not segment.defect
+        unsuitable = unsuitable or (f"line {line}: {segment.defect}; {remedy}" if segment.defect else "")
+        yield segment
+    if unsuitable and not has_text:  # then the settings are wrong, not the rows
+        raise ValueError(_describe_json_document(text) or unsuitable)
 
 
-def _parse_json_segment(source: JSONL, line: int, raw: str) -> Segment:
+def _describe_json_document(text: str) -> str:
+    """Return what to do with a JSON document that is not JSON lines; empty if it is none."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    kind, items = ("array", ".[]") if isinstance(document, list) else ("object", ".")
+    is_lines = "\n" not in text.strip() and not isinstance(document, list)
+    return "" if is_lines else f"one JSON {kind}, not one on each line; jq -c '{items}' FILE > NEW writes lines"
+
+
+def _parse_json_segment(source: JSONL, line: int, raw: str) -> tuple[Segment, str]:
+    """Return the segment of a row and, if it has a defect, the remedy for a file that consists of such rows."""
     try:
         row = json.loads(raw)
-        fixed = {name: repair_encoding(value) if isinstance(value, str) else value for name, value in row.items()}
-        fields = [fixed[name] for name in (source.prompt, source.text) if name]
-        text = "\n".join(fields) if fields[-1].strip() else ""
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return Segment(line, raw, raw, "", defect="not an object with text in its fields")
-    return Segment(line, raw, raw if fixed == row else _dump_json_line(fixed), text)
+    except (ValueError, RecursionError):
+        return Segment(line, raw, raw, "", defect="not JSON"), "write an object on each line, or use data=text"
+    if not isinstance(row, dict):
+        defect = f"not a JSON object but {type(row).__name__}"
+        return Segment(line, raw, raw, "", defect=defect), 'write an object on each line, such as {"text": ...}'
+    for parameter, name in (("prompt", source.prompt), ("text", source.text)):
+        if name is not None and not isinstance(row.get(name), str):
+            defect = (
+                f"field {name!r} is no text but {type(row[name]).__name__}" if name in row else f"no field {name!r}"
+            )
+            return Segment(line, raw, raw, "", defect=defect), _suggest_field(source, parameter, row)
+    fixed = {name: repair_encoding(value) if isinstance(value, str) else value for name, value in row.items()}
+    fields = [fixed[name] for name in (source.prompt, source.text) if name]
+    text = "\n".join(fields) if fields[-1].strip() else ""
+    return Segment(line, raw, raw if fixed == row else _dump_json_line(fixed), text), ""
+
+
+def _suggest_field(source: JSONL, parameter: str, row: dict[str, Any]) -> str:
+    """List the fields of a row, and suggest the one for `parameter` with the closest name or the longest text."""
+    wanted, other = (source.text, source.prompt) if parameter == "text" else (source.prompt, source.text)
+    texts = {name: value for name, value in row.items() if isinstance(value, str) and name != other}
+    fields = f"its fields are {', '.join(row)}" if row else "it has no fields"
+    if not texts:
+        return f"{fields}; none of them can be the {parameter}"
+    close = difflib.get_close_matches(str(wanted), texts, n=1)
+    name = close[0] if close else max(texts, key=lambda field: len(texts[field]))
+    return f"{fields}; choose one, such as data.source.{parameter}={name}"
 
 
 def _dump_json_line(row: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Find and read text files, plain or .gz, with messages that name file and line."""
 
-import codecs
 import csv
 import glob
 import json
@@ -12,6 +11,7 @@ from typing import IO, Any
 from harness.core.files import check_regular_file
 from harness.core.formatting import format_bytes
 from harness.core.input_files import GZIP_MAGIC, open_input
+from harness.data.encodings import find_wide_encoding, suggest_conversion
 
 MAX_CSV_FIELD_CHARS = 2**31 - 1  # the csv module's default is 131,072
 MAX_UNPACKED_BYTES = 2 * 10**9  # of a .gz file
@@ -61,8 +61,17 @@ def read_text_file(path: Path, max_bytes: int = sys.maxsize) -> str:
         ValueError: If it is not UTF-8, not a complete gzip file, larger than `max_bytes`, or unpacks to more than
             MAX_UNPACKED_BYTES.
     """
+    return normalize_text(read_unchanged_text(path, max_bytes))
+
+
+def read_unchanged_text(path: Path, max_bytes: int = sys.maxsize) -> str:
+    """Return the text of a file (.gz too) as it is; for errors see `read_text_file`."""
     with _open_text(path, max_bytes) as file:
-        text = _decode(file.read(), path)
+        return _decode(file.read(), path)
+
+
+def normalize_text(text: str) -> str:
+    """Return the text with Unix line ends and without a byte order mark."""
     text = text.removeprefix("\ufeff")
     return text.replace("\r\n", "\n") if "\r" in text else text
 
@@ -113,14 +122,18 @@ def _check_file(path: Path, key: str = "path") -> None:
 
 def _decode(content: bytes, path: Path, offset: int = 0) -> str:
     """Decode a part of the file that begins at byte `offset`."""
+    if name := find_wide_encoding(content):
+        raise ValueError(
+            f"path: {path} is {name.upper()} text, not UTF-8; convert it: iconv -f {name} -t utf-8 FILE > NEW"
+        )
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        if b"\0" in content[:BINARY_PROBE_BYTES] and not content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        if b"\0" in content[:BINARY_PROBE_BYTES]:
             raise ValueError(f"path: {path} is not a text file; choose one, or convert it to text") from error
         raise ValueError(
             f"path: {path} is not UTF-8: byte 0x{content[error.start]:02X} at offset {offset + error.start}; "
-            "convert it, for example with iconv -f latin1 -t utf-8"
+            f"{suggest_conversion(content)}"
         ) from error
 
 

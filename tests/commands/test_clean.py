@@ -49,6 +49,28 @@ def test_cleaning_twice_changes_nothing(original: Path, capsys) -> None:
     assert "no changes" in capsys.readouterr().out
 
 
+def test_line_ends_and_a_byte_order_mark_are_changed_and_said(original: Path, capsys) -> None:
+    to = original.with_name("cleaned.jsonl")
+    original.write_bytes(b"\xef\xbb\xbf" + b"".join(json.dumps(row).encode() + b"\r\n" for row in ROWS[:5]))
+    assert run_clean(original, to) == 0
+    assert to.read_bytes() == "".join(json.dumps(row) + "\n" for row in ROWS[:5]).encode()
+    output = capsys.readouterr().out
+    assert "5  replaced CRLF by LF" in output
+    assert "1  removed  byte order mark" in output
+    rows = [line.split("\t")[:3] for line in to.with_name("cleaned.jsonl.changes").read_text().splitlines()]
+    assert rows[1:] == [["1", "removed", "byte order mark"], ["1", "replaced", "CRLF by LF: 5 line ends"]]
+
+
+def test_single_rows_without_the_field_are_dropped_with_the_reason(original: Path, capsys) -> None:
+    to = original.with_name("cleaned.jsonl")
+    more = [{"body": "elsewhere"}, {"text": ["a", "list"]}, "no object"]
+    original.write_text("".join(json.dumps(row) + "\n" for row in ROWS[:5] + more))
+    assert run_clean(original, to) == 0
+    output = capsys.readouterr().out
+    for reason in ("no field 'text'", "field 'text' is no text but list", "not a JSON object but str"):
+        assert f"1  dropped  {reason}" in output
+
+
 def test_gz_copy_is_compressed(original: Path) -> None:
     to = original.with_name("cleaned.jsonl.gz")
     assert run_clean(original, to) == 0
@@ -86,13 +108,29 @@ def test_original_is_never_overwritten(name: str, original: Path, capsys) -> Non
         (["data=text", "data.source.path={folder}"], "names 2 files; clean takes one at a time"),
         (["data=qa_markdown", "data.source.path={folder}/a.txt"], "no line begins with QUESTION:"),
         (["data=text", "data.source.path={folder}/latin1.dat"], "is not UTF-8"),
-        (["data=jsonl", "data.source.path={folder}/a.txt"], "nothing of {folder}/a.txt would be left"),
+        (["data=jsonl", "data.source.path={folder}/a.txt"], "a.txt: line 1: not JSON; write an object on each line"),
+        (
+            ["data=text", "data.source.path={folder}/wide.dat"],
+            "is UTF-16 text, not UTF-8; convert it: iconv",
+        ),
+        (
+            ["data=jsonl", "data.source.path={folder}/rows.dat"],
+            "line 1: no field 'text'; its fields are id, body, note; choose one, such as data.source.text=body",
+        ),
+        (
+            ["data=jsonl", "data.source.path={folder}/array.dat"],
+            "one JSON array, not one on each line; jq -c '.[]' ",
+        ),
     ],
 )
 def test_invalid_input_writes_nothing(arguments: list[str], message: str, tmp_path: Path, capsys) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_text("Some text\n")
     (tmp_path / "latin1.dat").write_bytes(b"caf\xe9")
+    (tmp_path / "wide.dat").write_bytes("Some text\n".encode("utf-16"))
+    rows = [{"id": 7, "body": f"The text of row {number}", "note": "short"} for number in range(3)]
+    (tmp_path / "rows.dat").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "array.dat").write_text(json.dumps(rows, indent=1))
     before = sorted(tmp_path.iterdir())
     arguments = [argument.format(folder=tmp_path) for argument in arguments]
     assert cli.main(["clean", *arguments, "--to", str(tmp_path / "new.txt")]) == 2
