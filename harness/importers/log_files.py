@@ -90,20 +90,18 @@ def _read_text(path: Path, file: IO[bytes], head: str) -> list[History]:
     prefix = find_prefix(head_lines)
     head_lines = list(cut_prefixes(head_lines, prefix))
     layout = table_layout.find_table(head_lines)
-    if layout and not _has_more_readings(head_lines, layout):
+    if layout and not _has_more_readings(head_lines, layout, path):
         return tables.read_table(cut_prefixes(lines, prefix), path, layout)
     return text.read_text_log(lines, path)
 
 
-def _has_more_readings(lines: Sequence[str], layout: TableLayout) -> bool:
+def _has_more_readings(lines: Sequence[str], layout: TableLayout, path: Path) -> bool:
     """Return whether more of the lines say a loss in words than as a row of the table."""
-    from harness.importers import table_layout, text
+    from harness.importers import table_layout, text_lines, text_rows
 
     if not any(line.strip() for line in lines[: layout.header_at]) and layout.separator in ",;":
         return False
     rows = sum(table_layout.is_row(line, layout) for line in lines[layout.header_at + 1 :])
-    readings = 0
-    for line in lines:
-        if not table_layout.is_row(line, layout) and (row := text.parse_line(line)):
-            readings += any(canonical_name(name) in LOSS_METRICS for name in row.values)
-    return readings > rows
+    others = [line for line in lines if not table_layout.is_row(line, layout)]
+    read, _ = text_rows.build_rows(text_lines.collect_lines(others, path), path)
+    return sum(any(canonical_name(name) in LOSS_METRICS for name in row.values) for row in read) > rows

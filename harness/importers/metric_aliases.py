@@ -38,24 +38,23 @@ UNKNOWN = Meaning(None, 99)
 NO_NAME = re.compile(r"[{}=]|:\s|:.*\d")  # part of a line rather than a name
 
 
-def _split_words(text: str) -> frozenset[str]:
+def split_words(text: str) -> frozenset[str]:
+    """Return the words of a list that is written as text."""
     return frozenset(text.split())
 
 
-TRAIN_WORDS = _split_words("train training trn tr")
-VAL_WORDS = _split_words("val valid validation vali eval evaluation dev test testing heldout holdout")
+TRAIN_WORDS = split_words("train training trn tr learn")
+VAL_WORDS = split_words("val valid validation vali eval evaluation dev test testing heldout holdout")
 SPLIT_WORDS = TRAIN_WORDS | VAL_WORDS
-WRAPPER_WORDS = _split_words("metrics metric logs scalars stats trainer reduced")
+WRAPPER_WORDS = split_words("metrics metric logs scalars stats trainer reduced")
 """First words that dashboards and loggers add."""
-REJECTED_WORDS = _split_words("best lowest min minimum max maximum target expected previous prev initial init worst")
+REJECTED_WORDS = split_words("best lowest min minimum max maximum target expected previous prev initial init worst")
 """A value with one of these is not what was measured at its step."""
 
-SMOOTH_WORDS = _split_words(
-    "avg avr average averaged mean running smooth smoothed ema moving epoch interval final last"
-)
-FILLER_WORDS = SMOOTH_WORDS | _split_words(
+SMOOTH_WORDS = split_words("avg avr average averaged mean running smooth smoothed ema moving epoch interval final last")
+FILLER_WORDS = SMOOTH_WORDS | split_words(
     "total step batch batches minibatch mini micro current cur curr now iter iteration lm global per last "
-    "token tokens sample reduced all overall raw model main sum the of on set split data full text"
+    "token tokens sample reduced all overall raw model main sum the of on set split data full text metrics language ntp"
 )
 LOSS_TIERS = {
     0: "loss losses",
@@ -69,8 +68,9 @@ LOSS_TIERS = {
 }
 """Measured quantities, after fillers are left out, by tier. Tier 1 is a loss said to be smoothed."""
 LOSS_CORES = {core: tier for tier, cores in LOSS_TIERS.items() for core in cores.split()}
+BARE_SPLITS = split_words("train training learn val valid validation test")
 BARE_SPLIT_TIER = 6  # `train 6.67, val 6.71`
-OPERATOR_CORES = _split_words("l2 h1")  # evaluations of neural operators: `16_l2`
+OPERATOR_CORES = split_words("l2 h1")  # evaluations of neural operators: `16_l2`
 SHORT_NAMES = {
     "trl": "train_loss", "trloss": "train_loss", "trainloss": "train_loss", "tloss": "train_loss",
     "vall": "val_loss", "vloss": "val_loss", "valloss": "val_loss", "evalloss": "val_loss", "devloss": "val_loss",
@@ -78,39 +78,40 @@ SHORT_NAMES = {
 }  # fmt: skip
 VAL_UNITS = {"bpb": "bits/byte", "bits_byte": "bits/byte", "bpc": "bits/character", "bits_char": "bits/character"}
 
-LR_CORES = _split_words("lr learning_rate learningrate lrate lrs learning_rates")
-LR_FILLERS = _split_words(
-    "train training current cur optimizer optim opt adam w adamw sgd muon adafactor lion rmsprop adagrad group groups "
-    "param scheduler sched base unet step model epoch the value avg mean iter now new effective"
+LR_CORES = split_words("lr learning_rate learningrate lrate lrs learning_rates")
+LR_FILLERS = split_words(
+    "train training pg current cur optimizer optim opt adam w adamw sgd muon adafactor lion rmsprop adagrad group "
+    "groups param scheduler sched decoupled base unet step model epoch the value avg mean iter now new effective"
 )
-NORM_CORES = _split_words(
+NORM_CORES = split_words(
     "grad_norm gradient_norm gradients_norm grads_norm gnorm gradnorm norm grad grads gradnorms grad_norms norm_grad "
     "norm_gradient norm_gradients gradient_norms gn g_norm grad_l2 global_norm gnorms"
 )
-NORM_FILLERS = _split_words(
+NORM_FILLERS = split_words(
     "train training total global l2 2 all before pre clip clipping unclipped raw mean avg average model optim "
     "optimizer opt the current cur step"
 )
-TOKEN_CORES = _split_words("tokens toks tok token_count tokens_count tokens_seen seen_tokens ntokens ntoks wpb")
-TOKEN_FILLERS = _split_words(
+TOKEN_CORES = split_words("tokens toks tok token_count tokens_count tokens_seen seen_tokens ntokens ntoks wpb")
+TOKEN_FILLERS = split_words(
     "train training num n total seen consumed processed trained input so far cumulative cum global count seq text all "
-    "nb number of trainer used"
+    "nb number of trainer used throughput device"
 )
-PER_STEP_WORDS = _split_words("batch step per ntokens ntoks wpb")  # of names for tokens of one step
+PER_STEP_WORDS = split_words("batch step per ntokens ntoks wpb")  # of names for tokens of one step
+MIN_POINTS = 10  # a name with so many is used although one that says it less directly has more
 MIN_TOKEN_GROWTH = 0.3  # of the growth of steps; a count of all tokens grows with them, one of each step does not
 MAX_TOKEN_SPREAD = 0.5  # of the mean, for counts of one step
-SECOND_WORDS = _split_words("s sec secs second seconds")
+SECOND_WORDS = split_words("s sec secs second seconds")
 SPEED_CORES = {
-    "perf/tokens_per_second": _split_words("tokens token tok toks words tps wps tgs"),
-    "perf/steps_per_second": _split_words("steps step it its iter iters iteration iterations ups batches updates"),
+    "perf/tokens_per_second": split_words("tokens token tok toks words tps wps tgs"),
+    "perf/steps_per_second": split_words("steps step it its iter iters iteration iterations ups batches updates"),
 }
-SPEED_FILLERS = _split_words("per gpu device chip train training total global mean avg average throughput")
+SPEED_FILLERS = split_words("per gpu device chip train training total global mean avg average throughput")
 
-STEP_NAMES = (
+STEP_NAMES = (  # up is that of Marian
     "global_step global_steps current_steps current_step num_updates optimizer_step optimizer_steps opt_step gstep "
     "step steps step_num step_number step_idx n_step cur_step iter iters iteration iterations itr n_iter niter "
     "cur_iter iter_num iteration_number num_iterations_done it update updates num_update batch batches batch_idx "
-    "batch_id batch_num mb minibatch"
+    "up batch_id batch_num mb minibatch"
 )
 """Names of steps, those that count over the whole run first. Words for the training split are left out before."""
 EPOCH_NAMES = (
@@ -124,6 +125,7 @@ TOTAL_NAMES = {
 }
 DIRECT_NAMES = {
     "train/clip_fraction": "clip_fraction train_clip_fraction clip_frac",
+    "train/tokens": "time_token train_time_token",
     "val/coverage": "coverage val_coverage eval_coverage",
 }
 STEP_ORDER = {name: order for order, name in enumerate(STEP_NAMES.split())}
@@ -170,7 +172,7 @@ def normalize_name(name: str) -> str:
 
     `Train/LearningRate`, `train learning-rate` and `run 7 - Train/LearningRate` (W&B) become train_learning_rate.
     """
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name.rpartition(" - ")[2])
+    words = re.sub(r"'s\b|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name.rpartition(" - ")[2])
     return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
 
 
@@ -194,15 +196,15 @@ def _read_position(words: list[str]) -> Meaning | None:
 def _read_loss(words: list[str], split: str, splits: list[str]) -> Meaning | None:
     """Return the meaning of a name whose words, without those for the split, say a loss or a perplexity."""
     if not words:  # the name is the split alone
-        is_bare = splits in (["train"], ["val"], ["valid"], ["validation"], ["training"])
+        is_bare = len(splits) == 1 and splits[0] in BARE_SPLITS
         return Meaning(f"{split}/loss", BARE_SPLIT_TIER) if is_bare else None
     if words[-1] in ("ppl", "perplexity", "pplx") and not set(words[:-1]) - FILLER_WORDS - {"loss"}:
         return Meaning(f"{split}/ppl")
     is_known = "_".join(words) in LOSS_CORES
     core = "_".join(words if is_known else [word for word in words if word not in FILLER_WORDS])
     is_other_split = (splits or ["train"])[-1] in ("test", "testing") and split == "val"
-    if core.lstrip("0123456789_") in OPERATOR_CORES and split == "val" and splits:
-        return Meaning("val/loss", 5)
+    if core.lstrip("0123456789_") in OPERATOR_CORES and splits:
+        return Meaning(f"{split}/loss", 5)
     if core not in LOSS_CORES or (core in ("err", "error") and not splits):
         return None
     is_smoothed = any(word in SMOOTH_WORDS for word in words)
@@ -217,9 +219,10 @@ def _read_training_metric(words: list[str], split: str) -> Meaning | None:
         return Meaning("train/lr", len(words))
     if "_".join(words) in NORM_CORES or _core(words, NORM_FILLERS) in NORM_CORES:
         return Meaning("train/grad_norm", len(words))
-    has_time = len(words) > 1 and words[-1] in SECOND_WORDS
+    speed = [word for word in words if word not in SPEED_FILLERS]
+    has_time = len(speed) > 1 and speed[-1] in SECOND_WORDS
     for metric, names in SPEED_CORES.items():
-        rest = [word for word in (words[:-1] if has_time else words) if word not in SPEED_FILLERS]
+        rest = speed[:-1] if has_time else speed
         if len(rest) == 1 and rest[0] in names and (has_time or rest[0] in ("tps", "wps", "tgs", "ups")):
             return Meaning(metric, len(words))
     is_per_step = any(word in PER_STEP_WORDS for word in words)
@@ -229,7 +232,8 @@ def _read_training_metric(words: list[str], split: str) -> Meaning | None:
 
 
 def _core(words: list[str], fillers: frozenset[str]) -> str:
-    return "_".join(word for word in words if word not in fillers and not re.fullmatch(r"(pg|group)?\d\d?", word))
+    bare = [re.sub(r"\d\d?$", "", word) if word not in fillers else "" for word in words]  # lr0, group1
+    return "_".join(word for word in bare if word and word not in fillers)
 
 
 def build_history(points: MetricPoints, facts: RunFacts) -> History:
@@ -252,7 +256,7 @@ def build_history(points: MetricPoints, facts: RunFacts) -> History:
     source = facts.source
     for metric in LOSS_METRICS:
         ppl = metric.replace("loss", "ppl")
-        if metric not in chosen and ppl in chosen:
+        if metric not in chosen and ppl in chosen and not (metric == "train/loss" and "val/loss" in chosen):
             chosen[metric] = chosen[ppl]
             _add_points(history, metric, [(step, _log_perplexity(value)) for step, value in points[chosen[ppl]]])
             source += f"; {metric}: logarithm of {chosen[ppl]}"
@@ -272,7 +276,8 @@ def choose_name(names: Sequence[str], points: MetricPoints) -> str:
 
     def rank(name: str) -> tuple[bool, bool, int, int, int]:
         meaning = name_meaning(name)
-        return name == meaning.metric, 2 * len(points[name]) >= most, -meaning.tier, len(points[name]), -len(name)
+        is_enough = 2 * len(points[name]) >= most or len(points[name]) >= MIN_POINTS
+        return name == meaning.metric, is_enough, -meaning.tier, len(points[name]), -len(name)
 
     return max(names, key=rank)
 

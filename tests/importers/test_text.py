@@ -7,7 +7,8 @@ import pytest
 
 from harness.diagnosis.history import History
 from harness.importers import read_history
-from harness.importers.text import parse_line
+from harness.importers.text_lines import collect_lines
+from harness.importers.text_rows import build_rows
 
 
 def points(history: History, name: str) -> list[tuple[int, float]]:
@@ -15,9 +16,11 @@ def points(history: History, name: str) -> list[tuple[int, float]]:
 
 
 def read_numbers(line: str) -> dict[str, float]:
-    row = parse_line(line)
-    position = {} if row is None else {"step": row.step, "epoch": row.epoch}
-    return {name: value for name, value in position.items() if value is not None} | (row.values if row else {})
+    """Return the numbers of the only row in a line, by the names in it."""
+    path = Path("a log")
+    rows, _ = build_rows(collect_lines([line], path), path)
+    position = {"step": rows[0].step, "epoch": rows[0].epoch} if rows else {}
+    return {name: value for name, value in position.items() if value is not None} | (rows[0].values if rows else {})
 
 
 def read_log(tmp_path: Path, *lines: str) -> History:
@@ -120,8 +123,8 @@ HOSTILE_LINES = {
     "quotes": ("train loss" + '"' * 30_000, None),
     "brackets": ("val loss: " + "(" * 30_000, None),
     "digits": ("loss " + "1" * 30_000 + "x", None),
-    "a table": ("step" + " " * 30_000 + "7 | loss" + " " * 30_000 + "3.5", {"step": 7.0, "train/loss": 3.5}),
-    "names": ("train " * 5_000 + "loss 3.5", {"train/loss": 3.5}),
+    "a table": ("step" + " " * 30_000 + "7 | loss" + " " * 30_000 + "3.5", {"step": 7.0, "loss": 3.5}),
+    "names": ("train " * 5_000 + "loss 3.5", {"train_loss": 3.5}),
 }
 
 
@@ -133,4 +136,4 @@ def test_long_line_takes_no_time(line: str, expected: dict[str, float] | None) -
 
 
 def test_number_that_continues_as_a_word_is_no_value() -> None:
-    assert read_numbers("step 5 loss 3.2abc lr 1e-3") == {"step": 5.0, "train/lr": 0.001}
+    assert read_numbers("step 5 loss 3.2abc val_loss 3.5 lr 1e-3") == {"step": 5.0, "val_loss": 3.5, "lr": 0.001}
