@@ -1,7 +1,7 @@
 """The curves of a run, and what else is known of it, from any source."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -105,16 +105,24 @@ class History:
         A NaN loss or norm becomes infinite; other NaN values are left out.
         """
         for name, value in metrics.items():
-            if value != value and name in NEVER_NAN:
+            self.add_points(name, [(step, value)])
+
+    def add_points(self, name: str, points: Iterable[tuple[int, float]]) -> None:
+        """Add (step, value) points of one metric, as `add_row` does."""
+        steps, values = self._points.get(name, ([], []))
+        for step, value in points:
+            if value != value:
+                if name not in NEVER_NAN:
+                    continue
                 value = math.inf
-            if value == value:
-                steps, values = self._points.setdefault(name, ([], []))
-                while steps and steps[-1] >= step:
-                    steps.pop()
-                    values.pop()
-                steps.append(step)
-                values.append(float(value))
-                self._arrays.pop(name, None)
+            while steps and steps[-1] >= step:
+                steps.pop()
+                values.pop()
+            steps.append(step)
+            values.append(float(value))
+        if steps:
+            self._points[name] = steps, values
+            self._arrays.pop(name, None)
 
     def prepend(self, earlier: "History") -> bool:
         """Add the points of an earlier part of the run that lie before this part; return False if this one is whole."""

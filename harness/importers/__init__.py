@@ -3,6 +3,9 @@
 A single file is recognized by its content, a folder by its file names. Modules are imported on demand.
 """
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.diagnosis.history import History
@@ -28,4 +31,17 @@ def read_histories(path: Path) -> list[History]:
     """
     from harness.importers import folders, log_files
 
-    return folders.read_folder(path) if path.is_dir() else log_files.read_log_file(path)
+    with _paused_collector():
+        return folders.read_folder(path) if path.is_dir() else log_files.read_log_file(path)
+
+
+@contextmanager
+def _paused_collector() -> Iterator[None]:
+    """Pause the garbage collector, which takes a quarter of the time by going through the rows again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -9,7 +9,7 @@ from harness.diagnosis.history import History, RunFacts
 from harness.importers.metric_aliases import build_history, canonical_name
 from harness.importers.rows import Row
 from harness.importers.run_splitting import RunRows, find_reference_loss, iterate_epochs, split_runs
-from harness.importers.step_numbering import round_step, sort_by_step
+from harness.importers.step_numbering import sort_by_step
 
 PSEUDO_STEPS_PER_EPOCH = 100
 """Steps that stand for an epoch in a log with fractions of epochs and no steps, or more if rows are closer."""
@@ -24,7 +24,7 @@ def assemble_histories(rows: Sequence[Row], facts: RunFacts) -> list[History]:
     """Return the history of each run in `rows`, in the order of the file. Rows are numbered if they have no steps.
 
     Raises:
-        ValueError: If a step is not finite, or there are no steps and hardly a loss.
+        ValueError: If there are no steps and hardly a loss.
     """
     runs = split_runs(rows)
     runs = [run for run in runs if _is_curve(run)] or runs[-1:]
@@ -80,7 +80,7 @@ def _number_by_steps(run: RunRows, facts: RunFacts, reference: str | None) -> tu
             offset, furthest = offsets.get(epoch, (offset, furthest))
             latest_epoch = epoch
         if row.step is not None:
-            logged = round_step(row.step, row.location)
+            logged = round(row.step)
             goes_back = reference not in row.values and step is not None and offset + logged < step
             if goes_back and run.restarts:
                 step = offset + max(logged, furthest)
@@ -100,7 +100,7 @@ def _find_offsets(run: RunRows, reference: str | None) -> dict[float | None, tup
     for row, epoch in iterate_epochs(run):
         latest = epoch if epoch is not None else latest
         if row.step is not None and reference in row.values:
-            steps.setdefault(latest, []).append(round_step(row.step, row.location))
+            steps.setdefault(latest, []).append(round(row.step))
             lengths[latest] = row.epoch_length or lengths.get(latest)
     first = min((epoch for epoch in steps if epoch is not None), default=0.0)
     offsets: dict[float | None, tuple[int, int]] = {}
@@ -127,7 +127,7 @@ def _number_by_epochs(run: RunRows, facts: RunFacts) -> tuple[Numbered, RunFacts
         n_moments = moments[-1] + 1
         placed += [(epochs + width * moment / n_moments, row) for moment, row in zip(moments, group, strict=True)]
     scale = _choose_scale([position for position, _ in placed])
-    numbered = [(round_step(position * scale, row.location), row) for position, row in placed]
+    numbered = [(round(position * scale), row) for position, row in placed]
     note = f", epochs as steps ({scale} per epoch)" if scale > 1 else ", epochs as steps"
     facts = replace(facts, steps_unit="epochs", steps_per_epoch=float(scale), source=facts.source + note)
     return numbered, facts
@@ -138,7 +138,6 @@ def _group_epochs(rows: Sequence[Row]) -> list[tuple[float, list[Row], float]]:
     groups: list[tuple[float, list[Row]]] = []
     for row in rows:
         if row.epoch is not None and not (groups and groups[-1][0] == row.epoch):
-            round_step(row.epoch, row.location)
             groups.append((row.epoch, []))
         if groups:
             groups[-1][1].append(row)

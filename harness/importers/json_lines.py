@@ -26,12 +26,15 @@ def read_json_lines(lines: Iterable[str], path: Path) -> list[History]:
 
 def parse_json(text: str) -> Any:
     """Return the parsed value, or None for invalid JSON. Numbers may also be nan and inf, in any spelling."""
-    for variant in (text, BARE_NUMBER.sub(_spell_number, text)) if BARE_NUMBER.search(text) else (text,):
-        try:
-            return json.loads(variant)
-        except (ValueError, RecursionError):
-            continue
-    return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        if not BARE_NUMBER.search(text):
+            return None
+    try:
+        return json.loads(BARE_NUMBER.sub(_spell_number, text))
+    except (ValueError, RecursionError):
+        return None
 
 
 def has_json_lines(head: str) -> bool:
@@ -43,6 +46,8 @@ def has_json_lines(head: str) -> bool:
 
 def flatten_object(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the fields without nesting, as in {"train/loss": 3.2} for {"train": {"loss": 3.2}}."""
+    if not prefix and not any(isinstance(value, dict) for value in fields.values()):
+        return dict(fields)
     flat: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, dict):

@@ -287,8 +287,7 @@ def _log_perplexity(value: float) -> float:
 
 
 def _add_points(history: History, metric: str, points: Sequence[tuple[int, float]]) -> None:
-    for step, value in points:
-        history.add_row(step, {metric: value})
+    history.add_points(metric, points)
 
 
 def _add_tokens(history: History, points: Sequence[tuple[int, float]]) -> float | None:

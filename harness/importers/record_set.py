@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ KEY_NAMES = split_words("key metric metric_name metricname tag variable series n
 VALUE_NAMES = split_words("value metric_value metricvalue scalar")
 TEXT_NAMES = RUN_NAMES | RANK_NAMES | SPLIT_NAMES | KEY_NAMES
 INDEX_NAMES = frozenset(["", "unnamed_0", "index", "row"])
+NO_TEXTS: Mapping[str, str] = {}  # shared by the records that have none
 TIME_NAMES = split_words("timestamp wall_time walltime time date created_at")
 EPOCH_OF = re.compile(r"(\d+)\s*/\s*(\d+)")
 """`3/100`, as Ultralytics prints the epoch."""
@@ -38,7 +40,7 @@ class Record:
     """The numbers and the texts of one row of a table, by the names of its columns."""
 
     numbers: dict[str, float]
-    texts: dict[str, str]
+    texts: Mapping[str, str]
     location: str
     starts_log: bool = False
 
@@ -55,7 +57,10 @@ class RecordSet:
 
     def count_names(self) -> Counter[str]:
         """Return how many records have a number by each name."""
-        return Counter(name for record in self.records for name in record.numbers)
+        names: Counter[str] = Counter()
+        for record in self.records:
+            names.update(record.numbers.keys())
+        return names
 
     def text_values(self, name: str) -> Counter[str]:
         """Return how often a column has each of its texts."""
@@ -72,7 +77,8 @@ def collect_records(located: Iterable[tuple[str, Mapping[str, Any], bool]], path
     found = RecordSet(path, kind)
     roles: dict[str, str] = {}
     for location, fields, starts_log in located:
-        numbers, texts = {}, {}
+        numbers: dict[str, float] = {}
+        texts: dict[str, str] = {}
         for name, value in fields.items():
             role = roles.get(name)
             if role is None:
@@ -88,13 +94,14 @@ def collect_records(located: Iterable[tuple[str, Mapping[str, Any], bool]], path
                 numbers[name] = number
             if role == "text":
                 texts[name] = f"{number:g}" if number is not None else str(value).strip()
-        found.records.append(Record(numbers, texts, location, starts_log))
+        found.records.append(Record(numbers, texts or NO_TEXTS, location, starts_log))
         if len(found.sample) < SAMPLE_SIZE:
             found.sample.append(fields)
         check_row_count(found.records, path)
     return found
 
 
+@lru_cache(4096)
 def is_loss_like(name: str) -> bool:
     """Return whether the name says a loss or a part of one."""
     if canonical_name(name) in (*LOSS_METRICS, "train/ppl", "val/ppl"):

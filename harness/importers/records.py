@@ -1,5 +1,6 @@
 """Histories of records: which fields are the step, the epoch, the run and the losses is found by their names."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -42,18 +43,19 @@ def read_records(
             not finite.
     """
     found = collect_records(located, path, kind)
-    pivot_long_table(found)
-    separate_runs_by_column(found)
     names = found.count_names()
+    if pivot_long_table(found, names) or separate_runs_by_column(found, names):
+        names = found.count_names()
     if not any(is_loss_like(name) for name in names):
         raise ValueError(_missing_loss_message(found))
     if split := find_split(found):
-        name_losses_by_split(found, split)
-    positions = {concept: _find_position(found, concept) for concept in sorted(POSITIONS)}
-    check_is_log(found, positions["step"], positions["epoch"])
+        name_losses_by_split(found, split, names)
+        names = found.count_names()
+    positions = {concept: _find_position(found, names, concept) for concept in sorted(POSITIONS)}
+    check_is_log(found, names, positions["step"] or positions["epoch"])
     if positions["step"] is None and positions["epoch"] is None:
-        positions["step"] = _find_index(found)
-    choose_losses(found, found.count_names())
+        positions["step"] = _find_index(found, names)
+    choose_losses(found, names)
     rows = _build_rows(found, positions)
     column = positions["step"] or positions["epoch"]
     source = f"{kind} {path}: {len(rows)} rows" + (f", steps from column {column!r}" if column else "")
@@ -68,7 +70,9 @@ def _build_rows(found: RecordSet, positions: Mapping[str, str | None]) -> list[R
     )
     roles: dict[str, bool] = {}
     rows = []
-    for record in found.records:
+    found.records.reverse()
+    while found.records:  # which frees their memory
+        record = found.records.pop()
         numbers, texts = record.numbers, record.texts
         if SUMMARY_KEY in numbers:
             continue
@@ -80,6 +84,10 @@ def _build_rows(found: RecordSet, positions: Mapping[str, str | None]) -> list[R
                 is_metric = roles[name] = metric is not None and metric not in POSITIONS
             if is_metric:
                 values[name] = number
+        for position in (step, epoch):
+            if position in numbers and not math.isfinite(numbers[position]):
+                place, number = f"{found.path}, {record.location}", numbers[position]
+                raise ValueError(f"{place}: the {position} is {number}; set it to a number or delete the row")
         rows.append(
             Row(
                 values=values,
@@ -90,34 +98,35 @@ def _build_rows(found: RecordSet, positions: Mapping[str, str | None]) -> list[R
                 run=" ".join(texts[name] for name in runs if name in texts) if runs else None,
                 rank=texts.get(rank) if rank else None,
                 starts_log=record.starts_log,
-                location=f"{found.path}, {record.location}",
+                location=record.location,
             )
         )
     return rows
 
 
-def _find_position(found: RecordSet, concept: str) -> str | None:
+def _find_position(found: RecordSet, names: Counter[str], concept: str) -> str | None:
     """Return the field for a step, an epoch or a length that is in most records; ties go to the most specific name.
 
     A field with one value throughout says nothing of where a record belongs, unless there is no other.
     """
-    counts: Counter[str] = Counter()
-    values: dict[str, set[float]] = {}
-    for record in found.records:
-        for name, number in record.numbers.items():
-            if canonical_name(name) == concept:
-                counts[name] += 1
-                if len(seen := values.setdefault(name, set())) < 2:
-                    seen.add(number)
+    candidates = [name for name in names if canonical_name(name) == concept]
     is_length = concept.startswith("total")
-    return max(
-        counts, key=lambda name: (is_length or len(values[name]) > 1, counts[name], -name_order(name)), default=None
-    )
+
+    def rank(name: str) -> tuple[bool, int, int]:
+        return is_length or _varies(found, name), names[name], -name_order(name)
+
+    return candidates[0] if len(candidates) == 1 else max(candidates, key=rank, default=None)
 
 
-def _find_index(found: RecordSet) -> str | None:
+def _varies(found: RecordSet, name: str) -> bool:
+    numbers = (record.numbers[name] for record in found.records if name in record.numbers)
+    first = next(numbers, None)
+    return any(number != first for number in numbers)
+
+
+def _find_index(found: RecordSet, names: Iterable[str]) -> str | None:
     """Return the column of row numbers that pandas writes, if its numbers increase."""
-    for name in found.count_names():
+    for name in names:
         numbers = [record.numbers[name] for record in found.records if name in record.numbers]
         if normalize_name(name) in INDEX_NAMES and all(first < second for first, second in pairwise(numbers)):
             return name

@@ -15,7 +15,7 @@ MAX_ROWS = 2_000_000
 class Row:
     """Numbers by the names that the log gives them, and where in the run they belong; None where the log is silent.
 
-    `step` and `epoch` are as logged: a step may restart in every epoch, and an epoch may be a fraction.
+    `step` and `epoch` are as logged, and finite: a step may restart in every epoch, and an epoch may be a fraction.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -27,7 +27,7 @@ class Row:
     run: str | None = None  # whose row it is, in a log of several runs
     rank: str | None = None  # of the process that logged it, in a log of several
     starts_log: bool = False  # a header or the configuration stands above it, as at the start of a run
-    location: str = ""  # in the file, for error messages
+    location: str = ""  # in the file, such as "line 5"
 
 
 def check_row_count(rows: Sequence[object], path: Path) -> None:

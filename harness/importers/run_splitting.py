@@ -139,7 +139,7 @@ def _join_segments(run: Sequence[tuple[_Segment, str]], rows: Sequence[Row], res
             epoch += kind == "epoch"
             epochs += [epoch] * (segment.end - segment.start)
     start, end = run[0][0].start, run[-1][0].end
-    place = rows[start].location.rpartition(", ")[2]
+    place = rows[start].location
     note = f", which begins in {place}" if n_runs > 1 and place and start else ""
     kept = rows[start:end]
     if "repeat" in kinds:

@@ -29,24 +29,23 @@ MAX_FALLS = 0.3
 """Rows are no moments of a run if the step goes back at a larger share of them."""
 
 
-def pivot_long_table(found: RecordSet) -> None:
-    """Turn records with the name of a metric in one column and its value in another into ordinary ones.
+def pivot_long_table(found: RecordSet, names: Counter[str]) -> bool:
+    """Turn records with the name of a metric in one column and its value in another into ordinary ones, if they are so.
 
     The export of a chart from TensorBoard has the name of the metric in the name of the file.
 
     Raises:
         ValueError: If the file of such a chart is not named after a loss.
     """
-    names = found.count_names()
     value = next((name for name in names if normalize_name(name) in VALUE_NAMES), None)
     if value is None or any(is_loss_like(name) for name in names):
-        return
+        return False
     texts = {name: found.text_values(name) for name in found.text_columns(KEY_NAMES)}
     key = next((name for name, values in texts.items() if any(map(is_loss_like, values))), None)
     tag = ""
     if key is None:
         if {normalize_name(name) for name in names} - {"step"} != TENSORBOARD_COLUMNS - {"step"}:
-            return
+            return False
         tag = found.path.name.partition(".csv")[0].partition(".json")[0].rpartition("tag-")[2]
         tag = tag if canonical_name(tag) else tag.rpartition("_")[0] if canonical_name(tag.rpartition("_")[0]) else tag
         if not is_loss_like(tag):
@@ -56,10 +55,11 @@ def pivot_long_table(found: RecordSet) -> None:
             )
         found.notes.append(f"the metric is {tag!r}, from the name of the file")
     for record in found.records:
-        name = record.texts.pop(key, None) if key else tag
+        name = record.texts.get(key) if key else tag
         if (number := record.numbers.pop(value, None)) is not None and name:
             record.numbers[name] = number
     _sort_by_time(found)
+    return True
 
 
 def _sort_by_time(found: RecordSet) -> None:
@@ -75,15 +75,15 @@ def _sort_by_time(found: RecordSet) -> None:
         record.numbers = {name: value for name, value in record.numbers.items() if canonical_name(name) != "step"}
 
 
-def separate_runs_by_column(found: RecordSet) -> None:
-    """Give each run its own records in a table with a column per run, as W&B exports: `run-a - train/loss`."""
+def separate_runs_by_column(found: RecordSet, names: Counter[str]) -> bool:
+    """Give each run its own records if a table has a column per run, as W&B exports: `run-a - train/loss`."""
     prefixes: dict[str, set[str]] = {}
-    for name in found.count_names():
+    for name in names:
         run, separator, metric = name.rpartition(" - ")
         if separator and canonical_name(metric):
             prefixes.setdefault(metric, set()).add(run)
     if max((len(runs) for metric, runs in prefixes.items() if is_loss_like(metric)), default=0) < 2:
-        return
+        return False
     separated = []
     for record in found.records:
         by_run: dict[str, dict[str, float]] = {}
@@ -99,6 +99,7 @@ def separate_runs_by_column(found: RecordSet) -> None:
             for run, numbers in by_run.items()
         ]
     found.records = separated
+    return True
 
 
 def find_split(found: RecordSet) -> str | None:
@@ -110,15 +111,14 @@ def find_split(found: RecordSet) -> str | None:
     return None
 
 
-def name_losses_by_split(found: RecordSet, column: str) -> None:
+def name_losses_by_split(found: RecordSet, column: str, names: Counter[str]) -> None:
     """Rename the loss of each record to train/loss or val/loss; a test set counts if there is no validation set."""
     values = {text.lower() for text in found.text_values(column)}
     skipped = TEST_SPLITS if values & (VAL_SPLITS - TEST_SPLITS) else frozenset()
-    names = found.count_names()
     plain = [name for name in names if canonical_name(name) == "train/loss" and not _words(name) & TRAIN_SPLITS]
     loss = max(plain, key=lambda name: (names[name], -len(name)), default=None)
     for record in found.records:
-        split = record.texts.pop(column, "").lower()
+        split = record.texts.get(column, "").lower()
         if loss is None or not split:
             continue
         value = record.numbers.pop(loss, None)
@@ -139,16 +139,16 @@ def _words(name: str) -> set[str]:
     return set(normalize_name(name).split("_"))
 
 
-def check_is_log(found: RecordSet, step: str | None, epoch: str | None) -> None:
+def check_is_log(found: RecordSet, names: Counter[str], position: str | None) -> None:
     """Check that records are moments of a run, not whole runs.
 
     Raises:
         ValueError: If they are whole runs: one record for each name of a run, or settings that differ between records.
     """
-    records = [record for record in found.records if any(map(is_loss_like, record.numbers))]
+    losses = {name for name in names if is_loss_like(name)}
+    records = [record for record in found.records if not losses.isdisjoint(record.numbers)]
     if len(records) < 2:
         return
-    position = step or epoch
     positions = [record.numbers[position] for record in records if position in record.numbers]
     falls = sum(second < first for first, second in pairwise(positions))
     if len(set(positions)) > 1 and falls <= MAX_FALLS * len(positions):

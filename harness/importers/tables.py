@@ -15,6 +15,7 @@ from harness.importers.table_layout import QUOTING_SEPARATORS, TableLayout, is_r
 
 KINDS = {",": "CSV", "\t": "TSV", ";": "CSV", "|": "table", " ": "table"}
 SAMPLE_LINES = 200
+DIGITS = frozenset("0123456789")
 STARTS_NUMBER = re.compile(r"[-+.,\d]|nan|inf", re.IGNORECASE)
 LIST_GAP = re.compile(r"\s{2,}|\t|(?<=\])\s+")
 
@@ -69,7 +70,7 @@ def _iterate_records(
     is_strict = layout.separator not in QUOTING_SEPARATORS
     is_inside, starts_log = True, False
     for number, row, _ in rows:
-        if not any(STARTS_NUMBER.match(cell.strip().lstrip("*[")) for cell in row):
+        if row[0][:1] not in DIGITS and not any(STARTS_NUMBER.match(cell.strip().lstrip("*[")) for cell in row):
             header = _match_header(row, names, layout.separator)
             if header is not None:
                 names, is_inside, starts_log = header, True, True
