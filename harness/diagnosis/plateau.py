@@ -40,6 +40,8 @@ def detect_plateau(history: History, thresholds: Thresholds) -> Iterator[Diagnos
         if completed_fraction(history) >= 0.5 and (flat := find_flat_loss(history, thresholds)):
             yield _describe_flat_run(history, flat)
         return
+    if completed_fraction(history) < 0.5 and find_flat_loss(history, thresholds):
+        return  # it may never have learnt, which is decided halfway; a higher LR may be the wrong advice
     confidence, window = flattest
     bound = thresholds.plateau_fall * loss_scale(history[window.metric], window.trend.end)
     is_rising = window.trend.slope > bound or _ends_above_lowest(history, window)

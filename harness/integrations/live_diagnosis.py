@@ -107,8 +107,8 @@ class LoopDiagnosis:
         self._live, self._facts = LiveDiagnosis(), facts
         self._live.history.facts = facts
         self._stop_on, self._quiet, self._write = stop_on, quiet, write
-        self._evaluations, self._alarms = LookInterval(1, 0.025), LookInterval(1, 0.1)
-        self._rows, self._urgent_rows = LookInterval(20, 0.25), LookInterval(5, 0.025)
+        self._evaluations, self._alarms = LookInterval(1, 0.05), LookInterval(1, 0.1)
+        self._rows, self._urgent_rows = LookInterval(20, 0.25), LookInterval(5, 0.05)
 
     @property
     def history(self) -> History:

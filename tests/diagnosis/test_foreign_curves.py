@@ -1,5 +1,7 @@
 """Diagnoses of curves as strangers log them: false alarms, recall, and what is suggested."""
 
+import random
+
 import pytest
 
 from harness.diagnosis import diagnose
@@ -42,3 +44,13 @@ def test_a_divergence_explains_its_rise_and_its_clipped_steps() -> None:
     points = {name: [(step, row[name]) for step, row in rows.items()] for name in ("loss", "grad_norm")}
     facts = RunFacts(total_steps=70, batch_size=16, grad_clip=1.0)
     assert [one.kind for one in diagnose(build_history(points, facts))] == ["divergence"]
+
+
+def test_a_loss_that_never_moved_is_no_plateau_before_halfway() -> None:
+    """The LR of a run that never learnt may be too high, which a plateau would raise further."""
+    generator = random.Random(0)
+    points = {"loss": [(step, 6.9 + generator.gauss(0, 0.02)) for step in range(500)]}
+    for until in (150, 200, 245):
+        rows = {"loss": points["loss"][:until]}
+        assert not diagnose(build_history(rows, RunFacts(total_steps=500, peak_lr=1e-5)))
+    assert [one.kind for one in diagnose(build_history(points, RunFacts(total_steps=500)))] == ["never learnt"]
