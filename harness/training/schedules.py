@@ -6,6 +6,8 @@ from typing import Any
 
 from harness.core.state import Progress
 
+CONVENTIONS = ("harness", "transformers")
+
 
 def _check_range(name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:
     kinds = int if whole else (int, float)
@@ -19,14 +21,20 @@ def _check_range(name: str, value: Any, low: float, high: float = math.inf, *, w
 class WarmupSchedule:
     """Linear warm-up, given as a share of the run or in steps, followed by `decay_multiplier`.
 
+    `convention` is one of CONVENTIONS. With "harness" the first update has an LR above 0, and a share of the run is
+    rounded to the nearest step; with "transformers" its LR is 0, and a share is rounded up, as in that library.
+
     Raises:
-        ValueError: If a value is out of range or both forms of warm-up are given.
+        ValueError: If a value is out of range, both forms of warm-up are given, or the convention is unknown.
     """
 
     warmup_ratio: float | None = None
     warmup_steps: int | None = None
+    convention: str = "harness"
 
     def __post_init__(self) -> None:
+        if self.convention not in CONVENTIONS:
+            raise ValueError(f"convention={self.convention!r} must be one of {', '.join(CONVENTIONS)}")
         if self.warmup_ratio is not None and self.warmup_steps is not None:
             raise ValueError(
                 f"warmup_ratio={self.warmup_ratio} and warmup_steps={self.warmup_steps} are both given; "
@@ -44,7 +52,8 @@ class WarmupSchedule:
             ValueError: If the run is shorter than the warm-up.
         """
         if self.warmup_steps is None:
-            return round((self.warmup_ratio or 0) * total_steps)
+            share = total_steps * (self.warmup_ratio or 0)
+            return math.ceil(share) if self.convention == "transformers" else round(share)
         if self.warmup_steps > total_steps:
             raise ValueError(
                 f"warmup_steps={self.warmup_steps} is longer than the run of {total_steps} steps; "
@@ -59,11 +68,15 @@ class WarmupSchedule:
         return f"warmup_ratio={self.warmup_ratio} of {total_steps} steps rounds to 0: there is no warm-up"
 
     def lr_multiplier(self, at: Progress) -> float:
-        """Return the share of the peak LR for the next update, after `at.step` updates. Never 0 during warm-up."""
+        """Return the share of the peak LR for the next update, after `at.step` updates."""
         warmup = self.count_warmup_steps(at.total_steps)
         if at.step < warmup:
-            return (at.step + 1) / warmup * self.decay_multiplier(0.0)
+            return self._count_from(at.step) / warmup * self.decay_multiplier(0.0)
         return self.decay_multiplier(min(1.0, (at.step - warmup) / max(1, at.total_steps - warmup)))
+
+    def _count_from(self, step: int) -> int:
+        """Return the number of the next update, after `step` updates: from 1, or from 0 as transformers counts."""
+        return step if self.convention == "transformers" else step + 1
 
     def decay_multiplier(self, fraction: float) -> float:
         """Return the multiplier after `fraction` (0 to 1) of the steps that follow the warm-up."""
@@ -141,8 +154,11 @@ class InverseSqrt(WarmupSchedule):
     """Decay with one over the square root of the step, from the end of the warm-up (Vaswani et al., 2017)."""
 
     def lr_multiplier(self, at: Progress) -> float:
-        warmup, update = max(1, self.count_warmup_steps(at.total_steps)), at.step + 1
-        return min(update / warmup, math.sqrt(warmup / update))
+        warmup = self.count_warmup_steps(at.total_steps)
+        if not warmup:
+            return 1 / math.sqrt(at.step + 1)
+        update = self._count_from(at.step)
+        return min(update / warmup, math.sqrt(warmup / max(1, update)))
 
 
 @dataclass

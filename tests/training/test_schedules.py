@@ -38,6 +38,44 @@ def test_multipliers_equal_expected_values(schedule, expected) -> None:
     assert multipliers(schedule, len(expected)) == pytest.approx(expected)
 
 
+TRANSFORMERS = {
+    "constant_with_warmup": (Constant, {}, {}),
+    "linear": (Linear, {}, {}),
+    "cosine": (Cosine, {}, {}),
+    "cosine_with_min_lr": (Cosine, {"final_ratio": 0.1}, {"min_lr_rate": 0.1}),
+    "polynomial": (Polynomial, {"power": 2.0, "final_ratio": 0.1}, {"power": 2.0, "lr_end": 0.1}),
+    "inverse_sqrt": (InverseSqrt, {}, {}),
+}
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.03, 0.07, 0.5])
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_convention_of_transformers_equals_its_schedulers(name, ratio) -> None:
+    from transformers import get_scheduler
+
+    kind, ours, theirs = TRANSFORMERS[name]
+    if name == "inverse_sqrt" and not ratio:
+        return  # there transformers decays from update 10,000
+    n_steps = 100
+    schedule = kind(warmup_ratio=ratio, convention="transformers", **ours)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    n_warmup = math.ceil(n_steps * ratio)  # as TrainingArguments.get_warmup_steps
+    scheduler = get_scheduler(name, optimizer, n_warmup, n_steps, theirs)
+    expected = []
+    for _ in range(n_steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert multipliers(schedule, n_steps) == pytest.approx(expected, abs=1e-12)
+    if ratio:
+        assert multipliers(kind(warmup_ratio=ratio, **ours), n_steps) != pytest.approx(expected, abs=1e-3)
+
+
+def test_unknown_convention_is_refused() -> None:
+    with pytest.raises(ValueError, match="convention='torch' must be one of harness, transformers"):
+        Cosine(convention="torch")
+
+
 @pytest.mark.parametrize("kind", [Linear, Cosine, Polynomial, WSD])
 def test_schedule_ends_at_final_ratio(kind) -> None:
     schedule = kind(final_ratio=0.3, warmup_steps=2)
