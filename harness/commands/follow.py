@@ -93,7 +93,10 @@ class LogFollower:
     def conclude(self) -> list[RunReport]:
         """Return the reports on all runs; print which findings are no longer true."""
         reports = []
+        print()
         for run, history in zip(self._runs, self.histories, strict=False):
+            if self._log.has_ended and not _has_ended(history):
+                history.facts = replace(history.facts, status=None)  # known only now, after the last change
             report = report_run(history, self._log.path, self._request)
             if resolved := run.live.find_resolved(report.diagnoses):
                 print_fitted(f"no longer: {', '.join(dict.fromkeys(one.kind for one in resolved))}")

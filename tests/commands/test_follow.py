@@ -135,7 +135,16 @@ def test_standard_input_is_followed_to_its_end(capsys, monkeypatch) -> None:
     thread.join()
     out = capsys.readouterr().out
     assert out.startswith("following standard input")
-    assert "\nstandard input\ntext log standard input: " in out
+    assert "\n\nstandard input\ntext log standard input: " in out
+
+
+def test_input_that_ends_after_the_last_look_is_not_running(path) -> None:
+    class EndingLog(WrittenLog):
+        has_ended = False
+
+    log = EndingLog(path, [make_rise(10, 310), lambda: setattr(log, "has_ended", True)])
+    (report,) = follow_log(log, "train.log", make_request(), interval_s=1e-3)
+    assert report.history.facts.status is None
 
 
 @pytest.mark.parametrize(("extra", "message"), [(["--json"], "no --json"), (["b.log"], "one log")])
