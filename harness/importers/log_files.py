@@ -92,7 +92,7 @@ def _read_text(path: Path, file: IO[bytes], head: str) -> list[History]:
     layout = table_layout.find_table(head_lines)
     if layout and not _has_more_readings(head_lines, layout, path):
         return tables.read_table(cut_prefixes(lines, prefix), path, layout)
-    return text.read_text_log(lines, path)
+    return text.read_text_log(cut_prefixes(lines, prefix), path)
 
 
 def _has_more_readings(lines: Sequence[str], layout: TableLayout, path: Path) -> bool:

@@ -86,7 +86,9 @@ def _count_distinct(values: Sequence[float], n_losses: int, what: str, form: For
     falls = sum(second < first for first, second in pairwise(values))
     if falls > MAX_FALLS * len(values):
         return 0
-    if what == "step" and (distinct < MIN_DISTINCT * n_losses or (n_losses < 2 and form.template.is_bar)):
+    if what == "step" and (
+        distinct < max(MIN_DISTINCT * n_losses, min(n_losses, 2)) or (n_losses < 2 and form.template.is_bar)
+    ):
         return 0
     return distinct
 

@@ -58,69 +58,6 @@ def read_samples(page: str) -> dict[str, Sample]:
 
 SAMPLES = read_samples(PAGE.read_text())
 
-UNREAD: tuple[str, ...] = (
-    "nanoGPT",
-    "build-nanogpt",
-    "nanochat",
-    "llm.c, main.log",
-    "litgpt",
-    "OLMo",
-    "OLMo-core",
-    "levanter",
-    "EasyLM",
-    "Megatron-LM",
-    "GPT-NeoX",
-    "NeMo 2",
-    "NeMo, bar",
-    "torchtitan",
-    "Meta Lingua",
-    "nanotron",
-    "Composer",
-    "RWKV-LM",
-    "NVIDIA DLLogger",
-    "fairseq, simple",
-    "fairseq, by epochs",
-    "fairseq, JSON",
-    "ESPnet",
-    "Coqui TTS",
-    "Tacotron 2",
-    "OpenNMT-py",
-    "Marian",
-    "TensorFlow 1 estimators",
-    "clu (JAX)",
-    "flair",
-    "AllenNLP",
-    "Ignite",
-    "PyG examples",
-    "Luz (R)",
-    "Train and validation lines below the epoch",
-    "ImageNet example of PyTorch",
-    "torchvision references",
-    "Swin",
-    "timm, output",
-    "detectron2, output",
-    "MMDetection 2, output",
-    "MMEngine, output",
-    "MMSegmentation",
-    "YOLOX",
-    "Darknet",
-    "MNIST example of PyTorch",
-    "OpenCLIP",
-    "kohya sd-scripts and musubi-tuner",
-    "diffusers examples",
-    "AI Toolkit",
-    "3D Gaussian splatting",
-    "neuraloperator",
-    "XGBoost",
-    "LightGBM",
-    "CatBoost",
-    "Caffe",
-    "MXNet",
-    "Plain prints",
-    "Decimal commas",
-)
-"""Samples that are not read to the number yet."""
-
 
 def points_of(history: History, by_epoch: bool) -> dict[str, list[tuple[float, float]]]:
     """Return the points of the metrics in METRICS that were read, at steps or at epochs."""
@@ -181,12 +118,8 @@ CHANGED_SAMPLES = [
     (name, change)
     for name, sample in SAMPLES.items()
     for change in HARMLESS_CHANGES
-    if name not in UNREAD
-    and (sample.language == "text" or (sample.language in ("tsv", "markdown") and change in CHANGES_OF_TABLES))
+    if sample.language == "text" or (sample.language in ("tsv", "markdown") and change in CHANGES_OF_TABLES)
 ]
-
-CHANGES_UNREAD = ("colours", "rank", "time and host", "quoted", "pasted", "installer", "weights", "traceback")
-"""Changes with which not all samples are read to the number yet."""
 
 
 NO_LOGS = {
@@ -214,33 +147,24 @@ def test_page_has_a_sample_for_every_section() -> None:
     names = re.findall(r"^### (.+)$", page, re.MULTILINE)
     assert names == list(SAMPLES)
     assert len(SAMPLES) >= 60
-    assert set(UNREAD) <= SAMPLES.keys()
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_sample_is_read_to_the_number(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if name in UNREAD:
-        request.applymarker(pytest.mark.xfail(strict=False))
+def test_sample_is_read_to_the_number(name: str, tmp_path: Path) -> None:
     sample = SAMPLES[name]
     (tmp_path / sample.file).write_text(sample.log)
     check_sample(sample, read_history(tmp_path / sample.file))
 
 
 @pytest.mark.parametrize(("name", "change"), CHANGED_SAMPLES)
-def test_sample_is_read_with_a_harmless_change(
-    name: str, change: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if change in CHANGES_UNREAD:
-        request.applymarker(pytest.mark.xfail(strict=False))
+def test_sample_is_read_with_a_harmless_change(name: str, change: str, tmp_path: Path) -> None:
     sample = SAMPLES[name]
     (tmp_path / sample.file).write_bytes(HARMLESS_CHANGES[change](sample.log).encode())
     check_sample(sample, read_history(tmp_path / sample.file))
 
 
 @pytest.mark.parametrize("kind", NO_LOGS)
-def test_text_without_a_curve_is_refused(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    if kind == "program":
-        request.applymarker(pytest.mark.xfail(strict=False))
+def test_text_without_a_curve_is_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / "sample.log").write_text(NO_LOGS[kind])
     with pytest.raises(ValueError, match=r"sample\.log"):
         read_history(tmp_path / "sample.log")
