@@ -18,8 +18,10 @@ from harness.integrations.live_diagnosis import (
     LoopDiagnosis,
     describe_as_tags,
     disable_on_error,
+    is_not_finite,
     parse_stop_kinds,
 )
+from harness.integrations.model_weights import has_bad_weights
 
 ROWS_PER_RUN = 500  # of the training loss, at least as many as the trainer logs
 REPLICATED_STRATEGIES = ("SingleDevice", "DDP")  # each process holds all gradients
@@ -155,6 +157,8 @@ class DiagnosisCallback(Callback):
         if norm is not None and (math.isfinite(norm) or not has_scaler):  # a scaler skips such steps, which is harmless
             row["grad_norm"] = norm
         self._loss_sum, self._n_losses, self._grad_norm = 0.0, 0, None
+        if is_not_finite(self._loop.select_metrics(row)) and has_bad_weights(module):
+            self._loop.confirm_divergence()
         self._publish(trainer, self._loop.add_row(step, row))
 
     @disable_on_error

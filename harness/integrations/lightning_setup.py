@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.core.seeding import preserve_rng_state
 from harness.core.state import eval_mode
 from harness.integrations.epoch_schedules import moves_by_epochs
-from harness.integrations.loaded_weights import has_trained_norms
+from harness.integrations.model_weights import has_trained_norms
 from harness.preflight import EvalResult, Finding, RequestedSettings, TrainingSetup
 from harness.preflight.batch_rows import count_examples
 from harness.preflight.report import warned

@@ -16,7 +16,7 @@ from harness.core.events import Diagnosis
 from harness.core.terminal import print_fitted
 from harness.diagnosis.assessment import assess
 from harness.diagnosis.dialects import guess_dialect
-from harness.diagnosis.history import History, RunFacts
+from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
 from harness.diagnosis.kinds import KINDS, LENGTH_KINDS
 from harness.diagnosis.live import LiveDiagnosis
 from harness.diagnosis.render import format_suggestions
@@ -27,6 +27,9 @@ URGENT_KINDS = ("divergence", "spike")
 """Looked for between evaluations, too."""
 ALARMING_METRICS = ("train/loss", "val/loss", "train/grad_norm")
 """If one is not finite, it is time to look."""
+MIN_BAD_ROWS = {"steps": 5, "rows": 5, "epochs": 2}
+"""Rows in a row that are not finite, before a run that goes on has diverged: a gradient scaler skips some steps."""
+BAD_NORM_WEIGHT = 1 / 3  # of a row whose loss is finite: at first, a gradient scaler skips ten steps and more
 METRIC_PREFIX = "diagnosis/"  # of the metrics that tell a logger what was found, and when
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -92,6 +95,11 @@ def describe_as_tags(diagnoses: Iterable[Diagnosis]) -> dict[str, str]:
     return {f"diagnosis.{one.kind}": f"step {one.step}, {one.confidence:.0%}: {one.reason}" for one in diagnoses}
 
 
+def is_not_finite(metrics: Mapping[str, float], names: Collection[str] = ALARMING_METRICS) -> bool:
+    """Return whether a loss or the gradient norm is not finite."""
+    return any(not math.isfinite(metrics.get(name, 0.0)) for name in names)
+
+
 class LoopDiagnosis:
     """The history of a training that somebody else's loop runs, and what was said of it."""
 
@@ -108,6 +116,7 @@ class LoopDiagnosis:
         self._live.history.facts = facts
         self._stop_on, self._quiet, self._write = stop_on, quiet, write
         self._evaluations, self._alarms = LookInterval(1, 0.05), LookInterval(1, 0.1)
+        self._bad_rows, self._has_bad_weights = 0.0, False
         self._rows, self._urgent_rows = LookInterval(20, 0.25), LookInterval(5, 0.05)
 
     @property
@@ -130,17 +139,21 @@ class LoopDiagnosis:
 
     def add_row(self, step: int, values: Mapping[str, object]) -> list[Diagnosis]:
         """Add what was logged at `step`, under any known names; return and print what was not found before."""
-        metrics = self._select_metrics(values)
+        metrics = self.select_metrics(values)
         if not metrics:
             return []
         self.history.add_row(step, metrics)
         kinds = self._choose_kinds(step, metrics)
         return self._report(one for one in self._diagnose_now() if one.kind in kinds) if kinds else []
 
+    def confirm_divergence(self) -> None:
+        """Note that weights are not finite, so that no further rows are needed to tell."""
+        self._has_bad_weights = True
+
     def restore_rows(self, rows: Iterable[tuple[int, Mapping[str, object]]], known_kinds: Collection[str]) -> None:
         """Add the rows before a resume. What holds now and is of a known kind was printed then."""
         for step, values in rows:
-            self.history.add_row(step, metrics := self._select_metrics(values))
+            self.history.add_row(step, metrics := self.select_metrics(values))
             self._choose_kinds(step, metrics)
         if known_kinds:
             self._live.keep_new(one for one in self._diagnose_now() if one.kind in known_kinds)
@@ -162,7 +175,7 @@ class LoopDiagnosis:
         if not self._quiet:
             self._write(f"diagnosis: none of this run: {reason}")
 
-    def _select_metrics(self, values: Mapping[str, object]) -> dict[str, float]:
+    def select_metrics(self, values: Mapping[str, object]) -> dict[str, float]:
         """Return the numbers whose names stand for metrics of ours."""
         metrics: dict[str, float] = {}
         for name, value in values.items():
@@ -180,11 +193,14 @@ class LoopDiagnosis:
             kinds = KINDS if is_due and not self._evaluations.count else kinds
         if "val/loss" in metrics and step > 0:
             kinds = KINDS if self._evaluations.count_one() else kinds
-        if any(not math.isfinite(metrics.get(name, 0.0)) for name in ALARMING_METRICS):
+        is_bad, has_losses = is_not_finite(metrics), not is_not_finite(metrics, LOSS_METRICS)
+        self._bad_rows = self._bad_rows + (BAD_NORM_WEIGHT if has_losses else 1) if is_bad else 0
+        if is_bad:
             kinds = kinds or (URGENT_KINDS if self._alarms.count_one() else ())
-        if self._facts.total_steps is None:
-            kinds = [kind for kind in kinds if kind not in LENGTH_KINDS]
-        return kinds
+        left_out: Collection[str] = LENGTH_KINDS if self._facts.total_steps is None else ()
+        if 0 < self._bad_rows < MIN_BAD_ROWS[self._facts.steps_unit] and not self._has_bad_weights:
+            left_out = {*left_out, "divergence"}
+        return [kind for kind in kinds if kind not in left_out]
 
     def _diagnose_now(self, status: str | None = None) -> list[Diagnosis]:
         """Return what holds now. A run of unknown length that goes on is taken to be half done."""

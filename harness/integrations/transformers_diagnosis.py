@@ -3,7 +3,6 @@
 import math
 import sys
 from collections.abc import Collection, Mapping
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -20,9 +19,11 @@ from harness.integrations.live_diagnosis import (
     METRIC_PREFIX,
     LoopDiagnosis,
     disable_on_error,
+    is_not_finite,
     parse_stop_kinds,
     tag_active_mlflow_run,
 )
+from harness.integrations.model_weights import has_bad_weights
 
 MIN_ROWS, MIN_EVALS = 10, 4  # with fewer of both, hardly anything can be said
 
@@ -115,9 +116,19 @@ class DiagnosisCallback(TrainerCallback):
             self.is_disabled = True
             return
         row = self._rename(logs)
-        if args.logging_nan_inf_filter and row.get("loss") == 0 and _is_broken(row, model):
-            row["loss"] = math.nan
+        if "loss" in row:
+            self._check_numbers(row, model, args.logging_nan_inf_filter)
         self._publish(self._loop.add_row(state.global_step, row))
+
+    def _check_numbers(self, row: dict[str, Any], model: Any, is_filtered: bool) -> None:
+        """Look at the weights if a number is not finite, or the loss is 0, which transformers logs for a NaN."""
+        assert self._loop is not None
+        is_zero, is_bad = is_filtered and row["loss"] == 0, is_not_finite(self._loop.select_metrics(row))
+        if (is_zero or is_bad) and model is not None and has_bad_weights(model):
+            self._loop.confirm_divergence()
+            is_bad = True
+        if is_zero and is_bad:
+            row["loss"] = math.nan
 
     def _rename(self, logs: Mapping[str, Any]) -> dict[str, Any]:
         """Return what was logged, with the loss of the first of several evaluation sets as `eval_loss`."""
@@ -198,12 +209,3 @@ def _find_val_name(trainer: Trainer | None) -> str:
     best = trainer.args.metric_for_best_model or ""
     best = best if best.startswith("eval_") else f"eval_{best}"
     return best if best in names else names[0]
-
-
-def _is_broken(row: Mapping[str, Any], model: Any) -> bool:
-    """Return whether a loss of exactly 0 stands for NaN, which transformers leaves out of the mean that it logs."""
-    with suppress(TypeError, ValueError):
-        if not math.isfinite(float(row.get("grad_norm", 0.0))):
-            return True
-    parameters = () if model is None else model.parameters()
-    return any(not bool(torch.isfinite(parameter).all()) for parameter in parameters)

@@ -16,7 +16,7 @@ from harness.core.seeding import preserve_rng_state
 from harness.core.state import eval_mode
 from harness.data.tokens import IGNORE_INDEX
 from harness.integrations.examples import choose_examples, read_training_data
-from harness.integrations.loaded_weights import has_trained_norms
+from harness.integrations.model_weights import has_trained_norms
 from harness.integrations.transformers_notes import (
     note_evaluation,
     note_ignored_settings,

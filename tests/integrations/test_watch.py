@@ -84,6 +84,24 @@ def test_without_a_length_what_depends_on_it_is_judged_at_the_end() -> None:
     assert not run.diagnoses
 
 
+def test_steps_that_a_gradient_scaler_skips_are_no_divergence() -> None:
+    """At first its scale is too large; later on, single steps and pairs overflow."""
+    with harness.watch(total_steps=300, stop_on="divergence", quiet=True) as run:
+        for step, loss in enumerate(losses(300)):
+            is_skipped = step < 12 or step in (100, 101, 200)
+            run.log(step, loss=math.nan if step in (100, 101) else loss, grad_norm=math.inf if is_skipped else 1.0)
+            assert not run.should_stop
+
+
+def test_a_loss_that_stays_nan_is_divergence_after_five_rows() -> None:
+    run = harness.watch(total_steps=300, stop_on="divergence", quiet=True)
+    stops = []
+    for step, loss in enumerate(losses(60)):
+        run.log(step, loss=math.nan if step >= 50 else loss)
+        stops.append(run.should_stop)
+    assert stops.index(True) == 54
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
