@@ -138,8 +138,9 @@ def _describe_unclear_plateau(history: History, thresholds: Thresholds) -> str:
         return ""
     bound = thresholds.plateau_fall * loss_scale(history[window.metric], window.trend.end)
     low, high = window.trend.interval(thresholds.confidence)
+    place = history.describe_part(window.first, window.last)
     return (
-        f"the slope of {window.metric} from step {window.first} to {window.last} is between {low:+.2g} and {high:+.2g} "
+        f"the slope of {window.metric} from {place} is between {low:+.2g} and {high:+.2g} "
         f"per doubling of {window.unit}; above {-bound:.2g} it is a plateau"
     )
 
@@ -172,7 +173,7 @@ def _describe_slope(history: History, name: str, thresholds: Thresholds) -> str:
         values = " to ".join(f"{value:.4g}" for value in series.values) or "not finite"
         return f"slope of {name}: unknown, {len(series)} finite point{'s' * (len(series) != 1)} ({values})"
     tokens = history.tokens_at(series.steps)
-    amounts, unit = (series.steps.astype(float), "steps") if tokens is None else (tokens, "tokens")
+    amounts, unit = (series.steps.astype(float), history.facts.steps_unit) if tokens is None else (tokens, "tokens")
     inside = _select_recent(
         amounts, max(MIN_SLOPE_POINTS, thresholds.min_points if name == "val/loss" else MIN_TRAIN_ROWS)
     )
@@ -188,7 +189,7 @@ def _describe_slope(history: History, name: str, thresholds: Thresholds) -> str:
     low, high = trend.interval(thresholds.confidence)
     scale = loss_scale(history[name], trend.end)
     direction = _name_direction(low, high, thresholds.plateau_fall * scale)
-    part = f"{history.describe_step(recent.steps[0])} to {history.describe_step(recent.steps[-1]).partition(' ')[2]}"
+    part = history.describe_part(recent.steps[0], recent.steps[-1])
     projection = "" if is_short or direction != "falling" else _project_loss(history, recent, trend)
     return (
         f"slope of {name}: {_format(trend.slope, scale)} {per} ({thresholds.confidence:.0%} interval "

@@ -61,7 +61,7 @@ def detect_divergence(history: History, thresholds: Thresholds) -> Iterator[Diag
         yield found
     elif history.facts.status == "diverged":
         step = history.last_step
-        yield _describe_divergence(history, step, 1.0, f"the run diverged at step {step}", {})
+        yield _describe_divergence(history, step, 1.0, f"the run diverged at {history.describe_step(step)}", {})
 
 
 def find_bad_end(series: Series) -> BadEnd | None:
@@ -105,7 +105,7 @@ def _find_bad_loss(history: History, name: str) -> Diagnosis | None:
     if not is_end and end.n_bad < MIN_MIXED_ROWS:
         return None
     step, evidence = end.last_good_step, Evidence({"last good step": end.last_good_step})
-    text = f"after step {step}" if end.start else "in any row"
+    text = f"after {history.describe_step(step)}" if end.start else "in any row"
     reason = f"{name} is not finite {text}"
     train = history["train/loss"]
     if name == "val/loss" and len(train) and (train.steps > step).any() and np.isfinite(train.values[-1]):
@@ -132,7 +132,7 @@ def _find_bad_norm(history: History) -> Diagnosis | None:
         return None
     else:
         loss = f"train/loss stays at {np.median(since[-MIN_BAD_ROWS:]):.4g}, as without updates"
-    place = f"after step {end.last_good_step}" if end.start else "in any row"
+    place = f"after {history.describe_step(end.last_good_step)}" if end.start else "in any row"
     reason = f"the gradient norm is not finite {place}, and {loss}"
     return _describe_divergence(history, end.last_good_step, 0.95, reason, {"last good step": end.last_good_step})
 
@@ -160,8 +160,8 @@ def _find_zero_loss(history: History) -> Diagnosis | None:
     if has_gradients.any():
         return None
     reason = (
-        f"train/loss is exactly 0 after step {step}, from {losses.values[nonzero[-1]]:.4g}: some programs log 0 for a "
-        "loss that is not finite; else no target is scored any more"
+        f"train/loss is exactly 0 after {history.describe_step(step)}, from {losses.values[nonzero[-1]]:.4g}: some "
+        "programs log 0 for a loss that is not finite; else no target is scored any more"
     )
     return _describe_divergence(history, step, 0.9, reason, {"last good step": step})
 
@@ -170,7 +170,8 @@ def _find_rise(history: History, thresholds: Thresholds) -> Diagnosis | None:
     rise = _find_train_rise(history, thresholds) or _find_val_rise(history, thresholds)
     if rise is None:
         return None
-    reason = f"{rise.name} was {rise.before:.4g} at step {rise.step} and {rise.text}, at {rise.after:.4g}"
+    place = history.describe_step(rise.step)
+    reason = f"{rise.name} was {rise.before:.4g} at {place} and {rise.text}, at {rise.after:.4g}"
     evidence: Evidence = {"last good step": rise.step, "before": rise.before, "after": rise.after}
     return _describe_divergence(history, rise.step, 0.95, reason, evidence)
 
@@ -263,8 +264,8 @@ def _find_rise_above_start(name: str, losses: Series, noise: float) -> LossRise 
     above = values > values[0] + margin
     if above.mean() < DIVERGED_FRACTION:
         return None
-    first, last = np.flatnonzero(above)[[0, -1]]
-    text = f"more than twice that up to step {steps[last]}"
+    first = np.flatnonzero(above)[0]
+    text = f"more than twice that in {above.sum()} of {len(above)} points since"
     return LossRise(name, int(steps[max(0, first - 1)]), float(values[0]), float(values[above].max()), text)
 
 

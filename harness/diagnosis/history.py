@@ -156,6 +156,10 @@ class History:
             return f"{self.facts.steps_unit.removesuffix('s')} {step:.0f}"
         return f"epoch {step / (self.facts.steps_per_epoch or 1):.6g}"
 
+    def describe_part(self, first: float, last: float) -> str:
+        """Return "step 400 to 800", in the unit of the log."""
+        return f"{self.describe_step(first)} to {self.describe_step(last).partition(' ')[2]}"
+
     def tokens_at(self, steps: np.ndarray) -> np.ndarray | None:
         """Return the tokens trained on by these steps; None if unknown."""
         known = self["train/tokens"]

@@ -49,7 +49,8 @@ def detect_short_warmup(history: History, thresholds: Thresholds) -> Iterator[Di
     if len(lr) < 4 or may_stay_flat(history):
         return
     peak = int(lr.steps[np.argmax(lr.values >= PEAK_TOLERANCE * lr.values.max())])
-    if peak > MAX_WARMUP_FRACTION * total:
+    has_warmup = peak > lr.steps[0] or history.facts.warmup_steps is not None
+    if peak > MAX_WARMUP_FRACTION * total or not has_warmup:
         return
     until = peak + max(peak, AFTER_PEAK_FRACTION * total)
     found = _find_loss_rise(history, peak, until, thresholds) or _find_norm_jump(history, peak, until, thresholds)
@@ -77,7 +78,7 @@ def detect_idle_scheduler(history: History, thresholds: Thresholds) -> Iterator[
     if patience is not None:
         earliest = _earliest_cut_step(evals.steps[evals.steps > 0], patience)
         evidence |= {"patience": patience, "earliest cut at": earliest}
-        reason += f"; with a patience of {patience} its first cut can come at step {earliest}"
+        reason += f"; with a patience of {patience} its first cut can come at {history.describe_step(earliest)}"
     shorter = max(0, min(len(evals) // 3, len(evals) if patience is None else patience) - 1)
     suggestions = (Suggestion("schedule.patience", shorter),)
     yield Diagnosis("scheduler idle", history.last_step, 0.9, reason, evidence, suggestions)
@@ -90,7 +91,8 @@ def detect_misled_scheduler(history: History, thresholds: Thresholds) -> Iterato
         reason = "the plateau schedule monitors train/loss, which does not measure generalization"
         yield Diagnosis("scheduler misled", 0, 1.0, reason, {"monitor": monitor}, suggestions)
     elif monitor is None and _has_plateau_schedule(history) and (cuts := _find_cuts_while_improving(history)):
-        reason = f"the LR was cut at step {cuts[0]} although val/loss was at its best: it monitors something else"
+        place = history.describe_step(cuts[0])
+        reason = f"the LR was cut at {place} although val/loss was at its best: it monitors something else"
         evidence: Evidence = {"first cut at a best loss": cuts[0], "cuts at a best loss": len(cuts)}
         yield Diagnosis("scheduler misled", cuts[0], 0.8, reason, evidence, suggestions)
 

@@ -72,9 +72,10 @@ def _find_stuck_loss(history: History) -> Diagnosis | None:
     since, last = losses.steps[-count], float(losses.values[-1])
     reason = (
         f"train/loss is exactly {last:.6g} in all {count} rows since {history.describe_step(since)}: the model "
-        "does not change any more, or its output ignores its input; run `plateau preflight` to look for a bug"
+        "does not change any more, or its output ignores its input"
     )
-    return Diagnosis("never learnt", history.last_step, 0.95, reason, {"loss": last, "points": count})
+    evidence: Evidence = {"start": float(losses.values[0]), "best": last, "points": count}
+    return Diagnosis("never learnt", history.last_step, 0.95, reason, evidence, (CHECK_FOR_BUG, CHECK_LR))
 
 
 def _is_falling(window: TrendWindow | None, fall: float, level: float, thresholds: Thresholds) -> bool:

@@ -16,11 +16,10 @@ from harness.diagnosis.trend import estimate_noise
 MIN_EVALS = 3
 # Of the loss, of three evaluations: the rise from each to the next, and the fall of the training loss.
 MIN_FEW_RISE, MIN_FEW_TRAIN_FALL = 0.05, 0.1
-MIN_SMOOTH_RISES, SMOOTH_GAP_FACTOR = (
-    3,
-    0.3,
-)  # evaluations that rise one by one, and how small a gap (times overfit_gap) then is
+MIN_SMOOTH_RISES, SMOOTH_GAP_FACTOR = 3, 0.5  # evaluations that rise one by one; times overfit_gap, by how little
+MIN_TRAIN_FALL = 0.02  # of the training loss, beside such a rise
 MIN_FLAT_EVALS, MEMORISED_FRACTION = 4, 0.05
+GENERALIZING_FRACTION = 0.7  # of its value at the second evaluation; a training loss below it should show in others
 FEW_GAP_FACTOR = 3  # times overfit_gap, of too few evaluations to know their noise
 MIN_TRAIN_ROWS = 3
 
@@ -57,7 +56,7 @@ def detect_overfitting(history: History, thresholds: Thresholds) -> Iterator[Dia
         confidence = 0.8
         reason = (
             f"train/loss is {train:.2g} and val/loss {losses.values[-1]:.4g}, which has not fallen since "
-            f"{history.describe_step(step)}, at {best:.4g}: the model has memorised the training data"
+            f"{history.describe_step(step)}, at {best:.4g}: the model memorises the training data"
         )
         evidence["train"] = train
     else:
@@ -77,19 +76,31 @@ def _find_sure_gap(
         return 0.0 if falls and len(rises) > 1 and (rises > MIN_FEW_RISE * scale).all() else math.inf
     gap = thresholds.overfit_gap * scale
     is_smooth = len(rises) >= MIN_SMOOTH_RISES and (rises > 0).all()
-    if is_smooth and train_fall is not None and train_fall > MIN_FEW_TRAIN_FALL / 2 * loss_scale(train, train_fall):
+    if (
+        is_smooth
+        and train_fall is not None
+        and train_fall > MIN_TRAIN_FALL * loss_scale(train, float(train.values[-1]))
+    ):
         return SMOOTH_GAP_FACTOR * gap
     return max(gap * (FEW_GAP_FACTOR if noise is None else 1), thresholds.overfit_z * (noise or 0.0))
 
 
 def _find_memorised_loss(history: History, losses: Series) -> float | None:
-    """Return the training loss if it is almost 0 beside its start and a validation loss that falls no more."""
+    """Return the training loss if it is almost 0 beside its start and a validation loss that falls no more.
+
+    It may also be a part of what it was at the first evaluations, which are as good as all later ones.
+    """
     train, val = drop_non_finite(history["train/loss"]).values, losses.values
     if len(val) < MIN_FLAT_EVALS or len(train) < MIN_FLAT_EVALS:
         return None
     last, half = float(np.median(train[-3:])), len(val) // 2
+    if val[half:].min() < val[:half].min():
+        return None
     is_memorised = 0 <= last < MEMORISED_FRACTION * min(float(train[0]), float(val[-3:].min()))
-    return last if is_memorised and val[half:].min() >= val[:half].min() else None
+    fall = measure_train_fall(history, int(losses.steps[1]))
+    has_halved = fall is not None and 0 < last < GENERALIZING_FRACTION * (last + fall)
+    never_better = len(val) >= 2 * MIN_FLAT_EVALS and np.median(val[half:]) >= np.median(val[:2])
+    return last if is_memorised or (has_halved and never_better) else None
 
 
 def measure_train_fall(history: History, since: int) -> float | None:

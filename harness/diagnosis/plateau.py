@@ -7,13 +7,13 @@ import numpy as np
 from harness.core.events import Diagnosis
 from harness.diagnosis.history import Evidence, History
 from harness.diagnosis.loss_curves import FlatLoss, find_flat_loss, may_stay_flat
+from harness.diagnosis.overfitting import measure_train_fall
 from harness.diagnosis.plateau_window import (
     TrendWindow,
     completed_fraction,
     drop_non_finite,
     fell_afterwards,
     find_flattest_window,
-    fit_trend_window,
     knows_lr,
     loss_scale,
 )
@@ -23,6 +23,8 @@ from harness.diagnosis.trend import bin_means, estimate_noise
 
 N_RECENT_EVALS = 4  # including the present one; one of them has to be sure of a plateau
 LONG_DOUBLINGS = 1.5
+# Of a validation loss that stands still while the training loss falls, which may be about to rise.
+MIN_EVALS_BESIDE_FALL, FEW_EVALS_CONFIDENCE = 6, 0.99
 MAX_RISE_FRACTION = 0.02  # of the loss, that it ends above the lowest part of a plateau
 
 
@@ -48,13 +50,17 @@ def detect_plateau(history: History, thresholds: Thresholds) -> Iterator[Diagnos
     if is_rising or fell_afterwards(history, window, bound) or may_stay_flat(history):
         return
     low, high = (-slope for slope in window.trend.interval(thresholds.confidence)[::-1])
+    part = history.describe_part(window.first, window.last)
     place = "" if knows_lr(history) else "; the LR is not in the log: if it has decayed, the run has just ended"
     reason = (
-        f"{window.metric} stays at {window.trend.end:.4g}: from step {window.first} to {window.last} it "
+        f"{window.metric} stays at {window.trend.end:.4g}: from {part} it "
         f"{window.change_text} (interval {low:.2g} to {high:.2g}); a fall below {bound:.2g} is a plateau{place}"
     )
     may_rise = 1 - window.trend.confidence_above(bound) < thresholds.confidence
-    only_decay = may_rise or not knows_lr(history) or _does_train_fall(history, window, bound, thresholds)
+    train_falls = _does_train_fall(history, window, bound)
+    if train_falls and window.trend.n < MIN_EVALS_BESIDE_FALL and confidence < FEW_EVALS_CONFIDENCE:
+        return
+    only_decay = may_rise or not knows_lr(history) or train_falls
     suggestions = suggest_decay_and_lr(history, is_rising=only_decay)
     yield Diagnosis("plateau", window.last, confidence, reason, window.to_evidence(thresholds.confidence), suggestions)
 
@@ -86,12 +92,10 @@ def _ends_above_lowest(history: History, window: TrendWindow) -> bool:
     return float(np.mean(bins[-2:]) - bins.min()) > margin
 
 
-def _does_train_fall(history: History, window: TrendWindow, bound: float, thresholds: Thresholds) -> bool:
+def _does_train_fall(history: History, window: TrendWindow, bound: float) -> bool:
     """Return whether the training loss still falls, so that the LR is not what holds the validation loss up."""
-    train = fit_trend_window(history, thresholds, metrics=["train/loss"])
-    if window.metric == "train/loss" or train is None:
-        return False
-    return 1 - train.trend.confidence_above(-2 * bound) >= thresholds.confidence
+    fall = measure_train_fall(history, window.first)
+    return window.metric == "val/loss" and fall is not None and fall > 2 * bound
 
 
 def _describe_flat_run(history: History, flat: FlatLoss) -> Diagnosis:

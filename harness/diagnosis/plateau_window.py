@@ -27,7 +27,7 @@ class TrendWindow:
     metric: str
     first: int
     last: int
-    unit: str  # tokens or steps
+    unit: str  # tokens, or what the log counts
     amounts: tuple[float, float]  # of `unit`, at `first` and `last`
     trend: Trend
 
@@ -98,10 +98,9 @@ def _fit_series(
     is_short = math.log2(total / amounts[0]) < MIN_DOUBLINGS_FRACTION * doublings and not is_tail
     if len(steps) < min_points or is_short or amounts[0] == total:
         return None
-    return TrendWindow(
-        name, int(steps[0]), int(steps[-1]), "steps" if tokens is None else "tokens", (float(amounts[0]), float(total)),
-        fit_trend(np.log2(amounts), values),
-    )  # fmt: skip
+    unit = history.facts.steps_unit if tokens is None else "tokens"
+    ends = float(amounts[0]), float(total)
+    return TrendWindow(name, int(steps[0]), int(steps[-1]), unit, ends, fit_trend(np.log2(amounts), values))
 
 
 def find_peak_lr_steps(history: History, thresholds: Thresholds) -> tuple[int, int]:

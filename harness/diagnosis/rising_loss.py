@@ -42,9 +42,10 @@ def detect_rising_loss(history: History, thresholds: Thresholds) -> Iterator[Dia
     if confidence < 1 - (1 - thresholds.confidence) / RISE_STRICTNESS:
         return
     low, high = window.trend.interval(thresholds.confidence)
+    part = history.describe_part(window.first, window.last)
     reason = (
-        f"{window.metric} rises: from step {window.first} to {window.last} it {window.change_text} (interval {low:.2g} "
-        f"to {high:.2g}), to {window.trend.end:.4g}"
+        f"{window.metric} rises: from {part} it {window.change_text} (interval {low:.2g} to "
+        f"{high:.2g}), to {window.trend.end:.4g}"
     )
     evidence = window.to_evidence(thresholds.confidence)
     yield Diagnosis("rising loss", window.last, confidence, reason, evidence, (suggest_lr(history, 1 / 3),))
@@ -65,7 +66,7 @@ def detect_worse_evaluations(history: History, thresholds: Thresholds) -> Iterat
         return
     reason = (
         f"all {len(later)} evaluations after the first one are worse than it, {later.min():.4g} to {later.max():.4g} "
-        f"after {first:.4g} at step {steps[0]}"
+        f"after {first:.4g} at {history.describe_step(steps[0])}"
     )
     evidence: Evidence = {"first": first, "best later": float(later.min()), "worst": float(later.max())}
     suggestions = (suggest_lr(history, 1 / 3),)

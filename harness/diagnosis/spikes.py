@@ -82,8 +82,12 @@ def _find_peaks_above(
     spread: np.ndarray,
     min_rows: int | None = None,
     min_steps: int = MIN_SPIKE_STEPS,
+    floor: np.ndarray | None = None,
 ) -> list[LossPeak]:
-    """Return the parts above the ceiling that are long enough and begin with a jump."""
+    """Return the parts above the ceiling that are long enough and begin with a jump.
+
+    They end below the `floor`, which is the ceiling if not given.
+    """
     steps, values = series
     peaks: list[LossPeak] = []
     end = 0
@@ -92,7 +96,9 @@ def _find_peaks_above(
             continue
         is_noisy = spread[at] > NOISY_FRACTION * abs(baseline[at])
         rows = min_rows or (MIN_NOISY_SPIKE_ROWS if is_noisy else MIN_SPIKE_ROWS)
-        is_back = np.convolve(values[at:] <= ceiling[at], np.ones(rows), "valid") == rows  # and stays there
+        is_back = (
+            np.convolve(values[at:] <= (ceiling if floor is None else floor)[at], np.ones(rows), "valid") == rows
+        )  # and stays there
         end = int(at + np.argmax(is_back)) if is_back.any() else len(values)
         last_good_step, top = int(steps[at - 1]), at + int(np.argmax(values[at:end]))
         is_long = steps[end - 1] - last_good_step >= min_steps and end - at >= rows
@@ -116,7 +122,7 @@ def _find_peaks_in_few_rows(losses: Series) -> list[LossPeak]:
         scale = loss_scale(losses, float(baseline[at]))
         ceiling[at] = before.max() + max(JUMP_FRACTION * scale, JUMP_SPREADS * spread[at])
         high[at] = before.max() + max(scale, JUMP_SPREADS * spread[at])
-    found = _find_peaks_above(losses, baseline, high, spread, min_rows=1, min_steps=1)
+    found = _find_peaks_above(losses, baseline, high, spread, min_rows=1, min_steps=1, floor=ceiling)
     if not found:
         found = _find_peaks_above(losses, baseline, ceiling, spread, MIN_SPIKE_ROWS)
     return found
@@ -172,13 +178,15 @@ def _describe_spike(
         evidence |= {"from token": float(tokens[0]), "to token": float(tokens[1])}
     evidence |= find_last_checkpoint(history, peak.last_good_step)
     if restored_step is not None:
-        outcome = f"the run was restored from step {restored_step}"
+        outcome = f"the run was restored from {history.describe_step(restored_step)}"
     else:
-        outcome = "it has not come back" if peak.until is None else f"it was back at step {peak.until}"
+        outcome = (
+            "it has not come back" if peak.until is None else f"it was back at {history.describe_step(peak.until)}"
+        )
     source = f", on examples {example_range[0]} to {example_range[1]}" if example_range else ""
     reason = (
-        f"the loss rose from about {peak.baseline:.4g} to {peak.loss:.4g} after step {peak.last_good_step}{source}; "
-        f"{outcome}"
+        f"the loss rose from about {peak.baseline:.4g} to {peak.loss:.4g} after "
+        f"{history.describe_step(peak.last_good_step)}{source}; {outcome}"
     )
     confidence = 1.0 if peak.z is None else 1 - 0.5 * math.exp(-peak.z / 4)
     suggestions = (*suggest_rollback(history, peak.last_good_step), suggest_lr(history, 1 / 2))

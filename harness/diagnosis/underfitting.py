@@ -47,13 +47,14 @@ def detect_underfitting(history: History, thresholds: Thresholds) -> Iterator[Di
     bound = fraction * loss_scale(history[window.metric], window.trend.end)
     confidence = 1 - window.trend.confidence_above(-bound)
     is_steep = bound > 0 and confidence >= thresholds.confidence and _val_still_falls(history, fraction)
-    if not is_steep or not (is_at_peak or _falls_throughout(history, window)):
+    if not is_steep or not _falls_throughout(history, window, bound, is_at_peak):
         return
+    part = history.describe_part(window.first, window.last)
     rank = ", rather than a higher rank" if history.facts.lora_rank else ""
     lr = "at its peak LR" if is_at_peak else "which is more than a decay of the LR gains"
     reason = (
         f"{window.metric} still fell by {window.fall_per_doubling:.2g} per doubling of {window.unit} at "
-        f"{window.trend.end:.4g}, from step {window.first} to {window.last}, {lr}: train for more steps{rank}"
+        f"{window.trend.end:.4g}, from {part}, {lr}: train for longer{rank}"
     )
     evidence = window.to_evidence(thresholds.confidence)
     yield Diagnosis("underfitting", window.last, confidence, reason, evidence, (suggest_double_length(history),))
@@ -64,14 +65,14 @@ def _is_at_peak_lr(history: History) -> bool:
     return float(lr[-1]) >= PEAK_FRACTION * float(lr.max())
 
 
-def _falls_throughout(history: History, window: TrendWindow) -> bool:
-    """Return whether the first half of the window fell about as steeply as the second one."""
+def _falls_throughout(history: History, window: TrendWindow, bound: float, is_at_peak: bool) -> bool:
+    """Return whether the second half of the window falls too, and not only that one unless the LR is at its peak."""
     steps, values = drop_non_finite(history[window.metric])
     inside = (steps >= window.first) & (steps <= window.last)
     x, y = np.log2(np.maximum(steps[inside], 1)), values[inside]
     half = len(y) // 2
     early, late = (np.polyfit(x[part], y[part], 1)[0] for part in (slice(0, half + 1), slice(half, None)))
-    return early < 0 and late > LATE_FACTOR * early
+    return late <= -bound / 2 and (is_at_peak or early <= late / LATE_FACTOR)
 
 
 def _is_memorised(history: History, window: TrendWindow) -> bool:
