@@ -24,29 +24,32 @@ class Place(NamedTuple):
 OVERRIDES = FLAGS = Place("{}", " ")
 TRAINER, OPTIMIZER = Place("Trainer({})", ", "), Place("in configure_optimizers: {}", ", ")
 
-ARGUMENTS: dict[Dialect, dict[str, tuple[Place, str]]] = {
+ARGUMENTS: dict[Dialect, dict[str, list[tuple[Place, str]]]] = {
     "hf": {
-        "optimizer.lr": (FLAGS, "--learning_rate {}"),
-        "optimizer.weight_decay": (FLAGS, "--weight_decay {}"),
-        "loop.grad_clip": (FLAGS, "--max_grad_norm {}"),
-        "loop.max_steps": (FLAGS, "--max_steps {}"),
-        "loop.epochs": (FLAGS, "--num_train_epochs {}"),
-        "loop.patience": (TRAINER, "callbacks=[EarlyStoppingCallback(early_stopping_patience={})]"),
-        "schedule": (FLAGS, "--lr_scheduler_type {}"),
-        "schedule.warmup_steps": (FLAGS, "--warmup_steps {}"),
-        "schedule.patience": (FLAGS, """--lr_scheduler_kwargs '{{"patience": {}}}'"""),
+        "optimizer.lr": [(FLAGS, "--learning_rate {}")],
+        "optimizer.weight_decay": [(FLAGS, "--weight_decay {}")],
+        "loop.grad_clip": [(FLAGS, "--max_grad_norm {}")],
+        "loop.max_steps": [(FLAGS, "--max_steps {}")],
+        "loop.epochs": [(FLAGS, "--num_train_epochs {}")],
+        "loop.patience": [
+            (FLAGS, "--load_best_model_at_end True"),  # without it, the callback asks for metric_for_best_model
+            (TRAINER, "callbacks=[EarlyStoppingCallback(early_stopping_patience={})]"),
+        ],
+        "schedule": [(FLAGS, "--lr_scheduler_type {}")],
+        "schedule.warmup_steps": [(FLAGS, "--warmup_steps {}")],
+        "schedule.patience": [(FLAGS, """--lr_scheduler_kwargs '{{"patience": {}}}'""")],
     },
     "lightning": {
-        "optimizer.lr": (OPTIMIZER, "lr={}"),
-        "optimizer.weight_decay": (OPTIMIZER, "weight_decay={}"),
-        "loop.grad_clip": (TRAINER, "gradient_clip_val={}"),
-        "loop.max_steps": (TRAINER, "max_steps={}"),
-        "loop.epochs": (TRAINER, "max_epochs={}"),
-        "loop.patience": (TRAINER, 'callbacks=[EarlyStopping(monitor="val_loss", patience={})]'),
-        "schedule.patience": (OPTIMIZER, "ReduceLROnPlateau(optimizer, patience={})"),
+        "optimizer.lr": [(OPTIMIZER, "lr={}")],
+        "optimizer.weight_decay": [(OPTIMIZER, "weight_decay={}")],
+        "loop.grad_clip": [(TRAINER, "gradient_clip_val={}")],
+        "loop.max_steps": [(TRAINER, "max_steps={}")],
+        "loop.epochs": [(TRAINER, "max_epochs={}")],
+        "loop.patience": [(TRAINER, 'callbacks=[EarlyStopping(monitor="val_loss", patience={})]')],
+        "schedule.patience": [(OPTIMIZER, "ReduceLROnPlateau(optimizer, patience={})")],
     },
 }
-"""The line and the text of each setting that a program has, by our keys. All else is said in words."""
+"""The lines and texts of each setting that a program has, by our keys. All else is said in words."""
 HF_SCHEDULES = {"plateau": "reduce_lr_on_plateau"}  # where the name differs from ours
 HF_NO_CLIP = 0  # on the command line, None would be text
 
@@ -87,11 +90,11 @@ def render_suggestions(suggestions: Sequence[Suggestion], dialect: Dialect = "ha
     shared: dict[Place, list[str]] = {}
     words = []
     for suggestion in suggestions:
-        place, text = _render(suggestion, dialect)
-        if place is None:
-            words.append(text)
-        else:
+        arguments = _render_arguments(suggestion, dialect)
+        for place, text in arguments:
             shared.setdefault(place, []).append(text)
+        if not arguments:
+            words.append(_describe_in_words(suggestion, dialect))
     return [*(place.line.format(place.separator.join(texts)) for place, texts in shared.items()), *words]
 
 
@@ -103,24 +106,24 @@ def to_override(suggestion: Suggestion) -> str:
     return f"{suggestion.key}={_format_value(value)}"
 
 
-def _render(suggestion: Suggestion, dialect: Dialect) -> tuple[Place | None, str]:
-    """Return the suggestion and the line it belongs to; None if it has a line of its own, in words."""
+def _render_arguments(suggestion: Suggestion, dialect: Dialect) -> list[tuple[Place, str]]:
+    """Return the texts of a suggestion and the lines they belong to; empty if it is to be said in words."""
     key, value = suggestion.key, suggestion.value
-    if dialect == "harness" and key == CHECK_KEY:
-        return None, CHECK_COMMANDS[str(value)]
-    if dialect == "harness" and suggestion.is_setting:
-        return OVERRIDES, shlex.quote(to_override(suggestion))
-    place, template = ARGUMENTS.get(dialect, {}).get(key, (None, ""))
-    if place is None or suggestion.is_relative:
-        return None, _describe_in_words(suggestion)
+    if not suggestion.is_setting:
+        return []
+    if dialect == "harness":
+        return [(OVERRIDES, shlex.quote(to_override(suggestion)))]
     if dialect == "hf" and key == "loop.grad_clip" and value is None:
         value = HF_NO_CLIP
     if dialect == "hf" and key == "schedule":
         value = HF_SCHEDULES.get(str(value), value)
-    return place, template.format(_format_value(value))
+    templates = ARGUMENTS.get(dialect, {}).get(key, [])
+    return [(place, template.format(_format_value(value))) for place, template in templates]
 
 
-def _describe_in_words(suggestion: Suggestion) -> str:
+def _describe_in_words(suggestion: Suggestion, dialect: Dialect) -> str:
+    if dialect == "harness" and suggestion.key == CHECK_KEY:
+        return CHECK_COMMANDS[str(suggestion.value)]
     factor = suggestion.factor
     times = "" if factor is None else FACTOR_WORDS.get(factor, f"{factor:.2g} times")
     if suggestion.is_relative:

@@ -69,7 +69,8 @@ class RunReport:
 
     def _diagnosis_to_json(self, diagnosis: Diagnosis) -> dict[str, Any]:
         suggestions = [
-            {**asdict(one), "rendered": render_suggestions([one], self.dialect)[0]} for one in diagnosis.suggestions
+            {**asdict(one), "rendered": "; ".join(render_suggestions([one], self.dialect))}
+            for one in diagnosis.suggestions
         ]
         when = self.history.describe_step(diagnosis.step)
         return {**asdict(diagnosis), "when": when, "suggestions": suggestions}

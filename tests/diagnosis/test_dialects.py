@@ -30,6 +30,14 @@ WORDS = "resume from a checkpoint of step 120 or before and skip the batches tha
         (LOWER_LR, "hf", ["--learning_rate 2e-4", WORDS]),
         (LOWER_LR, "lightning", ["in configure_optimizers: lr=2e-4", WORDS]),
         (LOWER_LR, "plain", ["a learning rate of 2e-4, a third of the present one", WORDS]),
+        (
+            REGULARIZED,
+            "hf",
+            [
+                "--load_best_model_at_end True --weight_decay 0.1",
+                "Trainer(callbacks=[EarlyStoppingCallback(early_stopping_patience=2)])",
+            ],
+        ),
         (REGULARIZED, "harness", ["loop.patience=2 optimizer.weight_decay=0.1"]),
         (UNCLIPPED, "harness", ["loop.grad_clip=null"]),
         (UNCLIPPED, "hf", ["--max_grad_norm 0"]),
@@ -118,9 +126,10 @@ def test_decay_is_suggested_for_an_lr_that_is_or_may_be_constant(program, lrs, d
 @pytest.mark.slow
 def test_arguments_exist_in_the_installed_programs() -> None:
     transformers, lightning = pytest.importorskip("transformers"), pytest.importorskip("lightning.pytorch")
-    flags = {text.removeprefix("--").split()[0] for place, text in ARGUMENTS["hf"].values() if place == FLAGS}
+    hf, pl = ([text for parts in ARGUMENTS[dialect].values() for text in parts] for dialect in ("hf", "lightning"))
+    flags = {text.removeprefix("--").split()[0] for place, text in hf if place == FLAGS}
     assert flags <= {field.name for field in fields(transformers.TrainingArguments)}
-    arguments = {text.partition("=")[0] for place, text in ARGUMENTS["lightning"].values() if place == TRAINER}
+    arguments = {text.partition("=")[0] for place, text in pl if place == TRAINER}
     assert arguments <= set(inspect.signature(lightning.Trainer.__init__).parameters)
     assert "cosine" in list(transformers.SchedulerType)
     assert set(HF_SCHEDULES.values()) <= set(transformers.SchedulerType)
