@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.core.input_files import open_input
-from harness.diagnosis.history import History
+from harness.diagnosis.history import History, RunFacts
 from harness.importers.cells import split_words
 from harness.importers.log_files import FILE_FORMATS, read_log_file
 from harness.record.metrics_file import METRICS_FILE
 
 TABLE_FILES = ("metrics.csv", "results.csv", "summary.csv", "progress.csv", "history.csv", "trainer_log.jsonl")
 """Names under which Lightning, ultralytics, timm and others save the curves of one run."""
+WANDB_OUTPUT = "output.log"  # the console output, in the folder `files` of a run
+USUAL_FILES = (*TABLE_FILES, METRICS_FILE, WANDB_OUTPUT)
 LOG_SUFFIXES = split_words(".csv .tsv .jsonl .json .log .txt .out .err .stdout .md .ndjson .gz") | {""}
 OTHER_FILES = re.compile(
     r"(?:config|tokenizer|vocab|special_tokens|added_tokens|generation|preprocessor|processor|package|args|hparams|"
@@ -37,7 +39,7 @@ def read_folder(folder: Path) -> list[History]:
     if state := _find_trainer_state(folder):
         return read_log_file(state)
     if output := _find_wandb_output(folder):
-        return read_log_file(output)
+        return _read_all(folder, [output])
     files = list(_iterate_files(folder))
     tables = _prefer_top([path for path in files if path.name in (*TABLE_FILES, METRICS_FILE)], folder)
     events = _prefer_top([path for path in files if "tfevents" in path.name], folder)
@@ -61,34 +63,40 @@ def _read_all(folder: Path, paths: Sequence[Path]) -> list[History]:
     Raises:
         ValueError: If none could be read.
     """
-    histories: list[History] = []
+    found: list[tuple[Path, list[History]]] = []
     errors: list[str] = []
     for path in paths:
         try:
-            found = _read_events(path) if path.is_dir() else read_log_file(path)
+            found.append((path, _read_events(path) if path.is_dir() else read_log_file(path)))
         except (ValueError, OSError) as error:
             errors.append(str(error))
-            continue
-        if len(paths) > 1:
-            for history in (one for one in found if one.facts.program != "harness"):
-                name = _name_in_folder(history.facts.name, path, folder)
-                history.facts = replace(history.facts, name=name)
-        histories += found
-    if not histories and len(paths) == 1:
+    if not found and len(paths) == 1:
         raise ValueError(errors[0])
-    if not histories:
+    if not found:
         more = f" (and {len(errors) - 1} more files)" if len(errors) > 1 else ""
         raise ValueError(f"{folder}: contains no log that can be read: {errors[0]}{more}")
-    first = histories[0]
-    first.facts = replace(first.facts, notes=tuple(f"not read: {error}" for error in errors))
-    return histories
+    for path, histories in found:
+        for history in histories:
+            history.facts = replace(history.facts, name=_name_run(history.facts, path, folder, len(found) > 1))
+    first = found[0][1][0]
+    first.facts = replace(first.facts, notes=(*first.facts.notes, *(f"not read: {error}" for error in errors)))
+    return [history for _, histories in found for history in histories]
 
 
-def _name_in_folder(name: str, path: Path, folder: Path) -> str:
-    """Return the path in the folder as the name of a run, and what the name of the run adds to that of the file."""
-    rest = name.removeprefix(path.stem if path.is_file() else path.name).strip()
+def _name_run(facts: RunFacts, path: Path, folder: Path, is_one_of_many: bool) -> str:
+    """Return the name of a run: that of its folder if the file has a usual name, else that of the file.
+
+    In a folder of many logs it is the path in the folder. A run of ours has a name.
+    """
+    if facts.program == "harness" or (path.is_dir() and not is_one_of_many):
+        return facts.name
+    rest = facts.name.removeprefix(path.stem if path.is_file() else path.name).strip()
     relative = path.relative_to(folder)
-    shown = relative.parent if path.name in TABLE_FILES and relative.parent != Path() else relative
+    shown: Path | str = relative if is_one_of_many else path.stem
+    if path.name in USUAL_FILES:
+        inside = relative.parent if relative.parent != Path() else relative
+        own = folder if path.name == WANDB_OUTPUT else path.parent
+        shown = inside if is_one_of_many else own.absolute().name
     return f"{shown} {rest}".strip()
 
 
@@ -119,8 +127,8 @@ def _read_global_step(state: Path) -> int:
 def _find_wandb_output(folder: Path) -> Path | None:
     """Return the console output in the folder of a W&B run, or of the latest run in the folder `wandb`."""
     for base in (folder, folder / "latest-run", folder / "wandb" / "latest-run"):
-        if (base / "files" / "output.log").is_file():
-            return base / "files" / "output.log"
+        if (base / "files" / WANDB_OUTPUT).is_file():
+            return base / "files" / WANDB_OUTPUT
     return None
 
 

@@ -162,8 +162,7 @@ def _read_indexed_rows(value: Mapping[str, Any]) -> Table | None:
     for match, one in zip(indices, value.values(), strict=True):
         fields = flatten_object(one)
         if match and not any(canonical_name(name) in ("step", "epoch") for name in fields):
-            word = (match[0].lower()[:4] if not match[0][0].isdigit() else "epoch").replace("epoc", "epoch")
-            fields[word] = float(match[1])
+            fields["epoch" if match[0][0] in "eE0123456789" else "step"] = float(match[1])
         rows.append((f"key {match[0]!r}" if match else "", fields, False))
     return rows, []
 
