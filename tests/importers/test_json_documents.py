@@ -135,7 +135,7 @@ def test_invalid_document_is_refused_with_the_place(tmp_path: Path) -> None:
 
 
 def test_metrics_in_one_object_each(tmp_path: Path) -> None:
-    """As the REST API of MLflow and Comet's export have them."""
+    """Read the metrics of MLflow's REST API and of an export from Comet."""
     metrics = [{"key": key, "value": value, "step": at, "timestamp": 9e9 + at}
                for key, values in (("loss", TRAIN), ("val_loss", VAL)) for at, value in enumerate(values)]  # fmt: skip
     history = read_value(tmp_path, {"run": {"id": 4}, "metrics": metrics})
