@@ -112,7 +112,8 @@ def _find_loss_rise(
     rise = float(np.minimum(after[1:], after[:-1]).max()) - lowest  # in two rows one after the other
     if rise <= max(thresholds.warmup_rise * abs(lowest), thresholds.spike_z * noise):
         return None
-    reason = f"train/loss rose by {rise:.2g} from {lowest:.4g} right after the LR reached its peak at step {peak}"
+    when = history.describe_step(peak)
+    reason = f"train/loss rose by {rise:.2g} from {lowest:.4g} right after the LR reached its peak at {when}"
     return reason, {"rise": rise, "before": lowest}
 
 
@@ -128,7 +129,8 @@ def _find_norm_jump(
     usual, highest = max(float(np.median(before)), float(np.median(later))), float(after.max())
     if highest <= thresholds.norm_jump * usual:
         return None
-    reason = f"the gradient norm jumped to {highest:.2g} right after the LR peak at step {peak}; usual: {usual:.2g}"
+    when = history.describe_step(peak)
+    reason = f"the gradient norm jumped to {highest:.2g} right after the LR peak at {when}; usual: {usual:.2g}"
     return reason, {"norm": highest, "usual norm": usual}
 
 
