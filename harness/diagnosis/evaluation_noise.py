@@ -82,7 +82,8 @@ def _find_slowdown(history: History, name: str, speeds: Series, thresholds: Thre
     is_slow = now < (1 - thresholds.slowdown_fraction) * before and seconds >= thresholds.slowdown_seconds
     if is_slow and is_separate:
         unit = name.removeprefix("perf/").replace("_", " ")
-        reason = f"{unit} fell from {before:.3g} to {now:.3g} by {history.describe_step(first)}: check the machine and the data loading"
+        when = history.describe_step(first)
+        reason = f"{unit} fell from {before:.3g} to {now:.3g} by {when}: check the machine and the data loading"
         evidence: Evidence = {"before": before, "now": now, "from step": first, "for seconds": seconds}
         yield Diagnosis("throughput fell", first, 0.95, reason, evidence)
 
