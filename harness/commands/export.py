@@ -9,19 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from harness.commands.arguments import CommandParser, add_run
 from harness.config.validation import check_writable
 from harness.core.digests import MANIFEST, write_manifest
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.files import write_folder_atomically
+from harness.data.tokenizer_export import make_tokenizer_portable
 from harness.data.tokenizers import METADATA_FILE
-from harness.models import is_causal
+from harness.models import is_causal, max_positions
 from harness.models.hf_export import to_transformers_model, to_transformers_name
 from harness.run.load import LoadedRun, load_recorded_run
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import upload_folder
 from harness.training.checkpoint import WEIGHTS_FILE
 from harness.training.lora import remove_adapters, save_adapters
+from harness.training.optimizers import output_head
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -33,7 +37,10 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     run = load_recorded_run(args.run, args.output_dir)
     output = args.output or run.folder / ("adapters" if args.adapters else "exported")
+    note = describe_merging(run) if args.adapters else ""
     print(f"{output.absolute()}: {export_model(run, output.absolute(), args.adapters)}")
+    if note:
+        print(f"note: {note}")
     if args.mlflow:
         try:
             print(f"uploaded to {upload_folder(run.folder, output, 'adapters' if args.adapters else 'model')}")
@@ -64,6 +71,25 @@ def export_model(run: LoadedRun, output: Path, adapters: bool) -> str:
     return call if adapters else f"{loader}.from_pretrained('{output}')"
 
 
+def describe_merging(run: LoadedRun) -> str:
+    """Return that peft would merge the adapters into another model than the run's, or an empty string.
+
+    It adds the adapter of the head to the one weight that a tied base has for head and embedding. In the run, as in
+    peft before merging, the embedding does not change. A base that is exported with the adapters is not tied.
+    """
+    model: Any = run.model
+    base_head: Any = getattr(output_head(model), "base_layer", None)
+    embedding = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
+    if base_head is None or embedding is None or not _find_public_base(run):
+        return ""
+    if not torch.equal(base_head.weight, embedding.weight):
+        return ""
+    return (
+        "head and embedding of the base share one weight, to which merge_and_unload() of peft would add the head's "
+        "adapter: the merged model would be another one; use the adapters unmerged, or export without --adapters"
+    )
+
+
 def _write_model(run: LoadedRun, folder: Path, *, merged: bool = True) -> None:
     model: Any = to_transformers_model(remove_adapters(run.model, merged=merged), run.tokenizer.eos_id)
     model.save_pretrained(folder)
@@ -91,6 +117,7 @@ def _find_public_base(run: LoadedRun) -> str | None:
 
 def _copy_tokenizer(run: LoadedRun, folder: Path) -> None:
     shutil.copytree(run.tokenizer.folder, folder, dirs_exist_ok=True, ignore=_list_foreign_files)
+    make_tokenizer_portable(folder, max_positions(run.model))
 
 
 def _list_foreign_files(folder: str, names: list[str]) -> list[str]:

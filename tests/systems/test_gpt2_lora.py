@@ -14,7 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertForMaskedLM, GPT2Config, GPT2LMHeadModel
 
 from harness import cli
-from harness.commands.export import export_model
+from harness.commands.export import describe_merging, export_model
 from harness.commands.sample import format_prompt, print_samples
 from harness.config.compose import compose_config
 from harness.core.errors import ConfigError
@@ -134,6 +134,19 @@ def test_exported_adapters_match_in_peft(recorded: LoadedRun, tmp_path: Path):
     model = PeftModel.from_pretrained(plain, tmp_path / "out").eval()
     assert compute_mean_loss(model, tokens) == pytest.approx(expected_loss, rel=1e-5)
     assert abs(before - expected_loss) > 0.01
+
+
+@with_run("pretrained", "ours")
+def test_merging_in_peft_is_another_model_where_the_note_says_so(recorded: LoadedRun, tmp_path: Path):
+    tokens, expected_loss = encode_questions(recorded), compute_mean_loss(recorded.model, encode_questions(recorded))
+    note = describe_merging(recorded)
+    export_model(recorded, tmp_path / "out", adapters=True)
+    base = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "out")
+    merged = adapted.merge_and_unload().eval()
+    is_same = compute_mean_loss(merged, tokens) == pytest.approx(expected_loss, rel=1e-4)
+    assert bool(note) != is_same
+    assert bool(note) == (recorded.cfg.model.get("name") == base)
 
 
 @with_run("full")
