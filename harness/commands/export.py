@@ -22,7 +22,7 @@ from harness.models import is_causal, max_positions
 from harness.models.hf_export import to_transformers_model, to_transformers_name
 from harness.run.load import LoadedRun, load_recorded_run
 from harness.tracking.mlflow_client import UploadError
-from harness.tracking.run_uploader import upload_folder
+from harness.tracking.model_upload import check_uploaded, upload_folder
 from harness.training.checkpoint import WEIGHTS_FILE
 from harness.training.lora import remove_adapters, save_adapters
 from harness.training.optimizers import output_head
@@ -36,6 +36,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--mlflow", action="store_true", help="also upload it to the run in MLflow, as an artifact")
     args = parser.parse_args(arguments)
     run = load_recorded_run(args.run, args.output_dir)
+    if args.mlflow:
+        check_uploaded(run.folder)
     output = args.output or run.folder / ("adapters" if args.adapters else "exported")
     note = describe_merging(run) if args.adapters else ""
     print(f"{output.absolute()}: {export_model(run, output.absolute(), args.adapters)}")

@@ -21,7 +21,6 @@ from harness.tracking.mlflow_client import (
     PARENT_TAG,
     LogBatch,
     TrackingClient,
-    UploadError,
     convert_errors,
 )
 from harness.tracking.run_names import STUDY_TAG, TRIAL_TAG, format_run_name
@@ -124,24 +123,6 @@ def reopen_upload(folder: Path) -> None:
         cursor.is_complete = False
         cursor.files = [name for name in cursor.files if name != METRICS_FILE]
         cursor.save(folder)
-
-
-def upload_folder(folder: Path, extra: Path, name: str) -> str:
-    """Upload the files in `extra` as the artifact folder `name` of the run in `folder`, and return its address.
-
-    Raises:
-        UploadError: If the store did not accept all of them, or does not have the run yet.
-        ConfigError: If the store is not the user's.
-    """
-    cursor = UploadCursor.load(folder)
-    if cursor.run_id is None:
-        raise UploadError(f"{folder} is not in MLflow yet; upload it with `plateau sync {folder}` first")
-    check_recorded_uri(cursor.uri, "mlflow.json")
-    with convert_errors(cursor.uri):
-        client = TrackingClient(cursor.uri)
-        for path in sorted(path for path in extra.rglob("*") if path.is_file() and not path.is_symlink()):
-            client.log_artifact(cursor.run_id, path, str(Path(name) / path.relative_to(extra).parent))
-    return f"runs:/{cursor.run_id}/{name}"
 
 
 class _RunUpload:

@@ -22,7 +22,9 @@ from harness.data.tokens import IGNORE_INDEX, TokenBatch
 from harness.run.load import LoadedRun, load_recorded_run
 from harness.run.runner import run
 from harness.tasks.causal_lm import CausalLM
+from harness.tracking.run_uploader import UploadCursor, upload_run
 from tests.token_streams import VOCABULARY, make_generated_lm
+from tests.tracking.stores import new_store, only_run
 
 QUESTIONS = "".join(f"QUESTION: What follows {n}?\nANSWER: After {n} comes {n + 1}.\n\n" for n in range(1, 301))
 SMALL = ["device=cpu", "observers=metrics_only", "loop.eval_every=6", "loop.max_steps=6", "batch.batch_size=4"]
@@ -167,6 +169,23 @@ def test_export_command_prints_how_to_load(folders: dict[str, Path], capsys):
     assert f"AutoModelForCausalLM.from_pretrained('{folders['ours']}/exported')" in capsys.readouterr().out
     assert cli.main(["export", str(folders["ours"])]) == 2
     assert "exported exists" in capsys.readouterr().err
+
+
+def test_export_is_uploaded_on_request(folders: dict[str, Path], tmp_path: Path, monkeypatch, capsys):
+    folder, store = folders["ours"], new_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    export = ["export", str(folder), "--adapters", "--mlflow", "--output", str(tmp_path / "out")]
+    UploadCursor(store, "default").save(folder)
+    assert cli.main(export) == 2
+    assert "is not in MLflow yet" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    upload_run(folder)
+    assert cli.main(export) == 0
+    _, run = only_run(store)
+    assert f"uploaded to runs:/{run.info.run_id}/adapters" in capsys.readouterr().out
+    uploaded = tmp_path / "artifacts" / "0" / run.info.run_id / "artifacts" / "adapters"
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or (uploaded / path.relative_to(tmp_path / "out")).read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize("kind", ["pretrained", "ours"])

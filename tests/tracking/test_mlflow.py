@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.core.errors import ConfigError
 from harness.core.events import RunStart
 from harness.observers.figures import FigureWriter
 from harness.observers.metrics_writer import MetricsWriter
 from harness.observers.mlflow import MlflowUploader
 from harness.record import metrics_file
 from harness.tracking.mlflow_client import UploadError, connect_to_store
-from harness.tracking.run_uploader import UploadCursor, upload_folder, upload_run
+from harness.tracking.model_upload import upload_folder
+from harness.tracking.run_uploader import UploadCursor, upload_run
 from harness.tracking.store_uri import (
     artifact_root,
     default_store_uri,
@@ -131,7 +133,7 @@ def test_folder_is_uploaded_as_an_artifact(tmp_path: Path, store: str) -> None:
     for name in ("adapter_config.json", "base/config.json"):
         (export / name).write_text("{}")
     (export / "link").symlink_to(tmp_path / "mlflow.db")
-    with pytest.raises(UploadError, match="mine is not in MLflow yet; upload it with `plateau sync"):
+    with pytest.raises(ConfigError, match="mine is not in MLflow yet; upload it with `plateau sync"):
         upload_folder(folder, export, "adapters")
     upload_run(folder)
     _, run = only_run(store)
