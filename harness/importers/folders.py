@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from harness.core.input_files import open_input
-from harness.diagnosis.history import History, RunFacts
+from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
 from harness.importers.cells import split_words
 from harness.importers.log_files import FILE_FORMATS, read_log_file
+from harness.importers.metric_aliases import SPLIT_WORDS, canonical_name
 from harness.record.metrics_file import METRICS_FILE
 
 TABLE_FILES = ("metrics.csv", "results.csv", "summary.csv", "progress.csv", "history.csv", "trainer_log.jsonl")
@@ -42,14 +43,25 @@ def read_folder(folder: Path) -> list[History]:
         return _read_all(folder, [output])
     files = list(_iterate_files(folder))
     tables = _prefer_top([path for path in files if path.name in (*TABLE_FILES, METRICS_FILE)], folder)
-    events = _prefer_top([path for path in files if "tfevents" in path.name], folder)
-    event_folders = sorted({path.parent for path in events} - {path.parent for path in tables})
+    runs = _group_event_folders({path.parent for path in files if "tfevents" in path.name})
+    event_folders = [folder] if folder in runs else sorted(runs.keys() - {path.parent for path in tables})
+    if folder in {path.parent for path in tables}:
+        event_folders = []
     logs = [*tables, *event_folders] or _prefer_top([path for path in files if _may_be_log(path)], folder)
     if not logs:
         raise ValueError(f"{folder}: contains no log; pass the path of {FILE_FORMATS}")
     if len(logs) > MAX_LOGS:
         raise ValueError(f"{folder}: contains {len(logs)} logs; pass the paths of some of them")
-    return _read_all(folder, logs)
+    return _read_all(folder, logs, runs)
+
+
+def _group_event_folders(folders: Iterable[Path]) -> dict[Path, list[Path]]:
+    """Return the folders of event files of each run by its own folder; those of a split are below that."""
+    runs: dict[Path, list[Path]] = {}
+    for folder in sorted(folders):
+        is_part = folder.name.lower() in SPLIT_WORDS or canonical_name(folder.name) in LOSS_METRICS
+        runs.setdefault(folder.parent if is_part else folder, []).extend([folder] if is_part else [])
+    return runs
 
 
 def _prefer_top(files: Sequence[Path], folder: Path) -> Sequence[Path]:
@@ -57,7 +69,7 @@ def _prefer_top(files: Sequence[Path], folder: Path) -> Sequence[Path]:
     return [path for path in files if path.parent == folder] or files
 
 
-def _read_all(folder: Path, paths: Sequence[Path]) -> list[History]:
+def _read_all(folder: Path, paths: Sequence[Path], event_runs: Mapping[Path, Sequence[Path]] = {}) -> list[History]:
     """Read each of the paths, and note at the first history which could not be read.
 
     Raises:
@@ -67,7 +79,7 @@ def _read_all(folder: Path, paths: Sequence[Path]) -> list[History]:
     errors: list[str] = []
     for path in paths:
         try:
-            found.append((path, _read_events(path) if path.is_dir() else read_log_file(path)))
+            found.append((path, _read_events(path, event_runs.get(path, ())) if path.is_dir() else read_log_file(path)))
         except (ValueError, OSError) as error:
             errors.append(str(error))
     if not found and len(paths) == 1:
@@ -100,10 +112,10 @@ def _name_run(facts: RunFacts, path: Path, folder: Path, is_one_of_many: bool) -
     return f"{shown} {rest}".strip()
 
 
-def _read_events(path: Path) -> list[History]:
+def _read_events(path: Path, parts: Sequence[Path]) -> list[History]:
     from harness.importers import tensorboard
 
-    return [tensorboard.read_tensorboard(path)]
+    return [tensorboard.read_tensorboard(path, parts)]
 
 
 def _find_trainer_state(folder: Path) -> Path | None:

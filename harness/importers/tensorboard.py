@@ -1,6 +1,7 @@
 """TensorBoard event files of any program."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,22 +9,32 @@ from pathlib import Path
 from harness.core.files import check_regular_file
 from harness.core.formatting import format_bytes
 from harness.diagnosis.history import History, RunFacts
-from harness.importers.metric_aliases import build_history
+from harness.importers.metric_aliases import SPLIT_WORDS, build_history
 
 MAX_EVENT_BYTES = 10**9
+KERAS_LOSS = "epoch_loss"  # recorded at epochs
 
 
-def read_tensorboard(path: Path) -> History:
-    """Read the scalars of one event file or of all in a folder.
+def read_tensorboard(path: Path, parts: Sequence[Path] = ()) -> History:
+    """Read the scalars of one event file, or of all in a folder and in `parts`, folders of the same run.
+
+    The names of the parts say what is in them: `train` and `validation` (Keras), or `Loss_train` (`add_scalars`).
 
     Raises:
         ValueError: If tensorboard is not installed, or no tag names a loss.
     """
     if find_spec("tensorboard") is None:
         raise ValueError(f"{path}: event files need tensorboard; run pip install 'plateau-harness[tensorboard]'")
-    _check_event_files(path)
-    points = _read_scalars(path)
-    history = build_history(points, RunFacts(name=path.name))
+    points: dict[str, list[tuple[int, float]]] = {}
+    for part in (path, *parts):
+        _check_event_files(part)
+        for tag, recorded in _read_scalars(part).items():
+            is_split = part.name.lower() in SPLIT_WORDS
+            points[tag if part == path else f"{part.name}/{tag}" if is_split else part.name] = recorded
+    facts = RunFacts(name=path.name)
+    if any(tag.rpartition("/")[2] == KERAS_LOSS for tag in points):
+        facts = replace(facts, steps_unit="epochs", steps_per_epoch=1.0)
+    history = build_history(points, facts)
     if not len(history["train/loss"]) and not len(history["val/loss"]):
         raise ValueError(f"{path}: no tag of these event files names a loss; their tags: {', '.join(points) or 'none'}")
     count = sum(map(len, points.values()))

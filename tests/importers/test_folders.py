@@ -93,3 +93,26 @@ def test_folder_of_too_many_logs_is_refused(tmp_path: Path) -> None:
     folder = write_files(tmp_path, {f"{at}.log": TEXT for at in range(70)})
     with pytest.raises(ValueError, match="contains 70 logs; pass the paths of some of them"):
         read_histories(folder)
+
+
+@pytest.mark.parametrize(
+    ("parts", "tag"),
+    [
+        ({"train": 3.0, "validation": 3.5}, "epoch_loss"),
+        ({"train": 3.0, "val": 3.5}, "loss"),
+        ({"Loss_train": 3.0, "Loss_val": 3.5}, "Loss"),
+    ],
+)
+def test_event_files_of_each_split_are_one_run(parts: dict[str, float], tag: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    for name, start in parts.items():
+        with SummaryWriter(str(tmp_path / "run" / name)) as writer:
+            for step in range(4):
+                writer.add_scalar(tag, start - step / 4, step)
+    for folder in (tmp_path / "run", tmp_path):
+        history = read_history(folder)
+        assert history["train/loss"].values.tolist() == [3.0, 2.75, 2.5, 2.25]
+        assert history["val/loss"].values.tolist() == [3.5, 3.25, 3.0, 2.75]
+        assert history.facts.steps_unit == ("epochs" if tag == "epoch_loss" else "steps")
