@@ -306,7 +306,8 @@ def _is_repeated(run: Sequence[_Segment], segment: _Segment) -> bool:
 def _share_of_lost_progress(run: Sequence[_Segment], segment: _Segment) -> float | None:
     """Return 1 if the loss is back at the start of the run, 0 if it is that of its end, None if these do not differ."""
     before = [value for one in run for value in one.values]
-    start, end, now = median(run[0].values[:3]), median(before[-3:]), median(segment.values[:3])
+    width = min(3, max(1, min(len(run[0].values), len(segment.values)) // 3))
+    start, end, now = (median(part) for part in (run[0].values[:width], before[-width:], segment.values[:width]))
     if not math.isfinite(start) or not math.isfinite(now):
         return None
     if not math.isfinite(end):

@@ -9,51 +9,62 @@ from typing import NamedTuple
 import pytest
 
 from harness.diagnosis.history import History
-from harness.importers import read_history
+from harness.importers import read_histories
 from tests.conftest import ROOT
 
 PAGE = ROOT / "docs/log_formats.md"
 SECTION = re.compile(
-    r"^### (?P<name>.+)\n(?P<text>(?:(?!```).*\n)*)"
-    r"```(?P<language>\w+)(?: (?P<file>\S+))?\n(?P<log>(?:(?!```).*\n)*)```\n(?P<table>(?:\|.*\n)+)",
+    r"^### (?P<name>.+)\n(?:(?!```).*\n)*"
+    r"```(?P<language>\w+)(?: (?P<file>\S+))?\n(?P<log>(?:(?!```).*\n)*)```\n"
+    r"(?P<tables>(?:(?:`.+`\n\n)?(?:\|.*\n)+\n?)+)",
     re.MULTILINE,
 )
+TABLE = re.compile(r"(?:`(.+)`\n\n)?((?:\|.*\n)+)")
 METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm", "train/tokens")
 EPOCH_TOLERANCE = 0.02  # of an epoch, for logs that print fractions of epochs with two digits
 
 
-class Sample(NamedTuple):
-    """A log and what its table says: the points of each metric at steps, or at epochs if `per_epoch` is None."""
+class Run(NamedTuple):
+    """A table: the points of each metric at steps or at epochs."""
 
-    file: str
-    log: str
-    language: str
+    name: str  # empty for an only run
     by_epoch: bool
     steps_per_epoch: float | None
     points: dict[str, list[tuple[float, float]]]
 
 
+class Sample(NamedTuple):
+    """A log and its runs."""
+
+    file: str
+    log: str
+    language: str
+    runs: list[Run]
+
+
+def read_table(name: str, table: str) -> Run:
+    header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    unit = re.fullmatch(r"(step|epoch)(?:, (\d+) per epoch)?", header[0])
+    assert unit, table
+    points = {
+        metric: [(float(at), float(cell)) for at, cell in zip(header[1:], cells, strict=True) if cell]
+        for metric, *cells in rows
+    }
+    assert points.keys() <= set(METRICS), table
+    return Run(name, unit[1] == "epoch", float(unit[2]) if unit[2] else None, points)
+
+
 def read_samples(page: str) -> dict[str, Sample]:
     """Return the samples of the page by the names of their sections."""
-    samples = {}
-    for match in SECTION.finditer(page):
-        header, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in match["table"].splitlines())
-        unit = re.fullmatch(r"(step|epoch)(?:, (\d+) per epoch)?", header[0])
-        assert unit, f"{match['name']}: {header[0]}"
-        points = {
-            metric: [(float(at), float(cell)) for at, cell in zip(header[1:], cells, strict=True) if cell]
-            for metric, *cells in rows
-        }
-        assert points.keys() <= set(METRICS), match["name"]
-        samples[match["name"]] = Sample(
+    return {
+        match["name"]: Sample(
             file=match["file"] or "sample.log",
             log=match["log"],
             language=match["language"],
-            by_epoch=unit[1] == "epoch",
-            steps_per_epoch=float(unit[2]) if unit[2] else None,
-            points=points,
+            runs=[read_table(*found) for found in TABLE.findall(match["tables"])],
         )
-    return samples
+        for match in SECTION.finditer(page)
+    }
 
 
 SAMPLES = read_samples(PAGE.read_text())
@@ -69,18 +80,22 @@ def points_of(history: History, by_epoch: bool) -> dict[str, list[tuple[float, f
     }
 
 
-def check_sample(sample: Sample, history: History) -> None:
-    """Check that the history has exactly the points of the sample."""
-    read = points_of(history, sample.by_epoch)
-    for metric in METRICS:
-        expected, found = sample.points.get(metric, []), read.get(metric, [])
-        positions = pytest.approx([at for at, _ in expected], abs=EPOCH_TOLERANCE if sample.by_epoch else 0)
-        assert [at for at, _ in found] == positions, f"{metric}: {found}"
-        assert [value for _, value in found] == pytest.approx([value for _, value in expected]), f"{metric}: {found}"
-    if not sample.by_epoch:
-        assert history.facts.steps_unit == "steps"
-    if sample.steps_per_epoch:
-        assert history.facts.steps_per_epoch == pytest.approx(sample.steps_per_epoch, rel=0.01)
+def check_sample(sample: Sample, histories: list[History]) -> None:
+    """Check that the histories have exactly the points of the sample."""
+    for run, history in zip(sample.runs, histories, strict=True):
+        assert history.facts.name.endswith(run.name)
+        read = points_of(history, run.by_epoch)
+        for metric in METRICS:
+            expected, found = run.points.get(metric, []), read.get(metric, [])
+            positions = pytest.approx([at for at, _ in expected], abs=EPOCH_TOLERANCE if run.by_epoch else 0)
+            assert [at for at, _ in found] == positions, f"{metric}: {found}"
+            assert [value for _, value in found] == pytest.approx([value for _, value in expected]), (
+                f"{metric}: {found}"
+            )
+        if not run.by_epoch:
+            assert history.facts.steps_unit == "steps"
+        if run.steps_per_epoch:
+            assert history.facts.steps_per_epoch == pytest.approx(run.steps_per_epoch, rel=0.01)
 
 
 def add_prefix(prefix: str) -> Callable[[str], str]:
@@ -153,18 +168,18 @@ def test_page_has_a_sample_for_every_section() -> None:
 def test_sample_is_read_to_the_number(name: str, tmp_path: Path) -> None:
     sample = SAMPLES[name]
     (tmp_path / sample.file).write_text(sample.log)
-    check_sample(sample, read_history(tmp_path / sample.file))
+    check_sample(sample, read_histories(tmp_path / sample.file))
 
 
 @pytest.mark.parametrize(("name", "change"), CHANGED_SAMPLES)
 def test_sample_is_read_with_a_harmless_change(name: str, change: str, tmp_path: Path) -> None:
     sample = SAMPLES[name]
     (tmp_path / sample.file).write_bytes(HARMLESS_CHANGES[change](sample.log).encode())
-    check_sample(sample, read_history(tmp_path / sample.file))
+    check_sample(sample, read_histories(tmp_path / sample.file))
 
 
 @pytest.mark.parametrize("kind", NO_LOGS)
 def test_text_without_a_curve_is_refused(kind: str, tmp_path: Path) -> None:
     (tmp_path / "sample.log").write_text(NO_LOGS[kind])
     with pytest.raises(ValueError, match=r"sample\.log"):
-        read_history(tmp_path / "sample.log")
+        read_histories(tmp_path / "sample.log")
