@@ -5,16 +5,17 @@ from collections.abc import Iterable, Iterator, Sequence
 
 PROBE_LINES, MIN_LINES = 200, 3
 TIME = re.compile(
-    r"\d{4}[-/.]\d\d[-/.]\d\d(?:[T ,_-]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?)?|\d\d:\d\d:\d\d(?:[.,]\d+)?|"
-    r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d\b|\d\d/\d\d(?:/\d\d(?:\d\d)?)?"
+    r"(?<!\d)(?:\d{4}[-/.]\d\d[-/.]\d\d(?:[T ,_-]\d\d:\d\d:\d\d(?:[.,]\d+)?(?:Z|[+-]\d\d:?\d\d)?)?|"
+    r"\d\d:\d\d:\d\d(?:[.,]\d+)?|"
+    r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [ \d]\d\b|\d\d/\d\d(?:/\d\d(?:\d\d)?)?)(?!\d)"
 )
-"""Dates and times, which differ from line to line."""
+"""Dates and times, which differ from line to line; not `001/050`."""
 PLACEHOLDER = "\0"
 PREFIX_END = re.compile(r"[:>\])-] |\bstd(?:out|err) [FP] ")
 """The end of `> `, `[rank0]: `, `2031-06-07 10:00:00 - INFO - ` and in the logs of Kubernetes."""
 OF_THE_LOG = re.compile(
-    r"\b(?:epochs?|ep|steps?|iter(?:ation)?s?|it|batch|loss|train(?:ing)?|val|valid(?:ation)?|eval(?:uation)?|test|lr|"
-    r"stage|phase|fold|run|seed|trial)\b",
+    r"(?<![^\W\d_])(?:epochs?|ep|steps?|iter(?:ation)?s?|it|batch|loss|train(?:ing)?|val|valid(?:ation)?|"
+    r"eval(?:uation)?|test|lr|stage|phase|fold|run|seed|trial)(?![^\W\d_])",
     re.IGNORECASE,
 )
 """Words that say something of a line, also if they stand in all of the first ones."""

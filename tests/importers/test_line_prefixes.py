@@ -41,3 +41,8 @@ def test_lines_without_a_prefix(lines: list[str]) -> None:
 def test_step_in_brackets_is_no_prefix() -> None:
     lines = [f"0607 10:00:0{n}.1204 logging.py:48] [{n}00] loss=2.{n}" for n in (1, 2, 3)]
     assert list(cut_prefixes(lines, find_prefix(lines))) == [f"[{n}00] loss=2.{n}" for n in (1, 2, 3)]
+
+
+def test_counter_and_name_with_an_underscore_are_no_prefix() -> None:
+    lines = [f"[{n:03d}/050] train_loss: 1.{90 - n} | valid_loss: 2.{90 - n}" for n in range(1, 10)]
+    assert find_prefix(lines) is None
