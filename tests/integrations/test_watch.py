@@ -2,8 +2,10 @@
 
 import math
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -207,3 +209,32 @@ def test_an_evaluation_that_is_numbered_by_epochs_belongs_to_the_latest_step() -
         numbered += [steps.number_row(epoch, None, is_training_row=False), steps.number_row(None, epoch, False)]
     assert numbered == [49, 49, 99, 99, 149, 149]
     assert steps.find_facts() == {"steps_per_epoch": 50, "steps_unit": "steps", "total_steps": 500}
+
+
+SCRIPT = """
+import math
+import torch.distributed as dist
+import harness
+
+dist.init_process_group("gloo")
+with harness.watch(total_steps=400, stop_on={"divergence"}) as run:
+    for step in range(400):
+        if dist.get_rank() == 0:
+            run.log(step, loss=2.0 if step < 100 else math.nan)
+        if run.should_stop:
+            break
+print("rank", dist.get_rank(), "stopped at", step, flush=True)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_of_a_plain_loop_stop_at_the_same_step(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "PATH": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    stops = sorted(line for line in done.stdout.splitlines() if " stopped at " in line)
+    assert stops == ["rank 0 stopped at 109", "rank 1 stopped at 109"], done.stderr
+    assert done.stdout.count(" · divergence: ") == 1
