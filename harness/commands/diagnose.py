@@ -45,9 +45,9 @@ JSON_SCHEMA = 1
 FAIL_ON_ANY = "diagnosis"
 SEPARATORS = "[ _-]"  # of the words of a kind, none of which have to be quoted
 GIVEN_FACTS = {
-    "lr": (parse_number, "LR", "the peak learning rate, if the log lacks it"),
-    "optimizer": (parse_optimizer, "NAME", "the same for the optimizer, such as AdamW"),
-    "warmup_steps": (parse_count, "N", "the same for the warm-up that was asked for"),
+    "lr": (parse_number, "LR", "the peak LR, if the log lacks it; likewise for the five others"),
+    "optimizer": (parse_optimizer, "NAME", "its class, such as AdamW"),
+    "warmup_steps": (parse_count, "N", "the length of the warm-up that was asked for"),
     "vocabulary": (parse_vocabulary, "N", "the number of tokens, so that a loss can be compared with a guess"),
     "batch_tokens": (parse_count, "N", "tokens in a step, over all devices"),
     "total_steps": (parse_count, "N", "the length of the run"),
