@@ -137,6 +137,14 @@ CHANGED_SAMPLES = [
 ]
 
 
+def replace_last_loss(sample: Sample, value: str) -> str | None:
+    """Return the log with another value of the last training loss; None if its digits are not in the log."""
+    points = sample.runs[0].points.get("train/loss")
+    tokens = re.findall(r"(?<![\w.])\d+\.\d+(?:[eE][-+]?\d+)?(?![\w.])", sample.log) if points else []
+    found = next((token for token in tokens if points and float(token) == points[-1][1]), None)
+    return sample.log.replace(found, value) if found else None
+
+
 NO_LOGS = {
     "settings": "model: gpt2\nlr: 3e-4\nmax_steps: 1000\nloss: mse\nval_loss_target: 3.1\nwarmup_steps: 100\n",
     "arguments": "Namespace(batch_size=32, epochs=90, lr=0.1, print_freq=10, label_smoothing=0.0, loss_weight=0.5)\n",
@@ -176,6 +184,16 @@ def test_sample_is_read_with_a_harmless_change(name: str, change: str, tmp_path:
     sample = SAMPLES[name]
     (tmp_path / sample.file).write_bytes(HARMLESS_CHANGES[change](sample.log).encode())
     check_sample(sample, read_histories(tmp_path / sample.file))
+
+
+@pytest.mark.parametrize("name", [name for name, sample in SAMPLES.items() if replace_last_loss(sample, "nan")])
+def test_loss_that_is_not_a_number_is_read(name: str, tmp_path: Path) -> None:
+    sample = SAMPLES[name]
+    (tmp_path / sample.file).write_text(replace_last_loss(sample, "nan") or "")
+    history, run = read_histories(tmp_path / sample.file)[0], sample.runs[0]
+    position, loss = points_of(history, run.by_epoch)["train/loss"][-1]
+    assert position == pytest.approx(run.points["train/loss"][-1][0], abs=EPOCH_TOLERANCE)
+    assert loss == math.inf
 
 
 @pytest.mark.parametrize("kind", NO_LOGS)
