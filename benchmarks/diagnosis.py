@@ -1,4 +1,4 @@
-"""Measure precision and recall of each diagnosis.
+"""Measure precision and recall of each diagnosis, and false alarms on logs as strangers write them.
 
 python benchmarks/diagnosis.py                   # on synthetic and recorded curves
 python benchmarks/diagnosis.py record [NAME...]  # train the recorded runs again
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from harness.training.schedules import Constant, Cosine, Plateau, WarmupSchedule
 from harness.training.spikes import watch_spikes  # noqa: E402
 from tests.diagnosis import recorded_runs  # noqa: E402
 from tests.diagnosis.curves import Curve, synthetic_curves  # noqa: E402
+from tests.diagnosis.foreign_curves import FAULTY, HEALTHY, make_foreign_log  # noqa: E402
 from tests.toy_task import CPU, Rows, ToyTask, toy_plan, toy_state  # noqa: E402
 
 SMALL = [
@@ -287,6 +288,22 @@ def format_table(curves: list[Curve]) -> str:
     return "\n".join(lines)
 
 
+FOREIGN_SEEDS = range(2000, 2100)  # not looked at when rules were written
+
+
+def format_foreign_table() -> str:
+    """Return for each family of foreign logs the share with a wrong diagnosis, and with the right one if it has one."""
+    lines = ["| logs of strangers | wrong | found | of what |", "|---|---|---|---|"]
+    for family, (_, labels, allowed) in ((name, astuple(one)) for name, one in (HEALTHY | FAULTY).items()):
+        kinds = [{one.kind for one in diagnose(make_foreign_log(family, seed))} for seed in FOREIGN_SEEDS]
+        wrong = [found - labels - allowed for found in kinds]
+        names = sorted({kind for found in wrong for kind in found})
+        found = f"{np.mean([bool(one & labels) for one in kinds]):.2f}" if labels else ""
+        lines.append(f"| {family} | {np.mean([bool(one) for one in wrong]):.2f} {', '.join(names)} | {found} | "
+                     f"{' or '.join(sorted(labels)) or 'healthy'} |")  # fmt: skip
+    return "\n".join(lines)
+
+
 def _format_ratio(part: int, whole: int) -> str:
     return f"{part / whole:.2f}" if whole else "-"
 
@@ -294,7 +311,7 @@ def _format_ratio(part: int, whole: int) -> str:
 def main() -> None:
     recorded = (recorded_runs.read_curve(path) for path in sorted(recorded_runs.FOLDER.glob("*.jsonl")))
     curves = [*synthetic_curves(), *recorded]
-    print(format_table(curves))
+    print(format_table(curves), format_foreign_table(), sep="\n\n")
     for curve in curves:
         _, wrong, missed = compare_with_labels(curve)
         if wrong or missed:
