@@ -11,6 +11,7 @@ from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
 from harness.importers.cells import split_words
 from harness.importers.log_files import FILE_FORMATS, read_log_file
 from harness.importers.metric_aliases import SPLIT_WORDS, canonical_name
+from harness.importers.metric_files import read_metric_folder
 from harness.record.metrics_file import METRICS_FILE
 
 TABLE_FILES = ("metrics.csv", "results.csv", "summary.csv", "progress.csv", "history.csv", "trainer_log.jsonl")
@@ -41,6 +42,8 @@ def read_folder(folder: Path) -> list[History]:
         return read_log_file(state)
     if output := _find_wandb_output(folder):
         return _read_all(folder, [output])
+    if (folder / "metrics").is_dir() and (folder / "meta.yaml").is_file():
+        return read_metric_folder(folder)
     files = list(_iterate_files(folder))
     tables = _prefer_top([path for path in files if path.name in (*TABLE_FILES, METRICS_FILE)], folder)
     runs = _group_event_folders({path.parent for path in files if "tfevents" in path.name})

@@ -67,7 +67,7 @@ def _read_start(path: Path) -> bytes:
 
 def _read_text(path: Path, file: IO[bytes], head: str) -> list[History]:
     """Read a text file that begins with `head`: JSON documents as a whole, everything else line by line."""
-    from harness.importers import json_documents, json_lines, native, table_layout, tables, text
+    from harness.importers import json_documents, json_lines, metric_files, native, table_layout, tables, text
 
     line, line_end, _ = head.lstrip().partition("\n")
     first = json_lines.parse_json(line) if line_end else None
@@ -84,6 +84,8 @@ def _read_text(path: Path, file: IO[bytes], head: str) -> list[History]:
             return histories
         file = io.BufferedReader(io.BytesIO(content))
     lines = iterate_text_lines(file, path, SHORTEN)
+    if metric_files.is_metric_file(head):
+        return metric_files.read_metric_file(lines, path)
     if isinstance(first, dict) or json_lines.has_json_lines(head[:MAX_HEADER_CHARS]):
         return json_lines.read_json_lines(lines, path)
     head_lines = [plain_line(line) for line in LINE_END.split(head[:MAX_TABLE_CHARS])[:MAX_TABLE_LINES]]

@@ -116,3 +116,18 @@ def test_event_files_of_each_split_are_one_run(parts: dict[str, float], tag: str
         assert history["train/loss"].values.tolist() == [3.0, 2.75, 2.5, 2.25]
         assert history["val/loss"].values.tolist() == [3.5, 3.25, 3.0, 2.75]
         assert history.facts.steps_unit == ("epochs" if tag == "epoch_loss" else "steps")
+
+
+def test_run_in_a_file_store_of_mlflow(tmp_path: Path) -> None:
+    def lines(start: float, steps: range) -> str:
+        return "".join(f"{1937901600000 + step} {start - step / 10} {step}\n" for step in steps)
+
+    files = {"meta.yaml": "run_id: 4f", "params/lr": "0.1", "metrics/train/loss": lines(3, range(9))}
+    files |= {"metrics/val_loss": lines(4, range(0, 9, 4)), "metrics/accuracy": lines(1, range(9))}
+    folder = write_files(tmp_path / "4f", files)
+    history = read_history(folder)
+    assert history["train/loss"].steps.tolist() == list(range(9))
+    assert history["val/loss"].values.tolist() == [4.0, 3.6, 3.2]
+    assert read_history(folder / "metrics" / "val_loss")["val/loss"].steps.tolist() == [0, 4, 8]
+    with pytest.raises(ValueError, match="the metric 'accuracy', which is no loss; give the folder of the run"):
+        read_history(folder / "metrics" / "accuracy")
