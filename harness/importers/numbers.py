@@ -11,7 +11,7 @@ MISSING = -sys.float_info.max
 
 # Quantifiers that never give back, as ++ and *+, keep the time in proportion to the length of a line.
 TOKEN = re.compile(
-    r"(?<![\w.])(?<![A-Za-z]-)("
+    r"(?=[-+.\dni])(?<![\w.])(?<![A-Za-z]-)("  # the first condition is the quickest to fail
     r"\d{4}[-/]\d\d?[-/]\d\d?(?!\d)(?:[T, ]{1,2}\d\d?:\d\d(?::\d\d(?:[.,]\d++)?)?(?:Z|[+-]\d\d:?\d\d)?)?"  # a date
     r"|\d\d[-/]\d\d(?:[-/]\d{2,4})?[T, ]{1,2}\d\d:\d\d(?::\d\d(?:[.,]\d++)?)?"
     r"|\d++:\d\d(?::\d\d)?(?:[.,]\d++)?(?![\w:])"  # a time

@@ -15,7 +15,7 @@ MAX_FALLS = 0.2
 """Share of the losses at which such a step may fall, as at the start of an epoch."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Entry:
     """A row, with its place in the order of the log, and the N of a step or an epoch n/N."""
 

@@ -44,7 +44,8 @@ def collect_lines(lines: Iterable[str], path: Path) -> LogLines:
     log = LogLines()
     forms: dict[str, int] = {}  # template by the text between the numbers, -1 for lines that do not matter
     by_form: dict[str, int] = {}
-    for number, line in _join_dicts(_count_lines(lines, log)):
+    for number, line in _iterate_logical_lines(lines, log):
+        log.first_line = log.first_line or line.strip()[:80]
         rank = -1
         if line.startswith(("[", " [", ">")):
             line, rank = _cut_prefixes(line)
@@ -67,24 +68,20 @@ def collect_lines(lines: Iterable[str], path: Path) -> LogLines:
     return log
 
 
-def _count_lines(lines: Iterable[str], log: LogLines) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(lines, 1):
-        if line and not line.isspace():
-            log.n_lines += 1
-            log.first_line = log.first_line or line.strip()[:80]
-            if SUMMARY_KEY not in line:
-                yield number, line
-
-
-def _join_dicts(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, str]]:
-    """Join the lines of a dictionary that was printed on several ones."""
+def _iterate_logical_lines(lines: Iterable[str], log: LogLines) -> Iterator[tuple[int, str]]:
+    """Yield (number, text) of lines that are not empty. A dictionary that was printed on several lines is one."""
     parts: list[str] = []
     start = 0
-    for number, line in lines:
+    for number, line in enumerate(lines, 1):
+        if not line or line.isspace():
+            continue
+        log.n_lines += 1
+        if SUMMARY_KEY in line:
+            continue
         if not parts and not (line.lstrip()[:1] == "{" and "}" not in line):
             yield number, line
             continue
-        start = number if not parts else start
+        start = start if parts else number
         parts.append(line)
         if "}" in line:
             yield start, " ".join(part.strip() for part in parts)

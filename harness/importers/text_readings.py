@@ -1,14 +1,16 @@
 """Choice of the lines of a log that are readings, among source code, settings and chatter."""
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from harness.diagnosis.history import LOSS_METRICS
 from harness.importers.metric_aliases import split_words
 from harness.importers.numbers import MISSING
-from harness.importers.text_columns import BRACKET_ORDER
+from harness.importers.text_columns import BRACKET_ORDER, LineNumber
 from harness.importers.text_positions import Placement, kind_of
 from harness.importers.text_templates import Template
 
@@ -32,7 +34,7 @@ class Form:
     needs_heading: bool = False  # its losses are readings below a heading such as "Validation" only
     names: dict[int, str] = field(default_factory=dict)  # of the values, by the index of their column
 
-    @property
+    @cached_property
     def has_position(self) -> bool:
         return self.placement.step is not None or self.placement.epoch is not None
 
@@ -41,7 +43,7 @@ class Form:
         """Return whether its lines may say where the lines around them belong."""
         return self.has_position and not self.template.is_code
 
-    @property
+    @cached_property
     def has_train_loss(self) -> bool:
         return any(loss.metric == "train/loss" for loss in self.template.losses())
 
@@ -50,10 +52,37 @@ class Form:
         """Name of its first training loss."""
         return next((loss.name for loss in self.template.losses() if loss.metric == "train/loss"), "")
 
-    def line_values(self, line: int) -> dict[int, float]:
-        """Return the numbers of one of its lines by their index in it."""
+    @cached_property
+    def metric_slots(self) -> list[tuple[int, str, LineNumber]]:
+        """Return (place among the kept numbers, name, column) of its metrics."""
+        return [
+            (self.template.indexes.index(column.index), self.names[column.index], column)
+            for column in self.template.columns
+            if column.role == "metric" and column.index in self.names
+        ]
+
+    @cached_property
+    def other_slots(self) -> list[tuple[int, LineNumber]]:
+        """Return (place among the kept numbers, column) of what rows have besides metrics and positions."""
+        roles = ("mean", "second", "rank", "total_steps", "total_epochs")
+        found = [column for column in self.template.columns if column.role in roles]
+        return [(self.template.indexes.index(column.index), column) for column in found]
+
+    @cached_property
+    def position_slots(self) -> tuple[int | None, int | None, int | None, int | None]:
+        """Return the places of step, epoch, and the N of each, among the kept numbers."""
+        columns = (self.placement.step, self.placement.epoch)
+        indexes = [None if column is None else column.index for column in columns]
+        indexes += [None if column is None else column.of for column in columns]
+        step, epoch, step_of, epoch_of = (
+            None if index is None else self.template.indexes.index(index) for index in indexes
+        )
+        return step, epoch, step_of, epoch_of
+
+    def line_values(self, line: int) -> array:
+        """Return the kept numbers of one of its lines."""
         width = len(self.template.indexes)
-        return dict(zip(self.template.indexes, self.template.values[line * width : (line + 1) * width], strict=True))
+        return self.template.values[line * width : (line + 1) * width]
 
     def steps(self) -> list[float]:
         column = self.placement.step or self.placement.epoch

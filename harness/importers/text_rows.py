@@ -155,7 +155,8 @@ def _read_entries(log: LogLines, forms: Sequence[Form], start: int, path: Path) 
             continue
         entry = _read_entry(form, line, sequence, heading)
         entry.row.location = f"{path}, line {number}"
-        entry.row.rank = entry.row.rank or (str(rank) if rank >= 0 else None)
+        if rank >= 0 and entry.row.rank is None:
+            entry.row.rank = str(rank)
         is_lost = form.placement.step is not None and entry.row.step is None  # its step is nan
         if is_lost and entry.row.epoch is None:
             continue
@@ -169,53 +170,63 @@ def _read_entries(log: LogLines, forms: Sequence[Form], start: int, path: Path) 
             entries[-1] = entry
         else:
             entries.append(entry)
-        if form.has_position:
+        if form.has_position and heading.holds():
             heading = _Heading()
     return entries, positions
 
 
 def _read_entry(form: Form, line: int, sequence: int, heading: _Heading) -> Entry:
     numbers = form.line_values(line)
-    row = Row(step=_value(numbers, form.placement.step), epoch=_value(numbers, form.placement.epoch))
-    for column in form.template.columns:
-        value = numbers.get(column.index, MISSING)
+    step, epoch, step_of, epoch_of = _read_slots(form, numbers)
+    values: dict[str, float] = {}
+    row = Row(values, step, epoch)
+    is_below = not form.has_position and heading.holds()
+    for slot, name, column in form.metric_slots:
+        value = numbers[slot]
         if value == MISSING:
             continue
-        if column.role == "metric" and column.index in form.names:
-            name = form.names[column.index]
-            if heading.holds() and not form.has_position and column.metric == "train/loss" and name[:6] != "train_":
-                name = f"{heading.context}_{name}" if heading.context and not heading.is_pair else name
-            row.values[name] = row.values.get(name, 0.0) + value if column.is_summed else row.values.get(name, value)
-        elif column.role == "mean" and form.placement.is_progress:
-            row.values[plain_name(column.name)] = value
-        elif column.role == "second" and heading.is_pair:
-            row.values[f"val_{plain_name(column.name)}"] = value
-        elif column.role == "rank":
-            row.rank = f"{value:g}"
-        elif column.role in ("total_steps", "total_epochs"):
-            setattr(row, column.role, value)
-    if heading.holds() and heading.context in ("val", "test") and not form.has_position:
+        if is_below and heading.context and column.metric == "train/loss" and not name.startswith("train_"):
+            name = name if heading.is_pair else f"{heading.context}_{name}"
+        if column.is_summed:
+            values[name] = values.get(name, 0.0) + value
+        elif name not in values:
+            values[name] = value
+    for slot, column in form.other_slots:
+        if numbers[slot] != MISSING:
+            _add_other(row, column, numbers[slot], form, heading)
+    if is_below and heading.context in ("val", "test"):
         row.step, row.epoch = heading.step, heading.epoch
-    return Entry(sequence, row, form, _of(numbers, form.placement.step), _of(numbers, form.placement.epoch))
+    return Entry(sequence, row, form, step_of, epoch_of)
+
+
+def _add_other(row: Row, column: LineNumber, value: float, form: Form, heading: _Heading) -> None:
+    """Add a number that is no metric of the line itself."""
+    if column.role == "mean" and form.placement.is_progress:
+        row.values[plain_name(column.name)] = value
+    elif column.role == "second" and heading.is_pair:
+        row.values[f"val_{plain_name(column.name)}"] = value
+    elif column.role == "rank":
+        row.rank = f"{value:g}"
+    elif column.role in ("total_steps", "total_epochs"):
+        setattr(row, column.role, value)
 
 
 def _read_position(form: Form, line: int, sequence: int) -> Position:
-    numbers = form.line_values(line)
-    step, epoch = form.placement.step, form.placement.epoch
-    step_of = _of(numbers, step)
-    names = tuple(column.name if column else None for column in (step, epoch))
+    step, epoch, step_of, epoch_of = _read_slots(form, form.line_values(line))
+    names = tuple(column.name if column else None for column in (form.placement.step, form.placement.epoch))
     group = (form.template.description, step_of) if form.template.is_bar else names
-    return Position(sequence, form, group, _value(numbers, step), _value(numbers, epoch), step_of, _of(numbers, epoch))
+    return Position(sequence, form, group, step, epoch, step_of, epoch_of)
 
 
-def _value(numbers: dict[int, float], column: LineNumber | None) -> float | None:
-    value = MISSING if column is None else numbers.get(column.index, MISSING)
-    return None if value == MISSING or value != value or abs(value) == float("inf") else value
-
-
-def _of(numbers: dict[int, float], column: LineNumber | None) -> float | None:
-    value = MISSING if column is None or column.of is None else numbers.get(column.of, MISSING)
-    return None if value == MISSING else value
+def _read_slots(form: Form, numbers: Sequence[float]) -> tuple[float | None, float | None, float | None, float | None]:
+    """Return step and epoch, and the N of each, None where they are missing or not finite."""
+    step, epoch, step_of, epoch_of = (None if slot is None else numbers[slot] for slot in form.position_slots)
+    return (
+        step if step is not None and MISSING < step < math.inf else None,
+        epoch if epoch is not None and MISSING < epoch < math.inf else None,
+        step_of if step_of is not None and step_of > MISSING else None,
+        epoch_of if epoch_of is not None and epoch_of > MISSING else None,
+    )
 
 
 def _is_told(entry: Entry) -> bool:

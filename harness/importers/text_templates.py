@@ -11,6 +11,8 @@ from harness.importers.text_columns import ColumnReader, LineNumber
 
 MAX_TOKENS = 200
 """Numbers of one line that are looked at; a tensor that was printed has more."""
+MAX_PROBED_VALUES = 1_000
+"""Decimal points are looked for in so many values of each template."""
 MAX_HEADING_CHARS = 120
 PAIR = re.compile(r"\btrain\w*\s*\|\s*val\w*\s*\|?\s*$", re.IGNORECASE)
 CODE = re.compile(
@@ -81,7 +83,7 @@ def add_values(template: Template, tokens: Sequence[str]) -> tuple[int, int]:
         template.values.extend([float(tokens[index]) for index in template.indexes])
     except ValueError:
         return _add_unusual_values(template, tokens)
-    if len(template.decimals) < len(template.indexes):
+    if len(template.values) <= MAX_PROBED_VALUES:
         template.decimals.update(index for index in template.indexes if "." in tokens[index])
     return len(template.decimals), 0
 
@@ -90,13 +92,16 @@ def _add_unusual_values(template: Template, tokens: Sequence[str]) -> tuple[int,
     points = commas = 0
     for index, is_count in zip(template.indexes, template.counts, strict=True):
         token = tokens[index]
-        if has_ambiguous_comma(token):
-            template.ambiguous.append(len(template.values))
-        elif has_decimal_comma(token) and not is_count:
-            commas += 1
-            template.decimals.add(index)
-        elif "." in token:
+        try:
+            template.values.append(float(token))
+        except ValueError:
+            if has_ambiguous_comma(token):
+                template.ambiguous.append(len(template.values))
+            elif has_decimal_comma(token) and not is_count:
+                commas += 1
+                template.decimals.add(index)
+            template.values.append(parse_token(token, is_count))
+        if "." in token:
             points += 1
             template.decimals.add(index)
-        template.values.append(parse_token(token, is_count))
     return points, commas
