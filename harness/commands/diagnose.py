@@ -89,8 +89,9 @@ def _build_parser() -> CommandParser:
                         "- reads standard input")  # fmt: skip
     for name, (_, placeholder, about) in GIVEN_FACTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=placeholder, help=about)
-    parser.add_argument("--dialect", choices=DIALECTS, help="how to write what to try: overrides of run.py, arguments "
-                        "of transformers or Lightning, or words; default: those of the log's program")  # fmt: skip
+    parser.add_argument("--dialect", choices=DIALECTS, metavar="NAME", help="how to write what to try: harness "
+                        "(overrides of run.py), hf or lightning (their arguments), or plain (words); default: that of "
+                        "the log's program")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document (docs/diagnosing.md)")
     parser.add_argument("--fail-on", default="", metavar="KINDS", help="exit with status 1 if one of these was found, "
                         "such as divergence,plateau; `diagnosis` stands for any")  # fmt: skip

@@ -8,15 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
-from harness.commands.diagnose import print_diagnosis
 from harness.commands.lr_range import format_bar_chart
+from harness.commands.run_reports import print_report
 from harness.core import terminal
-from harness.core.events import Diagnosis, FinalDiagnosis
+from harness.core.events import Diagnosis, FinalDiagnosis, Suggestion
 from harness.core.terminal import fit_record, format_labeled, wrap_parts, wrap_text
 from harness.diagnosis.assessment import assess
 from harness.diagnosis.lr_band import compute_lr_band
+from harness.diagnosis.render import RunReport
 from harness.importers.native import read_native
 from harness.observers.console import ConsolePrinter
 from harness.observers.metrics_writer import MetricsWriter
@@ -29,11 +29,15 @@ from tests.observers.sample_events import eval_end, run_end, run_start, sample_r
 from tests.sweep.studies import complete_outside_trial, fail_trial, new_study
 
 LONG_KEY = "optimizer.parameter_groups.a_setting_with_quite_a_long_name"
-OVERRIDES = ("optimizer.lr=3e-05", f"data.source.path=/{'folder-of-texts/' * 8}text.txt", "expect=['step 9: loss < 3']")
-COPIED = shlex.join(OVERRIDES)
+SUGGESTIONS = (
+    Suggestion("optimizer.lr", 3e-5),
+    Suggestion("data.source.path", f"/{'folder-of-texts/' * 8}text.txt"),
+    Suggestion("expect", "['step 9: loss < 3']"),
+)
+COPIED = shlex.join(["optimizer.lr=3e-5", *(f"{one.key}={one.value}" for one in SUGGESTIONS[1:])])
 QUOTED = "'optimizer.lr=tag(log, interval(1e-05, 1e-03))'"
 DIAGNOSIS = Diagnosis("learning rate too low", 100, 0.9, f"the peak LR is low; a range such as {QUOTED} would do " * 3,
-                      overrides=OVERRIDES)  # fmt: skip
+                      suggestions=SUGGESTIONS)  # fmt: skip
 WIDTHS = pytest.mark.parametrize("width", [80, 200])
 
 
@@ -83,12 +87,11 @@ def test_run(width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], mon
 
 
 @WIDTHS
-def test_diagnose(width: int, tmp_path: Path) -> None:
+def test_diagnose(width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     send_events([MetricsWriter()], sample_run(tmp_path / "run"))
-    stream = io.StringIO()
     history = read_native(tmp_path / "run" / "metrics.jsonl")
-    print_diagnosis(Console(file=stream, soft_wrap=True, highlight=False), history, [DIAGNOSIS], assess(history), [])
-    check_lines(stream.getvalue(), width, ["learning rate too low", QUOTED], [COPIED])
+    print_report(RunReport(history, [DIAGNOSIS], assess(history)))
+    check_lines(capsys.readouterr().out, width, ["learning rate too low", QUOTED], [COPIED])
 
 
 @WIDTHS
