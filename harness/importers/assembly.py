@@ -13,7 +13,8 @@ from harness.importers.step_numbering import sort_by_step
 
 PSEUDO_STEPS_PER_EPOCH = 100
 """Steps that stand for an epoch in a log with fractions of epochs and no steps, or more if rows are closer."""
-MAX_PSEUDO_STEPS = 10**9
+MAX_PSEUDO_STEPS = 10**6
+MAX_POSITION = 1e12
 MIN_ROWS = 3
 """Fewer losses without any step are not the log of a training."""
 
@@ -26,6 +27,8 @@ def assemble_histories(rows: Sequence[Row], facts: RunFacts) -> list[History]:
     Raises:
         ValueError: If there are no steps and hardly a loss.
     """
+    for row in rows:
+        _drop_impossible(row)
     runs = split_runs(rows)
     runs = [run for run in runs if _is_curve(run)] or runs[-1:]
     histories = []
@@ -34,6 +37,14 @@ def assemble_histories(rows: Sequence[Row], facts: RunFacts) -> list[History]:
         name = " ".join(filter(None, (facts.name, run.name)))
         histories.append(_assemble_history(run, replace(facts, name=name, source=source)))
     return histories
+
+
+def _drop_impossible(row: Row) -> None:
+    """Drop positions that no run has, such as a step read from a long number."""
+    for name in ("step", "epoch", "epoch_length", "total_steps", "total_epochs"):
+        value = getattr(row, name)
+        if value is not None and not abs(value) < MAX_POSITION:  # NaN is not less either
+            setattr(row, name, None)
 
 
 def _assemble_history(run: RunRows, facts: RunFacts) -> History:

@@ -70,6 +70,8 @@ def _iterate_records(
     is_strict = layout.separator not in QUOTING_SEPARATORS
     is_inside, starts_log = True, False
     for number, row, _ in rows:
+        if not row:
+            continue
         if row[0][:1] not in DIGITS and not any(STARTS_NUMBER.match(cell.strip().lstrip("*[")) for cell in row):
             header = _match_header(row, names, layout.separator)
             if header is not None:

@@ -1,5 +1,6 @@
 """Steps of rows: global, restarting in every epoch, epochs alone, or none."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -119,3 +120,13 @@ def test_length_of_the_run_is_known_unless_it_was_exceeded(fields: dict[str, flo
 def test_length_in_epochs() -> None:
     rows = [Row({"loss": 2 / epoch}, epoch=epoch, total_epochs=30) for epoch in range(1, 9)]
     assert assemble(rows).facts.total_steps == 30
+
+
+@pytest.mark.parametrize("name", ["step", "epoch", "epoch_length", "total_steps", "total_epochs"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30, -1e30])
+def test_positions_that_no_run_has_are_ignored(name: str, value: float) -> None:
+    rows = [Row({"loss": 3 - at / 10}, step=at, epoch=0.0) for at in range(1, 6)]
+    setattr(rows[2], name, value)
+    history = assemble(rows)
+    assert len(history["train/loss"]) >= 4
+    assert history.last_step == 5

@@ -123,3 +123,9 @@ def test_readings_outweigh_a_small_table(tmp_path: Path) -> None:
     log = "\n".join(f"step {at} loss {3 - at / 100}" for at in range(1, 50))
     table = "\n| split | loss | step |\n|---|---|---|\n| test | 2.4 | 49 |\n"
     assert len(read_text(tmp_path, log + table)["train/loss"]) == 49
+
+
+def test_rows_without_cells_are_left_out(tmp_path: Path) -> None:
+    text = "| Step | Training Loss | Validation Loss |\n|---|---|---|\n" + lines('| {} | {} | {} |\n|\n||\n""')
+    check(read_text(tmp_path, text))
+    check(read_text(tmp_path, CSV.replace("300", '"",,\n\n,,\n300')))
