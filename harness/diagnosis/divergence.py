@@ -94,9 +94,13 @@ def find_jump(losses: Series, min_after: int = MIN_ROWS_AFTER) -> int | None:
 def _find_bad_loss(history: History, name: str) -> Diagnosis | None:
     """Find a loss that is not finite at the end: one row of an ended run or log, else two.
 
-    A single row of a run that goes on may be a skipped update.
+    A single row of a run that goes on may be a skipped update. The first loss of exactly 0 after NaN is no loss either.
     """
-    series = history[name]
+    steps, values = history[name]
+    is_after = np.logical_or.accumulate(~np.isfinite(values))
+    if values[~is_after].all():
+        values = np.where(is_after & (values == 0), math.inf, values)
+    series = Series(steps, values)
     end = find_bad_end(series)
     if end is None:
         return None

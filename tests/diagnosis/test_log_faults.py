@@ -27,6 +27,7 @@ def lr_factors(diagnosis: Diagnosis) -> list[float | None]:
 
 DIVERGED = {
     "last row NaN, of a run a hundredth done": build_log([*GOOD, math.nan], total_steps=400),
+    "NaN, then logged as 0": build_log([2.1, 2.0, math.nan, 0.0]),
     "no finite row": build_log([math.nan] * 3),
     "mostly NaN": build_log([*FALL, *[math.nan] * 5, 3.1, *[math.nan] * 4, 3.0, math.nan]),
     "ends finite among NaN": build_log([*FALL, *[math.nan] * 12, 3.1]),
