@@ -31,7 +31,6 @@ class RunRows:
     name: str = ""  # of the run in the file, empty for an only one
     restarts: bool = False  # steps start again in every epoch
     inferred_epochs: Sequence[int] | None = None  # of each row, for steps that restart in a log without epochs
-    is_unordered: bool = False  # rows are not in the order of time
     note: str = ""
 
 
@@ -98,7 +97,7 @@ def _split_at_restarts(rows: Sequence[Row]) -> list[RunRows]:
     restarts = epoch_restarts > 0 and 2 * epoch_restarts >= epoch_rises
     segments = _cut_segments(rows, reference, [0, *drops, len(rows)])
     if _is_unordered(segments):
-        return [RunRows(rows, is_unordered=True)]
+        return [RunRows(rows)]
     fragments = _find_fragments(segments)
     while len(segments) > 1 and segments[0].start in fragments:
         segments = segments[1:]

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 
 class StepCounter:
@@ -38,29 +37,6 @@ class StepCounter:
         if epoch_length:
             return round((epoch - min(known for known in self._offsets if known is not None)) * epoch_length)
         return self._latest + (self._gap if step <= 0 else 0)  # an epoch may count from 0
-
-
-def infer_epochs(steps: Sequence[float | None]) -> list[float | None] | None:
-    """Return the epoch of each row if its steps restart regularly, else None.
-
-    Regularly means at the same number after the same number; the last epoch may be incomplete. A row without a step,
-    None, belongs to the current epoch.
-    """
-    known = [step for step in steps if step is not None]
-    restarts = [(last, first) for last, first in pairwise(known) if first < last]
-    last_steps = {last for last, _ in restarts}
-    if not restarts or {first for _, first in restarts} != {known[0]} or len(last_steps) > 1:
-        return None
-    if known[-1] > last_steps.pop():
-        return None
-    epochs: list[float | None] = []
-    epoch, latest = 0, -math.inf
-    for step in steps:
-        if step is not None:
-            epoch += step < latest
-            latest = step
-        epochs.append(epoch)
-    return epochs
 
 
 def sort_by_step(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:
