@@ -251,14 +251,14 @@ def build_history(points: MetricPoints, facts: RunFacts) -> History:
     history = History(facts)
     for metric, name in chosen.items():
         if metric != TOKENS and not metric.endswith("/ppl"):
-            _add_points(history, metric, points[name])
+            history.add_points(metric, points[name])
     per_step = _add_tokens(history, points[chosen[TOKENS]]) if TOKENS in chosen else None
     source = facts.source
     for metric in LOSS_METRICS:
         ppl = metric.replace("loss", "ppl")
         if metric not in chosen and ppl in chosen and not (metric == "train/loss" and "val/loss" in chosen):
             chosen[metric] = chosen[ppl]
-            _add_points(history, metric, [(step, _log_perplexity(value)) for step, value in points[chosen[ppl]]])
+            history.add_points(metric, [(step, _log_perplexity(value)) for step, value in points[chosen[ppl]]])
             source += f"; {metric}: logarithm of {chosen[ppl]}"
         recorded = len(points[chosen[metric]]) if metric in chosen else 0
         if dropped := recorded - len(history[metric]):
@@ -286,20 +286,16 @@ def _log_perplexity(value: float) -> float:
     return math.log(value) if value > 0 else math.nan
 
 
-def _add_points(history: History, metric: str, points: Sequence[tuple[int, float]]) -> None:
-    history.add_points(metric, points)
-
-
 def _add_tokens(history: History, points: Sequence[tuple[int, float]]) -> float | None:
     """Add the token counts if they are cumulative, or return the tokens per step if they are counts of one step."""
     counts = History()
-    _add_points(counts, TOKENS, points)
+    counts.add_points(TOKENS, points)
     steps, values = counts[TOKENS]
     if len(values) < 2 or not np.all(np.isfinite(values)) or values.min() <= 0:
         return None
     growth = (values[-1] / values[0] - 1) / max(steps[-1] / max(steps[0], 1) - 1, 1e-9)
     if np.all(np.diff(values) >= 0) and values[-1] > values[0] and growth > MIN_TOKEN_GROWTH:
-        _add_points(history, TOKENS, points)
+        history.add_points(TOKENS, points)
         return None
     return float(values.mean()) if np.ptp(values) < MAX_TOKEN_SPREAD * values.mean() else None
 

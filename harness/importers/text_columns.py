@@ -46,6 +46,7 @@ class ColumnReader:
         self.is_bar = False
         self._columns: list[LineNumber] = []
         self._at = 0
+        self.has_extreme = False  # a metric is the best one, or a target
         self._is_extreme = False  # after "best", until the next clause
         self._pending = NO_LABEL  # as in `Loss after 100 steps: 3.2`
 
@@ -202,6 +203,7 @@ class ColumnReader:
             self._columns.append(LineNumber(at, "part", f"{split} {label.name}".strip(), None))
             return 1
         metric, name = label.metric, label.name
+        self.has_extreme = self.has_extreme or self._is_extreme
         if metric in LOSS_METRICS or (metric or "").endswith("/ppl"):
             if not label.names_split and self.context:
                 name = f"{self.context}_{name}"

@@ -11,6 +11,7 @@ from harness.importers.text_readings import Form
 
 MIN_DISTINCT = 0.5
 """Steps that come from other lines differ at least at this share of the losses."""
+MAX_HEADING_LETTERS = 14  # "epoch 1/3 started"
 MAX_FALLS = 0.2
 """Share of the losses at which such a step may fall, as at the start of an epoch."""
 
@@ -86,11 +87,19 @@ def _count_distinct(values: Sequence[float], n_losses: int, what: str, form: For
     falls = sum(second < first for first, second in pairwise(values))
     if falls > MAX_FALLS * len(values):
         return 0
+    if what == "epoch" and distinct == 1 and not _is_heading(form):
+        return 0
     if what == "step" and (
         distinct < max(MIN_DISTINCT * n_losses, min(n_losses, 2)) or (n_losses < 2 and form.template.is_bar)
     ):
         return 0
     return distinct
+
+
+def _is_heading(form: Form) -> bool:
+    """Return whether the lines say the epoch and hardly anything else."""
+    n_letters = sum(character.isalpha() for gap in form.template.gaps for character in gap)
+    return len(form.template.columns) == 1 and n_letters <= MAX_HEADING_LETTERS
 
 
 def set_lengths(entries: Sequence[Entry]) -> None:

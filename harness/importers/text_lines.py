@@ -58,7 +58,9 @@ def collect_lines(lines: Iterable[str], path: Path) -> LogLines:
             at = forms[form] = _find_template(log, by_form, parts, line, number)
         if at < 0:
             continue
-        points, commas = add_values(log.templates[at], parts[1::2])
+        template = log.templates[at]
+        template.last_line = number
+        points, commas = add_values(template, parts[1::2])
         log.points += points
         log.commas += commas
         log.order.append(at)

@@ -111,22 +111,23 @@ def choose_readings(forms: Sequence[Form]) -> int:
     for form in placed:
         form.is_reading = form in main or _agrees(form, main, start)
     for form in loose:
-        form.is_reading = repeats[id(form)] or (
-            bool(main or frequent) and form.template.first_line > start and _is_measured(form)
-        )
+        is_once = bool(main or frequent) and form.template.first_line > start and not form.template.is_extreme
+        form.is_reading = _is_measured(form) and (form.n_lines > 1 or repeats[id(form)] or is_once)
     if not main and not any(form.is_reading for form in loose):
         for form in loose:
             form.is_reading = _is_measured(form)
     _drop_side_losses(placed, loose)
+    last = max((form.template.last_line for form in forms if form.is_reading and not form.needs_heading), default=0)
     n_losses = sum(form.n_lines for form in forms if form.is_reading)
     for form in forms:
         if form.template.is_code or form.has_loss or not any(c.role == "metric" for c in form.template.columns):
             continue
         kind_count = kinds[kind_of(form.template, form.placement)]
         if form.has_position:
-            form.is_reading = kind_count > 1 or _agrees(form, main, start)
+            form.is_reading = _agrees(form, main, start)
         else:
-            form.is_reading = kind_count >= max(2, MIN_SHARE * n_losses)
+            is_amid = start <= form.template.first_line <= last
+            form.is_reading = is_amid and kind_count >= max(2, MIN_SHARE * n_losses)
     return start
 
 

@@ -16,7 +16,8 @@ MAX_PROBED_VALUES = 1_000
 MAX_HEADING_CHARS = 120
 PAIR = re.compile(r"\btrain\w*\s*\|\s*val\w*\s*\|?\s*$", re.IGNORECASE)
 CODE = re.compile(
-    r"^\s*(?:#|//|>>> |def \w+\(|class \w+[:(]|import \w|from [\w.]+ import|return\b|print\(|for \w+ in "
+    r"^\s*(?:#|//|>>> |\"\"\"|'''|\w+\(\w+=|\w*(?:Error|Exception|Interrupt)\b|def \w+\(|class \w+[:(]|import \w"
+    r"|from [\w.]+ import|return\b|print\(|for \w+ in "
     r"|(?:if|while|with)\b.*:$|assert |parser\.|@\w|elif |else:|try:|except|raise )"
     r"|\bself\.|\bargs\.|add_argument\(|[\"']store_true|\blambda "
 )
@@ -37,6 +38,8 @@ class Template:
     is_code: bool = False
     is_assignment: bool = False
     first_line: int = 0
+    last_line: int = 0
+    is_extreme: bool = False  # it says the best value so far
     indexes: list[int] = field(default_factory=list)  # of the numbers that are kept
     counts: list[bool] = field(default_factory=list)  # which of these count something
     values: array = field(default_factory=lambda: array("d"))
@@ -66,7 +69,7 @@ def read_template(gaps: Sequence[str], tokens: Sequence[str], line: str, number:
         is_heading = reader.context is not None and len(line.strip()) <= MAX_HEADING_CHARS and not CODE.search(line)
         return Template(tuple(gaps), [], reader.context, is_pair=PAIR.search(line) is not None) if is_heading else None
     template = Template(tuple(gaps), columns, reader.context, first_line=number)
-    template.is_bar = reader.is_bar
+    template.is_bar, template.is_extreme = reader.is_bar, reader.has_extreme
     template.description = re.sub(r"[^a-z]+", " ", gaps[0].lower()).strip() if reader.is_bar else ""
     template.is_code = CODE.search(line) is not None
     template.is_assignment = ASSIGNMENT.match(line) is not None or DICT_ASSIGNMENT.match(line) is not None
