@@ -24,7 +24,7 @@ from harness.core.events import EvalEnd, Event, Spike  # noqa: E402
 from harness.data.sources import PydocText  # noqa: E402
 from harness.diagnosis import diagnose  # noqa: E402
 from harness.diagnosis.history import History, RunFacts, SpikeRecord  # noqa: E402
-from harness.importers import native  # noqa: E402
+from harness.importers.programs import native  # noqa: E402
 from harness.record.metric_rows import MetricAggregator  # noqa: E402
 from harness.run.runner import run  # noqa: E402
 from harness.training.loop import Trainer  # noqa: E402

@@ -24,7 +24,7 @@ ROWS = [
     {"run.py", "cli", "commands", "__main__"},
 ]
 HOMES = {
-    "mlflow": {"tracking/mlflow_client.py", "importers/mlflow.py"},
+    "mlflow": {"tracking/mlflow_client.py", "importers/programs/mlflow.py"},
     "hydra": {"config/", "commands/run.py", "run/build.py", "sweep/"},
     "optuna": {"sweep/"},
     "transformers": {
@@ -38,7 +38,7 @@ HOMES = {
     "peft": {"training/lora.py"},
     "datasets": {"data/sources.py"},
     "tokenizers": {"data/tokenizers.py"},
-    "tensorboard": {"observers/tensorboard.py", "importers/tensorboard.py"},
+    "tensorboard": {"observers/tensorboard.py", "importers/programs/tensorboard.py"},
     "matplotlib": {"plotting.py", "sweep/report/figures.py"},
     "neuralop": {"models/fno.py", "integrations/neuralop.py"},
     "lightning": {"integrations/lightning"},

@@ -35,8 +35,8 @@ from harness.diagnosis.render import (
     find_best_loss,
 )
 from harness.diagnosis.thresholds import parse_thresholds
-from harness.importers.growing import GrowingInput, GrowingLog
-from harness.importers.standard_input import STANDARD_INPUT_NAME, read_standard_input
+from harness.importers.sources.growing import GrowingInput, GrowingLog
+from harness.importers.sources.standard_input import STANDARD_INPUT_NAME, read_standard_input
 from harness.record.run_lookup import RunNotFoundError, find_run
 
 MLFLOW_RUN_ID = r"[0-9a-f]{32}"
@@ -158,7 +158,7 @@ def load_histories(run: str, path: Path | None, uri: str | None = None) -> list[
     try:
         if path:
             return importers.read_histories(path)
-        from harness.importers.mlflow import read_mlflow_run
+        from harness.importers.programs.mlflow import read_mlflow_run
 
         if (history := read_mlflow_run(run, uri)) is not None:
             return [history]

@@ -16,7 +16,7 @@ from harness.diagnosis.history import History
 from harness.diagnosis.kinds import LENGTH_KINDS
 from harness.diagnosis.live import LiveDiagnosis
 from harness.diagnosis.render import RunReport, describe_length, describe_losses, format_suggestions
-from harness.importers.growing import GrowingLog
+from harness.importers.sources.growing import GrowingLog
 
 INTERVAL_S = 2.0
 MAX_LOAD = 0.1  # share of the time that reading may take

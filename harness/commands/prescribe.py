@@ -17,7 +17,7 @@ from harness.diagnosis.assessment import assess
 from harness.diagnosis.history import History
 from harness.diagnosis.prescription import Prescription, prescribe
 from harness.diagnosis.thresholds import parse_thresholds
-from harness.importers import native
+from harness.importers.programs import native
 from harness.record import metrics_file
 from harness.record.lr_range_file import (
     RangeTest,

@@ -29,7 +29,7 @@ def read_histories(path: Path) -> list[History]:
     Raises:
         ValueError: If the path holds no known format; the message names the path.
     """
-    from harness.importers import folders, log_files
+    from harness.importers.sources import folders, log_files
 
     with _paused_collector():
         return folders.read_folder(path) if path.is_dir() else log_files.read_log_file(path)

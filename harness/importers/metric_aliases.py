@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
-from harness.importers.lr_schedules import schedule_from_curve
+from harness.importers.programs.lr_schedules import schedule_from_curve
 
 MetricPoints = Mapping[str, Sequence[tuple[int, float]]]
 """(step, value) pairs by the name they were recorded under."""

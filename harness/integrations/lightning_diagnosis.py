@@ -11,8 +11,8 @@ from torch import Tensor
 from harness.core.events import Diagnosis
 from harness.core.terminal import fit_record
 from harness.diagnosis.history import LOSS_METRICS, RunFacts
-from harness.importers.lr_schedules import parse_schedule_name
 from harness.importers.metric_aliases import canonical_name
+from harness.importers.programs.lr_schedules import parse_schedule_name
 from harness.integrations.live_diagnosis import (
     METRIC_PREFIX,
     LoopDiagnosis,

@@ -20,8 +20,8 @@ from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
 from harness.diagnosis.kinds import KINDS, LENGTH_KINDS
 from harness.diagnosis.live import LiveDiagnosis
 from harness.diagnosis.render import format_suggestions
-from harness.importers.lr_schedules import schedule_from_curve
 from harness.importers.metric_aliases import canonical_name
+from harness.importers.programs.lr_schedules import schedule_from_curve
 
 URGENT_KINDS = ("divergence", "spike")
 """Looked for between evaluations, too."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from harness.importers.assembly.step_numbering import StepCounter
 from harness.importers.metric_aliases import infer_steps_per_epoch
-from harness.importers.step_numbering import StepCounter
 
 STEPS_PER_FRACTIONAL_EPOCH = 100
 """Steps that stand for an epoch in a loop without steps, if the first epoch that it logs is no integer."""

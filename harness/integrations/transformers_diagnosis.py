@@ -13,8 +13,8 @@ from harness.core.distributed import is_true_anywhere
 from harness.core.events import Diagnosis
 from harness.core.terminal import fit_record
 from harness.diagnosis.history import RunFacts
-from harness.importers.lr_schedules import parse_schedule_name
 from harness.importers.metric_aliases import SUMMARY_KEY
+from harness.importers.programs.lr_schedules import parse_schedule_name
 from harness.integrations.live_diagnosis import (
     METRIC_PREFIX,
     LoopDiagnosis,

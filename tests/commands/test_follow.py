@@ -17,7 +17,7 @@ from harness.core.errors import ConfigError
 from harness.diagnosis.given_facts import GivenFacts
 from harness.diagnosis.history import History
 from harness.diagnosis.thresholds import Thresholds
-from harness.importers.growing import GrowingLog
+from harness.importers.sources.growing import GrowingLog
 
 
 def make_line(step: int, loss: float) -> str:

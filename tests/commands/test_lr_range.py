@@ -12,7 +12,7 @@ from harness.commands.lr_range import LRRamp, describe_data_shortage, run_range_
 from harness.config.compose import compose_config, flatten_config
 from harness.diagnosis.lr_band import LRBand
 from harness.diagnosis.prescription import format_lr_ranges
-from harness.importers import native
+from harness.importers.programs import native
 from harness.run.runner import built_run
 from harness.sweep.request import compose_sweep_request
 

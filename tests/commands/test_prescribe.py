@@ -14,7 +14,7 @@ from harness.commands.prescribe import describe_range_test, estimate_run_cost
 from harness.config.compose import without_sweep_keys
 from harness.core.events import Diagnosis
 from harness.diagnosis.lr_band import LRBand
-from harness.importers import native
+from harness.importers.programs import native
 from harness.record.lr_range_file import RANGE_TEST_FOLDER, RangeTest, add_data_digest, write_range_test
 from harness.sweep.request import compose_sweep_request
 from harness.sweep.space.validation import check_search_space

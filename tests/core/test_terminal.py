@@ -17,7 +17,7 @@ from harness.core.terminal import fit_record, format_labeled, wrap_parts, wrap_t
 from harness.diagnosis.assessment import assess
 from harness.diagnosis.lr_band import compute_lr_band
 from harness.diagnosis.render import RunReport
-from harness.importers.native import read_native
+from harness.importers.programs.native import read_native
 from harness.observers.console import ConsolePrinter
 from harness.observers.metrics_writer import MetricsWriter
 from harness.preflight.render import format_finding

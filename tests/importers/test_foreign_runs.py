@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from harness.core.events import EvalEnd
-from harness.importers import mlflow, read_histories, read_history
+from harness.importers import read_histories, read_history
+from harness.importers.programs import mlflow
 from harness.observers.metrics_writer import MetricsWriter
 from harness.tracking.mlflow_client import LogBatch, TrackingClient
 from harness.tracking.run_uploader import EFFECTIVE_TAG, UploadCursor, upload_run

@@ -1,0 +1,1 @@
+"""From the rows of any format to the histories of the runs in it."""

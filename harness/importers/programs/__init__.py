@@ -1,0 +1,1 @@
+"""Formats of one program each, and what is known of programs from their logs."""

@@ -1,0 +1,142 @@
+"""A run in an MLflow store, recorded by this harness or by any other program."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from harness.core.credentials import hide_credentials, hide_credentials_in_text
+from harness.core.effective_settings import EffectiveSettings
+from harness.core.errors import DamageError
+from harness.diagnosis.history import History, RunFacts
+from harness.diagnosis.run_facts import extract_run_facts
+from harness.importers.metric_aliases import MetricPoints, build_history
+from harness.importers.programs.lr_schedules import schedule_from_params
+from harness.record.metrics_file import METRICS_FILE, read_entries
+from harness.tracking.mlflow_client import connect_to_store
+from harness.tracking.run_uploader import CONSTANT_PREFIX, EFFECTIVE_TAG, is_charted
+from harness.tracking.store_uri import resolve_store_uri, restore_credentials, sqlite_path
+
+RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
+
+PARAM_ALIASES = {
+    "peak_lr": "learning_rate lr optimizer.lr peak_lr max_lr",
+    "grad_clip": "max_grad_norm grad_clip gradient_clip_val clip_grad_norm max_norm",
+    "weight_decay": "weight_decay optimizer.weight_decay",
+    "total_steps": "max_steps total_steps num_training_steps",
+    "patience": "lr_patience scheduler_patience plateau_patience",
+    "batch_size": "batch_size train_batch_size effective_batch_size",
+    "lora_rank": "lora_rank lora_r lora.r lora.rank",
+}
+"""Parameters of other programs by fields of `RunFacts`, the most common first."""
+TRANSFORMERS_PARAM = "per_device_train_batch_size"  # the Trainer logs all of its TrainingArguments
+DATA_TAG_PREFIX = "data."  # of the tags that hold what a task says of its data
+INTEGER_FACTS = ("total_steps", "patience", "batch_size", "lora_rank")
+
+
+def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
+    """Read a run of the store at `uri`, by default the project's; None if it has no such run.
+
+    Raises:
+        ValueError: If `uri` is not the address of a store, the store fails, or no metric of the run names a loss.
+    """
+    uri = resolve_store_uri(uri)
+    file = sqlite_path(uri)
+    if file and not file.exists():  # connecting would create it
+        return None
+    client, run = _find_run(run_id, uri)
+    if run is None:
+        return None
+    points = {name: _read_points(client, run_id, name) for name in run.data.metrics}
+    if EFFECTIVE_TAG in run.data.tags:  # a run of ours
+        points |= _read_uncharted_points(client, run_id)
+    history = build_history(points, _read_facts(run, points))
+    if not len(history["train/loss"]) and not len(history["val/loss"]):
+        names = ", ".join(sorted(points)) or "none"
+        raise ValueError(f"{run_id}: no metric of this MLflow run names a loss; its metrics: {names}")
+    count = sum(map(len, points.values()))
+    source = f"MLflow run {run_id} at {hide_credentials(uri)}: {count} points of {len(points)} metrics"
+    history.facts = replace(history.facts, source=source)
+    return history
+
+
+def _find_run(run_id: str, uri: str) -> tuple[Any, Any]:
+    """Return the client and the run, None if the store has no such run."""
+    from mlflow.exceptions import MlflowException
+
+    client = connect_to_store(uri)
+    try:
+        return client, client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return client, None
+        reason = hide_credentials_in_text(str(error).partition("\n")[0], restore_credentials(uri))
+        raise ValueError(f"--uri: MLflow at {hide_credentials(uri)}: {reason}") from error
+
+
+def _read_points(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
+    """Return the (step, value) points in the order in which they were recorded; steps may repeat after a rollback."""
+    recorded = sorted(client.get_metric_history(run_id, name), key=lambda metric: (metric.timestamp, metric.step))
+    return [(metric.step, _restore_infinity(metric.value)) for metric in recorded]
+
+
+def _read_uncharted_points(client: Any, run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Return the points that only metrics.jsonl has, which is among the artifacts once the run has ended."""
+    from mlflow.exceptions import MlflowException
+
+    points: dict[str, list[tuple[int, float]]] = {}
+    with TemporaryDirectory() as folder:
+        try:
+            path = Path(client.download_artifacts(run_id, METRICS_FILE, folder))
+            entries = list(read_entries(path))
+        except (MlflowException, OSError, DamageError):  # the curves are enough for most diagnoses
+            return {}
+    for entry, _ in entries:
+        for name, value in entry.get("metrics", {}).items():
+            if not is_charted(name):
+                points.setdefault(name, []).append((entry["step"], value))
+    return points
+
+
+def _restore_infinity(value: float) -> float:
+    """Return infinity for the largest double, which stands for it in MLflow's SQL stores."""
+    return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
+
+
+def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
+    params, tags, name = run.data.params, run.data.tags, run.info.run_name
+    status = tags.get("status") or RUN_STATUSES.get(run.info.status)
+    if EFFECTIVE_TAG in tags:
+        constants = {
+            name.removeprefix(CONSTANT_PREFIX): float(value)
+            for name, value in params.items()
+            if name.startswith(CONSTANT_PREFIX)
+        }
+        effective = EffectiveSettings.from_json(json.loads(tags[EFFECTIVE_TAG]))
+        dataset = {key.removeprefix(DATA_TAG_PREFIX): tag for key, tag in tags.items()}
+        facts = extract_run_facts(name, params, effective, constants, dataset)
+        return replace(facts, program="harness", status=status, unit=tags.get("unit.val/loss"))
+    numbers = _parse_params(params)
+    total_steps = numbers.get("total_steps")
+    if total_steps is None and status == "completed":
+        total_steps = max((step for recorded in points.values() for step, _ in recorded), default=0)
+    program = "transformers" if TRANSFORMERS_PARAM in params else None
+    return RunFacts(name=name, program=program, status=status, **numbers, **schedule_from_params(params, total_steps))
+
+
+def _parse_params(params: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of `RunFacts` that the parameters of another program hold."""
+    facts: dict[str, Any] = {}
+    for fact, aliases in PARAM_ALIASES.items():
+        for alias in aliases.split():
+            try:
+                value = float(params.get(alias, ""))
+            except ValueError:
+                continue
+            if value > 0:  # transformers writes -1 and 0 for values that are not set
+                facts.setdefault(fact, round(value) if fact in INTEGER_FACTS else value)
+    return facts

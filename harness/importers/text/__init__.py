@@ -1,0 +1,1 @@
+"""Text logs of any program: lines, blocks and progress bars."""
