@@ -1,1 +1,1 @@
-"""Preflight for training loops of other frameworks. Each file is imported on demand and needs its framework."""
+"""Preflight and live diagnosis for training loops of other frameworks. Each file is imported on demand."""
