@@ -44,7 +44,7 @@ def iter_commands(text: str) -> Iterator[str]:
     inline = [
         span for span in spans if re.match(rf"\S*(?:{'|'.join(PROGRAMS)}) \S+ ", span)
     ]  # not just a command's name
-    for line in [*(line for block in blocks for line in block.replace("\\\n", " ").splitlines()), *inline]:
+    for line in [*(line for block in blocks for line in read_lines(block)), *inline]:
         for name, value in variables.items():
             line = line.replace(f"${name}", value)
         try:
@@ -52,6 +52,12 @@ def iter_commands(text: str) -> Iterator[str]:
         except ValueError:
             continue  # no shell
         yield from split_commands(words)
+
+
+def read_lines(block: str) -> list[str]:
+    """Return the lines of a code block that may be commands; in a transcript, those after `$ `, and no output."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("$ ")] or lines
 
 
 def split_commands(words: Sequence[str]) -> Iterator[str]:
@@ -157,7 +163,8 @@ def test_commands_are_found() -> None:
     assert len(DOCUMENTED) > 80
     assert {"make run", "python run.py -m", "plateau run experiment=smoke"} <= {*DOCUMENTED}
     assert set(REFUSED) <= set(DOCUMENTED)
-    page = '```\nS="lora=none"\nX=1 python run.py $S  # why\n$ make smollm && python run.py a=1\n```\n'
+    page = '```\nS="lora=none"\nX=1 python run.py $S  # why\n```\n'
+    page += "```\n$ make smollm && python run.py a=1\nplateau · step 5 · confidence 99%\n```\n"
     page = page.replace('S="lora=none"', "") + 'S="lora=none"\nWrite `plateau clean\nb=1` or `key=value`.\n'
     expected = ["python run.py lora=none", "make smollm", "python run.py a=1", "plateau clean b=1"]
     assert list(iter_commands(page)) == expected
