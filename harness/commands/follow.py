@@ -1,7 +1,6 @@
 """Follow a log while it grows: print each finding once, and the report at the end."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 from harness.commands.run_reports import Request, complete_facts, drop_refused_suggestions, report_run
@@ -10,19 +9,16 @@ from harness.core.events import Diagnosis
 from harness.core.signals import stop_on_signals
 from harness.core.terminal import print_error, print_fitted
 from harness.diagnosis.assessment import assess
-from harness.diagnosis.dialects import guess_dialect
 from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.history import History
-from harness.diagnosis.kinds import LENGTH_KINDS
-from harness.diagnosis.live import LiveDiagnosis
-from harness.diagnosis.render import RunReport, describe_length, describe_losses, format_suggestions
+from harness.diagnosis.live import LiveDiagnosis, format_new_diagnosis
+from harness.diagnosis.render import RunReport, describe_length, describe_losses
 from harness.importers.sources.growing import GrowingLog
 
 INTERVAL_S = 2.0
 MAX_LOAD = 0.1  # share of the time that reading may take
 SLICE_S = 0.1  # after which a signal is noticed
 RUNNING = "running"
-SETTLING_GROWTH = 1.5  # of a run of unknown length, in which LENGTH_KINDS have to hold
 
 
 def follow_log(log: GrowingLog, name: str, request: Request, interval_s: float = INTERVAL_S) -> list[RunReport]:
@@ -59,6 +55,7 @@ class LogFollower:
         self._log, self._request = log, request
         self._runs: list[FollowedRun] = []
         self._restarts, self._failed_looks, self._has_failed = 0, 0, False
+        self._has_warned = False
 
     @property
     def has_finished(self) -> bool:
@@ -71,10 +68,10 @@ class LogFollower:
         histories = self._log.read_changed()
         self.read_seconds = time.monotonic() - started
         if histories is None:
-            self._failed_looks += bool(self._log.problem)
-            if self._failed_looks == 2:  # at first, a program may not have begun to write
-                print_error(f"waiting for more: {self._log.problem}")
+            if self._log.problem:
+                self._warn()
             return
+        self._failed_looks = 0
         if self._log.restarts > self._restarts:
             print_fitted("the log began again with another run")
             self._runs, self._restarts = [], self._log.restarts
@@ -85,10 +82,18 @@ class LogFollower:
             if history.facts.status is None and not self._log.has_ended:
                 history.facts = replace(history.facts, status=RUNNING)
             new = run.update(history)
-            print_fitted(*run.describe_progress())
+            if progress := run.describe_progress():
+                print_fitted(progress)
             for diagnosis in drop_refused_suggestions(self._log.path, new):
-                print_fitted(*run.format_finding(diagnosis))
+                print_fitted(*format_new_diagnosis(diagnosis, history, self._request.dialect))
             self._has_failed |= any(diagnosis.kind in self._request.failing_kinds for diagnosis in new)
+
+    def _warn(self) -> None:
+        """Say once, at the second of two failed looks, what cannot be read: at first, a program may not write yet."""
+        self._failed_looks += 1
+        if self._failed_looks > 1 and not self._has_warned:
+            self._has_warned = True
+            print_error(f"waiting for more: {self._log.problem}")
 
     def conclude(self) -> list[RunReport]:
         """Return the reports on all runs; print which findings are no longer true."""
@@ -111,41 +116,25 @@ class FollowedRun:
         expectations = [*map(parse_expectation, history.facts.expect), *request.expectations]
         self.live = LiveDiagnosis(request.thresholds, expectations)
         self._request, self._current = request, list[Diagnosis]()
-        self._first_seen: dict[str, int] = {}  # steps by kind
         self._described_at = -1
 
     def update(self, history: History) -> list[Diagnosis]:
         """Return what was not found before and is not likely to pass as the run goes on."""
         self.live.history = history
         self._current = self.live.diagnose_now()
-        step = history.last_step
-        self._first_seen = {one.kind: self._first_seen.get(one.kind, step) for one in self._current}
         has_length = history.facts.total_steps is not None or history.facts.status != RUNNING
-        settled = [
-            diagnosis
-            for diagnosis in self._current
-            if has_length
-            or diagnosis.kind not in LENGTH_KINDS
-            or step >= SETTLING_GROWTH * self._first_seen[diagnosis.kind]
-        ]
-        return self.live.keep_new(settled)
+        return self.live.keep_new(self.live.select_settled(self._current, has_length))
 
-    def describe_progress(self) -> Iterator[str]:
-        """Yield how far the run is and what was concluded, whenever its steps have doubled."""
+    def describe_progress(self) -> str:
+        """Return how far the run is and what was concluded if its steps have doubled, else an empty string."""
         history = self.live.history
         if history.last_step < 2 * self._described_at or history.last_step == self._described_at:
-            return
+            return ""
         self._described_at = history.last_step
         parts = [describe_length(history), *describe_losses(history)]
         if not self.live.found:
             parts.append(assess(history, self._request.thresholds, self._current).conclusion)
-        yield " · ".join(parts)
-
-    def format_finding(self, diagnosis: Diagnosis) -> Iterator[str]:
-        """Yield the finding, and what to try in lines of their own."""
-        history = self.live.history
-        yield f"{history.describe_step(diagnosis.step)} · {diagnosis.kind}: {diagnosis.reason}"
-        yield from format_suggestions(diagnosis, "    ", self._request.dialect or guess_dialect(history.facts))
+        return " · ".join(parts)
 
 
 def _has_ended(history: History) -> bool:

@@ -35,6 +35,7 @@ def add_given_facts(history: History, given: GivenFacts) -> list[str]:
         raise ValueError(f"--total-steps: {given.total_steps} is less than the {history.last_step} steps in the log")
     notes = list(_find_unusable(history, given))
     changes = _to_run_facts(history, given)
+    kept = {"peak_lr"} if len(history["train/lr"]) else set()  # the log shows what was in effect
     for name, (option, value) in changes.items():
         recorded = _get_recorded(history, name, value)
         if recorded is None or _is_same(recorded, value):
@@ -42,8 +43,8 @@ def add_given_facts(history: History, given: GivenFacts) -> list[str]:
         difference = f"--{option}: {_format(name, value)} is given, but the log says {_format(name, recorded)}"
         if history.facts.program == "harness":
             raise ValueError(f"{difference}, which was in effect; leave the option out")
-        notes.append(f"{difference}; the given value is used")
-    history.facts = replace(history.facts, **{name: value for name, (_, value) in changes.items()})
+        notes.append(f"{difference}; the {'recorded' if name in kept else 'given'} value is used")
+    history.facts = replace(history.facts, **{name: value for name, (_, value) in changes.items() if name not in kept})
     return notes
 
 
@@ -128,11 +129,9 @@ def _to_run_facts(history: History, given: GivenFacts) -> dict[str, tuple[str, A
 
 
 def _get_recorded(history: History, name: str, given: Any) -> Any:
-    """Return what the log says of a fact; a recorded LR contradicts only a lower peak, which may come later."""
+    """Return what the log says of a fact, for the peak LR also by its curve."""
     recorded, lrs = getattr(history.facts, name), history["train/lr"].values
-    if name == "peak_lr" and len(lrs) and history.facts.program != "harness" and recorded in (None, lrs.max()):
-        return max(float(lrs.max()), given)
-    return recorded
+    return float(lrs.max()) if name == "peak_lr" and recorded is None and len(lrs) else recorded
 
 
 def _is_same(recorded: Any, given: Any) -> bool:

@@ -1,13 +1,19 @@
 """Diagnosis of a run that is under way: each finding is returned once, when it first holds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness.core.events import Diagnosis
 from harness.diagnosis import diagnose
+from harness.diagnosis.dialects import Dialect, guess_dialect
 from harness.diagnosis.expectations import KIND as EXPECTATION_KIND
 from harness.diagnosis.expectations import Expectation, find_missed_expectations
 from harness.diagnosis.history import History
+from harness.diagnosis.kinds import LENGTH_KINDS
+from harness.diagnosis.render import format_suggestions
 from harness.diagnosis.thresholds import Thresholds
+
+SETTLING_GROWTH = 1.5  # of a run of unknown length that goes on, in which LENGTH_KINDS have to hold
+SETTLED_ROWS, SETTLED_EVALS = 100, 10  # of such a run, of which one is enough: a warm-up may be flat
 
 
 class LiveDiagnosis:
@@ -17,11 +23,30 @@ class LiveDiagnosis:
         self.thresholds, self.expectations = thresholds or Thresholds(), expectations
         self.history = History()
         self.found: list[Diagnosis] = []  # everything so far, in the order in which it was found
+        self._first_steps: dict[str, int] = {}  # at which each kind that holds now was first seen
 
     def diagnose_now(self) -> list[Diagnosis]:
         """Return all that holds now, root causes first."""
         missed = find_missed_expectations(self.expectations, self.history)
         return [*diagnose(self.history, self.thresholds), *missed]
+
+    def select_settled(self, current: Sequence[Diagnosis], has_length: bool) -> list[Diagnosis]:
+        """Return what is not likely to pass as the run goes on; `current` is all that holds now.
+
+        A run whose length is known, or that has ended, needs no time to settle. In another one, what depends on the
+        length has to hold while the steps grow by half, and not at its very start.
+        """
+        step = self.history.last_step
+        self._first_steps = {one.kind: self._first_steps.get(one.kind, step) for one in current}
+        if has_length:
+            return list(current)
+        rows, evaluations = (len(self.history[name]) for name in ("train/loss", "val/loss"))
+        has_begun = rows >= SETTLED_ROWS or evaluations >= SETTLED_EVALS
+        return [
+            one
+            for one in current
+            if one.kind not in LENGTH_KINDS or (has_begun and step >= SETTLING_GROWTH * self._first_steps[one.kind])
+        ]
 
     def keep_new(self, diagnoses: Iterable[Diagnosis]) -> list[Diagnosis]:
         """Return the diagnoses that were not found before, and remember them."""
@@ -39,6 +64,12 @@ class LiveDiagnosis:
         """Return what was found earlier and is not of the kind of any current diagnosis."""
         kinds = {diagnosis.kind for diagnosis in current}
         return [diagnosis for diagnosis in self.found if diagnosis.kind not in kinds]
+
+
+def format_new_diagnosis(diagnosis: Diagnosis, history: History, dialect: Dialect | None = None) -> Iterator[str]:
+    """Yield a finding, and what to try in lines of their own, in the words of the run's program by default."""
+    yield f"diagnosis · {history.describe_step(diagnosis.step)} · {diagnosis.kind}: {diagnosis.reason}"
+    yield from format_suggestions(diagnosis, "    ", dialect or guess_dialect(history.facts))
 
 
 def _is_same_finding(diagnosis: Diagnosis, known: Diagnosis) -> bool:

@@ -25,8 +25,10 @@ def round_digits(value: float, digits: int = 2) -> float:
 
 
 def suggest_lr(history: History, factor: float) -> Suggestion:
-    """Suggest a multiple of the peak LR."""
-    lr = get_peak_lr(history)
+    """Suggest a multiple of the peak LR; of the highest one so far if a lower LR than that is needed."""
+    lr, reached = get_peak_lr(history), float(max(history["train/lr"].values, default=0.0))
+    if lr and factor < 1 and 0 < reached < factor * lr:  # still in its warm-up
+        factor *= reached / lr
     return Suggestion("optimizer.lr", round_digits(factor * lr) if lr else None, factor)
 
 

@@ -15,11 +15,9 @@ import numpy as np
 from harness.core.events import Diagnosis
 from harness.core.terminal import print_fitted
 from harness.diagnosis.assessment import assess
-from harness.diagnosis.dialects import guess_dialect
 from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
-from harness.diagnosis.kinds import KINDS, LENGTH_KINDS
-from harness.diagnosis.live import LiveDiagnosis
-from harness.diagnosis.render import format_suggestions
+from harness.diagnosis.kinds import KINDS
+from harness.diagnosis.live import LiveDiagnosis, format_new_diagnosis
 from harness.importers.metric_aliases import canonical_name
 from harness.importers.programs.lr_schedules import schedule_from_curve
 
@@ -144,7 +142,10 @@ class LoopDiagnosis:
             return []
         self.history.add_row(step, metrics)
         kinds = self._choose_kinds(step, metrics)
-        return self._report(one for one in self._diagnose_now() if one.kind in kinds) if kinds else []
+        if not kinds:
+            return []
+        settled = self._live.select_settled(self._diagnose_now(), self._facts.total_steps is not None)
+        return self._report(one for one in settled if one.kind in kinds)
 
     def confirm_divergence(self) -> None:
         """Note that weights are not finite, so that no further rows are needed to tell."""
@@ -163,7 +164,7 @@ class LoopDiagnosis:
         status = "completed" if is_complete else "interrupted"
         has_length = self._facts.total_steps is not None
         current = self._diagnose_now(status)
-        current = [one for one in current if is_complete or has_length or one.kind not in LENGTH_KINDS]
+        current = self._live.select_settled(current, is_complete or has_length)
         new = self._report(current)
         if not self._quiet:
             for line in self._summarize(current):
@@ -197,10 +198,8 @@ class LoopDiagnosis:
         self._bad_rows = self._bad_rows + (BAD_NORM_WEIGHT if has_losses else 1) if is_bad else 0
         if is_bad:
             kinds = kinds or (URGENT_KINDS if self._alarms.count_one() else ())
-        left_out: Collection[str] = LENGTH_KINDS if self._facts.total_steps is None else ()
-        if 0 < self._bad_rows < MIN_BAD_ROWS[self._facts.steps_unit] and not self._has_bad_weights:
-            left_out = {*left_out, "divergence"}
-        return [kind for kind in kinds if kind not in left_out]
+        is_unsure = 0 < self._bad_rows < MIN_BAD_ROWS[self._facts.steps_unit] and not self._has_bad_weights
+        return [kind for kind in kinds if kind != "divergence" or not is_unsure]
 
     def _diagnose_now(self, status: str | None = None) -> list[Diagnosis]:
         """Return what holds now. A run of unknown length that goes on is taken to be half done."""
@@ -223,7 +222,7 @@ class LoopDiagnosis:
         new = self._live.keep_new(diagnoses)
         for diagnosis in new:
             if not self._quiet:
-                self._write("\n".join(self._format_finding(diagnosis)))
+                self._write("\n".join(format_new_diagnosis(diagnosis, self.history)))
             if diagnosis.kind in self._stop_on:
                 self.stop_kind = self.stop_kind or diagnosis.kind
         return new
@@ -238,8 +237,3 @@ class LoopDiagnosis:
             )
         yield f"diagnosis: {head}" + (f"; no longer: {resolved}" if resolved else "")
         yield from lines
-
-    def _format_finding(self, diagnosis: Diagnosis) -> Iterator[str]:
-        place = self.history.describe_step(diagnosis.step)
-        yield f"diagnosis · {place} · {diagnosis.kind}: {diagnosis.reason}"
-        yield from format_suggestions(diagnosis, "    ", guess_dialect(self._facts))

@@ -60,13 +60,21 @@ def test_given_length_and_batch_are_facts_of_the_run(rising, capsys) -> None:
     assert "step 790 of 1000" in run_diagnose(capsys, rising, *given)
 
 
-def test_given_fact_that_contradicts_a_log_is_used_and_noted(tmp_path, capsys) -> None:
+def test_given_lr_that_contradicts_the_recorded_one_is_noted_and_not_used(tmp_path, capsys) -> None:
     path = tmp_path / "with_lr.log"
     path.write_text("\n".join(f"step {n} loss {5 - n / 100} lr 1e-3" for n in range(20)))
-    for lr, noted in (("5e-4", True), ("2e-3", False), ("1e-3", False)):  # a higher peak may come later
+    for lr, noted in (("5e-4", True), ("2e-3", True), ("100", True), ("1e-3", False)):
+        assert run_json(capsys, path, "--lr", lr)["runs"][0]["facts"]["peak_lr"] == 1e-3
         assert cli.main(["diagnose", str(path), "--lr", lr]) == 0
         notes = capsys.readouterr().err
-        assert ("with_lr: --lr: 0.0005 is given, but the log says 0.001" in notes) == noted
+        note = f"with_lr: --lr: {float(lr):.4g} is given, but the log says 0.001; the recorded value is used"
+        assert (note in notes) == noted
+
+
+def test_diverged_run_gets_no_lr_above_the_recorded_one(tmp_path, capsys) -> None:
+    path = tmp_path / "div.log"
+    path.write_text("\n".join(f"step {n} loss {5 - n / 10 if n < 25 else math.nan} lr 1e-3" for n in range(40)))
+    assert "a learning rate of 3.3e-4, a third of the present one" in run_diagnose(capsys, path, "--lr", 100)
 
 
 def test_given_fact_that_contradicts_a_run_of_ours_is_refused(finished, capsys) -> None:

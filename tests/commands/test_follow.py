@@ -102,6 +102,25 @@ def test_flat_start_of_a_run_of_unknown_length_is_no_finding_yet(path, capsys) -
     assert "never learnt: " not in capsys.readouterr().out
 
 
+def test_look_without_news_prints_nothing(path, capsys) -> None:
+    parts = [make_line(step, 6 - step / 1000) for step in range(10, 300, 10)]
+    follow_log(WrittenLog(path, parts), "train.log", make_request(), interval_s=1e-3)
+    before_report = capsys.readouterr().out.removesuffix("\n\n")
+    assert "" not in before_report.splitlines()
+
+
+def test_failed_looks_are_warned_of_once(path, capsys) -> None:
+    good = [make_line(step, 6 - step / 1000) for step in range(10, 60, 10)]
+    parts = ["all\n", "is\n", "well\n", *good, lambda: path.write_text("words\n"), "alone\n", "again\n", *good]
+    follow_log(WrittenLog(path, parts), "train.log", make_request(), interval_s=1e-3)
+    assert capsys.readouterr().err.count("waiting for more: ") == 1
+
+
+def test_findings_look_like_those_of_a_loop(path, capsys) -> None:
+    follow_log(WrittenLog(path, [make_rise(10, 1010)]), "train.log", make_request(), interval_s=1e-3)
+    assert "\ndiagnosis · step 400 · divergence: " in capsys.readouterr().out
+
+
 def test_log_that_stays_empty_is_named(path, capsys) -> None:
     (path.parent / "readme.txt").write_text("all is well\n")
     log = WrittenLog(path.parent / "readme.txt", ["", "", ""])

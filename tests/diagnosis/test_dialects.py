@@ -66,6 +66,14 @@ def test_unknown_lr_is_suggested_as_a_multiple_of_the_present_one() -> None:
         assert render_suggestions([suggestion], dialect) == ["a third of the present learning rate"]
 
 
+@pytest.mark.parametrize(("peak", "factor", "value"), [(1e-3, 1 / 3, 3e-5), (2e-4, 1 / 3, 6.7e-5), (1e-3, 3.0, 3e-3)])
+def test_lower_lr_is_below_all_that_a_warm_up_has_reached(peak: float, factor: float, value: float) -> None:
+    history = History(RunFacts(peak_lr=peak))
+    for step in range(1, 10):
+        history.add_row(step, {"train/lr": step * 1e-5})
+    assert suggest_lr(history, factor).value == value
+
+
 @pytest.mark.parametrize("per_epoch", [1, 100])
 def test_log_of_epochs_is_lengthened_and_described_in_epochs(per_epoch: int) -> None:
     history = History(RunFacts(steps_unit="epochs", steps_per_epoch=per_epoch, total_steps=5 * per_epoch))
