@@ -6,7 +6,7 @@ name is read word by word: what is measured, on which split, and words that chan
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -44,8 +44,10 @@ def split_words(text: str) -> frozenset[str]:
 
 
 TRAIN_WORDS = split_words("train training trn tr learn")
-VAL_WORDS = split_words("val valid validation vali eval evaluation dev test testing heldout holdout")
+VAL_WORDS = split_words("val valid validation vali va vl eval evaluation dev test testing heldout holdout")
 SPLIT_WORDS = TRAIN_WORDS | VAL_WORDS
+SHORT_SPLITS = {"t": "train", "v": "val"}
+"""Words for a split if both occur, as in `t_loss` and `v_loss`."""
 WRAPPER_WORDS = split_words("metrics metric logs scalars stats trainer reduced")
 """First words that dashboards and loggers add."""
 REJECTED_WORDS = split_words("best lowest min minimum max maximum target expected previous prev initial init worst")
@@ -68,7 +70,7 @@ LOSS_TIERS = {
 }
 """Measured quantities, after fillers are left out, by tier. Tier 1 is a loss said to be smoothed."""
 LOSS_CORES = {core: tier for tier, cores in LOSS_TIERS.items() for core in cores.split()}
-BARE_SPLITS = split_words("train training learn val valid validation test")
+BARE_SPLITS = split_words("train training learn tr val valid validation va test")
 BARE_SPLIT_TIER = 6  # `train 6.67, val 6.71`
 OPERATOR_CORES = split_words("l2 h1")  # evaluations of neural operators: `16_l2`
 SHORT_NAMES = {
@@ -174,6 +176,15 @@ def normalize_name(name: str) -> str:
     """
     words = re.sub(r"'s\b|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name.rpartition(" - ")[2])
     return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
+
+
+def find_short_split(name: str, names: Iterable[str]) -> str | None:
+    """Return "train" or "val" for `t_loss` or `v_loss`, if `names` has the other one as well."""
+    words = normalize_name(name).split("_")
+    split = next((SHORT_SPLITS[word] for word in words if word in SHORT_SPLITS), None)
+    partner = ["tv"["vt".index(word)] if word in SHORT_SPLITS else word for word in words]
+    is_paired = len(words) > 1 and any(normalize_name(other).split("_") == partner for other in names)
+    return split if is_paired else None
 
 
 def name_order(name: str) -> int:

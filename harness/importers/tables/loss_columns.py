@@ -4,7 +4,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.diagnosis.history import LOSS_METRICS
-from harness.importers.metric_aliases import FILLER_WORDS, SPLIT_WORDS, VAL_WORDS, canonical_name, normalize_name
+from harness.importers.metric_aliases import (
+    FILLER_WORDS,
+    SPLIT_WORDS,
+    VAL_WORDS,
+    canonical_name,
+    find_short_split,
+    normalize_name,
+)
 from harness.importers.tables.cells import split_words
 from harness.importers.tables.record_set import RecordSet, is_loss_like
 
@@ -31,6 +38,9 @@ def choose_losses(found: RecordSet, names: Counter[str]) -> None:
         parts = [name for name in names if is_loss_like(name) and canonical_name(name) != f"{split}/ppl"]
         parts = [name for name in parts if (split == "val") == bool(VAL_WORDS & set(_words(name)))]
         parts = _drop_smoothed(parts, names)
+        short = {name: find_short_split(name, names) for name in names if is_loss_like(name)}
+        own = [name for name, found_split in short.items() if found_split == split]
+        parts = own if len(own) == 1 else [name for name in parts if not short[name]]
         if len(parts) == 1:
             _add_sum(found, metric, parts)
             found.notes.append(f"{metric} is {parts[0]!r}")

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from harness.diagnosis.history import LOSS_METRICS
 from harness.importers.metric_aliases import BARE_SPLIT_TIER, POSITIONS
-from harness.importers.text.labels import NO_LABEL, Label, find_context, read_label, says_extreme
+from harness.importers.text.labels import (
+    NO_LABEL,
+    Label,
+    find_context,
+    read_awaiting_name,
+    read_label,
+    read_split_pair,
+    says_extreme,
+)
 from harness.importers.text.numbers import MISSING, is_whole, parse_token, position_unit
 
 MAX_NUMBER_CHARS = 40
@@ -15,6 +23,9 @@ BAR_ORDER, BRACKET_ORDER, FRACTION_ORDER, FREE_ORDER = 60, 50, 70, 90
 """Places of positions without a name among those with one (`name_order`), the most specific first."""
 KERAS_BAR = re.compile(r"^ ?(?:\[[=>.\s-]*\]?|[━╸╺─]+| - )")
 NEXT_IN_BRACKETS = re.compile(r"^\]?[:,]?\s*\[\s*$")
+VALUE_AFTER_POSITION = re.compile(r"[\s)\]]*(?::|=|is|was|->|→|-)\s*", re.IGNORECASE)
+ONE_OF_PAIR = re.compile(r"[A-Za-z]/[A-Za-z]+ \w+\W*$")  # `train/val loss: 2.1`, which does not say of which
+PAIR_GAP = re.compile(r"\s*[/|,;&]\s*|\s+(?:and\s+|vs\.?\s+)?")
 SLASH = re.compile(r"^\s*(?:/|of)\s*$|^\]?/\[?$")
 
 
@@ -49,6 +60,7 @@ class ColumnReader:
         self.has_extreme = False  # a metric is the best one, or a target
         self._is_extreme = False  # after "best", until the next clause
         self._pending = NO_LABEL  # as in `Loss after 100 steps: 3.2`
+        self._awaiting = NO_LABEL  # as in `Cost after iteration 100: 3.2`
 
     def read(self) -> list[LineNumber]:
         while self._at < len(self._tokens):
@@ -65,7 +77,11 @@ class ColumnReader:
     def _read_number(self) -> int:
         """Add the columns of the number at the current place; return how many numbers were used."""
         at, token = self._at, self._tokens[self._at]
+        if used := self._read_split_pair(at):
+            return used
         label = self._find_label()
+        if label.metric in ("step", "epoch"):
+            self._awaiting = read_awaiting_name(self._gaps[at])
         value = parse_token(token, is_count=True)
         if parse_token(token) == value == MISSING or len(token) > MAX_NUMBER_CHARS:
             return 1
@@ -95,6 +111,16 @@ class ColumnReader:
             return self._read_unlabelled(at, total, label)
         return self._read_metric(label, at)
 
+    def _read_split_pair(self, at: int) -> int:
+        """Add the losses of several splits, as in `train/val loss: 2.1/2.2`; return how many numbers were used."""
+        labels = read_split_pair(self._gaps[at])
+        gaps = self._gaps[at + 1 : at + len(labels)]
+        if not labels or at + len(labels) > len(self._tokens) or not all(map(PAIR_GAP.fullmatch, gaps)):
+            return 1 if labels and ONE_OF_PAIR.search(self._gaps[at]) else 0
+        for place, label in enumerate(labels, at):
+            self._read_metric(label, place)
+        return len(labels)
+
     def _find_label(self) -> Label:
         gap = self._gaps[self._at]
         closed = re.match(r"^[\])]+\s*[:=]\s*$", gap)
@@ -112,6 +138,8 @@ class ColumnReader:
         if label.metric is None and label.words == 1 and self.context:  # Eval: 16_h1=0.441
             known = read_label(f"{self.context} {label.name}")
             label = known if known.metric in LOSS_METRICS else label
+        if label.metric is None and self._awaiting.metric and VALUE_AFTER_POSITION.fullmatch(gap):
+            label, self._awaiting = self._awaiting, NO_LABEL
         words = re.fullmatch(r"(.*\bloss)\s+(?:after|at)\s+", gap.lower())
         self._pending = read_label(words[1]) if words else NO_LABEL
         return label
@@ -216,9 +244,14 @@ class ColumnReader:
 
 
 def _drop_bare_splits(columns: list[LineNumber], tokens: Sequence[str]) -> list[LineNumber]:
-    """Leave out numbers after a bare `train` or `val` that are no losses: whole ones, or beside named losses."""
+    """Leave out numbers after a bare `train`, `val`, `tr` or `va` that are no losses.
+
+    These are whole ones, those beside named losses, and `tr` or `va` without the other.
+    """
     is_bare = [column.metric in LOSS_METRICS and column.order == BARE_SPLIT_TIER for column in columns]
-    has_other = any(
+    bare_names = {column.name for column, bare in zip(columns, is_bare, strict=True) if bare}
+    has_other = len(bare_names) == 1 and bare_names <= {"tr", "va"}
+    has_other = has_other or any(
         not bare and (column.role == "part" or column.metric in LOSS_METRICS)
         for column, bare in zip(columns, is_bare, strict=True)
     )

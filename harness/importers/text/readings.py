@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from harness.diagnosis.history import LOSS_METRICS
-from harness.importers.metric_aliases import split_words
+from harness.importers.metric_aliases import find_short_split, split_words
 from harness.importers.text.columns import BRACKET_ORDER, LineNumber
+from harness.importers.text.labels import LAST_RESORTS
 from harness.importers.text.numbers import MISSING
 from harness.importers.text.positions import Placement, kind_of
 from harness.importers.text.templates import Template
@@ -18,8 +19,8 @@ MIN_SHARE = 0.3
 """Share of the losses that lines without a loss and a step must reach; settings that are printed are fewer."""
 MAX_LEAP = 1.5
 """A line of a kind that occurs once is no reading if its step is so many times the last one of the log."""
-RIVALS = split_words("d g disc discriminator gen generator adv adversarial critic actor policy value")
-"""Losses of these are of several models, and their sum says nothing."""
+RIVALS = split_words("d g disc discriminator gen generator adv adversarial critic actor policy value t v tr va pi q")
+"""Losses of these are of several models or splits, and their sum says nothing."""
 
 
 @dataclass
@@ -194,6 +195,7 @@ def use_parts_as_losses(forms: Sequence[Form]) -> str:
     The only loss of its kind on validation data, such as `dev-clean-loss`, is the validation loss.
     """
     forms = [form for form in forms if not form.template.is_code]
+    _name_short_splits(forms)
     metrics = {loss.metric for form in forms for loss in form.template.losses()}
     with_parts = [form for form in forms if form.template.positions("part")]
     names = list(dict.fromkeys(column.name for form in with_parts for column in form.template.positions("part")))
@@ -202,6 +204,7 @@ def use_parts_as_losses(forms: Sequence[Form]) -> str:
         names = names if len(names) == 1 else []
     elif metrics:
         return ""
+    names = _drop_last_resorts(names, with_parts)
     if not names or any(set(name.replace(" ", "_").split("_")) & RIVALS for name in names):
         return ""
     for form in with_parts:
@@ -214,6 +217,39 @@ def use_parts_as_losses(forms: Sequence[Form]) -> str:
             form.has_loss = True
     shown = ", ".join(name.split()[-1] for name in names[:5])
     return f", loss is the sum of {shown}" if len(names) > 1 else f", {_metric_of_part(names[0])} is {shown}"
+
+
+def _name_short_splits(forms: Sequence[Form]) -> None:
+    """Make training and validation losses of `t_loss` and `v_loss`, if a log has both."""
+    parts = [column for form in forms for column in form.template.positions("part")]
+    names = {column.name.split()[-1] for column in parts}
+    for column in parts:
+        if split := find_short_split(column.name.split()[-1], names):
+            column.role, column.metric, column.name = "metric", f"{split}/loss", f"{split}_loss"
+    for form in forms:
+        form.has_loss = form.has_loss or bool(form.template.losses())
+
+
+def _drop_last_resorts(names: Sequence[str], forms: Sequence[Form]) -> list[str]:
+    """Return the names without those that are used only if there is no other; one of these if it changes."""
+    others = [name for name in names if name.split()[-1] not in LAST_RESORTS]
+    if others or not names:
+        return others
+    changing = [
+        name
+        for name in names
+        if any(
+            column.name == name and form.has_position and _is_curve(form.template.column_values(column.index))
+            for form in forms
+            for column in form.template.positions("part")
+        )
+    ]
+    return changing if len(changing) == 1 else []
+
+
+def _is_curve(values: Sequence[float]) -> bool:
+    """Return whether numbers change, and have fractions."""
+    return len(set(values)) > 1 and any(value % 1 for value in values if math.isfinite(value))
 
 
 def _metric_of_part(name: str) -> str:
