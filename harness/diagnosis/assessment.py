@@ -46,6 +46,7 @@ DECAYED_FRACTION = 0.9  # of the peak LR
 BASIC_RULES = ("divergence", "never learnt", "plateau", "underfitting", "overfitting")
 # Diagnoses of whether the loss falls, or that leave the question open no longer.
 LEARNING_KINDS = ("divergence", "never learnt", "plateau", "rising loss", "underfitting", "overfitting")
+SCHEDULE_KINDS = ("warm-up truncated", "warm-up too short", "scheduler misled", "scheduler idle")
 NEGLIGIBLE_SLOPE = 1e-6  # of the loss, per doubling
 
 
@@ -90,7 +91,7 @@ def _find_missing(
     kinds = {diagnosis.kind for diagnosis in diagnoses}
     val, train = drop_non_finite(history["val/loss"]), drop_non_finite(history["train/loss"])
     needed = MIN_ROWS_BEFORE + MIN_ROWS_AFTER
-    if len(train) < needed and len(val) < thresholds.min_points and not kinds & {"divergence", "spike"}:
+    if len(train) < needed and len(val) < thresholds.min_points and not kinds & {*LEARNING_KINDS, "spike"}:
         yield "divergence", f"{len(train)} of {needed} training rows"
     if not kinds & set(LEARNING_KINDS) and (reason := _describe_unclear_progress(history, thresholds)):
         yield "never learnt", reason
@@ -99,9 +100,9 @@ def _find_missing(
     if fit_trend_window(history, thresholds) is None and not kinds & set(LEARNING_KINDS):
         yield "underfitting", _describe_short_window(history, thresholds)
     needed = MIN_EVALS if len(train) >= MIN_OVERFIT_ROWS else round(thresholds.min_points)
-    if len(val) < needed:
+    if len(val) < needed and "overfitting" not in kinds:
         yield "overfitting", f"{len(val)} of {needed} evaluations"
-    if not knows_lr(history):
+    if not knows_lr(history) and not kinds & set(SCHEDULE_KINDS):
         yield "warm-up and schedule", "no LR recorded, so a change of slope may be the schedule's"
     if not len(history["train/grad_norm"]) and not len(history["train/clip_fraction"]):
         yield "clipping", "no gradient norm recorded"

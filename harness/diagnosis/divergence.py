@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.core.events import Diagnosis, Suggestion
+from harness.diagnosis.climbs import find_climb
 from harness.diagnosis.history import Evidence, History, Series
-from harness.diagnosis.loss_curves import count_constant_end, may_stay_flat, varies_around_zero
+from harness.diagnosis.loss_curves import count_constant_end, drop_leading_zeros, may_stay_flat, varies_around_zero
 from harness.diagnosis.plateau_window import completed_fraction, drop_non_finite, loss_scale
 from harness.diagnosis.suggestions import suggest_lr, suggest_rollback
 from harness.diagnosis.thresholds import Thresholds
@@ -27,6 +28,8 @@ JUMP_FRACTION = 0.5  # of the loss before; rows differ by less, also those of si
 JUMP_SPREADS = 3.0  # of the rows before, the difference between the highest and the lowest
 RETURN_ROWS, RETURN_FRACTION = 3, 0.05  # the last rows of a loss that comes back, and their share of the jump
 EARLY_FRACTION = 0.1  # of the rows
+BELOW_START_FRACTION, BELOW_START_MARGIN = 0.2, 0.05  # of the rows at the end, and of the first loss, by which lower
+ODD_START_FACTOR = 10  # times the loss at step 0, a loss of more examples
 NOISE_FACTORS = (3.5, 6.0)  # standard deviations above the best level, for a loss at twice the best level and below
 
 
@@ -171,7 +174,9 @@ def _find_zero_loss(history: History) -> Diagnosis | None:
 
 
 def _find_rise(history: History, thresholds: Thresholds) -> Diagnosis | None:
-    rise = _find_train_rise(history, thresholds) or _find_val_rise(history, thresholds)
+    rise = (
+        _find_train_rise(history, thresholds) or _find_val_rise(history, thresholds) or _find_far_climb(history)
+    )
     if rise is None:
         return None
     place = history.describe_step(rise.step)
@@ -182,7 +187,7 @@ def _find_rise(history: History, thresholds: Thresholds) -> Diagnosis | None:
 
 def _find_train_rise(history: History, thresholds: Thresholds) -> LossRise | None:
     """Look for divergence in medians of blocks, which single rows do not move; in the rows themselves if few."""
-    losses = _drop_leading_zeros(drop_non_finite(history["train/loss"]))
+    losses = drop_leading_zeros(drop_non_finite(history["train/loss"]))
     n_constant = count_constant_end(losses.values)
     if n_constant >= MIN_CONSTANT_ROWS and n_constant < len(losses):
         return _find_jump_to_constant(losses, n_constant)
@@ -220,12 +225,27 @@ def _find_val_rise(history: History, thresholds: Thresholds) -> LossRise | None:
 
     If the training loss fell, the run overfits instead.
     """
-    val, train = (_drop_leading_zeros(drop_non_finite(history[name])) for name in ("val/loss", "train/loss"))
+    val, train = (drop_leading_zeros(drop_non_finite(history[name])) for name in ("val/loss", "train/loss"))
     last = train.values[-min(BLOCK_SIZE, max(1, len(train) // 2)) :]
     fell = len(train) > 1 and np.median(last) < train.values[0]
     if fell or len(val) < (3 if len(val) and val.steps[0] == 0 else thresholds.min_points):
         return None
     return _find_rise_above_start("val/loss", val, 0.0)
+
+
+def _is_long_below_start(values: np.ndarray) -> bool:
+    """Return whether the end of the curve is clearly below its first value."""
+    n_last = max(2, math.ceil(BELOW_START_FRACTION * len(values)))
+    bound = values[0] - BELOW_START_MARGIN * abs(values[0])
+    return len(values) > 2 * n_last and bool(values[-n_last:].max() < bound)
+
+
+def _find_far_climb(history: History) -> LossRise | None:
+    """Return a climb row by row in a log of few rows, to far above where it began."""
+    climb = find_climb(history)
+    if climb is None or climb.fraction < JUMP_FRACTION:
+        return None
+    return LossRise("train/loss", climb.step, climb.before, climb.last, f"rose in each of {climb.n_rises} rows since")
 
 
 def _find_lasting_jump(name: str, losses: Series) -> LossRise | None:
@@ -262,8 +282,15 @@ def _level_noise(values: np.ndarray) -> float:
 
 
 def _find_rise_above_start(name: str, losses: Series, noise: float) -> LossRise | None:
-    """Return a rise if much of the run was above twice its start, even if it came back when the LR fell."""
+    """Return a rise if much of the run was above twice its start, even if it came back when the LR fell.
+
+    A loss that has long been below its start learnt after all. A first value at step 0 far below all that follow, which
+    fall, was of fewer examples.
+    """
     steps, values = losses
+    is_odd_start = steps[0] == 0 and len(values) > 2 and values[1:].min() > ODD_START_FACTOR * values[0] > 0
+    if (is_odd_start and values[-1] < values[1:3].min()) or _is_long_below_start(values):
+        return None
     margin = max(loss_scale(losses, float(values[0])), NOISE_FACTORS[1] * noise)
     above = values > values[0] + margin
     if above.mean() < DIVERGED_FRACTION:
@@ -271,13 +298,6 @@ def _find_rise_above_start(name: str, losses: Series, noise: float) -> LossRise 
     first = np.flatnonzero(above)[0]
     text = f"more than twice that in {above.sum()} of {len(above)} points since"
     return LossRise(name, int(steps[max(0, first - 1)]), float(values[0]), float(values[above].max()), text)
-
-
-def _drop_leading_zeros(losses: Series) -> Series:
-    """Drop first values of exactly 0, which nothing was measured for."""
-    nonzero = np.flatnonzero(losses.values)
-    start = int(nonzero[0]) if len(nonzero) else 0
-    return Series(losses.steps[start:], losses.values[start:])
 
 
 def _describe_divergence(

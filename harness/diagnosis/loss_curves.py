@@ -84,6 +84,13 @@ def varies_around_zero(losses: np.ndarray) -> bool:
     return bool(len(losses) and losses.min() < 0 < losses.max() and abs(np.median(losses)) < np.std(losses))
 
 
+def drop_leading_zeros(losses: Series) -> Series:
+    """Drop first values of exactly 0, which nothing was measured for."""
+    nonzero = np.flatnonzero(losses.values)
+    start = int(nonzero[0]) if len(nonzero) else 0
+    return Series(losses.steps[start:], losses.values[start:])
+
+
 def count_constant_end(values: np.ndarray) -> int:
     """Return how many of the last values are exactly the same; 0 for a loss of 0."""
     if not len(values) or not values[-1]:

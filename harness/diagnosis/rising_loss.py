@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.core.events import Diagnosis
+from harness.diagnosis.climbs import find_climb, find_steady_rise
 from harness.diagnosis.history import Evidence, History
 from harness.diagnosis.loss_curves import has_surely_fallen, may_stay_flat
 from harness.diagnosis.overfitting import measure_train_fall
@@ -21,26 +22,33 @@ from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import count_turns
 
 RISE_STRICTNESS = 10  # times fewer false alarms, since the loss of a healthy run seldom rises
+RISE_CONFIDENCE = 0.9  # of a rise in few rows
 MIN_WORSE_EVALS = 6
 WORSE_FRACTION, USUAL_WORSE_FRACTION = 0.03, 0.1  # of the first loss: how much worse each one is, and the median one
 
 
 def detect_rising_loss(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
-    """Yield a diagnosis if the training loss surely rises over the last doubling of tokens near the peak LR.
+    """Yield a diagnosis if the training loss surely rises, over the last doubling of tokens near the peak LR or in few rows.
 
     Without a training loss the validation loss is used. A rise far above the best loss is a divergence instead.
     """
+    found = _find_rising_trend(history, thresholds) or _find_rise_in_few_rows(history, thresholds)
+    if found:
+        yield found
+
+
+def _find_rising_trend(history: History, thresholds: Thresholds) -> Diagnosis | None:
     has_train = len(history["train/loss"]) >= MIN_TRAIN_ROWS
     window = fit_trend_window(history, thresholds, metrics=["train/loss" if has_train else "val/loss"])
     if window is None or completed_fraction(history) < thresholds.min_progress:
-        return
+        return None
     bound = thresholds.overfit_gap * loss_scale(history[window.metric], window.trend.end)
     rise = window.trend.slope * window.doublings
     if rise < bound or fell_afterwards(history, window, 0.0) or may_stay_flat(history):
-        return
+        return None
     confidence = window.trend.confidence_above(bound)
     if confidence < 1 - (1 - thresholds.confidence) / RISE_STRICTNESS:
-        return
+        return None
     low, high = window.trend.interval(thresholds.confidence)
     part = history.describe_part(window.first, window.last)
     reason = (
@@ -48,7 +56,24 @@ def detect_rising_loss(history: History, thresholds: Thresholds) -> Iterator[Dia
         f"{high:.2g}), to {window.trend.end:.4g}"
     )
     evidence = window.to_evidence(thresholds.confidence)
-    yield Diagnosis("rising loss", window.last, confidence, reason, evidence, (suggest_lr(history, 1 / 3),))
+    return Diagnosis("rising loss", window.last, confidence, reason, evidence, (suggest_lr(history, 1 / 3),))
+
+
+def _find_rise_in_few_rows(history: History, thresholds: Thresholds) -> Diagnosis | None:
+    """Find a rise row by row, or all along, in a log that is too short for a slope; it may be the middle of a run."""
+    if climb := find_climb(history):
+        first, last, before, after = climb.step, climb.last_step, climb.before, climb.last
+        part, rest = history.describe_part(first, last), f"in each of the last {climb.n_rises} rows"
+    elif steady := find_steady_rise(history, thresholds):
+        losses, change, (low, high) = steady
+        first, last, after = int(losses.steps[0]), int(losses.steps[-1]), float(losses.values[-1])
+        before, part = float(losses.values[0]), history.describe_part(first, last)
+        rest = f"by {change:.2g} (interval {low:.2g} to {high:.2g}) in all {len(losses)} rows"
+    else:
+        return None
+    reason = f"train/loss rises: from {part} it rose {rest}, from {before:.4g} to {after:.4g}"
+    evidence: Evidence = {"from step": first, "to step": last, "before": before, "after": after}
+    return Diagnosis("rising loss", last, RISE_CONFIDENCE, reason, evidence, (suggest_lr(history, 1 / 3),))
 
 
 def detect_worse_evaluations(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:

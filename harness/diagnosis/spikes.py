@@ -18,6 +18,8 @@ from harness.diagnosis.trend import rolling_baseline
 MIN_SPIKE_STEPS = 5  # of the shortest spike: a few odd batches are no spike
 MIN_SPIKE_ROWS = 2  # of the shortest spike, and below the ceiling that end it
 MIN_NOISY_SPIKE_ROWS, NOISY_FRACTION = 3, 0.1  # if rows vary by a tenth of the loss and more
+MIN_ODD_ROWS = 3  # above the ceiling by themselves, that show how often the loss of a batch is
+MAX_CHANCE = 0.05  # spikes expected in all rows so far, of rows that are independent
 MAX_SPIKES = 5  # reported, the first ones
 MIN_TRAIN_ROWS, MIN_EVALS = 10, 4  # that establish a baseline
 MAX_FEW_ROWS, MIN_FEW_ROWS = 20, 2  # in a log of so few rows a spike is a jump, and few of them a baseline
@@ -90,7 +92,7 @@ def _find_peaks_above(
     """
     steps, values = series
     peaks: list[LossPeak] = []
-    end = 0
+    end = n_odd = 0  # rows above the ceiling that are no spike
     for at in np.flatnonzero(values > ceiling):
         if at < end:
             continue
@@ -104,13 +106,25 @@ def _find_peaks_above(
         is_long = steps[end - 1] - last_good_step >= min_steps and end - at >= rows
         margin = ceiling[at] - baseline[at]
         is_jump = values[top] > np.median(values[max(0, at - RECENT_ROWS) : at]) + margin
-        if is_long and is_jump:
+        above = values[at:end] > ceiling[at]
+        if is_long and is_jump and not _is_usual(at, n_odd, above):
             z = (values[top] - baseline[at]) / spread[at] if spread[at] else math.inf
             until = int(steps[end]) if end < len(values) else None
             peaks.append(
                 LossPeak(last_good_step, int(steps[top]), float(values[top]), float(baseline[at]), until, float(z))
             )
+        else:
+            n_odd += int(above.sum())
     return peaks
+
+
+def _is_usual(n_before: int, n_odd: int, above: np.ndarray) -> bool:
+    """Return whether so many rows in succession are above the ceiling by chance, as often as earlier rows were."""
+    if n_odd < MIN_ODD_ROWS:
+        return False
+    below = np.flatnonzero(~np.r_[False, above, False])
+    longest = int(np.diff(below).max()) - 1
+    return bool(n_before * (n_odd / n_before) ** longest > MAX_CHANCE)
 
 
 def _find_peaks_in_few_rows(losses: Series) -> list[LossPeak]:

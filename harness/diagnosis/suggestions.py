@@ -11,12 +11,17 @@ from harness.diagnosis.plateau_window import PEAK_TOLERANCE
 
 CHECK_FOR_BUG, CHECK_LR = Suggestion(CHECK_KEY, "bug"), Suggestion(CHECK_KEY, "lr")
 """For a loss that does not move: too low and too high an LR, and most bugs, look alike."""
+MIN_PEAK_POINTS = 2  # of a recorded LR, that show its peak
 LENGTH_DIGITS = 3  # of a suggested number of steps
 
 
 def get_peak_lr(history: History) -> float | None:
-    """Return the peak LR as configured, else the highest recorded one; None if there is none."""
-    return history.facts.peak_lr or float(max(history["train/lr"].values, default=0.0)) or None
+    """Return the peak LR as configured, else the highest recorded one; None if there is none.
+
+    A single recorded one may be that of the start or the end of a schedule, or of anything else.
+    """
+    recorded = history["train/lr"].values
+    return history.facts.peak_lr or (float(recorded.max()) if len(recorded) >= MIN_PEAK_POINTS else 0.0) or None
 
 
 def round_digits(value: float, digits: int = 2) -> float:
