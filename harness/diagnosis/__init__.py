@@ -57,6 +57,7 @@ CONSEQUENCES = {
     "learning rate too high": {"rising loss", "plateau", "underfitting", "noisy evaluation"},
     "rising loss": {"plateau", "underfitting"},
     "vanishing gradients": {"dominating layer"},
+    "warm-up too short": {"underfitting"},  # it recovers
     "overfitting": {"learning rate too high", "rising loss", "plateau", "underfitting", "noisy evaluation"},
 }
 

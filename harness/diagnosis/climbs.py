@@ -14,7 +14,7 @@ MAX_ROWS = 30  # more have a slope
 MIN_RISES, MANY_RISES = 4, 6  # one after the other, up to the last row: chance makes them in 1 of 120 and of 5,040 logs
 MIN_RISE_FRACTION, MANY_RISE_FRACTION = 0.25, 0.1  # of the loss, of so many rises
 USUAL_DIFFERENCES = 6.0  # median differences of the rows up to the first rise, that few rises must add up to
-LATE_SHARE = 0.25  # of the climb in its second half; the mean of all rows so far comes to rest instead
+LATE_SHARE = 0.25  # of the rise, in the second half of a climb, or in the last third of steady rows
 MIN_STEADY_ROWS, MIN_STEADY_FRACTION = 8, 0.05
 MIN_RANK_Z = 3.0  # standard deviations of Kendall's rank correlation with time
 SUM_TOLERANCE = 2.0  # a loss that is summed up over the rows grows by its first value each
@@ -64,11 +64,16 @@ def find_steady_rise(history: History, thresholds: Thresholds) -> tuple[Series, 
         return None
     change, (low, high) = fit_whole_change(losses.values, thresholds)
     scale = loss_scale(losses, float(losses.values[0]))
-    first, middle, last = (float(np.median(part)) for part in np.array_split(losses.values, 3))
     is_far = change >= MIN_STEADY_FRACTION * scale and low >= thresholds.overfit_gap * scale
-    if not (is_far and first < middle < last and _rank_z(losses.values) >= MIN_RANK_Z):
+    if not (is_far and goes_on_rising(losses.values) and _rank_z(losses.values) >= MIN_RANK_Z):
         return None
     return losses, change, (low, high)
+
+
+def goes_on_rising(values: np.ndarray) -> bool:
+    """Return whether values that rise do so in each third; the mean of all rows so far comes to rest instead."""
+    first, middle, last = (float(np.median(part)) for part in np.array_split(values, 3))
+    return first < middle and last - middle >= LATE_SHARE * (last - first)
 
 
 def _select_rows(history: History) -> Series | None:

@@ -10,6 +10,7 @@ from harness.core.events import Diagnosis, Suggestion
 from harness.diagnosis.climbs import find_climb
 from harness.diagnosis.history import Evidence, History, Series
 from harness.diagnosis.loss_curves import count_constant_end, drop_leading_zeros, may_stay_flat, varies_around_zero
+from harness.diagnosis.lost_rows import find_lost_rows
 from harness.diagnosis.plateau_window import completed_fraction, drop_non_finite, loss_scale
 from harness.diagnosis.suggestions import suggest_lr, suggest_rollback
 from harness.diagnosis.thresholds import Thresholds
@@ -56,6 +57,7 @@ def detect_divergence(history: History, thresholds: Thresholds) -> Iterator[Diag
     found = (
         _find_bad_loss(history, "train/loss")
         or _find_bad_loss(history, "val/loss")
+        or _find_often_bad_loss(history)
         or _find_bad_norm(history)
         or _find_zero_loss(history)
         or _find_rise(history, thresholds)
@@ -121,6 +123,16 @@ def _find_bad_loss(history: History, name: str) -> Diagnosis | None:
     return _describe_divergence(history, step, 1.0, reason, evidence)
 
 
+def _find_often_bad_loss(history: History) -> Diagnosis | None:
+    """Find a loss that is not finite again and again, more often than skipped updates explain."""
+    lost = find_lost_rows(history)
+    if lost is None or not lost.is_often:
+        return None
+    place = history.describe_step(lost.step)
+    reason = f"train/loss is not finite in {lost.n_lost} of the {lost.n_since} rows from {place} on"
+    return _describe_divergence(history, lost.last_good_step, 0.8, reason, {"last good step": lost.last_good_step})
+
+
 def _find_bad_norm(history: History) -> Diagnosis | None:
     """Find gradients that are not finite any more, while the loss is gone, 0, or does not fall either."""
     norms, losses = history["train/grad_norm"], history["train/loss"]
@@ -174,9 +186,7 @@ def _find_zero_loss(history: History) -> Diagnosis | None:
 
 
 def _find_rise(history: History, thresholds: Thresholds) -> Diagnosis | None:
-    rise = (
-        _find_train_rise(history, thresholds) or _find_val_rise(history, thresholds) or _find_far_climb(history)
-    )
+    rise = _find_train_rise(history, thresholds) or _find_val_rise(history, thresholds) or _find_far_climb(history)
     if rise is None:
         return None
     place = history.describe_step(rise.step)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.core.events import Diagnosis
-from harness.diagnosis.climbs import find_climb, find_steady_rise
+from harness.diagnosis.climbs import MAX_ROWS, find_climb, find_steady_rise, goes_on_rising
 from harness.diagnosis.history import Evidence, History
 from harness.diagnosis.loss_curves import has_surely_fallen, may_stay_flat
 from harness.diagnosis.overfitting import measure_train_fall
@@ -28,7 +28,7 @@ WORSE_FRACTION, USUAL_WORSE_FRACTION = 0.03, 0.1  # of the first loss: how much 
 
 
 def detect_rising_loss(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
-    """Yield a diagnosis if the training loss surely rises, over the last doubling of tokens near the peak LR or in few rows.
+    """Yield a diagnosis if the training loss surely rises, over the last doubling near the peak LR or in few rows.
 
     Without a training loss the validation loss is used. A rise far above the best loss is a divergence instead.
     """
@@ -44,6 +44,10 @@ def _find_rising_trend(history: History, thresholds: Thresholds) -> Diagnosis | 
         return None
     bound = thresholds.overfit_gap * loss_scale(history[window.metric], window.trend.end)
     rise = window.trend.slope * window.doublings
+    steps, values = drop_non_finite(history[window.metric])
+    inside = values[(steps >= window.first) & (steps <= window.last)]
+    if len(inside) <= MAX_ROWS and not goes_on_rising(inside):
+        return None
     if rise < bound or fell_afterwards(history, window, 0.0) or may_stay_flat(history):
         return None
     confidence = window.trend.confidence_above(bound)

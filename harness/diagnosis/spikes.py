@@ -10,6 +10,7 @@ from harness.core.events import Diagnosis
 from harness.diagnosis.divergence import JUMP_FRACTION, JUMP_SPREADS, find_last_checkpoint
 from harness.diagnosis.history import Evidence, History, Series, SpikeRecord
 from harness.diagnosis.loss_curves import varies_around_zero
+from harness.diagnosis.lost_rows import LostRows, find_lost_rows
 from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
 from harness.diagnosis.suggestions import suggest_lr, suggest_rollback
 from harness.diagnosis.thresholds import Thresholds
@@ -20,6 +21,8 @@ MIN_SPIKE_ROWS = 2  # of the shortest spike, and below the ceiling that end it
 MIN_NOISY_SPIKE_ROWS, NOISY_FRACTION = 3, 0.1  # if rows vary by a tenth of the loss and more
 MIN_ODD_ROWS = 3  # above the ceiling by themselves, that show how often the loss of a batch is
 MAX_CHANCE = 0.05  # spikes expected in all rows so far, of rows that are independent
+HEAVY_SPREAD, HEAVY_Z = math.log(2), 3.0  # of the logarithm: rows that differ by a factor of two, as of tiny batches
+LOST_ROWS_CONFIDENCE = 0.6
 MAX_SPIKES = 5  # reported, the first ones
 MIN_TRAIN_ROWS, MIN_EVALS = 10, 4  # that establish a baseline
 MAX_FEW_ROWS, MIN_FEW_ROWS = 20, 2  # in a log of so few rows a spike is a jump, and few of them a baseline
@@ -41,7 +44,8 @@ class LossPeak(NamedTuple):
 def detect_spikes(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
     """Yield a diagnosis for each rise far above the baseline, median and median absolute deviation.
 
-    Spikes seen during training include the examples that caused them.
+    Spikes seen during training include the examples that caused them. Rows that are not finite, though later ones
+    are, are named once.
     """
     found = [_describe_live_spike(history, thresholds, spike) for spike in history.spikes]
     reach = 4 * history.facts.log_every
@@ -50,6 +54,8 @@ def detect_spikes(history: History, thresholds: Thresholds) -> Iterator[Diagnosi
         if all(abs(peak.last_good_step - spike.last_good_step) > reach for spike in history.spikes):
             examples = (peak.last_good_step * size, peak.step * size) if size else None
             found.append(_describe_spike(history, peak, examples))
+    if (lost := find_lost_rows(history)) and not lost.is_often:
+        found.append(_describe_lost_rows(history, lost))
     yield from sorted(found, key=lambda diagnosis: diagnosis.evidence["last good step"])[:MAX_SPIKES]
 
 
@@ -65,6 +71,7 @@ def find_loss_peaks(history: History, thresholds: Thresholds) -> list[LossPeak]:
     elif len(losses) > MAX_FEW_ROWS:
         baseline, spread = rolling_baseline(losses.values, MIN_TRAIN_ROWS)
         ceiling = baseline + _spike_margin(losses, thresholds, baseline, spread)
+        ceiling = np.maximum(ceiling, _find_heavy_ceiling(losses.values, baseline))
         peaks = _find_peaks_above(losses, baseline, ceiling, spread)
     elif len(losses) > (MIN_FEW_ROWS if is_excerpt else MIN_TRAIN_ROWS):
         peaks = _find_peaks_in_few_rows(losses)
@@ -103,10 +110,10 @@ def _find_peaks_above(
         )  # and stays there
         end = int(at + np.argmax(is_back)) if is_back.any() else len(values)
         last_good_step, top = int(steps[at - 1]), at + int(np.argmax(values[at:end]))
-        is_long = steps[end - 1] - last_good_step >= min_steps and end - at >= rows
+        above = values[at:end] > ceiling[at]
+        is_long = steps[end - 1] - last_good_step >= min_steps and above.sum() >= rows
         margin = ceiling[at] - baseline[at]
         is_jump = values[top] > np.median(values[max(0, at - RECENT_ROWS) : at]) + margin
-        above = values[at:end] > ceiling[at]
         if is_long and is_jump and not _is_usual(at, n_odd, above):
             z = (values[top] - baseline[at]) / spread[at] if spread[at] else math.inf
             until = int(steps[end]) if end < len(values) else None
@@ -156,6 +163,31 @@ def _spike_margin(losses: Series, thresholds: Thresholds, baseline: np.ndarray, 
     """Return how far above the baseline a loss is a spike."""
     fractions = thresholds.spike_fraction * np.maximum(np.abs(baseline), loss_scale(losses, 0.0))
     return np.maximum(thresholds.spike_z * spread, fractions)
+
+
+def _describe_lost_rows(history: History, lost: LostRows) -> Diagnosis:
+    """Return the diagnosis without a setting to change: half precision skips single updates, and that is all."""
+    first, back = history.describe_step(lost.step), history.describe_step(lost.back_step)
+    if lost.n_lost == 1:
+        reason = f"the loss was not finite at {first}; it was back at {back}, at {lost.back:.4g}"
+    else:
+        reason = (
+            f"the loss was not finite in {lost.n_lost} of {lost.n_rows} rows, first at {first}; it was back each time"
+        )
+    reason += ". The loss scaling of half precision skips such updates; without it, look at the examples of that step"
+    evidence: Evidence = {
+        "last good step": lost.last_good_step, "baseline": lost.before, "rows not finite": lost.n_lost,
+        "recovered": "yes",
+    }  # fmt: skip
+    return Diagnosis("spike", lost.step, LOST_ROWS_CONFIDENCE, reason, evidence)
+
+
+def _find_heavy_ceiling(values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
+    """Return where a spike begins among rows that usually differ by a factor, which is far above their median."""
+    if values.min() <= 0:
+        return np.full(len(values), -math.inf)
+    _, spread = rolling_baseline(np.log(values), MIN_TRAIN_ROWS)
+    return np.where(spread > HEAVY_SPREAD, baseline * np.exp(HEAVY_Z * spread), -math.inf)
 
 
 def _describe_live_spike(history: History, thresholds: Thresholds, spike: SpikeRecord) -> Diagnosis:

@@ -408,7 +408,7 @@ HEALTHY = {
     "adversarial": _family(adversarial),
     "negative": _family(negative, allowed="noisy evaluation"),
     "scaled": _family(scaled, allowed="underfitting"),
-    "half precision": _family(half_precision),
+    "half precision": _family(half_precision, allowed="spike"),  # skipped updates, named once
     "policy gradient": _family(policy_gradient),
     "healthy tail": _family(healthy_tail),
     "short": _family(short_log, allowed="noisy evaluation"),
