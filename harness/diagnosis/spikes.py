@@ -114,7 +114,7 @@ def _find_peaks_above(
         is_long = steps[end - 1] - last_good_step >= min_steps and above.sum() >= rows
         margin = ceiling[at] - baseline[at]
         is_jump = values[top] > np.median(values[max(0, at - RECENT_ROWS) : at]) + margin
-        if is_long and is_jump and not _is_usual(at, n_odd, above):
+        if is_long and is_jump and not _is_usual(int(at), n_odd, above):
             z = (values[top] - baseline[at]) / spread[at] if spread[at] else math.inf
             until = int(steps[end]) if end < len(values) else None
             peaks.append(
