@@ -1,6 +1,8 @@
 """Report the failure of a command in one line, with its exit status."""
 
 import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +23,9 @@ def report_failure(error: Exception | KeyboardInterrupt, arguments: Sequence[str
     """
     if isinstance(error, KeyboardInterrupt):
         return report_error(str(error) or "interrupted", failure_status(INTERRUPT_STATUS))
+    if isinstance(error, BrokenPipeError) and _is_output_closed():  # `plateau diagnose LOG --json | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails again at exit
+        return 128 + signal.SIGPIPE
     if isinstance(error, RunFailedError):
         return report_error(str(error), failure_status())
     if isinstance(error, ConfigError):
@@ -37,6 +42,13 @@ def report_failure(error: Exception | KeyboardInterrupt, arguments: Sequence[str
     if not message:
         raise error
     return report_error(message, 2)
+
+
+def _is_output_closed() -> bool:
+    """Return whether nobody reads standard output any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def report_error(message: str, status: int) -> int:

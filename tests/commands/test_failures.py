@@ -1,6 +1,8 @@
 """Each kind of failure has one line and its own exit status; an error that nothing explains keeps its traceback."""
 
 import errno
+import os
+import sys
 
 import pytest
 from hydra.errors import HydraException
@@ -31,6 +33,19 @@ def test_failure_is_one_line(error: Exception | KeyboardInterrupt, status: int, 
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
+
+
+def test_closed_output_ends_a_command_silently(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """As `plateau diagnose LOG --json | head` does; a pipe to somebody else that breaks is an error."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        with pytest.raises(BrokenPipeError):
+            report_failure(BrokenPipeError(), [])
+        os.close(reader)
+        assert report_failure(BrokenPipeError(), []) == 141
+        print("what Python still has to write", flush=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_unknown_errors_are_raised_again() -> None:
