@@ -1,4 +1,4 @@
-"""Import of training curves recorded by this harness or by other programs, one format per file.
+"""Import of training curves recorded by this harness or by other programs.
 
 A single file is recognized by its content, a folder by its file names. Modules are imported on demand.
 """
