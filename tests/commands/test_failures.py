@@ -36,7 +36,7 @@ def test_failure_is_one_line(error: Exception | KeyboardInterrupt, status: int, 
 
 
 def test_closed_output_ends_a_command_silently(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    """As `plateau diagnose LOG --json | head` does; a pipe to somebody else that breaks is an error."""
+    """`plateau diagnose LOG --json | head` closes it; another pipe that breaks is an error."""
     reader, writer = os.pipe()
     with os.fdopen(writer, "w") as output:
         monkeypatch.setattr(sys, "stdout", output)
