@@ -15,7 +15,7 @@ from harness import importers
 from harness.commands.arguments import RUN_HELP, CommandParser, add_output_dir, add_threshold_option, parse_option
 from harness.commands.follow import follow_log
 from harness.commands.run_reports import Request, complete_facts, print_report, report_run
-from harness.core.errors import ConfigError, did_you_mean
+from harness.core.errors import ConfigError, did_you_mean, explain_path_error
 from harness.core.terminal import print_error, print_fitted
 from harness.diagnosis.comparability import Comparison, compare_runs, name_distinctly
 from harness.diagnosis.dialects import DIALECTS
@@ -27,6 +27,7 @@ from harness.diagnosis.given_facts import (
     parse_number,
     parse_optimizer,
     parse_vocabulary,
+    parse_warmup,
 )
 from harness.diagnosis.history import History
 from harness.diagnosis.kinds import KINDS
@@ -41,13 +42,14 @@ from harness.record.run_lookup import RunNotFoundError, find_run
 
 MLFLOW_RUN_ID = r"[0-9a-f]{32}"
 STANDARD_INPUT = "-"
+PLACEHOLDER = "RUN_OR_LOG"
 JSON_SCHEMA = 1
 FAIL_ON_ANY = "diagnosis"
 SEPARATORS = "[ _-]"  # of the words of a kind, none of which have to be quoted
 GIVEN_FACTS = {
     "lr": (parse_number, "LR", "the peak LR, if the log lacks it; likewise for the five others"),
     "optimizer": (parse_optimizer, "NAME", "its class, such as AdamW"),
-    "warmup_steps": (parse_count, "N", "the length of the warm-up that was asked for"),
+    "warmup_steps": (parse_warmup, "N", "the length of the warm-up that was asked for"),
     "vocabulary": (parse_vocabulary, "N", "the number of tokens, so that a loss can be compared with a guess"),
     "batch_tokens": (parse_count, "N", "tokens in a step, over all devices"),
     "total_steps": (parse_count, "N", "the length of the run"),
@@ -57,7 +59,7 @@ GIVEN_FACTS = {
 
 def main(arguments: Sequence[str]) -> int:
     parser = _build_parser()
-    args = parser.parse_intermixed_args(arguments)
+    args = parser.parse_intermixed_args(list(_join_negative_numbers(arguments)))
     if args.follow and (args.json or len(args.runs) > 1):
         parser.error(f"--follow takes {'no --json' if args.json else 'one log'}")
     request = _parse_request(args)
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _build_parser() -> CommandParser:
     parser = CommandParser(prog="plateau diagnose", description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN_OR_LOG", help=f"{RUN_HELP}, a "
+    parser.add_argument("runs", nargs="+", metavar=PLACEHOLDER, help=f"{RUN_HELP}, a "
                         "trainer_state.json, TensorBoard events, a CSV, a JSONL or a text log, a folder of logs; "
                         "- reads standard input")  # fmt: skip
     for name, (_, placeholder, about) in GIVEN_FACTS.items():
@@ -103,6 +105,15 @@ def _build_parser() -> CommandParser:
     add_output_dir(parser)
     parser.add_argument("--uri", help="MLflow tracking store, if not mlflow.db of the project")
     return parser
+
+
+def _join_negative_numbers(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the arguments with a number such as -1e-3 as `--lr=-1e-3`, which argparse takes for a value."""
+    options = {f"--{name.replace('_', '-')}" for name in GIVEN_FACTS}
+    rest = iter(arguments)
+    for argument in rest:
+        value = next(rest, None) if argument in options else None
+        yield argument if value is None else f"{argument}={value}"
 
 
 def _parse_request(args: argparse.Namespace) -> Request:
@@ -131,7 +142,8 @@ def parse_kinds(text: str) -> frozenset[str]:
     for part in filter(None, map(str.strip, text.split(","))):
         kind = known.get(re.sub(SEPARATORS, "", part.lower()))
         if kind is None and part != FAIL_ON_ANY:
-            raise ValueError(f"{part!r} is no diagnosis{did_you_mean(part, KINDS)}; the kinds are {', '.join(KINDS)}")
+            hint = did_you_mean(part, KINDS) or f"; the kinds are {', '.join(KINDS)}"
+            raise ValueError(f"{part!r} is no diagnosis{hint}")
         kinds |= {kind} if kind else set(KINDS)
     return frozenset(kinds)
 
@@ -142,7 +154,7 @@ def _report_source(run: str, args: argparse.Namespace, request: Request) -> list
         with TemporaryDirectory() as folder:
             if args.follow:
                 return follow_log(GrowingInput(Path(folder)), STANDARD_INPUT_NAME, request)
-            path, histories = None, parse_option("RUN_OR_LOG", read_standard_input, Path(folder))
+            path, histories = None, load_standard_input(Path(folder))
     else:
         path = _find_run_path(run, args.output_dir)
         if args.follow and path:
@@ -163,8 +175,17 @@ def load_histories(run: str, path: Path | None, uri: str | None = None) -> list[
         if (history := read_mlflow_run(run, uri)) is not None:
             return [history]
     except (ValueError, OSError) as error:
-        raise ConfigError(f"RUN_OR_LOG: {error}") from error
-    raise ConfigError(f"RUN_OR_LOG: {run!r} is not the id of a run in this MLflow store; name another with --uri")
+        problem = explain_path_error(error) or str(error)
+        raise ConfigError(problem if path and str(path) in problem else f"{run}: {problem}") from error
+    raise ConfigError(f"{run}: not the id of a run in this MLflow store; name another with --uri")
+
+
+def load_standard_input(folder: Path) -> list[History]:
+    """Load the runs on standard input, of which a copy is made in `folder`."""
+    try:
+        return read_standard_input(folder)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _to_json(
@@ -182,11 +203,12 @@ def _to_json(
 def _find_run_path(run: str, output_dir: Path) -> Path | None:
     """Return the path of a log or of a run's folder, None for an MLflow run id that no folder has recorded."""
     try:
-        return find_run(run, output_dir, "RUN_OR_LOG")
-    except RunNotFoundError:
-        if re.fullmatch(MLFLOW_RUN_ID, run):
+        return find_run(run, output_dir, PLACEHOLDER)
+    except ConfigError as error:
+        if isinstance(error, RunNotFoundError) and re.fullmatch(MLFLOW_RUN_ID, run):
             return None
-        raise
+        problem = str(error).removeprefix(f"{PLACEHOLDER}: ").removeprefix(repr(run)).removeprefix(":").strip()
+        raise ConfigError(f"{run}: {problem}") from error
 
 
 def _has_validation(history: History) -> bool:

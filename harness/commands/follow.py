@@ -42,7 +42,7 @@ def follow_log(log: GrowingLog, name: str, request: Request, interval_s: float =
             while time.monotonic() < until and not is_stopping() and not log.has_ended:
                 log.wait(min(SLICE_S, interval_s))
     if not follower.histories:
-        raise ConfigError(f"RUN_OR_LOG: {log.problem or f'{name}: nothing was written to it'}")
+        raise ConfigError(log.problem or f"{name}: nothing was written to it; pass a log that a program writes")
     return follower.conclude()
 
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from harness.commands.arguments import parse_option
-from harness.core.errors import UntrustedError
+from harness.core.errors import ConfigError, UntrustedError
 from harness.core.events import Diagnosis
-from harness.core.terminal import fit_record, paragraph_width, print_error
+from harness.core.terminal import find_width, fit_record, print_error
 from harness.diagnosis import diagnose
 from harness.diagnosis.assessment import assess
 from harness.diagnosis.dialects import Dialect, guess_dialect
@@ -40,7 +39,10 @@ def complete_facts(history: History, request: Request, is_quiet: bool = False) -
     Raises:
         ConfigError: If one contradicts the run.
     """
-    notes = parse_option(history.facts.name, lambda given: add_given_facts(history, given), request.given)
+    try:
+        notes = add_given_facts(history, request.given)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     for note in () if is_quiet else (*history.facts.notes, *(f"{history.facts.name}: {note}" for note in notes)):
         print_error(f"note: {note}")
 
@@ -64,8 +66,9 @@ def print_report(report: RunReport) -> None:
     console.print(Text(report.name, style="bold"), read, sep="\n")
     if report.diagnoses:
         console.print(f"diagnosis: {len(report.diagnoses)} found, root causes first")
+    width = find_width() or sys.maxsize  # elsewhere than on a terminal, a reason is one line, as a slope is
     for diagnosis in report.diagnoses:
-        head, *lines = format_diagnoses([diagnosis], paragraph_width(), report.history, report.dialect)
+        head, *lines = format_diagnoses([diagnosis], width, report.history, report.dialect)
         console.print(Text(head, style="bold"), *map(Text, lines), sep="\n")
     judged = report.assessment.lines(has_diagnoses=bool(report.diagnoses))
     lines = [*judged, *describe_expectations(report.expectations)]

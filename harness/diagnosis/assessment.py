@@ -89,6 +89,10 @@ def _find_missing(
 ) -> Iterator[tuple[str, str]]:
     """Yield the rules that could not have found anything, each with the reason."""
     kinds = {diagnosis.kind for diagnosis in diagnoses}
+    if "divergence" in kinds:  # of a run that has diverged, only what may have been the cause matters
+        if not knows_lr(history):
+            yield "warm-up and schedule", "no LR recorded"
+        return
     val, train = drop_non_finite(history["val/loss"]), drop_non_finite(history["train/loss"])
     needed = MIN_ROWS_BEFORE + MIN_ROWS_AFTER
     if len(train) < needed and len(val) < thresholds.min_points and not kinds & {*LEARNING_KINDS, "spike"}:

@@ -75,7 +75,11 @@ VALUE_WORDS: dict[tuple[str, object], str] = {
     ("schedule", "cosine"): "let the learning rate decay, such as along a cosine",
     ("schedule", "plateau"): "let the plateau schedule monitor the validation loss",
 }
-PRESENT_WORDS = {"optimizer.lr": "the present learning rate", "loop.max_steps": "the present length"}
+PRESENT_WORDS = {
+    "optimizer.lr": "the present learning rate",
+    "optimizer.weight_decay": "the present regularization, such as weight decay",
+    "loop.max_steps": "the present length",
+}
 CHECK_COMMANDS = {"bug": "run `plateau preflight` to look for a bug", "lr": "run `plateau lr-range` to find an LR"}
 FACTOR_WORDS = {1 / 3: "a third of", 1 / 2: "half", 2.0: "twice", 3.0: "three times"}
 

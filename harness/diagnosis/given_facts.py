@@ -1,15 +1,22 @@
 """Facts of a run that its log lacks, as a user states them."""
 
+import difflib
 import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.core.errors import did_you_mean
 from harness.diagnosis.history import History
 
 TOLERANCE = 0.01  # two values that differ by less are the same
 OPTIMIZER_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+OPTIMIZERS = (
+    "Adam", "AdamW", "NAdam", "NAdamW", "RAdam", "Adamax", "Adadelta", "Adagrad", "Adafactor", "Adan", "SGD", "ASGD",
+    "SparseAdam", "RMSprop", "Rprop", "LBFGS", "Muon", "Lion", "LAMB", "LARS", "SOAP", "Shampoo", "Sophia", "Prodigy",
+)  # fmt: skip
+MIN_LIKENESS = 0.85  # of a name to one of them, as difflib counts it
 NEEDS_STEPS = ("warmup_steps", "batch_tokens", "total_steps")
 
 
@@ -32,7 +39,10 @@ def add_given_facts(history: History, given: GivenFacts) -> list[str]:
         ValueError: If a run of ours records another value, or the log has more steps than `total_steps`.
     """
     if given.total_steps is not None and _has_steps(history) and given.total_steps < history.last_step:
-        raise ValueError(f"--total-steps: {given.total_steps} is less than the {history.last_step} steps in the log")
+        raise ValueError(
+            f"--total-steps: {given.total_steps} is less than the {history.last_step} steps in "
+            f"{history.facts.name or 'the log'}; give the length of the whole run"
+        )
     notes = list(_find_unusable(history, given))
     changes = _to_run_facts(history, given)
     kept = {"peak_lr"} if len(history["train/lr"]) else set()  # the log shows what was in effect
@@ -42,7 +52,7 @@ def add_given_facts(history: History, given: GivenFacts) -> list[str]:
             continue
         difference = f"--{option}: {_format(name, value)} is given, but the log says {_format(name, recorded)}"
         if history.facts.program == "harness":
-            raise ValueError(f"{difference}, which was in effect; leave the option out")
+            raise ValueError(f"{difference}, which was in effect in {history.facts.name}; leave the option out")
         notes.append(f"{difference}; the {'recorded' if name in kept else 'given'} value is used")
     history.facts = replace(history.facts, **{name: value for name, (_, value) in changes.items() if name not in kept})
     return notes
@@ -71,8 +81,17 @@ def parse_count(text: str) -> int:
     """
     number = parse_number(text)
     if not number.is_integer():
-        raise ValueError(f"{text!r} is not a whole number")
+        raise ValueError(f"{text!r} is not a whole number; write it as in 500 or 1e6")
     return int(number)
+
+
+def parse_warmup(text: str) -> int:
+    """Return a number of steps; 0 is no warm-up.
+
+    Raises:
+        ValueError: If it is not 0 or a positive integer.
+    """
+    return 0 if text.strip() == "0" else parse_count(text)
 
 
 def parse_vocabulary(text: str) -> int:
@@ -102,12 +121,22 @@ def _has_steps(history: History) -> bool:
 
 
 def _find_unusable(history: History, given: GivenFacts) -> Iterator[str]:
-    """Yield why a fact that counts steps is of no use."""
+    """Yield why a fact that counts steps is of no use, and the name of an optimizer that may be misspelt."""
     for name in NEEDS_STEPS:
         if getattr(given, name) is not None and not _has_steps(history):
             yield f"--{name.replace('_', '-')} is not used: the log counts {history.facts.steps_unit}, not steps"
+    if given.optimizer and (hint := _correct_optimizer(given.optimizer)):
+        yield f"--optimizer: {given.optimizer!r} is not known{hint}"
     if given.batch_tokens is not None and len(history["train/tokens"]) > 1:
         yield "--batch-tokens is not used: the log has the number of tokens"
+
+
+def _correct_optimizer(name: str) -> str:
+    """Return a hint if a name is almost that of an optimizer; it may also be one that is not in the list."""
+    if name.lower() in map(str.lower, OPTIMIZERS):
+        return ""
+    close = difflib.get_close_matches(name, OPTIMIZERS, n=1, cutoff=MIN_LIKENESS)
+    return did_you_mean(name, close)
 
 
 def _to_run_facts(history: History, given: GivenFacts) -> dict[str, tuple[str, Any]]:

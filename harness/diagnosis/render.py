@@ -59,7 +59,7 @@ class RunReport:
             "best": None if best is None else {"step": best[0], "val_loss": best[1]},
             "dialect": self.dialect,
             "diagnoses": [self._diagnosis_to_json(diagnosis) for diagnosis in self.diagnoses],
-            "assessment": asdict(self.assessment),
+            "assessment": asdict(self.assessment) | ({"conclusion": None} if self.diagnoses else {}),
             "expectations": [
                 {"text": one.expectation.text, "outcome": one.outcome, "value": one.value if one.is_decided else None}
                 for one in self.expectations

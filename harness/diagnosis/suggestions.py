@@ -5,14 +5,20 @@ A suggested LR or length is a multiple of the present one. If the present LR is 
 
 import math
 
+import numpy as np
+
 from harness.core.events import CHECK_KEY, Suggestion
 from harness.diagnosis.history import History
-from harness.diagnosis.plateau_window import PEAK_TOLERANCE
+from harness.diagnosis.plateau_window import PEAK_TOLERANCE, drop_non_finite
 
 CHECK_FOR_BUG, CHECK_LR = Suggestion(CHECK_KEY, "bug"), Suggestion(CHECK_KEY, "lr")
 """For a loss that does not move: too low and too high an LR, and most bugs, look alike."""
 MIN_PEAK_POINTS = 2  # of a recorded LR, that show its peak
 LENGTH_DIGITS = 3  # of a suggested number of steps
+MIN_LEARNT_STEPS, MIN_LEARNT_ROWS = 20, 3  # before a checkpoint that is worth going back to; rows without steps
+LEARNT_FALL = 0.01  # of the first loss, between the medians of its first and last third before that
+RESUMED_INTERVALS = 5  # between rows, before the first one of a log that does not begin at the start
+MORE_DECAY, USUAL_DECAY = 3, 0.1
 
 
 def get_peak_lr(history: History) -> float | None:
@@ -38,12 +44,24 @@ def suggest_lr(history: History, factor: float) -> Suggestion:
 
 
 def suggest_rollback(history: History, last_good_step: int) -> tuple[Suggestion, ...]:
-    """Suggest to go back to before a rise of the loss; for a log of another program, there must be something before."""
-    losses = history["train/loss"]
-    is_from_start = last_good_step <= 0 or (len(losses) > 0 and last_good_step < losses.steps[0])
-    if is_from_start and history.facts.program != "harness":
+    """Suggest to go back to before a rise of the loss; in another program, if something was learnt before."""
+    if history.facts.program != "harness" and not _had_learnt(history, last_good_step):
         return ()
     return (Suggestion("loop.on_spike", "rollback", when=history.describe_step(last_good_step)),)
+
+
+def _had_learnt(history: History, step: int) -> bool:
+    """Return whether a checkpoint of `step` is worth more than a new start: the loss had fallen, or not from there."""
+    losses = drop_non_finite(history["train/loss"] if len(history["train/loss"]) else history["val/loss"])
+    steps, values = losses.steps[losses.steps <= step], losses.values[losses.steps <= step]
+    has_steps = history.facts.steps_unit == "steps"
+    is_start = step < MIN_LEARNT_STEPS if has_steps else len(values) < MIN_LEARNT_ROWS
+    if len(values) < 2 or is_start:
+        return False
+    is_resumed = steps[0] > RESUMED_INTERVALS * max(1, int(np.median(np.diff(steps))))
+    third = -(-len(values) // 3)
+    fall = np.median(values[:third]) - np.median(values[-third:])
+    return bool(is_resumed or fall > LEARNT_FALL * abs(values[0]))
 
 
 def suggest_decay_and_lr(history: History, is_rising: bool) -> tuple[Suggestion, ...]:
@@ -98,5 +116,15 @@ def double_length(key: str, length: float) -> Suggestion:
 
 def suggest_regularization(history: History) -> tuple[Suggestion, ...]:
     """Suggest to stop early, and more weight decay."""
-    decay = round_digits(max(0.1, 3 * (history.facts.weight_decay or 0)))
-    return Suggestion("loop.patience", 2), Suggestion("optimizer.weight_decay", decay)
+    present = history.facts.weight_decay
+    if present is None and not _is_neural_network(history):  # maybe boosted trees, whose regularization differs
+        decay = Suggestion("optimizer.weight_decay", None, float(MORE_DECAY))
+    else:
+        decay = Suggestion("optimizer.weight_decay", round_digits(max(USUAL_DECAY, MORE_DECAY * (present or 0))))
+    return Suggestion("loop.patience", 2), decay
+
+
+def _is_neural_network(history: History) -> bool:
+    """Return whether the log shows it: by its program, its optimizer, or what is recorded of each step."""
+    recorded = any(len(history[name]) for name in ("train/lr", "train/grad_norm", "train/tokens"))
+    return recorded or history.facts.program is not None or history.facts.optimizer is not None

@@ -51,14 +51,22 @@ class Thresholds:
                 raise ValueError(f"{name}: {value:g} must be {allowed}")
 
 
+THRESHOLD_NAMES = tuple(field.name for field in fields(Thresholds))
+
+
 def parse_thresholds(assignments: Iterable[str]) -> Thresholds:
     """Return the defaults changed by assignments such as `spike_z=8`.
 
     Raises:
         ValueError: If a name is unknown, or a value is not a number or out of range.
     """
-    parts = (assignment.partition("=") for assignment in assignments)
-    return change_thresholds({name: value for name, _, value in parts})
+    changes = {}
+    for assignment in assignments:
+        name, separator, value = assignment.partition("=")
+        if not separator and name in THRESHOLD_NAMES:
+            raise ValueError(f"{name}: the value is missing; write it as in {name}={getattr(Thresholds, name):g}")
+        changes[name] = value
+    return change_thresholds(changes)
 
 
 def change_thresholds(changes: Mapping[str, object]) -> Thresholds:
@@ -67,13 +75,12 @@ def change_thresholds(changes: Mapping[str, object]) -> Thresholds:
     Raises:
         ValueError: If a name is unknown, or a value is not a number or out of range.
     """
-    names = [field.name for field in fields(Thresholds)]
     if not isinstance(changes, Mapping):
         raise ValueError(f"thresholds: {changes!r} must map names to numbers, such as {{spike_z: 8}}")
     numbers = {}
     for name, value in changes.items():
-        if name not in names:
-            raise ValueError(f"{name}: unknown threshold; must be one of {', '.join(names)}")
+        if name not in THRESHOLD_NAMES:
+            raise ValueError(f"{name}: unknown threshold; must be one of {', '.join(THRESHOLD_NAMES)}")
         try:
             numbers[name] = float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError):

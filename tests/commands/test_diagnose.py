@@ -76,14 +76,17 @@ def test_training_that_does_not_move_is_not_called_fine(tmp_path, capsys) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{folder}/absent.log"], "absent.log' is not a file, a folder, or a run in"),
+        (["{folder}/absent.log"], "absent.log: is not a file, a folder, or a run in"),
         (["{folder}/empty"], "empty: contains no log; pass the path of a log"),
-        (["{folder}/words.txt"], "words.txt: no step and loss found in 1 lines"),
+        (["{folder}/words.txt"], "words.txt: no step and loss found in 1 line;"),
         (["{folder}/other.log", "--lr", "-1"], "--lr: '-1' is not a positive number"),
         (["{folder}/other.log", "--batch-tokens", "0.5"], "--batch-tokens: '0.5' is not a whole number"),
         (["{folder}/other.log", "--vocabulary", "1"], "--vocabulary: '1' is no vocabulary"),
         (["{folder}/other.log", "--optimizer", "3e-4"], "--optimizer: '3e-4' is not the name of an optimizer"),
-        (["{folder}/other.log", "--total-steps", "900"], "--total-steps: 900 is less than the 1500 steps in the log"),
+        (
+            ["{folder}/other.log", "--total-steps", "900"],
+            "--total-steps: 900 is less than the 1500 steps in other; give",
+        ),
         (["{folder}/other.log", "--fail-on", "plateu"], "--fail-on: 'plateu' is no diagnosis; did you mean 'plateau'?"),
         (["{folder}/other.log", "--threshold", "strict=1"], "--threshold: strict: unknown threshold"),
         (["{folder}/other.log", "--expect", "loss 3"], "--expect: 'loss 3' is not a valid expectation"),

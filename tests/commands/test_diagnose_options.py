@@ -147,7 +147,70 @@ def test_standard_input_is_read(rising, capsys, monkeypatch) -> None:
     assert "divergence" in printed
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     assert cli.main(["diagnose", "-"]) == 2
-    assert capsys.readouterr().err.startswith("RUN_OR_LOG: standard input: the file is empty")
+    assert capsys.readouterr().err.startswith("standard input: the file is empty; ")
+
+
+def test_json_concludes_nothing_beside_a_diagnosis(rising, tmp_path, capsys) -> None:
+    healthy = write_log(tmp_path / "healthy.log", 2 + 3 / np.sqrt(np.arange(1, 60)))
+    first, second = run_json(capsys, rising, healthy)["runs"]
+    assert first["assessment"]["conclusion"] is None
+    assert second["assessment"]["conclusion"]
+
+
+def test_errors_begin_with_the_path_that_was_given(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("zero.log").touch()
+    Path("words.log").write_text("all is well")
+    for name, problem in (("zero.log", "the file is empty; wait"), ("words.log", "no step and loss found in 1 line; ")):
+        assert cli.main(["diagnose", name]) == 2
+        assert capsys.readouterr().err.startswith(f"{name}: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--lr", "-1e-3"), "--lr: '-1e-3' is not a positive number; write it as in 3e-4"),
+        (("--total-steps", "1.5"), "--total-steps: '1.5' is not a whole number; write it as in 500 or 1e6"),
+        (("--total-steps", "10"), "--total-steps: 10 is less than the 790 steps in rising; give the length"),
+        (("--threshold", "spike_z"), "--threshold: spike_z: the value is missing; write it as in spike_z=6"),
+        (("--fail-on", "divergance"), "--fail-on: 'divergance' is no diagnosis; did you mean 'divergence'?\n"),
+        (("--fail-on", "xyz"), "--fail-on: 'xyz' is no diagnosis; the kinds are divergence, never learnt"),
+    ],
+)
+def test_wrong_option_is_named_with_its_remedy(arguments, message, rising, capsys) -> None:
+    assert cli.main(["diagnose", str(rising), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_no_warmup_is_a_fact(rising, capsys) -> None:
+    facts = run_json(capsys, rising, "--warmup-steps", 0)["runs"][0]["facts"]
+    assert (facts["warmup_steps"], facts["requested_warmup"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("name", "hint"), [("AdamWW", "AdamW"), ("SGDD", "SGD"), ("adamw", ""), ("AdamW8bit", "")])
+def test_misspelt_optimizer_is_noted(name, hint, rising, capsys) -> None:
+    run_diagnose(capsys, rising)
+    assert cli.main(["diagnose", str(rising), "--optimizer", name]) == 0
+    errors = capsys.readouterr().err
+    assert errors.endswith(f"--optimizer: {name!r} is not known; did you mean {hint!r}?\n") if hint else not errors
+
+
+def test_pipe_has_a_line_for_each_statement_and_a_terminal_wraps_all(rising, capsys, monkeypatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert cli.main(["diagnose", str(rising)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("stayed far above it since" in line and "train/loss was" in line for line in lines) == 1
+    monkeypatch.setenv("COLUMNS", "60")
+    assert cli.main(["diagnose", str(rising)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "rising.log" not in line]
+    assert max(len(line) for line in lines if not line.startswith("      ")) <= 60  # what to try is to be copied
+
+
+def test_of_a_diverged_run_only_the_cause_is_not_judged(rising, tmp_path, capsys) -> None:
+    assert run_diagnose(capsys, rising).endswith("not judged: warm-up and schedule (no LR recorded)")
+    path = tmp_path / "with_lr.log"
+    path.write_text(rising.read_text().replace("loss", "lr 1e-3 loss"))
+    assert "not judged" not in run_diagnose(capsys, path)
 
 
 def test_bad_logs_do_not_hide_the_others(rising, guessing, tmp_path, capsys) -> None:
@@ -157,7 +220,7 @@ def test_bad_logs_do_not_hide_the_others(rising, guessing, tmp_path, capsys) -> 
     captured = capsys.readouterr()
     assert [line for line in captured.out.splitlines() if line in ("rising", "guess")] == ["rising", "guess"]
     absent, words = captured.err.splitlines()
-    assert "absent.log' is not a file" in absent
+    assert absent.startswith(f"{tmp_path / 'absent.log'}: is not a file")
     assert "words.txt: no step and loss found" in words
 
 

@@ -14,6 +14,7 @@ from harness.diagnosis.suggestions import (
     suggest_decay_and_lr,
     suggest_double_length,
     suggest_lr,
+    suggest_regularization,
     suggest_rollback,
 )
 
@@ -109,15 +110,60 @@ def test_epochs_counted_from_zero_are_one_more() -> None:
 
 
 def test_rollback_names_the_epoch_of_a_log_without_steps() -> None:
-    rollback = suggest_rollback(History(RunFacts(steps_unit="epochs", steps_per_epoch=100)), 250)
+    history = History(RunFacts(steps_unit="epochs", steps_per_epoch=100))
+    for step in range(50, 300, 50):
+        history.add_row(step, {"train/loss": 3 - step / 200})
+    rollback = suggest_rollback(history, 250)
     assert "a checkpoint of epoch 2.5 or before" in render_suggestions(rollback, "lightning")[0]
 
 
 def test_no_checkpoint_is_suggested_where_nothing_was_good() -> None:
     history = History()
     history.add_row(10, {"train/loss": float("nan")})
-    assert suggest_rollback(history, 0) == suggest_rollback(history, 9) == ()
-    assert suggest_rollback(history, 10) != ()
+    assert suggest_rollback(history, 0) == suggest_rollback(history, 9) == suggest_rollback(history, 10) == ()
+
+
+@pytest.mark.parametrize(
+    ("steps", "losses", "unit", "is_suggested"),
+    [
+        (range(1, 6), (5, 4, 3, 2, 1), "steps", False),  # the very start
+        (range(500, 2001, 500), (5, 4, 3, 2), "steps", True),
+        (range(0, 5000, 50), [7.6 + 0.01 * (n % 2) for n in range(100)], "steps", False),  # it never fell
+        (range(9000, 9100, 10), (2.5,) * 10, "steps", True),  # resumed
+        (range(6), (5, 4, 3, 2, 2, 2), "rows", True),
+        (range(2), (5, 4), "rows", False),
+        (range(100, 1200, 100), [3.40 - 0.01 * n for n in range(11)], "steps", True),  # a pretrained model
+        (range(1, 4), (5, 4, 3), "epochs", True),
+    ],
+)
+def test_checkpoint_is_suggested_where_something_was_learnt(steps, losses, unit, is_suggested) -> None:
+    history = History(RunFacts(steps_unit=unit))
+    for step, loss in zip(steps, losses, strict=True):
+        history.add_row(step, {"train/loss": loss})
+    assert bool(suggest_rollback(history, steps[-1])) == is_suggested
+    history.facts = RunFacts(program="harness")
+    assert suggest_rollback(history, steps[-1])  # a setting
+
+
+@pytest.mark.parametrize(
+    ("facts", "metric", "value"),
+    [
+        (RunFacts(), "train/loss", None),
+        (RunFacts(), "train/lr", 0.1),
+        (RunFacts(program="lightning"), "train/loss", 0.1),
+        (RunFacts(optimizer="SGD"), "train/loss", 0.1),
+        (RunFacts(weight_decay=0.1), "train/loss", 0.3),
+    ],
+)
+def test_weight_decay_is_a_number_for_neural_networks_alone(facts, metric, value) -> None:
+    history = History(facts)
+    history.add_row(1, {metric: 1.0})
+    assert suggest_regularization(history)[1].value == value
+
+
+def test_regularization_is_relative_where_the_program_is_unknown() -> None:
+    relative = suggest_regularization(History())[1:]
+    assert render_suggestions(relative, "plain") == ["three times the present regularization, such as weight decay"]
 
 
 @pytest.mark.parametrize(

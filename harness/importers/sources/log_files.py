@@ -39,7 +39,7 @@ def read_log_file(path: Path) -> list[History]:
         skip_zeros(file)
         peeked = file.peek()
         if not decode_text(peeked).strip():
-            raise ValueError(f"{path}: the file is empty")
+            raise ValueError(f"{path}: the file is empty; wait until something is written to it, or pass another log")
         if TENSORBOARD_MARKER in peeked[:64]:
             if not path.is_file() or TENSORBOARD_MARKER not in _read_start(path):
                 raise ValueError(f"{path}: event files are read from plain files only; unpack or save it first")

@@ -25,7 +25,8 @@ def read_text_log(lines: Iterable[str], path: Path) -> list[History]:
     log = collect_lines(lines, path)
     rows, note = build_rows(log, path)
     if not rows:
+        counted = "1 line" if log.n_lines == 1 else f"{log.n_lines} lines"
         shown = f"; the first line is {log.first_line!r}" if log.n_lines else ""
-        raise ValueError(f"{path}: no step and loss found in {log.n_lines} lines; expected e.g. {EXAMPLE!r}{shown}")
+        raise ValueError(f"{path}: no step and loss found in {counted}; expected e.g. {EXAMPLE!r}{shown}")
     source = f"text log {path}: {len(rows)} of {log.n_lines} lines parsed{note}"
     return assemble_histories(rows, RunFacts(name=path.stem, source=source))
