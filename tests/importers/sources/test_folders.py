@@ -67,7 +67,7 @@ def test_folder_of_many_logs_is_read_whole(tmp_path: Path) -> None:
     assert [len(history["train/loss"]) for history in histories] == [8, 3]
     notes = "; ".join(histories[0].facts.notes)
     assert re.fullmatch(
-        r"not read: .*broken\.json: JSON that is cut off .*; not read: .*empty\.txt: the file is empty", notes
+        r"not read: .*broken\.json: JSON that is cut off .*; not read: .*empty\.txt: the file is empty; wait .*", notes
     )
 
 
