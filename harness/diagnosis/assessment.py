@@ -22,6 +22,7 @@ import numpy as np
 from harness.core.events import Diagnosis
 from harness.diagnosis.divergence import MIN_ROWS_AFTER, MIN_ROWS_BEFORE
 from harness.diagnosis.history import History, Series
+from harness.diagnosis.known_guesses import find_known_guess
 from harness.diagnosis.loss_curves import fit_whole_change, has_surely_fallen, may_stay_flat, select_loss
 from harness.diagnosis.overfitting import MIN_EVALS
 from harness.diagnosis.overfitting import MIN_TRAIN_ROWS as MIN_OVERFIT_ROWS
@@ -71,6 +72,7 @@ def assess(history: History, thresholds: Thresholds | None = None, diagnoses: Se
     judged = [rule for rule in BASIC_RULES if rule not in missing]
     if not has_enough_points(history, thresholds):
         conclusion = f"too few points to say anything: {_count_points(history)}; {_describe_need(thresholds)}"
+        conclusion += _describe_known_guess(history)
     elif "never learnt" in missing and may_stay_flat(history):
         conclusion = (
             f"cannot tell whether it learns: {missing['never learnt']}; the loss of a diffusion, adversarial or policy "
@@ -82,6 +84,16 @@ def assess(history: History, thresholds: Thresholds | None = None, diagnoses: Se
         conclusion = f"no problems found; judged: {', '.join(judged)}"
     slopes = [_describe_slope(history, name, thresholds) for name in ("val/loss", "train/loss")]
     return Assessment(conclusion, tuple(filter(None, slopes)), tuple(_join_reasons(missing)))
+
+
+def _describe_known_guess(history: History) -> str:
+    """Return that the few rows of a loss are all at that of a uniform guess, if they are."""
+    losses = drop_non_finite(history["train/loss"])
+    count = find_known_guess(losses.values) if len(losses) > 1 else None
+    if count is None:
+        return ""
+    part = history.describe_part(losses.steps[0], losses.steps[-1])
+    return f". train/loss stays at {losses.values[-1]:.4g} from {part}, ln of {count:,}: that of a uniform guess"
 
 
 def _find_missing(

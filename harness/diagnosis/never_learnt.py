@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from harness.core.events import Diagnosis
-from harness.diagnosis.history import Evidence, History
+from harness.diagnosis.history import Evidence, History, Series
+from harness.diagnosis.known_guesses import find_final_guess
 from harness.diagnosis.loss_curves import count_constant_end, find_flat_loss, get_initial_loss, select_loss
 from harness.diagnosis.plateau_window import (
     TrendWindow,
@@ -18,6 +19,7 @@ from harness.diagnosis.plateau_window import (
 from harness.diagnosis.suggestions import CHECK_FOR_BUG, CHECK_LR
 from harness.diagnosis.thresholds import Thresholds
 
+GUESS_CONFIDENCE = 0.7  # the number of classes is a guess, too
 MIN_STUCK_ROWS = 8  # exactly the same, at the end
 STUCK_FRACTION = 0.9  # of the first loss, below which a constant loss has been learnt
 
@@ -48,7 +50,7 @@ def detect_never_learnt(history: History, thresholds: Thresholds) -> Iterator[Di
         reason = f"the best {name}{since}, {best:.4g}, is no better than {baseline} at {guess:.4g}: "
         reason += "the model ignores its input"
         evidence: Evidence = {"best": best, "baseline": guess, "fall per doubling": fall}
-    elif stuck := _find_stuck_loss(history):
+    elif stuck := _find_stuck_loss(history) or _find_known_guess(history, name, losses):
         yield stuck
         return
     elif not (unigram and best < bound) and (flat := find_flat_loss(history, thresholds)):
@@ -76,6 +78,20 @@ def _find_stuck_loss(history: History) -> Diagnosis | None:
     )
     evidence: Evidence = {"start": float(losses.values[0]), "best": last, "points": count}
     return Diagnosis("never learnt", history.last_step, 0.95, reason, evidence, (CHECK_FOR_BUG, CHECK_LR))
+
+
+def _find_known_guess(history: History, name: str, losses: Series) -> Diagnosis | None:
+    """Return the diagnosis of a loss that came to that of a uniform guess, if the number of classes is unknown."""
+    count = None if history.facts.uniform_loss else find_final_guess(losses)
+    if count is None:
+        return None
+    last = float(losses.values[-1])
+    reason = (
+        f"{name} stays at {last:.4g} since {history.describe_step(losses.steps[len(losses) // 2])}, which is ln "
+        f"{count:,}: that of a uniform guess, if there are so many classes or tokens"
+    )
+    evidence: Evidence = {"best": float(losses.values.min()), "baseline": math.log(count), "points": len(losses)}
+    return Diagnosis("never learnt", history.last_step, GUESS_CONFIDENCE, reason, evidence, (CHECK_FOR_BUG, CHECK_LR))
 
 
 def _is_falling(window: TrendWindow | None, fall: float, level: float, thresholds: Thresholds) -> bool:
