@@ -22,6 +22,9 @@ class Place(NamedTuple):
 
 
 OVERRIDES = FLAGS = Place("{}", " ")
+BEST_MODEL = "--load_best_model_at_end True"
+SAVING_NOTE, LIGHTNING_MONITOR = "# with the same --save_strategy as --eval_strategy", 'monitor="val_loss"'
+STOPPER = Place("Trainer({})  " + SAVING_NOTE, ", ")  # the Trainer refuses BEST_MODEL if they differ
 TRAINER, OPTIMIZER = Place("Trainer({})", ", "), Place("in configure_optimizers: {}", ", ")
 
 ARGUMENTS: dict[Dialect, dict[str, list[tuple[Place, str]]]] = {
@@ -32,8 +35,8 @@ ARGUMENTS: dict[Dialect, dict[str, list[tuple[Place, str]]]] = {
         "loop.max_steps": [(FLAGS, "--max_steps {}")],
         "loop.epochs": [(FLAGS, "--num_train_epochs {}")],
         "loop.patience": [
-            (FLAGS, "--load_best_model_at_end True"),  # without it, the callback asks for metric_for_best_model
-            (TRAINER, "callbacks=[EarlyStoppingCallback(early_stopping_patience={})]"),
+            (FLAGS, BEST_MODEL),  # without it, the callback asks for metric_for_best_model
+            (STOPPER, "callbacks=[EarlyStoppingCallback(early_stopping_patience={})]"),
         ],
         "schedule": [(FLAGS, "--lr_scheduler_type {}")],
         "schedule.warmup_steps": [(FLAGS, "--warmup_steps {}")],
@@ -45,7 +48,7 @@ ARGUMENTS: dict[Dialect, dict[str, list[tuple[Place, str]]]] = {
         "loop.grad_clip": [(TRAINER, "gradient_clip_val={}")],
         "loop.max_steps": [(TRAINER, "max_steps={}")],
         "loop.epochs": [(TRAINER, "max_epochs={}")],
-        "loop.patience": [(TRAINER, 'callbacks=[EarlyStopping(monitor="val_loss", patience={})]')],
+        "loop.patience": [(TRAINER, f"callbacks=[EarlyStopping({LIGHTNING_MONITOR}, patience={{}})]")],
         "schedule.patience": [(OPTIMIZER, "ReduceLROnPlateau(optimizer, patience={})")],
     },
 }

@@ -33,15 +33,22 @@ def detect_binding_clip(history: History, thresholds: Thresholds) -> Iterator[Di
     if clip and math.isfinite(clip):
         evidence["clip"] = clip
         reason += f", the clip is {clip:g}"
-    optimizer = history.facts.optimizer or "AdamW"
-    if any(part in optimizer.lower() for part in SCALE_INVARIANT_OPTIMIZERS):
+    optimizer = history.facts.optimizer
+    suggestions: tuple[Suggestion, ...] = (suggestion,)
+    if is_scale_invariant(optimizer):
+        suggestions = ()
         meaning = (
-            f"with {optimizer} a clip of 1 or 2 changes little, since only the relative size of steps matters: set it "
-            "near the p90 or to null, and look at the LR and warm-up"
+            f"with {optimizer or 'AdamW'} another clip changes little, since only the relative size of steps matters: "
+            "look at the LR and warm-up instead"
         )
     else:
         meaning = "every update has the same length, LR times clip: set the clip near the p90 and tune the LR again"
-    yield Diagnosis("clipping binds", history.last_step, 0.99, f"{reason}; {meaning}", evidence, (suggestion,))
+    yield Diagnosis("clipping binds", history.last_step, 0.99, f"{reason}; {meaning}", evidence, suggestions)
+
+
+def is_scale_invariant(optimizer: str | None) -> bool:
+    """Return whether the updates of an optimizer stay the same if all gradients are scaled; AdamW if it is unknown."""
+    return any(part in (optimizer or "AdamW").lower() for part in SCALE_INVARIANT_OPTIMIZERS)
 
 
 def detect_vanishing_gradients(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:

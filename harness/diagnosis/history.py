@@ -39,7 +39,8 @@ class RunFacts:
     """Facts of a run besides its curves; None where unknown.
 
     If `steps_unit` is epochs, the log has no steps: `steps_per_epoch` steps of the history stand for an epoch (1, or
-    100 and more for fractions of epochs). If it is rows, the log has neither, and its rows are counted.
+    100 and more for fractions of epochs). If it is rows, the log has neither, and its
+    rows are counted.
     """
 
     name: str = ""
@@ -51,6 +52,7 @@ class RunFacts:
     batch_size: int | None = None
     tokens_per_step: float | None = None
     steps_per_epoch: float | None = None
+    epoch_offset: int = 0  # 1 if the log counts epochs from 0 and the history from 1
     optimizer: str | None = None  # class name, such as AdamW or SGD
     peak_lr: float | None = None
     grad_clip: float | None = None
@@ -154,7 +156,7 @@ class History:
         """Return "step 800", "epoch 8" for a log that counts epochs, or "row 8" for one that counts nothing."""
         if self.facts.steps_unit != "epochs":
             return f"{self.facts.steps_unit.removesuffix('s')} {step:.0f}"
-        return f"epoch {step / (self.facts.steps_per_epoch or 1):.6g}"
+        return f"epoch {step / (self.facts.steps_per_epoch or 1) - self.facts.epoch_offset:.6g}"
 
     def describe_part(self, first: float, last: float) -> str:
         """Return "step 400 to 800", in the unit of the log."""

@@ -17,7 +17,18 @@ from harness.diagnosis.plateau_window import drop_non_finite
 
 COUNTED_METRICS = ("train/loss", "val/loss", "train/lr", "train/grad_norm", "train/tokens")
 # Facts that are no settings of the run, or that the JSON has elsewhere.
-OTHER_FACTS = ("name", "source", "program", "status", "steps_unit", "expect", "notes", "data", "objective")
+OTHER_FACTS = (
+    "name",
+    "source",
+    "program",
+    "status",
+    "steps_unit",
+    "epoch_offset",
+    "expect",
+    "notes",
+    "data",
+    "objective",
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from harness.core.events import Diagnosis
 from harness.core.terminal import fit_record
+from harness.diagnosis.dialects import LIGHTNING_MONITOR
 from harness.diagnosis.history import LOSS_METRICS, RunFacts
 from harness.importers.metric_aliases import canonical_name
 from harness.importers.programs.lr_schedules import parse_schedule_name
@@ -96,18 +98,19 @@ class DiagnosisCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._loop is not None:
-            self._conclude(trainer, pl_module, is_complete=not trainer.should_stop)
+            is_stopped = trainer.should_stop and self._loop.stop_kind is not None
+            self._conclude(trainer, is_complete=not trainer.should_stop, is_stopped=is_stopped)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if self._loop is not None and trainer.state.fn == "fit":
-            self._conclude(trainer, pl_module, is_complete=False)
+            self._conclude(trainer, is_complete=False)
 
     def state_dict(self) -> dict[str, Any]:
         if self._loop is None:
             return {}
         history = self._loop.history
         curves = {name: [part.tolist() for part in history[name]] for name in history.metric_names()}
-        return {"curves": curves, "kinds": [one.kind for one in self._loop.found]}
+        return {"curves": curves, "found": {one.kind: one.step for one in self._loop.found}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._restored = state_dict
@@ -123,7 +126,7 @@ class DiagnosisCallback(Callback):
         restored, self._restored = self._restored, {}
         curves = restored.get("curves", {})
         rows = [(step, {name: value}) for name, points in curves.items() for step, value in zip(*points, strict=True)]
-        self._loop.restore_rows(rows, restored.get("kinds", []))
+        self._loop.restore_rows(rows, restored.get("found", {}))
 
     @disable_on_error
     def _measure_norm(self, trainer: Trainer, module: LightningModule) -> None:
@@ -131,7 +134,8 @@ class DiagnosisCallback(Callback):
         is_replicated = type(trainer.strategy).__name__.startswith(REPLICATED_STRATEGIES)
         if module.automatic_optimization and is_replicated:
             gradients = [parameter.grad for parameter in module.parameters() if parameter.grad is not None]
-            self._grad_norm = torch.nn.utils.get_total_norm(gradients)
+            with suppress(RuntimeError, TypeError):  # such as for sparse gradients: no norm then
+                self._grad_norm = torch.nn.utils.get_total_norm(gradients)
 
     @disable_on_error
     def _add_loss(self, trainer: Trainer, outputs: Any) -> None:
@@ -168,13 +172,14 @@ class DiagnosisCallback(Callback):
             self._loop.give_up("several optimizers and no metric train_loss: no single loss says how well it learns")
             self.is_disabled = True
         elif (name := _find_name(trainer.callback_metrics, "val/loss")) is not None:
+            self._loop.wordings = {LIGHTNING_MONITOR: f'monitor="{name}"'}
             row = {"val_loss": float(trainer.callback_metrics[name])}
             self._publish(trainer, self._loop.add_row(_count_steps(trainer, module), row))
 
     @disable_on_error
-    def _conclude(self, trainer: Trainer, module: LightningModule, is_complete: bool) -> None:
+    def _conclude(self, trainer: Trainer, is_complete: bool, is_stopped: bool = False) -> None:
         assert self._loop is not None
-        self._publish(trainer, self._loop.conclude(is_complete))
+        self._publish(trainer, self._loop.conclude(is_complete, is_stopped))
 
     def _agree_to_stop(self, trainer: Trainer) -> None:
         """Stop in all processes at once."""

@@ -6,7 +6,9 @@ A look costs milliseconds, so it is taken at evaluations and, between them, at i
 import functools
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ from harness.diagnosis.kinds import KINDS
 from harness.diagnosis.live import LiveDiagnosis, format_new_diagnosis
 from harness.importers.metric_aliases import canonical_name
 from harness.importers.programs.lr_schedules import schedule_from_curve
+from harness.integrations.settled_findings import is_settled
 
 URGENT_KINDS = ("divergence", "spike")
 """Looked for between evaluations, too."""
@@ -28,6 +31,7 @@ ALARMING_METRICS = ("train/loss", "val/loss", "train/grad_norm")
 MIN_BAD_ROWS = {"steps": 5, "rows": 5, "epochs": 2}
 """Rows in a row that are not finite, before a run that goes on has diverged: a gradient scaler skips some steps."""
 BAD_NORM_WEIGHT = 1 / 3  # of a row whose loss is finite: at first, a gradient scaler skips ten steps and more
+MAX_ERROR_LENGTH = 160  # characters
 METRIC_PREFIX = "diagnosis/"  # of the metrics that tell a logger what was found, and when
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -54,8 +58,11 @@ def parse_stop_kinds(stop_on: Collection[str] | str) -> frozenset[str]:
     """Return the kinds of diagnoses that end a training.
 
     Raises:
+        TypeError: If it is no collection of names.
         ValueError: For a kind that no rule finds.
     """
+    if not isinstance(stop_on, Collection):
+        raise TypeError(f'stop_on: {stop_on!r} is no name of a diagnosis; give names such as {{"divergence"}}, or ()')
     kinds = frozenset([stop_on] if isinstance(stop_on, str) else stop_on)
     unknown = sorted(kinds - set(KINDS), key=str)
     if unknown:
@@ -74,11 +81,18 @@ def disable_on_error(method: Method) -> Method:
             return method(self, *args, **kwargs)
         except Exception as error:
             self.is_disabled = True
-            problem = f"{type(error).__name__}: {error}"
-            print(f"warning: diagnosis is disabled after {problem}; the training continues", file=sys.stderr)
+            print(
+                f"warning: diagnosis is disabled after {shorten_error(error)}; the training continues", file=sys.stderr
+            )
             return None
 
     return guarded  # type: ignore[return-value]  # the same signature
+
+
+def shorten_error(error: Exception) -> str:
+    """Return the kind of an error and the first line of its text, which in torch has a hundred."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {textwrap.shorten(first, MAX_ERROR_LENGTH, placeholder=' ...')}"
 
 
 def tag_active_mlflow_run(diagnoses: Iterable[Diagnosis]) -> None:
@@ -110,6 +124,7 @@ class LoopDiagnosis:
         write: Callable[[str], None] = print_fitted,
     ) -> None:
         self.stop_kind: str | None = None  # the diagnosis that ends the training
+        self.wordings: dict[str, str] = {}  # what is known of this run, for texts of suggestions that fit any run
         self._live, self._facts = LiveDiagnosis(), facts
         self._live.history.facts = facts
         self._stop_on, self._quiet, self._write = stop_on, quiet, write
@@ -129,6 +144,10 @@ class LoopDiagnosis:
         """Note what became known of the run only while it trains."""
         self._facts = replace(self._facts, **changes)
 
+    def has_rows(self) -> bool:
+        """Return whether anything was logged."""
+        return bool(self.history.metric_names())
+
     def has_reached_end(self) -> bool:
         """Return whether the next row would be after the end, as far as the length is known."""
         steps, total = self.history["train/loss"].steps, self._facts.total_steps
@@ -145,22 +164,32 @@ class LoopDiagnosis:
         if not kinds:
             return []
         settled = self._live.select_settled(self._diagnose_now(), self._facts.total_steps is not None)
-        return self._report(one for one in settled if one.kind in kinds)
+        current = [one for one in settled if one.kind in kinds]
+        return self._report(one for one in current if is_settled(one, self.history, self._facts.total_steps))
 
     def confirm_divergence(self) -> None:
         """Note that weights are not finite, so that no further rows are needed to tell."""
         self._has_bad_weights = True
 
-    def restore_rows(self, rows: Iterable[tuple[int, Mapping[str, object]]], known_kinds: Collection[str]) -> None:
-        """Add the rows before a resume. What holds now and is of a known kind was printed then."""
+    def restore_rows(self, rows: Iterable[tuple[int, Mapping[str, object]]], known: Mapping[str, int]) -> None:
+        """Add the rows before a resume. What is of a known kind was printed then, at the step that `known` has."""
         for step, values in rows:
             self.history.add_row(step, metrics := self.select_metrics(values))
             self._choose_kinds(step, metrics)
-        if known_kinds:
-            self._live.keep_new(one for one in self._diagnose_now() if one.kind in known_kinds)
+        if known:
+            holding = [one for one in self._diagnose_now() if one.kind in known]
+            passed = known.keys() - {one.kind for one in holding}
+            past = [Diagnosis(kind, known[kind], 1.0, "found before the run was resumed") for kind in sorted(passed)]
+            self._live.keep_new([*holding, *past])
 
-    def conclude(self, is_complete: bool) -> list[Diagnosis]:
-        """End the run; return and print what was not found before, and print what the curves show."""
+    def conclude(self, is_complete: bool, is_stopped: bool = False) -> list[Diagnosis]:
+        """End the run; return and print what was not found before, and print what the curves show.
+
+        `is_stopped` says that the training ended because of a diagnosis in `stop_on`.
+        """
+        if is_stopped and not self._quiet:
+            place = self.history.describe_step(self.history.last_step)
+            self._write(f"diagnosis: training stopped at {place}: {self.stop_kind} (stop_on)")
         status = "completed" if is_complete else "interrupted"
         has_length = self._facts.total_steps is not None
         current = self._diagnose_now(status)
@@ -171,10 +200,16 @@ class LoopDiagnosis:
                 self._write(line)
         return new
 
+    def conclude_late(self) -> None:
+        """Print the summary of a training that an error or Ctrl-C ended, when the process ends."""
+        with suppress(Exception):
+            if self.has_rows() and not self._quiet:
+                self.conclude(is_complete=False)
+
     def give_up(self, reason: str) -> None:
         """Print why the run is not diagnosed."""
         if not self._quiet:
-            self._write(f"diagnosis: none of this run: {reason}")
+            self._write(f"diagnosis: this run is not diagnosed: {reason}")
 
     def select_metrics(self, values: Mapping[str, object]) -> dict[str, float]:
         """Return the numbers whose names stand for metrics of ours."""
@@ -222,7 +257,7 @@ class LoopDiagnosis:
         new = self._live.keep_new(diagnoses)
         for diagnosis in new:
             if not self._quiet:
-                self._write("\n".join(format_new_diagnosis(diagnosis, self.history)))
+                self._write(self._format_finding(diagnosis))
             if diagnosis.kind in self._stop_on:
                 self.stop_kind = self.stop_kind or diagnosis.kind
         return new
@@ -232,8 +267,21 @@ class LoopDiagnosis:
         head, *lines = assess(self.history, self._live.thresholds, current).lines(has_diagnoses=False)
         resolved = ", ".join(dict.fromkeys(one.kind for one in self._live.find_resolved(current)))
         if current:
-            head = f"{len(current)} found: " + ", ".join(
-                f"{one.kind} ({self.history.describe_step(one.step)})" for one in current
-            )
+            head = f"{len(current)} found: " + ", ".join(map(self._describe_place, current))
         yield f"diagnosis: {head}" + (f"; no longer: {resolved}" if resolved else "")
         yield from lines
+
+    def _describe_place(self, diagnosis: Diagnosis) -> str:
+        """Return the kind and the step, for overfitting as it was printed, and the new best step if it has moved."""
+        place = self.history.describe_step(diagnosis.step)
+        printed = {one.kind: one for one in self.found if "best step" in one.evidence}.get(diagnosis.kind, diagnosis)
+        if printed.step != diagnosis.step:
+            place = f"{self.history.describe_step(printed.step)}; best is now {place}"
+        return f"{diagnosis.kind} ({place})"
+
+    def _format_finding(self, diagnosis: Diagnosis) -> str:
+        """Return the lines on a finding, with what is known of this run in the place of texts that fit any run."""
+        text = "\n".join(format_new_diagnosis(diagnosis, self.history))
+        for general, exact in self.wordings.items():
+            text = text.replace(general, exact)
+        return "\n".join(line.rstrip() for line in text.splitlines())

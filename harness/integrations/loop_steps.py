@@ -51,7 +51,7 @@ class LoopSteps:
             return {}
         length = {} if self.total_epochs is None else {"total_steps": round(self.total_epochs * per_epoch)}
         unit = "steps" if self._has_steps else "epochs"
-        return {"steps_per_epoch": per_epoch, "steps_unit": unit, **length}
+        return {"steps_per_epoch": per_epoch, "steps_unit": unit, "epoch_offset": self._shift, **length}
 
     def _number_step(self, step: int, is_training_row: bool) -> int:
         if not is_training_row:

@@ -1,4 +1,4 @@
-"""Questions about the weights of a model of another framework."""
+"""Tell from the weights of a torch model whether it was trained before, and whether all are finite."""
 
 import torch
 from torch import Tensor, nn

@@ -1,17 +1,21 @@
 """Diagnosis of a transformers Trainer while it trains."""
 
+import atexit
 import math
 import sys
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from harness.core.distributed import is_true_anywhere
 from harness.core.events import Diagnosis
 from harness.core.terminal import fit_record
+from harness.diagnosis.dialects import BEST_MODEL, SAVING_NOTE
 from harness.diagnosis.history import RunFacts
 from harness.importers.metric_aliases import SUMMARY_KEY
 from harness.importers.programs.lr_schedules import parse_schedule_name
@@ -57,7 +61,7 @@ class DiagnosisCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._loop = None
+        self._forget_loop()
         self.is_disabled = self._is_agreement_due = False
         if state.is_world_process_zero:
             self._begin(args, state, kwargs.get("optimizer"))
@@ -91,16 +95,33 @@ class DiagnosisCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._trainer = None
+        if self._loop is not None:
+            atexit.unregister(self._loop.conclude_late)
+
+    def _forget_loop(self) -> None:
+        if self._loop is not None:
+            atexit.unregister(self._loop.conclude_late)
+        self._loop = None
 
     @disable_on_error
     def _begin(self, args: TrainingArguments, state: TrainerState, optimizer: Any) -> None:
         self._trainer = find_calling_trainer()
         self._val_name = _find_val_name(self._trainer)
         self._loop = LoopDiagnosis(
-            read_facts(args, state, optimizer), stop_on=self._stop_kinds, quiet=self._quiet, write=write_above_bars
+            replace(read_facts(args, state, optimizer), uniform_loss=find_uniform_loss(self._trainer)),
+            stop_on=self._stop_kinds,
+            quiet=self._quiet,
+            write=write_above_bars,
         )
+        self._loop.wordings = {SAVING_NOTE: "", BEST_MODEL: " ".join([BEST_MODEL, *find_saving_flags(args, state)])}
+        atexit.register(self._loop.conclude_late)
         rows = [(int(entry["step"]), self._rename(entry)) for entry in state.log_history if SUMMARY_KEY not in entry]
-        known = {name.removeprefix(METRIC_PREFIX) for _, row in rows for name in row if name.startswith(METRIC_PREFIX)}
+        known = {
+            name.removeprefix(METRIC_PREFIX): step
+            for step, row in reversed(rows)
+            for name in row
+            if name.startswith(METRIC_PREFIX)
+        }
         self._loop.restore_rows(rows, known)
         if (note := describe_sparse_logging(args, state)) and not self._quiet:
             write_above_bars(note)
@@ -109,7 +130,9 @@ class DiagnosisCallback(TrainerCallback):
     def _read_logs(self, args: TrainingArguments, state: TrainerState, logs: Mapping[str, Any], model: Any) -> None:
         assert self._loop is not None
         if SUMMARY_KEY in logs:  # logged before the loggers close their runs
-            self._publish(self._loop.conclude(is_complete=state.global_step >= state.max_steps))
+            is_complete = state.global_step >= state.max_steps
+            is_stopped = self._loop.stop_kind is not None and not is_complete
+            self._publish(self._loop.conclude(is_complete, is_stopped))
             return
         if "reward" in logs:
             self._loop.give_up("the loss of reinforcement learning does not say how well it learns")
@@ -181,6 +204,28 @@ def read_facts(args: TrainingArguments, state: TrainerState, optimizer: Any) -> 
         requested_warmup=(warmup * state.max_steps if warmup < 1 else warmup) or None,
         length=("loop.max_steps", args.max_steps) if args.max_steps > 0 else ("loop.epochs", args.num_train_epochs),
     )
+
+
+def find_uniform_loss(trainer: Trainer | None) -> float | None:
+    """Return ln(vocabulary) if the loss is the plain cross-entropy of a causal or masked language model, else None."""
+    if trainer is None or type(trainer).compute_loss is not Trainer.compute_loss:
+        return None
+    model: Any = trainer.model
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of peft
+    has_own_loss = trainer.compute_loss_func is not None or trainer.args.label_smoothing_factor
+    names = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), *MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()}
+    if has_own_loss or type(model).__name__ not in names:
+        return None
+    vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
+    return math.log(vocabulary) if isinstance(vocabulary, int) and vocabulary > 1 else None
+
+
+def find_saving_flags(args: TrainingArguments, state: TrainerState) -> list[str]:
+    """Return the flags that let checkpoints be saved at the evaluations; none if they are."""
+    saving, evaluation = (str(getattr(one, "value", one)) for one in (args.save_strategy, args.eval_strategy))
+    if saving == evaluation and (evaluation != "steps" or state.save_steps % max(1, state.eval_steps) == 0):
+        return []
+    return [f"--save_strategy {evaluation}", *([f"--save_steps {state.eval_steps}"] if evaluation == "steps" else [])]
 
 
 def describe_sparse_logging(args: TrainingArguments, state: TrainerState) -> str:

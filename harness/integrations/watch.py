@@ -1,5 +1,6 @@
 """Diagnosis of a training loop of your own: `with harness.watch(...) as run`, and `run.log(...)` in the loop."""
 
+import math
 import os
 import sys
 from collections.abc import Collection
@@ -41,11 +42,14 @@ def watch(
         quiet: Print nothing; `run.log` returns what was found.
 
     Raises:
-        ValueError: If a length is not positive, or a name in `stop_on` is no diagnosis.
+        TypeError: If a setting is of another type.
+        ValueError: If a number is not positive, or a name in `stop_on` is no diagnosis.
     """
-    for name, value in (("total_steps", total_steps), ("total_epochs", total_epochs)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}: {value!r} is not positive")
+    lengths = {"total_steps": total_steps, "total_epochs": total_epochs}
+    for name, value in {**lengths, "lr": lr, "warmup_steps": warmup_steps, "grad_clip": grad_clip}.items():
+        check_number(f"watch: {name}", value)
+        if value is not None and (value < 0 or (name in lengths and not 0 < value < math.inf)):
+            raise ValueError(f"watch: {name}: {value!r} is not positive; leave it out if it is unknown")
     length = ("loop.epochs", total_epochs) if total_epochs else None
     facts = RunFacts(
         total_steps=total_steps, peak_lr=lr, requested_warmup=warmup_steps, grad_clip=grad_clip, length=length
@@ -97,17 +101,24 @@ class WatchedRun:
         for them. None is skipped.
 
         Raises:
-            TypeError: For a name that stands for none of these, or a value that is no number.
+            TypeError: For a name that stands for none of these, or a value or place that is no number.
+            ValueError: For a place that is not finite, or a step after rows that had only epochs.
         """
         unknown = [name for name in values if canonical_name(name) in (None, "step", "epoch")]
         if unknown:
             raise TypeError(f"run.log: {unknown[0]!r} is no metric it knows; the names are {', '.join(LOGGED_NAMES)}")
         if step is None and epoch is None:
             raise TypeError("run.log: give a step, or an epoch if the loop counts no steps: run.log(step, loss=loss)")
+        for name, place in (("step", step), ("epoch", epoch)):
+            check_number(f"run.log: {name}", place)
+            if place is not None and not math.isfinite(place):
+                raise ValueError(f"run.log: {name}: {place!r} is no place in a run; count from 0 or 1")
         numbers = {name: to_number(name, value) for name, value in values.items() if value is not None}
         if not self._is_main or not numbers:
             return []
-        return self._record(step, epoch, numbers) or []
+        is_training_row = any(canonical_name(name) == "train/loss" for name in numbers)
+        row = self._steps.number_row(step, epoch, is_training_row)
+        return self._record(row, numbers) or []
 
     def close(self, is_complete: bool | None = None) -> None:
         """Print the summary; by default, the run is complete if the last step or epoch was logged."""
@@ -121,12 +132,13 @@ class WatchedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind is not None and not self._pending and not self._loop.has_rows():
+            self._is_closed = True  # nothing to say, and the error says enough
         self.close(None if kind is None else False)
 
     @disable_on_error
-    def _record(self, step: int | None, epoch: float | None, numbers: dict[str, Any]) -> list[Diagnosis]:
-        is_training_row = any(canonical_name(name) == "train/loss" for name in numbers)
-        self._pending.append((self._steps.number_row(step, epoch, is_training_row), numbers))
+    def _record(self, step: int, numbers: dict[str, Any]) -> list[Diagnosis]:
+        self._pending.append((step, numbers))
         if len(self._pending) < MAX_PENDING and any(hasattr(value, "detach") for value in numbers.values()):
             return []
         return self._read_pending()
@@ -144,8 +156,19 @@ class WatchedRun:
     def _conclude(self, is_complete: bool | None) -> None:
         self._read_pending()
         if is_complete is None:
-            is_complete = self._loop.stop_kind is None and self._loop.has_reached_end()
-        self._loop.conclude(is_complete)
+            is_complete = not self._is_stopped and self._loop.has_reached_end()
+        self._loop.conclude(is_complete, self._is_stopped and not is_complete)
+
+
+def check_number(name: str, value: Any) -> None:
+    """Refuse what is neither a number nor None.
+
+    Raises:
+        TypeError: If the value is text, a list or the like.
+    """
+    is_number = hasattr(value, "__float__") and not isinstance(value, bool)
+    if value is not None and not is_number:
+        raise TypeError(f"{name}: {value!r} is a {type(value).__name__}, not a number; give a number or leave it out")
 
 
 def to_number(name: str, value: Any) -> Any:

@@ -287,14 +287,15 @@ def test_steep_initial_fall_is_not_a_spike() -> None:
     assert "spike" not in kinds_of(history)
 
 
-@pytest.mark.parametrize(("optimizer", "meaning"), [("Muon+AdamW", "a clip of 1 or 2 changes little"),
-                                                    ("AdamWScheduleFree", "a clip of 1 or 2 changes little"),
+@pytest.mark.parametrize(("optimizer", "meaning"), [("Muon+AdamW", "another clip changes little"),
+                                                    ("AdamWScheduleFree", "another clip changes little"),
                                                     ("SGDScheduleFree", "LR times clip"),
                                                     ("SGD", "LR times clip")])  # fmt: skip
 def test_meaning_of_a_binding_clip_depends_on_the_optimizer(optimizer: str, meaning: str) -> None:
     diagnosis = get_diagnosis(FAMILIES["clipped, AdamW"][0](1, optimizer).to_history(), "clipping binds")
     assert meaning in diagnosis.reason
-    assert diagnosis.suggestions == (Suggestion("loop.grad_clip", round_digits(float(diagnosis.evidence["norm p90"]))),)
+    suggestion = Suggestion("loop.grad_clip", round_digits(float(diagnosis.evidence["norm p90"])))
+    assert diagnosis.suggestions == (() if "changes little" in meaning else (suggestion,))
 
 
 def test_truncated_warmup_shows_in_the_lr_curve_alone() -> None:

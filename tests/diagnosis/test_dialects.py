@@ -36,7 +36,8 @@ WORDS = "resume from a checkpoint of step 120 or before and skip the batches tha
             "hf",
             [
                 "--load_best_model_at_end True --weight_decay 0.1",
-                "Trainer(callbacks=[EarlyStoppingCallback(early_stopping_patience=2)])",
+                "Trainer(callbacks=[EarlyStoppingCallback(early_stopping_patience=2)])"
+                "  # with the same --save_strategy as --eval_strategy",
             ],
         ),
         (REGULARIZED, "harness", ["loop.patience=2 optimizer.weight_decay=0.1"]),

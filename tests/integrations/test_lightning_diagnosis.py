@@ -111,8 +111,8 @@ def test_a_game_of_two_optimizers_is_not_judged(capsys: pytest.CaptureFixture[st
     fit(Adversarial(), callback, n_epochs=6)
     assert not callback.diagnoses
     assert capsys.readouterr().out == (
-        "diagnosis: none of this run: several optimizers and no metric train_loss: no single loss says how well it "
-        "learns\n"
+        "diagnosis: this run is not diagnosed: several optimizers and no metric train_loss: no single loss says how "
+        "well it learns\n"
     )
 
 
@@ -125,6 +125,42 @@ def test_training_is_bit_identical_with_the_callback(kind: type[Classifier]) -> 
         fit(modules[-1], callback)
     for before, after in zip(modules[0].parameters(), modules[1].parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+class Sparse(Classifier):
+    """A model with sparse gradients, whose norm torch cannot compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Embedding(1, CLASSES, sparse=True)
+
+    def compute(self, batch: Any) -> Tensor:
+        return F.cross_entropy(self.net(batch[0]) + self.bias(torch.zeros_like(batch[1])), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_gradients_without_a_norm_are_diagnosed_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    callback = DiagnosisCallback()
+    fit(Sparse(), callback)
+    assert len(curve(callback, "train/loss")) == 20
+    assert not curve(callback, "train/grad_norm")
+    assert capsys.readouterr().err == ""
+
+
+class NamedOtherwise(Classifier):
+    """Overfits to a validation loss that is made to rise."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("valid/mse_loss", 1 + 0.1 * abs(self.trainer.current_epoch - 2))
+
+
+def test_the_monitor_is_the_metric_that_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+    fit(NamedOtherwise(), DiagnosisCallback(stop_on="overfitting"), n_epochs=12)
+    out = capsys.readouterr().out
+    assert 'EarlyStopping(monitor="valid/mse_loss", patience=2)' in out
+    assert "diagnosis: training stopped at step " in out
 
 
 def test_a_resumed_run_continues_its_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

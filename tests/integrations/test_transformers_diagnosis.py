@@ -1,5 +1,6 @@
 """`DiagnosisCallback` with Trainers of transformers."""
 
+import atexit
 import logging
 import math
 import subprocess
@@ -9,10 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer
+from transformers import GPT2ForSequenceClassification, Trainer, TrainerState
 
 from harness.diagnosis import live
 from harness.integrations.transformers import DiagnosisCallback
+from harness.integrations.transformers_diagnosis import find_saving_flags, find_uniform_loss
 from tests.integrations.trainers import make_gpt2, make_rows, make_trainer
 
 ROOT = Path(__file__).parents[2]
@@ -41,6 +43,7 @@ def test_a_far_too_high_lr_is_found_and_ends_the_run(tmp_path: Path, capsys: pyt
     assert logged_kinds(trainer) == kinds(callback)
     out = capsys.readouterr().out
     assert out.count(" · divergence: ") == 1
+    assert f"diagnosis: training stopped at step {trainer.state.global_step}: divergence (stop_on)" in out
     assert "--learning_rate 3.3" in out
 
 
@@ -51,7 +54,9 @@ def test_overfitting_is_found_while_it_trains(tmp_path: Path, capsys: pytest.Cap
     assert "overfitting" in kinds(callback)
     entry = next(entry for entry in trainer.state.log_history if "diagnosis/overfitting" in entry)
     assert entry["step"] < 60
-    assert "EarlyStoppingCallback(early_stopping_patience=" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "--load_best_model_at_end True --save_strategy steps --save_steps 10" in out
+    assert "EarlyStoppingCallback(early_stopping_patience=" in out
 
 
 def test_training_is_bit_identical_with_the_callback(tmp_path: Path) -> None:
@@ -74,6 +79,56 @@ def test_facts_come_from_the_arguments(tmp_path: Path) -> None:
     assert (facts.optimizer, facts.schedule, facts.status) == ("AdamW", "Cosine", "completed")
 
 
+class OwnLoss(Trainer):
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(*args, **kwargs)
+
+
+def test_the_loss_of_a_guess_is_known_of_plain_language_models(tmp_path: Path) -> None:
+    model = make_gpt2()
+    assert find_uniform_loss(make_trainer(tmp_path, model=model)) == pytest.approx(math.log(model.config.vocab_size))
+    assert find_uniform_loss(make_trainer(tmp_path, model=model, kind=OwnLoss)) is None
+    assert find_uniform_loss(make_trainer(tmp_path, model=model, label_smoothing_factor=0.1)) is None
+    assert find_uniform_loss(make_trainer(tmp_path, model=GPT2ForSequenceClassification(model.config))) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "flags"),
+    [
+        ({}, ["--save_strategy steps", "--save_steps 20"]),
+        ({"save_strategy": "steps", "save_steps": 40}, []),
+        ({"save_strategy": "steps", "save_steps": 30}, ["--save_strategy steps", "--save_steps 20"]),
+        ({"save_strategy": "epoch", "eval_strategy": "epoch"}, []),
+        ({"save_strategy": "steps", "eval_strategy": "epoch"}, ["--save_strategy epoch"]),
+    ],
+)
+def test_the_best_model_needs_checkpoints_at_evaluations(
+    settings: dict[str, Any], flags: list[str], tmp_path: Path
+) -> None:
+    trainer = make_trainer(tmp_path, model=make_gpt2(), **settings)
+    state = TrainerState(eval_steps=trainer.args.eval_steps or 0, save_steps=trainer.args.save_steps)
+    assert find_saving_flags(trainer.args, state) == flags
+
+
+class Interrupted(Trainer):
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 15:
+            raise KeyboardInterrupt
+        return super().training_step(*args, **kwargs)
+
+
+def test_an_interrupted_run_is_summarized_when_the_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_exit: list[Any] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, DiagnosisCallback(), kind=Interrupted)
+    capsys.readouterr()
+    at_exit[-1]()
+    assert "slope of train/loss" in capsys.readouterr().out
+
+
 class BreaksAfterTenSteps(Trainer):
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         loss = super().compute_loss(*args, **kwargs)
@@ -93,7 +148,7 @@ def test_a_resumed_run_continues_its_curves_and_repeats_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"learning_rate": 1e-2, "lr_scheduler_type": "constant", "train_dataset": make_rows(8, 1)}
-    settings |= {"logging_steps": 5, "eval_steps": 10, "save_strategy": "steps", "save_steps": 40}
+    settings |= {"logging_steps": 5, "eval_steps": 5, "save_strategy": "steps", "save_steps": 40}
     first = DiagnosisCallback()
     train(tmp_path, first, model=make_gpt2(), max_steps=40, **settings)
     assert "overfitting" in kinds(first)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_epochs_alone_are_enough(capsys: pytest.CaptureFixture[str]) -> None:
         for epoch in range(12):
             run.log(epoch=epoch, train_loss=2.5 / (epoch + 1), valid_loss=2 + abs(epoch - 4) / 8)
     assert [one.kind for one in run.diagnoses] == ["overfitting"]
-    assert "epoch 5 · overfitting" in capsys.readouterr().out  # counted from 1
+    assert "epoch 4 · overfitting" in capsys.readouterr().out  # as the loop calls it
 
 
 def test_without_a_length_what_depends_on_it_is_found_once_it_has_lasted() -> None:
@@ -130,6 +131,49 @@ def test_wrong_settings_are_refused() -> None:
         harness.watch(total_steps=0)
     with pytest.raises(AttributeError, match="no attribute 'wacth'"):
         harness.wacth  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": "1e-3"}, "watch: lr: '1e-3' is a str, not a number; give a number or leave it out"),
+        ({"total_steps": "100"}, "watch: total_steps: '100' is a str, not a number"),
+        ({"total_epochs": [3]}, r"watch: total_epochs: \[3\] is a list, not a number"),
+        ({"grad_clip": True}, "watch: grad_clip: True is a bool, not a number"),
+        ({"stop_on": None}, "stop_on: None is no name of a diagnosis; give names such as"),
+        ({"stop_on": 5}, "stop_on: 5 is no name of a diagnosis"),
+    ],
+)
+def test_settings_of_another_type_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        harness.watch(**settings)
+
+
+def test_a_place_that_is_no_number_is_refused_at_once() -> None:
+    run = harness.watch(quiet=True)
+    with pytest.raises(TypeError, match=r"run\.log: step: 'a' is a str, not a number"):
+        run.log("a", loss=1.0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"run\.log: epoch: nan is no place in a run"):
+        run.log(epoch=math.nan, loss=1.0)
+    run.log(epoch=1, loss=1.0)
+    with pytest.raises(ValueError, match="the rows before had an epoch and no step; give a step in all of them"):
+        run.log(2, loss=1.0)
+
+
+def test_a_mistake_in_the_first_call_is_all_that_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TypeError), harness.watch(total_steps=100) as run:
+        run.log(0, los=1.0)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_run_that_was_stopped_says_so(is_read: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with harness.watch(total_steps=300, stop_on="divergence") as run:
+        for step, loss in enumerate(losses(120)):
+            run.log(step, loss=math.nan if step >= 50 else loss)
+            if is_read and run.should_stop:
+                break
+    assert ("diagnosis: training stopped at step 54: divergence (stop_on)" in capsys.readouterr().out) == is_read
 
 
 def test_values_may_be_tensors_that_change_later() -> None:
@@ -209,7 +253,8 @@ def test_an_evaluation_that_is_numbered_by_epochs_belongs_to_the_latest_step() -
             steps.number_row(step, epoch, is_training_row=True)
         numbered += [steps.number_row(epoch, None, is_training_row=False), steps.number_row(None, epoch, False)]
     assert numbered == [49, 49, 99, 99, 149, 149]
-    assert steps.find_facts() == {"steps_per_epoch": 50, "steps_unit": "steps", "total_steps": 500}
+    facts = {"steps_per_epoch": 50, "steps_unit": "steps", "epoch_offset": 0, "total_steps": 500}
+    assert steps.find_facts() == facts
 
 
 SCRIPT = """
