@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
+from harness.importers.foreign_words import translate_words
 from harness.importers.programs.lr_schedules import schedule_from_curve
 
 MetricPoints = Mapping[str, Sequence[tuple[int, float]]]
@@ -83,7 +84,7 @@ VAL_UNITS = {"bpb": "bits/byte", "bits_byte": "bits/byte", "bpc": "bits/characte
 LR_CORES = split_words("lr learning_rate learningrate lrate lrs learning_rates")
 LR_FILLERS = split_words(
     "train training pg current cur optimizer optim opt adam w adamw sgd muon adafactor lion rmsprop adagrad group "
-    "groups param scheduler sched decoupled base unet step model epoch the value avg mean iter now new effective"
+    "groups param base scheduler sched decoupled base unet step model epoch the value avg mean iter now new effective"
 )
 NORM_CORES = split_words(
     "grad_norm gradient_norm gradients_norm grads_norm gnorm gradnorm norm grad grads gradnorms grad_norms norm_grad "
@@ -174,6 +175,9 @@ def normalize_name(name: str) -> str:
 
     `Train/LearningRate`, `train learning-rate` and `run 7 - Train/LearningRate` (W&B) become train_learning_rate.
     """
+    name = translate_words(name)
+    if not name.isascii():
+        name = re.sub(r"[^\W\d_a-zA-Z]+", " other ", name)
     words = re.sub(r"'s\b|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name.rpartition(" - ")[2])
     return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from harness.core.input_files import iterate_lines
+from harness.importers.foreign_words import has_foreign_letters, translate_words
 
 UTF16_BOMS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 PROBE_BYTES = 4096
@@ -101,6 +102,8 @@ def plain_line(line: str) -> str:
     """Return a line without escape sequences and zero bytes, with typographic characters replaced by plain ones."""
     if not line.isascii():
         line = _restore_latin1(line).translate(PLAIN_CHARACTERS)
+        if has_foreign_letters(line):
+            line = translate_words(line)
     if "\x1b" in line or "[" in line:
         line = ANSI_SEQUENCE.sub("", line)
     if not line.isprintable():

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from harness.core.input_files import open_input
 from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
-from harness.importers.metric_aliases import SPLIT_WORDS, canonical_name
+from harness.importers.metric_aliases import SPLIT_WORDS, canonical_name, split_words
 from harness.importers.programs.metric_files import read_metric_folder
 from harness.importers.sources.log_files import FILE_FORMATS, read_log_file
-from harness.importers.tables.cells import split_words
 from harness.record.metrics_file import METRICS_FILE
 
 TABLE_FILES = ("metrics.csv", "results.csv", "summary.csv", "progress.csv", "history.csv", "trainer_log.jsonl")

@@ -71,6 +71,7 @@ def _read_text(path: Path, file: IO[bytes], head: str) -> list[History]:
     from harness.importers.tables import json_documents, json_lines
     from harness.importers.tables import layout as table_layout
     from harness.importers.tables import reader as tables
+    from harness.importers.text import number_lists
     from harness.importers.text import reader as text
 
     line, line_end, _ = head.lstrip().partition("\n")
@@ -93,6 +94,8 @@ def _read_text(path: Path, file: IO[bytes], head: str) -> list[History]:
     if isinstance(first, dict) or json_lines.has_json_lines(head[:MAX_HEADER_CHARS]):
         return json_lines.read_json_lines(lines, path)
     head_lines = [plain_line(line) for line in LINE_END.split(head[:MAX_TABLE_CHARS])[:MAX_TABLE_LINES]]
+    if number_lists.is_number_list(head_lines[:-1] or head_lines):
+        return number_lists.read_number_list(lines, path)
     prefix = find_prefix(head_lines)
     head_lines = list(cut_prefixes(head_lines, prefix))
     layout = table_layout.find_table(head_lines)

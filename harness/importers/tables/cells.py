@@ -4,18 +4,11 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from harness.importers.numbers import DECIMAL_COMMA, MAGNITUDES, MISSING, NUMBER, THOUSANDS, parse_token
+
 WRAPPED = re.compile(r"(?:tensor|array|np\.float\d+|Array)\(\[?([^\],)]+)[\],)].*")
 LIST = re.compile(r"\[([^\[\]]*)\]")
-THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
-DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
 DECIMAL_POINT = re.compile(r"\d\.\d|^\.\d")
-SUFFIXED = re.compile(r"([-+]?\d+(?:\.\d+)?)([kKMG])")
-SUFFIX_FACTORS = {"k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9}
-
-
-def split_words(text: str) -> frozenset[str]:
-    """Return the words of a list that is written as text."""
-    return frozenset(text.split())
 
 
 def parse_cell(value: Any, decimal_comma: bool = False) -> float | None:
@@ -32,14 +25,11 @@ def parse_cell(value: Any, decimal_comma: bool = False) -> float | None:
         text = wrapped[1].strip()
     if decimal_comma and DECIMAL_COMMA.fullmatch(text):
         text = text.replace(",", ".")
-    elif THOUSANDS.fullmatch(text):
-        text = text.replace(",", "")
-    elif suffixed := SUFFIXED.fullmatch(text):
-        return float(suffixed[1]) * SUFFIX_FACTORS[suffixed[2]]
-    try:
-        return float(text)
-    except ValueError:
+    elif "," in text and not THOUSANDS.fullmatch(text):
         return None
+    unit = (NUMBER.fullmatch(text) or ("", "", ""))[2]
+    number = parse_token(text) if not unit or unit in MAGNITUDES else MISSING
+    return None if number == MISSING else number
 
 
 def sum_of_list(value: Any) -> float | None:

@@ -5,8 +5,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from harness.importers.metric_aliases import SPLIT_WORDS, canonical_name
-from harness.importers.tables.cells import parse_cell, split_words, sum_of_list
+from harness.importers.metric_aliases import SPLIT_WORDS, canonical_name, split_words
+from harness.importers.tables.cells import parse_cell, sum_of_list
 from harness.importers.tables.record_set import is_loss_like
 
 SEPARATORS = ("\t", ",", ";", "|", " ")
@@ -53,10 +53,23 @@ def find_table(lines: Sequence[str]) -> TableLayout | None:
             continue
         below = [text for text in lines[at + 1 : at + 4 * ROWS_BELOW] if text.strip() and not is_rule(text)]
         for separator in SEPARATORS:
+            joined = _join_header(line, below[0]) if separator == "|" and below else None
+            if joined:
+                names = _read_names(joined, separator, below[1:ROWS_BELOW], is_first=at == first)
+                if names:
+                    return TableLayout(separator, names, lines.index(below[0], at))
             names = _read_names(line, separator, below[:ROWS_BELOW], is_first=at == first)
             if names:
                 return TableLayout(separator, names, at)
     return None
+
+
+def _join_header(first: str, second: str) -> str | None:
+    """Return the header of two lines between pipes as one, as that of MATLAB; None if the second one is a row."""
+    cells, more = split_cells(first, "|"), split_cells(second, "|")
+    if len(cells) < 2 or len(cells) != len(more) or not any(more) or re.search(r"\d|[-+*]{2}", second):
+        return None
+    return " | ".join(f"{name} {unit}".strip() for name, unit in zip(cells, more, strict=True))
 
 
 def is_rule(line: str) -> bool:

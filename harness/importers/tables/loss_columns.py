@@ -11,8 +11,8 @@ from harness.importers.metric_aliases import (
     canonical_name,
     find_short_split,
     normalize_name,
+    split_words,
 )
-from harness.importers.tables.cells import split_words
 from harness.importers.tables.record_set import RecordSet, is_loss_like
 
 DETECTION_PARTS = split_words(

@@ -17,7 +17,6 @@ KINDS = {",": "CSV", "\t": "TSV", ";": "CSV", "|": "table", " ": "table"}
 SAMPLE_LINES = 200
 DIGITS = frozenset("0123456789")
 STARTS_NUMBER = re.compile(r"[-+.,\d]|nan|inf", re.IGNORECASE)
-LIST_GAP = re.compile(r"\s{2,}|\t|(?<=\])\s+")
 
 
 def read_table(lines: Iterable[str], path: Path, layout: TableLayout) -> list[History]:

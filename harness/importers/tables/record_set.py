@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.diagnosis.history import LOSS_METRICS
-from harness.importers.metric_aliases import REJECTED_WORDS, canonical_name, normalize_name
+from harness.importers.metric_aliases import REJECTED_WORDS, canonical_name, normalize_name, split_words
 from harness.importers.rows import check_row_count
-from harness.importers.tables.cells import parse_cell, split_words, sum_of_list
+from harness.importers.tables.cells import parse_cell, sum_of_list
 
 RUN_NAMES = split_words(
     "run run_id run_name run_uuid name experiment experiment_name experiment_id exp exp_name trial trial_id "

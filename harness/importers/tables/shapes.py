@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from harness.importers.metric_aliases import TRAIN_WORDS, VAL_WORDS, canonical_name, normalize_name
-from harness.importers.tables.cells import split_words
+from harness.importers.metric_aliases import TRAIN_WORDS, VAL_WORDS, canonical_name, normalize_name, split_words
 from harness.importers.tables.record_set import (
     KEY_NAMES,
     RUN_NAMES,

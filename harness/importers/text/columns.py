@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from harness.diagnosis.history import LOSS_METRICS
 from harness.importers.metric_aliases import BARE_SPLIT_TIER, POSITIONS
+from harness.importers.numbers import MISSING, is_whole, parse_token, position_unit
 from harness.importers.text.labels import (
     NO_LABEL,
     Label,
@@ -15,7 +16,6 @@ from harness.importers.text.labels import (
     read_split_pair,
     says_extreme,
 )
-from harness.importers.text.numbers import MISSING, is_whole, parse_token, position_unit
 
 MAX_NUMBER_CHARS = 40
 MAX_FREE_COLUMNS = 4  # numbers without a label, of which one may be the step
@@ -25,6 +25,7 @@ KERAS_BAR = re.compile(r"^ ?(?:\[[=>.\s-]*\]?|[━╸╺─]+| - )")
 NEXT_IN_BRACKETS = re.compile(r"^\]?[:,]?\s*\[\s*$")
 VALUE_AFTER_POSITION = re.compile(r"[\s)\]]*(?::|=|is|was|->|→|-)\s*", re.IGNORECASE)
 ONE_OF_PAIR = re.compile(r"[A-Za-z]/[A-Za-z]+ \w+\W*$")  # `train/val loss: 2.1`, which does not say of which
+ARROW = re.compile(r"\s*(?:-+>|=+>|→|⇒)\s*")
 PAIR_GAP = re.compile(r"\s*[/|,;&]\s*|\s+(?:and\s+|vs\.?\s+)?")
 SLASH = re.compile(r"^\s*(?:/|of)\s*$|^\]?/\[?$")
 
@@ -170,6 +171,9 @@ class ColumnReader:
                 previous.role, previous.order = "epoch", BRACKET_ORDER
             return self._add_position("step", at, total, BRACKET_ORDER)
         if previous is not None and previous.role == "metric" and previous.index == at - 1:
+            if ARROW.fullmatch(gap):  # from the value before to that of this line
+                previous.index = at
+                return 1
             role = {"(": "mean", "|": "second"}.get(gap.strip())
             if role:
                 self._columns.append(LineNumber(at, role, previous.name, previous.metric))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.importers.metric_aliases import BARE_SPLIT_TIER, TOKENS, TRAIN_WORDS, VAL_WORDS
+from harness.importers.numbers import MISSING
 from harness.importers.rows import Row
 from harness.importers.text.columns import LineNumber
 from harness.importers.text.inheritance import Entry, Position, inherit_positions, set_lengths
 from harness.importers.text.lines import LogLines
-from harness.importers.text.numbers import MISSING
 from harness.importers.text.positions import find_free_step, place_templates
 from harness.importers.text.readings import Form, choose_readings, use_parts_as_losses
 

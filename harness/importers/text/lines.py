@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.importers.metric_aliases import SUMMARY_KEY
+from harness.importers.numbers import TOKEN
 from harness.importers.rows import check_row_count
-from harness.importers.text.numbers import TOKEN
 from harness.importers.text.templates import Template, add_values, read_template
 
 MAX_CACHED_FORMS = 50_000

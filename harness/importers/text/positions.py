@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from harness.importers.metric_aliases import TOKENS
+from harness.importers.numbers import MISSING, is_whole
 from harness.importers.text.columns import BRACKET_ORDER, FREE_ORDER, LineNumber
-from harness.importers.text.numbers import MISSING, is_whole
 from harness.importers.text.templates import Template
 
 MAX_FREE_STEP = 1e8  # larger numbers without a label are times
+MAX_EPOCHS, MAX_BARE_EPOCHS = 2_000, 200
+"""A number n/N that goes up by one in each line with losses counts epochs up to so large an N."""
 MIN_WHOLE = 0.95  # share of the values of a step that are whole numbers
 SAME_SCALE = 1.3
 """Factor between two steps from which on the larger one counts over the run, the other one in an epoch."""
@@ -37,7 +39,11 @@ def place_templates(templates: Sequence[Template]) -> list[Placement]:
         placement = placements[id(template)] = _place_template(template, names)
         if placement.step and len(template) > 1:
             names[placement.step.name] += len(template)
-    return [placements[id(template)] for template in templates]
+    found = [placements[id(template)] for template in templates]
+    losing = [one for template, one in zip(templates, found, strict=True) if template.losses() and not template.is_code]
+    if not any(one.epoch or (one.step and one.step.name) for one in losing):
+        _use_fractions_as_epochs(templates, found)
+    return found
 
 
 def _place_template(template: Template, names: Mapping[str, int]) -> Placement:
@@ -51,6 +57,24 @@ def _place_template(template: Template, names: Mapping[str, int]) -> Placement:
         is_progress = len(named) < len(steps)
         steps = named
     return Placement(_choose_step(template, steps, names), epoch, is_progress)
+
+
+def _use_fractions_as_epochs(templates: Sequence[Template], placements: Sequence[Placement]) -> None:
+    """Make epochs of the steps n/N at the start of lines that count these, in a log without other positions."""
+    for template, placement in zip(templates, placements, strict=True):
+        if placement.step is not None and _counts_epochs(template, placement.step):
+            placement.step, placement.epoch = None, placement.step
+
+
+def _counts_epochs(template: Template, column: LineNumber) -> bool:
+    """Return whether n/N at the start of a line is the epoch: one line each, and a validation loss or a small N."""
+    if column.of is None or column.name or column.index != 0 or template.is_bar or template.context in ("val", "test"):
+        return False
+    values, totals = template.column_values(column.index), template.column_values(column.of)
+    has_val = any(loss.metric == "val/loss" for loss in template.losses())
+    is_counted = all(second - first == 1 for first, second in pairwise(values)) and values[0] in (0, 1)
+    is_small = totals[0] <= (MAX_EPOCHS if has_val else MAX_BARE_EPOCHS)
+    return len(values) > 2 and is_counted and len(set(totals)) == 1 and is_small and bool(template.losses())
 
 
 def find_free_step(template: Template) -> LineNumber | None:
@@ -106,6 +130,12 @@ def _choose_step(template: Template, steps: Sequence[LineNumber], names: Mapping
     known = {
         column.index: [value for value in template.column_values(column.index) if value != MISSING] for column in steps
     }
+    named = [
+        column
+        for column in steps
+        if column.order < BRACKET_ORDER and is_monotone(known[column.index]) and len(set(known[column.index])) > 1
+    ]
+    steps = named or steps  # `[Epoch 1 128/2560][Iteration 2]`
     largest = max((values[-1] for values in known.values() if is_monotone(values)), default=0.0)
 
     def rank(column: LineNumber) -> tuple[bool, bool, bool, int]:

@@ -1,8 +1,8 @@
 """Plain text logs of any program: `Step 1500: train loss 6.65, val loss 6.74`, bars, dictionaries, blocks of lines.
 
-In a first pass, the lines are grouped by their templates (text_lines), which say what their numbers stand for
-(text_templates, text_labels). What occurs again and again with another step and another loss is the log; source code,
-settings and chatter are not. The second pass makes rows of it.
+In a first pass, the lines are grouped by their templates (text/lines.py), which say what their numbers stand for
+(text/templates.py and labels.py). What occurs again and again with another step and another loss is the log; source
+code, settings and chatter are not. The second pass makes rows of it.
 """
 
 from collections.abc import Iterable

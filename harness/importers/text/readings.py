@@ -9,9 +9,9 @@ from functools import cached_property
 
 from harness.diagnosis.history import LOSS_METRICS
 from harness.importers.metric_aliases import find_short_split, split_words
+from harness.importers.numbers import MISSING
 from harness.importers.text.columns import BRACKET_ORDER, LineNumber
 from harness.importers.text.labels import LAST_RESORTS
-from harness.importers.text.numbers import MISSING
 from harness.importers.text.positions import Placement, kind_of
 from harness.importers.text.templates import Template
 
@@ -103,6 +103,7 @@ def choose_readings(forms: Sequence[Form]) -> int:
     repeats = {id(form): kinds[kind_of(form.template, form.placement)] > 1 for form in forms}
     placed = [form for form in forms if form.has_loss and form.has_position and not form.template.is_code]
     loose = [form for form in forms if form.has_loss and not form.has_position and not form.template.is_code]
+    loose = [form for form in loose if not _is_constant_assignment(form)]
     main = [form for form in placed if repeats[id(form)]] or placed
     n_main = sum(form.n_lines for form in main)
     frequent = [form for form in loose if repeats[id(form)] and form.n_lines >= max(2, n_main)]
@@ -181,6 +182,13 @@ def _is_measured(form: Form) -> bool:
     return any(value != value or value % 1 for value in values) or any(
         loss.index in form.template.decimals for loss in losses
     )
+
+
+def _is_constant_assignment(form: Form) -> bool:
+    """Return whether the lines are the same assignment again and again, as in source code."""
+    values = [value for loss in form.template.losses() for value in form.template.column_values(loss.index)]
+    is_same = len(set(values)) == 1 and all(map(math.isfinite, values))
+    return form.template.is_assignment and form.n_lines > 1 and is_same
 
 
 def _is_finite(form: Form) -> bool:

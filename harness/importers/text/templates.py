@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.diagnosis.history import LOSS_METRICS
+from harness.importers.foreign_words import translate_words
+from harness.importers.numbers import has_ambiguous_comma, has_decimal_comma, parse_token
 from harness.importers.text.columns import ColumnReader, LineNumber
-from harness.importers.text.numbers import has_ambiguous_comma, has_decimal_comma, parse_token
 
 MAX_TOKENS = 200
 """Numbers of one line that are looked at; a tensor that was printed has more."""
@@ -21,6 +22,8 @@ CODE = re.compile(
     r"|(?:if|while|with)\b.*:$|assert |parser\.|@\w|elif |else:|try:|except|raise )"
     r"|\bself\.|\bargs\.|add_argument\(|[\"']store_true|\blambda "
 )
+COMMENTED = re.compile(r"^\s*+[A-Za-z_][\w.\[\]]*+\s*+=\s[^#]*\s#\s")
+"""An assignment with a comment behind it."""
 ASSIGNMENT = re.compile(r"^\s*+[A-Za-z_][\w.\[\]'\"]*+(?:\s*+:\s*+[\w.\[\]|, ]++)?\s*+=\s")
 DICT_ASSIGNMENT = re.compile(r"^\s*[\"']?[A-Za-z_]\w*[\"']?\s*[:=]\s*+[-+\w.\"']++,?\s*+(?:#.*)?$")
 
@@ -62,7 +65,7 @@ class Template:
 
 def read_template(gaps: Sequence[str], tokens: Sequence[str], line: str, number: int) -> Template | None:
     """Return the template of a line, None if nothing in it concerns a training."""
-    gaps, tokens = gaps[: MAX_TOKENS + 1], tokens[:MAX_TOKENS]
+    gaps, tokens = [translate_words(gap) for gap in gaps[: MAX_TOKENS + 1]], tokens[:MAX_TOKENS]
     reader = ColumnReader(gaps, tokens)
     columns = reader.read()
     if not any(column.role in ("metric", "part", "step", "epoch") for column in columns):
@@ -71,7 +74,7 @@ def read_template(gaps: Sequence[str], tokens: Sequence[str], line: str, number:
     template = Template(tuple(gaps), columns, reader.context, first_line=number)
     template.is_bar, template.is_extreme = reader.is_bar, reader.has_extreme
     template.description = re.sub(r"[^a-z]+", " ", gaps[0].lower()).strip() if reader.is_bar else ""
-    template.is_code = CODE.search(line) is not None
+    template.is_code = CODE.search(line) is not None or COMMENTED.match(line) is not None
     template.is_assignment = ASSIGNMENT.match(line) is not None or DICT_ASSIGNMENT.match(line) is not None
     kept = {column.index for column in columns} | {column.of for column in columns if column.of is not None}
     template.indexes = sorted(kept)

@@ -16,6 +16,7 @@ TOKEN = re.compile(
     r"|\d\d[-/]\d\d(?:[-/]\d{2,4})?[T, ]{1,2}\d\d:\d\d(?::\d\d(?:[.,]\d++)?)?"
     r"|\d++:\d\d(?::\d\d)?(?:[.,]\d++)?(?![\w:])"  # a time
     r"|[-+]?(?:\d++(?:,\d++)*+(?:\.\d*+)?|\.\d++)(?:[eE][-+]?\d++)?(?:%|[A-Za-z]++)?(?![\w%]|\.\d)"
+    r"|(?:(?<=loss[:=])|(?<=loss[:=] ))nan[A-Za-z]++"  # broken, as in `loss: nanxxx`
     r"|[-+]?(?:nan|inf(?:inity)?)(?![\w-]|\.\w)"
     r")",
     re.IGNORECASE,
@@ -23,7 +24,7 @@ TOKEN = re.compile(
 """Splits a line into numbers, dates and times, and the text between them. Digits in words, such as l2, are text."""
 NUMBER = re.compile(r"([-+]?(?:\d[\d,]*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)(%|[A-Za-z]*)")
 THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d*)?")
-DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
+DECIMAL_COMMA = re.compile(r"[-+]?\d*,\d+(?:[eE][-+]?\d+)?")
 MAGNITUDES = {"k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "K": 1e3, "b": 1e9}
 COUNTED = (
     "",
@@ -52,6 +53,8 @@ def parse_token(token: str, is_count: bool = False) -> float:
     """
     match = NUMBER.fullmatch(token)
     if match is None:
+        if re.fullmatch(r"nan[a-z]+", token, re.IGNORECASE):
+            return math.nan
         try:
             return float(token) if ":" not in token and "/" not in token else MISSING
         except ValueError:  # a date or a time
