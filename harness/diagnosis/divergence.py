@@ -320,7 +320,7 @@ def _describe_divergence(
 ) -> Diagnosis:
     evidence |= find_last_checkpoint(history, step)
     if suggestions is None:
-        suggestions = (suggest_lr(history, 1 / 3), *suggest_rollback(history, step))
+        suggestions = (suggest_lr(history, 1 / 3, step), *suggest_rollback(history, step))
     return Diagnosis("divergence", step, confidence, reason, evidence, suggestions)
 
 

@@ -235,5 +235,5 @@ def _describe_spike(
         f"{history.describe_step(peak.last_good_step)}{source}; {outcome}"
     )
     confidence = 1.0 if peak.z is None else 1 - 0.5 * math.exp(-peak.z / 4)
-    suggestions = (*suggest_rollback(history, peak.last_good_step), suggest_lr(history, 1 / 2))
+    suggestions = (*suggest_rollback(history, peak.last_good_step), suggest_lr(history, 1 / 2, peak.last_good_step))
     return Diagnosis("spike", peak.step, confidence, reason, evidence, suggestions)

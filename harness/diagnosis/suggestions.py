@@ -35,11 +35,18 @@ def round_digits(value: float, digits: int = 2) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def suggest_lr(history: History, factor: float) -> Suggestion:
-    """Suggest a multiple of the peak LR; of the highest one so far if a lower LR than that is needed."""
-    lr, reached = get_peak_lr(history), float(max(history["train/lr"].values, default=0.0))
-    if lr and factor < 1 and 0 < reached < factor * lr:  # still in its warm-up
-        factor *= reached / lr
+def suggest_lr(history: History, factor: float, since: int | None = None) -> Suggestion:
+    """Suggest a multiple of the peak LR; of the highest one so far if a lower LR than that is needed.
+
+    Args:
+        since: The last step before the loss rose: the LRs that came later in a warm-up do not count.
+    """
+    lr, recorded = get_peak_lr(history), history["train/lr"]
+    if lr and factor < 1 and len(recorded):
+        last = len(recorded) if since is None else int(np.searchsorted(recorded.steps, since, side="right")) + 1
+        reached = float(recorded.values[:last].max())
+        if 0 < reached < (lr if since is not None else factor * lr):
+            factor *= reached / lr
     return Suggestion("optimizer.lr", round_digits(factor * lr) if lr else None, factor)
 
 

@@ -68,6 +68,14 @@ def test_unknown_lr_is_suggested_as_a_multiple_of_the_present_one() -> None:
         assert render_suggestions([suggestion], dialect) == ["a third of the present learning rate"]
 
 
+def test_lower_lr_is_that_of_the_warm_up_where_the_loss_rose() -> None:
+    history = History()
+    for step in range(10, 101, 10):
+        history.add_row(step, {"train/lr": 0.006 * step, "train/loss": 3.0 if step < 30 else 9.0})
+    assert suggest_lr(history, 1 / 3, since=20).value == pytest.approx(0.006 * 30 / 3)
+    assert suggest_lr(history, 1 / 3).value == 0.2
+
+
 @pytest.mark.parametrize(("peak", "factor", "value"), [(1e-3, 1 / 3, 3e-5), (2e-4, 1 / 3, 6.7e-5), (1e-3, 3.0, 3e-3)])
 def test_lower_lr_is_below_all_that_a_warm_up_has_reached(peak: float, factor: float, value: float) -> None:
     history = History(RunFacts(peak_lr=peak))
