@@ -1,33 +1,40 @@
 """Slopes and projections of the losses, and which problems could not have been found; said beside the diagnoses.
 
-"No problems found" is only said where the rules could have found some. What is said of
+"No problems found" is only said where the rules could have found some, and no loss surely rises. Of a loss
 
-- a loss that is flat from the start: never learnt, or a plateau if the weights had learnt before; "cannot tell" if it
+- that is flat from the start: never learnt, or a plateau if the weights had learnt before; "cannot tell" if it
   is a training loss of a kind that may stay flat while the model learns;
-- one that is flat after it fell: plateau;
-- one that falls: its slope with the interval, and the loss at twice the steps "at this rate"; through noise: "cannot
+- that is flat after it fell: plateau, or "cannot tell whether it is a plateau";
+- that falls: its slope with the interval, and the loss at twice the steps "at this rate"; through noise: "cannot
   tell whether it learns" if neither a fall since the start nor a plateau is sure;
-- one that rises: rising loss, divergence or overfitting, and no higher LR;
-- a few points: their slope, with an interval that is wide, how many there are, and how many the rules need;
-- 400 rows without evaluations: the same as of evaluations, from the training loss; overfitting is not judged;
-- one that is not finite at the end: divergence.
+- that rises: rising loss, divergence or overfitting, and no higher LR; at least "the loss rises";
+- of a few points: their slope, with an interval that is wide, how many there are, and how many the rules need;
+- of 400 rows without evaluations: the same as of evaluations, from the training loss; overfitting is not judged;
+- that is not finite at the end: divergence; anywhere: how many rows are not.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from harness.core.events import Diagnosis
 from harness.diagnosis.divergence import MIN_ROWS_AFTER, MIN_ROWS_BEFORE
-from harness.diagnosis.history import History, Series
+from harness.diagnosis.history import LOSS_METRICS, History, Series
 from harness.diagnosis.known_guesses import find_known_guess
-from harness.diagnosis.loss_curves import fit_whole_change, has_surely_fallen, may_stay_flat, select_loss
-from harness.diagnosis.overfitting import MIN_EVALS
-from harness.diagnosis.overfitting import MIN_TRAIN_ROWS as MIN_OVERFIT_ROWS
+from harness.diagnosis.loss_curves import (
+    fit_whole_change,
+    get_initial_loss,
+    has_surely_fallen,
+    may_stay_flat,
+    select_loss,
+)
+from harness.diagnosis.overfitting import MIN_FALL_ROWS, MIN_OVERFIT_EVALS
 from harness.diagnosis.plateau_window import (
     MIN_TRAIN_ROWS,
+    TrendWindow,
     completed_fraction,
     drop_non_finite,
     find_flattest_window,
@@ -48,21 +55,27 @@ BASIC_RULES = ("divergence", "never learnt", "plateau", "underfitting", "overfit
 # Diagnoses of whether the loss falls, or that leave the question open no longer.
 LEARNING_KINDS = ("divergence", "never learnt", "plateau", "rising loss", "underfitting", "overfitting")
 SCHEDULE_KINDS = ("warm-up truncated", "warm-up too short", "scheduler misled", "scheduler idle")
+FLAT_FACTOR = 2.0  # times plateau_fall; a loss that falls by less looks flat
+UNPROJECTED_KINDS = {"divergence", "never learnt", "overfitting", "rising loss"}  # beside which no fall goes on
 NEGLIGIBLE_SLOPE = 1e-6  # of the loss, per doubling
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """A `conclusion` for a run without diagnoses, the slope of each loss, and what could not be judged and why."""
+    """A `conclusion` for a run without diagnoses, the slope of each loss, and what could not be judged and why.
+
+    `not_finite` says how many rows of which loss are not, if any.
+    """
 
     conclusion: str
     slopes: tuple[str, ...]
     not_judged: tuple[str, ...]
+    not_finite: tuple[str, ...] = ()
 
     def lines(self, has_diagnoses: bool) -> list[str]:
         """Return all as lines for the terminal."""
         unjudged = [f"not judged: {'; '.join(self.not_judged)}"] if self.not_judged else []
-        return [*([] if has_diagnoses else [self.conclusion]), *self.slopes, *unjudged]
+        return [*([] if has_diagnoses else [self.conclusion]), *self.slopes, *self.not_finite, *unjudged]
 
 
 def assess(history: History, thresholds: Thresholds | None = None, diagnoses: Sequence[Diagnosis] = ()) -> Assessment:
@@ -70,9 +83,13 @@ def assess(history: History, thresholds: Thresholds | None = None, diagnoses: Se
     thresholds = thresholds or Thresholds()
     missing = dict(_find_missing(history, thresholds, diagnoses))
     judged = [rule for rule in BASIC_RULES if rule not in missing]
+    slopes = [_fit_slope(history, name, thresholds) for name in ("val/loss", "train/loss")]
+    rising = [slope for slope in slopes if slope and slope.direction == "rising"]
     if not has_enough_points(history, thresholds):
         conclusion = f"too few points to say anything: {_count_points(history)}; {_describe_need(thresholds)}"
         conclusion += _describe_known_guess(history)
+    elif rising:
+        conclusion = "; ".join(f"{slope.metric} rises: {slope.text}" for slope in rising)
     elif "never learnt" in missing and may_stay_flat(history):
         conclusion = (
             f"cannot tell whether it learns: {missing['never learnt']}; the loss of a diffusion, adversarial or policy "
@@ -80,10 +97,48 @@ def assess(history: History, thresholds: Thresholds | None = None, diagnoses: Se
         )
     elif "never learnt" in missing and "plateau" in missing:
         conclusion = f"cannot tell whether it learns: {missing['never learnt']}"
+    elif flat_part := _describe_flat_part(history, thresholds):
+        conclusion = f"cannot tell whether it is a plateau: {flat_part}"
     else:
         conclusion = f"no problems found; judged: {', '.join(judged)}"
-    slopes = [_describe_slope(history, name, thresholds) for name in ("val/loss", "train/loss")]
-    return Assessment(conclusion, tuple(filter(None, slopes)), tuple(_join_reasons(missing)))
+    may_project = not UNPROJECTED_KINDS & {diagnosis.kind for diagnosis in diagnoses} and not rising
+    lines = []
+    for name, slope in zip(("val/loss", "train/loss"), slopes, strict=True):
+        if slope is not None:
+            projection = _project_loss(history, slope) if may_project and slope.direction == "falling" else ""
+            lines.append(f"slope of {name}: {slope.text}: {slope.direction}{projection}")
+        elif len(history[name]):
+            lines.append(f"slope of {name}: unknown, {_list_values(history, name)}")
+    return Assessment(conclusion, tuple(lines), tuple(_join_reasons(missing)), tuple(_count_non_finite(history)))
+
+
+def _count_non_finite(history: History) -> Iterator[str]:
+    """Yield how many rows of each loss are not finite, and where the first one is."""
+    for name in LOSS_METRICS:
+        steps, values = history[name]
+        is_bad = ~np.isfinite(values)
+        if is_bad.any():
+            first, count = history.describe_step(steps[np.argmax(is_bad)]), int(is_bad.sum())
+            yield f"{name}: {count} of {len(values)} rows {'is' if count == 1 else 'are'} not finite, first at {first}"
+
+
+def _list_values(history: History, name: str) -> str:
+    values = drop_non_finite(history[name]).values
+    listed = " to ".join(f"{value:.4g}" for value in values) or "not finite"
+    return f"{len(values)} finite point{'s' * (len(values) != 1)} ({listed})"
+
+
+def _describe_flat_part(history: History, thresholds: Thresholds) -> str:
+    """Return the slope of the last half of the run or more, if it may have stood still there; empty if it has not."""
+    windows = [fit_trend_window(history, thresholds, doublings=doublings) for doublings in (1.0, 2.0)]
+    for window in filter(None, windows):
+        bound = thresholds.plateau_fall * loss_scale(history[window.metric], window.trend.end)
+        is_at_end = window.last == drop_non_finite(history[window.metric]).steps[-1]
+        if not is_at_end or window.trend.interval(thresholds.confidence)[1] < -bound:
+            return ""
+        if window.trend.slope >= -FLAT_FACTOR * bound:
+            return _describe_window(history, window, thresholds)
+    return ""
 
 
 def _describe_known_guess(history: History) -> str:
@@ -115,7 +170,7 @@ def _find_missing(
         yield "plateau", reason
     if fit_trend_window(history, thresholds) is None and not kinds & set(LEARNING_KINDS):
         yield "underfitting", _describe_short_window(history, thresholds)
-    needed = MIN_EVALS if len(train) >= MIN_OVERFIT_ROWS else round(thresholds.min_points)
+    needed = MIN_OVERFIT_EVALS if len(train) >= MIN_FALL_ROWS else round(thresholds.min_points)
     if len(val) < needed and "overfitting" not in kinds:
         yield "overfitting", f"{len(val)} of {needed} evaluations"
     if not knows_lr(history) and not kinds & set(SCHEDULE_KINDS):
@@ -132,7 +187,7 @@ def _describe_unclear_progress(history: History, thresholds: Thresholds) -> str:
         return "less than half of the run is done"
     if not has_enough_points(history, thresholds):
         return f"{len(val)} of {thresholds.min_points:g} evaluations and {len(train)} of {MIN_TRAIN_ROWS} training rows"
-    if losses.steps[0] > losses.steps[-1] / 10:
+    if get_initial_loss(losses) is None:
         return "the start of the run is not recorded"
     if has_surely_fallen(losses, thresholds):
         return ""
@@ -153,6 +208,10 @@ def _describe_unclear_plateau(history: History, thresholds: Thresholds) -> str:
     )
     if is_decided:
         return ""
+    return _describe_window(history, window, thresholds)
+
+
+def _describe_window(history: History, window: TrendWindow, thresholds: Thresholds) -> str:
     bound = thresholds.plateau_fall * loss_scale(history[window.metric], window.trend.end)
     low, high = window.trend.interval(thresholds.confidence)
     place = history.describe_part(window.first, window.last)
@@ -176,19 +235,27 @@ def _describe_short_window(history: History, thresholds: Thresholds) -> str:
     return f"{' and '.join(counts)} in the last doubling of steps{place}"
 
 
-def _describe_slope(history: History, name: str, thresholds: Thresholds) -> str:
-    """Return the slope of a loss with its interval, and where it leads; or why there is none.
+class FittedSlope(NamedTuple):
+    """The slope of the recent part of a loss, its direction, and both in words."""
+
+    metric: str
+    text: str
+    direction: str
+    recent: Series
+    x: np.ndarray | None  # log2 of tokens or steps; None if the part is far less than a doubling
+    trend: Trend
+
+
+def _fit_slope(history: History, name: str, thresholds: Thresholds) -> FittedSlope | None:
+    """Return the slope of a loss with its interval; None with too few points.
 
     It is that of the last doubling of tokens, or of a longer part if that has too few points. If the part is far less
     than a doubling, as at the end of a long run, it is the change over the part; if most points are at step 0, over the
     whole record.
     """
-    if not len(history[name]):
-        return ""
     series = drop_non_finite(history[name])
     if len(series) < MIN_SLOPE_POINTS:
-        values = " to ".join(f"{value:.4g}" for value in series.values) or "not finite"
-        return f"slope of {name}: unknown, {len(series)} finite point{'s' * (len(series) != 1)} ({values})"
+        return None
     tokens = history.tokens_at(series.steps)
     amounts, unit = (series.steps.astype(float), history.facts.steps_unit) if tokens is None else (tokens, "tokens")
     inside = _select_recent(
@@ -207,20 +274,29 @@ def _describe_slope(history: History, name: str, thresholds: Thresholds) -> str:
     scale = loss_scale(history[name], trend.end)
     direction = _name_direction(low, high, thresholds.plateau_fall * scale)
     part = history.describe_part(recent.steps[0], recent.steps[-1])
-    projection = "" if is_short or direction != "falling" else _project_loss(history, recent, trend)
-    return (
-        f"slope of {name}: {_format(trend.slope, scale)} {per} ({thresholds.confidence:.0%} interval "
-        f"{_format(low, scale)} to {_format(high, scale)}) from {part}, {len(recent)} of {len(series)} points: "
-        f"{direction}{projection}"
+    text = (
+        f"{_format(trend.slope, scale)} {per} ({thresholds.confidence:.0%} interval "
+        f"{_format(low, scale)} to {_format(high, scale)}) from {part}, {len(recent)} of {len(series)} points"
     )
+    return FittedSlope(name, text, direction, recent, None if is_short else x, trend)
 
 
-def _project_loss(history: History, recent: Series, trend: Trend) -> str:
-    """Return the loss at twice the steps if it goes on falling like this, and what speaks against it."""
-    before = trend.end - trend.slope
-    is_geometric = trend.end > 0 and -trend.slope > SMALL_FALL * trend.end
-    later = trend.end**2 / before if is_geometric else trend.end + trend.slope
-    text = f", at this rate {later:.4g} by {history.describe_step(2 * int(recent.steps[-1]))}"
+def _project_loss(history: History, slope: FittedSlope) -> str:
+    """Return the loss at twice the steps if it goes on falling like this, and why it may not; empty if it cannot.
+
+    A loss that was never negative is not projected below 0.
+    """
+    values, trend = slope.recent.values, slope.trend
+    if slope.x is None:
+        return ""
+    if values.min() > 0 and -trend.slope > SMALL_FALL * trend.end:
+        logs = fit_trend(slope.x, np.log(values))
+        later = math.exp(logs.end + logs.slope)
+    else:
+        later = trend.end + trend.slope
+    if later <= 0 <= drop_non_finite(history[slope.metric]).values.min():
+        return ""
+    text = f", at this rate {later:.4g} by {history.describe_step(2 * int(slope.recent.steps[-1]))}"
     lr = history["train/lr"].values
     if not knows_lr(history):
         return f"{text}, unless the LR has decayed"
@@ -250,8 +326,12 @@ def _format(value: float, scale: float) -> str:
 
 
 def _count_points(history: History) -> str:
-    evaluations, rows = (len(history[name]) for name in ("val/loss", "train/loss"))
-    return f"{evaluations} evaluation{'s' * (evaluations != 1)} and {rows} training row{'s' * (rows != 1)}"
+    """Return how many points are finite."""
+    evaluations, rows = (len(drop_non_finite(history[name])) for name in ("val/loss", "train/loss"))
+    finite = "finite " * any(_count_non_finite(history))
+    return (
+        f"{evaluations} {finite}evaluation{'s' * (evaluations != 1)} and {rows} {finite}training row{'s' * (rows != 1)}"
+    )
 
 
 def _describe_need(thresholds: Thresholds) -> str:

@@ -150,7 +150,7 @@ def _find_bad_norm(history: History) -> Diagnosis | None:
     elif _is_falling(since):
         return None
     else:
-        loss = f"train/loss stays at {np.median(since[-MIN_BAD_ROWS:]):.4g}, as without updates"
+        loss = f"train/loss stays at {np.median(since[-MIN_BAD_ROWS:]):.4g} as if the weights did not change"
     place = f"after {history.describe_step(end.last_good_step)}" if end.start else "in any row"
     reason = f"the gradient norm is not finite {place}, and {loss}"
     return _describe_divergence(history, end.last_good_step, 0.95, reason, {"last good step": end.last_good_step})

@@ -10,14 +10,16 @@ from harness.diagnosis.history import Evidence, History, Series
 from harness.diagnosis.plateau_window import drop_non_finite, loss_scale
 from harness.diagnosis.suggestions import round_digits
 from harness.diagnosis.thresholds import Thresholds
-from harness.diagnosis.trend import count_turns, estimate_noise
+from harness.diagnosis.trend import count_turns, estimate_noise, fit_trend
 
-MIN_ROWS, MIN_EVALS = 12, 8
+MIN_SPEED_ROWS, MIN_NOISE_EVALS = 12, 8
 NOISE_FACTOR = 2 * 2**0.5  # two standard deviations of a difference
 MIN_RISE_FRACTION = 0.3  # of evaluations worse than the one before; pure noise gives half
 MIN_TURN_FRACTION = 1 / 3  # of inner evaluations at which the loss turns; pure noise gives two thirds
 NEAR_ZERO_FRACTION = 0.3  # of what differences between losses near 0 usually refer to
 MAX_VAL_FRACTION = 0.3  # beyond it, less training data costs more than surer evaluations bring
+MAX_FALL_IN_NOISE = 3.0  # over the later half of the evaluations; beyond it, later ones clearly are better
+MAX_NOISE_FRACTION = 0.15  # of the loss; evaluations that vary by more show a model that changes, not few examples
 N_RECENT_EVALS = 4  # including the present one
 
 
@@ -28,7 +30,7 @@ def detect_noisy_evaluation(history: History, thresholds: Thresholds) -> Iterato
     """
     losses = drop_non_finite(history["val/loss"])
     values = losses.values[losses.steps > 0]
-    ends = range(len(values), max(MIN_EVALS, len(values) - N_RECENT_EVALS + 1) - 1, -1)
+    ends = range(len(values), max(MIN_NOISE_EVALS, len(values) - N_RECENT_EVALS + 1) - 1, -1)
     evidence = next(filter(None, (_measure_noise(history, thresholds, values[:end]) for end in ends)), None)
     if evidence is None:
         return
@@ -56,17 +58,30 @@ def _measure_noise(history: History, thresholds: Thresholds, values: np.ndarray)
     is_smooth = count_turns(later) < max(2, MIN_TURN_FRACTION * (len(later) - 2))
     level = float(np.median(later))
     scale = max(abs(level), NEAR_ZERO_FRACTION * loss_scale(history["val/loss"], level))
-    is_small = noise < thresholds.noise_fraction * scale
-    if is_smooth or is_small or gain >= NOISE_FACTOR * noise or rises < MIN_RISE_FRACTION:
+    is_usual = thresholds.noise_fraction * scale <= noise <= MAX_NOISE_FRACTION * scale
+    if (
+        is_smooth
+        or not is_usual
+        or _still_falls(values, noise)
+        or gain >= NOISE_FACTOR * noise
+        or rises < MIN_RISE_FRACTION
+    ):
         return None
     return {"noise": noise, "median gain": gain, "fraction of rises": rises, "evaluations": len(values)}
+
+
+def _still_falls(values: np.ndarray, noise: float) -> bool:
+    """Return whether the later half of the evaluations falls by far more than their noise."""
+    late = values[len(values) // 2 :]
+    trend = fit_trend(np.linspace(0, 1, len(late)), late)
+    return -trend.slope > MAX_FALL_IN_NOISE * noise
 
 
 def detect_throughput_drop(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
     """Yield a diagnosis if the last quarter of the run is much slower than its first half."""
     for name in ("perf/tokens_per_second", "perf/steps_per_second"):
         speeds = drop_non_finite(history[name])
-        if len(speeds) >= MIN_ROWS:
+        if len(speeds) >= MIN_SPEED_ROWS:
             yield from _find_slowdown(history, name, speeds, thresholds)
             return
 

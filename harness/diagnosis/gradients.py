@@ -12,7 +12,7 @@ from harness.diagnosis.suggestions import round_digits
 from harness.diagnosis.thresholds import Thresholds
 
 LAYER_PREFIX = "grad_norm/"
-MIN_ROWS, MIN_EVALS, MIN_LAYERS = 5, 2, 3
+MIN_NORM_ROWS, MIN_LAYER_EVALS, MIN_LAYERS = 5, 2, 3
 # Parts of optimizer names whose update stays the same if all gradients are scaled alike.
 SCALE_INVARIANT_OPTIMIZERS = ("adam", "lion", "lamb", "adafactor", "muon")
 
@@ -86,10 +86,10 @@ def detect_dominating_layer(history: History, thresholds: Thresholds) -> Iterato
 def _get_clip_fraction(history: History) -> float | None:
     """Return the fraction of clipped steps as recorded, else estimated from the norms; None if unknown."""
     fractions, norms = history["train/clip_fraction"].values, drop_non_finite(history["train/grad_norm"]).values
-    if len(fractions) >= MIN_ROWS:
+    if len(fractions) >= MIN_NORM_ROWS:
         return float(fractions.mean())
     clip = history.facts.grad_clip
-    return float((norms > clip).mean()) if len(norms) >= MIN_ROWS and clip else None
+    return float((norms > clip).mean()) if len(norms) >= MIN_NORM_ROWS and clip else None
 
 
 def _stack_layer_norms(history: History) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -97,7 +97,7 @@ def _stack_layer_norms(history: History) -> tuple[list[str], np.ndarray, np.ndar
     names = history.metric_names(LAYER_PREFIX)
     series = [drop_non_finite(history[name]) for name in names]
     steps = sorted(set.intersection(*(set(one.steps.tolist()) for one in series)) - {0}) if series else []
-    if len(names) < MIN_LAYERS or len(steps) < MIN_EVALS:
+    if len(names) < MIN_LAYERS or len(steps) < MIN_LAYER_EVALS:
         return [], np.empty((0, 0)), np.empty(0)
     norms = np.stack([one.values[np.searchsorted(one.steps, steps)] for one in series], axis=1)
     return [name.removeprefix(LAYER_PREFIX) for name in names], norms, np.array(steps)

@@ -15,10 +15,13 @@ MIN_EVALS_FOR_NOISE = 6  # with fewer, the bend of the curve would pass for nois
 MAX_START_Z = 3.5  # standard errors that early points may lie above the rest by chance: the highest of several means
 MIN_ROWS_WITHOUT_TREND = 30  # show that nothing is learnt, if the fall is surely below MAX_UNSEEN_FALL
 MAX_UNSEEN_FALL = 0.05  # of the initial loss, hidden by noise
+MAX_START_INTERVALS = 2  # between two points, before the first one
 N_START_ROWS = 5  # whose median is the initial loss of a noisy curve
 # A training loss alone that need not fall: below this level (denoising), of both signs (policy gradients), or with
 # rows that vary more than those of language models (adversarial).
 LOW_LOSS, HIGH_NOISE = 0.5, 0.3
+HIGH_LR = 0.01
+MAX_IDLE_RISE = 0.5  # of its first rows
 
 
 class FlatLoss(NamedTuple):
@@ -46,8 +49,13 @@ def select_loss(history: History, thresholds: Thresholds) -> tuple[str, Series]:
 
 
 def get_initial_loss(losses: Series) -> float | None:
-    """Return the first loss if the curve goes back to the start of the run."""
-    return float(losses.values[0]) if losses.steps[0] <= losses.steps[-1] / 10 else None
+    """Return the first loss if the curve goes back to the start of the run.
+
+    It does if the first point lies in the first tenth, or is the first or second one that was due, as after epoch 1.
+    """
+    interval = float(np.median(np.diff(losses.steps))) if len(losses) > 1 else 0.0
+    is_start = losses.steps[0] <= max(losses.steps[-1] / 10, MAX_START_INTERVALS * interval)
+    return float(losses.values[0]) if is_start else None
 
 
 def find_flat_loss(history: History, thresholds: Thresholds) -> FlatLoss | None:
@@ -56,11 +64,16 @@ def find_flat_loss(history: History, thresholds: Thresholds) -> FlatLoss | None:
     train = drop_non_finite(history["train/loss"])
     if not has_enough_points(history, thresholds) or not get_initial_loss(losses) or may_stay_flat(history):
         return None
-    if name == "val/loss" and len(train) >= MIN_TRAIN_ROWS and has_surely_fallen(train, thresholds):
+    if name == "val/loss" and has_surely_fallen(train, thresholds, thresholds.never_learnt_fall):
         return None  # it learns, if only the training set
-    if not (_stood_still(losses, thresholds) or _has_no_trend(losses, thresholds)):
-        return None
-    return FlatLoss(name, losses, *fit_whole_change(losses.values, thresholds)[1])
+    candidates = [(name, losses)]
+    judges_train = name == "val/loss" and len(train) >= MIN_TRAIN_ROWS and get_initial_loss(train) is not None
+    if judges_train and not has_surely_fallen(losses, thresholds, thresholds.never_learnt_fall):
+        candidates.append(("train/loss", train))  # beside evaluations that vary too much to tell
+    for name, losses in candidates:
+        if _stood_still(losses, thresholds) or _has_no_trend(losses, thresholds):
+            return FlatLoss(name, losses, *fit_whole_change(losses.values, thresholds)[1])
+    return None
 
 
 def may_stay_flat(history: History) -> bool:
@@ -69,7 +82,19 @@ def may_stay_flat(history: History) -> bool:
     if len(history["val/loss"]) > 1 or facts.unigram_loss or facts.uniform_loss or len(losses) < N_START_ROWS:
         return False
     is_low = 0 < np.median(np.abs(losses[:N_START_ROWS])) < LOW_LOSS or 0 < np.median(np.abs(losses)) < LOW_LOSS
-    return bool(is_low) or has_no_scale(losses)
+    return bool(is_low) or (has_no_scale(losses) and not has_high_lr(history))
+
+
+def has_high_lr(history: History) -> bool:
+    """Return whether the LR is far above those of adversarial models and policy gradients."""
+    return max(history["train/lr"].values, default=history.facts.peak_lr or 0.0) >= HIGH_LR
+
+
+def excuses_rise(history: History, rise: float) -> bool:
+    """Return whether a rise is no more than a loss of a kind that can stay flat makes while the model learns."""
+    if not may_stay_flat(history):
+        return False
+    return rise < MAX_IDLE_RISE * abs(float(np.median(drop_non_finite(history["train/loss"]).values[:N_START_ROWS])))
 
 
 def has_no_scale(losses: np.ndarray) -> bool:
@@ -99,13 +124,17 @@ def count_constant_end(values: np.ndarray) -> int:
     return len(values) - (int(differs[-1]) + 1 if len(differs) else 0)
 
 
-def has_surely_fallen(losses: Series, thresholds: Thresholds) -> bool:
-    """Return whether the loss has fallen since its first value, by more than is negligible or its noise."""
-    negligible = NEGLIGIBLE_CHANGE * abs(float(losses.values[0]))
+def has_surely_fallen(losses: Series, thresholds: Thresholds, early_fall: float = NEGLIGIBLE_CHANGE) -> bool:
+    """Return whether the loss has fallen, along a line or early, by more than its noise and than is negligible.
+
+    A fall of the first rows alone, or of few rows, has to be `early_fall` of the first value.
+    """
     if len(losses) < max(3, thresholds.min_points):
         return False
+    start = abs(float(losses.values[0]))
     _, (_, high) = fit_whole_change(losses.values, thresholds)
-    return high < -negligible or _starts_above(losses.values, negligible)
+    negligible = NEGLIGIBLE_CHANGE if len(losses) >= MIN_ROWS_WITHOUT_TREND else early_fall
+    return high < -negligible * start or _starts_above(losses.values, early_fall * start)
 
 
 def fit_whole_change(values: np.ndarray, thresholds: Thresholds) -> tuple[float, tuple[float, float]]:

@@ -106,7 +106,7 @@ def _has_gradients(history: History) -> bool:
 
 
 def _describe_zero_loss(history: History, name: str, count: int) -> Diagnosis:
-    """Return the diagnosis of a loss that measures nothing: a bug, which no LR mends."""
+    """Return the diagnosis of a loss that measures nothing: a bug, whatever the LR."""
     reason = (
         f"{name} is exactly 0 at all {count} points: no target is scored, or something else than the loss is recorded"
     )

@@ -13,15 +13,16 @@ from harness.diagnosis.suggestions import suggest_regularization
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import estimate_noise
 
-MIN_EVALS = 3
+MIN_OVERFIT_EVALS = 3
 # Of the loss, of three evaluations: the rise from each to the next, and the fall of the training loss.
 MIN_FEW_RISE, MIN_FEW_TRAIN_FALL = 0.05, 0.1
 MIN_SMOOTH_RISES, SMOOTH_GAP_FACTOR = 3, 0.5  # evaluations that rise one by one; times overfit_gap, by how little
+SMOOTH_Z = 2.0  # such a rise, in units of the noise
 MIN_TRAIN_FALL = 0.02  # of the training loss, beside such a rise
-MIN_FLAT_EVALS, MEMORISED_FRACTION = 4, 0.05
+MIN_FLAT_EVALS, MEMORISED_TRAIN_FRACTION = 4, 0.05
 GENERALIZING_FRACTION = 0.7  # of its value at the second evaluation; a training loss below it should show in others
 FEW_GAP_FACTOR = 3  # times overfit_gap, of too few evaluations to know their noise
-MIN_TRAIN_ROWS = 3
+MIN_FALL_ROWS = 3
 
 
 def detect_overfitting(history: History, thresholds: Thresholds) -> Iterator[Diagnosis]:
@@ -32,7 +33,7 @@ def detect_overfitting(history: History, thresholds: Thresholds) -> Iterator[Dia
     if the training loss is almost 0 beside it.
     """
     losses = drop_non_finite(history["val/loss"])
-    if len(losses) < MIN_EVALS:
+    if len(losses) < MIN_OVERFIT_EVALS:
         return
     at = int(np.argmin(losses.values))
     best, after = float(losses.values[at]), losses.values[at + 1 :]
@@ -42,15 +43,17 @@ def detect_overfitting(history: History, thresholds: Thresholds) -> Iterator[Dia
     gap = float(after[-1 if is_smooth else -2 :].min()) - best if len(after) > 1 else 0.0
     sure = _find_sure_gap(history, losses, train_fall, noise, thresholds)
     has_fallen = float(losses.values[: at + 1].max()) - best >= sure if train_fall is None else train_fall > 0
-    noise = noise or 0.0
-    evidence: Evidence = {"best step": step, "best": best, "gap": gap, "noise": noise, "to step": last}
+    rise = float(losses.values[-1]) - best
+    evidence: Evidence = {"best step": step, "best": best, "rise": rise, "to step": last}
+    evidence |= {} if noise is None else {"noise": noise}
     if gap > 0 and gap >= sure and has_fallen:
         z = gap / noise if noise else math.inf
         confidence = (1 - 0.5 * math.exp(-z / 2)) * (1.0 if train_fall is not None else 0.7)
         training = "" if train_fall is None else f", while train/loss fell by {train_fall:.2g}"
+        variation = "unknown" if noise is None else f"{noise:.2g}"
         reason = (
-            f"val/loss was best at {history.describe_step(step)}, {best:.4g}, and rose by {gap:.2g} (noise "
-            f"{noise:.2g}) by {history.describe_step(last)}{training}"
+            f"val/loss was best at {history.describe_step(step)}, {best:.4g}, and rose by {rise:.2g} "
+            f"(noise {variation}) to {losses.values[-1]:.4g} by {history.describe_step(last)}{training}"
         )
     elif train := _find_memorised_loss(history, losses):
         confidence = 0.8
@@ -81,7 +84,7 @@ def _find_sure_gap(
         and train_fall is not None
         and train_fall > MIN_TRAIN_FALL * loss_scale(train, float(train.values[-1]))
     ):
-        return SMOOTH_GAP_FACTOR * gap
+        return max(SMOOTH_GAP_FACTOR * gap, SMOOTH_Z * (noise or 0.0))
     return max(gap * (FEW_GAP_FACTOR if noise is None else 1), thresholds.overfit_z * (noise or 0.0))
 
 
@@ -96,7 +99,7 @@ def _find_memorised_loss(history: History, losses: Series) -> float | None:
     last, half = float(np.median(train[-3:])), len(val) // 2
     if val[half:].min() < val[:half].min():
         return None
-    is_memorised = 0 <= last < MEMORISED_FRACTION * min(float(train[0]), float(val[-3:].min()))
+    is_memorised = 0 <= last < MEMORISED_TRAIN_FRACTION * min(float(train[0]), float(val[-3:].min()))
     fall = measure_train_fall(history, int(losses.steps[1]))
     has_halved = fall is not None and 0 < last < GENERALIZING_FRACTION * (last + fall)
     never_better = len(val) >= 2 * MIN_FLAT_EVALS and np.median(val[half:]) >= np.median(val[:2])
@@ -107,9 +110,9 @@ def measure_train_fall(history: History, since: int) -> float | None:
     """Return the fall of the training loss from around a step, or from its start, to the end; None with few rows."""
     losses = drop_non_finite(history["train/loss"])
     at = int(np.searchsorted(losses.steps, since))
-    if len(losses) < MIN_TRAIN_ROWS or len(losses) - at < 2:
+    if len(losses) < MIN_FALL_ROWS or len(losses) - at < 2:
         return None
-    if len(losses) < 2 * MIN_TRAIN_ROWS:
+    if len(losses) < 2 * MIN_FALL_ROWS:
         return float(losses.values[at] - losses.values[-1])
     reach = max(2, len(losses) // 10)
     around = losses.values[max(0, at - reach) : at + reach]

@@ -17,7 +17,7 @@ from harness.diagnosis.plateau_window import (
     knows_lr,
     loss_scale,
 )
-from harness.diagnosis.suggestions import CHECK_LR, suggest_decay_and_lr
+from harness.diagnosis.suggestions import CHECK_LR, suggest_decay
 from harness.diagnosis.thresholds import Thresholds
 from harness.diagnosis.trend import bin_means, estimate_noise
 
@@ -56,12 +56,10 @@ def detect_plateau(history: History, thresholds: Thresholds) -> Iterator[Diagnos
         f"{window.metric} stays at {window.trend.end:.4g}: from {part} it "
         f"{window.change_text} (interval {low:.2g} to {high:.2g}); a fall below {bound:.2g} is a plateau{place}"
     )
-    may_rise = 1 - window.trend.confidence_above(bound) < thresholds.confidence
     train_falls = _does_train_fall(history, window, bound)
     if train_falls and window.trend.n < MIN_EVALS_BESIDE_FALL and confidence < FEW_EVALS_CONFIDENCE:
         return
-    only_decay = may_rise or not knows_lr(history) or train_falls
-    suggestions = suggest_decay_and_lr(history, is_rising=only_decay)
+    suggestions = suggest_decay(history)
     yield Diagnosis("plateau", window.last, confidence, reason, window.to_evidence(thresholds.confidence), suggestions)
 
 

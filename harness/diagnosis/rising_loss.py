@@ -7,7 +7,7 @@ import numpy as np
 from harness.core.events import Diagnosis
 from harness.diagnosis.climbs import MAX_ROWS, find_climb, find_steady_rise, goes_on_rising
 from harness.diagnosis.history import Evidence, History
-from harness.diagnosis.loss_curves import has_surely_fallen, may_stay_flat
+from harness.diagnosis.loss_curves import excuses_rise, has_surely_fallen
 from harness.diagnosis.overfitting import measure_train_fall
 from harness.diagnosis.plateau_window import (
     MIN_TRAIN_ROWS,
@@ -48,7 +48,7 @@ def _find_rising_trend(history: History, thresholds: Thresholds) -> Diagnosis | 
     inside = values[(steps >= window.first) & (steps <= window.last)]
     if len(inside) <= MAX_ROWS and not goes_on_rising(inside):
         return None
-    if rise < bound or fell_afterwards(history, window, 0.0) or may_stay_flat(history):
+    if rise < bound or fell_afterwards(history, window, 0.0) or excuses_rise(history, rise):
         return None
     confidence = window.trend.confidence_above(bound)
     if confidence < 1 - (1 - thresholds.confidence) / RISE_STRICTNESS:

@@ -71,10 +71,11 @@ def _had_learnt(history: History, step: int) -> bool:
     return bool(is_resumed or fall > LEARNT_FALL * abs(values[0]))
 
 
-def suggest_decay_and_lr(history: History, is_rising: bool) -> tuple[Suggestion, ...]:
-    """Suggest a decay of a constant LR, and a higher LR unless the loss rises."""
-    decay = (Suggestion("schedule", "cosine"),) if _may_be_constant(history) else ()
-    return decay if is_rising else (*decay, suggest_lr(history, 3))
+def suggest_decay(history: History) -> tuple[Suggestion, ...]:
+    """Suggest to let a constant LR decay, and nothing if it does or is below the band of a range test."""
+    band, lr = history.facts.lr_band, get_peak_lr(history)
+    is_too_low = band is not None and lr is not None and lr < band[0]
+    return (Suggestion("schedule", "cosine"),) if _may_be_constant(history) and not is_too_low else ()
 
 
 def _may_be_constant(history: History) -> bool:

@@ -19,9 +19,9 @@ from harness.diagnosis.suggestions import suggest_double_length
 from harness.diagnosis.thresholds import Thresholds
 
 PEAK_FRACTION = 0.9  # of the peak LR, at the end of a run whose LR has not decayed
-MEMORISED_FRACTION = 0.05  # of the first loss
-UNUSUAL_FACTOR = 4  # times underfit_fall: a fall that no decay of the LR explains, as it gains a few per cent
-MIN_ROWS, MIN_EVALS = 20, 10  # of a log whose end is known to be that of the run
+MEMORISED_LOSS_FRACTION = 0.05  # of the first loss
+UNUSUAL_FACTOR = 20  # times underfit_fall, if the LR is unknown: healthy runs of epochs end with falls of 20% to 60%
+MIN_WHOLE_ROWS, MIN_WHOLE_EVALS = 20, 10  # of a log whose end is known to be that of the run
 LATE_FACTOR = 2.0  # a fall twice as steep at the end as before is the schedule's
 
 
@@ -51,7 +51,7 @@ def detect_underfitting(history: History, thresholds: Thresholds) -> Iterator[Di
         return
     part = history.describe_part(window.first, window.last)
     rank = ", rather than a higher rank" if history.facts.lora_rank else ""
-    lr = "at its peak LR" if is_at_peak else "which is more than a decay of the LR gains"
+    lr = "at its peak LR" if is_at_peak else "which no decay of the LR explains"
     reason = (
         f"{window.metric} still fell by {window.fall_per_doubling:.2g} per doubling of {window.unit} at "
         f"{window.trend.end:.4g}, from {part}, {lr}: train for longer{rank}"
@@ -78,14 +78,14 @@ def _falls_throughout(history: History, window: TrendWindow, bound: float, is_at
 def _is_memorised(history: History, window: TrendWindow) -> bool:
     """Return whether a training loss is almost 0 beside its start, where falling on says nothing of other data."""
     losses = drop_non_finite(history["train/loss"]).values
-    is_low = window.metric == "train/loss" and abs(window.trend.end) < MEMORISED_FRACTION * abs(float(losses[0]))
+    is_low = window.metric == "train/loss" and abs(window.trend.end) < MEMORISED_LOSS_FRACTION * abs(float(losses[0]))
     return is_low and not len(history["val/loss"])
 
 
 def _is_whole_run(history: History) -> bool:
     """Return whether the log is more than an excerpt of a few rows."""
     facts = history.facts
-    is_long = len(history["train/loss"]) >= MIN_ROWS or len(history["val/loss"]) >= MIN_EVALS
+    is_long = len(history["train/loss"]) >= MIN_WHOLE_ROWS or len(history["val/loss"]) >= MIN_WHOLE_EVALS
     return is_long or facts.status == "completed" or bool(facts.total_steps)
 
 

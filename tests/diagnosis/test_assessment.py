@@ -50,7 +50,6 @@ CASES = {
         make_history(noisy(3.1, 0.02), [3.1, 3.101, 3.099, 3.1, 3.1], unigram_loss=7.0), {"plateau"},
     ),
     "flat after it fell": (make_history(noisy(FALL, 0.01)), {"plateau"}),
-    "falling": (make_history(noisy(7 - np.log(np.arange(1, 401)), 0.05)), {"underfitting"}),
     "rising": (make_history(noisy(3 + 0.0007 * np.arange(400), 0.02)), {"rising loss"}),
     "not finite in the last row": (make_history([*noisy(FALL, 0.02)[:200], math.nan]), {"divergence"}),
 }  # fmt: skip

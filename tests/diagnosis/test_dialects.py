@@ -11,7 +11,7 @@ from harness.diagnosis.history import History, RunFacts
 from harness.diagnosis.suggestions import (
     CHECK_FOR_BUG,
     CHECK_LR,
-    suggest_decay_and_lr,
+    suggest_decay,
     suggest_double_length,
     suggest_lr,
     suggest_regularization,
@@ -183,7 +183,7 @@ def test_decay_is_suggested_for_an_lr_that_is_or_may_be_constant(program, lrs, d
     history = History(RunFacts(program=program))
     for step, lr in enumerate(lrs):
         history.add_row(step, {"train/lr": lr})
-    assert (Suggestion("schedule", "cosine") in suggest_decay_and_lr(history, is_rising=True)) == decays
+    assert (Suggestion("schedule", "cosine") in suggest_decay(history)) == decays
 
 
 @pytest.mark.slow

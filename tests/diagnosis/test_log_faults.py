@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,14 +128,18 @@ def test_two_values_of_the_lr_are_no_schedule() -> None:
     assert lr_factors(plateau) == []
 
 
-def test_a_higher_lr_is_not_suggested_where_only_the_validation_loss_stands_still() -> None:
+def test_a_plateau_suggests_a_decay_and_never_a_higher_lr_beside_it() -> None:
     train, lr = noisy(RNG, np.geomspace(9, 3, 400), 0.01), np.full(400, 1e-3)
     val = noisy(RNG, 4 + 3 * np.exp(-np.arange(20) / 0.7), 0.0003)
     val[-1] = val.min() * 0.9999  # still a new best, so it does not overfit
-    found = find(build_log(train, val, lr=lr))
-    assert lr_factors(found["plateau"]) == []
-    flat = find(build_log(noisy(RNG, 3 + 6 * np.exp(-np.arange(400) / 9), 0.003), lr=lr))
-    assert lr_factors(flat["plateau"]) == [3]
+    only_val = build_log(train, val, lr=lr)
+    flat = build_log(noisy(RNG, 3 + 6 * np.exp(-np.arange(400) / 9), 0.003), lr=lr)
+    for history in (only_val, flat):
+        assert [one.key for one in find(history)["plateau"].suggestions] == ["schedule"]
+    flat.facts = replace(flat.facts, lr_band=(3e-3, 0.1))
+    found = find(flat)
+    assert found["plateau"].suggestions == ()
+    assert float(found["learning rate too low"].suggestions[0].value) > 3e-3
 
 
 def test_underfitting_needs_an_lr_at_its_peak_or_a_fall_that_no_decay_explains() -> None:
@@ -144,7 +149,9 @@ def test_underfitting_needs_an_lr_at_its_peak_or_a_fall_that_no_decay_explains()
     assert "underfitting" in find(build_log(usual, lr=peak))
     assert "underfitting" not in find(build_log(usual))
     assert "underfitting" not in find(build_log(steep, lr=decayed))
-    assert "underfitting" in find(build_log(steep))
+    assert "underfitting" not in find(build_log(steep))
+    orders = 9 / (1 + steps / 20) ** 1.5
+    assert "underfitting" in find(build_log(orders, orders[39::40]))
     assert "underfitting" not in find(build_log(steep, [4, 3.6, 3.5, 3.49, 3.49, 3.49]))
 
 
@@ -163,7 +170,7 @@ def test_assessment_says_where_the_loss_leads_and_what_speaks_against_it() -> No
 
 def test_a_steep_fall_is_projected_by_its_ratio_and_never_below_zero() -> None:
     history = build_log(8.0 / np.arange(1, 41), steps_unit="epochs")
-    assert "at this rate 0.0941" in assess(history).slopes[0]
+    assert "at this rate 0.1 " in assess(history).slopes[0]
     assert assess(history).slopes[0].endswith("by epoch 80, unless the LR has decayed")
 
 
