@@ -68,7 +68,7 @@ def find_flat_loss(history: History, thresholds: Thresholds) -> FlatLoss | None:
         return None  # it learns, if only the training set
     candidates = [(name, losses)]
     judges_train = name == "val/loss" and len(train) >= MIN_TRAIN_ROWS and get_initial_loss(train) is not None
-    if judges_train and not has_surely_fallen(losses, thresholds, thresholds.never_learnt_fall):
+    if judges_train and not has_surely_fallen(losses, thresholds):
         candidates.append(("train/loss", train))  # beside evaluations that vary too much to tell
     for name, losses in candidates:
         if _stood_still(losses, thresholds) or _has_no_trend(losses, thresholds):
@@ -91,7 +91,7 @@ def has_high_lr(history: History) -> bool:
 
 
 def excuses_rise(history: History, rise: float) -> bool:
-    """Return whether a rise is no more than a loss of a kind that can stay flat makes while the model learns."""
+    """Return whether a loss of a kind that can stay flat while the model learns may rise by so much by chance."""
     if not may_stay_flat(history):
         return False
     return rise < MAX_IDLE_RISE * abs(float(np.median(drop_non_finite(history["train/loss"]).values[:N_START_ROWS])))

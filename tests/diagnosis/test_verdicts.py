@@ -1,4 +1,4 @@
-"""What is said of losses at the edge of a rule: from the first epoch on, through noise, near 0, rising a little."""
+"""Verdicts at the edge of a rule: of losses from the first epoch on, through noise, near 0, rising a little."""
 
 import math
 
