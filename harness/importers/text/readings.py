@@ -126,7 +126,7 @@ def choose_readings(forms: Sequence[Form]) -> int:
             continue
         kind_count = kinds[kind_of(form.template, form.placement)]
         if form.has_position:
-            form.is_reading = _agrees(form, main, start)
+            form.is_reading = _agrees(form, main, start) or _accompanies(form, main, start)
         else:
             is_amid = start <= form.template.first_line <= last
             form.is_reading = is_amid and kind_count >= max(2, MIN_SHARE * n_losses)
@@ -162,6 +162,14 @@ def _find_first_heading(forms: Sequence[Form], losses: Sequence[Form]) -> int:
     first_loss = min((form.template.first_line for form in losses), default=0)
     headings = [form.template.first_line for form in forms if form.is_position and form.n_lines > 1]
     return min([first_loss, *headings])
+
+
+def _accompanies(form: Form, main: Sequence[Form], start: int) -> bool:
+    """Return whether lines without a loss recur beside the losses, though they begin before or end after them."""
+    known, steps = [step for other in main for step in other.steps()], form.steps()
+    if form.n_lines < 2 or form.template.last_line <= start or not known or not steps:
+        return False
+    return min(steps) <= MAX_LEAP * max(known) and max(steps) >= min(known)
 
 
 def _agrees(form: Form, main: Sequence[Form], start: int) -> bool:

@@ -199,3 +199,16 @@ def test_two_runs_in_one_log_are_two(tmp_path: Path) -> None:
     first, second = read_histories(tmp_path / "log")
     assert points(first, "train/loss") == LOSSES
     assert points(second, "train/loss") == other
+
+
+def test_lines_without_a_loss_may_begin_before_the_losses_and_outlast_them(tmp_path: Path) -> None:
+    path = tmp_path / "solver.log"
+    path.write_text(
+        "".join(f"Iteration {n}, lr = 0.001\nIteration {n + 20}, loss = {3 - n / 1e4}\n" for n in range(1600, 1820, 20))
+    )
+    assert len(read_history(path)["train/lr"]) == 11
+    rows = [f"iteration {n}/ 900 | lm loss: {2 - n / 100} | grad norm: 0.7 |\n" for n in range(1, 15)]
+    rows += [f"iteration {n}/ 900 | grad norm: nan |\n" for n in range(15, 40)]
+    path.write_text("".join(rows))
+    norms = read_history(path)["train/grad_norm"]
+    assert (norms.steps[-1], math.isfinite(norms.values[-1])) == (39, False)
