@@ -23,6 +23,8 @@ BAD_SHARE = 0.8  # of the rows up to the last one, in a part that is not finite
 MIN_BAD_ROWS = 3  # without a finite norm, or with a loss of 0, at the end
 MIN_MIXED_ROWS = 5  # not finite, if a few between them are
 ABRUPT_FRACTION = 0.1  # of the usual loss, from which no loss falls to exactly 0 at once
+MIN_ROWS_ABOVE_GUESS, GUESS_FACTOR = 3, 2.0  # rows at more than twice the loss of a guess
+RISE_SHARE = 0.9  # of the first of these rows, below which the loss is on its way down
 MIN_CONSTANT_ROWS = 3  # exactly the same at the end, which no loss of a model that changes is
 MIN_ROWS_BEFORE, MIN_ROWS_AFTER = 2, 4  # a jump in a log of few rows
 JUMP_FRACTION = 0.5  # of the loss before; rows differ by less, also those of single batches
@@ -60,6 +62,7 @@ def detect_divergence(history: History, thresholds: Thresholds) -> Iterator[Diag
         or _find_often_bad_loss(history)
         or _find_bad_norm(history)
         or _find_zero_loss(history)
+        or _find_loss_above_guess(history)
         or _find_rise(history, thresholds)
     )
     if found:
@@ -183,6 +186,21 @@ def _find_zero_loss(history: History) -> Diagnosis | None:
         "programs log 0 for a loss that is not finite; else no target is scored any more"
     )
     return _describe_divergence(history, step, 0.9, reason, {"last good step": step})
+
+
+def _find_loss_above_guess(history: History) -> Diagnosis | None:
+    """Find a loss far above that of a guess, if it is known, which is not on its way down: no model starts there."""
+    guess, losses = history.facts.uniform_loss, drop_non_finite(history["train/loss"])
+    last = losses.values[-MIN_ROWS_ABOVE_GUESS:]
+    if not guess or len(last) < MIN_ROWS_ABOVE_GUESS or last.min() <= GUESS_FACTOR * guess:
+        return None
+    below = np.flatnonzero(losses.values <= GUESS_FACTOR * guess)
+    since = losses.values[int(below[-1]) + 1 if len(below) else 0 :]
+    if last[-1] < RISE_SHARE * since[0]:
+        return None
+    step = int(losses.steps[below[-1]]) if len(below) else 0
+    reason = f"train/loss is {last[-1]:.4g}, far above {guess:.4g}, that of a guess, and does not fall"
+    return _describe_divergence(history, step, 0.95, reason, {"last good step": step, "guess": guess})
 
 
 def _find_rise(history: History, thresholds: Thresholds) -> Diagnosis | None:

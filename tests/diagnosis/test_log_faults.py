@@ -181,3 +181,18 @@ def test_200_000_rows_are_diagnosed_at_once() -> None:
     start = time.process_time()
     assess(history, None, diagnose(history))
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("losses", "has_diverged"),
+    [
+        ([5512.0, 4900.0, 5300.0], True),
+        ([3.7, 3.5, 60.0, 55.0, 58.0], True),
+        ([310.0, 120.0, 40.0, 15.0], False),  # a large start that falls
+        ([5.0, 4.4, 4.0], False),
+    ],
+)
+def test_a_loss_far_above_that_of_a_guess_has_diverged(losses: list[float], has_diverged: bool) -> None:
+    history = build_log(losses, every=5)
+    history.facts = replace(history.facts, uniform_loss=math.log(50), total_steps=100)
+    assert ("divergence" in find(history)) == has_diverged
