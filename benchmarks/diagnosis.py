@@ -293,7 +293,7 @@ FOREIGN_SEEDS = range(2000, 2100)  # not looked at when rules were written
 
 def format_foreign_table() -> str:
     """Return for each family of foreign logs the share with a wrong diagnosis, and with the right one if it has one."""
-    lines = ["| logs of strangers | wrong | found | of what |", "|---|---|---|---|"]
+    lines = ["| made-up logs | wrong | found | of what |", "|---|---|---|---|"]
     for family, (_, labels, allowed) in ((name, astuple(one)) for name, one in (HEALTHY | FAULTY).items()):
         kinds = [{one.kind for one in diagnose(make_foreign_log(family, seed))} for seed in FOREIGN_SEEDS]
         wrong = [found - labels - allowed for found in kinds]
