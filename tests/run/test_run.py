@@ -46,7 +46,7 @@ def test_run_is_recorded_in_mlflow(places, tmp_path, monkeypatch, capsys) -> Non
     assert recorded.info.run_name == f"{name} {date}"
     assert recorded.info.status == "FINISHED"
     params = recorded.data.params
-    assert params["optimizer._target_"] == "torch.optim.AdamW"
+    assert params["optimizer.class"] == "torch.optim.AdamW"
     assert params["used.total_steps"] == "20"
     assert params["used.warmup_steps"] == "1"
     assert float(params["used.peak_lr.matrices"]) == float(params["optimizer.lr"])
