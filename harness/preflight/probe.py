@@ -103,20 +103,6 @@ def _has_finite_loss(setup: TrainingSetup, batch: Any) -> bool:
         return False
 
 
-def extract_text_rows(setup: TrainingSetup, text: TextFormat, max_tokens: int) -> Tensor:
-    """Return up to `max_tokens` tokens of the original text, [rows, tokens], without masks and padding."""
-    rows: list[Tensor] = []
-    for tokens in map(text.read_tokens, setup.batches):
-        is_masked = (tokens.labels != IGNORE_INDEX) & (not setup.is_causal)
-        originals = tokens.labels.where(is_masked, tokens.inputs)
-        rows += [row[is_real] for row, is_real in zip(originals, tokens.is_real, strict=True)]
-    rows.sort(key=len, reverse=True)
-    width = min(len(rows[0]), max_tokens)
-    rows = [row[:width] for row in rows if 2 * len(row) >= width][: max(1, max_tokens // width)]
-    width = min(map(len, rows))
-    return torch.stack([row[:width] for row in rows])
-
-
 def make_text_batch(text: TextFormat, rows: Tensor) -> Any:
     """Return the batch that holds `rows` of text, all positions labeled, without further columns."""
     inputs, labels = rows[:, : rows.shape[1] - text.label_shift], rows[:, text.label_shift :]

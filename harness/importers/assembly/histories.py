@@ -1,4 +1,4 @@
-"""Histories from the rows of any format: runs told apart, steps numbered, names chosen that stand for our metrics."""
+"""Histories from the rows of any format: separates runs, numbers steps and chooses the names of our metrics."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Runs in one log: told apart by their names, or by steps that start again while the loss is back at its beginning.
+"""Separation of the runs in a log: by their names, or by steps that start again while the loss is back at its start.
 
 Steps also start again in every epoch of a log that counts batches, and go back after a rollback or a resumed training.
 These are one run.

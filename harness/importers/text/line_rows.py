@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from harness.importers.metric_aliases import BARE_SPLIT_TIER, TOKENS, TRAIN_WORDS, VAL_WORDS
@@ -14,9 +15,11 @@ from harness.importers.text.inheritance import Entry, Position, inherit_position
 from harness.importers.text.lines import LogLines
 from harness.importers.text.positions import find_free_step, place_templates
 from harness.importers.text.readings import Form, choose_readings, use_parts_as_losses
+from harness.importers.text.templates import Template
 
 CONTEXT_LINES = 3
 """A heading such as "Validation" holds for so many lines below it that do not say what they were measured on."""
+MEAN_WORDS = frozenset(("avg", "average", "mean"))
 
 
 def build_rows(log: LogLines, path: Path) -> tuple[list[Row], str]:
@@ -62,11 +65,17 @@ def _find_free_steps(forms: Sequence[Form]) -> None:
         if not form.has_loss or form.template.is_code or (epochs and len(set(epochs)) > 0.9 * len(epochs)):
             continue
         column = find_free_step(form.template)
-        names = {loss.name for loss in form.template.losses()}
-        if column and {"avg_loss", "train_err"} <= names:  # neuraloperator prints a line an epoch
+        if column and _counts_epochs(form.template, column):
             form.placement.epoch = column
         elif column:
             form.placement.step = column
+
+
+def _counts_epochs(template: Template, column: LineNumber) -> bool:
+    """Return whether a number without a name grows by one beside mean losses, as in a line printed after each epoch."""
+    values = template.column_values(column.index)
+    is_mean = any(MEAN_WORDS & set(loss.name.split("_")) for loss in template.losses())
+    return is_mean and all(second - first == 1 for first, second in pairwise(values))
 
 
 def plain_name(name: str) -> str:
@@ -162,7 +171,7 @@ def _read_entries(log: LogLines, forms: Sequence[Form], start: int, path: Path) 
             continue
         if form.has_position and not form.has_loss:
             positions.append(_read_position(form, line, sequence))
-        if form.needs_heading and not _is_told(entry):
+        if form.needs_heading and not _needs_no_heading(entry):
             continue
         if not entry.row.values:
             positions.append(_read_position(form, line, sequence))
@@ -229,7 +238,7 @@ def _read_slots(form: Form, numbers: Sequence[float]) -> tuple[float | None, flo
     )
 
 
-def _is_told(entry: Entry) -> bool:
+def _needs_no_heading(entry: Entry) -> bool:
     """Return whether a loss without a position was measured on the validation data, or is not finite."""
     return any(
         name.startswith(("val_", "test_")) or not math.isfinite(value) for name, value in entry.row.values.items()

@@ -78,3 +78,11 @@ def test_source_code_above_runs_is_no_run(tmp_path: Path, n_runs: int, between: 
     histories = read_histories(path)
     assert [history["val/loss"].steps.tolist() for history in histories] == [[0, 10, 20, 30, 40]] * n_runs
     assert all(len(history.metric_names()) == 1 for history in histories)
+
+
+@pytest.mark.parametrize(("every", "unit"), [(1, "epochs"), (100, "steps")])
+def test_counter_beside_mean_losses_is_the_epoch_if_it_grows_by_one(tmp_path: Path, every: int, unit: str) -> None:
+    path = tmp_path / "train.log"
+    path.write_text("".join(f"[{n * every}] time=2.1, mean_loss={3 - n / 10:.4f}\n" for n in range(12)))
+    history = read_history(path)
+    assert (history.facts.steps_unit, len(history["train/loss"])) == (unit, 12)
