@@ -39,7 +39,7 @@ HOMES = {
     "datasets": {"data/sources.py"},
     "tokenizers": {"data/tokenizers.py"},
     "tensorboard": {"observers/tensorboard.py", "importers/programs/tensorboard.py"},
-    "matplotlib": {"plotting.py", "sweep/report/figures.py"},
+    "matplotlib": {"plotting.py", "sweep/results/figures.py"},
     "neuralop": {"models/fno.py", "integrations/neuralop.py"},
     "lightning": {"integrations/lightning"},
     "h5py": {"data/field_files.py"},

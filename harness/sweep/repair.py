@@ -14,8 +14,8 @@ from harness.core.errors import ConfigError, RunFailedError
 from harness.core.files import FileLock, write_atomically
 from harness.core.formatting import format_number
 from harness.record.metrics_file import METRICS_FILE, read_entries
-from harness.sweep.report.formatting import format_status_counts
-from harness.sweep.report.summary import TrialSummary, summarize_trials
+from harness.sweep.results.formatting import format_status_counts
+from harness.sweep.results.summary import TrialSummary, summarize_trials
 from harness.sweep.study.journal import JournalLock
 from harness.sweep.study.journal_damage import JournalRepair, plan_repair, read_complete_lines
 from harness.sweep.study.liveness import is_alive

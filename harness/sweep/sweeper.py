@@ -31,13 +31,13 @@ from harness.run.initial_weights import parse_base_experiment
 from harness.run.preflight_adapter import open_training_setup
 from harness.sweep.disk_space import check_disk_space
 from harness.sweep.optuna_internals import silence_optuna
-from harness.sweep.report.figures import draw_study_figures
-from harness.sweep.report.final_report import format_sweep_summary
-from harness.sweep.report.formatting import format_sweep_params
-from harness.sweep.report.result_files import optimization_results, summary_to_json
-from harness.sweep.report.summary import describe_total_failure, summarize_study, summarize_trials
-from harness.sweep.report.table import ProgressTable
 from harness.sweep.request import SweepRequest, read_sweep_request
+from harness.sweep.results.figures import draw_study_figures
+from harness.sweep.results.final_report import format_sweep_summary
+from harness.sweep.results.formatting import format_sweep_params
+from harness.sweep.results.result_files import optimization_results, summary_to_json
+from harness.sweep.results.summary import describe_total_failure, summarize_study, summarize_trials
+from harness.sweep.results.table import ProgressTable
 from harness.sweep.space.search_space import range_ends
 from harness.sweep.space.validation import (
     check_search_space,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from harness.config.option_values import describe_left_out
 from harness.core.events import EvalEnd, Event, Status
-from harness.sweep.report.formatting import list_trial_overrides
+from harness.sweep.results.formatting import list_trial_overrides
 from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult

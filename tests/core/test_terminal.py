@@ -22,9 +22,9 @@ from harness.observers.console import ConsolePrinter
 from harness.observers.metrics_writer import MetricsWriter
 from harness.preflight.render import format_finding
 from harness.preflight.report import failed
-from harness.sweep.report.final_report import format_sweep_summary
-from harness.sweep.report.summary import summarize_study, summarize_trials
-from harness.sweep.report.table import ProgressTable
+from harness.sweep.results.final_report import format_sweep_summary
+from harness.sweep.results.summary import summarize_study, summarize_trials
+from harness.sweep.results.table import ProgressTable
 from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, send_events, step_end
 from tests.sweep.studies import complete_outside_trial, fail_trial, new_study
 

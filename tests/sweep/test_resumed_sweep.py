@@ -1,7 +1,7 @@
 """A sweep that resumes a run starts from the run's own settings, and searches what its checkpoint allows."""
 
 from harness.run.resumed_settings import take_over_settings
-from harness.sweep.report.formatting import list_trial_overrides
+from harness.sweep.results.formatting import list_trial_overrides
 from harness.sweep.sweeper import _leave_out_unusable_options
 from tests.conftest import run_main
 from tests.sweep.tiny_sweeps import compose_sweep_config, read_tiny_request

@@ -15,8 +15,8 @@ from harness.core.credentials import hide_credentials_in_text
 from harness.core.files import FileLock
 from harness.core.shortage import describe_full_disk
 from harness.core.signals import STOP_SIGNALS, record_signal
-from harness.sweep.report.summary import summarize_trials
-from harness.sweep.report.table import ProgressTable
+from harness.sweep.results.summary import summarize_trials
+from harness.sweep.results.table import ProgressTable
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.workers.worker import EXIT_SHORTAGE
 from harness.sweep.workers.worker_pool import MAX_CONSECUTIVE_DEATHS, LauncherPool, WorkerPool

@@ -26,7 +26,7 @@ from harness.core.paths import module_command, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import record_signal, was_signaled
 from harness.sweep.optuna_internals import silence_optuna
-from harness.sweep.report.summary import find_best_trials, summarize_trials
+from harness.sweep.results.summary import find_best_trials, summarize_trials
 from harness.sweep.study.custom_space import load_custom_space
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import make_reporter

@@ -14,11 +14,11 @@ from optuna.trial import TrialState, create_trial
 
 from harness.core.errors import ConfigError
 from harness.sweep.optuna_internals import get_all_trials
-from harness.sweep.report.figures import draw_study_figures
-from harness.sweep.report.final_report import format_sweep_summary
-from harness.sweep.report.result_files import optimization_results, summary_to_json
-from harness.sweep.report.summary import summarize_study, summarize_trials
-from harness.sweep.report.table import ProgressTable
+from harness.sweep.results.figures import draw_study_figures
+from harness.sweep.results.final_report import format_sweep_summary
+from harness.sweep.results.result_files import optimization_results, summary_to_json
+from harness.sweep.results.summary import summarize_study, summarize_trials
+from harness.sweep.results.table import ProgressTable
 from harness.sweep.study.pruning import make_reporter
 from harness.sweep.study.sampler import find_unusable_trials
 from harness.sweep.study.setup import check_existing_study, open_study

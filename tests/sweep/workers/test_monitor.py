@@ -5,7 +5,7 @@ from optuna.exceptions import StorageInternalError
 
 from harness.core.errors import ConfigError
 from harness.sweep import request as sweep_request
-from harness.sweep.report.table import ProgressTable
+from harness.sweep.results.table import ProgressTable
 from harness.sweep.study import setup
 from harness.sweep.workers import monitor
 from harness.sweep.workers.monitor import SweepMonitor

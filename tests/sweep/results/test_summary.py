@@ -6,8 +6,8 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from harness.sweep.report.result_files import optimization_results, summary_to_json
-from harness.sweep.report.summary import (
+from harness.sweep.results.result_files import optimization_results, summary_to_json
+from harness.sweep.results.summary import (
     describe_total_failure,
     find_baseline,
     find_best_trials,

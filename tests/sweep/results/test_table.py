@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from harness.sweep.report.summary import summarize_trials
-from harness.sweep.report.table import ProgressTable, estimate_seconds_left, find_varying_keys, select_shown_trials
+from harness.sweep.results.summary import summarize_trials
+from harness.sweep.results.table import ProgressTable, estimate_seconds_left, find_varying_keys, select_shown_trials
 from tests.sweep.studies import (
     add_every_outcome,
     ask_conditional_trial,

@@ -4,8 +4,8 @@ import math
 
 from omegaconf import OmegaConf
 
-from harness.sweep.report.result_files import optimization_results, summary_to_json
-from harness.sweep.report.summary import summarize_study
+from harness.sweep.results.result_files import optimization_results, summary_to_json
+from harness.sweep.results.summary import summarize_study
 from tests.sweep.studies import (
     add_every_outcome,
     ask_conditional_trial,

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from harness.core.formatting import format_duration
 from harness.core.terminal import fit_record, wrap_parts
-from harness.sweep.report.formatting import (
+from harness.sweep.results.formatting import (
     format_measure,
     format_objectives,
     format_param,
@@ -23,7 +23,7 @@ from harness.sweep.report.formatting import (
     objective_label,
     shorten_keys,
 )
-from harness.sweep.report.summary import TrialSummary, count_statuses, find_best_trials
+from harness.sweep.results.summary import TrialSummary, count_statuses, find_best_trials
 
 STATUS_STYLES = {"completed": "green", "pruned": "yellow", "diverged": "red", "failed": "red", "interrupted": "magenta"}
 PLAIN_INTERVAL_S = 30.0

@@ -37,9 +37,9 @@ from harness.plotting import (
     style_axes,
     use_log_scale,
 )
-from harness.sweep.report.formatting import objective_label, shorten_keys
-from harness.sweep.report.importance import compute_importances
-from harness.sweep.report.summary import (
+from harness.sweep.results.formatting import objective_label, shorten_keys
+from harness.sweep.results.importance import compute_importances
+from harness.sweep.results.summary import (
     TrialSummary,
     find_baseline,
     find_best_trials,

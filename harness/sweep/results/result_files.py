@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.study import Study
 
-from harness.sweep.report.summary import SweepSummary, TrialSummary, find_best_trials, summarize_trials
+from harness.sweep.results.summary import SweepSummary, TrialSummary, find_best_trials, summarize_trials
 
 
 def optimization_results(study: Study) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import matplotlib
 import pytest
 from matplotlib import pyplot
 
-from harness.sweep.report import figures
-from harness.sweep.report.figures import draw_study_figures
+from harness.sweep.results import figures
+from harness.sweep.results.figures import draw_study_figures
 from tests.sweep.studies import (
     add_every_outcome,
     ask_conditional_trial,

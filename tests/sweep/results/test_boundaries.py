@@ -3,7 +3,7 @@
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from harness.sweep.report.boundaries import find_boundary_hit
+from harness.sweep.results.boundaries import find_boundary_hit
 from harness.sweep.space.search_space import read_search_space
 
 LR, SHARE = FloatDistribution(1e-3, 1e-1, log=True), FloatDistribution(0.0, 0.3)

@@ -4,8 +4,8 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
-from harness.sweep.report.importance import find_idle_params
-from harness.sweep.report.summary import summarize_study
+from harness.sweep.results.importance import find_idle_params
+from harness.sweep.results.summary import summarize_study
 from tests.sweep.studies import (
     ask_conditional_trial,
     ask_trial,

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.sweep.report.boundaries import BoundaryHit, find_boundary_hit
-from harness.sweep.report.formatting import format_run_command
-from harness.sweep.report.importance import compute_importances, find_idle_params
+from harness.sweep.results.boundaries import BoundaryHit, find_boundary_hit
+from harness.sweep.results.formatting import format_run_command
+from harness.sweep.results.importance import compute_importances, find_idle_params
 from harness.sweep.study.trial_attrs import (
     BASELINE,
     OUT_OF_SPACE_VALUES,

@@ -5,8 +5,8 @@ import shlex
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
-from harness.sweep.report.final_report import format_sweep_summary
-from harness.sweep.report.summary import summarize_study
+from harness.sweep.results.final_report import format_sweep_summary
+from harness.sweep.results.summary import summarize_study
 from harness.sweep.study.trial_attrs import RESULT
 from tests.sweep.studies import (
     add_every_outcome,

@@ -5,15 +5,15 @@ from statistics import mean, stdev
 
 from harness.core.formatting import format_duration, format_number
 from harness.core.terminal import fit_record
-from harness.sweep.report.boundaries import SEED, BoundaryHit
-from harness.sweep.report.formatting import (
+from harness.sweep.results.boundaries import SEED, BoundaryHit
+from harness.sweep.results.formatting import (
     format_objectives,
     format_param,
     format_run_command,
     format_status_counts,
     objective_label,
 )
-from harness.sweep.report.summary import MEASURED, SweepSummary, TrialSummary
+from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary
 
 MAX_FAILURES_SHOWN = 5
 MAX_SETTINGS_SHOWN = 10

@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from harness.sweep.report.formatting import format_override, format_run_command, format_sweep_params, shorten_keys
+from harness.sweep.results.formatting import format_override, format_run_command, format_sweep_params, shorten_keys
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,0 @@
-"""Reports of a study: summary, parameter importances, tables and figures."""

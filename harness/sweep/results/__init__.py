@@ -1,0 +1,1 @@
+"""Results of a study: summary, parameter importances, tables and figures."""
