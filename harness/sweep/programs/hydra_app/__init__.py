@@ -1,0 +1,1 @@
+"""Trials that are jobs of any application with a `@hydra.main` function."""

@@ -1,0 +1,75 @@
+"""Find the command that started the running app, so that workers can be started by it too."""
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from harness.config.hydra_internals import parse_hydra_arguments
+from harness.core.errors import ConfigError
+
+MULTIRUN_OVERRIDE = "hydra.mode=MULTIRUN"
+"""Added to the overrides by Hydra if the command line has -m."""
+_PYTHON_OPTION = re.compile(
+    r"-(?P<flags>[bBdEhiIOPqRsSuvVx?]*)(?P<name>[cmXW]|-check-hash-based-pycs)?=?(?P<value>.*)", re.DOTALL
+)
+"""Options of the interpreter: flags, then perhaps one that takes a value, which may be the next argument."""
+
+
+def find_app_command(config: DictConfig) -> list[str] | None:
+    """Return the command that started this process, if it runs the app with the overrides of `config`; else None.
+
+    It is None where a sweep runs inside another program, such as a notebook, a test runner, a debugger, or a script
+    that calls the app with arguments of its own.
+    """
+    split = _split_python_command(sys.orig_argv)
+    if split is None:
+        return None
+    program, arguments = split
+    main_file = getattr(sys.modules["__main__"], "__file__", None)
+    if main_file is None or sys.argv[0] != (program[-1] if program[-2:-1] != ["-m"] else main_file):
+        return None
+    # An app may add arguments of its own to sys.argv or take some away, and will do so again.
+    given = sys.argv[1:]
+    if bool(given) != bool(arguments) or not (_is_subsequence(given, arguments) or _is_subsequence(arguments, given)):
+        return None
+    composed = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
+    try:
+        overrides = parse_hydra_arguments(given).overrides
+    except ConfigError:
+        return None
+    if sorted(set(overrides) - {MULTIRUN_OVERRIDE}) != sorted(set(composed) - {MULTIRUN_OVERRIDE}):
+        return None
+    if program[-2:-1] != ["-m"]:  # relative to a folder that the app may have left
+        name = program[-1]
+        program[-1] = main_file if Path(main_file).name == Path(name).name else os.path.abspath(name)
+    return [sys.executable, *program, *arguments]
+
+
+def _split_python_command(command: Sequence[str]) -> tuple[list[str], list[str]] | None:
+    """Split a command of Python into what starts the program, without the interpreter, and its arguments.
+
+    Return None if the program is not a script or a module.
+    """
+    index = 1
+    while index < len(command) and command[index].startswith("-"):
+        option = _PYTHON_OPTION.fullmatch(command[index])
+        if option is None or option["name"] == "c":
+            return None
+        flags, name, value = option["flags"], option["name"], option["value"]
+        if name == "m" and (value or index + 1 < len(command)):
+            end = index + 1 if value else index + 2
+            before = [*command[1:index], *([f"-{flags}"] if flags else [])]
+            return [*before, "-m", value or command[index + 1]], list(command[end:])
+        index += 2 if name and not value else 1
+    if index >= len(command):
+        return None
+    return list(command[1 : index + 1]), list(command[index + 1 :])
+
+
+def _is_subsequence(part: Sequence[str], whole: Sequence[str]) -> bool:
+    remaining = iter(whole)
+    return all(one in remaining for one in part)

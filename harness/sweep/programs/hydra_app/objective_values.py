@@ -1,0 +1,64 @@
+"""Read the values of the objectives from what the task function of an app returns."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MAX_SHOWN = 60  # characters of a value in a message
+
+
+class ObjectiveError(ValueError):
+    """The task function returned something else than the values of the objectives."""
+
+
+def read_objective_values(returned: Any, n_objectives: int) -> tuple[float, ...]:
+    """Return the values of the objectives, as hydra-optuna-sweeper reads them.
+
+    Whatever `float()` takes is a number: a tensor or an array with one element, a text such as "0.5". With several
+    objectives, anything that can be iterated holds their values. Values may be NaN or infinite: see `is_diverged`.
+
+    Raises:
+        ObjectiveError: If it does not hold as many numbers as there are objectives.
+    """
+    if n_objectives == 1:
+        value = returned[0] if isinstance(returned, list | tuple) and len(returned) == 1 else returned
+        return (_to_float(value, returned, "return the value to optimize as a float"),)
+    remedy = f"return the values of the {n_objectives} objectives as a list or tuple of floats"
+    if isinstance(returned, str | bytes | Mapping) or not isinstance(returned, Iterable):
+        raise ObjectiveError(_describe_wrong_value(returned, remedy))
+    try:
+        items = list(returned)
+    except TypeError as error:  # a tensor or an array without dimensions
+        raise ObjectiveError(_describe_wrong_value(returned, remedy)) from error
+    values = tuple(_to_float(item, returned, remedy) for item in items)
+    if len(values) != n_objectives:
+        raise ObjectiveError(
+            f"the task function returned {len(values)} value{'s' * (len(values) != 1)} for {n_objectives} objectives; "
+            "return as many as hydra.sweeper.direction lists"
+        )
+    return values
+
+
+def is_diverged(values: Iterable[float]) -> bool:
+    """Return whether a value is NaN or infinite."""
+    return not all(map(math.isfinite, values))
+
+
+def _to_float(value: Any, returned: Any, remedy: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor with several elements
+        raise ObjectiveError(_describe_wrong_value(returned, remedy)) from error
+
+
+def _describe_wrong_value(returned: Any, remedy: str) -> str:
+    if returned is None:
+        return f"the task function returned None; {remedy}"
+    try:
+        text = " ".join(repr(returned).split())
+    except Exception:  # a repr that fails must not hide what is wrong
+        text = "a value"
+    text = text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
+    return f"the task function returned {text} ({type(returned).__name__}); {remedy}"
