@@ -1,0 +1,1 @@
+"""Trials that run any command line."""
