@@ -3,13 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 from harness.commands.arguments import CommandParser, add_output_dir
 from harness.core.errors import ConfigError
-from harness.core.formatting import format_number
+from harness.core.formatting import format_number, objective_label
 from harness.core.paths import run_command
 from harness.core.terminal import find_width
 from harness.record.run_listing import (
@@ -21,9 +22,10 @@ from harness.record.run_listing import (
 )
 from harness.record.run_lookup import list_runs, list_studies
 
-RUN_COLUMNS = ("run", "date", "status", "steps", "val loss", "experiment or model")
-STUDY_COLUMNS = ("study", "date", "status", "val loss", "best trial")
-NUMBER_COLUMNS = ("steps", "val loss", "best trial")
+VALUE, BEST_TRIAL = "best value", "best trial"  # the value where the runs have different objectives
+RUN_COLUMNS = ("run", "date", "status", "steps", VALUE, "experiment or model")
+STUDY_COLUMNS = ("study", "date", "status", VALUE, BEST_TRIAL)
+T = TypeVar("T", RunOverview, StudyOverview)
 GAP = "  "
 MIN_FIRST, MIN_LAST = 10, 10  # columns that the first and the last cell keep
 MAX_EXPLAINED = 10  # damaged folders whose damage is described
@@ -63,9 +65,9 @@ def print_overview(
         return
     width = find_width()
     if runs:
-        print(*format_rows([RUN_COLUMNS, *map(_run_cells, runs)], width), sep="\n")
+        print(*_format_table(RUN_COLUMNS, runs, _run_cells, width), sep="\n")
     if studies:
-        header, *lines = format_rows([STUDY_COLUMNS, *map(_study_cells, studies)], width)
+        header, *lines = _format_table(STUDY_COLUMNS, studies, _study_cells, width)
         print(*([""] if runs else []), header, sep="\n")
         for line, study in zip(lines, studies, strict=True):
             print(line, *_describe_trials(study), sep="\n")
@@ -77,8 +79,22 @@ def print_overview(
         print(f"{DAMAGED}: {len(damaged) - MAX_EXPLAINED} more; --json has their reasons")
 
 
-def format_rows(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+def _format_table(
+    columns: Sequence[str], overviews: Sequence[T], make_cells: Callable[[T, bool], Sequence[str]], width: int | None
+) -> list[str]:
+    """Return a header and a line for each run or study; the objective they share stands in the header."""
+    objectives = {one.objective for one in overviews}
+    shared = "" if len(objectives) > 1 else objective_label(*objectives)
+    header = [shared or column if column == VALUE else column for column in columns]
+    rows: list[Sequence[str]] = [make_cells(one, not shared) for one in overviews]
+    numbers = {index for index, column in enumerate(columns) if column in ("steps", VALUE, BEST_TRIAL)}
+    return format_rows([header, *rows], width, numbers)
+
+
+def format_rows(rows: Sequence[Sequence[str]], width: int | None, numbers: Container[int]) -> list[str]:
     """Return the rows of a table in lines of at most `width` columns; only the first and the last cell are shortened.
+
+    The columns `numbers` are aligned at the right.
 
     What is left of a shortened name still names the run, as far as it is unique.
     """
@@ -87,21 +103,22 @@ def format_rows(rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
     for column, least in ((-1, MIN_LAST), (0, MIN_FIRST), (-1, 1)):
         cut = max(0, min(excess, widths[column] - least))
         widths[column], excess = widths[column] - cut, excess - cut
-    return [GAP.join(map(_fit_cell, row, widths, rows[0])).rstrip() for row in rows]
+    are_numbers = [index in numbers for index in range(len(widths))]
+    return [GAP.join(map(_fit_cell, row, widths, are_numbers)).rstrip() for row in rows]
 
 
-def _fit_cell(text: str, width: int, column: str) -> str:
+def _fit_cell(text: str, width: int, is_number: bool) -> str:
     text = text if len(text) <= width else f"{text[: width - 1]}…"
-    return text.rjust(width) if column in NUMBER_COLUMNS else text.ljust(width)
+    return text.rjust(width) if is_number else text.ljust(width)
 
 
-def _run_cells(run: RunOverview) -> tuple[str, ...]:
+def _run_cells(run: RunOverview, is_labeled: bool) -> tuple[str, ...]:
     steps = "" if run.step is None else str(run.step)
-    return run.name, run.date, run.status, steps, _format_loss(run.best_val_loss), run.choice
+    return run.name, run.date, run.status, steps, _format_value(run, is_labeled), run.choice
 
 
-def _study_cells(study: StudyOverview) -> tuple[str, ...]:
-    return study.name, study.date, study.status, _format_loss(study.best_value), ",".join(study.best_trials)
+def _study_cells(study: StudyOverview, is_labeled: bool) -> tuple[str, ...]:
+    return study.name, study.date, study.status, _format_value(study, is_labeled), ",".join(study.best_trials)
 
 
 def _describe_trials(study: StudyOverview) -> list[str]:
@@ -112,5 +129,9 @@ def _describe_trials(study: StudyOverview) -> list[str]:
     return [f"{GAP}trials: {' · '.join(counts) or 'none yet'}"]
 
 
-def _format_loss(loss: float | None) -> str:
-    return "" if loss is None else format_number(loss)
+def _format_value(one: RunOverview | StudyOverview, is_labeled: bool) -> str:
+    """Return the best value of a run or study, with the name of the objective if others have another one."""
+    if one.best_value is None:
+        return ""
+    label = f"{objective_label(one.objective)} " if is_labeled else ""
+    return f"{label}{format_number(one.best_value)}"

@@ -3,7 +3,7 @@
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from urllib.parse import unquote, unquote_plus
 
@@ -28,6 +28,9 @@ VALUE_END, WORD_END = re.compile("&"), re.compile(r"[&\s]")
 CLOSING = "\"'])}"  # may follow an address
 MASK = "***"
 MIN_PART_LENGTH = 3
+NUMBER = re.compile(r"[-+.\de]+")
+MIN_SECRET_LENGTH = 8
+"""Length from which the text of a setting such as `api_key` is taken for a secret; `eos_token` is often `</s>`."""
 MIN_TOKEN_LENGTH = 16
 """Length from which a user without a password is taken for an access token. A user name is not a secret."""
 
@@ -54,6 +57,12 @@ def hide_credentials_in_text(text: str, *addresses: str) -> str:
         return text
     parts = (part for line in text.splitlines(keepends=True) for part in ADDRESS.split(line))
     return "".join(_replace_secrets(part, f"{MASK}@", _find_parameters(part, WORD_END)) for part in parts)
+
+
+def hide_secret_settings(settings: Mapping[str, object]) -> dict[str, str]:
+    """Return settings of any program as texts, without credentials in values, and *** for those named like a secret."""
+    texts = {key: hide_credentials_in_text(str(value)) for key, value in settings.items()}
+    return {key: MASK if _is_secret_setting(key, text) else text for key, text in texts.items()}
 
 
 def hide_credentials_in_tracebacks(*addresses: str) -> None:
@@ -97,6 +106,11 @@ def _replace_secrets(text: str, user_info: str, parameters: Iterator[Span]) -> s
             shown += [text[position:start], replacement]
             position = end
     return "".join([*shown, text[position:]])
+
+
+def _is_secret_setting(key: str, value: str) -> bool:
+    name = key.rpartition(".")[2]
+    return len(value) >= MIN_SECRET_LENGTH and not NUMBER.fullmatch(value) and bool(SECRET_NAME.fullmatch(name))
 
 
 def _find_user_infos(text: str) -> Iterator[Span]:

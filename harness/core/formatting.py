@@ -1,5 +1,8 @@
-"""Numbers and durations as text."""
+"""Numbers, durations and keys as text."""
 
+from collections.abc import Iterable
+
+OWN_OBJECTIVE_LABELS = {"best_val_loss": "val loss", "trainable_parameters": "trainable parameters"}
 SMALLEST_FIXED = 0.01  # smaller numbers get an exponent
 
 
@@ -35,3 +38,21 @@ def format_duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
+    """Return for each dotted key its shortest suffix that is unique among `keys`."""
+    parts = {key: key.split(".") for key in keys}
+
+    def shortest(key: str) -> str:
+        for size in range(1, len(parts[key])):
+            if sum(other[-size:] == parts[key][-size:] for other in parts.values()) == 1:
+                return ".".join(parts[key][-size:])
+        return key
+
+    return {key: shortest(key) for key in parts}
+
+
+def objective_label(objective: str) -> str:
+    """Return the name of an objective for people: "val loss" for best_val_loss; unknown ones are unchanged."""
+    return OWN_OBJECTIVE_LABELS.get(objective, objective)

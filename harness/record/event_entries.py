@@ -4,6 +4,8 @@
 - metrics: the fields of MetricRow
 - notice: `text`, a message for people
 - spike, diagnosis, final_diagnosis, end: the fields of the event
+
+`harness.record.trial_record` lists those of a trial that another program ran.
 """
 
 import time
@@ -22,26 +24,27 @@ def make_entries(event: Event, row: MetricRow | None, folder: Path) -> Iterator[
     if isinstance(event, RunStart):
         fields = asdict(event)
         del fields["folder"], fields["log_every"]
-        yield _make_entry("start", id=uuid.uuid4().hex, **fields)
+        yield make_entry("start", id=uuid.uuid4().hex, **fields)
     if row is not None:
-        yield _make_entry("metrics", **asdict(row))
+        yield make_entry("metrics", **asdict(row))
     text = describe_event(event)
     if text is not None:
-        yield _make_entry("notice", text=text)
+        yield make_entry("notice", text=text)
     match event:
         case Spike():
-            yield _make_entry("spike", **asdict(event))
+            yield make_entry("spike", **asdict(event))
         case Diagnosis():
             # nested: the diagnosis has a field `kind` too
-            yield _make_entry("diagnosis", diagnosis=asdict(event))
+            yield make_entry("diagnosis", diagnosis=asdict(event))
         case FinalDiagnosis():
-            yield _make_entry("final_diagnosis", **asdict(event))
+            yield make_entry("final_diagnosis", **asdict(event))
         case RunEnd():
             artifacts = [_to_name(path, folder) for path in event.artifacts]
-            yield _make_entry("end", **{**asdict(event), "artifacts": artifacts})
+            yield make_entry("end", **{**asdict(event), "artifacts": artifacts})
 
 
-def _make_entry(kind: str, **fields: Any) -> dict[str, Any]:
+def make_entry(kind: str, **fields: Any) -> dict[str, Any]:
+    """Return an entry with these fields, recorded now."""
     return {"kind": kind, "at_ms": time.time_ns() // 1_000_000, **fields}
 
 

@@ -17,6 +17,16 @@ from harness.core.paths import config_dir
 from harness.record.metrics_file import METRICS_FILE, is_record_line, read_entries
 from harness.record.run_lookup import RunFolder, read_best_trials
 from harness.record.sweep_files import SUMMARY_FILE, SWEEP_FILE
+from harness.record.trial_record import (
+    OWN_OBJECTIVE,
+    Direction,
+    find_best,
+    is_foreign,
+    name_best_metric,
+    name_curve,
+    read_directions,
+    read_values,
+)
 
 DAMAGED, RUNNING = "damaged", "running"
 PROCESS_DIED = ("failed", "its process died")
@@ -38,9 +48,10 @@ class RunOverview:
     reason: str = ""
     step: int | None = None
     total_steps: int | None = None
-    best_val_loss: float | None = None
+    objective: str = OWN_OBJECTIVE
+    best_value: float | None = None
     choice: str = ""
-    """The experiment, or else the model."""
+    """The experiment, or else the model; of a trial that another program ran, its command."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,8 @@ class StudyOverview:
     status: str
     reason: str = ""
     trials: Mapping[str, int] | None = None
+    objective: str = OWN_OBJECTIVE
+    direction: Direction = "minimize"
     best_value: float | None = None
     best_trials: tuple[str, ...] = ()
 
@@ -67,15 +80,18 @@ def read_run_overview(run: RunFolder) -> RunOverview:
         if start is None:
             never = f"{path}: empty: the run never started"
             return replace(overview, status=RUNNING) if is_running else replace(overview, reason=never)
-        overview = replace(overview, choice=_describe_choice(start), total_steps=int(start["total_steps"]))
+        objective, direction = next(iter(read_directions(start).items()))
+        overview = replace(overview, choice=_describe_choice(start), objective=objective)
+        if start["total_steps"] is not None:
+            overview = replace(overview, total_steps=int(start["total_steps"]))
         end = _read_end(path)
         if end is None:
-            step, best = _read_progress(path)
+            step, best = _read_progress(path, name_curve(objective), direction)
             status, reason = PROCESS_DIED if is_running is False else (RUNNING, "")
         else:
-            step, best = int(end["step"]), _finite_loss(end["best_val_loss"])
+            step, best = int(end["step"]), find_best([read_values(start, end).get(objective, math.nan)], direction)
             status, reason = str(end["status"]), str(end.get("reason") or "")
-        return replace(overview, status=status, reason=reason, step=step, best_val_loss=best)
+        return replace(overview, status=status, reason=reason, step=step, best_value=best)
     except READ_ERRORS as error:
         return replace(overview, reason=_describe_damage(path, error))
 
@@ -95,8 +111,11 @@ def read_study_overview(study: RunFolder) -> StudyOverview:
         metrics = {name: float(value) for name, value in summary["metrics"].items()}
         trials = {name[len(TRIALS_METRIC) :]: int(n) for name, n in metrics.items() if name.startswith(TRIALS_METRIC)}
         trials = {status: count for status, count in trials.items() if count}
-        best, names = _finite_loss(metrics.get("sweep/best_val_loss", math.nan)), read_best_trials(study.path)
-        return replace(overview, status=status, reason=reason, trials=trials, best_value=best, best_trials=tuple(names))
+        objective, direction = next(iter(read_directions(summary).items()))
+        best = find_best([metrics.get(f"sweep/{name_best_metric(objective)}", math.nan)], direction)
+        overview = replace(overview, objective=objective, direction=direction, best_value=best)
+        names = tuple(read_best_trials(study.path))
+        return replace(overview, status=status, reason=reason, trials=trials, best_trials=names)
     except READ_ERRORS as error:
         return replace(overview, reason=_describe_damage(path, error))
 
@@ -111,7 +130,9 @@ def _describe_damage(path: Path, error: Exception) -> str:
 
 
 def _describe_choice(start: Mapping[str, Any]) -> str:
-    """Return the experiment that a run's overrides chose, or else its model."""
+    """Return the experiment that a run's overrides chose, or else its model; another program's command."""
+    if is_foreign(start):
+        return str(start["tags"].get("command", ""))
     chosen: dict[str, str] = {}
     for override in start.get("overrides") or ():
         key, _, value = str(override).partition("=")
@@ -150,30 +171,24 @@ def _read_end(path: Path) -> dict[str, Any] | None:
     return last if last and last["kind"] == "end" else None
 
 
-def _read_progress(path: Path) -> tuple[int, float | None]:
-    """Return the last step and the lowest validation loss of a run without an end."""
-    step, best = 0, math.inf
-    for line in _iter_metric_lines(path):
+def _read_progress(path: Path, curve: str, direction: Direction) -> tuple[int, float | None]:
+    """Return the last step of a run without an end, and the best value of a curve."""
+    step, values = 0, []
+    for line in _iter_metric_lines(path, curve):
         entry = json.loads(line)
         step = int(entry["step"])
-        loss = float(entry["metrics"].get("val/loss", math.inf))
-        best = min(best, loss) if math.isfinite(loss) else best
-    return step, _finite_loss(best)
+        values.append(float(entry["metrics"].get(curve, math.nan)))
+    return step, find_best(values, direction)
 
 
-def _iter_metric_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines with a validation loss, and the last line with metrics."""
-    last = b""
+def _iter_metric_lines(path: Path, curve: str) -> Iterator[bytes]:
+    """Yield the lines with a curve, and the last line with metrics."""
+    last, quoted = b"", json.dumps(curve).encode()
     with path.open("rb") as file:
         for line in file:
             if line.endswith(b"\n") and line.startswith(b'{"kind": "metrics"'):
                 last = line
-                if b'"val/loss"' in line:
+                if quoted in line:
                     yield line
     if last:
         yield last
-
-
-def _finite_loss(value: Any) -> float | None:
-    loss = float(value)
-    return loss if math.isfinite(loss) else None

@@ -12,8 +12,9 @@ from optuna.trial import TrialState
 
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.files import FileLock, write_atomically
-from harness.core.formatting import format_number
+from harness.core.formatting import format_number, objective_label
 from harness.record.metrics_file import METRICS_FILE, read_entries
+from harness.record.trial_record import read_values
 from harness.sweep.results.formatting import format_status_counts
 from harness.sweep.results.summary import TrialSummary, summarize_trials
 from harness.sweep.study.journal import JournalLock
@@ -98,9 +99,11 @@ def _handle_trial_folders(folder: Path, trials: Sequence[TrialSummary]) -> Itera
 def _describe_ending(folder: Path) -> str:
     """Return how the run in a folder ended by its own record."""
     try:
-        last = [entry for entry, _ in read_entries(folder / METRICS_FILE)][-1]
-    except (OSError, ValueError, IndexError):
+        entries = [entry for entry, _ in read_entries(folder / METRICS_FILE)]
+        first, last = entries[0], entries[-1]
+    except (OSError, ValueError, LookupError):
         return "without a readable record"
     if last.get("kind") != "end":
         return "not ended"
-    return f"{last['status']} with best loss {format_number(float(last['best_val_loss']))}"
+    values = [f"{objective_label(name)} {format_number(value)}" for name, value in read_values(first, last).items()]
+    return f"{last['status']} with {' and '.join(values) or 'no result'}"

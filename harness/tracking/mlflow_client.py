@@ -4,7 +4,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +141,7 @@ class TrackingClient:
         """Log parameters, metrics and tags; long values are truncated."""
         from mlflow.entities import Metric, Param, RunTag
 
-        params = [Param(sanitize_key(name), value[:MAX_VALUE_LENGTH]) for name, value in batch.params.items()]
+        params = [Param(name, value[:MAX_VALUE_LENGTH]) for name, value in _name_distinctly(batch.params).items()]
         metrics = [Metric(sanitize_key(name), value, at_ms, step) for name, value, at_ms, step in batch.metrics]
         tags = [RunTag(sanitize_key(name), value[:MAX_VALUE_LENGTH]) for name, value in batch.tags.items()]
         self._mlflow.log_batch(run_id, metrics, params, tags)
@@ -157,6 +157,10 @@ class TrackingClient:
     def log_artifact(self, run_id: str, path: Path, folder: str | None = None) -> None:
         """Upload a file to the run's artifacts; it replaces one of the same name."""
         self._mlflow.log_artifact(run_id, str(path), folder)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """Upload a text as an artifact; it replaces one of the same name."""
+        self._mlflow.log_text(run_id, text, name)
 
     def log_table(self, run_id: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], name: str) -> None:
         """Upload a table that the UI can display; it replaces one of the same name (MlflowClient's would append)."""
@@ -212,8 +216,22 @@ def convert_errors(uri: str) -> Iterator[None]:
 
 
 def sanitize_key(name: str) -> str:
-    """Return `name` with the characters and the length that MLflow accepts."""
-    return re.sub(r"[^\w.\- /:]", "_", name)[:MAX_KEY_LENGTH]
+    """Return `name` with the characters, the length and, as it may become a path, the parts that MLflow accepts."""
+    text = re.sub(r"[^\w.\- /:]", "_", name)[:MAX_KEY_LENGTH]
+    return "/".join(part for part in text.split("/") if part.strip(".")) or "_"
+
+
+def _name_distinctly(params: Mapping[str, str]) -> dict[str, str]:
+    """Return parameters by the names that MLflow accepts, numbered where two of another program become one."""
+    named: dict[str, str] = {}
+    for name, value in params.items():
+        key = first = sanitize_key(name)
+        number = 1
+        while key in named:
+            number += 1
+            key = f"{first[: MAX_KEY_LENGTH - 5]}_{number}"
+        named[key] = value
+    return named
 
 
 def describe_root_cause(error: BaseException, uri: str) -> str:

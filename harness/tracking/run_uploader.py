@@ -1,8 +1,10 @@
 """Upload of a run's metrics.jsonl to MLflow, during the run or long after it."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ from harness.core.files import FileLock, is_locked
 from harness.diagnosis.dialects import render_suggestions
 from harness.record import results_file
 from harness.record.metrics_file import METRICS_FILE, read_entries, write_json
+from harness.record.trial_record import is_foreign, read_values
 from harness.tracking.mlflow_client import (
     MAX_METRICS_PER_BATCH,
     MAX_VALUE_LENGTH,
     PARENT_TAG,
     LogBatch,
+    Point,
     TrackingClient,
     convert_errors,
 )
+from harness.tracking.run_files import MAX_LOG_BYTES, is_own_file, list_artifacts, shorten_log
 from harness.tracking.run_names import STUDY_TAG, TRIAL_TAG, format_run_name
 from harness.tracking.runs_page import format_run_page
 from harness.tracking.store_uri import DEFAULT_EXPERIMENT, check_recorded_uri, default_store_uri
@@ -38,6 +43,7 @@ MLFLOW_STATUSES = {
 }
 PROCESS_DIED = {"status": "failed", "reason": "its process died"}
 END_TAGS = ("status", "reason", "best_step")
+OBJECTIVE = "objective"  # metric of trials that other programs ran, since each study names its objective differently
 
 SWEEP_TAG = "harness.sweep"  # id of the sweep that a trial belongs to
 RESUMED_TAG = "resumed.run_id"  # MLflow run that this one resumes
@@ -150,7 +156,9 @@ class _RunUpload:
             outcome = end or {**PROCESS_DIED, "at_ms": int(self.path.stat().st_mtime * 1000)}
             if has_ended:
                 was_dead = end is not None and bool(self.cursor.files)  # its tags say so
-                self.batch.tags |= {name: str(outcome[name]) for name in END_TAGS if was_dead or outcome.get(name)}
+                tags = {name: str(outcome.get(name) or "") for name in END_TAGS}
+                self.batch.tags |= {name: text for name, text in tags.items() if text or was_dead}
+                self.batch.metrics += self._objective_points(end) if end else []
             self._flush()
             files = (self._finish_run(end, outcome) if has_ended else 0) + self._upload_results()
         return UploadResult(lines, files, has_ended, hide_credentials(self.cursor.uri))
@@ -183,7 +191,7 @@ class _RunUpload:
         self.cursor.run_id = self.client.get_or_create_run(experiment, start["id"], name, start["at_ms"], user)
         self.cursor.sweep = start["tags"].get(SWEEP_TAG)
         self.cursor.save(self.folder)
-        params = {**select_shown_params(start["params"]), **EffectiveSettings.from_json(start["effective"]).to_params()}
+        params = select_shown_params(start)
         params |= {f"{CONSTANT_PREFIX}{name}": str(value) for name, value in start["constants"].items()}
         for name, value in params.items():
             if len(value) > MAX_VALUE_LENGTH:
@@ -193,11 +201,29 @@ class _RunUpload:
         self.batch.tags = add_column_tags(start["tags"])
         if STUDY_TAG in start["tags"]:
             self.batch.tags[TRIAL_TAG] = start["name"]  # the folder of a trial is its number
-        self.batch.tags[EFFECTIVE_TAG] = json.dumps(start["effective"])
+        if not is_foreign(start):
+            self.batch.tags[EFFECTIVE_TAG] = json.dumps(start["effective"])
         if link := self._resumed_link(start["tags"]):
             self.batch.tags[DESCRIPTION_TAG] = link
         if start["dataset"].get("name") and start["dataset"].get("digest"):
             self.client.log_dataset(self.run_id, start["dataset"])
+
+    @cached_property
+    def _start(self) -> Entry:
+        return next(entry for entry, _ in read_entries(self.path))
+
+    def _objective_points(self, end: Entry) -> list[Point]:
+        """Return the objectives of a trial that another program ran, also by name where it has no curve of that name.
+
+        Our own runs have `val/best_loss` already.
+        """
+        if not is_foreign(self._start):
+            return []
+        values = {name: value for name, value in read_values(self._start, end).items() if math.isfinite(value)}
+        curves = {name for entry, _ in read_entries(self.path) for name in entry.get("metrics", {})}
+        named = {OBJECTIVE if len(values) == 1 else f"{OBJECTIVE}/{name}": value for name, value in values.items()}
+        named |= {name: value for name, value in values.items() if name not in curves}
+        return [(name, value, end["at_ms"], end["step"]) for name, value in named.items()]
 
     def _resumed_link(self, tags: dict[str, str]) -> str:
         """Return a link to the run that this one resumes, or an empty string."""
@@ -211,9 +237,8 @@ class _RunUpload:
         self.batch.tags |= _diagnosis_tags(final["resolved"], ", not at the end") | _diagnosis_tags(final["diagnoses"])
         if final["expectations"]:
             self.batch.tags["expectations"] = final["expectations"]
-        start, _ = next(read_entries(self.path))
         diagnoses = map(_format_markdown, final["diagnoses"])
-        paragraphs = [self._resumed_link(start["tags"]), *diagnoses, final["expectations"]]
+        paragraphs = [self._resumed_link(self._start["tags"]), *diagnoses, final["expectations"]]
         if any(paragraphs):
             self.batch.tags[DESCRIPTION_TAG] = "\n\n".join(filter(None, paragraphs))
 
@@ -233,7 +258,7 @@ class _RunUpload:
 
     def _finish_run(self, end: Entry | None, outcome: Entry) -> int:
         """Upload the artifacts, set the status and return the number of new files."""
-        files = sum(self._upload_artifact(path) for path in self._artifact_paths(end))
+        files = sum(self._upload_artifact(path) for path in list_artifacts(self.folder, self._start, end))
         self.client.end_run(self.run_id, MLFLOW_STATUSES[outcome["status"]], outcome["at_ms"])
         self.cursor.is_complete = True
         self.cursor.save(self.folder)
@@ -254,36 +279,19 @@ class _RunUpload:
             self.cursor.save(self.folder)
         return len(changed)
 
-    def _artifact_paths(self, end: Entry | None) -> list[Path]:
-        """Return the files that the end entry lists, or those that describe the run if it died, and the figures."""
-        if end:
-            files = [self.folder / name for name in end["artifacts"]]
-        else:
-            files = [path for path in sorted(self.folder.iterdir()) if path.suffix in (".yaml", ".txt", ".patch")]
-        return [*files, *sorted((self.folder / "figures").glob("*.png")), self.path]
-
     def _upload_artifact(self, path: Path) -> bool:
         if not path.exists() or not is_own_file(path, self.folder, self.on_message):
             return False
         name = path.relative_to(self.folder)
         if str(name) in self.cursor.files:
             return False
-        self.client.log_artifact(self.run_id, path, str(name.parent) if name.parent.name else None)
+        if path.suffix == ".log" and path.stat().st_size > MAX_LOG_BYTES:
+            self.client.log_text(self.run_id, shorten_log(path, MAX_LOG_BYTES), str(name))
+        else:
+            self.client.log_artifact(self.run_id, path, str(name.parent) if name.parent.name else None)
         self.cursor.files.append(str(name))
         self.cursor.save(self.folder)
         return True
-
-
-def is_own_file(path: Path, folder: Path, on_message: Callable[[str], None]) -> bool:
-    """Return whether `path` is a file in `folder` and no link, so that it may be uploaded; else say that it is not.
-
-    A folder may be somebody else's, whose record or links name private files of the user.
-    """
-    has_it = path.is_file() and path.is_relative_to(folder)
-    if has_it and path.resolve() == folder.resolve() / path.relative_to(folder):
-        return True
-    on_message(f"{path}: not uploaded, because it is a link or no file of {folder}")
-    return False
 
 
 def _diagnosis_tags(diagnoses: Sequence[Entry], ending: str = "") -> dict[str, str]:
@@ -308,12 +316,16 @@ def add_column_tags(tags: dict[str, str]) -> dict[str, str]:
     return {**columns, **(SOURCE_TYPE_TAG if "command" in tags else {}), **tags}
 
 
-def select_shown_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a run that MLflow shows; config.yaml, which is uploaded as a file, has all.
+def select_shown_params(start: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a run that MLflow shows, from its start entry; the files that are uploaded have all.
 
-    Those of observers do not change the run, and repeat thresholds, expectations and the address of the store.
+    Those of our observers do not change the run, and repeat thresholds, expectations and the address of the store.
     """
-    return {key: value for key, value in rename_component_keys(params).items() if not key.startswith("observers.")}
+    params = rename_component_keys(start["params"])
+    if is_foreign(start):
+        return params | {key: str(value) for key, value in start["searched"].items() if key not in params}
+    shown = {key: value for key, value in params.items() if not key.startswith("observers.")}
+    return shown | EffectiveSettings.from_json(start["effective"]).to_params()
 
 
 def is_charted(metric: str) -> bool:

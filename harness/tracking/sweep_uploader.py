@@ -25,6 +25,7 @@ from harness.tracking.mlflow_client import (
     convert_errors,
     sanitize_key,
 )
+from harness.tracking.run_files import is_own_file
 from harness.tracking.run_uploader import (
     DESCRIPTION_TAG,
     MLFLOW_STATUSES,
@@ -32,7 +33,6 @@ from harness.tracking.run_uploader import (
     UploadCursor,
     UploadResult,
     add_column_tags,
-    is_own_file,
     upload_run,
 )
 from harness.tracking.runs_page import format_comparison_page, format_run_page

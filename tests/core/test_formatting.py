@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from harness.core.formatting import format_duration, format_number
+from harness.core.formatting import format_duration, format_number, shorten_keys
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,11 @@ def test_format_number(value: float, text: str) -> None:
 )
 def test_format_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_shortened_keys_are_unique() -> None:
+    keys = ["optimizer.lr", "start.optimizer.lr", "lora.rank", "optimizer"]
+    assert shorten_keys(keys) == {
+        "optimizer.lr": "optimizer.lr", "start.optimizer.lr": "start.optimizer.lr",
+        "lora.rank": "rank", "optimizer": "optimizer",
+    }  # fmt: skip

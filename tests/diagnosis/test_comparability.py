@@ -13,6 +13,7 @@ from harness.diagnosis.history import DataIdentity, History, RunFacts
 from harness.run.resume import SettingChange, has_changed_validation
 from harness.sweep.space.validation import _check_objective_key
 from harness.tracking.run_uploader import select_shown_params
+from tests.observers.sample_events import make_effective_settings
 
 DATA = DataIdentity("TextFiles", "d" * 16, "v" * 16, "900 bytes", "t" * 16, 2048)
 
@@ -103,7 +104,7 @@ def test_runs_whose_loss_measures_something_else_are_not_comparable(
 @pytest.mark.parametrize("options", [MASKED, FIELDS])
 def test_a_run_is_comparable_with_what_mlflow_shows_of_it(options: tuple[str, ...]) -> None:
     params = params_of(*options)
-    shown = select_shown_params(params)
+    shown = select_shown_params({"params": params, "effective": vars(make_effective_settings())})
     assert "task.class" in select_objective_settings(params)
     assert select_objective_settings(shown) == select_objective_settings(params)
 

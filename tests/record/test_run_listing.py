@@ -25,7 +25,7 @@ def read_study(folder: Path) -> StudyOverview:
 def test_completed_run(tmp_path) -> None:
     found = read_run(write_run(tmp_path / NAME, [3.0, 1.5, 2.0]))
     assert found == RunOverview(
-        "mine", str(tmp_path / NAME), "2026-01-02_03-04-05", "completed", "", 3, 6, 1.5, "smoke"
+        "mine", str(tmp_path / NAME), "2026-01-02_03-04-05", "completed", "", 3, 6, "best_val_loss", 1.5, "smoke"
     )
 
 
@@ -47,7 +47,7 @@ def test_run_without_an_end_is_running_or_its_process_died(tmp_path) -> None:
     folder = write_run(tmp_path / NAME, [3.0, math.nan, 1.5, 2.0], status=None)
     with FileLock(folder / "metrics.jsonl"):
         running = read_run(folder)
-    assert (running.status, running.step, running.best_val_loss) == ("running", 4, 1.5)
+    assert (running.status, running.step, running.best_value) == ("running", 4, 1.5)
     died = read_run(folder)
     assert (died.status, died.reason, died.step) == ("failed", "its process died", 4)
 
@@ -60,7 +60,7 @@ def test_line_that_was_cut_off_is_no_damage(tmp_path) -> None:
 
 
 def test_diverged_run_has_no_best_loss(tmp_path) -> None:
-    assert read_run(write_run(tmp_path / NAME, [math.inf], status="diverged")).best_val_loss is None
+    assert read_run(write_run(tmp_path / NAME, [math.inf], status="diverged")).best_value is None
 
 
 def flip_first_line(path: Path) -> None:

@@ -144,7 +144,7 @@ def test_otherwise_the_good_prefix_is_kept_and_lost_folders_are_moved(queue, ove
     told = capsys.readouterr().out
     assert f"kept the {created[2]} lines before the first damaged one" in told
     assert "study default: 2 completed" in told
-    assert "trial 3: lost from the study, completed with best loss 3.25" in told
+    assert "trial 3: lost from the study, completed with val loss 3.25" in told
     assert f"moved to {queue.folder}/lost/3" in told
     assert sorted(path.name for path in queue.folder.iterdir() if path.name.isdecimal()) == ["0", "1"]
     assert [trial.number for trial in serve_trials(start_study(*overrides), loss_of)] == [2, 3, 4, 5]

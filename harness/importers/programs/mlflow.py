@@ -3,7 +3,6 @@
 import json
 import math
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,7 @@ from harness.diagnosis.history import History, RunFacts
 from harness.diagnosis.run_facts import extract_run_facts
 from harness.importers.metric_aliases import MetricPoints, build_history
 from harness.importers.programs.lr_schedules import schedule_from_params
+from harness.importers.programs.param_facts import read_param_facts
 from harness.record.metrics_file import METRICS_FILE, read_entries
 from harness.tracking.mlflow_client import connect_to_store
 from harness.tracking.run_uploader import CONSTANT_PREFIX, EFFECTIVE_TAG, is_charted
@@ -23,19 +23,8 @@ from harness.tracking.store_uri import resolve_store_uri, restore_credentials, s
 
 RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
 
-PARAM_ALIASES = {
-    "peak_lr": "learning_rate lr optimizer.lr peak_lr max_lr",
-    "grad_clip": "max_grad_norm grad_clip gradient_clip_val clip_grad_norm max_norm",
-    "weight_decay": "weight_decay optimizer.weight_decay",
-    "total_steps": "max_steps total_steps num_training_steps",
-    "patience": "lr_patience scheduler_patience plateau_patience",
-    "batch_size": "batch_size train_batch_size effective_batch_size",
-    "lora_rank": "lora_rank lora_r lora.r lora.rank",
-}
-"""Parameters of other programs by fields of `RunFacts`, the most common first."""
 TRANSFORMERS_PARAM = "per_device_train_batch_size"  # the Trainer logs all of its TrainingArguments
 DATA_TAG_PREFIX = "data."  # of the tags that hold what a task says of its data
-INTEGER_FACTS = ("total_steps", "patience", "batch_size", "lora_rank")
 
 
 def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
@@ -120,23 +109,9 @@ def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
         dataset = {key.removeprefix(DATA_TAG_PREFIX): tag for key, tag in tags.items()}
         facts = extract_run_facts(name, params, effective, constants, dataset)
         return replace(facts, program="harness", status=status, unit=tags.get("unit.val/loss"))
-    numbers = _parse_params(params)
+    numbers = read_param_facts(params)
     total_steps = numbers.get("total_steps")
     if total_steps is None and status == "completed":
         total_steps = max((step for recorded in points.values() for step, _ in recorded), default=0)
     program = "transformers" if TRANSFORMERS_PARAM in params else None
     return RunFacts(name=name, program=program, status=status, **numbers, **schedule_from_params(params, total_steps))
-
-
-def _parse_params(params: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields of `RunFacts` that the parameters of another program hold."""
-    facts: dict[str, Any] = {}
-    for fact, aliases in PARAM_ALIASES.items():
-        for alias in aliases.split():
-            try:
-                value = float(params.get(alias, ""))
-            except ValueError:
-                continue
-            if value > 0:  # transformers writes -1 and 0 for values that are not set
-                facts.setdefault(fact, round(value) if fact in INTEGER_FACTS else value)
-    return facts

@@ -1,18 +1,24 @@
 """A run of this harness, read from its metrics.jsonl."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
 from harness.core.checkpoint_names import list_saved_steps
 from harness.core.effective_settings import EffectiveSettings
+from harness.core.errors import DamageError
 from harness.core.paths import project_dir
 from harness.diagnosis.history import History, SpikeRecord
 from harness.diagnosis.run_facts import extract_run_facts
+from harness.importers.programs.trial_history import read_trial_history
 from harness.record.lr_range_file import add_data_digest, load_lr_band
 from harness.record.metrics_file import parse_entries, read_entries
+from harness.record.trial_record import is_foreign
 from harness.tracking.run_names import STUDY_TAG, format_run_name
+
+FIELD_ERRORS = (KeyError, TypeError, ValueError, AttributeError)
+"""Errors of reading fields that an entry lacks, or that are not what this harness writes."""
 
 
 def read_native(path: Path, file: IO[bytes] | None = None) -> History:
@@ -22,11 +28,14 @@ def read_native(path: Path, file: IO[bytes] | None = None) -> History:
         ValueError: If the file is damaged or has no start entry.
     """
     history, rows = History(), 0
-    for entry, _ in parse_entries(file, path) if file else read_entries(path):
+    entries = (entry for entry, _ in (parse_entries(file, path) if file else read_entries(path)))
+    for entry in entries:
+        if entry["kind"] == "start" and is_foreign(entry):
+            return _read_trial(entry, entries, path)
         rows += entry["kind"] == "metrics"
         try:
             _add_entry(history, entry)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except FIELD_ERRORS as error:
             what = f"{type(error).__name__}: {error}"
             raise ValueError(
                 f"{path}: an entry of kind {entry['kind']!r} is not one of this harness ({what})"
@@ -36,6 +45,16 @@ def read_native(path: Path, file: IO[bytes] | None = None) -> History:
     history.checkpoints += list_saved_steps(path.parent / "checkpoints")
     history.facts = replace(history.facts, source=f"our run {path.parent}: {rows} rows")
     return history
+
+
+def _read_trial(start: dict[str, Any], entries: Iterator[dict[str, Any]], path: Path) -> History:
+    try:
+        return read_trial_history(start, entries, path)
+    except DamageError:
+        raise
+    except FIELD_ERRORS as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path}: not the record of a trial of this harness ({what})") from error
 
 
 def read_start_entry(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from harness.core.input_files import open_input
@@ -16,6 +16,7 @@ from harness.record.metrics_file import METRICS_FILE
 TABLE_FILES = ("metrics.csv", "results.csv", "summary.csv", "progress.csv", "history.csv", "trainer_log.jsonl")
 """Names under which Lightning, ultralytics, timm and others save the curves of one run."""
 WANDB_OUTPUT = "output.log"  # the console output, in the folder `files` of a run
+OUR_PROGRAM = "harness"
 USUAL_FILES = (*TABLE_FILES, METRICS_FILE, WANDB_OUTPUT)
 LOG_SUFFIXES = split_words(".csv .tsv .jsonl .json .log .txt .out .err .stdout .md .ndjson .gz") | {""}
 OTHER_FILES = re.compile(
@@ -36,14 +37,48 @@ def read_folder(folder: Path) -> list[History]:
         ValueError: If no file in it is a log, or there are too many.
     """
     if (folder / METRICS_FILE).is_file():
-        return read_log_file(folder / METRICS_FILE)
+        return _read_recorded_run(folder)
+    return _read_foreign_folder(folder)
+
+
+def _read_recorded_run(folder: Path) -> list[History]:
+    """Read our record. Of a trial that another program ran, its own log is read if that has more curves of losses.
+
+    Raises:
+        ValueError: If the record is damaged, or neither has a loss.
+    """
+    recorded = read_log_file(folder / METRICS_FILE)
+    if recorded[0].facts.program == OUR_PROGRAM:
+        return recorded
+    try:
+        [other] = _read_foreign_folder(folder)
+    except (ValueError, OSError):  # no log, or several runs
+        return recorded
+    if _count_losses(other) <= _count_losses(recorded[0]):
+        return recorded
+    other.facts = _fill_facts(replace(other.facts, name=recorded[0].facts.name, status=None), recorded[0].facts)
+    return [other]
+
+
+def _count_losses(history: History) -> int:
+    return sum(len(history[metric]) > 0 for metric in LOSS_METRICS)
+
+
+def _fill_facts(facts: RunFacts, others: RunFacts) -> RunFacts:
+    """Return facts of a run, with what is unknown taken from other facts of the same run."""
+    known = {one.name: getattr(others, one.name) for one in fields(RunFacts) if getattr(facts, one.name) is None}
+    return replace(facts, **known)
+
+
+def _read_foreign_folder(folder: Path) -> list[History]:
+    """Read the runs in a folder that other programs wrote, but for our own record."""
     if state := _find_trainer_state(folder):
         return read_log_file(state)
     if output := _find_wandb_output(folder):
         return _read_all(folder, [output])
     if (folder / "metrics").is_dir() and (folder / "meta.yaml").is_file():
         return read_metric_folder(folder)
-    files = list(_iterate_files(folder))
+    files = [path for path in _iterate_files(folder) if path != folder / METRICS_FILE]
     tables = _prefer_top([path for path in files if path.name in (*TABLE_FILES, METRICS_FILE)], folder)
     runs = _group_event_folders({path.parent for path in files if "tfevents" in path.name})
     event_folders = [folder] if folder in runs else sorted(runs.keys() - {path.parent for path in tables})
@@ -102,7 +137,7 @@ def _name_run(facts: RunFacts, path: Path, folder: Path, is_one_of_many: bool) -
 
     In a folder of many logs it is the path in the folder. A run of ours has a name.
     """
-    if facts.program == "harness" or (path.is_dir() and not is_one_of_many):
+    if facts.program == OUR_PROGRAM or (path.is_dir() and not is_one_of_many):
         return facts.name
     rest = facts.name.removeprefix(path.stem if path.is_file() else path.name).strip()
     relative = path.relative_to(folder)

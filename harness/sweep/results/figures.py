@@ -19,6 +19,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from harness.core.formatting import objective_label, shorten_keys
 from harness.plotting import (
     BLUE,
     GREEN,
@@ -37,7 +38,6 @@ from harness.plotting import (
     style_axes,
     use_log_scale,
 )
-from harness.sweep.results.formatting import objective_label, shorten_keys
 from harness.sweep.results.importance import compute_importances
 from harness.sweep.results.summary import (
     TrialSummary,

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
-from harness.core.formatting import format_duration, format_number
+from harness.core.formatting import format_duration, format_number, objective_label
 from harness.core.terminal import fit_record
 from harness.sweep.results.boundaries import SEED, BoundaryHit
 from harness.sweep.results.formatting import (
@@ -11,7 +11,6 @@ from harness.sweep.results.formatting import (
     format_param,
     format_run_command,
     format_status_counts,
-    objective_label,
 )
 from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary
 

@@ -50,24 +50,6 @@ def format_override(key: str, value: Any) -> str:
     return f"{key}={text}"
 
 
-def objective_label(objective: str) -> str:
-    """Return the objective as a column header, such as "val loss"."""
-    return objective.removeprefix("best_").replace("_", " ")
-
-
-def shorten_keys(keys: Iterable[str]) -> dict[str, str]:
-    """Return for each dotted key its shortest suffix that is unique among `keys`."""
-    parts = {key: key.split(".") for key in keys}
-
-    def shortest(key: str) -> str:
-        for size in range(1, len(parts[key])):
-            if sum(other[-size:] == parts[key][-size:] for other in parts.values()) == 1:
-                return ".".join(parts[key][-size:])
-        return key
-
-    return {key: shortest(key) for key in parts}
-
-
 def format_measure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= MIN_WITHOUT_DECIMALS else format_number(value)
 

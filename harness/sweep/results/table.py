@@ -13,15 +13,13 @@ from rich.console import Console as Terminal
 from rich.live import Live
 from rich.text import Text
 
-from harness.core.formatting import format_duration
+from harness.core.formatting import format_duration, objective_label, shorten_keys
 from harness.core.terminal import fit_record, wrap_parts
 from harness.sweep.results.formatting import (
     format_measure,
     format_objectives,
     format_param,
     format_status_counts,
-    objective_label,
-    shorten_keys,
 )
 from harness.sweep.results.summary import TrialSummary, count_statuses, find_best_trials
 

@@ -5,14 +5,15 @@ from pathlib import Path
 
 from harness.core.effective_settings import EffectiveSettings
 from harness.record.metrics_file import METRICS_FILE, read_entries
+from harness.record.trial_record import is_foreign
 from harness.sweep.study.trial_attrs import TrialResult
 
 
 def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult | None:
     """Return the result of the completed run in `folder`, with the values of `objectives`.
 
-    None if there is none, or its record is damaged. A run that died after its last step counts as completed; its end is
-    added to its record.
+    None if there is none, or its record is damaged. Our run that died after its last step counts as completed; its
+    end is added to its record.
     """
     from harness.run.unrecorded_end import complete_record  # imports torch, which the worker pool does without
 
@@ -20,20 +21,23 @@ def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult
         complete_record(folder)
         entries = [entry for entry, _ in read_entries(folder / METRICS_FILE) if entry["kind"] in ("start", "end")]
         start, end = entries[0], entries[-1]
-        effective = EffectiveSettings.from_json(start["effective"])
         if end["kind"] != "end" or end["status"] != "completed":
             return None
-        measured = {**end, "trainable_parameters": effective.trainable_parameters}
+        effective = None if is_foreign(start) else EffectiveSettings.from_json(start["effective"])
+        if effective is None:
+            measured = end["values"]
+        else:
+            measured = {**end, "trainable_parameters": effective.trainable_parameters}
         return TrialResult(
             status="completed",
             values=tuple(float(measured[name]) for name in objectives),
-            best_step=end["best_step"],
+            best_step=end.get("best_step"),
             tokens=end["tokens"],
             seconds=end["seconds"],
             fraction_done=1.0,
             folder=folder.name,
-            threads=effective.threads,
-            device=effective.device,
+            threads=effective.threads if effective else 0,
+            device=effective.device if effective else "",
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None

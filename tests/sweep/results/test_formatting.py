@@ -5,7 +5,7 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from harness.sweep.results.formatting import format_override, format_run_command, format_sweep_params, shorten_keys
+from harness.sweep.results.formatting import format_override, format_run_command, format_sweep_params
 
 
 @pytest.mark.parametrize(
@@ -26,14 +26,6 @@ def test_command_lists_group_choices_first() -> None:
     assert format_run_command(["loop.max_steps=5", "experiment=x"], params).split()[2:] == [
         "experiment=x", "optimizer=muon", "loop.max_steps=5", "optimizer.lr=0.1",
     ]  # fmt: skip
-
-
-def test_shortened_keys_are_unique() -> None:
-    keys = ["optimizer.lr", "start.optimizer.lr", "lora.rank", "optimizer"]
-    assert shorten_keys(keys) == {
-        "optimizer.lr": "optimizer.lr", "start.optimizer.lr": "start.optimizer.lr",
-        "lora.rank": "rank", "optimizer": "optimizer",
-    }  # fmt: skip
 
 
 def test_settings_of_a_sweep_are_plain_texts_by_key() -> None:

@@ -1,0 +1,180 @@
+"""The record of a trial that another program ran: the task function of a Hydra app, or a command.
+
+It is a metrics.jsonl as our own runs have, with these differences:
+
+- start: `effective` is null, since nobody has looked into the program; `total_steps` is null if unknown. `searched`
+  holds the trial's values by key, and `objectives` the direction of each objective by its name
+- metrics: any names; `total_steps` once the program has said it
+- end: `values`, the objectives by name, in place of `best_val_loss` and `best_step`
+"""
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.core.credentials import hide_credentials_in_text, hide_secret_settings
+from harness.core.errors import ConfigError
+from harness.core.events import Status
+from harness.record.entry_writer import EntryWriter
+from harness.record.event_entries import make_entry
+from harness.record.metrics_file import METRICS_FILE, read_entries
+
+Direction = Literal["minimize", "maximize"]
+Entry = Mapping[str, Any]  # of metrics.jsonl
+
+OUTPUT_LOG = "output.log"
+"""The output of a command, in the folder of its trial."""
+OWN_OBJECTIVE = "best_val_loss"  # of our own runs
+
+
+@dataclass(frozen=True)
+class TrialStart:
+    """A trial that another program is about to run.
+
+    Args:
+        name: The number of the trial, which is the name of its folder.
+        params: All settings of the program as flat texts, as far as they are known.
+        searched: Those of the trial, by key; empty for the program as it stands.
+        objectives: The direction of each objective by its name, the main one first.
+        tags: As our runs have them: command, study and sweep, user, commit and machine.
+        overrides: Those that the program's configuration was composed from, if it has one.
+        total_steps: The length of the run, if it is known.
+    """
+
+    name: str
+    params: Mapping[str, str]
+    searched: Mapping[str, Any]
+    objectives: Mapping[str, Direction]
+    tags: Mapping[str, str]
+    overrides: Sequence[str] = ()
+    total_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """End of a trial: `values` are its objectives by name, `artifacts` names of files in its folder to upload."""
+
+    status: Status
+    reason: str = ""
+    seconds: float = 0.0
+    values: Mapping[str, float] = field(default_factory=dict)
+    artifacts: Sequence[str] = (OUTPUT_LOG,)
+
+
+class TrialRecord:
+    """Record a trial in its `folder`, as an `EntryWriter` does. Credentials are left out of all settings.
+
+    Raises:
+        FileExistsError: If the folder has the record of another trial.
+    """
+
+    def __init__(self, folder: Path, start: TrialStart) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._step = 0
+        self._writer = EntryWriter(folder)
+        self._writer.write([make_entry(
+            "start",
+            id=uuid.uuid4().hex,
+            name=start.name,
+            total_steps=start.total_steps,
+            params=hide_secret_settings(start.params),
+            effective=None,
+            tags={name: hide_credentials_in_text(str(text)) for name, text in start.tags.items()},
+            constants={},
+            dataset={},
+            overrides=[hide_credentials_in_text(one) for one in start.overrides],
+            searched={key: _to_plain_value(value) for key, value in start.searched.items()},
+            objectives=dict(start.objectives),
+        )])  # fmt: skip
+        self._writer.flush()
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float], total_steps: int | None = None) -> None:
+        """Record values at a step, and how many steps the run will have, if the program says so."""
+        self._step = int(step)
+        numbers = {name: float(value) for name, value in metrics.items()}
+        length = {} if total_steps is None else {"total_steps": int(total_steps)}
+        self._writer.write([make_entry("metrics", step=self._step, tokens=None, metrics=numbers, units={}, **length)])
+
+    def add_notice(self, text: str) -> None:
+        """Record a message for people."""
+        self._writer.write([make_entry("notice", text=hide_credentials_in_text(text))])
+
+    def end(self, end: TrialEnd) -> None:
+        """Record the end, and close the file."""
+        self._writer.write([make_entry(
+            "end",
+            status=end.status,
+            reason=hide_credentials_in_text(end.reason),
+            step=self._step,
+            tokens=0,
+            seconds=end.seconds,
+            values={name: float(value) for name, value in end.values.items()},
+            artifacts=list(end.artifacts),
+        )])  # fmt: skip
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; without an end, the trial counts as one whose process died."""
+        self._writer.close()
+
+
+def is_foreign(start: Entry) -> bool:
+    """Return whether another program ran what this start entry begins."""
+    return start.get("effective", "") is None
+
+
+def check_own_run(folder: Path, key: str) -> None:
+    """Check that the run in `folder`, if it has a readable record, is one of this program.
+
+    Raises:
+        ConfigError: If another program ran it.
+    """
+    try:
+        start = next((entry for entry, _ in read_entries(folder / METRICS_FILE)), None)
+    except (OSError, ValueError):
+        return
+    if start is not None and start["kind"] == "start" and is_foreign(start):
+        raise ConfigError(
+            f"{key}: {folder} was run by another program, whose files this command cannot read; `plateau diagnose` "
+            "and `plateau sync` take such trials"
+        )
+
+
+def read_directions(node: Entry) -> dict[str, Direction]:
+    """Return the direction of each objective in a start entry or in the summary of a sweep, the main one first."""
+    return dict(node.get("objectives") or {OWN_OBJECTIVE: "minimize"})
+
+
+def name_metric(objective: str) -> str:
+    """Return the name of an objective below `sweep/` in the metrics of a sweep."""
+    return objective.removeprefix("best_")
+
+
+def name_best_metric(objective: str) -> str:
+    """Return the name of its best value there."""
+    return f"best_{name_metric(objective)}"
+
+
+def name_curve(objective: str) -> str:
+    """Return the metric that has the values of an objective during a run."""
+    return "val/loss" if objective == OWN_OBJECTIVE else objective
+
+
+def read_values(start: Entry, end: Entry) -> dict[str, float]:
+    """Return the objectives of a run by name, from its first and last entry."""
+    if not is_foreign(start):
+        return {OWN_OBJECTIVE: float(end[OWN_OBJECTIVE])}
+    return {name: float(value) for name, value in end["values"].items()}
+
+
+def find_best(values: Sequence[float], direction: Direction) -> float | None:
+    """Return the best finite value, None without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return (max if direction == "maximize" else min)(finite, default=None)
+
+
+def _to_plain_value(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | None) else hide_credentials_in_text(str(value))

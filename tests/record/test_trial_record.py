@@ -1,0 +1,132 @@
+"""The record of a trial that another program ran."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.core.errors import ConfigError
+from harness.core.files import is_locked
+from harness.record import trial_record
+from harness.record.metrics_file import METRICS_FILE, read_entries
+from harness.record.run_listing import read_run_overview
+from harness.record.run_lookup import RunFolder
+from harness.record.trial_record import (
+    TrialEnd,
+    TrialRecord,
+    check_own_run,
+    find_best,
+    read_directions,
+    read_values,
+)
+from tests.conftest import ROOT
+from tests.observers.test_metrics_writer import limit_file_size
+from tests.record.run_folders import write_run
+from tests.record.trials import make_start, write_trial
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from tests.record.trials import make_start
+from harness.record.trial_record import TrialRecord
+record = TrialRecord(Path(sys.argv[1]), make_start())
+for step in range(1, 4):
+    record.add_metrics(step, {"val/acc": step / 10, "train/loss": 1 / step})
+print("written", flush=True)
+time.sleep(600)
+"""
+
+
+def entries_of(folder: Path) -> list[dict]:
+    return [entry for entry, _ in read_entries(folder / METRICS_FILE)]
+
+
+def test_record_of_a_whole_trial(tmp_path) -> None:
+    start, *rows, end = entries_of(write_trial(tmp_path / "3"))
+    assert (start["kind"], start["name"], start["effective"], start["total_steps"]) == ("start", "3", None, None)
+    assert start["searched"] == {"optimizer.lr": 0.0003, "model.rank": 8}
+    assert read_directions(start) == {"val/acc": "maximize"}
+    assert [(row["step"], row["metrics"], row["total_steps"]) for row in rows][1] == (20, {"val/acc": 0.9}, 40)
+    assert (end["status"], end["step"], end["seconds"], read_values(start, end)) == ("completed", 30, 1.5,
+                                                                                    {"val/acc": 0.8})  # fmt: skip
+    assert is_locked(tmp_path / "3" / METRICS_FILE) is False
+
+
+def test_record_can_be_read_while_it_grows_and_is_never_overwritten(tmp_path) -> None:
+    record = TrialRecord(tmp_path / "3", make_start())
+    record.add_metrics(1, {"val/acc": math.nan})
+    assert len(entries_of(tmp_path / "3")) == 2
+    assert math.isnan(entries_of(tmp_path / "3")[1]["metrics"]["val/acc"])
+    assert is_locked(tmp_path / "3" / METRICS_FILE) is True
+    with pytest.raises(FileExistsError):
+        TrialRecord(tmp_path / "3", make_start())
+    assert read_run_overview(RunFolder(tmp_path / "3")).status == "running"
+    record.close()
+
+
+def test_full_disk_loses_nothing(tmp_path, capsys) -> None:
+    record, path = TrialRecord(tmp_path / "3", make_start()), tmp_path / "3" / METRICS_FILE
+    with limit_file_size(path.stat().st_size):
+        record.add_metrics(1, {"val/acc": 0.5})
+    record.add_metrics(2, {"val/acc": 0.6})
+    record.end(TrialEnd("completed", values={"val/acc": 0.6}))
+    assert [entry.get("step") for entry in entries_of(tmp_path / "3")] == [None, 1, 2, 2]
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_process_killed_in_the_middle_is_seen_as_died(tmp_path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "3")], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"written\n"
+    running = read_run_overview(RunFolder(tmp_path / "3"))
+    assert (running.status, running.step, running.objective, running.best_value) == ("running", 3, "val/acc", 0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    died = read_run_overview(RunFolder(tmp_path / "3"))
+    assert (died.status, died.reason, died.step) == ("failed", "its process died", 3)
+    assert [entry["metrics"]["val/acc"] for entry in entries_of(tmp_path / "3")[1:]] == [0.1, 0.2, 0.3]
+
+
+def test_overview_has_the_best_of_what_is_maximized(tmp_path) -> None:
+    ended = read_run_overview(RunFolder(write_trial(tmp_path / "3")))
+    assert (ended.best_value, ended.step, ended.choice) == (0.8, 30, "python train.py --rank 8")
+    died = read_run_overview(RunFolder(write_trial(tmp_path / "4", status=None)))
+    assert (died.best_value, died.status) == (0.9, "failed")
+    assert read_run_overview(RunFolder(write_trial(tmp_path / "5", [], "failed"))).best_value is None
+    assert find_best([math.nan, math.inf, 2.0, 1.0], "minimize") == 1.0
+
+
+def test_record_holds_no_secrets(tmp_path) -> None:
+    secret = "hunter2hunter2"
+    params = {"db": f"postgresql://me:{secret}@host/x", "wandb.api_key": secret, "model.eos_token": "</s>",
+              "data.sort_key": "12345678", "hub.token_id": "plain-text"}  # fmt: skip
+    start = make_start(
+        params=params,
+        searched={"uri": f"http://me:{secret}@host"},
+        overrides=(f"db=postgresql://me:{secret}@host/x",),
+        tags={"command": f"python train.py --db postgresql://me:{secret}@host/x"},
+    )
+    record = TrialRecord(tmp_path / "3", start)
+    record.add_notice(f"connecting to http://me:{secret}@host")
+    record.end(TrialEnd("failed", f"no answer from http://me:{secret}@host/"))
+    assert secret not in (tmp_path / "3" / METRICS_FILE).read_text()
+    kept = entries_of(tmp_path / "3")[0]["params"]
+    assert (kept["wandb.api_key"], kept["model.eos_token"], kept["data.sort_key"]) == ("***", "</s>", "12345678")
+
+
+def test_values_of_any_type_are_recorded(tmp_path) -> None:
+    TrialRecord(tmp_path / "3", make_start(searched={"a": Path("x"), "b": None, "c": True, "d": math.inf})).close()
+    assert entries_of(tmp_path / "3")[0]["searched"] == {"a": "x", "b": None, "c": True, "d": "Infinity"}
+
+
+def test_commands_that_need_our_files_refuse_the_trial(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"RUN: .*/3 was run by another program"):
+        check_own_run(write_trial(tmp_path / "3"), "RUN")
+    check_own_run(write_run(tmp_path / "mine", [1.0], effective={"threads": 1}), "RUN")
+    check_own_run(tmp_path / "nothing", "RUN")
+    assert trial_record.name_best_metric("best_val_loss") == "best_val_loss"
+    assert trial_record.name_metric("val/acc") == "val/acc"

@@ -1,0 +1,29 @@
+"""Results of trials whose worker died before it could tell the study."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.record.metrics_file import METRICS_FILE
+from harness.sweep.study.recorded_result import read_recorded_result
+from tests.record.trials import write_trial
+
+
+def test_result_of_another_program_is_read_from_its_end(tmp_path: Path) -> None:
+    result = read_recorded_result(write_trial(tmp_path / "3"), ["val/acc"])
+    assert result is not None
+    assert (result.status, result.values, result.seconds, result.folder) == ("completed", (0.8,), 1.5, "3")
+    assert (result.fraction_done, result.best_step, result.tokens) == (1.0, None, 0)
+
+
+@pytest.mark.parametrize("status", [None, "failed", "pruned", "diverged", "interrupted"])
+def test_other_trials_of_another_program_have_none(status, tmp_path: Path) -> None:
+    folder = write_trial(tmp_path / "3", status=status)
+    (folder / "checkpoints").mkdir()  # the program's own
+    recorded = (folder / METRICS_FILE).read_bytes()
+    assert read_recorded_result(folder, ["val/acc"]) is None
+    assert (folder / METRICS_FILE).read_bytes() == recorded
+
+
+def test_objective_that_was_not_recorded(tmp_path: Path) -> None:
+    assert read_recorded_result(write_trial(tmp_path / "3"), ["val/f1"]) is None
