@@ -138,6 +138,14 @@ def test_starting_up_loads_nothing_heavy(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_reporting_to_a_sweep_loads_nothing_but_the_standard_library() -> None:
+    code = "import sys; from harness.sweep import report, Pruned; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    heavy = {"torch", "numpy", "optuna", "hydra", "omegaconf", "sqlalchemy", "rich", "mlflow", "transformers"}
+    assert "harness" in done.stdout.split()
+    assert not heavy & {*done.stdout.split()}
+
+
 def test_functions_and_files_stay_short() -> None:
     for file in FILES:
         source = file.read_text()

@@ -61,10 +61,10 @@ class DiagnosisCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.is_disabled, self._loop = False, None
-        total = _find_total_steps(trainer, pl_module)
+        total = find_total_steps(trainer, pl_module)
         logged_every = getattr(trainer, "log_every_n_steps", 0) or 1
         self._every = logged_every if total is None else max(1, min(logged_every, total // ROWS_PER_RUN))
-        self._row_step = _count_steps(trainer, pl_module)
+        self._row_step = count_steps(trainer, pl_module)
         self._loss_sum: Any = 0.0
         self._n_losses = 0
         self._grad_norm: Tensor | None = None
@@ -74,7 +74,7 @@ class DiagnosisCallback(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        if self._loop is not None and (_count_steps(trainer, pl_module) + 1) % self._every == 0:
+        if self._loop is not None and (count_steps(trainer, pl_module) + 1) % self._every == 0:
             self._measure_norm(trainer, pl_module)
 
     def on_train_batch_end(
@@ -82,7 +82,7 @@ class DiagnosisCallback(Callback):
     ) -> None:
         if self._loop is not None:
             self._add_loss(trainer, outputs)
-        step = _count_steps(trainer, pl_module)
+        step = count_steps(trainer, pl_module)
         if step > self._row_step and step % self._every == 0:  # the same in all processes
             self._row_step = step
             if self._loop is not None:
@@ -174,7 +174,7 @@ class DiagnosisCallback(Callback):
         elif (name := _find_name(trainer.callback_metrics, "val/loss")) is not None:
             self._loop.wordings = {LIGHTNING_MONITOR: f'monitor="{name}"'}
             row = {"val_loss": float(trainer.callback_metrics[name])}
-            self._publish(trainer, self._loop.add_row(_count_steps(trainer, module), row))
+            self._publish(trainer, self._loop.add_row(count_steps(trainer, module), row))
 
     @disable_on_error
     def _conclude(self, trainer: Trainer, is_complete: bool, is_stopped: bool = False) -> None:
@@ -222,7 +222,7 @@ def read_facts(trainer: Trainer, total_steps: int | None) -> RunFacts:
     )
 
 
-def _find_total_steps(trainer: Trainer, module: LightningModule) -> int | None:
+def find_total_steps(trainer: Trainer, module: LightningModule) -> int | None:
     """Return the length of the run in optimizer steps, with manual optimization in batches; None if unknown."""
     if module.automatic_optimization:
         total = trainer.estimated_stepping_batches
@@ -231,7 +231,7 @@ def _find_total_steps(trainer: Trainer, module: LightningModule) -> int | None:
     return int(total) if 0 < total < math.inf else None
 
 
-def _count_steps(trainer: Trainer, module: LightningModule) -> int:
+def count_steps(trainer: Trainer, module: LightningModule) -> int:
     """Return the optimizer steps made so far. With manual optimization, where a batch may have several, the batches."""
     return trainer.global_step if module.automatic_optimization else trainer.fit_loop.epoch_loop.total_batch_idx + 1
 

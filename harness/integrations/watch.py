@@ -1,13 +1,12 @@
 """Diagnosis of a training loop of your own: `with harness.watch(...) as run`, and `run.log(...)` in the loop."""
 
 import math
-import os
-import sys
 from collections.abc import Collection
 from types import TracebackType
 from typing import Any, Self
 
 from harness.core.events import Diagnosis
+from harness.core.ranks import count_processes, is_first_process
 from harness.diagnosis.history import RunFacts
 from harness.importers.metric_aliases import canonical_name
 from harness.integrations.live_diagnosis import LoopDiagnosis, disable_on_error, parse_stop_kinds
@@ -65,7 +64,7 @@ class WatchedRun:
 
     def __init__(self, facts: RunFacts, total_epochs: float | None, stop_kinds: Collection[str], quiet: bool) -> None:
         self.is_disabled = self._is_closed = False
-        self._is_main = find_rank() == 0
+        self._is_main = is_first_process()
         self._stop_kinds, self._reads, self._is_stopped = stop_kinds, 0, False
         self._loop = LoopDiagnosis(facts, stop_on=stop_kinds, quiet=quiet)
         self._steps = LoopSteps(total_epochs)
@@ -186,24 +185,3 @@ def to_number(name: str, value: Any) -> Any:
     except (TypeError, ValueError, RuntimeError):
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
         raise TypeError(f"run.log: {name}: a {type(value).__name__}{shape} is no number; give the mean") from None
-
-
-def find_rank() -> int:
-    """Return the rank of this process among those that train together."""
-    if (group := _find_process_group()) is not None:
-        return int(group.get_rank())
-    return int(os.environ.get("RANK", 0))
-
-
-def count_processes() -> int:
-    """Return the number of processes that have joined a group of torch."""
-    group = _find_process_group()
-    return 1 if group is None else int(group.get_world_size())
-
-
-def _find_process_group() -> Any:
-    """Return torch.distributed if this process has joined a group; torch is not loaded for that."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return None
-    return distributed

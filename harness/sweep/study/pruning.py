@@ -1,11 +1,16 @@
 """Report a trial's learning curve to its study, and ask whether to prune it."""
 
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 
-from optuna.trial import Trial
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import Trial, TrialState
 
 from harness.sweep.optuna_internals import get_all_trials, should_prune
-from harness.sweep.study.trial_attrs import is_own_trial
+from harness.sweep.study.trial_attrs import LAST_STEP, is_own_trial
+
+MAX_KEPT = 2000  # values of a run of unknown length, 20 for each percent
 
 
 def to_rung(share: float) -> int:
@@ -28,11 +33,88 @@ def make_reporter(trial: Trial, warmup_share: float) -> Callable[[float, float],
             return False
         trial.report(value, to_rung(fraction_done))
         may_prune = 0 < fraction_done < 1 and fraction_done >= warmup_share
-        return may_prune and should_prune(trial, _find_foreign_trials(trial))
+        return may_prune and _ask_pruner(trial)
 
     return report
 
 
-def _find_foreign_trials(trial: Trial) -> set[int]:
-    """Return the numbers of the study's trials that another program ran: their values may mean something else."""
-    return {other.number for other in get_all_trials(trial.study) if not is_own_trial(other)}
+class StepReporter:
+    """Reports the values that a program has at its steps, as those at shares of its run.
+
+    A program that does not say how long it runs is taken to run as long as the longest completed trial of the study.
+    Until there is one, its values are kept, and nothing is pruned. Beyond that length nothing is pruned either.
+
+    Of the values within one percent of the run, the first one counts. Steps that are not larger than the one before are
+    ignored: of several trainings in one trial, such as those of a cross-validation, only the first one may be pruned.
+    """
+
+    def __init__(self, trial: Trial, warmup_share: float) -> None:
+        self._trial, self._report_share = trial, make_reporter(trial, warmup_share)
+        self._last_step = self._last_rung = -1
+        self._total_steps: int | None = None
+        self._kept: list[tuple[int, float]] = []
+        self._min_gap = 0.0  # steps between two kept values
+
+    @property
+    def fraction_done(self) -> float:
+        """Return the share of the run that was reported last; 0 if the length of the run is unknown."""
+        return 0.0 if self._total_steps is None else min(1.0, max(0, self._last_step) / self._total_steps)
+
+    def report_step(self, value: float, step: int, total_steps: int | None = None) -> bool:
+        """Report a value, and return whether the pruner says stop."""
+        if step <= self._last_step:
+            return False
+        self._last_step = step
+        self._keep_value(step, value)
+        self._total_steps = total_steps or self._total_steps or _find_longest_run(self._trial)
+        return self._total_steps is not None and self._report_kept(self._total_steps)
+
+    def close(self, *, is_complete: bool) -> None:
+        """Record the kept values and, of a complete run, its length. Call it before the trial is ended.
+
+        If the length is unknown, the run is taken to end here.
+        """
+        if self._last_step < 0:
+            return
+        with suppress(UpdateFinishedTrialError):  # another program ended the trial meanwhile
+            self._report_kept(self._total_steps or max(1, self._last_step))
+            if is_complete and self._last_step > 0:
+                self._trial.set_user_attr(LAST_STEP, self._last_step)
+
+    def _keep_value(self, step: int, value: float) -> None:
+        """Keep the newest value and, of those before, as many as there is room for, evenly spread."""
+        if len(self._kept) > 1 and step - self._kept[-2][0] < self._min_gap:
+            self._kept.pop()
+        self._kept.append((step, value))
+        if len(self._kept) > MAX_KEPT:
+            del self._kept[1::2]
+            self._min_gap = 2 * step / MAX_KEPT
+
+    def _report_kept(self, total_steps: int) -> bool:
+        """Report what was kept as if the length had always been known; return whether the pruner says stop at any."""
+        kept, self._kept = self._kept, []
+        is_pruned = False
+        for step, value in kept:
+            share = min(1.0, step / total_steps)
+            if to_rung(share) > self._last_rung:
+                self._last_rung = to_rung(share)
+                is_pruned |= self._report_share(value, share)
+        return is_pruned
+
+
+def _ask_pruner(trial: Trial) -> bool:
+    """Return whether the pruner stops the trial. It does not see trials that another program ran, whose values may mean
+    something else."""
+    foreign = {other.number for other in get_all_trials(trial.study) if not is_own_trial(other)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of numpy, for values that are not finite; an application may make it an error
+        return bool(should_prune(trial, foreign))  # some pruners return one of numpy
+
+
+def _find_longest_run(trial: Trial) -> int | None:
+    """Return the most steps that a completed trial of the study has reported."""
+    completed = [
+        other for other in get_all_trials(trial.study) if other.state == TrialState.COMPLETE and is_own_trial(other)
+    ]
+    steps = [other.user_attrs.get(LAST_STEP) for other in completed]
+    return max((step for step in steps if type(step) is int and step > 0), default=None)

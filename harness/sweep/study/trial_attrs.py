@@ -26,7 +26,8 @@ RETRY_OF = "retry_of"  # number of the trial that it repeats; a retry does not c
 RETRIES = "retries"  # how many workers died running it
 BASELINE = "baseline"
 OUT_OF_SPACE_VALUES = "out_of_space_values"  # {key: value} of a current config out of range, which has no params
-OWN_TRIAL_ATTRS = frozenset({WORKER, RESULT, RETRY_OF, RETRIES, BASELINE, OUT_OF_SPACE_VALUES})
+LAST_STEP = "last_step"  # of a completed trial whose program reports steps
+OWN_TRIAL_ATTRS = frozenset({WORKER, RESULT, RETRY_OF, RETRIES, BASELINE, OUT_OF_SPACE_VALUES, LAST_STEP})
 
 
 @dataclass(frozen=True)

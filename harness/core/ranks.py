@@ -1,0 +1,28 @@
+"""This process among those that train together, found without loading torch."""
+
+import os
+import sys
+from typing import Any
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the only one of its training, or the one of rank 0."""
+    if (group := _find_process_group()) is not None:
+        return int(group.get_rank()) == 0
+    # torchrun sets RANK; the launcher of Lightning only the other two
+    names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def count_processes() -> int:
+    """Return the number of processes that have joined a group of torch."""
+    group = _find_process_group()
+    return 1 if group is None else int(group.get_world_size())
+
+
+def _find_process_group() -> Any:
+    """Return torch.distributed if this process has joined a group; torch is not loaded for that."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed
