@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,9 @@ from harness.core.errors import DamageError
 from harness.diagnosis.history import History, RunFacts
 from harness.diagnosis.run_facts import extract_run_facts
 from harness.importers.metric_aliases import MetricPoints, build_history
+from harness.importers.named_values.curves import Moment, NamedCurves
+from harness.importers.named_values.output_reader import name_field
+from harness.importers.named_values.value_names import ValueName
 from harness.importers.programs.lr_schedules import schedule_from_params
 from harness.importers.programs.param_facts import read_param_facts
 from harness.record.metrics_file import METRICS_FILE, read_entries
@@ -25,6 +29,9 @@ RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrup
 
 TRANSFORMERS_PARAM = "per_device_train_batch_size"  # the Trainer logs all of its TrainingArguments
 DATA_TAG_PREFIX = "data."  # of the tags that hold what a task says of its data
+MAX_RUNS = 1_000
+WAIT_FACTOR, MIN_WAIT_SECONDS = 10, 2.0
+"""A store is asked again after so long, in units of the time that the answer took, and at least."""
 
 
 def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
@@ -115,3 +122,52 @@ def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
         total_steps = max((step for recorded in points.values() for step, _ in recorded), default=0)
     program = "transformers" if TRANSFORMERS_PARAM in params else None
     return RunFacts(name=name, program=program, status=status, **numbers, **schedule_from_params(params, total_steps))
+
+
+class TaggedRunSource:
+    """The run with a tag in the store at `uri`, read while a program logs to it."""
+
+    def __init__(self, uri: str, tag: str, value: str) -> None:
+        self._uri, self._tag, self._value = uri, tag, value
+        self._curves = NamedCurves()
+        self._next_time = 0.0
+
+    def read(self, is_final: bool) -> NamedCurves:
+        """Return the curves of all metrics of the run.
+
+        Raises:
+            ValueError: At the end, if there is no run with the tag, or the store fails.
+        """
+        if not is_final and time.monotonic() < self._next_time:
+            return self._curves
+        started = time.monotonic()
+        try:
+            self._read_runs(is_final)
+        except Exception as error:
+            if is_final:
+                reason = hide_credentials_in_text(str(error).partition("\n")[0], self._uri)
+                raise ValueError(f"--read: MLflow at {hide_credentials(self._uri)}: {reason}") from error
+        self._next_time = time.monotonic() + max(MIN_WAIT_SECONDS, WAIT_FACTOR * (time.monotonic() - started))
+        return self._curves
+
+    def _read_runs(self, is_final: bool) -> None:
+        file = sqlite_path(self._uri)
+        if file and not file.exists() and not is_final:  # connecting would create it
+            return
+        client = connect_to_store(self._uri)
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`{self._tag}` = '{self._value}'", max_results=MAX_RUNS)
+        if not found and is_final:
+            raise ValueError(
+                "the program logged no run there; if it calls set_tracking_uri, name the same store: --read mlflow:URI"
+            )
+        curves = NamedCurves()
+        for run in found:
+            for name in run.data.metrics:
+                is_shared = sum(name in other.data.metrics for other in found) > 1
+                value_name = ValueName(f"{run.info.run_name}/{name}", None, (name,)) if is_shared else name_field(name)
+                curve = curves.find_or_add(value_name)
+                for step, value in _read_points(client, run.info.run_id, name):
+                    if curve is not None:
+                        curve.add(value, Moment(step))
+        self._curves = curves

@@ -72,7 +72,7 @@ def _fill_facts(facts: RunFacts, others: RunFacts) -> RunFacts:
 
 def _read_foreign_folder(folder: Path) -> list[History]:
     """Read the runs in a folder that other programs wrote, but for our own record."""
-    if state := _find_trainer_state(folder):
+    if state := find_trainer_state(folder):
         return read_log_file(state)
     if output := _find_wandb_output(folder):
         return _read_all(folder, [output])
@@ -155,7 +155,7 @@ def _read_events(path: Path, parts: Sequence[Path]) -> list[History]:
     return [tensorboard.read_tensorboard(path, parts)]
 
 
-def _find_trainer_state(folder: Path) -> Path | None:
+def find_trainer_state(folder: Path) -> Path | None:
     """Return the trainer_state.json of the most steps in the output folder of transformers, or None."""
     states = [folder / "trainer_state.json", *folder.glob("checkpoint-*/trainer_state.json")]
     existing = [state for state in states if state.is_file()]

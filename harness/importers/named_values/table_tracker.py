@@ -1,0 +1,121 @@
+"""Tables in a growing output: a header and the rows below it, between any other lines."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from harness.importers.metric_aliases import split_words
+from harness.importers.numbers import TOKEN
+from harness.importers.tables.cells import parse_cell
+from harness.importers.tables.layout import LONG_KEYS, LONG_VALUES, NOT_A_NAME, is_rule, split_cells
+
+MAX_LINES_BETWEEN = 3
+"""Limit of the lines between a header and its first row."""
+MAX_CELL_CHARS = 60
+MISSING_WORDS = frozenset(("", "-", "--", "n/a", "na", "none", "null", "no log", "..."))
+VALUE_NAMES = split_words("value values score result results")
+SEPARATORS = "\t;,|"
+
+
+class Header(NamedTuple):
+    """Names of the columns and what separates them."""
+
+    separator: str
+    names: tuple[str, ...]
+
+
+class TableTracker:
+    """Follows the lines of an output and reads those that are rows of a table."""
+
+    def __init__(self) -> None:
+        self._header: Header | None = None
+        self._candidates: list[Header] = []
+        self._age = 0
+
+    def read_row(self, line: str) -> dict[str, float] | None:
+        """Return the values of a row by the names of its columns; None for any other line."""
+        if self._header is not None:
+            row = _read_cells(line, self._header)
+            if row is not None:
+                return row
+        if self._candidates:
+            for header in self._candidates:
+                row = _read_cells(line, header)
+                if row is not None:
+                    self._header, self._candidates = header, []
+                    return row
+            self._age += not is_rule(line)
+            if self._age > MAX_LINES_BETWEEN:
+                self._candidates = []
+        if may_be_header(line):
+            found = _read_headers(line)
+            if found:
+                self._candidates, self._age = found, 0
+        return None
+
+
+def may_be_header(line: str) -> bool:
+    """Return whether a line has several cells and no numbers."""
+    has_cells = any(separator in line for separator in SEPARATORS) or len(line.split()) > 1
+    return has_cells and not is_rule(line) and len(line) < 4_000 and TOKEN.search(line) is None
+
+
+def _read_headers(line: str) -> list[Header]:
+    """Return what the header may be, one for each separator that splits it into names."""
+    found = []
+    for separator in (*SEPARATORS, " "):
+        if separator != " " and separator not in line:
+            continue
+        choices = [split_cells(line, separator)]
+        if separator == " ":
+            choices = [line.split()] if "  " not in line.strip() else [*choices, line.split()]
+        for names in choices:
+            names = [name.strip().strip("#*`\"'").strip() for name in names]
+            filled = [name for name in names if name]
+            is_named = len(filled) > 1 and all(len(name) <= MAX_CELL_CHARS for name in names)
+            if is_named and not any(map(NOT_A_NAME.search, filled)) and len(set(filled)) == len(filled):
+                found.append(Header(separator, tuple(names)))
+    return found
+
+
+def _read_cells(line: str, header: Header) -> dict[str, float] | None:
+    names, separator = header.names, header.separator
+    if separator != " " and separator not in line and not (separator == "|" and "\u2502" in line):
+        return None
+    cells = split_cells(line, separator, len(names))
+    if separator == " " and len(cells) != len(names):
+        cells = split_cells(line, separator)
+        names = ("", *names) if parse_cell(cells[0]) is None else names  # rows have names, their column has none
+    if len(cells) != len(names):
+        return None
+    values = [parse_cell(cell) if cell else None for cell in cells]
+    if not any(value is not None for value in values):
+        return None
+    texts = [cell for cell, value in zip(cells, values, strict=True) if value is None and not _is_empty(cell)]
+    if any("=" in text or ": " in text or len(text) > MAX_CELL_CHARS for text in texts):
+        return None
+    if separator == " ":
+        is_wide = len(split_cells(line, separator)) == len(names)
+        if len(texts) > sum(":" in text for text in texts) + (values[0] is None and is_wide):
+            return None
+    return _name_cells(names, cells, values)
+
+
+def _name_cells(names: Sequence[str], cells: Sequence[str], values: Sequence[float | None]) -> dict[str, float]:
+    """Return the values of a row, named by the columns, by the text at its start, or both."""
+    lower = [name.lower().replace(" ", "_") for name in names]
+    key_at = next((at for at, name in enumerate(lower) if name in LONG_KEYS), None)
+    value_at = next((at for at, name in enumerate(lower) if name in LONG_VALUES), None)
+    if key_at is not None and value_at is not None and values[value_at] is not None:
+        extra = {name: value for name, value in zip(names, values, strict=True) if value is not None and name}
+        extra.pop(names[value_at], None)
+        owner = cells[0] if key_at and values[0] is None else ""
+        return extra | {f"{owner} {cells[key_at]}".strip(): values[value_at] or 0.0}
+    row = cells[0].strip("*` ") if values[0] is None and not _is_empty(cells[0]) and ":" not in cells[0] else ""
+    measured = {name: value for name, value in zip(names, values, strict=True) if value is not None and name}
+    if row and len(names) == 2 and lower[1] in VALUE_NAMES:
+        return {row: next(iter(measured.values()))}
+    return {f"{row} {name}".strip(): value for name, value in measured.items()}
+
+
+def _is_empty(cell: str) -> bool:
+    return cell.strip().lower() in MISSING_WORDS

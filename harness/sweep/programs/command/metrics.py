@@ -1,0 +1,178 @@
+"""The metric of a trial of any program: read from its output or its files while it runs, and at its end."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from harness.importers.named_values.curves import CurvePoint, NamedCurve, NamedCurves
+from harness.importers.named_values.metric_lookup import (
+    MetricError,
+    find_metric,
+    find_named_metric,
+    find_validation_loss,
+)
+from harness.importers.named_values.value_names import show_name
+from harness.importers.named_values.value_sources import FileSource, ValueSource
+
+MLFLOW_SOURCE = "mlflow"
+TRIAL_TAG = "plateau.trial"
+"""Tag of the MLflow runs that the program of a trial starts, with the folder of the trial as its value."""
+MLFLOW_FILE = "mlflow.db"  # in the folder of a trial, for programs that log to no store of the user
+TRACKING_VARIABLE, CONTEXT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_CONTEXT"
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """Which metric of a program is the objective, and where it is read. Without sources it is the output.
+
+    A source is a file, a folder of event files or of a transformers Trainer, `mlflow` or `mlflow:URI`.
+    """
+
+    metric: str | None = None
+    sources: tuple[str, ...] = ()
+    pick: Literal["final", "best"] = "final"
+    direction: Literal["minimize", "maximize"] = "minimize"
+
+
+@dataclass(frozen=True)
+class MetricValue:
+    """The objective of a trial: its value, which may be NaN or infinite, where it was measured, and its name.
+
+    `note` says what the user should know if the metric was not named.
+    """
+
+    value: float
+    step: int
+    name: str
+    note: str = ""
+
+
+class MetricReader:
+    """Reads the metric of one trial, whose output is the file `output` in the trial's folder.
+
+    `environment` is that of the program, which says where it logs to MLflow.
+    """
+
+    def __init__(self, spec: MetricSpec, output: Path, environment: Mapping[str, str] = os.environ) -> None:
+        self._spec = spec
+        self._names = spec.sources or (str(output),)
+        self._sources = [_open_source(name, output.parent, environment) for name in self._names]
+        self._reported: tuple[str, int] = ("", 0)  # name of the curve that was read last, and how much of it
+        self._taken: dict[str, int] = {}  # number of points by key
+
+    def read_new_points(self) -> list[CurvePoint]:
+        """Read what the program has written since the last call; return the new points of the metric.
+
+        Without a named metric these are those of the validation loss. There are none while the metric is not there.
+        """
+        curves = self._read_sources(is_final=False)
+        try:
+            named = self._spec.metric
+            curve = find_validation_loss(curves) if named is None else find_named_metric(curves, named, "").curve
+        except MetricError:
+            return []
+        if curve is None:
+            return []
+        key, start = self._reported
+        if key != curve.name.key or len(curve) < start:  # another name says it more directly, or a file was replaced
+            start = 0
+        self._reported = curve.name.key, len(curve)
+        return list(curve.iterate_points(start))
+
+    def read_new_curves(self) -> dict[str, list[CurvePoint]]:
+        """Return the points of all curves that were read since the last call, by name, for the record of the trial.
+
+        Losses, LR and gradient norm have our names; the first name that stands for one of these gets it.
+        """
+        found: dict[str, list[CurvePoint]] = {}
+        taken_names: set[str] = set()
+        for curve in self._read_sources(is_final=False):
+            name = curve.name.metric
+            name = show_name(curve.name.full) if name is None or name in taken_names else name
+            taken_names.add(name)
+            start = self._taken.get(curve.name.key, 0)
+            if points := list(curve.iterate_points(start)):
+                found[name] = points
+            self._taken[curve.name.key] = max(start, len(curve))
+        return found
+
+    def read_final_value(self) -> MetricValue:
+        """Read what is left, after the program has ended, and return the final or the best value of the metric.
+
+        Raises:
+            MetricError: If the metric is not there or could be several; the message lists what there is.
+            ValueError: If a source is missing or cannot be read.
+        """
+        curves = self._read_sources(is_final=True)
+        found = find_metric(curves, self._spec.metric, self._describe_sources())
+        point = pick_point(found.curve, self._spec.pick, self._spec.direction)
+        return MetricValue(point.value, point.step, found.name, found.note)
+
+    def _read_sources(self, is_final: bool) -> NamedCurves:
+        """Return the curves of all sources; of one name, those of the first source that has it."""
+        read = [source.read(is_final) for source in self._sources]
+        if len(read) == 1:
+            return read[0]
+        merged = NamedCurves()
+        for curves in read:
+            merged.by_key = curves.by_key | merged.by_key
+            merged.last_bare = curves.last_bare if merged.last_bare is None else merged.last_bare
+        return merged
+
+    def _describe_sources(self) -> str:
+        return " and ".join(self._names) if self._spec.sources else "the output"
+
+
+def pick_point(curve: NamedCurve, pick: str, direction: str) -> CurvePoint:
+    """Return the last point of a curve, or the best one; values that are NaN are not the best unless all are."""
+    points = list(curve.iterate_points())
+    if pick == "final":
+        return points[-1]
+    known = [point for point in points if point.value == point.value] or points
+    choose = min if direction == "minimize" else max
+    return choose(known, key=lambda point: point.value)
+
+
+def trial_environment(sources: Sequence[str], folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables to set for a program whose metric is read from MLflow; none for other sources.
+
+    Every run that the program starts gets a tag. It logs to the store of `mlflow:URI`, else to that of its
+    environment, else to one in the folder of the trial, which is created.
+    """
+    uris = [_mlflow_uri(source, folder, environment) for source in sources if _is_mlflow(source)]
+    if not uris:
+        return {}
+    try:
+        context = json.loads(environment.get(CONTEXT_VARIABLE, "{}"))
+    except ValueError:
+        context = {}
+    if uris[0] == _own_store(folder):
+        from harness.tracking.mlflow_client import connect_to_store
+
+        folder.mkdir(parents=True, exist_ok=True)
+        connect_to_store(uris[0])
+    return {TRACKING_VARIABLE: uris[0], CONTEXT_VARIABLE: json.dumps({**context, TRIAL_TAG: str(folder.absolute())})}
+
+
+def _is_mlflow(source: str) -> bool:
+    return source == MLFLOW_SOURCE or source.startswith(f"{MLFLOW_SOURCE}:")
+
+
+def _mlflow_uri(source: str, folder: Path, environment: Mapping[str, str]) -> str:
+    named = source.removeprefix(MLFLOW_SOURCE).removeprefix(":")
+    return named or environment.get(TRACKING_VARIABLE) or _own_store(folder)
+
+
+def _own_store(folder: Path) -> str:
+    return f"sqlite:///{folder.absolute() / MLFLOW_FILE}"
+
+
+def _open_source(name: str, folder: Path, environment: Mapping[str, str]) -> ValueSource:
+    if not _is_mlflow(name):
+        return FileSource(name)
+    from harness.importers.programs.mlflow import TaggedRunSource
+
+    return TaggedRunSource(_mlflow_uri(name, folder, environment), TRIAL_TAG, str(folder.absolute()))
