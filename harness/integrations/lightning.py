@@ -1,4 +1,4 @@
-"""For a LightningModule: `preflight(module, datamodule=...)` in the line before `trainer.fit(...)`, and a callback."""
+"""For a LightningModule: `preflight(module, datamodule=...)` in the line before `trainer.fit(...)`, and callbacks."""
 
 import logging
 import warnings
@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from harness.core.seeding import preserve_rng_state
 from harness.integrations.console import report_setup, report_setup_error, report_unsupported
 from harness.integrations.lightning_diagnosis import DiagnosisCallback as DiagnosisCallback
+from harness.integrations.lightning_reporting import ReportCallback as ReportCallback
 from harness.integrations.lightning_setup import ModuleAdapter
 from harness.preflight import CHECKS, PreflightReport
 from harness.preflight.object_state import preserved_attributes, preserved_model

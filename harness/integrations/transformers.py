@@ -8,6 +8,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from harness.integrations.console import report_setup, report_setup_error, report_unsupported
 from harness.integrations.transformers_diagnosis import DiagnosisCallback as DiagnosisCallback
 from harness.integrations.transformers_diagnosis import find_calling_trainer
+from harness.integrations.transformers_reporting import ReportCallback as ReportCallback
 from harness.integrations.transformers_setup import TrainerAdapter
 from harness.integrations.transformers_state import describe_unsupported, prepare_for_steps, preserved_trainer
 from harness.preflight import CHECKS, PreflightReport

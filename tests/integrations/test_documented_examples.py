@@ -1,4 +1,4 @@
-"""Each example of another program's loop in docs/preflight.md and docs/diagnosing.md runs as it stands there."""
+"""Each example of another program's loop in preflight.md, diagnosing.md and sweeping.md of docs/ runs as it stands."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from harness.sweep import Pruned
+from harness.sweep.reporting import receive_reports
 from tests.integrations.trainers import make_trainer
 from tests.preflight.plain_loop import PlainLoop
 
@@ -54,22 +56,43 @@ def test_example_of_preflight_runs_as_documented(
     assert "pass  batches" in capsys.readouterr().out
 
 
+def make_training_names(heading: str, folder: Path) -> dict[str, Any]:
+    """Return what a script has defined that trains with a callback or reports from its own loop."""
+    torch.manual_seed(0)
+    names = make_names(heading, folder) | {"train_step": lambda: (torch.rand(()), 1.0), "evaluate": lambda: 0.5}
+    if heading == "A LightningModule":
+        names["Trainer"] = lambda **more: type(names["trainer"])(accelerator="cpu", default_root_dir=folder, **more)
+    return names
+
+
 @pytest.mark.parametrize("heading", read_examples("diagnosing.md"))
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_example_of_live_diagnosis_runs_as_documented(
     heading: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    torch.manual_seed(0)
-    names = make_names(heading, tmp_path) | {"train_step": lambda: (torch.rand(()), 1.0), "evaluate": lambda: 0.5}
-    if heading == "A LightningModule":
-        names["Trainer"] = lambda **more: type(names["trainer"])(accelerator="cpu", default_root_dir=tmp_path, **more)
+    names = make_training_names(heading, tmp_path)
     exec(compile(read_examples("diagnosing.md")[heading], "diagnosing.md", "exec"), names)
     out = capsys.readouterr().out
     assert out.count("slope of train/loss: ") == 1
     assert out.count("diagnosis: ") == 1
 
 
+@pytest.mark.parametrize("heading", read_examples("sweeping.md"))
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_example_of_reporting_runs_alone_and_is_pruned_as_documented(heading: str, tmp_path: Path) -> None:
+    code = compile(read_examples("sweeping.md")[heading], "sweeping.md", "exec")
+    exec(code, make_training_names(heading, tmp_path))
+
+    def prune_at_end(value: float, step: int, total_steps: int | None) -> None:
+        if step == total_steps:
+            raise Pruned("as a study says")
+
+    with receive_reports(prune_at_end), pytest.raises(Pruned, match="as a study says"):
+        exec(code, make_training_names(heading, tmp_path))
+
+
 def test_there_is_an_example_for_each_framework() -> None:
+    assert set(read_examples("sweeping.md")) == {name for name in FRAMEWORKS if "neuraloperator" not in name}
     assert list(read_examples("preflight.md")) == FRAMEWORKS
     assert list(read_examples("diagnosing.md")) == [name for name in FRAMEWORKS if "neuraloperator" not in name]
 
