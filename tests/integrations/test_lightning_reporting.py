@@ -141,6 +141,31 @@ def test_it_is_made_from_yaml() -> None:
     assert callback.monitor == "val/acc"
 
 
+def test_trainers_of_pytorch_lightning_take_it_too() -> None:
+    pl = pytest.importorskip("pytorch_lightning")
+
+    class Module(pl.LightningModule):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = Classifier()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.classifier.compute(batch)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/loss", self.classifier.compute(batch))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    notes = Notes()
+    notes.end = 20, Pruned("why")
+    trainer = pl.Trainer(max_epochs=3, accelerator="cpu", callbacks=[ReportCallback("val/loss")], **SILENT)
+    with receive_reports(notes), pytest.raises(Pruned, match="why"):
+        trainer.fit(Module(), make_loader(1, True), make_loader(2, False))
+    assert [(step, total) for _, step, total in notes] == [(10, 30), (20, 30)]
+
+
 TWO_PROCESSES = """
 import os, time
 from contextlib import nullcontext
