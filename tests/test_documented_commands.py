@@ -21,8 +21,8 @@ from harness.config.errors import HYDRA_ERRORS
 from harness.config.locks import check_locked
 from harness.config.validation import validate_config
 from harness.core.errors import ConfigError
-from harness.sweep.request import compose_sweep_request
-from harness.sweep.space.validation import check_searched_keys
+from harness.sweep.programs.training.request import compose_sweep_request
+from harness.sweep.programs.training.validation import check_searched_keys
 from tests.conftest import ROOT
 from tests.test_extending import page_folder as own_folder  # noqa: F401
 

@@ -17,7 +17,7 @@ from harness.core.task import Task
 from harness.data.sources import Source
 from harness.data.tokenizers import TokenizerBuilder
 from harness.run.runner import RunResult, run
-from harness.sweep.request import compose_sweep_request
+from harness.sweep.programs.training.request import compose_sweep_request
 from tests.conftest import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()

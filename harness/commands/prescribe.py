@@ -28,7 +28,7 @@ from harness.record.lr_range_file import (
 )
 from harness.record.run_lookup import find_run
 from harness.run.reproduce import keep_accepted_suggestions, name_followup_study, reproduce_overrides
-from harness.sweep.request import compose_sweep_request
+from harness.sweep.programs.training.request import compose_sweep_request
 
 MAX_DIFFERENCES = 5  # shown between a run and a range test
 
@@ -136,7 +136,7 @@ def describe_prescription(
         return
     command = [*kept, *settings, "sweeps=none", *(part.override for part in prescription.ranges)]
     command += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={name_followup_study(run)}"]
-    n_jobs = compose_sweep_request(command).n_jobs
+    n_jobs = compose_sweep_request(command).workers.n_jobs
     yield shlex.join([*run_command(), "-m", *command])
     yield fit_record(_describe_sweep_cost(prescription.n_trials, n_jobs, cost, is_longer=bool(settings)))
 

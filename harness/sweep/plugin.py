@@ -14,13 +14,12 @@ from harness.core.signals import interrupt_on_signals
 
 @dataclass
 class StudySweeperConf(OptunaSweeperConf):
-    """Schema of hydra-optuna-sweeper, with defaults from the `sweep` node."""
+    """Schema of hydra-optuna-sweeper, whose numbers are None where the sweeper chooses them."""
 
     _target_: str = "harness.sweep.plugin.StudySweeper"
-    n_trials: Any = "${sweep.n_trials}"
-    n_jobs: Any = "${sweep.n_jobs}"
-    study_name: Any = "${sweep.study}"
-    storage: Any = "${sweep.storage}"
+    n_trials: Any = None
+    n_jobs: Any = None
+    study_name: Any = None
     max_failure_rate: Any = None
 
 
@@ -37,7 +36,11 @@ class StudySweeper(Sweeper):
         self._hydra_context, self._config = hydra_context, config
 
     def sweep(self, arguments: list[str]) -> None:
-        from harness.sweep.sweeper import run_sweep
+        from harness.core.terminal import end_start
+        from harness.sweep.optuna_internals import silence_optuna
+        from harness.sweep.programs.training.sweep import run_sweep
 
         interrupt_on_signals()
+        silence_optuna()
+        end_start()
         run_sweep(self._config, self._hydra_context, arguments)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from optuna.trial import Trial
+
 from harness.sweep.study.trial_attrs import TrialResult
 
 Report = Callable[[float, float], bool]
@@ -36,4 +38,33 @@ class TrialRunner(Protocol):
             ConfigError: If the trial's values cannot be used; the trial fails.
             Exception: Whatever else the program raises; the trial fails with a traceback in the worker's log.
         """
+        ...
+
+    def extend_trial(self, trial: Trial) -> None:
+        """Suggest values of a new trial beyond those of the search space, as a function of the user's may.
+
+        Raises:
+            ValueError: If that fails; the trial fails.
+        """
+        ...
+
+
+class CommandLine(Protocol):
+    """The commands of the program and its sweep as the user types them, for what is printed."""
+
+    def format_command(self, values: Mapping[str, Any]) -> str:
+        """Return the command that runs the program as a trial with `values` does, outside of a sweep."""
+        ...
+
+    def format_range(self, key: str, text: str) -> str:
+        """Return what searches `key` over the range `text` in the command of the sweep, quoted for the shell."""
+        ...
+
+    def rename_options(self, message: str) -> str:
+        """Return a message that names options of a sweep, such as sweep.study=NAME, with the user's names for them."""
+        ...
+
+    @property
+    def confirm_advice(self) -> str:
+        """The words that, added to the command of a run, repeat it with other seeds; empty if they are unknown."""
         ...

@@ -14,7 +14,7 @@ from harness.diagnosis.lr_band import LRBand
 from harness.diagnosis.prescription import format_lr_ranges
 from harness.importers.programs import native
 from harness.run.runner import built_run
-from harness.sweep.request import compose_sweep_request
+from harness.sweep.programs.training.request import compose_sweep_request
 
 
 def test_lr_rises_exponentially_and_the_loss_is_that_of_one_batch(overrides) -> None:

@@ -16,8 +16,8 @@ from harness.core.events import Diagnosis
 from harness.diagnosis.lr_band import LRBand
 from harness.importers.programs import native
 from harness.record.lr_range_file import RANGE_TEST_FOLDER, RangeTest, add_data_digest, write_range_test
-from harness.sweep.request import compose_sweep_request
-from harness.sweep.space.validation import check_search_space
+from harness.sweep.programs.training.request import compose_sweep_request
+from harness.sweep.programs.training.validation import check_search_space
 from tests.run.test_reproduce import training_settings
 
 

@@ -8,8 +8,8 @@ from harness.config.compose import compose_config, flatten_config, to_plain_dict
 from harness.config.errors import describe_unknown_key
 from harness.config.group_options import find_options_with_key, list_groups, list_options, read_options
 from harness.core.errors import ConfigError
-from harness.sweep.space.file_ranges import fit_file_ranges
-from harness.sweep.space.search_space import read_search_space
+from harness.sweep.programs.training.config_space import read_config_space
+from harness.sweep.programs.training.file_ranges import fit_file_ranges
 from tests.conftest import run_main
 
 FILES = {
@@ -75,7 +75,7 @@ def test_mistake_in_a_search_space_is_not_hidden_by_a_broken_option(search_path:
     ranges, options = {"optimizer.lrr": "1,2"}, {"optimizer": "adamw", "lora": "none"}
     fitted = fit_file_ranges(ranges, {}, [search_path], options)
     assert fitted.params == ranges
-    space = read_search_space(fitted.params, [search_path], {}, options)
+    space = read_config_space(fitted.params, [search_path], {}, options)
     with pytest.raises(ConfigError, match=r"^optimizer.lrr: no such key; did you mean optimizer.lr\?$"):
         space.compose_config({"optimizer.lrr": 1})
 

@@ -23,10 +23,10 @@ from harness.observers.metrics_writer import MetricsWriter
 from harness.preflight.render import format_finding
 from harness.preflight.report import failed
 from harness.sweep.results.final_report import format_sweep_summary
-from harness.sweep.results.summary import summarize_study, summarize_trials
+from harness.sweep.results.summary import summarize_trials
 from harness.sweep.results.table import ProgressTable
 from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, send_events, step_end
-from tests.sweep.studies import complete_outside_trial, fail_trial, new_study
+from tests.sweep.studies import COMMAND_LINE, complete_outside_trial, fail_trial, new_study, summarize
 
 LONG_KEY = "optimizer.parameter_groups.a_setting_with_quite_a_long_name"
 SUGGESTIONS = (
@@ -113,7 +113,7 @@ def test_sweep(width: int) -> None:
     table.close()
     whole = ["completed", "failed", f"{10.0**-29:.3g}", "31/40 trials", "best so far: trial 0"]
     check_lines(plain_text(stream.getvalue()), width, whole)
-    summary = format_sweep_summary(summarize_study(study, 40))
+    summary = format_sweep_summary(summarize(study, 40), COMMAND_LINE)
     command = next(line.strip() for line in summary.splitlines() if "python run.py" in line)
     check_lines(summary, width, ["sweep default:"], [command])
 

@@ -11,7 +11,7 @@ from harness.core.objective_keys import is_objective_key, select_objective_setti
 from harness.diagnosis.comparability import compare_runs
 from harness.diagnosis.history import DataIdentity, History, RunFacts
 from harness.run.resume import SettingChange, has_changed_validation
-from harness.sweep.space.validation import _check_objective_key
+from harness.sweep.programs.training.validation import _check_objective_key
 from harness.tracking.run_uploader import select_shown_params
 from tests.observers.sample_events import make_effective_settings
 

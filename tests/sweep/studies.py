@@ -10,11 +10,19 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from harness.sweep.optuna_internals import start_trial
+from harness.sweep.programs.training.command_line import TrainingCommandLine
+from harness.sweep.results.summary import SweepSummary, summarize_study
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRY_OF, STUDY_SPEC, WORKER
 from harness.sweep.study.trial_queue import WORKER_DIED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
+COMMAND_LINE = TrainingCommandLine(())
+
+
+def summarize(study: Study, n_trials: int, fixed: Sequence[str] = (), **options: Any) -> SweepSummary:
+    """Summarize a study over our own training, whose trials all have the overrides `fixed`."""
+    return summarize_study(study, n_trials, TrainingCommandLine(fixed).format_command, **options)
 
 
 def new_study(

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 
 from harness.config.compose import compose_config
 from harness.run.runner import run
+from harness.sweep.programs.training.sweep import estimate_cost
 from harness.sweep.study.storage import open_storage
-from harness.sweep.sweeper import estimate_cost
 from tests.conftest import ROOT, run_main
 from tests.sweep.tiny_sweeps import TINY, TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, study_folder
 from tests.tracking.stores import new_store

@@ -12,7 +12,7 @@ from optuna.trial import Trial
 from harness.config.compose import check_compositions
 from harness.core.events import Status
 from harness.core.paths import config_dir
-from harness.sweep.request import SweepRequest, read_sweep_request
+from harness.sweep.programs.training.request import TrainingRequest, read_sweep_request
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.study.trial_queue import TrialQueue
@@ -41,7 +41,7 @@ def _compose_fixed(fixed: tuple[str, ...]) -> DictConfig:
         return compose("config", list(fixed), return_hydra_config=True)
 
 
-def read_tiny_request(*overrides: str) -> SweepRequest:
+def read_tiny_request(*overrides: str) -> TrainingRequest:
     arguments = [override for override in overrides if not override.startswith("hydra")]
     return read_sweep_request(compose_sweep_config(overrides), arguments)
 
@@ -54,8 +54,11 @@ def start_study(*overrides: str) -> TrialQueue:
     return queue
 
 
-def make_worker_spec(request: SweepRequest) -> WorkerSpec:
-    return WorkerSpec(request.study_name, request.options.storage, str(request.folder), n_threads=1)
+def make_worker_spec(request: TrainingRequest) -> WorkerSpec:
+    workers = request.workers
+    return WorkerSpec(
+        request.study_name, request.options.storage, str(request.folder), 1, list(workers.command), workers.cwd
+    )
 
 
 def make_result(status: Status = "completed", loss: float = 1.0, fraction_done: float = 1.0) -> TrialResult:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from harness.core.errors import ConfigError
-from harness.sweep import request as sweep_request
+from harness.sweep.programs.training import request as sweep_request
 from harness.sweep.study.setup import open_study
 from tests.conftest import run_main
 from tests.sweep.tiny_sweeps import TINY, read_tiny_request

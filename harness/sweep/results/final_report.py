@@ -9,35 +9,34 @@ from harness.sweep.results.boundaries import SEED, BoundaryHit
 from harness.sweep.results.formatting import (
     format_objectives,
     format_param,
-    format_run_command,
     format_status_counts,
 )
 from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary
+from harness.sweep.trial_runner import CommandLine
 
 MAX_FAILURES_SHOWN = 5
 MAX_SETTINGS_SHOWN = 10
-CONFIRM_OVERRIDES = "-m sweeps=grid seed=11,12,13 sweep.study=NAME"
-"""Added to the command of a run, they rerun it on other seeds."""
 
 
-def format_sweep_summary(summary: SweepSummary) -> str:
+def format_sweep_summary(summary: SweepSummary, command_line: CommandLine) -> str:
     """Return the results, the baseline, ranges to widen, idle parameters and the cost, in lines."""
     size = len(summary.trials)
     cost = f"cost: {summary.tokens:,} tokens and {format_duration(summary.seconds)} of training in {size} trials"
-    return "\n".join([*_result_lines(summary), *_advice_lines(summary), fit_record(cost)])
+    results, advice = _result_lines(summary, command_line.confirm_advice), _advice_lines(summary, command_line)
+    return "\n".join([*results, *map(command_line.rename_options, advice), fit_record(cost)])
 
 
-def _result_lines(summary: SweepSummary) -> Iterator[str]:
+def _result_lines(summary: SweepSummary, confirm_advice: str) -> Iterator[str]:
     labels = [objective_label(name) for name in summary.objectives]
     yield fit_record(f"sweep {summary.study}: {format_status_counts(summary.counts)} (of {summary.n_trials} requested)")
     failed = [trial for trial in summary.trials if trial.status == "failed"]
     yield from (fit_record(f"  trial {trial.number} failed: {trial.reason}") for trial in failed[:MAX_FAILURES_SHOWN])
     if not summary.best_trials:
         yield "no trial completed, so there is no best trial"
-    for trial in summary.best_trials:
+    for trial, command in zip(summary.best_trials, summary.best_commands, strict=True):
         head = "best" if summary.best_trial else "on the Pareto front"
         yield fit_record(f"{head}: trial {trial.number} · {format_objectives(labels, trial.values)}")
-        yield f"  {format_run_command(summary.fixed, trial.params)}"
+        yield f"  {command}"
     yield from map(fit_record, _baseline_lines(summary))
     if over_seeds := list(_seed_lines(summary)):
         yield from over_seeds
@@ -45,8 +44,10 @@ def _result_lines(summary: SweepSummary) -> Iterator[str]:
         head, which = ("best", "it") if summary.best_trial else ("Pareto front", "them")
         statuses = f"{', '.join(MEASURED[:-1])} or {MEASURED[-1]}"
         measured = f"{head} of {summary.n_measured} trials ({statuses})"
-        yield fit_record(f"{measured}; rerun {which} on fresh seeds to confirm: add to the command")
-        yield f"  {CONFIRM_OVERRIDES}"
+        how = ": add to the command" * bool(confirm_advice)
+        yield fit_record(f"{measured}; rerun {which} on fresh seeds to confirm{how}")
+        if confirm_advice:
+            yield f"  {confirm_advice}"
 
 
 def _seed_lines(summary: SweepSummary) -> Iterator[str]:
@@ -87,20 +88,21 @@ def _baseline_lines(summary: SweepSummary) -> Iterator[str]:
         yield f"{head}: the best is {format_number(abs(baseline.values[0] - best.values[0]))} {side}"
 
 
-def _advice_lines(summary: SweepSummary) -> Iterator[str]:
+def _advice_lines(summary: SweepSummary, command_line: CommandLine) -> Iterator[str]:
     for hit in summary.boundary_hits:
-        yield from _boundary_lines(hit)
+        yield from _boundary_lines(hit, command_line)
     if summary.idle_params:
         params = ", ".join(f"{name} {summary.importances[name]:.0%}" for name in summary.idle_params)
         head = f"little effect in {summary.n_completed} completed trials (by PED-ANOVA and fANOVA)"
         yield fit_record(f"{head}: {params}")
 
 
-def _boundary_lines(hit: BoundaryHit) -> Iterator[str]:
+def _boundary_lines(hit: BoundaryHit, command_line: CommandLine) -> Iterator[str]:
     """Yield which bound the best value is near, and the override that moves it."""
     side = "lower" if hit.direction == "down" else "upper"
     condition = f" with {hit.condition}" if hit.condition else ""
     position = f"{format_param(hit.value)} is near the {side} bound {format_param(hit.bound)}"
     where = " in sweep.conditional, with sweep.study=NAME" if condition else ""
     yield fit_record(f"{hit.key}{condition}: {position}; try{where}")
-    yield f"  {hit.wider_range}" if condition else f"  '{hit.key}={hit.wider_range}' sweep.study=NAME"
+    wider = hit.wider_range if condition else f"{command_line.format_range(hit.key, hit.wider_range)} sweep.study=NAME"
+    yield f"  {wider}"

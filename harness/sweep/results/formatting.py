@@ -1,41 +1,20 @@
-"""Text shared by tables, figures and result files: commands, overrides, labels and values."""
+"""Text shared by tables, figures and result files: overrides, labels and values."""
 
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from harness.config.alternatives import find_replaced_keys
 from harness.config.compose import flatten_values
-from harness.config.overrides import read_override_key
 from harness.core.component_keys import rename_component_keys
-from harness.core.credentials import hide_credentials
 from harness.core.formatting import format_number
-from harness.core.paths import run_command
 
 COMPONENT_GROUPS = {"sampler": "hydra/sweeper/sampler", "pruner": "pruner"}
 """Settings of a sweep that are components, and the config group of each."""
 MIN_WITHOUT_DECIMALS = 10_000
 """Values from here on, such as token counts, are shown without decimals."""
-
-
-def format_run_command(fixed: Iterable[str], params: Mapping[str, Any]) -> str:
-    """Return the command of a run with the overrides `fixed` and `params`, quoted for Hydra and the shell.
-
-    Choices of groups come first, as in Hydra's own documentation.
-    """
-    return shlex.join([*run_command(), *list_trial_overrides(fixed, params)])
-
-
-def list_trial_overrides(fixed: Iterable[str], params: Mapping[str, Any]) -> list[str]:
-    """Return the overrides of a trial, choices of groups first, quoted for Hydra; `params` replace those of `fixed`."""
-    replaced = {*params, *find_replaced_keys(params)}
-    kept = [hide_credentials(override) for override in fixed if read_override_key(override) not in replaced]
-    overrides = [*kept, *(format_override(key, value) for key, value in params.items())]
-    return sorted(overrides, key=lambda override: "." in override.partition("=")[0])
 
 
 def format_override(key: str, value: Any) -> str:

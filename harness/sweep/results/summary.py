@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,6 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.sweep.results.boundaries import BoundaryHit, find_boundary_hit
-from harness.sweep.results.formatting import format_run_command
 from harness.sweep.results.importance import compute_importances, find_idle_params
 from harness.sweep.study.trial_attrs import (
     BASELINE,
@@ -64,8 +63,9 @@ class TrialSummary:
 class SweepSummary:
     """State of a sweep.
 
-    `best_trials` holds the best trial, or with several objectives the Pareto front. `importances` are by Optuna's
-    parameter names, conditional ones included. `idle_params` hardly affect the loss in the completed trials.
+    `best_trials` holds the best trial, or with several objectives the Pareto front, and `best_commands` the commands
+    that rerun them. `importances` are by Optuna's parameter names, conditional ones included. `idle_params` hardly
+    affect the loss in the completed trials.
     """
 
     study: str
@@ -73,10 +73,10 @@ class SweepSummary:
     n_trials: int
     trials: tuple[TrialSummary, ...]
     best_trials: tuple[TrialSummary, ...]
+    best_commands: tuple[str, ...]
     importances: Mapping[str, float]
     idle_params: tuple[str, ...]
     boundary_hits: tuple[BoundaryHit, ...]
-    fixed: tuple[str, ...]
 
     @property
     def counts(self) -> dict[Status, int]:
@@ -110,7 +110,7 @@ class SweepSummary:
     @property
     def best_command(self) -> str:
         """The command that reruns the best trial; empty if there is none."""
-        return format_run_command(self.fixed, self.best_trial.params) if self.best_trial else ""
+        return self.best_commands[0] if self.best_trial else ""
 
 
 def summarize_trials(study: Study) -> list[TrialSummary]:
@@ -120,9 +120,13 @@ def summarize_trials(study: Study) -> list[TrialSummary]:
 
 
 def summarize_study(
-    study: Study, n_trials: int, fixed: Iterable[str] = (), *, with_importances: bool = True
+    study: Study,
+    n_trials: int,
+    format_command: Callable[[Mapping[str, Any]], str],
+    *,
+    with_importances: bool = True,
 ) -> SweepSummary:
-    """Summarize a study of `n_trials` requested trials that all have the overrides `fixed`.
+    """Summarize a study of `n_trials` requested trials; `format_command` returns the command of a trial with values.
 
     Importances take one to two seconds with hundreds of trials; `with_importances=False` leaves them out.
     """
@@ -139,10 +143,10 @@ def summarize_study(
         n_trials=n_trials,
         trials=trials,
         best_trials=best_trials,
+        best_commands=tuple(format_command(trial.params) for trial in best_trials),
         importances=importances,
         idle_params=tuple(find_idle_params(study, importances)),
         boundary_hits=tuple(hit for hit in hits if hit),
-        fixed=tuple(fixed),
     )
 
 

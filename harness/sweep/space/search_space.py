@@ -8,18 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
-from harness.config.alternatives import read_given_settings, replace_alternatives
-from harness.config.compose import NON_TRAINING_KEYS, compose_config, list_left_out
-from harness.config.errors import describe_unknown_key, explain_error
-from harness.config.group_options import drop_needless_deletions
-from harness.config.option_values import LeftOut
-from harness.config.overrides import SWEEP_ONLY_KEYS
 from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.hydra_internals import Range
 from harness.sweep.optuna_internals import is_in_distribution, suggest_value
@@ -28,8 +19,6 @@ from harness.sweep.space.range_syntax import parse_ranges
 # Separates key and condition in Optuna's name of a conditional parameter: "optimizer.lr @ optimizer=sgd".
 CONDITION_SEPARATOR = " @ "
 MAX_GRID_POINTS = 10_000
-TRIAL_DEFAULTS = ("observers=trial",)
-"""Overrides of every trial, with the lowest precedence."""
 
 
 @dataclass(frozen=True)
@@ -37,20 +26,12 @@ class SearchSpace:
     """Ranges of a sweep.
 
     `ranges` apply to every trial and `conditional` to those that select the "group=option" that is its key.
-    `group_options` is the composed option of every config group, and `fixed` are the overrides that all trials share.
-    `baseline` are overrides of the current config that a range may cover, as those of a resumed run.
+    `group_options` is the current option of every config group; programs without groups have none.
     """
 
     ranges: Mapping[str, Range]
     conditional: Mapping[str, Mapping[str, Range]]
     group_options: Mapping[str, str]
-    fixed: tuple[str, ...]
-    baseline: tuple[str, ...] = ()
-
-    @property
-    def current(self) -> tuple[str, ...]:
-        """The overrides of the current config, that of a trial without values."""
-        return (*self.baseline, *self.fixed)
 
     def suggest_values(self, trial: Trial) -> dict[str, Any]:
         """Let the sampler suggest a value for each group, then for each key searched under those options."""
@@ -92,27 +73,6 @@ class SearchSpace:
             yield corner
             for key, dist in ranges.items():
                 yield from ({**corner, key: end} for end in range_ends(dist)[1:])
-
-    def compose_config(self, values: Mapping[str, Any], defaults: Sequence[str] = ()) -> DictConfig:
-        """Compose the config of a trial that sets `values`; `defaults` are overrides with the lowest precedence.
-
-        Raises:
-            ConfigError: If a key or an option does not exist.
-        """
-        groups, overrides = self._group_overrides(values), self._list_overrides(values, defaults)
-        try:
-            cfg = compose_config(overrides)
-        except (HydraException, ValueError) as error:  # ValueError: a group set to null
-            raise ConfigError(explain_error(error, overrides)) from error
-        for key, value in values.items():
-            if key not in self.group_options:
-                _update_config(cfg, key, parse_choice(value), groups, self.fixed)
-        replace_alternatives(cfg, {**read_given_settings(self.fixed), **values})
-        return cfg
-
-    def list_left_out(self, values: Mapping[str, Any], defaults: Sequence[str] = ()) -> Sequence[LeftOut]:
-        """Return the values of the experiment that are for other options than a trial with `values` has."""
-        return list_left_out(self._list_overrides(values, defaults))
 
     def count_points(self) -> int | None:
         """Return the number of points, None if a range is continuous."""
@@ -175,12 +135,6 @@ class SearchSpace:
         for options in itertools.product(*groups.values()):
             yield dict(zip(groups, options, strict=True))
 
-    def _group_overrides(self, values: Mapping[str, Any]) -> list[str]:
-        return [f"{key}={value}" for key, value in values.items() if key in self.group_options]
-
-    def _list_overrides(self, values: Mapping[str, Any], defaults: Sequence[str]) -> list[str]:
-        return [*defaults, *drop_needless_deletions(self.current, defaults), *self._group_overrides(values)]
-
     def _active_params(self, selected: Mapping[str, Any]) -> dict[str, tuple[str, Range]]:
         """Return Optuna's name and the range of each key searched under the selected options, groups first."""
         options = {**self.group_options, **selected}
@@ -195,38 +149,43 @@ class SearchSpace:
 
 
 def read_search_space(
-    params: Mapping[str, Any],
-    arguments: Sequence[str],
-    conditional: Mapping[str, Mapping[str, Any]],
-    group_options: Mapping[str, str],
+    ranges: Sequence[str], conditional: Mapping[str, Mapping[str, Any]], group_options: Mapping[str, str]
 ) -> SearchSpace:
-    """Read the search space from `hydra.sweeper.params` and the command line, which takes precedence.
-
-    Ranges are in Hydra's sweep syntax.
+    """Read a search space from overrides such as "lr=log(1e-4,1e-2)", and ranges by key for each condition.
 
     Raises:
-        ConfigError: If a range is invalid, or is given for a key or condition that cannot be searched.
+        ConfigError: If a range is invalid, is no range, or is given for a condition that no trial can meet.
     """
-    given_keys = {argument.partition("=")[0] for argument in arguments}
-    defaults = [f"{key}={value}" for key, value in params.items() if key not in given_keys]
-    ranges, fixed, deleted = parse_ranges([*defaults, *arguments])
-    conditional_ranges = {}
+    found, constants, _ = parse_ranges(ranges)
+    if constants:
+        raise ConfigError(f"{next(iter(constants))}: one value, not a range")
+    found_conditional = {}
     for condition, inner in conditional.items():
         check_condition(condition, group_options)
         if not isinstance(inner, Mapping):
             raise ConfigError(f"sweep.conditional.{condition}: {inner!r} must be a mapping of keys to ranges")
-        found, constants, _ = parse_ranges([f"{key}={value}" for key, value in inner.items()])
+        found_conditional[condition], constants, _ = parse_ranges([f"{key}={value}" for key, value in inner.items()])
         if constants:
             raise ConfigError(f"sweep.conditional.{condition}: {', '.join(constants)} must be a range, not one value")
-        conditional_ranges[condition] = {key: dist for key, dist in found.items() if key not in given_keys}
-    for by_key in (ranges, *conditional_ranges.values()):
+    for by_key in (found, *found_conditional.values()):
         for key, dist in by_key.items():
-            _check_range_key(key, dist, group_options)
-    fixed_options = {key: value for key, value in fixed.items() if key in group_options}
-    overrides = [f"{key}={value}" for key, value in fixed.items() if _root_key(key) not in SWEEP_ONLY_KEYS]
-    values = map(str, read_given_settings(arguments).get("sweep.baseline_values") or ())
-    baseline = tuple(override for override in values if override.partition("=")[0] not in fixed)
-    return SearchSpace(ranges, conditional_ranges, {**group_options, **fixed_options}, (*overrides, *deleted), baseline)
+            _check_group_range(key, dist, group_options)
+    return SearchSpace(found, found_conditional, group_options)
+
+
+def baseline_values(space: SearchSpace, current: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the `current` values of the program as a point of the space, and its settings that are out of range.
+
+    A searched key that is not in `current` has an unknown value: the point lacks it, and it counts as out of range.
+    """
+    ranges = space.active_ranges(space.group_options)
+    values = {key: match_choice(dist, current[key]) for key, dist in ranges.items() if key in current}
+    outside = [
+        f"{key}={values[key]}" if key in values else key
+        for key, dist in ranges.items()
+        if key not in values or not is_in_range(dist, values[key])
+    ]
+    return values, outside
 
 
 def config_key(param_name: str) -> str:
@@ -273,18 +232,6 @@ def format_range(dist: Range) -> str:
     return f"int({text})" if is_integer else text
 
 
-def _update_config(cfg: DictConfig, key: str, value: Any, group_overrides: Sequence[str], fixed: Sequence[str]) -> None:
-    if not isinstance(value, dict) and isinstance(OmegaConf.select(cfg, key.lstrip("+")), DictConfig):
-        raise ConfigError(f"{key}: a section with several keys, not a value; search one of its keys")
-    try:
-        OmegaConf.update(cfg, key.lstrip("+"), value, force_add=key.startswith("+"))
-    except OmegaConfBaseException as error:
-        hint = describe_unknown_key(key, [*fixed, *group_overrides])
-        if group_overrides:
-            hint = f" under {' '.join(group_overrides)}; put ranges for some options only into sweep.conditional{hint}"
-        raise ConfigError(f"{key}: no such key{hint}") from error
-
-
 def _matching_choices(dist: CategoricalDistribution, value: Any) -> list[Any]:
     """Return the choices that parse to the same value. 1 equals 1.0, but not true."""
     value = parse_choice(value)
@@ -292,9 +239,7 @@ def _matching_choices(dist: CategoricalDistribution, value: Any) -> list[Any]:
     return [choice for choice, one in parsed if one == value and isinstance(one, bool) == isinstance(value, bool)]
 
 
-def _check_range_key(key: str, dist: Range, group_options: Mapping[str, str]) -> None:
-    if _root_key(key) in (*SWEEP_ONLY_KEYS, *NON_TRAINING_KEYS, "sweeps"):
-        raise ConfigError(f"{key}={format_range(dist)}: {key} does not affect the result of a run; give it one value")
+def _check_group_range(key: str, dist: Range, group_options: Mapping[str, str]) -> None:
     is_named = isinstance(dist, CategoricalDistribution) and all(isinstance(option, str) for option in dist.choices)
     if key in group_options and not is_named:
         raise ConfigError(
@@ -344,7 +289,3 @@ def value_at(dist: Range, index: int) -> Any:
     if isinstance(dist, IntDistribution):
         return dist.low + index * dist.step
     return float(Decimal(str(dist.low)) + index * Decimal(str(dist.step)))  # so that 0.1 + 2 * 0.1 is 0.3
-
-
-def _root_key(key: str) -> str:
-    return key.lstrip("+").partition(".")[0]

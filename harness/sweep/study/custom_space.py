@@ -1,7 +1,8 @@
 """The user's own function that suggests further values of a trial: hydra.sweeper.custom_search_space."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import optuna
 from omegaconf import DictConfig
@@ -21,37 +22,41 @@ class CustomSpaceError(ValueError):
     """The user's function raised, or suggested a value that it must not."""
 
 
-def load_custom_space(name: str, space: SearchSpace) -> Callable[[Trial], None]:
+def load_custom_space(name: str, cfg: DictConfig, fixed: Sequence[str]) -> Callable[[Trial], None]:
     """Return a function that suggests further values of a trial as the user's function `name` does.
 
-    It raises CustomSpaceError if the function raises, or suggests a key that has a fixed value.
+    It raises CustomSpaceError if the function raises, or suggests a key that one of the overrides `fixed` sets.
     """
-    return partial(_suggest_custom_values, import_component(SEARCH_SPACE_KEY, name), space, space.compose_config({}))
+    return partial(_suggest_custom_values, import_component(SEARCH_SPACE_KEY, name), cfg, fixed)
 
 
-def check_custom_space(name: str | None, space: SearchSpace) -> None:
-    """Let the user's function, if there is one, extend one random trial, which is not kept.
+def check_custom_space(
+    name: str,
+    space: SearchSpace,
+    cfg: DictConfig,
+    fixed: Sequence[str],
+    check_values: Callable[[Mapping[str, Any]], object],
+) -> None:
+    """Let the user's function `name` extend one random trial, which is not kept, and check the values of that.
 
     Raises:
-        ConfigError: If it fails, or suggests a key that does not exist or has a fixed value.
+        ConfigError: If the function fails, suggests a key that `fixed` sets, or `check_values` raises it.
     """
-    if name is None:
-        return
     trial = optuna.create_study(sampler=RandomSampler(seed=0)).ask()
     values = space.suggest_values(trial)
     try:
-        load_custom_space(name, space)(trial)
+        load_custom_space(name, cfg, fixed)(trial)
         suggested = {key: value for param, value in trial.params.items() if (key := config_key(param)) not in values}
-        space.compose_config({**values, **suggested})
+        check_values({**values, **suggested})
     except (CustomSpaceError, ConfigError) as error:
         raise ConfigError(f"{'.'.join(SEARCH_SPACE_KEY)}: {name}: {error}") from error
 
 
 def _suggest_custom_values(
-    extend: Callable[[DictConfig, Trial], None], space: SearchSpace, cfg: DictConfig, trial: Trial
+    extend: Callable[[DictConfig, Trial], None], cfg: DictConfig, fixed_overrides: Sequence[str], trial: Trial
 ) -> None:
     """Call the user's function, which finds the fixed values where hydra-optuna-sweeper has them: in `user_attrs`."""
-    fixed = {read_override_key(one): one for one in space.fixed if "=" in one}
+    fixed = {read_override_key(one): one for one in fixed_overrides if "=" in one}
     for key in fixed.keys() - OWN_TRIAL_ATTRS:
         trial.set_user_attr(key, fixed[key].partition("=")[2])
     try:

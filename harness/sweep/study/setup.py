@@ -3,9 +3,10 @@
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -14,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.errors import ConfigError
 from harness.sweep.request import SweepRequest
-from harness.sweep.space.validation import baseline_values
+from harness.sweep.space.search_space import baseline_values
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import journal_path, open_storage
 from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, STUDY_SPEC, SWEEP_ID
@@ -152,14 +153,25 @@ def _enqueue_initial_trials(request: SweepRequest, study: optuna.Study) -> None:
     points = [space.to_trial_params(point) for point in request.options.enqueue]  # raises before any is enqueued
     has_baseline = request.options.baseline and not request.spec.is_grid
     if has_baseline and not any(BASELINE in trial.user_attrs for trial in study.trials):
-        values, out_of_range = baseline_values(space, request.cfg)
+        values, out_of_range = baseline_values(space, request.current_values)
         if out_of_range:
-            print(
-                f"note: the current config is outside the search space ({', '.join(out_of_range)}); "
-                "it still runs as trial 0, but the sampler does not learn from it"
-            )
+            print(_describe_outside_baseline(out_of_range, request.current_values))
             study.enqueue_trial({}, user_attrs={BASELINE: True, OUT_OF_SPACE_VALUES: values})
         else:
             study.enqueue_trial(space.to_trial_params(values), user_attrs={BASELINE: True})
     for point in points:
         study.enqueue_trial(point, skip_if_exists=True)
+
+
+def _describe_outside_baseline(out_of_range: Sequence[str], current_values: Mapping[str, Any]) -> str:
+    """Return why the sampler does not learn from trial 0."""
+    unknown = [key for key in out_of_range if key.partition("=")[0] not in current_values]
+    if unknown:
+        return (
+            f"note: trial 0 runs with the program's own {', '.join(unknown)}, which are unknown; "
+            "the sampler does not learn from it"
+        )
+    return (
+        f"note: the current config is outside the search space ({', '.join(out_of_range)}); "
+        "it still runs as trial 0, but the sampler does not learn from it"
+    )

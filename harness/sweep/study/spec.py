@@ -15,33 +15,37 @@ from harness.sweep.study.distinct_sampler import DistinctSampler
 from harness.sweep.study.grid_sampler import GridOrderSampler
 from harness.sweep.study.sampler import ReproducibleSampler
 
+Direction = Literal["minimize", "maximize"]
+
 
 @dataclass(frozen=True)
 class StudySpec:
     """Plain data, stored as JSON.
 
-    `objectives` are names, and `directions` say for each whether it is minimized or maximized.
-    `params` and `conditional` are ranges in Hydra's sweep syntax, `arguments` the command line, `choices` the option
-    of every config group, `sampler` and `pruner` `_target_` nodes. `config` holds the settings that all trials share,
-    by dotted key. `keep` is the number of best trials whose checkpoints are kept.
+    `program` says which program the trials run: its `kind`, and what that kind needs to run them.
+    `ranges` are overrides in Hydra's sweep syntax, `conditional` ranges by key for each "group=option" of
+    `group_options`. `objectives` are names, and `directions` say for each whether it is minimized or maximized.
+    `sampler` and `pruner` are `_target_` nodes. Nothing is pruned before `warmup_share` of a run. `config` holds the
+    settings that all trials share, by dotted key. `keep` is the number of best trials whose checkpoints are kept, None
+    for all.
     """
 
-    params: Mapping[str, Any]
-    arguments: Sequence[str]
+    program: Mapping[str, Any]
+    ranges: Sequence[str]
     conditional: Mapping[str, Mapping[str, Any]]
+    group_options: Mapping[str, str]
     custom_search_space: str | None
-    choices: Mapping[str, str]
     objectives: Sequence[str]
-    directions: Sequence[Literal["minimize", "maximize"]]
+    directions: Sequence[Direction]
     sampler: Mapping[str, Any]
     pruner: Mapping[str, Any]
     seed: int
     warmup_share: float
-    keep: int
+    keep: int | None
     config: Mapping[str, str]
 
     def build_search_space(self) -> SearchSpace:
-        return read_search_space(self.params, self.arguments, self.conditional, self.choices)
+        return read_search_space(self.ranges, self.conditional, self.group_options)
 
     @property
     def is_grid(self) -> bool:
@@ -83,12 +87,16 @@ class StudySpec:
     def describe_changes(self, old: "StudySpec") -> list[str]:
         """Return a line for each difference that makes trials of the two specs incomparable."""
         ranges, old_ranges = self.build_search_space().format_ranges(), old.build_search_space().format_ranges()
-        objectives, old_objectives = ({"objectives": ", ".join(spec.objectives)} for spec in (self, old))
+        objectives, old_objectives = ({"objectives": spec._describe_objectives()} for spec in (self, old))
         return [
             *_format_changes("space", old_ranges, ranges),
             *_format_changes("sweep", old_objectives, objectives),
             *_format_changes("config", old.config, self.config),
         ]
+
+    def _describe_objectives(self) -> str:
+        pairs = zip(self.objectives, self.directions, strict=True)
+        return ", ".join(f"{name} ({direction}d)" if direction == "maximize" else name for name, direction in pairs)
 
 
 def _make_trial_sampler(factory: partial[Any], study_seed: int, is_seeded: bool, trial_seed: int) -> BaseSampler:

@@ -19,7 +19,7 @@ from harness.sweep.results.summary import summarize_trials
 from harness.sweep.results.table import ProgressTable
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.workers.worker import EXIT_SHORTAGE
-from harness.sweep.workers.worker_pool import MAX_CONSECUTIVE_DEATHS, LauncherPool, WorkerPool
+from harness.sweep.workers.worker_pool import MAX_CONSECUTIVE_DEATHS, WorkerGroup
 
 POLL_SECONDS, REAP_SECONDS = 0.5, 5.0
 STORAGE_ERRORS = (OSError, StorageInternalError, SQLAlchemyError)
@@ -40,7 +40,7 @@ class SweepMonitor:
     def __init__(
         self,
         queue: TrialQueue,
-        pool: WorkerPool | LauncherPool,
+        pool: WorkerGroup,
         table: ProgressTable,
         is_stopping: Callable[[], bool],
         on_update: Callable[[], None],
@@ -105,7 +105,7 @@ class SweepMonitor:
 
 
 @contextmanager
-def handle_stop_signals(pool: WorkerPool | LauncherPool) -> Iterator[Callable[[], bool]]:
+def handle_stop_signals(pool: WorkerGroup) -> Iterator[Callable[[], bool]]:
     """Yield a function that returns whether a stop signal was received. A second Ctrl-C kills the workers."""
     received: list[int] = []
 

@@ -1,7 +1,8 @@
 """A worker process: claim a trial, run it, record its result, and repeat until the study has no more trials.
 
-Start it as `python -m harness.sweep.workers.worker` with a `WorkerSpec` as one line of JSON on its standard input. When
-its parent dies, standard input closes, and the worker exits.
+It is started as `python -m harness.sweep.workers.worker`, or as the program that the trials run, with WORKER_VARIABLE
+in its environment and a `WorkerSpec` as one line of JSON on its standard input. When its parent dies, standard input
+closes, and the worker exits.
 """
 
 import json
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,39 +23,44 @@ from optuna.trial import Trial
 from harness.core.credentials import hide_credentials_in_text, hide_credentials_in_tracebacks
 from harness.core.errors import ConfigError
 from harness.core.files import remove_folder
-from harness.core.paths import module_command, project_dir
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import record_signal, was_signaled
 from harness.sweep.optuna_internals import silence_optuna
+from harness.sweep.programs import make_trial_runner
 from harness.sweep.results.summary import find_best_trials, summarize_trials
-from harness.sweep.study.custom_space import load_custom_space
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import make_reporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import open_storage
 from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
 from harness.sweep.study.trial_queue import TrialQueue
-from harness.sweep.training_runner import TrainingRunner
 from harness.sweep.trial_runner import TrialJob, TrialRunner
 
 EXIT_OK, EXIT_CRASHED = 0, 1
 EXIT_SHORTAGE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, or too many files are open
 WORKER_MODULE = "harness.sweep.workers.worker"
+WORKER_VARIABLE = "HARNESS_SWEEP_WORKER"
+"""Environment variable that tells a program that it was started as a worker."""
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """Settings of a worker: the study, its storage, the sweep's folder and the number of CPU threads."""
+    """Settings of a worker: the study, its storage, the sweep's folder and the number of CPU threads.
+
+    `command` starts the process in the folder `cwd`.
+    """
 
     study_name: str
     storage: str | None
     folder: str
-    n_threads: int | None = None
+    n_threads: int | None
+    command: Sequence[str]
+    cwd: str
 
 
 def spawn_worker(spec: WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[str]:
     """Start a worker that exits with this process and, if there are GPUs, sees one of them. It prints to its log."""
-    environment = dict(os.environ)
+    environment = {**os.environ, WORKER_VARIABLE: "1"}
     if n_gpus:
         visible = environment.get("CUDA_VISIBLE_DEVICES")
         gpu = index % n_gpus
@@ -63,8 +69,8 @@ def spawn_worker(spec: WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[
         environment["OMP_NUM_THREADS"] = str(spec.n_threads)
     with worker_log_path(spec.folder, index).open("ab") as log:
         process = subprocess.Popen(
-            module_command(WORKER_MODULE),
-            cwd=project_dir(),
+            spec.command,
+            cwd=spec.cwd,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=log,
@@ -73,8 +79,9 @@ def spawn_worker(spec: WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[
             process_group=0,  # so that Ctrl-C reaches only the sweep, which then signals its workers
         )
     assert process.stdin is not None
-    process.stdin.write(json.dumps(asdict(spec)) + "\n")
-    process.stdin.flush()
+    with suppress(BrokenPipeError):  # it has died already, which the pool sees
+        process.stdin.write(json.dumps(asdict(spec)) + "\n")
+        process.stdin.flush()
     return process
 
 
@@ -82,14 +89,42 @@ def worker_log_path(sweep_folder: str | Path, index: int) -> Path:
     return Path(sweep_folder) / f"worker-{index}.log"
 
 
-def run_trials(spec: WorkerSpec, is_stopping: Callable[[], bool]) -> None:
+def run_worker(make_runner: Callable[[StudySpec], TrialRunner], is_stopping: Callable[[], bool]) -> int:
+    """Run trials as a worker process does, with the specification on standard input; return the exit status.
+
+    `is_stopping` is asked between trials.
+    """
+    os.environ.pop(WORKER_VARIABLE, None)  # programs that this one starts are no workers
+    line = sys.stdin.readline()
+    if not line:
+        return EXIT_CRASHED  # the sweep died
+    spec = WorkerSpec(**json.loads(line))
+    hide_credentials_in_tracebacks(spec.storage or "")  # its log is in the sweep's folder
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    silence_optuna()
+    try:
+        run_trials(spec, make_runner, is_stopping)
+    except Exception as error:
+        shortage = describe_shortage(error, Path(spec.folder))
+        if not shortage:
+            raise
+        with suppress(OSError):  # the log is on the full disk
+            print(shortage, file=sys.stderr, flush=True)
+        return EXIT_SHORTAGE
+    return EXIT_OK
+
+
+def run_trials(
+    spec: WorkerSpec, make_runner: Callable[[StudySpec], TrialRunner], is_stopping: Callable[[], bool]
+) -> None:
     """Run trials until none are left or the worker is asked to stop.
 
     Raises:
         ShortageError: If there is no space left; the trial was interrupted.
     """
-    queue, study_spec = open_queue(spec)
-    runner = TrainingRunner(queue.space, study_spec)
+    study, study_spec = open_worker_study(spec)
+    runner = make_runner(study_spec)
+    queue = TrialQueue(study, study_spec.build_search_space(), Path(spec.folder), runner.extend_trial)
     while not is_stopping():
         trial = queue.claim_trial()
         if trial is None:
@@ -103,21 +138,18 @@ def run_trials(spec: WorkerSpec, is_stopping: Callable[[], bool]) -> None:
             queue.finish_trial(trial, result)
         if shortage:
             raise shortage
-        _delete_losing_checkpoints(queue.study, Path(spec.folder), study_spec.keep)
+        if study_spec.keep is not None:
+            _delete_losing_checkpoints(queue.study, Path(spec.folder), study_spec.keep)
         if result.status == "interrupted":
             return
 
 
-def open_queue(spec: WorkerSpec) -> tuple[TrialQueue, StudySpec]:
-    """Open an existing study with the sampler, pruner and search space it was created with."""
-    folder = Path(spec.folder)
-    study = optuna.load_study(study_name=spec.study_name, storage=open_storage(spec.storage, folder))
+def open_worker_study(spec: WorkerSpec) -> tuple[optuna.Study, StudySpec]:
+    """Open an existing study with the sampler and pruner it was created with."""
+    study = optuna.load_study(study_name=spec.study_name, storage=open_storage(spec.storage, Path(spec.folder)))
     study_spec = StudySpec(**study.user_attrs[STUDY_SPEC])
     study.sampler, study.pruner = study_spec.make_sampler(), study_spec.make_pruner()
-    space = study_spec.build_search_space()
-    if study_spec.custom_search_space is None:
-        return TrialQueue(study, space, folder), study_spec
-    return TrialQueue(study, space, folder, load_custom_space(study_spec.custom_search_space, space)), study_spec
+    return study, study_spec
 
 
 def _run_trial(
@@ -171,22 +203,9 @@ def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> 
 
 
 def main() -> int:
-    spec = WorkerSpec(**json.loads(sys.stdin.readline()))
-    hide_credentials_in_tracebacks(spec.storage or "")  # its log is in the sweep's folder
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: record_signal(number))
-    silence_optuna()
-    try:
-        run_trials(spec, was_signaled)
-    except Exception as error:
-        shortage = describe_shortage(error, Path(spec.folder))
-        if not shortage:
-            raise
-        with suppress(OSError):  # the log is on the full disk
-            print(shortage, file=sys.stderr, flush=True)
-        return EXIT_SHORTAGE
-    return EXIT_OK
+    return run_worker(make_trial_runner, was_signaled)
 
 
 def _exit_with_parent() -> None:

@@ -38,7 +38,7 @@ def test_boundary_hit_suggests_wider_range(value, distribution, direction, widen
 @pytest.mark.parametrize(("value", "distribution"), [(0.09, LR), (64, IntDistribution(2, 64)), (0.29, SHARE)])
 def test_wider_range_is_valid_sweep_syntax(value: float, distribution: BaseDistribution) -> None:
     hit = find_boundary_hit("optimizer.lr", value, distribution)
-    taken = read_search_space({}, [f"optimizer.lr={hit.wider_range}"], {}, {}).ranges["optimizer.lr"]
+    taken = read_search_space([f"optimizer.lr={hit.wider_range}"], {}, {}).ranges["optimizer.lr"]
     assert type(taken) is type(distribution)
     assert taken.low == distribution.low
     assert taken.high > distribution.high

@@ -6,21 +6,22 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import create_trial
 
 from harness.sweep.results.final_report import format_sweep_summary
-from harness.sweep.results.summary import summarize_study
 from harness.sweep.study.trial_attrs import RESULT
 from tests.sweep.studies import (
+    COMMAND_LINE,
     add_every_outcome,
     ask_conditional_trial,
     ask_trial,
     complete_trial,
     fail_trial,
     new_study,
+    summarize,
 )
 
 
 def test_report_of_every_outcome() -> None:
-    summary = summarize_study(add_every_outcome(new_study()), 24, ["loop.max_steps=120"])
-    text = format_sweep_summary(summary)
+    summary = summarize(add_every_outcome(new_study()), 24, ["loop.max_steps=120"])
+    text = format_sweep_summary(summary, COMMAND_LINE)
     lines = text.splitlines()
     assert lines[0] == "sweep default: 3 completed · 1 pruned · 1 diverged · 2 failed · 1 running (of 24 requested)"
     assert "  trial 6 failed: out of memory" in lines
@@ -47,7 +48,7 @@ def test_seeds_are_averaged_and_not_extended() -> None:
         for seed in (1, 2, 3):
             params, attrs = {"seed": seed, "optimizer": optimizer}, {RESULT: {"status": "completed", "tokens": 9}}
             study.add_trial(create_trial(params=params, distributions=ranges, value=loss - seed / 10, user_attrs=attrs))
-    text = format_sweep_summary(summarize_study(study, 6))
+    text = format_sweep_summary(summarize(study, 6), COMMAND_LINE)
     assert (
         "over seeds, and its standard deviation from seed to seed:\n  2.800 ± 0.1 (3 seeds) · optimizer=adamw\n" in text
     )
@@ -60,14 +61,14 @@ def test_report_when_baseline_is_best() -> None:
     study = new_study()
     complete_trial(study, ask_trial(study, lr=1e-2, rank=32, clip=1.0, baseline=True))
     complete_trial(study, ask_trial(study, lr=1e-3, rank=8, clip=1.0))
-    assert "val loss 3.100: no trial was better" in format_sweep_summary(summarize_study(study, 2))
+    assert "val loss 3.100: no trial was better" in format_sweep_summary(summarize(study, 2), COMMAND_LINE)
 
 
 def test_report_with_failed_baseline() -> None:
     study = new_study()
     fail_trial(study, ask_trial(study, lr=1e-2, baseline=True), "failed", "out of memory")
     complete_trial(study, ask_trial(study))
-    text = format_sweep_summary(summarize_study(study, 2))
+    text = format_sweep_summary(summarize(study, 2), COMMAND_LINE)
     assert "baseline: trial 0, the current configuration: failed out of memory" in text
     assert "lower" not in text.partition("baseline")[2].partition("\n")[0]
 
@@ -75,7 +76,7 @@ def test_report_with_failed_baseline() -> None:
 def test_report_without_completed_trial() -> None:
     study = new_study()
     fail_trial(study, ask_trial(study), "failed", "out of memory")
-    text = format_sweep_summary(summarize_study(study, 1))
+    text = format_sweep_summary(summarize(study, 1), COMMAND_LINE)
     assert "no trial completed, so there is no best trial" in text
     assert "python run.py" not in text
     assert "fresh seeds" not in text
@@ -85,7 +86,7 @@ def test_report_of_idle_params() -> None:
     study = new_study()
     for _ in range(40):
         complete_trial(study, ask_trial(study))
-    lines = format_sweep_summary(summarize_study(study, 40)).splitlines()
+    lines = format_sweep_summary(summarize(study, 40), COMMAND_LINE).splitlines()
     [line] = [line for line in lines if line.startswith("little effect")]
     assert line.startswith("little effect in 40 completed trials (by PED-ANOVA and fANOVA): loop.grad_clip ")
 
@@ -95,13 +96,14 @@ def test_report_of_conditional_boundary_hit() -> None:
     study.enqueue_trial({"optimizer": "muon", "optimizer.lr @ optimizer=muon": 0.099})
     complete_trial(study, ask_conditional_trial(study))
     at = "optimizer.lr with optimizer=muon: 0.099 is near the upper bound 0.1; try in sweep.conditional, with "
-    assert f"{at}sweep.study=NAME\n  tag(log,interval(0.0001,0.4))" in format_sweep_summary(summarize_study(study, 1))
+    text = format_sweep_summary(summarize(study, 1), COMMAND_LINE)
+    assert f"{at}sweep.study=NAME\n  tag(log,interval(0.0001,0.4))" in text
 
 
 def test_report_of_pareto_front() -> None:
     study = new_study(("best_val_loss", "tokens"))
     for value, tokens in ((3.0, 1_200_000), (3.5, 600_000), (3.6, 700_000)):
         complete_trial(study, ask_trial(study), value, tokens)
-    text = format_sweep_summary(summarize_study(study, 3))
+    text = format_sweep_summary(summarize(study, 3), COMMAND_LINE)
     assert text.count("python run.py") == text.count("on the Pareto front: trial ") == 2
     assert "Pareto front of 3 trials" in text

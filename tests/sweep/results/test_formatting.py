@@ -5,14 +5,15 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from harness.sweep.results.formatting import format_override, format_run_command, format_sweep_params
+from harness.sweep.programs.training.command_line import TrainingCommandLine
+from harness.sweep.results.formatting import format_override, format_sweep_params
 
 
 @pytest.mark.parametrize(
     "value", ["adamw", 8, 1e-5, 0.1, True, None, "a b", "x,y", "it's", "tag(x)", "[q,k]", "it's, a \\ b", "${seed}", ""]
 )
 def test_command_round_trips_through_shell_and_hydra(value) -> None:
-    words = shlex.split(format_run_command([], {"some.key": value}))[2:]
+    words = shlex.split(TrainingCommandLine([]).format_command({"some.key": value}))[2:]
     assert words == [format_override("some.key", value)]
     parsed = OverridesParser.create().parse_override(words[0])
     assert not parsed.is_sweep_override()
@@ -23,7 +24,7 @@ def test_command_round_trips_through_shell_and_hydra(value) -> None:
 
 def test_command_lists_group_choices_first() -> None:
     params = {"optimizer.lr": 0.1, "optimizer": "muon"}
-    assert format_run_command(["loop.max_steps=5", "experiment=x"], params).split()[2:] == [
+    assert TrainingCommandLine(["loop.max_steps=5", "experiment=x"]).format_command(params).split()[2:] == [
         "experiment=x", "optimizer=muon", "loop.max_steps=5", "optimizer.lr=0.1",
     ]  # fmt: skip
 

@@ -5,13 +5,13 @@ from optuna.distributions import IntDistribution
 from optuna.trial import create_trial
 
 from harness.sweep.results.importance import find_idle_params
-from harness.sweep.results.summary import summarize_study
 from tests.sweep.studies import (
     ask_conditional_trial,
     ask_trial,
     complete_outside_trial,
     complete_trial,
     new_study,
+    summarize,
 )
 
 
@@ -19,11 +19,11 @@ def test_importances_and_idle_params() -> None:
     study = new_study()
     for _ in range(40):
         complete_trial(study, ask_trial(study))
-    summary = summarize_study(study, 40)
+    summary = summarize(study, 40)
     assert next(iter(summary.importances)) == "optimizer.lr"
     assert sum(summary.importances.values()) == pytest.approx(1)
     assert summary.idle_params == ("loop.grad_clip",)
-    assert summarize_study(study, 40, with_importances=False).importances == {}
+    assert summarize(study, 40, with_importances=False).importances == {}
 
 
 def test_idle_params_with_baseline_outside_space() -> None:
@@ -50,7 +50,7 @@ def test_too_few_trials_for_idle_params(trials: int, weighed: bool) -> None:
     study = new_study()
     for _ in range(trials):
         complete_trial(study, ask_trial(study))
-    summary = summarize_study(study, trials)
+    summary = summarize(study, trials)
     assert bool(summary.importances) == weighed
     assert summary.idle_params == ()
 
@@ -59,11 +59,11 @@ def test_conditional_params_are_never_idle() -> None:
     study = new_study()
     for _ in range(30):
         complete_trial(study, ask_conditional_trial(study))
-    assert not any("@" in name for name in summarize_study(study, 30).idle_params)
+    assert not any("@" in name for name in summarize(study, 30).idle_params)
 
 
 def test_constant_study_has_no_idle_params() -> None:
     study = new_study()
     for _ in range(12):
         study.add_trial(create_trial(value=3.0, params={"x": 1}, distributions={"x": IntDistribution(1, 1)}))
-    assert summarize_study(study, 12).idle_params == ()
+    assert summarize(study, 12).idle_params == ()

@@ -5,7 +5,6 @@ import math
 from omegaconf import OmegaConf
 
 from harness.sweep.results.result_files import optimization_results, summary_to_json
-from harness.sweep.results.summary import summarize_study
 from tests.sweep.studies import (
     add_every_outcome,
     ask_conditional_trial,
@@ -14,6 +13,7 @@ from tests.sweep.studies import (
     fail_trial,
     new_study,
     quadratic_loss,
+    summarize,
 )
 
 
@@ -48,9 +48,9 @@ def test_results_without_completed_trial() -> None:
 
 def test_history_is_append_only_and_finite() -> None:
     study = add_every_outcome(new_study())
-    before = summary_to_json(summarize_study(study, 24), "running")
+    before = summary_to_json(summarize(study, 24), "running")
     complete_trial(study, ask_trial(study, lr=1e-2, rank=64, clip=1.0))
-    after = summary_to_json(summarize_study(study, 24), "completed", 5)
+    after = summary_to_json(summarize(study, 24), "completed", 5)
     assert [step for step, _, _ in before["history"]] == [0, 1, 2, 3, 4, 5, 6]
     assert after["history"][: len(before["history"])] == before["history"]
     best = [row["sweep/best_val_loss"] for _, row, _ in after["history"]]
@@ -64,7 +64,7 @@ def test_history_is_append_only_and_finite() -> None:
 
 def test_metrics_and_tags_of_summary() -> None:
     study = add_every_outcome(new_study())
-    summary_json = summary_to_json(summarize_study(study, 24, ["experiment=default"]), "completed", 5)
+    summary_json = summary_to_json(summarize(study, 24, ["experiment=default"]), "completed", 5)
     assert summary_json["metrics"]["sweep/baseline_val_loss"] == quadratic_loss({"optimizer.lr": 1e-3, "lora.rank": 8})
     assert summary_json["metrics"]["sweep/trials.failed"] == 2
     assert summary_json["metrics"]["sweep/trials.queued"] == 0

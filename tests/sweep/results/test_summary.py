@@ -11,7 +11,6 @@ from harness.sweep.results.summary import (
     describe_total_failure,
     find_baseline,
     find_best_trials,
-    summarize_study,
     summarize_trials,
 )
 from tests.sweep.studies import (
@@ -22,6 +21,7 @@ from tests.sweep.studies import (
     diverge_trial,
     fail_trial,
     new_study,
+    summarize,
 )
 
 
@@ -73,7 +73,7 @@ def test_recorded_divergence_overrides_pruned_state() -> None:
 
 
 def test_summary_counts_and_costs() -> None:
-    summary = summarize_study(add_every_outcome(new_study()), 24)
+    summary = summarize(add_every_outcome(new_study()), 24)
     assert {status: size for status, size in summary.counts.items() if size} == {
         "completed": 3, "pruned": 1, "diverged": 1, "failed": 2, "running": 1,
     }  # fmt: skip
@@ -108,7 +108,7 @@ def test_pareto_front_matches_optuna() -> None:
     assert [trial.number for trial in ours] == [2, 0, 3]
     complete_trial(study, ask_trial(study), math.inf, 1)
     assert find_best_trials(summarize_trials(study)) == ours
-    summary = summarize_study(study, 10)
+    summary = summarize(study, 10)
     assert summary.best_trial is None
     assert summary.best_command == ""
 
@@ -117,7 +117,7 @@ def test_best_trial_of_a_maximized_objective() -> None:
     study = new_study(["accuracy"], ["maximize"])
     for value in (0.5, 0.9, 0.7):
         complete_trial(study, ask_trial(study), value)
-    summary = summarize_study(study, 3)
+    summary = summarize(study, 3)
     assert (summary.best_trial.number, summary.best_trial.values) == (1, (0.9,))
     history = summary_to_json(summary, "completed")["history"]
     assert [row["sweep/best_accuracy"] for _, row, _ in history] == [0.5, 0.9, 0.9]
@@ -136,7 +136,7 @@ def test_baseline_outside_space_can_be_best() -> None:
     study = new_study()
     complete_outside_trial(study, 2.5, optimizer="adamw", **{"optimizer.lr": 1.0})
     complete_trial(study, ask_trial(study))
-    summary = summarize_study(study, 2, ["loop.max_steps=120"])
+    summary = summarize(study, 2, ["loop.max_steps=120"])
     assert summary.best_trial == summary.baseline
     assert summary.best_trial.params == {"optimizer": "adamw", "optimizer.lr": 1.0}
     assert summary.boundary_hits == ()

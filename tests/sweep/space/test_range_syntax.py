@@ -5,7 +5,7 @@ import re
 import pytest
 
 from harness.core.errors import ConfigError
-from harness.sweep.request import compose_sweep_request
+from harness.sweep.programs.training.request import compose_sweep_request
 from harness.sweep.space.range_syntax import explain_number_error, parse_ranges
 
 

@@ -8,7 +8,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
 from harness.core.errors import ConfigError
-from harness.sweep.space.search_space import SearchSpace, read_search_space
+from harness.sweep.programs.training.config_space import ConfigSpace, read_config_space
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.custom_space import check_custom_space, load_custom_space
 from harness.sweep.study.trial_attrs import BASELINE
@@ -44,15 +44,15 @@ def trusted_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_TRUST", ",".join(f"own_spaces.{name}" for name in names))
 
 
-def make_space(*fixed: str) -> SearchSpace:
-    return read_search_space({}, ["optimizer.lr=1e-3,1e-2", *fixed], {}, {"optimizer": "adamw"})
+def make_space(*fixed: str) -> ConfigSpace:
+    return read_config_space({}, ["optimizer.lr=1e-3,1e-2", *fixed], {}, {"optimizer": "adamw"})
 
 
 def claim_trials(name: str, *fixed: str, folder: Path) -> list[Trial | None]:
     """Return two trials that a worker claims, the first of which is the current config."""
     study, space = optuna.create_study(study_name="mine", sampler=RandomSampler(1)), make_space(*fixed)
     study.enqueue_trial({"optimizer.lr": 1e-3}, user_attrs={BASELINE: True})
-    queue = TrialQueue(study, space, folder, load_custom_space(f"own_spaces.{name}", space))
+    queue = TrialQueue(study, space, folder, load_custom_space(f"own_spaces.{name}", space.compose_config({}), fixed))
     queue.set_budget(Budget(n_trials=2))
     return [queue.claim_trial() for _ in range(2)]
 
@@ -66,8 +66,9 @@ def claim_trials(name: str, *fixed: str, folder: Path) -> list[Trial | None]:
     ],
 )
 def test_mistakes_of_the_function(name, fixed, message) -> None:
+    space = make_space(*fixed)
     with pytest.raises(ConfigError) as raised:
-        check_custom_space(f"own_spaces.{name}", make_space(*fixed))
+        check_custom_space(f"own_spaces.{name}", space, space.compose_config({}), fixed, space.compose_config)
     assert str(raised.value).startswith(f"hydra.sweeper.custom_search_space: own_spaces.{name}: {message}")
 
 

@@ -14,16 +14,18 @@ from optuna.trial import TrialState, create_trial
 
 from harness.core.errors import ConfigError
 from harness.sweep.optuna_internals import get_all_trials
+from harness.sweep.programs import make_trial_runner
 from harness.sweep.results.figures import draw_study_figures
 from harness.sweep.results.final_report import format_sweep_summary
 from harness.sweep.results.result_files import optimization_results, summary_to_json
-from harness.sweep.results.summary import summarize_study, summarize_trials
+from harness.sweep.results.summary import summarize_trials
 from harness.sweep.results.table import ProgressTable
 from harness.sweep.study.pruning import make_reporter
 from harness.sweep.study.sampler import find_unusable_trials
 from harness.sweep.study.setup import check_existing_study, open_study
 from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC, SWEEP_ID, WORKER
 from harness.sweep.workers.worker import run_trials
+from tests.sweep.studies import COMMAND_LINE, summarize
 from tests.sweep.tiny_sweeps import (
     TINY,
     TINY_WITHOUT_LORA,
@@ -164,14 +166,14 @@ def test_trials_of_a_notebook_do_not_count_and_break_no_reader(overrides, tmp_pa
     assert not queue.has_heartbeat_trials()
     assert len(serve_trials(queue, loss_of)) == 2  # n_trials=4, whatever the notebook ran
     assert queue.find_end_reasons() == ("", "")
-    summary = summarize_study(queue.study, 4)
+    summary = summarize(queue.study, 4)
     assert (summary.counts["completed"], summary.counts["added"], summary.counts["running"]) == (4, 6, 1)
     assert summary.best_trial.number in (0, 1, 9, 10)
     assert summary.n_measured == 4
     assert [trial.reason for trial in summary.trials if trial.status == "added"] == ["by another program"] * 6
     assert optimization_results(queue.study)["best_trial"] == summary.best_trial.number
     assert {number for number, _, _ in summary_to_json(summary, "completed")["history"]} == {0, 1, 9, 10}
-    assert "4 completed · 6 added · 1 running (of 4 requested)" in format_sweep_summary(summary)
+    assert "4 completed · 6 added · 1 running (of 4 requested)" in format_sweep_summary(summary, COMMAND_LINE)
     ProgressTable(["best_val_loss"], 4, 1)(summarize_trials(queue.study))
     assert "4/4 trials" in capsys.readouterr().out
     written = draw_study_figures(queue.study, tmp_path / "figures")
@@ -254,12 +256,12 @@ def test_a_worker_trains_while_a_notebook_adds_trials(overrides) -> None:
         stderr=subprocess.DEVNULL,
     )
     assert notebook.stdout.readline() == "1\n"
-    run_trials(make_worker_spec(request), lambda: False)
+    run_trials(make_worker_spec(request), make_trial_runner, lambda: False)
     (queue.folder / "stop").touch()
     added = int(notebook.stdout.read().split()[-1])
     assert notebook.wait() == 0
     assert added > 2
-    summary = summarize_study(queue.study, 4)
+    summary = summarize(queue.study, 4)
     assert summary.counts["completed"] == 4
     assert summary.counts["added"] == added
     kept = [trial.number for trial in summary.trials if (queue.folder / str(trial.number) / "checkpoints").exists()]

@@ -40,7 +40,7 @@ def test_n_trials_ends_a_grid_and_a_larger_one_continues_it(tmp_path) -> None:
 
 def test_n_trials_of_a_grid() -> None:
     def count(n_trials: int | None, spec=SPEC) -> int:
-        return count_trials(SweepOptions(n_trials=n_trials, baseline=False), spec, spec.build_search_space(), None)
+        return count_trials(SweepOptions(n_trials=n_trials, baseline=False), spec, spec.build_search_space(), {})
 
     assert [count(None), count(4), count(100)] == [6, 4, 6]
     large = make_spec("seed=range(0,40)", sampler="grid")

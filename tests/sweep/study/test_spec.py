@@ -17,13 +17,13 @@ SAMPLERS = {
 NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
 
 
-def make_spec(*arguments: str, sampler: str = "tpe") -> StudySpec:
+def make_spec(*ranges: str, sampler: str = "tpe") -> StudySpec:
     return StudySpec(
-        params={},
-        arguments=arguments,
+        program={"kind": "training", "fixed": [], "baseline": []},
+        ranges=ranges,
         conditional={},
+        group_options={"optimizer": "adamw"},
         custom_search_space=None,
-        choices={"optimizer": "adamw"},
         objectives=["best_val_loss"],
         directions=["minimize"],
         sampler=SAMPLERS[sampler],

@@ -1,4 +1,4 @@
-"""A study that somebody else stored runs nothing: its sampler, pruner, search space and arguments are checked."""
+"""A study that somebody else stored runs nothing: its sampler, pruner, search space and overrides are checked."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,10 +7,12 @@ import optuna
 import pytest
 
 from harness.core.errors import ConfigError
+from harness.sweep.programs import make_trial_runner
+from harness.sweep.programs.training.config_space import rebuild_config_space
 from harness.sweep.request import SweepRequest
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import STUDY_SPEC
-from harness.sweep.workers.worker import open_queue
+from harness.sweep.workers.worker import WorkerSpec, open_worker_study
 from tests.attack_target import AttackTarget, number_attacks
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request
 
@@ -37,11 +39,11 @@ STORED: dict[str, object] = {
     "a wrapped pruner": {"pruner": {"_target_": "optuna.pruners.PatientPruner", "patience": 1, "wrapped_pruner": EVIL}},
     "a search space": {"custom_search_space": "evil.run"},
     "a search space of ours": {"custom_search_space": "harness.core.files.write_atomically"},
-    "a component in the arguments": {"arguments": ["++model.dropout={_target_:evil.run}"]},
-    "another optimizer in the arguments": {"arguments": ["optimizer._target_=evil.Component"]},
-    "a package of configurations": {"arguments": ["hydra.searchpath=[pkg://evil]"]},
-    "a callback": {"arguments": ["+hydra.callbacks.x={_target_:evil.Component}"]},
-    "a variable": {"arguments": ["+hydra.job.env_set.PYTHONPATH=FOLDER"]},
+    "a component in the overrides": {"fixed": ["++model.dropout={_target_:evil.run}"]},
+    "another optimizer in the overrides": {"fixed": ["optimizer._target_=evil.Component"]},
+    "a package of configurations": {"fixed": ["hydra.searchpath=[pkg://evil]"]},
+    "a callback": {"fixed": ["+hydra.callbacks.x={_target_:evil.Component}"]},
+    "a variable": {"fixed": ["+hydra.job.env_set.PYTHONPATH=FOLDER"]},
 }
 
 
@@ -51,6 +53,13 @@ def fill_in(value: Any, target: AttackTarget) -> Any:
     if isinstance(value, list):
         return [fill_in(child, target) for child in value]
     return target.fill_in(value) if isinstance(value, str) else value
+
+
+def prepare_trial(spec: WorkerSpec) -> None:
+    """Do what a worker does for its first trial, up to the configuration."""
+    _, study_spec = open_worker_study(spec)
+    make_trial_runner(study_spec)
+    rebuild_config_space(study_spec).compose_config({})
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +75,10 @@ def test_attack_in_the_stored_settings_of_a_study(change, target: AttackTarget, 
     request, study = request_and_study
     stored = asdict(request.spec)
     tampered = fill_in(change, target)
-    tampered["arguments"] = [*stored["arguments"], *tampered.get("arguments", [])]
+    if fixed := tampered.pop("fixed", []):
+        tampered["program"] = {**stored["program"], "fixed": [*stored["program"]["fixed"], *fixed]}
     study.set_user_attr(STUDY_SPEC, {**stored, **tampered})
     with pytest.raises(ConfigError) as error:
-        open_queue(make_worker_spec(request))[0].space.compose_config({})  # what a worker does for its first trial
+        prepare_trial(make_worker_spec(request))
     target.check_untouched()
     assert "\n" not in str(error.value)

@@ -4,7 +4,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from harness.core.errors import ConfigError
-from harness.sweep import request as sweep_request
+from harness.sweep.programs.training import request as sweep_request
 from harness.sweep.results.table import ProgressTable
 from harness.sweep.study import setup
 from harness.sweep.workers import monitor

@@ -15,7 +15,8 @@ from harness.config.alternatives import find_replaced_keys, read_given_settings
 from harness.config.compose import has_key
 from harness.config.group_options import find_options_with_key, list_options
 from harness.core.errors import ConfigError, did_you_mean
-from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace, check_condition, range_ends, read_search_space
+from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, ConfigSpace, read_config_space
+from harness.sweep.space.search_space import check_condition, range_ends
 
 Conditions = dict[str, dict[str, Any]]
 
@@ -52,7 +53,7 @@ def fit_file_ranges(
         for key in [key for key in ranges if key in replaced]:
             del ranges[key]
             notices.append(f"{key} is not searched: {replaced[key]} replaces it")
-    space = read_search_space(kept, arguments, conditions, group_options)
+    space = read_config_space(kept, arguments, conditions, group_options)
 
     @cache
     def compose_option(group: str, option: str) -> DictConfig | None:
@@ -95,17 +96,17 @@ def _find_replacement(key: str, given: Mapping[str, Any]) -> str:
     return next(f"{name}={value}" for name, value in given.items() if key in find_replaced_keys({name: value}))
 
 
-def _group_of(key: str, space: SearchSpace) -> str:
+def _group_of(key: str, space: ConfigSpace) -> str:
     """Return the config group that a key of its section belongs to; an empty string if there is none."""
     group, dot, _ = key.partition(".")
     return group if dot and group in space.group_options else ""
 
 
-def _list_searched_options(space: SearchSpace, group: str) -> list[str]:
+def _list_searched_options(space: ConfigSpace, group: str) -> list[str]:
     return list(range_ends(space.ranges[group])) if group in space.ranges else [space.group_options[group]]
 
 
-def _select_conditions(conditions: Conditions, space: SearchSpace, arguments: Sequence[str]) -> Conditions:
+def _select_conditions(conditions: Conditions, space: ConfigSpace, arguments: Sequence[str]) -> Conditions:
     """Leave out conditions that no trial meets where another condition of the group is met.
 
     Raises:

@@ -8,15 +8,16 @@ from optuna.distributions import CategoricalDistribution
 
 from harness.config.alternatives import read_given_settings
 from harness.core.paths import config_dir
+from harness.sweep.programs.training.config_space import ConfigSpace
 from harness.sweep.space.range_syntax import parse_ranges
-from harness.sweep.space.search_space import Range, SearchSpace, format_range, range_ends
+from harness.sweep.space.search_space import Range, format_range, range_ends
 
 USUAL_RANGES = "sweeps/common/optimizer_lr.yaml"
 GROUP, KEY = "optimizer", "optimizer.lr"
 MAX_UNFIT_SHARE = 0.5  # of the LRs, on a log scale, within the usual range: with more, the range suits the optimizer
 
 
-def describe_unusual_lrs(space: SearchSpace) -> list[str]:
+def describe_unusual_lrs(space: ConfigSpace) -> list[str]:
     """Return a note if one range of the LR is for optimizers whose usual LRs lie elsewhere."""
     options = range_ends(space.ranges[GROUP]) if GROUP in space.ranges else [space.group_options.get(GROUP, "")]
     given = read_given_settings(space.fixed).get(KEY)

@@ -7,9 +7,9 @@ import pytest
 
 from harness.core.shortage import ShortageError
 from harness.run.runner import run
-from harness.sweep import disk_space
-from harness.sweep.disk_space import check_disk_space, estimate_disk_use
-from harness.sweep.space.validation import check_search_space
+from harness.sweep.programs.training import disk_space
+from harness.sweep.programs.training.disk_space import check_disk_space, estimate_disk_use
+from harness.sweep.programs.training.validation import check_search_space
 from tests.conftest import run_main
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, read_tiny_request
 
@@ -26,7 +26,7 @@ def test_estimate_covers_what_a_run_leaves(places) -> None:
     )
     assert 0.7 * largest < checkpoint_bytes < 1.3 * largest
     used = int(subprocess.run(["du", "-sb", result.folder], capture_output=True, text=True).stdout.split()[0])
-    alone = replace(request, n_jobs=1, budget=replace(request.budget, n_trials=1))
+    alone = replace(request, workers=replace(request.workers, n_jobs=1), budget=replace(request.budget, n_trials=1))
     assert used < estimate_disk_use(alone, checkpoint_bytes).highest
 
 

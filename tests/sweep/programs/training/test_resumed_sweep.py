@@ -1,8 +1,9 @@
 """A sweep that resumes a run starts from the run's own settings, and searches what its checkpoint allows."""
 
 from harness.run.resumed_settings import take_over_settings
-from harness.sweep.results.formatting import list_trial_overrides
-from harness.sweep.sweeper import _leave_out_unusable_options
+from harness.sweep.programs.training.command_line import list_trial_overrides
+from harness.sweep.programs.training.config_space import rebuild_config_space
+from harness.sweep.programs.training.sweep import _leave_out_unusable_options
 from tests.conftest import run_main
 from tests.sweep.tiny_sweeps import compose_sweep_config, read_tiny_request
 
@@ -35,7 +36,7 @@ def test_values_of_the_run_are_the_baseline_and_its_shapes_stay(places, tmp_path
     notes = "\n".join(request.notices)
     assert "optimizer is not searched: the resumed run keeps optimizer=adamw" in notes
     assert "model.width is not searched, it stays 16: start.run: " in notes
-    space = request.spec.build_search_space()  # as workers do
+    space = rebuild_config_space(request.spec)  # as workers do
     trial = space.compose_config({"optimizer.lr": 0.05, "schedule.warmup_steps": 1})
     assert (trial.optimizer.lr, trial.optimizer.weight_decay) == (0.05, 0.3)
     assert (trial.schedule.warmup_steps, trial.schedule.warmup_ratio) == (1, None)

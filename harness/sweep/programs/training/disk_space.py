@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from harness.core.formatting import format_bytes
 from harness.core.shortage import ShortageError, free_bytes
-from harness.sweep.request import SweepRequest
+from harness.sweep.programs.training.request import TrainingRequest
 
 RECORD_BYTES = 1 << 20  # metrics, figures and logs of one trial
 
@@ -17,34 +17,35 @@ class DiskUse:
     highest: int
 
 
-def estimate_disk_use(request: SweepRequest, checkpoint_bytes: int) -> DiskUse:
+def estimate_disk_use(request: TrainingRequest, checkpoint_bytes: int) -> DiskUse:
     """Estimate the disk use of a sweep whose largest checkpoint takes `checkpoint_bytes`.
 
     A running trial keeps `loop.keep_checkpoints`, the best one, one for a rollback and the one being written. The best
     `sweep.keep` trials keep theirs.
     """
     keep, n_trials = request.cfg.loop.keep_checkpoints, request.budget.n_trials
-    running = request.n_jobs * (keep + 3)
-    finished = min(request.options.keep, n_trials) * (keep + 2)
+    n_kept = n_trials if request.options.keep is None else min(request.options.keep, n_trials)
+    running = request.workers.n_jobs * (keep + 3)
+    finished = n_kept * (keep + 2)
     return DiskUse(
         # two per running trial, without moments: some optimizers have none, and others make up two thirds
-        lowest=request.n_jobs * 2 * checkpoint_bytes // 3,
+        lowest=request.workers.n_jobs * 2 * checkpoint_bytes // 3,
         highest=(running + finished) * checkpoint_bytes + n_trials * RECORD_BYTES,
     )
 
 
-def check_disk_space(request: SweepRequest, checkpoint_bytes: int) -> str:
+def check_disk_space(request: TrainingRequest, checkpoint_bytes: int) -> str:
     """Return a line with the disk space that the sweep may take and what is free.
 
     Raises:
         ShortageError: If not even the checkpoints of the running trials fit.
     """
     use, free = estimate_disk_use(request, checkpoint_bytes), free_bytes(request.folder)
-    if not request.is_local or free is None:
+    if not request.workers.is_local or free is None:
         return f"disk space: at most {format_bytes(use.highest)}"
     if use.lowest > free:
         raise ShortageError(
-            f"output_dir: {request.folder}: the checkpoints of {request.n_jobs} running trials take at least "
+            f"output_dir: {request.folder}: the checkpoints of {request.workers.n_jobs} running trials take at least "
             f"{format_bytes(use.lowest)} and {format_bytes(free)} are free; make room, use another output_dir, or "
             "lower sweep.n_jobs"
         )

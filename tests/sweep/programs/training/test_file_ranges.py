@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 from harness.config.compose import compose_config
 from harness.config.group_options import list_options
 from harness.core.errors import ConfigError
-from harness.sweep.request import SweepRequest, compose_sweep_request
-from harness.sweep.space.file_ranges import fit_file_ranges
-from harness.sweep.space.validation import baseline_values
+from harness.sweep.programs.training.file_ranges import fit_file_ranges
+from harness.sweep.programs.training.request import TrainingRequest, compose_sweep_request
+from harness.sweep.space.search_space import baseline_values
 
 FILES = {
     "operator": ["data.train=x.pt", "data.validation=[x.pt]"],
@@ -22,7 +22,7 @@ FILES = {
 """Overrides that experiments for data from outside need, by the beginning of their names."""
 
 
-def request_of(*overrides: str) -> SweepRequest:
+def request_of(*overrides: str) -> TrainingRequest:
     return compose_sweep_request(overrides)
 
 
@@ -134,7 +134,7 @@ def test_comparison_of_all_optimizers(experiment: str) -> None:
         assert searched.low <= own.optimizer.lr <= searched.high
         if option != request.space.group_options["optimizer"]:
             assert OmegaConf.to_container(trial.optimizer) == OmegaConf.to_container(own.optimizer)
-    values, outside = baseline_values(request.space, request.cfg)
+    values, outside = baseline_values(request.space, request.current_values)
     assert values["optimizer"] == request.space.group_options["optimizer"]
     assert values["optimizer.lr"] == request.cfg.optimizer.lr
     assert [setting.partition("=")[0] for setting in outside] in ([], ["schedule.warmup_ratio"])

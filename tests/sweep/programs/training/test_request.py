@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import ConfigError
-from harness.run.provenance import current_command
 from harness.sweep.study.setup import check_existing_study, open_study
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, read_tiny_request
 
@@ -16,14 +15,14 @@ def test_paths_of_the_command_are_stored_as_absolute_ones(places, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     Path("notes.md").write_text("Some notes.\n" * 50)
     given = ["data=text", "data.source.path=notes.md", "tokenizer=bpe"]
+    monkeypatch.setattr("sys.argv", ["run.py", "-m", *given])
     request = read_tiny_request(*TINY_WITHOUT_LORA, *places, *given, "output_dir=results")
     path = f"data.source.path={tmp_path}/notes.md"
-    assert path in request.spec.arguments
+    assert path in request.spec.program["fixed"]
     assert path in request.space.fixed
     assert request.cfg.data.source.path == f"{tmp_path}/notes.md"
-    monkeypatch.setattr("sys.argv", ["run.py", "-m", *given])
-    assert path in current_command(request.spec.arguments)
-    assert "notes.md" not in current_command(request.spec.arguments).replace(path, "")
+    assert path in request.command
+    assert "notes.md" not in request.command.replace(path, "")
 
 
 def test_hydra_sweep_dir_is_the_folder_of_the_sweep(places, tmp_path, monkeypatch) -> None:

@@ -3,9 +3,9 @@
 import pytest
 
 from harness.config.group_options import list_options
-from harness.sweep.request import compose_sweep_request
-from harness.sweep.space.search_space import read_search_space
-from harness.sweep.space.usual_lrs import describe_unusual_lrs, read_usual_ranges
+from harness.sweep.programs.training.config_space import read_config_space
+from harness.sweep.programs.training.request import compose_sweep_request
+from harness.sweep.programs.training.usual_lrs import describe_unusual_lrs, read_usual_ranges
 
 OWN_RANGES = {"optimizer=lion": {"optimizer.lr": "log(1e-5,1e-2)"}, "optimizer=sgd": {"optimizer.lr": "log(1e-2,1)"}}
 
@@ -23,7 +23,7 @@ OWN_RANGES = {"optimizer=lion": {"optimizer.lr": "log(1e-5,1e-2)"}, "optimizer=s
     ids=str,
 )
 def test_range_for_another_optimizer_is_noted(arguments, conditional, noted) -> None:
-    notes = describe_unusual_lrs(read_search_space({}, arguments, conditional, {"optimizer": "sgd"}))
+    notes = describe_unusual_lrs(read_config_space({}, arguments, conditional, {"optimizer": "sgd"}))
     assert len(notes) == bool(noted)
     assert all(noted in note for note in notes)
 

@@ -7,16 +7,16 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.core.errors import ConfigError
-from harness.sweep.options import SweepOptions, read_sweep_options
+from harness.sweep.programs.training.options import TrainingOptions, read_training_options
 
 STOCK = {"n_trials": None, "n_jobs": None, "study_name": None, "storage": None, "max_failure_rate": None,
          "direction": "minimize"}  # fmt: skip
 
 
-def read_options(*arguments: str, objectives: tuple[str, ...] = ("best_val_loss",), **stock: Any) -> SweepOptions:
+def read_options(*arguments: str, objectives: tuple[str, ...] = ("best_val_loss",), **stock: Any) -> TrainingOptions:
     given = OmegaConf.from_dotlist([one for one in arguments if one.startswith("sweep.")])
-    plain = OmegaConf.create({"sweep": {**asdict(SweepOptions()), "objectives": list(objectives)}})
-    return read_sweep_options(OmegaConf.merge(plain, given), {**STOCK, **stock}, arguments)
+    plain = OmegaConf.create({"sweep": {**asdict(TrainingOptions()), "objectives": list(objectives)}})
+    return read_training_options(OmegaConf.merge(plain, given), {**STOCK, **stock}, arguments)
 
 
 @pytest.mark.parametrize(

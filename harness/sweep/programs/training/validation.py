@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 from optuna.distributions import FloatDistribution
 
 from harness.config.compose import contains_key
@@ -14,7 +14,8 @@ from harness.core.errors import ConfigError, did_you_mean
 from harness.core.objective_keys import OBJECTIVE_SECTIONS, is_objective_key
 from harness.run.dry_run import DryRun, dry_run
 from harness.run.resume import MisfitError
-from harness.sweep.space.search_space import SearchSpace, is_in_range, match_choice, range_ends
+from harness.sweep.programs.training.config_space import ConfigSpace
+from harness.sweep.space.search_space import range_ends
 
 # What each key changes about the objective. Trials that differ in one of them cannot be compared.
 OBJECTIVE_KEYS = {
@@ -39,7 +40,7 @@ class SpaceCheck:
     notices: tuple[str, ...]
 
 
-def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
+def check_search_space(space: ConfigSpace, allow: Sequence[str]) -> SpaceCheck:
     """Dry-run the current config and the bounds of every range.
 
     `allow` are keys that may be searched although they change the objective.
@@ -72,7 +73,7 @@ def check_search_space(space: SearchSpace, allow: Sequence[str]) -> SpaceCheck:
     return SpaceCheck(warmup_share, max(run.checkpoint_bytes for run in built), tuple(notices))
 
 
-def check_searched_keys(space: SearchSpace, allow: Sequence[str]) -> None:
+def check_searched_keys(space: ConfigSpace, allow: Sequence[str]) -> None:
     """Check that the searched keys exist, and that none changes the objective, except those in `allow`.
 
     Raises:
@@ -86,7 +87,7 @@ def check_searched_keys(space: SearchSpace, allow: Sequence[str]) -> None:
     space.compose_config(next(space.iterate_corners()))
 
 
-def find_unusable_options(space: SearchSpace, groups: Collection[str]) -> dict[str, dict[str, str]]:
+def find_unusable_options(space: ConfigSpace, groups: Collection[str]) -> dict[str, dict[str, str]]:
     """Return for each of the searched `groups` the options that the current config cannot be built with, and why.
 
     The current option of a group is not among them: if it cannot be built, nothing can be compared with it.
@@ -102,7 +103,7 @@ def find_unusable_options(space: SearchSpace, groups: Collection[str]) -> dict[s
     return unusable
 
 
-def find_misfit_keys(space: SearchSpace, keys: Collection[str]) -> dict[str, str]:
+def find_misfit_keys(space: ConfigSpace, keys: Collection[str]) -> dict[str, str]:
     """Return those of the searched `keys` with which the checkpoint of a resumed run does not fit, and why."""
     misfits: dict[str, str] = {}
     for key in keys:
@@ -118,14 +119,6 @@ def find_misfit_keys(space: SearchSpace, keys: Collection[str]) -> dict[str, str
     return misfits
 
 
-def baseline_values(space: SearchSpace, cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
-    """Return the current config as a point of the space, and its settings that are out of range as `key=value`."""
-    ranges = space.active_ranges(space.group_options)
-    values = {key: match_choice(dist, _baseline_value(space, cfg, key)) for key, dist in ranges.items()}
-    out_of_range = [f"{key}={values[key]}" for key, dist in ranges.items() if not is_in_range(dist, values[key])]
-    return values, out_of_range
-
-
 def dry_run_from_scratch(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
     """Dry-run `cfg` without the weights it would start from: they change neither its validity nor its cost."""
     validate_config(cfg)
@@ -136,7 +129,7 @@ def dry_run_from_scratch(cfg: DictConfig, timed_steps: int = 0) -> DryRun:
 
 
 def _describe_failure(
-    space: SearchSpace, values: Mapping[str, Any], check_point: Callable[[Mapping[str, Any]], DryRun], message: str
+    space: ConfigSpace, values: Mapping[str, Any], check_point: Callable[[Mapping[str, Any]], DryRun], message: str
 ) -> str:
     """Name the fewest settings that fail with `message`, and suggest an integer range where that would help."""
 
@@ -160,7 +153,7 @@ def _describe_failure(
     return f"{text}; interval() yields decimals, for whole numbers write {key}={integers}"
 
 
-def _find_unused_conditions(space: SearchSpace) -> Iterator[str]:
+def _find_unused_conditions(space: ConfigSpace) -> Iterator[str]:
     """Yield a note for each condition that no trial meets, after checking that its option exists."""
     for condition in space.conditional:
         group, _, option = condition.partition("=")
@@ -198,10 +191,3 @@ def _check_comparable(current: DryRun, corner: DryRun) -> None:
 
 def _warmup_share(run: DryRun) -> float:
     return min(1.0, run.effective.warmup_steps / run.total_steps)
-
-
-def _baseline_value(space: SearchSpace, cfg: DictConfig, key: str) -> Any:
-    if key in space.group_options:
-        return space.group_options[key]
-    value = OmegaConf.select(cfg, key.lstrip("+"))
-    return OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 
+from optuna.trial import Trial
+
 from harness.config.option_values import describe_left_out
 from harness.core.events import EvalEnd, Event, Status
-from harness.sweep.results.formatting import list_trial_overrides
-from harness.sweep.space.search_space import TRIAL_DEFAULTS, SearchSpace
+from harness.sweep.programs.training.command_line import list_trial_overrides
+from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, rebuild_config_space
+from harness.sweep.study.custom_space import load_custom_space
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.trial_runner import Report, TrialJob
@@ -17,10 +20,20 @@ from harness.training.policies import Decision, Policy, Stop
 class TrainingRunner:
     """Compose a trial's configuration and train with it."""
 
-    def __init__(self, space: SearchSpace, spec: StudySpec) -> None:
+    def __init__(self, spec: StudySpec) -> None:
         import harness.run.runner  # noqa: F401  # imports torch now, so that no claimed trial waits for it
 
-        self._space, self._spec = space, spec
+        self._spec, self._space = spec, rebuild_config_space(spec)
+        self._extend: Callable[[Trial], None] | None = None
+        if spec.custom_search_space is not None:
+            self._extend = load_custom_space(
+                spec.custom_search_space, self._space.compose_config({}), self._space.fixed
+            )
+
+    def extend_trial(self, trial: Trial) -> None:
+        """Suggest the values of the user's function, if there is one."""
+        if self._extend is not None:
+            self._extend(trial)
 
     def run_trial(self, job: TrialJob, report: Report, should_stop: Callable[[], bool]) -> TrialResult:
         from harness.run.runner import run
@@ -33,7 +46,7 @@ class TrainingRunner:
             [report_and_prune(report), stop_when(should_stop)],
             folder=job.folder,
             tags={SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name},
-            params={key: str(value) for key, value in job.values.items() if key in self._spec.choices},
+            params={key: str(value) for key, value in job.values.items() if key in self._spec.group_options},
             overrides=list_trial_overrides(self._space.current, job.values),
             notices=describe_left_out(self._space.list_left_out(job.values, TRIAL_DEFAULTS)),
         )

@@ -1,0 +1,1 @@
+"""Sweeps over our own training: `python run.py -m`."""
