@@ -57,7 +57,8 @@ REJECTED_WORDS = split_words("best lowest min minimum max maximum target expecte
 SMOOTH_WORDS = split_words("avg avr average averaged mean running smooth smoothed ema moving epoch interval final last")
 FILLER_WORDS = SMOOTH_WORDS | split_words(
     "total step batch batches minibatch mini micro current cur curr now iter iteration lm global per last "
-    "token tokens sample reduced all overall raw model main sum the of on set split data full text metrics language ntp"
+    "token tokens sample reduced all overall raw model main sum the of on set split data dataset full text "
+    "metrics language ntp"
 )
 LOSS_TIERS = {
     0: "loss losses",

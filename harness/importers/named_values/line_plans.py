@@ -5,11 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from harness.diagnosis.history import LOSS_METRICS
 from harness.importers.named_values.run_position import LinePosition
 from harness.importers.named_values.value_labels import follows_awaiting, read_awaiting, read_name, read_name_behind
 from harness.importers.named_values.value_names import ValueName
 from harness.importers.numbers import MISSING, is_whole, parse_token
-from harness.importers.text.columns import ARROW, SLASH, ColumnReader, LineNumber
+from harness.importers.text.columns import ARROW, BRACKET_ORDER, SLASH, ColumnReader, LineNumber
 from harness.importers.text.labels import find_context, read_split_pair, says_extreme
 from harness.importers.text.templates import CODE
 
@@ -28,6 +29,7 @@ class ValueSlot:
     name: ValueName
     index: int
     of: int | None = None
+    is_negative: bool = False  # its sign is part of the text before it, as in `loss_-2.9`
 
 
 @dataclass(slots=True)
@@ -39,6 +41,7 @@ class LinePlan:
     is_bar: bool = False
     counts_run: bool = False  # the epoch stands behind n/N, as behind the bar of a whole run
     context: str | None = None
+    is_progress: bool = False  # of an evaluation: n/N of its batches
     is_heading: bool = False  # it says what the lines below were measured on
 
     @property
@@ -58,13 +61,13 @@ class LinePlan:
         found = []
         for slot in self.slots:
             value = read_number(tokens[slot.index])
-            if value is None:
-                continue
+            if value is None or (tokens[slot.index][-1:] == "s" and slot.name.metric in LOSS_METRICS):
+                continue  # no number, or seconds, as in `cost 278.3s`
             if slot.of is not None:
                 of = read_number(tokens[slot.of])
                 if of is not None and is_whole(value) and is_whole(of) and 0 < of >= value:
                     value /= of
-            found.append((slot.name, value))
+            found.append((slot.name, -value if slot.is_negative else value))
         return found
 
 
@@ -91,15 +94,22 @@ def plan_line(gaps: Sequence[str], tokens: Sequence[str], line: str) -> LinePlan
     used |= {column.of for column in columns if column.of is not None}
     by_index = {column.index: column for column in columns}
     _NameReader(gaps, tokens, used, by_index).fill(plan)
+    valued = {slot.index for slot in plan.slots}
+    plan.places = [(role, index) for role, index in plan.places if index not in valued]
     is_short = len(line.strip()) <= MAX_HEADING_CHARS
+    if plan.is_progress:
+        _use_means(plan, columns)
     plan.is_heading = not plan.slots and plan.context is not None and is_short
     return plan
 
 
 def _choose_position(plan: LinePlan, columns: Sequence[LineNumber], gaps: Sequence[str]) -> None:
     """Set the places of the step and the epoch, of each the one that is named most specifically."""
-    if plan.is_bar and plan.context in ("val", "test"):
-        return
+    steps = [column for column in columns if column.role == "step"]
+    if plan.context in ("val", "test"):
+        named = [column for column in steps if column.order < BRACKET_ORDER]
+        plan.is_progress = any(column.of is not None for column in steps) and not named
+        columns = [column for column in columns if column not in steps or column in named]
     for role in ("step", "epoch"):
         found = [column for column in columns if column.role == role]
         chosen = min(found, key=lambda column: column.order, default=None)
@@ -116,6 +126,14 @@ def _choose_position(plan: LinePlan, columns: Sequence[LineNumber], gaps: Sequen
     plan.places += [(column.role, column.index) for column in columns if column.role in ("total_steps", "total_epochs")]
 
 
+def _use_means(plan: LinePlan, columns: Sequence[LineNumber]) -> None:
+    """Take the mean so far, as in `Loss 0.31 (0.35)`, for the values of an evaluation."""
+    means = {column.index for column in columns if column.role == "mean"}
+    for slot in plan.slots:
+        if slot.index + 1 in means:
+            slot.index += 1
+
+
 class _NameReader:
     """Names the numbers of a line from left to right."""
 
@@ -125,6 +143,7 @@ class _NameReader:
         self._gaps, self._tokens, self._used, self._columns = gaps, tokens, used, columns
         self._extreme, self._is_whole_extreme = "", False
         self._awaiting = ""
+        self._list_name: ValueName | None = None  # as in `Loss [6, 200]: 3.58`
         self._context: str | None = None
 
     def fill(self, plan: LinePlan) -> None:
@@ -147,26 +166,31 @@ class _NameReader:
                 continue
             seen.add(name.key)
             of = at + 1 if at + 1 < len(self._tokens) and SLASH.match(self._gaps[at + 1]) else None
-            plan.slots.append(ValueSlot(name, at, of))
+            plan.slots.append(ValueSlot(name, at, of, gap.endswith("_-")))
             if of is not None:
                 self._used.add(of)
 
     def _read_name(self, at: int) -> ValueName | None:
+        gap, column = self._gaps[at], self._columns.get(at)
+        if self._list_name and gap.startswith("]") and gap.rstrip()[-1:] in (":", "="):
+            found, self._list_name = self._list_name, None
+            return found
+        if gap.rstrip().endswith("[") and self._gaps[at + 1].strip() == ",":
+            self._list_name = read_name(gap, self._context, at == 0)
+            return None
         if at in self._used:
             return None
-        gap, column = self._gaps[at], self._columns.get(at)
-        is_pair = bool(read_split_pair(gap)) or (
-            at > 0 and column is not None and column.role == "metric" and not gap.strip(" /|,&")
-        )
-        if is_pair and column is not None and column.role == "metric":
+        is_metric = column is not None and column.role == "metric"
+        is_pair = bool(read_split_pair(gap)) or (at > 0 and not gap.strip(" /|,&"))
+        if column is not None and is_metric and is_pair:
             return ValueName(column.name)
         if self._awaiting and follows_awaiting(gap):
             return ValueName(self._awaiting, find_context(gap) or self._context)
         name = read_name(gap, self._context, at == 0)
-        if name is None and column is not None and column.role == "metric":
+        if name is None and column is not None and is_metric:
             return ValueName(column.name)
         if name is None and gap.rstrip()[-1:] in ("", ",", ";", "|", ":") and (at == 0 or at - 1 not in self._used):
-            name = read_name_behind(self._gaps[at + 1], self._context)
+            name = read_name_behind(self._gaps[at + 1], self._context, at + 1 == len(self._tokens))
         return name
 
     def _follow_extreme(self, gap: str, at: int) -> None:

@@ -5,10 +5,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.importers.metric_aliases import MIN_POINTS, name_meaning, normalize_name, split_words
+from harness.importers.metric_aliases import BARE_SPLIT_TIER, name_meaning, normalize_name, split_words
 from harness.importers.named_values.curves import NamedCurve, NamedCurves
 from harness.importers.named_values.value_names import match_names, plain_words, show_name
 
+MIN_CURVE = 3  # values, beside which one value alone is that of a line at the end
 MAX_SHOWN = 8
 """Names that an error lists."""
 METRIC_WORDS = split_words(
@@ -63,6 +64,11 @@ def find_named_metric(curves: NamedCurves, metric: str, source: str) -> FoundMet
     raise MetricError(f"--metric: no metric {metric!r} in {source}; {_describe_found(curves, metric)}")
 
 
+def has_name(curves: NamedCurves, metric: str) -> bool:
+    """Return whether any curve may be what `metric` names."""
+    return bool(match_names(metric, [curve.name for curve in curves]))
+
+
 def find_validation_loss(curves: NamedCurves) -> NamedCurve | None:
     """Return the curve of the validation loss, or else of the validation perplexity; None if there is none.
 
@@ -101,15 +107,27 @@ def _most_direct(curves: Sequence[NamedCurve]) -> list[NamedCurve]:
 
     A name with hardly any values, as in a line at the end, counts less than one with a curve.
     """
+    curves = [curve for curve in curves if not _counts(curve)]
     most = max((len(curve) for curve in curves), default=0)
-    enough = [curve for curve in curves if 2 * len(curve) >= most or len(curve) >= MIN_POINTS]
-    lowest = min((curve.name.meaning.tier for curve in enough), default=0)
-    found = [curve for curve in enough if curve.name.meaning.tier == lowest]
+    enough = [curve for curve in curves if len(curve) > 1 or most < MIN_CURVE]
+    lowest = min((_rank_name(curve) for curve in enough), default=(0, 0))
+    found = [curve for curve in enough if _rank_name(curve) == lowest]
     different: list[NamedCurve] = []
     for curve in found:
         if not any(_is_same(curve, other) for other in different):
             different.append(curve)
     return different
+
+
+def _rank_name(curve: NamedCurve) -> tuple[int, int]:
+    """Return how directly a name says a metric: with what is measured first, then with how many other words."""
+    meaning = curve.name.meaning
+    return meaning.tier, int(name_meaning(curve.name.full).metric != meaning.metric)
+
+
+def _counts(curve: NamedCurve) -> bool:
+    """Return whether a curve is named by a split alone and has whole numbers, as in `test: 40` examples."""
+    return curve.name.meaning.tier == BARE_SPLIT_TIER and all(value % 1 == 0 for value in curve.values)
 
 
 def _is_same(curve: NamedCurve, other: NamedCurve) -> bool:
@@ -121,7 +139,15 @@ def _is_same(curve: NamedCurve, other: NamedCurve) -> bool:
 
 
 def _list_choices(curves: Iterable[NamedCurve]) -> str:
-    names = [f"'{show_name(curve.name.full)}'" for curve in curves]
+    curves = list(curves)
+    has_splits = any(curve.name.context for curve in curves)
+    names = [show_name(curve.name.full) for curve in curves]
+    if has_splits:
+        names = [
+            name if curve.name.context or plain_words(name) & {"train", "val", "test"} else f"train {name}"
+            for name, curve in zip(names, curves, strict=True)
+        ]
+    names = [f"'{name}'" for name in names]
     shown = names[:MAX_SHOWN]
     return f"{', '.join(shown[:-1])} or {shown[-1]}" if len(shown) > 1 else shown[0]
 

@@ -41,6 +41,8 @@ class OutputReader:
         self._tables = TableTracker()
         self._object_lines: list[str] = []
         self._depth = 0
+        self._progress: list[tuple[ValueName, float]] = []  # of the last line of an evaluation that goes on
+        self._progress_moment = Moment()
         self._heading, self._heading_age = "", HEADING_LINES + 1
 
     def feed(self, text: str) -> None:
@@ -56,6 +58,7 @@ class OutputReader:
         last, self._rest = self._rest, ""
         self._read_line(last)
         self._read_object_lines()
+        self._flush_progress()
 
     def add_record(self, fields: Mapping[str, Any]) -> None:
         """Add the numbers of an object or of a row, with the position that is among them."""
@@ -100,6 +103,11 @@ class OutputReader:
         else:
             self._read_text(line)
 
+    def _flush_progress(self) -> None:
+        """Add what the last line about an evaluation in progress has measured."""
+        found, self._progress = self._progress, []
+        self._add_values(found, self._progress_moment, False)
+
     def _read_object(self, line: str) -> bool:
         """Read a line that is an object, or the first one of an object over several lines; return whether it is."""
         if line[0] == "{" and line[-1] == "}":
@@ -143,8 +151,14 @@ class OutputReader:
         if not plan.slots and not plan.places:
             return
         tokens = parts[1::2]
+        if self._progress and not plan.is_progress:
+            self._flush_progress()
         moment = self._position.move_to(plan.read_position(tokens)) if plan.places else self._position.latest
         found = plan.read_values(tokens)
+        if plan.is_progress:
+            self._progress, self._progress_moment = found, moment
+            self._heading, self._heading_age = plan.context or "", 0
+            return
         if found and not plan.places and plan.context is None and self._heading_age <= HEADING_LINES:
             found = [(_add_context(name, self._heading), value) for name, value in found]
         self._add_values(found, moment, SUMMARY_KEY in line)

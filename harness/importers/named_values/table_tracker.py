@@ -1,17 +1,21 @@
 """Tables in a growing output: a header and the rows below it, between any other lines."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.importers.metric_aliases import split_words
-from harness.importers.numbers import TOKEN
 from harness.importers.tables.cells import parse_cell
-from harness.importers.tables.layout import LONG_KEYS, LONG_VALUES, NOT_A_NAME, is_rule, split_cells
+from harness.importers.tables.layout import LONG_KEYS, LONG_VALUES, candidate_names, is_rule, split_cells
 
 MAX_LINES_BETWEEN = 3
 """Limit of the lines between a header and its first row."""
 MAX_CELL_CHARS = 60
 MISSING_WORDS = frozenset(("", "-", "--", "n/a", "na", "none", "null", "no log", "..."))
+MAX_HEADER_CHARS = 4_000
+STANDALONE_NUMBER = re.compile(r"(?<![^\s,;|:=(])[-+]?(?:\d|\.\d|nan\b|inf\b)", re.IGNORECASE)
+NOT_A_HEADER = re.compile(r"=|[:(] ?[-+.]?\d|(?:\S+\s+){6}|^\W*$")
+PART = re.compile(r"\s*(\d+)\s*/\s*(\d+)\s*")  # 3/10
 VALUE_NAMES = split_words("value values score result results")
 SEPARATORS = "\t;,|"
 
@@ -54,9 +58,9 @@ class TableTracker:
 
 
 def may_be_header(line: str) -> bool:
-    """Return whether a line has several cells and no numbers."""
+    """Return whether a line has several cells and no numbers but those in names, as in `mAP50-95`."""
     has_cells = any(separator in line for separator in SEPARATORS) or len(line.split()) > 1
-    return has_cells and not is_rule(line) and len(line) < 4_000 and TOKEN.search(line) is None
+    return has_cells and len(line) < MAX_HEADER_CHARS and not STANDALONE_NUMBER.search(line) and not is_rule(line)
 
 
 def _read_headers(line: str) -> list[Header]:
@@ -65,14 +69,11 @@ def _read_headers(line: str) -> list[Header]:
     for separator in (*SEPARATORS, " "):
         if separator != " " and separator not in line:
             continue
-        choices = [split_cells(line, separator)]
-        if separator == " ":
-            choices = [line.split()] if "  " not in line.strip() else [*choices, line.split()]
-        for names in choices:
+        for names in candidate_names(line, separator):
             names = [name.strip().strip("#*`\"'").strip() for name in names]
             filled = [name for name in names if name]
             is_named = len(filled) > 1 and all(len(name) <= MAX_CELL_CHARS for name in names)
-            if is_named and not any(map(NOT_A_NAME.search, filled)) and len(set(filled)) == len(filled):
+            if is_named and not any(map(NOT_A_HEADER.search, filled)) and len(set(filled)) == len(filled):
                 found.append(Header(separator, tuple(names)))
     return found
 
@@ -109,12 +110,15 @@ def _name_cells(names: Sequence[str], cells: Sequence[str], values: Sequence[flo
         extra = {name: value for name, value in zip(names, values, strict=True) if value is not None and name}
         extra.pop(names[value_at], None)
         owner = cells[0] if key_at and values[0] is None else ""
-        return extra | {f"{owner} {cells[key_at]}".strip(): values[value_at] or 0.0}
-    row = cells[0].strip("*` ") if values[0] is None and not _is_empty(cells[0]) and ":" not in cells[0] else ""
+        return extra | {"/".join(filter(None, (owner, cells[key_at]))): values[value_at] or 0.0}
+    is_named = values[0] is None and any(map(str.isalpha, cells[0])) and not _is_empty(cells[0]) and ":" not in cells[0]
+    row = cells[0].strip("*` ") if is_named else ""
     measured = {name: value for name, value in zip(names, values, strict=True) if value is not None and name}
+    if part := PART.fullmatch(cells[0]):
+        measured |= {names[0]: float(part[1]), f"total_{names[0].lower().removesuffix('s')}s": float(part[2])}
     if row and len(names) == 2 and lower[1] in VALUE_NAMES:
         return {row: next(iter(measured.values()))}
-    return {f"{row} {name}".strip(): value for name, value in measured.items()}
+    return {f"{row}/{name}" if row else name: value for name, value in measured.items()}
 
 
 def _is_empty(cell: str) -> bool:

@@ -23,6 +23,8 @@ AWAITING = re.compile(r"(.*\S)\s+(?:after|at|in|for|of|on|over|from)\s+(?:the\s+
 """A name before another number, as in `Accuracy of the network on the 10000 test images: 91 %`."""
 VALUE_AFTER = re.compile(r"[\s)\]]*[A-Za-z ]{0,40}(?::|=|\bis\b|\bwas\b|->|→)\s*")
 COMPOUND = re.compile(r"\w[_/.]\w")
+ASCII_WORD = re.compile(r"[A-Za-z]{2}")
+OTHER_LETTERS = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
 HAS_LETTER = re.compile(r"[^\W\d_]")
 PREPOSITION = re.compile(r"\s+(?:of|on|for|over|in|at|from)\s+(?:the|a|all)\b.*")
 
@@ -48,9 +50,11 @@ def read_name(gap: str, context: str | None, is_first: bool) -> ValueName | None
     return _make_name(words, context, (last,) if is_compound else ())
 
 
-def read_name_behind(gap: str, context: str | None) -> ValueName | None:
+def read_name_behind(gap: str, context: str | None, is_last: bool) -> ValueName | None:
     """Return the name that the text behind a number gives it, as in `0.91 accuracy, 0.3 loss`."""
     match = BEHIND.match(gap)
+    if match and match.end() == len(gap) and gap[-1:] not in ",;|" and not is_last:
+        return None
     name = match[1].strip() if match else ""
     if not name or len(name.split()) > 3 or name.split()[0].lower() in UNIT_WORDS:
         return None
@@ -89,6 +93,8 @@ def _read_words(text: str, is_first: bool) -> str:
         words.pop()
     while words and not start and not is_first and (words[0].lower() in UNIT_WORDS or UNIT.fullmatch(words[0])):
         words = words[1:]
+    if any(map(ASCII_WORD.search, words)):  # a name within a sentence of another language
+        words = [word for word in (OTHER_LETTERS.sub("", word) for word in words) if any(map(str.isalnum, word))]
     label = " ".join(word.strip(".,!?*#\"'`()[]") for word in words).strip()
     return label if _has_letter(label) else ""
 

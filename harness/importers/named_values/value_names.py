@@ -31,6 +31,7 @@ SYNONYMS = {
     "losses": "loss",
     "lr": "learning_rate",
 }
+HELD_OUT = ("val", "test")
 NEUTRAL = NEUTRAL_WORDS - set(SYNONYMS) - split_words("step iter iteration epoch batch") | split_words("score value")
 
 
@@ -99,16 +100,23 @@ def show_name(name: str) -> str:
 def match_names(query: str, names: Iterable[ValueName]) -> list[ValueName]:
     """Return the names that `query` may mean, of those that say it most exactly.
 
-    First those that are spelled so, then those of which it is a part, then those with the same words in any order.
+    First those that are spelled so, and beside one that says no split those of the validation; then those of which it
+    is a part, then those with the same words in any order.
     """
     names = list(names)
     squashed = squash_name(query)
     exact = [name for name in names if name.key == squashed]
+    if exact and exact[0].context is None:
+        exact += [name for name in names if name.context in HELD_OUT and squash_name(name.label) == squashed]
     if exact:
         return exact
     by_part = [name for name in names if squashed in (squash_name(name.label), *map(squash_name, name.parts))]
     if by_part:
         return by_part
+    without_split = re.sub(r"^train(?:ing)?\W+", "", query)
+    unsaid = [name for name in names if name.context is None and name.key == squash_name(without_split)]
+    if without_split != query and unsaid:
+        return unsaid
     words = plain_words(query)
     return [name for name in names if plain_words(name.full) == words] or [
         name for name in names if plain_words(name.label) == words

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from harness.core.files import check_regular_file
-from harness.importers.named_values.curves import NamedCurves
+from harness.importers import read_history
+from harness.importers.named_values.curves import Moment, NamedCurve, NamedCurves
 from harness.importers.named_values.output_reader import OutputReader
 from harness.importers.named_values.value_documents import YAML_SUFFIXES, read_document
+from harness.importers.named_values.value_names import ValueName
 from harness.importers.sources.decoding import decode_text, detect_encoding, is_binary
 from harness.importers.sources.folders import find_trainer_state
 from harness.importers.sources.log_files import JSON_START, MAX_JSON_BYTES, TENSORBOARD_MARKER
@@ -49,7 +51,7 @@ class FileSource:
         self._empty = NamedCurves()
 
     def read(self, is_final: bool) -> NamedCurves:
-        path = _find_path(self._pattern)
+        path = find_source_path(self._pattern)
         if path is None:
             if is_final:
                 raise ValueError(f"{self._pattern}: no such file or folder; check what the program writes, and where")
@@ -138,7 +140,20 @@ class RewrittenDocument:
         return self._curves
 
 
-def _find_path(pattern: str) -> Path | None:
+def read_validation_loss(path: Path) -> NamedCurve | None:
+    """Return the validation loss of the only run in a log, as the importers infer it from the whole log."""
+    try:
+        losses = read_history(path)["val/loss"]
+    except (ValueError, OSError):
+        return None
+    curve = NamedCurve(ValueName("val/loss"))
+    for step, value in zip(*losses, strict=True):
+        curve.add(float(value), Moment(int(step)))
+    return curve if len(curve) else None
+
+
+def find_source_path(pattern: str) -> Path | None:
+    """Return the file or folder of this name, or the latest one that fits its wildcards."""
     path = Path(pattern)
     if path.exists():
         return path

@@ -107,7 +107,7 @@ def read_header(line: str, separator: str, rows: Sequence[str]) -> tuple[str, ..
 
 def _read_names(line: str, separator: str, below: Sequence[str], is_first: bool) -> tuple[str, ...] | None:
     for text in (line, COMMENT.sub("", line, count=1)) if COMMENT.match(line) else (line,):
-        for names in _candidate_names(text, separator):
+        for names in candidate_names(text, separator):
             if not 1 < len(names) <= MAX_HEADER_CELLS or any(map(NOT_A_NAME.search, names)):
                 continue
             has_loss = any(map(is_loss_like, names)) or _is_long(names)
@@ -119,7 +119,8 @@ def _read_names(line: str, separator: str, below: Sequence[str], is_first: bool)
     return None
 
 
-def _candidate_names(line: str, separator: str) -> list[list[str]]:
+def candidate_names(line: str, separator: str) -> list[list[str]]:
+    """Return what the names in a header may be; between single spaces, words may belong together."""
     cells = split_cells(line, separator)
     if separator != " " or "  " in line.strip():
         return [cells]

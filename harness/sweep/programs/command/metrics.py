@@ -7,17 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from harness.importers.metric_aliases import Meaning, name_meaning
 from harness.importers.named_values.curves import CurvePoint, NamedCurve, NamedCurves
 from harness.importers.named_values.metric_lookup import (
+    FoundMetric,
     MetricError,
     find_metric,
     find_named_metric,
     find_validation_loss,
+    has_name,
 )
 from harness.importers.named_values.value_names import show_name
-from harness.importers.named_values.value_sources import FileSource, ValueSource
+from harness.importers.named_values.value_sources import (
+    FileSource,
+    ValueSource,
+    find_source_path,
+    read_validation_loss,
+)
 
 MLFLOW_SOURCE = "mlflow"
+VALIDATION_LOSS = Meaning("val/loss")
 TRIAL_TAG = "plateau.trial"
 """Tag of the MLflow runs that the program of a trial starts, with the folder of the trial as its value."""
 MLFLOW_FILE = "mlflow.db"  # in the folder of a trial, for programs that log to no store of the user
@@ -107,9 +116,23 @@ class MetricReader:
             ValueError: If a source is missing or cannot be read.
         """
         curves = self._read_sources(is_final=True)
-        found = find_metric(curves, self._spec.metric, self._describe_sources())
+        found = self._find_inferred_loss(curves) or find_metric(curves, self._spec.metric, self._describe_sources())
         point = pick_point(found.curve, self._spec.pick, self._spec.direction)
         return MetricValue(point.value, point.step, found.name, found.note)
+
+    def _find_inferred_loss(self, curves: NamedCurves) -> FoundMetric | None:
+        """Return the validation loss that the whole log shows where no name says it, as the sum of its parts."""
+        metric = self._spec.metric
+        if metric is not None and (name_meaning(metric) != VALIDATION_LOSS or has_name(curves, metric)):
+            return None
+        if find_validation_loss(curves) is not None:
+            return None
+        for name in self._names:
+            path = None if _is_mlflow(name) else find_source_path(name)
+            loss = read_validation_loss(path) if path is not None else None
+            if loss is not None:
+                return FoundMetric(loss, f"the objective is the validation loss as `plateau diagnose {path}` reads it")
+        return None
 
     def _read_sources(self, is_final: bool) -> NamedCurves:
         """Return the curves of all sources; of one name, those of the first source that has it."""
