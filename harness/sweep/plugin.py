@@ -10,37 +10,61 @@ from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import DictConfig
 
 from harness.core.signals import interrupt_on_signals
+from harness.core.terminal import end_start
+
+OWN_TASK_MODULE = "harness.commands.run"  # of the task function of our own app
 
 
 @dataclass
 class StudySweeperConf(OptunaSweeperConf):
-    """Schema of hydra-optuna-sweeper, whose numbers are None where the sweeper chooses them."""
+    """Schema of hydra-optuna-sweeper with more options. None stands for the default, which docs/sweeping.md lists.
+
+    In our own configuration the `sweep` node has the same options.
+    """
 
     _target_: str = "harness.sweep.plugin.StudySweeper"
     n_trials: Any = None
     n_jobs: Any = None
     study_name: Any = None
     max_failure_rate: Any = None
+    objectives: Any = None
+    pruner: Any = None
+    max_seconds: Any = None
+    patience: Any = None
+    max_failures: Any = None
+    keep: Any = None
+    baseline: Any = None
+    enqueue: Any = None
+    conditional: Any = None
+    dry_run: Any = None
+    mlflow: Any = None
+    mlflow_uri: Any = None
+    mlflow_experiment: Any = None
 
 
 ConfigStore.instance().store(group="hydra/sweeper", name="harness", node=StudySweeperConf, provider="plateau-harness")
 
 
 class StudySweeper(Sweeper):
-    """Sweeper behind `python run.py -m`: one Optuna study with independent workers."""
+    """Sweeper behind `-m hydra/sweeper=harness`: one Optuna study with independent workers."""
 
     def __init__(self, **options: Any) -> None:
         """Ignore the options: they are read from the whole configuration, where interpolations resolve."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self._hydra_context, self._config = hydra_context, config
+        self._hydra_context, self._task_function, self._config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> None:
-        from harness.core.terminal import end_start
         from harness.sweep.optuna_internals import silence_optuna
-        from harness.sweep.programs.training.sweep import run_sweep
 
-        interrupt_on_signals()
         silence_optuna()
-        end_start()
-        run_sweep(self._config, self._hydra_context, arguments)
+        if self._task_function.__module__ == OWN_TASK_MODULE:
+            from harness.sweep.programs.training.sweep import run_sweep
+
+            interrupt_on_signals()
+            end_start()
+            run_sweep(self._config, self._hydra_context, arguments)
+        else:
+            from harness.sweep.programs.hydra_app.sweep import run_app_sweep
+
+            run_app_sweep(self._config, self._hydra_context, self._task_function, arguments)

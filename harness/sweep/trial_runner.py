@@ -7,10 +7,8 @@ from typing import Any, Protocol
 
 from optuna.trial import Trial
 
+from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.trial_attrs import TrialResult
-
-Report = Callable[[float, float], bool]
-"""Report an intermediate value at a share of the run, 0 to 1; returns whether the trial should be pruned."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,11 @@ class TrialJob:
 class TrialRunner(Protocol):
     """Runs trials of one study in a worker process."""
 
-    def run_trial(self, job: TrialJob, report: Report, should_stop: Callable[[], bool]) -> TrialResult:
-        """Run a trial to its end, or until `should_stop()`, and return its result.
+    def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
+        """Run a trial to its end, or until the `reporter` says that it is pruned or `should_stop()` is true.
+
+        Returns:
+            How it ended, and the values of the objectives if it was completed.
 
         Raises:
             ConfigError: If the trial's values cannot be used; the trial fails.

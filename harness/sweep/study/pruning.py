@@ -1,7 +1,6 @@
 """Report a trial's learning curve to its study, and ask whether to prune it."""
 
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 
 from optuna.exceptions import UpdateFinishedTrialError
@@ -21,25 +20,11 @@ def to_rung(share: float) -> int:
     return round(100 * share)
 
 
-def make_reporter(trial: Trial, warmup_share: float) -> Callable[[float, float], bool]:
-    """Return a function that reports a value at a share of the run, and returns whether the pruner says stop.
+class TrialReporter:
+    """Reports the values of a trial to its study at shares of the run, and asks whether to prune it.
 
     Nothing is pruned before `warmup_share` of the run, nor at its end. With several objectives, for which Optuna has no
     pruning, nothing is reported.
-    """
-
-    def report(value: float, fraction_done: float) -> bool:
-        if len(trial.study.directions) > 1:
-            return False
-        trial.report(value, to_rung(fraction_done))
-        may_prune = 0 < fraction_done < 1 and fraction_done >= warmup_share
-        return may_prune and _ask_pruner(trial)
-
-    return report
-
-
-class StepReporter:
-    """Reports the values that a program has at its steps, as those at shares of its run.
 
     A program that does not say how long it runs is taken to run as long as the longest completed trial of the study.
     Until there is one, its values are kept, and nothing is pruned. Beyond that length nothing is pruned either.
@@ -49,7 +34,7 @@ class StepReporter:
     """
 
     def __init__(self, trial: Trial, warmup_share: float) -> None:
-        self._trial, self._report_share = trial, make_reporter(trial, warmup_share)
+        self._trial, self._warmup_share = trial, warmup_share
         self._last_step = self._last_rung = -1
         self._total_steps: int | None = None
         self._kept: list[tuple[int, float]] = []
@@ -60,8 +45,16 @@ class StepReporter:
         """Return the share of the run that was reported last; 0 if the length of the run is unknown."""
         return 0.0 if self._total_steps is None else min(1.0, max(0, self._last_step) / self._total_steps)
 
+    def report_share(self, value: float, fraction_done: float) -> bool:
+        """Report a value at a share of the run, 0 to 1, and return whether the pruner says stop."""
+        if len(self._trial.study.directions) > 1:
+            return False
+        self._trial.report(value, to_rung(fraction_done))
+        may_prune = 0 < fraction_done < 1 and fraction_done >= self._warmup_share
+        return may_prune and _ask_pruner(self._trial)
+
     def report_step(self, value: float, step: int, total_steps: int | None = None) -> bool:
-        """Report a value, and return whether the pruner says stop."""
+        """Report a value at a step of the program, and return whether the pruner says stop."""
         if step <= self._last_step:
             return False
         self._last_step = step
@@ -98,7 +91,7 @@ class StepReporter:
             share = min(1.0, step / total_steps)
             if to_rung(share) > self._last_rung:
                 self._last_rung = to_rung(share)
-                is_pruned |= self._report_share(value, share)
+                is_pruned |= self.report_share(value, share)
         return is_pruned
 
 

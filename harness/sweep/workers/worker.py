@@ -29,7 +29,7 @@ from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.programs import make_trial_runner
 from harness.sweep.results.summary import find_best_trials, summarize_trials
 from harness.sweep.study.liveness import send_heartbeats
-from harness.sweep.study.pruning import make_reporter
+from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import open_storage
 from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
@@ -167,7 +167,7 @@ def _run_trial(
     """
     folder = Path(spec.folder) / str(trial.number)
     is_baseline = BASELINE in trial.user_attrs  # never pruned: every report compares with it
-    report = make_reporter(trial, 1.0 if is_baseline else study_spec.warmup_share)
+    reporter = TrialReporter(trial, 1.0 if is_baseline else study_spec.warmup_share)
     job = TrialJob(
         number=trial.number,
         values=trial_values(trial),
@@ -176,8 +176,11 @@ def _run_trial(
         study_name=spec.study_name,
         sweep_id=queue.study.user_attrs[SWEEP_ID],
     )
+    is_complete = False
     try:
-        return runner.run_trial(job, report, lambda: is_stopping() or queue.is_stopping())
+        result = runner.run_trial(job, reporter, lambda: is_stopping() or queue.is_stopping())
+        is_complete = result.status == "completed"
+        return result
     except ConfigError as error:
         return TrialResult("failed", hide_credentials_in_text(str(error), spec.storage or ""))
     except Exception as error:
@@ -185,6 +188,8 @@ def _run_trial(
             raise ShortageError(shortage) from error
         print(hide_credentials_in_text(traceback.format_exc(), spec.storage or ""), file=sys.stderr)
         return TrialResult("failed", hide_credentials_in_text(f"{type(error).__name__}: {error}", spec.storage or ""))
+    finally:
+        reporter.close(is_complete=is_complete)
 
 
 def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> None:

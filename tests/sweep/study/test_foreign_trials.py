@@ -20,7 +20,7 @@ from harness.sweep.results.final_report import format_sweep_summary
 from harness.sweep.results.result_files import optimization_results, summary_to_json
 from harness.sweep.results.summary import summarize_trials
 from harness.sweep.results.table import ProgressTable
-from harness.sweep.study.pruning import make_reporter
+from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.sampler import find_unusable_trials
 from harness.sweep.study.setup import check_existing_study, open_study
 from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC, SWEEP_ID, WORKER
@@ -198,7 +198,7 @@ def test_the_pruner_does_not_compare_with_trials_of_other_programs(places) -> No
     for _ in range(6):
         study.add_trial(create_trial(value=BAD_VALUE, intermediate_values={50: BAD_VALUE}))
     trial = queue.claim_trial()
-    assert make_reporter(trial, 0.0)(2.0, 0.5) is False
+    assert TrialReporter(trial, 0.0).report_share(2.0, 0.5) is False
     assert trial.should_prune()  # as plain Optuna would
 
 

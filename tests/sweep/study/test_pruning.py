@@ -24,7 +24,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from harness.sweep.optuna_internals import start_trial
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.pruning import MAX_KEPT, StepReporter
+from harness.sweep.study.pruning import MAX_KEPT, TrialReporter
 from harness.sweep.study.trial_attrs import LAST_STEP, WORKER
 from tests.sweep.studies import new_study
 
@@ -55,7 +55,7 @@ def start(study: optuna.Study) -> Trial:
 def run_trial(study: optuna.Study, values: list[float], total: int | None = None, every: int = 1) -> Trial:
     """Run a trial that reports a value `every` so many steps, until it is pruned or complete."""
     trial = start(study)
-    reporter = StepReporter(trial, 0.0)
+    reporter = TrialReporter(trial, 0.0)
     for index, value in enumerate(values, 1):
         if reporter.report_step(value, index * every, total):
             reporter.close(is_complete=False)
@@ -106,7 +106,7 @@ def test_pruners_stop_what_is_worse_in_either_direction(direction: str, name: st
 def test_without_a_length_nothing_is_pruned_until_a_trial_has_completed() -> None:
     study = make_study(SuccessiveHalvingPruner(**HALVING))
     first, second = start(study), start(study)
-    reporters = [StepReporter(first, 0.0), StepReporter(second, 0.0)]
+    reporters = [TrialReporter(first, 0.0), TrialReporter(second, 0.0)]
     for step in range(1, 6):
         assert not reporters[0].report_step(1.0, step)
         assert not reporters[1].report_step(9.0, step)
@@ -127,7 +127,7 @@ def test_a_trial_beyond_the_known_length_is_not_pruned_there() -> None:
     study = make_study()
     run_trial(study, [1.0] * 4)
     trial = start(study)
-    reporter = StepReporter(trial, 0.0)
+    reporter = TrialReporter(trial, 0.0)
     assert reporter.report_step(0.5, 3) is False
     assert [reporter.report_step(99.0, step) for step in range(4, 20)] == [False] * 16
     reporter.close(is_complete=True)
@@ -144,16 +144,16 @@ def test_only_own_completed_trials_with_a_sane_attribute_tell_the_length() -> No
     study.add_trial(create_trial(value=1.0, user_attrs={LAST_STEP: 7}))
     study.add_trial(create_trial(state=TrialState.PRUNED, user_attrs={WORKER: this_process(), LAST_STEP: 8}))
     trial = start(study)
-    StepReporter(trial, 0.0).report_step(1.0, 1)
+    TrialReporter(trial, 0.0).report_step(1.0, 1)
     assert curve(study, trial.number) == {}
     study.add_trial(create_trial(value=1.0, user_attrs={WORKER: this_process(), LAST_STEP: 4}))
-    assert StepReporter(trial, 0.0).report_step(1.0, 1) is False
+    assert TrialReporter(trial, 0.0).report_step(1.0, 1) is False
     assert curve(study, trial.number) == {25: 1.0}
 
 
 def test_a_length_that_is_said_later_holds_for_the_values_before() -> None:
     study = make_study()
-    reporter = StepReporter(start(study), 0.0)
+    reporter = TrialReporter(start(study), 0.0)
     reporter.report_step(3.0, 1)
     reporter.report_step(2.0, 2, 4)
     reporter.report_step(1.0, 3)
@@ -164,7 +164,7 @@ def test_a_length_that_is_said_later_holds_for_the_values_before() -> None:
 def test_repeated_and_smaller_steps_are_ignored() -> None:
     study = make_study()
     run_trial(study, [2.0] * 10, 10)
-    reporter = StepReporter(start(study), 0.0)
+    reporter = TrialReporter(start(study), 0.0)
     assert reporter.report_step(1.0, 5, 10) is False
     assert reporter.report_step(99.0, 5, 10) is False  # a second value of this epoch
     assert reporter.report_step(99.0, 1, 10) is False  # the second fold of a cross-validation
@@ -175,7 +175,7 @@ def test_repeated_and_smaller_steps_are_ignored() -> None:
 @pytest.mark.filterwarnings("error")
 def test_of_many_steps_one_value_for_each_percent_is_stored() -> None:
     study = make_study(NopPruner())
-    reporter = StepReporter(start(study), 0.0)
+    reporter = TrialReporter(start(study), 0.0)
     for step in range(10_001):
         reporter.report_step(float(step), step, 10_000)
     assert len(curve(study, 0)) == 101
@@ -184,7 +184,7 @@ def test_of_many_steps_one_value_for_each_percent_is_stored() -> None:
 
 def test_many_steps_of_unknown_length_are_thinned_out() -> None:
     study = make_study(NopPruner())
-    reporter = StepReporter(start(study), 0.0)
+    reporter = TrialReporter(start(study), 0.0)
     for step in range(10 * MAX_KEPT):
         reporter.report_step(float(step), step)
     assert len(reporter._kept) <= MAX_KEPT
@@ -196,9 +196,9 @@ def test_many_steps_of_unknown_length_are_thinned_out() -> None:
 def test_nothing_is_pruned_before_the_warmup_has_ended() -> None:
     study = make_study()
     run_trial(study, [1.0] * 4, 4)
-    reporter = StepReporter(start(study), 0.5)
+    reporter = TrialReporter(start(study), 0.5)
     assert [reporter.report_step(9.0, step, 4) for step in (1, 2)] == [False, True]
-    baseline = StepReporter(start(study), 1.0)
+    baseline = TrialReporter(start(study), 1.0)
     assert [baseline.report_step(9.0, step, 4) for step in range(5)] == [False] * 5
 
 
@@ -229,7 +229,7 @@ def test_a_diverging_trial_is_pruned_by_the_default_pruner() -> None:
 
 def test_several_objectives_are_not_reported() -> None:
     study = new_study(["loss", "seconds"])
-    reporter = StepReporter(start(study), 0.0)
+    reporter = TrialReporter(start(study), 0.0)
     assert reporter.report_step(1.0, 1, 2) is False
     reporter.close(is_complete=True)
     assert curve(study, 0) == {}
@@ -237,10 +237,10 @@ def test_several_objectives_are_not_reported() -> None:
 
 def test_a_trial_without_reports_or_ended_by_another_program_closes_quietly() -> None:
     study = make_study()
-    StepReporter(start(study), 0.0).close(is_complete=True)
+    TrialReporter(start(study), 0.0).close(is_complete=True)
     assert LAST_STEP not in study.trials[0].user_attrs
     trial = start(study)
-    reporter = StepReporter(trial, 0.0)
+    reporter = TrialReporter(trial, 0.0)
     reporter.report_step(1.0, 0)
     study.tell(trial.number, 1.0)
     reporter.close(is_complete=True)
@@ -249,7 +249,7 @@ def test_a_trial_without_reports_or_ended_by_another_program_closes_quietly() ->
 
 def test_values_of_a_trial_that_fails_are_stored_but_tell_no_length() -> None:
     study = make_study()
-    reporter = StepReporter(start(study), 0.0)
+    reporter = TrialReporter(start(study), 0.0)
     for step in (1, 2):
         reporter.report_step(1.0, step)
     reporter.close(is_complete=False)

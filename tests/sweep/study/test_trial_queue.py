@@ -15,7 +15,7 @@ from harness.sweep.optuna_internals import start_trial
 from harness.sweep.space.search_space import config_key
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.pruning import make_reporter
+from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RETRIES, RETRY_OF, WORKER
 from harness.sweep.study.trial_queue import TrialQueue
 from tests.conftest import ROOT
@@ -181,7 +181,7 @@ def test_pruners_and_samplers_work_together(sampler, pruner, overrides) -> None:
     queue = start_study(*overrides, f"pruner={pruner}", f"hydra/sweeper/sampler={sampler}")
     for _ in range(8):
         trial = queue.claim_trial()
-        report = make_reporter(trial, 0.2)
+        report = TrialReporter(trial, 0.2).report_share
         stops = [report(bowl_loss(trial) + 1 - share, share) for share in (0.0, 0.2, 0.6, 1.0)]
         assert stops[0] is stops[-1] is False  # never pruned before or after training
         status = "pruned" if any(stops) else "completed"

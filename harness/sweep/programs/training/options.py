@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, cast
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -15,6 +15,15 @@ from harness.sweep.study.storage import absolute_storage_url
 
 OBJECTIVES = ("best_val_loss", "tokens", "seconds", "trainable_parameters")
 """Fields of a run's result that can be minimized; the first is mandatory."""
+
+
+REPLACED_KEYS = {
+    "pruner": "pruner=NAME",
+    "mlflow": "~observers.mlflow to leave it out",
+    "mlflow_uri": "tracking.uri",
+    "mlflow_experiment": "tracking.experiment",
+}
+"""Options of hydra.sweeper for which our configuration has keys of its own."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,11 @@ def read_training_options(config: DictConfig, sweeper: Mapping[str, Any], argume
     Raises:
         ConfigError: If a value is invalid.
     """
-    names = {"n_trials": "n_trials", "n_jobs": "n_jobs", "study_name": "study", "storage": "storage"}
-    given = {ours: sweeper[theirs] for theirs, ours in names.items() if sweeper[theirs] is not None}
+    for key, remedy in REPLACED_KEYS.items():
+        if sweeper.get(key) is not None:
+            raise ConfigError(f"hydra.sweeper.{key}: is for other programs; here, use {remedy}")
+    names = {name: name for name in (field.name for field in fields(SweepOptions))} | {"study": "study_name"}
+    given = {ours: sweeper[theirs] for ours, theirs in names.items() if sweeper.get(theirs) is not None}
     for name in ("objectives", "enqueue", "allow", "baseline_values"):
         if not isinstance(config.sweep[name], ListConfig):
             value = config.sweep[name]

@@ -9,9 +9,10 @@ from harness.core.events import EvalEnd, Event, Status
 from harness.sweep.programs.training.command_line import list_trial_overrides
 from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, rebuild_config_space
 from harness.sweep.study.custom_space import load_custom_space
+from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
-from harness.sweep.trial_runner import Report, TrialJob
+from harness.sweep.trial_runner import TrialJob
 from harness.tracking.run_names import STUDY_TAG
 from harness.tracking.run_uploader import SWEEP_TAG
 from harness.training.policies import Decision, Policy, Stop
@@ -35,7 +36,7 @@ class TrainingRunner:
         if self._extend is not None:
             self._extend(trial)
 
-    def run_trial(self, job: TrialJob, report: Report, should_stop: Callable[[], bool]) -> TrialResult:
+    def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
         from harness.run.runner import run
 
         cfg = self._space.compose_config(job.values, TRIAL_DEFAULTS)
@@ -43,7 +44,7 @@ class TrainingRunner:
             cfg.device.threads = job.n_threads
         result = run(
             cfg,
-            [report_and_prune(report), stop_when(should_stop)],
+            [report_and_prune(reporter), stop_when(should_stop)],
             folder=job.folder,
             tags={SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name},
             params={key: str(value) for key, value in job.values.items() if key in self._spec.group_options},
@@ -74,11 +75,11 @@ class TrainingRunner:
         )
 
 
-def report_and_prune(report: Report) -> Policy:
+def report_and_prune(reporter: TrialReporter) -> Policy:
     """Return a policy that reports every evaluation and stops the run where the study prunes it."""
 
     def policy(event: Event) -> Decision:
-        if isinstance(event, EvalEnd) and report(event.val_loss, event.fraction_done):
+        if isinstance(event, EvalEnd) and reporter.report_share(event.val_loss, event.fraction_done):
             return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.fraction_done:.0%} of the run")
         return None
 
