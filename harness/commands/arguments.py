@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 
 from harness.core.errors import ConfigError, did_you_mean
-from harness.core.paths import project_dir
 from harness.core.terminal import wrap_text
+from harness.record.run_lookup import default_output_dir
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -23,7 +23,7 @@ def add_run(parser: argparse.ArgumentParser, about: str = "") -> None:
 
 def add_output_dir(parser: argparse.ArgumentParser) -> None:
     """Add --output-dir, the folder in which names of runs are looked up."""
-    default = project_dir() / "outputs"
+    default = default_output_dir()
     parser.add_argument("--output-dir", type=Path, default=default, metavar="DIR",
                         help="the output_dir of the runs, if not outputs/")  # fmt: skip
 

@@ -27,6 +27,7 @@ from harness.record.lr_range_file import (
     read_range_tests,
 )
 from harness.record.run_lookup import find_run
+from harness.record.trial_record import check_own_run
 from harness.run.reproduce import keep_accepted_suggestions, name_followup_study, reproduce_overrides
 from harness.sweep.programs.training.request import compose_sweep_request
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     thresholds = parse_option("--threshold", parse_thresholds, args.threshold)
     folder = find_run(args.run, args.output_dir, "RUN")
+    check_own_run(folder, "RUN")
     record = folder / metrics_file.METRICS_FILE
     if not record.is_file() or not (folder / "config.yaml").is_file():
         raise ConfigError(f"RUN: {folder} has no {record.name} and config.yaml of a run; try diagnose for other logs")

@@ -20,6 +20,7 @@ from harness.diagnosis.history import History
 from harness.diagnosis.render import RunReport, describe_expectations, describe_history, format_diagnoses
 from harness.diagnosis.thresholds import Thresholds
 from harness.record import metrics_file
+from harness.record.trial_record import is_foreign_folder
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,10 @@ def print_report(report: RunReport) -> None:
 def drop_refused_suggestions(path: Path | None, diagnoses: Sequence[Diagnosis]) -> Sequence[Diagnosis]:
     """Drop suggestions that our run at `path` would refuse; those for other logs assume the default configuration."""
     folder = path if path is None or path.is_dir() else path.parent
-    is_ours = folder and (folder / metrics_file.METRICS_FILE).is_file() and (folder / "config.yaml").is_file()
-    if not folder or not is_ours or not any(diagnosis.suggestions for diagnosis in diagnoses):
+    has_config = folder and (folder / metrics_file.METRICS_FILE).is_file() and (folder / "config.yaml").is_file()
+    if not folder or not has_config or not any(diagnosis.suggestions for diagnosis in diagnoses):
+        return diagnoses
+    if is_foreign_folder(folder):
         return diagnoses
     try:
         from harness.run.reproduce import keep_accepted_suggestions  # loads Hydra, which logs do without

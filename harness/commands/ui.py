@@ -20,7 +20,13 @@ from harness.core.signals import failure_status, record_signal
 from harness.core.terminal import announce
 from harness.tracking.mlflow_client import connect_to_store, describe_root_cause
 from harness.tracking.runs_page import find_runs_page
-from harness.tracking.store_uri import artifact_root, resolve_store_uri, restore_credentials, sqlite_path
+from harness.tracking.store_uri import (
+    artifact_root,
+    default_store_uri,
+    find_store_uris,
+    restore_credentials,
+    sqlite_path,
+)
 
 PORT_ATTEMPTS = 100
 SERVER_ENVIRONMENT = {
@@ -35,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = CommandParser(prog="plateau ui", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000, help="if it is busy, the next free one is used")
-    parser.add_argument("--uri", help="a store other than mlflow.db of the project")
+    parser.add_argument("--uri", help="a store other than mlflow.db of the current folder, or else of the project")
     args = parser.parse_args(arguments)
     return serve_ui(args.host, args.port, args.uri)
 
@@ -43,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 def serve_ui(host: str, port: int, uri: str | None) -> int:
     """Serve the MLflow UI on the first free port from `port` until Ctrl-C; return the exit status."""
     try:
-        uri = restore_credentials(resolve_store_uri(uri))
+        uri = restore_credentials(next(iter(find_store_uris(uri)), default_store_uri()))
         listener = _listen_on_free_port(host, port)
     except ValueError as error:
         raise ConfigError(f"--{error}") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.core.digests import read_json
 from harness.core.errors import ConfigError
+from harness.core.paths import project_dir
 from harness.core.terminal import announce
 from harness.record.metrics_file import METRICS_FILE
 from harness.record.sweep_files import JOURNAL_FILE, STUDIES_FOLDER, SUMMARY_FILE, SWEEP_FILE, name_study_folder
@@ -25,6 +26,9 @@ DATE = re.compile(rf"({DATE_PATTERN})_(?=.)")
 """Beginning of the name of a run's folder, in local time."""
 DATE_FORMAT = "%Y-%m-%d_%H-%M-%S"
 MLFLOW_ID_PREFIX = r"[0-9a-f]{4,32}"
+STUDY_FILES = (SWEEP_FILE, JOURNAL_FILE)
+OUTPUT_DIR, MULTIRUN_FOLDER = "outputs", "multirun"
+"""Folders of our runs and of commands' studies, and of the sweeps of Hydra apps, unless they choose another one."""
 MAX_LISTED = 10  # candidates in a message
 
 
@@ -70,8 +74,21 @@ def list_runs(output_dir: Path) -> list[RunFolder]:
 
 
 def list_studies(output_dir: Path) -> list[RunFolder]:
-    """Return the studies in `output_dir`, newest first, damaged ones included."""
-    return _list_folders(output_dir / STUDIES_FOLDER, (SWEEP_FILE, JOURNAL_FILE))
+    """Return the studies of `output_dir`, newest first, damaged ones included."""
+    found = [study for parent in _list_study_parents(output_dir) for study in _list_folders(parent, STUDY_FILES)]
+    distinct = {study.path.resolve(): study for study in found}
+    return sorted(distinct.values(), key=lambda study: study.age_key, reverse=True)
+
+
+def _list_study_parents(output_dir: Path) -> list[Path]:
+    """Return the folders in which studies are looked for.
+
+    With the default output_dir, those are also the folders in which sweeps of other programs write here.
+    """
+    parents = [output_dir / STUDIES_FOLDER, output_dir]
+    if output_dir == default_output_dir():
+        parents += [Path(OUTPUT_DIR, STUDIES_FOLDER).absolute(), Path(MULTIRUN_FOLDER).absolute()]
+    return parents
 
 
 def find_run(
@@ -141,7 +158,12 @@ def read_best_trials(study: Path) -> list[str]:
 
 def is_study_folder(path: Path) -> bool:
     """Return whether `path` is the folder of a sweep."""
-    return any((path / name).is_file() for name in (SWEEP_FILE, JOURNAL_FILE))
+    return any((path / name).is_file() for name in STUDY_FILES)
+
+
+def default_output_dir() -> Path:
+    """Return the folder in which runs are looked up by default."""
+    return project_dir() / OUTPUT_DIR
 
 
 @cache  # a process looks a name up several times
@@ -162,15 +184,16 @@ def _read_mlflow_name(source: str) -> str:
     """Return what the name of a run in MLflow stands for here, such as "mine 2026-11-29_10-45-12"; else `source`."""
     if dated := re.fullmatch(rf"(\S+) ({DATE_PATTERN})( #\w+)?", source):
         return f"{dated[2]}_{dated[1]}"
-    trial = re.match(r"(.+/\d+) ", source)  # the name of a study may have spaces
+    trial = re.match(r"(.+?/\d+)(?: |$)", source)  # the name of a study may have spaces, and values slashes
     return trial[1] if trial else source
 
 
-def _find_path(source: str, parents: Iterable[Path]) -> Path | None:
-    """Return the first existing path `source` in one of `parents`."""
+def _find_path(source: str, parents: Iterable[Path], files: Sequence[str] = ("",)) -> Path | None:
+    """Return the first existing path `source` in one of `parents`, of a folder that has one of `files` if given."""
     for parent in parents if source else ():  # Path("") is the current folder
         with suppress(OSError, ValueError, RuntimeError):  # too long, a null character, no such user
-            if (path := parent / Path(source).expanduser()).exists():
+            path = parent / Path(source).expanduser()
+            if any((path / name).exists() for name in files):
                 return path
     return None
 
@@ -192,8 +215,9 @@ def _find_trial(source: str, output_dir: Path, key: str, takes_prefixes: bool) -
     name, _, number = source.rstrip("/").rpartition("/")
     if not name or not (number == BEST or number.isdecimal()):
         return []
-    path = _find_path(name, (Path(), output_dir, output_dir / STUDIES_FOLDER))
-    path = path or _find_path(name_study_folder(name), (output_dir / STUDIES_FOLDER,))
+    parents = _list_study_parents(output_dir)
+    path = _find_path(name, (Path(), *parents), STUDY_FILES) or _find_path(name, (Path(), *parents))
+    path = path or _find_path(name_study_folder(name), parents)
     studies = [path] if path else []
     if takes_prefixes and not studies:
         start = name_study_folder(name)
@@ -250,7 +274,8 @@ def _without_folder(source: str, output_dir: Path) -> str:
 
 def _iter_mlflow_ids(output_dir: Path, runs: Iterable[RunFolder]) -> Iterator[tuple[Path, str]]:
     """Yield the folders of runs and trials with their MLflow run ids, as far as they were uploaded."""
-    trials = sorted((output_dir / STUDIES_FOLDER).glob("*/*/mlflow.json"), reverse=True)
+    studies = (study.path for study in list_studies(output_dir))
+    trials = [record for study in studies for record in sorted(study.glob("*/mlflow.json"), reverse=True)]
     for folder in (*(run.path for run in runs), *(record.parent for record in trials)):
         if run_id := read_mlflow_run_id(folder / "mlflow.json"):
             yield folder, run_id
@@ -258,10 +283,15 @@ def _iter_mlflow_ids(output_dir: Path, runs: Iterable[RunFolder]) -> Iterator[tu
 
 def _format_lines(folders: Sequence[Path], output_dir: Path) -> str:
     """Return what to type for each folder, in lines of their own."""
-    studies = output_dir / STUDIES_FOLDER
-    names = [str(path.relative_to(studies if path.is_relative_to(studies) else output_dir)) for path in folders]
+    parents = _list_study_parents(output_dir)
+    names = [_name_within(path, parents) for path in folders]
     more = [f"… {len(names) - MAX_LISTED} more; `plateau list` shows them"] if len(names) > MAX_LISTED else []
     return "".join(f"\n  {line}" for line in [*names[:MAX_LISTED], *more])
+
+
+def _name_within(path: Path, parents: Iterable[Path]) -> str:
+    """Return the path relative to the first parent that it lies in."""
+    return next((str(path.relative_to(parent)) for parent in parents if path.is_relative_to(parent)), str(path))
 
 
 def _describe_nearest(source: str, output_dir: Path) -> str:

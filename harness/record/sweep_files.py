@@ -3,6 +3,8 @@
 import re
 
 SWEEP_FILE, SUMMARY_FILE, JOURNAL_FILE = "sweep.json", "summary.json", "study.journal"
+SPACE_PREFIX = "space."
+"""Prefix of the parameters of a sweep that are the ranges of its searched keys."""
 STUDIES_FOLDER = "sweeps"
 """The folder in output_dir that has one folder per study."""
 

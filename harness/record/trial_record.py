@@ -126,17 +126,22 @@ def is_foreign(start: Entry) -> bool:
     return start.get("effective", "") is None
 
 
+def is_foreign_folder(folder: Path) -> bool:
+    """Return whether a folder has the record of a trial that another program ran."""
+    try:
+        start = next((entry for entry, _ in read_entries(folder / METRICS_FILE)), None)
+    except (OSError, ValueError):
+        return False
+    return start is not None and start["kind"] == "start" and is_foreign(start)
+
+
 def check_own_run(folder: Path, key: str) -> None:
     """Check that the run in `folder`, if it has a readable record, is one of this program.
 
     Raises:
         ConfigError: If another program ran it.
     """
-    try:
-        start = next((entry for entry, _ in read_entries(folder / METRICS_FILE)), None)
-    except (OSError, ValueError):
-        return
-    if start is not None and start["kind"] == "start" and is_foreign(start):
+    if is_foreign_folder(folder):
         raise ConfigError(
             f"{key}: {folder} was run by another program, whose files this command cannot read; `plateau diagnose` "
             "and `plateau sync` take such trials"

@@ -15,6 +15,7 @@ from harness.core.state import find_broken_tie, load_model_weights
 from harness.core.terminal import paragraph_width, wrap_text
 from harness.models import untie_head
 from harness.record.run_lookup import find_run
+from harness.record.trial_record import is_foreign_folder
 from harness.run.build import instantiate_component
 from harness.training import lora
 from harness.training.checkpoint import read_best_weights, read_state_dict
@@ -80,10 +81,12 @@ def read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     """Return the weights in a file, a Hugging Face folder or a run's folder, with LoRA adapters merged."""
     if not path.is_dir():
         return read_state_dict(path)
-    if (path / "config.yaml").is_file():
+    if (path / "config.yaml").is_file() and not is_foreign_folder(path):
         return _read_run_weights(path, model)
     shards = sorted(path.glob("*.safetensors")) or sorted(path.glob("pytorch_model*.bin"))
     if not shards:
+        if is_foreign_folder(path):
+            raise ValueError("it was run by another program, and contains no *.safetensors or pytorch_model*.bin")
         raise ValueError("it contains neither a run nor *.safetensors nor pytorch_model*.bin")
     return {name: tensor for shard in shards for name, tensor in read_state_dict(shard).items()}
 

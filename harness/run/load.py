@@ -8,9 +8,9 @@ from torch import nn
 
 from harness.config.compose import load_run_config
 from harness.core.errors import ConfigError
-from harness.core.paths import project_dir
 from harness.data.tokenizers import Tokenizer
-from harness.record.run_lookup import find_run
+from harness.record.run_lookup import default_output_dir, find_run
+from harness.record.trial_record import check_own_run
 from harness.run.build import instantiate_component
 from harness.run.initial_weights import load_best_weights
 from harness.training.checkpoint import WEIGHTS_FILE
@@ -32,7 +32,8 @@ def load_recorded_run(run: str, output_dir: Path | None = None) -> LoadedRun:
     Raises:
         ConfigError: If there is no such run, it is not a run of a language model, or its weights are gone.
     """
-    folder = find_run(run, output_dir or project_dir() / "outputs", "RUN")
+    folder = find_run(run, output_dir or default_output_dir(), "RUN")
+    check_own_run(folder, "RUN")
     kept = folder / "checkpoints" / "tokenizer"
     if not (folder / "config.yaml").is_file():
         raise ConfigError(f"RUN: {folder} is not the folder of a run; see `plateau list`")

@@ -22,6 +22,7 @@ from harness.core.task import Task
 from harness.models import untie_head
 from harness.record import metrics_file
 from harness.record.run_lookup import find_run, read_mlflow_run_id
+from harness.record.trial_record import check_own_run
 from harness.run.build import RunParts
 from harness.run.initial_weights import match_weights
 from harness.training.checkpoint import (
@@ -114,6 +115,7 @@ def find_resume_point(settings: RunSettings) -> ResumePoint | None:
     if not start.run:
         return None
     run = find_run(start.run, settings.output_dir, "start.run")
+    check_own_run(run, "start.run")
     if not (run / "checkpoints").is_dir() or not (run / metrics_file.METRICS_FILE).is_file():
         raise ConfigError(
             f"start.run: {run}: contains no checkpoints of a run; use the folder with {metrics_file.METRICS_FILE}"

@@ -12,6 +12,7 @@ from harness.config.overrides import format_value, list_swept_keys, read_overrid
 from harness.core.errors import ConfigError
 from harness.core.paths import project_dir
 from harness.record.run_lookup import find_run
+from harness.record.trial_record import check_own_run
 from harness.run.reproduce import SEARCH_PATH_KEY, reproduce_named_overrides
 
 NOT_TAKEN_OVER = ("start", "device", "tracking", "output_dir", "cache_dir")
@@ -38,6 +39,7 @@ def take_over_settings(overrides: Sequence[str], is_sweep: bool = False) -> list
     except HYDRA_ERRORS:  # Hydra will explain them
         return list(overrides)
     folder = find_run(str(given["start.run"]), _find_output_dir(overrides, given), "start.run")
+    check_own_run(folder, "start.run")
     if not (folder / "config.yaml").is_file():
         return list(overrides)
     try:

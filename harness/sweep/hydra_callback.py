@@ -18,8 +18,9 @@ from omegaconf import DictConfig, read_write
 
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.files import FileLock
+from harness.record.sweep_files import SPACE_PREFIX
 
-HARNESS_SWEEPER, SPACE_PREFIX = "harness", "space."
+HARNESS_SWEEPER = "harness"
 RecordedRun = tuple[int, dict[str, Any], dict[str, Any]]
 """Number of a run, and the first and last entry of its metrics.jsonl."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.errors import ConfigError, DamageError
 from harness.core.files import FileLock
-from harness.tracking.runs_page import make_experiment_tags
+from harness.tracking.runs_page import OWN_COLUMNS, VIEW_TAG, add_view_columns, make_experiment_tags
 from harness.tracking.store_uri import artifact_root, restore_credentials, sqlite_path
 
 # Defaults for variables that the user has not set.
@@ -93,17 +93,25 @@ class TrackingClient:
         query = f"attributes.run_name = {quote}{name}{quote}"
         return bool(self._mlflow.search_runs([experiment_id], query, max_results=1))
 
-    def get_or_create_experiment(self, name: str) -> str:
-        """Return the id of an experiment; create it if there is none."""
+    def get_or_create_experiment(self, name: str, columns: Sequence[str] = OWN_COLUMNS) -> str:
+        """Return the id of an experiment; create it, with a view that has these columns, if there is none."""
         if name not in self._experiments:
             found = self._mlflow.get_experiment_by_name(name)
-            self._experiments[name] = found.experiment_id if found else self._create_experiment(name)
+            self._experiments[name] = found.experiment_id if found else self._create_experiment(name, columns)
         return self._experiments[name]
 
-    def _create_experiment(self, name: str) -> str:
+    def show_columns(self, name: str, columns: Sequence[str]) -> None:
+        """Add columns to the view that we saved in an experiment; views and experiments of others are not changed."""
+        experiment_id = self.get_or_create_experiment(name, columns)
+        saved = self._mlflow.get_experiment(experiment_id).tags.get(VIEW_TAG)
+        extended = add_view_columns(saved, columns) if saved else saved
+        if extended != saved:
+            self._mlflow.set_experiment_tag(experiment_id, VIEW_TAG, extended)
+
+    def _create_experiment(self, name: str, columns: Sequence[str]) -> str:
         from mlflow.exceptions import MlflowException
 
-        tags = make_experiment_tags(time.time_ns() // 1_000_000)
+        tags = make_experiment_tags(time.time_ns() // 1_000_000, columns)
         with _lock_store(self.uri):
             if self._has_unused_default():
                 self._mlflow.rename_experiment(MLFLOW_DEFAULT_ID, name)

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Any
 
 from harness.core.component_keys import rename_component_keys
 from harness.core.credentials import hide_credentials
-from harness.core.digests import read_json_as
+from harness.core.digests import read_json, read_json_as
 from harness.core.effective_settings import EffectiveSettings
-from harness.core.events import Suggestion
 from harness.core.files import FileLock, is_locked
-from harness.diagnosis.dialects import render_suggestions
 from harness.record import results_file
 from harness.record.metrics_file import METRICS_FILE, read_entries, write_json
+from harness.record.sweep_files import SWEEP_FILE
 from harness.record.trial_record import is_foreign, read_values
+from harness.tracking.diagnosis_tags import format_diagnosis_note, make_diagnosis_tags
 from harness.tracking.mlflow_client import (
     MAX_METRICS_PER_BATCH,
     MAX_VALUE_LENGTH,
@@ -26,10 +27,11 @@ from harness.tracking.mlflow_client import (
     Point,
     TrackingClient,
     convert_errors,
+    sanitize_key,
 )
 from harness.tracking.run_files import MAX_LOG_BYTES, is_own_file, list_artifacts, shorten_log
 from harness.tracking.run_names import STUDY_TAG, TRIAL_TAG, format_run_name
-from harness.tracking.runs_page import format_run_page
+from harness.tracking.runs_page import OWN_COLUMNS, format_run_page
 from harness.tracking.store_uri import DEFAULT_EXPERIMENT, check_recorded_uri, default_store_uri
 
 Entry = dict[str, Any]  # an entry of metrics.jsonl
@@ -49,7 +51,6 @@ SWEEP_TAG = "harness.sweep"  # id of the sweep that a trial belongs to
 RESUMED_TAG = "resumed.run_id"  # MLflow run that this one resumes
 EFFECTIVE_TAG = "harness.effective"  # the settings in effect as JSON
 DESCRIPTION_TAG = "mlflow.note.content"  # Markdown that the UI shows above a run
-DIAGNOSIS_TAG_PREFIX = "diagnosis."
 # Our tags for which the UI has columns under other names.
 UI_COLUMN_TAGS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.git.commit", "user": "mlflow.user"}
 SOURCE_TYPE_TAG = {"mlflow.source.type": "JOB"}  # of all other types, the UI shows only what follows the last slash
@@ -75,9 +76,17 @@ class UploadCursor:
 
     @classmethod
     def load(cls, folder: Path) -> "UploadCursor":
-        """Read the cursor of the run in `folder`; a run recorded without MLflow belongs to the default store."""
+        """Read the cursor of the run in `folder`.
+
+        One recorded without MLflow belongs to the store of its sweep, or else to the default store.
+        """
         path = folder / "mlflow.json"
-        return read_json_as(cls, path) if path.exists() else cls(default_store_uri(), DEFAULT_EXPERIMENT)
+        if path.exists():
+            return read_json_as(cls, path)
+        with suppress(OSError, ValueError, KeyError):
+            sweep = read_json(folder.parent / SWEEP_FILE)
+            return cls(str(sweep["uri"]), str(sweep["experiment"]))
+        return cls(default_store_uri(), DEFAULT_EXPERIMENT)
 
     def save(self, folder: Path) -> None:
         write_json(folder / "mlflow.json", {**asdict(self), "uri": hide_credentials(self.uri)})
@@ -177,7 +186,7 @@ class _RunUpload:
             self.batch.metrics += [(name, value, entry["at_ms"], entry["step"]) for name, value in values.items()]
             self.batch.tags |= {f"unit.{name}": unit for name, unit in entry.get("units", {}).items()}
             if entry["kind"] == "diagnosis":
-                self.batch.tags |= _diagnosis_tags([entry["diagnosis"]])
+                self.batch.tags |= make_diagnosis_tags([entry["diagnosis"]])
             if entry["kind"] == "final_diagnosis":
                 self._conclude(entry)
             lines, self.reached = lines + 1, offset
@@ -188,6 +197,8 @@ class _RunUpload:
         experiment = self.cursor.experiment
         self.cursor.name = name = format_run_name(start)
         user = start["tags"].get("user")
+        columns = list_trial_columns(start["searched"]) if is_foreign(start) else OWN_COLUMNS
+        self.client.show_columns(experiment, columns)
         self.cursor.run_id = self.client.get_or_create_run(experiment, start["id"], name, start["at_ms"], user)
         self.cursor.sweep = start["tags"].get(SWEEP_TAG)
         self.cursor.save(self.folder)
@@ -234,10 +245,12 @@ class _RunUpload:
 
     def _conclude(self, final: Entry) -> None:
         """Set the tags of the final diagnosis and the run's description: what it resumes, and its diagnoses."""
-        self.batch.tags |= _diagnosis_tags(final["resolved"], ", not at the end") | _diagnosis_tags(final["diagnoses"])
+        self.batch.tags |= make_diagnosis_tags(final["resolved"], ", not at the end") | make_diagnosis_tags(
+            final["diagnoses"]
+        )
         if final["expectations"]:
             self.batch.tags["expectations"] = final["expectations"]
-        diagnoses = map(_format_markdown, final["diagnoses"])
+        diagnoses = map(format_diagnosis_note, final["diagnoses"])
         paragraphs = [self._resumed_link(self._start["tags"]), *diagnoses, final["expectations"]]
         if any(paragraphs):
             self.batch.tags[DESCRIPTION_TAG] = "\n\n".join(filter(None, paragraphs))
@@ -294,22 +307,6 @@ class _RunUpload:
         return True
 
 
-def _diagnosis_tags(diagnoses: Sequence[Entry], ending: str = "") -> dict[str, str]:
-    """Return a tag for each kind of diagnosis with the steps and confidences of its diagnoses."""
-    by_kind: dict[str, list[str]] = {}
-    for one in diagnoses:
-        text = f"step {one['step']}, {one['confidence']:.0%}{ending}"
-        by_kind.setdefault(f"{DIAGNOSIS_TAG_PREFIX}{one['kind']}", []).append(text)
-    return {tag: " | ".join(texts) for tag, texts in by_kind.items()}
-
-
-def _format_markdown(diagnosis: Entry) -> str:
-    lines = render_suggestions([Suggestion(**one) for one in diagnosis["suggestions"]])
-    suggestion = f" Try `{'`, `'.join(lines)}`." if lines else ""
-    when = f"at step {diagnosis['step']} ({diagnosis['confidence']:.0%})"
-    return f"**{diagnosis['kind']}** {when}: {diagnosis['reason']}.{suggestion}"
-
-
 def add_column_tags(tags: dict[str, str]) -> dict[str, str]:
     """Return `tags` with those that the MLflow UI has a column for repeated under its names."""
     columns = {column: tags[name] for name, column in UI_COLUMN_TAGS.items() if name in tags}
@@ -326,6 +323,12 @@ def select_shown_params(start: Mapping[str, Any]) -> dict[str, str]:
         return params | {key: str(value) for key, value in start["searched"].items() if key not in params}
     shown = {key: value for key, value in params.items() if not key.startswith("observers.")}
     return shown | EffectiveSettings.from_json(start["effective"]).to_params()
+
+
+def list_trial_columns(searched: Iterable[str]) -> list[str]:
+    """Return the columns of the MLflow UI that show trials which another program ran, by their searched keys."""
+    keys = rename_component_keys(dict.fromkeys(searched, ""))
+    return [f"metrics.`{OBJECTIVE}`", *(f"params.`{sanitize_key(key)}`" for key in keys)]
 
 
 def is_charted(metric: str) -> bool:

@@ -5,22 +5,22 @@ MLflow 3 lists under *Views*; other versions ignore it.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
 VIEW_NAME, VIEW_KEY = "Losses and settings", "plateau"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
 WORKFLOW = {"workflowType": "machine_learning"}  # the UI otherwise opens on its pages for GenAI
-# Columns of the table with their widths in pixels.
-COLUMNS = {
-    "attributes.`Run Name`": 270,
-    "attributes.`Source`": 300,
-    "metrics.`val/best_loss`": 110,
-    "params.`used.optimizer`": 110,
-    "params.`used.peak_lr.matrices`": 150,
-    "params.`used.schedule`": 110,
-}
+# Columns of the table, with widths in pixels: those of every view, and those for runs of ours.
+COLUMNS = {"attributes.`Run Name`": 270, "attributes.`Source`": 300}
+OWN_COLUMNS = (
+    "metrics.`val/best_loss`",
+    "params.`used.optimizer`",
+    "params.`used.peak_lr.matrices`",
+    "params.`used.schedule`",
+)
+COLUMN_WIDTH, MAX_COLUMNS = 130, 16
 # Charts by section, in the order in which they are shown. Other metrics follow in their sections.
 CHARTS = {
     "val": ["val/loss"],
@@ -36,8 +36,18 @@ CHART_DEFAULTS = {
 }  # fmt: skip
 
 
-def make_experiment_tags(at_ms: int) -> dict[str, str]:
-    """Return the tags of an experiment of ours: the saved view."""
+def make_experiment_tags(at_ms: int, columns: Sequence[str] = OWN_COLUMNS) -> dict[str, str]:
+    """Return the tags of an experiment of ours: the saved view. Other columns are for runs of other programs."""
+    widths = {**COLUMNS, **dict.fromkeys(columns, COLUMN_WIDTH)}
+    view: dict[str, Any] = {"selectedColumns": list(widths), "columnOrder": list(widths), "columnWidths": widths}
+    if columns == OWN_COLUMNS:
+        view |= _make_charts()
+    envelope = {"name": VIEW_NAME, "createdAt": at_ms, "updatedAt": at_ms, "state": json.dumps(view)}
+    return {VIEW_TAG: json.dumps(envelope)}
+
+
+def _make_charts() -> dict[str, Any]:
+    """Return the charts of a view for our own runs, whose names are known."""
     sections = [
         {"uuid": name, "name": name, "display": True, "isReordered": True, "deleted": False, "isGenerated": True}
         for name in CHARTS
@@ -48,16 +58,31 @@ def make_experiment_tags(at_ms: int) -> dict[str, str]:
         for section, metrics in sections_of.items()
         for metric in metrics
     ]
-    view = {
-        "selectedColumns": list(COLUMNS),
-        "columnOrder": list(COLUMNS),
-        "columnWidths": COLUMNS,
+    return {
         "compareRunSections": sections,
         "compareRunCharts": charts,
         "isAccordionReordered": True,  # sections keep this order when other metrics add one
     }
-    envelope = {"name": VIEW_NAME, "createdAt": at_ms, "updatedAt": at_ms, "state": json.dumps(view)}
-    return {VIEW_TAG: json.dumps(envelope)}
+
+
+def add_view_columns(saved: str, columns: Iterable[str]) -> str:
+    """Return the tag of a view with further columns; unchanged if it has them, or cannot be read."""
+    try:
+        envelope = json.loads(saved)
+        view = json.loads(envelope["state"])
+        shown, order, widths = (view[name] for name in ("selectedColumns", "columnOrder", "columnWidths"))
+        new = [column for column in columns if column not in shown][: max(0, MAX_COLUMNS - len(shown))]
+        if not new:
+            return saved
+        state = {
+            **view,
+            "selectedColumns": [*shown, *new],
+            "columnOrder": [*order, *new],
+            "columnWidths": {**widths, **dict.fromkeys(new, COLUMN_WIDTH)},
+        }
+        return json.dumps({**envelope, "state": json.dumps(state)})
+    except (ValueError, KeyError, TypeError):
+        return saved
 
 
 def format_run_page(experiment_id: str, run_id: str) -> str:

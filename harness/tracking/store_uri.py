@@ -10,13 +10,50 @@ from harness.core.extras import describe_missing_package
 from harness.core.paths import project_dir
 
 DEFAULT_EXPERIMENT = "default"
+STORE_FILE = "mlflow.db"  # where MLflow itself looks in the current folder
 DATABASES = ("postgresql", "mysql", "mssql")
 SCHEMES = ("sqlite", *DATABASES, "http", "https", "databricks")
 
 
 def default_store_uri() -> str:
     """Return the address of the project's SQLite store, whatever the current folder; `mlflow ui` looks there too."""
-    return f"sqlite:///{project_dir()}/mlflow.db"
+    return f"sqlite:///{project_dir()}/{STORE_FILE}"
+
+
+def folder_store_uri() -> str:
+    """Return the address of the SQLite store in the current folder."""
+    return f"sqlite:///{Path.cwd()}/{STORE_FILE}"
+
+
+def program_store_uri(uri: str | None = None) -> str:
+    """Return the address of the store for trials of another program, which was started in the current folder.
+
+    That is `uri`, else the address in MLFLOW_TRACKING_URI, as that program's own runs, else the store in this folder.
+
+    Raises:
+        ValueError: If the address is not that of a tracking store.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri is not None or not given:
+        return folder_store_uri() if uri is None else resolve_store_uri(uri)
+    try:
+        return resolve_store_uri(given)
+    except ValueError as error:
+        raise ValueError(f"MLFLOW_TRACKING_URI: {str(error).removeprefix('uri: ')}") from error
+
+
+def find_store_uris(uri: str | None = None) -> list[str]:
+    """Return the addresses where runs are looked for: `uri`, or else the current folder's store and the default one.
+
+    Without `uri`, SQLite files that do not exist are left out: connecting would create them.
+
+    Raises:
+        ValueError: If `uri` is not the address of a tracking store.
+    """
+    if uri is not None:
+        return [resolve_store_uri(uri)]
+    stores = dict.fromkeys((folder_store_uri(), default_store_uri()))
+    return [store for store in stores if (file := sqlite_path(store)) and file.exists()]
 
 
 def resolve_store_uri(uri: str | None) -> str:
@@ -71,20 +108,25 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def artifact_root(uri: str) -> str | None:
-    """Return the folder of artifacts, as a URI, for a store without a server; None where the server decides."""
+    """Return the folder of artifacts, as a URI, for a store without a server; None where the server decides.
+
+    It is below mlruns/ beside a store that has the usual name, since a project may have a folder artifacts/ of its own.
+    """
     if uri.startswith(("http", "databricks")):
         return None
-    file = sqlite_path(uri)
-    folder = file.parent if file and uri != default_store_uri() else project_dir() / "mlruns"
-    return (folder / "artifacts").as_uri()
+    file = sqlite_path(uri) or project_dir() / STORE_FILE
+    return (file.parent / ("mlruns" if file.name == STORE_FILE else "") / "artifacts").as_uri()
 
 
 def is_own_store(uri: str) -> bool:
-    """Return whether `uri` is the default store, or the one that MLFLOW_TRACKING_URI names, but for its credentials."""
+    """Return whether `uri` is the default store, that of the current folder or of MLFLOW_TRACKING_URI.
+
+    Credentials are not compared.
+    """
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     with suppress(ValueError):
         given = resolve_store_uri(given)
-    return hide_credentials(uri) in (default_store_uri(), hide_credentials(given))
+    return hide_credentials(uri) in (default_store_uri(), folder_store_uri(), hide_credentials(given))
 
 
 def check_recorded_uri(uri: str, file: str) -> None:

@@ -3,8 +3,9 @@
 import hashlib
 import math
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,10 @@ from harness.core.credentials import hide_credentials
 from harness.core.digests import read_json, read_json_as
 from harness.core.errors import ConfigError, DamageError
 from harness.core.files import FileLock, is_locked
-from harness.core.formatting import format_number
+from harness.core.formatting import format_number, objective_label
 from harness.record import metrics_file
-from harness.record.sweep_files import SUMMARY_FILE, SWEEP_FILE
+from harness.record.sweep_files import SPACE_PREFIX, SUMMARY_FILE, SWEEP_FILE
+from harness.record.trial_record import OWN_OBJECTIVE, Direction, name_best_metric, name_metric, read_directions
 from harness.tracking.mlflow_client import (
     MAX_VALUE_LENGTH,
     LogBatch,
@@ -29,18 +31,19 @@ from harness.tracking.run_files import is_own_file
 from harness.tracking.run_uploader import (
     DESCRIPTION_TAG,
     MLFLOW_STATUSES,
+    OBJECTIVE,
     PROCESS_DIED,
     UploadCursor,
     UploadResult,
     add_column_tags,
+    list_trial_columns,
     upload_run,
 )
-from harness.tracking.runs_page import format_comparison_page, format_run_page
+from harness.tracking.runs_page import OWN_COLUMNS, format_comparison_page, format_run_page
 from harness.tracking.store_uri import check_recorded_uri
 
 IDENTITY_KEYS = ("id", "name", "uri", "experiment", "started_at_ms", "params", "tags")
 RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
-LOSS, BEST_LOSS = "sweep/val_loss", "sweep/best_val_loss"
 N_COMPARED = 8
 """Number of trials in the description of a sweep."""
 ARTIFACT_PATTERNS = ("sweep.yaml", "preflight.txt", "optimization_results.yaml", "figures/*.png")
@@ -112,7 +115,7 @@ class SweepUploader:
             # asked before reading: a sweep that is not running has written everything
             summary = self._read_summary(is_locked(self.folder / SWEEP_FILE))
             has_ended = summary["status"] != "running"
-            self.run_id = self.run_id or self._start_run(has_ended)
+            self.run_id = self.run_id or self._start_run(summary, has_ended)
             lines, files = self._upload_trials()
             cursor = SweepCursor.load(self.folder)
             lines += self._upload_summary(summary, cursor)
@@ -133,12 +136,15 @@ class SweepUploader:
         ended_at = (path if path.exists() else self.folder / SWEEP_FILE).stat().st_mtime
         return summary | PROCESS_DIED | {"ended_at_ms": int(ended_at * 1000)}
 
-    def _start_run(self, has_ended: bool) -> str:
+    def _start_run(self, summary: dict[str, Any], has_ended: bool) -> str:
         """Return the id of the parent run, created if needed.
 
         MLflow does not let parameters change, so those that a resumed sweep changed become tags.
         """
         sweep = self.identity
+        searched = [name.removeprefix(SPACE_PREFIX) for name in sweep["params"] if name.startswith(SPACE_PREFIX)]
+        columns = OWN_COLUMNS if OWN_OBJECTIVE in read_directions(summary) else list_trial_columns(searched)
+        self.client.show_columns(sweep["experiment"], columns)
         run_id = self.client.get_or_create_run(
             sweep["experiment"], sweep["id"], sweep["name"], sweep["started_at_ms"], sweep["tags"].get("user")
         )
@@ -196,8 +202,7 @@ class SweepUploader:
         logged_at = {name: at_ms for _, row, at_ms in summary["history"] for name in row}
         now = time.time_ns() // 1_000_000  # of two values with one timestamp, MLflow shows the larger
         metrics = {name: float(value) for name, value in summary["metrics"].items()}
-        if BEST_LOSS in metrics:
-            metrics["val/best_loss"] = metrics[BEST_LOSS]  # in the column of the trials
+        metrics |= _repeat_best_value(read_directions(summary), metrics)
         changed = _changed_items(metrics, cursor.metrics)
         points += [(name, value, logged_at.get(name, now), last_step) for name, value in changed.items()]
         end_tags = {name: summary[name] for name in ("status", "reason") if summary.get(name)}
@@ -212,18 +217,21 @@ class SweepUploader:
     def _describe_trials(self, summary: dict[str, Any]) -> dict[str, str]:
         """Return tags with the best trial's run and a description that compares the best trials."""
         best = summary["tags"].get("best_trial")
-        losses = {str(number): row[LOSS] for number, row, _ in summary["history"] if LOSS in row}
-        ranking = sorted(losses, key=lambda number: (number != best, math.isnan(losses[number]), losses[number]))
+        objective, direction = next(iter(read_directions(summary).items()))
+        metric, sign = f"sweep/{name_metric(objective)}", -1 if direction == "maximize" else 1
+        values = {str(number): float(row[metric]) for number, row, _ in summary["history"] if metric in row}
+        ranking = sorted(values, key=lambda number: (number != best, math.isnan(values[number]), sign * values[number]))
         cursors = {number: UploadCursor.load(self.folder / number) for number in ranking[:N_COMPARED]}
         run_ids = {number: cursor.run_id for number, cursor in cursors.items() if cursor.run_id}
         if best not in run_ids:
             return {}
         experiment_id = self.client.get_or_create_experiment(self.identity["experiment"])
         comparison = format_comparison_page(experiment_id, run_ids.values())
-        lines = [f"[Compare these trials]({comparison})", "", "| best trials | val loss |", "|---|---|"]
+        header = f"| best trials | {_escape_cell(objective_label(objective))} |"
+        lines = [f"[Compare these trials]({comparison})", "", header, "|---|---|"]
         for number, run_id in run_ids.items():
-            name = f"[{cursors[number].name}]({format_run_page(experiment_id, run_id)})"
-            lines.append(f"| {name} | {format_number(losses[number])} |")
+            name = f"[{_escape_cell(cursors[number].name)}]({format_run_page(experiment_id, run_id)})"
+            lines.append(f"| {name} | {format_number(values[number])} |")
         return {"best_run_id": run_ids[best], DESCRIPTION_TAG: "\n".join(lines)}
 
     def _upload_artifacts(self, cursor: SweepCursor) -> int:
@@ -239,6 +247,20 @@ class SweepUploader:
                 cursor.save(self.folder)
                 files += 1
         return files
+
+
+def _repeat_best_value(directions: Mapping[str, Direction], metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the best value of a single objective under the name that it has in the runs of trials, for its column."""
+    [objective, *others] = directions
+    best = metrics.get(f"sweep/{name_best_metric(objective)}")
+    if best is None or (others and objective != OWN_OBJECTIVE):
+        return {}
+    return {"val/best_loss" if objective == OWN_OBJECTIVE else OBJECTIVE: best}
+
+
+def _escape_cell(text: str) -> str:
+    """Return a text for a cell of a Markdown table."""
+    return re.sub(r"([|\\\[\]*`<])", r"\\\1", text)
 
 
 def _changed_items(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def new_store(folder: Path) -> str:
     """Return the address of an empty SQLite store in `folder`, as if it had been created there."""
     shutil.copy(Path(migrated_store().name) / "mlflow.db", folder / "mlflow.db")
     with closing(sqlite3.connect(folder / "mlflow.db")) as database, database:
-        database.execute("UPDATE experiments SET artifact_location = ?", [f"{(folder / 'artifacts').as_uri()}/0"])
+        location = f"{(folder / 'mlruns' / 'artifacts').as_uri()}/0"
+        database.execute("UPDATE experiments SET artifact_location = ?", [location])
     return f"sqlite:///{folder}/mlflow.db"
 
 

@@ -46,7 +46,7 @@ def private(tmp_path: Path) -> Path:
 
 def list_uploaded(tmp_path: Path) -> list[str]:
     """Return the names of the files in the store; none of them holds the secret."""
-    files = [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
+    files = [path for path in (tmp_path / "mlruns" / "artifacts").rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
     return sorted(path.name for path in files)
 

@@ -48,7 +48,7 @@ def test_first_experiment_takes_the_place_of_the_empty_one(tmp_path: Path, store
     assert list_experiments(store) == {"0": "mine", "1": "another"}
     assert TrackingClient(store).find_run("mine", "1") == run_id
     run = connect_to_store(store).get_run(run_id)
-    assert run.info.artifact_uri == f"file://{tmp_path}/artifacts/0/{run_id}/artifacts"
+    assert run.info.artifact_uri == f"file://{tmp_path}/mlruns/artifacts/0/{run_id}/artifacts"
 
 
 @pytest.mark.parametrize("change", ["created elsewhere", "used", "deleted", "renamed"])
@@ -71,7 +71,7 @@ def test_stores_and_experiments_of_others_are_left_alone(change: str, tmp_path: 
 def test_new_store_keeps_its_artifacts_beside_it() -> None:
     folder = Path(migrated_store().name)  # MLflow would put them into the current folder
     default = connect_to_store(f"sqlite:///{folder}/mlflow.db").get_experiment("0")
-    assert default.artifact_location == f"{folder.as_uri()}/artifacts/0"
+    assert default.artifact_location == f"{folder.as_uri()}/mlruns/artifacts/0"
 
 
 def test_runs_page_is_that_of_the_latest_run(store: str) -> None:

@@ -23,7 +23,7 @@ from harness.importers.programs.param_facts import read_param_facts
 from harness.record.metrics_file import METRICS_FILE, read_entries
 from harness.tracking.mlflow_client import connect_to_store
 from harness.tracking.run_uploader import CONSTANT_PREFIX, EFFECTIVE_TAG, is_charted
-from harness.tracking.store_uri import resolve_store_uri, restore_credentials, sqlite_path
+from harness.tracking.store_uri import find_store_uris, restore_credentials, sqlite_path
 
 RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
 
@@ -35,18 +35,23 @@ WAIT_FACTOR, MIN_WAIT_SECONDS = 10, 2.0
 
 
 def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
-    """Read a run of the store at `uri`, by default the project's; None if it has no such run.
+    """Read a run of the store at `uri`, by default that of the current folder or the project; None if it is not there.
 
     Raises:
         ValueError: If `uri` is not the address of a store, the store fails, or no metric of the run names a loss.
     """
-    uri = resolve_store_uri(uri)
-    file = sqlite_path(uri)
-    if file and not file.exists():  # connecting would create it
-        return None
-    client, run = _find_run(run_id, uri)
-    if run is None:
-        return None
+    for store in find_store_uris(uri):
+        file = sqlite_path(store)
+        if file and not file.exists():  # connecting would create it
+            return None
+        client, run = _find_run(run_id, store)
+        if run is not None:
+            return _read_run(client, run, store)
+    return None
+
+
+def _read_run(client: Any, run: Any, uri: str) -> History:
+    run_id = run.info.run_id
     points = {name: _read_points(client, run_id, name) for name in run.data.metrics}
     if EFFECTIVE_TAG in run.data.tags:  # a run of ours
         points |= _read_uncharted_points(client, run_id)

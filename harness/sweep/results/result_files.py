@@ -6,6 +6,7 @@ from typing import Any
 
 from optuna.study import Study
 
+from harness.record.trial_record import name_best_metric, name_metric
 from harness.sweep.results.summary import SweepSummary, TrialSummary, find_best_trials, summarize_trials
 
 
@@ -30,10 +31,14 @@ def summary_to_json(summary: SweepSummary, status: str, ended_at_ms: int | None 
     The history has one entry per measured trial in the order in which they ended, so that later versions of the file
     only append to it. With several objectives it follows the first.
     """
-    baseline, name = summary.baseline, summary.objectives[0].removeprefix("best_")
+    baseline, [objective, *_] = summary.baseline, summary.objectives
+    name, best_name = f"sweep/{name_metric(objective)}", f"sweep/{name_best_metric(objective)}"
     metrics = {
-        **_value_metric(f"sweep/best_{name}", _find_first(summary.best_trials)),
-        **_value_metric(f"sweep/baseline_{name}", baseline if baseline and baseline.status == "completed" else None),
+        **_value_metric(best_name, _find_first(summary.best_trials)),
+        **_value_metric(
+            f"sweep/baseline_{name_metric(objective)}",
+            baseline if baseline and baseline.status == "completed" else None,
+        ),
         "sweep/tokens": summary.tokens,
         "sweep/seconds": summary.seconds,
         **{f"sweep/trials.{status}": number for status, number in summary.counts.items()},
@@ -43,11 +48,18 @@ def summary_to_json(summary: SweepSummary, status: str, ended_at_ms: int | None 
     ended = [trial for trial in summary.trials if trial.is_over and trial.status != "added"]
     for trial in sorted(ended, key=lambda trial: trial.ended_at or 0.0):
         best = _find_first([each for each in (best, trial) if each and each.status == "completed"])
-        row = _value_metric(f"sweep/{name}", trial) | _value_metric(f"sweep/best_{name}", best)
+        row = _value_metric(name, trial) | _value_metric(best_name, best)
         if row:
             history.append([trial.number, row, round(1000 * (trial.ended_at or 0.0))])
     tags = {"study": summary.study, "status": status, **_best_trial_tags(summary)}
-    return {"status": status, "ended_at_ms": ended_at_ms, "metrics": metrics, "tags": tags, "history": history}
+    return {
+        "status": status,
+        "ended_at_ms": ended_at_ms,
+        "objectives": dict(zip(summary.objectives, summary.directions, strict=True)),
+        "metrics": metrics,
+        "tags": tags,
+        "history": history,
+    }
 
 
 def _find_first(trials: Iterable[TrialSummary]) -> TrialSummary | None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.record.trial_record import Direction
 from harness.sweep.results.boundaries import BoundaryHit, find_boundary_hit
 from harness.sweep.results.importance import compute_importances, find_idle_params
 from harness.sweep.study.trial_attrs import (
@@ -70,6 +71,7 @@ class SweepSummary:
 
     study: str
     objectives: tuple[str, ...]
+    directions: tuple[Direction, ...]
     n_trials: int
     trials: tuple[TrialSummary, ...]
     best_trials: tuple[TrialSummary, ...]
@@ -115,7 +117,7 @@ class SweepSummary:
 
 def summarize_trials(study: Study) -> list[TrialSummary]:
     """Return all trials of the study, by number."""
-    signs = [-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions]
+    signs = _read_signs(study)
     return [_summarize_trial(trial, signs) for trial in study.get_trials(deepcopy=False)]
 
 
@@ -140,6 +142,7 @@ def summarize_study(
     return SweepSummary(
         study=study.study_name,
         objectives=objectives,
+        directions=tuple("maximize" if sign < 0 else "minimize" for sign in _read_signs(study)),
         n_trials=n_trials,
         trials=trials,
         best_trials=best_trials,
@@ -148,6 +151,11 @@ def summarize_study(
         idle_params=tuple(find_idle_params(study, importances)),
         boundary_hits=tuple(hit for hit in hits if hit),
     )
+
+
+def _read_signs(study: Study) -> list[int]:
+    """Return -1 for each objective that is maximized, else 1."""
+    return [-1 if direction == StudyDirection.MAXIMIZE else 1 for direction in study.directions]
 
 
 def read_objectives(study: Study) -> list[str]:

@@ -12,8 +12,8 @@ from harness.sweep.study.trial_attrs import TrialResult
 def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult | None:
     """Return the result of the completed run in `folder`, with the values of `objectives`.
 
-    None if there is none, or its record is damaged. Our run that died after its last step counts as completed; its
-    end is added to its record.
+    None if there is none, or its record is damaged. A run of this program that died after its last
+    step counts as completed; its end is added to its record.
     """
     from harness.run.unrecorded_end import complete_record  # imports torch, which the worker pool does without
 

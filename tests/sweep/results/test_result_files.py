@@ -73,3 +73,15 @@ def test_metrics_and_tags_of_summary() -> None:
     assert summary_json["tags"]["best.lora.rank"] == "64"
     assert summary_json["tags"]["best.command"].startswith("python run.py experiment=default optimizer.lr=0.009")
     assert all(isinstance(tag, str) for tag in summary_json["tags"].values())
+
+
+def test_objective_that_is_maximized_has_its_name_and_direction() -> None:
+    study = new_study(("val/acc",), ["maximize"])
+    for value in (0.5, 0.9, 0.7):
+        complete_trial(study, ask_trial(study), value)
+    content = summary_to_json(summarize(study, 3), "completed", 5)
+    assert content["objectives"] == {"val/acc": "maximize"}
+    assert content["metrics"]["sweep/best_val/acc"] == 0.9
+    assert [row["sweep/best_val/acc"] for _, row, _ in content["history"]] == [0.5, 0.9, 0.9]
+    assert [row["sweep/val/acc"] for _, row, _ in content["history"]] == [0.5, 0.9, 0.7]
+    assert content["tags"]["best_trial"] == "1"
