@@ -12,7 +12,7 @@ from harness.core.errors import ConfigError
 REMOVED_CREDENTIALS = ("sweep", "tracking", "observers", "hydra")
 SWEEP_ONLY_KEYS = ("sweep", "pruner", "preflight")
 """Keys that only a sweep reads."""
-UNQUOTED_PATTERN, RESERVED_WORDS = r"[A-Za-z_/][\w./-]*", ("null", "true", "false", "nan", "inf")
+UNQUOTED_PATTERN, RESERVED_WORDS = r"(?a:[A-Za-z_/][\w./-]*)", ("null", "true", "false", "nan", "inf")
 
 
 def read_override_key(override: str) -> str:

@@ -3,11 +3,13 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
@@ -194,8 +196,13 @@ def config_key(param_name: str) -> str:
 
 
 def parse_choice(value: Any) -> Any:
-    """Return the value that Hydra parses from a choice, one of the values of a categorical range."""
-    return OverridesParser.create().parse_override(f"key={value}").value() if isinstance(value, str) else value
+    """Return the value that Hydra parses from a choice, one of the values of a categorical range.
+
+    A text that Hydra cannot parse, such as a choice of another program may be, is its own value.
+    """
+    with suppress(HydraException):
+        return OverridesParser.create().parse_override(f"key={value}").value() if isinstance(value, str) else value
+    return value
 
 
 def is_in_range(dist: Range, value: Any) -> bool:

@@ -6,9 +6,10 @@ Rules, in this order; `ranges` says which values are ranges at all:
    `key=VALUE` (also `+key=` and `++key=`), words of their own, and variables: those given with `--env NAME=VALUE`, and
    those of the environment whose value is a range function. A list in the environment is one value.
 2. A key is the option or variable without leading dashes or plus signs, otherwise as typed: `lr`, `max-lr`, `model.lr`,
-   `LR`. A word of its own is `arg1`, `arg2`, ... by its place behind the script, or else behind the program. A choice
-   of options, `choice(--amp,)` or `--amp,--no-amp`, has the name of the first. A second `lr` is `lr_2`.
-3. A list is one value, though a function is a range, if its option is one of ONE_VALUE_NAMES (`--gpus 0,1`) or it
+   `LR`; characters other than ASCII letters, digits, `_`, `.` and `-` become `_`. A word of its own is `arg1`, `arg2`,
+   ... by its place behind the script, or else behind the program. A choice of options, `choice(--amp,)` or
+   `--amp,--no-amp`, has the name of the first. A second `lr` is `lr_2`.
+3. A list is one value, though a function is a range, if its option is one of slots.ONE_VALUE_NAMES (`--gpus 0,1`) or it
    stands before the script (`taskset -c 0,1 python train.py`). A key in `keep` is one value in any case.
 4. A trial without a value for a key leaves out the option with its name, so that the program's default holds; of
    `--set lr=RANGE` both words. A word of its own cannot be left out, except a choice of options.
@@ -19,59 +20,19 @@ Rules, in this order; `ranges` says which values are ranges at all:
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.hydra_internals import Range
-from harness.sweep.programs.command.ranges import (
-    NUMBER_LIST,
-    ValueRange,
-    is_plain_list,
-    is_range_function,
-    read_range,
-)
+from harness.sweep.programs.command.ranges import ValueRange, is_plain_list, is_range_function, read_range
+from harness.sweep.programs.command.slots import Slot, find_script_index, find_slots, is_one_value
 
 EXAMPLE = "python train.py --lr 'log(1e-5,1e-3)'"
-# Options whose lists name devices, or that take several numbers at once.
-ONE_VALUE_NAMES = (
-    "gpus", "gpu", "gpu_ids", "gpu_id", "devices", "device_ids", "visible_devices", "cuda_visible_devices",
-    "hip_visible_devices", "nodelist", "hosts", "betas", "adam_betas",
-)  # fmt: skip
-# Options that take key=value words. Only known ones are left out with their last word: others may be flags.
-SETTING_OPTIONS = (
-    "set", "o", "opt", "opts", "option", "options", "override", "overrides", "cfg-options", "config-options",
-    "config-override", "config-overrides", "hparam", "hparams", "hyperparameters", "param", "params", "parameter",
-    "parameters", "P", "D", "e", "env",
-)  # fmt: skip
-OPTION = re.compile(r"--?[^\W\d][^\s=,(){}]*")
-OPTION_WITH_VALUE = re.compile(r"(--?[^\W\d][^\s=,(){}]*=)(.*)", re.DOTALL)
-ATTACHED_VALUE = re.compile(r"(-[^\W\d])(.+)", re.DOTALL)  # -r8,16
-SETTING = re.compile(r"(\+{0,2}[^\W\d][\w.\-/@:]*=)(.*)", re.DOTALL)
-LONG_OPTIONS = re.compile(r"--[^\W\d][\w\-.]*(?:,--[^\W\d][\w\-.]*)+")
-SCRIPT = re.compile(r"[^=,(]*\.(?:py|sh|bash|zsh|fish|[rR]|jl|lua|pl|rb|js|mjs|ts|jar)")
-PYTHON_FLAG = re.compile(r"-[bBdEiIOPqRsSuvx]+")
 PLACEHOLDER = re.compile(r"(?<![{$])\{(out|trial)\}(?!\})")
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A place of the command that may hold a range: a value, what stands before it in its word, and its key.
-
-    `index` is that of its word, None for a variable. `option_index` is that of a word before it that is left out with
-    it. `is_optional` says if the command is complete without it. `name` is the key before it was made distinct.
-    """
-
-    key: str
-    prefix: str
-    text: str
-    index: int | None = None
-    option_index: int | None = None
-    is_optional: bool = True
-    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,7 +63,7 @@ class CommandTemplate:
         """The range of each searched key, in the order of the command, variables first."""
         found = {}
         for slot in self._slots:
-            if self._is_kept(slot) or self._is_one_value(slot):
+            if self._is_kept(slot) or is_one_value(slot, find_script_index(self.words)):
                 continue
             try:
                 value_range = read_range(slot.text)
@@ -128,6 +89,11 @@ class CommandTemplate:
         """Values that look like lists but are passed as one value, by key."""
         slots = [slot for slot in self._slots if slot.key not in self.value_ranges]
         return {slot.key: slot.text for slot in slots if is_plain_list(slot.text) or self._is_kept(slot)}
+
+    @property
+    def range_overrides(self) -> list[str]:
+        """The ranges in Hydra's sweep syntax, `key=RANGE`, to which a study parses them back."""
+        return [f"{key}={value_range.text}" for key, value_range in self.value_ranges.items()]
 
     @property
     def required_keys(self) -> list[str]:
@@ -166,6 +132,13 @@ class CommandTemplate:
         assignments = [f"{name}={shlex.quote(_fill_placeholders(text, folder))}" for name, text in variables.items()]
         return " ".join([*assignments, shlex.join(_fill_placeholders(word, folder) for word in arguments)])
 
+    def format_range(self, key: str, text: str) -> str:
+        """Return the words of the command of the sweep that search `key` over `text`, quoted for a shell."""
+        slot = next(slot for slot in self._searched_slots if slot.key == key)
+        prefix = f"{slot.name}=" if slot.index is None else slot.prefix
+        option = [] if slot.option_index is None else [self.words[slot.option_index]]
+        return " ".join([*option, f"{prefix}{shlex.quote(text)}"])
+
     def to_json(self) -> dict[str, Any]:
         """Return this template as plain data."""
         return asdict(self)
@@ -180,72 +153,11 @@ class CommandTemplate:
         return [slot for slot in self._slots if slot.key in self.value_ranges]
 
     @cached_property
-    def _script_index(self) -> int:
-        """The index of the script or module that the program runs, or else of the program."""
-        is_python = Path(self.words[0]).name.startswith("python")
-        for index, word in enumerate(self.words):
-            before = self.words[index - 1] if index else ""
-            is_value = OPTION.fullmatch(before) and not (is_python and PYTHON_FLAG.fullmatch(before))
-            is_module = before == "-m" and re.fullmatch(r"[^\W\d][\w.]*", word)
-            if is_module or (SCRIPT.fullmatch(word) and not is_value):
-                return index
-        return 0
+    def _slots(self) -> list[Slot]:
+        return find_slots(self.words, self.variables)
 
     def _is_kept(self, slot: Slot) -> bool:
         return slot.key in self.keep or slot.name in self.keep
-
-    def _is_one_value(self, slot: Slot) -> bool:
-        if not is_plain_list(slot.text) or LONG_OPTIONS.fullmatch(slot.text):
-            return False
-        name = slot.key.rpartition(".")[2].replace("-", "_").lower()
-        return name in ONE_VALUE_NAMES or (slot.index is not None and slot.index <= self._script_index)
-
-    @cached_property
-    def _slots(self) -> list[Slot]:
-        """Every value of the command and its variables, with distinct keys."""
-        slots: dict[str, Slot] = {}
-        for slot in self._iterate_typed_slots():
-            key, count = slot.key, 1
-            while key in slots:
-                count += 1
-                key = f"{slot.key}_{count}"
-            slots[key] = replace(slot, key=key, name=slot.key)
-        return list(slots.values())
-
-    def _iterate_typed_slots(self) -> Iterator[Slot]:
-        for name, text in self.variables.items():
-            yield Slot(name, "", text)
-        option: int | None = None  # the word whose value, if it has one, comes next
-        for index, word in enumerate(self.words):
-            if given := OPTION_WITH_VALUE.fullmatch(word) or SETTING.fullmatch(word):
-                setting_option = self._find_setting_option(index)
-                yield Slot(given[1].lstrip("-+")[:-1], given[1], given[2], index, setting_option)
-                option = None
-            elif flag := _first_option(word):
-                yield Slot(flag.lstrip("-"), "", word, index)
-                option = None
-            elif OPTION.fullmatch(word):
-                option = index
-            elif parts := _split_attached(word):
-                yield Slot(parts[0].lstrip("-"), parts[0], parts[1], index)
-                option = None
-            elif word.startswith("-") and not NUMBER_LIST.fullmatch(word):  # -Wl,-rpath,x
-                option = None
-            elif option is not None:
-                yield Slot(self.words[option].lstrip("-"), "", word, index, option)
-                option = option if _is_range(word) and _is_range_at(self.words, index + 1) else None
-            else:
-                place = index - self._script_index
-                yield Slot(f"arg{place if place > 0 else index}", "", word, index, is_optional=False)
-
-    def _find_setting_option(self, index: int) -> int | None:
-        """Return the index of the option whose only value, or one of several, is the key=value word at `index`."""
-        start = index
-        while start > 0 and SETTING.fullmatch(self.words[start - 1]):
-            start -= 1
-        name = self.words[start - 1] if start > 0 else ""
-        is_known = OPTION.fullmatch(name) and name.lstrip("-") in SETTING_OPTIONS
-        return start - 1 if is_known and SETTING.fullmatch(self.words[index]) else None
 
     def _render_parts(self, values: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
         """Return words and variables with placeholders."""
@@ -259,12 +171,12 @@ class CommandTemplate:
             if slot.key not in left_out:
                 text = slot.prefix + self.value_ranges[slot.key].format_argument(values[slot.key])
                 if slot.index is None:
-                    variables[slot.key] = text
+                    variables[slot.name] = text
                 else:
                     # An empty choice of options is no word; an empty value of an option is one.
                     words[slot.index] = text if text or slot.option_index is not None else None
             elif slot.index is None:
-                del variables[slot.key]
+                del variables[slot.name]
             elif not slot.is_optional:
                 raise ConfigError(f"{slot.key}: this word has no default; give it a value: {slot.key}=VALUE")
             else:
@@ -281,7 +193,9 @@ class CommandTemplate:
         for slot in self._slots:
             if self._is_kept(slot):
                 return f"{text} ({slot.key} is kept as one value)"
-            if self._is_one_value(slot) or re.fullmatch(r"[\w.\-]+(?:,\s*[\w.\-]+)+", slot.text):
+            if is_one_value(slot, find_script_index(self.words)) or re.fullmatch(
+                r"[\w.\-]+(?:,\s*[\w.\-]+)+", slot.text
+            ):
                 return f"{text} ({slot.key} is one value; to search its parts write 'choice({slot.text})')"
         return text
 
@@ -303,31 +217,6 @@ def read_command(
     found = {name: text for name, text in environment.items() if is_range_function(text) or PLACEHOLDER.search(text)}
     names = tuple(dict.fromkeys(name.lstrip("-+") for name in keep))
     return CommandTemplate(tuple(words), {**found, **variables}, names)
-
-
-def _first_option(word: str) -> str:
-    """Return the first option of a choice of options, as in `choice(--amp,)`, or an empty string."""
-    if LONG_OPTIONS.fullmatch(word):
-        return word.partition(",")[0]
-    choices = re.fullmatch(r"\s*choice\((.*)\)\s*", word)
-    parts = [part.strip() for part in choices[1].split(",")] if choices else []
-    given = [part for part in parts if part]
-    return given[0] if given and all(OPTION.fullmatch(part.partition("=")[0]) for part in given) else ""
-
-
-def _split_attached(word: str) -> tuple[str, str] | None:
-    """Return option and value of `-r8,16` or `-rlog(4,64)`, None for another word."""
-    parts = ATTACHED_VALUE.fullmatch(word)
-    is_attached = parts and (NUMBER_LIST.fullmatch(parts[2]) or is_range_function(parts[2]))
-    return (parts[1], parts[2]) if parts and is_attached else None
-
-
-def _is_range(word: str) -> bool:
-    return is_plain_list(word) or is_range_function(word)
-
-
-def _is_range_at(words: Sequence[str], index: int) -> bool:
-    return index < len(words) and _is_range(words[index]) and not _first_option(words[index])
 
 
 def _fill_placeholders(text: str, folder: Path) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.core.errors import ConfigError
 from harness.sweep.programs.command.template import CommandTemplate, read_command
+from harness.sweep.space.search_space import read_search_space
 
 FOLDER = Path("/sweeps/study/7")
 
@@ -170,6 +171,27 @@ def test_a_template_survives_json() -> None:
     assert stored == template
     assert stored.range_texts == {"WD": "log(1,2)", "lr": "1e-5,1e-3"}
     assert stored.format_command({"lr": 1e-5}) == "prog --lr 1e-5 --files a,b"
+
+
+def test_a_study_takes_every_range_and_value() -> None:
+    """It stores ranges in Hydra's sweep syntax, which has no key `größe` or `a:b` and no plain word `~/x`."""
+    template = read_line(
+        "prog --größe 1,2 --a:b 1,2 --x/y.z 1,2 --path ~/x,~/y --sep 'choice(it'\\''s,\"q\")'", {"ä": "log(1,2)"}
+    )
+    space = read_search_space(template.range_overrides, {}, {})
+    assert space.ranges == template.ranges
+    assert list(space.ranges) == ["_", "gr_e", "a_b", "x_y.z", "path", "sep"]
+    params = {"path": "~/y", "gr_e": "2", "sep": "it's"}
+    assert space.to_trial_params(params) == {"path": "~/y", "gr_e": 2, "sep": "it's"}
+    assert template.format_command({**params, "_": 1.5}) == "ä=1.5 prog '--größe' 2 --path '~/y' --sep 'it'\"'\"'s'"
+
+
+def test_a_range_is_shown_as_it_is_typed() -> None:
+    template = read_line("prog --lr 1,2 --x=1,2 -r1,2 +m=1,2 --set k=1,2 1,2", {"LR": "log(1,2)"})
+    assert [template.format_range(key, "log(3,4)") for key in template.ranges] == [
+        "LR='log(3,4)'", "--lr 'log(3,4)'", "--x='log(3,4)'", "-r'log(3,4)'", "+m='log(3,4)'", "--set k='log(3,4)'",
+        "'log(3,4)'",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
