@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 
 from harness.diagnosis.history import LOSS_METRICS
 from harness.importers.named_values.run_position import LinePosition
-from harness.importers.named_values.value_labels import follows_awaiting, read_awaiting, read_name, read_name_behind
+from harness.importers.named_values.value_labels import (
+    follows_awaiting,
+    make_name,
+    read_awaiting,
+    read_name,
+    read_name_behind,
+)
 from harness.importers.named_values.value_names import ValueName
 from harness.importers.numbers import MISSING, is_whole, parse_token
 from harness.importers.text.columns import ARROW, BRACKET_ORDER, SLASH, ColumnReader, LineNumber
@@ -152,13 +158,14 @@ class _NameReader:
             gap = self._gaps[at]
             self._context = find_context(gap) or self._context
             self._follow_extreme(gap, at)
+            if ARROW.fullmatch(gap) and plan.slots and plan.slots[-1].index == at - 1:
+                plan.slots[-1].index = at  # from the value before to that of this line
+                continue
             name = self._read_name(at)
             self._awaiting = read_awaiting(gap)
             if self._awaiting and self._tokens[at].isdigit() and at + 1 < len(self._tokens):
                 name = None if follows_awaiting(self._gaps[at + 1]) else name
             if name is None:
-                if ARROW.fullmatch(gap) and plan.slots and plan.slots[-1].index == at - 1:
-                    plan.slots[-1].index = at  # from the value before to that of this line
                 continue
             if self._extreme and not says_extreme(name.full.replace("_", " ")):
                 name = ValueName(f"{self._extreme} {name.label}", name.context)
@@ -185,7 +192,7 @@ class _NameReader:
         if column is not None and is_metric and is_pair:
             return ValueName(column.name)
         if self._awaiting and follows_awaiting(gap):
-            return ValueName(self._awaiting, find_context(gap) or self._context)
+            return make_name(self._awaiting, find_context(gap) or self._context, ())
         name = read_name(gap, self._context, at == 0)
         if name is None and column is not None and is_metric:
             return ValueName(column.name)

@@ -182,7 +182,7 @@ def _looks_like_metric(curve: NamedCurve) -> bool:
 def _find_nearest(ranked: Sequence[NamedCurve], metric: str | None) -> NamedCurve | None:
     """Return the curve whose name is most like that of `metric`; None if none is like it."""
     if metric is None:
-        return ranked[0] if len(ranked) == 1 else None
+        return ranked[0] if len(ranked) == 1 and _looks_like_metric(ranked[0]) else None
     words = plain_words(metric)
 
     def likeness(curve: NamedCurve) -> float:
@@ -190,5 +190,5 @@ def _find_nearest(ranked: Sequence[NamedCurve], metric: str | None) -> NamedCurv
         shared = 2 * len(words & other) / (len(words) + len(other))
         return max(shared, difflib.SequenceMatcher(None, " ".join(sorted(words)), " ".join(sorted(other))).ratio())
 
-    best = max(ranked, key=likeness)
+    best = max(ranked, key=lambda curve: (likeness(curve), "val" in plain_words(curve.name.full)))
     return best if likeness(best) >= MIN_LIKENESS else None

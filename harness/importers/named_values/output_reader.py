@@ -13,7 +13,7 @@ from harness.importers.named_values.table_tracker import TableTracker
 from harness.importers.named_values.value_names import ValueName, protect_digits
 from harness.importers.numbers import TOKEN
 from harness.importers.sources.decoding import plain_line
-from harness.importers.tables.cells import parse_cell
+from harness.importers.tables.cells import WRAPPED, parse_cell
 from harness.importers.tables.json_lines import flatten_object, parse_json
 from harness.importers.text.lines import ALIGNMENT, BAR_PARTS, DIGITS, SPACES
 
@@ -26,6 +26,7 @@ HEADING_LINES = 3
 """A heading such as "Validation" holds for so many lines below it that do not say what they were measured on."""
 ODD_NAN = re.compile(r"[-+]?1\.#(?:IND|QNAN|SNAN|NAN)\w*|\bnan\(\w*\)", re.IGNORECASE)
 ODD_INF = re.compile(r"(?<=1)\.#INF\w*|\u221e", re.IGNORECASE)
+GROUP_ROW = re.compile(r"\|\s*([\w.]+/)\s*\|\s*\|")
 BARE_NUMBER = re.compile(r"\s*[-+]?(?:\d+(?:\.\d*)?(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|nan|inf(?:inity)?)%?\s*", re.I)
 
 
@@ -41,6 +42,7 @@ class OutputReader:
         self._tables = TableTracker()
         self._object_lines: list[str] = []
         self._depth = 0
+        self._group = ""
         self._progress: list[tuple[ValueName, float]] = []  # of the last line of an evaluation that goes on
         self._progress_moment = Moment()
         self._heading, self._heading_age = "", HEADING_LINES + 1
@@ -93,7 +95,7 @@ class OutputReader:
         stripped = line.strip()
         if stripped[0] in "{[" and self._read_object(stripped):
             return
-        if BARE_NUMBER.fullmatch(line):
+        if BARE_NUMBER.fullmatch(line) or WRAPPED.fullmatch(stripped):
             self.curves.last_bare = parse_cell(stripped.removesuffix("%"))
         if "#" in line or "(" in line or "\u221e" in line:
             line = ODD_INF.sub("inf", ODD_NAN.sub("nan", line)).replace("1inf", "inf")
@@ -148,6 +150,8 @@ class OutputReader:
         plan = self._find_plan(parts, line)
         if plan.is_heading:
             self._heading, self._heading_age = plan.context or "", 0
+        if group := GROUP_ROW.fullmatch(line.strip()):
+            self._group = group[1]
         if not plan.slots and not plan.places:
             return
         tokens = parts[1::2]
@@ -155,6 +159,8 @@ class OutputReader:
             self._flush_progress()
         moment = self._position.move_to(plan.read_position(tokens)) if plan.places else self._position.latest
         found = plan.read_values(tokens)
+        if line.lstrip()[:1] == "|":
+            found = [(self._add_group(name), value) for name, value in found]
         if plan.is_progress:
             self._progress, self._progress_moment = found, moment
             self._heading, self._heading_age = plan.context or "", 0
@@ -162,6 +168,10 @@ class OutputReader:
         if found and not plan.places and plan.context is None and self._heading_age <= HEADING_LINES:
             found = [(_add_context(name, self._heading), value) for name, value in found]
         self._add_values(found, moment, SUMMARY_KEY in line)
+
+    def _add_group(self, name: ValueName) -> ValueName:
+        """Return the name of a row below `| rollout/ | |`, as Stable Baselines prints it."""
+        return ValueName(f"{self._group}{name.label}", name.context, (name.label,)) if self._group else name
 
     def _find_plan(self, parts: list[str], line: str) -> LinePlan:
         form = "\0".join(parts[::2])

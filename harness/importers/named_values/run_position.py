@@ -38,6 +38,7 @@ class RunPosition:
         self._restarts: bool | None = None  # whether steps begin again in every epoch; None if that is not known yet
         self._bar: tuple[float, float] | None = None  # n and N of the bar of the training
         self._run_lengths: set[float] = set()  # the N of n/N that count over the run
+        self._n_restarts = 0  # of steps, where there are no epochs
         self._run_length: float | None = None  # the latest of these
         self._is_bar_used = False  # values were measured beside it
 
@@ -78,14 +79,19 @@ class RunPosition:
     def _find_restart(self, step: float) -> None:
         """Find out, at the first step of another epoch, whether steps count within epochs."""
         known, before = self._last_step, self._epoch_of_last_step
+        if self._epoch is None and known is not None and step < known:
+            self._n_restarts += 1  # steps begin again in epochs that nothing counts
+            self._run_length = None
         if known is not None and before is not None and self._epoch is not None and self._epoch > before:
             self._restarts = step <= known
         self._last_step, self._epoch_of_last_step = step, self._epoch
 
     def _count_step(self, step: float | None, line: LinePosition) -> int | None:
         whole_epoch = self._epoch if self._epoch is not None and not self._has_fractions else None
+        if self._epoch is None and self._n_restarts:
+            whole_epoch = float(self._n_restarts)
         if step is not None:
-            length = line.step_of if self._is_within_epoch(line) else None
+            length = line.step_of if self._is_within_epoch(line) or self._n_restarts else None
             return self._counter(round(step), whole_epoch, length)
         if self._last_step is not None:
             return self.latest.step
@@ -102,7 +108,7 @@ class RunPosition:
         within = self._is_within_epoch(line)
         if step is not None and self._total_steps and run_step is not None:
             share = run_step / self._total_steps
-        elif step is not None and line.step_of and not within:
+        elif step is not None and line.step_of and not within and not self._n_restarts:
             share, self._run_length = step / line.step_of, line.step_of
         elif step is not None and line.step_of is None and self._run_length and self._restarts is not True:
             share = step / self._run_length

@@ -15,6 +15,7 @@ MISSING_WORDS = frozenset(("", "-", "--", "n/a", "na", "none", "null", "no log",
 MAX_HEADER_CHARS = 4_000
 STANDALONE_NUMBER = re.compile(r"(?<![^\s,;|:=(])[-+]?(?:\d|\.\d|nan\b|inf\b)", re.IGNORECASE)
 NOT_A_HEADER = re.compile(r"=|[:(] ?[-+.]?\d|(?:\S+\s+){6}|^\W*$")
+TIME = re.compile(r"[\d:.,]+")
 PART = re.compile(r"\s*(\d+)\s*/\s*(\d+)\s*")  # 3/10
 VALUE_NAMES = split_words("value values score result results")
 SEPARATORS = "\t;,|"
@@ -85,7 +86,8 @@ def _read_cells(line: str, header: Header) -> dict[str, float] | None:
     cells = split_cells(line, separator, len(names))
     if separator == " " and len(cells) != len(names):
         cells = split_cells(line, separator)
-        names = ("", *names) if parse_cell(cells[0]) is None else names  # rows have names, their column has none
+        has_index = parse_cell(cells[0]) is None or (cells[0].isdigit() and names[-1] != "support")
+        names = ("", *names) if has_index else names  # rows have names or numbers, their column has no name
     if len(cells) != len(names):
         return None
     values = [parse_cell(cell) if cell else None for cell in cells]
@@ -96,7 +98,7 @@ def _read_cells(line: str, header: Header) -> dict[str, float] | None:
         return None
     if separator == " ":
         is_wide = len(split_cells(line, separator)) == len(names)
-        if len(texts) > sum(":" in text for text in texts) + (values[0] is None and is_wide):
+        if len(texts) > sum(map(bool, map(TIME.fullmatch, texts))) + (values[0] is None and is_wide):
             return None
     return _name_cells(names, cells, values)
 

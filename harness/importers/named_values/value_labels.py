@@ -25,6 +25,7 @@ VALUE_AFTER = re.compile(r"[\s)\]]*[A-Za-z ]{0,40}(?::|=|\bis\b|\bwas\b|->|→)\
 COMPOUND = re.compile(r"\w[_/.]\w")
 ASCII_WORD = re.compile(r"[A-Za-z]{2}")
 OTHER_LETTERS = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
+PAIR_START = re.compile(r"^(\s*[A-Za-z][\w/. -]{0,40}),\s*$")  # a line such as `val_loss,0.31`
 HAS_LETTER = re.compile(r"[^\W\d_]")
 PREPOSITION = re.compile(r"\s+(?:of|on|for|over|in|at|from)\s+(?:the|a|all)\b.*")
 
@@ -35,19 +36,20 @@ def read_name(gap: str, context: str | None, is_first: bool) -> ValueName | None
     text = gap[max(0, len(ending) - MAX_LABEL_CHARS) :]
     if OPTION.search(text):
         return None
+    text = PAIR_START.sub(r"\1", text) if is_first else text
     text = WRAPPER.sub("", text).rstrip(SEPARATORS)
     text = text[:-2] if text.endswith(("',", '",')) else text
     group = GROUP.search(text)
     if group and _has_letter(text[: group.start()]):
         base = _read_words(text[: group.start()].rstrip(SEPARATORS), is_first)
         inner = " ".join(re.findall(r"\w+", group[1]))
-        return _make_name(" ".join(filter(None, (base, inner))), context, (base,)) if base else None
+        return make_name(" ".join(filter(None, (base, inner))), context, (base,)) if base else None
     words = _read_words(text.rstrip("-"), is_first)
     if not words:
         return None
     last = words.split()[-1]
     is_compound = COMPOUND.search(last) is not None and not says_extreme(words.replace("_", " "))
-    return _make_name(words, context, (last,) if is_compound else ())
+    return make_name(words, context, (last,) if is_compound else ())
 
 
 def read_name_behind(gap: str, context: str | None, is_last: bool) -> ValueName | None:
@@ -58,7 +60,7 @@ def read_name_behind(gap: str, context: str | None, is_last: bool) -> ValueName 
     name = match[1].strip() if match else ""
     if not name or len(name.split()) > 3 or name.split()[0].lower() in UNIT_WORDS:
         return None
-    return _make_name(name, context, ())
+    return make_name(name, context, ())
 
 
 def read_awaiting(gap: str) -> str:
@@ -75,8 +77,11 @@ def follows_awaiting(gap: str) -> bool:
     return VALUE_AFTER.fullmatch(gap) is not None
 
 
-def _make_name(label: str, context: str | None, parts: tuple[str, ...]) -> ValueName:
+def make_name(label: str, context: str | None, parts: tuple[str, ...]) -> ValueName:
+    """Return the name of these words; those that say a split need no context."""
     words = re.split(r"[\W_]+", label.lower())
+    if "'s " in label:  # LightGBM: valid_0's auc
+        parts += (label.rpartition("'s ")[2],)
     own_split = any(word in SPLIT_WORDS for word in words)
     if " " in label and own_split and not says_extreme(label):
         parts += (" ".join(word for word in label.split() if word.lower().strip(".:") not in SPLIT_WORDS),)

@@ -32,7 +32,7 @@ SYNONYMS = {
     "lr": "learning_rate",
 }
 HELD_OUT = ("val", "test")
-NEUTRAL = NEUTRAL_WORDS - set(SYNONYMS) - split_words("step iter iteration epoch batch") | split_words("score value")
+NEUTRAL = NEUTRAL_WORDS - set(SYNONYMS) - split_words("step iter iteration epoch batch") | {"value"}
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,5 @@ def match_names(query: str, names: Iterable[ValueName]) -> list[ValueName]:
     if without_split != query and unsaid:
         return unsaid
     words = plain_words(query)
-    return [name for name in names if plain_words(name.full) == words] or [
-        name for name in names if plain_words(name.label) == words
-    ]
+    by_words = [name for name in names if plain_words(name.full) == words]
+    return by_words or [name for name in names if words in map(plain_words, (name.label, *name.parts))]

@@ -88,6 +88,20 @@ YOLO = (
     "1,1.5,0.5,0.35,1.3,1.2\n2,1.2,0.6,0.47,1.1,0.9\n"
 )
 
+QUICKSTART = (
+    "loss: 2.301911  [   64/60000]\nloss: 2.291500  [ 6464/60000]\nloss: 2.2  [   64/60000]\n"
+    "Test Error: \n Accuracy: 44.5%, Avg loss: 2.15 \n"
+)
+TRANSFER = (
+    "Epoch 0/24\n----------\ntrain Loss: 0.6582 Acc: 0.6475\nval Loss: 0.2361 Acc: 0.9085\n\n"
+    "Epoch 1/24\n----------\ntrain Loss: 0.5 Acc: 0.7\nval Loss: 0.3 Acc: 0.88\n\nBest val Acc: 0.94\n"
+)
+BASELINES = (
+    "----------------------------\n| rollout/        |          |\n|    ep_rew_mean  | 22.8     |\n"
+    "| time/           |          |\n|    fps          | 1200     |\n----------------------------\n"
+)
+LAPS = "100/200 loss 0.8\n200/200 loss 0.7\n100/200 loss 0.6\n"
+
 # output, metric, final value, best value (of the direction below), number of points, share of the run of the last one
 FOUND: dict[str, tuple[str, str | None, float, float, int, float | None]] = {
     "words and bars": ("epoch 3 | acc=0.91 | loss 0.3\n", "acc", 0.91, 0.91, 1, None),
@@ -138,6 +152,22 @@ FOUND: dict[str, tuple[str, str | None, float, float, int, float | None]] = {
     "other language": ("第3轮 验证集损失 0.4 准确率 0.9\n", "准确率", 0.9, 0.9, 1, None),
     "settings do not count": ("Namespace(val_loss=9, epochs=10)\nval_loss 0.5\n", "val_loss", 0.5, 0.5, 1, None),
     "seconds": ("evaluating\ncost 278.3s\nval_cost 0.5\n", None, 0.5, 0.5, 1, None),
+    "torch quickstart": (QUICKSTART, "accuracy", 44.5, 44.5, 1, None),
+    "torch quickstart, default": (QUICKSTART, None, 2.15, 2.15, 1, None),
+    "transfer learning tutorial": (TRANSFER, "val acc", 0.88, 0.9085, 2, 2 / 24),
+    "its best": (TRANSFER, "best val acc", 0.94, 0.94, 1, 2 / 24),
+    "lightgbm": ("[10]\tvalid_0's auc: 0.91\tvalid_0's l2: 0.2\n", "auc", 0.91, 0.91, 1, None),
+    "xgboost": ("[0]\ttrain-rmse:0.5\teval-rmse:0.6\n[1]\ttrain-rmse:0.4\teval-rmse:0.7\n", None, 0.7, 0.6, 2, None),
+    "catboost": ("0:\tlearn: 0.6\ttest: 0.61\tbest: 0.61 (0)\ttotal: 50ms\n", None, 0.61, 0.61, 1, None),
+    "stable baselines": (BASELINES, "rollout/ep_rew_mean", 22.8, 22.8, 1, None),
+    "pandas": ("   loss  val_loss  acc\n0  0.5   0.6       0.7\n1  0.4   0.5       0.8\n", "acc", 0.8, 0.8, 2, None),
+    "neutral words": ("Final Test set score: 0.97\n", "score", 0.97, 0.97, 1, None),
+    "arrow": ("val_loss 0.5 -> 0.4\n", "val_loss", 0.4, 0.4, 1, None),
+    "pair": ("val_loss,0.31\n", "val_loss", 0.31, 0.31, 1, None),
+    "numpy": ("np.float64(0.83)\n", None, 0.83, 0.83, 1, None),
+    "bleu": ("BLEU = 27.30 58.1/33.2/21.0/13.9 (BP = 1.000)\n", "bleu", 27.3, 27.3, 1, None),
+    "words for missing": ("val_loss: None\nval_loss: 0.3\n", "val_loss", 0.3, 0.3, 1, None),
+    "steps that nothing counts": (LAPS, "loss", 0.6, 0.6, 3, None),
     "negative": ("step_10:\tloss_-4.065\nstep_20:\tloss_-2.908\n", "loss", -2.908, -4.065, 2, None),
     "position in brackets": (BRACKETS, "loss", 3.58, 3.58, 2, None),
     "table with n/N": ("Epoch  box   cls\n1/4    0.5   0.3\n2/4    0.4   0.2\n", "box", 0.4, 0.4, 2, 0.5),

@@ -26,7 +26,7 @@ def test_metric_is_found(case: str, tmp_path: Path) -> None:
     direction: Any = "maximize" if any(word in (metric or "").lower() for word in MAXIMIZED) else "minimize"
     assert MetricReader(MetricSpec(metric), output).read_final_value().value == final
     assert MetricReader(MetricSpec(metric, (), "best", direction), output).read_final_value().value == best
-    if metric is None and case in ("bare number", "training loss only", "sum of parts"):
+    if metric is None and case in ("bare number", "numpy", "training loss only", "sum of parts"):
         return  # these are known at the end only
     points = MetricReader(MetricSpec(metric), output).read_new_points()
     assert len(points) == n_points
@@ -106,6 +106,30 @@ def test_all_curves_are_read_once_for_the_record(tmp_path: Path) -> None:
     }
     assert reader.read_new_curves() == {}
     assert [point.value for point in reader.read_new_points()] == [0.4]
+
+
+SCRIPT = """
+import sys, time
+for epoch in range(1, 5):
+    print(f"epoch {epoch}/4 train_loss {1 / epoch:.3f} val_acc", end=" ")
+    time.sleep(0.05)
+    print(f"{epoch / 5:.2f}", flush=True)
+"""
+
+
+def test_a_program_is_read_while_it_runs(tmp_path: Path) -> None:
+    output = tmp_path / "output.log"
+    reader = MetricReader(MetricSpec("val_acc"), output)
+    points: list[tuple[int, float, float | None]] = []
+    with output.open("wb") as file, subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=file) as process:
+        while process.poll() is None:
+            points += [tuple(point) for point in reader.read_new_points()]
+            time.sleep(0.01)
+        seen_before_the_end = len(points)
+    points += [tuple(point) for point in reader.read_new_points()]
+    assert points == [(1, 0.2, 0.25), (2, 0.4, 0.5), (3, 0.6, 0.75), (4, 0.8, 1.0)]
+    assert seen_before_the_end >= 1
+    assert reader.read_final_value().value == 0.8
 
 
 def test_a_replaced_file_begins_again(tmp_path: Path) -> None:
