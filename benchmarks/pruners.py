@@ -24,7 +24,7 @@ from benchmarks.sweep import ROOT, format_spread, load_sweep_study, print_table,
 from harness.record import metrics_file
 from harness.sweep.optuna_internals import silence_optuna, start_trial
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.pruning import make_reporter
+from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC, WORKER
 
@@ -100,7 +100,7 @@ def replay_pruner(
     spent, losses = 0.0, []
     for curve, tokens in curves:
         trial = start_trial(study, {WORKER: this_process()})
-        report = make_reporter(trial, warmup_share)
+        report = TrialReporter(trial, warmup_share).report_share
         stopped_at = next((at for at, loss in curve.items() if report(loss, at / 100)), None)
         spent += tokens * (100 if stopped_at is None else stopped_at) / 100
         losses.append(min(curve.values()) if stopped_at is None else math.inf)

@@ -178,7 +178,7 @@ def _load_config_once(source: FileConfigSource, config_path: str) -> Any:
 
 def _run_trials_here(spec: worker.WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[str]:
     """Run a worker's trials in this process, which saves its start, and return a process that ends at once."""
-    worker.run_trials(spec, lambda: False)
+    worker.run_trials(spec, worker.make_trial_runner, lambda: False)
     return subprocess.Popen(["true"], stdin=subprocess.PIPE, text=True)
 
 

@@ -26,11 +26,11 @@ class TrialReporter:
     Nothing is pruned before `warmup_share` of the run, nor at its end. With several objectives, for which Optuna has no
     pruning, nothing is reported.
 
-    A program that does not say how long it runs is taken to run as long as the longest completed trial of the study.
-    Until there is one, its values are kept, and nothing is pruned. Beyond that length nothing is pruned either.
-
-    Of the values within one percent of the run, the first one counts. Steps that are not larger than the one before are
-    ignored: of several trainings in one trial, such as those of a cross-validation, only the first one may be pruned.
+    A program that reports steps and does not say how many there are is taken to run as long as the longest completed
+    trial of the study. Until there is one, its values are kept, and nothing is pruned. Beyond that length nothing is
+    pruned either. Of its values within one percent of the run, the first one counts. Steps that are not larger than the
+    one before are ignored: of several trainings in one trial, such as those of a cross-validation, only the first one
+    may be pruned.
     """
 
     def __init__(self, trial: Trial, warmup_share: float) -> None:
@@ -42,7 +42,7 @@ class TrialReporter:
 
     @property
     def fraction_done(self) -> float:
-        """Return the share of the run that was reported last; 0 if the length of the run is unknown."""
+        """Return the share of the run at the last reported step; 0 if the length of the run is unknown."""
         return 0.0 if self._total_steps is None else min(1.0, max(0, self._last_step) / self._total_steps)
 
     def report_share(self, value: float, fraction_done: float) -> bool:
@@ -63,15 +63,15 @@ class TrialReporter:
         return self._total_steps is not None and self._report_kept(self._total_steps)
 
     def close(self, *, is_complete: bool) -> None:
-        """Record the kept values and, of a complete run, its length. Call it before the trial is ended.
+        """Record the kept values and the number of steps of a complete run. Call it before the trial is ended.
 
-        If the length is unknown, the run is taken to end here.
+        Kept values of a run that did not complete are dropped, since the shares that they stand for are unknown.
         """
-        if self._last_step < 0:
+        if not is_complete or self._last_step < 0:
             return
         with suppress(UpdateFinishedTrialError):  # another program ended the trial meanwhile
             self._report_kept(self._total_steps or max(1, self._last_step))
-            if is_complete and self._last_step > 0:
+            if self._last_step > 0:
                 self._trial.set_user_attr(LAST_STEP, self._last_step)
 
     def _keep_value(self, step: int, value: float) -> None:
@@ -96,8 +96,8 @@ class TrialReporter:
 
 
 def _ask_pruner(trial: Trial) -> bool:
-    """Return whether the pruner stops the trial. It does not see trials that another program ran, whose values may mean
-    something else."""
+    """Return whether the pruner stops the trial."""
+    # Another program's values may mean something else.
     foreign = {other.number for other in get_all_trials(trial.study) if not is_own_trial(other)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of numpy, for values that are not finite; an application may make it an error

@@ -247,11 +247,15 @@ def test_a_trial_without_reports_or_ended_by_another_program_closes_quietly() ->
     assert curve(study, 1) == {}
 
 
-def test_values_of_a_trial_that_fails_are_stored_but_tell_no_length() -> None:
+def test_a_trial_that_fails_tells_no_length() -> None:
     study = make_study()
-    reporter = TrialReporter(start(study), 0.0)
-    for step in (1, 2):
-        reporter.report_step(1.0, step)
-    reporter.close(is_complete=False)
-    assert curve(study, 0) == {50: 1.0, 100: 1.0}
-    assert LAST_STEP not in study.trials[0].user_attrs
+    stored: dict[int, float]
+    for total, stored in ((None, {}), (4, {25: 1.0, 50: 1.0})):
+        trial = start(study)
+        reporter = TrialReporter(trial, 0.0)
+        for step in (1, 2):
+            reporter.report_step(1.0, step, total)
+        reporter.close(is_complete=False)
+        study.tell(trial, state=TrialState.FAIL)
+        assert curve(study, trial.number) == stored  # without a length, the shares are unknown
+        assert LAST_STEP not in study.trials[trial.number].user_attrs

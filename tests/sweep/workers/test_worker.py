@@ -1,4 +1,4 @@
-"""A worker on a full disk: its trial is queued again, and it takes no other."""
+"""A worker on a full disk, whose trial is queued again, and one whose program reports steps."""
 
 import errno
 import io
@@ -10,13 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from harness.run import runner
-from harness.sweep.study.trial_attrs import RESULT
+from harness.sweep import Pruned, report
+from harness.sweep.reporting import receive_reports
+from harness.sweep.study.pruning import TrialReporter
+from harness.sweep.study.trial_attrs import LAST_STEP, RESULT, TrialResult
 from harness.sweep.study.trial_queue import TrialQueue
+from harness.sweep.trial_runner import TrialJob
 from harness.sweep.workers import worker
-from harness.sweep.workers.worker import EXIT_OK, EXIT_SHORTAGE, main
+from harness.sweep.workers.worker import EXIT_OK, EXIT_SHORTAGE, main, run_trials
 from harness.training.loop import Trainer
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, start_study
 
@@ -134,3 +138,32 @@ def test_failed_trial_shows_no_password(places, monkeypatch, capsys) -> None:
     assert "Traceback" in printed
     assert hidden in printed
     assert "http://me" not in printed
+
+
+class LoopRunner:
+    """Runs a loop of 10 epochs that does not say how many there are, and gets worse from trial to trial."""
+
+    def extend_trial(self, trial: Trial) -> None: ...
+
+    def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Any) -> TrialResult:
+        def receive(value: float, step: int, total_steps: int | None) -> None:
+            if reporter.report_step(value, step, total_steps):
+                raise Pruned(f"after {reporter.fraction_done:.0%} of the run")
+
+        with receive_reports(receive):
+            try:
+                for epoch in range(1, 11):
+                    report(job.number + 1 / epoch, step=epoch)
+            except Pruned as error:
+                return TrialResult("pruned", str(error), fraction_done=reporter.fraction_done)
+        return TrialResult("completed", values=(job.number + 0.1,), fraction_done=1.0)
+
+
+def test_a_program_of_unknown_length_is_pruned_once_a_trial_has_shown_it(places) -> None:
+    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=4", "sweep.baseline=false", "pruner=halving"]
+    study = start_study(*sweep).study
+    run_trials(make_worker_spec(read_tiny_request(*sweep)), lambda spec: LoopRunner(), lambda: False)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
+    assert [list(trial.intermediate_values) for trial in study.trials] == [list(range(10, 101, 10)), *[[10, 20]] * 3]
+    assert [trial.user_attrs.get(LAST_STEP) for trial in study.trials] == [10, None, None, None]
+    assert study.trials[1].user_attrs[RESULT]["reason"] == "after 20% of the run"
