@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.config.errors import RANGE_FORMS
 from harness.config.overrides import format_value
@@ -51,6 +51,12 @@ class ValueRange:
         for text, choice in self.choices.items():
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                 return text
+        if isinstance(self.distribution, IntDistribution):
+            return format_argument(int(value))
+        if isinstance(self.distribution, FloatDistribution) and (step := self.distribution.step):
+            low = Decimal(str(self.distribution.low))
+            n_steps = round((Decimal(str(value)) - low) / Decimal(str(step)))
+            return format_argument(float(low + n_steps * Decimal(str(step))))  # 0.3, where 3 * 0.1 is slightly more
         return format_argument(value)
 
 

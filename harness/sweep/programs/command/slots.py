@@ -7,10 +7,11 @@ from pathlib import Path
 
 from harness.sweep.programs.command.ranges import NUMBER_LIST, is_plain_list, is_range_function
 
-# Options whose lists name devices, or that take several numbers at once.
+# Options whose lists name devices or parts of one setting.
 ONE_VALUE_NAMES = (
     "gpus", "gpu", "gpu_ids", "gpu_id", "devices", "device_ids", "visible_devices", "cuda_visible_devices",
-    "hip_visible_devices", "nodelist", "hosts", "betas", "adam_betas",
+    "hip_visible_devices", "nodelist", "hosts", "betas", "adam_betas", "target_modules", "lora_target_modules",
+    "tags", "report_to",
 )  # fmt: skip
 # Options that take key=value words. Only known ones are left out with their last word: others may be flags.
 SETTING_OPTIONS = (

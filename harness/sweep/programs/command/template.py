@@ -3,8 +3,8 @@
 Rules, in this order; `ranges` says which values are ranges at all:
 
 1. What is looked at: the words after `--`, the value of `--option=VALUE`, `--option VALUE`, `-r VALUE`, `-r8,16` and
-   `key=VALUE` (also `+key=` and `++key=`), words of their own, and variables: those given with `--env NAME=VALUE`, and
-   those of the environment whose value is a range function. A list in the environment is one value.
+   `key=VALUE` (also `+key=` and `++key=`), words of their own, and variables: those given with `--env NAME=VALUE` or
+   before the program, and those of the environment whose value is a range function. A list there is one value.
 2. A key is the option or variable without leading dashes or plus signs, otherwise as typed: `lr`, `max-lr`, `model.lr`,
    `LR`; characters other than ASCII letters, digits, `_`, `.` and `-` become `_`. A word of its own is `arg1`, `arg2`,
    ... by its place behind the script, or else behind the program. A choice of options, `choice(--amp,)` or
@@ -32,6 +32,8 @@ from harness.sweep.programs.command.ranges import ValueRange, is_plain_list, is_
 from harness.sweep.programs.command.slots import Slot, find_script_index, find_slots, is_one_value
 
 EXAMPLE = "python train.py --lr 'log(1e-5,1e-3)'"
+ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+RANGE_INSIDE = re.compile(r"[\s=](?:log|interval|int|range|choice)\([^()]+[,(]")
 PLACEHOLDER = re.compile(r"(?<![{$])\{(out|trial)\}(?!\})")
 
 
@@ -197,6 +199,10 @@ class CommandTemplate:
                 r"[\w.\-]+(?:,\s*[\w.\-]+)+", slot.text
             ):
                 return f"{text} ({slot.key} is one value; to search its parts write 'choice({slot.text})')"
+        if len(self.words) == 1 and " " in self.words[0]:
+            return f"{text} (the command is one word: leave out the quotes around it, or write sh -c '...')"
+        if inner := next(filter(RANGE_INSIDE.search, self.words), None):
+            return f"{text} ({inner!r} has a range inside; write LR='log(1e-5,1e-3)' in front, and $LR there)"
         return text
 
 
@@ -206,7 +212,7 @@ def read_command(
     """Return the template of a command and its variables.
 
     Args:
-        words: The program and its arguments.
+        words: The program and its arguments; variables may stand before it, as in a shell.
         variables: Given for this program, by name.
         environment: That of the process; its variables that hold a range function or a placeholder are added.
         keep: Names of options or variables whose values are no ranges.
@@ -214,9 +220,14 @@ def read_command(
     Raises:
         ConfigError: If a range is wrong, no value is a range, or a name in `keep` does not exist.
     """
+    given = dict(variables)
+    program = list(words)
+    while program and (assignment := ASSIGNMENT.fullmatch(program[0])):  # LR=... python train.py, as in a shell
+        given[assignment[1]] = assignment[2]
+        del program[0]
     found = {name: text for name, text in environment.items() if is_range_function(text) or PLACEHOLDER.search(text)}
     names = tuple(dict.fromkeys(name.lstrip("-+") for name in keep))
-    return CommandTemplate(tuple(words), {**found, **variables}, names)
+    return CommandTemplate(tuple(program), {**found, **given}, names)
 
 
 def _fill_placeholders(text: str, folder: Path) -> str:

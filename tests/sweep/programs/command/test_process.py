@@ -13,6 +13,8 @@ import pytest
 
 from harness.core.errors import ConfigError
 from harness.sweep.programs.command.process import ProgramExit, run_program
+from harness.sweep.programs.command.supervisor import _ask_ps
+from harness.sweep.programs.command.template import read_command
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 DEADLINE_SECONDS = 20.0
@@ -183,6 +185,13 @@ def test_an_error_of_the_sweep_ends_the_program(tmp_path: Path) -> None:
     assert not is_running(read_pids(tmp_path)[0])
 
 
+def test_other_systems_read_the_process_table_from_ps() -> None:
+    """Linux has /proc, and this process has a child here, ps itself, which does not count."""
+    found = {process.pid: process for process in _ask_ps()}
+    assert found[os.getpid()] == (os.getpid(), os.getppid(), os.getpgid(0), False)
+    assert not [process for process in found.values() if process.parent == os.getpid()]
+
+
 def test_programs_that_cannot_start_are_explained(tmp_path: Path) -> None:
     for name, content, mode in [
         ("plain.sh", "echo", 0o644), ("text.sh", "echo", 0o755), ("wrong.sh", "#!/no/such\n", 0o755)
@@ -210,3 +219,28 @@ def test_a_trial_pays_its_own_start_only(tmp_path: Path) -> None:
     started = time.perf_counter()
     run_program(["true"], ENVIRONMENT, tmp_path, tmp_path / "output.log")
     assert time.perf_counter() - started < 1.0  # 0.05 s on an idle machine
+
+
+SCRIPT = """
+import argparse, os
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", type=float, default=0.5)
+parser.add_argument("--rank", type=int, default=4)
+parser.add_argument("--amp", action="store_true")
+parser.add_argument("--out")
+args = parser.parse_args()
+print(args.lr, args.rank, args.amp, args.out, os.environ.get("WD"))
+"""
+
+
+def test_a_script_that_nobody_adapted_gets_the_values_of_its_trial(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    words = [sys.executable, "train.py", "--lr", "log(1e-5,1e-3)", "--rank=8,16", "choice(--amp,)", "--out", "{out}/m"]
+    template = read_command(words, {}, {**ENVIRONMENT, "WD": "log(1e-3,1)"})
+    printed = {}
+    for number, values in enumerate([{}, {"WD": 2e-3, "lr": 1e-5, "rank": 16, "amp": "--amp"}]):
+        folder = tmp_path / str(number)
+        argv, environment = template.render(values, folder, {**ENVIRONMENT, "WD": "log(1e-3,1)"})
+        assert run_program(argv, environment, tmp_path, folder / "output.log") == ProgramExit(0)
+        printed[number] = (folder / "output.log").read_text()
+    assert printed == {0: f"0.5 4 False {tmp_path}/0/m None\n", 1: f"1e-05 16 True {tmp_path}/1/m 0.002\n"}

@@ -146,6 +146,14 @@ def test_choices_are_written_as_typed(text: str) -> None:
     assert [found.format_argument(choice) for choice in found.distribution.choices] == TYPED_CHOICES[text]
 
 
+def test_values_on_a_grid_are_written_without_rounding_errors() -> None:
+    found, integers = read_range("range(0,1.0,0.1)"), read_range("int(log(4,64))")
+    assert found is not None
+    assert integers is not None
+    assert [found.format_argument(index * 0.1) for index in range(10)] == [f"0.{index}" for index in range(10)]
+    assert integers.format_argument(16.0) == "16"
+
+
 NUMBERS = [
     1e-5,
     3.1622776601683795e-05,

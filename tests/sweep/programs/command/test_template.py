@@ -136,6 +136,12 @@ def test_variables_are_ranges_too() -> None:
     )
 
 
+def test_variables_may_stand_before_the_program() -> None:
+    template = read_line("LR=1e-3,1e-4 N=1 prog x=1,2", {"LR": "log(1,2)"})
+    assert list(template.ranges) == ["LR", "x"]
+    assert template.render({"LR": 1e-4}, FOLDER, {}) == (["prog"], {"LR": "1e-4", "N": "1"})
+
+
 def test_a_left_out_variable_keeps_the_value_that_the_user_set() -> None:
     template = read_line("prog", variables={"LR": "log(1,2)"})
     assert template.render({}, FOLDER, {"LR": "0.5"})[1] == {"LR": "0.5"}
@@ -200,6 +206,9 @@ def test_a_range_is_shown_as_it_is_typed() -> None:
         "": "there is no command to run; write plateau sweep -- python",
         "prog --lr 3e-4": "nothing to search: no value of the command is a range; write python train.py --lr 'log(1e-5",
         "prog --rank '8, 16'": "rank is one value; to search its parts write 'choice(8, 16)'",
+        "sh -c 'prog --lr log(1,2)'": "'prog --lr log(1,2)' has a range inside; write LR='log(1e-5,1e-3)' in front",
+        "'prog --lr log(1,2)'": "the command is one word: leave out the quotes around it",
+        "LR=1,2": "there is no command to run",
         "prog --gpus 0,1": "gpus is one value; to search its parts write 'choice(0,1)'",
         "prog --lr 'log(2,1)'": "lr: log(2,1): the lower bound is above the upper bound; write 'log(1,2)'",
         "prog --f 'log(x)' --lr 1,2": "if it is one value, add --keep f",
