@@ -18,7 +18,7 @@ from harness.importers.tables.json_lines import flatten_object, parse_json
 from harness.importers.text.lines import ALIGNMENT, BAR_PARTS, DIGITS, SPACES
 
 LINE_END = re.compile(r"\r\n|[\r\n]|\x08{4,}")
-MAX_LINE_CHARS = 20_000
+MAX_LINE_CHARS, MAX_OBJECT_CHARS = 20_000, 4_000_000
 MAX_PLANS = 20_000
 MAX_OBJECT_LINES = 2_000
 """Limit of an object that was printed over several lines."""
@@ -36,6 +36,7 @@ class OutputReader:
     def __init__(self) -> None:
         self.curves = NamedCurves()
         self._rest = ""
+        self._is_skipping = False  # the rest of a line that is too long
         self._plans: dict[str, LinePlan] = {}
         self._plans_by_shape: dict[str, LinePlan] = {}
         self._position = RunPosition()
@@ -50,15 +51,19 @@ class OutputReader:
     def feed(self, text: str) -> None:
         """Read more text."""
         *lines, self._rest = LINE_END.split(self._rest + text)
+        if lines and self._is_skipping:
+            self._is_skipping = False
+            del lines[0]
         for line in lines:
             self._read_line(line)
-        if len(self._rest) > MAX_LINE_CHARS * 100:
-            self._rest = ""
+        if len(self._rest) > MAX_OBJECT_CHARS:
+            self._rest, self._is_skipping = "", True
 
     def finish(self) -> None:
         """Read the last line, although its end is missing, and an object that is cut off."""
         last, self._rest = self._rest, ""
-        self._read_line(last)
+        if not self._is_skipping:
+            self._read_line(last)
         self._read_object_lines()
         self._flush_progress()
 
@@ -84,7 +89,9 @@ class OutputReader:
         self._add_values(found, moment, SUMMARY_KEY in fields)
 
     def _read_line(self, raw: str) -> None:
-        line = plain_line(raw[:MAX_LINE_CHARS])
+        if len(raw) > MAX_LINE_CHARS and raw.lstrip()[:1] != "{":
+            raw = raw[:MAX_LINE_CHARS].rpartition(" ")[0]  # without the number that is cut off
+        line = plain_line(raw)
         if not line or line.isspace():
             return
         if self._object_lines:
@@ -114,7 +121,7 @@ class OutputReader:
         """Read a line that is an object, or the first one of an object over several lines; return whether it is."""
         if line[0] == "{" and line[-1] == "}":
             fields = parse_json(line)
-            if fields is None and line.count("{") > 1:
+            if fields is None and ("[" in line or line.count("{") > 1):
                 fields = _parse_literal(line)
             if isinstance(fields, dict):
                 self.add_record(flatten_object(fields))

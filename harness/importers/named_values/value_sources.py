@@ -155,6 +155,8 @@ def read_validation_loss(path: Path) -> NamedCurve | None:
 def find_source_path(pattern: str) -> Path | None:
     """Return the file or folder of this name, or the latest one that fits its wildcards."""
     path = Path(pattern)
+    if path.is_dir():
+        return find_trainer_state(path) or path
     if path.exists():
         return path
     found = [Path(name) for name in glob.glob(pattern)] if glob.has_magic(pattern) else []
@@ -195,9 +197,6 @@ def is_document(head: str) -> bool:
 
 
 def _open_folder(folder: Path, is_final: bool) -> ValueSource | None:
-    state = find_trainer_state(folder)
-    if state is not None:
-        return RewrittenDocument(state)
     if any("tfevents" in file.name for file in folder.rglob("*tfevents*")):
         return _open_events(folder)
     if is_final:

@@ -132,6 +132,16 @@ def test_a_program_is_read_while_it_runs(tmp_path: Path) -> None:
     assert reader.read_final_value().value == 0.8
 
 
+def test_lines_of_any_length_are_read(tmp_path: Path) -> None:
+    output = tmp_path / "output.log"
+    weights = "0.123456789 " * 400_000
+    output.write_text(
+        f"weights {weights}val_loss 9\nval_loss 0.5 {'x' * 30_000}\n{{'a': [{'1, ' * 9_000}1], 'val_loss': 0.4}}\n"
+    )
+    reader = MetricReader(MetricSpec("val_loss"), output)
+    assert [point.value for point in reader.read_new_points()] == [0.5, 0.4]
+
+
 def test_a_replaced_file_begins_again(tmp_path: Path) -> None:
     table = tmp_path / "metrics.csv"
     reader = MetricReader(MetricSpec("acc", (str(table),)), tmp_path / "output.log")
@@ -141,7 +151,7 @@ def test_a_replaced_file_begins_again(tmp_path: Path) -> None:
     assert [point.value for point in reader.read_new_points()] == [0.7]
 
 
-STATE = {
+STATE: dict[str, Any] = {
     "global_step": 200,
     "max_steps": 400,
     "log_history": [
@@ -185,6 +195,10 @@ def test_trainer_state_knows_the_length_and_may_be_half_written(tmp_path: Path) 
     path.write_text(json.dumps(STATE))
     time.sleep(0.05)  # reading takes at most a tenth of the time
     assert [tuple(point) for point in reader.read_new_points()] == [(100, 1.8, 0.25), (200, 1.7, 0.5)]
+    (tmp_path / "checkpoint-300").mkdir()
+    longer = STATE | {"log_history": [*STATE["log_history"], {"eval_loss": 1.6, "step": 300}]}
+    (tmp_path / "checkpoint-300" / "trainer_state.json").write_text(json.dumps(longer))
+    assert [tuple(point) for point in reader.read_new_points()] == [(300, 1.6, 0.75)]
 
 
 def test_wildcards_name_the_latest_file(tmp_path: Path) -> None:
@@ -272,3 +286,19 @@ def test_mlflow_environment_keeps_what_the_user_set(tmp_path: Path) -> None:
     assert json.loads(added["MLFLOW_RUN_CONTEXT"]) == {"team": "a", "plateau.trial": str(tmp_path)}
     named = trial_environment(("mlflow:http://other:5000",), tmp_path, user)
     assert named["MLFLOW_TRACKING_URI"] == "http://other:5000"
+
+
+def read_page_rows() -> list[tuple[str, str, float]]:
+    """Return (line, metric, value) of the table in docs/metrics.md."""
+    page = (Path(__file__).parents[4] / "docs" / "metrics.md").read_text()
+    rows = [line.replace("\\|", "\0").split("|")[1:4] for line in page.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip().strip("`").replace("\0", "|") for cell in row] for row in rows if len(row) == 3]
+    return [(line, metric, float(value)) for line, metric, value in cells if value]
+
+
+@pytest.mark.parametrize("row", read_page_rows(), ids=lambda row: row[0][:30])
+def test_the_page_tells_the_truth(row: tuple[str, str, float], tmp_path: Path) -> None:
+    line, metric, value = row
+    (tmp_path / "output.log").write_text(f"{line}\n")
+    found = MetricReader(MetricSpec(metric), tmp_path / "output.log").read_final_value().value
+    assert found == pytest.approx(value, nan_ok=True)
