@@ -161,7 +161,7 @@ def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
         "experiment": request.experiment,
         "started_at_ms": started_at_ms,
         "params": {
-            **format_sweep_params(settings, spec.group_options),
+            **format_sweep_params(settings, request.space.group_options),
             **{f"space.{key}": text for key, text in ranges.items()},
         },
         "tags": {

@@ -6,11 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
 from optuna.trial import Trial
 
 from harness.core.errors import ConfigError, did_you_mean
@@ -34,6 +40,23 @@ class SearchSpace:
     ranges: Mapping[str, Range]
     conditional: Mapping[str, Mapping[str, Range]]
     group_options: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the space as plain data."""
+        return {
+            "ranges": {key: distribution_to_json(dist) for key, dist in self.ranges.items()},
+            "conditional": {
+                condition: {key: distribution_to_json(dist) for key, dist in ranges.items()}
+                for condition, ranges in self.conditional.items()
+            },
+            "group_options": dict(self.group_options),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "SearchSpace":
+        """Return the space that `to_json` has written."""
+        conditional = {condition: _read_distributions(ranges) for condition, ranges in data["conditional"].items()}
+        return SearchSpace(_read_distributions(data["ranges"]), conditional, data["group_options"])
 
     def suggest_values(self, trial: Trial) -> dict[str, Any]:
         """Let the sampler suggest a value for each group, then for each key searched under those options."""
@@ -173,6 +196,10 @@ def read_search_space(
         for key, dist in by_key.items():
             _check_group_range(key, dist, group_options)
     return SearchSpace(found, found_conditional, group_options)
+
+
+def _read_distributions(texts: Mapping[str, str]) -> dict[str, Range]:
+    return {key: cast(Range, json_to_distribution(text)) for key, text in texts.items()}
 
 
 def baseline_values(space: SearchSpace, current: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

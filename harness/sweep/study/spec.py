@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 
 from harness.config.targets import build_component
 from harness.core.errors import ConfigError
-from harness.sweep.space.search_space import SearchSpace, read_search_space
+from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.distinct_sampler import DistinctSampler
 from harness.sweep.study.grid_sampler import GridOrderSampler
 from harness.sweep.study.sampler import ReproducibleSampler
@@ -23,17 +23,15 @@ class StudySpec:
     """Plain data, stored as JSON.
 
     `program` says which program the trials run: its `kind`, and what that kind needs to run them.
-    `ranges` are overrides in Hydra's sweep syntax, `conditional` ranges by key for each "group=option" of
-    `group_options`. `objectives` are names, and `directions` say for each whether it is minimized or maximized.
+    `space` is a SearchSpace. `objectives` are names, and `directions` say for each whether it is minimized or
+    maximized.
     `sampler` and `pruner` are `_target_` nodes. Nothing is pruned before `warmup_share` of a run. `config` holds the
     settings that all trials share, by dotted key. `keep` is the number of best trials whose checkpoints are kept, None
     for all.
     """
 
     program: Mapping[str, Any]
-    ranges: Sequence[str]
-    conditional: Mapping[str, Mapping[str, Any]]
-    group_options: Mapping[str, str]
+    space: Mapping[str, Any]
     custom_search_space: str | None
     objectives: Sequence[str]
     directions: Sequence[Direction]
@@ -45,7 +43,7 @@ class StudySpec:
     config: Mapping[str, str]
 
     def build_search_space(self) -> SearchSpace:
-        return read_search_space(self.ranges, self.conditional, self.group_options)
+        return SearchSpace.from_json(self.space)
 
     @property
     def is_grid(self) -> bool:

@@ -5,6 +5,7 @@ import pickle
 import optuna
 import pytest
 
+from harness.sweep.space.search_space import read_search_space
 from harness.sweep.study.journal import StudyJournal
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import open_storage, study_lock
@@ -20,9 +21,7 @@ NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
 def make_spec(*ranges: str, sampler: str = "tpe") -> StudySpec:
     return StudySpec(
         program={"kind": "training", "fixed": [], "baseline": []},
-        ranges=ranges,
-        conditional={},
-        group_options={"optimizer": "adamw"},
+        space=read_search_space(ranges, {}, {"optimizer": "adamw"}).to_json(),
         custom_search_space=None,
         objectives=["best_val_loss"],
         directions=["minimize"],

@@ -87,7 +87,7 @@ def read_config_space(
         ConfigError: If a range is invalid, or is given for a key or condition that cannot be searched.
     """
     given_keys = {argument.partition("=")[0] for argument in arguments}
-    overrides = merge_overrides(params, arguments)
+    overrides = [*(f"{key}={value}" for key, value in params.items() if key not in given_keys), *arguments]
     _, fixed, deleted = parse_ranges(overrides)
     fixed_options = {key: value for key, value in fixed.items() if key in group_options}
     for condition, inner in conditional.items():  # before its keys are looked at
@@ -111,12 +111,6 @@ def rebuild_config_space(spec: StudySpec) -> ConfigSpace:
     return ConfigSpace(
         space.ranges, space.conditional, space.group_options, tuple(program["fixed"]), tuple(program["baseline"])
     )
-
-
-def merge_overrides(params: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
-    """Return the overrides of a file's `params` that the command line does not set, and those of the command line."""
-    given_keys = {argument.partition("=")[0] for argument in arguments}
-    return [*(f"{key}={value}" for key, value in params.items() if key not in given_keys), *arguments]
 
 
 def _read_value(cfg: DictConfig, key: str) -> Any:

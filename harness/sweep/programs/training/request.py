@@ -22,7 +22,6 @@ from harness.config.compose import (
     list_search_path_overrides,
     without_sweep_keys,
 )
-from harness.config.hydra_internals import is_range
 from harness.config.locks import check_locked
 from harness.config.option_values import LeftOut
 from harness.config.overrides import check_no_credentials
@@ -35,13 +34,8 @@ from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
 from harness.run import provenance
 from harness.run.notices import describe_choices
 from harness.sweep.programs.training.command_line import TrainingCommandLine
-from harness.sweep.programs.training.config_space import (
-    TRIAL_DEFAULTS,
-    ConfigSpace,
-    merge_overrides,
-    read_config_space,
-)
-from harness.sweep.programs.training.file_ranges import FittedRanges, fit_file_ranges
+from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, ConfigSpace, read_config_space
+from harness.sweep.programs.training.file_ranges import fit_file_ranges
 from harness.sweep.programs.training.options import TrainingOptions, read_training_options
 from harness.sweep.programs.training.usual_lrs import describe_unusual_lrs
 from harness.sweep.request import (
@@ -117,7 +111,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
     output_dir = _read_output_dir(cfg)
     _check_shared_best(cfg)
     study_name = options.study or _default_study_name(choices)
-    spec = _build_study_spec(config, cfg, options, space, fitted, arguments, sweeper)
+    spec = _build_study_spec(config, cfg, options, space, sweeper)
     check_sampler_and_pruner(spec, choices.get("pruner", ""))
     if custom := spec.custom_search_space:
         check_custom_space(custom, space, space.compose_config({}), space.fixed, space.compose_config)
@@ -157,19 +151,11 @@ def _build_study_spec(
     cfg: DictConfig,
     options: TrainingOptions,
     space: ConfigSpace,
-    fitted: FittedRanges,
-    arguments: Sequence[str],
     sweeper: Mapping[str, Any],
 ) -> StudySpec:
-    given_keys = {argument.partition("=")[0] for argument in arguments}
     return StudySpec(
         program={"kind": "training", "fixed": space.fixed, "baseline": space.baseline},
-        ranges=list(filter(is_range, merge_overrides(fitted.params, arguments))),
-        conditional={
-            condition: {key: text for key, text in ranges.items() if key not in given_keys}
-            for condition, ranges in fitted.conditional.items()
-        },
-        group_options=space.group_options,
+        space=space.to_json(),
         custom_search_space=sweeper["custom_search_space"],
         objectives=options.objectives,
         directions=["minimize"] * len(options.objectives),

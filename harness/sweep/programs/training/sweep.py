@@ -76,7 +76,7 @@ def _leave_out_unusable_options(request: TrainingRequest, config: DictConfig, ar
     """
     typed = read_given_settings(arguments)
     keys = [key for key in request.space.ranges if key in request.file_keys and key not in typed]
-    unusable = find_unusable_options(request.space, [key for key in keys if key in request.spec.group_options])
+    unusable = find_unusable_options(request.space, [key for key in keys if key in request.space.group_options])
     misfits = find_misfit_keys(request.space, keys) if request.cfg.start.kind == "resume" else {}
     if not unusable and not misfits:
         return request
