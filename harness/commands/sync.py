@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from harness.commands.arguments import RUN_HELP, CommandParser, add_output_dir
 from harness.core.errors import ConfigError, DamageError
 from harness.core.paths import config_dir
-from harness.record.metrics_file import METRICS_FILE
+from harness.record.metrics_file import METRICS_FILE, find_record
 from harness.record.run_lookup import find_run
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
@@ -42,7 +42,7 @@ def sync_folder(folder: Path) -> int:
     0 if MLflow has everything so far, 1 if the upload failed, 2 if the folder holds neither a run nor a sweep, is
     damaged or names a store that is not the user's.
     """
-    if not (folder / METRICS_FILE).is_file() and not sweep_uploader.is_sweep_folder(folder):
+    if not find_record(folder).is_file() and not sweep_uploader.is_sweep_folder(folder):
         missing = f"(no {METRICS_FILE}) nor a sweep (no {sweep_uploader.SWEEP_FILE})"
         print(f"{folder}: neither a run {missing}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ from harness.core.events import Event, Observer, RunStart
 from harness.record.entry_writer import EntryWriter
 from harness.record.event_entries import make_entries
 from harness.record.metric_rows import MetricAggregator
+from harness.record.metrics_file import METRICS_FILE
 
 
 class MetricsWriter(Observer):
@@ -19,7 +20,7 @@ class MetricsWriter(Observer):
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunStart):
             self._folder = event.folder
-            self._writer = EntryWriter(event.folder)
+            self._writer = EntryWriter(event.folder / METRICS_FILE)
         assert self._writer is not None
         self._writer.write(make_entries(event, self._aggregate(event), self._folder))
         if isinstance(event, RunStart):

@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.files import FileLock
-from harness.record.metrics_file import METRICS_FILE, encode_entry
+from harness.record.metrics_file import encode_entry
 
 
 class EntryWriter:
-    """Create the metrics.jsonl of a run and write each entry at once; it is locked until `close`.
+    """Create the record of a run at `path` and write each entry at once; it is locked until `close`.
 
     Lines that a full disk rejects are kept and written with the next one; only `flush` raises.
 
     Raises:
-        FileExistsError: If the folder has one: the record of another run is never overwritten.
+        FileExistsError: If there is one: the record of another run is never overwritten.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / METRICS_FILE
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = self.path.open("xb", buffering=0)
         self._lock = FileLock(self.path, required=False)
         self._lock.acquire()

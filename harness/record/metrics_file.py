@@ -1,4 +1,4 @@
-"""metrics.jsonl, the record of a run: one JSON object per line, each with `kind` and `at_ms`.
+"""The record of a run, metrics.jsonl: one JSON object per line, each with `kind` and `at_ms`.
 
 `harness.record.event_entries` lists the kinds. The process that writes the file holds a `FileLock` on it.
 """
@@ -17,6 +17,8 @@ from harness.core.errors import DamageError
 from harness.core.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+TRIAL_FILE = "trial_record.jsonl"
+"""The same of a trial that another program ran, since that may write a metrics.jsonl of its own beside it."""
 CHECKSUM = re.compile(rb',"crc32":"([0-9a-f]{8})"}(.)\Z', re.DOTALL)  # of what precedes it in its line; the line end
 MAX_ENTRY_BYTES = 50_000_000  # a start entry with all parameters has some 10 KB
 CHUNK_BYTES = 1 << 20
@@ -29,6 +31,11 @@ def encode_entry(entry: Mapping[str, Any]) -> bytes:
     """
     content = json.dumps(_encode_nonfinite(entry), allow_nan=False).encode().removesuffix(b"}")
     return content + b',"crc32":"%08x"}\n' % zlib.crc32(content)
+
+
+def find_record(folder: Path) -> Path:
+    """Return the record of the run or trial in `folder`, which may not exist."""
+    return folder / (TRIAL_FILE if (folder / TRIAL_FILE).exists() else METRICS_FILE)
 
 
 def read_entries(path: Path, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:

@@ -14,7 +14,7 @@ from harness.core.digests import read_json
 from harness.core.errors import DamageError
 from harness.core.files import is_locked
 from harness.core.paths import config_dir
-from harness.record.metrics_file import METRICS_FILE, is_record_line, read_entries
+from harness.record.metrics_file import find_record, is_record_line, read_entries
 from harness.record.run_lookup import RunFolder, read_best_trials
 from harness.record.sweep_files import SUMMARY_FILE, SWEEP_FILE
 from harness.record.trial_record import (
@@ -72,7 +72,7 @@ class StudyOverview:
 
 def read_run_overview(run: RunFolder) -> RunOverview:
     """Return what is known of a run. Files that cannot be read make it a damaged one."""
-    path = run.path / METRICS_FILE
+    path = find_record(run.path)
     overview = RunOverview(run.name, str(run.path), run.date, DAMAGED)
     try:
         is_running = is_locked(path)  # asked before reading: a run that is not being written has written everything

@@ -17,7 +17,7 @@ from harness.core.digests import read_json
 from harness.core.errors import ConfigError
 from harness.core.paths import project_dir
 from harness.core.terminal import announce
-from harness.record.metrics_file import METRICS_FILE
+from harness.record.metrics_file import METRICS_FILE, TRIAL_FILE
 from harness.record.sweep_files import JOURNAL_FILE, STUDIES_FOLDER, SUMMARY_FILE, SWEEP_FILE, name_study_folder
 
 LAST, BEST = "last", "best"
@@ -62,7 +62,14 @@ class RunFolder:
 
     @cached_property
     def _changed_at(self) -> float:
-        for name in ("config.yaml", "sweep.yaml", JOURNAL_FILE, METRICS_FILE, ""):  # the first is written once
+        for name in (
+            "config.yaml",
+            "sweep.yaml",
+            JOURNAL_FILE,
+            METRICS_FILE,
+            TRIAL_FILE,
+            "",
+        ):  # the first is written once
             with suppress(OSError):
                 return (self.path / name).stat().st_mtime
         return 0.0
@@ -70,7 +77,7 @@ class RunFolder:
 
 def list_runs(output_dir: Path) -> list[RunFolder]:
     """Return the runs in a folder, newest first, damaged ones included."""
-    return _list_folders(output_dir, (METRICS_FILE, "config.yaml"))
+    return _list_folders(output_dir, (METRICS_FILE, TRIAL_FILE, "config.yaml"))
 
 
 def list_studies(output_dir: Path) -> list[RunFolder]:

@@ -1,6 +1,6 @@
 """The record of a trial that another program ran: the task function of a Hydra app, or a command.
 
-It is a metrics.jsonl as our own runs have, with these differences:
+It is like the metrics.jsonl of our own runs, with these differences:
 
 - start: `effective` is null, since nobody has looked into the program; `total_steps` is null if unknown. `searched`
   holds the trial's values by key, and `objectives` the direction of each objective by its name
@@ -20,7 +20,7 @@ from harness.core.errors import ConfigError
 from harness.core.events import Status
 from harness.record.entry_writer import EntryWriter
 from harness.record.event_entries import make_entry
-from harness.record.metrics_file import METRICS_FILE, read_entries
+from harness.record.metrics_file import TRIAL_FILE
 
 Direction = Literal["minimize", "maximize"]
 Entry = Mapping[str, Any]  # of metrics.jsonl
@@ -74,7 +74,7 @@ class TrialRecord:
     def __init__(self, folder: Path, start: TrialStart) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._step = 0
-        self._writer = EntryWriter(folder)
+        self._writer = EntryWriter(folder / TRIAL_FILE)
         self._writer.write([make_entry(
             "start",
             id=uuid.uuid4().hex,
@@ -128,15 +128,11 @@ def is_foreign(start: Entry) -> bool:
 
 def is_foreign_folder(folder: Path) -> bool:
     """Return whether a folder has the record of a trial that another program ran."""
-    try:
-        start = next((entry for entry, _ in read_entries(folder / METRICS_FILE)), None)
-    except (OSError, ValueError):
-        return False
-    return start is not None and start["kind"] == "start" and is_foreign(start)
+    return (folder / TRIAL_FILE).is_file()
 
 
 def check_own_run(folder: Path, key: str) -> None:
-    """Check that the run in `folder`, if it has a readable record, is one of this program.
+    """Check that the run in `folder` is not the trial of another program.
 
     Raises:
         ConfigError: If another program ran it.

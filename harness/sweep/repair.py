@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.files import FileLock, write_atomically
 from harness.core.formatting import format_number, objective_label
-from harness.record.metrics_file import METRICS_FILE, read_entries
+from harness.record.metrics_file import find_record, read_entries
 from harness.record.trial_record import read_values
 from harness.sweep.results.formatting import format_status_counts
 from harness.sweep.results.summary import TrialSummary, summarize_trials
@@ -99,7 +99,7 @@ def _handle_trial_folders(folder: Path, trials: Sequence[TrialSummary]) -> Itera
 def _describe_ending(folder: Path) -> str:
     """Return how the run in a folder ended by its own record."""
     try:
-        entries = [entry for entry, _ in read_entries(folder / METRICS_FILE)]
+        entries = [entry for entry, _ in read_entries(find_record(folder))]
         first, last = entries[0], entries[-1]
     except (OSError, ValueError, LookupError):
         return "without a readable record"

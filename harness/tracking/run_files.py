@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.record.metrics_file import METRICS_FILE
+from harness.record.metrics_file import find_record
 from harness.record.trial_record import OUTPUT_LOG, is_foreign
 
 MAX_LOG_BYTES = 2_000_000
@@ -22,7 +22,7 @@ def list_artifacts(folder: Path, start: Mapping[str, Any], end: Mapping[str, Any
         files = [folder / OUTPUT_LOG]
     else:
         files = [path for path in sorted(folder.iterdir()) if path.suffix in (".yaml", ".txt", ".patch")]
-    return [*files, *sorted((folder / "figures").glob("*.png")), folder / METRICS_FILE]
+    return [*files, *sorted((folder / "figures").glob("*.png")), find_record(folder)]
 
 
 def shorten_log(path: Path, max_bytes: int) -> str:

@@ -15,7 +15,7 @@ from harness.core.digests import read_json, read_json_as
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.files import FileLock, is_locked
 from harness.record import results_file
-from harness.record.metrics_file import METRICS_FILE, read_entries, write_json
+from harness.record.metrics_file import METRICS_FILE, find_record, read_entries, write_json
 from harness.record.sweep_files import SWEEP_FILE
 from harness.record.trial_record import is_foreign, read_values
 from harness.tracking.diagnosis_tags import format_diagnosis_note, make_diagnosis_tags
@@ -118,7 +118,7 @@ def upload_run(
     """
     with FileLock(folder / "mlflow.lock", required=False):
         # asked before reading: a run that is not being written has written everything
-        is_running = is_locked(folder / METRICS_FILE)
+        is_running = is_locked(find_record(folder))
         cursor = UploadCursor.load(folder)
         if cursor.is_complete and not cursor.lacks_parent and cursor.results == results_file.result_digests(folder):
             return UploadResult(0, 0, True, hide_credentials(cursor.uri))
@@ -147,7 +147,7 @@ class _RunUpload:
         self, folder: Path, cursor: UploadCursor, client: TrackingClient, on_message: Callable[[str], None]
     ) -> None:
         self.folder, self.cursor, self.client, self.on_message = folder, cursor, client, on_message
-        self.path = folder / METRICS_FILE
+        self.path = find_record(folder)
         self.batch, self.reached = LogBatch(), cursor.offset
 
     @property

@@ -186,7 +186,7 @@ class SweepUploader:
             entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)
         } - self.complete_trials
         folders = [self.folder / name for name in sorted(names, key=lambda name: (len(name), name))]
-        trials = [folder for folder in folders if (folder / metrics_file.METRICS_FILE).is_file()]
+        trials = [folder for folder in folders if metrics_file.find_record(folder).is_file()]
         for folder in trials:
             if not (folder / "mlflow.json").exists():
                 UploadCursor(self.identity["uri"], self.identity["experiment"]).save(folder)

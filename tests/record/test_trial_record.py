@@ -12,14 +12,15 @@ import pytest
 from harness.core.errors import ConfigError
 from harness.core.files import is_locked
 from harness.record import trial_record
-from harness.record.metrics_file import METRICS_FILE, read_entries
+from harness.record.metrics_file import TRIAL_FILE, encode_entry, read_entries
 from harness.record.run_listing import read_run_overview
-from harness.record.run_lookup import RunFolder
+from harness.record.run_lookup import RunFolder, list_runs
 from harness.record.trial_record import (
     TrialEnd,
     TrialRecord,
     check_own_run,
     find_best,
+    is_foreign_folder,
     read_directions,
     read_values,
 )
@@ -42,7 +43,7 @@ time.sleep(600)
 
 
 def entries_of(folder: Path) -> list[dict]:
-    return [entry for entry, _ in read_entries(folder / METRICS_FILE)]
+    return [entry for entry, _ in read_entries(folder / TRIAL_FILE)]
 
 
 def test_record_of_a_whole_trial(tmp_path) -> None:
@@ -53,7 +54,7 @@ def test_record_of_a_whole_trial(tmp_path) -> None:
     assert [(row["step"], row["metrics"], row["total_steps"]) for row in rows][1] == (20, {"val/acc": 0.9}, 40)
     assert (end["status"], end["step"], end["seconds"], read_values(start, end)) == ("completed", 30, 1.5,
                                                                                     {"val/acc": 0.8})  # fmt: skip
-    assert is_locked(tmp_path / "3" / METRICS_FILE) is False
+    assert is_locked(tmp_path / "3" / TRIAL_FILE) is False
 
 
 def test_record_can_be_read_while_it_grows_and_is_never_overwritten(tmp_path) -> None:
@@ -61,7 +62,7 @@ def test_record_can_be_read_while_it_grows_and_is_never_overwritten(tmp_path) ->
     record.add_metrics(1, {"val/acc": math.nan})
     assert len(entries_of(tmp_path / "3")) == 2
     assert math.isnan(entries_of(tmp_path / "3")[1]["metrics"]["val/acc"])
-    assert is_locked(tmp_path / "3" / METRICS_FILE) is True
+    assert is_locked(tmp_path / "3" / TRIAL_FILE) is True
     with pytest.raises(FileExistsError):
         TrialRecord(tmp_path / "3", make_start())
     assert read_run_overview(RunFolder(tmp_path / "3")).status == "running"
@@ -69,7 +70,7 @@ def test_record_can_be_read_while_it_grows_and_is_never_overwritten(tmp_path) ->
 
 
 def test_full_disk_loses_nothing(tmp_path, capsys) -> None:
-    record, path = TrialRecord(tmp_path / "3", make_start()), tmp_path / "3" / METRICS_FILE
+    record, path = TrialRecord(tmp_path / "3", make_start()), tmp_path / "3" / TRIAL_FILE
     with limit_file_size(path.stat().st_size):
         record.add_metrics(1, {"val/acc": 0.5})
     record.add_metrics(2, {"val/acc": 0.6})
@@ -113,9 +114,22 @@ def test_record_holds_no_secrets(tmp_path) -> None:
     record = TrialRecord(tmp_path / "3", start)
     record.add_notice(f"connecting to http://me:{secret}@host")
     record.end(TrialEnd("failed", f"no answer from http://me:{secret}@host/"))
-    assert secret not in (tmp_path / "3" / METRICS_FILE).read_text()
+    assert secret not in (tmp_path / "3" / TRIAL_FILE).read_text()
     kept = entries_of(tmp_path / "3")[0]["params"]
     assert (kept["wandb.api_key"], kept["model.eos_token"], kept["data.sort_key"]) == ("***", "</s>", "12345678")
+
+
+@pytest.mark.parametrize(
+    "text", ["not ours\n", '{"step": 1, "loss": 2.5}\n', "", encode_entry({"kind": "end"}).decode()]
+)
+def test_program_may_write_a_file_with_the_name_of_our_records(text: str, tmp_path) -> None:
+    folder = write_trial(tmp_path / "3", status=None)
+    (folder / "metrics.jsonl").write_text(text)
+    assert len(entries_of(folder)) == 4
+    found = read_run_overview(RunFolder(folder))
+    assert (found.status, found.step) == ("failed", 30)
+    assert [run.path for run in list_runs(tmp_path)] == [folder]
+    assert is_foreign_folder(folder)
 
 
 def test_values_of_any_type_are_recorded(tmp_path) -> None:

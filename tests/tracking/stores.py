@@ -55,7 +55,7 @@ def recorded_points(folder: Path) -> Counter:
     largest = {"inf": str(sys.float_info.max), "-inf": str(-sys.float_info.max)}
     return Counter(
         (name, entry["step"], entry["at_ms"], largest.get(str(value), str(value)))
-        for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)
+        for entry, _ in metrics_file.read_entries(metrics_file.find_record(folder))
         for name, value in entry.get("metrics", {}).items()
         if not name.startswith(("constant/", "grad_norm/"))
     )

@@ -50,7 +50,7 @@ def test_trial_in_the_store(tmp_path: Path, store: str) -> None:
     assert (tags["mlflow.source.name"], tags["mlflow.source.git.commit"]) == ("python train.py --rank 8", "c" * 40)
     assert "harness.effective" not in tags
     assert recorded_points(folder) <= stored_points(store)
-    assert sorted(list_artifacts(run)) == ["figures/mine.png", "metrics.jsonl", "output.log"]
+    assert sorted(list_artifacts(run)) == ["figures/mine.png", "output.log", "trial_record.jsonl"]
 
 
 def test_died_trial_in_the_store(tmp_path: Path, store: str) -> None:
@@ -60,7 +60,7 @@ def test_died_trial_in_the_store(tmp_path: Path, store: str) -> None:
     run = upload_trial(folder, store)
     assert (run.info.status, run.data.tags["reason"]) == ("FAILED", "its process died")
     assert "objective" not in run.data.metrics
-    assert sorted(list_artifacts(run)) == ["metrics.jsonl", "output.log"]
+    assert sorted(list_artifacts(run)) == ["output.log", "trial_record.jsonl"]
 
 
 def test_objective_without_a_curve_has_its_name_too(tmp_path: Path, store: str) -> None:

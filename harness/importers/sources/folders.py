@@ -11,12 +11,11 @@ from harness.diagnosis.history import LOSS_METRICS, History, RunFacts
 from harness.importers.metric_aliases import SPLIT_WORDS, canonical_name, split_words
 from harness.importers.programs.metric_files import read_metric_folder
 from harness.importers.sources.log_files import FILE_FORMATS, read_log_file
-from harness.record.metrics_file import METRICS_FILE
+from harness.record.metrics_file import METRICS_FILE, TRIAL_FILE
 
 TABLE_FILES = ("metrics.csv", "results.csv", "summary.csv", "progress.csv", "history.csv", "trainer_log.jsonl")
 """Names under which Lightning, ultralytics, timm and others save the curves of one run."""
 WANDB_OUTPUT = "output.log"  # the console output, in the folder `files` of a run
-OUR_PROGRAM = "harness"
 USUAL_FILES = (*TABLE_FILES, METRICS_FILE, WANDB_OUTPUT)
 LOG_SUFFIXES = split_words(".csv .tsv .jsonl .json .log .txt .out .err .stdout .md .ndjson .gz") | {""}
 OTHER_FILES = re.compile(
@@ -36,20 +35,20 @@ def read_folder(folder: Path) -> list[History]:
     Raises:
         ValueError: If no file in it is a log, or there are too many.
     """
+    if (folder / TRIAL_FILE).is_file():
+        return _read_trial_folder(folder)
     if (folder / METRICS_FILE).is_file():
-        return _read_recorded_run(folder)
+        return read_log_file(folder / METRICS_FILE)
     return _read_foreign_folder(folder)
 
 
-def _read_recorded_run(folder: Path) -> list[History]:
-    """Read our record. Of a trial that another program ran, its own log is read if that has more curves of losses.
+def _read_trial_folder(folder: Path) -> list[History]:
+    """Read the record of a trial that another program ran, or that program's own log if it has more curves of losses.
 
     Raises:
         ValueError: If the record is damaged, or neither has a loss.
     """
-    recorded = read_log_file(folder / METRICS_FILE)
-    if recorded[0].facts.program == OUR_PROGRAM:
-        return recorded
+    recorded = read_log_file(folder / TRIAL_FILE)
     try:
         [other] = _read_foreign_folder(folder)
     except (ValueError, OSError):  # no log, or several runs
@@ -71,14 +70,14 @@ def _fill_facts(facts: RunFacts, others: RunFacts) -> RunFacts:
 
 
 def _read_foreign_folder(folder: Path) -> list[History]:
-    """Read the runs in a folder that other programs wrote, but for our own record."""
+    """Read the runs in a folder that other programs wrote, but for our record of a trial."""
     if state := find_trainer_state(folder):
         return read_log_file(state)
     if output := _find_wandb_output(folder):
         return _read_all(folder, [output])
     if (folder / "metrics").is_dir() and (folder / "meta.yaml").is_file():
         return read_metric_folder(folder)
-    files = [path for path in _iterate_files(folder) if path != folder / METRICS_FILE]
+    files = [path for path in _iterate_files(folder) if path.name != TRIAL_FILE]
     tables = _prefer_top([path for path in files if path.name in (*TABLE_FILES, METRICS_FILE)], folder)
     runs = _group_event_folders({path.parent for path in files if "tfevents" in path.name})
     event_folders = [folder] if folder in runs else sorted(runs.keys() - {path.parent for path in tables})
@@ -137,7 +136,7 @@ def _name_run(facts: RunFacts, path: Path, folder: Path, is_one_of_many: bool) -
 
     In a folder of many logs it is the path in the folder. A run of ours has a name.
     """
-    if facts.program == OUR_PROGRAM or (path.is_dir() and not is_one_of_many):
+    if facts.program == "harness" or (path.is_dir() and not is_one_of_many):
         return facts.name
     rest = facts.name.removeprefix(path.stem if path.is_file() else path.name).strip()
     relative = path.relative_to(folder)

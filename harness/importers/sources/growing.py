@@ -12,7 +12,7 @@ from typing import NamedTuple
 from harness.diagnosis.history import History
 from harness.importers import read_histories
 from harness.importers.sources.standard_input import read_spooled
-from harness.record.metrics_file import METRICS_FILE
+from harness.record.metrics_file import find_record
 
 HEAD_BYTES = 256  # at the start of a file, by which a new content is recognized
 CHUNK_BYTES = 1 << 16
@@ -34,7 +34,7 @@ class GrowingLog:
     """
 
     def __init__(self, path: Path, read: Callable[[Path], list[History]] = read_histories) -> None:
-        record = path / METRICS_FILE
+        record = find_record(path)
         self.path = record if record.is_file() else path
         self.problem = ""  # why the present content cannot be read
         self.restarts = 0  # how often it began again with a new run

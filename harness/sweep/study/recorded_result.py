@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.effective_settings import EffectiveSettings
-from harness.record.metrics_file import METRICS_FILE, read_entries
+from harness.record.metrics_file import find_record, read_entries
 from harness.record.trial_record import is_foreign
 from harness.sweep.study.trial_attrs import TrialResult
 
@@ -19,7 +19,7 @@ def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult
 
     try:
         complete_record(folder)
-        entries = [entry for entry, _ in read_entries(folder / METRICS_FILE) if entry["kind"] in ("start", "end")]
+        entries = [entry for entry, _ in read_entries(find_record(folder)) if entry["kind"] in ("start", "end")]
         start, end = entries[0], entries[-1]
         if end["kind"] != "end" or end["status"] != "completed":
             return None

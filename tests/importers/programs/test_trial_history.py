@@ -20,7 +20,7 @@ def test_curves_by_the_names_of_the_program(tmp_path: Path) -> None:
     facts = history.facts
     assert (facts.name, facts.status, facts.total_steps) == ("rank/3 lr=3e-4 rank=8", "completed", 40)
     assert (facts.peak_lr, facts.program) == (0.0003, None)
-    assert read_history(folder / "metrics.jsonl").facts.name == facts.name
+    assert read_history(folder / "trial_record.jsonl").facts.name == facts.name
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,17 @@ def test_log_of_the_program_is_read_where_it_has_more_curves(tmp_path: Path) -> 
     assert read_history(richer)["val/loss"].values.tolist() == LOSSES
 
 
+def test_metrics_file_of_the_program_is_one_of_its_logs(tmp_path: Path) -> None:
+    folder = write_trial(tmp_path / "3")
+    rows = "".join(
+        f'{{"step": {step}, "loss": {3 - step / 10}, "val_loss": {3 - step / 20}}}\n' for step in range(1, 9)
+    )
+    (folder / "metrics.jsonl").write_text(rows)
+    history = read_history(folder)
+    assert (len(history["val/loss"]), len(history["train/loss"])) == (8, 8)
+    assert history.facts.name == "rank/3 lr=3e-4 rank=8"
+
+
 def test_diagnose_of_a_trial(tmp_path: Path, capsys) -> None:
     rising = [3.0, *(1.0 + step / 10 for step in range(30))]
     folder = write_trial(tmp_path / "3", rising, objective="val_loss", direction="minimize",
@@ -61,7 +72,7 @@ def test_diagnose_of_a_trial(tmp_path: Path, capsys) -> None:
 
 def test_damaged_trial_is_refused_in_one_line(tmp_path: Path, capsys) -> None:
     folder = write_trial(tmp_path / "3")
-    path = folder / "metrics.jsonl"
+    path = folder / "trial_record.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"val/acc": 0.9', b'"val/acc": 0.8'))
     assert cli.main(["diagnose", str(folder)]) == 2
     assert "line 3: damaged" in capsys.readouterr().err

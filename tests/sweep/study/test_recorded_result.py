@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.record.metrics_file import METRICS_FILE
+from harness.record.metrics_file import TRIAL_FILE
 from harness.sweep.study.recorded_result import read_recorded_result
 from tests.record.trials import write_trial
 
@@ -20,9 +20,9 @@ def test_result_of_another_program_is_read_from_its_end(tmp_path: Path) -> None:
 def test_other_trials_of_another_program_have_none(status, tmp_path: Path) -> None:
     folder = write_trial(tmp_path / "3", status=status)
     (folder / "checkpoints").mkdir()  # the program's own
-    recorded = (folder / METRICS_FILE).read_bytes()
+    recorded = (folder / TRIAL_FILE).read_bytes()
     assert read_recorded_result(folder, ["val/acc"]) is None
-    assert (folder / METRICS_FILE).read_bytes() == recorded
+    assert (folder / TRIAL_FILE).read_bytes() == recorded
 
 
 def test_objective_that_was_not_recorded(tmp_path: Path) -> None:
