@@ -24,6 +24,7 @@ MAX_TOKENS = 200
 POSITION_ROLES = ("step", "epoch", "total_steps", "total_epochs")
 SETTINGS = re.compile(r"^\W*(?:\w*Namespace|\w*(?:Arguments|Args|Config|Params|Settings|Options))\(")
 PLURAL_EPOCHS = re.compile(r"\bepochs\W*$", re.IGNORECASE)
+SIZE = re.compile(r"\bsize\b", re.IGNORECASE)  # `model size (MB): 0.5`, `batch size 8`
 MAX_HEADING_CHARS = 120
 COUNTED_OF = re.compile(r"^\s*/\s*$")
 
@@ -111,6 +112,7 @@ def plan_line(gaps: Sequence[str], tokens: Sequence[str], line: str) -> LinePlan
 
 def _choose_position(plan: LinePlan, columns: Sequence[LineNumber], gaps: Sequence[str]) -> None:
     """Set the places of the step and the epoch, of each the one that is named most specifically."""
+    columns = [column for column in columns if not SIZE.search(gaps[column.index])]
     steps = [column for column in columns if column.role == "step"]
     if plan.context in ("val", "test"):
         named = [column for column in steps if column.order < BRACKET_ORDER]

@@ -154,7 +154,7 @@ def _list_choices(curves: Iterable[NamedCurve]) -> str:
 
 def _describe_found(curves: NamedCurves, metric: str | None) -> str:
     """Return which values there are, those that look like metrics first, and the option that names the nearest."""
-    ranked = sorted(curves, key=lambda curve: (not _looks_like_metric(curve), -len(curve)))
+    ranked = sorted(curves, key=lambda curve: (not looks_like_metric(curve), -len(curve)))
     if not ranked:
         if curves.last_bare is not None:
             return f"its last line is the number {curves.last_bare:g}: leave out --metric to use it"
@@ -175,14 +175,15 @@ def _quote(name: str) -> str:
     return f"'{name}'" if " " in name or "(" in name else name
 
 
-def _looks_like_metric(curve: NamedCurve) -> bool:
+def looks_like_metric(curve: NamedCurve) -> bool:
+    """Return whether a word of the name is one that metrics have, such as `f1` or `reward`."""
     return bool(set(normalize_name(curve.name.full).split("_")) & METRIC_WORDS)
 
 
 def _find_nearest(ranked: Sequence[NamedCurve], metric: str | None) -> NamedCurve | None:
     """Return the curve whose name is most like that of `metric`; None if none is like it."""
     if metric is None:
-        return ranked[0] if len(ranked) == 1 and _looks_like_metric(ranked[0]) else None
+        return ranked[0] if len(ranked) == 1 and looks_like_metric(ranked[0]) else None
     words = plain_words(metric)
 
     def likeness(curve: NamedCurve) -> float:

@@ -16,6 +16,7 @@ from harness.importers.named_values.metric_lookup import (
     find_named_metric,
     find_validation_loss,
     has_name,
+    looks_like_metric,
 )
 from harness.importers.named_values.value_names import show_name
 from harness.importers.named_values.value_sources import (
@@ -94,7 +95,8 @@ class MetricReader:
     def read_new_curves(self) -> dict[str, list[CurvePoint]]:
         """Return the points of all curves that were read since the last call, by name, for the record of the trial.
 
-        Losses, LR and gradient norm have our names; the first name that stands for one of these gets it.
+        Losses, LR and gradient norm have our names; the first name that stands for one of these gets it. A number that
+        was printed once, and has no name of a metric, is none.
         """
         found: dict[str, list[CurvePoint]] = {}
         taken_names: set[str] = set()
@@ -102,6 +104,8 @@ class MetricReader:
             name = curve.name.metric
             name = show_name(curve.name.full) if name is None or name in taken_names else name
             taken_names.add(name)
+            if len(curve) < 2 and curve.name.metric is None and not looks_like_metric(curve):
+                continue
             start = self._taken.get(curve.name.key, 0)
             if points := list(curve.iterate_points(start)):
                 found[name] = points

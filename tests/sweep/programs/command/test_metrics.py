@@ -94,7 +94,9 @@ def test_every_cut_of_an_output_gives_the_same(tmp_path: Path) -> None:
 
 def test_all_curves_are_read_once_for_the_record(tmp_path: Path) -> None:
     output = tmp_path / "output.log"
-    output.write_text("step 10/40 loss 2.5 lr 1e-3 gnorm 0.7\nstep 10 val_loss 2.6 acc 0.4\n")
+    output.write_text(
+        "parameters: 12345\nseed 7\nstep 10/40 loss 2.5 lr 1e-3 gnorm 0.7\nstep 10 val_loss 2.6 acc 0.4\n"
+    )
     reader = MetricReader(MetricSpec("acc"), output)
     curves = reader.read_new_curves()
     assert {name: [tuple(point) for point in points] for name, points in curves.items()} == {
