@@ -121,6 +121,7 @@ class CommandTemplate:
             ConfigError: If a key is not searched, or one that the command needs has no value.
         """
         arguments, variables = self._render_parts(values)
+        folder = folder.absolute()  # the program may run elsewhere
         replaced = {name: _fill_placeholders(text, folder) for name, text in variables.items()}
         inherited = dict(os.environ if environment is None else environment)
         for name, text in self.variables.items():

@@ -104,7 +104,7 @@ def test_much_output_takes_no_memory_and_a_closed_stdout_no_harm(tmp_path: Path)
 
 
 def test_a_program_that_is_to_end_may_save_first(tmp_path: Path) -> None:
-    script = "trap 'echo saved; exit 5' TERM; echo ready; sleep 60 & wait"
+    script = "trap 'echo saved; exit 5' TERM; sleep 60 & echo ready; wait"
     done = run_script(tmp_path, script, should_end=lambda: "ready" in read_log(tmp_path), poll_seconds=0.02)
     assert done == ProgramExit(5, was_ended=True)
     assert read_log(tmp_path) == "ready\nsaved\n"
@@ -216,9 +216,12 @@ def test_programs_that_cannot_start_are_explained(tmp_path: Path) -> None:
 
 
 def test_a_trial_pays_its_own_start_only(tmp_path: Path) -> None:
-    started = time.perf_counter()
-    run_program(["true"], ENVIRONMENT, tmp_path, tmp_path / "output.log")
-    assert time.perf_counter() - started < 1.0  # 0.05 s on an idle machine
+    def measure_seconds() -> float:
+        started = time.perf_counter()
+        run_program(["true"], ENVIRONMENT, tmp_path, tmp_path / "output.log")
+        return time.perf_counter() - started
+
+    assert min(measure_seconds() for _ in range(3)) < 0.5  # 0.05 s on an idle machine
 
 
 SCRIPT = """

@@ -169,6 +169,7 @@ def test_placeholders_are_filled_everywhere() -> None:
     words = template.render({"lr": 1, "ckpt": "{out}/a"}, FOLDER, {})[0]
     assert words == ["prog", "--lr", "1", f"--o={FOLDER}", f"{FOLDER}/a 7", "--ckpt", f"{FOLDER}/a"]
     assert template.format_command({}) == "prog --o=out 'out/a out'"
+    assert template.render({}, Path("a/7"), {})[0][-1] == f"{Path.cwd()}/a/7/a 7"
 
 
 def test_a_template_survives_json() -> None:
