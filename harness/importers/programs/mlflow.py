@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +30,7 @@ RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrup
 
 TRANSFORMERS_PARAM = "per_device_train_batch_size"  # the Trainer logs all of its TrainingArguments
 DATA_TAG_PREFIX = "data."  # of the tags that hold what a task says of its data
+EPOCH_PARAMS = ("num_train_epochs", "max_epochs", "epochs", "num_epochs", "n_epochs")
 MAX_RUNS = 1_000
 WAIT_FACTOR, MIN_WAIT_SECONDS = 10, 2.0
 """A store is asked again after so long, in units of the time that the answer took, and at least."""
@@ -130,10 +132,10 @@ def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
 
 
 class TaggedRunSource:
-    """The run with a tag in the store at `uri`, read while a program logs to it."""
+    """The run with a tag in the store at `uri`, or the one in a store of its own, read while a program logs to it."""
 
-    def __init__(self, uri: str, tag: str, value: str) -> None:
-        self._uri, self._tag, self._value = uri, tag, value
+    def __init__(self, uri: str, tag: str, value: str, is_own_store: bool) -> None:
+        self._uri, self._tag, self._value, self._is_own_store = uri, tag, value, is_own_store
         self._curves = NamedCurves()
         self._next_time = 0.0
 
@@ -162,17 +164,39 @@ class TaggedRunSource:
         client = connect_to_store(self._uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         found = client.search_runs(experiments, f"tags.`{self._tag}` = '{self._value}'", max_results=MAX_RUNS)
+        if not found and self._is_own_store:  # runs that MlflowClient created have no tags from the environment
+            found = client.search_runs(experiments, max_results=MAX_RUNS)
         if not found and is_final:
             raise ValueError(
                 "the program logged no run there; if it calls set_tracking_uri, name the same store: --read mlflow:URI"
             )
         curves = NamedCurves()
         for run in found:
+            find_share = _find_shares(client, run)
             for name in run.data.metrics:
                 is_shared = sum(name in other.data.metrics for other in found) > 1
                 value_name = ValueName(f"{run.info.run_name}/{name}", None, (name,)) if is_shared else name_field(name)
                 curve = curves.find_or_add(value_name)
                 for step, value in _read_points(client, run.info.run_id, name):
                     if curve is not None:
-                        curve.add(value, Moment(step))
+                        curve.add(value, Moment(step, find_share(step)))
         self._curves = curves
+
+
+def _find_shares(client: Any, run: Any) -> Callable[[int], float | None]:
+    """Return the function from a step to the share of the run, as far as parameters say how long it is."""
+    total = read_param_facts(run.data.params).get("total_steps")
+    if total:
+        return lambda step: min(1.0, step / total)
+    epochs = max((_parse_count(run.data.params.get(name)) for name in EPOCH_PARAMS), default=0.0)
+    if not epochs or "epoch" not in run.data.metrics:
+        return lambda step: None
+    by_step = dict(_read_points(client, run.info.run_id, "epoch"))
+    return lambda step: min(1.0, by_step[step] / epochs) if step in by_step else None
+
+
+def _parse_count(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ class MetricValue:
 class MetricReader:
     """Reads the metric of one trial, whose output is the file `output` in the trial's folder.
 
-    `environment` is that of the program, which says where it logs to MLflow.
+    `environment` is that of the program, `trial_environment` included; it says where the program logs to MLflow.
     """
 
     def __init__(self, spec: MetricSpec, output: Path, environment: Mapping[str, str] = os.environ) -> None:
@@ -172,16 +173,14 @@ def trial_environment(sources: Sequence[str], folder: Path, environment: Mapping
     uris = [_mlflow_uri(source, folder, environment) for source in sources if _is_mlflow(source)]
     if not uris:
         return {}
-    try:
-        context = json.loads(environment.get(CONTEXT_VARIABLE, "{}"))
-    except ValueError:
-        context = {}
+    context = _read_context(environment)
+    value = f"{folder.absolute()} {time.time_ns()}"  # another one for each attempt
     if uris[0] == _own_store(folder):
         from harness.tracking.mlflow_client import connect_to_store
 
         folder.mkdir(parents=True, exist_ok=True)
         connect_to_store(uris[0])
-    return {TRACKING_VARIABLE: uris[0], CONTEXT_VARIABLE: json.dumps({**context, TRIAL_TAG: str(folder.absolute())})}
+    return {TRACKING_VARIABLE: uris[0], CONTEXT_VARIABLE: json.dumps({**context, TRIAL_TAG: value})}
 
 
 def _is_mlflow(source: str) -> bool:
@@ -202,4 +201,14 @@ def _open_source(name: str, folder: Path, environment: Mapping[str, str]) -> Val
         return FileSource(name)
     from harness.importers.programs.mlflow import TaggedRunSource
 
-    return TaggedRunSource(_mlflow_uri(name, folder, environment), TRIAL_TAG, str(folder.absolute()))
+    uri = _mlflow_uri(name, folder, environment)
+    return TaggedRunSource(uri, TRIAL_TAG, _read_context(environment).get(TRIAL_TAG, ""), uri == _own_store(folder))
+
+
+def _read_context(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags that MLflow takes from the environment."""
+    try:
+        context = json.loads(environment.get(CONTEXT_VARIABLE, "{}"))
+    except ValueError:
+        return {}
+    return context if isinstance(context, dict) else {}
