@@ -139,6 +139,8 @@ def check_recorded_uri(uri: str, file: str) -> None:
     """
     if not is_own_store(uri):
         remedy = "set MLFLOW_TRACKING_URI to it to upload there; runs go only to the store that they were recorded for"
+        if (path := sqlite_path(uri)) and path.name == STORE_FILE and path.exists():
+            remedy = f"run this in {path.parent}, or {remedy}"
         raise ConfigError(f"{file}: uri: {hide_credentials(uri)}: not your tracking store; {remedy}")
 
 

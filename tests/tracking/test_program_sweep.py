@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -170,10 +172,30 @@ def test_stores_that_are_browsed_without_an_address(home: Path, monkeypatch) -> 
     assert f"sqlite:///{home}/empty/mlflow.db" not in find_store_uris()
 
 
+def test_ui_shows_the_store_of_the_current_folder(home: Path, capsys) -> None:
+    with closing(sqlite3.connect(home / "mlflow.db")) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")  # else the server starts
+    assert cli.main(["ui"]) == 1
+    assert capsys.readouterr().err.startswith(f"--uri: sqlite:///{home}/mlflow.db: Detected out-of-date database")
+
+
+def test_trial_is_diagnosed_by_its_id_in_mlflow(home: Path, capsys) -> None:
+    sweep = write_sweep(home / "rank", program_store_uri())
+    write_trial(sweep / "0", curves={"train/loss": [3.0, 2.0, 1.0]})
+    write_trial(sweep / "1")
+    SweepUploader(sweep)()
+    ids = [str(UploadCursor.load(sweep / number).run_id) for number in "01"]
+    sweep.rename(home / "elsewhere")
+    assert cli.main(["diagnose", ids[0]]) == 0
+    assert "points: 3 of train/loss" in capsys.readouterr().out
+    assert cli.main(["diagnose", ids[1]]) == 2
+    assert "no metric of this MLflow run names a loss; its metrics: val/acc" in capsys.readouterr().err
+
+
 def test_sync_takes_the_sweep_in_its_folder_only(home: Path, monkeypatch, capsys) -> None:
     sweep = write_whole_sweep(home)
     monkeypatch.chdir(home / "multirun")
-    with pytest.raises(ConfigError, match="not your tracking store"):
+    with pytest.raises(ConfigError, match=f"not your tracking store; run this in {home}, or set MLFLOW_TRACKING_URI"):
         check_recorded_uri(f"sqlite:///{home}/mlflow.db", "sweep.json")
     monkeypatch.chdir(home)
     assert cli.main(["sync", str(sweep / "1")]) == 0  # a trial that no process has uploaded, to the store of its sweep

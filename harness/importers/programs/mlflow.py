@@ -23,7 +23,7 @@ from harness.importers.programs.lr_schedules import schedule_from_params
 from harness.importers.programs.param_facts import read_param_facts
 from harness.record.metrics_file import METRICS_FILE, read_entries
 from harness.tracking.mlflow_client import connect_to_store
-from harness.tracking.run_uploader import CONSTANT_PREFIX, EFFECTIVE_TAG, is_charted
+from harness.tracking.run_uploader import CONSTANT_PREFIX, EFFECTIVE_TAG, OBJECTIVE, SWEEP_TAG, is_charted
 from harness.tracking.store_uri import find_store_uris, restore_credentials, sqlite_path
 
 RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
@@ -54,7 +54,7 @@ def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
 
 def _read_run(client: Any, run: Any, uri: str) -> History:
     run_id = run.info.run_id
-    points = {name: _read_points(client, run_id, name) for name in run.data.metrics}
+    points = {name: _read_points(client, run_id, name) for name in run.data.metrics if not _is_objective(run, name)}
     if EFFECTIVE_TAG in run.data.tags:  # a run of ours
         points |= _read_uncharted_points(client, run_id)
     history = build_history(points, _read_facts(run, points))
@@ -65,6 +65,11 @@ def _read_run(client: Any, run: Any, uri: str) -> History:
     source = f"MLflow run {run_id} at {hide_credentials(uri)}: {count} points of {len(points)} metrics"
     history.facts = replace(history.facts, source=source)
     return history
+
+
+def _is_objective(run: Any, metric: str) -> bool:
+    """Return whether a sweep recorded this metric as the objective of a program's trial, whose meaning is unknown."""
+    return SWEEP_TAG in run.data.tags and metric.partition("/")[0] == OBJECTIVE
 
 
 def _find_run(run_id: str, uri: str) -> tuple[Any, Any]:
