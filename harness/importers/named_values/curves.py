@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from harness.importers.named_values.value_names import ValueName
 
+LAST_LINE = "last line"  # the name of a number that stands alone there
 MAX_NAMES = 3_000
 """Names beyond these are not kept; a dump of a configuration or of weights has more."""
 
@@ -71,7 +72,7 @@ class NamedCurves:
 
     def make_bare_curve(self) -> NamedCurve:
         """Return the number in the last line as a curve of one point."""
-        curve = NamedCurve(ValueName("last line"))
+        curve = NamedCurve(ValueName(LAST_LINE))
         if self.last_bare is not None:
             curve.add(self.last_bare, Moment())
         return curve

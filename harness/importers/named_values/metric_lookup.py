@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.importers.metric_aliases import BARE_SPLIT_TIER, name_meaning, normalize_name, split_words
-from harness.importers.named_values.curves import NamedCurve, NamedCurves
-from harness.importers.named_values.value_names import match_names, plain_words, show_name
+from harness.importers.named_values.curves import LAST_LINE, NamedCurve, NamedCurves
+from harness.importers.named_values.value_names import match_names, plain_words, show_name, squash_name
 
 MIN_CURVE = 3  # values, beside which one value alone is that of a line at the end
 MAX_SHOWN = 8
@@ -57,6 +57,8 @@ def find_named_metric(curves: NamedCurves, metric: str, source: str) -> FoundMet
         meaning = name_meaning(metric)
         wanted = meaning.metric if meaning.tier == 0 or (meaning.metric or "").endswith(("lr", "grad_norm")) else None
         found = _most_direct([curve for curve in curves if wanted and curve.name.metric == wanted])
+    if not found and curves.last_bare is not None and squash_name(metric) == squash_name(LAST_LINE):
+        found = [curves.make_bare_curve()]
     if len(found) == 1:
         return FoundMetric(found[0])
     if found:

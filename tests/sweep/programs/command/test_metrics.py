@@ -34,6 +34,15 @@ def test_metric_is_found(case: str, tmp_path: Path) -> None:
     assert points[-1].share == (None if share is None else pytest.approx(share))
 
 
+@pytest.mark.parametrize("case", [case for case, row in FOUND.items() if row[1] is None])
+def test_metric_found_by_default_can_be_named(case: str, tmp_path: Path) -> None:
+    output = tmp_path / "output.log"
+    output.write_text(FOUND[case][0])
+    found = MetricReader(MetricSpec(), output).read_final_value()
+    again = MetricReader(MetricSpec(found.name), output).read_final_value()
+    assert (again.value, again.step) == (found.value, found.step)
+
+
 @pytest.mark.parametrize("case", ERRORS)
 def test_error_says_what_there_is(case: str, tmp_path: Path) -> None:
     text, metric, message = ERRORS[case]
