@@ -181,9 +181,14 @@ class SweepUploader:
         return lines, files
 
     def _pending_trials(self) -> list[Path]:
-        """Return the trials' folders, by number, that may not be uploaded completely; each gets a cursor."""
+        """Return the trials' folders, by number, that may not be uploaded completely; each gets a cursor.
+
+        Programs may have written other folders beside them.
+        """
         names = {
-            entry.name for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)
+            entry.name
+            for entry in os.scandir(self.folder)
+            if entry.name.isdecimal() and entry.is_dir(follow_symlinks=False)
         } - self.complete_trials
         folders = [self.folder / name for name in sorted(names, key=lambda name: (len(name), name))]
         trials = [folder for folder in folders if metrics_file.find_record(folder).is_file()]

@@ -104,6 +104,14 @@ def test_parent_run_ranks_what_is_maximized(home: Path) -> None:
     assert view["selectedColumns"][2:] == ["metrics.`objective`", "params.`optimizer.lr`", "params.`model.rank`"]
 
 
+def test_folders_that_the_program_wrote_beside_its_trials_are_no_trials(home: Path) -> None:
+    sweep = write_whole_sweep(home)
+    (sweep / "best_model").mkdir()
+    (sweep / "best_model" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+    assert SweepUploader(sweep)().is_complete
+    assert not (sweep / "best_model" / "mlflow.json").exists()
+
+
 def test_names_with_marks_do_not_break_the_table(home: Path) -> None:
     sweep = write_sweep(home / "rank", program_store_uri())
     write_trial(sweep / "0", [0.5], objective="a|b", direction="minimize", searched={"x": "a|b[c](d)"})
