@@ -14,14 +14,17 @@ from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config.compose import remove_credentials, to_plain_dict
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.digests import add_digest_comment
 from harness.core.paths import project_dir, run_command
+
+if TYPE_CHECKING:
+    import torch  # not at run time: sweeps over other programs do without it
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "hydra-core", "optuna", "mlflow")
 MAX_FILE_CHANGES = 1_000_000  # characters of a file's changes that a patch includes
@@ -59,7 +62,7 @@ PRIVATE_TEXT = re.compile(
 
 
 @cache
-def collect_provenance(device: torch.device, root: Path) -> Mapping[str, str]:
+def collect_provenance(device: "torch.device", root: Path) -> Mapping[str, str]:
     """Return tags that describe the machine, the versions, and the commit of the code under `root`."""
     return {**describe_environment(root), "device": _device_name(device)}
 
@@ -186,8 +189,10 @@ def _run_git(root: Path, *arguments: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _device_name(device: torch.device) -> str:
+def _device_name(device: "torch.device") -> str:
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
 

@@ -1,5 +1,6 @@
 """Hydra plugin of the sweeper. Hydra loads it at every start, so heavy imports are deferred."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,10 @@ from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import DictConfig
 
+import harness.config.hydra_internals  # noqa: F401  # so that Hydra parses ranges such as log(1e-4,1e-1)
 from harness.core.signals import interrupt_on_signals
 from harness.core.terminal import end_start
+from harness.sweep.hydra_app_internals import WORKER_VARIABLE, always_use_sweeper, skip_multirun_callbacks
 
 OWN_TASK_MODULE = "harness.commands.run"  # of the task function of our own app
 
@@ -54,17 +57,21 @@ class StudySweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self._hydra_context, self._task_function, self._config = hydra_context, task_function, config
 
-    def sweep(self, arguments: list[str]) -> None:
+    def sweep(self, arguments: list[str]) -> Any:
         from harness.sweep.optuna_internals import silence_optuna
 
         silence_optuna()
-        if self._task_function.__module__ == OWN_TASK_MODULE:
+        if getattr(self._task_function, "__module__", "") == OWN_TASK_MODULE:
             from harness.sweep.programs.training.sweep import run_sweep
 
             interrupt_on_signals()
             end_start()
-            run_sweep(self._config, self._hydra_context, arguments)
-        else:
-            from harness.sweep.programs.hydra_app.sweep import run_app_sweep
+            return run_sweep(self._config, self._hydra_context, arguments)
+        from harness.sweep.programs.hydra_app.sweep import run_app_sweep
 
-            run_app_sweep(self._config, self._hydra_context, self._task_function, arguments)
+        return run_app_sweep(self._config, self._hydra_context, self._task_function, arguments)
+
+
+always_use_sweeper("harness", StudySweeper)
+if WORKER_VARIABLE in os.environ:
+    skip_multirun_callbacks()

@@ -42,10 +42,11 @@ def check_custom_space(
     Raises:
         ConfigError: If the function fails, suggests a key that `fixed` sets, or `check_values` raises it.
     """
+    extend = load_custom_space(name, cfg, fixed)
     trial = optuna.create_study(sampler=RandomSampler(seed=0)).ask()
     values = space.suggest_values(trial)
     try:
-        load_custom_space(name, cfg, fixed)(trial)
+        extend(trial)
         suggested = {key: value for param, value in trial.params.items() if (key := config_key(param)) not in values}
         check_values({**values, **suggested})
     except (CustomSpaceError, ConfigError) as error:

@@ -5,6 +5,7 @@ in its environment and a `WorkerSpec` as one line of JSON on its standard input.
 closes, and the worker exits.
 """
 
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TextIO
 
 import optuna
 from optuna.trial import Trial
@@ -25,6 +27,7 @@ from harness.core.errors import ConfigError
 from harness.core.files import remove_folder
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import record_signal, was_signaled
+from harness.sweep.hydra_app_internals import WORKER_VARIABLE
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.programs import make_trial_runner
 from harness.sweep.results.summary import find_best_trials, summarize_trials
@@ -39,8 +42,6 @@ from harness.sweep.trial_runner import TrialJob, TrialRunner
 EXIT_OK, EXIT_CRASHED = 0, 1
 EXIT_SHORTAGE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, or too many files are open
 WORKER_MODULE = "harness.sweep.workers.worker"
-WORKER_VARIABLE = "HARNESS_SWEEP_WORKER"
-"""Environment variable that tells a program that it was started as a worker."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,13 @@ def run_worker(make_runner: Callable[[StudySpec], TrialRunner], is_stopping: Cal
     `is_stopping` is asked between trials.
     """
     os.environ.pop(WORKER_VARIABLE, None)  # programs that this one starts are no workers
-    line = sys.stdin.readline()
+    stdin = _take_stdin()
+    line = stdin.readline()
     if not line:
         return EXIT_CRASHED  # the sweep died
     spec = WorkerSpec(**json.loads(line))
     hide_credentials_in_tracebacks(spec.storage or "")  # its log is in the sweep's folder
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=[stdin], daemon=True).start()
     silence_optuna()
     try:
         run_trials(spec, make_runner, is_stopping)
@@ -213,8 +215,14 @@ def main() -> int:
     return run_worker(make_trial_runner, was_signaled)
 
 
-def _exit_with_parent() -> None:
-    sys.stdin.read()  # returns when the parent has died
+def _take_stdin() -> TextIO:
+    """Return standard input, and leave an empty one to the program, which may read it."""
+    stdin, sys.stdin = sys.stdin, io.StringIO()
+    return stdin
+
+
+def _exit_with_parent(stdin: TextIO) -> None:
+    stdin.read()  # returns when the parent has died
     os._exit(EXIT_CRASHED)
 
 

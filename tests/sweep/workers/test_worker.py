@@ -33,7 +33,7 @@ def run_worker(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> int:
     """Return the exit status of a worker, run in this process."""
     spec = make_worker_spec(read_tiny_request(*overrides))
     monkeypatch.setattr(worker.sys, "stdin", io.StringIO(json.dumps(asdict(spec)) + "\n"))
-    monkeypatch.setattr(worker, "_exit_with_parent", lambda: None)
+    monkeypatch.setattr(worker, "_exit_with_parent", lambda stdin: None)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return main()

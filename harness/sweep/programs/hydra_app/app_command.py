@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -19,7 +21,30 @@ _PYTHON_OPTION = re.compile(
 """Options of the interpreter: flags, then perhaps one that takes a value, which may be the next argument."""
 
 
-def find_app_command(config: DictConfig) -> list[str] | None:
+@dataclass(frozen=True)
+class AppCommand:
+    """The command that started an app: what Python runs, with options of the interpreter, and the app's arguments."""
+
+    program: tuple[str, ...]
+    arguments: tuple[str, ...]
+
+    def to_list(self) -> list[str]:
+        """Return the command that starts the app again, with the same interpreter."""
+        return [sys.executable, *self.program, *self.arguments]
+
+    @property
+    def typed_program(self) -> list[str]:
+        """The words that a user types before the arguments: `python app.py`, `python -m pkg.app` or a command."""
+        *options, name = self.program
+        if options[-1:] == ["-m"]:
+            return ["python", *self.program]
+        if not options and shutil.which(Path(name).name) == name:
+            return [Path(name).name]
+        relative = os.path.relpath(name)
+        return ["python", *options, min(name, relative, key=len)]
+
+
+def find_app_command(config: DictConfig) -> AppCommand | None:
     """Return the command that started this process, if it runs the app with the overrides of `config`; else None.
 
     It is None where a sweep runs inside another program, such as a notebook, a test runner, a debugger, or a script
@@ -46,7 +71,7 @@ def find_app_command(config: DictConfig) -> list[str] | None:
     if program[-2:-1] != ["-m"]:  # relative to a folder that the app may have left
         name = program[-1]
         program[-1] = main_file if Path(main_file).name == Path(name).name else os.path.abspath(name)
-    return [sys.executable, *program, *arguments]
+    return AppCommand(tuple(program), tuple(arguments))
 
 
 def _split_python_command(command: Sequence[str]) -> tuple[list[str], list[str]] | None:

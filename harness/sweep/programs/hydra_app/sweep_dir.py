@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.core.errors import ConfigError
 from harness.record.sweep_files import name_study_folder
-from harness.sweep.programs.hydra_app.hydra_internals import replace_resolver
+from harness.sweep.hydra_app_internals import replace_resolver
 
 _TIME = "\x00"
 _ADJACENT_TIMES = re.compile(f"{_TIME}(?:[^a-su-zA-SU-Z0-9{_TIME}]*{_TIME})+")  # may be joined by a T, as in ISO 8601

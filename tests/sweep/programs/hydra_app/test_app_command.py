@@ -21,7 +21,7 @@ from harness.sweep.programs.hydra_app.app_command import find_app_command
 
 class Shown(Callback):
     def on_multirun_start(self, config, **kwargs):
-        print("COMMAND", json.dumps(find_app_command(config)))
+        print("COMMAND", json.dumps(find_app_command(config).to_list()))
 
 @hydra.main(version_base=None, config_path=".", config_name="settings")
 def main(cfg):
@@ -40,7 +40,8 @@ def find_command(monkeypatch, argv: list[str], command: list[str], main_file: st
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=main_file))
     hydra = [one for one in overrides if one.startswith("hydra")]
     task = [one for one in overrides if not one.startswith("hydra")]
-    return find_app_command(OmegaConf.create({"hydra": {"overrides": {"hydra": hydra, "task": task}}}))
+    found = find_app_command(OmegaConf.create({"hydra": {"overrides": {"hydra": hydra, "task": task}}}))
+    return found and found.to_list()
 
 
 GIVEN = ["-m", "lr=log(1e-4,1e-1)", "hydra/sweeper=harness"]

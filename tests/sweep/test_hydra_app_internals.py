@@ -1,7 +1,5 @@
 """The private parts of Hydra and OmegaConf that sweeps of apps depend on."""
 
-import inspect
-
 import pytest
 from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
@@ -10,7 +8,7 @@ from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import UnsupportedInterpolationType
 
-from harness.sweep.programs.hydra_app.hydra_internals import (
+from harness.sweep.hydra_app_internals import (
     always_use_sweeper,
     replace_resolver,
     skip_multirun_callbacks,
@@ -69,8 +67,3 @@ def test_the_chosen_sweeper_runs_whatever_class_a_file_names(tmp_path, monkeypat
         sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=print, config=cfg)
         assert type(sweeper).__name__ == name
         assert sweeper.config is cfg if choice == "basic" else True
-
-
-def test_hydra_still_makes_a_sweeper_from_these_arguments() -> None:
-    parameters = list(inspect.signature(Plugins.instantiate_sweeper).parameters)
-    assert parameters == ["self", "hydra_context", "task_function", "config"]

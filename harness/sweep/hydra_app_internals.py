@@ -9,10 +9,14 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.basecontainer import BaseContainer
+
+WORKER_VARIABLE = "HARNESS_SWEEP_WORKER"
+"""Environment variable that tells a program that it was started as a worker."""
 
 
 @contextmanager
@@ -59,3 +63,10 @@ def always_use_sweeper(choice: str, sweeper_class: type[Sweeper]) -> None:
         return sweeper
 
     Plugins.instantiate_sweeper = instantiate_sweeper  # type: ignore[method-assign, assignment]
+
+
+def read_job_error(job: JobReturn) -> BaseException:
+    """Return what the task function of a failed job has raised, without the message that Hydra prints."""
+    error = job._return_value
+    assert isinstance(error, BaseException)
+    return error

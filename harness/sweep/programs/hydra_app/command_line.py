@@ -1,0 +1,79 @@
+"""The way a user types an app: the command of its sweep, and that of one run."""
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig
+
+from harness.config.hydra_internals import is_range, parse_hydra_arguments
+from harness.config.overrides import format_value, read_override_key
+from harness.core.credentials import hide_credentials
+from harness.sweep.programs.hydra_app.app_command import MULTIRUN_OVERRIDE, AppCommand
+from harness.sweep.results.formatting import format_override
+
+SWEEP_KEYS = re.compile(r"hydra[./](?:sweeper|launcher|sweep|mode)\b")
+MULTIRUN_OPTIONS = ("-m", "--multirun")
+SEED_KEY = "seed"
+
+
+class AppCommandLine:
+    """The command line of an app, whose command is None if it is not known.
+
+    `ranges` are the overrides that the sweep searches, in place of which a run has values.
+    """
+
+    def __init__(self, config: DictConfig, command: AppCommand | None, ranges: Iterable[str]) -> None:
+        overrides = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
+        if command is None:
+            self._program = ["python", f"{config.hydra.job.name}.py"]
+            given = [one for one in overrides if one != MULTIRUN_OVERRIDE]
+        else:
+            self._program, given = command.typed_program, list(command.arguments)
+        given = list(map(hide_credentials, given))
+        is_multirun = command is None or parse_hydra_arguments(given).multirun
+        self.command = shlex.join([*self._program, *(["-m"] if command is None else []), *given])
+        searched = {read_override_key(one) for one in ranges}
+        self._kept = [
+            one
+            for one in given
+            if one not in MULTIRUN_OPTIONS
+            and read_override_key(one) not in searched
+            and not SWEEP_KEYS.match(one.lstrip("+~"))
+            and not is_range(one)
+        ]
+        if not is_multirun and MULTIRUN_OVERRIDE not in given:  # a file has hydra.mode: MULTIRUN
+            self._kept.append("hydra.mode=RUN")
+        has_seed = SEED_KEY in config and SEED_KEY not in searched
+        seeds = f"-m hydra/sweeper=harness hydra/sweeper/sampler=grid {SEED_KEY}=11,12,13"
+        self.confirm_advice = f"{seeds} hydra.sweeper.study_name=NAME" if has_seed else ""
+
+    def format_command(self, values: Mapping[str, Any]) -> str:
+        """Return the command of a run with `values`, quoted for Hydra and the shell."""
+        replaced = {key.lstrip("+") for key in values}
+        kept = [one for one in self._kept if read_override_key(one) not in replaced]
+        return shlex.join([*self._program, *kept, *list_value_overrides(values)])
+
+    def format_range(self, key: str, text: str) -> str:
+        """Return the override that searches `key` over a range, quoted for the shell."""
+        return f"'{key}={text}'"
+
+    def rename_options(self, message: str) -> str:
+        """Return a message with the names that options have in `hydra.sweeper`."""
+        return rename_sweep_options(message)
+
+
+def rename_sweep_options(message: str) -> str:
+    """Replace our own names of a sweep's options, such as sweep.study, by those in `hydra.sweeper`."""
+    message = re.sub(r"\b(?<![\w.])sweep\.study\b", "hydra.sweeper.study_name", message)
+    message = re.sub(r"(?<![\w./])sweep\.(?=[a-z])(?!yaml|json)", "hydra.sweeper.", message)
+    return re.sub(r"(?<![\w./])pruner=", "hydra.sweeper.pruner=", message)
+
+
+def list_value_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Return the overrides of a trial's values; those of choices are as they were listed."""
+    return [
+        format_override(key, value) if isinstance(value, str) else f"{key}={format_value(value)}"
+        for key, value in values.items()
+    ]

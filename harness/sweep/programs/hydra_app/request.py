@@ -1,0 +1,161 @@
+"""Read what a sweep over an app should do from its composed configuration and the command line."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra.types import HydraContext
+from omegaconf import DictConfig, OmegaConf
+
+from harness.config.validation import check_writable
+from harness.core.errors import ConfigError
+from harness.sweep.programs.hydra_app.app_command import AppCommand
+from harness.sweep.programs.hydra_app.app_space import (
+    check_jobs_compose,
+    compose_job,
+    list_fixed_settings,
+    read_app_overrides,
+    read_current_values,
+)
+from harness.sweep.programs.hydra_app.command_line import AppCommandLine, rename_sweep_options
+from harness.sweep.programs.hydra_app.options import AppOptions, read_app_options
+from harness.sweep.programs.hydra_app.sweep_dir import find_sweep_dir
+from harness.sweep.request import (
+    BASIC_LAUNCHER,
+    SweepRequest,
+    WorkerPlan,
+    build_budget,
+    check_enqueued_points,
+    check_launcher,
+    check_not_torchrun,
+    check_sampler_and_pruner,
+    count_space_points,
+    count_trials,
+    plan_workers,
+)
+from harness.sweep.space.search_space import SearchSpace, read_search_space
+from harness.sweep.study.custom_space import check_custom_space
+from harness.sweep.study.spec import StudySpec
+from harness.tracking.store_uri import resolve_store_uri
+
+PROGRAM_KIND = "hydra_app"
+
+
+def read_app_request(
+    config: DictConfig, context: HydraContext, arguments: Sequence[str], command: AppCommand | None
+) -> SweepRequest:
+    """Return the request of an app's composed `config`, which includes the `hydra` node, and the overrides `arguments`.
+
+    Args:
+        command: Starts the app again, as a worker; None if it can only run in this process.
+
+    Raises:
+        ConfigError: If a problem shows before anything is written. Options have their names in `hydra.sweeper`.
+    """
+    try:
+        return _read_request(config, context, arguments, command)
+    except ConfigError as error:
+        raise ConfigError(rename_sweep_options(str(error))) from error
+
+
+def _read_request(
+    config: DictConfig, context: HydraContext, arguments: Sequence[str], command: AppCommand | None
+) -> SweepRequest:
+    options = read_app_options(config)
+    overrides = read_app_overrides(options.sweeper["params"] or {}, arguments)
+    command_line = AppCommandLine(config, command, overrides.ranges)
+    check_not_torchrun(command_line.command)
+    choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)  # that of a group may be missing: "???"
+    options_by_group = {group: choice for group, choice in choices.items() if isinstance(choice, str)}
+    space = read_search_space(overrides.ranges, options.sweep.conditional, options_by_group)
+    spec = _build_spec(options, space, list_fixed_settings(config, space))
+    check_sampler_and_pruner(spec, str(options.sweeper.get("pruner")))
+    check_jobs_compose(context.config_loader, config, space, overrides.fixed)
+    if custom := spec.custom_search_space:
+
+        def compose(values: Mapping[str, Any]) -> DictConfig:
+            return compose_job(context.config_loader, config, values, overrides.fixed)
+
+        check_custom_space(custom, space, config, overrides.fixed, compose)
+    check_enqueued_points(options.sweep, space)
+    current_values = read_current_values(config, space)
+    options, notices = _decide_baseline(options, space.searched_keys - current_values.keys())
+    launcher = choices.get("hydra/launcher", BASIC_LAUNCHER)
+    check_launcher(launcher, options.sweep)
+    study_name = options.sweep.study or config.hydra.job.name
+    sweep_dir = find_sweep_dir(config, study_name)
+    n_trials = count_trials(options.sweep, spec, space, current_values)
+    return SweepRequest(
+        options=options.sweep,
+        spec=spec,
+        space=space,
+        budget=build_budget(options.sweep, n_trials, options.max_failure_rate),
+        study_name=study_name,
+        folder=check_writable("hydra.sweep.dir", sweep_dir),
+        workers=_plan_app_workers(launcher, options, command),
+        store_uri=_find_store_uri(options.sweeper.get("mlflow_uri")),
+        is_uploaded=options.sweeper.get("mlflow") is not False,
+        experiment=_find_experiment(options.sweeper.get("mlflow_experiment"), config.hydra.job.name),
+        command_line=command_line,
+        command=command_line.command,
+        description={"app": config.hydra.job.name},
+        current_values=current_values,
+        n_points=count_space_points(spec, space),
+        notices=notices,
+    )
+
+
+def _build_spec(options: AppOptions, space: SearchSpace, settings: Mapping[str, str]) -> StudySpec:
+    """Return the settings of the study; `settings` are those of the app."""
+    return StudySpec(
+        program={"kind": PROGRAM_KIND},
+        space=space.to_json(),
+        custom_search_space=options.sweeper["custom_search_space"],
+        objectives=options.sweep.objectives,
+        directions=options.directions,
+        sampler=options.sweeper["sampler"],
+        pruner=options.pruner,
+        seed=0,
+        warmup_share=0.0,
+        keep=options.sweep.keep,
+        config=settings,
+    )
+
+
+def _decide_baseline(options: AppOptions, unknown: set[str]) -> tuple[AppOptions, tuple[str, ...]]:
+    """Leave out trial 0, the current configuration, if a searched key has no value there; return a note on that."""
+    if not unknown or not options.sweep.baseline:
+        return options, ()
+    note = f"the configuration has no value for {', '.join(sorted(unknown))}, so it is not run as trial 0"
+    return replace(options, sweep=replace(options.sweep, baseline=False)), (note,)
+
+
+def _plan_app_workers(launcher: str, options: AppOptions, command: AppCommand | None) -> WorkerPlan:
+    """Plan one worker per GPU, or else one: nobody knows what a trial of the app needs."""
+    n_gpus = _count_gpus() if command else 0
+    n_jobs = (options.sweep.n_jobs or n_gpus or 1) if command else 1
+    plan = plan_workers(launcher, n_jobs, n_gpus, command.to_list() if command else [sys.executable], os.getcwd())
+    is_left_alone = n_jobs == 1 or "OMP_NUM_THREADS" in os.environ
+    return replace(plan, n_threads=None) if is_left_alone else plan
+
+
+def _count_gpus() -> int:
+    """Return the number of GPUs if the app has imported torch, which takes seconds."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.device_count() if torch else 0
+
+
+def _find_store_uri(given: str | None) -> str:
+    """Return the address of the MLflow store: `given`, that of the environment, or a file in the current folder."""
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd()}/mlflow.db"
+    try:
+        return resolve_store_uri(uri)
+    except ValueError as error:
+        raise ConfigError(f"hydra.sweeper.mlflow_{error}") from error
+
+
+def _find_experiment(given: str | None, job_name: str) -> str:
+    return given or os.environ.get("MLFLOW_EXPERIMENT_NAME") or job_name

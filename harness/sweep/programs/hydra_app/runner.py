@@ -1,0 +1,209 @@
+"""Trials that are jobs of a Hydra app, run in this process."""
+
+import gc
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from optuna.trial import Trial
+
+from harness.config.compose import flatten_config
+from harness.core.errors import ConfigError
+from harness.core.events import Status
+from harness.core.paths import TRACEBACK_FILE
+from harness.record.trial_record import TrialEnd, TrialRecord, TrialStart
+from harness.sweep.hydra_app_internals import read_job_error
+from harness.sweep.programs.hydra_app.app_job import run_app_job
+from harness.sweep.programs.hydra_app.app_space import describe_compose_error
+from harness.sweep.programs.hydra_app.command_line import list_value_overrides
+from harness.sweep.programs.hydra_app.objective_values import ObjectiveError, is_diverged, read_objective_values
+from harness.sweep.reporting import Interrupted, Pruned, receive_reports
+from harness.sweep.study.custom_space import load_custom_space
+from harness.sweep.study.pruning import TrialReporter
+from harness.sweep.study.spec import StudySpec
+from harness.sweep.study.trial_attrs import TrialResult
+from harness.sweep.trial_runner import CommandLine, TrialJob
+from harness.tracking.run_names import STUDY_TAG
+from harness.tracking.run_uploader import SWEEP_TAG
+
+
+@dataclass
+class RunningApp:
+    """An app that Hydra has started in this process for a sweep.
+
+    `fixed` are the overrides that all its jobs share. `jobs` are those that have ended, if they are kept.
+    `is_interruptible` says that the task function runs and has reported nothing, so that only an exception can stop it.
+    """
+
+    config: DictConfig
+    context: HydraContext
+    task_function: TaskFunction
+    fixed: Sequence[str]
+    command_line: CommandLine
+    keeps_jobs: bool = False
+    jobs: list[JobReturn] = field(default_factory=list)
+    is_interruptible: bool = False
+
+
+class HydraAppRunner:
+    """Run each trial as Hydra runs a job of a sweep."""
+
+    def __init__(self, spec: StudySpec, app: RunningApp) -> None:
+        self._spec, self._app = spec, app
+        self._extend: Callable[[Trial], None] | None = None
+        if spec.custom_search_space is not None:
+            self._extend = load_custom_space(spec.custom_search_space, app.config, app.fixed)
+
+    def extend_trial(self, trial: Trial) -> None:
+        """Suggest the values of the user's function, if there is one."""
+        if self._extend is not None:
+            self._extend(trial)
+
+    def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
+        return _AppTrial(self._spec, self._app, job, reporter, should_stop).run()
+
+
+class _AppTrial:
+    """One trial: its job, its record, and what its task function has reported."""
+
+    def __init__(
+        self, spec: StudySpec, app: RunningApp, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]
+    ) -> None:
+        self._spec, self._app, self._job = spec, app, job
+        self._reporter, self._should_stop = reporter, should_stop
+        self._overrides = [*list_value_overrides(job.values), *app.fixed]
+        self._record: TrialRecord | None = None
+        self._ended_early: Status | None = None
+        self._last_step, self._total_steps = 0, 0
+        self._started = time.monotonic()
+
+    def run(self) -> TrialResult:
+        """Run the trial and record how it ended.
+
+        Raises:
+            ConfigError: If its configuration cannot be composed.
+            Exception: What the task function raises.
+        """
+        app, job = self._app, self._job
+        try:
+            ended = run_app_job(
+                app.context, self._call_task, app.config, self._overrides, job.number, str(job.folder.parent)
+            )
+        except KeyboardInterrupt:
+            return self._end("interrupted", "the sweep was asked to stop")
+        except SystemExit as error:
+            return self._end("failed", f"the task function called sys.exit({error.code!r}) and returned no value")
+        except Exception as error:
+            if self._record is not None:  # the task function or a callback of Hydra
+                return self._fail(error)
+            raise ConfigError(self._end("failed", describe_compose_error(error, self._overrides)).reason) from error
+        finally:
+            app.is_interruptible = False
+        if app.keeps_jobs:
+            app.jobs.append(ended)
+        return self._read_end(ended)
+
+    def _read_end(self, ended: JobReturn) -> TrialResult:
+        if self._ended_early:
+            reason = self._describe_progress() if self._ended_early == "pruned" else "the sweep was asked to stop"
+            return self._end(self._ended_early, reason)
+        if ended.status is not JobStatus.COMPLETED:
+            return self._fail(read_job_error(ended))
+        try:
+            values = read_objective_values(ended.return_value, len(self._spec.objectives))
+        except ObjectiveError as error:
+            return self._end("failed", str(error))
+        if is_diverged(values):
+            return self._end("diverged", f"the task function returned {', '.join(map(str, values))}", values)
+        return self._end("completed", "", values)
+
+    def _call_task(self, cfg: DictConfig) -> Any:
+        """Call the task function, and record what it reports."""
+        self._record = TrialRecord(self._job.folder, self._describe_start(cfg))
+        self._app.is_interruptible = True
+        try:
+            with receive_reports(self._receive):
+                return self._app.task_function(cfg)
+        except (Pruned, Interrupted):
+            return None
+        finally:
+            self._app.is_interruptible = False
+
+    def _receive(self, value: float, step: int, total_steps: int | None) -> None:
+        """Record a value, and end the trial if it is pruned or the sweep stops."""
+        assert self._record is not None
+        self._app.is_interruptible = False
+        self._record.add_metrics(step, {self._spec.objectives[0]: value}, total_steps)
+        self._last_step, self._total_steps = step, total_steps or self._total_steps
+        if self._reporter.report_step(value, step, total_steps):
+            self._ended_early = "pruned"
+            raise Pruned(self._describe_progress())
+        if self._should_stop():
+            self._ended_early = "interrupted"
+            raise Interrupted("the sweep was asked to stop")
+
+    def _describe_progress(self) -> str:
+        return f"pruned at step {self._last_step}" + (f" of {self._total_steps}" if self._total_steps else "")
+
+    def _describe_start(self, cfg: DictConfig) -> TrialStart:
+        job, spec = self._job, self._spec
+        return TrialStart(
+            name=str(job.number),
+            params=_list_settings(cfg),
+            searched=job.values,
+            objectives=dict(zip(spec.objectives, spec.directions, strict=True)),
+            tags={
+                "command": self._app.command_line.format_command(job.values),
+                SWEEP_TAG: job.sweep_id,
+                STUDY_TAG: job.study_name,
+            },
+            overrides=self._overrides,
+        )
+
+    def _fail(self, error: BaseException) -> TrialResult:
+        """Record an exception of the task function, and raise it again for the worker's log.
+
+        Raises:
+            Exception: The same.
+        """
+        with suppress(OSError):
+            text = "".join(traceback.format_exception(error))
+            (self._job.folder / TRACEBACK_FILE).write_text(text)
+        self._end("failed", f"{type(error).__name__}: {error}")
+        gc.collect()
+        raise error
+
+    def _end(self, status: Status, reason: str, values: Sequence[float] = ()) -> TrialResult:
+        seconds = time.monotonic() - self._started
+        if self._record is None:
+            self._record = TrialRecord(self._job.folder, self._describe_start(OmegaConf.create()))
+        named = dict(zip(self._spec.objectives, values, strict=False))
+        self._record.end(TrialEnd(status, reason, seconds, named, self._list_artifacts()))
+        return TrialResult(
+            status=status,
+            reason=reason,
+            values=tuple(values),
+            seconds=seconds,
+            fraction_done=1.0 if status == "completed" else self._reporter.fraction_done,
+            folder=self._job.folder.name,
+        )
+
+    def _list_artifacts(self) -> list[str]:
+        """Return the files of Hydra in the trial's folder, those of its own subfolder and its log."""
+        files = [*self._job.folder.glob(".hydra/*.yaml"), *self._job.folder.glob("*.log")]
+        return sorted(str(path.relative_to(self._job.folder)) for path in files)
+
+
+def _list_settings(cfg: DictConfig) -> dict[str, str]:
+    """Return all settings of a job as texts by dotted key, interpolations resolved if all can be."""
+    try:
+        return flatten_config(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)) if cfg else {}
+    except (OmegaConfBaseException, ValueError, TypeError):
+        return flatten_config(OmegaConf.to_container(cfg, resolve=False, enum_to_str=True))

@@ -1,0 +1,210 @@
+"""Sweep over an app: run its study, in workers that are started as the app was, or in this process."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import NoReturn, TextIO
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from harness.config.compose import remove_credentials
+from harness.core.errors import ConfigError, RunFailedError
+from harness.core.files import write_atomically
+from harness.core.shortage import ShortageError
+from harness.core.signals import INTERRUPT_STATUS, failure_status, record_signal, was_signaled
+from harness.core.terminal import print_fitted, print_notes
+from harness.sweep.hydra_app_internals import WORKER_VARIABLE, read_job_error
+from harness.sweep.programs.hydra_app.app_command import find_app_command
+from harness.sweep.programs.hydra_app.app_space import list_fixed_settings, read_app_overrides
+from harness.sweep.programs.hydra_app.command_line import AppCommandLine, rename_sweep_options
+from harness.sweep.programs.hydra_app.options import read_app_options
+from harness.sweep.programs.hydra_app.request import read_app_request
+from harness.sweep.programs.hydra_app.runner import HydraAppRunner, RunningApp
+from harness.sweep.request import BASIC_LAUNCHER, SweepRequest
+from harness.sweep.study.setup import check_existing_study
+from harness.sweep.study.spec import StudySpec
+from harness.sweep.study.trial_queue import TrialQueue
+from harness.sweep.sweeper import run_study
+from harness.sweep.trial_runner import TrialRunner
+from harness.sweep.workers.launcher_pool import make_launcher_pool
+from harness.sweep.workers.worker import EXIT_SHORTAGE, WorkerSpec, run_trials, run_worker
+
+Jobs = list[list[JobReturn]]
+
+
+def run_app_sweep(
+    config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]
+) -> Jobs | None:
+    """Run a new sweep over an app, or resume one; in a worker of a sweep, run its trials and exit.
+
+    In a process that runs nothing but the app, errors end it: with status 2 for invalid input, 1 for a sweep that
+    failed, 130 after Ctrl-C. Elsewhere they are raised, and the jobs are returned as by Hydra's own sweeper.
+    """
+    if WORKER_VARIABLE in os.environ:
+        _run_app_worker(config, context, task, arguments)
+    if find_app_command(config) is None:
+        try:
+            return [_sweep_in_process(config, context, task, arguments)]
+        except (ConfigError, RunFailedError) as error:
+            raise type(error)(rename_sweep_options(str(error))) from error
+    try:
+        _sweep_in_workers(config, context, task, arguments)
+        return None
+    except ConfigError as error:
+        message, status = str(error), 2
+    except RunFailedError as error:
+        message, status = str(error), failure_status()
+    except KeyboardInterrupt:
+        message, status = "interrupted", failure_status(INTERRUPT_STATUS)
+    print(rename_sweep_options(message), file=sys.stderr)
+    sys.exit(status)
+
+
+def _run_app_worker(
+    config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]
+) -> NoReturn:
+    """Run trials of a sweep over an app as a worker process, and exit.
+
+    Raises:
+        ConfigError: If the app is configured otherwise than where the sweep was started.
+    """
+    sys.stdin = _keep_stdin_from_children()
+    app = _describe_app(config, context, task, arguments)
+
+    def stop(number: int, frame: object) -> None:
+        record_signal(number)
+        if app.is_interruptible:
+            raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    try:
+        status = run_worker(partial(_make_checked_runner, app), was_signaled)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def _keep_stdin_from_children() -> TextIO:
+    """Return standard input, whose end says that the sweep has died, and give an empty one to child processes."""
+    stdin, empty = os.fdopen(os.dup(0)), os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
+    os.close(empty)
+    return stdin
+
+
+def _sweep_in_workers(config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]) -> None:
+    request = read_app_request(config, context, arguments, find_app_command(config))
+    if _prepare_study(request, config):
+        launched = partial(make_launcher_pool, _hide_credentials(config), context)
+        run_study(request, None if request.workers.launcher == BASIC_LAUNCHER else launched)
+
+
+def _sweep_in_process(
+    config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]
+) -> list[JobReturn]:
+    """Run all trials in this process, one after another, and return their jobs.
+
+    Raises:
+        ConfigError: If the input is invalid.
+        RunFailedError: If the sweep failed, unless a task function raised an exception.
+        Exception: That of the last task function that failed, if the sweep failed.
+    """
+    app = _describe_app(config, context, task, arguments)
+    app.keeps_jobs = True
+    request = read_app_request(config, context, arguments, None)
+    if not _prepare_study(request, config):
+        return []
+    try:
+        run_study(request, lambda _, spec, queue: InProcessWorkers(spec, queue, partial(HydraAppRunner, app=app)))
+        return app.jobs
+    except RunFailedError:
+        failed = [job for job in app.jobs if job.status is JobStatus.FAILED]
+        if not failed:
+            raise
+    raise read_job_error(failed[-1])  # with its own cause
+
+
+def _prepare_study(request: SweepRequest, config: DictConfig) -> bool:
+    """Say what will be done, check an existing study, and write multirun.yaml; return whether to go on."""
+    print_notes(request.notices)
+    if request.options.dry_run:
+        print_fitted(
+            f"Study {request.study_name}: {request.budget.n_trials} trials by {request.workers}, in {request.folder}",
+            *(f"  {key}: {text}" for key, text in request.space.format_ranges().items()),
+        )
+        return False
+    check_existing_study(request)
+    request.folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(request.folder / "multirun.yaml", OmegaConf.to_yaml(_hide_credentials(config)))
+    return True
+
+
+def _hide_credentials(config: DictConfig) -> DictConfig:
+    public = config.copy()
+    with suppress(Exception):
+        remove_credentials(public)
+    return public
+
+
+def _describe_app(
+    config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]
+) -> RunningApp:
+    overrides = read_app_overrides(read_app_options(config).sweeper["params"] or {}, arguments)
+    command_line = AppCommandLine(config, find_app_command(config), overrides.ranges)
+    return RunningApp(config, context, task, overrides.fixed, command_line)
+
+
+def _make_checked_runner(app: RunningApp, spec: StudySpec) -> HydraAppRunner:
+    """Return the runner of a worker, whose app must have the same settings as the study."""
+    settings = list_fixed_settings(app.config, spec.build_search_space())
+    changed = sorted(key for key in {**settings, **spec.config} if settings.get(key) != spec.config.get(key))
+    if changed:
+        raise ConfigError(f"{', '.join(changed)}: changed since the sweep was started; start the command again")
+    return HydraAppRunner(spec, app)
+
+
+class InProcessWorkers:
+    """A worker group of this process alone, which runs all trials when it is started."""
+
+    size = 1
+
+    def __init__(self, spec: WorkerSpec, queue: TrialQueue, make_runner: Callable[[StudySpec], TrialRunner]) -> None:
+        self._spec, self._queue, self._make_runner = spec, queue, make_runner
+        self._is_running, self._is_stopping = False, False
+        self._shortage = ""
+
+    def start_workers(self, has_heartbeat_trials: bool) -> None:
+        """Run trials until none are left."""
+        self._is_running = True
+        try:
+            run_trials(self._spec, self._make_runner, was_signaled)
+        except ShortageError as error:
+            self._shortage = str(error)
+        finally:
+            self._is_running = False
+
+    @property
+    def has_workers(self) -> bool:
+        return False
+
+    def take_dead_workers(self) -> list[tuple[int, int]]:
+        """Return this worker if it ran out of disk space."""
+        return [(0, EXIT_SHORTAGE)] if self._shortage else []
+
+    def describe_last_output(self, index: int) -> str:
+        return self._shortage
+
+    def stop_workers(self) -> None:
+        """Do nothing: signals are seen between trials and where the task function reports."""
+
+    def kill_workers(self) -> None:
+        """Interrupt the task function."""
+        if self._is_running:
+            raise KeyboardInterrupt

@@ -1,0 +1,171 @@
+"""Sweeps in a process that runs more than the app: trials run in it one after another."""
+
+import math
+import sys
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from harness.core.errors import ConfigError
+from harness.sweep import report
+from tests.sweep.programs.hydra_app.apps import load_app_study, read_record, read_results, sweep_here
+
+SPHERE = """
+x: 3
+y: 1
+hydra: {sweeper: {sampler: {seed: 1}, params: {x: 'range(-5.5, 5.5, step=0.5)', y: 'choice(-5, 0, 5)'}}}
+"""
+
+
+def sphere(cfg: DictConfig) -> float:
+    return cfg.x**2 + cfg.y**2
+
+
+def test_a_space_in_the_configuration_is_minimized(tmp_path, capsys) -> None:
+    jobs = sweep_here(tmp_path, sphere, SPHERE, "hydra.sweeper.n_trials=5", "y=0")
+    study = load_app_study(tmp_path / "sweep")
+    assert [job.return_value for job in jobs] == [trial.value for trial in study.trials]
+    assert study.trials[0].params == {"x": 3.0}  # the configuration as it is
+    assert jobs[1].overrides == [f"x={study.trials[1].params['x']}", "y=0"]
+    results = OmegaConf.load(tmp_path / "sweep/optimization_results.yaml")
+    assert (results.name, results.best_value) == ("optuna", study.best_value)
+    assert f"python app.py y=0 x={study.best_params['x']}" in capsys.readouterr().out
+    start, end = read_record(tmp_path / "sweep/1")[0], read_record(tmp_path / "sweep/1")[-1]
+    assert start["params"] == {"x": str(study.trials[1].params["x"]), "y": "0"}
+    assert end["values"] == {"value": study.trials[1].value}
+
+
+def test_several_objectives_have_a_front(tmp_path) -> None:
+    def binh_and_korn(cfg: DictConfig) -> tuple[float, float]:
+        return 4 * cfg.x**2 + 4 * cfg.y**2, (cfg.x - 5) ** 2 + (cfg.y - 5) ** 2
+
+    space = ["x=range(0,5,step=0.5)", "y=range(0,3,step=0.5)", "hydra/sweeper/sampler=nsgaii"]
+    directions = "hydra.sweeper.direction=[minimize,maximize]"
+    sweep_here(tmp_path, binh_and_korn, "x: 1\ny: 1\n", *space, directions, "hydra.sweeper.n_trials=4")
+    study = load_app_study(tmp_path / "sweep")
+    assert [direction.name for direction in study.directions] == ["MINIMIZE", "MAXIMIZE"]
+    solutions = OmegaConf.load(tmp_path / "sweep/optimization_results.yaml").solutions
+    assert [list(one["values"]) for one in solutions] == [trial.values for trial in study.best_trials]
+
+
+def end_somehow(cfg: DictConfig) -> object:
+    match cfg.how:
+        case "raise":
+            raise ValueError("too large")
+        case "memory":
+            raise MemoryError
+        case "exit":
+            sys.exit(3)
+        case "text":
+            return "done"
+        case "diverge":
+            return math.nan
+        case "nothing":
+            return None
+    return 0.5
+
+
+def test_every_way_to_end_is_told(tmp_path) -> None:
+    ways = "raise,memory,exit,text,diverge,nothing,well"
+    options = ["hydra/sweeper/sampler=grid", "hydra.sweeper.max_failure_rate=1.0"]
+    sweep_here(tmp_path, end_somehow, "how: well\n", f"how={ways}", *options)
+    study = load_app_study(tmp_path / "sweep")
+    assert {trial.params["how"]: result for trial, result in zip(study.trials, read_results(study), strict=True)} == {
+        "raise": ("failed", "ValueError: too large"),
+        "memory": ("failed", "MemoryError: "),
+        "exit": ("failed", "the task function called sys.exit(3) and returned no value"),
+        "text": ("failed", "the task function returned 'done' (str); return the value to optimize as a float"),
+        "diverge": ("diverged", "the task function returned nan"),
+        "nothing": ("failed", "the task function returned None; return the value to optimize as a float"),
+        "well": ("completed", ""),
+    }
+    assert "too large" in (tmp_path / "sweep/0/traceback.txt").read_text()
+    assert read_record(tmp_path / "sweep/2")[-1]["status"] == "failed"
+
+
+def test_reports_prune_and_are_recorded(tmp_path) -> None:
+    def train(cfg: DictConfig) -> float:
+        for step in range(1, 9):
+            report(cfg.x / step, step=step, total_steps=8)
+        return cfg.x / 8
+
+    options = ["hydra/sweeper/sampler=grid", "hydra.sweeper.pruner={_target_:optuna.pruners.ThresholdPruner,upper:50}"]
+    sweep_here(tmp_path, train, "x: 1\n", "x=1,2,300,3", *options)
+    statuses = [status for status, _ in read_results(load_app_study(tmp_path / "sweep"))]
+    assert statuses == ["completed", "completed", "pruned", "completed"]
+    curve = [entry["metrics"] for entry in read_record(tmp_path / "sweep/1") if entry["kind"] == "metrics"]
+    assert curve == [{"value": 2 / step} for step in range(1, 9)]
+    assert read_record(tmp_path / "sweep/2")[-1]["status"] == "pruned"
+
+
+def test_the_same_sweep_resumes_and_another_is_refused(tmp_path) -> None:
+    options = ["hydra/sweeper/sampler=random", "x=interval(-5,5)", "hydra.sweeper.study_name=mine"]
+    sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", *options, "hydra.sweeper.n_trials=2")
+    sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", *options, "hydra.sweeper.n_trials=3")
+    assert len(load_app_study(tmp_path / "sweep").trials) == 3
+    with pytest.raises(ConfigError, match=r"config y: 1 -> 2\nstart a new study with hydra\.sweeper\.study_name=NAME"):
+        sweep_here(tmp_path, sphere, "x: 3\ny: 2\n", *options, "hydra.sweeper.n_trials=4")
+    assert len(load_app_study(tmp_path / "sweep").trials) == 3
+
+
+def test_required_values_and_new_keys_can_be_searched(tmp_path, capsys) -> None:
+    def task(cfg: DictConfig) -> float:
+        assert HydraConfig.get().job.num == int(HydraConfig.get().job.id)
+        return cfg.required + cfg.new
+
+    sweep_here(tmp_path, task, "required: ???\n", "required=1,2", "+new=10,20", "hydra/sweeper/sampler=grid")
+    assert [trial.value for trial in load_app_study(tmp_path / "sweep").trials] == [11, 21, 12, 22]
+
+
+def test_without_a_configuration_and_ranges_the_app_runs_once(tmp_path) -> None:
+    [job] = sweep_here(tmp_path, lambda cfg: cfg.x, None, "+x=2", name=None)
+    assert job.overrides == ["+x=2"]
+    assert load_app_study(tmp_path / "sweep").best_value == 2
+
+
+def extend_space(cfg: DictConfig, trial) -> None:
+    trial.suggest_float("z", trial.params["x"] - cfg.width, trial.params["x"] + cfg.width)
+    trial.suggest_float("+w", 0.0, 1.0)
+
+
+def test_a_function_of_the_user_extends_the_space(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HARNESS_TRUST", f"{__name__}.extend_space")
+    config = "x: 1\nz: 1\nwidth: 0.5\n"
+    custom = f"hydra.sweeper.custom_search_space={__name__}.extend_space"
+    sweep_here(
+        tmp_path, lambda cfg: cfg.z + cfg.get("w", 0), config, "x=range(-5,5)", custom, "hydra.sweeper.n_trials=3"
+    )
+    for trial in load_app_study(tmp_path / "sweep").trials[1:]:
+        assert abs(trial.params["x"] - trial.params["z"]) <= 0.5
+        assert 0 <= trial.params["+w"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hydra.sweeper.direction=upwards", "hydra.sweeper.direction: upwards: must be minimize or maximize"),
+        ("hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials: 0 must be at least 1"),
+        ("hydra.sweeper.n_trials=many", "hydra.sweeper.n_trials: 'many' is not a whole number"),
+        ("hydra.sweeper.max_failure_rate=2", "hydra.sweeper.max_failure_rate: 2 must be a share from 0 to 1"),
+        ("hydra.sweeper.study_name=' '", "hydra.sweeper.study_name: ' ' must be a name in one line"),
+        ("hydra.sweeper.storage=nonsense", "hydra.sweeper.storage: 'nonsense' is not a database URL"),
+        ("hydra.sweeper.custom_search_space=os.remove", "hydra.sweeper.custom_search_space: os.remove is not trusted"),
+        ("hydra.sweeper.enqueue=[{zz:1}]", "hydra.sweeper.enqueue: zz: not searched by this sweep"),
+        ("lrr=1,2", "lrr=1: Could not override 'lrr'"),
+        ("x=interval(2,1)", "x=interval(2,1): the lower bound is above the upper bound"),
+    ],
+)
+def test_invalid_input_is_refused_before_anything_is_written(tmp_path, override, message) -> None:
+    with pytest.raises(ConfigError) as error:
+        sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", "y=1,2", override)
+    assert str(error.value).startswith(message)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path, capsys) -> None:
+    sweep_here(tmp_path, sphere, SPHERE, "hydra.sweeper.dry_run=true", "hydra.sweeper.n_trials=7")
+    shown = capsys.readouterr().out
+    assert "7 trials by 1 worker" in shown
+    assert "y: -5,0,5" in shown
+    assert not (tmp_path / "sweep").exists()
