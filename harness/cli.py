@@ -15,6 +15,7 @@ from harness.core.threads import use_passive_waiting
 # Each command is the module of that name in harness/commands, imported when it is chosen.
 COMMANDS = {
     "run": "train once, or sweep with -m; the same as python run.py",
+    "sweep": "search the options of any program: plateau sweep -- python train.py --lr 1e-4,1e-3",
     "preflight": "check a training for bugs and settings without effect before searching",
     "list": "show the runs and studies, newest first",
     "diagnose": "say what is wrong with a run or a log, and what to try",

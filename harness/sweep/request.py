@@ -98,6 +98,14 @@ def plan_workers(
     )
 
 
+def count_gpus() -> int:
+    """Return the number of NVIDIA GPUs that processes of the user see, without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
+    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+
+
 def check_launcher(launcher: str, options: SweepOptions) -> None:
     """Check that a launcher has what it needs to know: the number of workers, and no password that it would write."""
     if launcher not in LOCAL_LAUNCHERS and options.n_jobs is None:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,34 @@ from harness.tracking.upload_process import UploadProcess
 MakeWorkers = Callable[[SweepRequest, WorkerSpec, TrialQueue], WorkerGroup]
 
 
+@dataclass(frozen=True)
+class StudyOutcome:
+    """End of a command that ran trials of a study.
+
+    The status is "completed", "interrupted" or "failed", and the reason empty only if it is completed and all trials
+    were run.
+    """
+
+    status: str
+    reason: str
+    summary: SweepSummary
+
+    def raise_if_not_completed(self) -> None:
+        """Raise an error unless the sweep is completed.
+
+        Raises:
+            RunFailedError: If it failed or was interrupted; the message says how to go on.
+        """
+        if self.status != "completed":
+            is_over = bool(describe_total_failure(self.summary.trials))
+            remedy = "repair it and choose another sweep.study" if is_over else "run the same command to resume"
+            raise RunFailedError(f"{self.status}: {self.reason}; {remedy}")
+
+
 def run_study(
     request: SweepRequest, make_workers: MakeWorkers | None = None, *, findings: str = "", notes: Sequence[str] = ()
-) -> SweepSummary:
-    """Create or resume the study of a request, run its trials, and return a summary of it.
+) -> StudyOutcome:
+    """Create or resume the study of a request, run its trials, and print and return what came out.
 
     Args:
         make_workers: Returns the workers; by default processes on this machine.
@@ -48,7 +72,7 @@ def run_study(
 
     Raises:
         ConfigError: If the study exists with other settings or cannot be opened.
-        RunFailedError: If the sweep failed or was interrupted.
+        RunFailedError: If the files of the sweep cannot be written.
     """
     queue = open_study(request)
     if findings:
@@ -74,13 +98,9 @@ def run_study(
         if problem := explain_path_error(error):
             raise RunFailedError(f"failed: {problem}, then run the same command to resume") from error
         raise
-    if status != "completed":
-        is_over = bool(describe_total_failure(summary.trials))
-        remedy = "repair it and choose another sweep.study" if is_over else "run the same command to resume"
-        raise RunFailedError(f"{status}: {reason}; {remedy}")
-    if reason or (reason := _describe_exhausted_space(request, queue)):
+    if status == "completed" and (reason := reason or _describe_exhausted_space(request, queue)):
         print_fitted(f"No more trials: {reason}.")
-    return summary
+    return StudyOutcome(status, reason, summary)
 
 
 def _describe_exhausted_space(request: SweepRequest, queue: TrialQueue) -> str:

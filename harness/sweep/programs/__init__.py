@@ -16,4 +16,8 @@ def make_trial_runner(spec: StudySpec) -> TrialRunner:
             from harness.sweep.programs.training.runner import TrainingRunner  # imports torch
 
             return TrainingRunner(spec)
+        case "command":
+            from harness.sweep.programs.command.runner import CommandRunner
+
+            return CommandRunner(spec)
     raise ConfigError(f"program: {spec.program['kind']}: trials of this program cannot be run by a worker of ours")

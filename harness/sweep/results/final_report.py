@@ -21,7 +21,8 @@ MAX_SETTINGS_SHOWN = 10
 def format_sweep_summary(summary: SweepSummary, command_line: CommandLine) -> str:
     """Return the results, the baseline, ranges to widen, idle parameters and the cost, in lines."""
     size = len(summary.trials)
-    cost = f"cost: {summary.tokens:,} tokens and {format_duration(summary.seconds)} of training in {size} trials"
+    tokens = f"{summary.tokens:,} tokens and " if summary.tokens else ""  # other programs do not say
+    cost = f"cost: {tokens}{format_duration(summary.seconds)} of training in {size} trials"
     results, advice = _result_lines(summary, command_line.confirm_advice), _advice_lines(summary, command_line)
     return "\n".join([*results, *map(command_line.rename_options, advice), fit_record(cost)])
 

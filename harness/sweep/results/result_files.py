@@ -62,6 +62,38 @@ def summary_to_json(summary: SweepSummary, status: str, ended_at_ms: int | None 
     }
 
 
+def trials_to_json(summary: SweepSummary) -> dict[str, Any]:
+    """Return the trials of a sweep and what follows from them, for programs."""
+    trials = [_trial_to_json(trial) for trial in summary.trials]
+    best = [
+        {**trials[trial.number], "command": command}
+        for trial, command in zip(summary.best_trials, summary.best_commands, strict=True)
+    ]
+    return {
+        "study": summary.study,
+        "objectives": dict(zip(summary.objectives, summary.directions, strict=True)),
+        "best": best,
+        "baseline": trials[summary.baseline.number] if summary.baseline else None,
+        "counts": {status: count for status, count in summary.counts.items() if count},
+        "seconds": summary.seconds,
+        "trials": trials,
+    }
+
+
+def _trial_to_json(trial: TrialSummary) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "status": trial.status,
+        "reason": trial.reason,
+        "values": [value if math.isfinite(value) else None for value in trial.values],
+        "params": dict(trial.params),
+        "seconds": trial.seconds,
+        "is_baseline": trial.is_baseline,
+        "retry_of": trial.retry_of,
+        "folder": trial.folder,
+    }
+
+
 def _find_first(trials: Iterable[TrialSummary]) -> TrialSummary | None:
     """Return the trial with the best value of the first objective."""
     return min(trials, key=lambda trial: trial.costs[0], default=None)

@@ -59,6 +59,10 @@ class ValueRange:
             return format_argument(float(low + n_steps * Decimal(str(step))))  # 0.3, where 3 * 0.1 is slightly more
         return format_argument(value)
 
+    def parse_argument(self, text: str) -> Any:
+        """Return the value that a typed text stands for, which need not be in the range."""
+        return self.choices.get(text, _parse_word(text))
+
 
 def format_argument(value: Any) -> str:
     """Return a value in a form that argparse, JSON, YAML 1.1, awk, bc and shells read as the same number.

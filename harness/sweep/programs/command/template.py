@@ -142,6 +142,15 @@ class CommandTemplate:
         option = [] if slot.option_index is None else [self.words[slot.option_index]]
         return " ".join([*option, f"{prefix}{shlex.quote(text)}"])
 
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """The values that are not searched, by key."""
+        return {slot.key: slot.text for slot in self._slots if slot.key not in self.value_ranges}
+
+    def fill_sources(self, sources: Sequence[str], folder: Path) -> tuple[str, ...]:
+        """Return `sources` of a metric with the trial's folder for `{out}`."""
+        return tuple(_fill_placeholders(source, folder) for source in sources)
+
     def to_json(self) -> dict[str, Any]:
         """Return this template as plain data."""
         return asdict(self)

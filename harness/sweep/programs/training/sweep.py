@@ -61,12 +61,13 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
     torch.cuda.empty_cache()  # leave the GPU memory of the checks to the workers
     public = config.copy()
     remove_credentials(public)  # some launchers write it to disk, and the jobs read only the WorkerSpec
-    run_study(
+    outcome = run_study(
         request,
         None if request.workers.launcher == BASIC_LAUNCHER else partial(make_launcher_pool, public, context),
         findings=findings,
         notes=disk_space.splitlines(),
     )
+    outcome.raise_if_not_completed()
 
 
 def _leave_out_unusable_options(request: TrainingRequest, config: DictConfig, arguments: list[str]) -> TrainingRequest:

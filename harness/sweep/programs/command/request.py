@@ -1,0 +1,166 @@
+"""Build the request of a sweep over any command."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.config.validation import check_writable
+from harness.core.errors import ConfigError, did_you_mean
+from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
+from harness.sweep.options import SweepOptions
+from harness.sweep.programs.command.command_line import ProgramCommandLine, rename_command_options
+from harness.sweep.programs.command.metrics import MetricSpec
+from harness.sweep.programs.command.slots import find_script_index
+from harness.sweep.programs.command.template import CommandTemplate
+from harness.sweep.request import (
+    BASIC_LAUNCHER,
+    SweepRequest,
+    build_budget,
+    check_sampler_and_pruner,
+    count_gpus,
+    count_space_points,
+    count_trials,
+    plan_workers,
+)
+from harness.sweep.space.search_space import SearchSpace
+from harness.sweep.study.components import read_pruner_node, read_sampler_node
+from harness.sweep.study.spec import StudySpec
+
+DEFAULT_OBJECTIVE = "loss"
+"""Name of the objective if no metric is named: the validation loss, or else the training loss."""
+OUTPUT_DIR = "outputs"
+
+
+@dataclass(frozen=True)
+class CommandSweep:
+    """The options of `plateau sweep` and its command.
+
+    `baseline` are values of searched keys for trial 0 as `key=value`. `command` is the whole command line.
+    """
+
+    template: CommandTemplate
+    metric: MetricSpec
+    options: SweepOptions
+    baseline: Sequence[str]
+    sampler: str
+    pruner: str
+    seed: int
+    max_failure_rate: float | None
+    grace_seconds: float
+    store_uri: str
+    is_uploaded: bool
+    experiment: str | None
+    command: str
+
+
+def build_command_request(asked: CommandSweep) -> SweepRequest:
+    """Return the generic request of a sweep over a command.
+
+    Raises:
+        ConfigError: If a value is invalid. Options have their names on the command line.
+    """
+    try:
+        return _build_request(asked)
+    except ConfigError as error:
+        raise ConfigError(rename_command_options(str(error))) from error
+
+
+def _build_request(asked: CommandSweep) -> SweepRequest:
+    template, cwd = asked.template, Path.cwd()
+    space = SearchSpace(template.ranges, {}, {})
+    spec = StudySpec(
+        program={
+            "kind": "command",
+            "template": template.to_json(),
+            "metric": asdict(asked.metric),
+            "cwd": str(cwd),
+            "grace_seconds": asked.grace_seconds,
+        },
+        space=space.to_json(),
+        custom_search_space=None,
+        objectives=asked.options.objectives,
+        directions=[asked.metric.direction],
+        sampler=read_sampler_node(asked.sampler),
+        pruner=read_pruner_node(asked.pruner),
+        seed=asked.seed,
+        warmup_share=0.0,
+        keep=None,
+        config=_list_settings(asked),
+    )
+    check_sampler_and_pruner(spec, asked.pruner)
+    current_values = read_baseline_values(asked.baseline, template)
+    options, notices = _decide_baseline(asked.options, template, current_values)
+    study_name = options.study or _default_study_name(template)
+    n_gpus = count_gpus()
+    workers = plan_workers(BASIC_LAUNCHER, options.n_jobs or n_gpus or 1, n_gpus, cwd=str(cwd))
+    if workers.n_jobs == 1:
+        workers = replace(workers, n_threads=None)  # it may use all
+    return SweepRequest(
+        options=options,
+        spec=spec,
+        space=space,
+        budget=build_budget(options, count_trials(options, spec, space, current_values), asked.max_failure_rate),
+        study_name=study_name,
+        folder=check_writable("outputs", cwd / OUTPUT_DIR / STUDIES_FOLDER / name_study_folder(study_name)),
+        workers=workers,
+        store_uri=asked.store_uri,
+        is_uploaded=asked.is_uploaded,
+        experiment=asked.experiment or name_study_folder(_default_study_name(template)),
+        command_line=ProgramCommandLine(template),
+        command=asked.command,
+        description={"metric": _describe_metric(asked.metric)},
+        current_values=current_values,
+        n_points=count_space_points(spec, space),
+        notices=notices,
+    )
+
+
+def read_baseline_values(baseline: Sequence[str], template: CommandTemplate) -> dict[str, Any]:
+    """Return the values of searched keys in the texts `key=value`.
+
+    Raises:
+        ConfigError: If one is no such text, or its key is not searched.
+    """
+    values = {}
+    for text in baseline:
+        key, is_set, value = text.partition("=")
+        key = key.lstrip("-")
+        if not is_set:
+            raise ConfigError(f"--baseline {text}: write key=value, such as 'lr=3e-4 rank=8'")
+        if key not in template.ranges:
+            raise ConfigError(f"--baseline {text}: {key} is not searched{did_you_mean(key, template.ranges)}")
+        values[key] = template.value_ranges[key].parse_argument(value)
+    return values
+
+
+def _decide_baseline(
+    options: SweepOptions, template: CommandTemplate, current_values: Mapping[str, Any]
+) -> tuple[SweepOptions, tuple[str, ...]]:
+    """Leave out trial 0 if the command cannot run without a value of a searched key; return a note on that."""
+    missing = [key for key in template.required_keys if key not in current_values]
+    if not missing or not options.baseline:
+        return options, ()
+    example = f"--baseline '{missing[0]}=VALUE'"
+    note = f"{', '.join(missing)} cannot be left out of the command, so it is not run as trial 0; {example} sets it"
+    return replace(options, baseline=False), (note,)
+
+
+def _list_settings(asked: CommandSweep) -> dict[str, str]:
+    """Return what all trials of the study must share."""
+    variables = {f"variable {name}": text for name, text in asked.template.variables.items()}
+    return {"command": shlex.join(asked.template.words), **variables, "metric": _describe_metric(asked.metric)}
+
+
+def _describe_metric(metric: MetricSpec) -> str:
+    """Return which metric is read and where, in words."""
+    name = metric.metric or "validation loss"
+    where = " and ".join(metric.sources) if metric.sources else "the output"
+    return f"{metric.pick} {name} in {where}"
+
+
+def _default_study_name(template: CommandTemplate) -> str:
+    """Return the name of the script or module that the command runs."""
+    name = Path(template.words[find_script_index(template.words)])
+    return name.stem if name.suffix in (".py", ".sh") else name.name

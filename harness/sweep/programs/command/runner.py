@@ -1,0 +1,193 @@
+"""Trials that run a command line."""
+
+import math
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from optuna.trial import Trial
+
+from harness.core.events import Status
+from harness.core.shortage import ShortageError
+from harness.importers.named_values.curves import CurvePoint
+from harness.importers.named_values.metric_lookup import MetricError
+from harness.record.trial_record import OUTPUT_LOG, TrialEnd, TrialRecord, TrialStart
+from harness.run.provenance import describe_environment
+from harness.sweep.programs.command.failure import describe_failure, find_disk_shortage
+from harness.sweep.programs.command.metrics import MetricReader, MetricSpec, trial_environment
+from harness.sweep.programs.command.process import ProgramExit, run_program
+from harness.sweep.programs.command.template import CommandTemplate
+from harness.sweep.study.pruning import TrialReporter
+from harness.sweep.study.spec import StudySpec
+from harness.sweep.study.trial_attrs import TrialResult
+from harness.sweep.trial_runner import TrialJob
+from harness.tracking.run_names import STUDY_TAG
+from harness.tracking.run_uploader import SWEEP_TAG
+
+METRIC_FILE = "metric.txt"  # in the folder of a sweep: the name of its metric, if the user named none
+READING_SHARE = 0.1  # of the time that a program runs, for reading what it writes
+
+
+class CommandRunner:
+    """Runs a command for each trial and reads its metric."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        program, metric = spec.program, spec.program["metric"]
+        self._template = CommandTemplate.from_json(program["template"])
+        self._metric = MetricSpec(**{**metric, "sources": tuple(metric["sources"])})
+        self._cwd, self._grace_seconds = Path(program["cwd"]), float(program["grace_seconds"])
+        self._objectives = dict(zip(spec.objectives, spec.directions, strict=True))
+        self._tags = describe_environment(self._cwd)
+
+    def extend_trial(self, trial: Trial) -> None:
+        """Do nothing: a command has no function of the user's."""
+
+    def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
+        """Run the program of a trial, and end it if it is pruned.
+
+        Raises:
+            ConfigError: If the program cannot be started.
+            ShortageError: If it failed because the disk is full.
+        """
+        started_at = time.monotonic()
+        words, environment = self._template.render(job.values, job.folder)
+        sources = self._template.fill_sources(self._metric.sources, job.folder)
+        environment |= trial_environment(sources, job.folder, environment)
+        metric = MetricSpec(self._find_metric_name(job), sources, self._metric.pick, self._metric.direction)
+        reader = MetricReader(metric, job.folder / OUTPUT_LOG, environment)
+        record = TrialRecord(job.folder, self._describe_start(job, words))
+        try:
+            watcher = _OutputWatcher(reader, record, reporter, should_stop)
+            program_exit = run_program(
+                words,
+                environment,
+                self._cwd,
+                job.folder / OUTPUT_LOG,
+                should_end=watcher.should_end,
+                grace_seconds=self._grace_seconds,
+            )
+            watcher.read_new_values()
+            result = self._describe_result(job, program_exit, watcher, reader, time.monotonic() - started_at)
+            values = dict(zip(self._objectives, result.values, strict=False))
+            record.end(TrialEnd(result.status, result.reason, result.seconds, values))
+            return result
+        except Exception as error:
+            record.end(TrialEnd("failed", str(error), time.monotonic() - started_at))
+            raise
+
+    def _find_metric_name(self, job: TrialJob) -> str | None:
+        """Return the name of the metric; if the user named none, that which an earlier trial was read by, if any."""
+        with suppress(FileNotFoundError):
+            return self._metric.metric or (job.folder.parent / METRIC_FILE).read_text()
+        return None
+
+    def _check_metric_name(self, job: TrialJob, name: str) -> None:
+        """Check that all trials are read by one name, where the user named none.
+
+        Raises:
+            MetricError: If an earlier trial was read by another one.
+        """
+        if self._metric.metric is not None:
+            return
+        path = job.folder.parent / METRIC_FILE
+        with suppress(FileExistsError), path.open("x") as file:
+            file.write(name)
+        if (first := path.read_text()) != name:
+            raise MetricError(f"--metric: {name} was found, but {first} in earlier trials; add --metric {first}")
+
+    def _describe_start(self, job: TrialJob, words: Sequence[str]) -> TrialStart:
+        command = shlex.join(words)
+        searched = {key: str(value) for key, value in job.values.items()}
+        return TrialStart(
+            name=str(job.number),
+            params={**self._template.settings, **searched},
+            searched=job.values,
+            objectives=self._objectives,
+            tags={**self._tags, "command": command, SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name},
+        )
+
+    def _describe_result(
+        self, job: TrialJob, program_exit: ProgramExit, watcher: "_OutputWatcher", reader: MetricReader, seconds: float
+    ) -> TrialResult:
+        """Return how a trial ended whose program has ended."""
+        [objective] = self._objectives
+        done, last = watcher.reporter.fraction_done, watcher.last_point
+        if program_exit.was_ended and watcher.is_pruned and last:
+            reason = f"{objective} {last.value:.4g} after {done:.0%} of the run"
+            return TrialResult("pruned", reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
+        if program_exit.was_ended:
+            reason = "the sweep was asked to stop"
+            return TrialResult("interrupted", reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
+        if shortage := find_disk_shortage(program_exit, job.folder):
+            raise ShortageError(shortage)
+        if program_exit.code:
+            reason = describe_failure(program_exit, job.folder / OUTPUT_LOG)
+            has_diverged = last is not None and not math.isfinite(last.value)
+            status: Status = "diverged" if has_diverged else "failed"
+            return TrialResult(status, reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
+        try:
+            found = reader.read_final_value()
+            self._check_metric_name(job, found.name)
+        except ValueError as error:
+            return TrialResult("failed", str(error), seconds=seconds, folder=job.folder.name)
+        if found.note:
+            print(f"note: {found.note}")
+        is_finite = math.isfinite(found.value)
+        return TrialResult(
+            status="completed" if is_finite else "diverged",
+            reason="" if is_finite else f"{found.name} is {found.value}",
+            values=(found.value,),
+            best_step=found.step,
+            seconds=seconds,
+            fraction_done=1.0,
+            folder=job.folder.name,
+        )
+
+
+class _OutputWatcher:
+    """Reads what a running program writes: its curves go to the record of the trial, its metric to the study."""
+
+    def __init__(
+        self, reader: MetricReader, record: TrialRecord, reporter: TrialReporter, should_stop: Callable[[], bool]
+    ) -> None:
+        self._reader, self._record, self.reporter, self._should_stop = reader, record, reporter, should_stop
+        self._read_at = 0.0
+        self.is_pruned = False
+        self.last_point: CurvePoint | None = None
+
+    def should_end(self) -> bool:
+        """Return whether the program is to end: because it is pruned, or the sweep stops."""
+        if self._should_stop():
+            return True
+        started = time.monotonic()
+        if started >= self._read_at:
+            self.read_new_values()
+            taken = time.monotonic() - started
+            self._read_at = started + taken / READING_SHARE
+        return self.is_pruned
+
+    def read_new_values(self) -> None:
+        """Record and report what the program has written since the last call."""
+        with suppress(ValueError):  # a file that is being written; at the end it is read again
+            self._record_curves()
+            for point in self._reader.read_new_points():
+                self.last_point = point
+                self.is_pruned |= self.reporter.report_step(point.value, point.step, estimate_total_steps(point))
+
+    def _record_curves(self) -> None:
+        rows: dict[int, dict[str, float]] = {}
+        totals: dict[int, int] = {}
+        for name, points in self._reader.read_new_curves().items():
+            for point in points:
+                rows.setdefault(point.step, {})[name] = point.value
+                if total := estimate_total_steps(point):
+                    totals[point.step] = total
+        for step in sorted(rows):
+            self._record.add_metrics(step, rows[step], totals.get(step))
+
+
+def estimate_total_steps(point: CurvePoint) -> int | None:
+    """Return the number of steps of the run if the program has said which share of it a point is at, else None."""
+    return max(point.step, round(point.step / point.share)) if point.share and point.step > 0 else None

@@ -1,0 +1,46 @@
+"""Samplers and pruners by name."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from hydra_plugins.hydra_optuna_sweeper import config as _  # noqa: F401  # it stores the samplers
+from omegaconf import OmegaConf
+
+from harness.core.errors import ConfigError, did_you_mean
+from harness.core.paths import config_dir
+
+SAMPLER_GROUP = "hydra/sweeper/sampler"
+
+
+def read_pruner_node(name: str) -> Mapping[str, Any]:
+    """Return the component of a pruner of ours.
+
+    Raises:
+        ConfigError: If there is no such name.
+    """
+    folder = config_dir() / "pruner"
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    _check_name("pruner", name, names)
+    return _to_plain(OmegaConf.load(folder / f"{name}.yaml"))
+
+
+def read_sampler_node(name: str) -> Mapping[str, Any]:
+    """Return the component of a sampler of hydra-optuna-sweeper.
+
+    Raises:
+        ConfigError: If there is no such name.
+    """
+    store = ConfigStore.instance()
+    names = sorted(file.removesuffix(".yaml") for file in store.list(SAMPLER_GROUP))
+    _check_name("sampler", name, names)
+    return _to_plain(store.load(f"{SAMPLER_GROUP}/{name}.yaml").node)
+
+
+def _check_name(key: str, name: str, names: list[str]) -> None:
+    if name not in names:
+        raise ConfigError(f"{key}={name}: must be one of {', '.join(names)}{did_you_mean(name, names)}")
+
+
+def _to_plain(node: Any) -> Mapping[str, Any]:
+    return cast(Mapping[str, Any], OmegaConf.to_container(OmegaConf.create(node), resolve=True))
