@@ -5,9 +5,13 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from harness.config.hydra_internals import is_range, parse_hydra_arguments
+from harness.config.hydra_internals import is_range
 from harness.config.overrides import format_value, read_override_key
 from harness.core.credentials import hide_credentials
 from harness.sweep.programs.hydra_app.app_command import MULTIRUN_OVERRIDE, AppCommand
@@ -21,10 +25,13 @@ SEED_KEY = "seed"
 class AppCommandLine:
     """The command line of an app, whose command is None if it is not known.
 
-    `ranges` are the overrides that the sweep searches, in place of which a run has values.
+    `ranges` are the overrides that the sweep searches, in place of which a run has values. `loader` composes the
+    configuration.
     """
 
-    def __init__(self, config: DictConfig, command: AppCommand | None, ranges: Iterable[str]) -> None:
+    def __init__(
+        self, config: DictConfig, loader: ConfigLoader, command: AppCommand | None, ranges: Iterable[str]
+    ) -> None:
         overrides = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
         if command is None:
             self._program = ["python", f"{config.hydra.job.name}.py"]
@@ -32,7 +39,6 @@ class AppCommandLine:
         else:
             self._program, given = command.typed_program, list(command.arguments)
         given = list(map(hide_credentials, given))
-        is_multirun = command is None or parse_hydra_arguments(given).multirun
         self.command = shlex.join([*self._program, *(["-m"] if command is None else []), *given])
         searched = {read_override_key(one) for one in ranges}
         self._kept = [
@@ -43,7 +49,8 @@ class AppCommandLine:
             and not SWEEP_KEYS.match(one.lstrip("+~"))
             and not is_range(one)
         ]
-        if not is_multirun and MULTIRUN_OVERRIDE not in given:  # a file has hydra.mode: MULTIRUN
+        fixed = [one for one in overrides if read_override_key(one) not in searched and not is_range(one)]
+        if _is_multirun_by_file(loader, config.hydra.job.config_name, fixed):
             self._kept.append("hydra.mode=RUN")
         has_seed = SEED_KEY in config and SEED_KEY not in searched
         seeds = f"-m hydra/sweeper=harness hydra/sweeper/sampler=grid {SEED_KEY}=11,12,13"
@@ -62,6 +69,15 @@ class AppCommandLine:
     def rename_options(self, message: str) -> str:
         """Return a message with the names that options have in `hydra.sweeper`."""
         return rename_sweep_options(message)
+
+
+def _is_multirun_by_file(loader: ConfigLoader, config_name: str | None, overrides: Iterable[str]) -> bool:
+    """Return whether a configuration file says `hydra.mode: MULTIRUN`, so that even one run needs another mode."""
+    given = [one for one in overrides if read_override_key(one) != "hydra.mode"]
+    try:
+        return loader.load_configuration(config_name, given, RunMode.RUN).hydra.mode == RunMode.MULTIRUN
+    except (HydraException, OmegaConfBaseException):  # a required choice is searched
+        return False
 
 
 def rename_sweep_options(message: str) -> str:

@@ -66,7 +66,7 @@ def _read_request(
 ) -> SweepRequest:
     options = read_app_options(config)
     overrides = read_app_overrides(options.sweeper["params"] or {}, arguments)
-    command_line = AppCommandLine(config, command, overrides.ranges)
+    command_line = AppCommandLine(config, context.config_loader, command, overrides.ranges)
     check_not_torchrun(command_line.command)
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)  # that of a group may be missing: "???"
     options_by_group = {group: choice for group, choice in choices.items() if isinstance(choice, str)}

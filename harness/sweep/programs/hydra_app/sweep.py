@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import NoReturn, TextIO
 
+from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from harness.config.compose import remove_credentials
 from harness.core.errors import ConfigError, RunFailedError
@@ -102,7 +104,7 @@ def _keep_stdin_from_children() -> TextIO:
 def _sweep_in_workers(config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]) -> None:
     request = read_app_request(config, context, arguments, find_app_command(config))
     if _prepare_study(request, config):
-        launched = partial(make_launcher_pool, _hide_credentials(config), context)
+        launched = partial(make_launcher_pool, *_prepare_launcher(config, context, request.folder))
         run_study(request, None if request.workers.launcher == BASIC_LAUNCHER else launched)
 
 
@@ -146,6 +148,15 @@ def _prepare_study(request: SweepRequest, config: DictConfig) -> bool:
     return True
 
 
+def _prepare_launcher(config: DictConfig, context: HydraContext, folder: Path) -> tuple[DictConfig, HydraContext]:
+    """Return what a launcher is made with, whose jobs are workers: no jobs of the app, and none of its callbacks."""
+    public = _hide_credentials(config)
+    jobs = ["hydra.sweep.dir='" + str(folder / "jobs") + "'", "hydra.sweep.subdir=${hydra.job.num}"]
+    with read_write(public.hydra):
+        public.hydra.overrides.hydra.extend([*jobs, "hydra.job.chdir=false", "hydra.output_subdir=null"])
+    return public, HydraContext(context.config_loader, Callbacks(), context.execution_whitelist)
+
+
 def _hide_credentials(config: DictConfig) -> DictConfig:
     public = config.copy()
     with suppress(Exception):
@@ -157,7 +168,7 @@ def _describe_app(
     config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]
 ) -> RunningApp:
     overrides = read_app_overrides(read_app_options(config).sweeper["params"] or {}, arguments)
-    command_line = AppCommandLine(config, find_app_command(config), overrides.ranges)
+    command_line = AppCommandLine(config, context.config_loader, find_app_command(config), overrides.ranges)
     return RunningApp(config, context, task, overrides.fixed, command_line)
 
 

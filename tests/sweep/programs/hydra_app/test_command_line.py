@@ -1,20 +1,26 @@
 """Commands of sweeps and runs as users type them."""
 
 import shlex
+from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from harness.sweep.programs.hydra_app.app_command import AppCommand
 from harness.sweep.programs.hydra_app.command_line import AppCommandLine
+from tests.sweep.programs.hydra_app.apps import open_multirun
 
 
-def make_command_line(*given: str, program: tuple[str, ...] = ("/w/app.py",), app: str = "lr: 0.1\n"):
-    config = OmegaConf.merge(
-        OmegaConf.create(app), {"hydra": {"job": {"name": "app"}, "overrides": {"hydra": [], "task": []}}}
-    )
-    ranges = [one for one in given if one.startswith("lr=")]
-    return AppCommandLine(config, AppCommand(program, given), ranges)
+def make_command_line(
+    folder: Path,
+    *given: str,
+    program: tuple[str, ...] = ("/w/app.py",),
+    app: str = "lr: 0.1\n",
+    composed: tuple[str, ...] = (),
+) -> AppCommandLine:
+    """Return the command line of an app that was started with the arguments `given`, of which some are `composed`."""
+    with open_multirun(folder, app, *composed) as (context, cfg):
+        ranges = [one for one in given if one.startswith("lr=")]
+        return AppCommandLine(cfg, context.config_loader, AppCommand(program, given), ranges)
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +38,6 @@ def in_folder(monkeypatch, tmp_path) -> None:
          "python w/app.py hydra.job.chdir=true"),
         (["-m", "--config-dir=conf", "-cn", "other", "~z"], {"+new": 1},
          "python w/app.py --config-dir=conf -cn other '~z' +new=1"),
-        (["search=optuna", "hydra/sweeper=harness"], {"lr": 0.01},
-         "python w/app.py search=optuna hydra.mode=RUN lr=0.01"),
         (["hydra.mode=MULTIRUN", "lr=1,2"], {"lr": 1}, "python w/app.py lr=1"),
         (["-m", "seed=1", "++lr=5"], {"lr": None}, "python w/app.py seed=1 lr=null"),
         (["-m"], {"name": "a,b", "sizes": [1, 2], "amp": True, "net": "[64,64]"},
@@ -41,13 +45,21 @@ def in_folder(monkeypatch, tmp_path) -> None:
         (["-m", "db=postgresql://me:secret@host/x"], {}, "python w/app.py db=postgresql://host/x"),
     ],
 )  # fmt: skip
-def test_the_command_of_a_run_has_its_values_and_nothing_of_the_sweep(given, values, command) -> None:
-    assert make_command_line(*given).format_command(values) == command
+def test_the_command_of_a_run_has_its_values_and_nothing_of_the_sweep(tmp_path, given, values, command) -> None:
+    assert make_command_line(tmp_path, *given).format_command(values) == command
 
 
-def test_the_command_of_the_sweep_is_that_of_the_user() -> None:
+def test_a_file_that_always_sweeps_needs_another_mode_for_one_run(tmp_path) -> None:
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search/optuna.yaml").write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")
+    app = "defaults: [{search: null}]\nlr: 0.1\n"
+    line = make_command_line(tmp_path, "-m", "search=optuna", app=app, composed=("search=optuna",))
+    assert line.format_command({"lr": 0.01}) == "python w/app.py search=optuna hydra.mode=RUN lr=0.01"
+
+
+def test_the_command_of_the_sweep_is_that_of_the_user(tmp_path) -> None:
     given = ["-m", "lr=log(1e-4,1e-1)", "hydra.sweeper.storage=postgresql://me:secret@host/x"]
-    line = make_command_line(*given, program=("-m", "pkg.app"))
+    line = make_command_line(tmp_path, *given, program=("-m", "pkg.app"))
     assert shlex.split(line.command) == [
         "python",
         "-m",
@@ -57,9 +69,9 @@ def test_the_command_of_the_sweep_is_that_of_the_user() -> None:
     ]
 
 
-def test_a_seed_of_the_app_can_be_repeated() -> None:
-    assert make_command_line("-m").confirm_advice == ""
-    advice = make_command_line("-m", app="seed: 1\n").confirm_advice
+def test_a_seed_of_the_app_can_be_repeated(tmp_path) -> None:
+    assert make_command_line(tmp_path, "-m").confirm_advice == ""
+    advice = make_command_line(tmp_path, "-m", app="seed: 1\n").confirm_advice
     assert advice == "-m hydra/sweeper=harness hydra/sweeper/sampler=grid seed=11,12,13 hydra.sweeper.study_name=NAME"
 
 
@@ -73,5 +85,5 @@ def test_a_seed_of_the_app_can_be_repeated() -> None:
         ("use pruner=none", "use hydra.sweeper.pruner=none"),
     ],
 )
-def test_options_have_the_names_of_the_user(ours, theirs) -> None:
-    assert make_command_line("-m").rename_options(ours) == theirs
+def test_options_have_the_names_of_the_user(tmp_path, ours, theirs) -> None:
+    assert make_command_line(tmp_path, "-m").rename_options(ours) == theirs

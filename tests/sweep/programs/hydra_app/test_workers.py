@@ -284,7 +284,7 @@ def test_an_app_runs_however_it_is_started(tmp_path, kind) -> None:
     typed = {
         "module": "python -m pkg.app",
         "script": "python -X utf8 ../pkg/app.py",
-        "console script": f"python {console}",
+        "console script": "python ../train",
     }
     assert f"{typed[kind]} hydra.mode=RUN net.layers=1" in done.stdout
 
@@ -305,7 +305,7 @@ def test_a_lightning_app_prunes_is_killed_and_resumes(tmp_path) -> None:
     write_digits_app(tmp_path)
     env = {**app_environment(tmp_path), "DIGITS_ROOT": str(tmp_path)}
     command = [
-        sys.executable, "-m", "digits.train", "search=optuna", *HARNESS, "hydra.sweeper.n_trials=12",
+        sys.executable, "-m", "digits.train", "-m", "search=optuna", *HARNESS, "hydra.sweeper.n_trials=12",
         "hydra.sweeper.pruner=median",
     ]  # fmt: skip
     sweep = tmp_path / "logs/train/multiruns/train"
