@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from harness.core.formatting import objective_label, shorten_keys
@@ -114,7 +114,7 @@ def _plot_history(data: StudyData) -> "Figure | None":
     axes.step(numbers, [*best, best[-1]], where="post", color=GREEN, label="best so far")
     _add_baseline(axes, data)
     _add_best(axes, data, data.best.number)
-    _finish_axes(axes, data.losses)
+    _finish_axes(axes, data, data.losses)
     axes.xaxis.get_major_locator().set_params(integer=True)
     return axes.figure
 
@@ -142,7 +142,7 @@ def _plot_learning_curves(data: StudyData) -> "Figure | None":
         labels.add(label)
         if trial.status != "completed":
             axes.plot(*points[-1], "v" if trial.status == "pruned" else "x", color=color, markersize=6)
-    _finish_axes(axes, losses)
+    _finish_axes(axes, data, losses)
     return axes.figure
 
 
@@ -170,7 +170,7 @@ def _plot_lr(data: StudyData) -> "Figure | None":
                 series.setdefault(name, []).append((value, trial))
     if not series:
         return None
-    axes = make_axes("Learning rate and loss", data.study.study_name, "learning rate", data.labels[0])
+    axes = make_axes(f"Learning rate and {data.labels[0]}", data.study.study_name, "learning rate", data.labels[0])
     labels = _label_params(series)
     for index, (name, trials) in enumerate(series.items()):
         color = SERIES_COLORS[index % len(SERIES_COLORS)]
@@ -183,7 +183,7 @@ def _plot_lr(data: StudyData) -> "Figure | None":
     _add_diverged(axes, [lr for trials in series.values() for lr, trial in trials if trial.status == "diverged"])
     _add_baseline(axes, data)
     use_log_scale(axes, "x")
-    _finish_axes(axes, data.losses)
+    _finish_axes(axes, data, data.losses)
     return axes.figure
 
 
@@ -218,8 +218,7 @@ def _plot_slices(data: StudyData) -> "Figure | None":
         axes.scatter(x, losses, color=BLUE, alpha=0.7, s=30)
         if getattr(dist, "log", False):
             use_log_scale(axes, "x")
-        if max(data.losses) > LOG_SCALE_RATIO * min(data.losses) > 0:
-            use_log_scale(axes, "y")
+        _scale_values(axes, data, data.losses)
         axes.tick_params("x", labelrotation=45)
         axes.set_xlabel(labels[name], fontsize=LABEL_SIZE)
         if index % columns == 0:
@@ -331,10 +330,16 @@ def _add_baseline(axes: Any, data: StudyData) -> None:
         axes.axhline(loss, color=GREY, linewidth=1.2, linestyle="--", label=f"baseline, {loss:.4g}")
 
 
-def _finish_axes(axes: Any, losses: Sequence[float]) -> None:
-    if max(losses) > LOG_SCALE_RATIO * min(losses) > 0:
-        use_log_scale(axes, "y")
+def _finish_axes(axes: Any, data: StudyData, values: Sequence[float]) -> None:
+    _scale_values(axes, data, values)
     add_legend(axes)
+
+
+def _scale_values(axes: Any, data: StudyData, values: Sequence[float]) -> None:
+    """Use a logarithmic axis for losses that differ much; what is maximized, such as an accuracy, has a linear one."""
+    is_minimized = data.study.directions[0] == StudyDirection.MINIMIZE
+    if is_minimized and max(values) > LOG_SCALE_RATIO * min(values) > 0:
+        use_log_scale(axes, "y")
 
 
 def _label_params(names: Iterable[str]) -> dict[str, str]:

@@ -130,3 +130,15 @@ def test_failed_figure_is_a_warning(tmp_path, capsys, monkeypatch) -> None:
         complete_trial(study, ask_trial(study))
     assert names(draw_study_figures(study, tmp_path)) == ["history", "parallel", "slices", "lr"]
     assert "warning: could not draw curves.png" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("direction", "scale"), [("minimize", "log"), ("maximize", "linear")])
+def test_only_losses_have_a_logarithmic_axis(direction, scale, tmp_path, monkeypatch) -> None:
+    study = new_study(["accuracy"], [direction])
+    for value in (0.01, 0.4, 0.9):
+        complete_trial(study, ask_trial(study), value)
+    drawn = {}
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.setdefault(path.stem, figure))
+    draw_study_figures(study, tmp_path)
+    assert drawn["lr"].axes[0].get_yscale() == scale
+    assert "Learning rate and accuracy" in [text.get_text() for text in drawn["lr"].findobj(matplotlib.text.Text)]
