@@ -14,6 +14,13 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
+def is_helper_process() -> bool:
+    """Return whether multiprocessing has started this process for anything but to train in a group of torch."""
+    multiprocessing = sys.modules.get("multiprocessing")  # loaded in all processes that it starts
+    is_started_by_it = multiprocessing is not None and multiprocessing.parent_process() is not None
+    return is_started_by_it and _find_process_group() is None
+
+
 def count_processes() -> int:
     """Return the number of processes that have joined a group of torch."""
     group = _find_process_group()

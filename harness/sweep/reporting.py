@@ -1,16 +1,29 @@
 """Reports of a training to the sweep that runs it: `report(loss, step=step, total_steps=total)` in any loop.
 
 Without a sweep nothing happens, so a script that reports also runs alone. Only the standard library is loaded.
+
+A trial that runs in the worker has a receiver. One that is a process of its own finds the path of a file in its
+environment, and appends its reports to it as lines of JSON.
 """
 
+import fcntl
+import json
 import math
 import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
-from harness.core.ranks import is_first_process
+from harness.core.ranks import is_first_process, is_helper_process
+
+REPORTS_VARIABLE = "HARNESS_REPORTS"
+"""In the environment of a trial that is a process: the path of the file for its reports."""
+PRUNED_SUFFIX = ".pruned"
+"""In place of the suffix of that file: a file that exists once the trial is pruned."""
+PRUNED_LINE = {"pruned": True}
+"""The last line of a program that has raised Pruned."""
 
 Receiver = Callable[[float, int, int | None], None]
 """Receive a value, its step and the number of steps if it is known; raises Pruned or Interrupted to end the trial."""
@@ -46,12 +59,14 @@ def report(value: SupportsFloat, *, step: SupportsIndex, total_steps: SupportsIn
         Interrupted: If the sweep was asked to stop, and at each report after that.
         TypeError: If the value is no single number, or a step is no integer.
         ValueError: If a step is negative or the total is not positive.
+        OSError: If the trial's file for reports cannot be written.
     """
     _check_value(value)
     step = _read_count("step", step, least=0)
     total = None if total_steps is None else _read_count("total_steps", total_steps, least=1)
-    if _listener is not None and _listener.process == os.getpid() and is_first_process():
-        _listener.receive(_to_float(value), step, total)
+    listener = _find_listener()
+    if listener is not None and listener.process == os.getpid() and is_first_process():
+        listener.receive(_to_float(value), step, total)
 
 
 @contextmanager
@@ -84,7 +99,53 @@ class _Listener:
             raise
 
 
+class _FileReceiver:
+    """Appends reports to the file of a trial, for the first process that reports and as long as it lives.
+
+    A launcher such as torchrun or a shell may stand between the sweep and the program.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._pruned_path = path, path.with_suffix(PRUNED_SUFFIX)
+        self._file: int | None = None
+
+    def __call__(self, value: float, step: int, total_steps: int | None) -> None:
+        if self._file is None:
+            self._file = self._lock_file()
+        if self._file is None:
+            return
+        self._append({"value": value, "step": step, "total_steps": total_steps})
+        if self._pruned_path.exists():
+            self._append(PRUNED_LINE)
+            raise Pruned("by the pruner of the sweep")
+
+    def _lock_file(self) -> int | None:
+        """Return the open file, None if another process has locked it."""
+        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return None
+        except OSError:
+            pass  # a file system without locks
+        return file
+
+    def _append(self, line: dict[str, Any]) -> None:
+        assert self._file is not None
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+
+
 _listener: _Listener | None = None
+
+
+def _find_listener() -> _Listener | None:
+    """Return who listens in this process; for a trial that is a process of its own, its file."""
+    global _listener
+    path = os.environ.get(REPORTS_VARIABLE)
+    if _listener is None and path and not is_helper_process():
+        _listener = _Listener(_FileReceiver(Path(path)))
+    return _listener
 
 
 def _check_value(value: Any) -> None:

@@ -1,11 +1,12 @@
 """The first process of a training, by its environment or by its process group."""
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
-from harness.core.ranks import count_processes, is_first_process
+from harness.core.ranks import count_processes, is_first_process, is_helper_process
 
 
 @pytest.mark.parametrize(
@@ -38,3 +39,15 @@ def test_a_process_group_knows_better_than_the_environment(tmp_path: Path, monke
     finally:
         dist.destroy_process_group()
     assert not is_first_process()
+
+
+def test_workers_of_multiprocessing_are_helpers_unless_they_train_in_a_group(tmp_path: Path) -> None:
+    assert not is_helper_process()
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(is_helper_process)
+        assert not pool.apply(_join_group, [f"file://{tmp_path}/group"])
+
+
+def _join_group(address: str) -> bool:
+    dist.init_process_group("gloo", init_method=address, rank=0, world_size=1)
+    return is_helper_process()

@@ -16,8 +16,15 @@ from harness.importers.named_values.metric_lookup import MetricError
 from harness.record.trial_record import OUTPUT_LOG, TrialEnd, TrialRecord, TrialStart
 from harness.run.provenance import describe_environment
 from harness.sweep.programs.command.failure import describe_failure, find_disk_shortage
-from harness.sweep.programs.command.metrics import MetricReader, MetricSpec, trial_environment
+from harness.sweep.programs.command.metrics import (
+    MetricReader,
+    MetricSpec,
+    MetricValue,
+    pick_point,
+    trial_environment,
+)
 from harness.sweep.programs.command.process import ProgramExit, run_program
+from harness.sweep.programs.command.reports import REPORTED, ReportReader
 from harness.sweep.programs.command.template import CommandTemplate
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
@@ -54,12 +61,16 @@ class CommandRunner:
         started_at = time.monotonic()
         words, environment = self._template.render(job.values, job.folder)
         sources = self._template.fill_sources(self._metric.sources, job.folder)
-        environment |= trial_environment(sources, job.folder, environment)
+        reports = ReportReader(job.folder)
+        environment |= trial_environment(sources, job.folder, environment) | reports.environment
         metric = MetricSpec(self._find_metric_name(job), sources, self._metric.pick, self._metric.direction)
         reader = MetricReader(metric, job.folder / OUTPUT_LOG, environment)
         record = TrialRecord(job.folder, self._describe_start(job, words))
         try:
-            watcher = _OutputWatcher(reader, record, reporter, should_stop)
+            [objective] = self._objectives
+            watcher = _OutputWatcher(
+                reader, reports, objective, record, reporter, should_stop, grace_seconds=self._grace_seconds
+            )
             program_exit = run_program(
                 words,
                 environment,
@@ -70,7 +81,7 @@ class CommandRunner:
             )
             watcher.read_new_values()
             result = self._describe_result(job, program_exit, watcher, reader, time.monotonic() - started_at)
-            values = dict(zip(self._objectives, result.values, strict=False))
+            values = {objective: result.values[0]} if result.values else {}
             record.end(TrialEnd(result.status, result.reason, result.seconds, values))
             return result
         except Exception as error:
@@ -95,6 +106,8 @@ class CommandRunner:
         with suppress(FileExistsError), path.open("x") as file:
             file.write(name)
         if (first := path.read_text()) != name:
+            if REPORTED in (first, name):
+                raise MetricError("--metric: some trials call report() and others do not; add --metric NAME")
             raise MetricError(f"--metric: {name} was found, but {first} in earlier trials; add --metric {first}")
 
     def _describe_start(self, job: TrialJob, words: Sequence[str]) -> TrialStart:
@@ -114,7 +127,7 @@ class CommandRunner:
         """Return how a trial ended whose program has ended."""
         [objective] = self._objectives
         done, last = watcher.reporter.fraction_done, watcher.last_point
-        if program_exit.was_ended and watcher.is_pruned and last:
+        if (program_exit.was_ended or watcher.reports.has_raised) and watcher.is_pruned and last:
             reason = f"{objective} {last.value:.4g} after {done:.0%} of the run"
             return TrialResult("pruned", reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
         if program_exit.was_ended:
@@ -128,7 +141,7 @@ class CommandRunner:
             status: Status = "diverged" if has_diverged else "failed"
             return TrialResult(status, reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
         try:
-            found = reader.read_final_value()
+            found = self._read_final_value(watcher.reports, reader)
             self._check_metric_name(job, found.name)
         except ValueError as error:
             return TrialResult("failed", str(error), seconds=seconds, folder=job.folder.name)
@@ -145,14 +158,38 @@ class CommandRunner:
             folder=job.folder.name,
         )
 
+    def _read_final_value(self, reports: ReportReader, reader: MetricReader) -> MetricValue:
+        """Return the value of the objective; it is a reported one if no metric or file is named.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not len(reports.curve) or self._metric.metric is not None or self._metric.sources:
+            return reader.read_final_value()
+        point = pick_point(reports.curve, self._metric.pick, self._metric.direction)
+        return MetricValue(point.value, point.step, REPORTED)
+
 
 class _OutputWatcher:
-    """Reads what a running program writes: its curves go to the record of the trial, its metric to the study."""
+    """Reads what a running program writes: its curves go to the record of the trial, its metric to the study.
+
+    What it reports takes the place of the metric in its output.
+    """
 
     def __init__(
-        self, reader: MetricReader, record: TrialRecord, reporter: TrialReporter, should_stop: Callable[[], bool]
+        self,
+        reader: MetricReader,
+        reports: ReportReader,
+        objective: str,
+        record: TrialRecord,
+        reporter: TrialReporter,
+        should_stop: Callable[[], bool],
+        *,
+        grace_seconds: float,
     ) -> None:
-        self._reader, self._record, self.reporter, self._should_stop = reader, record, reporter, should_stop
+        self._reader, self.reports, self._objective = reader, reports, objective
+        self._record, self.reporter, self._should_stop = record, reporter, should_stop
+        self._grace_seconds = grace_seconds
         self._read_at = 0.0
         self.is_pruned = False
         self.last_point: CurvePoint | None = None
@@ -166,20 +203,30 @@ class _OutputWatcher:
             self.read_new_values()
             taken = time.monotonic() - started
             self._read_at = started + taken / READING_SHARE
-        return self.is_pruned
+        return self.is_pruned and self.reports.end_program(self._grace_seconds)
 
     def read_new_values(self) -> None:
         """Record and report what the program has written since the last call."""
+        reported = self.reports.read_new_points()
+        for point in reported:
+            self._record.add_metrics(point.step, {self._objective: point.value}, estimate_total_steps(point))
+        self._report_points(reported)
         with suppress(ValueError):  # a file that is being written; at the end it is read again
             self._record_curves()
-            for point in self._reader.read_new_points():
-                self.last_point = point
-                self.is_pruned |= self.reporter.report_step(point.value, point.step, estimate_total_steps(point))
+            if not len(self.reports.curve):
+                self._report_points(self._reader.read_new_points())
+
+    def _report_points(self, points: Sequence[CurvePoint]) -> None:
+        for point in points:
+            self.last_point = point
+            self.is_pruned |= self.reporter.report_step(point.value, point.step, estimate_total_steps(point))
 
     def _record_curves(self) -> None:
         rows: dict[int, dict[str, float]] = {}
         totals: dict[int, int] = {}
         for name, points in self._reader.read_new_curves().items():
+            if name == self._objective and len(self.reports.curve):
+                continue  # it has been reported
             for point in points:
                 rows.setdefault(point.step, {})[name] = point.value
                 if total := estimate_total_steps(point):
