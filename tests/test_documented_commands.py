@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize
 from hydra._internal.utils import get_args_parser
 
 from harness.cli import COMMANDS
@@ -29,6 +30,7 @@ from tests.test_extending import page_folder as own_folder  # noqa: F401
 PROGRAMS = ("python", "plateau", "torchrun", "make")
 PLACEHOLDERS = {"experiment=X": "experiment=smoke", "experiment=NAME": "experiment=smoke"}
 """Words that stand for a choice of the reader. Names of runs, files and models are not looked up here."""
+APP_SWEEPER = "hydra/sweeper=harness"
 REFUSED = {"python run.py optimizer=adamww": "the README shows the message"}
 MISSING_PLUGINS = {"submitit_slurm": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher",
                    "submitit_local": "hydra_plugins.hydra_submitit_launcher"}  # fmt: skip
@@ -96,6 +98,8 @@ def check_command(command: str, patch: pytest.MonkeyPatch) -> None:
         check_plateau(words, patch)
     elif "run.py" in words or words[0] == "run":
         check_run(words[words.index("run.py" if "run.py" in words else "run") + 1 :])
+    elif APP_SWEEPER in words:
+        check_app_sweep(words)
     elif words[0] == "-m":
         assert importlib.util.find_spec(words[1]), command
     else:
@@ -117,6 +121,13 @@ def check_run(words: Sequence[str]) -> None:
     check_searched_keys(request.space, request.options.allow)
     for values in [{}, *list(request.space.iterate_corners())[:1]]:
         validate_config(request.space.compose_config(values))
+
+
+def check_app_sweep(words: Sequence[str]) -> None:
+    """Check what a command sets of Hydra; the app itself is the reader's."""
+    overrides = get_args_parser().parse_intermixed_args([word for word in words if not word.endswith(".py")]).overrides
+    with initialize(config_path=None):
+        compose(overrides=[override for override in overrides if override.startswith("hydra")])
 
 
 def check_config(overrides: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -19,6 +20,7 @@ from harness.core.errors import ConfigError
 from harness.core.events import Status
 from harness.core.paths import TRACEBACK_FILE
 from harness.record.trial_record import TrialEnd, TrialRecord, TrialStart
+from harness.run.provenance import describe_environment
 from harness.sweep.hydra_app_internals import read_job_error
 from harness.sweep.programs.hydra_app.app_job import run_app_job
 from harness.sweep.programs.hydra_app.app_space import describe_compose_error
@@ -32,6 +34,8 @@ from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.trial_runner import CommandLine, TrialJob
 from harness.tracking.run_names import STUDY_TAG
 from harness.tracking.run_uploader import SWEEP_TAG
+
+STOPPED = "the sweep was asked to stop"
 
 
 @dataclass
@@ -81,7 +85,7 @@ class _AppTrial:
         self._overrides = [*list_value_overrides(job.values), *app.fixed]
         self._record: TrialRecord | None = None
         self._ended_early: Status | None = None
-        self._last_step, self._total_steps = 0, 0
+        self._progress = ""
         self._started = time.monotonic()
 
     def run(self) -> TrialResult:
@@ -97,7 +101,7 @@ class _AppTrial:
                 app.context, self._call_task, app.config, self._overrides, job.number, str(job.folder.parent)
             )
         except KeyboardInterrupt:
-            return self._end("interrupted", "the sweep was asked to stop")
+            return self._end("interrupted", STOPPED)
         except SystemExit as error:
             return self._end("failed", f"the task function called sys.exit({error.code!r}) and returned no value")
         except Exception as error:
@@ -112,8 +116,7 @@ class _AppTrial:
 
     def _read_end(self, ended: JobReturn) -> TrialResult:
         if self._ended_early:
-            reason = self._describe_progress() if self._ended_early == "pruned" else "the sweep was asked to stop"
-            return self._end(self._ended_early, reason)
+            return self._end(self._ended_early, self._progress if self._ended_early == "pruned" else STOPPED)
         if ended.status is not JobStatus.COMPLETED:
             return self._fail(read_job_error(ended))
         try:
@@ -141,16 +144,13 @@ class _AppTrial:
         assert self._record is not None
         self._app.is_interruptible = False
         self._record.add_metrics(step, {self._spec.objectives[0]: value}, total_steps)
-        self._last_step, self._total_steps = step, total_steps or self._total_steps
+        self._progress = f"{value:.4g} at step {step}" + (f" of {total_steps}" if total_steps else "")
         if self._reporter.report_step(value, step, total_steps):
             self._ended_early = "pruned"
-            raise Pruned(self._describe_progress())
+            raise Pruned(self._progress)
         if self._should_stop():
             self._ended_early = "interrupted"
-            raise Interrupted("the sweep was asked to stop")
-
-    def _describe_progress(self) -> str:
-        return f"pruned at step {self._last_step}" + (f" of {self._total_steps}" if self._total_steps else "")
+            raise Interrupted(STOPPED)
 
     def _describe_start(self, cfg: DictConfig) -> TrialStart:
         job, spec = self._job, self._spec
@@ -160,6 +160,7 @@ class _AppTrial:
             searched=job.values,
             objectives=dict(zip(spec.objectives, spec.directions, strict=True)),
             tags={
+                **describe_environment(Path(self._app.config.hydra.runtime.cwd)),
                 "command": self._app.command_line.format_command(job.values),
                 SWEEP_TAG: job.sweep_id,
                 STUDY_TAG: job.study_name,
