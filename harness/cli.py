@@ -57,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         parser.error(_describe_unknown_command(arguments[0]))
     args = parser.parse_args(arguments)
+    if arguments[0] in COMMANDS:
+        args.arguments = arguments[1:]  # argparse drops their first `--`
     try:
         command = import_module(f"harness.commands.{args.command.replace('-', '_')}")
         if args.command != "run":  # it has more to import

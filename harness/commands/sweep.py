@@ -18,15 +18,16 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.commands.arguments import CommandParser, ParagraphFormatter
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, RunFailedError
 from harness.core.terminal import print_fitted, print_notes
 
 if TYPE_CHECKING:
@@ -35,37 +36,21 @@ if TYPE_CHECKING:
     from harness.sweep.request import SweepRequest
 
 SEPARATOR = "--"
+INTERPRETER = re.compile(r"python[\d.]*|(?:ba|z)?sh")
+SCRIPT = re.compile(r"[^-].*\.(?:py|sh)")
 
 
 def main(arguments: Sequence[str]) -> int:
     args, words = parse_sweep_arguments(arguments)
-    # They load Optuna and more, which --help does without.
-    from harness.sweep.optuna_internals import silence_optuna
+    # It loads Optuna and more, which --help does without.
     from harness.sweep.programs.command.command_line import rename_command_options
-    from harness.sweep.programs.command.request import build_command_request
-    from harness.sweep.results.result_files import trials_to_json
-    from harness.sweep.sweeper import run_study
 
-    silence_optuna()
-    asked = _read_command_sweep(args, words, arguments)
-    request = build_command_request(asked)
-    with _print_to_stderr(args.json):
-        print_fitted(*_describe_search(request, asked.template))
-        print_notes((*request.notices, *_describe_passed_lists(asked.template)))
-    if args.dry_run:
-        commands = _list_example_commands(request, asked.template)
-        print(json.dumps(_dry_run_to_json(request, commands), indent=1) if args.json else "\n".join(commands))
-        return 0
-    _check_program_exists(words)
     try:
-        with _print_to_stderr(args.json):
-            outcome = run_study(request)
+        _run_sweep(args, words, arguments)
     except ConfigError as error:
         raise ConfigError(rename_command_options(str(error))) from error
-    if args.json:
-        ending = {"status": outcome.status, "reason": outcome.reason, "folder": str(request.folder)}
-        print(json.dumps({**ending, **trials_to_json(outcome.summary)}, indent=1), flush=True)
-    outcome.raise_if_not_completed()
+    except RunFailedError as error:
+        raise RunFailedError(rename_command_options(str(error))) from error
     return 0
 
 
@@ -114,12 +99,48 @@ def parse_sweep_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace,
     given = list(arguments)
     if SEPARATOR not in given:
         args = parser.parse_args([one for one in given if one in ("-h", "--help")])  # exits with the help
-        raise ConfigError("plateau sweep: write -- before the command: plateau sweep -- python train.py --lr 1e-4,1e-3")
+        raise ConfigError(
+            "plateau sweep: write -- before the command, as in plateau sweep -- python train.py --lr 1e-4,1e-3; "
+            "`plateau sweep --help` lists the options"
+        )
     index = given.index(SEPARATOR)
     args = parser.parse_args(given[:index])
     if not args.grace_seconds >= 0:
-        raise ConfigError(f"--grace-seconds {args.grace_seconds}: must not be below 0")
+        raise ConfigError(f"--grace-seconds: {args.grace_seconds} must not be below 0")
     return args, given[index + 1 :]
+
+
+def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[str]) -> None:
+    """Run the sweep, or print what it would run.
+
+    Raises:
+        ConfigError: If the input is invalid.
+        RunFailedError: If the sweep failed or was interrupted.
+    """
+    from harness.sweep.optuna_internals import silence_optuna
+    from harness.sweep.programs.command.request import build_command_request
+    from harness.sweep.results.result_files import trials_to_json
+    from harness.sweep.study.setup import check_existing_study
+
+    silence_optuna()
+    asked = _read_command_sweep(args, words, arguments)
+    request = build_command_request(asked)
+    _check_program_exists(asked.template.words)
+    check_existing_study(request)
+    with _print_to_stderr(args.json):
+        print_fitted(*_describe_search(request, asked.template))
+        print_notes((*request.notices, *_describe_passed_lists(asked.template)))
+    if args.dry_run:
+        _print_dry_run(request, asked.template, is_json=args.json)
+        return
+    from harness.sweep.sweeper import run_study
+
+    with _print_to_stderr(args.json):
+        outcome = run_study(request)
+    if args.json:
+        ending = {"status": outcome.status, "reason": outcome.reason, "folder": str(request.folder)}
+        print(json.dumps({**ending, **trials_to_json(outcome.summary)}, indent=1), flush=True)
+    outcome.raise_if_not_completed()
 
 
 def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[str]) -> "CommandSweep":
@@ -139,7 +160,7 @@ def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: S
             n_trials=args.n_trials,
             n_jobs=args.n_jobs,
             study=args.study,
-            storage=absolute_storage_url(args.storage) if args.storage else None,
+            storage=None if args.storage is None else absolute_storage_url(args.storage),
             objectives=[args.metric or DEFAULT_OBJECTIVE],
             max_seconds=args.max_seconds,
             patience=args.patience,
@@ -147,13 +168,13 @@ def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: S
             baseline=not args.no_baseline,
             dry_run=args.dry_run,
         )
-        check_failure_rate(args.max_failure_rate)
-        store_uri = program_store_uri(args.mlflow_uri)
-    except ConfigError:
-        raise
     except ValueError as error:
-        name, _, problem = str(error).partition(": ")
-        raise ConfigError(f"--{name.replace('_', '-')} {problem}") from error
+        raise ConfigError(f"sweep.{error}") from error
+    check_failure_rate(args.max_failure_rate)
+    try:
+        store_uri = program_store_uri(args.mlflow_uri)
+    except ValueError as error:
+        raise ConfigError(f"--mlflow-{error}" if args.mlflow_uri else str(error)) from error
     return CommandSweep(
         template=template,
         metric=MetricSpec(
@@ -163,7 +184,7 @@ def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: S
             direction="maximize" if args.maximize else "minimize",
         ),
         options=options,
-        baseline=shlex.split(args.baseline),
+        baseline=_split_baseline(args.baseline),
         sampler=args.sampler,
         pruner=args.pruner,
         seed=args.seed,
@@ -174,6 +195,13 @@ def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: S
         experiment=args.mlflow_experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME"),
         command=format_sweep_command(list(arguments), template),
     )
+
+
+def _split_baseline(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--baseline {text}: {str(error).lower()}; write 'lr=3e-4 rank=8'") from error
 
 
 def _read_variables(texts: Sequence[str]) -> dict[str, str]:
@@ -188,18 +216,21 @@ def _read_variables(texts: Sequence[str]) -> dict[str, str]:
 
 def _check_program_exists(words: Sequence[str]) -> None:
     """Check the program before a study is created: otherwise every trial would fail for the same reason."""
-    program = next(word for word in words if "=" not in word)
+    program = words[0]
     if shutil.which(program) is None:
         place = "there is no such program" if "/" in program else "there is no such program on PATH"
         hint = f"; for the one in this folder write ./{program}" if Path(program).is_file() else "; check its name"
         raise ConfigError(f"{program}: {place}{hint}")
+    script = words[1] if len(words) > 1 and INTERPRETER.fullmatch(Path(program).name) else ""
+    if SCRIPT.fullmatch(script) and not Path(script).exists():
+        raise ConfigError(f"{script}: there is no such file; check its path")
 
 
 def _describe_search(request: "SweepRequest", template: "CommandTemplate") -> Iterator[str]:
     """Yield what is searched, and for what."""
-    yield "Searching " + ", ".join(f"{key} in {text}" for key, text in template.range_texts.items())
+    ranges = ", ".join(f"{key} in {text}" for key, text in template.range_texts.items())
     [direction] = request.spec.directions
-    yield f"to {direction} the {request.description['metric']}"
+    yield f"Searching {ranges}, to {direction} the {request.description['metric']}"
 
 
 def _describe_passed_lists(template: "CommandTemplate") -> Iterator[str]:
@@ -207,25 +238,33 @@ def _describe_passed_lists(template: "CommandTemplate") -> Iterator[str]:
         yield f"{key} is not searched: {text} is passed as one value; 'choice({text})' searches its parts"
 
 
-def _list_example_commands(request: "SweepRequest", template: "CommandTemplate") -> list[str]:
-    """Return the commands of trial 0, and of both ends of the ranges."""
-    ends = list(request.space.iterate_corners())
-    baseline = [dict(request.current_values)] if request.options.baseline else []
-    last = {key: values[key] for values in ends for key in values}
-    return [template.format_command(values, request.folder / "0") for values in (*baseline, ends[0], last)]
+def _print_dry_run(request: "SweepRequest", template: "CommandTemplate", *, is_json: bool) -> None:
+    """Print the size of the sweep, and the commands of trial 0 and of both ends of the ranges."""
+    from harness.sweep.space.search_space import range_ends
 
-
-def _dry_run_to_json(request: "SweepRequest", commands: Sequence[str]) -> dict[str, Any]:
-    return {
+    ends = {key: range_ends(dist) for key, dist in request.space.ranges.items()}
+    values = (
+        {f"trial 0, {request.command_line.baseline_name}": request.current_values} if request.options.baseline else {}
+    )
+    values["one end of every range"] = {key: bounds[0] for key, bounds in ends.items()}
+    values["the other end"] = {key: bounds[-1] for key, bounds in ends.items()}
+    commands = {name: template.format_command(one, request.folder / "0") for name, one in values.items()}
+    if not is_json:
+        trials = f"{request.budget.n_trials} trials by {request.workers}"
+        print_fitted(f"Study {request.study_name}: {trials}, in {request.folder}")
+        print(*(f"{name}:\n  {command}" for name, command in commands.items()), sep="\n")
+        return
+    document = {
         "status": "dry run",
         "study": request.study_name,
         "folder": str(request.folder),
         "n_trials": request.budget.n_trials,
         "n_jobs": request.workers.n_jobs,
         "objectives": dict(zip(request.spec.objectives, request.spec.directions, strict=True)),
-        "space": request.space.format_ranges(),
-        "commands": list(commands),
+        "space": template.range_texts,
+        "commands": list(commands.values()),
     }
+    print(json.dumps(document, indent=1))
 
 
 @contextlib.contextmanager

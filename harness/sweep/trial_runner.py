@@ -57,12 +57,17 @@ class CommandLine(Protocol):
         """Return the command that runs the program as a trial with `values` does, outside of a sweep."""
         ...
 
-    def format_range(self, key: str, text: str) -> str:
-        """Return what searches `key` over the range `text` in the command of the sweep, quoted for the shell."""
+    def format_wider_search(self, key: str, text: str) -> str:
+        """Return what, in the command of the sweep, searches `key` over the range `text` in another study."""
         ...
 
     def rename_options(self, message: str) -> str:
         """Return a message that names options of a sweep, such as sweep.study=NAME, with the user's names for them."""
+        ...
+
+    @property
+    def baseline_name(self) -> str:
+        """The configuration of trial 0, in words."""
         ...
 
     @property

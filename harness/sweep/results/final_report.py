@@ -12,6 +12,7 @@ from harness.sweep.results.formatting import (
     format_status_counts,
 )
 from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary
+from harness.sweep.study.budget import group_by_reason
 from harness.sweep.trial_runner import CommandLine
 
 MAX_FAILURES_SHOWN = 5
@@ -23,22 +24,24 @@ def format_sweep_summary(summary: SweepSummary, command_line: CommandLine) -> st
     size = len(summary.trials)
     tokens = f"{summary.tokens:,} tokens and " if summary.tokens else ""  # other programs do not say
     cost = f"cost: {tokens}{format_duration(summary.seconds)} of training in {size} trials"
-    results, advice = _result_lines(summary, command_line.confirm_advice), _advice_lines(summary, command_line)
+    results, advice = _result_lines(summary, command_line), _advice_lines(summary, command_line)
     return "\n".join([*results, *map(command_line.rename_options, advice), fit_record(cost)])
 
 
-def _result_lines(summary: SweepSummary, confirm_advice: str) -> Iterator[str]:
+def _result_lines(summary: SweepSummary, command_line: CommandLine) -> Iterator[str]:
+    confirm_advice = command_line.confirm_advice
     labels = [objective_label(name) for name in summary.objectives]
     yield fit_record(f"sweep {summary.study}: {format_status_counts(summary.counts)} (of {summary.n_trials} requested)")
-    failed = [trial for trial in summary.trials if trial.status == "failed"]
-    yield from (fit_record(f"  trial {trial.number} failed: {trial.reason}") for trial in failed[:MAX_FAILURES_SHOWN])
+    failures = group_by_reason({trial.number: trial.reason for trial in summary.trials if trial.status == "failed"})
+    for reason, trials in list(failures.items())[:MAX_FAILURES_SHOWN]:
+        yield fit_record(f"  {trials} failed: {reason}")
     if not summary.best_trials:
         yield "no trial completed, so there is no best trial"
     for trial, command in zip(summary.best_trials, summary.best_commands, strict=True):
         head = "best" if summary.best_trial else "on the Pareto front"
         yield fit_record(f"{head}: trial {trial.number} · {format_objectives(labels, trial.values)}")
         yield f"  {command}"
-    yield from map(fit_record, _baseline_lines(summary))
+    yield from map(fit_record, _baseline_lines(summary, command_line.baseline_name))
     if over_seeds := list(_seed_lines(summary)):
         yield from over_seeds
     elif summary.best_trials:
@@ -71,11 +74,11 @@ def _format_mean(values: Sequence[float]) -> str:
     return f"{format_number(mean(values))} ± {stdev(values):.2g} ({len(values)} seeds)"
 
 
-def _baseline_lines(summary: SweepSummary) -> Iterator[str]:
+def _baseline_lines(summary: SweepSummary, name: str) -> Iterator[str]:
     baseline, best = summary.baseline, summary.best_trial
     if baseline is None:
         return
-    head = f"baseline: trial {baseline.number}, the current configuration"
+    head = f"baseline: trial {baseline.number}, {name}"
     if baseline.status != "completed":
         yield f"{head}: {baseline.status} {baseline.reason}".rstrip()
         return
@@ -105,5 +108,5 @@ def _boundary_lines(hit: BoundaryHit, command_line: CommandLine) -> Iterator[str
     position = f"{format_param(hit.value)} is near the {side} bound {format_param(hit.bound)}"
     where = " in sweep.conditional, with sweep.study=NAME" if condition else ""
     yield fit_record(f"{hit.key}{condition}: {position}; try{where}")
-    wider = hit.wider_range if condition else f"{command_line.format_range(hit.key, hit.wider_range)} sweep.study=NAME"
+    wider = hit.wider_range if condition else command_line.format_wider_search(hit.key, hit.wider_range)
     yield f"  {wider}"

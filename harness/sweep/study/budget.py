@@ -1,7 +1,7 @@
 """When a study ends: trials, time, tokens, patience and failures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
@@ -38,7 +38,7 @@ class Budget:
         ended = self._list_ended(trials)
         last = ended[-self.max_failures :] if self.max_failures else []
         if self.max_failures and len(last) == self.max_failures and all(t.state == TrialState.FAIL for t in last):
-            return f"{self.max_failures} trials in a row failed ({'; '.join(map(_format_reason, last))})"
+            return f"{self.max_failures} trials in a row failed ({_format_reasons(last)})"
         return self.describe_failure_rate(trials)
 
     def describe_failure_rate(self, trials: Sequence[FrozenTrial]) -> str:
@@ -53,7 +53,7 @@ class Budget:
         if len(ended) < MIN_TRIALS_FOR_RATE and len(failed) <= self.max_failure_rate * self.n_trials:
             return ""
         share = f"{len(failed)} of {len(ended)} trials failed, more than {self.max_failure_rate:.0%}"
-        return f"{share} ({_format_reason(failed[-1])})"
+        return f"{share} ({_format_reasons(failed[-1:])})"
 
     def _list_ended(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         return [trial for trial in _finished_attempts(trials) if _end_time(trial) >= self.started_at]
@@ -76,8 +76,17 @@ def _finished_attempts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     return [trial for trial in last_attempts.values() if trial.state.is_finished()]
 
 
-def _format_reason(trial: FrozenTrial) -> str:
-    return f"trial {trial.number}: {read_trial_result(trial).get('reason', '')}"
+def group_by_reason(reasons: Mapping[int, str]) -> dict[str, str]:
+    """Return which trials, as in "trials 1, 2", have each reason, given the reason of each trial by its number."""
+    numbers: dict[str, list[int]] = {}
+    for number, reason in reasons.items():
+        numbers.setdefault(reason, []).append(number)
+    return {reason: f"trial{'s' * (len(own) > 1)} {', '.join(map(str, own))}" for reason, own in numbers.items()}
+
+
+def _format_reasons(failed: Sequence[FrozenTrial]) -> str:
+    groups = group_by_reason({trial.number: read_trial_result(trial).get("reason", "") for trial in failed})
+    return "; ".join(f"{trials}: {reason}" for reason, trials in groups.items())
 
 
 def _end_time(trial: FrozenTrial) -> float:

@@ -73,7 +73,7 @@ def parse_dialect(url: str) -> str:
     try:
         return make_url(url).get_backend_name()
     except ArgumentError as error:
-        hint = "use null for a journal file, or a URL such as postgresql+psycopg://user@host/database"
+        hint = "leave it out for a journal file, or a URL such as postgresql+psycopg://user@host/database"
         raise ConfigError(f"sweep.storage: {describe_malformed(url)} is not a database URL; {hint}") from error
 
 

@@ -45,5 +45,5 @@ def test_failures_in_a_row_without_a_rate() -> None:
     budget = replace(BUDGET, max_failures=3)
     assert not budget.describe_failures(make_trials("xxoxx"))
     reason = budget.describe_failures(make_trials("oxxx"))
-    assert reason.startswith("3 trials in a row failed (trial 1: no luck; ")
+    assert reason.startswith("3 trials in a row failed (trials 1, 2, 3: no luck)")
     assert budget.describe_failure_rate(make_trials("oxxx")) == ""

@@ -246,7 +246,7 @@ def test_the_sampler_learns_from_diverged_and_pruned_trials_but_not_from_failed_
 
 
 BUDGETS = {
-    "max_failures": (Budget(9, max_failures=2), "2 trials in a row failed (trial 2: failed; trial 3: failed)"),
+    "max_failures": (Budget(9, max_failures=2), "2 trials in a row failed (trials 2, 3: failed)"),
     "max_failure_rate": (Budget(9, max_failure_rate=0.5), "3 of 4 trials failed, more than 50% (trial 3: failed)"),
     "deadline": (Budget(9, deadline=time.time() - 1), "the time budget is used up"),
     "max_tokens": (Budget(9, max_tokens=400), "the budget of 400 tokens is used up"),

@@ -5,10 +5,13 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from harness.core.credentials import hide_credentials
 from harness.sweep.programs.command.template import CommandTemplate
 
-OPTION = re.compile(r"(?<![\w./])sweep\.([a-z_]+)(?:=(\S+))?")
-COMPONENT = re.compile(r"(?<![\w./])(?:hydra\.sweeper\.)?(sampler|pruner)(?:=(\w+))?(?=[:; ])")
+OPTION = re.compile(r"(?<![\w./])(?:hydra\.sweeper|sweep)\.([a-z_]+)(?:=([^\s,;:)]+))?")
+COMPONENT = re.compile(r"(?<![\w./])(?:hydra/sweeper/)?(sampler|pruner)=(\w+)")
+
+LOG_RANGE = re.compile(r"tag\(log,interval\(([^()]*)\)\)")
 
 
 class ProgramCommandLine:
@@ -16,33 +19,44 @@ class ProgramCommandLine:
 
     confirm_advice = ""  # nobody knows how the program takes a seed
 
-    def __init__(self, template: CommandTemplate) -> None:
+    def __init__(self, template: CommandTemplate, baseline: Mapping[str, Any]) -> None:
         self._template = template
+        self.baseline_name = "the values of --baseline" if baseline else "the command as it stands"
 
     def format_command(self, values: Mapping[str, Any]) -> str:
         """Return the command of a trial, quoted for a shell, with `out` for the trial's folder."""
         return self._template.format_command(values)
 
-    def format_range(self, key: str, text: str) -> str:
-        return self._template.format_range(key, text)
+    def format_wider_search(self, key: str, text: str) -> str:
+        """Return the words that search `key` over a range in another study, quoted for a shell."""
+        return f"--study NAME ... -- ... {self._template.format_range(key, shorten_log_ranges(text))}"
 
     def rename_options(self, message: str) -> str:
         """Return a message with the options of `plateau sweep` for those of our configuration."""
         return rename_command_options(message)
 
 
+def shorten_log_ranges(text: str) -> str:
+    """Return a text with `log(1,2)` in place of `tag(log,interval(1,2))`."""
+    return LOG_RANGE.sub(r"log(\1)", text)
+
+
 def rename_command_options(message: str) -> str:
-    """Replace names of options such as sweep.study=NAME by those of the command line, such as --study NAME."""
+    """Replace options such as sweep.study=NAME by those of the command line, such as --study NAME; shorten ranges."""
 
     def rename(found: re.Match[str]) -> str:
         name = f"--{found[1].replace('_', '-')}"
         return name if found[2] is None else f"{name} {found[2]}"
 
-    return COMPONENT.sub(rename, OPTION.sub(rename, message))
+    return COMPONENT.sub(rename, OPTION.sub(rename, shorten_log_ranges(message)))
 
 
 def format_sweep_command(arguments: list[str], template: CommandTemplate) -> str:
-    """Return the command that starts the sweep, with the variables that it takes from its environment."""
+    """Return the command that starts the sweep, with the variables of its environment that it uses.
+
+    Addresses are written without their credentials.
+    """
+    arguments = list(map(hide_credentials, arguments))
     given = [word.partition("=")[0] for word in arguments]
     variables = {name: text for name, text in template.variables.items() if name not in given}
     return " ".join([

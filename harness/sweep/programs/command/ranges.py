@@ -21,7 +21,6 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from harness.config.errors import RANGE_FORMS
-from harness.config.overrides import format_value
 from harness.core.errors import ConfigError
 from harness.sweep.hydra_internals import Range
 from harness.sweep.space.range_syntax import parse_ranges
@@ -40,10 +39,9 @@ _KEY = "value"  # stands for the key while a range is parsed
 
 @dataclass(frozen=True)
 class ValueRange:
-    """A range, its text in Hydra's sweep syntax and, for choices, the value to search for each typed text."""
+    """A range and, for choices, the value to search for each typed text."""
 
     distribution: Range
-    text: str
     choices: Mapping[str, Any] = field(default_factory=dict)
 
     def format_argument(self, value: Any) -> str:
@@ -117,7 +115,7 @@ def read_range(text: str) -> ValueRange | None:
         return None
     dist = found[_KEY]
     choices = {format_argument(choice): choice for choice in getattr(dist, "choices", ())}
-    return ValueRange(dist, text.strip(), choices)
+    return ValueRange(dist, choices)
 
 
 def _read_choices(text: str, parts: list[str]) -> ValueRange:
@@ -127,11 +125,7 @@ def _read_choices(text: str, parts: list[str]) -> ValueRange:
     values = [_parse_word(part) for part in parts]
     if len({(isinstance(value, bool), value) for value in values}) < len(values):
         raise ConfigError(f"{text}: a value is listed twice; remove one")
-    # Hydra reads what is not quoted in its own way: null, ~/x and a b.
-    texts = [f"{format_value(value)}" if isinstance(value, str) else format_argument(value) for value in values]
-    return ValueRange(
-        CategoricalDistribution(values), f"choice({','.join(texts)})", dict(zip(parts, values, strict=True))
-    )
+    return ValueRange(CategoricalDistribution(values), dict(zip(parts, values, strict=True)))
 
 
 def _parse_word(word: str) -> bool | int | float | str:

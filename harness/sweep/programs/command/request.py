@@ -1,6 +1,5 @@
 """Build the request of a sweep over any command."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -91,7 +90,7 @@ def _build_request(asked: CommandSweep) -> SweepRequest:
     )
     check_sampler_and_pruner(spec, asked.pruner)
     current_values = read_baseline_values(asked.baseline, template)
-    options, notices = _decide_baseline(asked.options, template, current_values)
+    options, notices = _decide_baseline(asked.options, template, current_values, is_grid=spec.is_grid)
     study_name = options.study or _default_study_name(template)
     n_gpus = count_gpus()
     workers = plan_workers(BASIC_LAUNCHER, options.n_jobs or n_gpus or 1, n_gpus, cwd=str(cwd))
@@ -108,7 +107,7 @@ def _build_request(asked: CommandSweep) -> SweepRequest:
         store_uri=asked.store_uri,
         is_uploaded=asked.is_uploaded,
         experiment=asked.experiment or name_study_folder(_default_study_name(template)),
-        command_line=ProgramCommandLine(template),
+        command_line=ProgramCommandLine(template, current_values),
         command=asked.command,
         description={"metric": _describe_metric(asked.metric)},
         current_values=current_values,
@@ -136,9 +135,18 @@ def read_baseline_values(baseline: Sequence[str], template: CommandTemplate) -> 
 
 
 def _decide_baseline(
-    options: SweepOptions, template: CommandTemplate, current_values: Mapping[str, Any]
+    options: SweepOptions, template: CommandTemplate, current_values: Mapping[str, Any], *, is_grid: bool
 ) -> tuple[SweepOptions, tuple[str, ...]]:
-    """Leave out trial 0 if the command cannot run without a value of a searched key; return a note on that."""
+    """Leave out trial 0 of a grid, and if the command cannot run without a searched value; return a note on that.
+
+    Raises:
+        ConfigError: If there is no trial 0 that could have the values of --baseline.
+    """
+    if current_values and (is_grid or not options.baseline):
+        reason = "a grid runs its own points only" if is_grid else "--no-baseline leaves out trial 0"
+        raise ConfigError(f"--baseline: {reason}; leave out one of them")
+    if is_grid:
+        return replace(options, baseline=False), ()
     missing = [key for key in template.required_keys if key not in current_values]
     if not missing or not options.baseline:
         return options, ()
@@ -149,8 +157,10 @@ def _decide_baseline(
 
 def _list_settings(asked: CommandSweep) -> dict[str, str]:
     """Return what all trials of the study must share."""
-    variables = {f"variable {name}": text for name, text in asked.template.variables.items()}
-    return {"command": shlex.join(asked.template.words), **variables, "metric": _describe_metric(asked.metric)}
+    template = asked.template
+    fixed = {name: text for name, text in template.variables.items() if name in template.settings}
+    variables = {f"variable {name}": text for name, text in fixed.items()}
+    return {"command": template.fixed_command, **variables, "metric": _describe_metric(asked.metric)}
 
 
 def _describe_metric(metric: MetricSpec) -> str:

@@ -104,7 +104,7 @@ def _iterate_typed_slots(words: Sequence[str], variables: Mapping[str, str]) -> 
             option = option if _is_range(word) and _is_range_at(words, index + 1) else None
         else:
             place = index - script_index
-            yield Slot(f"arg{place if place > 0 else index}", "", word, index, is_optional=False)
+            yield Slot(f"arg{place}" if place > 0 else f"word{index}", "", word, index, is_optional=False)
 
 
 def _find_setting_option(words: Sequence[str], index: int) -> int | None:

@@ -7,8 +7,8 @@ Rules, in this order; `ranges` says which values are ranges at all:
    before the program, and those of the environment whose value is a range function. A list there is one value.
 2. A key is the option or variable without leading dashes or plus signs, otherwise as typed: `lr`, `max-lr`, `model.lr`,
    `LR`; characters other than ASCII letters, digits, `_`, `.` and `-` become `_`. A word of its own is `arg1`, `arg2`,
-   ... by its place behind the script, or else behind the program. A choice of options, `choice(--amp,)` or
-   `--amp,--no-amp`, has the name of the first. A second `lr` is `lr_2`.
+   ... by its place behind the script, or else behind the program; before it, `word0`, `word1`, ... A choice of options,
+   `choice(--amp,)` or `--amp,--no-amp`, has the name of the first. A second `lr` is `lr_2`.
 3. A list is one value, though a function is a range, if its option is one of slots.ONE_VALUE_NAMES (`--gpus 0,1`) or it
    stands before the script (`taskset -c 0,1 python train.py`). A key in `keep` is one value in any case.
 4. A trial without a value for a key leaves out the option with its name, so that the program's default holds; of
@@ -93,19 +93,9 @@ class CommandTemplate:
         return {slot.key: slot.text for slot in slots if is_plain_list(slot.text) or self._is_kept(slot)}
 
     @property
-    def range_overrides(self) -> list[str]:
-        """The ranges in Hydra's sweep syntax, `key=RANGE`, to which a study parses them back."""
-        return [f"{key}={value_range.text}" for key, value_range in self.value_ranges.items()]
-
-    @property
     def required_keys(self) -> list[str]:
         """Searched keys that every trial must have a value for, as they are words of their own."""
         return [slot.key for slot in self._searched_slots if not slot.is_optional]
-
-    @property
-    def has_default_command(self) -> bool:
-        """True if the command can run without a value for any searched key."""
-        return not self.required_keys
 
     def render(
         self, values: Mapping[str, Any], folder: Path, environment: Mapping[str, str] | None = None
@@ -144,8 +134,19 @@ class CommandTemplate:
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """The values that are not searched, by key."""
-        return {slot.key: slot.text for slot in self._slots if slot.key not in self.value_ranges}
+        """The values of options and variables that are not searched, and of words behind the script, by key."""
+        script_index = find_script_index(self.words)
+        fixed = [slot for slot in self._slots if slot.key not in self.value_ranges]
+        return {slot.key: slot.text for slot in fixed if slot.is_optional or (slot.index or 0) > script_index}
+
+    @property
+    def fixed_command(self) -> str:
+        """The command with `{key}` for each searched value, without variables."""
+        words = [shlex.quote(word) for word in self.words]
+        for slot in self._searched_slots:
+            if slot.index is not None:
+                words[slot.index] = f"{slot.prefix}{{{slot.key}}}"
+        return " ".join(words)
 
     def fill_sources(self, sources: Sequence[str], folder: Path) -> tuple[str, ...]:
         """Return `sources` of a metric with the trial's folder for `{out}`."""

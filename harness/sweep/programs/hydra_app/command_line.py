@@ -29,6 +29,8 @@ class AppCommandLine:
     configuration.
     """
 
+    baseline_name = "the current configuration"
+
     def __init__(
         self, config: DictConfig, loader: ConfigLoader, command: AppCommand | None, ranges: Iterable[str]
     ) -> None:
@@ -62,9 +64,9 @@ class AppCommandLine:
         kept = [one for one in self._kept if read_override_key(one) not in replaced]
         return shlex.join([*self._program, *kept, *list_value_overrides(values)])
 
-    def format_range(self, key: str, text: str) -> str:
-        """Return the override that searches `key` over a range, quoted for the shell."""
-        return f"'{key}={text}'"
+    def format_wider_search(self, key: str, text: str) -> str:
+        """Return the overrides that search `key` over a range in another study, quoted for the shell."""
+        return f"'{key}={text}' hydra.sweeper.study_name=NAME"
 
     def rename_options(self, message: str) -> str:
         """Return a message with the names that options have in `hydra.sweeper`."""

@@ -14,6 +14,7 @@ from harness.sweep.results.formatting import format_override
 class TrainingCommandLine:
     """The command line of `python run.py`, with the overrides `current` of all trials."""
 
+    baseline_name = "the current configuration"
     confirm_advice = "-m sweeps=grid seed=11,12,13 sweep.study=NAME"
 
     def __init__(self, current: Sequence[str]) -> None:
@@ -23,8 +24,8 @@ class TrainingCommandLine:
         """Return the command of a run, quoted for Hydra and the shell."""
         return shlex.join([*run_command(), *list_trial_overrides(self._current, values)])
 
-    def format_range(self, key: str, text: str) -> str:
-        return f"'{key}={text}'"
+    def format_wider_search(self, key: str, text: str) -> str:
+        return f"'{key}={text}' sweep.study=NAME"
 
     def rename_options(self, message: str) -> str:
         return message
