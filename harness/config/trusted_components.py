@@ -137,7 +137,7 @@ RAY_KEYS = (
 LAUNCHER_KEYS = frozenset(f"{JOBLIB_KEYS} {SUBMITIT_KEYS} {RAY_KEYS}".split())
 """Keys of `hydra.launcher` that only choose resources. Others run commands or code, or load code from elsewhere."""
 
-DOTTED_NAME = r"[^\W\d]\w*(\.[^\W\d]\w*)+"
+DOTTED_NAME = r"([^\W\d][\w-]*\.)+[^\W\d]\w*"  # a script, which is a module too, may have dashes in its name
 PACKAGE_SOURCE = r"pkg://[\w.]+"
 
 

@@ -55,6 +55,8 @@ class StudySpec:
         Raises:
             ConfigError: If the sampler does not take its options.
         """
+        if str(self.sampler.get("_target_")).endswith("raise_motpe_removed"):
+            raise ConfigError("hydra/sweeper/sampler=motpe: Optuna has removed it; use hydra/sweeper/sampler=tpe")
         study_seed = self.seed if self.sampler.get("seed") is None else self.sampler["seed"]
         space = self.build_search_space()
         if self.is_grid:

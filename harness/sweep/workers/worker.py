@@ -189,7 +189,8 @@ def _run_trial(
         if shortage := describe_shortage(error, folder):
             raise ShortageError(shortage) from error
         print(hide_credentials_in_text(traceback.format_exc(), spec.storage or ""), file=sys.stderr)
-        return TrialResult("failed", hide_credentials_in_text(f"{type(error).__name__}: {error}", spec.storage or ""))
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return TrialResult("failed", hide_credentials_in_text(reason, spec.storage or ""))
     finally:
         reporter.close(is_complete=is_complete)
 

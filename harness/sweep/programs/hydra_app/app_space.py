@@ -93,6 +93,12 @@ def read_current_values(config: DictConfig, space: SearchSpace) -> dict[str, Any
     return current
 
 
+def has_value(config: DictConfig, key: str) -> bool:
+    """Return whether a key, which may begin with +, has a value in the configuration of the sweep."""
+    value = _read_value(config, key.lstrip("+"))
+    return value is not _UNKNOWN and value != "???"
+
+
 _UNKNOWN = object()
 
 

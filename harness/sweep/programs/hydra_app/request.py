@@ -16,6 +16,7 @@ from harness.sweep.programs.hydra_app.app_command import AppCommand
 from harness.sweep.programs.hydra_app.app_space import (
     check_jobs_compose,
     compose_job,
+    has_value,
     list_fixed_settings,
     read_app_overrides,
     read_current_values,
@@ -74,15 +75,18 @@ def _read_request(
     spec = _build_spec(options, space, list_fixed_settings(config, space))
     check_sampler_and_pruner(spec, str(options.sweeper.get("pruner")))
     check_jobs_compose(context.config_loader, config, space, overrides.fixed)
+    suggested: dict[str, Any] = {}  # an example of what the user's function adds, if there is one
     if custom := spec.custom_search_space:
 
-        def compose(values: Mapping[str, Any]) -> DictConfig:
-            return compose_job(context.config_loader, config, values, overrides.fixed)
+        def compose(values: Mapping[str, Any]) -> None:
+            suggested.update({key: value for key, value in values.items() if key not in space.searched_keys})
+            compose_job(context.config_loader, config, values, overrides.fixed)
 
         check_custom_space(custom, space, config, overrides.fixed, compose)
     check_enqueued_points(options.sweep, space)
     current_values = read_current_values(config, space)
-    options, notices = _decide_baseline(options, space.searched_keys - current_values.keys())
+    unknown = {key for key in suggested if not has_value(config, key)} | space.searched_keys - current_values.keys()
+    options, notices = _decide_baseline(options, unknown)
     launcher = choices.get("hydra/launcher", BASIC_LAUNCHER)
     check_launcher(launcher, options.sweep)
     study_name = options.sweep.study or config.hydra.job.name

@@ -177,7 +177,7 @@ class _AppTrial:
         with suppress(OSError):
             text = "".join(traceback.format_exception(error))
             (self._job.folder / TRACEBACK_FILE).write_text(text)
-        self._end("failed", f"{type(error).__name__}: {error}")
+        self._end("failed", f"{type(error).__name__}: {error}".partition("\n")[0])
         gc.collect()
         raise error
 

@@ -105,7 +105,8 @@ def _sweep_in_workers(config: DictConfig, context: HydraContext, task: TaskFunct
     request = read_app_request(config, context, arguments, find_app_command(config))
     if _prepare_study(request, config):
         launched = partial(make_launcher_pool, *_prepare_launcher(config, context, request.folder))
-        run_study(request, None if request.workers.launcher == BASIC_LAUNCHER else launched)
+        outcome = run_study(request, None if request.workers.launcher == BASIC_LAUNCHER else launched)
+        outcome.raise_if_not_completed()
 
 
 def _sweep_in_process(
@@ -124,7 +125,9 @@ def _sweep_in_process(
     if not _prepare_study(request, config):
         return []
     try:
-        run_study(request, lambda _, spec, queue: InProcessWorkers(spec, queue, partial(HydraAppRunner, app=app)))
+        make_runner = partial(HydraAppRunner, app=app)
+        outcome = run_study(request, lambda _, spec, queue: InProcessWorkers(spec, queue, make_runner))
+        outcome.raise_if_not_completed()
         return app.jobs
     except RunFailedError:
         failed = [job for job in app.jobs if job.status is JobStatus.FAILED]

@@ -121,3 +121,8 @@ def test_options_of_ours_keep_their_meaning(tmp_path) -> None:
 def test_a_direction_that_is_missing_is_named(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"^hydra\.sweeper\.direction: None: must be minimize or maximize$"):
         sweep_here(tmp_path, parabola, "x: 3\n", "hydra.sweeper.direction=null", *THREE)
+
+
+def test_a_sampler_that_optuna_removed_is_named(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"^hydra/sweeper/sampler=motpe: .*; use hydra/sweeper/sampler=tpe$"):
+        sweep_here(tmp_path, parabola, "x: 3\n", "hydra/sweeper/sampler=motpe", *THREE)

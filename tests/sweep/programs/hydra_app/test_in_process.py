@@ -133,10 +133,8 @@ def test_a_function_of_the_user_extends_the_space(tmp_path, monkeypatch) -> None
     monkeypatch.setenv("HARNESS_TRUST", f"{__name__}.extend_space")
     config = "x: 1\nz: 1\nwidth: 0.5\n"
     custom = f"hydra.sweeper.custom_search_space={__name__}.extend_space"
-    sweep_here(
-        tmp_path, lambda cfg: cfg.z + cfg.get("w", 0), config, "x=range(-5,5)", custom, "hydra.sweeper.n_trials=3"
-    )
-    for trial in load_app_study(tmp_path / "sweep").trials[1:]:
+    sweep_here(tmp_path, lambda cfg: cfg.z + cfg.w, config, "x=range(-5,5)", custom, "hydra.sweeper.n_trials=3")
+    for trial in load_app_study(tmp_path / "sweep").trials:
         assert abs(trial.params["x"] - trial.params["z"]) <= 0.5
         assert 0 <= trial.params["+w"] <= 1
 
@@ -169,3 +167,16 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path, capsys) -> N
     assert "7 trials by 1 worker" in shown
     assert "y: -5,0,5" in shown
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_sweep_that_fails_raises_what_the_task_raised(tmp_path) -> None:
+    def task(cfg: DictConfig) -> float:
+        try:
+            raise KeyError("cause")
+        except KeyError as error:
+            raise ValueError("too large") from error
+
+    with pytest.raises(ValueError, match="too large") as error:
+        sweep_here(tmp_path, task, "x: 1\n", "x=1,2", "hydra.sweeper.max_failure_rate=0.0")
+    assert isinstance(error.value.__cause__, KeyError)
+    assert error.traceback[-1].name == "task"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 from optuna.trial import TrialState
 
 from harness.record.metrics_file import TRIAL_FILE
@@ -322,3 +323,56 @@ def test_a_lightning_app_prunes_is_killed_and_resumes(tmp_path) -> None:
     assert "results are in" in (sweep / "1/train.log").read_text()
     best = study.best_params
     assert f"python -m digits.train search=optuna hydra.mode=RUN model.lr={best['model.lr']}" in done.stdout
+
+
+CUSTOM = """
+import hydra
+
+@hydra.main(config_path=".", config_name="settings")
+def main(cfg):
+    return cfg.w**2 + cfg.x**2 + cfg.z**2
+
+def configure(cfg, trial):
+    trial.suggest_float("z", trial.params["x"] - cfg.width, trial.params["x"] + cfg.width)
+    trial.suggest_float("+w", 0.0, 1.0)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_a_function_in_the_script_itself_extends_the_space(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HARNESS_TRUST", "my-app.configure")
+    (tmp_path / "my-app.py").write_text(CUSTOM)
+    (tmp_path / "settings.yaml").write_text("x: 1\nz: 100\nwidth: 0.5\n")
+    custom = "hydra.sweeper.custom_search_space=my-app.configure"
+    arguments = ("-m", "x=range(-5,5)", custom, "hydra.sweeper.n_trials=4", "width=0.3")
+    done = run_app(tmp_path, *HARNESS, *arguments, program=("my-app.py",))
+    assert done.returncode == 0, done.stdout + done.stderr
+    study = load_app_study(tmp_path / "multirun/my-app")
+    assert read_results(study) == [("completed", "")] * 4  # without trial 0, since w has no value without the function
+    for trial in study.trials:
+        assert abs(trial.params["x"] - trial.params["z"]) <= 0.3
+        assert 0 <= trial.params["+w"] <= 1
+
+
+@pytest.mark.slow
+def test_mlflow_has_a_parent_run_and_its_trials(tmp_path) -> None:
+    write_app(tmp_path)
+    done = run_app(tmp_path, *SWEEP, "hydra.sweeper.n_trials=3", "hydra.sweeper.mlflow=true")
+    assert done.returncode == 0, done.stdout + done.stderr
+    store = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    experiment = store.get_experiment_by_name("app")
+    runs = store.search_runs([experiment.experiment_id])
+    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    trials = {run.data.tags["trial"]: run for run in runs if run is not parent}
+    assert sorted(trials) == ["0", "1", "2"]
+    assert {run.data.tags["mlflow.parentRunId"] for run in trials.values()} == {parent.info.run_id}
+    study = load_app_study(tmp_path / "multirun/app")
+    assert trials["1"].data.params["x"] == str(study.trials[1].params["x"])
+    assert trials["1"].data.params["seconds"] == "0"
+    assert parent.data.tags["best.command"] == f"python app.py x={study.best_params['x']}"
+    curve = store.get_metric_history(trials["0"].info.run_id, "value")
+    assert [(point.step, point.value) for point in curve] == [(step, 1 / step) for step in range(1, 5)]
+    assert {file.path for file in store.list_artifacts(trials["1"].info.run_id)} >= {".hydra", "app.log"}
