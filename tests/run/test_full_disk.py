@@ -16,7 +16,7 @@ import pytest
 from harness.config.compose import compose_config
 from harness.core.checkpoint_names import list_saved_steps
 from harness.core.shortage import ShortageError
-from harness.observers.metrics_writer import MetricsWriter
+from harness.record.entry_writer import EntryWriter
 from harness.run import run_dir
 from harness.run.runner import run
 from harness.training import checkpoint
@@ -74,7 +74,7 @@ def test_files_that_others_put_into_the_folder_stay(places, tmp_path, monkeypatc
         run(compose_config([*SHORT, *places]), folder=folder)
     assert [path.read_text() for path in folder.iterdir()] == ["kept"]
     monkeypatch.undo()
-    monkeypatch.setattr(MetricsWriter, "_write", failing_after(0, MetricsWriter._write))
+    monkeypatch.setattr(EntryWriter, "_write", failing_after(0, EntryWriter._write))
     with pytest.raises(ShortageError, match="no space left on"):  # the first line does not fit
         run(compose_config([*SHORT, *places]), folder=folder)
     assert [path.read_text() for path in folder.iterdir()] == ["kept"]
@@ -84,7 +84,7 @@ def test_no_checkpoint_is_saved_before_its_record(places, tmp_path, monkeypatch)
     """Otherwise a run that resumes from it would lack the lines that the full disk rejected."""
     straight = run(compose_config([*SHORT, *places, "name=straight"]))
     with monkeypatch.context() as patch:
-        patch.setattr(MetricsWriter, "_write", failing_after(13, MetricsWriter._write))
+        patch.setattr(EntryWriter, "_write", failing_after(13, EntryWriter._write))
         with pytest.raises(ShortageError, match="no space left on"):
             run(compose_config([*SHORT, *places, "name=full"]))
     [folder] = (tmp_path / "outputs").glob("*_full")
