@@ -115,7 +115,13 @@ def _check_study(request: SweepRequest, study: optuna.Study) -> None:
             "choose another name with sweep.study=NAME"
         )
     stored = study.user_attrs.get(STUDY_SPEC)
-    changes = request.spec.describe_changes(StudySpec(**stored)) if stored else []
+    try:
+        changes = request.spec.describe_changes(StudySpec(**stored)) if stored else []
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"sweep.study: {request.study_name}: its settings are not as this version stores them "
+            f"({type(error).__name__}: {error}); start a new study with sweep.study=NAME"
+        ) from error
     if changes:
         raise ConfigError(
             f"study {request.study_name} exists with other settings:\n"

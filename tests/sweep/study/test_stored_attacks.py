@@ -70,6 +70,27 @@ def request_and_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[SweepRe
     return request, open_study(request).study
 
 
+UNREADABLE: dict[str, object] = {
+    "no settings": "text",
+    "other fields": {"params": {}, "arguments": []},
+    "a space without ranges": {"space": {}},
+    "a range of no kind": {"space": {"ranges": {"optimizer.lr": "{}"}, "conditional": {}, "group_options": {}}},
+    "a range that is no text": {"space": {"ranges": {"optimizer.lr": 1}, "conditional": {}, "group_options": {}}},
+}
+
+
+@pytest.mark.parametrize("change", UNREADABLE.values(), ids=UNREADABLE)
+def test_settings_of_another_form_are_refused(change, request_and_study) -> None:
+    request, study = request_and_study
+    stored = asdict(request.spec)
+    study.set_user_attr(STUDY_SPEC, {**stored, **change} if isinstance(change, dict) else change)
+    try:
+        with pytest.raises(ConfigError, match=r"default: its settings are not as this version stores them .*NAME$"):
+            open_study(request)
+    finally:
+        study.set_user_attr(STUDY_SPEC, stored)
+
+
 @pytest.mark.parametrize("change", number_attacks(STORED))
 def test_attack_in_the_stored_settings_of_a_study(change, target: AttackTarget, request_and_study) -> None:
     request, study = request_and_study
