@@ -19,6 +19,7 @@ COMMANDS = {
     "preflight": "check a training for bugs and settings without effect before searching",
     "list": "show the runs and studies, newest first",
     "diagnose": "say what is wrong with a run or a log, and what to try",
+    "compare": "compare runs, trials or logs: settings, losses, cost, and what the difference shows",
     "lr-range": "raise the LR step by step and find the band worth a sweep",
     "prescribe": "propose the sweep, or the longer run, that follows from a run's diagnoses",
     "clean": "copy a text file without duplicates and broken documents, and list what was dropped",

@@ -20,7 +20,7 @@ ROWS = [
     {"preflight"},
     {"config"},
     {"run"},
-    {"sweep", "integrations"},
+    {"sweep", "integrations", "evidence"},
     {"run.py", "cli", "commands", "__main__"},
 ]
 HOMES = {

@@ -11,13 +11,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness import importers
 from harness.commands.arguments import RUN_HELP, CommandParser, add_output_dir, add_threshold_option, parse_option
 from harness.commands.follow import follow_log
+from harness.commands.run_histories import (
+    PLACEHOLDER,
+    STANDARD_INPUT,
+    find_history_path,
+    load_histories,
+    load_standard_input,
+)
 from harness.commands.run_reports import Request, complete_facts, print_report, report_run
-from harness.core.errors import ConfigError, did_you_mean, explain_path_error
+from harness.core.errors import ConfigError, did_you_mean
 from harness.core.terminal import print_error, print_fitted
-from harness.diagnosis.comparability import Comparison, compare_runs, name_distinctly
+from harness.diagnosis.comparability import Comparability, compare_runs, name_distinctly
 from harness.diagnosis.dialects import DIALECTS
 from harness.diagnosis.expectations import KIND as MISSED_EXPECTATION
 from harness.diagnosis.expectations import parse_expectation
@@ -37,12 +43,8 @@ from harness.diagnosis.render import (
 )
 from harness.diagnosis.thresholds import parse_thresholds
 from harness.importers.sources.growing import GrowingInput, GrowingLog
-from harness.importers.sources.standard_input import STANDARD_INPUT_NAME, read_standard_input
-from harness.record.run_lookup import RunNotFoundError, find_run
+from harness.importers.sources.standard_input import STANDARD_INPUT_NAME
 
-MLFLOW_RUN_ID = r"[0-9a-f]{32}"
-STANDARD_INPUT = "-"
-PLACEHOLDER = "RUN_OR_LOG"
 JSON_SCHEMA = 1
 FAIL_ON_ANY = "diagnosis"
 SEPARATORS = "[ _-]"  # of the words of a kind, none of which have to be quoted
@@ -156,7 +158,7 @@ def _report_source(run: str, args: argparse.Namespace, request: Request) -> list
                 return follow_log(GrowingInput(Path(folder)), STANDARD_INPUT_NAME, request)
             path, histories = None, load_standard_input(Path(folder))
     else:
-        path = _find_run_path(run, args.output_dir)
+        path = find_history_path(run, args.output_dir)
         if args.follow and path:
             return follow_log(GrowingLog(path), run, request)
         histories = load_histories(run, path, args.uri)
@@ -165,31 +167,8 @@ def _report_source(run: str, args: argparse.Namespace, request: Request) -> list
     return [report_run(history, path, request) for history in histories]
 
 
-def load_histories(run: str, path: Path | None, uri: str | None = None) -> list[History]:
-    """Load the runs in the folder or log at `path`, or the MLflow run with the id `run`."""
-    try:
-        if path:
-            return importers.read_histories(path)
-        from harness.importers.programs.mlflow import read_mlflow_run
-
-        if (history := read_mlflow_run(run, uri)) is not None:
-            return [history]
-    except (ValueError, OSError) as error:
-        problem = explain_path_error(error) or str(error)
-        raise ConfigError(problem if path and str(path) in problem else f"{run}: {problem}") from error
-    raise ConfigError(f"{run}: not the id of a run in this MLflow store; name another with --uri")
-
-
-def load_standard_input(folder: Path) -> list[History]:
-    """Load the runs on standard input, of which a copy is made in `folder`."""
-    try:
-        return read_standard_input(folder)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
 def _to_json(
-    reports: Sequence[RunReport], comparison: Comparison | None, errors: Sequence[tuple[str, str]]
+    reports: Sequence[RunReport], comparison: Comparability | None, errors: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     compared = comparison and {"verdict": comparison.verdict, "reasons": list(comparison.reasons)}
     return {
@@ -200,23 +179,12 @@ def _to_json(
     }
 
 
-def _find_run_path(run: str, output_dir: Path) -> Path | None:
-    """Return the path of a log or of a run's folder, None for an MLflow run id that no folder has recorded."""
-    try:
-        return find_run(run, output_dir, PLACEHOLDER)
-    except ConfigError as error:
-        if isinstance(error, RunNotFoundError) and re.fullmatch(MLFLOW_RUN_ID, run):
-            return None
-        problem = str(error).removeprefix(f"{PLACEHOLDER}: ").removeprefix(repr(run)).removeprefix(":").strip()
-        raise ConfigError(f"{run}: {problem}") from error
-
-
 def _has_validation(history: History) -> bool:
     """Return whether the run has a validation loss to compare, or will have one."""
     return history.facts.data is not None or len(history["val/loss"]) > 0
 
 
-def _print_comparison(comparison: Comparison, histories: Sequence[History]) -> None:
+def _print_comparison(comparison: Comparability, histories: Sequence[History]) -> None:
     lines = [str(comparison), *(f"  {reason}" for reason in comparison.reasons)]
     if comparison.verdict != "not comparable":
         lines += _rank_runs(histories)

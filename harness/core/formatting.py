@@ -17,6 +17,17 @@ def format_lr(value: float) -> str:
     return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
 
+def format_count(count: float) -> str:
+    """Return a whole number up to 10,000, or three digits and a letter for thousands, such as "41.2M"."""
+    if abs(count) < 10_000:
+        return f"{count:.0f}"
+    for unit in ("k", "M", "B"):
+        count /= 1000
+        if abs(count) < 999.5:
+            return f"{count:.3g}{unit}"
+    return f"{count / 1000:.3g}T"
+
+
 def format_bytes(count: float) -> str:
     """Return a number of bytes with three digits and a decimal unit, such as "1.24 GB"."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 LOSS_METRICS = ("train/loss", "val/loss")
+SECONDS = "time/seconds"  # since the start of the run
 NEVER_NAN = (*LOSS_METRICS, "train/grad_norm")  # a NaN of these is a finding
 
 Evidence = dict[str, float | str]  # the numbers that a diagnosis rests on
@@ -71,6 +72,12 @@ class RunFacts:
     unigram_loss: float | None = None  # of the best guess that ignores the input: unigram entropy, mean predictor
     lr_band: tuple[float, float] | None = None  # from a range test of this experiment
     val_fraction: float | None = None  # of the data, held out for evaluation
+    parameters: int | None = None
+    trainable_parameters: int | None = None
+    seconds: float | None = None  # wall-clock time, from the start to the last record
+    settings: Mapping[str, str] | None = None  # that the run was given, by the names that its program uses
+    provenance: Mapping[str, str] | None = None  # commit, machine and versions
+    objectives: Mapping[str, float] | None = None  # values of a trial that another program ran, by name
     expect: tuple[str, ...] = ()  # expectations written down before the run
     notes: tuple[str, ...] = ()  # on the reading, such as files beside it that could not be read
     source: str = ""
@@ -92,7 +99,7 @@ class History:
     """Curves by metric name, filled row by row.
 
     Diagnosis reads train/{loss,lr,grad_norm,clip_fraction,tokens}, val/{loss,loss_se,coverage},
-    perf/{tokens,steps}_per_second and grad_norm/LAYER.
+    perf/{tokens,steps}_per_second and grad_norm/LAYER. Comparisons also read time/seconds.
     """
 
     facts: RunFacts = field(default_factory=RunFacts)

@@ -28,6 +28,12 @@ OTHER_FACTS = (
     "notes",
     "data",
     "objective",
+    "parameters",
+    "trainable_parameters",
+    "seconds",
+    "settings",
+    "provenance",
+    "objectives",
 )
 
 

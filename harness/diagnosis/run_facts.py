@@ -4,12 +4,19 @@ import ast
 import math
 from collections.abc import Mapping
 
-from harness.core.effective_settings import EffectiveSettings
+from harness.core.component_keys import rename_component_keys
+from harness.core.effective_settings import PREFIX, EffectiveSettings
 from harness.core.objective_keys import select_objective_settings
 from harness.diagnosis.history import DataIdentity, RunFacts
 
 LENGTH_KEYS = ("loop.max_steps", "loop.epochs", "loop.max_tokens")
 """Keys of which one sets the length of a run."""
+CONSTANT_PREFIX = "constant."
+"""Prefix of the parameters that MLflow shows of the constants of a task."""
+COMMIT, MLFLOW_COMMIT = "git.commit", "mlflow.source.git.commit"
+PROVENANCE_TAGS = (COMMIT, "git.is_dirty", "host", "device", "platform", "python", "omp_wait_policy")
+PROVENANCE_PREFIX = "version."
+"""Tags of a run that say which code ran, and where."""
 
 
 def extract_run_facts(
@@ -44,8 +51,23 @@ def extract_run_facts(
         val_fraction=_get_number(params, "data.val_fraction"),
         data=_identify_data(dataset, constants),
         objective=select_objective_settings(params),
+        parameters=effective.parameters,
+        trainable_parameters=effective.trainable_parameters,
+        settings=_select_settings(params) | effective.to_params(),
         expect=_parse_list(params.get("expect", "[]")),
     )
+
+
+def select_provenance(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return those of the tags of a run that say which code ran, and where."""
+    found = {name: tags[name] for name in tags if name in PROVENANCE_TAGS or name.startswith(PROVENANCE_PREFIX)}
+    return {COMMIT: tags[MLFLOW_COMMIT], **found} if MLFLOW_COMMIT in tags else found
+
+
+def _select_settings(params: Mapping[str, str]) -> dict[str, str]:
+    """Return the configuration among the parameters of a record or of MLflow, which also hold what was found."""
+    found = (PREFIX, CONSTANT_PREFIX)
+    return {key: value for key, value in rename_component_keys(params).items() if not key.startswith(found)}
 
 
 def _identify_data(dataset: Mapping[str, str], constants: Mapping[str, float]) -> DataIdentity | None:

@@ -14,6 +14,7 @@ from harness.core.credentials import hide_credentials
 from harness.core.digests import read_json, read_json_as
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.files import FileLock, is_locked
+from harness.diagnosis.run_facts import CONSTANT_PREFIX
 from harness.record import results_file
 from harness.record.metrics_file import METRICS_FILE, find_record, read_entries, write_json
 from harness.record.sweep_files import SWEEP_FILE
@@ -56,7 +57,6 @@ UI_COLUMN_TAGS = {"command": "mlflow.source.name", "git.commit": "mlflow.source.
 SOURCE_TYPE_TAG = {"mlflow.source.type": "JOB"}  # of all other types, the UI shows only what follows the last slash
 # Metrics that are not uploaded: constants are parameters, and large models have a chart per layer.
 UNCHARTED_PREFIXES = ("constant/", "grad_norm/")
-CONSTANT_PREFIX = "constant."
 
 
 @dataclass

@@ -4,17 +4,17 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from harness.core.credentials import hide_credentials, hide_credentials_in_text
+from harness.core.credentials import hide_credentials, hide_credentials_in_text, hide_secret_settings
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import DamageError
-from harness.diagnosis.history import History, RunFacts
-from harness.diagnosis.run_facts import extract_run_facts
+from harness.diagnosis.history import SECONDS, History, RunFacts
+from harness.diagnosis.run_facts import CONSTANT_PREFIX, extract_run_facts, select_provenance
 from harness.importers.metric_aliases import MetricPoints, build_history
 from harness.importers.named_values.curves import Moment, NamedCurves
 from harness.importers.named_values.output_reader import name_field
@@ -23,7 +23,7 @@ from harness.importers.programs.lr_schedules import schedule_from_params
 from harness.importers.programs.param_facts import read_param_facts
 from harness.record.metrics_file import METRICS_FILE, read_entries
 from harness.tracking.mlflow_client import connect_to_store
-from harness.tracking.run_uploader import CONSTANT_PREFIX, EFFECTIVE_TAG, OBJECTIVE, SWEEP_TAG, is_charted
+from harness.tracking.run_uploader import EFFECTIVE_TAG, OBJECTIVE, SWEEP_TAG, is_charted
 from harness.tracking.store_uri import find_store_uris, restore_credentials, sqlite_path
 
 RUN_STATUSES = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "interrupted"}
@@ -54,13 +54,15 @@ def read_mlflow_run(run_id: str, uri: str | None) -> History | None:
 
 def _read_run(client: Any, run: Any, uri: str) -> History:
     run_id = run.info.run_id
-    points = {name: _read_points(client, run_id, name) for name in run.data.metrics if not _is_objective(run, name)}
+    recorded = {name: _read_metric(client, run_id, name) for name in run.data.metrics}
+    points = {name: _to_points(metrics) for name, metrics in recorded.items() if not _is_objective(run, name)}
     if EFFECTIVE_TAG in run.data.tags:  # a run of ours
         points |= _read_uncharted_points(client, run_id)
     history = build_history(points, _read_facts(run, points))
     if not len(history["train/loss"]) and not len(history["val/loss"]):
         names = ", ".join(sorted(points)) or "none"
         raise ValueError(f"{run_id}: no metric of this MLflow run names a loss; its metrics: {names}")
+    history.add_points(SECONDS, _find_seconds(run, recorded.values()))
     count = sum(map(len, points.values()))
     source = f"MLflow run {run_id} at {hide_credentials(uri)}: {count} points of {len(points)} metrics"
     history.facts = replace(history.facts, source=source)
@@ -86,10 +88,20 @@ def _find_run(run_id: str, uri: str) -> tuple[Any, Any]:
         raise ValueError(f"--uri: MLflow at {hide_credentials(uri)}: {reason}") from error
 
 
-def _read_points(client: Any, run_id: str, name: str) -> list[tuple[int, float]]:
-    """Return the (step, value) points in the order in which they were recorded; steps may repeat after a rollback."""
-    recorded = sorted(client.get_metric_history(run_id, name), key=lambda metric: (metric.timestamp, metric.step))
+def _read_metric(client: Any, run_id: str, name: str) -> list[Any]:
+    """Return the points of a metric in the order in which they were recorded."""
+    return sorted(client.get_metric_history(run_id, name), key=lambda metric: (metric.timestamp, metric.step))
+
+
+def _to_points(recorded: Sequence[Any]) -> list[tuple[int, float]]:
+    """Return (step, value) points; steps may repeat after a rollback."""
     return [(metric.step, _restore_infinity(metric.value)) for metric in recorded]
+
+
+def _find_seconds(run: Any, recorded: Iterable[Sequence[Any]]) -> list[tuple[int, float]]:
+    """Return when each step was recorded, in seconds since the start of the run."""
+    times = sorted((metric.timestamp, metric.step) for metrics in recorded for metric in metrics)
+    return [(step, (time - run.info.start_time) / 1000) for time, step in times]
 
 
 def _read_uncharted_points(client: Any, run_id: str) -> dict[str, list[tuple[int, float]]]:
@@ -118,6 +130,8 @@ def _restore_infinity(value: float) -> float:
 def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
     params, tags, name = run.data.params, run.data.tags, run.info.run_name
     status = tags.get("status") or RUN_STATUSES.get(run.info.status)
+    took = (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None
+    found: dict[str, Any] = {"seconds": took, "provenance": select_provenance(tags)}
     if EFFECTIVE_TAG in tags:
         constants = {
             name.removeprefix(CONSTANT_PREFIX): float(value)
@@ -127,13 +141,14 @@ def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
         effective = EffectiveSettings.from_json(json.loads(tags[EFFECTIVE_TAG]))
         dataset = {key.removeprefix(DATA_TAG_PREFIX): tag for key, tag in tags.items()}
         facts = extract_run_facts(name, params, effective, constants, dataset)
-        return replace(facts, program="harness", status=status, unit=tags.get("unit.val/loss"))
+        return replace(facts, program="harness", status=status, unit=tags.get("unit.val/loss"), **found)
     numbers = read_param_facts(params)
     total_steps = numbers.get("total_steps")
     if total_steps is None and status == "completed":
         total_steps = max((step for recorded in points.values() for step, _ in recorded), default=0)
     program = "transformers" if TRANSFORMERS_PARAM in params else None
-    return RunFacts(name=name, program=program, status=status, **numbers, **schedule_from_params(params, total_steps))
+    numbers |= schedule_from_params(params, total_steps) | found | {"settings": hide_secret_settings(params)}
+    return RunFacts(name=name, program=program, status=status, **numbers)
 
 
 class TaggedRunSource:
@@ -182,7 +197,7 @@ class TaggedRunSource:
                 is_shared = sum(name in other.data.metrics for other in found) > 1
                 value_name = ValueName(f"{run.info.run_name}/{name}", None, (name,)) if is_shared else name_field(name)
                 curve = curves.find_or_add(value_name)
-                for step, value in _read_points(client, run.info.run_id, name):
+                for step, value in _to_points(_read_metric(client, run.info.run_id, name)):
                     if curve is not None:
                         curve.add(value, Moment(step, find_share(step)))
         self._curves = curves
@@ -196,7 +211,7 @@ def _find_shares(client: Any, run: Any) -> Callable[[int], float | None]:
     epochs = max((_parse_count(run.data.params.get(name)) for name in EPOCH_PARAMS), default=0.0)
     if not epochs or "epoch" not in run.data.metrics:
         return lambda step: None
-    by_step = dict(_read_points(client, run.info.run_id, "epoch"))
+    by_step = dict(_to_points(_read_metric(client, run.info.run_id, "epoch")))
     return lambda step: min(1.0, by_step[step] / epochs) if step in by_step else None
 
 

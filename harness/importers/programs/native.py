@@ -9,8 +9,8 @@ from harness.core.checkpoint_names import list_saved_steps
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import DamageError
 from harness.core.paths import project_dir
-from harness.diagnosis.history import History, SpikeRecord
-from harness.diagnosis.run_facts import extract_run_facts
+from harness.diagnosis.history import SECONDS, History, SpikeRecord
+from harness.diagnosis.run_facts import extract_run_facts, select_provenance
 from harness.importers.programs.trial_history import read_trial_history
 from harness.record.lr_range_file import add_data_digest, load_lr_band
 from harness.record.metrics_file import parse_entries, read_entries
@@ -27,14 +27,17 @@ def read_native(path: Path, file: IO[bytes] | None = None) -> History:
     Raises:
         ValueError: If the file is damaged or has no start entry.
     """
-    history, rows = History(), 0
+    history, rows, started_ms = History(), 0, 0
     entries = (entry for entry, _ in (parse_entries(file, path) if file else read_entries(path)))
     for entry in entries:
         if entry["kind"] == "start" and is_foreign(entry):
             return _read_trial(entry, entries, path)
         rows += entry["kind"] == "metrics"
+        started_ms = started_ms or entry.get("at_ms", 0)
         try:
             _add_entry(history, entry)
+            if entry["kind"] == "metrics" and "at_ms" in entry:
+                history.add_points(SECONDS, [(entry["step"], (entry["at_ms"] - started_ms) / 1000)])
         except FIELD_ERRORS as error:
             what = f"{type(error).__name__}: {error}"
             raise ValueError(
@@ -43,7 +46,10 @@ def read_native(path: Path, file: IO[bytes] | None = None) -> History:
     if not history.facts.name:
         raise ValueError(f"{path}: no start entry; the run never started")
     history.checkpoints += list_saved_steps(path.parent / "checkpoints")
-    history.facts = replace(history.facts, source=f"our run {path.parent}: {rows} rows")
+    seconds = history.facts.seconds
+    if seconds is None and len(history[SECONDS]):  # its process died
+        seconds = float(history[SECONDS].values[-1])
+    history.facts = replace(history.facts, source=f"our run {path.parent}: {rows} rows", seconds=seconds)
     return history
 
 
@@ -73,7 +79,8 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
             facts = extract_run_facts(name, params, effective, entry["constants"], entry["dataset"])
             outputs = project_dir() / params.get("output_dir", "outputs")
             band = load_lr_band(outputs, add_data_digest(params, entry["dataset"]))
-            history.facts = replace(facts, program="harness", total_steps=entry["total_steps"], lr_band=band)
+            facts = replace(facts, program="harness", total_steps=entry["total_steps"], lr_band=band)
+            history.facts = replace(facts, provenance=select_provenance(entry["tags"]))
         case "metrics":
             history.add_row(entry["step"], entry["metrics"])
             unit = entry["units"].get("val/loss")
@@ -92,4 +99,5 @@ def _add_entry(history: History, entry: Mapping[str, Any]) -> None:
                 )
             )
         case "end":
-            history.facts = replace(history.facts, status=entry["status"])
+            seconds = float(entry["seconds"]) if "seconds" in entry else None
+            history.facts = replace(history.facts, status=entry["status"], seconds=seconds)

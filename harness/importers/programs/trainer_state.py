@@ -9,6 +9,13 @@ from harness.importers.assembly.step_numbering import round_step
 from harness.importers.metric_aliases import SUMMARY_KEY, build_history
 from harness.importers.programs.lr_schedules import schedule_from_state
 
+RECORDED_ARGUMENTS = (
+    "max_steps", "num_train_epochs", "train_batch_size", "eval_steps", "logging_steps", "save_steps",
+)  # fmt: skip
+"""Arguments of the Trainer that its state holds."""
+RUNTIME = "train_runtime"
+"""Seconds of training, which the Trainer logs at the end."""
+
 
 def read_trainer_state(state: dict[str, Any], path: Path) -> History:
     """Read the log_history of the state in the file `path`; ValueError if it is empty."""
@@ -38,5 +45,7 @@ def _read_facts(state: dict[str, Any], path: Path) -> RunFacts:
         name=name if path.name == "trainer_state.json" else path.stem,
         status="completed" if total_steps and step >= total_steps else None,
         total_steps=total_steps,
+        settings={key: str(state[key]) for key in RECORDED_ARGUMENTS if state.get(key) is not None},
+        seconds=next((entry[RUNTIME] for entry in reversed(state["log_history"]) if RUNTIME in entry), None),
         **schedule_from_state(folder, [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]),
     )

@@ -1,0 +1,1 @@
+"""Evidence that one training is better than another: comparisons, confirmations and reports."""
