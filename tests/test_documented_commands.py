@@ -9,6 +9,7 @@ import importlib.util
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from hydra import compose, initialize
 from hydra._internal.utils import get_args_parser
 
 from harness.cli import COMMANDS
+from harness.commands.sweep import _read_command_sweep, parse_sweep_arguments
 from harness.config.compose import compose_config, format_search_path
 from harness.config.errors import HYDRA_ERRORS
 from harness.config.locks import check_locked
 from harness.config.validation import validate_config
 from harness.core.errors import ConfigError
+from harness.sweep.programs.command.request import build_command_request
 from harness.sweep.programs.training.request import compose_sweep_request
 from harness.sweep.programs.training.validation import check_searched_keys
 from tests.conftest import ROOT
@@ -31,6 +34,8 @@ PROGRAMS = ("python", "plateau", "torchrun", "make")
 PLACEHOLDERS = {"experiment=X": "experiment=smoke", "experiment=NAME": "experiment=smoke"}
 """Words that stand for a choice of the reader. Names of runs, files and models are not looked up here."""
 APP_SWEEPER = "hydra/sweeper=harness"
+PROGRAM_SWEEP = ["plateau", "sweep"]
+VARIABLE = re.compile(r"[A-Z_]+=.*")
 REFUSED = {"python run.py optimizer=adamww": "the README shows the message"}
 MISSING_PLUGINS = {"submitit_slurm": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher",
                    "submitit_local": "hydra_plugins.hydra_submitit_launcher"}  # fmt: skip
@@ -63,16 +68,19 @@ def read_lines(block: str) -> list[str]:
 
 
 def split_commands(words: Sequence[str]) -> Iterator[str]:
-    """Yield the commands of our programs in a line, without the environment variables before them."""
+    """Yield the commands of our programs in a line, without the environment variables before them.
+
+    Those of `plateau sweep` keep them, since they may be searched.
+    """
     command: list[str] = []
     for word in [*words, "&&"]:
         if word not in ("&&", "|"):
             command.append(word)
             continue
-        while command and re.fullmatch(r"[A-Z_]+=.*", command[0]):
-            command.pop(0)
+        variables = list(takewhile(VARIABLE.fullmatch, command))
+        command = command[len(variables) :]
         if command and command[0].rpartition("/")[2] in PROGRAMS:
-            yield shlex.join(command)
+            yield shlex.join([*variables, *command] if command[:2] == PROGRAM_SWEEP else command)
         command = []
 
 
@@ -90,10 +98,15 @@ def check_command(command: str, patch: pytest.MonkeyPatch) -> None:
     Raises:
         ConfigError: If it is refused.
     """
-    program, *words = [PLACEHOLDERS.get(word, word) for word in shlex.split(command)]
+    given = shlex.split(command)
+    for variable in takewhile(VARIABLE.fullmatch, given):
+        patch.setenv(*variable.split("=", 1))
+    program, *words = [PLACEHOLDERS.get(word, word) for word in dropwhile(VARIABLE.fullmatch, given)]
     name = program.rpartition("/")[2]
     if name == "make":
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+    elif [name, *words[:1]] == PROGRAM_SWEEP:
+        check_program_sweep(words[1:])
     elif name == "plateau" and words[0] != "run":
         check_plateau(words, patch)
     elif "run.py" in words or words[0] == "run":
@@ -121,6 +134,12 @@ def check_run(words: Sequence[str]) -> None:
     check_searched_keys(request.space, request.options.allow)
     for values in [{}, *list(request.space.iterate_corners())[:1]]:
         validate_config(request.space.compose_config(values))
+
+
+def check_program_sweep(words: Sequence[str]) -> None:
+    """Check the options and the ranges of a command; the program is the reader's."""
+    args, program = parse_sweep_arguments(words)
+    build_command_request(_read_command_sweep(args, program, words))
 
 
 def check_app_sweep(words: Sequence[str]) -> None:
@@ -188,6 +207,9 @@ def test_commands_are_found() -> None:
         "python run.py experiment=smoke optimizer.rl=1",
         "python run.py -m sweeps=none data.sequence_length=32,64",
         "plateau preflight experiment=smoke lora.rank=4",
+        "plateau sweep -- python train.py --lr 1e-4",
+        "plateau sweep --metrc acc -- python train.py --lr 1e-4,1e-3",
+        "plateau sweep --baseline rank=8 -- python train.py --lr 1e-4,1e-3",
     ],
 )
 def test_refused_command_would_be_found(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
