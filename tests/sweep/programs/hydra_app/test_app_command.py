@@ -149,6 +149,7 @@ def write_package(folder: Path) -> None:
     (folder / "pkg/settings.yaml").write_text(SETTINGS.format(module="pkg.app"))
 
 
+@pytest.mark.slow
 def test_a_module_in_another_folder_is_found_again(tmp_path) -> None:
     write_package(tmp_path)
     command = [sys.executable, "-m", "pkg.app", "-m", "lr=1,2", "hydra.job.chdir=false"]

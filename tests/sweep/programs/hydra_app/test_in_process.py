@@ -36,6 +36,7 @@ def test_a_space_in_the_configuration_is_minimized(tmp_path, capsys) -> None:
     assert end["values"] == {"value": study.trials[1].value}
 
 
+@pytest.mark.slow
 def test_several_objectives_have_a_front(tmp_path) -> None:
     def binh_and_korn(cfg: DictConfig) -> tuple[float, float]:
         return 4 * cfg.x**2 + 4 * cfg.y**2, (cfg.x - 5) ** 2 + (cfg.y - 5) ** 2
@@ -99,6 +100,7 @@ def test_reports_prune_and_are_recorded(tmp_path) -> None:
     assert read_record(tmp_path / "sweep/2")[-1]["status"] == "pruned"
 
 
+@pytest.mark.slow
 def test_the_same_sweep_resumes_and_another_is_refused(tmp_path) -> None:
     options = ["hydra/sweeper/sampler=random", "x=interval(-5,5)", "hydra.sweeper.study_name=mine"]
     sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", *options, "hydra.sweeper.n_trials=2")
@@ -109,6 +111,7 @@ def test_the_same_sweep_resumes_and_another_is_refused(tmp_path) -> None:
     assert len(load_app_study(tmp_path / "sweep").trials) == 3
 
 
+@pytest.mark.slow
 def test_required_values_and_new_keys_can_be_searched(tmp_path, capsys) -> None:
     def task(cfg: DictConfig) -> float:
         assert HydraConfig.get().job.num == int(HydraConfig.get().job.id)
@@ -118,6 +121,7 @@ def test_required_values_and_new_keys_can_be_searched(tmp_path, capsys) -> None:
     assert [trial.value for trial in load_app_study(tmp_path / "sweep").trials] == [11, 21, 12, 22]
 
 
+@pytest.mark.slow
 def test_without_a_configuration_and_ranges_the_app_runs_once(tmp_path) -> None:
     [job] = sweep_here(tmp_path, lambda cfg: cfg.x, None, "+x=2", name=None)
     assert job.overrides == ["+x=2"]
@@ -129,6 +133,7 @@ def extend_space(cfg: DictConfig, trial) -> None:
     trial.suggest_float("+w", 0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_a_function_of_the_user_extends_the_space(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HARNESS_TRUST", f"{__name__}.extend_space")
     config = "x: 1\nz: 1\nwidth: 0.5\n"
