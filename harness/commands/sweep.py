@@ -133,10 +133,12 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
     if args.dry_run:
         _print_dry_run(request, asked.template, is_json=args.json)
         return
+    from harness.sweep.programs.command.runner import read_chosen_metric
     from harness.sweep.sweeper import run_study
 
     with _print_to_stderr(args.json):
         outcome = run_study(request)
+        print_notes(filter(None, [read_chosen_metric(request.folder).get("note")]))
     if args.json:
         ending = {"status": outcome.status, "reason": outcome.reason, "folder": str(request.folder)}
         print(json.dumps({**ending, **trials_to_json(outcome.summary)}, indent=1), flush=True)

@@ -147,7 +147,8 @@ class ProgressTable:
         if self._trials is None and any(trial.is_over for trial in trials):
             self._printed, self._is_estimated = {trial.number for trial in trials if trial.is_over}, True
             self._print_line("resumed: " + "; ".join(self._progress_lines(trials)))
-        labels = shorten_keys(find_varying_keys(trials))
+        # All keys, also those whose values differ only in a later line.
+        labels = shorten_keys(dict.fromkeys(key for trial in trials if trial.status != "added" for key in trial.params))
         best = {trial.number for trial in find_best_trials(trials)}
         if self._is_progress_due(trials):
             self._print_line(" · ".join(self._progress_lines(trials)))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from harness.core.effective_settings import EffectiveSettings
 from harness.record.metrics_file import find_record, read_entries
-from harness.record.trial_record import is_foreign
+from harness.record.trial_record import is_foreign, is_foreign_folder
 from harness.sweep.study.trial_attrs import TrialResult
 
 
@@ -15,10 +15,11 @@ def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult
     None if there is none, or its record is damaged. A run of this program that died after its last
     step counts as completed; its end is added to its record.
     """
-    from harness.run.unrecorded_end import complete_record  # imports torch, which the worker pool does without
-
     try:
-        complete_record(folder)
+        if not is_foreign_folder(folder):
+            from harness.run.unrecorded_end import complete_record  # imports torch, which other programs do without
+
+            complete_record(folder)
         entries = [entry for entry, _ in read_entries(find_record(folder)) if entry["kind"] in ("start", "end")]
         start, end = entries[0], entries[-1]
         if end["kind"] != "end" or end["status"] != "completed":

@@ -1,10 +1,11 @@
 """A sampler whose proposals depend only on the seed and the study, not on the process that asks."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -22,11 +23,12 @@ class ReproducibleSampler(BaseSampler):
     """Sampler that is rebuilt for every trial, from the seed and the trial's position in the study.
 
     Optuna's samplers hold a random generator, which is lost when a process ends. Seeding it again would repeat the
-    first proposals. Trials that it could not use are hidden from it.
+    first proposals. Trials that it could not use are hidden from it. Numbers are rounded to `digits`, unless it is
+    None.
     """
 
-    def __init__(self, make_sampler: Callable[[int], BaseSampler], seed: int) -> None:
-        self._make_sampler, self._seed = make_sampler, seed
+    def __init__(self, make_sampler: Callable[[int], BaseSampler], seed: int, digits: int | None = None) -> None:
+        self._make_sampler, self._seed, self._digits = make_sampler, seed, digits
         self._sampler = make_sampler(seed)
         self._hidden: set[int] = set()
 
@@ -42,16 +44,31 @@ class ReproducibleSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return self._sampler.sample_relative(hide_trials(study, self._hidden), trial, search_space)
+        values = self._sampler.sample_relative(hide_trials(study, self._hidden), trial, search_space)
+        return {name: self._round(value, search_space[name]) for name, value in values.items()}
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         study = hide_trials(study, self._hidden)
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        value = self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self._round(value, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         self._sampler.after_trial(hide_trials(study, self._hidden), trial, state, values)
+
+    def _round(self, value: Any, dist: BaseDistribution) -> Any:
+        if self._digits is None or not isinstance(dist, FloatDistribution) or dist.step is not None:
+            return value
+        return round_in_range(value, dist, self._digits)
+
+
+def round_in_range(value: float, dist: FloatDistribution, digits: int) -> float:
+    """Return a value of a range with so many digits of its own, or of the width of the range if that is less."""
+    scale = min(abs(value) or math.inf, dist.high - dist.low or math.inf)
+    if scale == math.inf:
+        return value
+    return min(max(round(value, digits - 1 - math.floor(math.log10(scale))), dist.low), dist.high)
 
 
 def find_unusable_trials(trials: Sequence[FrozenTrial]) -> set[int]:

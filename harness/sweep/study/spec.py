@@ -27,7 +27,7 @@ class StudySpec:
     maximized.
     `sampler` and `pruner` are `_target_` nodes. Nothing is pruned before `warmup_share` of a run. `config` holds the
     settings that all trials share, by dotted key. `keep` is the number of best trials whose checkpoints are kept, None
-    for all.
+    for all. Numbers are suggested with so many `digits`, None for all.
     """
 
     program: Mapping[str, Any]
@@ -41,6 +41,7 @@ class StudySpec:
     warmup_share: float
     keep: int | None
     config: Mapping[str, str]
+    digits: int | None = None
 
     def build_search_space(self) -> SearchSpace:
         return SearchSpace.from_json(self.space)
@@ -67,7 +68,7 @@ class StudySpec:
         factory = _resolve_factory("hydra.sweeper.sampler", options)
         make_sampler = partial(_make_trial_sampler, factory, study_seed, "seed" in self.sampler)
         try:
-            sampler = ReproducibleSampler(make_sampler, study_seed)
+            sampler = ReproducibleSampler(make_sampler, study_seed, self.digits)
             is_finite = self.custom_search_space is None and space.count_points()
             return DistinctSampler(sampler, space, study_seed) if is_finite else sampler
         except (TypeError, ValueError) as error:

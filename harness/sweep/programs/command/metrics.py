@@ -133,7 +133,7 @@ class MetricReader:
         if find_validation_loss(curves) is not None:
             return None
         for name in self._names:
-            path = None if _is_mlflow(name) else find_source_path(name)
+            path = None if is_mlflow(name) else find_source_path(name)
             loss = read_validation_loss(path) if path is not None else None
             if loss is not None:
                 return FoundMetric(loss, f"the objective is the validation loss as `plateau diagnose {path}` reads it")
@@ -170,7 +170,7 @@ def trial_environment(sources: Sequence[str], folder: Path, environment: Mapping
     Every run that the program starts gets a tag. It logs to the store of `mlflow:URI`, else to that of its
     environment, else to one in the folder of the trial, which is created.
     """
-    uris = [_mlflow_uri(source, folder, environment) for source in sources if _is_mlflow(source)]
+    uris = [_mlflow_uri(source, folder, environment) for source in sources if is_mlflow(source)]
     if not uris:
         return {}
     context = _read_context(environment)
@@ -183,7 +183,8 @@ def trial_environment(sources: Sequence[str], folder: Path, environment: Mapping
     return {TRACKING_VARIABLE: uris[0], CONTEXT_VARIABLE: json.dumps({**context, TRIAL_TAG: value})}
 
 
-def _is_mlflow(source: str) -> bool:
+def is_mlflow(source: str) -> bool:
+    """Return whether a source of a metric is MLflow, not a file."""
     return source == MLFLOW_SOURCE or source.startswith(f"{MLFLOW_SOURCE}:")
 
 
@@ -197,7 +198,7 @@ def _own_store(folder: Path) -> str:
 
 
 def _open_source(name: str, folder: Path, environment: Mapping[str, str]) -> ValueSource:
-    if not _is_mlflow(name):
+    if not is_mlflow(name):
         return FileSource(name)
     from harness.importers.programs.mlflow import TaggedRunSource
 

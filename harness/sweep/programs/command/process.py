@@ -19,6 +19,7 @@ from harness.core.errors import ConfigError
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
 GRACE_SECONDS = 30.0  # as Kubernetes and Slurm give a program that is to end
 POLL_SECONDS = 1.0
+FIRST_POLL_SECONDS, POLL_GROWTH = 0.1, 1.2  # so that short programs are pruned too
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def run_program(
 
     Args:
         environment: The whole environment of the program. Output of Python is unbuffered unless it sets that.
-        should_end: Called every `poll_seconds` while the program runs. If it raises, the program is ended.
+        should_end: Called every `poll_seconds`, at first more often, while the program runs. If it raises, the program is ended.
 
     Raises:
         ConfigError: If the program cannot be started.
@@ -62,8 +63,9 @@ def run_program(
     _keep_old_log(log_path)
     with _start_supervisor(log_path) as program:
         program.start(argv, environment, cwd, grace_seconds)
-        was_ended = False
-        while not program.has_status(poll_seconds):
+        was_ended, wait = False, min(FIRST_POLL_SECONDS, poll_seconds)
+        while not program.has_status(wait):
+            wait = min(wait * POLL_GROWTH, poll_seconds)
             if should_end():
                 was_ended = True
                 program.request_stop()

@@ -11,6 +11,7 @@ from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
 from harness.sweep.options import SweepOptions
 from harness.sweep.programs.command.command_line import ProgramCommandLine, rename_command_options
 from harness.sweep.programs.command.metrics import MetricSpec
+from harness.sweep.programs.command.old_files import check_folders, check_shared_files
 from harness.sweep.programs.command.slots import find_script_index
 from harness.sweep.programs.command.template import CommandTemplate
 from harness.sweep.request import (
@@ -30,6 +31,8 @@ from harness.sweep.study.spec import StudySpec
 DEFAULT_OBJECTIVE = "loss"
 """Name of the objective if no metric is named: the validation loss, or else the training loss."""
 OUTPUT_DIR = "outputs"
+SIGNIFICANT_DIGITS = 6
+"""Of suggested numbers, so that a command is short and still the one that was run."""
 
 
 @dataclass(frozen=True)
@@ -87,13 +90,16 @@ def _build_request(asked: CommandSweep) -> SweepRequest:
         warmup_share=0.0,
         keep=None,
         config=_list_settings(asked),
+        digits=SIGNIFICANT_DIGITS,
     )
     check_sampler_and_pruner(spec, asked.pruner)
+    check_folders(asked.metric.sources)
     current_values = read_baseline_values(asked.baseline, template)
     options, notices = _decide_baseline(asked.options, template, current_values, is_grid=spec.is_grid)
     study_name = options.study or _default_study_name(template)
     n_gpus = count_gpus()
     workers = plan_workers(BASIC_LAUNCHER, options.n_jobs or n_gpus or 1, n_gpus, cwd=str(cwd))
+    check_shared_files(asked.metric.sources, workers.n_jobs)
     if workers.n_jobs == 1:
         workers = replace(workers, n_threads=None)  # it may use all
     return SweepRequest(

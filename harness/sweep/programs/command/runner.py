@@ -1,5 +1,6 @@
 """Trials that run a command line."""
 
+import json
 import math
 import shlex
 import time
@@ -23,6 +24,7 @@ from harness.sweep.programs.command.metrics import (
     pick_point,
     trial_environment,
 )
+from harness.sweep.programs.command.old_files import OldFiles
 from harness.sweep.programs.command.process import ProgramExit, run_program
 from harness.sweep.programs.command.reports import REPORTED, ReportReader
 from harness.sweep.programs.command.template import CommandTemplate
@@ -33,7 +35,8 @@ from harness.sweep.trial_runner import TrialJob
 from harness.tracking.run_names import STUDY_TAG
 from harness.tracking.run_uploader import SWEEP_TAG
 
-METRIC_FILE = "metric.txt"  # in the folder of a sweep: the name of its metric, if the user named none
+METRIC_FILE = "metric.json"
+"""In the folder of a sweep: the name of its metric, if the user named none, and a note on its choice."""
 READING_SHARE = 0.1  # of the time that a program runs, for reading what it writes
 
 
@@ -61,6 +64,7 @@ class CommandRunner:
         started_at = time.monotonic()
         words, environment = self._template.render(job.values, job.folder)
         sources = self._template.fill_sources(self._metric.sources, job.folder)
+        old_files = OldFiles(sources)
         reports = ReportReader(job.folder)
         environment |= trial_environment(sources, job.folder, environment) | reports.environment
         metric = MetricSpec(self._find_metric_name(job), sources, self._metric.pick, self._metric.direction)
@@ -69,7 +73,7 @@ class CommandRunner:
         try:
             [objective] = self._objectives
             watcher = _OutputWatcher(
-                reader, reports, objective, record, reporter, should_stop, grace_seconds=self._grace_seconds
+                reader, reports, old_files, objective, record, reporter, should_stop, grace_seconds=self._grace_seconds
             )
             program_exit = run_program(
                 words,
@@ -80,21 +84,22 @@ class CommandRunner:
                 grace_seconds=self._grace_seconds,
             )
             watcher.read_new_values()
+            if program_exit.n_left:
+                record.add_notice(f"{program_exit.n_left} processes that the program had left behind were ended")
             result = self._describe_result(job, program_exit, watcher, reader, time.monotonic() - started_at)
             values = {objective: result.values[0]} if result.values else {}
             record.end(TrialEnd(result.status, result.reason, result.seconds, values))
             return result
         except Exception as error:
-            record.end(TrialEnd("failed", str(error), time.monotonic() - started_at))
+            status: Status = "interrupted" if isinstance(error, ShortageError) else "failed"
+            record.end(TrialEnd(status, str(error), time.monotonic() - started_at))
             raise
 
     def _find_metric_name(self, job: TrialJob) -> str | None:
         """Return the name of the metric; if the user named none, that which an earlier trial was read by, if any."""
-        with suppress(FileNotFoundError):
-            return self._metric.metric or (job.folder.parent / METRIC_FILE).read_text()
-        return None
+        return self._metric.metric or read_chosen_metric(job.folder.parent).get("name")
 
-    def _check_metric_name(self, job: TrialJob, name: str) -> None:
+    def _check_metric(self, job: TrialJob, found: MetricValue) -> None:
         """Check that all trials are read by one name, where the user named none.
 
         Raises:
@@ -102,10 +107,10 @@ class CommandRunner:
         """
         if self._metric.metric is not None:
             return
-        path = job.folder.parent / METRIC_FILE
-        with suppress(FileExistsError), path.open("x") as file:
-            file.write(name)
-        if (first := path.read_text()) != name:
+        with suppress(FileExistsError), (job.folder.parent / METRIC_FILE).open("x") as file:
+            file.write(json.dumps({"name": found.name, "note": found.note}))
+        first, name = read_chosen_metric(job.folder.parent).get("name", found.name), found.name
+        if first != name:
             if REPORTED in (first, name):
                 raise MetricError("--metric: some trials call report() and others do not; add --metric NAME")
             raise MetricError(f"--metric: {name} was found, but {first} in earlier trials; add --metric {first}")
@@ -141,12 +146,10 @@ class CommandRunner:
             status: Status = "diverged" if has_diverged else "failed"
             return TrialResult(status, reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
         try:
-            found = self._read_final_value(watcher.reports, reader)
-            self._check_metric_name(job, found.name)
+            found = self._read_final_value(watcher, reader)
+            self._check_metric(job, found)
         except ValueError as error:
             return TrialResult("failed", str(error), seconds=seconds, folder=job.folder.name)
-        if found.note:
-            print(f"note: {found.note}")
         is_finite = math.isfinite(found.value)
         return TrialResult(
             status="completed" if is_finite else "diverged",
@@ -158,16 +161,27 @@ class CommandRunner:
             folder=job.folder.name,
         )
 
-    def _read_final_value(self, reports: ReportReader, reader: MetricReader) -> MetricValue:
+    def _read_final_value(self, watcher: "_OutputWatcher", reader: MetricReader) -> MetricValue:
         """Return the value of the objective; it is a reported one if no metric or file is named.
 
         Raises:
             ValueError: If there is none.
         """
+        reports = watcher.reports
         if not len(reports.curve) or self._metric.metric is not None or self._metric.sources:
+            if problem := watcher.old_files.describe_remains():
+                raise ValueError(problem)
             return reader.read_final_value()
         point = pick_point(reports.curve, self._metric.pick, self._metric.direction)
         return MetricValue(point.value, point.step, REPORTED)
+
+
+def read_chosen_metric(folder: Path) -> dict[str, str]:
+    """Return name of the metric that the trials of a sweep are read by, and a note on it; empty before it is chosen."""
+    try:
+        return json.loads((folder / METRIC_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 class _OutputWatcher:
@@ -180,6 +194,7 @@ class _OutputWatcher:
         self,
         reader: MetricReader,
         reports: ReportReader,
+        old_files: OldFiles,
         objective: str,
         record: TrialRecord,
         reporter: TrialReporter,
@@ -187,7 +202,7 @@ class _OutputWatcher:
         *,
         grace_seconds: float,
     ) -> None:
-        self._reader, self.reports, self._objective = reader, reports, objective
+        self._reader, self.reports, self.old_files, self._objective = reader, reports, old_files, objective
         self._record, self.reporter, self._should_stop = record, reporter, should_stop
         self._grace_seconds = grace_seconds
         self._read_at = 0.0
@@ -211,6 +226,8 @@ class _OutputWatcher:
         for point in reported:
             self._record.add_metrics(point.step, {self._objective: point.value}, estimate_total_steps(point))
         self._report_points(reported)
+        if self.old_files.describe_remains():
+            return
         with suppress(ValueError):  # a file that is being written; at the end it is read again
             self._record_curves()
             if not len(self.reports.curve):
