@@ -1,13 +1,17 @@
 """plateau sweep: its arguments, what it would run, and its errors. Whole sweeps are in tests/sweep/programs/command."""
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from harness import cli
+from tests.conftest import ROOT
 
 COMMAND = "-- python train.py --lr 'log(1e-5,1e-3)' --rank 8,16,32 --max_steps 20"
 
@@ -125,3 +129,17 @@ def test_invalid_input_is_one_line_and_leaves_nothing_behind(line, problem, proj
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert [path.name for path in project.iterdir()] == ["train.py"]
+
+
+def test_neither_a_dry_run_nor_a_worker_loads_heavy_libraries() -> None:
+    code = """
+import sys
+from harness import cli
+from tests.conftest import ROOT
+assert cli.main(["sweep", "--dry-run", "--", "python", "train.py", "--lr", "log(1e-5,1e-3)"]) == 0
+import harness.sweep.workers.worker, harness.sweep.programs.command.runner
+print(*{"torch", "transformers", "peft", "mlflow", "matplotlib", "scipy", "pandas"} & set(sys.modules))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""

@@ -150,8 +150,8 @@ def test_lines_without_terminal() -> None:
     table.close()
     assert "\x1b" not in stream.getvalue()
     assert stream.getvalue().splitlines() == [
-        "trial 0 · completed · val loss 3.300 (best so far) · lr 0.01 · rank 8 · 10 s",
-        "trial 1 · failed (its worker died) · lr 0.02 · rank 4",
+        "trial 0 · completed · val loss 3.300 (best so far) · lr 0.01 · rank 8 · grad_clip 1 · 10 s",
+        "trial 1 · failed (its worker died) · lr 0.02 · rank 4 · grad_clip 1",
         "trial 2 retries it with the same parameters",
     ]
 

@@ -54,7 +54,8 @@ def run_program(
 
     Args:
         environment: The whole environment of the program. Output of Python is unbuffered unless it sets that.
-        should_end: Called every `poll_seconds`, at first more often, while the program runs. If it raises, the program is ended.
+        should_end: Called every `poll_seconds` while the program runs, at first more often. If it raises, the program
+            is ended.
 
     Raises:
         ConfigError: If the program cannot be started.

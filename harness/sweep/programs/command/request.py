@@ -32,7 +32,7 @@ DEFAULT_OBJECTIVE = "loss"
 """Name of the objective if no metric is named: the validation loss, or else the training loss."""
 OUTPUT_DIR = "outputs"
 SIGNIFICANT_DIGITS = 6
-"""Of suggested numbers, so that a command is short and still the one that was run."""
+"""Digits of suggested numbers: the command of a trial is short, and still the one that was run."""
 
 
 @dataclass(frozen=True)

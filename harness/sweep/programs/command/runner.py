@@ -85,7 +85,7 @@ class CommandRunner:
             )
             watcher.read_new_values()
             if program_exit.n_left:
-                record.add_notice(f"{program_exit.n_left} processes that the program had left behind were ended")
+                record.add_notice(f"processes that the program left behind and that were ended: {program_exit.n_left}")
             result = self._describe_result(job, program_exit, watcher, reader, time.monotonic() - started_at)
             values = {objective: result.values[0]} if result.values else {}
             record.end(TrialEnd(result.status, result.reason, result.seconds, values))

@@ -92,8 +92,8 @@ class Supervisor:
         Raises:
             OrphanedError: If the worker has died.
         """
-        if not self.is_stopping:
-            self._wait_until_alone(BACKGROUND_SECONDS)
+        # Those that have been asked to end, together with the program, may need a moment.
+        self._wait_until_alone(min(BACKGROUND_SECONDS, grace_seconds) if self.is_stopping else BACKGROUND_SECONDS)
         left = self._list_processes()
         for process in left:
             if not (self.is_stopping and process.group == self.pid):  # that group has been asked to end
