@@ -144,7 +144,7 @@ def describe_compose_error(error: Exception, overrides: Sequence[str]) -> str:
     """Return Hydra's reason in one line, after the override that it is about."""
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
     lines = [line for line in lines if not re.match(r"(full_key|object_type|reference_type)[:=]", line)]
-    reason = "; ".join(dict.fromkeys(lines[:2])) or type(error).__name__
+    reason = "; ".join(dict.fromkeys(line.rstrip(".") for line in lines[:2])) or type(error).__name__
     named = [one for one in overrides if re.search(rf"(?<![\w.]){re.escape(read_override_key(one))}(?![\w.])", reason)]
     return f"{' '.join(named or overrides)}: {reason}"
 
