@@ -35,6 +35,7 @@ PLACEHOLDERS = {"experiment=X": "experiment=smoke", "experiment=NAME": "experime
 """Words that stand for a choice of the reader. Names of runs, files and models are not looked up here."""
 APP_SWEEPER = "hydra/sweeper=harness"
 PROGRAM_SWEEP = ["plateau", "sweep"]
+SHELLS = ("", "sh", "bash", "console")
 VARIABLE = re.compile(r"[A-Z_]+=.*")
 REFUSED = {"python run.py optimizer=adamww": "the README shows the message"}
 MISSING_PLUGINS = {"submitit_slurm": "hydra_plugins.hydra_submitit_launcher", "ray": "hydra_plugins.hydra_ray_launcher",
@@ -45,7 +46,8 @@ MISSING_PLUGINS = {"submitit_slurm": "hydra_plugins.hydra_submitit_launcher", "r
 def iter_commands(text: str) -> Iterator[str]:
     """Yield the commands in the code blocks and in the lines of a page, with its shell variables filled in."""
     variables = dict(re.findall(r'^([A-Z]+)="(.*)"$', text, re.MULTILINE))
-    blocks = re.findall(r"^```(?:sh|bash|console)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = [block for language, block in found if language in SHELLS]
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
     inline = [
@@ -195,8 +197,10 @@ def test_commands_are_found() -> None:
     assert set(REFUSED) <= set(DOCUMENTED)
     page = '```\nS="lora=none"\nX=1 python run.py $S  # why\n```\n'
     page += "```\n$ make smollm && python run.py a=1\nplateau · step 5 · confidence 99%\n```\n"
+    page += "```yaml\na: 1\n```\n```\nplateau diagnose a.log\n```\n"
     page = page.replace('S="lora=none"', "") + 'S="lora=none"\nWrite `plateau clean\nb=1` or `key=value`.\n'
-    expected = ["python run.py lora=none", "make smollm", "python run.py a=1", "plateau clean b=1"]
+    expected = ["python run.py lora=none", "make smollm", "python run.py a=1", "plateau diagnose a.log"]
+    expected.append("plateau clean b=1")
     assert list(iter_commands(page)) == expected
 
 

@@ -1,9 +1,12 @@
 """Every command of docs/recipes.md does what the page says, with files of our own making and a few steps."""
 
+import os
 import random
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,8 @@ from tests.test_documented_commands import iter_commands
 
 PAGE = ROOT / "docs" / "recipes.md"
 NEEDS_PACKAGE = "model=smollm2"
-COMMANDS = [command for command in iter_commands(PAGE.read_text()) if NEEDS_PACKAGE not in command]
+OWN_DATA, *OTHER_PROGRAMS = re.split(r"^(?=## Sweep my )", PAGE.read_text(), flags=re.MULTILINE)
+COMMANDS = [command for command in iter_commands(OWN_DATA) if NEEDS_PACKAGE not in command]
 SHORT = ["loop.max_steps=3", "loop.evals=1", "batch.batch_size=4", "device=cpu"]
 SMALL = {
     "tokenizer=bpe": ["tokenizer.vocab_size=300", "data.sequence_length=32", "model.layers=1", "model.width=16"],
@@ -103,6 +107,26 @@ def test_every_recipe_works(
     [exported] = study.glob("*/exported")
     check_exported(exported)
     check_journal(study / "study.journal")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", OTHER_PROGRAMS)
+def test_recipe_for_another_program_works(recipe: str, tmp_path: Path) -> None:
+    for name, text in re.findall(r"^```\w+\n# (\S+)\n(.*?)^```", recipe, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(text)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    outputs = [
+        subprocess.run(command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+                       capture_output=True, text=True, check=True).stdout
+        for command in iter_commands(recipe)
+    ]  # fmt: skip
+    assert "(of 8 requested)" in outputs[0]
+    assert "resumed: " in outputs[1]
+    assert "(of 12 requested)" in outputs[1]
+    assert "failed" not in "".join(outputs)
+    assert "of another program" in outputs[-1]
+    records = [path for path in tmp_path.rglob("trial_record.jsonl") if "artifacts" not in path.parts]
+    assert len(records) == (16 if "large" in recipe else 12)
 
 
 def check_exported(folder: Path) -> None:

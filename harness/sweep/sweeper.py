@@ -56,7 +56,7 @@ class StudyOutcome:
         """
         if self.status != "completed":
             is_over = bool(describe_total_failure(self.summary.trials))
-            remedy = "repair it and choose another sweep.study" if is_over else "run the same command to resume"
+            remedy = "mend the cause and choose another sweep.study" if is_over else "run the same command to resume"
             raise RunFailedError(f"{self.status}: {self.reason}; {remedy}")
 
 

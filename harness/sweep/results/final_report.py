@@ -80,7 +80,7 @@ def _baseline_lines(summary: SweepSummary, name: str) -> Iterator[str]:
         return
     head = f"baseline: trial {baseline.number}, {name}"
     if baseline.status != "completed":
-        yield f"{head}: {baseline.status} {baseline.reason}".rstrip()
+        yield f"{head}: {baseline.status}{f' ({baseline.reason})' * bool(baseline.reason)}"
         return
     head += f" · {objective_label(summary.objectives[0])} {format_number(baseline.values[0])}"
     if best is None:

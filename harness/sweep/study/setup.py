@@ -174,8 +174,8 @@ def _describe_outside_baseline(out_of_range: Sequence[str], current_values: Mapp
     unknown = [key for key in out_of_range if key.partition("=")[0] not in current_values]
     if unknown:
         return (
-            f"note: trial 0 runs with the program's own {', '.join(unknown)}, which are unknown; "
-            "the sampler does not learn from it"
+            f"note: trial 0 runs with the program's own values of {', '.join(unknown)}; they are unknown, so the "
+            "sampler does not learn from it"
         )
     return (
         f"note: the current config is outside the search space ({', '.join(out_of_range)}); "

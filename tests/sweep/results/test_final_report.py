@@ -69,7 +69,7 @@ def test_report_with_failed_baseline() -> None:
     fail_trial(study, ask_trial(study, lr=1e-2, baseline=True), "failed", "out of memory")
     complete_trial(study, ask_trial(study))
     text = format_sweep_summary(summarize(study, 2), COMMAND_LINE)
-    assert "baseline: trial 0, the current configuration: failed out of memory" in text
+    assert "baseline: trial 0, the current configuration: failed (out of memory)" in text
     assert "lower" not in text.partition("baseline")[2].partition("\n")[0]
 
 
