@@ -1,6 +1,7 @@
 """Whole sweeps of scripts that know nothing of sweeps: pruned, killed, resumed, stopped, limited."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from typing import Any
 
 import psutil
 import pytest
+from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
+from harness import cli
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import BASELINE
 from tests.sweep.programs.command.sweeps import (
@@ -208,3 +211,27 @@ def test_budgets_end_a_sweep(option: str, reason: str, n_trials: int, capsys) ->
     assert run_sweep(f"--n-trials 9 {option} -- sh t.sh 'interval(0,1)'") == 0
     assert f"No more trials: {reason}." in capsys.readouterr().out
     assert len(load_trials("t")) == n_trials
+
+
+@pytest.mark.slow
+def test_mlflow_has_the_sweep_and_its_trials(tmp_path: Path) -> None:
+    copy_script("train.py")
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    line = f"--n-trials 3 --mlflow-uri {store} -- {PYTHON} train.py --lr 'log(1e-4,1e-2)' --max_steps 10"
+    assert cli.main(["sweep", *shlex.split(line)]) == 0
+    client = MlflowClient(store)
+    [experiment] = [one for one in client.search_experiments() if one.name == "train"]
+    runs = client.search_runs([experiment.experiment_id])
+    [parent] = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    trials = sorted((run for run in runs if run is not parent), key=lambda run: int(run.data.tags["trial"]))
+    assert [run.data.tags["mlflow.parentRunId"] for run in trials] == [parent.info.run_id] * 3
+    assert parent.data.tags["command"] == shlex.join(["plateau", "sweep", *shlex.split(line)])
+    assert parent.data.params["metric"] == "final validation loss in the output"
+    assert parent.data.metrics["sweep/best_loss"] == min(run.data.metrics["loss"] for run in trials)
+    for run, trial in zip(trials, load_trials("train"), strict=True):
+        assert run.info.status == "FINISHED"
+        assert run.data.params["max_steps"] == "10"
+        assert run.data.params.get("lr") == (str(trial.params["lr"]) if trial.params else None)
+        curve = client.get_metric_history(run.info.run_id, "val/loss")
+        assert [point.step for point in curve] == [2, 4, 6, 8, 10]
+        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["output.log"]
