@@ -234,9 +234,12 @@ class _OutputWatcher:
                 self._report_points(self._reader.read_new_points())
 
     def _report_points(self, points: Sequence[CurvePoint]) -> None:
+        was_pruned = self.is_pruned
         for point in points:
             self.last_point = point
             self.is_pruned |= self.reporter.report_step(point.value, point.step, estimate_total_steps(point))
+        if not was_pruned and self.reporter.fraction_done >= 1:
+            self.is_pruned = False  # it has reached its end before it was read
 
     def _record_curves(self) -> None:
         rows: dict[int, dict[str, float]] = {}

@@ -105,6 +105,12 @@ def test_a_pruned_program_is_ended() -> None:
     assert read_record("train")[-1]["status"] == "pruned"
 
 
+def test_a_program_that_was_at_its_end_when_it_was_read_is_not_pruned() -> None:
+    result = run_script(f"{CURVE}; sleep 0.5; echo saved", pruner=AlwaysPrune())
+    assert (result.status, result.values) == ("completed", (0.4,))
+    assert read_log("train", 0).endswith("saved\n")
+
+
 def test_a_program_that_ignores_sigterm_is_killed_with_its_children() -> None:
     code = f"trap '' TERM; sleep 61 & setsid sleep 61 & echo $$ >pid; {ENDLESS}"
     started = time.monotonic()
