@@ -197,7 +197,7 @@ def test_failures_end_a_sweep(capsys) -> None:
     assert "  trials 0, 1 failed: exit status 1; its last line: val_loss: 1\n" in printed.out
     assert printed.err == (
         "failed: 2 trials in a row failed (trials 0, 1: exit status 1; its last line: val_loss: 1); "
-        "repair it and choose another --study\n"
+        "mend the cause and choose another --study\n"
     )
 
 
