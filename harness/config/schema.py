@@ -139,6 +139,7 @@ class RunSettings:
     start: StartSettings
     tracking: TrackingSettings
     weight_decay_applies_to: Literal["hidden", "matrices", "all"]
+    record_examples: bool
     output_dir: Path
     cache_dir: Path
 

@@ -30,7 +30,7 @@ SECTIONS = (
 PARTIAL_COMPONENTS = ("task", "model", "data", "lora", "optimizer")
 """Components that are called with other parts of the run; the rest are complete once they are built."""
 KEYS = ("seed", "name", "weight_decay_applies_to", "compile", "output_dir", "cache_dir", "lora", "locked", "unlock",
-        "expect")  # fmt: skip
+        "expect", "record_examples")  # fmt: skip
 """Keys and sections that a configuration must have; `model`, `data` and `tokenizer` depend on the task."""
 RUN_NAME_PATTERN = r"[\w.+-]{1,80}"
 
@@ -64,6 +64,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     return RunSettings(
         seed=cfg.seed,
         weight_decay_applies_to=cfg.weight_decay_applies_to,
+        record_examples=cfg.record_examples,
         output_dir=check_writable("output_dir", project_dir() / cfg.output_dir),
         cache_dir=check_writable("cache_dir", project_dir() / cfg.cache_dir),
         **sections,
@@ -153,6 +154,8 @@ def _check_top_level(cfg: DictConfig) -> None:
     _check_component_nodes(cfg)
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed: {cfg.seed!r} must be a whole number from 0 to {2**32 - 1}")
+    if not isinstance(cfg.record_examples, bool):
+        raise ConfigError(f"record_examples: {cfg.record_examples!r} must be true or false")
     if cfg.weight_decay_applies_to not in ("hidden", "matrices", "all"):
         raise ConfigError(
             f"weight_decay_applies_to: {cfg.weight_decay_applies_to!r} must be one of hidden, matrices, all"

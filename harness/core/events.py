@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.core.effective_settings import EffectiveSettings
-from harness.core.task import Metric
+from harness.core.task import ExampleSums, Metric
 
 CHECK_KEY = "check"  # of suggestions to look at the bug or the lr that their value names
 Status = Literal["completed", "pruned", "diverged", "failed", "interrupted"]
@@ -58,6 +58,7 @@ class EvalEnd:
     fraction_done: float  # share of the run's steps completed, 0 to 1
     seconds: float
     grad_norms: Mapping[str, float] = field(default_factory=dict)  # by layer, of the last step, before clipping
+    examples: tuple[ExampleSums, ...] = field(default=(), repr=False, compare=False)  # by batch, with record_examples
 
     @property
     def val_loss(self) -> float:

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:  # importing torch takes a second, and readers of records do not need it
+    import numpy as np
     from torch import Tensor, nn
 
 
@@ -18,20 +19,33 @@ class Loss:
     count: int
 
 
+class ExampleSums(NamedTuple):
+    """Sums of a loss over the scored elements of each example of a batch, and the numbers of these elements."""
+
+    sums: "np.ndarray"
+    counts: "np.ndarray"
+    batch: int = 0  # number of the batch in the validation set, which the loop sets
+
+
 @dataclass(frozen=True)
 class Mean:
-    """A mean that can be added over batches and processes. `sum_sq` is None if the spread is unknown."""
+    """A mean that can be added over batches and processes. `sum_sq` is None if the spread is unknown.
+
+    `examples` are the parts of it by example, for `record_examples`; a task need not give them.
+    """
 
     sum: float
     count: float
     unit: str
     sum_sq: float | None = None
+    examples: tuple[ExampleSums, ...] = field(default=(), compare=False, repr=False)
 
     def __add__(self, other: "Mean") -> "Mean":
         if self.unit != other.unit:
             raise ValueError(f"cannot add a mean in {other.unit} to one in {self.unit}")
         sum_sq = None if self.sum_sq is None or other.sum_sq is None else self.sum_sq + other.sum_sq
-        return Mean(self.sum + other.sum, self.count + other.count, self.unit, sum_sq)
+        examples = self.examples + other.examples
+        return Mean(self.sum + other.sum, self.count + other.count, self.unit, sum_sq, examples)
 
     @property
     def value(self) -> float:

@@ -7,6 +7,7 @@ of these elements, and `about`: JSON in bytes with step, unit, digest of the val
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from harness.core.errors import DamageError
 from harness.core.files import read_small_file, write_atomically
 
 BEST_EXAMPLES, FINAL_EXAMPLES = "example_losses_best.npz", "example_losses_final.npz"
+READ_ERRORS = (ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError, RuntimeError, SyntaxError,
+               zipfile.BadZipFile, zlib.error)  # fmt: skip
+"""Errors of reading a damaged .npz."""
 MAX_BYTES = 1_000_000_000  # 12 bytes an example
 
 
@@ -29,6 +33,12 @@ class ExampleLosses:
     step: int
     unit: str
     validation: str  # digest of the validation data
+
+
+def copy_example_losses(source: Path, folder: Path) -> None:
+    """Copy those of the best evaluation, if there are any, to the folder of a run that resumes the one in `source`."""
+    if (source / BEST_EXAMPLES).is_file():
+        write_atomically(folder / BEST_EXAMPLES, (source / BEST_EXAMPLES).read_bytes())
 
 
 def write_example_losses(path: Path, losses: ExampleLosses) -> None:
@@ -60,7 +70,7 @@ def read_example_losses(path: Path) -> ExampleLosses:
             sums, counts, about = arrays["sums"], arrays["counts"], json.loads(arrays["about"].tobytes())
         losses = ExampleLosses(sums, counts, int(about["step"]), str(about["unit"]), str(about["validation"]))
         is_intact = compute_array_digest(sums, counts) == about["digest"]
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except READ_ERRORS as error:
         raise DamageError(f"{path} is damaged or not a file of example losses; delete it to compare without") from error
     if not is_intact or sums.shape != counts.shape or sums.ndim != 1:
         raise DamageError(f"{path} is damaged: its digest differs from the arrays; delete it to compare without")

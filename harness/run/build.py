@@ -28,6 +28,7 @@ from harness.core.seeding import seed_everything
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.state import ObservingSchedule, Progress, Schedule, TrainState
 from harness.core.task import Task
+from harness.observers.example_writer import ExampleWriter
 from harness.training import policies
 from harness.training.loop import TrainingPlan
 from harness.training.optimizers import CombinedOptimizer, group_parameters
@@ -157,7 +158,8 @@ def _check_averaging(optimizer: CombinedOptimizer, schedule: Schedule, n_steps: 
 
 
 def build_observers(cfg: DictConfig) -> list[Observer]:
-    return [instantiate_component(cfg, "observers", name) for name in map(str, cfg.observers)]
+    observers = [instantiate_component(cfg, "observers", name) for name in map(str, cfg.observers)]
+    return [*observers, ExampleWriter()] if cfg.record_examples else observers
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module, weight_decay_applies_to: str) -> CombinedOptimizer:
@@ -227,6 +229,7 @@ def _build_plan(settings: RunSettings, task: Task, processes: ProcessGroup, sche
         grad_clip=loop.grad_clip or float("inf"),
         autocast=getattr(torch, autocast) if autocast else None,
         save_every=loop.save_every,
+        record_examples=settings.record_examples,
     )
 
 

@@ -28,6 +28,7 @@ from harness.core.state import TrainState
 from harness.core.task import Task
 from harness.observers.composite import CompositeObserver
 from harness.observers.figures import FigureWriter
+from harness.record.example_losses import copy_example_losses
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
 from harness.run.unrecorded_end import complete_record
@@ -237,6 +238,8 @@ def _train_and_record(
         with stop_on_signals() as is_stopping:
             if start_info.is_resumed:  # after the record has begun: only a run with a record can be resumed
                 checkpointer.save_resumed_start(state, start_info.best)
+                if start_info.best and processes.is_main:
+                    copy_example_losses(start_info.best.parents[1], folder)
             trainer = Trainer(
                 parts.task,
                 state,

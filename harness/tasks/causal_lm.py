@@ -48,7 +48,7 @@ class CausalLM(TextTask):
         return Loss(self._compute_nats(batch, "sum"), batch.n_scored)
 
     def score_tokens(self, batch: TokenBatch) -> dict[str, Mean]:
-        return {"loss": mean_of_values(self._compute_nats(batch, "none"), "nats/token")}
+        return {"loss": mean_of_values(self._compute_nats(batch, "none"), "nats/token", batch.scored_per_row)}
 
     def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """Return the metrics of an evaluation.

@@ -91,7 +91,7 @@ class MaskedLM(TextTask):
         logits, targets = predict_scored(self.model, batch, **self.attention_inputs(batch))
         nats = F.cross_entropy(logits, targets, reduction="none")
         return {
-            "loss": mean_of_values(nats, "nats/masked token"),
+            "loss": mean_of_values(nats, "nats/masked token", batch.scored_per_row),
             "accuracy": mean_of_values(logits.argmax(-1) == targets, "fraction of masked tokens"),
         }
 

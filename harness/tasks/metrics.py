@@ -2,15 +2,23 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 from torch import Tensor
 
-from harness.core.task import Mean, Metric
+from harness.core.task import ExampleSums, Mean, Metric
 
 
-def mean_of_values(values: Tensor, unit: str) -> Mean:
-    """Return the mean of one value per scored element, summed in float64."""
+def mean_of_values(values: Tensor, unit: str, counts: np.ndarray | None = None) -> Mean:
+    """Return the mean of one value per scored element, summed in float64.
+
+    `counts` are the numbers of elements of each example, which lie one after the other in `values`.
+    """
     values = values.detach().cpu().double()  # on the CPU, because mps has no float64
-    return Mean(values.sum().item(), len(values), unit, values.square().sum().item())
+    examples: tuple[ExampleSums, ...] = ()
+    if counts is not None:
+        owners = np.repeat(np.arange(len(counts)), counts)
+        examples = (ExampleSums(np.bincount(owners, values.numpy(), len(counts)), np.asarray(counts)),)
+    return Mean(values.sum().item(), len(values), unit, values.square().sum().item(), examples)
 
 
 def to_metrics(means: Mapping[str, Mean]) -> dict[str, Metric]:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class TrainingPlan:
     autocast: torch.dtype | None = None
     first_step: int = 0  # above 0 if the run resumes another one
     save_every: int | None = None  # steps between checkpoints, beside the one at each evaluation
+    record_examples: bool = False  # whether evaluations emit the losses of single examples
 
 
 @dataclass
@@ -167,7 +168,8 @@ class Trainer:
         """Evaluate, emit the result, save, and let the policies decide. `grad_norm` is that of the last step."""
         state, plan, started_at = self.state, self.plan, time.perf_counter()
         state.eval()
-        metrics = evaluate(self.task, self.processes, plan.autocast)
+        means = score_validation_set(self.task, self.processes, plan.autocast, keep_examples=plan.record_examples)
+        metrics = self.task.compute_metrics(means)
         val_loss = metrics["loss"].value
         is_best = val_loss < state.best_val_loss
         if is_best:
@@ -187,6 +189,7 @@ class Trainer:
             fraction_done=(state.step - plan.first_step) / (plan.total_steps - plan.first_step),
             seconds=time.perf_counter() - started_at,
             grad_norms=layer_grad_norms(state.model.named_parameters(), grad_norm),
+            examples=means["loss"].examples if "loss" in means else (),
         )
         self.emit(event)
         if math.isfinite(val_loss):
@@ -249,13 +252,30 @@ def evaluate(task: Task, processes: ProcessGroup, autocast: torch.dtype | None =
     return task.compute_metrics(score_validation_set(task, processes, autocast))
 
 
-def score_validation_set(task: Task, processes: ProcessGroup, autocast: torch.dtype | None = None) -> dict[str, Mean]:
-    """Return the sums behind `evaluate`. Processes share the batches without padding, so each is scored once."""
+def score_validation_set(
+    task: Task, processes: ProcessGroup, autocast: torch.dtype | None = None, *, keep_examples: bool = False
+) -> dict[str, Mean]:
+    """Return the sums behind `evaluate`. Processes share the batches without padding, so each is scored once.
+
+    With `keep_examples`, the loss has the parts of its examples, in the order of the batches.
+    """
     means: dict[str, Mean] = {}
     with torch.no_grad(), eval_mode(task.model), preserve_rng_state(), _autocast(processes, autocast):
-        for batch in processes.shard(task.validation_batches()):
-            means = _add_means(means, task.score_batch(batch))
-    return functools.reduce(_add_means, processes.all_gather(means))
+        for number, batch in processes.shard(enumerate(task.validation_batches())):
+            scored = task.score_batch(batch)
+            kept = ("loss",) if keep_examples else ()
+            numbered = {name: _number_examples(mean, number, name in kept) for name, mean in scored.items()}
+            means = _add_means(means, numbered)
+    means = functools.reduce(_add_means, processes.all_gather(means))
+    return {name: replace(mean, examples=tuple(sorted(mean.examples, key=lambda one: one.batch)))
+            for name, mean in means.items()}  # fmt: skip
+
+
+def _number_examples(mean: Mean, batch: int, is_kept: bool) -> Mean:
+    """Return a mean whose examples belong to the batch with this number, or one without examples."""
+    if not mean.examples:
+        return mean
+    return replace(mean, examples=tuple(one._replace(batch=batch) for one in mean.examples) if is_kept else ())
 
 
 def _autocast(processes: ProcessGroup, dtype: torch.dtype | None) -> AbstractContextManager[None]:

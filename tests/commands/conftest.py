@@ -12,7 +12,8 @@ from harness.config.compose import compose_config
 from harness.run.runner import run
 from tests.run.test_run import SMOKE
 
-SHORT = [*SMOKE, "loop.max_steps=12", "loop.evals=3", "expect=['step 4: val/loss < 1', 'epoch 1: val/loss < 9']"]
+SHORT = [*SMOKE, "loop.max_steps=12", "loop.evals=3", "expect=['step 4: val/loss < 1', 'epoch 1: val/loss < 9']",
+         "record_examples=true"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")

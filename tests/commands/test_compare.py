@@ -2,12 +2,15 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from harness import cli
+from harness.importers import read_history
+from harness.record.example_losses import BEST_EXAMPLES, FINAL_EXAMPLES, read_example_losses, write_example_losses
 from tests.record.trials import write_trial
 
 
@@ -69,6 +72,24 @@ def test_json_says_the_same(finished, tmp_path, capsys) -> None:
     assert run["parameters"] > 0 < run["seconds"]
     assert run["best"]["standard_error"] > 0
     assert [one["direction"] for one in found["differences"]] == ["equal", "equal"]
+
+
+def test_examples_of_two_runs_are_paired(finished, tmp_path, capsys) -> None:
+    """The losses of the examples add up to the validation loss; those of a copied run are changed by a tenth."""
+    losses = read_example_losses(finished / BEST_EXAMPLES)
+    history = read_history(finished)
+    step = list(history["val/loss"].steps).index(losses.step)
+    assert losses.sums.sum() / losses.counts.sum() == pytest.approx(history["val/loss"].values[step])
+    assert read_example_losses(finished / FINAL_EXAMPLES).step == 12
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "metrics.jsonl").write_bytes((finished / "metrics.jsonl").read_bytes())
+    write_example_losses(other / BEST_EXAMPLES, replace(losses, sums=losses.sums + losses.counts / 10))
+    (other / FINAL_EXAMPLES).write_bytes(b"damaged")
+    assert cli.main(["compare", str(finished), str(other)]) == 0
+    streams = capsys.readouterr()
+    assert re.search(rf"\+0.1 \[\+0.1, \+0.1], n = {len(losses.sums):,} ", streams.out)
+    assert f"note: not paired: {other / FINAL_EXAMPLES} is damaged" in streams.err
 
 
 def test_runs_on_other_data_are_refused(finished, tmp_path, capsys) -> None:
