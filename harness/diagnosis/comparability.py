@@ -101,7 +101,7 @@ def _find_unknowns(histories: Sequence[History], names: Sequence[str]) -> Iterat
         yield f"{key}: {text}; the validation losses may measure different things"
     best = {name: float(losses.min()) for history, name in named
             if len(losses := drop_non_finite(history["val/loss"]).values)}  # fmt: skip
-    if foreign and best and max(best.values()) > MAX_LOSS_RATIO * max(0.0, min(best.values())):
+    if foreign and best and max(best.values()) > MAX_LOSS_RATIO * min(best.values()) > 0:
         text = ", ".join(f"{value:.4g} ({name})" for name, value in best.items())
         yield f"best losses: {text}; they are so far apart that they hardly measure the same thing"
     for history, name in named:

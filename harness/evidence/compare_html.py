@@ -15,17 +15,20 @@ from harness.evidence.comparison import Comparison
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#5b5b5b")  # Okabe and Ito (2008), readable on white
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 5", "1 4")
-WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 28, 14, 44
+WIDTH, HEIGHT = 480, 300  # small, so that the text is large enough on a phone
+LEFT, RIGHT, TOP, BOTTOM = 58, 28, 14, 44
 MAX_POINTS = 2_000  # of a curve
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 0 auto;
   padding: 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.scroll { overflow-x: auto; } svg { width: 100%; height: auto; } figure { margin: 0; }
+.scroll { overflow-x: auto; } svg { width: 100%; max-width: 44rem; height: auto; } figure { margin: 1rem 0; }
+ul { padding-left: 1.2rem; } li { overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
-th { font-weight: 600; } td { overflow-wrap: anywhere; min-width: 4rem; } figcaption { font-size: .9rem; color: #444; }
+th { font-weight: 600; } td { overflow-wrap: break-word; max-width: 16rem; }
+tbody th { position: sticky; left: 0; background: #fff; min-width: 5.5rem; max-width: 11rem; overflow-wrap: break-word; }
+figcaption { font-size: .9rem; color: #444; }
 @media print { .scroll { overflow: visible; } h2 { break-after: avoid; } tr { break-inside: avoid; } }
 """
 
@@ -121,7 +124,7 @@ def _draw_svg(curves: Sequence[Curve], axis: str, alt: str) -> str:
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text x="{middle}" y="{HEIGHT - 6}" text-anchor="middle">{axis}</text>')
-    label_y: list[float] = []
+    labels: list[tuple[float, float]] = []
     for index, curve in enumerate(curves):
         color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
         points = [place(x, y) for x, y in zip(curve.x.tolist(), curve.y.tolist(), strict=True)]
@@ -129,11 +132,11 @@ def _draw_svg(curves: Sequence[Curve], axis: str, alt: str) -> str:
         parts.append(
             f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>'
         )
-        y = points[-1][1] + 4
-        while any(abs(y - other) < 13 for other in label_y):  # labels of curves that end at one loss
-            y -= 13
-        label_y.append(y)
-        parts.append(f'<text x="{points[-1][0] + 5}" y="{y}" fill="{color}" font-weight="700">{curve.label}</text>')
+        x, y = points[-1][0] + 5, points[-1][1] + 4
+        while any(abs(x - left) < 14 and abs(y - top) < 13 for left, top in labels):  # curves that end at one loss
+            y = round(y - 13, 1)
+        labels.append((x, y))
+        parts.append(f'<text x="{x}" y="{y}" fill="{color}" font-weight="700">{curve.label}</text>')
     body = "".join(parts)
     return (f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(alt, quote=True)}" '
             f'font-family="system-ui, sans-serif" font-size="13" fill="#333">{body}</svg>')  # fmt: skip

@@ -85,12 +85,15 @@ class SettingComparison:
 
 def compare_settings(histories: Sequence[History]) -> SettingComparison:
     """Compare the recorded settings of the runs by their keys, or known facts where programs name them differently."""
-    recorded = [history.facts.settings or {} for history in histories]
+    recorded = [history.facts.settings for history in histories]
     by_facts = not _share_keys(recorded)
-    settings = [_read_facts(history) for history in histories] if by_facts else recorded
-    unknown = tuple(index for index, values in enumerate(settings) if not values)
+    settings = [_read_facts(history) if by_facts else values or {}
+                for history, values in zip(histories, recorded, strict=True)]  # fmt: skip
+    unknown = tuple(index for index, values in enumerate(settings) if by_facts and not values)
     differences, left_out = [], []
     for key, values in _find_differences(settings, unknown):
+        if by_facts and len({*values} - {None}) < 2:
+            continue
         kind = _find_kind(key)
         if kind is None:
             left_out.append(key)
@@ -103,12 +106,16 @@ def compare_settings(histories: Sequence[History]) -> SettingComparison:
     return SettingComparison(tuple(differences), tuple(left_out), unknown, by_facts)
 
 
-def _share_keys(settings: Sequence[Mapping[str, str]]) -> bool:
-    """Return whether every run has settings, under names that the first one has too."""
-    first = settings[0].keys()
-    return all(
-        values and len(first & values.keys()) >= MIN_SHARED_KEYS * min(len(first), len(values)) for values in settings
-    )
+def _share_keys(settings: Sequence[Mapping[str, str] | None]) -> bool:
+    """Return whether the settings of every run are recorded, under names that the first one has too.
+
+    A trial without any ran its program as it stands.
+    """
+    known = [values.keys() for values in settings if values is not None]
+    if len(known) < len(settings):
+        return False
+    first = known[0]
+    return all(len(first & keys) >= MIN_SHARED_KEYS * min(len(first), len(keys)) for keys in known)
 
 
 def _read_facts(history: History) -> dict[str, str]:

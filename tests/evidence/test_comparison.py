@@ -125,6 +125,18 @@ def test_programs_that_name_settings_differently_are_compared_by_known_facts() -
     assert "name their settings differently; known of both and different: peak_lr." in found.changes[0]
 
 
+def test_settings_that_one_program_alone_records_do_not_differ() -> None:
+    ours = make_history("a", A, {"optimizer.lr": "1e-3"}, peak_lr=1e-3, batch_size=8)
+    log = make_history("b", B, data=None, peak_lr=2e-3)
+    assert [one.key for one in compare(ours, log).settings.differences] == ["peak_lr"]
+
+
+def test_trial_without_settings_ran_the_program_as_it_stands() -> None:
+    found = compare(make_history("a", A, {}), make_history("b", B, {"lr": "0.1"}))
+    assert [(one.key, one.values) for one in found.settings.differences] == [("lr", (None, "0.1"))]
+    assert found.changes == ("A and B differ in lr only.",)
+
+
 def test_what_limits_a_comparison_is_noted() -> None:
     died = make_history("a", A[:2], status="failed")
     exploded = make_history("b", [5.0, math.inf], status="diverged")

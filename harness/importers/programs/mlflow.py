@@ -147,7 +147,7 @@ def _read_facts(run: Any, points: MetricPoints) -> RunFacts:
     if total_steps is None and status == "completed":
         total_steps = max((step for recorded in points.values() for step, _ in recorded), default=0)
     program = "transformers" if TRANSFORMERS_PARAM in params else None
-    numbers |= schedule_from_params(params, total_steps) | found | {"settings": hide_secret_settings(params)}
+    numbers |= schedule_from_params(params, total_steps) | found | {"settings": hide_secret_settings(params) or None}
     return RunFacts(name=name, program=program, status=status, **numbers)
 
 
