@@ -27,7 +27,8 @@ ul { padding-left: 1.2rem; } li { overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
 th { font-weight: 600; } td { overflow-wrap: break-word; max-width: 16rem; }
-tbody th { position: sticky; left: 0; background: #fff; min-width: 5.5rem; max-width: 11rem; overflow-wrap: break-word; }
+tbody th { position: sticky; left: 0; background: #fff; min-width: 5.5rem; max-width: 11rem;
+  overflow-wrap: break-word; }
 figcaption { font-size: .9rem; color: #444; }
 @media print { .scroll { overflow: visible; } h2 { break-after: avoid; } tr { break-inside: avoid; } }
 """
