@@ -11,7 +11,7 @@ from harness.core.formatting import format_count
 from harness.diagnosis.history import History
 from harness.diagnosis.plateau_window import drop_non_finite
 from harness.evidence.compare_tables import Section, Table, format_loss, to_one_line
-from harness.evidence.comparison import Comparison
+from harness.evidence.run_comparison import Comparison
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#5b5b5b")  # Okabe and Ito (2008), readable on white
 DASHES = ("", "8 4", "2 3", "10 3 2 3", "5 5", "1 4")

@@ -8,9 +8,9 @@ from functools import partial
 
 from harness.core.formatting import format_count, format_duration
 from harness.diagnosis.history import History
-from harness.evidence.comparison import Comparison, LossDifference, LossPoint, RunSummary
 from harness.evidence.paired_losses import CONFIDENCE
 from harness.evidence.reached_losses import ReachedLoss, Span
+from harness.evidence.run_comparison import Comparison, LossDifference, LossPoint, RunSummary
 from harness.evidence.setting_differences import SHARED_FACTS, Kind
 
 UNKNOWN = "–"

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.core.terminal import wrap_parts, wrap_text
 from harness.evidence.compare_tables import Section, Table
-from harness.evidence.comparison import Comparison
+from harness.evidence.run_comparison import Comparison
 
 GAP = "  "
 JSON_SCHEMA = 1
