@@ -159,6 +159,10 @@ def find_source_path(pattern: str) -> Path | None:
         return find_trainer_state(path) or path
     if path.exists():
         return path
+    if (
+        path.name == "trainer_state.json" and path.parent.is_dir()
+    ):  # while a Trainer runs, only its checkpoints have one
+        return find_trainer_state(path.parent)
     found = [Path(name) for name in glob.glob(pattern)] if glob.has_magic(pattern) else []
     return max(found, key=lambda one: one.stat().st_mtime_ns, default=None)
 

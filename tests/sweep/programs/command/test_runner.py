@@ -96,6 +96,15 @@ def test_a_file_of_an_earlier_trial_is_not_read() -> None:
         run_script(":", "--read r.json --n-jobs 2", number=4)
 
 
+def test_a_trainer_is_pruned_by_the_state_in_its_checkpoints() -> None:
+    """A Trainer of transformers writes the state into its own folder only at the end."""
+    history = '{"log_history": [{"step": 5, "eval_loss": 1.5}], "global_step": 5, "max_steps": 100}'
+    code = f"mkdir $OUT/checkpoint-5; echo '{history}' >$OUT/checkpoint-5/trainer_state.json; {ENDLESS}"
+    options = "--read '{out}/trainer_state.json' --env OUT={out}"
+    result = run_script(code, options, pruner=AlwaysPrune())
+    assert (result.status, result.reason) == ("pruned", "loss 1.5 after 5% of the run")
+
+
 def test_a_pruned_program_is_ended() -> None:
     result = run_script(ENDLESS, pruner=AlwaysPrune())
     assert result.status == "pruned"

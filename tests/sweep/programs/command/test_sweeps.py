@@ -100,7 +100,7 @@ def check_document(document: dict[str, Any], printed: str) -> None:
     assert document["trials"][best["number"]] == {key: value for key, value in best.items() if key != "command"}
     completed = [trial for trial in document["trials"] if trial["status"] == "completed"]
     assert best["values"] == min(trial["values"] for trial in completed)
-    assert document["baseline"]["number"] == 0
+    assert document["baseline"] is None or document["baseline"]["number"] == 0
     assert f"  {best['command']}\n" in printed
     for trial in document["trials"]:
         for value in trial["params"].values():
@@ -234,4 +234,4 @@ def test_mlflow_has_the_sweep_and_its_trials(tmp_path: Path) -> None:
         assert run.data.params.get("lr") == (str(trial.params["lr"]) if trial.params else None)
         curve = client.get_metric_history(run.info.run_id, "val/loss")
         assert [point.step for point in curve] == [2, 4, 6, 8, 10]
-        assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["output.log"]
+        assert "output.log" in [file.path for file in client.list_artifacts(run.info.run_id)]
