@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness.config.hydra_internals import parse_hydra_arguments
+from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 
 MULTIRUN_OVERRIDE = "hydra.mode=MULTIRUN"
@@ -50,24 +52,42 @@ def find_app_command(config: DictConfig) -> AppCommand | None:
     It is None where a sweep runs inside another program, such as a notebook, a test runner, a debugger, or a script
     that calls the app with arguments of its own.
     """
+    found = _find_command(config)
+    return found if isinstance(found, AppCommand) else None
+
+
+def explain_missing_command(config: DictConfig) -> str:
+    """Return why `find_app_command` returns None, or an empty string if it does not."""
+    found = _find_command(config)
+    return found if isinstance(found, str) else ""
+
+
+def list_typed_overrides(config: DictConfig) -> list[str]:
+    """Return the overrides that `config` was composed with as they were written: interpolations are not resolved."""
+    overrides: Any = OmegaConf.to_container(config.hydra.overrides, resolve=False)
+    return [*overrides["hydra"], *overrides["task"]]
+
+
+def _find_command(config: DictConfig) -> AppCommand | str:
+    """Return the command that started this process, or why it does not run the app with the overrides of `config`."""
     split = _split_python_command(sys.orig_argv)
     if split is None:
-        return None
+        return "Python was started with no script or module"
     program, arguments = split
     main_file = getattr(sys.modules["__main__"], "__file__", None)
     if main_file is None or sys.argv[0] != (program[-1] if program[-2:-1] != ["-m"] else main_file):
-        return None
+        return f"{sys.argv[0] or 'the app'} was started by another program"
     # An app may add arguments of its own to sys.argv or take some away, and will do so again.
     given = sys.argv[1:]
     if bool(given) != bool(arguments) or not (_is_subsequence(given, arguments) or _is_subsequence(arguments, given)):
-        return None
-    composed = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
+        return "the arguments were replaced after the start"
     try:
         overrides = parse_hydra_arguments(given).overrides
-    except ConfigError:
-        return None
-    if sorted(set(overrides) - {MULTIRUN_OVERRIDE}) != sorted(set(composed) - {MULTIRUN_OVERRIDE}):
-        return None
+    except ConfigError as error:
+        return str(error)
+    composed = set(list_typed_overrides(config)) - {MULTIRUN_OVERRIDE}
+    if others := sorted(composed.symmetric_difference({*overrides} - {MULTIRUN_OVERRIDE})):
+        return f"{', '.join(map(hide_credentials, others))}: not in both the command line and the configuration"
     if program[-2:-1] != ["-m"]:  # relative to a folder that the app may have left
         name = program[-1]
         program[-1] = main_file if Path(main_file).name == Path(name).name else os.path.abspath(name)

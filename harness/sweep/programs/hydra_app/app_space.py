@@ -12,7 +12,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from optuna.distributions import CategoricalDistribution
 
@@ -22,7 +23,9 @@ from harness.config.overrides import format_value, read_override_key
 from harness.core.credentials import hide_secret_settings
 from harness.core.errors import ConfigError
 from harness.sweep.hydra_internals import parse_distribution
+from harness.sweep.programs.hydra_app.app_command import list_typed_overrides
 from harness.sweep.programs.hydra_app.command_line import list_value_overrides
+from harness.sweep.results.formatting import format_override
 from harness.sweep.space.range_syntax import parse_ranges
 from harness.sweep.space.search_space import SearchSpace
 
@@ -69,7 +72,7 @@ def _add_override(overrides: AppOverrides, text: str) -> None:
         text = SHUFFLED.sub(r"\1\2", text)
         [override] = OverridesParser.create().parse_overrides([text])
         if override.is_sweep_override() and (value := _find_only_value(override)) is not None:
-            text = f"{override.get_key_element()}={value}"
+            text = format_override(override.get_key_element(), value)
     parse_ranges([text])
     (overrides.ranges if is_range(text) else overrides.fixed).append(text)
 
@@ -79,8 +82,33 @@ def _find_only_value(override: Override) -> str | None:
     with suppress(ValueError, HydraException, NotImplementedError, TypeError, AssertionError):
         dist = parse_distribution(override)
         if dist.single():
-            return str(dist.choices[0] if isinstance(dist, CategoricalDistribution) else dist.low)
+            only = dist.choices[0] if isinstance(dist, CategoricalDistribution) else dist.low
+            return only if isinstance(only, str) else format_value(only).removesuffix(".0")
     return None
+
+
+def apply_fixed_overrides(config: DictConfig, loader: ConfigLoader, overrides: AppOverrides) -> DictConfig:
+    """Return the configuration of a sweep with all values that its trials share, as if all had been typed as such.
+
+    Hydra leaves out ranges, also those of one value, and does not read `hydra.sweeper.params`.
+
+    Raises:
+        ConfigError: If it cannot be composed.
+    """
+    typed = list_typed_overrides(config)
+    added = [one for one in overrides.fixed if one not in typed]
+    if not added:
+        return config
+    keys = {read_override_key(one) for one in added}
+    kept = [one for one in typed if read_override_key(one) not in keys]
+    try:
+        applied = loader.load_configuration(config.hydra.job.config_name, [*kept, *added], RunMode.MULTIRUN)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(describe_compose_error(error, added)) from error
+    with open_dict(applied):
+        applied.hydra.job.name = config.hydra.job.name
+    OmegaConf.copy_cache(from_config=config, to_config=applied)
+    return applied
 
 
 def read_current_values(config: DictConfig, space: SearchSpace) -> dict[str, Any]:

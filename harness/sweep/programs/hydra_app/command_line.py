@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.config.hydra_internals import is_range
 from harness.config.overrides import format_value, read_override_key
 from harness.core.credentials import hide_credentials
-from harness.sweep.programs.hydra_app.app_command import MULTIRUN_OVERRIDE, AppCommand
+from harness.sweep.programs.hydra_app.app_command import MULTIRUN_OVERRIDE, AppCommand, list_typed_overrides
 from harness.sweep.results.formatting import format_override
 
 SWEEP_KEYS = re.compile(r"hydra[./](?:sweeper|launcher|sweep|mode)\b")
@@ -25,16 +25,21 @@ SEED_KEY = "seed"
 class AppCommandLine:
     """The command line of an app, whose command is None if it is not known.
 
-    `ranges` are the overrides that the sweep searches, in place of which a run has values. `loader` composes the
-    configuration.
+    `ranges` are the overrides that the sweep searches, in place of which a run has values, and `fixed` those that all
+    its trials share. `loader` composes the configuration.
     """
 
     baseline_name = "the current configuration"
 
     def __init__(
-        self, config: DictConfig, loader: ConfigLoader, command: AppCommand | None, ranges: Iterable[str]
+        self,
+        config: DictConfig,
+        loader: ConfigLoader,
+        command: AppCommand | None,
+        ranges: Iterable[str],
+        fixed: Iterable[str] = (),
     ) -> None:
-        overrides = [*config.hydra.overrides.hydra, *config.hydra.overrides.task]
+        overrides = list_typed_overrides(config)
         if command is None:
             self._program = ["python", f"{config.hydra.job.name}.py"]
             given = [one for one in overrides if one != MULTIRUN_OVERRIDE]
@@ -51,8 +56,10 @@ class AppCommandLine:
             and not SWEEP_KEYS.match(one.lstrip("+~"))
             and not is_range(one)
         ]
-        fixed = [one for one in overrides if read_override_key(one) not in searched and not is_range(one)]
-        if _is_multirun_by_file(loader, config.hydra.job.config_name, fixed):
+        # A range of one value, and a value of hydra.sweeper.params, which a run without -m does not read.
+        self._kept += [one for one in map(hide_credentials, fixed) if one not in given]
+        others = [one for one in overrides if read_override_key(one) not in searched and not is_range(one)]
+        if _is_multirun_by_file(loader, config.hydra.job.config_name, others):
             self._kept.append("hydra.mode=RUN")
         has_seed = SEED_KEY in config and SEED_KEY not in searched
         seeds = f"-m hydra/sweeper=harness hydra/sweeper/sampler=grid {SEED_KEY}=11,12,13"

@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.config.validation import check_writable
 from harness.core.errors import ConfigError
-from harness.sweep.programs.hydra_app.app_command import AppCommand
+from harness.sweep.programs.hydra_app.app_command import AppCommand, explain_missing_command
 from harness.sweep.programs.hydra_app.app_space import (
+    apply_fixed_overrides,
     check_jobs_compose,
     compose_job,
     has_value,
@@ -67,7 +68,9 @@ def _read_request(
 ) -> SweepRequest:
     options = read_app_options(config)
     overrides = read_app_overrides(options.sweeper["params"] or {}, arguments)
-    command_line = AppCommandLine(config, context.config_loader, command, overrides.ranges)
+    missing_command = "" if command else explain_missing_command(config)
+    config = apply_fixed_overrides(config, context.config_loader, overrides)
+    command_line = AppCommandLine(config, context.config_loader, command, *overrides)
     check_not_torchrun(command_line.command)
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)  # that of a group may be missing: "???"
     options_by_group = {group: choice for group, choice in choices.items() if isinstance(choice, str)}
@@ -89,6 +92,8 @@ def _read_request(
     options, notices = _decide_baseline(options, unknown)
     launcher = choices.get("hydra/launcher", BASIC_LAUNCHER)
     check_launcher(launcher, options.sweep)
+    if command is None:
+        notices += _explain_lack_of_workers(missing_command, launcher, options.sweep.n_jobs or 1)
     study_name = options.sweep.study or config.hydra.job.name
     sweep_dir = find_sweep_dir(config, study_name)
     n_trials = count_trials(options.sweep, spec, space, current_values)
@@ -135,6 +140,15 @@ def _decide_baseline(options: AppOptions, unknown: set[str]) -> tuple[AppOptions
         return options, ()
     note = f"the configuration has no value for {', '.join(sorted(unknown))}, so it is not run as trial 0"
     return replace(options, sweep=replace(options.sweep, baseline=False)), (note,)
+
+
+def _explain_lack_of_workers(missing_command: str, launcher: str, n_jobs: int) -> tuple[str, ...]:
+    """Return a note if workers were asked for that cannot be started, and why."""
+    asked = {f"hydra/launcher={launcher}": launcher != BASIC_LAUNCHER, f"hydra.sweeper.n_jobs={n_jobs}": n_jobs > 1}
+    if not any(asked.values()):
+        return ()
+    settings = ", ".join(setting for setting, is_asked in asked.items() if is_asked)
+    return (f"{settings}: the trials run in this process one after another ({missing_command})",)
 
 
 def _plan_app_workers(launcher: str, options: AppOptions, command: AppCommand | None) -> WorkerPlan:

@@ -1,5 +1,6 @@
 """Sweep over an app: run its study, in workers that are started as the app was, or in this process."""
 
+import inspect
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import NoReturn, TextIO
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from harness.config.compose import remove_credentials
 from harness.core.errors import ConfigError, RunFailedError
@@ -22,7 +23,7 @@ from harness.core.signals import INTERRUPT_STATUS, failure_status, record_signal
 from harness.core.terminal import print_fitted, print_notes
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE, read_job_error
 from harness.sweep.programs.hydra_app.app_command import find_app_command
-from harness.sweep.programs.hydra_app.app_space import list_fixed_settings, read_app_overrides
+from harness.sweep.programs.hydra_app.app_space import apply_fixed_overrides, list_fixed_settings, read_app_overrides
 from harness.sweep.programs.hydra_app.command_line import AppCommandLine, rename_sweep_options
 from harness.sweep.programs.hydra_app.options import read_app_options
 from harness.sweep.programs.hydra_app.request import read_app_request
@@ -37,6 +38,8 @@ from harness.sweep.workers.launcher_pool import make_launcher_pool
 from harness.sweep.workers.worker import EXIT_SHORTAGE, WorkerSpec, run_trials, run_worker
 
 Jobs = list[list[JobReturn]]
+INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of libraries."""
 
 
 def run_app_sweep(
@@ -47,6 +50,7 @@ def run_app_sweep(
     In a process that runs nothing but the app, errors end it: with status 2 for invalid input, 1 for a sweep that
     failed, 130 after Ctrl-C. Elsewhere they are raised, and the jobs are returned as by Hydra's own sweeper.
     """
+    config = name_library_job(config, task)
     if WORKER_VARIABLE in os.environ:
         _run_app_worker(config, context, task, arguments)
     if find_app_command(config) is None:
@@ -65,6 +69,22 @@ def run_app_sweep(
         message, status = "interrupted", failure_status(INTERRUPT_STATUS)
     print(rename_sweep_options(message), file=sys.stderr)
     sys.exit(status)
+
+
+def name_library_job(config: DictConfig, task: TaskFunction) -> DictConfig:
+    """Return the configuration with the name of the main script, if Hydra took that of an installed library's file.
+
+    That file holds the task function where a library, such as hydra-zen, has wrapped that of the user.
+    """
+    modules = [sys.modules.get(inspect.unwrap(task).__module__), sys.modules["__main__"]]
+    library, main = (Path(getattr(one, "__file__", None) or "") for one in modules)
+    is_wrapped = not INSTALLED.isdisjoint(library.parts) and INSTALLED.isdisjoint(main.parts) and main.name
+    if not is_wrapped or config.hydra.job.name != library.stem:  # the user has set another
+        return config
+    named = config.copy()
+    with read_write(named.hydra), open_dict(named.hydra):
+        named.hydra.job.name = main.parent.name if main.stem == "__main__" else main.stem
+    return named
 
 
 def _run_app_worker(
@@ -171,8 +191,10 @@ def _describe_app(
     config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]
 ) -> RunningApp:
     overrides = read_app_overrides(read_app_options(config).sweeper["params"] or {}, arguments)
-    command_line = AppCommandLine(config, context.config_loader, find_app_command(config), overrides.ranges)
-    return RunningApp(config, context, task, overrides.fixed, command_line)
+    command_line = AppCommandLine(config, context.config_loader, find_app_command(config), *overrides)
+    return RunningApp(
+        apply_fixed_overrides(config, context.config_loader, overrides), context, task, overrides.fixed, command_line
+    )
 
 
 def _make_checked_runner(app: RunningApp, spec: StudySpec) -> HydraAppRunner:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from harness.sweep.programs.hydra_app.app_command import find_app_command
+from harness.sweep.programs.hydra_app.app_command import explain_missing_command, find_app_command
 from tests.conftest import ROOT
 
 APP = """
@@ -92,6 +92,35 @@ def test_a_module_is_started_again_as_a_module(monkeypatch, written, started_aga
 def test_options_of_hydra_are_kept(monkeypatch, given) -> None:
     command = find_command(monkeypatch, ["app.py", *given], ["python", "app.py", *given], "/w/app.py", OVERRIDES)
     assert command == [sys.executable, "/w/app.py", *given]
+
+
+INTERPOLATED = [
+    "drop=${lr}",
+    "out=${missing.key}",
+    "hydra.sweep.dir=outs/${now:%Y}",
+    "hydra.sweep.subdir=${hydra.job.num}",
+]
+
+
+def test_interpolations_are_compared_as_they_were_typed(monkeypatch) -> None:
+    given, overrides = [*GIVEN, *INTERPOLATED], [*OVERRIDES, *INTERPOLATED]
+    command = find_command(monkeypatch, ["app.py", *given], ["python", "app.py", *given], "/w/app.py", overrides)
+    assert command == [sys.executable, "/w/app.py", *given]
+
+
+@pytest.mark.parametrize(
+    ("argv", "command", "reason"),
+    [
+        (["app.py", *GIVEN], ["python", "/env/ipython"], "app.py was started by another program"),
+        (["-c", *GIVEN], ["python", "-c", "import app", *GIVEN], "Python was started with no script or module"),
+        (["app.py", "-m", "lr=1"], ["python", "app.py", "-m", "lr=1"],
+         "hydra/sweeper=harness, lr=1, lr=log(1e-4,1e-1): not in both the command line and the configuration"),
+    ],
+)  # fmt: skip
+def test_the_reason_to_start_no_workers_is_told(monkeypatch, argv, command, reason) -> None:
+    assert find_command(monkeypatch, argv, command, "/w/app.py", OVERRIDES) is None
+    config = OmegaConf.create({"hydra": {"overrides": {"hydra": OVERRIDES[1:], "task": OVERRIDES[:1]}}})
+    assert explain_missing_command(config) == reason
 
 
 def test_an_app_may_change_its_arguments_and_will_do_so_again(monkeypatch) -> None:

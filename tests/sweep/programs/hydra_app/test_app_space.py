@@ -4,6 +4,7 @@ import pytest
 
 from harness.core.errors import ConfigError
 from harness.sweep.programs.hydra_app.app_space import (
+    apply_fixed_overrides,
     check_jobs_compose,
     list_fixed_settings,
     read_app_overrides,
@@ -28,6 +29,7 @@ from tests.sweep.programs.hydra_app.apps import open_multirun
         ({"+new": "1,2"}, ["+other=a,b"], ["+new=1,2", "+other=a,b"], []),
         ({"opt@feat": "adam,sgd"}, ["data@train=a,b"], ["opt@feat=adam,sgd", "data@train=a,b"], []),
         ({"lr": "choice(0.1)"}, ["x=range(3,4)"], [], ["lr=0.1", "x=3"]),
+        ({}, ["lr=interval(1,1)", "a=interval(0.5,0.5)", "s=choice('a,b')"], [], ["lr=1", "a=0.5", "s='a,b'"]),
         ({"n": "shuffle(range(5,8))"}, ["m=shuffle(a,b)"], ["n=range(5,8)", "m=a,b"], []),
         ({"sizes": "[1,2],[3,4]"}, [], ["sizes=[1,2],[3,4]"], []),
         ({"lr": "log(1e-4,1e-2)"}, ["n=int(log(2,64))"], ["lr=log(1e-4,1e-2)", "n=int(log(2,64))"], []),
@@ -71,6 +73,23 @@ def test_current_values_are_those_of_the_configuration(tmp_path) -> None:
             ["lr=1,2", "sizes=[1,2],[3]", "required=1,2", "linked=1,2", "late=1,2", "+new=1,2", "kind=a,b"], {}, {}
         )
         assert read_current_values(cfg, space) == {"lr": 0.1, "sizes": [1, 2], "linked": 0.1, "kind": "a"}
+
+
+def test_values_that_all_trials_share_are_settings_as_if_they_had_been_typed(tmp_path) -> None:
+    (tmp_path / "opt").mkdir()
+    (tmp_path / "opt/adam.yaml").write_text("lr: 0.1\n")
+    (tmp_path / "opt/sgd.yaml").write_text("lr: 0.1\nmomentum: 0.9\n")
+    app = "defaults: [{opt: adam}, _self_]\nlr: 0.1\nx: 1\nn: 4\nz: 5\n"
+    arguments = ["lr=interval(1,1)", "opt=choice(sgd)", "x=1,2", "+new=range(3,4)", "z=${lr}"]
+    with open_multirun(tmp_path, app, *arguments) as (context, cfg):
+        overrides = read_app_overrides({"n": 8}, arguments)
+        applied = apply_fixed_overrides(cfg, context.config_loader, overrides)
+        assert list_fixed_settings(applied, read_search_space(overrides.ranges, {}, {})) == {
+            "opt.lr": "0.1", "opt.momentum": "0.9", "lr": "1", "n": "8", "new": "3", "z": "${lr}",
+        }  # fmt: skip
+        assert applied.hydra.runtime.choices.opt == "sgd"
+        plain = read_app_overrides({}, ["z=${lr}", "x=1,2"])
+        assert apply_fixed_overrides(cfg, context.config_loader, plain) is cfg
 
 
 def test_both_ends_of_ranges_are_composed(tmp_path) -> None:

@@ -49,6 +49,14 @@ def test_the_command_of_a_run_has_its_values_and_nothing_of_the_sweep(tmp_path, 
     assert make_command_line(tmp_path, *given).format_command(values) == command
 
 
+def test_the_command_of_a_run_has_what_all_trials_share(tmp_path) -> None:
+    given = ("-m", "drop=${missing.key}", "size=choice(3)", "lr=1,2")
+    with open_multirun(tmp_path, "lr: 0.1\ndrop: 1\nsize: 2\nn: 1\n", *given[1:]) as (context, cfg):
+        command = AppCommand(("/w/app.py",), given)
+        line = AppCommandLine(cfg, context.config_loader, command, ["lr=1,2"], ["n=5", given[1], "size=3"])
+    assert line.format_command({"lr": 1}) == "python w/app.py 'drop=${missing.key}' n=5 size=3 lr=1"
+
+
 def test_a_file_that_always_sweeps_needs_another_mode_for_one_run(tmp_path) -> None:
     (tmp_path / "search").mkdir()
     (tmp_path / "search/optuna.yaml").write_text("# @package _global_\nhydra: {mode: MULTIRUN}\n")

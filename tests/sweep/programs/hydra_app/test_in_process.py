@@ -2,6 +2,7 @@
 
 import math
 import sys
+from types import FunctionType, SimpleNamespace
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -9,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError
 from harness.sweep import report
+from harness.sweep.programs.hydra_app.sweep import name_library_job
 from tests.sweep.programs.hydra_app.apps import load_app_study, read_record, read_results, sweep_here
 
 SPHERE = """
@@ -34,6 +36,31 @@ def test_a_space_in_the_configuration_is_minimized(tmp_path, capsys) -> None:
     start, end = read_record(tmp_path / "sweep/1")[0], read_record(tmp_path / "sweep/1")[-1]
     assert start["params"] == {"x": str(study.trials[1].params["x"]), "y": "0"}
     assert end["values"] == {"value": study.trials[1].value}
+
+
+def test_one_value_is_a_setting_and_workers_that_cannot_start_are_noted(tmp_path, capsys) -> None:
+    options = ["hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=2", "y=${x}"]
+    sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", "x=interval(2,2)", *options)
+    shown = capsys.readouterr().out
+    assert "\n  python app.py 'y=${x}' x=2\n" in shown
+    assert shown.count("note: hydra.sweeper.n_jobs=2: the trials run in this process one after another (") == 1
+    with pytest.raises(ConfigError, match=r"config x: 2 -> 3"):
+        sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", *options)
+
+
+def test_the_job_of_a_librarys_wrapper_is_named_after_the_script(monkeypatch, tmp_path) -> None:
+    task = FunctionType(sphere.__code__, globals())
+    task.__module__ = "zen._wrapper"
+    monkeypatch.setitem(sys.modules, "zen._wrapper", SimpleNamespace(__file__="/env/site-packages/zen/_wrapper.py"))
+    for main, job_name, expected in (
+        ("/w/train.py", "_wrapper", "train"),
+        ("/w/tool/__main__.py", "_wrapper", "tool"),
+        ("/w/train.py", "mine", "mine"),
+        (None, "_wrapper", "_wrapper"),
+    ):
+        monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=main))
+        named = name_library_job(OmegaConf.create({"hydra": {"job": {"name": job_name}}}), task)
+        assert named.hydra.job.name == expected
 
 
 @pytest.mark.slow
