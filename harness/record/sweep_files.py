@@ -9,6 +9,11 @@ STUDIES_FOLDER = "sweeps"
 """The folder in output_dir that has one folder per study."""
 
 
+def read_setting_key(key: str) -> str:
+    """Return the key of the setting that a searched key sets: that of `+lr` and `++lr` is lr."""
+    return key.lstrip("+")
+
+
 def name_study_folder(study: str) -> str:
     """Return the name of a study's folder; characters that mean something in a path or a shell become _."""
     name = re.sub(r"[^\w.+-]", "_", study)

@@ -15,6 +15,7 @@ from harness.core.files import write_atomically
 from harness.core.paths import TRACEBACK_FILE
 from harness.core.terminal import print_fitted
 from harness.record import metrics_file
+from harness.record.sweep_files import SPACE_PREFIX, read_setting_key
 from harness.run import provenance
 from harness.sweep.request import SweepRequest
 from harness.sweep.results.figures import draw_study_figures
@@ -182,7 +183,7 @@ def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
         "started_at_ms": started_at_ms,
         "params": {
             **format_sweep_params(settings, request.space.group_options),
-            **{f"space.{key}": text for key, text in ranges.items()},
+            **{f"{SPACE_PREFIX}{read_setting_key(key)}": text for key, text in ranges.items()},
         },
         "tags": {
             **provenance.describe_environment(Path(workers.cwd)),

@@ -14,7 +14,7 @@ from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.errors import ConfigError, DamageError
 from harness.core.files import FileLock
 from harness.tracking.runs_page import OWN_COLUMNS, VIEW_TAG, add_view_columns, make_experiment_tags
-from harness.tracking.store_uri import artifact_root, restore_credentials, sqlite_path
+from harness.tracking.store_uri import artifact_root, default_store_uri, restore_credentials, sqlite_path
 
 # Defaults for variables that the user has not set.
 CLIENT_ENVIRONMENT = {
@@ -113,7 +113,7 @@ class TrackingClient:
 
         tags = make_experiment_tags(time.time_ns() // 1_000_000, columns)
         with _lock_store(self.uri):
-            if self._has_unused_default():
+            if columns == OWN_COLUMNS and self._has_unused_default():
                 self._mlflow.rename_experiment(MLFLOW_DEFAULT_ID, name)
                 for key, value in tags.items():
                     self._mlflow.set_experiment_tag(MLFLOW_DEFAULT_ID, key, value)
@@ -127,13 +127,14 @@ class TrackingClient:
             return found.experiment_id
 
     def _has_unused_default(self) -> bool:
-        """Return whether the store was created here, and nobody has used the experiment that MLflow puts into it.
+        """Return whether this is our default store, and nobody has used the experiment that MLflow puts into it.
 
-        An experiment of ours takes its place, so that the UI does not list an empty one.
+        The experiment of our own training takes its place, so that the UI does not list an empty one. In other stores
+        `mlflow.start_run()` of the user's programs goes there.
         """
         from mlflow.entities import ViewType
 
-        if sqlite_path(self.uri) is None:
+        if self.uri != default_store_uri():
             return False
         default = self._mlflow.get_experiment(MLFLOW_DEFAULT_ID)
         ours = f"{artifact_root(self.uri)}/{MLFLOW_DEFAULT_ID}"  # whoever creates a store sets this

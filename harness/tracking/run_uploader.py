@@ -17,7 +17,7 @@ from harness.core.files import FileLock, is_locked
 from harness.diagnosis.run_facts import CONSTANT_PREFIX
 from harness.record import results_file
 from harness.record.metrics_file import METRICS_FILE, find_record, read_entries, write_json
-from harness.record.sweep_files import SWEEP_FILE
+from harness.record.sweep_files import SWEEP_FILE, read_setting_key
 from harness.record.trial_record import is_foreign, read_values
 from harness.tracking.diagnosis_tags import format_diagnosis_note, make_diagnosis_tags
 from harness.tracking.mlflow_client import (
@@ -320,14 +320,15 @@ def select_shown_params(start: Mapping[str, Any]) -> dict[str, str]:
     """
     params = rename_component_keys(start["params"])
     if is_foreign(start):
-        return params | {key: str(value) for key, value in start["searched"].items() if key not in params}
+        searched = {read_setting_key(key): str(value) for key, value in start["searched"].items()}
+        return rename_component_keys(searched) | params
     shown = {key: value for key, value in params.items() if not key.startswith("observers.")}
     return shown | EffectiveSettings.from_json(start["effective"]).to_params()
 
 
 def list_trial_columns(searched: Iterable[str]) -> list[str]:
     """Return the columns of the MLflow UI that show trials which another program ran, by their searched keys."""
-    keys = rename_component_keys(dict.fromkeys(searched, ""))
+    keys = rename_component_keys(dict.fromkeys(map(read_setting_key, searched), ""))
     return [f"metrics.`{OBJECTIVE}`", *(f"params.`{sanitize_key(key)}`" for key in keys)]
 
 

@@ -111,7 +111,7 @@ def test_record_and_mlflow_have_diagnoses_as_lines_tags_and_a_table(tmp_path, mo
     assert run.data.tags["diagnosis.expectation"] == "step 10, 100%"
     assert "**expectation** at step 10 (100%): expected" in run.data.tags["mlflow.note.content"]
     assert run.data.tags["expectations"].startswith("1 of 3")
-    artifacts = Path(tmp_path / "mlruns" / "artifacts" / "0" / run.info.run_id / "artifacts")
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
     assert {"diagnoses.json", "diagnoses_table.json"} <= {path.name for path in artifacts.iterdir()}
 
 

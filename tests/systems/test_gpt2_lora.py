@@ -183,7 +183,7 @@ def test_export_is_uploaded_on_request(folders: dict[str, Path], tmp_path: Path,
     assert cli.main(export) == 0
     _, run = only_run(store)
     assert f"uploaded to runs:/{run.info.run_id}/adapters" in capsys.readouterr().out
-    uploaded = tmp_path / "mlruns" / "artifacts" / "0" / run.info.run_id / "artifacts" / "adapters"
+    uploaded = Path(run.info.artifact_uri.removeprefix("file://")) / "adapters"
     for path in (tmp_path / "out").rglob("*"):
         assert path.is_dir() or (uploaded / path.relative_to(tmp_path / "out")).read_bytes() == path.read_bytes()
 

@@ -87,7 +87,7 @@ def test_run_is_in_the_store_when_it_ends(tmp_path: Path, store: str, capsys: py
     assert (tags["host"], tags["mlflow.parentRunId"], tags["unit.val/loss"]) == ("here", "p" * 32, "nats/token")
     [dataset] = run.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("pydoc_qa", "d" * 36)
-    artifacts = tmp_path / "mlruns" / "artifacts" / "0" / run.info.run_id / "artifacts"
+    artifacts = Path(run.info.artifact_uri.removeprefix("file://"))
     files = sorted(str(path.relative_to(artifacts)) for path in artifacts.rglob("*") if path.is_file())
     figures = [f"figures/{name}.png" for name in ("grad_norm", "loss", "lr")]
     assert files == ["command.txt", "config.yaml", *figures, "metrics.jsonl"]
@@ -138,7 +138,7 @@ def test_folder_is_uploaded_as_an_artifact(tmp_path: Path, store: str) -> None:
     upload_run(folder)
     _, run = only_run(store)
     assert upload_folder(folder, export, "adapters") == f"runs:/{run.info.run_id}/adapters"
-    uploaded = tmp_path / "mlruns" / "artifacts" / "0" / run.info.run_id / "artifacts" / "adapters"
+    uploaded = Path(run.info.artifact_uri.removeprefix("file://")) / "adapters"
     files = {str(path.relative_to(uploaded)) for path in uploaded.rglob("*") if path.is_file()}
     assert files == {"adapter_config.json", "base/config.json"}
 

@@ -211,7 +211,7 @@ def test_sync_takes_the_sweep_in_its_folder_only(home: Path, monkeypatch, capsys
     assert f"to sqlite:///{home}/mlflow.db" in capsys.readouterr().out
     runs = read_runs(program_store_uri())[1]
     assert len(runs) == 4
-    assert (home / "mlruns" / "artifacts" / "0" / runs["rank/1 lr=3e-4 rank=8"].info.run_id).is_dir()
+    assert (home / "mlruns" / "artifacts" / runs["rank/1 lr=3e-4 rank=8"].info.run_id).is_dir()
     assert sweep_uploader.read_sweep_identity(sweep)["uri"] != default_store_uri()
 
 

@@ -2,7 +2,6 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote
@@ -12,6 +11,7 @@ from mlflow.entities import ViewType
 from mlflow.store.tracking import DEFAULT_TRACKING_URI
 
 from harness.core.paths import project_dir
+from harness.tracking import store_uri
 from harness.tracking.mlflow_client import TrackingClient, connect_to_store
 from harness.tracking.run_names import format_run_name
 from harness.tracking.runs_page import (
@@ -27,7 +27,9 @@ from tests.tracking.stores import migrated_store, new_store
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[str]:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of the default store, which is in the folder of the project."""
+    monkeypatch.setattr(store_uri, "project_dir", lambda: tmp_path)
     return new_store(tmp_path)
 
 
@@ -66,6 +68,17 @@ def test_stores_and_experiments_of_others_are_left_alone(change: str, tmp_path: 
     before = list_experiments(store)
     TrackingClient(store).get_or_create_experiment("ours")
     assert list_experiments(store) == {**before, "1": "ours"}
+
+
+def test_experiment_of_a_program_leaves_mlflows_own_to_its_runs(store: str) -> None:
+    TrackingClient(store).show_columns("app", ["metrics.`objective`"])
+    assert list_experiments(store) == {"0": "Default", "1": "app"}
+
+
+def test_experiment_of_a_store_elsewhere_leaves_mlflows_own(store: str, monkeypatch) -> None:
+    monkeypatch.undo()
+    TrackingClient(store).get_or_create_experiment("mine")
+    assert list_experiments(store) == {"0": "Default", "1": "mine"}
 
 
 def test_new_store_keeps_its_artifacts_beside_it() -> None:

@@ -9,7 +9,7 @@ from harness import cli
 from harness.record.trial_record import TrialEnd, TrialRecord
 from harness.tracking.mlflow_client import sanitize_key
 from harness.tracking.run_names import format_run_name
-from harness.tracking.run_uploader import UploadCursor, upload_run
+from harness.tracking.run_uploader import UploadCursor, list_trial_columns, upload_run
 from tests.record.trials import make_start, write_trial
 from tests.tracking.stores import new_store, only_run, recorded_points, stored_points
 
@@ -51,6 +51,13 @@ def test_trial_in_the_store(tmp_path: Path, store: str) -> None:
     assert "harness.effective" not in tags
     assert recorded_points(folder) <= stored_points(store)
     assert sorted(list_artifacts(run)) == ["figures/mine.png", "output.log", "trial_record.jsonl"]
+
+
+def test_searched_settings_that_are_added_are_one_parameter(tmp_path: Path, store: str) -> None:
+    params, searched = {"lr": "0.1", "model._target_": "app.Net"}, {"+lr": 0.1, "++width": 8, "model._target_": "app.N"}
+    run = upload_trial(write_trial(tmp_path / "3", params=params, searched=searched), store)
+    assert run.data.params == {"lr": "0.1", "width": "8", "model.class": "app.Net"}
+    assert list_trial_columns(searched)[1:] == ["params.`lr`", "params.`width`", "params.`model.class`"]
 
 
 def test_died_trial_in_the_store(tmp_path: Path, store: str) -> None:

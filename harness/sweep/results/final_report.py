@@ -21,7 +21,7 @@ MAX_SETTINGS_SHOWN = 10
 
 def format_sweep_summary(summary: SweepSummary, command_line: CommandLine) -> str:
     """Return the results, the baseline, ranges to widen, idle parameters and the cost, in lines."""
-    size = len(summary.trials)
+    size = sum(bool(trial.seconds) for trial in summary.trials)  # others never ran, or were killed
     tokens = f"{summary.tokens:,} tokens and " if summary.tokens else ""  # other programs do not say
     cost = f"cost: {tokens}{format_duration(summary.seconds)} of training in {size} trials"
     results, advice = _result_lines(summary, command_line), _advice_lines(summary, command_line)

@@ -6,6 +6,7 @@ from typing import Any
 
 from optuna.study import Study
 
+from harness.record.sweep_files import read_setting_key
 from harness.record.trial_record import name_best_metric, name_metric
 from harness.sweep.results.summary import SweepSummary, TrialSummary, find_best_trials, summarize_trials
 
@@ -112,7 +113,7 @@ def _best_trial_tags(summary: SweepSummary) -> dict[str, str]:
     return {
         "best_trial": str(best.number),
         "best_folder": best.folder,
-        **{f"best.{key}": str(value) for key, value in best.params.items()},
+        **{f"best.{read_setting_key(key)}": str(value) for key, value in best.params.items()},
         "n_measured": str(summary.n_measured),
         "best.command": summary.best_command,
     }

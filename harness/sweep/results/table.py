@@ -49,8 +49,8 @@ class Column:
         return Text.assemble(cell, padding) if self.is_left else Text.assemble(padding, cell)
 
     def with_split_header(self) -> "Column":
-        """Return the column with a header of several lines, broken between words."""
-        return replace(self, header=re.sub("[_ ]", "\n", self.header))
+        """Return the column with a header of several lines, broken between words; underscores are part of a name."""
+        return replace(self, header=re.sub("(?<=_)(?=[^_])| ", "\n", self.header))
 
 
 class ProgressTable:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -178,21 +179,22 @@ def _run_trial(
         study_name=spec.study_name,
         sweep_id=queue.study.user_attrs[SWEEP_ID],
     )
-    is_complete = False
+    is_complete, started = False, time.monotonic()
     try:
         result = runner.run_trial(job, reporter, lambda: is_stopping() or queue.is_stopping())
         is_complete = result.status == "completed"
         return result
     except ConfigError as error:
-        return TrialResult("failed", hide_credentials_in_text(str(error), spec.storage or ""))
+        reason = str(error)
     except Exception as error:
         if shortage := describe_shortage(error, folder):
             raise ShortageError(shortage) from error
         print(hide_credentials_in_text(traceback.format_exc(), spec.storage or ""), file=sys.stderr)
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        return TrialResult("failed", hide_credentials_in_text(reason, spec.storage or ""))
     finally:
         reporter.close(is_complete=is_complete)
+    reason = hide_credentials_in_text(reason, spec.storage or "")
+    return TrialResult("failed", reason, seconds=time.monotonic() - started)
 
 
 def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> None:

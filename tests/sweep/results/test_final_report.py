@@ -39,6 +39,7 @@ def test_report_of_every_outcome() -> None:
     assert lines[advice + 1] == "  'lora.rank=int(tag(log,interval(2,256)))' sweep.study=NAME"
     assert "little effect" not in text
     assert lines[-1].startswith("cost: 4,700 tokens and ")
+    assert lines[-1].endswith(" of training in 6 trials")  # of 8, one died with its worker, and one still runs
 
 
 def test_seeds_are_averaged_and_not_extended() -> None:

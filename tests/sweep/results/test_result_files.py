@@ -62,6 +62,14 @@ def test_history_is_append_only_and_finite() -> None:
     assert (after["status"], after["ended_at_ms"]) == ("completed", 5)
 
 
+def test_values_of_added_settings_are_tagged_by_the_key_of_the_setting() -> None:
+    study = new_study()
+    trial = study.ask()
+    trial.suggest_float("+lr", 0.1, 0.2)
+    complete_trial(study, trial, 3.0)
+    assert "best.lr" in summary_to_json(summarize(study, 1), "completed")["tags"]
+
+
 def test_metrics_and_tags_of_summary() -> None:
     study = add_every_outcome(new_study())
     summary_json = summary_to_json(summarize(study, 24, ["experiment=default"]), "completed", 5)

@@ -66,6 +66,16 @@ def test_table_shows_all_trials_and_progress(screen) -> None:
     table.close()
 
 
+def test_names_in_a_narrow_table_keep_their_underscores(screen, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    study = new_study(["long_val_acc"])
+    complete_trial(study, ask_trial(study), 3.0)
+    table = ProgressTable(["long_val_acc"], 24, 2, stream=screen)
+    table(summarize_trials(study))
+    assert [line.split()[-1] for line in screen.frame().splitlines()[:3]][:2] == ["long_", "val_"]
+    table.close()
+
+
 def test_table_is_cut_to_terminal_height(screen, monkeypatch) -> None:
     monkeypatch.setenv("LINES", "16")
     study = new_study()

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import signal
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from optuna.trial import Trial, TrialState
 
+from harness.core.errors import ConfigError
 from harness.run import runner
 from harness.sweep import Pruned, report
 from harness.sweep.reporting import receive_reports
@@ -138,6 +140,21 @@ def test_failed_trial_shows_no_password(places, monkeypatch, capsys) -> None:
     assert "Traceback" in printed
     assert hidden in printed
     assert "http://me" not in printed
+
+
+@pytest.mark.parametrize("error", [ValueError("too large"), ConfigError("lr: not known")])
+def test_failed_trial_has_the_time_that_it_took(error: Exception, places, monkeypatch, capsys) -> None:
+    class FailingRunner(LoopRunner):
+        def run_trial(self, *args: Any) -> TrialResult:
+            time.sleep(0.01)
+            raise error
+
+    sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
+    queue = start_study(*sweep)
+    run_trials(make_worker_spec(read_tiny_request(*sweep)), lambda spec: FailingRunner(), lambda: False)
+    result = queue.study.trials[0].user_attrs[RESULT]
+    assert result["status"] == "failed"
+    assert 0.01 < result["seconds"] < 10
 
 
 class LoopRunner:

@@ -1,6 +1,5 @@
 """The metric of a trial of any program: read from its output or its files while it runs, and at its end."""
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -26,13 +25,12 @@ from harness.importers.named_values.value_sources import (
     find_source_path,
     read_validation_loss,
 )
+from harness.tracking.run_context import TRIAL_FOLDER_TAG, add_run_context, read_run_context
 
 MLFLOW_SOURCE = "mlflow"
 VALIDATION_LOSS = Meaning("val/loss")
-TRIAL_TAG = "plateau.trial"
-"""Tag of the MLflow runs that the program of a trial starts, with the folder of the trial as its value."""
 MLFLOW_FILE = "mlflow.db"  # in the folder of a trial, for programs that log to no store of the user
-TRACKING_VARIABLE, CONTEXT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_RUN_CONTEXT"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
@@ -173,14 +171,13 @@ def trial_environment(sources: Sequence[str], folder: Path, environment: Mapping
     uris = [_mlflow_uri(source, folder, environment) for source in sources if is_mlflow(source)]
     if not uris:
         return {}
-    context = _read_context(environment)
     value = f"{folder.absolute()} {time.time_ns()}"  # another one for each attempt
     if uris[0] == _own_store(folder):
         from harness.tracking.mlflow_client import connect_to_store
 
         folder.mkdir(parents=True, exist_ok=True)
         connect_to_store(uris[0])
-    return {TRACKING_VARIABLE: uris[0], CONTEXT_VARIABLE: json.dumps({**context, TRIAL_TAG: value})}
+    return {TRACKING_VARIABLE: uris[0], **add_run_context(environment, value)}
 
 
 def is_mlflow(source: str) -> bool:
@@ -203,13 +200,5 @@ def _open_source(name: str, folder: Path, environment: Mapping[str, str]) -> Val
     from harness.importers.programs.mlflow import TaggedRunSource
 
     uri = _mlflow_uri(name, folder, environment)
-    return TaggedRunSource(uri, TRIAL_TAG, _read_context(environment).get(TRIAL_TAG, ""), uri == _own_store(folder))
-
-
-def _read_context(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags that MLflow takes from the environment."""
-    try:
-        context = json.loads(environment.get(CONTEXT_VARIABLE, "{}"))
-    except ValueError:
-        return {}
-    return context if isinstance(context, dict) else {}
+    value = read_run_context(environment).get(TRIAL_FOLDER_TAG, "")
+    return TaggedRunSource(uri, TRIAL_FOLDER_TAG, value, uri == _own_store(folder))

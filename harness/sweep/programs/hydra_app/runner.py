@@ -32,6 +32,7 @@ from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.trial_runner import CommandLine, TrialJob
+from harness.tracking.run_context import tag_started_runs
 from harness.tracking.run_names import STUDY_TAG
 from harness.tracking.run_uploader import SWEEP_TAG
 
@@ -132,7 +133,7 @@ class _AppTrial:
         self._record = TrialRecord(self._job.folder, self._describe_start(cfg))
         self._app.is_interruptible = True
         try:
-            with receive_reports(self._receive):
+            with receive_reports(self._receive), tag_started_runs(self._job.folder):
                 return self._app.task_function(cfg)
         except (Pruned, Interrupted):
             return None
