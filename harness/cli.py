@@ -32,6 +32,9 @@ COMMANDS = {
     "sync": "upload runs and sweeps that MLflow does not have yet",
 }
 
+PROGRAM_COMMANDS = {"sweep", "list", "diagnose", "compare", "ui", "repair", "sync"}
+"""Those that take runs of any program, and do without torch."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return the exit status.
@@ -67,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             end_start()
         return command.main(args.arguments)
     except (Exception, KeyboardInterrupt) as error:
-        return report_failure(error, args.arguments)
+        return report_failure(error, args.arguments, "programs" if args.command in PROGRAM_COMMANDS else "train")
 
 
 def _describe_unknown_command(name: str) -> str:

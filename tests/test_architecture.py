@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import PROGRAM_COMMANDS
+
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "run.py", *sorted((ROOT / "harness").rglob("*.py"))]
 
@@ -45,6 +47,21 @@ HOMES = {
     "h5py": {"data/field_files.py"},
 }
 LONG_FUNCTIONS, LONG_FILES = 60, 350
+TRAINING_LIBRARIES = {
+    "torch", "transformers", "tokenizers", "peft", "datasets", "safetensors", "pytorch_optimizer", "accelerate",
+}  # fmt: skip
+"""Those of the extra `train`, which sweeps of other programs do without."""
+STEPS_INTO_OWN_TRAINING = {
+    ("sweep.programs", "sweep.programs.training.runner"),
+    ("sweep.plugin", "sweep.programs.training.sweep"),
+    ("sweep.study.recorded_result", "run.unrecorded_end"),
+}
+"""Imports that only sweeps of our own training reach."""
+OPTIONAL_TORCH = {
+    "core.task",  # for types
+    "run.provenance",  # for types, and the name of a GPU
+    "importers.programs.lr_schedules",  # scheduler.pt of a checkpoint
+}
 
 
 def imported_names(file: Path) -> set[str]:
@@ -136,6 +153,36 @@ def test_starting_up_loads_nothing_heavy(module: str) -> None:
     code = f"import {module}; import sys; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def find_program_modules() -> set[str]:
+    """Return the modules that sweeps of other programs and the commands for their studies import, now or later."""
+    found: set[str] = set()
+    queue = ["cli", "sweep", "sweep.plugin", *(f"commands.{command}" for command in PROGRAM_COMMANDS)]
+    while queue:
+        module = queue.pop()
+        if module not in found:
+            found.add(module)
+            others = imported_modules(MODULES[module])
+            queue += [other for other in others if (module, other) not in STEPS_INTO_OWN_TRAINING]
+    return found
+
+
+def test_sweeps_of_other_programs_do_without_training_libraries() -> None:
+    modules = find_program_modules()
+    assert {"sweep.programs.command.runner", "sweep.programs.hydra_app.runner", "tracking.sweep_uploader"} <= modules
+    users = {
+        module
+        for module in modules
+        if any(name.split(".")[0] in TRAINING_LIBRARIES for name in imported_names(MODULES[module]))
+    }
+    assert users == OPTIONAL_TORCH
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({TRAINING_LIBRARIES})); from importlib import import_module\n"
+        f"for module in {modules}: import_module('harness.' + module)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_reporting_to_a_sweep_loads_nothing_but_the_standard_library() -> None:

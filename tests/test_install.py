@@ -88,13 +88,15 @@ def test_bare_package_diagnoses_checkpoints_and_runs(bare: Path, tmp_path: Path)
     assert "4 of train/loss" in found.stdout
 
 
-def test_bare_package_shows_its_version_and_the_extra_that_a_run_needs(bare: Path, tmp_path: Path) -> None:
+def test_bare_package_shows_its_version_and_the_extra_that_a_command_needs(bare: Path, tmp_path: Path) -> None:
     version = run_plateau(bare, tmp_path, ["--version"])
     assert version.stdout.split() == ["plateau", "0.1.0"]
-    refused = run_plateau(bare, tmp_path, ["run", "experiment=smoke"])
-    assert refused.returncode == 2
-    assert "pip install 'plateau-harness[train]'" in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    sweep = ["sweep", "--", "python", "train.py", "--lr", "1,2"]
+    for arguments, extra in {("run", "experiment=smoke"): "train", (*sweep,): "programs", ("ui",): "programs"}.items():
+        refused = run_plateau(bare, tmp_path, arguments)
+        assert refused.returncode == 2
+        assert f"pip install 'plateau-harness[{extra}]'" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
 
 
 @pytest.mark.install
@@ -109,6 +111,87 @@ def test_extra_sweep_trains_and_sweeps_in_an_empty_environment(wheel: Path, tmp_
     )
     assert swept.returncode == 0, swept.stderr
     assert len(list(tmp_path.glob("outputs/sweeps/*/*/metrics.jsonl"))) == 2
+
+
+SCRIPT = """
+import argparse
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--lr", type=float, default=0.1)
+lr = parser.parse_args().lr
+for step in range(1, 11):
+    print(f"step {step}/10 | val_loss: {(lr - 0.01) ** 2 + 1 / step:.6f}")
+"""
+APP = """
+import hydra
+from harness.sweep import report
+
+
+@hydra.main(config_path="conf", config_name="config")
+def main(cfg):
+    for epoch in range(1, 4):
+        report((cfg.lr - 0.01) ** 2 + 1 / epoch, step=epoch, total_steps=3)
+    return (cfg.lr - 0.01) ** 2
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.install
+def test_extra_programs_sweeps_a_script_and_a_hydra_app_without_torch(wheel: Path, tmp_path: Path) -> None:
+    commands = install(wheel, tmp_path / "environment", "[programs]")
+    packages = {path.name for path in (commands.parent / "lib").glob("python*/site-packages/*")}
+    assert not packages & {"torch", "transformers", "tokenizers", "peft", "datasets", "safetensors", "accelerate"}
+    check_script_sweep(commands, tmp_path)
+    check_app_sweep(commands, tmp_path)
+
+
+def check_script_sweep(commands: Path, tmp_path: Path) -> None:
+    """Sweep a script with two workers, resume the sweep, and read its study with every command."""
+    folder = tmp_path / "scripts"
+    folder.mkdir()
+    (folder / "train.py").write_text(SCRIPT)
+    command = ["--n-jobs", "2", "--", str(commands / "python"), "train.py", "--lr", "log(1e-4,1e-1)"]
+    dry = run_plateau(commands, folder, ["sweep", "--dry-run", *command])
+    assert dry.returncode == 0, dry.stderr
+    swept = run_plateau(commands, folder, ["sweep", "--n-trials", "2", *command])
+    assert swept.returncode == 0, swept.stderr
+    resumed = run_plateau(commands, folder, ["sweep", "--n-trials", "4", "--json", *command])
+    assert [trial["status"] for trial in json.loads(resumed.stdout)["trials"]] == ["completed"] * 4
+    check_study(commands, folder, "train")
+
+
+def check_app_sweep(commands: Path, tmp_path: Path) -> None:
+    """Sweep a Hydra app with two workers, and in one process."""
+    folder = tmp_path / "app"
+    (folder / "conf").mkdir(parents=True)
+    (folder / "app.py").write_text(APP)
+    (folder / "conf" / "config.yaml").write_text("lr: 0.1\n")
+    arguments = ["-m", "hydra/sweeper=harness", "lr=log(1e-4,1e-1)", "hydra.sweeper.n_trials=3"]
+    run_python(commands, folder, "app.py", *arguments, "hydra.sweeper.n_jobs=2")
+    check_study(commands, folder, "app")
+    here = f"import sys; sys.path.insert(0, ''); sys.argv = {['app.py', *arguments, 'hydra.sweeper.study_name=here']}"
+    run_python(commands, folder, "-c", f"{here}; exec(open('app.py').read())")
+    assert len([*folder.glob("multirun/here/*/trial_record.jsonl")]) == 3
+
+
+def run_python(commands: Path, folder: Path, *arguments: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [commands / "python", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def check_study(commands: Path, folder: Path, study: str) -> None:
+    """Check that MLflow has the study, and that commands take it."""
+    for arguments in (["list"], ["diagnose", f"{study}/best"], ["compare", f"{study}/0", f"{study}/1"]):
+        read = run_plateau(commands, folder, arguments)
+        assert (read.returncode, "Traceback" in read.stderr) == (0, False), read.stderr
+        assert study in read.stdout
+    synced = run_plateau(commands, folder, ["sync", study])
+    assert "nothing to upload" in synced.stdout, synced.stderr
 
 
 def check_runs(commands: Path, tmp_path: Path) -> None:

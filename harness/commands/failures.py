@@ -15,8 +15,10 @@ from harness.core.signals import INTERRUPT_STATUS, failure_status, was_interrupt
 from harness.core.terminal import end_start, print_error
 
 
-def report_failure(error: Exception | KeyboardInterrupt, arguments: Sequence[str]) -> int:
+def report_failure(error: Exception | KeyboardInterrupt, arguments: Sequence[str], extra: str = "train") -> int:
     """Print what went wrong and return the exit status: 1, 2, or 128 + the number of a signal.
+
+    `extra` is what installs the packages of the command.
 
     Raises:
         Exception: `error` itself, if it is none that a user can mend, so that its traceback is shown.
@@ -34,7 +36,7 @@ def report_failure(error: Exception | KeyboardInterrupt, arguments: Sequence[str
         return report_error("interrupted", failure_status())
     if shortage := describe_shortage(error, project_dir()):
         return report_error(f"interrupted: {shortage}; the same command works again once there is enough", 1)
-    message = explain_path_error(error) or describe_missing_package(error)
+    message = explain_path_error(error) or describe_missing_package(error, extra)
     if not message and type(error).__module__.partition(".")[0] in ("hydra", "omegaconf", "yaml"):
         from harness.config.errors import explain_error  # needs Hydra, which is loaded if it raised
 

@@ -3,10 +3,13 @@
 from importlib.metadata import PackageNotFoundError, version
 
 EXTRAS = {
-    "sweep": ("sklearn", "sqlalchemy", "cmaes"),
     "train": (
         "torch", "hydra", "hydra_plugins", "omegaconf", "optuna", "transformers", "tokenizers", "peft", "datasets",
         "safetensors", "pytorch_optimizer", "mlflow", "matplotlib", "psutil", "yaml",
+    ),
+    "programs": (
+        "hydra", "hydra_plugins", "omegaconf", "optuna", "mlflow", "matplotlib", "psutil", "yaml", "sklearn",
+        "sqlalchemy", "cmaes",
     ),
     "tensorboard": ("tensorboard",),
     "operator": ("neuralop",),
@@ -29,10 +32,13 @@ def find_version() -> str:
         return "(not installed)"
 
 
-def describe_missing_package(error: BaseException | None) -> str:
-    """Return that a package is not installed and what installs it; an empty string for other errors."""
+def describe_missing_package(error: BaseException | None, wanted: str = "train") -> str:
+    """Return that a package is not installed and what installs it; an empty string for other errors.
+
+    Of several extras with the package it is `wanted`, if that is one of them.
+    """
     while error is not None and not isinstance(error, ModuleNotFoundError):
         error = error.__cause__
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    extra = next((extra for extra, packages in EXTRAS.items() if package in packages), None)
+    extra = next((extra for extra in (wanted, *EXTRAS) if package in EXTRAS[extra]), None)
     return f"the package {package} is not installed; pip install 'plateau-harness[{extra}]'" if extra else ""

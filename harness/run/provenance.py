@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -76,7 +77,7 @@ def describe_environment(root: Path) -> Mapping[str, str]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "not set"),
-        **{f"version.{package}": version(package) for package in PACKAGES},
+        **_installed_versions(),
     }
     commit = _run_git(root, "rev-parse", "HEAD")
     if commit and _tracks_files(root):
@@ -195,6 +196,15 @@ def _device_name(device: "torch.device") -> str:
 
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
+
+
+def _installed_versions() -> dict[str, str]:
+    """Return tags of the versions of PACKAGES, without those that are not installed."""
+    versions = {}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):  # sweeps over other programs do without torch and more
+            versions[f"version.{package}"] = version(package)
+    return versions
 
 
 def _user_name() -> str:

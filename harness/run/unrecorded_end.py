@@ -6,7 +6,6 @@ from harness.core.events import Notice, RunEnd
 from harness.core.files import FileLock
 from harness.record import metrics_file
 from harness.record.event_entries import make_entries
-from harness.record.trial_record import is_foreign_folder
 from harness.run.run_dir import list_description_files
 from harness.tracking.run_uploader import reopen_upload
 from harness.training.checkpoint import choose_checkpoint, read_counters
@@ -21,8 +20,6 @@ def complete_record(folder: Path) -> RunEnd | None:
     proves that the record has every line before the end: a run saves none before its record is on the disk.
     """
     path, lock = folder / metrics_file.METRICS_FILE, FileLock(folder / metrics_file.METRICS_FILE, required=False)
-    if is_foreign_folder(folder):  # whose checkpoints are its own
-        return None
     if not path.exists() or not lock.acquire(blocking=False):
         return None
     try:

@@ -27,6 +27,13 @@ def repository(tmp_path) -> Path:
     return tmp_path
 
 
+def test_packages_that_are_not_installed_have_no_version(tmp_path, monkeypatch) -> None:
+    """Sweeps of programs do without torch."""
+    monkeypatch.setattr(provenance, "PACKAGES", ("numpy", "no-such-package"))
+    described = provenance.describe_environment(tmp_path)
+    assert [name for name in described if name.startswith("version.")] == ["version.numpy"]
+
+
 def is_dirty(root: Path) -> str:
     return provenance.collect_provenance(torch.device("cpu"), root)["git.is_dirty"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from harness.core.effective_settings import EffectiveSettings
 from harness.record.metrics_file import find_record, read_entries
-from harness.record.trial_record import is_foreign, is_foreign_folder
+from harness.record.trial_record import Entry, is_foreign
 from harness.sweep.study.trial_attrs import TrialResult
 
 
@@ -16,12 +16,12 @@ def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult
     step counts as completed; its end is added to its record.
     """
     try:
-        if not is_foreign_folder(folder):
+        start, end = _read_first_and_last(folder)
+        if not is_foreign(start) and end["kind"] != "end":
             from harness.run.unrecorded_end import complete_record  # imports torch, which other programs do without
 
             complete_record(folder)
-        entries = [entry for entry, _ in read_entries(find_record(folder)) if entry["kind"] in ("start", "end")]
-        start, end = entries[0], entries[-1]
+            start, end = _read_first_and_last(folder)
         if end["kind"] != "end" or end["status"] != "completed":
             return None
         effective = None if is_foreign(start) else EffectiveSettings.from_json(start["effective"])
@@ -42,3 +42,8 @@ def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def _read_first_and_last(folder: Path) -> tuple[Entry, Entry]:
+    entries = [entry for entry, _ in read_entries(find_record(folder)) if entry["kind"] in ("start", "end")]
+    return entries[0], entries[-1]

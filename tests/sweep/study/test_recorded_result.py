@@ -1,11 +1,14 @@
 """Results of trials whose worker died before it could tell the study."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from harness.record.metrics_file import TRIAL_FILE
 from harness.sweep.study.recorded_result import read_recorded_result
+from tests.conftest import ROOT
 from tests.record.trials import write_trial
 
 
@@ -23,6 +26,18 @@ def test_other_trials_of_another_program_have_none(status, tmp_path: Path) -> No
     recorded = (folder / TRIAL_FILE).read_bytes()
     assert read_recorded_result(folder, ["val/acc"]) is None
     assert (folder / TRIAL_FILE).read_bytes() == recorded
+
+
+def test_trial_that_died_before_its_record_is_judged_without_loading_torch(tmp_path: Path) -> None:
+    """Sweeps of other programs are installed without it."""
+    code = (
+        "import sys; sys.modules['torch'] = None; from pathlib import Path\n"
+        "from harness.sweep.study.recorded_result import read_recorded_result\n"
+        "print(read_recorded_result(Path(sys.argv[1]), ['val/acc']), read_recorded_result(Path(sys.argv[2]), ['a']))"
+    )
+    command = [sys.executable, "-c", code, tmp_path, write_trial(tmp_path / "3", status=None)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "None None\n", done.stderr
 
 
 def test_objective_that_was_not_recorded(tmp_path: Path) -> None:
