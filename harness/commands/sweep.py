@@ -8,8 +8,9 @@ Ranges stand where values stood, in options or in environment variables:
   LEARNING_RATE='log(1e-5,1e-3)' plateau sweep -- python training.py
 
 A range is log(low,high), int(log(low,high)), interval(low,high), int(interval(low,high)), range(low,high,step) or a
-list a,b,c. {out} is the folder of a trial and {trial} its number. Trial 0 is the command without the searched options.
-The metric is read from what the program prints, or from --read. The same command resumes a sweep.
+list a,b,c, which is one value in a variable of the shell (--env NAME=a,b,c searches it). {out} is the folder of a trial
+and {trial} its number. Trial 0 is the command without the searched options. The metric is read from what the program
+prints, or from --read. The same command resumes a sweep.
 
 Exit status: 0 completed; 1 failed; 2 invalid input; 130 interrupted by Ctrl-C.
 """
@@ -126,16 +127,18 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
     asked = _read_command_sweep(args, words, arguments)
     request = build_command_request(asked)
     _check_program_exists(asked.template.words)
-    check_existing_study(request)
+    exists = check_existing_study(request)
     with _print_to_stderr(args.json):
         print_fitted(*_describe_search(request, asked.template))
-        print_notes((*request.notices, *_describe_passed_lists(asked.template)))
+        print_notes((*request.notices, *_list_notes(asked, request.folder, is_new=not exists)))
     if args.dry_run:
         _print_dry_run(request, asked.template, is_json=args.json)
         return
+    from harness.sweep.programs.command.environment import keep_environment
     from harness.sweep.programs.command.runner import read_chosen_metric
     from harness.sweep.sweeper import run_study
 
+    keep_environment(request.folder, asked.template)
     with _print_to_stderr(args.json):
         outcome = run_study(request)
         print_notes(filter(None, [read_chosen_metric(request.folder).get("note")]))
@@ -233,6 +236,16 @@ def _describe_search(request: "SweepRequest", template: "CommandTemplate") -> It
     ranges = ", ".join(f"{key} in {text}" for key, text in template.range_texts.items())
     [direction] = request.spec.directions
     yield f"Searching {ranges}, to {direction} the {request.description['metric']}"
+
+
+def _list_notes(asked: "CommandSweep", folder: Path, *, is_new: bool) -> Iterator[str]:
+    """Yield what the user may have meant otherwise."""
+    from harness.sweep.programs.command.direction import note_doubtful_direction
+    from harness.sweep.programs.command.environment import compare_environment, note_inherited_ranges
+
+    yield from filter(None, [note_doubtful_direction(asked.metric)])
+    yield from _describe_passed_lists(asked.template)
+    yield from note_inherited_ranges(asked.template) if is_new else compare_environment(folder, asked.template)
 
 
 def _describe_passed_lists(template: "CommandTemplate") -> Iterator[str]:

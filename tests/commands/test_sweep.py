@@ -143,3 +143,13 @@ print(*{"torch", "transformers", "peft", "mlflow", "matplotlib", "scipy", "panda
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
+
+
+def test_notes_on_what_may_be_meant_otherwise(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("LR", "log(1e-5,1e-3)")
+    monkeypatch.setenv("BATCH_SIZE", "8,32")
+    assert run_line("--dry-run --metric accuracy -- python train.py") == 0
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert "note: the sweep is to minimize accuracy: if more is better, add --maximize" in printed
+    assert "note: BATCH_SIZE is not searched: 8,32 is passed as one value; --env BATCH_SIZE=8,32 searches" in printed
+    assert "note: variables of your shell also reach the program" in printed
