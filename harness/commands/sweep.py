@@ -17,6 +17,7 @@ Exit status: 0 completed; 1 failed; 2 invalid input; 130 interrupted by Ctrl-C.
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -42,6 +43,21 @@ SCRIPT = re.compile(r"[^-].*\.(?:py|sh)")
 
 
 def main(arguments: Sequence[str]) -> int:
+    try:
+        return _run_command(arguments)
+    except ConfigError as error:
+        if "--json" in itertools.takewhile(lambda word: word != SEPARATOR, arguments):
+            print(json.dumps({"status": "invalid", "reason": str(error)}, indent=1), flush=True)
+        raise
+
+
+def _run_command(arguments: Sequence[str]) -> int:
+    """Run the command; messages have the names of its options.
+
+    Raises:
+        ConfigError: If the input is invalid.
+        RunFailedError: If the sweep failed or was interrupted.
+    """
     args, words = parse_sweep_arguments(arguments)
     # It loads Optuna and more, which --help does without.
     from harness.sweep.programs.command.command_line import rename_command_options
@@ -88,6 +104,7 @@ def parse_sweep_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace,
     add("--max-failure-rate", type=float, metavar="SHARE", help="stop if a larger share of the trials fails")
     add("--grace-seconds", type=float, default=30.0, metavar="S",
         help="time for a program to end after SIGTERM, before it is killed; default: 30")  # fmt: skip
+    add("--trial-seconds", type=float, metavar="S", help="a trial that runs longer is ended, and fails")
     add("--mlflow-uri", metavar="URI", help="MLflow store; default: MLFLOW_TRACKING_URI, or mlflow.db in this folder")
     add("--mlflow-experiment", metavar="NAME", help="MLflow experiment; default: the name of the script")
     add("--no-mlflow", action="store_true", help="upload nothing")
@@ -108,6 +125,8 @@ def parse_sweep_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace,
     args = parser.parse_args(given[:index])
     if not args.grace_seconds >= 0:
         raise ConfigError(f"--grace-seconds: {args.grace_seconds} must not be below 0")
+    if args.trial_seconds is not None and not args.trial_seconds > 0:
+        raise ConfigError(f"--trial-seconds: {args.trial_seconds} must be above 0")
     return args, given[index + 1 :]
 
 
@@ -195,6 +214,7 @@ def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: S
         seed=args.seed,
         max_failure_rate=args.max_failure_rate,
         grace_seconds=args.grace_seconds,
+        trial_seconds=args.trial_seconds,
         store_uri=store_uri,
         is_uploaded=not args.no_mlflow,
         experiment=args.mlflow_experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME"),

@@ -150,7 +150,10 @@ def _supervise_workers(
     if is_stopping():
         return "interrupted", "stopped by a signal"
     reasons = queue.find_end_reasons()
-    failure = outcome.error or reasons.failures or describe_total_failure(summarize_trials(queue.study))
+    trials = summarize_trials(queue.study)
+    failure = outcome.error or reasons.failures or describe_total_failure(trials)
+    if not failure and reasons.exhausted_budget and not any(trial.is_over for trial in trials):
+        failure = f"no trial was run: {reasons.exhausted_budget}; raise sweep.max_seconds"
     if failure and (files := sorted(request.folder.glob(f"*/{TRACEBACK_FILE}"))):
         failure += f"; traceback: {files[-1]}"
     return ("failed", failure) if failure else ("completed", reasons.exhausted_budget)

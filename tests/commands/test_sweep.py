@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import cli
+from harness.sweep.programs.command.command_line import ProgramCommandLine
+from harness.sweep.programs.command.template import read_command
 from tests.conftest import ROOT
 
 COMMAND = "-- python train.py --lr 'log(1e-5,1e-3)' --rank 8,16,32 --max_steps 20"
@@ -104,6 +106,7 @@ def test_help_has_examples_for_every_door(capsys) -> None:
         f"--storage foo:bar {COMMAND}": "--storage: 'foo:bar' is not a database URL; leave it out for a journal file",
         f"--max-failure-rate 3 {COMMAND}": "--max-failure-rate: 3.0 must be a share from 0 to 1",
         f"--mlflow-uri foo:bar {COMMAND}": "--mlflow-uri: 'foo:bar' is not a tracking store; use sqlite:///FILE",
+        f"--trial-seconds 0 {COMMAND}": "--trial-seconds: 0.0 must be above 0",
         f"--grace-seconds=-1 {COMMAND}": "--grace-seconds: -1.0 must not be below 0",
         f"--baseline lr {COMMAND}": "--baseline lr: write key=value, such as 'lr=3e-4 rank=8'",
         f"--baseline \"lr='\" {COMMAND}": "--baseline lr=': no closing quotation; write 'lr=3e-4 rank=8'",
@@ -153,3 +156,31 @@ def test_notes_on_what_may_be_meant_otherwise(capsys, monkeypatch) -> None:
     assert "note: the sweep is to minimize accuracy: if more is better, add --maximize" in printed
     assert "note: BATCH_SIZE is not searched: 8,32 is passed as one value; --env BATCH_SIZE=8,32 searches" in printed
     assert "note: variables of your shell also reach the program" in printed
+
+
+@pytest.mark.parametrize("line", [f"--json --n-trials 0 {COMMAND}", f"--json --metrc acc {COMMAND}", "--json python"])
+def test_invalid_input_has_a_document_too(line, capsys) -> None:
+    assert run_line(line) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"status": "invalid", "reason": printed.err.rstrip("\n")}
+    assert run_line("-- python train.py --json") == 2  # an option of the program
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    {
+        "--metric final_score": "final_score", "--metric finalist": "final finalist",
+        "--best --metric best_acc": "best_acc", "--metric best_acc": "final best_acc",
+    }.items(),
+)  # fmt: skip
+def test_a_metric_is_not_final_twice(options, text, capsys) -> None:
+    assert run_line(f"--dry-run {options} {COMMAND}") == 0
+    assert f" to minimize the {text} in the output\n" in capsys.readouterr().out
+
+
+def test_a_command_to_paste_creates_its_folder() -> None:
+    template = read_command(["cp", "a", "{out}/b", "--lr", "1,2"], {"N": "{trial}"}, {})
+    assert ProgramCommandLine(template, {}).format_command({"lr": 1}) == "mkdir -p out && N=out cp a out/b --lr 1"
+    template = read_command(["cp", "a", "--lr", "1,2"], {"N": "{trial}"}, {})
+    assert ProgramCommandLine(template, {}).format_command({"lr": 1}) == "N=out cp a --lr 1"

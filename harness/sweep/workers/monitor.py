@@ -116,7 +116,7 @@ def handle_stop_signals(pool: WorkerGroup) -> Iterator[Callable[[], bool]]:
             received.append(number)
             record_signal(number)
             with suppress(OSError):  # after SIGHUP there is no terminal
-                print("\nstopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+                print("\nstopping the trials; press Ctrl-C again to kill them", file=sys.stderr)
 
     previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from harness.core.credentials import hide_credentials
@@ -24,8 +25,10 @@ class ProgramCommandLine:
         self.baseline_name = "the values of --baseline" if baseline else "the command as it stands"
 
     def format_command(self, values: Mapping[str, Any]) -> str:
-        """Return the command of a trial, quoted for a shell, with `out` for the trial's folder."""
-        return self._template.format_command(values)
+        """Return the command of a trial, quoted for a shell, with `out`, which it creates, for the trial's folder."""
+        command = self._template.format_command(values)
+        has_folder = command != self._template.format_command(values, Path("other") / "out")  # {trial} is the same
+        return f"mkdir -p out && {command}" if has_folder else command
 
     def format_wider_search(self, key: str, text: str) -> str:
         """Return the words that search `key` over a range in another study, quoted for a shell."""

@@ -1,5 +1,6 @@
 """Build the request of a sweep over any command."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -51,6 +52,7 @@ class CommandSweep:
     seed: int
     max_failure_rate: float | None
     grace_seconds: float
+    trial_seconds: float | None
     store_uri: str
     is_uploaded: bool
     experiment: str | None
@@ -79,6 +81,7 @@ def _build_request(asked: CommandSweep) -> SweepRequest:
             "metric": asdict(asked.metric),
             "cwd": str(cwd),
             "grace_seconds": asked.grace_seconds,
+            "trial_seconds": asked.trial_seconds,
         },
         space=space.to_json(),
         custom_search_space=None,
@@ -173,7 +176,8 @@ def _describe_metric(metric: MetricSpec) -> str:
     """Return which metric is read and where, in words."""
     name = metric.metric or "validation loss"
     where = " and ".join(metric.sources) if metric.sources else "the output"
-    return f"{metric.pick} {name} in {where}"
+    is_said = re.match(rf"{metric.pick}(?![a-z])", name, re.IGNORECASE)  # of final_score
+    return f"{name} in {where}" if is_said else f"{metric.pick} {name} in {where}"
 
 
 def _default_study_name(template: CommandTemplate) -> str:

@@ -48,6 +48,7 @@ class CommandRunner:
         self._template = CommandTemplate.from_json(program["template"])
         self._metric = MetricSpec(**{**metric, "sources": tuple(metric["sources"])})
         self._cwd, self._grace_seconds = Path(program["cwd"]), float(program["grace_seconds"])
+        self._trial_seconds: float | None = program["trial_seconds"]
         self._objectives = dict(zip(spec.objectives, spec.directions, strict=True))
         self._tags = describe_environment(self._cwd)
 
@@ -73,7 +74,15 @@ class CommandRunner:
         try:
             [objective] = self._objectives
             watcher = _OutputWatcher(
-                reader, reports, old_files, objective, record, reporter, should_stop, grace_seconds=self._grace_seconds
+                reader,
+                reports,
+                old_files,
+                objective,
+                record,
+                reporter,
+                should_stop,
+                grace_seconds=self._grace_seconds,
+                trial_seconds=self._trial_seconds,
             )
             program_exit = run_program(
                 words,
@@ -135,13 +144,16 @@ class CommandRunner:
         if (program_exit.was_ended or watcher.reports.has_raised) and watcher.is_pruned and last:
             reason = f"{objective} {last.value:.4g} after {done:.0%} of the run"
             return TrialResult("pruned", reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
+        if program_exit.was_ended and watcher.is_overdue:
+            reason = f"ran longer than --trial-seconds {self._trial_seconds:g}"
+            return TrialResult("failed", reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
         if program_exit.was_ended:
             reason = "the sweep was asked to stop"
             return TrialResult("interrupted", reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
         if shortage := find_disk_shortage(program_exit, job.folder):
             raise ShortageError(shortage)
         if program_exit.code:
-            reason = describe_failure(program_exit, job.folder / OUTPUT_LOG)
+            reason = describe_failure(program_exit, job.folder / OUTPUT_LOG) + self._advise_baseline(job, program_exit)
             has_diverged = last is not None and not math.isfinite(last.value)
             status: Status = "diverged" if has_diverged else "failed"
             return TrialResult(status, reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
@@ -160,6 +172,13 @@ class CommandRunner:
             fraction_done=1.0,
             folder=job.folder.name,
         )
+
+    def _advise_baseline(self, job: TrialJob, program_exit: ProgramExit) -> str:
+        """Return what to do if the program may have no defaults for what is searched; empty for other failures."""
+        if job.number or job.values or program_exit.code < 0:
+            return ""
+        key = next(iter(self._template.ranges))
+        return f"; --baseline '{key}=VALUE' gives trial 0 values, --no-baseline leaves it out"
 
     def _read_final_value(self, watcher: "_OutputWatcher", reader: MetricReader) -> MetricValue:
         """Return the value of the objective; it is a reported one if no metric or file is named.
@@ -201,17 +220,23 @@ class _OutputWatcher:
         should_stop: Callable[[], bool],
         *,
         grace_seconds: float,
+        trial_seconds: float | None,
     ) -> None:
         self._reader, self.reports, self.old_files, self._objective = reader, reports, old_files, objective
         self._record, self.reporter, self._should_stop = record, reporter, should_stop
         self._grace_seconds = grace_seconds
         self._read_at = 0.0
+        self._deadline = math.inf if trial_seconds is None else time.monotonic() + trial_seconds
         self.is_pruned = False
+        self.is_overdue = False
         self.last_point: CurvePoint | None = None
 
     def should_end(self) -> bool:
-        """Return whether the program is to end: because it is pruned, or the sweep stops."""
+        """Return whether the program is to end: because it is pruned, has run too long, or the sweep stops."""
         if self._should_stop():
+            return True
+        if time.monotonic() >= self._deadline:
+            self.is_overdue = True
             return True
         started = time.monotonic()
         if started >= self._read_at:

@@ -130,6 +130,21 @@ def test_a_program_that_ignores_sigterm_is_killed_with_its_children() -> None:
     assert not [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "61"]]
 
 
+def test_a_trial_that_runs_too_long_is_ended_and_fails() -> None:
+    result = run_script(f"trap 'echo saved; exit 0' TERM; {ENDLESS}", "--trial-seconds 0.5")
+    assert (result.status, result.reason) == ("failed", "ran longer than --trial-seconds 0.5")
+    assert read_log("train", 0).endswith("saved\n")
+    assert run_script(CURVE, "--trial-seconds 60", number=1).status == "completed"
+
+
+@pytest.mark.parametrize(("number", "values", "is_advised"), [(0, {}, True), (0, {"lr": 0.1}, False), (1, {}, False)])
+def test_a_trial_0_that_fails_without_values_is_advised(number: int, values: dict, is_advised: bool) -> None:
+    Path("train.sh").write_text("echo 'error: --lr is required'; exit 2")
+    result = run_trial("-- sh train.sh --lr 'interval(0,1)'", values, number=number)
+    advice = "; --baseline 'lr=VALUE' gives trial 0 values, --no-baseline leaves it out" * is_advised
+    assert result.reason == f"error: --lr is required (exit status 2){advice}"
+
+
 def test_a_sweep_that_stops_ends_the_program_politely() -> None:
     code = f"trap 'echo saved; exit 0' TERM; {ENDLESS}"
     result = run_script(code, should_stop=lambda: Path("outputs/sweeps/train/0/output.log").stat().st_size > 0)

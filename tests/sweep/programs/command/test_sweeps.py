@@ -167,6 +167,7 @@ def test_ctrl_c_prints_the_document_too() -> None:
     assert (document["status"], document["reason"]) == ("interrupted", "stopped by a signal")
     assert document["counts"] == {"completed": 1, "interrupted": 1, "queued": 1}
     assert "trial 0 · completed" in err
+    assert "\nstopping the trials; press Ctrl-C again to kill them\n" in err
     assert err.endswith("interrupted: stopped by a signal; run the same command to resume\n")
     assert not psutil.wait_procs(family, timeout=10)[1]
 
@@ -204,13 +205,21 @@ def test_failures_end_a_sweep(capsys) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "reason", "n_trials"),
-    [("--patience 2", "no better value in 2 trials", 3), ("--max-seconds 0.001", "the time budget is used up", 0)],
+    [("--patience 2", "no better value in 2 trials", 3), ("--max-seconds 1", "the time budget is used up", 1)],
 )
 def test_budgets_end_a_sweep(option: str, reason: str, n_trials: int, capsys) -> None:
-    Path("t.sh").write_text("echo val_loss: 1")
+    Path("t.sh").write_text("sleep 1; echo val_loss: 1" if "seconds" in option else "echo val_loss: 1")
     assert run_sweep(f"--n-trials 9 {option} -- sh t.sh 'interval(0,1)'") == 0
     assert f"No more trials: {reason}." in capsys.readouterr().out
     assert len(load_trials("t")) == n_trials
+
+
+def test_a_sweep_without_time_for_a_trial_fails(capsys) -> None:
+    Path("t.sh").write_text("echo val_loss: 1")
+    assert run_sweep("--n-trials 9 --max-seconds 0.001 -- sh t.sh 'interval(0,1)'") == 1
+    assert capsys.readouterr().err == (
+        "failed: no trial was run: the time budget is used up; raise --max-seconds; run the same command to resume\n"
+    )
 
 
 @pytest.mark.slow
