@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.commands.arguments import CommandParser, ParagraphFormatter
-from harness.core.errors import ConfigError, RunFailedError
+from harness.core.errors import ConfigError
 from harness.core.terminal import print_fitted, print_notes
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ def _run_command(arguments: Sequence[str]) -> int:
         _run_sweep(args, words, arguments)
     except ConfigError as error:
         raise ConfigError(rename_command_options(str(error))) from error
-    except RunFailedError as error:
-        raise RunFailedError(rename_command_options(str(error))) from error
     return 0
 
 

@@ -1,7 +1,8 @@
 """The options of a sweep that do not depend on the program whose runs are its trials."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, cast, get_args
 
 from harness.core.errors import ConfigError
@@ -53,6 +54,23 @@ class SweepOptions:
                 raise ValueError(f"enqueue: {point!r} must map searched keys to values, such as {{optimizer.lr: 0.01}}")
         if len(self.objectives) > 1 and self.patience is not None:
             raise ValueError("patience: must be null with several objectives, which have no single best trial")
+
+
+NAMES = "|".join([*(one.name for one in fields(SweepOptions)), "max_failure_rate"])
+OPTION = re.compile(
+    r"(?<![\w./-])(?:(?:hydra\.sweeper|sweep)\."
+    rf"(?P<name>conditional\b|(?:{NAMES})\b(?!\.\w))|hydra/sweeper/(?P<component>sampler)(?==))(?P<assign>=)?"
+)
+"""An option in one of our messages. Other words, such as sweep.py or sampler=ddim, are the user's."""
+
+
+def rename_sweep_options(message: str, name_option: Callable[[str], str], assign: str = "=") -> str:
+    """Return one of our messages with the names that the user's options have in place of sweep.NAME."""
+
+    def rename(found: re.Match[str]) -> str:
+        return name_option(found["name"] or found["component"]) + (assign if found["assign"] else "")
+
+    return OPTION.sub(rename, message)
 
 
 def check_failure_rate(rate: Any) -> None:

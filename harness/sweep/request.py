@@ -137,15 +137,13 @@ def check_enqueued_points(options: SweepOptions, space: SearchSpace) -> None:
             raise ConfigError(f"sweep.enqueue: {error}") from error
 
 
-def check_sampler_and_pruner(spec: StudySpec, pruner: str) -> None:
-    """Build the sampler and the pruner, whose option is called `pruner`, and check that they suit the objectives."""
+def check_sampler_and_pruner(spec: StudySpec, key: str, pruner: str) -> None:
+    """Build the sampler and the pruner, which is set by `key=pruner`, and check that they suit the objectives."""
     spec.make_sampler()
     spec.make_pruner()
     if len(spec.objectives) > 1 and not str(spec.pruner.get("_target_")).endswith("NopPruner"):
         objectives = ", ".join(spec.objectives)
-        raise ConfigError(
-            f"pruner={pruner}: Optuna cannot prune with several objectives ({objectives}); use pruner=none"
-        )
+        raise ConfigError(f"{key}={pruner}: Optuna cannot prune with several objectives ({objectives}); use {key}=none")
 
 
 def count_trials(options: SweepOptions, spec: StudySpec, space: SearchSpace, current_values: Mapping[str, Any]) -> int:

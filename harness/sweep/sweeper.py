@@ -28,6 +28,7 @@ from harness.sweep.study.distinct_sampler import find_tried_points, identify_poi
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import SWEEP_ID
 from harness.sweep.study.trial_queue import TrialQueue
+from harness.sweep.trial_runner import CommandLine
 from harness.sweep.workers.monitor import SweepMonitor, handle_stop_signals, try_exclusive_lock
 from harness.sweep.workers.worker import WorkerSpec
 from harness.sweep.workers.worker_pool import WorkerGroup, WorkerPool
@@ -48,6 +49,7 @@ class StudyOutcome:
     status: str
     reason: str
     summary: SweepSummary
+    command_line: CommandLine
 
     def raise_if_not_completed(self) -> None:
         """Raise an error unless the sweep is completed.
@@ -58,7 +60,7 @@ class StudyOutcome:
         if self.status != "completed":
             is_over = bool(describe_total_failure(self.summary.trials))
             remedy = "mend the cause and choose another sweep.study" if is_over else "run the same command to resume"
-            raise RunFailedError(f"{self.status}: {self.reason}; {remedy}")
+            raise RunFailedError(f"{self.status}: {self.reason}; {self.command_line.rename_options(remedy)}")
 
 
 def run_study(
@@ -101,7 +103,7 @@ def run_study(
         raise
     if status == "completed" and (reason := reason or _describe_exhausted_space(request, queue)):
         print_fitted(f"No more trials: {reason}.")
-    return StudyOutcome(status, reason, summary)
+    return StudyOutcome(status, reason, summary, request.command_line)
 
 
 def _describe_exhausted_space(request: SweepRequest, queue: TrialQueue) -> str:

@@ -25,7 +25,7 @@ def format_sweep_summary(summary: SweepSummary, command_line: CommandLine) -> st
     tokens = f"{summary.tokens:,} tokens and " if summary.tokens else ""  # other programs do not say
     cost = f"cost: {tokens}{format_duration(summary.seconds)} of training in {size} trials"
     results, advice = _result_lines(summary, command_line), _advice_lines(summary, command_line)
-    return "\n".join([*results, *map(command_line.rename_options, advice), fit_record(cost)])
+    return "\n".join([*results, *advice, fit_record(cost)])
 
 
 def _result_lines(summary: SweepSummary, command_line: CommandLine) -> Iterator[str]:
@@ -106,7 +106,7 @@ def _boundary_lines(hit: BoundaryHit, command_line: CommandLine) -> Iterator[str
     side = "lower" if hit.direction == "down" else "upper"
     condition = f" with {hit.condition}" if hit.condition else ""
     position = f"{format_param(hit.value)} is near the {side} bound {format_param(hit.bound)}"
-    where = " in sweep.conditional, with sweep.study=NAME" if condition else ""
+    where = command_line.rename_options(" in sweep.conditional, with sweep.study=NAME") if condition else ""
     yield fit_record(f"{hit.key}{condition}: {position}; try{where}")
     wider = hit.wider_range if condition else command_line.format_wider_search(hit.key, hit.wider_range)
     yield f"  {wider}"

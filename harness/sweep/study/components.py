@@ -13,33 +13,33 @@ from harness.core.paths import config_dir
 SAMPLER_GROUP = "hydra/sweeper/sampler"
 
 
-def read_pruner_node(name: str) -> Mapping[str, Any]:
+def read_pruner_node(key: str, name: str) -> Mapping[str, Any]:
     """Return the component of a pruner of ours.
 
     Raises:
-        ConfigError: If there is no such name.
+        ConfigError: If there is no such name; the message begins with `key`.
     """
     folder = config_dir() / "pruner"
     names = sorted(path.stem for path in folder.glob("*.yaml"))
-    _check_name("pruner", name, names)
+    _check_name(key, name, names)
     return _to_plain(OmegaConf.load(folder / f"{name}.yaml"))
 
 
-def read_sampler_node(name: str) -> Mapping[str, Any]:
+def read_sampler_node(key: str, name: str) -> Mapping[str, Any]:
     """Return the component of a sampler of hydra-optuna-sweeper.
 
     Raises:
-        ConfigError: If there is no such name.
+        ConfigError: If there is no such name; the message begins with `key`.
     """
     store = ConfigStore.instance()
     names = sorted(file.removesuffix(".yaml") for file in store.list(SAMPLER_GROUP))
-    _check_name("sampler", name, names)
+    _check_name(key, name, names)
     return _to_plain(store.load(f"{SAMPLER_GROUP}/{name}.yaml").node)
 
 
 def _check_name(key: str, name: str, names: list[str]) -> None:
     if name not in names:
-        raise ConfigError(f"{key}={name}: must be one of {', '.join(names)}{did_you_mean(name, names)}")
+        raise ConfigError(f"{key}: {name}: must be one of {', '.join(names)}{did_you_mean(name, names)}")
 
 
 def _to_plain(node: Any) -> Mapping[str, Any]:

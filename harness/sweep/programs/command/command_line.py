@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.credentials import hide_credentials
+from harness.sweep.options import rename_sweep_options
 from harness.sweep.programs.command.template import CommandTemplate
-
-OPTION = re.compile(r"(?<![\w./])(?:hydra\.sweeper|sweep)\.([a-z_]+)(?:=([^\s,;:)]+))?")
-COMPONENT = re.compile(r"(?<![\w./])(?:hydra/sweeper/)?(sampler|pruner)=(\w+)")
 
 LOG_RANGE = re.compile(r"tag\(log,interval\(([^()]*)\)\)")
 
@@ -46,12 +44,7 @@ def shorten_log_ranges(text: str) -> str:
 
 def rename_command_options(message: str) -> str:
     """Replace options such as sweep.study=NAME by those of the command line, such as --study NAME; shorten ranges."""
-
-    def rename(found: re.Match[str]) -> str:
-        name = f"--{found[1].replace('_', '-')}"
-        return name if found[2] is None else f"{name} {found[2]}"
-
-    return COMPONENT.sub(rename, OPTION.sub(rename, shorten_log_ranges(message)))
+    return rename_sweep_options(shorten_log_ranges(message), lambda name: f"--{name.replace('_', '-')}", " ")
 
 
 def format_sweep_command(arguments: list[str], template: CommandTemplate) -> str:

@@ -10,7 +10,7 @@ from harness.config.validation import check_writable
 from harness.core.errors import ConfigError, did_you_mean
 from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
 from harness.sweep.options import SweepOptions
-from harness.sweep.programs.command.command_line import ProgramCommandLine, rename_command_options
+from harness.sweep.programs.command.command_line import ProgramCommandLine
 from harness.sweep.programs.command.metrics import MetricSpec
 from harness.sweep.programs.command.old_files import check_folders, check_shared_files
 from harness.sweep.programs.command.slots import find_script_index
@@ -63,15 +63,8 @@ def build_command_request(asked: CommandSweep) -> SweepRequest:
     """Return the generic request of a sweep over a command.
 
     Raises:
-        ConfigError: If a value is invalid. Options have their names on the command line.
+        ConfigError: If a value is invalid.
     """
-    try:
-        return _build_request(asked)
-    except ConfigError as error:
-        raise ConfigError(rename_command_options(str(error))) from error
-
-
-def _build_request(asked: CommandSweep) -> SweepRequest:
     template, cwd = asked.template, Path.cwd()
     space = SearchSpace(template.ranges, {}, {})
     spec = StudySpec(
@@ -87,15 +80,15 @@ def _build_request(asked: CommandSweep) -> SweepRequest:
         custom_search_space=None,
         objectives=asked.options.objectives,
         directions=[asked.metric.direction],
-        sampler=read_sampler_node(asked.sampler),
-        pruner=read_pruner_node(asked.pruner),
+        sampler=read_sampler_node("--sampler", asked.sampler),
+        pruner=read_pruner_node("--pruner", asked.pruner),
         seed=asked.seed,
         warmup_share=0.0,
         keep=None,
         config=_list_settings(asked),
         digits=SIGNIFICANT_DIGITS,
     )
-    check_sampler_and_pruner(spec, asked.pruner)
+    check_sampler_and_pruner(spec, "--pruner", asked.pruner)
     check_folders(asked.metric.sources)
     current_values = read_baseline_values(asked.baseline, template)
     options, notices = _decide_baseline(asked.options, template, current_values, is_grid=spec.is_grid)

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from harness.config.hydra_internals import is_range
 from harness.config.overrides import format_value, read_override_key
 from harness.core.credentials import hide_credentials
+from harness.sweep.options import rename_sweep_options
 from harness.sweep.programs.hydra_app.app_command import MULTIRUN_OVERRIDE, AppCommand, list_typed_overrides
 from harness.sweep.results.formatting import format_override
 
@@ -77,7 +78,7 @@ class AppCommandLine:
 
     def rename_options(self, message: str) -> str:
         """Return a message with the names that options have in `hydra.sweeper`."""
-        return rename_sweep_options(message)
+        return rename_app_options(message)
 
 
 def _is_multirun_by_file(loader: ConfigLoader, config_name: str | None, overrides: Iterable[str]) -> bool:
@@ -89,11 +90,10 @@ def _is_multirun_by_file(loader: ConfigLoader, config_name: str | None, override
         return False
 
 
-def rename_sweep_options(message: str) -> str:
+def rename_app_options(message: str) -> str:
     """Replace our own names of a sweep's options, such as sweep.study, by those in `hydra.sweeper`."""
-    message = re.sub(r"\b(?<![\w.])sweep\.study\b", "hydra.sweeper.study_name", message)
-    message = re.sub(r"(?<![\w./])sweep\.(?=[a-z])(?!yaml|json)", "hydra.sweeper.", message)
-    return re.sub(r"(?<![\w./])pruner=", "hydra.sweeper.pruner=", message)
+    others = {"study": "hydra.sweeper.study_name", "sampler": "hydra/sweeper/sampler"}
+    return rename_sweep_options(message, lambda name: others.get(name, f"hydra.sweeper.{name}"))
 
 
 def list_value_overrides(values: Mapping[str, Any]) -> list[str]:

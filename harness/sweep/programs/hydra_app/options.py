@@ -11,7 +11,6 @@ from harness.config.validation import parse_section
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.paths import config_dir
 from harness.sweep.options import SweepOptions, check_failure_rate, check_n_directions, parse_directions
-from harness.sweep.programs.hydra_app.command_line import rename_sweep_options
 from harness.sweep.study.spec import Direction
 from harness.sweep.study.storage import absolute_storage_url
 from harness.tracking.store_uri import check_database_driver
@@ -47,15 +46,12 @@ def read_app_options(config: DictConfig) -> AppOptions:
         directions *= len(names)
     given = {one.name: sweeper.get(STOCK_NAMES.get(one.name, one.name)) for one in fields(SweepOptions)}
     given = {name: value for name, value in {**given, "objectives": names}.items() if value is not None}
-    try:
-        options = parse_section("sweep", SweepOptions, OmegaConf.create(given))
-        check_failure_rate(rate := sweeper["max_failure_rate"])
-        check_n_directions(sweeper["direction"], options.objectives)
-        if options.storage is not None:
-            check_database_driver("sweep.storage", options.storage)
-            options = replace(options, storage=absolute_storage_url(options.storage))
-    except ConfigError as error:
-        raise ConfigError(rename_sweep_options(str(error))) from error
+    options = parse_section("sweep", SweepOptions, OmegaConf.create(given))
+    check_failure_rate(rate := sweeper["max_failure_rate"])
+    check_n_directions(sweeper["direction"], options.objectives)
+    if options.storage is not None:
+        check_database_driver("sweep.storage", options.storage)
+        options = replace(options, storage=absolute_storage_url(options.storage))
     if rate is not None and sweeper.get("max_failures") is None:
         options = replace(options, max_failures=None)  # the rate alone says how many may fail
     return AppOptions(options, directions, _read_pruner(sweeper.get("pruner"), len(directions)), rate, sweeper)

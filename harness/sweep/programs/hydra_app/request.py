@@ -22,7 +22,7 @@ from harness.sweep.programs.hydra_app.app_space import (
     read_app_overrides,
     read_current_values,
 )
-from harness.sweep.programs.hydra_app.command_line import AppCommandLine, rename_sweep_options
+from harness.sweep.programs.hydra_app.command_line import AppCommandLine
 from harness.sweep.programs.hydra_app.options import AppOptions, read_app_options
 from harness.sweep.programs.hydra_app.sweep_dir import find_sweep_dir
 from harness.sweep.request import (
@@ -55,17 +55,8 @@ def read_app_request(
         command: Starts the app again, as a worker; None if it can only run in this process.
 
     Raises:
-        ConfigError: If a problem shows before anything is written. Options have their names in `hydra.sweeper`.
+        ConfigError: If a problem shows before anything is written.
     """
-    try:
-        return _read_request(config, context, arguments, command)
-    except ConfigError as error:
-        raise ConfigError(rename_sweep_options(str(error))) from error
-
-
-def _read_request(
-    config: DictConfig, context: HydraContext, arguments: Sequence[str], command: AppCommand | None
-) -> SweepRequest:
     options = read_app_options(config)
     overrides = read_app_overrides(options.sweeper["params"] or {}, arguments)
     missing_command = "" if command else explain_missing_command(config)
@@ -76,7 +67,7 @@ def _read_request(
     options_by_group = {group: choice for group, choice in choices.items() if isinstance(choice, str)}
     space = read_search_space(overrides.ranges, options.sweep.conditional, options_by_group)
     spec = _build_spec(options, space, list_fixed_settings(config, space))
-    check_sampler_and_pruner(spec, str(options.sweeper.get("pruner")))
+    check_sampler_and_pruner(spec, "hydra.sweeper.pruner", str(options.sweeper.get("pruner")))
     check_jobs_compose(context.config_loader, config, space, overrides.fixed)
     suggested: dict[str, Any] = {}  # an example of what the user's function adds, if there is one
     if custom := spec.custom_search_space:

@@ -24,7 +24,7 @@ from harness.core.terminal import print_fitted, print_notes
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE, read_job_error
 from harness.sweep.programs.hydra_app.app_command import find_app_command
 from harness.sweep.programs.hydra_app.app_space import apply_fixed_overrides, list_fixed_settings, read_app_overrides
-from harness.sweep.programs.hydra_app.command_line import AppCommandLine, rename_sweep_options
+from harness.sweep.programs.hydra_app.command_line import AppCommandLine, rename_app_options
 from harness.sweep.programs.hydra_app.options import read_app_options
 from harness.sweep.programs.hydra_app.request import read_app_request
 from harness.sweep.programs.hydra_app.runner import HydraAppRunner, RunningApp
@@ -56,18 +56,18 @@ def run_app_sweep(
     if find_app_command(config) is None:
         try:
             return [_sweep_in_process(config, context, task, arguments)]
-        except (ConfigError, RunFailedError) as error:
-            raise type(error)(rename_sweep_options(str(error))) from error
+        except ConfigError as error:
+            raise ConfigError(rename_app_options(str(error))) from error
     try:
         _sweep_in_workers(config, context, task, arguments)
         return None
     except ConfigError as error:
-        message, status = str(error), 2
+        message, status = rename_app_options(str(error)), 2
     except RunFailedError as error:
         message, status = str(error), failure_status()
     except KeyboardInterrupt:
         message, status = "interrupted", failure_status(INTERRUPT_STATUS)
-    print(rename_sweep_options(message), file=sys.stderr)
+    print(message, file=sys.stderr)
     sys.exit(status)
 
 

@@ -112,7 +112,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
     _check_shared_best(cfg)
     study_name = options.study or _default_study_name(choices)
     spec = _build_study_spec(config, cfg, options, space, sweeper)
-    check_sampler_and_pruner(spec, choices.get("pruner", ""))
+    check_sampler_and_pruner(spec, "pruner", choices.get("pruner", ""))
     if custom := spec.custom_search_space:
         check_custom_space(custom, space, space.compose_config({}), space.fixed, space.compose_config)
     check_enqueued_points(options, space)

@@ -192,13 +192,13 @@ def test_another_search_is_refused_in_the_words_of_the_command_line(capsys) -> N
 
 
 def test_failures_end_a_sweep(capsys) -> None:
-    Path("t.sh").write_text("echo val_loss: 1; exit 1")
+    Path("t.sh").write_text("echo no sweep.n_trials in sweep.yaml for sampler=ddim; exit 1")
     assert run_sweep("--n-trials 9 --max-failures 2 -- sh t.sh 'interval(0,1)'") == 1
     printed = capsys.readouterr()
-    assert "  trials 0, 1 failed: exit status 1; its last line: val_loss: 1\n" in printed.out
+    reason = "exit status 1; its last line: no sweep.n_trials in sweep.yaml for sampler=ddim"
+    assert f"  trials 0, 1 failed: {reason}\n" in printed.out
     assert printed.err == (
-        "failed: 2 trials in a row failed (trials 0, 1: exit status 1; its last line: val_loss: 1); "
-        "mend the cause and choose another --study\n"
+        f"failed: 2 trials in a row failed (trials 0, 1: {reason}); mend the cause and choose another --study\n"
     )
 
 

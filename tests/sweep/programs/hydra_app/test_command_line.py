@@ -89,8 +89,10 @@ def test_a_seed_of_the_app_can_be_repeated(tmp_path) -> None:
         ("choose another name with sweep.study=NAME", "choose another name with hydra.sweeper.study_name=NAME"),
         ("sweep.n_trials: 0 must be at least 1", "hydra.sweeper.n_trials: 0 must be at least 1"),
         ("hydra.sweeper.n_jobs: x; see hydra.sweep.dir", "hydra.sweeper.n_jobs: x; see hydra.sweep.dir"),
-        ("/data/sweep.yaml: damaged", "/data/sweep.yaml: damaged"),
-        ("use pruner=none", "use hydra.sweeper.pruner=none"),
+        ("sweep.conditional.optimizer=muon: no range", "hydra.sweeper.conditional.optimizer=muon: no range"),
+        ("or hydra/sweeper/sampler=random", "or hydra/sweeper/sampler=random"),
+        ("sweep.yaml, /data/sweep.yaml: damaged", "sweep.yaml, /data/sweep.yaml: damaged"),
+        ("sweep.py: no sweep.steps, pruner=l1", "sweep.py: no sweep.steps, pruner=l1"),
     ],
 )
 def test_options_have_the_names_of_the_user(tmp_path, ours, theirs) -> None:
