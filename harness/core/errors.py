@@ -2,7 +2,15 @@
 
 import difflib
 import errno
+import os
+import re
+import traceback
 from collections.abc import Iterable
+
+MAX_MESSAGE = 200
+"""Characters of an exception's message, which may hold a whole tensor."""
+CONTROL_CODES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])|[\x00-\x08\x0e-\x1b\x7f]")
+"""Escape sequences of terminals, as of ECMA-48, and control characters other than white space."""
 
 
 class ConfigError(Exception):
@@ -37,6 +45,23 @@ def explain_path_error(error: BaseException) -> str:
     if not isinstance(error, OSError) or error.filename is None or error.errno not in WRONG_PATH_ERRORS:
         return ""
     return f"{error.filename}: {(error.strerror or str(error)).lower()}; check the path"
+
+
+def describe_exception(error: BaseException) -> str:
+    """Return type and message of any exception in one short line, or where it was raised if it has no message."""
+    name, message = type(error).__name__, shorten_message(str(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    if message or not frames:
+        return shorten_message(f"{name}: {message}" if message else name)
+    return f"{name} at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}"
+
+
+def shorten_message(text: str) -> str:
+    """Return the first line of a message, without escape sequences, and without the middle if it is long."""
+    lines = CONTROL_CODES.sub("", text).splitlines()
+    line = next((stripped for one in lines if (stripped := one.strip())), "")
+    n_last = MAX_MESSAGE // 4
+    return line if len(line) <= MAX_MESSAGE else f"{line[: MAX_MESSAGE - n_last - 3]} … {line[-n_last:]}"
 
 
 class DamageError(ValueError):

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
@@ -44,10 +45,12 @@ def _find_range_error(override: Override) -> str:
         distribution = parse_distribution(override)
     except ValueError:
         return "the range is empty; write range(low,high) or range(low,high,step), which exclude high"
-    choices = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
+    choices: Sequence[Any] = distribution.choices if isinstance(distribution, CategoricalDistribution) else ()
     if distribution.single():
         only = choices[0] if isinstance(distribution, CategoricalDistribution) else distribution.low
         return f"there is only one value, so nothing to search; write {override.get_key_element()}={only}"
+    if any(choice != choice for choice in choices):
+        return "nan equals no value, so a trial with it is not found again; leave it out, or write 'nan' for a text"
     if len({repr(choice) for choice in choices}) < len(choices):
         return "a value is listed twice; remove one"
     return ""

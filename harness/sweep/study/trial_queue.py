@@ -1,17 +1,21 @@
 """Hand out the trials of a study one at a time, and record how each ends."""
 
 import math
+import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
+from harness.core.errors import describe_exception, shorten_message
 from harness.sweep.optuna_internals import (
     complete_trial,
     fail_trial,
@@ -42,6 +46,7 @@ from harness.sweep.study.trial_attrs import (
     read_trial_worker,
 )
 
+STORAGE_ERRORS = (OSError, StorageInternalError, SQLAlchemyError)
 MAX_WORKER_DEATHS = 2  # a trial that kills this many workers is not tried again
 WORKER_DIED = {"status": "failed", "reason": "its worker died"}
 SWEEP_KILLED = {"status": "interrupted", "reason": "the sweep was killed"}
@@ -75,7 +80,14 @@ class TrialQueue:
         """
         with self.hold_lock():
             while self.has_more_trials():
-                trial = start_trial(self.study, {WORKER: this_process()})
+                try:
+                    trial = start_trial(self.study, {WORKER: this_process()})
+                except STORAGE_ERRORS:
+                    raise
+                except Exception as error:  # of the sampler, which is asked as soon as the trial exists
+                    if not self._fail_own_trials(error):
+                        raise
+                    continue
                 record_heartbeat(trial)  # already here, because a trial without any heartbeat never becomes stale
                 try:
                     if OUT_OF_SPACE_VALUES not in trial.user_attrs:
@@ -83,9 +95,18 @@ class TrialQueue:
                         if BASELINE not in trial.user_attrs:  # the current config as it is
                             self._extend(trial)
                     return trial
-                except (TypeError, ValueError) as error:
-                    self.finish_trial(trial, TrialResult("failed", f"its params cannot be set: {error}"))
+                except STORAGE_ERRORS:
+                    raise
+                except Exception as error:  # of the sampler, or the user's function
+                    self.finish_trial(trial, _describe_unset_params(error))
         return None
+
+    def _fail_own_trials(self, error: Exception) -> bool:
+        """Fail the trial that this process could not start, and return whether there is one."""
+        own = [trial for trial, worker in self._running_trials() if worker == this_process()]
+        for trial in own:
+            fail_trial(self.study, trial, {RESULT: asdict(_describe_unset_params(error))})
+        return bool(own)
 
     def has_more_trials(self) -> bool:
         """Return whether another trial may start now."""
@@ -109,6 +130,7 @@ class TrialQueue:
 
         Interrupted trials are queued again. A trial that was ended in the meantime, as dead, is left as it is.
         """
+        result = replace(result, reason=shorten_message(result.reason))
         with suppress(UpdateFinishedTrialError):
             trial.set_user_attr(RESULT, asdict(result))
             self._tell_study(trial, result)
@@ -212,3 +234,10 @@ class TrialQueue:
         attrs = {**kept, RETRY_OF: trial.user_attrs.get(RETRY_OF, trial.number), RETRIES: retries}
         # A worker may die before it has suggested all params, so those that were enqueued are repeated too.
         self.study.enqueue_trial({**get_enqueued_params(trial), **trial.params}, user_attrs=attrs)
+
+
+def _describe_unset_params(error: Exception) -> TrialResult:
+    """Return the result of a trial whose params could not be set, and print the traceback to the worker's log."""
+    print("".join(traceback.format_exception(error)), file=sys.stderr)
+    reason = str(error) if isinstance(error, TypeError | ValueError) else describe_exception(error)
+    return TrialResult("failed", shorten_message(f"its params cannot be set: {reason}"))

@@ -20,6 +20,7 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from harness.core.credentials import hide_credentials_in_text
+from harness.core.errors import describe_exception
 from harness.sweep.request import SweepRequest
 from harness.sweep.study.liveness import is_dead, this_process
 from harness.sweep.study.trial_queue import TrialQueue
@@ -90,7 +91,7 @@ class LauncherPool:
             if worker.pid not in self._signaled_pids:
                 self._signaled_pids.add(worker.pid)
                 with suppress(psutil.NoSuchProcess):
-                    worker.send_signal(signal.SIGINT)
+                    worker.send_signal(signal.SIGTERM)
 
     def kill_workers(self) -> None:
         """Kill the workers on this machine. Those on others belong to a scheduler, and end with the study."""
@@ -119,8 +120,7 @@ class LauncherPool:
             statuses = [job.return_value for job in jobs]  # raises what the job raised
             self._dead = [(index, status) for index, status in enumerate(statuses) if status != EXIT_OK]
         except BaseException as error:
-            message = f"{type(error).__name__}: {error}".partition("\n")[0]
-            self._error, self._dead = hide_credentials_in_text(message), [(0, EXIT_CRASHED)]
+            self._error, self._dead = hide_credentials_in_text(describe_exception(error)), [(0, EXIT_CRASHED)]
 
 
 def run_launcher_job(spec: WorkerSpec, n_gpus: int, parent_process: dict[str, Any] | None, cfg: DictConfig) -> int:
@@ -146,14 +146,14 @@ def run_launcher_job(spec: WorkerSpec, n_gpus: int, parent_process: dict[str, An
 def _wait_for_worker(worker: subprocess.Popen[str], parent_process: dict[str, Any] | None) -> int:
     """Wait for a worker and return its exit status; exit this process too if its parent dies."""
     with suppress(ValueError):  # raised outside the main thread, where the launcher handles signals
-        signal.signal(signal.SIGTERM, lambda *_: worker.send_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, lambda *_: worker.send_signal(signal.SIGTERM))
     try:
         while worker.poll() is None and not (parent_process and is_dead(parent_process)):
             time.sleep(POLL_SECONDS)
         if worker.poll() is not None:
             return worker.returncode
     finally:
-        worker.send_signal(signal.SIGINT)
+        worker.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             worker.wait(STOP_TIMEOUT_SECONDS)
         worker.kill()

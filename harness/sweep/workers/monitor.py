@@ -8,21 +8,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from optuna.exceptions import StorageInternalError
-from sqlalchemy.exc import SQLAlchemyError
-
 from harness.core.credentials import hide_credentials_in_text
 from harness.core.files import FileLock
 from harness.core.shortage import describe_full_disk
 from harness.core.signals import STOP_SIGNALS, record_signal
 from harness.sweep.results.summary import summarize_trials
 from harness.sweep.results.table import ProgressTable
-from harness.sweep.study.trial_queue import TrialQueue
+from harness.sweep.study.trial_queue import STORAGE_ERRORS, TrialQueue
 from harness.sweep.workers.worker import EXIT_SHORTAGE
 from harness.sweep.workers.worker_pool import MAX_CONSECUTIVE_DEATHS, WorkerGroup
 
 POLL_SECONDS, REAP_SECONDS = 0.5, 5.0
-STORAGE_ERRORS = (OSError, StorageInternalError, SQLAlchemyError)
 # How long storage errors, such as a full disk, may last before the sweep ends. Workers continue meanwhile.
 STORAGE_TIMEOUT_SECONDS = 600.0
 

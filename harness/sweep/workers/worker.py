@@ -24,7 +24,7 @@ import optuna
 from optuna.trial import Trial
 
 from harness.core.credentials import hide_credentials_in_text, hide_credentials_in_tracebacks
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, describe_exception
 from harness.core.files import remove_folder
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.signals import record_signal, was_signaled
@@ -78,7 +78,7 @@ def spawn_worker(spec: WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[
             stdout=log,
             stderr=log,
             text=True,
-            process_group=0,  # so that Ctrl-C reaches only the sweep, which then signals its workers
+            process_group=0,  # so that Ctrl-C reaches only the sweep, which then sends SIGTERM to its workers
         )
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it has died already, which the pool sees
@@ -190,7 +190,7 @@ def _run_trial(
         if shortage := describe_shortage(error, folder):
             raise ShortageError(shortage) from error
         print(hide_credentials_in_text(traceback.format_exc(), spec.storage or ""), file=sys.stderr)
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        reason = describe_exception(error)
     finally:
         reporter.close(is_complete=is_complete)
     reason = hide_credentials_in_text(reason, spec.storage or "")

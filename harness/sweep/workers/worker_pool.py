@@ -68,11 +68,11 @@ class WorkerPool:
         return describe_last_line(worker_log_path(self._spec.folder, index))
 
     def stop_workers(self) -> None:
-        """Ask every worker, once, to stop after its current step."""
+        """Ask every worker, once, to stop after its current step. SIGINT may come from the trials' own program."""
         for worker in self._workers.values():
             if worker.pid not in self._signaled_pids:
                 self._signaled_pids.add(worker.pid)
-                worker.send_signal(signal.SIGINT)
+                worker.send_signal(signal.SIGTERM)
 
     def kill_workers(self) -> None:
         for worker in self._workers.values():

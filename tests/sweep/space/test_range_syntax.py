@@ -41,6 +41,13 @@ def test_text_that_looks_like_a_range_is_answered_with_one(value: str, kind: str
     assert parse_ranges([remedy])[0]
 
 
+@pytest.mark.parametrize("typed", ["drop=choice(nan,foo)", "drop=nan,1", "drop=choice(NaN,1)"])
+def test_nan_is_no_choice(typed: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{typed}: nan equals no value")):
+        parse_ranges([typed])
+    assert parse_ranges(["drop='nan',1"])[0]
+
+
 def test_other_messages_about_values_are_left_alone() -> None:
     for message in ("key: 0 must be at least 1", "key: True is not a number"):
         assert explain_number_error(message) == message

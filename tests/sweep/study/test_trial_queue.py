@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any
 
 import pytest
 from optuna.trial import Trial, TrialState
@@ -16,7 +17,7 @@ from harness.sweep.space.search_space import config_key
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.pruning import TrialReporter
-from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RETRIES, RETRY_OF, WORKER
+from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRIES, RETRY_OF, WORKER
 from harness.sweep.study.trial_queue import TrialQueue
 from tests.conftest import ROOT
 from tests.sweep.tiny_sweeps import TINY, make_result, serve_trials, start_study
@@ -317,3 +318,21 @@ def test_a_grid_runs_every_combination_once(overrides) -> None:
     served = serve_trials(queue, bowl_loss)
     assert trial_params(served) == [{"seed": s, "optimizer": o} for s in (1, 2, 3) for o in ("adamw", "sgd")]
     assert serve_trials(start_study(*overrides, "sweeps=grid", "seed=1,2,3", "optimizer=adamw,sgd"), bowl_loss) == []
+
+
+def test_an_error_of_the_sampler_is_the_reason_of_the_trials_failure(overrides, monkeypatch, capsys) -> None:
+    """Some are raised when the trial starts, others when it asks for a value."""
+    for method, values in (("sample_relative", "sweep.study=one"), ("sample_independent", "sweep.study=two")):
+        queue = start_study(
+            *overrides, "hydra/sweeper/sampler=random", "sweep.baseline=false", "sweep.n_trials=9", values
+        )
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise LookupError("no such point")
+
+        monkeypatch.setattr(type(queue.study.sampler), method, fail)
+        assert queue.claim_trial() is None
+        reasons = [trial.user_attrs[RESULT]["reason"] for trial in queue.study.trials]
+        assert reasons == ["its params cannot be set: LookupError: no such point"] * 3
+        assert "Traceback" in capsys.readouterr().err
+        monkeypatch.undo()

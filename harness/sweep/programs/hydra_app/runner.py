@@ -1,6 +1,7 @@
 """Trials that are jobs of a Hydra app, run in this process."""
 
 import gc
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,9 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import Trial
 
 from harness.config.compose import flatten_config
-from harness.core.errors import ConfigError
+from harness.core.credentials import hide_credentials_in_text
+from harness.core.errors import ConfigError, describe_exception
 from harness.core.events import Status
 from harness.core.paths import TRACEBACK_FILE
+from harness.core.signals import was_signaled
 from harness.record.trial_record import TrialEnd, TrialRecord, TrialStart
 from harness.run.provenance import describe_environment
 from harness.sweep.hydra_app_internals import read_job_error
@@ -44,7 +47,8 @@ class RunningApp:
     """An app that Hydra has started in this process for a sweep.
 
     `fixed` are the overrides that all its jobs share. `jobs` are those that have ended, if they are kept.
-    `is_interruptible` says that the task function runs and has reported nothing, so that only an exception can stop it.
+    `is_in_task` says that the task function runs, and `is_interruptible` that it also has reported nothing, so that
+    only an exception can stop it.
     """
 
     config: DictConfig
@@ -55,6 +59,7 @@ class RunningApp:
     keeps_jobs: bool = False
     jobs: list[JobReturn] = field(default_factory=list)
     is_interruptible: bool = False
+    is_in_task: bool = False
 
 
 class HydraAppRunner:
@@ -101,16 +106,19 @@ class _AppTrial:
             ended = run_app_job(
                 app.context, self._call_task, app.config, self._overrides, job.number, str(job.folder.parent)
             )
-        except KeyboardInterrupt:
-            return self._end("interrupted", STOPPED)
-        except SystemExit as error:
-            return self._end("failed", f"the task function called sys.exit({error.code!r}) and returned no value")
-        except Exception as error:
-            if self._record is not None:  # the task function or a callback of Hydra
+        except BaseException as error:
+            is_exit = isinstance(error, KeyboardInterrupt | SystemExit)  # Lightning turns the former into the latter
+            if is_exit and self._is_stopped():
+                return self._end("interrupted", STOPPED)
+            if isinstance(error, SystemExit):
+                reason = f"the task function called sys.exit({error.code!r}) and returned no value"
+                return self._end("failed", reason)
+            # Of the task function or a callback of Hydra.
+            if self._record is not None or not isinstance(error, Exception):
                 return self._fail(error)
             raise ConfigError(self._end("failed", describe_compose_error(error, self._overrides)).reason) from error
         finally:
-            app.is_interruptible = False
+            app.is_interruptible = app.is_in_task = False
         if app.keeps_jobs:
             app.jobs.append(ended)
         return self._read_end(ended)
@@ -131,14 +139,23 @@ class _AppTrial:
     def _call_task(self, cfg: DictConfig) -> Any:
         """Call the task function, and record what it reports."""
         self._record = TrialRecord(self._job.folder, self._describe_start(cfg))
-        self._app.is_interruptible = True
+        self._app.is_interruptible = self._app.is_in_task = True
         try:
             with receive_reports(self._receive), tag_started_runs(self._job.folder):
                 return self._app.task_function(cfg)
-        except (Pruned, Interrupted):
-            return None
+        except Pruned as error:
+            if not self._ended_early:  # the task function has pruned itself
+                self._ended_early, self._progress = "pruned", str(error)
+        except Interrupted:
+            if not self._ended_early and not self._is_stopped():
+                raise
+            self._ended_early = self._ended_early or "interrupted"
         finally:
-            self._app.is_interruptible = False
+            self._app.is_interruptible = self._app.is_in_task = False
+
+    def _is_stopped(self) -> bool:
+        """Return whether the sweep was asked to stop, so that the trial is not to blame for its end."""
+        return was_signaled() or self._should_stop()
 
     def _receive(self, value: float, step: int, total_steps: int | None) -> None:
         """Record a value, and end the trial if it is pruned or the sweep stops."""
@@ -172,15 +189,20 @@ class _AppTrial:
     def _fail(self, error: BaseException) -> TrialResult:
         """Record an exception of the task function, and raise it again for the worker's log.
 
+        One that is meant to end a process, such as KeyboardInterrupt, ends the trial alone.
+
         Raises:
             Exception: The same.
         """
+        text = "".join(traceback.format_exception(error))
         with suppress(OSError):
-            text = "".join(traceback.format_exception(error))
             (self._job.folder / TRACEBACK_FILE).write_text(text)
-        self._end("failed", f"{type(error).__name__}: {error}".partition("\n")[0])
+        result = self._end("failed", describe_exception(error))
         gc.collect()
-        raise error
+        if isinstance(error, Exception):
+            raise error
+        print(hide_credentials_in_text(text), file=sys.stderr)  # the worker goes on
+        return result
 
     def _end(self, status: Status, reason: str, values: Sequence[float] = ()) -> TrialResult:
         seconds = time.monotonic() - self._started

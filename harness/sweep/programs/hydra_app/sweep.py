@@ -103,8 +103,12 @@ def _run_app_worker(
         if app.is_interruptible:
             raise KeyboardInterrupt
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    def interrupt(number: int, frame: object) -> None:
+        if app.is_in_task:  # which has sent it, as _thread.interrupt_main does: the sweep sends SIGTERM
+            raise KeyboardInterrupt("the process got SIGINT")
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, interrupt)
     try:
         status = run_worker(partial(_make_checked_runner, app), was_signaled)
     except ConfigError as error:

@@ -1,5 +1,6 @@
 """Sweeps in a process that runs more than the app: trials run in it one after another."""
 
+import asyncio
 import math
 import sys
 from types import FunctionType, SimpleNamespace
@@ -9,8 +10,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError
-from harness.sweep import report
+from harness.sweep import Pruned, report
 from harness.sweep.programs.hydra_app.sweep import name_library_job
+from harness.sweep.reporting import Interrupted
 from tests.sweep.programs.hydra_app.apps import load_app_study, read_record, read_results, sweep_here
 
 SPHERE = """
@@ -83,6 +85,16 @@ def end_somehow(cfg: DictConfig) -> object:
             raise ValueError("too large")
         case "memory":
             raise MemoryError
+        case "keyboard":
+            raise KeyboardInterrupt
+        case "stop":
+            raise Interrupted("by myself")
+        case "prune":
+            raise Pruned("no use")
+        case "cancel":
+            raise asyncio.CancelledError
+        case "long":
+            raise RuntimeError(f"\n\x1b[31mfirst\x1b[0m {'x' * 500} last\nsecond")
         case "exit":
             sys.exit(3)
         case "text":
@@ -94,14 +106,22 @@ def end_somehow(cfg: DictConfig) -> object:
     return 0.5
 
 
+FIRST_LINE = end_somehow.__code__.co_firstlineno
+
+
 def test_every_way_to_end_is_told(tmp_path) -> None:
-    ways = "raise,memory,exit,text,diverge,nothing,well"
+    ways = "raise,memory,keyboard,stop,prune,cancel,long,exit,text,diverge,nothing,well"
     options = ["hydra/sweeper/sampler=grid", "hydra.sweeper.max_failure_rate=1.0"]
     sweep_here(tmp_path, end_somehow, "how: well\n", f"how={ways}", *options)
     study = load_app_study(tmp_path / "sweep")
     assert {trial.params["how"]: result for trial, result in zip(study.trials, read_results(study), strict=True)} == {
         "raise": ("failed", "ValueError: too large"),
-        "memory": ("failed", "MemoryError: "),
+        "memory": ("failed", f"MemoryError at test_in_process.py:{FIRST_LINE + 5}"),
+        "keyboard": ("failed", f"KeyboardInterrupt at test_in_process.py:{FIRST_LINE + 7}"),
+        "stop": ("failed", "Interrupted: by myself"),
+        "prune": ("pruned", "no use"),
+        "cancel": ("failed", f"CancelledError at test_in_process.py:{FIRST_LINE + 13}"),
+        "long": ("failed", f"RuntimeError: first {'x' * 127} … {'x' * 45} last"),
         "exit": ("failed", "the task function called sys.exit(3) and returned no value"),
         "text": ("failed", "the task function returned 'done' (str); return the value to optimize as a float"),
         "diverge": ("diverged", "the task function returned nan"),
@@ -109,6 +129,8 @@ def test_every_way_to_end_is_told(tmp_path) -> None:
         "well": ("completed", ""),
     }
     assert "too large" in (tmp_path / "sweep/0/traceback.txt").read_text()
+    assert "KeyboardInterrupt" in (tmp_path / "sweep/2/traceback.txt").read_text()
+    assert "last\nsecond" in (tmp_path / "sweep/6/traceback.txt").read_text()
     assert read_record(tmp_path / "sweep/2")[-1]["status"] == "failed"
 
 

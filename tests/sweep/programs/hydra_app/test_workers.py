@@ -105,6 +105,35 @@ def test_a_killed_worker_is_replaced_and_its_trial_repeated(tmp_path) -> None:
     assert any(reason == "its worker died" for _, reason in read_results(load_app_study(sweep)))
 
 
+INTERRUPTING = """
+import _thread, os, signal, time
+import hydra
+from harness.sweep import report
+
+@hydra.main(config_path=".", config_name="settings")
+def main(cfg):
+    if cfg.x == 1:
+        _thread.interrupt_main()
+    if cfg.x == 2:
+        report(1.0, step=1, total_steps=9)
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    return cfg.x
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_a_task_that_interrupts_its_process_fails(tmp_path) -> None:
+    sweep = write_app(tmp_path, INTERRUPTING) / "multirun/app"
+    done = run_app(tmp_path, *HARNESS, "-m", "x=1,2,3", "hydra/sweeper/sampler=grid")
+    assert done.returncode == 0, done.stdout + done.stderr
+    failed = ("failed", "KeyboardInterrupt: the process got SIGINT")
+    assert read_results(load_app_study(sweep)) == [failed, failed, ("completed", "")]
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_the_trial_at_its_next_report_and_the_command_with_130(tmp_path) -> None:
     sweep = write_app(tmp_path) / "multirun/app"
