@@ -92,7 +92,11 @@ def test_bare_package_shows_its_version_and_the_extra_that_a_command_needs(bare:
     version = run_plateau(bare, tmp_path, ["--version"])
     assert version.stdout.split() == ["plateau", "0.1.0"]
     sweep = ["sweep", "--", "python", "train.py", "--lr", "1,2"]
-    for arguments, extra in {("run", "experiment=smoke"): "train", (*sweep,): "programs", ("ui",): "programs"}.items():
+    for arguments, extra in {
+        ("run", "experiment=smoke"): "train",
+        (*sweep,): "programs",
+        ("list",): "programs",
+    }.items():
         refused = run_plateau(bare, tmp_path, arguments)
         assert refused.returncode == 2
         assert f"pip install 'plateau-harness[{extra}]'" in refused.stderr

@@ -15,6 +15,7 @@ from itertools import chain
 from harness.commands.arguments import CommandParser
 from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
+from harness.core.extras import describe_missing_package
 from harness.core.paths import run_command
 from harness.core.signals import failure_status, record_signal
 from harness.core.terminal import announce
@@ -64,6 +65,8 @@ def serve_ui(host: str, port: int, uri: str | None) -> int:
             # creates or completes the tables, which several servers must not do at once
             page = find_runs_page(connect_to_store(uri))
         except Exception as error:  # every backend has its own
+            if missing := describe_missing_package(error, "programs"):
+                raise ConfigError(f"--uri: {hide_credentials(uri)}: {missing}") from error
             print(f"--uri: {hide_credentials(uri)}: {describe_root_cause(error, uri)}", file=sys.stderr)
             return 1
         free = listener.getsockname()[1]
