@@ -24,6 +24,7 @@ from harness.sweep.results.formatting import format_sweep_params
 from harness.sweep.results.result_files import optimization_results, summary_to_json
 from harness.sweep.results.summary import SweepSummary, describe_total_failure, summarize_study, summarize_trials
 from harness.sweep.results.table import ProgressTable
+from harness.sweep.study.budget import MEND_REMEDY
 from harness.sweep.study.distinct_sampler import find_tried_points, identify_point
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import SWEEP_ID
@@ -57,6 +58,8 @@ class StudyOutcome:
         Raises:
             RunFailedError: If it failed or was interrupted; the message says how to go on.
         """
+        if self.reason.endswith(MEND_REMEDY):
+            raise RunFailedError(f"{self.status}: {self.reason}")
         if self.status != "completed":
             is_over = bool(describe_total_failure(self.summary.trials))
             remedy = "mend the cause and choose another sweep.study" if is_over else "run the same command to resume"

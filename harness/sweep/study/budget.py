@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.sweep.study.trial_attrs import RETRY_OF, is_own_trial, read_trial_result
+from harness.sweep.study.trial_attrs import RETRY_OF, has_result, is_own_trial, read_trial_result
 
 MIN_TRIALS_FOR_RATE = 4  # finished trials before a failure rate is computed
+MEND_REMEDY = "mend that, and the command goes on with this study"
+"""Ends the reason of a study that was ended because every trial would fail."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Budget:
     def describe_failures(self, trials: Sequence[FrozenTrial]) -> str:
         """Return why failures end the study, or an empty string."""
         ended = self._list_ended(trials)
+        fatal = [trial for trial in ended if read_trial_result(trial).get("ends_sweep")]
+        if fatal and not any(map(has_result, trials)):
+            return f"{_format_reasons(fatal)}; {MEND_REMEDY}"
         last = ended[-self.max_failures :] if self.max_failures else []
         if self.max_failures and len(last) == self.max_failures and all(t.state == TrialState.FAIL for t in last):
             return f"{self.max_failures} trials in a row failed ({_format_reasons(last)})"

@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
@@ -18,7 +19,15 @@ from harness.sweep.request import SweepRequest
 from harness.sweep.space.search_space import baseline_values
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import journal_path, open_storage
-from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, STUDY_SPEC, SWEEP_ID
+from harness.sweep.study.trial_attrs import (
+    BASELINE,
+    OUT_OF_SPACE_VALUES,
+    RETRY_OF,
+    STUDY_SPEC,
+    SWEEP_ID,
+    has_result,
+    read_trial_result,
+)
 from harness.sweep.study.trial_queue import TrialQueue
 
 UNUSABLE_PATH = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
@@ -69,6 +78,8 @@ def _open_study(request: SweepRequest) -> TrialQueue:
         if STUDY_SPEC not in study.user_attrs:
             study.set_user_attr(SWEEP_ID, uuid.uuid4().hex)
             _enqueue_initial_trials(request, study)
+        for trial in _list_mendable_trials(study):
+            queue.requeue_trial(trial)
         study.set_user_attr(STUDY_SPEC, asdict(request.spec))  # last: until then setup may have been cut off
     return queue
 
@@ -116,7 +127,10 @@ def _check_study(request: SweepRequest, study: optuna.Study) -> None:
         )
     stored = study.user_attrs.get(STUDY_SPEC)
     try:
-        changes = request.spec.describe_changes(StudySpec(**stored)) if stored else []
+        old = StudySpec(**stored) if stored else None
+        changes = request.spec.describe_changes(old) if old else []
+        if old and changes and request.spec.differs_in_metric_only(old) and _list_mendable_trials(study):
+            return
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ConfigError(
             f"sweep.study: {request.study_name}: its settings are not as this version stores them "
@@ -128,6 +142,15 @@ def _check_study(request: SweepRequest, study: optuna.Study) -> None:
             + "\n".join(changes)
             + "\nstart a new study with sweep.study=NAME"
         )
+
+
+def _list_mendable_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the failed trials that ended a sweep, if the study has no result, so that it may take another metric."""
+    trials = study.get_trials(deepcopy=False)
+    if any(has_result(trial) or trial.state == TrialState.RUNNING for trial in trials):
+        return []
+    last_attempts = {trial.user_attrs.get(RETRY_OF, trial.number): trial for trial in trials}
+    return [trial for trial in last_attempts.values() if read_trial_result(trial).get("ends_sweep")]
 
 
 def _describe_foreign_origin(request: SweepRequest, study: optuna.Study) -> str:

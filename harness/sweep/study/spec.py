@@ -1,7 +1,7 @@
 """The settings that make the trials of a study comparable, stored in the study so that any process can join it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -16,6 +16,8 @@ from harness.sweep.study.grid_sampler import GridOrderSampler
 from harness.sweep.study.sampler import ReproducibleSampler
 
 Direction = Literal["minimize", "maximize"]
+METRIC_SETTING = "metric"
+"""Key in the config of programs whose objective is read from what they write: which metric, and where."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,12 @@ class StudySpec:
             *_format_changes("sweep", old_objectives, objectives),
             *_format_changes("config", old.config, self.config),
         ]
+
+    def differs_in_metric_only(self, old: "StudySpec") -> bool:
+        """Return whether the two specs differ at most in the names of the objectives and where they are read."""
+        known = {key: self.config[key] for key in (METRIC_SETTING,) if key in self.config}
+        renamed = replace(old, objectives=self.objectives, config={**old.config, **known})
+        return list(self.directions) == list(old.directions) and not self.describe_changes(renamed)
 
     def _describe_objectives(self) -> str:
         pairs = zip(self.objectives, self.directions, strict=True)

@@ -36,6 +36,7 @@ class TrialResult:
 
     `values` are those of the study's objectives, if it has them. `fraction_done` is the part of the run that was done,
     from 0 to 1; `device` and `threads` are what it ran on, and `folder` is the name of its run folder.
+    `ends_sweep` says that other trials would fail for the same reason, unless one of the study has a result.
     """
 
     status: Status
@@ -48,6 +49,7 @@ class TrialResult:
     folder: str = ""
     threads: int = 0
     device: str = ""
+    ends_sweep: bool = False
 
 
 def read_trial_worker(trial: Trial | FrozenTrial) -> Mapping[str, Any] | None:
@@ -60,6 +62,11 @@ def read_trial_result(trial: Trial | FrozenTrial) -> Mapping[str, Any]:
     """Return the result that this program recorded; empty if it did not end the trial."""
     result = trial.user_attrs.get(RESULT)
     return result if isinstance(result, dict) and "status" in result else {}
+
+
+def has_result(trial: FrozenTrial) -> bool:
+    """Return whether a trial has a value of the objective, if only that of a part of its run."""
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def is_own_trial(trial: FrozenTrial) -> bool:

@@ -157,7 +157,7 @@ class TrialQueue:
                     if self._complete_from_record(trial):
                         continue
                     fail_trial(self.study, trial, {RESULT: SWEEP_KILLED if was_killed else WORKER_DIED})
-                    self._requeue_trial(trial, has_killed=not was_killed)
+                    self.requeue_trial(trial, has_killed=not was_killed)
         return [trial.number for trial in dead]
 
     def has_heartbeat_trials(self) -> bool:
@@ -203,7 +203,7 @@ class TrialQueue:
             case "interrupted":
                 with self.hold_lock():
                     self.study.tell(trial, state=TrialState.FAIL)
-                    self._requeue_trial(self.study.get_trials(deepcopy=False)[trial.number])
+                    self.requeue_trial(self.study.get_trials(deepcopy=False)[trial.number])
             case _:
                 self.study.tell(trial, state=TrialState.FAIL)
 
@@ -226,7 +226,8 @@ class TrialQueue:
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [(trial, worker) for trial in running if (worker := read_trial_worker(trial)) is not None]
 
-    def _requeue_trial(self, trial: FrozenTrial, *, has_killed: bool = False) -> None:
+    def requeue_trial(self, trial: FrozenTrial, *, has_killed: bool = False) -> None:
+        """Queue another attempt at a trial, unless it has killed too many workers."""
         retries = trial.user_attrs.get(RETRIES, 0) + has_killed
         if retries >= MAX_WORKER_DEATHS:
             return

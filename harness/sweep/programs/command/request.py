@@ -27,7 +27,7 @@ from harness.sweep.request import (
 )
 from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.components import read_pruner_node, read_sampler_node
-from harness.sweep.study.spec import StudySpec
+from harness.sweep.study.spec import METRIC_SETTING, StudySpec
 
 DEFAULT_OBJECTIVE = "loss"
 """Name of the objective if no metric is named: the validation loss, or else the training loss."""
@@ -162,7 +162,7 @@ def _list_settings(asked: CommandSweep) -> dict[str, str]:
     template = asked.template
     fixed = {name: text for name, text in template.variables.items() if name in template.settings}
     variables = {f"variable {name}": text for name, text in fixed.items()}
-    return {"command": template.fixed_command, **variables, "metric": _describe_metric(asked.metric)}
+    return {"command": template.fixed_command, **variables, METRIC_SETTING: _describe_metric(asked.metric)}
 
 
 def _describe_metric(metric: MetricSpec) -> str:

@@ -161,7 +161,7 @@ class CommandRunner:
             found = self._read_final_value(watcher, reader)
             self._check_metric(job, found)
         except ValueError as error:
-            return TrialResult("failed", str(error), seconds=seconds, folder=job.folder.name)
+            return TrialResult("failed", str(error), seconds=seconds, folder=job.folder.name, ends_sweep=True)
         is_finite = math.isfinite(found.value)
         return TrialResult(
             status="completed" if is_finite else "diverged",

@@ -191,6 +191,24 @@ def test_another_search_is_refused_in_the_words_of_the_command_line(capsys) -> N
     assert run_sweep("--dry-run --n-trials 4 -- sh t.sh 'interval(0.0,1.0)'") == 0  # the same range
 
 
+def test_the_first_trial_without_the_metric_ends_a_sweep_which_another_metric_continues(capsys) -> None:
+    Path("t.sh").write_text("echo acc: 0.5; echo acc: 0.25")
+    assert run_sweep("--n-trials 3 --metric acuracy -- sh t.sh --lr 'interval(0,1)'") == 1
+    assert capsys.readouterr().err == (
+        "failed: trial 0: --metric: no metric 'acuracy' in the output; found acc (2 values): use --metric acc; "
+        "mend that, and the command goes on with this study\n"
+    )
+    assert run_sweep("--n-trials 3 --metric acuracy --maximize -- sh t.sh --lr 'interval(0,1)'") == 2
+    assert run_sweep("--n-trials 3 --metric acc -- sh t.sh --lr 'interval(0,2)'") == 2
+    assert run_sweep("--n-trials 3 --metric aacc -- sh t.sh --lr 'interval(0,1)'") == 1
+    assert run_sweep("--n-trials 3 --metric acc --best -- sh t.sh --lr 'interval(0,1)'") == 0
+    trials = load_trials("t")
+    assert [trial.state for trial in trials] == [TrialState.FAIL] * 2 + [TrialState.COMPLETE] * 3
+    assert [BASELINE in trial.user_attrs for trial in trials] == [True] * 3 + [False] * 2
+    assert count_first_attempts(trials) == 3
+    assert run_sweep("--n-trials 4 --metric val_acc --best -- sh t.sh --lr 'interval(0,1)'") == 2  # it has results
+
+
 def test_failures_end_a_sweep(capsys) -> None:
     Path("t.sh").write_text("echo no sweep.n_trials in sweep.yaml for sampler=ddim; exit 1")
     assert run_sweep("--n-trials 9 --max-failures 2 -- sh t.sh 'interval(0,1)'") == 1
