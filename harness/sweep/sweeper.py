@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from harness.core.credentials import hide_credentials
+from harness.core.digests import read_json
 from harness.core.errors import DamageError, RunFailedError, explain_path_error
 from harness.core.files import write_atomically
 from harness.core.paths import TRACEBACK_FILE
@@ -18,7 +19,7 @@ from harness.record import metrics_file
 from harness.record.sweep_files import SPACE_PREFIX, read_setting_key
 from harness.run import provenance
 from harness.sweep.request import SweepRequest
-from harness.sweep.results.figures import draw_study_figures
+from harness.sweep.results.figures import MIN_COMPLETED, draw_study_figures
 from harness.sweep.results.final_report import format_sweep_summary
 from harness.sweep.results.formatting import format_sweep_params
 from harness.sweep.results.result_files import optimization_results, summary_to_json
@@ -35,6 +36,8 @@ from harness.sweep.workers.worker import WorkerSpec
 from harness.sweep.workers.worker_pool import WorkerGroup, WorkerPool
 from harness.tracking import sweep_uploader
 from harness.tracking.upload_process import UploadProcess
+
+FIGURES_FOLDER = "figures"
 
 MakeWorkers = Callable[[SweepRequest, WorkerSpec, TrialQueue], WorkerGroup]
 
@@ -98,7 +101,7 @@ def run_study(
     try:
         with ExitStack() as uploads:  # awaited last, when a signal may end the command
             status, reason = _run_trials(request, queue, pool, uploads)
-            summary = _summarize_request(request, queue)
+            summary = _summarize_request(request, queue, with_importances=status != "interrupted")
             print(format_sweep_summary(summary, request.command_line))
     except OSError as error:
         if problem := explain_path_error(error):
@@ -128,12 +131,22 @@ def _run_trials(request: SweepRequest, queue: TrialQueue, pool: WorkerGroup, upl
             _write_description(request, queue)
         queue.set_budget(replace(request.budget, started_at=started_at, deadline=deadline))
         queue.reap_dead_trials(is_leftover=True, is_only_sweep=is_only_sweep and queue.is_journal)
-        _write_summary(request, queue, "running")
-        if request.is_uploaded:
+        is_written = is_only_sweep and not queue.has_more_trials() and _has_results(request, queue)
+        if not is_written:
+            _write_summary(request, queue, "running")
+        if request.is_uploaded and not (is_written and sweep_uploader.is_upload_complete(request.folder)):
             uploads.callback(UploadProcess(request.folder, request.store_uri).close)
+        if is_written:  # as when the command of a finished sweep is repeated
+            with closing(_make_table(request)) as table:
+                table(summarize_trials(queue.study))
+            return _describe_end(request, queue)
         status, reason = _supervise_workers(request, queue, pool, is_stopping)
         stack.callback(_write_results, request, queue, status)
     return status, reason
+
+
+def _make_table(request: SweepRequest) -> ProgressTable:
+    return ProgressTable(request.options.objectives, request.budget.n_trials, request.workers.n_jobs)
 
 
 def _supervise_workers(
@@ -141,7 +154,7 @@ def _supervise_workers(
 ) -> tuple[str, str]:
     """Supervise the workers until the sweep ends, and leave none running however it ends."""
     with ExitStack() as stack:
-        table = ProgressTable(request.options.objectives, request.budget.n_trials, request.workers.n_jobs)
+        table = _make_table(request)
         stack.callback(table.close)
         stack.callback(lambda: table(summarize_trials(queue.study)))
         stack.callback(queue.reap_dead_trials, is_leftover=True)
@@ -154,9 +167,14 @@ def _supervise_workers(
         return "interrupted", outcome.shortage
     if is_stopping():
         return "interrupted", "stopped by a signal"
+    return _describe_end(request, queue, outcome.error)
+
+
+def _describe_end(request: SweepRequest, queue: TrialQueue, error: str = "") -> tuple[str, str]:
+    """Return status and reason of a sweep that was not interrupted; `error` ended it."""
     reasons = queue.find_end_reasons()
     trials = summarize_trials(queue.study)
-    failure = outcome.error or reasons.failures or describe_total_failure(trials)
+    failure = error or reasons.failures or describe_total_failure(trials)
     if not failure and reasons.exhausted_budget and not any(trial.is_over for trial in trials):
         failure = f"no trial was run: {reasons.exhausted_budget}; raise sweep.max_seconds"
     if failure and (files := sorted(request.folder.glob(f"*/{TRACEBACK_FILE}"))):
@@ -207,14 +225,29 @@ def _write_summary(request: SweepRequest, queue: TrialQueue, status: str) -> Non
     metrics_file.write_json(request.folder / sweep_uploader.SUMMARY_FILE, summary_to_json(summary, status, ended_at_ms))
 
 
+def _has_results(request: SweepRequest, queue: TrialQueue) -> bool:
+    """Return whether the files of the sweep are those of an end, and show the study as it is now."""
+    try:
+        written = read_json(request.folder / sweep_uploader.SUMMARY_FILE)
+        status, ended_at_ms = written["status"], written["ended_at_ms"]
+    except (OSError, DamageError, KeyError):
+        return False
+    summary = _summarize_request(request, queue, with_importances=False)
+    are_drawn = (request.folder / FIGURES_FOLDER).is_dir() or summary.n_completed < MIN_COMPLETED
+    is_current = written == summary_to_json(summary, status, ended_at_ms)
+    return is_current and are_drawn and status in ("completed", "failed") and not summary.counts["running"]
+
+
 def _write_results(request: SweepRequest, queue: TrialQueue, status: str) -> None:
+    """Write all files; without figures if the user waits for an interrupted sweep to end, which will be resumed."""
     results = OmegaConf.to_yaml(OmegaConf.create(optimization_results(queue.study)))
     write_atomically(request.folder / "optimization_results.yaml", results)
-    draw_study_figures(queue.study, request.folder / "figures")
+    if status != "interrupted":
+        draw_study_figures(queue.study, request.folder / FIGURES_FOLDER)
     _write_summary(request, queue, status)
 
 
-def _summarize_request(request: SweepRequest, queue: TrialQueue, *, with_importances: bool = True) -> SweepSummary:
+def _summarize_request(request: SweepRequest, queue: TrialQueue, *, with_importances: bool) -> SweepSummary:
     return summarize_study(
         queue.study,
         request.budget.n_trials,

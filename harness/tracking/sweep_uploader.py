@@ -59,6 +59,7 @@ class SweepCursor:
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)  # digests by name
+    ending: str = ""  # digest of the end of the sweep that was uploaded completely
 
     @classmethod
     def load(cls, folder: Path) -> "SweepCursor":
@@ -88,6 +89,19 @@ def read_sweep_identity(folder: Path) -> dict[str, Any]:
     return identity
 
 
+def is_upload_complete(folder: Path) -> bool:
+    """Return whether MLflow has everything of a sweep that has ended."""
+    cursor = SweepCursor.load(folder)
+    return cursor.ending == _digest_ending(folder, read_sweep_identity(folder))
+
+
+def _digest_ending(folder: Path, identity: Mapping[str, Any]) -> str:
+    """Return a digest of the summary of a sweep and of the place in MLflow that it is uploaded to."""
+    path = folder / SUMMARY_FILE
+    content = path.read_bytes() if path.exists() else b""
+    return hashlib.sha256(content + f"{identity['experiment']} {identity['uri']}".encode()).hexdigest()
+
+
 def mark_sweep_running(folder: Path) -> FileLock:
     """Return a lock that marks the sweep as running until it is released or this process ends."""
     lock = FileLock(folder / SWEEP_FILE, required=False)
@@ -113,7 +127,8 @@ class SweepUploader:
         check_recorded_uri(self.identity["uri"], SWEEP_FILE)
         with FileLock(self.folder / "mlflow.lock", required=False), convert_errors(self.identity["uri"]):
             # asked before reading: a sweep that is not running has written everything
-            summary = self._read_summary(is_locked(self.folder / SWEEP_FILE))
+            is_running, ending = is_locked(self.folder / SWEEP_FILE), _digest_ending(self.folder, self.identity)
+            summary = self._read_summary(is_running)
             has_ended = summary["status"] != "running"
             self.run_id = self.run_id or self._start_run(summary, has_ended)
             lines, files = self._upload_trials()
@@ -123,6 +138,9 @@ class SweepUploader:
                 files += self._upload_artifacts(cursor)
                 self.client.end_run(self.run_id, MLFLOW_STATUSES[summary["status"]], summary["ended_at_ms"])
             is_complete = has_ended and not self._pending_trials()
+            if is_complete:
+                cursor.ending = ending
+                cursor.save(self.folder)
             return UploadResult(lines, files, is_complete, hide_credentials(self.identity["uri"]))
 
     def _read_summary(self, is_running: bool | None) -> dict[str, Any]:

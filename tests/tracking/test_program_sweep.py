@@ -29,7 +29,7 @@ from harness.tracking.store_uri import (
     program_store_uri,
     resolve_store_uri,
 )
-from harness.tracking.sweep_uploader import SweepUploader
+from harness.tracking.sweep_uploader import SweepUploader, is_upload_complete
 from harness.tracking.upload_process import UploadProcess
 from tests.conftest import ROOT, drop_announcements
 from tests.record.test_trial_record import WRITER
@@ -102,6 +102,16 @@ def test_parent_run_ranks_what_is_maximized(home: Path) -> None:
     assert [row.split("|")[2].strip() for row in table[2:]] == ["0.9000", "0.7000", "0.5000"]
     view = json.loads(json.loads(experiment.tags[VIEW_TAG])["state"])
     assert view["selectedColumns"][2:] == ["metrics.`objective`", "params.`optimizer.lr`", "params.`model.rank`"]
+
+
+def test_complete_upload_is_not_repeated_until_the_sweep_has_more(home: Path) -> None:
+    sweep = write_whole_sweep(home)
+    assert not is_upload_complete(sweep)
+    SweepUploader(sweep)()
+    assert is_upload_complete(sweep)
+    write_trial(sweep / "3", [0.1, 0.2])
+    write_summary(sweep, [0.5, 0.9, 0.7, 0.2])
+    assert not is_upload_complete(sweep)
 
 
 def test_folders_that_the_program_wrote_beside_its_trials_are_no_trials(home: Path) -> None:

@@ -1,7 +1,9 @@
 """Sweeps in a process that runs more than the app: trials run in it one after another."""
 
 import asyncio
+import json
 import math
+import signal
 import sys
 from types import FunctionType, SimpleNamespace
 
@@ -9,7 +11,8 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from harness.core.errors import ConfigError
+from harness.core import signals
+from harness.core.errors import ConfigError, RunFailedError
 from harness.sweep import Pruned, report
 from harness.sweep.programs.hydra_app.sweep import name_library_job
 from harness.sweep.reporting import Interrupted
@@ -63,6 +66,38 @@ def test_the_job_of_a_librarys_wrapper_is_named_after_the_script(monkeypatch, tm
         monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__file__=main))
         named = name_library_job(OmegaConf.create({"hydra": {"job": {"name": job_name}}}), task)
         assert named.hydra.job.name == expected
+
+
+def test_a_finished_sweep_prints_its_results_again_and_writes_nothing(tmp_path, capsys) -> None:
+    def read_results_files() -> dict[str, tuple[int, bytes]]:
+        files = [tmp_path / "sweep/summary.json", *(tmp_path / "sweep/figures").iterdir()]
+        return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+    sweep_here(tmp_path, sphere, SPHERE, "hydra.sweeper.n_trials=2", "y=0")
+    first, before = capsys.readouterr().out, read_results_files()
+    assert len(before) > 1
+    sweep_here(tmp_path, sphere, SPHERE, "hydra.sweeper.n_trials=2", "y=0")
+    assert read_results_files() == before
+    assert capsys.readouterr().out.splitlines()[-4:] == first.splitlines()[-4:]
+    sweep_here(tmp_path, sphere, SPHERE, "hydra.sweeper.n_trials=3", "y=0")
+    after = read_results_files()
+    assert all(after[name][0] > before[name][0] for name in before)
+
+
+def test_an_interrupted_sweep_draws_its_figures_when_it_is_resumed(tmp_path) -> None:
+    def interrupt_third(cfg: DictConfig) -> float:
+        if HydraConfig.get().job.num == 2:
+            signal.raise_signal(signal.SIGINT)
+        return float(cfg.x)
+
+    command = ("x: 0\n", "x=range(0,9)", "hydra.sweeper.n_trials=3")
+    with pytest.raises((RunFailedError, KeyboardInterrupt)):
+        sweep_here(tmp_path, interrupt_third, *command)
+    assert json.loads((tmp_path / "sweep/summary.json").read_text())["status"] == "interrupted"
+    assert not (tmp_path / "sweep/figures").exists()
+    signals._received.clear()
+    sweep_here(tmp_path, interrupt_third, *command)
+    assert (tmp_path / "sweep/figures/history.png").is_file()
 
 
 @pytest.mark.slow
