@@ -21,7 +21,7 @@ from harness.config.compose import flatten_values
 from harness.config.hydra_internals import is_range
 from harness.config.overrides import format_value, read_override_key
 from harness.core.credentials import hide_secret_settings
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.hydra_internals import parse_distribution
 from harness.sweep.programs.hydra_app.app_command import list_typed_overrides
 from harness.sweep.programs.hydra_app.command_line import list_value_overrides
@@ -165,7 +165,11 @@ def compose_job(
     try:
         return loader.load_sweep_config(config, overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise ConfigError(describe_compose_error(error, overrides)) from error
+        message = describe_compose_error(error, overrides)
+        if wrong := re.search(r"Could not override '([\w.]+)'", message):
+            known = flatten_values(OmegaConf.to_container(config, resolve=False, enum_to_str=True))
+            message += did_you_mean(wrong[1], [key for key in known if not key.startswith("hydra.")])
+        raise ConfigError(message) from error
 
 
 def describe_compose_error(error: Exception, overrides: Sequence[str]) -> str:
@@ -173,6 +177,10 @@ def describe_compose_error(error: Exception, overrides: Sequence[str]) -> str:
     lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines() if line.strip()]
     lines = [line for line in lines if not re.match(r"(full_key|object_type|reference_type)[:=]", line)]
     reason = "; ".join(dict.fromkeys(line.rstrip(".") for line in lines[:2])) or type(error).__name__
+    listed = [index for index, line in enumerate(lines) if line.startswith("Available options in")]
+    if listed:
+        end = next((index for index in range(listed[0] + 1, len(lines)) if " " in lines[index]), len(lines))
+        reason = f"{lines[0].rstrip('.')}; the options are {', '.join(lines[listed[0] + 1 : end])}"
     named = [one for one in overrides if re.search(rf"(?<![\w.]){re.escape(read_override_key(one))}(?![\w.])", reason)]
     return f"{' '.join(named or overrides)}: {reason}"
 

@@ -100,8 +100,10 @@ def test_both_ends_of_ranges_are_composed(tmp_path) -> None:
         loader, options = context.config_loader, {"opt": "adam"}
         check_jobs_compose(loader, cfg, read_search_space(["opt=adam,sgd", "opt.lr=1,2"], {}, options), [])
         for ranges, message in {
-            ("opt.lrr=1,2",): "opt.lrr=1: Could not override 'opt.lrr'",
-            ("opt=adam,sdg",): "opt=sdg: In 'config': Could not find 'opt/sdg'",
+            (
+                "opt.lrr=1,2",
+            ): "opt.lrr=1: Could not override 'opt.lrr'; To append to your config use +opt.lrr=1; did you mean",
+            ("opt=adam,sdg",): "opt=sdg: In 'config': Could not find 'opt/sdg'; the options are adam, sgd",
             ("opt=adam,sgd", "opt.momentum=1,2"): "opt.momentum=1: Could not override 'opt.momentum'",
         }.items():
             with pytest.raises(ConfigError) as error:
