@@ -153,12 +153,14 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
         return
     from harness.sweep.programs.command.environment import keep_environment
     from harness.sweep.programs.command.runner import read_chosen_metric
+    from harness.sweep.programs.command.shared_files import read_shared_files_note
     from harness.sweep.sweeper import run_study
 
     keep_environment(request.folder, asked.template)
     with _print_to_stderr(args.json):
         outcome = run_study(request)
-        print_notes(filter(None, [read_chosen_metric(request.folder).get("note")]))
+        notes = [read_chosen_metric(request.folder).get("note"), read_shared_files_note(request.folder)]
+        print_notes(filter(None, notes))
     if args.json:
         ending = {"status": outcome.status, "reason": outcome.reason, "folder": str(request.folder)}
         print(json.dumps({**ending, **trials_to_json(outcome.summary)}, indent=1), flush=True)

@@ -27,6 +27,7 @@ from harness.sweep.programs.command.metrics import (
 from harness.sweep.programs.command.old_files import OldFiles
 from harness.sweep.programs.command.process import ProgramExit, run_program
 from harness.sweep.programs.command.reports import REPORTED, ReportReader
+from harness.sweep.programs.command.shared_files import SharedFilesCheck
 from harness.sweep.programs.command.template import CommandTemplate
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
@@ -51,6 +52,7 @@ class CommandRunner:
         self._trial_seconds: float | None = program["trial_seconds"]
         self._objectives = dict(zip(spec.objectives, spec.directions, strict=True))
         self._tags = describe_environment(self._cwd)
+        self._shared_files = SharedFilesCheck(self._cwd, self._metric.sources)
 
     def extend_trial(self, trial: Trial) -> None:
         """Do nothing: a command has no function of the user's."""
@@ -84,6 +86,7 @@ class CommandRunner:
                 grace_seconds=self._grace_seconds,
                 trial_seconds=self._trial_seconds,
             )
+            self._shared_files.start_trial()
             program_exit = run_program(
                 words,
                 environment,
@@ -93,6 +96,8 @@ class CommandRunner:
                 grace_seconds=self._grace_seconds,
             )
             watcher.read_new_values()
+            if not program_exit.was_ended and program_exit.code == 0:
+                self._shared_files.end_trial(job.number, job.folder.parent)
             if program_exit.n_left:
                 record.add_notice(f"processes that the program left behind and that were ended: {program_exit.n_left}")
             result = self._describe_result(job, program_exit, watcher, reader, time.monotonic() - started_at)
