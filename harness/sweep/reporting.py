@@ -11,8 +11,9 @@ import json
 import math
 import operator
 import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -59,7 +60,6 @@ def report(value: SupportsFloat, *, step: SupportsIndex, total_steps: SupportsIn
         Interrupted: If the sweep was asked to stop, and at each report after that.
         TypeError: If the value is no single number, or a step is no integer.
         ValueError: If a step is negative or the total is not positive.
-        OSError: If the trial's file for reports cannot be written.
     """
     _check_value(value)
     step = _read_count("step", step, least=0)
@@ -102,26 +102,26 @@ class _Listener:
 class _FileReceiver:
     """Appends reports to the file of a trial, for the first process that reports and as long as it lives.
 
-    A launcher such as torchrun or a shell may stand between the sweep and the program.
+    A launcher such as torchrun or a shell may stand between the sweep and the program. What cannot be written, as the
+    disk is full, is written with a later report, and the program trains on.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._pruned_path = path, path.with_suffix(PRUNED_SUFFIX)
         self._file: int | None = None
+        self._unwritten = bytearray()
+        self._has_warned = False
 
     def __call__(self, value: float, step: int, total_steps: int | None) -> None:
-        if self._file is None:
-            self._file = self._lock_file()
-        if self._file is None:
+        if not self._append({"value": value, "step": step, "total_steps": total_steps}):
             return
-        self._append({"value": value, "step": step, "total_steps": total_steps})
         if self._pruned_path.exists():
             self._append(PRUNED_LINE)
             raise Pruned("by the pruner of the sweep")
 
     def _lock_file(self) -> int | None:
-        """Return the open file, None if another process has locked it."""
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        """Return the open file, after a whole line; None if another process has locked it."""
+        file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -129,11 +129,31 @@ class _FileReceiver:
             return None
         except OSError:
             pass  # a file system without locks
+        size = os.fstat(file).st_size
+        if size and os.pread(file, 1, size - 1) != b"\n":  # a process that was killed has left half a line
+            self._unwritten[:0] = b"\n"
         return file
 
-    def _append(self, line: dict[str, Any]) -> None:
-        assert self._file is not None
-        os.write(self._file, json.dumps(line).encode() + b"\n")
+    def _append(self, line: dict[str, Any]) -> bool:
+        """Write a line, at once or later; return False if another process reports."""
+        self._unwritten += json.dumps(line).encode() + b"\n"
+        try:
+            if self._file is None:
+                self._file = self._lock_file()
+            if self._file is None:
+                self._unwritten.clear()
+                return False
+            while self._unwritten:
+                del self._unwritten[: os.write(self._file, self._unwritten)]
+        except OSError as error:
+            self._warn(error)
+        return True
+
+    def _warn(self, error: OSError) -> None:
+        if not self._has_warned:
+            with suppress(OSError):  # stderr may be a file on the same disk
+                print(f"warning: {self._path}: {error.strerror}; will report later", file=sys.stderr)
+        self._has_warned = True
 
 
 _listener: _Listener | None = None

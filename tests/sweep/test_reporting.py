@@ -1,12 +1,15 @@
 """`from harness.sweep import report, Pruned`: what scripts call, alone and in a trial."""
 
+import errno
 import importlib
+import json
 import math
 import os
 import threading
 from contextlib import suppress
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 import torch
 
 from harness.sweep import Interrupted, Pruned, report
-from harness.sweep.reporting import receive_reports
+from harness.sweep.reporting import REPORTS_VARIABLE, receive_reports
 
 BAD_VALUES = {
     "True": (True, "value: True is a bool, not a real number"),
@@ -184,3 +187,43 @@ def test_a_forked_child_does_not_report() -> None:
             finally:
                 os._exit(len(notes))
         assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.fixture
+def reports_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the file for the reports of this process, as if it was a trial."""
+    monkeypatch.setattr("harness.sweep.reporting._listener", None)
+    monkeypatch.setenv(REPORTS_VARIABLE, str(tmp_path / "reports.jsonl"))
+    return tmp_path / "reports.jsonl"
+
+
+def read_values(path: Path) -> list[float]:
+    return [json.loads(line)["value"] for line in path.read_text().splitlines()]
+
+
+def test_reports_outlive_a_full_disk(reports_file: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """A disk that takes a part of a line, and then nothing for a while."""
+    write, free = os.write, 80
+
+    def write_some(file: int, data: bytes) -> int:
+        nonlocal free
+        if not free:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = write(file, data[:free])
+        free -= written
+        return written
+
+    monkeypatch.setattr(os, "write", write_some)
+    for step in range(1, 5):
+        report(step / 2, step=step)
+    assert not reports_file.read_bytes().endswith(b"\n")
+    free = 1000
+    report(2.5, step=5)
+    assert read_values(reports_file) == [0.5, 1.0, 1.5, 2.0, 2.5]
+    assert capsys.readouterr().err.count("No space left on device; will report later") == 1
+
+
+def test_reports_begin_a_line_after_a_process_that_was_killed(reports_file: Path) -> None:
+    reports_file.write_text('{"value": 1.0}\n{"val')
+    report(2.0, step=1)
+    assert [line[:8] for line in reports_file.read_text().splitlines()] == ['{"value"', '{"val', '{"value"']
