@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from harness.importers.metric_aliases import Meaning, name_meaning
 from harness.importers.named_values.curves import CurvePoint, NamedCurve, NamedCurves
@@ -171,7 +172,7 @@ def trial_environment(sources: Sequence[str], folder: Path, environment: Mapping
     uris = [_mlflow_uri(source, folder, environment) for source in sources if is_mlflow(source)]
     if not uris:
         return {}
-    value = f"{folder.absolute()} {time.time_ns()}"  # another one for each attempt
+    value = f"{quote(str(folder.absolute()))} {time.time_ns()}"  # for each attempt; MLflow's filters escape no quotes
     if uris[0] == _own_store(folder):
         from harness.tracking.mlflow_client import connect_to_store
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from harness.importers.named_values.metric_lookup import MetricError
 from harness.sweep.programs.command.metrics import MetricReader, MetricSpec, trial_environment
@@ -270,6 +271,17 @@ with mlflow.start_run():
     for step in range(3):
         mlflow.log_metrics({"val_acc": 0.5 + step / 8, "loss": 1.0}, step=step)
 """
+
+
+def test_mlflow_is_read_in_a_folder_with_a_quote(tmp_path: Path) -> None:
+    folder = tmp_path / "o'neil" / "0"
+    added = trial_environment(("mlflow",), folder, {})
+    client = MlflowClient(added["MLFLOW_TRACKING_URI"])
+    run = client.create_run("0", tags=json.loads(added["MLFLOW_RUN_CONTEXT"]))
+    client.log_metric(run.info.run_id, "val_acc", 0.5)
+    assert (
+        MetricReader(MetricSpec("val_acc", ("mlflow",)), folder / "output.log", added).read_final_value().value == 0.5
+    )
 
 
 @pytest.mark.slow
