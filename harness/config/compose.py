@@ -26,7 +26,7 @@ from harness.config.option_values import FileRules, LeftOut
 from harness.config.overrides import SWEEP_ONLY_KEYS
 from harness.config.schema import takes_whole_number
 from harness.config.trust import check_components, check_composed_config, check_search_path
-from harness.core.credentials import hide_credentials
+from harness.core.credentials import MASK, hide_credentials
 from harness.core.digests import check_digest_comment
 from harness.core.errors import ConfigError, DamageError
 from harness.core.files import read_small_file
@@ -237,13 +237,18 @@ def without_sweep_keys(cfg: DictConfig) -> DictConfig:
 
 
 def remove_credentials(cfg: DictConfig) -> None:
-    """Remove users and passwords from all addresses in `cfg`, in place."""
-    for *parents, key in _find_credentials(OmegaConf.to_container(cfg)):
+    """Remove users and passwords from all addresses in `cfg`, in place; *** stands for text that is damaged by that."""
+    for *parents, key in _find_credentials(plain := OmegaConf.to_container(cfg)):
         node: Any = cfg
+        value: Any = plain
         for parent in parents:
-            node = node[parent]
+            node, value = node[parent], value[parent]
+        value = value[key]
         with read_write(node):
-            node[key] = hide_credentials(node[key])
+            try:
+                node[key] = hide_credentials(value)
+            except OmegaConfBaseException:  # an interpolation has lost its end
+                node[key] = MASK
 
 
 def _find_credentials(value: object) -> Iterator[tuple[Any, ...]]:

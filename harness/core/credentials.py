@@ -1,9 +1,11 @@
-"""Hide the credentials of addresses, such as `http://user:password@host`, in everything that is stored or printed."""
+"""Hide credentials in everything that is stored or printed: those of addresses, and of settings such as `api_key`."""
 
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from urllib.parse import unquote, unquote_plus
 
@@ -33,6 +35,11 @@ MIN_SECRET_LENGTH = 8
 """Length from which the text of a setting such as `api_key` is taken for a secret; `eos_token` is often `</s>`."""
 MIN_TOKEN_LENGTH = 16
 """Length from which a user without a password is taken for an access token. A user name is not a secret."""
+
+SETTING = re.compile(r"(?<![\w.\-])(?P<name>-{0,2}[\w.\-]+)(?P<mark>[\"']?\s*[=:]\s*|\s+)")
+"""The beginning of a setting in a word, such as `key=value`, `{key: value}` or, in a line of a shell, `--key value`."""
+SETTING_VALUE = re.compile(r"\"[^\"]*\"?|'[^']*'?|[^\s,;&\"'\])}]+")
+VARIABLE = re.compile(r"\$\{[\w.:]+\}|\$\w+")  # names a secret without holding it
 
 Span = tuple[int, int]
 
@@ -65,6 +72,21 @@ def hide_secret_settings(settings: Mapping[str, object]) -> dict[str, str]:
     return {key: MASK if _is_secret_setting(key, text) else text for key, text in texts.items()}
 
 
+def hide_secret_words(words: Iterable[str]) -> list[str]:
+    """Return the words of a command, or overrides, without credentials of addresses and with *** for secret settings.
+
+    A setting is `key=value` or `--key value`, also within a word, such as `+db={password: value}` or a line of a shell.
+    """
+    shown: list[str] = []
+    option = ""
+    for word in words:
+        hidden = hide_credentials(word)
+        is_value = option and not word.startswith("-")
+        shown.append(MASK if is_value and _is_secret_setting(option, hidden) else _hide_settings(hidden))
+        option = word.lstrip("-") if word.startswith("-") and "=" not in word else ""
+    return shown
+
+
 def hide_credentials_in_tracebacks(*addresses: str) -> None:
     """Let an exception that ends this process print its traceback without credentials, also those of `addresses`."""
 
@@ -73,6 +95,13 @@ def hide_credentials_in_tracebacks(*addresses: str) -> None:
         print(hide_credentials_in_text(text, *addresses), end="", file=sys.stderr)
 
     sys.excepthook = print_traceback
+
+
+def write_traceback(path: Path, error: BaseException) -> None:
+    """Write the traceback of an error for the user, without credentials."""
+    with suppress(OSError):  # the error may be one of the disk
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(hide_credentials_in_text("".join(traceback.format_exception(error))))
 
 
 def list_secrets(address: str) -> Iterator[str]:
@@ -110,7 +139,23 @@ def _replace_secrets(text: str, user_info: str, parameters: Iterator[Span]) -> s
 
 def _is_secret_setting(key: str, value: str) -> bool:
     name = key.rpartition(".")[2]
-    return len(value) >= MIN_SECRET_LENGTH and not NUMBER.fullmatch(value) and bool(SECRET_NAME.fullmatch(name))
+    is_shown = len(value) < MIN_SECRET_LENGTH or NUMBER.fullmatch(value) or VARIABLE.fullmatch(value)
+    return not is_shown and bool(SECRET_NAME.fullmatch(name))
+
+
+def _hide_settings(word: str) -> str:
+    """Return a word with *** for the secret settings in it; for one that it begins with, all that follows is hidden."""
+    shown, position, beginning = [], 0, len(word) - len(word.lstrip("+~"))
+    for match in SETTING.finditer(word):
+        name, start = match["name"], match.end()
+        is_setting = name.startswith("-") if match["mark"].isspace() else True
+        if start <= position or not is_setting or not SECRET_NAME.fullmatch(name.lstrip("-").rpartition(".")[2]):
+            continue
+        end = len(word) if match.start() == beginning else _match_end(SETTING_VALUE, word, start)
+        if _is_secret_setting(name.lstrip("-"), word[start:end].strip("\"'")):
+            shown += [word[position:start], MASK]
+            position = end
+    return "".join([*shown, word[position:]])
 
 
 def _find_user_infos(text: str) -> Iterator[Span]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.core.credentials import hide_credentials_in_text, hide_secret_settings
+from harness.core.credentials import hide_credentials_in_text, hide_secret_settings, hide_secret_words
 from harness.core.errors import ConfigError
 from harness.core.events import Status
 from harness.record.entry_writer import EntryWriter
@@ -85,7 +85,7 @@ class TrialRecord:
             tags={name: hide_credentials_in_text(str(text)) for name, text in start.tags.items()},
             constants={},
             dataset={},
-            overrides=[hide_credentials_in_text(one) for one in start.overrides],
+            overrides=hide_secret_words(start.overrides),
             searched={key: _to_plain_value(value) for key, value in start.searched.items()},
             objectives=dict(start.objectives),
         )])  # fmt: skip

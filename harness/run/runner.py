@@ -14,7 +14,7 @@ from harness.config.schema import RunSettings
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import validate_config
 from harness.core import distributed
-from harness.core.credentials import hide_credentials
+from harness.core.credentials import hide_credentials, write_traceback
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError, RunFailedError
@@ -32,7 +32,7 @@ from harness.record.example_losses import copy_example_losses
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
 from harness.run.unrecorded_end import complete_record
-from harness.run.user_code import describe_error, explain_user_errors, write_traceback
+from harness.run.user_code import describe_error, explain_user_errors
 from harness.tracking.store_uri import resolve_store_uri
 from harness.tracking.upload_process import UploadProcess
 from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer

@@ -3,9 +3,7 @@
 import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from functools import wraps
-from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig
@@ -14,7 +12,7 @@ from harness.config.compose import to_plain_dict
 from harness.config.schema import RunSettings
 from harness.config.targets import find_components
 from harness.config.trusted_components import read_own_names
-from harness.core.credentials import hide_credentials_in_text
+from harness.core.credentials import hide_credentials_in_text, write_traceback
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.paths import PACKAGE, TRACEBACK_FILE
 from harness.core.shortage import describe_shortage
@@ -35,13 +33,6 @@ def find_user_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith(NOT_USER_CODE)]
     return f"{own[-1].filename}, line {own[-1].lineno}" if own else ""
-
-
-def write_traceback(path: Path, error: BaseException) -> None:
-    """Write the traceback of an error for the user, without passwords."""
-    with suppress(OSError):  # the error may be one of the disk
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(hide_credentials_in_text("".join(traceback.format_exception(error))))
 
 
 def explain_user_errors(build: Callable[..., T]) -> Callable[..., T]:

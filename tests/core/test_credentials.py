@@ -10,6 +10,7 @@ from harness.core.credentials import (
     hide_credentials,
     hide_credentials_in_text,
     hide_credentials_in_tracebacks,
+    hide_secret_words,
     list_secrets,
 )
 
@@ -85,6 +86,29 @@ def test_addresses_in_a_text(text: str, hidden: str) -> None:
     assert hide_credentials_in_text(hidden) == hidden
 
 
+@pytest.mark.parametrize(
+    ("words", "hidden"),
+    [
+        (["--db", "postgresql://u:secretpw@h/x", "--lr", "8"], ["--db", "postgresql://h/x", "--lr", "8"]),
+        (["--api-key", "sk-12345678", "--api_key=sk-12345678"], ["--api-key", "***", "--api_key=***"]),
+        (["--env", "HF_TOKEN=hf_12345", "--env=HF_TOKEN=hf_12345"], ["--env", "HF_TOKEN=***", "--env=HF_TOKEN=***"]),
+        (["+a.password=two words", "+db={password: hunter22, a: b}"], ["+a.password=***", "+db={password: ***, a: b}"]),
+        (["sh", "-c", "cd x && HF_TOKEN=hf_12345 python t.py --api-key sk-12345678 --lr 1"],
+         ["sh", "-c", "cd x && HF_TOKEN=*** python t.py --api-key *** --lr 1"]),
+        (['{"api_key": "sk-1234 5678", "lr": 1}', "--token"], ['{"api_key": ***, "lr": 1}', "--token"]),
+    ],
+)  # fmt: skip
+def test_secret_settings_among_words(words: list[str], hidden: list[str]) -> None:
+    assert hide_secret_words(words) == hidden
+    assert hide_secret_words(hidden) == hidden
+
+
+def test_other_words_are_kept() -> None:
+    words = ["--use-token", "--fp16", "eos_token=</s>", "tokenizer=gpt2-large-uncased", "max_tokens=10000000"]
+    words += ["password=${oc.env:PASSWORD}", "--token", "$HF_TOKEN", "make key out of letters", "monkey=12345678a"]
+    assert hide_secret_words(words) == words
+
+
 HOSTILE = {
     "parameters in JSON": '{"url":"http://a/#x",' + '"key":1,' * 1000,
     "addresses with a port": "http://a:80/," * 1000,
@@ -93,6 +117,9 @@ HOSTILE = {
     "one long word": "http://a?" + "token" * 1000,
     "parameters": "http://a?" + "key=;?#&" * 1000,
     "users": "a://b:" * 1000 + "@",
+    "settings": " token: 12345678,token=" * 1000,
+    "options": "--token  " * 1000,
+    "spaces": "key" + " " * 10_000,
 }
 
 
@@ -103,6 +130,7 @@ def test_hostile_texts_take_time_in_proportion_to_their_length(text: str) -> Non
         start = time.process_time()
         hide_credentials(whole)
         hide_credentials_in_text(whole)
+        hide_secret_words([whole])
         return time.process_time() - start
 
     assert measure_seconds(1_000_000) < 8 * max(0.02, measure_seconds(250_000))

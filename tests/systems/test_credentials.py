@@ -1,18 +1,24 @@
-"""Passwords in the addresses of MLflow and of the study's storage reach both, and nothing that is stored or printed."""
+"""Passwords of stores, and secrets in the settings of any program, are in nothing that is stored or printed."""
 
 import base64
+import json
+import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from omegaconf import DictConfig
 
 from harness.core.errors import ConfigError
 from harness.sweep.programs.training import request as sweep_request
 from harness.sweep.study.setup import open_study
 from tests.conftest import run_main
+from tests.sweep.programs.command import sweeps as command_sweeps
+from tests.sweep.programs.hydra_app.apps import read_record, sweep_here
 from tests.sweep.tiny_sweeps import TINY, read_tiny_request
 
 PASSWORDS = {"mlflow": "mlf@ow:4 pass'w", "token": "tok.en+4'x", "storage": "stor;age 4+p?w"}
@@ -116,3 +122,41 @@ def test_uploads_workers_and_hydra_show_no_password(
     check_hidden(tmp_path, "".join(capfd.readouterr()))
     assert server.credentials
     assert set(server.credentials) == {server.expected}
+
+
+SECRETS = ("secretpw", "sk-12345678", "hf_12345678")
+
+
+def test_sweep_of_a_command_stores_no_secret(tmp_path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text("print('val_loss: 1')")
+    options = "--env WANDB_API_KEY=sk-12345678 --read 'mlflow:postgresql://u:secretpw@h/db'"
+    words = "-- {} train.py --db postgresql://u:secretpw@h/x --hf_token hf_12345678 api_key=sk-12345678 --lr 0.1,0.2"
+    line = words.format(sys.executable)
+    request = command_sweeps.read_request(f"{options} {line}")
+    assert "WANDB_API_KEY=***" in request.command
+    spec = asdict(request.spec)
+    spec.pop("program", None)  # for the workers
+    shown = [
+        request.command,
+        str(request.description),
+        json.dumps(spec),
+        request.command_line.format_command({"lr": 0.1}),
+    ]
+    assert command_sweeps.run_trial(f"--env WANDB_API_KEY=sk-12345678 {line}", {"lr": 0.1}).status == "completed"
+    shown += [json.dumps(command_sweeps.read_record("train")), *capfd.readouterr()]
+    assert [secret for secret in SECRETS if secret in "".join(shown)] == []
+
+
+def test_sweep_of_an_app_stores_no_secret(tmp_path, capsys) -> None:
+    def task(cfg: DictConfig) -> float:
+        return float(cfg.x)
+
+    given = ["x=1,2", "db.password=sk-12345678", "+url=postgresql://u:secretpw@h/x", "hydra.sweeper.n_trials=1"]
+    sweep_here(tmp_path, task, "x: 3\ndb: {password: secretpw, user: me}\nhf_token: hf_12345678\n", *given)
+    own = [path for path in tmp_path.glob("sweep/**/*") if path.is_file() and path.parent.name != ".hydra"]
+    kept = "".join(path.read_text() for path in own if path.suffix != ".lock" and path.name != "multirun.yaml")
+    assert [secret for secret in SECRETS if secret in kept + "".join(capsys.readouterr())] == []
+    start, end = read_record(tmp_path / "sweep/0")[0], read_record(tmp_path / "sweep/0")[-1]
+    assert "db.password=***" in start["overrides"]
+    assert [name for name in end["artifacts"] if not name.endswith(".log")] == []  # Hydra writes all settings there

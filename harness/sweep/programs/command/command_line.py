@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.core.credentials import hide_credentials
+from harness.core.credentials import hide_secret_words
 from harness.sweep.options import rename_sweep_options
-from harness.sweep.programs.command.template import CommandTemplate
+from harness.sweep.programs.command.template import CommandTemplate, format_assignments
 
 LOG_RANGE = re.compile(r"tag\(log,interval\(([^()]*)\)\)")
 
@@ -50,12 +50,8 @@ def rename_command_options(message: str) -> str:
 def format_sweep_command(arguments: list[str], template: CommandTemplate) -> str:
     """Return the command that starts the sweep, with the variables of its environment that it uses.
 
-    Addresses are written without their credentials.
+    Credentials are left out.
     """
-    arguments = list(map(hide_credentials, arguments))
     given = [word.partition("=")[0] for word in arguments]
     variables = {name: text for name, text in template.variables.items() if name not in given}
-    return " ".join([
-        *(f"{name}={shlex.quote(text)}" for name, text in variables.items()),
-        shlex.join(["plateau", "sweep", *arguments]),
-    ])  # fmt: skip
+    return " ".join([*format_assignments(variables), shlex.join(["plateau", "sweep", *hide_secret_words(arguments)])])

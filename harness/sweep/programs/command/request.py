@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.validation import check_writable
+from harness.core.credentials import hide_credentials, hide_secret_settings
 from harness.core.errors import ConfigError, did_you_mean
 from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
 from harness.sweep.options import SweepOptions
@@ -158,17 +159,17 @@ def _decide_baseline(
 
 
 def _list_settings(asked: CommandSweep) -> dict[str, str]:
-    """Return what all trials of the study must share."""
+    """Return what all trials of the study must share. Credentials may change, and are not stored."""
     template = asked.template
-    fixed = {name: text for name, text in template.variables.items() if name in template.settings}
-    variables = {f"variable {name}": text for name, text in fixed.items()}
+    public = hide_secret_settings(template.variables)
+    variables = {f"variable {name}": text for name, text in public.items() if name in template.settings}
     return {"command": template.fixed_command, **variables, METRIC_SETTING: _describe_metric(asked.metric)}
 
 
 def _describe_metric(metric: MetricSpec) -> str:
     """Return which metric is read and where, in words."""
     name = metric.metric or "validation loss"
-    where = " and ".join(metric.sources) if metric.sources else "the output"
+    where = " and ".join(map(hide_credentials, metric.sources)) if metric.sources else "the output"
     is_said = re.match(rf"{metric.pick}(?![a-z])", name, re.IGNORECASE)  # of final_score
     return f"{name} in {where}" if is_said else f"{metric.pick} {name} in {where}"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from optuna.trial import Trial
 
+from harness.core.credentials import hide_credentials_in_text, hide_secret_words
 from harness.core.events import Status
 from harness.core.shortage import ShortageError
 from harness.importers.named_values.curves import CurvePoint
@@ -130,7 +131,7 @@ class CommandRunner:
             raise MetricError(f"--metric: {name} was found, but {first} in earlier trials; add --metric {first}")
 
     def _describe_start(self, job: TrialJob, words: Sequence[str]) -> TrialStart:
-        command = shlex.join(words)
+        command = shlex.join(hide_secret_words(words))
         searched = {key: str(value) for key, value in job.values.items()}
         return TrialStart(
             name=str(job.number),
@@ -166,7 +167,8 @@ class CommandRunner:
             found = self._read_final_value(watcher, reader)
             self._check_metric(job, found)
         except ValueError as error:
-            return TrialResult("failed", str(error), seconds=seconds, folder=job.folder.name, ends_sweep=True)
+            reason = hide_credentials_in_text(str(error))
+            return TrialResult("failed", reason, seconds=seconds, folder=job.folder.name, ends_sweep=True)
         is_finite = math.isfinite(found.value)
         return TrialResult(
             status="completed" if is_finite else "diverged",

@@ -26,6 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.core.credentials import hide_secret_words
 from harness.core.errors import ConfigError, did_you_mean
 from harness.sweep.hydra_internals import Range
 from harness.sweep.programs.command.ranges import ValueRange, is_plain_list, is_range_function, read_range
@@ -120,10 +121,11 @@ class CommandTemplate:
         return [_fill_placeholders(word, folder) for word in arguments], inherited | replaced
 
     def format_command(self, values: Mapping[str, Any], folder: Path = Path("out")) -> str:
-        """Return the command of a trial for a shell, with `folder` for `{out}`."""
+        """Return the command of a trial for a shell, with `folder` for `{out}` and without credentials."""
         arguments, variables = self._render_parts(values)
-        assignments = [f"{name}={shlex.quote(_fill_placeholders(text, folder))}" for name, text in variables.items()]
-        return " ".join([*assignments, shlex.join(_fill_placeholders(word, folder) for word in arguments)])
+        filled = {name: _fill_placeholders(text, folder) for name, text in variables.items()}
+        words = hide_secret_words(_fill_placeholders(word, folder) for word in arguments)
+        return " ".join([*format_assignments(filled), shlex.join(words)])
 
     def format_range(self, key: str, text: str) -> str:
         """Return the words of the command of the sweep that search `key` over `text`, quoted for a shell."""
@@ -141,8 +143,8 @@ class CommandTemplate:
 
     @property
     def fixed_command(self) -> str:
-        """The command with `{key}` for each searched value, without variables."""
-        words = [shlex.quote(word) for word in self.words]
+        """The command with `{key}` for each searched value, without variables and credentials."""
+        words = [shlex.quote(word) for word in hide_secret_words(self.words)]
         for slot in self._searched_slots:
             if slot.index is not None:
                 words[slot.index] = f"{slot.prefix}{{{slot.key}}}"
@@ -239,6 +241,12 @@ def read_command(
     found = {name: text for name, text in environment.items() if is_range_function(text) or PLACEHOLDER.search(text)}
     names = tuple(dict.fromkeys(name.lstrip("-+") for name in keep))
     return CommandTemplate(tuple(program), {**found, **given}, names)
+
+
+def format_assignments(variables: Mapping[str, str]) -> list[str]:
+    """Return variables as a shell sets them for a command, without credentials."""
+    words = [hide_secret_words([f"{name}={text}"])[0] for name, text in variables.items()]
+    return [f"{name}={shlex.quote(text)}" for name, _, text in (word.partition("=") for word in words)]
 
 
 def _fill_placeholders(text: str, folder: Path) -> str:

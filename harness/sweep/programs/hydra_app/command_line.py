@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.hydra_internals import is_range
 from harness.config.overrides import format_value, read_override_key
-from harness.core.credentials import hide_credentials
+from harness.core.credentials import hide_secret_words
 from harness.sweep.options import rename_sweep_options
 from harness.sweep.programs.hydra_app.app_command import MULTIRUN_OVERRIDE, AppCommand, list_typed_overrides
 from harness.sweep.results.formatting import format_override
@@ -46,7 +46,7 @@ class AppCommandLine:
             given = [one for one in overrides if one != MULTIRUN_OVERRIDE]
         else:
             self._program, given = command.typed_program, list(command.arguments)
-        given = list(map(hide_credentials, given))
+        given = hide_secret_words(given)
         self.command = shlex.join([*self._program, *(["-m"] if command is None else []), *given])
         searched = {read_override_key(one) for one in ranges}
         self._kept = [
@@ -58,7 +58,7 @@ class AppCommandLine:
             and not is_range(one)
         ]
         # A range of one value, and a value of hydra.sweeper.params, which a run without -m does not read.
-        self._kept += [one for one in map(hide_credentials, fixed) if one not in given]
+        self._kept += [one for one in hide_secret_words(fixed) if one not in given]
         others = [one for one in overrides if read_override_key(one) not in searched and not is_range(one)]
         if _is_multirun_by_file(loader, config.hydra.job.config_name, others):
             self._kept.append("hydra.mode=RUN")

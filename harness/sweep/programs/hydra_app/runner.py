@@ -5,7 +5,6 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import Trial
 
 from harness.config.compose import flatten_config
-from harness.core.credentials import hide_credentials_in_text
+from harness.core.credentials import hide_credentials_in_text, hide_secret_words, write_traceback
 from harness.core.errors import ConfigError, describe_exception
 from harness.core.events import Status
 from harness.core.paths import TRACEBACK_FILE
@@ -116,7 +115,9 @@ class _AppTrial:
             # Of the task function or a callback of Hydra.
             if self._record is not None or not isinstance(error, Exception):
                 return self._fail(error)
-            raise ConfigError(self._end("failed", describe_compose_error(error, self._overrides)).reason) from error
+            raise ConfigError(
+                self._end("failed", describe_compose_error(error, hide_secret_words(self._overrides))).reason
+            ) from error
         finally:
             app.is_interruptible = app.is_in_task = False
         if app.keeps_jobs:
@@ -194,18 +195,17 @@ class _AppTrial:
         Raises:
             Exception: The same.
         """
-        text = "".join(traceback.format_exception(error))
-        with suppress(OSError):
-            (self._job.folder / TRACEBACK_FILE).write_text(text)
+        write_traceback(self._job.folder / TRACEBACK_FILE, error)
         result = self._end("failed", describe_exception(error))
         gc.collect()
         if isinstance(error, Exception):
             raise error
+        text = "".join(traceback.format_exception(error))
         print(hide_credentials_in_text(text), file=sys.stderr)  # the worker goes on
         return result
 
     def _end(self, status: Status, reason: str, values: Sequence[float] = ()) -> TrialResult:
-        seconds = time.monotonic() - self._started
+        seconds, reason = time.monotonic() - self._started, hide_credentials_in_text(reason)
         if self._record is None:
             self._record = TrialRecord(self._job.folder, self._describe_start(OmegaConf.create()))
         named = dict(zip(self._spec.objectives, values, strict=False))
@@ -220,9 +220,8 @@ class _AppTrial:
         )
 
     def _list_artifacts(self) -> list[str]:
-        """Return the files of Hydra in the trial's folder, those of its own subfolder and its log."""
-        files = [*self._job.folder.glob(".hydra/*.yaml"), *self._job.folder.glob("*.log")]
-        return sorted(str(path.relative_to(self._job.folder)) for path in files)
+        """Return the log of Hydra in the trial's folder; its .hydra/*.yaml hold the settings with their secrets."""
+        return sorted(path.name for path in self._job.folder.glob("*.log"))
 
 
 def _list_settings(cfg: DictConfig) -> dict[str, str]:

@@ -269,3 +269,18 @@ def test_a_sweep_that_fails_raises_what_the_task_raised(tmp_path) -> None:
         sweep_here(tmp_path, task, "x: 1\n", "x=1,2", "hydra.sweeper.max_failure_rate=0.0")
     assert isinstance(error.value.__cause__, KeyError)
     assert error.traceback[-1].name == "task"
+
+
+def test_no_file_of_the_sweep_holds_a_password_that_is_hard_to_take_out(tmp_path) -> None:
+    """An address within an interpolation, which is damaged without it, and one in an exception."""
+
+    def fail(cfg: DictConfig) -> float:
+        raise ValueError("no answer from http://me:secretpw@host")
+
+    config = 'x: 1\nurl: "${oc.env:HOST,http://me:secretpw}@host"\n'
+    with pytest.raises(ValueError, match="no answer"):
+        sweep_here(tmp_path, fail, config, "x=1,2", "hydra.sweeper.max_failures=1", "hydra.sweeper.n_trials=1")
+    written = [*(tmp_path / "sweep").glob("*/traceback.txt"), tmp_path / "sweep/multirun.yaml"]
+    assert len(written) > 1
+    assert [path.name for path in written if "secretpw" in path.read_text()] == []
+    assert "secretpw" not in str(read_results(load_app_study(tmp_path / "sweep")))
