@@ -318,7 +318,7 @@ def process_role(process: psutil.Process, sweep: psutil.Process) -> str:
     if process.pid == sweep.pid:
         return "coordinator"
     command = " ".join(process.cmdline())
-    return "worker" if "workers.worker" in command else "uploader" if "upload_process" in command else "other"
+    return "worker" if "programs.worker" in command else "uploader" if "upload_process" in command else "other"
 
 
 def load_sweep_study(sweep: Path) -> optuna.Study:

@@ -14,10 +14,10 @@ from harness.sweep.space.search_space import SearchSpace, baseline_values
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.trial_runner import CommandLine
-from harness.sweep.workers.worker import WORKER_MODULE
 from harness.sweep.workers.worker_pool import count_cores
 
 MAX_DEFAULT_JOBS = 4  # with more workers, the sampler knows fewer results when it proposes
+WORKER_MODULE = "harness.sweep.programs.worker"
 BASIC_LAUNCHER = "basic"  # our own worker pool
 LOCAL_LAUNCHERS = (BASIC_LAUNCHER, "joblib", "submitit_local")  # launchers whose workers run on this machine
 
@@ -26,7 +26,8 @@ LOCAL_LAUNCHERS = (BASIC_LAUNCHER, "joblib", "submitit_local")  # launchers whos
 class WorkerPlan:
     """The workers of a sweep, and what each of them gets of this machine.
 
-    `n_threads` is per worker and None if the launcher's machines are unknown; `n_gpus` is for all workers and then 0.
+    `n_threads` is per worker and None if the launcher's machines are unknown; `gpus` are the ids of those for all
+    workers, and then none.
     `command` starts a worker process in the folder `cwd`.
     """
 
@@ -34,7 +35,7 @@ class WorkerPlan:
     is_local: bool
     n_jobs: int
     n_threads: int | None
-    n_gpus: int
+    gpus: Sequence[str]
     command: Sequence[str]
     cwd: str
 
@@ -48,15 +49,16 @@ class WorkerPlan:
 class SweepRequest:
     """Everything a sweep needs to know.
 
-    `options.storage` and `store_uri`, the MLflow store, are addresses with their credentials, which `spec` does not
-    have; `is_uploaded` says whether trials go there during the sweep. `current_values` are those of the searched keys
-    in a run without values of a trial, as far as they are known. `n_points` is the number of points of a finite search
-    space. `command` is the user's, `description` holds more settings of the sweep, and `notices` are messages about
-    what is searched, all for people.
+    `program` is plain data that its runner needs to run trials. `options.storage` and `store_uri`, the MLflow store,
+    are addresses with their credentials, which `spec` does not have; `is_uploaded` says whether trials go there during
+    the sweep. `current_values` are those of the searched keys in a run without values of a trial, as far as they are
+    known. `n_points` is the number of points of a finite search space. `command` is the user's, `description` holds
+    more settings of the sweep, and `notices` are messages about what is searched, all for people.
     """
 
     options: SweepOptions
     spec: StudySpec
+    program: Mapping[str, Any]
     space: SearchSpace
     budget: Budget
     study_name: str
@@ -76,34 +78,35 @@ class SweepRequest:
 def plan_workers(
     launcher: str,
     n_jobs: int | None,
-    n_gpus: int,
+    gpus: Sequence[str],
     command: Sequence[str] | None = None,
     cwd: str | None = None,
 ) -> WorkerPlan:
     """Plan `n_jobs` workers, by default one per GPU or one per two cores.
 
-    Without a `command` they run `harness.sweep.workers.worker`.
+    Without a `command` they run our own worker module.
     """
     is_local = launcher in LOCAL_LAUNCHERS
-    n_gpus = n_gpus if is_local else 0
-    n_jobs = n_jobs or n_gpus or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
+    gpus = gpus if is_local else ()
+    n_jobs = n_jobs or len(gpus) or max(1, min(count_cores() // 2, MAX_DEFAULT_JOBS))
     return WorkerPlan(
         launcher=launcher,
         is_local=is_local,
         n_jobs=n_jobs,
         n_threads=max(1, count_cores() // n_jobs) if is_local else None,
-        n_gpus=n_gpus,
+        gpus=gpus,
         command=command or module_command(WORKER_MODULE),
         cwd=cwd or str(project_dir()),
     )
 
 
-def count_gpus() -> int:
-    """Return the number of NVIDIA GPUs that processes of the user see, without loading torch."""
+def list_gpus() -> list[str]:
+    """Return the ids of the NVIDIA GPUs that processes of the user see, without loading torch."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return len([one for one in visible.split(",") if one.strip() not in ("", "-1")])
-    return len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+        ids = [one.strip() for one in visible.split(",")]
+        return [one for one in ids if one not in ("", "-1")]
+    return [str(index) for index, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
 def check_launcher(launcher: str, options: SweepOptions) -> None:

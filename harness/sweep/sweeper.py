@@ -94,10 +94,13 @@ def run_study(
         storage=request.options.storage,
         folder=str(request.folder),
         n_threads=workers.n_threads,
+        program=request.program,
         command=workers.command,
         cwd=workers.cwd,
+        gpus=workers.gpus,
+        n_jobs=workers.n_jobs,
     )
-    pool = make_workers(request, spec, queue) if make_workers else WorkerPool(spec, workers.n_jobs, workers.n_gpus)
+    pool = make_workers(request, spec, queue) if make_workers else WorkerPool(spec)
     try:
         with ExitStack() as uploads:  # awaited last, when a signal may end the command
             status, reason = _run_trials(request, queue, pool, uploads)

@@ -142,7 +142,7 @@ import sys
 from harness import cli
 from tests.conftest import ROOT
 assert cli.main(["sweep", "--dry-run", "--", "python", "train.py", "--lr", "log(1e-5,1e-3)"]) == 0
-import harness.sweep.workers.worker, harness.sweep.programs.command.runner
+import harness.sweep.programs.worker, harness.sweep.programs.command.runner
 print(*{"torch", "transformers", "peft", "mlflow", "matplotlib", "scipy", "pandas"} & set(sys.modules))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -27,6 +27,7 @@ from harness import cli
 from harness.commands import run
 from harness.core import paths
 from harness.sweep import sweeper
+from harness.sweep.programs import make_trial_runner
 from harness.sweep.workers import worker, worker_pool
 from harness.tracking.upload_process import make_uploader
 from tests.conftest import drop_announcements
@@ -176,9 +177,9 @@ def _load_config_once(source: FileConfigSource, config_path: str) -> Any:
     return deepcopy(_configs[key])
 
 
-def _run_trials_here(spec: worker.WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[str]:
+def _run_trials_here(spec: worker.WorkerSpec, index: int) -> subprocess.Popen[str]:
     """Run a worker's trials in this process, which saves its start, and return a process that ends at once."""
-    worker.run_trials(spec, worker.make_trial_runner, lambda: False)
+    worker.run_trials(spec, make_trial_runner, lambda: False)
     return subprocess.Popen(["true"], stdin=subprocess.PIPE, text=True)
 
 

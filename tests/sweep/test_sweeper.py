@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -40,7 +41,7 @@ def start_sweep(*overrides: str, log: Path) -> subprocess.Popen:
 
 def find_workers(process: subprocess.Popen) -> list[int]:
     listed = subprocess.run(
-        ["pgrep", "-P", str(process.pid), "-f", "harness.sweep.workers.worker"], capture_output=True
+        ["pgrep", "-P", str(process.pid), "-f", "harness.sweep.programs.worker"], capture_output=True
     )
     return [int(number) for number in listed.stdout.split()]
 
@@ -246,7 +247,7 @@ def test_four_workers_run_exactly_n_trials(places, tmp_path) -> None:
     request = read_tiny_request(*TINY_WITHOUT_LORA, *places, "sweep.n_trials=17", "sweep.n_jobs=4")
     queue = open_study(request)
     queue.set_budget(request.budget)
-    pool = WorkerPool(make_worker_spec(request), 4, n_gpus=0)
+    pool = WorkerPool(replace(make_worker_spec(request), n_jobs=4))
     pool.start_workers(has_heartbeat_trials=False)
     wait_for(lambda: not pool.has_workers, 120)
     assert pool.take_dead_workers() == []

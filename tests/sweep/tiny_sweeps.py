@@ -57,7 +57,14 @@ def start_study(*overrides: str) -> TrialQueue:
 def make_worker_spec(request: TrainingRequest) -> WorkerSpec:
     workers = request.workers
     return WorkerSpec(
-        request.study_name, request.options.storage, str(request.folder), 1, list(workers.command), workers.cwd
+        study_name=request.study_name,
+        storage=request.options.storage,
+        folder=str(request.folder),
+        n_threads=1,
+        program=request.program,
+        command=list(workers.command),
+        cwd=workers.cwd,
+        n_jobs=workers.n_jobs,
     )
 
 

@@ -18,9 +18,9 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.record.metrics_file import METRICS_FILE
+from harness.sweep.request import WORKER_MODULE
 from harness.sweep.study.trial_attrs import RESULT, RETRIES, WORKER
 from harness.sweep.study.trial_queue import WORKER_DIED
-from harness.sweep.workers.worker import WORKER_MODULE
 from harness.tracking.sweep_uploader import SUMMARY_FILE
 from tests.systems.kill_tools import KillCase, Tally, is_alive, maps_files_below, poll_until, read_bytes, start_marked
 from tests.systems.killed_runs import find_recorded_moment, has_draft, read_progress

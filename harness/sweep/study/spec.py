@@ -24,7 +24,8 @@ METRIC_SETTING = "metric"
 class StudySpec:
     """Plain data, stored as JSON.
 
-    `program` says which program the trials run: its `kind`, and what that kind needs to run them.
+    `program` is the kind of program that the trials run. Its settings go to the workers and are
+    not stored: whoever can write to the storage must not choose what they run.
     `space` is a SearchSpace. `objectives` are names, and `directions` say for each whether it is minimized or
     maximized.
     `sampler` and `pruner` are `_target_` nodes. Nothing is pruned before `warmup_share` of a run. `config` holds the
@@ -32,7 +33,7 @@ class StudySpec:
     for all. Numbers are suggested with so many `digits`, None for all.
     """
 
-    program: Mapping[str, Any]
+    program: str
     space: Mapping[str, Any]
     custom_search_space: str | None
     objectives: Sequence[str]
@@ -93,6 +94,7 @@ class StudySpec:
         objectives, old_objectives = ({"objectives": spec._describe_objectives()} for spec in (self, old))
         return [
             *_format_changes("space", old_ranges, ranges),
+            *_format_changes("sweep", {"program": old.program}, {"program": self.program}),
             *_format_changes("sweep", old_objectives, objectives),
             *_format_changes("config", old.config, self.config),
         ]

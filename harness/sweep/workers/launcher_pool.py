@@ -47,7 +47,7 @@ def make_launcher_pool(
         OmegaConf.update(config, "hydra.sweep.dir", str(request.folder / "jobs"))
     # Jobs on a cluster belong to the cluster and may outlive this process.
     parent = this_process() if request.workers.is_local else None
-    task = partial(run_launcher_job, spec, request.workers.n_gpus, parent)
+    task = partial(run_launcher_job, spec, parent)
     launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=config)
     return LauncherPool(launcher, spec, request.workers.n_jobs, queue.request_stop)
 
@@ -123,7 +123,7 @@ class LauncherPool:
             self._error, self._dead = hide_credentials_in_text(describe_exception(error)), [(0, EXIT_CRASHED)]
 
 
-def run_launcher_job(spec: WorkerSpec, n_gpus: int, parent_process: dict[str, Any] | None, cfg: DictConfig) -> int:
+def run_launcher_job(spec: WorkerSpec, parent_process: dict[str, Any] | None, cfg: DictConfig) -> int:
     """Run a worker as a launcher's job, replace it if it dies, and return the last exit status.
 
     The worker has its own process, as in a `WorkerPool`, because a launcher may reuse processes. It ends with
@@ -135,7 +135,7 @@ def run_launcher_job(spec: WorkerSpec, n_gpus: int, parent_process: dict[str, An
     Path(spec.folder).mkdir(parents=True, exist_ok=True)
     status = EXIT_OK
     for _ in range(MAX_CONSECUTIVE_DEATHS):
-        status = _wait_for_worker(spawn_worker(spec, index, n_gpus), parent_process)
+        status = _wait_for_worker(spawn_worker(spec, index), parent_process)
         if status in (EXIT_OK, -signal.SIGINT, -signal.SIGTERM):
             return EXIT_OK
         if status == EXIT_SHORTAGE:

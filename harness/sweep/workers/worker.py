@@ -1,6 +1,6 @@
 """A worker process: claim a trial, run it, record its result, and repeat until the study has no more trials.
 
-It is started as `python -m harness.sweep.workers.worker`, or as the program that the trials run, with WORKER_VARIABLE
+It is started as `python -m harness.sweep.programs.worker`, or as the program that the trials run, with WORKER_VARIABLE
 in its environment and a `WorkerSpec` as one line of JSON on its standard input. When its parent dies, standard input
 closes, and the worker exits.
 """
@@ -14,23 +14,23 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial
+from sqlalchemy.exc import SQLAlchemyError
 
 from harness.core.credentials import hide_credentials_in_text, hide_credentials_in_tracebacks
 from harness.core.errors import ConfigError, describe_exception
 from harness.core.files import remove_folder
 from harness.core.shortage import ShortageError, describe_shortage
-from harness.core.signals import record_signal, was_signaled
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE
 from harness.sweep.optuna_internals import silence_optuna
-from harness.sweep.programs import make_trial_runner
 from harness.sweep.results.summary import find_best_trials, summarize_trials
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import TrialReporter
@@ -42,31 +42,45 @@ from harness.sweep.trial_runner import TrialJob, TrialRunner
 
 EXIT_OK, EXIT_CRASHED = 0, 1
 EXIT_SHORTAGE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, or too many files are open
-WORKER_MODULE = "harness.sweep.workers.worker"
+MakeRunner = Callable[[StudySpec, Mapping[str, Any]], TrialRunner]
+"""Return the runner of a study from its settings and those of its program."""
+STOP_POLL_SECONDS = 2.0  # between two questions to the storage whether to stop
+STORAGE_ERRORS = (OSError, StorageInternalError, SQLAlchemyError)
 
 
 @dataclass(frozen=True)
 class WorkerSpec:
     """Settings of a worker: the study, its storage, the sweep's folder and the number of CPU threads.
 
-    `command` starts the process in the folder `cwd`.
+    `program` is what its runner needs to run trials. `command` starts the process in the folder `cwd`. The `gpus`, by
+    their ids, are shared by `n_jobs` workers.
     """
 
     study_name: str
     storage: str | None
     folder: str
     n_threads: int | None
+    program: Mapping[str, Any]
     command: Sequence[str]
     cwd: str
+    gpus: Sequence[str] = ()
+    n_jobs: int = 1
+
+    def select_gpus(self, index: int) -> Sequence[str]:
+        """Return the GPUs of one worker: an equal share, or one that others use too if there are more workers."""
+        n_each = max(1, len(self.gpus) // self.n_jobs)
+        start = index * n_each % len(self.gpus)
+        return self.gpus[start : start + n_each]
 
 
-def spawn_worker(spec: WorkerSpec, index: int, n_gpus: int) -> subprocess.Popen[str]:
-    """Start a worker that exits with this process and, if there are GPUs, sees one of them. It prints to its log."""
+def spawn_worker(spec: WorkerSpec, index: int) -> subprocess.Popen[str]:
+    """Start a worker that exits with this process and, of several workers, sees its share of the GPUs.
+
+    It prints to its log.
+    """
     environment = {**os.environ, WORKER_VARIABLE: "1"}
-    if n_gpus:
-        visible = environment.get("CUDA_VISIBLE_DEVICES")
-        gpu = index % n_gpus
-        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[gpu] if visible else str(gpu)
+    if spec.gpus and spec.n_jobs > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(spec.select_gpus(index))
     if spec.n_threads is not None:
         environment["OMP_NUM_THREADS"] = str(spec.n_threads)
     with worker_log_path(spec.folder, index).open("ab") as log:
@@ -91,7 +105,7 @@ def worker_log_path(sweep_folder: str | Path, index: int) -> Path:
     return Path(sweep_folder) / f"worker-{index}.log"
 
 
-def run_worker(make_runner: Callable[[StudySpec], TrialRunner], is_stopping: Callable[[], bool]) -> int:
+def run_worker(make_runner: MakeRunner, is_stopping: Callable[[], bool]) -> int:
     """Run trials as a worker process does, with the specification on standard input; return the exit status.
 
     `is_stopping` is asked between trials.
@@ -117,16 +131,14 @@ def run_worker(make_runner: Callable[[StudySpec], TrialRunner], is_stopping: Cal
     return EXIT_OK
 
 
-def run_trials(
-    spec: WorkerSpec, make_runner: Callable[[StudySpec], TrialRunner], is_stopping: Callable[[], bool]
-) -> None:
+def run_trials(spec: WorkerSpec, make_runner: MakeRunner, is_stopping: Callable[[], bool]) -> None:
     """Run trials until none are left or the worker is asked to stop.
 
     Raises:
         ShortageError: If there is no space left; the trial was interrupted.
     """
     study, study_spec = open_worker_study(spec)
-    runner = make_runner(study_spec)
+    runner = make_runner(study_spec, spec.program)
     queue = TrialQueue(study, study_spec.build_search_space(), Path(spec.folder), runner.extend_trial)
     while not is_stopping():
         trial = queue.claim_trial()
@@ -181,7 +193,7 @@ def _run_trial(
     )
     is_complete, started = False, time.monotonic()
     try:
-        result = runner.run_trial(job, reporter, lambda: is_stopping() or queue.is_stopping())
+        result = runner.run_trial(job, reporter, _make_stop_question(is_stopping, queue))
         is_complete = result.status == "completed"
         return result
     except ConfigError as error:
@@ -212,10 +224,23 @@ def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> 
             remove_folder(folder / str(trial.number) / "checkpoints")
 
 
-def main() -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: record_signal(number))
-    return run_worker(make_trial_runner, was_signaled)
+def _make_stop_question(is_stopping: Callable[[], bool], queue: TrialQueue) -> Callable[[], bool]:
+    """Return a function that says whether the trial should stop; a storage that does not answer asks for nothing."""
+    asked_at = time.monotonic()
+
+    def should_stop() -> bool:
+        nonlocal asked_at
+        if is_stopping():
+            return True
+        if time.monotonic() - asked_at < STOP_POLL_SECONDS:
+            return False
+        asked_at = time.monotonic()
+        try:
+            return queue.is_stopping()
+        except STORAGE_ERRORS:
+            return False
+
+    return should_stop
 
 
 def _take_stdin() -> TextIO:
@@ -226,8 +251,6 @@ def _take_stdin() -> TextIO:
 
 def _exit_with_parent(stdin: TextIO) -> None:
     stdin.read()  # returns when the parent has died
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # with the processes that the program has started
     os._exit(EXIT_CRASHED)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -39,8 +39,8 @@ class WorkerGroup(Protocol):
 class WorkerPool:
     """Worker processes on this machine, which share its cores and GPUs."""
 
-    def __init__(self, spec: WorkerSpec, size: int, n_gpus: int) -> None:
-        self._spec, self.size, self._n_gpus = spec, size, n_gpus
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec, self.size = spec, spec.n_jobs
         self._workers: dict[int, subprocess.Popen[str]] = {}
         self._signaled_pids: set[int] = set()
 
@@ -48,7 +48,7 @@ class WorkerPool:
         """Start the workers that are missing, whatever other sweeps of the study run."""
         for index in range(self.size):
             if not self._is_alive(index):
-                self._workers[index] = spawn_worker(self._spec, index, self._n_gpus)
+                self._workers[index] = spawn_worker(self._spec, index)
 
     @property
     def has_workers(self) -> bool:
@@ -75,8 +75,10 @@ class WorkerPool:
                 worker.send_signal(signal.SIGTERM)
 
     def kill_workers(self) -> None:
+        """Kill the workers with the processes that they have started."""
         for worker in self._workers.values():
-            worker.kill()
+            if worker.poll() is None:
+                os.killpg(worker.pid, signal.SIGKILL)
             worker.wait()
 
     def _is_alive(self, index: int) -> bool:

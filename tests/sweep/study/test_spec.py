@@ -20,7 +20,7 @@ NO_PRUNER = {"_target_": "optuna.pruners.NopPruner"}
 
 def make_spec(*ranges: str, sampler: str = "tpe") -> StudySpec:
     return StudySpec(
-        program={"kind": "training", "fixed": [], "baseline": []},
+        program="training",
         space=read_search_space(ranges, {}, {"optimizer": "adamw"}).to_json(),
         custom_search_space=None,
         objectives=["best_val_loss"],

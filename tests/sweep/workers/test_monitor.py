@@ -1,5 +1,7 @@
 """Messages of a sweep about errors of its storage, without its password."""
 
+from dataclasses import replace
+
 import pytest
 from optuna.exceptions import StorageInternalError
 
@@ -23,7 +25,7 @@ def fail_with_address(*args: object) -> None:
 def test_error_of_the_storage_shows_no_password(places, monkeypatch, capsys) -> None:
     sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
     queue, request = start_study(*sweep), read_tiny_request(*sweep)
-    table, pool = ProgressTable(["best_val_loss"], 1, 1), WorkerPool(make_worker_spec(request), 0, 0)
+    table, pool = ProgressTable(["best_val_loss"], 1, 1), WorkerPool(replace(make_worker_spec(request), n_jobs=0))
     monkeypatch.setattr(SweepMonitor, "_poll_once", fail_with_address)
     monkeypatch.setattr(monitor, "STORAGE_TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr(monitor, "POLL_SECONDS", 0.01)

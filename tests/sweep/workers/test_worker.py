@@ -16,13 +16,14 @@ from optuna.trial import Trial, TrialState
 from harness.core.errors import ConfigError
 from harness.run import runner
 from harness.sweep import Pruned, report
+from harness.sweep.programs.worker import main
 from harness.sweep.reporting import receive_reports
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.trial_attrs import LAST_STEP, RESULT, TrialResult
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.trial_runner import TrialJob
 from harness.sweep.workers import worker
-from harness.sweep.workers.worker import EXIT_OK, EXIT_SHORTAGE, main, run_trials
+from harness.sweep.workers.worker import EXIT_OK, EXIT_SHORTAGE, run_trials
 from harness.training.loop import Trainer
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, start_study
 

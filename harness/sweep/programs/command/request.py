@@ -11,6 +11,7 @@ from harness.core.credentials import hide_credentials, hide_secret_settings
 from harness.core.errors import ConfigError, did_you_mean
 from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
 from harness.sweep.options import SweepOptions
+from harness.sweep.programs import COMMAND
 from harness.sweep.programs.command.command_line import ProgramCommandLine
 from harness.sweep.programs.command.metrics import MetricSpec
 from harness.sweep.programs.command.old_files import check_folders, check_shared_files
@@ -21,9 +22,9 @@ from harness.sweep.request import (
     SweepRequest,
     build_budget,
     check_sampler_and_pruner,
-    count_gpus,
     count_space_points,
     count_trials,
+    list_gpus,
     plan_workers,
 )
 from harness.sweep.space.search_space import SearchSpace
@@ -69,14 +70,7 @@ def build_command_request(asked: CommandSweep) -> SweepRequest:
     template, cwd = asked.template, Path.cwd()
     space = SearchSpace(template.ranges, {}, {})
     spec = StudySpec(
-        program={
-            "kind": "command",
-            "template": template.to_json(),
-            "metric": asdict(asked.metric),
-            "cwd": str(cwd),
-            "grace_seconds": asked.grace_seconds,
-            "trial_seconds": asked.trial_seconds,
-        },
+        program=COMMAND,
         space=space.to_json(),
         custom_search_space=None,
         objectives=asked.options.objectives,
@@ -94,14 +88,20 @@ def build_command_request(asked: CommandSweep) -> SweepRequest:
     current_values = read_baseline_values(asked.baseline, template)
     options, notices = _decide_baseline(asked.options, template, current_values, is_grid=spec.is_grid)
     study_name = options.study or _default_study_name(template)
-    n_gpus = count_gpus()
-    workers = plan_workers(BASIC_LAUNCHER, options.n_jobs or n_gpus or 1, n_gpus, cwd=str(cwd))
+    gpus = list_gpus()
+    workers = plan_workers(BASIC_LAUNCHER, options.n_jobs or len(gpus) or 1, gpus, cwd=str(cwd))
     check_shared_files(asked.metric.sources, workers.n_jobs)
     if workers.n_jobs == 1:
         workers = replace(workers, n_threads=None)  # it may use all
     return SweepRequest(
         options=options,
         spec=spec,
+        program={
+            "template": template.to_json(),
+            "metric": asdict(asked.metric),
+            "grace_seconds": asked.grace_seconds,
+            "trial_seconds": asked.trial_seconds,
+        },
         space=space,
         budget=build_budget(options, count_trials(options, spec, space, current_values), asked.max_failure_rate),
         study_name=study_name,

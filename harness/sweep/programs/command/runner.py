@@ -4,9 +4,10 @@ import json
 import math
 import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import Trial
 
@@ -45,11 +46,11 @@ READING_SHARE = 0.1  # of the time that a program runs, for reading what it writ
 class CommandRunner:
     """Runs a command for each trial and reads its metric."""
 
-    def __init__(self, spec: StudySpec) -> None:
-        program, metric = spec.program, spec.program["metric"]
+    def __init__(self, spec: StudySpec, program: Mapping[str, Any]) -> None:
+        metric = program["metric"]
         self._template = CommandTemplate.from_json(program["template"])
         self._metric = MetricSpec(**{**metric, "sources": tuple(metric["sources"])})
-        self._cwd, self._grace_seconds = Path(program["cwd"]), float(program["grace_seconds"])
+        self._cwd, self._grace_seconds = Path.cwd(), float(program["grace_seconds"])
         self._trial_seconds: float | None = program["trial_seconds"]
         self._objectives = dict(zip(spec.objectives, spec.directions, strict=True))
         self._tags = describe_environment(self._cwd)

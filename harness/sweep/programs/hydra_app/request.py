@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.config.validation import check_writable
 from harness.core.errors import ConfigError
+from harness.sweep.programs import HYDRA_APP
 from harness.sweep.programs.hydra_app.app_command import AppCommand, explain_missing_command
 from harness.sweep.programs.hydra_app.app_space import (
     apply_fixed_overrides,
@@ -36,14 +37,13 @@ from harness.sweep.request import (
     check_sampler_and_pruner,
     count_space_points,
     count_trials,
+    list_gpus,
     plan_workers,
 )
 from harness.sweep.space.search_space import SearchSpace, read_search_space
 from harness.sweep.study.custom_space import check_custom_space
 from harness.sweep.study.spec import StudySpec
 from harness.tracking.store_uri import resolve_store_uri
-
-PROGRAM_KIND = "hydra_app"
 
 
 def read_app_request(
@@ -86,15 +86,15 @@ def read_app_request(
     if command is None:
         notices += _explain_lack_of_workers(missing_command, launcher, options.sweep.n_jobs or 1)
     study_name = options.sweep.study or config.hydra.job.name
-    sweep_dir = find_sweep_dir(config, study_name)
     n_trials = count_trials(options.sweep, spec, space, current_values)
     return SweepRequest(
         options=options.sweep,
         spec=spec,
+        program={},
         space=space,
         budget=build_budget(options.sweep, n_trials, options.max_failure_rate),
         study_name=study_name,
-        folder=check_writable("hydra.sweep.dir", sweep_dir),
+        folder=check_writable("hydra.sweep.dir", find_sweep_dir(config, study_name)),
         workers=_plan_app_workers(launcher, options, command),
         store_uri=_find_store_uri(options.sweeper.get("mlflow_uri")),
         is_uploaded=options.sweeper.get("mlflow") is not False,
@@ -111,7 +111,7 @@ def read_app_request(
 def _build_spec(options: AppOptions, space: SearchSpace, settings: Mapping[str, str]) -> StudySpec:
     """Return the settings of the study; `settings` are those of the app."""
     return StudySpec(
-        program={"kind": PROGRAM_KIND},
+        program=HYDRA_APP,
         space=space.to_json(),
         custom_search_space=options.sweeper["custom_search_space"],
         objectives=options.sweep.objectives,
@@ -143,18 +143,12 @@ def _explain_lack_of_workers(missing_command: str, launcher: str, n_jobs: int) -
 
 
 def _plan_app_workers(launcher: str, options: AppOptions, command: AppCommand | None) -> WorkerPlan:
-    """Plan one worker per GPU, or else one: nobody knows what a trial of the app needs."""
-    n_gpus = _count_gpus() if command else 0
-    n_jobs = (options.sweep.n_jobs or n_gpus or 1) if command else 1
-    plan = plan_workers(launcher, n_jobs, n_gpus, command.to_list() if command else [sys.executable], os.getcwd())
+    """Plan one worker per GPU if the app has imported torch, or else one: nobody knows what a trial of it needs."""
+    gpus = list_gpus() if command and "torch" in sys.modules else []
+    n_jobs = (options.sweep.n_jobs or len(gpus) or 1) if command else 1
+    plan = plan_workers(launcher, n_jobs, gpus, command.to_list() if command else [sys.executable], os.getcwd())
     is_left_alone = n_jobs == 1 or "OMP_NUM_THREADS" in os.environ
     return replace(plan, n_threads=None) if is_left_alone else plan
-
-
-def _count_gpus() -> int:
-    """Return the number of GPUs if the app has imported torch, which takes seconds."""
-    torch = sys.modules.get("torch")
-    return torch.cuda.device_count() if torch else 0
 
 
 def _find_store_uri(given: str | None) -> str:

@@ -4,11 +4,11 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, JobStatus
@@ -33,9 +33,8 @@ from harness.sweep.study.setup import check_existing_study
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.sweeper import run_study
-from harness.sweep.trial_runner import TrialRunner
 from harness.sweep.workers.launcher_pool import make_launcher_pool
-from harness.sweep.workers.worker import EXIT_SHORTAGE, WorkerSpec, run_trials, run_worker
+from harness.sweep.workers.worker import EXIT_SHORTAGE, MakeRunner, WorkerSpec, run_trials, run_worker
 
 Jobs = list[list[JobReturn]]
 INSTALLED = {"site-packages", "dist-packages"}
@@ -149,7 +148,10 @@ def _sweep_in_process(
     if not _prepare_study(request, config):
         return []
     try:
-        make_runner = partial(HydraAppRunner, app=app)
+
+        def make_runner(spec: StudySpec, program: Mapping[str, Any]) -> HydraAppRunner:
+            return HydraAppRunner(spec, app)
+
         outcome = run_study(request, lambda _, spec, queue: InProcessWorkers(spec, queue, make_runner))
         outcome.raise_if_not_completed()
         return app.jobs
@@ -201,7 +203,7 @@ def _describe_app(
     )
 
 
-def _make_checked_runner(app: RunningApp, spec: StudySpec) -> HydraAppRunner:
+def _make_checked_runner(app: RunningApp, spec: StudySpec, program: Mapping[str, Any]) -> HydraAppRunner:
     """Return the runner of a worker, whose app must have the same settings as the study."""
     settings = list_fixed_settings(app.config, spec.build_search_space())
     changed = sorted(key for key in {**settings, **spec.config} if settings.get(key) != spec.config.get(key))
@@ -215,7 +217,7 @@ class InProcessWorkers:
 
     size = 1
 
-    def __init__(self, spec: WorkerSpec, queue: TrialQueue, make_runner: Callable[[StudySpec], TrialRunner]) -> None:
+    def __init__(self, spec: WorkerSpec, queue: TrialQueue, make_runner: MakeRunner) -> None:
         self._spec, self._queue, self._make_runner = spec, queue, make_runner
         self._is_running, self._is_stopping = False, False
         self._shortage = ""

@@ -105,9 +105,9 @@ def read_config_space(
     return ConfigSpace(space.ranges, space.conditional, space.group_options, (*kept, *deleted), baseline)
 
 
-def rebuild_config_space(spec: StudySpec) -> ConfigSpace:
+def rebuild_config_space(spec: StudySpec, program: Mapping[str, Any]) -> ConfigSpace:
     """Return the search space of a study over our own training."""
-    space, program = spec.build_search_space(), spec.program
+    space = spec.build_search_space()
     return ConfigSpace(
         space.ranges, space.conditional, space.group_options, tuple(program["fixed"]), tuple(program["baseline"])
     )

@@ -33,6 +33,7 @@ from harness.core.paths import config_dir, run_command
 from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
 from harness.run import provenance
 from harness.run.notices import describe_choices
+from harness.sweep.programs import TRAINING
 from harness.sweep.programs.training.command_line import TrainingCommandLine
 from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, ConfigSpace, read_config_space
 from harness.sweep.programs.training.file_ranges import fit_file_ranges
@@ -48,6 +49,7 @@ from harness.sweep.request import (
     check_sampler_and_pruner,
     count_space_points,
     count_trials,
+    list_gpus,
     plan_workers,
 )
 from harness.sweep.space.range_syntax import explain_number_error
@@ -125,13 +127,12 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
         cfg=cfg,
         options=options,
         spec=spec,
+        program={"fixed": space.fixed, "baseline": space.baseline},
         space=space,
         budget=build_budget(options, count_trials(options, spec, space, current_values), sweeper["max_failure_rate"]),
         study_name=study_name,
         folder=_choose_folder(config, output_dir, study_name),
-        workers=plan_workers(
-            launcher, options.n_jobs, torch.cuda.device_count() if cfg.device.kind in ("auto", "cuda") else 0
-        ),
+        workers=plan_workers(launcher, options.n_jobs, _list_own_gpus(cfg)),
         store_uri=resolve_store_uri(mlflow.get("uri")),
         is_uploaded="mlflow" in cfg.observers,
         experiment=cfg.observers.get("mlflow", {}).get("experiment", DEFAULT_EXPERIMENT),
@@ -154,7 +155,7 @@ def _build_study_spec(
     sweeper: Mapping[str, Any],
 ) -> StudySpec:
     return StudySpec(
-        program={"kind": "training", "fixed": space.fixed, "baseline": space.baseline},
+        program=TRAINING,
         space=space.to_json(),
         custom_search_space=sweeper["custom_search_space"],
         objectives=options.objectives,
@@ -166,6 +167,11 @@ def _build_study_spec(
         keep=options.keep,
         config=_fixed_settings(cfg, space),
     )
+
+
+def _list_own_gpus(cfg: DictConfig) -> list[str]:
+    """Return the ids of the GPUs that runs may use."""
+    return list_gpus()[: torch.cuda.device_count()] if cfg.device.kind in ("auto", "cuda") else []
 
 
 def _check_preflight_mode(mode: str) -> None:

@@ -1,6 +1,7 @@
 """Trials that are runs of this package's own train function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from optuna.trial import Trial
 
@@ -21,10 +22,10 @@ from harness.training.policies import Decision, Policy, Stop
 class TrainingRunner:
     """Compose a trial's configuration and train with it."""
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, spec: StudySpec, program: Mapping[str, Any]) -> None:
         import harness.run.runner  # noqa: F401  # imports torch now, so that no claimed trial waits for it
 
-        self._spec, self._space = spec, rebuild_config_space(spec)
+        self._spec, self._space = spec, rebuild_config_space(spec, program)
         self._extend: Callable[[Trial], None] | None = None
         if spec.custom_search_space is not None:
             self._extend = load_custom_space(

@@ -18,7 +18,7 @@ def test_paths_of_the_command_are_stored_as_absolute_ones(places, tmp_path, monk
     monkeypatch.setattr("sys.argv", ["run.py", "-m", *given])
     request = read_tiny_request(*TINY_WITHOUT_LORA, *places, *given, "output_dir=results")
     path = f"data.source.path={tmp_path}/notes.md"
-    assert path in request.spec.program["fixed"]
+    assert path in request.program["fixed"]
     assert path in request.space.fixed
     assert request.cfg.data.source.path == f"{tmp_path}/notes.md"
     assert path in request.command

@@ -36,7 +36,7 @@ def test_values_of_the_run_are_the_baseline_and_its_shapes_stay(places, tmp_path
     notes = "\n".join(request.notices)
     assert "optimizer is not searched: the resumed run keeps optimizer=adamw" in notes
     assert "model.width is not searched, it stays 16: start.run: " in notes
-    space = rebuild_config_space(request.spec)  # as workers do
+    space = rebuild_config_space(request.spec, request.program)  # as workers do
     trial = space.compose_config({"optimizer.lr": 0.05, "schedule.warmup_steps": 1})
     assert (trial.optimizer.lr, trial.optimizer.weight_decay) == (0.05, 0.3)
     assert (trial.schedule.warmup_steps, trial.schedule.warmup_ratio) == (1, None)
