@@ -42,6 +42,13 @@ def test_store_without_runs_is_rejected_with_a_command_that_records_one(
     assert not list(tmp_path.iterdir())
 
 
+def test_package_that_is_missing_is_named_with_its_extra(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "mlflow.db").touch()
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    assert cli.main(["ui", "--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 2
+    assert "the package mlflow is not installed; pip install 'plateau-harness[programs]'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
