@@ -14,6 +14,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.compose import remove_credentials
 from harness.core.errors import ConfigError, RunFailedError
@@ -188,9 +189,10 @@ def _prepare_launcher(config: DictConfig, context: HydraContext, folder: Path) -
 
 def _hide_credentials(config: DictConfig) -> DictConfig:
     public = config.copy()
-    with suppress(Exception):
+    with suppress(OmegaConfBaseException):
         remove_credentials(public)
-    return public
+        return public
+    raise ConfigError("an address in the configuration has a password; write it as ${oc.env:NAME}, or leave it out")
 
 
 def _describe_app(
