@@ -34,6 +34,8 @@ class NamedCurve:
 
     name: ValueName
     is_summary: bool = False  # its values say something of the whole run
+    is_setting: bool = False  # its values were printed before the program began to measure
+    form: object = None  # of the line with the last value
     steps: array = field(default_factory=lambda: array("q"))
     shares: array = field(default_factory=lambda: array("d"))
     values: array = field(default_factory=lambda: array("d"))
@@ -50,6 +52,14 @@ class NamedCurve:
         self.shares.append(math.nan if moment.share is None else moment.share)
         self.values.append(value)
 
+    def ends_with(self, value: float, moment: Moment) -> bool:
+        """Return whether the last value is this one, at the same step."""
+        return bool(self.values) and self.values[-1] == value and self.steps[-1] == moment.step
+
+    def clear(self) -> None:
+        """Drop the values: they were settings of the same name."""
+        del self.steps[:], self.shares[:], self.values[:]
+
     def iterate_points(self, start: int = 0) -> Iterator[CurvePoint]:
         for at in range(start, len(self.values)):
             share = self.shares[at]
@@ -63,11 +73,11 @@ class NamedCurves:
     by_key: dict[str, NamedCurve] = field(default_factory=dict)
     last_bare: float | None = None
 
-    def find_or_add(self, name: ValueName, is_summary: bool = False) -> NamedCurve | None:
+    def find_or_add(self, name: ValueName, is_summary: bool = False, is_setting: bool = False) -> NamedCurve | None:
         """Return the curve of a name, a new one if it has none; None if there are too many."""
         curve = self.by_key.get(name.key)
         if curve is None and len(self.by_key) < MAX_NAMES:
-            curve = self.by_key[name.key] = NamedCurve(name, is_summary)
+            curve = self.by_key[name.key] = NamedCurve(name, is_summary, is_setting)
         return curve
 
     def make_bare_curve(self) -> NamedCurve:

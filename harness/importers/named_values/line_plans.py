@@ -3,12 +3,15 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.diagnosis.history import LOSS_METRICS
 from harness.importers.named_values.run_position import LinePosition
+from harness.importers.named_values.settings import counts_something
 from harness.importers.named_values.value_labels import (
+    find_qualifier,
     follows_awaiting,
+    is_in_path,
     make_name,
     read_awaiting,
     read_name,
@@ -26,7 +29,7 @@ SETTINGS = re.compile(r"^\W*(?:\w*Namespace|\w*(?:Arguments|Args|Config|Params|S
 PLURAL_EPOCHS = re.compile(r"\bepochs\W*$", re.IGNORECASE)
 SIZE = re.compile(r"\bsize\b", re.IGNORECASE)  # `model size (MB): 0.5`, `batch size 8`
 MAX_HEADING_CHARS = 120
-COUNTED_OF = re.compile(r"^\s*/\s*$")
+PART_START = re.compile(r"[|;]|\w\s*:")  # `| valid: loss`
 
 
 @dataclass(slots=True)
@@ -50,14 +53,20 @@ class LinePlan:
     context: str | None = None
     is_progress: bool = False  # of an evaluation: n/N of its batches
     is_heading: bool = False  # it says what the lines below were measured on
+    qualifier: str = ""  # of `context`, as in `EMA validation`
+    counted: set[str] = field(default_factory=set)  # fields of `places` whose names are those of numbers of steps
+    n_lines: int = 0  # that were read
 
     @property
     def has_position(self) -> bool:
         return bool(self.places)
 
-    def read_position(self, tokens: Sequence[str]) -> LinePosition:
+    def read_position(self, tokens: Sequence[str], is_setting: bool) -> LinePosition:
+        """Return the position of a line; a number of steps is none if it may be a setting."""
         line = LinePosition(is_bar=self.is_bar, counts_run=self.counts_run)
         for name, index in self.places:
+            if is_setting and name in self.counted:
+                continue
             value = parse_token(tokens[index], is_count=True)
             if value != MISSING and value == value:
                 setattr(line, name, value)
@@ -100,13 +109,13 @@ def plan_line(gaps: Sequence[str], tokens: Sequence[str], line: str) -> LinePlan
     used |= {column.index for column in columns if column.role in (*POSITION_ROLES, "rank")}
     used |= {column.of for column in columns if column.of is not None}
     by_index = {column.index: column for column in columns}
-    _NameReader(gaps, tokens, used, by_index).fill(plan)
+    plan.qualifier = _NameReader(gaps, tokens, used, by_index).fill(plan)
     valued = {slot.index for slot in plan.slots}
     plan.places = [(role, index) for role, index in plan.places if index not in valued]
     is_short = len(line.strip()) <= MAX_HEADING_CHARS
     if plan.is_progress:
         _use_means(plan, columns)
-    plan.is_heading = not plan.slots and plan.context is not None and is_short
+    plan.is_heading = not plan.slots and is_short and (plan.context is not None or bool(plan.qualifier))
     return plan
 
 
@@ -127,6 +136,8 @@ def _choose_position(plan: LinePlan, columns: Sequence[LineNumber], gaps: Sequen
             plan.places.append(("total_epochs", chosen.index))
             continue
         plan.places.append((role, chosen.index))
+        if chosen.of is None and counts_something(chosen.name):
+            plan.counted.add(role)
         if chosen.of is not None:
             plan.places.append((f"{role}_of", chosen.of))
     indexes = dict(plan.places)
@@ -153,12 +164,14 @@ class _NameReader:
         self._awaiting = ""
         self._list_name: ValueName | None = None  # as in `Loss [6, 200]: 3.58`
         self._context: str | None = None
+        self._qualifier, self._is_in_brackets = "", False
 
-    def fill(self, plan: LinePlan) -> None:
+    def fill(self, plan: LinePlan) -> str:
+        """Add the values to a plan; return the qualifier of its context."""
         seen: set[str] = set()
         for at in range(len(self._tokens)):
             gap = self._gaps[at]
-            self._context = find_context(gap) or self._context
+            self._follow_context(gap)
             self._follow_extreme(gap, at)
             if ARROW.fullmatch(gap) and plan.slots and plan.slots[-1].index == at - 1:
                 plan.slots[-1].index = at  # from the value before to that of this line
@@ -167,8 +180,10 @@ class _NameReader:
             self._awaiting = read_awaiting(gap)
             if self._awaiting and self._tokens[at].isdigit() and at + 1 < len(self._tokens):
                 name = None if follows_awaiting(self._gaps[at + 1]) else name
-            if name is None:
+            if name is None or is_in_path(gap, self._tokens[at]):
                 continue
+            if self._qualifier and not name.full.lower().startswith(self._qualifier.lower()):
+                name = replace(name, qualifier=self._qualifier)
             if self._extreme and not says_extreme(name.full.replace("_", " ")):
                 name = ValueName(f"{self._extreme} {name.label}", name.context)
             if name.key in seen:
@@ -178,6 +193,8 @@ class _NameReader:
             plan.slots.append(ValueSlot(name, at, of, gap.endswith("_-")))
             if of is not None:
                 self._used.add(of)
+        self._follow_context(self._gaps[-1])
+        return self._qualifier
 
     def _read_name(self, at: int) -> ValueName | None:
         gap, column = self._gaps[at], self._columns.get(at)
@@ -201,6 +218,15 @@ class _NameReader:
         if name is None and gap.rstrip()[-1:] in ("", ",", ";", "|", ":") and (at == 0 or at - 1 not in self._used):
             name = read_name_behind(self._gaps[at + 1], self._context, at + 1 == len(self._tokens))
         return name
+
+    def _follow_context(self, gap: str) -> None:
+        """Note the split that the numbers below were measured on, and of which model, as in `EMA valid: loss`."""
+        context, qualifier = find_context(gap), find_qualifier(gap)
+        self._context = context or self._context
+        begins_part = context and PART_START.search(gap)
+        if qualifier or begins_part or (self._is_in_brackets and gap.lstrip()[:1] in (")", "]")):
+            self._qualifier = qualifier
+            self._is_in_brackets = len(re.findall(r"[(\[]", gap)) > len(re.findall(r"[)\]]", gap))
 
     def _follow_extreme(self, gap: str, at: int) -> None:
         """Note whether the number, or at the start of a line all of it, is the best one so far or a target."""

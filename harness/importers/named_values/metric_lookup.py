@@ -5,18 +5,14 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from harness.importers.metric_aliases import BARE_SPLIT_TIER, name_meaning, normalize_name, split_words
+from harness.importers.metric_aliases import BARE_SPLIT_TIER, name_meaning, normalize_name
 from harness.importers.named_values.curves import LAST_LINE, NamedCurve, NamedCurves
+from harness.importers.named_values.settings import METRIC_WORDS
 from harness.importers.named_values.value_names import match_names, plain_words, show_name, squash_name
 
 MIN_CURVE = 3  # values, beside which one value alone is that of a line at the end
 MAX_SHOWN = 8
 """Names that an error lists."""
-METRIC_WORDS = split_words(
-    "loss losses acc accuracy error err f1 bleu rouge rougel meteor ppl perplexity reward return score auc auroc map "
-    "iou miou dice wer cer bpb bpc mse mae rmse mape r2 psnr ssim fid is top1 top5 precision recall spearman pearson "
-    "kappa mcc nll elbo ndcg mrr hit fscore fitness"
-)
 MIN_LIKENESS = 0.6  # of two names, one of which may be meant
 
 
@@ -51,8 +47,8 @@ def find_named_metric(curves: NamedCurves, metric: str, source: str) -> FoundMet
     Raises:
         MetricError: If there is none, or several that may be meant.
     """
-    by_key = {curve.name.key: curve for curve in curves}
-    found = [by_key[name.key] for name in match_names(metric, [curve.name for curve in curves])]
+    found = _match_curves([curve for curve in curves if not curve.is_setting], metric)
+    found = found or _match_curves([curve for curve in curves if curve.is_setting], metric)
     if not found:
         meaning = name_meaning(metric)
         wanted = meaning.metric if meaning.tier == 0 or (meaning.metric or "").endswith(("lr", "grad_norm")) else None
@@ -64,6 +60,11 @@ def find_named_metric(curves: NamedCurves, metric: str, source: str) -> FoundMet
     if found:
         raise MetricError(f"--metric: {metric!r} may be {_list_choices(found)} in {source}; give one of these names")
     raise MetricError(f"--metric: no metric {metric!r} in {source}; {_describe_found(curves, metric)}")
+
+
+def _match_curves(curves: Sequence[NamedCurve], metric: str) -> list[NamedCurve]:
+    by_key = {curve.name.key: curve for curve in curves}
+    return [by_key[name.key] for name in match_names(metric, [curve.name for curve in curves])]
 
 
 def has_name(curves: NamedCurves, metric: str) -> bool:
@@ -109,7 +110,7 @@ def _most_direct(curves: Sequence[NamedCurve]) -> list[NamedCurve]:
 
     A name with hardly any values, as in a line at the end, counts less than one with a curve.
     """
-    curves = [curve for curve in curves if not _counts(curve)]
+    curves = [curve for curve in curves if not _counts(curve) and not curve.is_setting]
     most = max((len(curve) for curve in curves), default=0)
     enough = [curve for curve in curves if len(curve) > 1 or most < MIN_CURVE]
     lowest = min((_rank_name(curve) for curve in enough), default=(0, 0))
@@ -156,7 +157,7 @@ def _list_choices(curves: Iterable[NamedCurve]) -> str:
 
 def _describe_found(curves: NamedCurves, metric: str | None) -> str:
     """Return which values there are, those that look like metrics first, and the option that names the nearest."""
-    ranked = sorted(curves, key=lambda curve: (not looks_like_metric(curve), -len(curve)))
+    ranked = sorted(curves, key=lambda curve: (curve.is_setting, not looks_like_metric(curve), -len(curve)))
     if not ranked:
         if curves.last_bare is not None:
             return f"its last line is the number {curves.last_bare:g}: leave out --metric to use it"

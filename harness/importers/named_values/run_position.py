@@ -28,6 +28,7 @@ class RunPosition:
 
     def __init__(self) -> None:
         self.latest = Moment()
+        self.latest_is_used = False  # a value was measured at a step
         self._total_steps: float | None = None
         self._total_epochs: float | None = None
         self._counter = StepCounter()
@@ -45,6 +46,17 @@ class RunPosition:
     def note_value(self) -> None:
         """Note that a value was read at the latest position."""
         self._is_bar_used = self._bar is not None
+        self.latest_is_used = self.latest_is_used or self.latest.step is not None
+
+    def begin_at(self, line: LinePosition) -> None:
+        """Forget the steps or epochs of earlier lines: the first line with values has its own."""
+        if line.is_bar:
+            return
+        if line.step is not None:
+            self._counter, self._last_step, self._epoch_of_last_step = StepCounter(), None, None
+            self._n_restarts, self._restarts, self.latest = 0, None, Moment()
+        if line.epoch is not None:
+            self._epoch, self._has_epoch_0, self._has_fractions = None, False, False
 
     def move_to(self, line: LinePosition) -> Moment:
         """Return where a line with this position belongs."""
@@ -106,6 +118,8 @@ class RunPosition:
     def _find_share(self, run_step: int | None, step: float | None, line: LinePosition) -> float | None:
         share: float | None = None
         within = self._is_within_epoch(line)
+        if self._total_steps and step is not None and (run_step or 0) > self._total_steps + 1:
+            self._total_steps = None  # it counts something else
         if step is not None and self._total_steps and run_step is not None:
             share = run_step / self._total_steps
         elif step is not None and line.step_of and not within and not self._n_restarts:

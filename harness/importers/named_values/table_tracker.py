@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from harness.importers.metric_aliases import split_words
+from harness.importers.named_values.settings import SETTING_HEADERS
 from harness.importers.tables.cells import parse_cell
 from harness.importers.tables.layout import LONG_KEYS, LONG_VALUES, candidate_names, is_rule, split_cells
 
@@ -35,6 +36,12 @@ class TableTracker:
         self._header: Header | None = None
         self._candidates: list[Header] = []
         self._age = 0
+
+    @property
+    def has_settings(self) -> bool:
+        """Return whether the table is one of settings, with their names in the first column."""
+        first = next(filter(None, self._header.names), "") if self._header else ""
+        return bool(set(first.lower().split()) & SETTING_HEADERS)
 
     def read_row(self, line: str) -> dict[str, float] | None:
         """Return the values of a row by the names of its columns; None for any other line."""

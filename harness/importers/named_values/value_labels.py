@@ -3,12 +3,14 @@
 import re
 
 from harness.importers.metric_aliases import SPLIT_WORDS, split_words
+from harness.importers.named_values.settings import METRIC_WORDS
 from harness.importers.named_values.value_names import ValueName
 from harness.importers.text.labels import (
     CLAUSE_END,
     GROUP,
     MAX_LABEL_CHARS,
     MAX_LABEL_WORDS,
+    NEUTRAL_WORDS,
     OPTION,
     SEPARATORS,
     TRAILING_WORDS,
@@ -26,6 +28,26 @@ COMPOUND = re.compile(r"\w[_/.]\w")
 ASCII_WORD = re.compile(r"[A-Za-z]{2}")
 OTHER_LETTERS = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]+")
 PAIR_START = re.compile(r"^(\s*[A-Za-z][\w/. -]{0,40}),\s*$")  # a line such as `val_loss,0.31`
+QUALIFIERS = (
+    r"(?:ema|swa|polyak|averaged|teacher|shadow|smooth(?:ed)?|moving[ -]average)(?:[ _-](?:model|weights|params))?"
+)
+SPLIT_NAME = r"(?:train(?:ing)?|val(?:id(?:ation|ating)?)?|eval(?:uation|uating)?|dev|test(?:ing)?)"
+QUALIFIER = re.compile(
+    rf"\b({QUALIFIERS}|last|best)(?=[ _/-]*\b{SPLIT_NAME}\b)|(?:^\W*|[|;(\[]\s*)({QUALIFIERS})\s*[:|)\]/]",
+    re.IGNORECASE,
+)
+"""A word before the split, or at the start of a part of a line, that says of which model the numbers are."""
+OTHER_MODEL = re.compile(rf"\W*([A-Za-z]\w*)[ -]{SPLIT_NAME}\s*[:|]", re.IGNORECASE)  # `Critic valid: loss 0.3`
+PATH_END = re.compile(
+    r"(?:^|[\s'\"=:(\[])(?:(?:~|\.{1,2}|[A-Za-z]:)?[/\\][\w.~+=-]|[\w.~-]+[/\\][\w.~+=-]+[/\\])[^\s,;|:]*$"
+)
+FILE_NAME = re.compile(
+    r"[\d.]+\.(?:pt|pth|ckpt|bin|np[yz]|pkl|json|ya?ml|safetensors|onnx|h5|log|txt|csv|png|py|tar|gz)", re.IGNORECASE
+)
+SAVING_WORDS = split_words("saving saved save writing wrote written loading loaded load checkpoint checkpoints ckpt")
+JOINING_WORDS = split_words(
+    "with to and or of in on at by for from the a an as than was is are were using has have into up be will"
+)
 HAS_LETTER = re.compile(r"[^\W\d_]")
 PREPOSITION = re.compile(r"\s+(?:of|on|for|over|in|at|from)\s+(?:the|a|all)\b.*")
 
@@ -101,8 +123,29 @@ def _read_words(text: str, is_first: bool) -> str:
     if any(map(ASCII_WORD.search, words)):  # a name within a sentence of another language
         words = [word for word in (OTHER_LETTERS.sub("", word) for word in words) if any(map(str.isalnum, word))]
     label = " ".join(word.strip(".,!?*#\"'`()[]") for word in words).strip()
-    return label if _has_letter(label) else ""
+    return label if _has_letter(label) and not _names_nothing(label) else ""
 
 
 def _has_letter(text: str) -> bool:
     return HAS_LETTER.search(text) is not None
+
+
+def find_qualifier(gap: str) -> str:
+    """Return the word for the model that the numbers after `gap` were measured on, as in `EMA valid: loss`; else ""."""
+    found = [match[1] or match[2] for match in QUALIFIER.finditer(gap)]
+    if found:
+        return found[-1]
+    other = OTHER_MODEL.match(gap)
+    return other[1] if other and other[1].lower() not in NEUTRAL_WORDS | {"student"} else ""
+
+
+def is_in_path(gap: str, token: str) -> bool:
+    """Return whether a number is part of the name of a file or a folder."""
+    return PATH_END.search(gap[-MAX_LABEL_CHARS:]) is not None or FILE_NAME.fullmatch(token) is not None
+
+
+def _names_nothing(label: str) -> bool:
+    """Return whether words only join or say that something is saved or loaded, as in `saving checkpoint to `."""
+    words = [word.lower() for word in re.split(r"[\W_]+", label) if word]
+    is_saved = bool(SAVING_WORDS & set(words)) and words[-1] not in METRIC_WORDS
+    return is_saved or all(word in JOINING_WORDS for word in words)

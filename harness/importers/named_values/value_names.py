@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from harness.importers.foreign_words import translate_words
@@ -45,9 +45,14 @@ class ValueName:
     label: str
     context: str | None = None
     parts: tuple[str, ...] = ()
+    qualifier: str = ""  # of the model that was measured, as in `EMA valid: loss`
 
     @property
     def full(self) -> str:
+        return " ".join(filter(None, (self.qualifier, self.context, self.label)))
+
+    @property
+    def unqualified(self) -> str:
         return f"{self.context} {self.label}" if self.context else self.label
 
     @property
@@ -63,10 +68,10 @@ class ValueName:
     @property
     def meaning(self) -> Meaning:
         """Return what it stands for, and how directly it says so."""
-        for name in (self.full, *self.parts):
+        for name in (self.unqualified, *self.parts):
             meaning = name_meaning(name)
             if meaning.metric is not None and meaning.metric not in POSITIONS:
-                return meaning
+                return Meaning(meaning.metric, meaning.tier + 1) if self.qualifier else meaning
         return UNKNOWN
 
 
@@ -101,9 +106,21 @@ def match_names(query: str, names: Iterable[ValueName]) -> list[ValueName]:
     """Return the names that `query` may mean, of those that say it most exactly.
 
     First those that are spelled so, and beside one that says no split those of the validation; then those of which it
-    is a part, then those with the same words in any order.
+    is a part, then those with the same words in any order. Names with a qualifier, such as `EMA`, are meant where it
+    is given, or where no other name is meant.
     """
     names = list(names)
+    plain = [name for name in names if not name.qualifier]
+    found = _match_plain(query, plain) or _match_plain(query, names)
+    if found or len(plain) == len(names):
+        return found
+    by_unqualified = {squash_name(name.full): name for name in names if name.qualifier}
+    others = {squash_name(name.unqualified): squash_name(name.full) for name in names if name.qualifier}
+    stripped = [replace(name, qualifier="") for name in by_unqualified.values()]
+    return [by_unqualified[others[name.key]] for name in _match_plain(query, stripped)]
+
+
+def _match_plain(query: str, names: list[ValueName]) -> list[ValueName]:
     squashed = squash_name(query)
     exact = [name for name in names if name.key == squashed]
     if exact and exact[0].context is None:

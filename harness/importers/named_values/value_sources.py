@@ -42,10 +42,11 @@ class FileSource:
     """A file of any format, or a folder. It need not exist yet, and may be replaced by a new file.
 
     `path` may have wildcards, as in `lightning_logs/version_*/metrics.csv`; of several files the latest is read.
+    An output is text while it grows, even if it begins with a configuration as JSON; at its end it may be one document.
     """
 
-    def __init__(self, path: str) -> None:
-        self._pattern = path
+    def __init__(self, path: str, is_output: bool = False) -> None:
+        self._pattern, self._is_output = path, is_output
         self._inner: ValueSource | None = None
         self._found: Path | None = None
         self._empty = NamedCurves()
@@ -56,9 +57,19 @@ class FileSource:
             if is_final:
                 raise ValueError(f"{self._pattern}: no such file or folder; check what the program writes, and where")
             return self._empty
-        if self._inner is None or path != self._found:
+        if self._is_output and path.is_file():
+            self._open_output(path, is_final)
+        elif self._inner is None or path != self._found:
             self._inner, self._found = _open_source(path, is_final), path
         return self._inner.read(is_final) if self._inner is not None else self._empty
+
+    def _open_output(self, path: Path, is_final: bool) -> None:
+        if is_final and path.stat().st_size <= MAX_JSON_BYTES and isinstance(self._inner, GrowingText | None):
+            with path.open("rb") as file:
+                head = decode_text(file.read(CHUNK_BYTES))
+            if is_document(head):
+                self._inner = RewrittenDocument(path)
+        self._inner = self._inner or GrowingText(path)
 
 
 class GrowingText:

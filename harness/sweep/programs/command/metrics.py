@@ -69,7 +69,9 @@ class MetricReader:
     def __init__(self, spec: MetricSpec, output: Path, environment: Mapping[str, str] = os.environ) -> None:
         self._spec = spec
         self._names = spec.sources or (str(output),)
-        self._sources = [_open_source(name, output.parent, environment) for name in self._names]
+        self._sources: list[ValueSource] = [FileSource(str(output), is_output=True)]
+        if spec.sources:
+            self._sources = [_open_source(name, output.parent, environment) for name in spec.sources]
         self._reported: tuple[str, int] = ("", 0)  # name of the curve that was read last, and how much of it
         self._taken: dict[str, int] = {}  # number of points by key
 
@@ -84,7 +86,7 @@ class MetricReader:
             curve = find_validation_loss(curves) if named is None else find_named_metric(curves, named, "").curve
         except MetricError:
             return []
-        if curve is None:
+        if curve is None or curve.is_setting:
             return []
         key, start = self._reported
         if key != curve.name.key or len(curve) < start:  # another name says it more directly, or a file was replaced
@@ -95,14 +97,17 @@ class MetricReader:
     def read_new_curves(self) -> dict[str, list[CurvePoint]]:
         """Return the points of all curves that were read since the last call, by name, for the record of the trial.
 
-        Losses, LR and gradient norm have our names; the first name that stands for one of these gets it. A number that
-        was printed once, and has no name of a metric, is none.
+        Losses, LR and gradient norm have our names; the first name that stands for one of these gets it. A setting,
+        and a number that was printed once and has no name of a metric, is none.
         """
         found: dict[str, list[CurvePoint]] = {}
         taken_names: set[str] = set()
         for curve in self._read_sources(is_final=False):
+            if curve.is_setting:
+                continue
             name = curve.name.metric
-            name = show_name(curve.name.full) if name is None or name in taken_names else name
+            is_other = name is None or name in taken_names or bool(curve.name.qualifier)
+            name = show_name(curve.name.full) if name is None or is_other else name
             taken_names.add(name)
             if len(curve) < 2 and curve.name.metric is None and not looks_like_metric(curve):
                 continue

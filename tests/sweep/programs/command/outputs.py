@@ -102,6 +102,49 @@ BASELINES = (
 )
 LAPS = "100/200 loss 0.8\n200/200 loss 0.7\n100/200 loss 0.6\n"
 
+ECHOED_CONFIG = (
+    "eval_interval = 250 # keep frequent\neval_iters = 200\nlog_interval = 10 # not too often\n"
+    "batch_size = 64\nblock_size = 256 # context of up to 256 previous characters\n"
+    "learning_rate = 1e-3 # with small networks\nmax_iters = 5000\nmin_lr = 1e-4 # learning_rate / 10 usually\n"
+    "beta2 = 0.99\nOverriding: eval_iters = 3\nOverriding: batch_size = 4\nOverriding: max_iters = 40\n"
+    "num decayed tensors: 6, with 16,512 parameters\n"
+)
+STEPS = "".join(
+    f"step {step}: train loss {2 - step / 40}, val loss {3 - step / 40}\niter {step}: loss 1.5, time 4ms\n"
+    for step in (0, 20, 40)
+)
+CONFIGS = {
+    "source of the config": (ECHOED_CONFIG, 1.0),
+    "yaml": (
+        "model:\n  n_layer: 6\noptim:\n  lr: 0.001  # peak / 10\n  eval_steps: 500\nmax_steps: 40\nepoch: 9\n",
+        1.0,
+    ),
+    "arguments": ("Namespace(lr=0.1, eval_iters=200, max_iters=40)\n", None),
+    "arguments in lines": ("TrainingArguments(\neval_steps=500,\nlearning_rate=5e-05,\nmax_steps=40,\n)\n", 1.0),
+    "object": ('{"lr": 0.1, "eval_steps": 200, "max_steps": 40, "seed": 3, "loss_weight": 0.5}\n', 1.0),
+    "object in lines": ('{\n "lr": 0.1,\n "eval_steps": 200,\n "epoch": 9,\n "batch_size": 64,\n "seed": 3\n}\n', None),
+    "dictionary": ("{'lr': 0.1, 'eval_steps': 200, 'batch_size': 8, 'top_k': -1}\n", None),
+    "dots": ("  eval_iters ................ 10\n  lr ............ 0.1\n  train_iters ........... 40\n", 1.0),
+    "table": ("| Parameter | Value |\n|---|---|\n| lr | 0.1 |\n| eval_steps | 200 |\n| max_steps | 40 |\n", 1.0),
+    "one line": ("lr: 0.1, wd: 0.01, eval_iters: 200, batch_size: 64, max_steps: 40\n", 1.0),
+    "logger": (
+        "2031-01-01 10:00:00,123 INFO root: eval_iters = 200\n2031-01-01 10:00:00,124 INFO root: lr: 0.01\n",
+        None,
+    ),
+    "words": ("eval_steps 200\nsteps 500\nseed 7\nlr 0.1\n", None),
+    "another unit": ("max_steps: 10\n", None),
+}
+"""Lines that programs print before they begin, and the share of the run that the last line of `STEPS` then has."""
+EPOCHS = [f"[Epoch {e}/3] train: loss 0.9 acc 0.5 | valid: loss 0.{8 - e} acc 0.{e}\n" for e in (1, 2, 3)]
+EMA = [f"EMA valid: loss 0.2{e} (0.2{e}) acc 0.7{e}\n" for e in (1, 2, 3)]
+BESIDE_EMA = "".join(first + second for first, second in zip(EPOCHS, EMA, strict=True))
+BEFORE_EMA = "".join(first + second for first, second in zip(EMA, EPOCHS, strict=True))
+IN_BRACKETS = "epoch 1 | val_loss 0.7 | val_acc 0.1\n[EMA] val_loss 0.2 val_acc 0.9\n"
+ONE_LINE = "epoch 1 | val loss 0.7 acc 0.1 | EMA val loss 0.2 acc 0.9\n"
+TEACHER = "Epoch 1\nStudent valid: loss 0.7 acc 0.1\nTeacher valid: loss 0.2 acc 0.9\n"
+SWA = "Epoch 1\nValidation:\nloss: 0.7\nacc: 0.1\nSWA validation:\nloss: 0.2\nacc: 0.9\n"
+LAST_BEST = EPOCHS[0] + "Best valid: loss 0.2 acc 0.8\nLast valid: loss 0.3 acc 0.9\n"
+
 # output, metric, final value, best value (of the direction below), number of points, share of the run of the last one
 FOUND: dict[str, tuple[str, str | None, float, float, int, float | None]] = {
     "words and bars": ("epoch 3 | acc=0.91 | loss 0.3\n", "acc", 0.91, 0.91, 1, None),
@@ -177,6 +220,19 @@ FOUND: dict[str, tuple[str, str | None, float, float, int, float | None]] = {
     "mean of an evaluation in progress": (IMAGENET, "test loss", 1.05, 1.05, 1, None),
     "columns with digits": (YOLO, "metrics/mAP50-95(B)", 0.47, 0.47, 2, None),
     "sum of parts": (YOLO, None, 1.1 + 0.9, 1.1 + 0.9, 0, None),
+    "beside that of an average": (BESIDE_EMA, None, 0.5, 0.5, 3, 1.0),
+    "beside that of an average, named": (BESIDE_EMA, "valid acc", 0.3, 0.3, 3, 1.0),
+    "that of an average": (BESIDE_EMA, "EMA valid acc", 0.73, 0.73, 3, 1.0),
+    "after that of an average": (BEFORE_EMA, None, 0.5, 0.5, 3, 1.0),
+    "an average alone": ("".join(EMA), "valid acc", 0.73, 0.73, 3, None),
+    "an average alone, default": ("".join(EMA), None, 0.23, 0.21, 3, None),
+    "an average in brackets": (IN_BRACKETS, "val_acc", 0.1, 0.1, 1, None),
+    "an average in the same line": (ONE_LINE, "val acc", 0.1, 0.1, 1, None),
+    "student and teacher": (TEACHER, None, 0.7, 0.7, 1, None),
+    "heading of an average": (SWA, "val acc", 0.1, 0.1, 1, None),
+    "last and best": (LAST_BEST, "valid acc", 0.1, 0.1, 1, 1 / 3),
+    "name of its own": ("mine = 0.1\nmine = 0.2\nmine = 0.3\n", "mine", 0.3, 0.1, 3, None),
+    "name of its own, with a setting": ("mine = 9\nstep 1 mine 0.2\nstep 2 mine 0.3\n", "mine", 0.3, 0.2, 2, None),
     "epochs and steps": (STEPS_IN_EPOCHS, None, 0.4, 0.4, 2, 0.75),
     "steps over the run": (STEPS_OF_RUN, None, 0.4, 0.4, 2, 0.75),
 }  # fmt: skip

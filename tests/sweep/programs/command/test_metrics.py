@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from harness.importers.named_values.metric_lookup import MetricError
 from harness.sweep.programs.command.metrics import MetricReader, MetricSpec, trial_environment
-from tests.sweep.programs.command.outputs import CSV, ERRORS, FOUND, KERAS, MNIST, TRAINER_BARS
+from tests.sweep.programs.command.outputs import CONFIGS, CSV, EPOCHS, ERRORS, FOUND, KERAS, MNIST, STEPS, TRAINER_BARS
 
 MAXIMIZED = ("acc", "f1", "bleu", "reward", "map", "准确率")
 
@@ -118,6 +118,31 @@ def test_all_curves_are_read_once_for_the_record(tmp_path: Path) -> None:
     }
     assert reader.read_new_curves() == {}
     assert [point.value for point in reader.read_new_points()] == [0.4]
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_settings_are_no_curves_and_no_steps(case: str, tmp_path: Path) -> None:
+    config, share = CONFIGS[case]
+    output = tmp_path / "output.log"
+    output.write_text(config)
+    reader = MetricReader(MetricSpec(), output)
+    assert reader.read_new_curves() == {}
+    with output.open("a") as file:
+        file.write(STEPS)
+    curves = reader.read_new_curves()
+    assert set(curves) == {"train/loss", "val/loss", "loss", "time"}
+    assert [(point.step, point.value) for point in curves["val/loss"]] == [(0, 3.0), (20, 2.5), (40, 2.0)]
+    assert curves["val/loss"][-1].share == share
+    assert reader.read_final_value().value == 2.0
+
+
+def test_names_of_files_are_no_metrics(tmp_path: Path) -> None:
+    output = tmp_path / "output.log"
+    saving = "saving checkpoint to /tmp/x/3/ck\nsaved to ckpt/step/4.pt\nloaded 3 files, with 4 cores\n"
+    again = "test loss 0.4 is the best test loss so far, saving model to /out/sweeps/7/model.pt\n"
+    output.write_text("".join(f"{line}{saving}{again}" for line in EPOCHS))
+    curves = MetricReader(MetricSpec(), output).read_new_curves()
+    assert set(curves) <= {"train/loss", "val/loss", "train acc", "val acc", "test_loss", "test loss"}
 
 
 SCRIPT = """
