@@ -8,9 +8,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.validation import parse_section
-from harness.core.errors import ConfigError, did_you_mean
-from harness.core.paths import config_dir
+from harness.core.errors import ConfigError
 from harness.sweep.options import SweepOptions, check_failure_rate, check_n_directions, parse_directions
+from harness.sweep.study.components import read_pruner_node
 from harness.sweep.study.spec import Direction
 from harness.sweep.study.storage import absolute_storage_url
 from harness.tracking.store_uri import check_database_driver
@@ -65,12 +65,8 @@ def _read_pruner(given: Any, n_objectives: int) -> Mapping[str, Any]:
     """
     if isinstance(given, Mapping):
         return given
-    folder = config_dir() / "pruner"
     name = str(given or (DEFAULT_PRUNER if n_objectives == 1 else "none"))
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in names:
-        raise ConfigError(f"hydra.sweeper.pruner: {name}: must be one of {', '.join(names)}{did_you_mean(name, names)}")
-    return cast(Mapping[str, Any], OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"), resolve=True))
+    return read_pruner_node("hydra.sweeper.pruner", name)
 
 
 def _read_sweeper_node(config: DictConfig) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from hydra.types import HydraContext
@@ -43,7 +42,7 @@ from harness.sweep.request import (
 from harness.sweep.space.search_space import SearchSpace, read_search_space
 from harness.sweep.study.custom_space import check_custom_space
 from harness.sweep.study.spec import StudySpec
-from harness.tracking.store_uri import resolve_store_uri
+from harness.tracking.store_uri import program_store_uri
 
 
 def read_app_request(
@@ -96,7 +95,7 @@ def read_app_request(
         study_name=study_name,
         folder=check_writable("hydra.sweep.dir", find_sweep_dir(config, study_name)),
         workers=_plan_app_workers(launcher, options, command),
-        store_uri=_find_store_uri(options.sweeper.get("mlflow_uri")),
+        store_uri=_read_store_uri(options.sweeper.get("mlflow_uri")),
         is_uploaded=options.sweeper.get("mlflow") is not False,
         experiment=_find_experiment(options.sweeper.get("mlflow_experiment"), config.hydra.job.name),
         command_line=command_line,
@@ -151,13 +150,11 @@ def _plan_app_workers(launcher: str, options: AppOptions, command: AppCommand | 
     return replace(plan, n_threads=None) if is_left_alone else plan
 
 
-def _find_store_uri(given: str | None) -> str:
-    """Return the address of the MLflow store: `given`, that of the environment, or a file in the current folder."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd()}/mlflow.db"
+def _read_store_uri(given: str | None) -> str:
     try:
-        return resolve_store_uri(uri)
+        return program_store_uri(given or None)
     except ValueError as error:
-        raise ConfigError(f"hydra.sweeper.mlflow_{error}") from error
+        raise ConfigError(f"hydra.sweeper.mlflow_{error}" if given else str(error)) from error
 
 
 def _find_experiment(given: str | None, job_name: str) -> str:

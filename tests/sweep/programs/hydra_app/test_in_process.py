@@ -236,6 +236,8 @@ def test_a_function_of_the_user_extends_the_space(tmp_path, monkeypatch) -> None
         ("hydra.sweeper.n_trials=many", "hydra.sweeper.n_trials: 'many' is not a whole number"),
         ("hydra.sweeper.max_failure_rate=2", "hydra.sweeper.max_failure_rate: 2 must be a share from 0 to 1"),
         ("hydra.sweeper.study_name=' '", "hydra.sweeper.study_name: ' ' must be a name in one line"),
+        ("hydra.sweeper.mlflow_uri=./runs", "hydra.sweeper.mlflow_uri: './runs' is not a tracking store"),
+        ("hydra.sweeper.pruner=foo", "hydra.sweeper.pruner: foo: must be one of halving"),
         ("hydra.sweeper.storage=nonsense", "hydra.sweeper.storage: 'nonsense' is not a database URL"),
         ("hydra.sweeper.custom_search_space=os.remove", "hydra.sweeper.custom_search_space: os.remove is not trusted"),
         ("hydra.sweeper.enqueue=[{zz:1}]", "hydra.sweeper.enqueue: zz: not searched by this sweep"),
@@ -248,6 +250,12 @@ def test_invalid_input_is_refused_before_anything_is_written(tmp_path, override,
         sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", "y=1,2", override)
     assert str(error.value).startswith(message)
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_wrong_variable_of_mlflow_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(ConfigError, match=r"^MLFLOW_TRACKING_URI: './mlruns' is not a tracking store"):
+        sweep_here(tmp_path, sphere, SPHERE)
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(tmp_path, capsys) -> None:
