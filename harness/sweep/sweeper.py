@@ -179,7 +179,8 @@ def _describe_end(request: SweepRequest, queue: TrialQueue, error: str = "") -> 
     trials = summarize_trials(queue.study)
     failure = error or reasons.failures or describe_total_failure(trials)
     if not failure and reasons.exhausted_budget and not any(trial.is_over for trial in trials):
-        failure = f"no trial was run: {reasons.exhausted_budget}; raise sweep.max_seconds"
+        remedy = request.command_line.rename_options("raise sweep.max_seconds")
+        failure = f"no trial was run: {reasons.exhausted_budget}; {remedy}"
     if failure and (files := sorted(request.folder.glob(f"*/{TRACEBACK_FILE}"))):
         failure += f"; traceback: {files[-1]}"
     return ("failed", failure) if failure else ("completed", reasons.exhausted_budget)
