@@ -45,6 +45,11 @@ def skip_multirun_callbacks() -> None:
     Callbacks.on_multirun_end = do_nothing  # type: ignore[method-assign, assignment]
 
 
+def without_callbacks(context: HydraContext) -> HydraContext:
+    """Return the context without the callbacks of an app."""
+    return HydraContext(context.config_loader, Callbacks(), context.execution_whitelist)
+
+
 def always_use_sweeper(choice: str, sweeper_class: type[Sweeper]) -> None:
     """Let Hydra use `sweeper_class` wherever `hydra/sweeper=CHOICE` is set.
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -22,7 +21,7 @@ from harness.core.files import write_atomically
 from harness.core.shortage import ShortageError
 from harness.core.signals import INTERRUPT_STATUS, failure_status, record_signal, was_signaled
 from harness.core.terminal import print_fitted, print_notes
-from harness.sweep.hydra_app_internals import WORKER_VARIABLE, read_job_error
+from harness.sweep.hydra_app_internals import WORKER_VARIABLE, read_job_error, without_callbacks
 from harness.sweep.programs.hydra_app.app_command import find_app_command
 from harness.sweep.programs.hydra_app.app_space import apply_fixed_overrides, list_fixed_settings, read_app_overrides
 from harness.sweep.programs.hydra_app.command_line import AppCommandLine, rename_app_options
@@ -184,7 +183,7 @@ def _prepare_launcher(config: DictConfig, context: HydraContext, folder: Path) -
     jobs = ["hydra.sweep.dir='" + str(folder / "jobs") + "'", "hydra.sweep.subdir=${hydra.job.num}"]
     with read_write(public.hydra):
         public.hydra.overrides.hydra.extend([*jobs, "hydra.job.chdir=false", "hydra.output_subdir=null"])
-    return public, HydraContext(context.config_loader, Callbacks(), context.execution_whitelist)
+    return public, without_callbacks(context)
 
 
 def _hide_credentials(config: DictConfig) -> DictConfig:
