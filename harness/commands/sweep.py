@@ -98,7 +98,8 @@ def parse_sweep_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace,
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable of the program, or search it")
     add("--max-seconds", type=float, metavar="S", help="start no trial after this time")
     add("--patience", type=int, metavar="N", help="stop after this many trials without a better one")
-    add("--max-failures", type=int, default=3, metavar="N", help="stop after this many failures in a row; default: 3")
+    add("--max-failures", type=int, metavar="N",
+        help="stop after this many failures in a row; default: 3, or no limit with --max-failure-rate")  # fmt: skip
     add("--max-failure-rate", type=float, metavar="SHARE", help="stop if a larger share of the trials fails")
     add("--grace-seconds", type=float, default=30.0, metavar="S",
         help="time for a program to end after SIGTERM, before it is killed; default: 30")  # fmt: skip
@@ -168,7 +169,7 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
 
 
 def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[str]) -> "CommandSweep":
-    from harness.sweep.options import SweepOptions, check_failure_rate
+    from harness.sweep.options import DEFAULT_MAX_FAILURES, SweepOptions, apply_failure_rate
     from harness.sweep.programs.command.command_line import format_sweep_command
     from harness.sweep.programs.command.metrics import MetricSpec
     from harness.sweep.programs.command.request import DEFAULT_OBJECTIVE, CommandSweep
@@ -188,13 +189,13 @@ def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: S
             objectives=[args.metric or DEFAULT_OBJECTIVE],
             max_seconds=args.max_seconds,
             patience=args.patience,
-            max_failures=args.max_failures,
+            max_failures=DEFAULT_MAX_FAILURES if args.max_failures is None else args.max_failures,
             baseline=not args.no_baseline,
             dry_run=args.dry_run,
         )
     except ValueError as error:
         raise ConfigError(f"sweep.{error}") from error
-    check_failure_rate(args.max_failure_rate)
+    options = apply_failure_rate(options, args.max_failure_rate, has_max_failures=args.max_failures is not None)
     try:
         store_uri = program_store_uri(args.mlflow_uri)
     except ValueError as error:

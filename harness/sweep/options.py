@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, cast, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar, cast, get_args
 
 from harness.core.errors import ConfigError
 from harness.sweep.study.spec import Direction
 
 DEFAULT_N_TRIALS = 24
+DEFAULT_MAX_FAILURES = 3
 MAX_STUDY_NAME = 80  # characters
 
 
@@ -27,7 +28,7 @@ class SweepOptions:
     max_seconds: float | None = None
     max_tokens: int | None = None
     patience: int | None = None
-    max_failures: int | None = 3
+    max_failures: int | None = DEFAULT_MAX_FAILURES
     keep: int | None = None
     baseline: bool = True
     enqueue: list[Any] = field(default_factory=list)
@@ -73,10 +74,20 @@ def rename_sweep_options(message: str, name_option: Callable[[str], str], assign
     return OPTION.sub(rename, message)
 
 
-def check_failure_rate(rate: Any) -> None:
-    """Check hydra.sweeper.max_failure_rate, which may be None."""
+Options = TypeVar("Options", bound=SweepOptions)
+
+
+def apply_failure_rate(options: Options, rate: Any, *, has_max_failures: bool) -> Options:
+    """Return the options with hydra.sweeper.max_failure_rate `rate`, which may be None.
+
+    It alone says how many trials may fail, unless the user has set `max_failures` too.
+
+    Raises:
+        ConfigError: If it is no share.
+    """
     if rate is not None and (type(rate) not in (int, float) or not 0 <= rate <= 1):
         raise ConfigError(f"hydra.sweeper.max_failure_rate: {rate!r} must be a share from 0 to 1")
+    return options if rate is None or has_max_failures else replace(options, max_failures=None)
 
 
 def parse_directions(direction: Any) -> list[Direction]:

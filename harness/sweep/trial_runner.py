@@ -10,6 +10,8 @@ from optuna.trial import Trial
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.trial_attrs import TrialResult
 
+STOPPED = "the sweep was asked to stop"
+
 
 @dataclass(frozen=True)
 class TrialJob:

@@ -34,7 +34,7 @@ from harness.sweep.programs.command.template import CommandTemplate
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
-from harness.sweep.trial_runner import TrialJob
+from harness.sweep.trial_runner import STOPPED, TrialJob
 from harness.tracking.run_names import STUDY_TAG
 from harness.tracking.run_uploader import SWEEP_TAG
 
@@ -155,8 +155,7 @@ class CommandRunner:
             reason = f"ran longer than --trial-seconds {self._trial_seconds:g}"
             return TrialResult("failed", reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
         if program_exit.was_ended:
-            reason = "the sweep was asked to stop"
-            return TrialResult("interrupted", reason, seconds=seconds, fraction_done=done, folder=job.folder.name)
+            return TrialResult("interrupted", STOPPED, seconds=seconds, fraction_done=done, folder=job.folder.name)
         if shortage := find_disk_shortage(program_exit, job.folder):
             raise ShortageError(shortage)
         if program_exit.code:

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.validation import parse_section
 from harness.core.errors import ConfigError
-from harness.sweep.options import SweepOptions, check_failure_rate, check_n_directions, parse_directions
+from harness.sweep.options import SweepOptions, apply_failure_rate, check_n_directions, parse_directions
 from harness.sweep.study.components import read_pruner_node
 from harness.sweep.study.spec import Direction
 from harness.sweep.study.storage import absolute_storage_url
@@ -47,13 +47,12 @@ def read_app_options(config: DictConfig) -> AppOptions:
     given = {one.name: sweeper.get(STOCK_NAMES.get(one.name, one.name)) for one in fields(SweepOptions)}
     given = {name: value for name, value in {**given, "objectives": names}.items() if value is not None}
     options = parse_section("sweep", SweepOptions, OmegaConf.create(given))
-    check_failure_rate(rate := sweeper["max_failure_rate"])
+    rate = sweeper["max_failure_rate"]
+    options = apply_failure_rate(options, rate, has_max_failures=sweeper.get("max_failures") is not None)
     check_n_directions(sweeper["direction"], options.objectives)
     if options.storage is not None:
         check_database_driver("sweep.storage", options.storage)
         options = replace(options, storage=absolute_storage_url(options.storage))
-    if rate is not None and sweeper.get("max_failures") is None:
-        options = replace(options, max_failures=None)  # the rate alone says how many may fail
     return AppOptions(options, directions, _read_pruner(sweeper.get("pruner"), len(directions)), rate, sweeper)
 
 

@@ -33,12 +33,10 @@ from harness.sweep.study.custom_space import load_custom_space
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
-from harness.sweep.trial_runner import CommandLine, TrialJob
+from harness.sweep.trial_runner import STOPPED, CommandLine, TrialJob
 from harness.tracking.run_context import tag_started_runs
 from harness.tracking.run_names import STUDY_TAG
 from harness.tracking.run_uploader import SWEEP_TAG
-
-STOPPED = "the sweep was asked to stop"
 
 
 @dataclass

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from harness.config.alternatives import read_given_settings
 from harness.config.validation import parse_section
 from harness.core.errors import ConfigError
-from harness.sweep.options import SweepOptions, check_failure_rate, check_n_directions, parse_directions
+from harness.sweep.options import SweepOptions, apply_failure_rate, check_n_directions, parse_directions
 from harness.sweep.study.storage import absolute_storage_url
 
 OBJECTIVES = ("best_val_loss", "tokens", "seconds", "trainable_parameters")
@@ -64,9 +64,8 @@ def read_training_options(config: DictConfig, sweeper: Mapping[str, Any], argume
             value = config.sweep[name]
             raise ConfigError(f"sweep.{name}: {value!r} must be a list; write 'sweep.{name}=[{value}]'")
     options = parse_section("sweep", TrainingOptions, cast(DictConfig, OmegaConf.merge(config.sweep, given)))
-    check_failure_rate(rate := sweeper["max_failure_rate"])
-    if rate is not None and "sweep.max_failures" not in read_given_settings(arguments):
-        options = replace(options, max_failures=None)  # the rate alone says how many may fail
+    has_max_failures = "sweep.max_failures" in read_given_settings(arguments)
+    options = apply_failure_rate(options, sweeper["max_failure_rate"], has_max_failures=has_max_failures)
     if "maximize" in parse_directions(sweeper["direction"]):
         listed = ", ".join(options.objectives)
         raise ConfigError(f"hydra.sweeper.direction: maximize: {listed} can only be minimized")

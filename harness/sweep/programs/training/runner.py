@@ -13,7 +13,7 @@ from harness.sweep.study.custom_space import load_custom_space
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
-from harness.sweep.trial_runner import TrialJob
+from harness.sweep.trial_runner import STOPPED, TrialJob
 from harness.tracking.run_names import STUDY_TAG
 from harness.tracking.run_uploader import SWEEP_TAG
 from harness.training.policies import Decision, Policy, Stop
@@ -92,7 +92,7 @@ def stop_when(should_stop: Callable[[], bool]) -> Policy:
 
     def policy(event: Event) -> Decision:
         if isinstance(event, EvalEnd) and event.fraction_done < 1 and should_stop():
-            return Stop("interrupted", "the sweep was asked to stop")
+            return Stop("interrupted", STOPPED)
         return None
 
     return policy

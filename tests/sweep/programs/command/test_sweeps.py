@@ -220,6 +220,14 @@ def test_failures_end_a_sweep(capsys) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "max_failures"),
+    [("", 3), ("--max-failure-rate 0.5", None), ("--max-failure-rate 0.5 --max-failures 3", 3)],
+)
+def test_a_failure_rate_alone_says_how_many_may_fail(options: str, max_failures: int | None) -> None:
+    assert read_request(f"{options} -- sh t.sh 'interval(0,1)'").budget.max_failures == max_failures
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "reason", "n_trials"),
