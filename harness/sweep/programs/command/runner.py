@@ -31,12 +31,11 @@ from harness.sweep.programs.command.process import ProgramExit, run_program
 from harness.sweep.programs.command.reports import REPORTED, ReportReader
 from harness.sweep.programs.command.shared_files import SharedFilesCheck
 from harness.sweep.programs.command.template import CommandTemplate
+from harness.sweep.programs.trial_start import describe_trial_start
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.trial_runner import STOPPED, TrialJob
-from harness.tracking.run_names import STUDY_TAG
-from harness.tracking.run_uploader import SWEEP_TAG
 
 METRIC_FILE = "metric.json"
 """In the folder of a sweep: the name of its metric, if the user named none, and a note on its choice."""
@@ -52,8 +51,7 @@ class CommandRunner:
         self._metric = MetricSpec(**{**metric, "sources": tuple(metric["sources"])})
         self._cwd, self._grace_seconds = Path.cwd(), float(program["grace_seconds"])
         self._trial_seconds: float | None = program["trial_seconds"]
-        self._objectives = dict(zip(spec.objectives, spec.directions, strict=True))
-        self._tags = describe_environment(self._cwd)
+        self._spec, self._environment = spec, describe_environment(self._cwd)
         self._shared_files = SharedFilesCheck(self._cwd, self._metric.sources)
 
     def extend_trial(self, trial: Trial) -> None:
@@ -76,7 +74,7 @@ class CommandRunner:
         reader = MetricReader(metric, job.folder / OUTPUT_LOG, environment)
         record = TrialRecord(job.folder, self._describe_start(job, words))
         try:
-            [objective] = self._objectives
+            [objective] = self._spec.objectives
             watcher = _OutputWatcher(
                 reader,
                 reports,
@@ -134,19 +132,14 @@ class CommandRunner:
     def _describe_start(self, job: TrialJob, words: Sequence[str]) -> TrialStart:
         command = shlex.join(hide_secret_words(words))
         searched = {key: str(value) for key, value in job.values.items()}
-        return TrialStart(
-            name=str(job.number),
-            params={**self._template.settings, **searched},
-            searched=job.values,
-            objectives=self._objectives,
-            tags={**self._tags, "command": command, SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name},
-        )
+        params = {**self._template.settings, **searched}
+        return describe_trial_start(self._spec, job, params, command, self._environment)
 
     def _describe_result(
         self, job: TrialJob, program_exit: ProgramExit, watcher: "_OutputWatcher", reader: MetricReader, seconds: float
     ) -> TrialResult:
         """Return how a trial ended whose program has ended."""
-        [objective] = self._objectives
+        [objective] = self._spec.objectives
         done, last = watcher.reporter.fraction_done, watcher.last_point
         if (program_exit.was_ended or watcher.reports.has_raised) and watcher.is_pruned and last:
             reason = f"{objective} {last.value:.4g} after {done:.0%} of the run"

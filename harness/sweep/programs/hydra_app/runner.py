@@ -28,6 +28,7 @@ from harness.sweep.programs.hydra_app.app_job import run_app_job
 from harness.sweep.programs.hydra_app.app_space import describe_compose_error
 from harness.sweep.programs.hydra_app.command_line import list_value_overrides
 from harness.sweep.programs.hydra_app.objective_values import ObjectiveError, is_diverged, read_objective_values
+from harness.sweep.programs.trial_start import describe_trial_start
 from harness.sweep.reporting import Interrupted, Pruned, receive_reports
 from harness.sweep.study.custom_space import load_custom_space
 from harness.sweep.study.pruning import TrialReporter
@@ -35,8 +36,6 @@ from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
 from harness.sweep.trial_runner import STOPPED, CommandLine, TrialJob
 from harness.tracking.run_context import tag_started_runs
-from harness.tracking.run_names import STUDY_TAG
-from harness.tracking.run_uploader import SWEEP_TAG
 
 
 @dataclass
@@ -170,20 +169,10 @@ class _AppTrial:
             raise Interrupted(STOPPED)
 
     def _describe_start(self, cfg: DictConfig) -> TrialStart:
-        job, spec = self._job, self._spec
-        return TrialStart(
-            name=str(job.number),
-            params=_list_settings(cfg),
-            searched=job.values,
-            objectives=dict(zip(spec.objectives, spec.directions, strict=True)),
-            tags={
-                **describe_environment(Path(self._app.config.hydra.runtime.cwd)),
-                "command": self._app.command_line.format_command(job.values),
-                SWEEP_TAG: job.sweep_id,
-                STUDY_TAG: job.study_name,
-            },
-            overrides=self._overrides,
-        )
+        app, job = self._app, self._job
+        command = app.command_line.format_command(job.values)
+        environment = describe_environment(Path(app.config.hydra.runtime.cwd))
+        return describe_trial_start(self._spec, job, _list_settings(cfg), command, environment, self._overrides)
 
     def _fail(self, error: BaseException) -> TrialResult:
         """Record an exception of the task function, and raise it again for the worker's log.
