@@ -64,7 +64,7 @@ def run_trial(
     job = TrialJob(number, values, request.folder / str(number), None, request.study_name, "1")
     reporter = TrialReporter(study.ask(), 0.0)
     try:
-        return CommandRunner(request.spec).run_trial(job, reporter, should_stop)
+        return CommandRunner(request.spec, request.program).run_trial(job, reporter, should_stop)
     finally:
         reporter.close(is_complete=False)
 
