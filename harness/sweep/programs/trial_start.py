@@ -1,4 +1,4 @@
-"""What the records of other programs' trials begin with."""
+"""The start of the record of a trial that another program runs."""
 
 from collections.abc import Mapping, Sequence
 
