@@ -26,7 +26,7 @@ ROWS = [
     {"run.py", "cli", "commands", "__main__"},
 ]
 HOMES = {
-    "mlflow": {"tracking/mlflow_client.py", "importers/programs/mlflow.py"},
+    "mlflow": {"tracking/mlflow_client.py", "tracking/sqlite_store.py", "importers/programs/mlflow.py"},
     "hydra": {"config/", "commands/run.py", "run/build.py", "sweep/"},
     "optuna": {"sweep/"},
     "transformers": {

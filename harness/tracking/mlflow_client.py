@@ -14,6 +14,7 @@ from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.errors import ConfigError, DamageError
 from harness.core.files import FileLock
 from harness.tracking.runs_page import OWN_COLUMNS, VIEW_TAG, add_view_columns, make_experiment_tags
+from harness.tracking.sqlite_store import open_sqlite_store
 from harness.tracking.store_uri import artifact_root, default_store_uri, restore_credentials, sqlite_path
 
 # Defaults for variables that the user has not set.
@@ -192,6 +193,9 @@ def connect_to_store(uri: str) -> Any:
     """Return a silent MlflowClient; credentials that `uri` lacks come from the environment.
 
     One process at a time opens a SQLite file, because the first one migrates it.
+
+    Raises:
+        DamageError: If the file is only half made.
     """
     for name, value in CLIENT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -199,11 +203,7 @@ def connect_to_store(uri: str) -> Any:
 
     uri, file = restore_credentials(uri), sqlite_path(uri)
     with _lock_store(uri):
-        if file and (not file.exists() or not file.stat().st_size):
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-            SqlAlchemyStore(uri, artifact_root(uri))  # a client would create it with artifacts in the current folder
-        return MlflowClient(uri, uri)
+        return open_sqlite_store(uri, file) if file else MlflowClient(uri, uri)
 
 
 def _lock_store(uri: str) -> AbstractContextManager[object]:

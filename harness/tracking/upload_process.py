@@ -22,6 +22,7 @@ from harness.core.terminal import SILENT_S, announce
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
 from harness.tracking.run_uploader import UploadCursor, UploadResult, upload_run
+from harness.tracking.sqlite_store import is_creating_store
 from harness.tracking.store_uri import is_own_store, restore_credentials, sqlite_path
 
 POLL_INTERVAL_S = {"run": 2.0, "sweep": 5.0}
@@ -58,6 +59,8 @@ class UploadProcess:
     def close(self) -> None:
         """Wait up to a minute for the upload to complete; if it does not, print the command that completes it.
 
+        The process is stopped then, unless it is creating the store.
+
         Raises:
             KeyboardInterrupt: At a signal. The process continues the upload, and the message says so.
         """
@@ -69,11 +72,14 @@ class UploadProcess:
             status = self._wait(0 if was_interrupted() else FINAL_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             if was_interrupted():
-                raise KeyboardInterrupt(self._describe_background()) from None
+                raise KeyboardInterrupt(f"interrupted; {self._describe_background()}") from None
+            if is_creating_store(self._uri, self._process.pid):  # which a kill would only make start again
+                print_warning(f"the store is still being created, so {self._describe_background()}")
+                return
             self._process.kill()
             status = self._process.wait()
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(self._describe_background()) from None
+            raise KeyboardInterrupt(f"interrupted; {self._describe_background()}") from None
         self._relay.join()
         if status:
             print_warning(f"the upload to MLflow is incomplete; complete it with {self._sync_command()}")
@@ -93,7 +99,7 @@ class UploadProcess:
         return self._process.wait(seconds - SILENT_S)
 
     def _describe_background(self) -> str:
-        return f"interrupted; the upload to MLflow continues in the background; complete it with {self._sync_command()}"
+        return f"the upload to MLflow continues in the background; complete it with {self._sync_command()}"
 
     def _sync_command(self) -> str:
         command = f"plateau sync {self._folder}"
