@@ -2,10 +2,10 @@
 
 Ranges stand where values stood, in options or in environment variables:
 
-  plateau sweep -- python train.py --lr 'log(1e-5,1e-3)' --rank 8,16,32 --max_steps 2000
-  plateau sweep --metric accuracy --maximize -- ./train.sh 'interval(0,0.5)'
-  plateau sweep --read '{out}/trainer_state.json' -- python run.py --output_dir '{out}' --lr 'log(1e-5,1e-3)'
-  LEARNING_RATE='log(1e-5,1e-3)' plateau sweep -- python training.py
+    plateau sweep -- python train.py --lr 'log(1e-5,1e-3)' --rank 8,16,32 --max_steps 2000
+    plateau sweep --metric accuracy --maximize -- ./train.sh 'interval(0,0.5)'
+    plateau sweep --read '{out}/trainer_state.json' -- python run.py --output_dir '{out}' --lr 'log(1e-5,1e-3)'
+    LEARNING_RATE='log(1e-5,1e-3)' plateau sweep -- python training.py
 
 A range is log(low,high), int(log(low,high)), interval(low,high), int(interval(low,high)), range(low,high,step) or a
 list a,b,c, which is one value in a variable of the shell (--env NAME=a,b,c searches it). {out} is the folder of a trial
