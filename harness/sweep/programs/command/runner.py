@@ -13,6 +13,7 @@ from optuna.trial import Trial
 
 from harness.core.credentials import hide_credentials_in_text, hide_secret_words
 from harness.core.events import Status
+from harness.core.files import FileLock, write_atomically
 from harness.core.shortage import ShortageError
 from harness.importers.named_values.curves import CurvePoint
 from harness.importers.named_values.metric_lookup import MetricError
@@ -111,7 +112,8 @@ class CommandRunner:
 
     def _find_metric_name(self, job: TrialJob) -> str | None:
         """Return the name of the metric; if the user named none, that which an earlier trial was read by, if any."""
-        return self._metric.metric or read_chosen_metric(job.folder.parent).get("name")
+        chosen = read_chosen_metric(job.folder.parent).get("name")
+        return self._metric.metric or (None if chosen == REPORTED else chosen)
 
     def _check_metric(self, job: TrialJob, found: MetricValue) -> None:
         """Check that all trials are read by one name, where the user named none.
@@ -121,9 +123,11 @@ class CommandRunner:
         """
         if self._metric.metric is not None:
             return
-        with suppress(FileExistsError), (job.folder.parent / METRIC_FILE).open("x") as file:
-            file.write(json.dumps({"name": found.name, "note": found.note}))
-        first, name = read_chosen_metric(job.folder.parent).get("name", found.name), found.name
+        path = job.folder.parent / METRIC_FILE
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                write_atomically(path, json.dumps({"name": found.name, "note": found.note}))
+        first, name = read_chosen_metric(path.parent).get("name", found.name), found.name
         if first != name:
             if REPORTED in (first, name):
                 raise MetricError("--metric: some trials call report() and others do not; add --metric NAME")

@@ -48,7 +48,7 @@ def run_script(folder: Path, code: str, *options: str, number: int = 0, pruner: 
     study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
     reporter = TrialReporter(study.ask(), 0.0)
     job = TrialJob(number, {"lr": 0.2}, request.folder / str(number), None, request.study_name, "1")
-    return CommandRunner(request.spec).run_trial(job, reporter, lambda: False)
+    return CommandRunner(request.spec, request.program).run_trial(job, reporter, lambda: False)
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_reports_and_printed_metrics_are_not_mixed(tmp_path: Path) -> None:
     assert run_script(tmp_path, LOOP).status == "completed"
     other = run_script(tmp_path, SCRIPT, number=1)
     assert other.status == "failed"
-    assert "report()" in other.reason
+    assert other.reason == "--metric: some trials call report() and others do not; add --metric NAME"
 
 
 def test_only_the_program_reports_and_no_helper_of_it(tmp_path: Path) -> None:
