@@ -130,7 +130,8 @@ def test_unreachable_store_is_synced_later(text_and_pairs, places, tmp_path, cap
     (tmp_path / "mlflow.db").rmdir()
     hidden.rename(tmp_path / "mlflow.db")
     assert cli.main(["sync", str(folder)]) == 0
-    recorded = connect_to_store(store).search_runs(["0"])[0]
+    client = connect_to_store(store)
+    [recorded] = client.search_runs([client.get_experiment_by_name("default").experiment_id])
     assert (
         recorded.data.metrics["blimp/accuracy"]
         == json.loads((folder / "blimp.json").read_text())["metrics"]["blimp/accuracy"]

@@ -145,7 +145,7 @@ def test_browser_shows_a_recorded_run(places: list[str], tmp_path: Path) -> None
             shown = subprocess.run([*browse, "--dump-dom", page], capture_output=True, text=True, timeout=90)
         finally:
             server.terminate()
-    assert page.endswith("/#/experiments/0/runs?workflowType=machine_learning&viewStateShareKey=plateau")
+    assert page.endswith("/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=plateau")
     date, _, name = result.folder.name.rpartition("_")
     for text in (f"{name} {date}", "val/best_loss", str(result.best_val_loss)[:6], current_command()):
         assert text in html.unescape(shown.stdout)

@@ -229,7 +229,7 @@ def test_failed_run_exits_with_1_and_is_recorded(places, tmp_path, monkeypatch, 
     assert f"; traceback: {file}" in stderr
     assert "broken optimizer" in file.read_text()
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    [recorded] = client.search_runs(["0"])
+    [recorded] = client.search_runs([client.get_experiment_by_name("default").experiment_id])
     assert recorded.info.status == "FAILED"
     assert recorded.data.tags["reason"] == f"RuntimeError: broken optimizer ({tmp_path}/breaking.py, line 4)"
 

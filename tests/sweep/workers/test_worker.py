@@ -152,7 +152,7 @@ def test_failed_trial_has_the_time_that_it_took(error: Exception, places, monkey
 
     sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
     queue = start_study(*sweep)
-    run_trials(make_worker_spec(read_tiny_request(*sweep)), lambda spec: FailingRunner(), lambda: False)
+    run_trials(make_worker_spec(read_tiny_request(*sweep)), lambda spec, program: FailingRunner(), lambda: False)
     result = queue.study.trials[0].user_attrs[RESULT]
     assert result["status"] == "failed"
     assert 0.01 < result["seconds"] < 10
@@ -180,7 +180,7 @@ class LoopRunner:
 def test_a_program_of_unknown_length_is_pruned_once_a_trial_has_shown_it(places) -> None:
     sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=4", "sweep.baseline=false", "pruner=halving"]
     study = start_study(*sweep).study
-    run_trials(make_worker_spec(read_tiny_request(*sweep)), lambda spec: LoopRunner(), lambda: False)
+    run_trials(make_worker_spec(read_tiny_request(*sweep)), lambda spec, program: LoopRunner(), lambda: False)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED", "PRUNED"]
     assert [list(trial.intermediate_values) for trial in study.trials] == [list(range(10, 101, 10)), *[[10, 20]] * 3]
     assert [trial.user_attrs.get(LAST_STEP) for trial in study.trials] == [10, None, None, None]
