@@ -21,7 +21,7 @@ def report_failure(error: Exception | KeyboardInterrupt, arguments: Sequence[str
     `extra` is what installs the packages of the command.
 
     Raises:
-        Exception: `error` itself, if it is none that a user can mend, so that its traceback is shown.
+        Exception: `error` itself, unless the user can fix its cause, so that its traceback is shown.
     """
     if isinstance(error, KeyboardInterrupt):
         return report_error(str(error) or "interrupted", failure_status(INTERRUPT_STATUS))

@@ -93,8 +93,7 @@ def parse_sweep_arguments(arguments: Sequence[str]) -> tuple[argparse.Namespace,
     add("--seed", type=int, default=0, metavar="N", help="seed of the sampler")
     add("--baseline", default="", metavar="'KEY=VALUE ...'", help="values of searched options in trial 0")
     add("--no-baseline", action="store_true", help="leave out trial 0")
-    add("--keep", action="append", default=[], dest="one_value", metavar="NAME",
-        help="an option whose commas make one value, no list")  # fmt: skip
+    add("--one-value", action="append", default=[], metavar="NAME", help="an option whose list is one value")
     add("--env", action="append", default=[], metavar="NAME=VALUE", help="set a variable of the program, or search it")
     add("--max-seconds", type=float, metavar="S", help="start no trial after this time")
     add("--patience", type=int, metavar="N", help="stop after this many trials without a better one")
@@ -163,7 +162,7 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
         notes = [read_chosen_metric(request.folder).get("note"), read_shared_files_note(request.folder)]
         print_notes(filter(None, notes))
     if args.json:
-        ending = {"status": outcome.status, "reason": outcome.reason, "folder": str(request.folder)}
+        ending = {"status": outcome.end.status, "reason": outcome.end.reason, "folder": str(request.folder)}
         print(json.dumps({**ending, **trials_to_json(outcome.summary)}, indent=1), flush=True)
     outcome.raise_if_not_completed()
 
@@ -286,8 +285,7 @@ def _print_dry_run(request: "SweepRequest", template: "CommandTemplate", *, is_j
     values["the other end"] = {key: bounds[-1] for key, bounds in ends.items()}
     commands = {name: template.format_command(one, request.folder / "0") for name, one in values.items()}
     if not is_json:
-        trials = f"{request.budget.n_trials} trials by {request.workers}"
-        print_fitted(f"Study {request.study_name}: {trials}, in {request.folder}")
+        print_fitted(request.describe_size())
         print(*(f"{name}:\n  {command}" for name, command in commands.items()), sep="\n")
         return
     document = {

@@ -74,6 +74,10 @@ class SweepRequest:
     n_points: int | None
     notices: tuple[str, ...]
 
+    def describe_size(self) -> str:
+        """Return the study, its number of trials, its workers and its folder in one line."""
+        return f"Study {self.study_name}: {self.budget.n_trials} trials by {self.workers}, in {self.folder}"
+
 
 def plan_workers(
     launcher: str,

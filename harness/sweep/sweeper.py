@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import OmegaConf
 
@@ -25,12 +25,10 @@ from harness.sweep.results.formatting import format_sweep_params
 from harness.sweep.results.result_files import optimization_results, summary_to_json
 from harness.sweep.results.summary import SweepSummary, describe_total_failure, summarize_study, summarize_trials
 from harness.sweep.results.table import ProgressTable
-from harness.sweep.study.budget import MEND_REMEDY
 from harness.sweep.study.distinct_sampler import find_tried_points, identify_point
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.trial_attrs import SWEEP_ID
 from harness.sweep.study.trial_queue import TrialQueue
-from harness.sweep.trial_runner import CommandLine
 from harness.sweep.workers.monitor import SweepMonitor, handle_stop_signals, try_exclusive_lock
 from harness.sweep.workers.worker import WorkerSpec
 from harness.sweep.workers.worker_pool import WorkerGroup, WorkerPool
@@ -38,22 +36,28 @@ from harness.tracking import sweep_uploader
 from harness.tracking.upload_process import UploadProcess
 
 FIGURES_FOLDER = "figures"
+RESUME_REMEDY = "run the same command to resume"
 
 MakeWorkers = Callable[[SweepRequest, WorkerSpec, TrialQueue], WorkerGroup]
 
 
-@dataclass(frozen=True)
-class StudyOutcome:
-    """End of a command that ran trials of a study.
+class StudyEnd(NamedTuple):
+    """End of a command that runs trials of a study: "completed", "interrupted" or "failed", and why.
 
-    The status is "completed", "interrupted" or "failed", and the reason empty only if it is completed and all trials
-    were run.
+    The reason is empty only if it is completed and all trials were run. `remedy` says how to go on if it is not.
     """
 
     status: str
     reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class StudyOutcome:
+    """End of a command that ran trials of a study, and a summary of the study."""
+
+    end: StudyEnd
     summary: SweepSummary
-    command_line: CommandLine
 
     def raise_if_not_completed(self) -> None:
         """Raise an error unless the sweep is completed.
@@ -61,12 +65,8 @@ class StudyOutcome:
         Raises:
             RunFailedError: If it failed or was interrupted; the message says how to go on.
         """
-        if self.reason.endswith(MEND_REMEDY):
-            raise RunFailedError(f"{self.status}: {self.reason}")
-        if self.status != "completed":
-            is_over = bool(describe_total_failure(self.summary.trials))
-            remedy = "mend the cause and choose another sweep.study" if is_over else "run the same command to resume"
-            raise RunFailedError(f"{self.status}: {self.reason}; {self.command_line.rename_options(remedy)}")
+        if self.end.status != "completed":
+            raise RunFailedError(f"{self.end.status}: {self.end.reason}; {self.end.remedy}")
 
 
 def run_study(
@@ -86,8 +86,8 @@ def run_study(
     queue = open_study(request)
     if findings:
         (request.folder / "preflight.txt").write_text(findings)
-    trials = f"{request.budget.n_trials} trials by {request.workers}"
-    print_fitted(f"Study {request.study_name}: {trials}, in {request.folder}", *notes)
+    print_fitted(request.describe_size(), *notes)
+    n_ended = sum(trial.is_over for trial in summarize_trials(queue.study))
     workers = request.workers
     spec = WorkerSpec(
         study_name=request.study_name,
@@ -103,16 +103,18 @@ def run_study(
     pool = make_workers(request, spec, queue) if make_workers else WorkerPool(spec)
     try:
         with ExitStack() as uploads:  # awaited last, when a signal may end the command
-            status, reason = _run_trials(request, queue, pool, uploads)
-            summary = _summarize_request(request, queue, with_importances=status != "interrupted")
+            end = _run_trials(request, queue, pool, uploads)
+            summary = _summarize_request(request, queue, with_importances=end.status != "interrupted")
             print(format_sweep_summary(summary, request.command_line))
     except OSError as error:
         if problem := explain_path_error(error):
             raise RunFailedError(f"failed: {problem}, then run the same command to resume") from error
         raise
-    if status == "completed" and (reason := reason or _describe_exhausted_space(request, queue)):
-        print_fitted(f"No more trials: {reason}.")
-    return StudyOutcome(status, reason, summary, request.command_line)
+    if end.status == "completed":
+        end = end._replace(reason=end.reason or _describe_exhausted_space(request, queue))
+        if reason := end.reason or _describe_full_study(request, summary, n_ended):
+            print_fitted(f"No more trials: {reason}.")
+    return StudyOutcome(end, summary)
 
 
 def _describe_exhausted_space(request: SweepRequest, queue: TrialQueue) -> str:
@@ -123,8 +125,16 @@ def _describe_exhausted_space(request: SweepRequest, queue: TrialQueue) -> str:
     return f"all {request.n_points} points of the space have been run" if len(tried) >= request.n_points else ""
 
 
-def _run_trials(request: SweepRequest, queue: TrialQueue, pool: WorkerGroup, uploads: ExitStack) -> tuple[str, str]:
-    """Run all trials of the sweep, write its files, and return its status and reason; `uploads` awaits the upload."""
+def _describe_full_study(request: SweepRequest, summary: SweepSummary, n_ended: int) -> str:
+    """Return that the study, of which `n_ended` trials had ended before, had none left; or an empty string."""
+    if n_ended < sum(trial.is_over for trial in summary.trials):
+        return ""
+    option = request.command_line.rename_options("sweep.n_trials")
+    return f"all {request.budget.n_trials} were run before; raise {option} to run more"
+
+
+def _run_trials(request: SweepRequest, queue: TrialQueue, pool: WorkerGroup, uploads: ExitStack) -> StudyEnd:
+    """Run all trials of the sweep, write its files, and return how it ended; `uploads` awaits the upload."""
     started_at = time.time()
     deadline = started_at + request.options.max_seconds if request.options.max_seconds else None
     # Signals are handled until all files are written, so that a second Ctrl-C does not cut that short.
@@ -143,9 +153,9 @@ def _run_trials(request: SweepRequest, queue: TrialQueue, pool: WorkerGroup, upl
             with closing(_make_table(request)) as table:
                 table(summarize_trials(queue.study))
             return _describe_end(request, queue)
-        status, reason = _supervise_workers(request, queue, pool, is_stopping)
-        stack.callback(_write_results, request, queue, status)
-    return status, reason
+        end = _supervise_workers(request, queue, pool, is_stopping)
+        stack.callback(_write_results, request, queue, end.status)
+    return end
 
 
 def _make_table(request: SweepRequest) -> ProgressTable:
@@ -154,7 +164,7 @@ def _make_table(request: SweepRequest) -> ProgressTable:
 
 def _supervise_workers(
     request: SweepRequest, queue: TrialQueue, pool: WorkerGroup, is_stopping: Callable[[], bool]
-) -> tuple[str, str]:
+) -> StudyEnd:
     """Supervise the workers until the sweep ends, and leave none running however it ends."""
     with ExitStack() as stack:
         table = _make_table(request)
@@ -167,23 +177,27 @@ def _supervise_workers(
         )
         outcome = monitor.run()
     if outcome.shortage:
-        return "interrupted", outcome.shortage
+        return StudyEnd("interrupted", outcome.shortage, RESUME_REMEDY)
     if is_stopping():
-        return "interrupted", "stopped by a signal"
+        return StudyEnd("interrupted", "stopped by a signal", RESUME_REMEDY)
     return _describe_end(request, queue, outcome.error)
 
 
-def _describe_end(request: SweepRequest, queue: TrialQueue, error: str = "") -> tuple[str, str]:
-    """Return status and reason of a sweep that was not interrupted; `error` ended it."""
-    reasons = queue.find_end_reasons()
+def _describe_end(request: SweepRequest, queue: TrialQueue, error: str = "") -> StudyEnd:
+    """Return how a sweep ended that was not interrupted; `error` ended it."""
+    reasons, rename = queue.find_end_reasons(), request.command_line.rename_options
     trials = summarize_trials(queue.study)
-    failure = error or reasons.failures or describe_total_failure(trials)
-    if not failure and reasons.exhausted_budget and not any(trial.is_over for trial in trials):
-        remedy = request.command_line.rename_options("raise sweep.max_seconds")
-        failure = f"no trial was run: {reasons.exhausted_budget}; {remedy}"
-    if failure and (files := sorted(request.folder.glob(f"*/{TRACEBACK_FILE}"))):
-        failure += f"; traceback: {files[-1]}"
-    return ("failed", failure) if failure else ("completed", reasons.exhausted_budget)
+    total_failure = describe_total_failure(trials)
+    if failure := error or reasons.failures or total_failure:
+        if files := sorted(request.folder.glob(f"*/{TRACEBACK_FILE}")):
+            failure += f"; traceback: {files[-1]}"
+        if reasons.is_fixable:
+            return StudyEnd("failed", failure, f"fix that, then {RESUME_REMEDY}")
+        new_study = rename("fix the cause and choose another sweep.study")
+        return StudyEnd("failed", failure, new_study if total_failure else RESUME_REMEDY)
+    if reasons.exhausted_budget and not any(trial.is_over for trial in trials):
+        return StudyEnd("failed", f"no trial was run: {reasons.exhausted_budget}", rename("raise sweep.max_seconds"))
+    return StudyEnd("completed", reasons.exhausted_budget)
 
 
 def _write_description(request: SweepRequest, queue: TrialQueue) -> None:

@@ -115,7 +115,7 @@ def test_help_has_examples_for_every_door(capsys) -> None:
         "--baseline lr=3 --sampler grid -- python train.py --lr 1,2": "--baseline: a grid runs its own points only",
         f"--baseline sampler=ddim {COMMAND}": "--baseline sampler=ddim: sampler is not searched",
         f"--env 3 {COMMAND}": "--env 3: write NAME=VALUE",
-        f"--keep foo {COMMAND}": "--keep foo: the command has no such option",
+        f"--one-value foo {COMMAND}": "--one-value foo: the command has no such option",
         f"--metrc acc {COMMAND}": "plateau sweep: unrecognized arguments: --metrc acc; did you mean '--metric'?",
         "-- pythonn train.py --lr 1,2": "pythonn: there is no such program on PATH; check its name",
         "-- train.py --lr 1,2": "train.py: there is no such program on PATH; for the one in this folder write ./",

@@ -135,12 +135,10 @@ def test_sweep_of_a_command_stores_no_secret(tmp_path, monkeypatch, capfd) -> No
     line = words.format(sys.executable)
     request = command_sweeps.read_request(f"{options} {line}")
     assert "WANDB_API_KEY=***" in request.command
-    spec = asdict(request.spec)
-    spec.pop("program", None)  # for the workers
     shown = [
         request.command,
         str(request.description),
-        json.dumps(spec),
+        json.dumps(asdict(request.spec)),
         request.command_line.format_command({"lr": 0.1}),
     ]
     assert command_sweeps.run_trial(f"--env WANDB_API_KEY=sk-12345678 {line}", {"lr": 0.1}).status == "completed"

@@ -9,8 +9,6 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.sweep.study.trial_attrs import RETRY_OF, has_result, is_own_trial, read_trial_result
 
 MIN_TRIALS_FOR_RATE = 4  # finished trials before a failure rate is computed
-MEND_REMEDY = "mend that, and the command goes on with this study"
-"""Ends the reason of a study that was ended because every trial would fail."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,18 @@ class Budget:
 
     def describe_failures(self, trials: Sequence[FrozenTrial]) -> str:
         """Return why failures end the study, or an empty string."""
+        if fatal := self.describe_fatal_failures(trials):
+            return fatal
         ended = self._list_ended(trials)
-        fatal = [trial for trial in ended if read_trial_result(trial).get("ends_sweep")]
-        if fatal and not any(map(has_result, trials)):
-            return f"{_format_reasons(fatal)}; {MEND_REMEDY}"
         last = ended[-self.max_failures :] if self.max_failures else []
         if self.max_failures and len(last) == self.max_failures and all(t.state == TrialState.FAIL for t in last):
             return f"{self.max_failures} trials in a row failed ({_format_reasons(last)})"
         return self.describe_failure_rate(trials)
+
+    def describe_fatal_failures(self, trials: Sequence[FrozenTrial]) -> str:
+        """Return why all other trials would fail too, or an empty string."""
+        fatal = [trial for trial in self._list_ended(trials) if read_trial_result(trial).get("ends_sweep")]
+        return _format_reasons(fatal) if fatal and not any(map(has_result, trials)) else ""
 
     def describe_failure_rate(self, trials: Sequence[FrozenTrial]) -> str:
         """Return that too large a share of the trials has failed, or an empty string.

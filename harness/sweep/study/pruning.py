@@ -1,12 +1,15 @@
 """Report a trial's learning curve to its study, and ask whether to prune it."""
 
+import sys
 import warnings
 from contextlib import suppress
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial, TrialState
 
+from harness.core.credentials import hide_credentials_in_text
 from harness.sweep.optuna_internals import get_all_trials, should_prune
+from harness.sweep.study.storage import DATABASE_ERRORS
 from harness.sweep.study.trial_attrs import LAST_STEP, is_own_trial
 
 MAX_KEPT = 2000  # values of a run of unknown length, 20 for each percent
@@ -24,7 +27,8 @@ class TrialReporter:
     """Reports the values of a trial to its study at shares of the run, and asks whether to prune it.
 
     Nothing is pruned before `warmup_share` of the run, nor at its end. With several objectives, for which Optuna has no
-    pruning, nothing is reported.
+    pruning, nothing is reported. While a database does not answer, values are lost and nothing is pruned: a run of
+    hours must not end because of it.
 
     A program that reports steps and does not say how many there are is taken to run as long as the longest completed
     trial of the study. Until there is one, its values are kept, and nothing is pruned. Beyond that length nothing is
@@ -49,9 +53,14 @@ class TrialReporter:
         """Report a value at a share of the run, 0 to 1, and return whether the pruner says stop."""
         if len(self._trial.study.directions) > 1:
             return False
-        self._trial.report(value, to_rung(fraction_done))
         may_prune = 0 < fraction_done < 1 and fraction_done >= self._warmup_share
-        return may_prune and _ask_pruner(self._trial)
+        try:
+            self._trial.report(value, to_rung(fraction_done))
+            return may_prune and _ask_pruner(self._trial)
+        except DATABASE_ERRORS as error:
+            reason = hide_credentials_in_text(str(error.__cause__ or error).partition("\n")[0])
+            print(f"warning: cannot report to the study ({reason}); the trial continues", file=sys.stderr)
+            return False
 
     def report_step(self, value: float, step: int, total_steps: int | None = None) -> bool:
         """Report a value at a step of the program, and return whether the pruner says stop."""
@@ -105,9 +114,10 @@ def _ask_pruner(trial: Trial) -> bool:
 
 
 def _find_longest_run(trial: Trial) -> int | None:
-    """Return the most steps that a completed trial of the study has reported."""
-    completed = [
-        other for other in get_all_trials(trial.study) if other.state == TrialState.COMPLETE and is_own_trial(other)
-    ]
+    """Return the most steps that a completed trial of the study has reported; None without one."""
+    completed = []
+    with suppress(*DATABASE_ERRORS):
+        trials = get_all_trials(trial.study)
+        completed = [other for other in trials if other.state == TrialState.COMPLETE and is_own_trial(other)]
     steps = [other.user_attrs.get(LAST_STEP) for other in completed]
     return max((step for step in steps if type(step) is int and step > 0), default=None)

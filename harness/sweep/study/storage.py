@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.study import Study
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from harness.core.credentials import describe_malformed, hide_credentials, hide_credentials_in_text
 from harness.core.errors import ConfigError
@@ -21,6 +22,8 @@ from harness.sweep.study.journal_damage import describe_damage, has_intact_end
 
 HEARTBEAT_SECONDS = 10
 HEARTBEAT_GRACE_SECONDS = 60  # without a heartbeat, before a worker on another host is considered dead
+DATABASE_ERRORS = (StorageInternalError, SQLAlchemyError)
+STORAGE_ERRORS = (OSError, *DATABASE_ERRORS)
 ADVISORY_LOCK_SQL = {  # locks that the server releases when the connection of a dead process closes
     "postgresql": ("SELECT pg_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)"),
     "mysql": ("SELECT GET_LOCK(:key, -1)", "SELECT RELEASE_LOCK(:key)"),

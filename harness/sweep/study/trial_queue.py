@@ -10,10 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from harness.core.errors import describe_exception, shorten_message
 from harness.sweep.optuna_internals import (
@@ -31,7 +30,7 @@ from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import is_dead, this_process
 from harness.sweep.study.pruning import to_rung
 from harness.sweep.study.recorded_result import read_recorded_result
-from harness.sweep.study.storage import study_lock
+from harness.sweep.study.storage import STORAGE_ERRORS, study_lock
 from harness.sweep.study.trial_attrs import (
     BASELINE,
     BUDGET,
@@ -46,17 +45,20 @@ from harness.sweep.study.trial_attrs import (
     read_trial_worker,
 )
 
-STORAGE_ERRORS = (OSError, StorageInternalError, SQLAlchemyError)
 MAX_WORKER_DEATHS = 2  # a trial that kills this many workers is not tried again
 WORKER_DIED = {"status": "failed", "reason": "its worker died"}
 SWEEP_KILLED = {"status": "interrupted", "reason": "the sweep was killed"}
 
 
 class EndReasons(NamedTuple):
-    """Reasons that keep further trials from starting; empty strings where there is none."""
+    """Reasons that keep further trials from starting; empty strings where there is none.
+
+    `is_fixable` says that the failures have one cause, without which the same study can go on.
+    """
 
     failures: str = ""
     exhausted_budget: str = ""
+    is_fixable: bool = False
 
 
 class TrialQueue:
@@ -123,7 +125,8 @@ class TrialQueue:
         budget, trials = self._read_budget_and_trials()
         if not budget.has_trials_left(trials):
             return EndReasons(budget.describe_failure_rate(trials))
-        return EndReasons(budget.describe_failures(trials), self._describe_exhaustion(budget, trials))
+        exhausted = self._describe_exhaustion(budget, trials)
+        return EndReasons(budget.describe_failures(trials), exhausted, bool(budget.describe_fatal_failures(trials)))
 
     def finish_trial(self, trial: Trial, result: TrialResult) -> None:
         """End a trial as its run ended.

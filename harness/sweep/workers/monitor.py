@@ -14,7 +14,8 @@ from harness.core.shortage import describe_full_disk
 from harness.core.signals import STOP_SIGNALS, record_signal
 from harness.sweep.results.summary import summarize_trials
 from harness.sweep.results.table import ProgressTable
-from harness.sweep.study.trial_queue import STORAGE_ERRORS, TrialQueue
+from harness.sweep.study.storage import STORAGE_ERRORS
+from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.workers.worker import EXIT_SHORTAGE
 from harness.sweep.workers.worker_pool import MAX_CONSECUTIVE_DEATHS, WorkerGroup
 

@@ -21,9 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial
-from sqlalchemy.exc import SQLAlchemyError
 
 from harness.core.credentials import hide_credentials_in_text, hide_credentials_in_tracebacks
 from harness.core.errors import ConfigError, describe_exception
@@ -35,7 +33,7 @@ from harness.sweep.results.summary import find_best_trials, summarize_trials
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
-from harness.sweep.study.storage import open_storage
+from harness.sweep.study.storage import STORAGE_ERRORS, open_storage
 from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.trial_runner import TrialJob, TrialRunner
@@ -45,7 +43,6 @@ EXIT_SHORTAGE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, or too many f
 MakeRunner = Callable[[StudySpec, Mapping[str, Any]], TrialRunner]
 """Return the runner of a study from its settings and those of its program."""
 STOP_POLL_SECONDS = 2.0  # between two questions to the storage whether to stop
-STORAGE_ERRORS = (OSError, StorageInternalError, SQLAlchemyError)
 
 
 @dataclass(frozen=True)

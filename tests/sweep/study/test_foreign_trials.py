@@ -24,6 +24,7 @@ from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.sampler import find_unusable_trials
 from harness.sweep.study.setup import check_existing_study, open_study
 from harness.sweep.study.trial_attrs import RESULT, STUDY_SPEC, SWEEP_ID, WORKER
+from harness.sweep.study.trial_queue import EndReasons
 from harness.sweep.workers.worker import run_trials
 from tests.sweep.studies import COMMAND_LINE, summarize
 from tests.sweep.tiny_sweeps import (
@@ -165,7 +166,7 @@ def test_trials_of_a_notebook_do_not_count_and_break_no_reader(overrides, tmp_pa
     assert queue.reap_dead_trials(is_leftover=True, is_only_sweep=True) == []
     assert not queue.has_heartbeat_trials()
     assert len(serve_trials(queue, loss_of)) == 2  # n_trials=4, whatever the notebook ran
-    assert queue.find_end_reasons() == ("", "")
+    assert queue.find_end_reasons() == EndReasons()
     summary = summarize(queue.study, 4)
     assert (summary.counts["completed"], summary.counts["added"], summary.counts["running"]) == (4, 6, 1)
     assert summary.best_trial.number in (0, 1, 9, 10)

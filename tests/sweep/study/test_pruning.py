@@ -1,7 +1,9 @@
 """Learning curves in steps: to shares of a run whose length is given, learnt from other trials, or unknown."""
 
 import math
+import sqlite3
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from optuna.pruners import (
     ThresholdPruner,
     WilcoxonPruner,
 )
-from optuna.storages import JournalStorage
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState, create_trial
 
@@ -259,3 +261,16 @@ def test_a_trial_that_fails_tells_no_length() -> None:
         study.tell(trial, state=TrialState.FAIL)
         assert curve(study, trial.number) == stored  # without a length, the shares are unknown
         assert LAST_STEP not in study.trials[trial.number].user_attrs
+
+
+def test_a_database_that_does_not_answer_ends_no_trial(tmp_path, capsys) -> None:
+    storage = RDBStorage(f"sqlite:///{tmp_path}/study.db", engine_kwargs={"connect_args": {"timeout": 0.05}})
+    study = make_study(storage=storage)
+    run_trial(study, [1.0] * 4, total=4)
+    reporter = TrialReporter(start(study), 0.0)
+    with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert not reporter.report_step(9.0, 1, 4)  # worse than the other trial
+        other.execute("ROLLBACK")
+    assert "warning: cannot report to the study (" in capsys.readouterr().err
+    assert reporter.report_step(9.0, 2, 4)

@@ -263,7 +263,7 @@ def test_every_budget_ends_the_study_with_a_reason(name, overrides) -> None:
     for _ in range(3):
         queue.finish_trial(queue.claim_trial(), make_result("failed"))
     queue.set_budget(budget)
-    assert "".join(queue.find_end_reasons()) == reason
+    assert "".join(queue.find_end_reasons()[:2]) == reason
     assert queue.claim_trial() is None
 
 

@@ -48,9 +48,9 @@ def run_program(
 ) -> ProgramExit:
     """Run a program until it ends, or `should_end()`, and return how it ended.
 
-    It has no standard input. Both its streams are appended to a new `log_path` as they come; a log that is there is
-    renamed. To end, it gets SIGTERM with all processes of its session, and after `grace_seconds` SIGKILL with all that
-    it has started. If this process is killed, the program is killed too.
+    It has no standard input. Both its streams are written to `log_path` as they come. To end, it gets SIGTERM with all
+    processes of its session, and after `grace_seconds` SIGKILL with all that it has started. If this process is killed,
+    the program is killed too.
 
     Args:
         environment: The whole environment of the program. Output of Python is unbuffered unless it sets that.
@@ -61,7 +61,6 @@ def run_program(
         ConfigError: If the program cannot be started.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    _keep_old_log(log_path)
     with _start_supervisor(log_path) as program:
         program.start(argv, environment, cwd, grace_seconds)
         was_ended, wait = False, min(FIRST_POLL_SECONDS, poll_seconds)
@@ -173,16 +172,6 @@ def _start_supervisor(log_path: Path) -> _SupervisedProgram:
     finally:
         os.close(status_fd)
     return _SupervisedProgram(supervisor, status_end, status_fd)
-
-
-def _keep_old_log(log_path: Path) -> None:
-    """Rename the log of an earlier attempt to output.1.log, output.2.log, ..."""
-    if not log_path.exists():
-        return
-    number = 1
-    while (old := log_path.with_name(f"{log_path.stem}.{number}{log_path.suffix}")).exists():
-        number += 1
-    log_path.rename(old)
 
 
 def _explain_start_error(number: int, is_cwd: bool, argv: Sequence[str], cwd: Path) -> str:

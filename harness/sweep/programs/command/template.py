@@ -10,7 +10,7 @@ Rules, in this order; `ranges` says which values are ranges at all:
    ... by its place behind the script, or else behind the program; before it, `word0`, `word1`, ... A choice of options,
    `choice(--amp,)` or `--amp,--no-amp`, has the name of the first. A second `lr` is `lr_2`.
 3. A list is one value, though a function is a range, if its option is one of slots.ONE_VALUE_NAMES (`--gpus 0,1`) or it
-   stands before the script (`taskset -c 0,1 python train.py`). A key in `keep` is one value in any case.
+   stands before the script (`taskset -c 0,1 python train.py`). A key in `one_value_names` is one value in any case.
 4. A trial without a value for a key leaves out the option with its name, so that the program's default holds; of
    `--set lr=RANGE` both words. A word of its own cannot be left out, except a choice of options.
 5. `{out}` in any word or variable is the trial's folder, `{trial}` its number. All other braces are untouched, also
@@ -43,21 +43,21 @@ class CommandTemplate:
     """A command with ranges: its words, variables that it sets, and the keys whose values are no ranges.
 
     Raises:
-        ConfigError: If a range is wrong, no value is a range, or a key in `keep` does not exist.
+        ConfigError: If a range is wrong, no value is a range, or a key in `one_value_names` does not exist.
     """
 
     words: tuple[str, ...]
     variables: Mapping[str, str] = field(default_factory=dict)
-    keep: tuple[str, ...] = ()
+    one_value_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.words:
             raise ConfigError(f"plateau sweep: there is no command to run; write plateau sweep -- {EXAMPLE}")
         keys = [name for slot in self._slots for name in (slot.key, slot.name)]
-        for name in self.keep:
+        for name in self.one_value_names:
             if name not in keys:
                 known = did_you_mean(name, keys)
-                raise ConfigError(f"--keep {name}: the command has no such option{known}")
+                raise ConfigError(f"--one-value {name}: the command has no such option{known}")
         if not self.value_ranges:
             raise ConfigError(self._explain_no_range())
 
@@ -71,7 +71,7 @@ class CommandTemplate:
             try:
                 value_range = read_range(slot.text)
             except ConfigError as error:
-                remedy = f"if it is one value, add --keep {slot.key}"
+                remedy = f"if it is one value, add --one-value {slot.key}"
                 raise ConfigError(f"{slot.key}: {error} ({remedy})") from error
             if value_range:
                 found[slot.key] = value_range
@@ -161,7 +161,7 @@ class CommandTemplate:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "CommandTemplate":
         """Return the template that `to_json` has written."""
-        return cls(tuple(data["words"]), dict(data["variables"]), tuple(data["keep"]))
+        return cls(tuple(data["words"]), dict(data["variables"]), tuple(data["one_value_names"]))
 
     @cached_property
     def _searched_slots(self) -> list[Slot]:
@@ -172,7 +172,7 @@ class CommandTemplate:
         return find_slots(self.words, self.variables)
 
     def _is_kept(self, slot: Slot) -> bool:
-        return slot.key in self.keep or slot.name in self.keep
+        return slot.key in self.one_value_names or slot.name in self.one_value_names
 
     def _render_parts(self, values: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
         """Return words and variables with placeholders."""
@@ -220,7 +220,10 @@ class CommandTemplate:
 
 
 def read_command(
-    words: Sequence[str], variables: Mapping[str, str], environment: Mapping[str, str], keep: Sequence[str] = ()
+    words: Sequence[str],
+    variables: Mapping[str, str],
+    environment: Mapping[str, str],
+    one_value_names: Sequence[str] = (),
 ) -> CommandTemplate:
     """Return the template of a command and its variables.
 
@@ -228,10 +231,10 @@ def read_command(
         words: The program and its arguments; variables may stand before it, as in a shell.
         variables: Given for this program, by name.
         environment: That of the process; its variables that hold a range function or a placeholder are added.
-        keep: Names of options or variables whose values are no ranges.
+        one_value_names: Names of options or variables whose values are no ranges.
 
     Raises:
-        ConfigError: If a range is wrong, no value is a range, or a name in `keep` does not exist.
+        ConfigError: If a range is wrong, no value is a range, or a name in `one_value_names` does not exist.
     """
     given = dict(variables)
     program = list(words)
@@ -239,7 +242,7 @@ def read_command(
         given[assignment[1]] = assignment[2]
         del program[0]
     found = {name: text for name, text in environment.items() if is_range_function(text) or PLACEHOLDER.search(text)}
-    names = tuple(dict.fromkeys(name.lstrip("-+") for name in keep))
+    names = tuple(dict.fromkeys(name.lstrip("-+") for name in one_value_names))
     return CommandTemplate(tuple(program), {**found, **given}, names)
 
 

@@ -167,7 +167,7 @@ def _prepare_study(request: SweepRequest, config: DictConfig) -> bool:
     print_notes(request.notices)
     if request.options.dry_run:
         print_fitted(
-            f"Study {request.study_name}: {request.budget.n_trials} trials by {request.workers}, in {request.folder}",
+            request.describe_size(),
             *(f"  {key}: {text}" for key, text in request.space.format_ranges().items()),
         )
         return False

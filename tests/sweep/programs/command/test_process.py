@@ -89,13 +89,6 @@ def test_arguments_arrive_as_they_are(tmp_path: Path) -> None:
     assert os.fsdecode(log.read_bytes()).split("\n")[:-1] == words
 
 
-def test_an_old_log_is_kept(tmp_path: Path) -> None:
-    for number in range(3):
-        run_script(tmp_path, f"echo {number}")
-    logs = {file.name: file.read_text() for file in (tmp_path / "trial").iterdir()}
-    assert logs == {"output.log": "2\n", "output.1.log": "0\n", "output.2.log": "1\n"}
-
-
 def test_much_output_takes_no_memory_and_a_closed_stdout_no_harm(tmp_path: Path) -> None:
     before = psutil.Process().memory_info().rss
     assert run_script(tmp_path, "head -c 100000000 /dev/zero; exec >&- 2>&-; sleep 0.05; exit 4") == ProgramExit(4)

@@ -111,11 +111,11 @@ def test_a_key_that_is_not_searched_is_an_error() -> None:
 
 
 def test_kept_values_are_no_ranges() -> None:
-    template = read_line("prog --files a,b --files c,d --lr 1,2 --f 'log(x)'", keep=["--files", "f"])
+    template = read_line("prog --files a,b --files c,d --lr 1,2 --f 'log(x)'", one_value_names=["--files", "f"])
     assert list(template.ranges) == ["lr"]
     assert template.unsearched_lists == {"files": "a,b", "files_2": "c,d", "f": "log(x)"}
-    with pytest.raises(ConfigError, match="--keep file: the command has no such option; did you mean 'files'"):
-        read_line("prog --files a,b --lr 1,2", keep=["file"])
+    with pytest.raises(ConfigError, match="--one-value file: the command has no such option; did you mean 'files'"):
+        read_line("prog --files a,b --lr 1,2", one_value_names=["file"])
 
 
 def test_variables_are_ranges_too() -> None:
@@ -173,7 +173,7 @@ def test_placeholders_are_filled_everywhere() -> None:
 
 
 def test_a_template_survives_json() -> None:
-    template = read_line("prog --lr 1e-5,1e-3 --files a,b", {"WD": "log(1,2)"}, keep=["files"])
+    template = read_line("prog --lr 1e-5,1e-3 --files a,b", {"WD": "log(1,2)"}, one_value_names=["files"])
     stored = CommandTemplate.from_json(json.loads(json.dumps(template.to_json())))
     assert stored == template
     assert stored.range_texts == {"WD": "log(1,2)", "lr": "1e-5,1e-3"}
@@ -212,7 +212,7 @@ def test_a_range_is_shown_as_it_is_typed() -> None:
         "LR=1,2": "there is no command to run",
         "prog --gpus 0,1": "gpus is one value; to search its parts write 'choice(0,1)'",
         "prog --lr 'log(2,1)'": "lr: log(2,1): the lower bound is above the upper bound; write 'log(1,2)'",
-        "prog --f 'log(x)' --lr 1,2": "if it is one value, add --keep f",
+        "prog --f 'log(x)' --lr 1,2": "if it is one value, add --one-value f",
         "prog x 'log(1,2'": "arg2: log(1,2: its parentheses do not match",
     }.items(),
 )
