@@ -61,9 +61,14 @@ def record_signal(number: int) -> None:
     _received.append(number)
 
 
-def was_signaled() -> bool:
-    """Return whether a stop signal was received, also one that came too late to interrupt a run."""
-    return bool(_received)
+def count_signals() -> int:
+    """Return the number of stop signals that were received."""
+    return len(_received)
+
+
+def was_signaled(n_before: int = 0) -> bool:
+    """Return whether a stop signal was received, after the first `n_before`, even if too late to interrupt a run."""
+    return len(_received) > n_before
 
 
 def failure_status(default: int = 1) -> int:

@@ -44,7 +44,7 @@ class RunningApp:
 
     `fixed` are the overrides that all its jobs share. `jobs` are those that have ended, if they are kept.
     `is_in_task` says that the task function runs, and `is_interruptible` that it also has reported nothing, so that
-    only an exception can stop it.
+    only an exception can stop it. `was_signaled` says that the sweep has received a stop signal in this process.
     """
 
     config: DictConfig
@@ -52,6 +52,7 @@ class RunningApp:
     task_function: TaskFunction
     fixed: Sequence[str]
     command_line: CommandLine
+    was_signaled: Callable[[], bool] = was_signaled
     keeps_jobs: bool = False
     jobs: list[JobReturn] = field(default_factory=list)
     is_interruptible: bool = False
@@ -153,7 +154,7 @@ class _AppTrial:
 
     def _is_stopped(self) -> bool:
         """Return whether the sweep was asked to stop, so that the trial is not to blame for its end."""
-        return was_signaled() or self._should_stop()
+        return self._app.was_signaled() or self._should_stop()
 
     def _receive(self, value: float, step: int, total_steps: int | None) -> None:
         """Record a value, and end the trial if it is pruned or the sweep stops."""

@@ -4,7 +4,7 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from harness.config.compose import remove_credentials
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.files import write_atomically
 from harness.core.shortage import ShortageError
-from harness.core.signals import INTERRUPT_STATUS, failure_status, record_signal, was_signaled
+from harness.core.signals import INTERRUPT_STATUS, count_signals, failure_status, record_signal, was_signaled
 from harness.core.terminal import print_fitted, print_notes
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE, read_job_error, without_callbacks
 from harness.sweep.programs.hydra_app.app_command import find_app_command
@@ -31,7 +31,6 @@ from harness.sweep.programs.hydra_app.runner import HydraAppRunner, RunningApp
 from harness.sweep.request import BASIC_LAUNCHER, SweepRequest
 from harness.sweep.study.setup import check_existing_study
 from harness.sweep.study.spec import StudySpec
-from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.sweeper import run_study
 from harness.sweep.workers.launcher_pool import make_launcher_pool
 from harness.sweep.workers.worker import EXIT_SHORTAGE, MakeRunner, WorkerSpec, run_trials, run_worker
@@ -144,6 +143,7 @@ def _sweep_in_process(
     """
     app = _describe_app(config, context, task, arguments)
     app.keeps_jobs = True
+    app.was_signaled = partial(was_signaled, count_signals())  # an earlier sweep of a notebook may have been stopped
     request = read_app_request(config, context, arguments, None)
     if not _prepare_study(request, config):
         return []
@@ -152,7 +152,9 @@ def _sweep_in_process(
         def make_runner(spec: StudySpec, program: Mapping[str, Any]) -> HydraAppRunner:
             return HydraAppRunner(spec, app)
 
-        outcome = run_study(request, lambda _, spec, queue: InProcessWorkers(spec, queue, make_runner))
+        outcome = run_study(
+            request, lambda _request, spec, _queue: InProcessWorkers(spec, make_runner, app.was_signaled)
+        )
         outcome.raise_if_not_completed()
         return app.jobs
     except RunFailedError:
@@ -218,16 +220,15 @@ class InProcessWorkers:
 
     size = 1
 
-    def __init__(self, spec: WorkerSpec, queue: TrialQueue, make_runner: MakeRunner) -> None:
-        self._spec, self._queue, self._make_runner = spec, queue, make_runner
-        self._is_running, self._is_stopping = False, False
-        self._shortage = ""
+    def __init__(self, spec: WorkerSpec, make_runner: MakeRunner, is_stopping: Callable[[], bool]) -> None:
+        self._spec, self._make_runner, self._is_stopping = spec, make_runner, is_stopping
+        self._is_running, self._shortage = False, ""
 
     def start_workers(self, has_heartbeat_trials: bool) -> None:
         """Run trials until none are left."""
         self._is_running = True
         try:
-            run_trials(self._spec, self._make_runner, was_signaled)
+            run_trials(self._spec, self._make_runner, self._is_stopping)
         except ShortageError as error:
             self._shortage = str(error)
         finally:

@@ -11,7 +11,6 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from harness.core import signals
 from harness.core.errors import ConfigError, RunFailedError
 from harness.sweep import Pruned, report
 from harness.sweep.programs.hydra_app.sweep import name_library_job
@@ -78,7 +77,9 @@ def test_a_finished_sweep_prints_its_results_again_and_writes_nothing(tmp_path, 
     assert len(before) > 1
     sweep_here(tmp_path, sphere, SPHERE, "hydra.sweeper.n_trials=2", "y=0")
     assert read_results_files() == before
-    assert capsys.readouterr().out.splitlines()[-4:] == first.splitlines()[-4:]
+    *again, last = capsys.readouterr().out.splitlines()
+    assert again[-4:] == first.splitlines()[-4:]
+    assert last == "No more trials: all 2 were run before; raise hydra.sweeper.n_trials to run more."
     sweep_here(tmp_path, sphere, SPHERE, "hydra.sweeper.n_trials=3", "y=0")
     after = read_results_files()
     assert all(after[name][0] > before[name][0] for name in before)
@@ -95,7 +96,6 @@ def test_an_interrupted_sweep_draws_its_figures_when_it_is_resumed(tmp_path) -> 
         sweep_here(tmp_path, interrupt_third, *command)
     assert json.loads((tmp_path / "sweep/summary.json").read_text())["status"] == "interrupted"
     assert not (tmp_path / "sweep/figures").exists()
-    signals._received.clear()
     sweep_here(tmp_path, interrupt_third, *command)
     assert (tmp_path / "sweep/figures/history.png").is_file()
 
