@@ -5,9 +5,12 @@ import json
 import math
 import signal
 import sys
+from copy import deepcopy
 from types import FunctionType, SimpleNamespace
 
+import optuna
 import pytest
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
@@ -292,3 +295,35 @@ def test_no_file_of_the_sweep_holds_a_password_that_is_hard_to_take_out(tmp_path
     assert len(written) > 1
     assert [path.name for path in written if "secretpw" in path.read_text()] == []
     assert "secretpw" not in str(read_results(load_app_study(tmp_path / "sweep")))
+
+
+class EdgeSampler(optuna.samplers.RandomSampler):
+    """A user's own sampler, which proposes the upper end of every range."""
+
+    def sample_independent(self, study, trial, name, dist):
+        return dist.high
+
+
+class FirstReportPruner(optuna.pruners.BasePruner):
+    """A user's own pruner, which stops a trial at its first report."""
+
+    def prune(self, study, trial) -> bool:
+        return True
+
+
+def test_samplers_and_pruners_of_the_user_need_trust(tmp_path, monkeypatch) -> None:
+    def task(cfg: DictConfig) -> float:
+        report(cfg.x, step=1, total_steps=2)
+        return float(cfg.x)
+
+    node = {"_target_": f"{__name__}.EdgeSampler"}
+    monkeypatch.setattr(ConfigStore.instance(), "repo", deepcopy(ConfigStore.instance().repo))
+    ConfigStore.instance().store(group="hydra/sweeper/sampler", name="edge", node=node)
+    own = ["hydra/sweeper/sampler=edge", f"hydra.sweeper.pruner={{_target_:{__name__}.FirstReportPruner}}"]
+    command = ("x: 3\n", "x=interval(1,4)", "hydra.sweeper.n_trials=2", *own)
+    with pytest.raises(ConfigError, match=r"EdgeSampler is not trusted.*HARNESS_TRUST"):
+        sweep_here(tmp_path, task, *command)
+    monkeypatch.setenv("HARNESS_TRUST", f"{__name__}.EdgeSampler,{__name__}.FirstReportPruner")
+    sweep_here(tmp_path, task, *command)
+    trials = load_app_study(tmp_path / "sweep").trials
+    assert [(trial.params, trial.state.name) for trial in trials] == [({"x": 3}, "COMPLETE"), ({"x": 4}, "PRUNED")]
