@@ -1,12 +1,11 @@
 """The options of a sweep that do not depend on the program whose runs are its trials."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar
 
 from harness.core.errors import ConfigError
-from harness.sweep.study.spec import Direction
 
 DEFAULT_N_TRIALS = 24
 DEFAULT_MAX_FAILURES = 3
@@ -88,30 +87,3 @@ def apply_failure_rate(options: Options, rate: Any, *, has_max_failures: bool) -
     if rate is not None and (type(rate) not in (int, float) or not 0 <= rate <= 1):
         raise ConfigError(f"hydra.sweeper.max_failure_rate: {rate!r} must be a share from 0 to 1")
     return options if rate is None or has_max_failures else replace(options, max_failures=None)
-
-
-def parse_directions(direction: Any) -> list[Direction]:
-    """Return hydra.sweeper.direction, a direction or a list of them, as a list.
-
-    Raises:
-        ConfigError: If one is neither minimize nor maximize.
-    """
-    given = direction if isinstance(direction, list) else [direction]
-    names: list[Direction] = []
-    for name in (str(getattr(one, "name", one)) for one in given):
-        if name not in get_args(Direction):
-            raise ConfigError(f"hydra.sweeper.direction: {name}: must be {' or '.join(get_args(Direction))}")
-        names.append(cast(Direction, name))
-    return names
-
-
-def check_n_directions(direction: Any, objectives: Sequence[str]) -> None:
-    """Check that a list of directions has one for each objective."""
-    if isinstance(direction, list) and len(direction) != len(objectives):
-        names = [str(getattr(one, "name", one)) for one in direction]
-        count = f"{len(names)} direction{'s' * (len(names) != 1)}"
-        raise ConfigError(
-            f"hydra.sweeper.direction: [{','.join(names)}] has {count} for "
-            f"{len(objectives)} objective{'s' * (len(objectives) > 1)} ({', '.join(objectives)}); "
-            "leave it out, or list as many with sweep.objectives=[…]"
-        )

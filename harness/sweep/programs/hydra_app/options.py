@@ -9,7 +9,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.validation import parse_section
 from harness.core.errors import ConfigError
-from harness.sweep.options import SweepOptions, apply_failure_rate, check_n_directions, parse_directions
+from harness.sweep.options import SweepOptions, apply_failure_rate
+from harness.sweep.programs.directions import check_n_directions, parse_directions
 from harness.sweep.study.components import read_pruner_node
 from harness.sweep.study.spec import Direction
 from harness.sweep.study.storage import absolute_storage_url

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from harness.config.validation import check_writable
 from harness.core.errors import ConfigError
 from harness.sweep.programs import HYDRA_APP
+from harness.sweep.programs.custom_space import check_custom_space
 from harness.sweep.programs.hydra_app.app_command import AppCommand, explain_missing_command
 from harness.sweep.programs.hydra_app.app_space import (
     apply_fixed_overrides,
@@ -40,7 +41,6 @@ from harness.sweep.request import (
     plan_workers,
 )
 from harness.sweep.space.search_space import SearchSpace, read_search_space
-from harness.sweep.study.custom_space import check_custom_space
 from harness.sweep.study.spec import StudySpec
 from harness.tracking.store_uri import program_store_uri
 

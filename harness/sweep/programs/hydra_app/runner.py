@@ -24,13 +24,13 @@ from harness.core.signals import was_signaled
 from harness.record.trial_record import TrialEnd, TrialRecord, TrialStart
 from harness.run.provenance import describe_environment
 from harness.sweep.hydra_app_internals import read_job_error
+from harness.sweep.programs.custom_space import load_custom_space
 from harness.sweep.programs.hydra_app.app_job import run_app_job
 from harness.sweep.programs.hydra_app.app_space import describe_compose_error
 from harness.sweep.programs.hydra_app.command_line import list_value_overrides
 from harness.sweep.programs.hydra_app.objective_values import ObjectiveError, is_diverged, read_objective_values
 from harness.sweep.programs.trial_start import describe_trial_start
 from harness.sweep.reporting import Interrupted, Pruned, receive_reports
-from harness.sweep.study.custom_space import load_custom_space
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult

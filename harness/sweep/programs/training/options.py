@@ -10,7 +10,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from harness.config.alternatives import read_given_settings
 from harness.config.validation import parse_section
 from harness.core.errors import ConfigError
-from harness.sweep.options import SweepOptions, apply_failure_rate, check_n_directions, parse_directions
+from harness.sweep.options import SweepOptions, apply_failure_rate
+from harness.sweep.programs.directions import check_n_directions, parse_directions
 from harness.sweep.study.storage import absolute_storage_url
 
 OBJECTIVES = ("best_val_loss", "tokens", "seconds", "trainable_parameters")

@@ -34,6 +34,7 @@ from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
 from harness.run import provenance
 from harness.run.notices import describe_choices
 from harness.sweep.programs import TRAINING
+from harness.sweep.programs.custom_space import check_custom_space
 from harness.sweep.programs.training.command_line import TrainingCommandLine
 from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, ConfigSpace, read_config_space
 from harness.sweep.programs.training.file_ranges import fit_file_ranges
@@ -54,7 +55,6 @@ from harness.sweep.request import (
 )
 from harness.sweep.space.range_syntax import explain_number_error
 from harness.sweep.space.search_space import range_ends
-from harness.sweep.study.custom_space import check_custom_space
 from harness.sweep.study.spec import StudySpec
 from harness.tracking.store_uri import DEFAULT_EXPERIMENT, check_database_driver, resolve_store_uri
 

@@ -7,9 +7,9 @@ from optuna.trial import Trial
 
 from harness.config.option_values import describe_left_out
 from harness.core.events import EvalEnd, Event, Status
+from harness.sweep.programs.custom_space import load_custom_space
 from harness.sweep.programs.training.command_line import list_trial_overrides
 from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, rebuild_config_space
-from harness.sweep.study.custom_space import load_custom_space
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult

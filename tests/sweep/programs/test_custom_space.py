@@ -8,9 +8,9 @@ from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
 from harness.core.errors import ConfigError
+from harness.sweep.programs.custom_space import check_custom_space, load_custom_space
 from harness.sweep.programs.training.config_space import ConfigSpace, read_config_space
 from harness.sweep.study.budget import Budget
-from harness.sweep.study.custom_space import check_custom_space, load_custom_space
 from harness.sweep.study.trial_attrs import BASELINE
 from harness.sweep.study.trial_queue import TrialQueue
 from tests.sweep.tiny_sweeps import TINY_WITHOUT_LORA, read_tiny_request
