@@ -1,4 +1,4 @@
-"""plateau compare A B [C ...]: what differs between runs, their losses, and what may be said of the difference.
+"""plateau compare A B [C ...]: settings that differ, losses with their errors, and whether they can be compared.
 
 A run is one of ours, a trial of a sweep, an MLflow run, or a log of any program; a folder of logs is all of its runs.
 All differences are to the first one. The exit status is 0; 1 if the runs are known not to be comparable, so that no

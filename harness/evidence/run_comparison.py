@@ -1,4 +1,4 @@
-"""Comparison of runs: what differs between them, their losses, and what may be said of the difference.
+"""Comparison of runs: settings that differ, losses with their errors, and whether they can be compared.
 
 Nothing here calls a run better: a lower loss of one seed is a lower loss of one seed.
 """

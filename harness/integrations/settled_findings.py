@@ -1,4 +1,4 @@
-"""Which findings are sure enough to be said, and to end a training, while it goes on."""
+"""Findings that are certain enough during training to be reported, or to end it."""
 
 import math
 

@@ -2,7 +2,7 @@
 
 It is like the metrics.jsonl of our own runs, with these differences:
 
-- start: `effective` is null, since nobody has looked into the program; `total_steps` is null if unknown. `searched`
+- start: `effective` is null, since the settings in effect are unknown; `total_steps` is null if unknown. `searched`
   holds the trial's values by key, and `objectives` the direction of each objective by its name
 - metrics: any names; `total_steps` once the program has said it
 - end: `values`, the objectives by name, in place of `best_val_loss` and `best_step`

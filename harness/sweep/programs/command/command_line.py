@@ -16,7 +16,7 @@ LOG_RANGE = re.compile(r"tag\(log,interval\(([^()]*)\)\)")
 class ProgramCommandLine:
     """The command line of `plateau sweep -- COMMAND`."""
 
-    confirm_advice = ""  # nobody knows how the program takes a seed
+    confirm_advice = ""  # how the program takes a seed is unknown
 
     def __init__(self, template: CommandTemplate, baseline: Mapping[str, Any]) -> None:
         self._template = template

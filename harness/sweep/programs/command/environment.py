@@ -1,4 +1,4 @@
-"""The variables that the program of a sweep inherits: any of them may decide its results, and nobody knows which."""
+"""The variables that the program of a sweep inherits, any of which may change its results."""
 
 import hashlib
 import json

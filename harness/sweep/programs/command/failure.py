@@ -50,9 +50,9 @@ def describe_failure(program_exit: ProgramExit, log_path: Path) -> str:
     lines = read_last_lines(log_path)
     exception = find_exception_line(lines)
     ending = describe_exit(program_exit.code)
-    told = [exception] if exception else list(reversed(lines[-ERROR_LINES_FROM_END:]))
-    memory = next((line.strip() for line in told if OUT_OF_MEMORY.search(line)), "")
-    error = exception or next((line.strip() for line in told if ERROR_LINE.fullmatch(line.strip())), "")
+    candidates = [exception] if exception else list(reversed(lines[-ERROR_LINES_FROM_END:]))
+    memory = next((line.strip() for line in candidates if OUT_OF_MEMORY.search(line)), "")
+    error = exception or next((line.strip() for line in candidates if ERROR_LINE.fullmatch(line.strip())), "")
     if memory:
         reason = f"out of memory: {_shorten(memory)} ({ending})"
     elif error:

@@ -99,7 +99,7 @@ class _SupervisedProgram:
                 self._supervisor.stdin.close()  # the supervisor kills what still runs
             self._supervisor.wait()
             os.close(self._status_end)
-            if self._supervisor.returncode < 0 and self._pid is not None:  # nobody else ends the program's children
+            if self._supervisor.returncode < 0 and self._pid is not None:  # it can no longer end the program's children
                 with suppress(OSError):
                     os.killpg(self._pid, signal.SIGKILL)
 

@@ -142,7 +142,7 @@ def _explain_lack_of_workers(missing_command: str, launcher: str, n_jobs: int) -
 
 
 def _plan_app_workers(launcher: str, options: AppOptions, command: AppCommand | None) -> WorkerPlan:
-    """Plan one worker per GPU if the app has imported torch, or else one: nobody knows what a trial of it needs."""
+    """Plan one worker per GPU if the app has imported torch, or else one."""
     gpus = list_gpus() if command and "torch" in sys.modules else []
     n_jobs = (options.sweep.n_jobs or len(gpus) or 1) if command else 1
     plan = plan_workers(launcher, n_jobs, gpus, command.to_list() if command else [sys.executable], os.getcwd())
