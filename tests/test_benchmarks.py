@@ -15,6 +15,7 @@ from benchmarks.sweep import (
     first_reaching,
     read_trials,
 )
+from benchmarks.sweep_overhead import time_commands, time_trials
 from harness.observers.metrics_writer import MetricsWriter
 from tests.observers.sample_events import sample_run, send_events
 
@@ -78,3 +79,12 @@ def test_replay_pruner() -> None:
 def test_load_pruner_options() -> None:
     shipped, changed = load_pruner_options("median"), load_pruner_options("median:n_startup_trials=3")
     assert changed == {**shipped, "n_startup_trials": 3}
+
+
+@pytest.mark.slow
+def test_overhead_of_sweeps_is_measured(tmp_path) -> None:
+    for sweeper in ("optuna", "harness"):
+        (tmp_path / sweeper).mkdir()
+        assert [len(part) for part in time_trials(sweeper, 3, tmp_path / sweeper)] == [2, 2]
+    (tmp_path / "command").mkdir()
+    assert [len(part) for part in time_commands(3, tmp_path / "command")] == [2, 3]
