@@ -29,6 +29,7 @@ from harness.sweep.workers.worker import (
     EXIT_OK,
     EXIT_SHORTAGE,
     WorkerSpec,
+    kill_worker,
     spawn_worker,
     worker_log_path,
 )
@@ -96,8 +97,7 @@ class LauncherPool:
     def kill_workers(self) -> None:
         """Kill the workers on this machine. Those on others belong to a scheduler, and end with the study."""
         for worker in self._find_workers():
-            with suppress(psutil.NoSuchProcess):
-                worker.kill()
+            kill_worker(worker.pid)
         self._thread = None
 
     def _find_workers(self) -> list[psutil.Process]:
@@ -156,5 +156,6 @@ def _wait_for_worker(worker: subprocess.Popen[str], parent_process: dict[str, An
         worker.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             worker.wait(STOP_TIMEOUT_SECONDS)
-        worker.kill()
+        if worker.poll() is None:
+            kill_worker(worker.pid)
     os._exit(EXIT_CRASHED)  # nobody reads the status, and joblib's processes would otherwise stay for minutes

@@ -98,6 +98,12 @@ def spawn_worker(spec: WorkerSpec, index: int) -> subprocess.Popen[str]:
     return process
 
 
+def kill_worker(pid: int) -> None:
+    """Kill a worker with the processes that it has started, which are in its process group."""
+    with suppress(ProcessLookupError):  # it has ended
+        os.killpg(pid, signal.SIGKILL)
+
+
 def worker_log_path(sweep_folder: str | Path, index: int) -> Path:
     return Path(sweep_folder) / f"worker-{index}.log"
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Protocol
 
-from harness.sweep.workers.worker import EXIT_OK, WorkerSpec, spawn_worker, worker_log_path
+from harness.sweep.workers.worker import EXIT_OK, WorkerSpec, kill_worker, spawn_worker, worker_log_path
 
 MAX_CONSECUTIVE_DEATHS = 3  # of workers, without a trial ending in between
 
@@ -78,7 +78,7 @@ class WorkerPool:
         """Kill the workers with the processes that they have started."""
         for worker in self._workers.values():
             if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGKILL)
+                kill_worker(worker.pid)
             worker.wait()
 
     def _is_alive(self, index: int) -> bool:
