@@ -1,10 +1,10 @@
 """The document of a report: sections of text, tables, figures and commands, for markdown and for HTML.
 
 Text is a tuple of spans. A plain string holds our own words and no digit: a number is a `Number`, which carries its
-source, and what others wrote is a `Name`, `Code` or `Quote`. `check_document` enforces it.
+source, and what others wrote is a `Name`, `Code` or `Quote`. A word that judges is a `Claim` with its criterion.
+`lexicon.check_document` enforces it.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -44,7 +44,15 @@ class Bare:
     number: Number
 
 
-Span = str | Number | Bare | Name | Code | Quote
+@dataclass(frozen=True)
+class Claim:
+    """A word that judges, such as "better", with the condition over numbers of the report under which it is true."""
+
+    text: str
+    criterion: str
+
+
+Span = str | Number | Bare | Name | Code | Quote | Claim
 Text = tuple[Span, ...]
 
 
@@ -232,18 +240,3 @@ def iterate_figures(report: Report) -> Iterator[ReportFigure]:
     """Yield the figures of the report."""
     for section in report.sections:
         yield from (block for block in section.blocks if isinstance(block, ReportFigure))
-
-
-def check_document(report: Report) -> None:
-    """Check that our own words hold no digit, and that every number is one of the report's.
-
-    Raises:
-        ValueError: If a number has been typed, or is not registered.
-    """
-    for text in iterate_texts(report):
-        for span in text:
-            if isinstance(span, str) and re.search(r"\d", span):
-                raise ValueError(f"{span!r}: a number that is typed has no source; use a Number")
-        for number in iterate_numbers(text):
-            if report.numbers.get(number.id) is not number:
-                raise ValueError(f"{number.id}: not a number of this report")

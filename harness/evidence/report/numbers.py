@@ -18,6 +18,9 @@ ID_PATTERN = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*")
 OPERATORS: Mapping[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
 }  # fmt: skip
+COMPARISONS: Mapping[type, Callable[[Any, Any], bool]] = {
+    ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge, ast.Eq: operator.eq,
+}  # fmt: skip
 FUNCTIONS: Mapping[str, Callable[..., Any]] = {"abs": abs, "min": min, "max": max, "sum": lambda *values: sum(values)}
 
 
@@ -129,12 +132,18 @@ class NumberBook:
 def evaluate_formula(expression: str, values: Mapping[str, float | int | None]) -> float | None:
     """Return the value of an expression over `values`; None if one is unknown or the formula divides by zero.
 
+    A comparison, or several joined by `and`, is true or false.
+
     Raises:
         ValueError: If it is no such expression, or names a number that there is not.
     """
 
     def evaluate(node: ast.AST) -> Any:
         match node:
+            case ast.BoolOp(op=ast.And(), values=conditions):
+                return all(list(map(evaluate, conditions)))
+            case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in COMPARISONS:
+                return COMPARISONS[type(op)](evaluate(left), evaluate(right))
             case ast.Expression(body=body):
                 return evaluate(body)
             case ast.Constant(value=value) if isinstance(value, int | float):

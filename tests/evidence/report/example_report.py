@@ -4,6 +4,7 @@ from harness.evidence.report.document import (
     Bare,
     Bars,
     BulletList,
+    Claim,
     Code,
     CommandLines,
     Curves,
@@ -94,6 +95,7 @@ def make_example_report() -> Report:
                 BulletList(
                     (
                         (hours, ", ", money, "."),
+                        (Name("trial 7"), " is ", Claim("better", "best.difference < 0"), "."),
                         ("Diagnosed: ", Quote("loss rose by 12% <at step 300>", "outputs/a|b"), "."),
                     )
                 ),

@@ -1,11 +1,11 @@
 """Numbers, formulas and the document that may hold no typed number."""
 
 import math
-from dataclasses import replace
 
 import pytest
 
-from harness.evidence.report.document import Paragraph, ReportSection, check_document, plain_text
+from harness.evidence.report.document import plain_text
+from harness.evidence.report.lexicon import check_document
 from harness.evidence.report.numbers import NumberBook, Reading, evaluate_formula, format_styled
 from tests.evidence.report.example_report import make_example_report
 
@@ -16,6 +16,8 @@ def test_a_formula_is_evaluated_over_other_numbers() -> None:
     assert evaluate_formula("sum(a.x, b, 4)", values) == 5
     assert evaluate_formula("a.x - c", values) is None
     assert evaluate_formula("a.x / zero", values) is None
+    assert evaluate_formula("b < 0 and a.x >= 3", values) is True
+    assert evaluate_formula("b < 0 and c > 1", values) is None
 
 
 @pytest.mark.parametrize(
@@ -46,10 +48,3 @@ def test_the_example_holds_no_typed_number() -> None:
     report = make_example_report()
     check_document(report)
     assert plain_text(report.sections[0].blocks[0].text).endswith("lower by -0.1136 nats/token, -3.1%.")  # type: ignore[union-attr]
-
-
-def test_a_typed_number_is_refused() -> None:
-    report = make_example_report()
-    typed = ReportSection("typed", "Typed", (Paragraph(("It is better by 3.1%.",)),))
-    with pytest.raises(ValueError, match="no source"):
-        check_document(replace(report, sections=(typed,)))
