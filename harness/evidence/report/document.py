@@ -7,12 +7,10 @@ source, and what others wrote is a `Name`, `Code` or `Quote`. A word that judges
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from harness.evidence.charts.figure_data import FigureData
 from harness.evidence.report.numbers import Number
-
-Role = Literal["baseline", "best", "candidate", "trial", "pruned", "diverged"]
-"""The part that a line or a point plays in a figure; it decides its color."""
 
 
 @dataclass(frozen=True)
@@ -83,77 +81,6 @@ class CommandLines:
     """Commands for a shell, one a line."""
 
     lines: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve: finite points in the order of x."""
-
-    label: str
-    role: Role
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Lines over one axis, such as validation losses by tokens."""
-
-    lines: tuple[Line, ...]
-    x_label: str
-    y_label: str
-
-
-@dataclass(frozen=True)
-class PointGroup:
-    """Points of one kind; `y` is None for a trial without a finite value, which is marked at the border."""
-
-    label: str
-    role: Role
-    x: tuple[float, ...]
-    y: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
-class Points:
-    """Points, such as learning rate against loss."""
-
-    groups: tuple[PointGroup, ...]
-    x_label: str
-    y_label: str
-    is_x_log: bool = False
-
-
-@dataclass(frozen=True)
-class Bars:
-    """Horizontal bars from zero, the longest first, such as importances."""
-
-    labels: tuple[str, ...]
-    values: tuple[float, ...]
-    x_label: str
-    is_percent: bool = False
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A difference with its interval; an end that is not finite is open."""
-
-    label: str
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """Differences to the baseline, around a line at zero; `margin` is that of equivalence, to both sides."""
-
-    rows: tuple[Interval, ...]
-    x_label: str
-    margin: float | None = None
-
-
-FigureData = Curves | Points | Bars | Intervals
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,14 @@
 """A small report with every kind of block and span."""
 
+from harness.evidence.charts.figure_data import Bars, Curves, Interval, Intervals, Line, PointGroup, Points
 from harness.evidence.report.document import (
     Bare,
-    Bars,
     BulletList,
     Claim,
     Code,
     CommandLines,
-    Curves,
-    Interval,
-    Intervals,
-    Line,
     Name,
     Paragraph,
-    PointGroup,
-    Points,
     Quote,
     Report,
     ReportFigure,

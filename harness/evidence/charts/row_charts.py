@@ -1,0 +1,162 @@
+"""Charts of one row for each name: bars, intervals, single seeds, and values at several stages.
+
+A name stands above its row, so that it may be long.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from harness.evidence.charts.figure_data import Bars, Gaps, Intervals, SeedRow, Seeds
+from harness.evidence.charts.scales import NumberScale, choose_range, is_spread, label_number
+from harness.evidence.charts.svg_chart import (
+    EDGE,
+    LINE,
+    Chart,
+    Shape,
+    break_label,
+    draw_legend,
+    draw_x_axis,
+    measure_text,
+)
+
+ROW = 44.0  # height of a name and what is drawn below it
+MIDDLE = 29.0  # from the top of a row to the middle of what is drawn
+ROLE_STYLES = {"baseline": "second", "best": "first", "candidate": "first"}
+STAGE_STYLES: tuple[tuple[str, Shape], ...] = (
+    ("rest open", "circle"), ("second solid", "square"), ("first solid", "diamond"), ("third solid", "down")
+)  # fmt: skip
+
+
+def draw_bars(data: Bars) -> Chart:
+    """Return horizontal bars with their values."""
+    chart = Chart()
+    texts = [f"{value:.0%}" if data.is_percent else label_number(value) for value in data.values]
+    room = chart.width - 2 * EDGE - max(map(measure_text, texts), default=0) - 8
+    largest = max(data.values, default=0) or 1.0
+    for label, value, text in zip(data.labels, data.values, texts, strict=True):
+        chart.add_text(EDGE, chart.height + 13, label, width=chart.width - 2 * EDGE)
+        end = EDGE + max(1.0, room * value / largest)
+        chart.add_rect(EDGE, chart.height + 19, end, chart.height + 33, "first solid")
+        chart.add_text(end + 6, chart.height + 31, text, "soft")
+        chart.height += ROW
+    for line in break_label(data.x_label, chart.width - 2 * EDGE):
+        chart.add_text(EDGE, chart.height + 10, line, "soft", width=chart.width - 2 * EDGE)
+        chart.height += LINE
+    return chart
+
+
+def draw_intervals(data: Intervals) -> Chart:
+    """Return differences with their intervals around a line at zero, with the band of equivalence."""
+    chart = Chart()
+    ends = [end for row in data.rows for end in (row.value, row.low, row.high)]
+    margin = data.margin or 0.0
+    found = choose_range([], [0.0, *ends, 1.1 * margin, -1.1 * margin], may_be_log=False)
+    scale = NumberScale(found.low, found.high, EDGE + 10, chart.width - EDGE - 10)
+    top, bottom = chart.height, chart.height + ROW * len(data.rows) + (LINE if margin else 0)
+    if margin:
+        chart.add_rect(scale.place(-margin), top + LINE, scale.place(margin), bottom, "band")
+        chart.add_text(scale.place(0), top + 13, f"equivalent within ±{label_number(margin)}", "middle soft")
+        chart.height += LINE
+    zero = scale.place(0)
+    rows_top = chart.height
+    after = draw_x_axis(chart, scale, bottom, data.x_label, rows_top)
+    chart.add_line(zero, rows_top, zero, bottom, "ink mark")
+    for row in data.rows:
+        chart.add_text(EDGE, chart.height + 13, row.label, "strong", width=chart.width - 2 * EDGE)
+        y = chart.height + MIDDLE
+        if math.isfinite(row.value):
+            left = scale.place(row.low) if math.isfinite(row.low) else scale.start
+            right = scale.place(row.high) if math.isfinite(row.high) else scale.end
+            chart.add_line(left, y, right, y, "first line")
+            for end, place, direction in ((row.low, left, -1), (row.high, right, 1)):
+                if math.isfinite(end):
+                    chart.add_line(place, y - 5, place, y + 5, "first line")
+                else:  # an open end
+                    chart.add_path(f"M{place - 7 * direction:.1f} {y - 5:.1f}L{place:.1f} {y:.1f}"
+                                   f"L{place - 7 * direction:.1f} {y + 5:.1f}", "first line")  # fmt: skip
+            chart.add_mark("circle", scale.place(row.value), y, "first solid", size=5)
+        else:
+            chart.add_text(EDGE, y + 4, "no difference could be computed", "soft halo")
+        chart.height += ROW
+    chart.height = after
+    return chart
+
+
+def draw_seeds(data: Seeds) -> Chart:
+    """Return the values of single seeds as rings and their means as lines; diverged seeds at the right."""
+    chart = Chart()
+    values = [value for row in data.rows for value in row.values if value is not None and math.isfinite(value)]
+    has_diverged = any(value is None or not math.isfinite(value) for row in data.rows for value in row.values)
+    strip = measure_text("diverged") + 4 if has_diverged else 0.0
+    found = choose_range(values, may_be_log=is_spread(values))
+    scale = NumberScale(found.low, found.high, EDGE + 10, chart.width - EDGE - 10 - strip, found.is_log)
+    draw_legend(chart, [("one seed", "ink open", "circle"), ("mean", "ink thick", None)])
+    top, bottom = chart.height, chart.height + ROW * len(data.rows)
+    after = draw_x_axis(chart, scale, bottom, data.x_label, top)
+    if has_diverged:
+        chart.add_rect(scale.end + 8, top, chart.width - EDGE, bottom, "band")
+        chart.add_text((scale.end + 8 + chart.width - EDGE) / 2, top + 13, "diverged", "middle soft")
+    if data.is_paired:
+        _connect_pairs(chart, data.rows, scale)
+    for row in data.rows:
+        chart.add_text(EDGE, chart.height + 13, row.label, "strong", width=chart.width - 2 * EDGE - strip)
+        _draw_seed_row(chart, row, scale)
+        chart.height += ROW
+    chart.height = after
+    return chart
+
+
+def _connect_pairs(chart: Chart, rows: Sequence[SeedRow], scale: NumberScale) -> None:
+    """Connect the values of each seed, if there are two rows; with more, lines could not be told apart."""
+    if len(rows) != 2 or len(rows[0].values) != len(rows[1].values):
+        return
+    y = chart.height + MIDDLE
+    for first, second in zip(rows[0].values, rows[1].values, strict=True):
+        if first is not None and second is not None and math.isfinite(first) and math.isfinite(second):
+            chart.add_line(_limit(first, scale), y, _limit(second, scale), y + ROW, "rest thin")
+
+
+def _draw_seed_row(chart: Chart, row: SeedRow, scale: NumberScale) -> None:
+    style, y = ROLE_STYLES.get(row.role, "third"), chart.height + MIDDLE
+    finite = [value for value in row.values if value is not None and math.isfinite(value)]
+    for value in finite:
+        shape: Shape = "right" if value > scale.high else "left" if value < scale.low else "circle"
+        chart.add_mark(shape, _limit(value, scale), y, f"{style} open", f"{value:.6g}")
+    if n_diverged := len(row.values) - len(finite):
+        middle = (scale.end + 8 + chart.width - EDGE) / 2
+        chart.add_text(middle, y + 4.5, f"{n_diverged} of {len(row.values)}", "middle")
+    if row.mean is not None and scale.low <= row.mean <= scale.high:
+        x = scale.place(row.mean)
+        chart.add_line(x, y - 9, x, y + 9, f"{style} thick")
+
+
+def _limit(value: float, scale: NumberScale) -> float:
+    return min(max(scale.place(value), scale.start), scale.end)
+
+
+def draw_gaps(data: Gaps) -> Chart:
+    """Return the values of each configuration at all stages, connected in their order."""
+    chart = Chart()
+    values = [value for row in data.rows for value in row.values if value is not None and math.isfinite(value)]
+    found = choose_range(values, values)
+    scale = NumberScale(found.low, found.high, EDGE + 10, chart.width - EDGE - 10, found.is_log)
+    draw_legend(chart, [(stage, *STAGE_STYLES[index % len(STAGE_STYLES)]) for index, stage in enumerate(data.stages)])
+    top, bottom = chart.height, chart.height + ROW * len(data.rows)
+    after = draw_x_axis(chart, scale, bottom, data.x_label, top)
+    for row in data.rows:
+        chart.add_text(EDGE, chart.height + 13, row.label, "strong", width=chart.width - 2 * EDGE)
+        y = chart.height + MIDDLE
+        known = _list_known(row.values)
+        for (_, first), (_, second) in pairwise(known):
+            chart.add_line(scale.place(first), y, scale.place(second), y, "rest line")
+        for index, value in known:
+            classes, shape = STAGE_STYLES[index % len(STAGE_STYLES)]
+            chart.add_mark(shape, scale.place(value), y, classes, f"{data.stages[index]}: {value:.6g}", 5)
+        chart.height += ROW
+    chart.height = after
+    return chart
+
+
+def _list_known(values: Sequence[float | None]) -> list[tuple[int, float]]:
+    return [(index, value) for index, value in enumerate(values) if value is not None and math.isfinite(value)]
