@@ -164,7 +164,7 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
     if args.json:
         ending = {"status": outcome.end.status, "reason": outcome.end.reason, "folder": str(request.folder)}
         print(json.dumps({**ending, **trials_to_json(outcome.summary)}, indent=1), flush=True)
-    outcome.raise_if_not_completed()
+    outcome.end.raise_if_not_completed()
 
 
 def _read_command_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[str]) -> "CommandSweep":

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 from urllib.parse import unquote, unquote_plus
 
 # What begins an address in a text, after a space, quote or bracket: a password may hold "://" too.
@@ -85,6 +86,18 @@ def hide_secret_words(words: Iterable[str]) -> list[str]:
         shown.append(MASK if is_value and _is_secret_setting(option, hidden) else _hide_settings(hidden))
         option = word.lstrip("-") if word.startswith("-") and "=" not in word else ""
     return shown
+
+
+def hide_nested_secrets(data: Any) -> Any:
+    """Return plain data, such as JSON, with its texts as `hide_secret_settings` and `hide_secret_words` show them."""
+    if isinstance(data, Mapping):
+        texts = {key: text for key, text in data.items() if isinstance(text, str)}
+        others = {key: hide_nested_secrets(value) for key, value in data.items() if key not in texts}
+        return {**dict.fromkeys(data), **hide_secret_settings(texts), **others}
+    if isinstance(data, list | tuple):
+        is_text = bool(data) and all(isinstance(item, str) for item in data)
+        return hide_secret_words(data) if is_text else [hide_nested_secrets(item) for item in data]
+    return hide_credentials_in_text(data) if isinstance(data, str) else data
 
 
 def hide_credentials_in_tracebacks(*addresses: str) -> None:

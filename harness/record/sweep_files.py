@@ -3,6 +3,8 @@
 import re
 
 SWEEP_FILE, SUMMARY_FILE, JOURNAL_FILE = "sweep.json", "summary.json", "study.journal"
+PROGRAM_FILE = "program.json"
+"""In a sweep's folder: the program that its trials run, for commands that run more of it later."""
 SPACE_PREFIX = "space."
 """Prefix of the parameters of a sweep that are the ranges of its searched keys."""
 STUDIES_FOLDER = "sweeps"

@@ -13,7 +13,7 @@ from harness.sweep.optuna_internals import start_trial
 from harness.sweep.programs.training.command_line import TrainingCommandLine
 from harness.sweep.results.summary import SweepSummary, summarize_study
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRY_OF, STUDY_SPEC, WORKER
+from harness.sweep.study.trial_attrs import BASELINE, FIXED_VALUES, RESULT, RETRY_OF, STUDY_SPEC, WORKER
 from harness.sweep.study.trial_queue import WORKER_DIED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -104,7 +104,7 @@ def fail_trial(study: Study, trial: Trial, status: str | None = None, reason: st
 
 def complete_outside_trial(study: Study, value: float, **overrides: Any) -> Trial:
     """Complete a baseline trial whose config is outside the search space."""
-    study.enqueue_trial({}, user_attrs={BASELINE: True, OUT_OF_SPACE_VALUES: overrides})
+    study.enqueue_trial({}, user_attrs={BASELINE: True, FIXED_VALUES: overrides})
     trial = study.ask()
     complete_trial(study, trial, value)
     return trial

@@ -14,7 +14,6 @@ from harness.sweep.results.boundaries import BoundaryHit, find_boundary_hit
 from harness.sweep.results.importance import compute_importances, find_idle_params
 from harness.sweep.study.trial_attrs import (
     BASELINE,
-    OUT_OF_SPACE_VALUES,
     RETRY_OF,
     STUDY_SPEC,
     is_own_trial,
@@ -215,7 +214,7 @@ def _summarize_trial(trial: FrozenTrial, signs: Sequence[int]) -> TrialSummary:
         tokens=result.get("tokens", 0),
         reason=result.get("reason", "by another program" if status == "added" else ""),
         retry_of=attrs.get(RETRY_OF),
-        is_baseline=BASELINE in attrs or OUT_OF_SPACE_VALUES in attrs,
+        is_baseline=BASELINE in attrs,
         best_step=result.get("best_step"),
         folder=result.get("folder", ""),
         started_at=trial.datetime_start.timestamp() if trial.datetime_start else None,

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.sweep.optuna_internals import get_all_trials, hide_trials
 from harness.sweep.study.trial_attrs import (
-    OUT_OF_SPACE_VALUES,
+    FIXED_VALUES,
     has_params_in_range,
     is_own_trial,
     trial_position,
@@ -84,7 +84,7 @@ def find_unusable_trials(trials: Sequence[FrozenTrial]) -> set[int]:
     return {
         trial.number
         for trial in trials
-        if OUT_OF_SPACE_VALUES in trial.user_attrs
+        if FIXED_VALUES in trial.user_attrs
         or not has_params_in_range(trial)
         or not (is_own_trial(trial) or trial.distributions in spaces)
     }

@@ -21,7 +21,7 @@ from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import journal_path, open_storage
 from harness.sweep.study.trial_attrs import (
     BASELINE,
-    OUT_OF_SPACE_VALUES,
+    FIXED_VALUES,
     RETRY_OF,
     STUDY_SPEC,
     SWEEP_ID,
@@ -185,7 +185,7 @@ def _enqueue_initial_trials(request: SweepRequest, study: optuna.Study) -> None:
         values, out_of_range = baseline_values(space, request.current_values)
         if out_of_range:
             print(_describe_outside_baseline(out_of_range, request.current_values))
-            study.enqueue_trial({}, user_attrs={BASELINE: True, OUT_OF_SPACE_VALUES: values})
+            study.enqueue_trial({}, user_attrs={BASELINE: True, FIXED_VALUES: values})
         else:
             study.enqueue_trial(space.to_trial_params(values), user_attrs={BASELINE: True})
     for point in points:

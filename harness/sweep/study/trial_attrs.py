@@ -25,9 +25,13 @@ RESULT = "result"  # a TrialResult as a dict
 RETRY_OF = "retry_of"  # number of the trial that it repeats; a retry does not count towards n_trials
 RETRIES = "retries"  # how many workers died running it
 BASELINE = "baseline"
-OUT_OF_SPACE_VALUES = "out_of_space_values"  # {key: value} of a current config out of range, which has no params
+FIXED_VALUES = (
+    "fixed_values"  # {key: value} of a trial whose values are not suggested, such as a current config out of range
+)
+SEED_RUN = "seed_run"  # {"config": name, "seed": number} of a configuration that is run with several seeds
 LAST_STEP = "last_step"  # of a completed trial whose program reports steps
-OWN_TRIAL_ATTRS = frozenset({WORKER, RESULT, RETRY_OF, RETRIES, BASELINE, OUT_OF_SPACE_VALUES, LAST_STEP})
+OWN_TRIAL_ATTRS = frozenset({WORKER, RESULT, RETRY_OF, RETRIES, BASELINE, FIXED_VALUES, SEED_RUN, LAST_STEP})
+REPEATED_ATTRS = (BASELINE, FIXED_VALUES, SEED_RUN)  # of a trial, which its retries have too
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def has_params_in_range(trial: FrozenTrial) -> bool:
 
 def trial_values(trial: Trial | FrozenTrial) -> dict[str, Any]:
     """Return the values that a trial sets, by config key."""
-    out_of_space = trial.user_attrs.get(OUT_OF_SPACE_VALUES, {})
+    out_of_space = trial.user_attrs.get(FIXED_VALUES, {})
     return {**out_of_space, **{config_key(name): value for name, value in trial.params.items()}}
 
 

@@ -34,7 +34,8 @@ from harness.sweep.study.storage import STORAGE_ERRORS, study_lock
 from harness.sweep.study.trial_attrs import (
     BASELINE,
     BUDGET,
-    OUT_OF_SPACE_VALUES,
+    FIXED_VALUES,
+    REPEATED_ATTRS,
     RESULT,
     RETRIES,
     RETRY_OF,
@@ -92,7 +93,7 @@ class TrialQueue:
                     continue
                 record_heartbeat(trial)  # already here, because a trial without any heartbeat never becomes stale
                 try:
-                    if OUT_OF_SPACE_VALUES not in trial.user_attrs:
+                    if FIXED_VALUES not in trial.user_attrs:
                         self.space.suggest_values(trial)
                         if BASELINE not in trial.user_attrs:  # the current config as it is
                             self._extend(trial)
@@ -234,7 +235,7 @@ class TrialQueue:
         retries = trial.user_attrs.get(RETRIES, 0) + has_killed
         if retries >= MAX_WORKER_DEATHS:
             return
-        kept = {key: trial.user_attrs[key] for key in (BASELINE, OUT_OF_SPACE_VALUES) if key in trial.user_attrs}
+        kept = {key: trial.user_attrs[key] for key in REPEATED_ATTRS if key in trial.user_attrs}
         attrs = {**kept, RETRY_OF: trial.user_attrs.get(RETRY_OF, trial.number), RETRIES: retries}
         # A worker may die before it has suggested all params, so those that were enqueued are repeated too.
         self.study.enqueue_trial({**get_enqueued_params(trial), **trial.params}, user_attrs=attrs)

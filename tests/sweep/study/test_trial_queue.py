@@ -17,7 +17,7 @@ from harness.sweep.space.search_space import config_key
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.pruning import TrialReporter
-from harness.sweep.study.trial_attrs import BASELINE, OUT_OF_SPACE_VALUES, RESULT, RETRIES, RETRY_OF, WORKER
+from harness.sweep.study.trial_attrs import BASELINE, FIXED_VALUES, RESULT, RETRIES, RETRY_OF, WORKER
 from harness.sweep.study.trial_queue import TrialQueue
 from tests.conftest import ROOT
 from tests.sweep.tiny_sweeps import TINY, make_result, serve_trials, start_study
@@ -64,7 +64,7 @@ def test_a_current_config_outside_the_space_runs_but_is_hidden_from_the_sampler(
     queue = start_study(*arguments)
     assert "optimizer.lr=0.001" in capsys.readouterr().out
     trial = queue.claim_trial()
-    assert trial.user_attrs[OUT_OF_SPACE_VALUES]["optimizer.lr"] == 1e-3
+    assert trial.user_attrs[FIXED_VALUES]["optimizer.lr"] == 1e-3
     assert trial.params == {}
     queue.finish_trial(trial, make_result(loss=-100.0))
     later = trial_params(serve_trials(queue, bowl_loss))

@@ -128,7 +128,7 @@ def _sweep_in_workers(config: DictConfig, context: HydraContext, task: TaskFunct
     if _prepare_study(request, config):
         launched = partial(make_launcher_pool, *_prepare_launcher(config, context, request.folder))
         outcome = run_study(request, None if request.workers.launcher == BASIC_LAUNCHER else launched)
-        outcome.raise_if_not_completed()
+        outcome.end.raise_if_not_completed()
 
 
 def _sweep_in_process(
@@ -155,7 +155,7 @@ def _sweep_in_process(
         outcome = run_study(
             request, lambda _request, spec, _queue: InProcessWorkers(spec, make_runner, app.was_signaled)
         )
-        outcome.raise_if_not_completed()
+        outcome.end.raise_if_not_completed()
         return app.jobs
     except RunFailedError:
         failed = [job for job in app.jobs if job.status is JobStatus.FAILED]

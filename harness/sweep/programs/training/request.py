@@ -132,7 +132,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
         budget=build_budget(options, count_trials(options, spec, space, current_values), sweeper["max_failure_rate"]),
         study_name=study_name,
         folder=_choose_folder(config, output_dir, study_name),
-        workers=plan_workers(launcher, options.n_jobs, _list_own_gpus(cfg)),
+        workers=plan_workers(launcher, options.n_jobs, list_own_gpus(cfg)),
         store_uri=resolve_store_uri(mlflow.get("uri")),
         is_uploaded="mlflow" in cfg.observers,
         experiment=cfg.observers.get("mlflow", {}).get("experiment", DEFAULT_EXPERIMENT),
@@ -169,7 +169,7 @@ def _build_study_spec(
     )
 
 
-def _list_own_gpus(cfg: DictConfig) -> list[str]:
+def list_own_gpus(cfg: DictConfig) -> list[str]:
     """Return the ids of the GPUs that runs may use."""
     return list_gpus()[: torch.cuda.device_count()] if cfg.device.kind in ("auto", "cuda") else []
 

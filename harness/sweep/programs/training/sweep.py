@@ -67,7 +67,7 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
         findings=findings,
         notes=disk_space.splitlines(),
     )
-    outcome.raise_if_not_completed()
+    outcome.end.raise_if_not_completed()
 
 
 def _leave_out_unusable_options(request: TrainingRequest, config: DictConfig, arguments: list[str]) -> TrainingRequest:

@@ -1,0 +1,1 @@
+"""Confirm that candidates are better than a baseline, on fresh seeds."""

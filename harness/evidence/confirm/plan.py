@@ -1,0 +1,208 @@
+"""The plan of a confirmation, fixed before any loss of its fresh seeds is seen, and what follows from the losses."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from harness.evidence.candidates import compare_candidates
+from harness.evidence.rank_tests import count_critical, mann_whitney_tail, signed_rank_tail
+from harness.evidence.sample_differences import UNGUARDED_PAIRS
+from harness.evidence.seed_comparison import CONFIDENCE, SeedComparison
+from harness.evidence.seed_plan import SeedPlan
+from harness.evidence.seed_runs.seed_study import SeedRun
+from harness.record.trial_record import Direction
+
+BASELINE = "baseline"
+MIN_SEEDS = 3  # with fewer nothing can be shown
+
+
+@dataclass(frozen=True)
+class ConfirmedConfig:
+    """A configuration to confirm: the values by key that it sets.
+
+    `trial` is the trial of the sweep that it was, and `selected_value` the value of the objective there.
+    """
+
+    name: str
+    values: Mapping[str, Any]
+    trial: int | None = None
+    selected_value: float | None = None
+
+
+@dataclass(frozen=True)
+class ConfirmPlan:
+    """The baseline, the candidates, the seeds and the rule of decision.
+
+    The claim is about `metric`, which is that of the `split`. `objective` is what the sweep optimized, in `direction`.
+    `looks` are numbers of seeds at which the losses are compared. `n_measured` is the number of trials that the
+    candidates were chosen from, None if they were named by the user.
+    """
+
+    baseline: ConfirmedConfig
+    candidates: tuple[ConfirmedConfig, ...]
+    seeds: tuple[int, ...]
+    looks: tuple[int, ...]
+    paired: bool
+    margin: float | None
+    metric: str
+    split: Literal["test", "validation"]
+    objective: str
+    direction: Direction
+    n_measured: int | None
+    confidence: float = CONFIDENCE
+
+    @property
+    def configs(self) -> dict[str, ConfirmedConfig]:
+        return {config.name: config for config in (self.baseline, *self.candidates)}
+
+    def list_settings(self) -> dict[str, str]:
+        """Return what must not change once losses were seen, as texts."""
+        names = ", ".join(f"{one.name} {dict(one.values)}" for one in (self.baseline, *self.candidates))
+        return {
+            "configurations": names,
+            "seeds": ", ".join(map(str, self.seeds)),
+            "looks": ", ".join(map(str, self.looks)),
+            "margin": str(self.margin),
+            "metric": self.metric,
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result for a candidate. `difference` is candidate minus baseline in the unit of the metric, in its interval.
+
+    `status` is "not shown" with a `reason` if some of its runs have no result.
+    """
+
+    candidate: str
+    status: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    n: int
+    comparison: SeedComparison | None
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all fields in the unit of the metric; those of the comparison that are not losses are kept."""
+        comparison = {} if self.comparison is None else asdict(self.comparison)
+        own = {key: value for key, value in asdict(self).items() if key != "comparison"}
+        return {**comparison, **own}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What follows from the runs so far: the verdicts, the runs that are to be made next, and why none can be."""
+
+    verdicts: Mapping[str, Verdict]
+    next_runs: Sequence[tuple[str, int]] = ()
+    failure: str = ""
+
+
+def choose_looks(n_seeds: int, n_candidates: int, confidence: float = CONFIDENCE) -> tuple[tuple[int, ...], bool]:
+    """Return the numbers of seeds at which losses are compared, and whether that is done in pairs.
+
+    Pairs by seed where so many seeds can show a difference between pairs; with fewer, whole groups. The corrected
+    level decides, and no loss. A look at which nothing can be shown is left out.
+    """
+    alpha = (1 - confidence) / n_candidates
+    paired = _can_show(n_seeds, alpha, paired=True)
+    looks = tuple(sorted({max(MIN_SEEDS, math.ceil(share * n_seeds)) for share in (0.5, 0.75)} | {n_seeds}))
+    while len(looks) > 1:
+        levels = SeedPlan(looks, confidence=1 - alpha).levels
+        useless = [n for n, level in zip(looks, levels, strict=True) if not _can_show(n, level, paired=paired)]
+        if not useless or useless == [n_seeds]:
+            break
+        looks = tuple(n for n in looks if n != useless[0] or n == n_seeds)
+    return looks, paired
+
+
+def _can_show(n_seeds: int, alpha: float, *, paired: bool) -> bool:
+    """Return whether `n_seeds` a side can show a difference at the two-sided level `alpha`."""
+    if paired and n_seeds in UNGUARDED_PAIRS:
+        return True
+    tail = signed_rank_tail(n_seeds) if paired else mann_whitney_tail(n_seeds, n_seeds)
+    return n_seeds >= MIN_SEEDS and count_critical(tail, alpha) > 0
+
+
+def choose_seeds(n_seeds: int, used: Iterable[int]) -> tuple[int, ...]:
+    """Return seeds that no run of the sweep had; above 1000, since programs have small ones as their defaults."""
+    first = max([1000, *used]) + 1
+    return tuple(range(first, first + n_seeds))
+
+
+def evaluate_runs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> Evaluation:
+    """Return the verdicts that the runs allow, and the runs that the next look needs."""
+    by_run = {(run.config, run.seed): run for run in runs}
+    open_names = [candidate.name for candidate in plan.candidates]
+    verdicts: dict[str, Verdict] = {}
+    for look in plan.looks:
+        seeds = plan.seeds[:look]
+        needed = [(name, seed) for seed in seeds for name in (plan.baseline.name, *open_names)]
+        missing = [run for run in needed if run not in by_run or not by_run[run].is_over]
+        if missing:
+            return Evaluation(verdicts, missing)
+        if failure := _describe_failures(plan, [by_run[plan.baseline.name, seed] for seed in seeds]):
+            return Evaluation(verdicts, failure=f"baseline: {failure}")
+        for name in list(open_names):
+            if failure := _describe_failures(plan, [by_run[name, seed] for seed in seeds]):
+                verdicts[name] = Verdict(name, "not shown", *[math.nan] * 4, look, None, failure)
+                open_names.remove(name)
+        costs = {
+            name: _list_costs(plan, [by_run[name, seed] for seed in seeds]) for name in (plan.baseline.name, *open_names)
+        }
+        for name, comparison in _compare_costs(plan, costs, look).items():
+            if comparison.status != "not shown" or look == plan.looks[-1]:
+                verdicts[name] = _make_verdict(plan, name, comparison)
+                open_names.remove(name)
+        if not open_names:
+            break
+    return Evaluation({one.name: verdicts[one.name] for one in plan.candidates if one.name in verdicts})
+
+
+def _compare_costs(
+    plan: ConfirmPlan, costs: Mapping[str, Sequence[float]], look: int
+) -> dict[str, SeedComparison]:
+    """Compare the candidates with the baseline at one look; lower costs are better."""
+    candidates = {name: values for name, values in costs.items() if name != plan.baseline.name}
+    baseline = costs[plan.baseline.name]
+    if len(plan.looks) == 1:  # corrected for candidates without a result too, whose number is known beforehand
+        missing = {f"{n}": [math.inf] * look for n in range(len(plan.candidates) - len(candidates))}
+        found = compare_candidates(
+            baseline, {**candidates, **missing}, paired=plan.paired, margin=plan.margin, confidence=plan.confidence
+        )
+        return {name: found[name] for name in candidates}
+    seed_plan = SeedPlan(plan.looks, confidence=1 - (1 - plan.confidence) / len(plan.candidates))
+    return {
+        name: seed_plan.decide(baseline, values, paired=plan.paired, margin=plan.margin).comparison
+        for name, values in candidates.items()
+    }
+
+
+def _make_verdict(plan: ConfirmPlan, name: str, comparison: SeedComparison) -> Verdict:
+    """Return a verdict in the unit of the metric, whose costs are negated where it is maximized."""
+    difference, low, high = comparison.difference, comparison.low, comparison.high
+    if plan.direction == "maximize":
+        difference, low, high = -difference, -high, -low
+        comparison = replace(
+            comparison,
+            difference=difference, low=low, high=high,
+            baseline_mean=-comparison.baseline_mean, candidate_mean=-comparison.candidate_mean,
+        )  # fmt: skip
+    return Verdict(name, comparison.status, difference, low, high, comparison.p, comparison.n, comparison)
+
+
+def _list_costs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> list[float]:
+    sign = -1 if plan.direction == "maximize" else 1
+    losses = [run.read_loss(plan.metric) for run in runs]
+    return [math.inf if loss is None or not math.isfinite(loss) else sign * loss for loss in losses]
+
+
+def _describe_failures(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> str:
+    """Return which runs have no result and why, or an empty string; a diverged run has one."""
+    failed = [run for run in runs if run.read_loss(plan.metric) is None]
+    if not failed:
+        return ""
+    return f"{len(failed)} of {len(runs)} runs {failed[0].status}: {failed[0].reason or 'no reason was recorded'}"

@@ -1,0 +1,1 @@
+"""Configurations of one program, each run with several fresh seeds."""

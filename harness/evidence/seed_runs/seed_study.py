@@ -1,0 +1,236 @@
+"""A study whose trials are runs of named configurations, each with several seeds.
+
+It has no search space: a trial is one configuration with one seed. Its workers, retries, budget and upload are those of
+a sweep, so it can be interrupted, resumed and shared by several workers like one.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.core.events import Status
+from harness.record import metrics_file
+from harness.record.sweep_files import SUMMARY_FILE
+from harness.record.trial_record import Direction
+from harness.sweep.options import SweepOptions
+from harness.sweep.request import SweepRequest
+from harness.sweep.rerun import Rerun
+from harness.sweep.space.search_space import SearchSpace
+from harness.sweep.study.budget import Budget
+from harness.sweep.study.setup import open_study
+from harness.sweep.study.spec import StudySpec
+from harness.sweep.study.trial_attrs import FIXED_VALUES, RETRY_OF, SEED_RUN, read_trial_result
+from harness.sweep.study_run import StudyEnd, run_trials
+
+SAMPLER = {"_target_": "optuna.samplers.RandomSampler"}  # which is never asked
+PRUNER = {"_target_": "optuna.pruners.NopPruner"}
+N_CHECKPOINTS = 0  # of finished runs; the losses are what is wanted
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """A run of the configuration `config` with a `seed`; `trial` is its number.
+
+    `values` are by metric, and empty unless it is completed. A run that is not over has the status "running" or
+    "queued".
+    """
+
+    config: str
+    seed: int
+    trial: int
+    status: Status | str
+    reason: str
+    values: Mapping[str, float]
+    tokens: int
+    seconds: float
+    folder: Path
+
+    @property
+    def is_over(self) -> bool:
+        return self.status not in ("queued", "running")
+
+    def read_loss(self, metric: str) -> float | None:
+        """Return a metric; infinity for a run that diverged, and None for one without a result."""
+        if self.status == "diverged":
+            return math.inf
+        return self.values.get(metric) if self.status == "completed" else None
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """What MLflow shows of the runs together, on their parent run."""
+
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+
+
+Summarize = Callable[[Sequence[SeedRun], str], Uploaded]
+"""Write what follows from the runs and the status of the study, and return what MLflow shows of it."""
+
+
+@dataclass(frozen=True)
+class SeedStudyPlan:
+    """The study of `configs`: values by key without the seed, by name. `spec` is that of the sweep they come from.
+
+    `settings` are further ones that must not change once runs were made, for people.
+    """
+
+    name: str
+    folder: Path
+    storage: str | None
+    spec: StudySpec
+    rerun: Rerun
+    configs: Mapping[str, Mapping[str, Any]]
+    store_uri: str
+    experiment: str
+    is_uploaded: bool
+    command: str
+    settings: Mapping[str, str]
+    max_seconds: float | None = None
+    max_tokens: int | None = None
+
+
+class SeedStudy:
+    """A study of configurations over seeds."""
+
+    def __init__(self, plan: SeedStudyPlan, summarize: Summarize) -> None:
+        """Create or open the study.
+
+        Raises:
+            ConfigError: If it exists with other settings or cannot be opened.
+        """
+        self._plan, self._summarize = plan, summarize
+        self.request = build_seed_request(plan)
+        self._queue = open_study(self.request)
+        self._started_at = time.time()
+
+    def run(self, runs: Iterable[tuple[str, int]]) -> StudyEnd:
+        """Run configurations with seeds, each once in the life of the study, and return how that ended."""
+        self._queue_runs(runs)
+        n_trials = sum(RETRY_OF not in trial.user_attrs for trial in self._trials)
+        self.request = replace(self.request, budget=replace(self.request.budget, n_trials=n_trials))
+        return run_trials(self.request, self._queue, self)
+
+    def list_runs(self) -> list[SeedRun]:
+        """Return the last attempt at each run, in the order in which they were queued."""
+        attempts: dict[tuple[str, int], FrozenTrial] = {}
+        for trial in self._trials:
+            run = trial.user_attrs[SEED_RUN]
+            attempts[run["config"], run["seed"]] = trial
+        return [self._describe_run(trial) for trial in attempts.values()]
+
+    def write_summary(self, status: str) -> None:
+        runs = self.list_runs()
+        uploaded = self._summarize(runs, status)
+        metric = self.request.spec.objectives[-1]
+        ended = [run for run in runs if run.is_over]
+        history = [
+            [run.trial, {f"{run.config}/{metric}": run.values[metric]}, self._ended_at_ms(run.trial)]
+            for run in sorted(ended, key=lambda run: self._ended_at_ms(run.trial))
+            if math.isfinite(run.values.get(metric, math.nan))
+        ]
+        metrics_file.write_json(self.request.folder / SUMMARY_FILE, {
+            "status": status,
+            "ended_at_ms": None if status == "running" else time.time_ns() // 1_000_000,
+            "objectives": dict(zip(self.request.spec.objectives, self.request.spec.directions, strict=True)),
+            "metrics": dict(uploaded.metrics),
+            "tags": {"study": self._plan.name, "status": status, **uploaded.tags},
+            "history": history,
+        })  # fmt: skip
+
+    def write_files(self, status: str) -> None:
+        self.write_summary(status)
+
+    def print_results(self, status: str) -> None:
+        """Print nothing: who asked for the runs prints what follows from all of them."""
+
+    def are_written(self) -> bool:
+        """Return False: the files are small, and written again."""
+        return False
+
+    @property
+    def _trials(self) -> list[FrozenTrial]:
+        trials = self._queue.study.get_trials(deepcopy=False)
+        return [trial for trial in trials if SEED_RUN in trial.user_attrs]
+
+    def _queue_runs(self, runs: Iterable[tuple[str, int]]) -> None:
+        with self._queue.hold_lock():
+            known = {(run.config, run.seed) for run in self.list_runs()}
+            for config, seed in runs:
+                if (config, seed) in known:
+                    continue
+                values = {**self._plan.configs[config], self._plan.rerun.seed_key: seed}
+                attrs = {FIXED_VALUES: values, SEED_RUN: {"config": config, "seed": seed}}
+                self._queue.study.enqueue_trial({}, user_attrs=attrs)
+
+    def _describe_run(self, trial: FrozenTrial) -> SeedRun:
+        result, run = read_trial_result(trial), trial.user_attrs[SEED_RUN]
+        is_completed = trial.state == TrialState.COMPLETE
+        status = {TrialState.WAITING: "queued", TrialState.RUNNING: "running"}.get(trial.state)
+        return SeedRun(
+            config=run["config"],
+            seed=run["seed"],
+            trial=trial.number,
+            status=status or ("completed" if is_completed else str(result.get("status", "failed"))),
+            reason=str(result.get("reason", "")),
+            values=dict(zip(self.request.spec.objectives, trial.values, strict=True)) if is_completed else {},
+            tokens=int(result.get("tokens", 0)),
+            seconds=float(result.get("seconds") or 0.0),
+            folder=self.request.folder / str(trial.number),
+        )
+
+    def _ended_at_ms(self, number: int) -> int:
+        ended = self._queue.study.get_trials(deepcopy=False)[number].datetime_complete
+        return round(1000 * ended.timestamp()) if ended else 0
+
+
+def build_seed_request(plan: SeedStudyPlan) -> SweepRequest:
+    """Return the request of a study without a search space."""
+    rerun, sweep = plan.rerun, plan.spec
+    test: list[str] = [rerun.test_metric] if rerun.test_metric else []
+    directions: list[Direction] = list(sweep.directions)
+    space = SearchSpace({}, {}, sweep.build_search_space().group_options)
+    spec = StudySpec(
+        program=sweep.program,
+        space=space.to_json(),
+        custom_search_space=None,
+        objectives=[*sweep.objectives, *test],
+        directions=[*directions, *(directions[:1] if test else [])],
+        sampler=SAMPLER,
+        pruner=PRUNER,
+        seed=0,
+        warmup_share=1.0,
+        keep=N_CHECKPOINTS,
+        config={**sweep.config, **plan.settings},
+        digits=sweep.digits,
+    )
+    return SweepRequest(
+        options=SweepOptions(
+            n_jobs=rerun.workers.n_jobs,
+            storage=plan.storage,
+            objectives=list(spec.objectives),
+            max_seconds=plan.max_seconds,
+            baseline=False,
+        ),
+        spec=spec,
+        program=rerun.program,
+        space=space,
+        budget=Budget(n_trials=0, max_tokens=plan.max_tokens, max_failures=3),
+        study_name=plan.name,
+        folder=plan.folder,
+        workers=rerun.workers,
+        store_uri=plan.store_uri,
+        is_uploaded=plan.is_uploaded,
+        experiment=plan.experiment,
+        command_line=rerun.command_line,
+        command=plan.command,
+        description=dict(plan.settings),
+        current_values={},
+        n_points=None,
+        notices=rerun.notices,
+    )

@@ -1,0 +1,69 @@
+"""The record of the program of a sweep, from which its workers can be started again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.core.credentials import MASK, hide_credentials, hide_nested_secrets
+from harness.core.digests import read_json
+from harness.core.errors import ConfigError
+from harness.record import metrics_file
+from harness.record.sweep_files import PROGRAM_FILE
+from harness.sweep.request import SweepRequest
+
+
+@dataclass(frozen=True)
+class RecordedProgram:
+    """The program of a sweep: its `settings` for the runner, and the `command` that starts a worker in `cwd`.
+
+    `storage` is the address of the study's database, None for a journal. Secrets are replaced by ***.
+    """
+
+    study: str
+    storage: str | None
+    settings: Mapping[str, Any]
+    command: Sequence[str]
+    cwd: str
+    launcher: str
+    n_jobs: int
+    n_threads: int | None
+
+    @property
+    def has_hidden_secrets(self) -> bool:
+        """Whether a secret, which is not recorded, is missing from the program or its command."""
+        return MASK in json.dumps([self.settings, list(self.command)])
+
+
+def write_program(request: SweepRequest) -> None:
+    """Write the program of a sweep to its folder, without secrets."""
+    workers = request.workers
+    metrics_file.write_json(request.folder / PROGRAM_FILE, {
+        "study": request.study_name,
+        "storage": hide_credentials(request.options.storage) if request.options.storage else None,
+        "settings": hide_nested_secrets(request.program),
+        "command": hide_nested_secrets(list(workers.command)),
+        "cwd": workers.cwd,
+        "launcher": workers.launcher,
+        "n_jobs": workers.n_jobs,
+        "n_threads": workers.n_threads,
+    })  # fmt: skip
+
+
+def read_program(folder: Path) -> RecordedProgram:
+    """Return the program of the sweep in `folder`.
+
+    Raises:
+        ConfigError: If it has none, or the file is damaged.
+    """
+    path = folder / PROGRAM_FILE
+    try:
+        data = read_json(path)
+        return RecordedProgram(**data)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder}: has no {PROGRAM_FILE}; run the command of the sweep again, which writes it"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); run the command of the sweep again") from error

@@ -1,0 +1,40 @@
+"""The program of a sweep, prepared to run configurations of it again with other seeds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from harness.sweep.request import WorkerPlan
+from harness.sweep.trial_runner import CommandLine
+
+
+@dataclass(frozen=True)
+class RerunOptions:
+    """Options of a user for running a swept program again.
+
+    `seed_flag` is how the program takes its seed: a key, or an option or variable of a command. `test_metric` is the
+    name under which a program of another kind than ours gives its result on the test split.
+    """
+
+    seed_flag: str | None = None
+    test_metric: str | None = None
+    n_jobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """The program of a sweep, prepared to run configurations of it again with other seeds.
+
+    `program` is what its runner needs, `seed_key` the key of the seed among the values of a trial, and `seed` that
+    which the trials of the sweep had, if it is known. `test_metric` is the name of the objective on the test split,
+    None if there is none; it comes after the objectives of the sweep.
+    """
+
+    program: Mapping[str, Any]
+    workers: WorkerPlan
+    seed_key: str
+    seed: int | None
+    test_metric: str | None
+    command_line: CommandLine
+    unit: str = ""
+    notices: tuple[str, ...] = ()
