@@ -2,7 +2,9 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -95,3 +97,13 @@ def parse_option(option: str, parse: Callable[[T], U], value: T) -> U:
         return parse(value)
     except ValueError as error:
         raise ConfigError(f"{option}: {error}") from error
+
+
+@contextmanager
+def redirect_to_stderr(is_redirected: bool) -> Iterator[None]:
+    """Print to standard error in this block, so that standard output has nothing but the result."""
+    if not is_redirected:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield

@@ -16,19 +16,17 @@ Exit status: 0 completed; 1 failed; 2 invalid input; 130 interrupted by Ctrl-C.
 """
 
 import argparse
-import contextlib
 import itertools
 import json
 import os
 import re
 import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.commands.arguments import CommandParser, ParagraphFormatter
+from harness.commands.arguments import CommandParser, ParagraphFormatter, redirect_to_stderr
 from harness.core.errors import ConfigError
 from harness.core.terminal import print_fitted, print_notes
 
@@ -145,7 +143,7 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
     request = build_command_request(asked)
     _check_program_exists(asked.template.words)
     exists = check_existing_study(request)
-    with _print_to_stderr(args.json):
+    with redirect_to_stderr(args.json):
         print_fitted(*_describe_search(request, asked.template))
         print_notes((*request.notices, *_list_notes(asked, request.folder, is_new=not exists)))
     if args.dry_run:
@@ -157,7 +155,7 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
     from harness.sweep.sweeper import run_study
 
     keep_environment(request.folder, asked.template)
-    with _print_to_stderr(args.json):
+    with redirect_to_stderr(args.json):
         outcome = run_study(request)
         notes = [read_chosen_metric(request.folder).get("note"), read_shared_files_note(request.folder)]
         print_notes(filter(None, notes))
@@ -299,13 +297,3 @@ def _print_dry_run(request: "SweepRequest", template: "CommandTemplate", *, is_j
         "commands": list(commands.values()),
     }
     print(json.dumps(document, indent=1))
-
-
-@contextlib.contextmanager
-def _print_to_stderr(is_redirected: bool) -> Iterator[None]:
-    """Print to standard error in this block, so that standard output has nothing but the result."""
-    if not is_redirected:
-        yield
-        return
-    with contextlib.redirect_stdout(sys.stderr):
-        yield

@@ -2,7 +2,11 @@
 
 from collections.abc import Iterable
 
-OWN_OBJECTIVE_LABELS = {"best_val_loss": "val loss", "trainable_parameters": "trainable parameters"}
+OWN_OBJECTIVE_LABELS = {
+    "best_val_loss": "val loss",
+    "test_loss": "test loss",
+    "trainable_parameters": "trainable parameters",
+}
 SMALLEST_FIXED = 0.01  # smaller numbers get an exponent
 
 

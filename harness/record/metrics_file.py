@@ -29,7 +29,7 @@ def encode_entry(entry: Mapping[str, Any]) -> bytes:
 
     NaN and infinities become strings that float() can parse.
     """
-    content = json.dumps(_encode_nonfinite(entry), allow_nan=False).encode().removesuffix(b"}")
+    content = json.dumps(encode_nonfinite(entry), allow_nan=False).encode().removesuffix(b"}")
     return content + b',"crc32":"%08x"}\n' % zlib.crc32(content)
 
 
@@ -116,12 +116,13 @@ def has_entries(path: Path) -> bool:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON file atomically, with numbers as in `encode_entry` and the digest that `read_json` checks."""
-    write_atomically(path, json.dumps(add_digest_key(_encode_nonfinite(value)), allow_nan=False, indent=1) + "\n")
+    write_atomically(path, json.dumps(add_digest_key(encode_nonfinite(value)), allow_nan=False, indent=1) + "\n")
 
 
-def _encode_nonfinite(value: Any) -> Any:
+def encode_nonfinite(value: Any) -> Any:
+    """Return plain data in which numbers that are not finite are texts, as JSON has none."""
     if isinstance(value, Mapping):
-        return {key: _encode_nonfinite(each) for key, each in value.items()}
+        return {key: encode_nonfinite(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_encode_nonfinite(each) for each in value]
+        return [encode_nonfinite(each) for each in value]
     return json.dumps(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -32,7 +32,7 @@ class RecordedProgram:
 
     @property
     def has_hidden_secrets(self) -> bool:
-        """Whether a secret, which is not recorded, is missing from the program or its command."""
+        """True if the program or its command has a secret, which is not recorded."""
         return MASK in json.dumps([self.settings, list(self.command)])
 
 

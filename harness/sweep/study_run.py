@@ -54,7 +54,7 @@ class StudyEnd(NamedTuple):
 
 
 class StudyResults(Protocol):
-    """What came out of a study: the files of its folder, and what is printed at its end."""
+    """Results of a study: the files of its folder, and what is printed at its end."""
 
     def write_summary(self, status: str) -> None:
         """Write summary.json, which is uploaded; also while trials are running."""

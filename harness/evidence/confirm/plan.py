@@ -10,8 +10,8 @@ from harness.evidence.rank_tests import count_critical, mann_whitney_tail, signe
 from harness.evidence.sample_differences import UNGUARDED_PAIRS
 from harness.evidence.seed_comparison import CONFIDENCE, SeedComparison
 from harness.evidence.seed_plan import SeedPlan
-from harness.evidence.seed_runs.seed_study import SeedRun
 from harness.record.trial_record import Direction
+from harness.sweep.seed_study import SeedRun
 
 BASELINE = "baseline"
 MIN_SEEDS = 3  # with fewer nothing can be shown
@@ -94,7 +94,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What follows from the runs so far: the verdicts, the runs that are to be made next, and why none can be."""
+    """Conclusions from the runs so far: the verdicts, the runs that are to be made next, and why none can be."""
 
     verdicts: Mapping[str, Verdict]
     next_runs: Sequence[tuple[str, int]] = ()
@@ -148,10 +148,11 @@ def evaluate_runs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> Evaluation:
             return Evaluation(verdicts, failure=f"baseline: {failure}")
         for name in list(open_names):
             if failure := _describe_failures(plan, [by_run[name, seed] for seed in seeds]):
-                verdicts[name] = Verdict(name, "not shown", *[math.nan] * 4, look, None, failure)
+                verdicts[name] = make_unknown_verdict(name, look, failure)
                 open_names.remove(name)
         costs = {
-            name: _list_costs(plan, [by_run[name, seed] for seed in seeds]) for name in (plan.baseline.name, *open_names)
+            name: _list_costs(plan, [by_run[name, seed] for seed in seeds])
+            for name in (plan.baseline.name, *open_names)
         }
         for name, comparison in _compare_costs(plan, costs, look).items():
             if comparison.status != "not shown" or look == plan.looks[-1]:
@@ -162,9 +163,7 @@ def evaluate_runs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> Evaluation:
     return Evaluation({one.name: verdicts[one.name] for one in plan.candidates if one.name in verdicts})
 
 
-def _compare_costs(
-    plan: ConfirmPlan, costs: Mapping[str, Sequence[float]], look: int
-) -> dict[str, SeedComparison]:
+def _compare_costs(plan: ConfirmPlan, costs: Mapping[str, Sequence[float]], look: int) -> dict[str, SeedComparison]:
     """Compare the candidates with the baseline at one look; lower costs are better."""
     candidates = {name: values for name, values in costs.items() if name != plan.baseline.name}
     baseline = costs[plan.baseline.name]
@@ -192,6 +191,12 @@ def _make_verdict(plan: ConfirmPlan, name: str, comparison: SeedComparison) -> V
             baseline_mean=-comparison.baseline_mean, candidate_mean=-comparison.candidate_mean,
         )  # fmt: skip
     return Verdict(name, comparison.status, difference, low, high, comparison.p, comparison.n, comparison)
+
+
+def make_unknown_verdict(name: str, n_seeds: int, reason: str) -> Verdict:
+    """Return the verdict on a candidate of which some runs have no result."""
+    nan = math.nan
+    return Verdict(name, "not shown", nan, nan, nan, nan, n_seeds, None, reason)
 
 
 def _list_costs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> list[float]:

@@ -13,6 +13,8 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from harness.core.digests import read_json
+from harness.core.errors import DamageError
 from harness.core.events import Status
 from harness.record import metrics_file
 from harness.record.sweep_files import SUMMARY_FILE
@@ -63,7 +65,7 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """What MLflow shows of the runs together, on their parent run."""
+    """Metrics and tags of the runs together, which MLflow shows on their parent run."""
 
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
@@ -107,7 +109,6 @@ class SeedStudy:
         self._plan, self._summarize = plan, summarize
         self.request = build_seed_request(plan)
         self._queue = open_study(self.request)
-        self._started_at = time.time()
 
     def run(self, runs: Iterable[tuple[str, int]]) -> StudyEnd:
         """Run configurations with seeds, each once in the life of the study, and return how that ended."""
@@ -150,8 +151,11 @@ class SeedStudy:
         """Print nothing: who asked for the runs prints what follows from all of them."""
 
     def are_written(self) -> bool:
-        """Return False: the files are small, and written again."""
-        return False
+        try:
+            written = read_json(self.request.folder / SUMMARY_FILE)
+        except (OSError, DamageError):
+            return False
+        return written.get("status") == "completed" and all(run.is_over for run in self.list_runs())
 
     @property
     def _trials(self) -> list[FrozenTrial]:

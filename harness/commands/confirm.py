@@ -1,0 +1,80 @@
+"""plateau confirm STUDY: run the best trials of a sweep and its baseline on fresh seeds, and say which are better.
+
+The runs are made by workers like those of the sweep, on the same seeds for all, and judged by a rule that is fixed
+before (docs/confirming.md). The claim is about the test split if there is one. The same command resumes.
+
+Exit status: 0 every candidate has a verdict, whichever; 1 it has not, or it failed; 2 invalid input; 130 Ctrl-C.
+"""
+
+import json
+from collections.abc import Sequence
+
+from harness.commands.arguments import CommandParser, ParagraphFormatter, add_output_dir, redirect_to_stderr
+from harness.core.errors import ConfigError, RunFailedError
+from harness.core.terminal import fit_record, print_fitted, print_notes
+
+STATUS_UNDECIDED = 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    args = _build_parser().parse_args(arguments)
+    from harness.evidence.confirm.confirmation import run_confirmation
+    from harness.evidence.confirm.from_study import ConfirmOptions, plan_study_confirmation
+    from harness.evidence.confirm.result import result_to_json
+    from harness.evidence.confirm.text import describe_confirmation, format_confirm_result
+    from harness.record.metrics_file import encode_nonfinite
+    from harness.sweep.optuna_internals import silence_optuna
+    from harness.sweep.rerun import RerunOptions
+    from harness.sweep.swept_study import load_swept_study
+
+    silence_optuna()
+    try:
+        options = ConfirmOptions(
+            top=args.top,
+            seeds=args.seeds,
+            trials=tuple(args.trial),
+            margin=args.margin,
+            max_seconds=args.max_seconds,
+            max_tokens=args.max_tokens,
+            rerun=RerunOptions(args.seed_flag, args.test_metric, args.n_jobs),
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    with redirect_to_stderr(args.json):
+        study = load_swept_study(args.study, args.output_dir, args.storage)
+        confirmation = plan_study_confirmation(study, options)
+        print_notes(confirmation.runs.rerun.notices)
+        print_fitted(*describe_confirmation(confirmation))
+        if args.dry_run:
+            return 0
+        outcome = run_confirmation(confirmation)
+        print(*map(fit_record, format_confirm_result(outcome.result)), sep="\n")
+    if args.json:
+        print(json.dumps(encode_nonfinite(result_to_json(outcome.result)), indent=1, allow_nan=False), flush=True)
+    if not outcome.result.is_decided and outcome.end.status != "completed":
+        outcome.end.raise_if_not_completed()
+    if outcome.result.evaluation.failure:
+        raise RunFailedError(f"failed: {outcome.result.reason}; see the logs in {confirmation.folder}")
+    return 0 if outcome.result.is_decided else STATUS_UNDECIDED
+
+
+def _build_parser() -> CommandParser:
+    parser = CommandParser(prog="plateau confirm", description=__doc__, formatter_class=ParagraphFormatter)
+    add = parser.add_argument
+    add("study", metavar="STUDY", help="a study's name or folder, as `plateau list` shows it")
+    add("--top", type=int, default=3, metavar="N", help="confirm the best N trials; default: 3")
+    add("--trial", type=int, action="append", default=[], metavar="N", help="confirm this trial; may be repeated")
+    add("--seeds", type=int, default=5, metavar="N", help="fresh seeds of each at most; default: 5")
+    add("--margin", type=float, metavar="M", help="differences up to M, in the unit of the metric, count as equivalent")
+    add("--seed-flag", metavar="NAME",
+        help="how the program takes its seed: an option such as --seed, a key such as seed= or a variable such as "
+        "SEED; default: seed, if it has one")  # fmt: skip
+    add("--test-metric", metavar="NAME", help="what a program of yours calls its result on test data")
+    add("--n-jobs", type=int, metavar="N", help="number of workers; default: as in the sweep")
+    add("--max-seconds", type=float, metavar="S", help="start no run after this time")
+    add("--max-tokens", type=int, metavar="N", help="start no run after so many tokens")
+    add("--storage", metavar="URL", help="database of the study, if its address has a password")
+    add("--dry-run", action="store_true", help="print what would be run, and run nothing")
+    add("--json", action="store_true", help="print the result as JSON, and all else to standard error")
+    add_output_dir(parser)
+    return parser

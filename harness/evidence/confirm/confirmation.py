@@ -1,0 +1,113 @@
+"""Run a confirmation: the baseline and the candidates on fresh seeds, until every candidate has a verdict."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.core.errors import ConfigError
+from harness.evidence.confirm.plan import ConfirmPlan, evaluate_runs
+from harness.evidence.confirm.result import ConfirmResult, write_confirm_result
+from harness.sweep.seed_study import SeedRun, SeedStudy, SeedStudyPlan, Summarize, Uploaded
+from harness.sweep.study_run import StudyEnd
+
+
+class ConfirmOutcome(NamedTuple):
+    """Result of a confirmation, and how the command that ran it ended."""
+
+    result: ConfirmResult
+    end: StudyEnd
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A confirmation to run: the plan of decision, and the study of its runs. `study` is the sweep's name."""
+
+    study: str
+    plan: ConfirmPlan
+    runs: SeedStudyPlan
+
+    @property
+    def folder(self) -> Path:
+        return self.runs.folder
+
+    @property
+    def max_runs(self) -> int:
+        """Number of runs if no candidate is decided early."""
+        return len(self.plan.configs) * len(self.plan.seeds)
+
+
+def run_confirmation(confirmation: Confirmation) -> ConfirmOutcome:
+    """Run what the plan needs, look by look, and return the result; a command that is repeated resumes.
+
+    Raises:
+        ConfigError: If it was begun with another plan.
+        RunFailedError: If files cannot be written.
+    """
+    plan = confirmation.plan
+
+    def summarize(runs: Sequence[SeedRun], status: str) -> Uploaded:
+        result = make_result(confirmation, runs, StudyEnd(status, ""))
+        write_confirm_result(confirmation.folder, result)
+        return list_uploaded(result)
+
+    study = _open_seed_study(confirmation, summarize)
+    while True:
+        evaluation = evaluate_runs(plan, study.list_runs())
+        end = study.run(evaluation.next_runs)
+        evaluation = evaluate_runs(plan, study.list_runs())
+        if end.status != "completed" or end.reason or not evaluation.next_runs:
+            break
+    result = make_result(confirmation, study.list_runs(), end)
+    write_confirm_result(confirmation.folder, result)
+    return ConfirmOutcome(result, end)
+
+
+def make_result(confirmation: Confirmation, runs: Sequence[SeedRun], end: StudyEnd) -> ConfirmResult:
+    """Return what the runs show."""
+    plan, command_line = confirmation.plan, confirmation.runs.rerun.command_line
+    evaluation = evaluate_runs(plan, runs)
+    has_verdicts = all(one.name in evaluation.verdicts for one in plan.candidates)
+    reason = evaluation.failure or end.reason
+    status = "decided" if has_verdicts else "failed" if evaluation.failure else end.status
+    if status == "completed":  # the study ran all that its budget allows
+        status = "out of budget" if end.reason else "running"
+    return ConfirmResult(
+        study=confirmation.study,
+        plan=plan,
+        runs=runs,
+        evaluation=evaluation,
+        status=status,
+        reason="" if has_verdicts else reason,
+        commands={config.name: command_line.format_command(config.values) for config in plan.configs.values()},
+    )
+
+
+def list_uploaded(result: ConfirmResult) -> Uploaded:
+    """Return what MLflow shows of a confirmation: means, differences and intervals as metrics, verdicts as tags."""
+    plan = result.plan
+    metrics: dict[str, float] = {"confirm/tokens": result.tokens, "confirm/seconds": result.seconds}
+    for config in plan.configs:
+        for metric in dict.fromkeys((plan.objective, plan.metric)):
+            if (value := result.compute_mean(config, metric)) is not None:
+                metrics[f"{config}/{metric}.mean"] = value
+    tags = {}
+    for name, verdict in result.evaluation.verdicts.items():
+        tags[f"verdict.{name}"] = verdict.status
+        numbers = {"difference": verdict.difference, "low": verdict.low, "high": verdict.high, "p": verdict.p}
+        metrics |= {f"{name}/{key}": value for key, value in numbers.items() if math.isfinite(value)}
+    return Uploaded(metrics, tags)
+
+
+def _open_seed_study(confirmation: Confirmation, summarize: Summarize) -> SeedStudy:
+    try:
+        return SeedStudy(confirmation.runs, summarize)
+    except ConfigError as error:
+        if "exists with other settings" not in str(error):
+            raise
+        changes = str(error).partition("\n")[2].rpartition("\n")[0]
+        raise ConfigError(
+            f"{confirmation.folder}: was begun with another plan, and its losses have been seen:\n{changes}\n"
+            "use the same options, or move the folder away and start with new seeds"
+        ) from error

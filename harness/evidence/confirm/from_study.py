@@ -1,0 +1,154 @@
+"""Plan the confirmation of a sweep: its best trials against its baseline."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from harness.core.errors import ConfigError
+from harness.evidence.confirm.confirmation import Confirmation
+from harness.evidence.confirm.plan import (
+    BASELINE,
+    MIN_SEEDS,
+    ConfirmedConfig,
+    ConfirmPlan,
+    choose_looks,
+    choose_seeds,
+)
+from harness.record.trial_record import Direction
+from harness.sweep.programs.rerun import prepare_rerun
+from harness.sweep.rerun import Rerun, RerunOptions
+from harness.sweep.results.summary import TrialSummary
+from harness.sweep.seed_study import SeedStudyPlan
+from harness.sweep.swept_study import SweptStudy
+
+CONFIRM_FOLDER = "confirm"
+"""In the folder of a sweep: the study of its confirmation."""
+
+
+@dataclass(frozen=True)
+class ConfirmOptions:
+    """Options of a confirmation. `trials` are numbers of those to confirm, in place of the best `top`."""
+
+    top: int = 3
+    seeds: int = 5
+    trials: tuple[int, ...] = ()
+    margin: float | None = None
+    max_seconds: float | None = None
+    max_tokens: int | None = None
+    rerun: RerunOptions = field(default_factory=RerunOptions)
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("top", 1), ("seeds", MIN_SEEDS)):
+            if getattr(self, name) < lowest:
+                raise ValueError(f"--{name}: {getattr(self, name)} must be at least {lowest}")
+
+
+def plan_study_confirmation(study: SweptStudy, options: ConfirmOptions) -> Confirmation:
+    """Return the confirmation of the best trials of a sweep, or of those that were chosen by number.
+
+    Raises:
+        ConfigError: If there is nothing to confirm, or the program cannot be run again.
+    """
+    rerun = prepare_rerun(study, options.rerun)
+    baseline, candidates = choose_configs(study, options)
+    used = [trial.params[rerun.seed_key] for trial in study.trials if isinstance(trial.params.get(rerun.seed_key), int)]
+    plan = make_plan(
+        baseline,
+        candidates,
+        rerun,
+        study.spec.objectives[0],
+        study.spec.directions[0],
+        options,
+        used_seeds=used,
+        n_measured=study.n_measured,
+    )
+    return Confirmation(
+        study=study.name,
+        plan=plan,
+        runs=SeedStudyPlan(
+            name=f"{study.name} {CONFIRM_FOLDER}",
+            folder=study.folder / CONFIRM_FOLDER,
+            storage=study.storage,
+            spec=study.spec,
+            rerun=rerun,
+            configs={config.name: config.values for config in plan.configs.values()},
+            store_uri=study.store_uri,
+            experiment=study.experiment,
+            is_uploaded=study.is_uploaded,
+            command=f"plateau confirm {study.name}",
+            settings=plan.list_settings(),
+            max_seconds=options.max_seconds,
+            max_tokens=options.max_tokens,
+        ),
+    )
+
+
+def make_plan(
+    baseline: ConfirmedConfig,
+    candidates: Sequence[ConfirmedConfig],
+    rerun: Rerun,
+    objective: str,
+    direction: Direction,
+    options: ConfirmOptions,
+    *,
+    used_seeds: Iterable[int],
+    n_measured: int | None,
+) -> ConfirmPlan:
+    """Return the plan of a confirmation, with seeds that are not among `used_seeds`."""
+    looks, paired = choose_looks(options.seeds, len(candidates))
+    used = [*used_seeds, *([] if rerun.seed is None else [rerun.seed])]
+    return ConfirmPlan(
+        baseline=baseline,
+        candidates=tuple(candidates),
+        seeds=choose_seeds(options.seeds, used),
+        looks=looks,
+        paired=paired,
+        margin=options.margin,
+        metric=rerun.test_metric or objective,
+        split="test" if rerun.test_metric else "validation",
+        objective=objective,
+        direction=direction,
+        n_measured=n_measured,
+    )
+
+
+def choose_configs(study: SweptStudy, options: ConfirmOptions) -> tuple[ConfirmedConfig, list[ConfirmedConfig]]:
+    """Return the baseline of a sweep, and its best trials or those that were chosen by number.
+
+    Without a trial of the current configuration the baseline is the program without values of a trial.
+
+    Raises:
+        ConfigError: If there are none.
+    """
+    first = study.baseline
+    baseline = ConfirmedConfig(BASELINE, {}) if first is None else _make_config(BASELINE, first)
+    seen = [dict(baseline.values)]
+    candidates: list[ConfirmedConfig] = []
+    for trial in _list_chosen_trials(study, options.trials) if options.trials else study.ranking:
+        if dict(trial.params) in seen or (len(candidates) == options.top and not options.trials):
+            continue
+        seen.append(dict(trial.params))
+        candidates.append(_make_config(f"trial {trial.number}", trial))
+    if not candidates:
+        reason = (
+            "the baseline cannot be compared with itself"
+            if options.trials
+            else "no trial but the baseline has completed"
+        )
+        raise ConfigError(f"STUDY: {study.name}: nothing to confirm: {reason}")
+    return baseline, candidates
+
+
+def _list_chosen_trials(study: SweptStudy, numbers: Sequence[int]) -> list[TrialSummary]:
+    completed = {trial.number: trial for trial in study.ranking} if len(study.spec.objectives) == 1 else {
+        trial.number: trial for trial in study.trials if trial.status == "completed"
+    }  # fmt: skip
+    for number in numbers:
+        if number not in completed:
+            known = ", ".join(map(str, sorted(completed)))
+            raise ConfigError(f"--trial {number}: {study.name} has no such completed trial; it has {known or 'none'}")
+    return [completed[number] for number in numbers]
+
+
+def _make_config(name: str, trial: TrialSummary) -> ConfirmedConfig:
+    selected = trial.values[0] if trial.status == "completed" and trial.values else None
+    return ConfirmedConfig(name, dict(trial.params), trial.number, selected)

@@ -1,0 +1,104 @@
+"""The plan and the result of a confirmation in words."""
+
+import math
+from collections.abc import Iterator
+
+from harness.core.formatting import format_duration, format_number, objective_label
+from harness.evidence.confirm.confirmation import Confirmation
+from harness.evidence.confirm.plan import ConfirmPlan, Verdict
+from harness.evidence.confirm.result import ConfirmResult, SelectionGap
+
+
+def describe_confirmation(confirmation: Confirmation) -> list[str]:
+    """Return what will be run, on which seeds, and what the claim will be about, in lines."""
+    plan, workers = confirmation.plan, confirmation.runs.rerun.workers
+    names = ", ".join(one.name for one in plan.candidates)
+    chosen = f" (chosen from {plan.n_measured} trials)" if plan.n_measured else ""
+    looks = [f"{n}" for n in plan.looks]
+    when = f"after {', '.join(looks[:-1])} and {looks[-1]} seeds" if looks[1:] else f"after {looks[0]} seeds"
+    how = "in pairs by seed" if plan.paired else "as groups, which have the same seeds"
+    return [
+        f"Confirming {names}{chosen} against the baseline, on seeds {plan.seeds[0]} to {plan.seeds[-1]}: at most "
+        f"{confirmation.max_runs} runs by {workers}, in {confirmation.folder}",
+        f"the claim is about {objective_label(plan.metric)} on the {plan.split} data, compared {how} {when}",
+    ]
+
+
+def format_confirm_result(result: ConfirmResult) -> Iterator[str]:
+    """Yield the result of a confirmation in lines: means, verdicts, gaps and cost."""
+    plan = result.plan
+    for name in plan.configs:
+        yield _format_losses(result, name)
+    for candidate in plan.candidates:
+        if verdict := result.evaluation.verdicts.get(candidate.name):
+            yield from format_verdict(plan, verdict)
+    for gap in result.list_gaps():
+        if line := _format_gap(plan, gap):
+            yield line
+    if result.reason:
+        yield f"{result.status}: {result.reason}"
+    tokens = f"{result.tokens:,} tokens and " if result.tokens else ""
+    yield f"cost: {tokens}{format_duration(result.seconds)} in {len(result.runs)} runs"
+
+
+def format_verdict(plan: ConfirmPlan, verdict: Verdict) -> Iterator[str]:
+    """Yield the verdict on a candidate: status, difference, interval, p, n, and what it was chosen from."""
+    claim = {
+        "better": "is better than the baseline",
+        "worse": "is worse than the baseline",
+        "equivalent": f"is equivalent to the baseline, within ±{plan.margin:g}" if plan.margin else "is equivalent",
+        "not shown": "no difference from the baseline was shown",
+    }[verdict.status]
+    head = f"{verdict.candidate}{':' if verdict.status == 'not shown' else ''} {claim}"
+    if verdict.comparison is None:
+        yield f"{head}: {verdict.reason}"
+        return
+    comparison = verdict.comparison
+    interval = f"[{_format_end(verdict.low)}, {_format_end(verdict.high)}]"
+    label = objective_label(plan.metric)
+    numbers = [
+        f"{label} {_format_signed(verdict.difference)} {interval} at {comparison.confidence:.2%}",
+        f"p {verdict.p:.2g}",
+        f"{verdict.n} {'pairs' if comparison.paired else 'seeds each'}",
+    ]
+    yield f"{head}: {', '.join(numbers)}"
+    for note in comparison.notes:
+        yield f"  {note}"
+
+
+def _format_losses(result: ConfirmResult, name: str) -> str:
+    """Return the mean of a configuration and the value of each seed."""
+    plan = result.plan
+    runs = [run for run in result.runs if run.config == name and run.is_over]
+    losses = [run.read_loss(plan.metric) for run in runs]
+    shown = [
+        run.status if loss is None or math.isinf(loss) else format_number(loss)
+        for run, loss in zip(runs, losses, strict=True)
+    ]
+    average = result.compute_mean(name, plan.metric)
+    head = f"{name}: {objective_label(plan.metric)} " + ("no result" if average is None else format_number(average))
+    return f"{head} ({', '.join(shown) or 'no run'})"
+
+
+def _format_gap(plan: ConfirmPlan, gap: SelectionGap) -> str:
+    """Return by how much a candidate's value in the sweep was too good, or an empty string if that is unknown."""
+    if gap.validation_gap is None or gap.name == plan.baseline.name:
+        return ""
+    assert gap.selected is not None
+    assert gap.validation is not None
+    label = objective_label(plan.objective)
+    parts = [
+        f"{label} {format_number(gap.selected)} in the sweep",
+        f"{format_number(gap.validation)} on fresh seeds ({_format_signed(gap.validation_gap)})",
+    ]
+    if gap.test is not None and gap.test_gap is not None:
+        parts.append(f"{format_number(gap.test)} on test data ({_format_signed(gap.test_gap)})")
+    return f"{gap.name}: {', '.join(parts)}"
+
+
+def _format_signed(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{'+' if value > 0 else ''}{format_number(value)}"
+
+
+def _format_end(value: float) -> str:
+    return _format_signed(value) if math.isfinite(value) else "-∞" if value < 0 else "∞"

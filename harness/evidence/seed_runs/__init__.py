@@ -1,1 +1,0 @@
-"""Configurations of one program, each run with several fresh seeds."""

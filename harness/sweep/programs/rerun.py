@@ -1,0 +1,19 @@
+"""Prepare the program of a sweep to be run again, whichever it is."""
+
+from harness.core.errors import ConfigError
+from harness.sweep.rerun import Rerun, RerunOptions
+from harness.sweep.swept_study import SweptStudy
+
+
+def prepare_rerun(study: SweptStudy, options: RerunOptions) -> Rerun:
+    """Return what runs the program of a sweep again, with other seeds.
+
+    Raises:
+        ConfigError: If it cannot be run again, or an option does not suit it.
+    """
+    match study.spec.program:
+        case "training":
+            from harness.sweep.programs.training.rerun import prepare_training_rerun  # imports torch
+
+            return prepare_training_rerun(study, options)
+    raise ConfigError(f"program: {study.spec.program}: cannot be run again with other seeds")
