@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 ALTERNATIVES = {
     "loop": (("max_steps", "epochs", "max_tokens"), ("evals", "eval_every")),
     "schedule": (("warmup_ratio", "warmup_steps"),),
-    "data": (("val_fraction", "validation"),),
+    "data": (("val_fraction", "validation"), ("test_share", "test")),
 }
-"""By section, the names of settings of which exactly one is not null."""
+"""By section, the names of settings of which exactly one is not null, or at most one where none is needed."""
 
 
 def find_replaced_keys(given: Mapping[str, Any]) -> set[str]:

@@ -15,7 +15,8 @@ NOT_OBJECTIVE = ("data.eval_batch_size", "data.shuffle", "task.blimp")
 """Exceptions: how fast it is evaluated, the order of training, and further metrics."""
 
 SEEN_IN_DIGESTS = (
-    "tokenizer", "data.class", "data.source", "data.train", "data.validation", "data.test", "data.val_fraction",
+    "tokenizer", "data.class", "data.source", "data.train", "data.validation", "data.test", "data.test_share",
+    "data.val_fraction",
     "data.limit", "data.held_out", "data.resolution", "data.finer", "data.x", "data.y", "data.channels", "data.digest",
     "data.validation_digest",
 )  # fmt: skip

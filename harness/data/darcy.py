@@ -5,6 +5,7 @@ elsewhere. Fields are sampled at i/n for i = 0 ... n - 1: coarse grids are subse
 periodically (it is 0 at 0 and at 1).
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from scipy.fft import dstn
 
 from harness.data.cache import compute_digest, ensure_cached
 from harness.data.operator_data import FieldData, build_field_data, read_field_pairs
+from harness.data.splits import count_test
 
 GRID_INTERVALS = 64  # of the grid on which every equation is solved
 HIGH_COEFFICIENT, LOW_COEFFICIENT = 12.0, 3.0
@@ -30,6 +32,7 @@ def build_darcy_data(
     held_out: int,
     resolution: int,
     finer: int,
+    test_share: float | None = None,
     eval_batch_size: int,
     shuffle: bool,
     seed: int,
@@ -37,7 +40,8 @@ def build_darcy_data(
 ) -> FieldData:
     """Solve `train` equations sampled at `resolution`, and `held_out` others sampled at `resolution` and at `finer`.
 
-    Solutions are cached in `cache_dir`.
+    The last `test_share` of the training samples, which are those right before the held-out ones, are held apart and
+    sampled like these. Solutions are cached in `cache_dir`.
 
     Raises:
         ValueError: If the sizes are not possible.
@@ -50,15 +54,27 @@ def build_darcy_data(
     for name, count in (("train", train), ("held_out", held_out), ("eval_batch_size", eval_batch_size)):
         if count < 1:
             raise ValueError(f"{name}={count} must be 1 or more")
+    if test_share is not None and not 0 < test_share < 1:
+        raise ValueError(f"test_share={test_share} must lie between 0 and 1, for example 0.1; null for no test split")
+    n_test = count_test(train, 0, test_share, "samples")
     settings = (GRID_INTERVALS, HIGH_COEFFICIENT, LOW_COEFFICIENT, N_HARMONICS, FIELD_SEED)
-    key = compute_digest("darcy", train, held_out, resolution, finer, *settings)
-    write = partial(_write_solutions, sizes=(train, held_out), grids=(resolution, finer))
+    shared = ["Darcy flow", train, resolution, finer, *settings]
+    digests = {"train": compute_digest(*shared, n_test), "validation": compute_digest(*shared, "validation", held_out)}
+    if n_test:
+        digests["test"] = compute_digest(*shared, "test", n_test)
+    key = compute_digest(*shared, held_out, n_test)
+    write = partial(_write_solutions, sizes=(train - n_test, n_test, held_out), grids=(resolution, finer))
     task = f"solving {train + held_out} equations of Darcy flow"
     folder = ensure_cached(Path(cache_dir) / "data" / key, write, task)
-    splits = [read_field_pairs(folder / f"{name}.pt") for name in ("train", f"test_{resolution}", f"test_{finer}")]
+    fields = {path.stem: read_field_pairs(path) for path in folder.glob("*.pt")}
+    validation, test = (
+        [fields[f"{name}_{points}"] for points in (resolution, finer) if name in digests]
+        for name in ("validation", "test")
+    )
     grid = f"{GRID_INTERVALS} x {GRID_INTERVALS}"
     source = f"darcy: {train} and {held_out} solutions on {grid}, at {resolution} and {finer}"
-    return build_field_data(splits[0], splits[1:], key, "Darcy", source, eval_batch_size, shuffle, seed)
+    data = build_field_data(fields["train"], validation, key, "Darcy", source, eval_batch_size, shuffle, seed, test)
+    return replace(data, split_digests=digests)
 
 
 def sample_coefficients(samples: int, seed: int) -> np.ndarray:
@@ -106,11 +122,14 @@ def solve_darcy(a: np.ndarray, f: np.ndarray | float = 1.0) -> np.ndarray:
     )
 
 
-def _write_solutions(folder: Path, *, sizes: tuple[int, int], grids: tuple[int, int]) -> None:
-    train, held_out = sizes
-    a = sample_coefficients(train + held_out, FIELD_SEED)
+def _write_solutions(folder: Path, *, sizes: tuple[int, int, int], grids: tuple[int, int]) -> None:
+    """Write the training samples on the first grid, and the test and validation samples on both."""
+    train, test, _ = sizes
+    a = sample_coefficients(sum(sizes), FIELD_SEED)
     u = np.concatenate([solve_darcy(a[i : i + SOLVE_BATCH_SIZE]) for i in range(0, len(a), SOLVE_BATCH_SIZE)])
-    splits = {"train": (slice(train), grids[0]), **{f"test_{n}": (slice(train, None), n) for n in grids}}
+    splits = {"train": (slice(train), grids[0])}
+    splits |= {f"validation_{n}": (slice(train + test, None), n) for n in grids}
+    splits |= {f"test_{n}": (slice(train, train + test), n) for n in grids if test}
     for name, (samples, points) in splits.items():
         nodes = slice(0, GRID_INTERVALS, GRID_INTERVALS // points)
         x, y = (torch.from_numpy(fields[samples, nodes, nodes].astype(np.float32)) for fields in (a, u))

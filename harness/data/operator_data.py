@@ -11,7 +11,7 @@ from harness.core.digests import compute_file_digest
 from harness.data.cache import compute_digest
 from harness.data.field_files import FIELD_SUFFIXES, read_arrays
 from harness.data.field_layout import Channels, arrange_channels
-from harness.data.splits import check_disjoint, check_split_settings
+from harness.data.splits import check_disjoint, check_split_settings, count_test
 from harness.data.text_files import find_data_files
 
 FieldPlace = str | Sequence[str] | Mapping[str, str | Sequence[str]]
@@ -44,7 +44,7 @@ class FieldPairs:
 class FieldData:
     """Training and held-out samples. The first held-out set is the validation set; all have different grids.
 
-    Nothing that trains or evaluates reads `test`.
+    Only `with_test_evaluated` reads `test`, whose sets have different grids too.
     """
 
     train: FieldPairs
@@ -58,6 +58,10 @@ class FieldData:
     test: tuple[FieldPairs, ...] = ()
     split_digests: Mapping[str, str] = field(default_factory=dict)
 
+    def with_test_evaluated(self) -> "FieldData | None":
+        """Return the data with the test sets in place of the held-out ones, or None if there are none."""
+        return replace(self, held_out=self.test, test=()) if self.test else None
+
 
 def load_field_files(
     *,
@@ -65,6 +69,7 @@ def load_field_files(
     validation: FieldPlace | None,
     val_fraction: float | None,
     test: FieldPlace | None,
+    test_share: float | None = None,
     x: str | int,
     y: str | int,
     channels: Channels | None,
@@ -78,13 +83,14 @@ def load_field_files(
 
     A place is a file, a folder, a glob or a list of these, or `{x: FILE, y: FILE}` for files of one array each. Files
     with the same grid are joined. Without files `validation`, the last `val_fraction` of the training samples are held
-    out. Of the others, the first `limit` are kept (all if None). The arrays of a tuple are called 0 and 1.
+    out; the `test_share` right before them, or the files `test`, are held apart. Of the others, the first `limit` are
+    kept (all if None). The arrays of a tuple are called 0 and 1.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a setting or a file is unsuitable, as in `read_field_pairs`, or if a file is in two splits.
     """
-    check_split_settings(val_fraction, validation)
+    check_split_settings(val_fraction, validation, test_share, test)
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} must be 1 or more, or null for every sample")
     places = {"train": train, "validation": validation, "test": test}
@@ -98,14 +104,12 @@ def load_field_files(
     if len(sets["train"]) > 1:
         grids = ", ".join(fields.grid for fields in sets["train"])
         raise ValueError(f"train: its files have different grids, {grids}; train on one of them")
-    [training] = sets["train"]
-    if validation is None:
-        training, sets["validation"] = _hold_out(training, val_fraction or 0)
+    training, held_out = _hold_out(sets["train"][0], val_fraction, test_share)
+    sets |= held_out
     if limit is not None and limit > len(training):
         raise ValueError(f"limit={limit} is more than the {len(training)} samples for training; lower it")
-    digests = {name: compute_digest([*found], x, y, channels) for name, found in files.items()}
-    digests["train"] = compute_digest(digests["train"], limit, val_fraction)
-    digests.setdefault("validation", compute_digest(digests["train"], "validation"))
+    of_files = {name: compute_digest([*found], x, y, channels) for name, found in files.items()}
+    digests = _digest_splits(of_files, val_fraction, test_share, limit)
     data = build_field_data(
         training[:limit],
         sets["validation"],
@@ -190,15 +194,38 @@ def _join_by_grid(pairs: Sequence[tuple[Path, ...]], x: str, y: str, channels: C
     ]
 
 
-def _hold_out(fields: FieldPairs, val_fraction: float) -> tuple[FieldPairs, list[FieldPairs]]:
-    """Split off the last samples, at least one."""
-    count = max(1, round(val_fraction * len(fields)))
-    if count >= len(fields):
+def _digest_splits(
+    of_files: Mapping[str, str], val_fraction: float | None, test_share: float | None, limit: int | None
+) -> dict[str, str]:
+    """Return the digest of each split from those of the files; a limit changes the training samples only."""
+    train, shares = of_files["train"], [val_fraction, *([] if test_share is None else [test_share])]
+    cut = {"train": compute_digest(train, limit, *shares)}
+    if val_fraction is not None:
+        cut["validation"] = compute_digest(train, val_fraction, "validation")
+    if test_share is not None:
+        cut["test"] = compute_digest(train, *shares, "test")
+    return {**of_files, **cut}
+
+
+def _hold_out(
+    fields: FieldPairs, val_fraction: float | None, test_share: float | None
+) -> tuple[FieldPairs, dict[str, list[FieldPairs]]]:
+    """Split off the last samples for validation and those before them for the test split, as far as there are shares.
+
+    Raises:
+        ValueError: If none is left for training.
+    """
+    total = len(fields)
+    n_val = 0 if val_fraction is None else max(1, round(val_fraction * total))
+    if n_val >= total:
         raise ValueError(
-            f"val_fraction={val_fraction} leaves none of the {len(fields)} samples for training; "
+            f"val_fraction={val_fraction} leaves none of the {total} samples for training; "
             "lower it, or give validation files"
         )
-    return fields[:-count], [fields[-count:]]
+    end = total - n_val
+    start = end - count_test(total, n_val, test_share, "samples")
+    parts = {"test": fields[start:end], "validation": fields[end:]}
+    return fields[:start], {name: [part] for name, part in parts.items() if len(part)}
 
 
 def describe_shape(fields: FieldPairs) -> str:

@@ -7,14 +7,15 @@ import json
 import math
 import platform
 from array import array
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.data.sources import Document, Source
-from harness.data.splits import DocumentSplits, read_nonblank
+from harness.data.sources import Document
+from harness.data.splits import DocumentSplits
 from harness.data.tokenizers import Tokenizer, TokenizerBuilder
 
 ENCODE_BATCH_SIZE = 4096  # documents
@@ -32,15 +33,10 @@ def write_token_stream(
     built = tokenizer.build(documents["train"], documents["val"], tokenizer_folder)
     built.save(folder / "tokenizer")
     targets = {name: _write_split(folder, name, documents[name], built) for name in documents}
-    val = documents["val"]
     metadata = {
         "source": replace(splits, test=None).describe_source(),
         "documents": sum(map(len, documents.values())),
-        "val_documents": len(val),
-        "val_characters": sum(len(document.text) for document in val),
-        "val_bytes": sum(len(document.text.encode()) for document in val),
-        "val_scored_tokens": len(targets["val"]),
-        "unigram_entropy": compute_unigram_entropy(targets["val"]),
+        **_measure_split(documents["val"], targets["val"]),
         "tokenizer": tokenizer_folder.name,
         "vocab_size": built.vocab_size,
         "eos_id": built.eos_id,
@@ -49,13 +45,28 @@ def write_token_stream(
     (folder / "meta.json").write_text(json.dumps(metadata, indent=1))
 
 
-def write_test_stream(folder: Path, *, source: Source, tokenizer_folder: Path) -> None:
+def write_test_stream(folder: Path, *, splits: DocumentSplits, tokenizer_folder: Path) -> None:
     """Write the test split to `folder`, in the tokens of the tokenizer that is saved in `tokenizer_folder`.
 
+    Its metadata have the names of those of the validation set, in whose place it is scored.
+
     Raises:
-        ValueError: If the source has no text.
+        ValueError: If it has no text.
     """
-    _write_split(folder, "test", read_nonblank(source), Tokenizer.load(tokenizer_folder))
+    documents = splits.read_test_documents()
+    targets = _write_split(folder, "test", documents, Tokenizer.load(tokenizer_folder))
+    (folder / "meta.json").write_text(json.dumps(_measure_split(documents, targets), indent=1))
+
+
+def _measure_split(documents: Sequence[Document], targets: np.ndarray) -> dict[str, float]:
+    """Return the sizes of a split that is evaluated, and the entropy of its scored tokens."""
+    return {
+        "val_documents": len(documents),
+        "val_characters": sum(len(document.text) for document in documents),
+        "val_bytes": sum(len(document.text.encode()) for document in documents),
+        "val_scored_tokens": len(targets),
+        "unigram_entropy": compute_unigram_entropy(targets),
+    }
 
 
 def read_token_stream(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -75,7 +86,7 @@ def read_token_stream(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray 
 
 
 def read_stream_metadata(folder: Path) -> dict[str, Any]:
-    """Return the metadata that `write_token_stream` wrote."""
+    """Return the metadata that `write_token_stream` or `write_test_stream` wrote."""
     metadata: dict[str, Any] = json.loads((folder / "meta.json").read_text())
     return metadata
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from harness.data.splits import open_splits
 from harness.data.token_stream import read_stream_metadata, read_token_stream, write_test_stream, write_token_stream
 from harness.data.tokenizers import TokenizerBuilder
 
-METADATA_KEYS = ("vocab_size", "eos_id", "unigram_entropy", "val_scored_tokens", "val_characters", "val_bytes")
+SIZE_KEYS = ("unigram_entropy", "val_scored_tokens", "val_characters", "val_bytes")
+METADATA_KEYS = ("vocab_size", "eos_id", *SIZE_KEYS)
 IGNORE_INDEX = -100  # target of positions that no loss scores: padding and prompts; PyTorch's default
 
 Layout = Literal["packed", "examples"]
@@ -99,7 +100,10 @@ class TokenRows:
 
 @dataclass(frozen=True, eq=False)
 class TokenData:
-    """The splits, and what is needed to interpret losses on them. Nothing that trains or evaluates reads `test`."""
+    """The splits, and what is needed to interpret losses on them.
+
+    Only `with_test_evaluated` reads `test`.
+    """
 
     train: TokenRows
     val: TokenRows
@@ -118,7 +122,15 @@ class TokenData:
     shuffle: bool
     seed: int
     test: TokenRows | None = None
+    test_sizes: Mapping[str, Any] = field(default_factory=dict)  # what SIZE_KEYS are for the validation set
     split_digests: Mapping[str, str] = field(default_factory=dict)
+    evaluated: str = "validation"  # the split that `val` holds
+
+    def with_test_evaluated(self) -> "TokenData | None":
+        """Return the data with the test split in place of the validation set, or None if there is none."""
+        if self.test is None:
+            return None
+        return replace(self, val=self.test, **self.test_sizes, test=None, test_sizes={}, evaluated="test")
 
 
 def prepare_token_data(
@@ -130,6 +142,7 @@ def prepare_token_data(
     val_fraction: float | None,
     validation: str | Sequence[str] | None = None,
     test: str | Sequence[str] | None = None,
+    test_share: float | None = None,
     shuffle: bool,
     seed: int,
     eval_batch_size: int,
@@ -137,16 +150,16 @@ def prepare_token_data(
 ) -> TokenData:
     """Split and tokenize the documents of `source`, once, and open the result from `cache_dir`.
 
-    The last `val_fraction` of the documents is for validation, or the files `validation` are; the files `test` are held
-    apart. With layout `packed` a row is `sequence_length` tokens of the stream, across documents; with `examples` a row
-    is a document, or a part of one that is longer.
+    The last `val_fraction` of the documents is for validation, or the files `validation` are. The `test_share` right
+    before them, or the files `test`, are held apart. With layout `packed` a row is `sequence_length` tokens of the
+    stream, across documents; with `examples` a row is a document, or a part of one that is longer.
 
     Raises:
         FileNotFoundError: If a file is missing.
         ValueError: If a setting is invalid, a file is in two splits, or a split has too few tokens.
     """
     _check_settings(sequence_length, layout, eval_batch_size)
-    splits = open_splits(source, val_fraction=val_fraction, validation=validation, test=test)
+    splits = open_splits(source, val_fraction=val_fraction, validation=validation, test=test, test_share=test_share)
     read_digest, split_digests = splits.compute_training_digest(), splits.compute_digests()
     tokenizer_digest = tokenizer.fingerprint(read_digest)
     key = compute_digest(read_digest, tokenizer_digest)
@@ -158,12 +171,12 @@ def prepare_token_data(
     )
     folder = ensure_cached(Path(cache_dir) / "data" / key, write, f"tokenizing the text of {type(source).__name__}")
     folders = {"train": folder, "val": folder}
-    if splits.test is not None:  # apart, so that adding it changes nothing that a run reads
-        test_key = compute_digest("test", split_digests["test"], tokenizer_digest)
-        write = partial(write_test_stream, source=splits.test, tokenizer_folder=folder / "tokenizer")
+    if splits.has_test:  # apart, so that adding files changes nothing that a run reads
+        test_key = compute_digest("test split", split_digests["test"], tokenizer_digest)
+        write = partial(write_test_stream, splits=splits, tokenizer_folder=folder / "tokenizer")
         folders["test"] = ensure_cached(Path(cache_dir) / "data" / test_key, write, "tokenizing the test text")
     rows = {name: _make_rows(*read_token_stream(at, name), layout, sequence_length) for name, at in folders.items()}
-    _check_lengths(rows, sequence_length if layout == "packed" else 1, val_fraction)
+    _check_lengths(rows, sequence_length if layout == "packed" else 1, val_fraction, test_share)
     metadata = read_stream_metadata(folder)
     return TokenData(
         rows["train"],
@@ -177,9 +190,17 @@ def prepare_token_data(
         eval_batch_size=eval_batch_size,
         shuffle=shuffle,
         seed=seed,
-        test=_sort_longest_first(rows["test"]) if "test" in rows else None,
+        **_describe_test(rows.get("test"), folders.get("test")),
         split_digests=split_digests,
     )
+
+
+def _describe_test(rows: TokenRows | None, folder: Path | None) -> dict[str, Any]:
+    """Return the fields of TokenData about the test split; nothing without one."""
+    if rows is None or folder is None:
+        return {}
+    sizes = read_stream_metadata(folder)
+    return {"test": _sort_longest_first(rows), "test_sizes": {name: sizes[name] for name in SIZE_KEYS}}
 
 
 def get_example_indices(position: int, size: int, n_examples: int, seed: int, shuffle: bool) -> list[int]:
@@ -208,16 +229,20 @@ def _check_settings(sequence_length: int, layout: str, eval_batch_size: int) -> 
             raise ValueError(f"{name}={value} must be 1 or more")
 
 
-def _check_lengths(splits: Mapping[str, TokenRows], sequence_length: int, val_fraction: float | None) -> None:
+def _check_lengths(
+    splits: Mapping[str, TokenRows], sequence_length: int, val_fraction: float | None, test_share: float | None
+) -> None:
     """Check that every split has the tokens of a row.
 
     Raises:
         ValueError: If one has fewer.
     """
+    shares = {"val_fraction": val_fraction, "test_share": test_share}
     for name, rows in splits.items():
-        is_share = val_fraction is not None and name != "test"  # the test split has files of its own
-        share = f" at val_fraction={val_fraction}" if is_share else ""
-        remedy = "lower the first, change the second" if is_share else "lower it"
+        own = {"val": ["val_fraction"], "test": ["test_share"]}.get(name, list(shares))
+        given = [f"{key}={shares[key]}" for key in own if shares[key] is not None]
+        share = f" at {' and '.join(given)}" if given else ""
+        remedy = "lower the first, change the second" if given else "lower it"
         if rows.lengths.sum() < sequence_length:
             raise ValueError(
                 f"sequence_length={sequence_length} is more than the {rows.lengths.sum()} tokens of the "

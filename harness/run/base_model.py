@@ -20,6 +20,7 @@ from harness.core.terminal import announce
 from harness.data.cache import ensure_cached, is_intact
 from harness.run.build import instantiate_component
 from harness.run.provenance import format_command
+from harness.run.unseen_test import hold_out_test
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights
 
 SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir")
@@ -59,11 +60,15 @@ def _select_text(cfg: DictConfig, key: str) -> str:
 
 
 def compose_base_config(experiment: str, cfg: DictConfig) -> DictConfig:
-    """Return the configuration of the base model `experiment` for a run of `cfg`."""
+    """Return the configuration of the base model `experiment` for a run of `cfg`.
+
+    If the run cuts test documents from the source that the base is trained on, the base is trained without them.
+    """
     base = without_sweep_keys(compose_config([f"experiment={experiment}"]))
     with open_dict(base):
         for key in SHARED_WITH_BASE:
             base[key] = cfg[key]
+    hold_out_test(base, cfg)
     return base
 
 

@@ -32,6 +32,7 @@ from harness.record.example_losses import copy_example_losses
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
 from harness.run.unrecorded_end import complete_record
+from harness.run.unseen_test import check_test_unseen
 from harness.run.user_code import describe_error, explain_user_errors
 from harness.tracking.store_uri import resolve_store_uri
 from harness.tracking.upload_process import UploadProcess
@@ -196,6 +197,7 @@ class StartInfo:
 def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) -> tuple[RunParts, StartInfo]:
     """Build the parts of a run and load its initial or resumed state."""
     resumed = resume.find_resume_point(settings)
+    check_test_unseen(cfg, settings)
     task = build_task(cfg, settings, processes)
     match = _load_initial_weights(task, cfg, settings, processes)
     if resumed:

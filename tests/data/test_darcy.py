@@ -77,6 +77,27 @@ def test_both_grids_sample_the_same_held_out_solutions(tmp_path) -> None:
     assert not any((sample == other).all() for sample in data.train.y for other in coarse.y)
 
 
+def test_test_share_takes_the_last_training_samples(tmp_path) -> None:
+    without = build_darcy_data(cache_dir=tmp_path, **SIZES)
+    data = build_darcy_data(cache_dir=tmp_path, **SIZES, test_share=1 / 3)
+    assert [len(fields) for fields in (data.train, *data.test)] == [4, 2, 2]
+    assert [fields.grid for fields in data.test] == ["8", "16"]
+    assert torch.equal(torch.cat([data.train.y, data.test[0].y]), without.train.y)
+    assert torch.equal(data.test[1].x[:, :, ::2, ::2], data.test[0].x)
+    for mine, others in zip(data.held_out, without.held_out, strict=True):
+        assert torch.equal(mine.y, others.y)
+    assert data.split_digests["validation"] == without.split_digests["validation"]
+    assert data.split_digests["train"] != without.split_digests["train"]
+    assert (set(data.split_digests), set(without.split_digests)) == (
+        {"train", "validation", "test"},
+        {"train", "validation"},
+    )
+    assert data.digest != without.digest
+    evaluated = data.with_test_evaluated()
+    assert evaluated is not None
+    assert (evaluated.held_out, without.with_test_evaluated()) == (data.test, None)
+
+
 def test_data_is_cached_and_independent_of_run_seed(tmp_path) -> None:
     first = build_darcy_data(cache_dir=tmp_path, **SIZES)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
@@ -95,6 +116,8 @@ def test_data_is_cached_and_independent_of_run_seed(tmp_path) -> None:
         ({"train": 0}, "train=0 must be 1 or more"),
         ({"held_out": 0}, "held_out=0 must be 1 or more"),
         ({"eval_batch_size": 0}, "eval_batch_size=0 must be 1 or more"),
+        ({"test_share": 1.5}, "test_share=1.5 must lie between 0 and 1, for example 0.1"),
+        ({"test_share": 0.95}, "test_share=0.95 leaves none of the 6 samples for training; lower it"),
     ],
 )
 def test_invalid_sizes_are_rejected(sizes, message, tmp_path) -> None:

@@ -60,6 +60,33 @@ def test_share_of_the_training_samples_is_held_out(tmp_path) -> None:
         load(train=str(tmp_path / "one.pt"), val_fraction=0.95)
 
 
+@pytest.mark.parametrize("has_files", [False, True])
+def test_test_share_is_cut_from_training_right_before_validation(has_files, tmp_path) -> None:
+    train = str(save_tensors(tmp_path / "one.pt", x=X, y=Y))
+    fine = save_tensors(tmp_path / "fine.pt", x=torch.ones(2, 8, 8), y=torch.ones(2, 8, 8))
+    val = {"validation": str(fine)} if has_files else {"val_fraction": 0.3}
+    data = load(train=train, **val, limit=2, test_share=0.2)
+    without = load(train=train, **val, limit=2)
+    end = 6 if has_files else 4
+    assert torch.equal(data.test[0].x[:, 0], X[end - 1 : end])
+    assert torch.equal(data.train.x[:, 0], X[:2])
+    assert torch.equal(data.held_out[0].x, without.held_out[0].x)
+    changed = {name for name, digest in without.split_digests.items() if data.split_digests[name] != digest}
+    assert changed == {"train"}
+    assert set(data.split_digests) == {"train", "validation", "test"}
+    assert data.digest != without.digest
+    with pytest.raises(ValueError, match=r"limit=6 is more than the [35] samples for training; lower it"):
+        load(train=train, **val, limit=6, test_share=0.2)
+    with pytest.raises(ValueError, match=r"test_share=0.69 .*leave"):
+        load(train=train, val_fraction=0.3, test_share=0.69)
+
+
+def test_limit_does_not_change_the_validation_digest(tmp_path) -> None:
+    train = str(save_tensors(tmp_path / "one.pt", x=X, y=Y))
+    first, second = (load(train=train, val_fraction=0.3, limit=limit).split_digests for limit in (None, 2))
+    assert (first["validation"] == second["validation"], first["train"] == second["train"]) == (True, False)
+
+
 def test_files_with_one_grid_are_joined(tmp_path) -> None:
     parts = [str(save_tensors(tmp_path / f"part{n}.pt", x=X + n, y=Y)) for n in range(3)]
     data = load(train=[parts[2], parts[0]], validation=parts[1])
@@ -167,6 +194,7 @@ def test_code_in_file_is_not_run(tmp_path, monkeypatch) -> None:
         ({"test": "{2}"}, r"the dimensions of the grids differ between files: \[2, 2, 1\]"),
         ({"validation": "none.pt"}, "validation='none.pt' does not exist"),
         ({"val_fraction": 0.1}, "val_fraction=0.1 does not go with validation"),
+        ({"test_share": 0.1, "test": "{2}"}, "test_share=0.1 does not go with test, which names the whole test split"),
     ],
 )
 def test_incompatible_files_are_rejected(changed, message, tmp_path) -> None:
