@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.core.errors import ConfigError
 from harness.evidence.confirm.plan import ConfirmPlan, evaluate_runs
 from harness.evidence.confirm.result import ConfirmResult, write_confirm_result
-from harness.sweep.seed_study import SeedRun, SeedStudy, SeedStudyPlan, Summarize, Uploaded
+from harness.evidence.seed_runs import open_seed_study
+from harness.sweep.seed_study import SeedRun, SeedStudyPlan, Uploaded
 from harness.sweep.study_run import StudyEnd
 
 
@@ -52,7 +52,7 @@ def run_confirmation(confirmation: Confirmation) -> ConfirmOutcome:
         write_confirm_result(confirmation.folder, result)
         return list_uploaded(result)
 
-    study = _open_seed_study(confirmation, summarize)
+    study = open_seed_study(confirmation.runs, summarize)
     while True:
         evaluation = evaluate_runs(plan, study.list_runs())
         end = study.run(evaluation.next_runs)
@@ -98,16 +98,3 @@ def list_uploaded(result: ConfirmResult) -> Uploaded:
         numbers = {"difference": verdict.difference, "low": verdict.low, "high": verdict.high, "p": verdict.p}
         metrics |= {f"{name}/{key}": value for key, value in numbers.items() if math.isfinite(value)}
     return Uploaded(metrics, tags)
-
-
-def _open_seed_study(confirmation: Confirmation, summarize: Summarize) -> SeedStudy:
-    try:
-        return SeedStudy(confirmation.runs, summarize)
-    except ConfigError as error:
-        if "exists with other settings" not in str(error):
-            raise
-        changes = str(error).partition("\n")[2].rpartition("\n")[0]
-        raise ConfigError(
-            f"{confirmation.folder}: was begun with another plan, and its losses have been seen:\n{changes}\n"
-            "use the same options, or move the folder away and start with new seeds"
-        ) from error

@@ -13,11 +13,11 @@ from harness.evidence.confirm.plan import (
     choose_looks,
     choose_seeds,
 )
+from harness.evidence.seed_runs import list_searched_seeds, plan_seed_study
 from harness.record.trial_record import Direction
 from harness.sweep.programs.rerun import prepare_rerun
 from harness.sweep.rerun import Rerun, RerunOptions
 from harness.sweep.results.summary import TrialSummary
-from harness.sweep.seed_study import SeedStudyPlan
 from harness.sweep.swept_study import SweptStudy
 
 CONFIRM_FOLDER = "confirm"
@@ -50,7 +50,6 @@ def plan_study_confirmation(study: SweptStudy, options: ConfirmOptions) -> Confi
     """
     rerun = prepare_rerun(study, options.rerun)
     baseline, candidates = choose_configs(study, options)
-    used = [trial.params[rerun.seed_key] for trial in study.trials if isinstance(trial.params.get(rerun.seed_key), int)]
     plan = make_plan(
         baseline,
         candidates,
@@ -58,24 +57,18 @@ def plan_study_confirmation(study: SweptStudy, options: ConfirmOptions) -> Confi
         study.spec.objectives[0],
         study.spec.directions[0],
         options,
-        used_seeds=used,
+        used_seeds=list_searched_seeds(study, rerun.seed_key),
         n_measured=study.n_measured,
     )
     return Confirmation(
         study=study.name,
         plan=plan,
-        runs=SeedStudyPlan(
-            name=f"{study.name} {CONFIRM_FOLDER}",
-            folder=study.folder / CONFIRM_FOLDER,
-            storage=study.storage,
-            spec=study.spec,
-            rerun=rerun,
-            configs={config.name: config.values for config in plan.configs.values()},
-            store_uri=study.store_uri,
-            experiment=study.experiment,
-            is_uploaded=study.is_uploaded,
-            command=f"plateau confirm {study.name}",
-            settings=plan.list_settings(),
+        runs=plan_seed_study(
+            study,
+            CONFIRM_FOLDER,
+            rerun,
+            plan.configs,
+            plan.list_settings(),
             max_seconds=options.max_seconds,
             max_tokens=options.max_tokens,
         ),
@@ -134,7 +127,7 @@ def choose_configs(study: SweptStudy, options: ConfirmOptions) -> tuple[Confirme
             if options.trials
             else "no trial but the baseline has completed"
         )
-        raise ConfigError(f"STUDY: {study.name}: nothing to confirm: {reason}")
+        raise ConfigError(f"STUDY: {study.name}: nothing to compare with the baseline: {reason}")
     return baseline, candidates
 
 

@@ -10,6 +10,7 @@ from harness.evidence.rank_tests import count_critical, mann_whitney_tail, signe
 from harness.evidence.sample_differences import UNGUARDED_PAIRS
 from harness.evidence.seed_comparison import CONFIDENCE, SeedComparison
 from harness.evidence.seed_plan import SeedPlan
+from harness.evidence.seed_runs import describe_failures, list_costs
 from harness.record.trial_record import Direction
 from harness.sweep.seed_study import SeedRun
 
@@ -144,14 +145,14 @@ def evaluate_runs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> Evaluation:
         missing = [run for run in needed if run not in by_run or not by_run[run].is_over]
         if missing:
             return Evaluation(verdicts, missing)
-        if failure := _describe_failures(plan, [by_run[plan.baseline.name, seed] for seed in seeds]):
+        if failure := describe_failures([by_run[plan.baseline.name, seed] for seed in seeds], plan.metric):
             return Evaluation(verdicts, failure=f"baseline: {failure}")
         for name in list(open_names):
-            if failure := _describe_failures(plan, [by_run[name, seed] for seed in seeds]):
+            if failure := describe_failures([by_run[name, seed] for seed in seeds], plan.metric):
                 verdicts[name] = make_unknown_verdict(name, look, failure)
                 open_names.remove(name)
         costs = {
-            name: _list_costs(plan, [by_run[name, seed] for seed in seeds])
+            name: list_costs([by_run[name, seed] for seed in seeds], plan.metric, plan.direction)
             for name in (plan.baseline.name, *open_names)
         }
         for name, comparison in _compare_costs(plan, costs, look).items():
@@ -197,17 +198,3 @@ def make_unknown_verdict(name: str, n_seeds: int, reason: str) -> Verdict:
     """Return the verdict on a candidate of which some runs have no result."""
     nan = math.nan
     return Verdict(name, "not shown", nan, nan, nan, nan, n_seeds, None, reason)
-
-
-def _list_costs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> list[float]:
-    sign = -1 if plan.direction == "maximize" else 1
-    losses = [run.read_loss(plan.metric) for run in runs]
-    return [math.inf if loss is None or not math.isfinite(loss) else sign * loss for loss in losses]
-
-
-def _describe_failures(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> str:
-    """Return which runs have no result and why, or an empty string; a diverged run has one."""
-    failed = [run for run in runs if run.read_loss(plan.metric) is None]
-    if not failed:
-        return ""
-    return f"{len(failed)} of {len(runs)} runs {failed[0].status}: {failed[0].reason or 'no reason was recorded'}"

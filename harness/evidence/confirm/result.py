@@ -8,6 +8,7 @@ from statistics import mean
 from typing import Any
 
 from harness.evidence.confirm.plan import ConfirmedConfig, ConfirmPlan, Evaluation
+from harness.evidence.seed_runs import run_to_json
 from harness.record import metrics_file
 from harness.sweep.seed_study import SeedRun
 
@@ -119,18 +120,5 @@ def _config_to_json(result: ConfirmResult, config: ConfirmedConfig) -> dict[str,
     return {
         **asdict(config),
         "command": result.commands.get(config.name, ""),
-        "runs": [
-            {
-                "seed": run.seed,
-                "trial": run.trial,
-                "folder": run.folder.name,
-                "status": run.status,
-                "reason": run.reason,
-                "values": dict(run.values),
-                "tokens": run.tokens,
-                "seconds": run.seconds,
-            }
-            for run in result.runs
-            if run.config == config.name
-        ],
+        "runs": [run_to_json(run) for run in result.runs if run.config == config.name],
     }

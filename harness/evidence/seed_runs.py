@@ -1,0 +1,102 @@
+"""Runs of configurations of a sweep over fresh seeds, as confirmations and ablations make and read them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from harness.core.errors import ConfigError
+from harness.record.trial_record import Direction
+from harness.sweep.rerun import Rerun
+from harness.sweep.seed_study import SeedRun, SeedStudy, SeedStudyPlan, Summarize
+from harness.sweep.swept_study import SweptStudy
+
+
+class NamedValues(Protocol):
+    """A configuration: the values by key that it sets."""
+
+    @property
+    def values(self) -> Mapping[str, Any]: ...
+
+
+def plan_seed_study(
+    study: SweptStudy,
+    command: str,
+    rerun: Rerun,
+    configs: Mapping[str, NamedValues],
+    settings: Mapping[str, str],
+    *,
+    max_seconds: float | None,
+    max_tokens: int | None,
+) -> SeedStudyPlan:
+    """Return the study of configurations of a sweep; `command` that makes it is also its folder in that of the sweep.
+
+    `settings` are further ones that must not change once runs were made.
+    """
+    return SeedStudyPlan(
+        name=f"{study.name} {command}",
+        folder=study.folder / command,
+        storage=study.storage,
+        spec=study.spec,
+        rerun=rerun,
+        configs={name: config.values for name, config in configs.items()},
+        store_uri=study.store_uri,
+        experiment=study.experiment,
+        is_uploaded=study.is_uploaded,
+        command=f"plateau {command} {study.name}",
+        settings=settings,
+        max_seconds=max_seconds,
+        max_tokens=max_tokens,
+    )
+
+
+def open_seed_study(plan: SeedStudyPlan, summarize: Summarize) -> SeedStudy:
+    """Create or open the study.
+
+    Raises:
+        ConfigError: If it was begun with another plan, or cannot be opened.
+    """
+    try:
+        return SeedStudy(plan, summarize)
+    except ConfigError as error:
+        if "exists with other settings" not in str(error):
+            raise
+        changes = str(error).partition("\n")[2].rpartition("\n")[0]
+        raise ConfigError(
+            f"{plan.folder}: was begun with another plan, and its losses have been seen:\n{changes}\n"
+            "use the same options, or move the folder away and start with new seeds"
+        ) from error
+
+
+def list_searched_seeds(study: SweptStudy, seed_key: str) -> list[int]:
+    """Return the seeds of trials of a sweep that searched the seed too."""
+    searched = [trial.params.get(seed_key) for trial in study.trials]
+    return [seed for seed in searched if isinstance(seed, int)]
+
+
+def list_costs(runs: Sequence[SeedRun], metric: str, direction: Direction) -> list[float]:
+    """Return a metric of runs such that lower is better; infinity for one that diverged or has none."""
+    sign = -1 if direction == "maximize" else 1
+    losses = [run.read_loss(metric) for run in runs]
+    return [math.inf if loss is None or not math.isfinite(loss) else sign * loss for loss in losses]
+
+
+def describe_failures(runs: Sequence[SeedRun], metric: str) -> str:
+    """Return which runs have no result and why, or an empty string; a diverged run has one."""
+    failed = [run for run in runs if run.read_loss(metric) is None]
+    if not failed:
+        return ""
+    return f"{len(failed)} of {len(runs)} runs {failed[0].status}: {failed[0].reason or 'no reason was recorded'}"
+
+
+def run_to_json(run: SeedRun) -> dict[str, Any]:
+    """Return a run as in confirm.json and ablation.json."""
+    return {
+        "seed": run.seed,
+        "trial": run.trial,
+        "folder": run.folder.name,
+        "status": run.status,
+        "reason": run.reason,
+        "values": dict(run.values),
+        "tokens": run.tokens,
+        "seconds": run.seconds,
+    }
