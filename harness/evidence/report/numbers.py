@@ -11,8 +11,9 @@ from typing import Any, Literal
 from harness.core.formatting import format_count, format_duration, format_lr
 
 Style = Literal[
-    "plain", "whole", "count", "loss", "signed", "percent", "signed percent", "duration", "money", "lr", "p"
-]
+    "plain", "whole", "count", "loss", "signed", "percent", "signed percent", "duration", "hours", "money", "lr", "p",
+    "error",
+]  # fmt: skip
 UNKNOWN_TEXT = "unknown"
 ID_PATTERN = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*")
 OPERATORS: Mapping[type, Callable[[Any, Any], Any]] = {
@@ -95,8 +96,12 @@ def format_styled(value: float | int | None, style: Style) -> str:
             return f"{value:+.1f}%"
         case "duration":
             return format_duration(value)
+        case "hours":
+            return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
         case "money":
-            return f"{value:,.2f}"
+            return f"{value:,.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+        case "error":
+            return f"{value:.2g}"
         case "lr":
             return format_lr(value)
         case "p":

@@ -1,0 +1,72 @@
+"""Limits of a report: what it does not show, stated so that nobody reads it into the numbers."""
+
+from collections.abc import Iterator
+
+from harness.evidence.report.confirmed import Confirmed
+from harness.evidence.report.document import BulletList, Code, Name, Paragraph, ReportSection, Span, Text
+from harness.evidence.report.numbers import Reading
+from harness.evidence.report.phrases import join_spans, make_id
+from harness.evidence.report.study_numbers import StudyNumbers, is_same_trial
+from harness.sweep.results.formatting import format_param
+
+TITLE = "What was not shown"
+
+
+def list_study_limits(numbers: StudyNumbers, confirmed: Confirmed | None) -> ReportSection:
+    """Return what neither the sweep nor its confirmation shows."""
+    items = [*_limit_confirmation(numbers, confirmed), *_limit_search(numbers), *_limit_scope(numbers)]
+    return make_limits(items)
+
+
+def make_limits(items: list[Text]) -> ReportSection:
+    first = Paragraph(("None of the following follows from this report:",))
+    return ReportSection("limits", TITLE, (first, BulletList(tuple(items))))
+
+
+def _limit_confirmation(numbers: StudyNumbers, confirmed: Confirmed | None) -> Iterator[Text]:
+    source, best = numbers.source, numbers.source.summary.best_trial
+    chosen = best is not None and not is_same_trial(best, source.summary.baseline)
+    verdicts = confirmed.verdicts if confirmed else []
+    if not verdicts and chosen:
+        yield ("That the difference is more than the noise of seeds: no configuration has a verdict on fresh seeds.",)
+    if confirmed is not None and confirmed.split != "test":
+        yield ("That it holds on data that no sweep has seen: the runs on fresh seeds were scored on the ",
+               Name(confirmed.split), " split, which the sweep chose its trials by.")  # fmt: skip
+    open_ones = [str(verdict["candidate"]) for verdict in verdicts if verdict["status"] == "not shown"]
+    if open_ones:
+        yield ("That ", *join_spans(map(Name, open_ones)), " and the baseline are the same: a difference smaller than "
+               "what these seeds can show may exist.")  # fmt: skip
+    if chosen and best is not None and len(best.params) > 1:
+        yield ("Which of the settings that changed together carries the difference: none was changed alone.",)
+
+
+def _limit_search(numbers: StudyNumbers) -> Iterator[Text]:
+    source, summary = numbers.source, numbers.source.summary
+    for hit in summary.boundary_hits:
+        condition: tuple[Span, ...] = (" with ", Code(hit.condition)) if hit.condition else ()
+        value, bound = Code(format_param(hit.value)), Code(format_param(hit.bound))
+        yield ("Beyond the space: the best ", Code(hit.key), *condition, " is ", value, ", near the bound ", bound, ".")
+    for status, words in (
+        ("pruned", "What the pruned trials would have reached: "),
+        ("failed", "What the failed trials would have measured: "),
+        ("interrupted", "What the interrupted trials would have measured: "),
+    ):
+        count = summary.counts[status]  # type: ignore[index]
+        if count:
+            number = numbers.read_study(f"study.{status}", count, f"trials that are {status}")
+            ended = "stopped early" if status == "pruned" else status
+            yield (words, number, f" of them {ended}.")
+    if source.summary.counts["running"] or source.summary.counts["queued"]:
+        yield ("The end of the sweep: trials are still queued or running.",)
+
+
+def _limit_scope(numbers: StudyNumbers) -> Iterator[Text]:
+    source, best = numbers.source, numbers.source.summary.best_trial
+    yield ("Anything about measures other than ", *join_spans(map(Code, source.summary.objectives)),
+           ", other data, or a model of another size.")  # fmt: skip
+    length = source.read_curve(best) if best else None
+    if best and length:
+        reading = Reading(source.name_place(best), "last step")
+        steps = numbers.book.read(make_id(f"trial {best.number}", "last step"), length.steps[-1], "", reading, "whole")
+        yield ("That the order of configurations stays the same in longer training: the best trial ended at step ",
+               steps, ".")  # fmt: skip

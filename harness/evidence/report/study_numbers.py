@@ -1,0 +1,92 @@
+"""The numbers of a study that several sections of its report use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from harness.evidence.report.document import Bare, Name, Span, Text
+from harness.evidence.report.numbers import Number, NumberBook, Reading, Style
+from harness.evidence.report.phrases import DASH, make_id
+from harness.evidence.report.study_source import StudySource
+from harness.sweep.results.summary import TrialSummary
+
+SEED_KEYS = ("seed",)
+
+
+@dataclass
+class StudyNumbers:
+    """The source of a report on a study, its numbers so far, and the price of an hour, None if it is unknown."""
+
+    source: StudySource
+    price: float | None = None
+    book: NumberBook = field(default_factory=NumberBook)
+
+    def value_of(self, trial: TrialSummary) -> Number:
+        """Return the value of the main objective in a trial; of a pruned one, that at its end."""
+        source = self.source
+        reading = Reading(source.name_place(trial), source.objective, trial.best_step)
+        value = trial.values[0] if trial.values else None
+        return self.book.read(make_id(f"trial {trial.number}", "value"), value, source.unit, reading, "loss")
+
+    def tokens_of(self, trial: TrialSummary) -> Number:
+        reading = Reading(self.source.name_place(trial), "tokens")
+        value = trial.tokens or None  # other programs do not say
+        return self.book.read(make_id(f"trial {trial.number}", "tokens"), value, "tokens", reading, "count")
+
+    def seconds_of(self, trial: TrialSummary) -> Number:
+        reading = Reading(self.source.name_place(trial), "seconds")
+        return self.book.read(make_id(f"trial {trial.number}", "seconds"), trial.seconds, "s", reading, "duration")
+
+    def read_study(self, name: str, value: float | int | None, metric: str, unit: str = "",
+                   style: Style = "whole") -> Number:  # fmt: skip
+        """Return a number that the study has as a whole."""
+        return self.book.read(name, value, unit, Reading(f"study {self.source.name}", metric), style)
+
+    @property
+    def n_measured(self) -> Number:
+        return self.read_study(
+            "study.measured", self.source.summary.n_measured, "trials that are completed, pruned or diverged"
+        )
+
+    def n_runs_of(self, trial: TrialSummary) -> Number:
+        """Return how many completed trials have the values of a trial, whatever their seed."""
+        same = [
+            one
+            for one in self.source.summary.trials
+            if one.status == "completed" and drop_seed(one) == drop_seed(trial)
+        ]
+        reading = Reading(f"study {self.source.name}", f"completed trials with the values of trial {trial.number}")
+        return self.book.read(make_id(f"trial {trial.number}", "runs"), len(same), "", reading, "whole")
+
+    @property
+    def head(self) -> Text:
+        """The objective and its unit, for the header of a column."""
+        source = self.source
+        return (Name(source.label), " (", Name(source.unit), ")") if source.unit else (Name(source.label),)
+
+
+def drop_seed(trial: TrialSummary) -> dict[str, object]:
+    """Return the values of a trial without its seed."""
+    return {key: value for key, value in trial.params.items() if key.split(".")[-1] not in SEED_KEYS}
+
+
+def name_trial(trial: TrialSummary, source: StudySource) -> Name:
+    """Return "baseline" or "trial 7"."""
+    return Name("baseline" if is_same_trial(trial, source.summary.baseline) else f"trial {trial.number}")
+
+
+def is_same_trial(trial: TrialSummary | None, other: TrialSummary | None) -> bool:
+    return trial is not None and other is not None and trial.number == other.number
+
+
+def cell_of(number: Number) -> Text:
+    """Return a cell with a number without its unit, or a dash for an unknown one."""
+    return DASH if number.value is None else (Bare(number),)
+
+
+def name_all(trials: Sequence[TrialSummary]) -> list[Span]:
+    """Return the names of trials, separated."""
+    spans: list[Span] = []
+    for trial in trials:
+        spans += [", "] if spans else []
+        spans.append(Name(f"{trial.number}"))
+    return spans

@@ -1,0 +1,145 @@
+"""The report on a study."""
+
+from typing import Any
+
+from harness.evidence.report.changes import compare_configs
+from harness.evidence.report.confirmed import (
+    Confirmed,
+    describe_verdict,
+    format_confirm_command,
+    report_confirmation,
+)
+from harness.evidence.report.cost import CostItem, report_cost
+from harness.evidence.report.diagnosed import NamedRun, report_diagnoses, score_expectations
+from harness.evidence.report.document import (
+    Block,
+    Code,
+    CommandLines,
+    Name,
+    Paragraph,
+    Report,
+    ReportSection,
+    Text,
+)
+from harness.evidence.report.lexicon import check_document
+from harness.evidence.report.limits import list_study_limits
+from harness.evidence.report.reached import tabulate_reached
+from harness.evidence.report.study_numbers import StudyNumbers, is_same_trial, name_trial
+from harness.evidence.report.study_sections import (
+    describe_request,
+    list_failures,
+    summarize_selection,
+    tabulate_results,
+)
+from harness.evidence.report.study_source import StudySource
+from harness.sweep.results.summary import TrialSummary
+
+CHECK_COMMAND = "plateau report --check FOLDER"
+TRAINING = "training"
+
+
+def make_study_report(source: StudySource, price: float | None, inputs: dict[str, Any]) -> Report:
+    """Return the report on a study; `inputs` is what it was asked for."""
+    numbers = StudyNumbers(source, price)
+    confirmed = None if source.confirmation is None else Confirmed(
+        source.confirmation, source.name, source.unit, numbers.book
+    )  # fmt: skip
+    runs = _load_runs(source)
+    confirmation = report_confirmation(confirmed, source.name, _has_candidate(source))
+    request, results, failures = describe_request(numbers), tabulate_results(numbers), list_failures(numbers)
+    preflight = source.preflight if source.program == TRAINING else None
+    cost = report_cost(numbers.book, _list_costs(source), price)
+    sections = [
+        _summarize(numbers, confirmed),
+        request,
+        *_compare_best(numbers, runs),
+        results,
+        confirmation,
+        *([tabulate_reached(numbers.book, runs, source.unit)] if _have_losses(source, runs) else []),
+        failures,
+        report_diagnoses(numbers.book, runs, preflight),
+        score_expectations(numbers.book, runs),
+        cost,
+        list_study_limits(numbers, confirmed),
+        describe_sources(),
+    ]
+    report = Report(f"Report on the sweep {source.name}", tuple(sections), numbers.book.numbers, inputs)
+    check_document(report)
+    return report
+
+
+def _summarize(numbers: StudyNumbers, confirmed: Confirmed | None) -> ReportSection:
+    selection = summarize_selection(numbers)
+    verdicts = [describe_verdict(confirmed, verdict) for verdict in confirmed.verdicts] if confirmed else []
+    if verdicts:
+        first = [Paragraph(text, is_verdict=True) for text in verdicts]
+        return ReportSection("summary", "Summary", (*first, *map(Paragraph, selection)))
+    head: Text = ("Nothing was confirmed. ", *selection[0]) if _has_candidate(numbers.source) else selection[0]
+    blocks: list[Block] = [Paragraph(head, is_verdict=True), *map(Paragraph, selection[1:])]
+    if _has_candidate(numbers.source):
+        command = Code(format_confirm_command(numbers.source.name))
+        blocks.append(Paragraph(("Whether the difference holds on fresh seeds: ", command, ".")))
+    return ReportSection("summary", "Summary", tuple(blocks))
+
+
+def _has_candidate(source: StudySource) -> bool:
+    """Return whether a trial other than the baseline could be confirmed."""
+    best = source.summary.best_trials
+    return bool(best) and not is_same_trial(best[0], source.summary.baseline)
+
+
+def _load_runs(source: StudySource) -> list[NamedRun]:
+    """Return the baseline and the best trial, as far as their records can be read."""
+    summary = source.summary
+    trials = [trial for trial in (summary.baseline, summary.best_trial) if trial]
+    distinct = {trial.number: trial for trial in trials}.values()
+    found = ((trial, source.read_history(trial)) for trial in distinct)
+    return [_name_run(source, trial, history) for trial, history in found if history is not None]
+
+
+def _name_run(source: StudySource, trial: TrialSummary, history: Any) -> NamedRun:
+    return NamedRun(name_trial(trial, source).text, source.name_place(trial), history)
+
+
+def _have_losses(source: StudySource, runs: list[NamedRun]) -> bool:
+    return len(runs) == 2 and source.direction == "minimize" and all(len(run.history["val/loss"]) for run in runs)
+
+
+def _compare_best(numbers: StudyNumbers, runs: list[NamedRun]) -> list[ReportSection]:
+    source = numbers.source
+    if len(runs) < 2:
+        trial = source.summary.best_trial or source.summary.baseline
+        command = source.read_command(trial) if trial else ""
+        if not command:
+            return []
+        words: Text = ("There is one configuration to show, ", Name(runs[0].name if runs else "the best trial"), ":")
+        blocks = (Paragraph(words), CommandLines((command,)))
+        return [ReportSection("configs", "Configurations before and after", blocks)]
+    trials = [trial for trial in (source.summary.baseline, source.summary.best_trial) if trial]
+    commands = [source.read_command(trial) for trial in trials]
+    names, histories = [run.name for run in runs], [run.history for run in runs]
+    return [compare_configs(numbers.book, names, histories, commands, "the program's own")]
+
+
+def _list_costs(source: StudySource) -> list[CostItem]:
+    """Return the cost of the sweep and of its confirmation."""
+    summary = source.summary
+    ran = [trial for trial in summary.trials if trial.seconds]
+    items = [CostItem("the sweep", f"study {source.name}", len(ran), summary.tokens or None, summary.seconds or None)]
+    if source.confirmation is not None:
+        runs = [run for config in source.confirmation["configs"] for run in config["runs"] if run.get("seconds")]
+        tokens = sum(int(run.get("tokens") or 0) for run in runs)
+        seconds = sum(float(run["seconds"]) for run in runs)
+        place = f"confirm.json of study {source.name}"
+        items.append(CostItem("the confirmation", place, len(runs), tokens or None, seconds or None))
+    return items
+
+
+def describe_sources() -> ReportSection:
+    """Return how the numbers can be checked."""
+    words: Text = (
+        "Every number has its source in ", Code("report.json"), ": the run or file, the metric and the step that it "
+        "was read from, or the formula over other numbers. Differences and percentages are computed from unrounded "
+        "values. This command computes all of them again from the sources, and fails on any difference:",
+    )  # fmt: skip
+    return ReportSection("sources", "Where the numbers come from", (Paragraph(words), CommandLines((CHECK_COMMAND,))))

@@ -1,0 +1,182 @@
+"""Sections on a study: what was asked, what its trials measured, and which of them failed."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from harness.evidence.report.document import (
+    Block,
+    BulletList,
+    Code,
+    CommandLines,
+    Name,
+    Paragraph,
+    Quote,
+    ReportSection,
+    ReportTable,
+    Span,
+    Text,
+)
+from harness.evidence.report.numbers import Reading
+from harness.evidence.report.phrases import DASH, count_things, spell_difference
+from harness.evidence.report.study_figures import draw_figures
+from harness.evidence.report.study_numbers import StudyNumbers, cell_of, is_same_trial, name_trial
+from harness.sweep.results.formatting import format_param
+from harness.sweep.results.summary import TrialSummary
+
+MAX_ROWS = 12
+"""Trials in the table; report.json has the numbers of these, the study those of all."""
+PROGRAMS = {
+    "training": "the training of this harness",
+    "hydra_app": "a Hydra app",
+    "command": "a command",
+}
+
+
+def describe_request(numbers: StudyNumbers) -> ReportSection:
+    """Return what was asked: the command, the objective, the space and the budget."""
+    source, book = numbers.source, numbers.book
+    settings, summary = source.settings, source.summary
+    study = Reading(f"study {source.name}", "n_trials in sweep.yaml")
+    goals: list[Span] = []
+    for objective, direction in zip(summary.objectives, summary.directions, strict=True):
+        goals += ["; " if goals else "Objective: ", f"{direction} ", Code(objective)]
+    goals += [", in ", Name(source.unit)] if source.unit else []
+    trials = [*count_things(book, "study.requested", summary.n_trials, study, "trial"), " requested, "]
+    budget: list[Text] = [
+        ("Trials: ", *trials, numbers.n_measured, " measured (completed, pruned or diverged)."),
+        ("Sampler: ", Code(_name_component(settings, "sampler")), ". Pruner: ",
+         Code(_name_component(settings, "pruner")), "."),
+    ]  # fmt: skip
+    started = [trial.started_at for trial in summary.trials if trial.started_at]
+    if started:
+        budget.append(("Started: ", Name(_format_date(min(started))), "."))
+    kind = PROGRAMS.get(source.program, "a program")
+    blocks: list[Block] = [Paragraph((f"A sweep of {kind}. ", *goals, ".")), BulletList(tuple(budget))]
+    blocks.append(_tabulate_space(numbers))
+    if command := str(settings.get("command", "")):
+        blocks += [Paragraph(("The command of the sweep:",)), CommandLines((command,))]
+    return ReportSection("asked", "What was asked", tuple(blocks))
+
+
+def _tabulate_space(numbers: StudyNumbers) -> ReportTable:
+    source = numbers.source
+    space: dict[str, Any] = source.settings.get("space") or {}
+    baseline, best = source.summary.baseline, source.summary.best_trial
+    header: list[Text] = [("searched",), ("range",)]
+    shown = [trial for trial in (baseline, best) if trial]
+    header += [(name_trial(trial, source),) for trial in shown[: 1 if is_same_trial(baseline, best) else 2]]
+    rows = []
+    for key, text in space.items():
+        plain = key.lstrip("+")
+        values = [trial.params.get(plain, trial.params.get(key)) for trial in shown[: len(header) - 2]]
+        cells = [("the program's own",) if value is None else (Code(format_param(value)),) for value in values]
+        rows.append(((Code(key),), (Code(str(text)),), *cells))
+    return ReportTable(tuple(header), tuple(rows))
+
+
+def _name_component(settings: dict[str, Any], key: str) -> str:
+    node = settings.get(key)
+    target = str(node.get("_target_", "")) if isinstance(node, dict) else ""
+    return target.rpartition(".")[2] or "unknown"
+
+
+def _format_date(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def tabulate_results(numbers: StudyNumbers) -> ReportSection:
+    """Return the best trials, and the figures."""
+    summary = numbers.source.summary
+    completed = [trial for trial in summary.trials if trial.status == "completed" and trial.values]
+    ranked = sorted(completed, key=lambda trial: (trial.costs, trial.number))
+    others = sorted(
+        (trial for trial in summary.trials if trial.status in ("pruned", "diverged")), key=lambda trial: trial.number
+    )
+    shown = [*ranked, *others][:MAX_ROWS]
+    if summary.baseline is not None and not any(is_same_trial(summary.baseline, trial) for trial in shown):
+        shown = [*shown[: MAX_ROWS - 1], summary.baseline]
+    blocks: list[Block] = []
+    if shown:
+        blocks.append(_tabulate_trials(numbers, shown, len(ranked) + len(others)))
+    return ReportSection("results", "What was measured", (*blocks, *draw_figures(numbers)))
+
+
+def _tabulate_trials(numbers: StudyNumbers, trials: list[TrialSummary], n_all: int) -> ReportTable:
+    source = numbers.source
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    has_tokens = any(trial.tokens for trial in trials)
+    header: list[Text] = [("trial",), ("status",), numbers.head, *((Code(key),) for key in keys)]
+    header += [("tokens",)] if has_tokens else []
+    rows = []
+    for trial in trials:
+        row: list[Text] = [(name_trial(trial, source),), (trial.status,), cell_of(numbers.value_of(trial))]
+        row += [(Code(format_param(trial.params[key])),) if key in trial.params else DASH for key in keys]
+        row += [cell_of(numbers.tokens_of(trial))] if has_tokens else []
+        rows.append((*row, cell_of(numbers.seconds_of(trial))))
+    caption: Text = ("One run each, best first; the value of a pruned trial is that at its end.",)
+    if n_all > len(trials):
+        listed = numbers.read_study("study.listed", len(trials), "trials in the table")
+        total = numbers.read_study("study.with_result", n_all, "trials that were measured")
+        caption = (*caption, " The table has ", listed, " of ", total, " trials.")
+    return ReportTable((*header, ("time",)), tuple(rows), caption)
+
+
+def list_failures(numbers: StudyNumbers) -> ReportSection:
+    """Return the number of trials by status, and the reasons of those that failed or diverged."""
+    source, book = numbers.source, numbers.book
+    counts: list[Span] = []
+    for status, count in source.summary.counts.items():
+        if count:
+            number = numbers.read_study(f"study.{status}", count, f"trials that are {status}")
+            counts += [", " if counts else "Trials: ", number, f" {status}"]
+    blocks: list[Block] = [Paragraph((*counts, "."))]
+    bad = [trial for trial in source.summary.trials if trial.status in ("failed", "diverged", "interrupted")]
+    if not bad:
+        return ReportSection("failed", "What failed", (*blocks, Paragraph(("No trial failed or diverged.",))))
+    by_reason: dict[str, list[int]] = {}
+    for trial in bad:
+        by_reason.setdefault(trial.reason, []).append(trial.number)
+    items: list[Text] = []
+    for index, (reason, trials) in enumerate(by_reason.items()):
+        place = f"reasons of the trials of study {source.name}"
+        number = book.read(
+            f"failure.n{index}", len(trials), "", Reading(place, reason or "no reason was recorded"), "whole"
+        )
+        named = ", ".join(map(str, trials[:MAX_ROWS])) + ", …" * (len(trials) > MAX_ROWS)
+        words = " trial (" if len(trials) == 1 else " trials ("
+        items.append((number, words, Name(named), "): ", Quote(reason or "no reason was recorded", place), "."))
+    return ReportSection("failed", "What failed", (*blocks, BulletList(tuple(items))))
+
+
+def summarize_selection(numbers: StudyNumbers) -> list[Text]:
+    """Return what the sweep alone shows of its best trial: a difference of single runs, and what it was chosen from."""
+    source, summary = numbers.source, numbers.source.summary
+    best, baseline = summary.best_trial, summary.baseline
+    if len(summary.objectives) > 1:
+        front = numbers.read_study("study.front", len(summary.best_trials), "trials on the Pareto front")
+        return [("The sweep has several objectives, so it has no single best trial; its Pareto front has ", front, ".")]
+    if best is None:
+        return [("No trial completed, so nothing was measured that could be compared.",)]
+    extreme = "highest" if source.direction == "maximize" else "lowest"
+    if is_same_trial(best, baseline):
+        value = numbers.value_of(best)
+        side = "higher" if source.direction == "maximize" else "lower"
+        return [(f"No trial has a {side} ", Name(source.label), " than the configuration as it was: ", value, ", of ",
+                 numbers.n_measured, " measured trials.")]  # fmt: skip
+    first: Text = (
+        "Trial ", Name(str(best.number)), f" has the {extreme} ", Name(source.label), " of ", numbers.n_measured,
+        " measured trials: ", numbers.value_of(best), ".",
+    )  # fmt: skip
+    if baseline is None or baseline.status != "completed":
+        what = (
+            "there is no trial of the baseline" if baseline is None else f"the trial of the baseline {baseline.status}"
+        )
+        return [first, (f"It cannot be compared with the configuration as it was, since {what}.",)]
+    spans = spell_difference(numbers.book, "best", numbers.value_of(baseline), numbers.value_of(best))
+    runs, before = numbers.n_runs_of(best), numbers.n_runs_of(baseline)
+    return [
+        (*first[:-1], ", against ", numbers.value_of(baseline), " of the baseline: a difference of ", *spans, "."),
+        ("Number of runs behind it: n = ", runs, " of trial ", Name(str(best.number)), ", n = ", before,
+         " of the baseline. The best of ", numbers.n_measured,
+         " trials is chosen partly for its luck: on other seeds the difference is expected to be smaller."),
+    ]  # fmt: skip

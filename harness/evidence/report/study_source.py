@@ -1,0 +1,171 @@
+"""Everything that a report on a study reads: the study, the records of its trials, and the files of its folder."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness import importers
+from harness.core.digests import read_json
+from harness.core.errors import ConfigError
+from harness.core.formatting import objective_label
+from harness.diagnosis.history import History
+from harness.evidence.confirm.from_study import CONFIRM_FOLDER
+from harness.evidence.confirm.result import CONFIRM_FILE
+from harness.record.metrics_file import find_record, read_entries
+from harness.record.trial_record import OWN_OBJECTIVE, Direction, name_curve
+from harness.sweep.results.summary import SweepSummary, TrialSummary, summarize_study
+from harness.sweep.study.recorded_study import open_recorded_study, read_sweep_settings
+from harness.sweep.study.trial_attrs import STUDY_SPEC
+
+PREFLIGHT_FILE = "preflight.txt"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values of the objective during a trial by step, and by tokens if the program counts them."""
+
+    steps: tuple[int, ...]
+    tokens: tuple[float, ...] | None
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """A study and its folder. `confirmation` is the content of its confirm.json, None without a confirmation."""
+
+    folder: Path
+    settings: dict[str, Any]
+    summary: SweepSummary
+    program: str
+    confirmation: dict[str, Any] | None
+    preflight: str
+
+    @property
+    def name(self) -> str:
+        return self.summary.study
+
+    @property
+    def objective(self) -> str:
+        return self.summary.objectives[0]
+
+    @property
+    def direction(self) -> Direction:
+        return self.summary.directions[0]
+
+    @property
+    def label(self) -> str:
+        """The main objective in words, such as "val loss"."""
+        return objective_label(self.objective)
+
+    @cached_property
+    def unit(self) -> str:
+        """The unit of the main objective; empty if it is unknown, as for programs of others."""
+        if self.objective != OWN_OBJECTIVE:
+            return ""
+        for trial in (self.summary.best_trial, self.summary.baseline, *self.summary.trials):
+            history = self.read_history(trial) if trial else None
+            if history is not None and history.facts.unit:
+                return history.facts.unit
+        return ""
+
+    def name_place(self, trial: TrialSummary) -> str:
+        """Return what a user calls the trial, and every command takes."""
+        return f"{self.name}/{trial.number}"
+
+    def find_folder(self, trial: TrialSummary) -> Path:
+        return self.folder / (trial.folder or str(trial.number))
+
+    def read_history(self, trial: TrialSummary) -> History | None:
+        """Return the curves of a trial, None if it left no record that can be read."""
+        try:
+            return importers.read_history(self.find_folder(trial))
+        except (ValueError, OSError):
+            return None
+
+    def read_command(self, trial: TrialSummary) -> str:
+        """Return the command that runs the trial again; empty if it is not recorded."""
+        try:
+            start = next((entry for entry, _ in read_entries(find_record(self.find_folder(trial)))), {})
+        except (ValueError, OSError):
+            return ""
+        return str(start.get("tags", {}).get("command", ""))
+
+    def read_curve(self, trial: TrialSummary) -> Curve | None:
+        """Return the finite values of the main objective during a trial; None without a record or any value."""
+        path = find_record(self.find_folder(trial))
+        try:
+            rows = [entry for entry, _ in read_entries(path) if entry["kind"] == "metrics"]
+        except (ValueError, OSError):
+            return None
+        names = [name_curve(self.objective), *(["val/loss"] if self.direction == "minimize" else [])]
+        for name in names:
+            points = [(row["step"], row.get("tokens"), row["metrics"][name]) for row in rows if name in row["metrics"]]
+            points = _drop_repeated(points)
+            if points:
+                steps, tokens, values = zip(*points, strict=True)
+                return Curve(steps, None if None in tokens else tokens, values)
+        return None
+
+
+def _drop_repeated(points: Sequence[tuple[int, Any, float]]) -> list[tuple[int, Any, float]]:
+    """Return finite points with increasing steps: after a rollback, the later ones count."""
+    kept: list[tuple[int, Any, float]] = []
+    for point in points:
+        while kept and kept[-1][0] >= point[0]:
+            kept.pop()
+        kept += [point] if math.isfinite(point[2]) else []
+    return kept
+
+
+def load_study_source(folder: Path, storage: str | None = None) -> StudySource:
+    """Read the study of the sweep in `folder`.
+
+    Raises:
+        ConfigError: If it is not the folder of a sweep, or one of its files is damaged.
+    """
+    settings, study = read_sweep_settings(folder), open_recorded_study(folder, storage)
+    n_trials = settings.get("n_trials")
+    requested = n_trials if isinstance(n_trials, int) else len(study.get_trials(deepcopy=False))
+    summary = summarize_study(study, requested, lambda values: "")
+    spec = study.user_attrs.get(STUDY_SPEC, {})
+    return StudySource(
+        folder=folder,
+        settings=settings,
+        summary=summary,
+        program=str(spec.get("program", "")) if isinstance(spec, dict) else "",
+        confirmation=_read_confirmation(folder),
+        preflight=_read_text(folder / PREFLIGHT_FILE),
+    )
+
+
+def _read_confirmation(folder: Path) -> dict[str, Any] | None:
+    path = folder / CONFIRM_FOLDER / CONFIRM_FILE
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def select_drawn_trials(source: StudySource, count: int) -> list[TrialSummary]:
+    """Return the baseline, the best trial, and others with a result up to `count`, the lowest cost first."""
+    summary = source.summary
+    first = [trial for trial in (summary.baseline, summary.best_trial) if trial]
+    others: Iterable[TrialSummary] = sorted(
+        (trial for trial in summary.trials if trial.status in ("completed", "pruned", "diverged")),
+        key=lambda trial: (trial.status != "completed", trial.costs or (math.inf,), trial.number),
+    )
+    return list({trial.number: trial for trial in (*first, *others)}.values())[:count]

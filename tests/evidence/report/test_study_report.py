@@ -1,0 +1,159 @@
+"""Reports on random studies: every percentage is its formula, every judgement has its criterion, no number is typed."""
+
+import math
+import random
+import re
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from harness.core.errors import ConfigError
+from harness.evidence.report.document import Claim, Report, iterate_texts, plain_text
+from harness.evidence.report.lexicon import JUDGING_WORDS, check_document
+from harness.evidence.report.markdown_page import format_report_markdown
+from harness.evidence.report.numbers import Formula
+from harness.evidence.report.study_report import make_study_report
+from harness.evidence.report.study_source import load_study_source
+from tests.evidence.report.study_folders import add_confirmation, make_sweep_folder
+
+
+def make_report(folder: Path, price: float | None = None) -> Report:
+    return make_study_report(load_study_source(folder), price, {})
+
+
+def read_section(report: Report, key: str) -> str:
+    """Return the words of a section."""
+    found = [section for section in report.sections if section.key == key]
+    return "\n".join(plain_text(text) for text in iterate_texts(replace(report, sections=tuple(found))))
+
+
+def evaluate_independently(expression: str, values: dict[str, float | None]) -> Fraction:
+    """Return the value of a formula by Python itself, in exact arithmetic."""
+    parts = re.split(r"([a-z_][\w.]*)", expression)
+    functions = {"abs": abs, "sum": lambda *parts: sum(parts)}
+    names = {part: Fraction(values[part]) for part in parts if part in values}
+    text = "".join(f"names[{part!r}]" if part in names else part for part in parts)
+    return Fraction(eval(text, {"__builtins__": {}, "names": names, **functions}))
+
+
+def check_percentages(report: Report) -> int:
+    """Check every percentage against exact arithmetic, and that the text shows its parts; return their number."""
+    values = {name: number.value for name, number in report.numbers.items()}
+    percentages = [one for one in report.numbers.values() if "percent" in one.style]
+    for one in percentages:
+        assert isinstance(one.source, Formula)
+        exact = evaluate_independently(one.source.expression, values)
+        assert one.value == pytest.approx(float(exact), rel=1e-12)
+        assert one.text == f"{float(exact):+.1f}%"
+    own = re.sub(r"`[^`]*`|“[^”]*”", "", format_report_markdown(report))
+    for found in re.finditer(r"[-+\d.,]+%", own):
+        assert found[0] in {one.text for one in percentages}
+        assert re.match(r" = -?\+?[\d.e+-]+ / [\d.e+-]+\)", own[found.end() :].replace("\\", "")), own[
+            found.start() - 40 :
+        ][:99]
+    return len(percentages)
+
+
+def draw_seeds(rng: random.Random, mean: float) -> list[float]:
+    """Return the values of five seeds, of which some may diverge."""
+    return [math.nan if rng.random() < 0.05 else rng.gauss(mean, 1) for _ in range(5)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_percentages_and_judgements_of_random_studies(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    direction = rng.choice(["minimize", "maximize"])
+    folder = make_sweep_folder(
+        tmp_path / f"study {seed}", seed, direction=direction, n_trials=rng.choice([2, 5, 12]),
+        objective=rng.choice(["val/loss", "accuracy 2", "bleu"]), has_baseline=rng.random() < 0.8,
+    )  # fmt: skip
+    if rng.random() < 0.7:
+        candidates = {1: draw_seeds(rng, rng.choice([-6.0, 0.0, 6.0])), 2: draw_seeds(rng, 0.0)}
+        add_confirmation(folder, draw_seeds(rng, 0.0), candidates, direction=direction, margin=rng.choice([None, 3.0]),
+                         metric=load_study_source(folder).objective)  # fmt: skip
+    report = make_report(folder, price=rng.choice([None, 2.5]))
+    check_document(report)
+    check_percentages(report)
+    words = " ".join(str(span) for text in iterate_texts(report) for span in text if isinstance(span, str))
+    assert not JUDGING_WORDS.search(words)
+    claims = [span for text in iterate_texts(report) for span in text if isinstance(span, Claim)]
+    names = SimpleNamespace(**{name.replace(".", "_"): one.value for name, one in report.numbers.items()})
+    for claim in claims:
+        assert eval(re.sub(r"(?<=\w)\.(?=\w)", "_", claim.criterion), {"abs": abs}, vars(names)) is True
+
+
+def test_differences_without_a_confirmation_are_of_single_runs(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "plain", values=[2.0, 1.5, 1.8], n_trials=3)
+    summary = read_section(make_report(folder), "summary")
+    assert "Nothing was confirmed. Trial 1 has the lowest val/loss of 3 measured trials: 1.5000" in summary
+    assert "a difference of -0.5000 (-25.0% = -0.5000 / 2.0000)" in summary
+    assert "n = 1 of trial 1, n = 1 of the baseline" in summary
+    assert "plateau confirm plain" in summary
+
+
+def test_a_maximized_objective_is_higher(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "accuracy", values=[0.5, 0.8, 0.6], n_trials=3, direction="maximize",
+                               objective="accuracy")  # fmt: skip
+    confirmation = {1: [0.81, 0.79, 0.8, 0.82, 0.78]}
+    add_confirmation(folder, [0.5, 0.51, 0.49, 0.5, 0.52], confirmation, direction="maximize", metric="accuracy")
+    report = make_report(folder)
+    summary = read_section(report, "summary")
+    assert (
+        "trial 1 is better than the baseline on the validation split: accuracy differs by +0.2960 (interval" in summary
+    )
+    assert "Trial 1 has the highest accuracy of 3 measured trials: 0.80000, against 0.50000" in summary
+    assert "confirmed" not in summary
+    assert report.numbers["confirm.trial_1.gap"].value == pytest.approx(0.8 - 0.81)
+
+
+def test_a_confirmation_on_the_test_split(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "tested", values=[2.0, 1.5], n_trials=2)
+    add_confirmation(folder, [2.0, 2.1, 1.9, 2.0, 2.05], {1: [1.5, 1.6, 1.4, 1.5, 1.45]}, split="test")
+    report = make_report(folder)
+    assert "on the test split" in read_section(report, "summary")
+    assert "chosen from 10 trials" in read_section(report, "summary")
+    assert "no sweep has seen" not in read_section(report, "limits")
+    assert report.numbers["confirm.trial_1.difference"].value == pytest.approx(1.49 - 2.01)
+
+
+@pytest.mark.parametrize("margin", [None, 0.5])
+def test_no_difference_is_no_equality(tmp_path: Path, margin: float | None) -> None:
+    folder = make_sweep_folder(tmp_path / "same", values=[2.0, 1.99], n_trials=2)
+    add_confirmation(folder, [2.0, 2.1, 1.9, 2.0, 2.05], {1: [2.05, 1.95, 2.0, 2.1, 1.9]}, margin=margin)
+    report = make_report(folder)
+    said = "is equivalent to the baseline" if margin else "no difference from the baseline was shown"
+    assert said in read_section(report, "summary")
+    assert ("are the same: a difference smaller" in read_section(report, "limits")) == (margin is None)
+
+
+def test_a_verdict_that_its_runs_contradict_is_refused(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "edited", values=[2.0, 1.5], n_trials=2)
+    path = add_confirmation(folder, [2.0, 2.1, 1.9], {1: [1.5, 1.6, 1.4]})
+    text = path.read_text().replace('"val/loss": 1.4', '"val/loss": 0.4')
+    path.write_text(re.sub(r',\s*"sha256": "\w+"', "", text))
+    with pytest.raises(ConfigError, match="the verdict says"):
+        make_report(folder)
+
+
+def test_cost_is_hours_times_the_price(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "cost", values=[2.0, 1.5, 1.4], n_trials=3)
+    add_confirmation(folder, [2.0, 2.1, 1.9], {1: [1.5, 1.6, 1.4]})
+    numbers = make_report(folder, price=3600.0).numbers
+    assert numbers["cost.the_sweep.money"].value == pytest.approx(1.5 + 2.5 + 3.5)
+    assert numbers["cost.total.money"].value == pytest.approx(7.5 + 12.0)
+    assert numbers["cost.total.tokens"].value is None
+
+
+def test_nothing_measured_is_said_so(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "failed", n_trials=0)
+    report = make_report(folder)
+    assert "No trial completed" in read_section(report, "summary")
+    assert "plateau confirm" not in format_report_markdown(report)
+
+
+def test_best_baseline_needs_no_confirmation(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "before", values=[1.0, 1.5, 1.4], n_trials=3)
+    assert read_section(make_report(folder), "summary").startswith("No trial has a lower val/loss")
