@@ -21,6 +21,7 @@ COMMANDS = {
     "diagnose": "say what is wrong with a run or a log, and what to try",
     "compare": "compare runs, trials or logs: settings, losses, cost, and what the difference shows",
     "confirm": "run the best trials of a sweep and its baseline on fresh seeds, and say which are better",
+    "judge": "keep the last change of a tuning loop, or discard it as noise",
     "report": "write a report on a study or on runs, every number with its source, and check it",
     "lr-range": "raise the LR step by step and find the band worth a sweep",
     "prescribe": "propose the sweep, or the longer run, that follows from a run's diagnoses",
@@ -34,7 +35,7 @@ COMMANDS = {
     "sync": "upload runs and sweeps that MLflow does not have yet",
 }
 
-PROGRAM_COMMANDS = {"sweep", "list", "diagnose", "compare", "confirm", "report", "ui", "repair", "sync"}
+PROGRAM_COMMANDS = {"sweep", "list", "diagnose", "compare", "confirm", "judge", "report", "ui", "repair", "sync"}
 """Those that take runs of any program, and do without torch."""
 
 

@@ -1,38 +1,14 @@
-"""Tell from the name of a metric whether more or less of it is better."""
+"""Say where the direction of a sweep contradicts the name of its metric."""
 
-import re
-
-from harness.diagnosis.history import LOSS_METRICS
-from harness.importers.metric_aliases import name_meaning, split_words
+from harness.importers.metric_directions import is_higher_better
 from harness.sweep.programs.command.metrics import MetricSpec
-
-WORDS = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*")  # of accTop1, val/mAP, eval_f1@10
-HIGHER_IS_BETTER = split_words(
-    "accuracy accuracies acc f1 fbeta auc auroc roc auprc aupr ap map precision recall sensitivity specificity bleu "
-    "rouge rouge1 rouge2 meteor chrf r2 iou miou jaccard dice reward rewards rew return returns score psnr ssim top1 "
-    "top5 win winrate success ndcg mrr hits mcc kappa pearson spearman correlation elbo throughput correct"
-)
-LOWER_IS_BETTER = split_words(
-    "loss losses error errors err perplexity ppl bpb bpc nll mse mae rmse mape rmsle wer cer eer ter fid brier regret "
-    "logloss entropy cost latency"
-)
 
 
 def note_doubtful_direction(metric: MetricSpec) -> str:
     """Return a note if the name of a metric says that the other direction is meant, or else an empty string."""
     name = metric.metric or "validation loss"
-    is_higher_better = _read_direction(name)
-    if is_higher_better is None or is_higher_better == (metric.direction == "maximize"):
+    more_is_better = is_higher_better(name)
+    if more_is_better is None or more_is_better == (metric.direction == "maximize"):
         return ""
-    better, remedy = ("more", "add") if is_higher_better else ("less", "leave out")
+    better, remedy = ("more", "add") if more_is_better else ("less", "leave out")
     return f"the sweep is to {metric.direction} {name}: if {better} is better, {remedy} --maximize"
-
-
-def _read_direction(name: str) -> bool | None:
-    """Return whether more of a metric is better, None if its name does not say."""
-    words = {word.lower() for word in WORDS.findall(name)}
-    words |= {"".join(part) for part in (re.findall(r"[a-z0-9]+", name.lower()),) if part}
-    words |= {word.rstrip("0123456789") for word in words}
-    if words & LOWER_IS_BETTER or name_meaning(name).metric in LOSS_METRICS:
-        return False
-    return True if words & HIGHER_IS_BETTER else None

@@ -1,0 +1,199 @@
+"""Judge the last change of a tuning loop: keep it, discard it, or say why this cannot be told."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from harness.core.errors import ConfigError
+from harness.core.formatting import format_number
+from harness.evidence.judging.comparability import find_differences, note_unchecked
+from harness.evidence.judging.error_budget import count_needed_runs, find_one_run_level, find_rerun_level
+from harness.evidence.judging.judgement import Evidence, JudgedSide, Judgement, NoiseFloor, make_judgement
+from harness.evidence.judging.noise_tests import (
+    FEWEST_REPEATS,
+    compare_fresh_runs,
+    compare_with_noise,
+    measure_noise,
+)
+from harness.evidence.judging.run_log import LoggedConfig, RunLog, describe_runs
+
+PROMISING_P = 0.1
+"""p of a single run against the noise, without any correction, up to which running it again is proposed."""
+
+
+def find_candidate(log: RunLog) -> LoggedConfig:
+    """Return the configuration to judge: that of the last run, or of the last new one if that repeats the reference.
+
+    Of a study, the best one.
+
+    Raises:
+        ConfigError: If there are only runs of the baseline.
+    """
+    changes = [config for config in log.configs if not config.is_baseline]
+    if not changes or (len(changes) == 1 and len(log.configs) == 1):
+        raise ConfigError(
+            f"{log.source}: there is no candidate yet, only {len(log.runs)} "
+            f"{log.unit_name}{'s' * (len(log.runs) > 1)} of {log.configs[0].label}; log one, or name --candidate"
+        )
+    if log.chooses_best:
+        measured = [config for config in changes if config.values]
+        return min(measured, key=lambda config: log.sign * config.mean, default=changes[-1])
+    newest = changes[-1]
+    last = next(config for config in log.configs if config.key == log.runs[-1].config)
+    return newest if last.is_baseline or last == find_reference(log, newest) else last
+
+
+def find_reference(log: RunLog, candidate: LoggedConfig) -> LoggedConfig | None:
+    """Return what the candidate must beat: what was kept last before it, or else the baseline.
+
+    Where the log does not say what was kept, the baseline; without one, the best configuration before.
+    """
+    before = [config for config in log.configs if config.first_number < candidate.first_number and config.values]
+    kept = [config for config in before if any(run.outcome == "keep" for run in config.runs)]
+    if kept:
+        return kept[-1]
+    others = [config for config in log.configs if config.is_baseline]
+    if others:
+        return others[0]
+    return min(before, key=lambda config: log.sign * config.mean, default=None)
+
+
+def judge_candidate(
+    log: RunLog,
+    candidate: LoggedConfig,
+    reference: LoggedConfig | None,
+    *,
+    ignored: Sequence[str] = (),
+    extra_reasons: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Judgement:
+    """Judge `candidate` against `reference`.
+
+    Args:
+        ignored: Columns whose differences do not matter.
+        extra_reasons: Known reasons why the two are not comparable.
+        notes: What the reader must know besides.
+    """
+    if reference is None:
+        return make_judgement(log, "cannot tell", ["there is no baseline before the candidate"],
+                              candidate=JudgedSide.from_config(candidate), notes=tuple(notes),
+                              next=(_ask_for_runs(log, None, FEWEST_REPEATS, "the baseline"),))  # fmt: skip
+    found = make_judgement(
+        log, "discard", [], candidate=JudgedSide.from_config(candidate), reference=JudgedSide.from_config(reference),
+        tries=_count_tries(log, candidate), notes=(*notes, *note_unchecked(log)),
+    )  # fmt: skip
+    reasons = [*find_differences(log, candidate, reference, ignored), *extra_reasons]
+    if reasons:
+        return replace(found, verdict="not comparable", reasons=tuple(reasons))
+    noise = measure_noise(log, reference)
+    return _decide(log, candidate, reference, replace(found, noise=noise), noise)
+
+
+def _decide(
+    log: RunLog, candidate: LoggedConfig, reference: LoggedConfig, found: Judgement, noise: NoiseFloor
+) -> Judgement:
+    difference = candidate.mean - reference.mean
+    if log.sign * difference >= 0:
+        gap = f"{format_number(abs(difference))} {'below' if difference < 0 else 'above'}" if difference else "equal to"
+        return replace(found, reasons=(f"not better: its mean {log.metric} is {gap} that of {reference.label}",))
+    earlier = _list_earlier_decisions(log, candidate)
+    fresh, n_reference = candidate.values[1:], len(reference.values)
+    needed = count_needed_runs(n_reference, find_rerun_level(earlier)) if n_reference >= FEWEST_REPEATS else None
+    found = replace(found, rerun_number=len(earlier) + 1 if fresh else 0)
+    if noise.sd is None:
+        return _cannot_measure(log, found, reference, f"the noise is unknown: {noise.about}")
+    if noise.sd == 0:
+        return _cannot_measure(log, found, reference, f"the noise is unknown: {noise.about} have one value; does the "
+                               "seed change anything, or was one run logged several times?")  # fmt: skip
+    evidence = compare_with_noise(log, candidate.values, reference.values, noise, find_one_run_level(found.tries))
+    looks = _list_looks(len(fresh), needed)
+    n_used = looks[-1] if looks else 0
+    if not evidence.shows_better and n_used:
+        level = find_rerun_level([*earlier, *[False] * (len(looks) - 1)])
+        evidence = compare_fresh_runs(log, fresh[:n_used], reference.values, level)
+    found = replace(found, evidence=evidence)
+    if evidence.shows_better:
+        return replace(found, verdict="keep", reasons=("the improvement is beyond the noise",), next=_after_keep(log))
+    if n_used:
+        more = 2 * n_used - len(fresh)
+        return replace(
+            found, reasons=(f"not shown: {n_used} fresh runs are within the noise",), needed=(("candidate", more),),
+            next=(f"discard it, or decide once more with {more} more runs of it",),
+        )  # fmt: skip
+    return _ask_for_more(log, found, reference, evidence, needed, len(fresh))
+
+
+def _ask_for_more(
+    log: RunLog, found: Judgement, reference: LoggedConfig, evidence: Evidence, needed: int | None, n_fresh: int
+) -> Judgement:
+    """Return what is missing for a decision on a candidate that is better by less than a single run can show."""
+    if evidence.p > PROMISING_P and not n_fresh:
+        return replace(found, reasons=("within the noise",), next=("discard it and try something else",))
+    kind = "better, but by less than a single run can show" if not n_fresh else "not decided yet"
+    if needed is None:
+        more = FEWEST_REPEATS + 2 - len(reference.values)
+        ask = _ask_for_runs(log, reference, more, f"{reference.label}, which the candidate must beat")
+        return replace(found, reasons=(kind,), needed=(("reference", more),), next=(ask,))
+    more = needed - n_fresh
+    ask = f"run it {more} more time{'s' * (more > 1)} with other seeds, log {_plural(log, more)}, and judge again"
+    return replace(found, reasons=(kind,), needed=(("candidate", more),), next=(ask, "or discard it"))
+
+
+def _cannot_measure(log: RunLog, found: Judgement, reference: LoggedConfig, reason: str) -> Judgement:
+    more = max(1, FEWEST_REPEATS - len(reference.values))
+    ask = _ask_for_runs(log, reference, more, reference.label)
+    return replace(found, verdict="cannot tell", reasons=(reason,), needed=(("reference", more),), next=(ask,))
+
+
+def _ask_for_runs(log: RunLog, reference: LoggedConfig | None, more: int, name: str) -> str:
+    others = f" than {describe_runs(reference.measured, log.unit_name)}" if reference and reference.measured else ""
+    return (
+        f"run {name} {more} more time{'s' * (more > 1)} with other seeds{others}, log {_plural(log, more)}, and "
+        "judge again; with 5 repeats in all, a candidate needs the fewest runs"
+    )
+
+
+def _after_keep(log: RunLog) -> tuple[str, ...]:
+    return (f"keep it: it is what the next change must beat; its own runs are repeats of it in the {log.unit_name}s",)
+
+
+def _plural(log: RunLog, number: int) -> str:
+    return f"each as a {log.unit_name}" if number > 1 else f"it as a {log.unit_name}"
+
+
+def _count_tries(log: RunLog, candidate: LoggedConfig) -> int:
+    """Return the number of changes with a value up to the candidate."""
+    return sum(
+        config.first_number <= candidate.first_number and bool(config.values) and not config.is_baseline
+        for config in log.configs
+    )
+
+
+def _list_looks(n_fresh: int, needed: int | None) -> list[int]:
+    """Return the numbers of fresh runs at which a decision was due: as many as are needed, and 2, 4, ... times as many.
+
+    Between these numbers the last decision stands, so that a loop that adds one run after another until it likes
+    the answer does not get more decisions than those that the levels are meant for.
+    """
+    looks, due = [], needed
+    while due is not None and due <= n_fresh:
+        looks.append(due)
+        due *= 2
+    return looks
+
+
+def _list_earlier_decisions(log: RunLog, candidate: LoggedConfig) -> tuple[bool, ...]:
+    """Return for each decision on fresh runs of the changes before whether it showed them to be better."""
+    decisions: tuple[bool, ...] = ()
+    for config in log.configs:
+        if config.first_number >= candidate.first_number:
+            break
+        reference = None if config.is_baseline or len(config.values) < 2 else find_reference(log, config)
+        if reference is None or len(reference.values) < FEWEST_REPEATS:
+            continue
+        for n_runs in _list_looks(
+            len(config.values) - 1, count_needed_runs(len(reference.values), find_rerun_level(decisions))
+        ):
+            level = find_rerun_level(decisions)
+            evidence = compare_fresh_runs(log, config.values[1 : n_runs + 1], reference.values, level)
+            decisions = (*decisions, evidence.shows_better)
+    return decisions
