@@ -25,6 +25,7 @@ COMMANDS = {
     "report": "write a report on a study or on runs, every number with its source, and check it",
     "lr-range": "raise the LR step by step and find the band worth a sweep",
     "prescribe": "propose the sweep, or the longer run, that follows from a run's diagnoses",
+    "rescue": "preflight, diagnose, sweep: from a plateaued training to a better config, in one command",
     "clean": "copy a text file without duplicates and broken documents, and list what was dropped",
     "verify-resume": "show that a resumed run is bit-identical to an uninterrupted one",
     "sample": "generate text with a run's model",

@@ -57,9 +57,10 @@ class CommandParser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}{hint}; `{self.prog} --help` lists the arguments")
 
 
-def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add OVERRIDE... and --config-dir, as `plateau run` takes them."""
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as for run.py, such as experiment=headlines")
+def add_overrides(parser: argparse.ArgumentParser, metavar: str = "OVERRIDE", about: str = "") -> None:
+    """Add OVERRIDE... and --config-dir, as `plateau run` takes them; `about` says what else may stand there."""
+    help_text = f"as for run.py, such as experiment=headlines{about}"
+    parser.add_argument("overrides", nargs="*", metavar=metavar, help=help_text)
     parser.add_argument("--config-dir", metavar="DIR", help="a folder with your own YAML files, laid out like conf/")
 
 

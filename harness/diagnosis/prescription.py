@@ -71,7 +71,8 @@ def prescribe(
     if bugs:
         return Prescription(refusal=f"{bugs[0]}: {by_kind[bugs[0]].reason}")
     settings = tuple(_longer_run(params)) if "underfitting" in by_kind else ()
-    if by_kind.keys() == {"underfitting"} and (band is None or _is_near(float(params["optimizer.lr"]), band.best_lr)):
+    has_good_lr = band is None or "optimizer.lr" not in params or _is_near(float(params["optimizer.lr"]), band.best_lr)
+    if by_kind.keys() == {"underfitting"} and has_good_lr:
         return Prescription(settings=settings)
     ranges = [
         *_lr_ranges(band, by_kind, params),
@@ -89,6 +90,8 @@ def prescribe(
 
 
 def _lr_ranges(band: LRBand | None, kinds: Collection[str], params: Mapping[str, str]) -> Iterator[PrescribedOverride]:
+    if "optimizer.lr" not in params:  # such as an optimizer of the user's own
+        return
     lr = float(params["optimizer.lr"])
     if band is not None:
         low, high, why = *band.search_range, f"around {band.best_lr:.1e}, the best LR of the range test"

@@ -9,11 +9,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness import cli
-from harness.commands import prescribe
 from harness.commands.prescribe import describe_range_test, estimate_run_cost
 from harness.config.compose import without_sweep_keys
 from harness.core.events import Diagnosis
 from harness.diagnosis.lr_band import LRBand
+from harness.evidence.rescue import followup_sweep
 from harness.importers.programs import native
 from harness.record.lr_range_file import RANGE_TEST_FOLDER, RangeTest, add_data_digest, write_range_test
 from harness.sweep.programs.training.request import compose_sweep_request
@@ -44,7 +44,7 @@ def test_sweep_is_valid_and_keeps_the_settings_of_the_run(finished, overrides, c
 def copied(finished, tmp_path, monkeypatch) -> Path:
     """Return a copy of the run whose outputs have no range test yet."""
     folder = shutil.copytree(finished, tmp_path / "outputs" / "copied", ignore=shutil.ignore_patterns("checkpoints"))
-    monkeypatch.setattr(prescribe, "project_dir", lambda: tmp_path)
+    monkeypatch.setattr(followup_sweep, "project_dir", lambda: tmp_path)
     first, *rest = (folder / "metrics.jsonl").read_text().splitlines()
     start = json.loads(first)
     start["params"]["output_dir"] = str(tmp_path / "outputs")
@@ -144,7 +144,7 @@ def test_what_a_range_test_found_fits_the_terminal(band, tmp_path, monkeypatch) 
 def test_reasons_of_diagnoses_fit_the_terminal(copied, capsys, monkeypatch) -> None:
     reason = f"train/loss still fell: {LONG}"
     monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setattr(prescribe, "diagnose", lambda *_: [Diagnosis("plateau", 5, 0.9, reason)])
+    monkeypatch.setattr(followup_sweep, "diagnose", lambda *_: [Diagnosis("plateau", 5, 0.9, reason)])
     cli.main(["prescribe", str(copied)])
     head = capsys.readouterr().out.partition("range test")[0]
     assert " ".join(head.split()).endswith(reason)

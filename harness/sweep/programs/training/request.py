@@ -81,11 +81,16 @@ class TrainingRequest(SweepRequest):
 
 def compose_sweep_request(overrides: Sequence[str]) -> TrainingRequest:
     """Return the request of `python run.py -m OVERRIDES`."""
+    return read_sweep_request(*compose_sweep(overrides))
+
+
+def compose_sweep(overrides: Sequence[str]) -> tuple[DictConfig, list[str]]:
+    """Return what Hydra passes to the sweeper for `python run.py -m OVERRIDES`: the config and the arguments."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     fixed = [str(override.input_line) for override in parsed if not override.is_sweep_override()]
     with check_compositions(), initialize_config_dir(str(config_dir()), job_name="run"):
         config = compose("config", fixed, return_hydra_config=True)
-    return read_sweep_request(config, [override for override in overrides if not override.startswith("hydra")])
+    return config, [override for override in overrides if not override.startswith("hydra")]
 
 
 def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> TrainingRequest:
@@ -118,7 +123,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
     if custom := spec.custom_search_space:
         check_custom_space(custom, space, space.compose_config({}), space.fixed, space.compose_config)
     check_enqueued_points(options, space)
-    _check_preflight_mode(config.preflight)
+    check_preflight_mode(config.preflight)
     launcher = choices.get("hydra/launcher", BASIC_LAUNCHER)
     check_launcher(launcher, options)
     current_values = space.read_current_values(cfg)
@@ -174,7 +179,8 @@ def list_own_gpus(cfg: DictConfig) -> list[str]:
     return list_gpus()[: torch.cuda.device_count()] if cfg.device.kind in ("auto", "cuda") else []
 
 
-def _check_preflight_mode(mode: str) -> None:
+def check_preflight_mode(mode: str) -> None:
+    """Check that `preflight` is one of its modes."""
     if mode not in get_args(PreflightMode):
         raise ConfigError(f"preflight: {mode!r} must be one of {', '.join(get_args(PreflightMode))}")
 

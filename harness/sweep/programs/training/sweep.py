@@ -42,17 +42,10 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
         ConfigError: If the configuration is invalid; no study is created then.
         RunFailedError: If the sweep failed or was interrupted.
     """
-    request = read_sweep_request(config, arguments)
-    check_searched_keys(request.space, request.options.allow)  # before any data is read
-    request = _leave_out_unusable_options(request, config, arguments)
-    print_fitted(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
-    checked = check_search_space(request.space, request.options.allow)
-    request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
-    print_notes((*request.notices, *checked.notices))
-    disk_space = check_disk_space(request, checked.checkpoint_bytes)
+    request, disk_space = prepare_sweep(config, arguments)
     if request.options.dry_run:
         print_fitted("Measuring a few steps and an evaluation")
-        print_fitted(*estimate_cost(request).splitlines(), *disk_space.splitlines())
+        print_fitted(*estimate_cost(request).splitlines(), *disk_space)
         return
     is_resumed = check_existing_study(request)
     _ensure_base_model(request)
@@ -65,9 +58,26 @@ def run_sweep(config: DictConfig, context: HydraContext, arguments: list[str]) -
         request,
         None if request.workers.launcher == BASIC_LAUNCHER else partial(make_launcher_pool, public, context),
         findings=findings,
-        notes=disk_space.splitlines(),
+        notes=disk_space,
     )
     outcome.end.raise_if_not_completed()
+
+
+def prepare_sweep(config: DictConfig, arguments: list[str]) -> tuple[TrainingRequest, list[str]]:
+    """Return the request of a sweep that can run, and lines about the space that it takes on the disk.
+
+    Raises:
+        ConfigError: If a configuration of the search space cannot be built.
+    """
+    request = read_sweep_request(config, arguments)
+    check_searched_keys(request.space, request.options.allow)  # before any data is read
+    request = _leave_out_unusable_options(request, config, arguments)
+    print_fitted(f"Checking both ends of every range: {', '.join(sorted(request.space.searched_keys))}")
+    checked = check_search_space(request.space, request.options.allow)
+    request = replace(request, spec=replace(request.spec, warmup_share=checked.warmup_share))
+    print_notes((*request.notices, *checked.notices))
+    disk_space = check_disk_space(request, checked.checkpoint_bytes)
+    return request, disk_space.splitlines()
 
 
 def _leave_out_unusable_options(request: TrainingRequest, config: DictConfig, arguments: list[str]) -> TrainingRequest:

@@ -1,0 +1,64 @@
+"""Run the stages of a rescue one after the other, each of them once."""
+
+from collections.abc import Callable, Mapping
+
+from harness.core.errors import ConfigError, RunFailedError
+from harness.core.files import FileLock
+from harness.core.terminal import print_fitted
+from harness.evidence.rescue.record import Ending, RescueRecord, StageResult
+
+LOCK_FILE = "rescue.lock"
+RunStage = Callable[[], StageResult]
+
+
+def run_stages(stages: Mapping[str, RunStage], record: RescueRecord, command: str) -> Ending | None:
+    """Run the stages that are not finished yet, and return how the rescue ended; None if no stage ended it.
+
+    `command` continues the rescue. A stage in which the user is to fix something is run again by the next command.
+
+    Raises:
+        ConfigError: If another process runs this rescue.
+        RunFailedError: If a stage failed.
+        KeyboardInterrupt: If a stage was interrupted.
+    """
+    folder = record.path.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE, required=False)
+    if not lock.acquire(blocking=False):
+        raise ConfigError(f"--to: {folder}: another process runs this rescue; wait for it, or choose another folder")
+    try:
+        for number, (name, run_stage) in enumerate(stages.items(), 1):
+            print_fitted(f"[{number}/{len(stages)}] {name}")
+            result = record.get_result(name)
+            if result is None or (result.ending and result.ending.result == "fault"):
+                result = _run_stage(name, run_stage, command)
+                record.finish_stage(name, result)
+                print_fitted(result.summary)
+            else:
+                print_fitted(f"done before: {result.summary}")
+            if result.ending:
+                return result.ending
+            if result.next_command:
+                print(f"by hand, the next step is\n  {result.next_command}", flush=True)
+    finally:
+        lock.release()
+    return None
+
+
+def _run_stage(name: str, run_stage: RunStage, command: str) -> StageResult:
+    """Run a stage; an error says how to continue.
+
+    Raises:
+        RunFailedError: If it failed.
+        KeyboardInterrupt: If it was interrupted.
+    """
+    remedy = f"to continue: {command}"
+    try:
+        return run_stage()
+    except KeyboardInterrupt as interrupt:
+        reason = str(interrupt).removeprefix("interrupted").strip(": ")
+        raise KeyboardInterrupt(
+            f"interrupted in stage {name}{f': {reason}' if reason else ''}; {remedy}"
+        ) from interrupt
+    except RunFailedError as error:
+        raise RunFailedError(f"stage {name}: {error}; {remedy}") from error
