@@ -1,4 +1,7 @@
-"""plateau confirm STUDY: run the best trials of a sweep and its baseline on fresh seeds, and say which are better.
+"""Run the best trials of a sweep and its baseline on fresh seeds, and say which are better.
+
+  plateau confirm STUDY
+  plateau confirm 'optimizer=sgd' 'optimizer=adamw optimizer.lr=1e-3'    # baseline and candidates, as overrides
 
 The runs are made by workers like those of the sweep, on the same seeds for all, and judged by a rule that is fixed
 before (docs/confirming.md). The claim is about the test split if there is one. The same command resumes.
@@ -6,12 +9,19 @@ before (docs/confirming.md). The claim is about the test split if there is one. 
 Exit status: 0 every candidate has a verdict, whichever; 1 it has not, or it failed; 2 invalid input; 130 Ctrl-C.
 """
 
+import argparse
 import json
+import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from harness.commands.arguments import CommandParser, ParagraphFormatter, add_output_dir, redirect_to_stderr
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.terminal import fit_record, print_fitted, print_notes
+
+if TYPE_CHECKING:
+    from harness.evidence.confirm.confirmation import Confirmation
+    from harness.evidence.confirm.from_study import ConfirmOptions
 
 STATUS_UNDECIDED = 1
 
@@ -19,13 +29,12 @@ STATUS_UNDECIDED = 1
 def main(arguments: Sequence[str]) -> int:
     args = _build_parser().parse_args(arguments)
     from harness.evidence.confirm.confirmation import run_confirmation
-    from harness.evidence.confirm.from_study import ConfirmOptions, plan_study_confirmation
+    from harness.evidence.confirm.from_study import ConfirmOptions
     from harness.evidence.confirm.result import result_to_json
     from harness.evidence.confirm.text import describe_confirmation, format_confirm_result
     from harness.record.metrics_file import encode_nonfinite
     from harness.sweep.optuna_internals import silence_optuna
     from harness.sweep.rerun import RerunOptions
-    from harness.sweep.swept_study import load_swept_study
 
     silence_optuna()
     try:
@@ -41,8 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     with redirect_to_stderr(args.json):
-        study = load_swept_study(args.study, args.output_dir, args.storage)
-        confirmation = plan_study_confirmation(study, options)
+        confirmation = _plan_confirmation(args, options)
         print_notes(confirmation.runs.rerun.notices)
         print_fitted(*describe_confirmation(confirmation))
         if args.dry_run:
@@ -58,10 +66,29 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if outcome.result.is_decided else STATUS_UNDECIDED
 
 
+def _plan_confirmation(args: argparse.Namespace, options: "ConfirmOptions") -> "Confirmation":
+    if len(args.configs) == 1 and "=" not in args.configs[0]:
+        from harness.evidence.confirm.from_study import plan_study_confirmation
+        from harness.sweep.swept_study import load_swept_study
+
+        return plan_study_confirmation(load_swept_study(args.configs[0], args.output_dir, args.storage), options)
+    if len(args.configs) == 1:
+        raise ConfigError(
+            f"plateau confirm: {args.configs[0]}: name a study, or give a baseline and candidates; '' is the default "
+            "configuration"
+        )
+    from harness.evidence.confirm.from_overrides import name_configs, plan_override_confirmation
+
+    overrides = map(shlex.split, args.configs)
+    return plan_override_confirmation(dict(zip(name_configs(len(args.configs)), overrides, strict=True)), options)
+
+
 def _build_parser() -> CommandParser:
     parser = CommandParser(prog="plateau confirm", description=__doc__, formatter_class=ParagraphFormatter)
     add = parser.add_argument
-    add("study", metavar="STUDY", help="a study's name or folder, as `plateau list` shows it")
+    add("configs", nargs="+", metavar="STUDY",
+        help="a study's name or folder, as `plateau list` shows it; or the overrides of a baseline and of candidates, "
+        "each in quotes")  # fmt: skip
     add("--top", type=int, default=3, metavar="N", help="confirm the best N trials; default: 3")
     add("--trial", type=int, action="append", default=[], metavar="N", help="confirm this trial; may be repeated")
     add("--seeds", type=int, default=5, metavar="N", help="fresh seeds of each at most; default: 5")
