@@ -20,8 +20,8 @@ from harness.core.errors import ConfigError, RunFailedError
 from harness.core.terminal import fit_record, print_fitted, print_notes
 
 if TYPE_CHECKING:
-    from harness.evidence.confirm.confirmation import Confirmation
     from harness.evidence.confirm.from_study import ConfirmOptions
+    from harness.evidence.confirm.plan import Confirmation
 
 STATUS_UNDECIDED = 1
 

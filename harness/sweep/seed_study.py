@@ -65,10 +65,14 @@ class SeedRun:
 
 @dataclass(frozen=True)
 class Uploaded:
-    """Metrics and tags of the runs together, which MLflow shows on their parent run."""
+    """Metrics and tags of the runs together, which MLflow shows on their parent run.
+
+    `notes` say in a few words what came out for each configuration.
+    """
 
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
+    notes: Mapping[str, str]
 
 
 Summarize = Callable[[Sequence[SeedRun], str], Uploaded]
@@ -142,6 +146,10 @@ class SeedStudy:
             "metrics": dict(uploaded.metrics),
             "tags": {"study": self._plan.name, "status": status, **uploaded.tags},
             "history": history,
+            "groups": {
+                config: {"note": note, "trials": [str(run.trial) for run in runs if run.config == config]}
+                for config, note in uploaded.notes.items()
+            },
         })  # fmt: skip
 
     def write_files(self, status: str) -> None:

@@ -1,7 +1,7 @@
 """The port between a sweep and the program whose runs are its trials. Nothing else in sweep/ knows which it is."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ STOPPED = "the sweep was asked to stop"
 class TrialJob:
     """One trial to run: its number, its values by key, the folder for its files and the threads it may use.
 
-    `study_name` and `sweep_id` identify the sweep, for what the trial records elsewhere.
+    `study_name` and `sweep_id` identify the sweep, for what the trial records elsewhere. `tags` are for its record.
     """
 
     number: int
@@ -26,6 +26,7 @@ class TrialJob:
     n_threads: int | None
     study_name: str
     sweep_id: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class TrialRunner(Protocol):

@@ -10,6 +10,7 @@ from harness.record.trial_record import is_foreign
 
 STUDY_TAG = "study"  # name of the study that a trial belongs to
 TRIAL_TAG = "trial"  # its number
+CONFIG_TAG, SEED_TAG = "config", "seed"  # of a trial that is one of several runs of a configuration
 DATED_NAME = re.compile(r"(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d)_(.+)")
 MAX_VALUE_CHARACTERS, MAX_NAME_CHARACTERS = 24, 120
 
@@ -18,10 +19,14 @@ def format_run_name(start: Mapping[str, Any]) -> str:
     """Return the name of the run with the start entry `start`, such as "adamw-cosine 2026-11-29_10-45-12".
 
     A trial is named "STUDY/3 adamw 3e-3" after its study, its number, its optimizer and its peak LR; one that another
-    program ran "STUDY/3 lr=3e-3 rank=8", after the values that the sweep chose for it.
+    program ran "STUDY/3 lr=3e-3 rank=8", after the values that the sweep chose for it; and a run of a configuration
+    with one of several seeds "STUDY/3 CONFIG seed 11".
     """
     name = start["name"]
-    if study := start["tags"].get(STUDY_TAG):
+    tags = start["tags"]
+    if CONFIG_TAG in tags:
+        return _join_words([f"{tags[STUDY_TAG]}/{name}", tags[CONFIG_TAG], f"seed {tags[SEED_TAG]}"])
+    if study := tags.get(STUDY_TAG):
         settings = _short_values(start["searched"]) if is_foreign(start) else _optimizer_and_lr(start)
         return _join_words([f"{study}/{name}", *settings])
     dated = DATED_NAME.fullmatch(name)

@@ -46,7 +46,7 @@ IDENTITY_KEYS = ("id", "name", "uri", "experiment", "started_at_ms", "params", "
 RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
 N_COMPARED = 8
 """Number of trials in the description of a sweep."""
-ARTIFACT_PATTERNS = ("sweep.yaml", "preflight.txt", "optimization_results.yaml", "figures/*.png")
+ARTIFACT_PATTERNS = ("sweep.yaml", "preflight.txt", "confirm.json", "optimization_results.yaml", "figures/*.png")
 MAX_FAILED_TRIALS = 3
 """Failed trials after which one pass gives up: the store is down."""
 
@@ -238,7 +238,9 @@ class SweepUploader:
         return len(new_rows)
 
     def _describe_trials(self, summary: dict[str, Any]) -> dict[str, str]:
-        """Return tags with the best trial's run and a description that compares the best trials."""
+        """Return tags with the best trial's run, and a description that compares trials."""
+        if "groups" in summary:
+            return self._describe_groups(summary["groups"])
         best = summary["tags"].get("best_trial")
         objective, direction = next(iter(read_directions(summary).items()))
         metric, sign = f"sweep/{name_metric(objective)}", -1 if direction == "maximize" else 1
@@ -256,6 +258,22 @@ class SweepUploader:
             name = f"[{_escape_cell(cursors[number].name)}]({format_run_page(experiment_id, run_id)})"
             lines.append(f"| {name} | {format_number(values[number])} |")
         return {"best_run_id": run_ids[best], DESCRIPTION_TAG: "\n".join(lines)}
+
+    def _describe_groups(self, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+        """Return a description with a row for each configuration, which links to the comparison of its runs."""
+        experiment_id = self.client.get_or_create_experiment(self.identity["experiment"])
+        run_ids = {
+            name: [run_id for number in group["trials"] if (run_id := UploadCursor.load(self.folder / number).run_id)]
+            for name, group in groups.items()
+        }
+        everything = [run_id for ids in run_ids.values() for run_id in ids]
+        lines = [f"[Compare all runs]({format_comparison_page(experiment_id, everything)})"]
+        lines += ["", "| configuration | runs | result |", "|---|---|---|"]
+        for name, group in groups.items():
+            page = format_comparison_page(experiment_id, run_ids[name])
+            count = f"[{len(run_ids[name])}]({page})" if run_ids[name] else "0"
+            lines.append(f"| {_escape_cell(name)} | {count} | {_escape_cell(group['note'])} |")
+        return {DESCRIPTION_TAG: "\n".join(lines)} if everything else {}
 
     def _upload_artifacts(self, cursor: SweepCursor) -> int:
         """Upload new and changed files and return their number."""

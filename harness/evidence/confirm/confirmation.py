@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from harness.evidence.confirm.plan import ConfirmPlan, evaluate_runs
+from harness.evidence.confirm.plan import Confirmation, evaluate_runs
 from harness.evidence.confirm.result import ConfirmResult, write_confirm_result
+from harness.evidence.confirm.text import describe_config_result
 from harness.evidence.seed_runs import open_seed_study
-from harness.sweep.seed_study import SeedRun, SeedStudyPlan, Uploaded
+from harness.sweep.seed_study import SeedRun, Uploaded
 from harness.sweep.study_run import StudyEnd
 
 
@@ -18,24 +17,6 @@ class ConfirmOutcome(NamedTuple):
 
     result: ConfirmResult
     end: StudyEnd
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """A confirmation to run: the plan of decision, and the study of its runs. `study` is the sweep's name."""
-
-    study: str
-    plan: ConfirmPlan
-    runs: SeedStudyPlan
-
-    @property
-    def folder(self) -> Path:
-        return self.runs.folder
-
-    @property
-    def max_runs(self) -> int:
-        """Number of runs if no candidate is decided early."""
-        return len(self.plan.configs) * len(self.plan.seeds)
 
 
 def run_confirmation(confirmation: Confirmation) -> ConfirmOutcome:
@@ -85,7 +66,7 @@ def make_result(confirmation: Confirmation, runs: Sequence[SeedRun], end: StudyE
 
 
 def list_uploaded(result: ConfirmResult) -> Uploaded:
-    """Return what MLflow shows of a confirmation: means, differences and intervals as metrics, verdicts as tags."""
+    """Return what MLflow shows of a confirmation: means and intervals as metrics, verdicts as tags and in words."""
     plan = result.plan
     metrics: dict[str, float] = {"confirm/tokens": result.tokens, "confirm/seconds": result.seconds}
     for config in plan.configs:
@@ -97,4 +78,4 @@ def list_uploaded(result: ConfirmResult) -> Uploaded:
         tags[f"verdict.{name}"] = verdict.status
         numbers = {"difference": verdict.difference, "low": verdict.low, "high": verdict.high, "p": verdict.p}
         metrics |= {f"{name}/{key}": value for key, value in numbers.items() if math.isfinite(value)}
-    return Uploaded(metrics, tags)
+    return Uploaded(metrics, tags, {name: describe_config_result(result, name) for name in plan.configs})

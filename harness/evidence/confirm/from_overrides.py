@@ -5,9 +5,8 @@ import json
 from collections.abc import Mapping
 
 from harness.config.validation import check_writable
-from harness.evidence.confirm.confirmation import Confirmation
 from harness.evidence.confirm.from_study import ConfirmOptions, make_plan
-from harness.evidence.confirm.plan import BASELINE, ConfirmedConfig
+from harness.evidence.confirm.plan import BASELINE, Confirmation, ConfirmedConfig
 from harness.record.sweep_files import STUDIES_FOLDER
 from harness.sweep.programs.training.rerun import read_training_configs
 from harness.sweep.seed_study import SeedStudyPlan

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from harness.core.errors import ConfigError
-from harness.evidence.confirm.confirmation import Confirmation
 from harness.evidence.confirm.plan import (
     BASELINE,
     MIN_SEEDS,
+    Confirmation,
     ConfirmedConfig,
     ConfirmPlan,
     choose_looks,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from harness.evidence.candidates import compare_candidates
@@ -12,7 +13,7 @@ from harness.evidence.seed_comparison import CONFIDENCE, SeedComparison
 from harness.evidence.seed_plan import SeedPlan
 from harness.evidence.seed_runs import describe_failures, list_costs
 from harness.record.trial_record import Direction
-from harness.sweep.seed_study import SeedRun
+from harness.sweep.seed_study import SeedRun, SeedStudyPlan
 
 BASELINE = "baseline"
 MIN_SEEDS = 3  # with fewer nothing can be shown
@@ -67,6 +68,24 @@ class ConfirmPlan:
             "margin": str(self.margin),
             "metric": self.metric,
         }
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A confirmation to run: the plan of decision, and the study of its runs. `study` is the sweep's name."""
+
+    study: str
+    plan: ConfirmPlan
+    runs: SeedStudyPlan
+
+    @property
+    def folder(self) -> Path:
+        return self.runs.folder
+
+    @property
+    def max_runs(self) -> int:
+        """Number of runs if no candidate is decided early."""
+        return len(self.plan.configs) * len(self.plan.seeds)
 
 
 @dataclass(frozen=True)

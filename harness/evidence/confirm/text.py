@@ -4,8 +4,7 @@ import math
 from collections.abc import Iterator
 
 from harness.core.formatting import format_duration, format_number, objective_label
-from harness.evidence.confirm.confirmation import Confirmation
-from harness.evidence.confirm.plan import ConfirmPlan, Verdict
+from harness.evidence.confirm.plan import Confirmation, ConfirmPlan, Verdict
 from harness.evidence.confirm.result import ConfirmResult, SelectionGap
 
 
@@ -53,17 +52,36 @@ def format_verdict(plan: ConfirmPlan, verdict: Verdict) -> Iterator[str]:
     if verdict.comparison is None:
         yield f"{head}: {verdict.reason}"
         return
-    comparison = verdict.comparison
-    interval = f"[{_format_end(verdict.low)}, {_format_end(verdict.high)}]"
-    label = objective_label(plan.metric)
-    numbers = [
-        f"{label} {_format_signed(verdict.difference)} {interval} at {comparison.confidence:.2%}",
-        f"p {verdict.p:.2g}",
-        f"{verdict.n} {'pairs' if comparison.paired else 'seeds each'}",
-    ]
-    yield f"{head}: {', '.join(numbers)}"
-    for note in comparison.notes:
+    yield f"{head}: {format_difference(plan, verdict)}"
+    notes = list(verdict.comparison.notes)
+    if plan.looks[1:]:
+        notes.append(f"compared after {verdict.n} of at most {plan.looks[-1]} seeds, at the level of this look")
+        if plan.candidates[1:]:
+            notes.append(f"corrected for {len(plan.candidates)} candidates by Bonferroni's method")
+    for note in notes:
         yield f"  {note}"
+
+
+def format_difference(plan: ConfirmPlan, verdict: Verdict) -> str:
+    """Return the difference with its interval, p and n."""
+    comparison = verdict.comparison
+    assert comparison is not None
+    interval = f"[{_format_end(verdict.low)}, {_format_end(verdict.high)}]"
+    confidence = f"{100 * comparison.confidence:.3g}% interval {interval}"
+    n_seeds = f"{verdict.n} {'pairs' if comparison.paired else 'seeds each'}"
+    difference = f"{objective_label(plan.metric)} {_format_signed(verdict.difference)}"
+    return ", ".join([difference, confidence, f"p {verdict.p:.2g}", n_seeds])
+
+
+def describe_config_result(result: ConfirmResult, name: str) -> str:
+    """Return the mean of a configuration, and the verdict on it, in a few words."""
+    average = result.compute_mean(name, result.plan.metric)
+    mean_text = "no result" if average is None else f"mean {format_number(average)}"
+    verdict = result.evaluation.verdicts.get(name)
+    if verdict is None:
+        return mean_text
+    detail = format_difference(result.plan, verdict) if verdict.comparison else verdict.reason
+    return f"{mean_text}; {verdict.status}: {detail}"
 
 
 def _format_losses(result: ConfirmResult, name: str) -> str:

@@ -23,6 +23,6 @@ def describe_trial_start(
         params=params,
         searched=job.values,
         objectives=dict(zip(spec.objectives, spec.directions, strict=True)),
-        tags={**environment, "command": command, SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name},
+        tags={**environment, "command": command, SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name, **job.tags},
         overrides=overrides,
     )

@@ -15,6 +15,7 @@ from harness.sweep.results.importance import compute_importances, find_idle_para
 from harness.sweep.study.trial_attrs import (
     BASELINE,
     RETRY_OF,
+    SEED_RUN,
     STUDY_SPEC,
     is_own_trial,
     read_trial_result,
@@ -33,6 +34,7 @@ MEASURED: tuple[Status, ...] = ("completed", "pruned", "diverged")
 class TrialSummary:
     """One trial. The status "added" is that of a trial that another program, such as a notebook, ran or ended.
 
+    `params` are the values that it sets, or the name of its configuration and its seed, if that is run with several.
     `values` are its objectives; for a running or pruned trial the last reported value, and empty if there is none.
     `costs` are these values, negated where the study maximizes, so that lower is better.
     `percent_done` is the share of the run in percent, and instants are in seconds since the epoch.
@@ -208,7 +210,7 @@ def _summarize_trial(trial: FrozenTrial, signs: Sequence[int]) -> TrialSummary:
         status=status,
         values=tuple(values),
         costs=tuple(sign * value for sign, value in zip(signs, values, strict=False)),
-        params=trial_values(trial),
+        params=attrs.get(SEED_RUN) or trial_values(trial),
         percent_done=100 if status == "completed" else last or 0,
         seconds=result.get("seconds"),
         tokens=result.get("tokens", 0),

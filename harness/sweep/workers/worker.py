@@ -34,9 +34,10 @@ from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import STORAGE_ERRORS, open_storage
-from harness.sweep.study.trial_attrs import BASELINE, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
+from harness.sweep.study.trial_attrs import BASELINE, SEED_RUN, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.trial_runner import TrialJob, TrialRunner
+from harness.tracking.run_names import CONFIG_TAG, SEED_TAG
 
 EXIT_OK, EXIT_CRASHED = 0, 1
 EXIT_SHORTAGE = 75  # EX_TEMPFAIL of sysexits.h: the disk is full, or too many files are open
@@ -193,6 +194,7 @@ def _run_trial(
         n_threads=spec.n_threads,
         study_name=spec.study_name,
         sweep_id=queue.study.user_attrs[SWEEP_ID],
+        tags=_describe_seed_run(trial),
     )
     is_complete, started = False, time.monotonic()
     try:
@@ -210,6 +212,12 @@ def _run_trial(
         reporter.close(is_complete=is_complete)
     reason = hide_credentials_in_text(reason, spec.storage or "")
     return TrialResult("failed", reason, seconds=time.monotonic() - started)
+
+
+def _describe_seed_run(trial: Trial) -> dict[str, str]:
+    """Return the tags of one of several runs of a configuration, none for others."""
+    run = trial.user_attrs.get(SEED_RUN)
+    return {CONFIG_TAG: run["config"], SEED_TAG: str(run["seed"])} if run else {}
 
 
 def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> None:

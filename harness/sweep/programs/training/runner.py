@@ -47,7 +47,7 @@ class TrainingRunner:
             cfg,
             [report_and_prune(reporter), stop_when(should_stop)],
             folder=job.folder,
-            tags={SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name},
+            tags={SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name, **job.tags},
             params={key: str(value) for key, value in job.values.items() if key in self._space.group_options},
             overrides=list_trial_overrides(self._space.current, job.values),
             notices=describe_left_out(self._space.list_left_out(job.values, TRIAL_DEFAULTS)),
