@@ -52,6 +52,7 @@ TRAINING_LIBRARIES = {
 }  # fmt: skip
 """Those of the extra `train`, which sweeps of other programs do without."""
 STEPS_INTO_OWN_TRAINING = {
+    ("commands.confirm", "evidence.confirm.from_overrides"),
     ("sweep.programs.rerun", "sweep.programs.training.rerun"),
     ("sweep.programs", "sweep.programs.training.runner"),
     ("sweep.plugin", "sweep.programs.training.sweep"),
