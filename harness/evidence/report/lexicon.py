@@ -27,7 +27,9 @@ def check_document(report: Report) -> None:
             _check_span(span, values)
         _check_numbers(text, report)
     for number in report.numbers.values():
-        if isinstance(number.source, Formula) and number.value != evaluate_formula(number.source.expression, values):
+        if not isinstance(number.source, Formula):
+            continue
+        if repr(number.value) != repr(evaluate_formula(number.source.expression, values)):  # NaN is not equal to itself
             raise ValueError(f"{number.id}: {number.value} is not the value of {number.source.expression}")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from harness.evidence.report.confirmed import Confirmed
+from harness.evidence.report.confirmed_values import Confirmed
 from harness.evidence.report.document import BulletList, Code, Name, Paragraph, ReportSection, Span, Text
 from harness.evidence.report.numbers import Reading
 from harness.evidence.report.phrases import join_spans, make_id
@@ -36,7 +36,7 @@ def _limit_confirmation(numbers: StudyNumbers, confirmed: Confirmed | None) -> I
     if open_ones:
         yield ("That ", *join_spans(map(Name, open_ones)), " and the baseline are the same: a difference smaller than "
                "what these seeds can show may exist.")  # fmt: skip
-    if chosen and best is not None and len(best.params) > 1:
+    if chosen and best is not None and len(best.params) > 1 and source.summary.baseline is not None:
         yield ("Which of the settings that changed together carries the difference: none was changed alone.",)
 
 

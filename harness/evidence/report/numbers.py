@@ -129,7 +129,7 @@ class NumberBook:
         if not ID_PATTERN.fullmatch(number.id):
             raise ValueError(f"{number.id!r}: not an id of a number")
         known = self.numbers.setdefault(number.id, number)
-        if known != number:
+        if repr(known) != repr(number):  # NaN is not equal to itself
             raise ValueError(f"{number.id}: two numbers with one id, {known} and {number}")
         return known
 

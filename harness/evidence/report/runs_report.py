@@ -75,7 +75,7 @@ def make_runs_report(runs: Sequence[SourceRun], price: float | None, inputs: dic
         score_expectations(book, named),
         report_cost(book, [_list_cost(summary, run) for summary, run in zip(summaries, named, strict=True)], price),
         _list_limits(comparison, has_several),
-        describe_sources(),
+        describe_sources(named),
     ]
     title = "Report on runs" if has_several else f"Report on the run {summaries[0].name}"
     report = Report(title, tuple(sections), book.numbers, inputs)

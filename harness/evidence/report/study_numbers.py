@@ -7,6 +7,7 @@ from harness.evidence.report.document import Bare, Name, Span, Text
 from harness.evidence.report.numbers import Number, NumberBook, Reading, Style
 from harness.evidence.report.phrases import DASH, make_id
 from harness.evidence.report.study_source import StudySource
+from harness.record.trial_record import OWN_OBJECTIVE
 from harness.sweep.results.summary import TrialSummary
 
 SEED_KEYS = ("seed",)
@@ -35,6 +36,16 @@ class StudyNumbers:
     def seconds_of(self, trial: TrialSummary) -> Number:
         reading = Reading(self.source.name_place(trial), "seconds")
         return self.book.read(make_id(f"trial {trial.number}", "seconds"), trial.seconds, "s", reading, "duration")
+
+    def error_of(self, trial: TrialSummary) -> Number | None:
+        """Return the standard error of the value over validation elements; None if the program records none."""
+        history = self.source.read_history(trial) if self.source.objective == OWN_OBJECTIVE else None
+        errors = history["val/loss_se"] if history is not None else None
+        if errors is None or trial.best_step is None or trial.best_step not in errors.steps:
+            return None
+        value = float(errors.values[list(errors.steps).index(trial.best_step)])
+        reading = Reading(self.source.name_place(trial), "val/loss_se", trial.best_step)
+        return self.book.read(make_id(f"trial {trial.number}", "error"), value, self.source.unit, reading, "error")
 
     def read_study(self, name: str, value: float | int | None, metric: str, unit: str = "",
                    style: Style = "whole") -> Number:  # fmt: skip

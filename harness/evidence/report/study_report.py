@@ -1,18 +1,20 @@
 """The report on a study."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from harness.evidence.report.changes import compare_configs
 from harness.evidence.report.confirmed import (
-    Confirmed,
     describe_verdict,
     format_confirm_command,
     report_confirmation,
 )
+from harness.evidence.report.confirmed_values import Confirmed
 from harness.evidence.report.cost import CostItem, report_cost
 from harness.evidence.report.diagnosed import NamedRun, report_diagnoses, score_expectations
 from harness.evidence.report.document import (
     Block,
+    BulletList,
     Code,
     CommandLines,
     Name,
@@ -23,6 +25,7 @@ from harness.evidence.report.document import (
 )
 from harness.evidence.report.lexicon import check_document
 from harness.evidence.report.limits import list_study_limits
+from harness.evidence.report.phrases import join_spans
 from harness.evidence.report.reached import tabulate_reached
 from harness.evidence.report.study_numbers import StudyNumbers, is_same_trial, name_trial
 from harness.evidence.report.study_sections import (
@@ -61,7 +64,7 @@ def make_study_report(source: StudySource, price: float | None, inputs: dict[str
         score_expectations(numbers.book, runs),
         cost,
         list_study_limits(numbers, confirmed),
-        describe_sources(),
+        describe_sources(runs),
     ]
     report = Report(f"Report on the sweep {source.name}", tuple(sections), numbers.book.numbers, inputs)
     check_document(report)
@@ -135,11 +138,31 @@ def _list_costs(source: StudySource) -> list[CostItem]:
     return items
 
 
-def describe_sources() -> ReportSection:
-    """Return how the numbers can be checked."""
+def describe_sources(runs: Sequence[NamedRun]) -> ReportSection:
+    """Return how the numbers can be checked, and which code and machine ran."""
     words: Text = (
         "Every number has its source in ", Code("report.json"), ": the run or file, the metric and the step that it "
         "was read from, or the formula over other numbers. Differences and percentages are computed from unrounded "
         "values. This command computes all of them again from the sources, and fails on any difference:",
     )  # fmt: skip
-    return ReportSection("sources", "Where the numbers come from", (Paragraph(words), CommandLines((CHECK_COMMAND,))))
+    items = [item for run in runs[:1] for item in _describe_provenance(run)]
+    blocks: list[Block] = [
+        Paragraph(words),
+        CommandLines((CHECK_COMMAND,)),
+        *([BulletList(tuple(items))] if items else []),
+    ]
+    return ReportSection("sources", "Where the numbers come from", tuple(blocks))
+
+
+def _describe_provenance(run: NamedRun) -> list[Text]:
+    """Return the code and the machine of a run, as far as it recorded them."""
+    known = run.history.facts.provenance or {}
+    items: list[Text] = []
+    if "git.commit" in known:
+        dirty = ", with changes that were not committed" if known.get("git.is_dirty") == "true" else ""
+        items.append(("Code of ", Name(run.name), ": commit ", Code(known["git.commit"]), f"{dirty}."))
+    versions = {name.removeprefix("version."): value for name, value in known.items() if name.startswith("version.")}
+    versions |= {name: known[name] for name in ("python", "device") if name in known}
+    if versions:
+        items.append(("Ran with: ", *join_spans(Code(f"{name} {value}") for name, value in versions.items()), "."))
+    return items

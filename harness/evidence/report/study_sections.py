@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from harness.diagnosis.comparability import get_last_coverage
 from harness.evidence.report.document import (
     Block,
     BulletList,
@@ -16,10 +17,11 @@ from harness.evidence.report.document import (
     Span,
     Text,
 )
-from harness.evidence.report.numbers import Reading
-from harness.evidence.report.phrases import DASH, count_things, spell_difference
+from harness.evidence.report.numbers import Number, Reading
+from harness.evidence.report.phrases import DASH, count_things, make_id, spell_difference
 from harness.evidence.report.study_figures import draw_figures
 from harness.evidence.report.study_numbers import StudyNumbers, cell_of, is_same_trial, name_trial
+from harness.record.trial_record import OWN_OBJECTIVE
 from harness.sweep.results.formatting import format_param
 from harness.sweep.results.summary import TrialSummary
 
@@ -50,12 +52,38 @@ def describe_request(numbers: StudyNumbers) -> ReportSection:
     started = [trial.started_at for trial in summary.trials if trial.started_at]
     if started:
         budget.append(("Started: ", Name(_format_date(min(started))), "."))
+    budget += describe_measure(numbers)
     kind = PROGRAMS.get(source.program, "a program")
     blocks: list[Block] = [Paragraph((f"A sweep of {kind}. ", *goals, ".")), BulletList(tuple(budget))]
     blocks.append(_tabulate_space(numbers))
     if command := str(settings.get("command", "")):
         blocks += [Paragraph(("The command of the sweep:",)), CommandLines((command,))]
     return ReportSection("asked", "What was asked", tuple(blocks))
+
+
+def describe_measure(numbers: StudyNumbers) -> list[Text]:
+    """Return what the objective was measured on: unit, data, share that was scored, and which evaluation counts."""
+    source, summary = numbers.source, numbers.source.summary
+    trial = summary.best_trial or summary.baseline
+    history = source.read_history(trial) if trial else None
+    if trial is None or history is None:
+        return []
+    if history.facts.data is None or source.objective != OWN_OBJECTIVE:
+        how = source.settings.get("metric")
+        words: Text = ("Measured: ", *((Name(str(how)), "; ") if how else ()), "its unit, and the data that it was "
+                       "measured on, are not recorded.")  # fmt: skip
+        return [words]
+    place, data = source.name_place(trial), history.facts.data
+    coverage, id = get_last_coverage(history), make_id(f"trial {trial.number}")
+    share = numbers.book.read(f"{id}.coverage", coverage, "", Reading(place, "val/coverage"), "plain")
+    count = Reading(place, "evaluations with a finite val/loss")
+    evaluations = numbers.book.read(f"{id}.evaluations", len(history["val/loss"]), "", count, "whole")
+    size: Text = (", ", Code(data.size)) if data.size else ()
+    return [
+        ("Measured: ", Name(source.label), ", the mean over the validation set, of which a share of ", share,
+         " was scored; that of a trial is the lowest of its ", evaluations, " evaluations."),
+        ("Validation data: ", Name(data.name), *size, ", digest ", Code(str(data.validation or data.digest)), "."),
+    ]  # fmt: skip
 
 
 def _tabulate_space(numbers: StudyNumbers) -> ReportTable:
@@ -174,9 +202,18 @@ def summarize_selection(numbers: StudyNumbers) -> list[Text]:
         return [first, (f"It cannot be compared with the configuration as it was, since {what}.",)]
     spans = spell_difference(numbers.book, "best", numbers.value_of(baseline), numbers.value_of(best))
     runs, before = numbers.n_runs_of(best), numbers.n_runs_of(baseline)
+    errors = [numbers.error_of(trial) for trial in (best, baseline)]
     return [
         (*first[:-1], ", against ", numbers.value_of(baseline), " of the baseline: a difference of ", *spans, "."),
+        *_describe_errors([error for error in errors if error is not None]),
         ("Number of runs behind it: n = ", runs, " of trial ", Name(str(best.number)), ", n = ", before,
          " of the baseline. The best of ", numbers.n_measured,
          " trials is chosen partly for its luck: on other seeds the difference is expected to be smaller."),
     ]  # fmt: skip
+
+
+def _describe_errors(errors: list[Number]) -> list[Text]:
+    if len(errors) < 2:
+        return []
+    return [("Standard error over the elements of the validation set: ", errors[0], " of the best trial, ", errors[1],
+             " of the baseline. It says how well one model was measured, and nothing about other seeds.")]  # fmt: skip

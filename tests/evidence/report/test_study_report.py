@@ -1,5 +1,6 @@
 """Reports on random studies: every percentage is its formula, every judgement has its criterion, no number is typed."""
 
+import json
 import math
 import random
 import re
@@ -134,8 +135,36 @@ def test_a_verdict_that_its_runs_contradict_is_refused(tmp_path: Path) -> None:
     path = add_confirmation(folder, [2.0, 2.1, 1.9], {1: [1.5, 1.6, 1.4]})
     text = path.read_text().replace('"val/loss": 1.4', '"val/loss": 0.4')
     path.write_text(re.sub(r',\s*"sha256": "\w+"', "", text))
-    with pytest.raises(ConfigError, match="the verdict says"):
+    with pytest.raises(ConfigError, match="its verdict has status better"):
         make_report(folder)
+
+
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "said"),
+    [([math.nan] * 5, [1.0, 1.1, 0.9, 1.0, 1.05], "is better than the baseline"),
+     ([1.0, 1.1, 0.9, 1.0, 1.05], [math.nan] * 5, "is worse than the baseline"),
+     ([math.nan] * 5, [math.nan] * 5, "no difference from the baseline was shown")],
+)  # fmt: skip
+def test_seeds_that_diverged_count_as_worst(tmp_path: Path, baseline, candidate, said) -> None:
+    folder = make_sweep_folder(tmp_path / "diverged", values=[2.0, 1.5], n_trials=2)
+    add_confirmation(folder, baseline, {1: candidate})
+    report = make_report(folder)
+    assert said in read_section(report, "summary")
+    assert "diverged; each counts as worse than any loss" in read_section(report, "confirmed")
+
+
+def test_a_run_without_result_is_no_verdict(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "died", values=[2.0, 1.5], n_trials=2)
+    path = add_confirmation(folder, [2.0, 2.1, 1.9], {1: [1.5, 1.6, math.nan]})
+    content = json.loads(path.read_text())
+    run = content["configs"][1]["runs"][2]
+    run |= {"status": "failed", "reason": "out of memory at 7 GB"}
+    reason = "1 of 3 runs failed: out of memory at 7 GB"
+    nan = dict.fromkeys(("difference", "low", "high", "p"), "NaN")
+    content["verdicts"] = [{"candidate": "trial 1", "status": "not shown", "n": 3, "reason": reason, **nan}]
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    assert f"trial 1: no verdict, since “{reason}”" in read_section(make_report(folder), "summary")
 
 
 def test_cost_is_hours_times_the_price(tmp_path: Path) -> None:
