@@ -31,6 +31,7 @@ from harness.evidence.judging.selection import join_baseline, select_config
 from harness.evidence.judging.table_columns import find_columns
 from harness.evidence.judging.table_reader import read_table_rows
 from harness.evidence.judging.table_runs import build_run_log
+from harness.importers.metric_directions import is_higher_better
 from harness.record.run_lookup import find_run, is_study_folder
 
 
@@ -76,7 +77,7 @@ def _build_parser() -> CommandParser:
     select.add_argument("--baseline", metavar="RUNS", help="repeats of what it must beat; default: what was kept last")
     code = parser.add_argument_group("commits")
     code.add_argument("--repo", type=Path, metavar="FOLDER", help="of the commits; default: that of the table")
-    code.add_argument("--eval-code", nargs="+", default=[], metavar="PATH",
+    code.add_argument("--eval-code", type=_split_names, default=[], metavar="PATH,...",
                       help="files of the evaluation, in which commits must not differ, such as prepare.py")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON document (docs/judging.md)")
     add_output_dir(parser)
@@ -95,6 +96,10 @@ def _read_table(path: Path, args: argparse.Namespace) -> tuple[RunLog, str | Non
     for name in args.ignore:
         if name not in columns:
             raise ConfigError(f"--ignore: {name}: there is no such column; the table has {', '.join(columns)}")
+    more_is_better = is_higher_better(found.metric)
+    if more_is_better is not None and more_is_better != (found.direction == "maximize"):
+        better = "more" if more_is_better else "less"
+        notes.append(f"judged to {found.direction} {found.metric}, whose name says that {better} is better")
     return build_run_log(rows, found, path, notes), found.id
 
 

@@ -54,6 +54,7 @@ def test_the_json_keys_are_those_of_the_page(tmp_path, capsys) -> None:
         (["--ignore", "zzz"], "--ignore: zzz"),
         (["--repo", "."], "--repo"),
         (["--eval-code", "prepare.py"], "--eval-code"),
+        (["--maximize", "--minimize"], "not allowed with"),
     ],
 )
 def test_invalid_options_end_with_status_2(tmp_path, capsys, monkeypatch, arguments: list[str], message) -> None:
@@ -79,6 +80,11 @@ def test_commits_of_the_table_are_compared(tmp_path, capsys) -> None:
     assert main(["judge", str(by_cheat), "--eval-code", "prepare.py"]) == 2
     assert "prepare.py" in capsys.readouterr().out
     assert main(["judge", str(by_cheat), "--eval-code", "train.py", "--repo", str(tmp_path)]) == 2
+
+
+def test_a_direction_against_the_name_of_the_metric_is_noted(tmp_path, capsys) -> None:
+    assert main(["judge", str(write_table(tmp_path, *baseline_rows(), KEPT)), "--maximize"]) == 1
+    assert "whose name says that less is better" in capsys.readouterr().out.replace("\n            ", " ")
 
 
 def test_a_study_is_judged_by_its_folder(tmp_path, capsys) -> None:

@@ -12,7 +12,7 @@ DATA_WORDS = split_words("data dataset datasets set split corpus shard shards fi
 CODE_WORDS = split_words("code version commit hash script sha harness digest evaluator prepare scorer")
 FIXED_NAMES = split_words(
     "dataset data_set data_digest data_version dataset_version split tokenizer vocab_size vocab unit units denominator "
-    "metric metric_name metric_version benchmark evaluator scorer n_eval num_eval n_examples n_test n_val"
+    "metric_version benchmark evaluator scorer n_eval num_eval n_examples n_test n_val"
 )
 COUNT_WORDS = split_words("tokens batches examples samples bytes size count n num rows documents docs items cases")
 BUDGET_WORDS = split_words("budget limit max maximum cap timeout target")

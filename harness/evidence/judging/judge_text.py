@@ -14,7 +14,8 @@ LABEL_WIDTH = 12
 
 def format_judgement(found: Judgement, width: int | None) -> list[str]:
     """Return lines of at most `width` characters."""
-    lines = []
+    verdict = f"{found.verdict.upper()}: {'; '.join(found.reasons)}"
+    lines = wrap_text(verdict, width, "", " " * LABEL_WIDTH) if width else [verdict]
     for label, text in _list_lines(found):
         first = f"{label:<{LABEL_WIDTH}}"
         lines += wrap_text(text, width, first, " " * LABEL_WIDTH) if width else [f"{first}{text}"]
@@ -22,7 +23,6 @@ def format_judgement(found: Judgement, width: int | None) -> list[str]:
 
 
 def _list_lines(found: Judgement) -> Iterator[tuple[str, str]]:
-    yield found.verdict.upper(), "; ".join(found.reasons)
     for label, side in (("candidate", found.candidate), ("to beat", found.reference)):
         if side is not None:
             yield label, _describe_side(side, found)
@@ -32,7 +32,7 @@ def _list_lines(found: Judgement) -> Iterator[tuple[str, str]]:
         yield "noise", f"standard deviation {format_number(found.noise.sd)}, from {found.noise.about}"
     if found.tries:
         rerun = f", and decision {found.rerun_number} on fresh runs" if found.rerun_number else ""
-        yield "tries", f"{found.tries} so far{rerun}; the level counts all of them"
+        yield "tries", f"{found.tries} so far{rerun}{', which the level counts' if found.evidence else ''}"
     for sentence in found.next:
         yield "next", sentence
     for note in found.notes:

@@ -135,6 +135,7 @@ def _ask_for_more(
         return replace(found, reasons=(kind,), needed=(("reference", more),), next=(ask,))
     more = needed - n_fresh
     ask = f"run it {more} more time{'s' * (more > 1)} with other seeds, log {_plural(log, more)}, and judge again"
+    ask = _ask_for_runs(log, None, more, "it") if log.rerun_command else ask
     return replace(found, reasons=(kind,), needed=(("candidate", more),), next=(ask, "or discard it"))
 
 
@@ -145,6 +146,8 @@ def _cannot_measure(log: RunLog, found: Judgement, reference: LoggedConfig, reas
 
 
 def _ask_for_runs(log: RunLog, reference: LoggedConfig | None, more: int, name: str) -> str:
+    if log.rerun_command:
+        return f"run both on fresh seeds with `{log.rerun_command}`"
     others = f" than {describe_runs(reference.measured, log.unit_name)}" if reference and reference.measured else ""
     return (
         f"run {name} {more} more time{'s' * (more > 1)} with other seeds{others}, log {_plural(log, more)}, and "

@@ -75,6 +75,7 @@ class RunLog:
         unit_name: How a run is called in messages: "row" or "trial".
         has_outcomes: Whether the log says what was kept.
         names_seeds: Whether the runs name their seeds.
+        rerun_command: The command that runs both sides on fresh seeds; empty for a log of somebody else's runs.
         chooses_best: Whether the best run is the candidate, as in a study, and not the last one.
     """
 
@@ -86,6 +87,7 @@ class RunLog:
     unit_name: str = "row"
     has_outcomes: bool = False
     names_seeds: bool = False
+    rerun_command: str = ""
     chooses_best: bool = False
 
     @cached_property

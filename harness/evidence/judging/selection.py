@@ -27,7 +27,7 @@ def select_runs(log: RunLog, selector: str, option: str) -> list[LoggedRun]:
     elif equals:
         found = [run for run in log.runs if run.cells.get(column, "").strip() == value.strip()]
     else:
-        found = [run for run in log.runs if selector in (run.name, run.name.split(" (")[0], run.config)]
+        found = [run for run in log.runs if selector in (run.name, run.name.partition(" (")[0], run.config)]
         found = found or [run for run in log.runs if len(selector) >= 4 and run.name.startswith(selector)]
     if not found:
         raise ConfigError(

@@ -1,7 +1,9 @@
 """Runs of a tuning loop from the trials of a study."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from harness.core.errors import ConfigError
 from harness.evidence.judging.run_log import LoggedRun, RunLog
@@ -10,6 +12,7 @@ from harness.record.sweep_files import JOURNAL_FILE, read_setting_key
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.results.summary import TrialSummary, read_objectives, summarize_trials
 from harness.sweep.study.storage import load_journal_study
+from harness.sweep.study.trial_attrs import SEED_RUN
 
 
 def read_study_log(folder: Path) -> RunLog:
@@ -26,21 +29,26 @@ def read_study_log(folder: Path) -> RunLog:
     if not trials:
         raise ConfigError(f"TABLE: {folder}: no trial is over yet; judge it later")
     objective, *others = read_objectives(study)
+    attrs = [trial.user_attrs.get(SEED_RUN) for trial in study.get_trials(deepcopy=False)]
     baseline = next((_make_key(trial) for trial in trials if trial.is_baseline), None)
+    runs = [_read_trial(trial, baseline, attrs[trial.number]) for trial in trials]
     return RunLog(
         source=str(folder),
         metric=objective,
         direction="maximize" if study.directions[0].name == "MAXIMIZE" else "minimize",
-        runs=tuple(_read_trial(trial, baseline) for trial in trials),
+        runs=tuple(runs),
         notes=(f"judged by the first objective, {objective}",) if others else (),
         unit_name="trial",
         chooses_best=True,
-        names_seeds=any(_find_seed(trial) is not None for trial in trials),
+        names_seeds=any(run.seed is not None for run in runs),
+        rerun_command="" if any(attrs) else f"plateau confirm {folder.name}",
     )
 
 
-def _read_trial(trial: TrialSummary, baseline: str | None) -> LoggedRun:
-    key = _make_key(trial)
+def _read_trial(trial: TrialSummary, baseline: str | None, seed_run: Mapping[str, Any] | None) -> LoggedRun:
+    """Return a trial as a run; `seed_run` names the configuration and the seed of a trial of a confirmation."""
+    key = str(seed_run["config"]) if seed_run else _make_key(trial)
+    seed = str(seed_run["seed"]) if seed_run else _find_seed(trial)
     has_value = trial.status in ("completed", "added") and bool(trial.values)
     return LoggedRun(
         number=trial.number,
@@ -48,9 +56,9 @@ def _read_trial(trial: TrialSummary, baseline: str | None) -> LoggedRun:
         config=key,
         value=trial.values[0] if has_value else None,
         problem="" if has_value else f"it is {trial.status}" + f" ({trial.reason})" * bool(trial.reason),
-        seed=_find_seed(trial),
+        seed=seed,
         outcome="" if has_value else "crash",
-        is_baseline=key == baseline,
+        is_baseline=key == ("baseline" if seed_run else baseline),
     )
 
 

@@ -4,12 +4,13 @@ Two rows are runs of one configuration if
 - the columns of settings given are equal; or else
 - both descriptions say that they are the baseline and nothing else; or
 - id and description are equal, without what numbers a repeat ("seed 3", "rerun 2"). Ids that only count the rows do not
-  count. Without descriptions, ids decide, and without both every row is a configuration of its own.
+  count where seeds or such numbers say that rows are repeats. Without descriptions, ids decide, and without both every
+  row is a configuration of its own.
 """
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from harness.core.errors import ConfigError
@@ -55,13 +56,13 @@ def build_run_log(rows: Sequence[Row], columns: TableColumns, path: Path, notes:
     Raises:
         ConfigError: If a metric is written as text throughout.
     """
-    counts_rows = columns.id is not None and _only_counts([row.get(columns.id, "") for _, row in rows])
+    repeated = _find_repeated(rows, columns)
     values = [parse_cell(row.get(columns.metric, "")) for _, row in rows]
     if all(value is None for value in values):
         raise ConfigError(f"--metric: {columns.metric}: no row has a number in this column; name another one")
     others_positive = sum(value is not None and value > 0 for value in values) > 1
     runs = [
-        _read_run(number, row, value, columns, counts_rows, others_positive)
+        _read_run(number, row, value, columns, repeated, others_positive)
         for (number, row), value in zip(rows, values, strict=True)
     ]
     return RunLog(
@@ -80,7 +81,7 @@ def _read_run(
     row: Mapping[str, str],
     value: float | None,
     columns: TableColumns,
-    counts_rows: bool,
+    repeated: Container[str],
     others_positive: bool,
 ) -> LoggedRun:
     status = row.get(columns.status or "", "")
@@ -96,9 +97,8 @@ def _read_run(
     run_id = row.get(columns.id or "", "")
     return LoggedRun(
         number=number,
-        name=f"{run_id} ({_shorten(description)})" if run_id and description else run_id or _shorten(description)
-        or f"row {number}",
-        config=_make_config_key(number, row, columns, is_baseline, counts_rows),
+        name=_name_run(number, _shorten(run_id, 40), _shorten(description)),
+        config=_make_config_key(number, row, columns, is_baseline, repeated),
         value=None if problem else value,
         problem=problem,
         seed=row.get(columns.seed or "") or None,
@@ -125,24 +125,47 @@ def _find_problem(
 
 
 def _make_config_key(
-    number: int, row: Mapping[str, str], columns: TableColumns, is_baseline: bool, counts_rows: bool
+    number: int, row: Mapping[str, str], columns: TableColumns, is_baseline: bool, repeated: Container[str]
 ) -> str:
     if columns.config:
         return " ".join(f"{name}={_normalize_cell(row.get(name, ''))}" for name in columns.config)
     if is_baseline:
         return "baseline"
     description = strip_repeat_marks(row.get(columns.description or "", ""))
-    run_id = "" if counts_rows else row.get(columns.id or "", "")
+    run_id = "" if description in repeated else row.get(columns.id or "", "")
     if not description:
         run_id = strip_repeat_marks(run_id) or run_id
     key = " | ".join(filter(None, (run_id, description)))
     return key or f"row {number}"
 
 
+def _find_repeated(rows: Sequence[Row], columns: TableColumns) -> set[str]:
+    """Return the descriptions of which some row says that it is a repeat, if ids only count the rows."""
+    if (
+        columns.id is None
+        or columns.description is None
+        or not _only_counts([row.get(columns.id, "") for _, row in rows])
+    ):
+        return set()
+    found = set()
+    for _, row in rows:
+        text = row.get(columns.description, "")
+        is_marked = strip_repeat_marks(text) != _squeeze(text) or row.get(columns.seed or "", "")
+        found |= {strip_repeat_marks(text)} if text and is_marked else set()
+    return found
+
+
 def strip_repeat_marks(text: str) -> str:
     """Return a description without what numbers a repeat; the text itself if nothing else is left."""
-    bare = re.sub(r"[\s,;:()\-_]+", " ", REPEAT_MARKS.sub(" ", text)).strip().casefold()
-    return bare or text.strip().casefold()
+    return _squeeze(REPEAT_MARKS.sub(" ", text)) or text.strip().casefold()
+
+
+def _squeeze(text: str) -> str:
+    return re.sub(r"[\s,;:()\-_]+", " ", text).strip().casefold()
+
+
+def _name_run(number: int, run_id: str, description: str) -> str:
+    return f"{run_id} ({description})" if run_id and description else run_id or description or f"row {number}"
 
 
 def is_baseline_text(text: str) -> bool:

@@ -85,7 +85,8 @@ def test_one_description_of_several_commits_is_several_configurations(tmp_path) 
 
 
 def test_ids_that_count_the_rows_do_not_separate_repeats(tmp_path) -> None:
-    rows = [f"exp{k}  {1.2 + k / 100}  lr 0.1" for k in range(3)] + ["exp3  1.1  lr 0.2"]
+    rows = [f"exp{k}  {1.2 + k / 100}  lr 0.1{mark}" for k, mark in enumerate(["", " rerun", " (rerun 2)"])]
+    rows.append("exp3  1.1  lr 0.2")
     assert len(read_log(write_table(tmp_path, *rows, header="exp\tval_loss\tdescription")).configs) == 2
 
 
@@ -108,3 +109,8 @@ def test_the_first_row_that_begins_with_baseline_is_the_baseline(tmp_path) -> No
     log = read_log(write_table(tmp_path, *rows))
     assert [run.is_baseline for run in log.runs] == [True, False]
     assert any("row 2" in note and "--baseline" in note for note in log.notes)
+
+
+def test_counted_rows_with_one_vague_description_are_no_repeats(tmp_path) -> None:
+    rows = [f"exp{k}  {2 + k / 10}  keep  automatic iteration" for k in range(4)]
+    assert len(read_log(write_table(tmp_path, *rows, header="exp\tscore\tstatus\tdescription")).configs) == 4
