@@ -10,7 +10,7 @@ from harness.evidence.charts import draw_chart
 from harness.evidence.charts.figure_data import Curves, Line
 from harness.evidence.charts.svg_chart import escape
 from harness.evidence.compare_tables import Section, format_loss, to_one_line
-from harness.evidence.html_page import render_figure, render_page, render_table
+from harness.evidence.html_page import escape_with_breaks, render_figure, render_page, render_table
 from harness.evidence.run_comparison import Comparison
 
 
@@ -22,7 +22,7 @@ def format_as_html(comparison: Comparison, sections: Sequence[Section]) -> str:
     for section in sections:
         parts.append(f"<section><h2>{escape(section.title)}</h2>")
         if section.table:
-            rows = [[escape(cell.strip()) for cell in row] for row in section.table.rows]
+            rows = [[escape_with_breaks(cell.strip()) for cell in row] for row in section.table.rows]
             parts.append(render_table([escape(cell) for cell in section.table.header], rows, section.title))
         if section.sentences:
             parts.append(f"<ul>{''.join(f'<li>{escape(sentence)}</li>' for sentence in section.sentences)}</ul>")

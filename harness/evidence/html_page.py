@@ -1,5 +1,6 @@
 """Parts that HTML pages share: one file without scripts or other files, for phones, dark screens and paper."""
 
+import re
 from collections.abc import Sequence
 
 from harness.evidence.charts.svg_chart import CHART_STYLE, escape, list_variables
@@ -24,14 +25,15 @@ pre { background: var(--band); padding: .75rem 1rem; border-radius: .4rem; white
 .verdict { border-left: .3rem solid var(--first); background: var(--band); padding: .75rem 1rem; font-size: 1.08rem; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; line-height: 1.4; }
-caption { caption-side: bottom; text-align: left; color: var(--soft); padding: .5rem 0 0; font-size: .95em; }
+.scroll + .caption { color: var(--soft); font-size: .92rem; line-height: 1.45; margin: -.5rem 0 1.5rem; }
 th, td { text-align: left; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
 th { font-weight: 600; } thead th, thead td { border-bottom: 1.5px solid var(--soft); vertical-align: bottom; }
-td { max-width: 18rem; overflow-wrap: anywhere; min-width: 6rem; }
+td { max-width: 18rem; overflow-wrap: break-word; min-width: 4.5rem; } td code { overflow-wrap: break-word; }
 td.number, th.number { text-align: right; } td.number { white-space: nowrap; }
 .number { font-variant-numeric: tabular-nums; }
-tbody th { position: sticky; left: 0; background: var(--paper); min-width: 7rem; max-width: 12rem;
-  font-weight: 500; overflow-wrap: anywhere; }
+tbody th { position: sticky; left: 0; background: var(--paper); min-width: 7rem;
+  max-width: min(12rem, 42vw);
+  font-weight: 500; overflow-wrap: break-word; } th code { overflow-wrap: break-word; }
 figure { margin: 1.5rem 0 2rem; }
 figcaption { font-size: .92rem; line-height: 1.45; color: var(--soft); max-width: 44rem; overflow-wrap: anywhere; }
 svg.chart { display: block; width: 100%; max-width: 32rem; height: auto; margin: 0 0 .5rem; }
@@ -55,6 +57,11 @@ svg.chart { display: block; width: 100%; max-width: 32rem; height: auto; margin:
 """
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """Nothing is run or fetched, whatever the names of runs hold."""
+
+
+def escape_with_breaks(text: str) -> str:
+    """Return a text for HTML that may be broken within a key, a path or a command, after what separates its parts."""
+    return "<wbr>".join(map(escape, re.split(r"(?<=[./_=,:(\\-])(?=[^\W\d_])", text)))
 
 
 def render_page(title: str, body: str) -> str:
@@ -94,10 +101,10 @@ def render_table(
         "<tr>" + "".join(cell("td" if index else "th", index, content) for index, content in enumerate(row)) + "</tr>"
         for row in rows
     )
-    below = f"<caption>{caption}</caption>" if caption else ""
+    below = f'<p class="caption">{caption}</p>' if caption else ""
     return (
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table>{below}'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}"><table>'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>{below}"
     )
 
 

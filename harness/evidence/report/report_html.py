@@ -2,7 +2,7 @@
 
 from harness.evidence.charts import draw_chart
 from harness.evidence.charts.svg_chart import escape
-from harness.evidence.html_page import render_figure, render_page, render_table
+from harness.evidence.html_page import escape_with_breaks, render_figure, render_page, render_table
 from harness.evidence.report.document import (
     Bare,
     Block,
@@ -95,13 +95,13 @@ def _format_span(span: Span) -> str:
         case Bare():
             return _format_number(span.number, span.number.bare_text)
         case Code():
-            return f"<code>{escape(span.text)}</code>"
+            return f"<code>{escape_with_breaks(span.text)}</code>"
         case Quote():
             return f'<q title="{escape(span.source)}">{escape(span.text)}</q>'
         case Claim():
             return f'<strong title="{escape(span.criterion)}">{escape(span.text)}</strong>'
         case Name():
-            return f"<bdi>{escape(span.text)}</bdi>"
+            return f"<bdi>{escape_with_breaks(span.text)}</bdi>"
 
 
 def _format_number(number: Number, text: str) -> str:

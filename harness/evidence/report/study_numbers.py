@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from harness.evidence.charts.figure_data import Role
 from harness.evidence.report.document import Bare, Name, Span, Text
 from harness.evidence.report.numbers import Number, NumberBook, Reading, Style
 from harness.evidence.report.phrases import DASH, make_id
@@ -67,6 +68,26 @@ class StudyNumbers:
         ]
         reading = Reading(f"study {self.source.name}", f"completed trials with the values of trial {trial.number}")
         return self.book.read(make_id(f"trial {trial.number}", "runs"), len(same), "", reading, "whole")
+
+    def find_role(self, trial: TrialSummary) -> Role:
+        """Return the part that a trial plays in figures; the best one may be the baseline."""
+        summary = self.source.summary
+        if is_same_trial(trial, summary.best_trial):
+            return "best"
+        if is_same_trial(trial, summary.baseline):
+            return "baseline"
+        return "pruned" if trial.status == "pruned" else "diverged" if trial.status == "diverged" else "trial"
+
+    def label_trial(self, trial: TrialSummary) -> str:
+        """Return the name of a trial for a figure, such as "best: trial 7"."""
+        name = name_trial(trial, self.source).text
+        return f"best: {name}" if is_same_trial(trial, self.source.summary.best_trial) else name
+
+    @property
+    def axis_label(self) -> str:
+        """The objective and its unit, for an axis."""
+        source = self.source
+        return f"{source.label} ({source.unit})" if source.unit else source.label
 
     @property
     def head(self) -> Text:

@@ -1,7 +1,7 @@
 """Everything that a report on a study reads: the study, the records of its trials, and the files of its folder."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from harness.evidence.confirm.from_study import CONFIRM_FOLDER
 from harness.evidence.confirm.result import CONFIRM_FILE
 from harness.record.metrics_file import find_record, read_entries
 from harness.record.trial_record import OWN_OBJECTIVE, Direction, name_curve
-from harness.sweep.results.summary import SweepSummary, TrialSummary, summarize_study
+from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary, summarize_study
 from harness.sweep.study.recorded_study import open_recorded_study, read_sweep_settings
 from harness.sweep.study.trial_attrs import STUDY_SPEC
 
@@ -161,11 +161,9 @@ def _read_text(path: Path) -> str:
 
 
 def select_drawn_trials(source: StudySource, count: int) -> list[TrialSummary]:
-    """Return the baseline, the best trial, and others with a result up to `count`, the lowest cost first."""
+    """Return the baseline, the best trial, and up to `count` in all of the others with a result, evenly by number."""
     summary = source.summary
-    first = [trial for trial in (summary.baseline, summary.best_trial) if trial]
-    others: Iterable[TrialSummary] = sorted(
-        (trial for trial in summary.trials if trial.status in ("completed", "pruned", "diverged")),
-        key=lambda trial: (trial.status != "completed", trial.costs or (math.inf,), trial.number),
-    )
-    return list({trial.number: trial for trial in (*first, *others)}.values())[:count]
+    first = {trial.number: trial for trial in (summary.baseline, summary.best_trial) if trial}
+    others = [trial for trial in summary.trials if trial.status in MEASURED and trial.number not in first]
+    room = min(count - len(first), len(others))
+    return [*first.values(), *(others[index * len(others) // room] for index in range(room))]
