@@ -27,7 +27,7 @@ from harness.sweep.study.budget import Budget
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import FIXED_VALUES, RETRY_OF, SEED_RUN, read_trial_result
-from harness.sweep.study_run import StudyEnd, run_trials
+from harness.sweep.study_run import MakeWorkers, StudyEnd, run_trials
 
 SAMPLER = {"_target_": "optuna.samplers.RandomSampler"}  # which is never asked
 PRUNER = {"_target_": "optuna.pruners.NopPruner"}
@@ -114,12 +114,16 @@ class SeedStudy:
         self.request = build_seed_request(plan)
         self._queue = open_study(self.request)
 
-    def run(self, runs: Iterable[tuple[str, int]]) -> StudyEnd:
-        """Run configurations with seeds, each once in the life of the study, and return how that ended."""
+    def run(self, runs: Iterable[tuple[str, int]], make_workers: MakeWorkers | None = None) -> StudyEnd:
+        """Run configurations with seeds, each once in the life of the study, and return how that ended.
+
+        Args:
+            make_workers: Returns the workers; by default processes on this machine.
+        """
         self._queue_runs(runs)
         n_trials = sum(RETRY_OF not in trial.user_attrs for trial in self._trials)
         self.request = replace(self.request, budget=replace(self.request.budget, n_trials=n_trials))
-        return run_trials(self.request, self._queue, self)
+        return run_trials(self.request, self._queue, self, make_workers)
 
     def list_runs(self) -> list[SeedRun]:
         """Return the last attempt at each run, in the order in which they were queued."""

@@ -9,7 +9,7 @@ from harness.evidence.confirm.result import ConfirmResult, write_confirm_result
 from harness.evidence.confirm.text import describe_config_result
 from harness.evidence.seed_runs import open_seed_study
 from harness.sweep.seed_study import SeedRun, Uploaded
-from harness.sweep.study_run import StudyEnd
+from harness.sweep.study_run import MakeWorkers, StudyEnd
 
 
 class ConfirmOutcome(NamedTuple):
@@ -19,8 +19,11 @@ class ConfirmOutcome(NamedTuple):
     end: StudyEnd
 
 
-def run_confirmation(confirmation: Confirmation) -> ConfirmOutcome:
+def run_confirmation(confirmation: Confirmation, make_workers: MakeWorkers | None = None) -> ConfirmOutcome:
     """Run what the plan needs, look by look, and return the result; a command that is repeated resumes.
+
+    Args:
+        make_workers: Returns the workers; by default processes on this machine.
 
     Raises:
         ConfigError: If it was begun with another plan.
@@ -36,7 +39,7 @@ def run_confirmation(confirmation: Confirmation) -> ConfirmOutcome:
     study = open_seed_study(confirmation.runs, summarize)
     while True:
         evaluation = evaluate_runs(plan, study.list_runs())
-        end = study.run(evaluation.next_runs)
+        end = study.run(evaluation.next_runs, make_workers)
         evaluation = evaluate_runs(plan, study.list_runs())
         if end.status != "completed" or end.reason or not evaluation.next_runs:
             break
