@@ -1,11 +1,18 @@
-"""Benchmarks of sweeps and pruners on hand-made records and curves."""
+"""Benchmarks of sweeps, pruners and rescues on hand-made records and curves, and at toy size."""
 
+import gzip
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from optuna.pruners import MedianPruner, NopPruner
 
+from benchmarks import rescue
+from benchmarks.planted_faults import TruncatedWarmup, shift_targets
 from benchmarks.pruners import load_pruner_options, replay_pruner
+from benchmarks.rescue_results import ARMS, compare_two_arms, draw_picture, format_tables, read_losses_by_arm
 from benchmarks.sweep import (
     RecordedTrial,
     TrajectoryPoint,
@@ -16,6 +23,8 @@ from benchmarks.sweep import (
     read_trials,
 )
 from benchmarks.sweep_overhead import time_commands, time_trials
+from harness.core.state import Progress
+from harness.data.tokens import IGNORE_INDEX, TokenBatch
 from harness.observers.metrics_writer import MetricsWriter
 from tests.observers.sample_events import sample_run, send_events
 
@@ -88,3 +97,87 @@ def test_overhead_of_sweeps_is_measured(tmp_path) -> None:
         assert [len(part) for part in time_trials(sweeper, 3, tmp_path / sweeper)] == [2, 2]
     (tmp_path / "command").mkdir()
     assert [len(part) for part in time_commands(3, tmp_path / "command")] == [2, 3]
+
+
+def make_results(means: dict[str, float], diverged: tuple[str, ...] = ()) -> dict:
+    """Return results of a rescued system with five seeds, whose losses differ by hundredths."""
+    runs = {
+        f"{arm} {seed}": {
+            "test_loss": None if arm in diverged and seed == 3 else mean + ((seed + len(arm)) % 5 + 1) / 100
+        }
+        for arm, mean in means.items()
+        for seed in range(1, 6)
+    }
+    ending = {"result": "better", "sentence": "better config shown", "command": "python run.py optimizer.lr=0.01"}
+    rescued = {
+        "ending": ending, "values": {"optimizer.lr": 0.01}, "diagnoses": [{"kind": "learning rate too low"}],
+        "ranges": [], "source": "sweeps=toy", "sweep": {"n_measured": 20, "tokens": 900},
+    }  # fmt: skip
+    fault = {"ending": {"result": "fault", "sentence": "effective_settings: warm-up of 0 steps"}}
+    return {"title": "Toy", "unit": "nats/token", "rescue": rescued, "fault": fault, **runs}
+
+
+def test_rescue_tables_compare_arms_by_seed() -> None:
+    results = make_results({"before": 5.0, "after": 4.0, "ours": 3.0, "random": 3.0}, diverged=("random",))
+    assert read_losses_by_arm(results)["ours"] == pytest.approx([3.01, 3.02, 3.03, 3.04, 3.05])
+    found = compare_two_arms(results, "ours", "after")
+    assert (found.status, found.difference) == ("better", pytest.approx(-1.0))
+    tables = "\n".join(format_tables([results]))
+    assert "| Toy | nats/token | 5.0300 [5.0104, 5.0496] | 4.0300" in tables  # scipy: t of 4 degrees of freedom
+    assert "3.0250 [3.0045, 3.0455], 1 diverged" in tables
+    assert "better 1, no difference shown 0, worse 0. Stopped at the planted bug: 1 of 1." in tables
+    assert compare_two_arms(make_results({"before": 5.0, "ours": 3.0}), "ours", "after") is None
+
+
+def test_rescue_picture_is_small(tmp_path: Path) -> None:
+    results = make_results(dict.fromkeys(ARMS, 1.0))
+    draw_picture([results] * 5, tmp_path / "rescue.png")
+    assert 10_000 < (tmp_path / "rescue.png").stat().st_size < 200_000
+
+
+def test_planted_faults() -> None:
+    schedule = TruncatedWarmup(warmup_ratio=0.1)
+    assert schedule.count_warmup_steps(1000) == 0
+    assert schedule.lr_multiplier(Progress(0, 0, 1000)) == 1.0
+    tokens = torch.arange(10).view(2, 5)
+    batch = TokenBatch(tokens[:, :-1], tokens[:, 1:], lengths=[4, 4], scored_per_row=[4, 4])
+    shifted = shift_targets(batch)
+    assert shifted.targets.tolist() == [[2, 3, 4, IGNORE_INDEX], [7, 8, 9, IGNORE_INDEX]]
+    assert shifted.n_scored == 6
+
+
+def test_corrupt_answers_keep_the_questions(tmp_path: Path) -> None:
+    path = tmp_path / "qa.md.gz"
+    with gzip.open(path, "wt") as file:
+        file.write("\n\n".join(f"QUESTION: What is {n}?\n\nANSWER: It is {n}." for n in range(300)))
+    text = rescue.corrupt_answers(path)
+    assert all(f"QUESTION: What is {n}?\n\nANSWER: " in text for n in range(300))
+    assert [n for n in range(300) if f"ANSWER: It is {n}." not in text] == list(rescue.CORRUPT_ANSWERS)
+
+
+@pytest.mark.slow
+def test_rescue_of_a_toy_system(tmp_path: Path, monkeypatch) -> None:
+    data, to = tmp_path / "data", tmp_path / "results"
+    data.mkdir()
+    with gzip.open(data / "gutenberg_children.txt.gz", "wt") as file:
+        file.writelines(
+            f"The {n % 7} of {n} saw the {n % 11} and went to the {n % 13} by {n * n}.\n" for n in range(2000)
+        )
+    monkeypatch.setattr(rescue, "SEEDS", (1, 2, 3))
+    monkeypatch.setattr(rescue, "BUDGET_RUNS", 3)
+    tiny = [
+        "model.width=16",
+        "model.layers=1",
+        "model.hidden=16",
+        "tokenizer.vocab_size=200",
+        "data.sequence_length=32",
+    ]
+    tiny += ["data.val_fraction=0.05", "data.test_share=0.05", "loop.max_tokens=9216", "loop.evals=4"]
+    system = next(system for system in rescue.SYSTEMS if system.name == "ltg_bert")
+    record = rescue.measure_system(system, data, to, tiny)
+    assert record.results["fault"]["ending"]["result"] == "fault"
+    assert "warm-up" in record.results["fault"]["ending"]["sentence"]
+    assert record.results["rescue"]["ending"]["result"] in ("better", "not shown")
+    assert all(len(losses) == 3 for losses in read_losses_by_arm(record.results).values())
+    monkeypatch.setattr(rescue, "run_logged", SimpleNamespace())  # nothing runs again
+    assert rescue.measure_system(system, data, to, tiny).results == record.results
