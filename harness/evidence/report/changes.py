@@ -68,15 +68,15 @@ def describe_changes(book: NumberBook, comparison: SettingComparison, names: Seq
     list_changes = comparison.list_known_changes if comparison.by_facts else comparison.list_changes
     others: tuple[tuple[str, Kind], ...] = (("the seed", "seed"), ("the code", "code"))
     changes = list_changes(0, index) + [name for name, kind in others if _is_other(comparison, index, kind)]
-    pair: Text = (Name(names[0]), " and ", Name(names[index]))
+    change: Text = ("Changed from ", Name(names[0]), " to ", Name(names[index]), ": ")
     if not changes:
-        return [("No recorded setting differs between ", *pair, ": a difference comes from what is not recorded.")]
+        return [(*change, "no recorded setting; a difference comes from what is not recorded.")]
     listed = join_spans(Name(change) if change.startswith("the ") else Code(change) for change in changes)
     if len(changes) == 1:
-        return [(*pair, " differ in ", *listed, " only.")]
+        return [(*change, *listed, " only.")]
     place = Reading(f"{names[0]}, {names[index]}", "settings, seed and code that differ; a component is one")
     count = book.read(make_id("changes", names[index]), len(changes), "", place, "whole")
-    return [(*pair, " differ in ", count, " things: ", *listed,
+    return [(*change, count, " things, ", *listed,
              ". They changed together: what was measured is one joint effect, and no part of it can be credited to one "
              "of them.")]  # fmt: skip
 

@@ -56,7 +56,7 @@ def describe_verdict(confirmed: Confirmed, verdict: Mapping[str, Any]) -> Text:
         words = Claim("equivalent", f"abs({computed.id}) < {margin.id}")
         claims[status] = (" is ", words, f" to the baseline{on}, within plus or minus ", margin)
     head = claims.get(status, (f": no difference from the baseline was shown{on}",))
-    sides = " pairs of runs with the same seed" if verdict.get("paired") else " runs a side, each with another seed"
+    sides = " pairs of runs with the same seed" if verdict.get("paired") else " runs a side"
     spans: list[Span] = [
         Name(name), *head, ": ", Name(objective_label(confirmed.metric)), " differs by ", computed,
         " (interval ", Bare(low), " to ", Bare(high), " at confidence ", confidence, ", p = ", p, ", n = ", n, sides,
@@ -115,7 +115,8 @@ def format_confirm_command(study: str) -> str:
 def _describe_state(confirmed: Confirmed) -> Text:
     reason = str(confirmed.content.get("reason") or "")
     because: Sequence[Span] = (", since ", Quote(reason, PLACE)) if reason else ()
-    return ("The confirmation has no verdict yet: it is ", Name(str(confirmed.content["status"])), *because, ". ",
+    status = Name(str(confirmed.content["status"]))
+    return ("The confirmation has no verdict yet: its status is ", status, *because, ". ",
             Code(format_confirm_command(confirmed.study)), " continues it.")  # fmt: skip
 
 
@@ -135,7 +136,8 @@ def _tabulate_seeds(confirmed: Confirmed) -> ReportTable:
             cells.append((Bare(number),) if number else (Name(str(run["status"])),) if run else DASH)
         rows.append(((Name(f"seed {seed}"),), *cells))
     means = [confirmed.add_mean(name, confirmed.metric) for name in names]
-    rows.append((("mean",), *(DASH if mean is None else (Bare(mean),) for mean in means)))
+    if any(means):
+        rows.append((("mean",), *(DASH if mean is None else (Bare(mean),) for mean in means)))
     label = Name(objective_label(confirmed.metric))
     unit: Text = (label, " (", Name(confirmed.unit), ")") if confirmed.unit else (label,)
     return ReportTable((unit, *((Name(name),) for name in names)), tuple(rows))

@@ -36,8 +36,15 @@ def _limit_confirmation(numbers: StudyNumbers, confirmed: Confirmed | None) -> I
     if open_ones:
         yield ("That ", *join_spans(map(Name, open_ones)), " and the baseline are the same: a difference smaller than "
                "what these seeds can show may exist.")  # fmt: skip
-    if chosen and best is not None and len(best.params) > 1 and source.summary.baseline is not None:
+    if chosen and best is not None and source.summary.baseline is not None and _count_changes(numbers) > 1:
         yield ("Which of the settings that changed together carries the difference: none was changed alone.",)
+
+
+def _count_changes(numbers: StudyNumbers) -> int:
+    """Return how many searched settings of the best trial are not known to be those of the baseline."""
+    before, after = (trial.params if trial else {} for trial in
+                     (numbers.source.summary.baseline, numbers.source.summary.best_trial))  # fmt: skip
+    return sum(before.get(key) != value for key, value in after.items())
 
 
 def _limit_search(numbers: StudyNumbers) -> Iterator[Text]:

@@ -1,5 +1,6 @@
 """A report as markdown, for GitHub."""
 
+import re
 from collections.abc import Iterator
 
 from harness.evidence.report.document import (
@@ -37,10 +38,10 @@ def format_report_markdown(report: Report) -> str:
 def _format_block(block: Block) -> Iterator[str]:
     match block:
         case Paragraph():
-            text = format_markdown_text(block.text)
+            text = _protect_start(format_markdown_text(block.text))
             yield f"**{text}**" if block.is_verdict and "**" not in text else text
         case BulletList():
-            yield from (f"- {format_markdown_text(item)}" for item in block.items)
+            yield from (f"- {_protect_start(format_markdown_text(item))}" for item in block.items)
         case CommandLines():
             fence = "```"
             while any(fence in line for line in block.lines):
@@ -55,6 +56,12 @@ def _format_block(block: Block) -> Iterator[str]:
         case ReportFigure():
             yield f"![{escape_markdown(plain_text(block.alt))}]({FIGURES_FOLDER}/{block.name}.svg)"
             yield from ("", format_markdown_text(block.caption))
+
+
+def _protect_start(line: str) -> str:
+    """Return a line that begins no list, and underlines no heading."""
+    start = re.match(r"\d*(?=[-+.)=](\s|$|[-=]+\s*$))", line)
+    return f"{line[: start.end()]}\\{line[start.end() :]}" if start else line
 
 
 def _format_row(cells: tuple[Text, ...]) -> str:

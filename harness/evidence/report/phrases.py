@@ -17,9 +17,14 @@ def make_id(*parts: object) -> str:
 
 
 def spell_difference(book: NumberBook, id: str, first: Number, second: Number, style: Style = "signed") -> list[Span]:
-    """Return `second` minus `first`, and what share of `first` that is, with numerator and denominator."""
+    """Return `second` minus `first`, and what share of `first` that is, with numerator and denominator.
+
+    Numbers of different signs, or zero, have no such share.
+    """
     difference = book.compute(f"{id}.difference", f"{second.id} - {first.id}", second.unit, style)
     spans: list[Span] = [difference]
+    if not (first.value or 0) * (second.value or 0) > 0:
+        return spans
     relative = book.compute(f"{id}.relative", f"{difference.id} / abs({first.id}) * 100", "%", "signed percent")
     if relative.value is not None:
         denominator = book.compute(f"{id}.denominator", f"abs({first.id})", first.unit, first.style)
