@@ -141,7 +141,7 @@ def _check_code(
         if asked:
             missing = "no git repository has the table" if repo is None else f"no commits in the column {column}"
             raise ConfigError(f"--{'repo' if args.repo else 'eval-code'}: {missing}; give --repo and --id")
-        return [], unchecked
+        return [], ["the evaluation code was not compared: the rows name no commits of a git repository"]
     unknown = [one for one in (base, commit) if not has_commit(repo, one)]
     if unknown:
         if asked:

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from harness.evidence.rank_tests import count_critical, mann_whitney_tail
 
 LOOP_ERROR = 0.05
-ONE_RUN_ERROR = 0.01
-"""Share of LOOP_ERROR for claims from single runs. More buys little: with heavy tails a single run shows little."""
+ONE_RUN_ERROR = 0.005
+"""Share of LOOP_ERROR for claims from single runs; the rest of it covers noise with heavier tails than assumed."""
 RERUN_ERROR = LOOP_ERROR - ONE_RUN_ERROR
 ONE_RUN_PACE = 20
 """Number of tries that half of ONE_RUN_ERROR is for."""

@@ -126,12 +126,12 @@ def _ask_for_more(
     log: RunLog, found: Judgement, reference: LoggedConfig, evidence: Evidence, needed: int | None, n_fresh: int
 ) -> Judgement:
     """Return what is missing for a decision on a candidate that is better by less than a single run can show."""
-    if evidence.p > PROMISING_P and not n_fresh:
+    if evidence.p > PROMISING_P:
         return replace(found, reasons=("within the noise",), next=("discard it and try something else",))
     kind = "better, but by less than a single run can show" if not n_fresh else "not decided yet"
     if needed is None:
         more = FEWEST_REPEATS + 2 - len(reference.values)
-        ask = _ask_for_runs(log, reference, more, f"{reference.label}, which the candidate must beat")
+        ask = _ask_for_runs(log, reference, more, reference.label)
         return replace(found, reasons=(kind,), needed=(("reference", more),), next=(ask,))
     more = needed - n_fresh
     ask = f"run it {more} more time{'s' * (more > 1)} with other seeds, log {_plural(log, more)}, and judge again"
@@ -150,7 +150,7 @@ def _ask_for_runs(log: RunLog, reference: LoggedConfig | None, more: int, name: 
         return f"run both on fresh seeds with `{log.rerun_command}`"
     others = f" than {describe_runs(reference.measured, log.unit_name)}" if reference and reference.measured else ""
     return (
-        f"run {name} {more} more time{'s' * (more > 1)} with other seeds{others}, log {_plural(log, more)}, and "
+        f"add {more} run{'s' * (more > 1)} of {name}, with other seeds{others}, log {_plural(log, more)}, and "
         "judge again; with 5 repeats in all, a candidate needs the fewest runs"
     )
 
@@ -164,11 +164,10 @@ def _plural(log: RunLog, number: int) -> str:
 
 
 def _count_tries(log: RunLog, candidate: LoggedConfig) -> int:
-    """Return the number of changes with a value up to the candidate."""
-    return sum(
-        config.first_number <= candidate.first_number and bool(config.values) and not config.is_baseline
-        for config in log.configs
-    )
+    """Return the number of changes with a value up to the candidate; the first configuration may be the baseline."""
+    has_baseline = any(config.is_baseline for config in log.configs)
+    changes = [config for config in log.configs if not config.is_baseline][0 if has_baseline else 1 :]
+    return sum(config.first_number <= candidate.first_number and bool(config.values) for config in changes)
 
 
 def _list_looks(n_fresh: int, needed: int | None) -> list[int]:

@@ -43,7 +43,7 @@ class LoggedConfig:
         first = self.runs[0]
         return "baseline" if first.is_baseline else first.name
 
-    @property
+    @cached_property
     def is_baseline(self) -> bool:
         return any(run.is_baseline for run in self.runs)
 
@@ -58,11 +58,11 @@ class LoggedConfig:
                 seen |= {run.seed} if run.seed is not None else set()
         return tuple(found)
 
-    @property
+    @cached_property
     def values(self) -> list[float]:
         return [run.value for run in self.measured if run.value is not None]
 
-    @property
+    @cached_property
     def mean(self) -> float:
         return sum(self.values) / len(self.values) if self.values else math.nan
 

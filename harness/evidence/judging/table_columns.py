@@ -3,11 +3,19 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.evidence.judging.table_reader import Row
 from harness.evidence.setting_differences import SEED_NAMES
-from harness.importers.metric_aliases import TRAIN_WORDS, VAL_WORDS, normalize_name, split_words
+from harness.importers.metric_aliases import (
+    POSITIONS,
+    TRAIN_WORDS,
+    VAL_WORDS,
+    canonical_name,
+    normalize_name,
+    split_words,
+)
 from harness.importers.metric_directions import is_higher_better
 from harness.importers.tables.cells import parse_cell
 from harness.record.trial_record import Direction
@@ -16,6 +24,9 @@ ID_NAMES = (
     "commit", "commit_hash", "git_commit", "git_sha", "sha", "hash", "id", "run_id", "experiment_id", "exp_id", "run",
     "run_name", "experiment", "exp", "name", "tag", "variant", "config", "trial", "iteration", "iter",
 )  # fmt: skip
+COMMIT_NAMES = frozenset({"commit", "commit_hash", "git_commit", "git_sha", "sha", "hash"})
+SETTING_PREFIX = re.compile(r"(?:config|params|hparams|hyperparameters|settings|args)[./]")
+"""Beginning of a column that is a setting, as tools write them."""
 STATUS_NAMES = ("status", "decision", "outcome", "verdict", "result", "action", "kept")
 DESCRIPTION_NAMES = ("description", "desc", "change", "changes", "notes", "note", "comment", "message", "summary",
                      "hypothesis")  # fmt: skip
@@ -71,6 +82,9 @@ def find_columns(
     rest = [name for name in columns if name != metric and name not in config]
     seeds = [name for name in rest if normalize_name(re.split(r"[./]", name)[-1]) in SEED_NAMES]
     found_id = id_column or _find_named(rest, ID_NAMES)
+    _check_is_no_curve(columns, rows)
+    if not config and normalize_name(found_id or "") not in COMMIT_NAMES:
+        config = [name for name in rest if SETTING_PREFIX.match(name) and name not in seeds]
     return TableColumns(
         metric=metric,
         direction=direction,
@@ -80,6 +94,23 @@ def find_columns(
         seed=seeds[0] if seeds else None,
         config=tuple(config),
     )
+
+
+def _check_is_no_curve(columns: Sequence[str], rows: Sequence[Row]) -> None:
+    """Check that the rows are not the steps of one run.
+
+    Raises:
+        ConfigError: If a step or an epoch increases from row to row, and nothing else says what a row is.
+    """
+    if _find_named(columns, [*ID_NAMES, *STATUS_NAMES, *DESCRIPTION_NAMES]):
+        return
+    for column in (name for name in columns if canonical_name(name) in POSITIONS):
+        numbers = [parse_cell(row.get(column, "")) for _, row in rows]
+        if len(numbers) > 1 and all(a is not None and b is not None and a < b for a, b in pairwise(numbers)):
+            raise ConfigError(
+                f"TABLE: its rows are the steps of one run, by the column {column}; give a table with a row for each "
+                "run, or this one to `plateau diagnose`"
+            )
 
 
 def _find_named(columns: Iterable[str], names: Sequence[str]) -> str | None:

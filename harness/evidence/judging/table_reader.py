@@ -11,6 +11,7 @@ from typing import Any
 from harness.core.errors import ConfigError
 from harness.core.input_files import open_input
 from harness.importers.sources.decoding import decode_text
+from harness.importers.tables.cells import has_decimal_commas, parse_cell
 
 MAX_BYTES = 100_000_000
 RULE = re.compile(r"[\s|+:=\-_\u2500-\u257f]*")
@@ -47,17 +48,19 @@ def _read_cells(text: str, path: Path) -> tuple[list[str], list[dict[str, str]],
         lines = [line for line in lines if "|" in line]
     records = list(_split_lines(lines, separator))
     header, *cells = [record for record in records if not RULE.fullmatch("".join(record))]
-    names = [name.strip().lstrip("#").strip().strip("*`") for name in header]
+    names = [re.sub(r"^#\s*(?=\w)", "", name.strip()).strip("*`") for name in header]
     if len(set(names)) < len(names) or not all(names) or any(_is_number(name) for name in names):
         raise ConfigError(
             f"{path}: the first line must name each column once, but is {' | '.join(header)!r}; add a header"
         )
     surplus = [number for number, row in enumerate(cells, 1) if len(row) > len(names)]
     notes = [f"more cells than columns in {len(surplus)} rows, the first is {surplus[0]}"] if surplus else []
-    joiner = "|" if separator == "|" else separator
+    decimal_comma = separator != "," and has_decimal_commas((cell for row in cells for cell in row), separator)
     rows = []
     for row in cells:
-        row = [*row[: len(names) - 1], joiner.join(row[len(names) - 1 :])]  # agents do not quote a description
+        row = [*row[: len(names) - 1], separator.join(row[len(names) - 1 :])]  # agents do not quote a description
+        if decimal_comma:
+            row = [cell if (value := parse_cell(cell, True)) is None else repr(value) for cell in row]
         rows.append({name: cell.strip() for name, cell in zip(names, row, strict=False)})
     return names, rows, notes
 
@@ -77,7 +80,8 @@ def _split_lines(lines: Sequence[str], separator: str) -> Iterable[list[str]]:
     if separator == "|":
         return ([cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split("|")]
                 for line in lines)  # fmt: skip
-    return csv.reader(io.StringIO("\n".join(lines)), delimiter=separator, skipinitialspace=True)
+    quotes_after_space = any(f'{separator} "' in line for line in lines)
+    return csv.reader(io.StringIO("\n".join(lines)), delimiter=separator, skipinitialspace=quotes_after_space)
 
 
 def _is_number(text: str) -> bool:

@@ -55,3 +55,16 @@ def test_what_cannot_be_told_is_asked_for(header: str, options: dict, problem: s
 def test_seeds_are_found_by_the_last_part_of_their_name(column: str) -> None:
     columns = ["id", column, "val_loss"]
     assert find_columns(columns, make_rows(columns, ["1", "2", "3"])).seed == column
+
+
+def test_settings_of_tools_make_repeats_without_being_named() -> None:
+    columns = ["run", "config.lr", "config.seed", "metrics.val_loss"]
+    assert find_columns(columns, make_rows(columns, ["a", "1", "2", "3"])).config == ("config.lr",)
+    columns[0] = "commit"
+    assert find_columns(columns, make_rows(columns, ["a", "1", "2", "3"])).config == ()
+
+
+def test_the_curve_of_one_run_is_refused() -> None:
+    columns = ["epoch", "val_loss"]
+    with pytest.raises(ConfigError, match="plateau diagnose"):
+        find_columns(columns, make_rows(columns, ["1", "3.2"], ["2", "3.1"], ["3", "3.0"]))
