@@ -57,6 +57,17 @@ class CommandParser(argparse.ArgumentParser):
         raise ConfigError(f"{self.prog}: {message}{hint}; `{self.prog} --help` lists the arguments")
 
 
+def join_option_value(arguments: Sequence[str], option: str) -> list[str]:
+    """Return arguments with `option=VALUE` for `option VALUE`, whose value argparse would take for another option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == option:
+            joined[-1] = f"{option}={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def add_overrides(parser: argparse.ArgumentParser, metavar: str = "OVERRIDE", about: str = "") -> None:
     """Add OVERRIDE... and --config-dir, as `plateau run` takes them; `about` says what else may stand there."""
     help_text = f"as for run.py, such as experiment=headlines{about}"

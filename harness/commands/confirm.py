@@ -15,7 +15,13 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.commands.arguments import CommandParser, ParagraphFormatter, add_output_dir, redirect_to_stderr
+from harness.commands.arguments import (
+    CommandParser,
+    ParagraphFormatter,
+    add_output_dir,
+    join_option_value,
+    redirect_to_stderr,
+)
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.terminal import fit_record, print_fitted, print_notes
 
@@ -24,10 +30,11 @@ if TYPE_CHECKING:
     from harness.evidence.confirm.plan import Confirmation
 
 STATUS_UNDECIDED = 1
+SEED_FLAG = "--seed-flag"
 
 
 def main(arguments: Sequence[str]) -> int:
-    args = _build_parser().parse_args(arguments)
+    args = _build_parser().parse_args(join_option_value(arguments, SEED_FLAG))
     from harness.evidence.confirm.confirmation import run_confirmation
     from harness.evidence.confirm.from_study import ConfirmOptions
     from harness.evidence.confirm.result import result_to_json
@@ -93,7 +100,7 @@ def _build_parser() -> CommandParser:
     add("--trial", type=int, action="append", default=[], metavar="N", help="confirm this trial; may be repeated")
     add("--seeds", type=int, default=5, metavar="N", help="fresh seeds of each at most; default: 5")
     add("--margin", type=float, metavar="M", help="differences up to M, in the unit of the metric, count as equivalent")
-    add("--seed-flag", metavar="NAME",
+    add(SEED_FLAG, metavar="NAME",
         help="how the program takes its seed: an option such as --seed, a key such as seed= or a variable such as "
         "SEED; default: seed, if it has one")  # fmt: skip
     add("--test-metric", metavar="NAME", help="what a program of yours calls its result on test data")

@@ -19,9 +19,7 @@ import argparse
 import itertools
 import json
 import os
-import re
 import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
     from harness.sweep.request import SweepRequest
 
 SEPARATOR = "--"
-INTERPRETER = re.compile(r"python[\d.]*|(?:ba|z)?sh")
-SCRIPT = re.compile(r"[^-].*\.(?:py|sh)")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -134,6 +130,7 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
         RunFailedError: If the sweep failed or was interrupted.
     """
     from harness.sweep.optuna_internals import silence_optuna
+    from harness.sweep.programs.command.process import check_program_exists
     from harness.sweep.programs.command.request import build_command_request
     from harness.sweep.results.result_files import trials_to_json
     from harness.sweep.study.setup import check_existing_study
@@ -141,7 +138,7 @@ def _run_sweep(args: argparse.Namespace, words: list[str], arguments: Sequence[s
     silence_optuna()
     asked = _read_command_sweep(args, words, arguments)
     request = build_command_request(asked)
-    _check_program_exists(asked.template.words)
+    check_program_exists(asked.template.words, Path.cwd())
     exists = check_existing_study(request)
     with redirect_to_stderr(args.json):
         print_fitted(*_describe_search(request, asked.template))
@@ -235,18 +232,6 @@ def _read_variables(texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError(f"--env {text}: write NAME=VALUE")
         variables[name] = value
     return variables
-
-
-def _check_program_exists(words: Sequence[str]) -> None:
-    """Check the program before a study is created: otherwise every trial would fail for the same reason."""
-    program = words[0]
-    if shutil.which(program) is None:
-        place = "there is no such program" if "/" in program else "there is no such program on PATH"
-        hint = f"; for the one in this folder write ./{program}" if Path(program).is_file() else "; check its name"
-        raise ConfigError(f"{program}: {place}{hint}")
-    script = words[1] if len(words) > 1 and INTERPRETER.fullmatch(Path(program).name) else ""
-    if SCRIPT.fullmatch(script) and not Path(script).exists():
-        raise ConfigError(f"{script}: there is no such file; check its path")
 
 
 def _describe_search(request: "SweepRequest", template: "CommandTemplate") -> Iterator[str]:

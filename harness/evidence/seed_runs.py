@@ -43,7 +43,7 @@ def plan_seed_study(
         experiment=study.experiment,
         is_uploaded=study.is_uploaded,
         command=f"plateau {command} {study.name}",
-        settings=settings,
+        settings={**settings, "seed option": rerun.seed_key},
         max_seconds=max_seconds,
         max_tokens=max_tokens,
     )

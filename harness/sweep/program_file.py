@@ -1,12 +1,11 @@
 """The record of the program of a sweep, from which its workers can be started again."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.core.credentials import MASK, hide_credentials, hide_nested_secrets
+from harness.core.credentials import hide_credentials, hide_nested_secrets
 from harness.core.digests import read_json
 from harness.core.errors import ConfigError
 from harness.record import metrics_file
@@ -18,7 +17,8 @@ from harness.sweep.request import SweepRequest
 class RecordedProgram:
     """The program of a sweep: its `settings` for the runner, and the `command` that starts a worker in `cwd`.
 
-    `storage` is the address of the study's database, None for a journal. Secrets are replaced by ***.
+    `storage` is the address of the study's database, None for a journal. Secrets are left out or replaced by ***;
+    `hidden` are the places of the texts that had one, such as `settings.template.variables.API_KEY` or `command.3`.
     """
 
     study: str
@@ -29,25 +29,23 @@ class RecordedProgram:
     launcher: str
     n_jobs: int
     n_threads: int | None
-
-    @property
-    def has_hidden_secrets(self) -> bool:
-        """True if the program or its command has a secret, which is not recorded."""
-        return MASK in json.dumps([self.settings, list(self.command)])
+    hidden: Sequence[str] = ()
 
 
 def write_program(request: SweepRequest) -> None:
     """Write the program of a sweep to its folder, without secrets."""
     workers = request.workers
+    secret = {"settings": request.program, "command": list(workers.command)}
+    public = hide_nested_secrets(secret)
     metrics_file.write_json(request.folder / PROGRAM_FILE, {
         "study": request.study_name,
         "storage": hide_credentials(request.options.storage) if request.options.storage else None,
-        "settings": hide_nested_secrets(request.program),
-        "command": hide_nested_secrets(list(workers.command)),
+        **public,
         "cwd": workers.cwd,
         "launcher": workers.launcher,
         "n_jobs": workers.n_jobs,
         "n_threads": workers.n_threads,
+        "hidden": list(_find_differences(secret, public)),
     })  # fmt: skip
 
 
@@ -67,3 +65,15 @@ def read_program(folder: Path) -> RecordedProgram:
         ) from None
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); run the command of the sweep again") from error
+
+
+def _find_differences(data: Any, other: Any, place: str = "") -> Iterator[str]:
+    """Yield the places at which plain data of the same form differ."""
+    if isinstance(data, Mapping):
+        for key in data:
+            yield from _find_differences(data[key], other[key], f"{place}{key}.")
+    elif isinstance(data, list | tuple):
+        for index, (item, other_item) in enumerate(zip(data, other, strict=True)):
+            yield from _find_differences(item, other_item, f"{place}{index}.")
+    elif data != other:
+        yield place.rstrip(".")

@@ -1,9 +1,10 @@
 """The program of a sweep, prepared to run configurations of it again with other seeds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from harness.core.errors import ConfigError
 from harness.sweep.request import WorkerPlan
 from harness.sweep.trial_runner import CommandLine
 
@@ -38,3 +39,13 @@ class Rerun:
     command_line: CommandLine
     unit: str = ""
     notices: tuple[str, ...] = ()
+
+
+def check_test_metric(test_metric: str | None, optimized: Iterable[str | None]) -> None:
+    """Check that the result on test data is not a metric that the sweep has optimized.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if test_metric is not None and test_metric in optimized:
+        raise ConfigError(f"--test-metric: {test_metric}: is what the sweep has optimized; name a result on other data")

@@ -50,7 +50,7 @@ def run_confirmation(confirmation: Confirmation, make_workers: MakeWorkers | Non
 
 def make_result(confirmation: Confirmation, runs: Sequence[SeedRun], end: StudyEnd) -> ConfirmResult:
     """Return what the runs show."""
-    plan, command_line = confirmation.plan, confirmation.runs.rerun.command_line
+    plan = confirmation.plan
     evaluation = evaluate_runs(plan, runs)
     has_verdicts = all(one.name in evaluation.verdicts for one in plan.candidates)
     reason = evaluation.failure or end.reason
@@ -64,7 +64,7 @@ def make_result(confirmation: Confirmation, runs: Sequence[SeedRun], end: StudyE
         evaluation=evaluation,
         status=status,
         reason="" if has_verdicts else reason,
-        commands={config.name: command_line.format_command(config.values) for config in plan.configs.values()},
+        commands={config.name: confirmation.format_command(config) for config in plan.configs.values()},
     )
 
 

@@ -49,7 +49,7 @@ def plan_study_confirmation(study: SweptStudy, options: ConfirmOptions) -> Confi
         ConfigError: If there is nothing to confirm, or the program cannot be run again.
     """
     rerun = prepare_rerun(study, options.rerun)
-    baseline, candidates = choose_configs(study, options)
+    baseline, candidates = choose_configs(study, options, rerun.seed_key)
     plan = make_plan(
         baseline,
         candidates,
@@ -104,23 +104,27 @@ def make_plan(
     )
 
 
-def choose_configs(study: SweptStudy, options: ConfirmOptions) -> tuple[ConfirmedConfig, list[ConfirmedConfig]]:
+def choose_configs(
+    study: SweptStudy, options: ConfirmOptions, seed_key: str
+) -> tuple[ConfirmedConfig, list[ConfirmedConfig]]:
     """Return the baseline of a sweep, and its best trials or those that were chosen by number.
 
+    Trials that differ only in the seed, if the sweep has searched it, are one configuration with the name of the best.
     Without a trial of the current configuration the baseline is the program without values of a trial.
 
     Raises:
         ConfigError: If there are none.
     """
     first = study.baseline
-    baseline = ConfirmedConfig(BASELINE, {}) if first is None else _make_config(BASELINE, first)
+    baseline = ConfirmedConfig(BASELINE, {}) if first is None else _make_config(BASELINE, first, seed_key)
     seen = [dict(baseline.values)]
     candidates: list[ConfirmedConfig] = []
     for trial in _list_chosen_trials(study, options.trials) if options.trials else study.ranking:
-        if dict(trial.params) in seen or (len(candidates) == options.top and not options.trials):
+        config = _make_config(f"trial {trial.number}", trial, seed_key)
+        if dict(config.values) in seen or (len(candidates) == options.top and not options.trials):
             continue
-        seen.append(dict(trial.params))
-        candidates.append(_make_config(f"trial {trial.number}", trial))
+        seen.append(dict(config.values))
+        candidates.append(config)
     if not candidates:
         reason = (
             "the baseline cannot be compared with itself"
@@ -142,6 +146,7 @@ def _list_chosen_trials(study: SweptStudy, numbers: Sequence[int]) -> list[Trial
     return [completed[number] for number in numbers]
 
 
-def _make_config(name: str, trial: TrialSummary) -> ConfirmedConfig:
+def _make_config(name: str, trial: TrialSummary, seed_key: str) -> ConfirmedConfig:
+    values = {key: value for key, value in trial.params.items() if key != seed_key}
     selected = trial.values[0] if trial.status == "completed" and trial.values else None
-    return ConfirmedConfig(name, dict(trial.params), trial.number, selected)
+    return ConfirmedConfig(name, values, trial.number, selected)

@@ -87,6 +87,11 @@ class Confirmation:
         """Number of runs if no candidate is decided early."""
         return len(self.plan.configs) * len(self.plan.seeds)
 
+    def format_command(self, config: ConfirmedConfig) -> str:
+        """Return the command of a configuration with the first seed."""
+        rerun = self.runs.rerun
+        return rerun.command_line.format_command({**config.values, rerun.seed_key: self.plan.seeds[0]})
+
 
 @dataclass(frozen=True)
 class Verdict:

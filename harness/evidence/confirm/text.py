@@ -20,6 +20,7 @@ def describe_confirmation(confirmation: Confirmation) -> list[str]:
         f"Confirming {names}{chosen} against the baseline, on seeds {plan.seeds[0]} to {plan.seeds[-1]}: at most "
         f"{confirmation.max_runs} runs by {workers}, in {confirmation.folder}",
         f"the claim is about {objective_label(plan.metric)} on the {plan.split} data, compared {how} {when}",
+        f"Runs in {workers.cwd}:\n  {confirmation.format_command(plan.baseline)}",
     ]
 
 

@@ -16,4 +16,8 @@ def prepare_rerun(study: SweptStudy, options: RerunOptions) -> Rerun:
             from harness.sweep.programs.training.rerun import prepare_training_rerun  # imports torch
 
             return prepare_training_rerun(study, options)
+        case "command":
+            from harness.sweep.programs.command.rerun import prepare_command_rerun
+
+            return prepare_command_rerun(study, options)
     raise ConfigError(f"program: {study.spec.program}: cannot be run again with other seeds")

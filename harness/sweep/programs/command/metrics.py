@@ -129,6 +129,26 @@ class MetricReader:
         point = pick_point(found.curve, self._spec.pick, self._spec.direction)
         return MetricValue(point.value, point.step, found.name, found.note)
 
+    def read_test_value(self, name: str, found: MetricValue) -> float:
+        """Return the result on test data, which has a `name`, of the program whose metric is `found`, after its end.
+
+        It is the last value or, where the metric is the best one, that of the same step if there is one: the best value
+        on test data would have been chosen by test data.
+
+        Raises:
+            MetricError: If there is none, it could be several, or it is the metric itself.
+        """
+        curves = self._read_sources(is_final=True)
+        try:
+            test = find_named_metric(curves, name, self._describe_sources())
+        except MetricError as error:
+            raise MetricError(str(error).replace("--metric", "--test-metric")) from error
+        if test.name == found.name:
+            raise MetricError(f"--test-metric: {name} is what the sweep has optimized; name a result on other data")
+        points = list(test.curve.iterate_points())
+        same_step = [point for point in points if point.step == found.step and self._spec.pick == "best"]
+        return (same_step or points)[-1].value
+
     def _find_inferred_loss(self, curves: NamedCurves) -> FoundMetric | None:
         """Return the validation loss that the whole log shows where no name says it, as the sum of its parts."""
         metric = self._spec.metric

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,8 @@ SUPERVISOR = Path(__file__).with_name("supervisor.py")
 GRACE_SECONDS = 30.0  # as Kubernetes and Slurm give a program that is to end
 POLL_SECONDS = 1.0
 FIRST_POLL_SECONDS, POLL_GROWTH = 0.1, 1.2  # so that short programs are pruned too
+INTERPRETER = re.compile(r"python[\d.]*|(?:ba|z)?sh")
+SCRIPT = re.compile(r"[^-].*\.(?:py|sh)")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,22 @@ class ProgramExit:
     was_ended: bool = False
     was_killed: bool = False
     n_left: int = 0
+
+
+def check_program_exists(words: Sequence[str], cwd: Path) -> None:
+    """Check the program that runs in `cwd` before a study is created: else every trial would fail for the same reason.
+
+    Raises:
+        ConfigError: If the program, or the script that it is given, does not exist.
+    """
+    program = words[0]
+    if shutil.which(str(cwd / program) if "/" in program else program) is None:
+        place = "there is no such program" if "/" in program else "there is no such program on PATH"
+        hint = f"; for the one in this folder write ./{program}" if (cwd / program).is_file() else "; check its name"
+        raise ConfigError(f"{program}: {place}{hint}")
+    script = words[1] if len(words) > 1 and INTERPRETER.fullmatch(Path(program).name) else ""
+    if SCRIPT.fullmatch(script) and not (cwd / script).exists():
+        raise ConfigError(f"{script}: there is no such file; check its path")
 
 
 def run_program(

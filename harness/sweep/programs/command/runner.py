@@ -44,7 +44,7 @@ READING_SHARE = 0.1  # of the time that a program runs, for reading what it writ
 
 
 class CommandRunner:
-    """Runs a command for each trial and reads its metric."""
+    """Runs a command for each trial and reads its metric; with two objectives the second is its result on test data."""
 
     def __init__(self, spec: StudySpec, program: Mapping[str, Any]) -> None:
         metric = program["metric"]
@@ -75,12 +75,11 @@ class CommandRunner:
         reader = MetricReader(metric, job.folder / OUTPUT_LOG, environment)
         record = TrialRecord(job.folder, self._describe_start(job, words))
         try:
-            [objective] = self._spec.objectives
             watcher = _OutputWatcher(
                 reader,
                 reports,
                 old_files,
-                objective,
+                self._spec.objectives[0],
                 record,
                 reporter,
                 should_stop,
@@ -102,7 +101,7 @@ class CommandRunner:
             if program_exit.n_left:
                 record.add_notice(f"processes that the program left behind and that were ended: {program_exit.n_left}")
             result = self._describe_result(job, program_exit, watcher, reader, time.monotonic() - started_at)
-            values = {objective: result.values[0]} if result.values else {}
+            values = dict(zip(self._spec.objectives, result.values, strict=False))
             record.end(TrialEnd(result.status, result.reason, result.seconds, values))
             return result
         except Exception as error:
@@ -143,7 +142,7 @@ class CommandRunner:
         self, job: TrialJob, program_exit: ProgramExit, watcher: "_OutputWatcher", reader: MetricReader, seconds: float
     ) -> TrialResult:
         """Return how a trial ended whose program has ended."""
-        [objective] = self._spec.objectives
+        objective, *test_metric = self._spec.objectives
         done, last = watcher.reporter.fraction_done, watcher.last_point
         if (program_exit.was_ended or watcher.reports.has_raised) and watcher.is_pruned and last:
             reason = f"{objective} {last.value:.4g} after {done:.0%} of the run"
@@ -163,14 +162,17 @@ class CommandRunner:
         try:
             found = self._read_final_value(watcher, reader)
             self._check_metric(job, found)
+            values = [(found.name, found.value)]
+            if math.isfinite(found.value):
+                values += [(name, reader.read_test_value(name, found)) for name in test_metric]
         except ValueError as error:
             reason = hide_credentials_in_text(str(error))
             return TrialResult("failed", reason, seconds=seconds, folder=job.folder.name, ends_sweep=True)
-        is_finite = math.isfinite(found.value)
+        infinite = [f"{name} is {value}" for name, value in values if not math.isfinite(value)]
         return TrialResult(
-            status="completed" if is_finite else "diverged",
-            reason="" if is_finite else f"{found.name} is {found.value}",
-            values=(found.value,),
+            status="diverged" if infinite else "completed",
+            reason=", ".join(infinite),
+            values=tuple(value for _, value in values),
             best_step=found.step,
             seconds=seconds,
             fraction_done=1.0,

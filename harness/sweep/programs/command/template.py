@@ -53,7 +53,7 @@ class CommandTemplate:
     def __post_init__(self) -> None:
         if not self.words:
             raise ConfigError(f"plateau sweep: there is no command to run; write plateau sweep -- {EXAMPLE}")
-        keys = [name for slot in self._slots for name in (slot.key, slot.name)]
+        keys = [name for slot in self.slots for name in (slot.key, slot.name)]
         for name in self.one_value_names:
             if name not in keys:
                 known = did_you_mean(name, keys)
@@ -62,10 +62,15 @@ class CommandTemplate:
             raise ConfigError(self._explain_no_range())
 
     @cached_property
+    def slots(self) -> list[Slot]:
+        """The places of the command that may hold a range, variables first."""
+        return find_slots(self.words, self.variables)
+
+    @cached_property
     def value_ranges(self) -> Mapping[str, ValueRange]:
         """The range of each searched key, in the order of the command, variables first."""
         found = {}
-        for slot in self._slots:
+        for slot in self.slots:
             if self._is_kept(slot) or is_one_value(slot, find_script_index(self.words)):
                 continue
             try:
@@ -85,12 +90,12 @@ class CommandTemplate:
     @cached_property
     def range_texts(self) -> dict[str, str]:
         """Each range as it was typed, by key."""
-        return {slot.key: slot.text.strip() for slot in self._slots if slot.key in self.value_ranges}
+        return {slot.key: slot.text.strip() for slot in self.slots if slot.key in self.value_ranges}
 
     @cached_property
     def unsearched_lists(self) -> dict[str, str]:
         """Values that look like lists but are passed as one value, by key."""
-        slots = [slot for slot in self._slots if slot.key not in self.value_ranges]
+        slots = [slot for slot in self.slots if slot.key not in self.value_ranges]
         return {slot.key: slot.text for slot in slots if is_plain_list(slot.text) or self._is_kept(slot)}
 
     @property
@@ -138,7 +143,7 @@ class CommandTemplate:
     def settings(self) -> dict[str, str]:
         """The values of options and variables that are not searched, and of words behind the script, by key."""
         script_index = find_script_index(self.words)
-        fixed = [slot for slot in self._slots if slot.key not in self.value_ranges]
+        fixed = [slot for slot in self.slots if slot.key not in self.value_ranges]
         return {slot.key: slot.text for slot in fixed if slot.is_optional or (slot.index or 0) > script_index}
 
     @property
@@ -165,11 +170,7 @@ class CommandTemplate:
 
     @cached_property
     def _searched_slots(self) -> list[Slot]:
-        return [slot for slot in self._slots if slot.key in self.value_ranges]
-
-    @cached_property
-    def _slots(self) -> list[Slot]:
-        return find_slots(self.words, self.variables)
+        return [slot for slot in self.slots if slot.key in self.value_ranges]
 
     def _is_kept(self, slot: Slot) -> bool:
         return slot.key in self.one_value_names or slot.name in self.one_value_names
@@ -198,14 +199,14 @@ class CommandTemplate:
                 words[slot.index] = None
         for option in {slot.option_index for slot in self._searched_slots} - {None}:
             assert option is not None
-            own = [slot.index for slot in self._slots if slot.option_index == option]
+            own = [slot.index for slot in self.slots if slot.option_index == option]
             if all(words[index] is None for index in own if index is not None):
                 words[option] = None
         return [word for word in words if word is not None], variables
 
     def _explain_no_range(self) -> str:
         text = f"nothing to search: no value of the command is a range; write {EXAMPLE}"
-        for slot in self._slots:
+        for slot in self.slots:
             if self._is_kept(slot):
                 return f"{text} ({slot.key} is kept as one value)"
             if is_one_value(slot, find_script_index(self.words)) or re.fullmatch(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,19 @@ def run_trial(
     number: int = 0,
     pruner: optuna.pruners.BasePruner | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    test_metric: str | None = None,
 ) -> TrialResult:
-    """Run a trial of `plateau sweep LINE` in this process."""
+    """Run a trial of `plateau sweep LINE` in this process, or one of its confirmation with a `test_metric`."""
     request = read_request(line)
+    spec = request.spec
+    if test_metric is not None:
+        spec = replace(spec, objectives=[*spec.objectives, test_metric], directions=[*spec.directions] * 2)
     study = optuna.create_study(pruner=pruner or optuna.pruners.NopPruner())
     request.folder.mkdir(parents=True, exist_ok=True)
     job = TrialJob(number, values, request.folder / str(number), None, request.study_name, "1")
     reporter = TrialReporter(study.ask(), 0.0)
     try:
-        return CommandRunner(request.spec, request.program).run_trial(job, reporter, should_stop)
+        return CommandRunner(spec, request.program).run_trial(job, reporter, should_stop)
     finally:
         reporter.close(is_complete=False)
 
@@ -93,10 +98,10 @@ def read_record(study: str, number: int = 0) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (sweep_folder(study) / str(number) / TRIAL_FILE).read_text().splitlines()]
 
 
-def load_trials(study: str) -> list[FrozenTrial]:
-    """Return the trials of a study in its journal."""
+def load_trials(study: str, name: str | None = None) -> list[FrozenTrial]:
+    """Return the trials of a study in the journal of its folder; its `name` is that of the folder by default."""
     storage = JournalStorage(JournalFileBackend(str(sweep_folder(study) / "study.journal")))
-    return optuna.load_study(study_name=study, storage=storage).trials
+    return optuna.load_study(study_name=name or study, storage=storage).trials
 
 
 def count_first_attempts(trials: list[FrozenTrial]) -> int:
