@@ -49,18 +49,21 @@ svg.chart { display: block; width: 100%; max-width: 32rem; height: auto; margin:
   td.number { white-space: normal; overflow-wrap: normal; } tbody th { min-width: 2.6cm; }
   tbody th { position: static; }
   figure, tr, .verdict, pre { break-inside: avoid; } thead { display: table-header-group; }
-  p, li { orphans: 3; widows: 3; }
+  p, li { orphans: 3; widows: 3; } p:has(+ ul, + pre, + .scroll, + figure) { break-after: avoid; }
   figure { display: block; } svg.chart { max-width: 11cm; max-height: 20cm; }
   a { color: inherit; text-decoration: none; }
   .verdict, code, pre { background: none; } .verdict { border: 1.5pt solid; } pre { border: .5pt solid; }
 }
 """
+UNBROKEN = 12  # characters of a key that is never broken
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """Nothing is run or fetched, whatever the names of runs hold."""
 
 
 def escape_with_breaks(text: str) -> str:
     """Return a text for HTML that may be broken within a key, a path or a command, after what separates its parts."""
+    if len(text) <= UNBROKEN:
+        return escape(text)
     return "<wbr>".join(map(escape, re.split(r"(?<=[./_=,:(\\-])(?=[^\W\d_])", text)))
 
 

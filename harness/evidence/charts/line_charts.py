@@ -11,6 +11,7 @@ from harness.evidence.charts.svg_chart import (
     EDGE,
     LINE,
     Chart,
+    LegendEntry,
     Shape,
     draw_legend,
     draw_x_axis,
@@ -77,16 +78,16 @@ def _choose_styles(named: Sequence[Line]) -> list[str]:
     return styles
 
 
-def _list_legend(
-    named: Sequence[Line], others: Sequence[Line], styles: Sequence[str]
-) -> list[tuple[str, str, Shape | None]]:
-    entries: list[tuple[str, str, Shape | None]]
-    entries = [(line.label, style, None) for line, style in zip(named, styles, strict=True)]
+def _list_legend(named: Sequence[Line], others: Sequence[Line], styles: Sequence[str]) -> list[LegendEntry]:
+    entries = [LegendEntry(line.label, style) for line, style in zip(named, styles, strict=True)]
     counts = {role: sum(line.role == role for line in others) for role in ("trial", "pruned", "diverged")}
     if counts["trial"]:
-        entries.append((f"{counts['trial']} other", "rest line", None))
-    entries += [(f"{counts[role]} {role}", "ink open" if role == "pruned" else "ink", shape)
-                for role, shape in ENDS.items() if counts[role]]  # fmt: skip
+        entries.append(LegendEntry(f"{counts['trial']} other", "rest line"))
+    entries += [
+        LegendEntry(f"{counts[role]} {role}", "rest line", shape, "ink open" if role == "pruned" else "ink")
+        for role, shape in ENDS.items()
+        if counts[role]
+    ]
     return entries
 
 

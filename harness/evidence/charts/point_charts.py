@@ -10,6 +10,7 @@ from harness.evidence.charts.svg_chart import (
     EDGE,
     LINE,
     Chart,
+    LegendEntry,
     Shape,
     draw_legend,
     draw_x_axis,
@@ -19,7 +20,7 @@ from harness.evidence.charts.svg_chart import (
 )
 
 MAIN_HEIGHT, SMALL_HEIGHT = 210.0, 130.0  # of the panels
-STRIP = 20.0  # height of the part for trials without a value
+STRIP, STRIP_GAP = 26.0, 10.0  # height of the part for trials without a value, and what is left free below it
 GAP = 16.0  # between two columns
 MAX_CATEGORIES = 12
 MAX_LISTED = 8  # different numbers up to which each is labeled
@@ -32,6 +33,7 @@ STYLES: dict[str, tuple[str, Shape]] = {
     "best": ("first solid", "star"),
 }
 """In the order in which they are drawn."""
+BASELINE_LINE = "second dash mark"  # over the whole panel, at the value of the baseline
 SIZES = {"trial": 3.6, "pruned": 3.6, "diverged": 3.8, "candidate": 4.5, "baseline": 4.8, "best": 5.2}
 DOUBLING = 8.0
 """Ratio of the largest to the smallest of a few values, such as ranks, from which their axis is logarithmic."""
@@ -76,8 +78,13 @@ def draw_panels(data: PointPanels) -> Chart:
     return chart
 
 
-def _list_legend(groups: Sequence[PointGroup]) -> list[tuple[str, str, Shape | None]]:
-    return [(group.label, *STYLES[group.role]) for role in STYLES for group in groups if group.role == role and group.y]
+def _list_legend(groups: Sequence[PointGroup]) -> list[LegendEntry]:
+    return [
+        LegendEntry(group.label, BASELINE_LINE if role == "baseline" else "", shape, classes)
+        for role, (classes, shape) in reversed(STYLES.items())
+        for group in groups
+        if group.role == role and group.y
+    ]
 
 
 def _draw_panel(
@@ -98,7 +105,7 @@ def _draw_panel(
         for y, _ in y_scale.choose_ticks():
             chart.add_line(left, y, right, y, "grid thin")
     if has_strip:
-        chart.add_rect(left, top - STRIP, right, top - 4, "band")
+        chart.add_rect(left, top - STRIP, right, top - STRIP_GAP, "band")
         if is_first:
             chart.add_text(left - 6, top - STRIP + 12.5, "diverged", "end soft")
     if isinstance(x_scale, CategoryScale):
@@ -110,7 +117,7 @@ def _draw_panel(
         return
     for value in (y for group in data.groups if group.role == "baseline" for y in group.y):
         if value is not None and math.isfinite(value):
-            chart.add_line(left, y_scale.place(value), right, y_scale.place(value), "second dash mark")
+            chart.add_line(left, y_scale.place(value), right, y_scale.place(value), BASELINE_LINE)
     for role, (classes, shape) in STYLES.items():
         for group in data.groups:
             if group.role == role:
@@ -175,7 +182,7 @@ def _draw_group(
             continue
         place = _place_x(x, index, x_scale, group.role)
         if y is None or not math.isfinite(y):
-            chart.add_mark("cross", place, top - STRIP / 2 - 2, "ink", name, SIZES["diverged"])
+            chart.add_mark("cross", place, top - (STRIP + STRIP_GAP) / 2, "ink", name, SIZES["diverged"])
         elif y > y_scale.high:
             chart.add_mark("up", place, top + 2, classes.replace("solid", "open"), name, 3.4)
         elif y < y_scale.low:

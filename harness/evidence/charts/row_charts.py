@@ -13,6 +13,7 @@ from harness.evidence.charts.svg_chart import (
     EDGE,
     LINE,
     Chart,
+    LegendEntry,
     Shape,
     break_label,
     draw_legend,
@@ -20,8 +21,9 @@ from harness.evidence.charts.svg_chart import (
     measure_text,
 )
 
-ROW = 44.0  # height of a name and what is drawn below it
-MIDDLE = 29.0  # from the top of a row to the middle of what is drawn
+ROW = 48.0  # height of a name and what is drawn below it
+MIDDLE = 32.0  # from the top of a row to the middle of what is drawn
+SHIFTS, OVERLAP = (0.0, -7.0, 7.0), 9.0  # of marks that are nearer to each other than their size
 ROLE_STYLES = {"baseline": "second", "best": "first", "candidate": "first"}
 STAGE_STYLES: tuple[tuple[str, Shape], ...] = (
     ("rest open", "circle"), ("second solid", "square"), ("first solid", "diamond"), ("third solid", "down")
@@ -37,8 +39,8 @@ def draw_bars(data: Bars) -> Chart:
     for label, value, text in zip(data.labels, data.values, texts, strict=True):
         chart.add_text(EDGE, chart.height + 13, label, width=chart.width - 2 * EDGE)
         end = EDGE + max(1.0, room * value / largest)
-        chart.add_rect(EDGE, chart.height + 19, end, chart.height + 33, "first solid")
-        chart.add_text(end + 6, chart.height + 31, text, "soft")
+        chart.add_rect(EDGE, chart.height + 20, end, chart.height + 34, "first solid")
+        chart.add_text(end + 6, chart.height + 32, text, "soft")
         chart.height += ROW
     for line in break_label(data.x_label, chart.width - 2 * EDGE):
         chart.add_text(EDGE, chart.height + 10, line, "soft", width=chart.width - 2 * EDGE)
@@ -91,7 +93,7 @@ def draw_seeds(data: Seeds) -> Chart:
     strip = measure_text("diverged") + 4 if has_diverged else 0.0
     found = choose_range(values, may_be_log=is_spread(values))
     scale = NumberScale(found.low, found.high, EDGE + 10, chart.width - EDGE - 10 - strip, found.is_log)
-    draw_legend(chart, [("one seed", "ink open", "circle"), ("mean", "ink thick", None)])
+    draw_legend(chart, [LegendEntry("one seed", "", "circle", "ink open"), LegendEntry("mean", "ink thick")])
     top, bottom = chart.height, chart.height + ROW * len(data.rows)
     after = draw_x_axis(chart, scale, bottom, data.x_label, top)
     if has_diverged:
@@ -120,15 +122,24 @@ def _connect_pairs(chart: Chart, rows: Sequence[SeedRow], scale: NumberScale) ->
 def _draw_seed_row(chart: Chart, row: SeedRow, scale: NumberScale) -> None:
     style, y = ROLE_STYLES.get(row.role, "third"), chart.height + MIDDLE
     finite = [value for value in row.values if value is not None and math.isfinite(value)]
-    for value in finite:
+    for value, shift in zip(sorted(finite), _spread_marks([_limit(one, scale) for one in sorted(finite)]), strict=True):
         shape: Shape = "right" if value > scale.high else "left" if value < scale.low else "circle"
-        chart.add_mark(shape, _limit(value, scale), y, f"{style} open", f"{value:.6g}")
+        chart.add_mark(shape, _limit(value, scale), y + shift, f"{style} open", f"{value:.6g}")
     if n_diverged := len(row.values) - len(finite):
         middle = (scale.end + 8 + chart.width - EDGE) / 2
         chart.add_text(middle, y + 4.5, f"{n_diverged} of {len(row.values)}", "middle")
     if row.mean is not None and scale.low <= row.mean <= scale.high:
         x = scale.place(row.mean)
-        chart.add_line(x, y - 9, x, y + 9, f"{style} thick")
+        chart.add_line(x, y - 12, x, y + 12, f"{style} thick")
+
+
+def _spread_marks(places: Sequence[float]) -> list[float]:
+    """Return how far to move each mark up or down, so that those of almost equal values can be told apart."""
+    shifts: list[float] = []
+    for index, place in enumerate(places):
+        near = {shift for other, shift in zip(places[:index], shifts, strict=True) if place - other < OVERLAP}
+        shifts.append(next((shift for shift in SHIFTS if shift not in near), 0.0))
+    return shifts
 
 
 def _limit(value: float, scale: NumberScale) -> float:
@@ -141,7 +152,9 @@ def draw_gaps(data: Gaps) -> Chart:
     values = [value for row in data.rows for value in row.values if value is not None and math.isfinite(value)]
     found = choose_range(values, values)
     scale = NumberScale(found.low, found.high, EDGE + 10, chart.width - EDGE - 10, found.is_log)
-    draw_legend(chart, [(stage, *STAGE_STYLES[index % len(STAGE_STYLES)]) for index, stage in enumerate(data.stages)])
+    styles = [STAGE_STYLES[index % len(STAGE_STYLES)] for index in range(len(data.stages))]
+    draw_legend(chart, [LegendEntry(stage, "", shape, mark)
+                        for stage, (mark, shape) in zip(data.stages, styles, strict=True)])  # fmt: skip
     top, bottom = chart.height, chart.height + ROW * len(data.rows)
     after = draw_x_axis(chart, scale, bottom, data.x_label, top)
     for row in data.rows:
@@ -151,7 +164,7 @@ def draw_gaps(data: Gaps) -> Chart:
         for (_, first), (_, second) in pairwise(known):
             chart.add_line(scale.place(first), y, scale.place(second), y, "rest line")
         for index, value in known:
-            classes, shape = STAGE_STYLES[index % len(STAGE_STYLES)]
+            classes, shape = styles[index]
             chart.add_mark(shape, scale.place(value), y, classes, f"{data.stages[index]}: {value:.6g}", 5)
         chart.height += ROW
     chart.height = after

@@ -14,6 +14,7 @@ SMALLEST = 1 / LARGEST  # likewise on logarithmic axes
 LOG_RATIO = 20.0
 """Ratio of the largest to the smallest positive value from which an axis is logarithmic."""
 FEW_DECADES, MAX_DECADES = 2, 8  # labeled between, and labeled at most
+MIN_TICKS = 3
 MANY, HUGE, SMALL = 10_000, 1e15, 0.001  # where the notation of labels changes
 EQUAL = 1e-12  # relative difference of values that are drawn as equal
 MARGIN = 0.05  # of the axis beyond the outermost points
@@ -54,7 +55,11 @@ class NumberScale:
             ticks = [sub * 10.0**power for power in powers for sub in subs]
             if sum(self.low <= tick <= self.high for tick in ticks) >= 2:
                 return ticks
-        return choose_ticks(self.low, self.high, self.n_ticks)
+        for count in range(self.n_ticks, self.n_ticks + 4):
+            ticks = choose_ticks(self.low, self.high, count)
+            if sum(self.low <= tick <= self.high for tick in ticks) >= MIN_TICKS:
+                break
+        return ticks
 
 
 @dataclass(frozen=True)

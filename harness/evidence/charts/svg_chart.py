@@ -9,7 +9,7 @@ import math
 import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -179,20 +179,29 @@ class Chart:
         return head + ">" + "".join(self._parts) + "</svg>"
 
 
-def draw_legend(chart: Chart, entries: Sequence[tuple[str, str, Shape | None]]) -> None:
-    """Add rows of (text, classes, shape) below what is there; a line is shown where there is no shape."""
+class LegendEntry(NamedTuple):
+    """A series in the legend: a line of the classes `line`, a mark of the classes `mark`, or both."""
+
+    text: str
+    line: str = ""
+    shape: Shape | None = None
+    mark: str = ""
+
+
+def draw_legend(chart: Chart, entries: Sequence[LegendEntry]) -> None:
+    """Add rows of entries below what is there."""
     x, mark, gap = EDGE, 24.0, 16.0
-    for text, classes, shape in entries:
+    for entry in entries:
         room = chart.width - 2 * EDGE - mark
-        width = mark + min(measure_text(text), room)
+        width = mark + min(measure_text(entry.text), room)
         if x > EDGE and x + width > chart.width - EDGE:
             x, chart.height = EDGE, chart.height + LINE
         y = chart.height + LINE / 2
-        if shape:
-            chart.add_mark(shape, x + 9, y, classes)
-        else:
-            chart.add_line(x, y, x + 19, y, classes)
-        chart.add_text(x + mark, y + 5, text, width=room)
+        if entry.line:
+            chart.add_line(x, y, x + 19, y, entry.line)
+        if entry.shape:
+            chart.add_mark(entry.shape, x + 9.5, y, entry.mark)
+        chart.add_text(x + mark, y + 5, entry.text, width=room)
         x += width + gap
     if entries:
         chart.height += LINE + 4

@@ -21,7 +21,7 @@ def draw_intervals(confirmed: Confirmed) -> list[Block]:
         if verdict.get("reason") or None in values or math.isnan(values[0] or 0.0):
             continue
         difference, low, high = (float(value) for value in values if value is not None)
-        rows.append(Interval(name, difference, low, high))
+        rows.append(Interval(f"{name}: {verdict['status']}", difference, low, high))
         id = confirmed.make_id(name)
         numbers = [confirmed.book.numbers[f"{id}.{key}"] for key in ("difference", "low", "high")]
         alt.append((Name(name), " ", numbers[0], " from ", Bare(numbers[1]), " to ", Bare(numbers[2])))

@@ -23,6 +23,8 @@ from harness.evidence.report.document import (
 )
 from harness.evidence.report.numbers import Formula, Given, Number, NumberSource
 
+MAX_WORD = 12  # characters of what may stand in the place of a number
+
 
 def format_report_as_html(report: Report) -> str:
     """Return the page; each number carries its id in report.json as `data-number`."""
@@ -76,9 +78,10 @@ def _format_table(table: ReportTable, section: ReportSection) -> str:
 
 
 def _is_number_column(cells: list[Text]) -> bool:
-    """Return whether each cell that is not empty is a single number."""
-    filled = [cell for cell in cells if plain_text(cell).strip()]
-    return bool(filled) and all(len(cell) == 1 and isinstance(cell[0], Number | Bare) for cell in filled)
+    """Return whether cells are single numbers, but for words such as "diverged" in the place of one."""
+    is_number = [len(cell) == 1 and isinstance(cell[0], Number | Bare) for cell in cells]
+    others = [plain_text(cell) for cell, found in zip(cells, is_number, strict=True) if not found]
+    return any(is_number) and all(len(text) <= MAX_WORD for text in others)
 
 
 def _format_text(text: Text) -> str:

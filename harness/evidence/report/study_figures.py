@@ -101,6 +101,7 @@ def _draw_importances(numbers: StudyNumbers) -> Iterator[Block]:
         "Importance by PED-ANOVA over ", completed, " completed trials: shares of their sum, which is one. It says "
         "which parameters set the best trials apart in this space, not how much each gains.",
     )  # fmt: skip
-    data = Bars(tuple(labels[name] for name in importances), tuple(importances.values()), "share of the importance")
+    data = Bars(tuple(labels[name] for name in importances), tuple(importances.values()), "share of the importance",
+                is_percent=True)  # fmt: skip
     objective = objective_label(source.objective)
     yield ReportFigure("importance", data, alt, caption, (f"study {source.name}: {objective}",))

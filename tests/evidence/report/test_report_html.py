@@ -1,5 +1,6 @@
 """The HTML page of a report: its parts, and how Chromium shows it."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,9 +23,12 @@ from harness.evidence.report.document import (
     ReportTable,
 )
 from harness.evidence.report.report_html import draw_report_figure, format_report_as_html
+from harness.evidence.report.study_report import make_study_report
+from harness.evidence.report.study_source import load_study_source
 from tests.browser import CHROMIUM, NEEDS_CHROMIUM, Browser, start_browser
 from tests.evidence.charts.hard_figures import EVIL, HARD_FIGURES, LONG
 from tests.evidence.report.example_report import make_example_report
+from tests.evidence.report.study_folders import add_confirmation, make_sweep_folder
 
 WIDTHS = (390, 1200)
 SMALLEST_TEXT = 10.5  # pixels on a phone
@@ -121,8 +125,20 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with everything that is hard to show."""
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(format_report_as_html(make_hard_report()), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def study_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page on a sweep with a confirmation, in which a run diverged."""
+    folder = make_sweep_folder(tmp_path_factory.mktemp("study") / "a study", 3, n_trials=30)
+    candidates = {1: [3.1, 3.2, math.nan, 3.0, 3.1], 2: [3.6, 3.5, 3.6, 3.7, 3.5]}
+    add_confirmation(folder, [3.6, 3.7, 3.5, 3.6, 3.8], candidates, margin=0.2, split="test")
+    path = folder / "report.html"
+    path.write_text(format_report_as_html(make_study_report(load_study_source(folder), 2.5, {})), encoding="utf-8")
     return path
 
 
@@ -147,9 +163,12 @@ FIND_TEXT_PROBLEMS = """
 """
 
 
+@pytest.mark.parametrize("name", ["page", "study_page"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_page_fits_its_window_and_text_in_figures_is_readable(browser: Browser, page: Path, width: int) -> None:
-    browser.open_page(page, width)
+def test_page_fits_its_window_and_text_in_figures_is_readable(
+    browser: Browser, name: str, width: int, request: pytest.FixtureRequest
+) -> None:
+    browser.open_page(request.getfixturevalue(name), width)
     assert browser.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
     assert browser.evaluate(FIND_TEXT_PROBLEMS.replace("SMALLEST", str(SMALLEST_TEXT))) == []
     assert browser.evaluate("[...document.querySelectorAll('.scroll')].every(e => e.clientWidth <= innerWidth)")
