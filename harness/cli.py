@@ -25,7 +25,7 @@ COMMANDS = {
     "report": "write a report on a study or on runs, every number with its source, and check it",
     "lr-range": "raise the LR step by step and find the band worth a sweep",
     "prescribe": "propose the sweep, or the longer run, that follows from a run's diagnoses",
-    "rescue": "preflight, diagnose, sweep: from a plateaued training to a better config, in one command",
+    "rescue": "preflight, diagnose, sweep, confirm and report in one command",
     "clean": "copy a text file without duplicates and broken documents, and list what was dropped",
     "verify-resume": "show that a resumed run is bit-identical to an uninterrupted one",
     "sample": "generate text with a run's model",
@@ -36,7 +36,19 @@ COMMANDS = {
     "sync": "upload runs and sweeps that MLflow does not have yet",
 }
 
-PROGRAM_COMMANDS = {"sweep", "list", "diagnose", "compare", "confirm", "judge", "report", "ui", "repair", "sync"}
+PROGRAM_COMMANDS = {
+    "sweep",
+    "list",
+    "diagnose",
+    "compare",
+    "confirm",
+    "judge",
+    "report",
+    "rescue",
+    "ui",
+    "repair",
+    "sync",
+}
 """Those that take runs of any program, and do without torch."""
 
 

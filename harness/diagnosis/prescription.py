@@ -25,6 +25,8 @@ LEARNT_FRACTION = 0.6
 
 NEAR_FACTOR = 3.0  # between the LR of a run and the best one of a range test; whole runs did best within a factor of 2
 
+LEAST_RANGE = 10.0  # of the highest to the lowest LR of a guess
+
 FIRST_TRIALS, TRIALS_PER_FURTHER_RANGE = 12, 8  # the sampler draws the first 10 at random
 
 
@@ -58,11 +60,16 @@ class Prescription:
 
 
 def prescribe(
-    history: History, diagnoses: Sequence[Diagnosis], params: Mapping[str, str], band: LRBand | None = None
+    history: History,
+    diagnoses: Sequence[Diagnosis],
+    params: Mapping[str, str],
+    band: LRBand | None = None,
+    usual_lrs: tuple[float, float] | None = None,
 ) -> Prescription:
     """Return what to try after a run with these diagnoses and dotted parameters, except what its experiment locks.
 
-    `band` is that of a range test of the same configuration.
+    `band` is that of a range test of the same configuration. Without one, a guess is kept within the `usual_lrs` of the
+    optimizer, on the sides on which the run's LR lies within them.
     """
     by_kind = {diagnosis.kind: diagnosis for diagnosis in reversed(diagnoses)}
     bugs = [kind for kind in BUG_KINDS if kind in by_kind]
@@ -75,7 +82,7 @@ def prescribe(
     if by_kind.keys() == {"underfitting"} and has_good_lr:
         return Prescription(settings=settings)
     ranges = [
-        *_lr_ranges(band, by_kind, params),
+        *_lr_ranges(band, by_kind, params, usual_lrs),
         *_warmup_range(by_kind, params),
         *_grad_clip_range(history, by_kind),
         *_regularization_ranges(by_kind, params),
@@ -89,7 +96,9 @@ def prescribe(
     return Prescription(free, settings, tuple(notes))
 
 
-def _lr_ranges(band: LRBand | None, kinds: Collection[str], params: Mapping[str, str]) -> Iterator[PrescribedOverride]:
+def _lr_ranges(
+    band: LRBand | None, kinds: Collection[str], params: Mapping[str, str], usual_lrs: tuple[float, float] | None
+) -> Iterator[PrescribedOverride]:
     if "optimizer.lr" not in params:  # such as an optimizer of the user's own
         return
     lr = float(params["optimizer.lr"])
@@ -103,7 +112,16 @@ def _lr_ranges(band: LRBand | None, kinds: Collection[str], params: Mapping[str,
         low, high, why = lr / 100, 100 * lr, f"{lr:g} may be too low or too high: search both sides, or run lr-range"
     else:
         low, high, why = lr / 10, 10 * lr, f"a decade on either side of {lr:g}"
+    if band is None and usual_lrs is not None and not _is_fully_tuned(params):
+        low, high = _keep_within(usual_lrs, lr, low, high)
     yield from (PrescribedOverride(override, why) for override in format_lr_ranges(low, high, params))
+
+
+def _keep_within(usual: tuple[float, float], lr: float, low: float, high: float) -> tuple[float, float]:
+    """Return the guessed range around `lr` without its unusual part, unless that leaves less than a decade."""
+    kept_low = max(low, usual[0]) if usual[0] <= lr else low
+    kept_high = min(high, usual[1]) if lr <= usual[1] else high
+    return (kept_low, kept_high) if kept_high >= LEAST_RANGE * kept_low else (low, high)
 
 
 def _is_near(lr: float, best_lr: float) -> bool:
@@ -158,6 +176,11 @@ def _is_bug(never_learnt: Diagnosis, params: Mapping[str, str], history: History
 
 def _is_pretrained(params: Mapping[str, str]) -> bool:
     return params.get("start.kind") in ("warm", "resume") or ".pretrained." in params.get("model._target_", "")
+
+
+def _is_fully_tuned(params: Mapping[str, str]) -> bool:
+    """Return whether all pretrained weights are trained, which takes lower LRs than adapters or random weights do."""
+    return _is_pretrained(params) and not any(key.startswith("lora.") for key in params)
 
 
 def _is_locked(key: str, params: Mapping[str, str]) -> bool:

@@ -48,6 +48,26 @@ def test_lr_range_depends_on_the_diagnosis(kind, lr) -> None:
     assert prescribed(kind)[0]["optimizer.lr"] == lr
 
 
+@pytest.mark.parametrize(
+    ("kind", "params", "lr"),
+    [
+        ("plateau", {}, "tag(log,interval(1e-04,1e-01))"),  # of two decades on either side of 1e-3
+        ("plateau", {"optimizer.lr": "1e-5"}, "tag(log,interval(1e-07,1e-03))"),  # an unusual LR may be right
+        ("learning rate too low", {"optimizer.lr": "0.05"}, "tag(log,interval(5e-02,5e+00))"),  # too little is left
+        ("plateau", {"start.kind": "warm"}, "tag(log,interval(1e-04,1e-01))"),
+    ],
+)
+def test_guess_is_kept_within_the_usual_lrs_of_the_optimizer(kind, params, lr) -> None:
+    found = prescribe(History(), [Diagnosis(kind, 5, 0.9, "why")], {**PARAMS, **params}, usual_lrs=(1e-4, 1e-1))
+    assert found.ranges[0].override == f"optimizer.lr={lr}"
+
+
+def test_full_fine_tuning_may_need_an_lr_below_the_usual_ones() -> None:
+    params = {key: value for key, value in PARAMS.items() if not key.startswith("lora")} | {"start.kind": "warm"}
+    found = prescribe(History(), [Diagnosis("plateau", 5, 0.9, "why")], params, usual_lrs=(1e-4, 1e-1))
+    assert found.ranges[0].override == "optimizer.lr=tag(log,interval(1e-05,1e-01))"
+
+
 def test_range_test_decides_the_lr_range_and_all_lrs_keep_their_ratio() -> None:
     ranges, _ = prescribed("learning rate too low", band=BAND, **{"optimizer.adamw_lr": "0.0001"})
     assert ranges["optimizer.lr"] == "tag(log,interval(1e-02,4e-01))"

@@ -28,6 +28,7 @@ from harness.run.runner import run
 from harness.run.unrecorded_end import complete_record
 
 DIAGNOSIS = "diagnosis"
+FINDINGS_FILE = "preflight.txt"
 MEASURED = ("completed", "diverged")
 """Statuses of a run that shows what its configuration does."""
 
@@ -45,11 +46,17 @@ def run_preflight(rescue: TrainingRescue, record: RescueRecord) -> StageResult:
     torch.cuda.empty_cache()
     summary = summarize_report(report)
     lines = [*(format_finding(check, finding) for check, finding in report), summary, ""]
-    write_atomically(rescue.folder / "preflight.txt", "\n".join(lines))
+    write_atomically(rescue.folder / FINDINGS_FILE, "\n".join(lines))
     details = {key: value for key, value in report.to_dict().items() if key != "findings"}
     if report.failed_checks and cfg.preflight == "stop":
         return StageResult(summary, details, ending=_describe_fault(report))
     return StageResult(summary, details, by_hand)
+
+
+def read_findings(folder: Path) -> str:
+    """Return the findings of preflight in the folder of a rescue; empty if it was left out."""
+    file = folder / FINDINGS_FILE
+    return file.read_text() if file.exists() else ""
 
 
 def _print_problem(check: str, finding: Finding) -> None:
@@ -130,7 +137,7 @@ def _run_present_config(rescue: TrainingRescue) -> Path:
         print_fitted(f"{attempts[-1].name} did not end, so the run starts again")
     number = _read_attempt_number(attempts[-1]) + 1 if attempts else 1
     folder = rescue.folder / f"{rescue.folder.name}_run-{number}"  # the last part names the run in MLflow
-    result = run(rescue.compose_config(), folder=folder, overrides=rescue.overrides, notices=rescue.notices)
+    result = run(rescue.compose_config(), folder=folder, overrides=rescue.overrides)
     gc.collect()
     torch.cuda.empty_cache()
     if result.status == "interrupted":

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 
 from harness.config.alternatives import find_replaced_keys
+from harness.config.compose import list_choices
 from harness.config.overrides import format_value, read_override_key
 from harness.core.errors import ConfigError
 from harness.core.events import Diagnosis
@@ -19,7 +20,8 @@ from harness.importers.programs import native
 from harness.record import metrics_file
 from harness.record.lr_range_file import RangeTest, add_data_digest, find_range_test
 from harness.record.trial_record import check_own_run
-from harness.run.reproduce import keep_accepted_suggestions
+from harness.run.reproduce import keep_accepted_suggestions, reproduce_overrides
+from harness.sweep.programs.training.usual_lrs import read_usual_ranges
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class DiagnosedRun:
     def prescribe(self) -> Prescription:
         """Return what to try next, around the best LR of a range test if there is one."""
         test = self.find_range_test()
-        return prescribe(self.history, self.diagnoses, self.params, test.band if test else None)
+        optimizer = list_choices(reproduce_overrides(self.folder)).get("optimizer", "")
+        usual_lrs = read_usual_ranges().get(optimizer)
+        return prescribe(self.history, self.diagnoses, self.params, test.band if test else None, usual_lrs)
 
     def describe_diagnoses(self) -> Iterator[str]:
         """Yield a line for each diagnosis, or one with what holds without any."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from harness.config.alternatives import read_given_settings
 from harness.config.compose import NON_TRAINING_KEYS, compose_config, contains_key, has_key
@@ -20,8 +20,10 @@ from harness.core.errors import ConfigError
 from harness.evidence.rescue.followup_sweep import check_diagnosable
 from harness.run.notices import describe_choices
 from harness.run.reproduce import SEARCH_PATH_KEY, reproduce_overrides
+from harness.run.unseen_test import check_test_unseen
 from harness.sweep.programs.training.request import check_preflight_mode
 from harness.sweep.request import check_not_torchrun
+from harness.sweep.study.storage import absolute_storage_url
 
 RESCUES_FOLDER = "rescues"
 SWEEP_OPTIONS = ("n_jobs", "max_seconds", "patience", "max_failures", "keep", "storage")
@@ -30,6 +32,7 @@ SWEEPER_KEYS = ("hydra/sweeper/sampler", "hydra.sweeper.sampler")
 FREE_WITH_RUN = (*(key for key in NON_TRAINING_KEYS if key not in ("name", "locked")), "device")
 """Settings that do not change the training, so that they may differ from those of a recorded run."""
 RESTART_KEY = "start.restart_schedule"
+TEST_SHARE, TEST_KEYS = "data.test_share=0.1", ("data.test_share", "data.test")
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,17 @@ class TrainingRescue:
     """A rescue of our own training.
 
     `overrides` are those of the present configuration, and `sweep_overrides` what only a sweep reads. `run` is the
-    folder of the recorded run to diagnose; without one, the present configuration is run. `command` continues the
-    rescue, and `notices` are for the user.
+    folder of the recorded run to diagnose; without one, the present configuration is run. The best `top` trials are
+    confirmed on `seeds` fresh seeds. `notices` are for the user.
     """
 
     overrides: tuple[str, ...]
     sweep_overrides: tuple[str, ...]
     run: Path | None
     budget_runs: int
+    top: int
+    seeds: int
     folder: Path
-    command: str
     notices: tuple[str, ...]
 
     @property
@@ -56,6 +60,8 @@ class TrainingRescue:
             "overrides": [hide_credentials(override) for override in self.overrides],
             "run": str(self.run) if self.run else None,
             "budget_runs": self.budget_runs,
+            "top": self.top,
+            "seeds": self.seeds,
         }
 
     @property
@@ -63,13 +69,18 @@ class TrainingRescue:
         """The overrides for commands that are printed or recorded."""
         return [hide_credentials(override) for override in self.overrides]
 
+    def read_storage(self) -> str | None:
+        """Return the address of the study's database, None for a journal."""
+        storage = read_given_settings(self.sweep_overrides).get("sweep.storage")
+        return None if storage is None else absolute_storage_url(str(storage))
+
     def compose_config(self) -> DictConfig:
         """Compose the present configuration, with what only a sweep reads."""
         return compose_config([*self.overrides, *(one for one in self.sweep_overrides if not one.startswith("hydra"))])
 
 
 def read_training_rescue(
-    given: Sequence[str], run: Path | None, budget_runs: int, folder: Path | None, command: str
+    given: Sequence[str], run: Path | None, folder: Path | None, *, budget_runs: int, top: int, seeds: int
 ) -> TrainingRescue:
     """Return the rescue of the configuration that the overrides `given` compose, or of the recorded `run`.
 
@@ -101,8 +112,9 @@ def read_training_rescue(
         sweep_overrides=tuple(sweep_overrides),
         run=run.absolute() if run else None,
         budget_runs=budget_runs,
+        top=top,
+        seeds=seeds,
         folder=check_writable("--to", folder.absolute()),
-        command=command,
         notices=(*notices, *describe_choices(cfg, overrides)),
     )
 
@@ -114,7 +126,8 @@ def _complete_overrides(training: Sequence[str]) -> tuple[list[str], list[str]]:
     for override in overrides:
         check_no_credentials(override, "the rescue")
     check_locked(cfg, overrides)
-    given, notes = read_given_settings(overrides), []
+    validate_config(cfg)
+    given, (overrides, notes) = read_given_settings(overrides), _hold_out_test(cfg, overrides)
     if cfg.start.kind == "resume" and not cfg.start.get("restart_schedule", False):
         if RESTART_KEY in given:
             raise ConfigError(
@@ -124,6 +137,27 @@ def _complete_overrides(training: Sequence[str]) -> tuple[list[str], list[str]]:
         overrides.append(f"{RESTART_KEY}=true")
         notes.append(f"{RESTART_KEY}=true is set, because otherwise every trial would inherit the best loss")
     return overrides, notes
+
+
+def _hold_out_test(cfg: DictConfig, overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return overrides with a test split, if that is possible, and a note on it: the claim needs unseen data."""
+    if any(OmegaConf.select(cfg, key) is not None for key in TEST_KEYS):
+        return [*overrides], []
+    unseen = "the claim will be about the validation data, on which the sweep chooses"
+    if (
+        not has_key(cfg, TEST_KEYS[0])
+        or not has_key(cfg, "score_test")
+        or TEST_KEYS[0] in read_given_settings(overrides)
+    ):
+        return [*overrides], [f"the data has no test split, so {unseen}"]
+    changed = [*overrides, TEST_SHARE]
+    try:
+        composed = compose_config(changed)
+        check_locked(composed, [TEST_SHARE])
+        check_test_unseen(composed, validate_config(composed))
+    except ConfigError as error:
+        return [*overrides], [f"no test split is set aside, so {unseen} ({error})"]
+    return changed, [f"{TEST_SHARE} sets a tenth of the data aside, since the claim needs data that no trial sees"]
 
 
 def _check_sweep_options(overrides: Sequence[str]) -> None:
@@ -168,5 +202,5 @@ def _default_name(cfg: DictConfig, overrides: Sequence[str], run: Path | None) -
         return run.name if not run.name.isdecimal() else f"{run.parent.name}_{run.name}"
     name = str(cfg.name) if has_key(cfg, "name") and cfg.name else "default"
     plain = re.sub(r"[^\w.+-]", "_", name)
-    own = [hide_credentials(one) for one in overrides if one != f"experiment={name}"]
+    own = [hide_credentials(one) for one in overrides if one not in (f"experiment={name}", TEST_SHARE)]
     return f"{plain}-{hashlib.sha256(chr(10).join(own).encode()).hexdigest()[:6]}" if own else plain

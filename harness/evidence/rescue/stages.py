@@ -1,6 +1,9 @@
 """Run the stages of a rescue one after the other, each of them once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.files import FileLock
@@ -8,7 +11,21 @@ from harness.core.terminal import print_fitted
 from harness.evidence.rescue.record import Ending, RescueRecord, StageResult
 
 LOCK_FILE = "rescue.lock"
-RunStage = Callable[[], StageResult]
+RunStage = Callable[[RescueRecord], StageResult]
+
+
+@dataclass(frozen=True)
+class Rescue:
+    """A rescue to run: its stages by name, in their order, the folder of its record, and the inputs that it keeps.
+
+    `summary` says what it may cost, and `notices` are for the user.
+    """
+
+    stages: Mapping[str, RunStage]
+    folder: Path
+    inputs: Mapping[str, Any]
+    summary: str
+    notices: Sequence[str] = ()
 
 
 def run_stages(stages: Mapping[str, RunStage], record: RescueRecord, command: str) -> Ending | None:
@@ -31,7 +48,7 @@ def run_stages(stages: Mapping[str, RunStage], record: RescueRecord, command: st
             print_fitted(f"[{number}/{len(stages)}] {name}")
             result = record.get_result(name)
             if result is None or (result.ending and result.ending.result == "fault"):
-                result = _run_stage(name, run_stage, command)
+                result = _run_stage(name, run_stage, record, command)
                 record.finish_stage(name, result)
                 print_fitted(result.summary)
             else:
@@ -45,7 +62,7 @@ def run_stages(stages: Mapping[str, RunStage], record: RescueRecord, command: st
     return None
 
 
-def _run_stage(name: str, run_stage: RunStage, command: str) -> StageResult:
+def _run_stage(name: str, run_stage: RunStage, record: RescueRecord, command: str) -> StageResult:
     """Run a stage; an error says how to continue.
 
     Raises:
@@ -54,7 +71,7 @@ def _run_stage(name: str, run_stage: RunStage, command: str) -> StageResult:
     """
     remedy = f"to continue: {command}"
     try:
-        return run_stage()
+        return run_stage(record)
     except KeyboardInterrupt as interrupt:
         reason = str(interrupt).removeprefix("interrupted").strip(": ")
         raise KeyboardInterrupt(

@@ -6,15 +6,17 @@ import shlex
 import shutil
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harness.core.credentials import hide_credentials
 from harness.core.files import write_folder_atomically
 from harness.core.formatting import format_count, format_number
-from harness.evidence.rescue.diagnosis_stages import DIAGNOSIS
+from harness.core.paths import run_command
+from harness.evidence.rescue.diagnosis_stages import DIAGNOSIS, read_findings
 from harness.evidence.rescue.prescription_stage import PRESCRIPTION
-from harness.evidence.rescue.record import Ending, RescueRecord, StageResult
+from harness.evidence.rescue.record import RescueRecord, StageResult
 from harness.evidence.rescue.request import TrainingRescue
 from harness.record.metrics_file import METRICS_FILE, encode_entry, read_entries
 from harness.record.trial_record import OWN_OBJECTIVE
@@ -41,11 +43,12 @@ def run_sweep_stage(rescue: TrainingRescue, record: RescueRecord) -> StageResult
         KeyboardInterrupt: If it was interrupted.
     """
     silence_optuna()
-    overrides = _restore_credentials(record.get_details(PRESCRIPTION)["overrides"], rescue)
-    request, notes = prepare_sweep(*compose_sweep(overrides))
+    recorded = record.get_details(PRESCRIPTION)["overrides"]
+    request, notes = prepare_sweep(*compose_sweep(_restore_credentials(recorded, rescue)))
+    request = replace(request, command=shlex.join([*run_command(), "-m", *recorded]))
     if not check_existing_study(request) and rescue.run is None:
         adopt_as_baseline(request, Path(record.get_details(DIAGNOSIS)["run"]))
-    outcome = run_study(request, notes=notes)
+    outcome = run_study(request, findings=read_findings(rescue.folder), notes=notes)
     if outcome.end.status == "interrupted":
         raise KeyboardInterrupt(f"interrupted: {outcome.end.reason}")
     outcome.end.raise_if_not_completed()
@@ -60,14 +63,8 @@ def run_sweep_stage(rescue: TrainingRescue, record: RescueRecord) -> StageResult
         "best": _trial_to_json(best),
     }
     found = f"{summary.n_measured} trials, {format_count(summary.tokens)} tokens"
-    if best is None or best is baseline:
-        sentence = f"no better config was shown: none of {summary.n_measured} trials was better than the present config"
-        return StageResult(found, details, ending=Ending("not shown", sentence))
-    return StageResult(
-        f"{found}; {_compare_with_baseline(summary, best)}",
-        details,
-        shlex.join(["plateau", "confirm", str(request.folder)]),
-    )
+    compared = "" if best is None else f"; {_compare_with_baseline(summary, best)}"
+    return StageResult(f"{found}{compared}", details, shlex.join(["plateau", "confirm", str(request.folder)]))
 
 
 def _restore_credentials(recorded: Sequence[str], rescue: TrainingRescue) -> list[str]:
@@ -88,6 +85,8 @@ def _compare_with_baseline(summary: SweepSummary, best: TrialSummary) -> str:
     loss = f"best validation loss {format_number(best.values[0])} in trial {best.number}"
     if baseline is None or not baseline.values:
         return f"{loss}; the present config has none"
+    if best is baseline:
+        return f"{loss}, which is the present config"
     return f"{loss}, {format_number(baseline.values[0])} with the present config; one seed each shows little"
 
 

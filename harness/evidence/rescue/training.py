@@ -1,22 +1,46 @@
-"""The stages of a rescue of our own training."""
+"""The rescue of our own training: preflight, diagnosis, prescription, sweep, confirmation, report."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
+from harness.evidence.confirm.from_study import ConfirmOptions
+from harness.evidence.rescue.confirm_stage import CONFIRMATION, run_confirmation_stage
 from harness.evidence.rescue.diagnosis_stages import DIAGNOSIS, run_diagnosis, run_preflight
 from harness.evidence.rescue.prescription_stage import PRESCRIPTION, run_prescription
-from harness.evidence.rescue.record import RescueRecord
-from harness.evidence.rescue.request import TrainingRescue
-from harness.evidence.rescue.stages import RunStage
+from harness.evidence.rescue.record import RescueRecord, StageResult
+from harness.evidence.rescue.report_stage import REPORT, run_report_stage
+from harness.evidence.rescue.request import TrainingRescue, read_training_rescue
+from harness.evidence.rescue.stages import Rescue
 from harness.evidence.rescue.sweep_stage import SWEEP, run_sweep_stage
 
 
-def list_training_stages(rescue: TrainingRescue, record: RescueRecord) -> Mapping[str, RunStage]:
-    """Return the stages in their order, by name."""
-    stages = {
+def plan_training_rescue(
+    overrides: Sequence[str], run: Path | None, folder: Path | None, budget_runs: int, options: ConfirmOptions
+) -> Rescue:
+    """Return the rescue of a configuration, or of a recorded run.
+
+    Raises:
+        ConfigError: If it cannot be run; nothing is written then.
+    """
+    rescue = read_training_rescue(overrides, run, folder, budget_runs=budget_runs, top=options.top, seeds=options.seeds)
+    own: dict[str, Callable[[TrainingRescue, RescueRecord], StageResult]] = {
         "preflight": run_preflight,
         DIAGNOSIS: run_diagnosis,
         PRESCRIPTION: run_prescription,
         SWEEP: run_sweep_stage,
     }
-    return {name: partial(stage, rescue, record) for name, stage in stages.items()}
+    study, storage = rescue.folder / "sweep", rescue.read_storage()
+    runs = f"{budget_runs} whole run{'s' * (budget_runs > 1)}"
+    n_confirmed = (options.top + 1) * options.seeds
+    return Rescue(
+        stages={
+            **{name: partial(stage, rescue) for name, stage in own.items()},
+            CONFIRMATION: partial(run_confirmation_stage, study, options, storage),
+            REPORT: partial(run_report_stage, study, storage),
+        },
+        folder=rescue.folder,
+        inputs=rescue.inputs,
+        summary=f"at most {runs} for diagnosis and sweep, then {n_confirmed} for the confirmation",
+        notices=rescue.notices,
+    )

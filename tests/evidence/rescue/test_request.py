@@ -13,7 +13,7 @@ SMOKE = ["experiment=smoke", "device=cpu"]
 
 
 def read_rescue(given: list[str], run: Path | None = None, budget_runs: int = 12) -> TrainingRescue:
-    return read_training_rescue(given, run, budget_runs, None, "plateau rescue")
+    return read_training_rescue(given, run, None, budget_runs=budget_runs, top=1, seeds=3)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,11 @@ def read_rescue(given: list[str], run: Path | None = None, budget_runs: int = 12
         (["optimizer.lr=-1"], "optimizer.lr: -1 must be a finite number above 0"),
         (["start=resume", "start.run=nowhere"], "start.run: 'nowhere'"),
         (["data.source.url=http://me:secret@host/x"], "the address has a password, which the rescue would store"),
-        (["smok"], "RUN: 'smok' is not a file, a folder, or a run"),
-        (["one", "two"], "RUN: one two: several runs; name one"),
+        (["smok"], "RUN|STUDY: 'smok' is not a file, a folder, or a run"),
+        (["one", "two"], "RUN|STUDY: one two: name one"),
+        (["--seeds", "2"], "--seeds: 2 must be at least 3"),
+        (["--top", "0"], "--top: 0 must be at least 1"),
+        (["--seed-flag", "--seed"], "--seed-flag: is for a STUDY"),
         (["--nothing"], "`plateau rescue --help` lists the arguments"),
         (["preflight=maybe"], "preflight: 'maybe' must be one of stop, warn, skip"),
     ],
@@ -84,7 +87,7 @@ def test_resumed_experiment_restarts_its_schedule(finished, tmp_path) -> None:
     copied = shutil.copytree(finished, tmp_path / "outputs" / "run")
     resumed = [*SMOKE, "start=resume", f"start.run={copied}", f"output_dir={tmp_path}/outputs"]
     rescue = read_rescue(resumed)
-    assert rescue.overrides[-1] == "start.restart_schedule=true"
+    assert "start.restart_schedule=true" in rescue.overrides
     assert any("restart_schedule=true is set" in note for note in rescue.notices)
     with pytest.raises(ConfigError, match="restart_schedule: False: every trial would inherit"):
         read_rescue([*resumed, "start.restart_schedule=false"])

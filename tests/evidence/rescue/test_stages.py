@@ -26,7 +26,7 @@ class Stages:
         return run_stages(stages, RescueRecord(folder, COMMAND, {}), COMMAND)
 
     def _make_stage(self, name: str) -> RunStage:
-        def run_stage() -> StageResult:
+        def run_stage(record: RescueRecord) -> StageResult:
             self.ran.append(name)
             if name in self.errors:
                 raise self.errors.pop(name)

@@ -1,0 +1,135 @@
+"""Confirm the best trials of a sweep, and conclude what was shown."""
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.core.errors import RunFailedError
+from harness.core.formatting import format_number, objective_label
+from harness.core.terminal import fit_record, print_fitted, print_notes
+from harness.evidence.confirm.confirmation import ConfirmOutcome, run_confirmation
+from harness.evidence.confirm.from_study import ConfirmOptions, plan_study_confirmation
+from harness.evidence.confirm.plan import ConfirmPlan, Verdict
+from harness.evidence.confirm.result import ConfirmResult, result_to_json
+from harness.evidence.confirm.text import describe_confirmation, format_confirm_result
+from harness.evidence.rescue.record import Ending, RescueRecord, StageResult
+from harness.sweep.optuna_internals import silence_optuna
+from harness.sweep.results.summary import TrialSummary
+from harness.sweep.swept_study import SweptStudy, load_swept_study
+
+CONFIRMATION = "confirmation"
+BETTER, NOT_SHOWN = "better", "not shown"
+NONE_BETTER = "no better config was shown within this budget"
+
+
+def run_confirmation_stage(
+    study_folder: Path, options: ConfirmOptions, storage: str | None, record: RescueRecord
+) -> StageResult:
+    """Run the best trials and the baseline on fresh seeds, unless the baseline is the best trial.
+
+    The last stage tells the user the conclusion, which is kept in the details.
+
+    Raises:
+        RunFailedError: If runs failed.
+        KeyboardInterrupt: If it was interrupted.
+    """
+    silence_optuna()
+    study = load_swept_study(str(study_folder), study_folder.parent, storage)
+    report = shlex.join(["plateau", "report", str(study.folder), "--to", str(record.path.parent / "report")])
+    if study.ranking and _is_baseline(study, study.ranking[0]):
+        ending = Ending(NOT_SHOWN, f"{NONE_BETTER}: the present config was the best of {study.n_measured} trials")
+        return StageResult("nothing to confirm: the present config is the best", {"ending": asdict(ending)}, report)
+    confirmation = plan_study_confirmation(study, options)
+    print_notes(confirmation.runs.rerun.notices)
+    print_fitted(*describe_confirmation(confirmation))
+    outcome = run_confirmation(confirmation)
+    print(*map(fit_record, format_confirm_result(outcome.result)), sep="\n")
+    _check_decided(outcome, confirmation.folder)
+    ending = conclude(outcome.result)
+    content = result_to_json(outcome.result)
+    details = {
+        "folder": str(confirmation.folder),
+        **{key: content[key] for key in ("metric", "split", "n_measured", "seeds", "verdicts", "gaps")},
+        "ending": asdict(ending),
+    }
+    return StageResult(f"{len(outcome.result.runs)} runs; {ending.result}", details, report)
+
+
+def read_conclusion(record: RescueRecord) -> Ending:
+    """Return the ending that the confirmation came to."""
+    return Ending(**record.get_details(CONFIRMATION)["ending"])
+
+
+def _is_baseline(study: SweptStudy, trial: TrialSummary) -> bool:
+    return trial.is_baseline or (study.baseline is not None and dict(study.baseline.params) == dict(trial.params))
+
+
+def _check_decided(outcome: ConfirmOutcome, folder: Path) -> None:
+    """Check that every candidate has a verdict.
+
+    Raises:
+        RunFailedError: If runs failed.
+        KeyboardInterrupt: If it was interrupted.
+    """
+    if outcome.result.evaluation.failure:
+        raise RunFailedError(f"failed: {outcome.result.reason}; see the logs in {folder}")
+    if outcome.result.is_decided:
+        return
+    if outcome.end.status == "interrupted":
+        raise KeyboardInterrupt(f"interrupted: {outcome.end.reason}")
+    outcome.end.raise_if_not_completed()
+    raise RunFailedError(f"{outcome.result.status}: {outcome.result.reason or 'not every candidate has a verdict'}")
+
+
+def conclude(result: ConfirmResult) -> Ending:
+    """Return what a decided confirmation has shown: the best of the better candidates, or that there is none."""
+    plan = result.plan
+    verdicts = result.evaluation.verdicts
+    sign = -1 if plan.direction == "maximize" else 1
+    ranked = sorted(verdicts.values(), key=lambda one: sign * one.difference if math.isfinite(one.difference) else 0)
+    better = [verdict for verdict in ranked if verdict.status == BETTER]
+    if better:
+        best = better[0]
+        word = "lower" if best.difference < 0 else "higher"
+        low, high = sorted((abs(best.low), abs(best.high)))
+        amount = f"{objective_label(plan.metric)} {word} by {_format_interval(abs(best.difference), low, high)}"
+        values = format_values(plan.configs[best.candidate].values)
+        sentence = f"better config shown: {values}: {amount} {_describe_basis(plan, best)}"
+        return Ending(BETTER, sentence, result.commands[best.candidate])
+    shown = "; ".join(_describe_difference(plan, verdict) for verdict in ranked)
+    return Ending(NOT_SHOWN, f"{NONE_BETTER}: {shown}")
+
+
+def _describe_difference(plan: ConfirmPlan, verdict: Verdict) -> str:
+    """Return by how much a candidate differs from the present config, and what that rests on."""
+    if verdict.comparison is None:
+        return f"{verdict.candidate} has no verdict: {verdict.reason}"
+    interval = _format_interval(verdict.difference, verdict.low, verdict.high, sign="+")
+    return (
+        f"{objective_label(plan.metric)} of {verdict.candidate} differs by {interval} {_describe_basis(plan, verdict)}"
+    )
+
+
+def _format_interval(value: float, low: float, high: float, sign: str = "") -> str:
+    value_text, low_text, high_text = (
+        f"{'+' * (sign == '+' and number > 0)}{format_number(number)}" if math.isfinite(number) else str(number)
+        for number in (value, low, high)
+    )
+    return f"{value_text} [{low_text}, {high_text}]"
+
+
+def _describe_basis(plan: ConfirmPlan, verdict: Verdict) -> str:
+    """Return which data, how many seeds and how many trials a verdict rests on."""
+    chosen = f", chosen from {plan.n_measured} trials" if plan.n_measured else ""
+    is_paired = verdict.comparison is not None and verdict.comparison.paired
+    return f"on the {plan.split} split, {verdict.n} seeds{'' if is_paired else ' each'}{chosen}"
+
+
+def format_values(values: Mapping[str, Any]) -> str:
+    """Return values by key as a user types them, numbers with a few digits."""
+    return ", ".join(
+        f"{key}={value:.4g}" if type(value) is float else f"{key}={value}" for key, value in values.items()
+    )
