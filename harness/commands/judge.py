@@ -25,7 +25,8 @@ from harness.evidence.judging.git_changes import (
     list_changed_files,
 )
 from harness.evidence.judging.judge_text import format_judgement, judgement_to_json
-from harness.evidence.judging.referee import find_candidate, find_reference, judge_candidate
+from harness.evidence.judging.referee import judge_candidate
+from harness.evidence.judging.references import find_candidate, find_reference
 from harness.evidence.judging.run_log import LoggedConfig, RunLog
 from harness.evidence.judging.selection import join_baseline, select_config
 from harness.evidence.judging.table_columns import find_columns

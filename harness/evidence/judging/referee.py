@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from harness.core.errors import ConfigError
 from harness.core.formatting import format_number
 from harness.evidence.judging.comparability import find_differences, note_unchecked
-from harness.evidence.judging.error_budget import count_needed_runs, find_one_run_level, find_rerun_level
+from harness.evidence.judging.error_budget import find_one_run_level
+from harness.evidence.judging.fresh_decisions import find_fresh_decision
 from harness.evidence.judging.judgement import Evidence, JudgedSide, Judgement, NoiseFloor, make_judgement
 from harness.evidence.judging.noise_tests import (
     FEWEST_REPEATS,
-    compare_fresh_runs,
     compare_with_noise,
     measure_noise,
 )
@@ -18,43 +17,6 @@ from harness.evidence.judging.run_log import LoggedConfig, RunLog, describe_runs
 
 PROMISING_P = 0.1
 """p of a single run against the noise, without any correction, up to which running it again is proposed."""
-
-
-def find_candidate(log: RunLog) -> LoggedConfig:
-    """Return the configuration to judge: that of the last run, or of the last new one if that repeats the reference.
-
-    Of a study, the best one.
-
-    Raises:
-        ConfigError: If there are only runs of the baseline.
-    """
-    changes = [config for config in log.configs if not config.is_baseline]
-    if not changes or (len(changes) == 1 and len(log.configs) == 1):
-        raise ConfigError(
-            f"{log.source}: there is no candidate yet, only {len(log.runs)} "
-            f"{log.unit_name}{'s' * (len(log.runs) > 1)} of {log.configs[0].label}; log one, or name --candidate"
-        )
-    if log.chooses_best:
-        measured = [config for config in changes if config.values]
-        return min(measured, key=lambda config: log.sign * config.mean, default=changes[-1])
-    newest = changes[-1]
-    last = next(config for config in log.configs if config.key == log.runs[-1].config)
-    return newest if last.is_baseline or last == find_reference(log, newest) else last
-
-
-def find_reference(log: RunLog, candidate: LoggedConfig) -> LoggedConfig | None:
-    """Return what the candidate must beat: what was kept last before it, or else the baseline.
-
-    Where the log does not say what was kept, the baseline; without one, the best configuration before.
-    """
-    before = [config for config in log.configs if config.first_number < candidate.first_number and config.values]
-    kept = [config for config in before if any(run.outcome == "keep" for run in config.runs)]
-    if kept:
-        return kept[-1]
-    others = [config for config in log.configs if config.is_baseline]
-    if others:
-        return others[0]
-    return min(before, key=lambda config: log.sign * config.mean, default=None)
 
 
 def judge_candidate(
@@ -95,31 +57,27 @@ def _decide(
     if log.sign * difference >= 0:
         gap = f"{format_number(abs(difference))} {'below' if difference < 0 else 'above'}" if difference else "equal to"
         return replace(found, reasons=(f"not better: its mean {log.metric} is {gap} that of {reference.label}",))
-    earlier = _list_earlier_decisions(log, candidate)
-    fresh, n_reference = candidate.values[1:], len(reference.values)
-    needed = count_needed_runs(n_reference, find_rerun_level(earlier)) if n_reference >= FEWEST_REPEATS else None
-    found = replace(found, rerun_number=len(earlier) + 1 if fresh else 0)
+    fresh = find_fresh_decision(log, candidate, reference)
+    n_fresh = len(candidate.values) - 1
+    found = replace(found, rerun_number=fresh.number if n_fresh else 0)
     if noise.sd is None:
         return _cannot_measure(log, found, reference, f"the noise is unknown: {noise.about}")
     if noise.sd == 0:
         return _cannot_measure(log, found, reference, f"the noise is unknown: {noise.about} have one value; does the "
                                "seed change anything, or was one run logged several times?")  # fmt: skip
     evidence = compare_with_noise(log, candidate.values, reference.values, noise, find_one_run_level(found.tries))
-    looks = _list_looks(len(fresh), needed)
-    n_used = looks[-1] if looks else 0
-    if not evidence.shows_better and n_used:
-        level = find_rerun_level([*earlier, *[False] * (len(looks) - 1)])
-        evidence = compare_fresh_runs(log, fresh[:n_used], reference.values, level)
+    if not evidence.shows_better and fresh.evidence is not None:
+        evidence = fresh.evidence
     found = replace(found, evidence=evidence)
     if evidence.shows_better:
         return replace(found, verdict="keep", reasons=("the improvement is beyond the noise",), next=_after_keep(log))
-    if n_used:
-        more = 2 * n_used - len(fresh)
+    if fresh.evidence is not None and fresh.due is not None:
+        more = fresh.due - n_fresh
         return replace(
-            found, reasons=(f"not shown: {n_used} fresh runs are within the noise",), needed=(("candidate", more),),
-            next=(f"discard it, or decide once more with {more} more runs of it",),
+            found, reasons=(f"not shown: {evidence.n_candidate} fresh runs are within the noise",),
+            needed=(("candidate", more),), next=(f"discard it, or decide once more with {more} more runs of it",),
         )  # fmt: skip
-    return _ask_for_more(log, found, reference, evidence, needed, len(fresh))
+    return _ask_for_more(log, found, reference, evidence, fresh.due, n_fresh)
 
 
 def _ask_for_more(
@@ -130,7 +88,7 @@ def _ask_for_more(
         return replace(found, reasons=("within the noise",), next=("discard it and try something else",))
     kind = "better, but by less than a single run can show" if not n_fresh else "not decided yet"
     if needed is None:
-        more = FEWEST_REPEATS + 2 - len(reference.values)
+        more = max(1, FEWEST_REPEATS + 2 - len(reference.values))
         ask = _ask_for_runs(log, reference, more, reference.label)
         return replace(found, reasons=(kind,), needed=(("reference", more),), next=(ask,))
     more = needed - n_fresh
@@ -168,34 +126,3 @@ def _count_tries(log: RunLog, candidate: LoggedConfig) -> int:
     has_baseline = any(config.is_baseline for config in log.configs)
     changes = [config for config in log.configs if not config.is_baseline][0 if has_baseline else 1 :]
     return sum(config.first_number <= candidate.first_number and bool(config.values) for config in changes)
-
-
-def _list_looks(n_fresh: int, needed: int | None) -> list[int]:
-    """Return the numbers of fresh runs at which a decision was due: as many as are needed, and 2, 4, ... times as many.
-
-    Between these numbers the last decision stands, so that a loop that adds one run after another until it likes
-    the answer does not get more decisions than those that the levels are meant for.
-    """
-    looks, due = [], needed
-    while due is not None and due <= n_fresh:
-        looks.append(due)
-        due *= 2
-    return looks
-
-
-def _list_earlier_decisions(log: RunLog, candidate: LoggedConfig) -> tuple[bool, ...]:
-    """Return for each decision on fresh runs of the changes before whether it showed them to be better."""
-    decisions: tuple[bool, ...] = ()
-    for config in log.configs:
-        if config.first_number >= candidate.first_number:
-            break
-        reference = None if config.is_baseline or len(config.values) < 2 else find_reference(log, config)
-        if reference is None or len(reference.values) < FEWEST_REPEATS:
-            continue
-        for n_runs in _list_looks(
-            len(config.values) - 1, count_needed_runs(len(reference.values), find_rerun_level(decisions))
-        ):
-            level = find_rerun_level(decisions)
-            evidence = compare_fresh_runs(log, config.values[1 : n_runs + 1], reference.values, level)
-            decisions = (*decisions, evidence.shows_better)
-    return decisions

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.evidence.judging.judgement import Judgement
-from harness.evidence.judging.referee import find_candidate, find_reference, judge_candidate
+from harness.evidence.judging.referee import judge_candidate
+from harness.evidence.judging.references import find_candidate, find_reference
 from harness.evidence.judging.run_log import LoggedRun, RunLog
 from harness.evidence.judging.table_columns import find_columns
 from harness.evidence.judging.table_reader import read_table_rows
