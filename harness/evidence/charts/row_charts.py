@@ -55,19 +55,19 @@ def draw_intervals(data: Intervals) -> Chart:
     margin = data.margin or 0.0
     found = choose_range([], [0.0, *ends, 1.1 * margin, -1.1 * margin], may_be_log=False)
     scale = NumberScale(found.low, found.high, EDGE + 10, chart.width - EDGE - 10)
-    top, bottom = chart.height, chart.height + ROW * len(data.rows) + (LINE if margin else 0)
     if margin:
-        chart.add_rect(scale.place(-margin), top + LINE, scale.place(margin), bottom, "band")
-        chart.add_text(scale.place(0), top + 13, f"equivalent within ±{label_number(margin)}", "middle soft")
+        text = f"equivalent within ±{label_number(margin)}"
+        chart.add_text(scale.place(0), chart.height + 13, text, "middle soft")
         chart.height += LINE
-    zero = scale.place(0)
-    rows_top = chart.height
-    after = draw_x_axis(chart, scale, bottom, data.x_label, rows_top)
-    chart.add_line(zero, rows_top, zero, bottom, "ink mark")
+    after = draw_x_axis(chart, scale, chart.height + ROW * len(data.rows), data.x_label, chart.height)
     for row in data.rows:
         chart.add_text(EDGE, chart.height + 13, row.label, "strong", width=chart.width - 2 * EDGE)
         y = chart.height + MIDDLE
         if math.isfinite(row.value):
+            top, bottom = chart.height + LINE, chart.height + ROW  # not behind the name
+            if margin:
+                chart.add_rect(scale.place(-margin), top, scale.place(margin), bottom, "band")
+            chart.add_line(scale.place(0), top, scale.place(0), bottom, "ink mark")
             left = scale.place(row.low) if math.isfinite(row.low) else scale.start
             right = scale.place(row.high) if math.isfinite(row.high) else scale.end
             chart.add_line(left, y, right, y, "first line")
