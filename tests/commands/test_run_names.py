@@ -35,6 +35,7 @@ COMMANDS = {
     "export": ["export", "NAME", "--output", "exported"],
     "sync": ["sync", "NAME"],
     "blimp": ["blimp", "NAME", "--data", "pairs.jsonl"],
+    "rescue": ["rescue", "NAME"],
 }
 
 

@@ -341,7 +341,7 @@ def test_a_package_in_the_trust_variable_ends_the_command(target, places, tmp_pa
     check_refused(status, capfd.readouterr().err, target, tmp_path)
 
 
-COMMANDS = ["preflight", "lr-range", "clean --to FOLDER/copy.txt", "verify-resume"]
+COMMANDS = ["preflight", "lr-range", "clean --to FOLDER/copy.txt", "verify-resume", "rescue --to FOLDER/rescue"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -128,7 +128,8 @@ def test_attack_in_a_recorded_configuration(change, stolen: Path, target: Attack
 
 
 BELOW_THE_MODEL = RECORDED["code of the run's folder below the model"]
-READERS = ["sample RUN text", "export RUN --output FOLDER/out", "blimp RUN --data RUN/pairs.jsonl", "prescribe RUN"]
+READERS = ["sample RUN text", "export RUN --output FOLDER/out", "blimp RUN --data RUN/pairs.jsonl", "prescribe RUN",
+           "rescue RUN --to FOLDER/rescue"]  # fmt: skip
 STARTS = [
     "start=warm start.source=RUN",
     pytest.param("start=warm start.source=RUN lora=all_linear", marks=pytest.mark.slow),

@@ -19,7 +19,7 @@ from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.evidence.rescue.followup_sweep import check_diagnosable
 from harness.run.notices import describe_choices
-from harness.run.reproduce import SEARCH_PATH_KEY, reproduce_overrides
+from harness.run.reproduce import SEARCH_PATH_KEY, reproduce_named_overrides
 from harness.run.unseen_test import check_test_unseen
 from harness.sweep.programs.training.request import check_preflight_mode
 from harness.sweep.request import check_not_torchrun
@@ -31,6 +31,8 @@ SWEEP_OPTIONS = ("n_jobs", "max_seconds", "patience", "max_failures", "keep", "s
 SWEEPER_KEYS = ("hydra/sweeper/sampler", "hydra.sweeper.sampler")
 FREE_WITH_RUN = (*(key for key in NON_TRAINING_KEYS if key not in ("name", "locked")), "device")
 """Settings that do not change the training, so that they may differ from those of a recorded run."""
+OF_THIS_COMMAND = ("device", "tracking", "output_dir", "cache_dir", "observers")
+"""Settings that a recorded run does not decide: somebody else may have recorded it, on another machine."""
 RESTART_KEY = "start.restart_schedule"
 TEST_SHARE, TEST_KEYS = "data.test_share=0.1", ("data.test_share", "data.test")
 
@@ -102,7 +104,9 @@ def read_training_rescue(
     if run is not None:
         check_diagnosable(run, "RUN")
         _check_unchanged_training(training)
-        training = [*_without_keys(reproduce_overrides(run), map(read_override_key, training)), *training]
+        search_path = [one for one in training if _is_search_path(one)]
+        recorded = reproduce_named_overrides(run, search_path)
+        training = [*_without_keys(recorded, [*OF_THIS_COMMAND, *map(read_override_key, training)]), *training]
     overrides, notices = _complete_overrides(training)
     cfg = compose_config(overrides)
     output_dir = validate_config(cfg).output_dir

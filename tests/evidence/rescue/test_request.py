@@ -72,6 +72,8 @@ def test_run_keeps_its_settings(finished, tmp_path) -> None:
     assert rescue.run == finished
     assert "optimizer.lr=2e-3" in rescue.overrides
     assert rescue.sweep_overrides == ("sweep.n_jobs=2",)
+    recorded = ("output_dir=", "cache_dir=", "tracking.", "observers")  # of its machine, or of somebody else
+    assert not [one for one in rescue.overrides if one.startswith(recorded)]
     assert rescue.folder.name == finished.name
     with pytest.raises(ConfigError, match="RUN has its own settings; leave it out"):
         read_rescue(["optimizer.lr=1"], finished)
