@@ -23,7 +23,8 @@ from harness.record.run_listing import (
 from harness.record.run_lookup import list_runs, list_studies
 
 VALUE, BEST_TRIAL = "best value", "best trial"  # the value where the runs have different objectives
-RUN_COLUMNS = ("run", "date", "status", "steps", VALUE, "experiment or model")
+TEST_LOSS = "test loss"  # a column if a run has one
+RUN_COLUMNS = ("run", "date", "status", "steps", VALUE, TEST_LOSS, "experiment or model")
 STUDY_COLUMNS = ("study", "date", "status", VALUE, BEST_TRIAL)
 T = TypeVar("T", RunOverview, StudyOverview)
 GAP = "  "
@@ -65,7 +66,7 @@ def print_overview(
         return
     width = find_width()
     if runs:
-        print(*_format_table(RUN_COLUMNS, runs, _run_cells, width), sep="\n")
+        print(*_format_run_table(runs, width), sep="\n")
     if studies:
         header, *lines = _format_table(STUDY_COLUMNS, studies, _study_cells, width)
         print(*([""] if runs else []), header, sep="\n")
@@ -79,6 +80,20 @@ def print_overview(
         print(f"{DAMAGED}: {len(damaged) - MAX_EXPLAINED} more; --json has their reasons")
 
 
+def _format_run_table(runs: Sequence[RunOverview], width: int | None) -> list[str]:
+    """Return the table of runs, without the column of test losses if there are none."""
+    if any(run.test_loss is not None for run in runs):
+        return _format_table(RUN_COLUMNS, runs, _run_cells, width)
+    index = RUN_COLUMNS.index(TEST_LOSS)
+    columns = (*RUN_COLUMNS[:index], *RUN_COLUMNS[index + 1 :])
+
+    def make_cells(run: RunOverview, is_labeled: bool) -> Sequence[str]:
+        cells = _run_cells(run, is_labeled)
+        return (*cells[:index], *cells[index + 1 :])
+
+    return _format_table(columns, runs, make_cells, width)
+
+
 def _format_table(
     columns: Sequence[str], overviews: Sequence[T], make_cells: Callable[[T, bool], Sequence[str]], width: int | None
 ) -> list[str]:
@@ -87,7 +102,7 @@ def _format_table(
     shared = "" if len(objectives) > 1 else objective_label(*objectives)
     header = [shared or column if column == VALUE else column for column in columns]
     rows: list[Sequence[str]] = [make_cells(one, not shared) for one in overviews]
-    numbers = {index for index, column in enumerate(columns) if column in ("steps", VALUE, BEST_TRIAL)}
+    numbers = {index for index, column in enumerate(columns) if column in ("steps", VALUE, TEST_LOSS, BEST_TRIAL)}
     return format_rows([header, *rows], width, numbers)
 
 
@@ -114,7 +129,8 @@ def _fit_cell(text: str, width: int, is_number: bool) -> str:
 
 def _run_cells(run: RunOverview, is_labeled: bool) -> tuple[str, ...]:
     steps = "" if run.step is None else str(run.step)
-    return run.name, run.date, run.status, steps, _format_value(run, is_labeled), run.choice
+    test_loss = "" if run.test_loss is None else format_number(run.test_loss)
+    return run.name, run.date, run.status, steps, _format_value(run, is_labeled), test_loss, run.choice
 
 
 def _study_cells(study: StudyOverview, is_labeled: bool) -> tuple[str, ...]:

@@ -140,6 +140,7 @@ class RunSettings:
     tracking: TrackingSettings
     weight_decay_applies_to: Literal["hidden", "matrices", "all"]
     record_examples: bool
+    score_test: bool
     output_dir: Path
     cache_dir: Path
 

@@ -30,7 +30,7 @@ SECTIONS = (
 PARTIAL_COMPONENTS = ("task", "model", "data", "lora", "optimizer")
 """Components that are called with other parts of the run; the rest are complete once they are built."""
 KEYS = ("seed", "name", "weight_decay_applies_to", "compile", "output_dir", "cache_dir", "lora", "locked", "unlock",
-        "expect", "record_examples")  # fmt: skip
+        "expect", "record_examples", "score_test")  # fmt: skip
 """Keys and sections that a configuration must have; `model`, `data` and `tokenizer` depend on the task."""
 RUN_NAME_PATTERN = r"[\w.+-]{1,80}"
 
@@ -57,6 +57,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
     check_task_parts(to_plain_dict(cfg))
     _check_learning_rates(cfg.optimizer)
     _check_expectations(cfg.expect)
+    _check_test_split(cfg)
     parse_section("thresholds", Thresholds, cfg.thresholds)
     if isinstance(uri := sections["tracking"].uri, str) and "mlflow" in cfg.observers:
         _check_store_uri(uri)
@@ -65,6 +66,7 @@ def validate_config(cfg: DictConfig) -> RunSettings:
         seed=cfg.seed,
         weight_decay_applies_to=cfg.weight_decay_applies_to,
         record_examples=cfg.record_examples,
+        score_test=cfg.score_test,
         output_dir=check_writable("output_dir", project_dir() / cfg.output_dir),
         cache_dir=check_writable("cache_dir", project_dir() / cfg.cache_dir),
         **sections,
@@ -154,8 +156,9 @@ def _check_top_level(cfg: DictConfig) -> None:
     _check_component_nodes(cfg)
     if not isinstance(cfg.seed, int) or isinstance(cfg.seed, bool) or not 0 <= cfg.seed < 2**32:
         raise ConfigError(f"seed: {cfg.seed!r} must be a whole number from 0 to {2**32 - 1}")
-    if not isinstance(cfg.record_examples, bool):
-        raise ConfigError(f"record_examples: {cfg.record_examples!r} must be true or false")
+    for key in ("record_examples", "score_test"):
+        if not isinstance(cfg[key], bool):
+            raise ConfigError(f"{key}: {cfg[key]!r} must be true or false")
     if cfg.weight_decay_applies_to not in ("hidden", "matrices", "all"):
         raise ConfigError(
             f"weight_decay_applies_to: {cfg.weight_decay_applies_to!r} must be one of hidden, matrices, all"
@@ -205,6 +208,18 @@ def _check_expectations(expect: Any) -> None:
             parse_expectation(text)
         except ValueError as error:
             raise ConfigError(f"expect: {error}") from error
+
+
+def _check_test_split(cfg: DictConfig) -> None:
+    """Check that data which can have a test split has one if it is to be scored; other data are known once built."""
+    node = cfg.get("data")
+    remedies = {"test_share": "data.test_share=0.1", "test": "data.test=FILE"}
+    known = [key for key in remedies if isinstance(node, DictConfig) and key in node]
+    if cfg.score_test and known and all(node[key] is None for key in known):
+        raise ConfigError(
+            f"score_test: true: the data has no test split; set {' or '.join(remedies[key] for key in known)}, "
+            "or leave score_test out"
+        )
 
 
 def _find_tracking_dir(uri: str | None) -> Path:

@@ -67,6 +67,22 @@ class EvalEnd:
 
 
 @dataclass(frozen=True)
+class FinalTest:
+    """One pass over the whole test split, with the best weights by validation loss, at the end of a completed run."""
+
+    step: int  # last step of the run
+    tokens: int
+    best_step: int  # of the weights
+    metrics: Mapping[str, Metric]
+    examples: tuple[ExampleSums, ...] = field(default=(), repr=False, compare=False)  # by batch, with record_examples
+
+    @property
+    def test_loss(self) -> float:
+        """Mean loss on the test split."""
+        return self.metrics["loss"].value
+
+
+@dataclass(frozen=True)
 class OutOfMemory:
     """A micro-batch did not fit into memory. The step is retried with a smaller one."""
 
@@ -153,10 +169,11 @@ class RunEnd:
     seconds: float
     best_val_loss: float
     best_step: int
+    test_loss: float | None = None  # of the best weights, with score_test
     artifacts: tuple[Path, ...] = field(default=())
 
 
-Event = RunStart | StepEnd | EvalEnd | OutOfMemory | Spike | Diagnosis | FinalDiagnosis | Notice | RunEnd
+Event = RunStart | StepEnd | EvalEnd | FinalTest | OutOfMemory | Spike | Diagnosis | FinalDiagnosis | Notice | RunEnd
 
 
 class Observer:

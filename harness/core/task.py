@@ -71,7 +71,11 @@ class Metric:
 
 
 class Task(Protocol):
-    """A model, its data and its loss. Only the task looks inside a batch; the loop passes it back."""
+    """A model, its data and its loss. Only the task looks inside a batch; the loop passes it back.
+
+    A task whose data has a test split also has `make_test_task()`: a task with the same model whose validation set is
+    the test split, or None without one. `score_test=true` scores that one.
+    """
 
     model: "nn.Module"
     constants: Mapping[str, float]  # reference values for the metrics, such as ln(vocabulary); recorded once

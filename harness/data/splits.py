@@ -81,13 +81,17 @@ class DocumentSplits:
             val = _read_nonblank(self.validation)
         return {"train": train, "val": val}
 
-    def read_test_documents(self) -> list[Document]:
-        """Return the documents with text of the test split.
+    def read_test_documents(self) -> tuple[list[Document], int]:
+        """Return the documents with text of the test split, and how many of them are in the training split too.
 
         Raises:
             ValueError: If a source has no text.
         """
-        return self._divide_source()[1] if self.test is None else _read_nonblank(self.test)
+        train, test, _ = self._divide_source()
+        if self.test is not None:
+            test = _read_nonblank(self.test)
+        seen = set(train)
+        return test, sum(document in seen for document in test)
 
     def _divide_source(self) -> tuple[list[Document], list[Document], list[Document]]:
         """Return the training, test and validation documents of the training source."""

@@ -48,14 +48,16 @@ def write_token_stream(
 def write_test_stream(folder: Path, *, splits: DocumentSplits, tokenizer_folder: Path) -> None:
     """Write the test split to `folder`, in the tokens of the tokenizer that is saved in `tokenizer_folder`.
 
-    Its metadata have the names of those of the validation set, in whose place it is scored.
+    Its metadata have the names of those of the validation set, in whose place it is scored; `duplicates` is the share
+    of its documents that the training split has too.
 
     Raises:
         ValueError: If it has no text.
     """
-    documents = splits.read_test_documents()
+    documents, n_seen = splits.read_test_documents()
     targets = _write_split(folder, "test", documents, Tokenizer.load(tokenizer_folder))
-    (folder / "meta.json").write_text(json.dumps(_measure_split(documents, targets), indent=1))
+    metadata = {**_measure_split(documents, targets), "duplicates": n_seen / len(documents)}
+    (folder / "meta.json").write_text(json.dumps(metadata, indent=1))
 
 
 def _measure_split(documents: Sequence[Document], targets: np.ndarray) -> dict[str, float]:

@@ -122,9 +122,10 @@ class TokenData:
     shuffle: bool
     seed: int
     test: TokenRows | None = None
-    test_sizes: Mapping[str, Any] = field(default_factory=dict)  # what SIZE_KEYS are for the validation set
+    test_sizes: Mapping[str, Any] = field(default_factory=dict)  # of the test split, by field: SIZE_KEYS, duplicates
     split_digests: Mapping[str, str] = field(default_factory=dict)
     evaluated: str = "validation"  # the split that `val` holds
+    duplicates: float | None = None  # share of its documents that the training split has too; None if not counted
 
     def with_test_evaluated(self) -> "TokenData | None":
         """Return the data with the test split in place of the validation set, or None if there is none."""
@@ -172,7 +173,7 @@ def prepare_token_data(
     folder = ensure_cached(Path(cache_dir) / "data" / key, write, f"tokenizing the text of {type(source).__name__}")
     folders = {"train": folder, "val": folder}
     if splits.has_test:  # apart, so that adding files changes nothing that a run reads
-        test_key = compute_digest("test split", split_digests["test"], tokenizer_digest)
+        test_key = compute_digest("test split", split_digests["test"], key)
         write = partial(write_test_stream, splits=splits, tokenizer_folder=folder / "tokenizer")
         folders["test"] = ensure_cached(Path(cache_dir) / "data" / test_key, write, "tokenizing the test text")
     rows = {name: _make_rows(*read_token_stream(at, name), layout, sequence_length) for name, at in folders.items()}
@@ -200,7 +201,7 @@ def _describe_test(rows: TokenRows | None, folder: Path | None) -> dict[str, Any
     if rows is None or folder is None:
         return {}
     sizes = read_stream_metadata(folder)
-    return {"test": _sort_longest_first(rows), "test_sizes": {name: sizes[name] for name in SIZE_KEYS}}
+    return {"test": _sort_longest_first(rows), "test_sizes": {name: sizes[name] for name in (*SIZE_KEYS, "duplicates")}}
 
 
 def get_example_indices(position: int, size: int, n_examples: int, seed: int, shuffle: bool) -> list[int]:

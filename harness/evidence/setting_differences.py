@@ -15,8 +15,9 @@ ENVIRONMENT_SECTIONS = ("device",)
 """Sections of our configuration that choose the machine."""
 OWN_BOOKKEEPING = (
     "name", "output_dir", "cache_dir", "tracking", "observers", "expect", "locked", "unlock", "preflight", "sweep",
-    "sweeps", "pruner", "thresholds", "hydra", "experiment", "record_examples", "loop.log_every", "loop.save_every",
-    "loop.keep_checkpoints", "data.eval_batch_size", "data.digest", "data.validation_digest", "task.blimp",
+    "sweeps", "pruner", "thresholds", "hydra", "experiment", "record_examples", "score_test", "loop.log_every",
+    "loop.save_every", "loop.keep_checkpoints", "data.eval_batch_size", "data.digest", "data.validation_digest",
+    "task.blimp",
 )  # fmt: skip
 """Keys and sections of our configuration that say how a run is named, recorded and searched."""
 FOREIGN_BOOKKEEPING = (

@@ -14,8 +14,19 @@ from rich.text import Text
 
 from harness.core.credentials import hide_credentials
 from harness.core.effective_settings import EffectiveSettings
-from harness.core.events import Diagnosis, EvalEnd, Event, FinalDiagnosis, Observer, RunEnd, RunStart, StepEnd
+from harness.core.events import (
+    Diagnosis,
+    EvalEnd,
+    Event,
+    FinalDiagnosis,
+    FinalTest,
+    Observer,
+    RunEnd,
+    RunStart,
+    StepEnd,
+)
 from harness.core.formatting import format_duration, format_number
+from harness.core.task import Metric
 from harness.core.terminal import find_width, fit_record, format_labeled, paragraph_width, wrap_parts, wrap_text
 from harness.diagnosis.render import format_diagnoses, format_suggestions
 from harness.record.metric_rows import MetricAggregator, describe_event
@@ -64,6 +75,8 @@ class ConsolePrinter(Observer):
                 self._evals += 1
                 self._eval_seconds += event.seconds
                 self._print_lines(fit_record(format_evaluation(event)))
+            case FinalTest():
+                self._print_lines(fit_record(format_final_test(event)))
             case RunStart():
                 self._start_display(event)
             case Diagnosis():
@@ -168,21 +181,33 @@ def format_metrics(latest: Mapping[str, float]) -> Iterator[str]:
 
 def format_evaluation(event: EvalEnd) -> str:
     """Return the loss with its standard error and unit, the best loss, and the other metrics."""
-    loss = event.metrics["loss"]
-    error = f" ± {loss.standard_error:.2g}" if loss.standard_error is not None else ""
     best = "best" if event.is_best else f"best {format_number(event.best_val_loss)} at step {event.best_step}"
-    parts = [f"step {event.step}", f"val loss {format_number(loss.value)}{error} {loss.unit} ({best})"]
-    others = {name: metric.value for name, metric in event.metrics.items() if name != "loss"}
-    if others.get("coverage") == 1:
-        del others["coverage"]  # worth showing only if something was left out
-    return " · ".join([*parts, *(f"{name.replace('_', ' ')} {format_number(value)}" for name, value in others.items())])
+    loss, *others = _format_measured(event.metrics)
+    return " · ".join([f"step {event.step}", f"val loss {loss} ({best})", *others])
+
+
+def format_final_test(event: FinalTest) -> str:
+    """Return the loss on the test split with its standard error and unit, and the other metrics."""
+    loss, *others = _format_measured(event.metrics)
+    return " · ".join([f"test loss {loss} (weights of step {event.best_step})", *others])
+
+
+def _format_measured(metrics: Mapping[str, Metric]) -> Iterator[str]:
+    """Yield the loss, with its standard error and unit, and each other metric with its name."""
+    loss = metrics["loss"]
+    error = f" ± {loss.standard_error:.2g}" if loss.standard_error is not None else ""
+    yield f"{format_number(loss.value)}{error} {loss.unit}"
+    for name, metric in metrics.items():
+        if name != "loss" and (name, metric.value) != ("coverage", 1):  # worth showing if something was left out
+            yield f"{name.replace('_', ' ')} {format_number(metric.value)}"
 
 
 def format_run_end(end: RunEnd, start: RunStart) -> Iterator[str]:
-    """Yield the status and best loss, the folder, and the command that shows the run."""
+    """Yield the status, the best loss and that on the test split, the folder, and the command that shows the run."""
     reason = f" ({end.reason})" if end.reason else ""
     best = f" · best val loss {format_number(end.best_val_loss)} at step {end.best_step}"
     found = best if math.isfinite(end.best_val_loss) else ""
+    found += "" if end.test_loss is None else f" · test loss {format_number(end.test_loss)}"
     yield fit_record(f"{end.status}{reason} after {format_duration(end.seconds)} · step {end.step}{found}")
     yield from format_labeled("folder", str(start.folder))
     yield from format_labeled("compare with other runs", _viewer_command(start.params.get("tracking.uri", "None")))

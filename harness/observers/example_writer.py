@@ -1,15 +1,22 @@
-"""The observer that writes validation losses of single examples, for `record_examples=true`."""
+"""The observer that writes validation and test losses of single examples, for `record_examples=true`."""
 
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
-from harness.core.events import EvalEnd, Event, Observer, RunStart
-from harness.record.example_losses import BEST_EXAMPLES, FINAL_EXAMPLES, ExampleLosses, write_example_losses
+from harness.core.events import EvalEnd, Event, FinalTest, Observer, RunStart
+from harness.record.example_losses import (
+    BEST_EXAMPLES,
+    FINAL_EXAMPLES,
+    TEST_EXAMPLES,
+    ExampleLosses,
+    write_example_losses,
+)
 
 
 class ExampleWriter(Observer):
-    """Write the losses of the last evaluation, and those of the best one, to the folder of the run."""
+    """Write the losses of the last evaluation, those of the best one and of the test to the folder of the run."""
 
     def __init__(self) -> None:
         self._has_warned = False
@@ -19,10 +26,14 @@ class ExampleWriter(Observer):
             case RunStart():
                 self._folder = event.folder
                 self._validation = event.dataset.get("validation") or event.dataset.get("digest", "")
+                self._test = event.dataset.get("digest.test", "")
             case EvalEnd():
-                self._write_losses(event)
+                names = (FINAL_EXAMPLES, BEST_EXAMPLES) if event.is_best else (FINAL_EXAMPLES,)
+                self._write_losses(event, self._validation, names)
+            case FinalTest():
+                self._write_losses(event, self._test, (TEST_EXAMPLES,))
 
-    def _write_losses(self, event: EvalEnd) -> None:
+    def _write_losses(self, event: EvalEnd | FinalTest, digest: str, names: Sequence[str]) -> None:
         if not event.examples:
             self._warn_once("the task gives no losses of single examples (Mean.examples)")
             return
@@ -31,10 +42,10 @@ class ExampleWriter(Observer):
             np.concatenate([one.counts for one in event.examples]),
             event.step,
             event.metrics["loss"].unit,
-            self._validation,
+            digest,
         )
         try:
-            for name in (FINAL_EXAMPLES, BEST_EXAMPLES) if event.is_best else (FINAL_EXAMPLES,):
+            for name in names:
                 write_example_losses(self._folder / name, losses)
         except OSError as error:
             self._warn_once(f"{error}; will try again at the next evaluation")

@@ -18,6 +18,8 @@ from harness.core.errors import DamageError
 from harness.core.files import read_small_file, write_atomically
 
 BEST_EXAMPLES, FINAL_EXAMPLES = "example_losses_best.npz", "example_losses_final.npz"
+TEST_EXAMPLES = "example_losses_test.npz"
+"""Those of the test split, of the best weights; `validation` is the digest of the test split there."""
 READ_ERRORS = (ValueError, KeyError, TypeError, EOFError, OverflowError, MemoryError, RuntimeError, SyntaxError,
                zipfile.BadZipFile, zlib.error)  # fmt: skip
 """Errors of reading a damaged .npz."""

@@ -4,7 +4,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.core.events import EvalEnd, Event, Notice, OutOfMemory, RunEnd, RunStart, Spike, StepEnd
+from harness.core.events import EvalEnd, Event, FinalTest, Notice, OutOfMemory, RunEnd, RunStart, Spike, StepEnd
+from harness.core.task import Metric
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,10 @@ class MetricAggregator:
                 is_due = event.step % self._log_every == 0 or event.step == self._total_steps
                 return self._aggregate_steps() if is_due else None
             case EvalEnd():
-                units = {f"val/{name}": metric.unit for name, metric in event.metrics.items()}
-                return MetricRow(event.step, event.tokens, eval_metrics(event), units)
+                return MetricRow(event.step, event.tokens, eval_metrics(event), _name_units("val", event.metrics))
+            case FinalTest():
+                measured = _name_values("test", event.metrics)
+                return MetricRow(event.step, event.tokens, measured, _name_units("test", event.metrics))
             case RunStart():
                 self._log_every, self._total_steps = event.log_every, event.total_steps
                 constants = {f"constant/{name}": value for name, value in event.constants.items()}
@@ -69,11 +72,7 @@ def step_metrics(steps: Sequence[StepEnd]) -> dict[str, float]:
 
 def eval_metrics(event: EvalEnd) -> dict[str, float]:
     """Return the task's metrics with their standard errors (`_se`), the best loss and the gradient norm by layer."""
-    metrics: dict[str, float] = {}
-    for name, metric in event.metrics.items():
-        metrics[f"val/{name}"] = metric.value
-        if metric.standard_error is not None:
-            metrics[f"val/{name}_se"] = metric.standard_error
+    metrics = _name_values("val", event.metrics)
     metrics |= {f"grad_norm/{layer}": norm for layer, norm in event.grad_norms.items()}
     if math.isfinite(event.best_val_loss):
         metrics["val/best_loss"] = event.best_val_loss
@@ -95,6 +94,20 @@ def describe_event(event: Event) -> str | None:
             consequence = "; later checkpoints are marked" if event.is_continuing else ""
             return f"{spike}; last good step: {event.last_good_step}{consequence}"
     return None
+
+
+def _name_values(split: str, metrics: Mapping[str, Metric]) -> dict[str, float]:
+    """Return a task's metrics on a split, with their standard errors."""
+    named: dict[str, float] = {}
+    for name, metric in metrics.items():
+        named[f"{split}/{name}"] = metric.value
+        if metric.standard_error is not None:
+            named[f"{split}/{name}_se"] = metric.standard_error
+    return named
+
+
+def _name_units(split: str, metrics: Mapping[str, Metric]) -> dict[str, str]:
+    return {f"{split}/{name}": metric.unit for name, metric in metrics.items()}
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -52,6 +52,7 @@ class RunOverview:
     best_value: float | None = None
     choice: str = ""
     """The experiment, or else the model; of a trial that another program ran, its command."""
+    test_loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def read_run_overview(run: RunFolder) -> RunOverview:
             status, reason = PROCESS_DIED if is_running is False else (RUNNING, "")
         else:
             step, best = int(end["step"]), find_best([read_values(start, end).get(objective, math.nan)], direction)
+            overview = replace(overview, test_loss=_read_finite(end.get("test_loss")))
             status, reason = str(end["status"]), str(end.get("reason") or "")
         return replace(overview, status=status, reason=reason, step=step, best_value=best)
     except READ_ERRORS as error:
@@ -179,6 +181,10 @@ def _read_progress(path: Path, curve: str, direction: Direction) -> tuple[int, f
         step = int(entry["step"])
         values.append(float(entry["metrics"].get(curve, math.nan)))
     return step, find_best(values, direction)
+
+
+def _read_finite(value: Any) -> float | None:
+    return float(value) if value is not None and math.isfinite(float(value)) else None
 
 
 def _iter_metric_lines(path: Path, curve: str) -> Iterator[bytes]:

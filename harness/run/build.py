@@ -29,6 +29,7 @@ from harness.core.shortage import ShortageError, describe_shortage
 from harness.core.state import ObservingSchedule, Progress, Schedule, TrainState
 from harness.core.task import Task
 from harness.observers.example_writer import ExampleWriter
+from harness.run.final_evaluation import make_test_task
 from harness.training import policies
 from harness.training.loop import TrainingPlan
 from harness.training.optimizers import CombinedOptimizer, group_parameters
@@ -54,6 +55,8 @@ class RunParts:
     effective: EffectiveSettings
     notices: tuple[str, ...]
     """Messages about the schedule for the user."""
+    test_task: Task | None = None
+    """The task on the test split, with score_test."""
 
 
 def instantiate_component(cfg: DictConfig, *path: str) -> Any:
@@ -145,6 +148,7 @@ def build_parts(
         policies=_build_policies(settings),
         effective=_read_effective_settings(state, plan, processes, warmup_steps),
         notices=(*unused, *notices),
+        test_task=make_test_task(task) if settings.score_test else None,
     )
 
 

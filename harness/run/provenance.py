@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from harness.config.compose import remove_credentials, to_plain_dict
+from harness.config.compose import flatten_config, remove_credentials, to_plain_dict
 from harness.core.credentials import hide_credentials, hide_credentials_in_text
 from harness.core.digests import add_digest_comment
 from harness.core.paths import project_dir, run_command
@@ -196,6 +196,11 @@ def _device_name(device: "torch.device") -> str:
 
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
+
+
+def read_recorded_params(cfg: DictConfig) -> dict[str, str]:
+    """Return the settings as they are recorded: every leaf as text, addresses without their credentials."""
+    return {key: hide_credentials(value) for key, value in flatten_config(to_plain_dict(cfg)).items()}
 
 
 def _installed_versions() -> dict[str, str]:

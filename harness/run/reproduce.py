@@ -36,9 +36,10 @@ def reproduce_overrides(folder: Path) -> list[str]:
     """Return overrides that compose to the configuration of the run in `folder`.
 
     They start with the recorded overrides, or with the experiment named like the run if these do not compose here; the
-    remaining differences follow.
+    remaining differences follow. They do not score the test split, which is for the end.
     """
-    return _reproduce_settings(folder, _recorded_overrides(folder))[0]
+    recorded = [one for one in _recorded_overrides(folder) if read_override_key(one) != "score_test"]
+    return _reproduce_settings(folder, recorded)[0]
 
 
 def reproduce_named_overrides(folder: Path, search_path: Sequence[str]) -> list[str]:

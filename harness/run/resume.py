@@ -162,7 +162,8 @@ def restore_run(
     state, total_steps = parts.state, parts.plan.total_steps
     after = {**params, **parts.effective.to_params(), **_describe_data(parts.task.dataset)}
     changes = list(_compare_settings(resumed.recorded, after))
-    if resumed.step >= total_steps:
+    may_only_test = parts.test_task is not None and resumed.step == total_steps
+    if resumed.step >= total_steps and not may_only_test:
         raise NoStepLeft(resumed, total_steps, is_unchanged=not changes)
     match = match_weights(state.model, load_weights(resumed.checkpoint / WEIGHTS_FILE))
     if not match.is_complete:
@@ -177,6 +178,8 @@ def restore_run(
         raise MisfitError(f"start.run: {resumed.checkpoint}: {error}") from error
     _adapt_state(state, built, resumed, changes)
     best = find_checkpoint(resumed.folder / "checkpoints", state.best_step) if state.best_val_loss < inf else None
+    if best is None and may_only_test:
+        raise ConfigError(f"score_test: true: {resumed.folder}: the weights of the best loss are gone; train on first")
     if best is None:
         state.best_val_loss, state.best_step, state.evals_since_best = inf, 0, 0
     effective = replace(parts.effective, first_step=state.step, lr_factor=state.lr_factor)
@@ -218,6 +221,8 @@ def describe_resume(resumed: ResumePoint, restored: RestoredRun) -> Iterator[str
     state, plan = restored.parts.state, restored.parts.plan
     yield from (f"skipped a damaged checkpoint: {problem}" for problem in resumed.damaged)
     yield f"resuming {resumed.folder.name} at step {resumed.step} ({resumed.counters['tokens']:,} tokens)"
+    if state.step == plan.total_steps:
+        yield f"all {state.step} steps are taken: only the test split is scored"
     if resumed.counters["last_spike_step"]:
         yield f"this checkpoint was saved after the loss spiked at step {resumed.counters['last_spike_step']}"
     if state.lr_factor != 1:

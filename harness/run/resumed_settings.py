@@ -60,6 +60,7 @@ def take_over_settings(overrides: Sequence[str], is_sweep: bool = False) -> list
         and not one.lstrip("+~").startswith(("observers.", "observers={"))  # they may name a store too
     ]
     if is_sweep:
+        kept = [one for one in kept if read_override_key(one) != "score_test"]  # no sweep may
         kept = _set_baseline(kept, inherited, overrides, given)
     return [*kept, *overrides, *_join_unlocked(own.get("unlock"), given.get("unlock"))]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 from torch import Tensor
 
-from harness.config.compose import flatten_config, to_plain_dict, without_sweep_keys
+from harness.config.compose import without_sweep_keys
 from harness.config.schema import RunSettings
 from harness.config.user_paths import make_overrides_absolute, make_paths_absolute
 from harness.config.validation import validate_config
@@ -18,7 +18,7 @@ from harness.core.credentials import hide_credentials, write_traceback
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError, RunFailedError
-from harness.core.events import Event, Notice, RunEnd, RunStart, Status
+from harness.core.events import Notice, RunEnd, RunStart, Status
 from harness.core.files import remove_leftovers
 from harness.core.paths import TRACEBACK_FILE, project_dir
 from harness.core.seeding import preserve_rng_state
@@ -31,6 +31,7 @@ from harness.observers.figures import FigureWriter
 from harness.record.example_losses import copy_example_losses
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
+from harness.run.final_evaluation import draw_predictions, score_test_split
 from harness.run.unrecorded_end import complete_record
 from harness.run.unseen_test import check_test_unseen
 from harness.run.user_code import describe_error, explain_user_errors
@@ -40,14 +41,16 @@ from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
 
-SHARED_FIELDS = ("status", "reason", "step", "tokens", "seconds", "best_val_loss", "best_step")  # RunEnd, RunResult
+SHARED_FIELDS = ("status", "reason", "step", "tokens", "seconds", "best_val_loss", "best_step", "test_loss")
+"""Fields of RunEnd and RunResult alike."""
 
 
 @dataclass(frozen=True)
 class RunResult:
     """Result of a run.
 
-    `reason` is empty only for a completed run. If the base that the run starts from failed, the result is that of the
+    `reason` is empty only for a completed run. `test_loss` is that of the best weights, None unless `score_test` is set
+    and the run is completed. If the base that the run starts from failed, the result is that of the
     base, and `effective` is None.
     """
 
@@ -60,6 +63,7 @@ class RunResult:
     seconds: float
     folder: Path
     effective: EffectiveSettings | None
+    test_loss: float | None = None
 
 
 class BaseRunFailed(RunFailedError):
@@ -121,7 +125,7 @@ def run(
             folder=run_folder,
             total_steps=parts.plan.total_steps,
             log_every=settings.loop.log_every,
-            params={**_recorded_params(cfg), **(params or {})},
+            params={**provenance.read_recorded_params(cfg), **(params or {})},
             effective=parts.effective,
             tags={**_describe_run(command, parts, processes), **start_info.tags, **(tags or {})},
             constants=parts.task.constants,
@@ -177,11 +181,6 @@ def built_run(cfg: DictConfig) -> Iterator[tuple[RunSettings, RunParts, ProcessG
         yield settings, _build_run(cfg, settings, processes)[0], processes
 
 
-def _recorded_params(cfg: DictConfig) -> dict[str, str]:
-    """Return the settings as they are recorded: every leaf as text, addresses without their credentials."""
-    return {key: hide_credentials(value) for key, value in flatten_config(to_plain_dict(cfg)).items()}
-
-
 @dataclass(frozen=True)
 class StartInfo:
     """Start of a run: messages, a table for start.txt, tags, and the best checkpoint of the run that it resumes."""
@@ -203,7 +202,7 @@ def _build_run(cfg: DictConfig, settings: RunSettings, processes: ProcessGroup) 
     if resumed:
         resume.match_head_tying(resumed, task.model)
         parts = build_parts(cfg, settings, processes, task, resumed.schedule_start_step(settings, task))
-        restored = resume.restore_run(resumed, parts, _recorded_params(cfg), processes)
+        restored = resume.restore_run(resumed, parts, provenance.read_recorded_params(cfg), processes)
         if processes.is_main:
             resume.remove_drafts(resumed.folder)
         notices, table = tuple(resume.describe_resume(resumed, restored)), resume.format_changes(restored.changes)
@@ -226,6 +225,7 @@ def _train_and_record(
 ) -> RunResult:
     """Train and emit all events; `is_held` returns whether a signal was received outside of the training."""
     folder, state, started_at, shortage = start.folder, parts.state, time.perf_counter(), ""
+    test_loss: float | None = None
     if start_info.table and processes.is_main:
         (folder / "start.txt").write_text(start_info.table + "\n")
     processes.run_main_first(lambda: emit(start))
@@ -239,9 +239,7 @@ def _train_and_record(
     try:
         with stop_on_signals() as is_stopping:
             if start_info.is_resumed:  # after the record has begun: only a run with a record can be resumed
-                checkpointer.save_resumed_start(state, start_info.best)
-                if start_info.best and processes.is_main:
-                    copy_example_losses(start_info.best.parents[1], folder)
+                _save_resumed_start(start_info.best, state, checkpointer, folder)
             trainer = Trainer(
                 parts.task,
                 state,
@@ -254,6 +252,8 @@ def _train_and_record(
                 is_stopping=lambda: is_held() or is_stopping(),
             )
             stop = trainer.train()
+            if parts.test_task and stop.status == "completed":
+                test_loss = score_test_split(parts.test_task, state, parts.plan, processes, checkpointer.folder, emit)
     except KeyboardInterrupt:
         stop = Stop("interrupted", "stopped by a second signal")
     except Exception as error:
@@ -263,8 +263,8 @@ def _train_and_record(
         if not shortage:
             write_traceback(folder / f"{processes.rank or ''}{TRACEBACK_FILE}", error)
     if stop.status == "completed" and any(isinstance(observer, FigureWriter) for observer in emit.observers):
-        _draw_predictions(parts.task, folder, emit)
-    result = _make_result(stop, state, time.perf_counter() - started_at, folder, parts.effective)
+        draw_predictions(parts.task, folder, emit)
+    result = _make_result(stop, parts, folder, time.perf_counter() - started_at, test_loss)
     shortage = _end_record(result, emit) or shortage
     if shortage:
         if processes.is_main and not remove_leftovers(checkpointer.folder):
@@ -272,6 +272,12 @@ def _train_and_record(
             remove_leftovers(checkpointer.folder)
         raise ShortageError(f"{shortage} after step {state.step}")
     return result
+
+
+def _save_resumed_start(best: Path | None, state: TrainState, checkpointer: Checkpointer, folder: Path) -> None:
+    checkpointer.save_resumed_start(state, best)
+    if best and checkpointer.processes.is_main:
+        copy_example_losses(best.parents[1], folder)
 
 
 def _end_record(result: RunResult, emit: CompositeObserver) -> str:
@@ -285,9 +291,8 @@ def _end_record(result: RunResult, emit: CompositeObserver) -> str:
     return ""
 
 
-def _make_result(
-    stop: Stop, state: TrainState, seconds: float, folder: Path, effective: EffectiveSettings
-) -> RunResult:
+def _make_result(stop: Stop, parts: RunParts, folder: Path, seconds: float, test_loss: float | None) -> RunResult:
+    state = parts.state
     return RunResult(
         status=stop.status,
         reason=stop.reason,
@@ -297,17 +302,9 @@ def _make_result(
         tokens=state.tokens,
         seconds=seconds,
         folder=folder,
-        effective=effective,
+        effective=parts.effective,
+        test_loss=test_loss,
     )
-
-
-def _draw_predictions(task: Task, folder: Path, emit: Callable[[Event], None]) -> None:
-    """Draw the model's predictions on held-out examples, if the task supports it."""
-    if hasattr(task, "save_figures"):
-        try:
-            task.save_figures(folder / "figures")
-        except Exception as error:  # a missing figure must not fail the run
-            emit(Notice(f"figures of the predictions could not be drawn: {type(error).__name__}: {error}"))
 
 
 def _load_initial_weights(

@@ -1,6 +1,8 @@
 """Complete the record of a run whose process died after its last step, before it could record its end."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.core.events import Notice, RunEnd
 from harness.core.files import FileLock
@@ -16,7 +18,8 @@ COMPLETED_LATER = "the process died after the last step; the end was recorded la
 def complete_record(folder: Path) -> RunEnd | None:
     """Append the end that is missing from the record of the run in `folder`, and return it.
 
-    Return None if the record has an end, is being written, or lacks the checkpoint of its last step. That checkpoint
+    Return None if the record has an end, is being written, or lacks the checkpoint of its last step or the test loss
+    that was asked for. That checkpoint
     proves that the record has every line before the end: a run saves none before its record is on the disk.
     """
     path, lock = folder / metrics_file.METRICS_FILE, FileLock(folder / metrics_file.METRICS_FILE, required=False)
@@ -33,6 +36,15 @@ def complete_record(folder: Path) -> RunEnd | None:
         lock.release()
 
 
+def _scores_test(start: Mapping[str, Any]) -> bool:
+    return start["params"].get("score_test") == "True"
+
+
+def _find_test_loss(entries: Sequence[Mapping[str, Any]]) -> float | None:
+    losses = [entry["metrics"]["test/loss"] for entry in entries if "test/loss" in entry.get("metrics", {})]
+    return losses[-1] if losses else None
+
+
 def _find_missing_end(folder: Path) -> RunEnd | None:
     try:
         entries = [entry for entry, _ in metrics_file.read_entries(folder / metrics_file.METRICS_FILE)]
@@ -40,7 +52,8 @@ def _find_missing_end(folder: Path) -> RunEnd | None:
             return None
         checkpoint, _ = choose_checkpoint(folder / "checkpoints", "last")
         counters = read_counters(checkpoint)
-        if counters["step"] != entries[0]["total_steps"]:
+        test_loss = _find_test_loss(entries)
+        if counters["step"] != entries[0]["total_steps"] or (_scores_test(entries[0]) and test_loss is None):
             return None
         seconds = (entries[-1]["at_ms"] - entries[0]["at_ms"]) / 1000
     except (OSError, ValueError, KeyError, TypeError):
@@ -53,5 +66,6 @@ def _find_missing_end(folder: Path) -> RunEnd | None:
         seconds=seconds,
         best_val_loss=counters["best_val_loss"],
         best_step=counters["best_step"],
+        test_loss=test_loss,
         artifacts=list_description_files(folder),
     )

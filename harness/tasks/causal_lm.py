@@ -60,7 +60,7 @@ class CausalLM(TextTask):
             "perplexity": Metric(math.exp(loss.value) if loss.value < 700 else math.inf, "1/token"),
             "nats_per_character": Metric(loss.sum / self.data.val_characters, "nats/character"),
             "bits_per_byte": Metric(loss.sum / math.log(2) / self.data.val_bytes, "bits/byte"),
-            "coverage": Metric(loss.count / self.data.val_scored_tokens, "fraction of validation tokens"),
+            "coverage": Metric(loss.count / self.data.val_scored_tokens, f"fraction of {self.data.evaluated} tokens"),
         }
 
     def _compute_nats(self, batch: TokenBatch, reduction: str) -> Tensor:

@@ -98,7 +98,9 @@ class MaskedLM(TextTask):
     def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         """Return the metrics of an evaluation; a masked model has no perplexity and no loss per character."""
         coverage = means["loss"].count / len(self._get_maskable_val_tokens())
-        return super().compute_metrics(means) | {"coverage": Metric(coverage, "fraction of validation tokens")}
+        return super().compute_metrics(means) | {
+            "coverage": Metric(coverage, f"fraction of {self.data.evaluated} tokens")
+        }
 
     def attention_inputs(self, batch: TokenBatch) -> dict[str, Tensor]:
         """Return the attention mask, or nothing if every token may see every other.

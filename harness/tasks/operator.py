@@ -1,7 +1,7 @@
 """Operator learning: predict one field from another, such as pressure from permeability."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
@@ -122,6 +122,11 @@ class OperatorTask:
 
     def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
         return to_metrics(means)
+
+    def make_test_task(self) -> "OperatorTask | None":
+        """Return the task with the test sets in place of the held-out ones, or None if there are none."""
+        data = self.data.with_test_evaluated()
+        return None if data is None else replace(self, data=data)
 
     @torch.no_grad()
     def save_figures(self, folder: Path) -> None:

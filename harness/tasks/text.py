@@ -1,10 +1,10 @@
 """Base of all tasks on token streams: batches of rows, and scores at the target positions."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
@@ -103,7 +103,15 @@ class TextTask:
         return {}
 
     def compute_metrics(self, means: Mapping[str, Mean]) -> dict[str, Metric]:
-        return to_metrics(means)
+        """Return the means, and of a test split the share of its documents that the training split has too."""
+        seen = self.data.duplicates
+        unit = f"fraction of {self.data.evaluated} documents that are in the training data too"
+        return to_metrics(means) | ({} if seen is None else {"duplicates": Metric(seen, unit)})
+
+    def make_test_task(self) -> Self | None:
+        """Return the task with the test split in place of the validation set, without pairs; None without one."""
+        data = self.data.with_test_evaluated()
+        return None if data is None else replace(self, data=data, pairs=None)
 
 
 def build_checked_model(model: LanguageModelBuilder, data: TokenData, *, is_masked: bool) -> nn.Module:

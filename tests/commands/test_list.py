@@ -43,6 +43,27 @@ def test_tables_fit_80_columns(outputs, capsys, monkeypatch) -> None:
     assert lines[6] == "  trials: 20 completed · 4 pruned · 1 diverged · 2 interrupted"
 
 
+def test_test_losses_have_a_column_if_there_are_any(outputs, capsys) -> None:
+    assert "test loss" not in list_lines(outputs, capsys)[0]
+    write_run(outputs / "2026-03-02_03-04-05_scored", [2.0], test_loss=2.125)
+    header, line, *_ = list_lines(outputs, capsys)
+    assert header.split() == [
+        "run",
+        "date",
+        "status",
+        "steps",
+        "val",
+        "loss",
+        "test",
+        "loss",
+        "experiment",
+        "or",
+        "model",
+    ]
+    assert line.split()[4:6] == ["2.000", "2.125"]
+    assert json.loads("\n".join(list_lines(outputs, capsys, "--json")))["runs"][0]["test_loss"] == 2.125
+
+
 def test_nothing_is_shortened_in_a_pipe(outputs, capsys, monkeypatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     assert "a-name-that-is-far-too-long-for-a-terminal-of-eighty-columns " in list_lines(outputs, capsys)[1]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.events import OutOfMemory
+from harness.core.events import FinalTest, OutOfMemory
+from harness.core.task import Metric
 from harness.observers import console
 from harness.observers.console import ConsolePrinter, format_header, format_metrics, format_run_end
 from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, send_events, step_end
@@ -60,6 +61,18 @@ def test_worse_evaluation_and_failed_run(tmp_path, capsys) -> None:
     assert "out of memory, micro-batches of 16 are split" in out
     assert "failed (RuntimeError: boom) after 12 s · step 20\n" in out
     assert "plateau ui --uri sqlite:////data/runs.db" in out
+
+
+def test_final_test(tmp_path, capsys) -> None:
+    observer = ConsolePrinter()
+    observer(run_start(tmp_path))
+    metrics = {"loss": Metric(3.5, "nats/token", 0.012), "perplexity": Metric(33.1, "1/token"),
+               "coverage": Metric(1.0, "fraction of test tokens")}  # fmt: skip
+    observer(FinalTest(20, 2000, 10, metrics))
+    observer(replace(run_end(), test_loss=3.5))
+    out = capsys.readouterr().out
+    assert "test loss 3.500 ± 0.012 nats/token (weights of step 10) · perplexity 33.10\n" in out
+    assert " · test loss 3.500\n" in out
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,12 @@ from harness.record.sweep_files import SUMMARY_FILE, SWEEP_FILE
 
 
 def write_run(
-    folder: Path, losses: list[float], status: Status | None = "completed", run_id: str | None = None, **start: Any
+    folder: Path,
+    losses: list[float],
+    status: Status | None = "completed",
+    run_id: str | None = None,
+    test_loss: float | None = None,
+    **start: Any,
 ) -> Path:
     """Write the record of a run that was evaluated at each step; a run without a status has not ended."""
     folder.mkdir(parents=True)
@@ -20,7 +25,7 @@ def write_run(
         entries.append({"kind": "metrics", "at_ms": step, "step": step, "metrics": {"val/loss": loss}, "units": {}})
     if status is not None:
         entries.append({"kind": "end", "at_ms": 99, "status": status, "reason": "", "step": len(losses),
-                        "best_val_loss": min(losses, default=float("inf"))})  # fmt: skip
+                        "best_val_loss": min(losses, default=float("inf")), "test_loss": test_loss})  # fmt: skip
     (folder / "metrics.jsonl").write_bytes(b"".join(map(encode_entry, entries)))
     if run_id:
         write_json(folder / "mlflow.json", {"run_id": run_id})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.events import Event, Notice, OutOfMemory
+from harness.core.events import Event, FinalTest, Notice, OutOfMemory
 from harness.core.task import Metric
 from harness.record.metric_rows import MetricAggregator, MetricRow, describe_event
 from tests.observers.sample_events import eval_end, run_end, run_start, step_end
@@ -67,6 +67,14 @@ def test_evaluation_row_holds_standard_errors_and_units(tmp_path: Path) -> None:
     assert (row.step, row.tokens) == (40, 4000)
     assert row.metrics == {"val/loss": 3.5, "val/loss_se": 0.01, "val/coverage": 1.0, "val/best_loss": 3.25}
     assert row.units == {"val/loss": "nats/token", "val/coverage": "share"}
+
+
+def test_final_test_row_has_its_own_names(tmp_path: Path) -> None:
+    metrics = {"loss": Metric(3.5, "nats/token", 0.01), "loss_32": Metric(1.0, "share")}
+    [row] = rows(FinalTest(40, 4000, 20, metrics))
+    assert (row.step, row.tokens) == (40, 4000)
+    assert row.metrics == {"test/loss": 3.5, "test/loss_se": 0.01, "test/loss_32": 1.0}
+    assert row.units == {"test/loss": "nats/token", "test/loss_32": "share"}
 
 
 def test_no_best_loss_before_the_first_finite_one() -> None:

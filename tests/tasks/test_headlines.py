@@ -73,6 +73,23 @@ def test_windowed_loss_falls_with_batch_size_of_published_code(batch: int, loss:
     assert scored / tokens == pytest.approx(coverage, abs=5e-4)
 
 
+def test_test_split_need_not_fill_a_window() -> None:
+    rows = make_rows(np.zeros(2000, np.uint16))
+    sizes = {"val_scored_tokens": 1999, "val_characters": 9000, "val_bytes": 9000, "unigram_entropy": 1.0}
+    small, large = (
+        build_task_on(make_title_data(test=test, test_sizes={**sizes, "duplicates": 0.25})).make_test_task()
+        for test in (rows, make_title_data().val)
+    )
+    assert small is not None
+    assert large is not None
+    report = evaluate(small, CPU)
+    assert "windowed_loss" not in report
+    assert (report["coverage"].value, report["duplicates"].value) == (1.0, 0.25)
+    assert report["nats_per_character"].value == pytest.approx(report["loss"].value * 1999 / 9000)
+    assert evaluate(large, CPU)["windowed_loss"].unit == "nats in full windows/character of all"
+    assert build_task_on(make_title_data()).make_test_task() is None
+
+
 def test_windowed_loss_is_independent_of_eval_batch_size() -> None:
     one, other = (evaluate(build_task_on(make_title_data(eval_batch_size=size)), CPU) for size in (7, 64))
     for name in ("loss", "windowed_loss", "windowed_coverage"):

@@ -47,6 +47,7 @@ def make_masked_task(
     **changes: object,
 ) -> MaskedLM:
     rows = {"sequence_length": LENGTH, "layout": "packed", "val_fraction": 0.25, "shuffle": True, "eval_batch_size": 8}
+    rows["test_share"] = None
     cut = {name: changes.pop(name) for name in list(changes) if name in rows}
     torch.manual_seed(0)
     choices = {"mask": "span", "mask_fraction": 0.15, "within_documents": True, **changes}
@@ -54,6 +55,18 @@ def make_masked_task(
     task = build_masked_lm_task(model=model, data=data, tokenizer=tokenizer, seed=seed, cache_dir=folder, **choices)
     task.model.eval()
     return task
+
+
+def test_test_split_is_masked_and_scored_as_a_validation_set_is(folder: Path) -> None:
+    cut = make_masked_task(folder, tokenizer=WordPiece(VOCABULARY, corpus=SOURCE), test_share=0.25)
+    test_task = cut.make_test_task()
+    assert test_task is not None
+    assert test_task.model is cut.model
+    report = evaluate(test_task, CPU)
+    assert report["coverage"].unit == "fraction of test tokens"
+    [first, *_] = test_task.validation_batches()
+    assert torch.equal(first.inputs, next(iter(test_task.validation_batches())).inputs)  # the same masks every time
+    assert report["loss"].value == evaluate(test_task, CPU)["loss"].value != evaluate(cut, CPU)["loss"].value
 
 
 def test_examples_row_is_one_document_with_special_tokens(folder: Path) -> None:

@@ -54,6 +54,19 @@ def test_run_records_both_errors_on_both_grids_and_baselines(places) -> None:
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
 
 
+def test_test_share_is_scored_on_both_grids(places) -> None:
+    changes = ["data.test_share=0.25", "score_test=true", "loop.epochs=2"]
+    result = run(compose_config([*TINY, *places, "~observers.mlflow", "observers=default", *changes]))
+    assert result.status == "completed"
+    start, *_, end = read_record(result.folder)
+    assert {f"digest.{name}" for name in ("train", "validation", "test")} <= start["dataset"].keys()
+    assert result.tokens == 2 * 24
+    for name in ("loss", "h1", "loss_16", "h1_16", "loss_se"):
+        assert len(read_series(result.folder, f"test/{name}")) == 1
+    assert read_series(result.folder, "test/loss") == [result.test_loss] == [end["test_loss"]]
+    assert result.test_loss != result.best_val_loss
+
+
 def test_loss_uses_normalized_and_evaluation_physical_fields(task) -> None:
     batch = task.data.train[:4]
     with torch.no_grad():

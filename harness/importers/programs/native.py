@@ -36,7 +36,7 @@ def read_native(path: Path, file: IO[bytes] | None = None) -> History:
         started_ms = started_ms or entry.get("at_ms", 0)
         try:
             _add_entry(history, entry)
-            if entry["kind"] == "metrics" and "at_ms" in entry:
+            if entry["kind"] == "metrics" and "at_ms" in entry and not _is_final_test(entry):
                 history.add_points(SECONDS, [(entry["step"], (entry["at_ms"] - started_ms) / 1000)])
         except FIELD_ERRORS as error:
             what = f"{type(error).__name__}: {error}"
@@ -51,6 +51,11 @@ def read_native(path: Path, file: IO[bytes] | None = None) -> History:
         seconds = float(history[SECONDS].values[-1])
     history.facts = replace(history.facts, source=f"our run {path.parent}: {rows} rows", seconds=seconds)
     return history
+
+
+def _is_final_test(entry: Mapping[str, Any]) -> bool:
+    """Return whether a row was measured on the test split, some time after its step."""
+    return any(name.startswith("test/") for name in entry["metrics"])
 
 
 def _read_trial(start: dict[str, Any], entries: Iterator[dict[str, Any]], path: Path) -> History:

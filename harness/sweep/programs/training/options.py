@@ -16,6 +16,7 @@ from harness.sweep.study.storage import absolute_storage_url
 
 OBJECTIVES = ("best_val_loss", "tokens", "seconds", "trainable_parameters")
 """Fields of a run's result that can be minimized; the first is mandatory."""
+TEST_LOSS = "test_loss"
 
 
 REPLACED_KEYS = {
@@ -43,6 +44,11 @@ class TrainingOptions(SweepOptions):
                 raise ValueError(
                     f"baseline_values: {override!r} must set a key of a section, such as optimizer.lr=0.01"
                 )
+        if TEST_LOSS in self.objectives:
+            raise ValueError(
+                f"objectives: {TEST_LOSS} is measured on the test split, by which a sweep must not choose; leave it "
+                "out, and measure it with plateau confirm"
+            )
         if any(name not in OBJECTIVES for name in self.objectives):
             raise ValueError(f"objectives: {self.objectives} must be distinct names from {', '.join(OBJECTIVES)}")
         if self.objectives[0] != OBJECTIVES[0]:

@@ -117,6 +117,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
     check_locked(cfg, [*arguments, *ranges])
     output_dir = _read_output_dir(cfg)
     _check_shared_best(cfg)
+    _check_test_unseen(cfg)
     study_name = options.study or _default_study_name(choices)
     spec = _build_study_spec(config, cfg, options, space, sweeper)
     check_sampler_and_pruner(spec, "pruner", choices.get("pruner", ""))
@@ -263,6 +264,14 @@ def _check_shared_best(cfg: DictConfig) -> None:
         raise ConfigError(
             "start.restart_schedule: false: every trial would inherit the best loss of the resumed run; "
             "use start.restart_schedule=true"
+        )
+
+
+def _check_test_unseen(cfg: DictConfig) -> None:
+    if cfg.score_test:
+        raise ConfigError(
+            "score_test: true: a sweep that scores the test split chooses by it; leave it out, or set "
+            "score_test=false, and score the best trials with plateau confirm"
         )
 
 

@@ -1,5 +1,6 @@
 """Trials that are runs of this package's own train function."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,6 +59,7 @@ class TrainingRunner:
             return TrialResult(status, result.reason, tokens=result.tokens, seconds=result.seconds)
         measured = {
             "best_val_loss": result.best_val_loss,
+            "test_loss": math.nan if result.test_loss is None else result.test_loss,
             "tokens": result.tokens,
             "seconds": result.seconds,
             "trainable_parameters": effective.trainable_parameters,
