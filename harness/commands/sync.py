@@ -23,9 +23,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN", help=f"{RUN_HELP}; or a study's folder or name")
     add_output_dir(parser)
     args = parser.parse_args(arguments)
+    adopt_configured_store()
+    return max(_sync_run(run, args.output_dir) for run in args.runs)
+
+
+def adopt_configured_store() -> None:
+    """Make the store of the configuration one of the user's, unless the environment names another."""
     if uri := OmegaConf.load(config_dir() / "config.yaml").tracking.uri:  # the user's own, in a checkout
         os.environ.setdefault("MLFLOW_TRACKING_URI", resolve_store_uri(uri))
-    return max(_sync_run(run, args.output_dir) for run in args.runs)
 
 
 def _sync_run(run: str, output_dir: Path) -> int:

@@ -1,15 +1,11 @@
 """A sweep that has been run, read back from its folder and its study."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import optuna
-
-from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
 from harness.record.run_lookup import find_run, is_study_folder
 from harness.sweep.program_file import RecordedProgram, read_program
@@ -20,8 +16,8 @@ from harness.sweep.results.summary import (
     find_best_trials,
     summarize_trials,
 )
+from harness.sweep.study.recorded_study import open_recorded_study
 from harness.sweep.study.spec import StudySpec
-from harness.sweep.study.storage import journal_path, open_storage
 from harness.sweep.study.trial_attrs import STUDY_SPEC
 from harness.tracking.sweep_uploader import read_sweep_identity
 
@@ -81,13 +77,7 @@ def load_swept_study(source: str, output_dir: Path, storage: str | None = None) 
     folder = folder.absolute()
     program = read_program(folder)
     url = storage or program.storage
-    if url is None and not os.path.lexists(journal_path(folder)):
-        raise ConfigError(f"STUDY: {folder}: has no {journal_path(folder).name}; restore it")
-    opened = open_storage(url, folder)
-    if program.study not in optuna.get_all_study_names(opened):
-        where = hide_credentials(url) if url else journal_path(folder)
-        raise ConfigError(f"STUDY: {source}: {where} has no study {program.study}; name its storage with --storage URL")
-    study = optuna.load_study(study_name=program.study, storage=opened)
+    study = open_recorded_study(folder, program.study, url)
     identity: Mapping[str, Any] = read_sweep_identity(folder)
     try:
         spec = StudySpec(**study.user_attrs[STUDY_SPEC])

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from harness.core.errors import ConfigError, DamageError
+from harness.record.sweep_files import SWEEP_FILE
 from harness.tracking.mlflow_client import TrackingClient, UploadError, convert_errors
-from harness.tracking.store_uri import sqlite_path
+from harness.tracking.store_uri import check_recorded_uri, sqlite_path
 from harness.tracking.sweep_uploader import is_sweep_folder, read_sweep_identity
 
 ARTIFACT_FOLDER = "report"
@@ -21,6 +22,7 @@ def upload_report(sweep: Path, report: Path, files: Iterable[Path]) -> str:
     try:
         identity = read_sweep_identity(sweep)
         uri = identity["uri"]
+        check_recorded_uri(uri, SWEEP_FILE)
         file = sqlite_path(uri)
         if file is not None and not file.is_file():
             return f"the report is not in MLflow: there is no store {file}"

@@ -11,6 +11,8 @@ from harness.core.errors import ConfigError
 from harness.evidence.report.report_files import check_report_folder
 from tests.commands.test_compare import write_log
 from tests.evidence.report.study_folders import add_confirmation, make_sweep_folder
+from tests.tracking.stores import free_port, new_store, only_run
+from tests.tracking.test_sweep_uploader import write_sweep_json
 
 
 @pytest.fixture
@@ -158,20 +160,40 @@ def test_a_study_among_runs_is_refused(study, capsys) -> None:
     assert "is a study" in capsys.readouterr().err
 
 
-def test_a_sweep_that_was_never_uploaded_or_whose_store_is_gone(report, study, tmp_path, capsys) -> None:
-    (study / "mlflow.json").write_text("{}")
-    store = f"sqlite:///{tmp_path}/gone.db"
-    identity = {
-        "id": "1" * 32,
-        "name": "tuned",
-        "uri": store,
-        "experiment": "e",
-        "started_at_ms": 0,
-        "params": {},
-        "tags": {},
-    }
-    (study / "sweep.json").write_text(json.dumps(identity))
-    capsys.readouterr()
-    assert cli.main(["report", str(study), "--to", str(report)]) == 0
+@pytest.fixture
+def uploaded(study, tmp_path, monkeypatch) -> Path:
+    """Return the sweep of `study`, whose parent run is in a store."""
+    store = new_store(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    for trial in study.glob("[0-9]*"):
+        (trial / "trial_record.jsonl").rename(trial / "record.moved")  # only the parent is wanted
+    write_sweep_json(study, store)
+    assert cli.main(["sync", str(study)]) == 0
+    for trial in study.glob("[0-9]*"):
+        (trial / "record.moved").rename(trial / "trial_record.jsonl")
+    return study
+
+
+def test_the_report_is_logged_to_the_run_of_the_sweep(uploaded, tmp_path, capsys) -> None:
+    folder = tmp_path / "report"
+    assert cli.main(["report", str(uploaded), "--to", str(folder)]) == 0
+    assert "note:" not in capsys.readouterr().err
+    client, run = only_run(f"sqlite:///{tmp_path}/mlflow.db")
+    logged = {file.path for file in client.list_artifacts(run.info.run_id, "report")}
+    assert logged == {"report/index.html", "report/report.md", "report/report.json", "report/figures"}
+
+
+def test_a_store_that_is_gone_or_not_the_users_is_a_note(uploaded, tmp_path, monkeypatch, capsys) -> None:
+    folder = str(tmp_path / "report")
+    (tmp_path / "mlflow.db").rename(tmp_path / "moved.db")
+    assert cli.main(["report", str(uploaded), "--to", folder]) == 0
     assert "note: the report is not in MLflow: there is no store" in capsys.readouterr().err
-    assert not (tmp_path / "gone.db").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert cli.main(["report", str(uploaded), "--to", folder]) == 0
+    assert "not your tracking store" in capsys.readouterr().err
+    server = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    write_sweep_json(uploaded, server)
+    assert cli.main(["report", str(uploaded), "--to", folder]) == 0
+    assert "refused" in capsys.readouterr().err

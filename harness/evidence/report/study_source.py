@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from harness import importers
 from harness.core.digests import read_json
 from harness.core.errors import ConfigError
@@ -17,10 +19,12 @@ from harness.evidence.confirm.result import CONFIRM_FILE
 from harness.record.metrics_file import find_record, read_entries
 from harness.record.trial_record import OWN_OBJECTIVE, Direction, name_curve
 from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary, summarize_study
-from harness.sweep.study.recorded_study import open_recorded_study, read_sweep_settings
+from harness.sweep.study.recorded_study import open_recorded_study
 from harness.sweep.study.trial_attrs import STUDY_SPEC
 
-PREFLIGHT_FILE = "preflight.txt"
+SETTINGS_FILE, PREFLIGHT_FILE = "sweep.yaml", "preflight.txt"
+OWN_STORAGE = "study.journal"
+"""Storage in the settings of a sweep whose study is in its folder."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,10 @@ def load_study_source(folder: Path, storage: str | None = None) -> StudySource:
     Raises:
         ConfigError: If it is not the folder of a sweep, or one of its files is damaged.
     """
-    settings, study = read_sweep_settings(folder), open_recorded_study(folder, storage)
+    settings = _read_settings(folder)
+    recorded = str(settings.get("storage", OWN_STORAGE))
+    url = storage or (None if recorded == OWN_STORAGE else recorded)
+    study = open_recorded_study(folder, str(settings.get("study", folder.name)), url)
     n_trials = settings.get("n_trials")
     requested = n_trials if isinstance(n_trials, int) else len(study.get_trials(deepcopy=False))
     summary = summarize_study(study, requested, lambda values: "")
@@ -139,6 +146,19 @@ def load_study_source(folder: Path, storage: str | None = None) -> StudySource:
         confirmation=_read_confirmation(folder),
         preflight=_read_text(folder / PREFLIGHT_FILE),
     )
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a sweep as its folder has them: command, budget, sampler, space, ..."""
+    path = folder / SETTINGS_FILE
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        problem = str(error).partition("\n")[0]
+        raise ConfigError(f"{path}: cannot be read ({problem}); name the folder of a sweep") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path}: not the settings of a sweep; restore the file")
+    return settings
 
 
 def _read_confirmation(folder: Path) -> dict[str, Any] | None:
