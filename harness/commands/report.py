@@ -28,6 +28,7 @@ from harness.commands.run_histories import find_history_path, load_histories
 from harness.commands.sync import adopt_configured_store
 from harness.core.errors import ConfigError, explain_path_error
 from harness.core.terminal import print_error
+from harness.evidence.report.confirmation_report import is_confirmation_folder, make_confirmation_report
 from harness.evidence.report.document import Report
 from harness.evidence.report.report_check import find_report_differences
 from harness.evidence.report.report_files import check_report_folder, write_report
@@ -158,8 +159,10 @@ def _make_report(inputs: dict[str, Any], args: argparse.Namespace) -> Report:
     try:
         price, study, runs = inputs["price_per_hour"], inputs.get("study"), inputs.get("runs", [])
         if study is not None:
-            source = load_study_source(_find_source(study, args.check), args.storage)
-            return make_study_report(source, price, inputs)
+            folder = _find_source(study, args.check)
+            if is_confirmation_folder(folder):
+                return make_confirmation_report(folder, price, inputs)
+            return make_study_report(load_study_source(folder, args.storage), price, inputs)
         loaded = [run for entry in runs for run in _load_runs(entry, args)]
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"report.json: inputs: not those of a report ({error}); write it again") from error

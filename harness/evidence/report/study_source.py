@@ -143,7 +143,7 @@ def load_study_source(folder: Path, storage: str | None = None) -> StudySource:
         settings=settings,
         summary=summary,
         program=str(spec.get("program", "")) if isinstance(spec, dict) else "",
-        confirmation=_read_confirmation(folder),
+        confirmation=read_confirmation(folder / CONFIRM_FOLDER),
         preflight=_read_text(folder / PREFLIGHT_FILE),
     )
 
@@ -161,8 +161,13 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_confirmation(folder: Path) -> dict[str, Any] | None:
-    path = folder / CONFIRM_FOLDER / CONFIRM_FILE
+def read_confirmation(folder: Path) -> dict[str, Any] | None:
+    """Return the content of the confirm.json in `folder`, None if there is none.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    path = folder / CONFIRM_FILE
     try:
         return read_json(path)
     except FileNotFoundError:

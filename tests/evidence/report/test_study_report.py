@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness.core.errors import ConfigError
+from harness.evidence.report.confirmation_report import make_confirmation_report
 from harness.evidence.report.document import Claim, Report, iterate_texts, plain_text
 from harness.evidence.report.lexicon import JUDGING_WORDS, check_document
 from harness.evidence.report.markdown_page import format_report_markdown
@@ -19,6 +20,7 @@ from harness.evidence.report.numbers import Formula
 from harness.evidence.report.study_report import make_study_report
 from harness.evidence.report.study_source import load_study_source
 from tests.evidence.report.study_folders import add_confirmation, make_sweep_folder
+from tests.record.trials import write_trial
 
 
 def make_report(folder: Path, price: float | None = None) -> Report:
@@ -165,6 +167,17 @@ def test_a_run_without_result_is_no_verdict(tmp_path: Path) -> None:
     del content["sha256"]
     path.write_text(json.dumps(content))
     assert f"trial 1: no verdict, since “{reason}”" in read_section(make_report(folder), "summary")
+
+
+def test_a_confirmation_of_its_own(tmp_path: Path) -> None:
+    """A confirmation of configurations that no sweep chose is a study without a sweep around it."""
+    path = add_confirmation(tmp_path, [2.0, 2.1, 1.9, 2.0, 2.05], {1: [1.5, 1.6, 1.4, 1.5, 1.45]})
+    for number in range(5):
+        write_trial(path.parent / str(number), [2.5, 2.0], objective="val/loss", direction="minimize")
+    report = make_confirmation_report(path.parent, 2.5, {})
+    assert read_section(report, "summary").startswith("trial 1 is better than the baseline on the validation split")
+    assert report.numbers["cost.the_confirmation.money"].value == pytest.approx(20 / 3600 * 2.5)
+    assert check_percentages(report) == 0
 
 
 def test_cost_is_hours_times_the_price(tmp_path: Path) -> None:
