@@ -49,6 +49,8 @@ def report_diagnoses(book: NumberBook, runs: Sequence[NamedRun], preflight: str 
         commands.append(f"plateau diagnose {shlex.quote(run.place)}")
     if commands:
         blocks += [Paragraph(("The rules and their thresholds, with all numbers:",)), CommandLines(tuple(commands))]
+    else:
+        blocks.append(Paragraph(("No run has a record that can be diagnosed.",)))
     return ReportSection("diagnosed", "What was diagnosed", tuple(blocks))
 
 

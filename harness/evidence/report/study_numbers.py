@@ -22,12 +22,13 @@ class StudyNumbers:
     price: float | None = None
     book: NumberBook = field(default_factory=NumberBook)
 
-    def value_of(self, trial: TrialSummary) -> Number:
-        """Return the value of the main objective in a trial; of a pruned one, that at its end."""
+    def value_of(self, trial: TrialSummary, index: int = 0) -> Number:
+        """Return the value of an objective in a trial, the main one by default; of a pruned one, that at its end."""
         source = self.source
-        reading = Reading(source.name_place(trial), source.objective, trial.best_step)
-        value = trial.values[0] if trial.values else None
-        return self.book.read(make_id(f"trial {trial.number}", "value"), value, source.unit, reading, "loss")
+        reading = Reading(source.name_place(trial), source.summary.objectives[index], trial.best_step)
+        value = trial.values[index] if len(trial.values) > index else None
+        id = make_id(f"trial {trial.number}", "value", *([f"objective {index + 1}"] if index else []))
+        return self.book.read(id, value, "" if index else source.unit, reading, "loss")
 
     def tokens_of(self, trial: TrialSummary) -> Number:
         reading = Reading(self.source.name_place(trial), "tokens")

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from harness.core.formatting import objective_label
 from harness.diagnosis.comparability import get_last_coverage
 from harness.evidence.report.document import (
     Block,
@@ -133,15 +134,22 @@ def _tabulate_trials(numbers: StudyNumbers, trials: list[TrialSummary], n_all: i
     source = numbers.source
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
     has_tokens = any(trial.tokens for trial in trials)
-    header: list[Text] = [("trial",), ("status",), numbers.head, *((Code(key),) for key in keys)]
+    others = source.summary.objectives[1:]
+    front = {trial.number for trial in source.summary.best_trials} if others else set()
+    header: list[Text] = [("trial",), ("status",), numbers.head, *((Name(objective_label(name)),) for name in others)]
+    header += [("on the Pareto front",)] if others else []
+    header += [(Code(key),) for key in keys]
     header += [("tokens",)] if has_tokens else []
     rows = []
     for trial in trials:
         row: list[Text] = [(name_trial(trial, source),), (trial.status,), cell_of(numbers.value_of(trial))]
+        row += [cell_of(numbers.value_of(trial, index + 1)) for index in range(len(others))]
+        row += [("yes" if trial.number in front else "no",)] if others else []
         row += [(Code(format_param(trial.params[key])),) if key in trial.params else DASH for key in keys]
         row += [cell_of(numbers.tokens_of(trial))] if has_tokens else []
         rows.append((*row, cell_of(numbers.seconds_of(trial))))
-    caption: Text = ("One run each, best first; the value of a pruned trial is that at its end.",)
+    first: Text = (" in the order of ", Name(source.label)) if others else (" best first",)
+    caption: Text = ("One run each,", *first, "; the value of a pruned trial is that at its end.")
     if n_all > len(trials):
         listed = numbers.read_study("study.listed", len(trials), "trials in the table")
         total = numbers.read_study("study.with_result", n_all, "trials that were measured")

@@ -130,3 +130,22 @@ def _make_config(name: str, trial: int, values: Sequence[float], metric: str) ->
 def read_numbers(folder: Path) -> dict[str, Any]:
     """Return the numbers of a report by id."""
     return dict(json.loads((folder / "report.json").read_text())["numbers"])
+
+
+def make_pareto_folder(folder: Path) -> Path:
+    """Write a sweep with two objectives, one of them maximized, and a trial that is still running."""
+    make_sweep_folder(folder, n_trials=0)
+    storage = open_storage(None, folder)
+    optuna.delete_study(study_name=folder.name, storage=storage)
+    study = optuna.create_study(study_name=folder.name, storage=storage, directions=["minimize", "maximize"])
+    study.set_user_attr(STUDY_SPEC, {"objectives": ["val/loss", "accuracy"], "directions": ["minimize", "maximize"]})
+    for number, values in enumerate(((2.0, 0.5), (1.5, 0.4), (2.5, 0.9), (3.0, 0.1))):
+        trial = study.ask()
+        trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+        result = {"status": "completed", "seconds": 1.0, "tokens": 10, "folder": str(number)}
+        trial.set_user_attr(RESULT, result)
+        if number == 0:
+            trial.set_user_attr(BASELINE, True)
+        study.tell(trial, values)
+    study.ask()
+    return folder

@@ -19,7 +19,7 @@ from harness.evidence.report.markdown_page import format_report_markdown
 from harness.evidence.report.numbers import Formula
 from harness.evidence.report.study_report import make_study_report
 from harness.evidence.report.study_source import load_study_source
-from tests.evidence.report.study_folders import add_confirmation, make_sweep_folder
+from tests.evidence.report.study_folders import add_confirmation, make_pareto_folder, make_sweep_folder
 from tests.record.trials import write_trial
 
 
@@ -199,3 +199,14 @@ def test_nothing_measured_is_said_so(tmp_path: Path) -> None:
 def test_best_baseline_needs_no_confirmation(tmp_path: Path) -> None:
     folder = make_sweep_folder(tmp_path / "before", values=[1.0, 1.5, 1.4], n_trials=3)
     assert read_section(make_report(folder), "summary").startswith("No trial has a lower val/loss")
+
+
+def test_several_objectives_and_a_running_sweep(tmp_path: Path) -> None:
+    report = make_report(make_pareto_folder(tmp_path / "front"))
+    assert "its Pareto front has 3" in read_section(report, "summary")
+    assert "minimize val/loss; maximize accuracy" in read_section(report, "asked")
+    assert "| trial 2 | completed | 2.5000 | 0.90000 | yes |" in format_report_markdown(report)
+    assert "| trial 3 | completed | 3.0000 | 0.10000 | no |" in format_report_markdown(report)
+    assert "still queued or running" in read_section(report, "limits")
+    assert "plateau confirm front" in format_report_markdown(report)
+    assert check_percentages(report) == 0
