@@ -102,7 +102,10 @@ def _list_limits(confirmed: Confirmed) -> list[Text]:
         names = join_spans(map(Name, open_ones))
         items.append(("That ", *names, " and the baseline are the same: a difference smaller than what these seeds can "
                       "show may exist."))  # fmt: skip
-    items.append(("Which of several settings that changed together carries a difference.",))
+    changed = [config["values"] for config in list(confirmed.configs.values())[1:]]
+    before = next(iter(confirmed.configs.values()))["values"]
+    if any(sum(before.get(key) != value for key, value in values.items()) > 1 for values in changed):
+        items.append(("Which of the settings that changed together carries a difference: none was changed alone.",))
     items.append(("Anything about measures other than ", Code(confirmed.metric), ", other data, longer training, or a "
                   "model of another size."))  # fmt: skip
     return items

@@ -104,7 +104,8 @@ def report_confirmation(confirmed: Confirmed | None, study: str, has_candidate: 
     methods = dict.fromkeys(str(verdict["method"]) for verdict in confirmed.verdicts if verdict.get("method"))
     if methods:
         spans = join_spans([Quote(method, f"{PLACE}, method") for method in methods], "; ")
-        blocks.append(Paragraph(("Method: ", *spans, ". The seeds are ones that no trial of the sweep had.")))
+        fresh = " The seeds are ones that no trial of the sweep had." if confirmed.content.get("n_measured") else ""
+        blocks.append(Paragraph(("Method: ", *spans, f".{fresh}")))
     return ReportSection("confirmed", "Confirmation on fresh seeds", tuple(blocks))
 
 

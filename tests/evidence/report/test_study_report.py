@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -210,3 +211,12 @@ def test_several_objectives_and_a_running_sweep(tmp_path: Path) -> None:
     assert "still queued or running" in read_section(report, "limits")
     assert "plateau confirm front" in format_report_markdown(report)
     assert check_percentages(report) == 0
+
+
+def test_trials_without_a_record_are_still_counted(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "kept", values=[2.0, 1.5, 1.8], n_trials=3)
+    for trial in folder.glob("[0-9]*"):
+        shutil.rmtree(trial)
+    report = make_report(folder)
+    assert "a difference of -0.5000 (-25.0% = -0.5000 / 2.0000)" in read_section(report, "summary")
+    assert "No run has a record" in read_section(report, "diagnosed")
