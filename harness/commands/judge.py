@@ -18,11 +18,12 @@ from harness.commands.arguments import CommandParser, ParagraphFormatter, add_ou
 from harness.core.errors import ConfigError
 from harness.core.terminal import find_width
 from harness.evidence.judging.git_changes import (
-    describe_trivial_change,
     find_commit,
     find_repository,
     has_commit,
+    is_seed_change,
     list_changed_files,
+    list_changed_lines,
 )
 from harness.evidence.judging.judge_text import format_judgement, judgement_to_json
 from harness.evidence.judging.referee import judge_candidate
@@ -116,7 +117,7 @@ def _read_study(path: Path, args: argparse.Namespace) -> RunLog:
         raise ConfigError("--metric, --id, --config, --repo and --eval-code are for tables; leave them out for a study")
     from harness.evidence.judging.study_runs import read_study_log  # loads Optuna
 
-    return read_study_log(path)
+    return read_study_log(path, args.source)
 
 
 def _check_code(
@@ -148,11 +149,14 @@ def _check_code(
         if asked:
             raise ConfigError(f"--repo: {repo}: has no commit {unknown[0]}; name the repository of the runs")
         return [], unchecked
-    trivial = describe_trivial_change(repo, base, commit, path)
-    reasons = [trivial] if trivial else []
+    lines = list_changed_lines(repo, base, commit, path)
+    reasons = (
+        [f"commits {base} and {commit} differ in the seed only: {lines[-1][:60]}"] if is_seed_change(lines) else []
+    )
+    notes = [] if lines else [f"commits {base} and {commit} do not differ: the code does not show what was changed"]
     if not args.eval_code:
-        return reasons, unchecked
+        return reasons, [*notes, *unchecked]
     changed = list_changed_files(repo, base, commit, args.eval_code)
     if changed:
         reasons.append(f"the evaluation code changed between {base} and {commit}: {', '.join(changed)}")
-    return reasons, []
+    return reasons, notes

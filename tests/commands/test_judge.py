@@ -77,6 +77,9 @@ def test_commits_of_the_table_are_compared(tmp_path, capsys) -> None:
     by_cheat = write_table(tmp_path, *rows, f"{cheat}  1.265  4.1  run  better training")
     assert main(["judge", str(by_cheat)]) == 0
     assert "--eval-code prepare.py" in capsys.readouterr().out.replace("\n            ", " ")
+    by_flags = write_table(tmp_path, *rows, f"{base}  1.265  4.1  run  --lr 3e-4", name="flags.tsv")
+    assert main(["judge", str(by_flags)]) == 0
+    assert "do not differ" in capsys.readouterr().out
     assert main(["judge", str(by_cheat), "--eval-code", "prepare.py"]) == 2
     assert "prepare.py" in capsys.readouterr().out
     assert main(["judge", str(by_cheat), "--eval-code", "train.py", "--repo", str(tmp_path)]) == 2

@@ -1,4 +1,4 @@
-"""Code that two commits of a log differ in: the evaluation's, or nothing but the seed."""
+"""Files and lines that two commits of a log differ in."""
 
 import os
 import re
@@ -46,20 +46,20 @@ def list_changed_files(repo: Path, base: str, commit: str, paths: Sequence[str])
     return _read_diff(repo, "diff", "--name-only", base, commit, "--", *paths).splitlines()
 
 
-def describe_trivial_change(repo: Path, base: str, commit: str, table: Path) -> str:
-    """Return that two commits differ in nothing, or in nothing but the seed; an empty string if they differ in more."""
+def list_changed_lines(repo: Path, base: str, commit: str, table: Path) -> list[str]:
+    """Return the lines that two commits differ in, without empty lines, comments and the table of runs itself."""
     others = [":(top)"]
     if table.resolve().is_relative_to(repo.resolve()):
         others.append(f":(top,exclude){table.resolve().relative_to(repo.resolve())}")
     text = _read_diff(repo, "diff", "--unified=0", "--no-color", base, commit, "--", *others)
     changed = [line[1:].strip() for line in text.splitlines()
-               if line[:1] in ("+", "-") and not line.startswith(("+++ ", "--- "))]  # fmt: skip
-    code = [line for line in changed if line and not line.startswith("#")]
-    if not code and "Binary files" not in text:
-        return f"commits {base} and {commit} do not differ: the candidate is another run of the same code"
-    if code and all("seed" in line.lower() for line in code) and "Binary files" not in text:
-        return f"commits {base} and {commit} differ in the seed only ({code[-1][:60]})"
-    return ""
+               if line.startswith(("+", "-", "Binary files")) and not line.startswith(("+++ ", "--- "))]  # fmt: skip
+    return [line for line in changed if line and not line.startswith("#")]
+
+
+def is_seed_change(lines: Sequence[str]) -> bool:
+    """Return whether all changed lines set a seed."""
+    return bool(lines) and all("seed" in line.lower() for line in lines)
 
 
 def _read_diff(repo: Path, command: str, *arguments: str) -> str:

@@ -1,6 +1,7 @@
 """Runs of a tuning loop from the trials of a study."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from harness.sweep.study.storage import load_journal_study
 from harness.sweep.study.trial_attrs import SEED_RUN
 
 
-def read_study_log(folder: Path) -> RunLog:
+def read_study_log(folder: Path, name: str) -> RunLog:
     """Return the trials of the study in a folder; those with equal values but for the seed are repeats.
+
+    `name` is what the user calls it.
 
     Raises:
         ConfigError: If the study is in a database, is damaged, or no trial is over.
@@ -41,7 +44,7 @@ def read_study_log(folder: Path) -> RunLog:
         unit_name="trial",
         chooses_best=True,
         names_seeds=any(run.seed is not None for run in runs),
-        rerun_command="" if any(attrs) else f"plateau confirm {folder.name}",
+        rerun_command="" if any(attrs) else f"plateau confirm {shlex.quote(name)}",
     )
 
 

@@ -5,11 +5,12 @@ import pytest
 
 from harness.core.errors import ConfigError
 from harness.evidence.judging.git_changes import (
-    describe_trivial_change,
     find_commit,
     find_repository,
     has_commit,
+    is_seed_change,
     list_changed_files,
+    list_changed_lines,
 )
 from harness.evidence.judging.run_log import LoggedConfig, LoggedRun
 
@@ -38,9 +39,11 @@ def test_changed_evaluation_code_and_changed_seeds(repo: Path) -> None:
     wider = commit_files(repo, train="seed = 42\nlr = 2\n")
     cheat = commit_files(repo, prepare="N = 1\n")
     same = commit_files(repo)
-    assert "seed only" in describe_trivial_change(repo, base, lucky, table)
-    assert describe_trivial_change(repo, base, wider, table) == ""
-    assert "do not differ" in describe_trivial_change(repo, cheat, same, table)
+    assert list_changed_lines(repo, base, lucky, table) == ["seed = 42", "seed = 137"]
+    assert is_seed_change(list_changed_lines(repo, base, lucky, table))
+    assert not is_seed_change(list_changed_lines(repo, lucky, wider, table))
+    assert list_changed_lines(repo, cheat, same, table) == []
+    assert not is_seed_change([])
     assert list_changed_files(repo, base, wider, ["prepare.py"]) == []
     assert list_changed_files(repo, base, cheat, ["prepare.py"]) == ["prepare.py"]
     assert find_repository(repo) == repo.resolve()
