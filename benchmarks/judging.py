@@ -7,9 +7,12 @@ import argparse
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.special import stdtrit
 
 from benchmarks.evidence import NOISES, Noise
+from harness.evidence.judging.error_budget import find_one_run_level
 from harness.evidence.judging.judgement import Judgement
+from harness.evidence.judging.noise_tests import MOST_FREEDOM
 from harness.evidence.judging.referee import judge_candidate
 from harness.evidence.judging.run_log import LoggedRun, RunLog
 
@@ -61,6 +64,20 @@ def find_first_keeps(noise: Noise, n_repeats: int, n_tries: int, reruns: bool, n
     return first
 
 
+def measure_one_run_claims(noise: Noise, n_repeats: int, n_loops: int) -> list[float]:
+    """Return the shares of loops of so many tries as in TRIES that keep a useless change by its first run.
+
+    By the formula of the referee instead of the referee, for many loops.
+    """
+    rng, n_tries = np.random.default_rng(0), max(TRIES)
+    repeats, values = noise(rng, (n_loops, n_repeats)), noise(rng, (n_loops, n_tries))
+    levels = np.array([find_one_run_level(number) for number in range(1, n_tries + 1)])
+    margins = stdtrit(min(n_repeats - 1, MOST_FREEDOM), 1 - levels) * np.sqrt(1 + 1 / n_repeats)
+    spread = repeats.std(axis=1, ddof=1, keepdims=True)
+    kept = (repeats.mean(axis=1, keepdims=True) - values > margins * spread) & (spread > 0)
+    return [float(kept[:, :number].any(axis=1).mean()) for number in TRIES]
+
+
 def measure_power(noise: Noise, n_repeats: int, gain: float, before: int, reruns: bool, n_loops: int) -> float:
     """Return how often a change that is better by `gain` is kept after so many useless ones."""
     n_kept = 0
@@ -73,7 +90,12 @@ def measure_power(noise: Noise, n_repeats: int, gain: float, before: int, reruns
 
 def list_results(n_loops: int) -> Iterator[str]:
     """Yield the tables of docs/judging.md."""
-    yield "| noise; repeats | 3 | 4 | 5 |\n|---|---|---|---|"
+    yield "| noise; repeats | 3 | 4 | 5 | 10 |\n|---|---|---|---|---|"
+    for name in (*NULL_NOISES, "Cauchy"):
+        rates = [measure_one_run_claims(NOISES[name], n_repeats, 20 * n_loops) for n_repeats in (*REPEATS, 10)]
+        cells = [" / ".join(f"{100 * rate:.1f}" for rate in pair) for pair in rates]
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield "\n| noise; repeats | 3 | 4 | 5 |\n|---|---|---|---|"
     for name in NULL_NOISES:
         cells = []
         for n_repeats in REPEATS:
