@@ -45,8 +45,8 @@ LIMITS = (
     "hydra.sweep.dir",
 )  # fmt: skip
 """Settings of rescue's sweep that its space does not depend on."""
-CORRUPT_ANSWERS, CORRUPT_CHARACTERS = range(205, 230), 400
-"""Answers of the resumed run's text, and the random characters that replace each: read at about step 40 of 100."""
+CORRUPT_ANSWERS, CORRUPT_CHARACTERS = range(85, 93), 400
+"""Answers of the resumed run's text, and the random characters that replace each: read at about step 24 of 60."""
 
 
 @dataclass(frozen=True)
