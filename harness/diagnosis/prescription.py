@@ -27,6 +27,9 @@ NEAR_FACTOR = 3.0  # between the LR of a run and the best one of a range test; w
 
 LEAST_RANGE = 10.0  # of the highest to the lowest LR of a guess
 
+SGD = "torch.optim.SGD"
+OPTIMIZER_SWEEP = "optimizers"  # in sweeps/: it has the usual LRs of each optimizer
+
 FIRST_TRIALS, TRIALS_PER_FURTHER_RANGE = 12, 8  # the sampler draws the first 10 at random
 
 
@@ -46,13 +49,15 @@ class PrescribedOverride:
 class Prescription:
     """Ranges to search, and settings shared by all trials; without ranges, a single run with these settings.
 
-    A `refusal` says why nothing should be searched before preflight passes.
+    `sweeps` is the file with the ranges of what depends on a searched choice. A `refusal` says why nothing should be
+    searched before preflight passes.
     """
 
     ranges: tuple[PrescribedOverride, ...] = ()
     settings: tuple[PrescribedOverride, ...] = ()
     notes: tuple[str, ...] = ()
     refusal: str = ""
+    sweeps: str = "none"
 
     @property
     def n_trials(self) -> int:
@@ -65,11 +70,14 @@ def prescribe(
     params: Mapping[str, str],
     band: LRBand | None = None,
     usual_lrs: tuple[float, float] | None = None,
+    *,
+    may_switch: bool = False,
 ) -> Prescription:
     """Return what to try after a run with these diagnoses and dotted parameters, except what its experiment locks.
 
     `band` is that of a range test of the same configuration. Without one, a guess is kept within the `usual_lrs` of the
-    optimizer, on the sides on which the run's LR lies within them.
+    optimizer, on the sides on which the run's LR lies within them. `may_switch` says that another optimizer may be
+    searched too.
     """
     by_kind = {diagnosis.kind: diagnosis for diagnosis in reversed(diagnoses)}
     bugs = [kind for kind in BUG_KINDS if kind in by_kind]
@@ -81,9 +89,10 @@ def prescribe(
     has_good_lr = band is None or "optimizer.lr" not in params or _is_near(float(params["optimizer.lr"]), band.best_lr)
     if by_kind.keys() == {"underfitting"} and has_good_lr:
         return Prescription(settings=settings)
+    optimizers = list(_optimizer_ranges(by_kind, params)) if may_switch and band is None else []
     ranges = [
-        *_lr_ranges(band, by_kind, params, usual_lrs),
-        *_warmup_range(by_kind, params),
+        *(optimizers or _lr_ranges(band, by_kind, params, usual_lrs)),
+        *([] if optimizers else _warmup_range(by_kind, params)),
         *_grad_clip_range(history, by_kind),
         *_regularization_ranges(by_kind, params),
     ]
@@ -93,7 +102,7 @@ def prescribe(
         if kind in by_kind:
             tries = " or ".join(to_override(one) for one in by_kind[kind].suggestions if one.is_setting)
             notes.append(f"{kind}: a sweep does not help{f'; try {tries}' if tries else ''}")
-    return Prescription(free, settings, tuple(notes))
+    return Prescription(free, settings, tuple(notes), sweeps=OPTIMIZER_SWEEP if optimizers else "none")
 
 
 def _lr_ranges(
@@ -115,6 +124,18 @@ def _lr_ranges(
     if band is None and usual_lrs is not None and not _is_fully_tuned(params):
         low, high = _keep_within(usual_lrs, lr, low, high)
     yield from (PrescribedOverride(override, why) for override in format_lr_ranges(low, high, params))
+
+
+def _optimizer_ranges(kinds: Collection[str], params: Mapping[str, str]) -> Iterator[PrescribedOverride]:
+    """Yield the ranges that add AdamW, for a run that SGD hardly trained; OPTIMIZER_SWEEP has those of the LRs."""
+    is_stuck = any(kind in kinds for kind in ("learning rate too low", *LR_UNCLEAR))
+    locked = any(f"{name}.".startswith("optimizer.") for name in _list_locked(params))
+    if params.get("optimizer._target_") != SGD or not is_stuck or locked:
+        return
+    why = "SGD hardly trained it: AdamW too, each at its usual LRs"
+    yield PrescribedOverride("optimizer=sgd,adamw", why)
+    if "schedule.warmup_ratio" in params:
+        yield PrescribedOverride("schedule.warmup_ratio=interval(0.0,0.2)", "AdamW usually needs a warm-up")
 
 
 def _keep_within(usual: tuple[float, float], lr: float, low: float, high: float) -> tuple[float, float]:
@@ -184,8 +205,11 @@ def _is_fully_tuned(params: Mapping[str, str]) -> bool:
 
 
 def _is_locked(key: str, params: Mapping[str, str]) -> bool:
-    locked = params.get("locked", "[]").strip("[]").replace("'", "").split(", ")
-    return any(name and f"{key}.".startswith(f"{name}.") for name in locked)
+    return any(f"{key}.".startswith(f"{name}.") for name in _list_locked(params))
+
+
+def _list_locked(params: Mapping[str, str]) -> list[str]:
+    return [name for name in params.get("locked", "[]").strip("[]").replace("'", "").split(", ") if name]
 
 
 def format_lr_ranges(low: float, high: float, params: Mapping[str, str]) -> list[str]:

@@ -62,6 +62,26 @@ def test_guess_is_kept_within_the_usual_lrs_of_the_optimizer(kind, params, lr) -
     assert found.ranges[0].override == f"optimizer.lr={lr}"
 
 
+@pytest.mark.parametrize(
+    ("kind", "params", "is_switched"),
+    [
+        ("never learnt", {}, True),
+        ("plateau", {}, True),
+        ("divergence", {}, False),
+        ("plateau", {"optimizer._target_": "torch.optim.AdamW"}, False),
+        ("plateau", {"locked": "['optimizer']"}, False),
+        ("plateau", {"locked": "['optimizer.lr']"}, False),
+    ],
+)
+def test_adamw_is_searched_too_where_sgd_hardly_trained(kind, params, is_switched) -> None:
+    own = {**PARAMS, "optimizer._target_": "torch.optim.SGD", **params}
+    found = prescribe(History(), [Diagnosis(kind, 5, 0.9, "why")], own, may_switch=True)
+    keys = {part.key for part in found.ranges}
+    assert ("optimizer" in keys, found.sweeps) == ((True, "optimizers") if is_switched else (False, "none"))
+    assert not ({"optimizer", "optimizer.lr"} <= keys)  # each optimizer has its own range
+    assert prescribe(History(), [Diagnosis(kind, 5, 0.9, "why")], own).sweeps == "none"
+
+
 def test_full_fine_tuning_may_need_an_lr_below_the_usual_ones() -> None:
     params = {key: value for key, value in PARAMS.items() if not key.startswith("lora")} | {"start.kind": "warm"}
     found = prescribe(History(), [Diagnosis("plateau", 5, 0.9, "why")], params, usual_lrs=(1e-4, 1e-1))

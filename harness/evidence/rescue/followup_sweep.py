@@ -54,9 +54,17 @@ class DiagnosedRun:
     def prescribe(self) -> Prescription:
         """Return what to try next, around the best LR of a range test if there is one."""
         test = self.find_range_test()
-        optimizer = list_choices(reproduce_overrides(self.folder)).get("optimizer", "")
-        usual_lrs = read_usual_ranges().get(optimizer)
-        return prescribe(self.history, self.diagnoses, self.params, test.band if test else None, usual_lrs)
+        overrides = reproduce_overrides(self.folder)
+        usual_lrs = read_usual_ranges().get(list_choices(overrides).get("optimizer", ""))
+        typed = {read_override_key(override) for override in overrides} - {"optimizer.lr"}
+        return prescribe(
+            self.history,
+            self.diagnoses,
+            self.params,
+            test.band if test else None,
+            usual_lrs,
+            may_switch=not any(f"{key}.".startswith("optimizer.") for key in typed),  # they are for that optimizer only
+        )
 
     def describe_diagnoses(self) -> Iterator[str]:
         """Yield a line for each diagnosis, or one with what holds without any."""
@@ -110,9 +118,15 @@ def list_followup_overrides(prescription: Prescription, overrides: Sequence[str]
     kept, _ = _split_overrides(overrides, [part.key for part in prescription.settings])
     if not prescription.ranges:
         return [*kept, *settings]
-    kept, own = _split_overrides([*kept, *settings], [part.key for part in prescription.ranges])
+    keys = [part.key for part in prescription.ranges]
+    kept, own = _split_overrides([*kept, *settings], [*keys, *(["optimizer.lr"] if "optimizer" in keys else [])])
     kept = [override for override in kept if not override.startswith("sweeps=")]
-    return [*kept, "sweeps=none", *(part.override for part in prescription.ranges), *_set_baseline(own)]
+    return [
+        *kept,
+        f"sweeps={prescription.sweeps}",
+        *(part.override for part in prescription.ranges),
+        *_set_baseline(own),
+    ]
 
 
 def list_file_sweep_overrides(overrides: Sequence[str], searched: Collection[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from harness.config.compose import list_choices, list_file_ranges
@@ -43,7 +44,7 @@ def run_prescription(rescue: TrainingRescue, record: RescueRecord) -> StageResul
         return _end_without_sweep("there is nothing to search; name a search space with sweeps=NAME")
     notes = [*prescription.notes, *map(_describe_longer_run, prescription.settings)]
     if ranges:
-        chosen = list_followup_overrides(Prescription(ranges=tuple(ranges)), rescue.overrides)
+        chosen = list_followup_overrides(replace(prescription, ranges=tuple(ranges), settings=()), rescue.overrides)
     else:
         chosen = list_file_sweep_overrides(rescue.overrides, list_file_ranges(rescue.overrides))
     overrides = [*chosen, *rescue.sweep_overrides, *_name_study(rescue)]

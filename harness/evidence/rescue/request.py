@@ -148,11 +148,7 @@ def _hold_out_test(cfg: DictConfig, overrides: Sequence[str]) -> tuple[list[str]
     if any(OmegaConf.select(cfg, key) is not None for key in TEST_KEYS):
         return [*overrides], []
     unseen = "the claim will be about the validation data, on which the sweep chooses"
-    if (
-        not has_key(cfg, TEST_KEYS[0])
-        or not has_key(cfg, "score_test")
-        or TEST_KEYS[0] in read_given_settings(overrides)
-    ):
+    if not has_key(cfg, TEST_KEYS[0]) or TEST_KEYS[0] in read_given_settings(overrides):
         return [*overrides], [f"the data has no test split, so {unseen}"]
     changed = [*overrides, TEST_SHARE]
     try:
