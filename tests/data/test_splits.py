@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from harness.data.splits import open_splits
 from harness.data.token_stream import read_token_stream
 from harness.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerBuilder
 from harness.data.tokens import TokenData, prepare_token_data
+from tests.conftest import ROOT
 from tests.data.documents import SyntheticDocuments
 
 WORDS = [document.text for document in SyntheticDocuments(count=60).iter_documents()]
@@ -298,3 +300,30 @@ def test_text_too_short_to_be_cut_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("ab cd")
     with pytest.raises(ValueError, match=r"^test_share=0.05: the only document is too short to be cut; raise it"):
         prepare(TextFiles(str(tmp_path / "short.txt")), tmp_path, FIXED, val_fraction=0.5, test_share=0.05)
+
+
+REAL = ROOT.parent / "shared" / "data"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("pattern", "make"),
+    [
+        ("tinyshakespeare/*.txt", TextFiles),
+        ("headlines_clickbait/*.csv.gz", partial(Headlines, column="headline", limit=4000)),
+    ],
+)
+def test_real_text_is_cut_in_three(pattern: str, make: Any, tmp_path: Path) -> None:
+    files = sorted(REAL.glob(pattern))
+    if not files:
+        pytest.skip(f"there is no {REAL / pattern}")
+    source = make(str(files[0]))
+    settings = {"val_fraction": 0.1, "layout": "packed"}
+    data, without = (prepare(source, tmp_path, FIXED, **settings, test_share=share) for share in (0.1, None))
+    assert np.array_equal(data.val.stream, without.val.stream)
+    parts = [part for name in ("train", "test", "validation") for part in read_split(data, name)]
+    assert parts == [part for name in ("train", "validation") for part in read_split(without, name)] or (
+        len(parts) == 3 and "".join(parts) == "".join(read_split(without, "train") + read_split(without, "validation"))
+    )
+    sizes = [len("".join(read_split(data, name))) for name in ("test", "validation")]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)

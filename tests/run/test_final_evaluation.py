@@ -107,7 +107,7 @@ def test_best_weights_are_scored_and_recorded(folder: Path) -> None:
         ["optimizer=schedule_free", "schedule=constant", "loop.max_steps=6", "loop.evals=3"],
         ["lora=all_linear", "loop.save_every=1", "loop.max_steps=5", "loop.keep_checkpoints=1"],
         [*RISING, "loop.patience=1", "loop.keep_checkpoints=1"],
-        ["precision=bf16", "loop.max_steps=4", "loop.evals=2"],
+        pytest.param(["precision=bf16", "loop.max_steps=4", "loop.evals=2"], marks=pytest.mark.slow),
         ["data.layout=packed", "data.val_fraction=null", "data.validation={other}"],
     ],
     ids=["schedule-free", "lora", "patience", "bf16", "validation files"],
