@@ -28,7 +28,8 @@ BEGINNING = 0.2  # of the axis, which may be cut off
 CUT_BELOW = 0.5  # of the span, from which the beginning is cut off
 DOTS = 15  # points of a line up to which each is marked
 COLORS = ("first", "second", "third", "fourth", "ink")
-DASHES = ("", "dash", "dots", "dotdash", "short", "long")  # one more than colors, so that 30 lines look different
+DASHES = ("", "dash", "dots", "dotdash", "short", "long")
+NAMED_STYLES = {"baseline": "second dash line", "best": "first thick"}
 ENDS: dict[str, Shape] = {"pruned": "down", "diverged": "cross"}
 
 
@@ -67,14 +68,17 @@ def _drop_non_finite(line: Line) -> Line:
 
 
 def _choose_styles(named: Sequence[Line]) -> list[str]:
-    """Return the classes of each line; candidates beside a baseline and a best do not have their colors."""
-    styles, candidates = [], sum(line.role != "candidate" for line in named)
+    """Return the classes of each line, of which no two have the same color and dashes."""
+    taken = {NAMED_STYLES[line.role].split()[0] for line in named if line.role in NAMED_STYLES}
+    colors = [color for color in COLORS if color not in taken]
+    styles, index = [], 0
     for line in named:
-        if line.role == "candidate":
-            styles.append(f"{COLORS[candidates % len(COLORS)]} {DASHES[candidates % len(DASHES)]} line")
-            candidates += 1
-        else:
-            styles.append("second dash line" if line.role == "baseline" else "first thick")
+        if line.role in NAMED_STYLES:
+            styles.append(NAMED_STYLES[line.role])
+            continue
+        turn, place = divmod(index, len(colors))
+        styles.append(f"{colors[place]} {DASHES[(place + turn) % len(DASHES)]} line")
+        index += 1
     return styles
 
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from harness.evidence.loss_curves import count_in_log_unit
 from harness.evidence.reached_losses import ReachedLoss, Span, choose_threshold, find_reached
 from harness.evidence.report.diagnosed import NamedRun
 from harness.evidence.report.document import Bare, Name, Paragraph, ReportSection, ReportTable, Text
@@ -24,13 +27,11 @@ def tabulate_reached(book: NumberBook, runs: Sequence[NamedRun], unit: str) -> R
     loss = book.read("reached.loss", threshold, unit, Reading(place, "val/loss", None, note), "loss")
     found = [find_reached(run.history, threshold) for run in runs]
     rows = []
+    counted = {run.history.facts.steps_unit for run in runs}
     for name, word, style in QUANTITIES:
-        is_known = any(getattr(one, name) for one in found) and not (
-            name == "steps" and any(run.history.facts.steps_unit != "steps" for run in runs)
-        )
-        if is_known:
+        if any(getattr(one, name) for one in found) and not (name == "steps" and len(counted) > 1):
             cells = [_format_span(book, run, one, name, word, style) for run, one in zip(runs, found, strict=True)]
-            rows.append(((name,), *cells))
+            rows.append(((Name(min(counted)) if name == "steps" else name,), *cells))
     grid: Text = (
         "Validation loss of at most ", loss, ", ", note, ". A span lies between two evaluations: the loss was reached "
         "after the first and by the second, and nothing is interpolated.",
@@ -45,6 +46,10 @@ def _format_span(book: NumberBook, run: NamedRun, reached: ReachedLoss, name: st
     span: Span | None = getattr(reached, name)
     if span is None:
         return DASH
+    if name == "steps":  # or what the log counts
+        counts = count_in_log_unit(run.history, np.array([span.by if span.after is None else span.after, span.by]))
+        span = Span(None if span.after is None else float(counts[0]), float(counts[1]))
+        style = "whole" if run.history.facts.steps_unit != "epochs" else "plain"
     step = round(reached.steps.by)
     id = make_id("reached", run.name, name)
     by = book.read(f"{id}.by", span.by, unit, Reading(run.place, name, step, "first evaluation at or below"), style)

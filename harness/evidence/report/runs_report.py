@@ -1,9 +1,11 @@
 """The report on runs without a study: what `plateau compare` says of them, as a document with sources."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from harness.evidence.charts.figure_data import Curves, Line
+from harness.evidence.charts.figure_data import Line
+from harness.evidence.loss_curves import make_loss_curves
 from harness.evidence.report.changes import compare_configs
 from harness.evidence.report.cost import CostItem, report_cost
 from harness.evidence.report.diagnosed import NamedRun, report_diagnoses, score_expectations
@@ -178,6 +180,7 @@ def _tabulate_losses(
     blocks: list[Block] = [ReportTable((("",), *((Name(one.name),) for one in numbers)), tuple(rows), caption)]
     if has_several and comparison.is_comparable:
         blocks += _tabulate_differences(book, numbers)
+    if comparison.is_comparable:
         blocks += _draw_curves(runs)
     return ReportSection("results", "What was measured", tuple(blocks))
 
@@ -200,30 +203,16 @@ def _tabulate_differences(book: NumberBook, numbers: Sequence[RunNumbers]) -> li
 
 
 def _draw_curves(runs: Sequence[NamedRun]) -> list[Block]:
-    """Return the validation curves by tokens, or by steps where not all have tokens."""
-    found = [(run, run.history["val/loss"]) for run in runs if len(run.history["val/loss"]) > 1]
-    tokens = [run.history.tokens_at(losses.steps) for run, losses in found]
-    by_tokens = all(one is not None for one in tokens)
-    if not found or (not by_tokens and any(run.history.facts.steps_unit != "steps" for run, _ in found)):
+    """Return the validation curves, if the runs share an axis."""
+    curves = make_loss_curves([(run.name, run.history) for run in runs])
+    if curves is None:
         return []
-    lines = tuple(
-        Line(
-            run.name,
-            "baseline" if run is runs[0] else "candidate",
-            *thin_points(losses.steps if x is None or not by_tokens else x, losses.values),
-        )
-        for (run, losses), x in zip(found, tokens, strict=True)
-    )
-    axis = "tokens" if by_tokens else "steps"
-    units = {run.history.facts.unit for run, _ in found}
-    label = f"validation loss ({units.pop()})" if len(units) == 1 and None not in units else "validation loss"
-    names = join_spans(Name(run.name) for run, _ in found)
-    alt: Text = (f"Validation loss by {axis} of ", *names, ".")
-    return [
-        ReportFigure(
-            "curves", Curves(lines, axis, label), alt, (*alt, " One run each."), tuple(run.place for run, _ in found)
-        )
-    ]
+    drawn = {line.label for line in curves.lines}
+    lines = tuple(Line(line.label, line.role, *thin_points(line.x, line.y)) for line in curves.lines)
+    names = join_spans(Name(line.label) for line in lines)
+    alt: Text = (f"Validation loss by {curves.x_label} of ", *names, ".")
+    places = tuple(run.place for run in runs if run.name in drawn)
+    return [ReportFigure("curves", replace(curves, lines=lines), alt, (*alt, " One run each."), places)]
 
 
 def _list_cost(summary: RunSummary, run: NamedRun) -> CostItem:

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from harness.evidence.charts import draw_chart
-from harness.evidence.charts.figure_data import Curves, Line, PointGroup, Points, SeedRow, Seeds
+from harness.evidence.charts.figure_data import Curves, Line, PointGroup, Points, Role, SeedRow, Seeds
 from harness.evidence.charts.svg_chart import Chart, break_label, fit_text, measure_text
 from tests.evidence.charts.hard_figures import HARD_FIGURES
 
@@ -39,6 +39,15 @@ def test_file_needs_no_variables_and_has_dark_colors() -> None:
 def list_marks(chart: Chart, classes: str) -> list[ET.Element]:
     root = ET.fromstring(chart.render("a", is_file=True))
     return [element for element in root.iter() if element.get("class") == classes]
+
+
+@pytest.mark.parametrize("role", ["baseline", "best", "candidate"])
+def test_no_two_lines_look_the_same(role: Role) -> None:
+    lines = [Line("A", role, (0.0, 1.0), (1.0, 2.0))]
+    lines += [Line(chr(66 + index), "candidate", (0.0, 1.0), (1.0, 2.0)) for index in range(23)]
+    text = draw_chart(Curves(tuple(lines), "steps", "loss")).render("a")
+    styles = re.findall(r'<polyline points="[^"]*" class="([^"]*)"', text)
+    assert len({*styles}) == len(styles) == 24
 
 
 def read_ends(text: str) -> list[tuple[float, float]]:
