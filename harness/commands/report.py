@@ -158,6 +158,8 @@ def _make_report(inputs: dict[str, Any], args: argparse.Namespace) -> Report:
     """
     try:
         price, study, runs = inputs["price_per_hour"], inputs.get("study"), inputs.get("runs", [])
+        if price is not None and (isinstance(price, bool) or not isinstance(price, int | float)):
+            raise TypeError(f"price_per_hour: {price!r}")
         if study is not None:
             folder = _find_source(study, args.check)
             if is_confirmation_folder(folder):

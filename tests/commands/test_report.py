@@ -68,6 +68,29 @@ def test_an_edited_number_or_word_is_found(report, capsys, name, old, new, said)
     assert said in printed
 
 
+def test_a_report_of_another_version_is_checked_by_its_numbers_and_digests(report, capsys) -> None:
+    """The words of another version cannot be made again, and differ without fault."""
+    path = report / "report.json"
+    path.write_text(re.sub(r'"renderer": "\w+"', '"renderer": "0123"', path.read_text()))
+    assert check(report, capsys)[0] == 0
+    page = report / "index.html"
+    page.write_text(page.read_text().replace("-25.0%", "-35.0%"))
+    status, printed = check(report, capsys)
+    assert status == 1
+    assert "index.html: changed since another version" in printed
+    assert "index.html: best.relative: shows -35.0%, the sources give -25.0%" in printed
+    (report / "report.md").write_text("")
+    assert "report.md: changed" in check(report, capsys)[1]
+
+
+@pytest.mark.parametrize("price", ["abc", [1], True])
+def test_edited_inputs_are_invalid(report, capsys, price) -> None:
+    content = json.loads((report / "report.json").read_text())
+    content["inputs"]["price_per_hour"] = price
+    (report / "report.json").write_text(json.dumps(content))
+    assert check(report, capsys)[0] == 2
+
+
 def test_a_changed_source_is_found(report, study, capsys) -> None:
     add_confirmation(study, [2.0, 2.1, 1.9, 2.0, 2.05], {1: [1.9, 2.1, 2.0, 2.0, 2.0]})
     status, printed = check(report, capsys)

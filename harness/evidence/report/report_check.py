@@ -11,7 +11,17 @@ from typing import Any
 from harness.core.errors import ConfigError
 from harness.core.files import read_small_file
 from harness.evidence.report.document import Report
-from harness.evidence.report.report_files import PAGE, REPORT_JSON, SCHEMA, render_report
+from harness.evidence.report.markdown_page import FIGURES_FOLDER
+from harness.evidence.report.report_files import (
+    FILES,
+    PAGE,
+    RENDERER,
+    REPORT_JSON,
+    SCHEMA,
+    compute_renderer_digest,
+    digest_text,
+    render_report,
+)
 
 TOLERANCE = 1e-9
 """Relative difference that the order of additions on another machine may cause."""
@@ -51,14 +61,44 @@ def find_report_differences(folder: Path, make_report: Callable[[dict[str, Any]]
         ConfigError: If the report or one of its sources cannot be read.
     """
     report = make_report(read_report_inputs(folder))
-    expected = render_report(report)
-    found = list(_compare_json(_read_report_json(folder), json.loads(expected[REPORT_JSON])))
+    expected, written = render_report(report), _read_report_json(folder)
+    found = list(_compare_json(written, json.loads(expected[REPORT_JSON])))
+    is_same_renderer = written.get(RENDERER) == compute_renderer_digest()
     for name, content in expected.items():
         if name != REPORT_JSON:
-            found += _compare_file(folder, name, content)
-    known = {*expected, "figures"}
+            found += (
+                _compare_file(folder, name, content) if is_same_renderer else _compare_digest(folder, name, written)
+            )
+    if not is_same_renderer:
+        found += _compare_numbers(folder, report)
+    known = {*expected, FIGURES_FOLDER}
     extra = [path for path in folder.rglob("*") if path.relative_to(folder).as_posix() not in known]
     return [*found, *(f"{path.relative_to(folder)}: not a file of the report" for path in extra)]
+
+
+def _compare_digest(folder: Path, name: str, written: Mapping[str, Any]) -> Iterator[str]:
+    """Yield whether a file is not as another version of the program wrote it, whose words are not compared."""
+    files = written.get(FILES)
+    try:
+        digest = digest_text(read_small_file(folder / name).decode())
+    except (OSError, ValueError) as error:
+        yield f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        return
+    if not isinstance(files, dict) or files.get(name) != digest:
+        yield f"{name}: changed since another version of this program wrote it"
+
+
+def _compare_numbers(folder: Path, report: Report) -> Iterator[str]:
+    """Yield the numbers of a page that are not written as the sources give them."""
+    try:
+        page = read_small_file(folder / PAGE).decode()
+    except (OSError, ValueError):
+        return  # said by _compare_digest
+    for id, shown in _list_page_numbers(page):
+        number = report.numbers.get(id)
+        if number is None or shown not in (number.text, number.bare_text):
+            wanted = "have no such number" if number is None else f"give {number.text}"
+            yield f"{PAGE}: {id}: shows {shown}, the sources {wanted}"
 
 
 def _compare_json(written: Mapping[str, Any], expected: Mapping[str, Any]) -> Iterator[str]:
@@ -73,7 +113,7 @@ def _compare_json(written: Mapping[str, Any], expected: Mapping[str, Any]) -> It
             if not _is_same(left.get(key), right.get(key)):
                 yield f"{REPORT_JSON}: {id}: {key} is {left.get(key)!r}, the sources give {right.get(key)!r}"
     for key in dict.fromkeys([*written, *expected]):
-        if key not in ("numbers", "inputs") and not _is_same(written.get(key), expected.get(key)):
+        if key not in ("numbers", "inputs", RENDERER, FILES) and not _is_same(written.get(key), expected.get(key)):
             yield f"{REPORT_JSON}: {key} differs from what the sources give"
 
 

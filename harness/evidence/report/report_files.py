@@ -1,9 +1,11 @@
 """The files of a report: report.json, report.md, index.html and figures, written together or not at all."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,36 @@ from harness.evidence.report.numbers import Formula, Given, NumberSource, Readin
 from harness.evidence.report.report_html import draw_report_figure, format_report_as_html
 
 REPORT_JSON, MARKDOWN, PAGE = "report.json", "report.md", "index.html"
+RENDERER, FILES = "renderer", "files"
+"""Keys of report.json: a digest of the code that wrote the other files, and digests of these."""
 SCHEMA = 1
 
 
 def render_report(report: Report) -> dict[str, str]:
     """Return the content of every file of a report, by its path in the folder."""
-    files = {
-        REPORT_JSON: json.dumps(report_to_json(report), allow_nan=False, indent=1, ensure_ascii=False) + "\n",
-        MARKDOWN: format_report_markdown(report),
-        PAGE: format_report_as_html(report),
-    }
-    return files | {f"{FIGURES_FOLDER}/{one.name}.svg": draw_report_figure(one) for one in iterate_figures(report)}
+    files = {MARKDOWN: format_report_markdown(report), PAGE: format_report_as_html(report)}
+    files |= {f"{FIGURES_FOLDER}/{one.name}.svg": draw_report_figure(one) for one in iterate_figures(report)}
+    document = report_to_json(report)
+    document |= {RENDERER: compute_renderer_digest(), FILES: {name: digest_text(text) for name, text in files.items()}}
+    return {REPORT_JSON: json.dumps(document, allow_nan=False, indent=1, ensure_ascii=False) + "\n", **files}
+
+
+def digest_text(text: str) -> str:
+    """Return a digest of the lines of a text, however they end."""
+    return hashlib.sha256("\n".join(text.splitlines()).encode()).hexdigest()[:16]
+
+
+@cache
+def compute_renderer_digest() -> str:
+    """Return a digest of the code that words and draws reports; other code may write other words around the numbers."""
+    package = Path(__file__).parents[1]
+    sources = sorted(
+        [*(package / "report").rglob("*.py"), *(package / "charts").rglob("*.py"), package / "html_page.py"]
+    )
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def write_report(folder: Path, report: Report) -> list[Path]:
