@@ -2,6 +2,8 @@
 
   plateau confirm STUDY
   plateau confirm 'optimizer=sgd' 'optimizer=adamw optimizer.lr=1e-3'    # baseline and candidates, as overrides
+  plateau confirm STUDY --seed-flag --seed --test-metric test_loss       # of plateau sweep -- COMMAND
+  plateau confirm STUDY --seed-flag trainer.seed                         # of an app with hydra/sweeper=harness
 
 The runs are made by workers like those of the sweep, on the same seeds for all, and judged by a rule that is fixed
 before (docs/confirming.md). The claim is about the test split if there is one. The same command resumes.
@@ -103,7 +105,8 @@ def _build_parser() -> CommandParser:
     add(SEED_FLAG, metavar="NAME",
         help="how the program takes its seed: an option such as --seed, a key such as seed= or a variable such as "
         "SEED; default: seed, if it has one")  # fmt: skip
-    add("--test-metric", metavar="NAME", help="what a program of yours calls its result on test data")
+    add("--test-metric", metavar="NAME",
+        help="what a program of yours calls its result on test data, beside the metric of the sweep")  # fmt: skip
     add("--n-jobs", type=int, metavar="N", help="number of workers; default: as in the sweep")
     add("--max-seconds", type=float, metavar="S", help="start no run after this time")
     add("--max-tokens", type=int, metavar="N", help="start no run after so many tokens")

@@ -4,6 +4,7 @@ A run is called by its folder, its name, its MLflow run id, or a prefix of these
 is `last`. Several runs may have one name: it stands for the newest of them. Trials are `STUDY/3` and `STUDY/best`.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -146,6 +147,15 @@ def read_mlflow_run_id(record: Path) -> str | None:
     except (ValueError, OSError):
         return None
     return run_id if isinstance(run_id, str) else None
+
+
+def describe_study_name(folder: Path) -> str:
+    """Return what `find_run` finds a study by from the current folder: the name of its folder, or else a path."""
+    with suppress(ConfigError):
+        found = find_run(folder.name, default_output_dir(), "STUDY", takes_studies=True, takes_prefixes=False)
+        if found.resolve() == folder.resolve():
+            return folder.name
+    return min(os.path.relpath(folder), str(folder), key=len)
 
 
 def read_best_trials(study: Path) -> list[str]:

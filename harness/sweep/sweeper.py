@@ -11,6 +11,7 @@ from harness.core.errors import DamageError
 from harness.core.files import write_atomically
 from harness.core.terminal import print_fitted
 from harness.record import metrics_file
+from harness.record.run_lookup import describe_study_name
 from harness.record.sweep_files import SUMMARY_FILE
 from harness.sweep.request import SweepRequest
 from harness.sweep.results.figures import MIN_COMPLETED, draw_study_figures
@@ -106,7 +107,7 @@ class SweepResults:
 
     def print_results(self, status: str) -> None:
         summary = self.summarize(with_importances=status != "interrupted")
-        print(format_sweep_summary(summary, self._request.command_line))
+        print(format_sweep_summary(summary, self._request.command_line, describe_study_name(self._folder)))
 
     def are_written(self) -> bool:
         try:

@@ -74,6 +74,6 @@ class CommandLine(Protocol):
         ...
 
     @property
-    def confirm_advice(self) -> str:
-        """The words that, added to the command of a run, repeat it with other seeds; empty if they are unknown."""
+    def confirm_options(self) -> str | None:
+        """The options that `plateau confirm` needs for the program; None if it cannot start it."""
         ...

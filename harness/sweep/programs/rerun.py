@@ -16,6 +16,10 @@ def prepare_rerun(study: SweptStudy, options: RerunOptions) -> Rerun:
             from harness.sweep.programs.training.rerun import prepare_training_rerun  # imports torch
 
             return prepare_training_rerun(study, options)
+        case "hydra_app":
+            from harness.sweep.programs.hydra_app.rerun import prepare_app_rerun
+
+            return prepare_app_rerun(study, options)
         case "command":
             from harness.sweep.programs.command.rerun import prepare_command_rerun
 

@@ -1,5 +1,6 @@
 """The text printed at the end of a sweep."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from statistics import mean, stdev
 
@@ -19,17 +20,19 @@ MAX_FAILURES_SHOWN = 5
 MAX_SETTINGS_SHOWN = 10
 
 
-def format_sweep_summary(summary: SweepSummary, command_line: CommandLine) -> str:
-    """Return the results, the baseline, ranges to widen, idle parameters and the cost, in lines."""
+def format_sweep_summary(summary: SweepSummary, command_line: CommandLine, study: str) -> str:
+    """Return the results, the baseline, ranges to widen, idle parameters and the cost, in lines.
+
+    `study` is what commands find the study by.
+    """
     size = sum(bool(trial.seconds) for trial in summary.trials)  # others never ran, or were killed
     tokens = f"{summary.tokens:,} tokens and " if summary.tokens else ""  # other programs do not say
     cost = f"cost: {tokens}{format_duration(summary.seconds)} of training in {size} trials"
-    results, advice = _result_lines(summary, command_line), _advice_lines(summary, command_line)
+    results, advice = _result_lines(summary, command_line, study), _advice_lines(summary, command_line)
     return "\n".join([*results, *advice, fit_record(cost)])
 
 
-def _result_lines(summary: SweepSummary, command_line: CommandLine) -> Iterator[str]:
-    confirm_advice = command_line.confirm_advice
+def _result_lines(summary: SweepSummary, command_line: CommandLine, study: str) -> Iterator[str]:
     labels = [objective_label(name) for name in summary.objectives]
     yield fit_record(f"sweep {summary.study}: {format_status_counts(summary.counts)} (of {summary.n_trials} requested)")
     failures = group_by_reason({trial.number: trial.reason for trial in summary.trials if trial.status == "failed"})
@@ -45,13 +48,21 @@ def _result_lines(summary: SweepSummary, command_line: CommandLine) -> Iterator[
     if over_seeds := list(_seed_lines(summary)):
         yield from over_seeds
     elif summary.best_trials:
-        head, which = ("best", "it") if summary.best_trial else ("Pareto front", "them")
-        statuses = f"{', '.join(MEASURED[:-1])} or {MEASURED[-1]}"
-        measured = f"{head} of {summary.n_measured} trials ({statuses})"
-        how = ": add to the command" * bool(confirm_advice)
-        yield fit_record(f"{measured}; rerun {which} on fresh seeds to confirm{how}")
-        if confirm_advice:
-            yield f"  {confirm_advice}"
+        yield from _confirm_lines(summary, command_line.confirm_options, study)
+
+
+def _confirm_lines(summary: SweepSummary, confirm_options: str | None, study: str) -> Iterator[str]:
+    """Yield from how many trials the best was chosen, and the command that runs it and the baseline on fresh seeds."""
+    head, which = ("best", "it") if summary.best_trial else ("Pareto front", "them")
+    statuses = f"{', '.join(MEASURED[:-1])} or {MEASURED[-1]}"
+    measured = f"{head} of {summary.n_measured} trials ({statuses})"
+    if summary.best_trial and summary.best_trial.is_baseline:
+        yield fit_record(measured)
+    elif confirm_options is None:
+        yield fit_record(f"{measured}; rerun {which} on fresh seeds to confirm")
+    else:
+        yield fit_record(f"{measured}; confirm {which} on fresh seeds")
+        yield f"  {' '.join(filter(None, ['plateau confirm', shlex.quote(study), confirm_options]))}"
 
 
 def _seed_lines(summary: SweepSummary) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.core.credentials import hide_secret_words
 from harness.sweep.options import rename_sweep_options
+from harness.sweep.programs.command.seed_option import find_seed_slot
 from harness.sweep.programs.command.template import CommandTemplate, format_assignments
 
 LOG_RANGE = re.compile(r"tag\(log,interval\(([^()]*)\)\)")
@@ -16,10 +17,9 @@ LOG_RANGE = re.compile(r"tag\(log,interval\(([^()]*)\)\)")
 class ProgramCommandLine:
     """The command line of `plateau sweep -- COMMAND`."""
 
-    confirm_advice = ""  # how the program takes a seed is unknown
-
     def __init__(self, template: CommandTemplate, baseline: Mapping[str, Any]) -> None:
         self._template = template
+        self.confirm_options = "" if find_seed_slot(template) else "--seed-flag --seed"
         self.baseline_name = "the values of --baseline" if baseline else "the command as it stands"
 
     def format_command(self, values: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from harness.sweep.programs.hydra_app.app_space import (
     read_app_overrides,
     read_current_values,
 )
-from harness.sweep.programs.hydra_app.command_line import AppCommandLine
+from harness.sweep.programs.hydra_app.command_line import read_app_command_line
 from harness.sweep.programs.hydra_app.options import AppOptions, read_app_options
 from harness.sweep.programs.hydra_app.sweep_dir import find_sweep_dir
 from harness.sweep.request import (
@@ -44,6 +44,9 @@ from harness.sweep.space.search_space import SearchSpace, read_search_space
 from harness.sweep.study.spec import StudySpec
 from harness.tracking.store_uri import program_store_uri
 
+SWEPT_SPACE, SWEPT_CONFIG = "space", "config"
+"""Keys of a program that runs configurations of a sweep again: the search space and the settings of that sweep."""
+
 
 def read_app_request(
     config: DictConfig, context: HydraContext, arguments: Sequence[str], command: AppCommand | None
@@ -60,7 +63,7 @@ def read_app_request(
     overrides = read_app_overrides(options.sweeper["params"] or {}, arguments)
     missing_command = "" if command else explain_missing_command(config)
     config = apply_fixed_overrides(config, context.config_loader, overrides)
-    command_line = AppCommandLine(config, context.config_loader, command, *overrides)
+    command_line = read_app_command_line(config, context.config_loader, command, *overrides)
     check_not_torchrun(command_line.command)
     choices: Any = OmegaConf.to_container(config.hydra.runtime.choices)  # that of a group may be missing: "???"
     options_by_group = {group: choice for group, choice in choices.items() if isinstance(choice, str)}
@@ -89,7 +92,7 @@ def read_app_request(
     return SweepRequest(
         options=options.sweep,
         spec=spec,
-        program={},
+        program={"command_line": command_line.to_json(), "missing_command": missing_command, "unset": sorted(unknown)},
         space=space,
         budget=build_budget(options.sweep, n_trials, options.max_failure_rate),
         study_name=study_name,

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.trial import Trial
 
 from harness.config.compose import flatten_config
+from harness.config.overrides import read_override_key
 from harness.core.credentials import hide_credentials_in_text, hide_secret_words, write_traceback
 from harness.core.errors import ConfigError, describe_exception
 from harness.core.events import Status
@@ -85,7 +86,9 @@ class _AppTrial:
     ) -> None:
         self._spec, self._app, self._job = spec, app, job
         self._reporter, self._should_stop = reporter, should_stop
-        self._overrides = [*list_value_overrides(job.values), *app.fixed]
+        own_keys = {key.lstrip("+") for key in job.values}  # one of them may be fixed, if only the seed differs
+        fixed = [one for one in app.fixed if read_override_key(one) not in own_keys]
+        self._overrides = [*list_value_overrides(job.values), *fixed]
         self._record: TrialRecord | None = None
         self._ended_early: Status | None = None
         self._progress = ""
@@ -128,9 +131,9 @@ class _AppTrial:
         if ended.status is not JobStatus.COMPLETED:
             return self._fail(read_job_error(ended))
         try:
-            values = read_objective_values(ended.return_value, len(self._spec.objectives))
+            values = read_objective_values(ended.return_value, self._spec.objectives)
         except ObjectiveError as error:
-            return self._end("failed", str(error))
+            return self._end("failed", str(error), ends_sweep=True)
         if is_diverged(values):
             return self._end("diverged", f"the task function returned {', '.join(map(str, values))}", values)
         return self._end("completed", "", values)
@@ -192,7 +195,9 @@ class _AppTrial:
         print(hide_credentials_in_text(text), file=sys.stderr)  # the worker goes on
         return result
 
-    def _end(self, status: Status, reason: str, values: Sequence[float] = ()) -> TrialResult:
+    def _end(
+        self, status: Status, reason: str, values: Sequence[float] = (), *, ends_sweep: bool = False
+    ) -> TrialResult:
         seconds, reason = time.monotonic() - self._started, hide_credentials_in_text(reason)
         if self._record is None:
             self._record = TrialRecord(self._job.folder, self._describe_start(OmegaConf.create()))
@@ -205,6 +210,7 @@ class _AppTrial:
             seconds=seconds,
             fraction_done=1.0 if status == "completed" else self._reporter.fraction_done,
             folder=self._job.folder.name,
+            ends_sweep=ends_sweep,
         )
 
     def _list_artifacts(self) -> list[str]:

@@ -24,11 +24,12 @@ from harness.core.terminal import print_fitted, print_notes
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE, read_job_error, without_callbacks
 from harness.sweep.programs.hydra_app.app_command import find_app_command
 from harness.sweep.programs.hydra_app.app_space import apply_fixed_overrides, list_fixed_settings, read_app_overrides
-from harness.sweep.programs.hydra_app.command_line import AppCommandLine, rename_app_options
+from harness.sweep.programs.hydra_app.command_line import read_app_command_line, rename_app_options
 from harness.sweep.programs.hydra_app.options import read_app_options
-from harness.sweep.programs.hydra_app.request import read_app_request
+from harness.sweep.programs.hydra_app.request import SWEPT_CONFIG, SWEPT_SPACE, read_app_request
 from harness.sweep.programs.hydra_app.runner import HydraAppRunner, RunningApp
 from harness.sweep.request import BASIC_LAUNCHER, SweepRequest
+from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.setup import check_existing_study
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.sweeper import run_study
@@ -200,18 +201,24 @@ def _describe_app(
     config: DictConfig, context: HydraContext, task: TaskFunction, arguments: Sequence[str]
 ) -> RunningApp:
     overrides = read_app_overrides(read_app_options(config).sweeper["params"] or {}, arguments)
-    command_line = AppCommandLine(config, context.config_loader, find_app_command(config), *overrides)
+    command_line = read_app_command_line(config, context.config_loader, find_app_command(config), *overrides)
     return RunningApp(
         apply_fixed_overrides(config, context.config_loader, overrides), context, task, overrides.fixed, command_line
     )
 
 
 def _make_checked_runner(app: RunningApp, spec: StudySpec, program: Mapping[str, Any]) -> HydraAppRunner:
-    """Return the runner of a worker, whose app must have the same settings as the study."""
-    settings = list_fixed_settings(app.config, spec.build_search_space())
-    changed = sorted(key for key in {**settings, **spec.config} if settings.get(key) != spec.config.get(key))
+    """Return the runner of a worker, whose app must have the same settings as the study.
+
+    If its configurations are those of a sweep, as in a confirmation, `program` holds the settings of that.
+    """
+    space = SearchSpace.from_json(program[SWEPT_SPACE]) if SWEPT_SPACE in program else spec.build_search_space()
+    swept = program.get(SWEPT_CONFIG, spec.config)
+    settings = list_fixed_settings(app.config, space)
+    changed = sorted(key for key in {**settings, **swept} if settings.get(key) != swept.get(key))
     if changed:
-        raise ConfigError(f"{', '.join(changed)}: changed since the sweep was started; start the command again")
+        remedy = "change them back" if SWEPT_CONFIG in program else "start the command again"
+        raise ConfigError(f"{', '.join(changed)}: changed since the sweep was started; {remedy}")
     return HydraAppRunner(spec, app)
 
 

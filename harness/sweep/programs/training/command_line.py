@@ -15,7 +15,7 @@ class TrainingCommandLine:
     """The command line of `python run.py`, with the overrides `current` of all trials."""
 
     baseline_name = "the current configuration"
-    confirm_advice = "-m sweeps=grid seed=11,12,13 sweep.study=NAME"
+    confirm_options = ""
 
     def __init__(self, current: Sequence[str]) -> None:
         self._current = current

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.sweep.programs.hydra_app.app_command import AppCommand
-from harness.sweep.programs.hydra_app.command_line import AppCommandLine
+from harness.sweep.programs.hydra_app.command_line import AppCommandLine, read_app_command_line
 from tests.sweep.programs.hydra_app.apps import open_multirun
 
 
@@ -20,7 +20,7 @@ def make_command_line(
     """Return the command line of an app that was started with the arguments `given`, of which some are `composed`."""
     with open_multirun(folder, app, *composed) as (context, cfg):
         ranges = [one for one in given if one.startswith("lr=")]
-        return AppCommandLine(cfg, context.config_loader, AppCommand(program, given), ranges)
+        return read_app_command_line(cfg, context.config_loader, AppCommand(program, given), ranges)
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def test_the_command_of_a_run_has_what_all_trials_share(tmp_path) -> None:
     given = ("-m", "drop=${missing.key}", "size=choice(3)", "lr=1,2")
     with open_multirun(tmp_path, "lr: 0.1\ndrop: 1\nsize: 2\nn: 1\n", *given[1:]) as (context, cfg):
         command = AppCommand(("/w/app.py",), given)
-        line = AppCommandLine(cfg, context.config_loader, command, ["lr=1,2"], ["n=5", given[1], "size=3"])
+        line = read_app_command_line(cfg, context.config_loader, command, ["lr=1,2"], ["n=5", given[1], "size=3"])
     assert line.format_command({"lr": 1}) == "python w/app.py 'drop=${missing.key}' n=5 size=3 lr=1"
 
 
@@ -77,10 +77,15 @@ def test_the_command_of_the_sweep_is_that_of_the_user(tmp_path) -> None:
     ]
 
 
-def test_a_seed_of_the_app_can_be_repeated(tmp_path) -> None:
-    assert make_command_line(tmp_path, "-m").confirm_advice == ""
-    advice = make_command_line(tmp_path, "-m", app="seed: 1\n").confirm_advice
-    assert advice == "-m hydra/sweeper=harness hydra/sweeper/sampler=grid seed=11,12,13 hydra.sweeper.study_name=NAME"
+def test_the_key_of_the_seed_is_named_where_it_is_not_seed(tmp_path) -> None:
+    for app, options in {
+        "lr: 0.1\nseed: 1\n": "",
+        "lr: 0.1\ntrainer: {random_seed: 1}\n": "--seed-flag trainer.random_seed",
+        "lr: 0.1\n": "--seed-flag KEY",
+    }.items():
+        assert make_command_line(tmp_path, "-m", app=app).confirm_options == options
+    with open_multirun(tmp_path, "seed: 1\n") as (context, cfg):
+        assert read_app_command_line(cfg, context.config_loader, None, []).confirm_options is None
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.core.errors import ConfigError, RunFailedError
 from harness.sweep import Pruned, report
+from harness.sweep.programs.hydra_app.rerun import prepare_app_rerun
 from harness.sweep.programs.hydra_app.sweep import name_library_job
 from harness.sweep.reporting import Interrupted
+from harness.sweep.rerun import RerunOptions
+from harness.sweep.swept_study import load_swept_study
 from tests.sweep.programs.hydra_app.apps import load_app_study, read_record, read_results, sweep_here
 
 SPHERE = """
@@ -50,6 +53,8 @@ def test_one_value_is_a_setting_and_workers_that_cannot_start_are_noted(tmp_path
     sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", "x=interval(2,2)", *options)
     shown = capsys.readouterr().out
     assert "\n  python app.py 'y=${x}' x=2\n" in shown
+    with pytest.raises(ConfigError, match="its trials ran in the process that started the sweep"):
+        prepare_app_rerun(load_swept_study("sweep", tmp_path), RerunOptions())
     assert shown.count("note: hydra.sweeper.n_jobs=2: the trials run in this process one after another (") == 1
     with pytest.raises(ConfigError, match=r"config x: 2 -> 3"):
         sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", *options)
