@@ -1,9 +1,9 @@
 """Run the best trials of a sweep and its baseline on fresh seeds, and say which are better.
 
-  plateau confirm STUDY
-  plateau confirm 'optimizer=sgd' 'optimizer=adamw optimizer.lr=1e-3'    # baseline and candidates, as overrides
-  plateau confirm STUDY --seed-flag --seed --test-metric test_loss       # of plateau sweep -- COMMAND
-  plateau confirm STUDY --seed-flag trainer.seed                         # of an app with hydra/sweeper=harness
+    plateau confirm STUDY
+    plateau confirm 'optimizer=sgd' 'optimizer=adamw optimizer.lr=1e-3'    # baseline and candidates, as overrides
+    plateau confirm STUDY --seed-flag --seed --test-metric test_loss       # of plateau sweep -- COMMAND
+    plateau confirm STUDY --seed-flag trainer.seed                         # of an app with hydra/sweeper=harness
 
 The runs are made by workers like those of the sweep, on the same seeds for all, and judged by a rule that is fixed
 before (docs/confirming.md). The claim is about the test split if there is one. The same command resumes.
@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.commands.arguments import (
+    SEED_FLAG,
     CommandParser,
     ParagraphFormatter,
     add_output_dir,
+    add_seed_run_options,
     join_option_value,
     redirect_to_stderr,
 )
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
     from harness.evidence.confirm.plan import Confirmation
 
 STATUS_UNDECIDED = 1
-SEED_FLAG = "--seed-flag"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -102,16 +103,6 @@ def _build_parser() -> CommandParser:
     add("--trial", type=int, action="append", default=[], metavar="N", help="confirm this trial; may be repeated")
     add("--seeds", type=int, default=5, metavar="N", help="fresh seeds of each at most; default: 5")
     add("--margin", type=float, metavar="M", help="differences up to M, in the unit of the metric, count as equivalent")
-    add(SEED_FLAG, metavar="NAME",
-        help="how the program takes its seed: an option such as --seed, a key such as seed= or a variable such as "
-        "SEED; default: seed, if it has one")  # fmt: skip
-    add("--test-metric", metavar="NAME",
-        help="what a program of yours calls its result on test data, beside the metric of the sweep")  # fmt: skip
-    add("--n-jobs", type=int, metavar="N", help="number of workers; default: as in the sweep")
-    add("--max-seconds", type=float, metavar="S", help="start no run after this time")
-    add("--max-tokens", type=int, metavar="N", help="start no run after so many tokens")
-    add("--storage", metavar="URL", help="database of the study, if its address has a password")
-    add("--dry-run", action="store_true", help="print what would be run, and run nothing")
-    add("--json", action="store_true", help="print the result as JSON, and all else to standard error")
+    add_seed_run_options(parser)
     add_output_dir(parser)
     return parser

@@ -15,6 +15,8 @@ OUTER_SHARE = 1 / 3
 noise; with 1/2, the level that a rank test has alone, in 6%, since either of two tests may then reject."""
 LARGEST_RATIO = 2
 """Ratio of group sizes up to which the outer rank test is used. Beyond it, it rejects too often if spreads differ."""
+MIN_RELATIVE_ERROR = 1e-13
+"""Standard error relative to the losses; below it, it is rounding."""
 UNGUARDED_PAIRS = (3, 4)
 """Numbers of pairs at which the t interval is used alone, since the signed-rank test cannot reject at 5%. The t test
 rejects in at most 2.5%, whatever the distribution, if the losses of a pair vary independently given their seed."""
@@ -188,4 +190,4 @@ def _drop_zero_errors(error: np.ndarray, baseline: np.ndarray, candidate: np.nda
     """Return NaN for standard errors that are infinite or zero up to rounding."""
     scale = np.maximum(np.abs(baseline).max(1), np.abs(candidate).max(1))
     with np.errstate(invalid="ignore"):
-        return np.where((error > 1e-13 * scale) & np.isfinite(error), error, np.nan)
+        return np.where((error > MIN_RELATIVE_ERROR * scale) & np.isfinite(error), error, np.nan)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Any, Protocol
 
 from harness.core.errors import ConfigError
@@ -20,21 +21,23 @@ class NamedValues(Protocol):
 
 def plan_seed_study(
     study: SweptStudy,
-    command: str,
+    purpose: str,
     rerun: Rerun,
     configs: Mapping[str, NamedValues],
     settings: Mapping[str, str],
     *,
+    command: str,
     max_seconds: float | None,
     max_tokens: int | None,
 ) -> SeedStudyPlan:
-    """Return the study of configurations of a sweep; `command` that makes it is also its folder in that of the sweep.
+    """Return the study of configurations of a sweep; its folder in that of the sweep is called by its `purpose`.
 
+    `command` is that which makes the runs, before the name of the sweep.
     `settings` are further ones that must not change once runs were made.
     """
     return SeedStudyPlan(
-        name=f"{study.name} {command}",
-        folder=study.folder / command,
+        name=f"{study.name} {purpose}",
+        folder=study.folder / purpose,
         storage=study.storage,
         spec=study.spec,
         rerun=rerun,
@@ -42,7 +45,7 @@ def plan_seed_study(
         store_uri=study.store_uri,
         experiment=study.experiment,
         is_uploaded=study.is_uploaded,
-        command=f"plateau {command} {study.name}",
+        command=f"{command} {study.name}",
         settings={**settings, "seed option": rerun.seed_key},
         max_seconds=max_seconds,
         max_tokens=max_tokens,
@@ -78,6 +81,13 @@ def list_costs(runs: Sequence[SeedRun], metric: str, direction: Direction) -> li
     sign = -1 if direction == "maximize" else 1
     losses = [run.read_loss(metric) for run in runs]
     return [math.inf if loss is None or not math.isfinite(loss) else sign * loss for loss in losses]
+
+
+def average_metric(runs: Sequence[SeedRun], config: str, metric: str) -> float | None:
+    """Return the mean of a metric over the completed runs of a configuration, None if there is none."""
+    values = [run.values[metric] for run in runs if run.config == config and metric in run.values]
+    finite = [value for value in values if math.isfinite(value)]
+    return mean(finite) if finite else None
 
 
 def describe_failures(runs: Sequence[SeedRun], metric: str) -> str:

@@ -69,6 +69,7 @@ def plan_study_confirmation(study: SweptStudy, options: ConfirmOptions) -> Confi
             rerun,
             plan.configs,
             plan.list_settings(),
+            command="plateau confirm",
             max_seconds=options.max_seconds,
             max_tokens=options.max_tokens,
         ),

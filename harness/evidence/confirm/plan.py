@@ -181,7 +181,7 @@ def evaluate_runs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> Evaluation:
         }
         for name, comparison in _compare_costs(plan, costs, look).items():
             if comparison.status != "not shown" or look == plan.looks[-1]:
-                verdicts[name] = _make_verdict(plan, name, comparison)
+                verdicts[name] = make_verdict(name, comparison, plan.direction)
                 open_names.remove(name)
         if not open_names:
             break
@@ -205,10 +205,10 @@ def _compare_costs(plan: ConfirmPlan, costs: Mapping[str, Sequence[float]], look
     }
 
 
-def _make_verdict(plan: ConfirmPlan, name: str, comparison: SeedComparison) -> Verdict:
+def make_verdict(name: str, comparison: SeedComparison, direction: Direction) -> Verdict:
     """Return a verdict in the unit of the metric, whose costs are negated where it is maximized."""
     difference, low, high = comparison.difference, comparison.low, comparison.high
-    if plan.direction == "maximize":
+    if direction == "maximize":
         difference, low, high = -difference, -high, -low
         comparison = replace(
             comparison,

@@ -1,14 +1,12 @@
 """Result of a confirmation, and the file that holds it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from harness.evidence.confirm.plan import ConfirmedConfig, ConfirmPlan, Evaluation
-from harness.evidence.seed_runs import run_to_json
+from harness.evidence.seed_runs import average_metric, run_to_json
 from harness.record import metrics_file
 from harness.sweep.seed_study import SeedRun
 
@@ -72,9 +70,7 @@ class ConfirmResult:
 
     def compute_mean(self, config: str, metric: str) -> float | None:
         """Return the mean of a metric over the completed runs of a configuration, None if there is none."""
-        values = [run.values[metric] for run in self.runs if run.config == config and metric in run.values]
-        finite = [value for value in values if math.isfinite(value)]
-        return mean(finite) if finite else None
+        return average_metric(self.runs, config, metric)
 
     def _measure_gap(self, config: ConfirmedConfig) -> SelectionGap:
         validation = self.compute_mean(config.name, self.plan.objective)

@@ -1,0 +1,164 @@
+"""Plan and run an ablation: every change between a sweep's baseline and its winner, alone and left out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from harness.evidence.ablation.changes import find_changes, list_alternatives, select_changes
+from harness.evidence.ablation.effects import evaluate_ablation
+from harness.evidence.ablation.plan import WINNER, Ablation, AblationPlan
+from harness.evidence.ablation.result import AblationResult, write_ablation_result
+from harness.evidence.ablation.text import describe_config_mean
+from harness.evidence.confirm.from_study import ConfirmOptions, choose_configs
+from harness.evidence.confirm.plan import BASELINE, MIN_SEEDS, ConfirmedConfig, choose_seeds
+from harness.evidence.seed_runs import average_metric, list_searched_seeds, open_seed_study, plan_seed_study
+from harness.sweep.programs.rerun import prepare_rerun
+from harness.sweep.rerun import RerunOptions
+from harness.sweep.seed_study import SeedRun, Uploaded
+from harness.sweep.study_run import MakeWorkers, StudyEnd
+from harness.sweep.swept_study import SweptStudy
+
+ABLATION_FOLDER = "ablation"
+"""In the folder of a sweep: the study of its ablation."""
+SEED_OFFSET = 1000
+"""Distance from the first seed of a confirmation, which has chosen among candidates by its own."""
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """Options of an ablation: the `trial` that is the winner, None for the best, and the changes to take apart."""
+
+    trial: int | None = None
+    seeds: int = 5
+    changes: tuple[str, ...] = ()
+    max_seconds: float | None = None
+    max_tokens: int | None = None
+    rerun: RerunOptions = field(default_factory=RerunOptions)
+
+    def __post_init__(self) -> None:
+        if self.seeds < MIN_SEEDS:
+            raise ValueError(f"--seeds: {self.seeds} must be at least {MIN_SEEDS}")
+
+
+class AblationOutcome(NamedTuple):
+    """Result of an ablation, and how the command that ran it ended."""
+
+    result: AblationResult
+    end: StudyEnd
+
+
+def plan_ablation(study: SweptStudy, options: AblationOptions) -> Ablation:
+    """Return the ablation of the best trial of a sweep, or of another one.
+
+    Raises:
+        ConfigError: If there is nothing to take apart, or the program cannot be run again.
+    """
+    trials = () if options.trial is None else (options.trial,)
+    rerun = prepare_rerun(study, options.rerun)
+    first, [best] = choose_configs(study, ConfirmOptions(top=1, trials=trials), rerun.seed_key)
+    space = study.spec.build_search_space()
+    known_options = {key: space.group_options[key] for key in best.values if key in space.group_options}
+    baseline, winner = {**known_options, **first.values}, dict(best.values)
+    alternatives = list_alternatives() if study.spec.program == "training" else []
+    changes = select_changes(find_changes(baseline, winner, space, alternatives), options.changes)
+    seeds = [*list_searched_seeds(study, rerun.seed_key), *([] if rerun.seed is None else [rerun.seed])]
+    plan = AblationPlan(
+        baseline=ConfirmedConfig(BASELINE, baseline, first.trial, first.selected_value),
+        winner=ConfirmedConfig(WINNER, winner, best.trial, best.selected_value),
+        changes=tuple(changes),
+        seeds=choose_seeds(options.seeds, [max([SEED_OFFSET, *seeds]) + SEED_OFFSET]),
+        metric=rerun.test_metric or study.spec.objectives[0],
+        split="test" if rerun.test_metric else "validation",
+        objective=study.spec.objectives[0],
+        direction=study.spec.directions[0],
+        n_measured=study.n_measured,
+    )
+    runs = plan_seed_study(
+        study,
+        ABLATION_FOLDER,
+        rerun,
+        plan.configs,
+        plan.list_settings(),
+        command="plateau ablate",
+        max_seconds=options.max_seconds,
+        max_tokens=options.max_tokens,
+    )
+    return Ablation(study.name, plan, runs)
+
+
+def run_ablation(ablation: Ablation, make_workers: MakeWorkers | None = None) -> AblationOutcome:
+    """Run what the plan needs and return the result; a command that is repeated resumes.
+
+    Args:
+        make_workers: Returns the workers; by default processes on this machine.
+
+    Raises:
+        ConfigError: If it was begun with another plan.
+        RunFailedError: If files cannot be written.
+    """
+
+    def summarize(runs: Sequence[SeedRun], status: str) -> Uploaded:
+        result = make_ablation_result(ablation, runs, StudyEnd(status, ""))
+        write_ablation_result(ablation.folder, result)
+        return list_ablation_metrics(result)
+
+    study = open_seed_study(ablation.runs, summarize)
+    while True:
+        end = study.run(evaluate_ablation(ablation.plan, study.list_runs()).next_runs, make_workers)
+        if end.status != "completed" or end.reason:
+            break
+        if not evaluate_ablation(ablation.plan, study.list_runs()).next_runs:
+            break
+    result = make_ablation_result(ablation, study.list_runs(), end)
+    write_ablation_result(ablation.folder, result)
+    return AblationOutcome(result, end)
+
+
+def make_ablation_result(ablation: Ablation, runs: Sequence[SeedRun], end: StudyEnd) -> AblationResult:
+    """Return what the runs show."""
+    command_line = ablation.runs.rerun.command_line
+    evaluation = evaluate_ablation(ablation.plan, runs)
+    reason = "; ".join(f"{name}: {failure}" for name, failure in (evaluation.failures or {}).items())
+    if evaluation.is_complete:
+        status, reason = "complete", ""
+    elif reason and not evaluation.next_runs:
+        status = "failed"
+    elif end.status == "completed":  # the study ran all that its budget allows
+        status, reason = ("out of budget" if end.reason else "running"), end.reason
+    else:
+        status, reason = end.status, reason or end.reason
+    return AblationResult(
+        study=ablation.study,
+        plan=ablation.plan,
+        runs=runs,
+        evaluation=evaluation,
+        status=status,
+        reason=reason,
+        commands={name: command_line.format_command(one.values) for name, one in ablation.plan.configs.items()},
+    )
+
+
+def list_ablation_metrics(result: AblationResult) -> Uploaded:
+    """Return what MLflow shows of an ablation: means, effects and intervals as metrics, statuses as tags."""
+    plan, found = result.plan, result.evaluation
+    metrics: dict[str, float] = {"ablation/tokens": result.tokens, "ablation/seconds": result.seconds}
+    for config in plan.configs:
+        for metric in dict.fromkeys((plan.objective, plan.metric)):
+            if (value := average_metric(result.runs, config, metric)) is not None:
+                metrics[f"{config}/{metric}.mean"] = value
+    tags = {}
+    for effect in [*([found.gain] if found.gain else []), *found.effects]:
+        name = f"{effect.kind} {effect.change}".strip()
+        tags[name] = effect.verdict.status
+        metrics |= _list_finite(name, effect.verdict)
+    for interaction in found.interactions:
+        name = f"interaction {interaction.change}"
+        tags[name] = "shown" if interaction.is_shown else "not shown"
+        metrics |= _list_finite(name, interaction)
+    return Uploaded(metrics, tags, {name: describe_config_mean(result, name) for name in plan.configs})
+
+
+def _list_finite(name: str, found: Any) -> dict[str, float]:
+    values = {key: getattr(found, key) for key in ("difference", "low", "high", "p")}
+    return {f"{name}/{key}": value for key, value in values.items() if math.isfinite(value)}
