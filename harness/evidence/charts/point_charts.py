@@ -37,6 +37,7 @@ BASELINE_LINE = "second dash mark"  # over the whole panel, at the value of the 
 SIZES = {"trial": 3.6, "pruned": 3.6, "diverged": 3.8, "candidate": 4.5, "baseline": 4.8, "best": 5.2}
 DOUBLING = 8.0
 """Ratio of the largest to the smallest of a few values, such as ranks, from which their axis is logarithmic."""
+LISTED_SPREAD = 12.0  # of points that share one of a few numbers
 INSET = 9.0  # between the axis and the lowest point, so that its mark is whole
 OTHER = "other values"
 
@@ -52,12 +53,15 @@ def draw_panels(data: PointPanels) -> Chart:
     groups = [group for panel in data.panels for group in panel.groups]
     values = [y for group in groups for y in group.y if y is not None and math.isfinite(y)]
     fixed = [y for group in groups if group.role in ("baseline", "best") for y in group.y if y is not None]
-    draw_legend(chart, _list_legend(data.panels[0].groups))
+    shown = choose_range(values, fixed)
+    entries = _list_legend(data.panels[0].groups)
+    if shown.n_above or shown.n_below:
+        entries.append(LegendEntry("beyond the axis", "", "up" if shown.n_above else "below", "ink"))
+    draw_legend(chart, entries)
     if not values:
         chart.add_text(EDGE, chart.height + 14, "no trial has a value", "soft")
         chart.height += LINE
         return chart
-    shown = choose_range(values, fixed)
     chart.add_text(EDGE, chart.height + 12, data.panels[0].y_label, width=chart.width - 2 * EDGE)
     chart.height += LINE + 4
     labels = NumberScale(shown.low, shown.high, 1, 0, shown.is_log).choose_ticks()
@@ -184,18 +188,18 @@ def _draw_group(
         if y is None or not math.isfinite(y):
             chart.add_mark("cross", place, top - (STRIP + STRIP_GAP) / 2, "ink", name, SIZES["diverged"])
         elif y > y_scale.high:
-            chart.add_mark("up", place, top + 2, classes.replace("solid", "open"), name, 3.4)
+            chart.add_mark("up", place, top + 2, classes.split()[0], name, 3.4)
         elif y < y_scale.low:
-            chart.add_mark("down", place, y_scale.start - 2, classes.replace("solid", "open"), name, 3.4)
+            chart.add_mark("below", place, y_scale.start + 2, classes.split()[0], name, 3.4)
         else:
             chart.add_mark(shape, place, y_scale.place(y), classes, name, SIZES[group.role])
 
 
 def _place_x(value: object, index: int, scale: Scale, role: str) -> float:
-    """Return the position of a value; points of one category are spread, in the same way every time."""
+    """Return the position of a value; points of one category or number are spread, in the same way every time."""
+    shift = 0.0 if role in ("baseline", "best") else (index * 0.618) % 1 - 0.5  # golden ratio: evenly spread
     if not isinstance(scale, CategoryScale):
-        return scale.place(float(value))  # type: ignore[arg-type]
+        return scale.place(float(value)) + (LISTED_SPREAD * shift if scale.at else 0.0)  # type: ignore[arg-type]
     name = _name_category(value)
     place = scale.place(scale.names.index(name if name in scale.names else OTHER))
-    shift = 0.0 if role in ("baseline", "best") else (index * 0.618) % 1 - 0.5  # golden ratio: evenly spread
     return place + 0.5 * scale.step * shift

@@ -20,7 +20,7 @@ SIZE = 13.5  # of text
 LINE = 18.0  # height of a line of text
 MAX_FITTED = 300  # characters of a text that may be drawn
 EDGE = 8.0  # of the chart, left free
-Shape = Literal["circle", "cross", "star", "diamond", "square", "up", "down", "left", "right"]
+Shape = Literal["circle", "cross", "star", "diamond", "square", "down", "up", "below", "left", "right"]
 LIGHT = {
     "paper": "#fff", "ink": "#1a1a1a", "soft": "#565b63", "grid": "#dfe2e6", "rest": "#9aa0a8", "band": "#e9edf2",
     "first": "#0063a6", "second": "#b84a00", "third": "#00785a", "fourth": "#9b3d7c",
@@ -256,12 +256,9 @@ def _outline(shape: Shape, x: float, y: float, size: float) -> str:
             corners = [(-1, -1), (1, 1), None, (-1, 1), (1, -1)]
         case "down":
             corners = [(-1.1, -0.8), (1.1, -0.8), (0, 1.1), (-1.1, -0.8)]
-        case "up":
-            corners = [(-1.1, 0.8), (1.1, 0.8), (0, -1.1), (-1.1, 0.8)]
-        case "left":
-            corners = [(0.8, -1.1), (0.8, 1.1), (-1.1, 0), (0.8, -1.1)]
-        case "right":
-            corners = [(-0.8, -1.1), (-0.8, 1.1), (1.1, 0), (-0.8, -1.1)]
+        case "up" | "below" | "left" | "right":  # chevrons, towards what lies beyond the axis
+            right, down = {"up": (0, -1), "below": (0, 1), "left": (-1, 0), "right": (1, 0)}[shape]
+            corners = [(-right - down, -down - right), (right, down), (-right + down, -down + right)]
         case "diamond":
             corners = [(0, -1.35), (1.35, 0), (0, 1.35), (-1.35, 0), (0, -1.35)]
         case "square":

@@ -120,3 +120,11 @@ def test_long_text_is_cut_in_its_middle_and_wrapped_between_words() -> None:
     assert measure_text(fitted) <= 200
     assert (fitted[:5], fitted[-4:]) == ("first", "last")
     assert break_label("one two three", measure_text("one two")) == ["one two", "three"]
+
+
+def test_points_beyond_the_axis_are_marked_and_explained() -> None:
+    values = (3.1, 3.2, 3.3, 3.4, 3.5, 1e9)
+    group = PointGroup("6 completed", "trial", tuple(range(1, 7)), values)
+    text = draw_chart(Points((group,), "width", "loss")).render("a")
+    assert "beyond the axis" in text
+    assert text.count('class="mark rest"') == 1
