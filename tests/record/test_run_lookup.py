@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness.core.errors import ConfigError
-from harness.record.run_lookup import RunNotFoundError, find_run, list_runs, list_studies
+from harness.record.run_lookup import RunNotFoundError, describe_study_name, find_run, list_runs, list_studies
 from tests.record.run_folders import write_run, write_study
 
 OLD, NEW, OTHER = "2026-01-02_03-04-05_mine", "2026-03-02_03-04-05_mine", "2026-02-02_03-04-05_adamw-cosine"
@@ -170,3 +170,14 @@ def test_runs_and_studies_are_listed_newest_first(outputs) -> None:
     assert [run.name for run in list_runs(outputs)] == ["mine", "adamw-cosine", "mine"]
     assert [study.name for study in list_studies(outputs)] == ["our_team_lr_2", "lora-rank"]
     assert list_runs(outputs / "absent") == []
+
+
+def test_a_study_is_called_by_its_name_where_that_finds_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere, and where a file of the current folder has this name, it is called by its path."""
+    monkeypatch.chdir(tmp_path)
+    study = write_study(tmp_path / "multirun/train")
+    assert describe_study_name(study) == "train"
+    assert describe_study_name(write_study(tmp_path / "logs/other")) == "logs/other"
+    Path("train").mkdir()
+    assert describe_study_name(study) == "multirun/train"
+    assert find_run("multirun/train", tmp_path, "STUDY", takes_studies=True).resolve() == study.resolve()
