@@ -17,6 +17,7 @@ BUG_KINDS = ("warm-up truncated", "incomparable", "vanishing gradients")  # sear
 NOT_SEARCHED = ("scheduler idle", "scheduler misled", "noisy evaluation", "throughput fell", "dominating layer")
 LR_TOO_HIGH = ("learning rate too high", "divergence", "spike")
 LR_UNCLEAR = ("never learnt", "plateau")
+LR_CAUSES = ("learning rate too low", *LR_TOO_HIGH, *LR_UNCLEAR)
 UNSTABLE = ("warm-up too short", "divergence", "spike")
 
 # Weights with an initial loss below this fraction of a guess that ignores the input were well trained before. GPT-2
@@ -49,8 +50,8 @@ class PrescribedOverride:
 class Prescription:
     """Ranges to search, and settings shared by all trials; without ranges, a single run with these settings.
 
-    `sweeps` is the file with the ranges of what depends on a searched choice. A `refusal` says why nothing should be
-    searched before preflight passes.
+    `sweeps` is the file with the ranges of what depends on a searched choice. With `is_guess`, no diagnosis and no
+    range test says what to search. A `refusal` says why nothing should be searched before preflight passes.
     """
 
     ranges: tuple[PrescribedOverride, ...] = ()
@@ -58,6 +59,7 @@ class Prescription:
     notes: tuple[str, ...] = ()
     refusal: str = ""
     sweeps: str = "none"
+    is_guess: bool = False
 
     @property
     def n_trials(self) -> int:
@@ -102,7 +104,9 @@ def prescribe(
         if kind in by_kind:
             tries = " or ".join(to_override(one) for one in by_kind[kind].suggestions if one.is_setting)
             notes.append(f"{kind}: a sweep does not help{f'; try {tries}' if tries else ''}")
-    return Prescription(free, settings, tuple(notes), sweeps=OPTIMIZER_SWEEP if optimizers else "none")
+    causes = [kind for kind in LR_CAUSES if kind in by_kind] or [one for one in free if not is_lr_key(one.key)]
+    sweeps = OPTIMIZER_SWEEP if optimizers else "none"
+    return Prescription(free, settings, tuple(notes), sweeps=sweeps, is_guess=band is None and not causes)
 
 
 def _lr_ranges(
@@ -119,10 +123,10 @@ def _lr_ranges(
         low, high, why = lr / 100, lr, f"{lr:g} was too high: search downwards"
     elif any(kind in kinds for kind in LR_UNCLEAR):
         low, high, why = lr / 100, 100 * lr, f"{lr:g} may be too low or too high: search both sides, or run lr-range"
+        if usual_lrs is not None and not _is_fully_tuned(params):
+            low, high = _keep_within(usual_lrs, lr, low, high)
     else:
         low, high, why = lr / 10, 10 * lr, f"a decade on either side of {lr:g}"
-    if band is None and usual_lrs is not None and not _is_fully_tuned(params):
-        low, high = _keep_within(usual_lrs, lr, low, high)
     yield from (PrescribedOverride(override, why) for override in format_lr_ranges(low, high, params))
 
 

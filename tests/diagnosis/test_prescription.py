@@ -53,13 +53,30 @@ def test_lr_range_depends_on_the_diagnosis(kind, lr) -> None:
     [
         ("plateau", {}, "tag(log,interval(1e-04,1e-01))"),  # of two decades on either side of 1e-3
         ("plateau", {"optimizer.lr": "1e-5"}, "tag(log,interval(1e-07,1e-03))"),  # an unusual LR may be right
-        ("learning rate too low", {"optimizer.lr": "0.05"}, "tag(log,interval(5e-02,5e+00))"),  # too little is left
+        ("plateau", {"optimizer.lr": "0.1"}, "tag(log,interval(1e-03,1e-01))"),
+        ("learning rate too low", {"optimizer.lr": "0.05"}, "tag(log,interval(5e-02,5e+00))"),  # a diagnosis says so
         ("plateau", {"start.kind": "warm"}, "tag(log,interval(1e-04,1e-01))"),
     ],
 )
 def test_guess_is_kept_within_the_usual_lrs_of_the_optimizer(kind, params, lr) -> None:
     found = prescribe(History(), [Diagnosis(kind, 5, 0.9, "why")], {**PARAMS, **params}, usual_lrs=(1e-4, 1e-1))
     assert found.ranges[0].override == f"optimizer.lr={lr}"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "is_guess"),
+    [
+        ((), True),
+        (("throughput fell",), True),
+        (("plateau",), False),
+        (("divergence",), False),
+        (("overfitting",), False),
+    ],
+)
+def test_range_without_a_cause_is_a_guess(kinds, is_guess) -> None:
+    diagnoses = [Diagnosis(kind, 5, 0.9, "why") for kind in kinds]
+    assert prescribe(History(), diagnoses, PARAMS).is_guess is is_guess
+    assert prescribe(History(), diagnoses, PARAMS, BAND).is_guess is False
 
 
 @pytest.mark.parametrize(

@@ -78,10 +78,12 @@ def _choose_ranges(
 
     There are none if the experiment's own file has them, and no source if there is nothing to search.
     """
-    if prescription.ranges:
+    if prescription.ranges and not prescription.is_guess:
         return prescription.ranges, "from the diagnoses"
     if list_file_ranges(rescue.overrides):
         return (), f"sweeps={list_choices(rescue.overrides)['sweeps']}"
+    if prescription.ranges:
+        return prescription.ranges, "the usual range"
     if "optimizer.lr" not in found.params:
         return (), ""
     lr = float(found.params["optimizer.lr"])
