@@ -58,6 +58,11 @@ def run_confirmation_stage(
     return StageResult(f"{len(outcome.result.runs)} runs; {ending.result}", details, report)
 
 
+def format_confirm_command(study_folder: Path, top: int, seeds: int, *options: str) -> str:
+    """Return the command that confirms as the rescue does."""
+    return shlex.join(["plateau", "confirm", str(study_folder), "--top", str(top), "--seeds", str(seeds), *options])
+
+
 def read_conclusion(record: RescueRecord) -> Ending:
     """Return the ending that the confirmation came to."""
     return Ending(**record.get_details(CONFIRMATION)["ending"])

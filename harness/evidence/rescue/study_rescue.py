@@ -12,7 +12,7 @@ from harness.diagnosis.assessment import assess
 from harness.diagnosis.dialects import guess_dialect, render_suggestions
 from harness.diagnosis.thresholds import Thresholds
 from harness.evidence.confirm.from_study import ConfirmOptions, plan_study_confirmation
-from harness.evidence.rescue.confirm_stage import CONFIRMATION, run_confirmation_stage
+from harness.evidence.rescue.confirm_stage import CONFIRMATION, format_confirm_command, run_confirmation_stage
 from harness.evidence.rescue.record import RescueRecord, StageResult
 from harness.evidence.rescue.report_stage import REPORT, run_report_stage
 from harness.evidence.rescue.stages import Rescue
@@ -36,7 +36,7 @@ def plan_study_rescue(study_folder: Path, folder: Path | None, options: ConfirmO
     n_confirmed = (options.top + 1) * options.seeds
     return Rescue(
         stages={
-            DIAGNOSIS: partial(run_study_diagnosis, study),
+            DIAGNOSIS: partial(run_study_diagnosis, study, options),
             CONFIRMATION: partial(run_confirmation_stage, study.folder, options, storage),
             REPORT: partial(run_report_stage, study.folder, storage),
         },
@@ -54,7 +54,7 @@ def plan_study_rescue(study_folder: Path, folder: Path | None, options: ConfirmO
     )
 
 
-def run_study_diagnosis(study: SweptStudy, record: RescueRecord) -> StageResult:
+def run_study_diagnosis(study: SweptStudy, options: ConfirmOptions, record: RescueRecord) -> StageResult:
     """Diagnose the runs of the baseline and of the best trial."""
     chosen: dict[str, TrialSummary | None] = {"baseline": study.baseline, "best": next(iter(study.ranking), None)}
     details: dict[str, Any] = {}
@@ -64,7 +64,9 @@ def run_study_diagnosis(study: SweptStudy, record: RescueRecord) -> StageResult:
             print_fitted(f"{name}, trial {trial.number}:", *(f"  {line}" for line in details[name]["diagnoses"]))
     kinds = [kind for found in details.values() for kind in found["kinds"]]
     summary = ", ".join(dict.fromkeys(kinds)) or "no problems found in the curves"
-    return StageResult(summary, details, f"plateau confirm {study.folder}")
+    given = {"--seed-flag": options.rerun.seed_flag, "--test-metric": options.rerun.test_metric}
+    more = [word for name, value in given.items() if value is not None for word in (name, value)]
+    return StageResult(summary, details, format_confirm_command(study.folder, options.top, options.seeds, *more))
 
 
 def _diagnose_trial(study: SweptStudy, trial: TrialSummary) -> dict[str, Any]:

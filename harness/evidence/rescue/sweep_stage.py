@@ -14,6 +14,7 @@ from harness.core.credentials import hide_credentials
 from harness.core.files import write_folder_atomically
 from harness.core.formatting import format_count, format_number
 from harness.core.paths import run_command
+from harness.evidence.rescue.confirm_stage import format_confirm_command
 from harness.evidence.rescue.diagnosis_stages import DIAGNOSIS, read_findings
 from harness.evidence.rescue.prescription_stage import PRESCRIPTION
 from harness.evidence.rescue.record import RescueRecord, StageResult
@@ -64,7 +65,7 @@ def run_sweep_stage(rescue: TrainingRescue, record: RescueRecord) -> StageResult
     }
     found = f"{summary.n_measured} trials, {format_count(summary.tokens)} tokens"
     compared = "" if best is None else f"; {_compare_with_baseline(summary, best)}"
-    return StageResult(f"{found}{compared}", details, shlex.join(["plateau", "confirm", str(request.folder)]))
+    return StageResult(f"{found}{compared}", details, format_confirm_command(request.folder, rescue.top, rescue.seeds))
 
 
 def _restore_credentials(recorded: Sequence[str], rescue: TrainingRescue) -> list[str]:
