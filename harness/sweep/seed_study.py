@@ -105,7 +105,7 @@ class SeedStudy:
     """A study of configurations over seeds."""
 
     def __init__(self, plan: SeedStudyPlan, summarize: Summarize) -> None:
-        """Create or open the study.
+        """Create or open the study, and queue the runs that failed again.
 
         Raises:
             ConfigError: If it exists with other settings or cannot be opened.
@@ -113,6 +113,10 @@ class SeedStudy:
         self._plan, self._summarize = plan, summarize
         self.request = build_seed_request(plan)
         self._queue = open_study(self.request)
+        with self._queue.hold_lock():
+            for trial in self._last_attempts.values():
+                if trial.state == TrialState.FAIL:
+                    self._queue.requeue_trial(trial)
 
     def run(self, runs: Iterable[tuple[str, int]], make_workers: MakeWorkers | None = None) -> StudyEnd:
         """Run configurations with seeds, each once in the life of the study, and return how that ended.
@@ -127,11 +131,7 @@ class SeedStudy:
 
     def list_runs(self) -> list[SeedRun]:
         """Return the last attempt at each run, in the order in which they were queued."""
-        attempts: dict[tuple[str, int], FrozenTrial] = {}
-        for trial in self._trials:
-            run = trial.user_attrs[SEED_RUN]
-            attempts[run["config"], run["seed"]] = trial
-        return [self._describe_run(trial) for trial in attempts.values()]
+        return [self._describe_run(trial) for trial in self._last_attempts.values()]
 
     def write_summary(self, status: str) -> None:
         runs = self.list_runs()
@@ -168,6 +168,12 @@ class SeedStudy:
         except (OSError, DamageError):
             return False
         return written.get("status") == "completed" and all(run.is_over for run in self.list_runs())
+
+    @property
+    def _last_attempts(self) -> dict[tuple[str, int], FrozenTrial]:
+        """The last attempt at each run, by configuration and seed."""
+        runs = [(trial, trial.user_attrs[SEED_RUN]) for trial in self._trials]
+        return {(run["config"], run["seed"]): trial for trial, run in runs}
 
     @property
     def _trials(self) -> list[FrozenTrial]:

@@ -56,7 +56,7 @@ def list_ablation_sections(result: AblationResult) -> list[Section]:
         sections.append(Section("Effects", table, tuple(_list_sentences(result))))
     notes = [f"{result.status}: {result.reason}"] if result.reason else []
     tokens = f"{result.tokens:,} tokens and " if result.tokens else ""
-    notes.append(f"cost: {tokens}{format_duration(result.seconds)} in {len(result.runs)} runs")
+    notes.append(f"cost: {tokens}{format_duration(result.seconds)} in {sum(run.is_over for run in result.runs)} runs")
     return [*sections, Section(f"Ablation of {result.study}", None, tuple(notes))]
 
 

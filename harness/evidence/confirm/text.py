@@ -38,7 +38,7 @@ def format_confirm_result(result: ConfirmResult) -> Iterator[str]:
     if result.reason:
         yield f"{result.status}: {result.reason}"
     tokens = f"{result.tokens:,} tokens and " if result.tokens else ""
-    yield f"cost: {tokens}{format_duration(result.seconds)} in {len(result.runs)} runs"
+    yield f"cost: {tokens}{format_duration(result.seconds)} in {sum(run.is_over for run in result.runs)} runs"
 
 
 def format_verdict(plan: ConfirmPlan, verdict: Verdict) -> Iterator[str]:

@@ -82,6 +82,19 @@ def test_a_budget_ends_a_confirmation_without_a_verdict(tmp_path: Path) -> None:
     assert run_confirmation(resumed, make_workers).result.status == "decided"
 
 
+def test_runs_that_failed_are_made_again_by_the_next_command(tmp_path: Path) -> None:
+    confirmation = plan_confirmation(sweep_tiny_model(tmp_path))
+    locked = confirmation.folder / "0"  # the first run cannot write its folder
+    confirmation.folder.mkdir(parents=True)
+    locked.write_text("")
+    first = run_confirmation(confirmation, make_workers)
+    assert first.result.evaluation.failure.startswith("baseline: 1 of 3 runs failed")
+    locked.unlink()
+    second = run_confirmation(confirmation, make_workers)
+    assert second.result.status == "decided"
+    assert [run.status for run in second.result.runs] == ["completed"] * 6
+
+
 def test_a_sweep_without_a_better_trial_has_nothing_to_confirm(tmp_path: Path) -> None:
     study = sweep_tiny_model(tmp_path, "sweep.n_trials=1")
     with pytest.raises(ConfigError, match="nothing to compare"):
