@@ -17,9 +17,6 @@ LARGEST_RATIO = 2
 """Ratio of group sizes up to which the outer rank test is used. Beyond it, it rejects too often if spreads differ."""
 MIN_RELATIVE_ERROR = 1e-13
 """Standard error relative to the losses; below it, it is rounding."""
-UNGUARDED_PAIRS = (3, 4)
-"""Numbers of pairs at which the t interval is used alone, since the signed-rank test cannot reject at 5%. The t test
-rejects in at most 2.5%, whatever the distribution, if the losses of a pair vary independently given their seed."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,8 @@ class SampleDifferences:
     `mean` is over the seeds that finished. `error` is its standard error; NaN where no t interval exists. `steps` are
     the sorted differences of all pairs of losses; for paired samples, the averages of any two differences. `tail` is
     the distribution of the number of them above zero if nothing differs. `excess` is the candidate's share of diverged
-    seeds minus the baseline's. `outer_share` is None where no outer rank test is used.
+    seeds minus the baseline's. `smallest_level` is the lowest level at which the interval may exclude zero.
+    `outer_share` is None where no outer rank test is used.
     """
 
     mean: np.ndarray
@@ -39,7 +37,7 @@ class SampleDifferences:
     tail: np.ndarray
     excess: np.ndarray
     has_diverged: bool
-    has_inner: bool
+    smallest_level: float
     outer_share: float | None
 
     def swap_sides(self) -> "SampleDifferences":
@@ -103,12 +101,23 @@ def measure_paired(baseline: np.ndarray, candidate: np.ndarray) -> SampleDiffere
         mean=differences.mean(1), error=_drop_zero_errors(error, baseline, candidate),
         freedom=np.full(n_rows, n_pairs - 1.0), steps=steps, tail=signed_rank_tail(n_pairs),
         excess=np.zeros(n_rows), has_diverged=False,
-        has_inner=n_pairs not in UNGUARDED_PAIRS, outer_share=OUTER_SHARE,
+        smallest_level=find_smallest_pair_level(n_pairs), outer_share=OUTER_SHARE,
     )  # fmt: skip
+
+
+def find_smallest_pair_level(n_pairs: int) -> float:
+    """Return the lowest two-sided level at which so many pairs can show a difference.
+
+    Below 0.5**n the signed-rank test cannot reject, and the t interval stands alone. If the losses of a pair vary
+    independently given their seed, all n differences are equal up to a jitter, and below zero, with probability up to
+    0.25**n, which no spread tells from a real difference: where that exceeds half the level, nothing is shown.
+    """
+    return 2 * 0.25**n_pairs
 
 
 def measure_unpaired(baseline: np.ndarray, candidate: np.ndarray, has_diverged: bool) -> SampleDifferences:
     n_baseline, n_candidate = baseline.shape[1], candidate.shape[1]
+    tail = mann_whitney_tail(n_baseline, n_candidate)
     with np.errstate(all="ignore"):
         one, other = baseline.var(1, ddof=1) / n_baseline, candidate.var(1, ddof=1) / n_candidate
         share = one / (one + other)
@@ -123,17 +132,18 @@ def measure_unpaired(baseline: np.ndarray, candidate: np.ndarray, has_diverged: 
         mean=mean, error=_drop_zero_errors(np.sqrt(one + other), baseline, candidate),
         freedom=1 / (share**2 / (n_baseline - 1) + (1 - share) ** 2 / (n_candidate - 1)),
         steps=np.sort(np.where(np.isnan(steps), 0.0, steps), axis=1),  # two diverged seeds are a tie
-        tail=mann_whitney_tail(n_baseline, n_candidate),
+        tail=tail,
         excess=np.isinf(candidate).mean(1) - np.isinf(baseline).mean(1),
-        has_diverged=has_diverged, has_inner=True, outer_share=outer_share,
+        has_diverged=has_diverged, smallest_level=float(tail[0]), outer_share=outer_share,
     )  # fmt: skip
 
 
 def find_upper_bound(found: SampleDifferences, alpha: float) -> np.ndarray:
     """Return the upper end of the interval at confidence 1 - alpha; infinite where the data give none.
 
-    The t interval is extended to zero where the samples are too small for the inner rank test to reject anything. Every
-    interval contains the difference of the means, which is infinite if the candidate diverged on a greater share.
+    The inner rank interval is the widest where its test cannot reject at `alpha`; below `smallest_level` the t interval
+    is extended to zero. Every interval contains the difference of the means, which is infinite if the candidate
+    diverged on a greater share.
     """
     outer = np.full(len(found.mean), np.inf)
     if found.outer_share and count_critical(found.tail, alpha * found.outer_share):
@@ -141,9 +151,9 @@ def find_upper_bound(found: SampleDifferences, alpha: float) -> np.ndarray:
     if found.has_diverged:
         bound = outer
     else:
-        inner = np.full(len(found.mean), -np.inf)
-        if found.has_inner:
-            inner = rank_upper_bound(found, alpha) if count_critical(found.tail, alpha) else np.zeros(len(found.mean))
+        inner = np.zeros(len(found.mean))
+        if found.smallest_level <= alpha * (1 + 1e-9):
+            inner = rank_upper_bound(found, max(alpha, found.tail[0]))
         widest = np.maximum(found.steps[:, -1], 0.0)  # where the losses have no spread
         t_bound = found.mean + stdtrit(found.freedom, 1 - alpha / 2) * found.error
         bound = np.fmin(np.maximum(np.where(np.isnan(t_bound), widest, t_bound), inner), outer)
@@ -152,12 +162,12 @@ def find_upper_bound(found: SampleDifferences, alpha: float) -> np.ndarray:
 
 def find_one_sided_p(found: SampleDifferences) -> np.ndarray:
     """Return the p value of "candidate lower than baseline", as the level alpha at which the interval excludes zero."""
-    rank_p = found.tail[np.minimum((found.steps >= 0).sum(1), len(found.tail) - 1)]
+    n_against = (found.steps >= 0).sum(1)
+    rank_p = found.tail[np.minimum(n_against, len(found.tail) - 1)]
     with np.errstate(invalid="ignore"):
         p = 2 * stdtr(found.freedom, found.mean / found.error)
-    p = np.where(np.isnan(p), np.inf, p)
-    if found.has_inner:
-        p = np.maximum(p, rank_p)
+    inner_p = np.where(n_against == 0, found.smallest_level, rank_p)
+    p = np.where(np.isnan(p), np.inf, np.maximum(p, inner_p))
     if found.outer_share:
         p = np.minimum(p, rank_p / found.outer_share)
     is_contradicted = (found.excess > 0) | ~(found.mean < 0)
@@ -169,7 +179,7 @@ def find_equivalence_bound(found: SampleDifferences, alpha: float) -> np.ndarray
 
     Both the t test and the exact rank test must reject. Infinite with diverged seeds or too few of them.
     """
-    if found.has_diverged or not found.has_inner or not count_critical(found.tail, alpha):
+    if found.has_diverged or not count_critical(found.tail, alpha):
         return np.full(len(found.mean), np.inf)
     t_bound = found.mean + stdtrit(found.freedom, 1 - alpha) * found.error
     return np.fmax(np.fmax(t_bound, rank_upper_bound(found, alpha)), found.mean)

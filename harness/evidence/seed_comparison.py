@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from harness.evidence.rank_tests import count_critical, mann_whitney_tail, signed_rank_tail
-from harness.evidence.sample_differences import LARGEST_RATIO, UNGUARDED_PAIRS, compare_samples
+from harness.evidence.sample_differences import LARGEST_RATIO, compare_samples, find_smallest_pair_level
 
 Status = Literal["better", "worse", "equivalent", "not shown"]
 STATUSES: tuple[Status, ...] = ("not shown", "better", "worse", "equivalent")
@@ -100,14 +100,15 @@ def compare_loss_arrays(
     notes = _collect_notes(baseline, candidate, paired, alpha)
     if status == "equivalent":
         notes.append(f"two one-sided tests, each at {equivalence_alpha:.3g}, place the difference within ±{margin:g}")
-    elif margin is not None and paired and len(baseline) in UNGUARDED_PAIRS:
-        notes.append("equivalence needs at least 5 pairs")
+    elif margin is not None and paired and not count_critical(signed_rank_tail(len(baseline)), equivalence_alpha):
+        notes.append(f"equivalence needs at least {math.ceil(-math.log2(equivalence_alpha))} pairs at this level")
     return SeedComparison(
         status=status, difference=difference, low=low, high=high, p=p, n=min(map(len, sides)),
         n_baseline=len(baseline), n_candidate=len(candidate),
         diverged_baseline=int(np.isinf(baseline).sum()), diverged_candidate=int(np.isinf(candidate).sum()),
         baseline_mean=means[0], candidate_mean=means[1],
-        paired=paired, margin=margin, confidence=1 - alpha, method=_describe_method(sides, paired), notes=tuple(notes),
+        paired=paired, margin=margin, confidence=1 - alpha,
+        method=_describe_method(sides, paired, alpha), notes=tuple(notes),
     )  # fmt: skip
 
 
@@ -134,13 +135,13 @@ def check_comparison_options(margin: float | None, confidence: float) -> None:
         raise ValueError(f"confidence: {confidence}: must be above 0.5 and below 1, such as 0.95")
 
 
-def _describe_method(sides: tuple[np.ndarray, np.ndarray], paired: bool) -> str:
+def _describe_method(sides: tuple[np.ndarray, np.ndarray], paired: bool, alpha: float) -> str:
     if any(np.isinf(side).any() for side in sides):
         return "exact Mann-Whitney test, diverged seeds as the greatest losses"
     if not paired:
         return "Welch's t interval, kept between exact Mann-Whitney intervals"
-    if len(sides[0]) in UNGUARDED_PAIRS:
-        return "paired t interval"
+    if not count_critical(signed_rank_tail(len(sides[0])), alpha):
+        return "paired t interval, kept to include all differences"
     return "paired t interval, kept between exact Wilcoxon signed-rank intervals"
 
 
@@ -153,10 +154,10 @@ def _collect_notes(baseline: np.ndarray, candidate: np.ndarray, paired: bool, al
     diverged = {name: int(np.isinf(side).sum()) for name, side in sides.items()}
     has_diverged = any(diverged.values())
     if paired and not has_diverged:
-        can_reject = fewer in UNGUARDED_PAIRS or count_critical(signed_rank_tail(fewer), alpha)
+        can_reject = find_smallest_pair_level(fewer) <= alpha
     else:
         level = alpha / 2 if has_diverged else alpha
-        can_reject = count_critical(mann_whitney_tail(len(baseline), len(candidate)), level)
+        can_reject = count_critical(mann_whitney_tail(len(baseline), len(candidate)), level) > 0
     if not can_reject:
         notes.append(
             f"too few seeds for a claim at this level, whatever the losses{'; run more' if fewer < 10 else ''}"

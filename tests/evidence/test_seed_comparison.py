@@ -43,7 +43,40 @@ def find_t_interval(baseline: np.ndarray, candidate: np.ndarray, paired: bool) -
 def test_few_pairs_have_the_t_interval_of_scipy(n_pairs: int) -> None:
     baseline, candidate = draw_losses(0, n_pairs)
     found = compare_losses(baseline, candidate, paired=True)
-    assert (found.low, found.high, found.p) == pytest.approx(find_t_interval(baseline, candidate, True))
+    assert (found.low, found.high) == pytest.approx(find_t_interval(baseline, candidate, True)[:2])
+
+
+@pytest.mark.parametrize("n_pairs", range(2, 8))
+@pytest.mark.parametrize("n_candidates", range(1, 6))
+def test_pairs_below_the_levels_of_the_rank_test_have_the_t_interval_of_scipy(n_pairs: int, n_candidates: int) -> None:
+    """Only widened to include all differences; nothing is shown where two basins would claim more than the level."""
+    alpha = 0.05 / n_candidates
+    rng = np.random.default_rng(n_pairs)
+    for shift in (0.0, -2.0, -40.0):
+        baseline, candidate = rng.normal(5, 3, n_pairs), rng.normal(5, 3, n_pairs) + shift
+        found = compare_losses(baseline, candidate, paired=True, confidence=1 - alpha)
+        if 2 * 0.25**n_pairs > alpha:
+            assert found.status == "not shown"
+            assert any("too few seeds" in note for note in found.notes)
+        elif 0.5**n_pairs > alpha:
+            differences = candidate - baseline
+            interval = stats.ttest_rel(candidate, baseline).confidence_interval(1 - alpha)
+            assert found.low == pytest.approx(min(interval.low, differences.min()))
+            assert found.high == pytest.approx(max(interval.high, differences.max()))
+            assert not any("too few seeds" in note for note in found.notes)
+
+
+def test_p_of_pairs_is_the_level_at_which_the_interval_excludes_zero() -> None:
+    rng = np.random.default_rng(0)
+    for n_pairs in range(2, 9):
+        for shift in (0.5, 1, 2, 3, 5, 8):
+            baseline, candidate = rng.normal(size=(2, n_pairs))
+            claims = []
+            for alpha in (0.0003, 0.001, 0.003, 0.008, 0.0125, 0.0167, 0.025, 0.0313, 0.05, 0.1):
+                found = compare_losses(baseline, candidate - shift, paired=True, confidence=1 - alpha)
+                claims.append(found.status != "not shown")
+                assert claims[-1] == (found.p <= alpha)
+            assert claims == sorted(claims)
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -120,7 +153,7 @@ def test_equivalence_has_priority_and_needs_enough_seeds() -> None:
     assert compare_losses(baseline, candidate, margin=0.1).status == "equivalent"
     few = compare_losses(baseline[:4], candidate[:4], margin=0.1, paired=True)
     assert few.status != "equivalent"
-    assert "equivalence needs at least 5 pairs" in few.notes
+    assert "equivalence needs at least 5 pairs at this level" in few.notes
 
 
 def test_a_candidate_that_diverges_more_is_never_better() -> None:

@@ -50,6 +50,8 @@ def test_a_plan_decides_after_each_look() -> None:
     assert (last.comparison.status, last.next_seeds) == ("better", None)
     assert plan.decide(baseline, baseline).next_seeds is None
     pairs = plan.decide([3.0, 3.1, 2.9], [2.0, 2.102, 1.899], paired=True)
+    assert (pairs.comparison.status, pairs.next_seeds) == ("not shown", 5)  # the level of this look is too low
+    pairs = SeedPlan((4, 5)).decide([3.0, 3.1, 2.9, 3.0], [2.0, 2.102, 1.899, 2.001], paired=True)
     assert (pairs.comparison.status, pairs.next_seeds) == ("better", None)
 
 

@@ -88,14 +88,13 @@ def make_plan(
     n_measured: int | None,
 ) -> ConfirmPlan:
     """Return the plan of a confirmation, with seeds that are not among `used_seeds`."""
-    looks, paired = choose_looks(options.seeds, len(candidates))
     used = [*used_seeds, *([] if rerun.seed is None else [rerun.seed])]
     return ConfirmPlan(
         baseline=baseline,
         candidates=tuple(candidates),
         seeds=choose_seeds(options.seeds, used),
-        looks=looks,
-        paired=paired,
+        looks=choose_looks(options.seeds, len(candidates)),
+        paired=True,
         margin=options.margin,
         metric=rerun.test_metric or objective,
         split="test" if rerun.test_metric else "validation",

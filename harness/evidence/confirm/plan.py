@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.evidence.candidates import compare_candidates
-from harness.evidence.rank_tests import count_critical, mann_whitney_tail, signed_rank_tail
-from harness.evidence.sample_differences import UNGUARDED_PAIRS
+from harness.evidence.sample_differences import find_smallest_pair_level
 from harness.evidence.seed_comparison import CONFIDENCE, SeedComparison
 from harness.evidence.seed_plan import SeedPlan
 from harness.evidence.seed_runs import describe_failures, list_costs
@@ -37,8 +36,8 @@ class ConfirmPlan:
     """The baseline, the candidates, the seeds and the rule of decision.
 
     The claim is about `metric`, which is that of the `split`. `objective` is what the sweep optimized, in `direction`.
-    `looks` are numbers of seeds at which the losses are compared. `n_measured` is the number of trials that the
-    candidates were chosen from, None if they were named by the user.
+    `looks` are numbers of seeds at which the losses are compared. `n_measured` is the number of
+    trials that the candidates were chosen from, None if they were named by the user.
     """
 
     baseline: ConfirmedConfig
@@ -126,30 +125,19 @@ class Evaluation:
     failure: str = ""
 
 
-def choose_looks(n_seeds: int, n_candidates: int, confidence: float = CONFIDENCE) -> tuple[tuple[int, ...], bool]:
-    """Return the numbers of seeds at which losses are compared, and whether that is done in pairs.
+def choose_looks(n_seeds: int, n_candidates: int, confidence: float = CONFIDENCE) -> tuple[int, ...]:
+    """Return the numbers of seeds at which losses are compared in pairs by seed.
 
-    Pairs by seed where so many seeds can show a difference between pairs; with fewer, whole groups. The corrected
-    level decides, and no loss. A look at which nothing can be shown is left out.
+    A look at which nothing can be shown at its corrected level, whatever the losses, is left out.
     """
-    alpha = (1 - confidence) / n_candidates
-    paired = _can_show(n_seeds, alpha, paired=True)
     looks = tuple(sorted({max(MIN_SEEDS, math.ceil(share * n_seeds)) for share in (0.5, 0.75)} | {n_seeds}))
     while len(looks) > 1:
-        levels = SeedPlan(looks, confidence=1 - alpha).levels
-        useless = [n for n, level in zip(looks, levels, strict=True) if not _can_show(n, level, paired=paired)]
+        levels = SeedPlan(looks, confidence=1 - (1 - confidence) / n_candidates).levels
+        useless = [n for n, level in zip(looks, levels, strict=True) if find_smallest_pair_level(n) > level]
         if not useless or useless == [n_seeds]:
             break
         looks = tuple(n for n in looks if n != useless[0] or n == n_seeds)
-    return looks, paired
-
-
-def _can_show(n_seeds: int, alpha: float, *, paired: bool) -> bool:
-    """Return whether `n_seeds` a side can show a difference at the two-sided level `alpha`."""
-    if paired and n_seeds in UNGUARDED_PAIRS:
-        return True
-    tail = signed_rank_tail(n_seeds) if paired else mann_whitney_tail(n_seeds, n_seeds)
-    return n_seeds >= MIN_SEEDS and count_critical(tail, alpha) > 0
+    return looks
 
 
 def choose_seeds(n_seeds: int, used: Iterable[int]) -> tuple[int, ...]:
