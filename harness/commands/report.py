@@ -7,7 +7,8 @@
 The folder gets index.html, a page without scripts or other files; report.md with its figures; and report.json, which
 has the source of every number: the run, the metric and the step that it was read from, or the formula over other
 numbers. A report on a study says what was asked, which settings changed, what was measured, what failed, what was
-diagnosed, what a confirmation on fresh seeds shows (plateau confirm STUDY), what it cost, and what was not shown.
+diagnosed, what a confirmation on fresh seeds shows (plateau confirm STUDY) and what each change carries (plateau
+ablate STUDY), what it cost, and what was not shown.
 
 --check computes all numbers again from their sources and compares them with the files. The report is also logged to the
 sweep's run in MLflow, if the sweep was uploaded.

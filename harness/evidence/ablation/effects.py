@@ -125,7 +125,9 @@ def evaluate_ablation(plan: AblationPlan, runs: Sequence[SeedRun]) -> AblationEv
         failures=failures,
         gain=gain,
         effects=tuple(replace(effect, share=_find_share(effect, gain)) for effect in effects),
-        interactions=tuple(_measure_interactions(plan, samples)),
+        interactions=tuple(
+            _measure_interaction(plan, samples, name, weights) for name, weights in weigh_interactions(plan).items()
+        ),
     )
 
 
@@ -192,19 +194,19 @@ def _find_share(effect: Effect, gain: Effect) -> Share | None:
     return Share(float(texts[0]) / float(texts[1]), f"{texts[0]}/{texts[1]}")
 
 
-def _measure_interactions(plan: AblationPlan, samples: _Samples) -> list[Interaction]:
-    """Return the interaction of each change with the others, and of all together; of two changes they are the same."""
-    first, *_ = plan.changes
+def weigh_interactions(plan: AblationPlan) -> dict[str, dict[str, float]]:
+    """Return the weights of the configurations in each interaction, by the name of what interacts.
+
+    That of each change with the others, and of all together; of two changes they are the same.
+    """
+
+    def weigh(change: Change) -> dict[str, float]:
+        return {WINNER: 1.0, plan.backward_name(change): -1.0, plan.forward_name(change): -1.0, BASELINE: 1.0}
+
     if len(plan.changes) == 2:
-        names = " and ".join(change.name for change in plan.changes)
-        return [_measure_interaction(plan, samples, names, _weigh_change(plan, first))]
+        return {" and ".join(change.name for change in plan.changes): weigh(plan.changes[0])}
     total = {WINNER: 1.0, BASELINE: len(plan.changes) - 1.0, **{plan.forward_name(c): -1.0 for c in plan.changes}}
-    found = [_measure_interaction(plan, samples, change.name, _weigh_change(plan, change)) for change in plan.changes]
-    return [*found, _measure_interaction(plan, samples, ALL_TOGETHER, total)]
-
-
-def _weigh_change(plan: AblationPlan, change: Change) -> dict[str, float]:
-    return {WINNER: 1.0, plan.backward_name(change): -1.0, plan.forward_name(change): -1.0, BASELINE: 1.0}
+    return {**{change.name: weigh(change) for change in plan.changes}, ALL_TOGETHER: total}
 
 
 def _measure_interaction(plan: AblationPlan, samples: _Samples, name: str, weights: Mapping[str, float]) -> Interaction:

@@ -70,12 +70,16 @@ class Bars:
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference with its interval; an end that is not finite is open, a `value` that is not finite unknown."""
+    """A difference with its interval; an end that is not finite is open, a `value` that is not finite unknown.
+
+    Intervals of one label that follow one another share its row; `series` then tells them apart, by marker and legend.
+    """
 
     label: str
     value: float
     low: float
     high: float
+    series: str = ""
 
 
 @dataclass(frozen=True)

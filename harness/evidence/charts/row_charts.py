@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from harness.evidence.charts.figure_data import Bars, Gaps, Intervals, SeedRow, Seeds
+from harness.evidence.charts.figure_data import Bars, Gaps, Interval, Intervals, SeedRow, Seeds
 from harness.evidence.charts.scales import NumberScale, choose_range, is_spread, label_number
 from harness.evidence.charts.svg_chart import (
     EDGE,
@@ -24,6 +24,9 @@ from harness.evidence.charts.svg_chart import (
 ROW = 48.0  # height of a name and what is drawn below it
 MIDDLE = 32.0  # from the top of a row to the middle of what is drawn
 SHIFTS, OVERLAP = (0.0, -7.0, 7.0), 9.0  # of marks that are nearer to each other than their size
+SERIES_ROW = 20.0  # height of a further interval of the same name
+SERIES_STYLES: tuple[tuple[str, Shape], ...] = (("third", "diamond"), ("first", "circle"), ("second", "square"))
+"""In the order in which series appear."""
 ROLE_STYLES = {"baseline": "second", "best": "first", "candidate": "first"}
 STAGE_STYLES: tuple[tuple[str, Shape], ...] = (
     ("rest open", "circle"), ("second solid", "square"), ("first solid", "diamond"), ("third solid", "down")
@@ -55,34 +58,47 @@ def draw_intervals(data: Intervals) -> Chart:
     margin = data.margin or 0.0
     found = choose_range([], [0.0, *ends, 1.1 * margin, -1.1 * margin], may_be_log=False)
     scale = NumberScale(found.low, found.high, EDGE + 10, chart.width - EDGE - 10)
+    series = list(dict.fromkeys(row.series for row in data.rows))
+    styles = dict(zip(series, SERIES_STYLES, strict=False)) if any(series) else {"": ("first", "circle")}
+    if any(series):
+        draw_legend(chart, [LegendEntry(name, f"{color} line", shape, f"{color} solid")
+                            for name, (color, shape) in styles.items()])  # fmt: skip
     if margin:
         text = f"equivalent within ±{label_number(margin)}"
         chart.add_text(scale.place(0), chart.height + 13, text, "middle soft")
         chart.height += LINE
-    after = draw_x_axis(chart, scale, chart.height + ROW * len(data.rows), data.x_label, chart.height)
-    for row in data.rows:
-        chart.add_text(EDGE, chart.height + 13, row.label, "strong", width=chart.width - 2 * EDGE)
-        y = chart.height + MIDDLE
+    is_first = [not index or row.label != data.rows[index - 1].label for index, row in enumerate(data.rows)]
+    total = sum(ROW if first else SERIES_ROW for first in is_first)
+    after = draw_x_axis(chart, scale, chart.height + total, data.x_label, chart.height)
+    for row, first in zip(data.rows, is_first, strict=True):
+        if first:
+            chart.add_text(EDGE, chart.height + 13, row.label, "strong", width=chart.width - 2 * EDGE)
+        top = chart.height + (LINE if first else 0.0)  # not behind the name
+        chart.height += ROW if first else SERIES_ROW
         if math.isfinite(row.value):
-            top, bottom = chart.height + LINE, chart.height + ROW  # not behind the name
             if margin:
-                chart.add_rect(scale.place(-margin), top, scale.place(margin), bottom, "band")
-            chart.add_line(scale.place(0), top, scale.place(0), bottom, "ink mark")
-            left = scale.place(row.low) if math.isfinite(row.low) else scale.start
-            right = scale.place(row.high) if math.isfinite(row.high) else scale.end
-            chart.add_line(left, y, right, y, "first line")
-            for end, place, direction in ((row.low, left, -1), (row.high, right, 1)):
-                if math.isfinite(end):
-                    chart.add_line(place, y - 5, place, y + 5, "first line")
-                else:  # an open end
-                    chart.add_path(f"M{place - 7 * direction:.1f} {y - 5:.1f}L{place:.1f} {y:.1f}"
-                                   f"L{place - 7 * direction:.1f} {y + 5:.1f}", "first line")  # fmt: skip
-            chart.add_mark("circle", scale.place(row.value), y, "first solid", size=5)
+                chart.add_rect(scale.place(-margin), top, scale.place(margin), chart.height, "band")
+            chart.add_line(scale.place(0), top, scale.place(0), chart.height, "ink mark")
+            _draw_interval(chart, row, scale, chart.height + MIDDLE - ROW, styles[row.series])
         else:
-            chart.add_text(EDGE, y + 4, "no difference could be computed", "soft halo")
-        chart.height += ROW
+            what = f"{row.series}: " if row.series else ""
+            chart.add_text(EDGE, chart.height + MIDDLE - ROW + 4, f"{what}no difference could be computed", "soft halo")
     chart.height = after
     return chart
+
+
+def _draw_interval(chart: Chart, row: Interval, scale: NumberScale, y: float, style: tuple[str, Shape]) -> None:
+    color, shape = style
+    left = scale.place(row.low) if math.isfinite(row.low) else scale.start
+    right = scale.place(row.high) if math.isfinite(row.high) else scale.end
+    chart.add_line(left, y, right, y, f"{color} line")
+    for end, place, direction in ((row.low, left, -1), (row.high, right, 1)):
+        if math.isfinite(end):
+            chart.add_line(place, y - 5, place, y + 5, f"{color} line")
+        else:  # an open end
+            chart.add_path(f"M{place - 7 * direction:.1f} {y - 5:.1f}L{place:.1f} {y:.1f}"
+                           f"L{place - 7 * direction:.1f} {y + 5:.1f}", f"{color} line")  # fmt: skip
+    chart.add_mark(shape, scale.place(row.value), y, f"{color} solid", size=5)
 
 
 def draw_seeds(data: Seeds) -> Chart:

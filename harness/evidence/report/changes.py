@@ -25,9 +25,17 @@ KINDS: dict[str, tuple[Kind, ...]] = {
 
 
 def compare_configs(
-    book: NumberBook, names: Sequence[str], histories: Sequence[History], commands: Sequence[str], unset: str
+    book: NumberBook,
+    names: Sequence[str],
+    histories: Sequence[History],
+    commands: Sequence[str],
+    unset: str,
+    is_taken_apart: bool = False,
 ) -> ReportSection:
-    """Return the settings in which the runs differ from the first one; `unset` stands for a value that none has."""
+    """Return the settings in which the runs differ from the first one.
+
+    `unset` stands for a value that none has. `is_taken_apart` says that the report has the effect of each change too.
+    """
     comparison = compare_settings(histories)
     blocks: list[Block] = []
     unset = "not recorded" if comparison.by_facts else unset
@@ -40,7 +48,9 @@ def compare_configs(
             )
             blocks.append(ReportTable(((title,), *((Name(name),) for name in names)), rows))
     blocks += [
-        Paragraph(text) for index in range(1, len(names)) for text in describe_changes(book, comparison, names, index)
+        Paragraph(text)
+        for index in range(1, len(names))
+        for text in describe_changes(book, comparison, names, index, is_taken_apart)
     ]
     if comparison.by_facts:
         facts = join_spans(Code(fact) for fact in SHARED_FACTS)
@@ -60,7 +70,9 @@ def compare_configs(
     return ReportSection("configs", "Configurations before and after", (Paragraph((caption,)), *blocks))
 
 
-def describe_changes(book: NumberBook, comparison: SettingComparison, names: Sequence[str], index: int) -> list[Text]:
+def describe_changes(
+    book: NumberBook, comparison: SettingComparison, names: Sequence[str], index: int, is_taken_apart: bool
+) -> list[Text]:
     """Return what changed from the first run to another one: one setting, or several with one joint effect."""
     if 0 in comparison.unknown or index in comparison.unknown:
         return [("Which settings differ is not recorded, so that a difference between ", Name(names[0]), " and ",
@@ -76,6 +88,9 @@ def describe_changes(book: NumberBook, comparison: SettingComparison, names: Seq
         return [(*change, *listed, " only.")]
     place = Reading(f"{names[0]}, {names[index]}", "settings, seed and code that differ; a component is one")
     count = book.read(make_id("changes", names[index]), len(changes), "", place, "whole")
+    if is_taken_apart:
+        words = ". They changed together in these runs; the ablation below takes those apart that were searched."
+        return [(*change, count, " things, ", *listed, words)]
     return [(*change, count, " things, ", *listed,
              ". They changed together: what was measured is one joint effect, and no part of it can be credited to one "
              "of them.")]  # fmt: skip

@@ -9,7 +9,7 @@ from harness.evidence.confirm.result import CONFIRM_FILE
 from harness.evidence.report.changes import compare_configs
 from harness.evidence.report.confirmed import describe_verdict, report_confirmation
 from harness.evidence.report.confirmed_values import Confirmed
-from harness.evidence.report.cost import CostItem, report_cost
+from harness.evidence.report.cost import report_cost
 from harness.evidence.report.diagnosed import NamedRun, report_diagnoses, score_expectations
 from harness.evidence.report.document import Code, CommandLines, Name, Paragraph, Report, ReportSection, Text
 from harness.evidence.report.lexicon import check_document
@@ -17,7 +17,7 @@ from harness.evidence.report.limits import make_limits
 from harness.evidence.report.numbers import NumberBook
 from harness.evidence.report.phrases import join_spans
 from harness.evidence.report.study_report import describe_sources
-from harness.evidence.report.study_source import read_confirmation
+from harness.evidence.report.study_source import read_result_file
 from harness.record.trial_record import OWN_OBJECTIVE
 
 
@@ -32,7 +32,7 @@ def make_confirmation_report(folder: Path, price: float | None, inputs: dict[str
     Raises:
         ConfigError: If its file is damaged, or a verdict is not what its runs give.
     """
-    content = read_confirmation(folder)
+    content = read_result_file(folder / CONFIRM_FILE)
     assert content is not None
     book, runs = NumberBook(), _load_first_runs(folder, content)
     units = {run.history.facts.unit for run in runs} if content["objective"] == OWN_OBJECTIVE else set()
@@ -40,10 +40,6 @@ def make_confirmation_report(folder: Path, price: float | None, inputs: dict[str
     confirmed = Confirmed(content, str(content["study"]), unit, book)
     verdicts = [describe_verdict(confirmed, verdict) for verdict in confirmed.verdicts]
     first: list[Text] = verdicts or [("Nothing was confirmed: no configuration has a verdict.",)]
-    all_runs = [run for config in content["configs"] for run in config["runs"] if run.get("seconds")]
-    tokens, seconds = (sum(run.get(key) or 0 for run in all_runs) for key in ("tokens", "seconds"))
-    place = f"{CONFIRM_FILE} of {folder.name}"
-    cost = CostItem("the confirmation", place, len(all_runs), tokens or None, seconds or None)
     sections = [
         ReportSection("summary", "Summary", tuple(Paragraph(text, is_verdict=True) for text in first)),
         _describe_request(confirmed),
@@ -51,7 +47,7 @@ def make_confirmation_report(folder: Path, price: float | None, inputs: dict[str
         report_confirmation(confirmed, confirmed.study, has_candidate=False),
         report_diagnoses(book, runs, None),
         score_expectations(book, runs),
-        report_cost(book, [cost], price),
+        report_cost(book, [confirmed.list_cost("the confirmation")], price),
         make_limits(_list_limits(confirmed)),
         describe_sources(runs),
     ]

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.core.formatting import objective_label
+from harness.evidence.confirm.result import CONFIRM_FILE
 from harness.evidence.report.confirmed_figures import draw_gaps, draw_intervals, draw_seeds
-from harness.evidence.report.confirmed_values import PLACE, Confirmed
+from harness.evidence.report.confirmed_values import Confirmed
 from harness.evidence.report.document import (
-    Bare,
     Block,
     Claim,
     Code,
@@ -25,68 +25,42 @@ from harness.evidence.report.document import (
     Span,
     Text,
 )
-from harness.evidence.report.numbers import Number
-from harness.evidence.report.phrases import DASH, join_spans
+from harness.evidence.report.phrases import DASH
+from harness.evidence.report.seed_values import spell_interval
 from harness.evidence.report.study_numbers import cell_of
 from harness.evidence.report.verdict_check import read_float
 
 
 def describe_verdict(confirmed: Confirmed, verdict: Mapping[str, Any]) -> Text:
     """Return the verdict on a candidate with difference, interval, n, p and what it was chosen from."""
-    name, status = str(verdict["candidate"]), str(verdict["status"])
-    on = f" on the {confirmed.split} split" if confirmed.split in ("test", "validation") else ""
+    name, status, on = str(verdict["candidate"]), str(verdict["status"]), confirmed.on_split
     if verdict.get("reason"):
-        return (Name(name), ": no verdict, since ", Quote(str(verdict["reason"]), PLACE), ".")
-    id = confirmed.make_id(name)
-    n = confirmed.read(f"{id}.n", int(verdict["n"]), f"n of {name}", style="whole")
-    computed = _compute_difference(confirmed, verdict)
-    low, high, p = (
-        confirmed.read(f"{id}.{key}", verdict[key], f"{key} of {name}", unit, style=style)
-        for key, unit, style in (("low", confirmed.unit, "signed"), ("high", confirmed.unit, "signed"), ("p", "", "p"))
-    )
-    confidence = confirmed.read(f"{id}.confidence", verdict["confidence"], f"confidence of {name}")
-    claims: dict[str, tuple[Span, ...]] = {
-        "better": (" is ", Claim("better", f"{low.id} > 0" if confirmed.is_maximized else f"{high.id} < 0"),
-                   f" than the baseline{on}"),
-        "worse": (" is ", Claim("worse", f"{high.id} < 0" if confirmed.is_maximized else f"{low.id} > 0"),
-                  f" than the baseline{on}"),
-    }  # fmt: skip
-    if status == "equivalent":
-        margin = confirmed.read("confirm.margin", confirmed.content["margin"], "margin", confirmed.unit)
-        words = Claim("equivalent", f"abs({computed.id}) < {margin.id}")
-        claims[status] = (" is ", words, f" to the baseline{on}, within plus or minus ", margin)
-    head = claims.get(status, (f": no difference from the baseline was shown{on}",))
-    sides = " pairs of runs with the same seed" if verdict.get("paired") else " runs a side"
-    spans: list[Span] = [
-        Name(name), *head, ": ", Name(objective_label(confirmed.metric)), " differs by ", computed,
-        " (interval ", Bare(low), " to ", Bare(high), " at confidence ", confidence, ", p = ", p, ", n = ", n, sides,
-    ]  # fmt: skip
-    chosen = confirmed.content.get("n_measured")
-    if chosen is not None:
-        spans += [
-            "; chosen from ",
-            confirmed.read("confirm.chosen_from", chosen, "n_measured", style="whole"),
-            " trials",
-        ]
-    return (*spans, ").")
-
-
-def _compute_difference(confirmed: Confirmed, verdict: Mapping[str, Any]) -> Number:
-    """Return the difference of the means over the seeds of the verdict, computed from the values of the runs.
-
-    If all runs of a side diverged, it is that of the verdict, which is not finite.
-    """
-    name, id = str(verdict["candidate"]), confirmed.make_id(str(verdict["candidate"]), "difference")
+        return (Name(name), ": no verdict, since ", Quote(str(verdict["reason"]), CONFIRM_FILE), ".")
     sides = next(iter(confirmed.configs)), name
-    means = [confirmed.add_mean(config, confirmed.metric, int(verdict["n"])) for config in sides]
-    if means[0] is None or means[1] is None:
-        options: dict[str, Any] = {"style": "signed"}
-        return confirmed.read(id, verdict["difference"], f"difference of {name}", confirmed.unit, **options)
-    return confirmed.book.compute(id, f"{means[1].id} - {means[0].id}", confirmed.unit, "signed")
+    numbers = confirmed.add_comparison(confirmed.make_id(name), sides, verdict, name, int(verdict["n"]))
+    head: tuple[Span, ...] = (f": no difference from the baseline was shown{on}",)
+    if claim := confirmed.make_claim(status, numbers):
+        head = (" is ", claim, f" than the baseline{on}")
+    elif status == "equivalent":
+        margin = confirmed.read("confirm.margin", confirmed.content["margin"], "margin", confirmed.unit)
+        words = Claim("equivalent", f"abs({numbers.difference.id}) < {margin.id}")
+        head = (" is ", words, f" to the baseline{on}, within plus or minus ", margin)
+    interval = spell_interval(numbers, bool(verdict.get("paired")))
+    return (Name(name), *head, ": ", Name(confirmed.label), " differs by ", numbers.difference,
+            " (", *interval, *confirmed.spell_choice(), ").")  # fmt: skip
 
 
-def report_confirmation(confirmed: Confirmed | None, study: str, has_candidate: bool) -> ReportSection:
-    """Return the confirmation, or that nothing was confirmed with the command that does it."""
+def report_confirmation(
+    confirmed: Confirmed | None, study: str, has_candidate: bool, is_taken_apart: bool = False
+) -> ReportSection:
+    """Return the confirmation, or that nothing was confirmed with the command that does it.
+
+    `is_taken_apart` says that an ablation has compared the best trial with the baseline.
+    """
+    if confirmed is None and is_taken_apart:
+        words: Text = ("No confirmation was run; the ablation below compares the best trial with the baseline on fresh "
+                       "seeds.",)  # fmt: skip
+        return ReportSection("confirmed", "Confirmation on fresh seeds", (Paragraph(words),))
     if confirmed is None:
         blocks: list[Block] = [Paragraph(("Nothing was confirmed.",))]
         if has_candidate:
@@ -97,15 +71,9 @@ def report_confirmation(confirmed: Confirmed | None, study: str, has_candidate: 
     blocks = [Paragraph(describe_verdict(confirmed, verdict)) for verdict in confirmed.verdicts]
     if not confirmed.verdicts:
         blocks.append(Paragraph(_describe_state(confirmed)))
-    blocks += [*draw_intervals(confirmed), _tabulate_seeds(confirmed), *draw_seeds(confirmed)]
+    blocks += [*draw_intervals(confirmed), confirmed.tabulate_seeds(), *draw_seeds(confirmed)]
     blocks += _tabulate_gaps(confirmed)
-    notes = dict.fromkeys(str(note) for verdict in confirmed.verdicts for note in verdict.get("notes") or ())
-    blocks += [Paragraph((Quote(note, f"{PLACE}, notes"), ".")) for note in notes]
-    methods = dict.fromkeys(str(verdict["method"]) for verdict in confirmed.verdicts if verdict.get("method"))
-    if methods:
-        spans = join_spans([Quote(method, f"{PLACE}, method") for method in methods], "; ")
-        fresh = " The seeds are ones that no trial of the sweep had." if confirmed.content.get("n_measured") else ""
-        blocks.append(Paragraph(("Method: ", *spans, f".{fresh}")))
+    blocks += map(Paragraph, confirmed.describe_method(confirmed.verdicts))
     return ReportSection("confirmed", "Confirmation on fresh seeds", tuple(blocks))
 
 
@@ -115,33 +83,10 @@ def format_confirm_command(study: str) -> str:
 
 def _describe_state(confirmed: Confirmed) -> Text:
     reason = str(confirmed.content.get("reason") or "")
-    because: Sequence[Span] = (", since ", Quote(reason, PLACE)) if reason else ()
+    because: Sequence[Span] = (", since ", Quote(reason, CONFIRM_FILE)) if reason else ()
     status = Name(str(confirmed.content["status"]))
     return ("The confirmation has no verdict yet: its status is ", status, *because, ". ",
             Code(format_confirm_command(confirmed.study)), " continues it.")  # fmt: skip
-
-
-def _tabulate_seeds(confirmed: Confirmed) -> ReportTable:
-    names = list(confirmed.configs)
-    rows = []
-    for seed in confirmed.content["seeds"]:
-        runs = [
-            next((run for run in config["runs"] if run["seed"] == seed), None) for config in confirmed.configs.values()
-        ]
-        if not any(runs):
-            continue
-        cells = []
-        for name, run in zip(names, runs, strict=True):
-            values = {number.id: number for number in confirmed.list_values(name, confirmed.metric)}
-            number = values.get(confirmed.make_id(name, f"seed {seed}", confirmed.metric))
-            cells.append((Bare(number),) if number else (Name(str(run["status"])),) if run else DASH)
-        rows.append(((Name(f"seed {seed}"),), *cells))
-    means = [confirmed.add_mean(name, confirmed.metric) for name in names]
-    if any(means):
-        rows.append((("mean",), *(DASH if mean is None else (Bare(mean),) for mean in means)))
-    label = Name(objective_label(confirmed.metric))
-    unit: Text = (label, " (", Name(confirmed.unit), ")") if confirmed.unit else (label,)
-    return ReportTable((unit, *((Name(name),) for name in names)), tuple(rows))
 
 
 def _tabulate_gaps(confirmed: Confirmed) -> list[Block]:

@@ -4,7 +4,7 @@ import math
 
 from harness.core.formatting import objective_label
 from harness.evidence.charts.figure_data import Gaps, Interval, Intervals, SeedRow, Seeds, Stages
-from harness.evidence.report.confirmed_values import PLACE, Confirmed
+from harness.evidence.report.confirmed_values import Confirmed
 from harness.evidence.report.document import Bare, Block, Name, ReportFigure, Text
 from harness.evidence.report.phrases import join_spans
 from harness.evidence.report.verdict_check import read_float
@@ -36,7 +36,7 @@ def draw_intervals(confirmed: Confirmed) -> list[Block]:
     )  # fmt: skip
     text: Text = ("Differences from the baseline with their intervals: ", *join_spans(alt, "; "), ".")
     data = Intervals(tuple(rows), axis, read_float(confirmed.content.get("margin")))
-    return [ReportFigure("verdicts", data, text, caption, (f"{PLACE} of study {confirmed.study}",))]
+    return [ReportFigure("verdicts", data, text, caption, (confirmed.place,))]
 
 
 def draw_seeds(confirmed: Confirmed) -> list[Block]:
@@ -57,11 +57,7 @@ def draw_seeds(confirmed: Confirmed) -> list[Block]:
     caption = (*caption, " Lines join the runs of one seed.") if is_paired else caption
     text: Text = ("Values by seed: ", *join_spans(alt, "; "), ".")
     axis = f"{label} ({confirmed.unit})" if confirmed.unit else label
-    return [
-        ReportFigure(
-            "seeds", Seeds(tuple(rows), axis, is_paired), text, caption, (f"{PLACE} of study {confirmed.study}",)
-        )
-    ]
+    return [ReportFigure("seeds", Seeds(tuple(rows), axis, is_paired), text, caption, (confirmed.place,))]
 
 
 def draw_gaps(confirmed: Confirmed) -> list[Block]:
@@ -81,7 +77,7 @@ def draw_gaps(confirmed: Confirmed) -> list[Block]:
     names = join_spans(Name(stage) for stage in stages)
     text: Text = (Name(label), " of each configuration ", *names, "; the table has the numbers.")
     data = Gaps(tuple(stages), tuple(rows), axis)
-    return [ReportFigure("gaps", data, text, text, (f"{PLACE} of study {confirmed.study}",))]
+    return [ReportFigure("gaps", data, text, text, (confirmed.place,))]
 
 
 def _keep_finite(value: float | None) -> float | None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from harness.evidence.report.ablated import format_ablate_command
+from harness.evidence.report.ablated_values import Ablated
 from harness.evidence.report.confirmed_values import Confirmed
 from harness.evidence.report.document import BulletList, Code, Name, Paragraph, ReportSection, Span, Text
 from harness.evidence.report.numbers import Reading
@@ -12,9 +14,14 @@ from harness.sweep.results.formatting import format_param
 TITLE = "What was not shown"
 
 
-def list_study_limits(numbers: StudyNumbers, confirmed: Confirmed | None) -> ReportSection:
-    """Return what neither the sweep nor its confirmation shows."""
-    items = [*_limit_confirmation(numbers, confirmed), *_limit_search(numbers), *_limit_scope(numbers)]
+def list_study_limits(numbers: StudyNumbers, confirmed: Confirmed | None, ablated: Ablated | None) -> ReportSection:
+    """Return what neither the sweep nor its confirmation and ablation show."""
+    items = [
+        *_limit_confirmation(numbers, confirmed, ablated),
+        *(_limit_ablation(ablated) if ablated else ()),
+        *_limit_search(numbers),
+        *_limit_scope(numbers),
+    ]
     return make_limits(items)
 
 
@@ -23,21 +30,38 @@ def make_limits(items: list[Text]) -> ReportSection:
     return ReportSection("limits", TITLE, (first, BulletList(tuple(items))))
 
 
-def _limit_confirmation(numbers: StudyNumbers, confirmed: Confirmed | None) -> Iterator[Text]:
+def _limit_confirmation(numbers: StudyNumbers, confirmed: Confirmed | None, ablated: Ablated | None) -> Iterator[Text]:
     source, best = numbers.source, numbers.source.summary.best_trial
     chosen = best is not None and not is_same_trial(best, source.summary.baseline)
     verdicts = confirmed.verdicts if confirmed else []
-    if not verdicts and chosen:
+    is_taken_apart = ablated is not None and best is not None and ablated.has_measured(best.number)
+    if not verdicts and chosen and not is_taken_apart:
         yield ("That the difference is more than the noise of seeds: no configuration has a verdict on fresh seeds.",)
-    if confirmed is not None and confirmed.split != "test":
+    fresh = [one for one in (confirmed, ablated) if one is not None]
+    if fresh and not any(one.split == "test" for one in fresh):
         yield ("That it holds on data that no sweep has seen: the runs on fresh seeds were scored on the ",
-               Name(confirmed.split), " split, which the sweep chose its trials by.")  # fmt: skip
+               Name(fresh[0].split), " split, which the sweep chose its trials by.")  # fmt: skip
     open_ones = [str(verdict["candidate"]) for verdict in verdicts if verdict["status"] == "not shown"]
     if open_ones:
         yield ("That ", *join_spans(map(Name, open_ones)), " and the baseline are the same: a difference smaller than "
                "what these seeds can show may exist.")  # fmt: skip
-    if chosen and best is not None and source.summary.baseline is not None and _count_changes(numbers) > 1:
-        yield ("Which of the settings that changed together carries the difference: none was changed alone.",)
+    has_changes = chosen and source.summary.baseline is not None and _count_changes(numbers) > 1
+    if has_changes and not is_taken_apart:
+        command = Code(format_ablate_command(source.name))
+        yield ("Which of the settings that changed together carries the difference: none was changed alone; ", command,
+               " does.")  # fmt: skip
+
+
+def _limit_ablation(ablated: Ablated) -> Iterator[Text]:
+    effects = ablated.list_measured()
+    if any(effect["status"] == "not shown" for effect in effects):
+        yield ("That a change without a shown effect has none: an effect smaller than what these seeds can show may "
+               "exist.",)  # fmt: skip
+    if any(effect["share"] is not None for effect in effects if effect["kind"] != "gain"):
+        yield ("That the shares of the changes add up to the whole: changes interact.",)
+    joint = [change.name for change in ablated.plan.changes if len(change.keys) > 1]
+    if joint and effects:
+        yield ("Which of the settings that are one change carries its effect: ", *join_spans(map(Name, joint)), ".")
 
 
 def _count_changes(numbers: StudyNumbers) -> int:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from harness.evidence.report.ablated import describe_gain, report_ablation, summarize_ablation
+from harness.evidence.report.ablated_values import Ablated
 from harness.evidence.report.changes import compare_configs
 from harness.evidence.report.confirmed import (
     describe_verdict,
@@ -27,6 +29,7 @@ from harness.evidence.report.lexicon import check_document
 from harness.evidence.report.limits import list_study_limits
 from harness.evidence.report.phrases import join_spans
 from harness.evidence.report.reached import tabulate_reached
+from harness.evidence.report.seed_values import SeedValues
 from harness.evidence.report.study_numbers import StudyNumbers, is_same_trial, name_trial
 from harness.evidence.report.study_sections import (
     describe_request,
@@ -47,23 +50,27 @@ def make_study_report(source: StudySource, price: float | None, inputs: dict[str
     confirmed = None if source.confirmation is None else Confirmed(
         source.confirmation, source.name, source.unit, numbers.book
     )  # fmt: skip
+    ablated = None if source.ablation is None else Ablated(source.ablation, source.name, source.unit, numbers.book)
     runs = _load_runs(source)
-    confirmation = report_confirmation(confirmed, source.name, _has_candidate(source))
+    confirmation = report_confirmation(confirmed, source.name, _has_candidate(source), _is_taken_apart(source, ablated))
     request, results, failures = describe_request(numbers), tabulate_results(numbers), list_failures(numbers)
     preflight = source.preflight if source.program == TRAINING else None
-    cost = report_cost(numbers.book, _list_costs(source), price)
+    fresh: list[tuple[SeedValues, str]] = [(confirmed, "the confirmation")] if confirmed else []
+    fresh += [(ablated, "the ablation")] if ablated else []
+    cost = report_cost(numbers.book, _list_costs(source, fresh), price)
     sections = [
-        _summarize(numbers, confirmed),
+        _summarize(numbers, confirmed, ablated),
         request,
-        *_compare_best(numbers, runs),
+        *_compare_best(numbers, runs, _is_taken_apart(source, ablated)),
         results,
         confirmation,
+        *([report_ablation(ablated)] if ablated else []),
         *([tabulate_reached(numbers.book, runs, source.unit)] if _have_losses(source, runs) else []),
         failures,
         report_diagnoses(numbers.book, runs, preflight),
         score_expectations(numbers.book, runs),
         cost,
-        list_study_limits(numbers, confirmed),
+        list_study_limits(numbers, confirmed, ablated),
         describe_sources(runs),
     ]
     report = Report(f"Report on the sweep {source.name}", tuple(sections), numbers.book.numbers, inputs)
@@ -71,14 +78,17 @@ def make_study_report(source: StudySource, price: float | None, inputs: dict[str
     return report
 
 
-def _summarize(numbers: StudyNumbers, confirmed: Confirmed | None) -> ReportSection:
+def _summarize(numbers: StudyNumbers, confirmed: Confirmed | None, ablated: Ablated | None) -> ReportSection:
     selection = summarize_selection(numbers)
     verdicts = [describe_verdict(confirmed, verdict) for verdict in confirmed.verdicts] if confirmed else []
+    if not verdicts and ablated and _is_taken_apart(numbers.source, ablated):
+        verdicts = [describe_gain(ablated)]
+    effects = [Paragraph(summarize_ablation(ablated))] if ablated else []
     if verdicts:
         first = [Paragraph(text, is_verdict=True) for text in verdicts]
-        return ReportSection("summary", "Summary", (*first, *map(Paragraph, selection)))
+        return ReportSection("summary", "Summary", (*first, *effects, *map(Paragraph, selection)))
     head: Text = ("Nothing was confirmed. ", *selection[0]) if _has_candidate(numbers.source) else selection[0]
-    blocks: list[Block] = [Paragraph(head, is_verdict=True), *map(Paragraph, selection[1:])]
+    blocks: list[Block] = [Paragraph(head, is_verdict=True), *map(Paragraph, selection[1:]), *effects]
     if _has_candidate(numbers.source):
         command = Code(format_confirm_command(numbers.source.name))
         blocks.append(Paragraph(("Whether the difference holds on fresh seeds: ", command, ".")))
@@ -89,6 +99,12 @@ def _has_candidate(source: StudySource) -> bool:
     """Return whether a trial other than the baseline could be confirmed."""
     best = source.summary.best_trials
     return bool(best) and not is_same_trial(best[0], source.summary.baseline)
+
+
+def _is_taken_apart(source: StudySource, ablated: Ablated | None) -> bool:
+    """Return whether an ablation has compared the best trial with the baseline."""
+    best = source.summary.best_trial
+    return ablated is not None and best is not None and ablated.has_measured(best.number)
 
 
 def _load_runs(source: StudySource) -> list[NamedRun]:
@@ -108,7 +124,7 @@ def _have_losses(source: StudySource, runs: list[NamedRun]) -> bool:
     return len(runs) == 2 and source.direction == "minimize" and all(len(run.history["val/loss"]) for run in runs)
 
 
-def _compare_best(numbers: StudyNumbers, runs: list[NamedRun]) -> list[ReportSection]:
+def _compare_best(numbers: StudyNumbers, runs: list[NamedRun], is_taken_apart: bool) -> list[ReportSection]:
     source = numbers.source
     if len(runs) < 2:
         trial = source.summary.best_trial or source.summary.baseline
@@ -121,21 +137,15 @@ def _compare_best(numbers: StudyNumbers, runs: list[NamedRun]) -> list[ReportSec
     trials = [trial for trial in (source.summary.baseline, source.summary.best_trial) if trial]
     commands = [source.read_command(trial) for trial in trials]
     names, histories = [run.name for run in runs], [run.history for run in runs]
-    return [compare_configs(numbers.book, names, histories, commands, "the program's own")]
+    return [compare_configs(numbers.book, names, histories, commands, "the program's own", is_taken_apart)]
 
 
-def _list_costs(source: StudySource) -> list[CostItem]:
-    """Return the cost of the sweep and of its confirmation."""
+def _list_costs(source: StudySource, fresh: Sequence[tuple[SeedValues, str]]) -> list[CostItem]:
+    """Return the cost of the sweep and of the runs on fresh seeds."""
     summary = source.summary
     ran = [trial for trial in summary.trials if trial.seconds]
-    items = [CostItem("the sweep", f"study {source.name}", len(ran), summary.tokens or None, summary.seconds or None)]
-    if source.confirmation is not None:
-        runs = [run for config in source.confirmation["configs"] for run in config["runs"] if run.get("seconds")]
-        tokens = sum(int(run.get("tokens") or 0) for run in runs)
-        seconds = sum(float(run["seconds"]) for run in runs)
-        place = f"confirm.json of study {source.name}"
-        items.append(CostItem("the confirmation", place, len(runs), tokens or None, seconds or None))
-    return items
+    sweep = CostItem("the sweep", f"study {source.name}", len(ran), summary.tokens or None, summary.seconds or None)
+    return [sweep, *(values.list_cost(name) for values, name in fresh)]
 
 
 def describe_sources(runs: Sequence[NamedRun]) -> ReportSection:

@@ -14,6 +14,8 @@ from harness.core.digests import read_json
 from harness.core.errors import ConfigError
 from harness.core.formatting import objective_label
 from harness.diagnosis.history import History
+from harness.evidence.ablation.ablation import ABLATION_FOLDER
+from harness.evidence.ablation.result import ABLATION_FILE
 from harness.evidence.confirm.from_study import CONFIRM_FOLDER
 from harness.evidence.confirm.result import CONFIRM_FILE
 from harness.record.metrics_file import find_record, read_entries
@@ -38,13 +40,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class StudySource:
-    """A study and its folder. `confirmation` is the content of its confirm.json, None without a confirmation."""
+    """A study and its folder. `confirmation` and `ablation` are the content of their files, None without one."""
 
     folder: Path
     settings: dict[str, Any]
     summary: SweepSummary
     program: str
     confirmation: dict[str, Any] | None
+    ablation: dict[str, Any] | None
     preflight: str
 
     @property
@@ -143,7 +146,8 @@ def load_study_source(folder: Path, storage: str | None = None) -> StudySource:
         settings=settings,
         summary=summary,
         program=str(spec.get("program", "")) if isinstance(spec, dict) else "",
-        confirmation=read_confirmation(folder / CONFIRM_FOLDER),
+        confirmation=read_result_file(folder / CONFIRM_FOLDER / CONFIRM_FILE),
+        ablation=read_result_file(folder / ABLATION_FOLDER / ABLATION_FILE),
         preflight=_read_text(folder / PREFLIGHT_FILE),
     )
 
@@ -161,13 +165,12 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def read_confirmation(folder: Path) -> dict[str, Any] | None:
-    """Return the content of the confirm.json in `folder`, None if there is none.
+def read_result_file(path: Path) -> dict[str, Any] | None:
+    """Return the content of a confirm.json or an ablation.json, None if there is none.
 
     Raises:
         ConfigError: If it is damaged.
     """
-    path = folder / CONFIRM_FILE
     try:
         return read_json(path)
     except FileNotFoundError:

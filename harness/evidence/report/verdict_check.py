@@ -29,16 +29,16 @@ def check_verdicts(content: Mapping[str, Any]) -> None:
         ConfigError: If one of them is not what its runs give, or the file is not one of a confirmation.
     """
     try:
-        decided = evaluate_runs(_read_plan(content), _read_runs(content)).verdicts
+        decided = evaluate_runs(_read_plan(content), read_seed_runs(content)).verdicts
         recorded = {str(verdict["candidate"]): verdict for verdict in content["verdicts"]}
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise ConfigError(f"confirm.json: not that of a confirmation ({error}); confirm the study again") from error
     for name in dict.fromkeys([*recorded, *decided]):
         if name not in recorded or name not in decided:
             raise ConfigError(f"confirm.json: {name}: its verdict and its runs do not match; confirm the study again")
         for key in COMPARED:
             left, right = recorded[name].get(key), getattr(decided[name], key)
-            if not _is_same(left, right):
+            if not is_same_entry(left, right):
                 problem = f"its verdict has {key} {left}, its runs give {right}"
                 raise ConfigError(f"confirm.json: {name}: {problem}; confirm the study again")
 
@@ -61,7 +61,8 @@ def _read_plan(content: Mapping[str, Any]) -> ConfirmPlan:
     )
 
 
-def _read_runs(content: Mapping[str, Any]) -> list[SeedRun]:
+def read_seed_runs(content: Mapping[str, Any]) -> list[SeedRun]:
+    """Return the runs in the content of a confirm.json or an ablation.json."""
     return [
         SeedRun(
             config=str(config["name"]),
@@ -79,7 +80,8 @@ def _read_runs(content: Mapping[str, Any]) -> list[SeedRun]:
     ]
 
 
-def _is_same(left: object, right: object) -> bool:
+def is_same_entry(left: object, right: object) -> bool:
+    """Return whether two values are equal, numbers up to the order of additions."""
     numbers = read_float(left), read_float(right)
     if None in numbers:
         return left == right

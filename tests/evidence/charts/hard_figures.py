@@ -118,6 +118,16 @@ ROWS: dict[str, FigureData] = {
         "difference of the test loss from the baseline (nats/token); below zero is better",
         0.02,
     ),
+    "intervals both ways": Intervals(
+        (
+            Interval("all changes", -0.158, -0.19, -0.126, "together"),
+            Interval(LONG, -0.1, -0.12, -0.08, "alone"),
+            Interval(LONG, math.nan, -math.inf, math.inf, "on top of the others"),
+            Interval("lr", math.nan, -math.inf, math.inf, "alone"),
+            Interval("lr", 0.02, 0.01, math.inf, "on top of the others"),
+        ),
+        "difference of the test loss",
+    ),
     "one interval": Intervals((Interval("trial 7", -0.1, -0.2, -0.05),), "difference of the test loss"),
     "unknown interval": Intervals((Interval("trial 7", math.nan, -math.inf, math.inf),), "difference"),
     "seeds": Seeds(

@@ -3,18 +3,22 @@
 import json
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import yaml
 
+from harness.evidence.ablation.effects import evaluate_ablation
+from harness.evidence.ablation.result import AblationResult, write_ablation_result
 from harness.evidence.candidates import compare_candidates
 from harness.record.metrics_file import write_json
 from harness.sweep.study.storage import open_storage
 from harness.sweep.study.trial_attrs import BASELINE, RESULT, STUDY_SPEC
+from tests.evidence.ablation.losses import list_expected_losses, make_ablation_plan, make_runs
 from tests.record.trials import write_trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -149,3 +153,35 @@ def make_pareto_folder(folder: Path) -> Path:
         study.tell(trial, values)
     study.ask()
     return folder
+
+
+def add_ablation(
+    folder: Path,
+    effects: Sequence[float],
+    *,
+    together: float = 0.0,
+    noise: float = 0.05,
+    n_seeds: int = 5,
+    direction: str = "minimize",
+    failed: Mapping[str, Sequence[float | None]] | None = None,
+) -> Path:
+    """Write the ablation.json of an ablation of trial 1 with an effect of each change.
+
+    `together` is what the first two changes make in addition. `failed` are other losses by seed of some configurations:
+    infinity for a diverged run, None for a failed one; with fewer losses than seeds, the others were not run.
+    """
+    plan = make_ablation_plan(len(effects), n_seeds, direction)
+    plan = replace(plan, winner=replace(plan.winner, trial=1))
+    rng = np.random.default_rng(len(effects))
+    losses: dict[str, Sequence[float | None]] = {
+        name: list(expected + rng.normal(0, noise, n_seeds))
+        for name, expected in list_expected_losses(plan, effects, together).items()
+    }
+    runs = make_runs(plan, losses | dict(failed or {}))
+    found = evaluate_ablation(plan, runs)
+    reason = "; ".join(f"{name}: {failure}" for name, failure in (found.failures or {}).items())
+    status = "complete" if found.is_complete else "out of budget" if found.next_runs else "failed"
+    result = AblationResult(folder.name, plan, runs, found, status, "" if found.is_complete else reason, {})
+    (folder / "ablation").mkdir(exist_ok=True)
+    write_ablation_result(folder / "ablation", result)
+    return folder / "ablation" / "ablation.json"
