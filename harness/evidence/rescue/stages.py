@@ -1,12 +1,14 @@
 """Run the stages of a rescue one after the other, each of them once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.files import FileLock
+from harness.core.signals import was_interrupted
 from harness.core.terminal import print_fitted
 from harness.evidence.rescue.record import Ending, RescueRecord, StageResult
 
@@ -45,37 +47,42 @@ def run_stages(stages: Mapping[str, RunStage], record: RescueRecord, command: st
         raise ConfigError(f"--to: {folder}: another process runs this rescue; wait for it, or choose another folder")
     try:
         for number, (name, run_stage) in enumerate(stages.items(), 1):
-            print_fitted(f"[{number}/{len(stages)}] {name}")
-            result = record.get_result(name)
-            if result is None or (result.ending and result.ending.result == "fault"):
-                result = _run_stage(name, run_stage, record, command)
-                record.finish_stage(name, result)
-                print_fitted(result.summary)
-            else:
-                print_fitted(f"done before: {result.summary}")
-            if result.ending:
-                return result.ending
-            if result.next_command:
-                print(f"by hand, the next step is\n  {result.next_command}", flush=True)
+            with _explain_ends(name, command):
+                print_fitted(f"[{number}/{len(stages)}] {name}")
+                result = record.get_result(name)
+                if result is None or (result.ending and result.ending.result == "fault"):
+                    result = run_stage(record)
+                    record.finish_stage(name, result)
+                    print_fitted(result.summary)
+                else:
+                    print_fitted(f"done before: {result.summary}")
+                if result.ending:
+                    return result.ending
+                if result.next_command:
+                    print(f"by hand, the next step is\n  {result.next_command}", flush=True)
     finally:
         lock.release()
     return None
 
 
-def _run_stage(name: str, run_stage: RunStage, record: RescueRecord, command: str) -> StageResult:
-    """Run a stage; an error says how to continue.
+@contextmanager
+def _explain_ends(stage: str, command: str) -> Iterator[None]:
+    """Say in which stage a rescue was interrupted or failed, and how to continue.
 
     Raises:
         RunFailedError: If it failed.
-        KeyboardInterrupt: If it was interrupted.
+        KeyboardInterrupt: If it was interrupted, also where a library made another exception of it.
     """
     remedy = f"to continue: {command}"
     try:
-        return run_stage(record)
+        yield
     except KeyboardInterrupt as interrupt:
         reason = str(interrupt).removeprefix("interrupted").strip(": ")
-        raise KeyboardInterrupt(
-            f"interrupted in stage {name}{f': {reason}' if reason else ''}; {remedy}"
-        ) from interrupt
-    except RunFailedError as error:
-        raise RunFailedError(f"stage {name}: {error}; {remedy}") from error
+        reason = f": {reason}" if reason else ""
+        raise KeyboardInterrupt(f"interrupted in stage {stage}{reason}; {remedy}") from interrupt
+    except Exception as error:
+        if was_interrupted():
+            raise KeyboardInterrupt(f"interrupted in stage {stage}; {remedy}") from error
+        if isinstance(error, RunFailedError):
+            raise RunFailedError(f"stage {stage}: {error}; {remedy}") from error
+        raise
