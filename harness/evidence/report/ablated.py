@@ -6,9 +6,11 @@ of the file, which the same runs give.
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness.evidence.ablation.changes import Change
+from harness.evidence.ablation.plan import WINNER
 from harness.evidence.ablation.result import ABLATION_FILE
 from harness.evidence.report.ablated_figures import draw_effects
 from harness.evidence.report.ablated_values import ALL_CHANGES, KINDS, Ablated
@@ -49,7 +51,7 @@ def summarize_ablation(ablated: Ablated) -> Text:
     """Return the changes of which an effect was shown."""
     if ablated.gain is None:
         return _describe_state(ablated)
-    spans: list[Span] = ["Changes with an effect that was shown on fresh seeds, "]
+    spans: list[Span] = ["Changes of ", Name(ablated.candidate), " with an effect that was shown on fresh seeds, "]
     for kind, words in KINDS.items():
         found: list[Text] = []
         for change in ablated.plan.changes:
@@ -74,17 +76,26 @@ def report_ablation(ablated: Ablated) -> ReportSection:
         blocks += _describe_together(ablated)
     if failures := _list_failures(ablated):
         blocks += [Paragraph(("What failed:",)), BulletList(tuple(failures))]
-    blocks += [ablated.tabulate_seeds(has_row_for_seed=False)]
-    blocks += map(Paragraph, ablated.describe_method(ablated.list_measured()))
+    caption: Text = ("Every run; ", Name(WINNER), " is ", Name(ablated.candidate), ".")
+    blocks.append(replace(ablated.tabulate_seeds(has_row_for_seed=False), caption=caption))
+    named = [(_name_effect(effect), effect) for effect in ablated.list_measured()]
+    blocks += map(Paragraph, ablated.describe_method(named))
     return ReportSection("ablated", TITLE, tuple(blocks))
+
+
+def _name_effect(effect: Mapping[str, Any]) -> str:
+    return ALL_CHANGES if effect["kind"] == "gain" else f"{effect['change']} {KINDS[effect['kind']]}"
 
 
 def _describe_state(ablated: Ablated) -> Text:
     reason = str(ablated.content["reason"])
     because: Sequence[Span] = (", since ", Quote(reason, ABLATION_FILE)) if reason else ()
-    return ("The ablation of ", Name(ablated.candidate), " is not complete: its status is ",
-            Name(str(ablated.content["status"])), *because, ". ", Code(format_ablate_command(ablated.study)),
-            ", with the options that it was begun with, continues it.")  # fmt: skip
+    words: Text = ("The ablation of ", Name(ablated.candidate), " is not complete: its status is ",
+                   Name(str(ablated.content["status"])), *because, ".")  # fmt: skip
+    if ablated.content["status"] == "failed":
+        return words
+    command = Code(format_ablate_command(ablated.study))
+    return (*words, " ", command, ", with the options that it was begun with, continues it.")
 
 
 def _tabulate_changes(ablated: Ablated) -> ReportTable:
@@ -169,7 +180,7 @@ def _tabulate_effects(ablated: Ablated) -> ReportTable:
             *caption, "The intervals of the ", count, " effects hold together at confidence ", level,
                    ", each at ", each, "; their p are corrected in the same way. That of all changes stands alone.",
         )  # fmt: skip
-    header: list[Text] = [("change",), ("made",), _head_difference(ablated), ("interval",), ("p",), ("shown",)]
+    header: list[Text] = [("change",), ("made",), _head_difference(ablated), ("from",), ("to",), ("p",), ("shown",)]
     return ReportTable(tuple(header), tuple(rows), caption)
 
 
@@ -179,33 +190,40 @@ def _head_difference(ablated: Ablated) -> Text:
 
 def _make_row(ablated: Ablated, name: Text, words: str, effect: Mapping[str, Any]) -> tuple[Text, ...]:
     if effect["reason"]:
-        return (name, (words,), DASH, DASH, DASH, ("no result",))
+        return (name, (words,), DASH, DASH, DASH, DASH, ("no result",))
     numbers, claim = ablated.add_effect(effect), _claim_effect(ablated, effect)
     shown: Text = (claim,) if claim else ("not shown",)
-    interval: Text = (Bare(numbers.low), " to ", Bare(numbers.high))
-    return (name, (words,), (Bare(numbers.difference),), interval, (numbers.p,), shown)
+    cells = [(Bare(number),) for number in (numbers.difference, numbers.low, numbers.high, numbers.p)]
+    return (name, (words,), *cells, shown)
 
 
 def _describe_together(ablated: Ablated) -> list[Block]:
     """Return the interactions, and how the effects alone add up."""
     rows: list[tuple[Text, ...]] = []
+    reasons: list[Paragraph] = []
+    own = {change.name for change in ablated.plan.changes}  # the list of changes has their reasons
     for interaction in ablated.list_interactions():
         name, numbers = Name(str(interaction["change"])), ablated.add_interaction(interaction)
         if numbers is None:
+            rows.append(((name,), DASH, DASH, DASH, DASH, ("no number",)))
             reason = Quote(str(interaction["reason"]), ABLATION_FILE)
-            rows.append(((name,), DASH, DASH, DASH, ("no number: ", reason)))
+            reasons += (
+                [] if name.text in own else [Paragraph(("Interaction of ", name, ": no number, since ", reason, "."))]
+            )
             continue
         shown: Text = (numbers.claim, " with the others") if numbers.claim else ("not shown",)
-        interval: Text = (Bare(numbers.low), " to ", Bare(numbers.high))
-        rows.append(((name,), (Bare(numbers.difference),), interval, (numbers.p,), shown))
-    header: list[Text] = [("interaction of",), _head_difference(ablated), ("interval",), ("p",), ("shown",)]
+        cells = [(Bare(number),) for number in (numbers.difference, numbers.low, numbers.high, numbers.p)]
+        rows.append(((name,), *cells, shown))
+    header: list[Text] = [("interaction of",), _head_difference(ablated), ("from",), ("to",), ("p",), ("shown",)]
     caption: Text = (
         "Interaction: the effect on top of the others minus the effect alone; of all changes, the whole difference "
         "minus the sum of the effects alone. Their intervals hold together at the same confidence.",
     )  # fmt: skip
-    blocks: list[Block] = [ReportTable(tuple(header), tuple(rows), caption)]
+    blocks: list[Block] = [ReportTable(tuple(header), tuple(rows), caption), *reasons]
     effects = [ablated.find_effect(change, "forward") for change in ablated.plan.changes]
-    if ablated.gain is not None and not any(effect["reason"] for effect in effects):
+    diverged = ("diverged_baseline", "diverged_candidate")
+    has_sum = not any(effect["reason"] or any(effect[key] for key in diverged) for effect in effects)
+    if ablated.gain is not None and has_sum:
         ids = [ablated.add_effect(effect).difference.id for effect in effects]
         total = ablated.book.compute("ablation.sum", f"sum({', '.join(ids)})", ablated.unit, "signed")
         whole = ablated.add_effect(ablated.gain).difference

@@ -73,7 +73,8 @@ def report_confirmation(
         blocks.append(Paragraph(_describe_state(confirmed)))
     blocks += [*draw_intervals(confirmed), confirmed.tabulate_seeds(), *draw_seeds(confirmed)]
     blocks += _tabulate_gaps(confirmed)
-    blocks += map(Paragraph, confirmed.describe_method(confirmed.verdicts))
+    named = [(str(verdict["candidate"]), verdict) for verdict in confirmed.verdicts]
+    blocks += map(Paragraph, confirmed.describe_method(named))
     return ReportSection("confirmed", "Confirmation on fresh seeds", tuple(blocks))
 
 

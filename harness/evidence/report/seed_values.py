@@ -171,11 +171,16 @@ class SeedValues:
         number = values.get(self.make_id(config, f"seed {run['seed']}", self.metric))
         return (Bare(number),) if number else (Name(str(run["status"])),)
 
-    def describe_method(self, recorded: Sequence[Mapping[str, Any]]) -> list[Text]:
-        """Return the notes and the methods of comparisons, each once."""
-        notes = dict.fromkeys(str(note) for one in recorded for note in one.get("notes") or ())
-        found: list[Text] = [(Quote(note, f"{self.file}, notes"), ".") for note in notes]
-        methods = dict.fromkeys(str(one["method"]) for one in recorded if one.get("method"))
+    def describe_method(self, comparisons: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Text]:
+        """Return the notes on comparisons with their names, and the methods, each once."""
+        notes: dict[str, list[Name]] = {}
+        for name, one in comparisons:
+            for note in one.get("notes") or ():
+                notes.setdefault(str(note), []).append(Name(name))
+        found: list[Text] = [
+            (*join_spans(names), ": ", Quote(note, f"{self.file}, notes"), ".") for note, names in notes.items()
+        ]
+        methods = dict.fromkeys(str(one["method"]) for _, one in comparisons if one.get("method"))
         if methods:
             spans = join_spans([Quote(method, f"{self.file}, method") for method in methods], "; ")
             fresh = " The seeds are ones that no trial of the sweep had." if self.content.get("n_measured") else ""

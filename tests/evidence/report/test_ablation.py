@@ -85,7 +85,10 @@ def test_an_ablation_replaces_the_joint_effect_and_is_a_verdict(folder: Path) ->
     add_confirmation(folder, [3.0, 3.1, 2.9, 3.0, 3.05], {1: [2.0, 2.1, 1.9, 2.0, 2.05]})
     report = make_report(folder)
     assert "better than the baseline on the validation split: val/loss" in read_section(report, "summary")
-    assert "on fresh seeds, alone: c0 (better), c1 (better); on top of" in read_section(report, "summary")
+    assert (
+        "Changes of trial 1 with an effect that was shown on fresh seeds, alone: c0 (better), c1 (better); on top of"
+        in read_section(report, "summary")
+    )
     assert "on data that no sweep has seen" not in read_section(report, "limits")
 
 
@@ -115,6 +118,10 @@ def test_runs_that_diverged_or_failed_are_named(folder: Path) -> None:
     assert "The ablation of trial 1 is not complete: its status is failed, since" in text
     assert f"1 of 1 runs of {WITHOUT} failed: “out of memory”." in text
     assert "Its interaction with the others has no number" in text
+    assert "Interaction of all changes: no number, since “5 of 5 runs of baseline with c0 diverged”." in text
+    assert "c0 alone: “candidate: 5 of 5 seeds diverged; each counts as worse than any loss”." in text
+    assert "The effects alone sum" not in text
+    assert "continues it" not in text
 
 
 def test_an_ablation_that_is_not_over_has_no_effects_yet(folder: Path) -> None:
