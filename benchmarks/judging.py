@@ -89,7 +89,7 @@ def measure_power(noise: Noise, n_repeats: int, gain: float, before: int, reruns
 
 
 def list_results(n_loops: int) -> Iterator[str]:
-    """Yield the tables of docs/judging.md."""
+    """Yield the tables of docs/benchmarks.md."""
     yield "| noise; repeats | 3 | 4 | 5 | 10 |\n|---|---|---|---|---|"
     for name in (*NULL_NOISES, "Cauchy"):
         rates = [measure_one_run_claims(NOISES[name], n_repeats, 20 * n_loops) for n_repeats in (*REPEATS, 10)]

@@ -81,6 +81,7 @@ def _build_parser() -> CommandParser:
     code.add_argument("--repo", type=Path, metavar="FOLDER", help="of the commits; default: that of the table")
     code.add_argument("--eval-code", type=_split_names, default=[], metavar="PATH,...",
                       help="files of the evaluation, in which commits must not differ, such as prepare.py")  # fmt: skip
+    parser.add_argument("--storage", metavar="URL", help="of a study: its database, if the address has a password")
     parser.add_argument("--json", action="store_true", help="print one JSON document (docs/judging.md)")
     add_output_dir(parser)
     return parser
@@ -91,7 +92,13 @@ def _split_names(text: str) -> list[str]:
 
 
 def _read_table(path: Path, args: argparse.Namespace) -> tuple[RunLog, str | None]:
-    """Return the log of a table, and its column of ids."""
+    """Return the log of a table, and its column of ids.
+
+    Raises:
+        ConfigError: If options of studies are given, or a column does not exist.
+    """
+    if args.storage:
+        raise ConfigError("--storage: the database of a study; leave it out for a table")
     columns, rows, notes = read_table_rows(path)
     found = find_columns(columns, rows, metric=args.metric, direction=args.direction, id_column=args.id,
                          config=args.config)  # fmt: skip
@@ -117,7 +124,7 @@ def _read_study(path: Path, args: argparse.Namespace) -> RunLog:
         raise ConfigError("--metric, --id, --config, --repo and --eval-code are for tables; leave them out for a study")
     from harness.evidence.judging.study_runs import read_study_log  # loads Optuna
 
-    return read_study_log(path, args.source)
+    return read_study_log(path, args.source, args.storage)
 
 
 def _check_code(
@@ -149,11 +156,12 @@ def _check_code(
         if asked:
             raise ConfigError(f"--repo: {repo}: has no commit {unknown[0]}; name the repository of the runs")
         return [], unchecked
-    lines = list_changed_lines(repo, base, commit, path)
-    reasons = (
-        [f"commits {base} and {commit} differ in the seed only: {lines[-1][:60]}"] if is_seed_change(lines) else []
-    )
-    notes = [] if lines else [f"commits {base} and {commit} do not differ: the code does not show what was changed"]
+    changed_lines = list_changed_lines(repo, base, commit, path)
+    reasons, notes = [], []
+    if is_seed_change(changed_lines):
+        reasons.append(f"commits {base} and {commit} differ in the seed only: {changed_lines.last[:60]}")
+    if not changed_lines.removed and not changed_lines.added:
+        notes.append(f"commits {base} and {commit} do not differ: the code does not show what was changed")
     if not args.eval_code:
         return reasons, [*notes, *unchecked]
     changed = list_changed_files(repo, base, commit, args.eval_code)

@@ -53,6 +53,7 @@ def test_the_json_keys_are_those_of_the_page(tmp_path, capsys) -> None:
         (["--candidate", "row=2"], None),
         (["--ignore", "zzz"], "--ignore: zzz"),
         (["--repo", "."], "--repo"),
+        (["--storage", "sqlite:///a.db"], "--storage: the database of a study"),
         (["--eval-code", "prepare.py"], "--eval-code"),
         (["--maximize", "--minimize"], "not allowed with"),
     ],
@@ -95,6 +96,13 @@ def test_a_study_is_judged_by_its_folder(tmp_path, capsys) -> None:
     assert main(["judge", str(tmp_path / "lr")]) == 0
     assert "trial 5" in capsys.readouterr().out
     assert main(["judge", str(tmp_path / "lr"), "--metric", "loss"]) == 2
+
+
+def test_a_study_in_a_database_is_judged(tmp_path, capsys) -> None:
+    storage = f"sqlite:///{tmp_path}/studies.db"
+    make_study(tmp_path / "lr", [1.285, 1.2862, 1.2841, 1.2855], [(0.1, 1.29), (0.2, 1.2)], storage)
+    assert main(["judge", str(tmp_path / "lr"), "--storage", storage]) == 0
+    assert "of this test alone" in capsys.readouterr().out.replace("\n            ", " ")
 
 
 def test_a_table_loads_no_training_library(tmp_path) -> None:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from harness.evidence.judging.run_log import LoggedConfig, LoggedRun, RunLog, describe_runs
+from harness.evidence.judging.run_log import LoggedConfig, LoggedRun, RunLog
 from harness.evidence.judging.table_runs import is_seed_change_text
 from harness.importers.metric_aliases import VAL_WORDS, normalize_name, split_words
 from harness.importers.tables.cells import parse_cell
@@ -18,7 +18,6 @@ COUNT_WORDS = split_words("tokens batches examples samples bytes size count n nu
 BUDGET_WORDS = split_words("budget limit max maximum cap timeout target")
 COST_WORDS = split_words("seconds sec secs s minutes min mins hours hour h time duration runtime tokens steps step "
                          "iterations iters epochs updates flops compute wall walltime")  # fmt: skip
-TRAIN_COST_NAMES = split_words("training_seconds train_seconds training_time train_time")
 TOLERANCE = 0.02  # of a budget, by which runs of one length differ
 SMALLEST_BUDGET = 0.05  # of any unit; smaller numbers are measured
 
@@ -135,8 +134,3 @@ def _read_numbers(cells: Iterable[str]) -> list[float]:
 
 def _join(cells: Sequence[str]) -> str:
     return " or ".join(cells[:3]) + " …" * (len(cells) > 3)
-
-
-def describe_side(config: LoggedConfig, unit_name: str) -> str:
-    """Return the name of a configuration with its runs, as in "baseline (rows 1 and 2)"."""
-    return f"{config.label} ({describe_runs(config.measured, unit_name)})"

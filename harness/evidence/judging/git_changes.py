@@ -3,7 +3,8 @@
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.core.errors import ConfigError
@@ -13,6 +14,15 @@ COMMIT = re.compile(r"[0-9a-f]{5,40}", re.IGNORECASE)
 TIMEOUT_S = 60
 SAFE_OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.quotePath=false")
 """A repository's own settings must not start programs."""
+SEED_TERM = r"(?:0x[\da-f]+|-?\d[\d_]*|none|null|[\w.]*(?:seed|rank)\w*)"
+SEED_SETTING = re.compile(
+    r"(?:,\s*)?(?:--?)?(?<![\w.])"
+    r"[\w.]*(?:(?<!\bn_)(?<!\bnum_)seed|random_?state|default_rng|prngkey)\w*"  # a name; n_seeds is a number of them
+    r"[\"'\])]*(?:\s*:\s*\w+\s*=|\s*[=:(,]|\s+in\b|\s|,[^()]*\bdefault\s*=)\s*[\"'\[(]*"
+    rf"{SEED_TERM}(?:\s*[-+*^,]\s*{SEED_TERM})*(?![\w.]|\s*=)",
+    re.IGNORECASE,
+)
+"""Code or a setting that names a seed and its value."""
 
 
 def find_commit(config: LoggedConfig, column: str) -> str | None:
@@ -46,20 +56,47 @@ def list_changed_files(repo: Path, base: str, commit: str, paths: Sequence[str])
     return _read_diff(repo, "diff", "--name-only", base, commit, "--", *paths).splitlines()
 
 
-def list_changed_lines(repo: Path, base: str, commit: str, table: Path) -> list[str]:
+@dataclass(frozen=True)
+class ChangedLines:
+    """Lines that two commits differ in, in the order of the files."""
+
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+
+    @property
+    def last(self) -> str:
+        return (self.removed + self.added)[-1]
+
+
+def list_changed_lines(repo: Path, base: str, commit: str, table: Path) -> ChangedLines:
     """Return the lines that two commits differ in, without empty lines, comments and the table of runs itself."""
     others = [":(top)"]
     if table.resolve().is_relative_to(repo.resolve()):
         others.append(f":(top,exclude){table.resolve().relative_to(repo.resolve())}")
-    text = _read_diff(repo, "diff", "--unified=0", "--no-color", base, commit, "--", *others)
-    changed = [line[1:].strip() for line in text.splitlines()
-               if line.startswith(("+", "-", "Binary files")) and not line.startswith(("+++ ", "--- "))]  # fmt: skip
-    return [line for line in changed if line and not line.startswith("#")]
+    removed, added = [], []
+    for line in _read_diff(repo, "diff", "--unified=0", "--no-color", base, commit, "--", *others).splitlines():
+        if line.startswith(("-", "Binary files")) and not line.startswith("--- "):
+            removed.append(line[1:])
+        elif line.startswith("+") and not line.startswith("+++ "):
+            added.append(line[1:])
+    return ChangedLines(_strip_lines(removed), _strip_lines(added))
 
 
-def is_seed_change(lines: Sequence[str]) -> bool:
-    """Return whether all changed lines set a seed."""
-    return bool(lines) and all("seed" in line.lower() for line in lines)
+def _strip_lines(lines: Iterable[str]) -> tuple[str, ...]:
+    stripped = map(str.strip, lines)
+    return tuple(line for line in stripped if line and not line.startswith("#"))
+
+
+def is_seed_change(changed: ChangedLines) -> bool:
+    """Return whether the changed lines differ in nothing but the value of a seed."""
+    removed, added = _remove_seeds(changed.removed), _remove_seeds(changed.added)
+    return removed == added and changed.removed != changed.added
+
+
+def _remove_seeds(lines: Iterable[str]) -> list[str]:
+    """Return lines without seeds, comments, quotes and spaces; none of those in which nothing else is left."""
+    rest = (re.sub(r"[\s\"']", "", SEED_SETTING.sub("", re.sub(r"\s#.*", "", line))) for line in lines)
+    return [line for line in rest if re.search(r"\w", line)]
 
 
 def _read_diff(repo: Path, command: str, *arguments: str) -> str:

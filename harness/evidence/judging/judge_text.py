@@ -32,7 +32,7 @@ def _list_lines(found: Judgement) -> Iterator[tuple[str, str]]:
         yield "noise", f"standard deviation {format_number(found.noise.sd)}, from {found.noise.about}"
     if found.tries:
         rerun = f", and decision {found.rerun_number} on fresh runs" if found.rerun_number else ""
-        yield "tries", f"{found.tries} so far{rerun}{', which the level counts' if found.evidence else ''}"
+        yield "tries", f"{found.tries} so far{rerun}"
     for sentence in found.next:
         yield "next", sentence
     for note in found.notes:
@@ -54,7 +54,13 @@ def _describe_evidence(evidence: Evidence, found: Judgement) -> Iterator[tuple[s
             f"{_format_signed(evidence.high)} ({better} is better)"
         ),
     )
-    yield "test", f"p {evidence.p:.2g}, must be at most {evidence.level:.2g}; {evidence.method}"
+    yield (
+        "test",
+        (
+            f"p {evidence.p:.2g} (of this test alone), must be at most {evidence.level:.2g} (5% shared among all "
+            f"tries); {evidence.method}"
+        ),
+    )
 
 
 def _format_signed(value: float) -> str:

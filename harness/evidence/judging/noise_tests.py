@@ -38,21 +38,20 @@ def measure_noise(log: RunLog, reference: LoggedConfig) -> NoiseFloor:
 
 
 def compare_with_noise(
-    log: RunLog, candidate: Sequence[float], reference: Sequence[float], noise: NoiseFloor, level: float
+    log: RunLog, value: float, reference: Sequence[float], noise: NoiseFloor, level: float
 ) -> Evidence:
-    """Test the mean of the candidate's runs against the noise floor, at a one-sided level."""
+    """Test the value of a candidate's first run against the noise floor, at a one-sided level."""
     assert noise.sd is not None
     freedom = min(noise.freedom, MOST_FREEDOM)
-    error = noise.sd * math.sqrt(1 / len(candidate) + 1 / len(reference))
-    difference = float(np.mean(candidate) - np.mean(reference))
+    error = noise.sd * math.sqrt(1 + 1 / len(reference))
+    difference = value - float(np.mean(reference))
     gain = -log.sign * difference
     p = float(stdtr(freedom, -gain / error)) if error else math.nan
     margin = float(stdtrit(freedom, 1 - level)) * error
-    method = f"prediction interval from {noise.freedom + 1} repeats, t with {freedom} degrees of freedom"
+    method = f"first run: prediction interval from {noise.freedom + 1} repeats, t with {freedom} degrees of freedom"
     return Evidence(
-        difference, difference - margin, difference + margin, p, level, method, len(reference), len(candidate),
-        gain > margin,
-    )  # fmt: skip
+        difference, difference - margin, difference + margin, p, level, method, len(reference), 1, gain > margin
+    )
 
 
 def compare_fresh_runs(log: RunLog, fresh: Sequence[float], reference: Sequence[float], level: float) -> Evidence:

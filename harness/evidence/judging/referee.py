@@ -65,9 +65,9 @@ def _decide(
     if noise.sd == 0:
         return _cannot_measure(log, found, reference, f"the noise is unknown: {noise.about} have one value; does the "
                                "seed change anything, or was one run logged several times?")  # fmt: skip
-    evidence = compare_with_noise(log, candidate.values, reference.values, noise, find_one_run_level(found.tries))
-    if not evidence.shows_better and fresh.evidence is not None:
-        evidence = fresh.evidence
+    evidence = fresh.evidence or compare_with_noise(
+        log, candidate.values[0], reference.values, noise, find_one_run_level(found.tries)
+    )
     found = replace(found, evidence=evidence)
     if evidence.shows_better:
         return replace(found, verdict="keep", reasons=("the improvement is beyond the noise",), next=_after_keep(log))

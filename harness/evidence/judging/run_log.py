@@ -1,7 +1,7 @@
 """Runs of a tuning loop, in the order in which they were logged, and the configurations that they belong to."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -73,7 +73,6 @@ class RunLog:
 
     Args:
         unit_name: How a run is called in messages: "row" or "trial".
-        has_outcomes: Whether the log says what was kept.
         names_seeds: Whether the runs name their seeds.
         rerun_command: The command that runs both sides on fresh seeds; empty for a log of somebody else's runs.
         chooses_best: Whether the best run is the candidate, as in a study, and not the last one.
@@ -85,7 +84,6 @@ class RunLog:
     runs: tuple[LoggedRun, ...]
     notes: tuple[str, ...] = ()
     unit_name: str = "row"
-    has_outcomes: bool = False
     names_seeds: bool = False
     rerun_command: str = ""
     chooses_best: bool = False
@@ -102,11 +100,6 @@ class RunLog:
     def sign(self) -> int:
         """1 where less is better, else -1; values times it are costs."""
         return -1 if self.direction == "maximize" else 1
-
-    def find_config(self, is_chosen: Callable[[LoggedRun], bool]) -> LoggedConfig | None:
-        """Return the configuration of the last run that is chosen."""
-        keys = [run.config for run in self.runs if is_chosen(run)]
-        return next((config for config in self.configs if keys and config.key == keys[-1]), None)
 
 
 def describe_runs(runs: Sequence[LoggedRun], unit_name: str) -> str:

@@ -71,7 +71,6 @@ def build_run_log(rows: Sequence[Row], columns: TableColumns, path: Path, notes:
         direction=columns.direction,
         runs=tuple(runs),
         notes=(*notes, *_note_missing_runs(runs), *_note_other_baselines(runs)),
-        has_outcomes=any(run.outcome in ("keep", "discard") for run in runs),
         names_seeds=any(run.seed is not None for run in runs),
     )
 

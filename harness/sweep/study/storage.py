@@ -8,7 +8,7 @@ from zlib import crc32
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.study import Study, get_all_study_names, load_study
+from optuna.study import Study
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -52,19 +52,6 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     except Exception as error:  # drivers raise their own types
         reason = hide_credentials_in_text(str(error.__cause__ or error).partition("\n")[0], url)
         raise ConfigError(f"sweep.storage: {hide_credentials(url)} cannot be opened ({reason})") from error
-
-
-def load_journal_study(folder: Path) -> Study:
-    """Load the study whose journal is in a sweep's folder.
-
-    Raises:
-        ConfigError: If there is none, or the journal is damaged.
-    """
-    storage = open_storage(None, folder)
-    names = get_all_study_names(storage)
-    if not names:
-        raise ConfigError(f"{journal_path(folder)}: has no study yet; run the sweep first")
-    return load_study(study_name=folder.name if folder.name in names else names[0], storage=storage)
 
 
 def _open_journal(journal: Path) -> BaseStorage:

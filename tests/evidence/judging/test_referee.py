@@ -78,6 +78,26 @@ def test_a_decision_stands_until_there_are_twice_as_many_runs() -> None:
     assert later.evidence.level < peek.evidence.level
 
 
+def test_runs_that_are_added_do_not_repeat_the_test_of_the_first_run() -> None:
+    """The mean of two lucky runs is beyond a margin that the first run alone is within."""
+    repeats = [make_run(k, "baseline", value) for k, value in enumerate([0.0, 1.0, 0.5, 0.2, 0.8])]
+    first = make_run(10, "a", -5.0)
+    alone = judge_log(make_log(*repeats, first))
+    added = judge_log(make_log(*repeats, first, make_run(11, "a", -9.0)))
+    assert alone.verdict == added.verdict == "discard"
+    assert alone.evidence == added.evidence
+    assert dict(added.needed) == {"candidate": 2}
+
+
+def test_fresh_runs_overrule_the_first_run() -> None:
+    repeats = [make_run(k, "baseline", value) for k, value in enumerate([0.0, 1.0, 0.5, 0.2, 0.8])]
+    first = make_run(10, "a", -30.0)
+    assert judge_log(make_log(*repeats, first)).verdict == "keep"
+    found = judge_log(make_log(*repeats, first, *(make_run(11 + k, "a", value) for k, value in enumerate([0, 1, 0.5]))))
+    assert found.verdict == "discard"
+    assert "3 fresh runs are within the noise" in found.reasons[0]
+
+
 def test_later_tries_need_more() -> None:
     repeats = [make_run(k, "baseline", value) for k, value in enumerate([0.0, 1.0, 0.5, 0.2, 0.8])]
     levels = []
