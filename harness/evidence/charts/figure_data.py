@@ -93,7 +93,10 @@ class Intervals:
 
 @dataclass(frozen=True)
 class SeedRow:
-    """The values of one configuration by seed: None for one without a finite value; `mean` is of the others."""
+    """The values of one configuration by seed; `mean` is of the finite ones.
+
+    A value that is not finite is that of a run that diverged; None, of a failed or missing run, is not drawn.
+    """
 
     label: str
     role: Role

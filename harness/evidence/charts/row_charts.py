@@ -105,7 +105,7 @@ def draw_seeds(data: Seeds) -> Chart:
     """Return the values of single seeds as rings and their means as lines; diverged seeds at the right."""
     chart = Chart()
     values = [value for row in data.rows for value in row.values if value is not None and math.isfinite(value)]
-    has_diverged = any(value is None or not math.isfinite(value) for row in data.rows for value in row.values)
+    has_diverged = any(value is not None and not math.isfinite(value) for row in data.rows for value in row.values)
     strip = measure_text("diverged") + 4 if has_diverged else 0.0
     found = choose_range(values, may_be_log=is_spread(values))
     scale = NumberScale(found.low, found.high, EDGE + 10, chart.width - EDGE - 10 - strip, found.is_log)
@@ -137,13 +137,14 @@ def _connect_pairs(chart: Chart, rows: Sequence[SeedRow], scale: NumberScale) ->
 
 def _draw_seed_row(chart: Chart, row: SeedRow, scale: NumberScale) -> None:
     style, y = ROLE_STYLES.get(row.role, "third"), chart.height + MIDDLE
-    finite = [value for value in row.values if value is not None and math.isfinite(value)]
+    known = [value for value in row.values if value is not None]
+    finite = [value for value in known if math.isfinite(value)]
     for value, shift in zip(sorted(finite), _spread_marks([_limit(one, scale) for one in sorted(finite)]), strict=True):
         shape: Shape = "right" if value > scale.high else "left" if value < scale.low else "circle"
         chart.add_mark(shape, _limit(value, scale), y + shift, f"{style} open", f"{value:.6g}")
-    if n_diverged := len(row.values) - len(finite):
+    if n_diverged := len(known) - len(finite):
         middle = (scale.end + 8 + chart.width - EDGE) / 2
-        chart.add_text(middle, y + 4.5, f"{n_diverged} of {len(row.values)}", "middle")
+        chart.add_text(middle, y + 4.5, f"{n_diverged} of {len(known)}", "middle")
     if row.mean is not None and scale.low <= row.mean <= scale.high:
         x = scale.place(row.mean)
         chart.add_line(x, y - 12, x, y + 12, f"{style} thick")

@@ -12,6 +12,7 @@ from harness.evidence.report.confirmed_values import Confirmed
 from harness.evidence.report.cost import report_cost
 from harness.evidence.report.diagnosed import NamedRun, report_diagnoses, score_expectations
 from harness.evidence.report.document import Code, CommandLines, Name, Paragraph, Report, ReportSection, Text
+from harness.evidence.report.failures import report_failures
 from harness.evidence.report.lexicon import check_document
 from harness.evidence.report.limits import make_limits
 from harness.evidence.report.numbers import NumberBook
@@ -45,6 +46,7 @@ def make_confirmation_report(folder: Path, price: float | None, inputs: dict[str
         _describe_request(confirmed),
         *_compare_runs(book, confirmed, runs),
         report_confirmation(confirmed, confirmed.study, has_candidate=False),
+        report_failures(None, [(confirmed, "the confirmation")]),
         report_diagnoses(book, runs, None),
         score_expectations(book, runs),
         report_cost(book, [confirmed.list_cost("the confirmation")], price),

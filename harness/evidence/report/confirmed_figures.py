@@ -1,12 +1,15 @@
 """The figures of a confirmation: intervals, single seeds, and the gap between selection and fresh seeds."""
 
 import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from harness.core.formatting import objective_label
 from harness.evidence.charts.figure_data import Gaps, Interval, Intervals, SeedRow, Seeds, Stages
 from harness.evidence.report.confirmed_values import Confirmed
-from harness.evidence.report.document import Bare, Block, Name, ReportFigure, Text
-from harness.evidence.report.phrases import join_spans
+from harness.evidence.report.document import Bare, Block, Name, ReportFigure, Span, Text
+from harness.evidence.report.phrases import join_spans, make_id
 from harness.evidence.report.verdict_check import read_float
 
 
@@ -43,8 +46,8 @@ def draw_seeds(confirmed: Confirmed) -> list[Block]:
     """Return the value of every seed of each configuration."""
     rows, alt = [], []
     for index, (name, config) in enumerate(confirmed.configs.items()):
-        by_seed = {run["seed"]: read_float(run["values"].get(confirmed.metric)) for run in config["runs"]}
-        values = tuple(_keep_finite(by_seed.get(seed)) for seed in confirmed.content["seeds"])
+        by_seed = {run["seed"]: _read_drawn_value(run, confirmed.metric) for run in config["runs"]}
+        values = tuple(by_seed.get(seed) for seed in confirmed.content["seeds"])
         mean = confirmed.add_mean(name, confirmed.metric)
         rows.append(SeedRow(name, "candidate" if index else "baseline", values, mean.value if mean else None))
         if mean is not None:
@@ -55,9 +58,32 @@ def draw_seeds(confirmed: Confirmed) -> list[Block]:
     label = objective_label(confirmed.metric)
     caption: Text = (Name(label), " of each run on a fresh seed, and the means.")
     caption = (*caption, " Lines join the runs of one seed.") if is_paired else caption
+    caption = (*caption, *_count_missing(confirmed))
     text: Text = ("Values by seed: ", *join_spans(alt, "; "), ".")
     axis = f"{label} ({confirmed.unit})" if confirmed.unit else label
     return [ReportFigure("seeds", Seeds(tuple(rows), axis, is_paired), text, caption, (confirmed.place,))]
+
+
+def _read_drawn_value(run: Mapping[str, Any], metric: str) -> float | None:
+    """Return the value of a run, infinity for one that diverged, None for one without a result."""
+    return math.inf if run["status"] == "diverged" else _keep_finite(read_float(run["values"].get(metric)))
+
+
+def _count_missing(confirmed: Confirmed) -> list[Span]:
+    """Return how many runs the figure leaves out, by status; nothing if it has all."""
+    statuses: Counter[str] = Counter()
+    for config in confirmed.configs.values():
+        runs = {run["seed"]: run for run in config["runs"]}
+        for seed in confirmed.content["seeds"]:
+            run = runs.get(seed)
+            if run is None or _read_drawn_value(run, confirmed.metric) is None:
+                statuses["not run" if run is None else str(run["status"])] += 1
+    counts = [
+        (confirmed.read(f"confirm.missing.{make_id(status)}", count, f"runs that are {status}", style="whole"),
+         f" {'completed without a finite value' if status == 'completed' else status}")
+        for status, count in statuses.items()
+    ]  # fmt: skip
+    return [" Not drawn: ", *join_spans(counts), "."] if counts else []
 
 
 def draw_gaps(confirmed: Confirmed) -> list[Block]:

@@ -14,13 +14,17 @@ PRICE_ID = "price"
 
 @dataclass(frozen=True)
 class CostItem:
-    """A group of runs; `tokens` is None if no program counted them, `seconds` if none was recorded."""
+    """A group of runs; `tokens` is None if no program counted them, `seconds` if none was recorded.
+
+    `n_untimed` of the runs have no recorded time.
+    """
 
     name: str
     place: str
     runs: int
     tokens: int | None
     seconds: float | None
+    n_untimed: int = 0
 
 
 def add_price(book: NumberBook, price: float | None) -> Number | None:
@@ -42,6 +46,10 @@ def report_cost(book: NumberBook, items: Sequence[CostItem], price: float | None
         ("Hours are the sum over runs of the time from start to end of each, failed and pruned ones included; runs "
          "that shared a machine count each for itself.",)
     ]  # fmt: skip
+    if untimed := sum(item.n_untimed for item in items):
+        place = Reading(", ".join(item.place for item in items), "runs without a recorded time")
+        words.append((book.read("cost.untimed", untimed, "", place, "whole"), " of the runs ended without a recorded "
+                      "time, such as when their worker was killed; the hours lack it."))  # fmt: skip
     if given:
         words.append(("Money is hours times the price, ", given, ", in the currency of the price."))
     else:

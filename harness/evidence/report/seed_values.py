@@ -188,10 +188,12 @@ class SeedValues:
         return found
 
     def list_cost(self, name: str) -> CostItem:
-        """Return the cost of the runs."""
-        runs = [run for config in self.content["configs"] for run in config["runs"] if run.get("seconds")]
+        """Return the cost of the runs that are over, whatever their status."""
+        runs = [run for config in self.content["configs"] for run in config["runs"]
+                if run["status"] not in ("queued", "running")]  # fmt: skip
         tokens, seconds = (sum(run.get(key) or 0 for run in runs) for key in ("tokens", "seconds"))
-        return CostItem(name, self.place, len(runs), int(tokens) or None, float(seconds) or None)
+        untimed = sum(not run.get("seconds") for run in runs)
+        return CostItem(name, self.place, len(runs), int(tokens) or None, float(seconds) or None, untimed)
 
 
 def spell_interval(numbers: ComparedNumbers, is_paired: bool) -> list[Span]:

@@ -25,6 +25,7 @@ from harness.evidence.report.document import (
     ReportSection,
     Text,
 )
+from harness.evidence.report.failures import report_failures
 from harness.evidence.report.lexicon import check_document
 from harness.evidence.report.limits import list_study_limits
 from harness.evidence.report.phrases import join_spans
@@ -33,7 +34,6 @@ from harness.evidence.report.seed_values import SeedValues
 from harness.evidence.report.study_numbers import StudyNumbers, is_same_trial, name_trial
 from harness.evidence.report.study_sections import (
     describe_request,
-    list_failures,
     summarize_selection,
     tabulate_results,
 )
@@ -53,7 +53,7 @@ def make_study_report(source: StudySource, price: float | None, inputs: dict[str
     ablated = None if source.ablation is None else Ablated(source.ablation, source.name, source.unit, numbers.book)
     runs = _load_runs(source)
     confirmation = report_confirmation(confirmed, source.name, _has_candidate(source), _is_taken_apart(source, ablated))
-    request, results, failures = describe_request(numbers), tabulate_results(numbers), list_failures(numbers)
+    request, results = describe_request(numbers), tabulate_results(numbers)
     preflight = source.preflight if source.program == TRAINING else None
     fresh: list[tuple[SeedValues, str]] = [(confirmed, "the confirmation")] if confirmed else []
     fresh += [(ablated, "the ablation")] if ablated else []
@@ -66,7 +66,7 @@ def make_study_report(source: StudySource, price: float | None, inputs: dict[str
         confirmation,
         *([report_ablation(ablated)] if ablated else []),
         *([tabulate_reached(numbers.book, runs, source.unit)] if _have_losses(source, runs) else []),
-        failures,
+        report_failures(numbers, fresh),
         report_diagnoses(numbers.book, runs, preflight),
         score_expectations(numbers.book, runs),
         cost,
@@ -143,8 +143,10 @@ def _compare_best(numbers: StudyNumbers, runs: list[NamedRun], is_taken_apart: b
 def _list_costs(source: StudySource, fresh: Sequence[tuple[SeedValues, str]]) -> list[CostItem]:
     """Return the cost of the sweep and of the runs on fresh seeds."""
     summary = source.summary
-    ran = [trial for trial in summary.trials if trial.seconds]
-    sweep = CostItem("the sweep", f"study {source.name}", len(ran), summary.tokens or None, summary.seconds or None)
+    over = [trial for trial in summary.trials if trial.is_over]
+    untimed = sum(not trial.seconds for trial in over)
+    place, seconds = f"study {source.name}", summary.seconds or None
+    sweep = CostItem("the sweep", place, len(over), summary.tokens or None, seconds, untimed)
     return [sweep, *(values.list_cost(name) for values, name in fresh)]
 
 

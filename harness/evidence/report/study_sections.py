@@ -12,7 +12,6 @@ from harness.evidence.report.document import (
     CommandLines,
     Name,
     Paragraph,
-    Quote,
     ReportSection,
     ReportTable,
     Span,
@@ -155,33 +154,6 @@ def _tabulate_trials(numbers: StudyNumbers, trials: list[TrialSummary], n_all: i
         total = numbers.read_study("study.with_result", n_all, "trials that were measured")
         caption = (*caption, " The table has ", listed, " of ", total, " trials.")
     return ReportTable((*header, ("time",)), tuple(rows), caption)
-
-
-def list_failures(numbers: StudyNumbers) -> ReportSection:
-    """Return the number of trials by status, and the reasons of those that failed or diverged."""
-    source, book = numbers.source, numbers.book
-    counts: list[Span] = []
-    for status, count in source.summary.counts.items():
-        if count:
-            number = numbers.read_study(f"study.{status}", count, f"trials that are {status}")
-            counts += [", " if counts else "Trials: ", number, f" {status}"]
-    blocks: list[Block] = [Paragraph((*counts, "."))]
-    bad = [trial for trial in source.summary.trials if trial.status in ("failed", "diverged", "interrupted")]
-    if not bad:
-        return ReportSection("failed", "What failed", (*blocks, Paragraph(("No trial failed or diverged.",))))
-    by_reason: dict[str, list[int]] = {}
-    for trial in bad:
-        by_reason.setdefault(trial.reason, []).append(trial.number)
-    items: list[Text] = []
-    for index, (reason, trials) in enumerate(by_reason.items()):
-        place = f"reasons of the trials of study {source.name}"
-        number = book.read(
-            f"failure.n{index}", len(trials), "", Reading(place, reason or "no reason was recorded"), "whole"
-        )
-        named = ", ".join(map(str, trials[:MAX_ROWS])) + ", …" * (len(trials) > MAX_ROWS)
-        words = " trial (" if len(trials) == 1 else " trials ("
-        items.append((number, words, Name(named), "): ", Quote(reason or "no reason was recorded", place), "."))
-    return ReportSection("failed", "What failed", (*blocks, BulletList(tuple(items))))
 
 
 def summarize_selection(numbers: StudyNumbers) -> list[Text]:

@@ -141,8 +141,8 @@ ROWS: dict[str, FigureData] = {
     "seeds that diverged": Seeds(
         (
             SeedRow("baseline", "baseline", (3.61, 3.63, 3.6, 3.64, 3.62), 3.62),
-            SeedRow("trial 7", "candidate", (3.45, None, 3.49, 3.44, math.nan), 3.46),
-            SeedRow(LONG, "candidate", (None,) * 5, None),
+            SeedRow("trial 7", "candidate", (3.45, None, 3.49, math.inf, math.nan), 3.46),
+            SeedRow(LONG, "candidate", (math.nan,) * 5, None),
             SeedRow("trial 9", "candidate", (3.55, 3.57, 3.59, 3.54, 1e9), 2e8),
         ),
         "test loss (nats/token)",

@@ -1,5 +1,6 @@
 """Charts of any values and names."""
 
+import math
 import re
 import xml.etree.ElementTree as ET
 
@@ -111,8 +112,15 @@ def test_trials_without_a_value_are_marked_above_the_others() -> None:
 
 
 def test_seeds_that_diverged_are_counted() -> None:
-    row = SeedRow("trial 7", "candidate", (3.4, None, None), 3.4)
+    row = SeedRow("trial 7", "candidate", (3.4, math.nan, math.inf, None), 3.4)
     assert "2 of 3" in draw_chart(Seeds((row,), "test loss")).render("a")
+
+
+def test_seeds_that_failed_or_were_not_run_are_not_drawn() -> None:
+    row = SeedRow("trial 7", "candidate", (3.4, None, None), 3.4)
+    drawn = draw_chart(Seeds((row,), "test loss")).render("a")
+    assert "diverged" not in drawn
+    assert " of " not in drawn
 
 
 def test_long_text_is_cut_in_its_middle_and_wrapped_between_words() -> None:

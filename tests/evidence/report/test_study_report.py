@@ -14,7 +14,7 @@ import pytest
 
 from harness.core.errors import ConfigError
 from harness.evidence.report.confirmation_report import make_confirmation_report
-from harness.evidence.report.document import Claim, Report, iterate_texts, plain_text
+from harness.evidence.report.document import Claim, Report, iterate_figures, iterate_texts, plain_text
 from harness.evidence.report.lexicon import JUDGING_WORDS, check_document
 from harness.evidence.report.markdown_page import format_report_markdown
 from harness.evidence.report.numbers import Formula
@@ -167,7 +167,30 @@ def test_a_run_without_result_is_no_verdict(tmp_path: Path) -> None:
     content["verdicts"] = [{"candidate": "trial 1", "status": "not shown", "n": 3, "reason": reason, **nan}]
     del content["sha256"]
     path.write_text(json.dumps(content))
-    assert f"trial 1: no verdict, since “{reason}”" in read_section(make_report(folder), "summary")
+    report = make_report(folder)
+    assert f"trial 1: no verdict, since “{reason}”" in read_section(report, "summary")
+    failed = "1 run of the confirmation failed (trial 1 with seed 1003): “out of memory at 7 GB”"
+    assert failed in read_section(report, "failed")
+    assert "No trial of the sweep failed or diverged" in read_section(report, "failed")
+    assert failed in read_section(make_confirmation_report(path.parent, None, {}), "failed")
+
+
+def test_failed_and_missing_runs_are_counted_and_did_not_diverge(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "some", values=[2.0, 1.5], n_trials=2)
+    path = add_confirmation(folder, [2.0, 2.1, 1.9], {1: [1.5, 1.6, 1.7]})
+    content = json.loads(path.read_text())
+    content["configs"][0]["runs"][1] |= {"status": "failed", "values": {}, "seconds": 0.0, "reason": "killed"}
+    content["configs"][1]["runs"][1] |= {"status": "diverged", "values": {}, "reason": "loss is nan"}
+    content["configs"][1]["runs"][2] |= {"status": "running", "values": {}, "seconds": 0.0}
+    content |= {"seeds": [1001, 1002, 1003, 1004], "status": "running", "verdicts": [], "looks": [4]}
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    report = make_report(folder)
+    figure = next(figure for figure in iterate_figures(report) if figure.name == "seeds")
+    assert [row.values for row in figure.data.rows] == [(2.0, None, 1.9, None), (1.5, math.inf, None, None)]
+    assert "Not drawn: 1 failed, 2 not run, 1 running." in plain_text(figure.caption)
+    assert report.numbers["cost.the_confirmation.runs"].value == 5
+    assert "1 of the runs ended without a recorded time" in read_section(report, "cost")
 
 
 def test_a_confirmation_of_its_own(tmp_path: Path) -> None:
