@@ -102,7 +102,7 @@ def format_rescues(records: Sequence[Results]) -> Iterator[str]:
         sweep = rescue["sweep"]
         yield format_row(
             results.get("title", ""),
-            fault["ending"]["sentence"] if fault else "none planted",
+            format_fault(fault["ending"]) if fault else "none planted",
             ", ".join(one["kind"] for one in rescue["diagnoses"]) or "nothing",
             ", ".join(f"`{part['override']}`" for part in rescue["ranges"]) or rescue["source"] or "nothing",
             sweep.get("n_measured", 0),
@@ -111,6 +111,11 @@ def format_rescues(records: Sequence[Results]) -> Iterator[str]:
             format_config(rescue["values"]) or "the present config",
             format_config(searched.get("values", {})) or "-",
         )
+
+
+def format_fault(ending: Mapping[str, str]) -> str:
+    """Return what rescue found, without what was expected and what to do."""
+    return f"{ending['result']}: {ending['sentence'].rpartition('searched: ')[2].partition('; expected')[0]}"
 
 
 def format_config(values: Mapping[str, Any]) -> str:

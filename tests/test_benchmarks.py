@@ -113,7 +113,7 @@ def make_results(means: dict[str, float], diverged: tuple[str, ...] = ()) -> dic
         "ending": ending, "values": {"optimizer.lr": 0.01}, "diagnoses": [{"kind": "learning rate too low"}],
         "ranges": [], "source": "sweeps=toy", "sweep": {"n_measured": 20, "tokens": 900},
     }  # fmt: skip
-    fault = {"ending": {"result": "fault", "sentence": "effective_settings: warm-up of 0 steps"}}
+    fault = {"ending": {"result": "fault", "sentence": "nothing was searched: warm-up: 0 steps; expected 8 steps"}}
     return {"title": "Toy", "unit": "nats/token", "rescue": rescued, "fault": fault, **runs}
 
 
@@ -125,6 +125,7 @@ def test_rescue_tables_compare_arms_by_seed() -> None:
     tables = "\n".join(format_tables([results]))
     assert "| Toy | nats/token | 5.0300 [5.0104, 5.0496] | 4.0300" in tables  # scipy: t of 4 degrees of freedom
     assert "3.0250 [3.0045, 3.0455], 1 diverged" in tables
+    assert "| Toy | fault: warm-up: 0 steps | learning rate too low |" in tables
     assert "better 1, no difference shown 0, worse 0. Stopped at the planted bug: 1 of 1." in tables
     assert compare_two_arms(make_results({"before": 5.0, "ours": 3.0}), "ours", "after") is None
 
