@@ -11,6 +11,7 @@ Exit status: 0 every effect was measured; 1 it was not, or it failed; 2 invalid 
 """
 
 import json
+import shlex
 from collections.abc import Sequence
 
 from harness.commands.arguments import (
@@ -22,6 +23,7 @@ from harness.commands.arguments import (
     join_option_value,
     redirect_to_stderr,
 )
+from harness.core.credentials import hide_secret_words
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.terminal import find_width, print_fitted, print_notes
 
@@ -48,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
             max_seconds=args.max_seconds,
             max_tokens=args.max_tokens,
             rerun=RerunOptions(args.seed_flag, args.test_metric, args.n_jobs),
+            command=shlex.join(["plateau", "ablate", *hide_secret_words(arguments)]),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -63,7 +66,9 @@ def main(arguments: Sequence[str]) -> int:
     if args.json:
         print(json.dumps(encode_nonfinite(ablation_to_json(result)), indent=1, allow_nan=False), flush=True)
     if result.status == "failed":
-        raise RunFailedError(f"failed: {result.reason}; see the logs in {ablation.folder}")
+        raise RunFailedError(
+            f"failed: {result.reason}; the logs are in {ablation.folder}; fix the cause and run the same command"
+        )
     if not result.evaluation.is_complete and end.status != "completed":
         end.raise_if_not_completed()
     return 0 if result.evaluation.is_complete else STATUS_INCOMPLETE

@@ -26,6 +26,7 @@ from harness.commands.arguments import (
     join_option_value,
     redirect_to_stderr,
 )
+from harness.core.credentials import hide_secret_words
 from harness.core.errors import ConfigError, RunFailedError
 from harness.core.terminal import fit_record, print_fitted, print_notes
 
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
             max_seconds=args.max_seconds,
             max_tokens=args.max_tokens,
             rerun=RerunOptions(args.seed_flag, args.test_metric, args.n_jobs),
+            command=shlex.join(["plateau", "confirm", *hide_secret_words(arguments)]),
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error
@@ -72,7 +74,10 @@ def main(arguments: Sequence[str]) -> int:
     if not outcome.result.is_decided and outcome.end.status != "completed":
         outcome.end.raise_if_not_completed()
     if outcome.result.evaluation.failure:
-        raise RunFailedError(f"failed: {outcome.result.reason}; see the logs in {confirmation.folder}")
+        raise RunFailedError(
+            f"failed: {outcome.result.reason}; the logs are in {confirmation.folder}; fix the cause, then run the same "
+            "command"
+        )
     return 0 if outcome.result.is_decided else STATUS_UNDECIDED
 
 

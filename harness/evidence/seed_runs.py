@@ -9,6 +9,7 @@ from harness.core.errors import ConfigError
 from harness.record.trial_record import Direction
 from harness.sweep.rerun import Rerun
 from harness.sweep.seed_study import SeedRun, SeedStudy, SeedStudyPlan, Summarize
+from harness.sweep.study.setup import StudyChangedError
 from harness.sweep.swept_study import SweptStudy
 
 
@@ -26,14 +27,15 @@ def plan_seed_study(
     configs: Mapping[str, NamedValues],
     settings: Mapping[str, str],
     *,
+    metric: str,
     command: str,
     max_seconds: float | None,
     max_tokens: int | None,
 ) -> SeedStudyPlan:
     """Return the study of configurations of a sweep; its folder in that of the sweep is called by its `purpose`.
 
-    `command` is that which makes the runs, before the name of the sweep.
-    `settings` are further ones that must not change once runs were made.
+    `metric` is that of the claim, and `command` that of the user. `settings` are further ones that must not change once
+    runs were made.
     """
     return SeedStudyPlan(
         name=f"{study.name} {purpose}",
@@ -45,7 +47,8 @@ def plan_seed_study(
         store_uri=study.store_uri,
         experiment=study.experiment,
         is_uploaded=study.is_uploaded,
-        command=f"{command} {study.name}",
+        metric=metric,
+        command=command,
         settings={**settings, "seed option": rerun.seed_key},
         max_seconds=max_seconds,
         max_tokens=max_tokens,
@@ -60,13 +63,12 @@ def open_seed_study(plan: SeedStudyPlan, summarize: Summarize) -> SeedStudy:
     """
     try:
         return SeedStudy(plan, summarize)
-    except ConfigError as error:
-        if "exists with other settings" not in str(error):
-            raise
-        changes = str(error).partition("\n")[2].rpartition("\n")[0]
+    except StudyChangedError as error:
+        changes = "\n".join(error.changes)
+        in_database = f", remove the study {plan.name!r} from its database" if plan.storage else ""
         raise ConfigError(
             f"{plan.folder}: was begun with another plan, and its losses have been seen:\n{changes}\n"
-            "use the same options, or move the folder away and start with new seeds"
+            f"use the same options, or move the folder away{in_database}; another plan gets other seeds"
         ) from error
 
 

@@ -36,7 +36,7 @@ def write_program(request: SweepRequest) -> None:
     """Write the program of a sweep to its folder, without secrets."""
     workers = request.workers
     secret = {"settings": request.program, "command": list(workers.command)}
-    public = hide_nested_secrets(secret)
+    public = {"settings": request.hide_program_secrets(), "command": hide_nested_secrets(list(workers.command))}
     metrics_file.write_json(request.folder / PROGRAM_FILE, {
         "study": request.study_name,
         "storage": hide_credentials(request.options.storage) if request.options.storage else None,

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from harness.core.credentials import hide_credentials
+from harness.core.credentials import hide_credentials, hide_nested_secrets
 from harness.core.errors import ConfigError
 from harness.core.paths import module_command, project_dir
 from harness.sweep.options import DEFAULT_N_TRIALS, SweepOptions
@@ -53,7 +53,8 @@ class SweepRequest:
     are addresses with their credentials, which `spec` does not have; `is_uploaded` says whether trials go there during
     the sweep. `current_values` are those of the searched keys in a run without values of a trial, as far as they are
     known. `n_points` is the number of points of a finite search space. `command` is the user's, `description` holds
-    more settings of the sweep, and `notices` are messages about what is searched, all for people.
+    more settings of the sweep, and `notices` are messages about what is searched, all for people. The remedies are for
+    a study without any result and for one without time.
     """
 
     options: SweepOptions
@@ -73,6 +74,12 @@ class SweepRequest:
     current_values: Mapping[str, Any]
     n_points: int | None
     notices: tuple[str, ...]
+    new_study_remedy: str = field(default="fix the cause and choose another sweep.study", kw_only=True)
+    more_time_remedy: str = field(default="raise sweep.max_seconds", kw_only=True)
+
+    def hide_program_secrets(self) -> Mapping[str, Any]:
+        """Return `program` with *** for its secrets, for a file."""
+        return cast(Mapping[str, Any], hide_nested_secrets(self.program))
 
     def describe_size(self) -> str:
         """Return the study, its number of trials, its workers and its folder in one line."""

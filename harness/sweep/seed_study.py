@@ -31,6 +31,7 @@ from harness.sweep.study_run import MakeWorkers, StudyEnd, run_trials
 
 SAMPLER = {"_target_": "optuna.samplers.RandomSampler"}  # which is never asked
 PRUNER = {"_target_": "optuna.pruners.NopPruner"}
+LEAST_SECONDS = 1e-3  # of a time budget that is used up
 N_CHECKPOINTS = 0  # of finished runs; the losses are what is wanted
 
 
@@ -83,7 +84,8 @@ Summarize = Callable[[Sequence[SeedRun], str], Uploaded]
 class SeedStudyPlan:
     """The study of `configs`: values by key without the seed, by name. `spec` is that of the sweep they come from.
 
-    `settings` are further ones that must not change once runs were made, for people.
+    `metric` is that of the claim, one of the objectives. `settings` are further ones that must not change once runs
+    were made, for people.
     """
 
     name: str
@@ -92,6 +94,7 @@ class SeedStudyPlan:
     spec: StudySpec
     rerun: Rerun
     configs: Mapping[str, Mapping[str, Any]]
+    metric: str
     store_uri: str
     experiment: str
     is_uploaded: bool
@@ -110,7 +113,7 @@ class SeedStudy:
         Raises:
             ConfigError: If it exists with other settings or cannot be opened.
         """
-        self._plan, self._summarize = plan, summarize
+        self._plan, self._summarize, self._started_at = plan, summarize, time.time()
         self.request = build_seed_request(plan)
         self._queue = open_study(self.request)
         with self._queue.hold_lock():
@@ -126,7 +129,12 @@ class SeedStudy:
         """
         self._queue_runs(runs)
         n_trials = sum(RETRY_OF not in trial.user_attrs for trial in self._trials)
-        self.request = replace(self.request, budget=replace(self.request.budget, n_trials=n_trials))
+        options = self.request.options
+        if self._plan.max_seconds is not None:  # of the command, which may run the study several times
+            seconds_left = self._started_at + self._plan.max_seconds - time.time()
+            options = replace(options, max_seconds=max(LEAST_SECONDS, seconds_left))
+        budget = replace(self.request.budget, n_trials=n_trials)
+        self.request = replace(self.request, options=options, budget=budget)
         return run_trials(self.request, self._queue, self, make_workers)
 
     def list_runs(self) -> list[SeedRun]:
@@ -136,7 +144,7 @@ class SeedStudy:
     def write_summary(self, status: str) -> None:
         runs = self.list_runs()
         uploaded = self._summarize(runs, status)
-        metric = self.request.spec.objectives[-1]
+        metric = self._plan.metric
         ended = [run for run in runs if run.is_over]
         history = [
             [run.trial, {f"{run.config}/{metric}": run.values[metric]}, self._ended_at_ms(run.trial)]
@@ -255,4 +263,6 @@ def build_seed_request(plan: SeedStudyPlan) -> SweepRequest:
         current_values={},
         n_points=None,
         notices=rerun.notices,
+        new_study_remedy="fix the cause and run the same command, which makes failed runs again",
+        more_time_remedy="raise --max-seconds",
     )

@@ -175,10 +175,10 @@ def _describe_end(request: SweepRequest, queue: TrialQueue, error: str = "") -> 
             failure += f"; traceback: {files[-1]}"
         if reasons.is_fixable:
             return StudyEnd("failed", failure, f"fix that, then {RESUME_REMEDY}")
-        new_study = rename("fix the cause and choose another sweep.study")
+        new_study = rename(request.new_study_remedy)
         return StudyEnd("failed", failure, new_study if total_failure else RESUME_REMEDY)
     if reasons.exhausted_budget and not any(trial.is_over for trial in trials):
-        return StudyEnd("failed", f"no trial was run: {reasons.exhausted_budget}", rename("raise sweep.max_seconds"))
+        return StudyEnd("failed", f"no trial was run: {reasons.exhausted_budget}", rename(request.more_time_remedy))
     return StudyEnd("completed", reasons.exhausted_budget)
 
 

@@ -18,7 +18,7 @@ from harness.sweep.results.summary import (
 )
 from harness.sweep.study.recorded_study import open_recorded_study
 from harness.sweep.study.spec import StudySpec
-from harness.sweep.study.trial_attrs import STUDY_SPEC
+from harness.sweep.study.trial_attrs import SEED_RUN, STUDY_SPEC
 from harness.tracking.sweep_uploader import read_sweep_identity
 
 
@@ -78,6 +78,10 @@ def load_swept_study(source: str, output_dir: Path, storage: str | None = None) 
     program = read_program(folder)
     url = storage or program.storage
     study = open_recorded_study(folder, program.study, url)
+    if any(SEED_RUN in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
+        raise ConfigError(
+            f"STUDY: {source}: runs of configurations over seeds, not a sweep; name the sweep they are of"
+        )
     identity: Mapping[str, Any] = read_sweep_identity(folder)
     try:
         spec = StudySpec(**study.user_attrs[STUDY_SPEC])

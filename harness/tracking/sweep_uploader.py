@@ -46,7 +46,14 @@ IDENTITY_KEYS = ("id", "name", "uri", "experiment", "started_at_ms", "params", "
 RUNNING_SUMMARY: dict[str, Any] = {"status": "running", "ended_at_ms": None, "metrics": {}, "tags": {}, "history": []}
 N_COMPARED = 8
 """Number of trials in the description of a sweep."""
-ARTIFACT_PATTERNS = ("sweep.yaml", "preflight.txt", "confirm.json", "optimization_results.yaml", "figures/*.png")
+ARTIFACT_PATTERNS = (
+    "sweep.yaml",
+    "preflight.txt",
+    "confirm.json",
+    "ablation.json",
+    "optimization_results.yaml",
+    "figures/*.png",
+)
 MAX_FAILED_TRIALS = 3
 """Failed trials after which one pass gives up: the store is down."""
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from harness.evidence.ablation.changes import find_changes, list_alternatives, select_changes
@@ -21,13 +21,14 @@ from harness.sweep.swept_study import SweptStudy
 
 ABLATION_FOLDER = "ablation"
 """In the folder of a sweep: the study of its ablation."""
-SEED_OFFSET = 1000
-"""Distance from the first seed of a confirmation, which has chosen among candidates by its own."""
 
 
 @dataclass(frozen=True)
 class AblationOptions:
-    """Options of an ablation: the `trial` that is the winner, None for the best, and the changes to take apart."""
+    """Options of an ablation: the `trial` that is the winner, None for the best, and the changes to take apart.
+
+    `command` is that of the user, for the record.
+    """
 
     trial: int | None = None
     seeds: int = 5
@@ -35,6 +36,7 @@ class AblationOptions:
     max_seconds: float | None = None
     max_tokens: int | None = None
     rerun: RerunOptions = field(default_factory=RerunOptions)
+    command: str = ""
 
     def __post_init__(self) -> None:
         if self.seeds < MIN_SEEDS:
@@ -67,20 +69,22 @@ def plan_ablation(study: SweptStudy, options: AblationOptions) -> Ablation:
         baseline=ConfirmedConfig(BASELINE, baseline, first.trial, first.selected_value),
         winner=ConfirmedConfig(WINNER, winner, best.trial, best.selected_value),
         changes=tuple(changes),
-        seeds=choose_seeds(options.seeds, [max([SEED_OFFSET, *seeds]) + SEED_OFFSET]),
+        seeds=(),
         metric=rerun.test_metric or study.spec.objectives[0],
         split="test" if rerun.test_metric else "validation",
         objective=study.spec.objectives[0],
         direction=study.spec.directions[0],
         n_measured=study.n_measured,
     )
+    plan = replace(plan, seeds=choose_seeds(options.seeds, seeds, plan.list_settings()))
     runs = plan_seed_study(
         study,
         ABLATION_FOLDER,
         rerun,
         plan.configs,
         plan.list_settings(),
-        command="plateau ablate",
+        metric=plan.metric,
+        command=options.command or f"plateau ablate {study.name}",
         max_seconds=options.max_seconds,
         max_tokens=options.max_tokens,
     )

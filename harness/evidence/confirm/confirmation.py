@@ -59,6 +59,7 @@ def make_result(confirmation: Confirmation, runs: Sequence[SeedRun], end: StudyE
         status = "out of budget" if end.reason else "running"
     return ConfirmResult(
         study=confirmation.study,
+        command=confirmation.runs.command,
         plan=plan,
         runs=runs,
         evaluation=evaluation,

@@ -1,7 +1,7 @@
 """Plan the confirmation of a sweep: its best trials against its baseline."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harness.core.errors import ConfigError
 from harness.evidence.confirm.plan import (
@@ -26,7 +26,8 @@ CONFIRM_FOLDER = "confirm"
 
 @dataclass(frozen=True)
 class ConfirmOptions:
-    """Options of a confirmation. `trials` are numbers of those to confirm, in place of the best `top`."""
+    """Options of a confirmation. `trials` are numbers of those to confirm, in place of the best `top`. `command` is
+    that of the user, for the record."""
 
     top: int = 3
     seeds: int = 5
@@ -35,6 +36,7 @@ class ConfirmOptions:
     max_seconds: float | None = None
     max_tokens: int | None = None
     rerun: RerunOptions = field(default_factory=RerunOptions)
+    command: str = ""
 
     def __post_init__(self) -> None:
         for name, lowest in (("top", 1), ("seeds", MIN_SEEDS)):
@@ -69,7 +71,8 @@ def plan_study_confirmation(study: SweptStudy, options: ConfirmOptions) -> Confi
             rerun,
             plan.configs,
             plan.list_settings(),
-            command="plateau confirm",
+            metric=plan.metric,
+            command=options.command or f"plateau confirm {study.name}",
             max_seconds=options.max_seconds,
             max_tokens=options.max_tokens,
         ),
@@ -89,10 +92,10 @@ def make_plan(
 ) -> ConfirmPlan:
     """Return the plan of a confirmation, with seeds that are not among `used_seeds`."""
     used = [*used_seeds, *([] if rerun.seed is None else [rerun.seed])]
-    return ConfirmPlan(
+    plan = ConfirmPlan(
         baseline=baseline,
         candidates=tuple(candidates),
-        seeds=choose_seeds(options.seeds, used),
+        seeds=(),
         looks=choose_looks(options.seeds, len(candidates)),
         paired=True,
         margin=options.margin,
@@ -102,6 +105,7 @@ def make_plan(
         direction=direction,
         n_measured=n_measured,
     )
+    return replace(plan, seeds=choose_seeds(options.seeds, used, plan.list_settings()))
 
 
 def choose_configs(

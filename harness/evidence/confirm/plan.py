@@ -1,5 +1,7 @@
 """The plan of a confirmation, fixed before any loss of its fresh seeds is seen, and what follows from the losses."""
 
+import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +18,7 @@ from harness.sweep.seed_study import SeedRun, SeedStudyPlan
 
 BASELINE = "baseline"
 MIN_SEEDS = 3  # with fewer nothing can be shown
+FIRST_SEED, N_FIRST_SEEDS = 1_001, 1_000_000  # above the small seeds that programs have as their defaults
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,17 @@ def choose_looks(n_seeds: int, n_candidates: int, confidence: float = CONFIDENCE
     return looks
 
 
-def choose_seeds(n_seeds: int, used: Iterable[int]) -> tuple[int, ...]:
-    """Return seeds that no run of the sweep had; above 1000, since programs have small ones as their defaults."""
-    first = max([1000, *used]) + 1
+def choose_seeds(n_seeds: int, used: Iterable[int], settings: Mapping[str, str]) -> tuple[int, ...]:
+    """Return seeds that no run of the sweep had.
+
+    They follow from the `settings` of a plan: the same plan has the same ones, so that it can be resumed, and another
+    plan has others, whose losses nobody has seen.
+    """
+    taken = set(used)
+    digest = hashlib.sha256(json.dumps([n_seeds, dict(settings)], sort_keys=True).encode()).hexdigest()
+    first = FIRST_SEED + int(digest, 16) % N_FIRST_SEEDS
+    while not taken.isdisjoint(range(first, first + n_seeds)):
+        first += n_seeds
     return tuple(range(first, first + n_seeds))
 
 

@@ -41,10 +41,12 @@ class SelectionGap:
 class ConfirmResult:
     """A confirmation, as far as it has come.
 
-    `study` is the sweep that the candidates come from, and `commands` those that run each configuration.
+    `study` is the sweep that the candidates come from, `command` that which runs the confirmation, and `commands` those
+    that run each configuration.
     """
 
     study: str
+    command: str
     plan: ConfirmPlan
     runs: Sequence[SeedRun]
     evaluation: Evaluation
@@ -89,6 +91,7 @@ def result_to_json(result: ConfirmResult) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "study": result.study,
+        "command": result.command,
         "objective": plan.objective,
         "metric": plan.metric,
         "split": plan.split,

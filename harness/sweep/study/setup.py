@@ -33,6 +33,14 @@ from harness.sweep.study.trial_queue import TrialQueue
 UNUSABLE_PATH = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+class StudyChangedError(ConfigError):
+    """A study exists with other settings, of which `changes` are lines."""
+
+    def __init__(self, changes: Sequence[str], message: str) -> None:
+        super().__init__(message)
+        self.changes = changes
+
+
 def check_existing_study(request: SweepRequest) -> bool:
     """Return whether the study exists, without creating it.
 
@@ -137,10 +145,11 @@ def _check_study(request: SweepRequest, study: optuna.Study) -> None:
             f"({type(error).__name__}: {error}); start a new study with sweep.study=NAME"
         ) from error
     if changes:
-        raise ConfigError(
+        raise StudyChangedError(
+            changes,
             f"study {request.study_name} exists with other settings:\n"
             + "\n".join(changes)
-            + "\nstart a new study with sweep.study=NAME"
+            + "\nstart a new study with sweep.study=NAME",
         )
 
 

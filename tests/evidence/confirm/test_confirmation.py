@@ -57,8 +57,9 @@ def test_a_sweep_is_confirmed_on_seeds_it_did_not_use(tmp_path: Path) -> None:
     result, best = outcome.result, study.ranking[0]
     assert (result.status, result.is_decided) == ("decided", True)
     assert {(run.config, run.seed) for run in result.runs} == {
-        (name, seed) for name in ("baseline", f"trial {best.number}") for seed in (1338, 1339, 1340)
+        (name, seed) for name in ("baseline", f"trial {best.number}") for seed in confirmation.plan.seeds
     }
+    assert 1337 not in confirmation.plan.seeds
     gap = result.list_gaps()[1]
     assert gap.selected == best.values[0]
     written = read_result(confirmation.folder)
@@ -157,3 +158,18 @@ def test_a_killed_confirmation_makes_every_run_once(tmp_path: Path, delay: float
     runs = [(config["name"], run["seed"], run["status"]) for config in configs for run in config["runs"]]  # type: ignore[attr-defined]
     assert len(runs) == len(set(runs)) == 12
     assert {status for _, _, status in runs} == {"completed"}
+
+
+def test_a_confirmation_is_no_sweep(tmp_path: Path) -> None:
+    confirmation = plan_confirmation(sweep_tiny_model(tmp_path))
+    run_confirmation(confirmation, make_workers)
+    with pytest.raises(ConfigError, match="not a sweep"):
+        load_swept_study(str(confirmation.folder), tmp_path)
+
+
+def test_the_time_budget_is_that_of_the_command(tmp_path: Path) -> None:
+    confirmation = plan_confirmation(sweep_tiny_model(tmp_path), seeds=6, max_seconds=1e-3)
+    assert len(confirmation.plan.looks) > 1
+    outcome = run_confirmation(confirmation, make_workers)
+    assert outcome.result.status in ("out of budget", "failed")
+    assert not any(run.status == "completed" for run in outcome.result.runs)

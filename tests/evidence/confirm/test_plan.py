@@ -23,7 +23,7 @@ def make_plan(n_candidates: int = 1, n_seeds: int = 5, **changes: object) -> Con
     settings = {
         "baseline": ConfirmedConfig("baseline", {}),
         "candidates": tuple(ConfirmedConfig(f"trial {n + 1}", {"lr": n}) for n in range(n_candidates)),
-        "seeds": choose_seeds(n_seeds, [1337]),
+        "seeds": choose_seeds(n_seeds, [1337], {}),
         "looks": choose_looks(n_seeds, n_candidates),
         "paired": True,
         "margin": None,
@@ -62,8 +62,13 @@ def draw_with_effect(effect: float, seed: int = 0) -> DrawLoss:
 
 
 def test_seeds_are_new() -> None:
-    assert choose_seeds(3, [1, 1337, 20]) == (1338, 1339, 1340)
-    assert choose_seeds(2, []) == (1001, 1002)
+    plan = {"configurations": "baseline {}, trial 1 {}"}
+    seeds = choose_seeds(3, [], plan)
+    assert seeds == choose_seeds(3, [], plan)  # so that the same command resumes
+    assert min(seeds) > 1000
+    assert set(seeds).isdisjoint(choose_seeds(3, [seeds[1]], plan))
+    for other in (choose_seeds(5, [], plan), choose_seeds(3, [], {**plan, "margin": "0.1"})):
+        assert set(seeds).isdisjoint(other)
 
 
 @pytest.mark.parametrize("n_seeds", range(3, 13))

@@ -11,7 +11,9 @@ from tests.evidence.confirm.test_plan import DrawLoss, draw_with_effect, make_pl
 def confirm(plan: ConfirmPlan, draw: DrawLoss) -> ConfirmResult:
     runs, _ = run_plan(plan, draw)
     commands = {name: f"python run.py {format_values(config.values)}" for name, config in plan.configs.items()}
-    return ConfirmResult("study", plan, runs, evaluate_runs(plan, runs), "decided", "", commands)
+    return ConfirmResult(
+        "study", "plateau confirm study", plan, runs, evaluate_runs(plan, runs), "decided", "", commands
+    )
 
 
 def test_better_config_is_named_with_its_interval_and_its_command() -> None:

@@ -78,6 +78,10 @@ class TrainingRequest(SweepRequest):
     preflight: PreflightMode
     file_keys: frozenset[str]
 
+    def hide_program_secrets(self) -> Mapping[str, Any]:
+        """Return `program`: credentials in overrides were refused or removed, and names such as eos_token are none."""
+        return self.program
+
 
 def compose_sweep_request(overrides: Sequence[str]) -> TrainingRequest:
     """Return the request of `python run.py -m OVERRIDES`."""
