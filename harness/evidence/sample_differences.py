@@ -97,8 +97,11 @@ def measure_paired(baseline: np.ndarray, candidate: np.ndarray) -> SampleDiffere
     with np.errstate(over="ignore", invalid="ignore"):
         error = differences.std(1, ddof=1) / np.sqrt(n_pairs)
         steps = np.sort(differences[:, first] / 2 + differences[:, second] / 2, axis=1)
+    # Seeds that only add the same to both sides leave equal differences, which show more than unequal ones.
+    is_constant = (np.ptp(baseline, axis=1) == 0) | (np.ptp(candidate, axis=1) == 0)
+    error = np.where(is_constant, _drop_zero_errors(error, baseline, candidate), error)
     return SampleDifferences(
-        mean=differences.mean(1), error=_drop_zero_errors(error, baseline, candidate),
+        mean=differences.mean(1), error=error,
         freedom=np.full(n_rows, n_pairs - 1.0), steps=steps, tail=signed_rank_tail(n_pairs),
         excess=np.zeros(n_rows), has_diverged=False,
         smallest_level=find_smallest_pair_level(n_pairs), outer_share=OUTER_SHARE,
@@ -164,7 +167,7 @@ def find_one_sided_p(found: SampleDifferences) -> np.ndarray:
     """Return the p value of "candidate lower than baseline", as the level alpha at which the interval excludes zero."""
     n_against = (found.steps >= 0).sum(1)
     rank_p = found.tail[np.minimum(n_against, len(found.tail) - 1)]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # equal differences have no error
         p = 2 * stdtr(found.freedom, found.mean / found.error)
     inner_p = np.where(n_against == 0, found.smallest_level, rank_p)
     p = np.where(np.isnan(p), np.inf, np.maximum(p, inner_p))

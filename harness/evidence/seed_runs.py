@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from harness.core.errors import ConfigError
 from harness.record.trial_record import Direction
 from harness.sweep.rerun import Rerun
-from harness.sweep.seed_study import SeedRun, SeedStudy, SeedStudyPlan, Summarize
+from harness.sweep.seed_study import SeedRun, SeedStudy, SeedStudyPlan, Summarize, set_aside_unseen_study
 from harness.sweep.study.setup import StudyChangedError
 from harness.sweep.swept_study import SweptStudy
 
@@ -59,11 +59,13 @@ def open_seed_study(plan: SeedStudyPlan, summarize: Summarize) -> SeedStudy:
     """Create or open the study.
 
     Raises:
-        ConfigError: If it was begun with another plan, or cannot be opened.
+        ConfigError: If it was begun with another plan and has losses, or cannot be opened.
     """
     try:
         return SeedStudy(plan, summarize)
     except StudyChangedError as error:
+        if set_aside_unseen_study(plan):
+            return SeedStudy(plan, summarize)
         changes = "\n".join(error.changes)
         in_database = f", remove the study {plan.name!r} from its database" if plan.storage else ""
         raise ConfigError(

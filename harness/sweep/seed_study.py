@@ -4,6 +4,7 @@ It has no search space: a trial is one configuration with one seed. Its workers,
 a sweep, so it can be interrupted, resumed and shared by several workers like one.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from harness.core.digests import read_json
@@ -26,7 +28,8 @@ from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.setup import open_study
 from harness.sweep.study.spec import StudySpec
-from harness.sweep.study.trial_attrs import FIXED_VALUES, RETRY_OF, SEED_RUN, read_trial_result
+from harness.sweep.study.storage import open_storage
+from harness.sweep.study.trial_attrs import FIXED_VALUES, RETRY_OF, SEED_RUN, has_result, read_trial_result
 from harness.sweep.study_run import MakeWorkers, StudyEnd, run_trials
 
 SAMPLER = {"_target_": "optuna.samplers.RandomSampler"}  # which is never asked
@@ -265,4 +268,21 @@ def build_seed_request(plan: SeedStudyPlan) -> SweepRequest:
         notices=rerun.notices,
         new_study_remedy="fix the cause and run the same command, which makes failed runs again",
         more_time_remedy="raise --max-seconds",
+        has_best=False,
     )
+
+
+def set_aside_unseen_study(plan: SeedStudyPlan) -> bool:
+    """Move a study away in which no run has a result or is running, and return whether it was moved.
+
+    Whoever has seen no loss may choose another plan.
+    """
+    storage = open_storage(plan.storage, plan.folder)
+    study = optuna.load_study(study_name=plan.name, storage=storage)
+    if any(has_result(trial) or trial.state == TrialState.RUNNING for trial in study.get_trials(deepcopy=False)):
+        return False
+    if plan.storage:
+        optuna.delete_study(study_name=plan.name, storage=storage)
+    names = (plan.folder.with_name(f"{plan.folder.name}-without-result-{number}") for number in itertools.count(1))
+    plan.folder.rename(next(path for path in names if not path.exists()))
+    return True

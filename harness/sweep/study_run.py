@@ -137,7 +137,8 @@ def _run_trials(
 
 
 def _make_table(request: SweepRequest) -> ProgressTable:
-    return ProgressTable(request.options.objectives, request.budget.n_trials, request.workers.n_jobs)
+    options, n_trials = request.options, request.budget.n_trials
+    return ProgressTable(options.objectives, n_trials, request.workers.n_jobs, has_best=request.has_best)
 
 
 def _supervise_workers(

@@ -197,16 +197,27 @@ def test_means_that_contradict_the_ranks_are_not_overruled() -> None:
 
 
 def test_losses_without_spread() -> None:
-    """Differences that equal each other show no noise, so that the t test would be certain at 2 seeds."""
+    """Losses that no seed changes show no noise, so that the t test would be certain at 2 seeds."""
     assert compare_losses([1.0] * 3, [0.9] * 3).status == "not shown"
     assert compare_losses([0.1 + 0.2] * 3, [0.3, 0.3, 0.3]).status == "not shown"
-    assert compare_losses([3.0, 4.0, 5.0], [2.9, 3.9, 4.9], paired=True).status == "not shown"
+    assert compare_losses([1.0] * 5, [0.9] * 5, paired=True).status == "not shown"
     found = compare_losses([1.0] * 5, [0.9] * 5)
     assert found.status == "better"
     assert "baseline and candidate: the same loss for every seed; check that the seed changes the run" in found.notes
     same = compare_losses([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], paired=True)
     assert (same.status, same.difference, same.low, same.high) == ("not shown", 0, 0, 0)
     assert "the losses are identical seed by seed; check that the change reached the training" in same.notes
+
+
+def test_equal_differences_of_seeds_that_vary_are_shown_as_nearly_equal_ones_are() -> None:
+    """Seeds that only add noise leave differences that are equal, or equal up to rounding."""
+    baseline = [1.206, 1.204, 1.207, 1.226, 1.244]
+    for jitter in (0.0, 1e-15, 1e-9):
+        candidate = [loss - 0.1952 + index * jitter for index, loss in enumerate(baseline)]
+        found = compare_losses(baseline, candidate, paired=True)
+        assert (found.status, found.p) == ("better", 2 * 0.25**5)
+        assert found.high == pytest.approx(-0.1952)
+        assert compare_losses(baseline[:2], candidate[:2], paired=True).status == "not shown"
 
 
 @pytest.mark.parametrize("paired", [False, True])

@@ -1,5 +1,6 @@
 """Plan the confirmation of a sweep: its best trials against its baseline."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -42,6 +43,8 @@ class ConfirmOptions:
         for name, lowest in (("top", 1), ("seeds", MIN_SEEDS)):
             if getattr(self, name) < lowest:
                 raise ValueError(f"--{name}: {getattr(self, name)} must be at least {lowest}")
+        if self.margin is not None and not (self.margin > 0 and math.isfinite(self.margin)):
+            raise ValueError(f"--margin: {self.margin} must be above 0, in the unit of the metric")
 
 
 def plan_study_confirmation(study: SweptStudy, options: ConfirmOptions) -> Confirmation:

@@ -56,8 +56,18 @@ class Column:
 class ProgressTable:
     """Show the best and the newest trials and the state of the sweep; called with all trials at every update."""
 
-    def __init__(self, objectives: Sequence[str], n_trials: int, n_jobs: int, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        objectives: Sequence[str],
+        n_trials: int,
+        n_jobs: int,
+        stream: TextIO | None = None,
+        *,
+        has_best: bool = True,
+    ) -> None:
         self._labels, self._n_trials, self._n_jobs = [objective_label(name) for name in objectives], n_trials, n_jobs
+        self._find_best = find_best_trials if has_best else lambda trials: []
+        self._earlier = "resumed" if has_best else "so far"
         self._terminal = Terminal(file=stream, highlight=False, soft_wrap=False)
         self._trials: Sequence[TrialSummary] | None = None
         self._printed: set[int] = set()
@@ -88,7 +98,7 @@ class ProgressTable:
     def _format_table(self, trials: Sequence[TrialSummary], height: int | None) -> list[Text]:
         """Return the lines of the table and of what is below it, at most `height`."""
         width = self._terminal.width
-        best = {trial.number for trial in find_best_trials(trials)}
+        best = {trial.number for trial in self._find_best(trials)}
         labels = shorten_keys(find_varying_keys(trials))
         columns = self._make_columns(trials, best, labels)
         params = {trial.number: format_params(trial, labels) for trial in trials}
@@ -132,7 +142,7 @@ class ProgressTable:
         return [*columns, Column("time", [Text(_format_time(trial)) for trial in trials])]
 
     def _progress_lines(self, trials: Sequence[TrialSummary]) -> Iterator[str]:
-        best = find_best_trials(trials)
+        best = self._find_best(trials)
         if best:
             values = format_objectives(self._labels, best[0].values)
             front = f"{len(best)} trials on the Pareto front, first " if len(best) > 1 else ""
@@ -146,10 +156,10 @@ class ProgressTable:
     def _print_ended_trials(self, trials: Sequence[TrialSummary]) -> None:
         if self._trials is None and any(trial.is_over for trial in trials):
             self._printed, self._is_estimated = {trial.number for trial in trials if trial.is_over}, True
-            self._print_line("resumed: " + "; ".join(self._progress_lines(trials)))
+            self._print_line(f"{self._earlier}: " + "; ".join(self._progress_lines(trials)))
         # All keys, also those whose values differ only in a later line.
         labels = shorten_keys(dict.fromkeys(key for trial in trials if trial.status != "added" for key in trial.params))
-        best = {trial.number for trial in find_best_trials(trials)}
+        best = {trial.number for trial in self._find_best(trials)}
         if self._is_progress_due(trials):
             self._print_line(" · ".join(self._progress_lines(trials)))
         for trial in trials:

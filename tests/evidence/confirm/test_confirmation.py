@@ -160,6 +160,22 @@ def test_a_killed_confirmation_makes_every_run_once(tmp_path: Path, delay: float
     assert {status for _, _, status in runs} == {"completed"}
 
 
+def test_another_plan_is_free_as_long_as_no_loss_was_seen(tmp_path: Path) -> None:
+    """As after a first attempt with a wrong option, which made every run fail."""
+    study = sweep_tiny_model(tmp_path)
+    first = plan_confirmation(study, max_seconds=1e-6)
+    assert run_confirmation(first, make_workers).result.status != "decided"
+    second = plan_confirmation(study, seeds=4)
+    assert run_confirmation(second, make_workers).result.status == "decided"
+    assert (study.folder / "confirm-without-result-1").is_dir()
+
+
+@pytest.mark.parametrize("margin", [-1.0, 0.0, float("nan")])
+def test_margins_that_mean_nothing_are_refused_before_any_run(margin: float) -> None:
+    with pytest.raises(ValueError, match="--margin"):
+        ConfirmOptions(margin=margin)
+
+
 def test_a_confirmation_is_no_sweep(tmp_path: Path) -> None:
     confirmation = plan_confirmation(sweep_tiny_model(tmp_path))
     run_confirmation(confirmation, make_workers)
