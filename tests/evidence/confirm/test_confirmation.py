@@ -161,7 +161,7 @@ def test_a_killed_confirmation_makes_every_run_once(tmp_path: Path, delay: float
 
 
 def test_another_plan_is_free_as_long_as_no_loss_was_seen(tmp_path: Path) -> None:
-    """As after a first attempt with a wrong option, which made every run fail."""
+    """A first attempt with a wrong option may have made every run fail."""
     study = sweep_tiny_model(tmp_path)
     first = plan_confirmation(study, max_seconds=1e-6)
     assert run_confirmation(first, make_workers).result.status != "decided"

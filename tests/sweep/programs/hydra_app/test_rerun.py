@@ -94,7 +94,7 @@ def test_an_app_is_confirmed_on_test_data(swept: Path, capsys: pytest.CaptureFix
             folder = swept / "multirun/app/confirm" / run["folder"]
             overrides = (folder / ".hydra/overrides.yaml").read_text().split("\n- ")
             assert f"seed={run['seed']}" in "\n".join(overrides)
-            assert "seed=3" not in "\n".join(overrides)
+            assert "seed=3\n" not in "\n".join([*overrides, ""])
             assert read_record(folder)[0]["tags"]["command"].endswith(f" seed={run['seed']}")
 
 
