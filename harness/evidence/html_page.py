@@ -23,7 +23,9 @@ code { background: var(--band); padding: .1em .3em; border-radius: .25em; overfl
 pre { background: var(--band); padding: .75rem 1rem; border-radius: .4rem; white-space: pre-wrap;
   overflow-wrap: anywhere; margin: .75rem 0; } pre code { background: none; padding: 0; }
 .verdict { border-left: .3rem solid var(--first); background: var(--band); padding: .75rem 1rem; font-size: 1.08rem; }
-.scroll { overflow-x: auto; margin: 1rem 0; }
+.scroll { overflow-x: auto; margin: 1rem 0;  /* a shadow at the right edge until the end is scrolled to */
+  background: linear-gradient(to left, var(--paper) 40%, transparent) right / 3rem 100% no-repeat local,
+    linear-gradient(to left, var(--soft), transparent) right / 1rem 100% no-repeat scroll; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; line-height: 1.4; }
 .scroll + .caption { color: var(--soft); font-size: .92rem; line-height: 1.45; margin: -.5rem 0 1.5rem; }
 th, td { text-align: left; padding: .4rem .9rem .4rem 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
@@ -45,7 +47,7 @@ svg.chart { display: block; width: 100%; max-width: 32rem; height: auto; margin:
   @page { margin: 16mm 14mm; }
   body { font-size: 10.5pt; max-width: none; padding: 0; }
   nav { display: none; } h1 { margin-top: 0; } h2 { break-after: avoid; margin-top: 1.6rem; }
-  .scroll { overflow: visible; } table { font-size: .88em; } td { min-width: 0; }
+  .scroll { overflow: visible; background: none; } table { font-size: .88em; } td { min-width: 0; }
   td.number { white-space: normal; overflow-wrap: normal; } tbody th { min-width: 2.6cm; }
   tbody th { position: static; }
   figure, tr, .verdict, pre { break-inside: avoid; } thead { display: table-header-group; }

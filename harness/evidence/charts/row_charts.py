@@ -130,19 +130,30 @@ def _connect_pairs(chart: Chart, rows: Sequence[SeedRow], scale: NumberScale) ->
     if len(rows) != 2 or len(rows[0].values) != len(rows[1].values):
         return
     y = chart.height + MIDDLE
-    for first, second in zip(rows[0].values, rows[1].values, strict=True):
-        if first is not None and second is not None and math.isfinite(first) and math.isfinite(second):
-            chart.add_line(_limit(first, scale), y, _limit(second, scale), y + ROW, "rest thin")
+    tops, bottoms = (_place_seeds(row, scale) for row in rows)
+    for seed in tops.keys() & bottoms.keys():
+        (x, shift), (other_x, other_shift) = tops[seed], bottoms[seed]
+        chart.add_line(x, y + shift, other_x, y + ROW + other_shift, "rest thin")
+
+
+def _place_seeds(row: SeedRow, scale: NumberScale) -> dict[int, tuple[float, float]]:
+    """Return where each finite value of a row is drawn, and how far it is moved up or down, by its place in the row."""
+    finite = sorted((value, seed) for seed, value in _list_known(row.values))
+    places = [_limit(value, scale) for value, _ in finite]
+    return {
+        seed: place for (_, seed), place in zip(finite, zip(places, _spread_marks(places), strict=True), strict=True)
+    }
 
 
 def _draw_seed_row(chart: Chart, row: SeedRow, scale: NumberScale) -> None:
     style, y = ROLE_STYLES.get(row.role, "third"), chart.height + MIDDLE
     known = [value for value in row.values if value is not None]
-    finite = [value for value in known if math.isfinite(value)]
-    for value, shift in zip(sorted(finite), _spread_marks([_limit(one, scale) for one in sorted(finite)]), strict=True):
+    placed = _place_seeds(row, scale)
+    for seed, (x, shift) in placed.items():
+        value = row.values[seed] or 0.0
         shape: Shape = "right" if value > scale.high else "left" if value < scale.low else "circle"
-        chart.add_mark(shape, _limit(value, scale), y + shift, f"{style} open", f"{value:.6g}")
-    if n_diverged := len(known) - len(finite):
+        chart.add_mark(shape, x, y + shift, f"{style} open", f"{value:.6g}")
+    if n_diverged := len(known) - len(placed):
         middle = (scale.end + 8 + chart.width - EDGE) / 2
         chart.add_text(middle, y + 4.5, f"{n_diverged} of {len(known)}", "middle")
     if row.mean is not None and scale.low <= row.mean <= scale.high:

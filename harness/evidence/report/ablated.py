@@ -61,8 +61,9 @@ def summarize_ablation(ablated: Ablated) -> Text:
     return tuple(spans)
 
 
-def format_ablate_command(study: str) -> str:
-    return f"plateau ablate {shlex.quote(study)}"
+def format_ablate_command(study: str, options: str | None) -> str:
+    """Return the command that takes the best trial apart, with the options that the program needs."""
+    return f"plateau ablate {shlex.quote(study)} {options or ''}".rstrip()
 
 
 def report_ablation(ablated: Ablated) -> ReportSection:
@@ -94,7 +95,7 @@ def _describe_state(ablated: Ablated) -> Text:
                    Name(str(ablated.content["status"])), *because, ".")  # fmt: skip
     if ablated.content["status"] == "failed":
         return words
-    command = Code(format_ablate_command(ablated.study))
+    command = Code(format_ablate_command(ablated.study, ablated.rerun_options))
     return (*words, " ", command, ", with the options that it was begun with, continues it.")
 
 
@@ -174,7 +175,7 @@ def _tabulate_effects(ablated: Ablated) -> ReportTable:
     )  # fmt: skip
     if effects:
         count = ablated.read("ablation.effects", ablated.plan.n_effects, "effects of single changes", style="whole")
-        level = ablated.read("ablation.confidence", ablated.plan.confidence, "confidence")
+        level = ablated.read("ablation.confidence", ablated.plan.confidence, "confidence", style="share")
         each = ablated.add_effect(effects[0]).confidence
         caption = (
             *caption, "The intervals of the ", count, " effects hold together at confidence ", level,

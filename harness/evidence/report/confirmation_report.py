@@ -45,7 +45,7 @@ def make_confirmation_report(folder: Path, price: float | None, inputs: dict[str
         ReportSection("summary", "Summary", tuple(Paragraph(text, is_verdict=True) for text in first)),
         _describe_request(confirmed),
         *_compare_runs(book, confirmed, runs),
-        report_confirmation(confirmed, confirmed.study, has_candidate=False),
+        report_confirmation(confirmed),
         report_failures(None, [(confirmed, "the confirmation")]),
         report_diagnoses(book, runs, None),
         score_expectations(book, runs),

@@ -50,10 +50,8 @@ def describe_verdict(confirmed: Confirmed, verdict: Mapping[str, Any]) -> Text:
             " (", *interval, *confirmed.spell_choice(), ").")  # fmt: skip
 
 
-def report_confirmation(
-    confirmed: Confirmed | None, study: str, has_candidate: bool, is_taken_apart: bool = False
-) -> ReportSection:
-    """Return the confirmation, or that nothing was confirmed with the command that does it.
+def report_confirmation(confirmed: Confirmed | None, command: str = "", is_taken_apart: bool = False) -> ReportSection:
+    """Return the confirmation, or that nothing was confirmed with the `command` that does it, if there is one.
 
     `is_taken_apart` says that an ablation has compared the best trial with the baseline.
     """
@@ -63,10 +61,10 @@ def report_confirmation(
         return ReportSection("confirmed", "Confirmation on fresh seeds", (Paragraph(words),))
     if confirmed is None:
         blocks: list[Block] = [Paragraph(("Nothing was confirmed.",))]
-        if has_candidate:
+        if command:
             blocks.append(Paragraph(("This command runs the baseline and the best trials on fresh seeds, and says what "
                                      "their difference shows:",)))  # fmt: skip
-            blocks.append(CommandLines((format_confirm_command(study),)))
+            blocks.append(CommandLines((command,)))
         return ReportSection("confirmed", "Confirmation on fresh seeds", tuple(blocks))
     blocks = [Paragraph(describe_verdict(confirmed, verdict)) for verdict in confirmed.verdicts]
     if not confirmed.verdicts:
@@ -78,16 +76,18 @@ def report_confirmation(
     return ReportSection("confirmed", "Confirmation on fresh seeds", tuple(blocks))
 
 
-def format_confirm_command(study: str) -> str:
-    return f"plateau confirm {shlex.quote(study)}"
+def format_confirm_command(study: str, options: str | None) -> str:
+    """Return the command that confirms a study with the options that its program needs; empty if it cannot."""
+    return "" if options is None else f"plateau confirm {shlex.quote(study)} {options}".rstrip()
 
 
 def _describe_state(confirmed: Confirmed) -> Text:
     reason = str(confirmed.content.get("reason") or "")
     because: Sequence[Span] = (", since ", Quote(reason, CONFIRM_FILE)) if reason else ()
     status = Name(str(confirmed.content["status"]))
-    return ("The confirmation has no verdict yet: its status is ", status, *because, ". ",
-            Code(format_confirm_command(confirmed.study)), " continues it.")  # fmt: skip
+    command = format_confirm_command(confirmed.study, confirmed.rerun_options)
+    return ("The confirmation has no verdict yet: its status is ", status, *because, ".",
+            *((" ", Code(command), " continues it.") if command else ()))  # fmt: skip
 
 
 def _tabulate_gaps(confirmed: Confirmed) -> list[Block]:

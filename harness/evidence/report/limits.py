@@ -1,6 +1,6 @@
 """Limits of a report: what it does not show, stated so that nobody reads it into the numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from harness.evidence.report.ablated import format_ablate_command
 from harness.evidence.report.ablated_values import Ablated
@@ -20,7 +20,7 @@ def list_study_limits(numbers: StudyNumbers, confirmed: Confirmed | None, ablate
         *_limit_confirmation(numbers, confirmed, ablated),
         *(_limit_ablation(ablated) if ablated else ()),
         *_limit_search(numbers),
-        *_limit_scope(numbers),
+        *_limit_scope(numbers, [one.metric for one in (confirmed, ablated) if one]),
     ]
     return make_limits(items)
 
@@ -47,9 +47,9 @@ def _limit_confirmation(numbers: StudyNumbers, confirmed: Confirmed | None, abla
                "what these seeds can show may exist.")  # fmt: skip
     has_changes = chosen and source.summary.baseline is not None and _count_changes(numbers) > 1
     if has_changes and not is_taken_apart:
-        command = Code(format_ablate_command(source.name))
-        yield ("Which of the settings that changed together carries the difference: none was changed alone; ", command,
-               " does.")  # fmt: skip
+        command = Code(format_ablate_command(source.name, source.rerun_options))
+        does: Text = ("; ", command, " does") if source.rerun_options is not None else ()
+        yield ("Which of the settings that changed together carries the difference: none was changed alone", *does, ".")
 
 
 def _limit_ablation(ablated: Ablated) -> Iterator[Text]:
@@ -91,9 +91,10 @@ def _limit_search(numbers: StudyNumbers) -> Iterator[Text]:
         yield ("The end of the sweep: trials are still queued or running.",)
 
 
-def _limit_scope(numbers: StudyNumbers) -> Iterator[Text]:
+def _limit_scope(numbers: StudyNumbers, metrics: Sequence[str]) -> Iterator[Text]:
     source, best = numbers.source, numbers.source.summary.best_trial
-    yield ("Anything about measures other than ", *join_spans(map(Code, source.summary.objectives)),
+    measures = dict.fromkeys([*source.summary.objectives, *metrics])
+    yield ("Anything about measures other than ", *join_spans(map(Code, measures)),
            ", other data, or a model of another size.")  # fmt: skip
     length = source.read_curve(best) if best else None
     if best and length:

@@ -9,6 +9,7 @@ from harness.evidence.report.document import Block, Name, ReportFigure, Span, Te
 from harness.evidence.report.numbers import Reading
 from harness.evidence.report.phrases import join_spans, make_id
 from harness.evidence.report.study_numbers import SEED_KEYS, StudyNumbers, is_same_trial
+from harness.evidence.report.study_source import StudySource
 from harness.sweep.results.summary import MEASURED, TrialSummary
 from harness.sweep.space.search_space import config_key
 
@@ -36,10 +37,15 @@ def draw_parameters(numbers: StudyNumbers) -> list[Block]:
         caption.append(" Pruned trials have the value that they had when they were stopped.")
     if any(not trial.values for trial in trials):
         caption.append(" Diverged trials have no value and are marked above the others.")
-    if len(drawn) > 1:
+    if len(drawn) > 1 and not _is_grid(source):
         caption.append(" All parameters changed together from trial to trial.")
     alt = _describe_best(numbers, drawn[0], labels[drawn[0]], names)
     return [ReportFigure("parameters", panels, alt, tuple(caption), (f"study {source.name}",))]
+
+
+def _is_grid(source: StudySource) -> bool:
+    sampler = source.settings.get("sampler")
+    return isinstance(sampler, dict) and "grid" in str(sampler.get("_target_", "")).lower()
 
 
 def _order_keys(trials: Sequence[TrialSummary], importances: Mapping[str, float]) -> list[str]:

@@ -39,6 +39,7 @@ class SeedValues:
     study: str
     unit: str
     book: NumberBook
+    rerun_options: str | None = ""  # of plateau confirm and ablate; None if the program cannot be started again
     is_maximized: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -127,7 +128,7 @@ class SeedValues:
             self.read(f"{id}.{key}", recorded[key], f"{key} of {what}", unit, style=style)
             for key, unit, style in (("low", self.unit, "signed"), ("high", self.unit, "signed"), ("p", "", "p"))
         )
-        confidence = self.read(f"{id}.confidence", recorded["confidence"], f"confidence of {what}")
+        confidence = self.read(f"{id}.confidence", recorded["confidence"], f"confidence of {what}", style="share")
         return ComparedNumbers(difference, low, high, p, n, confidence)
 
     def make_claim(self, status: str, numbers: ComparedNumbers) -> Claim | None:

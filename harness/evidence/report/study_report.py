@@ -48,11 +48,14 @@ def make_study_report(source: StudySource, price: float | None, inputs: dict[str
     """Return the report on a study; `inputs` is what it was asked for."""
     numbers = StudyNumbers(source, price)
     confirmed = None if source.confirmation is None else Confirmed(
-        source.confirmation, source.name, source.unit, numbers.book
+        source.confirmation, source.name, source.unit, numbers.book, source.rerun_options
     )  # fmt: skip
-    ablated = None if source.ablation is None else Ablated(source.ablation, source.name, source.unit, numbers.book)
+    ablated = None if source.ablation is None else Ablated(
+        source.ablation, source.name, source.unit, numbers.book, source.rerun_options
+    )  # fmt: skip
     runs = _load_runs(source)
-    confirmation = report_confirmation(confirmed, source.name, _has_candidate(source), _is_taken_apart(source, ablated))
+    command = format_confirm_command(source.name, source.rerun_options) if _has_candidate(source) else ""
+    confirmation = report_confirmation(confirmed, command, _is_taken_apart(source, ablated))
     request, results = describe_request(numbers), tabulate_results(numbers)
     preflight = source.preflight if source.program == TRAINING else None
     fresh: list[tuple[SeedValues, str]] = [(confirmed, "the confirmation")] if confirmed else []
@@ -89,9 +92,9 @@ def _summarize(numbers: StudyNumbers, confirmed: Confirmed | None, ablated: Abla
         return ReportSection("summary", "Summary", (*first, *effects, *map(Paragraph, selection)))
     head: Text = ("Nothing was confirmed. ", *selection[0]) if _has_candidate(numbers.source) else selection[0]
     blocks: list[Block] = [Paragraph(head, is_verdict=True), *map(Paragraph, selection[1:]), *effects]
-    if _has_candidate(numbers.source):
-        command = Code(format_confirm_command(numbers.source.name))
-        blocks.append(Paragraph(("Whether the difference holds on fresh seeds: ", command, ".")))
+    command = format_confirm_command(numbers.source.name, numbers.source.rerun_options)
+    if command and _has_candidate(numbers.source):
+        blocks.append(Paragraph(("Whether the difference holds on fresh seeds: ", Code(command), ".")))
     return ReportSection("summary", "Summary", tuple(blocks))
 
 
@@ -175,6 +178,6 @@ def _describe_provenance(run: NamedRun) -> list[Text]:
         items.append(("Code of ", Name(run.name), ": commit ", Code(known["git.commit"]), f"{dirty}."))
     versions = {name.removeprefix("version."): value for name, value in known.items() if name.startswith("version.")}
     versions |= {name: known[name] for name in ("python", "device") if name in known}
-    if versions:
+    if versions and "device" in known:  # a program of others records neither its device nor which packages it uses
         items.append(("Ran with: ", *join_spans(Code(f"{name} {value}") for name, value in versions.items()), "."))
     return items

@@ -1,5 +1,6 @@
 """Sections on a study: what was asked, what its trials measured, and which of them failed."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +26,7 @@ from harness.record.trial_record import OWN_OBJECTIVE
 from harness.sweep.results.formatting import format_param
 from harness.sweep.results.summary import TrialSummary
 
+LOG_RANGE = re.compile(r"tag\(log,\s*interval\(([^()]*)\)\)")
 MAX_ROWS = 12
 """Trials in the table; report.json has the numbers of these, the study those of all."""
 PROGRAMS = {
@@ -98,8 +100,24 @@ def _tabulate_space(numbers: StudyNumbers) -> ReportTable:
         plain = key.lstrip("+")
         values = [trial.params.get(plain, trial.params.get(key)) for trial in shown[: len(header) - 2]]
         cells = [("the program's own",) if value is None else (Code(format_param(value)),) for value in values]
-        rows.append(((Code(key),), (Code(str(text)),), *cells))
+        rows.append(((Code(key),), (Code(shorten_log_range(str(text))),), *cells))
     return ReportTable(tuple(header), tuple(rows))
+
+
+def shorten_log_range(text: str) -> str:
+    """Return a range as the command line takes it: `log(1e-3,1)` for `tag(log,interval(0.001,1.0))`."""
+
+    def shorten(found: re.Match[str]) -> str:
+        return f"log({','.join(_shorten_bound(bound.strip()) for bound in found[1].split(','))})"
+
+    return LOG_RANGE.sub(shorten, text)
+
+
+def _shorten_bound(text: str) -> str:
+    plain = text.removesuffix(".0")
+    digits, _, exponent = f"{float(text):e}".partition("e")
+    short = f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return min((text for text in (plain, short) if float(text) == float(plain)), key=len, default=plain)
 
 
 def _name_component(settings: dict[str, Any], key: str) -> str:

@@ -20,6 +20,8 @@ from harness.evidence.confirm.from_study import CONFIRM_FOLDER
 from harness.evidence.confirm.result import CONFIRM_FILE
 from harness.record.metrics_file import find_record, read_entries
 from harness.record.trial_record import OWN_OBJECTIVE, Direction, name_curve
+from harness.sweep.program_file import read_program
+from harness.sweep.programs.rerun import find_rerun_options
 from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary, summarize_study
 from harness.sweep.study.recorded_study import open_recorded_study
 from harness.sweep.study.trial_attrs import STUDY_SPEC
@@ -77,6 +79,15 @@ class StudySource:
             if history is not None and history.facts.unit:
                 return history.facts.unit
         return ""
+
+    @cached_property
+    def rerun_options(self) -> str | None:
+        """The options that commands need to run the program with other seeds; None if it cannot be started again."""
+        try:
+            program = read_program(self.folder)
+        except ConfigError:  # what needs the file says so
+            return ""
+        return find_rerun_options(self.program, program)
 
     def name_place(self, trial: TrialSummary) -> str:
         """Return what a user calls the trial, and every command takes."""

@@ -123,6 +123,20 @@ def test_seeds_that_failed_or_were_not_run_are_not_drawn() -> None:
     assert " of " not in drawn
 
 
+def test_lines_of_pairs_end_at_the_circles_of_their_seeds() -> None:
+    """Circles of almost equal values are moved apart."""
+    rows = (
+        SeedRow("baseline", "baseline", (3.5, 3.5001, 3.7), 3.57),
+        SeedRow("trial", "candidate", (3.4, 3.3, 3.2), 3.3),
+    )
+    chart = draw_chart(Seeds(rows, "loss", is_paired=True))
+    marks = [*list_marks(chart, "mark second open"), *list_marks(chart, "mark first open")]
+    circles = {f"{mark.get('cx')} {mark.get('cy')}" for mark in marks}
+    ends = [end for line in list_marks(chart, "rest thin") for end in (line.get("d") or "").lstrip("M").split("L")]
+    assert len(ends) == 6
+    assert set(ends) == circles
+
+
 def test_long_text_is_cut_in_its_middle_and_wrapped_between_words() -> None:
     fitted = fit_text("first " + "x" * 1000 + " last", 200)
     assert measure_text(fitted) <= 200

@@ -19,7 +19,10 @@ from harness.evidence.report.lexicon import JUDGING_WORDS, check_document
 from harness.evidence.report.markdown_page import format_report_markdown
 from harness.evidence.report.numbers import Formula
 from harness.evidence.report.study_report import make_study_report
+from harness.evidence.report.study_sections import shorten_log_range
 from harness.evidence.report.study_source import load_study_source
+from harness.record.metrics_file import write_json
+from harness.sweep.programs.command.template import read_command
 from tests.evidence.report.study_folders import add_confirmation, make_pareto_folder, make_sweep_folder
 from tests.record.trials import write_trial
 
@@ -52,7 +55,7 @@ def check_percentages(report: Report) -> int:
         exact = evaluate_independently(one.source.expression, values)
         assert one.value == pytest.approx(float(exact), rel=1e-12)
         assert one.text == f"{float(exact):+.1f}%"
-    own = re.sub(r"`[^`]*`|“[^”]*”", "", format_report_markdown(report))
+    own = re.sub(r"`[^`]*`|“[^”]*”|(?:at confidence|each at) [\d.]+%", "", format_report_markdown(report))
     for found in re.finditer(r"[-+\d.,]+%", own):
         assert found[0] in {one.text for one in percentages}
         assert re.match(r" = -?\+?[\d.e+-]+ / [\d.e+-]+\)", own[found.end() :].replace("\\", "")), own[
@@ -243,3 +246,34 @@ def test_trials_without_a_record_are_still_counted(tmp_path: Path) -> None:
     report = make_report(folder)
     assert "a difference of -0.5000 (-25.0% = -0.5000 / 2.0000)" in read_section(report, "summary")
     assert "No run has a record" in read_section(report, "diagnosed")
+
+
+@pytest.mark.parametrize(("words", "options"), [(["x.py"], " --seed-flag --seed"), (["x.py", "--seed", "3"], "")])
+def test_proposed_commands_name_the_seed_of_the_program(tmp_path: Path, words: list[str], options: str) -> None:
+    folder = make_sweep_folder(tmp_path / "typed", values=[2.0, 1.5], n_trials=2)
+    template = read_command(["python", *words, "--lr", "log(1e-4,1e-1)"], {}, {}).to_json()
+    write_json(folder / "program.json", {"study": "typed", "storage": None, "settings": {"template": template},
+               "command": [], "cwd": "", "launcher": "basic", "n_jobs": 1, "n_threads": None})  # fmt: skip
+    report = make_report(folder)
+    assert f": plateau confirm typed{options}." in read_section(report, "summary")
+    assert f"plateau ablate typed{options} does" in read_section(report, "limits")
+
+
+def test_scope_ranges_and_confidence_are_as_they_were(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "said", values=[2.0, 1.5], n_trials=2)
+    add_confirmation(folder, [2.0, 2.1, 1.9, 2.0, 2.05], {1: [1.5, 1.6, 1.4, 1.5, 1.45]}, metric="test_loss")
+    report = make_report(folder)
+    assert "other than val/loss, test_loss, other data" in read_section(report, "limits")
+    assert "log(1e-4,0.1)" in read_section(report, "asked")
+    assert re.search(r"at confidence \d\d(\.\d)?%, p", read_section(report, "summary"))
+    assert "Ran with" not in read_section(report, "sources")
+    assert shorten_log_range("int(tag(log,interval(4,64)))") == "int(log(4,64))"
+    assert shorten_log_range("tag(log,interval(0.001,1.0))") == "log(1e-3,1)"
+
+
+def test_a_grid_does_not_change_all_parameters_together(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "grid", values=[2.0, 1.5, 1.4, 1.3, 1.2])
+    assert "changed together from trial to trial" in read_section(make_report(folder), "results")
+    settings = (folder / "sweep.yaml").read_text()
+    (folder / "sweep.yaml").write_text(settings.replace("TPESampler", "GridSampler"))
+    assert "changed together from trial to trial" not in read_section(make_report(folder), "results")
