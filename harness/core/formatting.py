@@ -1,5 +1,6 @@
 """Numbers, durations and keys as text."""
 
+import math
 from collections.abc import Iterable
 
 OWN_OBJECTIVE_LABELS = {
@@ -13,6 +14,19 @@ SMALLEST_FIXED = 0.01  # smaller numbers get an exponent
 def format_number(value: float) -> str:
     """Return four significant digits, with an exponent for small and large numbers."""
     return f"{value:#.4g}".rstrip(".") if abs(value) >= SMALLEST_FIXED or value == 0 else f"{value:.2e}"
+
+
+def format_signed(value: float) -> str:
+    """Return a number with its sign, such as "+0.1250"; "unknown" for NaN, and "+∞" or "-∞" if it is infinite."""
+    if math.isnan(value):
+        return "unknown"
+    sign = "+" if value > 0 else "-" if value < 0 else ""
+    return sign + ("∞" if math.isinf(value) else format_number(abs(value)))
+
+
+def format_interval(low: float, high: float) -> str:
+    """Return an interval, such as "[-0.2100, +∞]"; an end without a bound is infinite."""
+    return f"[{format_signed(low)}, {format_signed(high)}]"
 
 
 def format_lr(value: float) -> str:

@@ -1,5 +1,6 @@
 """Settings, code and environment in which runs differ."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -8,6 +9,7 @@ from harness.core.component_keys import CLASS
 from harness.core.effective_settings import PREFIX
 from harness.core.formatting import format_lr
 from harness.diagnosis.history import History
+from harness.importers.metric_aliases import normalize_name
 
 Kind = Literal["setting", "seed", "in effect", "code", "environment"]
 CODE_KEYS = ("git.commit", "git.is_dirty")
@@ -84,6 +86,11 @@ class SettingComparison:
         return any(one.values[first] != one.values[second] for one in self.of_kind(kind))
 
 
+def is_seed_key(key: str) -> bool:
+    """Return whether a setting, an option or a column of a table is a seed, by the last part of its name."""
+    return normalize_name(re.split(r"[./]", key)[-1]) in SEED_NAMES
+
+
 def compare_settings(histories: Sequence[History]) -> SettingComparison:
     """Compare the recorded settings of the runs by their keys, or known facts where programs name them differently."""
     recorded = [history.facts.settings for history in histories]
@@ -144,7 +151,7 @@ def _find_kind(key: str) -> Kind | None:
     section, _, name = key.rpartition(".")
     if key.startswith(PREFIX):
         return "in effect"
-    if name in SEED_NAMES:
+    if is_seed_key(key):
         return "seed"
     if key.partition(".")[0] in ENVIRONMENT_SECTIONS:
         return "environment"

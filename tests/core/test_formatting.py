@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from harness.core.formatting import format_duration, format_number, shorten_keys
+from harness.core.formatting import format_duration, format_interval, format_number, format_signed, shorten_keys
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,20 @@ from harness.core.formatting import format_duration, format_number, shorten_keys
 )
 def test_format_number(value: float, text: str) -> None:
     assert format_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.125, "+0.1250"), (-3e-4, "-3.00e-04"), (-0.0, "0.000"), (math.inf, "+∞"), (-math.inf, "-∞"),
+     (math.nan, "unknown")],
+)  # fmt: skip
+def test_format_signed(value: float, text: str) -> None:
+    assert format_signed(value) == text
+
+
+def test_open_ends_of_an_interval_have_a_sign() -> None:
+    assert format_interval(-0.5, math.inf) == "[-0.5000, +∞]"
+    assert format_interval(-math.inf, math.inf) == "[-∞, +∞]"
 
 
 @pytest.mark.parametrize(

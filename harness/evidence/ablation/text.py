@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from harness.core.formatting import format_duration, format_number, objective_label
+from harness.core.formatting import format_duration, format_interval, format_number, format_signed, objective_label
 from harness.evidence.ablation.changes import Change
 from harness.evidence.ablation.effects import ALL_TOGETHER, Effect, Interaction
 from harness.evidence.ablation.plan import Ablation, AblationPlan
@@ -87,13 +87,12 @@ def _list_effect_rows(result: AblationResult) -> Iterator[tuple[str, ...]]:
 def _format_cell(effect: Effect) -> str:
     if not effect.is_measured:
         return "no result"
-    return f"{_format_interval(effect)} {effect.verdict.status}"
+    return f"{_format_difference(effect)} {effect.verdict.status}"
 
 
-def _format_interval(found: Effect | Interaction) -> str:
+def _format_difference(found: Effect | Interaction) -> str:
     numbers = found.verdict if isinstance(found, Effect) else found
-    ends = (_format_end(numbers.low), _format_end(numbers.high))
-    return f"{_format_signed(numbers.difference)} [{', '.join(ends)}]"
+    return f"{format_signed(numbers.difference)} {format_interval(numbers.low, numbers.high)}"
 
 
 def _list_sentences(result: AblationResult) -> Iterator[str]:
@@ -128,7 +127,7 @@ def _list_sentences(result: AblationResult) -> Iterator[str]:
 def _describe_gain(result: AblationResult, gain: Effect) -> str:
     plan, verdict = result.plan, gain.verdict
     label = objective_label(plan.metric)
-    numbers = f"{label} {_format_interval(gain)} at {plan.confidence:.0%}, p {verdict.p:.2g}"
+    numbers = f"{label} {_format_difference(gain)} at {plan.confidence:.0%}, p {verdict.p:.2g}"
     winner = f"the winner (trial {plan.winner.trial})"
     if verdict.status == "not shown":
         return f"no difference between {winner} and the baseline was shown: {numbers}; so no shares of it are given"
@@ -143,11 +142,11 @@ def _describe_effect(result: AblationResult, effect: Effect) -> str:
         return text
     verdict = effect.verdict
     if verdict.status == "not shown":
-        return f"no effect was shown ({_format_interval(effect)})"
+        return f"no effect was shown ({_format_difference(effect)})"
     if effect.share is None:
-        return f"it is {verdict.status} ({_format_interval(effect)})"
+        return f"it is {verdict.status} ({_format_difference(effect)})"
     if verdict.status == "worse":
-        return f"it is worse, by {format_number(abs(verdict.difference))} ({_format_interval(effect)})"
+        return f"it is worse, by {format_number(abs(verdict.difference))} ({_format_difference(effect)})"
     part, _, whole = effect.share.text.partition("/")
     return f"it carries {part} of the gain of {whole} ({effect.share.value:.0%} = {effect.share.text})"
 
@@ -164,7 +163,7 @@ def _describe_interaction(plan: AblationPlan, found: Interaction, others: str) -
     """Return whether a change has another effect with the others than alone."""
     if not math.isfinite(found.p):
         return f"interaction of {found.change}: no number ({found.reason})"
-    numbers = f"{_format_interval(found)}, p {found.p:.2g}"
+    numbers = f"{_format_difference(found)}, p {found.p:.2g}"
     if not found.is_shown:
         return f"interaction of {found.change}: none was shown ({numbers})"
     more = "more" if found.is_synergy else "less"
@@ -177,19 +176,9 @@ def _describe_sum(plan: AblationPlan, gain: Effect, total: Interaction) -> str:
     if not math.isfinite(total.p):
         return f"the sum of the effects alone has no number ({total.reason})"
     summed = gain.verdict.difference - total.difference
-    numbers = f"{_format_interval(total)}, p {total.p:.2g}"
+    numbers = f"{_format_difference(total)}, p {total.p:.2g}"
     shown = "differs from the sum" if total.is_shown else "no difference from the sum was shown"
     return (
-        f"the effects alone sum to {_format_signed(summed)}, all changes together make "
-        f"{_format_signed(gain.verdict.difference)}: {shown} ({numbers})"
+        f"the effects alone sum to {format_signed(summed)}, all changes together make "
+        f"{format_signed(gain.verdict.difference)}: {shown} ({numbers})"
     )
-
-
-def _format_signed(value: float) -> str:
-    if math.isinf(value):
-        return _format_end(value)
-    return "unknown" if math.isnan(value) else f"{'+' if value > 0 else ''}{format_number(value)}"
-
-
-def _format_end(value: float) -> str:
-    return _format_signed(value) if math.isfinite(value) else "-∞" if value < 0 else "+∞"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from harness.core.formatting import format_duration, format_number, objective_label
+from harness.core.formatting import format_duration, format_interval, format_number, format_signed, objective_label
 from harness.evidence.confirm.plan import Confirmation, ConfirmPlan, Verdict
 from harness.evidence.confirm.result import ConfirmResult, SelectionGap
 
@@ -67,10 +67,9 @@ def format_difference(plan: ConfirmPlan, verdict: Verdict) -> str:
     """Return the difference with its interval, p and n."""
     comparison = verdict.comparison
     assert comparison is not None
-    interval = f"[{_format_end(verdict.low)}, {_format_end(verdict.high)}]"
-    confidence = f"{100 * comparison.confidence:.3g}% interval {interval}"
+    confidence = f"{100 * comparison.confidence:.3g}% interval {format_interval(verdict.low, verdict.high)}"
     n_seeds = f"{verdict.n} {'pairs' if comparison.paired else 'seeds each'}"
-    difference = f"{objective_label(plan.metric)} {_format_signed(verdict.difference)}"
+    difference = f"{objective_label(plan.metric)} {format_signed(verdict.difference)}"
     return ", ".join([difference, confidence, f"p {verdict.p:.2g}", n_seeds])
 
 
@@ -108,16 +107,8 @@ def _format_gap(plan: ConfirmPlan, gap: SelectionGap) -> str:
     label = objective_label(plan.objective)
     parts = [
         f"{label} {format_number(gap.selected)} in the sweep",
-        f"{format_number(gap.validation)} on fresh seeds ({_format_signed(gap.validation_gap)})",
+        f"{format_number(gap.validation)} on fresh seeds ({format_signed(gap.validation_gap)})",
     ]
     if gap.test is not None and gap.test_gap is not None:
-        parts.append(f"{format_number(gap.test)} on test data ({_format_signed(gap.test_gap)})")
+        parts.append(f"{format_number(gap.test)} on test data ({format_signed(gap.test_gap)})")
     return f"{gap.name}: {', '.join(parts)}"
-
-
-def _format_signed(value: float) -> str:
-    return "unknown" if math.isnan(value) else f"{'+' if value > 0 else ''}{format_number(value)}"
-
-
-def _format_end(value: float) -> str:
-    return _format_signed(value) if math.isfinite(value) else "-∞" if value < 0 else "∞"

@@ -11,8 +11,7 @@ from harness.core.errors import ConfigError
 from harness.evidence.ablation.result import ABLATION_FILE
 from harness.evidence.confirm.result import CONFIRM_FILE
 from harness.evidence.judging.run_log import LoggedRun, RunLog
-from harness.evidence.setting_differences import SEED_NAMES
-from harness.record.sweep_files import read_setting_key
+from harness.evidence.setting_differences import is_seed_key
 from harness.sweep.program_file import read_program
 from harness.sweep.results.summary import TrialSummary, read_objectives, summarize_trials
 from harness.sweep.study.recorded_study import open_recorded_study
@@ -94,12 +93,8 @@ def _read_trial(trial: TrialSummary, index: int, baseline: str | None, seed_run:
 
 
 def _make_key(trial: TrialSummary) -> str:
-    return json.dumps({key: value for key, value in sorted(trial.params.items()) if not _is_seed(key)}, default=str)
+    return json.dumps({key: value for key, value in sorted(trial.params.items()) if not is_seed_key(key)}, default=str)
 
 
 def _find_seed(trial: TrialSummary) -> str | None:
-    return next((str(value) for key, value in trial.params.items() if _is_seed(key)), None)
-
-
-def _is_seed(key: str) -> bool:
-    return read_setting_key(key).rpartition(".")[2] in SEED_NAMES
+    return next((str(value) for key, value in trial.params.items() if is_seed_key(key)), None)

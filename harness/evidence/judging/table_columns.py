@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.evidence.judging.table_reader import Row
-from harness.evidence.setting_differences import SEED_NAMES
+from harness.evidence.setting_differences import is_seed_key
 from harness.importers.metric_aliases import (
     POSITIONS,
     TRAIN_WORDS,
@@ -80,7 +80,7 @@ def find_columns(
             )
         direction = "maximize" if more_is_better else "minimize"
     rest = [name for name in columns if name != metric and name not in config]
-    seeds = [name for name in rest if normalize_name(re.split(r"[./]", name)[-1]) in SEED_NAMES]
+    seeds = [name for name in rest if is_seed_key(name)]
     found_id = id_column or _find_named(rest, ID_NAMES)
     _check_is_no_curve(columns, rows)
     if not config and normalize_name(found_id or "") not in COMMIT_NAMES:

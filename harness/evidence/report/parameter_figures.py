@@ -8,8 +8,9 @@ from harness.evidence.charts.figure_data import PointGroup, PointPanels, Points,
 from harness.evidence.report.document import Block, Name, ReportFigure, Span, Text
 from harness.evidence.report.numbers import Reading
 from harness.evidence.report.phrases import join_spans, make_id
-from harness.evidence.report.study_numbers import SEED_KEYS, StudyNumbers, is_same_trial
+from harness.evidence.report.study_numbers import StudyNumbers, is_same_trial
 from harness.evidence.report.study_source import StudySource
+from harness.evidence.setting_differences import is_seed_key
 from harness.sweep.results.summary import MEASURED, TrialSummary
 from harness.sweep.space.search_space import config_key
 
@@ -57,7 +58,7 @@ def _order_keys(trials: Sequence[TrialSummary], importances: Mapping[str, float]
     for trial in trials:
         for key, value in trial.params.items():
             values.setdefault(key, set()).add(repr(value))
-    keys = [key for key, found in values.items() if len(found) > 1 and key.split(".")[-1] not in SEED_KEYS]
+    keys = [key for key, found in values.items() if len(found) > 1 and not is_seed_key(key)]
     return sorted(keys, key=lambda key: (not is_learning_rate(key), -shares.get(key, 0.0)))
 
 

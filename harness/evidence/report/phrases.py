@@ -1,9 +1,9 @@
 """Parts of sentences that several sections share: values, differences with their formula, lists."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
-from harness.evidence.report.document import Bare, Code, Name, Span, Text
+from harness.evidence.report.document import Bare, Code, Span, Text
 from harness.evidence.report.numbers import Number, NumberBook, Reading, Style
 
 DASH: Text = ("–",)
@@ -47,12 +47,6 @@ def count_things(book: NumberBook, id: str, count: int, source: Reading, singula
     return [number, f" {singular if count == 1 else plural or f'{singular}s'}"]
 
 
-def choose_words(condition: bool, yes: str, no: str = "") -> list[Span]:
-    """Return words that depend on a condition; nothing for an empty text."""
-    text = yes if condition else no
-    return [text] if text else []
-
-
 def format_cell(value: object) -> Text:
     """Return the value of a setting for a cell; "not set" where there is none."""
     return ("not set",) if value is None else (Code(shorten_text(str(value))),)
@@ -63,12 +57,3 @@ def shorten_text(text: str, limit: int = 60) -> str:
     line = re.sub(r"\s+", " ", "".join(char if char.isprintable() else " " for char in text)).strip() or "''"
     side = (limit - 1) // 2
     return line if len(line) <= limit else f"{line[:side]}…{line[-side:]}"
-
-
-def to_cells(values: Sequence[object], make_cell: Callable[[object], Text] = format_cell) -> tuple[Text, ...]:
-    """Return cells of a row."""
-    return tuple(map(make_cell, values))
-
-
-def name_text(text: str) -> Text:
-    return (Name(text),)

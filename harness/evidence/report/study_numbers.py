@@ -1,17 +1,15 @@
 """The numbers of a study that several sections of its report use."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from harness.evidence.charts.figure_data import Role
-from harness.evidence.report.document import Bare, Name, Span, Text
+from harness.evidence.report.document import Bare, Name, Text
 from harness.evidence.report.numbers import Number, NumberBook, Reading, Style
 from harness.evidence.report.phrases import DASH, make_id
 from harness.evidence.report.study_source import StudySource
+from harness.evidence.setting_differences import is_seed_key
 from harness.record.trial_record import OWN_OBJECTIVE
 from harness.sweep.results.summary import TrialSummary
-
-SEED_KEYS = ("seed",)
 
 
 @dataclass
@@ -99,7 +97,7 @@ class StudyNumbers:
 
 def drop_seed(trial: TrialSummary) -> dict[str, object]:
     """Return the values of a trial without its seed."""
-    return {key: value for key, value in trial.params.items() if key.split(".")[-1] not in SEED_KEYS}
+    return {key: value for key, value in trial.params.items() if not is_seed_key(key)}
 
 
 def name_trial(trial: TrialSummary, source: StudySource) -> Name:
@@ -114,12 +112,3 @@ def is_same_trial(trial: TrialSummary | None, other: TrialSummary | None) -> boo
 def cell_of(number: Number) -> Text:
     """Return a cell with a number without its unit, or a dash for an unknown one."""
     return DASH if number.value is None else (Bare(number),)
-
-
-def name_all(trials: Sequence[TrialSummary]) -> list[Span]:
-    """Return the names of trials, separated."""
-    spans: list[Span] = []
-    for trial in trials:
-        spans += [", "] if spans else []
-        spans.append(Name(f"{trial.number}"))
-    return spans

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.core.errors import RunFailedError
-from harness.core.formatting import format_number, objective_label
+from harness.core.formatting import format_interval, format_signed, objective_label
 from harness.core.terminal import fit_record, print_fitted, print_notes
 from harness.evidence.confirm.confirmation import ConfirmOutcome, run_confirmation
 from harness.evidence.confirm.from_study import ConfirmOptions, plan_study_confirmation
@@ -99,8 +99,7 @@ def conclude(result: ConfirmResult) -> Ending:
     if better:
         best = better[0]
         word = "lower" if best.difference < 0 else "higher"
-        low, high = sorted((abs(best.low), abs(best.high)))
-        amount = f"{objective_label(plan.metric)} {word} by {_format_interval(abs(best.difference), low, high)}"
+        amount = f"{objective_label(plan.metric)} {word}, by {_format_difference(best)}"
         values = format_values(plan.configs[best.candidate].values)
         sentence = f"better config shown: {values}: {amount} {_describe_basis(plan, best)}"
         return Ending(BETTER, sentence, result.commands[best.candidate])
@@ -112,18 +111,12 @@ def _describe_difference(plan: ConfirmPlan, verdict: Verdict) -> str:
     """Return by how much a candidate differs from the present config, and what that rests on."""
     if verdict.comparison is None:
         return f"{verdict.candidate} has no verdict: {verdict.reason}"
-    interval = _format_interval(verdict.difference, verdict.low, verdict.high, sign="+")
-    return (
-        f"{objective_label(plan.metric)} of {verdict.candidate} differs by {interval} {_describe_basis(plan, verdict)}"
-    )
+    label = f"{objective_label(plan.metric)} of {verdict.candidate}"
+    return f"{label} differs by {_format_difference(verdict)} {_describe_basis(plan, verdict)}"
 
 
-def _format_interval(value: float, low: float, high: float, sign: str = "") -> str:
-    value_text, low_text, high_text = (
-        f"{'+' * (sign == '+' and number > 0)}{format_number(number)}" if math.isfinite(number) else str(number)
-        for number in (value, low, high)
-    )
-    return f"{value_text} [{low_text}, {high_text}]"
+def _format_difference(verdict: Verdict) -> str:
+    return f"{format_signed(verdict.difference)} {format_interval(verdict.low, verdict.high)}"
 
 
 def _describe_basis(plan: ConfirmPlan, verdict: Verdict) -> str:

@@ -12,6 +12,7 @@ from harness.core.errors import ConfigError
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.study.storage import (
     STORAGE_ERRORS,
+    StorageOpenError,
     absolute_storage_url,
     journal_path,
     open_storage,
@@ -30,13 +31,16 @@ def open_recorded_study(folder: Path, name: str, url: str | None) -> Study:
         raise ConfigError(f"STUDY: {folder}: {file} is missing; restore it")
     silence_optuna()
     where = hide_credentials(url) if url else journal_path(folder)
+    remedy = "if its address has a user or a password, give it with --storage URL" if file is None else "restore it"
     try:
         storage = open_storage(url, folder)
         if name not in optuna.get_all_study_names(storage):
             raise ConfigError(f"STUDY: {folder}: {where} has no study {name}; name its storage with --storage URL")
         return optuna.load_study(study_name=name, storage=storage)
+    except StorageOpenError as error:
+        raise ConfigError(f"STUDY: {folder}: {error.problem}; {remedy}") from error
     except STORAGE_ERRORS as error:
-        raise ConfigError(f"STUDY: {folder}: {where} cannot be read ({error}); restore it") from error
+        raise ConfigError(f"STUDY: {folder}: {where} cannot be read ({error}); {remedy}") from error
 
 
 def _find_database_file(url: str) -> Path | None:

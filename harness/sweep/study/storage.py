@@ -30,6 +30,14 @@ ADVISORY_LOCK_SQL = {  # locks that the server releases when the connection of a
 }
 
 
+class StorageOpenError(ConfigError):
+    """A database that cannot be opened. `problem` says which and why, without the name of the setting."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"sweep.storage: {problem}")
+        self.problem = problem
+
+
 def journal_path(folder: Path) -> Path:
     """Return the journal file in a sweep's folder."""
     return folder / "study.journal"
@@ -39,7 +47,8 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """Open the database at `url`, or the journal file in `folder`.
 
     Raises:
-        ConfigError: If `url` is not an SQLAlchemy URL, the database cannot be opened, or the journal is damaged.
+        ConfigError: If `url` is not an SQLAlchemy URL, or the journal is damaged.
+        StorageOpenError: If the database cannot be opened.
     """
     if url is None:
         return _open_journal(journal_path(folder))
@@ -51,7 +60,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         return RDBStorage(url, **options)
     except Exception as error:  # drivers raise their own types
         reason = hide_credentials_in_text(str(error.__cause__ or error).partition("\n")[0], url)
-        raise ConfigError(f"sweep.storage: {hide_credentials(url)} cannot be opened ({reason})") from error
+        raise StorageOpenError(f"{hide_credentials(url)} cannot be opened ({reason})") from error
 
 
 def _open_journal(journal: Path) -> BaseStorage:

@@ -19,7 +19,7 @@ def confirm(plan: ConfirmPlan, draw: DrawLoss) -> ConfirmResult:
 def test_better_config_is_named_with_its_interval_and_its_command() -> None:
     ending = conclude(confirm(make_plan(), draw_with_effect(-1)))
     assert ending.result == "better"
-    assert ending.sentence.startswith("better config shown: lr=0: loss lower by 0.99")
+    assert ending.sentence.startswith("better config shown: lr=0: loss lower, by -0.99")
     assert "] on the test split, 3 seeds, chosen from 24 trials" in ending.sentence
     assert ending.command == "python run.py lr=0"
 
@@ -29,7 +29,7 @@ def test_best_of_several_better_candidates_is_recommended() -> None:
     noise = draw_with_effect(0)
     ending = conclude(confirm(make_plan(3), lambda config, seed: (noise("baseline", seed) or 0) + effects[config]))
     assert ending.command == "python run.py lr=1"
-    assert "lr=1: loss lower by 1.99" in ending.sentence
+    assert "lr=1: loss lower, by -1.99" in ending.sentence
 
 
 @pytest.mark.parametrize("effect", [0.0, 1.0])
@@ -42,7 +42,7 @@ def test_nothing_is_recommended_if_no_candidate_is_better(effect) -> None:
 def test_higher_is_better_where_the_study_maximizes() -> None:
     ending = conclude(confirm(make_plan(direction="maximize"), draw_with_effect(1)))
     assert ending.result == "better"
-    assert "loss higher by " in ending.sentence
+    assert "loss higher, by +" in ending.sentence
 
 
 def test_diverged_candidate_is_not_recommended() -> None:
@@ -50,7 +50,7 @@ def test_diverged_candidate_is_not_recommended() -> None:
     plan = make_plan()
     ending = conclude(confirm(plan, lambda config, seed: noise(config, seed) if config == "baseline" else float("nan")))
     assert ending.result == "not shown"
-    assert "inf" in ending.sentence
+    assert "differs by +∞ [+∞, +∞]" in ending.sentence
 
 
 def test_values_have_few_digits() -> None:
