@@ -19,8 +19,8 @@ def confirm(plan: ConfirmPlan, draw: DrawLoss) -> ConfirmResult:
 def test_better_config_is_named_with_its_interval_and_its_command() -> None:
     ending = conclude(confirm(make_plan(), draw_with_effect(-1)))
     assert ending.result == "better"
-    assert ending.sentence.startswith("better config shown: lr=0: loss lower, by -0.99")
-    assert "] on the test split, 3 seeds, chosen from 24 trials" in ending.sentence
+    assert ending.sentence.startswith("better config shown: lr=0: loss lower, by -1.001 [-1.014, -0.9869]")
+    assert "] on the test split, 4 seeds, chosen from 24 trials" in ending.sentence
     assert ending.command == "python run.py lr=0"
 
 
