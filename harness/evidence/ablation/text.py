@@ -20,8 +20,9 @@ def describe_ablation(ablation: Ablation) -> list[str]:
     plan, workers = ablation.plan, ablation.runs.rerun.workers
     fewest = find_fewest_seeds((1 - plan.confidence) / plan.n_effects)
     lines = [
-        f"Taking trial {plan.winner.trial} apart: {len(plan.changes)} changes from the baseline, each made alone and "
-        f"each left out: {len(plan.configs)} configurations on seeds {plan.seeds[0]} to {plan.seeds[-1]}, "
+        f"Taking trial {plan.winner.trial} apart: {len(plan.changes)} changes from the baseline, the configuration "
+        f"before the sweep, each made alone and each left out: {len(plan.configs)} "
+        f"configurations on seeds {plan.seeds[0]} to {plan.seeds[-1]}, "
         f"{ablation.n_runs} runs by {workers}, in {ablation.folder}",
         *(f"  {describe_change(change)}" for change in plan.changes),
         f"the claim is about {objective_label(plan.metric)} on the {plan.split} data, compared in pairs by seed",

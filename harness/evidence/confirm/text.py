@@ -11,14 +11,15 @@ from harness.evidence.confirm.result import ConfirmResult, SelectionGap
 def describe_confirmation(confirmation: Confirmation) -> list[str]:
     """Return what will be run, on which seeds, and what the claim will be about, in lines."""
     plan, workers = confirmation.plan, confirmation.runs.rerun.workers
+    sweep = ", the configuration before the sweep" if plan.n_measured else ""
     names = ", ".join(one.name for one in plan.candidates)
     chosen = f" (chosen from {plan.n_measured} trials)" if plan.n_measured else ""
     looks = [f"{n}" for n in plan.looks]
     when = f"after {', '.join(looks[:-1])} and {looks[-1]} seeds" if looks[1:] else f"after {looks[0]} seeds"
     how = "in pairs by seed" if plan.paired else "as groups, which have the same seeds"
     return [
-        f"Confirming {names}{chosen} against the baseline, on seeds {plan.seeds[0]} to {plan.seeds[-1]}: at most "
-        f"{confirmation.max_runs} runs by {workers}, in {confirmation.folder}",
+        f"Confirming {names}{chosen} against the baseline{sweep}, on seeds {plan.seeds[0]} to {plan.seeds[-1]}: at "
+        f"most {confirmation.max_runs} runs by {workers}, in {confirmation.folder}",
         f"the claim is about {objective_label(plan.metric)} on the {plan.split} data, compared {how} {when}",
         f"Runs in {workers.cwd}:\n  {confirmation.format_command(plan.baseline)}",
     ]
@@ -107,8 +108,16 @@ def _format_gap(plan: ConfirmPlan, gap: SelectionGap) -> str:
     label = objective_label(plan.objective)
     parts = [
         f"{label} {format_number(gap.selected)} in the sweep",
-        f"{format_number(gap.validation)} on fresh seeds ({format_signed(gap.validation_gap)})",
+        f"{format_number(gap.validation)} on fresh seeds ({_describe_gap(plan, gap.validation_gap)})",
     ]
     if gap.test is not None and gap.test_gap is not None:
-        parts.append(f"{format_number(gap.test)} on test data ({format_signed(gap.test_gap)})")
+        parts.append(f"{format_number(gap.test)} on test data ({_describe_gap(plan, gap.test_gap)})")
     return f"{gap.name}: {', '.join(parts)}"
+
+
+def _describe_gap(plan: ConfirmPlan, gap: float) -> str:
+    """Return a difference between two stages as its direction in words and its size."""
+    if not gap:
+        return "the same"
+    is_worse = (gap < 0) == (plan.direction == "maximize")
+    return f"{'worse' if is_worse else 'better'} by {format_number(abs(gap))}"

@@ -13,6 +13,7 @@ from harness.evidence.confirm.result import CONFIRM_FILE
 from harness.evidence.report.confirmed_figures import draw_gaps, draw_intervals, draw_seeds
 from harness.evidence.report.confirmed_values import Confirmed
 from harness.evidence.report.document import (
+    Bare,
     Block,
     Claim,
     Code,
@@ -25,6 +26,7 @@ from harness.evidence.report.document import (
     Span,
     Text,
 )
+from harness.evidence.report.numbers import Number
 from harness.evidence.report.phrases import DASH
 from harness.evidence.report.seed_values import spell_interval
 from harness.evidence.report.study_numbers import cell_of
@@ -85,9 +87,9 @@ def _describe_state(confirmed: Confirmed) -> Text:
     reason = str(confirmed.content.get("reason") or "")
     because: Sequence[Span] = (", since ", Quote(reason, CONFIRM_FILE)) if reason else ()
     status = Name(str(confirmed.content["status"]))
-    command = format_confirm_command(confirmed.study, confirmed.rerun_options)
-    return ("The confirmation has no verdict yet: its status is ", status, *because, ".",
-            *((" ", Code(command), " continues it.") if command else ()))  # fmt: skip
+    command = str(confirmed.content.get("command") or "")
+    remedy: Sequence[Span] = (" ", Code(command), " continues it.") if command else ()
+    return ("The confirmation has no verdict yet: its status is ", status, *because, ".", *remedy)
 
 
 def _tabulate_gaps(confirmed: Confirmed) -> list[Block]:
@@ -110,15 +112,26 @@ def _tabulate_gaps(confirmed: Confirmed) -> list[Block]:
         if test is not None:
             cells.append(test)
             cells.append(confirmed.book.compute(f"{id}.test_gap", f"{test.id} - {fresh.id}", confirmed.unit, "signed"))
-        row: list[Text] = [(Name(name),), *map(cell_of, cells)]
+        row: list[Text] = [(Name(name),), *(_spell_gap(confirmed, one) if index in (2, 4) else cell_of(one)
+                                            for index, one in enumerate(cells))]  # fmt: skip
         rows.append(tuple(row + [DASH] * ((5 if is_test else 3) + 1 - len(row))))
     if not rows:
         return []
-    header: list[Text] = [("",), ("in the sweep",), ("mean on fresh seeds",), ("fresh minus sweep",)]
-    header += [("mean on the test split",), ("test minus validation",)] if is_test else []
+    header: list[Text] = [("",), ("in the sweep",), ("mean on fresh seeds",), ("on fresh seeds, against the sweep",)]
+    header += [("mean on the test split",), ("on the test split, against validation",)] if is_test else []
     label = Name(objective_label(confirmed.objective))
     caption: Text = (
-        "The value that a configuration was chosen by, and what fresh seeds give (", label, "): the gap is how much "
-        "the choice flattered it. That of the baseline, which was not chosen, is seed noise.",
+        "The value that a configuration was chosen by, and what fresh seeds give (", label, "). A chosen trial owes "
+        "its value in the sweep partly to luck. The difference of the baseline, which was not chosen, is seed noise.",
     )  # fmt: skip
     return [ReportTable(tuple(header), tuple(rows), caption), *draw_gaps(confirmed)]
+
+
+def _spell_gap(confirmed: Confirmed, gap: Number) -> Text:
+    """Return a difference between two stages as its direction in words and its size."""
+    if not gap.value:
+        return cell_of(gap)
+    is_worse = (gap.value < 0) == confirmed.is_maximized
+    word = Claim("worse" if is_worse else "better", f"{gap.id} {'<' if gap.value < 0 else '>'} 0")
+    size = confirmed.book.compute(f"{gap.id}_size", f"abs({gap.id})", gap.unit, "loss")
+    return (word, " by ", Bare(size))

@@ -187,22 +187,21 @@ def summarize_selection(numbers: StudyNumbers) -> list[Text]:
     if is_same_trial(best, baseline):
         value = numbers.value_of(best)
         side = "higher" if source.direction == "maximize" else "lower"
-        return [(f"No trial has a {side} ", Name(source.label), " than the configuration as it was: ", value, ", of ",
-                 numbers.n_measured, " measured trials.")]  # fmt: skip
+        return [(f"No trial has a {side} ", Name(source.label), " than the baseline, the configuration before the "
+                 "sweep: ", value, ", of ", numbers.n_measured, " measured trials.")]  # fmt: skip
     first: Text = (
         "Trial ", Name(str(best.number)), f" has the {extreme} ", Name(source.label), " of ", numbers.n_measured,
         " measured trials: ", numbers.value_of(best), ".",
     )  # fmt: skip
     if baseline is None or baseline.status != "completed":
-        what = (
-            "there is no trial of the baseline" if baseline is None else f"the trial of the baseline {baseline.status}"
-        )
-        return [first, (f"It cannot be compared with the configuration as it was, since {what}.",)]
+        what = "there is no trial of it" if baseline is None else f"its trial is {baseline.status}"
+        return [first, (f"It cannot be compared with the baseline, the configuration before the sweep, since {what}.",)]
     spans = spell_difference(numbers.book, "best", numbers.value_of(baseline), numbers.value_of(best))
     runs, before = numbers.n_runs_of(best), numbers.n_runs_of(baseline)
     errors = [numbers.error_of(trial) for trial in (best, baseline)]
     return [
-        (*first[:-1], ", against ", numbers.value_of(baseline), " of the baseline: a difference of ", *spans, "."),
+        (*first[:-1], ", against ", numbers.value_of(baseline), " of the baseline, the configuration before the sweep: "
+         "a difference of ", *spans, "."),
         *_describe_errors([error for error in errors if error is not None]),
         ("Number of runs behind it: n = ", runs, " of trial ", Name(str(best.number)), ", n = ", before,
          " of the baseline. The best of ", numbers.n_measured,

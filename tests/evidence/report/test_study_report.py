@@ -114,6 +114,20 @@ def test_a_maximized_objective_is_higher(tmp_path: Path) -> None:
     assert "Trial 1 has the highest accuracy of 3 measured trials: 0.80000, against 0.50000" in summary
     assert "confirmed" not in summary
     assert report.numbers["confirm.trial_1.gap"].value == pytest.approx(0.8 - 0.81)
+    assert "worse by 0.010000" in format_report_markdown(report)
+    assert summary.count("the baseline, the configuration before the sweep") == 1
+
+
+def test_an_open_confirmation_is_continued_by_the_command_that_was_typed(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "open", values=[2.0, 1.5], n_trials=2)
+    path = add_confirmation(folder, [], {1: []})
+    content = json.loads(path.read_text()) | {"status": "out of budget", "verdicts": []}
+    del content["sha256"]
+    content["seeds"], content["looks"] = [1001, 1002, 1003], [3]
+    for command in ("", "plateau confirm open --seeds 3 --seed-flag --seed"):
+        path.write_text(json.dumps(content | {"command": command}))
+        said = read_section(make_report(folder), "confirmed")
+        assert (f"{command} continues it" in said) if command else ("continues it" not in said)
 
 
 def test_a_confirmation_on_the_test_split(tmp_path: Path) -> None:
