@@ -1,4 +1,4 @@
-"""The study of a sweep's folder, opened to be read: what a user is told if that fails."""
+"""The study in the folder of a sweep, opened to be read: errors and their remedies."""
 
 from pathlib import Path
 
