@@ -35,6 +35,7 @@ from harness.core.errors import ConfigError
 from harness.core.terminal import print_fitted, print_notes
 from harness.evidence.rescue.record import Ending, RescueRecord
 from harness.evidence.rescue.stages import Rescue, run_stages
+from harness.record.metrics_file import encode_nonfinite
 from harness.record.run_lookup import RunNotFoundError, find_run, is_study_folder
 
 DEFAULT_BUDGET_RUNS, DEFAULT_TOP, DEFAULT_SEEDS = 12, 1, 5
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         if ending:
             print_ending(ending, rescue.folder)
     if args.json:
-        print(json.dumps(record.to_json(), indent=1, allow_nan=False))
+        print(json.dumps(encode_nonfinite(record.to_json()), indent=1, allow_nan=False))
     return STATUS_FAULT if ending and ending.result == "fault" else 0
 
 

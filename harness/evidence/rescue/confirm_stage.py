@@ -1,6 +1,5 @@
 """Confirm the best trials of a sweep, and conclude what was shown."""
 
-import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -39,7 +38,10 @@ def run_confirmation_stage(
     silence_optuna()
     study = load_swept_study(str(study_folder), study_folder.parent, storage)
     report = shlex.join(["plateau", "report", str(study.folder), "--to", str(record.path.parent / "report")])
-    if study.ranking and _is_baseline(study, study.ranking[0]):
+    if not any(not _is_baseline(study, trial) for trial in study.ranking):
+        ending = Ending(NOT_SHOWN, f"{NONE_BETTER}: no trial but the present config completed")
+        return StageResult("nothing to confirm: no other trial completed", {"ending": asdict(ending)}, report)
+    if _is_baseline(study, study.ranking[0]):
         ending = Ending(NOT_SHOWN, f"{NONE_BETTER}: the present config was the best of {study.n_measured} trials")
         return StageResult("nothing to confirm: the present config is the best", {"ending": asdict(ending)}, report)
     confirmation = plan_study_confirmation(study, options)
@@ -90,16 +92,17 @@ def _check_decided(outcome: ConfirmOutcome, folder: Path) -> None:
 
 
 def conclude(result: ConfirmResult) -> Ending:
-    """Return what a decided confirmation has shown: the best of the better candidates, or that there is none."""
+    """Return what a decided confirmation has shown: a better candidate, or that there is none.
+
+    Of several better ones it is the one that the sweep ranked first: the confirmation's own order would favor luck.
+    """
     plan = result.plan
     verdicts = result.evaluation.verdicts
-    sign = -1 if plan.direction == "maximize" else 1
-    ranked = sorted(verdicts.values(), key=lambda one: sign * one.difference if math.isfinite(one.difference) else 0)
+    ranked = [verdicts[candidate.name] for candidate in plan.candidates]
     better = [verdict for verdict in ranked if verdict.status == BETTER]
     if better:
         best = better[0]
-        word = "lower" if best.difference < 0 else "higher"
-        amount = f"{objective_label(plan.metric)} {word}, by {_format_difference(best)}"
+        amount = f"{objective_label(plan.metric)} {_format_difference(best)}"
         values = format_values(plan.configs[best.candidate].values)
         sentence = f"better config shown: {values}: {amount} {_describe_basis(plan, best)}"
         return Ending(BETTER, sentence, result.commands[best.candidate])
@@ -108,7 +111,7 @@ def conclude(result: ConfirmResult) -> Ending:
 
 
 def _describe_difference(plan: ConfirmPlan, verdict: Verdict) -> str:
-    """Return by how much a candidate differs from the present config, and what that rests on."""
+    """Return by how much a candidate differs from the present config, what was shown, and what that rests on."""
     if verdict.comparison is None:
         return f"{verdict.candidate} has no verdict: {verdict.reason}"
     label = f"{objective_label(plan.metric)} of {verdict.candidate}"

@@ -15,7 +15,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Ending:
-    """The end of a rescue: "fault", "better", "worse", "equivalent" or "not shown", in a sentence.
+    """The end of a rescue: "fault", "better" or "not shown", in a sentence.
 
     `command` trains with the configuration that is recommended; it is empty if there is none.
     """

@@ -19,17 +19,18 @@ def confirm(plan: ConfirmPlan, draw: DrawLoss) -> ConfirmResult:
 def test_better_config_is_named_with_its_interval_and_its_command() -> None:
     ending = conclude(confirm(make_plan(), draw_with_effect(-1)))
     assert ending.result == "better"
-    assert ending.sentence.startswith("better config shown: lr=0: loss lower, by -1.001 [-1.014, -0.9869]")
+    assert ending.sentence.startswith("better config shown: lr=0: loss -1.001 [-1.014, -0.9869]")
     assert "] on the test split, 4 seeds, chosen from 24 trials" in ending.sentence
     assert ending.command == "python run.py lr=0"
 
 
-def test_best_of_several_better_candidates_is_recommended() -> None:
+def test_of_several_better_candidates_the_one_that_the_sweep_ranked_first_is_recommended() -> None:
+    """Their order in the confirmation is partly that of luck on the test data."""
     effects = {"baseline": 0.0, "trial 1": -1.0, "trial 2": -2.0, "trial 3": 5.0}
     noise = draw_with_effect(0)
     ending = conclude(confirm(make_plan(3), lambda config, seed: (noise("baseline", seed) or 0) + effects[config]))
-    assert ending.command == "python run.py lr=1"
-    assert "lr=1: loss lower, by -1.99" in ending.sentence
+    assert ending.command == "python run.py lr=0"
+    assert "lr=0: loss -0.99" in ending.sentence
 
 
 @pytest.mark.parametrize("effect", [0.0, 1.0])
