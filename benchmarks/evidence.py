@@ -18,10 +18,10 @@ import numpy as np
 from scipy import stats
 from scipy.special import factorial
 
-from harness.evidence.candidates import compare_candidates
-from harness.evidence.rank_tests import mann_whitney_tail
-from harness.evidence.sample_differences import SampleResults, compare_samples, find_smallest_pair_level
-from harness.evidence.seed_plan import SeedPlan
+from harness.evidence.statistics.candidates import compare_candidates
+from harness.evidence.statistics.rank_tests import mann_whitney_tail
+from harness.evidence.statistics.sample_differences import SampleResults, compare_samples, find_smallest_pair_level
+from harness.evidence.statistics.seed_plan import SeedPlan
 
 ALPHA = 0.05
 SEEDS = (2, 3, 4, 5, 7, 10, 20)

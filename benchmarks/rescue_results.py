@@ -10,7 +10,7 @@ from scipy import stats
 
 from harness.core.formatting import format_count
 from harness.evidence import compare_losses
-from harness.evidence.seed_comparison import SeedComparison
+from harness.evidence.statistics.seed_comparison import SeedComparison
 from harness.plotting import BLUE, GREEN, GREY, ORANGE, RED, make_figure, style_axes
 
 ARMS = ("before", "after", "ours", "random")

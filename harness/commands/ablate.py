@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     from harness.evidence.ablation.ablation import AblationOptions, plan_ablation, run_ablation
     from harness.evidence.ablation.result import ablation_to_json
     from harness.evidence.ablation.text import describe_ablation, list_ablation_sections
-    from harness.evidence.compare_text import format_as_text
+    from harness.evidence.comparing.compare_text import format_as_text
     from harness.record.metrics_file import encode_nonfinite
     from harness.sweep.optuna_internals import silence_optuna
     from harness.sweep.rerun import RerunOptions

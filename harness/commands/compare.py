@@ -23,10 +23,10 @@ from harness.commands.run_histories import (
 from harness.core.errors import ConfigError, DamageError, explain_path_error
 from harness.core.files import write_atomically
 from harness.core.terminal import find_width, print_error
-from harness.evidence.compare_html import format_as_html
-from harness.evidence.compare_tables import make_sections
-from harness.evidence.compare_text import comparison_to_json, format_as_markdown, format_as_text
-from harness.evidence.run_comparison import BEST, FINAL, ComparedRun, compare_histories
+from harness.evidence.comparing.compare_html import format_as_html
+from harness.evidence.comparing.compare_tables import make_sections
+from harness.evidence.comparing.compare_text import comparison_to_json, format_as_markdown, format_as_text
+from harness.evidence.comparing.run_comparison import BEST, FINAL, ComparedRun, compare_histories
 from harness.record.example_losses import BEST_EXAMPLES, FINAL_EXAMPLES, ExampleLosses, read_example_losses
 
 STATUS_NOT_COMPARABLE = 1

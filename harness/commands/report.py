@@ -29,6 +29,7 @@ from harness.commands.run_histories import find_history_path, load_histories
 from harness.commands.sync import adopt_configured_store
 from harness.core.errors import ConfigError, explain_path_error
 from harness.core.terminal import print_error
+from harness.evidence.comparing.run_comparison import ComparedRun
 from harness.evidence.report.confirmation_report import is_confirmation_folder, make_confirmation_report
 from harness.evidence.report.document import Report
 from harness.evidence.report.report_check import find_report_differences
@@ -36,7 +37,6 @@ from harness.evidence.report.report_files import check_report_folder, write_repo
 from harness.evidence.report.runs_report import SourceRun, make_runs_report
 from harness.evidence.report.study_report import make_study_report
 from harness.evidence.report.study_source import load_study_source
-from harness.evidence.run_comparison import ComparedRun
 from harness.record.run_lookup import find_run, is_study_folder
 from harness.tracking.report_upload import upload_report
 

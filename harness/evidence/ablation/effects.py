@@ -11,9 +11,9 @@ from harness.core.formatting import format_number
 from harness.evidence.ablation.changes import Change
 from harness.evidence.ablation.plan import BASELINE, WINNER, AblationPlan, list_failures, list_next_runs
 from harness.evidence.confirm.plan import Verdict, make_unknown_verdict, make_verdict
-from harness.evidence.contrasts import Contrast, measure_contrast
-from harness.evidence.seed_comparison import SeedComparison, Status, compare_loss_arrays, read_losses
 from harness.evidence.seed_runs import list_costs
+from harness.evidence.statistics.contrasts import Contrast, measure_contrast
+from harness.evidence.statistics.seed_comparison import SeedComparison, Status, compare_loss_arrays, read_losses
 from harness.sweep.seed_study import SeedRun
 
 Kind = Literal["gain", "forward", "backward"]

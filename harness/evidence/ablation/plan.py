@@ -8,8 +8,8 @@ from typing import Literal
 
 from harness.evidence.ablation.changes import Change
 from harness.evidence.confirm.plan import BASELINE, ConfirmedConfig
-from harness.evidence.seed_comparison import CONFIDENCE
 from harness.evidence.seed_runs import describe_failures
+from harness.evidence.statistics.seed_comparison import CONFIDENCE
 from harness.record.trial_record import Direction
 from harness.sweep.seed_study import SeedRun, SeedStudyPlan
 

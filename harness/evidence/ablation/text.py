@@ -8,9 +8,9 @@ from harness.evidence.ablation.changes import Change
 from harness.evidence.ablation.effects import ALL_TOGETHER, Effect, Interaction
 from harness.evidence.ablation.plan import Ablation, AblationPlan
 from harness.evidence.ablation.result import AblationResult
-from harness.evidence.compare_tables import Section, Table
-from harness.evidence.contrasts import find_fewest_seeds
+from harness.evidence.comparing.compare_tables import Section, Table
 from harness.evidence.seed_runs import average_metric
+from harness.evidence.statistics.contrasts import find_fewest_seeds
 
 NOT_SET = "not set"
 

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.evidence.candidates import compare_candidates
-from harness.evidence.sample_differences import find_smallest_pair_level
-from harness.evidence.seed_comparison import CONFIDENCE, SeedComparison
-from harness.evidence.seed_plan import SeedPlan
 from harness.evidence.seed_runs import describe_failures, list_costs
+from harness.evidence.statistics.candidates import compare_candidates
+from harness.evidence.statistics.sample_differences import find_smallest_pair_level
+from harness.evidence.statistics.seed_comparison import CONFIDENCE, SeedComparison
+from harness.evidence.statistics.seed_plan import SeedPlan
 from harness.record.trial_record import Direction
 from harness.sweep.seed_study import SeedRun, SeedStudyPlan
 

@@ -6,7 +6,7 @@ of a rejected hypothesis on: fallback procedure, Wiens 2003; both online: Tian &
 
 from collections.abc import Iterable
 
-from harness.evidence.rank_tests import count_critical, mann_whitney_tail
+from harness.evidence.statistics.rank_tests import count_critical, mann_whitney_tail
 
 LOOP_ERROR = 0.05
 ONE_RUN_ERROR = 0.005

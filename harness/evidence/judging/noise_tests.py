@@ -14,7 +14,7 @@ from scipy.special import stdtr, stdtrit
 
 from harness.evidence.judging.judgement import Evidence, NoiseFloor
 from harness.evidence.judging.run_log import LoggedConfig, RunLog
-from harness.evidence.seed_comparison import compare_losses
+from harness.evidence.statistics.seed_comparison import compare_losses
 
 FEWEST_REPEATS = 3
 MOST_FREEDOM = 3

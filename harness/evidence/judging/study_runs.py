@@ -9,9 +9,9 @@ from typing import Any
 from harness.core.digests import read_json
 from harness.core.errors import ConfigError
 from harness.evidence.ablation.result import ABLATION_FILE
+from harness.evidence.comparing.setting_differences import is_seed_key
 from harness.evidence.confirm.result import CONFIRM_FILE
 from harness.evidence.judging.run_log import LoggedRun, RunLog
-from harness.evidence.setting_differences import is_seed_key
 from harness.sweep.program_file import read_program
 from harness.sweep.results.summary import TrialSummary, read_objectives, summarize_trials
 from harness.sweep.study.recorded_study import open_recorded_study

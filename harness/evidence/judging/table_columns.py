@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from harness.core.errors import ConfigError, did_you_mean
+from harness.evidence.comparing.setting_differences import is_seed_key
 from harness.evidence.judging.table_reader import Row
-from harness.evidence.setting_differences import is_seed_key
 from harness.importers.metric_aliases import (
     POSITIONS,
     TRAIN_WORDS,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from harness.diagnosis.history import History
+from harness.evidence.comparing.setting_differences import SHARED_FACTS, Kind, SettingComparison, compare_settings
 from harness.evidence.report.document import (
     Block,
     Code,
@@ -15,7 +16,6 @@ from harness.evidence.report.document import (
 )
 from harness.evidence.report.numbers import NumberBook, Reading
 from harness.evidence.report.phrases import format_cell, join_spans, make_id
-from harness.evidence.setting_differences import SHARED_FACTS, Kind, SettingComparison, compare_settings
 
 KINDS: dict[str, tuple[Kind, ...]] = {
     "setting": ("setting", "seed"),

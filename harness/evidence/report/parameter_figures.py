@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from harness.core.formatting import shorten_keys
 from harness.evidence.charts.figure_data import PointGroup, PointPanels, Points, Role
+from harness.evidence.comparing.setting_differences import is_seed_key
 from harness.evidence.report.document import Block, Name, ReportFigure, Span, Text
 from harness.evidence.report.numbers import Reading
 from harness.evidence.report.phrases import join_spans, make_id
 from harness.evidence.report.study_numbers import StudyNumbers, is_same_trial
 from harness.evidence.report.study_source import StudySource
-from harness.evidence.setting_differences import is_seed_key
 from harness.sweep.results.summary import MEASURED, TrialSummary
 from harness.sweep.space.search_space import config_key
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.evidence.loss_curves import count_in_log_unit
-from harness.evidence.reached_losses import ReachedLoss, Span, choose_threshold, find_reached
+from harness.evidence.comparing.loss_curves import count_in_log_unit
+from harness.evidence.comparing.reached_losses import ReachedLoss, Span, choose_threshold, find_reached
 from harness.evidence.report.diagnosed import NamedRun
 from harness.evidence.report.document import Bare, Name, Paragraph, ReportSection, ReportTable, Text
 from harness.evidence.report.numbers import NumberBook, Reading, Style

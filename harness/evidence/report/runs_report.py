@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from harness.evidence.charts.figure_data import Line
-from harness.evidence.loss_curves import make_loss_curves
+from harness.evidence.comparing.loss_curves import make_loss_curves
+from harness.evidence.comparing.run_comparison import ComparedRun, Comparison, LossPoint, RunSummary, compare_histories
 from harness.evidence.report.changes import compare_configs
 from harness.evidence.report.cost import CostItem, report_cost
 from harness.evidence.report.diagnosed import NamedRun, report_diagnoses, score_expectations
@@ -30,7 +31,6 @@ from harness.evidence.report.reached import tabulate_reached
 from harness.evidence.report.study_figures import thin_points
 from harness.evidence.report.study_numbers import cell_of
 from harness.evidence.report.study_report import describe_sources
-from harness.evidence.run_comparison import ComparedRun, Comparison, LossPoint, RunSummary, compare_histories
 
 COMPARE = "plateau compare"
 

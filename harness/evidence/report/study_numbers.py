@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 from harness.evidence.charts.figure_data import Role
+from harness.evidence.comparing.setting_differences import is_seed_key
 from harness.evidence.report.document import Bare, Name, Text
 from harness.evidence.report.numbers import Number, NumberBook, Reading, Style
 from harness.evidence.report.phrases import DASH, make_id
 from harness.evidence.report.study_source import StudySource
-from harness.evidence.setting_differences import is_seed_key
 from harness.record.trial_record import OWN_OBJECTIVE
 from harness.sweep.results.summary import TrialSummary
 

@@ -9,7 +9,7 @@ from harness import cli
 from harness.evidence.ablation.ablation import AblationOptions, plan_ablation, run_ablation
 from harness.evidence.ablation.result import ABLATION_FILE
 from harness.evidence.ablation.text import list_ablation_sections
-from harness.evidence.compare_text import format_as_text
+from harness.evidence.comparing.compare_text import format_as_text
 from harness.record.sweep_files import SUMMARY_FILE
 from tests.evidence.confirm.test_confirmation import make_workers, sweep_tiny_model
 

@@ -7,7 +7,7 @@ import numpy as np
 from harness.evidence.ablation.effects import evaluate_ablation
 from harness.evidence.ablation.result import AblationResult
 from harness.evidence.ablation.text import list_ablation_sections
-from harness.evidence.compare_text import format_as_text
+from harness.evidence.comparing.compare_text import format_as_text
 from tests.evidence.ablation.losses import list_expected_losses, make_ablation_plan, make_runs
 
 

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from harness.evidence.judging.noise_tests import compare_fresh_runs, compare_with_noise, measure_noise
-from harness.evidence.seed_comparison import compare_losses
+from harness.evidence.statistics.seed_comparison import compare_losses
 from tests.evidence.judging.loops import REPEATS, make_log, make_run
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from harness.evidence.ablation.effects import evaluate_ablation
 from harness.evidence.ablation.result import AblationResult, write_ablation_result
-from harness.evidence.candidates import compare_candidates
+from harness.evidence.statistics.candidates import compare_candidates
 from harness.record.metrics_file import write_json
 from harness.sweep.study.storage import open_storage
 from harness.sweep.study.trial_attrs import BASELINE, RESULT, STUDY_SPEC

@@ -2,9 +2,9 @@
 
 from harness.diagnosis.history import History, RunFacts
 from harness.evidence.charts.figure_data import Curves
+from harness.evidence.comparing.run_comparison import ComparedRun
 from harness.evidence.report.document import Report, ReportTable, iterate_figures, plain_text
 from harness.evidence.report.runs_report import SourceRun, make_runs_report
-from harness.evidence.run_comparison import ComparedRun
 
 
 def make_epoch_log(start: float) -> History:

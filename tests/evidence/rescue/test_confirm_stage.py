@@ -43,7 +43,7 @@ def test_nothing_is_recommended_if_no_candidate_is_better(effect) -> None:
 def test_higher_is_better_where_the_study_maximizes() -> None:
     ending = conclude(confirm(make_plan(direction="maximize"), draw_with_effect(1)))
     assert ending.result == "better"
-    assert "loss higher, by +" in ending.sentence
+    assert "loss +" in ending.sentence
 
 
 def test_diverged_candidate_is_not_recommended() -> None:

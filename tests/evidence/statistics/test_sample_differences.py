@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.evidence import DESIGNS, NOISES, compare_at_levels, draw_pair, read_repeats, tabulate_repeats
 from harness.evidence import compare_losses
-from harness.evidence.seed_comparison import STATUSES
+from harness.evidence.statistics.seed_comparison import STATUSES
 
 SLACK = 3.5  # standard errors of a simulated rate
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.evidence import rank_tests
-from harness.evidence.rank_tests import count_critical, mann_whitney_tail, signed_rank_tail
+from harness.evidence.statistics import rank_tests
+from harness.evidence.statistics.rank_tests import count_critical, mann_whitney_tail, signed_rank_tail
 
 
 @pytest.mark.parametrize(("n_baseline", "n_candidate"), [(1, 4), (3, 3), (4, 6), (10, 10), (5, 20)])

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from harness.evidence.charts import draw_chart
 from harness.evidence.charts.svg_chart import escape
-from harness.evidence.compare_tables import Section, format_loss, to_one_line
+from harness.evidence.comparing.compare_tables import Section, format_loss, to_one_line
+from harness.evidence.comparing.loss_curves import make_loss_curves
+from harness.evidence.comparing.run_comparison import Comparison
 from harness.evidence.html_page import escape_with_breaks, render_figure, render_page, render_table
-from harness.evidence.loss_curves import make_loss_curves
-from harness.evidence.run_comparison import Comparison
 
 
 def format_as_html(comparison: Comparison, sections: Sequence[Section]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from harness.evidence.seed_comparison import (
+from harness.evidence.statistics.seed_comparison import (
     CONFIDENCE,
     SeedComparison,
     check_comparison_options,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.evidence.paired_losses import compute_paired_difference, find_mismatch
-from harness.evidence.run_comparison import ComparedRun, compare_histories
+from harness.evidence.comparing.paired_losses import compute_paired_difference, find_mismatch
+from harness.evidence.comparing.run_comparison import ComparedRun, compare_histories
 from harness.record.example_losses import ExampleLosses
 from tests.evidence.histories import make_history
 

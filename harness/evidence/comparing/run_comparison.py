@@ -15,9 +15,9 @@ from harness.diagnosis.comparability import Comparability, compare_runs, get_las
 from harness.diagnosis.history import History
 from harness.diagnosis.plateau_window import drop_non_finite
 from harness.diagnosis.render import find_best_loss
-from harness.evidence.paired_losses import PairedDifference, compute_paired_difference, find_mismatch
-from harness.evidence.reached_losses import ReachedThreshold, choose_threshold, find_reached
-from harness.evidence.setting_differences import SettingComparison, compare_settings
+from harness.evidence.comparing.paired_losses import PairedDifference, compute_paired_difference, find_mismatch
+from harness.evidence.comparing.reached_losses import ReachedThreshold, choose_threshold, find_reached
+from harness.evidence.comparing.setting_differences import SettingComparison, compare_settings
 from harness.record.example_losses import ExampleLosses
 
 MAX_RUNS = 26  # labelled by letters

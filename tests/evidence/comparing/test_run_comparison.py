@@ -7,8 +7,8 @@ import pytest
 
 from harness.core.errors import ConfigError
 from harness.diagnosis.history import History
-from harness.evidence.reached_losses import ReachedLoss, Span
-from harness.evidence.run_comparison import ComparedRun, Comparison, compare_histories
+from harness.evidence.comparing.reached_losses import ReachedLoss, Span
+from harness.evidence.comparing.run_comparison import ComparedRun, Comparison, compare_histories
 from tests.evidence.histories import DATA, make_history
 
 A, B = [5.0, 4.0, 3.7, 3.65, 3.62], [5.0, 3.8, 3.55, 3.5, 3.52]

@@ -3,7 +3,7 @@
 import math
 
 from harness.diagnosis.history import History, RunFacts
-from harness.evidence.loss_curves import make_loss_curves
+from harness.evidence.comparing.loss_curves import make_loss_curves
 
 
 def make_history(losses: list[float], **facts: object) -> History:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.evidence.seed_comparison import (
+from harness.evidence.statistics.seed_comparison import (
     CONFIDENCE,
     SeedComparison,
     check_comparison_options,

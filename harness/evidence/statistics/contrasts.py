@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from harness.evidence.sample_differences import MIN_RELATIVE_ERROR
+from harness.evidence.statistics.sample_differences import MIN_RELATIVE_ERROR
 
 FEWEST_SEEDS = 3
 NO_SPREAD = "the same for every seed, so no interval; check that the seed changes the run"

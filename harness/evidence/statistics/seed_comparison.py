@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.evidence.rank_tests import count_critical, mann_whitney_tail, signed_rank_tail
-from harness.evidence.sample_differences import LARGEST_RATIO, compare_samples, find_smallest_pair_level
+from harness.evidence.statistics.rank_tests import count_critical, mann_whitney_tail, signed_rank_tail
+from harness.evidence.statistics.sample_differences import LARGEST_RATIO, compare_samples, find_smallest_pair_level
 
 Status = Literal["better", "worse", "equivalent", "not shown"]
 STATUSES: tuple[Status, ...] = ("not shown", "better", "worse", "equivalent")

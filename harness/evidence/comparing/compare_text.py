@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.core.terminal import wrap_parts, wrap_text
-from harness.evidence.compare_tables import Section, Table
-from harness.evidence.run_comparison import Comparison
+from harness.evidence.comparing.compare_tables import Section, Table
+from harness.evidence.comparing.run_comparison import Comparison
 
 GAP = "  "
 JSON_SCHEMA = 1

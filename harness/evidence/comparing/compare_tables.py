@@ -8,10 +8,10 @@ from functools import partial
 
 from harness.core.formatting import format_count, format_duration
 from harness.diagnosis.history import History
-from harness.evidence.paired_losses import CONFIDENCE
-from harness.evidence.reached_losses import ReachedLoss, Span
-from harness.evidence.run_comparison import Comparison, LossDifference, LossPoint, RunSummary
-from harness.evidence.setting_differences import SHARED_FACTS, Kind
+from harness.evidence.comparing.paired_losses import CONFIDENCE
+from harness.evidence.comparing.reached_losses import ReachedLoss, Span
+from harness.evidence.comparing.run_comparison import Comparison, LossDifference, LossPoint, RunSummary
+from harness.evidence.comparing.setting_differences import SHARED_FACTS, Kind
 
 UNKNOWN = "–"
 MAX_VALUE = 28  # characters of a setting in a table; --json has all

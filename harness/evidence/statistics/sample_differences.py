@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from harness.evidence.rank_tests import count_critical, mann_whitney_tail, signed_rank_tail
+from harness.evidence.statistics.rank_tests import count_critical, mann_whitney_tail, signed_rank_tail
 
 OUTER_SHARE = 1 / 3
 """Level of the outer rank test as a share of that of the inner one. With it, 95% intervals miss in 5% under normal

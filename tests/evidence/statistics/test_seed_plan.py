@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from benchmarks.evidence import DESIGNS, NOISES, draw_pair, run_plan
 from harness.evidence import SeedPlan
-from harness.evidence.seed_plan import compute_look_levels
+from harness.evidence.statistics.seed_plan import compute_look_levels
 
 
 def test_boundaries_are_the_published_ones() -> None:

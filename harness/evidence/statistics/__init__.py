@@ -1,0 +1,1 @@
+"""Statistics of losses over seeds: comparisons, intervals, several candidates, seeds in steps."""
