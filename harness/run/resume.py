@@ -11,6 +11,7 @@ from torch import nn
 
 from harness.config.compose import NON_TRAINING_KEYS
 from harness.config.schema import RunSettings
+from harness.core import seeding
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
 from harness.core.errors import ConfigError, DamageError
@@ -171,12 +172,14 @@ def restore_run(
             f"start.run: {resumed.checkpoint}: another architecture ({match.summarize()}); use the model and lora of "
             "that run, or load only the weights that fit: start=warm start.source=…"
         )
-    built = replace(state, schedule=deepcopy(state.schedule))
+    built, built_rng = replace(state, schedule=deepcopy(state.schedule)), seeding.get_rng_state()
     try:
         load_checkpoint(state, resumed.checkpoint, rank=processes.rank)
     except ValueError as error:
         raise MisfitError(f"start.run: {resumed.checkpoint}: {error}") from error
     _adapt_state(state, built, resumed, changes)
+    if any(change.key == "seed" for change in changes):
+        seeding.set_rng_state(built_rng)
     best = find_checkpoint(resumed.folder / "checkpoints", state.best_step) if state.best_val_loss < inf else None
     if best is None and may_only_test:
         raise ConfigError(f"score_test: true: {resumed.folder}: the weights of the best loss are gone; train on first")

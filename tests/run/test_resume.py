@@ -148,6 +148,15 @@ def test_changed_settings_apply_and_are_recorded(interrupted, places) -> None:
     assert [line["text"] for line in read_record(result.folder) if line["kind"] == "notice"][-1] == table.rstrip("\n")
 
 
+def test_another_seed_draws_other_random_numbers(interrupted, places) -> None:
+    losses = [
+        read_series(resume_run(interrupted, places, "data.shuffle=false", f"seed={seed}").folder, "train/loss")
+        for seed in (1337, 1, 1, 2)
+    ]  # on the same data; only dropout may differ
+    assert losses[1] == losses[2]
+    assert len({tuple(series) for series in losses}) == 3
+
+
 def test_changed_batch_size_and_sequence_length(interrupted, places) -> None:
     result = resume_run(interrupted, places, "batch.batch_size=16", "data.sequence_length=48")
     tokens = [line["tokens"] for line in read_record(result.folder) if "train/loss" in line.get("metrics", {})]
