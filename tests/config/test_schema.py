@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 CONF = ROOT / "conf"
 OPTIONS = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml"))
 COUNTS = {
-    "batch": 1, "data": 9, "device": 4, "experiment": 19, "loop": 1, "lora": 5, "model": 11, "observers": 4,
+    "batch": 1, "data": 9, "device": 4, "experiment": 27, "loop": 1, "lora": 5, "model": 11, "observers": 4,
     "optimizer": 8, "precision": 3, "pruner": 7, "schedule": 7, "start": 4, "sweeps": 9, "task": 4, "thresholds": 1,
     "tokenizer": 5,
 }  # fmt: skip
@@ -29,11 +29,13 @@ OPERATOR = ["task=operator", "model=fno", "optimizer.fused=null"]
 FEW_FIELDS = ["data.train=4", "data.held_out=2"]
 FIELD_FILES = ["data.train={files}/fields.pt"]
 
+TWINS = ("before", "after", "small_before", "small_after")
+
 NEEDS = {
     # overrides that an option needs to be built here; None: it cannot be built
     **{option: [*OPERATOR, *FEW_FIELDS] for option in ("task/operator", "model/fno", "data/darcy")},
     "data/pde_files": [*OPERATOR, *FIELD_FILES],
-    **{f"experiment/operator_{twin}": FIELD_FILES for twin in ("before", "after")},
+    **{f"experiment/operator_{twin}": FIELD_FILES for twin in TWINS},
     "model/gpt_headlines": ["data.sequence_length=96"],
     "data/qa_markdown": ["data.source.path={files}/qa.md"],
     "data/jsonl": ["data.source.path={files}/lines.jsonl", "data.source.text=text"],
@@ -44,8 +46,7 @@ NEEDS = {
     "start/resume": ["start.run={files}/none"],
     "experiment/gpt2_resume": ["start.run={files}/none"],
     **{
-        f"experiment/gpt2_resume_{twin}": ["start.run={files}/none", "data.source.path={files}/qa.md"]
-        for twin in ("before", "after")
+        f"experiment/gpt2_resume_{twin}": ["start.run={files}/none", "data.source.path={files}/qa.md"] for twin in TWINS
     },
     "device/cuda": None,  # not available on most test machines
     "device/mps": None,
@@ -59,18 +60,14 @@ NEEDS = {
         ]  # the full model takes seconds to build
         for size in ("base", "small", "xs")
     },
-    "experiment/gpt2_lora_before": ["data.source.path={files}/qa.md"],
-    "experiment/gpt2_lora_after": ["data.source.path={files}/qa.md"],
+    **{f"experiment/gpt2_lora_{twin}": ["data.source.path={files}/qa.md"] for twin in TWINS},
     "model/smollm2": SMOLLM2,
     "tokenizer/smollm2": SMOLLM2,
     "tokenizer/pretrained": ["tokenizer.name={files}/tokenizer"],
-    **{
-        f"experiment/headlines_{twin}": ["data.source.path={files}/text.txt"]
-        for twin in ("before", "after", "small_before", "small_after")
-    },
+    **{f"experiment/headlines_{twin}": ["data.source.path={files}/text.txt"] for twin in TWINS},
     "task/headlines": ["data=pydoc_text"],
     "task/masked_lm": ["model=ltg_bert_xs", "tokenizer.vocab_size=1024", "model.layers=1"],
-    **{f"experiment/ltg_bert_{twin}": ["data.source.path={files}/text.txt"] for twin in ("before", "after")},
+    **{f"experiment/ltg_bert_{twin}": ["data.source.path={files}/text.txt"] for twin in TWINS},
     "tokenizer/wordpiece": ["tokenizer.vocab_size=1024"],
 }
 
