@@ -174,7 +174,7 @@ def test_trials_of_a_notebook_do_not_count_and_break_no_reader(overrides, tmp_pa
     assert [trial.reason for trial in summary.trials if trial.status == "added"] == ["by another program"] * 6
     assert optimization_results(queue.study)["best_trial"] == summary.best_trial.number
     assert {number for number, _, _ in summary_to_json(summary, "completed")["history"]} == {0, 1, 9, 10}
-    assert "4 completed · 6 added · 1 running (of 4 requested)" in format_sweep_summary(summary, COMMAND_LINE)
+    assert "4 completed · 6 added · 1 running (of 4 requested)" in format_sweep_summary(summary, COMMAND_LINE, "s")
     ProgressTable(["best_val_loss"], 4, 1)(summarize_trials(queue.study))
     assert "4/4 trials" in capsys.readouterr().out
     written = draw_study_figures(queue.study, tmp_path / "figures")
