@@ -113,7 +113,7 @@ def test_sweep(width: int) -> None:
     table.close()
     whole = ["completed", "failed", f"{10.0**-29:.3g}", "31/40 trials", "best so far: trial 0"]
     check_lines(plain_text(stream.getvalue()), width, whole)
-    summary = format_sweep_summary(summarize(study, 40), COMMAND_LINE)
+    summary = format_sweep_summary(summarize(study, 40), COMMAND_LINE, "default")
     command = next(line.strip() for line in summary.splitlines() if "python run.py" in line)
     check_lines(summary, width, ["sweep default:"], [command])
 

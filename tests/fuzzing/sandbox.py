@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -42,6 +43,7 @@ GENERATORS: list[tuple[Callable[[random.Random, str], FuzzLine], list[str]]] = [
     (make_damage_line, list(DAMAGES)),
 ]
 TURNS = (0, 0, 0, 1, 1, 1, 2, 2, 2, 2)  # generators of ten lines in a row
+MAX_DRAWS = 20  # lines of one kind that are tried until one is cheap
 HANG_SECONDS = 60
 MAX_MESSAGE_LINES = 6  # usage of a command and its error
 BUGS = r"\b(?:Type|Attribute|Key|Index|Name|Assertion|UnboundLocal|ZeroDivision|Recursion)Error\b"
@@ -64,9 +66,17 @@ class Outcome:
 
 
 def list_lines(seed: int, count: int, *, cheap: bool = False) -> list[tuple[int, FuzzLine]]:
-    """Return the first `count` lines of a seed with their indices; `cheap` leaves out those that take seconds."""
-    numbered = ((index, make_line(seed, index)) for index in itertools.count())
-    return list(itertools.islice((pair for pair in numbered if not (cheap and pair[1].is_costly)), count))
+    """Return `count` lines of a seed with their indices; `cheap` replaces those that take seconds by others like them.
+
+    A line is replaced by the next one of the same generator and kind, so that no kind is lost.
+    """
+    period = len(TURNS) * math.lcm(*(len(kinds) for _, kinds in GENERATORS))
+    found = []
+    for first in range(count):
+        indices = range(first, first + MAX_DRAWS * period, period)
+        lines = ((index, make_line(seed, index)) for index in indices)
+        found += list(itertools.islice((pair for pair in lines if not (cheap and pair[1].is_costly)), 1))
+    return found
 
 
 def make_line(seed: int, index: int) -> FuzzLine:
