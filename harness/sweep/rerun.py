@@ -37,7 +37,6 @@ class Rerun:
     seed: int | None
     test_metric: str | None
     command_line: CommandLine
-    unit: str = ""
     notices: tuple[str, ...] = ()
 
 

@@ -106,11 +106,10 @@ class SeedRow:
 
 @dataclass(frozen=True)
 class Seeds:
-    """Single seeds and their means, one row a configuration; with `is_paired`, seeds in one order in all rows."""
+    """Single seeds, in the same order in all rows, and their means; one row a configuration."""
 
     rows: tuple[SeedRow, ...]
     x_label: str
-    is_paired: bool = False
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,7 @@ def draw_seeds(data: Seeds) -> Chart:
     if has_diverged:
         chart.add_rect(scale.end + 8, top, chart.width - EDGE, bottom, "band")
         chart.add_text((scale.end + 8 + chart.width - EDGE) / 2, top + 13, "diverged", "middle soft")
-    if data.is_paired:
-        _connect_pairs(chart, data.rows, scale)
+    _connect_pairs(chart, data.rows, scale)
     for row in data.rows:
         chart.add_text(EDGE, chart.height + 13, row.label, "strong", width=chart.width - 2 * EDGE - strip)
         _draw_seed_row(chart, row, scale)

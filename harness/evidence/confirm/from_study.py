@@ -100,7 +100,6 @@ def make_plan(
         candidates=tuple(candidates),
         seeds=(),
         looks=choose_looks(options.seeds, len(candidates)),
-        paired=True,
         margin=options.margin,
         metric=rerun.test_metric or objective,
         split="test" if rerun.test_metric else "validation",

@@ -47,7 +47,6 @@ class ConfirmPlan:
     candidates: tuple[ConfirmedConfig, ...]
     seeds: tuple[int, ...]
     looks: tuple[int, ...]
-    paired: bool
     margin: float | None
     metric: str
     split: Literal["test", "validation"]
@@ -194,12 +193,12 @@ def _compare_costs(plan: ConfirmPlan, costs: Mapping[str, Sequence[float]], look
     if len(plan.looks) == 1:  # corrected for candidates without a result too, whose number is known beforehand
         missing = {f"{n}": [math.inf] * look for n in range(len(plan.candidates) - len(candidates))}
         found = compare_candidates(
-            baseline, {**candidates, **missing}, paired=plan.paired, margin=plan.margin, confidence=plan.confidence
+            baseline, {**candidates, **missing}, paired=True, margin=plan.margin, confidence=plan.confidence
         )
         return {name: found[name] for name in candidates}
     seed_plan = SeedPlan(plan.looks, confidence=1 - (1 - plan.confidence) / len(plan.candidates))
     return {
-        name: seed_plan.decide(baseline, values, paired=plan.paired, margin=plan.margin).comparison
+        name: seed_plan.decide(baseline, values, paired=True, margin=plan.margin).comparison
         for name, values in candidates.items()
     }
 

@@ -99,7 +99,6 @@ def result_to_json(result: ConfirmResult) -> dict[str, Any]:
         "n_measured": plan.n_measured,
         "seeds": list(plan.seeds),
         "looks": list(plan.looks),
-        "paired": plan.paired,
         "margin": plan.margin,
         "confidence": plan.confidence,
         "status": result.status,

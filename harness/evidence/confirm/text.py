@@ -16,11 +16,10 @@ def describe_confirmation(confirmation: Confirmation) -> list[str]:
     chosen = f" (chosen from {plan.n_measured} trials)" if plan.n_measured else ""
     looks = [f"{n}" for n in plan.looks]
     when = f"after {', '.join(looks[:-1])} and {looks[-1]} seeds" if looks[1:] else f"after {looks[0]} seeds"
-    how = "in pairs by seed" if plan.paired else "as groups, which have the same seeds"
     return [
         f"Confirming {names}{chosen} against the baseline{sweep}, on seeds {plan.seeds[0]} to {plan.seeds[-1]}: at "
         f"most {confirmation.max_runs} runs by {workers}, in {confirmation.folder}",
-        f"the claim is about {objective_label(plan.metric)} on the {plan.split} data, compared {how} {when}",
+        f"the claim is about {objective_label(plan.metric)} on the {plan.split} data, compared in pairs by seed {when}",
         f"Runs in {workers.cwd}:\n  {confirmation.format_command(plan.baseline)}",
     ]
 
@@ -69,9 +68,8 @@ def format_difference(plan: ConfirmPlan, verdict: Verdict) -> str:
     comparison = verdict.comparison
     assert comparison is not None
     confidence = f"{100 * comparison.confidence:.3g}% interval {format_interval(verdict.low, verdict.high)}"
-    n_seeds = f"{verdict.n} {'pairs' if comparison.paired else 'seeds each'}"
     difference = f"{objective_label(plan.metric)} {format_signed(verdict.difference)}"
-    return ", ".join([difference, confidence, f"p {verdict.p:.2g}", n_seeds])
+    return ", ".join([difference, confidence, f"p {verdict.p:.2g}", f"{verdict.n} pairs"])
 
 
 def describe_config_result(result: ConfirmResult, name: str) -> str:

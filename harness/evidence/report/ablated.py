@@ -44,7 +44,7 @@ def describe_gain(ablated: Ablated) -> Text:
         f": no difference from the baseline was shown{on}",
     )  # fmt: skip
     return (Name(ablated.candidate), *head, ", in the runs of the ablation: ", Name(ablated.label), " differs by ",
-            numbers.difference, " (", *spell_interval(numbers, True), *ablated.spell_choice(), ").")  # fmt: skip
+            numbers.difference, " (", *spell_interval(numbers), *ablated.spell_choice(), ").")  # fmt: skip
 
 
 def summarize_ablation(ablated: Ablated) -> Text:

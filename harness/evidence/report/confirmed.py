@@ -47,7 +47,7 @@ def describe_verdict(confirmed: Confirmed, verdict: Mapping[str, Any]) -> Text:
         margin = confirmed.read("confirm.margin", confirmed.content["margin"], "margin", confirmed.unit)
         words = Claim("equivalent", f"abs({numbers.difference.id}) < {margin.id}")
         head = (" is ", words, f" to the baseline{on}, within plus or minus ", margin)
-    interval = spell_interval(numbers, bool(verdict.get("paired")))
+    interval = spell_interval(numbers)
     return (Name(name), *head, ": ", Name(confirmed.label), " differs by ", numbers.difference,
             " (", *interval, *confirmed.spell_choice(), ").")  # fmt: skip
 

@@ -54,14 +54,14 @@ def draw_seeds(confirmed: Confirmed) -> list[Block]:
             alt.append((Name(name), " with mean ", mean))
     if not alt:
         return []
-    is_paired = bool(confirmed.content["paired"])
     label = objective_label(confirmed.metric)
     caption: Text = (Name(label), " of each run on a fresh seed, and the means.")
-    caption = (*caption, " Lines join the runs of one seed.") if is_paired else caption
+    if len(rows) == 2:
+        caption = (*caption, " Lines join the runs of one seed.")
     caption = (*caption, *_count_missing(confirmed))
     text: Text = ("Values by seed: ", *join_spans(alt, "; "), ".")
     axis = f"{label} ({confirmed.unit})" if confirmed.unit else label
-    return [ReportFigure("seeds", Seeds(tuple(rows), axis, is_paired), text, caption, (confirmed.place,))]
+    return [ReportFigure("seeds", Seeds(tuple(rows), axis), text, caption, (confirmed.place,))]
 
 
 def _read_drawn_value(run: Mapping[str, Any], metric: str) -> float | None:

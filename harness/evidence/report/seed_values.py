@@ -197,10 +197,9 @@ class SeedValues:
         return CostItem(name, self.place, len(runs), int(tokens) or None, float(seconds) or None, untimed)
 
 
-def spell_interval(numbers: ComparedNumbers, is_paired: bool) -> list[Span]:
+def spell_interval(numbers: ComparedNumbers) -> list[Span]:
     """Return the interval of a difference with confidence, p and n, to stand in parentheses."""
-    sides = " pairs of runs with the same seed" if is_paired else " runs a side"
     return [
         "interval ", Bare(numbers.low), " to ", Bare(numbers.high), " at confidence ", numbers.confidence,
-        ", p = ", numbers.p, ", n = ", numbers.n, sides,
+        ", p = ", numbers.p, ", n = ", numbers.n, " pairs of runs with the same seed",
     ]  # fmt: skip

@@ -50,7 +50,6 @@ def _read_plan(content: Mapping[str, Any]) -> ConfirmPlan:
         candidates=tuple(configs[1:]),
         seeds=tuple(content["seeds"]),
         looks=tuple(content["looks"]),
-        paired=content["paired"],
         margin=content["margin"],
         metric=content["metric"],
         split=content["split"],

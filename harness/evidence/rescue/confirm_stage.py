@@ -125,8 +125,7 @@ def _format_difference(verdict: Verdict) -> str:
 def _describe_basis(plan: ConfirmPlan, verdict: Verdict) -> str:
     """Return which data, how many seeds and how many trials a verdict rests on."""
     chosen = f", chosen from {plan.n_measured} trials" if plan.n_measured else ""
-    is_paired = verdict.comparison is not None and verdict.comparison.paired
-    return f"on the {plan.split} split, {verdict.n} seeds{'' if is_paired else ' each'}{chosen}"
+    return f"on the {plan.split} split, {verdict.n} seeds{chosen}"
 
 
 def format_values(values: Mapping[str, Any]) -> str:

@@ -136,7 +136,6 @@ ROWS: dict[str, FigureData] = {
             SeedRow("trial 7", "candidate", (3.45, 3.47, 3.49, 3.44, 3.46), 3.462),
         ),
         "test loss (nats/token), test split",
-        is_paired=True,
     ),
     "seeds that diverged": Seeds(
         (

@@ -129,7 +129,7 @@ def test_lines_of_pairs_end_at_the_circles_of_their_seeds() -> None:
         SeedRow("baseline", "baseline", (3.5, 3.5001, 3.7), 3.57),
         SeedRow("trial", "candidate", (3.4, 3.3, 3.2), 3.3),
     )
-    chart = draw_chart(Seeds(rows, "loss", is_paired=True))
+    chart = draw_chart(Seeds(rows, "loss"))
     marks = [*list_marks(chart, "mark second open"), *list_marks(chart, "mark first open")]
     circles = {f"{mark.get('cx')} {mark.get('cy')}" for mark in marks}
     ends = [end for line in list_marks(chart, "rest thin") for end in (line.get("d") or "").lstrip("M").split("L")]

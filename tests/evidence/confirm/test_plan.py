@@ -25,7 +25,6 @@ def make_plan(n_candidates: int = 1, n_seeds: int = 5, **changes: object) -> Con
         "candidates": tuple(ConfirmedConfig(f"trial {n + 1}", {"lr": n}) for n in range(n_candidates)),
         "seeds": choose_seeds(n_seeds, [1337], {}),
         "looks": choose_looks(n_seeds, n_candidates),
-        "paired": True,
         "margin": None,
         "metric": "loss",
         "split": "test",

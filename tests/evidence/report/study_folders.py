@@ -100,7 +100,7 @@ def add_confirmation(
     """Write the confirm.json of a confirmation of trials; NaN is a run that diverged."""
     sign = -1 if direction == "maximize" else 1
     losses = {f"trial {number}": [sign * value for value in values] for number, values in candidates.items()}
-    found = compare_candidates([sign * value for value in baseline], losses, margin=margin)
+    found = compare_candidates([sign * value for value in baseline], losses, paired=True, margin=margin)
     configs = [_make_config("baseline", 0, baseline, metric)]
     configs += [_make_config(f"trial {number}", number, values, metric) for number, values in candidates.items()]
     verdicts = []
@@ -112,7 +112,7 @@ def add_confirmation(
     document: dict[str, Any] = {
         "schema": 1, "study": folder.name, "objective": metric, "metric": metric, "split": split,
         "direction": direction, "n_measured": 10, "seeds": [1001 + index for index in range(len(baseline))],
-        "looks": [len(baseline)], "margin": margin, "confidence": 0.95, "paired": False, "status": "decided",
+        "looks": [len(baseline)], "margin": margin, "confidence": 0.95, "status": "decided",
         "reason": "", "configs": configs, "verdicts": verdicts, "gaps": [],
     }  # fmt: skip
     (folder / "confirm").mkdir(exist_ok=True)
