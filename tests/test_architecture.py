@@ -16,7 +16,8 @@ ROWS = [
     {"core"},
     {"training.operator_losses", "training.schedules", "training.optimizers", "training.lora"}
     | {"models", "data", "diagnosis", "plotting"},
-    {"training.loop", "training.checkpoint", "training.policies", "training.spikes", "training.grad_norms"},
+    {"training.loop", "training.evaluation", "training.checkpoint"}
+    | {"training.policies", "training.spikes", "training.grad_norms"},
     {"record"},
     {"tasks", "observers", "tracking", "importers"},
     {"preflight"},

@@ -9,7 +9,7 @@ from harness.core.effective_settings import EffectiveSettings
 from harness.core.task import ExampleSums, Metric
 
 CHECK_KEY = "check"  # of suggestions to look at the bug or the lr that their value names
-Status = Literal["completed", "pruned", "diverged", "failed", "interrupted"]
+Status = Literal["completed", "pruned", "diverged", "failed", "interrupted", "paused"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,10 @@ class StepEnd:
 
 @dataclass(frozen=True)
 class EvalEnd:
-    """One pass over the whole validation set. Step 0 is before training."""
+    """One pass over the whole validation set. Step 0 is before training.
+
+    A probe is one in addition to those of the plan: the best loss, `evals_since_best` and the run are as without it.
+    """
 
     step: int
     tokens: int
@@ -59,6 +62,7 @@ class EvalEnd:
     seconds: float
     grad_norms: Mapping[str, float] = field(default_factory=dict)  # by layer, of the last step, before clipping
     examples: tuple[ExampleSums, ...] = field(default=(), repr=False, compare=False)  # by batch, with record_examples
+    is_probe: bool = False
 
     @property
     def val_loss(self) -> float:

@@ -182,6 +182,7 @@ def format_metrics(latest: Mapping[str, float]) -> Iterator[str]:
 def format_evaluation(event: EvalEnd) -> str:
     """Return the loss with its standard error and unit, the best loss, and the other metrics."""
     best = "best" if event.is_best else f"best {format_number(event.best_val_loss)} at step {event.best_step}"
+    best = "probe" if event.is_probe else best
     loss, *others = _format_measured(event.metrics)
     return " · ".join([f"step {event.step}", f"val loss {loss} ({best})", *others])
 

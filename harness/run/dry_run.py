@@ -13,7 +13,8 @@ from harness.core.events import EvalEnd, Event, StepEnd
 from harness.run.build import RunParts, build_observers
 from harness.run.runner import built_run
 from harness.training.checkpoint import estimate_checkpoint_bytes
-from harness.training.loop import Trainer, evaluate
+from harness.training.evaluation import evaluate
+from harness.training.loop import Trainer
 from harness.training.policies import Stop
 
 

@@ -12,7 +12,8 @@ from harness.core.events import Event, FinalTest, Notice
 from harness.core.state import TrainState, load_model_weights
 from harness.core.task import Task
 from harness.training.checkpoint import read_best_weights
-from harness.training.loop import TrainingPlan, score_validation_set
+from harness.training.evaluation import score_validation_set
+from harness.training.loop import TrainingPlan
 
 
 def make_test_task(task: Task) -> Task:

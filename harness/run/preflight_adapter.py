@@ -32,7 +32,8 @@ from harness.tasks.masked_lm import MaskedLM
 from harness.tasks.operator import OperatorTask
 from harness.tasks.text import TextTask
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights, save_weights
-from harness.training.loop import Trainer, score_validation_set
+from harness.training.evaluation import score_validation_set
+from harness.training.loop import Trainer
 from harness.training.lora import remove_adapters
 from harness.training.optimizers import GROUPS_WITHOUT_DECAY, configured_lr
 from harness.training.schedules import Plateau

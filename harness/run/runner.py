@@ -79,6 +79,7 @@ def run(
     policies: Sequence[Policy] = (),
     *,
     folder: Path | None = None,
+    probes: Sequence[float] = (),
     tags: Mapping[str, str] | None = None,
     params: Mapping[str, str] | None = None,
     overrides: Sequence[str] | None = None,
@@ -89,6 +90,7 @@ def run(
     Args:
         policies: Added to those of the configuration.
         folder: Holds the record; by default a new folder in `output_dir`.
+        probes: Shares of the run at which it is evaluated in addition, without any effect on it.
         tags, params: Recorded in addition to the provenance and to the configuration.
         overrides: The overrides that `cfg` was composed from; with them the run can be reproduced.
         notices: Messages for the user about `cfg`.
@@ -109,6 +111,7 @@ def run(
             parts, start_info = _build_run(cfg, settings, processes)
         except (BaseRunFailed, resume.NoStepLeft) as error:
             return _end_without_training(error, cfg, processes)
+        parts = replace(parts, plan=parts.plan.with_probes(probes))
         start_info = replace(start_info, notices=(*notices, *start_info.notices))
         observers = CompositeObserver(build_observers(cfg) if processes.is_main else [])
         processes.run_main_first(lambda: run_dir.check_free_space(settings, parts.state) if processes.is_main else None)

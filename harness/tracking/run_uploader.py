@@ -41,6 +41,7 @@ MLFLOW_STATUSES = {
     "completed": "FINISHED",
     "pruned": "KILLED",
     "interrupted": "KILLED",
+    "paused": "SCHEDULED",
     "diverged": "FAILED",
     "failed": "FAILED",
 }

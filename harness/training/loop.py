@@ -1,20 +1,20 @@
 """The training loop: steps, evaluations, checkpoints and policies. Does not depend on the kind of model."""
 
-import functools
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
+from fractions import Fraction
 from typing import Any
 
 import torch
 
 from harness.core.distributed import ProcessGroup
 from harness.core.events import EvalEnd, Event, OutOfMemory, Spike, StepEnd
-from harness.core.seeding import get_torch_rng_state, preserve_rng_state, set_torch_rng_state
-from harness.core.state import ObservingSchedule, TrainState, eval_mode
-from harness.core.task import Mean, Metric, Task
+from harness.core.seeding import get_torch_rng_state, set_torch_rng_state
+from harness.core.state import ObservingSchedule, TrainState
+from harness.core.task import ExampleSums, Metric, Task
+from harness.training.evaluation import preserve_weights, score_validation_set, use_autocast
 from harness.training.grad_norms import layer_grad_norms
 from harness.training.policies import Decision, HandleSpike, Policy, ShrinkMicroBatch, Stop, first_decision
 
@@ -41,6 +41,21 @@ class TrainingPlan:
     first_step: int = 0  # above 0 if the run resumes another one
     save_every: int | None = None  # steps between checkpoints, beside the one at each evaluation
     record_examples: bool = False  # whether evaluations emit the losses of single examples
+    probe_steps: frozenset[int] = frozenset()  # of evaluations that change nothing; none of them in `eval_steps`
+
+    def with_probes(self, shares: Iterable[float]) -> "TrainingPlan":
+        """Return the plan with probes after these shares of its steps, rounded up.
+
+        Raises:
+            ValueError: If a share is not above 0 and at most 1.
+        """
+        length = self.total_steps - self.first_step
+        for share in shares:
+            if not 0 < share <= 1:
+                raise ValueError(f"probes: {share} must be above 0 and at most 1")
+        # exact: 0.07 * 100 is above 7 as a float
+        steps = {self.first_step + math.ceil(Fraction(str(share)) * length) for share in shares}
+        return replace(self, probe_steps=frozenset(steps) - self.eval_steps)
 
 
 @dataclass
@@ -82,6 +97,8 @@ class Trainer:
             if isinstance(event, StepEnd) and stop is None and state.step == event.step:  # not rolled back
                 if state.step in plan.eval_steps:
                     stop = self._evaluate_and_checkpoint(event.grad_norm)
+                elif state.step in plan.probe_steps:
+                    stop = self._probe_and_checkpoint(event.grad_norm)
                 elif plan.save_every and state.step % plan.save_every == 0:
                     self.save(state, False)
             if state.step < plan.total_steps:  # the run is complete; a signal no longer interrupts it
@@ -144,7 +161,7 @@ class Trainer:
         loss_sum = torch.zeros((), device=self.processes.device)
         for part in self.processes.shard(self.task.split_batch(batch, per_process)):
             for micro_batch in self.task.split_batch(part, self.micro_batch_size):
-                with _autocast(self.processes, self.plan.autocast):
+                with use_autocast(self.processes, self.plan.autocast):
                     loss = self.task.compute_loss(micro_batch).sum / total_count
                 self.state.scaler.scale(loss).backward()
                 loss_sum += loss.detach()
@@ -166,10 +183,9 @@ class Trainer:
 
     def _evaluate_and_checkpoint(self, grad_norm: float = 0.0) -> Stop | None:
         """Evaluate, emit the result, save, and let the policies decide. `grad_norm` is that of the last step."""
-        state, plan, started_at = self.state, self.plan, time.perf_counter()
+        state, started_at = self.state, time.perf_counter()
         state.eval()
-        means = score_validation_set(self.task, self.processes, plan.autocast, keep_examples=plan.record_examples)
-        metrics = self.task.compute_metrics(means)
+        metrics, examples = self._evaluate()
         val_loss = metrics["loss"].value
         is_best = val_loss < state.best_val_loss
         if is_best:
@@ -178,7 +194,44 @@ class Trainer:
             state.evals_since_best += 1
         if state.step > 0 and isinstance(state.schedule, ObservingSchedule):
             state.schedule.observe(val_loss)
-        event = EvalEnd(
+        event = self._describe_evaluation(metrics, examples, grad_norm, started_at, is_best=is_best)
+        self.emit(event)
+        if math.isfinite(val_loss):
+            self.save(state, is_best)
+        state.train()
+        return self._decide(event)
+
+    def _probe_and_checkpoint(self, grad_norm: float) -> Stop | None:
+        """Do the same at a probe, which leaves the state as it was."""
+        state, started_at = self.state, time.perf_counter()
+        with preserve_weights(state):
+            state.eval()
+            metrics, examples = self._evaluate()
+            state.train()
+        event = self._describe_evaluation(metrics, examples, grad_norm, started_at, is_probe=True)
+        self.emit(event)
+        if math.isfinite(event.val_loss):
+            self.save(state, False)
+        return self._decide(event)
+
+    def _evaluate(self) -> tuple[dict[str, Metric], tuple[ExampleSums, ...]]:
+        """Return the metrics of the validation set, and the losses of its examples if they are recorded."""
+        plan = self.plan
+        means = score_validation_set(self.task, self.processes, plan.autocast, keep_examples=plan.record_examples)
+        return self.task.compute_metrics(means), means["loss"].examples if "loss" in means else ()
+
+    def _describe_evaluation(
+        self,
+        metrics: dict[str, Metric],
+        examples: tuple[ExampleSums, ...],
+        grad_norm: float,
+        started_at: float,
+        *,
+        is_best: bool = False,
+        is_probe: bool = False,
+    ) -> EvalEnd:
+        state, plan = self.state, self.plan
+        return EvalEnd(
             step=state.step,
             tokens=state.tokens,
             metrics=metrics,
@@ -189,13 +242,12 @@ class Trainer:
             fraction_done=(state.step - plan.first_step) / (plan.total_steps - plan.first_step),
             seconds=time.perf_counter() - started_at,
             grad_norms=layer_grad_norms(state.model.named_parameters(), grad_norm),
-            examples=means["loss"].examples if "loss" in means else (),
+            examples=examples,
+            is_probe=is_probe,
         )
-        self.emit(event)
-        if math.isfinite(val_loss):
-            self.save(state, is_best)
-        state.train()
-        # Rank 0 decides for all: a pruner, for one, is asked there alone.
+
+    def _decide(self, event: EvalEnd) -> Stop | None:
+        """Let the policies decide; rank 0 does for all: a pruner, for one, is asked there alone."""
         return self._carry_out(self.processes.broadcast(first_decision(self.policies, event)))
 
     def _carry_out(self, decision: Decision) -> Stop | None:
@@ -245,42 +297,3 @@ class Trainer:
         change = f"rose from about {spike.baseline_loss:.4g} to" if math.isfinite(spike.loss) else "became"
         reason = f"the loss {change} {spike.loss:.4g} after step {spike.last_good_step}"
         return Stop("diverged", f"{reason}; there is no earlier checkpoint to restore" if may_roll_back else reason)
-
-
-def evaluate(task: Task, processes: ProcessGroup, autocast: torch.dtype | None = None) -> dict[str, Metric]:
-    """Return the task's metrics over its whole validation set; random generators are left unchanged."""
-    return task.compute_metrics(score_validation_set(task, processes, autocast))
-
-
-def score_validation_set(
-    task: Task, processes: ProcessGroup, autocast: torch.dtype | None = None, *, keep_examples: bool = False
-) -> dict[str, Mean]:
-    """Return the sums behind `evaluate`. Processes share the batches without padding, so each is scored once.
-
-    With `keep_examples`, the loss has the parts of its examples, in the order of the batches.
-    """
-    means: dict[str, Mean] = {}
-    with torch.no_grad(), eval_mode(task.model), preserve_rng_state(), _autocast(processes, autocast):
-        for number, batch in processes.shard(enumerate(task.validation_batches())):
-            scored = task.score_batch(batch)
-            kept = ("loss",) if keep_examples else ()
-            numbered = {name: _number_examples(mean, number, name in kept) for name, mean in scored.items()}
-            means = _add_means(means, numbered)
-    means = functools.reduce(_add_means, processes.all_gather(means))
-    return {name: replace(mean, examples=tuple(sorted(mean.examples, key=lambda one: one.batch)))
-            for name, mean in means.items()}  # fmt: skip
-
-
-def _number_examples(mean: Mean, batch: int, is_kept: bool) -> Mean:
-    """Return a mean whose examples belong to the batch with this number, or one without examples."""
-    if not mean.examples:
-        return mean
-    return replace(mean, examples=tuple(one._replace(batch=batch) for one in mean.examples) if is_kept else ())
-
-
-def _autocast(processes: ProcessGroup, dtype: torch.dtype | None) -> AbstractContextManager[None]:
-    return torch.autocast(processes.device.type, dtype) if dtype else nullcontext()
-
-
-def _add_means(left: dict[str, Mean], right: dict[str, Mean]) -> dict[str, Mean]:
-    return left | {name: left[name] + mean if name in left else mean for name, mean in right.items()}

@@ -1,4 +1,7 @@
-"""Policies: functions from an event to a decision that changes the run. The loop carries the decisions out."""
+"""Policies: functions from an event to a decision that changes the run. The loop carries the decisions out.
+
+Those that every run has ignore probes, so that the run is the same without them.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -59,7 +62,7 @@ def stop_when_diverged(max_skips: int = 0) -> Policy:
     """
 
     def policy(event: Event) -> Decision:
-        if isinstance(event, EvalEnd) and not math.isfinite(event.val_loss):
+        if isinstance(event, EvalEnd) and not event.is_probe and not math.isfinite(event.val_loss):
             return Stop("diverged", f"validation loss {event.val_loss} at step {event.step}")
         if isinstance(event, StepEnd) and event.skips > max_skips:
             values = f"loss {event.loss}, gradient norm {event.grad_norm} at step {event.step}"
@@ -73,7 +76,7 @@ def stop_early(patience: int) -> Policy:
     """Return a policy that ends the run as completed after `patience` evaluations without a new best loss."""
 
     def policy(event: Event) -> Decision:
-        if isinstance(event, EvalEnd) and event.evals_since_best >= patience:
+        if isinstance(event, EvalEnd) and not event.is_probe and event.evals_since_best >= patience:
             return Stop("completed", f"validation loss did not improve in {patience} evaluations")
         return None
 

@@ -46,7 +46,7 @@ def watch_spikes(
 
 def _last_finite_step(event: Event, max_skips: int) -> int | None:
     """Return the last step before the loss ceased to be finite, or None if it is finite."""
-    if isinstance(event, EvalEnd) and event.step and not math.isfinite(event.val_loss):
+    if isinstance(event, EvalEnd) and event.step and not event.is_probe and not math.isfinite(event.val_loss):
         return event.step - 1
     return event.step - event.skips if isinstance(event, StepEnd) and event.skips > max_skips else None
 

@@ -11,7 +11,7 @@ from harness.core.distributed import ProcessGroup
 from harness.core.task import ExampleSums, Mean
 from harness.observers.example_writer import ExampleWriter
 from harness.record.example_losses import BEST_EXAMPLES, FINAL_EXAMPLES, read_example_losses
-from harness.training.loop import score_validation_set
+from harness.training.evaluation import score_validation_set
 from tests.observers.sample_events import eval_end, run_start
 from tests.toy_task import CPU, Rows, ToyTask
 

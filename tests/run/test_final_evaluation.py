@@ -17,7 +17,7 @@ from harness.run.resume import NoStepLeft
 from harness.run.runner import RunResult, built_run, run
 from harness.run.unrecorded_end import complete_record
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights, read_best_weights
-from harness.training.loop import evaluate
+from harness.training.evaluation import evaluate
 from harness.training.policies import Decision, Policy, Stop
 from tests.run.test_run import read_record
 from tests.run.test_unseen_test import compose_tiny

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from harness.core.events import Event, StepEnd
 from harness.core.seeding import seed_everything
 from harness.data.tokens import TokenRows
-from harness.training.loop import Trainer, evaluate
+from harness.training.evaluation import evaluate
+from harness.training.loop import Trainer
 from tests.token_streams import LENGTH, VOCABULARY, make_generated_lm
 from tests.toy_task import CPU, toy_plan, toy_state
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from harness.data.tokens import TokenData, TokenRows
 from harness.models.gpt import GPT
 from harness.tasks.headlines import HeadlinesLM, build_headlines_task, cut_full_windows
-from harness.training.loop import evaluate
+from harness.training.evaluation import evaluate
 from tests.toy_task import CPU
 
 TITLES, WORDS = 2000, 9

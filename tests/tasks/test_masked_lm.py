@@ -15,7 +15,7 @@ from harness.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerBuilder, W
 from harness.data.tokens import IGNORE_INDEX, get_example_indices, prepare_token_data
 from harness.models.gpt import GPT
 from harness.tasks.masked_lm import MaskedLM, build_masked_lm_task
-from harness.training.loop import evaluate
+from harness.training.evaluation import evaluate
 from tests.data.documents import SyntheticDocuments
 
 CPU = ProcessGroup(torch.device("cpu"))

@@ -17,7 +17,7 @@ from harness.run.build import build_parts, build_task
 from harness.run.dry_run import dry_run
 from harness.run.runner import run
 from harness.tasks.operator import OperatorTask, build_operator_task
-from harness.training.loop import evaluate
+from harness.training.evaluation import evaluate
 from harness.training.operator_losses import relative_h1, relative_l2
 from tests.conftest import ROOT
 from tests.run.test_run import read_record, read_series

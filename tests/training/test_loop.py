@@ -11,7 +11,8 @@ from harness.core.seeding import seed_everything
 from harness.core.state import TrainState
 from harness.core.task import Loss, Mean
 from harness.training import policies
-from harness.training.loop import Trainer, evaluate
+from harness.training.evaluation import evaluate
+from harness.training.loop import Trainer
 from harness.training.policies import Stop
 from tests.toy_task import CPU, Rows, ToyTask, toy_plan, toy_state
 
