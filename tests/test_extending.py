@@ -16,7 +16,8 @@ from harness.core.state import Schedule
 from harness.core.task import Task
 from harness.data.sources import Source
 from harness.data.tokenizers import TokenizerBuilder
-from harness.run.runner import RunResult, run
+from harness.run.result import RunResult
+from harness.run.runner import run
 from harness.sweep.programs.training.request import compose_sweep_request
 from tests.conftest import ROOT
 

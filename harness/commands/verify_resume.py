@@ -18,8 +18,9 @@ from harness.core.errors import ConfigError
 from harness.core.events import Event, StepEnd
 from harness.core.terminal import print_notes
 from harness.run.notices import describe_choices
+from harness.run.result import RunResult
 from harness.run.resumed_settings import count_from_checkpoint
-from harness.run.runner import RunResult, run
+from harness.run.runner import run
 from harness.training.checkpoint import read_checkpoint
 from harness.training.policies import Decision, Stop
 

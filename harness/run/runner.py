@@ -17,8 +17,8 @@ from harness.core import distributed
 from harness.core.credentials import hide_credentials, write_traceback
 from harness.core.distributed import ProcessGroup
 from harness.core.effective_settings import EffectiveSettings
-from harness.core.errors import ConfigError, RunFailedError
-from harness.core.events import Notice, RunEnd, RunStart, Status
+from harness.core.errors import ConfigError
+from harness.core.events import Notice, RunEnd, RunStart
 from harness.core.files import remove_leftovers
 from harness.core.paths import TRACEBACK_FILE, project_dir
 from harness.core.seeding import preserve_rng_state
@@ -32,6 +32,7 @@ from harness.record.example_losses import copy_example_losses
 from harness.run import base_model, initial_weights, provenance, resume, run_dir
 from harness.run.build import RunParts, build_observers, build_parts, build_task
 from harness.run.final_evaluation import draw_predictions, score_test_split
+from harness.run.result import SHARED_FIELDS, BaseRunFailed, RunResult
 from harness.run.unrecorded_end import complete_record
 from harness.run.unseen_test import check_test_unseen
 from harness.run.user_code import describe_error, explain_user_errors
@@ -40,38 +41,6 @@ from harness.tracking.upload_process import UploadProcess
 from harness.training.checkpoint import WEIGHTS_FILE, Checkpointer
 from harness.training.loop import Trainer
 from harness.training.policies import Policy, Stop
-
-SHARED_FIELDS = ("status", "reason", "step", "tokens", "seconds", "best_val_loss", "best_step", "test_loss")
-"""Fields of RunEnd and RunResult alike."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """Result of a run.
-
-    `reason` is empty only for a completed run. `test_loss` is that of the best weights, None unless `score_test` is set
-    and the run is completed. If the base that the run starts from failed, the result is that of the
-    base, and `effective` is None.
-    """
-
-    status: Status
-    reason: str
-    best_val_loss: float
-    best_step: int
-    step: int
-    tokens: int
-    seconds: float
-    folder: Path
-    effective: EffectiveSettings | None
-    test_loss: float | None = None
-
-
-class BaseRunFailed(RunFailedError):
-    """Training the base model that a run starts from did not complete."""
-
-    def __init__(self, result: RunResult) -> None:
-        self.result = replace(result, reason=f"base model {result.folder.name}: {result.reason}", effective=None)
-        super().__init__(f"{self.result.status}: {self.result.reason}")
 
 
 def run(
@@ -123,20 +92,28 @@ def run(
         run_folder = processes.broadcast(run_folder)
         assert run_folder is not None
         stack.enter_context(run_dir.removed_unless_begun(run_folder, processes))
-        start = RunStart(
-            name=run_folder.name,
-            folder=run_folder,
-            total_steps=parts.plan.total_steps,
-            log_every=settings.loop.log_every,
-            params={**provenance.read_recorded_params(cfg), **(params or {})},
-            effective=parts.effective,
-            tags={**_describe_run(command, parts, processes), **start_info.tags, **(tags or {})},
-            constants=parts.task.constants,
-            dataset=parts.task.dataset,
-            overrides=overrides or (),
-        )
+        start = _describe_start(run_folder, cfg, settings, parts, params or {})
+        tags = {**_describe_run(command, parts, processes), **start_info.tags, **(tags or {})}
+        start = replace(start, tags=tags, overrides=overrides or ())
         checkpointer = Checkpointer(start.folder / "checkpoints", processes, settings.loop.keep_checkpoints)
         return _train_and_record(start, parts, processes, checkpointer, observers, policies, start_info, is_held)
+
+
+def _describe_start(
+    folder: Path, cfg: DictConfig, settings: RunSettings, parts: RunParts, params: Mapping[str, str]
+) -> RunStart:
+    """Return the first event of a run, without its tags and overrides; `params` are those beyond `cfg`."""
+    return RunStart(
+        name=folder.name,
+        folder=folder,
+        total_steps=parts.plan.total_steps,
+        log_every=settings.loop.log_every,
+        params={**provenance.read_recorded_params(cfg), **params},
+        effective=parts.effective,
+        tags={},
+        constants=parts.task.constants,
+        dataset=parts.task.dataset,
+    )
 
 
 def _end_without_training(

@@ -19,7 +19,8 @@ from harness.core.events import Event, StepEnd
 from harness.data.darcy import build_darcy_data
 from harness.record.metrics_file import read_entries
 from harness.run.base_model import get_base_weights
-from harness.run.runner import RunResult, run
+from harness.run.result import RunResult
+from harness.run.runner import run
 from harness.training.checkpoint import load_weights, read_state_dict
 from harness.training.policies import Decision, Stop
 from tests.toy_task import CPU

@@ -13,8 +13,9 @@ from harness.core.events import EvalEnd, Event, StepEnd
 from harness.record.example_losses import TEST_EXAMPLES, read_example_losses
 from harness.record.run_listing import read_run_overview
 from harness.record.run_lookup import RunFolder
+from harness.run.result import RunResult
 from harness.run.resume import NoStepLeft
-from harness.run.runner import RunResult, built_run, run
+from harness.run.runner import built_run, run
 from harness.run.unrecorded_end import complete_record
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights, read_best_weights
 from harness.training.evaluation import evaluate

@@ -19,8 +19,9 @@ from harness.core.events import Event, StepEnd
 from harness.core.files import FileLock
 from harness.record.metrics_file import encode_entry, read_entries
 from harness.run.dry_run import dry_run
+from harness.run.result import RunResult
 from harness.run.resume import NoStepLeft, SettingChange, has_changed_validation
-from harness.run.runner import RunResult, run
+from harness.run.runner import run
 from harness.run.unrecorded_end import complete_record
 from harness.tracking.run_uploader import upload_run
 from harness.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Checkpointer

@@ -7,7 +7,8 @@ import pytest
 from harness.config.compose import compose_config
 from harness.core.errors import ConfigError
 from harness.run.base_model import compose_base_config
-from harness.run.runner import RunResult, built_run, run
+from harness.run.result import RunResult
+from harness.run.runner import built_run, run
 from tests.data.documents import SyntheticDocuments
 
 TINY = ["experiment=smoke", "device=cpu", "data=text", r"data.source.split_on='\n\n'", "data.sequence_length=32",
