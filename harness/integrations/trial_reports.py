@@ -7,7 +7,11 @@ from harness.sweep.reporting import report
 
 
 def report_in_all_processes(
-    value: Any, step: int, total_steps: int | None, is_true_anywhere: Callable[[bool], bool]
+    value: Any,
+    step: int,
+    total_steps: int | None,
+    is_true_anywhere: Callable[[bool], bool],
+    checkpoint: str | None = None,
 ) -> None:
     """Report a value in the first process. If that ends the trial, all processes leave their training.
 
@@ -16,15 +20,17 @@ def report_in_all_processes(
         step: Optimizer steps so far.
         total_steps: Those of the whole run, None if unknown.
         is_true_anywhere: Returns whether its argument is true in any process of the training; called in all of them.
+        checkpoint: The newest one that is complete, if there is one; that of the first process counts.
 
     Raises:
         Pruned: In the first process, if the pruner stops the trial.
+        Paused: In the first process, if the sweep pauses the trial.
         Interrupted: In the first process, if the sweep was asked to stop.
         SystemExit: In the others, with status 0: launchers kill the first process if another one fails.
     """
     error: Exception | None = None
     try:
-        report(value, step=step, total_steps=total_steps)
+        report(value, step=step, total_steps=total_steps, checkpoint=checkpoint)
     except Exception as raised:
         error = raised
     if is_true_anywhere(error is not None):

@@ -16,17 +16,25 @@ class EntryWriter:
 
     Lines that a full disk rejects are kept and written with the next one; only `flush` raises.
 
+    Args:
+        is_continued: Open an existing record instead; call `cut_back` before the first entry.
+
     Raises:
         FileExistsError: If there is one: the record of another run is never overwritten.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_continued: bool = False) -> None:
         self.path = path
-        self._file = self.path.open("xb", buffering=0)
+        self._file = self.path.open("r+b" if is_continued else "xb", buffering=0)
         self._lock = FileLock(self.path, required=False)
         self._lock.acquire()
         self._unwritten = bytearray()
         self._has_warned = False
+
+    def cut_back(self, offset: int) -> None:
+        """Drop what follows byte `offset`, the end of an entry, and write there from now on."""
+        self._file.truncate(offset)
+        self._file.seek(offset)
 
     def write(self, entries: Iterable[Mapping[str, Any]]) -> None:
         for entry in entries:

@@ -5,13 +5,15 @@ It is like the metrics.jsonl of our own runs, with these differences:
 - start: `effective` is null, since the settings in effect are unknown; `total_steps` is null if unknown. `searched`
   holds the trial's values by key, and `objectives` the direction of each objective by its name
 - metrics: any names; `total_steps` once the program has said it
+- checkpoint: `path` of one that the program has reported, and a `stamp` of its content then
+- continue: the trial was paused or interrupted at `step`, after `seconds` of training
 - end: `values`, the objectives by name, in place of `best_val_loss` and `best_step`
 """
 
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ from harness.core.errors import ConfigError
 from harness.core.events import Status
 from harness.record.entry_writer import EntryWriter
 from harness.record.event_entries import make_entry
-from harness.record.metrics_file import TRIAL_FILE
+from harness.record.metrics_file import TRIAL_FILE, read_entries
 
 Direction = Literal["minimize", "maximize"]
 Entry = Mapping[str, Any]  # of metrics.jsonl
@@ -64,17 +66,53 @@ class TrialEnd:
     artifacts: Sequence[str] = (OUTPUT_LOG,)
 
 
+@dataclass(frozen=True)
+class RecordedCheckpoint:
+    """A checkpoint that the program of a trial has reported, with a stamp of its content at that moment."""
+
+    path: str
+    stamp: str
+
+
+@dataclass
+class RecordedProgress:
+    """The progress of a trial by its record: its last step, seconds of training, and newest checkpoint."""
+
+    step: int = -1
+    seconds: float = 0.0
+    checkpoint: RecordedCheckpoint | None = None
+
+
 class TrialRecord:
     """Record a trial in its `folder`, as an `EntryWriter` does. Credentials are left out of all settings.
 
+    Args:
+        is_continued: Continue the record that the folder has, if there is one. Values until its last step are then
+            ignored, since the program repeats the steps after its checkpoint.
+
     Raises:
         FileExistsError: If the folder has the record of another trial.
+        DamageError: If the record to continue is damaged.
     """
 
-    def __init__(self, folder: Path, start: TrialStart) -> None:
+    def __init__(self, folder: Path, start: TrialStart, *, is_continued: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._step = 0
-        self._writer = EntryWriter(folder / TRIAL_FILE)
+        path = folder / TRIAL_FILE
+        self._writer = EntryWriter(path, is_continued=is_continued and path.exists())
+        try:
+            self.progress, length = read_progress(path)
+            self._writer.cut_back(length)
+        except BaseException:
+            self._writer.close()
+            raise
+        self._step, self._known_step = max(0, self.progress.step), self.progress.step
+        if length:
+            self._writer.write([make_entry("continue", step=self._step, seconds=self.progress.seconds)])
+        else:
+            self._write_start(start)
+        self._writer.flush()
+
+    def _write_start(self, start: TrialStart) -> None:
         self._writer.write([make_entry(
             "start",
             id=uuid.uuid4().hex,
@@ -89,21 +127,26 @@ class TrialRecord:
             searched={key: _to_plain_value(value) for key, value in start.searched.items()},
             objectives=dict(start.objectives),
         )])  # fmt: skip
-        self._writer.flush()
 
     def add_metrics(self, step: int, metrics: Mapping[str, float], total_steps: int | None = None) -> None:
         """Record values at a step, and how many steps the run will have, if the program says so."""
-        self._step = int(step)
+        if step <= self._known_step:
+            return
+        self._step, self._known_step = int(step), -1
         numbers = {name: float(value) for name, value in metrics.items()}
         length = {} if total_steps is None else {"total_steps": int(total_steps)}
         self._writer.write([make_entry("metrics", step=self._step, tokens=None, metrics=numbers, units={}, **length)])
+
+    def add_checkpoint(self, checkpoint: RecordedCheckpoint) -> None:
+        """Record a checkpoint from which the trial can be continued."""
+        self._writer.write([make_entry("checkpoint", **asdict(checkpoint))])
 
     def add_notice(self, text: str) -> None:
         """Record a message for people."""
         self._writer.write([make_entry("notice", text=hide_credentials_in_text(text))])
 
     def end(self, end: TrialEnd) -> None:
-        """Record the end, and close the file."""
+        """Record the end, and close the file. One that is paused or interrupted may be continued."""
         self._writer.write([make_entry(
             "end",
             status=end.status,
@@ -119,6 +162,28 @@ class TrialRecord:
     def close(self) -> None:
         """Close the file; without an end, the trial counts as one whose process died."""
         self._writer.close()
+
+
+def read_progress(path: Path) -> tuple[RecordedProgress, int]:
+    """Return the progress by the record of a trial, and the bytes of it that remain if the trial is continued.
+
+    Raises:
+        DamageError: If the record is damaged.
+    """
+    progress, length, began_at, seconds_before = RecordedProgress(), 0, 0, 0.0
+    for entry, offset in read_entries(path):
+        if entry["kind"] == "end":
+            progress.seconds = float(entry["seconds"])
+            break
+        if entry["kind"] in ("start", "continue"):
+            began_at, seconds_before = entry["at_ms"], float(entry.get("seconds", 0))
+        if entry["kind"] == "metrics":
+            progress.step = int(entry["step"])
+        if entry["kind"] == "checkpoint":
+            progress.checkpoint = RecordedCheckpoint(str(entry["path"]), str(entry["stamp"]))
+        progress.seconds = seconds_before + (entry["at_ms"] - began_at) / 1000  # a killed process records no end
+        length = offset
+    return progress, length
 
 
 def is_foreign(start: Entry) -> bool:

@@ -25,9 +25,14 @@ PRUNED_SUFFIX = ".pruned"
 """In place of the suffix of that file: a file that exists once the trial is pruned."""
 PRUNED_LINE = {"pruned": True}
 """The last line of a program that has raised Pruned."""
+CHECKPOINT_VARIABLE = "HARNESS_CHECKPOINT"
+"""In the environment of a trial that is continued: the checkpoint that it has reported."""
 
-Receiver = Callable[[float, int, int | None], None]
-"""Receive a value, its step and the number of steps if it is known; raises Pruned or Interrupted to end the trial."""
+Receiver = Callable[[float, int, int | None, str | None], None]
+"""Receive a value, its step, the number of steps if it is known, and the absolute path of a checkpoint if there is one.
+
+It raises Pruned, Paused or Interrupted to end the trial.
+"""
 
 
 class Pruned(Exception):
@@ -37,14 +42,29 @@ class Pruned(Exception):
     """
 
 
-class Interrupted(Exception):
-    """Ends a trial because the sweep was asked to stop, as by Ctrl-C. The resumed sweep runs the trial again.
+class Paused(Exception):
+    """Ends a trial that the sweep has paused at a checkpoint, from which it may be continued later.
 
     Let it leave your training function. Where you catch it, to save or close something, raise it again.
     """
 
 
-def report(value: SupportsFloat, *, step: SupportsIndex, total_steps: SupportsIndex | None = None) -> None:
+class Interrupted(Exception):
+    """Ends a trial because the sweep was asked to stop, as by Ctrl-C. The resumed sweep runs the trial again.
+
+    It continues the trial if a checkpoint was reported.
+
+    Let it leave your training function. Where you catch it, to save or close something, raise it again.
+    """
+
+
+def report(
+    value: SupportsFloat,
+    *,
+    step: SupportsIndex,
+    total_steps: SupportsIndex | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+) -> None:
     """Report an intermediate value of the objective; without a sweep, do nothing.
 
     Of several processes that train together, only the first one reports, and only it gets the exceptions. Tell the
@@ -54,30 +74,53 @@ def report(value: SupportsFloat, *, step: SupportsIndex, total_steps: SupportsIn
         value: A number, or a tensor or array of one element. NaN and infinity are values of a trial that diverges.
         step: The steps or epochs done so far. Of several values of the same step, the first one counts.
         total_steps: The steps or epochs of the whole run. If it is unknown, the trials that have completed tell.
+        checkpoint: A file or folder that is completely written, and from which `resume_from` lets the training go on
+            after this step. Each trial needs its own. Nothing may change it until the next one is reported.
 
     Raises:
         Pruned: If the pruner stops the trial, and at each report after that.
+        Paused: If the sweep pauses the trial, which has reported a checkpoint, and at each report after that.
         Interrupted: If the sweep was asked to stop, and at each report after that.
-        TypeError: If the value is no single number, or a step is no integer.
+        TypeError: If the value is no single number, a step is no integer, or the checkpoint is no path.
         ValueError: If a step is negative or the total is not positive.
     """
     _check_value(value)
     step = _read_count("step", step, least=0)
     total = None if total_steps is None else _read_count("total_steps", total_steps, least=1)
+    path = _read_checkpoint(checkpoint)
     listener = _find_listener()
     if listener is not None and listener.process == os.getpid() and is_first_process():
-        listener.receive(_to_float(value), step, total)
+        listener.receive(_to_float(value), step, total, path)
+
+
+def resume_from() -> str | None:
+    """Return the checkpoint from which a trial that was paused or interrupted is to continue.
+
+    None at the start of a training, and without a sweep: begin at the first step. All processes of a trial get the same
+    answer.
+    """
+    path = os.environ.get(CHECKPOINT_VARIABLE)
+    return path if path and os.path.exists(path) else None
 
 
 @contextmanager
-def receive_reports(receiver: Receiver) -> Iterator[None]:
-    """Pass the reports of this process to `receiver`. Its children have none, also those that are forked."""
+def receive_reports(receiver: Receiver, checkpoint: str | None = None) -> Iterator[None]:
+    """Pass the reports of this process to `receiver`. Its children have none, also those that are forked.
+
+    `resume_from` returns `checkpoint` meanwhile, in children too.
+    """
     global _listener
     before, _listener = _listener, _Listener(receiver)
+    path_before = os.environ.pop(CHECKPOINT_VARIABLE, None)
+    if checkpoint is not None:
+        os.environ[CHECKPOINT_VARIABLE] = checkpoint
     try:
         yield
     finally:
         _listener = before
+        os.environ.pop(CHECKPOINT_VARIABLE, None)
+        if path_before is not None:
+            os.environ[CHECKPOINT_VARIABLE] = path_before
 
 
 class _Listener:
@@ -88,13 +131,13 @@ class _Listener:
         self._receiver = receiver
         self._end: tuple[type[Exception], Any] | None = None  # not the exception, which would keep its frames alive
 
-    def receive(self, value: float, step: int, total_steps: int | None) -> None:
+    def receive(self, value: float, step: int, total_steps: int | None, checkpoint: str | None) -> None:
         if self._end is not None:
             kind, args = self._end
             raise kind(*args)
         try:
-            self._receiver(value, step, total_steps)
-        except (Pruned, Interrupted) as error:
+            self._receiver(value, step, total_steps, checkpoint)
+        except (Pruned, Paused, Interrupted) as error:
             self._end = type(error), error.args
             raise
 
@@ -103,7 +146,8 @@ class _FileReceiver:
     """Appends reports to the file of a trial, for the first process that reports and as long as it lives.
 
     A launcher such as torchrun or a shell may stand between the sweep and the program. What cannot be written, as the
-    disk is full, is written with a later report, and the program trains on.
+    disk is full, is written with a later report, and the program trains on. Checkpoints are ignored: trials of a
+    command are not paused.
     """
 
     def __init__(self, path: Path) -> None:
@@ -112,7 +156,7 @@ class _FileReceiver:
         self._unwritten = bytearray()
         self._has_warned = False
 
-    def __call__(self, value: float, step: int, total_steps: int | None) -> None:
+    def __call__(self, value: float, step: int, total_steps: int | None, checkpoint: str | None) -> None:
         if not self._append({"value": value, "step": step, "total_steps": total_steps}):
             return
         if self._pruned_path.exists():
@@ -191,6 +235,21 @@ def _to_float(value: Any) -> float:
         return float(value.item() if hasattr(value, "item") else value)
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise TypeError(f"report: value: {value!r} cannot be converted to a float: {error}") from error
+
+
+def _read_checkpoint(given: Any) -> str | None:
+    """Return the absolute path of a checkpoint; None if there is none, also for the empty text of Lightning.
+
+    Raises:
+        TypeError: If it is no path.
+    """
+    if given is None or given == "":
+        return None
+    path = os.fspath(given) if isinstance(given, str | os.PathLike) else None
+    if not isinstance(path, str):
+        kind = type(given).__name__
+        raise TypeError(f"report: checkpoint: {given!r} is a {kind}, not a path; save it, and report its path")
+    return os.path.abspath(path)
 
 
 def _read_count(name: str, value: Any, least: int) -> int:

@@ -83,7 +83,7 @@ def test_example_of_reporting_runs_alone_and_is_pruned_as_documented(heading: st
     code = compile(read_examples("sweeping.md")[heading], "sweeping.md", "exec")
     exec(code, make_training_names(heading, tmp_path))
 
-    def prune_at_end(value: float, step: int, total_steps: int | None) -> None:
+    def prune_at_end(value: float, step: int, total_steps: int | None, checkpoint: str | None) -> None:
         if step == total_steps:
             raise Pruned("as a study says")
 

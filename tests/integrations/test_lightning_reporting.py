@@ -15,16 +15,18 @@ from torch.utils.data import DataLoader, IterableDataset
 
 pytest.importorskip("lightning")
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from harness.integrations.lightning import ReportCallback
-from harness.sweep import Interrupted, Pruned
+from harness.sweep import Interrupted, Paused, Pruned, resume_from
 from harness.sweep.reporting import receive_reports
 from tests.integrations.test_lightning import Classifier, Manual, make_loader
 from tests.sweep.test_reporting import Notes
 
 ROOT = Path(__file__).parents[2]
 SILENT = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+SAVING = {"enable_checkpointing": True}
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -43,8 +45,9 @@ class Unvalidated(Classifier):
 def fit(module: Any, *callbacks: Callback, **more: Any) -> Trainer:
     torch.manual_seed(0)
     loaders = more.pop("loaders", [make_loader(1, True), make_loader(2, False)])
+    checkpoint = more.pop("ckpt_path", None)
     trainer = Trainer(accelerator="cpu", callbacks=list(callbacks), **{**SILENT, "max_epochs": 3, **more})
-    trainer.fit(module, *loaders)
+    trainer.fit(module, *loaders, ckpt_path=checkpoint)
     return trainer
 
 
@@ -94,6 +97,40 @@ def test_the_length_of_a_stream_is_unknown() -> None:
             loaders=[DataLoader(Endless(), 16), make_loader(2, False)],
         )
     assert [(step, total) for _, step, total in notes] == [(10, None), (20, None)]
+
+
+@pytest.mark.parametrize("saving", [{}, {"save_last": True}, {"monitor": "val_loss", "save_top_k": -1}])
+def test_a_paused_training_continues_as_if_nothing_had_happened(saving: dict[str, Any], tmp_path: Path) -> None:
+    """With dropout, batch norm, shuffled batches, and the end of the third of five epochs."""
+
+    def train(folder: Path, notes: Notes, checkpoint: str | None = None) -> Trainer:
+        torch.manual_seed(0)
+        callbacks = [ReportCallback("val_loss"), ModelCheckpoint(folder, **saving)]
+        with receive_reports(notes, checkpoint):
+            settings = {"max_epochs": 5, "enable_checkpointing": True, "num_sanity_val_steps": 2}
+            return fit(Classifier(), *callbacks, **settings, ckpt_path=resume_from())
+
+    alone, first, second = Notes(), Notes(), Notes()
+    whole = train(tmp_path / "alone", alone)
+    first.end = 30, Paused("at 60%")
+    with pytest.raises(Paused):
+        train(tmp_path / "paused", first)
+    checkpoint = first.checkpoints[-1]
+    assert checkpoint is not None
+    assert checkpoint.startswith(str(tmp_path / "paused"))
+    torch.manual_seed(7)
+    continued = train(tmp_path / "paused", second, checkpoint)
+    assert [step for _, step, _ in (*first, *second)] == [10, 20, 30, 40, 50]
+    assert [*first, *second] == alone
+    for before, after in zip(whole.lightning_module.parameters(), continued.lightning_module.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_weights_alone_are_no_checkpoint_to_continue_from(tmp_path: Path) -> None:
+    notes = Notes()
+    with receive_reports(notes):
+        fit(Scored(), ReportCallback("val/acc"), ModelCheckpoint(tmp_path, save_weights_only=True), **SAVING)
+    assert notes.checkpoints == [None, None, None]
 
 
 class FinalLogger(CSVLogger):

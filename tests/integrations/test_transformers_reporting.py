@@ -8,9 +8,9 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from harness.integrations.transformers import ReportCallback
-from harness.sweep import Interrupted, Pruned
+from harness.sweep import Interrupted, Paused, Pruned, resume_from
 from harness.sweep.reporting import receive_reports
-from tests.integrations.trainers import make_rows, make_trainer
+from tests.integrations.trainers import make_gpt2, make_rows, make_trainer
 from tests.sweep.test_reporting import Notes
 
 SHORT = {"max_steps": 6, "eval_steps": 2}
@@ -66,6 +66,37 @@ def test_the_end_of_a_trial_arrives_at_the_caller_of_train(error: Exception, tmp
         train(tmp_path, loggers[0], ReportCallback(), loggers[1])
     assert [step for _, step, _ in notes] == [2, 4]
     assert [logger.is_open for logger in loggers] == [False, False]
+
+
+def test_a_paused_training_continues_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    """With dropout and a checkpoint at every other evaluation; paused where the last checkpoint is a step old."""
+
+    def train(folder: Path, notes: Notes, checkpoint: str | None = None) -> Trainer:
+        callbacks = [ReportCallback()]
+        settings = {"max_steps": 8, "eval_steps": 1, "save_strategy": "steps", "save_steps": 2, "warmup_steps": 2}
+        trainer = make_trainer(folder, make_gpt2(), callbacks=callbacks, **settings)
+        with receive_reports(notes, checkpoint):
+            trainer.train(resume_from_checkpoint=resume_from())
+        return trainer
+
+    alone, first, second = Notes(), Notes(), Notes()
+    whole = train(tmp_path / "alone", alone)
+    first.end = 5, Paused("at 62%")
+    with pytest.raises(Paused):
+        train(tmp_path / "paused", first)
+    assert first.checkpoints == [None, *[str(tmp_path / f"paused/checkpoint-{step}") for step in (2, 2, 4, 4)]]
+    continued = train(tmp_path / "paused", second, first.checkpoints[-1])
+    assert second.checkpoints[:2] == [None, str(tmp_path / "paused/checkpoint-6")]
+    assert [*first[:4], *second] == alone
+    for before, after in zip(whole.model.parameters(), continued.model.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
+def test_weights_alone_are_no_checkpoint_to_continue_from(tmp_path: Path) -> None:
+    notes = Notes()
+    with receive_reports(notes):
+        train(tmp_path, ReportCallback(), save_strategy="steps", save_steps=2, save_only_model=True)
+    assert notes.checkpoints == [None, None, None]
 
 
 def test_a_metric_of_one_of_several_evaluation_sets_is_reported(tmp_path: Path) -> None:

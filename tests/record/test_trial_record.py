@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from harness.core.errors import ConfigError
+from harness.core.errors import ConfigError, DamageError
 from harness.core.files import is_locked
+from harness.diagnosis.history import SECONDS
+from harness.importers.programs.trial_history import read_trial_history
 from harness.record import trial_record
 from harness.record.metrics_file import TRIAL_FILE, encode_entry, read_entries
 from harness.record.run_listing import read_run_overview
 from harness.record.run_lookup import RunFolder, list_runs
 from harness.record.trial_record import (
+    RecordedCheckpoint,
+    RecordedProgress,
     TrialEnd,
     TrialRecord,
     check_own_run,
@@ -67,6 +71,59 @@ def test_record_can_be_read_while_it_grows_and_is_never_overwritten(tmp_path) ->
         TrialRecord(tmp_path / "3", make_start())
     assert read_run_overview(RunFolder(tmp_path / "3")).status == "running"
     record.close()
+
+
+def continue_trial(folder: Path) -> TrialRecord:
+    return TrialRecord(folder, make_start(), is_continued=True)
+
+
+def test_a_trial_that_is_continued_has_one_record(tmp_path) -> None:
+    checkpoint = RecordedCheckpoint("/out/step-20.pt", "100 7")
+    record = TrialRecord(tmp_path / "3", make_start())
+    record.add_metrics(10, {"val/acc": 0.5}, total_steps=40)
+    record.add_metrics(20, {"val/acc": 0.6})
+    record.add_checkpoint(checkpoint)
+    record.end(TrialEnd("paused", "0.6 at step 20 of 40", 4.0))
+    assert read_run_overview(RunFolder(tmp_path / "3")).status == "paused"
+    record = continue_trial(tmp_path / "3")
+    assert record.progress == RecordedProgress(20, 4.0, checkpoint)
+    for step in (10, 20, 30, 40):  # from its beginning
+        record.add_metrics(step, {"val/acc": step / 100})
+    record.end(TrialEnd("completed", seconds=9.0, values={"val/acc": 0.4}))
+    start, *rest = entries_of(tmp_path / "3")
+    kinds = ["metrics", "metrics", "checkpoint", "continue", "metrics", "metrics", "end"]
+    assert [entry["kind"] for entry in rest] == kinds
+    assert [entry["step"] for entry in rest if entry["kind"] == "metrics"] == [10, 20, 30, 40]
+    assert (rest[3]["step"], rest[3]["seconds"]) == (20, 4.0)
+    for entry, at_ms in zip((start, *rest), (0, 1000, 2000, 2000, 60_000, 61_000, 62_000, 62_000), strict=True):
+        entry["at_ms"] = at_ms
+    assert list(read_trial_history(start, rest, tmp_path / "3" / TRIAL_FILE)[SECONDS].values) == [1, 2, 5, 6]
+
+
+def test_a_trial_killed_in_the_middle_of_a_line_is_continued_after_the_line_before(tmp_path) -> None:
+    folder = write_trial(tmp_path / "3", status=None)
+    path = folder / TRIAL_FILE
+    path.write_bytes(path.read_bytes()[:-40])
+    record = continue_trial(folder)
+    assert (record.progress.step, record.progress.checkpoint) == (20, None)
+    record.add_metrics(30, {"val/acc": 0.8})
+    record.close()
+    assert [entry.get("step") for entry in entries_of(folder)] == [None, 10, 20, 20, 30]
+    path.write_bytes(path.read_bytes()[:20])  # of the first line
+    record = continue_trial(folder)
+    record.add_metrics(10, {"val/acc": 0.5})
+    record.close()
+    assert [entry["kind"] for entry in entries_of(folder)] == ["start", "metrics"]
+
+
+def test_a_damaged_record_is_not_continued_and_not_changed(tmp_path) -> None:
+    path = write_trial(tmp_path / "3", status="paused") / TRIAL_FILE
+    damaged = path.read_bytes().replace(b'"step": 20', b'"step": 21')
+    path.write_bytes(damaged)
+    with pytest.raises(DamageError, match="line 3: damaged"):
+        continue_trial(tmp_path / "3")
+    assert path.read_bytes() == damaged
+    assert is_locked(path) is False
 
 
 def test_full_disk_loses_nothing(tmp_path, capsys) -> None:

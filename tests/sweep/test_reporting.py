@@ -5,8 +5,10 @@ import importlib
 import json
 import math
 import os
+import subprocess
+import sys
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness.sweep import Interrupted, Pruned, report
+from harness.sweep import Interrupted, Paused, Pruned, report, resume_from
 from harness.sweep.reporting import REPORTS_VARIABLE, receive_reports
 
 BAD_VALUES = {
@@ -51,8 +53,12 @@ class Notes(list[tuple[float, int, int | None]]):
 
     end: tuple[int, Exception] | None = None
 
-    def __call__(self, value: float, step: int, total_steps: int | None) -> None:
+    def __init__(self) -> None:
+        self.checkpoints: list[str | None] = []
+
+    def __call__(self, value: float, step: int, total_steps: int | None, checkpoint: str | None) -> None:
         self.append((value, step, total_steps))
+        self.checkpoints.append(checkpoint)
         if self.end is not None and step == self.end[0]:
             raise self.end[1]
 
@@ -121,7 +127,7 @@ def test_a_tensor_is_not_read_without_a_sweep() -> None:
         report(value, step=1)
 
 
-@pytest.mark.parametrize("kind", [Pruned, Interrupted])
+@pytest.mark.parametrize("kind", [Pruned, Paused, Interrupted])
 def test_a_trial_ends_once_and_for_all(kind: type[Exception]) -> None:
     notes = Notes()
     notes.end = 2, kind("after 20% of the run")
@@ -227,3 +233,43 @@ def test_reports_begin_a_line_after_a_process_that_was_killed(reports_file: Path
     reports_file.write_text('{"value": 1.0}\n{"val')
     report(2.0, step=1)
     assert [line[:8] for line in reports_file.read_text().splitlines()] == ['{"value"', '{"val', '{"value"']
+
+
+def test_a_checkpoint_is_received_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = Notes()
+    monkeypatch.chdir(tmp_path)
+    with receive_reports(notes):
+        for step, checkpoint in enumerate(["last.pt", tmp_path / "step-2", None, ""]):
+            report(1.0, step=step, checkpoint=checkpoint)
+    assert notes.checkpoints == [str(tmp_path / "last.pt"), str(tmp_path / "step-2"), None, None]
+
+
+@pytest.mark.parametrize("is_in_sweep", [False, True])
+@pytest.mark.parametrize("given", [3, b"last.pt", {"model": 1}, True])
+def test_a_checkpoint_that_is_no_path_is_refused(given: Any, is_in_sweep: bool) -> None:
+    notes = Notes()
+    with receive_reports(notes) if is_in_sweep else nullcontext():
+        with pytest.raises(TypeError, match=r"report: checkpoint: .* is a \w+, not a path; save it, and report its path"):
+            report(1.0, step=1, checkpoint=given)
+    assert notes == []
+
+
+def test_a_trial_that_is_continued_finds_its_checkpoint_in_children_too(tmp_path: Path) -> None:
+    (path := tmp_path / "last.pt").touch()
+    ask = [sys.executable, "-c", "from harness.sweep import resume_from; print(resume_from())"]
+    assert resume_from() is None
+    with receive_reports(Notes(), str(path)):
+        assert resume_from() == str(path)
+        assert subprocess.run(ask, capture_output=True, text=True).stdout == f"{path}\n"
+        with receive_reports(Notes()):  # a sweep in this trial
+            assert resume_from() is None
+        path.unlink()
+        assert resume_from() is None
+    path.touch()
+    assert resume_from() is None
+
+
+def test_checkpoints_of_a_command_are_ignored(reports_file: Path) -> None:
+    report(2.0, step=1, checkpoint="nowhere.pt")
+    assert json.loads(reports_file.read_text()) == {"value": 2.0, "step": 1, "total_steps": None}
+    assert resume_from() is None

@@ -29,11 +29,13 @@ def read_trial_history(start: Mapping[str, Any], entries: Iterable[Mapping[str, 
     points: dict[str, list[tuple[int, float]]] = {}
     status, total_steps, rows, values = None, start["total_steps"], 0, None
     seconds: list[tuple[int, float]] = []
-    took = None
+    took, began_at = None, start.get("at_ms", 0)
     for entry in entries:
+        if entry["kind"] == "continue":  # leave out the pause
+            began_at = entry["at_ms"] - 1000 * entry["seconds"]
         if entry["kind"] == "metrics":
             rows += 1
-            seconds.append((entry["step"], (entry.get("at_ms", 0) - start.get("at_ms", 0)) / 1000))
+            seconds.append((entry["step"], (entry.get("at_ms", 0) - began_at) / 1000))
             total_steps = entry.get("total_steps", total_steps)
             for name, value in entry["metrics"].items():
                 points.setdefault(name, []).append((entry["step"], value))

@@ -164,7 +164,7 @@ class LoopRunner:
     def extend_trial(self, trial: Trial) -> None: ...
 
     def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Any) -> TrialResult:
-        def receive(value: float, step: int, total_steps: int | None) -> None:
+        def receive(value: float, step: int, total_steps: int | None, checkpoint: str | None) -> None:
             if reporter.report_step(value, step, total_steps):
                 raise Pruned(f"after {reporter.fraction_done:.0%} of the run")
 

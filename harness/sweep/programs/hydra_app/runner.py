@@ -159,7 +159,7 @@ class _AppTrial:
         """Return whether the sweep was asked to stop, so that the trial is not to blame for its end."""
         return self._app.was_signaled() or self._should_stop()
 
-    def _receive(self, value: float, step: int, total_steps: int | None) -> None:
+    def _receive(self, value: float, step: int, total_steps: int | None, checkpoint: str | None) -> None:
         """Record a value, and end the trial if it is pruned or the sweep stops."""
         assert self._record is not None
         self._app.is_interruptible = False
