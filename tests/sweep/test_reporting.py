@@ -247,10 +247,10 @@ def test_a_checkpoint_is_received_as_an_absolute_path(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("is_in_sweep", [False, True])
 @pytest.mark.parametrize("given", [3, b"last.pt", {"model": 1}, True])
 def test_a_checkpoint_that_is_no_path_is_refused(given: Any, is_in_sweep: bool) -> None:
-    notes = Notes()
-    with receive_reports(notes) if is_in_sweep else nullcontext():
-        with pytest.raises(TypeError, match=r"report: checkpoint: .* is a \w+, not a path; save it, and report its path"):
-            report(1.0, step=1, checkpoint=given)
+    notes, problem = Notes(), r"report: checkpoint: .* is a \w+, not a path; save it, and report its path"
+    sweep = receive_reports(notes) if is_in_sweep else nullcontext()
+    with sweep, pytest.raises(TypeError, match=problem):
+        report(1.0, step=1, checkpoint=given)
     assert notes == []
 
 
