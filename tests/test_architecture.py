@@ -16,7 +16,7 @@ ROWS = [
     {"core"},
     {"training.operator_losses", "training.schedules", "training.optimizers", "training.lora"}
     | {"models", "data", "diagnosis", "plotting"},
-    {"training.loop", "training.evaluation", "training.checkpoint"}
+    {"training.loop", "training.evaluation", "training.checkpoint", "training.parallel"}
     | {"training.policies", "training.spikes", "training.grad_norms"},
     {"record"},
     {"tasks", "observers", "tracking", "importers"},

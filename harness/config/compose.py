@@ -33,7 +33,7 @@ from harness.core.files import read_small_file
 from harness.core.paths import config_dir
 
 NON_TRAINING_KEYS = ("observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock", "expect",
-                     "thresholds", "score_test")  # fmt: skip
+                     "thresholds", "score_test", "parallel")  # fmt: skip
 """Keys that do not change the training."""
 
 RECORDED_KEYS = ("name", "task", "model", "optimizer", "schedule", "start")

@@ -97,6 +97,7 @@ COMPONENTS = {
         *_names_in("harness.observers.mlflow", "DeferredMlflowUpload MlflowUploader"),
         "harness.observers.tensorboard.TensorBoardWriter",
     ),
+    "parallel": ("harness.training.parallel.DataParallel",),
     "pruner": PRUNERS,
     "pruner.wrapped_pruner": PRUNERS,
     "hydra.sweeper": (

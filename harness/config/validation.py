@@ -22,7 +22,7 @@ from harness.diagnosis.expectations import parse_expectation
 from harness.diagnosis.thresholds import Thresholds
 from harness.tracking.store_uri import check_database_driver, resolve_store_uri, sqlite_path
 
-REQUIRED_COMPONENTS = ("task", "optimizer", "schedule")
+REQUIRED_COMPONENTS = ("task", "optimizer", "schedule", "parallel")
 """Groups whose option must be a component."""
 SECTIONS = (
     "batch", "loop", "precision", "device", "start", "tracking", "thresholds", "observers", *REQUIRED_COMPONENTS,

@@ -17,8 +17,8 @@ RANGE_TEST_FOLDER, RANGE_TEST_FILE = "lr_range", "lr_range.json"
 """The folder lies in output_dir and has one folder with this file for each range test."""
 
 IGNORED_GROUPS = (
-    "schedule", "observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock", "device", "seed",
-    "compile", "preflight", "thresholds", "expect", "precision",
+    "schedule", "observers", "tracking", "output_dir", "cache_dir", "name", "locked", "unlock", "device", "parallel",
+    "seed", "compile", "preflight", "thresholds", "expect", "precision",
 )  # fmt: skip
 """Configuration groups that do not change the result of a range test."""
 

@@ -23,7 +23,9 @@ from harness.run.provenance import format_command
 from harness.run.unseen_test import hold_out_test
 from harness.training.checkpoint import WEIGHTS_FILE, load_weights
 
-SHARED_WITH_BASE = ("model", "tokenizer", "device", "observers", "tracking", "output_dir", "cache_dir")
+SHARED_WITH_BASE = (
+    "model", "tokenizer", "device", "parallel", "observers", "tracking", "output_dir", "cache_dir",
+)  # fmt: skip
 """Choices that a base model takes from the run that needs it. The seed is not one, so that all seeds share a base."""
 
 PYTHON_DOCS = "harness.data.sources.Pydoc"

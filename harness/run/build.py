@@ -33,6 +33,7 @@ from harness.run.final_evaluation import make_test_task
 from harness.training import policies
 from harness.training.loop import TrainingPlan
 from harness.training.optimizers import CombinedOptimizer, group_parameters
+from harness.training.parallel import Parallel
 from harness.training.policies import Policy
 from harness.training.schedules import Plateau
 from harness.training.spikes import watch_spikes
@@ -51,6 +52,7 @@ class RunParts:
     task: Task
     state: TrainState
     plan: TrainingPlan
+    parallel: Parallel
     policies: tuple[Policy, ...]
     effective: EffectiveSettings
     notices: tuple[str, ...]
@@ -120,8 +122,8 @@ def build_parts(
     seed_everything(settings.seed)  # adapters get the same values whether or not a base model was just trained
     if cfg.lora:
         instantiate_component(cfg, "lora")(task.model)
-    task.model.to(processes.device)
-    processes.broadcast_model(task.model)
+    parallel: Parallel = instantiate_component(cfg, "parallel")
+    parallel.place_model(task.model, processes)
     _compile_model(cfg.compile, task.model)
     if settings.precision.autocast and any(parameter.is_complex() for parameter in task.model.parameters()):
         raise ConfigError("precision.autocast: the model has complex parameters; use precision=fp32")
@@ -145,6 +147,7 @@ def build_parts(
         task=task,
         state=state,
         plan=plan,
+        parallel=parallel,
         policies=_build_policies(settings),
         effective=_read_effective_settings(state, plan, processes, warmup_steps),
         notices=(*unused, *notices),

@@ -225,6 +225,7 @@ def _train_and_record(
                 state,
                 parts.plan,
                 processes,
+                parallel=parts.parallel,
                 policies=(*parts.policies, *policies),
                 emit=emit,
                 save=save,

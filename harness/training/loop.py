@@ -16,6 +16,7 @@ from harness.core.state import ObservingSchedule, TrainState
 from harness.core.task import ExampleSums, Metric, Task
 from harness.training.evaluation import preserve_weights, score_validation_set, use_autocast
 from harness.training.grad_norms import layer_grad_norms
+from harness.training.parallel import DataParallel, LossEngine, Parallel
 from harness.training.policies import Decision, HandleSpike, Policy, ShrinkMicroBatch, Stop, first_decision
 
 # A rollback restores the weights but keeps these. `examples`: the batches at fault are not trained on again.
@@ -71,15 +72,18 @@ class Trainer:
     plan: TrainingPlan
     processes: ProcessGroup
     _: KW_ONLY
+    parallel: Parallel = field(default_factory=DataParallel)
     policies: Sequence[Policy] = ()
     emit: Callable[[Event], None] = lambda event: None
     save: Callable[[TrainState, bool], None] = lambda state, is_best: None
     restore_before: Callable[[TrainState, int], int | None] = lambda state, step: None
     is_stopping: Callable[[], bool] = lambda: False
     micro_batch_size: int = field(init=False)
+    engine: LossEngine = field(init=False)
 
     def __post_init__(self) -> None:
         self.micro_batch_size = self.plan.micro_batch_size
+        self.engine = self.parallel.build_engine(self.task, self.processes)
 
     def train(self) -> Stop:
         """Train to the end of the plan, or until a policy or a signal stops the run, and return the reason."""
@@ -129,6 +133,9 @@ class Trainer:
             loss, oom_message = self._accumulate_gradients(batch), ""
         except torch.OutOfMemoryError as error:
             loss, oom_message = 0.0, str(error).partition("\n")[0]
+        if oom_message:  # only here is the memory free that the traceback of the error held
+            state.optimizer.zero_grad()
+            self.engine.complete_failed_step(oom_message)
         loss, n_out_of_memory = self.processes.all_reduce([loss, float(bool(oom_message))])
         if n_out_of_memory:
             state.optimizer.zero_grad()
@@ -154,27 +161,38 @@ class Trainer:
         )
 
     def _accumulate_gradients(self, batch: Any) -> float:
-        """Run backward over this process's share of `batch`; return its part of the mean loss of the whole batch."""
+        """Add up the gradients of all processes; return this process's part of the mean loss of the whole batch."""
         self.state.optimizer.zero_grad()
         total_count = self.task.count_scored(batch)
-        per_process = -(-self.plan.batch_size // self.processes.size)
-        loss_sum = torch.zeros((), device=self.processes.device)
-        for part in self.processes.shard(self.task.split_batch(batch, per_process)):
-            for micro_batch in self.task.split_batch(part, self.micro_batch_size):
+        micro_batches = self._split_step(batch)
+        loss_sum: torch.Tensor | float = 0.0
+        for number, (micro_batch, weight) in enumerate(micro_batches, start=1):
+            with self.engine.accumulate(is_last=number == len(micro_batches)):
                 with use_autocast(self.processes, self.plan.autocast):
-                    loss = self.task.compute_loss(micro_batch).sum / total_count
+                    loss = self.engine.compute_loss(micro_batch) * weight / total_count
                 self.state.scaler.scale(loss).backward()
                 loss_sum += loss.detach()
-        return loss_sum.item()
+        return float(loss_sum)
+
+    def _split_step(self, batch: Any) -> list[tuple[Any, float]]:
+        """Return the micro-batches of this process, each with the weight 1.
+
+        All processes have the same number of them: one that would have fewer also gets some of the first process, with
+        the weight 0.
+        """
+        per_process = -(-self.plan.batch_size // self.processes.size)
+        shares = [self.task.split_batch(part, self.micro_batch_size)
+                  for part in self.task.split_batch(batch, per_process)]  # fmt: skip
+        own = next(self.processes.shard(shares), [])
+        n_missing = max(map(len, shares)) - len(own)
+        return [*((micro_batch, 1.0) for micro_batch in own), *[(shares[0][0], 0.0)] * n_missing]
 
     def _clip_and_step(self) -> float:
         """Clip and apply the gradients unless one is not finite; return their norm before clipping."""
         optimizer, scaler = self.state.optimizer, self.state.scaler
-        parameters = list(optimizer.parameters())
-        self.processes.all_reduce_gradients(parameters)
         for part in optimizer.parts:
             scaler.unscale_(part)
-        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.plan.grad_clip).item()
+        grad_norm = torch.nn.utils.clip_grad_norm_(optimizer.parameters(), self.plan.grad_clip).item()
         if math.isfinite(grad_norm):
             for part in optimizer.parts:
                 scaler.step(part)

@@ -13,7 +13,7 @@ from harness.importers.metric_aliases import normalize_name
 
 Kind = Literal["setting", "seed", "in effect", "code", "environment"]
 CODE_KEYS = ("git.commit", "git.is_dirty")
-ENVIRONMENT_SECTIONS = ("device",)
+ENVIRONMENT_SECTIONS = ("device", "parallel")
 """Sections of our configuration that choose the machine."""
 OWN_BOOKKEEPING = (
     "name", "output_dir", "cache_dir", "tracking", "observers", "expect", "locked", "unlock", "preflight", "sweep",
