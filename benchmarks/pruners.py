@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from benchmarks.sweep import ROOT, format_spread, load_sweep_study, print_table, run_sweep_command
 from harness.record import metrics_file
-from harness.sweep.optuna_internals import silence_optuna, start_trial
+from harness.sweep.optuna_internals import silence_optuna, start_new_trial
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
@@ -99,9 +99,9 @@ def replay_pruner(
     study = optuna.create_study(study_name=name, sampler=RandomSampler(seed=0), pruner=pruner)
     spent, losses = 0.0, []
     for curve, tokens in curves:
-        trial = start_trial(study, {WORKER: this_process()})
+        trial = start_new_trial(study, {WORKER: this_process()})
         report = TrialReporter(trial, warmup_share).report_share
-        stopped_at = next((at for at, loss in curve.items() if report(loss, at / 100)), None)
+        stopped_at = next((at for at, loss in curve.items() if report(loss, at / 100) == "prune"), None)
         spent += tokens * (100 if stopped_at is None else stopped_at) / 100
         losses.append(min(curve.values()) if stopped_at is None else math.inf)
         if stopped_at is None:

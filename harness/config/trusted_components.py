@@ -38,10 +38,13 @@ OPTIMIZERS = (
     *_names_in("torch.optim", "ASGD Adadelta Adafactor Adagrad Adam AdamW Adamax Muon NAdam RAdam RMSprop Rprop SGD"),
     *_names_in("pytorch_optimizer", PYTORCH_OPTIMIZER),
 )
-PRUNERS = _names_in(
-    "optuna.pruners",
-    "HyperbandPruner MedianPruner NopPruner PatientPruner PercentilePruner SuccessiveHalvingPruner ThresholdPruner "
-    "WilcoxonPruner",
+PRUNERS = (
+    "harness.sweep.study.pausing.PausingPruner",
+    *_names_in(
+        "optuna.pruners",
+        "HyperbandPruner MedianPruner NopPruner PatientPruner PercentilePruner SuccessiveHalvingPruner ThresholdPruner "
+        "WilcoxonPruner",
+    ),
 )
 SAMPLERS = (
     *_names_in(

@@ -1,6 +1,7 @@
 """Numbers, durations and keys as text."""
 
 import math
+import re
 from collections.abc import Iterable
 
 OWN_OBJECTIVE_LABELS = {
@@ -53,6 +54,23 @@ def format_bytes(count: float) -> str:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
+
+
+def parse_bytes(text: str) -> int:
+    """Return the number of bytes in a text such as "20GB", "1.5 GiB" or "1000000".
+
+    Raises:
+        ValueError: If it is no size, or not above 0.
+    """
+    found = re.fullmatch(r"\s*([\d.]+(?:e\d+)?)\s*(?:([kMGT])(i?))?B?\s*", text, re.IGNORECASE)
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not found or not 1 <= number < math.inf:
+        raise ValueError(f"{text} is no size; write a number of bytes, such as 20GB")
+    exponent = " kmgt".index((found[2] or " ").lower())
+    return round(number * (1024 if found[3] else 1000) ** exponent)
 
 
 def format_duration(seconds: float) -> str:

@@ -1,25 +1,32 @@
 """The options of a sweep that do not depend on the program whose runs are its trials."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from harness.core.errors import ConfigError
+from harness.core.formatting import parse_bytes
 
 DEFAULT_N_TRIALS = 24
+MAX_TRIALS = 1000  # of a sweep that other limits end
+DEFAULT_RUNS = 8.0  # of our own training, whose trials pause
 DEFAULT_MAX_FAILURES = 3
 MAX_STUDY_NAME = 80  # characters
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """Options of a sweep. `max_seconds` limits this command, `max_tokens` the whole study; None means no limit.
+    """Options of a sweep. `max_seconds` limits this command, `runs` and `max_tokens` the whole study; None is no limit.
 
-    `n_trials` is None for DEFAULT_N_TRIALS, or for all points of a grid.
+    `n_trials` is None for DEFAULT_N_TRIALS, for all points of a grid, or for any number within `runs` or `max_tokens`.
+    `runs` is a sum of shares of a run, over all trials. Checkpoints of paused trials take at most `max_disk` bytes,
+    which may be written as 20GB.
     """
 
     n_trials: int | None = None
+    runs: float | None = None
     n_jobs: int | None = None
     study: str | None = None
     storage: str | None = None
@@ -29,6 +36,7 @@ class SweepOptions:
     patience: int | None = None
     max_failures: int | None = DEFAULT_MAX_FAILURES
     keep: int | None = None
+    max_disk: Any = None
     baseline: bool = True
     enqueue: list[Any] = field(default_factory=list)
     conditional: dict[str, Any] = field(default_factory=dict)
@@ -41,6 +49,10 @@ class SweepOptions:
                 raise ValueError(f"{name}: {value} must be at least 1")
         if self.keep is not None and self.keep < 0:
             raise ValueError(f"keep: {self.keep} must not be below 0")
+        if self.runs is not None and not 1 <= self.runs < math.inf:
+            raise ValueError(f"runs: {self.runs} must be at least 1, the share of a whole run")
+        if self.max_disk is not None:
+            object.__setattr__(self, "max_disk", _parse_max_disk(self.max_disk))
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"max_seconds: {self.max_seconds} must be above 0")
         if self.study is not None and not (self.study.strip() and self.study.isprintable()):
@@ -54,6 +66,13 @@ class SweepOptions:
                 raise ValueError(f"enqueue: {point!r} must map searched keys to values, such as {{optimizer.lr: 0.01}}")
         if len(self.objectives) > 1 and self.patience is not None:
             raise ValueError("patience: must be null with several objectives, which have no single best trial")
+
+
+def _parse_max_disk(value: Any) -> int:
+    try:
+        return parse_bytes(str(value))
+    except ValueError as error:
+        raise ValueError(f"max_disk: {error}") from error
 
 
 NAMES = "|".join([*(one.name for one in fields(SweepOptions)), "max_failure_rate"])

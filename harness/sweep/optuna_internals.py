@@ -65,23 +65,44 @@ def get_all_trials(study: Study) -> list[FrozenTrial]:
     return study._storage.get_all_trials(study._study_id, deepcopy=False)
 
 
-def start_trial(study: Study, user_attrs: Mapping[str, Any]) -> Trial:
-    """Start the first waiting trial, or a new one, with `user_attrs` set before it is running.
+def start_new_trial(study: Study, user_attrs: Mapping[str, Any]) -> Trial:
+    """Start a new trial, with `user_attrs` set before it is running.
 
     `Study.ask` sets none: if its process dies right after it, nothing tells which program started the trial.
     """
-    storage, study_id = study._storage, study._study_id
     study._thread_local.cached_all_trials = None  # as `Study.ask` does
-    for waiting in storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.WAITING,)):
-        with suppress(UpdateFinishedTrialError):
-            for key, value in user_attrs.items():
-                storage.set_trial_user_attr(waiting._trial_id, key, value)
-            if storage.set_trial_state_values(waiting._trial_id, TrialState.RUNNING):
-                return Trial(study, waiting._trial_id)
-            for key in user_attrs:  # another program has just started it
-                storage.set_trial_user_attr(waiting._trial_id, key, None)
     template = create_trial(state=TrialState.RUNNING, user_attrs=dict(user_attrs))
-    return Trial(study, storage.create_new_trial(study_id, template))
+    return Trial(study, study._storage.create_new_trial(study._study_id, template))
+
+
+def start_waiting_trial(study: Study, waiting: FrozenTrial, user_attrs: Mapping[str, Any]) -> Trial | None:
+    """Start a waiting trial, with `user_attrs` set before it is running; None if another program has started it."""
+    storage, trial_id = study._storage, waiting._trial_id
+    study._thread_local.cached_all_trials = None
+    with suppress(UpdateFinishedTrialError):
+        for key, value in user_attrs.items():
+            storage.set_trial_user_attr(trial_id, key, value)
+        if storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+            return Trial(study, trial_id)
+        for key in user_attrs:
+            storage.set_trial_user_attr(trial_id, key, waiting.user_attrs.get(key))
+    return None
+
+
+def return_to_waiting(study: Study, trial: Trial | FrozenTrial, user_attrs: Mapping[str, Any]) -> None:
+    """Set user attributes on a running trial and let it wait, with its params and values, to be started again.
+
+    Raises:
+        optuna.exceptions.UpdateFinishedTrialError: If another process has ended the trial.
+    """
+    for key, value in user_attrs.items():
+        study._storage.set_trial_user_attr(trial._trial_id, key, value)
+    study._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+
+
+def get_intermediate_values(trial: Trial) -> Mapping[int, float]:
+    """Return the values that a running trial has reported, by step."""
+    return trial._get_latest_trial().intermediate_values
 
 
 def should_prune(trial: Trial, hidden: Container[int]) -> bool:

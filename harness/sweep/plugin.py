@@ -27,6 +27,7 @@ class StudySweeperConf(OptunaSweeperConf):
 
     _target_: str = "harness.sweep.plugin.StudySweeper"
     n_trials: Any = None
+    runs: Any = None
     n_jobs: Any = None
     study_name: Any = None
     max_failure_rate: Any = None
@@ -36,6 +37,7 @@ class StudySweeperConf(OptunaSweeperConf):
     patience: Any = None
     max_failures: Any = None
     keep: Any = None
+    max_disk: Any = None
     baseline: Any = None
     enqueue: Any = None
     conditional: Any = None

@@ -1,5 +1,6 @@
 """The request for a sweep, whichever program its trials run."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, cast
 from harness.core.credentials import hide_credentials, hide_nested_secrets
 from harness.core.errors import ConfigError
 from harness.core.paths import module_command, project_dir
-from harness.sweep.options import DEFAULT_N_TRIALS, SweepOptions
+from harness.sweep.options import DEFAULT_N_TRIALS, MAX_TRIALS, SweepOptions
 from harness.sweep.space.search_space import SearchSpace, baseline_values
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.spec import StudySpec
@@ -161,12 +162,34 @@ def check_sampler_and_pruner(spec: StudySpec, key: str, pruner: str) -> None:
         raise ConfigError(f"{key}={pruner}: Optuna cannot prune with several objectives ({objectives}); use {key}=none")
 
 
-def count_trials(options: SweepOptions, spec: StudySpec, space: SearchSpace, current_values: Mapping[str, Any]) -> int:
-    """Return the number of trials: each point of a finite space is run once, and the current config."""
+def plan_budget(
+    options: SweepOptions,
+    spec: StudySpec,
+    space: SearchSpace,
+    current_values: Mapping[str, Any],
+    max_failure_rate: float | None,
+) -> Budget:
+    """Return the budget of a sweep. Each point of a finite space is run once, and the current config."""
+    return Budget(
+        n_trials=_count_trials(options, spec, space, current_values),
+        runs=options.runs,
+        max_tokens=options.max_tokens,
+        patience=options.patience,
+        max_failures=options.max_failures,
+        max_failure_rate=max_failure_rate,
+    )
+
+
+def _count_trials(options: SweepOptions, spec: StudySpec, space: SearchSpace, current_values: Mapping[str, Any]) -> int:
+    """Return the most trials that the sweep may start."""
     if spec.is_grid:
         n_grid = len(space.list_grid_points())
         return min(options.n_trials or n_grid, n_grid)
     n_trials = options.n_trials or DEFAULT_N_TRIALS
+    if options.n_trials is None and options.runs is not None:
+        n_trials = math.ceil(options.runs / min(spec.list_rungs(), default=1.0))
+    elif options.n_trials is None and options.max_tokens is not None:
+        n_trials = MAX_TRIALS
     n_points = count_space_points(spec, space)
     if n_points is None:
         return n_trials
@@ -177,14 +200,3 @@ def count_trials(options: SweepOptions, spec: StudySpec, space: SearchSpace, cur
 def count_space_points(spec: StudySpec, space: SearchSpace) -> int | None:
     """Return the number of points of a finite space, which no function of the user extends; else None."""
     return None if spec.custom_search_space else space.count_points()
-
-
-def build_budget(options: SweepOptions, n_trials: int, max_failure_rate: float | None) -> Budget:
-    """Return the budget of a sweep of `n_trials` trials."""
-    return Budget(
-        n_trials=n_trials,
-        max_tokens=options.max_tokens,
-        patience=options.patience,
-        max_failures=options.max_failures,
-        max_failure_rate=max_failure_rate,
-    )

@@ -1,6 +1,6 @@
 """The port between a sweep and the program whose runs are its trials. Nothing else in sweep/ knows which it is."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,8 @@ STOPPED = "the sweep was asked to stop"
 class TrialJob:
     """One trial to run: its number, its values by key, the folder for its files and the threads it may use.
 
-    `study_name` and `sweep_id` identify the sweep, for what the trial records elsewhere. `tags` are for its record.
+    The values at the `rungs`, shares of the run, decide whether it goes on. A trial that `is_continued` was paused or
+    interrupted; of other programs, `checkpoint` is what they reported then. `study_name` and `sweep_id` identify the sweep, for what the trial records elsewhere. `tags` are for its record.
     """
 
     number: int
@@ -27,13 +28,18 @@ class TrialJob:
     study_name: str
     sweep_id: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    rungs: Sequence[float] = ()
+    is_continued: bool = False
+    checkpoint: str = ""
 
 
 class TrialRunner(Protocol):
     """Runs trials of one study in a worker process."""
 
     def run_trial(self, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]) -> TrialResult:
-        """Run a trial to its end, or until the `reporter` says that it is pruned or `should_stop()` is true.
+        """Run a trial to its end, or until the `reporter` says that it pauses or is pruned, or `should_stop()` is true.
+
+        A trial that is continued but whose checkpoint is gone starts over.
 
         Returns:
             How it ended, and the values of the objectives if it was completed.

@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from harness.sweep.optuna_internals import start_trial
+from harness.sweep.optuna_internals import start_new_trial, start_waiting_trial
 from harness.sweep.programs.training.command_line import TrainingCommandLine
 from harness.sweep.results.summary import SweepSummary, summarize_study
 from harness.sweep.study.liveness import this_process
@@ -40,7 +40,9 @@ def ask_trial(study: Study, **values: Any) -> Trial:
     fixed = {names[name]: value for name, value in values.items() if name in names}
     if fixed:
         study.enqueue_trial(fixed, user_attrs={k: v for k, v in values.items() if k in (BASELINE, RETRY_OF)})
-    trial = start_trial(study, {WORKER: this_process()})
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    attrs = {WORKER: this_process()}
+    trial = start_waiting_trial(study, waiting[0], attrs) if waiting else start_new_trial(study, attrs)
     trial.suggest_float("optimizer.lr", 1e-4, 1e-1, log=True)
     trial.suggest_int("lora.rank", 2, 64, log=True)
     trial.suggest_float("loop.grad_clip", 0.1, 10.0, log=True)

@@ -94,8 +94,15 @@ def test_a_trial_is_started_with_its_attributes_and_queued_ones_come_first(is_da
     study = optuna.create_study(storage=storage, sampler=optuna.samplers.RandomSampler())
     study.enqueue_trial({"lr": 0.01})
     study._get_trials(use_cache=True)
+    attrs = {"worker": 1}
+    waiting = study.trials[0]
     for value in (0.01, None):
-        trial = optuna_internals.start_trial(study, {"worker": 1})
+        if value is None:
+            trial = optuna_internals.start_new_trial(study, attrs)
+        else:
+            trial = optuna_internals.start_waiting_trial(study, waiting, attrs)
+            assert optuna_internals.start_waiting_trial(study, waiting, {"worker": 2}) is None  # it is running
+        assert trial is not None
         lr = trial.suggest_float("lr", 1e-4, 1e-1, log=True)
         assert value is None or lr == value
     assert study._thread_local.cached_all_trials is None

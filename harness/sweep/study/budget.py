@@ -1,4 +1,4 @@
-"""When a study ends: trials, time, tokens, patience and failures."""
+"""When a study ends: trials, runs, tokens, time, patience and failures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,21 +6,24 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
 
-from harness.sweep.study.trial_attrs import RETRY_OF, has_result, is_own_trial, read_trial_result
+from harness.sweep.study.rungs import FULL_RUN
+from harness.sweep.study.trial_attrs import RETRY_OF, TARGET, has_result, is_own_trial, read_trial_result
 
 MIN_TRIALS_FOR_RATE = 4  # finished trials before a failure rate is computed
+EPSILON = 1e-9  # of a run, for sums of shares
 
 
 @dataclass(frozen=True)
 class Budget:
     """Limits of a study.
 
-    `started_at`, when this command started, and `deadline` are in seconds since the epoch. `max_tokens` counts all
-    trials. Retries do not count towards `n_trials`, nor failures from before `started_at` towards the limits on those.
+    `started_at`, when this command started, and `deadline` are in seconds since the epoch. `runs` is the sum of the
+    shares of a run that all trials do, and `max_tokens` that of their tokens. Retries do not count towards `n_trials`, nor failures from before `started_at` towards the limits on those.
     Trials that another program has run count towards nothing.
     """
 
     n_trials: int
+    runs: float | None = None
     started_at: float = 0.0
     deadline: float | None = None
     max_tokens: int | None = None
@@ -28,10 +31,30 @@ class Budget:
     max_failures: int | None = None
     max_failure_rate: float | None = None
 
-    def has_trials_left(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Return whether a trial is queued, or another may be created."""
-        n_started = sum(RETRY_OF not in trial.user_attrs and is_own_trial(trial) for trial in trials)
-        return n_started < self.n_trials or any(trial.state == TrialState.WAITING for trial in trials)
+    def may_create_trial(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Return whether the number of trials allows another one."""
+        return sum(RETRY_OF not in trial.user_attrs and is_own_trial(trial) for trial in trials) < self.n_trials
+
+    def find_share_left(self, trials: Sequence[FrozenTrial]) -> float:
+        """Return how many runs may still be done, as a sum of shares of a run; infinity without a limit.
+
+        What running trials may still do is counted as done.
+        """
+        own = [trial for trial in trials if is_own_trial(trial)]
+        limits = [] if self.runs is None else [self.runs - sum(map(_find_reserved_share, own))]
+        if self.max_tokens is not None:
+            limits.append(self._find_token_share_left(own, self.max_tokens))
+        return min(limits, default=math.inf)
+
+    def _find_token_share_left(self, own: Sequence[FrozenTrial], max_tokens: int) -> float:
+        tokens = {trial.number: read_trial_result(trial).get("tokens", 0) for trial in own}
+        done = {trial.number: find_share_done(trial) for trial in own}
+        rates = [tokens[number] / done[number] for number in tokens if tokens[number] and done[number]]
+        left = max_tokens - sum(tokens.values())
+        if not rates:  # the tokens of a run are unknown
+            return math.inf if left > 0 else 0.0
+        ahead = sum(_find_reserved_share(trial) - done[trial.number] for trial in own)
+        return left / max(rates) - ahead
 
     def describe_failures(self, trials: Sequence[FrozenTrial]) -> str:
         """Return why failures end the study, or an empty string."""
@@ -66,15 +89,38 @@ class Budget:
         return [trial for trial in _finished_attempts(trials) if _end_time(trial) >= self.started_at]
 
     def describe_exhaustion(self, trials: Sequence[FrozenTrial], now: float, *, is_maximized: bool = False) -> str:
-        """Return which part of the budget is used up, or an empty string."""
+        """Return that the time or the patience is used up, or an empty string."""
         if self.deadline is not None and now >= self.deadline:
             return "the time budget is used up"
-        tokens = sum(read_trial_result(trial).get("tokens", 0) for trial in trials)
-        if self.max_tokens is not None and tokens >= self.max_tokens:
-            return f"the budget of {self.max_tokens} tokens is used up"
         if self.patience is not None and _trials_since_best(_finished_attempts(trials), is_maximized) >= self.patience:
             return f"no better value in {self.patience} trials"
         return ""
+
+    def describe_spent_share(self, trials: Sequence[FrozenTrial]) -> str:
+        """Return that less is left than another run takes, or an empty string."""
+        if fits_in_share(None, FULL_RUN, self.find_share_left(trials)):
+            return ""
+        limit = f"{self.max_tokens} tokens" if self.runs is None else f"{self.runs:g} runs"
+        return f"the budget of {limit} is used up"
+
+
+def find_share_done(trial: FrozenTrial) -> float:
+    """Return the share of its run that a trial has done when it last ended or paused, or reported, from 0 to 1."""
+    recorded = read_trial_result(trial).get("fraction_done")
+    if trial.state == TrialState.COMPLETE and not recorded:
+        return 1.0
+    return max(recorded or 0.0, (trial.last_step or 0) / FULL_RUN if is_own_trial(trial) else 0.0)
+
+
+def fits_in_share(trial: FrozenTrial | None, target: int, share_left: float) -> bool:
+    """Return whether a trial, new if it is None, can run to the rung `target` within the share that is left."""
+    share_done = 0.0 if trial is None else find_share_done(trial)
+    return target / FULL_RUN - share_done <= share_left + EPSILON
+
+
+def _find_reserved_share(trial: FrozenTrial) -> float:
+    share = find_share_done(trial)
+    return max(share, trial.user_attrs.get(TARGET, FULL_RUN) / FULL_RUN) if trial.state == TrialState.RUNNING else share
 
 
 def _finished_attempts(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.sweep.hydra_internals import Range
 from harness.sweep.optuna_internals import get_all_trials, get_enqueued_params, is_in_distribution
 from harness.sweep.space.search_space import MAX_GRID_POINTS, SearchSpace, count_values, value_at
-from harness.sweep.study.trial_attrs import FIXED_VALUES, is_own_trial, trial_position
+from harness.sweep.study.trial_attrs import FIXED_VALUES, is_own_trial, trial_position, has_checkpoint
 
 MAX_DRAWS = 100
 """Random points that are drawn in a space that is too large to list; nearly every one is new."""
@@ -38,7 +38,7 @@ class DistinctSampler(BaseSampler):
         """Choose the whole point here, so that it is compared before Optuna stores any of its values."""
         self._point = None
         search_space = self._sampler.infer_relative_search_space(study, trial)
-        if get_enqueued_params(trial) or FIXED_VALUES in trial.user_attrs:
+        if get_enqueued_params(trial) or FIXED_VALUES in trial.user_attrs or has_checkpoint(trial):
             return search_space
         relative = self._sampler.sample_relative(study, trial, search_space)
 

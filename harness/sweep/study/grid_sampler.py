@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.sweep.optuna_internals import get_all_trials, get_enqueued_params
 from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.distinct_sampler import Identity, identify_point, known_params
-from harness.sweep.study.trial_attrs import is_own_trial
+from harness.sweep.study.trial_attrs import is_own_trial, has_checkpoint
 
 
 class GridOrderSampler(BaseSampler):
@@ -37,7 +37,7 @@ class GridOrderSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         self._point = {}
-        if not get_enqueued_params(trial):
+        if not get_enqueued_params(trial) and not has_checkpoint(trial):
             others = [other for other in get_all_trials(study) if other.number != trial.number and is_own_trial(other)]
             tried = {self._identify_grid_point(known_params(other)) for other in others}
             self._point = next((point for identity, point in self._points.items() if identity not in tried), {})

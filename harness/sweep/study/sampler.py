@@ -16,6 +16,7 @@ from harness.sweep.study.trial_attrs import (
     has_params_in_range,
     is_own_trial,
     trial_position,
+    has_checkpoint,
 )
 
 
@@ -33,17 +34,23 @@ class ReproducibleSampler(BaseSampler):
         self._hidden: set[int] = set()
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        if has_checkpoint(trial):
+            return
         trials = get_all_trials(study)
         position, self._hidden = trial_position(trials, trial.number), find_unusable_trials(trials)
         self._sampler = self._make_sampler(int(np.random.SeedSequence([self._seed, position]).generate_state(1)[0]))
         self._sampler.before_trial(hide_trials(study, self._hidden), trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        if has_checkpoint(trial):  # it has its params
+            return {}
         return self._sampler.infer_relative_search_space(hide_trials(study, self._hidden), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
+        if has_checkpoint(trial):
+            return {}
         values = self._sampler.sample_relative(hide_trials(study, self._hidden), trial, search_space)
         return {name: self._round(value, search_space[name]) for name, value in values.items()}
 

@@ -1,11 +1,13 @@
 """The settings that make the trials of a study comparable, stored in the study so that any process can join it."""
 
+import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, cast
 
-from optuna.pruners import BasePruner
+from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 
 from harness.config.targets import build_component
@@ -13,6 +15,8 @@ from harness.core.errors import ConfigError
 from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.distinct_sampler import DistinctSampler
 from harness.sweep.study.grid_sampler import GridOrderSampler
+from harness.sweep.study.pausing import PausingPruner
+from harness.sweep.study.rungs import FULL_RUN
 from harness.sweep.study.sampler import ReproducibleSampler
 
 Direction = Literal["minimize", "maximize"]
@@ -30,7 +34,7 @@ class StudySpec:
     maximized.
     `sampler` and `pruner` are `_target_` nodes. Nothing is pruned before `warmup_share` of a run. `config` holds the
     settings that all trials share, by dotted key. `keep` is the number of best trials whose checkpoints are kept, None
-    for all. Numbers are suggested with so many `digits`, None for all.
+    for all. Those of paused trials take at most `max_disk` bytes, None for half of the free space. Numbers are suggested with so many `digits`, None for all.
     """
 
     program: str
@@ -45,6 +49,7 @@ class StudySpec:
     keep: int | None
     config: Mapping[str, str]
     digits: int | None = None
+    max_disk: int | None = None
 
     def build_search_space(self) -> SearchSpace:
         return SearchSpace.from_json(self.space)
@@ -87,6 +92,21 @@ class StudySpec:
             return _resolve_factory("pruner", self.pruner)()
         except (TypeError, ValueError) as error:
             raise ConfigError(f"pruner: {error}") from error
+
+    def list_rungs(self) -> tuple[float, ...]:
+        """Return the shares of a run at which the pruner wants a value; empty if it has no rungs."""
+        target, rungs = str(self.pruner.get("_target_")), self.pruner.get("rungs")
+        if self.is_pausing:
+            return tuple(rungs) if rungs else PausingPruner().shares
+        if not target.endswith(SuccessiveHalvingPruner.__name__) or not isinstance(self.pruner.get("min_resource"), int):
+            return ()
+        steps = itertools.accumulate(itertools.repeat(self.pruner.get("reduction_factor", 4)), operator.mul,
+                                     initial=self.pruner["min_resource"])  # fmt: skip
+        return tuple(step / FULL_RUN for step in itertools.takewhile(lambda step: step < FULL_RUN, steps))
+
+    @property
+    def is_pausing(self) -> bool:
+        return str(self.pruner.get("_target_")).endswith(PausingPruner.__name__)
 
     def describe_changes(self, old: "StudySpec") -> list[str]:
         """Return a line for each difference that makes trials of the two specs incomparable."""

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from harness.core.events import Status
 from harness.sweep.optuna_internals import is_in_distribution
 from harness.sweep.space.search_space import config_key
+from harness.sweep.study.rungs import FULL_RUN, to_rung
 
 # Of a study.
 STUDY_SPEC = "study_spec"  # what makes its trials comparable
@@ -30,16 +31,21 @@ FIXED_VALUES = (
 )
 SEED_RUN = "seed_run"  # {"config": name, "seed": number} of a configuration that is run with several seeds
 LAST_STEP = "last_step"  # of a completed trial whose program reports steps
-OWN_TRIAL_ATTRS = frozenset({WORKER, RESULT, RETRY_OF, RETRIES, BASELINE, FIXED_VALUES, SEED_RUN, LAST_STEP})
+TARGET = "target"  # the rung, in percent of a run, to which the trial runs before it is paused, or 100
+PROMOTIONS = "promotions"  # each time it was continued for its rank: {"start": rung, "target": rung, "reason": why}
+OWN_TRIAL_ATTRS = frozenset(
+    {WORKER, RESULT, RETRY_OF, RETRIES, BASELINE, FIXED_VALUES, SEED_RUN, LAST_STEP, TARGET, PROMOTIONS}
+)
 REPEATED_ATTRS = (BASELINE, FIXED_VALUES, SEED_RUN)  # of a trial, which its retries have too
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """Result of a trial's run.
+    """Result of a trial's run so far, or at its end.
 
-    `values` are those of the study's objectives, if it has them. `fraction_done` is the part of the run that was done,
-    from 0 to 1; `device` and `threads` are what it ran on, and `folder` is the name of its run folder.
+    `values` are those of the study's objectives, if it has them. `tokens`, `seconds` and `fraction_done`, the part of
+    the run that was done from 0 to 1, include what was done before a pause. `device` and `threads` are what it ran on,
+    and `folder` is the name of its run folder. `checkpoint` is where a paused or interrupted run can be continued from.
     `ends_sweep` says that other trials would fail for the same reason, unless one of the study has a result.
     """
 
@@ -54,6 +60,7 @@ class TrialResult:
     threads: int = 0
     device: str = ""
     ends_sweep: bool = False
+    checkpoint: str = ""
 
 
 def read_trial_worker(trial: Trial | FrozenTrial) -> Mapping[str, Any] | None:
@@ -71,6 +78,25 @@ def read_trial_result(trial: Trial | FrozenTrial) -> Mapping[str, Any]:
 def has_result(trial: FrozenTrial) -> bool:
     """Return whether a trial has a value of the objective, if only that of a part of its run."""
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Return whether a trial waits at the rung that was its target."""
+    return trial.state == TrialState.WAITING and has_checkpoint(trial) and _has_reached_target(trial)
+
+
+def is_cut_off(trial: FrozenTrial) -> bool:
+    """Return whether a trial waits to be continued to its target: it was interrupted, or promoted and not yet started."""
+    return trial.state == TrialState.WAITING and has_checkpoint(trial) and not _has_reached_target(trial)
+
+
+def has_checkpoint(trial: Trial | FrozenTrial) -> bool:
+    """Return whether a trial has done a part of its run before, from which it can be continued."""
+    return bool(read_trial_result(trial).get("checkpoint"))
+
+
+def _has_reached_target(trial: FrozenTrial) -> bool:
+    return to_rung(read_trial_result(trial).get("fraction_done", 0.0)) >= trial.user_attrs.get(TARGET, FULL_RUN)
 
 
 def is_own_trial(trial: FrozenTrial) -> bool:

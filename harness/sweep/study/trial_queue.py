@@ -23,28 +23,35 @@ from harness.sweep.optuna_internals import (
     get_enqueued_params,
     get_heartbeat_interval,
     record_heartbeat,
-    start_trial,
+    return_to_waiting,
+    start_new_trial,
+    start_waiting_trial,
 )
 from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import is_dead, this_process
-from harness.sweep.study.pruning import to_rung
 from harness.sweep.study.recorded_result import read_recorded_result
+from harness.sweep.study.rungs import to_rung
 from harness.sweep.study.storage import STORAGE_ERRORS, study_lock
 from harness.sweep.study.trial_attrs import (
     BASELINE,
     BUDGET,
     FIXED_VALUES,
+    PROMOTIONS,
     REPEATED_ATTRS,
     RESULT,
     RETRIES,
     RETRY_OF,
     STOP_REQUESTED,
     STUDY_SPEC,
+    TARGET,
     WORKER,
     TrialResult,
+    has_checkpoint,
+    read_trial_result,
     read_trial_worker,
 )
+from harness.sweep.study.work import Work, choose_work
 
 MAX_WORKER_DEATHS = 2  # a trial that kills this many workers is not tried again
 WORKER_DIED = {"status": "failed", "reason": "its worker died"}
@@ -82,18 +89,20 @@ class TrialQueue:
         Trials with values that cannot be used, which another program may enqueue, are ended as failed.
         """
         with self.hold_lock():
-            while self.has_more_trials():
+            while (work := self._find_work()) is not None:
                 try:
-                    trial = start_trial(self.study, {WORKER: this_process()})
+                    trial = self._start(work)
                 except STORAGE_ERRORS:
                     raise
                 except Exception as error:  # of the sampler, which is asked as soon as the trial exists
                     if not self._fail_own_trials(error):
                         raise
                     continue
+                if trial is None:
+                    continue
                 record_heartbeat(trial)  # already here, because a trial without any heartbeat never becomes stale
                 try:
-                    if FIXED_VALUES not in trial.user_attrs:
+                    if FIXED_VALUES not in trial.user_attrs and not has_checkpoint(trial):
                         self.space.suggest_values(trial)
                         if BASELINE not in trial.user_attrs:  # the current config as it is
                             self._extend(trial)
@@ -104,6 +113,22 @@ class TrialQueue:
                     self.finish_trial(trial, _describe_unset_params(error))
         return None
 
+    def _start(self, work: Work) -> Trial | None:
+        """Start a trial, and record the decision; None if another program has started it."""
+        attrs: dict[str, Any] = {WORKER: this_process(), TARGET: work.target}
+        if work.promotion is not None and work.waiting is not None:
+            decision = {key: value for key, value in asdict(work.promotion).items() if key != "number"}
+            attrs[PROMOTIONS] = [*work.waiting.user_attrs.get(PROMOTIONS, ()), decision]
+        if work.waiting is None:
+            return start_new_trial(self.study, attrs)
+        return start_waiting_trial(self.study, work.waiting, attrs)
+
+    def _can_continue(self, trial: FrozenTrial) -> bool:
+        """Return whether the checkpoint of a trial is here, or was here; one that was deleted is started over."""
+        worker, checkpoint = read_trial_worker(trial), read_trial_result(trial).get("checkpoint")
+        is_here = worker is not None and worker["host"] == this_process()["host"]
+        return is_here or (bool(checkpoint) and Path(str(checkpoint)).exists())
+
     def _fail_own_trials(self, error: Exception) -> bool:
         """Fail the trial that this process could not start, and return whether there is one."""
         own = [trial for trial, worker in self._running_trials() if worker == this_process()]
@@ -112,27 +137,32 @@ class TrialQueue:
         return bool(own)
 
     def has_more_trials(self) -> bool:
-        """Return whether another trial may start now."""
+        """Return whether another trial may be started or continued now."""
+        return self._find_work() is not None
+
+    def _find_work(self) -> Work | None:
         budget, trials = self._read_budget_and_trials()
-        return (
-            not self.is_stopping()
-            and budget.has_trials_left(trials)
-            and not budget.describe_failures(trials)
-            and not self._describe_exhaustion(budget, trials)
-        )
+        if self.is_stopping() or budget.describe_failures(trials) or self._describe_exhaustion(budget, trials):
+            return None
+        return self._choose_work(budget, trials)
+
+    def _choose_work(self, budget: Budget, trials: Sequence[FrozenTrial]) -> Work | None:
+        sign = -1 if self._is_maximized else 1
+        return choose_work(trials, budget, self.study.pruner, sign, self._can_continue)
 
     def find_end_reasons(self) -> EndReasons:
         """Return what keeps further trials from starting."""
         budget, trials = self._read_budget_and_trials()
-        if not budget.has_trials_left(trials):
-            return EndReasons(budget.describe_failure_rate(trials))
+        if self._choose_work(budget, trials) is None:
+            return EndReasons(budget.describe_failure_rate(trials), budget.describe_spent_share(trials))
         exhausted = self._describe_exhaustion(budget, trials)
         return EndReasons(budget.describe_failures(trials), exhausted, bool(budget.describe_fatal_failures(trials)))
 
     def finish_trial(self, trial: Trial, result: TrialResult) -> None:
-        """End a trial as its run ended.
+        """End a trial as its run ended, or let it wait if it is paused.
 
-        Interrupted trials are queued again. A trial that was ended in the meantime, as dead, is left as it is.
+        Interrupted trials wait to be continued, or are queued again if they have no checkpoint. A trial that was ended
+        in the meantime, as dead, is left as it is.
         """
         result = replace(result, reason=shorten_message(result.reason))
         with suppress(UpdateFinishedTrialError):
@@ -142,7 +172,8 @@ class TrialQueue:
     def reap_dead_trials(self, *, is_leftover: bool, is_only_sweep: bool = False) -> list[int]:
         """End the trials whose process died or stopped sending heartbeats, and return their numbers.
 
-        A trial whose run has completed, according to its record, is completed; the others are queued again.
+        A trial whose run has completed, according to its record, is completed. One that was paused before is to be
+        continued from there, and the others are queued again.
 
         Args:
             is_leftover: The workers were killed together with their sweep, so their trials are not to blame.
@@ -158,7 +189,7 @@ class TrialQueue:
             for trial in dead:
                 was_killed = is_leftover and trial.number not in stale
                 with suppress(UpdateFinishedTrialError):  # its worker was alive after all and ended it
-                    if self._complete_from_record(trial):
+                    if self._complete_from_record(trial) or self._let_wait(trial, has_killed=not was_killed):
                         continue
                     fail_trial(self.study, trial, {RESULT: SWEEP_KILLED if was_killed else WORKER_DIED})
                     self.requeue_trial(trial, has_killed=not was_killed)
@@ -190,8 +221,11 @@ class TrialQueue:
         return Budget(**self.study.user_attrs[BUDGET]), self.study.get_trials(deepcopy=False)
 
     def _describe_exhaustion(self, budget: Budget, trials: Sequence[FrozenTrial]) -> str:
-        is_maximized = self.study.directions == [StudyDirection.MAXIMIZE]
-        return budget.describe_exhaustion(trials, time.time(), is_maximized=is_maximized)
+        return budget.describe_exhaustion(trials, time.time(), is_maximized=self._is_maximized)
+
+    @property
+    def _is_maximized(self) -> bool:
+        return self.study.directions == [StudyDirection.MAXIMIZE]
 
     def _tell_study(self, trial: Trial, result: TrialResult) -> None:
         match result.status:
@@ -204,6 +238,12 @@ class TrialQueue:
                     self._report_nan(trial, to_rung(result.fraction_done))
                 trial.set_constraint("diverged", 1.0)
                 self.study.tell(trial, state=TrialState.PRUNED)
+            case "paused":
+                with self.hold_lock():
+                    return_to_waiting(self.study, trial, {})
+            case "interrupted" if result.checkpoint:
+                with self.hold_lock():
+                    return_to_waiting(self.study, trial, {})
             case "interrupted":
                 with self.hold_lock():
                     self.study.tell(trial, state=TrialState.FAIL)
@@ -215,6 +255,14 @@ class TrialQueue:
         """Report NaN as the last value. Optuna ignores a second value at the same step, so use a later one."""
         last = self.study.get_trials(deepcopy=False)[trial.number].last_step
         trial.report(math.nan, step if last is None else max(step, last + 1))
+
+    def _let_wait(self, trial: FrozenTrial, *, has_killed: bool) -> bool:
+        """Let a trial that has a checkpoint wait to be continued, unless it has killed too many workers."""
+        deaths = trial.user_attrs.get(RETRIES, 0) + has_killed
+        if not has_checkpoint(trial) or deaths >= MAX_WORKER_DEATHS:
+            return False
+        return_to_waiting(self.study, trial, {RETRIES: deaths})
+        return True
 
     def _complete_from_record(self, trial: FrozenTrial) -> bool:
         """Complete a trial that was killed after its run had completed, and return whether it was."""

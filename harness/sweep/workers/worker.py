@@ -25,18 +25,26 @@ from optuna.trial import Trial
 
 from harness.core.credentials import hide_credentials_in_text, hide_credentials_in_tracebacks
 from harness.core.errors import ConfigError, describe_exception
-from harness.core.files import remove_folder
 from harness.core.shortage import ShortageError, describe_shortage
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE
 from harness.sweep.optuna_internals import silence_optuna
-from harness.sweep.results.summary import find_best_trials, summarize_trials
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import STORAGE_ERRORS, open_storage
-from harness.sweep.study.trial_attrs import BASELINE, SEED_RUN, STUDY_SPEC, SWEEP_ID, TrialResult, trial_values
+from harness.sweep.study.trial_attrs import (
+    BASELINE,
+    SEED_RUN,
+    STUDY_SPEC,
+    SWEEP_ID,
+    TrialResult,
+    has_checkpoint,
+    read_trial_result,
+    trial_values,
+)
 from harness.sweep.study.trial_queue import TrialQueue
 from harness.sweep.trial_runner import TrialJob, TrialRunner
+from harness.sweep.workers.checkpoints import delete_losing_checkpoints, delete_paused_checkpoints
 from harness.tracking.run_names import CONFIG_TAG, SEED_TAG
 
 EXIT_OK, EXIT_CRASHED = 0, 1
@@ -158,7 +166,10 @@ def run_trials(spec: WorkerSpec, make_runner: MakeRunner, is_stopping: Callable[
         if shortage:
             raise shortage
         if study_spec.keep is not None:
-            _delete_losing_checkpoints(queue.study, Path(spec.folder), study_spec.keep)
+            delete_losing_checkpoints(queue.study, Path(spec.folder), study_spec.keep)
+        if result.status == "paused":
+            with queue.hold_lock():  # no trial is continued meanwhile
+                delete_paused_checkpoints(queue.study, Path(spec.folder), study_spec.max_disk)
         if result.status == "interrupted":
             return
 
@@ -195,6 +206,9 @@ def _run_trial(
         study_name=spec.study_name,
         sweep_id=queue.study.user_attrs[SWEEP_ID],
         tags=_describe_seed_run(trial),
+        rungs=study_spec.list_rungs() if len(study_spec.objectives) == 1 else (),
+        is_continued=has_checkpoint(trial),
+        checkpoint=str(read_trial_result(trial).get("checkpoint", "")),
     )
     is_complete, started = False, time.monotonic()
     try:
@@ -218,21 +232,6 @@ def _describe_seed_run(trial: Trial) -> dict[str, str]:
     """Return the tags of one of several runs of a configuration, none for others."""
     run = trial.user_attrs.get(SEED_RUN)
     return {CONFIG_TAG: run["config"], SEED_TAG: str(run["seed"])} if run else {}
-
-
-def _delete_losing_checkpoints(study: optuna.Study, folder: Path, keep: int) -> None:
-    """Delete the checkpoints of finished trials, except the `keep` best and the Pareto front, in this host's folder.
-
-    Trials that another program ran or ended are left alone.
-    """
-    finished = [trial for trial in summarize_trials(study) if trial.is_over and trial.status != "added"]
-    completed = [trial for trial in finished if trial.status == "completed"]
-    completed.sort(key=lambda trial: trial.costs[0])
-    front = find_best_trials(completed) if len(study.directions) > 1 and keep else []
-    kept = {trial.number for trial in (*completed[:keep], *front)}
-    for trial in finished:
-        if trial.number not in kept:
-            remove_folder(folder / str(trial.number) / "checkpoints")
 
 
 def _make_stop_question(is_stopping: Callable[[], bool], queue: TrialQueue) -> Callable[[], bool]:

@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import Trial
 
 from harness.sweep.options import SweepOptions
-from harness.sweep.request import count_trials
+from harness.sweep.request import plan_budget
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.trial_queue import TrialQueue
 from tests.sweep.study.test_spec import make_spec
@@ -40,7 +40,8 @@ def test_n_trials_ends_a_grid_and_a_larger_one_continues_it(tmp_path) -> None:
 
 def test_n_trials_of_a_grid() -> None:
     def count(n_trials: int | None, spec=SPEC) -> int:
-        return count_trials(SweepOptions(n_trials=n_trials, baseline=False), spec, spec.build_search_space(), {})
+        options = SweepOptions(n_trials=n_trials, baseline=False)
+        return plan_budget(options, spec, spec.build_search_space(), {}, None).n_trials
 
     assert [count(None), count(4), count(100)] == [6, 4, 6]
     large = make_spec("seed=range(0,40)", sampler="grid")

@@ -24,7 +24,7 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState, create_trial
 
-from harness.sweep.optuna_internals import start_trial
+from harness.sweep.optuna_internals import start_new_trial
 from harness.sweep.study.liveness import this_process
 from harness.sweep.study.pruning import MAX_KEPT, TrialReporter
 from harness.sweep.study.trial_attrs import LAST_STEP, WORKER
@@ -51,7 +51,7 @@ def make_study(pruner: BasePruner | None = None, direction: str = "minimize", **
 
 
 def start(study: optuna.Study) -> Trial:
-    return start_trial(study, {WORKER: this_process()})
+    return start_new_trial(study, {WORKER: this_process()})
 
 
 def run_trial(study: optuna.Study, values: list[float], total: int | None = None, every: int = 1) -> Trial:
@@ -59,7 +59,7 @@ def run_trial(study: optuna.Study, values: list[float], total: int | None = None
     trial = start(study)
     reporter = TrialReporter(trial, 0.0)
     for index, value in enumerate(values, 1):
-        if reporter.report_step(value, index * every, total):
+        if reporter.report_step(value, index * every, total) == "prune":
             reporter.close(is_complete=False)
             study.tell(trial, state=TrialState.PRUNED)
             return trial
@@ -110,17 +110,17 @@ def test_without_a_length_nothing_is_pruned_until_a_trial_has_completed() -> Non
     first, second = start(study), start(study)
     reporters = [TrialReporter(first, 0.0), TrialReporter(second, 0.0)]
     for step in range(1, 6):
-        assert not reporters[0].report_step(1.0, step)
-        assert not reporters[1].report_step(9.0, step)
+        assert reporters[0].report_step(1.0, step) == "continue"
+        assert reporters[1].report_step(9.0, step) == "continue"
     assert curve(study, 0) == curve(study, 1) == {}
     assert reporters[1].fraction_done == 0.0
     for step in range(6, 11):
-        assert not reporters[0].report_step(1.0, step)
+        assert reporters[0].report_step(1.0, step) == "continue"
     reporters[0].close(is_complete=True)
     study.tell(first, 1.0)
     assert curve(study, 0) == {10 * step: 1.0 for step in range(1, 11)}
     assert study.trials[0].user_attrs[LAST_STEP] == 10
-    assert reporters[1].report_step(9.0, 6)  # as it would have been at 20%, had the length been known
+    assert reporters[1].report_step(9.0, 6) == "prune"  # as it would have been at 20%, had the length been known
     assert curve(study, 1) == {10 * step: 9.0 for step in range(1, 7)}
     assert reporters[1].fraction_done == 0.6
 
@@ -130,8 +130,8 @@ def test_a_trial_beyond_the_known_length_is_not_pruned_there() -> None:
     run_trial(study, [1.0] * 4)
     trial = start(study)
     reporter = TrialReporter(trial, 0.0)
-    assert reporter.report_step(0.5, 3) is False
-    assert [reporter.report_step(99.0, step) for step in range(4, 20)] == [False] * 16
+    assert reporter.report_step(0.5, 3) == "continue"
+    assert [reporter.report_step(99.0, step) for step in range(4, 20)] == ["continue"] * 16
     reporter.close(is_complete=True)
     study.tell(trial, 99.0)
     assert curve(study, 1) == {75: 0.5, 100: 99.0}
@@ -149,7 +149,7 @@ def test_only_own_completed_trials_with_a_sane_attribute_tell_the_length() -> No
     TrialReporter(trial, 0.0).report_step(1.0, 1)
     assert curve(study, trial.number) == {}
     study.add_trial(create_trial(value=1.0, user_attrs={WORKER: this_process(), LAST_STEP: 4}))
-    assert TrialReporter(trial, 0.0).report_step(1.0, 1) is False
+    assert TrialReporter(trial, 0.0).report_step(1.0, 1) == "continue"
     assert curve(study, trial.number) == {25: 1.0}
 
 
@@ -167,10 +167,10 @@ def test_repeated_and_smaller_steps_are_ignored() -> None:
     study = make_study()
     run_trial(study, [2.0] * 10, 10)
     reporter = TrialReporter(start(study), 0.0)
-    assert reporter.report_step(1.0, 5, 10) is False
-    assert reporter.report_step(99.0, 5, 10) is False  # a second value of this epoch
-    assert reporter.report_step(99.0, 1, 10) is False  # the second fold of a cross-validation
-    assert reporter.report_step(99.0, 6, 1000) is False  # another, longer training
+    assert reporter.report_step(1.0, 5, 10) == "continue"
+    assert reporter.report_step(99.0, 5, 10) == "continue"  # a second value of this epoch
+    assert reporter.report_step(99.0, 1, 10) == "continue"  # the second fold of a cross-validation
+    assert reporter.report_step(99.0, 6, 1000) == "continue"  # another, longer training
     assert curve(study, 1) == {50: 1.0}
 
 
@@ -199,9 +199,9 @@ def test_nothing_is_pruned_before_the_warmup_has_ended() -> None:
     study = make_study()
     run_trial(study, [1.0] * 4, 4)
     reporter = TrialReporter(start(study), 0.5)
-    assert [reporter.report_step(9.0, step, 4) for step in (1, 2)] == [False, True]
+    assert [reporter.report_step(9.0, step, 4) for step in (1, 2)] == ["continue", "prune"]
     baseline = TrialReporter(start(study), 1.0)
-    assert [baseline.report_step(9.0, step, 4) for step in range(5)] == [False] * 5
+    assert [baseline.report_step(9.0, step, 4) for step in range(5)] == ["continue"] * 5
 
 
 @pytest.mark.parametrize(("name", "storage"), [*((name, "memory") for name in PRUNERS), *STORAGES])
@@ -232,7 +232,7 @@ def test_a_diverging_trial_is_pruned_by_the_default_pruner() -> None:
 def test_several_objectives_are_not_reported() -> None:
     study = new_study(["loss", "seconds"])
     reporter = TrialReporter(start(study), 0.0)
-    assert reporter.report_step(1.0, 1, 2) is False
+    assert reporter.report_step(1.0, 1, 2) == "continue"
     reporter.close(is_complete=True)
     assert curve(study, 0) == {}
 

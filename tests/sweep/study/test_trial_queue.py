@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import Trial, TrialState
 
 from harness.core.errors import ConfigError
-from harness.sweep.optuna_internals import start_trial
+from harness.sweep.optuna_internals import start_waiting_trial
 from harness.sweep.space.search_space import config_key
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process
@@ -152,7 +152,7 @@ def test_failures_of_earlier_commands_do_not_count(overrides) -> None:
 def test_a_retry_keeps_the_enqueued_params_that_were_not_yet_suggested(overrides) -> None:
     queue = start_study(*overrides, "sweep.enqueue=[{optimizer.lr: 0.02}]")
     serve_trials(queue, bowl_loss, 1)
-    start_trial(queue.study, {WORKER: dead_process()})  # its worker died before it suggested any value
+    start_waiting_trial(queue.study, queue.study.trials[1], {WORKER: dead_process()})  # its worker died before it suggested any value
     assert queue.reap_dead_trials(is_leftover=False) == [1]
     assert queue.claim_trial().params["optimizer.lr"] == 0.02
 

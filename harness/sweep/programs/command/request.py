@@ -20,11 +20,10 @@ from harness.sweep.programs.command.template import CommandTemplate
 from harness.sweep.request import (
     BASIC_LAUNCHER,
     SweepRequest,
-    build_budget,
     check_sampler_and_pruner,
     count_space_points,
-    count_trials,
     list_gpus,
+    plan_budget,
     plan_workers,
 )
 from harness.sweep.space.search_space import SearchSpace
@@ -103,7 +102,7 @@ def build_command_request(asked: CommandSweep) -> SweepRequest:
             "trial_seconds": asked.trial_seconds,
         },
         space=space,
-        budget=build_budget(options, count_trials(options, spec, space, current_values), asked.max_failure_rate),
+        budget=plan_budget(options, spec, space, current_values, asked.max_failure_rate),
         study_name=study_name,
         folder=check_writable("outputs", cwd / OUTPUT_DIR / STUDIES_FOLDER / name_study_folder(study_name)),
         workers=workers,

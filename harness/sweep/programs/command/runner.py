@@ -268,7 +268,8 @@ class _OutputWatcher:
         was_pruned = self.is_pruned
         for point in points:
             self.last_point = point
-            self.is_pruned |= self.reporter.report_step(point.value, point.step, estimate_total_steps(point))
+            advice = self.reporter.report_step(point.value, point.step, estimate_total_steps(point))
+            self.is_pruned |= advice == "prune"
         if not was_pruned and self.reporter.fraction_done >= 1:
             self.is_pruned = False  # it has reached its end before it was read
 

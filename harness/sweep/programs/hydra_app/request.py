@@ -30,14 +30,13 @@ from harness.sweep.request import (
     BASIC_LAUNCHER,
     SweepRequest,
     WorkerPlan,
-    build_budget,
     check_enqueued_points,
     check_launcher,
     check_not_torchrun,
     check_sampler_and_pruner,
     count_space_points,
-    count_trials,
     list_gpus,
+    plan_budget,
     plan_workers,
 )
 from harness.sweep.space.search_space import SearchSpace, read_search_space
@@ -88,13 +87,12 @@ def read_app_request(
     if command is None:
         notices += _explain_lack_of_workers(missing_command, launcher, options.sweep.n_jobs or 1)
     study_name = options.sweep.study or config.hydra.job.name
-    n_trials = count_trials(options.sweep, spec, space, current_values)
     return SweepRequest(
         options=options.sweep,
         spec=spec,
         program={"command_line": command_line.to_json(), "missing_command": missing_command, "unset": sorted(unknown)},
         space=space,
-        budget=build_budget(options.sweep, n_trials, options.max_failure_rate),
+        budget=plan_budget(options.sweep, spec, space, current_values, options.max_failure_rate),
         study_name=study_name,
         folder=check_writable("hydra.sweep.dir", find_sweep_dir(config, study_name)),
         workers=_plan_app_workers(launcher, options, command),
@@ -123,6 +121,7 @@ def _build_spec(options: AppOptions, space: SearchSpace, settings: Mapping[str, 
         seed=0,
         warmup_share=0.0,
         keep=options.sweep.keep,
+        max_disk=options.sweep.max_disk,
         config=settings,
     )
 

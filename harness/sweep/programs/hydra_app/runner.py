@@ -165,7 +165,7 @@ class _AppTrial:
         self._app.is_interruptible = False
         self._record.add_metrics(step, {self._spec.objectives[0]: value}, total_steps)
         self._progress = f"{value:.4g} at step {step}" + (f" of {total_steps}" if total_steps else "")
-        if self._reporter.report_step(value, step, total_steps):
+        if self._reporter.report_step(value, step, total_steps) == "prune":
             self._ended_early = "pruned"
             raise Pruned(self._progress)
         if self._should_stop():

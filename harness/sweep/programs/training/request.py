@@ -33,6 +33,7 @@ from harness.core.paths import config_dir, run_command
 from harness.record.sweep_files import STUDIES_FOLDER, name_study_folder
 from harness.run import provenance
 from harness.run.notices import describe_choices
+from harness.sweep.options import DEFAULT_RUNS
 from harness.sweep.programs import TRAINING
 from harness.sweep.programs.custom_space import check_custom_space
 from harness.sweep.programs.training.command_line import TrainingCommandLine
@@ -43,14 +44,13 @@ from harness.sweep.programs.training.usual_lrs import describe_unusual_lrs
 from harness.sweep.request import (
     BASIC_LAUNCHER,
     SweepRequest,
-    build_budget,
     check_enqueued_points,
     check_launcher,
     check_not_torchrun,
     check_sampler_and_pruner,
     count_space_points,
-    count_trials,
     list_gpus,
+    plan_budget,
     plan_workers,
 )
 from harness.sweep.space.range_syntax import explain_number_error
@@ -124,6 +124,8 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
     _check_test_unseen(cfg)
     study_name = options.study or _default_study_name(choices)
     spec = _build_study_spec(config, cfg, options, space, sweeper)
+    if spec.is_pausing and not spec.is_grid and options.n_trials is None and options.max_tokens is None:
+        options = replace(options, runs=options.runs or DEFAULT_RUNS)
     check_sampler_and_pruner(spec, "pruner", choices.get("pruner", ""))
     if custom := spec.custom_search_space:
         check_custom_space(custom, space, space.compose_config({}), space.fixed, space.compose_config)
@@ -139,7 +141,7 @@ def read_sweep_request(config: DictConfig, arguments: Sequence[str]) -> Training
         spec=spec,
         program={"fixed": space.fixed, "baseline": space.baseline},
         space=space,
-        budget=build_budget(options, count_trials(options, spec, space, current_values), sweeper["max_failure_rate"]),
+        budget=plan_budget(options, spec, space, current_values, sweeper["max_failure_rate"]),
         study_name=study_name,
         folder=_choose_folder(config, output_dir, study_name),
         workers=plan_workers(launcher, options.n_jobs, list_own_gpus(cfg)),
@@ -175,6 +177,7 @@ def _build_study_spec(
         seed=cfg.seed,
         warmup_share=0.0,
         keep=options.keep,
+        max_disk=options.max_disk,
         config=_fixed_settings(cfg, space),
     )
 
