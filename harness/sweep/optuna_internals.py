@@ -79,6 +79,8 @@ def start_waiting_trial(study: Study, waiting: FrozenTrial, user_attrs: Mapping[
     """Start a waiting trial, with `user_attrs` set before it is running; None if another program has started it."""
     storage, trial_id = study._storage, waiting._trial_id
     study._thread_local.cached_all_trials = None
+    if storage.get_trial(trial_id).state != TrialState.WAITING:
+        return None
     with suppress(UpdateFinishedTrialError):
         for key, value in user_attrs.items():
             storage.set_trial_user_attr(trial_id, key, value)

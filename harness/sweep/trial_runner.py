@@ -18,7 +18,8 @@ class TrialJob:
     """One trial to run: its number, its values by key, the folder for its files and the threads it may use.
 
     The values at the `rungs`, shares of the run, decide whether it goes on. A trial that `is_continued` was paused or
-    interrupted; of other programs, `checkpoint` is what they reported then. `study_name` and `sweep_id` identify the sweep, for what the trial records elsewhere. `tags` are for its record.
+    interrupted; of other programs, `checkpoint` is what they reported then. `study_name` and `sweep_id` identify the
+    sweep, for what the trial records elsewhere. `tags` are for its record.
     """
 
     number: int

@@ -18,8 +18,9 @@ class Budget:
     """Limits of a study.
 
     `started_at`, when this command started, and `deadline` are in seconds since the epoch. `runs` is the sum of the
-    shares of a run that all trials do, and `max_tokens` that of their tokens. Retries do not count towards `n_trials`, nor failures from before `started_at` towards the limits on those.
-    Trials that another program has run count towards nothing.
+    shares of a run that all trials do, and `max_tokens` that of their tokens. Retries do not count towards `n_trials`,
+    nor failures from before `started_at` towards the limits on those. Trials that another program has run count
+    towards nothing.
     """
 
     n_trials: int

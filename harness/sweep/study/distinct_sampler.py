@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.sweep.hydra_internals import Range
 from harness.sweep.optuna_internals import get_all_trials, get_enqueued_params, is_in_distribution
 from harness.sweep.space.search_space import MAX_GRID_POINTS, SearchSpace, count_values, value_at
-from harness.sweep.study.trial_attrs import FIXED_VALUES, is_own_trial, trial_position, has_checkpoint
+from harness.sweep.study.trial_attrs import FIXED_VALUES, has_checkpoint, is_own_trial, trial_position
 
 MAX_DRAWS = 100
 """Random points that are drawn in a space that is too large to list; nearly every one is new."""

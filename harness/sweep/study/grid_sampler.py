@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.sweep.optuna_internals import get_all_trials, get_enqueued_params
 from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.distinct_sampler import Identity, identify_point, known_params
-from harness.sweep.study.trial_attrs import is_own_trial, has_checkpoint
+from harness.sweep.study.trial_attrs import has_checkpoint, is_own_trial
 
 
 class GridOrderSampler(BaseSampler):

@@ -26,8 +26,8 @@ class TrialReporter:
 
     A trial pauses at the first value at or after its target, if it can be continued. Trials that may pause are not
     pruned. Nothing is pruned before `warmup_share` of the run, nor at its end. With several objectives, for which
-    Optuna has no pruning, nothing is reported. While a database does not answer, values are lost and nothing is pruned: a run of
-    hours must not end because of it.
+    Optuna has no pruning, nothing is reported. While a database does not answer, values are lost and nothing is pruned:
+    a run of hours must not end because of it.
 
     A program that reports steps and does not say how many there are is taken to run as long as the longest completed
     trial of the study. Until there is one, its values are kept, and nothing is pruned. Beyond that length nothing is

@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.sweep.optuna_internals import get_all_trials, hide_trials
 from harness.sweep.study.trial_attrs import (
     FIXED_VALUES,
+    has_checkpoint,
     has_params_in_range,
     is_own_trial,
     trial_position,
-    has_checkpoint,
 )
 
 

@@ -34,7 +34,8 @@ class StudySpec:
     maximized.
     `sampler` and `pruner` are `_target_` nodes. Nothing is pruned before `warmup_share` of a run. `config` holds the
     settings that all trials share, by dotted key. `keep` is the number of best trials whose checkpoints are kept, None
-    for all. Those of paused trials take at most `max_disk` bytes, None for half of the free space. Numbers are suggested with so many `digits`, None for all.
+    for all. Those of paused trials take at most `max_disk` bytes, None for half of the free space. Numbers are
+    suggested with so many `digits`, None for all.
     """
 
     program: str
@@ -98,7 +99,9 @@ class StudySpec:
         target, rungs = str(self.pruner.get("_target_")), self.pruner.get("rungs")
         if self.is_pausing:
             return tuple(rungs) if rungs else PausingPruner().shares
-        if not target.endswith(SuccessiveHalvingPruner.__name__) or not isinstance(self.pruner.get("min_resource"), int):
+        if not target.endswith(SuccessiveHalvingPruner.__name__) or not isinstance(
+            self.pruner.get("min_resource"), int
+        ):
             return ()
         steps = itertools.accumulate(itertools.repeat(self.pruner.get("reduction_factor", 4)), operator.mul,
                                      initial=self.pruner["min_resource"])  # fmt: skip

@@ -86,7 +86,7 @@ def is_paused(trial: FrozenTrial) -> bool:
 
 
 def is_cut_off(trial: FrozenTrial) -> bool:
-    """Return whether a trial waits to be continued to its target: it was interrupted, or promoted and not yet started."""
+    """Return whether a trial waits below its target: it was interrupted, or promoted and not yet started."""
     return trial.state == TrialState.WAITING and has_checkpoint(trial) and not _has_reached_target(trial)
 
 

@@ -60,7 +60,7 @@ def choose_work(
 
 
 def _get_target(trial: FrozenTrial, pruner: BasePruner) -> int:
-    """Return the rung to which a queued or interrupted trial runs; the baseline, with which all compare, never pauses."""
+    """Return the rung to which a waiting trial runs. The baseline, with which all compare, never pauses."""
     return FULL_RUN if BASELINE in trial.user_attrs else int(trial.user_attrs.get(TARGET) or _first_target(pruner))
 
 

@@ -199,7 +199,7 @@ def test_the_pruner_does_not_compare_with_trials_of_other_programs(places) -> No
     for _ in range(6):
         study.add_trial(create_trial(value=BAD_VALUE, intermediate_values={50: BAD_VALUE}))
     trial = queue.claim_trial()
-    assert TrialReporter(trial, 0.0).report_share(2.0, 0.5) is False
+    assert TrialReporter(trial, 0.0).report_share(2.0, 0.5) == "continue"
     assert trial.should_prune()  # as plain Optuna would
 
 

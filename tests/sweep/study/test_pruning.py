@@ -270,7 +270,7 @@ def test_a_database_that_does_not_answer_ends_no_trial(tmp_path, capsys) -> None
     reporter = TrialReporter(start(study), 0.0)
     with closing(sqlite3.connect(tmp_path / "study.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert not reporter.report_step(9.0, 1, 4)  # worse than the other trial
+        assert reporter.report_step(9.0, 1, 4) == "continue"  # worse than the other trial
         other.execute("ROLLBACK")
     assert "warning: cannot report to the study (" in capsys.readouterr().err
-    assert reporter.report_step(9.0, 2, 4)
+    assert reporter.report_step(9.0, 2, 4) == "prune"

@@ -7,7 +7,9 @@ from typing import Any
 from optuna.trial import Trial
 
 from harness.config.option_values import describe_left_out
+from harness.core.checkpoint_names import list_saved_steps
 from harness.core.events import EvalEnd, Event, Status
+from harness.run.result import RunResult
 from harness.sweep.programs.custom_space import load_custom_space
 from harness.sweep.programs.training.command_line import list_trial_overrides
 from harness.sweep.programs.training.config_space import TRIAL_DEFAULTS, rebuild_config_space
@@ -46,8 +48,9 @@ class TrainingRunner:
             cfg.device.threads = job.n_threads
         result = run(
             cfg,
-            [report_and_prune(reporter), stop_when(should_stop)],
+            [follow_advice(reporter), stop_when(should_stop)],
             folder=job.folder,
+            probes=job.rungs,
             tags={SWEEP_TAG: job.sweep_id, STUDY_TAG: job.study_name, **job.tags},
             params={key: str(value) for key, value in job.values.items() if key in self._space.group_options},
             overrides=list_trial_overrides(self._space.current, job.values),
@@ -72,19 +75,30 @@ class TrainingRunner:
             tokens=result.tokens,
             seconds=result.seconds,
             fraction_done=(result.step - effective.first_step) / max(1, effective.total_steps - effective.first_step),
+            checkpoint=_find_checkpoints(result),
             folder=job.folder.name,
             threads=effective.threads,
             device=effective.device,
         )
 
 
-def report_and_prune(reporter: TrialReporter) -> Policy:
-    """Return a policy that reports every evaluation and stops the run where the study prunes it."""
+def _find_checkpoints(result: RunResult) -> str:
+    """Return the folder from which a run that is paused or interrupted can be continued, empty without one."""
+    folder = result.folder / "checkpoints"
+    return str(folder) if result.status in ("paused", "interrupted") and list_saved_steps(folder) else ""
+
+
+def follow_advice(reporter: TrialReporter) -> Policy:
+    """Return a policy that reports every evaluation, and pauses or prunes the run where the study says so."""
 
     def policy(event: Event) -> Decision:
-        if isinstance(event, EvalEnd) and reporter.report_share(event.val_loss, event.fraction_done):
-            return Stop("pruned", f"validation loss {event.val_loss:.4g} after {event.fraction_done:.0%} of the run")
-        return None
+        if not isinstance(event, EvalEnd):
+            return None
+        advice = reporter.report_share(event.val_loss, event.fraction_done, can_pause=math.isfinite(event.val_loss))
+        if advice == "continue":
+            return None
+        reason = f"validation loss {event.val_loss:.4g} after {event.fraction_done:.0%} of the run"
+        return Stop("paused" if advice == "pause" else "pruned", reason)
 
     return policy
 
