@@ -30,6 +30,13 @@ def format_interval(low: float, high: float) -> str:
     return f"[{format_signed(low)}, {format_signed(high)}]"
 
 
+def format_confidence(confidence: float) -> str:
+    """Return a level in percent, such as "95%"; two digits of what it lacks to 100%, so that "99.95%" is not "100%"."""
+    missing = 100 * (1 - confidence)
+    digits = max(1, 1 - math.floor(math.log10(missing))) if missing > 0 else 1
+    return f"{100 - missing:.{digits}f}".rstrip("0").rstrip(".") + "%"
+
+
 def format_lr(value: float) -> str:
     """Return two significant digits in the notation of learning rates, such as "3e-3" or "1.5e-4"."""
     digits, exponent = f"{value:.1e}".split("e")

@@ -29,7 +29,9 @@ KEPT, NOISE, WORSE = (f"bbbbbb2  {value}  4.1  run  wider" for value in (1.265, 
 def test_exit_status_and_documents(tmp_path, capsys, rows: list[str], status: int, verdict: str) -> None:
     table = str(write_table(tmp_path, *rows))
     assert main(["judge", table]) == status
-    assert capsys.readouterr().out.startswith(verdict.upper())
+    output = capsys.readouterr().out
+    assert output.startswith(verdict.upper())
+    assert ("99.952% interval [-" in output) == (verdict == "keep" or NOISE in rows)
     assert main(["judge", table, "--json"]) == status
     document = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert (document["schema"], document["verdict"], document["exit_status"]) == (1, verdict, status)

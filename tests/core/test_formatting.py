@@ -2,7 +2,14 @@ import math
 
 import pytest
 
-from harness.core.formatting import format_duration, format_interval, format_number, format_signed, shorten_keys
+from harness.core.formatting import (
+    format_confidence,
+    format_duration,
+    format_interval,
+    format_number,
+    format_signed,
+    shorten_keys,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +32,14 @@ def test_format_signed(value: float, text: str) -> None:
 def test_open_ends_of_an_interval_have_a_sign() -> None:
     assert format_interval(-0.5, math.inf) == "[-0.5000, +∞]"
     assert format_interval(-math.inf, math.inf) == "[-∞, +∞]"
+
+
+@pytest.mark.parametrize(
+    ("confidence", "text"),
+    [(0.95, "95%"), (0.9, "90%"), (0.5, "50%"), (1 - 0.05 / 3, "98.3%"), (0.99752, "99.75%"), (0.99996, "99.996%")],
+)
+def test_a_confidence_never_reads_as_certainty(confidence: float, text: str) -> None:
+    assert format_confidence(confidence) == text
 
 
 @pytest.mark.parametrize(

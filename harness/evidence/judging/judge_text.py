@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from harness.core.formatting import format_number
+from harness.core.formatting import format_confidence, format_interval, format_number, format_signed
 from harness.core.terminal import wrap_text
 from harness.evidence.judging.judgement import JSON_SCHEMA, Evidence, JudgedSide, Judgement
 
@@ -47,13 +47,8 @@ def _describe_side(side: JudgedSide, found: Judgement) -> str:
 
 def _describe_evidence(evidence: Evidence, found: Judgement) -> Iterator[tuple[str, str]]:
     better = "less" if found.direction == "minimize" else "more"
-    yield (
-        "difference",
-        (
-            f"{_format_signed(evidence.difference)}, interval {_format_signed(evidence.low)} to "
-            f"{_format_signed(evidence.high)} ({better} is better)"
-        ),
-    )
+    interval = f"{format_confidence(evidence.confidence)} interval {format_interval(evidence.low, evidence.high)}"
+    yield "difference", f"{format_signed(evidence.difference)}, {interval} ({better} is better)"
     yield (
         "test",
         (
@@ -61,11 +56,6 @@ def _describe_evidence(evidence: Evidence, found: Judgement) -> Iterator[tuple[s
             f"tries); {evidence.method}"
         ),
     )
-
-
-def _format_signed(value: float) -> str:
-    return f"{'+' if value > 0 else '-' if value < 0 else ''}{format_number(abs(value))}" if math.isfinite(value) \
-        else f"{value:+}"  # fmt: skip
 
 
 def judgement_to_json(found: Judgement) -> dict[str, Any]:

@@ -41,12 +41,13 @@ class NoiseFloor:
 class Evidence:
     """A test of the difference, candidate minus reference, in the unit of the metric.
 
-    `p` is at most `level` exactly where [low, high] excludes zero on the better side.
+    `p` is at most `level` exactly where [low, high], the interval at `confidence`, excludes zero on the better side.
     """
 
     difference: float
     low: float
     high: float
+    confidence: float
     p: float
     level: float
     method: str

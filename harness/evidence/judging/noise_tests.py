@@ -50,8 +50,9 @@ def compare_with_noise(
     margin = float(stdtrit(freedom, 1 - level)) * error
     method = f"first run: prediction interval from {noise.freedom + 1} repeats, t with {freedom} degrees of freedom"
     return Evidence(
-        difference, difference - margin, difference + margin, p, level, method, len(reference), 1, gain > margin
-    )
+        difference, difference - margin, difference + margin, 1 - 2 * level, p, level, method, len(reference), 1,
+        gain > margin,
+    )  # fmt: skip
 
 
 def compare_fresh_runs(log: RunLog, fresh: Sequence[float], reference: Sequence[float], level: float) -> Evidence:
@@ -60,6 +61,6 @@ def compare_fresh_runs(log: RunLog, fresh: Sequence[float], reference: Sequence[
     found = compare_losses(*costs, confidence=1 - level)
     low, high = sorted((log.sign * found.low, log.sign * found.high))
     return Evidence(
-        log.sign * found.difference, low, high, found.p, level, f"fresh runs: {found.method}", len(reference),
-        len(fresh), found.status == "better",
+        log.sign * found.difference, low, high, found.confidence, found.p, level, f"fresh runs: {found.method}",
+        len(reference), len(fresh), found.status == "better",
     )  # fmt: skip

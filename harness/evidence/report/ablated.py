@@ -175,7 +175,7 @@ def _tabulate_effects(ablated: Ablated) -> ReportTable:
     )  # fmt: skip
     if effects:
         count = ablated.read("ablation.effects", ablated.plan.n_effects, "effects of single changes", style="whole")
-        level = ablated.read("ablation.confidence", ablated.plan.confidence, "confidence", style="share")
+        level = ablated.read("ablation.confidence", ablated.plan.confidence, "confidence", style="confidence")
         each = ablated.add_effect(effects[0]).confidence
         caption = (
             *caption, "The intervals of the ", count, " effects hold together at confidence ", level,

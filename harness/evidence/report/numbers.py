@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from harness.core.formatting import format_count, format_duration, format_lr
+from harness.core.formatting import format_confidence, format_count, format_duration, format_lr
 
 Style = Literal[
     "plain", "whole", "count", "loss", "signed", "percent", "signed percent", "duration", "hours", "money", "lr", "p",
-    "error", "share",
+    "error", "confidence",
 ]  # fmt: skip
 UNKNOWN_TEXT = "unknown"
 ID_PATTERN = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*")
@@ -94,8 +94,8 @@ def format_styled(value: float | int | None, style: Style) -> str:
             return f"{value:.1f}%"
         case "signed percent":
             return f"{value:+.1f}%"
-        case "share":
-            return f"{100 * value:.3g}%"
+        case "confidence":
+            return format_confidence(value)
         case "duration":
             return format_duration(value)
         case "hours":

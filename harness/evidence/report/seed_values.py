@@ -128,7 +128,7 @@ class SeedValues:
             self.read(f"{id}.{key}", recorded[key], f"{key} of {what}", unit, style=style)
             for key, unit, style in (("low", self.unit, "signed"), ("high", self.unit, "signed"), ("p", "", "p"))
         )
-        confidence = self.read(f"{id}.confidence", recorded["confidence"], f"confidence of {what}", style="share")
+        confidence = self.read(f"{id}.confidence", recorded["confidence"], f"confidence of {what}", style="confidence")
         return ComparedNumbers(difference, low, high, p, n, confidence)
 
     def make_claim(self, status: str, numbers: ComparedNumbers) -> Claim | None:

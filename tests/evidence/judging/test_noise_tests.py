@@ -16,6 +16,8 @@ def test_with_few_repeats_p_and_interval_are_those_of_the_pooled_t_test(n_repeat
     sd, error = np.std(repeats, ddof=1), np.sqrt(1 / n_repeats + 1)
     assert found.p == pytest.approx(stats.t.cdf((value - np.mean(repeats)) / (sd * error), n_repeats - 1))
     assert found.high - found.low == pytest.approx(2 * stats.t.ppf(0.99, n_repeats - 1) * sd * error)
+    tail = (1 - found.confidence) / 2
+    assert found.high == pytest.approx(found.difference + stats.t.isf(tail, n_repeats - 1) * sd * error)
     # against scipy's own test of two samples, the second of one value
     assert found.p == pytest.approx(stats.ttest_ind([value], repeats, alternative="less").pvalue)
 
@@ -57,8 +59,8 @@ def test_fresh_runs_are_compared_in_the_unit_and_direction_of_the_metric() -> No
     low = [1.0, 1.1, 1.2, 1.05]
     found = compare_fresh_runs(log, [value - 1 for value in low], low, 0.05)
     expected = compare_losses(low, [value - 1 for value in low])
-    assert (found.difference, found.low, found.high, found.p) == (
-        expected.difference, expected.low, expected.high, expected.p
+    assert (found.difference, found.low, found.high, found.p, found.confidence) == (
+        expected.difference, expected.low, expected.high, expected.p, expected.confidence
     )  # fmt: skip
     assert found.shows_better
     assert not compare_fresh_runs(log, low, [value - 1 for value in low], 0.05).shows_better
