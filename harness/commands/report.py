@@ -26,7 +26,6 @@ from typing import Any
 
 from harness.commands.arguments import RUN_HELP, CommandParser, ParagraphFormatter, add_output_dir
 from harness.commands.run_histories import find_history_path, load_histories
-from harness.commands.sync import adopt_configured_store
 from harness.core.errors import ConfigError, explain_path_error
 from harness.core.terminal import print_error
 from harness.evidence.comparing.run_comparison import ComparedRun
@@ -60,10 +59,8 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         raise ConfigError(f"--to: {explain_path_error(error) or error}") from error
     print(f"wrote {args.to}: {', '.join(str(path.relative_to(args.to)) for path in files)}")
-    if "study" in inputs:
-        adopt_configured_store()
-        if note := upload_report(_find_source(inputs["study"]), args.to, files):
-            print_error(f"note: {note}")
+    if "study" in inputs and (note := upload_report(_find_source(inputs["study"]), args.to, files)):
+        print_error(f"note: {note}")
     return 0
 
 

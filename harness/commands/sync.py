@@ -1,20 +1,16 @@
 """plateau sync RUN: upload what MLflow lacks of runs and sweeps."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from harness.commands.arguments import RUN_HELP, CommandParser, add_output_dir
 from harness.core.errors import ConfigError, DamageError
-from harness.core.paths import config_dir
 from harness.record.metrics_file import METRICS_FILE, find_record
 from harness.record.run_lookup import find_run
 from harness.tracking import sweep_uploader
 from harness.tracking.mlflow_client import UploadError
-from harness.tracking.store_uri import resolve_store_uri
+from harness.tracking.store_uri import adopt_configured_store
 from harness.tracking.upload_process import make_uploader
 
 
@@ -25,12 +21,6 @@ def main(arguments: Sequence[str]) -> int:
     args = parser.parse_args(arguments)
     adopt_configured_store()
     return max(_sync_run(run, args.output_dir) for run in args.runs)
-
-
-def adopt_configured_store() -> None:
-    """Make the store of the configuration one of the user's, unless the environment names another."""
-    if uri := OmegaConf.load(config_dir() / "config.yaml").tracking.uri:  # the user's own, in a checkout
-        os.environ.setdefault("MLFLOW_TRACKING_URI", resolve_store_uri(uri))
 
 
 def _sync_run(run: str, output_dir: Path) -> int:

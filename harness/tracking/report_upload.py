@@ -6,7 +6,7 @@ from pathlib import Path
 from harness.core.errors import ConfigError, DamageError
 from harness.record.sweep_files import SWEEP_FILE
 from harness.tracking.mlflow_client import TrackingClient, UploadError, convert_errors
-from harness.tracking.store_uri import check_recorded_uri, sqlite_path
+from harness.tracking.store_uri import adopt_configured_store, check_recorded_uri, sqlite_path
 from harness.tracking.sweep_uploader import is_sweep_folder, read_sweep_identity
 
 ARTIFACT_FOLDER = "report"
@@ -19,6 +19,7 @@ def upload_report(sweep: Path, report: Path, files: Iterable[Path]) -> str:
     """
     if not is_sweep_folder(sweep) or not (sweep / "mlflow.json").is_file():
         return ""
+    adopt_configured_store()
     try:
         identity = read_sweep_identity(sweep)
         uri = identity["uri"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from harness.core.credentials import describe_malformed, hide_credentials
 from harness.core.errors import ConfigError
 from harness.core.extras import describe_missing_package
-from harness.core.paths import project_dir
+from harness.core.paths import config_dir, project_dir
 
 DEFAULT_EXPERIMENT = "default"
 STORE_FILE = "mlflow.db"  # where MLflow itself looks in the current folder
@@ -127,6 +127,17 @@ def is_own_store(uri: str) -> bool:
     with suppress(ValueError):
         given = resolve_store_uri(given)
     return hide_credentials(uri) in (default_store_uri(), folder_store_uri(), hide_credentials(given))
+
+
+def adopt_configured_store() -> None:
+    """Make the store of the shipped configuration, which is the user's own in a checkout, that of MLFLOW_TRACKING_URI.
+
+    Nothing is done if the environment names another.
+    """
+    from omegaconf import OmegaConf
+
+    if uri := OmegaConf.load(config_dir() / "config.yaml").tracking.uri:
+        os.environ.setdefault("MLFLOW_TRACKING_URI", resolve_store_uri(uri))
 
 
 def check_recorded_uri(uri: str, file: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from harness import cli
 from harness.core.errors import ConfigError
 from harness.evidence.report.report_files import check_report_folder
+from harness.tracking import store_uri
 from tests.commands.test_compare import write_log
 from tests.evidence.report.study_folders import add_confirmation, make_sweep_folder
 from tests.tracking.stores import free_port, new_store, only_run
@@ -215,6 +216,11 @@ def test_a_store_that_is_gone_or_not_the_users_is_a_note(uploaded, tmp_path, mon
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert cli.main(["report", str(uploaded), "--to", folder]) == 0
     assert "not your tracking store" in capsys.readouterr().err
+    (tmp_path / "moved.db").rename(tmp_path / "mlflow.db")
+    (tmp_path / "config.yaml").write_text(f"tracking:\n  uri: sqlite:///{tmp_path}/mlflow.db\n")
+    monkeypatch.setattr(store_uri, "config_dir", lambda: tmp_path)  # the configuration of a checkout names it
+    assert cli.main(["report", str(uploaded), "--to", folder]) == 0
+    assert "note:" not in capsys.readouterr().err
     server = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     write_sweep_json(uploaded, server)

@@ -150,7 +150,7 @@ def test_store_that_the_configuration_of_the_project_names_is_used(tmp_path, run
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     (tmp_path / "config.yaml").write_text("tracking:\n  uri: ${oc.env:STORE}\n")
     monkeypatch.setenv("STORE", store)
-    monkeypatch.setattr("harness.commands.sync.config_dir", lambda: tmp_path)
+    monkeypatch.setattr("harness.tracking.store_uri.config_dir", lambda: tmp_path)
     assert cli.main(["sync", str(run_folder)]) == 0
     monkeypatch.delenv("MLFLOW_TRACKING_URI")  # set by the command, for its process
     assert only_run(store)[1].info.status == "FINISHED"
