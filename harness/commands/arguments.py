@@ -31,22 +31,6 @@ def add_output_dir(parser: argparse.ArgumentParser) -> None:
                         help="the output_dir of the runs, if not outputs/")  # fmt: skip
 
 
-def add_seed_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add how a sweep's configurations are run again with other seeds, and within which budget."""
-    add = parser.add_argument
-    add(SEED_FLAG, metavar="NAME",
-        help="how the program takes its seed: an option such as --seed, a key such as seed= or a variable such as "
-        "SEED; default: seed, if it has one")  # fmt: skip
-    add("--test-metric", metavar="NAME",
-        help="what a program of yours calls its result on test data, beside the metric of the sweep")  # fmt: skip
-    add("--n-jobs", type=int, metavar="N", help="number of workers; default: as in the sweep")
-    add("--max-seconds", type=float, metavar="S", help="start no run after this time")
-    add("--max-tokens", type=int, metavar="N", help="start no run after so many tokens")
-    add("--storage", metavar="URL", help="database of the study, if its address has a password")
-    add("--dry-run", action="store_true", help="print what would be run, and run nothing")
-    add("--json", action="store_true", help="print the result as JSON, and all else to standard error")
-
-
 class ParagraphFormatter(argparse.RawDescriptionHelpFormatter):
     """Wrap the paragraphs of a description to the terminal; examples and lists, which have indented lines, stay."""
 

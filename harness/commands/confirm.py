@@ -12,73 +12,48 @@ Exit status: 0 every candidate has a verdict, whichever; 1 it has not, or it fai
 """
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.commands.arguments import (
-    SEED_FLAG,
-    CommandParser,
-    ParagraphFormatter,
-    add_output_dir,
+from harness.commands.arguments import CommandParser, ParagraphFormatter, redirect_to_stderr
+from harness.commands.seed_runs import (
     add_seed_run_options,
-    join_option_value,
-    redirect_to_stderr,
+    conclude_command,
+    make_options,
+    parse_seed_run_arguments,
+    print_json,
 )
-from harness.core.credentials import hide_secret_words
-from harness.core.errors import ConfigError, RunFailedError
+from harness.core.errors import ConfigError
 from harness.core.terminal import fit_record, print_fitted, print_notes
 
 if TYPE_CHECKING:
     from harness.evidence.confirm.from_study import ConfirmOptions
     from harness.evidence.confirm.plan import Confirmation
 
-STATUS_UNDECIDED = 1
-
 
 def main(arguments: Sequence[str]) -> int:
-    args = _build_parser().parse_args(join_option_value(arguments, SEED_FLAG))
+    args = parse_seed_run_arguments(_build_parser(), arguments)
     from harness.evidence.confirm.confirmation import run_confirmation
     from harness.evidence.confirm.from_study import ConfirmOptions
     from harness.evidence.confirm.result import result_to_json
     from harness.evidence.confirm.text import describe_confirmation, format_confirm_result
-    from harness.record.metrics_file import encode_nonfinite
     from harness.sweep.optuna_internals import silence_optuna
-    from harness.sweep.rerun import RerunOptions
 
     silence_optuna()
-    try:
-        options = ConfirmOptions(
-            top=args.top,
-            seeds=args.seeds,
-            trials=tuple(args.trial),
-            margin=args.margin,
-            max_seconds=args.max_seconds,
-            max_tokens=args.max_tokens,
-            rerun=RerunOptions(args.seed_flag, args.test_metric, args.n_jobs),
-            command=shlex.join(["plateau", "confirm", *hide_secret_words(arguments)]),
-        )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    own = {"top": args.top, "trials": tuple(args.trial), "margin": args.margin}
+    options = make_options(ConfirmOptions, args, "confirm", arguments, **own)
     with redirect_to_stderr(args.json):
         confirmation = _plan_confirmation(args, options)
         print_notes(confirmation.runs.rerun.notices)
-        print_fitted(*describe_confirmation(confirmation))
+        print_fitted(*describe_confirmation(confirmation, has_all_commands=args.dry_run))
         if args.dry_run:
             return 0
-        outcome = run_confirmation(confirmation)
-        print(*map(fit_record, format_confirm_result(outcome.result)), sep="\n")
+        result, end = run_confirmation(confirmation)
+        print(*map(fit_record, format_confirm_result(result)), sep="\n")
     if args.json:
-        print(json.dumps(encode_nonfinite(result_to_json(outcome.result)), indent=1, allow_nan=False), flush=True)
-    if not outcome.result.is_decided and outcome.end.status != "completed":
-        outcome.end.raise_if_not_completed()
-    if outcome.result.evaluation.failure:
-        raise RunFailedError(
-            f"failed: {outcome.result.reason}; the logs are in {confirmation.folder}; fix the cause, then run the same "
-            "command"
-        )
-    return 0 if outcome.result.is_decided else STATUS_UNDECIDED
+        print_json(result_to_json(result))
+    return conclude_command(result.is_decided, result.evaluation.failure, confirmation.folder, end)
 
 
 def _plan_confirmation(args: argparse.Namespace, options: "ConfirmOptions") -> "Confirmation":
@@ -109,5 +84,4 @@ def _build_parser() -> CommandParser:
     add("--seeds", type=int, default=5, metavar="N", help="fresh seeds of each at most; default: 5")
     add("--margin", type=float, metavar="M", help="differences up to M, in the unit of the metric, count as equivalent")
     add_seed_run_options(parser)
-    add_output_dir(parser)
     return parser

@@ -1,16 +1,46 @@
 """Runs of configurations of a sweep over fresh seeds, as confirmations and ablations make and read them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import mean
-from typing import Any, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from harness.core.errors import ConfigError
 from harness.record.trial_record import Direction
-from harness.sweep.rerun import Rerun
-from harness.sweep.seed_study import SeedRun, SeedStudy, SeedStudyPlan, Summarize, set_aside_unseen_study
+from harness.sweep.rerun import Rerun, RerunOptions
+from harness.sweep.seed_study import SeedRun, SeedStudy, SeedStudyPlan, Summarize, Uploaded, set_aside_unseen_study
 from harness.sweep.study.setup import StudyChangedError
+from harness.sweep.study_run import MakeWorkers, StudyEnd
 from harness.sweep.swept_study import SweptStudy
+
+MIN_SEEDS = 3  # with fewer nothing can be shown
+ResultT = TypeVar("ResultT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedRunOptions:
+    """Options for runs on fresh seeds: their number, the budget, and how the program is run again.
+
+    `command` is that of the user, for the record.
+    """
+
+    seeds: int = 5
+    max_seconds: float | None = None
+    max_tokens: int | None = None
+    rerun: RerunOptions = field(default_factory=RerunOptions)
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        if self.seeds < MIN_SEEDS:
+            raise ValueError(f"--seeds: {self.seeds} must be at least {MIN_SEEDS}")
+
+
+class SeedRunOutcome(NamedTuple, Generic[ResultT]):
+    """Result of runs on fresh seeds, and how the command that ran them ended."""
+
+    result: ResultT
+    end: StudyEnd
 
 
 class NamedValues(Protocol):
@@ -26,16 +56,12 @@ def plan_seed_study(
     rerun: Rerun,
     configs: Mapping[str, NamedValues],
     settings: Mapping[str, str],
-    *,
     metric: str,
-    command: str,
-    max_seconds: float | None,
-    max_tokens: int | None,
+    options: SeedRunOptions,
 ) -> SeedStudyPlan:
     """Return the study of configurations of a sweep; its folder in that of the sweep is called by its `purpose`.
 
-    `metric` is that of the claim, and `command` that of the user. `settings` are further ones that must not change once
-    runs were made.
+    `metric` is that of the claim. `settings` are further ones that must not change once runs were made.
     """
     return SeedStudyPlan(
         name=f"{study.name} {purpose}",
@@ -48,14 +74,45 @@ def plan_seed_study(
         experiment=study.experiment,
         is_uploaded=study.is_uploaded,
         metric=metric,
-        command=command,
+        command=options.command,
         settings={**settings, "seed option": rerun.seed_key},
-        max_seconds=max_seconds,
-        max_tokens=max_tokens,
+        max_seconds=options.max_seconds,
+        max_tokens=options.max_tokens,
     )
 
 
-def open_seed_study(plan: SeedStudyPlan, summarize: Summarize) -> SeedStudy:
+def run_seed_study(
+    plan: SeedStudyPlan,
+    list_next_runs: Callable[[Sequence[SeedRun]], Sequence[tuple[str, int]]],
+    record_result: Callable[[Sequence[SeedRun], StudyEnd], ResultT],
+    list_uploaded: Callable[[ResultT], Uploaded],
+    make_workers: MakeWorkers | None = None,
+) -> SeedRunOutcome[ResultT]:
+    """Make runs, round by round, until there is none to make next; a command that is repeated resumes.
+
+    Args:
+        list_next_runs: Returns the configurations and seeds to run after the runs so far.
+        record_result: Writes the result of the runs so far and returns it.
+        list_uploaded: Returns what MLflow shows of a result.
+        make_workers: Returns the workers; by default processes on this machine.
+
+    Raises:
+        ConfigError: If the study was begun with another plan.
+        RunFailedError: If files cannot be written.
+    """
+
+    def summarize(runs: Sequence[SeedRun], status: str) -> Uploaded:
+        return list_uploaded(record_result(runs, StudyEnd(status, "")))
+
+    study = _open_study(plan, summarize)
+    while True:
+        end = study.run(list_next_runs(study.list_runs()), make_workers)
+        runs = study.list_runs()
+        if end.status != "completed" or end.reason or not list_next_runs(runs):
+            return SeedRunOutcome(record_result(runs, end), end)
+
+
+def _open_study(plan: SeedStudyPlan, summarize: Summarize) -> SeedStudy:
     """Create or open the study.
 
     Raises:
@@ -72,6 +129,19 @@ def open_seed_study(plan: SeedStudyPlan, summarize: Summarize) -> SeedStudy:
             f"{plan.folder}: was begun with another plan, and its losses have been seen:\n{changes}\n"
             f"use the same options, or move the folder away{in_database}; another plan gets other seeds"
         ) from error
+
+
+def format_commands(plan: SeedStudyPlan, seed: int) -> dict[str, str]:
+    """Return the commands of the configurations with a seed, by name."""
+    line, key = plan.rerun.command_line, plan.rerun.seed_key
+    return {name: line.format_command({**values, key: seed}) for name, values in plan.configs.items()}
+
+
+def describe_commands(plan: SeedStudyPlan, seed: int, *, has_all: bool) -> list[str]:
+    """Return where runs are made and the command of the first configuration, or those of all, in lines."""
+    commands = list(format_commands(plan, seed).items())
+    lines = [f"Command of {name}:\n  {command}" for name, command in (commands if has_all else commands[:1])]
+    return [f"Runs in {plan.rerun.workers.cwd}", *lines]
 
 
 def list_searched_seeds(study: SweptStudy, seed_key: str) -> list[int]:

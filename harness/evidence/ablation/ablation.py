@@ -2,19 +2,26 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 from harness.evidence.ablation.changes import find_changes, list_alternatives, select_changes
 from harness.evidence.ablation.effects import evaluate_ablation
-from harness.evidence.ablation.plan import WINNER, Ablation, AblationPlan
+from harness.evidence.ablation.plan import WINNER, Ablation, AblationPlan, list_next_runs
 from harness.evidence.ablation.result import AblationResult, write_ablation_result
 from harness.evidence.ablation.text import describe_config_mean
 from harness.evidence.confirm.from_study import ConfirmOptions, choose_configs
-from harness.evidence.confirm.plan import BASELINE, MIN_SEEDS, ConfirmedConfig, choose_seeds
-from harness.evidence.seed_runs import average_metric, list_searched_seeds, open_seed_study, plan_seed_study
+from harness.evidence.confirm.plan import BASELINE, ConfirmedConfig, choose_seeds
+from harness.evidence.seed_runs import (
+    SeedRunOptions,
+    SeedRunOutcome,
+    average_metric,
+    format_commands,
+    list_searched_seeds,
+    plan_seed_study,
+    run_seed_study,
+)
 from harness.sweep.programs.rerun import prepare_rerun
-from harness.sweep.rerun import RerunOptions
 from harness.sweep.seed_study import SeedRun, Uploaded
 from harness.sweep.study_run import MakeWorkers, StudyEnd
 from harness.sweep.swept_study import SweptStudy
@@ -23,31 +30,12 @@ ABLATION_FOLDER = "ablation"
 """In the folder of a sweep: the study of its ablation."""
 
 
-@dataclass(frozen=True)
-class AblationOptions:
-    """Options of an ablation: the `trial` that is the winner, None for the best, and the changes to take apart.
-
-    `command` is that of the user, for the record.
-    """
+@dataclass(frozen=True, kw_only=True)
+class AblationOptions(SeedRunOptions):
+    """Options of an ablation: the `trial` that is the winner, None for the best, and the changes to take apart."""
 
     trial: int | None = None
-    seeds: int = 5
     changes: tuple[str, ...] = ()
-    max_seconds: float | None = None
-    max_tokens: int | None = None
-    rerun: RerunOptions = field(default_factory=RerunOptions)
-    command: str = ""
-
-    def __post_init__(self) -> None:
-        if self.seeds < MIN_SEEDS:
-            raise ValueError(f"--seeds: {self.seeds} must be at least {MIN_SEEDS}")
-
-
-class AblationOutcome(NamedTuple):
-    """Result of an ablation, and how the command that ran it ended."""
-
-    result: AblationResult
-    end: StudyEnd
 
 
 def plan_ablation(study: SweptStudy, options: AblationOptions) -> Ablation:
@@ -83,15 +71,13 @@ def plan_ablation(study: SweptStudy, options: AblationOptions) -> Ablation:
         rerun,
         plan.configs,
         plan.list_settings(),
-        metric=plan.metric,
-        command=options.command or f"plateau ablate {study.name}",
-        max_seconds=options.max_seconds,
-        max_tokens=options.max_tokens,
+        plan.metric,
+        options,
     )
     return Ablation(study.name, plan, runs)
 
 
-def run_ablation(ablation: Ablation, make_workers: MakeWorkers | None = None) -> AblationOutcome:
+def run_ablation(ablation: Ablation, make_workers: MakeWorkers | None = None) -> SeedRunOutcome[AblationResult]:
     """Run what the plan needs and return the result; a command that is repeated resumes.
 
     Args:
@@ -102,26 +88,19 @@ def run_ablation(ablation: Ablation, make_workers: MakeWorkers | None = None) ->
         RunFailedError: If files cannot be written.
     """
 
-    def summarize(runs: Sequence[SeedRun], status: str) -> Uploaded:
-        result = make_ablation_result(ablation, runs, StudyEnd(status, ""))
+    def record_result(runs: Sequence[SeedRun], end: StudyEnd) -> AblationResult:
+        result = make_ablation_result(ablation, runs, end)
         write_ablation_result(ablation.folder, result)
-        return list_ablation_metrics(result)
+        return result
 
-    study = open_seed_study(ablation.runs, summarize)
-    while True:
-        end = study.run(evaluate_ablation(ablation.plan, study.list_runs()).next_runs, make_workers)
-        if end.status != "completed" or end.reason:
-            break
-        if not evaluate_ablation(ablation.plan, study.list_runs()).next_runs:
-            break
-    result = make_ablation_result(ablation, study.list_runs(), end)
-    write_ablation_result(ablation.folder, result)
-    return AblationOutcome(result, end)
+    def list_next(runs: Sequence[SeedRun]) -> Sequence[tuple[str, int]]:
+        return list_next_runs(ablation.plan, runs)
+
+    return run_seed_study(ablation.runs, list_next, record_result, list_ablation_metrics, make_workers)
 
 
 def make_ablation_result(ablation: Ablation, runs: Sequence[SeedRun], end: StudyEnd) -> AblationResult:
     """Return what the runs show."""
-    command_line = ablation.runs.rerun.command_line
     evaluation = evaluate_ablation(ablation.plan, runs)
     reason = "; ".join(f"{name}: {failure}" for name, failure in (evaluation.failures or {}).items())
     if evaluation.is_complete:
@@ -139,7 +118,7 @@ def make_ablation_result(ablation: Ablation, runs: Sequence[SeedRun], end: Study
         evaluation=evaluation,
         status=status,
         reason=reason,
-        commands={name: command_line.format_command(one.values) for name, one in ablation.plan.configs.items()},
+        commands=format_commands(ablation.runs, ablation.plan.seeds[0]),
     )
 
 

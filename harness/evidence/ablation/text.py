@@ -9,16 +9,16 @@ from harness.evidence.ablation.effects import ALL_TOGETHER, Effect, Interaction
 from harness.evidence.ablation.plan import Ablation, AblationPlan
 from harness.evidence.ablation.result import AblationResult
 from harness.evidence.comparing.compare_tables import Section, Table
-from harness.evidence.seed_runs import average_metric
-from harness.evidence.statistics.contrasts import find_fewest_seeds
+from harness.evidence.seed_runs import average_metric, describe_commands
+from harness.evidence.statistics.sample_differences import find_fewest_pairs
 
 NOT_SET = "not set"
 
 
-def describe_ablation(ablation: Ablation) -> list[str]:
+def describe_ablation(ablation: Ablation, *, has_all_commands: bool = False) -> list[str]:
     """Return the changes, what will be run, and what the claim will be about, in lines."""
     plan, workers = ablation.plan, ablation.runs.rerun.workers
-    fewest = find_fewest_seeds((1 - plan.confidence) / plan.n_effects)
+    fewest = find_fewest_pairs((1 - plan.confidence) / plan.n_effects)
     lines = [
         f"Taking trial {plan.winner.trial} apart: {len(plan.changes)} changes from the baseline, the configuration "
         f"before the sweep, each made alone and each left out: {len(plan.configs)} "
@@ -26,6 +26,7 @@ def describe_ablation(ablation: Ablation) -> list[str]:
         f"{ablation.n_runs} runs by {workers}, in {ablation.folder}",
         *(f"  {describe_change(change)}" for change in plan.changes),
         f"the claim is about {objective_label(plan.metric)} on the {plan.split} data, compared in pairs by seed",
+        *describe_commands(ablation.runs, plan.seeds[0], has_all=has_all_commands),
     ]
     if len(plan.seeds) < fewest:
         lines.append(

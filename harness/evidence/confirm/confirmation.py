@@ -2,24 +2,18 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from harness.evidence.confirm.plan import Confirmation, evaluate_runs
 from harness.evidence.confirm.result import ConfirmResult, write_confirm_result
 from harness.evidence.confirm.text import describe_config_result
-from harness.evidence.seed_runs import open_seed_study
+from harness.evidence.seed_runs import SeedRunOutcome, format_commands, run_seed_study
 from harness.sweep.seed_study import SeedRun, Uploaded
 from harness.sweep.study_run import MakeWorkers, StudyEnd
 
 
-class ConfirmOutcome(NamedTuple):
-    """Result of a confirmation, and how the command that ran it ended."""
-
-    result: ConfirmResult
-    end: StudyEnd
-
-
-def run_confirmation(confirmation: Confirmation, make_workers: MakeWorkers | None = None) -> ConfirmOutcome:
+def run_confirmation(
+    confirmation: Confirmation, make_workers: MakeWorkers | None = None
+) -> SeedRunOutcome[ConfirmResult]:
     """Run what the plan needs, look by look, and return the result; a command that is repeated resumes.
 
     Args:
@@ -29,23 +23,16 @@ def run_confirmation(confirmation: Confirmation, make_workers: MakeWorkers | Non
         ConfigError: If it was begun with another plan.
         RunFailedError: If files cannot be written.
     """
-    plan = confirmation.plan
 
-    def summarize(runs: Sequence[SeedRun], status: str) -> Uploaded:
-        result = make_result(confirmation, runs, StudyEnd(status, ""))
+    def record_result(runs: Sequence[SeedRun], end: StudyEnd) -> ConfirmResult:
+        result = make_result(confirmation, runs, end)
         write_confirm_result(confirmation.folder, result)
-        return list_uploaded(result)
+        return result
 
-    study = open_seed_study(confirmation.runs, summarize)
-    while True:
-        evaluation = evaluate_runs(plan, study.list_runs())
-        end = study.run(evaluation.next_runs, make_workers)
-        evaluation = evaluate_runs(plan, study.list_runs())
-        if end.status != "completed" or end.reason or not evaluation.next_runs:
-            break
-    result = make_result(confirmation, study.list_runs(), end)
-    write_confirm_result(confirmation.folder, result)
-    return ConfirmOutcome(result, end)
+    def list_next_runs(runs: Sequence[SeedRun]) -> Sequence[tuple[str, int]]:
+        return evaluate_runs(confirmation.plan, runs).next_runs
+
+    return run_seed_study(confirmation.runs, list_next_runs, record_result, list_uploaded, make_workers)
 
 
 def make_result(confirmation: Confirmation, runs: Sequence[SeedRun], end: StudyEnd) -> ConfirmResult:
@@ -65,7 +52,7 @@ def make_result(confirmation: Confirmation, runs: Sequence[SeedRun], end: StudyE
         evaluation=evaluation,
         status=status,
         reason="" if has_verdicts else reason,
-        commands={config.name: confirmation.format_command(config) for config in plan.configs.values()},
+        commands=format_commands(confirmation.runs, plan.seeds[0]),
     )
 
 

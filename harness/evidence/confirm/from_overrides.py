@@ -41,7 +41,7 @@ def plan_override_confirmation(overrides: Mapping[str, list[str]], options: Conf
             store_uri=configs.store_uri,
             experiment=configs.experiment,
             is_uploaded=configs.is_uploaded,
-            command=options.command or "plateau confirm",
+            command=options.command,
             settings=plan.list_settings(),
             max_seconds=options.max_seconds,
             max_tokens=options.max_tokens,

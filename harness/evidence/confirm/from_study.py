@@ -2,22 +2,22 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from harness.core.errors import ConfigError
 from harness.evidence.confirm.plan import (
     BASELINE,
-    MIN_SEEDS,
     Confirmation,
     ConfirmedConfig,
     ConfirmPlan,
+    check_enough_seeds,
     choose_looks,
     choose_seeds,
 )
-from harness.evidence.seed_runs import list_searched_seeds, plan_seed_study
+from harness.evidence.seed_runs import SeedRunOptions, list_searched_seeds, plan_seed_study
 from harness.record.trial_record import Direction
 from harness.sweep.programs.rerun import prepare_rerun
-from harness.sweep.rerun import Rerun, RerunOptions
+from harness.sweep.rerun import Rerun
 from harness.sweep.results.summary import TrialSummary
 from harness.sweep.swept_study import SweptStudy
 
@@ -25,24 +25,23 @@ CONFIRM_FOLDER = "confirm"
 """In the folder of a sweep: the study of its confirmation."""
 
 
-@dataclass(frozen=True)
-class ConfirmOptions:
-    """Options of a confirmation. `trials` are numbers of those to confirm, in place of the best `top`. `command` is
-    that of the user, for the record."""
+@dataclass(frozen=True, kw_only=True)
+class ConfirmOptions(SeedRunOptions):
+    """Options of a confirmation. `trials` are numbers of those to confirm, in place of the best `top`."""
 
     top: int = 3
-    seeds: int = 5
     trials: tuple[int, ...] = ()
     margin: float | None = None
-    max_seconds: float | None = None
-    max_tokens: int | None = None
-    rerun: RerunOptions = field(default_factory=RerunOptions)
-    command: str = ""
+
+    @property
+    def max_runs(self) -> int:
+        """Number of runs for the best `top` trials and the baseline, if none is decided early."""
+        return (self.top + 1) * self.seeds
 
     def __post_init__(self) -> None:
-        for name, lowest in (("top", 1), ("seeds", MIN_SEEDS)):
-            if getattr(self, name) < lowest:
-                raise ValueError(f"--{name}: {getattr(self, name)} must be at least {lowest}")
+        super().__post_init__()
+        if self.top < 1:
+            raise ValueError(f"--top: {self.top} must be at least 1")
         if self.margin is not None and not (self.margin > 0 and math.isfinite(self.margin)):
             raise ValueError(f"--margin: {self.margin} must be above 0, in the unit of the metric")
 
@@ -74,10 +73,8 @@ def plan_study_confirmation(study: SweptStudy, options: ConfirmOptions) -> Confi
             rerun,
             plan.configs,
             plan.list_settings(),
-            metric=plan.metric,
-            command=options.command or f"plateau confirm {study.name}",
-            max_seconds=options.max_seconds,
-            max_tokens=options.max_tokens,
+            plan.metric,
+            options,
         ),
     )
 
@@ -93,7 +90,12 @@ def make_plan(
     used_seeds: Iterable[int],
     n_measured: int | None,
 ) -> ConfirmPlan:
-    """Return the plan of a confirmation, with seeds that are not among `used_seeds`."""
+    """Return the plan of a confirmation, with seeds that are not among `used_seeds`.
+
+    Raises:
+        ConfigError: If so few seeds can show nothing for so many candidates.
+    """
+    check_enough_seeds(options.seeds, len(candidates))
     used = [*used_seeds, *([] if rerun.seed is None else [rerun.seed])]
     plan = ConfirmPlan(
         baseline=baseline,

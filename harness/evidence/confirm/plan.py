@@ -8,16 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.evidence.seed_runs import describe_failures, list_costs
+from harness.core.errors import ConfigError
+from harness.evidence.seed_runs import MIN_SEEDS, describe_failures, list_costs
 from harness.evidence.statistics.candidates import compare_candidates
-from harness.evidence.statistics.sample_differences import find_smallest_pair_level
+from harness.evidence.statistics.sample_differences import find_fewest_pairs, find_smallest_pair_level
 from harness.evidence.statistics.seed_comparison import CONFIDENCE, SeedComparison
 from harness.evidence.statistics.seed_plan import SeedPlan
 from harness.record.trial_record import Direction
 from harness.sweep.seed_study import SeedRun, SeedStudyPlan
 
 BASELINE = "baseline"
-MIN_SEEDS = 3  # with fewer nothing can be shown
 FIRST_SEED, N_FIRST_SEEDS = 1_001, 1_000_000  # above the small seeds that programs have as their defaults
 
 
@@ -88,11 +88,6 @@ class Confirmation:
         """Number of runs if no candidate is decided early."""
         return len(self.plan.configs) * len(self.plan.seeds)
 
-    def format_command(self, config: ConfirmedConfig) -> str:
-        """Return the command of a configuration with the first seed."""
-        rerun = self.runs.rerun
-        return rerun.command_line.format_command({**config.values, rerun.seed_key: self.plan.seeds[0]})
-
 
 @dataclass(frozen=True)
 class Verdict:
@@ -142,6 +137,20 @@ def choose_looks(n_seeds: int, n_candidates: int, confidence: float = CONFIDENCE
     return looks
 
 
+def check_enough_seeds(n_seeds: int, n_candidates: int, confidence: float = CONFIDENCE) -> None:
+    """Check that so many seeds can show something, corrected for the number of candidates.
+
+    Raises:
+        ConfigError: If they cannot, whatever the losses.
+    """
+    fewest = find_fewest_pairs((1 - confidence) / n_candidates)
+    if n_seeds < fewest:
+        raise ConfigError(
+            f"--seeds: {n_seeds} seeds can show nothing for {n_candidates} candidates, whatever the losses; use "
+            f"--seeds {fewest}, or fewer candidates"
+        )
+
+
 def choose_seeds(n_seeds: int, used: Iterable[int], settings: Mapping[str, str]) -> tuple[int, ...]:
     """Return seeds that no run of the sweep had.
 
@@ -177,7 +186,7 @@ def evaluate_runs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> Evaluation:
             name: list_costs([by_run[name, seed] for seed in seeds], plan.metric, plan.direction)
             for name in (plan.baseline.name, *open_names)
         }
-        for name, comparison in _compare_costs(plan, costs, look).items():
+        for name, comparison in _compare_costs(plan, costs).items():
             if comparison.status != "not shown" or look == plan.looks[-1]:
                 verdicts[name] = make_verdict(name, comparison, plan.direction)
                 open_names.remove(name)
@@ -186,16 +195,15 @@ def evaluate_runs(plan: ConfirmPlan, runs: Sequence[SeedRun]) -> Evaluation:
     return Evaluation({one.name: verdicts[one.name] for one in plan.candidates if one.name in verdicts})
 
 
-def _compare_costs(plan: ConfirmPlan, costs: Mapping[str, Sequence[float]], look: int) -> dict[str, SeedComparison]:
+def _compare_costs(plan: ConfirmPlan, costs: Mapping[str, Sequence[float]]) -> dict[str, SeedComparison]:
     """Compare the candidates with the baseline at one look; lower costs are better."""
     candidates = {name: values for name, values in costs.items() if name != plan.baseline.name}
     baseline = costs[plan.baseline.name]
-    if len(plan.looks) == 1:  # corrected for candidates without a result too, whose number is known beforehand
-        missing = {f"{n}": [math.inf] * look for n in range(len(plan.candidates) - len(candidates))}
-        found = compare_candidates(
-            baseline, {**candidates, **missing}, paired=True, margin=plan.margin, confidence=plan.confidence
-        )
-        return {name: found[name] for name in candidates}
+    if len(plan.looks) == 1:
+        return compare_candidates(
+            baseline, candidates, paired=True, margin=plan.margin, confidence=plan.confidence,
+            n_without_result=len(plan.candidates) - len(candidates),
+        )  # fmt: skip
     seed_plan = SeedPlan(plan.looks, confidence=1 - (1 - plan.confidence) / len(plan.candidates))
     return {
         name: seed_plan.decide(baseline, values, paired=True, margin=plan.margin).comparison

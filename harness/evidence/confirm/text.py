@@ -3,12 +3,20 @@
 import math
 from collections.abc import Iterator
 
-from harness.core.formatting import format_duration, format_interval, format_number, format_signed, objective_label
+from harness.core.formatting import (
+    format_confidence,
+    format_duration,
+    format_interval,
+    format_number,
+    format_signed,
+    objective_label,
+)
 from harness.evidence.confirm.plan import Confirmation, ConfirmPlan, Verdict
 from harness.evidence.confirm.result import ConfirmResult, SelectionGap
+from harness.evidence.seed_runs import describe_commands
 
 
-def describe_confirmation(confirmation: Confirmation) -> list[str]:
+def describe_confirmation(confirmation: Confirmation, *, has_all_commands: bool = False) -> list[str]:
     """Return what will be run, on which seeds, and what the claim will be about, in lines."""
     plan, workers = confirmation.plan, confirmation.runs.rerun.workers
     sweep = ", the configuration before the sweep" if plan.n_measured else ""
@@ -20,7 +28,7 @@ def describe_confirmation(confirmation: Confirmation) -> list[str]:
         f"Confirming {names}{chosen} against the baseline{sweep}, on seeds {plan.seeds[0]} to {plan.seeds[-1]}: at "
         f"most {confirmation.max_runs} runs by {workers}, in {confirmation.folder}",
         f"the claim is about {objective_label(plan.metric)} on the {plan.split} data, compared in pairs by seed {when}",
-        f"Runs in {workers.cwd}:\n  {confirmation.format_command(plan.baseline)}",
+        *describe_commands(confirmation.runs, plan.seeds[0], has_all=has_all_commands),
     ]
 
 
@@ -67,7 +75,7 @@ def format_difference(plan: ConfirmPlan, verdict: Verdict) -> str:
     """Return the difference with its interval, p and n."""
     comparison = verdict.comparison
     assert comparison is not None
-    confidence = f"{100 * comparison.confidence:.3g}% interval {format_interval(verdict.low, verdict.high)}"
+    confidence = f"{format_confidence(comparison.confidence)} interval {format_interval(verdict.low, verdict.high)}"
     difference = f"{objective_label(plan.metric)} {format_signed(verdict.difference)}"
     return ", ".join([difference, confidence, f"p {verdict.p:.2g}", f"{verdict.n} pairs"])
 

@@ -24,6 +24,7 @@ def compare_candidates(
     margin: float | None = None,
     confidence: float = CONFIDENCE,
     n_trials: int | None = None,
+    n_without_result: int = 0,
 ) -> dict[str, SeedComparison]:
     """Compare each candidate with the baseline, corrected for their number by Holm's method (Holm 1979).
 
@@ -32,6 +33,9 @@ def compare_candidates(
     one is not shown. Each comparison's interval and `confidence` are those of its step; its `p` is adjusted, to be
     compared with 1 - `confidence` of the call. Equivalence is tested at alpha / m. Unlike Dunnett's method, Holm's
     needs no equal variances and makes no assumption on how the comparisons depend on each other.
+
+    `n_without_result` is the number of further candidates whose runs have no result. They count in the correction
+    as candidates that are not shown: their level is handed on to no other.
 
     `n_trials` is the number of trials from which the candidates were chosen, for the notes. Losses of fresh seeds need
     no correction for that choice. For losses that the choice itself was based on, this correction is not enough.
@@ -42,7 +46,7 @@ def compare_candidates(
     check_comparison_options(margin, confidence)
     if n_trials is not None and n_trials < len(candidates):
         raise ValueError(f"n_trials: {n_trials}: fewer than the {len(candidates)} candidates")
-    alpha, total = 1 - confidence, len(candidates)
+    alpha, total = 1 - confidence, len(candidates) + n_without_result
     kept = read_losses("baseline", baseline)
     losses = {name: read_losses(name, values) for name, values in candidates.items()}
 

@@ -3,6 +3,7 @@
 The interval is Welch's t interval (pairs: Student's), kept between two exact rank intervals. See docs/evidence.md.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -116,6 +117,11 @@ def find_smallest_pair_level(n_pairs: int) -> float:
     0.25**n, which no spread tells from a real difference: where that exceeds half the level, nothing is shown.
     """
     return 2 * 0.25**n_pairs
+
+
+def find_fewest_pairs(level: float) -> int:
+    """Return the smallest number of pairs that can show a difference at a two-sided level."""
+    return next(n_pairs for n_pairs in itertools.count(2) if find_smallest_pair_level(n_pairs) <= level)
 
 
 def measure_unpaired(baseline: np.ndarray, candidate: np.ndarray, has_diverged: bool) -> SampleDifferences:

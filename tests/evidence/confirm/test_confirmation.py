@@ -132,6 +132,13 @@ def test_overrides_that_cannot_be_compared_are_refused(tmp_path: Path, candidate
     assert not (tmp_path / "sweeps").exists()
 
 
+def test_seeds_that_can_show_nothing_are_refused_before_any_run(tmp_path: Path) -> None:
+    overrides = [[*TINY_RUN, f"output_dir={tmp_path}", f"optimizer.lr={lr}"] for lr in (1e-4, 1e-3, 1e-2)]
+    with pytest.raises(ConfigError, match=r"3 seeds can show nothing for 2 candidates.*--seeds 4"):
+        plan_override_confirmation(dict(zip(name_configs(3), overrides, strict=True)), ConfirmOptions(seeds=3))
+    assert not (tmp_path / "sweeps").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("delay", [3.0, 6.0, 9.0])
 def test_a_killed_confirmation_makes_every_run_once(tmp_path: Path, delay: float) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harness.core.errors import ConfigError
 from harness.evidence.confirm.plan import (
     ConfirmedConfig,
     ConfirmPlan,
+    check_enough_seeds,
     choose_looks,
     choose_seeds,
     evaluate_runs,
@@ -68,6 +70,17 @@ def test_seeds_are_new() -> None:
     assert set(seeds).isdisjoint(choose_seeds(3, [seeds[1]], plan))
     for other in (choose_seeds(5, [], plan), choose_seeds(3, [], {**plan, "margin": "0.1"})):
         assert set(seeds).isdisjoint(other)
+
+
+@pytest.mark.parametrize(("n_candidates", "fewest"), [(1, 3), (2, 4), (6, 4), (7, 5)])
+def test_seeds_that_can_show_nothing_are_refused(n_candidates: int, fewest: int) -> None:
+    check_enough_seeds(fewest, n_candidates)
+    for n_seeds, statuses in ((fewest, {"better"}), (fewest - 1, {"not shown"})):
+        plan = make_plan(n_candidates, n_seeds)
+        runs, _ = run_plan(plan, draw_with_effect(-1.0))
+        assert {one.status for one in evaluate_runs(plan, runs).verdicts.values()} == statuses
+    with pytest.raises(ConfigError, match=f"{fewest - 1} seeds can show nothing .*--seeds {fewest}"):
+        check_enough_seeds(fewest - 1, n_candidates)
 
 
 @pytest.mark.parametrize("n_seeds", range(3, 13))

@@ -81,3 +81,12 @@ def test_bad_input_names_the_candidate() -> None:
         compare_candidates(BASELINE, {"wide": ["x"]})
     with pytest.raises(ValueError, match="n_trials: 1: fewer than the 4 candidates"):
         compare_candidates(BASELINE, CANDIDATES, n_trials=1)
+
+
+def test_candidates_without_result_count_but_hand_on_no_level() -> None:
+    alone = {name: CANDIDATES[name] for name in ("far better", "better")}
+    found = compare_candidates(BASELINE, alone, n_without_result=2)
+    assert list(found) == list(alone)
+    assert [one.confidence for one in found.values()] == pytest.approx([1 - 0.05 / 4, 1 - 0.05 / 3])
+    assert found == {name: one for name, one in compare_candidates(BASELINE, CANDIDATES).items() if name in alone}
+    assert "corrected for 4 candidates by Holm's method" in found["better"].notes

@@ -69,11 +69,17 @@ def read_result() -> dict[str, Any]:
 @pytest.mark.usefixtures("_here")
 def test_a_command_is_confirmed_on_test_data(capsys: pytest.CaptureFixture[str]) -> None:
     """The output says what is run before it is run, and what it has shown."""
-    assert confirm("--top 1 --seed-flag --seed --test-metric test_loss --margin 0.001") == 0
+    command = "--top 1 --seed-flag --seed --test-metric test_loss --margin 0.001"
+    assert confirm(f"{command} --dry-run") == 0
+    planned = capsys.readouterr().out
+    assert not Path("outputs/sweeps/train/confirm").exists()
+    assert confirm(command) == 0
     output = capsys.readouterr().out
     found = read_result()
     first = found["seeds"][0]
-    assert f"Runs in {Path.cwd()}:\n  API_KEY='***' sh train.sh --seed {first}\ntrial 0 " in output
+    printed = f"Runs in {Path.cwd()}\nCommand of baseline:\n  API_KEY='***' sh train.sh --seed {first}\n"
+    assert f"{printed}Command of trial 0:\n  API_KEY='***' sh train.sh --x 0.4 --seed {first}\n" in planned
+    assert f"{printed}trial 0 " in output
     assert "trial 0 is better than the baseline: test loss -0.2" in output
     assert (found["status"], found["metric"], found["split"], found["objective"]) == (
         "decided", "test_loss", "test", "loss",
@@ -84,7 +90,7 @@ def test_a_command_is_confirmed_on_test_data(capsys: pytest.CaptureFixture[str])
     for run in (*baseline["runs"], *best["runs"]):
         assert run["values"]["test_loss"] == pytest.approx(run["values"]["loss"] + 0.1)
     assert len({run["values"]["loss"] for run in best["runs"]}) == 4
-    assert confirm("--top 1 --seed-flag --seed --test-metric test_loss --margin 0.001") == 0  # nothing is run again
+    assert confirm(command) == 0  # nothing is run again
     assert read_result()["configs"] == found["configs"]
 
 

@@ -85,7 +85,7 @@ def test_an_app_is_confirmed_on_test_data(swept: Path, capsys: pytest.CaptureFix
     assert confirm("--top", "1", "--test-metric", "test_loss") == 0
     output = capsys.readouterr().out
     found = read_confirmation(swept)
-    assert f"Runs in {swept}:\n  python app.py seed={found['seeds'][0]}\n" in output
+    assert f"Runs in {swept}\nCommand of baseline:\n  python app.py seed={found['seeds'][0]}\n" in output
     assert "trial 0 is better than the baseline: test loss -0.2" in output
     assert (found["split"], found["metric"], found["objective"]) == ("test", "test_loss", "val_loss")
     for config in found["configs"]:
