@@ -108,7 +108,7 @@ def format_rescues(records: Sequence[Results]) -> Iterator[str]:
             sweep.get("n_measured", 0),
             f"{format_count(sweep['tokens'])} of {format_count(searched.get('tokens', 0))}" if sweep else "-",
             rescue["ending"]["result"],
-            format_config(rescue["values"]) or "the present config",
+            format_config(rescue["values"]) or "the baseline",
             format_config(searched.get("values", {})) or "-",
         )
 

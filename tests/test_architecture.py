@@ -54,7 +54,7 @@ TRAINING_LIBRARIES = {
 """Those of the extra `train`, which sweeps of other programs do without."""
 STEPS_INTO_OWN_TRAINING = {
     ("commands.confirm", "evidence.confirm.from_overrides"),
-    ("commands.rescue", "evidence.rescue.training"),
+    ("commands.rescue", "evidence.rescue.from_training"),
     ("sweep.programs.rerun", "sweep.programs.training.rerun"),
     ("sweep.programs", "sweep.programs.training.runner"),
     ("sweep.plugin", "sweep.programs.training.sweep"),

@@ -11,16 +11,16 @@ from harness.core.paths import run_command
 from harness.core.terminal import fit_record, paragraph_width, wrap_text
 from harness.diagnosis.prescription import Prescription
 from harness.diagnosis.thresholds import parse_thresholds
-from harness.evidence.rescue.followup_sweep import (
+from harness.record import metrics_file
+from harness.record.lr_range_file import RangeTest, describe_difference, read_range_tests
+from harness.record.run_lookup import find_run
+from harness.run.reproduce import name_followup_study, reproduce_overrides
+from harness.sweep.programs.training.followup_sweep import (
     RunCost,
     diagnose_own_run,
     estimate_run_cost,
     list_followup_overrides,
 )
-from harness.record import metrics_file
-from harness.record.lr_range_file import RangeTest, describe_difference, read_range_tests
-from harness.record.run_lookup import find_run
-from harness.run.reproduce import name_followup_study, reproduce_overrides
 from harness.sweep.programs.training.request import compose_sweep_request
 
 MAX_DIFFERENCES = 5  # shown between a run and a range test

@@ -4,10 +4,10 @@
     plateau rescue RUN --budget-runs 20
     plateau rescue STUDY --seed-flag --seed
 
-Checks the training; diagnoses RUN, or one run of the present configuration; derives a search space from the
-diagnoses; sweeps it; confirms the best trial on fresh seeds and data that no trial has seen; writes a report. A STUDY,
-of any program, is diagnosed, confirmed and reported. Each stage prints what it found and the command that takes the
-next step by hand. The same command continues a rescue that was interrupted or has failed.
+Checks the training; diagnoses RUN, or one run of the configuration as it is, which is the baseline; derives a search
+space from the diagnoses; sweeps it; confirms the best trial on fresh seeds and data that no trial has seen; writes a
+report. A STUDY, of any program, is diagnosed, confirmed and reported. Each stage prints what it found and the command
+that takes the next step by hand. The same command continues a rescue that was interrupted or has failed.
 
 The exit status is 0 with a result, also if no better configuration was shown; 1 if the training has a fault or a stage
 failed; 2 for invalid input; 128 + the number of a signal.
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from harness.commands.arguments import (
     RUN_HELP,
+    SEED_FLAG,
     CommandParser,
     ParagraphFormatter,
     add_output_dir,
@@ -40,7 +41,7 @@ from harness.record.run_lookup import RunNotFoundError, find_run, is_study_folde
 
 DEFAULT_BUDGET_RUNS, DEFAULT_TOP, DEFAULT_SEEDS = 12, 1, 5
 STUDY_OPTIONS = ("seed_flag", "test_metric", "storage")
-STATUS_FAULT, SEED_FLAG = 1, "--seed-flag"
+STATUS_FAULT = 1
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -99,13 +100,13 @@ def _plan_rescue(args: argparse.Namespace) -> Rescue:
     if path is not None and is_study_folder(path):
         if overrides:
             raise ConfigError(f"{overrides[0]}: a study has its own settings; leave it out")
-        from harness.evidence.rescue.study_rescue import plan_study_rescue
+        from harness.evidence.rescue.from_study import plan_study_rescue
 
         return plan_study_rescue(path, args.to, options, args.storage)
     for name in STUDY_OPTIONS:
         if getattr(args, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')}: is for a STUDY; leave it out")
-    from harness.evidence.rescue.training import plan_training_rescue
+    from harness.evidence.rescue.from_training import plan_training_rescue
 
     return plan_training_rescue(overrides, path, args.to, args.budget_runs, options)
 

@@ -13,9 +13,9 @@ from harness.commands.prescribe import describe_range_test, estimate_run_cost
 from harness.config.compose import without_sweep_keys
 from harness.core.events import Diagnosis
 from harness.diagnosis.lr_band import LRBand
-from harness.evidence.rescue import followup_sweep
 from harness.importers.programs import native
 from harness.record.lr_range_file import RANGE_TEST_FOLDER, RangeTest, add_data_digest, write_range_test
+from harness.sweep.programs.training import followup_sweep
 from harness.sweep.programs.training.request import compose_sweep_request
 from harness.sweep.programs.training.validation import check_search_space
 from tests.run.test_reproduce import training_settings

@@ -2,19 +2,20 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from harness.core.errors import RunFailedError
 from harness.core.formatting import format_interval, format_signed, objective_label
 from harness.core.terminal import fit_record, print_fitted, print_notes
-from harness.evidence.confirm.confirmation import ConfirmOutcome, run_confirmation
+from harness.evidence.confirm.confirmation import run_confirmation
 from harness.evidence.confirm.from_study import ConfirmOptions, plan_study_confirmation
 from harness.evidence.confirm.plan import ConfirmPlan, Verdict
 from harness.evidence.confirm.result import ConfirmResult, result_to_json
 from harness.evidence.confirm.text import describe_confirmation, format_confirm_result
 from harness.evidence.rescue.record import Ending, RescueRecord, StageResult
+from harness.evidence.seed_runs import SeedRunOutcome
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.results.summary import TrialSummary
 from harness.sweep.swept_study import SweptStudy, load_swept_study
@@ -39,11 +40,12 @@ def run_confirmation_stage(
     study = load_swept_study(str(study_folder), study_folder.parent, storage)
     report = shlex.join(["plateau", "report", str(study.folder), "--to", str(record.path.parent / "report")])
     if not any(not _is_baseline(study, trial) for trial in study.ranking):
-        ending = Ending(NOT_SHOWN, f"{NONE_BETTER}: no trial but the present config completed")
+        ending = Ending(NOT_SHOWN, f"{NONE_BETTER}: no trial but the baseline completed")
         return StageResult("nothing to confirm: no other trial completed", {"ending": asdict(ending)}, report)
     if _is_baseline(study, study.ranking[0]):
-        ending = Ending(NOT_SHOWN, f"{NONE_BETTER}: the present config was the best of {study.n_measured} trials")
-        return StageResult("nothing to confirm: the present config is the best", {"ending": asdict(ending)}, report)
+        ending = Ending(NOT_SHOWN, f"{NONE_BETTER}: the baseline was the best of {study.n_measured} trials")
+        return StageResult("nothing to confirm: the baseline is the best", {"ending": asdict(ending)}, report)
+    options = replace(options, command=format_confirm_command(study.folder, options))
     confirmation = plan_study_confirmation(study, options)
     print_notes(confirmation.runs.rerun.notices)
     print_fitted(*describe_confirmation(confirmation))
@@ -60,9 +62,16 @@ def run_confirmation_stage(
     return StageResult(f"{len(outcome.result.runs)} runs; {ending.result}", details, report)
 
 
-def format_confirm_command(study_folder: Path, top: int, seeds: int, *options: str) -> str:
+def format_confirm_command(study_folder: Path, options: ConfirmOptions) -> str:
     """Return the command that confirms as the rescue does."""
-    return shlex.join(["plateau", "confirm", str(study_folder), "--top", str(top), "--seeds", str(seeds), *options])
+    given = {
+        "--top": options.top,
+        "--seeds": options.seeds,
+        "--seed-flag": options.rerun.seed_flag,
+        "--test-metric": options.rerun.test_metric,
+    }
+    words = [str(word) for pair in given.items() if pair[1] is not None for word in pair]
+    return shlex.join(["plateau", "confirm", str(study_folder), *words])
 
 
 def read_conclusion(record: RescueRecord) -> Ending:
@@ -74,7 +83,7 @@ def _is_baseline(study: SweptStudy, trial: TrialSummary) -> bool:
     return trial.is_baseline or (study.baseline is not None and dict(study.baseline.params) == dict(trial.params))
 
 
-def _check_decided(outcome: ConfirmOutcome, folder: Path) -> None:
+def _check_decided(outcome: SeedRunOutcome[ConfirmResult], folder: Path) -> None:
     """Check that every candidate has a verdict.
 
     Raises:
@@ -111,7 +120,7 @@ def conclude(result: ConfirmResult) -> Ending:
 
 
 def _describe_difference(plan: ConfirmPlan, verdict: Verdict) -> str:
-    """Return by how much a candidate differs from the present config, what was shown, and what that rests on."""
+    """Return by how much a candidate differs from the baseline, what was shown, and what that rests on."""
     if verdict.comparison is None:
         return f"{verdict.candidate} has no verdict: {verdict.reason}"
     label = f"{objective_label(plan.metric)} of {verdict.candidate}"

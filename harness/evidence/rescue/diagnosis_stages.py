@@ -1,4 +1,4 @@
-"""The first two stages of a rescue: preflight, and the diagnosis of a run of the present configuration."""
+"""The first two stages of a rescue: preflight, and the diagnosis of a run of the baseline."""
 
 import gc
 import shlex
@@ -16,7 +16,6 @@ from harness.core.terminal import print_fitted
 from harness.diagnosis.dialects import render_suggestions
 from harness.diagnosis.render import find_best_loss
 from harness.diagnosis.thresholds import change_thresholds
-from harness.evidence.rescue.followup_sweep import DiagnosedRun, diagnose_own_run
 from harness.evidence.rescue.record import Ending, RescueRecord, StageResult
 from harness.evidence.rescue.request import TrainingRescue
 from harness.preflight import CHECKS, preflight
@@ -26,15 +25,15 @@ from harness.record import metrics_file
 from harness.run.preflight_adapter import open_training_setup
 from harness.run.runner import run
 from harness.run.unrecorded_end import complete_record
+from harness.sweep.programs.training.followup_sweep import DiagnosedRun, diagnose_own_run
 
-DIAGNOSIS = "diagnosis"
 FINDINGS_FILE = "preflight.txt"
 MEASURED = ("completed", "diverged")
 """Statuses of a run that shows what its configuration does."""
 
 
 def run_preflight(rescue: TrainingRescue, record: RescueRecord) -> StageResult:
-    """Check the present configuration; a failed check ends the rescue."""
+    """Check the baseline; a failed check ends the rescue."""
     by_hand = shlex.join([*run_command(), *rescue.public_overrides])
     cfg = rescue.compose_config()
     if cfg.preflight == "skip":
@@ -72,8 +71,8 @@ def _describe_fault(report: PreflightReport) -> Ending:
 
 
 def run_diagnosis(rescue: TrainingRescue, record: RescueRecord) -> StageResult:
-    """Diagnose the recorded run, or run the present configuration once and diagnose that."""
-    folder = rescue.run or _find_ended_run(rescue) or _run_present_config(rescue)
+    """Diagnose the recorded run, or run the baseline once and diagnose that."""
+    folder = rescue.run or _find_ended_run(rescue) or _run_baseline(rescue)
     found = diagnose_with_config(rescue, folder)
     best = find_best_loss(found.history)
     print_fitted(f"run {folder}")
@@ -106,7 +105,7 @@ def _diagnosis_to_json(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def _list_attempts(rescue: TrainingRescue) -> list[Path]:
-    """Return the folders of the runs of the present configuration, the latest last."""
+    """Return the folders of the runs of the baseline, the latest last."""
     return sorted(rescue.folder.glob("*_run-*"), key=_read_attempt_number)
 
 
@@ -115,7 +114,7 @@ def _read_attempt_number(folder: Path) -> int:
 
 
 def _find_ended_run(rescue: TrainingRescue) -> Path | None:
-    """Return the run of the present configuration that an earlier command ended, also if it died right after."""
+    """Return the run of the baseline that an earlier command ended, also if it died right after."""
     for folder in reversed(_list_attempts(rescue)):
         with suppress(OSError, ValueError, LookupError):
             complete_record(folder)
@@ -125,8 +124,8 @@ def _find_ended_run(rescue: TrainingRescue) -> Path | None:
     return None
 
 
-def _run_present_config(rescue: TrainingRescue) -> Path:
-    """Run the present configuration and return the folder of the run.
+def _run_baseline(rescue: TrainingRescue) -> Path:
+    """Run the baseline and return the folder of the run.
 
     Raises:
         RunFailedError: If it failed.

@@ -13,13 +13,17 @@ from harness.core.formatting import format_count
 from harness.core.paths import run_command
 from harness.core.terminal import paragraph_width, print_fitted, wrap_text
 from harness.diagnosis.prescription import PrescribedOverride, Prescription, format_lr_ranges
-from harness.evidence.rescue.diagnosis_stages import DIAGNOSIS, diagnose_with_config
-from harness.evidence.rescue.followup_sweep import DiagnosedRun, list_file_sweep_overrides, list_followup_overrides
-from harness.evidence.rescue.record import Ending, RescueRecord, StageResult
+from harness.evidence.rescue.diagnosis_stages import diagnose_with_config
+from harness.evidence.rescue.record import DIAGNOSIS, Ending, RescueRecord, StageResult
 from harness.evidence.rescue.request import TrainingRescue
 from harness.record.metrics_file import METRICS_FILE, read_entries
 from harness.run.dry_run import dry_run
 from harness.run.resume import find_resume_point
+from harness.sweep.programs.training.followup_sweep import (
+    DiagnosedRun,
+    list_file_sweep_overrides,
+    list_followup_overrides,
+)
 from harness.sweep.programs.training.request import TrainingRequest, compose_sweep_request
 from harness.sweep.space.search_space import is_in_range
 
@@ -92,7 +96,7 @@ def _choose_ranges(
 
 
 def _describe_longer_run(part: PrescribedOverride) -> str:
-    return f"{part.why}; {part.override} is not tried, since it costs more tokens than the present config"
+    return f"{part.why}; {part.override} is not tried, since it costs more tokens than the baseline"
 
 
 def _print_ranges(request: TrainingRequest, ranges: Sequence[PrescribedOverride], notes: Sequence[str]) -> None:

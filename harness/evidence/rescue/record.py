@@ -10,6 +10,8 @@ from harness.core.errors import ConfigError, DamageError
 from harness.record.metrics_file import write_json
 
 RESCUE_FILE = "rescue.json"
+DIAGNOSIS = "diagnosis"
+"""The stage that is another one for a study than for our own training."""
 SCHEMA = 1
 
 

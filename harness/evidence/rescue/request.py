@@ -17,10 +17,10 @@ from harness.config.user_paths import make_overrides_absolute, make_paths_absolu
 from harness.config.validation import check_writable, validate_config
 from harness.core.credentials import hide_credentials
 from harness.core.errors import ConfigError
-from harness.evidence.rescue.followup_sweep import check_diagnosable
 from harness.run.notices import describe_choices
 from harness.run.reproduce import SEARCH_PATH_KEY, reproduce_named_overrides
 from harness.run.unseen_test import check_test_unseen
+from harness.sweep.programs.training.followup_sweep import check_diagnosable
 from harness.sweep.programs.training.request import check_preflight_mode
 from harness.sweep.request import check_not_torchrun
 from harness.sweep.study.storage import absolute_storage_url
@@ -41,9 +41,9 @@ TEST_SHARE, TEST_KEYS = "data.test_share=0.1", ("data.test_share", "data.test")
 class TrainingRescue:
     """A rescue of our own training.
 
-    `overrides` are those of the present configuration, and `sweep_overrides` what only a sweep reads. `run` is the
-    folder of the recorded run to diagnose; without one, the present configuration is run. The best `top` trials are
-    confirmed on `seeds` fresh seeds. `notices` are for the user.
+    `overrides` are those of the baseline, which is the configuration as it is, and `sweep_overrides` what only a sweep
+    reads. `run` is the folder of the recorded run to diagnose; without one, the baseline is run. The best `top` trials
+    are confirmed on `seeds` fresh seeds. `notices` are for the user.
     """
 
     overrides: tuple[str, ...]
@@ -77,7 +77,7 @@ class TrainingRescue:
         return None if storage is None else absolute_storage_url(str(storage))
 
     def compose_config(self) -> DictConfig:
-        """Compose the present configuration, with what only a sweep reads."""
+        """Compose the baseline, with what only a sweep reads."""
         return compose_config([*self.overrides, *(one for one in self.sweep_overrides if not one.startswith("hydra"))])
 
 

@@ -14,10 +14,11 @@ from harness.core.credentials import hide_credentials
 from harness.core.files import write_folder_atomically
 from harness.core.formatting import format_count, format_number
 from harness.core.paths import run_command
+from harness.evidence.confirm.from_study import ConfirmOptions
 from harness.evidence.rescue.confirm_stage import format_confirm_command
-from harness.evidence.rescue.diagnosis_stages import DIAGNOSIS, read_findings
+from harness.evidence.rescue.diagnosis_stages import read_findings
 from harness.evidence.rescue.prescription_stage import PRESCRIPTION
-from harness.evidence.rescue.record import RescueRecord, StageResult
+from harness.evidence.rescue.record import DIAGNOSIS, RescueRecord, StageResult
 from harness.evidence.rescue.request import TrainingRescue
 from harness.record.metrics_file import METRICS_FILE, encode_entry, read_entries
 from harness.record.trial_record import OWN_OBJECTIVE
@@ -65,7 +66,8 @@ def run_sweep_stage(rescue: TrainingRescue, record: RescueRecord) -> StageResult
     }
     found = f"{summary.n_measured} trials, {format_count(summary.tokens)} tokens"
     compared = "" if best is None else f"; {_compare_with_baseline(summary, best)}"
-    return StageResult(f"{found}{compared}", details, format_confirm_command(request.folder, rescue.top, rescue.seeds))
+    options = ConfirmOptions(top=rescue.top, seeds=rescue.seeds)
+    return StageResult(f"{found}{compared}", details, format_confirm_command(request.folder, options))
 
 
 def _restore_credentials(recorded: Sequence[str], rescue: TrainingRescue) -> list[str]:
@@ -85,14 +87,14 @@ def _compare_with_baseline(summary: SweepSummary, best: TrialSummary) -> str:
     baseline = summary.baseline
     loss = f"best validation loss {format_number(best.values[0])} in trial {best.number}"
     if baseline is None or not baseline.values:
-        return f"{loss}; the present config has none"
+        return f"{loss}; the baseline has none"
     if best is baseline:
-        return f"{loss}, which is the present config"
-    return f"{loss}, {format_number(baseline.values[0])} with the present config; one seed each shows little"
+        return f"{loss}, which is the baseline"
+    return f"{loss}, {format_number(baseline.values[0])} with the baseline; one seed each shows little"
 
 
 def adopt_as_baseline(request: TrainingRequest, run: Path) -> None:
-    """Create the study with the recorded `run` of the present configuration as its trial 0.
+    """Create the study with the recorded `run` of the baseline as its trial 0.
 
     The trial has a copy of the run's folder. If the process dies in between, the sweep completes or repeats trial 0.
     """
@@ -101,7 +103,7 @@ def adopt_as_baseline(request: TrainingRequest, run: Path) -> None:
     trial = queue.claim_trial()
     if trial is None:
         return
-    assert BASELINE in trial.user_attrs, "the present configuration is enqueued first"
+    assert BASELINE in trial.user_attrs, "the baseline is enqueued first"
     folder = request.folder / str(trial.number)
     tags = {SWEEP_TAG: str(queue.study.user_attrs[SWEEP_ID]), STUDY_TAG: request.study_name}
     write_folder_atomically(folder, lambda draft: _copy_run(run, draft, tags))

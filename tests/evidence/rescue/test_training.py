@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.evidence.rescue.diagnosis_stages import DIAGNOSIS, run_diagnosis
+from harness.evidence.rescue.diagnosis_stages import run_diagnosis
 from harness.evidence.rescue.prescription_stage import PRESCRIPTION, run_prescription
-from harness.evidence.rescue.record import RescueRecord, StageResult
+from harness.evidence.rescue.record import DIAGNOSIS, RescueRecord, StageResult
 from harness.evidence.rescue.request import TrainingRescue, read_training_rescue
 from harness.evidence.rescue.sweep_stage import run_sweep_stage
 from harness.record.metrics_file import read_entries
@@ -67,7 +67,7 @@ def rescue_run(record: RescueRecord) -> Path:
 
 
 def test_without_a_prescription_the_file_of_the_experiment_is_searched(make_rescue, finished, tmp_path) -> None:
-    """Underfitting alone prescribes a longer run, which would cost more than the present config."""
+    """Underfitting alone prescribes a longer run, which would cost more than the baseline."""
     rescue, record = make_rescue()
     slow = write_falling_losses(finished, tmp_path / "falling")
     record.finish_stage(DIAGNOSIS, StageResult("diagnosed", {"run": str(slow)}))
@@ -110,7 +110,7 @@ def test_run_that_ended_before_it_was_recorded_is_not_repeated(make_rescue, fini
 
 
 def test_diagnosed_run_is_trial_0_and_the_sweep_stays_within_the_budget(make_rescue, finished) -> None:
-    """The run of the fixture has other settings than the present config, which does not matter here."""
+    """The run of the fixture has other settings than the baseline, which does not matter here."""
     rescue, record = make_rescue("loop.max_steps=20", "optimizer.lr=2e-3", "pruner=none", budget_runs=2)
     record.finish_stage(PRESCRIPTION, run_prescription(rescue, record))
     details = run_sweep_stage(rescue, record).details

@@ -5,10 +5,11 @@ from functools import partial
 from pathlib import Path
 
 from harness.evidence.confirm.from_study import ConfirmOptions
+from harness.evidence.confirm.plan import check_enough_seeds
 from harness.evidence.rescue.confirm_stage import CONFIRMATION, run_confirmation_stage
-from harness.evidence.rescue.diagnosis_stages import DIAGNOSIS, run_diagnosis, run_preflight
+from harness.evidence.rescue.diagnosis_stages import run_diagnosis, run_preflight
 from harness.evidence.rescue.prescription_stage import PRESCRIPTION, run_prescription
-from harness.evidence.rescue.record import RescueRecord, StageResult
+from harness.evidence.rescue.record import DIAGNOSIS, RescueRecord, StageResult
 from harness.evidence.rescue.report_stage import REPORT, run_report_stage
 from harness.evidence.rescue.request import TrainingRescue, read_training_rescue
 from harness.evidence.rescue.stages import Rescue
@@ -23,6 +24,7 @@ def plan_training_rescue(
     Raises:
         ConfigError: If it cannot be run; nothing is written then.
     """
+    check_enough_seeds(options.seeds, options.top)
     rescue = read_training_rescue(overrides, run, folder, budget_runs=budget_runs, top=options.top, seeds=options.seeds)
     own: dict[str, Callable[[TrainingRescue, RescueRecord], StageResult]] = {
         "preflight": run_preflight,
@@ -32,7 +34,6 @@ def plan_training_rescue(
     }
     study, storage = rescue.folder / "sweep", rescue.read_storage()
     runs = f"{budget_runs} whole run{'s' * (budget_runs > 1)}"
-    n_confirmed = (options.top + 1) * options.seeds
     return Rescue(
         stages={
             **{name: partial(stage, rescue) for name, stage in own.items()},
@@ -41,6 +42,6 @@ def plan_training_rescue(
         },
         folder=rescue.folder,
         inputs=rescue.inputs,
-        summary=f"at most {runs} for diagnosis and sweep, then {n_confirmed} for the confirmation",
+        summary=f"at most {runs} for diagnosis and sweep, then {options.max_runs} for the confirmation",
         notices=rescue.notices,
     )

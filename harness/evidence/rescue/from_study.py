@@ -13,7 +13,7 @@ from harness.diagnosis.dialects import guess_dialect, render_suggestions
 from harness.diagnosis.thresholds import Thresholds
 from harness.evidence.confirm.from_study import ConfirmOptions, plan_study_confirmation
 from harness.evidence.rescue.confirm_stage import CONFIRMATION, format_confirm_command, run_confirmation_stage
-from harness.evidence.rescue.record import RescueRecord, StageResult
+from harness.evidence.rescue.record import DIAGNOSIS, RescueRecord, StageResult
 from harness.evidence.rescue.report_stage import REPORT, run_report_stage
 from harness.evidence.rescue.stages import Rescue
 from harness.importers.programs.native import read_native
@@ -21,7 +21,6 @@ from harness.record.metrics_file import find_record
 from harness.sweep.results.summary import TrialSummary
 from harness.sweep.swept_study import SweptStudy, load_swept_study
 
-DIAGNOSIS = "diagnosis"
 RESCUE_FOLDER = "rescue"
 
 
@@ -32,8 +31,7 @@ def plan_study_rescue(study_folder: Path, folder: Path | None, options: ConfirmO
         ConfigError: If it cannot be read, has nothing to confirm, or its program cannot be run again.
     """
     study = load_swept_study(str(study_folder), study_folder.parent, storage)
-    plan_study_confirmation(study, options)  # errors show before anything is written
-    n_confirmed = (options.top + 1) * options.seeds
+    confirmation = plan_study_confirmation(study, options)  # errors show before anything is written
     return Rescue(
         stages={
             DIAGNOSIS: partial(run_study_diagnosis, study, options),
@@ -49,7 +47,7 @@ def plan_study_rescue(study_folder: Path, folder: Path | None, options: ConfirmO
             "test_metric": options.rerun.test_metric,
             "storage": hide_credentials(storage) if storage else None,
         },
-        summary=f"at most {n_confirmed} runs for the confirmation",
+        summary=f"at most {confirmation.max_runs} runs for the confirmation",
         notices=("a sweep that has been run is not checked by preflight",),
     )
 
@@ -64,9 +62,7 @@ def run_study_diagnosis(study: SweptStudy, options: ConfirmOptions, record: Resc
             print_fitted(f"{name}, trial {trial.number}:", *(f"  {line}" for line in details[name]["diagnoses"]))
     kinds = [kind for found in details.values() for kind in found["kinds"]]
     summary = ", ".join(dict.fromkeys(kinds)) or "no problems found in the curves"
-    given = {"--seed-flag": options.rerun.seed_flag, "--test-metric": options.rerun.test_metric}
-    more = [word for name, value in given.items() if value is not None for word in (name, value)]
-    return StageResult(summary, details, format_confirm_command(study.folder, options.top, options.seeds, *more))
+    return StageResult(summary, details, format_confirm_command(study.folder, options))
 
 
 def _diagnose_trial(study: SweptStudy, trial: TrialSummary) -> dict[str, Any]:
