@@ -243,10 +243,12 @@ def _describe_search(request: "SweepRequest", template: "CommandTemplate") -> It
 
 def _list_notes(asked: "CommandSweep", folder: Path, *, is_new: bool) -> Iterator[str]:
     """Yield what the user may have meant otherwise."""
-    from harness.sweep.programs.command.direction import note_doubtful_direction
     from harness.sweep.programs.command.environment import compare_environment, note_inherited_ranges
+    from harness.sweep.programs.directions import note_doubtful_direction
 
-    yield from filter(None, [note_doubtful_direction(asked.metric)])
+    metric, remedy = asked.metric, "leave out" if asked.metric.direction == "maximize" else "add"
+    note = note_doubtful_direction(metric.metric or "validation loss", metric.direction, f"{remedy} --maximize")
+    yield from filter(None, [note])
     yield from _describe_passed_lists(asked.template)
     yield from note_inherited_ranges(asked.template) if is_new else compare_environment(folder, asked.template)
 

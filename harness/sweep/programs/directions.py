@@ -1,9 +1,10 @@
-"""The key hydra.sweeper.direction, of our own training and of Hydra apps."""
+"""Directions of sweeps: the key hydra.sweeper.direction, and directions that the name of a metric contradicts."""
 
 from collections.abc import Sequence
 from typing import Any, cast, get_args
 
 from harness.core.errors import ConfigError
+from harness.importers.metric_directions import is_higher_better
 from harness.sweep.study.spec import Direction
 
 
@@ -32,3 +33,11 @@ def check_n_directions(direction: Any, objectives: Sequence[str]) -> None:
             f"{len(objectives)} objective{'s' * (len(objectives) > 1)} ({', '.join(objectives)}); "
             "leave it out, or list as many with sweep.objectives=[…]"
         )
+
+
+def note_doubtful_direction(metric: str, direction: Direction, remedy: str) -> str:
+    """Return a note if the name of a metric says that the other direction is meant, or else an empty string."""
+    more_is_better = is_higher_better(metric)
+    if more_is_better is None or more_is_better == (direction == "maximize"):
+        return ""
+    return f"the sweep is to {direction} {metric}: if {'more' if more_is_better else 'less'} is better, {remedy}"

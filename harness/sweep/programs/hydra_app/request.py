@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from harness.config.validation import check_writable
 from harness.core.errors import ConfigError
 from harness.sweep.programs import HYDRA_APP
 from harness.sweep.programs.custom_space import check_custom_space
+from harness.sweep.programs.directions import note_doubtful_direction
 from harness.sweep.programs.hydra_app.app_command import AppCommand, explain_missing_command
 from harness.sweep.programs.hydra_app.app_space import (
     apply_fixed_overrides,
@@ -104,8 +105,18 @@ def read_app_request(
         description={"app": config.hydra.job.name},
         current_values=current_values,
         n_points=count_space_points(spec, space),
-        notices=notices,
+        notices=(*notices, *_list_doubtful_directions(spec)),
     )
+
+
+def _list_doubtful_directions(spec: StudySpec) -> Iterator[str]:
+    """Yield notes on objectives whose names contradict their directions; a value without a name has none."""
+    for index, (metric, direction) in enumerate(zip(spec.objectives, spec.directions, strict=True)):
+        changed: list[str] = [*spec.directions]
+        changed[index] = "minimize" if direction == "maximize" else "maximize"
+        value = f"[{','.join(changed)}]" if changed[1:] else changed[0]
+        if note := note_doubtful_direction(metric, direction, f"set hydra.sweeper.direction={value}"):
+            yield note
 
 
 def _build_spec(options: AppOptions, space: SearchSpace, settings: Mapping[str, str]) -> StudySpec:

@@ -48,6 +48,18 @@ def test_a_space_in_the_configuration_is_minimized(tmp_path, capsys) -> None:
     assert end["values"] == {"value": study.trials[1].value}
 
 
+@pytest.mark.parametrize(
+    ("objectives", "direction"), [("[val_acc]", "maximize"), ("[val_acc,loss]", "[maximize,minimize]")]
+)
+def test_a_direction_that_a_name_contradicts_is_noted(tmp_path, capsys, objectives: str, direction: str) -> None:
+    options = ["x=interval(1,4)", f"hydra.sweeper.objectives={objectives}", "hydra.sweeper.dry_run=true"]
+    sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", *options)
+    remedy = f"set hydra.sweeper.direction={direction}"
+    assert f"note: the sweep is to minimize val_acc: if more is better, {remedy}\n" in capsys.readouterr().out
+    sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", *options, remedy.removeprefix("set "))
+    assert "if more is better" not in capsys.readouterr().out
+
+
 def test_one_value_is_a_setting_and_workers_that_cannot_start_are_noted(tmp_path, capsys) -> None:
     options = ["hydra.sweeper.n_trials=1", "hydra.sweeper.n_jobs=2", "y=${x}"]
     sweep_here(tmp_path, sphere, "x: 3\ny: 1\n", "x=interval(2,2)", *options)

@@ -2,8 +2,7 @@
 
 import pytest
 
-from harness.sweep.programs.command.direction import note_doubtful_direction
-from harness.sweep.programs.command.metrics import MetricSpec
+from harness.sweep.programs.directions import note_doubtful_direction
 
 MORE_IS_BETTER = "accuracy val/acc eval_f1 testAUC mAP map50 top1 top-5 ep_rew_mean win_rate r2 mIoU val_acc_top1"
 LESS_IS_BETTER = "val_loss error test/rmse perplexity val_bpb wer top1_error mlm_loss"
@@ -11,16 +10,16 @@ LESS_IS_BETTER = "val_loss error test/rmse perplexity val_bpb wer top1_error mlm
 
 @pytest.mark.parametrize("name", [*MORE_IS_BETTER.split(), "win rate"])
 def test_metrics_of_which_more_is_better(name: str) -> None:
-    assert note_doubtful_direction(MetricSpec(name)) == (
+    assert note_doubtful_direction(name, "minimize", "add --maximize") == (
         f"the sweep is to minimize {name}: if more is better, add --maximize"
     )
-    assert note_doubtful_direction(MetricSpec(name, direction="maximize")) == ""
+    assert note_doubtful_direction(name, "maximize", "leave out --maximize") == ""
 
 
 @pytest.mark.parametrize("name", LESS_IS_BETTER.split())
 def test_metrics_of_which_less_is_better(name: str) -> None:
-    assert note_doubtful_direction(MetricSpec(name)) == ""
-    assert note_doubtful_direction(MetricSpec(name, direction="maximize")) == (
+    assert note_doubtful_direction(name, "minimize", "add --maximize") == ""
+    assert note_doubtful_direction(name, "maximize", "leave out --maximize") == (
         f"the sweep is to maximize {name}: if less is better, leave out --maximize"
     )
 
@@ -28,4 +27,4 @@ def test_metrics_of_which_less_is_better(name: str) -> None:
 @pytest.mark.parametrize("name", ["x", "steps", "my_quantity", "time", "accident"])
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 def test_other_names_say_nothing(name: str, direction: str) -> None:
-    assert note_doubtful_direction(MetricSpec(name, direction=direction)) == ""  # type: ignore[arg-type]
+    assert note_doubtful_direction(name, direction, "") == ""  # type: ignore[arg-type]
