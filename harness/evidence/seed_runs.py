@@ -1,12 +1,14 @@
 """Runs of configurations of a sweep over fresh seeds, as confirmations and ablations make and read them."""
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from harness.core.errors import ConfigError
+from harness.core.formatting import format_duration, format_number
 from harness.record.trial_record import Direction
 from harness.sweep.rerun import Rerun, RerunOptions
 from harness.sweep.seed_study import SeedRun, SeedStudy, SeedStudyPlan, Summarize, Uploaded, set_aside_unseen_study
@@ -41,6 +43,19 @@ class SeedRunOutcome(NamedTuple, Generic[ResultT]):
 
     result: ResultT
     end: StudyEnd
+
+
+class Difference(Protocol):
+    """A difference between configurations with its interval."""
+
+    @property
+    def difference(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def p(self) -> float: ...
 
 
 class NamedValues(Protocol):
@@ -162,6 +177,34 @@ def average_metric(runs: Sequence[SeedRun], config: str, metric: str) -> float |
     values = [run.values[metric] for run in runs if run.config == config and metric in run.values]
     finite = [value for value in values if math.isfinite(value)]
     return mean(finite) if finite else None
+
+
+def list_mean_metrics(runs: Sequence[SeedRun], configs: Iterable[str], metrics: Iterable[str]) -> dict[str, float]:
+    """Return the means of metrics of configurations, by the names that MLflow shows."""
+    pairs = itertools.product(configs, dict.fromkeys(metrics))
+    means = {f"{config}/{metric}.mean": average_metric(runs, config, metric) for config, metric in pairs}
+    return {name: value for name, value in means.items() if value is not None}
+
+
+def list_difference_metrics(name: str, found: Difference) -> dict[str, float]:
+    """Return the numbers of a difference that are finite, by the names that MLflow shows."""
+    numbers = {"difference": found.difference, "low": found.low, "high": found.high, "p": found.p}
+    return {f"{name}/{key}": value for key, value in numbers.items() if math.isfinite(value)}
+
+
+def format_values(runs: Sequence[SeedRun], config: str, metric: str) -> tuple[str, str]:
+    """Return the mean of a metric over the runs of a configuration, and the value of each seed or its status."""
+    average = average_metric(runs, config, metric)
+    losses = [(run.status, run.read_loss(metric)) for run in runs if run.config == config and run.is_over]
+    shown = [status if loss is None or math.isinf(loss) else format_number(loss) for status, loss in losses]
+    return "no result" if average is None else format_number(average), ", ".join(shown) or "no run"
+
+
+def describe_cost(runs: Sequence[SeedRun]) -> str:
+    """Return what runs cost in a line."""
+    tokens, seconds = sum(run.tokens for run in runs), sum(run.seconds for run in runs)
+    amount = f"{tokens:,} tokens and " if tokens else ""
+    return f"cost: {amount}{format_duration(seconds)} in {sum(run.is_over for run in runs)} runs"
 
 
 def describe_failures(runs: Sequence[SeedRun], metric: str) -> str:

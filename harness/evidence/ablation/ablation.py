@@ -1,9 +1,7 @@
 """Plan and run an ablation: every change between a sweep's baseline and its winner, alone and left out."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from harness.evidence.ablation.changes import find_changes, list_alternatives, select_changes
 from harness.evidence.ablation.effects import evaluate_ablation
@@ -15,8 +13,9 @@ from harness.evidence.confirm.plan import BASELINE, ConfirmedConfig, choose_seed
 from harness.evidence.seed_runs import (
     SeedRunOptions,
     SeedRunOutcome,
-    average_metric,
     format_commands,
+    list_difference_metrics,
+    list_mean_metrics,
     list_searched_seeds,
     plan_seed_study,
     run_seed_study,
@@ -126,22 +125,14 @@ def list_ablation_metrics(result: AblationResult) -> Uploaded:
     """Return what MLflow shows of an ablation: means, effects and intervals as metrics, statuses as tags."""
     plan, found = result.plan, result.evaluation
     metrics: dict[str, float] = {"ablation/tokens": result.tokens, "ablation/seconds": result.seconds}
-    for config in plan.configs:
-        for metric in dict.fromkeys((plan.objective, plan.metric)):
-            if (value := average_metric(result.runs, config, metric)) is not None:
-                metrics[f"{config}/{metric}.mean"] = value
+    metrics |= list_mean_metrics(result.runs, plan.configs, (plan.objective, plan.metric))
     tags = {}
     for effect in [*([found.gain] if found.gain else []), *found.effects]:
         name = f"{effect.kind} {effect.change}".strip()
         tags[name] = effect.verdict.status
-        metrics |= _list_finite(name, effect.verdict)
+        metrics |= list_difference_metrics(name, effect.verdict)
     for interaction in found.interactions:
         name = f"interaction {interaction.change}"
         tags[name] = "shown" if interaction.is_shown else "not shown"
-        metrics |= _list_finite(name, interaction)
+        metrics |= list_difference_metrics(name, interaction)
     return Uploaded(metrics, tags, {name: describe_config_mean(result, name) for name in plan.configs})
-
-
-def _list_finite(name: str, found: Any) -> dict[str, float]:
-    values = {key: getattr(found, key) for key in ("difference", "low", "high", "p")}
-    return {f"{name}/{key}": value for key, value in values.items() if math.isfinite(value)}

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Iterator
 
-from harness.core.formatting import format_duration, format_interval, format_number, format_signed, objective_label
+from harness.core.formatting import format_interval, format_number, format_signed, objective_label
 from harness.evidence.ablation.changes import Change
 from harness.evidence.ablation.effects import ALL_TOGETHER, Effect, Interaction
 from harness.evidence.ablation.plan import Ablation, AblationPlan
 from harness.evidence.ablation.result import AblationResult
 from harness.evidence.comparing.compare_tables import Section, Table
-from harness.evidence.seed_runs import average_metric, describe_commands
+from harness.evidence.seed_runs import average_metric, describe_commands, describe_cost, format_values
 from harness.evidence.statistics.sample_differences import find_fewest_pairs
 
 NOT_SET = "not set"
@@ -50,15 +50,14 @@ def list_ablation_sections(result: AblationResult) -> list[Section]:
     """Return the result as tables and sentences."""
     plan, found = result.plan, result.evaluation
     label = objective_label(plan.metric)
-    means = [_format_mean_row(result, name) for name in plan.configs]
+    means = [(name, *format_values(result.runs, name, plan.metric)) for name in plan.configs]
     sections = [Section(f"{label} on the {plan.split} data", Table(("", "mean", "by seed"), tuple(means), False))]
     if found.gain:
         header = ("change", "alone", "on top of the others")
         table = Table(header, tuple(_list_effect_rows(result)), False)
         sections.append(Section("Effects", table, tuple(_list_sentences(result))))
     notes = [f"{result.status}: {result.reason}"] if result.reason else []
-    tokens = f"{result.tokens:,} tokens and " if result.tokens else ""
-    notes.append(f"cost: {tokens}{format_duration(result.seconds)} in {sum(run.is_over for run in result.runs)} runs")
+    notes.append(describe_cost(result.runs))
     return [*sections, Section(f"Ablation of {result.study}", None, tuple(notes))]
 
 
@@ -67,16 +66,6 @@ def describe_config_mean(result: AblationResult, name: str) -> str:
     average = average_metric(result.runs, name, result.plan.metric)
     label = objective_label(result.plan.metric)
     return "no result" if average is None else f"{label} {format_number(average)} on the {result.plan.split} data"
-
-
-def _format_mean_row(result: AblationResult, name: str) -> tuple[str, ...]:
-    """Return a configuration, its mean and the value of each seed."""
-    plan = result.plan
-    runs = [run for run in result.runs if run.config == name and run.is_over]
-    losses = [(run.status, run.read_loss(plan.metric)) for run in runs]
-    shown = [status if loss is None or math.isinf(loss) else format_number(loss) for status, loss in losses]
-    average = average_metric(result.runs, name, plan.metric)
-    return name, "no result" if average is None else format_number(average), ", ".join(shown) or "no run"
 
 
 def _list_effect_rows(result: AblationResult) -> Iterator[tuple[str, ...]]:

@@ -1,12 +1,17 @@
 """Run a confirmation: the baseline and the candidates on fresh seeds, until every candidate has a verdict."""
 
-import math
 from collections.abc import Sequence
 
 from harness.evidence.confirm.plan import Confirmation, evaluate_runs
 from harness.evidence.confirm.result import ConfirmResult, write_confirm_result
 from harness.evidence.confirm.text import describe_config_result
-from harness.evidence.seed_runs import SeedRunOutcome, format_commands, run_seed_study
+from harness.evidence.seed_runs import (
+    SeedRunOutcome,
+    format_commands,
+    list_difference_metrics,
+    list_mean_metrics,
+    run_seed_study,
+)
 from harness.sweep.seed_study import SeedRun, Uploaded
 from harness.sweep.study_run import MakeWorkers, StudyEnd
 
@@ -60,13 +65,9 @@ def list_uploaded(result: ConfirmResult) -> Uploaded:
     """Return what MLflow shows of a confirmation: means and intervals as metrics, verdicts as tags and in words."""
     plan = result.plan
     metrics: dict[str, float] = {"confirm/tokens": result.tokens, "confirm/seconds": result.seconds}
-    for config in plan.configs:
-        for metric in dict.fromkeys((plan.objective, plan.metric)):
-            if (value := result.compute_mean(config, metric)) is not None:
-                metrics[f"{config}/{metric}.mean"] = value
+    metrics |= list_mean_metrics(result.runs, plan.configs, (plan.objective, plan.metric))
     tags = {}
     for name, verdict in result.evaluation.verdicts.items():
         tags[f"verdict.{name}"] = verdict.status
-        numbers = {"difference": verdict.difference, "low": verdict.low, "high": verdict.high, "p": verdict.p}
-        metrics |= {f"{name}/{key}": value for key, value in numbers.items() if math.isfinite(value)}
+        metrics |= list_difference_metrics(name, verdict)
     return Uploaded(metrics, tags, {name: describe_config_result(result, name) for name in plan.configs})

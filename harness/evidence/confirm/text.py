@@ -1,11 +1,9 @@
 """The plan and the result of a confirmation in words."""
 
-import math
 from collections.abc import Iterator
 
 from harness.core.formatting import (
     format_confidence,
-    format_duration,
     format_interval,
     format_number,
     format_signed,
@@ -13,7 +11,7 @@ from harness.core.formatting import (
 )
 from harness.evidence.confirm.plan import Confirmation, ConfirmPlan, Verdict
 from harness.evidence.confirm.result import ConfirmResult, SelectionGap
-from harness.evidence.seed_runs import describe_commands
+from harness.evidence.seed_runs import describe_commands, describe_cost, format_values
 
 
 def describe_confirmation(confirmation: Confirmation, *, has_all_commands: bool = False) -> list[str]:
@@ -36,7 +34,8 @@ def format_confirm_result(result: ConfirmResult) -> Iterator[str]:
     """Yield the result of a confirmation in lines: means, verdicts, gaps and cost."""
     plan = result.plan
     for name in plan.configs:
-        yield _format_losses(result, name)
+        average, values = format_values(result.runs, name, plan.metric)
+        yield f"{name}: {objective_label(plan.metric)} {average} ({values})"
     for candidate in plan.candidates:
         if verdict := result.evaluation.verdicts.get(candidate.name):
             yield from format_verdict(plan, verdict)
@@ -45,8 +44,7 @@ def format_confirm_result(result: ConfirmResult) -> Iterator[str]:
             yield line
     if result.reason:
         yield f"{result.status}: {result.reason}"
-    tokens = f"{result.tokens:,} tokens and " if result.tokens else ""
-    yield f"cost: {tokens}{format_duration(result.seconds)} in {sum(run.is_over for run in result.runs)} runs"
+    yield describe_cost(result.runs)
 
 
 def format_verdict(plan: ConfirmPlan, verdict: Verdict) -> Iterator[str]:
@@ -89,20 +87,6 @@ def describe_config_result(result: ConfirmResult, name: str) -> str:
         return mean_text
     detail = format_difference(result.plan, verdict) if verdict.comparison else verdict.reason
     return f"{mean_text}; {verdict.status}: {detail}"
-
-
-def _format_losses(result: ConfirmResult, name: str) -> str:
-    """Return the mean of a configuration and the value of each seed."""
-    plan = result.plan
-    runs = [run for run in result.runs if run.config == name and run.is_over]
-    losses = [run.read_loss(plan.metric) for run in runs]
-    shown = [
-        run.status if loss is None or math.isinf(loss) else format_number(loss)
-        for run, loss in zip(runs, losses, strict=True)
-    ]
-    average = result.compute_mean(name, plan.metric)
-    head = f"{name}: {objective_label(plan.metric)} " + ("no result" if average is None else format_number(average))
-    return f"{head} ({', '.join(shown) or 'no run'})"
 
 
 def _format_gap(plan: ConfirmPlan, gap: SelectionGap) -> str:
