@@ -76,9 +76,10 @@ class RecordedCheckpoint:
 
 @dataclass
 class RecordedProgress:
-    """The progress of a trial by its record: its last step, seconds of training, and newest checkpoint."""
+    """The progress of a trial by its record: its last step, that of its end, seconds, and the newest checkpoint."""
 
     step: int = -1
+    total_steps: int | None = None
     seconds: float = 0.0
     checkpoint: RecordedCheckpoint | None = None
 
@@ -178,7 +179,7 @@ def read_progress(path: Path) -> tuple[RecordedProgress, int]:
         if entry["kind"] in ("start", "continue"):
             began_at, seconds_before = entry["at_ms"], float(entry.get("seconds", 0))
         if entry["kind"] == "metrics":
-            progress.step = int(entry["step"])
+            progress.step, progress.total_steps = int(entry["step"]), entry.get("total_steps", progress.total_steps)
         if entry["kind"] == "checkpoint":
             progress.checkpoint = RecordedCheckpoint(str(entry["path"]), str(entry["stamp"]))
         progress.seconds = seconds_before + (entry["at_ms"] - began_at) / 1000  # a killed process records no end

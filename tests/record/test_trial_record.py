@@ -86,7 +86,7 @@ def test_a_trial_that_is_continued_has_one_record(tmp_path) -> None:
     record.end(TrialEnd("paused", "0.6 at step 20 of 40", 4.0))
     assert read_run_overview(RunFolder(tmp_path / "3")).status == "paused"
     record = continue_trial(tmp_path / "3")
-    assert record.progress == RecordedProgress(20, 4.0, checkpoint)
+    assert record.progress == RecordedProgress(20, 40, 4.0, checkpoint)
     for step in (10, 20, 30, 40):  # from its beginning
         record.add_metrics(step, {"val/acc": step / 100})
     record.end(TrialEnd("completed", seconds=9.0, values={"val/acc": 0.4}))

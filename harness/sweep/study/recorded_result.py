@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness.core.effective_settings import EffectiveSettings
-from harness.record.metrics_file import find_record, read_entries
-from harness.record.trial_record import Entry, is_foreign
+from harness.record.metrics_file import TRIAL_FILE, find_record, read_entries
+from harness.record.trial_record import Entry, is_foreign, read_progress
 from harness.sweep.study.trial_attrs import TrialResult
 
 
@@ -42,6 +42,27 @@ def read_recorded_result(folder: Path, objectives: Sequence[str]) -> TrialResult
         )
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def read_interrupted_result(folder: Path) -> TrialResult | None:
+    """Return how far a trial of another program came that has reported a checkpoint, from which it can be continued.
+
+    None if it has reported none, or its record cannot be read.
+    """
+    try:
+        progress, _ = read_progress(folder / TRIAL_FILE)
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if progress.checkpoint is None:
+        return None
+    return TrialResult(
+        status="interrupted",
+        reason="its worker died",
+        seconds=progress.seconds,
+        fraction_done=min(1.0, progress.step / progress.total_steps) if progress.total_steps else 0.0,
+        folder=folder.name,
+        checkpoint=progress.checkpoint.path,
+    )
 
 
 def _read_first_and_last(folder: Path) -> tuple[Entry, Entry]:

@@ -30,7 +30,7 @@ from harness.sweep.optuna_internals import (
 from harness.sweep.space.search_space import SearchSpace
 from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import is_dead, this_process
-from harness.sweep.study.recorded_result import read_recorded_result
+from harness.sweep.study.recorded_result import read_interrupted_result, read_recorded_result
 from harness.sweep.study.rungs import to_rung
 from harness.sweep.study.storage import STORAGE_ERRORS, study_lock
 from harness.sweep.study.trial_attrs import (
@@ -259,9 +259,10 @@ class TrialQueue:
     def _let_wait(self, trial: FrozenTrial, *, has_killed: bool) -> bool:
         """Let a trial that has a checkpoint wait to be continued, unless it has killed too many workers."""
         deaths = trial.user_attrs.get(RETRIES, 0) + has_killed
-        if not has_checkpoint(trial) or deaths >= MAX_WORKER_DEATHS:
+        reached = read_interrupted_result(self.folder / str(trial.number))
+        if deaths >= MAX_WORKER_DEATHS or not (reached or has_checkpoint(trial)):
             return False
-        return_to_waiting(self.study, trial, {RETRIES: deaths})
+        return_to_waiting(self.study, trial, {RETRIES: deaths, **({RESULT: asdict(reached)} if reached else {})})
         return True
 
     def _complete_from_record(self, trial: FrozenTrial) -> bool:

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,6 +30,7 @@ from harness.sweep.hydra_app_internals import WORKER_VARIABLE
 from harness.sweep.optuna_internals import silence_optuna
 from harness.sweep.study.liveness import send_heartbeats
 from harness.sweep.study.pruning import TrialReporter
+from harness.sweep.study.recorded_result import read_interrupted_result
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.storage import STORAGE_ERRORS, open_storage
 from harness.sweep.study.trial_attrs import (
@@ -161,7 +162,7 @@ def run_trials(spec: WorkerSpec, make_runner: MakeRunner, is_stopping: Callable[
             try:
                 result = _run_trial(runner, trial, queue, study_spec, spec, is_stopping)
             except ShortageError as error:
-                shortage, result = error, TrialResult("interrupted", str(error))
+                shortage, result = error, _describe_shortage(trial, Path(spec.folder), error)
             queue.finish_trial(trial, result)
         if shortage:
             raise shortage
@@ -172,6 +173,14 @@ def run_trials(spec: WorkerSpec, make_runner: MakeRunner, is_stopping: Callable[
                 delete_paused_checkpoints(queue.study, Path(spec.folder), study_spec.max_disk)
         if result.status == "interrupted":
             return
+
+
+def _describe_shortage(trial: Trial, folder: Path, error: ShortageError) -> TrialResult:
+    """Return the result of a trial that found no space left; one that has a checkpoint can be continued."""
+    reached = read_interrupted_result(folder / str(trial.number))
+    if reached is None and has_checkpoint(trial):
+        reached = TrialResult(**read_trial_result(trial))
+    return replace(reached or TrialResult("interrupted"), status="interrupted", reason=str(error))
 
 
 def open_worker_study(spec: WorkerSpec) -> tuple[optuna.Study, StudySpec]:

@@ -18,7 +18,7 @@ from harness.tracking.store_uri import check_database_driver
 
 STOCK_NAMES = {"study": "study_name"}
 """Our own names of options that hydra-optuna-sweeper calls otherwise."""
-DEFAULT_PRUNER = "halving"
+DEFAULT_PRUNER = "pausing"
 
 
 @dataclass(frozen=True)

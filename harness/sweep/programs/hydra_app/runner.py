@@ -26,12 +26,13 @@ from harness.record.trial_record import TrialEnd, TrialRecord, TrialStart
 from harness.run.provenance import describe_environment
 from harness.sweep.hydra_app_internals import read_job_error
 from harness.sweep.programs.custom_space import load_custom_space
+from harness.sweep.programs.hydra_app.app_checkpoint import TrialCheckpoint
 from harness.sweep.programs.hydra_app.app_job import run_app_job
 from harness.sweep.programs.hydra_app.app_space import describe_compose_error
 from harness.sweep.programs.hydra_app.command_line import list_value_overrides
 from harness.sweep.programs.hydra_app.objective_values import ObjectiveError, is_diverged, read_objective_values
 from harness.sweep.programs.trial_start import describe_trial_start
-from harness.sweep.reporting import Interrupted, Pruned, receive_reports
+from harness.sweep.reporting import Interrupted, Paused, Pruned, receive_reports
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.spec import StudySpec
 from harness.sweep.study.trial_attrs import TrialResult
@@ -79,7 +80,7 @@ class HydraAppRunner:
 
 
 class _AppTrial:
-    """One trial: its job, its record, and what its task function has reported."""
+    """One trial, or its part after a pause: its job, its record, and what its task function has reported."""
 
     def __init__(
         self, spec: StudySpec, app: RunningApp, job: TrialJob, reporter: TrialReporter, should_stop: Callable[[], bool]
@@ -90,6 +91,7 @@ class _AppTrial:
         fixed = [one for one in app.fixed if read_override_key(one) not in own_keys]
         self._overrides = [*list_value_overrides(job.values), *fixed]
         self._record: TrialRecord | None = None
+        self._checkpoint: TrialCheckpoint | None = None
         self._ended_early: Status | None = None
         self._progress = ""
         self._started = time.monotonic()
@@ -121,13 +123,13 @@ class _AppTrial:
             ) from error
         finally:
             app.is_interruptible = app.is_in_task = False
-        if app.keeps_jobs:
+        if app.keeps_jobs and self._ended_early != "paused":
             app.jobs.append(ended)
         return self._read_end(ended)
 
     def _read_end(self, ended: JobReturn) -> TrialResult:
         if self._ended_early:
-            return self._end(self._ended_early, self._progress if self._ended_early == "pruned" else STOPPED)
+            return self._end(self._ended_early, STOPPED if self._ended_early == "interrupted" else self._progress)
         if ended.status is not JobStatus.COMPLETED:
             return self._fail(read_job_error(ended))
         try:
@@ -140,14 +142,17 @@ class _AppTrial:
 
     def _call_task(self, cfg: DictConfig) -> Any:
         """Call the task function, and record what it reports."""
-        self._record = TrialRecord(self._job.folder, self._describe_start(cfg))
+        _, checkpoint = self._open_record(cfg)
         self._app.is_interruptible = self._app.is_in_task = True
         try:
-            with receive_reports(self._receive), tag_started_runs(self._job.folder):
+            with receive_reports(self._receive, checkpoint.find_start()), tag_started_runs(self._job.folder):
                 return self._app.task_function(cfg)
         except Pruned as error:
             if not self._ended_early:  # the task function has pruned itself
                 self._ended_early, self._progress = "pruned", str(error)
+        except Paused:
+            if not self._ended_early:
+                raise
         except Interrupted:
             if not self._ended_early and not self._is_stopped():
                 raise
@@ -159,15 +164,31 @@ class _AppTrial:
         """Return whether the sweep was asked to stop, so that the trial is not to blame for its end."""
         return self._app.was_signaled() or self._should_stop()
 
-    def _receive(self, value: float, step: int, total_steps: int | None, checkpoint: str | None) -> None:
-        """Record a value, and end the trial if it is pruned or the sweep stops."""
+    def _open_record(self, cfg: DictConfig) -> tuple[TrialRecord, TrialCheckpoint]:
+        """Return the record of the trial and its checkpoint; the first call begins or continues the record."""
+        if self._record is None or self._checkpoint is None:
+            start = self._describe_start(cfg)
+            self._record = TrialRecord(self._job.folder, start, is_continued=self._job.is_continued)
+            self._checkpoint = TrialCheckpoint(self._job, self._record)
+        return self._record, self._checkpoint
+
+    def _receive(self, value: float, step: int, total_steps: int | None, path: str | None) -> None:
+        """Record a value, and end the trial if it is paused or pruned, or the sweep stops."""
         assert self._record is not None
+        assert self._checkpoint is not None
         self._app.is_interruptible = False
+        self._checkpoint.take_report(path)
         self._record.add_metrics(step, {self._spec.objectives[0]: value}, total_steps)
         self._progress = f"{value:.4g} at step {step}" + (f" of {total_steps}" if total_steps else "")
-        if self._reporter.report_step(value, step, total_steps) == "prune":
+        can_pause = bool(self._checkpoint.find_intact())
+        advice = self._reporter.report_step(value, step, total_steps, can_pause=can_pause)
+        self._checkpoint.record_latest()
+        if advice == "prune":
             self._ended_early = "pruned"
             raise Pruned(self._progress)
+        if advice == "pause":
+            self._ended_early = "paused"
+            raise Paused(self._progress)
         if self._should_stop():
             self._ended_early = "interrupted"
             raise Interrupted(STOPPED)
@@ -198,11 +219,12 @@ class _AppTrial:
     def _end(
         self, status: Status, reason: str, values: Sequence[float] = (), *, ends_sweep: bool = False
     ) -> TrialResult:
-        seconds, reason = time.monotonic() - self._started, hide_credentials_in_text(reason)
-        if self._record is None:
-            self._record = TrialRecord(self._job.folder, self._describe_start(OmegaConf.create()))
+        record, checkpoint = self._open_record(OmegaConf.create())
+        seconds = record.progress.seconds + time.monotonic() - self._started
+        reason = hide_credentials_in_text(reason)
         named = dict(zip(self._spec.objectives, values, strict=False))
-        self._record.end(TrialEnd(status, reason, seconds, named, self._list_artifacts()))
+        path = {"paused": checkpoint.path, "interrupted": checkpoint.find_intact()}.get(status, "")
+        record.end(TrialEnd(status, reason, seconds, named, self._list_artifacts()))
         return TrialResult(
             status=status,
             reason=reason,
@@ -211,6 +233,7 @@ class _AppTrial:
             fraction_done=1.0 if status == "completed" else self._reporter.fraction_done,
             folder=self._job.folder.name,
             ends_sweep=ends_sweep,
+            checkpoint=path,
         )
 
     def _list_artifacts(self) -> list[str]:

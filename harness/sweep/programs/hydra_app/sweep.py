@@ -22,6 +22,7 @@ from harness.core.shortage import ShortageError
 from harness.core.signals import INTERRUPT_STATUS, count_signals, failure_status, record_signal, was_signaled
 from harness.core.terminal import print_fitted, print_notes
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE, read_job_error, without_callbacks
+from harness.sweep.programs.hydra_app.app_checkpoint import read_checkpoint_note
 from harness.sweep.programs.hydra_app.app_command import find_app_command
 from harness.sweep.programs.hydra_app.app_space import apply_fixed_overrides, list_fixed_settings, read_app_overrides
 from harness.sweep.programs.hydra_app.command_line import read_app_command_line, rename_app_options
@@ -129,6 +130,7 @@ def _sweep_in_workers(config: DictConfig, context: HydraContext, task: TaskFunct
     if _prepare_study(request, config):
         launched = partial(make_launcher_pool, *_prepare_launcher(config, context, request.folder))
         outcome = run_study(request, None if request.workers.launcher == BASIC_LAUNCHER else launched)
+        print_notes(read_checkpoint_note(request.folder))
         outcome.end.raise_if_not_completed()
 
 
@@ -156,6 +158,7 @@ def _sweep_in_process(
         outcome = run_study(
             request, lambda _request, spec, _queue: InProcessWorkers(spec, make_runner, app.was_signaled)
         )
+        print_notes(read_checkpoint_note(request.folder))
         outcome.end.raise_if_not_completed()
         return app.jobs
     except RunFailedError:
