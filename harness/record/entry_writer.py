@@ -14,27 +14,23 @@ from harness.record.metrics_file import encode_entry
 class EntryWriter:
     """Create the record of a run at `path` and write each entry at once; it is locked until `close`.
 
-    Lines that a full disk rejects are kept and written with the next one; only `flush` raises.
-
-    Args:
-        is_continued: Open an existing record instead; call `cut_back` before the first entry.
+    With `keep_bytes`, go on with an existing record, of which these bytes are kept. Lines that a full disk rejects are
+    kept and written with the next one; only `flush` raises.
 
     Raises:
-        FileExistsError: If there is one: the record of another run is never overwritten.
+        FileExistsError: If there is one, without `keep_bytes`: the record of another run is never overwritten.
     """
 
-    def __init__(self, path: Path, *, is_continued: bool = False) -> None:
+    def __init__(self, path: Path, keep_bytes: int | None = None) -> None:
         self.path = path
-        self._file = self.path.open("r+b" if is_continued else "xb", buffering=0)
+        self._file = self.path.open("xb" if keep_bytes is None else "r+b", buffering=0)
         self._lock = FileLock(self.path, required=False)
         self._lock.acquire()
+        if keep_bytes is not None:
+            self._file.truncate(keep_bytes)
+            self._file.seek(keep_bytes)
         self._unwritten = bytearray()
         self._has_warned = False
-
-    def cut_back(self, offset: int) -> None:
-        """Drop what follows byte `offset`, the end of an entry, and write there from now on."""
-        self._file.truncate(offset)
-        self._file.seek(offset)
 
     def write(self, entries: Iterable[Mapping[str, Any]]) -> None:
         for entry in entries:

@@ -99,13 +99,11 @@ class TrialRecord:
     def __init__(self, folder: Path, start: TrialStart, *, is_continued: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / TRIAL_FILE
-        self._writer = EntryWriter(path, is_continued=is_continued and path.exists())
-        try:
+        length: int | None = None
+        self.progress = RecordedProgress()
+        if is_continued and path.exists():
             self.progress, length = read_progress(path)
-            self._writer.cut_back(length)
-        except BaseException:
-            self._writer.close()
-            raise
+        self._writer = EntryWriter(path, length)
         self._step, self._known_step = max(0, self.progress.step), self.progress.step
         if length:
             self._writer.write([make_entry("continue", step=self._step, seconds=self.progress.seconds)])
