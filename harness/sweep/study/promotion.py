@@ -14,6 +14,8 @@ from harness.sweep.study.rungs import FULL_RUN, list_rung_costs
 from harness.sweep.study.trial_attrs import PROMOTIONS, is_own_trial, is_paused
 
 Reason = Literal["rank", "exploration", "last"]
+Phase = Literal["search", "last", "rest"]
+"""Only a search starts new trials. Then their number is reached, or the rest of the budget is less than a run."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,13 @@ def choose_promotion(
     pruner: PausingPruner,
     sign: int,
     *,
-    is_last_phase: bool = False,
+    phase: Phase = "search",
     may_continue: Callable[[FrozenTrial, int], bool] = lambda trial, target: True,
 ) -> Promotion | None:
     """Return the promotion that the ranks allow, of the highest rung first, or None.
 
-    The best of every `reduction_factor` trials at a rung are promoted, whenever that changes. In the last phase, when
-    no new trials are started, the number is rounded up.
+    One of every `reduction_factor` trials at a rung is promoted, the best, whenever that changes. When no new trials
+    are started, their number is rounded up, or it is not limited, to complete as many as the rest of the budget allows.
 
     Args:
         sign: -1 if the study maximizes, else 1.
@@ -63,16 +65,19 @@ def choose_promotion(
     """
     rungs = _rank_trials(trials, pruner, sign, may_continue)
     n_promotions = sum(len(trial.user_attrs.get(PROMOTIONS, ())) for trial in trials)
-    if pruner.explore_every and n_promotions % pruner.explore_every == pruner.explore_every - 1 and not is_last_phase:
+    if pruner.explore_every and n_promotions % pruner.explore_every == pruner.explore_every - 1 and phase == "search":
         for rung in rungs:  # the lowest first, where most trials are left behind
             n_best = len(rung.ranked) // pruner.reduction_factor
             if promotion := rung.promote(rung.ranked[n_best : 2 * n_best], "exploration"):
                 return promotion
     for rung in reversed(rungs):
-        n_best = len(rung.ranked) // pruner.reduction_factor
-        if is_last_phase:
-            n_best = math.ceil(len(rung.ranked) / pruner.reduction_factor)
-        if promotion := rung.promote(rung.ranked[:n_best], "last" if is_last_phase else "rank"):
+        n_reached = len(rung.ranked)
+        n_best = {
+            "search": n_reached // pruner.reduction_factor,
+            "last": math.ceil(n_reached / pruner.reduction_factor),
+            "rest": n_reached,
+        }[phase]
+        if promotion := rung.promote(rung.ranked[:n_best], "rank" if phase == "search" else "last"):
             return promotion
     return None
 

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from harness.sweep.study.budget import Budget, fits_in_share
 from harness.sweep.study.pausing import PausingPruner
-from harness.sweep.study.promotion import Promotion, choose_promotion
+from harness.sweep.study.promotion import Phase, Promotion, choose_promotion
 from harness.sweep.study.rungs import FULL_RUN
 from harness.sweep.study.trial_attrs import BASELINE, TARGET, is_cut_off, is_paused
 
@@ -46,14 +46,16 @@ def choose_work(
         is_here = not is_cut_off(trial) or can_continue(trial)
         if is_here and fits_in_share(trial, target, share_left):
             return Work(target, trial)
-    may_start = budget.may_create_trial(trials) and fits_in_share(None, FULL_RUN, share_left)
+    has_share = fits_in_share(None, FULL_RUN, share_left)
+    may_start = has_share and budget.may_create_trial(trials)
     if isinstance(pruner, PausingPruner):
 
         def may_continue(trial: FrozenTrial, target: int) -> bool:
             goal = target if may_start else FULL_RUN  # without new trials, what cannot be completed is of no use
             return can_continue(trial) and fits_in_share(trial, goal, share_left)
 
-        promotion = choose_promotion(trials, pruner, sign, is_last_phase=not may_start, may_continue=may_continue)
+        phase: Phase = "search" if may_start else "last" if has_share else "rest"
+        promotion = choose_promotion(trials, pruner, sign, phase=phase, may_continue=may_continue)
         if promotion is not None:
             return Work(promotion.target, trials[promotion.number], promotion)
     return Work(_first_target(pruner)) if may_start else None

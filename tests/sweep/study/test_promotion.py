@@ -1,0 +1,133 @@
+"""Which paused trial is continued, from studies made by hand."""
+
+import math
+from collections.abc import Sequence
+
+import optuna
+import pytest
+from optuna.trial import FrozenTrial, TrialState
+
+from harness.sweep.study.liveness import this_process
+from harness.sweep.study.pausing import PausingPruner
+from harness.sweep.study.promotion import Promotion, choose_promotion
+from harness.sweep.study.rungs import list_rung_costs
+from harness.sweep.study.trial_attrs import PROMOTIONS, RESULT, TARGET, WORKER
+
+PRUNER = PausingPruner(explore_every=None)
+
+
+def make_trial(values: dict[int, float], state: TrialState = TrialState.WAITING, **attrs: object) -> FrozenTrial:
+    """Return a trial that has reported `values` by percent, and waits at the last of them."""
+    last = max(values, default=0)
+    known = {WORKER: this_process(), TARGET: last, RESULT: {
+        "status": "paused", "fraction_done": last / 100, "checkpoint": "c",
+    }}  # fmt: skip
+    trial = optuna.trial.create_trial(
+        state=state,
+        value=values[last] if state == TrialState.COMPLETE else None,
+        intermediate_values=values,
+        user_attrs={**known, **attrs},
+    )
+    return trial
+
+
+def number_trials(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    for number, trial in enumerate(trials):
+        trial.number = number
+    return list(trials)
+
+
+def choose(*trials: FrozenTrial, **options: object) -> Promotion | None:
+    return choose_promotion(number_trials(trials), options.pop("pruner", PRUNER), options.pop("sign", 1), **options)
+
+
+def test_nothing_is_promoted_before_there_are_three_at_a_rung() -> None:
+    assert choose() is None
+    assert choose(make_trial({4: 1.0}), make_trial({4: 2.0})) is None
+
+
+@pytest.mark.parametrize(("sign", "number"), [(1, 1), (-1, 2)])
+def test_the_best_third_is_promoted_in_either_direction(sign: int, number: int) -> None:
+    trials = [make_trial({4: value}) for value in (2.0, 1.0, 3.0)]
+    assert choose(*trials, sign=sign) == Promotion(number, 4, 12, "rank")
+
+
+def test_the_highest_rung_comes_first() -> None:
+    trials = [make_trial({4: 1.0 + index, 12: 1.0 + index}) for index in range(3)]
+    trials += [make_trial({4: 0.1 * index}) for index in range(9)]
+    assert choose(*trials) == Promotion(0, 12, 36, "rank")
+
+
+def test_trials_that_went_on_keep_their_rank() -> None:
+    trials = [make_trial({4: 1.0, 12: 1.0}), make_trial({4: 2.0}), make_trial({4: 3.0})]
+    assert choose(*trials) is None
+    trials += [make_trial({4: value}) for value in (4.0, 5.0, 6.0)]
+    assert choose(*trials) == Promotion(1, 4, 12, "rank")
+
+
+def test_running_completed_and_pruned_trials_count_but_are_not_promoted() -> None:
+    trials = [
+        make_trial({4: 0.5}, TrialState.RUNNING),
+        make_trial({4: 0.6, 12: 0.5, 36: 0.4, 100: 0.3}, TrialState.COMPLETE),
+        make_trial({4: 0.7}, TrialState.PRUNED),
+        *[make_trial({4: 1.0 + index}) for index in range(9)],
+    ]
+    assert choose(*trials[:9]) is None
+    assert choose(*trials) == Promotion(3, 4, 12, "rank")
+
+
+def test_values_that_are_not_finite_and_failed_trials_are_never_best() -> None:
+    broken = [make_trial({4: math.nan}), make_trial({4: math.inf}), make_trial({4: -math.inf})]
+    assert choose(*broken) is None
+    assert choose(*broken, make_trial({4: 5.0})) == Promotion(3, 4, 12, "rank")
+    failed = [make_trial({4: 0.1}, TrialState.FAIL) for _ in range(5)]
+    assert choose(*failed, make_trial({4: 1.0}), make_trial({4: 2.0})) is None
+
+
+def test_a_value_before_training_and_later_worse_ones_do_not_count() -> None:
+    assert list_rung_costs(make_trial({0: 0.1, 5: 3.0, 13: 2.0, 20: 1.0, 37: 4.0}), (4, 12, 36), 1) == [3.0, 2.0, 1.0]
+    assert list_rung_costs(make_trial({0: 0.1, 3: 2.0}), (4, 12, 36), 1) == []
+
+
+def test_what_does_not_fit_is_passed_over() -> None:
+    trials = [make_trial({4: float(index)}) for index in range(6)]
+    found = choose(*trials, may_continue=lambda trial, target: trial.number != 0 and target == 12)
+    assert found == Promotion(1, 4, 12, "rank")
+
+
+def test_in_the_last_phase_the_number_is_rounded_up() -> None:
+    trials = [make_trial({4: 2.0}), make_trial({4: 1.0})]
+    assert choose(*trials, phase="last") == Promotion(1, 4, 12, "last")
+
+
+def test_the_rest_of_a_budget_is_spent_on_the_best_that_are_left() -> None:
+    trials = [make_trial({4: 1.0, 12: 1.0, 36: 1.0, 100: 1.0}, TrialState.COMPLETE)]
+    trials += [make_trial({4: 1.0 + index, 12: 1.0 + index}) for index in range(2)]
+    assert choose(*trials, phase="last") is None
+    assert choose(*trials, phase="rest") == Promotion(1, 12, 36, "last")
+
+
+def test_some_promotions_explore() -> None:
+    """One of so many goes to a trial next to the best; then the ranks decide again."""
+    pruner = PausingPruner(explore_every=4)
+    promoted = {PROMOTIONS: [{"start": 4, "target": 12, "reason": "rank"}]}
+    trials = [make_trial({4: 1.0 + index / 10, 12: 1.0}, **promoted) for index in range(3)]
+    trials += [make_trial({4: 2.0 + index}) for index in range(6)]
+    assert choose(*trials, pruner=pruner) == Promotion(3, 4, 12, "exploration")
+    trials[0].user_attrs[PROMOTIONS] = promoted[PROMOTIONS] * 2
+    assert choose(*trials, pruner=pruner) == Promotion(0, 12, 36, "rank")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rungs": []}, "rungs"),
+        ({"rungs": [0.5, 0.1]}, "increasing"),
+        ({"rungs": [0.1, 1.0]}, "between 0 and 1"),
+        ({"reduction_factor": 1}, "at least 2"),
+        ({"explore_every": 1}, "at least 2"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PausingPruner(**options)
