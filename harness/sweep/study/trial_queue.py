@@ -164,6 +164,9 @@ class TrialQueue:
         Interrupted trials wait to be continued, or are queued again if they have no checkpoint. A trial that was ended
         in the meantime, as dead, is left as it is.
         """
+        if result.status == "interrupted" and not result.checkpoint and has_checkpoint(trial):
+            earlier = TrialResult(**read_trial_result(trial))  # what was done before can still be continued
+            result = replace(earlier, status="interrupted", reason=result.reason)
         result = replace(result, reason=shorten_message(result.reason))
         with suppress(UpdateFinishedTrialError):
             trial.set_user_attr(RESULT, asdict(result))

@@ -205,6 +205,17 @@ def test_a_death_between_the_writes_of_a_pause_or_a_promotion_loses_nothing(over
     assert claimed.params == promoted.params
 
 
+def test_a_segment_that_cannot_be_saved_leaves_the_one_before(overrides: list[str]) -> None:
+    queue = start_study(*overrides)
+    serve(queue, 12)
+    [number] = [trial.number for trial in queue.study.trials if trial.user_attrs.get(PROMOTIONS)][:1]
+    trial = start_waiting_trial(queue.study, queue.study.trials[number], {WORKER: this_process(), TARGET: 100})
+    queue.finish_trial(trial, TrialResult("interrupted", "no space left"))
+    result = read_trial_result(queue.study.trials[number])
+    assert (result["reason"], result["fraction_done"], result["checkpoint"]) == ("no space left", 0.12, "x")
+    assert queue.claim_trial().number == number
+
+
 def test_a_trial_that_kills_its_workers_is_given_up(overrides: list[str]) -> None:
     queue = start_study(*overrides)
     serve(queue, 12)
