@@ -6,7 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import optuna
+from optuna._transform import _SearchSpaceTransform
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages._cached_storage import _CachedStorage
@@ -186,6 +188,29 @@ def hide_trials(study: Study, numbers: Container[int]) -> Study:
     return cast(Study, _FilteredStudy(study, numbers))
 
 
+def replace_trials(study: Study, trials: Sequence[FrozenTrial]) -> Study:
+    """Return a view of a study that has `trials` in place of its own, for a sampler to read."""
+    return cast(Study, _ReplacedStudy(study, trials))
+
+
+class UnitCube:
+    """Points of a search space as rows of numbers from 0 to 1: a column per number, on the scale of its range, and a
+    column per choice of a categorical range."""
+
+    def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
+        self._transform = _SearchSpaceTransform(dict(space), transform_0_1=True)
+        self.n_columns = len(self._transform.bounds)
+        self.choice_columns = [columns for columns in self._transform.column_to_encoded_columns if len(columns) > 1]
+        """Columns of each categorical range."""
+
+    def encode(self, params: Mapping[str, Any]) -> np.ndarray:
+        return self._transform.transform(dict(params))
+
+    def decode(self, point: np.ndarray) -> dict[str, Any]:
+        """Return the params nearest to a point."""
+        return self._transform.untransform(point)
+
+
 def silence_optuna() -> None:
     """Turn off Optuna's log line per trial, and its warnings of experimental classes and unused heartbeats."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -193,11 +218,11 @@ def silence_optuna() -> None:
     warnings.filterwarnings("ignore", message="Heartbeat of storage")
 
 
-class _FilteredStudy:
+class _StudyView:
     """Wrapper of a study, which may itself be a pruner's view of one. Samplers read trials through `_get_trials`."""
 
-    def __init__(self, study: Study, hidden: Container[int]) -> None:
-        self._study, self._hidden = study, hidden
+    def __init__(self, study: Study) -> None:
+        self._study = study
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -212,5 +237,31 @@ class _FilteredStudy:
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
+        raise NotImplementedError
+
+
+class _FilteredStudy(_StudyView):
+    """View of a study without some of its trials."""
+
+    def __init__(self, study: Study, hidden: Container[int]) -> None:
+        super().__init__(study)
+        self._hidden = hidden
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
         trials = self._study._get_trials(deepcopy, states, use_cache)
         return [trial for trial in trials if trial.number not in self._hidden]
+
+
+class _ReplacedStudy(_StudyView):
+    """View of a study with other trials. They are never copied, as no sampler changes them."""
+
+    def __init__(self, study: Study, replacing: Sequence[FrozenTrial]) -> None:
+        super().__init__(study)
+        self._replacing = replacing
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self._replacing if states is None or trial.state in states]
