@@ -144,7 +144,7 @@ def summarize_sweeps(sweeps: Sequence[ReplayedSweep]) -> Statistics:
 
 
 def _quantile(values: np.ndarray, level: float) -> float:
-    return float(np.quantile(values, level, method="nearest"))
+    return float(np.quantile(values, level, method="inverted_cdf"))
 
 
 GROUPS: dict[str, Callable[[ReplayedSweep], bool]] = {

@@ -1,7 +1,11 @@
 """Sweeps that are simulated on recorded learning curves: how each proposes configurations and which it ends early."""
 
-from collections.abc import Callable, Sequence
+import math
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +14,16 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.pruners import BasePruner, HyperbandPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from benchmarks.landscapes import Landscape, Ledger
+from harness.sweep.space.search_space import SearchSpace
+from harness.sweep.study.budget import Budget
+from harness.sweep.study.components import read_pruner_node, read_sampler_node
+from harness.sweep.study.pruning import TrialReporter
+from harness.sweep.study.spec import StudySpec
+from harness.sweep.study.trial_attrs import STUDY_SPEC, TrialResult, has_checkpoint, read_trial_result
+from harness.sweep.study.trial_queue import TrialQueue
 
 N_STOCK_RUNS = 24
 
@@ -36,6 +47,8 @@ class RecordedSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Choose the whole configuration here, since it has to be replaced as a whole."""
+        if has_checkpoint(trial):  # it has its params
+            return {}
         params = self._sampler.sample_relative(study, trial, self._sampler.infer_relative_search_space(study, trial))
         for name in self.space.keys() - params.keys():
             params[name] = self._sampler.sample_independent(study, trial, name, self.space[name])
@@ -45,7 +58,7 @@ class RecordedSampler(BaseSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        return dict(zip(self.space, map(float, self._landscape.points[self.used[-1]]), strict=True))
+        return dict(zip(search_space, map(float, self._landscape.points[self.used[-1]]), strict=bool(search_space)))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -86,6 +99,42 @@ def run_with_pruner(
             study.tell(trial, loss)
 
 
+def run_queue(ledger: Ledger, seed: int, is_over: IsOver, *, sampler: str, pruner: Mapping[str, Any]) -> None:
+    """Run trials as the workers of our sweep do: with its queue, sampler, pruner, promotions and budget."""
+    ranges = {f"x{column}": FloatDistribution(0.0, 1.0) for column in range(ledger.landscape.points.shape[1])}
+    space = SearchSpace(ranges, {}, {})
+    spec = StudySpec(
+        program="replay", space=space.to_json(), custom_search_space=None, objectives=["loss"],
+        directions=["minimize"], sampler=read_sampler_node("sampler", sampler), pruner=pruner, seed=seed,
+        warmup_share=0.0, keep=None, config={}, digits=6,
+    )  # fmt: skip
+    recorded = RecordedSampler(spec.make_sampler(), ledger.landscape)
+    study = optuna.create_study(study_name=f"replay-{seed}", sampler=recorded, pruner=spec.make_pruner())
+    study.set_user_attr(STUDY_SPEC, asdict(spec))
+    with tempfile.TemporaryDirectory() as folder:
+        queue = TrialQueue(study, space, Path(folder))
+        queue.set_budget(Budget(n_trials=len(ledger.landscape.points), runs=N_STOCK_RUNS))
+        configs: dict[int, int] = {}
+        while not is_over(ledger) and (trial := queue.claim_trial()) is not None:
+            config = configs.setdefault(trial.number, recorded.used[-1])
+            queue.finish_trial(trial, _run_segment(ledger, config, trial, spec.list_rungs()))
+
+
+def _run_segment(ledger: Ledger, config: int, trial: Trial, rungs: Sequence[float]) -> TrialResult:
+    """Train a trial from where it was paused until it is paused again, pruned or complete."""
+    reporter = TrialReporter(trial, 0.0)
+    done = read_trial_result(trial).get("fraction_done", 0.0)
+    loss = math.inf
+    for share in sorted(share for share in {*rungs, *ledger.shares, 1.0} if share > done):
+        loss = ledger.train(config, share)
+        advice = reporter.report_share(loss, share, can_pause=True)
+        if advice == "pause":
+            return TrialResult("paused", fraction_done=share, checkpoint="kept")
+        if advice == "prune":
+            return TrialResult("pruned", fraction_done=share)
+    return TrialResult("completed", values=(loss,), fraction_done=1.0)
+
+
 def run_syne_tune(ledger: Ledger, seed: int, is_over: IsOver, *, method: str) -> None:
     """Run ASHA, which stops trials, or BOHB of syne-tune, if it is installed."""
     from syne_tune.backend.trial_status import Trial
@@ -119,6 +168,7 @@ def make_tpe(seed: int) -> BaseSampler:
     return TPESampler(seed=seed, n_startup_trials=10, multivariate=False, constant_liar=False)
 
 
+PAUSING = read_pruner_node("pruner", "pausing")
 Arm = Callable[[Ledger, int, IsOver], None]
 HALVING = partial(SuccessiveHalvingPruner, reduction_factor=4)
 ARMS: dict[str, Arm] = {
@@ -136,6 +186,10 @@ ARMS: dict[str, Arm] = {
         make_pruner=partial(HyperbandPruner, min_resource=4, max_resource=100, reduction_factor=3),
         rungs=(0.04, 0.12, 0.36),
     ),
+    "ours": partial(run_queue, sampler="curve", pruner=PAUSING),
+    "ours-unexplored": partial(run_queue, sampler="curve", pruner=PAUSING | {"explore_every": None}),
+    "random-pausing": partial(run_queue, sampler="random", pruner=PAUSING),
+    "curve-halving": partial(run_queue, sampler="curve", pruner=read_pruner_node("pruner", "halving")),
     "syne-tune-asha": partial(run_syne_tune, method="ASHA"),
     "syne-tune-bohb": partial(run_syne_tune, method="BOHB"),
 }

@@ -47,6 +47,7 @@ PRUNERS = (
     ),
 )
 SAMPLERS = (
+    "harness.sweep.study.curve_sampler.CurveSampler",
     *_names_in(
         "optuna.samplers",
         "BruteForceSampler CmaEsSampler GPSampler GridSampler NSGAIIISampler NSGAIISampler QMCSampler RandomSampler "

@@ -199,7 +199,6 @@ class UnitCube:
 
     def __init__(self, space: Mapping[str, BaseDistribution]) -> None:
         self._transform = _SearchSpaceTransform(dict(space), transform_0_1=True)
-        self.n_columns = len(self._transform.bounds)
         self.choice_columns = [columns for columns in self._transform.column_to_encoded_columns if len(columns) > 1]
         """Columns of each categorical range."""
 

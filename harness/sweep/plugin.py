@@ -10,7 +10,8 @@ from hydra.types import HydraContext, TaskFunction
 from hydra_plugins.hydra_optuna_sweeper.config import OptunaSweeperConf
 from omegaconf import DictConfig
 
-import harness.config.hydra_internals  # noqa: F401  # so that Hydra parses ranges such as log(1e-4,1e-1)
+import harness.config.hydra_internals  # so that Hydra parses ranges such as log(1e-4,1e-1)
+import harness.sweep.study.curve_config  # noqa: F401  # so that Hydra finds hydra/sweeper/sampler=curve
 from harness.core.signals import interrupt_on_signals
 from harness.core.terminal import end_start
 from harness.sweep.hydra_app_internals import WORKER_VARIABLE, always_use_sweeper, skip_multirun_callbacks

@@ -3,6 +3,7 @@
 import inspect
 import json
 import logging
+import math
 import re
 import warnings
 from datetime import datetime, timedelta
@@ -184,6 +185,34 @@ def test_samplers_do_not_read_hidden_trials(sampler) -> None:
     assert view.trials == view.get_trials() == view._get_trials(deepcopy=False, use_cache=True) == expected
     assert view.study_name == study.study_name
     assert list(inspect.signature(Study._get_trials).parameters) == ["self", "deepcopy", "states", "use_cache"]
+
+
+@pytest.mark.parametrize("sampler", ["TPESampler", "GPSampler"])
+def test_samplers_read_the_trials_that_replace_those_of_a_study(sampler) -> None:
+    study = optuna.create_study(direction="maximize")
+    trials = [
+        optuna.trial.create_trial(params={"lr": lr}, distributions={"lr": LR}, value=-abs(math.log10(lr) + 2))
+        for lr in (1e-4, 1e-3, 1e-2, 1e-1) * 4
+    ]
+    view = optuna_internals.replace_trials(study, trials)
+    assert view.trials == view.get_trials() == view._get_trials(use_cache=True) == trials
+    assert view.get_trials(states=(TrialState.RUNNING,)) == []
+    trial = study.ask()
+    made = getattr(optuna.samplers, sampler)(seed=1)
+    lr = made.sample_independent(view, trial, "lr", LR) if sampler == "TPESampler" else None
+    found = made.sample_relative(view, study.trials[0], made.infer_relative_search_space(view, study.trials[0]))
+    assert 1e-3 < (lr or found["lr"]) < 1e-1
+
+
+def test_params_are_points_of_a_unit_cube() -> None:
+    space = {"lr": LR, "rank": IntDistribution(1, 4), "optimizer": CategoricalDistribution(["adamw", "sgd", "muon"])}
+    cube = optuna_internals.UnitCube(space)
+    params = {"lr": 1e-1, "rank": 2, "optimizer": "sgd"}
+    point = cube.encode(params)
+    assert point.tolist() == pytest.approx([1.0, 0.375, 0.0, 1.0, 0.0])
+    assert cube.decode(point) == pytest.approx(params)
+    assert cube.decode(point - [0.5, 0.1, 0, 0, 0]) == pytest.approx({**params, "lr": 10**-2.5})
+    assert [columns.tolist() for columns in cube.choice_columns] == [[2, 3, 4]]
 
 
 def test_all_trials_are_read_through_a_hyperband_bracket() -> None:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
-from hydra_plugins.hydra_optuna_sweeper import config as _  # noqa: F401  # it stores the samplers
 from omegaconf import OmegaConf
 
 from harness.core.errors import ConfigError, did_you_mean
 from harness.core.paths import config_dir
+from harness.sweep.study import curve_config as _  # noqa: F401  # it and what it imports store the samplers
 
 SAMPLER_GROUP = "hydra/sweeper/sampler"
 
@@ -26,7 +26,7 @@ def read_pruner_node(key: str, name: str) -> Mapping[str, Any]:
 
 
 def read_sampler_node(key: str, name: str) -> Mapping[str, Any]:
-    """Return the component of a sampler of hydra-optuna-sweeper.
+    """Return the component of a sampler, ours or of hydra-optuna-sweeper.
 
     Raises:
         ConfigError: If there is no such name; the message begins with `key`.
