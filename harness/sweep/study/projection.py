@@ -16,7 +16,7 @@ CLIP, CLIP_LEVEL = 2.0, 0.75  # values are at most so many times as far from the
 
 
 @dataclass(frozen=True)
-class Curve:
+class TrialCurve:
     """Best values of a trial so far, smaller is better, at increasing percents of its run; empty if it diverged."""
 
     percents: Sequence[int]
@@ -32,7 +32,7 @@ class Curve:
         return self.values[index - 1] if index else None
 
 
-def read_curve(trial: FrozenTrial, direction: StudyDirection) -> Curve | None:
+def read_curve(trial: FrozenTrial, direction: StudyDirection) -> TrialCurve | None:
     """Return the curve of a trial that has values of a part of its run, or of all of it; else None.
 
     The objective of a complete trial counts as its value at 100%. Values before training are left out: they say nothing
@@ -43,7 +43,7 @@ def read_curve(trial: FrozenTrial, direction: StudyDirection) -> Curve | None:
     if trial.state == TrialState.FAIL or not (points or trial.state.is_finished()):
         return None
     if any(value > 0 for value in trial.constraints.values()) or not _is_usable(trial.value or 0.0):
-        return Curve((), ())
+        return TrialCurve((), ())
     best, percents, values = math.inf, [], []
     for step, value in points.items():
         if _is_usable(value):
@@ -53,14 +53,14 @@ def read_curve(trial: FrozenTrial, direction: StudyDirection) -> Curve | None:
     if trial.state == TrialState.COMPLETE and trial.value is not None:
         percents.append(100)
         values.append(sign * trial.value)
-    return Curve(percents, values)
+    return TrialCurve(percents, values)
 
 
 def _is_usable(value: float) -> bool:
     return abs(value) < HUGE  # not of NaN
 
 
-def project_curves(curves: Sequence[Curve]) -> np.ndarray:
+def project_curves(curves: Sequence[TrialCurve]) -> np.ndarray:
     """Return the value at 100% of the run that is expected of each curve, smaller is better, in bounds.
 
     A partial curve is expected to gain, up to each share at which others stopped, what the median of those that went on
@@ -80,7 +80,7 @@ def project_curves(curves: Sequence[Curve]) -> np.ndarray:
     return np.minimum(projected, best + CLIP * max(usual - best, 0.0))
 
 
-def _median_gain(curves: Sequence[Curve], start: int, end: int, default: float) -> float:
+def _median_gain(curves: Sequence[TrialCurve], start: int, end: int, default: float) -> float:
     gains = []
     for curve in curves:
         if curve.percents and curve.end >= end:

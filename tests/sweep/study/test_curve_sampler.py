@@ -16,7 +16,7 @@ from harness.sweep.optuna_internals import is_in_distribution, return_to_waiting
 from harness.sweep.study.curve_sampler import CurveSampler
 from harness.sweep.study.gaussian_process import GaussianProcess, log_expected_improvement
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.projection import CLIP, Curve, project_curves, read_curve
+from harness.sweep.study.projection import CLIP, TrialCurve, project_curves, read_curve
 from harness.sweep.study.sampler import ReproducibleSampler
 from harness.sweep.study.trial_attrs import WORKER
 
@@ -161,22 +161,22 @@ def freeze(state: TrialState, values: Mapping[int, float], value: float | None =
 def test_curves_hold_the_best_values_so_far() -> None:
     minimize, maximize = StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE
     waiting = freeze(TrialState.WAITING, {0: 1.0, 4: 5.0, 8: math.nan, 12: 6.0})
-    assert read_curve(waiting, minimize) == Curve([4, 12], [5.0, 5.0])
-    assert read_curve(waiting, maximize) == Curve([4, 12], [-5.0, -6.0])
+    assert read_curve(waiting, minimize) == TrialCurve([4, 12], [5.0, 5.0])
+    assert read_curve(waiting, maximize) == TrialCurve([4, 12], [-5.0, -6.0])
     complete = freeze(TrialState.COMPLETE, {50: 2.0, 100: 3.0}, 3.0)
-    assert read_curve(complete, minimize) == Curve([50, 100], [2.0, 3.0])
+    assert read_curve(complete, minimize) == TrialCurve([50, 100], [2.0, 3.0])
     diverged = freeze(TrialState.PRUNED, {4: 0.1}, constraints={"diverged": 1.0})
-    assert read_curve(diverged, minimize) == Curve((), ())
+    assert read_curve(diverged, minimize) == TrialCurve((), ())
     for unknown in (freeze(TrialState.RUNNING, {0: 1.0}), freeze(TrialState.FAIL, {4: 1.0})):
         assert read_curve(unknown, minimize) is None
 
 
 def test_partial_curves_gain_what_the_median_gained() -> None:
-    whole = [Curve([4, 12, 100], [9.0, 7.0 - gain, 5.0 - gain]) for gain in (0.0, 1.0, 4.0)]
-    projected = project_curves([*whole, Curve([4], [8.0]), Curve([12], [7.0])])
+    whole = [TrialCurve([4, 12, 100], [9.0, 7.0 - gain, 5.0 - gain]) for gain in (0.0, 1.0, 4.0)]
+    projected = project_curves([*whole, TrialCurve([4], [8.0]), TrialCurve([12], [7.0])])
     assert projected == pytest.approx([5, 4, 1, 3, 5])
-    assert list(project_curves([Curve([4], [2.0]), Curve((), ())])) == [2.0, 2.0]
-    clipped = project_curves([*(Curve([4], [float(value)]) for value in (0, 1, 1, 1, 1e90)), Curve((), ())])
+    assert list(project_curves([TrialCurve([4], [2.0]), TrialCurve((), ())])) == [2.0, 2.0]
+    clipped = project_curves([*(TrialCurve([4], [float(value)]) for value in (0, 1, 1, 1, 1e90)), TrialCurve((), ())])
     assert list(clipped) == [0, 1, 1, 1, CLIP, CLIP]
 
 
