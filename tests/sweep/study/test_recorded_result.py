@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from harness.record.metrics_file import TRIAL_FILE
-from harness.sweep.study.recorded_result import read_recorded_result
+from harness.record.trial_record import RecordedCheckpoint, TrialEnd, TrialRecord
+from harness.sweep.study.recorded_result import read_interrupted_result, read_recorded_result
 from tests.conftest import ROOT
-from tests.record.trials import write_trial
+from tests.record.trials import make_start, write_trial
 
 
 def test_result_of_another_program_is_read_from_its_end(tmp_path: Path) -> None:
@@ -42,3 +43,21 @@ def test_trial_that_died_before_its_record_is_judged_without_loading_torch(tmp_p
 
 def test_objective_that_was_not_recorded(tmp_path: Path) -> None:
     assert read_recorded_result(write_trial(tmp_path / "3"), ["val/f1"]) is None
+
+
+@pytest.mark.parametrize("status", [None, "paused", "interrupted"])
+def test_a_trial_that_reported_a_checkpoint_can_be_continued_from_it(status, tmp_path: Path) -> None:
+    folder = tmp_path / "3"
+    assert read_interrupted_result(folder) is None
+    record = TrialRecord(folder, make_start())
+    record.add_metrics(10, {"val/acc": 0.5}, total_steps=40)
+    assert read_interrupted_result(folder) is None
+    record.add_checkpoint(RecordedCheckpoint("/out/10.pt", "1 2"))
+    record.add_metrics(20, {"val/acc": 0.6})
+    if status:
+        record.end(TrialEnd(status, seconds=4.0))
+    record.close()
+    result = read_interrupted_result(folder)
+    assert result is not None
+    assert (result.status, result.checkpoint, result.fraction_done) == ("interrupted", "/out/10.pt", 0.5)
+    assert result.seconds == 4.0 or status is None
