@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from benchmarks.sweep import ROOT, format_spread, load_sweep_study, print_table, run_sweep_command
+from benchmarks.sweep_runs import ROOT, format_spread, load_sweep_study, print_table, run_sweep_command
 from harness.record import metrics_file
 from harness.sweep.optuna_internals import silence_optuna, start_new_trial
 from harness.sweep.study.liveness import this_process

@@ -9,56 +9,70 @@ import pytest
 import torch
 from optuna.pruners import MedianPruner, NopPruner
 
-from benchmarks import rescue
+from benchmarks import rescue, sweep
 from benchmarks.planted_faults import TruncatedWarmup, shift_targets
 from benchmarks.pruners import load_pruner_options, replay_pruner
 from benchmarks.rescue_results import ARMS, compare_two_arms, draw_picture, format_tables, read_losses_by_arm
-from benchmarks.sweep import (
-    RecordedTrial,
-    TrajectoryPoint,
-    best_loss_within,
-    build_trajectory,
-    compare_arms,
-    first_reaching,
-    read_trials,
-)
+from benchmarks.sweep import SweepTask, measure_sweep
 from benchmarks.sweep_overhead import time_commands, time_trials
+from benchmarks.sweep_results import compute_shares, format_cost_table
+from benchmarks.sweep_runs import RecordedTrial, TrajectoryPoint, build_trajectory, first_reaching, read_trials
+from harness.core.digests import read_json
 from harness.core.state import Progress
 from harness.data.tokens import IGNORE_INDEX, TokenBatch
 from harness.observers.metrics_writer import MetricsWriter
+from harness.record.metrics_file import write_json
 from tests.observers.sample_events import sample_run, send_events
 
 
-def make_trial(status: str, *losses: float) -> RecordedTrial:
-    """Return a trial with 100 tokens and 1 s before each evaluation but the first."""
-    evaluations = tuple((100 * at, float(at), min(losses[: at + 1])) for at in range(len(losses)))
-    return RecordedTrial(0.0, 0.0, status, 100 * (len(losses) - 1), float(len(losses) - 1), evaluations)
+def make_trial(loss: float, *progress: tuple[float, int]) -> RecordedTrial:
+    """Return a trial with its tokens at points in time; one with a finite loss completed."""
+    status = "completed" if math.isfinite(loss) else "paused"
+    return RecordedTrial(Path(), progress[0][0], progress[-1][0], status, 0.0, progress, loss)
 
 
 def test_trajectory_counts_all_costs_and_completed_losses() -> None:
-    points = build_trajectory(
-        [make_trial("completed", 5, 4), make_trial("pruned", 5, 2), make_trial("completed", 5, 3, 1)]
-    )
-    assert points[-1] == TrajectoryPoint(400, 4.0, 1)
-    assert first_reaching(points, 3) == TrajectoryPoint(300, 3.0, 3)
-    assert first_reaching(points, 0.5).tokens == math.inf
-    assert (best_loss_within(points, 250), best_loss_within(points, 300)) == (4, 3)
+    trials = [
+        make_trial(4.0, (10, 0), (11, 40), (20, 40), (22, 100)),  # paused from 11 to 20
+        make_trial(math.inf, (12, 0), (13, 40), (23, 40), (24, 50)),
+        make_trial(5.0, (14, 0), (16, 100)),
+    ]
+    points = build_trajectory(trials)
+    assert points == [TrajectoryPoint(180, 6, 5.0), TrajectoryPoint(240, 12, 4.0), TrajectoryPoint(250, 14, 4.0)]
+    assert first_reaching(points, 5.0) == points[0]
+    assert first_reaching(points, 3.9).tokens == math.inf
 
 
-def test_compare_arms() -> None:
-    stock = build_trajectory(
-        [
-            make_trial("completed", 5, 4),
-            make_trial("completed", 5, 3),
-            make_trial("completed", 5, 4),
-            make_trial("completed", 5, 4),
-        ]
-    )
-    ours = build_trajectory([make_trial("completed", 5, 2), make_trial("pruned", 5, 5)])
-    found = compare_arms({"ours": ours, "stock": stock}, loss=2.5)
-    assert (found["ours"]["share_of_total"], found["ours"]["share_until_best"]) == (0.25, 0.5)
-    assert (found["stock"]["share_of_total"], found["stock"]["best_at_equal_tokens"]) == (0.5, 3)
-    assert (found["ours"]["tokens_to_loss"], found["stock"]["tokens_to_loss"]) == (100, math.inf)
+def make_sweep_result(arm: str, seed: int, *points: tuple[int, float]) -> dict:
+    return {
+        "task": "toy", "arm": arm, "seed": seed, "command_seconds": 9.0, "trials": {"completed": 2, "paused": 3},
+        "points": [{"tokens": tokens, "seconds": tokens / 10, "best_loss": loss} for tokens, loss in points],
+        "fresh": {"9001": points[-1][1] + 0.1},
+    }  # fmt: skip
+
+
+def test_cost_until_the_median_best_of_the_stock() -> None:
+    stock = [make_sweep_result("stock", seed, (50, 5), (100, 2 + seed)) for seed in (1, 2, 3)]
+    ours = [make_sweep_result("ours", 1, (10, 4.0), (30, 3.0)), make_sweep_result("ours", 2, (30, 4.5))]
+    assert compute_shares(ours, stock, target=4.0) == ([0.1, math.inf], [0.1, math.inf])
+    table = list(format_cost_table([*stock, *ours]))
+    assert table[-2].startswith("| toy, to 4.0000 | stock | 3 | 1.00 (1.00 to never) | 33% |")
+    assert table[-1].startswith("| toy, to 4.0000 | ours | 2 | never (0.10 to never) | 50% |")
+    assert "| 5 (5 to 5) |" in table[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["stock", "ours"])
+def test_a_sweep_is_measured(tmp_path: Path, monkeypatch, arm: str) -> None:
+    monkeypatch.setattr(sweep, "N_STOCK_TRIALS", 3)
+    settings = [*sweep.SMALL_GPT, "model.width=16", "loop.max_steps=25"]
+    task = SweepTask("toy", settings, ["sweeps=none", "optimizer.lr=log(1e-3,1e-2)"], "optimizer.lr=1e-3")
+    found = measure_sweep(task, arm, 1, tmp_path / "sweep")
+    assert found["points"][-1]["tokens"] >= 3 * 25 * 8 * 32
+    write_json(tmp_path / "sweep" / sweep.RESULT_FILE, found)
+    sweep.measure_winner(tmp_path / "sweep")
+    assert len(read_json(tmp_path / "sweep" / sweep.RESULT_FILE)["fresh"]) == len(sweep.FRESH_SEEDS)
+    assert found["trials"]["completed"] >= 1
 
 
 def test_read_trials_in_order_of_start(tmp_path) -> None:
@@ -67,8 +81,8 @@ def test_read_trials_in_order_of_start(tmp_path) -> None:
     first, second = read_trials(tmp_path)
     assert first.started_at <= second.started_at
     assert first.status == "completed"
-    assert len(first.evaluations) == 3
-    assert first.evaluations[-1][0] <= first.tokens
+    assert math.isfinite(first.loss)
+    assert first.tokens == first.progress[-1][1] > 0
 
 
 def test_replay_pruner() -> None:
