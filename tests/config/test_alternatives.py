@@ -20,7 +20,7 @@ from harness.training.schedules import Cosine
         (["loop.max_tokens=1e6"], {"max_steps": None, "epochs": None, "max_tokens": 1_000_000}),
         (["+loop.epochs=3"], {"max_steps": None, "epochs": 3}),
         (["loop.epochs=3", "loop.max_steps=null"], {"max_steps": None, "epochs": 3}),
-        (["loop.eval_every=50"], {"max_steps": 100, "evals": None, "eval_every": 50}),
+        (["loop.eval_every=50"], {"max_steps": 200, "evals": None, "eval_every": 50}),
         (["experiment=operator", "loop.max_steps=7"], {"max_steps": 7, "epochs": None}),
         (["experiment=headlines", "loop.evals=3"], {"evals": 3, "eval_every": None}),
     ],

@@ -90,7 +90,7 @@ def test_option_of_the_run_is_known_by_what_it_composes(tmp_path) -> None:
     sgd = without_sweep_keys(compose_config(["optimizer=sgd", "optimizer.lr=0.5"]))
     write_record(run, sgd, ["experiment=absent"])
     other = compose_resumed(run.parent, "optimizer=adamw")["optimizer"]  # reproduced by its `_target_`
-    assert (other["_target_"], other["lr"]) == ("torch.optim.AdamW", 1e-3)
+    assert (other["_target_"], other["lr"]) == ("torch.optim.AdamW", 1e-4)
 
 
 @pytest.mark.parametrize(

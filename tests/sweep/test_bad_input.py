@@ -10,7 +10,7 @@ from tests.sweep.tiny_sweeps import TINY, start_study, study_folder
 
 GRID = "sweeps=grid"
 NONE = "hydra.sweeper.params=null"
-RANGE = "optimizer.lr=tag(log,interval(3e-4,1e-1))"
+RANGE = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 
 TABLE = [
     # overrides, and parts of the expected message

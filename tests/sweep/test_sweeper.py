@@ -233,7 +233,7 @@ def test_failing_trials_do_not_end_the_sweep(places, tmp_path, monkeypatch) -> N
 def test_cost_estimate_writes_nothing(places, tmp_path) -> None:
     text = estimate_cost(read_tiny_request(*TINY, *places, "sweep.n_trials=7", "sweep.n_jobs=2"))
     assert "Study default: 7 trials by 2 workers" in text
-    assert "optimizer.lr: tag(log,interval(0.0003,0.1))" in text
+    assert "optimizer.lr: tag(log,interval(0.0001,0.1))" in text
     assert "per trial: 4 steps of" in text
     assert "base model" not in text  # start=scratch
     assert not (tmp_path / "outputs").exists()

@@ -24,7 +24,7 @@ TINY = [
     "preflight=skip",
 ]  # fmt: skip
 TINY_WITHOUT_LORA = [
-    *TINY, "lora=none", "hydra.sweeper.params=null", "optimizer.lr=tag(log,interval(3e-4,1e-1))",
+    *TINY, "lora=none", "hydra.sweeper.params=null", "optimizer.lr=tag(log,interval(1e-4,1e-1))",
     "loop.grad_clip=tag(log,interval(0.1,10.0))", "~observers.mlflow", "pruner=none",
 ]  # fmt: skip  # each worker would need seconds to import peft
 

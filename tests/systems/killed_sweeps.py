@@ -32,7 +32,7 @@ SMALL_TRIAL = [
     "loop.log_every=1", "loop.evals=4", "loop.save_every=10",
 ]  # fmt: skip
 SMALL_SWEEP = [
-    *SMALL_TRIAL, "preflight=skip", "hydra.sweeper.params=null", "optimizer.lr=tag(log,interval(3e-4,1e-1))",
+    *SMALL_TRIAL, "preflight=skip", "hydra.sweeper.params=null", "optimizer.lr=tag(log,interval(1e-4,1e-1))",
     "loop.grad_clip=tag(log,interval(0.1,10.0))", "pruner=median", "sweep.n_jobs=2", "sweep.max_failures=null",
 ]  # fmt: skip
 START_SECONDS = 180  # until a sweep has reached any moment, on a busy machine

@@ -23,7 +23,7 @@ from tests.sweep.tiny_sweeps import TINY, read_tiny_request
 
 PASSWORDS = {"mlflow": "mlf@ow:4 pass'w", "token": "tok.en+4'x", "storage": "stor;age 4+p?w"}
 ONE_TRIAL = ["lora=none", "hydra.sweeper.params=null", "pruner=none", "sweep.n_trials=1", "sweep.n_jobs=1",
-             "preflight=skip", "optimizer.lr=tag(log,interval(3e-4,1e-1))"]  # fmt: skip
+             "preflight=skip", "optimizer.lr=tag(log,interval(1e-4,1e-1))"]  # fmt: skip
 
 
 class RefusingServer:

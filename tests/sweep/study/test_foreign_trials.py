@@ -53,7 +53,7 @@ def open_plain(folder: Path, name: str = "default") -> optuna.Study:
 
 def write_as_a_notebook_does(study: optuna.Study) -> None:
     """Leave trials of every kind: added, queued, asked for, optimized, told, with our names for other things."""
-    lr = FloatDistribution(3e-4, 1e-1, log=True)
+    lr = FloatDistribution(1e-4, 1e-1, log=True)
     study.add_trial(create_trial(value=-9.0, user_attrs={"folder": 3}))
     study.add_trial(
         create_trial(
@@ -118,7 +118,7 @@ def test_a_study_of_the_stock_sweeper_is_refused(overrides, tmp_path) -> None:
     """hydra-optuna-sweeper creates its study like this, with the same keys as params."""
     url = f"sqlite:///{tmp_path}/shared.db"
     stock = optuna.create_study(study_name="default", storage=url, directions=["minimize"], load_if_exists=True)
-    trial = stock.ask({"optimizer.lr": FloatDistribution(3e-4, 1e-1, log=True)})
+    trial = stock.ask({"optimizer.lr": FloatDistribution(1e-4, 1e-1, log=True)})
     stock.tell(trial, 3.0)
     with pytest.raises(ConfigError, match="by plain Optuna: 1 trials"):
         check_existing_study(read_tiny_request(*overrides, f"sweep.storage={url}"))

@@ -55,16 +55,16 @@ def test_the_first_trial_is_the_current_config(overrides) -> None:
     trial = queue.claim_trial()
     assert trial.user_attrs[BASELINE]
     assert trial.params == {
-        "optimizer.lr": 1e-3, "lora.rank": 8, "loop.grad_clip": 1.0, "schedule.warmup_ratio": 0.05
+        "optimizer.lr": 1e-4, "lora.rank": 8, "loop.grad_clip": 1.0, "schedule.warmup_ratio": 0.05
     }  # fmt: skip
 
 
 def test_a_current_config_outside_the_space_runs_but_is_hidden_from_the_sampler(overrides, capsys) -> None:
     arguments = [*overrides, "optimizer.lr=tag(log,interval(1e-2,1e-1))", "sweep.n_trials=14"]
     queue = start_study(*arguments)
-    assert "optimizer.lr=0.001" in capsys.readouterr().out
+    assert "optimizer.lr=0.0001" in capsys.readouterr().out
     trial = queue.claim_trial()
-    assert trial.user_attrs[FIXED_VALUES]["optimizer.lr"] == 1e-3
+    assert trial.user_attrs[FIXED_VALUES]["optimizer.lr"] == 1e-4
     assert trial.params == {}
     queue.finish_trial(trial, make_result(loss=-100.0))
     later = trial_params(serve_trials(queue, bowl_loss))
@@ -84,7 +84,7 @@ def test_enqueued_points_run_after_the_current_config(overrides) -> None:
 @pytest.mark.parametrize(
     ("point", "message"),
     [
-        ("{optimizer.lr: 5}", "optimizer.lr: 5 is outside tag(log,interval(0.0003,0.1))"),
+        ("{optimizer.lr: 5}", "optimizer.lr: 5 is outside tag(log,interval(0.0001,0.1))"),
         ("{lora.rank: 3}", "lora.rank: 3 is outside 2,4,8,16,32"),
         ("{lora.rnk: 4}", "lora.rnk: not searched by this sweep; did you mean 'lora.rank'?"),
     ],
@@ -280,7 +280,7 @@ def test_a_stopping_study_hands_out_no_trials_until_a_new_budget_is_set(override
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        ("optimizer.lr=tag(log,interval(1e-4,1e-2))", "space optimizer.lr: tag(log,interval(0.0003,0.1)) -> "),
+        ("optimizer.lr=tag(log,interval(1e-4,1e-2))", "space optimizer.lr: tag(log,interval(0.0001,0.1)) -> "),
         ("sweep.objectives=[best_val_loss,tokens]", "sweep objectives: best_val_loss -> best_val_loss, tokens"),
         ("loop.max_steps=8", "config loop.max_steps: 4 -> 8"),
     ],
