@@ -1,8 +1,12 @@
 """Apps that report checkpoints: their trials pause at rungs, and are continued as if nothing had happened."""
 
 import json
+import os
+import random
 import signal
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from tests.sweep.programs.hydra_app.pausing_app import train_without_pauses, wri
 from tests.sweep.programs.hydra_app.test_workers import count_records, start_app, wait_until
 
 PAUSING = ("hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1")
+N_KILLS = int(os.environ.get("N_KILLS", "6"))
 SWEEP = (*HARNESS, "-m", "lr=log(1e-4,1e-1)", *PAUSING, "hydra.sweeper.n_trials=9")
 
 
@@ -97,6 +102,72 @@ def iterate_processes() -> Iterator[psutil.Process]:
     for process in psutil.process_iter(["cwd"]):
         if process.info["cwd"] and process.status() != psutil.STATUS_ZOMBIE:
             yield process
+
+
+KILLED = """
+import json, os, time
+from pathlib import Path
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from harness.sweep import report, resume_from
+
+@hydra.main(config_path=".", config_name="settings")
+def main(cfg):
+    state = json.loads(Path(path).read_text()) if (path := resume_from()) else {"step": 0, "sum": 0.0}
+    for step in range(state["step"] + 1, 26):
+        state = {"step": step, "sum": state["sum"] + cfg.x / step}
+        last = Path(HydraConfig.get().runtime.output_dir, "last.json")
+        last.with_suffix(".tmp").write_text(json.dumps(state))
+        os.replace(last.with_suffix(".tmp"), last)
+        report(state["sum"], step=step, total_steps=25, checkpoint=last)
+        time.sleep(0.05)
+    return state["sum"]
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_again_and_again_has_whole_curves(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(KILLED)
+    (tmp_path / "settings.yaml").write_text("x: 1.0\n")
+    sweep, chance = tmp_path / "multirun/app", random.Random(0)
+    arguments = (*HARNESS, "-m", "x=interval(1,10)", *PAUSING, "hydra.sweeper.n_trials=12", "hydra.sweeper.n_jobs=2")
+    for _ in range(N_KILLS):
+        process = start_app(tmp_path, *arguments)
+        wait_until(partial(has_begun, process, sweep, measure_records(sweep)))
+        time.sleep(chance.uniform(0, 2))
+        targets = [process, *psutil.Process(process.pid).children()] if process.poll() is None else []
+        for target in chance.sample(targets, min(len(targets), chance.choice([1, 1, 3]))):
+            target.kill()
+        if chance.random() < 0.5:
+            process.kill()
+            process.wait()
+    process.wait(120)
+    done = run_app(tmp_path, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    study = load_app_study(sweep)
+    assert len([trial for trial in study.trials if "retry_of" not in trial.user_attrs]) == 12
+    for trial in study.trials:
+        if trial.state not in (TrialState.COMPLETE, TrialState.WAITING):
+            continue
+        total, sums = 0.0, []
+        for step in range(1, 26):
+            total += trial.params.get("x", 1.0) / step
+            sums.append((step, total))
+        curve = read_curve(sweep / str(trial.number))
+        assert curve == sums[: len(curve)]
+        assert trial.state != TrialState.COMPLETE or trial.value == total
+
+
+def has_begun(process: Any, sweep: Path, n_bytes: int) -> bool:
+    """Return whether a sweep has written to records of this size, or has ended."""
+    return process.poll() is not None or measure_records(sweep) > n_bytes
+
+
+def measure_records(sweep: Path) -> int:
+    return sum(path.stat().st_size for path in sweep.glob(f"*/{TRIAL_FILE}"))
 
 
 class Summing:
