@@ -46,9 +46,11 @@ class TrialCheckpoint:
             )
         return None
 
-    def take_report(self, path: str | None) -> None:
-        """Take the checkpoint that a report of the app names, if it names one."""
-        if path is None or self._is_refused:
+    def take_report(self, path: str | None, *, is_last: bool = False) -> None:
+        """Take the checkpoint that a report of the app names, if it names one; none at the last step of the run."""
+        if is_last:
+            self._latest = None
+        if path is None or is_last or self._is_refused:
             return
         checkpoint = _stamp_or_none(path)
         if checkpoint is None:

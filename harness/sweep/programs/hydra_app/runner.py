@@ -173,11 +173,15 @@ class _AppTrial:
         return self._record, self._checkpoint
 
     def _receive(self, value: float, step: int, total_steps: int | None, path: str | None) -> None:
-        """Record a value, and end the trial if it is paused or pruned, or the sweep stops."""
+        """Record a value, and end the trial if it is paused or pruned, or the sweep stops.
+
+        At the last step nothing ends it: programs return the value of that step, and few can if they begin after it.
+        """
         assert self._record is not None
         assert self._checkpoint is not None
         self._app.is_interruptible = False
-        self._checkpoint.take_report(path)
+        is_last = total_steps is not None and step >= total_steps
+        self._checkpoint.take_report(path, is_last=is_last)
         self._record.add_metrics(step, {self._spec.objectives[0]: value}, total_steps)
         self._progress = f"{value:.4g} at step {step}" + (f" of {total_steps}" if total_steps else "")
         can_pause = bool(self._checkpoint.find_intact())
@@ -189,7 +193,7 @@ class _AppTrial:
         if advice == "pause":
             self._ended_early = "paused"
             raise Paused(self._progress)
-        if self._should_stop():
+        if self._should_stop() and not is_last:
             self._ended_early = "interrupted"
             raise Interrupted(STOPPED)
 

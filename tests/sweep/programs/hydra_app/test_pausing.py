@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from optuna.trial import TrialState
 
+from harness.core.errors import RunFailedError
 from harness.record.metrics_file import TRIAL_FILE
 from harness.sweep import report, resume_from
 from tests.sweep.programs.hydra_app.apps import HARNESS, load_app_study, read_record, run_app, sweep_here
@@ -61,7 +62,8 @@ def kill_in_continued_trial(process: Any, sweep: Path) -> None:
         return "metrics" in ends or "checkpoint" in ends
 
     wait_until(lambda: process.poll() is not None or is_in_continued_trial())
-    psutil.Process(process.pid).children()[0].kill()
+    [worker] = [child for child in psutil.Process(process.pid).children() if "app.py" in " ".join(child.cmdline())]
+    worker.kill()
 
 
 @pytest.mark.slow
@@ -216,6 +218,20 @@ def test_the_best_third_of_each_rung_is_continued(tmp_path: Path) -> None:
     assert best.state == TrialState.COMPLETE
     assert [first for number, first in task.starts if number == best.number] == [1, 2, 4, 10]  # after 4, 12 and 36%
     assert len([first for _, first in task.starts if first == 10]) < 9
+
+
+def test_a_trial_that_is_stopped_at_its_last_step_completes(tmp_path: Path) -> None:
+    def save_and_stop(folder: Path, text: str) -> Path:
+        if json.loads(text)["step"] == 25:
+            signal.raise_signal(signal.SIGINT)
+        return save_in_trial(folder, text)
+
+    with pytest.raises((RunFailedError, KeyboardInterrupt)):
+        sweep_summing(tmp_path, Summing(save_and_stop))
+    assert len(load_app_study(tmp_path / "sweep").get_trials(states=(TrialState.COMPLETE,))) == 1
+    study = sweep_summing(tmp_path, Summing(save_in_trial))
+    assert len(study.trials) == 9
+    assert all("retry_of" not in trial.user_attrs for trial in study.trials)
 
 
 def test_without_an_existing_checkpoint_trials_are_pruned_and_a_note_says_why(
