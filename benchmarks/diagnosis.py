@@ -41,6 +41,7 @@ SMALL = [
     "data.sequence_length=32", "data.val_fraction=0.01", "batch.batch_size=16", "loop.evals=10", "loop.log_every=5",
     "optimizer.lr=1e-2", "loop.max_steps=300",
 ]  # fmt: skip
+DEFAULT = ["optimizer.lr=1e-3", "loop.max_steps=100"]
 LONG = ["loop.max_steps=1500", "loop.log_every=10"]
 FEW = ["data=text", "data.source.path={few}", "data.layout=packed", "data.val_fraction=0.3", "data.sequence_length=32"]
 
@@ -50,13 +51,13 @@ SHORT = {"underfitting"}
 HOT = {"spike", "never learnt", "warm-up too short", "clipping binds"}
 
 LM: dict[str, Labels] = {
-    **{f"default_{seed}": ([f"seed={seed}"], set(), set()) for seed in range(10)},
+    **{f"default_{seed}": ([*DEFAULT, f"seed={seed}"], set(), set()) for seed in range(10)},
     "long": ([*SMALL, *LONG], set(), SHORT),
     "long_constant": (
         [*SMALL, *LONG, "schedule=constant", "optimizer.lr=3e-3"], {"underfitting", "clipping binds"}, set(),
     ),
     "lr_far_too_low": ([*SMALL, "optimizer.lr=1e-6"], {"never learnt"}, set()),
-    "default_lr_far_too_low": (["optimizer.lr=1e-6", "seed=3"], {"plateau"}, set()),
+    "default_lr_far_too_low": ([*DEFAULT, "optimizer.lr=1e-6", "seed=3"], {"plateau"}, set()),
     "lr_far_too_high": ([*SMALL, "optimizer.lr=3"], {"divergence"}, HOT),
     "clip_binds": ([*SMALL, "loop.grad_clip=0.02"], {"clipping binds"}, SHORT),
     "no_warmup": ([*SMALL, "schedule.warmup_ratio=0.001"], {"warm-up truncated"}, SHORT | {"warm-up too short"}),
