@@ -2,8 +2,9 @@
 
 Each seed is one of the sampler; the training's seed is fixed. `stock` is hydra-optuna-sweeper with TPE: 24 whole runs.
 Where the space is conditional, which it has not, it is our sweeper with TPE and without a pruner. `ours` is what
-`python run.py -m` does by default. The target is fixed by the stock alone: the median of its best losses. The winner of
-each sweep is trained again on 3 seeds. Finished sweeps are kept in --to: the same command continues.
+`python run.py -m` does by default, `halving` the same where no trial can be continued. The target is fixed by the stock
+alone: the median of its best losses. The winner of each sweep is trained again on 3 seeds. Finished sweeps are kept in
+--to: the same command continues.
 
     python -m benchmarks.sweep --to FOLDER
     python -m benchmarks.sweep --to FOLDER --task small_gpt --arm stock --seeds 3 --seconds 300
@@ -81,15 +82,20 @@ TASKS = (
     ),
 )  # fmt: skip
 
-ARMS = ("stock", "ours")
+ARMS: dict[str, list[str]] = {
+    "stock": [],
+    "ours": [],
+    "halving": ["pruner=halving", "sweep.runs=8"],
+}
+"""Overrides of each arm; those of `stock` depend on the task."""
 
 
 def list_arm_overrides(task: SweepTask, arm: str, seed: int) -> list[str]:
     """Return the overrides of one sweep."""
     common = [*task.settings, *task.space, "observers=metrics_only", "device=cpu", "device.threads=1"]
     common += [f"hydra.sweeper.sampler.seed={seed}", "preflight=skip"]
-    if arm == "ours":
-        return [*common, "sweep.n_jobs=1", f"sweep.baseline_values=[{task.present}]"]
+    if arm != "stock":
+        return [*common, *ARMS[arm], "sweep.n_jobs=1", f"sweep.baseline_values=[{task.present}]"]
     if task.is_conditional:
         tpe = ["hydra/sweeper/sampler=tpe", "pruner=none", "sweep.baseline=false", "sweep.n_jobs=1"]
         return [*common, *tpe, f"sweep.n_trials={N_STOCK_TRIALS}"]
@@ -141,7 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, required=True, help="folder of the results")
     parser.add_argument("--task", choices=[task.name for task in TASKS], help="default: all")
-    parser.add_argument("--arm", choices=ARMS, help="default: both")
+    parser.add_argument("--arm", choices=ARMS, help="default: all")
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds of the sampler")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no sweep after this time")
     parser.add_argument("--show", action="store_true", help="run nothing, print the tables of what is finished")
