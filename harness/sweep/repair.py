@@ -92,7 +92,7 @@ def _handle_trial_folders(folder: Path, trials: Sequence[TrialSummary]) -> Itera
             target.parent.mkdir(exist_ok=True)
             path.rename(target)
             yield f"trial {number}: lost from the study, {ending}; moved to {target}"
-        elif not trials[number].is_over:
+        elif not trials[number].is_over and trials[number].status != "paused":
             yield f"trial {number}: {trials[number].status} in the study, {ending} in its folder; it will be run again"
 
 

@@ -84,8 +84,8 @@ class SweepRequest:
         return cast(Mapping[str, Any], hide_nested_secrets(self.program))
 
     def describe_size(self) -> str:
-        """Return the study, its number of trials, its workers and its folder in one line."""
-        return f"Study {self.study_name}: {self.budget.n_trials} trials by {self.workers}, in {self.folder}"
+        """Return the study, its budget, its workers and its folder in one line."""
+        return f"Study {self.study_name}: {self.budget.describe_size()} by {self.workers}, in {self.folder}"
 
 
 def plan_workers(

@@ -137,8 +137,7 @@ def _run_trials(
 
 
 def _make_table(request: SweepRequest) -> ProgressTable:
-    options, n_trials = request.options, request.budget.n_trials
-    return ProgressTable(options.objectives, n_trials, request.workers.n_jobs, has_best=request.has_best)
+    return ProgressTable(request.options.objectives, request.budget, request.workers.n_jobs, has_best=request.has_best)
 
 
 def _supervise_workers(
@@ -178,8 +177,9 @@ def _describe_end(request: SweepRequest, queue: TrialQueue, error: str = "") -> 
             return StudyEnd("failed", failure, f"fix that, then {RESUME_REMEDY}")
         new_study = rename(request.new_study_remedy)
         return StudyEnd("failed", failure, new_study if total_failure else RESUME_REMEDY)
-    if reasons.exhausted_budget and not any(trial.is_over for trial in trials):
-        return StudyEnd("failed", f"no trial was run: {reasons.exhausted_budget}", rename(request.more_time_remedy))
+    if reasons.exhausted_budget and not any(trial.n_segments for trial in trials):
+        remedy = f"raise {request.budget.name_limit()}" if reasons.is_spent else request.more_time_remedy
+        return StudyEnd("failed", f"no trial was run: {reasons.exhausted_budget}", rename(remedy))
     return StudyEnd("completed", reasons.exhausted_budget)
 
 
@@ -192,6 +192,8 @@ def _write_description(request: SweepRequest, queue: TrialQueue) -> None:
         "storage": hide_credentials(request.options.storage or "study.journal"),
         "objectives": list(spec.objectives),
         "n_trials": request.budget.n_trials,
+        "runs": request.budget.runs,
+        "max_tokens": request.budget.max_tokens,
         "workers": {"launcher": workers.launcher, "n_jobs": workers.n_jobs, "threads": workers.n_threads},
         "seed": spec.seed,
         "sampler": dict(spec.sampler),

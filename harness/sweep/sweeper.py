@@ -51,13 +51,13 @@ def run_study(
     if findings:
         (request.folder / "preflight.txt").write_text(findings)
     print_fitted(request.describe_size(), *notes)
-    n_ended = sum(trial.is_over for trial in summarize_trials(queue.study))
+    n_segments = sum(trial.n_segments for trial in summarize_trials(queue.study))
     results = SweepResults(request, queue)
     end = run_trials(request, queue, results, make_workers)
     summary = results.summarize(with_importances=False)
     if end.status == "completed":
         end = end._replace(reason=end.reason or _describe_exhausted_space(request, queue))
-        if reason := end.reason or _describe_full_study(request, summary, n_ended):
+        if reason := end.reason or _describe_full_study(request, summary, n_segments):
             print_fitted(f"No more trials: {reason}.")
     return StudyOutcome(end, summary)
 
@@ -70,9 +70,9 @@ def _describe_exhausted_space(request: SweepRequest, queue: TrialQueue) -> str:
     return f"all {request.n_points} points of the space have been run" if len(tried) >= request.n_points else ""
 
 
-def _describe_full_study(request: SweepRequest, summary: SweepSummary, n_ended: int) -> str:
-    """Return that the study, of which `n_ended` trials had ended before, had none left; or an empty string."""
-    if n_ended < sum(trial.is_over for trial in summary.trials):
+def _describe_full_study(request: SweepRequest, summary: SweepSummary, n_segments: int) -> str:
+    """Return that the study had nothing left to do after `n_segments`, done before; or an empty string."""
+    if n_segments < sum(trial.n_segments for trial in summary.trials):
         return ""
     option = request.command_line.rename_options("sweep.n_trials")
     return f"all {request.budget.n_trials} were run before; raise {option} to run more"
@@ -87,7 +87,7 @@ class SweepResults:
     def summarize(self, *, with_importances: bool) -> SweepSummary:
         return summarize_study(
             self._queue.study,
-            self._request.budget.n_trials,
+            self._request.budget,
             self._request.command_line.format_command,
             with_importances=with_importances,
         )
@@ -107,7 +107,7 @@ class SweepResults:
 
     def print_results(self, status: str) -> None:
         summary = self.summarize(with_importances=status != "interrupted")
-        print(format_sweep_summary(summary, self._request.command_line, describe_study_name(self._folder)))
+        print(format_sweep_summary(summary, self._request.command_line, describe_study_name(self._folder), status))
 
     def are_written(self) -> bool:
         try:

@@ -25,6 +25,7 @@ from harness.preflight.report import failed
 from harness.sweep.results.final_report import format_sweep_summary
 from harness.sweep.results.summary import summarize_trials
 from harness.sweep.results.table import ProgressTable
+from harness.sweep.study.budget import Budget
 from tests.observers.sample_events import eval_end, run_end, run_start, sample_run, send_events, step_end
 from tests.sweep.studies import COMMAND_LINE, complete_outside_trial, fail_trial, new_study, summarize
 
@@ -107,7 +108,7 @@ def test_sweep(width: int) -> None:
     fail_trial(study, trial)
     stream = io.StringIO()
     stream.isatty = lambda: True  # type: ignore[method-assign]
-    table = ProgressTable(["best_val_loss"], 40, 2, stream=stream)
+    table = ProgressTable(["best_val_loss"], Budget(40), 2, stream=stream)
     trials = summarize_trials(study)
     table(trials)
     table.close()
@@ -127,7 +128,7 @@ def test_default_sweep_fits_columns(width: int) -> None:
         complete_outside_trial(study, 3.0, **values, **{"schedule.warmup_ratio": 0.0512 * number})
     stream = io.StringIO()
     stream.isatty = lambda: True  # type: ignore[method-assign]
-    table = ProgressTable(["best_val_loss"], 24, 2, stream=stream)
+    table = ProgressTable(["best_val_loss"], Budget(24), 2, stream=stream)
     table(summarize_trials(study))
     table.close()
     text = plain_text(stream.getvalue())

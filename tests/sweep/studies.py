@@ -9,20 +9,33 @@ from optuna.samplers import RandomSampler
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from harness.sweep.optuna_internals import start_new_trial, start_waiting_trial
+from harness.sweep.optuna_internals import return_to_waiting, start_new_trial, start_waiting_trial
 from harness.sweep.programs.training.command_line import TrainingCommandLine
 from harness.sweep.results.summary import SweepSummary, summarize_study
+from harness.sweep.study.budget import Budget
 from harness.sweep.study.liveness import this_process
-from harness.sweep.study.trial_attrs import BASELINE, FIXED_VALUES, RESULT, RETRY_OF, STUDY_SPEC, WORKER
+from harness.sweep.study.trial_attrs import (
+    BASELINE,
+    FIXED_VALUES,
+    PROMOTIONS,
+    RESULT,
+    RETRY_OF,
+    STUDY_SPEC,
+    TARGET,
+    WORKER,
+    has_checkpoint,
+)
 from harness.sweep.study.trial_queue import WORKER_DIED
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 COMMAND_LINE = TrainingCommandLine(())
 
 
-def summarize(study: Study, n_trials: int, fixed: Sequence[str] = (), **options: Any) -> SweepSummary:
+def summarize(study: Study, n_trials: int, fixed: Sequence[str] = (), *, runs: float | None = None,
+              with_importances: bool = True) -> SweepSummary:  # fmt: skip
     """Summarize a study over our own training, whose trials all have the overrides `fixed`."""
-    return summarize_study(study, n_trials, TrainingCommandLine(fixed).format_command, **options)
+    budget, command_line = Budget(n_trials, runs=runs), TrainingCommandLine(fixed)
+    return summarize_study(study, budget, command_line.format_command, with_importances=with_importances)
 
 
 def new_study(
@@ -40,7 +53,7 @@ def ask_trial(study: Study, **values: Any) -> Trial:
     fixed = {names[name]: value for name, value in values.items() if name in names}
     if fixed:
         study.enqueue_trial(fixed, user_attrs={k: v for k, v in values.items() if k in (BASELINE, RETRY_OF)})
-    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    waiting = [one for one in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)) if not has_checkpoint(one)]
     attrs = {WORKER: this_process()}
     trial = start_waiting_trial(study, waiting[0], attrs) if waiting else start_new_trial(study, attrs)
     trial.suggest_float("optimizer.lr", 1e-4, 1e-1, log=True)
@@ -84,6 +97,51 @@ def prune_trial(study: Study, trial: Trial) -> None:
     trial.report(quadratic_loss(trial.params) + 1, 50)
     set_result(trial, "pruned", reason="validation loss 5 after 50% of the run", tokens=500, seconds=5.0)
     study.tell(trial, state=TrialState.PRUNED)
+
+
+def pause_trial(study: Study, trial: Trial, rung: int, value: float | None = None, status: str = "paused") -> None:
+    """Let a trial wait at a rung, or after it was interrupted below its target."""
+    trial.report(quadratic_loss(trial.params) + 1 if value is None else value, rung)
+    if status == "paused":
+        trial.set_user_attr(TARGET, rung)
+    set_result(trial, status, reason=f"after {rung}% of the run", fraction_done=rung / 100, checkpoint="checkpoints",
+               tokens=10 * rung, seconds=rung / 10)  # fmt: skip
+    return_to_waiting(study, trial, {})
+
+
+def promote_trial(study: Study, number: int, target: int, reason: str = "rank") -> Trial:
+    """Return a paused trial, running again to the rung `target`."""
+    paused = study.trials[number]
+    decision = {"start": paused.user_attrs[TARGET], "target": target, "reason": reason}
+    decisions = [*paused.user_attrs.get(PROMOTIONS, ()), decision]
+    trial = start_waiting_trial(study, paused, {WORKER: this_process(), TARGET: target, PROMOTIONS: decisions})
+    assert trial is not None
+    return trial
+
+
+def continue_trial(study: Study, number: int) -> Trial:
+    """Return a trial that was interrupted, running again to the same rung."""
+    trial = start_waiting_trial(study, study.trials[number], {WORKER: this_process()})
+    assert trial is not None
+    return trial
+
+
+def add_paused_trials(study: Study) -> Study:
+    """Add the baseline, 30 trials at 4%, of which nine were promoted to 12% and two of them to 36% and to the end.
+
+    One of them is completed, one is at 36%, one runs to 12%, and one was interrupted on its way there.
+    """
+    complete_trial(study, ask_trial(study, lr=1e-3, rank=8, clip=1.0, baseline=True))
+    for index in range(30):
+        pause_trial(study, ask_trial(study, lr=1e-4 * 1.2**index, rank=8, clip=1.0), 4, 5 - index / 20)
+    for number in range(30, 21, -1):
+        pause_trial(study, promote_trial(study, number, 12), 12, 5 - number / 20)
+    for number in (30, 29):
+        pause_trial(study, promote_trial(study, number, 36), 36, 4.5 - number / 20)
+    complete_trial(study, promote_trial(study, 30, 100, "last"), 2.5)
+    pause_trial(study, promote_trial(study, 12, 12, "exploration"), 8, 4.2, "interrupted")
+    promote_trial(study, 21, 12)
+    return study
 
 
 def diverge_trial(study: Study, trial: Trial) -> None:

@@ -55,7 +55,7 @@ class StudyNumbers:
     @property
     def n_measured(self) -> Number:
         return self.read_study(
-            "study.measured", self.source.summary.n_measured, "trials that are completed, pruned or diverged"
+            "study.measured", self.source.summary.n_measured, "trials that are completed, paused, pruned or diverged"
         )
 
     def n_runs_of(self, trial: TrialSummary) -> Number:

@@ -45,9 +45,9 @@ def describe_request(numbers: StudyNumbers) -> ReportSection:
     for objective, direction in zip(summary.objectives, summary.directions, strict=True):
         goals += ["; " if goals else "Objective: ", f"{direction} ", Code(objective)]
     goals += [", in ", Name(source.unit)] if source.unit else []
-    trials = [*count_things(book, "study.requested", summary.n_trials, study, "trial"), " requested, "]
+    trials = [*count_things(book, "study.requested", summary.budget.n_trials, study, "trial"), " requested, "]
     budget: list[Text] = [
-        ("Trials: ", *trials, numbers.n_measured, " measured (completed, pruned or diverged)."),
+        ("Trials: ", *trials, numbers.n_measured, " measured (completed, paused, pruned or diverged)."),
         ("Sampler: ", Code(_name_component(settings, "sampler")), ". Pruner: ",
          Code(_name_component(settings, "pruner")), "."),
     ]  # fmt: skip

@@ -23,6 +23,7 @@ from harness.record.trial_record import OWN_OBJECTIVE, Direction, name_curve
 from harness.sweep.program_file import read_program
 from harness.sweep.programs.rerun import find_rerun_options
 from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary, summarize_study
+from harness.sweep.study.budget import Budget
 from harness.sweep.study.recorded_study import open_recorded_study
 from harness.sweep.study.trial_attrs import STUDY_SPEC
 
@@ -150,7 +151,9 @@ def load_study_source(folder: Path, storage: str | None = None) -> StudySource:
     study = open_recorded_study(folder, str(settings.get("study", folder.name)), url)
     n_trials = settings.get("n_trials")
     requested = n_trials if isinstance(n_trials, int) else len(study.get_trials(deepcopy=False))
-    summary = summarize_study(study, requested, lambda values: "")
+    runs = settings.get("runs")
+    budget = Budget(requested, runs=float(runs) if isinstance(runs, int | float) else None)
+    summary = summarize_study(study, budget, lambda values: "")
     spec = study.user_attrs.get(STUDY_SPEC, {})
     return StudySource(
         folder=folder,

@@ -1,7 +1,7 @@
 """Figures of a study.
 
-Parallel coordinates and the Pareto front are Optuna's. The others show what Optuna's versions do not: pruned and
-diverged trials, the baseline, one learning-rate axis for all conditional ranges, and labels readable on a slide.
+Parallel coordinates and the Pareto front are Optuna's. The others show what Optuna's versions do not: trials that are
+paused, pruned or diverged, the baseline, one LR axis for all conditional ranges, and labels readable on a slide.
 """
 
 import logging
@@ -52,7 +52,8 @@ from harness.sweep.study.trial_attrs import has_params_in_range
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STATUS_COLORS = {"completed": BLUE, "pruned": ORANGE, "diverged": RED}
+STATUS_COLORS = {"completed": BLUE, "paused": GREY, "pruned": ORANGE, "diverged": RED}
+STATUS_MARKERS = {"completed": "o", "paused": "d", "pruned": "v"}
 MIN_COMPLETED = 2
 MAX_PANELS = 4  # in a row
 OPTUNA_STYLE: dict[Any, Any] = {"figure.figsize": (7, 4.2), "font.size": TICK_SIZE, "axes.titlesize": LABEL_SIZE}
@@ -105,7 +106,7 @@ def _plot_history(data: StudyData) -> "Figure | None":
     if len(data.labels) > 1:
         return None
     axes = make_axes("Trials", data.study.study_name, "trial", data.labels[0])
-    for status, marker in (("completed", "o"), ("pruned", "v")):
+    for status, marker in STATUS_MARKERS.items():
         points = [(trial.number, trial) for trial in data.trials if trial.status == status and trial.values]
         _add_points(axes, points, STATUS_COLORS[status], marker, f"{len(points)} {status}")
     _add_diverged(axes, [trial.number for trial in data.trials if trial.status == "diverged"])
@@ -141,7 +142,7 @@ def _plot_learning_curves(data: StudyData) -> "Figure | None":
         axes.plot(*zip(*points, strict=True), **style, label=None if label in labels else label)
         labels.add(label)
         if trial.status != "completed":
-            axes.plot(*points[-1], "v" if trial.status == "pruned" else "x", color=color, markersize=6)
+            axes.plot(*points[-1], STATUS_MARKERS.get(trial.status, "x"), color=color, markersize=6)
     _finish_axes(axes, data, losses)
     return axes.figure
 
@@ -174,9 +175,9 @@ def _plot_lr(data: StudyData) -> "Figure | None":
     labels = _label_params(series)
     for index, (name, trials) in enumerate(series.items()):
         color = SERIES_COLORS[index % len(SERIES_COLORS)]
-        for status, marker, suffix in (("completed", "o", ""), ("pruned", "v", ", pruned")):
+        for status, marker in STATUS_MARKERS.items():
             points = [(lr, trial) for lr, trial in trials if trial.status == status and trial.values]
-            _add_points(axes, points, color, marker, labels[name] + suffix)
+            _add_points(axes, points, color, marker, labels[name] + f", {status}" * (status != "completed"))
         for lr, trial in trials:
             if trial == data.best:
                 _add_best(axes, data, lr)

@@ -12,7 +12,7 @@ from harness.sweep.results.formatting import (
     format_param,
     format_status_counts,
 )
-from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary
+from harness.sweep.results.summary import MEASURED, SweepSummary, TrialSummary, count_paused
 from harness.sweep.study.budget import group_by_reason
 from harness.sweep.trial_runner import CommandLine
 
@@ -20,21 +20,24 @@ MAX_FAILURES_SHOWN = 5
 MAX_SETTINGS_SHOWN = 10
 
 
-def format_sweep_summary(summary: SweepSummary, command_line: CommandLine, study: str) -> str:
+def format_sweep_summary(
+    summary: SweepSummary, command_line: CommandLine, study: str, status: str = "completed"
+) -> str:
     """Return the results, the baseline, ranges to widen, idle parameters and the cost, in lines.
 
-    `study` is what commands find the study by.
+    `study` is what commands find the study by, and `status` how the command ended that ran it.
     """
     size = sum(bool(trial.seconds) for trial in summary.trials)  # others never ran, or were killed
     tokens = f"{summary.tokens:,} tokens and " if summary.tokens else ""  # other programs do not say
     cost = f"cost: {tokens}{format_duration(summary.seconds)} of training in {size} trials"
     results, advice = _result_lines(summary, command_line, study), _advice_lines(summary, command_line)
-    return "\n".join([*results, *advice, fit_record(cost)])
+    paused = _paused_lines(summary, command_line, status)
+    return "\n".join([*results, *paused, *advice, fit_record(cost)])
 
 
 def _result_lines(summary: SweepSummary, command_line: CommandLine, study: str) -> Iterator[str]:
     labels = [objective_label(name) for name in summary.objectives]
-    yield fit_record(f"sweep {summary.study}: {format_status_counts(summary.counts)} (of {summary.n_trials} requested)")
+    yield fit_record(f"sweep {summary.study}: {format_status_counts(summary.counts)} ({_describe_budget(summary)})")
     failures = group_by_reason({trial.number: trial.reason for trial in summary.trials if trial.status == "failed"})
     for reason, trials in list(failures.items())[:MAX_FAILURES_SHOWN]:
         yield fit_record(f"  {trials} failed: {reason}")
@@ -51,11 +54,30 @@ def _result_lines(summary: SweepSummary, command_line: CommandLine, study: str) 
         yield from _confirm_lines(summary, command_line.confirm_options, study)
 
 
+def _describe_budget(summary: SweepSummary) -> str:
+    budget = summary.budget
+    if budget.runs is not None:
+        return f"{summary.runs_used:.1f} of {budget.runs:g} runs"
+    if budget.max_tokens is not None:
+        return f"{summary.tokens:,} of {budget.max_tokens:,} tokens"
+    return f"of {budget.n_trials} requested"
+
+
+def _paused_lines(summary: SweepSummary, command_line: CommandLine, status: str) -> Iterator[str]:
+    """Yield how many trials are paused at which rung, and how to continue the best of them."""
+    if counts := count_paused(summary.trials):
+        rungs = ", ".join(f"{count} at {rung} %" for rung, count in counts.items())
+        option = "" if status == "interrupted" else f"raise {summary.budget.name_limit()} and "
+        remedy = f"{option}run the same command to continue the best of them"
+        yield fit_record(f"paused: {rungs}; {command_line.rename_options(remedy)}")
+
+
 def _confirm_lines(summary: SweepSummary, confirm_options: str | None, study: str) -> Iterator[str]:
     """Yield from how many trials the best was chosen, and the command that runs it and the baseline on fresh seeds."""
     head, which = ("best", "it") if summary.best_trial else ("Pareto front", "them")
-    statuses = f"{', '.join(MEASURED[:-1])} or {MEASURED[-1]}"
-    measured = f"{head} of {summary.n_measured} trials ({statuses})"
+    *statuses, last = (status for status in MEASURED if summary.counts[status])
+    which_trials = f"{', '.join(statuses)} or {last}" if statuses else last
+    measured = f"{head} of {summary.n_measured} trials ({which_trials})"
     if summary.best_trial and summary.best_trial.is_baseline:
         yield fit_record(measured)
     elif confirm_options is None:

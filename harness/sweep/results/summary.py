@@ -12,21 +12,28 @@ from optuna.trial import FrozenTrial, TrialState
 from harness.record.trial_record import Direction
 from harness.sweep.results.boundaries import BoundaryHit, find_boundary_hit
 from harness.sweep.results.importance import compute_importances, find_idle_params
+from harness.sweep.study.budget import Budget, find_share_done
+from harness.sweep.study.promotion import Promotion
+from harness.sweep.study.rungs import FULL_RUN
 from harness.sweep.study.trial_attrs import (
     BASELINE,
+    PROMOTIONS,
     RETRY_OF,
     SEED_RUN,
     STUDY_SPEC,
+    TARGET,
+    is_cut_off,
     is_own_trial,
+    is_paused,
     read_trial_result,
     trial_values,
 )
 
-Status = Literal["queued", "running", "completed", "pruned", "diverged", "failed", "interrupted", "added"]
+Status = Literal["queued", "running", "paused", "completed", "pruned", "diverged", "failed", "interrupted", "added"]
 STATUSES: tuple[Status, ...] = (
-    "completed", "pruned", "diverged", "failed", "interrupted", "added", "running", "queued"
+    "completed", "paused", "pruned", "diverged", "failed", "interrupted", "added", "running", "queued"
 )  # fmt: skip
-MEASURED: tuple[Status, ...] = ("completed", "pruned", "diverged")
+MEASURED: tuple[Status, ...] = ("completed", "paused", "pruned", "diverged")
 """Statuses of the trials among which the best was chosen."""
 
 
@@ -34,10 +41,13 @@ MEASURED: tuple[Status, ...] = ("completed", "pruned", "diverged")
 class TrialSummary:
     """One trial. The status "added" is that of a trial that another program, such as a notebook, ran or ended.
 
+    A "paused" trial waits at a rung, and an "interrupted" one may wait to be continued; neither is over then.
     `params` are the values that it sets, or the name of its configuration and its seed, if that is run with several.
-    `values` are its objectives; for a running or pruned trial the last reported value, and empty if there is none.
+    `values` are its objectives; for a trial that has not completed the last reported value, and empty if there is none.
     `costs` are these values, negated where the study maximizes, so that lower is better.
-    `percent_done` is the share of the run in percent, and instants are in seconds since the epoch.
+    `percent_done` is the share of the run in percent, at the last reported value, and `share_done` is the share that
+    its result says, from 0 to 1. A running trial runs to the rung `target`. `seconds` and `tokens` are those of the
+    parts of its run that have ended, and instants are in seconds since the epoch.
     """
 
     number: int
@@ -46,6 +56,9 @@ class TrialSummary:
     costs: tuple[float, ...]
     params: Mapping[str, Any]
     percent_done: int
+    share_done: float
+    target: int
+    promotions: tuple[Promotion, ...]
     seconds: float | None
     tokens: int
     reason: str
@@ -58,7 +71,12 @@ class TrialSummary:
 
     @property
     def is_over(self) -> bool:
-        return self.status not in ("queued", "running")
+        return self.ended_at is not None
+
+    @property
+    def n_segments(self) -> int:
+        """How many parts of its run have ended: every promotion follows a pause."""
+        return len(self.promotions) + (self.is_over or self.status == "paused")
 
 
 @dataclass(frozen=True)
@@ -73,7 +91,7 @@ class SweepSummary:
     study: str
     objectives: tuple[str, ...]
     directions: tuple[Direction, ...]
-    n_trials: int
+    budget: Budget
     trials: tuple[TrialSummary, ...]
     best_trials: tuple[TrialSummary, ...]
     best_commands: tuple[str, ...]
@@ -103,6 +121,11 @@ class SweepSummary:
         return self.counts["completed"]
 
     @property
+    def runs_used(self) -> float:
+        """The sum of the shares of a run that the trials have done."""
+        return sum_shares(self.trials)
+
+    @property
     def tokens(self) -> int:
         return sum(trial.tokens for trial in self.trials)
 
@@ -124,12 +147,12 @@ def summarize_trials(study: Study) -> list[TrialSummary]:
 
 def summarize_study(
     study: Study,
-    n_trials: int,
+    budget: Budget,
     format_command: Callable[[Mapping[str, Any]], str],
     *,
     with_importances: bool = True,
 ) -> SweepSummary:
-    """Summarize a study of `n_trials` requested trials; `format_command` returns the command of a trial with values.
+    """Summarize a study; `format_command` returns the command of a trial with values.
 
     Importances take one to two seconds with hundreds of trials; `with_importances=False` leaves them out.
     """
@@ -144,7 +167,7 @@ def summarize_study(
         study=study.study_name,
         objectives=objectives,
         directions=tuple("maximize" if sign < 0 else "minimize" for sign in _read_signs(study)),
-        n_trials=n_trials,
+        budget=budget,
         trials=trials,
         best_trials=best_trials,
         best_commands=tuple(format_command(trial.params) for trial in best_trials),
@@ -187,7 +210,7 @@ def describe_total_failure(trials: Sequence[TrialSummary]) -> str:
     """Return that all trials of a study that is over failed or diverged; an empty string otherwise."""
     counts = count_statuses(trials)
     n_bad = counts["failed"] + counts["diverged"]
-    if not n_bad or any(counts[status] for status in ("completed", "pruned", "added", "running", "queued")):
+    if not n_bad or any(counts[status] for status in ("completed", "paused", "pruned", "added", "running", "queued")):
         return ""
     parts = [f"{counts[status]} {status}" for status in ("failed", "diverged") if counts[status]]
     return f"no trial has a result: {', '.join(parts)}"
@@ -198,23 +221,39 @@ def count_statuses(trials: Iterable[TrialSummary]) -> dict[Status, int]:
     return dict.fromkeys(STATUSES, 0) | Counter(trial.status for trial in trials)
 
 
+def count_paused(trials: Iterable[TrialSummary]) -> dict[int, int]:
+    """Return how many trials are paused at each rung, in percent, from the lowest on."""
+    counts = Counter(trial.target for trial in trials if trial.status == "paused")
+    return dict(sorted(counts.items()))
+
+
+def sum_shares(trials: Iterable[TrialSummary]) -> float:
+    """Return the sum of the shares of a run that trials have done, without those of other programs."""
+    return sum(trial.share_done for trial in trials if trial.status != "added")
+
+
 def _summarize_trial(trial: FrozenTrial, signs: Sequence[int]) -> TrialSummary:
     attrs = trial.user_attrs
     result = read_trial_result(trial)
     status = _trial_status(trial, result.get("status"))
     last = trial.last_step if is_own_trial(trial) or result else None  # another program's steps are not percentages
     values = trial.values if last is None or trial.values else [trial.intermediate_values[last]]
-    values = values if values and status in ("completed", "pruned", "running", "added") else []
+    has_value = status in ("completed", "pruned", "added") or not trial.state.is_finished()
+    values = values if values and has_value else []
+    reason = result.get("reason", "") if result.get("status") == status else ""
     return TrialSummary(
         number=trial.number,
         status=status,
         values=tuple(values),
         costs=tuple(sign * value for sign, value in zip(signs, values, strict=False)),
         params=attrs.get(SEED_RUN) or trial_values(trial),
-        percent_done=100 if status == "completed" else last or 0,
+        percent_done=FULL_RUN if status == "completed" else last or 0,
+        share_done=find_share_done(trial),
+        target=attrs.get(TARGET, FULL_RUN),
+        promotions=_read_promotions(trial),
         seconds=result.get("seconds"),
         tokens=result.get("tokens", 0),
-        reason=result.get("reason", "by another program" if status == "added" else ""),
+        reason="by another program" if status == "added" else reason,
         retry_of=attrs.get(RETRY_OF),
         is_baseline=BASELINE in attrs,
         best_step=result.get("best_step"),
@@ -222,6 +261,13 @@ def _summarize_trial(trial: FrozenTrial, signs: Sequence[int]) -> TrialSummary:
         started_at=trial.datetime_start.timestamp() if trial.datetime_start else None,
         ended_at=trial.datetime_complete.timestamp() if trial.datetime_complete else None,
     )
+
+
+def _read_promotions(trial: FrozenTrial) -> tuple[Promotion, ...]:
+    found = trial.user_attrs.get(PROMOTIONS)
+    decisions = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    own = [one for one in decisions if one.keys() == {"start", "target", "reason"}]
+    return tuple(Promotion(number=trial.number, **one) for one in own)
 
 
 def _trial_status(trial: FrozenTrial, recorded: str | None) -> Status:
@@ -236,7 +282,7 @@ def _trial_status(trial: FrozenTrial, recorded: str | None) -> Status:
             return "interrupted" if recorded == "interrupted" else "failed"
         case TrialState.RUNNING:
             return "running"
-    return "queued"
+    return "paused" if is_paused(trial) else "interrupted" if is_cut_off(trial) else "queued"
 
 
 def _is_dominated(costs: Sequence[float], others: Sequence[float]) -> bool:

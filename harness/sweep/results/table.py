@@ -1,29 +1,41 @@
-"""Progress of a sweep: a live table on a terminal, one line per finished trial in a file or pipe."""
+"""Progress of a sweep: a live table on a terminal, one line per event in a file or pipe."""
 
+import math
 import re
-import statistics
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console as Terminal
 from rich.live import Live
 from rich.text import Text
 
-from harness.core.formatting import format_duration, objective_label, shorten_keys
+from harness.core.formatting import format_count, format_duration, objective_label, shorten_keys
 from harness.core.terminal import fit_record, wrap_parts
+from harness.sweep.results.events import describe_promotion, list_events
 from harness.sweep.results.formatting import (
     format_measure,
     format_objectives,
     format_param,
     format_status_counts,
 )
-from harness.sweep.results.summary import TrialSummary, count_statuses, find_best_trials
+from harness.sweep.results.summary import TrialSummary, count_statuses, find_best_trials, sum_shares
+from harness.sweep.results.time_left import estimate_seconds_left
+from harness.sweep.study.budget import Budget
+from harness.sweep.study.rungs import FULL_RUN
 
-STATUS_STYLES = {"completed": "green", "pruned": "yellow", "diverged": "red", "failed": "red", "interrupted": "magenta"}
+STATUS_STYLES = {
+    "completed": "green",
+    "paused": "blue",
+    "pruned": "yellow",
+    "diverged": "red",
+    "failed": "red",
+    "interrupted": "magenta",
+}
+PROMOTED = "↑"
 PLAIN_INTERVAL_S = 30.0
 """Time without a line after which the progress is printed, if the output is not a terminal."""
 GAP, PARAM_INDENT = "  ", " " * 7  # between columns; of parameters below a trial, if columns do not fit
@@ -54,23 +66,23 @@ class Column:
 
 
 class ProgressTable:
-    """Show the best and the newest trials and the state of the sweep; called with all trials at every update."""
+    """Show the most important trials and the state of the sweep; called with all trials at every update."""
 
     def __init__(
         self,
         objectives: Sequence[str],
-        n_trials: int,
+        budget: Budget,
         n_jobs: int,
         stream: TextIO | None = None,
         *,
         has_best: bool = True,
     ) -> None:
-        self._labels, self._n_trials, self._n_jobs = [objective_label(name) for name in objectives], n_trials, n_jobs
+        self._labels, self._budget, self._n_jobs = [objective_label(name) for name in objectives], budget, n_jobs
         self._find_best = find_best_trials if has_best else lambda trials: []
         self._earlier = "resumed" if has_best else "so far"
         self._terminal = Terminal(file=stream, highlight=False, soft_wrap=False)
         self._trials: Sequence[TrialSummary] | None = None
-        self._printed: set[int] = set()
+        self._printed: set[tuple[int, int, str]] = set()
         self._live: Live | None = None
         self._printed_at, self._is_estimated = time.monotonic(), False
         if self._terminal.is_terminal:
@@ -79,7 +91,7 @@ class ProgressTable:
     def __call__(self, trials: Sequence[TrialSummary]) -> None:
         with suppress(OSError):  # the reader may be gone, as with `python run.py -m | head`
             if self._live is None:
-                self._print_ended_trials(trials)
+                self._print_events(trials)
             else:
                 self._live.start()
                 lines = self._format_table(trials, self._terminal.height)
@@ -125,7 +137,8 @@ class ProgressTable:
                     one.stylize("bold")
                 lines.append(one)
         n_hidden = len(trials) - len(shown)
-        hidden = [Text(f"{n_hidden} more trials, neither best nor newest", style="bright_black")] if n_hidden else []
+        which = "none of them best, running or at a higher rung" if has_rungs(trials) else "neither best nor newest"
+        hidden = [Text(f"{n_hidden} more trials, {which}", style="bright_black")] if n_hidden else []
         return [*lines, *hidden, Text(), *progress]
 
     def _make_columns(
@@ -147,26 +160,44 @@ class ProgressTable:
             values = format_objectives(self._labels, best[0].values)
             front = f"{len(best)} trials on the Pareto front, first " if len(best) > 1 else ""
             yield f"best so far: {front}trial {best[0].number} · {values}"
-        latest_attempts = {trial.number if trial.retry_of is None else trial.retry_of: trial for trial in trials}
-        n_over = sum(trial.is_over and trial.status != "added" for trial in latest_attempts.values())
-        left = estimate_seconds_left(trials, self._n_trials, self._n_jobs)
-        counts = [f"{n_over}/{self._n_trials} trials", format_status_counts(count_statuses(trials))]
+        left = estimate_seconds_left(trials, self._budget, self._n_jobs)
+        counts = [*self._describe_budget(trials), format_status_counts(count_statuses(trials))]
         yield " · ".join(filter(None, [*counts, f"{format_duration(left)} left" if left else ""]))
 
-    def _print_ended_trials(self, trials: Sequence[TrialSummary]) -> None:
-        if self._trials is None and any(trial.is_over for trial in trials):
-            self._printed, self._is_estimated = {trial.number for trial in trials if trial.is_over}, True
+    def _describe_budget(self, trials: Sequence[TrialSummary]) -> Iterator[str]:
+        """Yield how much of the budget is used, and the number of trials."""
+        runs, max_tokens = self._budget.runs, self._budget.max_tokens
+        if runs is not None:
+            yield f"{sum_shares(trials):.1f} of {runs:g} runs"
+        if max_tokens is not None:
+            yield f"{format_count(sum(trial.tokens for trial in trials))} of {format_count(max_tokens)} tokens"
+        latest_attempts = {trial.number if trial.retry_of is None else trial.retry_of: trial for trial in trials}
+        own = [trial for trial in latest_attempts.values() if trial.status != "added"]
+        if runs is None and max_tokens is None:
+            yield f"{sum(trial.is_over for trial in own)}/{self._budget.n_trials} trials"
+        else:
+            yield f"{len(own)} trials"
+
+    def _print_events(self, trials: Sequence[TrialSummary]) -> None:
+        """Print a line for each trial that has ended, paused or been promoted since the last call."""
+        events = [event for trial in trials for event in list_events(trial)]
+        if self._trials is None and events:
+            self._printed, self._is_estimated = {event.key for event in events}, True
             self._print_line(f"{self._earlier}: " + "; ".join(self._progress_lines(trials)))
         # All keys, also those whose values differ only in a later line.
         labels = shorten_keys(dict.fromkeys(key for trial in trials if trial.status != "added" for key in trial.params))
         best = {trial.number for trial in self._find_best(trials)}
-        if self._is_progress_due(trials):
+        new = [event for event in events if event.key not in self._printed]
+        if self._is_progress_due(trials, has_news=bool(new)):
             self._print_line(" · ".join(self._progress_lines(trials)))
-        for trial in trials:
-            if not trial.is_over or trial.number in self._printed:
+        for event in new:
+            self._printed.add(event.key)
+            trial = event.trial
+            if event.promotion is not None:
+                self._print_line(describe_promotion(event.promotion))
                 continue
-            self._printed.add(trial.number)
-            status = f"{trial.status} ({trial.reason})" if trial.reason else trial.status
+            state = f"paused at {trial.percent_done} %" if trial.status == "paused" else trial.status
+            status = f"{state} ({trial.reason})" if trial.reason and trial.status != "paused" else state
             values = format_objectives(self._labels, trial.values) + " (best so far)" * (trial.number in best)
             parts = [f"trial {trial.number}", status, values, *format_params(trial, labels), _format_time(trial)]
             self._print_line(" · ".join(filter(None, parts)))
@@ -175,12 +206,12 @@ class ProgressTable:
             if retries:
                 self._print_line(f"trial {retries[0]} retries it with the same parameters")
 
-    def _is_progress_due(self, trials: Sequence[TrialSummary]) -> bool:
+    def _is_progress_due(self, trials: Sequence[TrialSummary], *, has_news: bool) -> bool:
         """Return whether no line was printed for long, or the first trial shows how long the sweep will take."""
-        if any(trial.is_over and trial.number not in self._printed for trial in trials):
+        if has_news:
             self._is_estimated = True
             return False
-        left = estimate_seconds_left(trials, self._n_trials, self._n_jobs)
+        left = estimate_seconds_left(trials, self._budget, self._n_jobs)
         is_first = left is not None and not self._is_estimated
         self._is_estimated |= is_first
         is_quiet = time.monotonic() - self._printed_at > PLAIN_INTERVAL_S
@@ -191,12 +222,24 @@ class ProgressTable:
         self._printed_at = time.monotonic()
 
 
+def has_rungs(trials: Iterable[TrialSummary]) -> bool:
+    """Return whether trials of the study pause at rungs."""
+    return any(trial.status == "paused" or trial.promotions for trial in trials)
+
+
 def select_shown_trials(trials: Sequence[TrialSummary], best: Iterable[int], height: int) -> list[TrialSummary]:
-    """Return at most `height` trials in order of number: the best, the running, then the newest."""
-    priority = {"running": 1, "queued": 3}
-    best_numbers = set(best)
-    ranked = sorted(trials, key=lambda t: (0 if t.number in best_numbers else priority.get(t.status, 2), -t.number))
-    return sorted(ranked[:height], key=lambda trial: trial.number)
+    """Return at most `height` trials in order of number: the best, the running, then the newest.
+
+    Where trials pause, those come third that got furthest, and of those the best.
+    """
+    best_numbers, is_by_rung = set(best), has_rungs(trials)
+
+    def rank(trial: TrialSummary) -> tuple[Any, ...]:
+        priority = 0 if trial.number in best_numbers else {"running": 1, "queued": 3}.get(trial.status, 2)
+        order = (-trial.percent_done, trial.costs[:1] or (math.inf,)) if is_by_rung else ()
+        return (priority, *order, -trial.number)
+
+    return sorted(sorted(trials, key=rank)[:height], key=lambda trial: trial.number)
 
 
 def find_varying_keys(trials: Iterable[TrialSummary]) -> list[str]:
@@ -204,27 +247,6 @@ def find_varying_keys(trials: Iterable[TrialSummary]) -> list[str]:
     param_sets = [trial.params for trial in trials if trial.params and trial.status != "added"]
     keys = list(dict.fromkeys(key for params in param_sets for key in params))
     return [key for key in keys if len({str(params.get(key)) for params in param_sets}) > 1] or keys
-
-
-def estimate_seconds_left(trials: Sequence[TrialSummary], n_trials: int, n_jobs: int) -> float | None:
-    """Estimate the time left from the mean duration of finished trials, or from the progress of the first ones.
-
-    None before a trial has been evaluated.
-    """
-    durations = [trial.seconds for trial in trials if trial.is_over and trial.seconds]
-    if not durations:
-        now = time.time()
-        durations = [
-            (now - trial.started_at) * 100 / trial.percent_done
-            for trial in trials
-            if trial.status == "running" and trial.started_at and trial.percent_done
-        ]
-    if not durations:
-        return None
-    n_new = max(0, n_trials - sum(trial.retry_of is None and trial.status != "added" for trial in trials))
-    running = [1 - trial.percent_done / 100 for trial in trials if trial.status == "running"]
-    n_queued = sum(trial.status == "queued" for trial in trials)
-    return statistics.mean(durations) * max((n_new + n_queued + sum(running)) / n_jobs, max(running, default=0.0))
 
 
 def format_params(trial: TrialSummary, labels: Mapping[str, str]) -> list[str]:
@@ -261,12 +283,17 @@ def _value_cell(trial: TrialSummary, index: int) -> Text:
 
 
 def _status_cell(trial: TrialSummary) -> Text:
-    if trial.status == "running":
-        return Text(f"running {trial.percent_done} %" if trial.percent_done else "running", style="cyan")
-    return Text(trial.status, style=STATUS_STYLES.get(trial.status, "bright_black"))
+    text: str = trial.status
+    if trial.status == "running" and trial.target < FULL_RUN:
+        text = f"running {trial.percent_done}→{trial.target} %"
+    elif not trial.is_over and trial.percent_done:
+        text = f"{trial.status} {trial.percent_done} %"
+    style = "cyan" if trial.status == "running" else STATUS_STYLES.get(trial.status, "bright_black")
+    return Text(f"{text} {PROMOTED * len(trial.promotions)}".rstrip(), style=style)
 
 
 def _format_time(trial: TrialSummary) -> str:
+    """Return the time that a trial has taken, its earlier parts included."""
     if trial.status == "running" and trial.started_at is not None:
-        return format_duration(max(0.0, time.time() - trial.started_at))
-    return format_duration(trial.seconds) if trial.is_over and trial.seconds is not None else ""
+        return format_duration((trial.seconds or 0.0) + max(0.0, time.time() - trial.started_at))
+    return "" if trial.seconds is None or trial.status == "queued" else format_duration(trial.seconds)

@@ -97,6 +97,18 @@ class Budget:
             return f"no better value in {self.patience} trials"
         return ""
 
+    def describe_size(self) -> str:
+        """Return the limits of the whole study in words."""
+        limits = [] if self.runs is None else [f"{self.runs:g} runs"]
+        limits += [] if self.max_tokens is None else [f"{self.max_tokens:,} tokens"]
+        return f"{' and '.join(limits)} in up to {self.n_trials} trials" if limits else f"{self.n_trials} trials"
+
+    def name_limit(self) -> str:
+        """Return the option that limits the whole study."""
+        if self.runs is not None:
+            return "sweep.runs"
+        return "sweep.n_trials" if self.max_tokens is None else "sweep.max_tokens"
+
     def describe_spent_share(self, trials: Sequence[FrozenTrial]) -> str:
         """Return that less is left than another run takes, or an empty string."""
         if fits_in_share(None, FULL_RUN, self.find_share_left(trials)):

@@ -61,12 +61,14 @@ SWEEP_KILLED = {"status": "interrupted", "reason": "the sweep was killed"}
 class EndReasons(NamedTuple):
     """Reasons that keep further trials from starting; empty strings where there is none.
 
-    `is_fixable` says that the failures have one cause, without which the same study can go on.
+    `is_fixable` says that the failures have one cause, without which the same study can go on. `is_spent` says that the
+    trials have used up the budget, not the time or the patience.
     """
 
     failures: str = ""
     exhausted_budget: str = ""
     is_fixable: bool = False
+    is_spent: bool = False
 
 
 class TrialQueue:
@@ -154,7 +156,8 @@ class TrialQueue:
         """Return what keeps further trials from starting."""
         budget, trials = self._read_budget_and_trials()
         if self._choose_work(budget, trials) is None:
-            return EndReasons(budget.describe_failure_rate(trials), budget.describe_spent_share(trials))
+            spent = budget.describe_spent_share(trials)
+            return EndReasons(budget.describe_failure_rate(trials), spent, is_spent=bool(spent))
         exhausted = self._describe_exhaustion(budget, trials)
         return EndReasons(budget.describe_failures(trials), exhausted, bool(budget.describe_fatal_failures(trials)))
 

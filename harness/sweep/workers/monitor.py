@@ -45,7 +45,7 @@ class SweepMonitor:
     ) -> None:
         self._queue, self._pool, self._table = queue, pool, table
         self._is_stopping, self._on_update, self._storage = is_stopping, on_update, storage or ""
-        self._n_deaths, self._n_ended, self._reaped_at, self._shortage = 0, 0, time.monotonic(), ""
+        self._n_deaths, self._n_segments, self._reaped_at, self._shortage = 0, 0, time.monotonic(), ""
 
     def run(self) -> SweepOutcome:
         """Poll until no trials are left or the sweep is stopped, and return what went wrong."""
@@ -85,10 +85,10 @@ class SweepMonitor:
             self._reaped_at = time.monotonic()
             self._queue.reap_dead_trials(is_leftover=False)
             self._on_update()
-        n_ended = sum(trial.is_over for trial in trials)
-        if n_ended != self._n_ended:
+        n_segments = sum(trial.n_segments for trial in trials)
+        if n_segments != self._n_segments:
             self._n_deaths = 0
-        self._n_deaths, self._n_ended = self._n_deaths + len(dead), n_ended
+        self._n_deaths, self._n_segments = self._n_deaths + len(dead), n_segments
         if self._is_stopping():
             return None if self._pool.has_workers else SweepOutcome()
         if self._n_deaths >= MAX_CONSECUTIVE_DEATHS:

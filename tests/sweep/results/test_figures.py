@@ -18,6 +18,7 @@ from tests.sweep.studies import (
     diverge_trial,
     fail_trial,
     new_study,
+    pause_trial,
     prune_trial,
 )
 
@@ -96,7 +97,11 @@ def test_conditional_ranges_of_different_kinds(tmp_path, capsys) -> None:
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("status", ["completed", "pruned", "diverged"])
+def pause_at_half(study, trial) -> None:
+    pause_trial(study, trial, 50)
+
+
+@pytest.mark.parametrize("status", ["completed", "paused", "pruned", "diverged"])
 def test_learning_curves_show_every_status(tmp_path, status: str, monkeypatch) -> None:
     monkeypatch.setattr(figures, "FIGURES", {"curves": figures.FIGURES["curves"]})
 
@@ -105,7 +110,12 @@ def test_learning_curves_show_every_status(tmp_path, status: str, monkeypatch) -
         for lr in (1e-2, 2e-2):
             complete_trial(study, ask_trial(study, lr=lr, rank=8, clip=1.0))
         if with_trial:
-            end = {"completed": complete_trial, "pruned": prune_trial, "diverged": diverge_trial}[status]
+            end = {
+                "completed": complete_trial,
+                "paused": pause_at_half,
+                "pruned": prune_trial,
+                "diverged": diverge_trial,
+            }[status]
             end(study, ask_trial(study, lr=1e-3))
         draw_study_figures(study, tmp_path / folder)
         return (tmp_path / folder / "curves.png").read_bytes()
@@ -142,3 +152,19 @@ def test_only_losses_have_a_logarithmic_axis(direction, scale, tmp_path, monkeyp
     draw_study_figures(study, tmp_path)
     assert drawn["lr"].axes[0].get_yscale() == scale
     assert "Learning rate and accuracy" in [text.get_text() for text in drawn["lr"].findobj(matplotlib.text.Text)]
+
+
+def test_paused_trials_do_not_look_pruned(tmp_path, monkeypatch) -> None:
+    drawn = {}
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.setdefault(path.stem, figure))
+    study = new_study()
+    for lr in (1e-2, 2e-2):
+        complete_trial(study, ask_trial(study, lr=lr, rank=8, clip=1.0))
+    pause_trial(study, ask_trial(study, lr=5e-3, rank=8, clip=1.0), 12, 4.0)
+    prune_trial(study, ask_trial(study, lr=1e-3, rank=8, clip=1.0))
+    draw_study_figures(study, tmp_path)
+    ends = {line.get_marker(): line for line in drawn["curves"].axes[0].lines}
+    assert ends["d"].get_xydata().tolist() == [[12, 4]]
+    assert ends["d"].get_color() != ends["v"].get_color()
+    labels = [text.get_text() for text in drawn["lr"].findobj(matplotlib.text.Text)]
+    assert {"lr, paused", "lr, pruned"} <= set(labels)

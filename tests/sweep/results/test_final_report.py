@@ -10,6 +10,7 @@ from harness.sweep.study.trial_attrs import RESULT
 from tests.sweep.studies import (
     COMMAND_LINE,
     add_every_outcome,
+    add_paused_trials,
     ask_conditional_trial,
     ask_trial,
     complete_trial,
@@ -108,3 +109,14 @@ def test_report_of_pareto_front() -> None:
     text = format_sweep_summary(summarize(study, 3), COMMAND_LINE, "default")
     assert text.count("python run.py") == text.count("on the Pareto front: trial ") == 2
     assert "Pareto front of 3 trials" in text
+
+
+def test_report_of_paused_trials() -> None:
+    summary = summarize(add_paused_trials(new_study()), 200, runs=8)
+    lines = format_sweep_summary(summary, COMMAND_LINE, "default").splitlines()
+    assert lines[0] == "sweep default: 2 completed · 27 paused · 1 interrupted · 1 running (4.1 of 8 runs)"
+    assert "best of 29 trials (completed or paused); confirm it on fresh seeds" in lines
+    paused = "paused: 19 at 4 %, 7 at 12 %, 1 at 36 %; "
+    remedy = "run the same command to continue the best of them"
+    assert f"{paused}raise sweep.runs and {remedy}" in lines
+    assert f"{paused}{remedy}" in format_sweep_summary(summary, COMMAND_LINE, "default", "interrupted").splitlines()

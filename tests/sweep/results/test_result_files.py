@@ -4,9 +4,10 @@ import math
 
 from omegaconf import OmegaConf
 
-from harness.sweep.results.result_files import optimization_results, summary_to_json
+from harness.sweep.results.result_files import optimization_results, summary_to_json, trials_to_json
 from tests.sweep.studies import (
     add_every_outcome,
+    add_paused_trials,
     ask_conditional_trial,
     ask_trial,
     complete_trial,
@@ -93,3 +94,14 @@ def test_objective_that_is_maximized_has_its_name_and_direction() -> None:
     assert [row["sweep/best_val/acc"] for _, row, _ in content["history"]] == [0.5, 0.9, 0.9]
     assert [row["sweep/val/acc"] for _, row, _ in content["history"]] == [0.5, 0.9, 0.7]
     assert content["tags"]["best_trial"] == "1"
+
+
+def test_files_say_what_is_paused_and_why_trials_were_promoted() -> None:
+    summary = summarize(add_paused_trials(new_study()), 200, runs=8)
+    metrics = summary_to_json(summary, "running")["metrics"]
+    assert metrics["sweep/trials.paused"] == 27
+    assert metrics["sweep/runs"] == summary.runs_used
+    trial = trials_to_json(summary)["trials"][29]
+    assert (trial["status"], trial["percent_done"], trial["values"]) == ("paused", 36, [3.05])
+    assert trial["promotions"][1] == {"start": 12, "target": 36, "reason": "rank"}
+    assert trials_to_json(summary)["counts"]["paused"] == 27

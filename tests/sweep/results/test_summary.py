@@ -3,11 +3,13 @@
 import math
 
 import optuna
+import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from harness.sweep.results.result_files import optimization_results, summary_to_json
 from harness.sweep.results.summary import (
+    count_paused,
     describe_total_failure,
     find_baseline,
     find_best_trials,
@@ -15,12 +17,15 @@ from harness.sweep.results.summary import (
 )
 from tests.sweep.studies import (
     add_every_outcome,
+    add_paused_trials,
     ask_trial,
     complete_outside_trial,
     complete_trial,
     diverge_trial,
     fail_trial,
     new_study,
+    pause_trial,
+    promote_trial,
     summarize,
 )
 
@@ -148,3 +153,41 @@ def test_baseline_is_the_completed_attempt() -> None:
     fail_trial(study, ask_trial(study, lr=1e-3, baseline=True))
     complete_trial(study, ask_trial(study, lr=1e-3, baseline=True, retry_of=0), 3.7)
     assert find_baseline(summarize_trials(study)).number == 1
+
+
+def test_paused_trials_wait_and_are_measured() -> None:
+    study = add_paused_trials(new_study())
+    summary = summarize(study, 200, runs=8)
+    assert {status: count for status, count in summary.counts.items() if count} == {
+        "completed": 2, "paused": 27, "interrupted": 1, "running": 1,
+    }  # fmt: skip
+    assert (summary.n_completed, summary.n_measured) == (2, 29)
+    assert summary.best_trial is not None
+    assert summary.best_trial.number == 30
+    assert count_paused(summary.trials) == {4: 19, 12: 7, 36: 1}
+    assert summary.runs_used == pytest.approx(2 + 19 * 0.04 + 7 * 0.12 + 0.36 + 0.08 + 0.04)
+    paused, interrupted, running = summary.trials[29], summary.trials[12], summary.trials[21]
+    assert (paused.status, paused.values, paused.percent_done, paused.seconds) == ("paused", (3.05,), 36, 3.6)
+    assert [(one.start, one.target, one.reason) for one in paused.promotions] == [(4, 12, "rank"), (12, 36, "rank")]
+    assert [one.reason for one in interrupted.promotions] == ["exploration"]
+    assert (interrupted.reason, running.reason) == ("after 8% of the run", "")
+    assert (running.percent_done, running.target, running.tokens) == (4, 12, 40)
+    assert not any(trial.is_over for trial in (paused, interrupted, running))
+    assert [trial.n_segments for trial in (paused, interrupted, running, summary.trials[30])] == [3, 1, 1, 4]
+
+
+def test_a_study_with_paused_trials_is_no_total_failure() -> None:
+    study = new_study()
+    diverge_trial(study, ask_trial(study))
+    pause_trial(study, ask_trial(study), 4)
+    assert describe_total_failure(summarize_trials(study)) == ""
+    fail_trial(study, promote_trial(study, 1, 12))
+    assert describe_total_failure(summarize_trials(study)) == "no trial has a result: 1 failed, 1 diverged"
+
+
+def test_promotions_of_another_form_are_ignored() -> None:
+    study = new_study()
+    trial = ask_trial(study)
+    trial.set_user_attr("promotions", [3, {"start": 4}, {"start": 4, "target": 12, "reason": "rank"}])
+    complete_trial(study, trial)
+    assert [one.target for one in summarize_trials(study)[0].promotions] == [12]

@@ -20,6 +20,7 @@ from harness.sweep.results.final_report import format_sweep_summary
 from harness.sweep.results.result_files import optimization_results, summary_to_json
 from harness.sweep.results.summary import summarize_trials
 from harness.sweep.results.table import ProgressTable
+from harness.sweep.study.budget import Budget
 from harness.sweep.study.pruning import TrialReporter
 from harness.sweep.study.sampler import find_unusable_trials
 from harness.sweep.study.setup import check_existing_study, open_study
@@ -175,7 +176,7 @@ def test_trials_of_a_notebook_do_not_count_and_break_no_reader(overrides, tmp_pa
     assert optimization_results(queue.study)["best_trial"] == summary.best_trial.number
     assert {number for number, _, _ in summary_to_json(summary, "completed")["history"]} == {0, 1, 9, 10}
     assert "4 completed · 6 added · 1 running (of 4 requested)" in format_sweep_summary(summary, COMMAND_LINE, "s")
-    ProgressTable(["best_val_loss"], 4, 1)(summarize_trials(queue.study))
+    ProgressTable(["best_val_loss"], Budget(4), 1)(summarize_trials(queue.study))
     assert "4/4 trials" in capsys.readouterr().out
     written = draw_study_figures(queue.study, tmp_path / "figures")
     assert {path.stem for path in written} == {"history", "slices", "parallel", "lr"}

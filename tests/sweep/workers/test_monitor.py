@@ -9,6 +9,7 @@ from harness.core.errors import ConfigError
 from harness.sweep.programs.training import request as sweep_request
 from harness.sweep.results.table import ProgressTable
 from harness.sweep.study import setup
+from harness.sweep.study.budget import Budget
 from harness.sweep.workers import monitor
 from harness.sweep.workers.monitor import SweepMonitor
 from harness.sweep.workers.worker_pool import WorkerPool
@@ -25,7 +26,8 @@ def fail_with_address(*args: object) -> None:
 def test_error_of_the_storage_shows_no_password(places, monkeypatch, capsys) -> None:
     sweep = [*TINY_WITHOUT_LORA, *places, "sweep.n_trials=1", "sweep.n_jobs=1"]
     queue, request = start_study(*sweep), read_tiny_request(*sweep)
-    table, pool = ProgressTable(["best_val_loss"], 1, 1), WorkerPool(replace(make_worker_spec(request), n_jobs=0))
+    table = ProgressTable(["best_val_loss"], Budget(1), 1)
+    pool = WorkerPool(replace(make_worker_spec(request), n_jobs=0))
     monkeypatch.setattr(SweepMonitor, "_poll_once", fail_with_address)
     monkeypatch.setattr(monitor, "STORAGE_TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr(monitor, "POLL_SECONDS", 0.01)

@@ -137,17 +137,27 @@ def estimate_cost(request: TrainingRequest) -> str:
     run = dry_run_from_scratch(_worker_config(request), timed_steps=5)
     assert run.seconds_per_step is not None
     assert run.seconds_per_eval is not None
-    trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * (run.evals + 1)
-    n_trials = request.budget.n_trials
-    minutes = math.ceil(n_trials / request.workers.n_jobs) * trial_seconds / 60
+    n_evals = run.evals + 1 + (len(request.spec.list_rungs()) if request.spec.is_pausing else 0)
+    trial_seconds = run.seconds_per_step * run.total_steps + run.seconds_per_eval * n_evals
+    budget = request.budget
+    n_runs = min(
+        float(budget.n_trials),
+        math.inf if budget.runs is None else budget.runs,
+        math.inf if budget.max_tokens is None else budget.max_tokens / run.tokens,
+    )
+    is_limited = n_runs < budget.n_trials  # some trials are not completed then
+    n_rounds = max(1.0, n_runs / request.workers.n_jobs)
+    minutes = (n_rounds if is_limited else math.ceil(n_rounds)) * trial_seconds / 60
+    tokens = f"{n_runs * run.tokens:,.0f} tokens"
+    total = f"{n_runs:.3g} runs = {tokens}, " if is_limited else f"{tokens} and "
     base = parse_base_experiment(OmegaConf.select(request.cfg, "start.source") or "")
     return "\n".join([
-        f"Study {request.study_name}: {n_trials} trials by {request.workers}"
+        f"Study {request.study_name}: {budget.describe_size()} by {request.workers}"
         + (f"; the space has {request.n_points} points" if request.n_points else ""),
         *(f"  {key}: {text}" for key, text in request.space.format_ranges().items()),
-        f"per trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {run.evals + 1} evaluations of "
+        f"per trial: {run.total_steps} steps of {run.seconds_per_step:.3g} s and {n_evals} evaluations of "
         f"{run.seconds_per_eval:.3g} s, {run.tokens:,.0f} tokens, {trial_seconds:.0f} s",
-        f"in total: at most {n_trials * run.tokens:,.0f} tokens and {minutes:.1f} min without pruning"
+        f"in total: at most {total}{minutes:.1f} min{' without pruning' * (not is_limited)}"
         f"{', plus training of a missing base model' * bool(base)}; workers on one machine slow each other down",
     ])  # fmt: skip
 
