@@ -55,7 +55,8 @@ class SweepRequest:
     the sweep. `current_values` are those of the searched keys in a run without values of a trial, as far as they are
     known. `n_points` is the number of points of a finite search space. `command` is the user's, `description` holds
     more settings of the sweep, and `notices` are messages about what is searched, all for people. The remedies are for
-    a study without any result and for one without time; `has_best` says that trials compete.
+    a study without any result, for one without time, and for one without budget, if its limit is not one of the
+    options; `has_best` says that trials compete.
     """
 
     options: SweepOptions
@@ -78,6 +79,7 @@ class SweepRequest:
     new_study_remedy: str = field(default="fix the cause and choose another sweep.study", kw_only=True)
     has_best: bool = field(default=True, kw_only=True)
     more_time_remedy: str = field(default="raise sweep.max_seconds", kw_only=True)
+    more_runs_remedy: str = field(default="", kw_only=True)
 
     def hide_program_secrets(self) -> Mapping[str, Any]:
         """Return `program` with *** for its secrets, for a file."""

@@ -268,6 +268,7 @@ def build_seed_request(plan: SeedStudyPlan) -> SweepRequest:
         notices=rerun.notices,
         new_study_remedy="fix the cause and run the same command, which makes failed runs again",
         more_time_remedy="raise --max-seconds",
+        more_runs_remedy="raise --max-tokens",
         has_best=False,
     )
 

@@ -178,7 +178,8 @@ def _describe_end(request: SweepRequest, queue: TrialQueue, error: str = "") -> 
         new_study = rename(request.new_study_remedy)
         return StudyEnd("failed", failure, new_study if total_failure else RESUME_REMEDY)
     if reasons.exhausted_budget and not any(trial.n_segments for trial in trials):
-        remedy = f"raise {request.budget.name_limit()}" if reasons.is_spent else request.more_time_remedy
+        more_runs = request.more_runs_remedy or f"raise {request.budget.name_limit()}"
+        remedy = more_runs if reasons.is_spent else request.more_time_remedy
         return StudyEnd("failed", f"no trial was run: {reasons.exhausted_budget}", rename(remedy))
     return StudyEnd("completed", reasons.exhausted_budget)
 

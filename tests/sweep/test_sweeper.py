@@ -239,6 +239,20 @@ def test_cost_estimate_writes_nothing(places, tmp_path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+def test_cost_estimate_of_a_budget_in_runs(places) -> None:
+    options = [*TINY, *places, "pruner=pausing", "sweep.n_jobs=2"]
+    text = estimate_cost(read_tiny_request(*options, "sweep.n_trials=null", "sweep.runs=3"))
+    found = re.search(r"per trial: .* s, ([\d,]+) tokens", text)
+    assert found
+    tokens = int(found[1].replace(",", ""))
+    assert "Study default: 3 runs in up to 75 trials by 2 workers" in text
+    assert f"in total: at most 3 runs = {3 * tokens:,} tokens, " in text
+    assert "without pruning" not in text
+    limited = estimate_cost(read_tiny_request(*options, "sweep.n_trials=null", f"sweep.max_tokens={2 * tokens}"))
+    assert f"Study default: {2 * tokens:,} tokens in up to 1000 trials by 2 workers" in limited
+    assert f"at most 2 runs = {2 * tokens:,} tokens, " in limited
+
+
 @pytest.mark.slow  # fast tests: two workers in test_completed_sweep, many threads in study/test_trial_queue.py
 def test_four_workers_run_exactly_n_trials(places, tmp_path) -> None:
     from harness.sweep.study.setup import open_study

@@ -95,7 +95,8 @@ def check_document(document: dict[str, Any], printed: str) -> None:
     assert document["counts"]["interrupted"] == 1
     [best] = document["best"]
     assert set(best) == {
-        "number", "status", "reason", "values", "params", "seconds", "is_baseline", "retry_of", "folder", "command",
+        "number", "status", "reason", "values", "params", "percent_done", "promotions", "seconds", "is_baseline",
+        "retry_of", "folder", "command",
     }  # fmt: skip
     assert document["trials"][best["number"]] == {key: value for key, value in best.items() if key != "command"}
     completed = [trial for trial in document["trials"] if trial["status"] == "completed"]

@@ -47,3 +47,17 @@ def test_line_says_what_to_lower(places, monkeypatch) -> None:
     assert line.endswith("lower sweep.keep or loop.keep_checkpoints, or make room")
     with pytest.raises(ShortageError, match="take at least 12 MB"):
         check_disk_space(request, 9_000_000)
+
+
+def test_checkpoints_of_paused_trials_are_limited(places, monkeypatch) -> None:
+    monkeypatch.setattr(disk_space, "free_bytes", lambda folder: 10_000_000_000)
+    plain, pausing = (read_tiny_request(*SWEEP, *places, f"pruner={one}") for one in ("none", "pausing"))
+    before = estimate_disk_use(plain, 1_000_000).highest
+    assert estimate_disk_use(pausing, 1_000_000).highest > before
+    assert estimate_disk_use(pausing, 1_000_000, free=4_000_000).highest == before + 2_000_000
+    limited = read_tiny_request(*SWEEP, *places, "pruner=pausing", "sweep.max_disk=1MB")
+    assert estimate_disk_use(limited, 1_000_000, free=4_000_000).highest == before + 1_000_000
+    monkeypatch.setattr(disk_space, "free_bytes", lambda folder: 13_000_000)
+    assert check_disk_space(limited, 1_000_000).endswith(
+        "lower sweep.max_disk, sweep.keep or loop.keep_checkpoints, or make room"
+    )
