@@ -16,7 +16,7 @@ REASONS: dict[Reason, str] = {
 
 @dataclass(frozen=True)
 class Event:
-    """What has happened to a trial: a promotion, or else the end or the pause that its status says."""
+    """A promotion of a trial, or else the end or the pause that its status says."""
 
     trial: TrialSummary
     position: int

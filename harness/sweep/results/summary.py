@@ -75,7 +75,7 @@ class TrialSummary:
 
     @property
     def n_segments(self) -> int:
-        """How many parts of its run have ended: every promotion follows a pause."""
+        """Number of parts of its run that have ended: every promotion follows a pause."""
         return len(self.promotions) + (self.is_over or self.status == "paused")
 
 
