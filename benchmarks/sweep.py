@@ -95,7 +95,7 @@ def list_arm_overrides(task: SweepTask, arm: str, seed: int) -> list[str]:
     common = [*task.settings, *task.space, "observers=metrics_only", "device=cpu", "device.threads=1"]
     common += [f"hydra.sweeper.sampler.seed={seed}", "preflight=skip"]
     if arm != "stock":
-        return [*common, *ARMS[arm], "sweep.n_jobs=1", f"sweep.baseline_values=[{task.present}]"]
+        return [*common, *ARMS[arm], "sweep.n_jobs=1", f"sweep.baseline_values=['{task.present}']"]
     if task.is_conditional:
         tpe = ["hydra/sweeper/sampler=tpe", "pruner=none", "sweep.baseline=false", "sweep.n_jobs=1"]
         return [*common, *tpe, f"sweep.n_trials={N_STOCK_TRIALS}"]
