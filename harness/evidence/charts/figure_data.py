@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["baseline", "best", "candidate", "trial", "pruned", "diverged"]
+Role = Literal["baseline", "best", "candidate", "trial", "paused", "pruned", "diverged"]
 """The part that a line or a point plays in a figure; it decides color, dashes and shape."""
 
 

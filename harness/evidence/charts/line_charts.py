@@ -30,7 +30,7 @@ DOTS = 15  # points of a line up to which each is marked
 COLORS = ("first", "second", "third", "fourth", "ink")
 DASHES = ("", "dash", "dots", "dotdash", "short", "long")
 NAMED_STYLES = {"baseline": "second dash line", "best": "first thick"}
-ENDS: dict[str, Shape] = {"pruned": "down", "diverged": "cross"}
+ENDS: dict[str, Shape] = {"paused": "circle", "pruned": "down", "diverged": "cross"}
 
 
 def draw_curves(data: Curves) -> Chart:
@@ -84,11 +84,11 @@ def _choose_styles(named: Sequence[Line]) -> list[str]:
 
 def _list_legend(named: Sequence[Line], others: Sequence[Line], styles: Sequence[str]) -> list[LegendEntry]:
     entries = [LegendEntry(line.label, style) for line, style in zip(named, styles, strict=True)]
-    counts = {role: sum(line.role == role for line in others) for role in ("trial", "pruned", "diverged")}
+    counts = {role: sum(line.role == role for line in others) for role in ("trial", *ENDS)}
     if counts["trial"]:
         entries.append(LegendEntry(f"{counts['trial']} other", "rest line"))
     entries += [
-        LegendEntry(f"{counts[role]} {role}", "rest line", shape, "ink open" if role == "pruned" else "ink")
+        LegendEntry(f"{counts[role]} {role}", "rest line", shape, "ink" if role == "diverged" else "ink open")
         for role, shape in ENDS.items()
         if counts[role]
     ]
@@ -129,7 +129,7 @@ def _draw_others(chart: Chart, others: Sequence[Line], x_scale: NumberScale, y_s
         if line.role in ENDS:
             y = min(max(y_scale.place(line.y[-1]), y_scale.end), y_scale.start)
             color, size = ("ink", 3.6) if len(others) <= MANY_LINES else ("rest", 2.6)
-            classes = f"{color} open" if line.role == "pruned" else color
+            classes = color if line.role == "diverged" else f"{color} open"
             chart.add_mark(ENDS[line.role], x_scale.place(line.x[-1]), y, classes, line.label, size)
 
 

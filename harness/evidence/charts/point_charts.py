@@ -26,6 +26,7 @@ MAX_CATEGORIES = 12
 MAX_LISTED = 8  # different numbers up to which each is labeled
 STYLES: dict[str, tuple[str, Shape]] = {
     "trial": ("rest solid", "circle"),
+    "paused": ("ink open", "circle"),
     "pruned": ("ink open", "down"),
     "diverged": ("ink", "cross"),
     "candidate": ("third solid", "square"),
@@ -34,7 +35,7 @@ STYLES: dict[str, tuple[str, Shape]] = {
 }
 """In the order in which they are drawn."""
 BASELINE_LINE = "second dash mark"  # over the whole panel, at the value of the baseline
-SIZES = {"trial": 3.6, "pruned": 3.6, "diverged": 3.8, "candidate": 4.5, "baseline": 4.8, "best": 5.2}
+SIZES = {"trial": 3.6, "paused": 3.2, "pruned": 3.6, "diverged": 3.8, "candidate": 4.5, "baseline": 4.8, "best": 5.2}
 DOUBLING = 8.0
 """Ratio of the largest to the smallest of a few values, such as ranks, from which their axis is logarithmic."""
 LISTED_SPREAD = 12.0  # of points that share one of a few numbers

@@ -78,6 +78,7 @@ def _limit_search(numbers: StudyNumbers) -> Iterator[Text]:
         value, bound = Code(format_param(hit.value)), Code(format_param(hit.bound))
         yield ("Beyond the space: the best ", Code(hit.key), *condition, " is ", value, ", near the bound ", bound, ".")
     for status, words in (
+        ("paused", "What the paused trials would have reached: "),
         ("pruned", "What the pruned trials would have reached: "),
         ("failed", "What the failed trials would have measured: "),
         ("interrupted", "What the interrupted trials would have measured: "),

@@ -15,7 +15,7 @@ from harness.sweep.results.summary import MEASURED, TrialSummary
 from harness.sweep.space.search_space import config_key
 
 MAX_PARAMETERS = 9  # one large and four rows of two
-LABELS = {"trial": "completed", "pruned": "pruned", "diverged": "diverged"}
+LABELS = {"trial": "completed", "paused": "paused", "pruned": "pruned", "diverged": "diverged"}
 
 
 def draw_parameters(numbers: StudyNumbers) -> list[Block]:
@@ -34,6 +34,8 @@ def draw_parameters(numbers: StudyNumbers) -> list[Block]:
         n_keys = numbers.read_study("study.parameters", len(keys), "parameters that were searched")
         caption += [" Drawn are ", n_drawn, " of ", n_keys, " parameters, the most important first."]
     caption.append(" One run a point.")
+    if any(trial.status == "paused" for trial in trials):
+        caption.append(" Paused trials have the value that they had when they were paused.")
     if any(trial.status == "pruned" for trial in trials):
         caption.append(" Pruned trials have the value that they had when they were stopped.")
     if any(not trial.values for trial in trials):

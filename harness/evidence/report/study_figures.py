@@ -58,6 +58,8 @@ def _draw_curves(numbers: StudyNumbers) -> Iterator[Block]:
     if len(drawn) < source.summary.n_measured:
         caption += [" of ", numbers.n_measured]
     caption.append(" trials, one run each.")
+    if any(trial.status == "paused" for trial in drawn):
+        caption.append(" A circle marks where a trial is paused.")
     if any(trial.status == "pruned" for trial in drawn):
         caption.append(" A triangle marks where a trial was pruned.")
     if any(trial.status == "diverged" for trial in drawn):

@@ -75,7 +75,8 @@ class StudyNumbers:
             return "best"
         if is_same_trial(trial, summary.baseline):
             return "baseline"
-        return "pruned" if trial.status == "pruned" else "diverged" if trial.status == "diverged" else "trial"
+        roles: dict[str, Role] = {"paused": "paused", "pruned": "pruned", "diverged": "diverged"}
+        return roles.get(trial.status, "trial")
 
     def label_trial(self, trial: TrialSummary) -> str:
         """Return the name of a trial for a figure, such as "best: trial 7"."""

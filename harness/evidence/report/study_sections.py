@@ -19,12 +19,12 @@ from harness.evidence.report.document import (
     Text,
 )
 from harness.evidence.report.numbers import Number, Reading
-from harness.evidence.report.phrases import DASH, count_things, make_id, spell_difference
+from harness.evidence.report.phrases import DASH, count_things, join_spans, make_id, spell_difference
 from harness.evidence.report.study_figures import draw_figures
 from harness.evidence.report.study_numbers import StudyNumbers, cell_of, is_same_trial, name_trial
 from harness.record.trial_record import OWN_OBJECTIVE
 from harness.sweep.results.formatting import format_param
-from harness.sweep.results.summary import TrialSummary
+from harness.sweep.results.summary import TrialSummary, count_paused
 
 LOG_RANGE = re.compile(r"tag\(log,\s*interval\(([^()]*)\)\)")
 MAX_ROWS = 12
@@ -45,12 +45,14 @@ def describe_request(numbers: StudyNumbers) -> ReportSection:
     for objective, direction in zip(summary.objectives, summary.directions, strict=True):
         goals += ["; " if goals else "Objective: ", f"{direction} ", Code(objective)]
     goals += [", in ", Name(source.unit)] if source.unit else []
-    trials = [*count_things(book, "study.requested", summary.budget.n_trials, study, "trial"), " requested, "]
+    trials = [*count_things(book, "study.requested", summary.budget.n_trials, study, "trial")]
+    trials.append(" requested, " if summary.budget.runs is summary.budget.max_tokens is None else " at most, ")
     budget: list[Text] = [
         ("Trials: ", *trials, numbers.n_measured, " measured (completed, paused, pruned or diverged)."),
         ("Sampler: ", Code(_name_component(settings, "sampler")), ". Pruner: ",
          Code(_name_component(settings, "pruner")), "."),
     ]  # fmt: skip
+    budget += _describe_pauses(numbers)
     started = [trial.started_at for trial in summary.trials if trial.started_at]
     if started:
         budget.append(("Started: ", Name(_format_date(min(started))), "."))
@@ -61,6 +63,25 @@ def describe_request(numbers: StudyNumbers) -> ReportSection:
     if command := str(settings.get("command", "")):
         blocks += [Paragraph(("The command of the sweep:",)), CommandLines((command,))]
     return ReportSection("asked", "What was asked", tuple(blocks))
+
+
+def _describe_pauses(numbers: StudyNumbers) -> list[Text]:
+    """Return the budget in runs and what is paused at each rung; nothing for a sweep without pauses."""
+    summary, items = numbers.source.summary, list[Text]()
+    if summary.budget.runs is not None:
+        limit = numbers.read_study("study.runs", summary.budget.runs, "runs in sweep.yaml", style="plain")
+        used = numbers.read_study(
+            "study.runs_used", summary.runs_used, "sum of the shares of a run that the trials have done", style="plain"
+        )
+        items.append(("Budget: as much as ", limit, " whole runs, of which the trials have done ", used, "."))
+    spans: list[Text] = []
+    for rung, count in count_paused(summary.trials).items():
+        number = numbers.read_study(f"study.paused.at{rung}", count, f"trials that are paused at {rung} % of a run")
+        at = numbers.read_study(f"study.paused.rung{rung}", rung, "targets of paused trials, in percent of a run")
+        spans.append((number, " after ", at, " % of a run"))
+    if spans:
+        items.append(("Paused, to be continued if the budget is raised: ", *join_spans(spans), "."))
+    return items
 
 
 def describe_measure(numbers: StudyNumbers) -> list[Text]:
@@ -135,9 +156,11 @@ def tabulate_results(numbers: StudyNumbers) -> ReportSection:
     summary = numbers.source.summary
     completed = [trial for trial in summary.trials if trial.status == "completed" and trial.values]
     ranked = sorted(completed, key=lambda trial: (trial.costs, trial.number))
-    others = sorted(
-        (trial for trial in summary.trials if trial.status in ("pruned", "diverged")), key=lambda trial: trial.number
+    paused = sorted(
+        (trial for trial in summary.trials if trial.status == "paused"),
+        key=lambda trial: (-trial.percent_done, trial.costs, trial.number),
     )
+    others = [*paused, *(trial for trial in summary.trials if trial.status in ("pruned", "diverged"))]
     shown = [*ranked, *others][:MAX_ROWS]
     if summary.baseline is not None and not any(is_same_trial(summary.baseline, trial) for trial in shown):
         shown = [*shown[: MAX_ROWS - 1], summary.baseline]
@@ -166,7 +189,7 @@ def _tabulate_trials(numbers: StudyNumbers, trials: list[TrialSummary], n_all: i
         row += [cell_of(numbers.tokens_of(trial))] if has_tokens else []
         rows.append((*row, cell_of(numbers.seconds_of(trial))))
     first: Text = (" in the order of ", Name(source.label)) if others else (" best first",)
-    caption: Text = ("One run each,", *first, "; the value of a pruned trial is that at its end.")
+    caption: Text = ("One run each,", *first, "; the value of a pruned or paused trial is that at its end.")
     if n_all > len(trials):
         listed = numbers.read_study("study.listed", len(trials), "trials in the table")
         total = numbers.read_study("study.with_result", n_all, "trials that were measured")

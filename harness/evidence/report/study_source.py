@@ -151,8 +151,12 @@ def load_study_source(folder: Path, storage: str | None = None) -> StudySource:
     study = open_recorded_study(folder, str(settings.get("study", folder.name)), url)
     n_trials = settings.get("n_trials")
     requested = n_trials if isinstance(n_trials, int) else len(study.get_trials(deepcopy=False))
-    runs = settings.get("runs")
-    budget = Budget(requested, runs=float(runs) if isinstance(runs, int | float) else None)
+    runs, tokens = (settings.get(name) for name in ("runs", "max_tokens"))
+    budget = Budget(
+        requested,
+        runs=float(runs) if isinstance(runs, int | float) else None,
+        max_tokens=tokens if isinstance(tokens, int) else None,
+    )
     summary = summarize_study(study, budget, lambda values: "")
     spec = study.user_attrs.get(STUDY_SPEC, {})
     return StudySource(

@@ -16,8 +16,9 @@ from harness.evidence.ablation.effects import evaluate_ablation
 from harness.evidence.ablation.result import AblationResult, write_ablation_result
 from harness.evidence.statistics.candidates import compare_candidates
 from harness.record.metrics_file import write_json
+from harness.sweep.optuna_internals import return_to_waiting, start_new_trial
 from harness.sweep.study.storage import open_storage
-from harness.sweep.study.trial_attrs import BASELINE, RESULT, STUDY_SPEC
+from harness.sweep.study.trial_attrs import BASELINE, RESULT, STUDY_SPEC, TARGET
 from tests.evidence.ablation.losses import list_expected_losses, make_ablation_plan, make_runs
 from tests.record.trials import write_trial
 
@@ -85,6 +86,24 @@ def _add_trial(study: optuna.Study, folder: Path, number: int, status: str, valu
         study.tell(trial, value)
     else:
         study.tell(trial, state=optuna.trial.TrialState[state])
+
+
+def add_paused_trials(folder: Path, rungs: Sequence[int], runs: float) -> None:
+    """Add trials of a sweep with a budget in runs, paused at these rungs, in percent."""
+    settings = yaml.safe_load((folder / "sweep.yaml").read_text())
+    (folder / "sweep.yaml").write_text(yaml.safe_dump({**settings, "runs": runs}))
+    study = optuna.load_study(study_name=folder.name, storage=open_storage(None, folder))
+    objective = study.user_attrs[STUDY_SPEC]["objectives"][0]
+    for rung in rungs:
+        trial = start_new_trial(study, {})
+        params = {"lr": trial.suggest_float("lr", 1e-4, 1e-1, log=True)}
+        write_trial(folder / str(trial.number), [9.0, 9.0 - rung / 100], "paused", objective=objective,
+                    searched=params, params={})  # fmt: skip
+        trial.report(9.0 - rung / 100, rung)
+        trial.set_user_attr(TARGET, rung)
+        trial.set_user_attr(RESULT, {"status": "paused", "fraction_done": rung / 100, "checkpoint": "x",
+                                     "seconds": 1.0, "folder": str(trial.number)})  # fmt: skip
+        return_to_waiting(study, trial, {})
 
 
 def add_confirmation(

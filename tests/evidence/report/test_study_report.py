@@ -23,7 +23,12 @@ from harness.evidence.report.study_sections import shorten_log_range
 from harness.evidence.report.study_source import load_study_source
 from harness.record.metrics_file import write_json
 from harness.sweep.programs.command.template import read_command
-from tests.evidence.report.study_folders import add_confirmation, make_pareto_folder, make_sweep_folder
+from tests.evidence.report.study_folders import (
+    add_confirmation,
+    add_paused_trials,
+    make_pareto_folder,
+    make_sweep_folder,
+)
 from tests.record.trials import write_trial
 
 
@@ -251,6 +256,24 @@ def test_several_objectives_and_a_running_sweep(tmp_path: Path) -> None:
     assert "still queued or running" in read_section(report, "limits")
     assert "plateau confirm front" in format_report_markdown(report)
     assert check_percentages(report) == 0
+
+
+def test_paused_trials_are_measured_and_counted_by_rung(tmp_path: Path) -> None:
+    folder = make_sweep_folder(tmp_path / "paused", values=[2.0, 1.5, 1.8], n_trials=3)
+    add_paused_trials(folder, [4, 4, 4, 12, 36], runs=8)
+    report = make_report(folder)
+    asked = read_section(report, "asked")
+    assert "3 trials at most, 8 measured (completed, paused, pruned or diverged)" in asked
+    assert "as much as 8 whole runs, of which the trials have done 3.6" in asked
+    assert "if the budget is raised: 3 after 4 % of a run, 1 after 12 % of a run, 1 after 36 % of a run." in asked
+    assert "of 8 measured trials" in read_section(report, "summary")
+    assert "3 completed, 5 paused" in read_section(report, "failed")
+    assert "What the paused trials would have reached: 5 of them paused." in read_section(report, "limits")
+    assert "| trial 7 | paused | 8.6400 |" in format_report_markdown(report)
+    [curves, *_] = [figure for figure in iterate_figures(report) if figure.name == "curves"]
+    roles = [line.role for line in curves.data.lines]
+    assert (roles.count("paused"), roles.count("pruned")) == (5, 0)
+    assert "A circle marks where a trial is paused." in plain_text(curves.caption)
 
 
 def test_trials_without_a_record_are_still_counted(tmp_path: Path) -> None:
