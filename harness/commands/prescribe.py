@@ -22,6 +22,7 @@ from harness.sweep.programs.training.followup_sweep import (
     list_followup_overrides,
 )
 from harness.sweep.programs.training.request import compose_sweep_request
+from harness.sweep.request import SweepRequest
 
 MAX_DIFFERENCES = 5  # shown between a run and a range test
 
@@ -83,19 +84,25 @@ def describe_prescription(
         twice = ", this one takes twice that" * bool(cost and is_longer)
         yield fit_record(f"one run instead of a sweep{seconds}{twice}")
         return
-    command += [f"sweep.n_trials={prescription.n_trials}", f"sweep.study={name_followup_study(run)}"]
-    n_jobs = compose_sweep_request(command).workers.n_jobs
+    command.append(f"sweep.study={name_followup_study(run)}")
+    request = compose_sweep_request(command)
+    if request.budget.runs is None:  # no trial pauses
+        command.append(f"sweep.n_trials={prescription.n_trials}")
+        request = compose_sweep_request(command)
     yield shlex.join([*run_command(), "-m", *command])
-    yield fit_record(_describe_sweep_cost(prescription.n_trials, n_jobs, cost, is_longer))
+    yield fit_record(_describe_sweep_cost(request, cost, is_longer))
 
 
-def _describe_sweep_cost(n_trials: int, n_jobs: int, cost: RunCost | None, is_longer: bool) -> str:
-    workers = f"{n_trials} trials by {n_jobs} worker{'s' * (n_jobs > 1)}"
+def _describe_sweep_cost(request: SweepRequest, cost: RunCost | None, is_longer: bool) -> str:
+    budget, n_jobs = request.budget, request.workers.n_jobs
+    workers = f"{budget.describe_size()} by {n_jobs} worker{'s' * (n_jobs > 1)}"
     if cost is None:
         return f"{workers}; sweep.dry_run=true measures the cost of one"
-    seconds = math.ceil(n_trials / n_jobs) * cost.total_seconds * (2 if is_longer else 1)
+    n_runs = budget.n_trials if budget.runs is None else budget.runs
+    seconds = math.ceil(n_runs / n_jobs) * cost.total_seconds * (2 if is_longer else 1)
+    each = "each like this run" if budget.runs is None else "each run like this one"
     return (
-        f"{workers}, each like this run: {cost.steps} steps of {cost.seconds_per_step:.3g} s and {cost.evals} "
-        f"evaluations of {cost.seconds_per_eval:.3g} s{', twice' * is_longer}; at most {format_duration(seconds)} in "
-        "all, less with pruning"
+        f"{workers}, {each}: {cost.steps} steps of {cost.seconds_per_step:.3g} s and {cost.evals} evaluations of "
+        f"{cost.seconds_per_eval:.3g} s{', twice' * is_longer}; at most {format_duration(seconds)} in "
+        f"all{', less with pruning' * (budget.runs is None)}"
     )

@@ -9,13 +9,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness import cli
-from harness.commands.prescribe import describe_range_test, estimate_run_cost
+from harness.commands.prescribe import describe_prescription, describe_range_test, estimate_run_cost
 from harness.config.compose import without_sweep_keys
 from harness.core.events import Diagnosis
 from harness.diagnosis.lr_band import LRBand
+from harness.diagnosis.prescription import PrescribedOverride, Prescription
 from harness.importers.programs import native
 from harness.record.lr_range_file import RANGE_TEST_FOLDER, RangeTest, add_data_digest, write_range_test
 from harness.sweep.programs.training import followup_sweep
+from harness.sweep.programs.training.followup_sweep import RunCost
 from harness.sweep.programs.training.request import compose_sweep_request
 from harness.sweep.programs.training.validation import check_search_space
 from tests.run.test_reproduce import training_settings
@@ -29,15 +31,28 @@ def test_sweep_is_valid_and_keeps_the_settings_of_the_run(finished, overrides, c
     request = compose_sweep_request([*words[3:], *overrides[-3:]])
     check_search_space(request.space, request.options.allow)
     assert "optimizer.lr" in request.space.ranges
-    assert f"sweep.n_trials={request.budget.n_trials}" in words
+    assert (f"sweep.n_trials={request.budget.n_trials}" in words) == (request.budget.runs is None)
     assert request.study_name == f"after_{finished.name}"
     swept = training_settings(without_sweep_keys(request.cfg))
     recorded = training_settings(OmegaConf.load(finished / "config.yaml"))
     assert swept.pop("optimizer").keys() == recorded.pop("optimizer").keys()
     assert swept == recorded
-    assert f"{request.budget.n_trials} trials by" in costs
+    assert f"{request.budget.describe_size()} by" in costs
     assert "12 steps of" in costs
     assert "4 evaluations of" in costs
+
+
+def test_a_sweep_whose_trials_pause_has_a_budget_in_runs() -> None:
+    prescription = Prescription((PrescribedOverride("optimizer.lr=tag(log,interval(1e-3,1e-1))", "a guess"),))
+    overrides = ["start=scratch", "pruner=pausing", "sweep.n_jobs=2"]
+    cost = RunCost(100, 4, 1.0, 5.0)
+    *_, command, costs = describe_prescription(prescription, overrides, "mine", cost)
+    assert "n_trials" not in command
+    assert costs.startswith("8 runs in up to 200 trials by 2 workers, each run like this one: 100 steps of 1 s")
+    assert costs.endswith("at most 8 min 00 s in all")
+    *_, command, costs = describe_prescription(prescription, [*overrides, "pruner=none"], "mine", cost)
+    assert "sweep.n_trials=12" in shlex.split(command)
+    assert costs.startswith("12 trials by 2 workers, each like this run")
 
 
 @pytest.fixture

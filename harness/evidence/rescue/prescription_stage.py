@@ -7,18 +7,13 @@ from pathlib import Path
 
 from harness.config.compose import list_choices, list_file_ranges
 from harness.config.overrides import format_value
-from harness.config.validation import validate_config
 from harness.core.credentials import hide_credentials
-from harness.core.formatting import format_count
 from harness.core.paths import run_command
 from harness.core.terminal import paragraph_width, print_fitted, wrap_text
 from harness.diagnosis.prescription import PrescribedOverride, Prescription, format_lr_ranges
 from harness.evidence.rescue.diagnosis_stages import diagnose_with_config
 from harness.evidence.rescue.record import DIAGNOSIS, Ending, RescueRecord, StageResult
 from harness.evidence.rescue.request import TrainingRescue
-from harness.record.metrics_file import METRICS_FILE, read_entries
-from harness.run.dry_run import dry_run
-from harness.run.resume import find_resume_point
 from harness.sweep.programs.training.followup_sweep import (
     DiagnosedRun,
     list_file_sweep_overrides,
@@ -28,8 +23,6 @@ from harness.sweep.programs.training.request import TrainingRequest, compose_swe
 from harness.sweep.space.search_space import is_in_range
 
 PRESCRIPTION = "prescription"
-TRIALS_PER_RUN = 4
-"""Limit of trials for the tokens of one run: most are pruned early, and the tokens are to end the sweep."""
 
 
 def run_prescription(rescue: TrainingRescue, record: RescueRecord) -> StageResult:
@@ -53,7 +46,7 @@ def run_prescription(rescue: TrainingRescue, record: RescueRecord) -> StageResul
         chosen = list_file_sweep_overrides(rescue.overrides, list_file_ranges(rescue.overrides))
     overrides = [*chosen, *rescue.sweep_overrides, *_name_study(rescue)]
     request = compose_sweep_request(overrides)
-    overrides += [*_limit_cost(rescue, request, found, n_left), *_list_first_point(found, request)]
+    overrides += [f"sweep.runs={rescue.budget_runs}", *_list_first_point(found, request)]
     _print_ranges(request, ranges, notes)
     public = [hide_credentials(override) for override in overrides]
     details = {
@@ -63,9 +56,9 @@ def run_prescription(rescue: TrainingRescue, record: RescueRecord) -> StageResul
         "overrides": public,
     }
     keys = ", ".join(sorted(request.space.searched_keys))
-    cost = f"the tokens of {n_left}{' more' * (rescue.run is None)} run{'s' * (n_left > 1)}"
+    cost = f"{n_left}{' more' * (rescue.run is None)} run{'s' * (n_left > 1)}"
     return StageResult(
-        f"search {keys} ({source}), with {cost}",
+        f"search {keys} ({source}), at the cost of {cost}",
         details,
         shlex.join([*run_command(), "-m", *public]),
     )
@@ -112,32 +105,6 @@ def _print_ranges(request: TrainingRequest, ranges: Sequence[PrescribedOverride]
 def _name_study(rescue: TrainingRescue) -> list[str]:
     folder = format_value(str(rescue.folder / "sweep"))
     return [f"sweep.study={format_value(f'rescue_{rescue.folder.name}'[:80])}", f"hydra.sweep.dir={folder}"]
-
-
-def _limit_cost(rescue: TrainingRescue, request: TrainingRequest, found: DiagnosedRun, n_left: int) -> list[str]:
-    """Return overrides with which the sweep and the diagnosed run never exceed the budget.
-
-    A trial may start while less than `max_tokens` are used, and each worker may be in its last trial by then. A
-    diagnosed run of the rescue counts, since it becomes trial 0.
-    """
-    n_jobs = min(request.workers.n_jobs, n_left)
-    tokens = _count_run_tokens(rescue, found)
-    print_fitted(f"a whole run takes {format_count(tokens)} tokens")
-    return [
-        f"sweep.n_trials={TRIALS_PER_RUN * rescue.budget_runs}",
-        f"sweep.max_tokens={(rescue.budget_runs - n_jobs) * tokens + 1}",
-        f"sweep.n_jobs={n_jobs}",
-    ]
-
-
-def _count_run_tokens(rescue: TrainingRescue, found: DiagnosedRun) -> int:
-    """Return the tokens that a whole run has at its end; a resumed one counts on from its checkpoint."""
-    end = [entry for entry, _ in read_entries(found.folder / METRICS_FILE)][-1]
-    if rescue.run is None and end["step"] == found.history.facts.total_steps:
-        return int(end["tokens"])  # exact; the plan has a mean number of tokens per example
-    cfg = rescue.compose_config()
-    resumed = find_resume_point(validate_config(cfg))
-    return dry_run(cfg).tokens + (int(resumed.counters["tokens"]) if resumed else 0)
 
 
 def _list_first_point(found: DiagnosedRun, request: TrainingRequest) -> Iterator[str]:

@@ -52,18 +52,12 @@ def test_budget_of_one_run_is_used_up_by_the_diagnosis(make_rescue) -> None:
     assert found.ending.sentence.endswith("the diagnosed run has used up the budget; raise --budget-runs")
 
 
-def test_more_workers_than_runs_are_left_do_not_exceed_the_budget(make_rescue) -> None:
-    rescue, record = make_rescue("sweep.n_jobs=8", budget_runs=2)
-    request = compose_sweep_request(run_prescription(rescue, record).details["overrides"])
-    assert request.workers.n_jobs == 1
-    [tokens] = [
-        entry["tokens"] for entry, _ in read_entries(rescue_run(record) / "metrics.jsonl") if "best_step" in entry
-    ]
-    assert request.budget.max_tokens == tokens + 1
-
-
-def rescue_run(record: RescueRecord) -> Path:
-    return Path(record.get_details(DIAGNOSIS)["run"])
+def test_the_sweep_has_the_budget_of_the_rescue(make_rescue) -> None:
+    """The diagnosed run becomes trial 0, so it counts."""
+    found = run_prescription(*make_rescue("sweep.n_jobs=8", budget_runs=2))
+    assert found.summary.endswith("at the cost of 1 more run")
+    request = compose_sweep_request(found.details["overrides"])
+    assert (request.budget.runs, request.budget.max_tokens, request.workers.n_jobs) == (2, None, 8)
 
 
 def test_without_a_prescription_the_file_of_the_experiment_is_searched(make_rescue, finished, tmp_path) -> None:
