@@ -160,7 +160,8 @@ class ProgressTable:
             values = format_objectives(self._labels, best[0].values)
             front = f"{len(best)} trials on the Pareto front, first " if len(best) > 1 else ""
             yield f"best so far: {front}trial {best[0].number} · {values}"
-        left = estimate_seconds_left(trials, self._budget, self._n_jobs)
+        is_running = any(trial.status == "running" for trial in trials)  # else a rest of the budget may stay unused
+        left = estimate_seconds_left(trials, self._budget, self._n_jobs) if is_running else None
         counts = [*self._describe_budget(trials), format_status_counts(count_statuses(trials))]
         yield " · ".join(filter(None, [*counts, f"{format_duration(left)} left" if left else ""]))
 

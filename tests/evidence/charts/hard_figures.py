@@ -47,6 +47,7 @@ def draw_points(role: Role, count: int, choose: Callable[[], object], *, has_val
 def make_panel(name: str, choose: Callable[[], object]) -> Points:
     groups = (
         draw_points("trial", 20, choose),
+        draw_points("paused", 6, choose),
         draw_points("pruned", 6, choose),
         draw_points("diverged", 1, choose, has_values=False),
         PointGroup("baseline", "baseline", (choose(),), (3.6,)),
@@ -72,6 +73,7 @@ CURVES: dict[str, FigureData] = {
     "one point": Curves((Line("baseline", "baseline", (100.0,), (3.2,)),), "steps", "val loss"),
     "no finite point": Curves((Line("baseline", "baseline", (1.0, 2.0), (math.nan, math.inf)),), "steps", "val loss"),
     "no curve": Curves((), "steps", "val loss"),
+    "only paused": Curves((draw_line("trial 0", "paused", 4, share=0.04),), "steps", "val loss"),
     "only pruned": Curves((draw_line("trial 0", "pruned", 4, share=0.3),), "steps", "val loss"),
     "accuracy": Curves((draw_line("baseline", "baseline", 0.8, 10, start=0.1, tokens=10),), "epochs", "accuracy"),
     "tiny": Curves((draw_line("baseline", "baseline", 1e-5, start=4e-5),), "steps", "loss"),

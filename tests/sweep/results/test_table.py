@@ -248,6 +248,11 @@ def test_table_shows_rungs_promotions_and_the_budget(screen, monkeypatch) -> Non
     )
     table.close()
     assert rows(screen.frame())[12].split()[1:4] == ["interrupted", "8", "%"]
+    study.tell(21, 3.0)
+    table = ProgressTable(["best_val_loss"], Budget(200, runs=8), 2, stream=screen)
+    table(summarize_trials(study))
+    assert "left" not in screen.frame()
+    table.close()
 
 
 def test_pauses_and_promotions_have_lines_of_their_own() -> None:
