@@ -130,7 +130,7 @@ def _run_trials(
         if is_written:  # as when the command of a finished sweep is repeated
             with closing(_make_table(request)) as table:
                 table(summarize_trials(queue.study))
-            return _describe_end(request, queue)
+            return describe_end(request, queue)
         end = _supervise_workers(request, queue, results, pool, is_stopping)
         stack.callback(results.write_files, end.status)
     return end
@@ -162,10 +162,10 @@ def _supervise_workers(
         return StudyEnd("interrupted", outcome.shortage, RESUME_REMEDY)
     if is_stopping():
         return StudyEnd("interrupted", "stopped by a signal", RESUME_REMEDY)
-    return _describe_end(request, queue, outcome.error)
+    return describe_end(request, queue, outcome.error)
 
 
-def _describe_end(request: SweepRequest, queue: TrialQueue, error: str = "") -> StudyEnd:
+def describe_end(request: SweepRequest, queue: TrialQueue, error: str = "") -> StudyEnd:
     """Return how a sweep ended that was not interrupted; `error` ended it."""
     reasons, rename = queue.find_end_reasons(), request.command_line.rename_options
     trials = summarize_trials(queue.study)

@@ -21,8 +21,17 @@ from harness.config.compose import compose_config
 from harness.run.runner import run
 from harness.sweep.programs.training.sweep import estimate_cost
 from harness.sweep.study.storage import open_storage
+from harness.sweep.study.trial_attrs import TrialResult
+from harness.sweep.study_run import describe_end
 from tests.conftest import ROOT, run_main
-from tests.sweep.tiny_sweeps import TINY, TINY_WITHOUT_LORA, make_worker_spec, read_tiny_request, study_folder
+from tests.sweep.tiny_sweeps import (
+    TINY,
+    TINY_WITHOUT_LORA,
+    make_worker_spec,
+    read_tiny_request,
+    start_study,
+    study_folder,
+)
 from tests.tracking.stores import new_store
 
 
@@ -270,3 +279,16 @@ def test_four_workers_run_exactly_n_trials(places, tmp_path) -> None:
     assert all(trial.state.is_finished() for trial in trials)
     assert len({trial.user_attrs["worker"]["pid"] for trial in trials}) == 4
     assert {folder.name for folder in request.folder.iterdir() if folder.is_dir()} == {str(n) for n in range(17)}
+
+
+def test_a_spent_budget_says_which_limit_to_raise(places) -> None:
+    """Not that of the time: the only trial was interrupted, and a lower limit leaves nothing for the rest of it."""
+    command = [*TINY_WITHOUT_LORA, *places, "pruner=pausing", "sweep.n_trials=null"]
+    queue = start_study(*command, "sweep.max_tokens=1000")
+    trial = queue.claim_trial()
+    assert trial is not None
+    queue.finish_trial(trial, TrialResult("interrupted", tokens=900, fraction_done=0.5, checkpoint="x"))
+    queue = start_study(*command, "sweep.max_tokens=950")
+    end = describe_end(read_tiny_request(*command, "sweep.max_tokens=950"), queue)
+    assert (end.status, end.remedy) == ("failed", "raise sweep.max_tokens")
+    assert end.reason == "no trial was run: the budget of 950 tokens is used up"
